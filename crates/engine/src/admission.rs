@@ -1,0 +1,168 @@
+//! Admission: from a task's text and the state of the house to an offer or the reasons against.
+
+use crate::matcher::Match;
+use crate::task::{Admission, Wait};
+use abbey_model::{Slug, WaitCode};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What admission knows of one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentFact {
+    /// Its slug.
+    pub slug: Slug,
+    /// Skills assigned to it.
+    pub skills: BTreeSet<String>,
+    /// Whether it stands at the top of the org chart.
+    pub is_root: bool,
+    /// Whether a model is configured for it.
+    pub has_model: bool,
+    /// Tokens left in its own and every enclosing budget; none when unlimited.
+    pub tokens_left: Option<u64>,
+}
+
+/// The work that an agent is to do once it claims.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Route {
+    /// The deterministic skill, where one was matched.
+    pub skill: Option<String>,
+    /// Its arguments.
+    pub args: BTreeMap<String, String>,
+    /// Score of the match.
+    pub score: u32,
+}
+
+/// Decides for one task. `fit` is the match of its text against every skill of the house.
+pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Admission, Route) {
+    let pool: Vec<&AgentFact> = match assignee {
+        Some(slug) => agents.iter().filter(|a| a.slug == *slug).collect(),
+        None => agents.iter().collect(),
+    };
+    if pool.is_empty() {
+        let text = match assignee {
+            Some(slug) => format!("no agent `{slug}` lives in this house"),
+            None => "no agent lives in this house".to_owned(),
+        };
+        return (park(WaitCode::NoCapableAgent, text), Route::default());
+    }
+    if let Match::One(found) = fit {
+        let owners: Vec<Slug> = pool
+            .iter()
+            .filter(|a| a.skills.contains(&found.skill))
+            .map(|a| a.slug.clone())
+            .collect();
+        if !owners.is_empty() {
+            let route = Route {
+                skill: Some(found.skill.clone()),
+                args: found.args.clone(),
+                score: found.score,
+            };
+            return (Admission::Offer(owners), route);
+        }
+    }
+    // No skill decides: a model must, and an unassigned task goes to the top of the org chart.
+    let thinkers: Vec<&&AgentFact> = pool
+        .iter()
+        .filter(|a| assignee.is_some() || a.is_root)
+        .collect();
+    let with_model: Vec<&&&AgentFact> = thinkers.iter().filter(|a| a.has_model).collect();
+    if with_model.is_empty() {
+        let reason = match fit {
+            Match::Ambiguous(found) => {
+                let names: Vec<&str> = found.iter().map(|c| c.skill.as_str()).collect();
+                park(WaitCode::AmbiguousSkill, format!(
+                    "the skills {} fit about equally well, and no model is configured to decide", names.join(", ")
+                ))
+            }
+            Match::None | Match::One(_) => park(
+                WaitCode::NoModel,
+                "no skill fits this task and no model is configured for the agent that would think about it".to_owned(),
+            ),
+        };
+        return (reason, Route::default());
+    }
+    let funded: Vec<Slug> = with_model
+        .iter()
+        .filter(|a| a.tokens_left != Some(0))
+        .map(|a| a.slug.clone())
+        .collect();
+    if funded.is_empty() {
+        let names: Vec<&str> = with_model.iter().map(|a| a.slug.as_str()).collect();
+        return (
+            park(
+                WaitCode::Budget,
+                format!("the token budget of {} is used up", names.join(", ")),
+            ),
+            Route::default(),
+        );
+    }
+    (Admission::Offer(funded), Route::default())
+}
+
+fn park(code: WaitCode, text: String) -> Admission {
+    Admission::Park(vec![Wait { code, text }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matcher::Candidate;
+
+    fn agent(
+        slug: &str,
+        skills: &[&str],
+        is_root: bool,
+        has_model: bool,
+        left: Option<u64>,
+    ) -> AgentFact {
+        AgentFact {
+            slug: slug.parse().unwrap(),
+            skills: skills.iter().map(|s| (*s).to_owned()).collect(),
+            is_root,
+            has_model,
+            tokens_left: left,
+        }
+    }
+
+    fn disk() -> Match {
+        Match::One(Candidate {
+            skill: "disk-usage".into(),
+            score: 900,
+            args: BTreeMap::new(),
+        })
+    }
+
+    #[test]
+    fn a_skill_goes_to_its_owner_even_without_a_model_or_money() {
+        let agents = [
+            agent("abbot", &[], true, true, None),
+            agent("sys", &["disk-usage"], false, false, Some(0)),
+        ];
+        let (admission, route) = admit(None, &disk(), &agents);
+        assert_eq!(admission, Admission::Offer(vec!["sys".parse().unwrap()]));
+        assert_eq!(route.skill.as_deref(), Some("disk-usage"));
+    }
+
+    #[test]
+    fn thinking_goes_to_the_top_and_needs_a_model_and_a_budget() {
+        let agents = [
+            agent("abbot", &[], true, true, None),
+            agent("sys", &[], false, true, None),
+        ];
+        let (admission, route) = admit(None, &Match::None, &agents);
+        assert_eq!(admission, Admission::Offer(vec!["abbot".parse().unwrap()]));
+        assert_eq!(route.skill, None);
+        let code = |agents: &[AgentFact]| match admit(None, &Match::None, agents).0 {
+            Admission::Park(reasons) => reasons[0].code,
+            Admission::Offer(_) => panic!("expected to be parked"),
+        };
+        assert_eq!(
+            code(&[agent("abbot", &[], true, false, None)]),
+            WaitCode::NoModel
+        );
+        assert_eq!(
+            code(&[agent("abbot", &[], true, true, Some(0))]),
+            WaitCode::Budget
+        );
+        assert_eq!(code(&[]), WaitCode::NoCapableAgent);
+    }
+}

@@ -1,0 +1,211 @@
+//! The ledger's arithmetic: reserve before, settle after, never more than the limit on the way in.
+//!
+//! Invariants, for every account at every moment: a reservation is granted only while
+//! `spent + reserved + amount <= limit`; `reserved` is the sum of the open reservations; spend
+//! that turns out larger than its reservation is recorded all the same.
+
+use abbey_model::{BudgetState, Metric, Scope, Timestamp, Window};
+use jiff::tz::TimeZone;
+
+/// One budget: a scope, a metric, a window and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Whose.
+    pub scope: Scope,
+    /// What is counted.
+    pub metric: Metric,
+    /// When it starts again.
+    pub window: Window,
+    /// Most that may be spent in the window; none means that it is only counted.
+    pub limit: Option<u64>,
+    /// Level of warning in percent of the limit.
+    pub warn_percent: u8,
+    /// Settled in this window.
+    pub spent: u64,
+    /// Held by open reservations.
+    pub reserved: u64,
+    /// When the window began.
+    pub period_start: Timestamp,
+    /// When the next one begins.
+    pub resets_at: Option<Timestamp>,
+}
+
+/// A budget said no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the {metric} budget of {scope} has {left} left of {limit}, and {asked} were asked for", metric = metric.name())]
+pub struct Refusal {
+    /// Whose budget.
+    pub scope: Scope,
+    /// Which metric.
+    pub metric: Metric,
+    /// What was asked.
+    pub asked: u64,
+    /// What is left.
+    pub left: u64,
+    /// The limit.
+    pub limit: u64,
+    /// When it starts again.
+    pub resets_at: Option<Timestamp>,
+}
+
+impl Account {
+    /// What may still be reserved; none when there is no limit.
+    pub fn left(&self) -> Option<u64> {
+        self.limit
+            .map(|limit| limit.saturating_sub(self.spent.saturating_add(self.reserved)))
+    }
+
+    /// How it stands.
+    pub fn state(&self) -> BudgetState {
+        match self.limit {
+            None => BudgetState::Unlimited,
+            Some(limit) if self.spent >= limit => BudgetState::Exhausted,
+            Some(limit) => {
+                let level = u128::from(limit) * u128::from(self.warn_percent);
+                if u128::from(self.spent) * 100 >= level {
+                    BudgetState::Warning
+                } else {
+                    BudgetState::Ok
+                }
+            }
+        }
+    }
+
+    /// The account at `now`: a new window starts with nothing spent. Open reservations stay, and
+    /// are booked in the window in which they are settled.
+    #[must_use]
+    pub fn at(mut self, now: Timestamp, zone: &TimeZone) -> Account {
+        if self.window == Window::Day && self.resets_at.is_none_or(|at| now >= at) {
+            let (start, end) = day_bounds(now, zone);
+            self.spent = if self.period_start == start {
+                self.spent
+            } else {
+                0
+            };
+            self.period_start = start;
+            self.resets_at = Some(end);
+        }
+        self
+    }
+
+    /// Holds `amount`.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it does not fit; the account is unchanged.
+    pub fn reserve(&mut self, amount: u64) -> Result<(), Refusal> {
+        if let (Some(limit), Some(left)) = (self.limit, self.left())
+            && self
+                .spent
+                .saturating_add(self.reserved)
+                .saturating_add(amount)
+                > limit
+        {
+            return Err(Refusal {
+                scope: self.scope.clone(),
+                metric: self.metric,
+                asked: amount,
+                left,
+                limit,
+                resets_at: self.resets_at,
+            });
+        }
+        self.reserved = self.reserved.saturating_add(amount);
+        Ok(())
+    }
+
+    /// Ends a hold of `reserved` with the true `actual`.
+    ///
+    /// # Panics
+    /// When more is given back than is held: the ledger is wrong then and must not go on.
+    pub fn settle(&mut self, reserved: u64, actual: u64) {
+        assert!(
+            self.reserved >= reserved,
+            "a reservation is settled exactly once"
+        );
+        self.reserved -= reserved;
+        self.spent = self.spent.saturating_add(actual);
+    }
+}
+
+/// Midnight before and after `now` in a time zone. A day may have 23 or 25 hours.
+pub fn day_bounds(now: Timestamp, zone: &TimeZone) -> (Timestamp, Timestamp) {
+    let instant = jiff::Timestamp::from_millisecond(now.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let local = instant.to_zoned(zone.clone());
+    let start = local
+        .start_of_day()
+        .map_or(now, |z| Timestamp(z.timestamp().as_millisecond()));
+    let end = local
+        .tomorrow()
+        .and_then(|z| z.start_of_day())
+        .map_or(now, |z| Timestamp(z.timestamp().as_millisecond()));
+    (start, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abbey_model::Millis;
+
+    fn account(limit: Option<u64>) -> Account {
+        Account {
+            scope: Scope::House,
+            metric: Metric::Tokens,
+            window: Window::Day,
+            limit,
+            warn_percent: 80,
+            spent: 0,
+            reserved: 0,
+            period_start: Timestamp(0),
+            resets_at: None,
+        }
+    }
+
+    #[test]
+    fn the_call_that_does_not_fit_is_refused_and_changes_nothing() {
+        let mut a = account(Some(100));
+        a.reserve(60).unwrap();
+        let before = a.clone();
+        let refusal = a.reserve(41).unwrap_err();
+        assert_eq!((refusal.left, refusal.limit), (40, 100));
+        assert_eq!(a, before);
+        a.settle(60, 90);
+        assert_eq!(a.state(), BudgetState::Warning);
+        assert!(a.reserve(11).is_err());
+        a.reserve(10).unwrap();
+    }
+
+    #[test]
+    fn the_day_of_the_clock_change_has_its_own_length() {
+        let zone = TimeZone::get("America/New_York").unwrap();
+        // 2025-03-09 12:00 local: the day has 23 hours; 2025-11-02 has 25.
+        let spring = Timestamp(
+            "2025-03-09T16:00:00Z"
+                .parse::<jiff::Timestamp>()
+                .unwrap()
+                .as_millisecond(),
+        );
+        let autumn = Timestamp(
+            "2025-11-02T17:00:00Z"
+                .parse::<jiff::Timestamp>()
+                .unwrap()
+                .as_millisecond(),
+        );
+        let hours = |(a, b): (Timestamp, Timestamp)| b.since(a).0 / 3_600_000;
+        assert_eq!(hours(day_bounds(spring, &zone)), 23);
+        assert_eq!(hours(day_bounds(autumn, &zone)), 25);
+    }
+
+    #[test]
+    fn a_new_day_forgets_spend_but_not_open_reservations() {
+        let zone = TimeZone::UTC;
+        let now = Timestamp(86_400_000 * 3 + 5);
+        let mut a = account(Some(100)).at(now, &zone);
+        a.reserve(30).unwrap();
+        a.settle(30, 30);
+        a.reserve(20).unwrap();
+        let same_day = a.clone().at(now + Millis(1000), &zone);
+        assert_eq!(same_day.spent, 30);
+        let next_day = a.at(now + Millis(86_400_000), &zone);
+        assert_eq!((next_day.spent, next_day.reserved), (0, 20));
+    }
+}

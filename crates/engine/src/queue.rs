@@ -1,0 +1,25 @@
+//! Order of the queue: priority lanes that age, so that nothing waits for ever (S2-14).
+
+use abbey_model::{Millis, Priority, Timestamp};
+
+/// Waiting time that is worth one priority lane.
+pub const LANE: Millis = Millis::from_secs(600);
+
+/// Sort key, smaller first: the instant of creation moved back by the lane. A P3 task that has
+/// waited half an hour stands beside a P0 task of this moment.
+pub fn key(priority: Priority, created_at: Timestamp) -> i64 {
+    (created_at + Millis(LANE.0 * i64::from(priority.lane()))).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urgent_first_but_old_work_is_not_starved() {
+        let now = Timestamp(10_000_000);
+        assert!(key(Priority::P0, now) < key(Priority::P1, now));
+        let old = now - Millis::from_secs(31 * 60);
+        assert!(key(Priority::P3, old) < key(Priority::P0, now));
+    }
+}

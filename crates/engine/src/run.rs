@@ -1,0 +1,71 @@
+//! The run machine: one attempt, one row, written once at its end.
+
+use abbey_model::RunState;
+
+/// Something that happens to a run while it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Its worker was given the claim.
+    Claimed,
+    /// Its worker reported that it works.
+    Reported,
+    /// Its task moved on and ended it.
+    Ended(RunState),
+}
+
+/// An event that a run in this state cannot take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a run that is {state} cannot take `{event:?}`")]
+pub struct Refusal {
+    state: RunState,
+    event: Event,
+}
+
+/// Applies one event. Reporting twice is the same as once.
+///
+/// # Errors
+/// [`Refusal`] for anything after the end, and for an "end" that is not one.
+pub fn step(state: RunState, event: Event) -> Result<RunState, Refusal> {
+    let refusal = Err(Refusal { state, event });
+    match (state, event) {
+        (RunState::Queued, Event::Claimed) => Ok(RunState::Starting),
+        (RunState::Starting | RunState::Running, Event::Reported) => Ok(RunState::Running),
+        (RunState::Queued | RunState::Starting | RunState::Running, Event::Ended(end)) => {
+            if end.is_terminal() { Ok(end) } else { refusal }
+        }
+        (RunState::Starting | RunState::Running, Event::Claimed)
+        | (RunState::Queued, Event::Reported) => refusal,
+        (
+            RunState::Succeeded
+            | RunState::Failed
+            | RunState::TimedOut
+            | RunState::Cancelled
+            | RunState::Interrupted
+            | RunState::Superseded,
+            _,
+        ) => refusal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ended_run_takes_nothing_more() {
+        for end in RunState::ALL.iter().copied().filter(|s| s.is_terminal()) {
+            for event in [
+                Event::Claimed,
+                Event::Reported,
+                Event::Ended(RunState::Failed),
+            ] {
+                assert!(step(end, event).is_err());
+            }
+        }
+        assert_eq!(
+            step(RunState::Starting, Event::Reported),
+            Ok(RunState::Running)
+        );
+        assert!(step(RunState::Running, Event::Ended(RunState::Queued)).is_err());
+    }
+}

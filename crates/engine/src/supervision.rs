@@ -1,0 +1,318 @@
+//! Supervision of a cell: what to do next, from what is wanted and what is seen.
+//!
+//! Level-triggered: [`decide`] is called with a fresh observation on every pass and remembers
+//! only the history of failures. Start-up, crash recovery and the ordinary case are one path.
+
+use abbey_model::{ExitKind, ExitRecord, Generation, Millis, Presence, Timestamp};
+
+const BACKOFF_BASE: Millis = Millis::from_secs(1);
+const BACKOFF_CAP: Millis = Millis::from_secs(300);
+/// Uptime after which earlier failures are forgotten.
+pub const STABLE_AFTER: Millis = Millis::from_secs(60);
+/// Failures in a row after which a cell is shown as degraded.
+pub const CRASH_LOOP: u32 = 3;
+
+/// What the plan asks of a cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Desired {
+    /// Up, started from the specification with this digest.
+    Up {
+        /// Digest of everything that a restart is needed for.
+        spec: String,
+    },
+    /// Down, and nothing left of it.
+    Down,
+}
+
+/// What a look at the host shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// No process, no record.
+    Nothing,
+    /// The shim answers.
+    Running {
+        /// Which boot.
+        generation: Generation,
+        /// Digest of the specification that it was started from.
+        spec: String,
+        /// Whether the child announced readiness.
+        ready: bool,
+        /// When it was started.
+        started_at: Timestamp,
+        /// Whether it was already asked to stop.
+        stopping: bool,
+    },
+    /// The shim ended and left its record.
+    Exited(ExitRecord),
+    /// The shim is gone without a record; processes may be left.
+    Orphaned {
+        /// Which boot.
+        generation: Generation,
+    },
+}
+
+/// What is remembered between passes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History {
+    /// Newest boot.
+    pub generation: Generation,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Starts after the first, ever.
+    pub restarts: u64,
+    /// How it last ended.
+    pub last_exit: Option<ExitRecord>,
+    /// Earliest instant of the next start.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    Rest,
+    /// Come back at this instant.
+    WaitUntil(Timestamp),
+    /// Start boot `0`.
+    Start(Generation),
+    /// Ask the cell to stop.
+    Stop,
+    /// Kill what is left and remove it.
+    Sweep,
+}
+
+/// Decides one pass.
+pub fn decide(
+    desired: &Desired,
+    observed: &Observed,
+    history: &History,
+    now: Timestamp,
+) -> (History, Action) {
+    let mut next = history.clone();
+    match (desired, observed) {
+        (Desired::Up { .. }, Observed::Nothing) => {
+            if let Some(at) = history.retry_at
+                && now < at
+            {
+                return (next, Action::WaitUntil(at));
+            }
+            if next.generation.0 > 0 {
+                next.restarts += 1;
+            }
+            next.generation.0 += 1;
+            next.retry_at = None;
+            let generation = next.generation;
+            (next, Action::Start(generation))
+        }
+        (
+            Desired::Up { spec },
+            Observed::Running {
+                generation,
+                spec: running,
+                started_at,
+                stopping,
+                ready,
+            },
+        ) => {
+            next.generation = next.generation.max(*generation);
+            if *stopping {
+                return (next, Action::Rest);
+            }
+            if spec != running || *generation < history.generation {
+                return (next, Action::Stop);
+            }
+            if *ready && next.failures > 0 {
+                if now.since(*started_at) >= STABLE_AFTER {
+                    next.failures = 0;
+                } else {
+                    return (next, Action::WaitUntil(*started_at + STABLE_AFTER));
+                }
+            }
+            (next, Action::Rest)
+        }
+        (
+            Desired::Down,
+            Observed::Running {
+                generation,
+                stopping,
+                ..
+            },
+        ) => {
+            next.generation = next.generation.max(*generation);
+            (
+                next,
+                if *stopping {
+                    Action::Rest
+                } else {
+                    Action::Stop
+                },
+            )
+        }
+        (_, Observed::Exited(record)) => {
+            next.generation = next.generation.max(record.generation);
+            note_exit(&mut next, record.clone(), now);
+            (next, Action::Sweep)
+        }
+        (_, Observed::Orphaned { generation }) => {
+            next.generation = next.generation.max(*generation);
+            let record = ExitRecord {
+                generation: *generation,
+                exit: ExitKind::Lost,
+                ended_at: now,
+            };
+            note_exit(&mut next, record, now);
+            (next, Action::Sweep)
+        }
+        (Desired::Down, Observed::Nothing) => {
+            next.failures = 0;
+            next.retry_at = None;
+            (next, Action::Rest)
+        }
+    }
+}
+
+fn note_exit(history: &mut History, record: ExitRecord, now: Timestamp) {
+    // The same record is seen again when a sweep could not finish; it counts once.
+    if history.last_exit.as_ref() == Some(&record) {
+        return;
+    }
+    if record.exit.was_asked() {
+        history.failures = 0;
+        history.retry_at = None;
+    } else {
+        history.failures = history.failures.saturating_add(1);
+        history.retry_at = Some(now + backoff(history.failures));
+    }
+    history.last_exit = Some(record);
+}
+
+/// Pause before the next start after this many failures in a row.
+pub fn backoff(failures: u32) -> Millis {
+    let factor = 1i64 << failures.saturating_sub(1).min(20);
+    Millis(BACKOFF_BASE.0.saturating_mul(factor).min(BACKOFF_CAP.0))
+}
+
+/// The word for a cell (S2-09), from the observation and the two probes.
+pub fn presence(
+    desired: &Desired,
+    observed: &Observed,
+    history: &History,
+    ingress: bool,
+) -> Presence {
+    match observed {
+        Observed::Running { stopping: true, .. } => Presence::Stopping,
+        Observed::Running { ready, .. } => match (ready, ingress) {
+            (false, _) => Presence::Starting,
+            (true, ingress) => Presence::from_probes(ingress, true),
+        },
+        Observed::Nothing | Observed::Exited(_) | Observed::Orphaned { .. } => match desired {
+            Desired::Down => Presence::Dead,
+            Desired::Up { .. } if history.failures >= CRASH_LOOP => Presence::Degraded,
+            Desired::Up { .. } if history.failures > 0 => Presence::Dead,
+            Desired::Up { .. } => Presence::Starting,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UP: fn() -> Desired = || Desired::Up { spec: "a".into() };
+
+    fn crashed(generation: u64, at: i64) -> Observed {
+        Observed::Exited(ExitRecord {
+            generation: Generation(generation),
+            exit: ExitKind::Code { code: 1 },
+            ended_at: Timestamp(at),
+        })
+    }
+
+    #[test]
+    fn a_crash_loop_slows_down_to_the_cap_and_shows() {
+        let mut history = History::default();
+        let mut now = Timestamp(0);
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            let (h, action) = decide(&UP(), &Observed::Nothing, &history, now);
+            let Action::Start(generation) = action else {
+                panic!("expected a start, got {action:?}")
+            };
+            let (h, sweep) = decide(&UP(), &crashed(generation.0, now.0), &h, now);
+            assert_eq!(sweep, Action::Sweep);
+            let (h, wait) = decide(&UP(), &Observed::Nothing, &h, now);
+            let Action::WaitUntil(at) = wait else {
+                panic!("expected a pause, got {wait:?}")
+            };
+            pauses.push(at.since(now).0 / 1000);
+            now = at;
+            history = h;
+        }
+        assert_eq!(pauses[..5], [1, 2, 4, 8, 16]);
+        assert_eq!(*pauses.last().unwrap(), 300);
+        assert_eq!(
+            presence(&UP(), &Observed::Nothing, &history, false),
+            Presence::Degraded
+        );
+    }
+
+    #[test]
+    fn stable_uptime_forgets_failures() {
+        let history = History {
+            generation: Generation(3),
+            failures: 4,
+            ..History::default()
+        };
+        let running = Observed::Running {
+            generation: Generation(3),
+            spec: "a".into(),
+            ready: true,
+            started_at: Timestamp(0),
+            stopping: false,
+        };
+        let (h, action) = decide(&UP(), &running, &history, Timestamp(10_000));
+        assert_eq!(
+            (h.failures, action),
+            (4, Action::WaitUntil(Timestamp(60_000)))
+        );
+        let (h, action) = decide(&UP(), &running, &h, Timestamp(60_000));
+        assert_eq!((h.failures, action), (0, Action::Rest));
+    }
+
+    #[test]
+    fn a_changed_specification_restarts_and_an_equal_one_is_adopted() {
+        let running = |spec: &str| Observed::Running {
+            generation: Generation(1),
+            spec: spec.into(),
+            ready: true,
+            started_at: Timestamp(0),
+            stopping: false,
+        };
+        let fresh = History::default();
+        assert_eq!(
+            decide(&UP(), &running("a"), &fresh, Timestamp(1)).1,
+            Action::Rest
+        );
+        assert_eq!(
+            decide(&UP(), &running("b"), &fresh, Timestamp(1)).1,
+            Action::Stop
+        );
+        assert_eq!(
+            decide(&Desired::Down, &running("a"), &fresh, Timestamp(1)).1,
+            Action::Stop
+        );
+    }
+
+    #[test]
+    fn a_lost_shim_is_swept_before_anything_starts() {
+        let orphan = Observed::Orphaned {
+            generation: Generation(7),
+        };
+        let (h, action) = decide(&UP(), &orphan, &History::default(), Timestamp(5));
+        assert_eq!(action, Action::Sweep);
+        assert_eq!(h.generation, Generation(7));
+        let (h, action) = decide(&UP(), &Observed::Nothing, &h, Timestamp(5_000));
+        assert_eq!(action, Action::Start(Generation(8)));
+        assert_eq!(h.restarts, 1);
+    }
+}

@@ -1,0 +1,238 @@
+//! Nouns of cells: kinds, limits, incarnations and how they end.
+
+use crate::{Bytes, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Kind of isolation around an agent or service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CellKind {
+    /// Own processes, uid and limits, but no wall: shown as "not isolated" (S4-35).
+    Process,
+    /// Linux namespaces, seccomp and Landlock.
+    Sandbox,
+    /// A virtual machine.
+    Microvm,
+    /// Podman or Docker.
+    Container,
+    /// A FreeBSD jail.
+    Jail,
+}
+
+impl CellKind {
+    /// Every kind.
+    pub const ALL: [CellKind; 5] = [
+        CellKind::Process,
+        CellKind::Sandbox,
+        CellKind::Microvm,
+        CellKind::Container,
+        CellKind::Jail,
+    ];
+
+    /// Name in the manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CellKind::Process => "process",
+            CellKind::Sandbox => "sandbox",
+            CellKind::Microvm => "microvm",
+            CellKind::Container => "container",
+            CellKind::Jail => "jail",
+        }
+    }
+
+    /// Whether the kind is a boundary that an agent cannot look across.
+    pub const fn isolates(self) -> bool {
+        !matches!(self, CellKind::Process)
+    }
+}
+
+impl fmt::Display for CellKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for CellKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        CellKind::ALL
+            .into_iter()
+            .find(|k| k.name() == text)
+            .ok_or_else(|| format!("`{text}` is not a kind of cell"))
+    }
+}
+
+/// Number of the boot of a cell; an executor that holds an older one is refused.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+/// Ceilings of one cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, bytes.
+    pub memory: Bytes,
+    /// CPU time per wall time, in thousandths of one CPU.
+    pub cpu_milli: u32,
+    /// Processes and threads.
+    pub processes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            memory: Bytes(512 << 20),
+            cpu_milli: 1000,
+            processes: 256,
+        }
+    }
+}
+
+/// A process that cannot be mistaken for another with the same number (hazard 9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Process number.
+    pub pid: i32,
+    /// Start time in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub start_ticks: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+/// One boot of one cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incarnation {
+    /// Which boot this is.
+    pub generation: Generation,
+    /// The process that owns the cell.
+    pub shim: ProcessIdentity,
+    /// The first process inside; absent before it runs.
+    pub child: Option<ProcessIdentity>,
+    /// When it was started.
+    pub started_at: Timestamp,
+}
+
+/// Address on which a cell's door or port listens.
+pub type Address = std::net::SocketAddr;
+
+/// How a cell's main process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ExitKind {
+    /// It returned a status.
+    Code {
+        /// Exit status.
+        code: i32,
+    },
+    /// A signal ended it.
+    Signal {
+        /// Signal number.
+        signal: i32,
+    },
+    /// The kernel ended it for memory.
+    OutOfMemory,
+    /// It never announced readiness in time.
+    NotReady,
+    /// It could not be started at all.
+    SpawnFailed {
+        /// Step and system error.
+        error: String,
+    },
+    /// Its shim vanished, so the way it ended is not known.
+    Lost,
+    /// It was asked to stop and did.
+    Stopped,
+    /// It ignored the request and was killed.
+    Killed,
+}
+
+impl ExitKind {
+    /// Whether the operator or the house asked for this end.
+    pub const fn was_asked(&self) -> bool {
+        matches!(self, ExitKind::Stopped | ExitKind::Killed)
+    }
+}
+
+impl fmt::Display for ExitKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitKind::Code { code } => write!(f, "exit status {code}"),
+            ExitKind::Signal { signal } => write!(f, "signal {signal}"),
+            ExitKind::OutOfMemory => f.write_str("killed: over its memory limit"),
+            ExitKind::NotReady => f.write_str("never announced that it was ready"),
+            ExitKind::SpawnFailed { error } => write!(f, "could not be started: {error}"),
+            ExitKind::Lost => f.write_str("its shim vanished"),
+            ExitKind::Stopped => f.write_str("stopped on request"),
+            ExitKind::Killed => f.write_str("killed after ignoring the request to stop"),
+        }
+    }
+}
+
+/// The record a shim leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Which boot ended.
+    pub generation: Generation,
+    /// How.
+    pub exit: ExitKind,
+    /// When.
+    pub ended_at: Timestamp,
+}
+
+/// Derived from two probes, never stored (S2-09).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// Ingress and worker answer.
+    Robed,
+    /// Only the worker answers.
+    Unrobed,
+    /// Only the ingress answers.
+    Lobster,
+    /// Neither answers.
+    Dead,
+    /// On its way up.
+    Starting,
+    /// On its way down.
+    Stopping,
+    /// Waiting before another attempt after repeated failures.
+    Degraded,
+    /// No observation yet.
+    Unknown,
+}
+
+impl Presence {
+    /// Combines the two probes of a cell that is neither starting nor stopping.
+    pub const fn from_probes(ingress: bool, worker: bool) -> Presence {
+        match (ingress, worker) {
+            (true, true) => Presence::Robed,
+            (false, true) => Presence::Unrobed,
+            (true, false) => Presence::Lobster,
+            (false, false) => Presence::Dead,
+        }
+    }
+
+    /// Word on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Presence::Robed => "robed",
+            Presence::Unrobed => "unrobed",
+            Presence::Lobster => "lobster",
+            Presence::Dead => "dead",
+            Presence::Starting => "starting",
+            Presence::Stopping => "stopping",
+            Presence::Degraded => "degraded",
+            Presence::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,40 @@
+//! The nouns of the house: ids, slugs, time, amounts, states, principals and secrets.
+//!
+//! Everything here is data with its own validity rules. Deliberately absent: I/O, clocks,
+//! randomness, async, HTTP and SQL. A type lives here when two rooms must agree on it.
+
+mod budget;
+mod cell;
+mod fault;
+mod id;
+mod manifest;
+mod principal;
+mod redact;
+mod secret;
+mod slug;
+mod task;
+mod time;
+mod tool;
+mod units;
+
+pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
+pub use cell::{
+    Address, CellKind, ExitKind, ExitRecord, Generation, Incarnation, Limits, Presence,
+    ProcessIdentity,
+};
+pub use fault::FaultKind;
+pub use id::{
+    Id, IdError, IdKind, ReservationId, ReservationKind, RunId, RunKind, SagaId, SagaKind, TaskId,
+    TaskKind, TaskRef,
+};
+pub use manifest::{SecretRef, SecretRefError};
+pub use principal::{Principal, PrincipalKind};
+pub use redact::Redactor;
+pub use secret::Secret;
+pub use slug::{Slug, SlugError};
+pub use task::{
+    EndReason, LeaseToken, Priority, ResultSource, RunState, TaskState, Verified, WaitCode,
+};
+pub use time::{Millis, Timestamp};
+pub use tool::{Tool, ToolPolicy};
+pub use units::{Bytes, NanoUsd, Tokens};
