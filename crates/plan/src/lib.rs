@@ -1,1 +1,26 @@
-//! x
+//! From manifest text to a validated [`House`], and from a house and an [`Inventory`] to a
+//! numbered [`Plan`].
+//!
+//! Pure: the same input gives the same bytes. Deliberately absent: any knowledge that a host
+//! exists. What the host has is handed in as data.
+
+mod allocate;
+mod check;
+mod decode;
+mod house;
+mod node;
+mod planner;
+mod schema;
+mod shape;
+pub mod templates;
+
+pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind, footprint};
+pub use check::{check, home_fits};
+pub use decode::parse;
+pub use house::{
+    Agent, AgentBudget, Budget, Charter, Endpoint, House, Listen, ModelRef, Network, Origin,
+    Provider, Runtime, Service, Wake,
+};
+pub use node::Mistake;
+pub use planner::{Action, Applied, Inventory, Note, Plan, Severity, Step, plan};
+pub use schema::json_schema;

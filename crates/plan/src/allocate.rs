@@ -1,0 +1,422 @@
+//! The allocator: subnets, ports and users, each with one owner (S1-06, S1-07, S2-06, S3-02).
+//!
+//! What is taken is data: the registry's rows and what the host already uses. Nothing is found
+//! by scanning, and a conflict names the holder.
+
+use crate::house::{Network, Runtime};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+/// First uid given to a cell; below it live the users of ordinary systems.
+pub const UID_FIRST: u32 = 700_000;
+/// Number of uids in the range.
+pub const UID_COUNT: u32 = 60_000;
+
+/// Kind of thing that can have only one owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceKind {
+    /// An IPv4 subnet, `10.77.1.0/24`.
+    Subnet,
+    /// A TCP port on loopback.
+    Port,
+    /// A user number.
+    Uid,
+}
+
+impl ResourceKind {
+    /// Word in the database and in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ResourceKind::Subnet => "subnet",
+            ResourceKind::Port => "port",
+            ResourceKind::Uid => "uid",
+        }
+    }
+}
+
+/// One thing and its owner.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Allocation {
+    /// Kind.
+    pub kind: ResourceKind,
+    /// The thing.
+    pub value: String,
+    /// `agent:SLUG` or `service:SLUG`.
+    pub owner: String,
+    /// What the owner uses it for.
+    pub purpose: String,
+}
+
+/// What the host uses already, found by the caller.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Networks of interfaces and routes, with where they were seen.
+    pub subnets: Vec<(Ipv4Addr, u8, String)>,
+    /// Listening TCP ports, with the holder where it is known.
+    pub ports: BTreeMap<u16, String>,
+    /// Whether cells can have a uid of their own.
+    pub own_uids: bool,
+    /// Whether limits can be enforced; the reason when not.
+    pub no_limits: Option<String>,
+}
+
+/// Something is held by somebody else, or used up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// Held.
+    #[error("{kind} {value} is held by {holder}", kind = kind.name())]
+    Held {
+        /// Kind.
+        kind: ResourceKind,
+        /// Which.
+        value: String,
+        /// By whom.
+        holder: String,
+    },
+    /// Nothing is left.
+    #[error("no {kind} is left in {range}: {used} are in use", kind = kind.name())]
+    Exhausted {
+        /// Kind.
+        kind: ResourceKind,
+        /// Where was looked.
+        range: String,
+        /// How many are taken.
+        used: usize,
+    },
+}
+
+/// Offsets of the ports that one instance of a runtime takes from its base port (S3-02): its
+/// door, and whatever else a version of it opens beside.
+pub const fn footprint(runtime: Runtime) -> &'static [u16] {
+    match runtime {
+        Runtime::Native => &[0],
+    }
+}
+
+/// Every allocation of the house.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registry {
+    rows: BTreeSet<Allocation>,
+}
+
+impl Registry {
+    /// A registry with these rows.
+    pub fn new(rows: impl IntoIterator<Item = Allocation>) -> Self {
+        Registry {
+            rows: rows.into_iter().collect(),
+        }
+    }
+
+    /// Every row, in order.
+    pub fn rows(&self) -> impl Iterator<Item = &Allocation> {
+        self.rows.iter()
+    }
+
+    /// What an owner holds for a purpose.
+    pub fn held(&self, owner: &str, purpose: &str) -> Option<&Allocation> {
+        self.rows
+            .iter()
+            .find(|r| r.owner == owner && r.purpose == purpose)
+    }
+
+    fn holder(&self, kind: ResourceKind, value: &str) -> Option<&str> {
+        self.rows
+            .iter()
+            .find(|r| r.kind == kind && r.value == value)
+            .map(|r| r.owner.as_str())
+    }
+
+    /// Gives back everything of an owner.
+    pub fn release(&mut self, owner: &str) {
+        self.rows.retain(|r| r.owner != owner);
+    }
+
+    fn insert(&mut self, kind: ResourceKind, value: String, owner: &str, purpose: &str) {
+        self.rows.insert(Allocation {
+            kind,
+            value,
+            owner: owner.to_owned(),
+            purpose: purpose.to_owned(),
+        });
+    }
+
+    /// Takes exactly this port.
+    ///
+    /// # Errors
+    /// [`Conflict::Held`] with the holder.
+    pub fn take_port(
+        &mut self,
+        port: u16,
+        owner: &str,
+        purpose: &str,
+        host: &HostFacts,
+    ) -> Result<(), Conflict> {
+        let value = port.to_string();
+        if self.held(owner, purpose).is_some_and(|r| r.value == value) {
+            return Ok(());
+        }
+        let holder = self
+            .holder(ResourceKind::Port, &value)
+            .or_else(|| host.ports.get(&port).map(String::as_str));
+        if let Some(holder) = holder {
+            return Err(Conflict::Held {
+                kind: ResourceKind::Port,
+                value,
+                holder: holder.to_owned(),
+            });
+        }
+        self.rows
+            .retain(|r| !(r.owner == owner && r.purpose == purpose));
+        self.insert(ResourceKind::Port, value, owner, purpose);
+        Ok(())
+    }
+
+    /// Takes the first base port whose whole footprint is free; what is held already is kept.
+    ///
+    /// # Errors
+    /// [`Conflict::Exhausted`].
+    pub fn any_port(
+        &mut self,
+        network: &Network,
+        offsets: &[u16],
+        owner: &str,
+        purpose: &str,
+        host: &HostFacts,
+    ) -> Result<u16, Conflict> {
+        if let Some(port) = self.held(owner, purpose).and_then(|r| r.value.parse().ok()) {
+            return Ok(port);
+        }
+        let (first, last) = network.ports;
+        let free = |port: u16| {
+            port <= last
+                && !host.ports.contains_key(&port)
+                && self.holder(ResourceKind::Port, &port.to_string()).is_none()
+        };
+        let base = (first..=last)
+            .find(|base| {
+                offsets
+                    .iter()
+                    .all(|o| base.checked_add(*o).is_some_and(free))
+            })
+            .ok_or_else(|| Conflict::Exhausted {
+                kind: ResourceKind::Port,
+                range: format!("{first}-{last}"),
+                used: self
+                    .rows
+                    .iter()
+                    .filter(|r| r.kind == ResourceKind::Port)
+                    .count(),
+            })?;
+        for offset in offsets {
+            let purpose = if *offset == 0 {
+                purpose.to_owned()
+            } else {
+                format!("{purpose}+{offset}")
+            };
+            self.insert(
+                ResourceKind::Port,
+                (base + offset).to_string(),
+                owner,
+                &purpose,
+            );
+        }
+        Ok(base)
+    }
+
+    /// Takes the first free subnet of the pool that overlaps nothing of the host.
+    ///
+    /// # Errors
+    /// [`Conflict::Exhausted`].
+    pub fn subnet(
+        &mut self,
+        network: &Network,
+        owner: &str,
+        host: &HostFacts,
+    ) -> Result<String, Conflict> {
+        if let Some(row) = self.held(owner, "subnet") {
+            return Ok(row.value.clone());
+        }
+        let size = 1u64 << (32 - network.prefix);
+        let count = 1u64 << (network.prefix - network.pool_prefix);
+        let base = u64::from(u32::from(network.pool));
+        for n in 0..count {
+            let Ok(bits) = u32::try_from(base + n * size) else {
+                break;
+            };
+            let address = Ipv4Addr::from(bits);
+            let value = format!("{address}/{}", network.prefix);
+            let taken = self.rows.iter().any(|r| {
+                r.kind == ResourceKind::Subnet
+                    && crate::shape::network(&r.value)
+                        .is_some_and(|(a, p)| overlap(a, p, address, network.prefix))
+            });
+            let on_host = host
+                .subnets
+                .iter()
+                .any(|(a, p, _)| overlap(*a, *p, address, network.prefix));
+            if !taken && !on_host {
+                self.insert(ResourceKind::Subnet, value.clone(), owner, "subnet");
+                return Ok(value);
+            }
+        }
+        Err(Conflict::Exhausted {
+            kind: ResourceKind::Subnet,
+            range: format!("{}/{}", network.pool, network.pool_prefix),
+            used: self
+                .rows
+                .iter()
+                .filter(|r| r.kind == ResourceKind::Subnet)
+                .count(),
+        })
+    }
+
+    /// Takes the first free uid of the range. A released one is not given out again while a
+    /// higher one is free, so that files of the old owner do not pass to the new.
+    ///
+    /// # Errors
+    /// [`Conflict::Exhausted`].
+    pub fn uid(&mut self, owner: &str, newest: u32) -> Result<u32, Conflict> {
+        if let Some(uid) = self.held(owner, "uid").and_then(|r| r.value.parse().ok()) {
+            return Ok(uid);
+        }
+        let used: BTreeSet<u32> = self
+            .rows
+            .iter()
+            .filter(|r| r.kind == ResourceKind::Uid)
+            .filter_map(|r| r.value.parse().ok())
+            .collect();
+        let last = UID_FIRST + UID_COUNT;
+        let start = newest
+            .max(used.last().copied().unwrap_or(UID_FIRST - 1))
+            .saturating_add(1)
+            .max(UID_FIRST);
+        let uid = (start..last)
+            .chain(UID_FIRST..last)
+            .find(|u| !used.contains(u))
+            .ok_or_else(|| Conflict::Exhausted {
+                kind: ResourceKind::Uid,
+                range: format!("{UID_FIRST}-{last}"),
+                used: used.len(),
+            })?;
+        self.insert(ResourceKind::Uid, uid.to_string(), owner, "uid");
+        Ok(uid)
+    }
+}
+
+impl fmt::Display for Allocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {} for {} ({})",
+            self.kind.name(),
+            self.value,
+            self.owner,
+            self.purpose
+        )
+    }
+}
+
+fn overlap(a: Ipv4Addr, a_prefix: u8, b: Ipv4Addr, b_prefix: u8) -> bool {
+    let prefix = a_prefix.min(b_prefix);
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+    u32::from(a) & mask == u32::from(b) & mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn network() -> Network {
+        Network {
+            pool: Ipv4Addr::new(10, 77, 0, 0),
+            pool_prefix: 22,
+            prefix: 24,
+            ports: (18800, 18809),
+        }
+    }
+
+    #[test]
+    fn a_port_conflict_names_the_holder() {
+        let mut registry = Registry::default();
+        let host = HostFacts {
+            ports: [(9000, "pid 12 (nginx)".to_owned())].into(),
+            ..HostFacts::default()
+        };
+        registry
+            .take_port(8000, "service:a", "port", &host)
+            .unwrap();
+        let error = registry
+            .take_port(8000, "service:b", "port", &host)
+            .unwrap_err();
+        assert_eq!(error.to_string(), "port 8000 is held by service:a");
+        let error = registry
+            .take_port(9000, "service:b", "port", &host)
+            .unwrap_err();
+        assert_eq!(error.to_string(), "port 9000 is held by pid 12 (nginx)");
+    }
+
+    #[test]
+    fn a_footprint_is_reserved_whole() {
+        let mut registry = Registry::default();
+        let host = HostFacts {
+            ports: [(18803, "pid 1".to_owned())].into(),
+            ..HostFacts::default()
+        };
+        assert_eq!(
+            registry
+                .any_port(&network(), &[0, 3], "agent:a", "door", &host)
+                .unwrap(),
+            18801
+        );
+        assert_eq!(
+            registry
+                .any_port(&network(), &[0, 3], "agent:b", "door", &host)
+                .unwrap(),
+            18802
+        );
+        assert!(registry.take_port(18804, "agent:c", "door", &host).is_err());
+    }
+
+    #[test]
+    fn subnets_avoid_the_host_and_run_out_with_a_count() {
+        let mut registry = Registry::default();
+        let host = HostFacts {
+            subnets: vec![(Ipv4Addr::new(10, 77, 1, 0), 24, "eth0".into())],
+            ..HostFacts::default()
+        };
+        let given: Vec<String> = ["a", "b", "c"]
+            .iter()
+            .map(|o| registry.subnet(&network(), o, &host).unwrap())
+            .collect();
+        assert_eq!(given, ["10.77.0.0/24", "10.77.2.0/24", "10.77.3.0/24"]);
+        assert!(matches!(
+            registry.subnet(&network(), "d", &host),
+            Err(Conflict::Exhausted { used: 3, .. })
+        ));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn nothing_ever_has_two_owners(ops in prop::collection::vec((0u8..6, 0u8..3), 1..60)) {
+            let mut registry = Registry::default();
+            let host = HostFacts::default();
+            for (who, what) in ops {
+                let owner = format!("agent:a{who}");
+                match what {
+                    0 => { let _ = registry.any_port(&network(), &[0, 3], &owner, "door", &host); }
+                    1 => { let _ = registry.subnet(&network(), &owner, &host); let _ = registry.uid(&owner, 0); }
+                    _ => registry.release(&owner),
+                }
+                let mut seen = BTreeSet::new();
+                for row in registry.rows() {
+                    prop_assert!(seen.insert((row.kind, row.value.clone())), "two owners of {row}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The checker of plans: what a careful colleague would say before the plan is carried out.
+
+use crate::house::{AgentBudget, House};
+use crate::planner::{Inventory, Note, Severity};
+
+/// Longest path of a Unix socket that every platform takes, in bytes.
+const SOCKET_PATH_MAX: usize = 104;
+/// Longest relative socket path under the house's directory.
+const SOCKET_SUFFIX: usize = "/run/cells/".len() + 32 + "/control.sock".len();
+
+/// Looks at a house and the host that it is to stand on.
+pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let mut note = |severity, subject: &str, text: String| {
+        notes.push(Note {
+            severity,
+            subject: subject.to_owned(),
+            text,
+        });
+    };
+    if house.agents.is_empty() {
+        note(
+            Severity::Warning,
+            "agents",
+            "the house has no agent; add one under `agents`".to_owned(),
+        );
+    }
+    for agent in house.agents.values() {
+        let subject = format!("agent:{}", agent.slug);
+        if !agent.cell.isolates() {
+            let user = if inventory.host.own_uids {
+                "a user of its own, but"
+            } else {
+                "the user of the house and"
+            };
+            note(
+                Severity::Info,
+                &subject,
+                format!("not isolated: a process cell has {user} no wall around it"),
+            );
+        }
+        if let Some(reason) = &inventory.host.no_limits
+            && !agent.waive_limits
+        {
+            note(
+                Severity::Fatal,
+                &subject,
+                format!(
+                    "its limits cannot be enforced: {reason}; run as root, delegate a cgroup, or accept it with `waive: [limits]`"
+                ),
+            );
+        }
+        if agent.tools.tools.contains(&abbey_model::Tool::Shell) && !agent.cell.isolates() {
+            note(
+                Severity::Warning,
+                &subject,
+                "may run any program in a cell that is not isolated".to_owned(),
+            );
+        }
+        if agent.model.is_some()
+            && agent.budget == AgentBudget::default()
+            && house.budget.limits == AgentBudget::default()
+        {
+            note(
+                Severity::Warning,
+                &subject,
+                "has a model and no budget on any level".to_owned(),
+            );
+        }
+    }
+    for service in house.services.values() {
+        if let Some(reason) = &inventory.host.no_limits
+            && !service.waive_limits
+        {
+            note(
+                Severity::Fatal,
+                &format!("service:{}", service.slug),
+                format!(
+                    "its limits cannot be enforced: {reason}; run as root, delegate a cgroup, or accept it with `waive: [limits]`"
+                ),
+            );
+        }
+    }
+    for (address, prefix, seen) in &inventory.host.subnets {
+        let pool = (u32::from(house.network.pool), house.network.pool_prefix);
+        let shift = 32 - u32::from(pool.1.min(*prefix));
+        let same = shift >= 32 || pool.0 >> shift == u32::from(*address) >> shift;
+        if same && *prefix > 0 {
+            note(
+                Severity::Warning,
+                "network",
+                format!(
+                    "the pool {}/{} overlaps {address}/{prefix} of this host ({seen}); those subnets are left out",
+                    house.network.pool, house.network.pool_prefix
+                ),
+            );
+        }
+    }
+    notes
+}
+
+/// Whether sockets under this state directory stay within what Unix allows.
+pub fn home_fits(path: &str) -> bool {
+    path.len() + SOCKET_SUFFIX <= SOCKET_PATH_MAX
+}

@@ -1,0 +1,329 @@
+//! The validated house: what the manifest means, with every default filled in.
+
+use abbey_model::{CellKind, Limits, Millis, NanoUsd, SecretRef, Slug, ToolPolicy};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// Where a value of the effective configuration comes from (S2-21).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The agent's own entry, at this line.
+    Manifest(usize),
+    /// `defaults:` in the manifest, at this line.
+    Defaults(usize),
+    /// The agent's template.
+    Template(String),
+    /// Built in.
+    BuiltIn,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Manifest(line) => write!(f, "manifest, line {line}"),
+            Origin::Defaults(line) => write!(f, "defaults, line {line}"),
+            Origin::Template(name) => write!(f, "template {name}"),
+            Origin::BuiltIn => f.write_str("built in"),
+        }
+    }
+}
+
+/// A whole installation.
+#[derive(Debug, Clone)]
+pub struct House {
+    /// Its name.
+    pub name: Slug,
+    /// Outside door.
+    pub listen: Listen,
+    /// Addresses and ports.
+    pub network: Network,
+    /// Model providers by name.
+    pub providers: BTreeMap<Slug, Provider>,
+    /// Budget of everything.
+    pub budget: Budget,
+    /// Programs that agents use.
+    pub services: BTreeMap<Slug, Service>,
+    /// The agents.
+    pub agents: BTreeMap<Slug, Agent>,
+}
+
+/// Where the operator's API listens.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// Address; port 0 asks for a free one.
+    pub address: SocketAddr,
+    /// Certificate chain and key, both or neither.
+    pub tls: Option<(String, String)>,
+}
+
+/// Addresses and ports from which the allocator serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// First address of the pool.
+    pub pool: Ipv4Addr,
+    /// Prefix length of the pool.
+    pub pool_prefix: u8,
+    /// Prefix length of one agent's subnet.
+    pub prefix: u8,
+    /// First and last port.
+    pub ports: (u16, u16),
+}
+
+/// A model provider.
+#[derive(Debug, Clone)]
+pub struct Provider {
+    /// Base of its API, or the service that speaks it.
+    pub endpoint: Endpoint,
+    /// Its key.
+    pub key: Option<SecretRef>,
+    /// Prices of a million tokens, input and output; unknown when not given.
+    pub price: Option<(NanoUsd, NanoUsd)>,
+    /// Output tokens reserved for a call that names no maximum.
+    pub output_tokens_max: u64,
+}
+
+/// Where a provider answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A URL.
+    Url(String),
+    /// A service of this house.
+    Service(Slug),
+}
+
+/// Budget of the house.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    /// Daily limits.
+    pub limits: AgentBudget,
+    /// IANA time zone of its midnight.
+    pub timezone: String,
+    /// Level of warning, percent.
+    pub warn_percent: u8,
+}
+
+/// Daily limits, each absent when there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct AgentBudget {
+    /// Model tokens.
+    pub tokens: Option<u64>,
+    /// Money.
+    pub nano_usd: Option<u64>,
+    /// Runs.
+    pub runs: Option<u64>,
+    /// Wall seconds.
+    pub seconds: Option<u64>,
+}
+
+/// A program that agents use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Its slug.
+    pub slug: Slug,
+    /// Kind of isolation.
+    pub cell: CellKind,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Fixed port.
+    pub port: Option<u16>,
+    /// Path that answers 200.
+    pub probe: Option<String>,
+    /// Whether every agent may use it.
+    pub shared: bool,
+    /// Ceilings.
+    pub limits: Limits,
+    /// Whether limits may be missing on this host.
+    pub waive_limits: bool,
+    /// Line of the manifest.
+    pub line: usize,
+}
+
+/// The program that thinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Runtime {
+    /// Abbey's own loop.
+    Native,
+}
+
+impl Runtime {
+    /// Name in the manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Runtime::Native => "native",
+        }
+    }
+}
+
+/// A model at a provider.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModelRef {
+    /// Provider.
+    pub provider: Slug,
+    /// Name that the provider knows.
+    pub model: String,
+}
+
+impl std::fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.provider, self.model)
+    }
+}
+
+/// Text of an agent's charter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Charter {
+    /// A file, relative to the manifest.
+    File(String),
+    /// The stock text of a template.
+    Stock(String),
+}
+
+/// A repeating wake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wake {
+    /// Distance.
+    pub every: Millis,
+    /// Most that a wake is moved back.
+    pub jitter: Millis,
+}
+
+/// A named identity.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Keys everything.
+    pub slug: Slug,
+    /// Free text for people (S1-05).
+    pub display_name: String,
+    /// What it is for.
+    pub role: String,
+    /// Template that it was made from.
+    pub template: Option<String>,
+    /// Its charter.
+    pub charter: Charter,
+    /// Whether it may rewrite its own charter.
+    pub charter_writable: bool,
+    /// The agent above it.
+    pub reports_to: Option<Slug>,
+    /// The program that thinks.
+    pub runtime: Runtime,
+    /// Kind of isolation.
+    pub cell: CellKind,
+    /// Its model.
+    pub model: Option<ModelRef>,
+    /// Skills assigned to it.
+    pub skills: Vec<String>,
+    /// Its daily limits; shares are already worked out.
+    pub budget: AgentBudget,
+    /// Share of the house's budget in percent, where one was given.
+    pub share: Option<u8>,
+    /// Repeating wake.
+    pub wake: Option<Wake>,
+    /// Ceilings of its cell.
+    pub limits: Limits,
+    /// Whether limits may be missing on this host.
+    pub waive_limits: bool,
+    /// What its runs may do.
+    pub tools: ToolPolicy,
+    /// Most runs at once.
+    pub max_concurrent_runs: u32,
+    /// Line of the manifest.
+    pub line: usize,
+    /// Where each value comes from.
+    pub origins: BTreeMap<&'static str, Origin>,
+}
+
+impl Agent {
+    /// Every value with its origin, for `agent show --effective`; no secret is among them.
+    pub fn effective(&self) -> Vec<(&'static str, String, String)> {
+        let none = || "none".to_owned();
+        let tools: Vec<&str> = self.tools.tools.iter().map(|t| t.name()).collect();
+        let limit = |n: Option<u64>| n.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+        let values = [
+            ("name", self.display_name.clone()),
+            ("role", self.role.clone()),
+            ("template", self.template.clone().unwrap_or_else(none)),
+            (
+                "charter",
+                match &self.charter {
+                    Charter::File(path) => path.clone(),
+                    Charter::Stock(name) => format!("stock charter `{name}`"),
+                },
+            ),
+            ("charter_writable", self.charter_writable.to_string()),
+            (
+                "reports_to",
+                self.reports_to
+                    .as_ref()
+                    .map_or_else(none, ToString::to_string),
+            ),
+            ("runtime", self.runtime.name().to_owned()),
+            (
+                "cell",
+                match self.cell.isolates() {
+                    true => self.cell.to_string(),
+                    false => format!("{} (not isolated)", self.cell),
+                },
+            ),
+            (
+                "model",
+                self.model.as_ref().map_or_else(none, ToString::to_string),
+            ),
+            ("skills", self.skills.join(", ")),
+            (
+                "budget.share",
+                self.share.map_or_else(none, |s| format!("{s}%")),
+            ),
+            ("budget.tokens_per_day", limit(self.budget.tokens)),
+            ("budget.nano_usd_per_day", limit(self.budget.nano_usd)),
+            ("budget.runs_per_day", limit(self.budget.runs)),
+            ("budget.seconds_per_day", limit(self.budget.seconds)),
+            (
+                "wake",
+                self.wake.map_or_else(none, |w| {
+                    format!(
+                        "every {} s, jitter {} s",
+                        w.every.0 / 1000,
+                        w.jitter.0 / 1000
+                    )
+                }),
+            ),
+            ("limits.memory", self.limits.memory.to_string()),
+            (
+                "limits.cpus",
+                format!(
+                    "{}.{:03}",
+                    self.limits.cpu_milli / 1000,
+                    self.limits.cpu_milli % 1000
+                ),
+            ),
+            ("limits.processes", self.limits.processes.to_string()),
+            ("tools.allow", tools.join(", ")),
+            ("tools.paths", self.tools.paths.join(", ")),
+            ("tools.turns", self.tools.turns_max.to_string()),
+            ("tools.output", self.tools.output_bytes_max.to_string()),
+            ("tools.wall", format!("{} s", self.tools.wall_ms_max / 1000)),
+            ("max_concurrent_runs", self.max_concurrent_runs.to_string()),
+            (
+                "waive",
+                if self.waive_limits {
+                    "limits".to_owned()
+                } else {
+                    none()
+                },
+            ),
+        ];
+        values
+            .into_iter()
+            .map(|(key, value)| {
+                let origin = self
+                    .origins
+                    .get(key)
+                    .map_or_else(|| Origin::BuiltIn.to_string(), ToString::to_string);
+                (key, value, origin)
+            })
+            .collect()
+    }
+}

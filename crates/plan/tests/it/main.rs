@@ -1,0 +1,203 @@
+//! The manifest at its door: what an operator writes and what they are told.
+
+use abbey_plan::{Action, HostFacts, Inventory, Severity, parse, plan};
+
+const HOUSE: &str = r#"
+version: 1
+house: demo
+providers:
+  local: { kind: openai, base_url: http://127.0.0.1:1/v1 }
+defaults: { cell: process, model: local/small }
+budget: { tokens_per_day: 100000 }
+agents:
+  abbot: { template: orchestrator, budget: { share: 80% } }
+  sysadmin: { template: sysadmin, reports_to: abbot, wake: { every: 24h, jitter: 5m }, budget: { share: 10% } }
+"#;
+
+fn inventory() -> Inventory {
+    Inventory {
+        host: HostFacts {
+            own_uids: true,
+            ..HostFacts::default()
+        },
+        ..Inventory::default()
+    }
+}
+
+#[test]
+fn every_mistake_is_reported_in_one_go_with_its_place() {
+    let text = "version: 2\nhouse: Demo\nagnets: {}\nagents:\n  a b: {}\n  one:\n    cell: process\n    rol: x\n    limits: { memory: 512 }\n    reports_to: twoo\n    channels: [irc]\n  two: { cell: microvm, model: nowhere/x, budget: { share: 180% } }\n  two: {}\n";
+    let mistakes = parse(text).unwrap_err();
+    insta::assert_snapshot!(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"), @"line 13, column 3: `two` stands here a second time; the first is on line 12");
+    let mistakes = parse(&text.replace("  two: {}\n", "")).unwrap_err();
+    insta::assert_snapshot!(
+        mistakes
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+}
+
+#[test]
+fn a_pasted_secret_is_refused_and_not_repeated() {
+    let text = HOUSE.replace("base_url:", "key: sk-ant-REDACTED, base_url:");
+    let told = parse(&text).unwrap_err()[0].to_string();
+    assert!(
+        told.contains("by reference") && !told.contains("VERY-SECRET"),
+        "{told}"
+    );
+}
+
+#[test]
+fn circles_and_sums_are_seen() {
+    let text = HOUSE
+        .replace(
+            "template: orchestrator,",
+            "template: orchestrator, reports_to: sysadmin,",
+        )
+        .replace("80%", "95%");
+    let told: Vec<String> = parse(&text)
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(told.iter().any(|t| t.contains("in a circle")), "{told:?}");
+    assert!(told.iter().any(|t| t.contains("105%")), "{told:?}");
+}
+
+#[test]
+fn off_loopback_needs_tls() {
+    let text = format!("{HOUSE}\nlisten: {{ address: 0.0.0.0:3100 }}\n");
+    assert!(
+        parse(&text).unwrap_err()[0]
+            .text
+            .contains("TLS is required")
+    );
+}
+
+#[test]
+fn hostile_texts_end_in_an_error_not_a_panic() {
+    for text in [
+        "",
+        "[",
+        "a: &a [*a]",
+        "version: 1\nhouse: {}",
+        "- 1",
+        "{",
+        "\u{0}",
+        "a: b: c",
+        "? [x]\n: y",
+    ] {
+        assert!(parse(text).is_err(), "{text:?}");
+    }
+    let deep = format!("{}1", "- ".repeat(200));
+    assert!(parse(&deep).is_err());
+}
+
+#[test]
+fn a_plan_is_numbered_and_the_second_one_is_empty() {
+    let house = parse(HOUSE).unwrap();
+    let first = plan(&house, &inventory());
+    assert_eq!(first.generation.0, 1);
+    assert!(
+        first.notes.iter().all(|n| n.severity == Severity::Info),
+        "{:?}",
+        first.notes
+    );
+    let steps: Vec<String> = first
+        .steps
+        .iter()
+        .map(|s| {
+            format!(
+                "{} {} {} {}: {}",
+                s.id,
+                s.action.name(),
+                s.resource,
+                s.agent,
+                s.detail
+            )
+        })
+        .collect();
+    insta::assert_snapshot!(steps.join("\n"));
+    let then = Inventory {
+        generation: first.generation,
+        applied: first.applied.clone(),
+        registry: first.registry.clone(),
+        ..inventory()
+    };
+    let second = plan(&house, &then);
+    assert!(
+        second.is_empty() && second.generation == first.generation,
+        "{:?}",
+        second.steps
+    );
+    assert_eq!(second.registry, first.registry);
+    // The same input gives the same bytes.
+    assert_eq!(
+        serde_json::to_string(&plan(&house, &inventory())).unwrap(),
+        serde_json::to_string(&first).unwrap()
+    );
+}
+
+#[test]
+fn a_change_restarts_only_what_needs_it_and_removal_frees_everything() {
+    let house = parse(HOUSE).unwrap();
+    let first = plan(&house, &inventory());
+    let then = Inventory {
+        generation: first.generation,
+        applied: first.applied.clone(),
+        registry: first.registry.clone(),
+        ..inventory()
+    };
+    let changed = parse(&HOUSE.replace(
+        "reports_to: abbot,",
+        "reports_to: abbot, limits: { memory: 64MiB }, name: \"Robert'); DROP\",",
+    ))
+    .unwrap();
+    let second = plan(&changed, &then);
+    assert_eq!(second.generation.0, 2);
+    assert_eq!(second.steps.len(), 1);
+    assert_eq!(
+        (second.steps[0].action, second.steps[0].agent.as_str()),
+        (Action::Restart, "sysadmin")
+    );
+    let fewer: String = HOUSE
+        .lines()
+        .filter(|l| !l.contains("sysadmin"))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    let third = plan(&parse(&fewer).unwrap(), &then);
+    assert_eq!(third.steps[0].action, Action::Remove);
+    assert!(third.registry.rows().all(|r| r.owner != "agent:sysadmin"));
+}
+
+#[test]
+fn a_host_without_cgroups_is_refused_unless_waived() {
+    let mut bare = inventory();
+    bare.host.no_limits = Some("no cgroup is writable".into());
+    assert!(plan(&parse(HOUSE).unwrap(), &bare).is_fatal());
+    let waived = HOUSE.replace("defaults: {", "defaults: { waive: [limits],");
+    assert!(!plan(&parse(&waived).unwrap(), &bare).is_fatal());
+}
+
+#[test]
+fn the_schema_knows_every_key() {
+    let schema = abbey_plan::json_schema();
+    assert_eq!(
+        schema["properties"]["agents"]["additionalProperties"]["properties"]["wake"]["required"][0],
+        "every"
+    );
+    assert_eq!(schema["additionalProperties"], false);
+}
+
+#[test]
+fn effective_values_carry_their_origin() {
+    let house = parse(HOUSE).unwrap();
+    let rows: Vec<String> = house.agents[&"sysadmin".parse().unwrap()]
+        .effective()
+        .into_iter()
+        .map(|(k, v, o)| format!("{k} = {v} ({o})"))
+        .collect();
+    insta::assert_snapshot!(rows.join("\n"));
+}
