@@ -1,1 +1,135 @@
-//! x
+//! Cells: what is around an agent or service, behind one trait.
+//!
+//! A cell is launched and owned by a shim, a small process that outlives the control plane. The
+//! control plane starts shims, looks at them and asks them; it never forks a cell itself.
+//! Deliberately absent: tasks, money and what an agent says.
+
+mod cgroup;
+mod client;
+mod enter;
+mod host;
+mod identity;
+mod process;
+pub mod shim;
+mod spec;
+
+pub use cgroup::{Groups, Usage};
+pub use enter::{EnterSpec, enter};
+pub use host::observe_host;
+pub use identity::{boot_id, identify, is_alive};
+pub use process::ProcessBackend;
+pub use spec::{CellSpec, Door, Program, Record};
+
+use abbey_model::{CellKind, CellName, Generation, Millis, Observed};
+use std::path::PathBuf;
+
+/// Why an operation on a cell failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory of the cell could not be used.
+    #[error("could not {what} `{path}`")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The shim could not be started or died before it reported.
+    #[error("the shim of {cell} did not start: {why}")]
+    Shim {
+        /// Whose.
+        cell: CellName,
+        /// What it said.
+        why: String,
+    },
+    /// A record on disk is not readable; it is not taken for an absent one (hazard 1).
+    #[error(
+        "the record `{path}` is damaged: {why}; look at the processes of this cell, then remove the file"
+    )]
+    Record {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Limits cannot be enforced here.
+    #[error("limits cannot be enforced: {0}")]
+    Limits(String),
+    /// Processes are left that could not be ended.
+    #[error("{count} processes of {cell} did not end: {pids:?}")]
+    Leftover {
+        /// Whose.
+        cell: CellName,
+        /// How many.
+        count: usize,
+        /// Which.
+        pids: Vec<i32>,
+    },
+    /// The cell is not up.
+    #[error("the cell {0} is not running")]
+    NotRunning(CellName),
+}
+
+impl Error {
+    pub(crate) fn file(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::File { what, path, source }
+    }
+}
+
+/// Result of an operation on a cell.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// One kind of isolation. Every operation may block and is idempotent; queries change nothing.
+pub trait Backend: Send + Sync {
+    /// Which kind.
+    fn kind(&self) -> CellKind;
+
+    /// Starts a boot. The cell must have been swept before.
+    ///
+    /// # Errors
+    /// When the shim does not report that the child runs; nothing is left then but a record.
+    fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()>;
+
+    /// Looks at a cell.
+    ///
+    /// # Errors
+    /// [`Error::Record`] for a damaged record, which is never read as "nothing there".
+    fn observe(&self, cell: &CellName) -> Result<Observed>;
+
+    /// Asks a cell to end within `grace`, after which its shim kills it.
+    ///
+    /// # Errors
+    /// When the shim cannot be reached.
+    fn stop(&self, cell: &CellName, grace: Millis) -> Result<()>;
+
+    /// Ends whatever is left of a cell, verifies that it is gone, and removes its records.
+    ///
+    /// # Errors
+    /// [`Error::Leftover`] when processes survive; the records stay then.
+    fn sweep(&self, cell: &CellName) -> Result<()>;
+
+    /// Every cell of this house that left a trace, known or not.
+    ///
+    /// # Errors
+    /// When the records cannot be listed.
+    fn list(&self) -> Result<Vec<CellName>>;
+
+    /// What a cell uses now.
+    ///
+    /// # Errors
+    /// When it is not running.
+    fn usage(&self, cell: &CellName) -> Result<Usage>;
+
+    /// The record of a running cell: processes, limits in force, groups.
+    ///
+    /// # Errors
+    /// As [`Backend::observe`].
+    fn record(&self, cell: &CellName) -> Result<Option<Record>>;
+}

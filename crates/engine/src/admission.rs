@@ -21,7 +21,7 @@ pub struct AgentFact {
 }
 
 /// The work that an agent is to do once it claims.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Route {
     /// The deterministic skill, where one was matched.
     pub skill: Option<String>,

@@ -5,7 +5,7 @@
 //! that turns out larger than its reservation is recorded all the same.
 
 use abbey_model::{BudgetState, Metric, Scope, Timestamp, Window};
-use jiff::tz::TimeZone;
+pub use jiff::tz::TimeZone;
 
 /// One budget: a scope, a metric, a window and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

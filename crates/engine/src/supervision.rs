@@ -3,7 +3,7 @@
 //! Level-triggered: [`decide`] is called with a fresh observation on every pass and remembers
 //! only the history of failures. Start-up, crash recovery and the ordinary case are one path.
 
-use abbey_model::{ExitKind, ExitRecord, Generation, Millis, Presence, Timestamp};
+use abbey_model::{ExitKind, ExitRecord, Generation, Millis, Observed, Presence, Timestamp};
 
 const BACKOFF_BASE: Millis = Millis::from_secs(1);
 const BACKOFF_CAP: Millis = Millis::from_secs(300);
@@ -24,35 +24,8 @@ pub enum Desired {
     Down,
 }
 
-/// What a look at the host shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Observed {
-    /// No process, no record.
-    Nothing,
-    /// The shim answers.
-    Running {
-        /// Which boot.
-        generation: Generation,
-        /// Digest of the specification that it was started from.
-        spec: String,
-        /// Whether the child announced readiness.
-        ready: bool,
-        /// When it was started.
-        started_at: Timestamp,
-        /// Whether it was already asked to stop.
-        stopping: bool,
-    },
-    /// The shim ended and left its record.
-    Exited(ExitRecord),
-    /// The shim is gone without a record; processes may be left.
-    Orphaned {
-        /// Which boot.
-        generation: Generation,
-    },
-}
-
 /// What is remembered between passes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct History {
     /// Newest boot.
     pub generation: Generation,

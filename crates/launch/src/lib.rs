@@ -1,1 +1,341 @@
-//! x
+//! The code between fork and exec.
+//!
+//! [`spawn`] forks the calling process, which must be small and have one thread (the shim), and
+//! the child turns itself into the wanted program: session, control groups, limits, user,
+//! descriptors, signals, then exec. Everything that needs memory is prepared before the fork; the
+//! child only makes system calls. Deliberately absent: async, logging, policy.
+//!
+//! This is the one room where `unsafe` is normal; each block says why it is sound.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// The program to run.
+#[derive(Debug)]
+pub enum Program {
+    /// A path. When the child's user cannot reach it, the file opened here is used instead.
+    Path(CString, Option<OwnedFd>),
+    /// This open file.
+    File(OwnedFd),
+}
+
+/// What the child becomes.
+#[derive(Debug)]
+pub struct Spec {
+    /// The program.
+    pub program: Program,
+    /// Arguments, the first being the name.
+    pub argv: Vec<CString>,
+    /// The whole environment, `NAME=value`.
+    pub env: Vec<CString>,
+    /// Working directory.
+    pub cwd: CString,
+    /// User and group to become; none keeps the caller's.
+    pub user: Option<u32>,
+    /// Open `cgroup.procs` files to join.
+    pub cgroups: Vec<OwnedFd>,
+    /// Resource limits, as (resource, value), soft and hard alike.
+    pub rlimits: Vec<(i32, u64)>,
+    /// Descriptors for standard input, output and error, and from 3 on what follows.
+    pub fds: Vec<OwnedFd>,
+    /// Whether it starts a session of its own.
+    pub new_session: bool,
+    /// Whether it dies with the thread that spawned it.
+    pub dies_with_parent: bool,
+}
+
+/// Steps of a launch, for messages.
+const STAGES: [&str; 9] = [
+    "join a control group",
+    "start a session",
+    "set a resource limit",
+    "enter the working directory",
+    "become its user",
+    "forbid new privileges",
+    "arrange descriptors",
+    "tie its life to the shim",
+    "execute the program",
+];
+
+/// A launch that failed.
+#[derive(Debug)]
+pub struct Error {
+    /// What could not be done.
+    pub stage: &'static str,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "could not {}", self.stage)
+    }
+}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Pointers prepared before the fork; they borrow from the [`Spec`] beside them.
+struct Prepared<'a> {
+    spec: &'a Spec,
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    fds: Vec<RawFd>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(spec: &'a Spec) -> Self {
+        let pointers = |texts: &[CString]| {
+            texts
+                .iter()
+                .map(|t| t.as_ptr())
+                .chain([std::ptr::null()])
+                .collect::<Vec<_>>()
+        };
+        Prepared {
+            spec,
+            argv: pointers(&spec.argv),
+            env: pointers(&spec.env),
+            fds: spec.fds.iter().map(AsRawFd::as_raw_fd).collect(),
+        }
+    }
+
+    /// Becomes the program; returns only on failure, with the stage and the error number.
+    ///
+    /// # Safety
+    /// Only in a process that may be replaced; after a fork only when the parent had one thread
+    /// or the child does nothing but this. Makes system calls only: no allocation, no locks.
+    unsafe fn become_it(&self) -> (usize, i32) {
+        // SAFETY (whole body): every pointer comes from a CString, Vec or fd that `self` borrows
+        // and that outlives the call; all calls are plain system calls with checked results.
+        unsafe {
+            let failed = |stage: usize| (stage, *libc::__errno_location());
+            for group in &self.spec.cgroups {
+                if libc::write(group.as_raw_fd(), b"0".as_ptr().cast(), 1) != 1 {
+                    return failed(0);
+                }
+            }
+            if self.spec.new_session && libc::setsid() < 0 {
+                return failed(1);
+            }
+            for (resource, value) in &self.spec.rlimits {
+                let limit = libc::rlimit {
+                    rlim_cur: *value,
+                    rlim_max: *value,
+                };
+                if libc::setrlimit(*resource as _, &raw const limit) != 0 {
+                    return failed(2);
+                }
+            }
+            // The directory is entered before the user changes: its parents need not be open.
+            if libc::chdir(self.spec.cwd.as_ptr()) != 0 {
+                return failed(3);
+            }
+            libc::umask(0o077);
+            if let Some(id) = self.spec.user {
+                if libc::setgroups(0, std::ptr::null()) != 0
+                    || libc::setresgid(id, id, id) != 0
+                    || libc::setresuid(id, id, id) != 0
+                {
+                    return failed(4);
+                }
+            }
+            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+                return failed(5);
+            }
+            // Move every wanted descriptor out of the way first, then into place.
+            let base = 100;
+            for (i, fd) in self.fds.iter().enumerate() {
+                if libc::dup3(*fd, base + i as i32, libc::O_CLOEXEC) < 0 {
+                    return failed(6);
+                }
+            }
+            for i in 0..self.fds.len() as i32 {
+                if libc::dup2(base + i, i) < 0 {
+                    return failed(6);
+                }
+            }
+            // Nothing else is inherited: all other descriptors close on exec.
+            let first = self.fds.len() as libc::c_uint;
+            libc::syscall(
+                libc::SYS_close_range,
+                first,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
+            for signal in 1..32 {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+            // After the change of user, which clears it.
+            if self.spec.dies_with_parent
+                && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) != 0
+            {
+                return failed(7);
+            }
+            let by_file = |fd: RawFd| {
+                libc::syscall(
+                    libc::SYS_execveat,
+                    fd,
+                    c"".as_ptr(),
+                    self.argv.as_ptr(),
+                    self.env.as_ptr(),
+                    libc::AT_EMPTY_PATH,
+                );
+            };
+            match &self.spec.program {
+                Program::Path(path, file) => {
+                    libc::execve(path.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
+                    if *libc::__errno_location() == libc::EACCES
+                        && let Some(file) = file
+                    {
+                        by_file(file.as_raw_fd());
+                    }
+                }
+                Program::File(file) => by_file(file.as_raw_fd()),
+            }
+            failed(8)
+        }
+    }
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number.
+    pub pid: i32,
+    /// A handle that cannot come to mean another process.
+    pub pidfd: OwnedFd,
+}
+
+/// Starts a child.
+///
+/// # Errors
+/// [`Error`] with the stage; no process is left then.
+pub fn spawn(spec: &Spec) -> Result<Child, Error> {
+    let prepared = Prepared::new(spec);
+    let (report_in, report_out) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| Error {
+            stage: "make a pipe",
+            source: e.into(),
+        })?;
+    // SAFETY: the caller has one thread, so the child's copy is consistent; the child only runs
+    // `become_it`, writes its report and leaves without running destructors.
+    let pid = unsafe { libc::fork() };
+    if pid < 0 {
+        return Err(Error {
+            stage: "fork",
+            source: io::Error::last_os_error(),
+        });
+    }
+    if pid == 0 {
+        // SAFETY: we are the forked child; see `become_it`. The report's descriptor is moved
+        // above those that are arranged, so that it survives until exec closes it.
+        unsafe {
+            let report = libc::fcntl(report_out.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 200);
+            let (stage, errno) = prepared.become_it();
+            let message = [stage as i32, errno];
+            libc::write(report, message.as_ptr().cast(), 8);
+            libc::_exit(127);
+        }
+    }
+    drop(report_out);
+    let pidfd = pidfd_open(pid);
+    let mut message = [0u8; 8];
+    let mut got = 0;
+    while got < 8 {
+        match rustix::io::read(&report_in, &mut message[got..]) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => {
+                return Err(Error {
+                    stage: "hear from the child",
+                    source: e.into(),
+                });
+            }
+        }
+    }
+    if got == 8 {
+        let number = |b: &[u8]| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
+        let stage = usize::try_from(number(&message[..4]))
+            .unwrap_or(0)
+            .min(STAGES.len() - 1);
+        // SAFETY: waits for the child that we forked and nobody else knows.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        let source = io::Error::from_raw_os_error(number(&message[4..]));
+        return Err(Error {
+            stage: STAGES[stage],
+            source,
+        });
+    }
+    Ok(Child {
+        pid,
+        pidfd: pidfd.map_err(|source| Error {
+            stage: "open a handle of the child",
+            source,
+        })?,
+    })
+}
+
+/// Becomes the program in place of the caller; returns only on failure.
+pub fn replace(spec: &Spec) -> Error {
+    let prepared = Prepared::new(spec);
+    // SAFETY: the caller asks for its own replacement.
+    let (stage, errno) = unsafe { prepared.become_it() };
+    Error {
+        stage: STAGES[stage],
+        source: io::Error::from_raw_os_error(errno),
+    }
+}
+
+fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call; the result is checked before it is owned.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// Makes the caller the parent of every orphan below it, so that none escapes being reaped.
+///
+/// # Errors
+/// What the system says.
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: sets a flag of the calling process.
+    match unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Number of the resource limit on open files.
+pub const NOFILE: i32 = libc::RLIMIT_NOFILE as i32;
+/// Number of the resource limit on core dumps.
+pub const CORE: i32 = libc::RLIMIT_CORE as i32;
+
+/// Leaves the parent: forks, ends the old process with status 0, and goes on in the child, which
+/// the nearest reaper adopts. So the process that started us need not wait for our end.
+///
+/// # Errors
+/// What the system says; the caller goes on undetached then.
+pub fn detach() -> io::Result<()> {
+    // SAFETY: the caller has one thread (see the room's rule), so its child is consistent; the
+    // parent leaves without running destructors or flushing buffers twice.
+    unsafe {
+        match libc::fork() {
+            0 => Ok(()),
+            pid if pid > 0 => libc::_exit(0),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}

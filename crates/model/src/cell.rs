@@ -1,6 +1,6 @@
 //! Nouns of cells: kinds, limits, incarnations and how they end.
 
-use crate::{Bytes, Timestamp};
+use crate::{Bytes, Slug, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -234,5 +234,84 @@ impl Presence {
 impl fmt::Display for Presence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+/// What a look at the host shows of one cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// No process, no record.
+    Nothing,
+    /// The shim answers.
+    Running {
+        /// Which boot.
+        generation: Generation,
+        /// Digest of the specification that it was started from.
+        spec: String,
+        /// Whether the child announced readiness.
+        ready: bool,
+        /// When it was started.
+        started_at: Timestamp,
+        /// Whether it was already asked to stop.
+        stopping: bool,
+    },
+    /// The shim ended and left its record.
+    Exited(ExitRecord),
+    /// The shim is gone without a record; processes may be left.
+    Orphaned {
+        /// Which boot.
+        generation: Generation,
+    },
+}
+
+/// Name of a cell on the host: whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CellName {
+    /// The cell of an agent.
+    Agent(Slug),
+    /// The cell of a service.
+    Service(Slug),
+}
+
+impl CellName {
+    /// The slug of its owner.
+    pub const fn slug(&self) -> &Slug {
+        match self {
+            CellName::Agent(slug) | CellName::Service(slug) => slug,
+        }
+    }
+}
+
+impl fmt::Display for CellName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CellName::Agent(slug) => write!(f, "agent-{slug}"),
+            CellName::Service(slug) => write!(f, "service-{slug}"),
+        }
+    }
+}
+
+impl FromStr for CellName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is not the name of a cell");
+        match text.split_once('-') {
+            Some(("agent", slug)) => slug.parse().map(CellName::Agent).map_err(|_| bad()),
+            Some(("service", slug)) => slug.parse().map(CellName::Service).map_err(|_| bad()),
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl Serialize for CellName {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+impl<'de> Deserialize<'de> for CellName {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }

@@ -19,8 +19,8 @@ mod units;
 
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
-    Address, CellKind, ExitKind, ExitRecord, Generation, Incarnation, Limits, Presence,
-    ProcessIdentity,
+    Address, CellKind, CellName, ExitKind, ExitRecord, Generation, Incarnation, Limits, Observed,
+    Presence, ProcessIdentity,
 };
 pub use fault::FaultKind;
 pub use id::{

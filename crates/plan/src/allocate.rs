@@ -10,9 +10,9 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 /// First uid given to a cell; below it live the users of ordinary systems.
-pub const UID_FIRST: u32 = 700_000;
+const UID_FIRST: u32 = 700_000;
 /// Number of uids in the range.
-pub const UID_COUNT: u32 = 60_000;
+const UID_COUNT: u32 = 60_000;
 
 /// Kind of thing that can have only one owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -292,7 +292,7 @@ impl Decoder<'_> {
         }
         let origin_template = || Origin::Template(template.clone().unwrap_or_default());
         // The three places a value can come from, nearest first.
-        let mut pick =
+        let pick =
             |origins: &mut BTreeMap<&'static str, Origin>, key: &'static str| -> Option<&Node> {
                 if let Some(found) = entry.value.get(key) {
                     origins.insert(key, Origin::Manifest(found.place.line));

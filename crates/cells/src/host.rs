@@ -1,0 +1,92 @@
+//! What the host uses already, read and never changed.
+
+use crate::cgroup::Groups;
+use abbey_plan::HostFacts;
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+
+/// Looks at interfaces' routes, listening ports and control groups.
+pub fn observe_host(group: &str) -> HostFacts {
+    HostFacts {
+        subnets: routes(),
+        ports: listening(),
+        own_uids: rustix::process::geteuid().is_root(),
+        no_limits: Groups::unusable(group),
+    }
+}
+
+/// Routes of `/proc/net/route` (hexadecimal, in host byte order of a little-endian word).
+fn routes() -> Vec<(Ipv4Addr, u8, String)> {
+    let text = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let route = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let word = |i: usize| {
+            u32::from_str_radix(fields.get(i)?, 16)
+                .ok()
+                .map(u32::swap_bytes)
+        };
+        let (address, mask) = (word(1)?, word(7)?);
+        let prefix = u8::try_from(mask.count_ones()).ok()?;
+        (prefix > 0).then(|| {
+            (
+                Ipv4Addr::from(address),
+                prefix,
+                format!("route by {}", fields[0]),
+            )
+        })
+    };
+    text.lines().skip(1).filter_map(route).collect()
+}
+
+/// Listening TCP ports with the name of the holder where we may see it.
+fn listening() -> BTreeMap<u16, String> {
+    let mut inodes: BTreeMap<String, u16> = BTreeMap::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in fs::read_to_string(table)
+            .unwrap_or_default()
+            .lines()
+            .skip(1)
+        {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // State 0A is LISTEN; the inode is field 10.
+            if let [_, local, _, "0A", _, _, _, _, _, inode, ..] = fields[..]
+                && let Some(port) = local
+                    .rsplit_once(':')
+                    .and_then(|(_, p)| u16::from_str_radix(p, 16).ok())
+            {
+                inodes.insert(format!("socket:[{inode}]"), port);
+            }
+        }
+    }
+    let mut ports: BTreeMap<u16, String> = inodes
+        .values()
+        .map(|p| (*p, "another program".to_owned()))
+        .collect();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes.filter(|p| {
+        p.file_name()
+            .to_string_lossy()
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+    }) {
+        for fd in fs::read_dir(process.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let Ok(target) = fs::read_link(fd.path()) else {
+                continue;
+            };
+            if let Some(port) = inodes.get(target.to_string_lossy().as_ref()) {
+                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+                let pid = process.file_name();
+                ports.insert(
+                    *port,
+                    format!("pid {} ({})", pid.to_string_lossy(), name.trim()),
+                );
+            }
+        }
+    }
+    ports
+}

@@ -1,0 +1,528 @@
+//! The shim: one small process for each cell, which owns it and outlives the control plane.
+//!
+//! One thread, one `poll`. It launches the child, pumps its output into the log, forwards the
+//! door to the house's socket, answers `status` and `stop`, reaps, and at the end makes sure that
+//! nothing is left and writes how it ended. Deliberately absent: async, tasks, policy.
+
+mod door;
+mod log;
+
+use crate::cgroup::Groups;
+use crate::enter::{find_program, text};
+use crate::{CellSpec, Error, Program, Record, Result, identity};
+use abbey_model::{ExitKind, ExitRecord, Generation, Millis, Redactor, Secret, Timestamp};
+use door::Door;
+use log::Log;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Open files of a cell.
+const OPEN_FILES: u64 = 4096;
+
+/// What the control plane asks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// How it stands.
+    Status,
+    /// End within `grace`.
+    Stop {
+        /// Time to end by itself.
+        grace: Millis,
+    },
+}
+
+/// What the shim answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which boot.
+    pub generation: Generation,
+    /// Digest of the specification.
+    pub digest: String,
+    /// Whether the child announced readiness.
+    pub ready: bool,
+    /// Whether it was asked to stop.
+    pub stopping: bool,
+}
+
+/// Runs a shim: reads the boot from standard input, reports `ok` or an error on standard output,
+/// and stays until the cell has ended.
+///
+/// # Errors
+/// What went wrong before the child ran; it was reported on standard output as well.
+pub fn run() -> Result<()> {
+    abbey_launch::detach().map_err(Error::file("detach", "the shim"))?;
+    let mut input = Vec::new();
+    io::stdin()
+        .lock()
+        .take(1 << 20)
+        .read_to_end(&mut input)
+        .map_err(Error::file("read", "standard input"))?;
+    let (generation, spec): (Generation, CellSpec) =
+        serde_json::from_slice(&input).map_err(|e| Error::Record {
+            path: "standard input".into(),
+            why: e.to_string(),
+        })?;
+    // A session of its own, so that nothing aimed at the control plane's terminal reaches it.
+    let _already_leader = rustix::process::setsid();
+    match Shim::launch(generation, spec) {
+        Ok(mut shim) => {
+            report("ok");
+            shim.serve();
+            Ok(())
+        }
+        Err((spec, generation, error)) => {
+            let mut why = error.to_string();
+            if let Some(source) = std::error::Error::source(&error) {
+                why = format!("{why}: {source}");
+            }
+            let record = ExitRecord {
+                generation,
+                exit: ExitKind::SpawnFailed { error: why.clone() },
+                ended_at: now(),
+            };
+            let _unwritable = publish(&spec.run_dir.join("exit.json"), &record);
+            report(&why);
+            Err(error)
+        }
+    }
+}
+
+/// Tells the control plane, then lets go of its pipe.
+fn report(line: &str) {
+    let mut out = io::stdout().lock();
+    let _reader_gone = writeln!(out, "{}", line.replace('\n', " "));
+    let _reader_gone = out.flush();
+    drop(out);
+    if let Ok(null) = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    {
+        let _kept = rustix::stdio::dup2_stdin(&null);
+        let _kept = rustix::stdio::dup2_stdout(&null);
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Writes a record whole or not at all.
+fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = path.with_extension("new");
+    let _left_by_a_crash = fs::remove_file(&temporary);
+    let bytes = serde_json::to_vec(value).map_err(|e| Error::Record {
+        path: path.into(),
+        why: e.to_string(),
+    })?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(Error::file("make", &temporary))?;
+    file.write_all(&bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(Error::file("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(Error::file("publish", path))
+}
+
+struct Shim {
+    spec: CellSpec,
+    generation: Generation,
+    groups: Option<Groups>,
+    child: abbey_launch::Child,
+    output: Vec<(&'static str, Option<OwnedFd>)>,
+    ready_pipe: Option<OwnedFd>,
+    ready: bool,
+    ready_until: Option<Instant>,
+    stopping: Option<Instant>,
+    killed: bool,
+    exit: Option<ExitKind>,
+    control: UnixListener,
+    door: Option<Door>,
+    log: Log,
+}
+
+impl Shim {
+    fn launch(
+        generation: Generation,
+        spec: CellSpec,
+    ) -> std::result::Result<Shim, (CellSpec, Generation, Error)> {
+        match Self::try_launch(generation, &spec) {
+            Ok(build) => Ok(build(spec)),
+            Err(error) => Err((spec, generation, error)),
+        }
+    }
+
+    fn try_launch(
+        generation: Generation,
+        spec: &CellSpec,
+    ) -> Result<impl FnOnce(CellSpec) -> Shim + use<>> {
+        let me = i32::try_from(std::process::id()).unwrap_or(0);
+        let lost = || Error::Shim {
+            cell: spec.cell.clone(),
+            why: "/proc is not readable".to_owned(),
+        };
+        let mut record = Record {
+            generation,
+            digest: spec.digest.clone(),
+            shim: identity::identify(me).ok_or_else(lost)?,
+            child: None,
+            started_at: now(),
+            groups: Vec::new(),
+            in_force: None,
+        };
+        // The intent is on disk before the first side effect (hazards 6 and 7).
+        publish(&spec.run_dir.join("shim.json"), &record)?;
+        let control = listen(&spec.run_dir.join("control.sock"))?;
+        let door = spec.door.as_ref().map(Door::open).transpose()?;
+        let log = Log::open(
+            &spec.log_dir,
+            Redactor::new(spec.secrets.iter().map(Secret::new)),
+        )?;
+        let groups = match Groups::create(&spec.group, &spec.cell.to_string(), &spec.limits) {
+            Ok(groups) => Some(groups),
+            Err(_) if spec.waive_limits => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(groups) = &groups {
+            record.groups = groups.paths().to_vec();
+            record.in_force = groups.read_back();
+            publish(&spec.run_dir.join("shim.json"), &record)?;
+            if record.in_force.is_none() && !spec.waive_limits {
+                return Err(Error::Limits(
+                    "the kernel does not show all of them as applied".to_owned(),
+                ));
+            }
+        }
+        abbey_launch::become_subreaper().map_err(Error::file("adopt", "orphans"))?;
+        let (launch, pipes) = prepare(spec, groups.as_ref())?;
+        let child = abbey_launch::spawn(&launch).map_err(|e| Error::File {
+            what: e.stage,
+            path: spec.argv.first().map_or_else(Default::default, Into::into),
+            source: e.source,
+        })?;
+        drop(launch);
+        record.child = identity::identify(child.pid);
+        publish(&spec.run_dir.join("shim.json"), &record)?;
+        let ready_until = spec
+            .ready_within
+            .map(|within| Instant::now() + within.to_std());
+        let [stdout, stderr, ready_pipe] = pipes;
+        Ok(move |spec: CellSpec| Shim {
+            generation,
+            groups,
+            child,
+            output: vec![("out", Some(stdout)), ("err", Some(stderr))],
+            ready: ready_until.is_none(),
+            ready_pipe: ready_until.map(|_| ready_pipe),
+            ready_until,
+            stopping: None,
+            killed: false,
+            exit: None,
+            control,
+            door,
+            log,
+            spec,
+        })
+    }
+
+    fn serve(&mut self) {
+        loop {
+            self.reap();
+            if let Some(exit) = self.exit.take() {
+                self.finish(exit);
+                return;
+            }
+            self.deadlines();
+            if self.wait().is_err() {
+                // Without poll the shim is blind; end the cell rather than lose sight of it.
+                self.kill();
+            }
+            self.pump();
+            self.answer();
+            if let Some(door) = &mut self.door {
+                door.turn();
+            }
+        }
+    }
+
+    /// Waits for anything to happen.
+    fn wait(&mut self) -> io::Result<()> {
+        let next = [self.stopping, self.ready_until.filter(|_| !self.ready)]
+            .into_iter()
+            .flatten()
+            .min();
+        // The ordinary wait is bounded as a safety net only; everything wakes by descriptor.
+        let patience = next.map_or(Duration::from_secs(30), |at| {
+            at.saturating_duration_since(Instant::now())
+        });
+        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+        let mut fds = vec![
+            PollFd::new(&self.child.pidfd, PollFlags::IN),
+            PollFd::new(&self.control, PollFlags::IN),
+        ];
+        fds.extend(
+            self.output
+                .iter()
+                .filter_map(|(_, fd)| fd.as_ref())
+                .map(|fd| PollFd::new(fd, PollFlags::IN)),
+        );
+        fds.extend(
+            self.ready_pipe
+                .as_ref()
+                .map(|fd| PollFd::new(fd, PollFlags::IN)),
+        );
+        if let Some(door) = &self.door {
+            door.watch(&mut fds);
+        }
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Moves output into the log and hears the announcement of readiness.
+    fn pump(&mut self) {
+        let mut buffer = [0u8; 8192];
+        for (stream, slot) in &mut self.output {
+            let Some(fd) = slot else { continue };
+            loop {
+                match rustix::io::read(&*fd, &mut buffer) {
+                    Ok(0) => {
+                        *slot = None;
+                        break;
+                    }
+                    Ok(n) => self.log.take(stream, &buffer[..n], now()),
+                    Err(_) => break,
+                }
+            }
+        }
+        if let Some(fd) = &self.ready_pipe {
+            match rustix::io::read(fd, &mut buffer) {
+                Ok(n) => {
+                    self.ready |= buffer[..n].contains(&b'\n');
+                    if n == 0 || self.ready {
+                        self.ready_pipe = None;
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(_) => self.ready_pipe = None,
+            }
+        }
+    }
+
+    fn answer(&mut self) {
+        while let Ok((stream, _)) = self.control.accept() {
+            // One short exchange; a slow caller is cut off rather than waited for.
+            let _closed = self.exchange(&stream);
+        }
+    }
+
+    fn exchange(&mut self, mut stream: &UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+        stream.set_write_timeout(Some(Duration::from_millis(500)))?;
+        let mut line = Vec::new();
+        let mut byte = [0u8; 256];
+        while !line.contains(&b'\n') && line.len() < 4096 {
+            let n = stream.read(&mut byte)?;
+            if n == 0 {
+                break;
+            }
+            line.extend_from_slice(&byte[..n]);
+        }
+        match serde_json::from_slice(&line)? {
+            Request::Status => {}
+            Request::Stop { grace } => self.ask_to_stop(grace),
+        }
+        let status = Status {
+            generation: self.generation,
+            digest: self.spec.digest.clone(),
+            ready: self.ready,
+            stopping: self.stopping.is_some(),
+        };
+        let mut answer = serde_json::to_vec(&status)?;
+        answer.push(b'\n');
+        stream.write_all(&answer)
+    }
+
+    fn ask_to_stop(&mut self, grace: Millis) {
+        if self.stopping.is_none() {
+            self.stopping = Some(Instant::now() + grace.to_std());
+            // The whole group of the child: it may be a launcher of something else.
+            if let Some(group) = Pid::from_raw(self.child.pid) {
+                let _gone_already = rustix::process::kill_process_group(group, Signal::TERM);
+            }
+        }
+    }
+
+    fn deadlines(&mut self) {
+        let now = Instant::now();
+        if self.stopping.is_some_and(|at| now >= at) && !self.killed {
+            self.killed = true;
+            self.kill();
+        }
+        if !self.ready && self.ready_until.is_some_and(|at| now >= at) {
+            self.exit = Some(ExitKind::NotReady);
+        }
+    }
+
+    /// Ends the child and everything below it.
+    fn kill(&self) {
+        let _gone_already = rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        if let Some(groups) = &self.groups {
+            let _survivors_are_reported_later = groups.kill(Duration::from_secs(5));
+        } else {
+            self.kill_descendants();
+        }
+    }
+
+    /// Without control groups: we are the reaper of every orphan below us, so children found here
+    /// until none is left are all there were.
+    fn kill_descendants(&self) {
+        let me = std::process::id();
+        for _ in 0..200 {
+            let listed =
+                fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap_or_default();
+            let pids: Vec<Pid> = listed
+                .split_whitespace()
+                .filter_map(|p| Pid::from_raw(p.parse().ok()?))
+                .collect();
+            if pids.is_empty() {
+                return;
+            }
+            for pid in pids {
+                let _gone_already = rustix::process::kill_process(pid, Signal::KILL);
+            }
+            while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Collects ended children; the main one decides how the cell ended.
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid.as_raw_nonzero().get() != self.child.pid {
+                continue;
+            }
+            let ran_out = self.groups.as_ref().is_some_and(Groups::ran_out_of_memory);
+            self.exit = Some(match (status.exit_status(), status.terminating_signal()) {
+                _ if self.killed => ExitKind::Killed,
+                _ if self.stopping.is_some() => ExitKind::Stopped,
+                (_, Some(9)) if ran_out => ExitKind::OutOfMemory,
+                (Some(code), _) => ExitKind::Code { code },
+                (None, Some(signal)) => ExitKind::Signal { signal },
+                (None, None) => ExitKind::Lost,
+            });
+        }
+    }
+
+    /// Makes sure that nothing is left, then says how it ended. The record comes last: it means
+    /// that the cell's processes are gone.
+    fn finish(&mut self, exit: ExitKind) {
+        self.kill();
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+        self.pump();
+        self.log.flush(now());
+        if let Some(groups) = &self.groups {
+            let _swept_by_the_house = groups.kill(Duration::from_secs(5));
+            let _swept_by_the_house = groups.remove();
+        }
+        let record = ExitRecord {
+            generation: self.generation,
+            exit,
+            ended_at: now(),
+        };
+        let _disk_full = publish(&self.spec.run_dir.join("exit.json"), &record);
+        let _gone_already = fs::remove_file(self.spec.run_dir.join("control.sock"));
+    }
+}
+
+fn listen(path: &Path) -> Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let _stale = fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(Error::file("listen on", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(Error::file("protect", path))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(Error::file("listen on", path))?;
+    Ok(listener)
+}
+
+/// The launch and our ends of its pipes: output, errors, readiness.
+fn prepare(spec: &CellSpec, groups: Option<&Groups>) -> Result<(abbey_launch::Spec, [OwnedFd; 3])> {
+    let pipe = || {
+        let flags = rustix::pipe::PipeFlags::CLOEXEC;
+        let (reader, writer) =
+            rustix::pipe::pipe_with(flags).map_err(|e| Error::file("make", "pipe")(e.into()))?;
+        rustix::io::ioctl_fionbio(reader.as_fd(), true)
+            .map_err(|e| Error::file("make", "pipe")(e.into()))?;
+        Ok((reader, writer))
+    };
+    let ((out, out_child), (err, err_child), (ready, ready_child)) = (pipe()?, pipe()?, pipe()?);
+    let null = fs::File::open("/dev/null").map_err(Error::file("open", "/dev/null"))?;
+    let open = |path: &Path| fs::File::open(path).map(OwnedFd::from);
+    let program = match &spec.program {
+        Program::Own => {
+            let own = Path::new("/proc/self/exe");
+            abbey_launch::Program::File(open(own).map_err(Error::file("open", own))?)
+        }
+        Program::Path(path) => {
+            let search = spec
+                .env
+                .iter()
+                .find(|(k, _)| k == "PATH")
+                .map_or("", |(_, v)| v.as_str());
+            let found =
+                find_program(&path.to_string_lossy(), search, &spec.cwd).ok_or_else(|| {
+                    Error::file("find", path)(io::Error::from(io::ErrorKind::NotFound))
+                })?;
+            abbey_launch::Program::Path(
+                text(found.as_os_str().as_encoded_bytes())?,
+                open(&found).ok(),
+            )
+        }
+    };
+    let mut env: Vec<(String, String)> = spec.env.clone();
+    if spec.ready_within.is_some() {
+        env.push(("ABBEY_READY_FD".to_owned(), "3".to_owned()));
+    }
+    let launch = abbey_launch::Spec {
+        program,
+        argv: spec
+            .argv
+            .iter()
+            .map(|a| text(a.as_bytes()))
+            .collect::<Result<_>>()?,
+        env: env
+            .iter()
+            .map(|(k, v)| text(format!("{k}={v}").as_bytes()))
+            .collect::<Result<_>>()?,
+        cwd: text(spec.cwd.as_os_str().as_encoded_bytes())?,
+        user: spec.uid,
+        cgroups: groups
+            .map(Groups::entrances)
+            .transpose()?
+            .unwrap_or_default(),
+        rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
+        fds: vec![OwnedFd::from(null), out_child, err_child, ready_child],
+        new_session: true,
+        dies_with_parent: true,
+    };
+    Ok((launch, [out, err, ready]))
+}

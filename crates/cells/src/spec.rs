@@ -1,0 +1,80 @@
+//! What a shim is told, and the record that it keeps.
+
+use abbey_model::{CellKind, CellName, Generation, Limits, Millis, ProcessIdentity, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The program of a cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    /// The binary of the shim itself, whatever became of its file.
+    Own,
+    /// A program by absolute path.
+    Path(PathBuf),
+}
+
+/// A port inside the cell that leads to the house's socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Door {
+    /// Port on 127.0.0.1.
+    pub port: u16,
+    /// The house's Unix socket.
+    pub socket: PathBuf,
+}
+
+/// Everything that one boot of a cell needs. Sent to the shim over a pipe, never in arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellSpec {
+    /// Whose cell.
+    pub cell: CellName,
+    /// Kind of isolation.
+    pub kind: CellKind,
+    /// Digest of what a restart is needed for.
+    pub digest: String,
+    /// The program.
+    pub program: Program,
+    /// Arguments, the first being the name.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// User of the cell; none shares the house's.
+    pub uid: Option<u32>,
+    /// Ceilings.
+    pub limits: Limits,
+    /// Whether the cell may run without enforced limits.
+    pub waive_limits: bool,
+    /// The door, if the cell has one.
+    pub door: Option<Door>,
+    /// Time for the child to announce readiness on descriptor 3; none means ready at once.
+    pub ready_within: Option<Millis>,
+    /// Directory of records and the control socket.
+    pub run_dir: PathBuf,
+    /// Directory of logs.
+    pub log_dir: PathBuf,
+    /// Name of the house's control group.
+    pub group: String,
+    /// Texts to keep out of the logs.
+    pub secrets: Vec<String>,
+}
+
+/// What the shim writes down about a boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Which boot.
+    pub generation: Generation,
+    /// Digest of the specification.
+    pub digest: String,
+    /// The shim.
+    pub shim: ProcessIdentity,
+    /// The child; absent until it runs.
+    pub child: Option<ProcessIdentity>,
+    /// When the shim began.
+    pub started_at: Timestamp,
+    /// Control groups of the cell.
+    pub groups: Vec<PathBuf>,
+    /// Limits that were read back from the kernel; absent when they are waived or unsupported.
+    pub in_force: Option<Limits>,
+}

@@ -1,0 +1,253 @@
+//! The activity chain: each entry hashes the one before it.
+//!
+//! Entry = canonical JSON (RFC 8785) of `seq, at, actor, action, entity, detail`; `hash` =
+//! SHA-256 of the previous hash (in hexadecimal) and the entry; the first `prev` is 64 zeros.
+
+use abbey_model::Timestamp;
+use ed25519_dalek::{Signature, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// `prev` of the first entry.
+pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Number, from 1, without gaps.
+    pub seq: u64,
+    /// When, by the store's clock.
+    pub at: Timestamp,
+    /// Who, from authentication.
+    pub actor: String,
+    /// What was done, `noun.verb`.
+    pub action: String,
+    /// To what.
+    pub entity: String,
+    /// Details, redacted.
+    pub detail: Value,
+    /// Hash of the entry before.
+    pub prev: String,
+    /// Hash of this one.
+    pub hash: String,
+}
+
+/// Outcome of a check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Whether everything fits.
+    pub ok: bool,
+    /// Entries checked.
+    pub entries: u64,
+    /// Hash of the newest.
+    pub head: String,
+    /// First entry that does not fit.
+    pub first_bad: Option<u64>,
+    /// Signed checkpoints checked.
+    pub checkpoints: u64,
+    /// What is wrong with it, for people.
+    pub why: Option<String>,
+}
+
+/// A signed statement that the chain had this head.
+#[derive(Debug, Clone)]
+pub(crate) struct Checkpoint {
+    pub(crate) seq: u64,
+    pub(crate) hash: String,
+    pub(crate) signature: Vec<u8>,
+}
+
+/// Canonical JSON.
+///
+/// # Errors
+/// For values that have no such form (none of ours).
+pub fn canonical(value: &Value) -> Result<String, crate::Error> {
+    serde_json_canonicalizer::to_string(value).map_err(|e| crate::Error::Row(e.to_string()))
+}
+
+/// Hash of an entry with these parts.
+///
+/// # Errors
+/// As [`canonical`].
+pub fn entry_hash(
+    prev: &str,
+    seq: u64,
+    at: Timestamp,
+    actor: &str,
+    action: &str,
+    entity: &str,
+    detail: &Value,
+) -> Result<String, crate::Error> {
+    let entry = serde_json::json!({
+        "seq": seq, "at": at.0, "actor": actor, "action": action, "entity": entity, "detail": detail,
+    });
+    let mut hash = Sha256::new();
+    hash.update(prev.as_bytes());
+    hash.update(canonical(&entry)?.as_bytes());
+    Ok(hex(&hash.finalize()))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for b in bytes {
+        text.push(DIGITS[usize::from(b >> 4)] as char);
+        text.push(DIGITS[usize::from(b & 15)] as char);
+    }
+    text
+}
+
+/// Text that a checkpoint signs.
+pub(crate) fn checkpoint_text(seq: u64, hash: &str) -> String {
+    format!("abbey checkpoint 1\n{seq}\n{hash}\n")
+}
+
+/// Checks entries in order against each other and against signed checkpoints. A checkpoint beyond
+/// the last entry means that the end was cut off.
+pub fn verify(
+    entries: impl Iterator<Item = Result<Entry, crate::Error>>,
+    known_head: u64,
+    key: Option<&VerifyingKey>,
+    checkpoints: &[(u64, String, Vec<u8>)],
+) -> Result<Verdict, crate::Error> {
+    let mut verdict = Verdict {
+        ok: true,
+        entries: 0,
+        head: GENESIS.to_owned(),
+        first_bad: None,
+        checkpoints: 0,
+        why: None,
+    };
+    let mut marks = checkpoints
+        .iter()
+        .map(|(seq, hash, signature)| Checkpoint {
+            seq: *seq,
+            hash: hash.clone(),
+            signature: signature.clone(),
+        })
+        .peekable();
+    let bad = |mut verdict: Verdict, seq: u64, why: String| {
+        verdict.ok = false;
+        verdict.first_bad = Some(seq);
+        verdict.why = Some(why);
+        verdict
+    };
+    for entry in entries {
+        let entry = entry?;
+        let expected = verdict.entries + 1;
+        if entry.seq != expected {
+            return Ok(bad(
+                verdict,
+                expected,
+                format!("entry {expected} is missing"),
+            ));
+        }
+        if entry.prev != verdict.head {
+            return Ok(bad(
+                verdict,
+                entry.seq,
+                "it does not continue the entry before it".to_owned(),
+            ));
+        }
+        let hash = entry_hash(
+            &entry.prev,
+            entry.seq,
+            entry.at,
+            &entry.actor,
+            &entry.action,
+            &entry.entity,
+            &entry.detail,
+        )?;
+        if hash != entry.hash {
+            return Ok(bad(
+                verdict,
+                entry.seq,
+                "its content does not fit its hash".to_owned(),
+            ));
+        }
+        while let Some(mark) = marks.next_if(|m| m.seq == entry.seq) {
+            let signed = key.is_some_and(|key| {
+                Signature::from_slice(&mark.signature).is_ok_and(|s| {
+                    key.verify_strict(checkpoint_text(mark.seq, &mark.hash).as_bytes(), &s)
+                        .is_ok()
+                })
+            });
+            if !signed || mark.hash != entry.hash {
+                return Ok(bad(
+                    verdict,
+                    entry.seq,
+                    "the signed checkpoint does not fit".to_owned(),
+                ));
+            }
+            verdict.checkpoints += 1;
+        }
+        verdict.entries = entry.seq;
+        verdict.head = entry.hash;
+    }
+    let cut = marks
+        .peek()
+        .map(|m| m.seq)
+        .or((known_head > verdict.entries).then_some(known_head));
+    if let Some(seq) = cut {
+        let at = verdict.entries + 1;
+        return Ok(bad(
+            verdict,
+            at,
+            format!("the chain was cut: entry {seq} is known to have existed"),
+        ));
+    }
+    Ok(verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn chain(n: u64) -> Vec<Entry> {
+        let mut prev = GENESIS.to_owned();
+        (1..=n)
+            .map(|seq| {
+                let detail = json!({ "b": seq, "a": "ž" });
+                let hash =
+                    entry_hash(&prev, seq, Timestamp(5), "operator", "x.y", "e", &detail).unwrap();
+                let entry = Entry {
+                    seq,
+                    at: Timestamp(5),
+                    actor: "operator".into(),
+                    action: "x.y".into(),
+                    entity: "e".into(),
+                    detail,
+                    prev: prev.clone(),
+                    hash: hash.clone(),
+                };
+                prev = hash;
+                entry
+            })
+            .collect()
+    }
+
+    fn check(entries: Vec<Entry>, head: u64) -> Option<u64> {
+        verify(entries.into_iter().map(Ok), head, None, &[])
+            .unwrap()
+            .first_bad
+    }
+
+    #[test]
+    fn change_removal_reorder_and_a_cut_are_found() {
+        assert_eq!(check(chain(9), 9), None);
+        let mut changed = chain(9);
+        changed[4].actor = "agent:x".into();
+        assert_eq!(check(changed, 9), Some(5));
+        let mut removed = chain(9);
+        removed.remove(3);
+        assert_eq!(check(removed, 9), Some(4));
+        let mut swapped = chain(9);
+        swapped.swap(2, 3);
+        assert_eq!(check(swapped, 9), Some(3));
+        let mut cut = chain(9);
+        cut.truncate(7);
+        assert_eq!(check(cut, 9), Some(8));
+    }
+}

@@ -1,0 +1,142 @@
+//! What can go wrong with the state of the house.
+
+use abbey_engine::{budget, task};
+use abbey_model::{FaultKind, Slug};
+use std::path::PathBuf;
+
+/// Result of an operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an operation was not done. Nothing of it is written then.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state machine refused.
+    #[error(transparent)]
+    Task(#[from] task::Refusal),
+    /// A budget refused.
+    #[error(transparent)]
+    Budget(#[from] budget::Refusal),
+    /// The named thing does not exist.
+    #[error("there is no {what} `{name}`")]
+    NotFound {
+        /// Kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The caller looked at an older version.
+    #[error("{what} changed meanwhile: you saw version {seen}, it is now {current}; read it again")]
+    Stale {
+        /// What.
+        what: String,
+        /// Version that the caller saw.
+        seen: u64,
+        /// Version now.
+        current: u64,
+    },
+    /// The same idempotency key came with another request.
+    #[error("the idempotency key `{0}` was used for a different request")]
+    KeyReused(String),
+    /// The agent works at its limit.
+    #[error("{agent} already has {running} runs, its most at once")]
+    Busy {
+        /// Which agent.
+        agent: Slug,
+        /// How many runs it has.
+        running: u32,
+    },
+    /// A call for a run that no live lease stands behind.
+    #[error("no live lease stands behind run {0}")]
+    NoLease(String),
+    /// No space is left.
+    #[error("no space is left for the state in `{0}`; free some, nothing was lost")]
+    DiskFull(PathBuf),
+    /// The file is not a sound database of this house.
+    #[error(
+        "the state file `{path}` is damaged: {why}; stop the house, keep the file, and use `abbey restore`"
+    )]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file was written by a newer version.
+    #[error(
+        "the state file `{path}` has format {found}, this version knows {known}; use a newer abbey"
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// Newest known format.
+        known: i64,
+    },
+    /// The bundled database is too old.
+    #[error("SQLite {0} has a fault that can damage state; 3.51.3 or newer is needed")]
+    OldSqlite(String),
+    /// A file could not be used.
+    #[error("could not {what} `{path}`")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database failed.
+    #[error("the database failed")]
+    Sql(#[source] rusqlite::Error),
+    /// A row does not hold what the schema promises.
+    #[error("a row of the database is not readable: {0}")]
+    Row(String),
+    /// The time zone is not known.
+    #[error("`{0}` is not a known time zone")]
+    TimeZone(String),
+    /// The store has been closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Error::Sql(error)
+    }
+}
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Error::Row(error.to_string())
+    }
+}
+
+impl Error {
+    /// What a caller can do about it.
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Error::Task(refusal) => match refusal {
+                task::Refusal::NotAllowed { .. } => FaultKind::Forbidden,
+                task::Refusal::Illegal { .. }
+                | task::Refusal::Held { .. }
+                | task::Refusal::Fenced { .. }
+                | task::Refusal::LeaseOver { .. }
+                | task::Refusal::NotDue => FaultKind::Conflict,
+            },
+            Error::Budget(_) => FaultKind::Limit,
+            Error::NotFound { .. } => FaultKind::NotFound,
+            Error::Stale { .. } => FaultKind::Stale,
+            Error::KeyReused(_) | Error::Busy { .. } | Error::NoLease(_) => FaultKind::Conflict,
+            Error::DiskFull(_) => FaultKind::Host,
+            Error::TimeZone(_) => FaultKind::Invalid,
+            Error::Closed => FaultKind::Unavailable,
+            Error::Corrupt { .. }
+            | Error::Newer { .. }
+            | Error::OldSqlite(_)
+            | Error::File { .. }
+            | Error::Sql(_)
+            | Error::Row(_) => FaultKind::Internal,
+        }
+    }
+}

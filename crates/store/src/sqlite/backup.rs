@@ -1,0 +1,82 @@
+//! Copies of the whole state, and its digest.
+
+use super::house::json_or_text;
+use crate::chain::{canonical, hex};
+use crate::{Error, Result};
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use std::time::Duration;
+
+/// Pages copied between two pauses of the online backup.
+const PAGES: i32 = 512;
+
+/// Copies the state while the house runs; published by rename.
+pub(super) fn copy(db: &Connection, to: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let file = |what: &'static str| {
+        move |source| Error::File {
+            what,
+            path: to.to_owned(),
+            source,
+        }
+    };
+    let temporary = to.with_extension("partial");
+    let _left_by_a_crash = std::fs::remove_file(&temporary);
+    {
+        let mut target = Connection::open(&temporary)?;
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
+            .map_err(file("protect"))?;
+        rusqlite::backup::Backup::new(db, &mut target)?.run_to_completion(
+            PAGES,
+            Duration::from_millis(1),
+            None,
+        )?;
+        // One file, complete in itself.
+        target.pragma_update(None, "journal_mode", "DELETE")?;
+    }
+    std::fs::File::open(&temporary)
+        .and_then(|f| f.sync_all())
+        .map_err(file("flush"))?;
+    std::fs::rename(&temporary, to).map_err(file("publish"))
+}
+
+/// SHA-256 over every row of every table but credentials, as canonical JSON, in key order.
+pub(super) fn state_hash(db: &Connection) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut names = db.prepare(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name != 'tokens' ORDER BY name",
+    )?;
+    let names: Vec<String> = names
+        .query_map([], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for table in names {
+        // Table names come from our own schema.
+        let mut statement = db.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2"))?;
+        let columns: Vec<String> = statement
+            .column_names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let mut object = json!({ "table": table });
+            for (i, column) in columns.iter().enumerate() {
+                object[column] = match row.get_ref(i)? {
+                    ValueRef::Null => Value::Null,
+                    ValueRef::Integer(n) => json!(n.to_string()),
+                    ValueRef::Real(x) => json!(x.to_string()),
+                    ValueRef::Text(bytes) => {
+                        json_or_text(String::from_utf8_lossy(bytes).into_owned())
+                    }
+                    ValueRef::Blob(bytes) => json!(hex(bytes)),
+                };
+            }
+            hash.update(canonical(&object)?.as_bytes());
+            hash.update(b"\n");
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}

@@ -1,0 +1,155 @@
+//! Opening the state file: sound, of a known format, with the right promises about durability.
+
+use crate::chain::GENESIS;
+use crate::{Clock, Error, Result};
+use abbey_model::{Redactor, Timestamp};
+use ed25519_dalek::SigningKey;
+use rusqlite::{Connection, OptionalExtension};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// `user_version` of each migration, in order; a new format is one more entry.
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+/// First SQLite without the WAL-reset fault (sqlite.org/wal.html, "walresetbug").
+const SQLITE_LEAST: i32 = 3_051_003;
+/// Marks the file as ours: the letters ABBY.
+const APPLICATION_ID: i32 = 0x4142_4259;
+
+/// How to open a store.
+pub struct Options {
+    /// The state file.
+    pub path: PathBuf,
+    /// The clock that decides leases.
+    pub clock: Arc<dyn Clock>,
+    /// Keeps secrets out of the log.
+    pub redactor: Arc<std::sync::RwLock<Redactor>>,
+    /// Key that signs checkpoints, 32 bytes.
+    pub signing_key: [u8; 32],
+    /// Called when a flush failed: the state on disk is unknown and the process must end.
+    pub on_fatal: Box<dyn FnOnce(&str) + Send>,
+}
+
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) newest: Timestamp,
+    pub(super) head: (u64, String),
+    pub(super) key: SigningKey,
+}
+
+pub(super) fn open(options: &Options) -> Result<Opened> {
+    if rusqlite::version_number() < SQLITE_LEAST {
+        return Err(Error::OldSqlite(rusqlite::version().to_owned()));
+    }
+    let path = &options.path;
+    let existed = path.metadata().map(|m| m.len() > 0).unwrap_or(false);
+    let corrupt = |why: String| Error::Corrupt {
+        path: path.clone(),
+        why,
+    };
+    let connection = Connection::open(path).map_err(|e| corrupt(e.to_string()))?;
+    restrict(path)?;
+    prepare(&connection).map_err(|e| match e.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => Error::DiskFull(path.clone()),
+        _ => corrupt(e.to_string()),
+    })?;
+    let format: i64 = connection
+        .pragma_query_value(None, "user_version", |r| r.get(0))
+        .map_err(|e| corrupt(e.to_string()))?;
+    let id: i32 = connection
+        .pragma_query_value(None, "application_id", |r| r.get(0))
+        .map_err(|e| corrupt(e.to_string()))?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if format > known {
+        return Err(Error::Newer {
+            path: path.clone(),
+            found: format,
+            known,
+        });
+    }
+    if existed && format == 0 && (id != 0 || has_tables(&connection)?) {
+        return Err(corrupt("it is a database, but not of a house".to_owned()));
+    }
+    if existed && format > 0 {
+        let check: String = connection
+            .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
+            .map_err(|e| corrupt(e.to_string()))?;
+        if check != "ok" {
+            return Err(corrupt(check));
+        }
+    }
+    migrate(&connection, format).map_err(|e| match e.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => Error::DiskFull(path.clone()),
+        _ => Error::Sql(e),
+    })?;
+    let key = SigningKey::from_bytes(&options.signing_key);
+    let public = crate::chain::hex(key.verifying_key().as_bytes());
+    connection.execute(
+        "INSERT OR IGNORE INTO meta VALUES ('public_key', ?1)",
+        [&public],
+    )?;
+    let newest: Option<i64> = connection
+        .query_row("SELECT max(at) FROM (SELECT max(at) at FROM activity UNION ALL SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'newest')", [], |r| r.get(0))
+        .optional()?
+        .flatten();
+    let head = connection
+        .query_row(
+            "SELECT seq, hash FROM activity ORDER BY seq DESC LIMIT 1",
+            [],
+            |r| Ok((r.get(0)?, r.get(1)?)),
+        )
+        .optional()?
+        .unwrap_or((0, GENESIS.to_owned()));
+    Ok(Opened {
+        connection,
+        newest: Timestamp(newest.unwrap_or(0)),
+        head,
+        key,
+    })
+}
+
+/// Settings that every connection of ours has.
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    // No memory map: a truncated file would be a signal instead of an error.
+    connection.pragma_update(None, "mmap_size", 0)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 2000)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn has_tables(connection: &Connection) -> Result<bool> {
+    Ok(
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| {
+            r.get::<_, i64>(0)
+        })? > 0,
+    )
+}
+
+fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {
+    for (n, sql) in MIGRATIONS
+        .iter()
+        .enumerate()
+        .skip(usize::try_from(from).unwrap_or(0))
+    {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {sql} PRAGMA user_version = {}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;", n + 1
+        ))?;
+    }
+    Ok(())
+}
+
+/// Only the house reads its state.
+fn restrict(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(|source| {
+        Error::File {
+            what: "protect",
+            path: path.to_owned(),
+            source,
+        }
+    })
+}

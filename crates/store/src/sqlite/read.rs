@@ -1,0 +1,80 @@
+//! Read-only connections beside the writer, each on a thread of its own.
+
+use crate::{Error, Reply, Result};
+use rusqlite::{Connection, OpenFlags};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Readers; two cores gain nothing from more.
+const READERS: usize = 2;
+/// Most reads waiting.
+const QUEUE_MAX: usize = 4096;
+
+type Job = Box<dyn FnOnce(&Connection) + Send>;
+
+pub(super) struct Readers {
+    queue: Option<SyncSender<Job>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Readers {
+    pub(super) fn open(path: &Path) -> Result<Readers> {
+        let (queue, jobs) = sync_channel::<Job>(QUEUE_MAX);
+        let jobs = Arc::new(Mutex::new(jobs));
+        let mut threads = Vec::new();
+        for _ in 0..READERS {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(std::time::Duration::from_secs(5))?;
+            connection.set_prepared_statement_cache_capacity(64);
+            let jobs = Arc::clone(&jobs);
+            let thread = std::thread::Builder::new()
+                .name("store-reader".to_owned())
+                .spawn(move || serve(&connection, &jobs))
+                .map_err(|source| Error::File {
+                    what: "start a reader of",
+                    path: path.to_owned(),
+                    source,
+                })?;
+            threads.push(thread);
+        }
+        Ok(Readers {
+            queue: Some(queue),
+            threads,
+        })
+    }
+
+    pub(super) fn submit<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        let (sender, reply) = Reply::new();
+        let job: Job = Box::new(move |connection| {
+            let _caller_gone = sender.send(op(connection));
+        });
+        if let Some(queue) = &self.queue {
+            let _closed = queue.send(job);
+        }
+        reply
+    }
+}
+
+fn serve(connection: &Connection, jobs: &Mutex<Receiver<Job>>) {
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match next {
+            Ok(job) => job(connection),
+            Err(_) => return,
+        }
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        for thread in self.threads.drain(..) {
+            let _panicked = thread.join();
+        }
+    }
+}

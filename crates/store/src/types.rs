@@ -1,0 +1,432 @@
+//! What goes into the store's operations and what comes out.
+
+use abbey_engine::admission::{AgentFact, Route};
+use abbey_engine::matcher::Match;
+use abbey_engine::supervision::History;
+use abbey_engine::task::Phase;
+use abbey_model::{
+    Amounts, EndReason, Generation, LeaseToken, Metric, Millis, Principal, Priority, ResultSource,
+    RunId, RunState, SagaId, Scope, Slug, TaskId, TaskRef, TaskState, Timestamp, ToolPolicy,
+    Window,
+};
+use allocation::Allocation;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The allocator's rows as the store keeps them: text, so that the store knows no planner.
+pub mod allocation {
+    use serde::{Deserialize, Serialize};
+
+    /// One allocation.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Allocation {
+        /// Kind of resource.
+        pub kind: String,
+        /// The thing.
+        pub value: String,
+        /// Its owner.
+        pub owner: String,
+        /// What for.
+        pub purpose: String,
+    }
+}
+
+/// What admission needs beside the ledger.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    /// Match of the text against every skill of the house.
+    pub fit: Match,
+    /// The agents; their budgets are filled in by the store.
+    pub agents: Vec<AgentFact>,
+}
+
+/// A task to be added.
+#[derive(Debug, Clone)]
+pub struct NewTask {
+    /// What is to be done.
+    pub text: String,
+    /// Who adds it.
+    pub author: Principal,
+    /// Who is to do it; anybody fit when absent.
+    pub assignee: Option<Slug>,
+    /// Lane.
+    pub priority: Priority,
+    /// Limits of its own, over all runs.
+    pub budget: Amounts,
+    /// Narrows the agent's policy.
+    pub policy: Option<ToolPolicy>,
+    /// Key and digest of the request.
+    pub idempotency: Option<(String, String)>,
+    /// For admission.
+    pub intake: Intake,
+}
+
+/// Outcome of adding.
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// The task.
+    pub task: TaskRow,
+    /// Whether it is new; false when the key was known.
+    pub new: bool,
+}
+
+/// A claim.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Which task.
+    pub task: TaskRef,
+    /// Who claims.
+    pub agent: Slug,
+    /// Boot of the claimant's cell.
+    pub generation: Generation,
+    /// Length of the lease.
+    pub ttl: Millis,
+    /// Wall time of the run.
+    pub wall: Millis,
+    /// Most runs of this agent at once.
+    pub runs_max: u32,
+    /// Version of the task that the claimant saw.
+    pub seen: Option<u64>,
+    /// Model of the manifest and after overrides.
+    pub configured_model: Option<String>,
+    /// Model that calls will go to.
+    pub effective_model: Option<String>,
+    /// Digest of the charter.
+    pub charter_hash: Option<String>,
+}
+
+/// A granted claim.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The task, running.
+    pub task: TaskRow,
+    /// The new run.
+    pub run: RunId,
+    /// The right.
+    pub lease: LeaseView,
+}
+
+/// A lease as its holder sees it: durations, no instants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseView {
+    /// Fencing token.
+    pub token: LeaseToken,
+    /// Time until it ends.
+    pub ttl: Millis,
+}
+
+/// Proof of a right: who and with which token.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    /// The agent, from authentication.
+    pub agent: Slug,
+    /// Its token.
+    pub token: LeaseToken,
+    /// Length of the lease when renewed.
+    pub ttl: Millis,
+}
+
+/// What a worker reports of its run; absent fields stay as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunFacts {
+    /// Digest of the assembled prompt.
+    pub prompt_hash: Option<String>,
+    /// Digest of the skill that ran.
+    pub skill_hash: Option<String>,
+    /// First byte of the run in the session file.
+    pub session_start: Option<u64>,
+    /// First byte after it.
+    pub session_end: Option<u64>,
+    /// Tool calls with a receipt.
+    pub receipts: Option<u32>,
+    /// Whether the result claims actions without a receipt.
+    pub flagged: Option<bool>,
+}
+
+/// A result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// For people.
+    pub text: String,
+    /// Where it came from.
+    pub source: ResultSource,
+    /// For programs.
+    #[serde(default)]
+    pub data: Value,
+}
+
+/// A failure as its worker tells it.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Why.
+    pub reason: EndReason,
+    /// For people.
+    pub text: String,
+}
+
+/// A task as it stands.
+#[derive(Debug, Clone)]
+pub struct TaskRow {
+    /// Identifier.
+    pub id: TaskId,
+    /// Short number.
+    pub number: u64,
+    /// What is to be done.
+    pub text: String,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Who is to do it, once decided.
+    pub assignee: Option<Slug>,
+    /// Whether the author named the assignee.
+    pub pinned: bool,
+    /// Lane.
+    pub priority: Priority,
+    /// Who added it.
+    pub author: Principal,
+    /// Runs so far.
+    pub attempts: u32,
+    /// Newest fencing token.
+    pub token: LeaseToken,
+    /// How the work is done.
+    pub route: Route,
+    /// Narrows the agent's policy.
+    pub policy: Option<ToolPolicy>,
+    /// The result, once there is one.
+    pub result: Option<Outcome>,
+    /// Last word of a failed run.
+    pub failure: Option<String>,
+    /// Grows with every change.
+    pub version: u64,
+    /// When it was added.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+impl TaskRow {
+    /// The state without its data.
+    pub const fn state(&self) -> TaskState {
+        self.phase.state()
+    }
+}
+
+/// Which tasks.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    /// Only in these states; all when empty.
+    pub states: Vec<TaskState>,
+    /// Only of this agent.
+    pub assignee: Option<Slug>,
+    /// Only numbers below this one.
+    pub before: Option<u64>,
+    /// Most rows.
+    pub limit: u32,
+}
+
+/// A run as it stands.
+#[derive(Debug, Clone)]
+pub struct RunRow {
+    /// Identifier.
+    pub id: RunId,
+    /// Its task.
+    pub task: TaskId,
+    /// Who works.
+    pub agent: Slug,
+    /// Boot of its cell.
+    pub generation: Generation,
+    /// Where it stands.
+    pub state: RunState,
+    /// Why it ended.
+    pub reason: Option<EndReason>,
+    /// Model of the manifest.
+    pub configured_model: Option<String>,
+    /// Model that calls go to.
+    pub effective_model: Option<String>,
+    /// Model that answered.
+    pub actual_model: Option<String>,
+    /// Input tokens.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Input tokens that the provider had cached.
+    pub cached: u64,
+    /// `none`, `provider` or `unknown`.
+    pub usage_source: String,
+    /// Cost of priced calls.
+    pub cost_nano_usd: u64,
+    /// Whether a call without a known price was among them.
+    pub cost_unknown: bool,
+    /// Digest of the charter.
+    pub charter_hash: Option<String>,
+    /// What the worker reported.
+    pub facts: RunFacts,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A hold for one model call.
+#[derive(Debug, Clone)]
+pub struct CallHold {
+    /// Who calls.
+    pub agent: Slug,
+    /// For which run; the only live one when absent.
+    pub run: Option<RunId>,
+    /// Most that the call can use.
+    pub amounts: Amounts,
+    /// Where the call goes.
+    pub model: String,
+}
+
+/// What a call used.
+#[derive(Debug, Clone)]
+pub enum CallUse {
+    /// The provider said so.
+    Known {
+        /// Input tokens.
+        input: u64,
+        /// Output tokens.
+        output: u64,
+        /// Of the input, cached.
+        cached: u64,
+        /// Cost; none when the price is not known.
+        cost: Option<u64>,
+        /// Model that answered.
+        model: Option<String>,
+    },
+    /// It was forwarded and nothing is known: all that was reserved.
+    Unknown {
+        /// Model that answered, where it said so.
+        model: Option<String>,
+    },
+    /// It was never forwarded.
+    Released,
+}
+
+/// One limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BudgetLimit {
+    /// Whose.
+    pub scope: Scope,
+    /// Of what.
+    pub metric: Metric,
+    /// When it starts again.
+    pub window: Window,
+    /// Most; none only counts.
+    pub limit: Option<u64>,
+    /// Level of warning, percent.
+    pub warn_percent: u8,
+}
+
+/// An activity entry of its own.
+#[derive(Debug, Clone)]
+pub struct Note {
+    /// Who.
+    pub actor: Principal,
+    /// `noun.verb`.
+    pub action: String,
+    /// To what.
+    pub entity: String,
+    /// Details.
+    pub detail: Value,
+}
+
+/// A plan to be made current.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// Its number.
+    pub generation: u64,
+    /// The one it was made against.
+    pub based_on: u64,
+    /// Who.
+    pub actor: Principal,
+    /// Text of the manifest.
+    pub manifest: String,
+    /// Directory of relative paths.
+    pub base_dir: String,
+    /// Digests of what is applied.
+    pub applied: Value,
+    /// Charters by agent.
+    pub charters: Value,
+    /// Steps, for the log.
+    pub steps: Value,
+    /// Every allocation afterwards.
+    pub allocations: Vec<Allocation>,
+    /// Highest uid ever given out.
+    pub newest_uid: u32,
+    /// Limits afterwards.
+    pub budgets: Vec<BudgetLimit>,
+    /// Time zone of the budgets.
+    pub timezone: String,
+}
+
+/// A generation.
+#[derive(Debug, Clone)]
+pub struct GenerationRow {
+    /// Its number.
+    pub generation: u64,
+    /// Text of the manifest.
+    pub manifest: String,
+    /// Directory of relative paths.
+    pub base_dir: String,
+    /// Digests of what is applied.
+    pub applied: Value,
+    /// Charters by agent.
+    pub charters: Value,
+    /// Every allocation.
+    pub allocations: Vec<Allocation>,
+    /// Highest uid ever given out.
+    pub newest_uid: u32,
+    /// When it became current.
+    pub at: Timestamp,
+}
+
+/// A cell's wish and history.
+#[derive(Debug, Clone, Default)]
+pub struct CellRow {
+    /// Whether it is to be up.
+    pub wanted_up: bool,
+    /// Supervision.
+    pub history: History,
+    /// When it was first wanted; anchor of wakes.
+    pub since: Timestamp,
+}
+
+/// A change of a cell's row; absent fields stay.
+#[derive(Debug, Clone, Default)]
+pub struct CellChange {
+    /// New wish, with who wishes.
+    pub wanted_up: Option<(bool, Option<Principal>)>,
+    /// New history, with the activity entry that explains it.
+    pub history: Option<(History, Option<Note>)>,
+}
+
+/// A credential, by hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRow {
+    /// SHA-256 of the credential, hexadecimal.
+    pub hash: String,
+    /// Whose.
+    pub principal: Principal,
+    /// What it is good for: `operator`, `agent`.
+    pub scope: String,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A saga that is not over.
+#[derive(Debug, Clone)]
+pub struct SagaRow {
+    /// Identifier.
+    pub id: SagaId,
+    /// Which saga.
+    pub kind: String,
+    /// About what.
+    pub subject: String,
+    /// Names of its steps.
+    pub steps: Vec<String>,
+    /// Where it stands.
+    pub state: abbey_engine::saga::State,
+}
