@@ -1,1 +1,19 @@
-//! x
+//! What travels between the house and everybody else: documents, routes, problems, and a client.
+//!
+//! Every front end shows these structs; none has a view of its own. Deliberately absent: how
+//! anything is done.
+
+pub mod client;
+mod openapi;
+mod problem;
+pub mod routes;
+mod time;
+mod views;
+
+pub use openapi::openapi;
+pub use problem::{PROBLEM_TYPE, Problem, status_of};
+pub use time::Time;
+pub use views::*;
+
+/// Version of every document.
+pub const VERSION: u32 = 1;

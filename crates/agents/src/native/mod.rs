@@ -1,0 +1,203 @@
+//! The native agent: waits for work, claims it, does it by skill or by model, and reports.
+//!
+//! It runs inside the cell and talks only to the inside door, with its own credential.
+
+mod model;
+mod prompt;
+mod session;
+mod tools;
+mod work;
+
+use abbey_api::client::{Client, Endpoint, Error};
+use abbey_api::{ClaimBody, ClaimDoc, LeaseDoc, OfferDoc, RenewBody, SelfDoc};
+use abbey_model::{FaultKind, Secret};
+use serde_json::{Value, json};
+use session::Session;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use work::{Ending, Work};
+
+/// Longest wait for an offer in one request.
+const POLL: Duration = Duration::from_secs(25);
+/// Pause after a failed exchange: first and longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Why the agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A variable of the cell's environment is missing.
+    #[error("the environment has no `{0}`; a native agent is started by its cell")]
+    Environment(&'static str),
+    /// The credential cannot be read.
+    #[error("the credential `{path}` cannot be read")]
+    Token {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The session cannot be written.
+    #[error("the session cannot be written")]
+    Session(#[source] io::Error),
+}
+
+/// A client for the inside door, from the cell's environment.
+///
+/// # Errors
+/// [`StartError`] when the environment is not that of a cell.
+pub fn door_client() -> Result<Client, StartError> {
+    let url = std::env::var("ABBEY_URL").map_err(|_| StartError::Environment("ABBEY_URL"))?;
+    let path = PathBuf::from(std::env::var("ABBEY_TOKEN_FILE").map_err(|_| StartError::Environment("ABBEY_TOKEN_FILE"))?);
+    let token = std::fs::read_to_string(&path).map_err(|source| StartError::Token { path, source })?;
+    let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    Ok(Client::new(Endpoint::Tcp(address), Some(Secret::new(token.trim()))))
+}
+
+/// Runs until the process is ended.
+///
+/// # Errors
+/// [`StartError`]; later failures are waited out.
+pub async fn run() -> Result<(), StartError> {
+    let client = Arc::new(door_client()?);
+    let home = std::env::var("HOME").map_err(|_| StartError::Environment("HOME"))?;
+    let session = Session::open(&PathBuf::from(home)).map_err(StartError::Session)?;
+    let session = Arc::new(tokio::sync::Mutex::new(session));
+    let me: SelfDoc = patiently("look at myself", || client.get("/api/v1/self")).await;
+    announce();
+    say(&format!("{} is ready in house {}", me.agent, me.house));
+    loop {
+        let offer = patiently("wait for work", || next(&client)).await;
+        let Some(offer) = offer else { continue };
+        match claim(&client, &offer).await {
+            Ok(claimed) => attend(&client, &session, offer, claimed).await,
+            // Somebody else was faster, or it changed: the next offer is as good.
+            Err(Error::Refused(problem)) if problem.status == 409 => {}
+            Err(error) => {
+                say(&format!("could not claim {}: {error}", offer.number));
+                tokio::time::sleep(RETRY.0).await;
+            }
+        }
+    }
+}
+
+/// Tells the shim that we are up (one line on the descriptor that it named).
+fn announce() {
+    let fd = std::env::var("ABBEY_READY_FD").ok().and_then(|n| n.parse::<i32>().ok());
+    if let Some(fd) = fd {
+        let _no_shim = std::fs::write(format!("/proc/self/fd/{fd}"), "\n");
+    }
+}
+
+/// One line for the cell's log.
+fn say(text: &str) {
+    use std::io::Write;
+    let _log_gone = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Tries until it works: the house may be restarting.
+async fn patiently<T, F: Future<Output = Result<T, Error>>>(what: &str, mut attempt: impl FnMut() -> F) -> T {
+    let mut pause = RETRY.0;
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) => {
+                if pause == RETRY.1 {
+                    say(&format!("could not {what}: {error}; trying again"));
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+        }
+    }
+}
+
+async fn next(client: &Client) -> Result<Option<OfferDoc>, Error> {
+    let path = format!("/api/v1/self/next?wait_ms={}", POLL.as_millis());
+    let answer: Value = client.get(&path).await?;
+    if answer.is_null() {
+        return Ok(None);
+    }
+    serde_json::from_value(answer).map(Some).map_err(|e| Error::Broken(e.into()))
+}
+
+async fn claim(client: &Client, offer: &OfferDoc) -> Result<ClaimDoc, Error> {
+    let body = ClaimBody { revision: Some(offer.revision) };
+    client.post(&format!("/api/v1/self/tasks/{}/claim", offer.task), &body, &[]).await
+}
+
+/// Works under a lease. Renewal runs beside the work; a refused renewal ends the work at once.
+async fn attend(client: &Arc<Client>, session: &Arc<tokio::sync::Mutex<Session>>, offer: OfferDoc, claimed: ClaimDoc) {
+    let number = offer.number.clone();
+    let lease = claimed.lease.clone();
+    let path = |verb: &str| format!("/api/v1/self/tasks/{}/{verb}", claimed.task);
+    let header = [("Abbey-Lease", lease.token.to_string())];
+    let mut session = session.lock().await;
+    let start = session.position();
+    session.append(&json!({ "event": "run_begin", "task": number, "run": claimed.run, "text": offer.text }));
+    let first: Result<LeaseDoc, Error> =
+        client.post(&path("renew"), &RenewBody { facts: json!({ "session_start": start }) }, &header).await;
+    if let Err(error) = first {
+        say(&format!("{number}: {error}"));
+        return;
+    }
+    let mut work = Work { client: Arc::clone(client), offer, run: claimed.run.clone(), facts: serde_json::Map::new() };
+    let renew = path("renew");
+    let ending = tokio::select! {
+        ending = work.perform(&mut session) => Some(ending),
+        () = keep(client, &renew, &header, &lease) => None,
+    };
+    let Some(ending) = ending else {
+        session.append(&json!({ "event": "run_lost", "run": claimed.run }));
+        say(&format!("{number}: the lease was lost; the work is dropped"));
+        return;
+    };
+    session.append(&json!({ "event": "run_end", "run": claimed.run, "ending": ending.summary() }));
+    session.sync();
+    let mut facts = std::mem::take(&mut work.facts);
+    facts.insert("session_start".to_owned(), start.into());
+    facts.insert("session_end".to_owned(), session.position().into());
+    let (verb, body) = match ending {
+        Ending::Done { text, source, data } => {
+            ("complete", json!({ "text": text, "source": source, "data": data, "facts": facts }))
+        }
+        Ending::Failed { reason, text } => ("fail", json!({ "reason": reason, "text": text, "facts": facts })),
+    };
+    // The house may be restarting: the result is offered until it is taken or refused.
+    let mut pause = RETRY.0;
+    loop {
+        match client.post::<Value>(&path(verb), &body, &header).await {
+            Ok(_) => return,
+            Err(error) if error.kind() == FaultKind::Unavailable => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+            Err(error) => {
+                say(&format!("{number}: the result was not taken: {error}"));
+                return;
+            }
+        }
+    }
+}
+
+/// Renews at a third of the lease; returns when the right is gone.
+async fn keep(client: &Client, path: &str, header: &[(&str, String)], lease: &LeaseDoc) {
+    let every = Duration::from_millis(lease.ttl_ms.max(300).unsigned_abs() / 3);
+    let mut failing_since: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::time::sleep(every).await;
+        match client.post::<LeaseDoc>(path, &RenewBody { facts: json!({}) }, header).await {
+            Ok(_) => failing_since = None,
+            Err(error) if error.kind() == FaultKind::Unavailable => {
+                let since = *failing_since.get_or_insert_with(tokio::time::Instant::now);
+                // By our own monotonic clock the lease is surely over; stop before doing harm.
+                if since.elapsed() > every * 3 {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}

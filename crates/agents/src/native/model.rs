@@ -1,0 +1,112 @@
+//! One turn with a model, over the house's gateway, streamed.
+//!
+//! Source: OpenAI chat completions, streaming format (read 2026-11).
+
+use abbey_api::client::Client;
+use abbey_model::EndReason;
+use eventsource_stream::Eventsource;
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, BodyStream, Limited};
+use hyper::Method;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Largest error body that is read.
+const ERROR_MAX: usize = 64 << 10;
+
+/// What a model said in one turn.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Turn {
+    pub(super) text: String,
+    pub(super) calls: Vec<Call>,
+}
+
+/// A tool call of a model; its arguments are data from outside.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Call {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) arguments: String,
+}
+
+impl Turn {
+    /// The turn as a message of the conversation.
+    pub(super) fn message(&self) -> Value {
+        let calls: Vec<Value> = self
+            .calls
+            .iter()
+            .map(|c| json!({ "id": c.id, "type": "function", "function": { "name": c.name, "arguments": c.arguments } }))
+            .collect();
+        let mut message = json!({ "role": "assistant", "content": self.text });
+        if !calls.is_empty() {
+            message["tool_calls"] = calls.into();
+        }
+        message
+    }
+}
+
+/// Asks for the next turn.
+pub(super) async fn ask(client: &Client, run: &str, model: &str, messages: &[Value], tools: &[Value], output_max: u64) -> Result<Turn, (EndReason, String)> {
+    let provider = |text: String| (EndReason::ProviderError, text);
+    let mut body = json!({
+        "model": model, "messages": messages, "stream": true, "stream_options": { "include_usage": true },
+    });
+    if !tools.is_empty() {
+        body["tools"] = tools.into();
+    }
+    let headers = [("Abbey-Run", run.to_owned())];
+    let response = client
+        .open(Method::POST, "/v1/chat/completions", Some(body), &headers)
+        .await
+        .map_err(|e| provider(e.to_string()))?;
+    let status = response.status();
+    if !status.is_success() {
+        let bytes = Limited::new(response.into_body(), ERROR_MAX).collect().await.map_or_else(|_| Default::default(), |b| b.to_bytes());
+        let told: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let text = told["error"]["message"].as_str().or(told["detail"].as_str()).unwrap_or("no reason given").to_owned();
+        let reason = match (status.as_u16(), told["error"]["code"].as_str()) {
+            (429, Some("budget_exhausted")) => EndReason::BudgetExhausted,
+            (429 | 500..=599, _) => EndReason::ProviderError,
+            _ => EndReason::AgentError,
+        };
+        return Err((reason, format!("the model call was refused ({status}): {text}")));
+    }
+    let bytes = BodyStream::new(response.into_body()).filter_map(async |frame| match frame {
+        Ok(frame) => frame.into_data().ok().map(Ok),
+        Err(error) => Some(Err(error)),
+    });
+    let mut events = Box::pin(bytes.eventsource());
+    let mut turn = Turn::default();
+    let mut calls: BTreeMap<u64, Call> = BTreeMap::new();
+    let mut finished = false;
+    while let Some(event) = events.next().await {
+        let event = event.map_err(|e| provider(format!("the stream broke off: {e}")))?;
+        if event.data == "[DONE]" {
+            finished = true;
+            break;
+        }
+        let chunk: Value = serde_json::from_str(&event.data).map_err(|_| provider("the stream held something that is not JSON".to_owned()))?;
+        if let Some(message) = chunk["error"]["message"].as_str() {
+            return Err(provider(format!("the provider failed in mid-stream: {message}")));
+        }
+        let delta = &chunk["choices"][0]["delta"];
+        turn.text.push_str(delta["content"].as_str().unwrap_or_default());
+        for part in delta["tool_calls"].as_array().into_iter().flatten() {
+            let call = calls.entry(part["index"].as_u64().unwrap_or(0)).or_default();
+            let mut add = |to: fn(&mut Call) -> &mut String, text: &Value| to(call).push_str(text.as_str().unwrap_or_default());
+            add(|c| &mut c.id, &part["id"]);
+            add(|c| &mut c.name, &part["function"]["name"]);
+            add(|c| &mut c.arguments, &part["function"]["arguments"]);
+        }
+        let size = turn.text.len() + calls.values().map(|c| c.arguments.len()).sum::<usize>();
+        if size as u64 > output_max || calls.len() > 64 {
+            return Err((EndReason::OutputLimit, format!("the model wrote more than {output_max} bytes")));
+        }
+        finished |= !chunk["choices"][0]["finish_reason"].is_null();
+    }
+    if !finished {
+        return Err(provider("the stream ended before the answer did".to_owned()));
+    }
+    turn.calls = calls.into_values().collect();
+    Ok(turn)
+}

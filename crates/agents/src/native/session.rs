@@ -1,0 +1,103 @@
+//! The session: one JSON object a line, appended, rotated by size, with one writer (S4-10).
+//!
+//! Lines reach the disk at the end of each run (`fdatasync`); a crash in between can tear only the
+//! last line, which is closed off at the next start and skipped by readers.
+
+use abbey_model::Redactor;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Size at which a session is put aside, bytes.
+const FILE_MAX: u64 = 8 << 20;
+
+pub(super) struct Session {
+    home: PathBuf,
+    file: File,
+    position: u64,
+    redactor: Redactor,
+}
+
+impl Session {
+    /// Opens the session of this home.
+    ///
+    /// # Errors
+    /// When it cannot be written, or another process writes it.
+    pub(super) fn open(home: &Path) -> io::Result<Session> {
+        let path = home.join("session.jsonl");
+        let mut file = open(&path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            io::Error::new(io::ErrorKind::ResourceBusy, format!("`{}` has another writer", path.display()))
+        })?;
+        let mut position = file.seek(SeekFrom::End(0))?;
+        if position > 0 {
+            let mut last = [0u8];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+                position += 1;
+            }
+        }
+        Ok(Session { home: home.to_owned(), file, position, redactor: Redactor::default() })
+    }
+
+    /// First byte of the next line.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Appends one line without secrets. A full disk costs the line, not the run.
+    pub(super) fn append(&mut self, event: &Value) {
+        let line = format!("{}\n", self.redactor.clean(&event.to_string()));
+        if self.file.write_all(line.as_bytes()).is_ok() {
+            self.position += line.len() as u64;
+        }
+    }
+
+    /// Brings it to the disk, and puts a large one aside between two runs.
+    pub(super) fn sync(&mut self) {
+        let _disk_full = self.file.sync_data();
+        if self.position < FILE_MAX {
+            return;
+        }
+        let path = self.home.join("session.jsonl");
+        let aside = (1..).map(|n| self.home.join(format!("session-{n}.jsonl"))).find(|p| !p.exists());
+        if let Some(aside) = aside
+            && fs::rename(&path, aside).is_ok()
+            && let Ok(file) = open(&path)
+        {
+            let _ours_alone = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+            self.file = file;
+            self.position = 0;
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_torn_line_is_closed_off_and_there_is_one_writer() {
+        let dir = std::env::temp_dir().join(format!("abbey-session-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("session.jsonl"), "{\"event\":\"a\"}\n{\"event\":\"to").unwrap();
+        let mut session = Session::open(&dir).unwrap();
+        session.append(&json!({ "event": "b", "key": "sk-abbey-REDACTED" }));
+        assert!(Session::open(&dir).is_err());
+        let text = fs::read_to_string(dir.join("session.jsonl")).unwrap();
+        let whole = text.lines().filter(|l| serde_json::from_str::<Value>(l).is_ok()).count();
+        assert_eq!((text.lines().count(), whole), (3, 2));
+        assert!(text.contains("[redacted]") && !text.contains("ABCDEFGHIJ"));
+        assert_eq!(session.position(), text.len() as u64);
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,220 @@
+//! Tools of a model: what they are called, and what they really do. The policy is enforced here,
+//! outside the model.
+
+use super::model::Call;
+use abbey_api::client::Client;
+use abbey_model::{Tool, ToolPolicy};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+
+/// Most bytes of a tool's answer that a model is shown.
+const SHOWN_MAX: usize = 32 << 10;
+/// Longest run of one program.
+const SHELL_MAX: Duration = Duration::from_secs(300);
+/// Largest file that is read or edited, bytes.
+const FILE_MAX: u64 = 4 << 20;
+
+/// What a tool said, and whether it did what was asked.
+pub(super) struct Receipt {
+    pub(super) ok: bool,
+    pub(super) text: String,
+}
+
+/// Definitions of the granted tools, in a fixed order.
+pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
+    let text = |doc: &str| json!({ "type": "string", "description": doc });
+    policy
+        .tools
+        .iter()
+        .map(|tool| {
+            let (doc, properties, required): (&str, Value, &[&str]) = match tool {
+                Tool::Shell => (
+                    "Runs a program in the cell, by argument vector; no shell interprets it.",
+                    json!({ "argv": { "type": "array", "items": { "type": "string" }, "minItems": 1 } }),
+                    &["argv"],
+                ),
+                Tool::ReadFile => ("Reads a text file of the workspace.", json!({ "path": text("Relative path.") }), &["path"]),
+                Tool::WriteFile => (
+                    "Creates or replaces a text file of the workspace.",
+                    json!({ "path": text("Relative path."), "content": text("Whole content.") }),
+                    &["path", "content"],
+                ),
+                Tool::EditFile => (
+                    "Replaces one exact text, which must occur once, in a file of the workspace.",
+                    json!({ "path": text("Relative path."), "old": text("Text to replace."), "new": text("Text in its place.") }),
+                    &["path", "old", "new"],
+                ),
+                Tool::Memory => (
+                    "Long-term memory: `list` shows the index, `read` a note, `save` writes one.",
+                    json!({ "action": { "enum": ["list", "read", "save"] }, "name": text("Name of the note: lower-case letters, digits, hyphens."), "content": text("Text of the note.") }),
+                    &["action"],
+                ),
+                Tool::SearchSkills => ("Finds skills by words.", json!({ "query": text("Words.") }), &["query"]),
+                Tool::Finish => ("Ends the task with a result.", json!({ "result": text("The result, for the one who asked.") }), &["result"]),
+            };
+            json!({ "type": "function", "function": {
+                "name": tool.name(), "description": doc,
+                "parameters": { "type": "object", "properties": properties, "required": required, "additionalProperties": false },
+            } })
+        })
+        .collect()
+}
+
+/// Carries out a call within the policy.
+pub(super) async fn perform(client: &Client, policy: &ToolPolicy, call: &Call) -> Receipt {
+    let outcome = match call.name.parse::<Tool>() {
+        Ok(tool) if policy.tools.contains(&tool) => match serde_json::from_str::<Value>(&call.arguments) {
+            Ok(args) => act(client, policy, tool, &args).await,
+            Err(e) => Err(format!("the arguments are not JSON: {e}")),
+        },
+        Ok(tool) => Err(format!("the tool `{tool}` is not granted")),
+        Err(error) => Err(error),
+    };
+    let (ok, mut text) = match outcome {
+        Ok(text) => (true, text),
+        Err(text) => (false, format!("refused or failed: {text}")),
+    };
+    if text.len() > SHOWN_MAX {
+        let mut end = SHOWN_MAX;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str("\n[cut: the rest is not shown]");
+    }
+    Receipt { ok, text }
+}
+
+async fn act(client: &Client, policy: &ToolPolicy, tool: Tool, args: &Value) -> Result<String, String> {
+    let get = |key: &str| args[key].as_str().ok_or_else(|| format!("the argument `{key}` is missing"));
+    match tool {
+        Tool::Shell => shell(args).await,
+        Tool::ReadFile => read(policy, get("path")?),
+        Tool::WriteFile => {
+            let (path, content) = (get("path")?, get("content")?);
+            write(policy, path, content)?;
+            Ok(format!("wrote {} bytes to {path}", content.len()))
+        }
+        Tool::EditFile => {
+            let (path, old, new) = (get("path")?, get("old")?, get("new")?);
+            let text = read(policy, path)?;
+            match text.matches(old).count() {
+                1 => write(policy, path, &text.replacen(old, new, 1)).map(|()| format!("changed {path}")),
+                0 => Err(format!("the text does not occur in {path}")),
+                n => Err(format!("the text occurs {n} times in {path}; give more of it")),
+            }
+        }
+        Tool::Memory => memory(args["action"].as_str().unwrap_or("list"), &get),
+        Tool::SearchSkills => {
+            let query: String = get("query")?.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '+' }).collect();
+            let found: Value = client.get(&format!("/api/v1/self/skills?q={query}")).await.map_err(|e| e.to_string())?;
+            let line = |s: &Value| format!("{}: {}", s["name"].as_str().unwrap_or("?"), s["description"].as_str().unwrap_or("?"));
+            Ok(found["skills"].as_array().into_iter().flatten().map(line).collect::<Vec<_>>().join("\n"))
+        }
+        Tool::Finish => Ok("finished".to_owned()),
+    }
+}
+
+async fn shell(args: &Value) -> Result<String, String> {
+    let argv: Vec<&str> = args["argv"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let (program, rest) = argv.split_first().ok_or("`argv` names no program")?;
+    let mut child = tokio::process::Command::new(program)
+        .args(rest)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| format!("`{program}` could not be run: {e}"))?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let limit = SHOWN_MAX as u64;
+    let collect = async {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let read = async {
+            if let Some(pipe) = stdout {
+                let _broken = pipe.take(limit).read_to_end(&mut out).await;
+            }
+        };
+        let read_err = async {
+            if let Some(pipe) = stderr {
+                let _broken = pipe.take(limit).read_to_end(&mut err).await;
+            }
+        };
+        tokio::join!(read, read_err);
+        (out, err, child.wait().await)
+    };
+    let (out, err, status) = tokio::time::timeout(SHELL_MAX, collect).await.map_err(|_| format!("`{program}` ran longer than {SHELL_MAX:?}"))?;
+    let status = status.map_err(|e| e.to_string())?;
+    let text = format!("{status}\n{}{}", String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
+    if status.success() { Ok(text) } else { Err(text) }
+}
+
+/// Opens a file below the working directory; the kernel refuses every way out of it.
+fn open(policy: &ToolPolicy, path: &str, flags: OFlags) -> Result<File, String> {
+    let clean = path.trim_start_matches("./");
+    if !policy.paths.is_empty() && !policy.paths.iter().any(|p| clean.starts_with(p.as_str())) {
+        return Err(format!("`{path}` is outside the granted paths ({})", policy.paths.join(", ")));
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    openat2(CWD, Path::new(clean), flags | OFlags::CLOEXEC, mode(flags), resolve)
+        .map(File::from)
+        .map_err(|e| format!("`{path}`: {e}"))
+}
+
+fn mode(flags: OFlags) -> Mode {
+    if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o600) } else { Mode::empty() }
+}
+
+fn read(policy: &ToolPolicy, path: &str) -> Result<String, String> {
+    let mut text = String::new();
+    let file = open(policy, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    if !file.metadata().is_ok_and(|m| m.is_file()) {
+        return Err(format!("`{path}` is not a file"));
+    }
+    file.take(FILE_MAX).read_to_string(&mut text).map_err(|e| format!("`{path}`: {e}"))?;
+    Ok(text)
+}
+
+fn write(policy: &ToolPolicy, path: &str, content: &str) -> Result<(), String> {
+    if content.len() as u64 > FILE_MAX {
+        return Err(format!("larger than {FILE_MAX} bytes"));
+    }
+    if let Some((dir, _)) = path.trim_start_matches("./").rsplit_once('/')
+        && !dir.split('/').any(|part| part == ".." || part.is_empty())
+    {
+        std::fs::create_dir_all(dir).map_err(|e| format!("`{dir}`: {e}"))?;
+    }
+    let mut file = open(policy, path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+    file.write_all(content.as_bytes()).map_err(|e| format!("`{path}`: {e}"))
+}
+
+fn memory<'a>(action: &str, get: &dyn Fn(&str) -> Result<&'a str, String>) -> Result<String, String> {
+    let own = ToolPolicy { paths: vec!["memory/".to_owned(), "MEMORY.md".to_owned()], ..ToolPolicy::default() };
+    let note = || {
+        let name = get("name")?;
+        let legal = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if legal { Ok(format!("memory/{name}.md")) } else { Err(format!("`{name}` is not a name of a note")) }
+    };
+    match action {
+        "list" => Ok(read(&own, "MEMORY.md").unwrap_or_default()),
+        "read" => read(&own, &note()?),
+        "save" => {
+            let (path, content) = (note()?, get("content")?);
+            write(&own, &path, content)?;
+            let index = read(&own, "MEMORY.md").unwrap_or_default();
+            let line = format!("- [{path}]({path}): {}", content.lines().next().unwrap_or_default());
+            let mut lines: Vec<&str> = index.lines().filter(|l| !l.starts_with(&format!("- [{path}]"))).collect();
+            lines.push(&line);
+            write(&own, "MEMORY.md", &format!("{}\n", lines.join("\n")))?;
+            Ok(format!("saved {path}"))
+        }
+        other => Err(format!("memory has no action `{other}`")),
+    }
+}

@@ -1,0 +1,101 @@
+//! Programs that read a host fact through the inside door and say it in words.
+
+use super::Outcome;
+use crate::native::door_client;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+async fn fact(name: &str, body: Value) -> Result<Value, String> {
+    let client = door_client().map_err(|e| e.to_string())?;
+    let path = format!("/api/v1/self/facts/{name}");
+    client.post::<Value>(&path, &body, &[]).await.map_err(|e| format!("the house did not give the fact `{name}`: {e}"))
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or(0)
+}
+
+fn gib(bytes: u64) -> String {
+    let tenths = u128::from(bytes) * 10 / (1 << 30);
+    format!("{}.{} GiB", tenths / 10, tenths % 10)
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+pub(super) async fn disk_usage() -> Outcome {
+    let data = fact("disks", json!({})).await?;
+    let disks = list(&data, "disks");
+    if disks.is_empty() {
+        return Err("the house sees no disk".to_owned());
+    }
+    let mut text = String::new();
+    for disk in disks {
+        let (total, free) = (number(disk, "total_bytes"), number(disk, "available_bytes"));
+        let used = 100 - free.saturating_mul(100) / total.max(1);
+        let mount = disk["mount"].as_str().unwrap_or("?");
+        let _infallible = writeln!(text, "{mount}: {} free of {} ({used}% used)", gib(free), gib(total));
+    }
+    Ok((text.trim_end().to_owned(), data))
+}
+
+pub(super) async fn system_stats() -> Outcome {
+    let data = fact("system", json!({})).await?;
+    let load = list(&data, "load").iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let text = format!(
+        "{} processors, load {load}; {} of {} memory available; up {} s",
+        number(&data, "processors"),
+        gib(number(&data, "memory_available_bytes")),
+        gib(number(&data, "memory_total_bytes")),
+        number(&data, "uptime_s"),
+    );
+    Ok((text, data))
+}
+
+pub(super) async fn cell_status() -> Outcome {
+    let data = fact("cells", json!({})).await?;
+    let line = |agent: &Value| {
+        format!(
+            "{}: {}, boot {}, {} restarts",
+            agent["name"].as_str().unwrap_or("?"),
+            agent["presence"].as_str().unwrap_or("?"),
+            number(agent, "generation"),
+            number(agent, "restarts")
+        )
+    };
+    Ok((list(&data, "agents").iter().map(line).collect::<Vec<_>>().join("\n"), data))
+}
+
+pub(super) async fn service_status(only: &str) -> Outcome {
+    let data = fact("services", json!({})).await?;
+    let wanted = |s: &&Value| only.is_empty() || s["name"] == only;
+    let line = |service: &Value| {
+        let health = match service["healthy"].as_bool() {
+            Some(true) => "probe answers",
+            Some(false) => "probe does not answer",
+            None => "no probe",
+        };
+        format!("{}: {}, {health}", service["name"].as_str().unwrap_or("?"), service["presence"].as_str().unwrap_or("?"))
+    };
+    let lines: Vec<String> = list(&data, "services").iter().filter(wanted).map(line).collect();
+    match (lines.is_empty(), only.is_empty()) {
+        (true, true) => Ok(("this house has no service".to_owned(), data)),
+        (true, false) => Err(format!("this house has no service `{only}`")),
+        _ => Ok((lines.join("\n"), data)),
+    }
+}
+
+pub(super) async fn log_search(query: &str) -> Outcome {
+    let data = fact("logs", json!({ "query": query })).await?;
+    let line = |hit: &Value| format!("{} {}: {}", hit["at"].as_str().unwrap_or("?"), hit["cell"].as_str().unwrap_or("?"), hit["text"].as_str().unwrap_or(""));
+    let lines: Vec<String> = list(&data, "hits").iter().map(line).collect();
+    let text = if lines.is_empty() { format!("nothing in the logs holds `{query}`") } else { lines.join("\n") };
+    Ok((text, data))
+}
+
+pub(super) async fn backup_state() -> Outcome {
+    let data = fact("backup", json!({})).await?;
+    let text = format!("backup {} ({} bytes), state hash {}", data["path"].as_str().unwrap_or("?"), number(&data, "bytes"), data["state_hash"].as_str().unwrap_or("?"));
+    Ok((text, data))
+}

@@ -1,0 +1,45 @@
+//! Programs of the stock skills. Each runs as a process of its own in the cell, takes JSON on
+//! standard input and answers with JSON on standard output.
+
+mod facts;
+mod git;
+
+use serde_json::{Map, Value, json};
+use std::io::Read;
+
+/// Names of the programs.
+pub const NAMES: [&str; 8] = [
+    "disk-usage", "system-stats", "cell-status", "service-status", "git-merge", "git-release-tag", "log-search",
+    "backup-state",
+];
+
+/// An answer: for people, and for programs.
+type Outcome = Result<(String, Value), String>;
+
+/// Runs a program; the exit status of the process.
+pub async fn run(name: &str) -> i32 {
+    let mut input = String::new();
+    let args: Map<String, Value> = match std::io::stdin().lock().take(1 << 20).read_to_string(&mut input) {
+        Ok(_) => serde_json::from_str(&input).unwrap_or_default(),
+        Err(_) => Map::new(),
+    };
+    let text = |key: &str| args.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let outcome = match name {
+        "disk-usage" => facts::disk_usage().await,
+        "system-stats" => facts::system_stats().await,
+        "cell-status" => facts::cell_status().await,
+        "service-status" => facts::service_status(&text("service")).await,
+        "log-search" => facts::log_search(&text("query")).await,
+        "backup-state" => facts::backup_state().await,
+        "git-merge" => git::merge(&text("repository"), &text("source"), &text("target")),
+        "git-release-tag" => git::release_tag(&text("repository"), &text("target"), &text("tag")),
+        other => Err(format!("there is no program `{other}`")),
+    };
+    let (code, answer) = match outcome {
+        Ok((text, data)) => (0, json!({ "text": text, "data": data })),
+        Err(text) => (1, json!({ "text": text })),
+    };
+    use std::io::Write;
+    let _reader_gone = writeln!(std::io::stdout().lock(), "{answer}");
+    code
+}

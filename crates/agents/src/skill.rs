@@ -1,0 +1,258 @@
+//! Skills: a directory with `SKILL.md` in the Agent Skills format; ours are strings in `metadata`.
+//!
+//! Source: Agent Skills specification (six front-matter keys: name, description, license,
+//! compatibility, metadata, allowed-tools).
+
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Largest `SKILL.md`, bytes.
+const TEXT_MAX: u64 = 256 << 10;
+/// Longest description, characters.
+const DESCRIPTION_MAX: usize = 1024;
+
+/// Facts of the host that a skill may be granted.
+pub const FACTS: [&str; 6] = ["disks", "system", "cells", "services", "logs", "backup"];
+
+/// Stock skills: name and text.
+const STOCK: [(&str, &str); 8] = [
+    ("backup-state", include_str!("../skills/backup-state/SKILL.md")),
+    ("cell-status", include_str!("../skills/cell-status/SKILL.md")),
+    ("disk-usage", include_str!("../skills/disk-usage/SKILL.md")),
+    ("git-merge", include_str!("../skills/git-merge/SKILL.md")),
+    ("git-release-tag", include_str!("../skills/git-release-tag/SKILL.md")),
+    ("log-search", include_str!("../skills/log-search/SKILL.md")),
+    ("service-status", include_str!("../skills/service-status/SKILL.md")),
+    ("system-stats", include_str!("../skills/system-stats/SKILL.md")),
+];
+
+/// What a skill runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// A program of this binary.
+    Builtin(String),
+    /// An executable of the skill's directory.
+    File(PathBuf),
+}
+
+/// One skill.
+#[derive(Debug, Clone)]
+pub struct Skill {
+    /// Name; that of its directory.
+    pub name: String,
+    /// What it does and when it is used.
+    pub description: String,
+    /// Version of its metadata.
+    pub version: Option<String>,
+    /// What it runs; none is prose for a model.
+    pub program: Option<Program>,
+    /// Patterns that it matches, regular expressions.
+    pub patterns: Vec<String>,
+    /// JSON Schema of its arguments.
+    pub args: Value,
+    /// What it may read: `fact:NAME`, `workspace`.
+    pub grants: Vec<String>,
+    /// `low`, `medium` or `high`.
+    pub risk: String,
+    /// Digest of `SKILL.md`.
+    pub hash: String,
+}
+
+/// A skill that is not valid; every reason at once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("skill `{name}` is not valid: {}", mistakes.join("; "))]
+pub struct Invalid {
+    /// Its directory's name.
+    pub name: String,
+    /// What is wrong.
+    pub mistakes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FrontMatter {
+    name: String,
+    description: String,
+    #[serde(default)]
+    #[expect(dead_code, reason = "part of the format; Abbey does not act on it")]
+    license: Option<String>,
+    #[serde(default)]
+    #[expect(dead_code, reason = "part of the format; Abbey does not act on it")]
+    compatibility: Option<String>,
+    #[serde(default)]
+    #[expect(dead_code, reason = "part of the format; Abbey's own policy decides about tools")]
+    allowed_tools: Option<String>,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+/// Reads the text of a `SKILL.md`. `dir` is where programs are looked for.
+///
+/// # Errors
+/// [`Invalid`] with every mistake.
+pub fn parse(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, Invalid> {
+    let invalid = |mistakes: Vec<String>| Invalid { name: name.to_owned(), mistakes };
+    let front = text
+        .strip_prefix("---\n")
+        .and_then(|rest| rest.split_once("\n---"))
+        .map(|(front, _)| front)
+        .ok_or_else(|| invalid(vec!["it must begin with front matter between two lines of `---`".to_owned()]))?;
+    let front: FrontMatter =
+        serde_saphyr::from_str(front).map_err(|e| invalid(vec![format!("front matter: {e}")]))?;
+    let mut mistakes = Vec::new();
+    if front.name != name {
+        mistakes.push(format!("its name `{}` differs from its directory `{name}`", front.name));
+    }
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if front.name.is_empty() || front.name.len() > 64 || !front.name.bytes().all(legal) {
+        mistakes.push("its name may hold only lower-case letters, digits and hyphens, at most 64".to_owned());
+    }
+    if front.description.trim().is_empty() || front.description.chars().count() > DESCRIPTION_MAX {
+        mistakes.push(format!("its description must have 1 to {DESCRIPTION_MAX} characters"));
+    }
+    for key in front.metadata.keys().filter(|k| k.starts_with("abbey-")) {
+        if !["abbey-match", "abbey-args", "abbey-program", "abbey-grants", "abbey-risk"].contains(&key.as_str()) {
+            mistakes.push(format!("metadata `{key}` is not known"));
+        }
+    }
+    let get = |key: &str| front.metadata.get(key).map(String::as_str);
+    let lines = |key: &str| -> Vec<String> {
+        get(key).unwrap_or("").lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect()
+    };
+    let patterns = lines("abbey-match");
+    for (i, pattern) in patterns.iter().enumerate() {
+        if regex::Regex::new(pattern).is_err() {
+            mistakes.push(format!("pattern {} of `abbey-match` is not a regular expression", i + 1));
+        }
+    }
+    let args: Value = match serde_json::from_str(get("abbey-args").unwrap_or("{\"type\":\"object\"}")) {
+        Ok(schema) => {
+            if let Err(e) = jsonschema::validator_for(&schema) {
+                mistakes.push(format!("`abbey-args` is not a JSON Schema: {e}"));
+            }
+            schema
+        }
+        Err(e) => {
+            mistakes.push(format!("`abbey-args` is not JSON: {e}"));
+            Value::Null
+        }
+    };
+    let program = get("abbey-program").and_then(|text| match text.strip_prefix("builtin:") {
+        Some(builtin) if crate::programs::NAMES.contains(&builtin) => Some(Program::Builtin(builtin.to_owned())),
+        Some(builtin) => {
+            mistakes.push(format!("there is no builtin program `{builtin}`"));
+            None
+        }
+        None => {
+            let inside = !text.starts_with('/') && !text.split('/').any(|part| part == "..");
+            let path = dir.map(|d| d.join(text)).filter(|p| inside && p.is_file());
+            if path.is_none() {
+                mistakes.push(format!("`abbey-program`: `{text}` is not a file of the skill's directory"));
+            }
+            path.map(Program::File)
+        }
+    });
+    if program.is_some() && patterns.is_empty() {
+        mistakes.push("it has a program and no pattern in `abbey-match`, so nothing would ever run it".to_owned());
+    }
+    let grants: Vec<String> = get("abbey-grants").unwrap_or("").split_whitespace().map(str::to_owned).collect();
+    for grant in &grants {
+        let known = grant == "workspace" || grant.strip_prefix("fact:").is_some_and(|f| FACTS.contains(&f));
+        if !known {
+            mistakes.push(format!("`abbey-grants`: `{grant}` is not known; there are `workspace` and fact:{}", FACTS.join(", fact:")));
+        }
+    }
+    let risk = get("abbey-risk").unwrap_or("medium").to_owned();
+    if !["low", "medium", "high"].contains(&risk.as_str()) {
+        mistakes.push(format!("`abbey-risk`: `{risk}` is none of low, medium, high"));
+    }
+    if !mistakes.is_empty() {
+        return Err(invalid(mistakes));
+    }
+    Ok(Skill {
+        name: front.name,
+        description: front.description,
+        version: front.metadata.get("version").cloned(),
+        program,
+        patterns,
+        args,
+        grants,
+        risk,
+        hash: crate::digest(text.as_bytes()),
+    })
+}
+
+/// Reads a skill's directory.
+///
+/// # Errors
+/// [`Invalid`], also when it cannot be read.
+pub fn load(dir: &Path) -> Result<Skill, Invalid> {
+    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let path = dir.join("SKILL.md");
+    let unreadable = |why: String| Invalid { name: name.clone(), mistakes: vec![format!("`{}`: {why}", path.display())] };
+    let size = fs::metadata(&path).map_err(|e| unreadable(e.to_string()))?.len();
+    if size > TEXT_MAX {
+        return Err(unreadable(format!("larger than {TEXT_MAX} bytes")));
+    }
+    let text = fs::read_to_string(&path).map_err(|e| unreadable(e.to_string()))?;
+    parse(&name, &text, Some(dir))
+}
+
+/// The stock skills, and those of a directory, which may replace them; beside them what was wrong.
+pub fn catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<Invalid>) {
+    let mut skills = BTreeMap::new();
+    let mut invalid = Vec::new();
+    let own = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir()).map(|p| load(&p));
+    for outcome in STOCK.iter().map(|(name, text)| parse(name, text, None)).chain(own) {
+        match outcome {
+            Ok(skill) => drop(skills.insert(skill.name.clone(), skill)),
+            Err(error) => invalid.push(error),
+        }
+    }
+    (skills, invalid)
+}
+
+/// Checks arguments against a skill's schema.
+///
+/// # Errors
+/// What does not fit, for people.
+pub fn check_args(schema: &Value, args: &Value) -> Result<(), String> {
+    let validator = jsonschema::validator_for(schema).map_err(|e| e.to_string())?;
+    let wrong: Vec<String> = validator.iter_errors(args).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stock_skill_is_valid() {
+        let (skills, invalid) = catalogue(Path::new("/nonexistent"));
+        assert!(invalid.is_empty(), "{invalid:?}");
+        assert_eq!(skills.len(), STOCK.len());
+        assert!(skills.values().all(|s| s.program.is_some()));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let text = "---\nname: other\ndescription: x\nmetadata:\n  abbey-match: '('\n  abbey-program: ../../bin/sh\n  abbey-grants: root\n---\n";
+        let error = parse("mine", text, None).unwrap_err();
+        assert_eq!(error.mistakes.len(), 4, "{error}");
+        assert!(parse("mine", "no front matter", None).is_err());
+        assert!(parse("mine", "---\nname: mine\ndescription: d\nextra: 1\n---\n", None).is_err());
+    }
+
+    #[test]
+    fn arguments_are_data() {
+        let (skills, _) = catalogue(Path::new("/nonexistent"));
+        let schema = &skills["git-merge"].args;
+        let args = |source: &str| serde_json::json!({ "source": source, "target": "main", "repository": "demo" });
+        assert!(check_args(schema, &args("topic")).is_ok());
+        assert!(check_args(schema, &args("--upload-pack=x")).is_err());
+        assert!(check_args(schema, &args("a;rm -rf /")).is_err());
+    }
+}
