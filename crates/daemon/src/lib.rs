@@ -1,1 +1,42 @@
-//! x
+//! The control plane: everything below, composed.
+//!
+//! Opens the state, recovers, looks at the cells, opens both doors, and runs until it is told to
+//! stop. Deliberately absent: terminals and HTML.
+
+mod apply;
+mod auth;
+mod backup;
+mod doctor;
+mod error;
+mod exec;
+mod facts;
+mod home;
+mod house;
+mod inside;
+mod logs;
+mod loops;
+mod meter;
+mod metrics;
+mod outside;
+mod provision;
+mod reconcile;
+mod serve;
+mod supervisor;
+mod view;
+mod web;
+
+pub use backup::restore;
+pub use error::Error;
+pub use home::Home;
+pub use house::House;
+pub use serve::{Announcement, Options, check_manifest, plan_offline, serve};
+
+/// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.
+pub mod manifest {
+    pub use abbey_plan::edit::{add_agent, remove_agent};
+    pub use abbey_plan::json_schema;
+    pub use abbey_plan::templates;
+    pub use abbey_plan::{Charter, parse};
+}
+
+pub use abbey_store::{Clock, SystemClock};

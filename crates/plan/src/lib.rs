@@ -7,6 +7,7 @@
 mod allocate;
 mod check;
 mod decode;
+pub mod edit;
 mod house;
 mod node;
 mod planner;

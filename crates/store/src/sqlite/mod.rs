@@ -50,7 +50,7 @@ impl Sqlite {
             Arc::clone(&clock),
             &path,
             options.redactor,
-            options.on_fatal,
+            (options.on_commit, options.on_fatal),
         );
         Ok(Sqlite {
             writer,

@@ -22,6 +22,8 @@ const GROUP_MAX: usize = 512;
 /// Most operations waiting; callers beyond it wait.
 const QUEUE_MAX: usize = 8192;
 
+/// What is called after a commit, and when a flush failed.
+type Hooks = (Arc<dyn Fn(u64) + Send + Sync>, Box<dyn FnOnce(&str) + Send>);
 type Finish = Box<dyn FnOnce(std::result::Result<(), Error>) + Send>;
 type Job = Box<dyn FnOnce(&mut Tx<'_>) -> Finish + Send>;
 
@@ -54,7 +56,7 @@ impl Writer {
         clock: Arc<Guarded>,
         path: &Path,
         redactor: Arc<RwLock<Redactor>>,
-        on_fatal: Box<dyn FnOnce(&str) + Send>,
+        hooks: Hooks,
     ) -> Writer {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
         let head = Arc::new(AtomicU64::new(opened.head.0));
@@ -70,7 +72,7 @@ impl Writer {
             .name("store-writer".to_owned())
             .spawn(move || {
                 run(
-                    &opened, &jobs, &clock, &path, &redactor, on_fatal, &counters,
+                    &opened, &jobs, &clock, &path, &redactor, hooks, &counters,
                 )
             })
             .ok();
@@ -152,7 +154,7 @@ fn run(
     clock: &Guarded,
     path: &Path,
     redactor: &RwLock<Redactor>,
-    on_fatal: Box<dyn FnOnce(&str) + Send>,
+    (on_commit, on_fatal): Hooks,
     (head, transactions, operations): &(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicU64>),
 ) {
     let db = &opened.connection;
@@ -202,6 +204,9 @@ fn run(
                 committed_head = tx.head.clone();
                 head.store(committed_head.0, Ordering::SeqCst);
                 transactions.fetch_add(u64::from(wrote), Ordering::Relaxed);
+                if wrote {
+                    on_commit(committed_head.0);
+                }
                 finishes.into_iter().for_each(|finish| finish(Ok(())));
             }
             Err(error) => {

@@ -1,0 +1,101 @@
+//! Host facts that skills are granted, read here and never changed (but `backup`, which writes a
+//! copy of the state into the house's own directory).
+
+use crate::error::Result;
+use crate::house::House;
+use crate::{Error, backup, logs, view};
+use abbey_api::Problem;
+use abbey_model::FaultKind;
+use serde_json::{Value, json};
+use std::fs;
+use std::sync::Arc;
+
+/// Most hits of a search.
+const HITS_MAX: usize = 50;
+/// Backups kept of those that the house made by itself.
+const BACKUPS_MAX: usize = 5;
+
+/// One fact.
+pub(crate) async fn fact(house: &Arc<House>, name: &str, args: &Value) -> Result<Value> {
+    match name {
+        "disks" => Ok(json!({ "disks": disks() })),
+        "system" => Ok(system()),
+        "cells" => Ok(json!({ "agents": view::fleet(house).await?.agents })),
+        "services" => Ok(json!({ "services": view::services(house).await?.services })),
+        "logs" => Ok(search(house, args["query"].as_str().unwrap_or_default()).await),
+        "backup" => own_backup(house).await,
+        other => Err(Problem::new(FaultKind::NotFound, format!("there is no fact `{other}`")).into()),
+    }
+}
+
+/// Mounted file systems that hold data, each once.
+pub(crate) fn disks() -> Vec<Value> {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut disks = Vec::new();
+    for line in table.lines() {
+        let mut fields = line.split(' ');
+        let (Some(device), Some(mount), Some(kind)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let stored = device.starts_with("/dev/") || matches!(kind, "zfs" | "btrfs" | "overlay" | "nfs" | "nfs4" | "virtiofs");
+        if !stored || !seen.insert(device.to_owned()) {
+            continue;
+        }
+        // The table escapes blanks in octal.
+        let path = mount.replace("\\040", " ");
+        let Ok(stat) = rustix::fs::statvfs(path.as_str()) else { continue };
+        if stat.f_blocks > 0 {
+            disks.push(json!({
+                "mount": path, "device": device, "type": kind,
+                "total_bytes": stat.f_blocks * stat.f_frsize, "available_bytes": stat.f_bavail * stat.f_frsize,
+            }));
+        }
+    }
+    disks
+}
+
+fn system() -> Value {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = |key: &str| memory.lines().find_map(|l| l.strip_prefix(key)?.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: Vec<f64> = load.split(' ').take(3).filter_map(|n| n.parse().ok()).collect();
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    json!({
+        "processors": std::thread::available_parallelism().map_or(1, usize::from),
+        "load": load,
+        "memory_total_bytes": kib("MemTotal:") * 1024,
+        "memory_available_bytes": kib("MemAvailable:") * 1024,
+        "uptime_s": uptime.split('.').next().and_then(|s| s.parse::<u64>().ok()).unwrap_or(0),
+    })
+}
+
+async fn search(house: &Arc<House>, query: &str) -> Value {
+    let root = house.home.root().join("logs");
+    let query = query.to_owned();
+    let hits = tokio::task::spawn_blocking(move || {
+        let mut hits = Vec::new();
+        for dir in fs::read_dir(root).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
+            let cell = dir.file_name().to_string_lossy().into_owned();
+            let lines = logs::tail(&dir.path(), 5000);
+            hits.extend(lines.into_iter().filter(|l| l.text.contains(&query)).map(|l| (l.at, cell.clone(), l.text)));
+        }
+        hits.sort_by(|a, b| b.0.cmp(&a.0));
+        hits.truncate(HITS_MAX);
+        hits
+    });
+    let hits = hits.await.unwrap_or_default();
+    json!({ "hits": hits.into_iter().map(|(at, cell, text)| json!({ "at": at, "cell": cell, "text": text })).collect::<Vec<_>>() })
+}
+
+async fn own_backup(house: &Arc<House>) -> Result<Value> {
+    let dir = house.home.backups();
+    let path = dir.join(format!("state-{:012}.tar", house.store.head()));
+    let mut old: Vec<_> = fs::read_dir(&dir).map_err(Error::file("list", &dir))?.flatten().map(|e| e.path()).collect();
+    old.sort();
+    let surplus = (old.len() + 1).saturating_sub(BACKUPS_MAX);
+    for path in old.into_iter().take(surplus) {
+        fs::remove_file(&path).map_err(Error::file("remove", path))?;
+    }
+    let _same_state = fs::remove_file(&path);
+    let done = backup::write(house, &path).await?;
+    serde_json::to_value(done).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()).into())
+}

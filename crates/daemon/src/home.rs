@@ -1,0 +1,227 @@
+//! The state directory: layout, lock, keys and the operator's credential.
+
+use crate::Error;
+use abbey_model::Secret;
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Everything below `ABBEY_HOME`.
+#[derive(Debug, Clone)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// A home at this path.
+    pub fn new(root: PathBuf) -> Self {
+        Home { root }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// The state file.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("abbey.db")
+    }
+    /// Sockets, locks and records; nothing in it outlives the house.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+    /// Records of cells.
+    pub fn cells(&self) -> PathBuf {
+        self.run().join("cells")
+    }
+    /// Socket of the inside door.
+    pub fn inside(&self) -> PathBuf {
+        self.run().join("inside.sock")
+    }
+    /// Socket on which the operator's tools reach the outside door.
+    pub fn operator(&self) -> PathBuf {
+        self.run().join("operator.sock")
+    }
+    /// The operator's credential.
+    pub fn operator_token(&self) -> PathBuf {
+        self.root.join("operator.token")
+    }
+    /// Where a running control plane says who and where it is.
+    pub fn announcement(&self) -> PathBuf {
+        self.run().join("serve.json")
+    }
+    /// Log of the control plane.
+    pub fn serve_log(&self) -> PathBuf {
+        self.root.join("logs").join("serve.log")
+    }
+    /// Logs of one cell.
+    pub fn cell_logs(&self, cell: &str) -> PathBuf {
+        self.root.join("logs").join(cell)
+    }
+    /// Files of one agent.
+    pub fn agent(&self, slug: &str) -> PathBuf {
+        self.root.join("agents").join(slug)
+    }
+    /// Files of one service.
+    pub fn service(&self, slug: &str) -> PathBuf {
+        self.root.join("services").join(slug)
+    }
+    /// Files of agents that are gone.
+    pub fn removed(&self) -> PathBuf {
+        self.root.join("removed")
+    }
+    /// Skills of this house.
+    pub fn skills(&self) -> PathBuf {
+        self.root.join("skills")
+    }
+    /// Credentials that the manifest names as `credential:NAME`.
+    pub fn credentials(&self) -> PathBuf {
+        self.root.join("credentials")
+    }
+    /// Backups that the house made by itself.
+    pub fn backups(&self) -> PathBuf {
+        self.root.join("backups")
+    }
+
+    /// Name of the control groups of this house: tells installations on one host apart.
+    pub fn group(&self) -> String {
+        let path = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
+        let digest = abbey_agents::digest(path.as_os_str().as_encoded_bytes());
+        format!("abbey-{}", &digest[..12])
+    }
+
+    /// Makes the directories. Ours are private; those on the way to an agent's files let it pass.
+    ///
+    /// # Errors
+    /// When the home is not writable or too deep for sockets.
+    pub fn prepare(&self) -> Result<(), Error> {
+        if !abbey_plan::home_fits(&self.root.to_string_lossy()) {
+            return Err(Error::HomeTooDeep(self.root.clone()));
+        }
+        for (dir, mode) in [
+            (self.root.clone(), 0o711),
+            (self.run(), 0o700),
+            (self.cells(), 0o700),
+            (self.root.join("logs"), 0o700),
+            (self.root.join("agents"), 0o711),
+            (self.root.join("services"), 0o711),
+            (self.credentials(), 0o700),
+            (self.backups(), 0o700),
+            (self.skills(), 0o755),
+        ] {
+            make_dir(&dir, mode)?;
+        }
+        self.reachable()
+    }
+
+    /// With users of their own, agents must be able to walk to their files.
+    fn reachable(&self) -> Result<(), Error> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        let root = self.root.canonicalize().map_err(Error::file("look at", &self.root))?;
+        for dir in root.ancestors() {
+            let mode = fs::metadata(dir).map_err(Error::file("look at", dir))?.permissions().mode();
+            if mode & 0o001 == 0 {
+                return Err(Error::HomeClosed { home: root.clone(), dir: dir.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the lock of the home; held until the file is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with the holder when another control plane runs.
+    pub fn lock(&self) -> Result<File, Error> {
+        let path = self.run().join("serve.lock");
+        let mut file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::file("open", &path))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let holder = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            return Err(Error::Locked { home: self.root.clone(), holder });
+        }
+        file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(Error::file("write", &path))?;
+        Ok(file)
+    }
+
+    /// Key that signs checkpoints; made on the first start.
+    ///
+    /// # Errors
+    /// When it can be neither read nor made.
+    pub fn signing_key(&self) -> Result<[u8; 32], Error> {
+        let path = self.root.join("signing.key");
+        match fs::read(&path) {
+            Ok(bytes) => bytes.try_into().map_err(|_| Error::Damaged { path, why: "it must have 32 bytes".to_owned() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mut key = [0u8; 32];
+                random(&mut key)?;
+                publish(&path, &key, 0o600)?;
+                Ok(key)
+            }
+            Err(e) => Err(Error::file("read", &path)(e)),
+        }
+    }
+
+    /// The operator's credential; made on the first start.
+    ///
+    /// # Errors
+    /// When it can be neither read nor made.
+    pub fn operator_secret(&self) -> Result<Secret, Error> {
+        let path = self.operator_token();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Secret::new(text.trim())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let token = new_token("abbey_op_")?;
+                publish(&path, token.expose().as_bytes(), 0o600)?;
+                Ok(token)
+            }
+            Err(e) => Err(Error::file("read", &path)(e)),
+        }
+    }
+}
+
+/// Makes a directory with exactly this mode.
+pub(crate) fn make_dir(dir: &Path, mode: u32) -> Result<(), Error> {
+    fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(Error::file("protect", dir))
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn publish(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    let _left_by_a_crash = fs::remove_file(&temporary);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(&temporary)
+        .map_err(Error::file("make", &temporary))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::file("write", &temporary))?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).map_err(Error::file("protect", &temporary))?;
+    fs::rename(&temporary, path).map_err(Error::file("publish", path))
+}
+
+/// A fresh credential: 256 random bits after a prefix that redaction knows.
+pub(crate) fn new_token(prefix: &str) -> Result<Secret, Error> {
+    use base64::Engine;
+    let mut bytes = [0u8; 32];
+    random(&mut bytes)?;
+    let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    Ok(Secret::new(format!("{prefix}{text}")))
+}
+
+fn random(bytes: &mut [u8]) -> Result<(), Error> {
+    getrandom::fill(bytes).map_err(|e| Error::Damaged { path: "/dev/urandom".into(), why: e.to_string() })
+}

@@ -1,0 +1,234 @@
+//! What every part of the control plane shares.
+
+use crate::home::Home;
+use crate::{Error, auth::Keys, error::Result};
+use abbey_agents::skill::Skill;
+use abbey_cells::Backend;
+use abbey_engine::admission::AgentFact;
+use abbey_engine::matcher::{self, Candidate, Match, Rule, SCORE_MAX};
+use abbey_model::{CellName, Redactor, Secret, SecretRef, Slug};
+use abbey_plan::{Agent, Applied, Registry};
+use abbey_store::{GenerationRow, Intake, Storage, TaskRow, allocation::Allocation};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::{Mutex, Notify, watch};
+
+/// Score of a skill that the author named, above every match.
+const NAMED: u32 = SCORE_MAX + 1;
+
+/// The plan that is in force.
+#[derive(Debug, Clone)]
+pub(crate) struct Current {
+    pub(crate) house: abbey_plan::House,
+    pub(crate) generation: u64,
+    pub(crate) applied: Applied,
+    pub(crate) registry: Registry,
+    pub(crate) newest_uid: u32,
+    pub(crate) charters: BTreeMap<Slug, String>,
+    pub(crate) manifest: String,
+    pub(crate) base_dir: String,
+}
+
+impl Current {
+    /// Reads a generation back. It parsed when it was committed; a newer version may refuse it.
+    pub(crate) fn from_row(row: GenerationRow) -> Result<Current> {
+        let damaged = |why: String| Error::Damaged { path: "abbey.db (current generation)".into(), why };
+        let house = abbey_plan::parse(&row.manifest)
+            .map_err(|m| damaged(m.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let applied = serde_json::from_value(row.applied).map_err(|e| damaged(e.to_string()))?;
+        let charters = serde_json::from_value(row.charters).map_err(|e| damaged(e.to_string()))?;
+        Ok(Current {
+            house,
+            generation: row.generation,
+            applied,
+            registry: Registry::new(row.allocations.into_iter().filter_map(from_allocation)),
+            newest_uid: row.newest_uid,
+            charters,
+            manifest: row.manifest,
+            base_dir: row.base_dir,
+        })
+    }
+
+    pub(crate) fn port(&self, owner: &str, purpose: &str) -> Option<u16> {
+        self.registry.held(owner, purpose)?.value.parse().ok()
+    }
+
+    pub(crate) fn uid(&self, owner: &str) -> Option<u32> {
+        self.registry.held(owner, "uid")?.value.parse().ok()
+    }
+
+    /// Text of an agent's charter.
+    pub(crate) fn charter(&self, agent: &Slug) -> &str {
+        self.charters.get(agent).map_or("", String::as_str)
+    }
+}
+
+pub(crate) fn from_allocation(row: Allocation) -> Option<abbey_plan::Allocation> {
+    let kind = serde_json::from_value(row.kind.into()).ok()?;
+    Some(abbey_plan::Allocation { kind, value: row.value, owner: row.owner, purpose: row.purpose })
+}
+
+pub(crate) fn to_allocation(row: &abbey_plan::Allocation) -> Allocation {
+    Allocation { kind: row.kind.name().to_owned(), value: row.value.clone(), owner: row.owner.clone(), purpose: row.purpose.clone() }
+}
+
+/// The skills of the house, ready to match.
+#[derive(Default)]
+pub(crate) struct Skills {
+    pub(crate) all: BTreeMap<String, Skill>,
+    pub(crate) invalid: Vec<String>,
+    rules: Vec<Rule>,
+}
+
+impl Skills {
+    pub(crate) fn load(dir: &std::path::Path) -> Skills {
+        let (all, invalid) = abbey_agents::skill::catalogue(dir);
+        let rules = all.values().filter(|s| s.program.is_some()).filter_map(|s| Rule::new(&s.name, &s.patterns).ok()).collect();
+        Skills { all, invalid: invalid.iter().map(ToString::to_string).collect(), rules }
+    }
+
+    /// Skills that fit a text, by score.
+    pub(crate) fn candidates(&self, text: &str) -> Vec<Candidate> {
+        matcher::candidates(&self.rules, text)
+    }
+}
+
+/// Wakes those who wait for work, and lets them skip the database when nothing changed.
+#[derive(Default)]
+pub(crate) struct Work {
+    version: AtomicU64,
+    notify: Notify,
+}
+
+impl Work {
+    pub(crate) fn bump(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        self.notify.notify_waiters();
+    }
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.notify.notified()
+    }
+}
+
+/// Shared by every listener and loop.
+pub struct House {
+    pub(crate) home: Home,
+    pub(crate) store: Arc<dyn Storage>,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) current: RwLock<Option<Arc<Current>>>,
+    pub(crate) skills: RwLock<Arc<Skills>>,
+    pub(crate) keys: Keys,
+    pub(crate) redactor: Arc<RwLock<Redactor>>,
+    pub(crate) work: Work,
+    /// Something about cells changed: the reconciler looks again.
+    pub(crate) cells_changed: Notify,
+    /// A deadline may have come nearer: the sweeper looks again.
+    pub(crate) deadlines_changed: Notify,
+    /// Sequence number of the newest entry.
+    pub(crate) head: watch::Receiver<u64>,
+    /// One plan at a time.
+    pub(crate) applying: Mutex<()>,
+    /// Newest look at every cell.
+    pub(crate) seen: RwLock<BTreeMap<CellName, crate::reconcile::Seen>>,
+    /// Which cells the operator wants up; the rest of the wish is the plan.
+    pub(crate) wishes: RwLock<BTreeMap<CellName, bool>>,
+    pub(crate) going_down: AtomicBool,
+    pub(crate) down_asked: Notify,
+    pub(crate) stop: tokio_util::sync::CancellationToken,
+    /// Wakes that were skipped because there was nothing to consider.
+    /// From when wakes count, by cell.
+    pub(crate) anchors: Mutex<BTreeMap<CellName, abbey_model::Timestamp>>,
+    /// Version of the work at which each agent last found nothing.
+    pub(crate) checked: Mutex<BTreeMap<Slug, u64>>,
+    pub(crate) lease_ttl: abbey_model::Millis,
+    pub(crate) wakes_skipped: AtomicU64,
+    pub(crate) model_calls: AtomicU64,
+    pub(crate) address: RwLock<String>,
+}
+
+impl House {
+    pub(crate) fn current(&self) -> Option<Arc<Current>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_current(&self, current: Current) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(current));
+    }
+
+    pub(crate) fn skills(&self) -> Arc<Skills> {
+        Arc::clone(&self.skills.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn reload_skills(&self) {
+        let fresh = Arc::new(Skills::load(&self.home.skills()));
+        *self.skills.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// What admission needs for a text.
+    pub(crate) fn intake(&self, text: &str) -> Intake {
+        let fit = matcher::find(&self.skills().rules, text);
+        Intake { fit, agents: self.facts() }
+    }
+
+    /// What admission needs for a skill that the author named.
+    pub(crate) fn intake_named(&self, skill: &str, args: BTreeMap<String, String>) -> Intake {
+        let fit = Match::One(Candidate { skill: skill.to_owned(), score: NAMED, args });
+        Intake { fit, agents: self.facts() }
+    }
+
+    /// What admission needs to look at a waiting task again.
+    pub(crate) fn intake_again(&self, task: &TaskRow) -> Intake {
+        match &task.route.skill {
+            Some(skill) if task.route.score == NAMED => self.intake_named(skill, task.route.args.clone()),
+            _ => self.intake(&task.text),
+        }
+    }
+
+    fn facts(&self) -> Vec<AgentFact> {
+        let Some(current) = self.current() else { return Vec::new() };
+        let fact = |agent: &Agent| AgentFact {
+            slug: agent.slug.clone(),
+            skills: agent.skills.iter().cloned().collect(),
+            is_root: agent.reports_to.is_none(),
+            has_model: agent.model.is_some(),
+            tokens_left: None,
+        };
+        current.house.agents.values().map(fact).collect()
+    }
+
+    /// Looks at every task that waits; after a change of agents, budgets or skills.
+    pub(crate) async fn admit_waiting(&self) -> Result<()> {
+        use abbey_model::{TaskRef, TaskState};
+        let states = vec![TaskState::Parked, TaskState::Pending, TaskState::Ready];
+        let filter = abbey_store::TaskFilter { states, limit: 10_000, ..Default::default() };
+        for task in self.store.tasks(filter).await? {
+            self.store.admit(TaskRef::Id(task.id), self.intake_again(&task)).await?;
+        }
+        self.work.bump();
+        Ok(())
+    }
+
+    /// Keeps these out of everything that is written from now on.
+    pub(crate) fn learn_secrets(&self, secrets: Vec<Secret>) {
+        *self.redactor.write().unwrap_or_else(PoisonError::into_inner) = Redactor::new(secrets);
+    }
+
+    /// The value behind a reference.
+    pub(crate) fn secret(&self, reference: &SecretRef, base_dir: &str) -> std::result::Result<Secret, String> {
+        let file = |path: std::path::PathBuf| match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Secret::new(text.strip_suffix('\n').unwrap_or(&text))),
+            Err(e) => Err(format!("the secret `{reference}` cannot be read from `{}`: {e}", path.display())),
+        };
+        match reference {
+            SecretRef::Env(name) => std::env::var(name).map(Secret::new).map_err(|_| {
+                format!("the secret `{reference}` is missing: set {name} in the environment of the control plane (it takes over that of `abbey up` when it starts)")
+            }),
+            SecretRef::File(path) => file(std::path::Path::new(base_dir).join(path)),
+            SecretRef::Credential(name) => file(self.home.credentials().join(name)),
+        }
+    }
+}

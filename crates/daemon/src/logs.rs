@@ -1,0 +1,35 @@
+//! Reading the logs that the shims write.
+
+use abbey_api::{LogLine, Time};
+use abbey_model::Timestamp;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+/// The newest lines of a cell's log, oldest first, across rotated files.
+pub(crate) fn tail(dir: &Path, lines_max: usize) -> Vec<LogLine> {
+    let mut lines: Vec<LogLine> = Vec::new();
+    let names = std::iter::once("current.jsonl".to_owned()).chain((1..=4).map(|n| format!("{n}.jsonl")));
+    for name in names {
+        let Ok(bytes) = fs::read(dir.join(name)) else { continue };
+        let text = String::from_utf8_lossy(&bytes);
+        let mut older: Vec<LogLine> = text.lines().filter_map(line).collect();
+        older.append(&mut lines);
+        lines = older;
+        if lines.len() >= lines_max {
+            break;
+        }
+    }
+    let surplus = lines.len().saturating_sub(lines_max);
+    lines.drain(..surplus);
+    lines
+}
+
+fn line(text: &str) -> Option<LogLine> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    Some(LogLine {
+        at: Time(Timestamp(value["at"].as_i64()?)),
+        stream: value["stream"].as_str()?.to_owned(),
+        text: value["text"].as_str()?.to_owned(),
+    })
+}

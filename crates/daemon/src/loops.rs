@@ -1,0 +1,159 @@
+//! The timers of the house: leases, pauses, wakes, signatures, retention.
+//!
+//! Each sleeps until the next instant that it knows of; an idle house reads and writes nothing.
+
+use crate::error::Result;
+use crate::house::House;
+use abbey_agents::Layout;
+use abbey_engine::schedule::Interval;
+use abbey_engine::task::Phase;
+use abbey_model::{Amounts, CellName, Millis, Principal, Priority, Slug, TaskRef, Timestamp};
+use abbey_store::NewTask;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Least time between two looks at deadlines, so that a busy house does not read for each claim.
+const SWEEP_LEAST: Duration = Duration::from_millis(50);
+/// Time between two looks at the chain's head and at old tasks.
+const UPKEEP: Duration = Duration::from_secs(3600);
+/// How long finished tasks are kept.
+const RETENTION: Millis = Millis::from_secs(90 * 86_400);
+/// Largest heartbeat document, bytes.
+const HEARTBEAT_MAX: u64 = 16 << 10;
+
+/// Ends leases and pauses at their instants.
+pub(crate) async fn sweeper(house: Arc<House>) {
+    loop {
+        let pause = match sweep(&house).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::error!(error = error.chain(), "the sweep of deadlines failed");
+                Duration::from_secs(1)
+            }
+        };
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = house.deadlines_changed.notified() => tokio::time::sleep(SWEEP_LEAST).await,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn sweep(house: &Arc<House>) -> Result<Duration> {
+    let Some(next) = house.store.next_deadline().await? else { return Ok(Duration::from_secs(86_400)) };
+    let now = house.store.now();
+    if next > now {
+        return Ok(next.since(now).to_std());
+    }
+    let changed = house.store.sweep().await?;
+    for task in changed {
+        if matches!(task.phase, Phase::Pending { not_before } if not_before <= house.store.now()) {
+            house.store.admit(TaskRef::Id(task.id), house.intake_again(&task)).await?;
+        }
+    }
+    house.work.bump();
+    Ok(SWEEP_LEAST)
+}
+
+/// Wakes agents at their instants, and only when there is something to consider (S3-20).
+pub(crate) async fn waker(house: Arc<House>) {
+    let mut fired: BTreeMap<Slug, u64> = match house.store.wakes().await {
+        Ok(fired) => fired,
+        Err(error) => {
+            tracing::error!(%error, "the wakes could not be read");
+            BTreeMap::new()
+        }
+    };
+    loop {
+        let pause = wake(&house, &mut fired).await.unwrap_or_else(|error| {
+            tracing::error!(error = error.chain(), "the wakes could not be looked at");
+            Duration::from_secs(60)
+        });
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Fires what is due; the pause until the next.
+pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) -> Result<Duration> {
+    // Often enough to notice a new plan, without asking the database for anything.
+    let mut pause = Duration::from_secs(30);
+    let Some(current) = house.current() else { return Ok(pause) };
+    for agent in current.house.agents.values() {
+        let Some(wake) = agent.wake else { continue };
+        let anchor = anchor(house, &agent.slug).await?;
+        let interval = Interval { anchor, every: wake.every, jitter: wake.jitter, seed: agent.slug.to_string() };
+        let now = house.store.now();
+        let last = fired.get(&agent.slug).copied().unwrap_or(0);
+        let (number, at) = interval.next(last, now);
+        if at > now {
+            pause = pause.min(at.since(now).to_std());
+            continue;
+        }
+        fired.insert(agent.slug.clone(), number);
+        let text = heartbeat(house, &agent.slug);
+        if text.trim().is_empty() {
+            // Nothing to consider: no task, no model, no entry; counted for the metrics.
+            house.wakes_skipped.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        let new = NewTask {
+            text: text.clone(),
+            author: Principal::House,
+            assignee: Some(agent.slug.clone()),
+            priority: Priority::P2,
+            budget: Amounts::default(),
+            policy: None,
+            idempotency: Some((format!("wake {} {number}", agent.slug), abbey_agents::digest(text.as_bytes()))),
+            intake: house.intake(&text),
+        };
+        house.store.note_wake(agent.slug.clone(), number).await?;
+        house.store.add_task(new).await?;
+        house.work.bump();
+    }
+    Ok(pause)
+}
+
+/// From when an agent's wakes count: when its cell was first wanted. Read once and kept.
+async fn anchor(house: &House, agent: &Slug) -> Result<Timestamp> {
+    let cell = CellName::Agent(agent.clone());
+    if let Some(at) = house.anchors.lock().await.get(&cell) {
+        return Ok(*at);
+    }
+    let at = house.store.cells().await?.get(&cell).map_or_else(|| house.store.now(), |row| row.since);
+    house.anchors.lock().await.insert(cell, at);
+    Ok(at)
+}
+
+/// The agent's heartbeat document. It is the agent's own file, so it is read without following
+/// links and only so far.
+fn heartbeat(house: &House, agent: &Slug) -> String {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let path = Layout::under(&house.home.agent(agent.as_str())).workspace.join("HEARTBEAT.md");
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut text = String::new();
+    if let Ok(fd) = openat(CWD, &path, flags, Mode::empty()) {
+        let _not_text = std::fs::File::from(fd).take(HEARTBEAT_MAX).read_to_string(&mut text);
+    }
+    text
+}
+
+/// Signs the head of the chain and lets old tasks go.
+pub(crate) async fn upkeep(house: Arc<House>) {
+    loop {
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = tokio::time::sleep(UPKEEP) => {}
+        }
+        let signed = house.store.checkpoint().await.map(drop);
+        let retained = house.store.retain(RETENTION).await.map(drop);
+        if let Err(error) = signed.and(retained) {
+            tracing::error!(%error, "the upkeep failed");
+        }
+    }
+}

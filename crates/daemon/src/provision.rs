@@ -1,0 +1,339 @@
+//! Agents come and go by saga: each step can be done twice and undone, and its intent is logged
+//! before its first side effect (S2-24).
+
+use crate::auth::Keys;
+use crate::error::Result;
+use crate::home::{make_dir, new_token, publish};
+use crate::house::{Current, House};
+use crate::Error;
+use abbey_agents::{Layout, digest, native_environment};
+use abbey_api::Problem;
+use abbey_cells::{CellSpec, Door, Program};
+use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
+use abbey_model::{CellKind, CellName, FaultKind, Id, Limits, Millis, Principal, SagaId, Secret, Slug};
+use abbey_store::{SagaRow, TokenRow};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Time for an agent to announce that it is up.
+const READY_WITHIN: Millis = Millis::from_secs(30);
+/// How long an old credential stays valid after a new one was given.
+pub(crate) const OVERLAP: Millis = Millis::from_secs(60);
+
+const CREATE: [&str; 3] = ["home", "files", "credential"];
+const REMOVE: [&str; 4] = ["stop", "revoke", "archive", "forget"];
+
+/// Brings every agent of the current plan to life on disk, and takes the others away. Resumes what
+/// a crash interrupted. Also run at start: recovery and the ordinary case are one path.
+pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
+    let Some(current) = house.current() else { return Ok(()) };
+    for saga in house.store.open_sagas().await? {
+        if !matches!(saga.state, State::Stuck(_)) {
+            drive(house, &current, saga).await?;
+        }
+    }
+    let on_disk = agents_on_disk(house)?;
+    for slug in current.house.agents.keys() {
+        let layout = Layout::under(&house.home.agent(slug.as_str()));
+        if layout.token.exists() {
+            // Charters change with the plan; writing the same text again changes nothing.
+            files(house, &current, slug)?;
+        } else {
+            begin(house, &current, "agent.create", slug, &CREATE).await?;
+        }
+    }
+    for slug in on_disk.iter().filter(|s| !current.house.agents.contains_key(*s)) {
+        begin(house, &current, "agent.remove", slug, &REMOVE).await?;
+    }
+    for cell in house.store.cells().await?.into_keys() {
+        let known = match &cell {
+            CellName::Agent(slug) => current.house.agents.contains_key(slug),
+            CellName::Service(slug) => current.house.services.contains_key(slug),
+        };
+        if !known && !on_disk.contains(cell.slug()) {
+            house.store.forget_cell(cell).await?;
+        }
+    }
+    for service in current.house.services.keys() {
+        let dir = house.home.service(service.as_str());
+        make_dir(&dir, 0o700)?;
+        own(&dir, current.uid(&format!("service:{service}")))?;
+    }
+    refresh_keys(house).await
+}
+
+fn agents_on_disk(house: &House) -> Result<BTreeSet<Slug>> {
+    let dir = house.home.root().join("agents");
+    let entries = fs::read_dir(&dir).map_err(Error::file("list", &dir))?;
+    Ok(entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
+}
+
+async fn begin(house: &Arc<House>, current: &Current, kind: &str, slug: &Slug, steps: &[&str]) -> Result<()> {
+    let now = house.store.now();
+    let mut random = [0u8; 16];
+    getrandom::fill(&mut random).map_err(|e| Problem::new(FaultKind::Host, e.to_string()))?;
+    let id: SagaId = Id::v7(now.0.unsigned_abs(), u128::from_ne_bytes(random));
+    let steps: Vec<String> = steps.iter().map(|s| (*s).to_owned()).collect();
+    house.store.saga_begin(id, kind.to_owned(), slug.to_string(), steps.clone()).await?;
+    let saga = SagaRow { id, kind: kind.to_owned(), subject: slug.to_string(), steps, state: State::Doing(0) };
+    drive(house, current, saga).await
+}
+
+/// Runs a saga from wherever its log says it stands.
+async fn drive(house: &Arc<House>, current: &Current, saga: SagaRow) -> Result<()> {
+    let slug: Slug = saga.subject.parse().map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::Internal, e.to_string()))?;
+    let mut state = saga.state;
+    let mut failure: Option<Error> = None;
+    let mut tries = 0;
+    loop {
+        let event = match state {
+            State::Doing(n) => {
+                let step = saga.steps.get(n as usize).map_or("", String::as_str);
+                match perform(house, current, &saga.kind, step, &slug).await {
+                    Ok(()) => Event::StepDone(n),
+                    Err(error) => {
+                        tracing::warn!(saga = saga.kind, step, agent = %slug, error = error.chain(), "a step failed and is undone");
+                        failure = Some(error);
+                        Event::StepFailed(n)
+                    }
+                }
+            }
+            State::Undoing(n) => {
+                let step = saga.steps.get(n as usize).map_or("", String::as_str);
+                match undo(house, &saga.kind, step, &slug).await {
+                    Ok(()) => Event::StepUndone(n),
+                    Err(error) if tries + 1 >= UNDO_TRIES_MAX => {
+                        tracing::error!(saga = saga.kind, step, agent = %slug, error = error.chain(), "an undo failed for good");
+                        failure = Some(error);
+                        Event::UndoGaveUp(n)
+                    }
+                    Err(_) => {
+                        tries += 1;
+                        tokio::time::sleep(std::time::Duration::from_millis(50 << tries)).await;
+                        continue;
+                    }
+                }
+            }
+            State::Done => return Ok(()),
+            State::Undone | State::Stuck(_) => return Err(failure.unwrap_or_else(|| Problem::new(FaultKind::Internal, "a saga was undone").into())),
+        };
+        state = house.store.saga_event(saga.id, event).await?;
+    }
+}
+
+async fn perform(house: &Arc<House>, current: &Current, kind: &str, step: &str, slug: &Slug) -> Result<()> {
+    match (kind, step) {
+        ("agent.create", "home") => make_home(house, current, slug),
+        ("agent.create", "files") => files(house, current, slug),
+        ("agent.create", "credential") => credential(house, current, slug, Millis(0)).await,
+        ("agent.remove", "stop") => stop_for_good(house, slug).await,
+        ("agent.remove", "revoke") => {
+            house.store.revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0)).await?;
+            refresh_keys(house).await
+        }
+        ("agent.remove", "archive") => archive(house, slug),
+        ("agent.remove", "forget") => Ok(house.store.forget_cell(CellName::Agent(slug.clone())).await?),
+        _ => Err(Problem::new(FaultKind::Internal, format!("saga {kind} has no step {step}")).into()),
+    }
+}
+
+async fn undo(house: &Arc<House>, kind: &str, step: &str, slug: &Slug) -> Result<()> {
+    match (kind, step) {
+        ("agent.create", "credential") => {
+            house.store.revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0)).await?;
+            refresh_keys(house).await
+        }
+        // The home step made everything that the files step wrote into.
+        ("agent.create", "home") => archive(house, slug),
+        // A removal goes forward only: its undo leaves things as they are, and it is begun again.
+        _ => Ok(()),
+    }
+}
+
+fn make_home(house: &House, current: &Current, slug: &Slug) -> Result<()> {
+    let layout = Layout::under(&house.home.agent(slug.as_str()));
+    let uid = current.uid(&format!("agent:{slug}"));
+    make_dir(&layout.root, 0o711)?;
+    make_dir(&layout.home, 0o700)?;
+    own(&layout.home, uid)?;
+    // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
+    make_dir(&layout.workspace, if uid.is_some() { 0o1770 } else { 0o700 })?;
+    if let Some(gid) = uid {
+        std::os::unix::fs::chown(&layout.workspace, Some(0), Some(gid)).map_err(Error::file("hand over", &layout.workspace))?;
+    }
+    let memory = layout.workspace.join("memory");
+    make_dir(&memory, 0o700)?;
+    own(&memory, uid)
+}
+
+/// Writes what the house owns in a workspace; seeds what the agent owns.
+fn files(house: &House, current: &Current, slug: &Slug) -> Result<()> {
+    let layout = Layout::under(&house.home.agent(slug.as_str()));
+    let uid = current.uid(&format!("agent:{slug}"));
+    let Some(agent) = current.house.agents.get(slug) else { return Ok(()) };
+    let soul = layout.workspace.join("SOUL.md");
+    let text = current.charter(slug);
+    if fs::read_to_string(&soul).ok().as_deref() != Some(text) && !(agent.charter_writable && soul.exists()) {
+        publish(&soul, text.as_bytes(), if agent.charter_writable { 0o600 } else { 0o444 })?;
+    }
+    if agent.charter_writable {
+        own(&soul, uid)?;
+    }
+    let seeds = [
+        ("AGENTS.md", "# Rules of this house\n\nFinish with a result that another can check.\n"),
+        ("MEMORY.md", ""),
+        ("HEARTBEAT.md", ""),
+    ];
+    for (name, text) in seeds {
+        let path = layout.workspace.join(name);
+        if fs::symlink_metadata(&path).is_err() {
+            publish(&path, text.as_bytes(), 0o600)?;
+            own(&path, uid)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives an agent a fresh credential; older ones end after `overlap`.
+pub(crate) async fn credential(house: &Arc<House>, current: &Current, slug: &Slug, overlap: Millis) -> Result<()> {
+    let layout = Layout::under(&house.home.agent(slug.as_str()));
+    let uid = current.uid(&format!("agent:{slug}"));
+    let token = new_token("abbey_ag_")?;
+    let key = new_token("sk-abbey-")?;
+    let principal = Principal::Agent(slug.clone());
+    house.store.revoke_tokens(principal.clone(), None, overlap).await?;
+    for (secret, scope) in [(&token, "agent"), (&key, "model")] {
+        let row = TokenRow { hash: digest(secret.expose().as_bytes()), principal: principal.clone(), scope: scope.to_owned(), expires_at: None };
+        house.store.add_token(row).await?;
+    }
+    publish(&layout.root.join("key"), key.expose().as_bytes(), 0o600)?;
+    publish(&layout.token, token.expose().as_bytes(), 0o400)?;
+    own(&layout.token, uid)?;
+    refresh_keys(house).await
+}
+
+async fn stop_for_good(house: &Arc<House>, slug: &Slug) -> Result<()> {
+    let cell = CellName::Agent(slug.clone());
+    let backend = Arc::clone(&house.backend);
+    let gone = tokio::task::spawn_blocking(move || {
+        let _not_running = backend.stop(&cell, Millis(2000));
+        backend.sweep(&cell)
+    });
+    gone.await.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
+    house.store.holder_lost(slug.clone(), None).await?;
+    Ok(())
+}
+
+/// Moves an agent's files aside; nothing of an agent is deleted by the house.
+fn archive(house: &House, slug: &Slug) -> Result<()> {
+    let from = house.home.agent(slug.as_str());
+    if !from.exists() {
+        return Ok(());
+    }
+    make_dir(&house.home.removed(), 0o700)?;
+    let stamp = abbey_api::Time(house.store.now()).to_string().replace([':', '.'], "-");
+    let to = house.home.removed().join(format!("{slug}-{stamp}"));
+    fs::rename(&from, &to).map_err(Error::file("move aside", from))
+}
+
+/// Loads every valid credential and every secret that must stay out of logs.
+pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
+    let keys: &Keys = &house.keys;
+    keys.replace(house.store.tokens().await?);
+    let mut secrets = vec![house.home.operator_secret()?];
+    if let Some(current) = house.current() {
+        for slug in current.house.agents.keys() {
+            let layout = Layout::under(&house.home.agent(slug.as_str()));
+            secrets.extend([layout.token, layout.root.join("key")].iter().filter_map(|p| fs::read_to_string(p).ok()).map(Secret::new));
+        }
+        let references = current.house.providers.values().filter_map(|p| p.key.as_ref());
+        secrets.extend(references.filter_map(|r| house.secret(r, &current.base_dir).ok()));
+    }
+    house.learn_secrets(secrets);
+    Ok(())
+}
+
+fn own(path: &Path, uid: Option<u32>) -> Result<()> {
+    match uid {
+        Some(id) => std::os::unix::fs::lchown(path, Some(id), Some(id)).map_err(Error::file("hand over", path)),
+        None => Ok(()),
+    }
+}
+
+/// The program of a service as an absolute path, and its arguments.
+pub(crate) fn find_command(command: &[String], base_dir: &str) -> std::result::Result<PathBuf, String> {
+    let name = command.first().map_or("", String::as_str);
+    let search = std::env::var("PATH").unwrap_or_default();
+    let found = if name.contains('/') {
+        Some(Path::new(base_dir).join(name)).filter(|p| p.is_file())
+    } else {
+        search.split(':').filter(|d| d.starts_with('/')).map(|d| Path::new(d).join(name)).find(|p| p.is_file())
+    };
+    found.ok_or_else(|| format!("the program `{name}` was found neither in the control plane's PATH nor beside the manifest; install it or name its path"))
+}
+
+/// Everything that one boot of a cell needs.
+pub(crate) fn cell_spec(house: &House, current: &Current, cell: &CellName) -> Result<Option<CellSpec>> {
+    let run_dir = house.home.cells().join(cell.to_string());
+    let log_dir = house.home.cell_logs(&cell.to_string());
+    let base = |digest: &str, kind: CellKind, limits: Limits, waive_limits: bool, owner: &str| CellSpec {
+        cell: cell.clone(),
+        kind,
+        digest: digest.to_owned(),
+        program: Program::Own,
+        argv: Vec::new(),
+        env: Vec::new(),
+        cwd: PathBuf::from("/"),
+        uid: current.uid(owner),
+        limits,
+        waive_limits,
+        door: None,
+        ready_within: None,
+        run_dir: run_dir.clone(),
+        log_dir: log_dir.clone(),
+        group: house.home.group(),
+        secrets: Vec::new(),
+    };
+    match cell {
+        CellName::Agent(slug) => {
+            let (Some(agent), Some((digest, _))) = (current.house.agents.get(slug), current.applied.agents.get(slug)) else {
+                return Ok(None);
+            };
+            let owner = format!("agent:{slug}");
+            let layout = Layout::under(&house.home.agent(slug.as_str()));
+            let Some(door) = current.port(&owner, "door") else { return Ok(None) };
+            let key_path = layout.root.join("key");
+            let key = fs::read_to_string(&key_path).map_err(Error::file("read", &key_path))?;
+            let token = fs::read_to_string(&layout.token).map_err(Error::file("read", &layout.token))?;
+            let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
+            Ok(Some(CellSpec {
+                argv,
+                env: native_environment(slug.as_str(), &layout, door, &key),
+                cwd: layout.workspace,
+                door: Some(Door { port: door, socket: house.home.inside() }),
+                ready_within: Some(READY_WITHIN),
+                secrets: vec![key, token],
+                ..base(digest, agent.cell, agent.limits, agent.waive_limits, &owner)
+            }))
+        }
+        CellName::Service(slug) => {
+            let (Some(service), Some(digest)) = (current.house.services.get(slug), current.applied.services.get(slug)) else {
+                return Ok(None);
+            };
+            let owner = format!("service:{slug}");
+            let port = current.port(&owner, "port").unwrap_or(0);
+            let path = find_command(&service.command, &current.base_dir).map_err(|e| Problem::new(FaultKind::Host, e))?;
+            let dir = house.home.service(slug.as_str());
+            let env = [("HOME", dir.display().to_string()), ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()), ("LANG", "C.UTF-8".to_owned()), ("PORT", port.to_string())];
+            Ok(Some(CellSpec {
+                program: Program::Path(path),
+                argv: service.command.iter().map(|a| a.replace("{port}", &port.to_string())).collect(),
+                env: env.map(|(k, v)| (k.to_owned(), v)).to_vec(),
+                cwd: dir,
+                ..base(digest, service.cell, service.limits, service.waive_limits, &owner)
+            }))
+        }
+    }
+}

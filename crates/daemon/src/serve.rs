@@ -1,0 +1,335 @@
+//! Start-up and shutdown, in order.
+
+use crate::error::Result;
+use crate::home::{Home, publish};
+use crate::house::{Current, House, Skills};
+use crate::reconcile::pass;
+use crate::{Error, inside, meter, outside, provision, supervisor};
+use abbey_agents::digest;
+use abbey_cells::{Backend, ProcessBackend};
+use abbey_gateway::Gateway;
+use abbey_model::{Millis, Principal};
+use abbey_store::{Clock, Sqlite, Storage, TokenRow};
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections at once on each listener.
+const CONNECTIONS_MAX: usize = 4096;
+/// Longest time for a request's head to arrive.
+const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// Longest time for the last answers at shutdown.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// How to serve.
+pub struct Options {
+    /// `ABBEY_HOME`.
+    pub home: PathBuf,
+    /// The binary that cells are started with.
+    pub binary: PathBuf,
+    /// The clock that decides leases.
+    pub clock: Arc<dyn Clock>,
+    /// Length of leases, where tests need shorter ones.
+    pub lease_ttl: Option<Millis>,
+    /// Where the outside door listens before a manifest says otherwise.
+    pub listen: Option<SocketAddr>,
+    /// Called once both doors answer.
+    pub on_ready: Box<dyn FnOnce(&Announcement) + Send>,
+}
+
+/// Who and where a running control plane is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Its process.
+    pub pid: u32,
+    /// Its outside door.
+    pub address: String,
+    /// Whether that door speaks TLS.
+    pub tls: bool,
+}
+
+/// Runs a control plane until `abbey down` or a signal.
+///
+/// # Errors
+/// When it cannot start; nothing is left then but files.
+pub async fn serve(options: Options) -> Result<()> {
+    let home = Home::new(options.home);
+    home.prepare()?;
+    let lock = home.lock()?;
+    let (house, backend) = open(&home, &options.binary, options.clock, options.lease_ttl).await?;
+    let tracker = TaskTracker::new();
+
+    // Where cells are is known before anybody is answered; what runs is adopted here.
+    pass(&house, &mut std::collections::BTreeMap::new()).await?;
+    let gateway = Gateway::new(Arc::new(meter::Ledger(Arc::clone(&house))));
+    let outside = outside::router(Arc::clone(&house));
+    serve_unix(&house, &tracker, home.inside(), inside::router(Arc::clone(&house), gateway))?;
+    serve_unix(&house, &tracker, home.operator(), outside.clone())?;
+    let announcement = serve_tcp(&house, &tracker, outside, options.listen).await?;
+    let bytes = serde_json::to_vec(&announcement).unwrap_or_default();
+    publish(&home.announcement(), &bytes, 0o600)?;
+    supervisor::start(&house, &tracker);
+    if let Err(error) = provision::settle(&house).await {
+        tracing::error!(error = error.chain(), "the agents' files could not be brought up to date");
+    }
+    house.admit_waiting().await?;
+    tracing::info!(pid = announcement.pid, address = announcement.address, "the house is up");
+    (options.on_ready)(&announcement);
+
+    until_told(&house).await?;
+    house.stop.cancel();
+    tracker.close();
+    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
+        tracing::warn!("some requests were cut off");
+    }
+    for file in [home.announcement(), home.inside(), home.operator()] {
+        let _gone_already = std::fs::remove_file(file);
+    }
+    if house.going_down.load(Ordering::SeqCst) {
+        house.store.checkpoint().await?;
+        let _files_left = std::fs::remove_dir(home.cells());
+        let _gone_already = std::fs::remove_file(home.run().join("serve.lock"));
+        tracing::info!("the house is down");
+    } else {
+        tracing::info!("the control plane ends; its cells go on");
+    }
+    drop((house, backend, lock));
+    Ok(())
+}
+
+/// Tells every mistake of a manifest without a control plane.
+///
+/// # Errors
+/// A problem with all of them.
+pub fn check_manifest(text: &str) -> std::result::Result<(), abbey_api::Problem> {
+    crate::apply::parse(text).map(drop)
+}
+
+/// Plans a manifest without a running control plane, against the state of the home if it has one.
+///
+/// # Errors
+/// As the plan's route; [`Error::Locked`] when a control plane runs after all.
+pub async fn plan_offline(home: PathBuf, binary: PathBuf, body: abbey_api::ManifestBody) -> Result<abbey_api::PlanDoc> {
+    let real = Home::new(home);
+    let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
+    if real.database().exists() {
+        let _lock = real.lock()?;
+        let (house, _backend) = open(&real, &binary, clock, None).await?;
+        return crate::apply::dry_run(&house, body).await;
+    }
+    // Nothing is there yet, and planning must leave nothing: an empty state in a scratch place.
+    let scratch = tempfile::Builder::new().prefix("abbey-plan-").tempdir().map_err(Error::file("make", "a scratch directory"))?;
+    let home = Home::new(scratch.path().to_owned());
+    crate::home::make_dir(&home.run(), 0o700)?;
+    let (house, _backend) = open(&home, &binary, clock, None).await?;
+    crate::apply::dry_run(&house, body).await
+}
+
+async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, lease_ttl: Option<Millis>) -> Result<(Arc<House>, Arc<dyn Backend>)> {
+    let redactor = Arc::<RwLock<_>>::default();
+    let (head_sender, head) = watch::channel(0u64);
+    let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::Options {
+        path: home.database(),
+        clock,
+        redactor: Arc::clone(&redactor),
+        signing_key: home.signing_key()?,
+        on_commit: Arc::new(move |seq| drop(head_sender.send_replace(seq))),
+        on_fatal: Box::new(|why| {
+            // What reached the disk is unknown: end at once, and recover at the next start.
+            tracing::error!(why, "the state could not be flushed; the control plane ends");
+            std::process::exit(70);
+        }),
+    })?);
+    let lost = store.charge_lost().await?;
+    if lost > 0 {
+        tracing::warn!(calls = lost, "calls that a crash cut off were charged in full");
+    }
+    let backend: Arc<dyn Backend> = Arc::new(ProcessBackend::new(binary.to_owned(), home.cells(), home.group()));
+    let current = store.current().await?.map(Current::from_row).transpose()?;
+    let cells = store.cells().await?;
+    let house = Arc::new(House {
+        home: home.clone(),
+        store: Arc::clone(&store),
+        backend: Arc::clone(&backend),
+        current: RwLock::new(current.map(Arc::new)),
+        skills: RwLock::new(Arc::new(Skills::load(&home.skills()))),
+        keys: crate::auth::Keys::default(),
+        redactor,
+        work: crate::house::Work::default(),
+        cells_changed: Notify::new(),
+        deadlines_changed: Notify::new(),
+        head,
+        applying: Mutex::new(()),
+        seen: RwLock::default(),
+        wishes: RwLock::new(cells.iter().map(|(c, r)| (c.clone(), r.wanted_up)).collect()),
+        going_down: AtomicBool::new(false),
+        down_asked: Notify::new(),
+        stop: CancellationToken::new(),
+        anchors: Mutex::default(),
+        checked: Mutex::default(),
+        lease_ttl: lease_ttl.unwrap_or(inside::DEFAULT_LEASE),
+        wakes_skipped: AtomicU64::new(0),
+        model_calls: AtomicU64::new(0),
+        address: RwLock::default(),
+    });
+    let operator = home.operator_secret()?;
+    let hash = digest(operator.expose().as_bytes());
+    if !store.tokens().await?.iter().any(|t| t.hash == hash) {
+        // A new credential file ends the old credential.
+        store.revoke_tokens(Principal::Operator, Some(hash.clone()), Millis(0)).await?;
+        store.add_token(TokenRow { hash, principal: Principal::Operator, scope: "operator".to_owned(), expires_at: None }).await?;
+    }
+    provision::refresh_keys(&house).await?;
+    Ok((house, backend))
+}
+
+/// Waits for `down`, for a signal, or for a duty that gave up.
+async fn until_told(house: &Arc<House>) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = |kind| signal(kind).map_err(Error::file("listen for", "signals"));
+    let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = house.stop.cancelled() => {}
+        () = emptied(house) => {}
+    }
+    Ok(())
+}
+
+/// Resolves when the house was told to go down and no cell is left.
+async fn emptied(house: &Arc<House>) {
+    house.down_asked.notified().await;
+    loop {
+        let backend = Arc::clone(&house.backend);
+        let left = tokio::task::spawn_blocking(move || backend.list()).await;
+        if matches!(left, Ok(Ok(cells)) if cells.is_empty()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn serve_unix(house: &Arc<House>, tracker: &TaskTracker, path: PathBuf, router: Router) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    // We hold the lock of the home, so a socket that lies here is a dead one.
+    let _stale = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(Error::file("protect", &path))?;
+    let (house, inner) = (Arc::clone(house), tracker.clone());
+    drop(tracker.spawn(async move {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = house.stop.cancelled() => return,
+            };
+            let Ok((stream, _)) = accepted else { continue };
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let (router, stop) = (router.clone(), house.stop.clone());
+            drop(inner.spawn(async move {
+                converse(stream, router, stop).await;
+                drop(permit);
+            }));
+        }
+    }));
+    Ok(())
+}
+
+async fn serve_tcp(house: &Arc<House>, tracker: &TaskTracker, router: Router, listen: Option<SocketAddr>) -> Result<Announcement> {
+    let current = house.current();
+    let wanted = current.as_ref().map(|c| &c.house.listen);
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 3100));
+    let address = listen.or_else(|| wanted.map(|l| l.address)).unwrap_or(default);
+    let refused = |why: String| Error::Listen { address: address.to_string(), why };
+    let tls = match (wanted.and_then(|l| l.tls.as_ref()), &current) {
+        (Some((certificate, key)), Some(current)) => Some(acceptor(&current.base_dir, certificate, key).map_err(refused)?),
+        _ if !address.ip().is_loopback() => {
+            return Err(refused("it is reachable from other hosts, so TLS is required".to_owned()));
+        }
+        _ => None,
+    };
+    let listener = TcpListener::bind(address).await.map_err(|e| {
+        let holder = abbey_cells::observe_host(&house.home.group()).ports.get(&address.port()).cloned();
+        refused(match holder {
+            Some(holder) => format!("the port is held by {holder}; stop it, or set `listen.address` in the manifest"),
+            None => e.to_string(),
+        })
+    })?;
+    let bound = listener.local_addr().map_err(|e| refused(e.to_string()))?.to_string();
+    *house.address.write().unwrap_or_else(PoisonError::into_inner) = bound.clone();
+    let announcement = Announcement { pid: std::process::id(), address: bound, tls: tls.is_some() };
+    let (house, inner) = (Arc::clone(house), tracker.clone());
+    drop(tracker.spawn(async move {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = house.stop.cancelled() => return,
+            };
+            let Ok((stream, _)) = accepted else { continue };
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let _slower_without = stream.set_nodelay(true);
+            let (router, stop, tls) = (router.clone(), house.stop.clone(), tls.clone());
+            drop(inner.spawn(async move {
+                match tls {
+                    None => converse(stream, router, stop).await,
+                    Some(tls) => {
+                        if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)).await {
+                            converse(stream, router, stop).await;
+                        }
+                    }
+                }
+                drop(permit);
+            }));
+        }
+    }));
+    Ok(announcement)
+}
+
+/// One connection, until it ends or the house does.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let _caller_gone = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+}
+
+fn acceptor(base_dir: &str, certificate: &str, key: &str) -> std::result::Result<tokio_rustls::TlsAcceptor, String> {
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let at = |path: &str| std::path::Path::new(base_dir).join(path);
+    let chain = CertificateDer::pem_file_iter(at(certificate))
+        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+        .map_err(|e| format!("the certificate `{certificate}` cannot be read: {e}"))?;
+    let key = PrivateKeyDer::from_pem_file(at(key)).map_err(|e| format!("the key `{key}` cannot be read: {e}"))?;
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| e.to_string())?;
+    Ok(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
+}

@@ -1,0 +1,73 @@
+//! Supervision as data: every long-lived task of the control plane is a variant, with what
+//! happens when it ends.
+
+use crate::house::House;
+use crate::{loops, reconcile};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::task::TaskTracker;
+
+/// A long-lived task, in the order in which they start; they stop together by one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// Compares cells with the plan.
+    Reconcile,
+    /// Ends leases and pauses.
+    Sweep,
+    /// Wakes agents.
+    Wake,
+    /// Signs and retains.
+    Upkeep,
+}
+
+/// What happens when a duty panics.
+struct Policy {
+    /// Restarts within the period before the house gives up and exits, to be recovered whole.
+    restarts_max: u32,
+    period: Duration,
+}
+
+impl Duty {
+    pub(crate) const ALL: [Duty; 4] = [Duty::Reconcile, Duty::Sweep, Duty::Wake, Duty::Upkeep];
+
+    const fn policy(self) -> Policy {
+        match self {
+            Duty::Reconcile | Duty::Sweep => Policy { restarts_max: 5, period: Duration::from_secs(60) },
+            Duty::Wake | Duty::Upkeep => Policy { restarts_max: 20, period: Duration::from_secs(3600) },
+        }
+    }
+
+    async fn run(self, house: Arc<House>) {
+        match self {
+            Duty::Reconcile => reconcile::run(house).await,
+            Duty::Sweep => loops::sweeper(house).await,
+            Duty::Wake => loops::waker(house).await,
+            Duty::Upkeep => loops::upkeep(house).await,
+        }
+    }
+}
+
+/// Starts every duty and keeps it running.
+pub(crate) fn start(house: &Arc<House>, tracker: &TaskTracker) {
+    for duty in Duty::ALL {
+        let house = Arc::clone(house);
+        drop(tracker.spawn(watch(duty, house)));
+    }
+}
+
+async fn watch(duty: Duty, house: Arc<House>) {
+    let policy = duty.policy();
+    let mut failures: Vec<tokio::time::Instant> = Vec::new();
+    while !house.stop.is_cancelled() {
+        let outcome = tokio::spawn(duty.run(Arc::clone(&house))).await;
+        let Err(error) = outcome else { return };
+        tracing::error!(?duty, %error, "a duty failed and is started again");
+        let now = tokio::time::Instant::now();
+        failures.retain(|at| now - *at < policy.period);
+        failures.push(now);
+        if failures.len() > policy.restarts_max as usize {
+            tracing::error!(?duty, "a duty keeps failing; the control plane exits to be recovered");
+            house.stop.cancel();
+        }
+    }
+}
