@@ -1,1 +1,97 @@
-fn main() {}
+//! `abbey`: arguments in, documents out. It sees the system through the API's types.
+#![allow(clippy::print_stdout, reason = "this is the room that prints")]
+
+mod cli;
+mod connect;
+mod exit;
+mod house;
+mod output;
+mod roles;
+mod skills;
+mod tasks;
+mod watch;
+
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|a| a == "role") {
+        return roles::run(&args[2..]);
+    }
+    if let Some(refusal) = cli::not_built(&args) {
+        eprintln!("error: {refusal}");
+        return ExitCode::from(exit::USAGE);
+    }
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = error.use_stderr();
+            let _closed = error.print();
+            return ExitCode::from(if usage { exit::USAGE } else { exit::OK });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: could not start: {error}");
+            return ExitCode::from(exit::FAILURE);
+        }
+    };
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = dispatch(cli) => outcome,
+            _ = tokio::signal::ctrl_c() => Ok(exit::INTERRUPTED),
+        }
+    });
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
+    use cli::{Command as C, *};
+    let home = connect::home(cli.home.as_deref());
+    let json = cli.json;
+    match cli.command {
+        C::Init(args) => house::init(&args),
+        C::Up(args) => house::up(&home, json, &args).await,
+        C::Plan(args) => house::plan(&home, json, &args).await,
+        C::Down => house::down(&home, json).await,
+        C::Ps => house::ps(&home, json).await,
+        C::Start(args) => house::wish(&home, json, "start", &args).await,
+        C::Stop(args) => house::wish(&home, json, "stop", &args).await,
+        C::Restart(args) => house::wish(&home, json, "restart", &args).await,
+        C::Why { agent } => house::why(&home, json, &agent).await,
+        C::Logs(args) => watch::logs(&home, json, &format!("agents/{}", args.agent), &args).await,
+        C::Exec { agent, command } => watch::exec(&home, &agent, command).await,
+        C::Agent(AgentCommand::New(args)) => house::agent_new(&home, json, &args).await,
+        C::Agent(AgentCommand::Rm(args)) => house::agent_rm(&home, json, &args).await,
+        C::Agent(AgentCommand::Show { agent, effective }) => house::agent_show(&home, json, &agent, effective).await,
+        C::Agent(AgentCommand::Rotate { agent }) => house::rotate(&home, json, &agent).await,
+        C::Template(TemplateCommand::List) => house::template_list(json),
+        C::Template(TemplateCommand::Show { name }) => house::template_show(json, &name),
+        C::Task(command) => tasks::run(&home, json, command).await,
+        C::Budget(BudgetCommand::Show) => house::budget(&home, json, false).await,
+        C::Budget(BudgetCommand::Report) => house::budget(&home, json, true).await,
+        C::Skill(command) => skills::run(&home, json, command).await,
+        C::Activity(args) => watch::activity(&home, json, args).await,
+        C::Doctor => house::doctor(&home, json).await,
+        C::Service(ServiceCommand::List) => house::services(&home, json).await,
+        C::Service(ServiceCommand::Logs(args)) => watch::logs(&home, json, &format!("services/{}", args.agent), &args).await,
+        C::Backup { file } => house::backup(&home, json, &file).await,
+        C::Restore { file } => house::restore(&home, json, &file),
+        C::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "abbey", &mut std::io::stdout());
+            Ok(exit::OK)
+        }
+        C::Man => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(|e| exit::Failure::plain(e.to_string()))?;
+            Ok(exit::OK)
+        }
+    }
+}

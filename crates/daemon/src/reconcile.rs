@@ -55,6 +55,7 @@ pub(crate) async fn run(house: Arc<House>) {
 }
 
 /// Resolves when the shim of any running cell ends.
+#[expect(deprecated, reason = "sound here: an OwnedFd always returns the descriptor that it owns")]
 async fn watch_ends(house: &House) {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
     use tokio::io::unix::AsyncFd;
@@ -65,7 +66,7 @@ async fn watch_ends(house: &House) {
     let handles: Vec<_> = pids
         .into_iter()
         .filter_map(|pid| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok())
-        .filter_map(|fd| AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE).ok())
+        .filter_map(|fd| AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).ok())
         .collect();
     if handles.is_empty() {
         return std::future::pending().await;

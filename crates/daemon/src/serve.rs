@@ -144,7 +144,9 @@ async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, leas
         clock,
         redactor: Arc::clone(&redactor),
         signing_key: home.signing_key()?,
-        on_commit: Arc::new(move |seq| drop(head_sender.send_replace(seq))),
+        on_commit: Arc::new(move |seq| {
+            head_sender.send_replace(seq);
+        }),
         on_fatal: Box::new(|why| {
             // What reached the disk is unknown: end at once, and recover at the next start.
             tracing::error!(why, "the state could not be flushed; the control plane ends");

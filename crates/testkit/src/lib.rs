@@ -1,1 +1,7 @@
-//! x
+//! What tests and examples stand on: a scripted model server, a fake backend, a turned clock, and
+//! a house in a temporary directory. Never shipped.
+
+pub mod conformance;
+pub mod fake;
+pub mod house;
+pub mod model;

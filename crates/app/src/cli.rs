@@ -1,0 +1,303 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Houses many AI agents on one machine: each in its own cell, all under one control plane.
+#[derive(Debug, Parser)]
+#[command(name = "abbey", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// State directory; default /var/lib/abbey for root, ~/.local/state/abbey otherwise.
+    #[arg(long, global = true, env = "ABBEY_HOME", value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Print one JSON document (JSON Lines for streams).
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a manifest to start from.
+    Init(InitArgs),
+    /// Start the control plane if none runs, and apply the manifest.
+    Up(UpArgs),
+    /// Show what applying the manifest would change.
+    Plan(PlanArgs),
+    /// Stop every agent, every service and the control plane.
+    Down,
+    /// List the agents.
+    Ps,
+    /// Start agents.
+    Start(AgentsArgs),
+    /// Stop agents; they stay stopped.
+    Stop(AgentsArgs),
+    /// Boot agents anew.
+    Restart(AgentsArgs),
+    /// Explain the state of an agent.
+    Why { agent: String },
+    /// Show the log of an agent.
+    Logs(LogsArgs),
+    /// Run a command in the cell of an agent.
+    Exec {
+        agent: String,
+        /// Program and arguments, after `--`.
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
+    },
+    /// Add, remove or show agents.
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// List or show the stock templates.
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// Give work and look at it.
+    #[command(subcommand)]
+    Task(TaskCommand),
+    /// Show budgets.
+    #[command(subcommand)]
+    Budget(BudgetCommand),
+    /// List, search, show, check or run skills.
+    #[command(subcommand)]
+    Skill(SkillCommand),
+    /// Show, verify or export the activity chain.
+    Activity(ActivityArgs),
+    /// Check the house.
+    Doctor,
+    /// List services or show their logs.
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Write the state and the agents' files into one archive, while the house runs.
+    Backup { file: PathBuf },
+    /// Restore an archive into a home without state.
+    Restore { file: PathBuf },
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page.
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Where to write it.
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Start from this example.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) example: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// The manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+    /// Do not wait until the agents are up.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+    /// Print the manifest's JSON Schema instead, for editors.
+    #[arg(long)]
+    pub(crate) schema: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentsArgs {
+    /// Agents by name.
+    #[arg(required_unless_present = "all")]
+    pub(crate) agents: Vec<String>,
+    /// All of them.
+    #[arg(long, conflicts_with = "agents")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    pub(crate) agent: String,
+    /// Go on with new lines.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Lines to begin with.
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub(crate) lines: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Add an agent to the manifest and bring it up.
+    New(AgentNewArgs),
+    /// Take an agent out of the manifest; its files are kept aside.
+    Rm(AgentRmArgs),
+    /// Show an agent.
+    Show {
+        agent: String,
+        /// Every value with its origin.
+        #[arg(long)]
+        effective: bool,
+    },
+    /// Give an agent a new credential; the old one ends after a minute.
+    Rotate { agent: String },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentNewArgs {
+    pub(crate) agent: String,
+    /// Stock template.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// The agent above it.
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) reports_to: Option<String>,
+    /// The manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentRmArgs {
+    pub(crate) agent: String,
+    /// The manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// List the templates.
+    List,
+    /// Show a template with its charter.
+    Show { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// Add a task.
+    Add(TaskAddArgs),
+    /// List tasks, newest first.
+    List {
+        /// Only in these states, by comma.
+        #[arg(long)]
+        state: Option<String>,
+        /// Only of this agent.
+        #[arg(long)]
+        agent: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show a task with its runs.
+    Show { task: String },
+    /// Explain why a task waits or how it ended.
+    Why { task: String },
+    /// Call a task off.
+    Cancel { task: String },
+    /// Start a finished task again.
+    Retry { task: String },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TaskAddArgs {
+    /// What is to be done.
+    pub(crate) text: String,
+    /// Who is to do it; matched when not given.
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) to: Option<String>,
+    /// P0 (urgent) to P3 (low).
+    #[arg(long)]
+    pub(crate) priority: Option<String>,
+    /// Most tokens over all runs.
+    #[arg(long)]
+    pub(crate) tokens: Option<u64>,
+    /// The same key adds one task only.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Wait for the end; the exit status tells it.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this many seconds.
+    #[arg(long, default_value_t = 900)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BudgetCommand {
+    /// Show the budgets of the house and its agents.
+    Show,
+    /// Show all of them, with those of tasks and runs.
+    Report,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SkillCommand {
+    /// List the skills.
+    List,
+    /// Find skills for a text.
+    Search { query: String },
+    /// Show a skill.
+    Show { name: String },
+    /// Check a skill's directory.
+    Check { dir: PathBuf },
+    /// Run a skill as a task and wait for its result.
+    Run {
+        name: String,
+        /// Arguments, `KEY=VALUE`.
+        args: Vec<String>,
+        /// Who runs it; the owner with the lowest load when not given.
+        #[arg(long, value_name = "AGENT")]
+        to: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ActivityArgs {
+    /// Go on with new entries.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Entries to begin with.
+    #[arg(short = 'n', long, default_value_t = 50)]
+    pub(crate) last: u64,
+    #[command(subcommand)]
+    pub(crate) command: Option<ActivityCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ActivityCommand {
+    /// Check every hash and signature of the chain.
+    Verify,
+    /// Print the whole chain as JSON Lines.
+    Export,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// List the services.
+    List,
+    /// Show the log of a service.
+    Logs(LogsArgs),
+}
+
+/// Verbs that belong to the command line and have no mechanism yet.
+const NOT_BUILT: &[(&str, &str)] = &[
+    ("reload", ""), ("pause", ""), ("resume", ""), ("attach", ""), ("run", ""), ("agent", "clone"), ("agent", "move"),
+    ("agent", "restore"), ("task", "import"), ("task", "export"), ("delegate", ""), ("workflow", ""), ("approvals", ""),
+    ("budget", "set"), ("budget", "reset"), ("policy", ""), ("schedule", ""), ("report", ""), ("service", "restart"),
+    ("unit", ""), ("export", ""), ("import", ""), ("tui", ""),
+];
+
+/// The refusal of a verb that is not built yet, by its name.
+pub(crate) fn not_built(args: &[OsString]) -> Option<String> {
+    let words: Vec<&str> = args.iter().skip(1).filter_map(|a| a.to_str()).filter(|a| !a.starts_with('-')).collect();
+    let first = words.first()?;
+    let second = words.get(1).copied().unwrap_or_default();
+    let (verb, sub) = NOT_BUILT.iter().find(|(v, s)| v == first && (s.is_empty() || *s == second))?;
+    let name = format!("{verb} {sub}");
+    Some(format!("`abbey {}` is not built yet in this version", name.trim()))
+}

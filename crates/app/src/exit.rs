@@ -1,0 +1,98 @@
+//! Kinds of failure to exit codes, in one place (the table of the README).
+
+use abbey_api::client::Error;
+use abbey_api::Problem;
+use abbey_model::FaultKind;
+
+pub(crate) const OK: u8 = 0;
+pub(crate) const FAILURE: u8 = 1;
+pub(crate) const USAGE: u8 = 2;
+pub(crate) const NOT_FOUND: u8 = 3;
+pub(crate) const CONFLICT: u8 = 4;
+pub(crate) const APPROVAL: u8 = 5;
+pub(crate) const UNREACHABLE: u8 = 6;
+pub(crate) const DEGRADED: u8 = 7;
+pub(crate) const PARKED: u8 = 8;
+pub(crate) const TIMEOUT: u8 = 124;
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// What is told at the end of a command that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    text: String,
+    details: Vec<String>,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    pub(crate) fn plain(text: impl Into<String>) -> Self {
+        Failure { text: text.into(), details: Vec::new(), hint: None, code: FAILURE }
+    }
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+    pub(crate) fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+    pub(crate) fn print(&self) {
+        eprintln!("error: {}", self.text);
+        for line in &self.details {
+            eprintln!("  {line}");
+        }
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+    }
+}
+
+/// Exit code of a kind of failure.
+const fn code_of(kind: FaultKind) -> u8 {
+    match kind {
+        FaultKind::Invalid | FaultKind::TooLarge | FaultKind::NotBuilt => USAGE,
+        FaultKind::NotFound => NOT_FOUND,
+        FaultKind::Conflict | FaultKind::Stale => CONFLICT,
+        FaultKind::Unavailable => UNREACHABLE,
+        FaultKind::Unauthenticated | FaultKind::Forbidden | FaultKind::Limit | FaultKind::Host | FaultKind::Upstream | FaultKind::Internal => FAILURE,
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let mut details = problem.mistakes.clone();
+        if let Some(holder) = &problem.holder {
+            details.push(format!("holder: {holder}"));
+        }
+        Failure { code: code_of(problem.fault()), text: problem.detail, details, hint: problem.remedy }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Refused(problem) => problem.into(),
+            other => {
+                let text = match std::error::Error::source(&other) {
+                    Some(source) => format!("{other}: {source}"),
+                    None => other.to_string(),
+                };
+                Failure::plain(text).with_code(UNREACHABLE).hint("`abbey up` starts the house; `--home` or ABBEY_HOME names another one")
+            }
+        }
+    }
+}
+
+impl From<abbey_daemon::Error> for Failure {
+    fn from(error: abbey_daemon::Error) -> Self {
+        let code = code_of(error.kind());
+        match error {
+            abbey_daemon::Error::Problem(problem) => problem.into(),
+            other => Failure::plain(other.chain()).with_code(code),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The hidden entry points: one binary plays every part.
+
+use crate::exit;
+use abbey_daemon::{Options, SystemClock};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Plays a role.
+pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    let word = |i: usize| args.get(i).and_then(|a| a.to_str()).unwrap_or_default();
+    match word(0) {
+        "serve" => serve(&args[1..]),
+        // The shim reported its failure to the one who started it.
+        "shim" => ExitCode::from(if abbey_cells::shim::run().is_ok() { exit::OK } else { exit::FAILURE }),
+        "enter" => {
+            let (code, why) = abbey_cells::enter(&PathBuf::from(args.get(1).cloned().unwrap_or_default()));
+            eprintln!("abbey: {why}");
+            ExitCode::from(u8::try_from(code).unwrap_or(125))
+        }
+        "native" => native(if word(1) == "--skill" { Some(word(2)) } else { None }),
+        other => {
+            eprintln!("error: there is no role `{other}`; roles are started by the house itself");
+            ExitCode::from(exit::USAGE)
+        }
+    }
+}
+
+fn native(skill: Option<&str>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: could not start: {error}");
+            return ExitCode::from(exit::FAILURE);
+        }
+    };
+    runtime.block_on(async {
+        if let Some(name) = skill {
+            let code = abbey_agents::programs::run(name).await;
+            return ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILURE));
+        }
+        match abbey_agents::native::run().await {
+            Ok(()) => ExitCode::from(exit::OK),
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(exit::FAILURE)
+            }
+        }
+    })
+}
+
+/// Runs the control plane in the foreground. Reports on standard output, one JSON line: where it
+/// is, or why it could not start.
+fn serve(args: &[OsString]) -> ExitCode {
+    let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
+    let home = crate::connect::home(value("--home").or_else(|| std::env::var_os("ABBEY_HOME")).map(PathBuf::from).as_deref());
+    let number = |name: &str| value(name).and_then(|v| v.to_str()?.parse::<i64>().ok());
+    let _ours_alone = rustix::process::setsid();
+    tracing_subscriber::fmt().json().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
+    let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    let options = Options {
+        home: home.root().to_owned(),
+        binary,
+        clock: Arc::new(SystemClock::new()),
+        lease_ttl: number("--lease-ms").map(abbey_model::Millis),
+        listen: value("--listen").and_then(|v| v.to_str()?.parse().ok()),
+        on_ready: Box::new(|announcement| {
+            report(&serde_json::to_string(announcement).unwrap_or_default());
+        }),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report(&serde_json::json!({ "error": error.to_string(), "code": exit::FAILURE }).to_string());
+            return ExitCode::from(exit::FAILURE);
+        }
+    };
+    match runtime.block_on(abbey_daemon::serve(options)) {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(error) => {
+            let text = error.chain();
+            let locked = matches!(error, abbey_daemon::Error::Locked { .. });
+            tracing::error!(error = text, "the control plane could not start");
+            let code = exit::Failure::from(error).code();
+            report(&serde_json::json!({ "error": text, "code": code, "locked": locked }).to_string());
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// One line to whoever started us, who then lets go of the pipe.
+fn report(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _reader_gone = writeln!(out, "{line}");
+    let _reader_gone = out.flush();
+    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+        let _kept = rustix::stdio::dup2_stdout(&null);
+    }
+}

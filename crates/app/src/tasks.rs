@@ -1,0 +1,137 @@
+//! Tasks: add, list, show, why, cancel, retry.
+
+use crate::cli::{TaskAddArgs, TaskCommand};
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure};
+use crate::output::{self, Progress, dash, table};
+use abbey_api::client::Client;
+use abbey_api::*;
+use abbey_daemon::Home;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+type Outcome = Result<u8, Failure>;
+
+/// Longest wait in one request.
+const WAIT: Duration = Duration::from_secs(20);
+
+pub(crate) async fn run(home: &Home, json: bool, command: TaskCommand) -> Outcome {
+    let client = client(home)?;
+    match command {
+        TaskCommand::Add(args) => add(&client, json, args).await,
+        TaskCommand::List { state, agent, limit } => {
+            let mut path = format!("/api/v1/tasks?limit={limit}");
+            for (key, value) in [("state", state), ("agent", agent)] {
+                if let Some(value) = value {
+                    path.push_str(&format!("&{key}={}", segment(&value)));
+                }
+            }
+            let doc: TasksDoc = client.get(&path).await?;
+            if json {
+                output::json(&doc);
+            } else {
+                let row = |t: &TaskView| vec![t.number.clone(), t.state.clone(), t.priority.clone(), dash(t.assignee.clone()), dash(t.verified.clone()), short(&t.title)];
+                table(&["TASK", "STATE", "PRIORITY", "ASSIGNEE", "VERIFIED", "TITLE"], doc.tasks.iter().map(row).collect());
+            }
+            Ok(exit::OK)
+        }
+        TaskCommand::Show { task } => {
+            let doc: TaskDoc = client.get(&format!("/api/v1/tasks/{}", segment(&task))).await?;
+            print(json, &doc);
+            Ok(exit::OK)
+        }
+        TaskCommand::Why { task } => {
+            let doc: WhyDoc = client.get(&format!("/api/v1/tasks/{}/why", segment(&task))).await?;
+            if json {
+                output::json(&doc);
+            } else {
+                output::line(&format!("{} is {}", doc.task, doc.state));
+                for reason in &doc.reasons {
+                    output::line(&format!("  {}: {}", reason.code, reason.text));
+                }
+            }
+            Ok(exit::OK)
+        }
+        TaskCommand::Cancel { task } => change(&client, json, &task, "cancel").await,
+        TaskCommand::Retry { task } => change(&client, json, &task, "retry").await,
+    }
+}
+
+async fn change(client: &Client, json: bool, task: &str, verb: &str) -> Outcome {
+    let doc: TaskDoc = client.post(&format!("/api/v1/tasks/{}/{verb}", segment(task)), &serde_json::json!({}), &[]).await?;
+    print(json, &doc);
+    Ok(exit::OK)
+}
+
+async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
+    let body = AddTask { text: args.text, to: args.to, priority: args.priority, skill: None, args: BTreeMap::new(), tokens: args.tokens };
+    let headers: Vec<(&str, String)> = args.idempotency_key.map(|k| ("idempotency-key", k)).into_iter().collect();
+    let doc: TaskDoc = client.post("/api/v1/tasks", &body, &headers).await?;
+    if !args.wait {
+        print(json, &doc);
+        return Ok(exit::OK);
+    }
+    wait(client, json, &doc.task.id, Duration::from_secs(args.timeout)).await
+}
+
+/// Waits for the end of a task; the exit status tells it.
+pub(crate) async fn wait(client: &Client, json: bool, id: &str, patience: Duration) -> Outcome {
+    let until = Instant::now() + patience;
+    let mut progress = Progress::new();
+    loop {
+        let left = until.saturating_duration_since(Instant::now()).min(WAIT);
+        let doc: TaskDoc = client.get(&format!("/api/v1/tasks/{id}?wait_ms={}", left.as_millis())).await?;
+        let code = match doc.task.state.as_str() {
+            "done" => Some(exit::OK),
+            "failed" | "timed_out" | "cancelled" | "unverified" => Some(exit::FAILURE),
+            "blocked" | "awaiting_approval" => Some(exit::APPROVAL),
+            "parked" => Some(exit::PARKED),
+            _ if Instant::now() >= until => Some(exit::TIMEOUT),
+            _ => None,
+        };
+        if let Some(code) = code {
+            progress.end();
+            print(json, &doc);
+            return Ok(code);
+        }
+        progress.show(&format!("{} is {}", doc.task.number, doc.task.state));
+    }
+}
+
+fn short(text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    if first.chars().count() <= 60 { first.to_owned() } else { format!("{}…", first.chars().take(59).collect::<String>()) }
+}
+
+fn print(json: bool, doc: &TaskDoc) {
+    if json {
+        output::json(doc);
+        return;
+    }
+    let t = &doc.task;
+    let skill = t.skill.as_ref().map_or_else(String::new, |s| format!(" by skill {s}"));
+    let verified = t.verified.as_ref().map_or_else(String::new, |v| format!(", verified: {v}"));
+    output::line(&format!("{} is {}{verified} ({}{skill})", t.number, t.state, t.assignee.as_deref().unwrap_or("unassigned")));
+    output::line(&format!("  {}", short(&t.title)));
+    if let Some(waiting) = &t.waiting_for {
+        output::line(&format!("  waiting for: {waiting}"));
+    }
+    if let Some(failure) = &t.failure {
+        output::line(&format!("  last failure: {failure}"));
+    }
+    for run in &t.runs {
+        let tokens = match (run.usage.input, run.usage.output) {
+            (Some(i), Some(o)) if run.usage.source == "provider" => format!("{i} + {o} tokens"),
+            (Some(_), Some(_)) => "no model".to_owned(),
+            _ => "tokens unknown".to_owned(),
+        };
+        let flag = if run.flagged { ", FLAGGED: it claims an action without a receipt" } else { "" };
+        output::line(&format!("  run {} {} ({}), {tokens}, model {}{flag}", run.id, run.state, dash(run.reason.clone()), dash(run.actual_model.clone())));
+    }
+    if let Some(result) = &t.result {
+        output::line(&format!("  result ({}):", result.source));
+        for text in result.text.lines() {
+            output::line(&format!("    {text}"));
+        }
+    }
+}

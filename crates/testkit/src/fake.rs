@@ -1,0 +1,120 @@
+//! A backend without a host: cells as entries of a table, with a uid of their own, no network but
+//! the house's socket, and failures on demand.
+
+use abbey_cells::{Backend, CellSpec, Error, Record, Result, Usage};
+use abbey_model::{Bytes, CellKind, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+#[derive(Debug, Clone)]
+struct Cell {
+    spec: CellSpec,
+    generation: Generation,
+    state: State,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Running,
+    Exited(ExitKind),
+    Orphaned,
+}
+
+/// Cells in memory.
+#[derive(Debug, Default)]
+pub struct FakeBackend {
+    cells: Mutex<BTreeMap<CellName, Cell>>,
+    refuse: Mutex<bool>,
+}
+
+impl FakeBackend {
+    fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<CellName, Cell>) -> T) -> T {
+        look(&mut self.cells.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+    /// Lets the next starts fail.
+    pub fn refuse_starts(&self, refuse: bool) {
+        *self.refuse.lock().unwrap_or_else(PoisonError::into_inner) = refuse;
+    }
+    /// Ends a cell from inside.
+    pub fn crash(&self, cell: &CellName, exit: ExitKind) {
+        self.with(|cells| {
+            if let Some(found) = cells.get_mut(cell) {
+                found.state = State::Exited(exit);
+            }
+        });
+    }
+    /// Takes the shim away and leaves the rest.
+    pub fn orphan(&self, cell: &CellName) {
+        self.with(|cells| {
+            if let Some(found) = cells.get_mut(cell) {
+                found.state = State::Orphaned;
+            }
+        });
+    }
+}
+
+impl Backend for FakeBackend {
+    fn kind(&self) -> CellKind {
+        CellKind::Sandbox
+    }
+
+    fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()> {
+        let refused = *self.refuse.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with(|cells| {
+            let state = if refused { State::Exited(ExitKind::SpawnFailed { error: "told to".into() }) } else { State::Running };
+            cells.insert(spec.cell.clone(), Cell { spec: spec.clone(), generation, state });
+        });
+        if refused { Err(Error::Shim { cell: spec.cell.clone(), why: "told to".into() }) } else { Ok(()) }
+    }
+
+    fn observe(&self, cell: &CellName) -> Result<Observed> {
+        Ok(self.with(|cells| match cells.get(cell) {
+            None => Observed::Nothing,
+            Some(c) => match &c.state {
+                State::Running => Observed::Running { generation: c.generation, spec: c.spec.digest.clone(), ready: true, started_at: Timestamp(0), stopping: false },
+                State::Exited(exit) => Observed::Exited(ExitRecord { generation: c.generation, exit: exit.clone(), ended_at: Timestamp(0) }),
+                State::Orphaned => Observed::Orphaned { generation: c.generation },
+            },
+        }))
+    }
+
+    fn stop(&self, cell: &CellName, _grace: Millis) -> Result<()> {
+        self.with(|cells| {
+            if let Some(found) = cells.get_mut(cell).filter(|c| c.state == State::Running) {
+                found.state = State::Exited(ExitKind::Stopped);
+            }
+        });
+        Ok(())
+    }
+
+    fn sweep(&self, cell: &CellName) -> Result<()> {
+        self.with(|cells| drop(cells.remove(cell)));
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<CellName>> {
+        Ok(self.with(|cells| cells.keys().cloned().collect()))
+    }
+
+    fn usage(&self, cell: &CellName) -> Result<Usage> {
+        match self.observe(cell)? {
+            Observed::Running { .. } => Ok(Usage { memory: Bytes(1 << 20), cpu_us: 1, processes: 1 }),
+            _ => Err(Error::NotRunning(cell.clone())),
+        }
+    }
+
+    fn record(&self, cell: &CellName) -> Result<Option<Record>> {
+        let identity = ProcessIdentity { pid: 1, start_ticks: 0, boot_id: "fake".into() };
+        Ok(self.with(|cells| {
+            cells.get(cell).map(|c| Record {
+                generation: c.generation,
+                digest: c.spec.digest.clone(),
+                shim: identity.clone(),
+                child: Some(identity.clone()),
+                started_at: Timestamp(0),
+                groups: Vec::new(),
+                in_force: Some(c.spec.limits),
+            })
+        }))
+    }
+}

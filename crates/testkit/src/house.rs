@@ -1,0 +1,226 @@
+//! A house in a temporary directory, driven by the real binary as a user would.
+
+use serde_json::Value;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest wait for any single change.
+pub const WITHIN: Duration = Duration::from_secs(45);
+const FIRST_PORT: u16 = 21_000;
+const BLOCK: u16 = 40;
+
+/// Ports that no other test on this host uses. Held by a name in the abstract socket namespace,
+/// which the kernel releases when the test's process ends, however it ends.
+#[derive(Debug)]
+pub struct Ports {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    _held: UnixListener,
+}
+
+impl Ports {
+    /// Takes a free block.
+    ///
+    /// # Panics
+    /// When two hundred tests run at once.
+    pub fn take() -> Ports {
+        for n in 0..200 {
+            let address = SocketAddr::from_abstract_name(format!("abbey-test-ports-{n}")).expect("a short name");
+            if let Ok(held) = UnixListener::bind_addr(&address) {
+                let first = FIRST_PORT + n * BLOCK;
+                return Ports { first, last: first + BLOCK - 1, _held: held };
+            }
+        }
+        panic!("no block of ports is free");
+    }
+}
+
+/// A house that is taken down when dropped.
+#[derive(Debug)]
+pub struct House {
+    dir: tempfile::TempDir,
+    abbey: PathBuf,
+    /// Ports of this house.
+    pub ports: Ports,
+    /// Extra arguments for the control plane when started by [`House::serve`].
+    pub serve_args: Vec<String>,
+}
+
+impl House {
+    /// A home in a fresh directory, for this binary.
+    ///
+    /// # Panics
+    /// When no directory can be made.
+    pub fn new(abbey: &str) -> House {
+        let dir = tempfile::Builder::new().prefix("abbey-t-").tempdir().expect("a temporary directory");
+        // Agents have users of their own and walk through here.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).expect("permissions");
+        House { dir, abbey: PathBuf::from(abbey), ports: Ports::take(), serve_args: Vec::new() }
+    }
+
+    /// `ABBEY_HOME`.
+    pub fn home(&self) -> PathBuf {
+        self.dir.path().join("home")
+    }
+
+    /// A place beside the home.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes the manifest, with the house's ports and a free outside port put in.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn manifest(&self, text: &str) -> PathBuf {
+        let path = self.path("abbey.yaml");
+        let head = format!(
+            "version: 1\nlisten: {{ address: 127.0.0.1:0 }}\nnetwork: {{ ports: {}-{} }}\n",
+            self.ports.first, self.ports.last
+        );
+        std::fs::write(&path, format!("{head}{text}")).expect("a manifest");
+        path
+    }
+
+    /// A command of the binary in this home, with an environment of its own.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.abbey);
+        let dir = self.abbey.parent().unwrap_or(Path::new("/"));
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", dir.display()))
+            .env("HOME", self.dir.path())
+            .env("ABBEY_HOME", self.home())
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary runs")
+    }
+
+    /// Runs it, expects this exit code, and gives standard output.
+    ///
+    /// # Panics
+    /// With everything it said, when the code is another.
+    pub fn expect(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "abbey {args:?}\n--- stdout\n{out}\n--- stderr\n{err}\n--- serve\n{}", self.serve_log());
+        out.into_owned()
+    }
+
+    /// As [`House::expect`], with `--json`.
+    ///
+    /// # Panics
+    /// When the output is no document.
+    pub fn json(&self, code: i32, args: &[&str]) -> Value {
+        let mut all = args.to_vec();
+        all.push("--json");
+        let text = self.expect(code, &all);
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("abbey {args:?} printed no document: {e}\n{text}"))
+    }
+
+    /// What a refused command said.
+    ///
+    /// # Panics
+    /// When it was not refused with this code.
+    pub fn refused(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "abbey {args:?}\n{}\n{err}", String::from_utf8_lossy(&output.stdout));
+        err
+    }
+
+    /// Log of the control plane.
+    pub fn serve_log(&self) -> String {
+        std::fs::read_to_string(self.home().join("logs/serve.log")).unwrap_or_default()
+    }
+
+    /// Process of the control plane.
+    ///
+    /// # Panics
+    /// When none runs.
+    pub fn serve_pid(&self) -> i32 {
+        let text = std::fs::read_to_string(self.home().join("run/serve.json")).expect("a control plane runs");
+        let value: Value = serde_json::from_str(&text).expect("an announcement");
+        i32::try_from(value["pid"].as_i64().unwrap_or(0)).expect("a pid")
+    }
+
+    /// `kill -9` of the control plane, and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it does not go.
+    pub fn kill_serve(&self) {
+        kill(self.serve_pid());
+    }
+
+    /// The operator's credential.
+    pub fn operator_token(&self) -> String {
+        std::fs::read_to_string(self.home().join("operator.token")).unwrap_or_default()
+    }
+
+    /// An agent's credential.
+    pub fn agent_token(&self, agent: &str) -> String {
+        std::fs::read_to_string(self.home().join("agents").join(agent).join("home/token")).unwrap_or_default()
+    }
+
+    /// Starts a control plane with further arguments, for leases shorter than usual.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn serve(&self, args: &[&str]) {
+        use std::io::{BufRead, BufReader};
+        std::fs::create_dir_all(self.home().join("logs")).expect("a directory");
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.home().join("logs/serve.log")).expect("a log");
+        let mut all = vec!["role", "serve"];
+        all.extend(args);
+        let mut child = self.command(&all).stdout(Stdio::piped()).stderr(log).spawn().expect("it starts");
+        let mut line = String::new();
+        let pipe = child.stdout.take().expect("a pipe");
+        BufReader::new(pipe).read_line(&mut line).expect("a line");
+        assert!(line.contains("\"pid\""), "the control plane did not come up: {line}\n{}", self.serve_log());
+        // Nobody waits for it here; its parent's end makes it an orphan as in real life.
+        drop(std::thread::spawn(move || drop(child.wait())));
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        let _best_effort = self.run(&["down"]);
+    }
+}
+
+/// Kills a process and waits until it is gone.
+///
+/// # Panics
+/// When it does not go.
+pub fn kill(pid: i32) {
+    let target = rustix::process::Pid::from_raw(pid).expect("a pid");
+    let _gone_already = rustix::process::kill_process(target, rustix::process::Signal::KILL);
+    until("the process is gone", || abbey_cells::identify(pid).is_none());
+}
+
+/// Waits for a condition.
+///
+/// # Panics
+/// When it is not reached in time.
+pub fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let end = Instant::now() + WITHIN;
+    while !reached() {
+        assert!(Instant::now() < end, "not reached in {WITHIN:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,155 @@
+//! The scripted model: OpenAI chat completions with real framing and made-up thoughts.
+//!
+//! Without a script it answers every question by saying that it is scripted, and counts tokens by
+//! words. A script is a JSON list of turns, taken one a call; each may hold `text`, `tool_calls`
+//! (`name`, `arguments`), `usage: null` for a provider that reports none, `cut: true` for a stream
+//! that breaks off, `status` for an error, and `delay_ms`.
+//!
+//! Source: OpenAI chat completions, streaming format (read 2026-11).
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+#[derive(Debug, Clone, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Turn {
+    text: String,
+    tool_calls: Vec<ToolCall>,
+    no_usage: bool,
+    cut: bool,
+    status: Option<u16>,
+    delay_ms: u64,
+    model: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ToolCall {
+    name: String,
+    arguments: Value,
+}
+
+struct Script {
+    turns: Mutex<VecDeque<Turn>>,
+    calls: AtomicU64,
+}
+
+/// Serves on a port of loopback until the process ends.
+///
+/// # Errors
+/// When the port or the script cannot be used.
+pub async fn serve(port: u16, script: Option<PathBuf>) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    let turns = match script {
+        Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
+        None => VecDeque::new(),
+    };
+    let script = Arc::new(Script { turns: Mutex::new(turns), calls: AtomicU64::new(0) });
+    let router = Router::new()
+        .route("/v1/models", get(async || Json(json!({ "object": "list", "data": [{ "id": "scripted-1", "object": "model" }] }))))
+        .route("/v1/chat/completions", post(chat))
+        .route("/calls", get(async |State(s): State<Arc<Script>>| Json(json!({ "calls": s.calls.load(Ordering::SeqCst) }))))
+        .route("/script", post(replace))
+        .with_state(script);
+    axum::serve(listener, router).await
+}
+
+/// Puts a new script in place.
+async fn replace(State(script): State<Arc<Script>>, Json(turns): Json<VecDeque<Value>>) -> StatusCode {
+    let parsed: Result<VecDeque<Turn>, _> = turns.into_iter().map(serde_json::from_value).collect();
+    match parsed {
+        Ok(turns) => {
+            *script.turns.lock().unwrap_or_else(PoisonError::into_inner) = turns;
+            StatusCode::NO_CONTENT
+        }
+        Err(_) => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+fn words(text: &str) -> u64 {
+    text.split_whitespace().count() as u64
+}
+
+async fn chat(State(script): State<Arc<Script>>, Json(call): Json<Value>) -> Response {
+    let number = script.calls.fetch_add(1, Ordering::SeqCst) + 1;
+    let next = script.turns.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let turn = next.unwrap_or_else(|| Turn { text: answer(&call), ..Turn::default() });
+    tokio::time::sleep(Duration::from_millis(turn.delay_ms)).await;
+    if let Some(status) = turn.status {
+        let body = json!({ "error": { "message": "scripted failure", "type": "server_error" } });
+        return respond(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "application/json", body.to_string());
+    }
+    let prompt: u64 = call["messages"].as_array().into_iter().flatten().map(|m| words(m["content"].as_str().unwrap_or_default())).sum();
+    let completion = words(&turn.text) + turn.tool_calls.iter().map(|c| words(&c.arguments.to_string()) + 4).sum::<u64>();
+    let usage = json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion });
+    let model = turn.model.clone().unwrap_or_else(|| "scripted-1-0613".to_owned());
+    let id = format!("chatcmpl-{number}");
+    if call["stream"] != true {
+        let calls: Vec<Value> = turn.tool_calls.iter().enumerate().map(|(i, c)| tool_call(i, c)).collect();
+        let mut message = json!({ "role": "assistant", "content": turn.text });
+        if !calls.is_empty() {
+            message["tool_calls"] = calls.into();
+        }
+        let finish = if turn.tool_calls.is_empty() { "stop" } else { "tool_calls" };
+        let mut body = json!({ "id": id, "object": "chat.completion", "model": model, "choices": [{ "index": 0, "message": message, "finish_reason": finish }] });
+        if !turn.no_usage {
+            body["usage"] = usage;
+        }
+        return respond(StatusCode::OK, "application/json", body.to_string());
+    }
+    let include_usage = call["stream_options"]["include_usage"] == true && !turn.no_usage;
+    let frames = frames(&turn, &id, &model, include_usage.then_some(usage));
+    let stream = futures_util::stream::iter(frames.into_iter().map(Ok::<_, std::io::Error>));
+    let cut = turn.cut.then(|| Err(std::io::Error::other("scripted cut")));
+    let stream = futures_util::StreamExt::chain(stream, futures_util::stream::iter(cut));
+    Response::builder().header("content-type", "text/event-stream").body(Body::from_stream(stream)).unwrap_or_default()
+}
+
+fn respond(status: StatusCode, kind: &str, body: String) -> Response {
+    Response::builder().status(status).header("content-type", kind).body(Body::from(body)).unwrap_or_default()
+}
+
+fn tool_call(index: usize, call: &ToolCall) -> Value {
+    json!({ "index": index, "id": format!("call_{index}"), "type": "function", "function": { "name": call.name, "arguments": call.arguments.to_string() } })
+}
+
+/// Server-sent events, one word a chunk.
+fn frames(turn: &Turn, id: &str, model: &str, usage: Option<Value>) -> Vec<Bytes> {
+    let chunk = |delta: Value, finish: Option<&str>| {
+        let body = json!({ "id": id, "object": "chat.completion.chunk", "model": model, "choices": [{ "index": 0, "delta": delta, "finish_reason": finish }] });
+        Bytes::from(format!("data: {body}\n\n"))
+    };
+    let mut frames = vec![chunk(json!({ "role": "assistant", "content": "" }), None)];
+    frames.extend(turn.text.split_inclusive(' ').map(|w| chunk(json!({ "content": w }), None)));
+    for (i, call) in turn.tool_calls.iter().enumerate() {
+        frames.push(chunk(json!({ "tool_calls": [tool_call(i, call)] }), None));
+    }
+    if turn.cut {
+        return frames;
+    }
+    let finish = if turn.tool_calls.is_empty() { "stop" } else { "tool_calls" };
+    frames.push(chunk(json!({}), Some(finish)));
+    if let Some(usage) = usage {
+        let body = json!({ "id": id, "object": "chat.completion.chunk", "model": model, "choices": [], "usage": usage });
+        frames.push(Bytes::from(format!("data: {body}\n\n")));
+    }
+    frames.push(Bytes::from_static(b"data: [DONE]\n\n"));
+    frames
+}
+
+/// An honest answer of a machine that does not think.
+fn answer(call: &Value) -> String {
+    let asked = call["messages"].as_array().and_then(|m| m.iter().rev().find(|m| m["role"] == "user")).and_then(|m| m["content"].as_str()).unwrap_or_default();
+    let asked: String = asked.chars().take(120).collect();
+    format!("This is the scripted model, not a real one. It was asked: \"{asked}\". A configured provider would answer here.")
+}
