@@ -1,1 +1,31 @@
-fn main() {}
+//! What the repository does with itself: `check`, `tidy`, `quickstart`, `bless`.
+//!
+//! `./check` and `./quickstart` are thin wrappers over this; no step needs a host other than the
+//! package registries.
+#![allow(clippy::print_stdout, reason = "a tool that talks to the person at the terminal")]
+
+mod check;
+mod quickstart;
+mod run;
+mod tidy;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    let outcome = match args.first().map(String::as_str) {
+        Some("check") => check::check(&rest),
+        Some("tidy") => tidy::tidy(),
+        Some("quickstart") => quickstart::quickstart(),
+        Some("bless") => check::bless(),
+        _ => Err("usage: cargo xtask check [--stories] | tidy | quickstart | bless".to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -49,6 +49,7 @@ pub(crate) async fn apply(house: &Arc<House>, body: ManifestBody, seen: Option<u
     if !planned.plan.is_empty() {
         commit(house, &planned, &body, who).await?;
     }
+    crate::serve::open_outside(house).await?;
     provision::settle(house).await?;
     house.admit_waiting().await?;
     house.cells_changed.notify_one();
@@ -148,6 +149,13 @@ fn host_notes(house: &House, parsed: &abbey_plan::House, body: &ManifestBody) ->
         if let Err(text) = provision::find_command(&service.command, &body.base_dir) {
             fatal(format!("service:{}", service.slug), text);
         }
+    }
+    let listen = parsed.listen.address;
+    let moved = house.current().is_none_or(|c| c.house.listen.address != listen) && house.listen_override.is_none();
+    if moved && listen.port() != 0 && let Err(e) = std::net::TcpListener::bind(listen) {
+        let holder = abbey_cells::observe_host(&house.home.group()).ports.get(&listen.port()).cloned();
+        let why = holder.map_or_else(|| e.to_string(), |h| format!("the port is held by {h}"));
+        fatal("listen".to_owned(), format!("the outside door cannot listen on {listen}: {why}; stop the holder or set another `listen.address`"));
     }
     let skills = house.skills();
     for agent in parsed.agents.values() {

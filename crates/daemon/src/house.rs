@@ -148,6 +148,12 @@ pub struct House {
     pub(crate) wakes_skipped: AtomicU64,
     pub(crate) model_calls: AtomicU64,
     pub(crate) address: RwLock<String>,
+    /// The outside door as it stands open: what it was opened for, and how it is closed.
+    pub(crate) outside: Mutex<Option<crate::serve::OpenDoor>>,
+    /// Tasks that must end before the control plane does.
+    pub(crate) tracker: tokio_util::task::TaskTracker,
+    /// Address that replaces the manifest's, where tests want one.
+    pub(crate) listen_override: Option<std::net::SocketAddr>,
 }
 
 impl House {
@@ -192,7 +198,7 @@ impl House {
         let Some(current) = self.current() else { return Vec::new() };
         let fact = |agent: &Agent| AgentFact {
             slug: agent.slug.clone(),
-            skills: agent.skills.iter().cloned().collect(),
+            skills: agent.skills.clone(),
             is_root: agent.reports_to.is_none(),
             has_model: agent.model.is_some(),
             tokens_left: None,

@@ -14,7 +14,7 @@ use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -67,18 +67,16 @@ pub async fn serve(options: Options) -> Result<()> {
     let home = Home::new(options.home);
     home.prepare()?;
     let lock = home.lock()?;
-    let (house, backend) = open(&home, &options.binary, options.clock, options.lease_ttl).await?;
-    let tracker = TaskTracker::new();
+    let (house, backend) = open(&home, &options.binary, options.clock, (options.lease_ttl, options.listen)).await?;
+    let tracker = house.tracker.clone();
 
     // Where cells are is known before anybody is answered; what runs is adopted here.
     pass(&house, &mut std::collections::BTreeMap::new()).await?;
     let gateway = Gateway::new(Arc::new(meter::Ledger(Arc::clone(&house))));
     let outside = outside::router(Arc::clone(&house));
     serve_unix(&house, &tracker, home.inside(), inside::router(Arc::clone(&house), gateway))?;
-    serve_unix(&house, &tracker, home.operator(), outside.clone())?;
-    let announcement = serve_tcp(&house, &tracker, outside, options.listen).await?;
-    let bytes = serde_json::to_vec(&announcement).unwrap_or_default();
-    publish(&home.announcement(), &bytes, 0o600)?;
+    serve_unix(&house, &tracker, home.operator(), outside)?;
+    let announcement = open_outside(&house).await?;
     supervisor::start(&house, &tracker);
     if let Err(error) = provision::settle(&house).await {
         tracing::error!(error = error.chain(), "the agents' files could not be brought up to date");
@@ -125,18 +123,18 @@ pub async fn plan_offline(home: PathBuf, binary: PathBuf, body: abbey_api::Manif
     let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
     if real.database().exists() {
         let _lock = real.lock()?;
-        let (house, _backend) = open(&real, &binary, clock, None).await?;
+        let (house, _backend) = open(&real, &binary, clock, (None, None)).await?;
         return crate::apply::dry_run(&house, body).await;
     }
     // Nothing is there yet, and planning must leave nothing: an empty state in a scratch place.
     let scratch = tempfile::Builder::new().prefix("abbey-plan-").tempdir().map_err(Error::file("make", "a scratch directory"))?;
     let home = Home::new(scratch.path().to_owned());
     crate::home::make_dir(&home.run(), 0o700)?;
-    let (house, _backend) = open(&home, &binary, clock, None).await?;
+    let (house, _backend) = open(&home, &binary, clock, (None, None)).await?;
     crate::apply::dry_run(&house, body).await
 }
 
-async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, lease_ttl: Option<Millis>) -> Result<(Arc<House>, Arc<dyn Backend>)> {
+async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, (lease_ttl, listen_override): (Option<Millis>, Option<SocketAddr>)) -> Result<(Arc<House>, Arc<dyn Backend>)> {
     let redactor = Arc::<RwLock<_>>::default();
     let (head_sender, head) = watch::channel(0u64);
     let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::Options {
@@ -184,6 +182,9 @@ async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, leas
         wakes_skipped: AtomicU64::new(0),
         model_calls: AtomicU64::new(0),
         address: RwLock::default(),
+        outside: Mutex::default(),
+        tracker: TaskTracker::new(),
+        listen_override,
     });
     let operator = home.operator_secret()?;
     let hash = digest(operator.expose().as_bytes());
@@ -249,19 +250,41 @@ fn serve_unix(house: &Arc<House>, tracker: &TaskTracker, path: PathBuf, router: 
     Ok(())
 }
 
-async fn serve_tcp(house: &Arc<House>, tracker: &TaskTracker, router: Router, listen: Option<SocketAddr>) -> Result<Announcement> {
+/// The outside door as it stands open.
+#[derive(Debug)]
+pub(crate) struct OpenDoor {
+    wanted: String,
+    close: CancellationToken,
+    announcement: Announcement,
+}
+
+/// Opens the outside door where the plan wants it, or leaves it when it stands there already.
+/// Before the first plan there is none: the operator's tools use the socket.
+pub(crate) async fn open_outside(house: &Arc<House>) -> Result<Announcement> {
     let current = house.current();
-    let wanted = current.as_ref().map(|c| &c.house.listen);
-    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 3100));
-    let address = listen.or_else(|| wanted.map(|l| l.address)).unwrap_or(default);
+    let mut door = house.outside.lock().await;
+    let Some(current) = &current else {
+        let announcement = Announcement { pid: std::process::id(), address: String::new(), tls: false };
+        announce(house, &announcement)?;
+        return Ok(announcement);
+    };
+    let listen = &current.house.listen;
+    let address = house.listen_override.unwrap_or(listen.address);
+    let wanted = format!("{address} {:?}", listen.tls);
+    if let Some(open) = door.as_ref().filter(|d| d.wanted == wanted) {
+        return Ok(open.announcement.clone());
+    }
     let refused = |why: String| Error::Listen { address: address.to_string(), why };
-    let tls = match (wanted.and_then(|l| l.tls.as_ref()), &current) {
-        (Some((certificate, key)), Some(current)) => Some(acceptor(&current.base_dir, certificate, key).map_err(refused)?),
-        _ if !address.ip().is_loopback() => {
+    let tls = match &listen.tls {
+        Some((certificate, key)) => Some(acceptor(&current.base_dir, certificate, key).map_err(refused)?),
+        None if !address.ip().is_loopback() => {
             return Err(refused("it is reachable from other hosts, so TLS is required".to_owned()));
         }
-        _ => None,
+        None => None,
     };
+    if let Some(old) = door.take() {
+        old.close.cancel();
+    }
     let listener = TcpListener::bind(address).await.map_err(|e| {
         let holder = abbey_cells::observe_host(&house.home.group()).ports.get(&address.port()).cloned();
         refused(match holder {
@@ -270,34 +293,44 @@ async fn serve_tcp(house: &Arc<House>, tracker: &TaskTracker, router: Router, li
         })
     })?;
     let bound = listener.local_addr().map_err(|e| refused(e.to_string()))?.to_string();
-    *house.address.write().unwrap_or_else(PoisonError::into_inner) = bound.clone();
+    bound.clone_into(&mut house.address.write().unwrap_or_else(PoisonError::into_inner));
     let announcement = Announcement { pid: std::process::id(), address: bound, tls: tls.is_some() };
-    let (house, inner) = (Arc::clone(house), tracker.clone());
-    drop(tracker.spawn(async move {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = house.stop.cancelled() => return,
-            };
-            let Ok((stream, _)) = accepted else { continue };
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let _slower_without = stream.set_nodelay(true);
-            let (router, stop, tls) = (router.clone(), house.stop.clone(), tls.clone());
-            drop(inner.spawn(async move {
-                match tls {
-                    None => converse(stream, router, stop).await,
-                    Some(tls) => {
-                        if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)).await {
-                            converse(stream, router, stop).await;
-                        }
+    announce(house, &announcement)?;
+    let close = house.stop.child_token();
+    drop(house.tracker.spawn(accept(Arc::clone(house), listener, tls, close.clone())));
+    *door = Some(OpenDoor { wanted, close, announcement: announcement.clone() });
+    Ok(announcement)
+}
+
+fn announce(house: &House, announcement: &Announcement) -> Result<()> {
+    let bytes = serde_json::to_vec(announcement).unwrap_or_default();
+    publish(&house.home.announcement(), &bytes, 0o600)
+}
+
+async fn accept(house: Arc<House>, listener: TcpListener, tls: Option<tokio_rustls::TlsAcceptor>, close: CancellationToken) {
+    let router = outside::router(Arc::clone(&house));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = close.cancelled() => return,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let _slower_without = stream.set_nodelay(true);
+        let (router, stop, tls) = (router.clone(), house.stop.clone(), tls.clone());
+        drop(house.tracker.spawn(async move {
+            match tls {
+                None => converse(stream, router, stop).await,
+                Some(tls) => {
+                    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)).await {
+                        converse(stream, router, stop).await;
                     }
                 }
-                drop(permit);
-            }));
-        }
-    }));
-    Ok(announcement)
+            }
+            drop(permit);
+        }));
+    }
 }
 
 /// One connection, until it ends or the house does.

@@ -3,15 +3,15 @@
 use crate::matcher::Match;
 use crate::task::{Admission, Wait};
 use abbey_model::{Slug, WaitCode};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What admission knows of one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentFact {
     /// Its slug.
     pub slug: Slug,
-    /// Skills assigned to it.
-    pub skills: BTreeSet<String>,
+    /// Skills assigned to it, the most its own first.
+    pub skills: Vec<String>,
     /// Whether it stands at the top of the org chart.
     pub is_root: bool,
     /// Whether a model is configured for it.
@@ -45,9 +45,12 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
         return (park(WaitCode::NoCapableAgent, text), Route::default());
     }
     if let Match::One(found) = fit {
+        // Of several owners, those in whose list the skill stands nearest to the front.
+        let place = |a: &&AgentFact| a.skills.iter().position(|s| *s == found.skill);
+        let nearest = pool.iter().filter_map(|a| place(a)).min();
         let owners: Vec<Slug> = pool
             .iter()
-            .filter(|a| a.skills.contains(&found.skill))
+            .filter(|a| nearest.is_some() && place(a) == nearest)
             .map(|a| a.slug.clone())
             .collect();
         if !owners.is_empty() {
@@ -140,6 +143,16 @@ mod tests {
         let (admission, route) = admit(None, &disk(), &agents);
         assert_eq!(admission, Admission::Offer(vec!["sys".parse().unwrap()]));
         assert_eq!(route.skill.as_deref(), Some("disk-usage"));
+    }
+
+    #[test]
+    fn of_several_owners_the_nearest_is_chosen_and_equals_share_the_offer() {
+        let owner = |slug, skills: &[&str]| agent(slug, skills, false, false, None);
+        let agents = [owner("db", &["backup", "disk-usage"]), owner("sys", &["disk-usage"]), owner("it", &["disk-usage", "x"])];
+        let (admission, _) = admit(None, &disk(), &agents);
+        assert_eq!(admission, Admission::Offer(vec!["sys".parse().unwrap(), "it".parse().unwrap()]));
+        let db: Slug = "db".parse().unwrap();
+        assert_eq!(admit(Some(&db), &disk(), &agents).0, Admission::Offer(vec![db]));
     }
 
     #[test]
