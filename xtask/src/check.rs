@@ -5,18 +5,44 @@ use crate::tidy;
 
 /// Runs every check; `--stories` runs the examples' own stories as well.
 pub(crate) fn check(args: &[&str]) -> Result<(), String> {
-    install(&[("cc", "gcc"), ("git", "git"), ("curl", "curl"), ("python3", "python3"), ("pgrep", "procps"), ("mount", "mount")])?;
+    install(&[
+        ("cc", "gcc"),
+        ("git", "git"),
+        ("curl", "curl"),
+        ("python3", "python3"),
+        ("pgrep", "procps"),
+        ("mount", "mount"),
+    ])?;
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;
-    println!("== lock file: {} packages", lock.lines().filter(|l| l.starts_with("name = ")).count());
+    println!(
+        "== lock file: {} packages",
+        lock.lines().filter(|l| l.starts_with("name = ")).count()
+    );
     step("format", "cargo", &["fmt", "--all", "--check"])?;
     tidy::tidy()?;
-    step("lint", "cargo", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    step(
+        "lint",
+        "cargo",
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    )?;
     // The binaries that the end-to-end tests start beside the one under test.
     step("build", "cargo", &["build", "--workspace", "--bins"])?;
     if have("cargo", &["nextest", "--version"]) {
         step("test", "cargo", &["nextest", "run", "--workspace"])?;
     } else {
-        step("test", "cargo", &["test", "--workspace", "--", "--test-threads", "4"])?;
+        step(
+            "test",
+            "cargo",
+            &["test", "--workspace", "--", "--test-threads", "4"],
+        )?;
     }
     if args.contains(&"--stories") {
         stories()?;
@@ -27,9 +53,18 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
 
 /// The `try` of every example, on the release build that users have.
 fn stories() -> Result<(), String> {
-    step("release build", "cargo", &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"])?;
+    step(
+        "release build",
+        "cargo",
+        &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
+    )?;
     let examples = root().join("examples");
-    let mut names: Vec<_> = std::fs::read_dir(&examples).map_err(|e| e.to_string())?.flatten().map(|e| e.path().join("try")).filter(|p| p.exists()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(&examples)
+        .map_err(|e| e.to_string())?
+        .flatten()
+        .map(|e| e.path().join("try"))
+        .filter(|p| p.exists())
+        .collect();
     names.sort();
     for story in names {
         step("story", &story.display().to_string(), &[])?;
@@ -40,5 +75,17 @@ fn stories() -> Result<(), String> {
 /// Renders snapshots anew; look at the difference before you keep it.
 pub(crate) fn bless() -> Result<(), String> {
     println!("set INSTA_UPDATE=always for this one run, then read `git diff`");
-    step("bless", "env", &["INSTA_UPDATE=always", "cargo", "test", "--workspace", "--lib", "--test", "it"])
+    step(
+        "bless",
+        "env",
+        &[
+            "INSTA_UPDATE=always",
+            "cargo",
+            "test",
+            "--workspace",
+            "--lib",
+            "--test",
+            "it",
+        ],
+    )
 }

@@ -2,7 +2,10 @@
 //!
 //! `./check` and `./quickstart` are thin wrappers over this; no step needs a host other than the
 //! package registries.
-#![allow(clippy::print_stdout, reason = "a tool that talks to the person at the terminal")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a tool that talks to the person at the terminal"
+)]
 
 mod check;
 mod quickstart;

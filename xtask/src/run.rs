@@ -6,34 +6,58 @@ use std::time::Instant;
 
 /// Root of the repository.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+        .to_owned()
 }
 
 /// Runs a step and says how long it took.
 pub(crate) fn step(title: &str, program: &str, args: &[&str]) -> Result<(), String> {
     println!("== {title}: {program} {}", args.join(" "));
     let start = Instant::now();
-    let status = Command::new(program).args(args).current_dir(root()).status().map_err(|e| format!("`{program}` could not be run: {e}"))?;
+    let status = Command::new(program)
+        .args(args)
+        .current_dir(root())
+        .status()
+        .map_err(|e| format!("`{program}` could not be run: {e}"))?;
     println!("== {title}: {:.1} s", start.elapsed().as_secs_f32());
-    if status.success() { Ok(()) } else { Err(format!("{title} failed ({status})")) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{title} failed ({status})"))
+    }
 }
 
 /// Whether a program can be run.
 pub(crate) fn have(program: &str, args: &[&str]) -> bool {
-    Command::new(program).args(args).output().is_ok_and(|o| o.status.success())
+    Command::new(program)
+        .args(args)
+        .output()
+        .is_ok_and(|o| o.status.success())
 }
 
 /// Installs Debian packages whose programs are missing.
 pub(crate) fn install(needs: &[(&str, &str)]) -> Result<(), String> {
-    let missing: Vec<&str> = needs.iter().filter(|(program, _)| !have("sh", &["-c", &format!("command -v {program}")])).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> = needs
+        .iter()
+        .filter(|(program, _)| !have("sh", &["-c", &format!("command -v {program}")]))
+        .map(|(_, package)| *package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let remedy = format!("install these packages and run this again: {}", missing.join(" "));
+    let remedy = format!(
+        "install these packages and run this again: {}",
+        missing.join(" ")
+    );
     if !have("sh", &["-c", "command -v apt-get && test \"$(id -u)\" = 0"]) {
         return Err(remedy);
     }
     step("package lists", "apt-get", &["update", "-qq"])?;
-    let args: Vec<&str> = ["install", "-y", "-qq", "--no-install-recommends"].into_iter().chain(missing).collect();
+    let args: Vec<&str> = ["install", "-y", "-qq", "--no-install-recommends"]
+        .into_iter()
+        .chain(missing)
+        .collect();
     step("packages", "apt-get", &args).map_err(|_| remedy)
 }

@@ -16,19 +16,41 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("api", &["model"]),
     ("agents", &["model", "api"]),
     ("gateway", &["model"]),
-    ("daemon", &["model", "plan", "engine", "store", "cells", "agents", "gateway", "api"]),
+    (
+        "daemon",
+        &[
+            "model", "plan", "engine", "store", "cells", "agents", "gateway", "api",
+        ],
+    ),
     // The entry functions of the roles live in `cells` and `agents`; `model` has the exit kinds.
     ("app", &["daemon", "api", "cells", "agents", "model"]),
-    ("testkit", &["model", "plan", "engine", "store", "cells", "api", "agents", "daemon"]),
+    (
+        "testkit",
+        &[
+            "model", "plan", "engine", "store", "cells", "api", "agents", "daemon",
+        ],
+    ),
 ];
 /// Outside crates that a room is held to.
-const OUTSIDE: &[(&str, &[&str])] = &[("model", &["serde", "thiserror"]), ("launch", &["libc", "rustix"])];
+const OUTSIDE: &[(&str, &[&str])] = &[
+    ("model", &["serde", "thiserror"]),
+    ("launch", &["libc", "rustix"]),
+];
 /// Rooms that may hold `unsafe`.
 const UNSAFE: &[&str] = &["launch"];
 /// Longest file of code, lines: told from the first, refused from the second.
 const LINES: (usize, usize) = (600, 800);
 /// Crates that would bring a second crypto provider or a second way to do a thing.
-const BANNED: &[&str] = &["openssl", "openssl-sys", "native-tls", "aws-lc-rs", "aws-lc-sys", "chrono", "serde_yaml", "async-std"];
+const BANNED: &[&str] = &[
+    "openssl",
+    "openssl-sys",
+    "native-tls",
+    "aws-lc-rs",
+    "aws-lc-sys",
+    "chrono",
+    "serde_yaml",
+    "async-std",
+];
 /// Names of the example's agents, which must not leak into behaviour.
 const INSTANCE_NAMES: &[&str] = &["clawdie", "ezra", "allegro", "atomizer"];
 /// Words that do not belong into a repository.
@@ -71,10 +93,16 @@ fn section(manifest: &str, name: &str) -> BTreeSet<String> {
 
 fn dependencies(breaches: &mut Vec<String>) -> Result<(), String> {
     let dir = root().join("crates");
-    let rooms: BTreeSet<String> = fs::read_dir(&dir).map_err(|e| e.to_string())?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let rooms: BTreeSet<String> = fs::read_dir(&dir)
+        .map_err(|e| e.to_string())?
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
     let known: BTreeSet<String> = ROOMS.iter().map(|(n, _)| (*n).to_owned()).collect();
     for room in rooms.symmetric_difference(&known) {
-        breaches.push(format!("the room `{room}` is not both in the table of xtask and under crates/"));
+        breaches.push(format!(
+            "the room `{room}` is not both in the table of xtask and under crates/"
+        ));
     }
     for (room, allowed) in ROOMS {
         let manifest = read(&dir.join(room).join("Cargo.toml"))?;
@@ -85,8 +113,14 @@ fn dependencies(breaches: &mut Vec<String>) -> Result<(), String> {
             }
         }
         if let Some((_, outside)) = OUTSIDE.iter().find(|(n, _)| n == room) {
-            for outer in names.iter().filter(|n| !n.starts_with("abbey-") && !outside.contains(&n.as_str())) {
-                breaches.push(format!("`{room}` takes only {}, not `{outer}`", outside.join(" and ")));
+            for outer in names
+                .iter()
+                .filter(|n| !n.starts_with("abbey-") && !outside.contains(&n.as_str()))
+            {
+                breaches.push(format!(
+                    "`{room}` takes only {}, not `{outer}`",
+                    outside.join(" and ")
+                ));
             }
         }
     }
@@ -116,23 +150,44 @@ fn sources(breaches: &mut Vec<String>) -> Result<(), String> {
     let mut all = Vec::new();
     files(&top, &mut all);
     for path in all {
-        let shown = path.strip_prefix(&top).unwrap_or(&path).display().to_string();
+        let shown = path
+            .strip_prefix(&top)
+            .unwrap_or(&path)
+            .display()
+            .to_string();
         let size = fs::metadata(&path).map_or(0, |m| m.len());
         if size > 512 << 10 && !shown.ends_with("Cargo.lock") {
             breaches.push(format!("{shown}: {size} bytes is a stray large file"));
             continue;
         }
-        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
         if !shown.starts_with("xtask/") {
-            for word in WORDS.iter().filter(|w| shown.ends_with(".rs") && text.contains(**w)) {
+            for word in WORDS
+                .iter()
+                .filter(|w| shown.ends_with(".rs") && text.contains(**w))
+            {
                 breaches.push(format!("{shown}: holds `{word}`"));
             }
-            let free = shown.starts_with("examples/") || shown.starts_with("docs/") || shown.ends_with(".md") || shown.contains("/templates/") || shown.contains("/tests/");
-            for name in INSTANCE_NAMES.iter().filter(|n| !free && shown.ends_with(".rs") && text.to_lowercase().contains(**n)) {
+            let free = shown.starts_with("examples/")
+                || shown.starts_with("docs/")
+                || shown.ends_with(".md")
+                || shown.contains("/templates/")
+                || shown.contains("/tests/");
+            for name in INSTANCE_NAMES
+                .iter()
+                .filter(|n| !free && shown.ends_with(".rs") && text.to_lowercase().contains(**n))
+            {
                 // The list of examples has to name its folders.
-                let lines: Vec<&str> = text.lines().filter(|l| l.to_lowercase().contains(name) && !l.contains("examples/")).collect();
+                let lines: Vec<&str> = text
+                    .lines()
+                    .filter(|l| l.to_lowercase().contains(name) && !l.contains("examples/"))
+                    .collect();
                 if !lines.is_empty() {
-                    breaches.push(format!("{shown}: the name `{name}` of one house leaks into behaviour"));
+                    breaches.push(format!(
+                        "{shown}: the name `{name}` of one house leaks into behaviour"
+                    ));
                 }
             }
         }
@@ -146,9 +201,14 @@ fn sources(breaches: &mut Vec<String>) -> Result<(), String> {
             println!("tidy: {shown} has {lines} lines; think of splitting it");
         }
         if shown.contains("/src/") && !text.starts_with("//!") {
-            breaches.push(format!("{shown}: does not begin with what it is for (`//!`)"));
+            breaches.push(format!(
+                "{shown}: does not begin with what it is for (`//!`)"
+            ));
         }
-        let room = shown.strip_prefix("crates/").and_then(|s| s.split('/').next()).unwrap_or_default();
+        let room = shown
+            .strip_prefix("crates/")
+            .and_then(|s| s.split('/').next())
+            .unwrap_or_default();
         if text.contains("unsafe {") && !UNSAFE.contains(&room) && !shown.starts_with("xtask/") {
             breaches.push(format!("{shown}: `unsafe` outside {}", UNSAFE.join(", ")));
         }
@@ -158,7 +218,22 @@ fn sources(breaches: &mut Vec<String>) -> Result<(), String> {
 
 /// Licences of everything in the lock file, from the registry's own manifests.
 fn licences(breaches: &mut Vec<String>) -> Result<(), String> {
-    const GOOD: &[&str] = &["MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unlicense", "CC0-1.0", "0BSD", "Unicode-3.0", "MPL-2.0", "CDLA-Permissive-2.0", "BSL-1.0", "Apache-2.0 WITH LLVM-exception"];
+    const GOOD: &[&str] = &[
+        "MIT",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "ISC",
+        "Zlib",
+        "Unlicense",
+        "CC0-1.0",
+        "0BSD",
+        "Unicode-3.0",
+        "MPL-2.0",
+        "CDLA-Permissive-2.0",
+        "BSL-1.0",
+        "Apache-2.0 WITH LLVM-exception",
+    ];
     let output = std::process::Command::new("cargo")
         .args(["metadata", "--format-version", "1", "--locked"])
         .current_dir(root())
@@ -168,14 +243,26 @@ fn licences(breaches: &mut Vec<String>) -> Result<(), String> {
     // One key of a machine's own output; a JSON parser would be this tool's only dependency.
     let mut bad = BTreeSet::new();
     for part in text.split("\"license\":").skip(1) {
-        let Some(licence) = part.strip_prefix('"').and_then(|p| p.split('"').next()) else { continue };
-        let offered = licence.split(" OR ").flat_map(|l| l.split('/')).map(|l| l.trim().trim_matches(['(', ')']));
-        let good = |l: &str| GOOD.contains(&l) || l.split(" AND ").all(|each| GOOD.contains(&each.trim_matches(['(', ')'])));
+        let Some(licence) = part.strip_prefix('"').and_then(|p| p.split('"').next()) else {
+            continue;
+        };
+        let offered = licence
+            .split(" OR ")
+            .flat_map(|l| l.split('/'))
+            .map(|l| l.trim().trim_matches(['(', ')']));
+        let good = |l: &str| {
+            GOOD.contains(&l)
+                || l.split(" AND ")
+                    .all(|each| GOOD.contains(&each.trim_matches(['(', ')'])))
+        };
         if !offered.into_iter().any(good) {
             bad.insert(licence.to_owned());
         }
     }
-    breaches.extend(bad.into_iter().map(|l| format!("a dependency has the licence `{l}`, which is not on the list")));
+    breaches.extend(
+        bad.into_iter()
+            .map(|l| format!("a dependency has the licence `{l}`, which is not on the list")),
+    );
     Ok(())
 }
 

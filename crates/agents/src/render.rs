@@ -28,7 +28,12 @@ impl Layout {
 }
 
 /// The whole environment of a native agent, built from scratch.
-pub fn native_environment(agent: &str, layout: &Layout, door: u16, key: &str) -> Vec<(String, String)> {
+pub fn native_environment(
+    agent: &str,
+    layout: &Layout,
+    door: u16,
+    key: &str,
+) -> Vec<(String, String)> {
     let url = format!("http://127.0.0.1:{door}");
     let pairs = [
         ("HOME", layout.home.display().to_string()),

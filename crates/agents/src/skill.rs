@@ -19,14 +19,29 @@ pub const FACTS: [&str; 6] = ["disks", "system", "cells", "services", "logs", "b
 
 /// Stock skills: name and text.
 const STOCK: [(&str, &str); 8] = [
-    ("backup-state", include_str!("../skills/backup-state/SKILL.md")),
-    ("cell-status", include_str!("../skills/cell-status/SKILL.md")),
+    (
+        "backup-state",
+        include_str!("../skills/backup-state/SKILL.md"),
+    ),
+    (
+        "cell-status",
+        include_str!("../skills/cell-status/SKILL.md"),
+    ),
     ("disk-usage", include_str!("../skills/disk-usage/SKILL.md")),
     ("git-merge", include_str!("../skills/git-merge/SKILL.md")),
-    ("git-release-tag", include_str!("../skills/git-release-tag/SKILL.md")),
+    (
+        "git-release-tag",
+        include_str!("../skills/git-release-tag/SKILL.md"),
+    ),
     ("log-search", include_str!("../skills/log-search/SKILL.md")),
-    ("service-status", include_str!("../skills/service-status/SKILL.md")),
-    ("system-stats", include_str!("../skills/system-stats/SKILL.md")),
+    (
+        "service-status",
+        include_str!("../skills/service-status/SKILL.md"),
+    ),
+    (
+        "system-stats",
+        include_str!("../skills/system-stats/SKILL.md"),
+    ),
 ];
 
 /// What a skill runs.
@@ -83,7 +98,10 @@ struct FrontMatter {
     #[expect(dead_code, reason = "part of the format; Abbey does not act on it")]
     compatibility: Option<String>,
     #[serde(default)]
-    #[expect(dead_code, reason = "part of the format; Abbey's own policy decides about tools")]
+    #[expect(
+        dead_code,
+        reason = "part of the format; Abbey's own policy decides about tools"
+    )]
     allowed_tools: Option<String>,
     #[serde(default)]
     metadata: BTreeMap<String, String>,
@@ -94,54 +112,88 @@ struct FrontMatter {
 /// # Errors
 /// [`Invalid`] with every mistake.
 pub fn parse(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, Invalid> {
-    let invalid = |mistakes: Vec<String>| Invalid { name: name.to_owned(), mistakes };
+    let invalid = |mistakes: Vec<String>| Invalid {
+        name: name.to_owned(),
+        mistakes,
+    };
     let front = text
         .strip_prefix("---\n")
         .and_then(|rest| rest.split_once("\n---"))
         .map(|(front, _)| front)
-        .ok_or_else(|| invalid(vec!["it must begin with front matter between two lines of `---`".to_owned()]))?;
+        .ok_or_else(|| {
+            invalid(vec![
+                "it must begin with front matter between two lines of `---`".to_owned(),
+            ])
+        })?;
     let front: FrontMatter =
         serde_saphyr::from_str(front).map_err(|e| invalid(vec![format!("front matter: {e}")]))?;
     let mut mistakes = Vec::new();
     if front.name != name {
-        mistakes.push(format!("its name `{}` differs from its directory `{name}`", front.name));
+        mistakes.push(format!(
+            "its name `{}` differs from its directory `{name}`",
+            front.name
+        ));
     }
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if front.name.is_empty() || front.name.len() > 64 || !front.name.bytes().all(legal) {
-        mistakes.push("its name may hold only lower-case letters, digits and hyphens, at most 64".to_owned());
+        mistakes.push(
+            "its name may hold only lower-case letters, digits and hyphens, at most 64".to_owned(),
+        );
     }
     if front.description.trim().is_empty() || front.description.chars().count() > DESCRIPTION_MAX {
-        mistakes.push(format!("its description must have 1 to {DESCRIPTION_MAX} characters"));
+        mistakes.push(format!(
+            "its description must have 1 to {DESCRIPTION_MAX} characters"
+        ));
     }
     for key in front.metadata.keys().filter(|k| k.starts_with("abbey-")) {
-        if !["abbey-match", "abbey-args", "abbey-program", "abbey-grants", "abbey-risk"].contains(&key.as_str()) {
+        if ![
+            "abbey-match",
+            "abbey-args",
+            "abbey-program",
+            "abbey-grants",
+            "abbey-risk",
+        ]
+        .contains(&key.as_str())
+        {
             mistakes.push(format!("metadata `{key}` is not known"));
         }
     }
     let get = |key: &str| front.metadata.get(key).map(String::as_str);
     let lines = |key: &str| -> Vec<String> {
-        get(key).unwrap_or("").lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect()
+        get(key)
+            .unwrap_or("")
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty())
+            .map(str::to_owned)
+            .collect()
     };
     let patterns = lines("abbey-match");
     for (i, pattern) in patterns.iter().enumerate() {
         if regex::Regex::new(pattern).is_err() {
-            mistakes.push(format!("pattern {} of `abbey-match` is not a regular expression", i + 1));
+            mistakes.push(format!(
+                "pattern {} of `abbey-match` is not a regular expression",
+                i + 1
+            ));
         }
     }
-    let args: Value = match serde_json::from_str(get("abbey-args").unwrap_or("{\"type\":\"object\"}")) {
-        Ok(schema) => {
-            if let Err(e) = jsonschema::validator_for(&schema) {
-                mistakes.push(format!("`abbey-args` is not a JSON Schema: {e}"));
+    let args: Value =
+        match serde_json::from_str(get("abbey-args").unwrap_or("{\"type\":\"object\"}")) {
+            Ok(schema) => {
+                if let Err(e) = jsonschema::validator_for(&schema) {
+                    mistakes.push(format!("`abbey-args` is not a JSON Schema: {e}"));
+                }
+                schema
             }
-            schema
-        }
-        Err(e) => {
-            mistakes.push(format!("`abbey-args` is not JSON: {e}"));
-            Value::Null
-        }
-    };
+            Err(e) => {
+                mistakes.push(format!("`abbey-args` is not JSON: {e}"));
+                Value::Null
+            }
+        };
     let program = get("abbey-program").and_then(|text| match text.strip_prefix("builtin:") {
-        Some(builtin) if crate::programs::NAMES.contains(&builtin) => Some(Program::Builtin(builtin.to_owned())),
+        Some(builtin) if crate::programs::NAMES.contains(&builtin) => {
+            Some(Program::Builtin(builtin.to_owned()))
+        }
         Some(builtin) => {
             mistakes.push(format!("there is no builtin program `{builtin}`"));
             None
@@ -150,24 +202,41 @@ pub fn parse(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, Invali
             let inside = !text.starts_with('/') && !text.split('/').any(|part| part == "..");
             let path = dir.map(|d| d.join(text)).filter(|p| inside && p.is_file());
             if path.is_none() {
-                mistakes.push(format!("`abbey-program`: `{text}` is not a file of the skill's directory"));
+                mistakes.push(format!(
+                    "`abbey-program`: `{text}` is not a file of the skill's directory"
+                ));
             }
             path.map(Program::File)
         }
     });
     if program.is_some() && patterns.is_empty() {
-        mistakes.push("it has a program and no pattern in `abbey-match`, so nothing would ever run it".to_owned());
+        mistakes.push(
+            "it has a program and no pattern in `abbey-match`, so nothing would ever run it"
+                .to_owned(),
+        );
     }
-    let grants: Vec<String> = get("abbey-grants").unwrap_or("").split_whitespace().map(str::to_owned).collect();
+    let grants: Vec<String> = get("abbey-grants")
+        .unwrap_or("")
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
     for grant in &grants {
-        let known = grant == "workspace" || grant.strip_prefix("fact:").is_some_and(|f| FACTS.contains(&f));
+        let known = grant == "workspace"
+            || grant
+                .strip_prefix("fact:")
+                .is_some_and(|f| FACTS.contains(&f));
         if !known {
-            mistakes.push(format!("`abbey-grants`: `{grant}` is not known; there are `workspace` and fact:{}", FACTS.join(", fact:")));
+            mistakes.push(format!(
+                "`abbey-grants`: `{grant}` is not known; there are `workspace` and fact:{}",
+                FACTS.join(", fact:")
+            ));
         }
     }
     let risk = get("abbey-risk").unwrap_or("medium").to_owned();
     if !["low", "medium", "high"].contains(&risk.as_str()) {
-        mistakes.push(format!("`abbey-risk`: `{risk}` is none of low, medium, high"));
+        mistakes.push(format!(
+            "`abbey-risk`: `{risk}` is none of low, medium, high"
+        ));
     }
     if !mistakes.is_empty() {
         return Err(invalid(mistakes));
@@ -190,10 +259,18 @@ pub fn parse(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, Invali
 /// # Errors
 /// [`Invalid`], also when it cannot be read.
 pub fn load(dir: &Path) -> Result<Skill, Invalid> {
-    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = dir
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let path = dir.join("SKILL.md");
-    let unreadable = |why: String| Invalid { name: name.clone(), mistakes: vec![format!("`{}`: {why}", path.display())] };
-    let size = fs::metadata(&path).map_err(|e| unreadable(e.to_string()))?.len();
+    let unreadable = |why: String| Invalid {
+        name: name.clone(),
+        mistakes: vec![format!("`{}`: {why}", path.display())],
+    };
+    let size = fs::metadata(&path)
+        .map_err(|e| unreadable(e.to_string()))?
+        .len();
     if size > TEXT_MAX {
         return Err(unreadable(format!("larger than {TEXT_MAX} bytes")));
     }
@@ -205,8 +282,18 @@ pub fn load(dir: &Path) -> Result<Skill, Invalid> {
 pub fn catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<Invalid>) {
     let mut skills = BTreeMap::new();
     let mut invalid = Vec::new();
-    let own = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir()).map(|p| load(&p));
-    for outcome in STOCK.iter().map(|(name, text)| parse(name, text, None)).chain(own) {
+    let own = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.is_dir())
+        .map(|p| load(&p));
+    for outcome in STOCK
+        .iter()
+        .map(|(name, text)| parse(name, text, None))
+        .chain(own)
+    {
         match outcome {
             Ok(skill) => drop(skills.insert(skill.name.clone(), skill)),
             Err(error) => invalid.push(error),
@@ -221,8 +308,15 @@ pub fn catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<Invalid>) {
 /// What does not fit, for people.
 pub fn check_args(schema: &Value, args: &Value) -> Result<(), String> {
     let validator = jsonschema::validator_for(schema).map_err(|e| e.to_string())?;
-    let wrong: Vec<String> = validator.iter_errors(args).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    let wrong: Vec<String> = validator
+        .iter_errors(args)
+        .map(|e| format!("{}: {e}", e.instance_path()))
+        .collect();
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("; "))
+    }
 }
 
 #[cfg(test)]
@@ -243,7 +337,14 @@ mod tests {
         let error = parse("mine", text, None).unwrap_err();
         assert_eq!(error.mistakes.len(), 4, "{error}");
         assert!(parse("mine", "no front matter", None).is_err());
-        assert!(parse("mine", "---\nname: mine\ndescription: d\nextra: 1\n---\n", None).is_err());
+        assert!(
+            parse(
+                "mine",
+                "---\nname: mine\ndescription: d\nextra: 1\n---\n",
+                None
+            )
+            .is_err()
+        );
     }
 
     #[test]

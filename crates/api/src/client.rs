@@ -61,7 +61,9 @@ impl Error {
     /// What a caller can do about it.
     pub fn kind(&self) -> FaultKind {
         match self {
-            Error::Unreachable { .. } | Error::Timeout(_) | Error::Broken(_) => FaultKind::Unavailable,
+            Error::Unreachable { .. } | Error::Timeout(_) | Error::Broken(_) => {
+                FaultKind::Unavailable
+            }
             Error::Refused(problem) => problem.fault(),
         }
     }
@@ -84,7 +86,11 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for 
 impl Client {
     /// A client; requests end after a minute unless told otherwise.
     pub fn new(endpoint: Endpoint, token: Option<Secret>) -> Self {
-        Client { endpoint, token, timeout: Duration::from_secs(60) }
+        Client {
+            endpoint,
+            token,
+            timeout: Duration::from_secs(60),
+        }
     }
 
     /// Changes the time after which a request is given up.
@@ -106,32 +112,64 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl serde::Serialize, headers: &[(&str, String)]) -> Result<T, Error> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+        headers: &[(&str, String)],
+    ) -> Result<T, Error> {
         let body = serde_json::to_value(body).map_err(|e| Error::Broken(e.into()))?;
-        decode(self.send(Method::POST, path, Some(body), headers).await?.body)
+        decode(
+            self.send(Method::POST, path, Some(body), headers)
+                .await?
+                .body,
+        )
     }
 
     /// One exchange.
     ///
     /// # Errors
     /// [`Error::Refused`] for every status of 400 and above.
-    pub async fn send(&self, method: Method, path: &str, body: Option<Value>, headers: &[(&str, String)]) -> Result<Answer, Error> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, String)],
+    ) -> Result<Answer, Error> {
         let exchange = async {
             let response = self.open(method, path, body, headers).await?;
             let status = response.status();
-            let etag = response.headers().get("etag").and_then(|v| v.to_str().ok()).map(str::to_owned);
-            let bytes = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(Error::Broken)?.to_bytes();
+            let etag = response
+                .headers()
+                .get("etag")
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned);
+            let bytes = Limited::new(response.into_body(), ANSWER_MAX)
+                .collect()
+                .await
+                .map_err(Error::Broken)?
+                .to_bytes();
             let body: Value = match bytes.is_empty() {
                 true => Value::Null,
-                false => serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())),
+                false => serde_json::from_slice(&bytes).unwrap_or_else(|_| {
+                    Value::String(String::from_utf8_lossy(&bytes).into_owned())
+                }),
             };
             Ok::<Answer, Error>(Answer { status, etag, body })
         };
-        let answer = tokio::time::timeout(self.timeout, exchange).await.map_err(|_| Error::Timeout(self.timeout))??;
+        let answer = tokio::time::timeout(self.timeout, exchange)
+            .await
+            .map_err(|_| Error::Timeout(self.timeout))??;
         if answer.status.is_client_error() || answer.status.is_server_error() {
-            return Err(Error::Refused(serde_json::from_value(answer.body.clone()).unwrap_or_else(|_| {
-                Problem::new(FaultKind::Internal, format!("status {}: {}", answer.status, answer.body))
-            })));
+            return Err(Error::Refused(
+                serde_json::from_value(answer.body.clone()).unwrap_or_else(|_| {
+                    Problem::new(
+                        FaultKind::Internal,
+                        format!("status {}: {}", answer.status, answer.body),
+                    )
+                }),
+            ));
         }
         Ok(answer)
     }
@@ -140,21 +178,42 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers.
-    pub async fn open(&self, method: Method, path: &str, body: Option<Value>, headers: &[(&str, String)]) -> Result<Response<hyper::body::Incoming>, Error> {
+    pub async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, String)],
+    ) -> Result<Response<hyper::body::Incoming>, Error> {
         let (stream, host): (Box<dyn Stream>, String) = match &self.endpoint {
             Endpoint::Unix(socket) => {
-                let unreachable = |source| Error::Unreachable { at: socket.display().to_string(), source };
-                (Box::new(UnixStream::connect(socket).await.map_err(unreachable)?), "abbey".to_owned())
+                let unreachable = |source| Error::Unreachable {
+                    at: socket.display().to_string(),
+                    source,
+                };
+                (
+                    Box::new(UnixStream::connect(socket).await.map_err(unreachable)?),
+                    "abbey".to_owned(),
+                )
             }
             Endpoint::Tcp(address) => {
-                let unreachable = |source| Error::Unreachable { at: address.clone(), source };
-                (Box::new(TcpStream::connect(address).await.map_err(unreachable)?), address.clone())
+                let unreachable = |source| Error::Unreachable {
+                    at: address.clone(),
+                    source,
+                };
+                (
+                    Box::new(TcpStream::connect(address).await.map_err(unreachable)?),
+                    address.clone(),
+                )
             }
         };
         let broken = |e: hyper::Error| Error::Broken(e.into());
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let _driver = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, host);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
@@ -168,7 +227,9 @@ impl Client {
             }
             None => Bytes::new(),
         };
-        let request = request.body(Full::new(bytes)).map_err(|e| Error::Broken(e.into()))?;
+        let request = request
+            .body(Full::new(bytes))
+            .map_err(|e| Error::Broken(e.into()))?;
         sender.send_request(request).await.map_err(broken)
     }
 }

@@ -114,7 +114,10 @@ impl Problem {
     /// The kind; internal when the type is not one of ours.
     pub fn fault(&self) -> FaultKind {
         let name = self.kind.strip_prefix(PROBLEM_TYPE).unwrap_or_default();
-        KINDS.into_iter().find(|k| name_of(*k).0 == name).unwrap_or(FaultKind::Internal)
+        KINDS
+            .into_iter()
+            .find(|k| name_of(*k).0 == name)
+            .unwrap_or(FaultKind::Internal)
     }
 }
 

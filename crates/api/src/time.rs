@@ -12,7 +12,9 @@ impl utoipa::PartialSchema for Time {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
-            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::DateTime)))
+            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(
+                utoipa::openapi::KnownFormat::DateTime,
+            )))
             .into()
     }
 }
@@ -26,7 +28,8 @@ impl From<Timestamp> for Time {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instant = jiff::Timestamp::from_millisecond(self.0.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let instant =
+            jiff::Timestamp::from_millisecond(self.0.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         write!(f, "{instant:.3}")
     }
 }
@@ -52,6 +55,9 @@ mod tests {
     #[test]
     fn always_three_digits_and_utc() {
         assert_eq!(Time(Timestamp(0)).to_string(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(Time(Timestamp(1_700_000_000_120)).to_string(), "2023-11-14T22:13:20.120Z");
+        assert_eq!(
+            Time(Timestamp(1_700_000_000_120)).to_string(),
+            "2023-11-14T22:13:20.120Z"
+        );
     }
 }

@@ -286,18 +286,47 @@ pub(crate) enum ServiceCommand {
 
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("reload", ""), ("pause", ""), ("resume", ""), ("attach", ""), ("run", ""), ("agent", "clone"), ("agent", "move"),
-    ("agent", "restore"), ("task", "import"), ("task", "export"), ("delegate", ""), ("workflow", ""), ("approvals", ""),
-    ("budget", "set"), ("budget", "reset"), ("policy", ""), ("schedule", ""), ("report", ""), ("service", "restart"),
-    ("unit", ""), ("export", ""), ("import", ""), ("tui", ""),
+    ("reload", ""),
+    ("pause", ""),
+    ("resume", ""),
+    ("attach", ""),
+    ("run", ""),
+    ("agent", "clone"),
+    ("agent", "move"),
+    ("agent", "restore"),
+    ("task", "import"),
+    ("task", "export"),
+    ("delegate", ""),
+    ("workflow", ""),
+    ("approvals", ""),
+    ("budget", "set"),
+    ("budget", "reset"),
+    ("policy", ""),
+    ("schedule", ""),
+    ("report", ""),
+    ("service", "restart"),
+    ("unit", ""),
+    ("export", ""),
+    ("import", ""),
+    ("tui", ""),
 ];
 
 /// The refusal of a verb that is not built yet, by its name.
 pub(crate) fn not_built(args: &[OsString]) -> Option<String> {
-    let words: Vec<&str> = args.iter().skip(1).filter_map(|a| a.to_str()).filter(|a| !a.starts_with('-')).collect();
+    let words: Vec<&str> = args
+        .iter()
+        .skip(1)
+        .filter_map(|a| a.to_str())
+        .filter(|a| !a.starts_with('-'))
+        .collect();
     let first = words.first()?;
     let second = words.get(1).copied().unwrap_or_default();
-    let (verb, sub) = NOT_BUILT.iter().find(|(v, s)| v == first && (s.is_empty() || *s == second))?;
+    let (verb, sub) = NOT_BUILT
+        .iter()
+        .find(|(v, s)| v == first && (s.is_empty() || *s == second))?;
     let name = format!("{verb} {sub}");
-    Some(format!("`abbey {}` is not built yet in this version", name.trim()))
+    Some(format!(
+        "`abbey {}` is not built yet in this version",
+        name.trim()
+    ))
 }

@@ -14,7 +14,10 @@ pub(crate) fn home(given: Option<&Path>) -> Home {
             return PathBuf::from("/var/lib/abbey");
         }
         let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-        let user = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into())).join(".local/state");
+        let user = || {
+            PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into()))
+                .join(".local/state")
+        };
         state.unwrap_or_else(user).join("abbey")
     };
     let path = given.map_or_else(default, Path::to_owned);
@@ -36,16 +39,31 @@ pub(crate) fn client(home: &Home) -> Result<Client, Failure> {
     let token = match std::fs::read_to_string(&path) {
         Ok(text) => Secret::new(text.trim()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::plain(format!("no house lives in `{}`", home.root().display()))
-                .with_code(crate::exit::UNREACHABLE)
-                .hint("`abbey up` starts one; `--home` or ABBEY_HOME names another directory"));
+            return Err(
+                Failure::plain(format!("no house lives in `{}`", home.root().display()))
+                    .with_code(crate::exit::UNREACHABLE)
+                    .hint("`abbey up` starts one; `--home` or ABBEY_HOME names another directory"),
+            );
         }
-        Err(e) => return Err(Failure::plain(format!("the operator's credential `{}` cannot be read: {e}", path.display()))),
+        Err(e) => {
+            return Err(Failure::plain(format!(
+                "the operator's credential `{}` cannot be read: {e}",
+                path.display()
+            )));
+        }
     };
     Ok(Client::new(Endpoint::Unix(home.operator()), Some(token)))
 }
 
 /// A value for use in a path.
 pub(crate) fn segment(text: &str) -> String {
-    text.bytes().map(|b| if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    text.bytes()
+        .map(|b| {
+            if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
 }

@@ -1,7 +1,7 @@
 //! Kinds of failure to exit codes, in one place (the table of the README).
 
-use abbey_api::client::Error;
 use abbey_api::Problem;
+use abbey_api::client::Error;
 use abbey_model::FaultKind;
 
 pub(crate) const OK: u8 = 0;
@@ -27,7 +27,12 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn plain(text: impl Into<String>) -> Self {
-        Failure { text: text.into(), details: Vec::new(), hint: None, code: FAILURE }
+        Failure {
+            text: text.into(),
+            details: Vec::new(),
+            hint: None,
+            code: FAILURE,
+        }
     }
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -58,7 +63,12 @@ const fn code_of(kind: FaultKind) -> u8 {
         FaultKind::NotFound => NOT_FOUND,
         FaultKind::Conflict | FaultKind::Stale => CONFLICT,
         FaultKind::Unavailable => UNREACHABLE,
-        FaultKind::Unauthenticated | FaultKind::Forbidden | FaultKind::Limit | FaultKind::Host | FaultKind::Upstream | FaultKind::Internal => FAILURE,
+        FaultKind::Unauthenticated
+        | FaultKind::Forbidden
+        | FaultKind::Limit
+        | FaultKind::Host
+        | FaultKind::Upstream
+        | FaultKind::Internal => FAILURE,
     }
 }
 
@@ -68,7 +78,12 @@ impl From<Problem> for Failure {
         if let Some(holder) = &problem.holder {
             details.push(format!("holder: {holder}"));
         }
-        Failure { code: code_of(problem.fault()), text: problem.detail, details, hint: problem.remedy }
+        Failure {
+            code: code_of(problem.fault()),
+            text: problem.detail,
+            details,
+            hint: problem.remedy,
+        }
     }
 }
 
@@ -81,7 +96,9 @@ impl From<Error> for Failure {
                     Some(source) => format!("{other}: {source}"),
                     None => other.to_string(),
                 };
-                Failure::plain(text).with_code(UNREACHABLE).hint("`abbey up` starts the house; `--home` or ABBEY_HOME names another one")
+                Failure::plain(text)
+                    .with_code(UNREACHABLE)
+                    .hint("`abbey up` starts the house; `--home` or ABBEY_HOME names another one")
             }
         }
     }

@@ -31,7 +31,10 @@ fn main() -> ExitCode {
             return ExitCode::from(if usage { exit::USAGE } else { exit::OK });
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: could not start: {error}");
@@ -71,7 +74,9 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Exec { agent, command } => watch::exec(&home, &agent, command).await,
         C::Agent(AgentCommand::New(args)) => house::agent_new(&home, json, &args).await,
         C::Agent(AgentCommand::Rm(args)) => house::agent_rm(&home, json, &args).await,
-        C::Agent(AgentCommand::Show { agent, effective }) => house::agent_show(&home, json, &agent, effective).await,
+        C::Agent(AgentCommand::Show { agent, effective }) => {
+            house::agent_show(&home, json, &agent, effective).await
+        }
         C::Agent(AgentCommand::Rotate { agent }) => house::rotate(&home, json, &agent).await,
         C::Template(TemplateCommand::List) => house::template_list(json),
         C::Template(TemplateCommand::Show { name }) => house::template_show(json, &name),
@@ -82,15 +87,19 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Activity(args) => watch::activity(&home, json, args).await,
         C::Doctor => house::doctor(&home, json).await,
         C::Service(ServiceCommand::List) => house::services(&home, json).await,
-        C::Service(ServiceCommand::Logs(args)) => watch::logs(&home, json, &format!("services/{}", args.agent), &args).await,
+        C::Service(ServiceCommand::Logs(args)) => {
+            watch::logs(&home, json, &format!("services/{}", args.agent), &args).await
+        }
         C::Backup { file } => house::backup(&home, json, &file).await,
-        C::Restore { file } => house::restore(&home, json, &file),
+        C::Restore { file } => house::restore(&home, json, &file).await,
         C::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "abbey", &mut std::io::stdout());
             Ok(exit::OK)
         }
         C::Man => {
-            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).map_err(|e| exit::Failure::plain(e.to_string()))?;
+            clap_mangen::Man::new(Cli::command())
+                .render(&mut std::io::stdout())
+                .map_err(|e| exit::Failure::plain(e.to_string()))?;
             Ok(exit::OK)
         }
     }

@@ -23,7 +23,10 @@ pub(crate) fn say(text: &str) {
 /// Prints a table; nothing but its head when there is no row.
 pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(head.to_vec());
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(head.to_vec());
     for row in rows {
         table.add_row(row);
     }
@@ -45,8 +48,13 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        let live = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() && std::env::var("TERM").is_ok_and(|t| t != "dumb");
-        Progress { live, last: String::new() }
+        let live = std::io::stderr().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none()
+            && std::env::var("TERM").is_ok_and(|t| t != "dumb");
+        Progress {
+            live,
+            last: String::new(),
+        }
     }
 
     pub(crate) fn show(&mut self, text: &str) {
@@ -54,7 +62,11 @@ impl Progress {
             return;
         }
         let mut out = std::io::stderr().lock();
-        let _reader_gone = if self.live { write!(out, "\r\x1b[K{text}") } else { writeln!(out, "{text}") };
+        let _reader_gone = if self.live {
+            write!(out, "\r\x1b[K{text}")
+        } else {
+            writeln!(out, "{text}")
+        };
         let _reader_gone = out.flush();
         text.clone_into(&mut self.last);
     }

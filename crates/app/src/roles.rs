@@ -14,13 +14,22 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     match word(0) {
         "serve" => serve(&args[1..]),
         // The shim reported its failure to the one who started it.
-        "shim" => ExitCode::from(if abbey_cells::shim::run().is_ok() { exit::OK } else { exit::FAILURE }),
+        "shim" => ExitCode::from(if abbey_cells::shim::run().is_ok() {
+            exit::OK
+        } else {
+            exit::FAILURE
+        }),
         "enter" => {
-            let (code, why) = abbey_cells::enter(&PathBuf::from(args.get(1).cloned().unwrap_or_default()));
+            let (code, why) =
+                abbey_cells::enter(&PathBuf::from(args.get(1).cloned().unwrap_or_default()));
             eprintln!("abbey: {why}");
             ExitCode::from(u8::try_from(code).unwrap_or(125))
         }
-        "native" => native(if word(1) == "--skill" { Some(word(2)) } else { None }),
+        "native" => native(if word(1) == "--skill" {
+            Some(word(2))
+        } else {
+            None
+        }),
         other => {
             eprintln!("error: there is no role `{other}`; roles are started by the house itself");
             ExitCode::from(exit::USAGE)
@@ -29,7 +38,10 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
 }
 
 fn native(skill: Option<&str>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: could not start: {error}");
@@ -54,11 +66,25 @@ fn native(skill: Option<&str>) -> ExitCode {
 /// Runs the control plane in the foreground. Reports on standard output, one JSON line: where it
 /// is, or why it could not start.
 fn serve(args: &[OsString]) -> ExitCode {
-    let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
-    let home = crate::connect::home(value("--home").or_else(|| std::env::var_os("ABBEY_HOME")).map(PathBuf::from).as_deref());
+    let value = |name: &str| {
+        args.iter()
+            .position(|a| a == name)
+            .and_then(|i| args.get(i + 1))
+            .cloned()
+    };
+    let home = crate::connect::home(
+        value("--home")
+            .or_else(|| std::env::var_os("ABBEY_HOME"))
+            .map(PathBuf::from)
+            .as_deref(),
+    );
     let number = |name: &str| value(name).and_then(|v| v.to_str()?.parse::<i64>().ok());
     let _ours_alone = rustix::process::setsid();
-    tracing_subscriber::fmt().json().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
+    tracing_subscriber::fmt()
+        .json()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::INFO)
+        .init();
     let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     let options = Options {
         home: home.root().to_owned(),
@@ -70,10 +96,16 @@ fn serve(args: &[OsString]) -> ExitCode {
             report(&serde_json::to_string(announcement).unwrap_or_default());
         }),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
-            report(&serde_json::json!({ "error": error.to_string(), "code": exit::FAILURE }).to_string());
+            report(
+                &serde_json::json!({ "error": error.to_string(), "code": exit::FAILURE })
+                    .to_string(),
+            );
             return ExitCode::from(exit::FAILURE);
         }
     };
@@ -84,7 +116,9 @@ fn serve(args: &[OsString]) -> ExitCode {
             let locked = matches!(error, abbey_daemon::Error::Locked { .. });
             tracing::error!(error = text, "the control plane could not start");
             let code = exit::Failure::from(error).code();
-            report(&serde_json::json!({ "error": text, "code": code, "locked": locked }).to_string());
+            report(
+                &serde_json::json!({ "error": text, "code": code, "locked": locked }).to_string(),
+            );
             ExitCode::from(code)
         }
     }

@@ -19,7 +19,11 @@ pub(crate) async fn run(home: &Home, json: bool, command: TaskCommand) -> Outcom
     let client = client(home)?;
     match command {
         TaskCommand::Add(args) => add(&client, json, args).await,
-        TaskCommand::List { state, agent, limit } => {
+        TaskCommand::List {
+            state,
+            agent,
+            limit,
+        } => {
             let mut path = format!("/api/v1/tasks?limit={limit}");
             for (key, value) in [("state", state), ("agent", agent)] {
                 if let Some(value) = value {
@@ -30,18 +34,34 @@ pub(crate) async fn run(home: &Home, json: bool, command: TaskCommand) -> Outcom
             if json {
                 output::json(&doc);
             } else {
-                let row = |t: &TaskView| vec![t.number.clone(), t.state.clone(), t.priority.clone(), dash(t.assignee.clone()), dash(t.verified.clone()), short(&t.title)];
-                table(&["TASK", "STATE", "PRIORITY", "ASSIGNEE", "VERIFIED", "TITLE"], doc.tasks.iter().map(row).collect());
+                let row = |t: &TaskView| {
+                    vec![
+                        t.number.clone(),
+                        t.state.clone(),
+                        t.priority.clone(),
+                        dash(t.assignee.clone()),
+                        dash(t.verified.clone()),
+                        short(&t.title),
+                    ]
+                };
+                table(
+                    &["TASK", "STATE", "PRIORITY", "ASSIGNEE", "VERIFIED", "TITLE"],
+                    doc.tasks.iter().map(row).collect(),
+                );
             }
             Ok(exit::OK)
         }
         TaskCommand::Show { task } => {
-            let doc: TaskDoc = client.get(&format!("/api/v1/tasks/{}", segment(&task))).await?;
+            let doc: TaskDoc = client
+                .get(&format!("/api/v1/tasks/{}", segment(&task)))
+                .await?;
             print(json, &doc);
             Ok(exit::OK)
         }
         TaskCommand::Why { task } => {
-            let doc: WhyDoc = client.get(&format!("/api/v1/tasks/{}/why", segment(&task))).await?;
+            let doc: WhyDoc = client
+                .get(&format!("/api/v1/tasks/{}/why", segment(&task)))
+                .await?;
             if json {
                 output::json(&doc);
             } else {
@@ -58,20 +78,43 @@ pub(crate) async fn run(home: &Home, json: bool, command: TaskCommand) -> Outcom
 }
 
 async fn change(client: &Client, json: bool, task: &str, verb: &str) -> Outcome {
-    let doc: TaskDoc = client.post(&format!("/api/v1/tasks/{}/{verb}", segment(task)), &serde_json::json!({}), &[]).await?;
+    let doc: TaskDoc = client
+        .post(
+            &format!("/api/v1/tasks/{}/{verb}", segment(task)),
+            &serde_json::json!({}),
+            &[],
+        )
+        .await?;
     print(json, &doc);
     Ok(exit::OK)
 }
 
 async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
-    let body = AddTask { text: args.text, to: args.to, priority: args.priority, skill: None, args: BTreeMap::new(), tokens: args.tokens };
-    let headers: Vec<(&str, String)> = args.idempotency_key.map(|k| ("idempotency-key", k)).into_iter().collect();
+    let body = AddTask {
+        text: args.text,
+        to: args.to,
+        priority: args.priority,
+        skill: None,
+        args: BTreeMap::new(),
+        tokens: args.tokens,
+    };
+    let headers: Vec<(&str, String)> = args
+        .idempotency_key
+        .map(|k| ("idempotency-key", k))
+        .into_iter()
+        .collect();
     let doc: TaskDoc = client.post("/api/v1/tasks", &body, &headers).await?;
     if !args.wait {
         print(json, &doc);
         return Ok(exit::OK);
     }
-    wait(client, json, &doc.task.id, Duration::from_secs(args.timeout)).await
+    wait(
+        client,
+        json,
+        &doc.task.id,
+        Duration::from_secs(args.timeout),
+    )
+    .await
 }
 
 /// Waits for the end of a task; the exit status tells it.
@@ -80,7 +123,9 @@ pub(crate) async fn wait(client: &Client, json: bool, id: &str, patience: Durati
     let mut progress = Progress::new();
     loop {
         let left = until.saturating_duration_since(Instant::now()).min(WAIT);
-        let doc: TaskDoc = client.get(&format!("/api/v1/tasks/{id}?wait_ms={}", left.as_millis())).await?;
+        let doc: TaskDoc = client
+            .get(&format!("/api/v1/tasks/{id}?wait_ms={}", left.as_millis()))
+            .await?;
         let code = match doc.task.state.as_str() {
             "done" => Some(exit::OK),
             "failed" | "timed_out" | "cancelled" | "unverified" => Some(exit::FAILURE),
@@ -100,7 +145,11 @@ pub(crate) async fn wait(client: &Client, json: bool, id: &str, patience: Durati
 
 fn short(text: &str) -> String {
     let first = text.lines().next().unwrap_or_default();
-    if first.chars().count() <= 60 { first.to_owned() } else { format!("{}…", first.chars().take(59).collect::<String>()) }
+    if first.chars().count() <= 60 {
+        first.to_owned()
+    } else {
+        format!("{}…", first.chars().take(59).collect::<String>())
+    }
 }
 
 fn print(json: bool, doc: &TaskDoc) {
@@ -109,9 +158,20 @@ fn print(json: bool, doc: &TaskDoc) {
         return;
     }
     let t = &doc.task;
-    let skill = t.skill.as_ref().map_or_else(String::new, |s| format!(" by skill {s}"));
-    let verified = t.verified.as_ref().map_or_else(String::new, |v| format!(", verified: {v}"));
-    output::line(&format!("{} is {}{verified} ({}{skill})", t.number, t.state, t.assignee.as_deref().unwrap_or("unassigned")));
+    let skill = t
+        .skill
+        .as_ref()
+        .map_or_else(String::new, |s| format!(" by skill {s}"));
+    let verified = t
+        .verified
+        .as_ref()
+        .map_or_else(String::new, |v| format!(", verified: {v}"));
+    output::line(&format!(
+        "{} is {}{verified} ({}{skill})",
+        t.number,
+        t.state,
+        t.assignee.as_deref().unwrap_or("unassigned")
+    ));
     output::line(&format!("  {}", short(&t.title)));
     if let Some(waiting) = &t.waiting_for {
         output::line(&format!("  waiting for: {waiting}"));
@@ -125,8 +185,18 @@ fn print(json: bool, doc: &TaskDoc) {
             (Some(_), Some(_)) => "no model".to_owned(),
             _ => "tokens unknown".to_owned(),
         };
-        let flag = if run.flagged { ", FLAGGED: it claims an action without a receipt" } else { "" };
-        output::line(&format!("  run {} {} ({}), {tokens}, model {}{flag}", run.id, run.state, dash(run.reason.clone()), dash(run.actual_model.clone())));
+        let flag = if run.flagged {
+            ", FLAGGED: it claims an action without a receipt"
+        } else {
+            ""
+        };
+        output::line(&format!(
+            "  run {} {} ({}), {tokens}, model {}{flag}",
+            run.id,
+            run.state,
+            dash(run.reason.clone()),
+            dash(run.actual_model.clone())
+        ));
     }
     if let Some(result) = &t.result {
         output::line(&format!("  result ({}):", result.source));

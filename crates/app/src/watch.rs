@@ -25,10 +25,23 @@ pub(crate) async fn logs(home: &Home, json: bool, owner: &str, args: &LogsArgs) 
     let mut lines = args.lines;
     let mut newest = None;
     loop {
-        let doc: LogDoc = client.get(&format!("/api/v1/{kind}/{}/logs?lines={lines}", segment(name))).await?;
-        let fresh: Vec<&LogLine> = doc.lines.iter().filter(|l| newest.is_none_or(|n| l.at > n)).collect();
+        let doc: LogDoc = client
+            .get(&format!(
+                "/api/v1/{kind}/{}/logs?lines={lines}",
+                segment(name)
+            ))
+            .await?;
+        let fresh: Vec<&LogLine> = doc
+            .lines
+            .iter()
+            .filter(|l| newest.is_none_or(|n| l.at > n))
+            .collect();
         for l in &fresh {
-            if json { output::line(&serde_json::to_string(l).unwrap_or_default()) } else { output::line(&format!("{} {} {}", l.at, l.stream, l.text)) }
+            if json {
+                output::line(&serde_json::to_string(l).unwrap_or_default())
+            } else {
+                output::line(&format!("{} {} {}", l.at, l.stream, l.text))
+            }
         }
         newest = fresh.last().map(|l| l.at).or(newest);
         if !args.follow {
@@ -43,7 +56,10 @@ fn print_entry(json: bool, entry: &EntryView) {
     if json {
         output::line(&serde_json::to_string(entry).unwrap_or_default());
     } else {
-        output::line(&format!("{:>6} {} {} {} {} {}", entry.seq, entry.at, entry.actor, entry.action, entry.entity, entry.detail));
+        output::line(&format!(
+            "{:>6} {} {} {} {} {}",
+            entry.seq, entry.at, entry.actor, entry.action, entry.entity, entry.detail
+        ));
     }
 }
 
@@ -51,35 +67,62 @@ pub(crate) async fn activity(home: &Home, json: bool, args: ActivityArgs) -> Out
     let client = client(home)?;
     match args.command {
         Some(ActivityCommand::Verify) => {
-            let doc: VerifyDoc = client.timeout(Duration::from_secs(600)).get("/api/v1/activity/verify").await?;
+            let doc: VerifyDoc = client
+                .timeout(Duration::from_secs(600))
+                .get("/api/v1/activity/verify")
+                .await?;
             if json {
                 output::json(&doc);
             } else if doc.ok {
-                output::line(&format!("ok: {} entries, {} signed checkpoints, head {}", doc.entries, doc.checkpoints, doc.head));
+                output::line(&format!(
+                    "ok: {} entries, {} signed checkpoints, head {}",
+                    doc.entries, doc.checkpoints, doc.head
+                ));
             } else {
-                output::line(&format!("entry {} does not verify: {}", doc.first_bad.unwrap_or(0), doc.why.clone().unwrap_or_default()));
+                output::line(&format!(
+                    "entry {} does not verify: {}",
+                    doc.first_bad.unwrap_or(0),
+                    doc.why.clone().unwrap_or_default()
+                ));
             }
             Ok(if doc.ok { exit::OK } else { exit::FAILURE })
         }
         Some(ActivityCommand::Export) => {
             let mut cursor = Some("0".to_owned());
             while let Some(after) = cursor {
-                let doc: ActivityDoc = client.get(&format!("/api/v1/activity?limit=1000&cursor={after}")).await?;
+                let doc: ActivityDoc = client
+                    .get(&format!("/api/v1/activity?limit=1000&cursor={after}"))
+                    .await?;
                 doc.entries.iter().for_each(|e| print_entry(true, e));
                 cursor = doc.cursor;
             }
             Ok(exit::OK)
         }
         None => {
-            let doc: ActivityDoc = client.get(&format!("/api/v1/activity?limit=1000&last={}", args.last.min(1000))).await?;
+            let doc: ActivityDoc = client
+                .get(&format!(
+                    "/api/v1/activity?limit=1000&last={}",
+                    args.last.min(1000)
+                ))
+                .await?;
             doc.entries.iter().for_each(|e| print_entry(json, e));
             if !args.follow {
                 return Ok(exit::OK);
             }
-            let mut seen = doc.entries.last().map_or_else(|| "0".to_owned(), |e| e.seq.to_string());
+            let mut seen = doc
+                .entries
+                .last()
+                .map_or_else(|| "0".to_owned(), |e| e.seq.to_string());
             loop {
                 // A broken stream resumes after the last entry that arrived.
-                let response = client.open(Method::GET, "/api/v1/events", None, &[("last-event-id", seen.clone())]).await?;
+                let response = client
+                    .open(
+                        Method::GET,
+                        "/api/v1/events",
+                        None,
+                        &[("last-event-id", seen.clone())],
+                    )
+                    .await?;
                 let mut events = Box::pin(bytes(response).eventsource());
                 while let Some(Ok(event)) = events.next().await {
                     seen.clone_from(&event.id);
@@ -94,7 +137,9 @@ pub(crate) async fn activity(home: &Home, json: bool, args: ActivityArgs) -> Out
     }
 }
 
-fn bytes(response: hyper::Response<hyper::body::Incoming>) -> impl Stream<Item = Result<bytes::Bytes, hyper::Error>> {
+fn bytes(
+    response: hyper::Response<hyper::body::Incoming>,
+) -> impl Stream<Item = Result<bytes::Bytes, hyper::Error>> {
     BodyStream::new(response.into_body()).filter_map(async |frame| match frame {
         Ok(frame) => frame.into_data().ok().map(Ok),
         Err(error) => Some(Err(error)),
@@ -105,14 +150,23 @@ fn bytes(response: hyper::Response<hyper::body::Incoming>) -> impl Stream<Item =
 pub(crate) async fn exec(home: &Home, agent: &str, argv: Vec<String>) -> Outcome {
     let mut input = Vec::new();
     if !std::io::stdin().is_terminal() {
-        let _nothing = std::io::stdin().lock().take(1 << 20).read_to_end(&mut input);
+        let _nothing = std::io::stdin()
+            .lock()
+            .take(1 << 20)
+            .read_to_end(&mut input);
     }
-    let body = ExecBody { argv, stdin: (!input.is_empty()).then(|| BASE64.encode(&input)) };
+    let body = ExecBody {
+        argv,
+        stdin: (!input.is_empty()).then(|| BASE64.encode(&input)),
+    };
     let failed = |f: Failure| f.with_code(125);
     let client = client(home).map_err(failed)?;
     let body = serde_json::to_value(body).unwrap_or_default();
     let path = format!("/api/v1/agents/{}/exec", segment(agent));
-    let response = client.open(Method::POST, &path, Some(body), &[]).await.map_err(|e| failed(e.into()))?;
+    let response = client
+        .open(Method::POST, &path, Some(body), &[])
+        .await
+        .map_err(|e| failed(e.into()))?;
     let ok = response.status().is_success();
     let mut stream = Box::pin(bytes(response));
     let mut pending = Vec::new();

@@ -5,7 +5,9 @@ use crate::house::{Current, House, to_allocation};
 use crate::{Error, provision};
 use abbey_api::{ManifestBody, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
 use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window};
-use abbey_plan::{AgentBudget, Charter, Endpoint, Inventory, Note, Plan, Registry, Severity, templates};
+use abbey_plan::{
+    AgentBudget, Charter, Endpoint, Inventory, Note, Plan, Registry, Severity, templates,
+};
 use abbey_store::{BudgetLimit, CellChange, Commit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,19 +32,38 @@ pub(crate) async fn dry_run(house: &Arc<House>, body: ManifestBody) -> Result<Pl
 
 /// Plans and, if nothing speaks against it, makes the plan current. `seen` is the generation that
 /// the caller looked at.
-pub(crate) async fn apply(house: &Arc<House>, body: ManifestBody, seen: Option<u64>, who: Principal) -> Result<PlanDoc> {
+pub(crate) async fn apply(
+    house: &Arc<House>,
+    body: ManifestBody,
+    seen: Option<u64>,
+    who: Principal,
+) -> Result<PlanDoc> {
     let _one_at_a_time = house.applying.lock().await;
     let planned = prepare(house, &body).await?;
     if let Some(seen) = seen
         && seen != planned.based_on.0
     {
         let current = planned.based_on.0;
-        return Err(abbey_store::Error::Stale { what: "the plan".to_owned(), seen, current }.into());
+        return Err(abbey_store::Error::Stale {
+            what: "the plan".to_owned(),
+            seen,
+            current,
+        }
+        .into());
     }
     if planned.plan.is_fatal() {
-        let fatal = planned.plan.notes.iter().filter(|n| n.severity == Severity::Fatal);
-        let mut problem = Problem::new(FaultKind::Conflict, "the plan cannot be carried out on this host; nothing was changed");
-        problem.mistakes = fatal.map(|n| format!("{}: {}", n.subject, n.text)).collect();
+        let fatal = planned
+            .plan
+            .notes
+            .iter()
+            .filter(|n| n.severity == Severity::Fatal);
+        let mut problem = Problem::new(
+            FaultKind::Conflict,
+            "the plan cannot be carried out on this host; nothing was changed",
+        );
+        problem.mistakes = fatal
+            .map(|n| format!("{}: {}", n.subject, n.text))
+            .collect();
         return Err(problem.into());
     }
     house.reload_skills();
@@ -56,9 +77,15 @@ pub(crate) async fn apply(house: &Arc<House>, body: ManifestBody, seen: Option<u
     Ok(document(&planned.plan, true))
 }
 
-async fn commit(house: &Arc<House>, planned: &Planned, body: &ManifestBody, who: Principal) -> Result<()> {
+async fn commit(
+    house: &Arc<House>,
+    planned: &Planned,
+    body: &ManifestBody,
+    who: Principal,
+) -> Result<()> {
     let plan = &planned.plan;
-    let internal = |e: serde_json::Error| Error::Problem(Problem::new(FaultKind::Internal, e.to_string()));
+    let internal =
+        |e: serde_json::Error| Error::Problem(Problem::new(FaultKind::Internal, e.to_string()));
     let commit = Commit {
         generation: plan.generation.0,
         based_on: planned.based_on.0,
@@ -87,9 +114,17 @@ async fn commit(house: &Arc<House>, planned: &Planned, body: &ManifestBody, who:
     // Only what is new is wanted up by itself: an agent that was stopped stays stopped.
     let known = house.store.cells().await?;
     let agents = planned.house.agents.keys().cloned().map(CellName::Agent);
-    let services = planned.house.services.keys().cloned().map(CellName::Service);
+    let services = planned
+        .house
+        .services
+        .keys()
+        .cloned()
+        .map(CellName::Service);
     for cell in agents.chain(services).filter(|c| !known.contains_key(c)) {
-        let change = CellChange { wanted_up: Some((true, None)), history: None };
+        let change = CellChange {
+            wanted_up: Some((true, None)),
+            history: None,
+        };
         house.store.set_cell(cell, change).await?;
     }
     Ok(())
@@ -99,7 +134,13 @@ async fn commit(house: &Arc<House>, planned: &Planned, body: &ManifestBody, who:
 pub(crate) fn parse(text: &str) -> std::result::Result<abbey_plan::House, Problem> {
     abbey_plan::parse(text).map_err(|mistakes| {
         let count = mistakes.len();
-        let mut problem = Problem::new(FaultKind::Invalid, format!("the manifest has {count} mistake{}", if count == 1 { "" } else { "s" }));
+        let mut problem = Problem::new(
+            FaultKind::Invalid,
+            format!(
+                "the manifest has {count} mistake{}",
+                if count == 1 { "" } else { "s" }
+            ),
+        );
         problem.mistakes = mistakes.iter().map(ToString::to_string).collect();
         problem
     })
@@ -114,8 +155,18 @@ async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
         .await
         .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
     let (generation, applied, registry, newest_uid) = match &current {
-        Some(c) => (Generation(c.generation), c.applied.clone(), c.registry.clone(), c.newest_uid),
-        None => (Generation(0), abbey_plan::Applied::default(), Registry::default(), 0),
+        Some(c) => (
+            Generation(c.generation),
+            c.applied.clone(),
+            c.registry.clone(),
+            c.newest_uid,
+        ),
+        None => (
+            Generation(0),
+            abbey_plan::Applied::default(),
+            Registry::default(),
+            0,
+        ),
     };
     // Ports that we hold are busy because of us.
     for row in registry.rows() {
@@ -123,26 +174,56 @@ async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
             host.ports.remove(&port);
         }
     }
-    let inventory = Inventory { generation, applied, registry, newest_uid, host, charters: charters.clone() };
+    let inventory = Inventory {
+        generation,
+        applied,
+        registry,
+        newest_uid,
+        host,
+        charters: charters.clone(),
+    };
     let mut plan = abbey_plan::plan(&parsed, &inventory);
     plan.notes.extend(host_notes(house, &parsed, body));
-    let uids = plan.registry.rows().filter(|r| r.purpose == "uid").filter_map(|r| r.value.parse().ok());
+    let uids = plan
+        .registry
+        .rows()
+        .filter(|r| r.purpose == "uid")
+        .filter_map(|r| r.value.parse().ok());
     let newest_uid = uids.max().unwrap_or(0).max(newest_uid);
-    Ok(Planned { house: parsed, plan, charters, based_on: generation, newest_uid })
+    Ok(Planned {
+        house: parsed,
+        plan,
+        charters,
+        based_on: generation,
+        newest_uid,
+    })
 }
 
 /// What only the running house can check: secrets, programs, skills.
 fn host_notes(house: &House, parsed: &abbey_plan::House, body: &ManifestBody) -> Vec<Note> {
     let mut notes = Vec::new();
-    let mut fatal = |subject: String, text: String| notes.push(Note { severity: Severity::Fatal, subject, text });
+    let mut fatal = |subject: String, text: String| {
+        notes.push(Note {
+            severity: Severity::Fatal,
+            subject,
+            text,
+        })
+    };
     for (name, provider) in &parsed.providers {
-        if let Some(Err(text)) = provider.key.as_ref().map(|k| house.secret(k, &body.base_dir)) {
+        if let Some(Err(text)) = provider
+            .key
+            .as_ref()
+            .map(|k| house.secret(k, &body.base_dir))
+        {
             fatal(format!("provider:{name}"), text);
         }
         if let Endpoint::Service(service) = &provider.endpoint
             && parsed.services.get(service).is_some_and(|s| !s.shared)
         {
-            fatal(format!("provider:{name}"), format!("its service `{service}` is not shared"));
+            fatal(
+                format!("provider:{name}"),
+                format!("its service `{service}` is not shared"),
+            );
         }
     }
     for service in parsed.services.values() {
@@ -151,16 +232,33 @@ fn host_notes(house: &House, parsed: &abbey_plan::House, body: &ManifestBody) ->
         }
     }
     let listen = parsed.listen.address;
-    let moved = house.current().is_none_or(|c| c.house.listen.address != listen) && house.listen_override.is_none();
-    if moved && listen.port() != 0 && let Err(e) = std::net::TcpListener::bind(listen) {
-        let holder = abbey_cells::observe_host(&house.home.group()).ports.get(&listen.port()).cloned();
+    let moved = house
+        .current()
+        .is_none_or(|c| c.house.listen.address != listen)
+        && house.listen_override.is_none();
+    if moved
+        && listen.port() != 0
+        && let Err(e) = std::net::TcpListener::bind(listen)
+    {
+        let holder = abbey_cells::observe_host(&house.home.group())
+            .ports
+            .get(&listen.port())
+            .cloned();
         let why = holder.map_or_else(|| e.to_string(), |h| format!("the port is held by {h}"));
-        fatal("listen".to_owned(), format!("the outside door cannot listen on {listen}: {why}; stop the holder or set another `listen.address`"));
+        fatal(
+            "listen".to_owned(),
+            format!(
+                "the outside door cannot listen on {listen}: {why}; stop the holder or set another `listen.address`"
+            ),
+        );
     }
     let skills = house.skills();
     for agent in parsed.agents.values() {
         for skill in agent.skills.iter().filter(|s| !skills.all.contains_key(*s)) {
-            fatal(format!("agent:{}", agent.slug), format!("there is no skill `{skill}`; `abbey skill list` shows all"));
+            fatal(
+                format!("agent:{}", agent.slug),
+                format!("there is no skill `{skill}`; `abbey skill list` shows all"),
+            );
         }
     }
     notes
@@ -175,9 +273,17 @@ fn charters(parsed: &abbey_plan::House, body: &ManifestBody) -> Result<BTreeMap<
             Charter::File(path) => body.charters.get(path).cloned(),
         };
         match text {
-            Some(text) if text.len() <= CHARTER_MAX => drop(charters.insert(agent.slug.clone(), text)),
-            Some(_) => mistakes.push(format!("line {}: the charter of `{}` is larger than {CHARTER_MAX} bytes", agent.line, agent.slug)),
-            None => mistakes.push(format!("line {}: the charter of `{}` cannot be read", agent.line, agent.slug)),
+            Some(text) if text.len() <= CHARTER_MAX => {
+                drop(charters.insert(agent.slug.clone(), text))
+            }
+            Some(_) => mistakes.push(format!(
+                "line {}: the charter of `{}` is larger than {CHARTER_MAX} bytes",
+                agent.line, agent.slug
+            )),
+            None => mistakes.push(format!(
+                "line {}: the charter of `{}` cannot be read",
+                agent.line, agent.slug
+            )),
         }
     }
     if mistakes.is_empty() {
@@ -201,7 +307,13 @@ fn limits(house: &abbey_plan::House) -> Vec<BudgetLimit> {
         for (metric, limit, always) in values {
             if always || limit.is_some() {
                 let warn_percent = house.budget.warn_percent;
-                limits.push(BudgetLimit { scope: scope.clone(), metric, window: Window::Day, limit, warn_percent });
+                limits.push(BudgetLimit {
+                    scope: scope.clone(),
+                    metric,
+                    window: Window::Day,
+                    limit,
+                    warn_percent,
+                });
             }
         }
     };
@@ -236,7 +348,11 @@ fn document(plan: &Plan, applied: bool) -> PlanDoc {
         notes: plan
             .notes
             .iter()
-            .map(|n| PlanNote { severity: severity(n.severity).to_owned(), subject: n.subject.clone(), text: n.text.clone() })
+            .map(|n| PlanNote {
+                severity: severity(n.severity).to_owned(),
+                subject: n.subject.clone(),
+                text: n.text.clone(),
+            })
             .collect(),
     }
 }

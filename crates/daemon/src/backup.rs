@@ -1,9 +1,9 @@
 //! Backups of a house: its state and its agents' files in one archive, without credentials.
 
+use crate::Error;
 use crate::error::Result;
 use crate::home::{Home, publish};
 use crate::house::House;
-use crate::Error;
 use abbey_api::{BackupDoc, Problem, VERSION};
 use abbey_model::FaultKind;
 use abbey_store::{Options, Sqlite, Storage, SystemClock};
@@ -18,10 +18,18 @@ const EXCLUDED: [&str; 3] = ["token", "key", "session.lock"];
 /// Writes a backup while the house runs; published by rename.
 pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
     if !to.is_absolute() {
-        return Err(Problem::new(FaultKind::Invalid, "a backup is written to an absolute path").into());
+        return Err(Problem::new(
+            FaultKind::Invalid,
+            "a backup is written to an absolute path",
+        )
+        .into());
     }
     if to.exists() {
-        return Err(Problem::new(FaultKind::Conflict, format!("`{}` exists already; choose another name", to.display())).into());
+        return Err(Problem::new(
+            FaultKind::Conflict,
+            format!("`{}` exists already; choose another name", to.display()),
+        )
+        .into());
     }
     let database = to.with_extension("db.partial");
     house.store.backup(database.clone()).await?;
@@ -34,16 +42,28 @@ pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
         let broken = |e| Error::file("write", &temporary)(e);
         let mut archive = tar::Builder::new(file);
         archive.follow_symlinks(false);
-        archive.append_path_with_name(&copy, "abbey.db").map_err(broken)?;
+        archive
+            .append_path_with_name(&copy, "abbey.db")
+            .map_err(broken)?;
         add_tree(&mut archive, &agents, Path::new("agents")).map_err(broken)?;
-        archive.into_inner().and_then(|f| f.sync_all()).map_err(broken)?;
+        archive
+            .into_inner()
+            .and_then(|f| f.sync_all())
+            .map_err(broken)?;
         fs::rename(&temporary, &target).map_err(Error::file("publish", &target))?;
         Ok(hash)
     });
-    let outcome = packed.await.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
+    let outcome = packed
+        .await
+        .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
     let _part_of_the_archive_now = fs::remove_file(&database);
     let bytes = fs::metadata(to).map_err(Error::file("look at", to))?.len();
-    Ok(BackupDoc { version: VERSION, path: to.display().to_string(), state_hash: outcome?, bytes })
+    Ok(BackupDoc {
+        version: VERSION,
+        path: to.display().to_string(),
+        state_hash: outcome?,
+        bytes,
+    })
 }
 
 /// Adds plain files and directories; an agent's links are left out, they could lead anywhere.
@@ -88,11 +108,17 @@ pub fn restore(root: PathBuf, from: &Path) -> std::result::Result<String, Error>
     home.prepare()?;
     let _lock = home.lock()?;
     if home.database().exists() {
-        let text = format!("`{}` has state already; restore into an empty home, or move that file away first", home.root().display());
+        let text = format!(
+            "`{}` has state already; restore into an empty home, or move that file away first",
+            home.root().display()
+        );
         return Err(Problem::new(FaultKind::Conflict, text).into());
     }
     let file = fs::File::open(from).map_err(Error::file("open", from))?;
-    let not_ours = |why: String| Error::Damaged { path: from.to_owned(), why };
+    let not_ours = |why: String| Error::Damaged {
+        path: from.to_owned(),
+        why,
+    };
     let mut archive = tar::Archive::new(file);
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(rustix::process::geteuid().is_root());
@@ -100,15 +126,24 @@ pub fn restore(root: PathBuf, from: &Path) -> std::result::Result<String, Error>
     let mut found = false;
     for entry in archive.entries().map_err(|e| not_ours(e.to_string()))? {
         let mut entry = entry.map_err(|e| not_ours(e.to_string()))?;
-        let path = entry.path().map_err(|e| not_ours(e.to_string()))?.into_owned();
+        let path = entry
+            .path()
+            .map_err(|e| not_ours(e.to_string()))?
+            .into_owned();
         if path == Path::new("abbey.db") {
             let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).map_err(|e| not_ours(e.to_string()))?;
+            entry
+                .read_to_end(&mut bytes)
+                .map_err(|e| not_ours(e.to_string()))?;
             publish(&staged, &bytes, 0o600)?;
             found = true;
-        } else if path.starts_with("agents") && (entry.header().entry_type().is_file() || entry.header().entry_type().is_dir()) {
+        } else if path.starts_with("agents")
+            && (entry.header().entry_type().is_file() || entry.header().entry_type().is_dir())
+        {
             // `unpack_in` refuses paths that lead out of the directory.
-            entry.unpack_in(home.root()).map_err(|e| not_ours(e.to_string()))?;
+            entry
+                .unpack_in(home.root())
+                .map_err(|e| not_ours(e.to_string()))?;
         }
     }
     if !found {

@@ -37,10 +37,14 @@ pub enum Error {
         holder: String,
     },
     /// Sockets would not fit.
-    #[error("the path `{0}` is too long for the house's sockets; choose a home with a shorter path")]
+    #[error(
+        "the path `{0}` is too long for the house's sockets; choose a home with a shorter path"
+    )]
     HomeTooDeep(PathBuf),
     /// Agents could not reach their files.
-    #[error("agents have users of their own, which cannot enter `{dir}` on the way to `{home}`; choose another --home, or `chmod o+x` that directory")]
+    #[error(
+        "agents have users of their own, which cannot enter `{dir}` on the way to `{home}`; choose another --home, or `chmod o+x` that directory"
+    )]
     HomeClosed {
         /// Which home.
         home: PathBuf,
@@ -67,7 +71,10 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+    pub(crate) fn file(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::File { what, path, source }
     }
@@ -75,7 +82,10 @@ impl Error {
     /// What a caller can do about it.
     pub fn kind(&self) -> FaultKind {
         match self {
-            Error::File { .. } | Error::HomeTooDeep(_) | Error::HomeClosed { .. } | Error::Cell(_) => FaultKind::Host,
+            Error::File { .. }
+            | Error::HomeTooDeep(_)
+            | Error::HomeClosed { .. }
+            | Error::Cell(_) => FaultKind::Host,
             Error::Damaged { .. } => FaultKind::Internal,
             Error::Locked { .. } | Error::Listen { .. } => FaultKind::Conflict,
             Error::Store(error) => error.kind(),
@@ -103,8 +113,12 @@ impl From<Error> for Problem {
         let mut problem = Problem::new(error.kind(), error.chain());
         if let Error::Store(store) = &error {
             match store {
-                abbey_store::Error::Task(Refusal::Held { holder, .. }) => problem.holder = Some(holder.to_string()),
-                abbey_store::Error::Task(Refusal::Fenced { current, .. }) => problem.current = Some(*current),
+                abbey_store::Error::Task(Refusal::Held { holder, .. }) => {
+                    problem.holder = Some(holder.to_string())
+                }
+                abbey_store::Error::Task(Refusal::Fenced { current, .. }) => {
+                    problem.current = Some(*current)
+                }
                 abbey_store::Error::Stale { current, .. } => problem.current = Some(*current),
                 abbey_store::Error::Busy { agent, .. } => problem.holder = Some(agent.to_string()),
                 _ => {}

@@ -24,7 +24,9 @@ pub(crate) async fn fact(house: &Arc<House>, name: &str, args: &Value) -> Result
         "services" => Ok(json!({ "services": view::services(house).await?.services })),
         "logs" => Ok(search(house, args["query"].as_str().unwrap_or_default()).await),
         "backup" => own_backup(house).await,
-        other => Err(Problem::new(FaultKind::NotFound, format!("there is no fact `{other}`")).into()),
+        other => {
+            Err(Problem::new(FaultKind::NotFound, format!("there is no fact `{other}`")).into())
+        }
     }
 }
 
@@ -35,14 +37,23 @@ pub(crate) fn disks() -> Vec<Value> {
     let mut disks = Vec::new();
     for line in table.lines() {
         let mut fields = line.split(' ');
-        let (Some(device), Some(mount), Some(kind)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        let stored = device.starts_with("/dev/") || matches!(kind, "zfs" | "btrfs" | "overlay" | "nfs" | "nfs4" | "virtiofs");
+        let (Some(device), Some(mount), Some(kind)) = (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let stored = device.starts_with("/dev/")
+            || matches!(
+                kind,
+                "zfs" | "btrfs" | "overlay" | "nfs" | "nfs4" | "virtiofs"
+            );
         if !stored || !seen.insert(device.to_owned()) {
             continue;
         }
         // The table escapes blanks in octal.
         let path = mount.replace("\\040", " ");
-        let Ok(stat) = rustix::fs::statvfs(path.as_str()) else { continue };
+        let Ok(stat) = rustix::fs::statvfs(path.as_str()) else {
+            continue;
+        };
         if stat.f_blocks > 0 {
             disks.push(json!({
                 "mount": path, "device": device, "type": kind,
@@ -55,9 +66,25 @@ pub(crate) fn disks() -> Vec<Value> {
 
 fn system() -> Value {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = |key: &str| memory.lines().find_map(|l| l.strip_prefix(key)?.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0);
+    let kib = |key: &str| {
+        memory
+            .lines()
+            .find_map(|l| {
+                l.strip_prefix(key)?
+                    .trim()
+                    .split(' ')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .unwrap_or(0)
+    };
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load: Vec<f64> = load.split(' ').take(3).filter_map(|n| n.parse().ok()).collect();
+    let load: Vec<f64> = load
+        .split(' ')
+        .take(3)
+        .filter_map(|n| n.parse().ok())
+        .collect();
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     json!({
         "processors": std::thread::available_parallelism().map_or(1, usize::from),
@@ -73,10 +100,20 @@ async fn search(house: &Arc<House>, query: &str) -> Value {
     let query = query.to_owned();
     let hits = tokio::task::spawn_blocking(move || {
         let mut hits = Vec::new();
-        for dir in fs::read_dir(root).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
+        for dir in fs::read_dir(root)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|e| e.path().is_dir())
+        {
             let cell = dir.file_name().to_string_lossy().into_owned();
             let lines = logs::tail(&dir.path(), 5000);
-            hits.extend(lines.into_iter().filter(|l| l.text.contains(&query)).map(|l| (l.at, cell.clone(), l.text)));
+            hits.extend(
+                lines
+                    .into_iter()
+                    .filter(|l| l.text.contains(&query))
+                    .map(|l| (l.at, cell.clone(), l.text)),
+            );
         }
         hits.sort_by(|a, b| b.0.cmp(&a.0));
         hits.truncate(HITS_MAX);
@@ -89,7 +126,11 @@ async fn search(house: &Arc<House>, query: &str) -> Value {
 async fn own_backup(house: &Arc<House>) -> Result<Value> {
     let dir = house.home.backups();
     let path = dir.join(format!("state-{:012}.tar", house.store.head()));
-    let mut old: Vec<_> = fs::read_dir(&dir).map_err(Error::file("list", &dir))?.flatten().map(|e| e.path()).collect();
+    let mut old: Vec<_> = fs::read_dir(&dir)
+        .map_err(Error::file("list", &dir))?
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     old.sort();
     let surplus = (old.len() + 1).saturating_sub(BACKUPS_MAX);
     for path in old.into_iter().take(surplus) {

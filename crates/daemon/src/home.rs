@@ -87,7 +87,10 @@ impl Home {
 
     /// Name of the control groups of this house: tells installations on one host apart.
     pub fn group(&self) -> String {
-        let path = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
+        let path = self
+            .root
+            .canonicalize()
+            .unwrap_or_else(|_| self.root.clone());
         let digest = abbey_agents::digest(path.as_os_str().as_encoded_bytes());
         format!("abbey-{}", &digest[..12])
     }
@@ -121,11 +124,20 @@ impl Home {
         if !rustix::process::geteuid().is_root() {
             return Ok(());
         }
-        let root = self.root.canonicalize().map_err(Error::file("look at", &self.root))?;
+        let root = self
+            .root
+            .canonicalize()
+            .map_err(Error::file("look at", &self.root))?;
         for dir in root.ancestors() {
-            let mode = fs::metadata(dir).map_err(Error::file("look at", dir))?.permissions().mode();
+            let mode = fs::metadata(dir)
+                .map_err(Error::file("look at", dir))?
+                .permissions()
+                .mode();
             if mode & 0o001 == 0 {
-                return Err(Error::HomeClosed { home: root.clone(), dir: dir.to_owned() });
+                return Err(Error::HomeClosed {
+                    home: root.clone(),
+                    dir: dir.to_owned(),
+                });
             }
         }
         Ok(())
@@ -146,10 +158,18 @@ impl Home {
             .open(&path)
             .map_err(Error::file("open", &path))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let holder = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-            return Err(Error::Locked { home: self.root.clone(), holder });
+            let holder = fs::read_to_string(&path)
+                .unwrap_or_default()
+                .trim()
+                .to_owned();
+            return Err(Error::Locked {
+                home: self.root.clone(),
+                holder,
+            });
         }
-        file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(Error::file("write", &path))?;
+        file.set_len(0)
+            .and_then(|()| write!(file, "{}", std::process::id()))
+            .map_err(Error::file("write", &path))?;
         Ok(file)
     }
 
@@ -160,7 +180,10 @@ impl Home {
     pub fn signing_key(&self) -> Result<[u8; 32], Error> {
         let path = self.root.join("signing.key");
         match fs::read(&path) {
-            Ok(bytes) => bytes.try_into().map_err(|_| Error::Damaged { path, why: "it must have 32 bytes".to_owned() }),
+            Ok(bytes) => bytes.try_into().map_err(|_| Error::Damaged {
+                path,
+                why: "it must have 32 bytes".to_owned(),
+            }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let mut key = [0u8; 32];
                 random(&mut key)?;
@@ -208,8 +231,11 @@ pub(crate) fn publish(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error>
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
         .open(&temporary)
         .map_err(Error::file("make", &temporary))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::file("write", &temporary))?;
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).map_err(Error::file("protect", &temporary))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(Error::file("write", &temporary))?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))
+        .map_err(Error::file("protect", &temporary))?;
     fs::rename(&temporary, path).map_err(Error::file("publish", path))
 }
 
@@ -223,5 +249,8 @@ pub(crate) fn new_token(prefix: &str) -> Result<Secret, Error> {
 }
 
 fn random(bytes: &mut [u8]) -> Result<(), Error> {
-    getrandom::fill(bytes).map_err(|e| Error::Damaged { path: "/dev/urandom".into(), why: e.to_string() })
+    getrandom::fill(bytes).map_err(|e| Error::Damaged {
+        path: "/dev/urandom".into(),
+        why: e.to_string(),
+    })
 }

@@ -33,9 +33,18 @@ pub(crate) struct Current {
 impl Current {
     /// Reads a generation back. It parsed when it was committed; a newer version may refuse it.
     pub(crate) fn from_row(row: GenerationRow) -> Result<Current> {
-        let damaged = |why: String| Error::Damaged { path: "abbey.db (current generation)".into(), why };
-        let house = abbey_plan::parse(&row.manifest)
-            .map_err(|m| damaged(m.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let damaged = |why: String| Error::Damaged {
+            path: "abbey.db (current generation)".into(),
+            why,
+        };
+        let house = abbey_plan::parse(&row.manifest).map_err(|m| {
+            damaged(
+                m.iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            )
+        })?;
         let applied = serde_json::from_value(row.applied).map_err(|e| damaged(e.to_string()))?;
         let charters = serde_json::from_value(row.charters).map_err(|e| damaged(e.to_string()))?;
         Ok(Current {
@@ -66,11 +75,21 @@ impl Current {
 
 pub(crate) fn from_allocation(row: Allocation) -> Option<abbey_plan::Allocation> {
     let kind = serde_json::from_value(row.kind.into()).ok()?;
-    Some(abbey_plan::Allocation { kind, value: row.value, owner: row.owner, purpose: row.purpose })
+    Some(abbey_plan::Allocation {
+        kind,
+        value: row.value,
+        owner: row.owner,
+        purpose: row.purpose,
+    })
 }
 
 pub(crate) fn to_allocation(row: &abbey_plan::Allocation) -> Allocation {
-    Allocation { kind: row.kind.name().to_owned(), value: row.value.clone(), owner: row.owner.clone(), purpose: row.purpose.clone() }
+    Allocation {
+        kind: row.kind.name().to_owned(),
+        value: row.value.clone(),
+        owner: row.owner.clone(),
+        purpose: row.purpose.clone(),
+    }
 }
 
 /// The skills of the house, ready to match.
@@ -84,8 +103,16 @@ pub(crate) struct Skills {
 impl Skills {
     pub(crate) fn load(dir: &std::path::Path) -> Skills {
         let (all, invalid) = abbey_agents::skill::catalogue(dir);
-        let rules = all.values().filter(|s| s.program.is_some()).filter_map(|s| Rule::new(&s.name, &s.patterns).ok()).collect();
-        Skills { all, invalid: invalid.iter().map(ToString::to_string).collect(), rules }
+        let rules = all
+            .values()
+            .filter(|s| s.program.is_some())
+            .filter_map(|s| Rule::new(&s.name, &s.patterns).ok())
+            .collect();
+        Skills {
+            all,
+            invalid: invalid.iter().map(ToString::to_string).collect(),
+            rules,
+        }
     }
 
     /// Skills that fit a text, by score.
@@ -158,7 +185,10 @@ pub struct House {
 
 impl House {
     pub(crate) fn current(&self) -> Option<Arc<Current>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn set_current(&self, current: Current) {
@@ -177,25 +207,39 @@ impl House {
     /// What admission needs for a text.
     pub(crate) fn intake(&self, text: &str) -> Intake {
         let fit = matcher::find(&self.skills().rules, text);
-        Intake { fit, agents: self.facts() }
+        Intake {
+            fit,
+            agents: self.facts(),
+        }
     }
 
     /// What admission needs for a skill that the author named.
     pub(crate) fn intake_named(&self, skill: &str, args: BTreeMap<String, String>) -> Intake {
-        let fit = Match::One(Candidate { skill: skill.to_owned(), score: NAMED, args });
-        Intake { fit, agents: self.facts() }
+        let fit = Match::One(Candidate {
+            skill: skill.to_owned(),
+            score: NAMED,
+            args,
+        });
+        Intake {
+            fit,
+            agents: self.facts(),
+        }
     }
 
     /// What admission needs to look at a waiting task again.
     pub(crate) fn intake_again(&self, task: &TaskRow) -> Intake {
         match &task.route.skill {
-            Some(skill) if task.route.score == NAMED => self.intake_named(skill, task.route.args.clone()),
+            Some(skill) if task.route.score == NAMED => {
+                self.intake_named(skill, task.route.args.clone())
+            }
             _ => self.intake(&task.text),
         }
     }
 
     fn facts(&self) -> Vec<AgentFact> {
-        let Some(current) = self.current() else { return Vec::new() };
+        let Some(current) = self.current() else {
+            return Vec::new();
+        };
         let fact = |agent: &Agent| AgentFact {
             slug: agent.slug.clone(),
             skills: agent.skills.clone(),
@@ -206,13 +250,28 @@ impl House {
         current.house.agents.values().map(fact).collect()
     }
 
+    /// Admits a waiting task anew. One that was claimed or called off meanwhile has moved on by
+    /// itself, which is as good.
+    pub(crate) async fn admit_again(&self, task: &TaskRow) -> Result<()> {
+        use abbey_engine::task::Refusal;
+        let id = abbey_model::TaskRef::Id(task.id);
+        match self.store.admit(id, self.intake_again(task)).await {
+            Ok(_) | Err(abbey_store::Error::Task(Refusal::Illegal { .. })) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Looks at every task that waits; after a change of agents, budgets or skills.
     pub(crate) async fn admit_waiting(&self) -> Result<()> {
-        use abbey_model::{TaskRef, TaskState};
+        use abbey_model::TaskState;
         let states = vec![TaskState::Parked, TaskState::Pending, TaskState::Ready];
-        let filter = abbey_store::TaskFilter { states, limit: 10_000, ..Default::default() };
+        let filter = abbey_store::TaskFilter {
+            states,
+            limit: 10_000,
+            ..Default::default()
+        };
         for task in self.store.tasks(filter).await? {
-            self.store.admit(TaskRef::Id(task.id), self.intake_again(&task)).await?;
+            self.admit_again(&task).await?;
         }
         self.work.bump();
         Ok(())
@@ -220,14 +279,24 @@ impl House {
 
     /// Keeps these out of everything that is written from now on.
     pub(crate) fn learn_secrets(&self, secrets: Vec<Secret>) {
-        *self.redactor.write().unwrap_or_else(PoisonError::into_inner) = Redactor::new(secrets);
+        *self
+            .redactor
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Redactor::new(secrets);
     }
 
     /// The value behind a reference.
-    pub(crate) fn secret(&self, reference: &SecretRef, base_dir: &str) -> std::result::Result<Secret, String> {
+    pub(crate) fn secret(
+        &self,
+        reference: &SecretRef,
+        base_dir: &str,
+    ) -> std::result::Result<Secret, String> {
         let file = |path: std::path::PathBuf| match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Secret::new(text.strip_suffix('\n').unwrap_or(&text))),
-            Err(e) => Err(format!("the secret `{reference}` cannot be read from `{}`: {e}", path.display())),
+            Err(e) => Err(format!(
+                "the secret `{reference}` cannot be read from `{}`: {e}",
+                path.display()
+            )),
         };
         match reference {
             SecretRef::Env(name) => std::env::var(name).map(Secret::new).map_err(|_| {

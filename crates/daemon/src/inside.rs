@@ -11,7 +11,10 @@ use abbey_api::routes::Door;
 use abbey_api::*;
 use abbey_engine::task::LEASE_TTL;
 use abbey_gateway::{Caller, Gateway, Refusal, Route, Upstream};
-use abbey_model::{EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, ResultSource, Scope, Slug, TaskRef, ToolPolicy};
+use abbey_model::{
+    EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, ResultSource, Scope, Slug,
+    TaskRef, ToolPolicy,
+};
 use abbey_plan::Endpoint;
 use abbey_store::{Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow};
 use axum::body::Body;
@@ -46,15 +49,26 @@ pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
         .route("/api/v1/self/facts/{fact}", post(fact))
         .route("/api/v1/self/charter", get(charter))
         .route("/api/v1/self/activity", post(note))
-        .layer(axum::middleware::from_fn_with_state((Arc::clone(&house), &["agent"][..]), authenticate));
+        .layer(axum::middleware::from_fn_with_state(
+            (Arc::clone(&house), &["agent"][..]),
+            authenticate,
+        ));
     // Every route that reaches a provider passes this one gate.
     let models = Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/models", get(models))
         .layer(Extension(gateway))
-        .layer(axum::middleware::from_fn_with_state((Arc::clone(&house), &["agent", "model"][..]), authenticate));
+        .layer(axum::middleware::from_fn_with_state(
+            (Arc::clone(&house), &["agent", "model"][..]),
+            authenticate,
+        ));
     let unknown = async |request: Request| refuse_unknown(Door::Inside, request.uri().path());
-    Router::new().route("/healthz", get(async || "ok\n")).merge(agents).merge(models).fallback(unknown).with_state(house)
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .merge(agents)
+        .merge(models)
+        .fallback(unknown)
+        .with_state(house)
 }
 
 async fn authenticate(
@@ -63,18 +77,28 @@ async fn authenticate(
     next: axum::middleware::Next,
 ) -> Response {
     let authorization = header(request.headers(), "authorization");
-    match house.keys.principal(authorization, scopes, house.store.now()) {
+    match house
+        .keys
+        .principal(authorization, scopes, house.store.now())
+    {
         Ok(Principal::Agent(slug)) => {
             request.extensions_mut().insert(Me(slug));
             next.run(request).await
         }
-        Ok(other) => problem(Problem::new(FaultKind::Forbidden, format!("{other} is not an agent; this door is for agents"))),
-        Err(refusal) => problem(refusal.remedy("send the text of the file that ABBEY_TOKEN_FILE names as a bearer credential")),
+        Ok(other) => problem(Problem::new(
+            FaultKind::Forbidden,
+            format!("{other} is not an agent; this door is for agents"),
+        )),
+        Err(refusal) => problem(refusal.remedy(
+            "send the text of the file that ABBEY_TOKEN_FILE names as a bearer credential",
+        )),
     }
 }
 
 fn current(house: &House) -> Result<Arc<Current>> {
-    Ok(house.current().ok_or_else(|| Problem::new(FaultKind::Unavailable, "the house has no plan yet"))?)
+    Ok(house
+        .current()
+        .ok_or_else(|| Problem::new(FaultKind::Unavailable, "the house has no plan yet"))?)
 }
 
 fn policy_of(agent: &abbey_plan::Agent, task: Option<&TaskRow>) -> ToolPolicy {
@@ -88,8 +112,15 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
     let current = current(&house)?;
     let agent = find(&current, &slug)?;
     let accounts = house.store.budgets().await?;
-    let mine = |a: &&abbey_engine::budget::Account| matches!(&a.scope, Scope::House) || a.scope == Scope::Agent(slug.clone());
-    let accounts: Vec<_> = accounts.iter().filter(mine).filter(|a| a.metric == Metric::Tokens || a.limit.is_some()).cloned().collect();
+    let mine = |a: &&abbey_engine::budget::Account| {
+        matches!(&a.scope, Scope::House) || a.scope == Scope::Agent(slug.clone())
+    };
+    let accounts: Vec<_> = accounts
+        .iter()
+        .filter(mine)
+        .filter(|a| a.metric == Metric::Tokens || a.limit.is_some())
+        .cloned()
+        .collect();
     let tasks = house.store.offers(slug.clone(), 20).await?;
     Ok(Doc(SelfDoc {
         version: VERSION,
@@ -108,7 +139,12 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
 
 fn find<'a>(current: &'a Current, slug: &Slug) -> Result<&'a abbey_plan::Agent> {
     let found = current.house.agents.get(slug);
-    Ok(found.ok_or_else(|| Problem::new(FaultKind::NotFound, format!("agent `{slug}` does not live here any more")))?)
+    Ok(found.ok_or_else(|| {
+        Problem::new(
+            FaultKind::NotFound,
+            format!("agent `{slug}` does not live here any more"),
+        )
+    })?)
 }
 
 #[derive(Deserialize)]
@@ -118,8 +154,13 @@ struct NextQuery {
 }
 
 /// Waits for work. The database is asked only when something changed since the last look.
-async fn next(State(house): Shared, Extension(Me(slug)): Extension<Me>, Query(query): Query<NextQuery>) -> Result<Response> {
-    let until = tokio::time::Instant::now() + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+async fn next(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Query(query): Query<NextQuery>,
+) -> Result<Response> {
+    let until = tokio::time::Instant::now()
+        + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
     loop {
         let changed = house.work.changed();
         tokio::pin!(changed);
@@ -145,7 +186,11 @@ fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
     let current = current(house)?;
     let agent = find(&current, slug)?;
     let skills = house.skills();
-    let skill = task.route.skill.as_ref().and_then(|name| skills.all.get(name));
+    let skill = task
+        .route
+        .skill
+        .as_ref()
+        .and_then(|name| skills.all.get(name));
     Ok(OfferDoc {
         version: VERSION,
         task: task.id.to_string(),
@@ -162,15 +207,25 @@ fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
 }
 
 fn task_ref(text: &str) -> Result<TaskRef> {
-    Ok(text.parse().map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
+    Ok(text
+        .parse()
+        .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
 }
 
-async fn claim(State(house): Shared, Extension(Me(slug)): Extension<Me>, Path(name): Path<String>, Input(body): Input<ClaimBody>) -> Result<Doc<ClaimDoc>> {
+async fn claim(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    Input(body): Input<ClaimBody>,
+) -> Result<Doc<ClaimDoc>> {
     let task = task_ref(&name)?;
     let current = current(&house)?;
     let agent = find(&current, &slug)?;
     let model = agent.model.as_ref().map(ToString::to_string);
-    let generation = view::seen(&house).get(&abbey_model::CellName::Agent(slug.clone())).map(|s| s.history.generation).unwrap_or_default();
+    let generation = view::seen(&house)
+        .get(&abbey_model::CellName::Agent(slug.clone()))
+        .map(|s| s.history.generation)
+        .unwrap_or_default();
     let claim = Claim {
         task,
         agent: slug.clone(),
@@ -189,85 +244,181 @@ async fn claim(State(house): Shared, Extension(Me(slug)): Extension<Me>, Path(na
         version: VERSION,
         task: claimed.task.id.to_string(),
         run: claimed.run.to_string(),
-        lease: LeaseDoc { token: claimed.lease.token.0, ttl_ms: claimed.lease.ttl.0 },
+        lease: LeaseDoc {
+            token: claimed.lease.token.0,
+            ttl_ms: claimed.lease.ttl.0,
+        },
     }))
 }
 
 /// The right that a request claims to have, with the name from the credential.
 fn hold(house: &House, slug: Slug, headers: &HeaderMap) -> Result<Hold> {
-    let token = header(headers, "abbey-lease").and_then(|t| t.parse().ok()).ok_or_else(|| {
-        Problem::new(FaultKind::Invalid, "the header `Abbey-Lease` with the lease's token is missing")
-    })?;
-    Ok(Hold { agent: slug, token: LeaseToken(token), ttl: house.lease_ttl })
+    let token = header(headers, "abbey-lease")
+        .and_then(|t| t.parse().ok())
+        .ok_or_else(|| {
+            Problem::new(
+                FaultKind::Invalid,
+                "the header `Abbey-Lease` with the lease's token is missing",
+            )
+        })?;
+    Ok(Hold {
+        agent: slug,
+        token: LeaseToken(token),
+        ttl: house.lease_ttl,
+    })
 }
 
 fn facts_of(value: Value) -> Result<RunFacts> {
     if value.is_null() {
         return Ok(RunFacts::default());
     }
-    Ok(serde_json::from_value(value).map_err(|e| Problem::new(FaultKind::Invalid, format!("`facts`: {e}")))?)
+    Ok(serde_json::from_value(value)
+        .map_err(|e| Problem::new(FaultKind::Invalid, format!("`facts`: {e}")))?)
 }
 
 fn word<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T> {
-    Ok(text.parse().map_err(|e: String| Problem::new(FaultKind::Invalid, e))?)
+    Ok(text
+        .parse()
+        .map_err(|e: String| Problem::new(FaultKind::Invalid, e))?)
 }
 
-async fn renew(State(house): Shared, Extension(Me(slug)): Extension<Me>, Path(name): Path<String>, headers: HeaderMap, Input(body): Input<RenewBody>) -> Result<Doc<LeaseDoc>> {
+async fn renew(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<RenewBody>,
+) -> Result<Doc<LeaseDoc>> {
     let hold = hold(&house, slug, &headers)?;
-    let lease = house.store.renew(task_ref(&name)?, hold, facts_of(body.facts)?).await?;
+    let lease = house
+        .store
+        .renew(task_ref(&name)?, hold, facts_of(body.facts)?)
+        .await?;
     house.deadlines_changed.notify_one();
-    Ok(Doc(LeaseDoc { token: lease.token.0, ttl_ms: lease.ttl.0 }))
+    Ok(Doc(LeaseDoc {
+        token: lease.token.0,
+        ttl_ms: lease.ttl.0,
+    }))
 }
 
-async fn complete(State(house): Shared, Extension(Me(slug)): Extension<Me>, Path(name): Path<String>, headers: HeaderMap, Input(body): Input<CompleteBody>) -> Result<Doc<TaskDoc>> {
+async fn complete(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<CompleteBody>,
+) -> Result<Doc<TaskDoc>> {
     let hold = hold(&house, slug, &headers)?;
     let limit = usize::try_from(ToolPolicy::default().output_bytes_max).unwrap_or(usize::MAX);
     if body.text.len() > limit {
-        return Err(Problem::new(FaultKind::TooLarge, format!("a result has at most {limit} bytes")).into());
+        return Err(Problem::new(
+            FaultKind::TooLarge,
+            format!("a result has at most {limit} bytes"),
+        )
+        .into());
     }
-    let outcome = Outcome { text: body.text, source: word::<ResultSource>(&body.source)?, data: body.data };
-    let row = house.store.complete(task_ref(&name)?, hold, outcome, facts_of(body.facts)?).await?;
+    let outcome = Outcome {
+        text: body.text,
+        source: word::<ResultSource>(&body.source)?,
+        data: body.data,
+    };
+    let row = house
+        .store
+        .complete(task_ref(&name)?, hold, outcome, facts_of(body.facts)?)
+        .await?;
     house.work.bump();
-    Ok(Doc(TaskDoc { version: VERSION, task: view::task(&row, Vec::new()) }))
+    Ok(Doc(TaskDoc {
+        version: VERSION,
+        task: view::task(&row, Vec::new()),
+    }))
 }
 
-async fn fail(State(house): Shared, Extension(Me(slug)): Extension<Me>, Path(name): Path<String>, headers: HeaderMap, Input(body): Input<FailBody>) -> Result<Doc<TaskDoc>> {
+async fn fail(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<FailBody>,
+) -> Result<Doc<TaskDoc>> {
     let hold = hold(&house, slug, &headers)?;
-    let failure = Failure { reason: word::<EndReason>(&body.reason)?, text: body.text };
-    let row = house.store.fail(task_ref(&name)?, hold, failure, facts_of(body.facts)?).await?;
+    let failure = Failure {
+        reason: word::<EndReason>(&body.reason)?,
+        text: body.text,
+    };
+    let row = house
+        .store
+        .fail(task_ref(&name)?, hold, failure, facts_of(body.facts)?)
+        .await?;
     house.work.bump();
     house.deadlines_changed.notify_one();
-    Ok(Doc(TaskDoc { version: VERSION, task: view::task(&row, Vec::new()) }))
+    Ok(Doc(TaskDoc {
+        version: VERSION,
+        task: view::task(&row, Vec::new()),
+    }))
 }
 
-async fn block(State(house): Shared, Extension(Me(slug)): Extension<Me>, Path(name): Path<String>, headers: HeaderMap, Input(body): Input<BlockBody>) -> Result<Doc<TaskDoc>> {
+async fn block(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<BlockBody>,
+) -> Result<Doc<TaskDoc>> {
     let hold = hold(&house, slug, &headers)?;
     if body.on.trim().is_empty() {
         return Err(Problem::new(FaultKind::Invalid, "`on` names who unblocks the task").into());
     }
-    let row = house.store.block(task_ref(&name)?, hold, body.on, body.why).await?;
+    let row = house
+        .store
+        .block(task_ref(&name)?, hold, body.on, body.why)
+        .await?;
     house.work.bump();
-    Ok(Doc(TaskDoc { version: VERSION, task: view::task(&row, Vec::new()) }))
+    Ok(Doc(TaskDoc {
+        version: VERSION,
+        task: view::task(&row, Vec::new()),
+    }))
 }
 
 /// Results are limited to what the caller may use (S4-13).
-async fn skills(State(house): Shared, Extension(Me(slug)): Extension<Me>, Query(query): Query<SearchQuery>) -> Result<Doc<SkillsDoc>> {
+async fn skills(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Query(query): Query<SearchQuery>,
+) -> Result<Doc<SkillsDoc>> {
     let current = current(&house)?;
     let agent = find(&current, &slug)?;
-    Ok(Doc(find_skills(&house, query.q.as_deref(), |name| agent.skills.iter().any(|s| s == name))))
+    Ok(Doc(find_skills(&house, query.q.as_deref(), |name| {
+        agent.skills.iter().any(|s| s == name)
+    })))
 }
 
 /// A fact is read only while a task of the caller runs a skill that was granted it.
-async fn fact(State(house): Shared, Extension(Me(slug)): Extension<Me>, Path(name): Path<String>, Input(args): Input<Value>) -> Result<Doc<Value>> {
-    let running = abbey_store::TaskFilter { states: vec![abbey_model::TaskState::Running], assignee: Some(slug.clone()), limit: 64, ..Default::default() };
+async fn fact(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    Input(args): Input<Value>,
+) -> Result<Doc<Value>> {
+    let running = abbey_store::TaskFilter {
+        states: vec![abbey_model::TaskState::Running],
+        assignee: Some(slug.clone()),
+        limit: 64,
+        ..Default::default()
+    };
     let skills = house.skills();
     let wanted = format!("fact:{name}");
     let granted = house.store.tasks(running).await?.iter().any(|t| {
         let held = t.phase.lease().is_some_and(|l| l.holder == slug);
-        held && t.route.skill.as_ref().and_then(|s| skills.all.get(s)).is_some_and(|s| s.grants.contains(&wanted))
+        held && t
+            .route
+            .skill
+            .as_ref()
+            .and_then(|s| skills.all.get(s))
+            .is_some_and(|s| s.grants.contains(&wanted))
     });
     if !granted {
-        let text = format!("no running task of `{slug}` uses a skill that may read the fact `{name}`");
+        let text =
+            format!("no running task of `{slug}` uses a skill that may read the fact `{name}`");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     }
     Ok(Doc(facts::fact(&house, &name, &args).await?))
@@ -276,57 +427,138 @@ async fn fact(State(house): Shared, Extension(Me(slug)): Extension<Me>, Path(nam
 async fn charter(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
     let current = current(&house)?;
     let text = current.charter(&slug);
-    Ok(Doc(json!({ "version": VERSION, "charter": text, "hash": abbey_agents::digest(text.as_bytes()) })))
+    Ok(Doc(
+        json!({ "version": VERSION, "charter": text, "hash": abbey_agents::digest(text.as_bytes()) }),
+    ))
 }
 
-async fn note(State(house): Shared, Extension(Me(slug)): Extension<Me>, Input(body): Input<NoteBody>) -> Result<Doc<Value>> {
+async fn note(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Input(body): Input<NoteBody>,
+) -> Result<Doc<Value>> {
     if body.text.trim().is_empty() || body.text.len() > 8192 {
-        return Err(Problem::new(FaultKind::Invalid, "a note has a text of 1 to 8192 bytes").into());
+        return Err(
+            Problem::new(FaultKind::Invalid, "a note has a text of 1 to 8192 bytes").into(),
+        );
     }
     let entity = format!("agent:{slug}");
-    let note = Note { actor: Principal::Agent(slug), action: "agent.note".to_owned(), entity, detail: json!({ "text": body.text }) };
+    let note = Note {
+        actor: Principal::Agent(slug),
+        action: "agent.note".to_owned(),
+        entity,
+        detail: json!({ "text": body.text }),
+    };
     let seq = house.store.append(note).await?;
     Ok(Doc(json!({ "version": VERSION, "seq": seq })))
 }
 
 async fn models(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
     let current = current(&house)?;
-    let model = find(&current, &slug)?.model.as_ref().map(|m| json!({ "id": m.to_string(), "object": "model", "owned_by": m.provider }));
-    Ok(Doc(json!({ "object": "list", "data": model.into_iter().collect::<Vec<_>>() })))
+    let model = find(&current, &slug)?
+        .model
+        .as_ref()
+        .map(|m| json!({ "id": m.to_string(), "object": "model", "owned_by": m.provider }));
+    Ok(Doc(
+        json!({ "object": "list", "data": model.into_iter().collect::<Vec<_>>() }),
+    ))
 }
 
-async fn chat(State(house): Shared, Extension(gateway): Extension<Gateway>, Extension(Me(slug)): Extension<Me>, headers: HeaderMap, body: Body) -> Response {
+async fn chat(
+    State(house): Shared,
+    Extension(gateway): Extension<Gateway>,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let run = match header(&headers, "abbey-run").map(str::parse).transpose() {
         Ok(run) => run,
-        Err(_) => return Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", "`Abbey-Run` is not the id of a run").into_response(),
+        Err(_) => {
+            return Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                "`Abbey-Run` is not the id of a run",
+            )
+            .into_response();
+        }
     };
-    let caller = Caller { agent: slug.clone(), run };
-    gateway.chat(caller, body, |asked| route(&house, &slug, asked)).await
+    let caller = Caller {
+        agent: slug.clone(),
+        run,
+    };
+    gateway
+        .chat(caller, body, |asked| route(&house, &slug, asked))
+        .await
 }
 
 /// Where a call goes: the model that the agent is configured for, by its full or its short name.
 fn route(house: &House, slug: &Slug, asked: &str) -> std::result::Result<Route, Refusal> {
     let refuse = |code, text: String| Refusal::new(StatusCode::FORBIDDEN, code, text);
-    let current = house.current().ok_or_else(|| refuse("no_plan", "the house has no plan yet".to_owned()))?;
-    let agent = current.house.agents.get(slug).ok_or_else(|| refuse("unknown_agent", format!("agent `{slug}` does not live here")))?;
+    let current = house
+        .current()
+        .ok_or_else(|| refuse("no_plan", "the house has no plan yet".to_owned()))?;
+    let agent = current.house.agents.get(slug).ok_or_else(|| {
+        refuse(
+            "unknown_agent",
+            format!("agent `{slug}` does not live here"),
+        )
+    })?;
     let Some(model) = &agent.model else {
-        return Err(refuse("no_model", format!("no model is configured for agent `{slug}`")));
+        return Err(refuse(
+            "no_model",
+            format!("no model is configured for agent `{slug}`"),
+        ));
     };
     if asked != model.to_string() && asked != model.model {
-        return Err(refuse("model_not_allowed", format!("agent `{slug}` may use `{model}`, not `{asked}`")));
+        return Err(refuse(
+            "model_not_allowed",
+            format!("agent `{slug}` may use `{model}`, not `{asked}`"),
+        ));
     }
-    let provider = current.house.providers.get(&model.provider).ok_or_else(|| refuse("no_model", format!("there is no provider `{}`", model.provider)))?;
-    let unavailable = |text: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "provider_unavailable", text);
+    let provider = current
+        .house
+        .providers
+        .get(&model.provider)
+        .ok_or_else(|| {
+            refuse(
+                "no_model",
+                format!("there is no provider `{}`", model.provider),
+            )
+        })?;
+    let unavailable = |text: String| {
+        Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "provider_unavailable",
+            text,
+        )
+    };
     let base_url = match &provider.endpoint {
         Endpoint::Url(url) => url.clone(),
         Endpoint::Service(service) => {
             let port = current.port(&format!("service:{service}"), "port");
-            format!("http://127.0.0.1:{}/v1", port.ok_or_else(|| unavailable(format!("service `{service}` has no port")))?)
+            format!(
+                "http://127.0.0.1:{}/v1",
+                port.ok_or_else(|| unavailable(format!("service `{service}` has no port")))?
+            )
         }
     };
-    let key = provider.key.as_ref().map(|k| house.secret(k, &current.base_dir)).transpose().map_err(unavailable)?;
-    let upstream = Upstream { name: model.provider.to_string(), base_url, key, price: provider.price, output_tokens_max: provider.output_tokens_max };
-    Ok(Route { upstream: Arc::new(upstream), model: model.model.clone() })
+    let key = provider
+        .key
+        .as_ref()
+        .map(|k| house.secret(k, &current.base_dir))
+        .transpose()
+        .map_err(unavailable)?;
+    let upstream = Upstream {
+        name: model.provider.to_string(),
+        base_url,
+        key,
+        price: provider.price,
+        output_tokens_max: provider.output_tokens_max,
+    };
+    Ok(Route {
+        upstream: Arc::new(upstream),
+        model: model.model.clone(),
+    })
 }
 
 /// The lease that this house grants unless told otherwise.

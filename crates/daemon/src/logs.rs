@@ -9,9 +9,12 @@ use std::path::Path;
 /// The newest lines of a cell's log, oldest first, across rotated files.
 pub(crate) fn tail(dir: &Path, lines_max: usize) -> Vec<LogLine> {
     let mut lines: Vec<LogLine> = Vec::new();
-    let names = std::iter::once("current.jsonl".to_owned()).chain((1..=4).map(|n| format!("{n}.jsonl")));
+    let names =
+        std::iter::once("current.jsonl".to_owned()).chain((1..=4).map(|n| format!("{n}.jsonl")));
     for name in names {
-        let Ok(bytes) = fs::read(dir.join(name)) else { continue };
+        let Ok(bytes) = fs::read(dir.join(name)) else {
+            continue;
+        };
         let text = String::from_utf8_lossy(&bytes);
         let mut older: Vec<LogLine> = text.lines().filter_map(line).collect();
         older.append(&mut lines);

@@ -7,7 +7,7 @@ use crate::house::House;
 use abbey_agents::Layout;
 use abbey_engine::schedule::Interval;
 use abbey_engine::task::Phase;
-use abbey_model::{Amounts, CellName, Millis, Principal, Priority, Slug, TaskRef, Timestamp};
+use abbey_model::{Amounts, CellName, Millis, Principal, Priority, Slug, Timestamp};
 use abbey_store::NewTask;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -43,7 +43,9 @@ pub(crate) async fn sweeper(house: Arc<House>) {
 }
 
 async fn sweep(house: &Arc<House>) -> Result<Duration> {
-    let Some(next) = house.store.next_deadline().await? else { return Ok(Duration::from_secs(86_400)) };
+    let Some(next) = house.store.next_deadline().await? else {
+        return Ok(Duration::from_secs(86_400));
+    };
     let now = house.store.now();
     if next > now {
         return Ok(next.since(now).to_std());
@@ -51,7 +53,7 @@ async fn sweep(house: &Arc<House>) -> Result<Duration> {
     let changed = house.store.sweep().await?;
     for task in changed {
         if matches!(task.phase, Phase::Pending { not_before } if not_before <= house.store.now()) {
-            house.store.admit(TaskRef::Id(task.id), house.intake_again(&task)).await?;
+            house.admit_again(&task).await?;
         }
     }
     house.work.bump();
@@ -83,11 +85,18 @@ pub(crate) async fn waker(house: Arc<House>) {
 pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) -> Result<Duration> {
     // Often enough to notice a new plan, without asking the database for anything.
     let mut pause = Duration::from_secs(30);
-    let Some(current) = house.current() else { return Ok(pause) };
+    let Some(current) = house.current() else {
+        return Ok(pause);
+    };
     for agent in current.house.agents.values() {
         let Some(wake) = agent.wake else { continue };
         let anchor = anchor(house, &agent.slug).await?;
-        let interval = Interval { anchor, every: wake.every, jitter: wake.jitter, seed: agent.slug.to_string() };
+        let interval = Interval {
+            anchor,
+            every: wake.every,
+            jitter: wake.jitter,
+            seed: agent.slug.to_string(),
+        };
         let now = house.store.now();
         let last = fired.get(&agent.slug).copied().unwrap_or(0);
         let (number, at) = interval.next(last, now);
@@ -109,7 +118,10 @@ pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) ->
             priority: Priority::P2,
             budget: Amounts::default(),
             policy: None,
-            idempotency: Some((format!("wake {} {number}", agent.slug), abbey_agents::digest(text.as_bytes()))),
+            idempotency: Some((
+                format!("wake {} {number}", agent.slug),
+                abbey_agents::digest(text.as_bytes()),
+            )),
             intake: house.intake(&text),
         };
         house.store.note_wake(agent.slug.clone(), number).await?;
@@ -125,7 +137,12 @@ async fn anchor(house: &House, agent: &Slug) -> Result<Timestamp> {
     if let Some(at) = house.anchors.lock().await.get(&cell) {
         return Ok(*at);
     }
-    let at = house.store.cells().await?.get(&cell).map_or_else(|| house.store.now(), |row| row.since);
+    let at = house
+        .store
+        .cells()
+        .await?
+        .get(&cell)
+        .map_or_else(|| house.store.now(), |row| row.since);
     house.anchors.lock().await.insert(cell, at);
     Ok(at)
 }
@@ -134,11 +151,15 @@ async fn anchor(house: &House, agent: &Slug) -> Result<Timestamp> {
 /// links and only so far.
 fn heartbeat(house: &House, agent: &Slug) -> String {
     use rustix::fs::{CWD, Mode, OFlags, openat};
-    let path = Layout::under(&house.home.agent(agent.as_str())).workspace.join("HEARTBEAT.md");
+    let path = Layout::under(&house.home.agent(agent.as_str()))
+        .workspace
+        .join("HEARTBEAT.md");
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut text = String::new();
     if let Ok(fd) = openat(CWD, &path, flags, Mode::empty()) {
-        let _not_text = std::fs::File::from(fd).take(HEARTBEAT_MAX).read_to_string(&mut text);
+        let _not_text = std::fs::File::from(fd)
+            .take(HEARTBEAT_MAX)
+            .read_to_string(&mut text);
     }
     text
 }

@@ -11,10 +11,18 @@ use std::sync::atomic::Ordering;
 pub(crate) struct Ledger(pub(crate) Arc<House>);
 
 impl Meter for Ledger {
-    fn reserve(&self, hold: Hold) -> Pin<Box<dyn Future<Output = Result<ReservationId, MeterRefusal>> + Send>> {
+    fn reserve(
+        &self,
+        hold: Hold,
+    ) -> Pin<Box<dyn Future<Output = Result<ReservationId, MeterRefusal>> + Send>> {
         let house = Arc::clone(&self.0);
         Box::pin(async move {
-            let call = CallHold { agent: hold.agent, run: hold.run, amounts: hold.amounts, model: hold.model };
+            let call = CallHold {
+                agent: hold.agent,
+                run: hold.run,
+                amounts: hold.amounts,
+                model: hold.model,
+            };
             house.model_calls.fetch_add(1, Ordering::Relaxed);
             house.store.reserve(call).await.map_err(|error| {
                 let (code, resets) = match &error {
@@ -22,8 +30,13 @@ impl Meter for Ledger {
                     Error::NoLease(_) => ("no_lease", None),
                     _ => ("unavailable", None),
                 };
-                let retry_after_s = resets.and_then(|at| u64::try_from(at.since(house.store.now()).secs_ceil()).ok());
-                MeterRefusal { code, text: error.to_string(), retry_after_s }
+                let retry_after_s = resets
+                    .and_then(|at| u64::try_from(at.since(house.store.now()).secs_ceil()).ok());
+                MeterRefusal {
+                    code,
+                    text: error.to_string(),
+                    retry_after_s,
+                }
             })
         })
     }
@@ -32,9 +45,19 @@ impl Meter for Ledger {
         let house = Arc::clone(&self.0);
         Box::pin(async move {
             let used = match used {
-                Used::Known { input, output, cached, cost, model } => {
-                    CallUse::Known { input: input.0, output: output.0, cached: cached.0, cost: cost.map(|c| c.0), model }
-                }
+                Used::Known {
+                    input,
+                    output,
+                    cached,
+                    cost,
+                    model,
+                } => CallUse::Known {
+                    input: input.0,
+                    output: output.0,
+                    cached: cached.0,
+                    cost: cost.map(|c| c.0),
+                    model,
+                },
                 Used::Unknown { model } => CallUse::Unknown { model },
                 Used::Released => CallUse::Released,
             };

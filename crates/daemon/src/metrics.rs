@@ -24,19 +24,40 @@ pub(crate) async fn metrics(State(house): State<Arc<House>>) -> Result<Response>
         registry.register(name, help, gauge);
     };
     let (transactions, operations) = house.store.counters();
-    number("store_transactions", "Transactions since the start", transactions);
+    number(
+        "store_transactions",
+        "Transactions since the start",
+        transactions,
+    );
     number("store_operations", "Operations since the start", operations);
-    number("activity_head", "Sequence number of the newest entry", house.store.head());
-    number("model_calls", "Model calls since the start", house.model_calls.load(Ordering::Relaxed));
-    number("wakes_skipped", "Wakes with nothing to consider since the start", house.wakes_skipped.load(Ordering::Relaxed));
+    number(
+        "activity_head",
+        "Sequence number of the newest entry",
+        house.store.head(),
+    );
+    number(
+        "model_calls",
+        "Model calls since the start",
+        house.model_calls.load(Ordering::Relaxed),
+    );
+    number(
+        "wakes_skipped",
+        "Wakes with nothing to consider since the start",
+        house.wakes_skipped.load(Ordering::Relaxed),
+    );
     let up: Family<Labels, Gauge> = Family::default();
     let memory: Family<Labels, Gauge> = Family::default();
     let restarts: Family<Labels, Gauge> = Family::default();
     for agent in view::fleet(&house).await?.agents {
         let labels = vec![("agent".to_owned(), agent.name.clone())];
-        up.get_or_create(&labels).set(i64::from(agent.presence == "robed"));
-        memory.get_or_create(&labels).set(i64::try_from(agent.memory_bytes.unwrap_or(0)).unwrap_or(0));
-        restarts.get_or_create(&labels).set(i64::try_from(agent.restarts).unwrap_or(0));
+        up.get_or_create(&labels)
+            .set(i64::from(agent.presence == "robed"));
+        memory
+            .get_or_create(&labels)
+            .set(i64::try_from(agent.memory_bytes.unwrap_or(0)).unwrap_or(0));
+        restarts
+            .get_or_create(&labels)
+            .set(i64::try_from(agent.restarts).unwrap_or(0));
     }
     registry.register("agent_up", "Whether the agent is robed", up);
     registry.register("agent_memory_bytes", "Memory of the agent's cell", memory);
@@ -49,13 +70,27 @@ pub(crate) async fn metrics(State(house): State<Arc<House>>) -> Result<Response>
         if scope.starts_with("task:") || scope.starts_with("run:") {
             continue;
         }
-        let labels = vec![("scope".to_owned(), scope), ("metric".to_owned(), account.metric.name().to_owned())];
-        spent.get_or_create(&labels).set(i64::try_from(account.spent).unwrap_or(i64::MAX));
-        reserved.get_or_create(&labels).set(i64::try_from(account.reserved).unwrap_or(i64::MAX));
+        let labels = vec![
+            ("scope".to_owned(), scope),
+            ("metric".to_owned(), account.metric.name().to_owned()),
+        ];
+        spent
+            .get_or_create(&labels)
+            .set(i64::try_from(account.spent).unwrap_or(i64::MAX));
+        reserved
+            .get_or_create(&labels)
+            .set(i64::try_from(account.reserved).unwrap_or(i64::MAX));
     }
     registry.register("budget_spent", "Settled in this window", spent);
     registry.register("budget_reserved", "Held by open reservations", reserved);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
-    Ok(([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+    Ok((
+        [(
+            "content-type",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response())
 }

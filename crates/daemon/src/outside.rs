@@ -6,7 +6,10 @@ use crate::web::{Doc, Input, etag, header, if_match, problem};
 use crate::{Error, apply, backup, doctor, exec, logs, metrics, provision, view};
 use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
-use abbey_model::{Amounts, CellName, FaultKind, Millis, Principal, Priority, RunId, Slug, TaskRef, TaskState, Tokens};
+use abbey_model::{
+    Amounts, CellName, FaultKind, Millis, Principal, Priority, RunId, Slug, TaskRef, TaskState,
+    Tokens,
+};
 use abbey_store::{CellChange, NewTask, TaskFilter};
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
@@ -64,15 +67,24 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/doctor", get(doctor_doc))
         .route("/api/v1/backups", post(backup_now))
         .layer(from_fn_with_state(Arc::clone(&house), authenticate));
-    Router::new().route("/healthz", get(async || "ok\n")).merge(api).fallback(unknown).with_state(house)
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .merge(api)
+        .fallback(unknown)
+        .with_state(house)
 }
 
 /// Nothing behind this door answers without the operator's credential, not even on loopback.
 async fn authenticate(State(house): Shared, request: Request, next: Next) -> Response {
     let header = header(request.headers(), "authorization");
-    match house.keys.principal(header, &["operator"], house.store.now()) {
+    match house
+        .keys
+        .principal(header, &["operator"], house.store.now())
+    {
         Ok(_) => next.run(request).await,
-        Err(refusal) => problem(refusal.remedy("send the text of `operator.token` in the house's directory as a bearer credential")),
+        Err(refusal) => problem(refusal.remedy(
+            "send the text of `operator.token` in the house's directory as a bearer credential",
+        )),
     }
 }
 
@@ -83,26 +95,42 @@ async fn unknown(request: Request) -> Response {
 
 /// A path that belongs to the contract is refused by name; any other does not exist.
 pub(crate) fn refuse_unknown(door: Door, path: &str) -> Response {
-    let later = NOT_BUILT.iter().any(|(d, prefix)| *d == door && path.starts_with(prefix));
+    let later = NOT_BUILT
+        .iter()
+        .any(|(d, prefix)| *d == door && path.starts_with(prefix));
     if later {
-        return problem(Problem::new(FaultKind::NotBuilt, format!("`{path}` is not built yet in this version")));
+        return problem(Problem::new(
+            FaultKind::NotBuilt,
+            format!("`{path}` is not built yet in this version"),
+        ));
     }
-    problem(Problem::new(FaultKind::NotFound, format!("there is no route `{path}`")).remedy("see /openapi.json"))
+    problem(
+        Problem::new(FaultKind::NotFound, format!("there is no route `{path}`"))
+            .remedy("see /openapi.json"),
+    )
 }
 
 fn slug_of(text: &str) -> Result<Slug> {
-    Ok(text.parse().map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::NotFound, e.to_string()))?)
+    Ok(text
+        .parse()
+        .map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::NotFound, e.to_string()))?)
 }
 
 fn task_ref(text: &str) -> Result<TaskRef> {
-    Ok(text.parse().map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
+    Ok(text
+        .parse()
+        .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
 }
 
 fn known_agent(house: &House, text: &str) -> Result<Slug> {
     let slug = slug_of(text)?;
     match house.current() {
         Some(current) if current.house.agents.contains_key(&slug) => Ok(slug),
-        _ => Err(Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")).remedy("`abbey ps` lists the agents").into()),
+        _ => Err(
+            Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
+                .remedy("`abbey ps` lists the agents")
+                .into(),
+        ),
     }
 }
 
@@ -114,20 +142,30 @@ struct HouseQuery {
 
 async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Result<Doc<HouseDoc>> {
     let current = house.current();
-    let state_hash = if query.state_hash { Some(house.store.state_hash().await?) } else { None };
+    let state_hash = if query.state_hash {
+        Some(house.store.state_hash().await?)
+    } else {
+        None
+    };
     Ok(Doc(HouseDoc {
         version: VERSION,
         house: current.as_ref().map(|c| c.house.name.to_string()),
         generation: current.as_ref().map_or(0, |c| c.generation),
         software: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        address: house.address.read().unwrap_or_else(PoisonError::into_inner).clone(),
+        address: house
+            .address
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone(),
         state_hash,
     }))
 }
 
 async fn down(State(house): Shared) -> Doc<serde_json::Value> {
-    house.going_down.store(true, std::sync::atomic::Ordering::SeqCst);
+    house
+        .going_down
+        .store(true, std::sync::atomic::Ordering::SeqCst);
     house.cells_changed.notify_one();
     house.down_asked.notify_one();
     Doc(serde_json::json!({ "version": VERSION, "going_down": true }))
@@ -137,14 +175,28 @@ async fn plan(State(house): Shared, Input(body): Input<ManifestBody>) -> Result<
     Ok(Doc(apply::dry_run(&house, body).await?))
 }
 
-async fn generation(State(house): Shared, headers: HeaderMap, Input(body): Input<ManifestBody>) -> Result<Doc<PlanDoc>> {
+async fn generation(
+    State(house): Shared,
+    headers: HeaderMap,
+    Input(body): Input<ManifestBody>,
+) -> Result<Doc<PlanDoc>> {
     let seen = if_match(&headers)?;
-    Ok(Doc(apply::apply(&house, body, seen, Principal::Operator).await?))
+    Ok(Doc(
+        apply::apply(&house, body, seen, Principal::Operator).await?
+    ))
 }
 
 async fn current(State(house): Shared) -> Result<Response> {
-    let current = house.current().ok_or_else(|| Problem::new(FaultKind::NotFound, "no manifest was applied yet").remedy("`abbey up` applies one"))?;
-    let doc = ManifestDoc { version: VERSION, generation: current.generation, manifest: current.manifest.clone(), base_dir: current.base_dir.clone() };
+    let current = house.current().ok_or_else(|| {
+        Problem::new(FaultKind::NotFound, "no manifest was applied yet")
+            .remedy("`abbey up` applies one")
+    })?;
+    let doc = ManifestDoc {
+        version: VERSION,
+        generation: current.generation,
+        manifest: current.manifest.clone(),
+        base_dir: current.base_dir.clone(),
+    };
     Ok(([("etag", etag(current.generation))], Doc(doc)).into_response())
 }
 
@@ -156,15 +208,30 @@ async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Age
     let slug = known_agent(&house, &name)?;
     let fleet = view::fleet(&house).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
-    Ok(Doc(found.ok_or_else(|| Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")))?))
+    Ok(Doc(found.ok_or_else(|| {
+        Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
+    })?))
 }
 
 async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EffectiveDoc>> {
     let slug = known_agent(&house, &name)?;
     let current = house.current();
-    let rows = current.iter().filter_map(|c| c.house.agents.get(&slug)).flat_map(abbey_plan::Agent::effective);
-    let values = rows.map(|(key, value, origin)| EffectiveValue { key: key.to_owned(), value, origin }).collect();
-    Ok(Doc(EffectiveDoc { version: VERSION, agent: slug.to_string(), values }))
+    let rows = current
+        .iter()
+        .filter_map(|c| c.house.agents.get(&slug))
+        .flat_map(abbey_plan::Agent::effective);
+    let values = rows
+        .map(|(key, value, origin)| EffectiveValue {
+            key: key.to_owned(),
+            value,
+            origin,
+        })
+        .collect();
+    Ok(Doc(EffectiveDoc {
+        version: VERSION,
+        agent: slug.to_string(),
+        values,
+    }))
 }
 
 async fn why_agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentWhyDoc>> {
@@ -180,19 +247,37 @@ struct LogQuery {
 async fn read_logs(house: &House, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
     let dir = house.home.cell_logs(&cell.to_string());
     let lines = query.lines.unwrap_or(200).min(10_000);
-    let lines = tokio::task::spawn_blocking(move || logs::tail(&dir, lines)).await.unwrap_or_default();
-    Doc(LogDoc { version: VERSION, lines })
+    let lines = tokio::task::spawn_blocking(move || logs::tail(&dir, lines))
+        .await
+        .unwrap_or_default();
+    Doc(LogDoc {
+        version: VERSION,
+        lines,
+    })
 }
 
-async fn agent_logs(State(house): Shared, Path(name): Path<String>, Query(query): Query<LogQuery>) -> Result<Doc<LogDoc>> {
+async fn agent_logs(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Doc<LogDoc>> {
     let slug = known_agent(&house, &name)?;
     Ok(read_logs(&house, CellName::Agent(slug), query).await)
 }
 
-async fn service_logs(State(house): Shared, Path(name): Path<String>, Query(query): Query<LogQuery>) -> Result<Doc<LogDoc>> {
+async fn service_logs(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Doc<LogDoc>> {
     let slug = slug_of(&name)?;
-    if !house.current().is_some_and(|c| c.house.services.contains_key(&slug)) {
-        return Err(Problem::new(FaultKind::NotFound, format!("there is no service `{slug}`")).into());
+    if !house
+        .current()
+        .is_some_and(|c| c.house.services.contains_key(&slug))
+    {
+        return Err(
+            Problem::new(FaultKind::NotFound, format!("there is no service `{slug}`")).into(),
+        );
     }
     Ok(read_logs(&house, CellName::Service(slug), query).await)
 }
@@ -200,11 +285,20 @@ async fn service_logs(State(house): Shared, Path(name): Path<String>, Query(quer
 async fn wish(house: &Arc<House>, name: &str, up: bool) -> Result<Doc<serde_json::Value>> {
     let slug = known_agent(house, name)?;
     let cell = CellName::Agent(slug);
-    let change = CellChange { wanted_up: Some((up, Some(Principal::Operator))), history: None };
+    let change = CellChange {
+        wanted_up: Some((up, Some(Principal::Operator))),
+        history: None,
+    };
     house.store.set_cell(cell.clone(), change).await?;
-    house.wishes.write().unwrap_or_else(PoisonError::into_inner).insert(cell, up);
+    house
+        .wishes
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(cell, up);
     house.cells_changed.notify_one();
-    Ok(Doc(serde_json::json!({ "version": VERSION, "agent": name, "wanted_up": up })))
+    Ok(Doc(
+        serde_json::json!({ "version": VERSION, "agent": name, "wanted_up": up }),
+    ))
 }
 
 async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
@@ -219,7 +313,8 @@ async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<s
     let slug = known_agent(&house, &name)?;
     let cell = CellName::Agent(slug);
     let (backend, target) = (Arc::clone(&house.backend), cell.clone());
-    let asked = tokio::task::spawn_blocking(move || backend.stop(&target, Millis::from_secs(10))).await;
+    let asked =
+        tokio::task::spawn_blocking(move || backend.stop(&target, Millis::from_secs(10))).await;
     asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     // It is wanted up, so the reconciler boots it anew once it has ended.
     wish(&house, &name, true).await
@@ -227,12 +322,20 @@ async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<s
 
 async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
     let slug = known_agent(&house, &name)?;
-    let current = house.current().ok_or_else(|| Problem::new(FaultKind::NotFound, "no house"))?;
+    let current = house
+        .current()
+        .ok_or_else(|| Problem::new(FaultKind::NotFound, "no house"))?;
     provision::credential(&house, &current, &slug, provision::OVERLAP).await?;
-    Ok(Doc(serde_json::json!({ "version": VERSION, "agent": name, "overlap_ms": provision::OVERLAP })))
+    Ok(Doc(
+        serde_json::json!({ "version": VERSION, "agent": name, "overlap_ms": provision::OVERLAP }),
+    ))
 }
 
-async fn exec_in(State(house): Shared, Path(name): Path<String>, Input(body): Input<ExecBody>) -> Result<Response> {
+async fn exec_in(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Input(body): Input<ExecBody>,
+) -> Result<Response> {
     exec::exec(&house, &slug_of(&name)?, body).await
 }
 
@@ -250,13 +353,38 @@ struct TaskQuery {
 
 async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<Doc<TasksDoc>> {
     let invalid = |text: String| Problem::new(FaultKind::Invalid, text);
-    let states = query.state.iter().flat_map(|s| s.split(',')).map(|s| s.parse::<TaskState>().map_err(invalid)).collect::<std::result::Result<_, _>>()?;
-    let before = query.cursor.map(|c| c.parse::<u64>().map_err(|_| invalid("the cursor is not one of ours".to_owned()))).transpose()?;
+    let states = query
+        .state
+        .iter()
+        .flat_map(|s| s.split(','))
+        .map(|s| s.parse::<TaskState>().map_err(invalid))
+        .collect::<std::result::Result<_, _>>()?;
+    let before = query
+        .cursor
+        .map(|c| {
+            c.parse::<u64>()
+                .map_err(|_| invalid("the cursor is not one of ours".to_owned()))
+        })
+        .transpose()?;
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
     let assignee = query.agent.as_deref().map(slug_of).transpose()?;
-    let rows = house.store.tasks(TaskFilter { states, assignee, before, limit }).await?;
-    let cursor = (rows.len() as u64 == u64::from(limit)).then(|| rows.last().map(|r| r.number.to_string())).flatten();
-    Ok(Doc(TasksDoc { version: VERSION, tasks: rows.iter().map(|r| view::task(r, Vec::new())).collect(), cursor }))
+    let rows = house
+        .store
+        .tasks(TaskFilter {
+            states,
+            assignee,
+            before,
+            limit,
+        })
+        .await?;
+    let cursor = (rows.len() as u64 == u64::from(limit))
+        .then(|| rows.last().map(|r| r.number.to_string()))
+        .flatten();
+    Ok(Doc(TasksDoc {
+        version: VERSION,
+        tasks: rows.iter().map(|r| view::task(r, Vec::new())).collect(),
+        cursor,
+    }))
 }
 
 fn priority(text: Option<&str>) -> Result<Priority> {
@@ -267,32 +395,58 @@ fn priority(text: Option<&str>) -> Result<Priority> {
         Some("low") => "P3",
         Some(other) => other,
     };
-    Ok(word.to_uppercase().parse().map_err(|e: String| Problem::new(FaultKind::Invalid, e).remedy("P0 to P3, or urgent, high, medium, low"))?)
+    Ok(word.to_uppercase().parse().map_err(|e: String| {
+        Problem::new(FaultKind::Invalid, e).remedy("P0 to P3, or urgent, high, medium, low")
+    })?)
 }
 
-async fn add_task(State(house): Shared, headers: HeaderMap, Input(body): Input<AddTask>) -> Result<Response> {
+async fn add_task(
+    State(house): Shared,
+    headers: HeaderMap,
+    Input(body): Input<AddTask>,
+) -> Result<Response> {
     let text = body.text.trim().to_owned();
     if text.is_empty() || text.len() > 64 << 10 {
-        return Err(Problem::new(FaultKind::Invalid, "a task has a text of 1 to 65536 bytes").into());
+        return Err(
+            Problem::new(FaultKind::Invalid, "a task has a text of 1 to 65536 bytes").into(),
+        );
     }
     if house.going_down.load(std::sync::atomic::Ordering::SeqCst) {
-        return Err(Problem::new(FaultKind::Unavailable, "the house is going down and takes no more tasks").into());
+        return Err(Problem::new(
+            FaultKind::Unavailable,
+            "the house is going down and takes no more tasks",
+        )
+        .into());
     }
-    let assignee = body.to.as_deref().map(|name| known_agent(&house, name)).transpose()?;
+    let assignee = body
+        .to
+        .as_deref()
+        .map(|name| known_agent(&house, name))
+        .transpose()?;
     let intake = match &body.skill {
         Some(skill) => {
             let skills = house.skills();
-            let found = skills.all.get(skill).ok_or_else(|| Problem::new(FaultKind::NotFound, format!("there is no skill `{skill}`")))?;
+            let found = skills.all.get(skill).ok_or_else(|| {
+                Problem::new(FaultKind::NotFound, format!("there is no skill `{skill}`"))
+            })?;
             let args = serde_json::json!(body.args);
-            abbey_agents::skill::check_args(&found.args, &args)
-                .map_err(|why| Problem::new(FaultKind::Invalid, format!("the arguments do not fit skill `{skill}`: {why}")))?;
+            abbey_agents::skill::check_args(&found.args, &args).map_err(|why| {
+                Problem::new(
+                    FaultKind::Invalid,
+                    format!("the arguments do not fit skill `{skill}`: {why}"),
+                )
+            })?;
             house.intake_named(skill, body.args.clone())
         }
         None => house.intake(&text),
     };
     let idempotency = match header(&headers, "idempotency-key") {
         Some(key) if key.is_empty() || key.len() > 200 => {
-            return Err(Problem::new(FaultKind::Invalid, "an idempotency key has 1 to 200 characters").into());
+            return Err(Problem::new(
+                FaultKind::Invalid,
+                "an idempotency key has 1 to 200 characters",
+            )
+            .into());
         }
         Some(key) => {
             let request = serde_json::to_vec(&body).unwrap_or_default();
@@ -305,15 +459,29 @@ async fn add_task(State(house): Shared, headers: HeaderMap, Input(body): Input<A
         author: Principal::Operator,
         assignee,
         priority: priority(body.priority.as_deref())?,
-        budget: Amounts { tokens: Tokens(body.tokens.unwrap_or(0)), ..Amounts::default() },
+        budget: Amounts {
+            tokens: Tokens(body.tokens.unwrap_or(0)),
+            ..Amounts::default()
+        },
         policy: None,
         idempotency,
         intake,
     };
     let added = house.store.add_task(new).await?;
     house.work.bump();
-    let status = if added.new { axum::http::StatusCode::CREATED } else { axum::http::StatusCode::OK };
-    Ok((status, Doc(TaskDoc { version: VERSION, task: view::task(&added.task, Vec::new()) })).into_response())
+    let status = if added.new {
+        axum::http::StatusCode::CREATED
+    } else {
+        axum::http::StatusCode::OK
+    };
+    Ok((
+        status,
+        Doc(TaskDoc {
+            version: VERSION,
+            task: view::task(&added.task, Vec::new()),
+        }),
+    )
+        .into_response())
 }
 
 #[derive(Deserialize)]
@@ -323,14 +491,23 @@ struct WaitQuery {
 }
 
 /// One task; with `wait_ms`, answers once it has stopped moving or the time is over.
-async fn task(State(house): Shared, Path(name): Path<String>, Query(query): Query<WaitQuery>) -> Result<Response> {
+async fn task(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<WaitQuery>,
+) -> Result<Response> {
     let task = task_ref(&name)?;
-    let until = tokio::time::Instant::now() + Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
+    let until =
+        tokio::time::Instant::now() + Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
     let mut head = house.head.clone();
     loop {
         head.mark_unchanged();
         let row = house.store.task(task).await?;
-        let resting = row.state().is_terminal() || matches!(row.state(), TaskState::Parked | TaskState::Blocked | TaskState::AwaitingApproval);
+        let resting = row.state().is_terminal()
+            || matches!(
+                row.state(),
+                TaskState::Parked | TaskState::Blocked | TaskState::AwaitingApproval
+            );
         if resting || tokio::time::Instant::now() >= until {
             let tag = etag(row.version);
             return Ok(([("etag", tag)], Doc(view::task_doc(&house, row).await?)).into_response());
@@ -350,26 +527,43 @@ async fn checked(house: &House, name: &str, headers: &HeaderMap) -> Result<TaskR
     if let Some(seen) = if_match(headers)? {
         let current = house.store.task(task).await?.version;
         if seen != current {
-            return Err(abbey_store::Error::Stale { what: name.to_owned(), seen, current }.into());
+            return Err(abbey_store::Error::Stale {
+                what: name.to_owned(),
+                seen,
+                current,
+            }
+            .into());
         }
     }
     Ok(task)
 }
 
-async fn cancel(State(house): Shared, Path(name): Path<String>, headers: HeaderMap) -> Result<Doc<TaskDoc>> {
+async fn cancel(
+    State(house): Shared,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
     let row = house.store.cancel(task, Principal::Operator).await?;
     house.work.bump();
     Ok(Doc(view::task_doc(&house, row).await?))
 }
 
-async fn retry(State(house): Shared, Path(name): Path<String>, headers: HeaderMap) -> Result<Doc<TaskDoc>> {
+async fn retry(
+    State(house): Shared,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
     let row = house.store.retry(task, Principal::Operator).await?;
     again(&house, row).await
 }
 
-async fn unblock(State(house): Shared, Path(name): Path<String>, headers: HeaderMap) -> Result<Doc<TaskDoc>> {
+async fn unblock(
+    State(house): Shared,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
     let row = house.store.unblock(task, Principal::Operator).await?;
     again(&house, row).await
@@ -383,7 +577,9 @@ async fn again(house: &Arc<House>, row: abbey_store::TaskRow) -> Result<Doc<Task
 }
 
 async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunView>> {
-    let id: RunId = name.parse().map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?;
+    let id: RunId = name
+        .parse()
+        .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?;
     Ok(Doc(view::run(&house.store.run(id).await?)))
 }
 
@@ -397,61 +593,112 @@ struct PageQuery {
     limit: Option<u32>,
 }
 
-async fn activity(State(house): Shared, Query(query): Query<PageQuery>) -> Result<Doc<ActivityDoc>> {
+async fn activity(
+    State(house): Shared,
+    Query(query): Query<PageQuery>,
+) -> Result<Doc<ActivityDoc>> {
     let limit = query.limit.unwrap_or(200).clamp(1, PAGE_MAX);
     let after = match query.last {
         Some(last) => house.store.head().saturating_sub(last),
         None => query.cursor.unwrap_or(0),
     };
-    let entries: Vec<EntryView> = house.store.activity(after, limit).await?.into_iter().map(view::entry).collect();
-    let cursor = (entries.len() as u64 == u64::from(limit)).then(|| entries.last().map(|e| e.seq.to_string())).flatten();
-    Ok(Doc(ActivityDoc { version: VERSION, entries, cursor }))
+    let entries: Vec<EntryView> = house
+        .store
+        .activity(after, limit)
+        .await?
+        .into_iter()
+        .map(view::entry)
+        .collect();
+    let cursor = (entries.len() as u64 == u64::from(limit))
+        .then(|| entries.last().map(|e| e.seq.to_string()))
+        .flatten();
+    Ok(Doc(ActivityDoc {
+        version: VERSION,
+        entries,
+        cursor,
+    }))
 }
 
 async fn verify(State(house): Shared) -> Result<Doc<VerifyDoc>> {
     let v = house.store.verify().await?;
-    Ok(Doc(VerifyDoc { version: VERSION, ok: v.ok, entries: v.entries, head: v.head, first_bad: v.first_bad, checkpoints: v.checkpoints, why: v.why }))
+    Ok(Doc(VerifyDoc {
+        version: VERSION,
+        ok: v.ok,
+        entries: v.entries,
+        head: v.head,
+        first_bad: v.first_bad,
+        checkpoints: v.checkpoints,
+        why: v.why,
+    }))
 }
 
 /// New entries as they are committed. The id is the sequence number, so a reader resumes where it
 /// was; one that lags too far is told of the gap and goes on at the newest.
-async fn events(State(house): Shared, headers: HeaderMap) -> Sse<impl futures_util::Stream<Item = std::result::Result<Event, Infallible>>> {
-    let from = header(&headers, "last-event-id").and_then(|t| t.parse().ok()).unwrap_or_else(|| house.store.head());
+async fn events(
+    State(house): Shared,
+    headers: HeaderMap,
+) -> Sse<impl futures_util::Stream<Item = std::result::Result<Event, Infallible>>> {
+    let from = header(&headers, "last-event-id")
+        .and_then(|t| t.parse().ok())
+        .unwrap_or_else(|| house.store.head());
     let head = house.head.clone();
-    let state = (house, head, from, std::collections::VecDeque::<Event>::new());
-    let stream = futures_util::stream::unfold(state, async |(house, mut head, mut after, mut ready)| {
-        loop {
-            if let Some(event) = ready.pop_front() {
-                return Some((Ok(event), (house, head, after, ready)));
-            }
-            head.mark_unchanged();
-            let newest = house.store.head();
-            if newest.saturating_sub(after) > LAG_MAX {
-                let skipped = newest - after - LAG_MAX;
-                after += skipped;
-                ready.push_back(Event::default().event("gap").id(after.to_string()).data(format!("{{\"skipped\":{skipped}}}")));
-                continue;
-            }
-            let entries = if newest > after { house.store.activity(after, 256).await.unwrap_or_default() } else { Vec::new() };
-            for entry in entries {
-                after = entry.seq;
-                let data = serde_json::to_string(&view::entry(entry)).unwrap_or_default();
-                ready.push_back(Event::default().event("activity").id(after.to_string()).data(data));
-            }
-            if ready.is_empty() {
-                tokio::select! {
-                    changed = head.changed() => if changed.is_err() { return None },
-                    () = house.stop.cancelled() => return None,
+    let state = (
+        house,
+        head,
+        from,
+        std::collections::VecDeque::<Event>::new(),
+    );
+    let stream =
+        futures_util::stream::unfold(state, async |(house, mut head, mut after, mut ready)| {
+            loop {
+                if let Some(event) = ready.pop_front() {
+                    return Some((Ok(event), (house, head, after, ready)));
+                }
+                head.mark_unchanged();
+                let newest = house.store.head();
+                if newest.saturating_sub(after) > LAG_MAX {
+                    let skipped = newest - after - LAG_MAX;
+                    after += skipped;
+                    ready.push_back(
+                        Event::default()
+                            .event("gap")
+                            .id(after.to_string())
+                            .data(format!("{{\"skipped\":{skipped}}}")),
+                    );
+                    continue;
+                }
+                let entries = if newest > after {
+                    house.store.activity(after, 256).await.unwrap_or_default()
+                } else {
+                    Vec::new()
+                };
+                for entry in entries {
+                    after = entry.seq;
+                    let data = serde_json::to_string(&view::entry(entry)).unwrap_or_default();
+                    ready.push_back(
+                        Event::default()
+                            .event("activity")
+                            .id(after.to_string())
+                            .data(data),
+                    );
+                }
+                if ready.is_empty() {
+                    tokio::select! {
+                        changed = head.changed() => if changed.is_err() { return None },
+                        () = house.stop.cancelled() => return None,
+                    }
                 }
             }
-        }
-    });
+        });
     Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
 }
 
 async fn budgets(State(house): Shared) -> Result<Doc<BudgetDoc>> {
     let accounts = house.store.budgets().await?;
-    Ok(Doc(BudgetDoc { version: VERSION, scopes: view::budget(&accounts) }))
+    Ok(Doc(BudgetDoc {
+        version: VERSION,
+        scopes: view::budget(&accounts),
+    }))
 }
 
 #[derive(Deserialize)]
@@ -461,26 +708,45 @@ pub(crate) struct SearchQuery {
 }
 
 /// Skills, or those that fit a text: by pattern first, then by words.
-pub(crate) fn find_skills(house: &House, query: Option<&str>, allowed: impl Fn(&str) -> bool) -> SkillsDoc {
+pub(crate) fn find_skills(
+    house: &House,
+    query: Option<&str>,
+    allowed: impl Fn(&str) -> bool,
+) -> SkillsDoc {
     let skills = house.skills();
     let all = skills.all.values().filter(|s| allowed(&s.name));
     let found: Vec<SkillView> = match query.filter(|q| !q.trim().is_empty()) {
         None => all.map(|s| view::skill(house, s, None)).collect(),
         Some(query) => {
-            let scores: BTreeMap<String, u32> = skills.candidates(query).into_iter().map(|c| (c.skill, c.score)).collect();
-            let words: Vec<String> = query.to_lowercase().split_whitespace().map(str::to_owned).collect();
+            let scores: BTreeMap<String, u32> = skills
+                .candidates(query)
+                .into_iter()
+                .map(|c| (c.skill, c.score))
+                .collect();
+            let words: Vec<String> = query
+                .to_lowercase()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect();
             let score = |s: &abbey_agents::skill::Skill| {
                 let text = format!("{} {}", s.name, s.description).to_lowercase();
                 let hits = words.iter().filter(|w| text.contains(w.as_str())).count();
                 let by_words = u32::try_from(hits * 400 / words.len().max(1)).unwrap_or(0);
                 scores.get(&s.name).copied().unwrap_or(0).max(by_words)
             };
-            let mut found: Vec<SkillView> = all.map(|s| (score(s), s)).filter(|(n, _)| *n > 0).map(|(n, s)| view::skill(house, s, Some(n))).collect();
+            let mut found: Vec<SkillView> = all
+                .map(|s| (score(s), s))
+                .filter(|(n, _)| *n > 0)
+                .map(|(n, s)| view::skill(house, s, Some(n)))
+                .collect();
             found.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
             found
         }
     };
-    SkillsDoc { version: VERSION, skills: found }
+    SkillsDoc {
+        version: VERSION,
+        skills: found,
+    }
 }
 
 async fn skills(State(house): Shared, Query(query): Query<SearchQuery>) -> Doc<SkillsDoc> {
@@ -495,6 +761,11 @@ async fn doctor_doc(State(house): Shared) -> Result<Doc<DoctorDoc>> {
     Ok(Doc(doctor::examine(&house).await?))
 }
 
-async fn backup_now(State(house): Shared, Input(body): Input<BackupBody>) -> std::result::Result<Doc<BackupDoc>, Error> {
-    Ok(Doc(backup::write(&house, std::path::Path::new(&body.path)).await?))
+async fn backup_now(
+    State(house): Shared,
+    Input(body): Input<BackupBody>,
+) -> std::result::Result<Doc<BackupDoc>, Error> {
+    Ok(Doc(
+        backup::write(&house, std::path::Path::new(&body.path)).await?
+    ))
 }

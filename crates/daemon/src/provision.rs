@@ -1,16 +1,18 @@
 //! Agents come and go by saga: each step can be done twice and undone, and its intent is logged
 //! before its first side effect (S2-24).
 
+use crate::Error;
 use crate::auth::Keys;
 use crate::error::Result;
 use crate::home::{make_dir, new_token, publish};
 use crate::house::{Current, House};
-use crate::Error;
 use abbey_agents::{Layout, digest, native_environment};
 use abbey_api::Problem;
 use abbey_cells::{CellSpec, Door, Program};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
-use abbey_model::{CellKind, CellName, FaultKind, Id, Limits, Millis, Principal, SagaId, Secret, Slug};
+use abbey_model::{
+    CellKind, CellName, FaultKind, Id, Limits, Millis, Principal, SagaId, Secret, Slug,
+};
 use abbey_store::{SagaRow, TokenRow};
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +30,9 @@ const REMOVE: [&str; 4] = ["stop", "revoke", "archive", "forget"];
 /// Brings every agent of the current plan to life on disk, and takes the others away. Resumes what
 /// a crash interrupted. Also run at start: recovery and the ordinary case are one path.
 pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
-    let Some(current) = house.current() else { return Ok(()) };
+    let Some(current) = house.current() else {
+        return Ok(());
+    };
     for saga in house.store.open_sagas().await? {
         if !matches!(saga.state, State::Stuck(_)) {
             drive(house, &current, saga).await?;
@@ -44,7 +48,10 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
             begin(house, &current, "agent.create", slug, &CREATE).await?;
         }
     }
-    for slug in on_disk.iter().filter(|s| !current.house.agents.contains_key(*s)) {
+    for slug in on_disk
+        .iter()
+        .filter(|s| !current.house.agents.contains_key(*s))
+    {
         begin(house, &current, "agent.remove", slug, &REMOVE).await?;
     }
     for cell in house.store.cells().await?.into_keys() {
@@ -67,23 +74,44 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
 fn agents_on_disk(house: &House) -> Result<BTreeSet<Slug>> {
     let dir = house.home.root().join("agents");
     let entries = fs::read_dir(&dir).map_err(Error::file("list", &dir))?;
-    Ok(entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
+    Ok(entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect())
 }
 
-async fn begin(house: &Arc<House>, current: &Current, kind: &str, slug: &Slug, steps: &[&str]) -> Result<()> {
+async fn begin(
+    house: &Arc<House>,
+    current: &Current,
+    kind: &str,
+    slug: &Slug,
+    steps: &[&str],
+) -> Result<()> {
     let now = house.store.now();
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).map_err(|e| Problem::new(FaultKind::Host, e.to_string()))?;
     let id: SagaId = Id::v7(now.0.unsigned_abs(), u128::from_ne_bytes(random));
     let steps: Vec<String> = steps.iter().map(|s| (*s).to_owned()).collect();
-    house.store.saga_begin(id, kind.to_owned(), slug.to_string(), steps.clone()).await?;
-    let saga = SagaRow { id, kind: kind.to_owned(), subject: slug.to_string(), steps, state: State::Doing(0) };
+    house
+        .store
+        .saga_begin(id, kind.to_owned(), slug.to_string(), steps.clone())
+        .await?;
+    let saga = SagaRow {
+        id,
+        kind: kind.to_owned(),
+        subject: slug.to_string(),
+        steps,
+        state: State::Doing(0),
+    };
     drive(house, current, saga).await
 }
 
 /// Runs a saga from wherever its log says it stands.
 async fn drive(house: &Arc<House>, current: &Current, saga: SagaRow) -> Result<()> {
-    let slug: Slug = saga.subject.parse().map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::Internal, e.to_string()))?;
+    let slug: Slug = saga
+        .subject
+        .parse()
+        .map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::Internal, e.to_string()))?;
     let mut state = saga.state;
     let mut failure: Option<Error> = None;
     let mut tries = 0;
@@ -117,32 +145,55 @@ async fn drive(house: &Arc<House>, current: &Current, saga: SagaRow) -> Result<(
                 }
             }
             State::Done => return Ok(()),
-            State::Undone | State::Stuck(_) => return Err(failure.unwrap_or_else(|| Problem::new(FaultKind::Internal, "a saga was undone").into())),
+            State::Undone | State::Stuck(_) => {
+                return Err(failure.unwrap_or_else(|| {
+                    Problem::new(FaultKind::Internal, "a saga was undone").into()
+                }));
+            }
         };
         state = house.store.saga_event(saga.id, event).await?;
     }
 }
 
-async fn perform(house: &Arc<House>, current: &Current, kind: &str, step: &str, slug: &Slug) -> Result<()> {
+async fn perform(
+    house: &Arc<House>,
+    current: &Current,
+    kind: &str,
+    step: &str,
+    slug: &Slug,
+) -> Result<()> {
     match (kind, step) {
         ("agent.create", "home") => make_home(house, current, slug),
         ("agent.create", "files") => files(house, current, slug),
         ("agent.create", "credential") => credential(house, current, slug, Millis(0)).await,
         ("agent.remove", "stop") => stop_for_good(house, slug).await,
         ("agent.remove", "revoke") => {
-            house.store.revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0)).await?;
+            house
+                .store
+                .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
+                .await?;
             refresh_keys(house).await
         }
         ("agent.remove", "archive") => archive(house, slug),
-        ("agent.remove", "forget") => Ok(house.store.forget_cell(CellName::Agent(slug.clone())).await?),
-        _ => Err(Problem::new(FaultKind::Internal, format!("saga {kind} has no step {step}")).into()),
+        ("agent.remove", "forget") => Ok(house
+            .store
+            .forget_cell(CellName::Agent(slug.clone()))
+            .await?),
+        _ => Err(Problem::new(
+            FaultKind::Internal,
+            format!("saga {kind} has no step {step}"),
+        )
+        .into()),
     }
 }
 
 async fn undo(house: &Arc<House>, kind: &str, step: &str, slug: &Slug) -> Result<()> {
     match (kind, step) {
         ("agent.create", "credential") => {
-            house.store.revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0)).await?;
+            house
+                .store
+                .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
+                .await?;
             refresh_keys(house).await
         }
         // The home step made everything that the files step wrote into.
@@ -159,9 +210,13 @@ fn make_home(house: &House, current: &Current, slug: &Slug) -> Result<()> {
     make_dir(&layout.home, 0o700)?;
     own(&layout.home, uid)?;
     // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
-    make_dir(&layout.workspace, if uid.is_some() { 0o1770 } else { 0o700 })?;
+    make_dir(
+        &layout.workspace,
+        if uid.is_some() { 0o1770 } else { 0o700 },
+    )?;
     if let Some(gid) = uid {
-        std::os::unix::fs::chown(&layout.workspace, Some(0), Some(gid)).map_err(Error::file("hand over", &layout.workspace))?;
+        std::os::unix::fs::chown(&layout.workspace, Some(0), Some(gid))
+            .map_err(Error::file("hand over", &layout.workspace))?;
     }
     let memory = layout.workspace.join("memory");
     make_dir(&memory, 0o700)?;
@@ -172,17 +227,28 @@ fn make_home(house: &House, current: &Current, slug: &Slug) -> Result<()> {
 fn files(house: &House, current: &Current, slug: &Slug) -> Result<()> {
     let layout = Layout::under(&house.home.agent(slug.as_str()));
     let uid = current.uid(&format!("agent:{slug}"));
-    let Some(agent) = current.house.agents.get(slug) else { return Ok(()) };
+    let Some(agent) = current.house.agents.get(slug) else {
+        return Ok(());
+    };
     let soul = layout.workspace.join("SOUL.md");
     let text = current.charter(slug);
-    if fs::read_to_string(&soul).ok().as_deref() != Some(text) && !(agent.charter_writable && soul.exists()) {
-        publish(&soul, text.as_bytes(), if agent.charter_writable { 0o600 } else { 0o444 })?;
+    if fs::read_to_string(&soul).ok().as_deref() != Some(text)
+        && !(agent.charter_writable && soul.exists())
+    {
+        publish(
+            &soul,
+            text.as_bytes(),
+            if agent.charter_writable { 0o600 } else { 0o444 },
+        )?;
     }
     if agent.charter_writable {
         own(&soul, uid)?;
     }
     let seeds = [
-        ("AGENTS.md", "# Rules of this house\n\nFinish with a result that another can check.\n"),
+        (
+            "AGENTS.md",
+            "# Rules of this house\n\nFinish with a result that another can check.\n",
+        ),
         ("MEMORY.md", ""),
         ("HEARTBEAT.md", ""),
     ];
@@ -197,15 +263,28 @@ fn files(house: &House, current: &Current, slug: &Slug) -> Result<()> {
 }
 
 /// Gives an agent a fresh credential; older ones end after `overlap`.
-pub(crate) async fn credential(house: &Arc<House>, current: &Current, slug: &Slug, overlap: Millis) -> Result<()> {
+pub(crate) async fn credential(
+    house: &Arc<House>,
+    current: &Current,
+    slug: &Slug,
+    overlap: Millis,
+) -> Result<()> {
     let layout = Layout::under(&house.home.agent(slug.as_str()));
     let uid = current.uid(&format!("agent:{slug}"));
     let token = new_token("abbey_ag_")?;
     let key = new_token("sk-abbey-")?;
     let principal = Principal::Agent(slug.clone());
-    house.store.revoke_tokens(principal.clone(), None, overlap).await?;
+    house
+        .store
+        .revoke_tokens(principal.clone(), None, overlap)
+        .await?;
     for (secret, scope) in [(&token, "agent"), (&key, "model")] {
-        let row = TokenRow { hash: digest(secret.expose().as_bytes()), principal: principal.clone(), scope: scope.to_owned(), expires_at: None };
+        let row = TokenRow {
+            hash: digest(secret.expose().as_bytes()),
+            principal: principal.clone(),
+            scope: scope.to_owned(),
+            expires_at: None,
+        };
         house.store.add_token(row).await?;
     }
     publish(&layout.root.join("key"), key.expose().as_bytes(), 0o600)?;
@@ -221,7 +300,8 @@ async fn stop_for_good(house: &Arc<House>, slug: &Slug) -> Result<()> {
         let _not_running = backend.stop(&cell, Millis(2000));
         backend.sweep(&cell)
     });
-    gone.await.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
+    gone.await
+        .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     house.store.holder_lost(slug.clone(), None).await?;
     Ok(())
 }
@@ -233,7 +313,9 @@ fn archive(house: &House, slug: &Slug) -> Result<()> {
         return Ok(());
     }
     make_dir(&house.home.removed(), 0o700)?;
-    let stamp = abbey_api::Time(house.store.now()).to_string().replace([':', '.'], "-");
+    let stamp = abbey_api::Time(house.store.now())
+        .to_string()
+        .replace([':', '.'], "-");
     let to = house.home.removed().join(format!("{slug}-{stamp}"));
     fs::rename(&from, &to).map_err(Error::file("move aside", from))
 }
@@ -246,9 +328,18 @@ pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
     if let Some(current) = house.current() {
         for slug in current.house.agents.keys() {
             let layout = Layout::under(&house.home.agent(slug.as_str()));
-            secrets.extend([layout.token, layout.root.join("key")].iter().filter_map(|p| fs::read_to_string(p).ok()).map(Secret::new));
+            secrets.extend(
+                [layout.token, layout.root.join("key")]
+                    .iter()
+                    .filter_map(|p| fs::read_to_string(p).ok())
+                    .map(Secret::new),
+            );
         }
-        let references = current.house.providers.values().filter_map(|p| p.key.as_ref());
+        let references = current
+            .house
+            .providers
+            .values()
+            .filter_map(|p| p.key.as_ref());
         secrets.extend(references.filter_map(|r| house.secret(r, &current.base_dir).ok()));
     }
     house.learn_secrets(secrets);
@@ -257,82 +348,123 @@ pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
 
 fn own(path: &Path, uid: Option<u32>) -> Result<()> {
     match uid {
-        Some(id) => std::os::unix::fs::lchown(path, Some(id), Some(id)).map_err(Error::file("hand over", path)),
+        Some(id) => std::os::unix::fs::lchown(path, Some(id), Some(id))
+            .map_err(Error::file("hand over", path)),
         None => Ok(()),
     }
 }
 
 /// The program of a service as an absolute path, and its arguments.
-pub(crate) fn find_command(command: &[String], base_dir: &str) -> std::result::Result<PathBuf, String> {
+pub(crate) fn find_command(
+    command: &[String],
+    base_dir: &str,
+) -> std::result::Result<PathBuf, String> {
     let name = command.first().map_or("", String::as_str);
     let search = std::env::var("PATH").unwrap_or_default();
     let found = if name.contains('/') {
         Some(Path::new(base_dir).join(name)).filter(|p| p.is_file())
     } else {
-        search.split(':').filter(|d| d.starts_with('/')).map(|d| Path::new(d).join(name)).find(|p| p.is_file())
+        search
+            .split(':')
+            .filter(|d| d.starts_with('/'))
+            .map(|d| Path::new(d).join(name))
+            .find(|p| p.is_file())
     };
     found.ok_or_else(|| format!("the program `{name}` was found neither in the control plane's PATH nor beside the manifest; install it or name its path"))
 }
 
 /// Everything that one boot of a cell needs.
-pub(crate) fn cell_spec(house: &House, current: &Current, cell: &CellName) -> Result<Option<CellSpec>> {
+pub(crate) fn cell_spec(
+    house: &House,
+    current: &Current,
+    cell: &CellName,
+) -> Result<Option<CellSpec>> {
     let run_dir = house.home.cells().join(cell.to_string());
     let log_dir = house.home.cell_logs(&cell.to_string());
-    let base = |digest: &str, kind: CellKind, limits: Limits, waive_limits: bool, owner: &str| CellSpec {
-        cell: cell.clone(),
-        kind,
-        digest: digest.to_owned(),
-        program: Program::Own,
-        argv: Vec::new(),
-        env: Vec::new(),
-        cwd: PathBuf::from("/"),
-        uid: current.uid(owner),
-        limits,
-        waive_limits,
-        door: None,
-        ready_within: None,
-        run_dir: run_dir.clone(),
-        log_dir: log_dir.clone(),
-        group: house.home.group(),
-        secrets: Vec::new(),
-    };
+    let base =
+        |digest: &str, kind: CellKind, limits: Limits, waive_limits: bool, owner: &str| CellSpec {
+            cell: cell.clone(),
+            kind,
+            digest: digest.to_owned(),
+            program: Program::Own,
+            argv: Vec::new(),
+            env: Vec::new(),
+            cwd: PathBuf::from("/"),
+            uid: current.uid(owner),
+            limits,
+            waive_limits,
+            door: None,
+            ready_within: None,
+            run_dir: run_dir.clone(),
+            log_dir: log_dir.clone(),
+            group: house.home.group(),
+            secrets: Vec::new(),
+        };
     match cell {
         CellName::Agent(slug) => {
-            let (Some(agent), Some((digest, _))) = (current.house.agents.get(slug), current.applied.agents.get(slug)) else {
+            let (Some(agent), Some((digest, _))) = (
+                current.house.agents.get(slug),
+                current.applied.agents.get(slug),
+            ) else {
                 return Ok(None);
             };
             let owner = format!("agent:{slug}");
             let layout = Layout::under(&house.home.agent(slug.as_str()));
-            let Some(door) = current.port(&owner, "door") else { return Ok(None) };
+            let Some(door) = current.port(&owner, "door") else {
+                return Ok(None);
+            };
             let key_path = layout.root.join("key");
             let key = fs::read_to_string(&key_path).map_err(Error::file("read", &key_path))?;
-            let token = fs::read_to_string(&layout.token).map_err(Error::file("read", &layout.token))?;
+            let token =
+                fs::read_to_string(&layout.token).map_err(Error::file("read", &layout.token))?;
             let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
             Ok(Some(CellSpec {
                 argv,
                 env: native_environment(slug.as_str(), &layout, door, &key),
                 cwd: layout.workspace,
-                door: Some(Door { port: door, socket: house.home.inside() }),
+                door: Some(Door {
+                    port: door,
+                    socket: house.home.inside(),
+                }),
                 ready_within: Some(READY_WITHIN),
                 secrets: vec![key, token],
                 ..base(digest, agent.cell, agent.limits, agent.waive_limits, &owner)
             }))
         }
         CellName::Service(slug) => {
-            let (Some(service), Some(digest)) = (current.house.services.get(slug), current.applied.services.get(slug)) else {
+            let (Some(service), Some(digest)) = (
+                current.house.services.get(slug),
+                current.applied.services.get(slug),
+            ) else {
                 return Ok(None);
             };
             let owner = format!("service:{slug}");
             let port = current.port(&owner, "port").unwrap_or(0);
-            let path = find_command(&service.command, &current.base_dir).map_err(|e| Problem::new(FaultKind::Host, e))?;
+            let path = find_command(&service.command, &current.base_dir)
+                .map_err(|e| Problem::new(FaultKind::Host, e))?;
             let dir = house.home.service(slug.as_str());
-            let env = [("HOME", dir.display().to_string()), ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()), ("LANG", "C.UTF-8".to_owned()), ("PORT", port.to_string())];
+            let env = [
+                ("HOME", dir.display().to_string()),
+                ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+                ("LANG", "C.UTF-8".to_owned()),
+                ("PORT", port.to_string()),
+            ];
             Ok(Some(CellSpec {
                 program: Program::Path(path),
-                argv: service.command.iter().map(|a| a.replace("{port}", &port.to_string())).collect(),
+                argv: service
+                    .command
+                    .iter()
+                    .map(|a| a.replace("{port}", &port.to_string()))
+                    .collect(),
                 env: env.map(|(k, v)| (k.to_owned(), v)).to_vec(),
                 cwd: dir,
-                ..base(digest, service.cell, service.limits, service.waive_limits, &owner)
+                ..base(
+                    digest,
+                    service.cell,
+                    service.limits,
+                    service.waive_limits,
+                    &owner,
+                )
             }))
         }
     }

@@ -55,13 +55,19 @@ pub(crate) async fn run(house: Arc<House>) {
 }
 
 /// Resolves when the shim of any running cell ends.
-#[expect(deprecated, reason = "sound here: an OwnedFd always returns the descriptor that it owns")]
+#[expect(
+    deprecated,
+    reason = "sound here: an OwnedFd always returns the descriptor that it owns"
+)]
 async fn watch_ends(house: &House) {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
     use tokio::io::unix::AsyncFd;
     let pids: Vec<i32> = {
         let seen = house.seen.read().unwrap_or_else(PoisonError::into_inner);
-        seen.values().filter(|s| matches!(s.observed, Observed::Running { .. })).filter_map(|s| Some(s.record.as_ref()?.shim.pid)).collect()
+        seen.values()
+            .filter(|s| matches!(s.observed, Observed::Running { .. }))
+            .filter_map(|s| Some(s.record.as_ref()?.shim.pid))
+            .collect()
     };
     let handles: Vec<_> = pids
         .into_iter()
@@ -76,7 +82,10 @@ async fn watch_ends(house: &House) {
 }
 
 /// One pass over every cell, known or found.
-pub(crate) async fn pass(house: &Arc<House>, histories: &mut BTreeMap<CellName, History>) -> Result<Duration> {
+pub(crate) async fn pass(
+    house: &Arc<House>,
+    histories: &mut BTreeMap<CellName, History>,
+) -> Result<Duration> {
     let rows = match histories.is_empty() {
         // Histories are read once; afterwards this loop is their only writer.
         true => Some(house.store.cells().await?),
@@ -110,22 +119,47 @@ pub(crate) async fn pass(house: &Arc<House>, histories: &mut BTreeMap<CellName, 
 
 /// What the plan and the operator want of each cell.
 fn wanted(house: &House) -> BTreeMap<CellName, Desired> {
-    let Some(current) = house.current() else { return BTreeMap::new() };
+    let Some(current) = house.current() else {
+        return BTreeMap::new();
+    };
     let down = house.going_down.load(Ordering::SeqCst);
-    let agents = current.applied.agents.iter().map(|(s, (d, _))| (CellName::Agent(s.clone()), d.clone()));
-    let services = current.applied.services.iter().map(|(s, d)| (CellName::Service(s.clone()), d.clone()));
+    let agents = current
+        .applied
+        .agents
+        .iter()
+        .map(|(s, (d, _))| (CellName::Agent(s.clone()), d.clone()));
+    let services = current
+        .applied
+        .services
+        .iter()
+        .map(|(s, d)| (CellName::Service(s.clone()), d.clone()));
     let wishes = house.wishes.read().unwrap_or_else(PoisonError::into_inner);
     let wish = |cell: &CellName| wishes.get(cell).copied().unwrap_or(true) && !down;
     let desire = |(cell, spec): (CellName, String)| {
-        let desired = if wish(&cell) { Desired::Up { spec } } else { Desired::Down };
+        let desired = if wish(&cell) {
+            Desired::Up { spec }
+        } else {
+            Desired::Down
+        };
         (cell, desired)
     };
     agents.chain(services).map(desire).collect()
 }
 
 /// Looks at one cell and acts; its failure is its own.
-async fn one(house: Arc<House>, cell: CellName, desired: Desired, history: History) -> (CellName, Seen, Duration) {
-    let mut seen = Seen { desired, observed: Observed::Nothing, history, record: None, error: None };
+async fn one(
+    house: Arc<House>,
+    cell: CellName,
+    desired: Desired,
+    history: History,
+) -> (CellName, Seen, Duration) {
+    let mut seen = Seen {
+        desired,
+        observed: Observed::Nothing,
+        history,
+        record: None,
+        error: None,
+    };
     let pause = match attend(&house, &cell, &mut seen).await {
         Ok(pause) => pause,
         Err(error) => {
@@ -174,21 +208,31 @@ async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<
 
 async fn look(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<Observed> {
     let (backend, name): (Arc<dyn Backend>, CellName) = (Arc::clone(&house.backend), cell.clone());
-    let (observed, record) = blocking(move || Ok((backend.observe(&name)?, backend.record(&name)?))).await?;
+    let (observed, record) =
+        blocking(move || Ok((backend.observe(&name)?, backend.record(&name)?))).await?;
     seen.record = record;
     Ok(observed)
 }
 
 fn resting(observed: &Observed) -> Duration {
     match observed {
-        Observed::Running { ready: true, stopping: false, .. } | Observed::Nothing => IDLE,
+        Observed::Running {
+            ready: true,
+            stopping: false,
+            ..
+        }
+        | Observed::Nothing => IDLE,
         Observed::Running { .. } | Observed::Exited(_) | Observed::Orphaned { .. } => MOVING,
     }
 }
 
 async fn start(house: &Arc<House>, cell: &CellName, generation: Generation) -> Result<()> {
-    let Some(current) = house.current() else { return Ok(()) };
-    let Some(spec) = provision::cell_spec(house, &current, cell)? else { return Ok(()) };
+    let Some(current) = house.current() else {
+        return Ok(());
+    };
+    let Some(spec) = provision::cell_spec(house, &current, cell)? else {
+        return Ok(());
+    };
     let backend = Arc::clone(&house.backend);
     // A failed start leaves an exit record; the next look finds it and backs off.
     let outcome = blocking(move || backend.start(&spec, generation)).await;
@@ -201,20 +245,38 @@ async fn start(house: &Arc<House>, cell: &CellName, generation: Generation) -> R
 
 /// Writes a changed history with the entry that explains it.
 async fn remember(house: &House, cell: &CellName, old: &History, new: &History) -> Result<()> {
-    let note = |action: &str, detail| Some(Note { actor: Principal::House, action: action.to_owned(), entity: cell.to_string(), detail });
+    let note = |action: &str, detail| {
+        Some(Note {
+            actor: Principal::House,
+            action: action.to_owned(),
+            entity: cell.to_string(),
+            detail,
+        })
+    };
     let entry = if new.last_exit != old.last_exit {
         let exit = new.last_exit.as_ref();
-        note("cell.exit", json!({ "exit": exit.map(|e| e.exit.to_string()), "generation": exit.map(|e| e.generation), "failures": new.failures }))
+        note(
+            "cell.exit",
+            json!({ "exit": exit.map(|e| e.exit.to_string()), "generation": exit.map(|e| e.generation), "failures": new.failures }),
+        )
     } else if new.generation != old.generation {
-        note("cell.start", json!({ "generation": new.generation, "restarts": new.restarts }))
+        note(
+            "cell.start",
+            json!({ "generation": new.generation, "restarts": new.restarts }),
+        )
     } else {
         None
     };
-    let change = CellChange { wanted_up: None, history: Some((new.clone(), entry)) };
+    let change = CellChange {
+        wanted_up: None,
+        history: Some((new.clone(), entry)),
+    };
     Ok(house.store.set_cell(cell.clone(), change).await?)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> abbey_cells::Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> abbey_cells::Result<T> + Send + 'static,
+) -> Result<T> {
     use abbey_api::Problem;
     use abbey_model::FaultKind;
     let joined = tokio::task::spawn_blocking(work).await;

@@ -67,22 +67,40 @@ pub async fn serve(options: Options) -> Result<()> {
     let home = Home::new(options.home);
     home.prepare()?;
     let lock = home.lock()?;
-    let (house, backend) = open(&home, &options.binary, options.clock, (options.lease_ttl, options.listen)).await?;
+    let (house, backend) = open(
+        &home,
+        &options.binary,
+        options.clock,
+        (options.lease_ttl, options.listen),
+    )
+    .await?;
     let tracker = house.tracker.clone();
 
     // Where cells are is known before anybody is answered; what runs is adopted here.
     pass(&house, &mut std::collections::BTreeMap::new()).await?;
     let gateway = Gateway::new(Arc::new(meter::Ledger(Arc::clone(&house))));
     let outside = outside::router(Arc::clone(&house));
-    serve_unix(&house, &tracker, home.inside(), inside::router(Arc::clone(&house), gateway))?;
+    serve_unix(
+        &house,
+        &tracker,
+        home.inside(),
+        inside::router(Arc::clone(&house), gateway),
+    )?;
     serve_unix(&house, &tracker, home.operator(), outside)?;
     let announcement = open_outside(&house).await?;
     supervisor::start(&house, &tracker);
     if let Err(error) = provision::settle(&house).await {
-        tracing::error!(error = error.chain(), "the agents' files could not be brought up to date");
+        tracing::error!(
+            error = error.chain(),
+            "the agents' files could not be brought up to date"
+        );
     }
     house.admit_waiting().await?;
-    tracing::info!(pid = announcement.pid, address = announcement.address, "the house is up");
+    tracing::info!(
+        pid = announcement.pid,
+        address = announcement.address,
+        "the house is up"
+    );
     (options.on_ready)(&announcement);
 
     until_told(&house).await?;
@@ -118,7 +136,11 @@ pub fn check_manifest(text: &str) -> std::result::Result<(), abbey_api::Problem>
 ///
 /// # Errors
 /// As the plan's route; [`Error::Locked`] when a control plane runs after all.
-pub async fn plan_offline(home: PathBuf, binary: PathBuf, body: abbey_api::ManifestBody) -> Result<abbey_api::PlanDoc> {
+pub async fn plan_offline(
+    home: PathBuf,
+    binary: PathBuf,
+    body: abbey_api::ManifestBody,
+) -> Result<abbey_api::PlanDoc> {
     let real = Home::new(home);
     let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
     if real.database().exists() {
@@ -127,14 +149,22 @@ pub async fn plan_offline(home: PathBuf, binary: PathBuf, body: abbey_api::Manif
         return crate::apply::dry_run(&house, body).await;
     }
     // Nothing is there yet, and planning must leave nothing: an empty state in a scratch place.
-    let scratch = tempfile::Builder::new().prefix("abbey-plan-").tempdir().map_err(Error::file("make", "a scratch directory"))?;
+    let scratch = tempfile::Builder::new()
+        .prefix("abbey-plan-")
+        .tempdir()
+        .map_err(Error::file("make", "a scratch directory"))?;
     let home = Home::new(scratch.path().to_owned());
     crate::home::make_dir(&home.run(), 0o700)?;
     let (house, _backend) = open(&home, &binary, clock, (None, None)).await?;
     crate::apply::dry_run(&house, body).await
 }
 
-async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, (lease_ttl, listen_override): (Option<Millis>, Option<SocketAddr>)) -> Result<(Arc<House>, Arc<dyn Backend>)> {
+async fn open(
+    home: &Home,
+    binary: &std::path::Path,
+    clock: Arc<dyn Clock>,
+    (lease_ttl, listen_override): (Option<Millis>, Option<SocketAddr>),
+) -> Result<(Arc<House>, Arc<dyn Backend>)> {
     let redactor = Arc::<RwLock<_>>::default();
     let (head_sender, head) = watch::channel(0u64);
     let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::Options {
@@ -147,15 +177,25 @@ async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, (lea
         }),
         on_fatal: Box::new(|why| {
             // What reached the disk is unknown: end at once, and recover at the next start.
-            tracing::error!(why, "the state could not be flushed; the control plane ends");
+            tracing::error!(
+                why,
+                "the state could not be flushed; the control plane ends"
+            );
             std::process::exit(70);
         }),
     })?);
     let lost = store.charge_lost().await?;
     if lost > 0 {
-        tracing::warn!(calls = lost, "calls that a crash cut off were charged in full");
+        tracing::warn!(
+            calls = lost,
+            "calls that a crash cut off were charged in full"
+        );
     }
-    let backend: Arc<dyn Backend> = Arc::new(ProcessBackend::new(binary.to_owned(), home.cells(), home.group()));
+    let backend: Arc<dyn Backend> = Arc::new(ProcessBackend::new(
+        binary.to_owned(),
+        home.cells(),
+        home.group(),
+    ));
     let current = store.current().await?.map(Current::from_row).transpose()?;
     let cells = store.cells().await?;
     let house = Arc::new(House {
@@ -172,7 +212,12 @@ async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, (lea
         head,
         applying: Mutex::new(()),
         seen: RwLock::default(),
-        wishes: RwLock::new(cells.iter().map(|(c, r)| (c.clone(), r.wanted_up)).collect()),
+        wishes: RwLock::new(
+            cells
+                .iter()
+                .map(|(c, r)| (c.clone(), r.wanted_up))
+                .collect(),
+        ),
         going_down: AtomicBool::new(false),
         down_asked: Notify::new(),
         stop: CancellationToken::new(),
@@ -190,8 +235,17 @@ async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, (lea
     let hash = digest(operator.expose().as_bytes());
     if !store.tokens().await?.iter().any(|t| t.hash == hash) {
         // A new credential file ends the old credential.
-        store.revoke_tokens(Principal::Operator, Some(hash.clone()), Millis(0)).await?;
-        store.add_token(TokenRow { hash, principal: Principal::Operator, scope: "operator".to_owned(), expires_at: None }).await?;
+        store
+            .revoke_tokens(Principal::Operator, Some(hash.clone()), Millis(0))
+            .await?;
+        store
+            .add_token(TokenRow {
+                hash,
+                principal: Principal::Operator,
+                scope: "operator".to_owned(),
+                expires_at: None,
+            })
+            .await?;
     }
     provision::refresh_keys(&house).await?;
     Ok((house, backend))
@@ -201,7 +255,10 @@ async fn open(home: &Home, binary: &std::path::Path, clock: Arc<dyn Clock>, (lea
 async fn until_told(house: &Arc<House>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = |kind| signal(kind).map_err(Error::file("listen for", "signals"));
-    let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signals(SignalKind::terminate())?,
+        signals(SignalKind::interrupt())?,
+    );
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -224,12 +281,18 @@ async fn emptied(house: &Arc<House>) {
     }
 }
 
-fn serve_unix(house: &Arc<House>, tracker: &TaskTracker, path: PathBuf, router: Router) -> Result<()> {
+fn serve_unix(
+    house: &Arc<House>,
+    tracker: &TaskTracker,
+    path: PathBuf,
+    router: Router,
+) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     // We hold the lock of the home, so a socket that lies here is a dead one.
     let _stale = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(Error::file("protect", &path))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .map_err(Error::file("protect", &path))?;
     let (house, inner) = (Arc::clone(house), tracker.clone());
     drop(tracker.spawn(async move {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -239,7 +302,9 @@ fn serve_unix(house: &Arc<House>, tracker: &TaskTracker, path: PathBuf, router: 
                 () = house.stop.cancelled() => return,
             };
             let Ok((stream, _)) = accepted else { continue };
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                return;
+            };
             let (router, stop) = (router.clone(), house.stop.clone());
             drop(inner.spawn(async move {
                 converse(stream, router, stop).await;
@@ -264,7 +329,11 @@ pub(crate) async fn open_outside(house: &Arc<House>) -> Result<Announcement> {
     let current = house.current();
     let mut door = house.outside.lock().await;
     let Some(current) = &current else {
-        let announcement = Announcement { pid: std::process::id(), address: String::new(), tls: false };
+        let announcement = Announcement {
+            pid: std::process::id(),
+            address: String::new(),
+            tls: false,
+        };
         announce(house, &announcement)?;
         return Ok(announcement);
     };
@@ -274,11 +343,18 @@ pub(crate) async fn open_outside(house: &Arc<House>) -> Result<Announcement> {
     if let Some(open) = door.as_ref().filter(|d| d.wanted == wanted) {
         return Ok(open.announcement.clone());
     }
-    let refused = |why: String| Error::Listen { address: address.to_string(), why };
+    let refused = |why: String| Error::Listen {
+        address: address.to_string(),
+        why,
+    };
     let tls = match &listen.tls {
-        Some((certificate, key)) => Some(acceptor(&current.base_dir, certificate, key).map_err(refused)?),
+        Some((certificate, key)) => {
+            Some(acceptor(&current.base_dir, certificate, key).map_err(refused)?)
+        }
         None if !address.ip().is_loopback() => {
-            return Err(refused("it is reachable from other hosts, so TLS is required".to_owned()));
+            return Err(refused(
+                "it is reachable from other hosts, so TLS is required".to_owned(),
+            ));
         }
         None => None,
     };
@@ -286,19 +362,44 @@ pub(crate) async fn open_outside(house: &Arc<House>) -> Result<Announcement> {
         old.close.cancel();
     }
     let listener = TcpListener::bind(address).await.map_err(|e| {
-        let holder = abbey_cells::observe_host(&house.home.group()).ports.get(&address.port()).cloned();
+        let holder = abbey_cells::observe_host(&house.home.group())
+            .ports
+            .get(&address.port())
+            .cloned();
         refused(match holder {
-            Some(holder) => format!("the port is held by {holder}; stop it, or set `listen.address` in the manifest"),
+            Some(holder) => format!(
+                "the port is held by {holder}; stop it, or set `listen.address` in the manifest"
+            ),
             None => e.to_string(),
         })
     })?;
-    let bound = listener.local_addr().map_err(|e| refused(e.to_string()))?.to_string();
-    bound.clone_into(&mut house.address.write().unwrap_or_else(PoisonError::into_inner));
-    let announcement = Announcement { pid: std::process::id(), address: bound, tls: tls.is_some() };
+    let bound = listener
+        .local_addr()
+        .map_err(|e| refused(e.to_string()))?
+        .to_string();
+    bound.clone_into(
+        &mut house
+            .address
+            .write()
+            .unwrap_or_else(PoisonError::into_inner),
+    );
+    let announcement = Announcement {
+        pid: std::process::id(),
+        address: bound,
+        tls: tls.is_some(),
+    };
     announce(house, &announcement)?;
     let close = house.stop.child_token();
-    drop(house.tracker.spawn(accept(Arc::clone(house), listener, tls, close.clone())));
-    *door = Some(OpenDoor { wanted, close, announcement: announcement.clone() });
+    drop(
+        house
+            .tracker
+            .spawn(accept(Arc::clone(house), listener, tls, close.clone())),
+    );
+    *door = Some(OpenDoor {
+        wanted,
+        close,
+        announcement: announcement.clone(),
+    });
     Ok(announcement)
 }
 
@@ -307,7 +408,12 @@ fn announce(house: &House, announcement: &Announcement) -> Result<()> {
     publish(&house.home.announcement(), &bytes, 0o600)
 }
 
-async fn accept(house: Arc<House>, listener: TcpListener, tls: Option<tokio_rustls::TlsAcceptor>, close: CancellationToken) {
+async fn accept(
+    house: Arc<House>,
+    listener: TcpListener,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    close: CancellationToken,
+) {
     let router = outside::router(Arc::clone(&house));
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -316,14 +422,18 @@ async fn accept(house: Arc<House>, listener: TcpListener, tls: Option<tokio_rust
             () = close.cancelled() => return,
         };
         let Ok((stream, _)) = accepted else { continue };
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
         let _slower_without = stream.set_nodelay(true);
         let (router, stop, tls) = (router.clone(), house.stop.clone(), tls.clone());
         drop(house.tracker.spawn(async move {
             match tls {
                 None => converse(stream, router, stop).await,
                 Some(tls) => {
-                    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)).await {
+                    if let Ok(Ok(stream)) =
+                        tokio::time::timeout(HEAD_WITHIN, tls.accept(stream)).await
+                    {
                         converse(stream, router, stop).await;
                     }
                 }
@@ -334,7 +444,11 @@ async fn accept(house: Arc<House>, listener: TcpListener, tls: Option<tokio_rust
 }
 
 /// One connection, until it ends or the house does.
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router, stop: CancellationToken) {
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    stop: CancellationToken,
+) {
     let service = TowerToHyperService::new(router);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -350,7 +464,11 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, 
     };
 }
 
-fn acceptor(base_dir: &str, certificate: &str, key: &str) -> std::result::Result<tokio_rustls::TlsAcceptor, String> {
+fn acceptor(
+    base_dir: &str,
+    certificate: &str,
+    key: &str,
+) -> std::result::Result<tokio_rustls::TlsAcceptor, String> {
     use tokio_rustls::rustls::ServerConfig;
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -358,7 +476,8 @@ fn acceptor(base_dir: &str, certificate: &str, key: &str) -> std::result::Result
     let chain = CertificateDer::pem_file_iter(at(certificate))
         .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
         .map_err(|e| format!("the certificate `{certificate}` cannot be read: {e}"))?;
-    let key = PrivateKeyDer::from_pem_file(at(key)).map_err(|e| format!("the key `{key}` cannot be read: {e}"))?;
+    let key = PrivateKeyDer::from_pem_file(at(key))
+        .map_err(|e| format!("the key `{key}` cannot be read: {e}"))?;
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

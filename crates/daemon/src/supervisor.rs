@@ -32,8 +32,14 @@ impl Duty {
 
     const fn policy(self) -> Policy {
         match self {
-            Duty::Reconcile | Duty::Sweep => Policy { restarts_max: 5, period: Duration::from_secs(60) },
-            Duty::Wake | Duty::Upkeep => Policy { restarts_max: 20, period: Duration::from_secs(3600) },
+            Duty::Reconcile | Duty::Sweep => Policy {
+                restarts_max: 5,
+                period: Duration::from_secs(60),
+            },
+            Duty::Wake | Duty::Upkeep => Policy {
+                restarts_max: 20,
+                period: Duration::from_secs(3600),
+            },
         }
     }
 
@@ -66,7 +72,10 @@ async fn watch(duty: Duty, house: Arc<House>) {
         failures.retain(|at| now - *at < policy.period);
         failures.push(now);
         if failures.len() > policy.restarts_max as usize {
-            tracing::error!(?duty, "a duty keeps failing; the control plane exits to be recovered");
+            tracing::error!(
+                ?duty,
+                "a duty keeps failing; the control plane exits to be recovered"
+            );
             house.stop.cancel();
         }
     }

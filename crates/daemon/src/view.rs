@@ -8,7 +8,9 @@ use abbey_api::*;
 use abbey_engine::budget::Account;
 use abbey_engine::supervision;
 use abbey_engine::task::Phase;
-use abbey_model::{BudgetState, CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState, WaitCode};
+use abbey_model::{
+    BudgetState, CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState, WaitCode,
+};
 use abbey_store::{Entry, RunRow, TaskFilter, TaskRow};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -20,46 +22,99 @@ use tokio::net::TcpStream;
 const PROBE: Duration = Duration::from_millis(400);
 
 pub(crate) fn seen(house: &House) -> BTreeMap<CellName, Seen> {
-    house.seen.read().unwrap_or_else(PoisonError::into_inner).clone()
+    house
+        .seen
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
 }
 
 /// A real request, not only an open port.
 async fn probe(port: u16, path: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut head = [0u8; 12];
         stream.read_exact(&mut head).await.ok()?;
         Some(head.starts_with(b"HTTP/1.1 200") || head.starts_with(b"HTTP/1.0 200"))
     };
-    tokio::time::timeout(PROBE, ask).await.ok().flatten().unwrap_or(false)
+    tokio::time::timeout(PROBE, ask)
+        .await
+        .ok()
+        .flatten()
+        .unwrap_or(false)
 }
 
-pub(crate) async fn presence(seen: Option<&Seen>, port: Option<u16>, path: Option<&str>) -> (Presence, Option<bool>) {
-    let Some(seen) = seen else { return (Presence::Unknown, None) };
-    let running = matches!(seen.observed, Observed::Running { ready: true, stopping: false, .. });
+pub(crate) async fn presence(
+    seen: Option<&Seen>,
+    port: Option<u16>,
+    path: Option<&str>,
+) -> (Presence, Option<bool>) {
+    let Some(seen) = seen else {
+        return (Presence::Unknown, None);
+    };
+    let running = matches!(
+        seen.observed,
+        Observed::Running {
+            ready: true,
+            stopping: false,
+            ..
+        }
+    );
     let answers = match (running, port, path) {
         (true, Some(port), Some(path)) => Some(probe(port, path).await),
         _ => None,
     };
     let ingress = answers.unwrap_or(running);
-    (supervision::presence(&seen.desired, &seen.observed, &seen.history, ingress), answers)
+    (
+        supervision::presence(&seen.desired, &seen.observed, &seen.history, ingress),
+        answers,
+    )
 }
 
 pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
     let Some(current) = house.current() else {
-        return Ok(FleetDoc { version: VERSION, house: String::new(), generation: 0, agents: Vec::new() });
+        return Ok(FleetDoc {
+            version: VERSION,
+            house: String::new(),
+            generation: 0,
+            agents: Vec::new(),
+        });
     };
     let seen = seen(house);
     let accounts = house.store.budgets().await?;
-    let running = house.store.tasks(TaskFilter { states: vec![TaskState::Running], limit: 10_000, ..TaskFilter::default() }).await?;
-    let rows = current.house.agents.keys().map(|slug| agent(house, &current, slug, &seen, &accounts, &running));
+    let running = house
+        .store
+        .tasks(TaskFilter {
+            states: vec![TaskState::Running],
+            limit: 10_000,
+            ..TaskFilter::default()
+        })
+        .await?;
+    let rows = current
+        .house
+        .agents
+        .keys()
+        .map(|slug| agent(house, &current, slug, &seen, &accounts, &running));
     let agents = futures_util::future::join_all(rows).await;
-    Ok(FleetDoc { version: VERSION, house: current.house.name.to_string(), generation: current.generation, agents })
+    Ok(FleetDoc {
+        version: VERSION,
+        house: current.house.name.to_string(),
+        generation: current.generation,
+        agents,
+    })
 }
 
-async fn agent(house: &House, current: &Current, slug: &Slug, seen: &BTreeMap<CellName, Seen>, accounts: &[Account], running: &[TaskRow]) -> AgentView {
+async fn agent(
+    house: &House,
+    current: &Current,
+    slug: &Slug,
+    seen: &BTreeMap<CellName, Seen>,
+    accounts: &[Account],
+    running: &[TaskRow],
+) -> AgentView {
     let agent = &current.house.agents[slug];
     let cell = CellName::Agent(slug.clone());
     let owner = format!("agent:{slug}");
@@ -69,8 +124,14 @@ async fn agent(house: &House, current: &Current, slug: &Slug, seen: &BTreeMap<Ce
     let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
     let record = up.and_then(|s| s.record.as_ref());
     let usage = record.map(|r| abbey_cells::Groups::at(r.groups.clone()).usage());
-    let account = accounts.iter().find(|a| a.scope == Scope::Agent(slug.clone()) && a.metric == Metric::Tokens);
-    let ports = current.registry.rows().filter(|r| r.owner == owner).filter_map(|r| r.value.parse().ok());
+    let account = accounts
+        .iter()
+        .find(|a| a.scope == Scope::Agent(slug.clone()) && a.metric == Metric::Tokens);
+    let ports = current
+        .registry
+        .rows()
+        .filter(|r| r.owner == owner)
+        .filter_map(|r| r.value.parse().ok());
     AgentView {
         name: slug.to_string(),
         display_name: agent.display_name.clone(),
@@ -86,7 +147,10 @@ async fn agent(house: &House, current: &Current, slug: &Slug, seen: &BTreeMap<Ce
         uptime_s: record.map(|r| house.store.now().since(r.started_at).0 / 1000),
         restarts: seen.map_or(0, |s| s.history.restarts),
         model: agent.model.as_ref().map(ToString::to_string),
-        task: running.iter().find(|t| t.phase.lease().is_some_and(|l| l.holder == *slug)).map(|t| format!("TASK-{}", t.number)),
+        task: running
+            .iter()
+            .find(|t| t.phase.lease().is_some_and(|l| l.holder == *slug))
+            .map(|t| format!("TASK-{}", t.number)),
         budget: BudgetBrief {
             limit: account.and_then(|a| a.limit),
             spent: account.map_or(0, |a| a.spent),
@@ -99,16 +163,26 @@ async fn agent(house: &House, current: &Current, slug: &Slug, seen: &BTreeMap<Ce
 }
 
 pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
-    let Some(current) = house.current() else { return Ok(ServicesDoc { version: VERSION, services: Vec::new() }) };
+    let Some(current) = house.current() else {
+        return Ok(ServicesDoc {
+            version: VERSION,
+            services: Vec::new(),
+        });
+    };
     let seen = seen(house);
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {
         let port = current.port(&format!("service:{slug}"), "port");
         let seen = seen.get(&CellName::Service(slug.clone()));
         let (presence, healthy) = presence(seen, port, service.probe.as_deref()).await;
-        let record = seen.filter(|s| matches!(s.observed, Observed::Running { .. })).and_then(|s| s.record.as_ref());
+        let record = seen
+            .filter(|s| matches!(s.observed, Observed::Running { .. }))
+            .and_then(|s| s.record.as_ref());
         let used = |a: &&abbey_plan::Agent| {
-            let provider = a.model.as_ref().and_then(|m| current.house.providers.get(&m.provider));
+            let provider = a
+                .model
+                .as_ref()
+                .and_then(|m| current.house.providers.get(&m.provider));
             provider.is_some_and(|p| p.endpoint == abbey_plan::Endpoint::Service(slug.clone()))
         };
         services.push(ServiceView {
@@ -120,45 +194,79 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
             port,
             generation: seen.map_or(0, |s| s.history.generation.0),
             restarts: seen.map_or(0, |s| s.history.restarts),
-            consumers: current.house.agents.values().filter(used).map(|a| a.slug.to_string()).collect(),
+            consumers: current
+                .house
+                .agents
+                .values()
+                .filter(used)
+                .map(|a| a.slug.to_string())
+                .collect(),
         });
     }
-    Ok(ServicesDoc { version: VERSION, services })
+    Ok(ServicesDoc {
+        version: VERSION,
+        services,
+    })
 }
 
 pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWhyDoc> {
     let current = house.current();
     let agent = current.as_ref().and_then(|c| c.house.agents.get(slug));
     let Some(agent) = agent else {
-        return Err(Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")).into());
+        return Err(
+            Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")).into(),
+        );
     };
     let seen = seen(house);
     let seen = seen.get(&CellName::Agent(slug.clone()));
-    let door = current.as_ref().and_then(|c| c.port(&format!("agent:{slug}"), "door"));
+    let door = current
+        .as_ref()
+        .and_then(|c| c.port(&format!("agent:{slug}"), "door"));
     let (presence, _) = presence(seen, door, Some("/healthz")).await;
     let mut reasons = Vec::new();
-    let mut say = |code: &str, text: String| reasons.push(Reason { code: code.to_owned(), text });
+    let mut say = |code: &str, text: String| {
+        reasons.push(Reason {
+            code: code.to_owned(),
+            text,
+        })
+    };
     if let Some(seen) = seen {
         if let Some(error) = &seen.error {
             say("cannot_reconcile", error.clone());
         }
         match &seen.observed {
-            Observed::Running { ready: true, .. } => say("up", format!("boot {} is up", seen.history.generation.0)),
-            Observed::Running { .. } => say("not_ready", "it has not announced that it is ready".to_owned()),
-            _ if matches!(seen.desired, supervision::Desired::Down) => say("stopped", format!("it is not wanted up; `abbey start {slug}` starts it")),
+            Observed::Running { ready: true, .. } => {
+                say("up", format!("boot {} is up", seen.history.generation.0))
+            }
+            Observed::Running { .. } => say(
+                "not_ready",
+                "it has not announced that it is ready".to_owned(),
+            ),
+            _ if matches!(seen.desired, supervision::Desired::Down) => say(
+                "stopped",
+                format!("it is not wanted up; `abbey start {slug}` starts it"),
+            ),
             _ => say("down", "it is wanted up and does not run".to_owned()),
         }
         if seen.history.failures > 0 {
-            say("failures", format!("{} failures in a row", seen.history.failures));
+            say(
+                "failures",
+                format!("{} failures in a row", seen.history.failures),
+            );
         }
     } else {
         say("unknown", "it has not been looked at yet".to_owned());
     }
     if !agent.cell.isolates() {
-        say("not_isolated", format!("its cell `{}` is not a boundary", agent.cell));
+        say(
+            "not_isolated",
+            format!("its cell `{}` is not a boundary", agent.cell),
+        );
     }
     let exit = seen.and_then(|s| s.history.last_exit.as_ref());
-    let in_force = seen.and_then(|s| s.record.as_ref()).and_then(|r| r.in_force);
+    let in_force = seen
+        .and_then(|s| s.record.as_ref())
+        .and_then(|r| r.in_force);
     Ok(AgentWhyDoc {
         version: VERSION,
         agent: slug.to_string(),
@@ -178,8 +286,18 @@ pub(crate) fn task(row: &TaskRow, runs: Vec<RunView>) -> TaskView {
         Phase::Unverified => (Some("unverified".to_owned()), None),
         Phase::Parked { reasons } => (None, reasons.first().map(|r| r.text.clone())),
         Phase::Ready { candidates } => (None, Some(format!("a claim by {}", join(candidates)))),
-        Phase::Running { lease } => (None, Some(format!("{}, until {} unless renewed", lease.holder, Time(lease.expires_at)))),
-        Phase::Pending { not_before } => (None, Some(format!("its next attempt at {}", Time(*not_before)))),
+        Phase::Running { lease } => (
+            None,
+            Some(format!(
+                "{}, until {} unless renewed",
+                lease.holder,
+                Time(lease.expires_at)
+            )),
+        ),
+        Phase::Pending { not_before } => (
+            None,
+            Some(format!("its next attempt at {}", Time(*not_before))),
+        ),
         Phase::Blocked { on, why } => (None, Some(format!("{on}: {why}"))),
         Phase::AwaitingApproval => (None, Some("the operator's yes".to_owned())),
         Phase::Failed { .. } | Phase::TimedOut | Phase::Cancelled => (None, None),
@@ -196,7 +314,11 @@ pub(crate) fn task(row: &TaskRow, runs: Vec<RunView>) -> TaskView {
         verified,
         waiting_for,
         skill: row.route.skill.clone(),
-        result: row.result.as_ref().map(|r| ResultView { text: r.text.clone(), source: r.source.to_string(), data: r.data.clone() }),
+        result: row.result.as_ref().map(|r| ResultView {
+            text: r.text.clone(),
+            source: r.source.to_string(),
+            data: r.data.clone(),
+        }),
         failure: row.failure.clone(),
         runs,
         revision: row.version,
@@ -206,12 +328,19 @@ pub(crate) fn task(row: &TaskRow, runs: Vec<RunView>) -> TaskView {
 }
 
 fn join(slugs: &[Slug]) -> String {
-    slugs.iter().map(Slug::as_str).collect::<Vec<_>>().join(" or ")
+    slugs
+        .iter()
+        .map(Slug::as_str)
+        .collect::<Vec<_>>()
+        .join(" or ")
 }
 
 pub(crate) async fn task_doc(house: &House, row: TaskRow) -> Result<TaskDoc> {
     let runs = house.store.runs(row.id).await?.iter().map(run).collect();
-    Ok(TaskDoc { version: VERSION, task: task(&row, runs) })
+    Ok(TaskDoc {
+        version: VERSION,
+        task: task(&row, runs),
+    })
 }
 
 pub(crate) fn run(row: &RunRow) -> RunView {
@@ -233,7 +362,11 @@ pub(crate) fn run(row: &RunRow) -> RunView {
         cost_nano_usd: (!row.cost_unknown).then_some(row.cost_nano_usd),
         charter_hash: row.charter_hash.clone(),
         prompt_hash: row.facts.prompt_hash.clone(),
-        session: row.facts.session_start.zip(row.facts.session_end).map(|(a, b)| vec![a, b]),
+        session: row
+            .facts
+            .session_start
+            .zip(row.facts.session_end)
+            .map(|(a, b)| vec![a, b]),
         receipts: row.facts.receipts,
         flagged: row.facts.flagged.unwrap_or(false),
         started_at: row.started_at.into(),
@@ -243,41 +376,97 @@ pub(crate) fn run(row: &RunRow) -> RunView {
 
 pub(crate) async fn why_task(house: &Arc<House>, row: &TaskRow) -> Result<WhyDoc> {
     let mut reasons = Vec::new();
-    let mut say = |code: WaitCode, text: String| reasons.push(Reason { code: code.name().to_owned(), text });
+    let mut say = |code: WaitCode, text: String| {
+        reasons.push(Reason {
+            code: code.name().to_owned(),
+            text,
+        })
+    };
     match &row.phase {
         Phase::Pending { not_before } => {
-            let last = row.failure.as_deref().unwrap_or("the last attempt was interrupted");
-            say(WaitCode::Backoff, format!("next attempt at {}; {last}", Time(*not_before)));
+            let last = row
+                .failure
+                .as_deref()
+                .unwrap_or("the last attempt was interrupted");
+            say(
+                WaitCode::Backoff,
+                format!("next attempt at {}; {last}", Time(*not_before)),
+            );
         }
         Phase::Parked { reasons } => reasons.iter().for_each(|r| say(r.code, r.text.clone())),
         Phase::Ready { candidates } => {
-            say(WaitCode::Offered, format!("offered to {}", join(candidates)));
+            say(
+                WaitCode::Offered,
+                format!("offered to {}", join(candidates)),
+            );
             let fleet = fleet(house).await?;
-            for agent in fleet.agents.iter().filter(|a| candidates.iter().any(|c| c.as_str() == a.name)) {
+            for agent in fleet
+                .agents
+                .iter()
+                .filter(|a| candidates.iter().any(|c| c.as_str() == a.name))
+            {
                 if agent.presence != "robed" {
-                    say(WaitCode::AgentDown, format!("{} is {}; see `abbey why {}`", agent.name, agent.presence, agent.name));
+                    say(
+                        WaitCode::AgentDown,
+                        format!(
+                            "{} is {}; see `abbey why {}`",
+                            agent.name, agent.presence, agent.name
+                        ),
+                    );
                 } else if let Some(task) = &agent.task {
-                    say(WaitCode::AgentBusy, format!("{} works on {task}", agent.name));
+                    say(
+                        WaitCode::AgentBusy,
+                        format!("{} works on {task}", agent.name),
+                    );
                 }
             }
         }
         Phase::Running { lease } => {
-            say(WaitCode::Leased, format!("{} works on it (run {}); its lease ends at {} unless renewed", lease.holder, lease.run, Time(lease.expires_at)));
+            say(
+                WaitCode::Leased,
+                format!(
+                    "{} works on it (run {}); its lease ends at {} unless renewed",
+                    lease.holder,
+                    lease.run,
+                    Time(lease.expires_at)
+                ),
+            );
         }
-        Phase::Blocked { on, why } => say(WaitCode::BlockedOn, format!("{on} must act: {why}; then `abbey task retry` or the unblock route")),
-        Phase::AwaitingApproval => say(WaitCode::BlockedOn, "the operator has not answered".to_owned()),
-        Phase::Failed { reason, quarantined } => {
+        Phase::Blocked { on, why } => say(
+            WaitCode::BlockedOn,
+            format!("{on} must act: {why}; then `abbey task retry` or the unblock route"),
+        ),
+        Phase::AwaitingApproval => say(
+            WaitCode::BlockedOn,
+            "the operator has not answered".to_owned(),
+        ),
+        Phase::Failed {
+            reason,
+            quarantined,
+        } => {
             let text = row.failure.clone().unwrap_or_else(|| reason.to_string());
             if *quarantined {
-                say(WaitCode::Quarantined, format!("gave up after {} attempts: {text}", row.attempts));
+                say(
+                    WaitCode::Quarantined,
+                    format!("gave up after {} attempts: {text}", row.attempts),
+                );
             } else {
                 say(WaitCode::Terminal, format!("failed ({reason}): {text}"));
             }
         }
-        Phase::Done { verified } => say(WaitCode::Terminal, format!("done; verified by: {verified}")),
-        Phase::Unverified | Phase::TimedOut | Phase::Cancelled => say(WaitCode::Terminal, format!("it is {}", row.state())),
+        Phase::Done { verified } => {
+            say(WaitCode::Terminal, format!("done; verified by: {verified}"))
+        }
+        Phase::Unverified | Phase::TimedOut | Phase::Cancelled => {
+            say(WaitCode::Terminal, format!("it is {}", row.state()))
+        }
     }
-    Ok(WhyDoc { version: VERSION, task: format!("TASK-{}", row.number), state: row.state().to_string(), reasons })
+    Ok(WhyDoc {
+        version: VERSION,
+        task: format!("TASK-{}", row.number),
+        state: row.state().to_string(),
+        reasons,
+    })
 }
 
 pub(crate) fn budget(accounts: &[Account]) -> Vec<BudgetScope> {
@@ -315,7 +504,12 @@ pub(crate) fn entry(entry: Entry) -> EntryView {
 
 pub(crate) fn skill(house: &House, skill: &Skill, score: Option<u32>) -> SkillView {
     let owners = house.current().map_or_else(Vec::new, |c| {
-        c.house.agents.values().filter(|a| a.skills.contains(&skill.name)).map(|a| a.slug.to_string()).collect()
+        c.house
+            .agents
+            .values()
+            .filter(|a| a.skills.contains(&skill.name))
+            .map(|a| a.slug.to_string())
+            .collect()
     });
     SkillView {
         name: skill.name.clone(),

@@ -37,7 +37,10 @@ pub(crate) struct Doc<T>(pub(crate) T);
 impl<T: Serialize> IntoResponse for Doc<T> {
     fn into_response(self) -> Response {
         match serde_json::to_vec(&self.0) {
-            Ok(body) => Response::builder().header("content-type", "application/json").body(Body::from(body)).unwrap_or_default(),
+            Ok(body) => Response::builder()
+                .header("content-type", "application/json")
+                .body(Body::from(body))
+                .unwrap_or_default(),
             Err(e) => problem(Problem::new(FaultKind::Internal, e.to_string())),
         }
     }
@@ -52,15 +55,21 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
     async fn from_request(request: Request, _state: &S) -> Result<Self, Response> {
         let bytes = read(request.into_body(), BODY_MAX).await?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(text)
-            .map(Input)
-            .map_err(|e| problem(Problem::new(FaultKind::Invalid, format!("the body is not the JSON that this route takes: {e}"))))
+        serde_json::from_slice(text).map(Input).map_err(|e| {
+            problem(Problem::new(
+                FaultKind::Invalid,
+                format!("the body is not the JSON that this route takes: {e}"),
+            ))
+        })
     }
 }
 
 async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {
     axum::body::to_bytes(body, limit).await.map_err(|_| {
-        problem(Problem::new(FaultKind::TooLarge, format!("the body is larger than {limit} bytes")))
+        problem(Problem::new(
+            FaultKind::TooLarge,
+            format!("the body is larger than {limit} bytes"),
+        ))
     })
 }
 
@@ -79,7 +88,10 @@ pub(crate) fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<u64>, P
     match header(headers, "if-match") {
         None | Some("*") => Ok(None),
         Some(text) => text.trim_matches('"').parse().map(Some).map_err(|_| {
-            Problem::new(FaultKind::Invalid, format!("`If-Match: {text}` is not a version that this house gave out"))
+            Problem::new(
+                FaultKind::Invalid,
+                format!("`If-Match: {text}` is not a version that this house gave out"),
+            )
         }),
     }
 }

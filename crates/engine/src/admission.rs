@@ -148,11 +148,21 @@ mod tests {
     #[test]
     fn of_several_owners_the_nearest_is_chosen_and_equals_share_the_offer() {
         let owner = |slug, skills: &[&str]| agent(slug, skills, false, false, None);
-        let agents = [owner("db", &["backup", "disk-usage"]), owner("sys", &["disk-usage"]), owner("it", &["disk-usage", "x"])];
+        let agents = [
+            owner("db", &["backup", "disk-usage"]),
+            owner("sys", &["disk-usage"]),
+            owner("it", &["disk-usage", "x"]),
+        ];
         let (admission, _) = admit(None, &disk(), &agents);
-        assert_eq!(admission, Admission::Offer(vec!["sys".parse().unwrap(), "it".parse().unwrap()]));
+        assert_eq!(
+            admission,
+            Admission::Offer(vec!["sys".parse().unwrap(), "it".parse().unwrap()])
+        );
         let db: Slug = "db".parse().unwrap();
-        assert_eq!(admit(Some(&db), &disk(), &agents).0, Admission::Offer(vec![db]));
+        assert_eq!(
+            admit(Some(&db), &disk(), &agents).0,
+            Admission::Offer(vec![db])
+        );
     }
 
     #[test]

@@ -64,17 +64,26 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal.
     pub fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
-        Refusal { status, code, text: text.into(), retry_after_s: None }
+        Refusal {
+            status,
+            code,
+            text: text.into(),
+            retry_after_s: None,
+        }
     }
 
     /// As a response.
     pub fn into_response(self) -> Response {
         let body = json!({ "error": { "message": self.text, "type": "abbey", "code": self.code } });
-        let mut response = Response::builder().status(self.status).header(CONTENT_TYPE, "application/json");
+        let mut response = Response::builder()
+            .status(self.status)
+            .header(CONTENT_TYPE, "application/json");
         if let Some(seconds) = self.retry_after_s {
             response = response.header("retry-after", seconds.to_string());
         }
-        response.body(Body::from(body.to_string())).unwrap_or_default()
+        response
+            .body(Body::from(body.to_string()))
+            .unwrap_or_default()
     }
 }
 
@@ -88,7 +97,10 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway over a ledger.
     pub fn new(meter: Arc<dyn Meter>) -> Self {
-        Gateway { meter, sender: Sender::new() }
+        Gateway {
+            meter,
+            sender: Sender::new(),
+        }
     }
 
     /// One call. `route` resolves the model that was asked for, within what the caller may use.
@@ -104,20 +116,37 @@ impl Gateway {
         }
     }
 
-    async fn admit(&self, caller: Caller, body: Body, route: impl FnOnce(&str) -> Result<Route, Refusal>) -> Result<Response, Refusal> {
+    async fn admit(
+        &self,
+        caller: Caller,
+        body: Body,
+        route: impl FnOnce(&str) -> Result<Route, Refusal>,
+    ) -> Result<Response, Refusal> {
         let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", text);
-        let bytes = Limited::new(body, REQUEST_MAX).collect().await.map_err(|_| {
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("a call may have at most {REQUEST_MAX} bytes"))
-        })?;
+        let bytes = Limited::new(body, REQUEST_MAX)
+            .collect()
+            .await
+            .map_err(|_| {
+                Refusal::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "too_large",
+                    format!("a call may have at most {REQUEST_MAX} bytes"),
+                )
+            })?;
         let bytes = bytes.to_bytes();
-        let mut call: Value = serde_json::from_slice(&bytes).map_err(|e| bad(format!("the body is not JSON: {e}")))?;
-        let asked = call["model"].as_str().ok_or_else(|| bad("the body names no `model`".to_owned()))?;
+        let mut call: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| bad(format!("the body is not JSON: {e}")))?;
+        let asked = call["model"]
+            .as_str()
+            .ok_or_else(|| bad("the body names no `model`".to_owned()))?;
         if !call["messages"].is_array() {
             return Err(bad("the body has no list `messages`".to_owned()));
         }
         let route = route(asked)?;
         let streamed = call["stream"] == true;
-        let limit = ["max_completion_tokens", "max_tokens"].iter().find_map(|k| call[*k].as_u64());
+        let limit = ["max_completion_tokens", "max_tokens"]
+            .iter()
+            .find_map(|k| call[*k].as_u64());
         let output = limit.unwrap_or(route.upstream.output_tokens_max);
         if limit.is_none() {
             call["max_tokens"] = output.into();
@@ -131,7 +160,11 @@ impl Gateway {
         let hold = Hold {
             agent: caller.agent,
             run: caller.run,
-            amounts: Amounts { tokens: input + Tokens(output), nano_usd: cost, ..Amounts::default() },
+            amounts: Amounts {
+                tokens: input + Tokens(output),
+                nano_usd: cost,
+                ..Amounts::default()
+            },
             model: format!("{}/{}", route.upstream.name, route.model),
         };
         let id = self.meter.reserve(hold).await.map_err(|refusal| Refusal {
@@ -148,10 +181,24 @@ impl Gateway {
         self.forward(route, call, streamed, reserved).await
     }
 
-    async fn forward(&self, route: Route, call: Value, streamed: bool, reserved: Reserved) -> Result<Response, Refusal> {
+    async fn forward(
+        &self,
+        route: Route,
+        call: Value,
+        streamed: bool,
+        reserved: Reserved,
+    ) -> Result<Response, Refusal> {
         let upstream = route.upstream;
         let flight = reserved.forward();
-        let answer = match self.sender.post(&upstream, "/chat/completions", Bytes::from(call.to_string())).await {
+        let answer = match self
+            .sender
+            .post(
+                &upstream,
+                "/chat/completions",
+                Bytes::from(call.to_string()),
+            )
+            .await
+        {
             Ok(answer) => answer,
             Err(error) => {
                 let used = match error {
@@ -160,29 +207,50 @@ impl Gateway {
                     upstream::Error::Lost(_) => Used::Unknown { model: None },
                 };
                 flight.settle(used).await;
-                return Err(Refusal::new(StatusCode::BAD_GATEWAY, "provider_unreachable", format!("{}: {error}", upstream.name)));
+                return Err(Refusal::new(
+                    StatusCode::BAD_GATEWAY,
+                    "provider_unreachable",
+                    format!("{}: {error}", upstream.name),
+                ));
             }
         };
         let status = answer.status();
         if streamed && status.is_success() {
             let (sender, chunks) = mpsc::channel::<Result<Bytes, std::io::Error>>(16);
             drop(tokio::spawn(relay(answer, sender, flight, upstream)));
-            let stream = futures_util::stream::unfold(chunks, async |mut chunks| chunks.recv().await.map(|c| (c, chunks)));
-            let response = Response::builder().status(status).header(CONTENT_TYPE, "text/event-stream").header("cache-control", "no-cache");
+            let stream = futures_util::stream::unfold(chunks, async |mut chunks| {
+                chunks.recv().await.map(|c| (c, chunks))
+            });
+            let response = Response::builder()
+                .status(status)
+                .header(CONTENT_TYPE, "text/event-stream")
+                .header("cache-control", "no-cache");
             return Ok(response.body(Body::from_stream(stream)).unwrap_or_default());
         }
         let content_type = answer.headers().get(CONTENT_TYPE).cloned();
         let Ok(body) = Limited::new(answer.into_body(), ANSWER_MAX).collect().await else {
             flight.settle(Used::Unknown { model: None }).await;
-            return Err(Refusal::new(StatusCode::BAD_GATEWAY, "provider_broke_off", format!("{} broke off its answer", upstream.name)));
+            return Err(Refusal::new(
+                StatusCode::BAD_GATEWAY,
+                "provider_broke_off",
+                format!("{} broke off its answer", upstream.name),
+            ));
         };
         let bytes = body.to_bytes();
         let told: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let used = if status.is_success() {
-            usage(&told, &upstream).unwrap_or(Used::Unknown { model: model_of(&told) })
+            usage(&told, &upstream).unwrap_or(Used::Unknown {
+                model: model_of(&told),
+            })
         } else {
             // An error answer is not billed by any provider of this format.
-            Used::Known { input: Tokens(0), output: Tokens(0), cached: Tokens(0), cost: Some(NanoUsd(0)), model: None }
+            Used::Known {
+                input: Tokens(0),
+                output: Tokens(0),
+                cached: Tokens(0),
+                cost: Some(NanoUsd(0)),
+                model: None,
+            }
         };
         flight.settle(used).await;
         let mut response = Response::builder().status(status);
@@ -195,7 +263,12 @@ impl Gateway {
 
 /// Passes a stream on, chunk by chunk as it arrives, and reads its usage on the way. A caller that
 /// goes away does not stop the reading: the usage at the end is what the provider will bill.
-async fn relay(answer: hyper::Response<hyper::body::Incoming>, caller: mpsc::Sender<Result<Bytes, std::io::Error>>, flight: InFlight, upstream: Arc<Upstream>) {
+async fn relay(
+    answer: hyper::Response<hyper::body::Incoming>,
+    caller: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    flight: InFlight,
+    upstream: Arc<Upstream>,
+) {
     let caller_of_chunks = caller.clone();
     let chunks = BodyStream::new(answer.into_body()).filter_map(async |frame| match frame {
         Ok(frame) => frame.into_data().ok().map(Ok),
@@ -216,7 +289,12 @@ async fn relay(answer: hyper::Response<hyper::body::Incoming>, caller: mpsc::Sen
     let mut finished = false;
     let mut gone_since: Option<tokio::time::Instant> = None;
     loop {
-        if caller.is_closed() && gone_since.get_or_insert_with(tokio::time::Instant::now).elapsed() > DRAIN {
+        if caller.is_closed()
+            && gone_since
+                .get_or_insert_with(tokio::time::Instant::now)
+                .elapsed()
+                > DRAIN
+        {
             break;
         }
         match tokio::time::timeout(CHUNK_PAUSE, events.next()).await {
@@ -234,22 +312,43 @@ async fn relay(answer: hyper::Response<hyper::body::Incoming>, caller: mpsc::Sen
         }
     }
     if !finished {
-        let cut = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the provider's stream was cut");
+        let cut = std::io::Error::new(
+            std::io::ErrorKind::UnexpectedEof,
+            "the provider's stream was cut",
+        );
         let _caller_gone = caller.send(Err(cut)).await;
     }
-    flight.settle(found.unwrap_or(Used::Unknown { model })).await;
+    flight
+        .settle(found.unwrap_or(Used::Unknown { model }))
+        .await;
 }
 
 fn model_of(told: &Value) -> Option<String> {
-    told["model"].as_str().filter(|m| !m.is_empty()).map(|m| m.chars().take(200).collect())
+    told["model"]
+        .as_str()
+        .filter(|m| !m.is_empty())
+        .map(|m| m.chars().take(200).collect())
 }
 
 /// Usage of an answer, when it holds one that makes sense.
 fn usage(told: &Value, upstream: &Upstream) -> Option<Used> {
     let usage = &told["usage"];
-    let (input, output) = (Tokens(usage["prompt_tokens"].as_u64()?), Tokens(usage["completion_tokens"].as_u64()?));
-    let cached = Tokens(usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0));
-    Some(Used::Known { input, output, cached, cost: price(upstream, input, output), model: model_of(told) })
+    let (input, output) = (
+        Tokens(usage["prompt_tokens"].as_u64()?),
+        Tokens(usage["completion_tokens"].as_u64()?),
+    );
+    let cached = Tokens(
+        usage["prompt_tokens_details"]["cached_tokens"]
+            .as_u64()
+            .unwrap_or(0),
+    );
+    Some(Used::Known {
+        input,
+        output,
+        cached,
+        cost: price(upstream, input, output),
+        model: model_of(told),
+    })
 }
 
 fn price(upstream: &Upstream, input: Tokens, output: Tokens) -> Option<NanoUsd> {

@@ -82,7 +82,10 @@ impl Reserved {
     }
     /// From here on the provider may bill it.
     pub fn forward(self) -> InFlight {
-        InFlight { meter: self.meter, id: Some(self.id) }
+        InFlight {
+            meter: self.meter,
+            id: Some(self.id),
+        }
     }
 }
 

@@ -53,11 +53,24 @@ impl Sender {
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
         tcp.set_nodelay(true);
-        let https = hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(tcp);
-        Sender(Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(https))
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_webpki_roots()
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        Sender(
+            Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(Duration::from_secs(30))
+                .build(https),
+        )
     }
 
-    pub(crate) async fn post(&self, to: &Upstream, path: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
+    pub(crate) async fn post(
+        &self,
+        to: &Upstream,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Error> {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}{path}", to.base_url))
@@ -66,7 +79,9 @@ impl Sender {
         if let Some(key) = &to.key {
             request = request.header(AUTHORIZATION, format!("Bearer {}", key.expose()));
         }
-        let request = request.body(Full::new(body)).map_err(|e| Error::Connect(e.to_string()))?;
+        let request = request
+            .body(Full::new(body))
+            .map_err(|e| Error::Connect(e.to_string()))?;
         match tokio::time::timeout(FIRST_BYTE, self.0.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(e)) if e.is_connect() => Err(Error::Connect(chain(&e))),

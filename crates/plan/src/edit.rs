@@ -8,7 +8,12 @@ use abbey_model::Slug;
 /// # Errors
 /// When the text is no manifest, the agent is there already, or the block is written in a style
 /// that cannot be extended line by line.
-pub fn add_agent(text: &str, slug: &Slug, template: Option<&str>, reports_to: Option<&str>) -> Result<String, Vec<Mistake>> {
+pub fn add_agent(
+    text: &str,
+    slug: &Slug,
+    template: Option<&str>,
+    reports_to: Option<&str>,
+) -> Result<String, Vec<Mistake>> {
     let root = node::read(text)?;
     let mut body = Vec::new();
     if let Some(template) = template {
@@ -17,12 +22,20 @@ pub fn add_agent(text: &str, slug: &Slug, template: Option<&str>, reports_to: Op
     if let Some(above) = reports_to {
         body.push(format!("reports_to: {above}"));
     }
-    let entry = if body.is_empty() { format!("{slug}: {{}}") } else { format!("{slug}: {{ {} }}", body.join(", ")) };
+    let entry = if body.is_empty() {
+        format!("{slug}: {{}}")
+    } else {
+        format!("{slug}: {{ {} }}", body.join(", "))
+    };
     let Some(agents) = root.get("agents").filter(|a| !a.is_null()) else {
         return Ok(format!("{}\nagents:\n  {entry}\n", text.trim_end()));
     };
     if let Some(there) = agents.entries().iter().find(|e| e.key == slug.as_str()) {
-        return Err(vec![there.place.mistake(format!("agent `{slug}` is already here"))]);
+        return Err(vec![
+            there
+                .place
+                .mistake(format!("agent `{slug}` is already here")),
+        ]);
     }
     let (indent, _) = block(text, agents)?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -37,13 +50,28 @@ pub fn add_agent(text: &str, slug: &Slug, template: Option<&str>, reports_to: Op
 /// As [`add_agent`], and when there is no such agent.
 pub fn remove_agent(text: &str, slug: &Slug) -> Result<String, Vec<Mistake>> {
     let root = node::read(text)?;
-    let missing = || vec![root.place.mistake(format!("there is no agent `{slug}` in the manifest"))];
+    let missing = || {
+        vec![
+            root.place
+                .mistake(format!("there is no agent `{slug}` in the manifest")),
+        ]
+    };
     let agents = root.get("agents").ok_or_else(missing)?;
     let (indent, first_lines) = block(text, agents)?;
-    let index = agents.entries().iter().position(|e| e.key == slug.as_str()).ok_or_else(missing)?;
+    let index = agents
+        .entries()
+        .iter()
+        .position(|e| e.key == slug.as_str())
+        .ok_or_else(missing)?;
     let start = first_lines[index] - 1;
-    let end = first_lines.get(index + 1).map_or_else(|| end_of(text, agents, indent), |line| line - 1);
-    let kept = text.lines().enumerate().filter(|(i, _)| *i < start || *i >= end).map(|(_, l)| l);
+    let end = first_lines
+        .get(index + 1)
+        .map_or_else(|| end_of(text, agents, indent), |line| line - 1);
+    let kept = text
+        .lines()
+        .enumerate()
+        .filter(|(i, _)| *i < start || *i >= end)
+        .map(|(_, l)| l);
     Ok(kept.collect::<Vec<_>>().join("\n") + "\n")
 }
 
@@ -55,17 +83,26 @@ fn block(text: &str, node: &Node) -> Result<(usize, Vec<usize>), Vec<Mistake>> {
     let columns: Vec<usize> = entries.iter().map(|e| e.place.column - 1).collect();
     let lines: Vec<usize> = entries.iter().map(|e| e.place.line).collect();
     let own_lines = entries.iter().zip(&columns).all(|(e, column)| {
-        text.lines().nth(e.place.line - 1).is_some_and(|l| l.len() >= *column && l.chars().take(*column).all(|c| c == ' '))
+        text.lines()
+            .nth(e.place.line - 1)
+            .is_some_and(|l| l.len() >= *column && l.chars().take(*column).all(|c| c == ' '))
     });
     match columns.first() {
-        Some(indent) if own_lines && columns.iter().all(|c| c == indent) && *indent > 0 => Ok((*indent, lines)),
-        _ => Err(vec![node.place.mistake("`agents` is written on one line; put each agent on a line of its own first")]),
+        Some(indent) if own_lines && columns.iter().all(|c| c == indent) && *indent > 0 => {
+            Ok((*indent, lines))
+        }
+        _ => Err(vec![node.place.mistake(
+            "`agents` is written on one line; put each agent on a line of its own first",
+        )]),
     }
 }
 
 /// Number of lines up to the end of a block: everything that is indented at least as far.
 fn end_of(text: &str, node: &Node, indent: usize) -> usize {
-    let last = node.entries().last().map_or(node.place.line, |e| e.place.line);
+    let last = node
+        .entries()
+        .last()
+        .map_or(node.place.line, |e| e.place.line);
     let mut end = last;
     for (i, line) in text.lines().enumerate().skip(last) {
         let depth = line.len() - line.trim_start().len();
@@ -89,7 +126,10 @@ mod tests {
     fn adding_and_removing_leave_the_rest_alone() {
         let c: Slug = "c".parse().unwrap();
         let more = add_agent(TEXT, &c, Some("worker"), Some("a")).unwrap();
-        assert!(more.contains("  b: {}\n  c: { template: worker, reports_to: a }\n"), "{more}");
+        assert!(
+            more.contains("  b: {}\n  c: { template: worker, reports_to: a }\n"),
+            "{more}"
+        );
         assert!(crate::parse(&more).is_ok());
         assert_eq!(remove_agent(&more, &c).unwrap(), TEXT);
         let less = remove_agent(TEXT, &"a".parse().unwrap()).unwrap();

@@ -22,32 +22,58 @@ fn until(what: &str, mut reached: impl FnMut() -> bool) {
 /// When the backend does not conform.
 pub fn run(backend: &dyn Backend, spec: &CellSpec) {
     let cell = &spec.cell;
-    let look = || backend.observe(cell).expect("a look never fails on sound records");
+    let look = || {
+        backend
+            .observe(cell)
+            .expect("a look never fails on sound records")
+    };
     let ready = || matches!(look(), Observed::Running { ready: true, .. });
 
     // Nothing is there, and looking changes nothing.
     assert_eq!(look(), Observed::Nothing);
     assert_eq!(look(), Observed::Nothing);
-    assert!(backend.usage(cell).is_err(), "what does not run uses nothing");
+    assert!(
+        backend.usage(cell).is_err(),
+        "what does not run uses nothing"
+    );
     backend.sweep(cell).expect("sweeping nothing is no failure");
 
     // It starts, says which boot it is and from what, and is found by listing.
     backend.start(spec, Generation(1)).expect("it starts");
     until("ready", ready);
-    let Observed::Running { generation, spec: digest, stopping, .. } = look() else { panic!("it runs") };
-    assert_eq!((generation, digest.as_str(), stopping), (Generation(1), spec.digest.as_str(), false));
+    let Observed::Running {
+        generation,
+        spec: digest,
+        stopping,
+        ..
+    } = look()
+    else {
+        panic!("it runs")
+    };
+    assert_eq!(
+        (generation, digest.as_str(), stopping),
+        (Generation(1), spec.digest.as_str(), false)
+    );
     assert!(backend.list().expect("a list").contains(cell));
     assert!(backend.usage(cell).expect("usage").processes >= 1);
     // What was asked is what is in force.
-    let record = backend.record(cell).expect("a record").expect("it is there");
+    let record = backend
+        .record(cell)
+        .expect("a record")
+        .expect("it is there");
     assert_eq!(record.in_force, Some(spec.limits), "limits are read back");
 
     // It stops when asked, asking twice is asking once, and the end is explained.
     backend.stop(cell, Millis(5000)).expect("it can be asked");
     backend.stop(cell, Millis(5000)).expect("and again");
     until("exited", || matches!(look(), Observed::Exited(_)));
-    let Observed::Exited(exit) = look() else { panic!("it exited") };
-    assert_eq!((exit.generation, exit.exit), (Generation(1), ExitKind::Stopped));
+    let Observed::Exited(exit) = look() else {
+        panic!("it exited")
+    };
+    assert_eq!(
+        (exit.generation, exit.exit),
+        (Generation(1), ExitKind::Stopped)
+    );
 
     // Sweeping removes every trace; twice is once.
     backend.sweep(cell).expect("swept");

@@ -2,7 +2,10 @@
 //! the house's socket, and failures on demand.
 
 use abbey_cells::{Backend, CellSpec, Error, Record, Result, Usage};
-use abbey_model::{Bytes, CellKind, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity, Timestamp};
+use abbey_model::{
+    Bytes, CellKind, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity,
+    Timestamp,
+};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -61,19 +64,51 @@ impl Backend for FakeBackend {
     fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()> {
         let refused = *self.refuse.lock().unwrap_or_else(PoisonError::into_inner);
         self.with(|cells| {
-            let state = if refused { State::Exited(ExitKind::SpawnFailed { error: "told to".into() }) } else { State::Running };
-            cells.insert(spec.cell.clone(), Cell { spec: spec.clone(), generation, state });
+            let state = if refused {
+                State::Exited(ExitKind::SpawnFailed {
+                    error: "told to".into(),
+                })
+            } else {
+                State::Running
+            };
+            cells.insert(
+                spec.cell.clone(),
+                Cell {
+                    spec: spec.clone(),
+                    generation,
+                    state,
+                },
+            );
         });
-        if refused { Err(Error::Shim { cell: spec.cell.clone(), why: "told to".into() }) } else { Ok(()) }
+        if refused {
+            Err(Error::Shim {
+                cell: spec.cell.clone(),
+                why: "told to".into(),
+            })
+        } else {
+            Ok(())
+        }
     }
 
     fn observe(&self, cell: &CellName) -> Result<Observed> {
         Ok(self.with(|cells| match cells.get(cell) {
             None => Observed::Nothing,
             Some(c) => match &c.state {
-                State::Running => Observed::Running { generation: c.generation, spec: c.spec.digest.clone(), ready: true, started_at: Timestamp(0), stopping: false },
-                State::Exited(exit) => Observed::Exited(ExitRecord { generation: c.generation, exit: exit.clone(), ended_at: Timestamp(0) }),
-                State::Orphaned => Observed::Orphaned { generation: c.generation },
+                State::Running => Observed::Running {
+                    generation: c.generation,
+                    spec: c.spec.digest.clone(),
+                    ready: true,
+                    started_at: Timestamp(0),
+                    stopping: false,
+                },
+                State::Exited(exit) => Observed::Exited(ExitRecord {
+                    generation: c.generation,
+                    exit: exit.clone(),
+                    ended_at: Timestamp(0),
+                }),
+                State::Orphaned => Observed::Orphaned {
+                    generation: c.generation,
+                },
             },
         }))
     }
@@ -98,13 +133,21 @@ impl Backend for FakeBackend {
 
     fn usage(&self, cell: &CellName) -> Result<Usage> {
         match self.observe(cell)? {
-            Observed::Running { .. } => Ok(Usage { memory: Bytes(1 << 20), cpu_us: 1, processes: 1 }),
+            Observed::Running { .. } => Ok(Usage {
+                memory: Bytes(1 << 20),
+                cpu_us: 1,
+                processes: 1,
+            }),
             _ => Err(Error::NotRunning(cell.clone())),
         }
     }
 
     fn record(&self, cell: &CellName) -> Result<Option<Record>> {
-        let identity = ProcessIdentity { pid: 1, start_ticks: 0, boot_id: "fake".into() };
+        let identity = ProcessIdentity {
+            pid: 1,
+            start_ticks: 0,
+            boot_id: "fake".into(),
+        };
         Ok(self.with(|cells| {
             cells.get(cell).map(|c| Record {
                 generation: c.generation,

@@ -31,10 +31,15 @@ impl Ports {
     /// When two hundred tests run at once.
     pub fn take() -> Ports {
         for n in 0..200 {
-            let address = SocketAddr::from_abstract_name(format!("abbey-test-ports-{n}")).expect("a short name");
+            let address = SocketAddr::from_abstract_name(format!("abbey-test-ports-{n}"))
+                .expect("a short name");
             if let Ok(held) = UnixListener::bind_addr(&address) {
                 let first = FIRST_PORT + n * BLOCK;
-                return Ports { first, last: first + BLOCK - 1, _held: held };
+                return Ports {
+                    first,
+                    last: first + BLOCK - 1,
+                    _held: held,
+                };
             }
         }
         panic!("no block of ports is free");
@@ -58,10 +63,19 @@ impl House {
     /// # Panics
     /// When no directory can be made.
     pub fn new(abbey: &str) -> House {
-        let dir = tempfile::Builder::new().prefix("abbey-t-").tempdir().expect("a temporary directory");
+        let dir = tempfile::Builder::new()
+            .prefix("abbey-t-")
+            .tempdir()
+            .expect("a temporary directory");
         // Agents have users of their own and walk through here.
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).expect("permissions");
-        House { dir, abbey: PathBuf::from(abbey), ports: Ports::take(), serve_args: Vec::new() }
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711))
+            .expect("permissions");
+        House {
+            dir,
+            abbey: PathBuf::from(abbey),
+            ports: Ports::take(),
+            serve_args: Vec::new(),
+        }
     }
 
     /// `ABBEY_HOME`.
@@ -95,7 +109,10 @@ impl House {
         command
             .args(args)
             .env_clear()
-            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", dir.display()))
+            .env(
+                "PATH",
+                format!("{}:/usr/local/bin:/usr/bin:/bin", dir.display()),
+            )
             .env("HOME", self.dir.path())
             .env("ABBEY_HOME", self.home())
             .current_dir(self.dir.path())
@@ -117,8 +134,16 @@ impl House {
     /// With everything it said, when the code is another.
     pub fn expect(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert_eq!(output.status.code(), Some(code), "abbey {args:?}\n--- stdout\n{out}\n--- stderr\n{err}\n--- serve\n{}", self.serve_log());
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "abbey {args:?}\n--- stdout\n{out}\n--- stderr\n{err}\n--- serve\n{}",
+            self.serve_log()
+        );
         out.into_owned()
     }
 
@@ -130,7 +155,8 @@ impl House {
         let mut all = args.to_vec();
         all.push("--json");
         let text = self.expect(code, &all);
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("abbey {args:?} printed no document: {e}\n{text}"))
+        serde_json::from_str(&text)
+            .unwrap_or_else(|e| panic!("abbey {args:?} printed no document: {e}\n{text}"))
     }
 
     /// What a refused command said.
@@ -140,7 +166,12 @@ impl House {
     pub fn refused(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "abbey {args:?}\n{}\n{err}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "abbey {args:?}\n{}\n{err}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         err
     }
 
@@ -154,7 +185,8 @@ impl House {
     /// # Panics
     /// When none runs.
     pub fn serve_pid(&self) -> i32 {
-        let text = std::fs::read_to_string(self.home().join("run/serve.json")).expect("a control plane runs");
+        let text = std::fs::read_to_string(self.home().join("run/serve.json"))
+            .expect("a control plane runs");
         let value: Value = serde_json::from_str(&text).expect("an announcement");
         i32::try_from(value["pid"].as_i64().unwrap_or(0)).expect("a pid")
     }
@@ -174,7 +206,8 @@ impl House {
 
     /// An agent's credential.
     pub fn agent_token(&self, agent: &str) -> String {
-        std::fs::read_to_string(self.home().join("agents").join(agent).join("home/token")).unwrap_or_default()
+        std::fs::read_to_string(self.home().join("agents").join(agent).join("home/token"))
+            .unwrap_or_default()
     }
 
     /// Starts a control plane with further arguments, for leases shorter than usual.
@@ -184,14 +217,27 @@ impl House {
     pub fn serve(&self, args: &[&str]) {
         use std::io::{BufRead, BufReader};
         std::fs::create_dir_all(self.home().join("logs")).expect("a directory");
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.home().join("logs/serve.log")).expect("a log");
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.home().join("logs/serve.log"))
+            .expect("a log");
         let mut all = vec!["role", "serve"];
         all.extend(args);
-        let mut child = self.command(&all).stdout(Stdio::piped()).stderr(log).spawn().expect("it starts");
+        let mut child = self
+            .command(&all)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("it starts");
         let mut line = String::new();
         let pipe = child.stdout.take().expect("a pipe");
         BufReader::new(pipe).read_line(&mut line).expect("a line");
-        assert!(line.contains("\"pid\""), "the control plane did not come up: {line}\n{}", self.serve_log());
+        assert!(
+            line.contains("\"pid\""),
+            "the control plane did not come up: {line}\n{}",
+            self.serve_log()
+        );
         // Nobody waits for it here; its parent's end makes it an orphan as in real life.
         drop(std::thread::spawn(move || drop(child.wait())));
     }
@@ -210,7 +256,9 @@ impl Drop for House {
 pub fn kill(pid: i32) {
     let target = rustix::process::Pid::from_raw(pid).expect("a pid");
     let _gone_already = rustix::process::kill_process(target, rustix::process::Signal::KILL);
-    until("the process is gone", || abbey_cells::identify(pid).is_none());
+    until("the process is gone", || {
+        abbey_cells::identify(pid).is_none()
+    });
 }
 
 /// Waits for a condition.

@@ -54,7 +54,10 @@ pub async fn serve(port: u16, script: Option<PathBuf>) -> std::io::Result<()> {
         Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
         None => VecDeque::new(),
     };
-    let script = Arc::new(Script { turns: Mutex::new(turns), calls: AtomicU64::new(0) });
+    let script = Arc::new(Script {
+        turns: Mutex::new(turns),
+        calls: AtomicU64::new(0),
+    });
     let router = Router::new()
         .route("/v1/models", get(async || Json(json!({ "object": "list", "data": [{ "id": "scripted-1", "object": "model" }] }))))
         .route("/v1/chat/completions", post(chat))
@@ -65,7 +68,10 @@ pub async fn serve(port: u16, script: Option<PathBuf>) -> std::io::Result<()> {
 }
 
 /// Puts a new script in place.
-async fn replace(State(script): State<Arc<Script>>, Json(turns): Json<VecDeque<Value>>) -> StatusCode {
+async fn replace(
+    State(script): State<Arc<Script>>,
+    Json(turns): Json<VecDeque<Value>>,
+) -> StatusCode {
     let parsed: Result<VecDeque<Turn>, _> = turns.into_iter().map(serde_json::from_value).collect();
     match parsed {
         Ok(turns) => {
@@ -82,25 +88,58 @@ fn words(text: &str) -> u64 {
 
 async fn chat(State(script): State<Arc<Script>>, Json(call): Json<Value>) -> Response {
     let number = script.calls.fetch_add(1, Ordering::SeqCst) + 1;
-    let next = script.turns.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let turn = next.unwrap_or_else(|| Turn { text: answer(&call), ..Turn::default() });
+    let next = script
+        .turns
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .pop_front();
+    let turn = next.unwrap_or_else(|| Turn {
+        text: answer(&call),
+        ..Turn::default()
+    });
     tokio::time::sleep(Duration::from_millis(turn.delay_ms)).await;
     if let Some(status) = turn.status {
         let body = json!({ "error": { "message": "scripted failure", "type": "server_error" } });
-        return respond(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "application/json", body.to_string());
+        return respond(
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            "application/json",
+            body.to_string(),
+        );
     }
-    let prompt: u64 = call["messages"].as_array().into_iter().flatten().map(|m| words(m["content"].as_str().unwrap_or_default())).sum();
-    let completion = words(&turn.text) + turn.tool_calls.iter().map(|c| words(&c.arguments.to_string()) + 4).sum::<u64>();
+    let prompt: u64 = call["messages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|m| words(m["content"].as_str().unwrap_or_default()))
+        .sum();
+    let completion = words(&turn.text)
+        + turn
+            .tool_calls
+            .iter()
+            .map(|c| words(&c.arguments.to_string()) + 4)
+            .sum::<u64>();
     let usage = json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion });
-    let model = turn.model.clone().unwrap_or_else(|| "scripted-1-0613".to_owned());
+    let model = turn
+        .model
+        .clone()
+        .unwrap_or_else(|| "scripted-1-0613".to_owned());
     let id = format!("chatcmpl-{number}");
     if call["stream"] != true {
-        let calls: Vec<Value> = turn.tool_calls.iter().enumerate().map(|(i, c)| tool_call(i, c)).collect();
+        let calls: Vec<Value> = turn
+            .tool_calls
+            .iter()
+            .enumerate()
+            .map(|(i, c)| tool_call(i, c))
+            .collect();
         let mut message = json!({ "role": "assistant", "content": turn.text });
         if !calls.is_empty() {
             message["tool_calls"] = calls.into();
         }
-        let finish = if turn.tool_calls.is_empty() { "stop" } else { "tool_calls" };
+        let finish = if turn.tool_calls.is_empty() {
+            "stop"
+        } else {
+            "tool_calls"
+        };
         let mut body = json!({ "id": id, "object": "chat.completion", "model": model, "choices": [{ "index": 0, "message": message, "finish_reason": finish }] });
         if !turn.no_usage {
             body["usage"] = usage;
@@ -112,11 +151,18 @@ async fn chat(State(script): State<Arc<Script>>, Json(call): Json<Value>) -> Res
     let stream = futures_util::stream::iter(frames.into_iter().map(Ok::<_, std::io::Error>));
     let cut = turn.cut.then(|| Err(std::io::Error::other("scripted cut")));
     let stream = futures_util::StreamExt::chain(stream, futures_util::stream::iter(cut));
-    Response::builder().header("content-type", "text/event-stream").body(Body::from_stream(stream)).unwrap_or_default()
+    Response::builder()
+        .header("content-type", "text/event-stream")
+        .body(Body::from_stream(stream))
+        .unwrap_or_default()
 }
 
 fn respond(status: StatusCode, kind: &str, body: String) -> Response {
-    Response::builder().status(status).header("content-type", kind).body(Body::from(body)).unwrap_or_default()
+    Response::builder()
+        .status(status)
+        .header("content-type", kind)
+        .body(Body::from(body))
+        .unwrap_or_default()
 }
 
 fn tool_call(index: usize, call: &ToolCall) -> Value {
@@ -130,14 +176,22 @@ fn frames(turn: &Turn, id: &str, model: &str, usage: Option<Value>) -> Vec<Bytes
         Bytes::from(format!("data: {body}\n\n"))
     };
     let mut frames = vec![chunk(json!({ "role": "assistant", "content": "" }), None)];
-    frames.extend(turn.text.split_inclusive(' ').map(|w| chunk(json!({ "content": w }), None)));
+    frames.extend(
+        turn.text
+            .split_inclusive(' ')
+            .map(|w| chunk(json!({ "content": w }), None)),
+    );
     for (i, call) in turn.tool_calls.iter().enumerate() {
         frames.push(chunk(json!({ "tool_calls": [tool_call(i, call)] }), None));
     }
     if turn.cut {
         return frames;
     }
-    let finish = if turn.tool_calls.is_empty() { "stop" } else { "tool_calls" };
+    let finish = if turn.tool_calls.is_empty() {
+        "stop"
+    } else {
+        "tool_calls"
+    };
     frames.push(chunk(json!({}), Some(finish)));
     if let Some(usage) = usage {
         let body = json!({ "id": id, "object": "chat.completion.chunk", "model": model, "choices": [], "usage": usage });
@@ -149,7 +203,13 @@ fn frames(turn: &Turn, id: &str, model: &str, usage: Option<Value>) -> Vec<Bytes
 
 /// An honest answer of a machine that does not think.
 fn answer(call: &Value) -> String {
-    let asked = call["messages"].as_array().and_then(|m| m.iter().rev().find(|m| m["role"] == "user")).and_then(|m| m["content"].as_str()).unwrap_or_default();
+    let asked = call["messages"]
+        .as_array()
+        .and_then(|m| m.iter().rev().find(|m| m["role"] == "user"))
+        .and_then(|m| m["content"].as_str())
+        .unwrap_or_default();
     let asked: String = asked.chars().take(120).collect();
-    format!("This is the scripted model, not a real one. It was asked: \"{asked}\". A configured provider would answer here.")
+    format!(
+        "This is the scripted model, not a real one. It was asked: \"{asked}\". A configured provider would answer here."
+    )
 }

@@ -50,10 +50,20 @@ pub enum StartError {
 /// [`StartError`] when the environment is not that of a cell.
 pub fn door_client() -> Result<Client, StartError> {
     let url = std::env::var("ABBEY_URL").map_err(|_| StartError::Environment("ABBEY_URL"))?;
-    let path = PathBuf::from(std::env::var("ABBEY_TOKEN_FILE").map_err(|_| StartError::Environment("ABBEY_TOKEN_FILE"))?);
-    let token = std::fs::read_to_string(&path).map_err(|source| StartError::Token { path, source })?;
-    let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-    Ok(Client::new(Endpoint::Tcp(address), Some(Secret::new(token.trim()))))
+    let path = PathBuf::from(
+        std::env::var("ABBEY_TOKEN_FILE")
+            .map_err(|_| StartError::Environment("ABBEY_TOKEN_FILE"))?,
+    );
+    let token =
+        std::fs::read_to_string(&path).map_err(|source| StartError::Token { path, source })?;
+    let address = url
+        .trim_start_matches("http://")
+        .trim_end_matches('/')
+        .to_owned();
+    Ok(Client::new(
+        Endpoint::Tcp(address),
+        Some(Secret::new(token.trim())),
+    ))
 }
 
 /// Runs until the process is ended.
@@ -85,7 +95,9 @@ pub async fn run() -> Result<(), StartError> {
 
 /// Tells the shim that we are up (one line on the descriptor that it named).
 fn announce() {
-    let fd = std::env::var("ABBEY_READY_FD").ok().and_then(|n| n.parse::<i32>().ok());
+    let fd = std::env::var("ABBEY_READY_FD")
+        .ok()
+        .and_then(|n| n.parse::<i32>().ok());
     if let Some(fd) = fd {
         let _no_shim = std::fs::write(format!("/proc/self/fd/{fd}"), "\n");
     }
@@ -98,7 +110,10 @@ fn say(text: &str) {
 }
 
 /// Tries until it works: the house may be restarting.
-async fn patiently<T, F: Future<Output = Result<T, Error>>>(what: &str, mut attempt: impl FnMut() -> F) -> T {
+async fn patiently<T, F: Future<Output = Result<T, Error>>>(
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> T {
     let mut pause = RETRY.0;
     loop {
         match attempt().await {
@@ -120,30 +135,59 @@ async fn next(client: &Client) -> Result<Option<OfferDoc>, Error> {
     if answer.is_null() {
         return Ok(None);
     }
-    serde_json::from_value(answer).map(Some).map_err(|e| Error::Broken(e.into()))
+    serde_json::from_value(answer)
+        .map(Some)
+        .map_err(|e| Error::Broken(e.into()))
 }
 
 async fn claim(client: &Client, offer: &OfferDoc) -> Result<ClaimDoc, Error> {
-    let body = ClaimBody { revision: Some(offer.revision) };
-    client.post(&format!("/api/v1/self/tasks/{}/claim", offer.task), &body, &[]).await
+    let body = ClaimBody {
+        revision: Some(offer.revision),
+    };
+    client
+        .post(
+            &format!("/api/v1/self/tasks/{}/claim", offer.task),
+            &body,
+            &[],
+        )
+        .await
 }
 
 /// Works under a lease. Renewal runs beside the work; a refused renewal ends the work at once.
-async fn attend(client: &Arc<Client>, session: &Arc<tokio::sync::Mutex<Session>>, offer: OfferDoc, claimed: ClaimDoc) {
+async fn attend(
+    client: &Arc<Client>,
+    session: &Arc<tokio::sync::Mutex<Session>>,
+    offer: OfferDoc,
+    claimed: ClaimDoc,
+) {
     let number = offer.number.clone();
     let lease = claimed.lease.clone();
     let path = |verb: &str| format!("/api/v1/self/tasks/{}/{verb}", claimed.task);
     let header = [("Abbey-Lease", lease.token.to_string())];
     let mut session = session.lock().await;
     let start = session.position();
-    session.append(&json!({ "event": "run_begin", "task": number, "run": claimed.run, "text": offer.text }));
-    let first: Result<LeaseDoc, Error> =
-        client.post(&path("renew"), &RenewBody { facts: json!({ "session_start": start }) }, &header).await;
+    session.append(
+        &json!({ "event": "run_begin", "task": number, "run": claimed.run, "text": offer.text }),
+    );
+    let first: Result<LeaseDoc, Error> = client
+        .post(
+            &path("renew"),
+            &RenewBody {
+                facts: json!({ "session_start": start }),
+            },
+            &header,
+        )
+        .await;
     if let Err(error) = first {
         say(&format!("{number}: {error}"));
         return;
     }
-    let mut work = Work { client: Arc::clone(client), offer, run: claimed.run.clone(), facts: serde_json::Map::new() };
+    let mut work = Work {
+        client: Arc::clone(client),
+        offer,
+        run: claimed.run.clone(),
+        facts: serde_json::Map::new(),
+    };
     let renew = path("renew");
     let ending = tokio::select! {
         ending = work.perform(&mut session) => Some(ending),
@@ -151,7 +195,9 @@ async fn attend(client: &Arc<Client>, session: &Arc<tokio::sync::Mutex<Session>>
     };
     let Some(ending) = ending else {
         session.append(&json!({ "event": "run_lost", "run": claimed.run }));
-        say(&format!("{number}: the lease was lost; the work is dropped"));
+        say(&format!(
+            "{number}: the lease was lost; the work is dropped"
+        ));
         return;
     };
     session.append(&json!({ "event": "run_end", "run": claimed.run, "ending": ending.summary() }));
@@ -160,10 +206,14 @@ async fn attend(client: &Arc<Client>, session: &Arc<tokio::sync::Mutex<Session>>
     facts.insert("session_start".to_owned(), start.into());
     facts.insert("session_end".to_owned(), session.position().into());
     let (verb, body) = match ending {
-        Ending::Done { text, source, data } => {
-            ("complete", json!({ "text": text, "source": source, "data": data, "facts": facts }))
-        }
-        Ending::Failed { reason, text } => ("fail", json!({ "reason": reason, "text": text, "facts": facts })),
+        Ending::Done { text, source, data } => (
+            "complete",
+            json!({ "text": text, "source": source, "data": data, "facts": facts }),
+        ),
+        Ending::Failed { reason, text } => (
+            "fail",
+            json!({ "reason": reason, "text": text, "facts": facts }),
+        ),
     };
     // The house may be restarting: the result is offered until it is taken or refused.
     let mut pause = RETRY.0;
@@ -188,7 +238,10 @@ async fn keep(client: &Client, path: &str, header: &[(&str, String)], lease: &Le
     let mut failing_since: Option<tokio::time::Instant> = None;
     loop {
         tokio::time::sleep(every).await;
-        match client.post::<LeaseDoc>(path, &RenewBody { facts: json!({}) }, header).await {
+        match client
+            .post::<LeaseDoc>(path, &RenewBody { facts: json!({}) }, header)
+            .await
+        {
             Ok(_) => failing_since = None,
             Err(error) if error.kind() == FaultKind::Unavailable => {
                 let since = *failing_since.get_or_insert_with(tokio::time::Instant::now);

@@ -46,7 +46,14 @@ impl Turn {
 }
 
 /// Asks for the next turn.
-pub(super) async fn ask(client: &Client, run: &str, model: &str, messages: &[Value], tools: &[Value], output_max: u64) -> Result<Turn, (EndReason, String)> {
+pub(super) async fn ask(
+    client: &Client,
+    run: &str,
+    model: &str,
+    messages: &[Value],
+    tools: &[Value],
+    output_max: u64,
+) -> Result<Turn, (EndReason, String)> {
     let provider = |text: String| (EndReason::ProviderError, text);
     let mut body = json!({
         "model": model, "messages": messages, "stream": true, "stream_options": { "include_usage": true },
@@ -61,15 +68,25 @@ pub(super) async fn ask(client: &Client, run: &str, model: &str, messages: &[Val
         .map_err(|e| provider(e.to_string()))?;
     let status = response.status();
     if !status.is_success() {
-        let bytes = Limited::new(response.into_body(), ERROR_MAX).collect().await.map_or_else(|_| Default::default(), |b| b.to_bytes());
+        let bytes = Limited::new(response.into_body(), ERROR_MAX)
+            .collect()
+            .await
+            .map_or_else(|_| Default::default(), |b| b.to_bytes());
         let told: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let text = told["error"]["message"].as_str().or(told["detail"].as_str()).unwrap_or("no reason given").to_owned();
+        let text = told["error"]["message"]
+            .as_str()
+            .or(told["detail"].as_str())
+            .unwrap_or("no reason given")
+            .to_owned();
         let reason = match (status.as_u16(), told["error"]["code"].as_str()) {
             (429, Some("budget_exhausted")) => EndReason::BudgetExhausted,
             (429 | 500..=599, _) => EndReason::ProviderError,
             _ => EndReason::AgentError,
         };
-        return Err((reason, format!("the model call was refused ({status}): {text}")));
+        return Err((
+            reason,
+            format!("the model call was refused ({status}): {text}"),
+        ));
     }
     let bytes = BodyStream::new(response.into_body()).filter_map(async |frame| match frame {
         Ok(frame) => frame.into_data().ok().map(Ok),
@@ -85,27 +102,40 @@ pub(super) async fn ask(client: &Client, run: &str, model: &str, messages: &[Val
             finished = true;
             break;
         }
-        let chunk: Value = serde_json::from_str(&event.data).map_err(|_| provider("the stream held something that is not JSON".to_owned()))?;
+        let chunk: Value = serde_json::from_str(&event.data)
+            .map_err(|_| provider("the stream held something that is not JSON".to_owned()))?;
         if let Some(message) = chunk["error"]["message"].as_str() {
-            return Err(provider(format!("the provider failed in mid-stream: {message}")));
+            return Err(provider(format!(
+                "the provider failed in mid-stream: {message}"
+            )));
         }
         let delta = &chunk["choices"][0]["delta"];
-        turn.text.push_str(delta["content"].as_str().unwrap_or_default());
+        turn.text
+            .push_str(delta["content"].as_str().unwrap_or_default());
         for part in delta["tool_calls"].as_array().into_iter().flatten() {
-            let call = calls.entry(part["index"].as_u64().unwrap_or(0)).or_default();
-            let mut add = |to: fn(&mut Call) -> &mut String, text: &Value| to(call).push_str(text.as_str().unwrap_or_default());
+            let call = calls
+                .entry(part["index"].as_u64().unwrap_or(0))
+                .or_default();
+            let mut add = |to: fn(&mut Call) -> &mut String, text: &Value| {
+                to(call).push_str(text.as_str().unwrap_or_default())
+            };
             add(|c| &mut c.id, &part["id"]);
             add(|c| &mut c.name, &part["function"]["name"]);
             add(|c| &mut c.arguments, &part["function"]["arguments"]);
         }
         let size = turn.text.len() + calls.values().map(|c| c.arguments.len()).sum::<usize>();
         if size as u64 > output_max || calls.len() > 64 {
-            return Err((EndReason::OutputLimit, format!("the model wrote more than {output_max} bytes")));
+            return Err((
+                EndReason::OutputLimit,
+                format!("the model wrote more than {output_max} bytes"),
+            ));
         }
         finished |= !chunk["choices"][0]["finish_reason"].is_null();
     }
     if !finished {
-        return Err(provider("the stream ended before the answer did".to_owned()));
+        return Err(provider(
+            "the stream ended before the answer did".to_owned(),
+        ));
     }
     turn.calls = calls.into_values().collect();
     Ok(turn)

@@ -6,7 +6,13 @@ use abbey_model::Tool;
 use std::collections::BTreeSet;
 
 /// Everything a model is told before the task.
-pub(super) fn assemble(charter: &str, agents_md: &str, memory: &str, skills: &[SkillView], tools: &BTreeSet<Tool>) -> String {
+pub(super) fn assemble(
+    charter: &str,
+    agents_md: &str,
+    memory: &str,
+    skills: &[SkillView],
+    tools: &BTreeSet<Tool>,
+) -> String {
     let mut out = String::new();
     let mut part = |title: &str, text: &str| {
         if !text.trim().is_empty() {
@@ -16,7 +22,10 @@ pub(super) fn assemble(charter: &str, agents_md: &str, memory: &str, skills: &[S
     part("charter", charter);
     part("house-rules", agents_md);
     part("memory", memory);
-    let mut lines: Vec<String> = skills.iter().map(|s| format!("- {}: {}", s.name, s.description)).collect();
+    let mut lines: Vec<String> = skills
+        .iter()
+        .map(|s| format!("- {}: {}", s.name, s.description))
+        .collect();
     lines.sort();
     part("skills", &lines.join("\n"));
     let names: Vec<&str> = tools.iter().map(|t| t.name()).collect();

@@ -28,9 +28,14 @@ impl Session {
     pub(super) fn open(home: &Path) -> io::Result<Session> {
         let path = home.join("session.jsonl");
         let mut file = open(&path)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            io::Error::new(io::ErrorKind::ResourceBusy, format!("`{}` has another writer", path.display()))
-        })?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
+            |_| {
+                io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    format!("`{}` has another writer", path.display()),
+                )
+            },
+        )?;
         let mut position = file.seek(SeekFrom::End(0))?;
         if position > 0 {
             let mut last = [0u8];
@@ -41,7 +46,12 @@ impl Session {
                 position += 1;
             }
         }
-        Ok(Session { home: home.to_owned(), file, position, redactor: Redactor::default() })
+        Ok(Session {
+            home: home.to_owned(),
+            file,
+            position,
+            redactor: Redactor::default(),
+        })
     }
 
     /// First byte of the next line.
@@ -64,12 +74,15 @@ impl Session {
             return;
         }
         let path = self.home.join("session.jsonl");
-        let aside = (1..).map(|n| self.home.join(format!("session-{n}.jsonl"))).find(|p| !p.exists());
+        let aside = (1..)
+            .map(|n| self.home.join(format!("session-{n}.jsonl")))
+            .find(|p| !p.exists());
         if let Some(aside) = aside
             && fs::rename(&path, aside).is_ok()
             && let Ok(file) = open(&path)
         {
-            let _ours_alone = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+            let _ours_alone =
+                rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
             self.file = file;
             self.position = 0;
         }
@@ -77,7 +90,12 @@ impl Session {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+    fs::OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -89,12 +107,19 @@ mod tests {
     fn a_torn_line_is_closed_off_and_there_is_one_writer() {
         let dir = std::env::temp_dir().join(format!("abbey-session-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("session.jsonl"), "{\"event\":\"a\"}\n{\"event\":\"to").unwrap();
+        fs::write(
+            dir.join("session.jsonl"),
+            "{\"event\":\"a\"}\n{\"event\":\"to",
+        )
+        .unwrap();
         let mut session = Session::open(&dir).unwrap();
         session.append(&json!({ "event": "b", "key": "sk-abbey-REDACTED" }));
         assert!(Session::open(&dir).is_err());
         let text = fs::read_to_string(dir.join("session.jsonl")).unwrap();
-        let whole = text.lines().filter(|l| serde_json::from_str::<Value>(l).is_ok()).count();
+        let whole = text
+            .lines()
+            .filter(|l| serde_json::from_str::<Value>(l).is_ok())
+            .count();
         assert_eq!((text.lines().count(), whole), (3, 2));
         assert!(text.contains("[redacted]") && !text.contains("ABCDEFGHIJ"));
         assert_eq!(session.position(), text.len() as u64);

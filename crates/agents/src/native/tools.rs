@@ -69,10 +69,12 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
 /// Carries out a call within the policy.
 pub(super) async fn perform(client: &Client, policy: &ToolPolicy, call: &Call) -> Receipt {
     let outcome = match call.name.parse::<Tool>() {
-        Ok(tool) if policy.tools.contains(&tool) => match serde_json::from_str::<Value>(&call.arguments) {
-            Ok(args) => act(client, policy, tool, &args).await,
-            Err(e) => Err(format!("the arguments are not JSON: {e}")),
-        },
+        Ok(tool) if policy.tools.contains(&tool) => {
+            match serde_json::from_str::<Value>(&call.arguments) {
+                Ok(args) => act(client, policy, tool, &args).await,
+                Err(e) => Err(format!("the arguments are not JSON: {e}")),
+            }
+        }
         Ok(tool) => Err(format!("the tool `{tool}` is not granted")),
         Err(error) => Err(error),
     };
@@ -91,8 +93,17 @@ pub(super) async fn perform(client: &Client, policy: &ToolPolicy, call: &Call) -
     Receipt { ok, text }
 }
 
-async fn act(client: &Client, policy: &ToolPolicy, tool: Tool, args: &Value) -> Result<String, String> {
-    let get = |key: &str| args[key].as_str().ok_or_else(|| format!("the argument `{key}` is missing"));
+async fn act(
+    client: &Client,
+    policy: &ToolPolicy,
+    tool: Tool,
+    args: &Value,
+) -> Result<String, String> {
+    let get = |key: &str| {
+        args[key]
+            .as_str()
+            .ok_or_else(|| format!("the argument `{key}` is missing"))
+    };
     match tool {
         Tool::Shell => shell(args).await,
         Tool::ReadFile => read(policy, get("path")?),
@@ -105,24 +116,50 @@ async fn act(client: &Client, policy: &ToolPolicy, tool: Tool, args: &Value) -> 
             let (path, old, new) = (get("path")?, get("old")?, get("new")?);
             let text = read(policy, path)?;
             match text.matches(old).count() {
-                1 => write(policy, path, &text.replacen(old, new, 1)).map(|()| format!("changed {path}")),
+                1 => write(policy, path, &text.replacen(old, new, 1))
+                    .map(|()| format!("changed {path}")),
                 0 => Err(format!("the text does not occur in {path}")),
-                n => Err(format!("the text occurs {n} times in {path}; give more of it")),
+                n => Err(format!(
+                    "the text occurs {n} times in {path}; give more of it"
+                )),
             }
         }
         Tool::Memory => memory(args["action"].as_str().unwrap_or("list"), &get),
         Tool::SearchSkills => {
-            let query: String = get("query")?.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '+' }).collect();
-            let found: Value = client.get(&format!("/api/v1/self/skills?q={query}")).await.map_err(|e| e.to_string())?;
-            let line = |s: &Value| format!("{}: {}", s["name"].as_str().unwrap_or("?"), s["description"].as_str().unwrap_or("?"));
-            Ok(found["skills"].as_array().into_iter().flatten().map(line).collect::<Vec<_>>().join("\n"))
+            let query: String = get("query")?
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c } else { '+' })
+                .collect();
+            let found: Value = client
+                .get(&format!("/api/v1/self/skills?q={query}"))
+                .await
+                .map_err(|e| e.to_string())?;
+            let line = |s: &Value| {
+                format!(
+                    "{}: {}",
+                    s["name"].as_str().unwrap_or("?"),
+                    s["description"].as_str().unwrap_or("?")
+                )
+            };
+            Ok(found["skills"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(line)
+                .collect::<Vec<_>>()
+                .join("\n"))
         }
         Tool::Finish => Ok("finished".to_owned()),
     }
 }
 
 async fn shell(args: &Value) -> Result<String, String> {
-    let argv: Vec<&str> = args["argv"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let argv: Vec<&str> = args["argv"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let (program, rest) = argv.split_first().ok_or("`argv` names no program")?;
     let mut child = tokio::process::Command::new(program)
         .args(rest)
@@ -150,26 +187,49 @@ async fn shell(args: &Value) -> Result<String, String> {
         tokio::join!(read, read_err);
         (out, err, child.wait().await)
     };
-    let (out, err, status) = tokio::time::timeout(SHELL_MAX, collect).await.map_err(|_| format!("`{program}` ran longer than {SHELL_MAX:?}"))?;
+    let (out, err, status) = tokio::time::timeout(SHELL_MAX, collect)
+        .await
+        .map_err(|_| format!("`{program}` ran longer than {SHELL_MAX:?}"))?;
     let status = status.map_err(|e| e.to_string())?;
-    let text = format!("{status}\n{}{}", String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
-    if status.success() { Ok(text) } else { Err(text) }
+    let text = format!(
+        "{status}\n{}{}",
+        String::from_utf8_lossy(&out),
+        String::from_utf8_lossy(&err)
+    );
+    if status.success() {
+        Ok(text)
+    } else {
+        Err(text)
+    }
 }
 
 /// Opens a file below the working directory; the kernel refuses every way out of it.
 fn open(policy: &ToolPolicy, path: &str, flags: OFlags) -> Result<File, String> {
     let clean = path.trim_start_matches("./");
     if !policy.paths.is_empty() && !policy.paths.iter().any(|p| clean.starts_with(p.as_str())) {
-        return Err(format!("`{path}` is outside the granted paths ({})", policy.paths.join(", ")));
+        return Err(format!(
+            "`{path}` is outside the granted paths ({})",
+            policy.paths.join(", ")
+        ));
     }
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    openat2(CWD, Path::new(clean), flags | OFlags::CLOEXEC, mode(flags), resolve)
-        .map(File::from)
-        .map_err(|e| format!("`{path}`: {e}"))
+    openat2(
+        CWD,
+        Path::new(clean),
+        flags | OFlags::CLOEXEC,
+        mode(flags),
+        resolve,
+    )
+    .map(File::from)
+    .map_err(|e| format!("`{path}`: {e}"))
 }
 
 fn mode(flags: OFlags) -> Mode {
-    if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o600) } else { Mode::empty() }
+    if flags.contains(OFlags::CREATE) {
+        Mode::from_raw_mode(0o600)
+    } else {
+        Mode::empty()
+    }
 }
 
 fn read(policy: &ToolPolicy, path: &str) -> Result<String, String> {
@@ -178,7 +238,9 @@ fn read(policy: &ToolPolicy, path: &str) -> Result<String, String> {
     if !file.metadata().is_ok_and(|m| m.is_file()) {
         return Err(format!("`{path}` is not a file"));
     }
-    file.take(FILE_MAX).read_to_string(&mut text).map_err(|e| format!("`{path}`: {e}"))?;
+    file.take(FILE_MAX)
+        .read_to_string(&mut text)
+        .map_err(|e| format!("`{path}`: {e}"))?;
     Ok(text)
 }
 
@@ -191,16 +253,35 @@ fn write(policy: &ToolPolicy, path: &str, content: &str) -> Result<(), String> {
     {
         std::fs::create_dir_all(dir).map_err(|e| format!("`{dir}`: {e}"))?;
     }
-    let mut file = open(policy, path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
-    file.write_all(content.as_bytes()).map_err(|e| format!("`{path}`: {e}"))
+    let mut file = open(
+        policy,
+        path,
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC,
+    )?;
+    file.write_all(content.as_bytes())
+        .map_err(|e| format!("`{path}`: {e}"))
 }
 
-fn memory<'a>(action: &str, get: &dyn Fn(&str) -> Result<&'a str, String>) -> Result<String, String> {
-    let own = ToolPolicy { paths: vec!["memory/".to_owned(), "MEMORY.md".to_owned()], ..ToolPolicy::default() };
+fn memory<'a>(
+    action: &str,
+    get: &dyn Fn(&str) -> Result<&'a str, String>,
+) -> Result<String, String> {
+    let own = ToolPolicy {
+        paths: vec!["memory/".to_owned(), "MEMORY.md".to_owned()],
+        ..ToolPolicy::default()
+    };
     let note = || {
         let name = get("name")?;
-        let legal = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if legal { Ok(format!("memory/{name}.md")) } else { Err(format!("`{name}` is not a name of a note")) }
+        let legal = !name.is_empty()
+            && name.len() <= 64
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if legal {
+            Ok(format!("memory/{name}.md"))
+        } else {
+            Err(format!("`{name}` is not a name of a note"))
+        }
     };
     match action {
         "list" => Ok(read(&own, "MEMORY.md").unwrap_or_default()),
@@ -209,8 +290,14 @@ fn memory<'a>(action: &str, get: &dyn Fn(&str) -> Result<&'a str, String>) -> Re
             let (path, content) = (note()?, get("content")?);
             write(&own, &path, content)?;
             let index = read(&own, "MEMORY.md").unwrap_or_default();
-            let line = format!("- [{path}]({path}): {}", content.lines().next().unwrap_or_default());
-            let mut lines: Vec<&str> = index.lines().filter(|l| !l.starts_with(&format!("- [{path}]"))).collect();
+            let line = format!(
+                "- [{path}]({path}): {}",
+                content.lines().next().unwrap_or_default()
+            );
+            let mut lines: Vec<&str> = index
+                .lines()
+                .filter(|l| !l.starts_with(&format!("- [{path}]")))
+                .collect();
             lines.push(&line);
             write(&own, "MEMORY.md", &format!("{}\n", lines.join("\n")))?;
             Ok(format!("saved {path}"))

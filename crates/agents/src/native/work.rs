@@ -14,14 +14,30 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Words with which a result claims to have done something.
 const CLAIMS: [&str; 14] = [
-    "i ran", "i created", "i deleted", "i wrote", "i have written", "i have created", "i merged", "i sent", "i restarted",
-    "i updated", "i installed", "i removed", "i delegated", "delegate:",
+    "i ran",
+    "i created",
+    "i deleted",
+    "i wrote",
+    "i have written",
+    "i have created",
+    "i merged",
+    "i sent",
+    "i restarted",
+    "i updated",
+    "i installed",
+    "i removed",
+    "i delegated",
+    "delegate:",
 ];
 
 /// How a run ended.
 pub(super) enum Ending {
     /// Well.
-    Done { text: String, source: &'static str, data: Value },
+    Done {
+        text: String,
+        source: &'static str,
+        data: Value,
+    },
     /// Badly.
     Failed { reason: EndReason, text: String },
 }
@@ -49,7 +65,12 @@ impl Work {
     pub(super) async fn perform(&mut self, session: &mut Session) -> Ending {
         let policy: ToolPolicy = match serde_json::from_value(self.offer.policy.clone()) {
             Ok(policy) => policy,
-            Err(e) => return Ending::Failed { reason: EndReason::AgentError, text: format!("the policy is not readable: {e}") },
+            Err(e) => {
+                return Ending::Failed {
+                    reason: EndReason::AgentError,
+                    text: format!("the policy is not readable: {e}"),
+                };
+            }
         };
         let wall = Duration::from_millis(policy.wall_ms_max.max(1000).unsigned_abs());
         let work = async {
@@ -60,16 +81,31 @@ impl Work {
         };
         match tokio::time::timeout(wall, work).await {
             Ok(ending) => ending,
-            Err(_) => Ending::Failed { reason: EndReason::WallTime, text: format!("the run took longer than {wall:?}") },
+            Err(_) => Ending::Failed {
+                reason: EndReason::WallTime,
+                text: format!("the run took longer than {wall:?}"),
+            },
         }
     }
 
-    async fn run_skill(&mut self, skill: &SkillView, policy: &ToolPolicy, session: &mut Session) -> Ending {
-        self.facts.insert("skill_hash".to_owned(), skill.hash.clone().into());
+    async fn run_skill(
+        &mut self,
+        skill: &SkillView,
+        policy: &ToolPolicy,
+        session: &mut Session,
+    ) -> Ending {
+        self.facts
+            .insert("skill_hash".to_owned(), skill.hash.clone().into());
         let args: Value = json!(self.offer.args);
-        let failed = |text: String| Ending::Failed { reason: EndReason::SkillFailed, text };
+        let failed = |text: String| Ending::Failed {
+            reason: EndReason::SkillFailed,
+            text,
+        };
         if let Err(wrong) = crate::skill::check_args(&skill.args, &args) {
-            return failed(format!("the arguments do not fit skill `{}`: {wrong}", skill.name));
+            return failed(format!(
+                "the arguments do not fit skill `{}`: {wrong}",
+                skill.name
+            ));
         }
         let Some(program) = &skill.program else {
             return failed(format!("skill `{}` has no program to run", skill.name));
@@ -83,10 +119,21 @@ impl Work {
             }
             None => tokio::process::Command::new(program),
         };
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true).spawn();
+        let child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn();
         let mut child = match child {
             Ok(child) => child,
-            Err(e) => return failed(format!("the program of skill `{}` could not be run: {e}", skill.name)),
+            Err(e) => {
+                return failed(format!(
+                    "the program of skill `{}` could not be run: {e}",
+                    skill.name
+                ));
+            }
         };
         if let Some(mut stdin) = child.stdin.take() {
             let _ended_early = stdin.write_all(args.to_string().as_bytes()).await;
@@ -106,14 +153,18 @@ impl Work {
         };
         tokio::join!(read_out, read_err);
         if out.len() as u64 > limit {
-            return Ending::Failed { reason: EndReason::OutputLimit, text: format!("skill `{}` wrote more than {limit} bytes", skill.name) };
+            return Ending::Failed {
+                reason: EndReason::OutputLimit,
+                text: format!("skill `{}` wrote more than {limit} bytes", skill.name),
+            };
         }
         let status = match child.wait().await {
             Ok(status) => status,
             Err(e) => return failed(e.to_string()),
         };
         let printed = String::from_utf8_lossy(&out).into_owned();
-        let answer: Value = serde_json::from_str(&printed).unwrap_or_else(|_| json!({ "text": printed.trim() }));
+        let answer: Value =
+            serde_json::from_str(&printed).unwrap_or_else(|_| json!({ "text": printed.trim() }));
         let mut text = answer["text"].as_str().unwrap_or_default().to_owned();
         session.append(&json!({
             "event": "skill", "run": self.run, "skill": skill.name, "skill_hash": skill.hash, "args": args,
@@ -121,7 +172,11 @@ impl Work {
         }));
         self.facts.insert("receipts".to_owned(), 1.into());
         if status.success() {
-            return Ending::Done { text, source: "skill", data: answer["data"].clone() };
+            return Ending::Done {
+                text,
+                source: "skill",
+                data: answer["data"].clone(),
+            };
         }
         if text.is_empty() {
             text = String::from_utf8_lossy(&err).trim().to_owned();
@@ -132,23 +187,44 @@ impl Work {
     async fn think(&mut self, policy: &ToolPolicy, session: &mut Session) -> Ending {
         let failed = |(reason, text): (EndReason, String)| Ending::Failed { reason, text };
         let Some(model_name) = self.offer.model.clone() else {
-            return failed((EndReason::AgentError, "no model is configured and no skill fits".to_owned()));
+            return failed((
+                EndReason::AgentError,
+                "no model is configured and no skill fits".to_owned(),
+            ));
         };
         let system = match self.system_prompt(policy).await {
             Ok(text) => text,
             Err(text) => return failed((EndReason::ProviderError, text)),
         };
-        self.facts.insert("prompt_hash".to_owned(), digest(system.as_bytes()).into());
+        self.facts
+            .insert("prompt_hash".to_owned(), digest(system.as_bytes()).into());
         let definitions = tools::definitions(policy);
-        let mut messages = vec![json!({ "role": "system", "content": system }), json!({ "role": "user", "content": self.offer.text })];
+        let mut messages = vec![
+            json!({ "role": "system", "content": system }),
+            json!({ "role": "user", "content": self.offer.text }),
+        ];
         let (mut receipts, mut output) = (0u32, 0u64);
         for turn_number in 1..=policy.turns_max {
             let left = policy.output_bytes_max.saturating_sub(output);
-            let turn = match model::ask(&self.client, &self.run, &model_name, &messages, &definitions, left).await {
+            let turn = match model::ask(
+                &self.client,
+                &self.run,
+                &model_name,
+                &messages,
+                &definitions,
+                left,
+            )
+            .await
+            {
                 Ok(turn) => turn,
                 Err(ending) => return failed(ending),
             };
-            output += turn.text.len() as u64 + turn.calls.iter().map(|c| c.arguments.len() as u64).sum::<u64>();
+            output += turn.text.len() as u64
+                + turn
+                    .calls
+                    .iter()
+                    .map(|c| c.arguments.len() as u64)
+                    .sum::<u64>();
             session.append(&json!({ "event": "turn", "run": self.run, "turn": turn_number, "message": turn.message() }));
             messages.push(turn.message());
             if turn.calls.is_empty() {
@@ -165,27 +241,54 @@ impl Work {
                 if call.name == "finish" && receipt.ok {
                     let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
                     // `finish` itself is no action in the world.
-                    return self.finish(args["result"].as_str().unwrap_or_default().to_owned(), receipts - 1);
+                    return self.finish(
+                        args["result"].as_str().unwrap_or_default().to_owned(),
+                        receipts - 1,
+                    );
                 }
-                messages.push(json!({ "role": "tool", "tool_call_id": call.id, "content": receipt.text }));
+                messages.push(
+                    json!({ "role": "tool", "tool_call_id": call.id, "content": receipt.text }),
+                );
             }
         }
-        failed((EndReason::TurnLimit, format!("no result within {} turns", policy.turns_max)))
+        failed((
+            EndReason::TurnLimit,
+            format!("no result within {} turns", policy.turns_max),
+        ))
     }
 
     /// A result that claims an action without a receipt is flagged (S3-38).
     fn finish(&mut self, text: String, receipts: u32) -> Ending {
         let lower = text.to_lowercase();
         let claims = CLAIMS.iter().any(|c| lower.contains(c));
-        self.facts.insert("flagged".to_owned(), (claims && receipts == 0).into());
-        Ending::Done { text, source: "model", data: Value::Null }
+        self.facts
+            .insert("flagged".to_owned(), (claims && receipts == 0).into());
+        Ending::Done {
+            text,
+            source: "model",
+            data: Value::Null,
+        }
     }
 
     async fn system_prompt(&self, policy: &ToolPolicy) -> Result<String, String> {
-        let charter: Value = self.client.get("/api/v1/self/charter").await.map_err(|e| e.to_string())?;
-        let skills: SkillsDoc = self.client.get("/api/v1/self/skills").await.map_err(|e| e.to_string())?;
+        let charter: Value = self
+            .client
+            .get("/api/v1/self/charter")
+            .await
+            .map_err(|e| e.to_string())?;
+        let skills: SkillsDoc = self
+            .client
+            .get("/api/v1/self/skills")
+            .await
+            .map_err(|e| e.to_string())?;
         let file = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
         let text = charter["charter"].as_str().unwrap_or_default();
-        Ok(prompt::assemble(text, &file("AGENTS.md"), &file("MEMORY.md"), &skills.skills, &policy.tools))
+        Ok(prompt::assemble(
+            text,
+            &file("AGENTS.md"),
+            &file("MEMORY.md"),
+            &skills.skills,
+            &policy.tools,
+        ))
     }
 }

@@ -8,7 +8,10 @@ use std::fmt::Write;
 async fn fact(name: &str, body: Value) -> Result<Value, String> {
     let client = door_client().map_err(|e| e.to_string())?;
     let path = format!("/api/v1/self/facts/{name}");
-    client.post::<Value>(&path, &body, &[]).await.map_err(|e| format!("the house did not give the fact `{name}`: {e}"))
+    client
+        .post::<Value>(&path, &body, &[])
+        .await
+        .map_err(|e| format!("the house did not give the fact `{name}`: {e}"))
 }
 
 fn number(value: &Value, key: &str) -> u64 {
@@ -35,14 +38,23 @@ pub(super) async fn disk_usage() -> Outcome {
         let (total, free) = (number(disk, "total_bytes"), number(disk, "available_bytes"));
         let used = 100 - free.saturating_mul(100) / total.max(1);
         let mount = disk["mount"].as_str().unwrap_or("?");
-        let _infallible = writeln!(text, "{mount}: {} free of {} ({used}% used)", gib(free), gib(total));
+        let _infallible = writeln!(
+            text,
+            "{mount}: {} free of {} ({used}% used)",
+            gib(free),
+            gib(total)
+        );
     }
     Ok((text.trim_end().to_owned(), data))
 }
 
 pub(super) async fn system_stats() -> Outcome {
     let data = fact("system", json!({})).await?;
-    let load = list(&data, "load").iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let load = list(&data, "load")
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     let text = format!(
         "{} processors, load {load}; {} of {} memory available; up {} s",
         number(&data, "processors"),
@@ -64,7 +76,14 @@ pub(super) async fn cell_status() -> Outcome {
             number(agent, "restarts")
         )
     };
-    Ok((list(&data, "agents").iter().map(line).collect::<Vec<_>>().join("\n"), data))
+    Ok((
+        list(&data, "agents")
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>()
+            .join("\n"),
+        data,
+    ))
 }
 
 pub(super) async fn service_status(only: &str) -> Outcome {
@@ -76,9 +95,17 @@ pub(super) async fn service_status(only: &str) -> Outcome {
             Some(false) => "probe does not answer",
             None => "no probe",
         };
-        format!("{}: {}, {health}", service["name"].as_str().unwrap_or("?"), service["presence"].as_str().unwrap_or("?"))
+        format!(
+            "{}: {}, {health}",
+            service["name"].as_str().unwrap_or("?"),
+            service["presence"].as_str().unwrap_or("?")
+        )
     };
-    let lines: Vec<String> = list(&data, "services").iter().filter(wanted).map(line).collect();
+    let lines: Vec<String> = list(&data, "services")
+        .iter()
+        .filter(wanted)
+        .map(line)
+        .collect();
     match (lines.is_empty(), only.is_empty()) {
         (true, true) => Ok(("this house has no service".to_owned(), data)),
         (true, false) => Err(format!("this house has no service `{only}`")),
@@ -88,14 +115,30 @@ pub(super) async fn service_status(only: &str) -> Outcome {
 
 pub(super) async fn log_search(query: &str) -> Outcome {
     let data = fact("logs", json!({ "query": query })).await?;
-    let line = |hit: &Value| format!("{} {}: {}", hit["at"].as_str().unwrap_or("?"), hit["cell"].as_str().unwrap_or("?"), hit["text"].as_str().unwrap_or(""));
+    let line = |hit: &Value| {
+        format!(
+            "{} {}: {}",
+            hit["at"].as_str().unwrap_or("?"),
+            hit["cell"].as_str().unwrap_or("?"),
+            hit["text"].as_str().unwrap_or("")
+        )
+    };
     let lines: Vec<String> = list(&data, "hits").iter().map(line).collect();
-    let text = if lines.is_empty() { format!("nothing in the logs holds `{query}`") } else { lines.join("\n") };
+    let text = if lines.is_empty() {
+        format!("nothing in the logs holds `{query}`")
+    } else {
+        lines.join("\n")
+    };
     Ok((text, data))
 }
 
 pub(super) async fn backup_state() -> Outcome {
     let data = fact("backup", json!({})).await?;
-    let text = format!("backup {} ({} bytes), state hash {}", data["path"].as_str().unwrap_or("?"), number(&data, "bytes"), data["state_hash"].as_str().unwrap_or("?"));
+    let text = format!(
+        "backup {} ({} bytes), state hash {}",
+        data["path"].as_str().unwrap_or("?"),
+        number(&data, "bytes"),
+        data["state_hash"].as_str().unwrap_or("?")
+    );
     Ok((text, data))
 }

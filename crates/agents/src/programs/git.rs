@@ -12,7 +12,14 @@ fn git(repository: &Path, args: &[&str]) -> Result<Output, String> {
         .arg("-C")
         .arg(repository)
         // Neither the repository nor the host may run hooks or ask questions here.
-        .args(["-c", "core.hooksPath=/dev/null", "-c", "protocol.allow=never", "-c", "gc.auto=0"])
+        .args([
+            "-c",
+            "core.hooksPath=/dev/null",
+            "-c",
+            "protocol.allow=never",
+            "-c",
+            "gc.auto=0",
+        ])
         .args(args)
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_TERMINAL_PROMPT", "0")
@@ -34,29 +41,51 @@ fn ask(repository: &Path, args: &[&str]) -> Result<String, String> {
 
 /// A repository below the workspace, which is our working directory.
 fn open(repository: &str) -> Result<PathBuf, String> {
-    let workspace = std::env::current_dir().and_then(|d| d.canonicalize()).map_err(|e| e.to_string())?;
-    let path = workspace.join(repository).canonicalize().map_err(|e| format!("repository `{repository}`: {e}"))?;
+    let workspace = std::env::current_dir()
+        .and_then(|d| d.canonicalize())
+        .map_err(|e| e.to_string())?;
+    let path = workspace
+        .join(repository)
+        .canonicalize()
+        .map_err(|e| format!("repository `{repository}`: {e}"))?;
     if !path.starts_with(&workspace) || path == workspace {
-        return Err(format!("repository `{repository}` lies outside the workspace"));
+        return Err(format!(
+            "repository `{repository}` lies outside the workspace"
+        ));
     }
-    ask(&path, &["rev-parse", "--git-dir"]).map_err(|_| format!("`{repository}` is not a git repository"))?;
+    ask(&path, &["rev-parse", "--git-dir"])
+        .map_err(|_| format!("`{repository}` is not a git repository"))?;
     Ok(path)
 }
 
 fn commit_of(repository: &Path, branch: &str) -> Result<String, String> {
     let name = format!("refs/heads/{branch}^{{commit}}");
-    ask(repository, &["rev-parse", "--verify", "--quiet", &name]).map_err(|_| format!("there is no branch `{branch}`"))
+    ask(repository, &["rev-parse", "--verify", "--quiet", &name])
+        .map_err(|_| format!("there is no branch `{branch}`"))
 }
 
 /// Merges without touching the working tree, then moves the branch in one step.
 pub(super) fn merge(repository: &str, source: &str, target: &str) -> Outcome {
     let path = open(repository)?;
     let (from, onto) = (commit_of(&path, source)?, commit_of(&path, target)?);
-    if git(&path, &["merge-base", "--is-ancestor", &from, &onto])?.status.success() {
+    if git(&path, &["merge-base", "--is-ancestor", &from, &onto])?
+        .status
+        .success()
+    {
         let text = format!("`{target}` already holds `{source}` in {repository}; nothing to merge");
         return Ok((text, json!({ "commit": onto, "merged": false })));
     }
-    let tree = git(&path, &["merge-tree", "--write-tree", "--name-only", "--no-messages", &onto, &from])?;
+    let tree = git(
+        &path,
+        &[
+            "merge-tree",
+            "--write-tree",
+            "--name-only",
+            "--no-messages",
+            &onto,
+            &from,
+        ],
+    )?;
     let printed = String::from_utf8_lossy(&tree.stdout).into_owned();
     let mut lines = printed.lines();
     let tree_id = lines.next().unwrap_or_default().to_owned();
@@ -64,32 +93,88 @@ pub(super) fn merge(repository: &str, source: &str, target: &str) -> Outcome {
         Some(0) => {}
         Some(1) => {
             let files: Vec<&str> = lines.filter(|l| !l.is_empty()).collect();
-            return Err(format!("`{source}` and `{target}` conflict in {}; the branch is as it was", files.join(", ")));
+            return Err(format!(
+                "`{source}` and `{target}` conflict in {}; the branch is as it was",
+                files.join(", ")
+            ));
         }
         _ => return Err(String::from_utf8_lossy(&tree.stderr).trim().to_owned()),
     }
     let message = format!("Merge branch '{source}' into {target}");
-    let commit = ask(&path, &["commit-tree", &tree_id, "-p", &onto, "-p", &from, "-m", &message])?;
-    let checked_out = ask(&path, &["symbolic-ref", "--quiet", "--short", "HEAD"]).is_ok_and(|head| head == target)
+    let commit = ask(
+        &path,
+        &[
+            "commit-tree",
+            &tree_id,
+            "-p",
+            &onto,
+            "-p",
+            &from,
+            "-m",
+            &message,
+        ],
+    )?;
+    let checked_out = ask(&path, &["symbolic-ref", "--quiet", "--short", "HEAD"])
+        .is_ok_and(|head| head == target)
         && ask(&path, &["rev-parse", "--is-inside-work-tree"]).is_ok_and(|inside| inside == "true");
     if checked_out {
         // Moves the branch and the working tree together, and refuses over local changes.
         ask(&path, &["merge", "--ff-only", "--quiet", &commit])?;
     } else {
         // Only if nobody moved the branch meanwhile.
-        ask(&path, &["update-ref", &format!("refs/heads/{target}"), &commit, &onto])?;
+        ask(
+            &path,
+            &[
+                "update-ref",
+                &format!("refs/heads/{target}"),
+                &commit,
+                &onto,
+            ],
+        )?;
     }
-    let text = format!("merged `{source}` into `{target}` in {repository} as {}", &commit[..commit.len().min(12)]);
-    Ok((text, json!({ "commit": commit, "merged": true, "parents": [onto, from] })))
+    let text = format!(
+        "merged `{source}` into `{target}` in {repository} as {}",
+        &commit[..commit.len().min(12)]
+    );
+    Ok((
+        text,
+        json!({ "commit": commit, "merged": true, "parents": [onto, from] }),
+    ))
 }
 
 pub(super) fn release_tag(repository: &str, target: &str, tag: &str) -> Outcome {
     let path = open(repository)?;
     let commit = commit_of(&path, target)?;
-    if git(&path, &["rev-parse", "--verify", "--quiet", &format!("refs/tags/{tag}")])?.status.success() {
-        return Err(format!("tag `{tag}` exists already; a release is not moved"));
+    if git(
+        &path,
+        &[
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            &format!("refs/tags/{tag}"),
+        ],
+    )?
+    .status
+    .success()
+    {
+        return Err(format!(
+            "tag `{tag}` exists already; a release is not moved"
+        ));
     }
-    ask(&path, &["tag", "--annotate", "--message", &format!("Release {tag}"), tag, &commit])?;
-    let text = format!("tagged {} on `{target}` in {repository} as {tag}", &commit[..commit.len().min(12)]);
+    ask(
+        &path,
+        &[
+            "tag",
+            "--annotate",
+            "--message",
+            &format!("Release {tag}"),
+            tag,
+            &commit,
+        ],
+    )?;
+    let text = format!(
+        "tagged {} on `{target}` in {repository} as {tag}",
+        &commit[..commit.len().min(12)]
+    );
     Ok((text, json!({ "tag": tag, "commit": commit })))
 }

@@ -9,7 +9,13 @@ use std::io::Read;
 
 /// Names of the programs.
 pub const NAMES: [&str; 8] = [
-    "disk-usage", "system-stats", "cell-status", "service-status", "git-merge", "git-release-tag", "log-search",
+    "disk-usage",
+    "system-stats",
+    "cell-status",
+    "service-status",
+    "git-merge",
+    "git-release-tag",
+    "log-search",
     "backup-state",
 ];
 
@@ -19,11 +25,20 @@ type Outcome = Result<(String, Value), String>;
 /// Runs a program; the exit status of the process.
 pub async fn run(name: &str) -> i32 {
     let mut input = String::new();
-    let args: Map<String, Value> = match std::io::stdin().lock().take(1 << 20).read_to_string(&mut input) {
+    let args: Map<String, Value> = match std::io::stdin()
+        .lock()
+        .take(1 << 20)
+        .read_to_string(&mut input)
+    {
         Ok(_) => serde_json::from_str(&input).unwrap_or_default(),
         Err(_) => Map::new(),
     };
-    let text = |key: &str| args.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |key: &str| {
+        args.get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let outcome = match name {
         "disk-usage" => facts::disk_usage().await,
         "system-stats" => facts::system_stats().await,

@@ -8,33 +8,98 @@ use std::os::unix::fs::MetadataExt;
 fn each_agent_has_a_user_an_environment_and_files_of_its_own() {
     let house = up(TWO);
     let secret = house.home().join("agents/abbot/home/token");
-    let read = house.run(&["exec", "sysadmin", "--", "cat", &secret.display().to_string()]);
-    assert_eq!(read.status.code(), Some(1), "another agent's token must not be readable");
-    assert_ne!(std::fs::metadata(house.home().join("agents/abbot/home")).unwrap().uid(), std::fs::metadata(house.home().join("agents/sysadmin/home")).unwrap().uid());
+    let read = house.run(&[
+        "exec",
+        "sysadmin",
+        "--",
+        "cat",
+        &secret.display().to_string(),
+    ]);
+    assert_eq!(
+        read.status.code(),
+        Some(1),
+        "another agent's token must not be readable"
+    );
+    assert_ne!(
+        std::fs::metadata(house.home().join("agents/abbot/home"))
+            .unwrap()
+            .uid(),
+        std::fs::metadata(house.home().join("agents/sysadmin/home"))
+            .unwrap()
+            .uid()
+    );
     let env = house.expect(0, &["exec", "sysadmin", "--", "env"]);
-    let mut names: Vec<&str> = env.lines().filter_map(|l| l.split_once('=').map(|(k, _)| k)).collect();
+    let mut names: Vec<&str> = env
+        .lines()
+        .filter_map(|l| l.split_once('=').map(|(k, _)| k))
+        .collect();
     names.sort_unstable();
-    assert_eq!(names, ["ABBEY_AGENT", "ABBEY_TOKEN_FILE", "ABBEY_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "HOME", "LANG", "LC_ALL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "PATH"]);
+    assert_eq!(
+        names,
+        [
+            "ABBEY_AGENT",
+            "ABBEY_TOKEN_FILE",
+            "ABBEY_URL",
+            "ANTHROPIC_API_KEY",
+            "ANTHROPIC_BASE_URL",
+            "HOME",
+            "LANG",
+            "LC_ALL",
+            "OPENAI_API_KEY",
+            "OPENAI_BASE_URL",
+            "PATH"
+        ]
+    );
     // The charter is the house's: the agent can neither write, replace nor remove it (S2-23).
-    for attack in ["echo x >> SOUL.md", "rm -f SOUL.md", "mv SOUL.md other", "echo y > z && mv z SOUL.md"] {
+    for attack in [
+        "echo x >> SOUL.md",
+        "rm -f SOUL.md",
+        "mv SOUL.md other",
+        "echo y > z && mv z SOUL.md",
+    ] {
         let output = house.run(&["exec", "sysadmin", "--", "sh", "-c", attack]);
         assert_ne!(output.status.code(), Some(0), "{attack}");
     }
     // A program's status passes through; what is not there is 127.
-    assert_eq!(house.run(&["exec", "sysadmin", "--", "sh", "-c", "exit 42"]).status.code(), Some(42));
-    assert_eq!(house.run(&["exec", "sysadmin", "--", "no-such-program"]).status.code(), Some(127));
-    assert_eq!(house.run(&["exec", "nobody", "--", "true"]).status.code(), Some(125));
+    assert_eq!(
+        house
+            .run(&["exec", "sysadmin", "--", "sh", "-c", "exit 42"])
+            .status
+            .code(),
+        Some(42)
+    );
+    assert_eq!(
+        house
+            .run(&["exec", "sysadmin", "--", "no-such-program"])
+            .status
+            .code(),
+        Some(127)
+    );
+    assert_eq!(
+        house.run(&["exec", "nobody", "--", "true"]).status.code(),
+        Some(125)
+    );
 }
 
 #[test]
 fn limits_are_in_force_and_read_back() {
-    let house = up(&TWO.replace("template: sysadmin,", "template: sysadmin, limits: { memory: 64MiB, cpus: 0.5, processes: 32 },"));
+    let house = up(&TWO.replace(
+        "template: sysadmin,",
+        "template: sysadmin, limits: { memory: 64MiB, cpus: 0.5, processes: 32 },",
+    ));
     let why = house.json(0, &["why", "sysadmin"]);
     assert_eq!(why["limits_in_force"]["memory"], 64 << 20);
     assert_eq!(why["limits_in_force"]["cpu_milli"], 500);
     assert_eq!(why["limits_in_force"]["processes"], 32);
     // A fork bomb ends at its ceiling; the house does not notice.
-    let bomb = house.run(&["exec", "sysadmin", "--", "sh", "-c", "for i in $(seq 100); do sleep 5 & done; wait"]);
+    let bomb = house.run(&[
+        "exec",
+        "sysadmin",
+        "--",
+        "sh",
+        "-c",
+        "for i in $(seq 100); do sleep 5 & done; wait",
+    ]);
     assert_ne!(bomb.status.code(), Some(0));
     house.expect(0, &["ps"]);
 }
@@ -42,83 +107,187 @@ fn limits_are_in_force_and_read_back() {
 #[test]
 fn a_crashed_agent_comes_back_and_says_why() {
     let house = up(TWO);
-    let pid = |house: &abbey_testkit::house::House| house.json(0, &["agent", "show", "sysadmin"])["pid"].as_i64();
+    let pid = |house: &abbey_testkit::house::House| {
+        house.json(0, &["agent", "show", "sysadmin"])["pid"].as_i64()
+    };
     let first = pid(&house).unwrap();
     kill(i32::try_from(first).unwrap());
-    until("a new boot", || house.json(0, &["agent", "show", "sysadmin"])["presence"] == "robed" && pid(&house) != Some(first));
+    until("a new boot", || {
+        house.json(0, &["agent", "show", "sysadmin"])["presence"] == "robed"
+            && pid(&house) != Some(first)
+    });
     let why = house.json(0, &["why", "sysadmin"]);
-    assert_eq!((why["last_exit"].as_str(), why["failures"].as_u64()), (Some("signal 9"), Some(1)));
+    assert_eq!(
+        (why["last_exit"].as_str(), why["failures"].as_u64()),
+        (Some("signal 9"), Some(1))
+    );
     assert_eq!(house.json(0, &["agent", "show", "sysadmin"])["restarts"], 1);
 }
 
 #[test]
 fn agents_are_added_stopped_and_removed_with_their_files_kept() {
     let house = up(TWO);
-    house.expect(0, &["agent", "new", "helper", "--template", "worker", "--reports-to", "abbot"]);
-    until("the new agent is up", || house.json(0, &["ps"])["agents"].as_array().unwrap().iter().any(|a| a["name"] == "helper" && a["presence"] == "robed"));
+    house.expect(
+        0,
+        &[
+            "agent",
+            "new",
+            "helper",
+            "--template",
+            "worker",
+            "--reports-to",
+            "abbot",
+        ],
+    );
+    until("the new agent is up", || {
+        house.json(0, &["ps"])["agents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|a| a["name"] == "helper" && a["presence"] == "robed")
+    });
     house.refused(4, &["agent", "new", "helper"]);
     house.expect(0, &["stop", "helper"]);
-    assert_eq!(house.json(0, &["agent", "show", "helper"])["presence"], "dead");
+    assert_eq!(
+        house.json(0, &["agent", "show", "helper"])["presence"],
+        "dead"
+    );
     // A stopped agent stays stopped, also over a new control plane.
     house.kill_serve();
     house.expect(0, &["up"]);
-    assert_eq!(house.json(0, &["agent", "show", "helper"])["presence"], "dead");
+    assert_eq!(
+        house.json(0, &["agent", "show", "helper"])["presence"],
+        "dead"
+    );
     house.expect(0, &["start", "helper"]);
-    let before = house.json(0, &["agent", "show", "helper"])["generation"].as_u64().unwrap();
+    let before = house.json(0, &["agent", "show", "helper"])["generation"]
+        .as_u64()
+        .unwrap();
     house.expect(0, &["restart", "helper"]);
-    assert!(house.json(0, &["agent", "show", "helper"])["generation"].as_u64().unwrap() > before);
+    assert!(
+        house.json(0, &["agent", "show", "helper"])["generation"]
+            .as_u64()
+            .unwrap()
+            > before
+    );
     let token = house.agent_token("helper");
     house.expect(0, &["agent", "rm", "helper"]);
     house.refused(3, &["agent", "show", "helper"]);
     assert!(!house.home().join("agents/helper").exists());
-    assert_eq!(std::fs::read_dir(house.home().join("removed")).unwrap().count(), 1);
-    assert_eq!(crate::doors::inside(&house, "GET", "/api/v1/self", &token, None).0, 401, "its credential is revoked");
+    assert_eq!(
+        std::fs::read_dir(house.home().join("removed"))
+            .unwrap()
+            .count(),
+        1
+    );
+    assert_eq!(
+        crate::doors::inside(&house, "GET", "/api/v1/self", &token, None).0,
+        401,
+        "its credential is revoked"
+    );
     let effective = house.expect(0, &["agent", "show", "sysadmin", "--effective"]);
     assert!(effective.contains("template sysadmin") && effective.contains("manifest, line"));
 }
 
 #[test]
 fn limits_of_a_run_have_typed_ends_and_claims_without_receipts_are_flagged() {
-    let house = up(&with_model("  abbot: { template: orchestrator, tools: { turns: 2, allow: [read_file, write_file, memory, finish] } }\n"));
-    let port = house.json(0, &["service", "list"])["services"][0]["port"].as_u64().unwrap();
+    let house = up(&with_model(
+        "  abbot: { template: orchestrator, tools: { turns: 2, allow: [read_file, write_file, memory, finish] } }\n",
+    ));
+    let port = house.json(0, &["service", "list"])["services"][0]["port"]
+        .as_u64()
+        .unwrap();
     let script = |turns: &str| {
         let url = format!("http://127.0.0.1:{port}/script");
-        let output = std::process::Command::new("curl").args(["-sf", "-X", "POST", "-H", "content-type: application/json", "-d", turns, &url]).status().unwrap();
+        let output = std::process::Command::new("curl")
+            .args([
+                "-sf",
+                "-X",
+                "POST",
+                "-H",
+                "content-type: application/json",
+                "-d",
+                turns,
+                &url,
+            ])
+            .status()
+            .unwrap();
         assert!(output.success());
     };
     // Tools act, each with a receipt; a tool that is not granted is refused.
-    script(r#"[{"tool_calls":[{"name":"write_file","arguments":{"path":"notes/a.txt","content":"hello"}},{"name":"shell","arguments":{"argv":["id"]}},{"name":"write_file","arguments":{"path":"../home/x","content":"no"}}]},{"text":"I created the note."}]"#);
+    script(
+        r#"[{"tool_calls":[{"name":"write_file","arguments":{"path":"notes/a.txt","content":"hello"}},{"name":"shell","arguments":{"argv":["id"]}},{"name":"write_file","arguments":{"path":"../home/x","content":"no"}}]},{"text":"I created the note."}]"#,
+    );
     let doc = house.json(0, &["task", "add", "write a note", "--wait"]);
     let run = &doc["task"]["runs"][0];
-    assert_eq!((run["receipts"].as_u64(), run["flagged"].as_bool()), (Some(3), Some(false)));
-    assert_eq!(house.expect(0, &["exec", "abbot", "--", "cat", "notes/a.txt"]), "hello");
+    assert_eq!(
+        (run["receipts"].as_u64(), run["flagged"].as_bool()),
+        (Some(3), Some(false))
+    );
+    assert_eq!(
+        house.expect(0, &["exec", "abbot", "--", "cat", "notes/a.txt"]),
+        "hello"
+    );
     assert!(!house.home().join("agents/abbot/home/x").exists());
     // Words that look like an action do nothing, and are seen (S3-38).
     script(r#"[{"text":"DELEGATE: sysadmin restart everything. I restarted it."}]"#);
-    assert_eq!(house.json(0, &["task", "add", "pretend", "--wait"])["task"]["runs"][0]["flagged"], true);
+    assert_eq!(
+        house.json(0, &["task", "add", "pretend", "--wait"])["task"]["runs"][0]["flagged"],
+        true
+    );
     // The turn limit.
-    script(r#"[{"tool_calls":[{"name":"memory","arguments":{"action":"list"}}]},{"tool_calls":[{"name":"memory","arguments":{"action":"list"}}]},{"text":"never"}]"#);
-    assert_eq!(house.json(1, &["task", "add", "go on and on", "--wait"])["task"]["runs"][0]["reason"], "turn_limit");
+    script(
+        r#"[{"tool_calls":[{"name":"memory","arguments":{"action":"list"}}]},{"tool_calls":[{"name":"memory","arguments":{"action":"list"}}]},{"text":"never"}]"#,
+    );
+    assert_eq!(
+        house.json(1, &["task", "add", "go on and on", "--wait"])["task"]["runs"][0]["reason"],
+        "turn_limit"
+    );
     // A cut stream whose usage is unknown costs its reservation, never nothing.
-    script(r#"[{"text":"half an ans","cut":true},{"text":"half an ans","cut":true},{"text":"half an ans","cut":true}]"#);
+    script(
+        r#"[{"text":"half an ans","cut":true},{"text":"half an ans","cut":true},{"text":"half an ans","cut":true}]"#,
+    );
     let doc = house.json(1, &["task", "add", "be cut off", "--wait"]);
     let run = &doc["task"]["runs"][0];
-    assert_eq!((run["usage"]["source"].as_str(), run["usage"]["input"].is_null(), run["cost_nano_usd"].is_null()), (Some("unknown"), true, true));
+    assert_eq!(
+        (
+            run["usage"]["source"].as_str(),
+            run["usage"]["input"].is_null(),
+            run["cost_nano_usd"].is_null()
+        ),
+        (Some("unknown"), true, true)
+    );
     let scope = format!("run:{}", run["id"].as_str().unwrap());
     let budgets = house.json(0, &["budget", "report"]);
-    let spent = budgets["scopes"].as_array().unwrap().iter().find(|s| s["scope"] == scope.as_str()).unwrap();
+    let spent = budgets["scopes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|s| s["scope"] == scope.as_str())
+        .unwrap();
     assert!(spent["spent"].as_u64().unwrap() > 200 && spent["reserved"] == 0);
-    assert_eq!(doc["task"]["runs"].as_array().unwrap().len(), 3, "a provider's failure is tried again, each time as a new run");
+    assert_eq!(
+        doc["task"]["runs"].as_array().unwrap().len(),
+        3,
+        "a provider's failure is tried again, each time as a new run"
+    );
 }
 
 #[test]
 fn without_room_in_the_budget_nothing_is_called() {
     let house = house();
-    house.manifest(&with_model("  abbot: { template: orchestrator, budget: { tokens_per_day: 50 } }\n"));
+    house.manifest(&with_model(
+        "  abbot: { template: orchestrator, budget: { tokens_per_day: 50 } }\n",
+    ));
     house.expect(0, &["up"]);
     let doc = house.json(1, &["task", "add", "think", "--wait"]);
     assert_eq!(doc["task"]["runs"][0]["reason"], "budget_exhausted");
-    let port = house.json(0, &["service", "list"])["services"][0]["port"].as_u64().unwrap();
-    let calls = std::process::Command::new("curl").args(["-s", &format!("http://127.0.0.1:{port}/calls")]).output().unwrap();
+    let port = house.json(0, &["service", "list"])["services"][0]["port"]
+        .as_u64()
+        .unwrap();
+    let calls = std::process::Command::new("curl")
+        .args(["-s", &format!("http://127.0.0.1:{port}/calls")])
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&calls.stdout), "{\"calls\":0}");
 }

@@ -14,24 +14,98 @@ fn documents_have_at_least_the_keys_of_the_contract() {
     let house = up(TWO);
     let task = house.json(0, &["task", "add", "show system stats", "--wait"]);
     assert_eq!(task["version"], 1);
-    keys(&task["task"], &["id", "title", "state", "assignee", "priority", "author", "attempts", "verified", "waiting_for", "result", "runs"]);
+    keys(
+        &task["task"],
+        &[
+            "id",
+            "title",
+            "state",
+            "assignee",
+            "priority",
+            "author",
+            "attempts",
+            "verified",
+            "waiting_for",
+            "result",
+            "runs",
+        ],
+    );
     keys(&task["task"]["result"], &["text", "source"]);
-    keys(&task["task"]["runs"][0], &["id", "state", "reason", "configured_model", "effective_model", "actual_model", "usage", "cost_nano_usd", "started_at", "ended_at"]);
-    keys(&task["task"]["runs"][0]["usage"], &["input", "output", "cached", "source"]);
+    keys(
+        &task["task"]["runs"][0],
+        &[
+            "id",
+            "state",
+            "reason",
+            "configured_model",
+            "effective_model",
+            "actual_model",
+            "usage",
+            "cost_nano_usd",
+            "started_at",
+            "ended_at",
+        ],
+    );
+    keys(
+        &task["task"]["runs"][0]["usage"],
+        &["input", "output", "cached", "source"],
+    );
     let ps = house.json(0, &["ps"]);
-    keys(&ps["agents"][0], &["name", "role", "presence", "runtime", "cell", "generation", "pid", "address", "ports", "uptime_s", "restarts", "model", "task", "budget", "memory_bytes"]);
+    keys(
+        &ps["agents"][0],
+        &[
+            "name",
+            "role",
+            "presence",
+            "runtime",
+            "cell",
+            "generation",
+            "pid",
+            "address",
+            "ports",
+            "uptime_s",
+            "restarts",
+            "model",
+            "task",
+            "budget",
+            "memory_bytes",
+        ],
+    );
     keys(&ps["agents"][0]["budget"], &["limit", "spent", "reserved"]);
     let why = house.json(0, &["task", "why", "TASK-1"]);
     keys(&why, &["version", "state", "reasons"]);
     keys(&why["reasons"][0], &["code", "text"]);
     let plan = house.json(0, &["plan"]);
     keys(&plan, &["version", "generation", "steps", "notes"]);
-    keys(&house.json(0, &["activity", "verify"]), &["ok", "entries", "head", "first_bad"]);
-    keys(&house.json(0, &["budget", "show"])["scopes"][0], &["scope", "metric", "window", "limit", "spent", "reserved", "state", "resets_at"]);
-    keys(&house.json(0, &["doctor"])["checks"][0], &["id", "severity", "state", "text", "remedy"]);
+    keys(
+        &house.json(0, &["activity", "verify"]),
+        &["ok", "entries", "head", "first_bad"],
+    );
+    keys(
+        &house.json(0, &["budget", "show"])["scopes"][0],
+        &[
+            "scope",
+            "metric",
+            "window",
+            "limit",
+            "spent",
+            "reserved",
+            "state",
+            "resets_at",
+        ],
+    );
+    keys(
+        &house.json(0, &["doctor"])["checks"][0],
+        &["id", "severity", "state", "text", "remedy"],
+    );
     let lines = house.expect(0, &["activity", "export"]);
     let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
-    keys(&first, &["seq", "at", "actor", "action", "entity", "detail", "prev", "hash"]);
+    keys(
+        &first,
+        &[
+            "seq", "at", "actor", "action", "entity", "detail", "prev", "hash",
+        ],
+    );
     assert_eq!(first["prev"].as_str().unwrap(), "0".repeat(64));
 }
 
@@ -42,22 +116,40 @@ fn refusals_have_codes_and_remedies() {
     assert!(house.refused(2, &["up"]).contains("abbey init"));
     house.manifest(&TWO.replace("template: sysadmin", "template: sysadmni"));
     let told = house.refused(2, &["up"]);
-    assert!(told.contains("line 8") && told.contains("did you mean `sysadmin`"), "{told}");
-    assert!(!house.home().join("run/serve.json").exists(), "a wrong manifest starts nothing");
+    assert!(
+        told.contains("line 9") && told.contains("did you mean `sysadmin`"),
+        "{told}"
+    );
+    assert!(
+        !house.home().join("run/serve.json").exists(),
+        "a wrong manifest starts nothing"
+    );
     house.manifest(TWO);
     house.expect(0, &["up"]);
-    assert!(house.refused(3, &["task", "add", "x", "--to", "nobody"]).contains("no agent `nobody`"));
+    assert!(
+        house
+            .refused(3, &["task", "add", "x", "--to", "nobody"])
+            .contains("no agent `nobody`")
+    );
     house.refused(3, &["task", "show", "TASK-99"]);
     house.refused(3, &["why", "nobody"]);
     house.refused(2, &["task", "add", "x", "--priority", "P9"]);
     house.refused(2, &["nonsense"]);
-    for verb in [&["tui"][..], &["delegate", "a", "b"], &["task", "import"], &["schedule", "list"]] {
+    for verb in [
+        &["tui"][..],
+        &["delegate", "a", "b"],
+        &["task", "import"],
+        &["schedule", "list"],
+    ] {
         assert!(house.refused(2, verb).contains("not built yet"), "{verb:?}");
     }
     // Parked work says why, by code 8, and by `why`.
     let parked = house.json(8, &["task", "add", "write a poem", "--wait"]);
     assert_eq!(parked["task"]["state"], "parked");
-    assert_eq!(house.json(0, &["task", "why", "1"])["reasons"][0]["code"], "no_model");
+    assert_eq!(
+        house.json(0, &["task", "why", "1"])["reasons"][0]["code"],
+        "no_model"
+    );
     house.expect(0, &["task", "cancel", "1"]);
     house.refused(4, &["task", "cancel", "1"]);
     house.json(0, &["task", "retry", "1"]);
@@ -78,7 +170,31 @@ fn a_plan_without_a_house_changes_nothing() {
 fn every_command_is_in_the_help_the_manual_and_the_completions() {
     let house = house();
     let help = house.expect(0, &["--help"]);
-    for verb in ["init", "up", "plan", "down", "ps", "start", "stop", "restart", "why", "logs", "exec", "agent", "template", "task", "budget", "skill", "activity", "doctor", "service", "backup", "restore", "completions", "man"] {
+    for verb in [
+        "init",
+        "up",
+        "plan",
+        "down",
+        "ps",
+        "start",
+        "stop",
+        "restart",
+        "why",
+        "logs",
+        "exec",
+        "agent",
+        "template",
+        "task",
+        "budget",
+        "skill",
+        "activity",
+        "doctor",
+        "service",
+        "backup",
+        "restore",
+        "completions",
+        "man",
+    ] {
         assert!(help.contains(verb), "{verb}");
     }
     assert!(house.expect(0, &["man"]).contains(".TH"));

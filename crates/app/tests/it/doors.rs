@@ -8,9 +8,18 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// One request over a Unix socket, by hand.
-fn exchange(socket: &Path, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+fn exchange(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, Value) {
     let mut stream = UnixStream::connect(socket).expect("the door is open");
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -19,30 +28,71 @@ fn exchange(socket: &Path, method: &str, path: &str, headers: &[(&str, &str)], b
     let mut answer = Vec::new();
     let _reset = stream.read_to_end(&mut answer);
     let text = String::from_utf8_lossy(&answer).into_owned();
-    let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    let status = text
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(0);
     let body = text.split_once("\r\n\r\n").map_or("", |(_, b)| b);
-    let json = body.find('{').and_then(|start| serde_json::from_str(&body[start..=body.rfind('}')?]).ok());
+    let json = body
+        .find('{')
+        .and_then(|start| serde_json::from_str(&body[start..=body.rfind('}')?]).ok());
     (status, json.unwrap_or(Value::Null))
 }
 
 /// A request by the inside door.
-pub(crate) fn inside(house: &House, method: &str, path: &str, token: &str, body: Option<Value>) -> (u16, Value) {
+pub(crate) fn inside(
+    house: &House,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: Option<Value>,
+) -> (u16, Value) {
     inside_with(house, method, path, token, body, &[])
 }
 
-pub(crate) fn inside_with(house: &House, method: &str, path: &str, token: &str, body: Option<Value>, more: &[(&str, &str)]) -> (u16, Value) {
+pub(crate) fn inside_with(
+    house: &House,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: Option<Value>,
+    more: &[(&str, &str)],
+) -> (u16, Value) {
     let bearer = format!("Bearer {token}");
-    let mut headers = vec![("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let mut headers = vec![
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+    ];
     headers.extend(more);
-    exchange(&house.home().join("run/inside.sock"), method, path, &headers, &body.map(|b| b.to_string()).unwrap_or_default())
+    exchange(
+        &house.home().join("run/inside.sock"),
+        method,
+        path,
+        &headers,
+        &body.map(|b| b.to_string()).unwrap_or_default(),
+    )
 }
 
 /// A request by the outside door.
-pub(crate) fn outside(house: &House, method: &str, path: &str, token: &str, body: Option<Value>, more: &[(&str, &str)]) -> (u16, Value) {
+pub(crate) fn outside(
+    house: &House,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: Option<Value>,
+    more: &[(&str, &str)],
+) -> (u16, Value) {
     let bearer = format!("Bearer {token}");
     let mut headers = vec![("authorization", bearer.as_str())];
     headers.extend(more);
-    exchange(&house.home().join("run/operator.sock"), method, path, &headers, &body.map(|b| b.to_string()).unwrap_or_default())
+    exchange(
+        &house.home().join("run/operator.sock"),
+        method,
+        path,
+        &headers,
+        &body.map(|b| b.to_string()).unwrap_or_default(),
+    )
 }
 
 #[test]
@@ -51,23 +101,49 @@ fn no_credential_no_answer_and_no_door_takes_the_others() {
     let (operator, agent) = (house.operator_token(), house.agent_token("sysadmin"));
     assert_eq!(outside(&house, "GET", "/healthz", "", None, &[]).0, 200);
     for route in abbey_api::routes::ROUTES {
-        let path = route.path.replace("{agent}", "sysadmin").replace("{task}", "1").replace("{run}", "run_0").replace("{service}", "x").replace("{fact}", "disks");
+        let path = route
+            .path
+            .replace("{agent}", "sysadmin")
+            .replace("{task}", "1")
+            .replace("{run}", "run_0")
+            .replace("{service}", "x")
+            .replace("{fact}", "disks");
         if path == "/healthz" || path == "/api/v1/down" {
             continue;
         }
         let (none, wrong) = match route.door {
-            abbey_api::routes::Door::Outside => (outside(&house, route.method, &path, "nonsense", None, &[]), outside(&house, route.method, &path, &agent, None, &[])),
-            abbey_api::routes::Door::Inside => (inside(&house, route.method, &path, "nonsense", None), inside(&house, route.method, &path, &operator, None)),
+            abbey_api::routes::Door::Outside => (
+                outside(&house, route.method, &path, "nonsense", None, &[]),
+                outside(&house, route.method, &path, &agent, None, &[]),
+            ),
+            abbey_api::routes::Door::Inside => (
+                inside(&house, route.method, &path, "nonsense", None),
+                inside(&house, route.method, &path, &operator, None),
+            ),
         };
         assert_eq!((none.0, wrong.0), (401, 403), "{} {path}", route.method);
-        assert!(none.1["type"].as_str().unwrap().starts_with("urn:abbey:problem:"), "{path}");
+        assert!(
+            none.1["type"]
+                .as_str()
+                .unwrap()
+                .starts_with("urn:abbey:problem:"),
+            "{path}"
+        );
         // With the right credential every route of the table is there.
         if route.method == "GET" && !path.contains("next") && !path.contains("events") {
             let right = match route.door {
-                abbey_api::routes::Door::Outside => outside(&house, "GET", &path, &operator, None, &[]),
+                abbey_api::routes::Door::Outside => {
+                    outside(&house, "GET", &path, &operator, None, &[])
+                }
                 abbey_api::routes::Door::Inside => inside(&house, "GET", &path, &agent, None),
             };
-            assert!(right.0 == 200 || right.1["detail"].as_str().is_some_and(|d| !d.contains("no route")), "{path}: {right:?}");
+            assert!(
+                right.0 == 200
+                    || right.1["detail"]
+                        .as_str()
+                        .is_some_and(|d| !d.contains("no route")),
+                "{path}: {right:?}"
+            );
         }
     }
     for (door, path) in abbey_api::routes::NOT_BUILT {
@@ -77,7 +153,10 @@ fn no_credential_no_answer_and_no_door_takes_the_others() {
         };
         assert_eq!(told.0, 501, "{path} is refused by name");
     }
-    assert_eq!(outside(&house, "GET", "/api/v1/nothing", &operator, None, &[]).0, 404);
+    assert_eq!(
+        outside(&house, "GET", "/api/v1/nothing", &operator, None, &[]).0,
+        404
+    );
 }
 
 #[test]
@@ -88,29 +167,104 @@ fn an_agent_acts_only_as_itself_and_only_under_its_lease() {
     house.expect(0, &["task", "add", "show system stats"]);
     let (sysadmin, abbot) = (house.agent_token("sysadmin"), house.agent_token("abbot"));
     let (status, offer) = inside(&house, "GET", "/api/v1/self/next", &sysadmin, None);
-    assert_eq!((status, offer["skill"]["name"].as_str()), (200, Some("system-stats")));
+    assert_eq!(
+        (status, offer["skill"]["name"].as_str()),
+        (200, Some("system-stats"))
+    );
     let id = offer["task"].as_str().unwrap();
     // Not a candidate.
-    assert_eq!(inside(&house, "POST", &format!("/api/v1/self/tasks/{id}/claim"), &abbot, Some(json!({}))).0, 403);
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            &format!("/api/v1/self/tasks/{id}/claim"),
+            &abbot,
+            Some(json!({}))
+        )
+        .0,
+        403
+    );
     // A claim from an older look is refused with the version now (S4-23).
-    let (status, stale) = inside(&house, "POST", &format!("/api/v1/self/tasks/{id}/claim"), &sysadmin, Some(json!({ "revision": 1 })));
-    assert_eq!((status, stale["current"].as_u64()), (409, offer["revision"].as_u64()));
-    let (status, claim) = inside(&house, "POST", &format!("/api/v1/self/tasks/{id}/claim"), &sysadmin, Some(json!({ "revision": offer["revision"] })));
+    let (status, stale) = inside(
+        &house,
+        "POST",
+        &format!("/api/v1/self/tasks/{id}/claim"),
+        &sysadmin,
+        Some(json!({ "revision": 1 })),
+    );
+    assert_eq!(
+        (status, stale["current"].as_u64()),
+        (409, offer["revision"].as_u64())
+    );
+    let (status, claim) = inside(
+        &house,
+        "POST",
+        &format!("/api/v1/self/tasks/{id}/claim"),
+        &sysadmin,
+        Some(json!({ "revision": offer["revision"] })),
+    );
     assert_eq!(status, 200);
     let token = claim["lease"]["token"].to_string();
     let complete = |who: &str, lease: &str| {
         let body = json!({ "text": "x", "source": "skill" });
-        inside_with(&house, "POST", &format!("/api/v1/self/tasks/{id}/complete"), who, Some(body), &[("abbey-lease", lease)])
+        inside_with(
+            &house,
+            "POST",
+            &format!("/api/v1/self/tasks/{id}/complete"),
+            who,
+            Some(body),
+            &[("abbey-lease", lease)],
+        )
     };
     // Another agent with the right token, the right agent with a wrong one, and none.
     let (status, told) = complete(&abbot, &token);
     assert_eq!((status, told["holder"].as_str()), (409, Some("sysadmin")));
     assert_eq!(complete(&sysadmin, "99").0, 409);
-    assert_eq!(inside(&house, "POST", &format!("/api/v1/self/tasks/{id}/complete"), &sysadmin, Some(json!({ "text": "x", "source": "skill" }))).0, 422);
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            &format!("/api/v1/self/tasks/{id}/complete"),
+            &sysadmin,
+            Some(json!({ "text": "x", "source": "skill" }))
+        )
+        .0,
+        422
+    );
     // Facts are granted by the skill of a running task, and only those.
-    assert_eq!(inside(&house, "POST", "/api/v1/self/facts/system", &sysadmin, Some(json!({}))).0, 200);
-    assert_eq!(inside(&house, "POST", "/api/v1/self/facts/disks", &sysadmin, Some(json!({}))).0, 403);
-    assert_eq!(inside(&house, "POST", "/api/v1/self/facts/system", &abbot, Some(json!({}))).0, 403);
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/api/v1/self/facts/system",
+            &sysadmin,
+            Some(json!({}))
+        )
+        .0,
+        200
+    );
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/api/v1/self/facts/disks",
+            &sysadmin,
+            Some(json!({}))
+        )
+        .0,
+        403
+    );
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/api/v1/self/facts/system",
+            &abbot,
+            Some(json!({}))
+        )
+        .0,
+        403
+    );
     assert_eq!(complete(&sysadmin, &token).0, 200);
     // A second completion of the same right is refused.
     assert_eq!(complete(&sysadmin, &token).0, 409);
@@ -121,22 +275,101 @@ fn bad_bodies_are_refused_with_reasons_and_never_with_a_fault() {
     let house = up(&with_model("  abbot: { template: orchestrator }\n"));
     let (operator, agent) = (house.operator_token(), house.agent_token("abbot"));
     let huge = "x".repeat(3 << 20);
-    assert_eq!(exchange(&house.home().join("run/operator.sock"), "POST", "/api/v1/tasks", &[("authorization", &format!("Bearer {operator}"))], &huge).0, 413);
-    for body in ["", "[", "[]", "{\"text\":1}", "{\"text\":\"\"}", "{\"text\":\"x\",\"priority\":\"P7\"}", "{\"text\":\"x\",\"skill\":\"none\"}", "null", "\"\\u0000\""] {
-        let (status, _) = exchange(&house.home().join("run/operator.sock"), "POST", "/api/v1/tasks", &[("authorization", &format!("Bearer {operator}"))], body);
+    assert_eq!(
+        exchange(
+            &house.home().join("run/operator.sock"),
+            "POST",
+            "/api/v1/tasks",
+            &[("authorization", &format!("Bearer {operator}"))],
+            &huge
+        )
+        .0,
+        413
+    );
+    for body in [
+        "",
+        "[",
+        "[]",
+        "{\"text\":1}",
+        "{\"text\":\"\"}",
+        "{\"text\":\"x\",\"priority\":\"P7\"}",
+        "{\"text\":\"x\",\"skill\":\"none\"}",
+        "null",
+        "\"\\u0000\"",
+    ] {
+        let (status, _) = exchange(
+            &house.home().join("run/operator.sock"),
+            "POST",
+            "/api/v1/tasks",
+            &[("authorization", &format!("Bearer {operator}"))],
+            body,
+        );
         assert!((400..500).contains(&status), "{body}: {status}");
     }
-    for path in ["/api/v1/tasks/../x", "/api/v1/tasks/%00", "/api/v1/agents/'; DROP", "/api/v1/tasks?limit=x", "/api/v1/tasks?state=none", "/api/v1/runs/run_zz"] {
-        let (status, _) = outside(&house, "GET", &path.replace(' ', "%20"), &operator, None, &[]);
+    for path in [
+        "/api/v1/tasks/../x",
+        "/api/v1/tasks/%00",
+        "/api/v1/agents/'; DROP",
+        "/api/v1/tasks?limit=x",
+        "/api/v1/tasks?state=none",
+        "/api/v1/runs/run_zz",
+    ] {
+        let (status, _) = outside(
+            &house,
+            "GET",
+            &path.replace(' ', "%20"),
+            &operator,
+            None,
+            &[],
+        );
         assert!((400..500).contains(&status), "{path}: {status}");
     }
     // The gateway: no run, a foreign model, no messages.
-    let call = |model: &str| json!({ "model": model, "messages": [{ "role": "user", "content": "x" }] });
-    assert_eq!(inside(&house, "POST", "/v1/chat/completions", &agent, Some(call("scripted/scripted-1"))).0, 403, "no live lease");
-    assert_eq!(inside(&house, "POST", "/v1/chat/completions", &agent, Some(call("other/model"))).0, 403);
-    assert_eq!(inside(&house, "POST", "/v1/chat/completions", &agent, Some(json!({ "model": "scripted-1" }))).0, 400);
-    assert_eq!(inside(&house, "GET", "/v1/models", &agent, None).1["data"][0]["id"], "scripted/scripted-1");
-    assert!(house.json(0, &["activity", "verify"])["ok"].as_bool().unwrap());
+    let call =
+        |model: &str| json!({ "model": model, "messages": [{ "role": "user", "content": "x" }] });
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/v1/chat/completions",
+            &agent,
+            Some(call("scripted/scripted-1"))
+        )
+        .0,
+        403,
+        "no live lease"
+    );
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/v1/chat/completions",
+            &agent,
+            Some(call("other/model"))
+        )
+        .0,
+        403
+    );
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/v1/chat/completions",
+            &agent,
+            Some(json!({ "model": "scripted-1" }))
+        )
+        .0,
+        400
+    );
+    assert_eq!(
+        inside(&house, "GET", "/v1/models", &agent, None).1["data"][0]["id"],
+        "scripted/scripted-1"
+    );
+    assert!(
+        house.json(0, &["activity", "verify"])["ok"]
+            .as_bool()
+            .unwrap()
+    );
 }
 
 #[test]
@@ -147,16 +380,56 @@ fn a_rotated_credential_overlaps_and_an_etag_guards_edits() {
     let new = house.agent_token("sysadmin");
     assert_ne!(old, new);
     assert_eq!(inside(&house, "GET", "/api/v1/self", &new, None).0, 200);
-    assert_eq!(inside(&house, "GET", "/api/v1/self", &old, None).0, 200, "the old one ends after an overlap");
+    assert_eq!(
+        inside(&house, "GET", "/api/v1/self", &old, None).0,
+        200,
+        "the old one ends after an overlap"
+    );
     let operator = house.operator_token();
     house.json(8, &["task", "add", "think", "--wait"]);
-    let (status, told) = outside(&house, "POST", "/api/v1/tasks/1/cancel", &operator, None, &[("if-match", "\"1\"")]);
+    let (status, told) = outside(
+        &house,
+        "POST",
+        "/api/v1/tasks/1/cancel",
+        &operator,
+        None,
+        &[("if-match", "\"1\"")],
+    );
     assert_eq!(status, 409);
     let current = told["current"].as_u64().unwrap();
-    assert_eq!(outside(&house, "POST", "/api/v1/tasks/1/cancel", &operator, None, &[("if-match", &format!("\"{current}\""))]).0, 200);
-    let (_, manifest) = outside(&house, "GET", "/api/v1/generations/current", &operator, None, &[]);
+    assert_eq!(
+        outside(
+            &house,
+            "POST",
+            "/api/v1/tasks/1/cancel",
+            &operator,
+            None,
+            &[("if-match", &format!("\"{current}\""))]
+        )
+        .0,
+        200
+    );
+    let (_, manifest) = outside(
+        &house,
+        "GET",
+        "/api/v1/generations/current",
+        &operator,
+        None,
+        &[],
+    );
     let body = json!({ "manifest": manifest["manifest"], "base_dir": manifest["base_dir"] });
-    assert_eq!(outside(&house, "POST", "/api/v1/generations", &operator, Some(body), &[("if-match", "\"7\"")]).0, 409);
+    assert_eq!(
+        outside(
+            &house,
+            "POST",
+            "/api/v1/generations",
+            &operator,
+            Some(body),
+            &[("if-match", "\"7\"")]
+        )
+        .0,
+        409
+    );
 }
 
 #[test]
@@ -164,25 +437,52 @@ fn no_secret_is_found_anywhere_but_where_it_belongs() {
     let house = crate::house();
     let canary = "canary-8d1f0a7be2-secret";
     std::fs::write(house.path("provider.key"), canary).unwrap();
-    let manifest = with_model("  abbot: { template: orchestrator }\n").replace("service: model,", "service: model, key: file:provider.key,");
+    let manifest = with_model("  abbot: { template: orchestrator }\n")
+        .replace("service: model,", "service: model, key: file:provider.key,");
     house.manifest(&manifest);
     house.expect(0, &["up"]);
     let token = house.agent_token("abbot");
     // A careless operator and a careless agent.
-    house.expect(0, &["task", "add", &format!("remember {canary} and {}", token.trim()), "--wait"]);
-    inside(&house, "POST", "/api/v1/self/activity", &token, Some(json!({ "text": format!("note {canary}") })));
+    house.expect(
+        0,
+        &[
+            "task",
+            "add",
+            &format!("remember {canary} and {}", token.trim()),
+            "--wait",
+        ],
+    );
+    inside(
+        &house,
+        "POST",
+        "/api/v1/self/activity",
+        &token,
+        Some(json!({ "text": format!("note {canary}") })),
+    );
     house.expect(0, &["exec", "abbot", "--", "sh", "-c", "echo done"]);
     let backup = house.path("b.tar");
     house.expect(0, &["backup", &backup.display().to_string()]);
-    let shown = [house.expect(0, &["activity", "export"]), house.expect(0, &["logs", "abbot"]), house.serve_log(), house.expect(0, &["agent", "show", "abbot", "--effective"])].join("\n");
+    let shown = [
+        house.expect(0, &["activity", "export"]),
+        house.expect(0, &["logs", "abbot"]),
+        house.serve_log(),
+        house.expect(0, &["agent", "show", "abbot", "--effective"]),
+    ]
+    .join("\n");
     for secret in [canary, token.trim(), house.operator_token().trim()] {
         assert!(!shown.contains(secret), "a secret is shown");
-        let session = std::fs::read_to_string(house.home().join("agents/abbot/home/session.jsonl")).unwrap();
+        let session =
+            std::fs::read_to_string(house.home().join("agents/abbot/home/session.jsonl")).unwrap();
         if secret != canary {
-            assert!(!session.contains(secret), "a token-shaped secret is in the session");
+            assert!(
+                !session.contains(secret),
+                "a token-shaped secret is in the session"
+            );
         }
         let archive = std::fs::read(&backup).unwrap();
-        let in_archive = archive.windows(secret.len()).any(|w| w == secret.as_bytes());
+        let in_archive = archive
+            .windows(secret.len())
+            .any(|w| w == secret.as_bytes());
         if secret != canary && secret != token.trim() {
             assert!(!in_archive, "a credential is in the backup");
         }
@@ -190,10 +490,15 @@ fn no_secret_is_found_anywhere_but_where_it_belongs() {
     // Arguments and environments of every process of this house.
     let home = house.home().display().to_string();
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(argv) = std::fs::read(process.path().join("cmdline")) else { continue };
+        let Ok(argv) = std::fs::read(process.path().join("cmdline")) else {
+            continue;
+        };
         let argv = String::from_utf8_lossy(&argv).into_owned();
         if argv.contains(&home) || argv.contains("role\0") {
-            assert!(!argv.contains(canary) && !argv.contains(token.trim()), "{argv}");
+            assert!(
+                !argv.contains(canary) && !argv.contains(token.trim()),
+                "{argv}"
+            );
         }
     }
 }
@@ -202,11 +507,18 @@ fn no_secret_is_found_anywhere_but_where_it_belongs() {
 fn events_stream_and_resume_where_they_were() {
     let house = up(TWO);
     let operator = house.operator_token();
-    let head = house.json(0, &["activity", "verify"])["entries"].as_u64().unwrap();
+    let head = house.json(0, &["activity", "verify"])["entries"]
+        .as_u64()
+        .unwrap();
     let mut stream = UnixStream::connect(house.home().join("run/operator.sock")).unwrap();
-    let request = format!("GET /api/v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {operator}\r\nlast-event-id: {}\r\n\r\n", head - 2);
+    let request = format!(
+        "GET /api/v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {operator}\r\nlast-event-id: {}\r\n\r\n",
+        head - 2
+    );
     stream.write_all(request.as_bytes()).unwrap();
-    stream.set_read_timeout(Some(abbey_testkit::house::WITHIN)).unwrap();
+    stream
+        .set_read_timeout(Some(abbey_testkit::house::WITHIN))
+        .unwrap();
     house.expect(0, &["task", "add", "show system stats"]);
     let mut text = String::new();
     let mut buffer = [0u8; 4096];
@@ -214,6 +526,13 @@ fn events_stream_and_resume_where_they_were() {
         let n = stream.read(&mut buffer).expect("events arrive");
         text.push_str(&String::from_utf8_lossy(&buffer[..n]));
     }
-    let ids: Vec<u64> = text.lines().filter_map(|l| l.strip_prefix("id: ")?.trim().parse().ok()).collect();
-    assert_eq!(ids[..3], [head - 1, head, head + 1], "nothing is missed and nothing comes twice");
+    let ids: Vec<u64> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("id: ")?.trim().parse().ok())
+        .collect();
+    assert_eq!(
+        ids[..3],
+        [head - 1, head, head + 1],
+        "nothing is missed and nothing comes twice"
+    );
 }

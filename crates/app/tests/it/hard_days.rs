@@ -10,16 +10,40 @@ fn conflicts_of_ports_and_secrets_name_the_thing_and_the_remedy() {
     let house = house();
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = busy.local_addr().unwrap().port();
-    house.manifest(&format!("{TWO}services:\n  s: {{ cell: process, command: [sleep, '60'], port: {port} }}\n"));
+    house.manifest(&format!(
+        "{TWO}services:\n  s: {{ cell: process, command: [sleep, '60'], port: {port} }}\n"
+    ));
     let told = house.refused(4, &["up"]);
-    assert!(told.contains(&format!("port {port} is held by pid {}", std::process::id())), "{told}");
-    house.manifest(&format!("{TWO}services:\n  s: {{ cell: process, command: [no-such-program] }}\n"));
-    assert!(house.refused(4, &["up"]).contains("`no-such-program` was found neither"));
+    assert!(
+        told.contains(&format!(
+            "port {port} is held by pid {}",
+            std::process::id()
+        )),
+        "{told}"
+    );
+    house.manifest(&format!(
+        "{TWO}services:\n  s: {{ cell: process, command: [no-such-program] }}\n"
+    ));
+    assert!(
+        house
+            .refused(4, &["up"])
+            .contains("`no-such-program` was found neither")
+    );
     house.manifest(&TWO.replace("defaults: {", "providers: { p: { kind: openai, base_url: http://127.0.0.1:1/v1, key: env:ABBEY_NO_SUCH_KEY } }\ndefaults: { model: p/m,"));
     let told = house.refused(4, &["up"]);
-    assert!(told.contains("ABBEY_NO_SUCH_KEY") && told.contains("set"), "{told}");
-    house.manifest(&TWO.replace("template: sysadmin,", "template: sysadmin, skills: [no-such-skill],"));
-    assert!(house.refused(4, &["up"]).contains("no skill `no-such-skill`"));
+    assert!(
+        told.contains("ABBEY_NO_SUCH_KEY") && told.contains("set"),
+        "{told}"
+    );
+    house.manifest(&TWO.replace(
+        "template: sysadmin,",
+        "template: sysadmin, skills: [no-such-skill],",
+    ));
+    assert!(
+        house
+            .refused(4, &["up"])
+            .contains("no skill `no-such-skill`")
+    );
     house.manifest(TWO);
     house.expect(0, &["up"]);
 }
@@ -29,7 +53,10 @@ fn a_second_control_plane_on_one_home_is_refused_with_the_holder() {
     let house = up(TWO);
     let output = house.run(&["role", "serve"]);
     assert_eq!(output.status.code(), Some(4));
-    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("already kept by process {}", house.serve_pid())));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains(&format!("already kept by process {}", house.serve_pid()))
+    );
 }
 
 #[test]
@@ -38,16 +65,26 @@ fn a_home_that_cannot_be_used_is_named() {
     house.manifest(TWO);
     let file = house.path("file");
     std::fs::write(&file, "x").unwrap();
-    let told = house.refused(1, &["--home", &file.join("below").display().to_string(), "up"]);
+    let told = house.refused(
+        1,
+        &["--home", &file.join("below").display().to_string(), "up"],
+    );
     assert!(told.contains("not writable"), "{told}");
     // Agents could not walk to their files below a closed directory.
     let closed = house.path("closed");
     std::fs::create_dir(&closed).unwrap();
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let told = house.refused(1, &["--home", &closed.join("h").display().to_string(), "up"]);
+    let told = house.refused(
+        1,
+        &["--home", &closed.join("h").display().to_string(), "up"],
+    );
     assert!(told.contains("chmod o+x"), "{told}");
     let deep = house.path(&"d".repeat(90));
-    assert!(house.refused(1, &["--home", &deep.display().to_string(), "up"]).contains("too long"));
+    assert!(
+        house
+            .refused(1, &["--home", &deep.display().to_string(), "up"])
+            .contains("too long")
+    );
 }
 
 #[test]
@@ -66,11 +103,18 @@ fn a_damaged_state_file_is_refused_and_a_backup_restores_the_same_state() {
     }
     std::fs::write(&database, &bytes).unwrap();
     let told = house.refused(1, &["up"]);
-    assert!(told.contains("is damaged") && told.contains("abbey restore"), "{told}");
+    assert!(
+        told.contains("is damaged") && told.contains("abbey restore"),
+        "{told}"
+    );
     // A truncated or foreign file is no empty house either (hazard 1).
     std::fs::write(&database, &bytes[..50]).unwrap();
     assert!(house.refused(1, &["up"]).contains("is damaged"));
-    assert!(house.refused(4, &["restore", &archive]).contains("has state already"));
+    assert!(
+        house
+            .refused(4, &["restore", &archive])
+            .contains("has state already")
+    );
     std::fs::rename(&database, house.path("damaged.db")).unwrap();
     for rest in ["abbey.db-wal", "abbey.db-shm"] {
         let _gone = std::fs::remove_file(house.home().join(rest));
@@ -78,8 +122,15 @@ fn a_damaged_state_file_is_refused_and_a_backup_restores_the_same_state() {
     let restored = house.json(0, &["restore", &archive]);
     assert_eq!(restored["state_hash"], backup["state_hash"]);
     house.expect(0, &["up"]);
-    assert_eq!(house.json(0, &["task", "show", "1"])["task"]["state"], "done");
-    assert!(house.json(0, &["activity", "verify"])["ok"].as_bool().unwrap());
+    assert_eq!(
+        house.json(0, &["task", "show", "1"])["task"]["state"],
+        "done"
+    );
+    assert!(
+        house.json(0, &["activity", "verify"])["ok"]
+            .as_bool()
+            .unwrap()
+    );
     house.expect(0, &["task", "add", "show system stats", "--wait"]);
 }
 
@@ -88,7 +139,11 @@ fn a_full_disk_loses_nothing_and_recovers_without_a_restart() {
     let house = house();
     let mount = house.path("disk");
     std::fs::create_dir(&mount).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m,mode=711", "tmpfs"]).arg(&mount).status().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=16m,mode=711", "tmpfs"])
+        .arg(&mount)
+        .status()
+        .unwrap();
     assert!(mounted.success(), "a tmpfs of 16 MB");
     struct Unmount(std::path::PathBuf);
     impl Drop for Unmount {
@@ -100,9 +155,27 @@ fn a_full_disk_loses_nothing_and_recovers_without_a_restart() {
     let home = mount.join("h").display().to_string();
     house.manifest(TWO);
     house.expect(0, &["--home", &home, "up"]);
-    house.expect(0, &["--home", &home, "task", "add", "show system stats", "--wait"]);
+    house.expect(
+        0,
+        &[
+            "--home",
+            &home,
+            "task",
+            "add",
+            "show system stats",
+            "--wait",
+        ],
+    );
     let filler = mount.join("filler");
-    let _full = Command::new("dd").args(["if=/dev/zero", "bs=64k", &format!("of={}", filler.display())]).stderr(std::process::Stdio::null()).status().unwrap();
+    let _full = Command::new("dd")
+        .args([
+            "if=/dev/zero",
+            "bs=64k",
+            &format!("of={}", filler.display()),
+        ])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
     // Intake is refused with the reason once nothing more fits; what was acknowledged stays.
     let mut acknowledged = 1;
     let mut refusal = String::new();
@@ -117,10 +190,24 @@ fn a_full_disk_loses_nothing_and_recovers_without_a_restart() {
     }
     assert!(refusal.contains("no space is left"), "{refusal}");
     std::fs::remove_file(&filler).unwrap();
-    house.expect(0, &["--home", &home, "task", "add", "show system stats", "--wait"]);
+    house.expect(
+        0,
+        &[
+            "--home",
+            &home,
+            "task",
+            "add",
+            "show system stats",
+            "--wait",
+        ],
+    );
     let listed = house.json(0, &["--home", &home, "task", "list", "--limit", "1000"]);
     assert_eq!(listed["tasks"].as_array().unwrap().len(), acknowledged + 1);
-    assert!(house.json(0, &["--home", &home, "activity", "verify"])["ok"].as_bool().unwrap());
+    assert!(
+        house.json(0, &["--home", &home, "activity", "verify"])["ok"]
+            .as_bool()
+            .unwrap()
+    );
     house.expect(0, &["--home", &home, "down"]);
 }
 
@@ -130,14 +217,20 @@ fn killing_the_shim_the_agent_and_everything_at_once_leaves_no_orphan() {
     let agent = || house.json(0, &["agent", "show", "sysadmin"]);
     let record = house.home().join("run/cells/agent-sysadmin/shim.json");
     let shim = || -> i32 {
-        let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
         i32::try_from(value["shim"]["pid"].as_i64().unwrap()).unwrap()
     };
     let first = i32::try_from(agent()["pid"].as_i64().unwrap()).unwrap();
     kill(shim());
-    until("the agent dies with its shim", || abbey_cells::identify(first).is_none());
+    until("the agent dies with its shim", || {
+        abbey_cells::identify(first).is_none()
+    });
     until("it is booted anew", || agent()["presence"] == "robed");
-    assert_eq!(house.json(0, &["why", "sysadmin"])["last_exit"], "its shim vanished");
+    assert_eq!(
+        house.json(0, &["why", "sysadmin"])["last_exit"],
+        "its shim vanished"
+    );
     let second = i32::try_from(agent()["pid"].as_i64().unwrap()).unwrap();
     let (serve, shim) = (house.serve_pid(), shim());
     for pid in [serve, shim, second] {
@@ -146,7 +239,11 @@ fn killing_the_shim_the_agent_and_everything_at_once_leaves_no_orphan() {
     house.expect(0, &["up"]);
     until("it is up again", || agent()["presence"] == "robed");
     house.expect(0, &["task", "add", "show system stats", "--wait"]);
-    assert!(house.json(0, &["activity", "verify"])["ok"].as_bool().unwrap());
+    assert!(
+        house.json(0, &["activity", "verify"])["ok"]
+            .as_bool()
+            .unwrap()
+    );
 }
 
 #[test]
@@ -163,5 +260,8 @@ fn a_tampered_chain_is_found() {
     assert!(changed.success());
     house.expect(0, &["up"]);
     let verdict = house.json(1, &["activity", "verify"]);
-    assert_eq!((verdict["ok"].as_bool(), verdict["first_bad"].as_u64()), (Some(false), Some(5)));
+    assert_eq!(
+        (verdict["ok"].as_bool(), verdict["first_bad"].as_u64()),
+        (Some(false), Some(5))
+    );
 }

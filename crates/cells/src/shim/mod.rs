@@ -479,7 +479,8 @@ fn prepare(spec: &CellSpec, groups: Option<&Groups>) -> Result<(abbey_launch::Sp
         // The child opens it by its path in /proc, which checks the owner.
         let id = |n| (rustix::fs::Uid::from_raw(n), rustix::fs::Gid::from_raw(n));
         let (user, group) = id(uid);
-        rustix::fs::fchown(&ready_child, Some(user), Some(group)).map_err(|e| Error::file("hand over", "pipe")(e.into()))?;
+        rustix::fs::fchown(&ready_child, Some(user), Some(group))
+            .map_err(|e| Error::file("hand over", "pipe")(e.into()))?;
     }
     let null = fs::File::open("/dev/null").map_err(Error::file("open", "/dev/null"))?;
     let open = |path: &Path| fs::File::open(path).map(OwnedFd::from);

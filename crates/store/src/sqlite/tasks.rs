@@ -226,6 +226,10 @@ fn settle_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Resu
         &Principal::House,
         tx.now,
     )?;
+    if step.task.phase == row.phase && route == row.route {
+        // The same answer again is no change: a claim based on it stays good.
+        return Ok(());
+    }
     row.route = route;
     if !row.pinned {
         row.assignee = match &step.task.phase {

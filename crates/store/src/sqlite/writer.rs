@@ -70,11 +70,7 @@ impl Writer {
         let path = path.to_owned();
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || {
-                run(
-                    &opened, &jobs, &clock, &path, &redactor, hooks, &counters,
-                )
-            })
+            .spawn(move || run(&opened, &jobs, &clock, &path, &redactor, hooks, &counters))
             .ok();
         Writer {
             queue: Some(queue),
@@ -158,6 +154,14 @@ fn run(
     (head, transactions, operations): &(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicU64>),
 ) {
     let db = &opened.connection;
+    // On every way out but a failed flush, the journal is folded into the one file.
+    struct Fold<'a>(&'a Connection);
+    impl Drop for Fold<'_> {
+        fn drop(&mut self) {
+            let _a_reader_may_hold_it = self.0.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+    }
+    let fold = Fold(db);
     let mut committed_head = opened.head.clone();
     while let Ok(first) = jobs.recv() {
         let mut tx = Tx {
@@ -224,6 +228,7 @@ fn run(
                 finishes.into_iter().for_each(|finish| finish(Err(told())));
                 if !full {
                     // What reached the disk is unknown; only a restart that reads it back knows.
+                    std::mem::forget(fold);
                     on_fatal(&format!(
                         "a flush of `{}` failed: {}",
                         path.display(),
