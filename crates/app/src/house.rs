@@ -2,6 +2,7 @@
 
 use crate::cli::{AgentNewArgs, AgentRmArgs, AgentsArgs, InitArgs, PlanArgs, UpArgs};
 use crate::connect::{client, is_up, segment};
+use crate::examples;
 use crate::exit::{self, Failure};
 use crate::output::{self, Progress, dash, say, table};
 use abbey_api::*;
@@ -19,19 +20,14 @@ type Outcome = Result<u8, Failure>;
 const UP_WITHIN: Duration = Duration::from_secs(90);
 /// Longest wait for everything to be gone.
 const DOWN_WITHIN: Duration = Duration::from_secs(60);
-/// Manifests to start from.
-const EXAMPLES: [(&str, &str); 1] = [(
-    "clawdie",
-    include_str!("../../../examples/clawdie/abbey.yaml"),
-)];
 const STARTER: &str = include_str!("starter.yaml");
 
 pub(crate) fn init(args: &InitArgs) -> Outcome {
     let text = match &args.example {
         None => STARTER,
         Some(name) => {
-            let known = || EXAMPLES.map(|(n, _)| n).join(", ");
-            let found = EXAMPLES.iter().find(|(n, _)| n == name);
+            let known = || examples::ALL.map(|(n, _)| n).join(", ");
+            let found = examples::ALL.iter().find(|(n, _)| n == name);
             found
                 .ok_or_else(|| {
                     Failure::plain(format!("there is no example `{name}`"))

@@ -3,6 +3,7 @@
 
 mod cli;
 mod connect;
+mod examples;
 mod exit;
 mod house;
 mod output;

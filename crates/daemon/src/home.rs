@@ -7,6 +7,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Time for the lock of a holder that was killed to come free.
+const LOCK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Everything below `ABBEY_HOME`.
 #[derive(Debug, Clone)]
@@ -157,15 +161,23 @@ impl Home {
             .mode(0o600)
             .open(&path)
             .map_err(Error::file("open", &path))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let until = Instant::now() + LOCK_WITHIN;
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let holder = fs::read_to_string(&path)
                 .unwrap_or_default()
                 .trim()
                 .to_owned();
-            return Err(Error::Locked {
-                home: self.root.clone(),
-                holder,
-            });
+            let lives = holder
+                .parse()
+                .is_ok_and(|pid| abbey_cells::identify(pid).is_some());
+            // The threads of a killed holder let go one after the other.
+            if lives || Instant::now() >= until {
+                return Err(Error::Locked {
+                    home: self.root.clone(),
+                    holder,
+                });
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
         file.set_len(0)
             .and_then(|()| write!(file, "{}", std::process::id()))

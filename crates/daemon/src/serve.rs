@@ -95,7 +95,6 @@ pub async fn serve(options: Options) -> Result<()> {
             "the agents' files could not be brought up to date"
         );
     }
-    house.admit_waiting().await?;
     tracing::info!(
         pid = announcement.pid,
         address = announcement.address,

@@ -47,7 +47,7 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
     if let Match::One(found) = fit {
         // Of several owners, those in whose list the skill stands nearest to the front.
         let place = |a: &&AgentFact| a.skills.iter().position(|s| *s == found.skill);
-        let nearest = pool.iter().filter_map(|a| place(a)).min();
+        let nearest = pool.iter().filter_map(&place).min();
         let owners: Vec<Slug> = pool
             .iter()
             .filter(|a| nearest.is_some() && place(a) == nearest)

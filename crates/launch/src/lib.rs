@@ -110,7 +110,7 @@ impl<'a> Prepared<'a> {
     /// Only in a process that may be replaced; after a fork only when the parent had one thread
     /// or the child does nothing but this. Makes system calls only: no allocation, no locks.
     unsafe fn become_it(&self) -> (usize, i32) {
-        // SAFETY (whole body): every pointer comes from a CString, Vec or fd that `self` borrows
+        // SAFETY: of the whole body: every pointer comes from a CString, Vec or fd that `self` borrows
         // and that outlives the call; all calls are plain system calls with checked results.
         unsafe {
             let failed = |stage: usize| (stage, *libc::__errno_location());
@@ -136,13 +136,12 @@ impl<'a> Prepared<'a> {
                 return failed(3);
             }
             libc::umask(0o077);
-            if let Some(id) = self.spec.user {
-                if libc::setgroups(0, std::ptr::null()) != 0
+            if let Some(id) = self.spec.user
+                && (libc::setgroups(0, std::ptr::null()) != 0
                     || libc::setresgid(id, id, id) != 0
-                    || libc::setresuid(id, id, id) != 0
-                {
-                    return failed(4);
-                }
+                    || libc::setresuid(id, id, id) != 0)
+            {
+                return failed(4);
             }
             if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
                 return failed(5);

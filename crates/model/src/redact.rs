@@ -137,7 +137,7 @@ mod tests {
         let redactor = Redactor::new([Secret::new("correct-horse")]);
         assert_eq!(redactor.clean("x correct-horse y"), "x [redacted] y");
         assert_eq!(
-            redactor.clean("key=sk-ant-REDACTED end"),
+            redactor.clean(&format!("key=sk-ant-{} end", "A1b2".repeat(8))),
             "key=[redacted] end"
         );
         let pem = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\nafter";

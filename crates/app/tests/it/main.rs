@@ -1,6 +1,7 @@
 //! The real binary, driven as a user drives it, each test in a home and on ports of its own.
 
 mod agents;
+mod cells;
 mod documents;
 mod doors;
 mod hard_days;

@@ -41,7 +41,10 @@ fn every_mistake_is_reported_in_one_go_with_its_place() {
 
 #[test]
 fn a_pasted_secret_is_refused_and_not_repeated() {
-    let text = HOUSE.replace("base_url:", "key: sk-ant-REDACTED, base_url:");
+    let text = HOUSE.replace(
+        "base_url:",
+        &format!("key: sk-ant-{}, base_url:", "VERY-SECRET".repeat(3)),
+    );
     let told = parse(&text).unwrap_err()[0].to_string();
     assert!(
         told.contains("by reference") && !told.contains("VERY-SECRET"),

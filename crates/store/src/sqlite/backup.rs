@@ -55,11 +55,7 @@ pub(super) fn state_hash(db: &Connection) -> Result<String> {
     for table in names {
         // Table names come from our own schema.
         let mut statement = db.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2"))?;
-        let columns: Vec<String> = statement
-            .column_names()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let mut object = json!({ "table": table });

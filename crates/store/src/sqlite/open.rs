@@ -12,6 +12,9 @@ use std::sync::Arc;
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 /// First SQLite without the WAL-reset fault (sqlite.org/wal.html, "walresetbug").
 const SQLITE_LEAST: i32 = 3_051_003;
+/// Largest file that is checked page by page at each start; a larger one would keep a restart
+/// waiting, and a damaged page of it is found when it is read.
+const CHECK_MAX: u64 = 8 << 20;
 /// Marks the file as ours: the letters ABBY.
 const APPLICATION_ID: i32 = 0x4142_4259;
 
@@ -71,7 +74,8 @@ pub(super) fn open(options: &Options) -> Result<Opened> {
     if existed && format == 0 && (id != 0 || has_tables(&connection)?) {
         return Err(corrupt("it is a database, but not of a house".to_owned()));
     }
-    if existed && format > 0 {
+    let size = path.metadata().map_or(0, |m| m.len());
+    if existed && format > 0 && size <= CHECK_MAX {
         let check: String = connection
             .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
             .map_err(|e| corrupt(e.to_string()))?;

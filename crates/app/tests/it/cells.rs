@@ -1,0 +1,140 @@
+//! The process backend against the conformance suite, on the real kernel.
+
+use abbey_cells::{Backend, CellSpec, ProcessBackend, Program};
+use abbey_model::{CellKind, CellName, ExitKind, Generation, Limits, Millis, Observed};
+use abbey_testkit::conformance;
+use abbey_testkit::house::until;
+use std::path::{Path, PathBuf};
+
+fn backend(dir: &Path) -> (ProcessBackend, CellSpec) {
+    let group = format!("abbey-test-{}", dir.file_name().unwrap().to_string_lossy());
+    let backend = ProcessBackend::new(
+        PathBuf::from(env!("CARGO_BIN_EXE_abbey")),
+        dir.join("cells"),
+        group.clone(),
+    );
+    let spec = CellSpec {
+        cell: CellName::Service("sleeper".parse().unwrap()),
+        kind: CellKind::Process,
+        digest: "d1".into(),
+        program: Program::Path("/bin/sleep".into()),
+        argv: vec!["sleep".into(), "600".into()],
+        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        cwd: PathBuf::from("/"),
+        uid: Some(700_900),
+        limits: Limits {
+            processes: 64,
+            ..Limits::default()
+        },
+        waive_limits: false,
+        door: None,
+        ready_within: None,
+        run_dir: dir.join("cells/service-sleeper"),
+        log_dir: dir.join("logs"),
+        group,
+        secrets: Vec::new(),
+    };
+    (backend, spec)
+}
+
+#[test]
+fn the_process_backend_conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backend, spec) = backend(dir.path());
+    conformance::run(&backend, &spec);
+}
+
+#[test]
+fn every_end_is_explained_and_nothing_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backend, spec) = backend(dir.path());
+    let ended = |spec: &CellSpec, generation: u64| {
+        let _may_fail_to_start = backend.start(spec, Generation(generation));
+        until("it ended", || {
+            matches!(backend.observe(&spec.cell).unwrap(), Observed::Exited(_))
+        });
+        let Observed::Exited(record) = backend.observe(&spec.cell).unwrap() else {
+            panic!("it ended")
+        };
+        assert_eq!(record.generation, Generation(generation));
+        backend.sweep(&spec.cell).unwrap();
+        assert!(backend.list().unwrap().is_empty());
+        record.exit
+    };
+    let shell = |script: &str| CellSpec {
+        program: Program::Path("/bin/sh".into()),
+        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        ..spec.clone()
+    };
+    assert_eq!(ended(&shell("exit 3"), 1), ExitKind::Code { code: 3 });
+    assert_eq!(
+        ended(&shell("kill -11 $$"), 2),
+        ExitKind::Signal { signal: 11 }
+    );
+    // Children that outlive the main process go with it.
+    assert_eq!(
+        ended(&shell("setsid sleep 600 & exit 0"), 3),
+        ExitKind::Code { code: 0 }
+    );
+    // Never announces that it is ready.
+    assert_eq!(
+        ended(
+            &CellSpec {
+                ready_within: Some(Millis(300)),
+                ..spec.clone()
+            },
+            4
+        ),
+        ExitKind::NotReady
+    );
+    // A missing program is a record, not a mystery.
+    assert!(matches!(
+        ended(
+            &CellSpec {
+                program: Program::Path("/no/such".into()),
+                ..spec.clone()
+            },
+            5
+        ),
+        ExitKind::SpawnFailed { .. }
+    ));
+    // Over its memory limit.
+    let hungry = CellSpec {
+        limits: Limits {
+            memory: abbey_model::Bytes(32 << 20),
+            ..spec.limits
+        },
+        ..shell("exec python3 -c 'x = bytearray(200 << 20)'")
+    };
+    assert_eq!(ended(&hungry, 6), ExitKind::OutOfMemory);
+    // Ignores the request and is killed.
+    let stubborn = shell("trap '' TERM; while :; do sleep 0.1; done");
+    backend.start(&stubborn, Generation(7)).unwrap();
+    backend.stop(&stubborn.cell, Millis(200)).unwrap();
+    until("it was killed", || {
+        matches!(
+            backend.observe(&stubborn.cell).unwrap(),
+            Observed::Exited(_)
+        )
+    });
+    let Observed::Exited(record) = backend.observe(&stubborn.cell).unwrap() else {
+        panic!("it ended")
+    };
+    assert_eq!(record.exit, ExitKind::Killed);
+    backend.sweep(&stubborn.cell).unwrap();
+}
+
+#[test]
+fn a_damaged_record_is_not_an_absent_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backend, spec) = backend(dir.path());
+    std::fs::create_dir_all(&spec.run_dir).unwrap();
+    std::fs::write(spec.run_dir.join("shim.json"), "{").unwrap();
+    assert!(
+        backend
+            .observe(&spec.cell)
+            .unwrap_err()
+            .to_string()
+            .contains("is damaged")
+    );
+}

@@ -1,0 +1,29 @@
+//! The conformance suite on the fake backend; the real one runs it beside the binary.
+
+use abbey_cells::{CellSpec, Program};
+use abbey_model::{CellKind, CellName, Limits};
+use abbey_testkit::{conformance, fake::FakeBackend};
+use std::path::PathBuf;
+
+#[test]
+fn a_fake_cell_with_its_own_uid_no_network_and_only_the_houses_socket_conforms() {
+    let spec = CellSpec {
+        cell: CellName::Agent("a".parse().unwrap()),
+        kind: CellKind::Sandbox,
+        digest: "d".into(),
+        program: Program::Own,
+        argv: vec!["abbey".into()],
+        env: Vec::new(),
+        cwd: PathBuf::from("/"),
+        uid: Some(700_000),
+        limits: Limits::default(),
+        waive_limits: false,
+        door: None,
+        ready_within: None,
+        run_dir: PathBuf::from("/nonexistent"),
+        log_dir: PathBuf::from("/nonexistent"),
+        group: "g".into(),
+        secrets: Vec::new(),
+    };
+    conformance::run(&FakeBackend::default(), &spec);
+}
