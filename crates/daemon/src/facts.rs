@@ -115,7 +115,7 @@ async fn search(house: &Arc<House>, query: &str) -> Value {
                     .map(|l| (l.at, cell.clone(), l.text)),
             );
         }
-        hits.sort_by(|a, b| b.0.cmp(&a.0));
+        hits.sort_by_key(|hit: &(abbey_api::Time, String, String)| std::cmp::Reverse(hit.0));
         hits.truncate(HITS_MAX);
         hits
     });

@@ -1,4 +1,9 @@
 //! The real binary, driven as a user drives it, each test in a home and on ports of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test tells by failing, and by what it prints"
+)]
 
 mod agents;
 mod cells;

@@ -1,4 +1,9 @@
 //! The manifest at its door: what an operator writes and what they are told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test tells by failing, and by what it prints"
+)]
 
 use abbey_plan::{Action, HostFacts, Inventory, Severity, parse, plan};
 

@@ -22,6 +22,8 @@ const GROUP_MAX: usize = 512;
 /// Most operations waiting; callers beyond it wait.
 const QUEUE_MAX: usize = 8192;
 
+/// Scope and metric.
+pub(super) type AccountKey = (String, &'static str);
 /// What is called after a commit, and when a flush failed.
 type Hooks = (Arc<dyn Fn(u64) + Send + Sync>, Box<dyn FnOnce(&str) + Send>);
 type Finish = Box<dyn FnOnce(std::result::Result<(), Error>) + Send>;
@@ -45,9 +47,9 @@ pub(super) struct Tx<'a> {
     pub(super) redactor: &'a RwLock<Redactor>,
     pub(super) zone: abbey_engine::budget::TimeZone,
     /// Budgets touched in this group, written once at its end.
-    pub(super) accounts: BTreeMap<(String, &'static str), Option<(Account, bool)>>,
+    pub(super) accounts: BTreeMap<AccountKey, Option<(Account, bool)>>,
     /// Values to go back to when the current operation fails.
-    pub(super) undo: Vec<((String, &'static str), Option<(Account, bool)>)>,
+    pub(super) undo: Vec<(AccountKey, Option<(Account, bool)>)>,
 }
 
 impl Writer {

@@ -1,4 +1,9 @@
 //! What every storage must do: one suite against the interface, run on each implementation.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test tells by failing, and by what it prints"
+)]
 
 mod conformance;
 mod support;
