@@ -172,6 +172,7 @@ pub struct House {
     /// Version of the work at which each agent last found nothing.
     pub(crate) checked: Mutex<BTreeMap<Slug, u64>>,
     pub(crate) lease_ttl: abbey_model::Millis,
+    pub(crate) readings: std::sync::Mutex<crate::view::Readings>,
     pub(crate) wakes_skipped: AtomicU64,
     pub(crate) model_calls: AtomicU64,
     pub(crate) address: RwLock<String>,

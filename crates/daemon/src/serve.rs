@@ -223,6 +223,7 @@ async fn open(
         anchors: Mutex::default(),
         checked: Mutex::default(),
         lease_ttl: lease_ttl.unwrap_or(inside::DEFAULT_LEASE),
+        readings: std::sync::Mutex::default(),
         wakes_skipped: AtomicU64::new(0),
         model_calls: AtomicU64::new(0),
         address: RwLock::default(),

@@ -14,9 +14,66 @@ use abbey_model::{
 use abbey_store::{Entry, RunRow, TaskFilter, TaskRow};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// How long an answer of a probe and a reading of a control group stay good.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// Answers of probes and readings of control groups, each with its instant: many viewers cost the
+/// agents no more than one.
+#[derive(Debug, Default)]
+pub(crate) struct Readings {
+    probes: BTreeMap<(u16, u64), (Instant, bool)>,
+    usages: BTreeMap<i32, (Instant, abbey_cells::Usage)>,
+}
+
+async fn probe_fresh(house: &House, port: u16, path: &str, generation: u64) -> bool {
+    let key = (port, generation);
+    let known = {
+        let readings = house
+            .readings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        readings.probes.get(&key).copied()
+    };
+    if let Some((at, answer)) = known
+        && answer
+        && at.elapsed() < FRESH
+    {
+        return answer;
+    }
+    let answer = probe(port, path).await;
+    let mut readings = house
+        .readings
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    readings
+        .probes
+        .retain(|(p, g), _| *p != port || *g == generation);
+    readings.probes.insert(key, (Instant::now(), answer));
+    answer
+}
+
+fn usage_fresh(house: &House, record: &abbey_cells::Record) -> abbey_cells::Usage {
+    let key = record.shim.pid;
+    let mut readings = house
+        .readings
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, usage)) = readings.usages.get(&key)
+        && at.elapsed() < FRESH
+    {
+        return *usage;
+    }
+    let usage = abbey_cells::Groups::at(record.groups.clone()).usage();
+    readings
+        .usages
+        .retain(|_, (at, _)| at.elapsed() < FRESH * 20);
+    readings.usages.insert(key, (Instant::now(), usage));
+    usage
+}
 
 /// Longest wait for a probe.
 const PROBE: Duration = Duration::from_millis(400);
@@ -48,6 +105,7 @@ async fn probe(port: u16, path: &str) -> bool {
 }
 
 pub(crate) async fn presence(
+    house: &House,
     seen: Option<&Seen>,
     port: Option<u16>,
     path: Option<&str>,
@@ -64,7 +122,9 @@ pub(crate) async fn presence(
         }
     );
     let answers = match (running, port, path) {
-        (true, Some(port), Some(path)) => Some(probe(port, path).await),
+        (true, Some(port), Some(path)) => {
+            Some(probe_fresh(house, port, path, seen.history.generation.0).await)
+        }
         _ => None,
     };
     let ingress = answers.unwrap_or(running);
@@ -120,10 +180,10 @@ async fn agent(
     let owner = format!("agent:{slug}");
     let door = current.port(&owner, "door");
     let seen = seen.get(&cell);
-    let (presence, _) = presence(seen, door, Some("/healthz")).await;
+    let (presence, _) = presence(house, seen, door, Some("/healthz")).await;
     let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
     let record = up.and_then(|s| s.record.as_ref());
-    let usage = record.map(|r| abbey_cells::Groups::at(r.groups.clone()).usage());
+    let usage = record.map(|r| usage_fresh(house, r));
     let account = accounts
         .iter()
         .find(|a| a.scope == Scope::Agent(slug.clone()) && a.metric == Metric::Tokens);
@@ -174,7 +234,7 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
     for (slug, service) in &current.house.services {
         let port = current.port(&format!("service:{slug}"), "port");
         let seen = seen.get(&CellName::Service(slug.clone()));
-        let (presence, healthy) = presence(seen, port, service.probe.as_deref()).await;
+        let (presence, healthy) = presence(house, seen, port, service.probe.as_deref()).await;
         let record = seen
             .filter(|s| matches!(s.observed, Observed::Running { .. }))
             .and_then(|s| s.record.as_ref());
@@ -222,7 +282,7 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
     let door = current
         .as_ref()
         .and_then(|c| c.port(&format!("agent:{slug}"), "door"));
-    let (presence, _) = presence(seen, door, Some("/healthz")).await;
+    let (presence, _) = presence(house, seen, door, Some("/healthz")).await;
     let mut reasons = Vec::new();
     let mut say = |code: &str, text: String| {
         reasons.push(Reason {

@@ -391,25 +391,33 @@ pub(super) fn renew(
 /// Folds what a worker reports into its run; reporting makes it `running`.
 fn report(tx: &Tx<'_>, run: RunId, facts: &RunFacts) -> Result<()> {
     let row = load_run(tx.db, run)?;
+    if row.state == RunState::Running && *facts == RunFacts::default() {
+        // A plain heartbeat tells nothing new of the run.
+        return Ok(());
+    }
     let state =
         run::step(row.state, run::Event::Reported).map_err(|e| Error::Row(e.to_string()))?;
-    let old = row.facts;
-    let merged = RunFacts {
-        prompt_hash: facts.prompt_hash.clone().or(old.prompt_hash),
-        skill_hash: facts.skill_hash.clone().or(old.skill_hash),
-        session_start: facts.session_start.or(old.session_start),
-        session_end: facts.session_end.or(old.session_end),
-        receipts: facts.receipts.or(old.receipts),
-        flagged: facts.flagged.or(old.flagged),
-    };
+    let facts = merged(row.facts, facts);
     tx.db
         .prepare_cached("UPDATE runs SET state = ?2, facts = ?3 WHERE id = ?1")?
         .execute(params![
             run.to_string(),
             state.name(),
-            serde_json::to_string(&merged)?
+            serde_json::to_string(&facts)?
         ])?;
     Ok(())
+}
+
+/// What is known after a report: absent fields stay as they were.
+fn merged(old: RunFacts, new: &RunFacts) -> RunFacts {
+    RunFacts {
+        prompt_hash: new.prompt_hash.clone().or(old.prompt_hash),
+        skill_hash: new.skill_hash.clone().or(old.skill_hash),
+        session_start: new.session_start.or(old.session_start),
+        session_end: new.session_end.or(old.session_end),
+        receipts: new.receipts.or(old.receipts),
+        flagged: new.flagged.or(old.flagged),
+    }
 }
 
 pub(super) fn complete(
@@ -435,13 +443,17 @@ pub(super) fn complete(
         &who,
         tx.now,
     )?;
-    if let Some(lease) = row.phase.lease() {
-        report(tx, lease.run, facts)?;
-    }
     let redacted = redact_outcome(tx, outcome);
     row.result = Some(redacted);
     let detail = json!({ "verified": verified, "source": row.result.as_ref().map(|r| r.source) });
-    finish(tx, &mut row, step, &who, "task.complete", detail)?;
+    finish(
+        tx,
+        &mut row,
+        step,
+        &who,
+        ("task.complete", detail),
+        Some(facts),
+    )?;
     Ok(row)
 }
 
@@ -481,9 +493,6 @@ pub(super) fn fail(
         &who,
         tx.now,
     )?;
-    if let Some(lease) = row.phase.lease() {
-        report(tx, lease.run, facts)?;
-    }
     let text = {
         let redactor = tx
             .redactor
@@ -493,7 +502,7 @@ pub(super) fn fail(
     };
     let detail = json!({ "reason": failure.reason, "text": text });
     row.failure = Some(text);
-    finish(tx, &mut row, step, &who, "task.fail", detail)?;
+    finish(tx, &mut row, step, &who, ("task.fail", detail), Some(facts))?;
     Ok(row)
 }
 
@@ -517,7 +526,7 @@ pub(super) fn block(
         &who,
         tx.now,
     )?;
-    finish(tx, &mut row, step, &who, "task.block", detail)?;
+    finish(tx, &mut row, step, &who, ("task.block", detail), None)?;
     Ok(row)
 }
 
@@ -535,8 +544,8 @@ pub(super) fn simple(
         &mut row,
         step,
         who,
-        &format!("task.{}", event.name()),
-        json!({}),
+        (&format!("task.{}", event.name()), json!({})),
+        None,
     )?;
     Ok(row)
 }
@@ -547,11 +556,11 @@ fn finish(
     row: &mut TaskRow,
     step: Step,
     who: &Principal,
-    action: &str,
-    mut detail: Value,
+    (action, mut detail): (&str, Value),
+    facts: Option<&RunFacts>,
 ) -> Result<()> {
     if let Some(end) = step.ends {
-        end_run(tx, end)?;
+        end_run(tx, end, facts)?;
         if let Value::Object(map) = &mut detail {
             map.insert("run".to_owned(), json!(end.run));
             map.insert("reason".to_owned(), json!(end.reason));
@@ -565,17 +574,24 @@ fn finish(
     Ok(())
 }
 
-fn end_run(tx: &mut Tx<'_>, end: RunEnd) -> Result<()> {
+fn end_run(tx: &mut Tx<'_>, end: RunEnd, facts: Option<&RunFacts>) -> Result<()> {
     let row = load_run(tx.db, end.run)?;
     let state = run::step(row.state, run::Event::Ended(end.state))
         .map_err(|e| Error::Row(e.to_string()))?;
+    let facts = match facts {
+        Some(new) => merged(row.facts, new),
+        None => row.facts,
+    };
     tx.db
-        .prepare_cached("UPDATE runs SET state = ?2, reason = ?3, ended_at = ?4 WHERE id = ?1")?
+        .prepare_cached(
+            "UPDATE runs SET state = ?2, reason = ?3, ended_at = ?4, facts = ?5 WHERE id = ?1",
+        )?
         .execute(params![
             end.run.to_string(),
             state.name(),
             end.reason.name(),
-            tx.now.0
+            tx.now.0,
+            serde_json::to_string(&facts)?,
         ])?;
     let seconds = u64::try_from(tx.now.since(row.started_at).secs_ceil()).unwrap_or(0);
     ledger::settle_run(tx, end.run, seconds)
@@ -610,8 +626,8 @@ pub(super) fn holder_lost(
             &mut row,
             step,
             &Principal::House,
-            "task.holder_lost",
-            json!({ "holder": agent }),
+            ("task.holder_lost", json!({ "holder": agent })),
+            None,
         )?;
         changed.push(row);
     }
@@ -639,7 +655,14 @@ pub(super) fn sweep(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
         match task::step(&machine(&row), &event, &Principal::House, tx.now) {
             Ok(step) => {
                 let action = format!("task.{}", event.name());
-                finish(tx, &mut row, step, &Principal::House, &action, json!({}))?;
+                finish(
+                    tx,
+                    &mut row,
+                    step,
+                    &Principal::House,
+                    (&action, json!({})),
+                    None,
+                )?;
                 changed.push(row);
             }
             Err(Refusal::NotDue) => {}

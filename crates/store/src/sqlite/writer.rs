@@ -165,6 +165,7 @@ fn run(
     }
     let fold = Fold(db);
     let mut committed_head = opened.head.clone();
+    let mut zone = super::ledger::zone(db);
     while let Ok(first) = jobs.recv() {
         let mut tx = Tx {
             db,
@@ -172,7 +173,7 @@ fn run(
             head: committed_head.clone(),
             key: &opened.key,
             redactor,
-            zone: super::ledger::zone(db),
+            zone: zone.clone(),
             accounts: BTreeMap::new(),
             undo: Vec::new(),
         };
@@ -208,6 +209,7 @@ fn run(
         match outcome {
             Ok(wrote) => {
                 committed_head = tx.head.clone();
+                zone = tx.zone.clone();
                 head.store(committed_head.0, Ordering::SeqCst);
                 transactions.fetch_add(u64::from(wrote), Ordering::Relaxed);
                 if wrote {
