@@ -5,6 +5,7 @@ use crate::connect::{client, is_up, segment};
 use crate::examples;
 use crate::exit::{self, Failure};
 use crate::output::{self, Progress, dash, say, table};
+use abbey_api::client::Client;
 use abbey_api::*;
 use abbey_daemon::{Home, manifest};
 use serde_json::Value;
@@ -18,6 +19,8 @@ type Outcome = Result<u8, Failure>;
 
 /// Longest wait for agents to come up.
 const UP_WITHIN: Duration = Duration::from_secs(90);
+/// Longest wait for another control plane to answer or to let go.
+const START_WITHIN: Duration = Duration::from_secs(20);
 /// Longest wait for everything to be gone.
 const DOWN_WITHIN: Duration = Duration::from_secs(60);
 const STARTER: &str = include_str!("starter.yaml");
@@ -150,11 +153,30 @@ fn print_plan(doc: &PlanDoc) {
 }
 
 /// Starts a control plane in the background unless one runs. Of two that start at once, one gets
-/// the lock; the other waits until it answers.
+/// the lock; the other waits until it answers, or takes its place if it goes away.
 fn ensure_up(home: &Home) -> Result<bool, Failure> {
-    if is_up(home) {
-        return Ok(false);
+    let until = Instant::now() + START_WITHIN;
+    loop {
+        if is_up(home) {
+            return Ok(false);
+        }
+        match start_serve(home)? {
+            Started::Up => return Ok(true),
+            Started::Locked(_) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Started::Locked(failure) => return Err(failure),
+        }
     }
+}
+
+enum Started {
+    Up,
+    /// Another one holds the home.
+    Locked(Failure),
+}
+
+fn start_serve(home: &Home) -> Result<Started, Failure> {
     let log = home.serve_log();
     let prepared = || -> std::io::Result<std::fs::File> {
         use std::os::unix::fs::OpenOptionsExt;
@@ -172,15 +194,14 @@ fn ensure_up(home: &Home) -> Result<bool, Failure> {
         ))
         .hint("choose another with `--home` or ABBEY_HOME, or mend its permissions")
     })?;
-    let started = Command::new("/proc/self/exe")
+    let mut child = Command::new("/proc/self/exe")
         .args(["role", "serve", "--home"])
         .arg(home.root())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log_file)
-        .spawn();
-    let mut child = started
+        .spawn()
         .map_err(|e| Failure::plain(format!("the control plane could not be started: {e}")))?;
     let mut line = String::new();
     if let Some(pipe) = child.stdout.take() {
@@ -188,16 +209,7 @@ fn ensure_up(home: &Home) -> Result<bool, Failure> {
     }
     let told: Value = serde_json::from_str(&line).unwrap_or_default();
     if told["pid"].is_u64() {
-        return Ok(true);
-    }
-    if told["locked"] == true {
-        let until = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < until {
-            if is_up(home) {
-                return Ok(false);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        return Ok(Started::Up);
     }
     let text = told["error"].as_str().map_or_else(
         || {
@@ -212,7 +224,12 @@ fn ensure_up(home: &Home) -> Result<bool, Failure> {
         .as_u64()
         .and_then(|c| u8::try_from(c).ok())
         .unwrap_or(exit::FAILURE);
-    Err(Failure::plain(text).with_code(code))
+    let failure = Failure::plain(text).with_code(code);
+    if told["locked"] == true {
+        Ok(Started::Locked(failure))
+    } else {
+        Err(failure)
+    }
 }
 
 pub(crate) async fn up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
@@ -232,9 +249,7 @@ pub(crate) async fn up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
             let empty: HouseDoc = client.get("/api/v1/house").await?;
             if started && empty.house.is_none() {
                 // We started it for nothing; leave the host as it was.
-                let _gone: Result<Value, _> = client
-                    .post("/api/v1/down", &serde_json::json!({}), &[])
-                    .await;
+                take_down(home, &client).await?;
             }
             return Err(error.into());
         }
@@ -343,16 +358,8 @@ pub(crate) async fn ps(home: &Home, json: bool) -> Outcome {
     Ok(exit::OK)
 }
 
-pub(crate) async fn down(home: &Home, json: bool) -> Outcome {
-    if !is_up(home) {
-        if !home.database().exists() {
-            say(&format!("no house is up in `{}`", home.root().display()));
-            return Ok(exit::OK);
-        }
-        // A control plane that was killed may have left cells: recover first, then go down.
-        ensure_up(home)?;
-    }
-    let client = client(home)?;
+/// Asks the house to go down and waits until nothing of it is left.
+async fn take_down(home: &Home, client: &Client) -> Result<(), Failure> {
     let house: HouseDoc = client.get("/api/v1/house").await?;
     let _going: Value = client
         .post("/api/v1/down", &serde_json::json!({}), &[])
@@ -372,6 +379,19 @@ pub(crate) async fn down(home: &Home, json: bool) -> Outcome {
             .hint("`abbey ps` shows what is left")
             .with_code(exit::TIMEOUT));
     }
+    Ok(())
+}
+
+pub(crate) async fn down(home: &Home, json: bool) -> Outcome {
+    if !is_up(home) {
+        if !home.database().exists() {
+            say(&format!("no house is up in `{}`", home.root().display()));
+            return Ok(exit::OK);
+        }
+        // A control plane that was killed may have left cells: recover first, then go down.
+        ensure_up(home)?;
+    }
+    take_down(home, &client(home)?).await?;
     if json {
         output::json(&serde_json::json!({ "version": VERSION, "down": true }));
     } else {
