@@ -11,6 +11,8 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
         ("curl", "curl"),
         ("python3", "python3"),
         ("pgrep", "procps"),
+        ("openssl", "openssl"),
+        ("setpriv", "util-linux"),
         ("mount", "mount"),
     ])?;
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;

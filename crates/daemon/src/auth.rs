@@ -60,3 +60,46 @@ impl Keys {
         Ok(row.principal.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expired_unknown_and_misplaced_credentials_are_told_apart() {
+        let keys = Keys::default();
+        let row = |text: &str, scope: &str, expires_at| TokenRow {
+            hash: digest(text.as_bytes()),
+            principal: Principal::Operator,
+            scope: scope.to_owned(),
+            expires_at,
+        };
+        keys.replace(vec![
+            row("a", "operator", None),
+            row("b", "operator", Some(Timestamp(10))),
+        ]);
+        let ask = |header: Option<&str>, scope: &str, now: i64| {
+            keys.principal(header, &[scope], Timestamp(now))
+                .map_err(|p| (p.status, p.detail))
+        };
+        assert_eq!(
+            ask(Some("Bearer a"), "operator", 99),
+            Ok(Principal::Operator)
+        );
+        assert_eq!(
+            ask(Some("Bearer b"), "operator", 9),
+            Ok(Principal::Operator)
+        );
+        assert!(
+            ask(Some("Bearer b"), "operator", 10)
+                .is_err_and(|(s, d)| s == 401 && d.contains("expired"))
+        );
+        assert!(ask(Some("Bearer a"), "agent", 0).is_err_and(|(s, _)| s == 403));
+        for bad in [None, Some("a"), Some("Bearer c"), Some("Basic a")] {
+            assert!(
+                ask(bad, "operator", 0).is_err_and(|(s, _)| s == 401),
+                "{bad:?}"
+            );
+        }
+    }
+}

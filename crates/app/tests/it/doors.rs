@@ -536,3 +536,78 @@ fn events_stream_and_resume_where_they_were() {
         "nothing is missed and nothing comes twice"
     );
 }
+
+#[test]
+fn the_outside_door_speaks_tls_where_the_manifest_says_so() {
+    let house = crate::house();
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+        ])
+        .current_dir(house.path(""))
+        .output()
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let path = house.manifest(TWO);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace(
+            "address: 127.0.0.1:0",
+            "address: 127.0.0.1:0, tls_certificate: cert.pem, tls_key: key.pem",
+        ),
+    )
+    .unwrap();
+    house.expect(0, &["up"]);
+    let doc = house.expect(0, &["ps", "--json"]);
+    assert!(doc.contains("robed"), "the operator's socket needs no TLS");
+    let announced: Value =
+        serde_json::from_slice(&std::fs::read(house.home().join("run/serve.json")).unwrap())
+            .unwrap();
+    assert_eq!(announced["tls"], true);
+    let port = announced["address"]
+        .as_str()
+        .unwrap()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .to_owned();
+    let curl = |url: &str| {
+        let output = std::process::Command::new("curl")
+            .args([
+                "-s",
+                "--cacert",
+                &house.path("cert.pem").display().to_string(),
+                "-H",
+                &format!("authorization: Bearer {}", house.operator_token()),
+                url,
+            ])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(curl(&format!("https://localhost:{port}/api/v1/house")).contains("\"house\":\"two\""));
+    assert_eq!(
+        curl(&format!("http://localhost:{port}/api/v1/house")),
+        "",
+        "no plain answer on a TLS door"
+    );
+}

@@ -265,3 +265,58 @@ fn a_tampered_chain_is_found() {
         (Some(false), Some(5))
     );
 }
+
+#[test]
+fn without_root_and_control_groups_it_is_refused_or_waived_by_name() {
+    let house = house();
+    let mine = house.path("user");
+    std::fs::create_dir(&mine).unwrap();
+    std::os::unix::fs::chown(&mine, Some(65_534), Some(65_534)).unwrap();
+    let binary = mine.join("abbey");
+    std::fs::copy(env!("CARGO_BIN_EXE_abbey"), &binary).unwrap();
+    std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let manifest = mine.join("abbey.yaml");
+    let (first, last) = (house.ports.first, house.ports.last);
+    let write = |text: &str| {
+        let head = format!(
+            "version: 1\nlisten: {{ address: 127.0.0.1:0 }}\nnetwork: {{ ports: {first}-{last} }}\n"
+        );
+        std::fs::write(&manifest, format!("{head}{text}")).unwrap();
+    };
+    let run = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&binary)
+            .args(args);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("ABBEY_HOME", mine.join("h"))
+            .current_dir(&mine);
+        let output = command.output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    write(TWO);
+    let (code, told) = run(&["up"]);
+    assert_eq!(code, Some(4), "{told}");
+    assert!(
+        told.contains("limits cannot be enforced") && told.contains("waive: [limits]"),
+        "{told}"
+    );
+    write(&TWO.replace("defaults: {", "defaults: { waive: [limits],"));
+    let (code, told) = run(&["up"]);
+    assert_eq!(code, Some(0), "{told}");
+    let (code, told) = run(&["task", "add", "show system stats", "--wait"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        run(&["doctor"])
+            .1
+            .contains("agents share the user of the house")
+    );
+    assert_eq!(run(&["down"]).0, Some(0));
+}
