@@ -178,3 +178,87 @@ pub(crate) async fn upkeep(house: Arc<House>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::home::{Home, make_dir};
+    use crate::{apply, serve};
+    use abbey_store::Clock;
+    use std::sync::atomic::AtomicI64;
+
+    struct Turned(AtomicI64);
+    impl Clock for Turned {
+        fn now(&self) -> Timestamp {
+            Timestamp(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    const MANIFEST: &str = "version: 1
+house: idle
+listen: { address: 127.0.0.1:0 }
+providers: { p: { kind: openai, base_url: http://127.0.0.1:1/v1 } }
+defaults: { cell: process, model: p/m, waive: [limits] }
+agents:
+  abbot: { template: orchestrator }
+  sysadmin: { template: sysadmin, reports_to: abbot, wake: { every: 24h, jitter: 5m } }
+";
+
+    /// A whole day of the house's own timers on the turned clock: the daily wake comes due, finds
+    /// an empty heartbeat, and leaves no trace; with something in it, it becomes one task.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_idle_day_writes_nothing_and_asks_no_model() {
+        let dir = tempfile::tempdir().unwrap();
+        make_dir(dir.path(), 0o711).unwrap();
+        let home = Home::new(dir.path().join("h"));
+        home.prepare().unwrap();
+        let clock = Arc::new(Turned(AtomicI64::new(1_800_000_000_000)));
+        let injected: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
+        let (house, _backend) = serve::open(
+            &home,
+            std::path::Path::new("/bin/true"),
+            injected,
+            (None, None),
+        )
+        .await
+        .unwrap();
+        let body = abbey_api::ManifestBody {
+            manifest: MANIFEST.to_owned(),
+            base_dir: "/".to_owned(),
+            charters: BTreeMap::new(),
+        };
+        apply::apply(&house, body, None, Principal::Operator)
+            .await
+            .unwrap();
+        let mut fired = BTreeMap::new();
+        let mut day = async |house: &Arc<House>| {
+            for _ in 0..50 {
+                clock.0.fetch_add(30 * 60 * 1000, Ordering::SeqCst);
+                sweep(house).await.unwrap();
+                wake(house, &mut fired).await.unwrap();
+            }
+        };
+        let before = (house.store.counters().0, house.store.head());
+        day(&house).await;
+        assert_eq!(
+            (house.store.counters().0, house.store.head()),
+            before,
+            "no transaction, no entry"
+        );
+        assert_eq!(house.wakes_skipped.load(Ordering::SeqCst), 1);
+        assert_eq!(house.model_calls.load(Ordering::SeqCst), 0);
+        let heartbeat = home.agent("sysadmin").join("workspace/HEARTBEAT.md");
+        std::fs::write(heartbeat, "How much free disk space is there?").unwrap();
+        day(&house).await;
+        let tasks = house
+            .store
+            .tasks(abbey_store::TaskFilter {
+                limit: 10,
+                ..Default::default()
+            })
+            .await
+            .unwrap();
+        assert_eq!(tasks.len(), 1, "one wake, one task");
+        assert_eq!(tasks[0].route.skill.as_deref(), Some("disk-usage"));
+    }
+}

@@ -158,7 +158,7 @@ pub async fn plan_offline(
     crate::apply::dry_run(&house, body).await
 }
 
-async fn open(
+pub(crate) async fn open(
     home: &Home,
     binary: &std::path::Path,
     clock: Arc<dyn Clock>,
