@@ -469,3 +469,114 @@ pub(crate) fn cell_spec(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::home::Home;
+    use crate::{apply, serve};
+    use std::collections::BTreeMap;
+
+    const MANIFEST: &str = "version: 1
+house: sagas
+listen: { address: 127.0.0.1:0 }
+defaults: { cell: process, waive: [limits] }
+agents:
+  abbot: { template: orchestrator }
+";
+
+    async fn house(dir: &Path) -> Arc<House> {
+        make_dir(dir, 0o711).unwrap();
+        let home = Home::new(dir.join("h"));
+        home.prepare().unwrap();
+        let clock = Arc::new(abbey_store::SystemClock::new());
+        let (house, _backend) = serve::open(&home, Path::new("/bin/true"), clock, (None, None))
+            .await
+            .unwrap();
+        let body = abbey_api::ManifestBody {
+            manifest: MANIFEST.to_owned(),
+            base_dir: "/".to_owned(),
+            charters: BTreeMap::new(),
+        };
+        apply::apply(&house, body, None, Principal::Operator)
+            .await
+            .unwrap();
+        house
+    }
+
+    /// A crash after the side effect of each step and before its entry: the step is done again,
+    /// the rest follows, and nothing is left open or doubled.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_crash_at_every_step_of_creation_is_resumed() {
+        for crash_at in 0..CREATE.len() {
+            let dir = tempfile::tempdir().unwrap();
+            let house = house(dir.path()).await;
+            let current = house.current().unwrap();
+            let slug: Slug = "abbot".parse().unwrap();
+            // Back to before it existed.
+            archive(&house, &slug).unwrap();
+            house
+                .store
+                .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
+                .await
+                .unwrap();
+            let id: SagaId = Id::v7(1, 7 + crash_at as u128);
+            let steps = CREATE.map(str::to_owned).to_vec();
+            house
+                .store
+                .saga_begin(id, "agent.create".into(), slug.to_string(), steps)
+                .await
+                .unwrap();
+            for (n, step) in CREATE.iter().enumerate().take(crash_at + 1) {
+                perform(&house, &current, "agent.create", step, &slug)
+                    .await
+                    .unwrap();
+                if n < crash_at {
+                    house
+                        .store
+                        .saga_event(id, Event::StepDone(u32::try_from(n).unwrap()))
+                        .await
+                        .unwrap();
+                }
+            }
+            settle(&house).await.unwrap();
+            assert!(
+                house.store.open_sagas().await.unwrap().is_empty(),
+                "crash at {crash_at}"
+            );
+            let layout = Layout::under(&house.home.agent("abbot"));
+            assert!(layout.token.exists() && layout.workspace.join("SOUL.md").exists());
+            // One valid credential for each scope; those of the crashed attempt are revoked.
+            let tokens = house.store.tokens().await.unwrap();
+            let mine = tokens
+                .iter()
+                .filter(|t| t.principal == Principal::Agent(slug.clone()));
+            assert_eq!(mine.count(), 2, "crash at {crash_at}");
+            let head = house.store.head();
+            settle(&house).await.unwrap();
+            assert_eq!(house.store.head(), head, "settled is settled");
+        }
+    }
+
+    /// A step that fails is undone with all before it, and the next attempt succeeds.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failing_step_leaves_no_half_made_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let house = house(dir.path()).await;
+        let slug: Slug = "abbot".parse().unwrap();
+        archive(&house, &slug).unwrap();
+        // The archive of an earlier agent is in the way of nothing; a file where the home should
+        // be is in the way of everything.
+        let root = house.home.agent("abbot");
+        fs::write(&root, "in the way").unwrap();
+        assert!(settle(&house).await.is_err());
+        assert!(
+            house.store.open_sagas().await.unwrap().is_empty(),
+            "undone, not stuck"
+        );
+        assert!(!root.join("home").exists());
+        let _moved_aside_by_the_undo = fs::remove_file(&root);
+        settle(&house).await.unwrap();
+        assert!(Layout::under(&root).token.exists());
+    }
+}
