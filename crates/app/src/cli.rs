@@ -200,6 +200,11 @@ pub(crate) enum TaskCommand {
     Cancel { task: String },
     /// Start a finished task again.
     Retry { task: String },
+    /// Print every task as JSON Lines, oldest first.
+    Export,
+    /// Add the tasks of a file of JSON Lines (`text`, and `to`, `priority`, `tokens` if wanted);
+    /// the same file twice adds them once.
+    Import { file: PathBuf },
 }
 
 #[derive(Debug, Args)]
@@ -294,8 +299,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("agent", "clone"),
     ("agent", "move"),
     ("agent", "restore"),
-    ("task", "import"),
-    ("task", "export"),
     ("delegate", ""),
     ("workflow", ""),
     ("approvals", ""),

@@ -8,6 +8,7 @@ use abbey_api::client::Client;
 use abbey_api::*;
 use abbey_daemon::Home;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 type Outcome = Result<u8, Failure>;
@@ -72,6 +73,8 @@ pub(crate) async fn run(home: &Home, json: bool, command: TaskCommand) -> Outcom
             }
             Ok(exit::OK)
         }
+        TaskCommand::Export => export(&client).await,
+        TaskCommand::Import { file } => import(&client, json, &file).await,
         TaskCommand::Cancel { task } => change(&client, json, &task, "cancel").await,
         TaskCommand::Retry { task } => change(&client, json, &task, "retry").await,
     }
@@ -86,6 +89,67 @@ async fn change(client: &Client, json: bool, task: &str, verb: &str) -> Outcome 
         )
         .await?;
     print(json, &doc);
+    Ok(exit::OK)
+}
+
+async fn export(client: &Client) -> Outcome {
+    let mut all: Vec<TaskView> = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page: TasksDoc = client
+            .get(&format!("/api/v1/tasks?limit=1000{cursor}"))
+            .await?;
+        all.extend(page.tasks);
+        match page.cursor {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    for task in all.iter().rev() {
+        let line = serde_json::json!({
+            "text": task.title, "to": task.assignee, "priority": task.priority,
+            "number": task.number, "state": task.state,
+        });
+        output::line(&line.to_string());
+    }
+    Ok(exit::OK)
+}
+
+async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
+    let wrong = |text: String| Failure::plain(text).with_code(exit::USAGE);
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| wrong(format!("`{}` cannot be read: {e}", file.display())))?;
+    // Everything is read before anything is added.
+    let mut bodies: Vec<(usize, AddTask)> = Vec::new();
+    for (i, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, l)| !l.trim().is_empty())
+    {
+        let body = serde_json::from_str(line)
+            .map_err(|e| wrong(format!("{}:{}: {e}", file.display(), i + 1)))?;
+        bodies.push((i, body));
+    }
+    let mut rows = Vec::new();
+    for (i, body) in &bodies {
+        // The place and the content of a line make its key.
+        let line = serde_json::to_vec(body).unwrap_or_default();
+        let key = format!("import-{i}-{}", abbey_agents::digest(&line));
+        let doc: TaskDoc = client
+            .post("/api/v1/tasks", body, &[("idempotency-key", key)])
+            .await?;
+        rows.push(doc.task);
+    }
+    if json {
+        output::json(&TasksDoc {
+            version: VERSION,
+            tasks: rows,
+            cursor: None,
+        });
+    } else {
+        let row = |t: &TaskView| vec![t.number.clone(), t.state.clone(), short(&t.title)];
+        table(&["TASK", "STATE", "TITLE"], rows.iter().map(row).collect());
+    }
     Ok(exit::OK)
 }
 

@@ -138,7 +138,7 @@ fn refusals_have_codes_and_remedies() {
     for verb in [
         &["tui"][..],
         &["delegate", "a", "b"],
-        &["task", "import"],
+        &["workflow", "list"],
         &["schedule", "list"],
     ] {
         assert!(house.refused(2, verb).contains("not built yet"), "{verb:?}");
@@ -199,4 +199,35 @@ fn every_command_is_in_the_help_the_manual_and_the_completions() {
     }
     assert!(house.expect(0, &["man"]).contains(".TH"));
     assert!(house.expect(0, &["completions", "bash"]).contains("_abbey"));
+}
+
+#[test]
+fn tasks_are_exported_and_imported_once() {
+    let house = up(TWO);
+    let file = house.path("tasks.jsonl");
+    std::fs::write(&file, "{\"text\":\"show system stats\",\"to\":\"sysadmin\",\"priority\":\"P1\"}\n{\"text\":\"show agent status\"}\n").unwrap();
+    let path = file.display().to_string();
+    house.expect(0, &["task", "import", &path]);
+    house.expect(0, &["task", "import", &path]);
+    let exported = house.expect(0, &["task", "export"]);
+    let lines: Vec<Value> = exported
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2, "{exported}");
+    assert_eq!(
+        (lines[0]["number"].as_str(), lines[0]["priority"].as_str()),
+        (Some("TASK-1"), Some("P1"))
+    );
+    std::fs::write(&file, "{\"text\":\"x\"}\nnonsense\n").unwrap();
+    assert!(
+        house
+            .refused(2, &["task", "import", &path])
+            .contains("tasks.jsonl:2")
+    );
+    assert_eq!(
+        house.expect(0, &["task", "export"]).lines().count(),
+        2,
+        "nothing of a wrong file is added"
+    );
 }
