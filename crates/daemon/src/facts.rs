@@ -58,6 +58,7 @@ pub(crate) fn disks() -> Vec<Value> {
             disks.push(json!({
                 "mount": path, "device": device, "type": kind,
                 "total_bytes": stat.f_blocks * stat.f_frsize, "available_bytes": stat.f_bavail * stat.f_frsize,
+                "used_bytes": stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize,
             }));
         }
     }

@@ -36,7 +36,11 @@ pub(super) async fn disk_usage() -> Outcome {
     let mut text = String::new();
     for disk in disks {
         let (total, free) = (number(disk, "total_bytes"), number(disk, "available_bytes"));
-        let used = 100 - free.saturating_mul(100) / total.max(1);
+        // As df does: of what ordinary users can have, rounded up.
+        let in_use = number(disk, "used_bytes");
+        let used = in_use
+            .saturating_mul(100)
+            .div_ceil(in_use.saturating_add(free).max(1));
         let mount = disk["mount"].as_str().unwrap_or("?");
         let _infallible = writeln!(
             text,
