@@ -130,6 +130,15 @@ fn deadline(phase: &Phase) -> Option<i64> {
     }
 }
 
+/// A text without secrets: none stands in the database in clear.
+fn clean(tx: &Tx<'_>, text: &str) -> String {
+    let redactor = tx
+        .redactor
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    redactor.clean(text).into_owned()
+}
+
 pub(super) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
     if let Some((key, digest)) = &new.idempotency {
         let key = format!("{} {key}", new.author);
@@ -157,7 +166,7 @@ pub(super) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
     let mut row = TaskRow {
         id: new_id(tx.now)?,
         number,
-        text: new.text,
+        text: clean(tx, &new.text),
         phase: Phase::Pending { not_before: tx.now },
         assignee: new.assignee.clone(),
         pinned: new.assignee.is_some(),
@@ -231,6 +240,9 @@ fn settle_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Resu
         return Ok(());
     }
     row.route = route;
+    for value in row.route.args.values_mut() {
+        *value = clean(tx, value);
+    }
     if !row.pinned {
         row.assignee = match &step.task.phase {
             Phase::Ready { candidates } if candidates.len() == 1 => candidates.first().cloned(),
@@ -513,6 +525,7 @@ pub(super) fn block(
     on: String,
     why: String,
 ) -> Result<TaskRow> {
+    let (on, why) = (clean(tx, &on), clean(tx, &why));
     let mut row = load(tx.db, task)?;
     let who = Principal::Agent(hold.agent.clone());
     let detail = json!({ "on": on, "why": why });
