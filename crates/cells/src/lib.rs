@@ -4,12 +4,13 @@
 //! control plane starts shims, looks at them and asks them; it never forks a cell itself.
 //! Deliberately absent: tasks, money and what an agent says.
 
+mod backend;
 mod cgroup;
 mod client;
 mod enter;
 mod host;
 mod identity;
-mod process;
+mod sandbox;
 pub mod shim;
 mod spec;
 
@@ -17,10 +18,10 @@ pub use cgroup::{Groups, Usage};
 pub use enter::{EnterSpec, enter};
 pub use host::observe_host;
 pub use identity::{boot_id, identify, is_alive};
-pub use process::ProcessBackend;
-pub use spec::{CellSpec, Door, Program, Record};
+pub use backend::ShimBackend;
+pub use spec::{Bind, CellSpec, Door, Program, Record, Sandbox};
 
-use abbey_model::{CellKind, CellName, Generation, Millis, Observed};
+use abbey_model::{CellName, Generation, Millis, Observed};
 use std::path::PathBuf;
 
 /// Why an operation on a cell failed.
@@ -55,6 +56,14 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// A wall could not be built, or is not there when looked for.
+    #[error("the walls of {cell} do not stand: {why}")]
+    Walls {
+        /// Whose.
+        cell: CellName,
+        /// Which and why.
+        why: String,
+    },
     /// Limits cannot be enforced here.
     #[error("limits cannot be enforced: {0}")]
     Limits(String),
@@ -86,11 +95,8 @@ impl Error {
 /// Result of an operation on a cell.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// One kind of isolation. Every operation may block and is idempotent; queries change nothing.
+/// What the control plane can do with cells. Every operation may block and is idempotent; queries change nothing.
 pub trait Backend: Send + Sync {
-    /// Which kind.
-    fn kind(&self) -> CellKind;
-
     /// Starts a boot. The cell must have been swept before.
     ///
     /// # Errors

@@ -1,6 +1,10 @@
 //! What a shim is told, and the record that it keeps.
 
-use abbey_model::{CellKind, CellName, Generation, Limits, Millis, ProcessIdentity, Timestamp};
+use abbey_model::{
+    Bytes, CellKind, CellName, Generation, Layer, Limits, Millis, ProcessIdentity, Profile,
+    Timestamp,
+};
+use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -21,6 +25,33 @@ pub struct Door {
     pub port: u16,
     /// The house's Unix socket.
     pub socket: PathBuf,
+}
+
+/// A directory or file of the host that a cell sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// On the host, absolute.
+    pub source: PathBuf,
+    /// In the cell, absolute.
+    pub path: PathBuf,
+    /// Whether it can be written.
+    pub writable: bool,
+}
+
+/// Walls around a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// What it sees of the host beside the base, in order.
+    pub binds: Vec<Bind>,
+    /// Filter of system calls.
+    pub profile: Profile,
+    /// Size of `/tmp`.
+    pub tmp: Bytes,
+}
+
+impl Sandbox {
+    /// Where the house's own binary is in every sandbox.
+    pub const OWN: &str = "/abbey/abbey";
 }
 
 /// Everything that one boot of a cell needs. Sent to the shim over a pipe, never in arguments.
@@ -44,8 +75,10 @@ pub struct CellSpec {
     pub uid: Option<u32>,
     /// Ceilings.
     pub limits: Limits,
-    /// Whether the cell may run without enforced limits.
-    pub waive_limits: bool,
+    /// Layers without which the cell may run.
+    pub waived: BTreeSet<Layer>,
+    /// Walls; none for a plain process.
+    pub sandbox: Option<Sandbox>,
     /// The door, if the cell has one.
     pub door: Option<Door>,
     /// Time for the child to announce readiness on descriptor 3; none means ready at once.
@@ -77,4 +110,7 @@ pub struct Record {
     pub groups: Vec<PathBuf>,
     /// Limits that were read back from the kernel; absent when they are waived or unsupported.
     pub in_force: Option<Limits>,
+    /// Layers that were read back from inside.
+    #[serde(default)]
+    pub layers: BTreeSet<Layer>,
 }

@@ -8,10 +8,10 @@ use crate::home::{make_dir, new_token, publish};
 use crate::house::{Current, House};
 use abbey_agents::{Layout, digest, native_environment};
 use abbey_api::Problem;
-use abbey_cells::{CellSpec, Door, Program};
+use abbey_cells::{Bind, CellSpec, Door, Program, Sandbox};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
 use abbey_model::{
-    CellKind, CellName, FaultKind, Id, Limits, Millis, Principal, SagaId, Secret, Slug,
+    Bytes, CellKind, CellName, FaultKind, Id, Layer, Limits, Millis, Principal, SagaId, Secret, Slug,
 };
 use abbey_store::{SagaRow, TokenRow};
 use std::collections::BTreeSet;
@@ -373,6 +373,57 @@ pub(crate) fn find_command(
     found.ok_or_else(|| format!("the program `{name}` was found neither in the control plane's PATH nor beside the manifest; install it or name its path"))
 }
 
+/// Where an agent's files are in its own eyes.
+const AGENT_ROOT: &str = "/agent";
+/// Where a service's files are in its own eyes.
+const SERVICE_ROOT: &str = "/service";
+/// What of the host is in every sandbox already.
+const BASE: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
+
+/// An agent sees its home and workspace, and may not write its own charter (S2-23).
+fn agent_binds(host: &Layout, inside: &Layout, charter_writable: bool) -> Vec<Bind> {
+    let bind = |source: &Path, path: &Path, writable| Bind {
+        source: source.to_owned(),
+        path: path.to_owned(),
+        writable,
+    };
+    let mut binds = vec![
+        bind(&host.home, &inside.home, true),
+        bind(&host.workspace, &inside.workspace, true),
+    ];
+    if !charter_writable {
+        let charter = "SOUL.md";
+        binds.push(bind(
+            &host.workspace.join(charter),
+            &inside.workspace.join(charter),
+            false,
+        ));
+    }
+    binds
+}
+
+/// A service sees its directory, and its program where that is not of the base.
+fn service_binds(dir: &Path, inside: &Path, program: &Path) -> Vec<Bind> {
+    let mut binds = vec![Bind {
+        source: dir.to_owned(),
+        path: inside.to_owned(),
+        writable: true,
+    }];
+    if !BASE.iter().any(|b| program.starts_with(b)) {
+        binds.push(Bind {
+            source: program.to_owned(),
+            path: program.to_owned(),
+            writable: false,
+        });
+    }
+    binds
+}
+
+/// Memory files count against the cell's memory; a quarter of it may be `/tmp`.
+fn tmp_size(limits: &Limits) -> Bytes {
+    Bytes((limits.memory.0 / 4).max(16 << 20))
+}
+
 /// Everything that one boot of a cell needs.
 pub(crate) fn cell_spec(
     house: &House,
@@ -382,7 +433,7 @@ pub(crate) fn cell_spec(
     let run_dir = house.home.cells().join(cell.to_string());
     let log_dir = house.home.cell_logs(&cell.to_string());
     let base =
-        |digest: &str, kind: CellKind, limits: Limits, waive_limits: bool, owner: &str| CellSpec {
+        |digest: &str, kind: CellKind, limits: Limits, waived: &BTreeSet<Layer>, owner: &str| CellSpec {
             cell: cell.clone(),
             kind,
             digest: digest.to_owned(),
@@ -392,7 +443,8 @@ pub(crate) fn cell_spec(
             cwd: PathBuf::from("/"),
             uid: current.uid(owner),
             limits,
-            waive_limits,
+            waived: waived.clone(),
+            sandbox: None,
             door: None,
             ready_within: None,
             run_dir: run_dir.clone(),
@@ -418,17 +470,30 @@ pub(crate) fn cell_spec(
             let token =
                 fs::read_to_string(&layout.token).map_err(Error::file("read", &layout.token))?;
             let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
+            let (inside, sandbox) = match agent.cell {
+                CellKind::Process => (layout.clone(), None),
+                _ => {
+                    let inside = Layout::under(Path::new(AGENT_ROOT));
+                    let sandbox = Sandbox {
+                        binds: agent_binds(&layout, &inside, agent.charter_writable),
+                        profile: agent.profile,
+                        tmp: tmp_size(&agent.limits),
+                    };
+                    (inside, Some(sandbox))
+                }
+            };
             Ok(Some(CellSpec {
                 argv,
-                env: native_environment(slug.as_str(), &layout, door, &key),
-                cwd: layout.workspace,
+                env: native_environment(slug.as_str(), &inside, door, &key),
+                cwd: inside.workspace,
+                sandbox,
                 door: Some(Door {
                     port: door,
                     socket: house.home.inside(),
                 }),
                 ready_within: Some(READY_WITHIN),
                 secrets: vec![key, token],
-                ..base(digest, agent.cell, agent.limits, agent.waive_limits, &owner)
+                ..base(digest, agent.cell, agent.limits, &agent.waived, &owner)
             }))
         }
         CellName::Service(slug) => {
@@ -443,8 +508,20 @@ pub(crate) fn cell_spec(
             let path = find_command(&service.command, &current.base_dir)
                 .map_err(|e| Problem::new(FaultKind::Host, e))?;
             let dir = house.home.service(slug.as_str());
+            let (inside, sandbox) = match service.cell {
+                CellKind::Process => (dir.clone(), None),
+                _ => {
+                    let inside = PathBuf::from(SERVICE_ROOT);
+                    let sandbox = Sandbox {
+                        binds: service_binds(&dir, &inside, &path),
+                        profile: service.profile,
+                        tmp: tmp_size(&service.limits),
+                    };
+                    (inside, Some(sandbox))
+                }
+            };
             let env = [
-                ("HOME", dir.display().to_string()),
+                ("HOME", inside.display().to_string()),
                 ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
                 ("LANG", "C.UTF-8".to_owned()),
                 ("PORT", port.to_string()),
@@ -457,12 +534,13 @@ pub(crate) fn cell_spec(
                     .map(|a| a.replace("{port}", &port.to_string()))
                     .collect(),
                 env: env.map(|(k, v)| (k.to_owned(), v)).to_vec(),
-                cwd: dir,
+                cwd: inside,
+                sandbox,
                 ..base(
                     digest,
                     service.cell,
                     service.limits,
-                    service.waive_limits,
+                    &service.waived,
                     &owner,
                 )
             }))

@@ -6,7 +6,7 @@ use crate::house::{Current, House, Skills};
 use crate::reconcile::pass;
 use crate::{Error, inside, meter, outside, provision, supervisor};
 use abbey_agents::digest;
-use abbey_cells::{Backend, ProcessBackend};
+use abbey_cells::{Backend, ShimBackend};
 use abbey_gateway::Gateway;
 use abbey_model::{Millis, Principal};
 use abbey_store::{Clock, Sqlite, Storage, TokenRow};
@@ -190,7 +190,7 @@ pub(crate) async fn open(
             "calls that a crash cut off were charged in full"
         );
     }
-    let backend: Arc<dyn Backend> = Arc::new(ProcessBackend::new(
+    let backend: Arc<dyn Backend> = Arc::new(ShimBackend::new(
         binary.to_owned(),
         home.cells(),
         home.group(),

@@ -8,6 +8,17 @@
 //! This is the one room where `unsafe` is normal; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod init;
+mod inside;
+mod landlock;
+mod walls;
+
+pub use landlock::version as landlock_version;
+pub use walls::{
+    Attributes, Error as WallError, INNER_UID, InForce, Instruction, Landlock, Mount, Walled,
+    Walls, spawn as spawn_walled,
+};
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -114,22 +125,14 @@ impl<'a> Prepared<'a> {
         // and that outlives the call; all calls are plain system calls with checked results.
         unsafe {
             let failed = |stage: usize| (stage, *libc::__errno_location());
-            for group in &self.spec.cgroups {
-                if libc::write(group.as_raw_fd(), b"0".as_ptr().cast(), 1) != 1 {
-                    return failed(0);
-                }
+            if join(&self.spec.cgroups).is_err() {
+                return failed(0);
             }
             if self.spec.new_session && libc::setsid() < 0 {
                 return failed(1);
             }
-            for (resource, value) in &self.spec.rlimits {
-                let limit = libc::rlimit {
-                    rlim_cur: *value,
-                    rlim_max: *value,
-                };
-                if libc::setrlimit(*resource as _, &raw const limit) != 0 {
-                    return failed(2);
-                }
+            if limit(&self.spec.rlimits).is_err() {
+                return failed(2);
             }
             // The directory is entered before the user changes: its parents need not be open.
             if libc::chdir(self.spec.cwd.as_ptr()) != 0 {
@@ -211,6 +214,145 @@ pub struct Child {
     pub pid: i32,
     /// A handle that cannot come to mean another process.
     pub pidfd: OwnedFd,
+}
+
+/// Writes itself into each open `cgroup.procs`.
+fn join(groups: &[OwnedFd]) -> io::Result<()> {
+    for group in groups {
+        rustix::io::write(group, b"0")?;
+    }
+    Ok(())
+}
+
+/// Sets resource limits, soft and hard alike.
+fn limit(limits: &[(i32, u64)]) -> io::Result<()> {
+    for (resource, value) in limits {
+        let limit = libc::rlimit {
+            rlim_cur: *value,
+            rlim_max: *value,
+        };
+        // SAFETY: the structure outlives the call.
+        if unsafe { libc::setrlimit(*resource as _, &raw const limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Forks the program and waits until it runs or could not be executed.
+fn fork_program(spec: &Spec) -> Result<i32, Error> {
+    spawn(spec).map(|child| child.pid)
+}
+
+/// A copy of the caller in new namespaces: in the caller its number and handle, in the copy no
+/// handle.
+fn clone_with(flags: libc::c_int) -> io::Result<(i32, Option<OwnedFd>)> {
+    let mut pidfd: libc::c_int = -1;
+    let arguments = libc::clone_args {
+        flags: u64::from((flags | libc::CLONE_PIDFD).cast_unsigned()),
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM and with no stack this is a fork; the caller has one thread, so the
+    // copy is consistent. The structure and the handle's place outlive the call.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match pid {
+        0 => Ok((0, None)),
+        // SAFETY: the kernel has just made the descriptor for us.
+        1.. => Ok((i32::try_from(pid).unwrap_or(0), unsafe {
+            Some(OwnedFd::from_raw_fd(pidfd))
+        })),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sets the loopback interface of the caller's network up.
+fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    // SAFETY: the request is a local structure with a name that ends in NUL, as netdevice(7) wants.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as _;
+        request.ifr_name[1] = b'o' as _;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+        match libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Empties every set of capabilities of the caller, for good.
+///
+/// # Errors
+/// What the system says.
+pub fn drop_all_capabilities() -> io::Result<()> {
+    // SAFETY: plain calls on the calling thread; header and data are local and of the size that
+    // version 3 of the interface reads.
+    unsafe {
+        let held = |n: i32| libc::prctl(libc::PR_CAPBSET_READ, n, 0, 0, 0);
+        for number in 0..64 {
+            if held(number) == 1 && libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        // _LINUX_CAPABILITY_VERSION_3, for the calling thread.
+        let header: [u32; 2] = [0x2008_0522, 0];
+        let none = [0u32; 6];
+        match libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Installs a filter of system calls on the caller.
+fn filter(program: &[Instruction]) -> io::Result<()> {
+    let program: Vec<libc::sock_filter> = program
+        .iter()
+        .map(|(code, jt, jf, k)| libc::sock_filter {
+            code: *code,
+            jt: *jt,
+            jf: *jf,
+            k: *k,
+        })
+        .collect();
+    let header = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap_or(u16::MAX),
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the program outlives the call, which copies it.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const header,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Starts a child.

@@ -64,6 +64,127 @@ impl FromStr for CellKind {
     }
 }
 
+/// How far the filter of system calls reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// Nothing is writable and executable at once.
+    Strict,
+    /// Programs may make code at run time, as Node and other engines do.
+    #[default]
+    Jit,
+    /// Programs may build a sandbox of their own inside the cell.
+    Nested,
+}
+
+impl Profile {
+    /// Every profile.
+    pub const ALL: [Profile; 3] = [Profile::Strict, Profile::Jit, Profile::Nested];
+
+    /// Name in the manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Profile::Strict => "strict",
+            Profile::Jit => "jit",
+            Profile::Nested => "nested",
+        }
+    }
+}
+
+impl FromStr for Profile {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = Profile::ALL.into_iter();
+        all.find(|p| p.name() == text)
+            .ok_or_else(|| format!("`{text}` is not a profile of system calls"))
+    }
+}
+
+/// One layer of isolation, as it is read back from inside a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    /// Users of the cell are nobody outside.
+    User,
+    /// Its own view of the file system.
+    Mounts,
+    /// Its own processes.
+    Pids,
+    /// Its own shared memory and queues.
+    Ipc,
+    /// Its own host name.
+    Uts,
+    /// Its own view of control groups.
+    Cgroup,
+    /// Its own network.
+    Network,
+    /// A root of its own, which cannot be written.
+    Root,
+    /// No capability in any set.
+    Capabilities,
+    /// No program gives new privileges.
+    NoNewPrivs,
+    /// System calls are filtered.
+    Seccomp,
+    /// Paths are restricted a second time.
+    Landlock,
+    /// Memory, CPU time and processes are bounded.
+    Limits,
+}
+
+impl Layer {
+    /// Every layer of a sandbox.
+    pub const ALL: [Layer; 13] = [
+        Layer::User,
+        Layer::Mounts,
+        Layer::Pids,
+        Layer::Ipc,
+        Layer::Uts,
+        Layer::Cgroup,
+        Layer::Network,
+        Layer::Root,
+        Layer::Capabilities,
+        Layer::NoNewPrivs,
+        Layer::Seccomp,
+        Layer::Landlock,
+        Layer::Limits,
+    ];
+
+    /// Word in the manifest and on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Layer::User => "user",
+            Layer::Mounts => "mounts",
+            Layer::Pids => "pids",
+            Layer::Ipc => "ipc",
+            Layer::Uts => "uts",
+            Layer::Cgroup => "cgroup",
+            Layer::Network => "network",
+            Layer::Root => "root",
+            Layer::Capabilities => "capabilities",
+            Layer::NoNewPrivs => "no_new_privs",
+            Layer::Seccomp => "seccomp",
+            Layer::Landlock => "landlock",
+            Layer::Limits => "limits",
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Layer {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = Layer::ALL.into_iter();
+        all.find(|l| l.name() == text)
+            .ok_or_else(|| format!("`{text}` is not a layer of isolation"))
+    }
+}
+
 /// Number of the boot of a cell; an executor that holds an older one is refused.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,

@@ -19,8 +19,8 @@ mod units;
 
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
-    Address, CellKind, CellName, ExitKind, ExitRecord, Generation, Incarnation, Limits, Observed,
-    Presence, ProcessIdentity,
+    Address, CellKind, CellName, ExitKind, ExitRecord, Generation, Incarnation, Layer, Limits,
+    Observed, Presence, ProcessIdentity, Profile,
 };
 pub use fault::FaultKind;
 pub use id::{

@@ -2,6 +2,7 @@
 
 use crate::house::{AgentBudget, House};
 use crate::planner::{Inventory, Note, Severity};
+use abbey_model::Layer;
 
 /// Longest path of a Unix socket that every platform takes, in bytes.
 const SOCKET_PATH_MAX: usize = 104;
@@ -40,7 +41,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             );
         }
         if let Some(reason) = &inventory.host.no_limits
-            && !agent.waive_limits
+            && !agent.waived.contains(&Layer::Limits)
         {
             note(
                 Severity::Fatal,
@@ -70,7 +71,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
     }
     for service in house.services.values() {
         if let Some(reason) = &inventory.host.no_limits
-            && !service.waive_limits
+            && !service.waived.contains(&Layer::Limits)
         {
             note(
                 Severity::Fatal,

@@ -8,8 +8,8 @@ use crate::house::{
 use crate::node::{self, Entry, Mistake, Node};
 use crate::shape::{self, MANIFEST};
 use crate::templates;
-use abbey_model::{Bytes, CellKind, Limits, Millis, NanoUsd, Slug, Tool, ToolPolicy};
-use std::collections::BTreeMap;
+use abbey_model::{Bytes, CellKind, Layer, Limits, Millis, NanoUsd, Slug, Tool, ToolPolicy};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Output tokens reserved for a call that names no maximum, unless the provider says otherwise.
@@ -58,6 +58,11 @@ fn words(node: Option<&Node>, key: &str) -> Vec<String> {
         .iter()
         .filter_map(|i| i.text().map(str::to_owned))
         .collect()
+}
+fn layers(node: Option<&Node>) -> BTreeSet<Layer> {
+    let items = node.map_or(&[][..], Node::items);
+    let known = items.iter().filter_map(|i| i.text()?.parse().ok());
+    known.collect()
 }
 fn usd(node: Option<&Node>, key: &str) -> Option<NanoUsd> {
     let dollars: f64 = text(node, key)?.parse().ok()?;
@@ -185,7 +190,10 @@ impl Decoder<'_> {
                 probe,
                 shared: text(node, "shared") != Some("false"),
                 limits: limits(Limits::default(), value.get("limits")).0,
-                waive_limits: words(node, "waive").iter().any(|w| w == "limits"),
+                waived: layers(value.get("waive")),
+                profile: text(node, "profile")
+                    .and_then(|p| p.parse().ok())
+                    .unwrap_or_default(),
                 line: place.line,
                 slug: slug.clone(),
             };
@@ -332,14 +340,8 @@ impl Decoder<'_> {
             Some(node) => node
                 .text()
                 .and_then(|c| c.parse().ok())
-                .unwrap_or(CellKind::Process),
-            None => {
-                self.mistakes.push(entry.place.mistake(format!(
-                    "agent `{slug_of}` names no cell, and the default `sandbox` is not built yet; write `cell: process` \
-                     here or under `defaults` to accept a cell that is not isolated"
-                )));
-                CellKind::Sandbox
-            }
+                .unwrap_or(CellKind::Sandbox),
+            None => CellKind::Sandbox,
         };
         let model = pick(&mut origins, "model").and_then(|node| {
             let (provider, name) = node.text()?.split_once('/')?;
@@ -433,8 +435,10 @@ impl Decoder<'_> {
         ] {
             note(key);
         }
-        let waive_limits = pick(&mut origins, "waive")
-            .is_some_and(|n| n.items().iter().any(|i| i.text() == Some("limits")));
+        let waived = layers(pick(&mut origins, "waive"));
+        let profile = pick(&mut origins, "profile")
+            .and_then(|n| n.text()?.parse().ok())
+            .unwrap_or_default();
         Agent {
             slug: slug_of.clone(),
             display_name: text(own, "name").unwrap_or(slug_of.as_str()).to_owned(),
@@ -451,7 +455,8 @@ impl Decoder<'_> {
             share,
             wake,
             limits: cell_limits,
-            waive_limits,
+            waived,
+            profile,
             tools,
             max_concurrent_runs: integer(own, "max_concurrent_runs")
                 .and_then(|n| u32::try_from(n).ok())

@@ -1,8 +1,10 @@
 //! The validated house: what the manifest means, with every default filled in.
 
-use abbey_model::{CellKind, Limits, Millis, NanoUsd, SecretRef, Slug, ToolPolicy};
+use abbey_model::{
+    CellKind, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, ToolPolicy,
+};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Where a value of the effective configuration comes from (S2-21).
@@ -134,8 +136,10 @@ pub struct Service {
     pub shared: bool,
     /// Ceilings.
     pub limits: Limits,
-    /// Whether limits may be missing on this host.
-    pub waive_limits: bool,
+    /// Layers that may be missing on this host.
+    pub waived: BTreeSet<Layer>,
+    /// Filter of system calls in a sandbox.
+    pub profile: Profile,
     /// Line of the manifest.
     pub line: usize,
 }
@@ -223,8 +227,10 @@ pub struct Agent {
     pub wake: Option<Wake>,
     /// Ceilings of its cell.
     pub limits: Limits,
-    /// Whether limits may be missing on this host.
-    pub waive_limits: bool,
+    /// Layers that may be missing on this host.
+    pub waived: BTreeSet<Layer>,
+    /// Filter of system calls in a sandbox.
+    pub profile: Profile,
     /// What its runs may do.
     pub tools: ToolPolicy,
     /// Most runs at once.
@@ -305,13 +311,16 @@ impl Agent {
             ("tools.turns", self.tools.turns_max.to_string()),
             ("tools.output", self.tools.output_bytes_max.to_string()),
             ("tools.wall", format!("{} s", self.tools.wall_ms_max / 1000)),
+            ("profile", self.profile.name().to_owned()),
             ("max_concurrent_runs", self.max_concurrent_runs.to_string()),
             (
                 "waive",
-                if self.waive_limits {
-                    "limits".to_owned()
-                } else {
-                    none()
+                match self.waived.is_empty() {
+                    true => none(),
+                    false => {
+                        let names: Vec<&str> = self.waived.iter().map(|l| l.name()).collect();
+                        names.join(", ")
+                    }
                 },
             ),
         ];

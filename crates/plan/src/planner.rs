@@ -313,8 +313,8 @@ impl Work {
         let name = agent.slug.as_str();
         // What only a new boot can change, and what the running agent asks the house for each time.
         let boot = digest(&format!(
-            "{:?} {:?} {:?} {} {} {door} {uid:?}",
-            agent.runtime, agent.cell, agent.limits, agent.waive_limits, agent.slug
+            "{:?} {:?} {:?} {:?} {:?} {} {door} {uid:?}",
+            agent.runtime, agent.cell, agent.limits, agent.waived, agent.profile, agent.slug
         ));
         let charter = inventory
             .charters

@@ -73,7 +73,8 @@ const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Field {
     }
 }
 
-const CELLS: Shape = Shape::Word(&["process"], &["sandbox", "microvm", "container", "jail"]);
+const CELLS: Shape = Shape::Word(&["process", "sandbox"], &["microvm", "container", "jail"]);
+const PROFILES: Shape = Shape::Word(&["strict", "jit", "nested"], &[]);
 const RUNTIMES: Shape = Shape::Word(
     &["native"],
     &[
@@ -117,7 +118,24 @@ const TOOLS: Shape = Shape::Object(&[
     key("output", Shape::Bytes, "Most output of one run."),
     key("wall", Shape::Duration, "Longest run."),
 ]);
-const WAIVE: Shape = Shape::List(&Shape::Word(&["limits"], &[]));
+const WAIVE: Shape = Shape::List(&Shape::Word(
+    &[
+        "limits",
+        "user",
+        "mounts",
+        "pids",
+        "ipc",
+        "uts",
+        "cgroup",
+        "network",
+        "root",
+        "capabilities",
+        "no_new_privs",
+        "seccomp",
+        "landlock",
+    ],
+    &[],
+));
 
 /// Keys of the whole manifest.
 pub(crate) const MANIFEST: Shape = Shape::Object(&[
@@ -213,6 +231,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
             key("cell", CELLS, "Kind of isolation."),
             key("model", Shape::Model, "Model, as `PROVIDER/MODEL`."),
             key("limits", LIMITS, "Ceilings of every cell."),
+            key("profile", PROFILES, "System calls of every sandbox: `strict`, `jit` or `nested`."),
             key("tools", TOOLS, "Tool policy of every agent."),
             key("waive", WAIVE, "Layers that may be missing on this host."),
         ]),
@@ -249,7 +268,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
     key(
         "services",
         Shape::Map(&Shape::Object(&[
-            must("cell", CELLS, "Kind of isolation."),
+            key("cell", CELLS, "Kind of isolation; default `sandbox`."),
             must(
                 "command",
                 Shape::List(&Shape::Text),
@@ -271,6 +290,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Whether every agent may use it; default true.",
             ),
             key("limits", LIMITS, "Ceilings of its cell."),
+            key("profile", PROFILES, "System calls of its sandbox: `strict`, `jit` (the default) or `nested`."),
             key("waive", WAIVE, "Layers that may be missing on this host."),
         ])),
         "Programs that agents use.",
@@ -331,6 +351,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Repeating wake.",
             ),
             key("limits", LIMITS, "Ceilings of its cell."),
+            key("profile", PROFILES, "System calls of its sandbox: `strict`, `jit` (the default) or `nested`."),
             key("tools", TOOLS, "Its tool policy."),
             key(
                 "max_concurrent_runs",

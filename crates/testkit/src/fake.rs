@@ -3,7 +3,7 @@
 
 use abbey_cells::{Backend, CellSpec, Error, Record, Result, Usage};
 use abbey_model::{
-    Bytes, CellKind, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity,
+    Bytes, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity,
     Timestamp,
 };
 use std::collections::BTreeMap;
@@ -57,10 +57,6 @@ impl FakeBackend {
 }
 
 impl Backend for FakeBackend {
-    fn kind(&self) -> CellKind {
-        CellKind::Sandbox
-    }
-
     fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()> {
         let refused = *self.refuse.lock().unwrap_or_else(PoisonError::into_inner);
         self.with(|cells| {
@@ -157,6 +153,7 @@ impl Backend for FakeBackend {
                 started_at: Timestamp(0),
                 groups: Vec::new(),
                 in_force: Some(c.spec.limits),
+                layers: Default::default(),
             })
         }))
     }

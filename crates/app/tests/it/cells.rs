@@ -1,14 +1,16 @@
 //! The process backend against the conformance suite, on the real kernel.
 
-use abbey_cells::{Backend, CellSpec, ProcessBackend, Program};
-use abbey_model::{CellKind, CellName, ExitKind, Generation, Limits, Millis, Observed};
+use abbey_cells::{Backend, CellSpec, Program, Sandbox, ShimBackend};
+use abbey_model::{
+    Bytes, CellKind, CellName, ExitKind, Generation, Layer, Limits, Millis, Observed, Profile,
+};
 use abbey_testkit::conformance;
 use abbey_testkit::house::until;
 use std::path::{Path, PathBuf};
 
-fn backend(dir: &Path) -> (ProcessBackend, CellSpec) {
+fn backend(dir: &Path) -> (ShimBackend, CellSpec) {
     let group = format!("abbey-test-{}", dir.file_name().unwrap().to_string_lossy());
-    let backend = ProcessBackend::new(
+    let backend = ShimBackend::new(
         PathBuf::from(env!("CARGO_BIN_EXE_abbey")),
         dir.join("cells"),
         group.clone(),
@@ -26,7 +28,8 @@ fn backend(dir: &Path) -> (ProcessBackend, CellSpec) {
             processes: 64,
             ..Limits::default()
         },
-        waive_limits: false,
+        waived: Default::default(),
+        sandbox: None,
         door: None,
         ready_within: None,
         run_dir: dir.join("cells/service-sleeper"),
@@ -42,6 +45,31 @@ fn the_process_backend_conforms() {
     let dir = tempfile::tempdir().unwrap();
     let (backend, spec) = backend(dir.path());
     conformance::run(&backend, &spec);
+}
+
+/// The same cell behind walls.
+fn walled(spec: CellSpec) -> CellSpec {
+    CellSpec {
+        kind: CellKind::Sandbox,
+        sandbox: Some(Sandbox {
+            binds: Vec::new(),
+            profile: Profile::Strict,
+            tmp: Bytes(16 << 20),
+        }),
+        ..spec
+    }
+}
+
+#[test]
+fn the_sandbox_conforms_and_every_layer_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backend, spec) = backend(dir.path());
+    let spec = walled(spec);
+    conformance::run(&backend, &spec);
+    backend.start(&spec, Generation(3)).unwrap();
+    let record = backend.record(&spec.cell).unwrap().unwrap();
+    assert_eq!(record.layers, Layer::ALL.into_iter().collect());
+    backend.sweep(&spec.cell).unwrap();
 }
 
 #[test]

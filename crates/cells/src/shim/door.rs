@@ -6,6 +6,7 @@
 use crate::{Error, Result, spec};
 use rustix::event::{PollFd, PollFlags};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -25,9 +26,15 @@ impl Door {
         let what = format!("port {}", spec.port);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, spec.port))
             .map_err(Error::file("listen on", &what))?;
+        Self::at(listener.into(), spec)
+    }
+
+    /// Behind a listener that was made in the cell's own network.
+    pub(super) fn at(listener: OwnedFd, spec: &spec::Door) -> Result<Door> {
+        let listener = TcpListener::from(listener);
         listener
             .set_nonblocking(true)
-            .map_err(Error::file("listen on", &what))?;
+            .map_err(Error::file("listen on", "the door"))?;
         Ok(Door {
             listener,
             socket: spec.socket.clone(),

@@ -4,27 +4,25 @@
 //! door to the house's socket, answers `status` and `stop`, reaps, and at the end makes sure that
 //! nothing is left and writes how it ended. Deliberately absent: async, tasks, policy.
 
+mod birth;
 mod door;
 mod log;
 
 use crate::cgroup::Groups;
-use crate::enter::{find_program, text};
-use crate::{CellSpec, Error, Program, Record, Result, identity};
-use abbey_model::{ExitKind, ExitRecord, Generation, Millis, Redactor, Secret, Timestamp};
+use crate::{CellSpec, Error, Record, Result, identity};
+use abbey_model::{ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Timestamp};
 use door::Door;
 use log::Log;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Open files of a cell.
-const OPEN_FILES: u64 = 4096;
 
 /// What the control plane asks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -144,6 +142,8 @@ struct Shim {
     generation: Generation,
     groups: Option<Groups>,
     child: abbey_launch::Child,
+    /// Where the first process behind walls says how the program ended; none for a plain child.
+    channel: Option<OwnedFd>,
     output: Vec<(&'static str, Option<OwnedFd>)>,
     ready_pipe: Option<OwnedFd>,
     ready: bool,
@@ -184,48 +184,50 @@ impl Shim {
             started_at: now(),
             groups: Vec::new(),
             in_force: None,
+            layers: BTreeSet::new(),
         };
         // The intent is on disk before the first side effect (hazards 6 and 7).
         publish(&spec.run_dir.join("shim.json"), &record)?;
         let control = listen(&spec.run_dir.join("control.sock"))?;
-        let door = spec.door.as_ref().map(Door::open).transpose()?;
         let log = Log::open(
             &spec.log_dir,
             Redactor::new(spec.secrets.iter().map(Secret::new)),
         )?;
         let groups = match Groups::create(&spec.group, &spec.cell.to_string(), &spec.limits) {
             Ok(groups) => Some(groups),
-            Err(_) if spec.waive_limits => None,
+            Err(_) if spec.waived.contains(&Layer::Limits) => None,
             Err(error) => return Err(error),
         };
         if let Some(groups) = &groups {
             record.groups = groups.paths().to_vec();
             record.in_force = groups.read_back();
             publish(&spec.run_dir.join("shim.json"), &record)?;
-            if record.in_force.is_none() && !spec.waive_limits {
+            if record.in_force.is_none() && !spec.waived.contains(&Layer::Limits) {
                 return Err(Error::Limits(
                     "the kernel does not show all of them as applied".to_owned(),
                 ));
             }
         }
         abbey_launch::become_subreaper().map_err(Error::file("adopt", "orphans"))?;
-        let (launch, pipes) = prepare(spec, groups.as_ref())?;
-        let child = abbey_launch::spawn(&launch).map_err(|e| Error::File {
-            what: e.stage,
-            path: spec.argv.first().map_or_else(Default::default, Into::into),
-            source: e.source,
-        })?;
-        drop(launch);
-        record.child = identity::identify(child.pid);
+        let birth = birth::give(spec, groups.as_ref(), record.in_force.is_some())?;
+        record.child = identity::identify(birth.child.pid);
+        record.layers.clone_from(&birth.layers);
         publish(&spec.run_dir.join("shim.json"), &record)?;
         let ready_until = spec
             .ready_within
             .map(|within| Instant::now() + within.to_std());
-        let [stdout, stderr, ready_pipe] = pipes;
+        let [stdout, stderr, ready_pipe] = birth.pipes;
+        let door = match (&spec.door, birth.listeners.into_iter().next()) {
+            (Some(door), Some(listener)) => Some(Door::at(listener, door)?),
+            (Some(door), None) => Some(Door::open(door)?),
+            (None, _) => None,
+        };
+        let (child, channel) = (birth.child, birth.channel);
         Ok(move |spec: CellSpec| Shim {
             generation,
             groups,
             child,
+            channel,
             output: vec![("out", Some(stdout)), ("err", Some(stderr))],
             ready: ready_until.is_none(),
             ready_pipe: ready_until.map(|_| ready_pipe),
@@ -363,8 +365,12 @@ impl Shim {
     fn ask_to_stop(&mut self, grace: Millis) {
         if self.stopping.is_none() {
             self.stopping = Some(Instant::now() + grace.to_std());
-            // The whole group of the child: it may be a launcher of something else.
-            if let Some(group) = Pid::from_raw(self.child.pid) {
+            // Behind walls the first process passes it on; else the child's whole group is meant,
+            // as it may be a launcher of something else.
+            if self.channel.is_some() {
+                let _gone_already =
+                    rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM);
+            } else if let Some(group) = Pid::from_raw(self.child.pid) {
                 let _gone_already = rustix::process::kill_process_group(group, Signal::TERM);
             }
         }
@@ -420,7 +426,15 @@ impl Shim {
                 continue;
             }
             let ran_out = self.groups.as_ref().is_some_and(Groups::ran_out_of_memory);
-            self.exit = Some(match (status.exit_status(), status.terminating_signal()) {
+            let own = (status.exit_status(), status.terminating_signal());
+            // When the first process itself was killed, all went with it and it said nothing.
+            let told = self.channel.as_ref().and_then(abbey_launch::Walled::status);
+            let ended = told.map_or(own, |raw| {
+                use std::os::unix::process::ExitStatusExt;
+                let status = std::process::ExitStatus::from_raw(raw);
+                (status.code(), status.signal())
+            });
+            self.exit = Some(match ended {
                 _ if self.killed => ExitKind::Killed,
                 _ if self.stopping.is_some() => ExitKind::Stopped,
                 (_, Some(9)) if ran_out => ExitKind::OutOfMemory,
@@ -462,74 +476,4 @@ fn listen(path: &Path) -> Result<UnixListener> {
         .set_nonblocking(true)
         .map_err(Error::file("listen on", path))?;
     Ok(listener)
-}
-
-/// The launch and our ends of its pipes: output, errors, readiness.
-fn prepare(spec: &CellSpec, groups: Option<&Groups>) -> Result<(abbey_launch::Spec, [OwnedFd; 3])> {
-    let pipe = || {
-        let flags = rustix::pipe::PipeFlags::CLOEXEC;
-        let (reader, writer) =
-            rustix::pipe::pipe_with(flags).map_err(|e| Error::file("make", "pipe")(e.into()))?;
-        rustix::io::ioctl_fionbio(reader.as_fd(), true)
-            .map_err(|e| Error::file("make", "pipe")(e.into()))?;
-        Ok((reader, writer))
-    };
-    let ((out, out_child), (err, err_child), (ready, ready_child)) = (pipe()?, pipe()?, pipe()?);
-    if let Some(uid) = spec.uid {
-        // The child opens it by its path in /proc, which checks the owner.
-        let id = |n| (rustix::fs::Uid::from_raw(n), rustix::fs::Gid::from_raw(n));
-        let (user, group) = id(uid);
-        rustix::fs::fchown(&ready_child, Some(user), Some(group))
-            .map_err(|e| Error::file("hand over", "pipe")(e.into()))?;
-    }
-    let null = fs::File::open("/dev/null").map_err(Error::file("open", "/dev/null"))?;
-    let open = |path: &Path| fs::File::open(path).map(OwnedFd::from);
-    let program = match &spec.program {
-        Program::Own => {
-            let own = Path::new("/proc/self/exe");
-            abbey_launch::Program::File(open(own).map_err(Error::file("open", own))?)
-        }
-        Program::Path(path) => {
-            let search = spec
-                .env
-                .iter()
-                .find(|(k, _)| k == "PATH")
-                .map_or("", |(_, v)| v.as_str());
-            let found =
-                find_program(&path.to_string_lossy(), search, &spec.cwd).ok_or_else(|| {
-                    Error::file("find", path)(io::Error::from(io::ErrorKind::NotFound))
-                })?;
-            abbey_launch::Program::Path(
-                text(found.as_os_str().as_encoded_bytes())?,
-                open(&found).ok(),
-            )
-        }
-    };
-    let mut env: Vec<(String, String)> = spec.env.clone();
-    if spec.ready_within.is_some() {
-        env.push(("ABBEY_READY_FD".to_owned(), "3".to_owned()));
-    }
-    let launch = abbey_launch::Spec {
-        program,
-        argv: spec
-            .argv
-            .iter()
-            .map(|a| text(a.as_bytes()))
-            .collect::<Result<_>>()?,
-        env: env
-            .iter()
-            .map(|(k, v)| text(format!("{k}={v}").as_bytes()))
-            .collect::<Result<_>>()?,
-        cwd: text(spec.cwd.as_os_str().as_encoded_bytes())?,
-        user: spec.uid,
-        cgroups: groups
-            .map(Groups::entrances)
-            .transpose()?
-            .unwrap_or_default(),
-        rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
-        fds: vec![OwnedFd::from(null), out_child, err_child, ready_child],
-        new_session: true,
-        dies_with_parent: true,
-    };
-    Ok((launch, [out, err, ready]))
 }

@@ -1,9 +1,9 @@
-//! The `process` backend: own processes, uid and limits, but no wall.
+//! Cells that a shim owns, whatever is around them.
 
 use crate::cgroup::{Groups, Usage};
 use crate::shim::{Request, Status};
 use crate::{Backend, CellSpec, Error, Record, Result, client, identity};
-use abbey_model::{CellKind, CellName, ExitRecord, Generation, Millis, Observed};
+use abbey_model::{CellName, ExitRecord, Generation, Millis, Observed};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -15,18 +15,18 @@ const KILL_WITHIN: Duration = Duration::from_secs(10);
 /// Time for a live shim to answer before it counts as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(2);
 
-/// Cells as plain processes.
+/// Starts shims and looks at what they left.
 #[derive(Debug)]
-pub struct ProcessBackend {
+pub struct ShimBackend {
     shim: PathBuf,
     run_dir: PathBuf,
     group: String,
 }
 
-impl ProcessBackend {
+impl ShimBackend {
     /// A backend that starts `shim` (this binary) and keeps its records under `run_dir`.
     pub fn new(shim: PathBuf, run_dir: PathBuf, group: String) -> Self {
-        ProcessBackend {
+        ShimBackend {
             shim,
             run_dir,
             group,
@@ -61,11 +61,7 @@ impl ProcessBackend {
     }
 }
 
-impl Backend for ProcessBackend {
-    fn kind(&self) -> CellKind {
-        CellKind::Process
-    }
-
+impl Backend for ShimBackend {
     fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()> {
         let failed = |why: String| Error::Shim {
             cell: spec.cell.clone(),

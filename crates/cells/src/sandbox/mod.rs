@@ -1,0 +1,41 @@
+//! The `sandbox` backend: namespaces, a root of its own, filters. [`render`] says what the walls
+//! are, `launch` builds them, and the shim compares what was read back with what was asked.
+
+mod render;
+mod seccomp;
+
+pub(crate) use render::walls;
+
+use crate::{CellSpec, Error, Result};
+use abbey_launch::InForce;
+use abbey_model::Layer;
+use std::collections::BTreeSet;
+
+/// Layers that hold, as they were read back.
+pub(crate) fn layers(in_force: &InForce) -> BTreeSet<Layer> {
+    in_force
+        .layers()
+        .into_iter()
+        .filter_map(|(name, holds)| holds.then(|| name.parse().ok())?)
+        .collect()
+}
+
+/// Refuses to go on when a layer is missing that was not waived by name.
+pub(crate) fn insist(spec: &CellSpec, have: &BTreeSet<Layer>) -> Result<()> {
+    let missing: Vec<&str> = Layer::ALL
+        .into_iter()
+        .filter(|l| !have.contains(l) && !spec.waived.contains(l))
+        .map(Layer::name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Walls {
+        cell: spec.cell.clone(),
+        why: format!(
+            "{} could not be read back from inside; mend the host, or accept it by name with `waive: [{}]`",
+            missing.join(", "),
+            missing.join(", ")
+        ),
+    })
+}

@@ -1,0 +1,244 @@
+//! What the walls of a cell are: pure, from its specification and the shape of the host's base.
+
+use super::seccomp;
+use crate::enter::text;
+use crate::{CellSpec, Error, Result, Sandbox};
+use abbey_launch::{Attributes, INNER_UID, Landlock, Mount, Walls};
+use abbey_model::Layer;
+use std::ffi::CString;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
+
+/// Directories of the base beside `/usr`; links on most systems.
+const BASE: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Files of `/etc` that programs need and that say nothing about the host.
+const ETC: [&str; 10] = [
+    "alternatives",
+    "ca-certificates",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "protocols",
+    "services",
+    "ssl",
+];
+/// Nodes of the host that are harmless in every cell.
+const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
+/// Parts of `/proc` that tell about the host or change it.
+const MASKED: [&str; 10] = [
+    "acpi",
+    "asound",
+    "interrupts",
+    "kallsyms",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+];
+const SEALED: [&str; 6] = ["bus", "fs", "irq", "sys", "sysrq-trigger", "driver"];
+
+/// Whether something is a link, a directory, or not there, on the host.
+pub(crate) enum Base {
+    /// A link to this.
+    Link(String),
+    /// Itself.
+    Dir,
+    /// Missing.
+    Absent,
+}
+
+/// Looks at the host's root.
+pub(crate) fn look(name: &str) -> Base {
+    let path = Path::new("/").join(name);
+    match (std::fs::read_link(&path), path.is_dir()) {
+        (Ok(to), _) => Base::Link(to.to_string_lossy().into_owned()),
+        (Err(_), true) => Base::Dir,
+        (Err(_), false) => Base::Absent,
+    }
+}
+
+/// The walls of a cell.
+pub(crate) fn walls(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Result<Walls> {
+    let mut listen = Vec::new();
+    if let Some(door) = &spec.door {
+        listen.push(SocketAddrV4::new(Ipv4Addr::LOCALHOST, door.port));
+    }
+    let mut write: Vec<CString> = vec![text(b"/tmp")?];
+    for bind in sandbox.binds.iter().filter(|b| b.writable) {
+        write.push(text(bind.path.as_os_str().as_encoded_bytes())?);
+    }
+    // By name: the link in `/proc` leads into our own mounts, of which the cell has a copy.
+    let exe = Path::new("/proc/self/exe");
+    let own = std::fs::read_link(exe).map_err(Error::file("find", exe))?;
+    let landlock = Landlock {
+        write,
+        probe: text(b"/run/probe")?,
+    };
+    let without = abbey_launch::landlock_version() == 0 && spec.waived.contains(&Layer::Landlock);
+    Ok(Walls {
+        rootless,
+        outer_uid: spec
+            .uid
+            .unwrap_or_else(|| rustix::process::geteuid().as_raw()),
+        hostname: spec.cell.slug().to_string(),
+        staging: text(spec.run_dir.as_os_str().as_encoded_bytes())?,
+        mounts: mounts(spec, sandbox, &own.to_string_lossy(), &look)?,
+        listen,
+        landlock: (!without).then_some(landlock),
+        filters: seccomp::filters(sandbox.profile)?,
+    })
+}
+
+fn relative(path: &str) -> Result<CString> {
+    text(path.trim_start_matches('/').as_bytes())
+}
+
+/// How the root of a cell is built, in order.
+pub(crate) fn mounts(
+    spec: &CellSpec,
+    sandbox: &Sandbox,
+    own: &str,
+    base: &dyn Fn(&str) -> Base,
+) -> Result<Vec<Mount>> {
+    let sealed = Attributes {
+        read_only: true,
+        ..Attributes::default()
+    };
+    let bind = |source: &str, path: &str, attributes, optional| -> Result<Mount> {
+        Ok(Mount::Bind {
+            source: text(source.as_bytes())?,
+            path: relative(path)?,
+            attributes,
+            optional,
+        })
+    };
+    let mut steps = vec![bind("/usr", "usr", sealed, false)?];
+    for name in BASE {
+        match base(name) {
+            Base::Link(to) => steps.push(Mount::Link(relative(name)?, text(to.as_bytes())?)),
+            Base::Dir => steps.push(bind(&format!("/{name}"), name, sealed, false)?),
+            Base::Absent => {}
+        }
+    }
+    steps.push(Mount::Dir(relative("etc")?, 0o755));
+    for name in ETC {
+        let path = format!("/etc/{name}");
+        steps.push(bind(&path, &path, sealed, true)?);
+    }
+    let slug = spec.cell.slug();
+    let home = sandbox
+        .binds
+        .iter()
+        .find(|b| b.writable)
+        .map_or_else(|| "/tmp".to_owned(), |b| b.path.display().to_string());
+    let files = [
+        (
+            "etc/passwd",
+            format!(
+                "agent:x:{INNER_UID}:{INNER_UID}:{slug}:{home}:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n"
+            ),
+        ),
+        (
+            "etc/group",
+            format!("agent:x:{INNER_UID}:\nnogroup:x:65534:\n"),
+        ),
+        (
+            "etc/hosts",
+            format!("127.0.0.1 localhost {slug}\n::1 localhost\n"),
+        ),
+        ("etc/hostname", format!("{slug}\n")),
+        (
+            "etc/nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files dns\n".to_owned(),
+        ),
+        ("etc/resolv.conf", "nameserver 127.0.0.1\n".to_owned()),
+    ];
+    for (path, content) in files {
+        steps.push(Mount::File(relative(path)?, content.into_bytes(), 0o444));
+    }
+    let nodes = Attributes {
+        no_exec: true,
+        devices: true,
+        ..Attributes::default()
+    };
+    let memory = Attributes {
+        no_exec: true,
+        ..Attributes::default()
+    };
+    steps.push(Mount::Dir(relative("dev")?, 0o755));
+    for name in DEVICES {
+        let path = format!("/dev/{name}");
+        steps.push(bind(&path, &path, nodes, true)?);
+    }
+    let links = [
+        ("dev/fd", "/proc/self/fd"),
+        ("dev/stdin", "/proc/self/fd/0"),
+        ("dev/stdout", "/proc/self/fd/1"),
+        ("dev/stderr", "/proc/self/fd/2"),
+        ("dev/ptmx", "pts/ptmx"),
+    ];
+    for (path, to) in links {
+        steps.push(Mount::Link(relative(path)?, text(to.as_bytes())?));
+    }
+    steps.push(Mount::Pts(relative("dev/pts")?));
+    let tmp = sandbox.tmp.0;
+    steps.extend([
+        Mount::Tmpfs(
+            relative("dev/shm")?,
+            format!("mode=1777,size={}", tmp / 4),
+            memory,
+        ),
+        Mount::Proc(relative("proc")?),
+    ]);
+    for name in MASKED {
+        steps.push(Mount::Mask(relative(&format!("proc/{name}"))?));
+    }
+    for name in SEALED {
+        steps.push(Mount::ReadOnly(relative(&format!("proc/{name}"))?));
+    }
+    steps.extend([
+        Mount::Dir(relative("sys")?, 0o555),
+        Mount::Dir(relative("var")?, 0o755),
+        Mount::Link(relative("var/tmp")?, text(b"/tmp")?),
+        Mount::Tmpfs(
+            relative("run")?,
+            "mode=755,size=64k,nr_inodes=16".to_owned(),
+            memory,
+        ),
+        Mount::Tmpfs(
+            relative("tmp")?,
+            format!("mode=1777,size={tmp}"),
+            Attributes::default(),
+        ),
+        Mount::Dir(relative("abbey")?, 0o755),
+        bind(own, Sandbox::OWN, sealed, false)?,
+    ]);
+    // Parents of what is bound; their names are the house's own.
+    for bound in &sandbox.binds {
+        let parents: Vec<&Path> = bound.path.ancestors().skip(1).collect();
+        for parent in parents.iter().rev() {
+            let path = parent.display().to_string();
+            let made = sandbox.binds.iter().any(|b| parent.starts_with(&b.path));
+            if !path.trim_start_matches('/').is_empty() && !made {
+                let step = Mount::Dir(relative(&path)?, 0o755);
+                if !steps.contains(&step) {
+                    steps.push(step);
+                }
+            }
+        }
+        steps.push(Mount::Bind {
+            source: text(bound.source.as_os_str().as_encoded_bytes())?,
+            path: relative(&bound.path.display().to_string())?,
+            attributes: Attributes {
+                read_only: !bound.writable,
+                ..Attributes::default()
+            },
+            optional: false,
+        });
+    }
+    Ok(steps)
+}

@@ -1,0 +1,157 @@
+//! From a specification to a running child: pipes, program, and walls if it has any.
+
+use crate::cgroup::Groups;
+use crate::enter::{find_program, text};
+use crate::{CellSpec, Error, Program, Result, Sandbox, sandbox};
+use abbey_model::Layer;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Open files of a cell.
+const OPEN_FILES: u64 = 4096;
+
+/// A child that runs.
+pub(super) struct Birth {
+    pub(super) child: abbey_launch::Child,
+    /// Of a child behind walls.
+    pub(super) channel: Option<OwnedFd>,
+    /// In the cell's own network.
+    pub(super) listeners: Vec<OwnedFd>,
+    /// Output, errors, readiness.
+    pub(super) pipes: [OwnedFd; 3],
+    /// Layers that hold.
+    pub(super) layers: BTreeSet<Layer>,
+}
+
+/// Starts the program of a cell.
+pub(super) fn give(spec: &CellSpec, groups: Option<&Groups>, limited: bool) -> Result<Birth> {
+    let (launch, pipes) = prepare(spec, groups)?;
+    let mut layers = BTreeSet::new();
+    if limited {
+        layers.insert(Layer::Limits);
+    }
+    let Some(walls) = &spec.sandbox else {
+        let child = abbey_launch::spawn(&launch).map_err(|e| Error::File {
+            what: e.stage,
+            path: spec.argv.first().map_or_else(Default::default, Into::into),
+            source: e.source,
+        })?;
+        return Ok(Birth {
+            child,
+            channel: None,
+            listeners: Vec::new(),
+            pipes,
+            layers,
+        });
+    };
+    let rootless = !rustix::process::geteuid().is_root();
+    let walls = sandbox::walls(spec, walls, rootless)?;
+    let mut born = |_pid: i32| Ok(());
+    let mut refusal = None;
+    let mut content = |in_force: &abbey_launch::InForce| {
+        layers.extend(sandbox::layers(in_force));
+        sandbox::insist(spec, &layers).map_err(|e| {
+            let text = io::Error::other(e.to_string());
+            refusal = Some(e);
+            text
+        })
+    };
+    let walled = abbey_launch::spawn_walled(&launch, &walls, &mut born, &mut content);
+    let walled = match (walled, refusal) {
+        (Ok(walled), _) => walled,
+        (Err(_), Some(refusal)) => return Err(refusal),
+        (Err(error), None) => {
+            return Err(Error::Walls {
+                cell: spec.cell.clone(),
+                why: format!("{error}: {}", error.source),
+            });
+        }
+    };
+    Ok(Birth {
+        child: walled.child,
+        channel: Some(walled.channel),
+        listeners: walled.listeners,
+        pipes,
+        layers,
+    })
+}
+
+/// The launch and our ends of its pipes: output, errors, readiness.
+fn prepare(spec: &CellSpec, groups: Option<&Groups>) -> Result<(abbey_launch::Spec, [OwnedFd; 3])> {
+    let pipe = || {
+        let flags = rustix::pipe::PipeFlags::CLOEXEC;
+        let (reader, writer) =
+            rustix::pipe::pipe_with(flags).map_err(|e| Error::file("make", "pipe")(e.into()))?;
+        rustix::io::ioctl_fionbio(reader.as_fd(), true)
+            .map_err(|e| Error::file("make", "pipe")(e.into()))?;
+        Ok((reader, writer))
+    };
+    let ((out, out_child), (err, err_child), (ready, ready_child)) = (pipe()?, pipe()?, pipe()?);
+    if let Some(uid) = spec.uid {
+        // The child opens it by its path in /proc, which checks the owner.
+        let id = |n| (rustix::fs::Uid::from_raw(n), rustix::fs::Gid::from_raw(n));
+        let (user, group) = id(uid);
+        rustix::fs::fchown(&ready_child, Some(user), Some(group))
+            .map_err(|e| Error::file("hand over", "pipe")(e.into()))?;
+    }
+    let null = fs::File::open("/dev/null").map_err(Error::file("open", "/dev/null"))?;
+    let open = |path: &Path| fs::File::open(path).map(OwnedFd::from);
+    let program = match &spec.program {
+        Program::Own if spec.sandbox.is_some() => {
+            abbey_launch::Program::Path(text(Sandbox::OWN.as_bytes())?, None)
+        }
+        Program::Own => {
+            let own = Path::new("/proc/self/exe");
+            abbey_launch::Program::File(open(own).map_err(Error::file("open", own))?)
+        }
+        // Behind walls a path means what it means there.
+        Program::Path(path) if spec.sandbox.is_some() && path.components().count() > 1 => {
+            abbey_launch::Program::Path(text(path.as_os_str().as_encoded_bytes())?, None)
+        }
+        Program::Path(path) => {
+            let search = spec
+                .env
+                .iter()
+                .find(|(k, _)| k == "PATH")
+                .map_or("", |(_, v)| v.as_str());
+            let found =
+                find_program(&path.to_string_lossy(), search, &spec.cwd).ok_or_else(|| {
+                    Error::file("find", path)(io::Error::from(io::ErrorKind::NotFound))
+                })?;
+            abbey_launch::Program::Path(
+                text(found.as_os_str().as_encoded_bytes())?,
+                open(&found).ok(),
+            )
+        }
+    };
+    let mut env: Vec<(String, String)> = spec.env.clone();
+    if spec.ready_within.is_some() {
+        env.push(("ABBEY_READY_FD".to_owned(), "3".to_owned()));
+    }
+    let launch = abbey_launch::Spec {
+        program,
+        argv: spec
+            .argv
+            .iter()
+            .map(|a| text(a.as_bytes()))
+            .collect::<Result<_>>()?,
+        env: env
+            .iter()
+            .map(|(k, v)| text(format!("{k}={v}").as_bytes()))
+            .collect::<Result<_>>()?,
+        cwd: text(spec.cwd.as_os_str().as_encoded_bytes())?,
+        user: spec.uid.filter(|_| spec.sandbox.is_none()),
+        cgroups: groups
+            .map(Groups::entrances)
+            .transpose()?
+            .unwrap_or_default(),
+        rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
+        fds: vec![OwnedFd::from(null), out_child, err_child, ready_child],
+        new_session: true,
+        dies_with_parent: true,
+    };
+    Ok((launch, [out, err, ready]))
+}

@@ -1,0 +1,36 @@
+//! What the first process of a cell does while the program runs: reap, forward, report.
+
+use std::os::fd::OwnedFd;
+
+/// Waits for the program to end, collecting every orphan on the way; says how it ended, and
+/// returns the status with which to leave. Everything else in the cell dies with us.
+pub(crate) fn serve(program: i32, channel: &OwnedFd) -> i32 {
+    // SAFETY: of the whole body: signal sets and structures are local and initialised by the calls
+    // before they are read; the process has one thread.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+        loop {
+            let mut status = 0;
+            loop {
+                let pid = libc::waitpid(-1, &raw mut status, libc::WNOHANG);
+                if pid <= 0 {
+                    break;
+                }
+                if pid == program {
+                    let mut message = [b'X', 0, 0, 0, 0];
+                    message[1..].copy_from_slice(&status.to_ne_bytes());
+                    let flags = rustix::net::SendFlags::NOSIGNAL;
+                    let _parent_gone = rustix::net::send(channel, &message, flags);
+                    return 0;
+                }
+            }
+            let signal = libc::sigwaitinfo(&raw const all, std::ptr::null_mut());
+            if signal > 0 && signal != libc::SIGCHLD {
+                // The program leads its own group; what it started goes along.
+                libc::kill(-program, signal);
+            }
+        }
+    }
+}
