@@ -1,6 +1,7 @@
 //! `abbey`: arguments in, documents out. It sees the system through the API's types.
 #![allow(clippy::print_stdout, reason = "this is the room that prints")]
 
+mod agents;
 mod cli;
 mod connect;
 mod examples;
@@ -10,6 +11,7 @@ mod output;
 mod roles;
 mod skills;
 mod tasks;
+mod upkeep;
 mod watch;
 
 use clap::{CommandFactory, Parser};
@@ -67,32 +69,32 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Plan(args) => house::plan(&home, json, &args).await,
         C::Down => house::down(&home, json).await,
         C::Ps => house::ps(&home, json).await,
-        C::Start(args) => house::wish(&home, json, "start", &args).await,
-        C::Stop(args) => house::wish(&home, json, "stop", &args).await,
-        C::Restart(args) => house::wish(&home, json, "restart", &args).await,
-        C::Why { agent } => house::why(&home, json, &agent).await,
+        C::Start(args) => agents::wish(&home, json, "start", &args).await,
+        C::Stop(args) => agents::wish(&home, json, "stop", &args).await,
+        C::Restart(args) => agents::wish(&home, json, "restart", &args).await,
+        C::Why { agent } => agents::why(&home, json, &agent).await,
         C::Logs(args) => watch::logs(&home, json, &format!("agents/{}", args.agent), &args).await,
         C::Exec { agent, command } => watch::exec(&home, &agent, command).await,
-        C::Agent(AgentCommand::New(args)) => house::agent_new(&home, json, &args).await,
-        C::Agent(AgentCommand::Rm(args)) => house::agent_rm(&home, json, &args).await,
+        C::Agent(AgentCommand::New(args)) => agents::agent_new(&home, json, &args).await,
+        C::Agent(AgentCommand::Rm(args)) => agents::agent_rm(&home, json, &args).await,
         C::Agent(AgentCommand::Show { agent, effective }) => {
-            house::agent_show(&home, json, &agent, effective).await
+            agents::agent_show(&home, json, &agent, effective).await
         }
-        C::Agent(AgentCommand::Rotate { agent }) => house::rotate(&home, json, &agent).await,
-        C::Template(TemplateCommand::List) => house::template_list(json),
-        C::Template(TemplateCommand::Show { name }) => house::template_show(json, &name),
+        C::Agent(AgentCommand::Rotate { agent }) => agents::rotate(&home, json, &agent).await,
+        C::Template(TemplateCommand::List) => agents::template_list(json),
+        C::Template(TemplateCommand::Show { name }) => agents::template_show(json, &name),
         C::Task(command) => tasks::run(&home, json, command).await,
-        C::Budget(BudgetCommand::Show) => house::budget(&home, json, false).await,
-        C::Budget(BudgetCommand::Report) => house::budget(&home, json, true).await,
+        C::Budget(BudgetCommand::Show) => upkeep::budget(&home, json, false).await,
+        C::Budget(BudgetCommand::Report) => upkeep::budget(&home, json, true).await,
         C::Skill(command) => skills::run(&home, json, command).await,
         C::Activity(args) => watch::activity(&home, json, args).await,
-        C::Doctor => house::doctor(&home, json).await,
-        C::Service(ServiceCommand::List) => house::services(&home, json).await,
+        C::Doctor => upkeep::doctor(&home, json).await,
+        C::Service(ServiceCommand::List) => upkeep::services(&home, json).await,
         C::Service(ServiceCommand::Logs(args)) => {
             watch::logs(&home, json, &format!("services/{}", args.agent), &args).await
         }
-        C::Backup { file } => house::backup(&home, json, &file).await,
-        C::Restore { file } => house::restore(&home, json, &file).await,
+        C::Backup { file } => upkeep::backup(&home, json, &file).await,
+        C::Restore { file } => upkeep::restore(&home, json, &file).await,
         C::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "abbey", &mut std::io::stdout());
             Ok(exit::OK)

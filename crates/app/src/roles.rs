@@ -13,18 +13,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let word = |i: usize| args.get(i).and_then(|a| a.to_str()).unwrap_or_default();
     match word(0) {
         "serve" => serve(&args[1..]),
-        // The shim reported its failure to the one who started it.
-        "shim" => ExitCode::from(if abbey_cells::shim::run().is_ok() {
-            exit::OK
-        } else {
-            exit::FAILURE
-        }),
-        "enter" => {
-            let (code, why) =
-                abbey_cells::enter(&PathBuf::from(args.get(1).cloned().unwrap_or_default()));
-            eprintln!("abbey: {why}");
-            ExitCode::from(u8::try_from(code).unwrap_or(125))
-        }
+        "hostd" => hostd(&args[1..]),
         "native" => native(if word(1) == "--skill" {
             Some(word(2))
         } else {
@@ -86,9 +75,12 @@ fn serve(args: &[OsString]) -> ExitCode {
         .with_max_level(tracing::Level::INFO)
         .init();
     let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    // While this process has one thread: hostd is started, and every privilege given up.
+    if let Err(error) = abbey_daemon::descend(home.root().to_owned(), &binary) {
+        return refuse(error);
+    }
     let options = Options {
         home: home.root().to_owned(),
-        binary,
         clock: Arc::new(SystemClock::new()),
         lease_ttl: number("--lease-ms").map(abbey_model::Millis),
         listen: value("--listen").and_then(|v| v.to_str()?.parse().ok()),
@@ -111,15 +103,36 @@ fn serve(args: &[OsString]) -> ExitCode {
     };
     match runtime.block_on(abbey_daemon::serve(options)) {
         Ok(()) => ExitCode::from(exit::OK),
+        Err(error) => refuse(error),
+    }
+}
+
+/// Says why the control plane did not start.
+fn refuse(error: abbey_daemon::Error) -> ExitCode {
+    let text = error.chain();
+    let locked = matches!(error, abbey_daemon::Error::Locked { .. });
+    tracing::error!(error = text, "the control plane could not start");
+    let code = exit::Failure::from(error).code();
+    report(&serde_json::json!({ "error": text, "code": code, "locked": locked }).to_string());
+    ExitCode::from(code)
+}
+
+/// Runs the privileged helper, away from whoever started it. Reports `ok` or why not.
+fn hostd(args: &[OsString]) -> ExitCode {
+    let given = args.iter().position(|a| a == "--home");
+    let Some(home) = given.and_then(|i| args.get(i + 1)).map(PathBuf::from) else {
+        eprintln!("error: hostd is started by the house itself");
+        return ExitCode::from(exit::USAGE);
+    };
+    if let Err(error) = abbey_daemon::detach() {
+        eprintln!("error: {}", error.chain());
+        return ExitCode::from(exit::FAILURE);
+    }
+    match abbey_daemon::run_hostd(home, || report("ok")) {
+        Ok(()) => ExitCode::from(exit::OK),
         Err(error) => {
-            let text = error.chain();
-            let locked = matches!(error, abbey_daemon::Error::Locked { .. });
-            tracing::error!(error = text, "the control plane could not start");
-            let code = exit::Failure::from(error).code();
-            report(
-                &serde_json::json!({ "error": text, "code": code, "locked": locked }).to_string(),
-            );
-            ExitCode::from(code)
+            report(&error.chain().replace('\n', " "));
+            ExitCode::from(exit::FAILURE)
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Cells that a shim owns, whatever is around them.
 
 use crate::cgroup::{Groups, Usage};
-use crate::shim::{Request, Status};
+use crate::hostd::{Client, Helper, Operation};
+use crate::shim::{self, Request, Status};
 use crate::{Backend, CellSpec, Error, Record, Result, client, identity};
 use abbey_model::{CellName, ExitRecord, Generation, Millis, Observed};
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Time for killed processes to vanish.
@@ -15,20 +15,20 @@ const KILL_WITHIN: Duration = Duration::from_secs(10);
 /// Time for a live shim to answer before it counts as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(2);
 
-/// Starts shims and looks at what they left.
+/// Asks hostd to start and sweep, and looks at what shims left.
 #[derive(Debug)]
 pub struct ShimBackend {
-    shim: PathBuf,
+    hostd: Client,
     run_dir: PathBuf,
     group: String,
 }
 
 impl ShimBackend {
-    /// A backend that starts `shim` (this binary) and keeps its records under `run_dir`.
-    pub fn new(shim: PathBuf, run_dir: PathBuf, group: String) -> Self {
+    /// A backend of the house in `home`, whose hostd runs, with control groups named `group`.
+    pub fn new(home: &Path, group: String) -> Self {
         ShimBackend {
-            shim,
-            run_dir,
+            hostd: Client::new(home),
+            run_dir: home.join("run/cells"),
             group,
         }
     }
@@ -42,18 +42,7 @@ impl ShimBackend {
         cell: &CellName,
         file: &str,
     ) -> Result<Option<T>> {
-        let path = self.dir(cell).join(file);
-        match fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(value) => Ok(Some(value)),
-                Err(e) => Err(Error::Record {
-                    path,
-                    why: e.to_string(),
-                }),
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::file("read", path)(e)),
-        }
+        shim::read(&self.dir(cell).join(file))
     }
 
     fn status(&self, cell: &CellName) -> Option<Status> {
@@ -63,37 +52,9 @@ impl ShimBackend {
 
 impl Backend for ShimBackend {
     fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()> {
-        let failed = |why: String| Error::Shim {
-            cell: spec.cell.clone(),
-            why,
-        };
-        fs::create_dir_all(&spec.run_dir).map_err(Error::file("make", &spec.run_dir))?;
-        let mut shim = Command::new(&self.shim)
-            .args(["role", "shim", &spec.cell.to_string()])
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| failed(format!("`{}`: {e}", self.shim.display())))?;
-        let boot = serde_json::to_vec(&(generation, spec)).map_err(|e| failed(e.to_string()))?;
-        if let Some(mut pipe) = shim.stdin.take() {
-            pipe.write_all(&boot).map_err(|e| failed(e.to_string()))?;
-        }
-        let mut line = String::new();
-        if let Some(pipe) = shim.stdout.take() {
-            BufReader::new(pipe)
-                .read_line(&mut line)
-                .map_err(|e| failed(e.to_string()))?;
-        }
-        // The shim leaves our session by a second fork; what we started ends at once.
-        let _status = shim.wait();
-        match line.trim() {
-            "ok" => Ok(()),
-            "" => Err(failed("it died before it reported".to_owned())),
-            why => Err(failed(why.to_owned())),
-        }
+        let spec = Box::new(spec.clone());
+        let started = self.hostd.call(Operation::Start { generation, spec }, &[]);
+        started.map(drop)
     }
 
     fn observe(&self, cell: &CellName) -> Result<Observed> {
@@ -143,37 +104,11 @@ impl Backend for ShimBackend {
     }
 
     fn sweep(&self, cell: &CellName) -> Result<()> {
-        let dir = self.dir(cell);
-        let mut groups = Vec::new();
-        if let Some(record) = self.read::<Record>(cell, "shim.json")? {
-            identity::kill(&record.shim);
-            let until = Instant::now() + KILL_WITHIN;
-            while identity::is_alive(&record.shim) && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            if let Some(child) = &record.child {
-                identity::kill(child);
-            }
-            groups = record.groups;
+        if !self.dir(cell).exists() && !traces(&self.group, cell) {
+            return Ok(());
         }
-        if groups.is_empty() {
-            let name = cell.to_string();
-            groups = Groups::leftovers(&self.group)
-                .into_iter()
-                .filter(|p| p.ends_with(&name))
-                .collect();
-        }
-        let groups = Groups::at(groups);
-        groups.kill(KILL_WITHIN).map_err(|pids| Error::Leftover {
-            cell: cell.clone(),
-            count: pids.len(),
-            pids,
-        })?;
-        groups.remove()?;
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", dir)(e)),
-            _ => Ok(()),
-        }
+        let cell = cell.clone();
+        self.hostd.call(Operation::Sweep { cell }, &[]).map(drop)
     }
 
     fn list(&self) -> Result<Vec<CellName>> {
@@ -199,6 +134,48 @@ impl Backend for ShimBackend {
 
     fn record(&self, cell: &CellName) -> Result<Option<Record>> {
         self.read(cell, "shim.json")
+    }
+}
+
+/// Whether control groups of a cell are left.
+fn traces(group: &str, cell: &CellName) -> bool {
+    let name = cell.to_string();
+    Groups::leftovers(group).iter().any(|p| p.ends_with(&name))
+}
+
+/// Ends whatever is left of a cell, verifies that it is gone, and removes its records. Done by
+/// hostd, as it takes the rights over other users' processes.
+pub(crate) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> {
+    let dir = run_dir.join(cell.to_string());
+    let mut groups = Vec::new();
+    if let Some(record) = shim::read::<Record>(&dir.join("shim.json"))? {
+        identity::kill(&record.shim);
+        let until = Instant::now() + KILL_WITHIN;
+        while identity::is_alive(&record.shim) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(child) = &record.child {
+            identity::kill(child);
+        }
+        groups = record.groups;
+    }
+    if groups.is_empty() {
+        let name = cell.to_string();
+        groups = Groups::leftovers(group)
+            .into_iter()
+            .filter(|p| p.ends_with(&name))
+            .collect();
+    }
+    let groups = Groups::at(groups);
+    groups.kill(KILL_WITHIN).map_err(|pids| Error::Leftover {
+        cell: cell.clone(),
+        count: pids.len(),
+        pids,
+    })?;
+    groups.remove()?;
+    match fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", dir)(e)),
+        _ => Ok(()),
     }
 }
 

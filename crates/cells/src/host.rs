@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 
-/// Looks at interfaces' routes, listening ports and control groups.
-pub fn observe_host(group: &str) -> HostFacts {
+/// Looks at interfaces' routes, listening ports and control groups. `uid_first` is the first user
+/// of the house's cells, where they can have their own.
+pub(crate) fn observe(group: &str, uid_first: Option<u32>) -> HostFacts {
     HostFacts {
         subnets: routes(),
         ports: listening(),
-        own_uids: rustix::process::geteuid().is_root(),
+        uid_first,
         no_limits: Groups::unusable(group),
     }
 }

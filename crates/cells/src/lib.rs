@@ -9,16 +9,15 @@ mod cgroup;
 mod client;
 mod enter;
 mod host;
+pub mod hostd;
 mod identity;
 mod sandbox;
 pub mod shim;
 mod spec;
 
-pub use cgroup::{Groups, Usage};
-pub use enter::{EnterSpec, enter};
-pub use host::observe_host;
-pub use identity::{boot_id, identify, is_alive};
 pub use backend::ShimBackend;
+pub use cgroup::{Groups, Usage};
+pub use identity::{boot_id, identify, is_alive};
 pub use spec::{Bind, CellSpec, Door, Program, Record, Sandbox};
 
 use abbey_model::{CellName, Generation, Millis, Observed};
@@ -64,6 +63,14 @@ pub enum Error {
         /// Which and why.
         why: String,
     },
+    /// hostd did not do what was asked.
+    #[error("hostd could not {op}: {why}")]
+    Hostd {
+        /// Which operation.
+        op: &'static str,
+        /// What it said, or that it did not answer.
+        why: String,
+    },
     /// Limits cannot be enforced here.
     #[error("limits cannot be enforced: {0}")]
     Limits(String),
@@ -77,6 +84,9 @@ pub enum Error {
         /// Which.
         pids: Vec<i32>,
     },
+    /// Another boot of the cell holds it.
+    #[error("another boot of {0} is up; stop it before it is started again")]
+    Busy(CellName),
     /// The cell is not up.
     #[error("the cell {0} is not running")]
     NotRunning(CellName),
@@ -90,6 +100,17 @@ impl Error {
         let path = path.into();
         move |source| Error::File { what, path, source }
     }
+}
+
+/// An error with everything below it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
 }
 
 /// Result of an operation on a cell.

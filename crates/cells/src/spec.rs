@@ -4,8 +4,8 @@ use abbey_model::{
     Bytes, CellKind, CellName, Generation, Layer, Limits, Millis, ProcessIdentity, Profile,
     Timestamp,
 };
-use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// The program of a cell.
@@ -113,4 +113,7 @@ pub struct Record {
     /// Layers that were read back from inside.
     #[serde(default)]
     pub layers: BTreeSet<Layer>,
+    /// The walls, for those who enter later; none for a plain process.
+    #[serde(default)]
+    pub walls: Option<Sandbox>,
 }

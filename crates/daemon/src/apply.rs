@@ -150,10 +150,8 @@ async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
     let parsed = parse(&body.manifest)?;
     let charters = charters(&parsed, body)?;
     let current = house.current();
-    let group = house.home.group();
-    let mut host = tokio::task::spawn_blocking(move || abbey_cells::observe_host(&group))
-        .await
-        .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
+    let hostd = Arc::clone(&house.hostd);
+    let mut host = crate::hostd::ask(move || hostd.observe()).await?;
     let (generation, applied, registry, newest_uid) = match &current {
         Some(c) => (
             Generation(c.generation),
@@ -183,7 +181,8 @@ async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
         charters: charters.clone(),
     };
     let mut plan = abbey_plan::plan(&parsed, &inventory);
-    plan.notes.extend(host_notes(house, &parsed, body));
+    plan.notes
+        .extend(host_notes(house, &parsed, body, &inventory.host));
     let uids = plan
         .registry
         .rows()
@@ -200,7 +199,12 @@ async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
 }
 
 /// What only the running house can check: secrets, programs, skills.
-fn host_notes(house: &House, parsed: &abbey_plan::House, body: &ManifestBody) -> Vec<Note> {
+fn host_notes(
+    house: &House,
+    parsed: &abbey_plan::House,
+    body: &ManifestBody,
+    host: &abbey_plan::HostFacts,
+) -> Vec<Note> {
     let mut notes = Vec::new();
     let mut fatal = |subject: String, text: String| {
         notes.push(Note {
@@ -240,10 +244,7 @@ fn host_notes(house: &House, parsed: &abbey_plan::House, body: &ManifestBody) ->
         && listen.port() != 0
         && let Err(e) = std::net::TcpListener::bind(listen)
     {
-        let holder = abbey_cells::observe_host(&house.home.group())
-            .ports
-            .get(&listen.port())
-            .cloned();
+        let holder = host.ports.get(&listen.port()).cloned();
         let why = holder.map_or_else(|| e.to_string(), |h| format!("the port is held by {h}"));
         fatal(
             "listen".to_owned(),

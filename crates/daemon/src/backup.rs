@@ -5,15 +5,14 @@ use crate::error::Result;
 use crate::home::{Home, publish};
 use crate::house::House;
 use abbey_api::{BackupDoc, Problem, VERSION};
+use abbey_cells::hostd::Operation;
 use abbey_model::FaultKind;
 use abbey_store::{Options, Sqlite, Storage, SystemClock};
 use std::fs;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Files that are never in a backup.
-const EXCLUDED: [&str; 3] = ["token", "key", "session.lock"];
 
 /// Writes a backup while the house runs; published by rename.
 pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
@@ -33,19 +32,19 @@ pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
     }
     let database = to.with_extension("db.partial");
     house.store.backup(database.clone()).await?;
-    let agents = house.home.root().join("agents");
+    let hostd = Arc::clone(&house.hostd);
     let (target, copy) = (to.to_owned(), database.clone());
     let packed = tokio::task::spawn_blocking(move || -> Result<String> {
         let hash = hash_of(&copy)?;
         let temporary = target.with_extension("tar.partial");
         let file = fs::File::create(&temporary).map_err(Error::file("make", &temporary))?;
         let broken = |e| Error::file("write", &temporary)(e);
+        // Agents' files are theirs, so hostd packs them; it leaves the end of the archive to us.
+        hostd.call(Operation::Pack, &[file.as_fd()])?;
         let mut archive = tar::Builder::new(file);
-        archive.follow_symlinks(false);
         archive
             .append_path_with_name(&copy, "abbey.db")
             .map_err(broken)?;
-        add_tree(&mut archive, &agents, Path::new("agents")).map_err(broken)?;
         archive
             .into_inner()
             .and_then(|f| f.sync_all())
@@ -64,26 +63,6 @@ pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
         state_hash: outcome?,
         bytes,
     })
-}
-
-/// Adds plain files and directories; an agent's links are left out, they could lead anywhere.
-fn add_tree(archive: &mut tar::Builder<fs::File>, dir: &Path, name: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let (path, name) = (entry.path(), name.join(entry.file_name()));
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            archive.append_dir(&name, &path)?;
-            add_tree(archive, &path, &name)?;
-        } else if kind.is_file() && !EXCLUDED.iter().any(|e| entry.file_name() == *e) {
-            match archive.append_path_with_name(&path, &name) {
-                // An agent may remove a file while we read.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Digest of the state in a database file that nobody uses.
@@ -137,7 +116,7 @@ pub fn restore(root: PathBuf, from: &Path) -> std::result::Result<String, Error>
                 .map_err(|e| not_ours(e.to_string()))?;
             publish(&staged, &bytes, 0o600)?;
             found = true;
-        } else if path.starts_with("agents")
+        } else if (path.starts_with("agents") || path == Path::new("hostd/claims.json"))
             && (entry.header().entry_type().is_file() || entry.header().entry_type().is_dir())
         {
             // `unpack_in` refuses paths that lead out of the directory.

@@ -79,7 +79,23 @@ pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
         format!("the operator's credential has mode {mode:03o}"),
         "chmod 600 the file `operator.token`",
     );
-    let limits = abbey_cells::Groups::unusable(&house.home.group());
+    let hostd = Arc::clone(&house.hostd);
+    let helper = crate::hostd::ask(move || Ok((hostd.hello()?, hostd.observe()?))).await;
+    add(
+        "hostd",
+        helper.is_ok(),
+        "fail",
+        match &helper {
+            Ok((hello, _)) if hello.privileged => {
+                format!("hostd answers as process {} with privilege", hello.pid)
+            }
+            Ok((hello, _)) => format!("hostd answers as process {} without privilege", hello.pid),
+            Err(error) => error.chain(),
+        },
+        "`abbey up` starts it again; cells go on without it",
+    );
+    let facts = helper.ok().map(|(_, facts)| facts).unwrap_or_default();
+    let limits = facts.no_limits;
     add(
         "limits",
         limits.is_none(),
@@ -115,7 +131,7 @@ pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
         format!("{stuck} sagas are stuck"),
         "look at the log of the control plane, mend the cause, and apply the manifest again",
     );
-    let uids = rustix::process::geteuid().is_root();
+    let uids = facts.uid_first.is_some();
     add(
         "users",
         uids,

@@ -2,11 +2,10 @@
 
 use crate::Error;
 use crate::error::Result;
-use crate::home::publish;
 use crate::house::House;
 use crate::provision;
 use abbey_api::{ExecBody, Problem};
-use abbey_cells::EnterSpec;
+use abbey_cells::hostd::{Operation, Reply};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
 use abbey_store::Note;
 use axum::body::Body;
@@ -14,9 +13,10 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
-use std::process::Stdio;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
 /// Starts the program and streams it.
@@ -33,13 +33,10 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
     if body.argv.is_empty() {
         return Err(Problem::new(FaultKind::Invalid, "no command was given").into());
     }
-    let record = house
-        .backend
-        .record(&cell)?
-        .filter(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive));
-    let Some(record) = record else {
+    let record = house.backend.record(&cell)?;
+    if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {
         return Err(Error::Cell(abbey_cells::Error::NotRunning(cell)));
-    };
+    }
     let spec = provision::cell_spec(house, &current, &cell)?
         .ok_or_else(|| Problem::new(FaultKind::NotFound, "no cell"))?;
     let stdin = body
@@ -47,32 +44,15 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
         .map(|t| BASE64.decode(t))
         .transpose()
         .map_err(|e| Problem::new(FaultKind::Invalid, e.to_string()))?;
-    let enter = EnterSpec {
+    let (stdin_child, stdin_ours) = pipe()?;
+    let (out, out_child) = pipe()?;
+    let (err, err_child) = pipe()?;
+    let enter = Operation::Enter {
+        cell: cell.clone(),
         argv: body.argv.clone(),
         env: spec.env,
         cwd: spec.cwd,
-        uid: spec.uid,
-        groups: record.groups,
     };
-    let serial = house.store.now().0;
-    let file = house
-        .home
-        .run()
-        .join(format!("enter-{slug}-{serial}-{:08x}", rand_u32()));
-    let bytes =
-        serde_json::to_vec(&enter).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
-    publish(&file, &bytes, 0o600)?;
-    let own = std::path::Path::new("/proc/self/exe");
-    let mut child = tokio::process::Command::new(own)
-        .args(["role", "enter"])
-        .arg(&file)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(Error::file("run", own))?;
     let note = Note {
         actor: Principal::Operator,
         action: "cell.exec".to_owned(),
@@ -80,30 +60,29 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
         detail: json!({ "argv": body.argv }),
     };
     house.store.append(note).await?;
-    if let Some(mut pipe) = child.stdin.take() {
-        drop(tokio::spawn(async move {
-            let _ended_early = pipe.write_all(&stdin.unwrap_or_default()).await;
-        }));
-    }
+    let hostd = Arc::clone(&house.hostd);
+    let running = tokio::task::spawn_blocking(move || {
+        let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
+        hostd.call(enter, &fds)
+    });
+    let (mut feed, out, err) = (
+        pipe::Sender::from_owned_fd(stdin_ours).map_err(Error::file("use", "a pipe"))?,
+        pipe::Receiver::from_owned_fd(out).map_err(Error::file("use", "a pipe"))?,
+        pipe::Receiver::from_owned_fd(err).map_err(Error::file("use", "a pipe"))?,
+    );
+    drop(tokio::spawn(async move {
+        let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
+    }));
     let (lines, stream) =
         mpsc::channel::<std::result::Result<String, std::convert::Infallible>>(64);
-    let (out, err) = (child.stdout.take(), child.stderr.take());
     drop(tokio::spawn(async move {
         tokio::join!(pump("stdout", out, &lines), pump("stderr", err, &lines));
-        let status = match child.wait().await {
-            Ok(status) => {
-                use std::os::unix::process::ExitStatusExt;
-                // As shells do: 128 and the number of the signal.
-                status
-                    .code()
-                    .or_else(|| status.signal().map(|s| 128 + s))
-                    .unwrap_or(125)
-            }
-            Err(_) => 125,
+        let end = match running.await {
+            Ok(Ok(Reply::Exit { code })) => json!({ "exit": code }),
+            Ok(Err(error)) => json!({ "exit": 125, "error": Error::Cell(error).chain() }),
+            Ok(Ok(_)) | Err(_) => json!({ "exit": 125 }),
         };
-        let _caller_gone = lines
-            .send(Ok(format!("{}\n", json!({ "exit": status }))))
-            .await;
+        let _caller_gone = lines.send(Ok(format!("{end}\n"))).await;
     }));
     let stream = futures_util::stream::unfold(stream, async |mut s| s.recv().await.map(|l| (l, s)));
     Ok(Response::builder()
@@ -114,10 +93,9 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
 
 async fn pump(
     name: &str,
-    pipe: Option<impl AsyncRead + Unpin>,
+    mut pipe: impl AsyncRead + Unpin,
     lines: &mpsc::Sender<std::result::Result<String, std::convert::Infallible>>,
 ) {
-    let Some(mut pipe) = pipe else { return };
     let mut buffer = vec![0u8; 16 << 10];
     while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
         let line = format!("{}\n", json!({ name: BASE64.encode(&buffer[..n]) }));
@@ -127,9 +105,7 @@ async fn pump(
     }
 }
 
-fn rand_u32() -> u32 {
-    let mut bytes = [0u8; 4];
-    // Only keeps two names of one millisecond apart; the file is made with O_EXCL.
-    let _zero_is_fine = getrandom::fill(&mut bytes);
-    u32::from_ne_bytes(bytes)
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let made = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    made.map_err(|e| Error::file("make", "a pipe")(e.into()))
 }

@@ -1,6 +1,7 @@
 //! The state directory: layout, lock, keys and the operator's credential.
 
 use crate::Error;
+use abbey_cells::hostd::Config;
 use abbey_model::Secret;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -99,28 +100,77 @@ impl Home {
         format!("abbey-{}", &digest[..12])
     }
 
-    /// Makes the directories. Ours are private; those on the way to an agent's files let it pass.
+    /// What hostd of this house works with.
+    ///
+    /// # Errors
+    /// When its directory cannot be made.
+    pub fn hostd_config(&self) -> Result<Config, Error> {
+        Ok(Config::of(&self.root, self.group())?)
+    }
+
+    /// Makes the directories. As root: the control plane's user may make files in the home and in
+    /// `run`, but not touch what is root's there (both are sticky), and cells' files and records
+    /// are root's. As a user everything is that user's.
     ///
     /// # Errors
     /// When the home is not writable or too deep for sockets.
-    pub fn prepare(&self) -> Result<(), Error> {
+    pub fn prepare(&self) -> Result<Config, Error> {
         if !abbey_plan::home_fits(&self.root.to_string_lossy()) {
             return Err(Error::HomeTooDeep(self.root.clone()));
         }
+        make_dir(&self.root, 0o711)?;
+        let config = self.hostd_config()?;
+        let shared = if config.privileged { 0o1771 } else { 0o711 };
         for (dir, mode) in [
-            (self.root.clone(), 0o711),
-            (self.run(), 0o700),
-            (self.cells(), 0o700),
-            (self.root.join("logs"), 0o700),
-            (self.root.join("agents"), 0o711),
-            (self.root.join("services"), 0o711),
-            (self.credentials(), 0o700),
-            (self.backups(), 0o700),
+            (self.root.clone(), shared),
+            (self.run(), shared),
+            (self.cells(), 0o2750),
+            (self.root.join("logs"), 0o2751),
+            (self.root.join("agents"), 0o751),
+            (self.root.join("services"), 0o751),
+            (self.credentials(), 0o2750),
             (self.skills(), 0o755),
         ] {
             make_dir(&dir, mode)?;
+            if config.privileged {
+                chown(&dir, 0, config.serve_uid)?;
+                // Changing the owner clears the set-group-id bit.
+                make_dir(&dir, mode)?;
+            }
         }
-        self.reachable()
+        make_dir(&self.backups(), 0o700)?;
+        if config.privileged {
+            self.hand_over(config.serve_uid)?;
+        }
+        self.reachable()?;
+        Ok(config)
+    }
+
+    /// Gives the control plane's user what is its own, whoever made it.
+    fn hand_over(&self, uid: u32) -> Result<(), Error> {
+        let mut own = vec![self.backups(), self.operator_token()];
+        own.extend(
+            ["abbey.db", "abbey.db-wal", "abbey.db-shm", "signing.key"]
+                .map(|name| self.root.join(name)),
+        );
+        own.extend(["serve.lock", "serve.json"].map(|name| self.run().join(name)));
+        for path in own.iter().filter(|p| p.exists()) {
+            chown(path, uid, uid)?;
+        }
+        // The operator puts credentials there; the control plane reads them.
+        for entry in fs::read_dir(self.credentials())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|t| t.is_file()) {
+                chown(&path, 0, uid)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o640))
+                    .map_err(Error::file("protect", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// With users of their own, agents must be able to walk to their files.
@@ -222,6 +272,10 @@ impl Home {
             Err(e) => Err(Error::file("read", &path)(e)),
         }
     }
+}
+
+fn chown(path: &Path, uid: u32, gid: u32) -> Result<(), Error> {
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(Error::file("hand over", path))
 }
 
 /// Makes a directory with exactly this mode.

@@ -4,6 +4,7 @@ use crate::home::Home;
 use crate::{Error, auth::Keys, error::Result};
 use abbey_agents::skill::Skill;
 use abbey_cells::Backend;
+use abbey_cells::hostd::Helper;
 use abbey_engine::admission::AgentFact;
 use abbey_engine::matcher::{self, Candidate, Match, Rule, SCORE_MAX};
 use abbey_model::{CellName, Redactor, Secret, SecretRef, Slug};
@@ -146,6 +147,8 @@ pub struct House {
     pub(crate) home: Home,
     pub(crate) store: Arc<dyn Storage>,
     pub(crate) backend: Arc<dyn Backend>,
+    /// Whoever does what takes privilege.
+    pub(crate) hostd: Arc<dyn Helper>,
     pub(crate) current: RwLock<Option<Arc<Current>>>,
     pub(crate) skills: RwLock<Arc<Skills>>,
     pub(crate) keys: Keys,

@@ -11,6 +11,7 @@ mod error;
 mod exec;
 mod facts;
 mod home;
+mod hostd;
 mod house;
 mod inside;
 mod logs;
@@ -28,6 +29,7 @@ mod web;
 pub use backup::restore;
 pub use error::Error;
 pub use home::Home;
+pub use hostd::{descend, detach, mend, run as run_hostd};
 pub use house::House;
 pub use serve::{Announcement, Options, check_manifest, plan_offline, serve};
 

@@ -4,13 +4,12 @@
 
 use crate::error::Result;
 use crate::house::House;
-use abbey_agents::Layout;
+use abbey_cells::hostd::FileName;
 use abbey_engine::schedule::Interval;
 use abbey_engine::task::Phase;
 use abbey_model::{Amounts, CellName, Millis, Principal, Priority, Slug, Timestamp};
 use abbey_store::NewTask;
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,8 +20,6 @@ const SWEEP_LEAST: Duration = Duration::from_millis(50);
 const UPKEEP: Duration = Duration::from_secs(3600);
 /// How long finished tasks are kept.
 const RETENTION: Millis = Millis::from_secs(90 * 86_400);
-/// Largest heartbeat document, bytes.
-const HEARTBEAT_MAX: u64 = 16 << 10;
 
 /// Ends leases and pauses at their instants.
 pub(crate) async fn sweeper(house: Arc<House>) {
@@ -105,7 +102,7 @@ pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) ->
             continue;
         }
         fired.insert(agent.slug.clone(), number);
-        let text = heartbeat(house, &agent.slug);
+        let text = heartbeat(house, &agent.slug).await;
         if text.trim().is_empty() {
             // Nothing to consider: no task, no model, no entry; counted for the metrics.
             house.wakes_skipped.fetch_add(1, Ordering::Relaxed);
@@ -147,21 +144,11 @@ async fn anchor(house: &House, agent: &Slug) -> Result<Timestamp> {
     Ok(at)
 }
 
-/// The agent's heartbeat document. It is the agent's own file, so it is read without following
-/// links and only so far.
-fn heartbeat(house: &House, agent: &Slug) -> String {
-    use rustix::fs::{CWD, Mode, OFlags, openat};
-    let path = Layout::under(&house.home.agent(agent.as_str()))
-        .workspace
-        .join("HEARTBEAT.md");
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut text = String::new();
-    if let Ok(fd) = openat(CWD, &path, flags, Mode::empty()) {
-        let _not_text = std::fs::File::from(fd)
-            .take(HEARTBEAT_MAX)
-            .read_to_string(&mut text);
-    }
-    text
+/// The agent's heartbeat document, its own file; what cannot be read is taken for empty.
+async fn heartbeat(house: &House, agent: &Slug) -> String {
+    let (hostd, owner) = (Arc::clone(&house.hostd), CellName::Agent(agent.clone()));
+    let read = crate::hostd::ask(move || hostd.read(owner, FileName::Heartbeat)).await;
+    read.unwrap_or_default()
 }
 
 /// Signs the head of the chain and lets old tasks go.
@@ -204,6 +191,13 @@ agents:
   sysadmin: { template: sysadmin, reports_to: abbot, wake: { every: 24h, jitter: 5m } }
 ";
 
+    /// Does what hostd does, here and without users of their own.
+    fn helper(home: &Home) -> Arc<dyn abbey_cells::hostd::Helper> {
+        let mut config = home.hostd_config().unwrap();
+        config.privileged = false;
+        Arc::new(abbey_cells::hostd::Inline(config))
+    }
+
     /// A whole day of the house's own timers on the turned clock: the daily wake comes due, finds
     /// an empty heartbeat, and leaves no trace; with something in it, it becomes one task.
     #[tokio::test(flavor = "multi_thread")]
@@ -214,14 +208,9 @@ agents:
         home.prepare().unwrap();
         let clock = Arc::new(Turned(AtomicI64::new(1_800_000_000_000)));
         let injected: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
-        let (house, _backend) = serve::open(
-            &home,
-            std::path::Path::new("/bin/true"),
-            injected,
-            (None, None),
-        )
-        .await
-        .unwrap();
+        let (house, _backend) = serve::open(&home, helper(&home), injected, (None, None))
+            .await
+            .unwrap();
         let body = abbey_api::ManifestBody {
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),

@@ -4,14 +4,16 @@
 use crate::Error;
 use crate::auth::Keys;
 use crate::error::Result;
-use crate::home::{make_dir, new_token, publish};
+use crate::home::new_token;
 use crate::house::{Current, House};
 use abbey_agents::{Layout, digest, native_environment};
 use abbey_api::Problem;
+use abbey_cells::hostd::{Claim, FileEntry, FileName, Operation};
 use abbey_cells::{Bind, CellSpec, Door, Program, Sandbox};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
 use abbey_model::{
-    Bytes, CellKind, CellName, FaultKind, Id, Layer, Limits, Millis, Principal, SagaId, Secret, Slug,
+    Bytes, CellKind, CellName, FaultKind, Id, Layer, Limits, Millis, Principal, SagaId, Secret,
+    Slug,
 };
 use abbey_store::{SagaRow, TokenRow};
 use std::collections::BTreeSet;
@@ -40,10 +42,9 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
     }
     let on_disk = agents_on_disk(house)?;
     for slug in current.house.agents.keys() {
-        let layout = Layout::under(&house.home.agent(slug.as_str()));
-        if layout.token.exists() {
+        if own_token(house, slug).exists() {
             // Charters change with the plan; writing the same text again changes nothing.
-            files(house, &current, slug)?;
+            files(house, &current, slug).await?;
         } else {
             begin(house, &current, "agent.create", slug, &CREATE).await?;
         }
@@ -64,9 +65,8 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
         }
     }
     for service in current.house.services.keys() {
-        let dir = house.home.service(service.as_str());
-        make_dir(&dir, 0o700)?;
-        own(&dir, current.uid(&format!("service:{service}")))?;
+        let owner = CellName::Service(service.clone());
+        make_home(house, &current, owner).await?;
     }
     refresh_keys(house).await
 }
@@ -163,9 +163,9 @@ async fn perform(
     slug: &Slug,
 ) -> Result<()> {
     match (kind, step) {
-        ("agent.create", "home") => make_home(house, current, slug),
-        ("agent.create", "files") => files(house, current, slug),
-        ("agent.create", "credential") => credential(house, current, slug, Millis(0)).await,
+        ("agent.create", "home") => make_home(house, current, CellName::Agent(slug.clone())).await,
+        ("agent.create", "files") => files(house, current, slug).await,
+        ("agent.create", "credential") => credential(house, slug, Millis(0)).await,
         ("agent.remove", "stop") => stop_for_good(house, slug).await,
         ("agent.remove", "revoke") => {
             house
@@ -174,11 +174,18 @@ async fn perform(
                 .await?;
             refresh_keys(house).await
         }
-        ("agent.remove", "archive") => archive(house, slug),
-        ("agent.remove", "forget") => Ok(house
-            .store
-            .forget_cell(CellName::Agent(slug.clone()))
-            .await?),
+        ("agent.remove", "archive") => archive(house, slug).await,
+        ("agent.remove", "forget") => {
+            let owner = CellName::Agent(slug.clone());
+            ask(
+                house,
+                Operation::Release {
+                    owner: owner.clone(),
+                },
+            )
+            .await?;
+            Ok(house.store.forget_cell(owner).await?)
+        }
         _ => Err(Problem::new(
             FaultKind::Internal,
             format!("saga {kind} has no step {step}"),
@@ -197,80 +204,72 @@ async fn undo(house: &Arc<House>, kind: &str, step: &str, slug: &Slug) -> Result
             refresh_keys(house).await
         }
         // The home step made everything that the files step wrote into.
-        ("agent.create", "home") => archive(house, slug),
+        ("agent.create", "home") => {
+            archive(house, slug).await?;
+            let owner = CellName::Agent(slug.clone());
+            ask(house, Operation::Release { owner }).await
+        }
         // A removal goes forward only: its undo leaves things as they are, and it is begun again.
         _ => Ok(()),
     }
 }
 
-fn make_home(house: &House, current: &Current, slug: &Slug) -> Result<()> {
-    let layout = Layout::under(&house.home.agent(slug.as_str()));
-    let uid = current.uid(&format!("agent:{slug}"));
-    make_dir(&layout.root, 0o711)?;
-    make_dir(&layout.home, 0o700)?;
-    own(&layout.home, uid)?;
-    // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
-    make_dir(
-        &layout.workspace,
-        if uid.is_some() { 0o1770 } else { 0o700 },
-    )?;
-    if let Some(gid) = uid {
-        std::os::unix::fs::chown(&layout.workspace, Some(0), Some(gid))
-            .map_err(Error::file("hand over", &layout.workspace))?;
-    }
-    let memory = layout.workspace.join("memory");
-    make_dir(&memory, 0o700)?;
-    own(&memory, uid)
+async fn ask(house: &House, operation: Operation) -> Result<()> {
+    let hostd = Arc::clone(&house.hostd);
+    crate::hostd::ask(move || hostd.call(operation, &[]).map(drop)).await
+}
+
+/// Where the control plane's copy of an agent's credential is.
+fn own_token(house: &House, slug: &Slug) -> PathBuf {
+    house.home.agent(slug.as_str()).join("token")
+}
+
+/// Gives an owner its user, and makes its directories.
+async fn make_home(house: &House, current: &Current, owner: CellName) -> Result<()> {
+    let name = match &owner {
+        CellName::Agent(slug) => format!("agent:{slug}"),
+        CellName::Service(slug) => format!("service:{slug}"),
+    };
+    let claim = Claim {
+        uid: current.uid(&name),
+    };
+    let files = Vec::new();
+    let claimed = Operation::Claim {
+        owner: owner.clone(),
+        claim,
+    };
+    ask(house, claimed).await?;
+    ask(house, Operation::Prepare { owner, files }).await
 }
 
 /// Writes what the house owns in a workspace; seeds what the agent owns.
-fn files(house: &House, current: &Current, slug: &Slug) -> Result<()> {
-    let layout = Layout::under(&house.home.agent(slug.as_str()));
-    let uid = current.uid(&format!("agent:{slug}"));
+async fn files(house: &House, current: &Current, slug: &Slug) -> Result<()> {
     let Some(agent) = current.house.agents.get(slug) else {
         return Ok(());
     };
-    let soul = layout.workspace.join("SOUL.md");
-    let text = current.charter(slug);
-    if fs::read_to_string(&soul).ok().as_deref() != Some(text)
-        && !(agent.charter_writable && soul.exists())
-    {
-        publish(
-            &soul,
-            text.as_bytes(),
-            if agent.charter_writable { 0o600 } else { 0o444 },
-        )?;
-    }
-    if agent.charter_writable {
-        own(&soul, uid)?;
-    }
-    let seeds = [
-        (
-            "AGENTS.md",
+    let entry = |name, content: &str| FileEntry {
+        name,
+        content: content.to_owned(),
+    };
+    let charter = match agent.charter_writable {
+        true => FileName::OwnCharter,
+        false => FileName::Charter,
+    };
+    let files = vec![
+        entry(charter, current.charter(slug)),
+        entry(
+            FileName::Rules,
             "# Rules of this house\n\nFinish with a result that another can check.\n",
         ),
-        ("MEMORY.md", ""),
-        ("HEARTBEAT.md", ""),
+        entry(FileName::Memory, ""),
+        entry(FileName::Heartbeat, ""),
     ];
-    for (name, text) in seeds {
-        let path = layout.workspace.join(name);
-        if fs::symlink_metadata(&path).is_err() {
-            publish(&path, text.as_bytes(), 0o600)?;
-            own(&path, uid)?;
-        }
-    }
-    Ok(())
+    let owner = CellName::Agent(slug.clone());
+    ask(house, Operation::Prepare { owner, files }).await
 }
 
 /// Gives an agent a fresh credential; older ones end after `overlap`.
-pub(crate) async fn credential(
-    house: &Arc<House>,
-    current: &Current,
-    slug: &Slug,
-    overlap: Millis,
-) -> Result<()> {
-    let layout = Layout::under(&house.home.agent(slug.as_str()));
-    let uid = current.uid(&format!("agent:{slug}"));
+pub(crate) async fn credential(house: &Arc<House>, slug: &Slug, overlap: Millis) -> Result<()> {
     let token = new_token("abbey_ag_")?;
     let key = new_token("sk-abbey-")?;
     let principal = Principal::Agent(slug.clone());
@@ -287,9 +286,13 @@ pub(crate) async fn credential(
         };
         house.store.add_token(row).await?;
     }
-    publish(&layout.root.join("key"), key.expose().as_bytes(), 0o600)?;
-    publish(&layout.token, token.expose().as_bytes(), 0o400)?;
-    own(&layout.token, uid)?;
+    let entry = |name, secret: &Secret| FileEntry {
+        name,
+        content: secret.expose().to_owned(),
+    };
+    let files = vec![entry(FileName::Key, &key), entry(FileName::Token, &token)];
+    let owner = CellName::Agent(slug.clone());
+    ask(house, Operation::Prepare { owner, files }).await?;
     refresh_keys(house).await
 }
 
@@ -307,17 +310,12 @@ async fn stop_for_good(house: &Arc<House>, slug: &Slug) -> Result<()> {
 }
 
 /// Moves an agent's files aside; nothing of an agent is deleted by the house.
-fn archive(house: &House, slug: &Slug) -> Result<()> {
-    let from = house.home.agent(slug.as_str());
-    if !from.exists() {
-        return Ok(());
-    }
-    make_dir(&house.home.removed(), 0o700)?;
+async fn archive(house: &House, slug: &Slug) -> Result<()> {
     let stamp = abbey_api::Time(house.store.now())
         .to_string()
         .replace([':', '.'], "-");
-    let to = house.home.removed().join(format!("{slug}-{stamp}"));
-    fs::rename(&from, &to).map_err(Error::file("move aside", from))
+    let owner = CellName::Agent(slug.clone());
+    ask(house, Operation::Archive { owner, stamp }).await
 }
 
 /// Loads every valid credential and every secret that must stay out of logs.
@@ -327,9 +325,9 @@ pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
     let mut secrets = vec![house.home.operator_secret()?];
     if let Some(current) = house.current() {
         for slug in current.house.agents.keys() {
-            let layout = Layout::under(&house.home.agent(slug.as_str()));
+            let key = house.home.agent(slug.as_str()).join("key");
             secrets.extend(
-                [layout.token, layout.root.join("key")]
+                [own_token(house, slug), key]
                     .iter()
                     .filter_map(|p| fs::read_to_string(p).ok())
                     .map(Secret::new),
@@ -344,14 +342,6 @@ pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
     }
     house.learn_secrets(secrets);
     Ok(())
-}
-
-fn own(path: &Path, uid: Option<u32>) -> Result<()> {
-    match uid {
-        Some(id) => std::os::unix::fs::lchown(path, Some(id), Some(id))
-            .map_err(Error::file("hand over", path)),
-        None => Ok(()),
-    }
 }
 
 /// The program of a service as an absolute path, and its arguments.
@@ -433,24 +423,26 @@ pub(crate) fn cell_spec(
     let run_dir = house.home.cells().join(cell.to_string());
     let log_dir = house.home.cell_logs(&cell.to_string());
     let base =
-        |digest: &str, kind: CellKind, limits: Limits, waived: &BTreeSet<Layer>, owner: &str| CellSpec {
-            cell: cell.clone(),
-            kind,
-            digest: digest.to_owned(),
-            program: Program::Own,
-            argv: Vec::new(),
-            env: Vec::new(),
-            cwd: PathBuf::from("/"),
-            uid: current.uid(owner),
-            limits,
-            waived: waived.clone(),
-            sandbox: None,
-            door: None,
-            ready_within: None,
-            run_dir: run_dir.clone(),
-            log_dir: log_dir.clone(),
-            group: house.home.group(),
-            secrets: Vec::new(),
+        |digest: &str, kind: CellKind, limits: Limits, waived: &BTreeSet<Layer>, owner: &str| {
+            CellSpec {
+                cell: cell.clone(),
+                kind,
+                digest: digest.to_owned(),
+                program: Program::Own,
+                argv: Vec::new(),
+                env: Vec::new(),
+                cwd: PathBuf::from("/"),
+                uid: current.uid(owner),
+                limits,
+                waived: waived.clone(),
+                sandbox: None,
+                door: None,
+                ready_within: None,
+                run_dir: run_dir.clone(),
+                log_dir: log_dir.clone(),
+                group: house.home.group(),
+                secrets: Vec::new(),
+            }
         };
     match cell {
         CellName::Agent(slug) => {
@@ -467,8 +459,9 @@ pub(crate) fn cell_spec(
             };
             let key_path = layout.root.join("key");
             let key = fs::read_to_string(&key_path).map_err(Error::file("read", &key_path))?;
+            let token_path = own_token(house, slug);
             let token =
-                fs::read_to_string(&layout.token).map_err(Error::file("read", &layout.token))?;
+                fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
             let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
             let (inside, sandbox) = match agent.cell {
                 CellKind::Process => (layout.clone(), None),
@@ -563,12 +556,19 @@ agents:
   abbot: { template: orchestrator }
 ";
 
+    /// Does what hostd does, here and without users of their own.
+    fn helper(home: &Home) -> Arc<dyn abbey_cells::hostd::Helper> {
+        let mut config = home.hostd_config().unwrap();
+        config.privileged = false;
+        Arc::new(abbey_cells::hostd::Inline(config))
+    }
+
     async fn house(dir: &Path) -> Arc<House> {
-        make_dir(dir, 0o711).unwrap();
+        crate::home::make_dir(dir, 0o711).unwrap();
         let home = Home::new(dir.join("h"));
         home.prepare().unwrap();
         let clock = Arc::new(abbey_store::SystemClock::new());
-        let (house, _backend) = serve::open(&home, Path::new("/bin/true"), clock, (None, None))
+        let (house, _backend) = serve::open(&home, helper(&home), clock, (None, None))
             .await
             .unwrap();
         let body = abbey_api::ManifestBody {
@@ -592,7 +592,7 @@ agents:
             let current = house.current().unwrap();
             let slug: Slug = "abbot".parse().unwrap();
             // Back to before it existed.
-            archive(&house, &slug).unwrap();
+            archive(&house, &slug).await.unwrap();
             house
                 .store
                 .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
@@ -623,7 +623,7 @@ agents:
                 "crash at {crash_at}"
             );
             let layout = Layout::under(&house.home.agent("abbot"));
-            assert!(layout.token.exists() && layout.workspace.join("SOUL.md").exists());
+            assert!(own_token(&house, &slug).exists() && layout.workspace.join("SOUL.md").exists());
             // One valid credential for each scope; those of the crashed attempt are revoked.
             let tokens = house.store.tokens().await.unwrap();
             let mine = tokens
@@ -642,7 +642,7 @@ agents:
         let dir = tempfile::tempdir().unwrap();
         let house = house(dir.path()).await;
         let slug: Slug = "abbot".parse().unwrap();
-        archive(&house, &slug).unwrap();
+        archive(&house, &slug).await.unwrap();
         // The archive of an earlier agent is in the way of nothing; a file where the home should
         // be is in the way of everything.
         let root = house.home.agent("abbot");
@@ -655,6 +655,6 @@ agents:
         assert!(!root.join("home").exists());
         let _moved_aside_by_the_undo = fs::remove_file(&root);
         settle(&house).await.unwrap();
-        assert!(Layout::under(&root).token.exists());
+        assert!(own_token(&house, &slug).exists());
     }
 }

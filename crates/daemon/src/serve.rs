@@ -6,6 +6,7 @@ use crate::house::{Current, House, Skills};
 use crate::reconcile::pass;
 use crate::{Error, inside, meter, outside, provision, supervisor};
 use abbey_agents::digest;
+use abbey_cells::hostd::{Client, Helper, Inline, Operation};
 use abbey_cells::{Backend, ShimBackend};
 use abbey_gateway::Gateway;
 use abbey_model::{Millis, Principal};
@@ -36,8 +37,6 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub struct Options {
     /// `ABBEY_HOME`.
     pub home: PathBuf,
-    /// The binary that cells are started with.
-    pub binary: PathBuf,
     /// The clock that decides leases.
     pub clock: Arc<dyn Clock>,
     /// Length of leases, where tests need shorter ones.
@@ -65,11 +64,10 @@ pub struct Announcement {
 /// When it cannot start; nothing is left then but files.
 pub async fn serve(options: Options) -> Result<()> {
     let home = Home::new(options.home);
-    home.prepare()?;
     let lock = home.lock()?;
     let (house, backend) = open(
         &home,
-        &options.binary,
+        Arc::new(Client::new(home.root())),
         options.clock,
         (options.lease_ttl, options.listen),
     )
@@ -113,7 +111,11 @@ pub async fn serve(options: Options) -> Result<()> {
     }
     if house.going_down.load(Ordering::SeqCst) {
         house.store.checkpoint().await?;
-        let _files_left = std::fs::remove_dir(home.cells());
+        // Last: without a house there is nothing to help with.
+        let hostd = Arc::clone(&house.hostd);
+        if let Err(error) = crate::hostd::ask(move || hostd.call(Operation::End, &[])).await {
+            tracing::warn!(error = error.chain(), "hostd was gone already");
+        }
         let _gone_already = std::fs::remove_file(home.run().join("serve.lock"));
         tracing::info!("the house is down");
     } else {
@@ -137,14 +139,14 @@ pub fn check_manifest(text: &str) -> std::result::Result<(), abbey_api::Problem>
 /// As the plan's route; [`Error::Locked`] when a control plane runs after all.
 pub async fn plan_offline(
     home: PathBuf,
-    binary: PathBuf,
     body: abbey_api::ManifestBody,
 ) -> Result<abbey_api::PlanDoc> {
     let real = Home::new(home);
     let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
     if real.database().exists() {
         let _lock = real.lock()?;
-        let (house, _backend) = open(&real, &binary, clock, (None, None)).await?;
+        let helper = Arc::new(Inline(real.hostd_config()?));
+        let (house, _backend) = open(&real, helper, clock, (None, None)).await?;
         return crate::apply::dry_run(&house, body).await;
     }
     // Nothing is there yet, and planning must leave nothing: an empty state in a scratch place.
@@ -154,13 +156,14 @@ pub async fn plan_offline(
         .map_err(Error::file("make", "a scratch directory"))?;
     let home = Home::new(scratch.path().to_owned());
     crate::home::make_dir(&home.run(), 0o700)?;
-    let (house, _backend) = open(&home, &binary, clock, (None, None)).await?;
+    let helper = Arc::new(Inline(home.hostd_config()?));
+    let (house, _backend) = open(&home, helper, clock, (None, None)).await?;
     crate::apply::dry_run(&house, body).await
 }
 
 pub(crate) async fn open(
     home: &Home,
-    binary: &std::path::Path,
+    hostd: Arc<dyn Helper>,
     clock: Arc<dyn Clock>,
     (lease_ttl, listen_override): (Option<Millis>, Option<SocketAddr>),
 ) -> Result<(Arc<House>, Arc<dyn Backend>)> {
@@ -190,14 +193,11 @@ pub(crate) async fn open(
             "calls that a crash cut off were charged in full"
         );
     }
-    let backend: Arc<dyn Backend> = Arc::new(ShimBackend::new(
-        binary.to_owned(),
-        home.cells(),
-        home.group(),
-    ));
+    let backend: Arc<dyn Backend> = Arc::new(ShimBackend::new(home.root(), home.group()));
     let current = store.current().await?.map(Current::from_row).transpose()?;
     let cells = store.cells().await?;
     let house = Arc::new(House {
+        hostd,
         home: home.clone(),
         store: Arc::clone(&store),
         backend: Arc::clone(&backend),
@@ -362,10 +362,11 @@ pub(crate) async fn open_outside(house: &Arc<House>) -> Result<Announcement> {
         old.close.cancel();
     }
     let listener = TcpListener::bind(address).await.map_err(|e| {
-        let holder = abbey_cells::observe_host(&house.home.group())
-            .ports
-            .get(&address.port())
-            .cloned();
+        let holder = house
+            .hostd
+            .observe()
+            .ok()
+            .and_then(|facts| facts.ports.get(&address.port()).cloned());
         refused(match holder {
             Some(holder) => format!(
                 "the port is held by {holder}; stop it, or set `listen.address` in the manifest"
@@ -477,7 +478,12 @@ fn acceptor(
         .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
         .map_err(|e| format!("the certificate `{certificate}` cannot be read: {e}"))?;
     let key = PrivateKeyDer::from_pem_file(at(key))
-        .map_err(|e| format!("the key `{key}` cannot be read: {e}"))?;
+        .map_err(|e| {
+            format!(
+                "the key `{key}` cannot be read by the control plane, which is user {}: {e}; put it into `credentials/` of the home, whose files it may read",
+                rustix::process::geteuid().as_raw()
+            )
+        })?;
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

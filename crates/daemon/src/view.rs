@@ -180,7 +180,11 @@ async fn agent(
     let owner = format!("agent:{slug}");
     let door = current.port(&owner, "door");
     let seen = seen.get(&cell);
-    let (presence, _) = presence(house, seen, door, Some("/healthz")).await;
+    // Behind walls the door is in the cell's own network: its shim, whose answer made it
+    // `Running`, serves both from one loop.
+    let walled = seen.is_some_and(|s| s.record.as_ref().is_some_and(|r| r.walls.is_some()));
+    let path = (!walled).then_some("/healthz");
+    let (presence, _) = presence(house, seen, door, path).await;
     let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
     let record = up.and_then(|s| s.record.as_ref());
     let usage = record.map(|r| usage_fresh(house, r));
@@ -282,7 +286,11 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
     let door = current
         .as_ref()
         .and_then(|c| c.port(&format!("agent:{slug}"), "door"));
-    let (presence, _) = presence(house, seen, door, Some("/healthz")).await;
+    // Behind walls the door is in the cell's own network: its shim, whose answer made it
+    // `Running`, serves both from one loop.
+    let walled = seen.is_some_and(|s| s.record.as_ref().is_some_and(|r| r.walls.is_some()));
+    let path = (!walled).then_some("/healthz");
+    let (presence, _) = presence(house, seen, door, path).await;
     let mut reasons = Vec::new();
     let mut say = |code: &str, text: String| {
         reasons.push(Reason {

@@ -1,6 +1,21 @@
 //! What the first process of a cell does while the program runs: reap, forward, report.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Closes every descriptor that the copy of the shim brought along.
+///
+/// # Safety
+/// No owner of a closed descriptor may be used or dropped afterwards; we leave by `_exit`.
+unsafe fn close_all_but(keep: i32) {
+    let keep = keep.cast_unsigned();
+    // SAFETY: plain calls; see above.
+    unsafe {
+        if keep > 0 {
+            libc::syscall(libc::SYS_close_range, 0u32, keep - 1, 0u32);
+        }
+        libc::syscall(libc::SYS_close_range, keep + 1, u32::MAX, 0u32);
+    }
+}
 
 /// Waits for the program to end, collecting every orphan on the way; says how it ended, and
 /// returns the status with which to leave. Everything else in the cell dies with us.
@@ -8,6 +23,7 @@ pub(crate) fn serve(program: i32, channel: &OwnedFd) -> i32 {
     // SAFETY: of the whole body: signal sets and structures are local and initialised by the calls
     // before they are read; the process has one thread.
     unsafe {
+        close_all_but(channel.as_raw_fd());
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());

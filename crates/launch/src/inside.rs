@@ -18,12 +18,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Builds, restricts, starts, waits. The channel's end at the other side is our end.
-pub(crate) fn run(
-    spec: &crate::Spec,
-    walls: &Walls,
-    outside: &Namespaces,
-    channel: OwnedFd,
-) -> ! {
+pub(crate) fn run(spec: &crate::Spec, walls: &Walls, outside: &Namespaces, channel: OwnedFd) -> ! {
     let status = match build(spec, walls, outside, &channel) {
         Ok(program) => crate::init::serve(program, &channel),
         Err(error) => {
@@ -53,7 +48,7 @@ fn build(
     if walls.rootless {
         ask(channel, b'U')?;
     } else {
-        rustix_groups()?;
+        drop_groups()?;
     }
     let listeners = network(walls)?;
     hand_over(channel, &listeners)?;
@@ -83,8 +78,8 @@ fn build(
     let bits = read_back(outside, walls.landlock.as_ref());
     tell(channel, b'R', &bits.to_ne_bytes());
     answered(channel)?;
-    let program = crate::fork_program(spec)
-        .map_err(|e| Error::new(e.stage, argv0(spec), e.source))?;
+    let program =
+        crate::fork_program(spec).map_err(|e| Error::new(e.stage, argv0(spec), e.source))?;
     tell(channel, b'P', &[]);
     Ok(program)
 }
@@ -109,7 +104,7 @@ fn unshare(flag: libc::c_int, what: &str) -> Result<()> {
     }
 }
 
-fn rustix_groups() -> Result<()> {
+pub(crate) fn drop_groups() -> Result<()> {
     // SAFETY: an empty list; the pointer is not read.
     match unsafe { libc::setgroups(0, std::ptr::null()) } {
         0 => Ok(()),
@@ -216,7 +211,11 @@ fn build_root(walls: &Walls) -> Result<()> {
 fn apply(step: &Mount, owner: u32) -> Result<()> {
     let (what, path, done) = match step {
         Mount::Dir(path, mode) => ("make", path, make_dir(path, *mode)),
-        Mount::Link(path, to) => ("link", path, rustix::fs::symlink(to, path).map_err(Into::into)),
+        Mount::Link(path, to) => (
+            "link",
+            path,
+            rustix::fs::symlink(to, path).map_err(Into::into),
+        ),
         Mount::File(path, content, mode) => ("write", path, make_file(path, content, *mode)),
         Mount::Bind {
             source,
@@ -283,7 +282,14 @@ fn bind(source: &CStr, path: &CStr, attributes: Attributes) -> io::Result<()> {
         == rustix::fs::FileType::Directory;
     make_target(path, is_dir)?;
     set_attributes(tree.as_raw_fd(), c"", attributes, true)?;
-    move_mount(&tree, c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(Into::into)
+    move_mount(
+        &tree,
+        c"",
+        CWD,
+        path,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(Into::into)
 }
 
 fn tmpfs(path: &CStr, options: &str, owner: u32, attributes: Attributes) -> io::Result<()> {
@@ -304,17 +310,25 @@ fn mask(path: &CStr) -> io::Result<()> {
         return Ok(());
     };
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
-        let flags = MountFlags::NOSUID
-            | MountFlags::NODEV
-            | MountFlags::NOEXEC
-            | MountFlags::RDONLY;
-        return mount(c"abbey", path, c"tmpfs", flags, c"mode=555,size=0,nr_inodes=1")
-            .map_err(Into::into);
+        let flags =
+            MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+        return mount(
+            c"abbey",
+            path,
+            c"tmpfs",
+            flags,
+            c"mode=555,size=0,nr_inodes=1",
+        )
+        .map_err(Into::into);
     }
-    bind(c"/dev/null", path, Attributes {
-        devices: true,
-        ..Attributes::default()
-    })
+    bind(
+        c"/dev/null",
+        path,
+        Attributes {
+            devices: true,
+            ..Attributes::default()
+        },
+    )
 }
 
 fn read_only(path: &CStr) -> io::Result<()> {
@@ -331,7 +345,14 @@ fn read_only(path: &CStr) -> io::Result<()> {
         no_exec: false,
     };
     set_attributes(tree.as_raw_fd(), c"", sealed, true)?;
-    move_mount(&tree, c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(Into::into)
+    move_mount(
+        &tree,
+        c"",
+        CWD,
+        path,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(Into::into)
 }
 
 /// `mount_setattr(2)`; no set-user-id programs anywhere.
@@ -373,7 +394,7 @@ fn set_attributes(fd: i32, path: &CStr, attributes: Attributes, below: bool) -> 
     }
 }
 
-fn become_user() -> Result<()> {
+pub(crate) fn become_user() -> Result<()> {
     // SAFETY: plain calls; the ids are the only ones of this namespace.
     let done = unsafe {
         libc::setresgid(INNER_UID, INNER_UID, INNER_UID) == 0
@@ -385,7 +406,7 @@ fn become_user() -> Result<()> {
     }
 }
 
-fn drop_capabilities() -> Result<()> {
+pub(crate) fn drop_capabilities() -> Result<()> {
     let failed = |e: io::Error| Error::new("drop", "capabilities", e);
     crate::drop_all_capabilities().map_err(failed)
 }
@@ -417,7 +438,12 @@ fn read_back(before: &Namespaces, rules: Option<&Landlock>) -> u32 {
     let no_host = rustix::fs::stat(c"/abbey").is_ok();
     bits |= u32::from(read_only && no_host) << 7;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .map(str::trim)
+    };
     let empty = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"]
         .iter()
         .all(|set| field(set).is_some_and(|v| v.bytes().all(|b| b == b'0')));

@@ -8,11 +8,13 @@
 //! This is the one room where `unsafe` is normal; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod enter;
 mod init;
 mod inside;
 mod landlock;
 mod walls;
 
+pub use enter::{Target, run_behind};
 pub use landlock::version as landlock_version;
 pub use walls::{
     Attributes, Error as WallError, INNER_UID, InForce, Instruction, Landlock, Mount, Walled,
@@ -293,7 +295,11 @@ fn loopback_up() -> io::Result<()> {
         request.ifr_name[0] = b'l' as _;
         request.ifr_name[1] = b'o' as _;
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
-        match libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) {
+        match libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        ) {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -314,7 +320,13 @@ pub fn drop_all_capabilities() -> io::Result<()> {
                 return Err(io::Error::last_os_error());
             }
         }
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        );
         // _LINUX_CAPABILITY_VERSION_3, for the calling thread.
         let header: [u32; 2] = [0x2008_0522, 0];
         let none = [0u32; 6];
@@ -445,6 +457,111 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
         }
         Ok(OwnedFd::from_raw_fd(fd as RawFd))
     }
+}
+
+/// A copy of the caller: its number in the caller, none in the copy. The caller must have one
+/// thread.
+///
+/// # Errors
+/// What the system says.
+pub fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: with one thread the copy is consistent, and both go on as ordinary processes.
+    match unsafe { libc::fork() } {
+        0 => Ok(None),
+        pid if pid > 0 => Ok(Some(pid)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends the caller at once, without what a copied process must not run twice.
+pub fn leave(status: i32) -> ! {
+    // SAFETY: ends this process.
+    unsafe { libc::_exit(status) }
+}
+
+/// A descriptor that becomes readable when a child ends. From then on the signal is blocked;
+/// [`unblock_signals`] undoes that in a copy.
+///
+/// # Errors
+/// What the system says.
+pub fn child_events() -> io::Result<OwnedFd> {
+    // SAFETY: the set is local and initialised; the new descriptor is ours.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Lets every signal through again.
+pub fn unblock_signals() {
+    // SAFETY: the set is local and initialised.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Gives the caller another name in listings of processes, as far as the old one leaves room.
+pub fn set_title(title: &str) {
+    let _name_is_for_people =
+        rustix::thread::set_name(&CString::new(title.replace(' ', "-")).unwrap_or_default());
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().collect())
+        .unwrap_or_default();
+    // Fields 48 and 49 of the line; the state was field 3.
+    let address = |n: usize| fields.get(n).and_then(|f| f.parse::<usize>().ok());
+    let (Some(start), Some(end)) = (address(45), address(46)) else {
+        return;
+    };
+    if start == 0 || end <= start {
+        return;
+    }
+    // SAFETY: the kernel says that our arguments lie there, in memory of this process that may be
+    // written; nothing of this program keeps references into it, as the standard library copies
+    // arguments when asked, which callers have done before.
+    unsafe {
+        let area = std::slice::from_raw_parts_mut(start as *mut u8, end - start);
+        area.fill(0);
+        let n = title.len().min(area.len() - 1);
+        area[..n].copy_from_slice(&title.as_bytes()[..n]);
+    }
+}
+
+/// Becomes an ordinary user for good: no groups, no capability in any set, no way back.
+///
+/// # Errors
+/// What the system says; the caller must end then.
+pub fn become_ordinary(uid: u32) -> io::Result<()> {
+    // SAFETY: plain calls on a process with one thread; each result is checked.
+    unsafe {
+        for number in 0..64 {
+            if libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) == 1
+                && libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if libc::setgroups(0, std::ptr::null()) != 0
+            || libc::setresgid(uid, uid, uid) != 0
+            || libc::setresuid(uid, uid, uid) != 0
+            || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    drop_all_capabilities()
 }
 
 /// Makes the caller the parent of every orphan below it, so that none escapes being reaped.

@@ -65,7 +65,9 @@ impl FromStr for CellKind {
 }
 
 /// How far the filter of system calls reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
     /// Nothing is writable and executable at once.

@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
-/// First uid given to a cell; below it live the users of ordinary systems.
-const UID_FIRST: u32 = 700_000;
-/// Number of uids in the range.
+/// Number of uids that a house can give.
 const UID_COUNT: u32 = 60_000;
 
 /// Kind of thing that can have only one owner.
@@ -51,14 +49,14 @@ pub struct Allocation {
 }
 
 /// What the host uses already, found by the caller.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
     /// Networks of interfaces and routes, with where they were seen.
     pub subnets: Vec<(Ipv4Addr, u8, String)>,
     /// Listening TCP ports, with the holder where it is known.
     pub ports: BTreeMap<u16, String>,
-    /// Whether cells can have a uid of their own.
-    pub own_uids: bool,
+    /// First uid for cells, where they can have their own.
+    pub uid_first: Option<u32>,
     /// Whether limits can be enforced; the reason when not.
     pub no_limits: Option<String>,
 }
@@ -278,7 +276,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Conflict::Exhausted`].
-    pub fn uid(&mut self, owner: &str, newest: u32) -> Result<u32, Conflict> {
+    pub fn uid(&mut self, owner: &str, first: u32, newest: u32) -> Result<u32, Conflict> {
         if let Some(uid) = self.held(owner, "uid").and_then(|r| r.value.parse().ok()) {
             return Ok(uid);
         }
@@ -288,17 +286,17 @@ impl Registry {
             .filter(|r| r.kind == ResourceKind::Uid)
             .filter_map(|r| r.value.parse().ok())
             .collect();
-        let last = UID_FIRST + UID_COUNT;
+        let last = first.saturating_add(UID_COUNT);
         let start = newest
-            .max(used.last().copied().unwrap_or(UID_FIRST - 1))
+            .max(used.last().copied().unwrap_or(first.saturating_sub(1)))
             .saturating_add(1)
-            .max(UID_FIRST);
+            .max(first);
         let uid = (start..last)
-            .chain(UID_FIRST..last)
+            .chain(first..last)
             .find(|u| !used.contains(u))
             .ok_or_else(|| Conflict::Exhausted {
                 kind: ResourceKind::Uid,
-                range: format!("{UID_FIRST}-{last}"),
+                range: format!("{first}-{last}"),
                 used: used.len(),
             })?;
         self.insert(ResourceKind::Uid, uid.to_string(), owner, "uid");
@@ -409,7 +407,7 @@ mod tests {
                 let owner = format!("agent:a{who}");
                 match what {
                     0 => { let _ = registry.any_port(&network(), &[0, 3], &owner, "door", &host); }
-                    1 => { let _ = registry.subnet(&network(), &owner, &host); let _ = registry.uid(&owner, 0); }
+                    1 => { let _ = registry.subnet(&network(), &owner, &host); let _ = registry.uid(&owner, 700_000, 0); }
                     _ => registry.release(&owner),
                 }
                 let mut seen = BTreeSet::new();

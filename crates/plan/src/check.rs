@@ -29,7 +29,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
     for agent in house.agents.values() {
         let subject = format!("agent:{}", agent.slug);
         if !agent.cell.isolates() {
-            let user = if inventory.host.own_uids {
+            let user = if inventory.host.uid_first.is_some() {
                 "a user of its own, but"
             } else {
                 "the user of the house and"

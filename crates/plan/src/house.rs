@@ -1,8 +1,6 @@
 //! The validated house: what the manifest means, with every default filled in.
 
-use abbey_model::{
-    CellKind, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, ToolPolicy,
-};
+use abbey_model::{CellKind, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, ToolPolicy};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};

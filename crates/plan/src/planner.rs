@@ -233,11 +233,9 @@ impl Work {
     }
 
     fn uid(&mut self, owner: &str, inventory: &Inventory) -> Option<u32> {
-        if !inventory.host.own_uids {
-            return None;
-        }
+        let first = inventory.host.uid_first?;
         self.registry
-            .uid(owner, inventory.newest_uid)
+            .uid(owner, first, inventory.newest_uid)
             .map_err(|c| self.fatal(owner, &c))
             .ok()
     }

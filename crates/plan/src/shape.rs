@@ -231,7 +231,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
             key("cell", CELLS, "Kind of isolation."),
             key("model", Shape::Model, "Model, as `PROVIDER/MODEL`."),
             key("limits", LIMITS, "Ceilings of every cell."),
-            key("profile", PROFILES, "System calls of every sandbox: `strict`, `jit` or `nested`."),
+            key(
+                "profile",
+                PROFILES,
+                "System calls of every sandbox: `strict`, `jit` or `nested`.",
+            ),
             key("tools", TOOLS, "Tool policy of every agent."),
             key("waive", WAIVE, "Layers that may be missing on this host."),
         ]),
@@ -290,7 +294,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Whether every agent may use it; default true.",
             ),
             key("limits", LIMITS, "Ceilings of its cell."),
-            key("profile", PROFILES, "System calls of its sandbox: `strict`, `jit` (the default) or `nested`."),
+            key(
+                "profile",
+                PROFILES,
+                "System calls of its sandbox: `strict`, `jit` (the default) or `nested`.",
+            ),
             key("waive", WAIVE, "Layers that may be missing on this host."),
         ])),
         "Programs that agents use.",
@@ -351,7 +359,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Repeating wake.",
             ),
             key("limits", LIMITS, "Ceilings of its cell."),
-            key("profile", PROFILES, "System calls of its sandbox: `strict`, `jit` (the default) or `nested`."),
+            key(
+                "profile",
+                PROFILES,
+                "System calls of its sandbox: `strict`, `jit` (the default) or `nested`.",
+            ),
             key("tools", TOOLS, "Its tool policy."),
             key(
                 "max_concurrent_runs",

@@ -3,8 +3,7 @@
 
 use abbey_cells::{Backend, CellSpec, Error, Record, Result, Usage};
 use abbey_model::{
-    Bytes, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity,
-    Timestamp,
+    Bytes, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity, Timestamp,
 };
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -154,6 +153,7 @@ impl Backend for FakeBackend {
                 groups: Vec::new(),
                 in_force: Some(c.spec.limits),
                 layers: Default::default(),
+                walls: None,
             })
         }))
     }

@@ -3,5 +3,6 @@
 
 pub mod conformance;
 pub mod fake;
+pub mod hostd;
 pub mod house;
 pub mod model;

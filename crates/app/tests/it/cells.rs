@@ -5,25 +5,24 @@ use abbey_model::{
     Bytes, CellKind, CellName, ExitKind, Generation, Layer, Limits, Millis, Observed, Profile,
 };
 use abbey_testkit::conformance;
+use abbey_testkit::hostd::Hostd;
 use abbey_testkit::house::until;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-fn backend(dir: &Path) -> (ShimBackend, CellSpec) {
-    let group = format!("abbey-test-{}", dir.file_name().unwrap().to_string_lossy());
-    let backend = ShimBackend::new(
-        PathBuf::from(env!("CARGO_BIN_EXE_abbey")),
-        dir.join("cells"),
-        group.clone(),
-    );
+fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
+    let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
+    let cell = CellName::Service("sleeper".parse().unwrap());
+    let uid = hostd.claim(&cell, 1);
+    let group = hostd.config.group.clone();
+    let backend = ShimBackend::new(&hostd.config.home, group.clone());
     let spec = CellSpec {
-        cell: CellName::Service("sleeper".parse().unwrap()),
         kind: CellKind::Process,
         digest: "d1".into(),
         program: Program::Path("/bin/sleep".into()),
         argv: vec!["sleep".into(), "600".into()],
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         cwd: PathBuf::from("/"),
-        uid: Some(700_900),
+        uid,
         limits: Limits {
             processes: 64,
             ..Limits::default()
@@ -32,18 +31,18 @@ fn backend(dir: &Path) -> (ShimBackend, CellSpec) {
         sandbox: None,
         door: None,
         ready_within: None,
-        run_dir: dir.join("cells/service-sleeper"),
-        log_dir: dir.join("logs"),
+        run_dir: hostd.config.cells().join(cell.to_string()),
+        log_dir: hostd.config.home.join("logs").join(cell.to_string()),
         group,
         secrets: Vec::new(),
+        cell,
     };
-    (backend, spec)
+    (hostd, backend, spec)
 }
 
 #[test]
-fn the_process_backend_conforms() {
-    let dir = tempfile::tempdir().unwrap();
-    let (backend, spec) = backend(dir.path());
+fn a_plain_process_conforms() {
+    let (_hostd, backend, spec) = sleeper();
     conformance::run(&backend, &spec);
 }
 
@@ -62,8 +61,7 @@ fn walled(spec: CellSpec) -> CellSpec {
 
 #[test]
 fn the_sandbox_conforms_and_every_layer_is_read_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let (backend, spec) = backend(dir.path());
+    let (_hostd, backend, spec) = sleeper();
     let spec = walled(spec);
     conformance::run(&backend, &spec);
     backend.start(&spec, Generation(3)).unwrap();
@@ -74,8 +72,7 @@ fn the_sandbox_conforms_and_every_layer_is_read_back() {
 
 #[test]
 fn every_end_is_explained_and_nothing_is_left() {
-    let dir = tempfile::tempdir().unwrap();
-    let (backend, spec) = backend(dir.path());
+    let (_hostd, backend, spec) = sleeper();
     let ended = |spec: &CellSpec, generation: u64| {
         let _may_fail_to_start = backend.start(spec, Generation(generation));
         until("it ended", || {
@@ -129,7 +126,7 @@ fn every_end_is_explained_and_nothing_is_left() {
     // Over its memory limit.
     let hungry = CellSpec {
         limits: Limits {
-            memory: abbey_model::Bytes(32 << 20),
+            memory: Bytes(32 << 20),
             ..spec.limits
         },
         ..shell("exec python3 -c 'x = bytearray(200 << 20)'")
@@ -154,8 +151,7 @@ fn every_end_is_explained_and_nothing_is_left() {
 
 #[test]
 fn a_damaged_record_is_not_an_absent_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let (backend, spec) = backend(dir.path());
+    let (_hostd, backend, spec) = sleeper();
     std::fs::create_dir_all(&spec.run_dir).unwrap();
     std::fs::write(spec.run_dir.join("shim.json"), "{").unwrap();
     assert!(

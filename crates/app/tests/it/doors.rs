@@ -575,6 +575,20 @@ fn the_outside_door_speaks_tls_where_the_manifest_says_so() {
         ),
     )
     .unwrap();
+    // The control plane is an ordinary user: a key that is root's alone is refused with the remedy.
+    let said = house.refused(4, &["up"]);
+    assert!(said.contains("put it into `credentials/`"), "{said}");
+    std::fs::rename(
+        house.path("key.pem"),
+        house.home().join("credentials/key.pem"),
+    )
+    .unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("tls_key: key.pem", "tls_key: home/credentials/key.pem"),
+    )
+    .unwrap();
     house.expect(0, &["up"]);
     let doc = house.expect(0, &["ps", "--json"]);
     assert!(doc.contains("robed"), "the operator's socket needs no TLS");

@@ -6,10 +6,21 @@ mod seccomp;
 
 pub(crate) use render::walls;
 
-use crate::{CellSpec, Error, Result};
+use crate::{CellSpec, Error, Result, Sandbox};
 use abbey_launch::InForce;
 use abbey_model::Layer;
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+/// What a further program of a cell must be restricted by: the same as the first.
+pub(crate) fn target(init: OwnedFd, sandbox: &Sandbox) -> Result<abbey_launch::Target> {
+    Ok(abbey_launch::Target {
+        init,
+        rootless: !rustix::process::geteuid().is_root(),
+        landlock: Some(render::landlock(sandbox)?).filter(|_| abbey_launch::landlock_version() > 0),
+        filters: seccomp::filters(sandbox.profile)?,
+    })
+}
 
 /// Layers that hold, as they were read back.
 pub(crate) fn layers(in_force: &InForce) -> BTreeSet<Layer> {

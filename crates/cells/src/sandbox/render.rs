@@ -67,17 +67,9 @@ pub(crate) fn walls(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Resul
     if let Some(door) = &spec.door {
         listen.push(SocketAddrV4::new(Ipv4Addr::LOCALHOST, door.port));
     }
-    let mut write: Vec<CString> = vec![text(b"/tmp")?];
-    for bind in sandbox.binds.iter().filter(|b| b.writable) {
-        write.push(text(bind.path.as_os_str().as_encoded_bytes())?);
-    }
     // By name: the link in `/proc` leads into our own mounts, of which the cell has a copy.
     let exe = Path::new("/proc/self/exe");
     let own = std::fs::read_link(exe).map_err(Error::file("find", exe))?;
-    let landlock = Landlock {
-        write,
-        probe: text(b"/run/probe")?,
-    };
     let without = abbey_launch::landlock_version() == 0 && spec.waived.contains(&Layer::Landlock);
     Ok(Walls {
         rootless,
@@ -88,8 +80,20 @@ pub(crate) fn walls(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Resul
         staging: text(spec.run_dir.as_os_str().as_encoded_bytes())?,
         mounts: mounts(spec, sandbox, &own.to_string_lossy(), &look)?,
         listen,
-        landlock: (!without).then_some(landlock),
+        landlock: Some(landlock(sandbox)?).filter(|_| !without),
         filters: seccomp::filters(sandbox.profile)?,
+    })
+}
+
+/// Where a cell may write, said a second time.
+pub(super) fn landlock(sandbox: &Sandbox) -> Result<Landlock> {
+    let mut write: Vec<CString> = vec![text(b"/tmp")?, text(b"/dev/shm")?];
+    for bind in sandbox.binds.iter().filter(|b| b.writable) {
+        write.push(text(bind.path.as_os_str().as_encoded_bytes())?);
+    }
+    Ok(Landlock {
+        write,
+        probe: text(b"/run/probe")?,
     })
 }
 

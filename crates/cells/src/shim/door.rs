@@ -6,8 +6,8 @@
 use crate::{Error, Result, spec};
 use rustix::event::{PollFd, PollFlags};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 

@@ -99,7 +99,7 @@ fn append(path: &Path) -> Result<File> {
     fs::OpenOptions::new()
         .append(true)
         .create(true)
-        .mode(0o600)
+        .mode(0o640)
         .open(path)
         .map_err(Error::file("open", path))
 }

@@ -50,66 +50,56 @@ pub struct Status {
     pub stopping: bool,
 }
 
-/// Runs a shim: reads the boot from standard input, reports `ok` or an error on standard output,
-/// and stays until the cell has ended.
+/// Runs a shim in this process, which becomes it: reports once whether the child runs, and stays
+/// until the cell has ended.
 ///
 /// # Errors
-/// What went wrong before the child ran; it was reported on standard output as well.
-pub fn run() -> Result<()> {
-    abbey_launch::detach().map_err(Error::file("detach", "the shim"))?;
-    let mut input = Vec::new();
-    io::stdin()
-        .lock()
-        .take(1 << 20)
-        .read_to_end(&mut input)
-        .map_err(Error::file("read", "standard input"))?;
-    let (generation, spec): (Generation, CellSpec) =
-        serde_json::from_slice(&input).map_err(|e| Error::Record {
-            path: "standard input".into(),
-            why: e.to_string(),
-        })?;
+/// What went wrong before the child ran; it was reported as well.
+pub(crate) fn run(
+    generation: Generation,
+    spec: CellSpec,
+    report: impl FnOnce(std::result::Result<(), &str>),
+) -> Result<()> {
     // A session of its own, so that nothing aimed at the control plane's terminal reaches it.
     let _already_leader = rustix::process::setsid();
     match Shim::launch(generation, spec) {
         Ok(mut shim) => {
-            report("ok");
+            report(Ok(()));
             shim.serve();
             Ok(())
         }
         Err((spec, generation, error)) => {
-            let mut why = error.to_string();
-            if let Some(source) = std::error::Error::source(&error) {
-                why = format!("{why}: {source}");
+            let why = crate::chain(&error);
+            // Another boot may be up: its records are not ours to overwrite.
+            if !matches!(error, Error::Busy(_)) {
+                let record = ExitRecord {
+                    generation,
+                    exit: ExitKind::SpawnFailed { error: why.clone() },
+                    ended_at: now(),
+                };
+                let _unwritable = publish(&spec.run_dir.join("exit.json"), &record);
             }
-            let record = ExitRecord {
-                generation,
-                exit: ExitKind::SpawnFailed { error: why.clone() },
-                ended_at: now(),
-            };
-            let _unwritable = publish(&spec.run_dir.join("exit.json"), &record);
-            report(&why);
+            report(Err(&why));
             Err(error)
         }
     }
 }
 
-/// Tells the control plane, then lets go of its pipe.
-fn report(line: &str) {
-    let mut out = io::stdout().lock();
-    let _reader_gone = writeln!(out, "{}", line.replace('\n', " "));
-    let _reader_gone = out.flush();
-    drop(out);
-    if let Ok(null) = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-    {
-        let _kept = rustix::stdio::dup2_stdin(&null);
-        let _kept = rustix::stdio::dup2_stdout(&null);
+/// Reads a record; one that is not there is none, one that is damaged is an error (hazard 1).
+pub(crate) fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Error::Record {
+                path: path.to_owned(),
+                why: e.to_string(),
+            }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::file("read", path)(e)),
     }
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -117,7 +107,7 @@ fn now() -> Timestamp {
 }
 
 /// Writes a record whole or not at all.
-fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_extension("new");
     let _left_by_a_crash = fs::remove_file(&temporary);
@@ -128,7 +118,7 @@ fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(0o640)
         .open(&temporary)
         .map_err(Error::file("make", &temporary))?;
     file.write_all(&bytes)
@@ -154,6 +144,30 @@ struct Shim {
     control: UnixListener,
     door: Option<Door>,
     log: Log,
+    /// Held for as long as the cell lives: no second boot of it can begin (hazard 4).
+    _lock: fs::File,
+}
+
+/// Makes the cell's directory and takes it for this boot.
+fn claim_cell(spec: &CellSpec) -> Result<fs::File> {
+    use rustix::fs::{FlockOperation, flock};
+    use std::os::unix::fs::PermissionsExt;
+    for dir in [&spec.run_dir, &spec.log_dir] {
+        fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
+        // The group is the control plane's, by the parent's set-group-id bit.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o2750))
+            .map_err(Error::file("protect", dir))?;
+    }
+    let path = spec.run_dir.join("lock");
+    let lock = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(Error::file("open", &path))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Error::Busy(spec.cell.clone()))?;
+    Ok(lock)
 }
 
 impl Shim {
@@ -185,7 +199,9 @@ impl Shim {
             groups: Vec::new(),
             in_force: None,
             layers: BTreeSet::new(),
+            walls: spec.sandbox.clone(),
         };
+        let lock = claim_cell(spec)?;
         // The intent is on disk before the first side effect (hazards 6 and 7).
         publish(&spec.run_dir.join("shim.json"), &record)?;
         let control = listen(&spec.run_dir.join("control.sock"))?;
@@ -239,6 +255,7 @@ impl Shim {
             door,
             log,
             spec,
+            _lock: lock,
         })
     }
 
@@ -470,7 +487,7 @@ fn listen(path: &Path) -> Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     let _stale = fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(Error::file("listen on", path))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))
         .map_err(Error::file("protect", path))?;
     listener
         .set_nonblocking(true)

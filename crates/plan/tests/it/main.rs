@@ -22,7 +22,7 @@ agents:
 fn inventory() -> Inventory {
     Inventory {
         host: HostFacts {
-            own_uids: true,
+            uid_first: Some(700_000),
             ..HostFacts::default()
         },
         ..Inventory::default()

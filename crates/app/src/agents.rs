@@ -1,0 +1,267 @@
+//! Agents and templates: start and stop, why, new, rm, show, rotate.
+
+use crate::cli::{AgentNewArgs, AgentRmArgs, AgentsArgs};
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure};
+use crate::house::{DOWN_WITHIN, Outcome, print_fleet, print_plan, read_manifest};
+use crate::output::{self, Progress, dash, say, table};
+use abbey_api::*;
+use abbey_daemon::{Home, manifest};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub(crate) async fn wish(home: &Home, json: bool, verb: &str, args: &AgentsArgs) -> Outcome {
+    let client = client(home)?;
+    let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+    let names: Vec<String> = if args.all {
+        fleet.agents.iter().map(|a| a.name.clone()).collect()
+    } else {
+        args.agents.clone()
+    };
+    let boots: BTreeMap<String, u64> = fleet
+        .agents
+        .iter()
+        .map(|a| (a.name.clone(), a.generation))
+        .collect();
+    let mut failures = Vec::new();
+    for name in &names {
+        let path = format!("/api/v1/agents/{}/{verb}", segment(name));
+        let outcome: Result<Value, _> = client.post(&path, &serde_json::json!({}), &[]).await;
+        if let Err(error) = outcome {
+            failures.push((name.clone(), error));
+        }
+    }
+    let reached = |a: &AgentView| match verb {
+        "stop" => a.pid.is_none(),
+        "restart" => {
+            a.presence == "robed" && boots.get(&a.name).is_none_or(|old| a.generation > *old)
+        }
+        _ => matches!(a.presence.as_str(), "robed" | "degraded"),
+    };
+    let until = Instant::now() + DOWN_WITHIN;
+    let mut progress = Progress::new();
+    loop {
+        let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+        let mine =
+            |a: &&AgentView| names.contains(&a.name) && !failures.iter().any(|(n, _)| *n == a.name);
+        let waiting: Vec<&str> = fleet
+            .agents
+            .iter()
+            .filter(mine)
+            .filter(|a| !reached(a))
+            .map(|a| a.name.as_str())
+            .collect();
+        if waiting.is_empty() || Instant::now() >= until {
+            progress.end();
+            if json {
+                output::json(&fleet)
+            } else {
+                print_fleet(&fleet)
+            }
+            break;
+        }
+        progress.show(&format!("{verb}: waiting for {}", waiting.join(", ")));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut code = exit::OK;
+    for (name, error) in failures {
+        let failure = Failure::from(error);
+        say(&format!("{verb} {name}:"));
+        failure.print();
+        code = failure.code();
+    }
+    Ok(code)
+}
+
+pub(crate) async fn why(home: &Home, json: bool, agent: &str) -> Outcome {
+    let doc: AgentWhyDoc = client(home)?
+        .get(&format!("/api/v1/agents/{}/why", segment(agent)))
+        .await?;
+    if json {
+        output::json(&doc);
+        return Ok(exit::OK);
+    }
+    output::line(&format!("{} is {}", doc.agent, doc.presence));
+    for reason in &doc.reasons {
+        output::line(&format!("  {}: {}", reason.code, reason.text));
+    }
+    output::line(&format!(
+        "  last exit: {}{}",
+        dash(doc.last_exit),
+        doc.last_exit_at
+            .map_or_else(String::new, |t| format!(" at {t}"))
+    ));
+    output::line(&format!("  next retry: {}", dash(doc.next_retry)));
+    Ok(exit::OK)
+}
+
+/// Applies an edited manifest: first as a plan, then to the file, then to the house.
+async fn apply_edit(home: &Home, json: bool, file: &Path, edited: String) -> Outcome {
+    abbey_daemon::check_manifest(&edited)?;
+    let client = client(home)?;
+    let current: ManifestDoc = client.get("/api/v1/generations/current").await?;
+    let mut body = read_manifest(file)?;
+    body.manifest = edited;
+    let planned: PlanDoc = client.post("/api/v1/plans", &body, &[]).await?;
+    if planned.notes.iter().any(|n| n.severity == "fatal") {
+        print_plan(&planned);
+        return Ok(exit::CONFLICT);
+    }
+    let temporary = file.with_extension("yaml.new");
+    let write =
+        std::fs::write(&temporary, &body.manifest).and_then(|()| std::fs::rename(&temporary, file));
+    write.map_err(|e| Failure::plain(format!("`{}` cannot be written: {e}", file.display())))?;
+    let seen = [("if-match", format!("\"{}\"", current.generation))];
+    let doc: PlanDoc = client.post("/api/v1/generations", &body, &seen).await?;
+    if json {
+        output::json(&doc)
+    } else {
+        print_plan(&doc)
+    }
+    Ok(exit::OK)
+}
+
+fn edit(
+    file: &Path,
+    change: impl FnOnce(&str) -> Result<String, Failure>,
+) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        Failure::plain(format!(
+            "the manifest `{}` cannot be read: {e}",
+            file.display()
+        ))
+        .with_code(exit::USAGE)
+    })?;
+    change(&text)
+}
+
+fn slug(text: &str) -> Result<abbey_model::Slug, Failure> {
+    text.parse()
+        .map_err(|e: abbey_model::SlugError| Failure::plain(e.to_string()).with_code(exit::USAGE))
+}
+
+fn mistakes(list: &[impl std::fmt::Display]) -> Failure {
+    Failure::plain(
+        list.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; "),
+    )
+    .with_code(exit::CONFLICT)
+}
+
+pub(crate) async fn agent_new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
+    let name = slug(&args.agent)?;
+    let edited = edit(&args.file, |text| {
+        manifest::add_agent(
+            text,
+            &name,
+            args.template.as_deref(),
+            args.reports_to.as_deref(),
+        )
+        .map_err(|m| mistakes(&m))
+    })?;
+    apply_edit(home, json, &args.file, edited).await
+}
+
+pub(crate) async fn agent_rm(home: &Home, json: bool, args: &AgentRmArgs) -> Outcome {
+    let name = slug(&args.agent)?;
+    let edited = edit(&args.file, |text| {
+        manifest::remove_agent(text, &name).map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
+    })?;
+    apply_edit(home, json, &args.file, edited).await
+}
+
+pub(crate) async fn agent_show(home: &Home, json: bool, agent: &str, effective: bool) -> Outcome {
+    let client = client(home)?;
+    if effective {
+        let doc: EffectiveDoc = client
+            .get(&format!("/api/v1/agents/{}/effective", segment(agent)))
+            .await?;
+        if json {
+            output::json(&doc);
+        } else {
+            table(
+                &["KEY", "VALUE", "ORIGIN"],
+                doc.values
+                    .into_iter()
+                    .map(|v| vec![v.key, v.value, v.origin])
+                    .collect(),
+            );
+        }
+        return Ok(exit::OK);
+    }
+    let view: AgentView = client
+        .get(&format!("/api/v1/agents/{}", segment(agent)))
+        .await?;
+    if json {
+        output::json(&view);
+    } else {
+        print_fleet(&FleetDoc {
+            version: VERSION,
+            house: String::new(),
+            generation: 0,
+            agents: vec![view],
+        });
+    }
+    Ok(exit::OK)
+}
+
+pub(crate) async fn rotate(home: &Home, json: bool, agent: &str) -> Outcome {
+    let doc: Value = client(home)?
+        .post(
+            &format!("/api/v1/agents/{}/rotate", segment(agent)),
+            &serde_json::json!({}),
+            &[],
+        )
+        .await?;
+    if json {
+        output::json(&doc);
+    } else {
+        say(&format!(
+            "{agent} has a new credential; restart it to use it, the old one ends in {} s",
+            doc["overlap_ms"].as_i64().unwrap_or(0) / 1000
+        ));
+    }
+    Ok(exit::OK)
+}
+
+pub(crate) fn template_list(json: bool) -> Outcome {
+    if json {
+        let rows: Vec<Value> = manifest::templates::ALL.iter().map(|t| serde_json::json!({ "name": t.name, "role": t.role, "summary": t.summary, "skills": t.skills })).collect();
+        output::json(&serde_json::json!({ "version": VERSION, "templates": rows }));
+    } else {
+        let row = |t: &manifest::templates::Template| {
+            vec![
+                t.name.to_owned(),
+                t.role.to_owned(),
+                t.summary.to_owned(),
+                t.skills.join(", "),
+            ]
+        };
+        table(
+            &["TEMPLATE", "ROLE", "FOR", "SKILLS"],
+            manifest::templates::ALL.iter().map(row).collect(),
+        );
+    }
+    Ok(exit::OK)
+}
+
+pub(crate) fn template_show(json: bool, name: &str) -> Outcome {
+    let missing = || {
+        Failure::plain(format!("there is no template `{name}`"))
+            .hint("`abbey template list` shows all")
+            .with_code(exit::NOT_FOUND)
+    };
+    let t = manifest::templates::find(name).ok_or_else(missing)?;
+    if json {
+        output::json(
+            &serde_json::json!({ "version": VERSION, "name": t.name, "role": t.role, "skills": t.skills, "charter": t.charter }),
+        );
+    } else {
+        output::line(t.charter.trim_end());
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,90 @@
+//! Calling hostd.
+
+use super::server::Config;
+use super::{Helper, Operation, Reply, Request};
+use crate::{Error, Result};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use std::io::{self, BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest wait for an answer; starting a cell takes milliseconds, sweeping one seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where hostd answers.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The helper of this home.
+    pub fn new(home: &Path) -> Self {
+        Client {
+            socket: Config::socket(home),
+        }
+    }
+
+    /// Asks whether a call would be accepted.
+    ///
+    /// # Errors
+    /// As [`Helper::call`].
+    pub fn try_out(&self, operation: Operation) -> Result<Reply> {
+        self.exchange(operation, &[], Some(PATIENCE), true)
+    }
+
+    fn exchange(
+        &self,
+        operation: Operation,
+        fds: &[BorrowedFd<'_>],
+        patience: Option<Duration>,
+        dry_run: bool,
+    ) -> Result<Reply> {
+        let op = operation.summary().0;
+        let gone = |e: io::Error| Error::Hostd {
+            op,
+            why: format!(
+                "`{}` does not answer ({e}); `abbey up` starts it again",
+                self.socket.display()
+            ),
+        };
+        let mut bytes = serde_json::to_vec(&Request { operation, dry_run })
+            .map_err(|e| gone(io::Error::other(e)))?;
+        bytes.push(b'\n');
+        let stream = UnixStream::connect(&self.socket).map_err(gone)?;
+        stream.set_read_timeout(patience).map_err(gone)?;
+        send(&stream, &bytes, fds).map_err(gone)?;
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).map_err(gone)?;
+        let reply = serde_json::from_str(&line).map_err(|e| gone(io::Error::other(e)))?;
+        match reply {
+            Reply::Refused { why } => Err(Error::Hostd {
+                op,
+                why: format!("refused: {why}"),
+            }),
+            Reply::Failed { why } => Err(Error::Hostd { op, why }),
+            reply => Ok(reply),
+        }
+    }
+}
+
+impl Helper for Client {
+    fn call(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
+        let patience = fds.is_empty().then_some(PATIENCE);
+        self.exchange(operation, fds, patience, false)
+    }
+}
+
+fn send(mut stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    let io = [IoSlice::new(bytes)];
+    let sent = rustix::net::sendmsg(stream, &io, &mut ancillary, SendFlags::NOSIGNAL)?;
+    stream.write_all(&bytes[sent..])
+}

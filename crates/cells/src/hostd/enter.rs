@@ -1,0 +1,109 @@
+//! One more program in a cell that is up.
+
+use crate::cgroup::Groups;
+use crate::enter::{find_program, text};
+use crate::{Error, Record, Result, identity, sandbox, shim};
+use abbey_model::CellName;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// What to run.
+pub(super) struct Program {
+    pub(super) argv: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) cwd: PathBuf,
+}
+
+/// Runs it to its end, and ends it when the caller goes away. The status is as a shell gives it:
+/// 127 not found, 126 cannot be executed, 128 and the number of a signal.
+pub(super) fn run(
+    cells: &Path,
+    cell: &CellName,
+    uid: Option<u32>,
+    program: &Program,
+    streams: [OwnedFd; 3],
+    caller: &UnixStream,
+) -> Result<i32> {
+    let not_running = || Error::NotRunning(cell.clone());
+    let record: Record =
+        shim::read(&cells.join(cell.to_string()).join("shim.json"))?.ok_or_else(not_running)?;
+    let child = record.child.as_ref().ok_or_else(not_running)?;
+    // The handle first, the check after: the number cannot change its meaning in between.
+    let init = pidfd_open(
+        Pid::from_raw(child.pid).ok_or_else(not_running)?,
+        PidfdFlags::empty(),
+    )
+    .map_err(|_| not_running())?;
+    if !identity::is_alive(child) {
+        return Err(not_running());
+    }
+    let search = program.env.iter().find(|(k, _)| k == "PATH");
+    let search = search.map_or("", |(_, v)| v.as_str());
+    let name = program.argv.first().map_or("", String::as_str);
+    let walled = record.walls.is_some();
+    let path = match find_program(name, search, &program.cwd) {
+        Some(path) => path,
+        // Behind walls a path means what it means there.
+        None if walled && name.contains('/') => program.cwd.join(name),
+        None => return Ok(127),
+    };
+    let texts = |all: &mut dyn Iterator<Item = String>| {
+        all.map(|t| text(t.as_bytes())).collect::<Result<Vec<_>>>()
+    };
+    let launch = abbey_launch::Spec {
+        program: abbey_launch::Program::Path(text(path.as_os_str().as_encoded_bytes())?, None),
+        argv: texts(&mut program.argv.iter().cloned())?,
+        env: texts(&mut program.env.iter().map(|(k, v)| format!("{k}={v}")))?,
+        cwd: text(program.cwd.as_os_str().as_encoded_bytes())?,
+        user: uid.filter(|_| !walled),
+        cgroups: Groups::at(record.groups.clone()).entrances()?,
+        rlimits: vec![(abbey_launch::CORE, 0)],
+        fds: streams.into(),
+        new_session: true,
+        dies_with_parent: true,
+    };
+    let child = match &record.walls {
+        None => abbey_launch::spawn(&launch).map_err(|e| e.source),
+        Some(walls) => {
+            let target = sandbox::target(init, walls)?;
+            abbey_launch::run_behind(&launch, &target).map_err(|e| e.source)
+        }
+    };
+    let child = match child {
+        Ok(child) => child,
+        Err(e) => {
+            return Ok(match e.kind() {
+                io::ErrorKind::NotFound => 127,
+                io::ErrorKind::PermissionDenied => 126,
+                _ => return Err(Error::file("run", name)(e)),
+            });
+        }
+    };
+    drop(launch);
+    wait(&child, caller)
+}
+
+fn wait(child: &abbey_launch::Child, caller: &UnixStream) -> Result<i32> {
+    loop {
+        let mut fds = [
+            PollFd::new(&child.pidfd, PollFlags::IN),
+            PollFd::new(caller, PollFlags::RDHUP),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::file("wait for", "the program")(e.into())),
+        }
+        if !fds[1].revents().is_empty() {
+            let _gone_already = pidfd_send_signal(&child.pidfd, Signal::KILL);
+        }
+        let pid = Pid::from_raw(child.pid);
+        if let Ok(Some((_, status))) = rustix::process::waitpid(pid, WaitOptions::NOHANG) {
+            let signal = status.terminating_signal().map(|s| 128 + s);
+            return Ok(status.exit_status().or(signal).unwrap_or(125));
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! An owner's files: made, written, read and moved by names that are known here. Nothing an agent
+//! can write to is ever reached by a path: directories are opened without following links, and
+//! files are made with `O_EXCL` and published by rename within them (hazards 8, 9, 19 and 21).
+
+use super::server::Config;
+use crate::{Error, Result};
+use abbey_model::CellName;
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Most of a file that is read for the house, bytes.
+const READ_MAX: u64 = 64 << 10;
+
+/// A file that the house knows in an owner's directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileName {
+    /// `workspace/SOUL.md`, which its agent may not write.
+    Charter,
+    /// The same, where it may.
+    OwnCharter,
+    /// `workspace/AGENTS.md`.
+    Rules,
+    /// `workspace/MEMORY.md`.
+    Memory,
+    /// `workspace/HEARTBEAT.md`.
+    Heartbeat,
+    /// The credential of the inside door: one for the agent, one for the control plane.
+    Token,
+    /// The virtual key, for the control plane.
+    Key,
+}
+
+/// A file to write.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Which.
+    pub name: FileName,
+    /// Its content.
+    pub content: String,
+}
+
+/// Whose file it becomes, and how it may be used.
+enum Owner {
+    /// Root's, read by everybody who can reach it.
+    House,
+    /// Root's, read by the control plane.
+    ControlPlane,
+    /// The agent's.
+    Agent,
+}
+
+impl FileName {
+    /// Directory, name, owner, mode, and whether what is there stays.
+    fn place(self) -> (&'static str, &'static str, Owner, u32, bool) {
+        match self {
+            FileName::Charter => ("workspace", "SOUL.md", Owner::House, 0o444, false),
+            FileName::OwnCharter => ("workspace", "SOUL.md", Owner::Agent, 0o600, true),
+            FileName::Rules => ("workspace", "AGENTS.md", Owner::Agent, 0o600, true),
+            FileName::Memory => ("workspace", "MEMORY.md", Owner::Agent, 0o600, true),
+            FileName::Heartbeat => ("workspace", "HEARTBEAT.md", Owner::Agent, 0o600, true),
+            FileName::Token => ("", "token", Owner::ControlPlane, 0o640, false),
+            FileName::Key => ("", "key", Owner::ControlPlane, 0o640, false),
+        }
+    }
+}
+
+fn broken(what: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> Error {
+    let path = path.to_owned();
+    move |e| Error::file(what, path)(e.into())
+}
+
+/// Directory of an owner's files.
+pub(super) fn dir_of(config: &Config, owner: &CellName) -> PathBuf {
+    let kind = match owner {
+        CellName::Agent(_) => "agents",
+        CellName::Service(_) => "services",
+    };
+    config.home.join(kind).join(owner.slug().as_str())
+}
+
+fn open_dir(at: impl AsFd, name: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, name, flags, Mode::empty()).map_err(broken("open", name))
+}
+
+/// Makes a directory if it is not there, and gives it owner and mode either way.
+fn make(at: impl AsFd, name: &Path, mode: u32, owner: (u32, u32)) -> Result<OwnedFd> {
+    match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(e) => return Err(broken("make", name)(e)),
+    }
+    let dir = open_dir(at, name)?;
+    hand_over(&dir, name, owner)?;
+    rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode)).map_err(broken("protect", name))?;
+    Ok(dir)
+}
+
+fn hand_over(fd: &OwnedFd, name: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(broken("hand over", name))
+}
+
+/// Makes an owner's directories and writes files; doing it twice is doing it once.
+pub(super) fn prepare(
+    config: &Config,
+    owner: &CellName,
+    uid: Option<u32>,
+    files: &[FileEntry],
+) -> Result<()> {
+    let path = dir_of(config, owner);
+    let theirs = uid.map_or((0, 0), |u| (u, u));
+    if matches!(owner, CellName::Service(_)) {
+        make(CWD, &path, 0o700, theirs)?;
+        return Ok(());
+    }
+    let dir = make(CWD, &path, 0o711, (0, 0))?;
+    let home = make(&dir, Path::new("home"), 0o700, theirs)?;
+    // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
+    let mode = if uid.is_some() { 0o1770 } else { 0o700 };
+    let workspace = make(&dir, Path::new("workspace"), mode, (0, theirs.1))?;
+    make(&workspace, Path::new("memory"), 0o700, theirs)?;
+    for entry in files {
+        let (place, name, whose, mode, keep) = entry.name.place();
+        let at = if place.is_empty() { &dir } else { &workspace };
+        let ids = match whose {
+            Owner::House => (0, 0),
+            Owner::ControlPlane => (0, config.serve_uid),
+            Owner::Agent => theirs,
+        };
+        let there = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        if keep && there {
+            continue;
+        }
+        let same = there && read_at(at, name).is_some_and(|t| t == entry.content);
+        if !same {
+            publish(at, name, entry.content.as_bytes(), mode, ids)?;
+        }
+        if entry.name == FileName::Token {
+            publish(&home, name, entry.content.as_bytes(), 0o400, theirs)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file whole or not at all, within an open directory.
+fn publish(at: &OwnedFd, name: &str, bytes: &[u8], mode: u32, ids: (u32, u32)) -> Result<()> {
+    let path = Path::new(name);
+    let temporary = format!("{name}.new");
+    let _left_by_a_crash = rustix::fs::unlinkat(at, &temporary, AtFlags::empty());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(at, &temporary, flags, Mode::from_raw_mode(0o600))
+        .map_err(broken("make", path))?;
+    let mut file = std::fs::File::from(fd.try_clone().map_err(Error::file("write", path))?);
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(Error::file("write", path))?;
+    hand_over(&fd, path, ids)?;
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(broken("protect", path))?;
+    rustix::fs::renameat(at, &temporary, at, name).map_err(broken("publish", path))
+}
+
+/// A plain file's text, as far as it is one.
+fn read_at(at: impl AsFd, name: &str) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(at, name, flags, Mode::empty()).ok()?;
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd).ok()?.st_mode);
+    if kind != rustix::fs::FileType::RegularFile {
+        return None;
+    }
+    let mut text = String::new();
+    let file = std::fs::File::from(fd);
+    file.take(READ_MAX).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// Reads a file that an agent writes for the house; empty when it is none.
+pub(super) fn read(config: &Config, owner: &CellName, name: FileName) -> Result<String> {
+    let dir = open_dir(CWD, &dir_of(config, owner))?;
+    let (place, name, ..) = name.place();
+    let text = match place {
+        "" => read_at(&dir, name),
+        place => read_at(open_dir(&dir, Path::new(place))?, name),
+    };
+    Ok(text.unwrap_or_default())
+}
+
+/// Moves an owner's files aside; nothing of an agent is deleted by the house.
+pub(super) fn archive(config: &Config, owner: &CellName, stamp: &str) -> Result<()> {
+    let from = dir_of(config, owner);
+    if std::fs::symlink_metadata(&from).is_err() {
+        return Ok(());
+    }
+    let removed = config.home.join("removed");
+    make(CWD, &removed, 0o700, (0, 0))?;
+    let to = removed.join(format!("{}-{stamp}", owner.slug()));
+    std::fs::rename(&from, &to).map_err(Error::file("move aside", from))
+}

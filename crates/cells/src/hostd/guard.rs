@@ -1,0 +1,80 @@
+//! What hostd insists on before it starts anything: everything in a specification that could reach
+//! beyond its own cell is either derived here or compared with what was claimed.
+
+use super::claims::Claims;
+use super::files::dir_of;
+use super::server::Config;
+use crate::{Bind, CellSpec};
+use abbey_model::{CellKind, CellName};
+use std::path::{Component, Path};
+
+/// Checks a specification, and puts the house's own places into it.
+///
+/// # Errors
+/// A sentence that names the rule.
+pub(super) fn admit(
+    config: &Config,
+    claims: &Claims,
+    mut spec: CellSpec,
+) -> Result<CellSpec, String> {
+    let cell = spec.cell.clone();
+    let claimed = claims.owners.get(&cell).copied().unwrap_or_default();
+    if config.privileged && claimed.uid.is_none() {
+        return Err(format!("{cell} holds no user; it was not claimed"));
+    }
+    if spec.uid != claimed.uid {
+        return Err(format!(
+            "{cell} asks to run as {:?} and holds {:?}",
+            spec.uid, claimed.uid
+        ));
+    }
+    match (spec.kind, &spec.sandbox) {
+        (CellKind::Process, None) | (CellKind::Sandbox, Some(_)) => {}
+        (kind, _) => return Err(format!("{cell} is no whole {kind}")),
+    }
+    spec.run_dir = config.cells().join(cell.to_string());
+    spec.log_dir = config.home.join("logs").join(cell.to_string());
+    config.group.clone_into(&mut spec.group);
+    if let Some(door) = &mut spec.door {
+        door.socket = config.home.join("run/inside.sock");
+    }
+    let binds = spec.sandbox.iter().flat_map(|s| &s.binds);
+    for bind in binds {
+        bindable(config, &cell, bind)?;
+    }
+    Ok(spec)
+}
+
+/// A cell sees its own files, and of the rest of the host at most a program that everybody may
+/// run, and cannot write that.
+fn bindable(config: &Config, cell: &CellName, bind: &Bind) -> Result<(), String> {
+    let plain = |path: &Path| {
+        path.is_absolute()
+            && path
+                .components()
+                .all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
+    };
+    let source = bind.source.display();
+    if !plain(&bind.source) || !plain(&bind.path) {
+        return Err(format!("`{source}` is no plain absolute path"));
+    }
+    if bind.source.starts_with(dir_of(config, cell)) {
+        return Ok(());
+    }
+    if bind.writable {
+        return Err(format!("{cell} may not write `{source}`"));
+    }
+    let home = &config.home;
+    if bind.source.starts_with(home) || home.starts_with(&bind.source) {
+        return Err(format!("`{source}` is of the house and not of {cell}"));
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let program = std::fs::symlink_metadata(&bind.source)
+        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o005 == 0o005);
+    match program {
+        true => Ok(()),
+        false => Err(format!(
+            "`{source}` is not a program that everybody may run"
+        )),
+    }
+}

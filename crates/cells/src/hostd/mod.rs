@@ -1,0 +1,257 @@
+//! hostd: the one process of a house that may hold privilege, and the small one from which every
+//! cell is started.
+//!
+//! A closed set of typed operations over a Unix socket with peer credentials. Each call is served
+//! by a process of its own, so none waits for another and none can take the helper down. Names are
+//! slugs and paths are derived from them, never taken from the caller; users come from claims that
+//! were made before. Every call leaves a line in the journal. Started by an ordinary user it has
+//! no privilege and does the same for that user's cells.
+
+mod claims;
+mod client;
+mod enter;
+mod files;
+mod guard;
+mod journal;
+mod pack;
+mod place;
+mod server;
+
+pub use claims::{Claim, Claims};
+pub use client::Client;
+pub use files::{FileEntry, FileName};
+pub use journal::Line;
+pub use place::{descend, detach, ensure};
+pub use server::{Config, inline, parse, serve};
+
+use crate::{CellSpec, Error, Result};
+use abbey_model::{CellName, Generation};
+use abbey_plan::HostFacts;
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+/// Longest request, bytes.
+pub const REQUEST_MAX: u64 = 4 << 20;
+
+/// Everything that can be asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Operation {
+    /// Who serves here, and with which privilege.
+    Hello,
+    /// Gives things to an owner; what it holds already stays.
+    Claim {
+        /// Whose.
+        owner: CellName,
+        /// What.
+        claim: Claim,
+    },
+    /// Takes everything back from an owner that has no files and no cell any more.
+    Release {
+        /// Whose.
+        owner: CellName,
+    },
+    /// Makes the directories of an owner and writes the house's files in them.
+    Prepare {
+        /// Whose.
+        owner: CellName,
+        /// Which.
+        files: Vec<FileEntry>,
+    },
+    /// What the host uses already, and what can be enforced on it.
+    Observe,
+    /// Reads one of the files that an agent writes for the house.
+    Read {
+        /// Whose.
+        owner: CellName,
+        /// Which.
+        file: FileName,
+    },
+    /// Moves the files of an owner aside.
+    Archive {
+        /// Whose.
+        owner: CellName,
+        /// Part of the new name.
+        stamp: String,
+    },
+    /// Packs every agent's files into the descriptor that comes along, without credentials.
+    Pack,
+    /// Starts a boot of a cell; the process that serves the call becomes its shim.
+    Start {
+        /// Which boot.
+        generation: Generation,
+        /// Of what.
+        spec: Box<CellSpec>,
+    },
+    /// Ends whatever is left of a cell.
+    Sweep {
+        /// Which.
+        cell: CellName,
+    },
+    /// Runs one more program in a cell, with the three descriptors that come along.
+    Enter {
+        /// Which.
+        cell: CellName,
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// The whole environment.
+        env: Vec<(String, String)>,
+        /// Working directory as the cell sees it.
+        cwd: PathBuf,
+    },
+    /// Ends hostd; cells go on.
+    End,
+}
+
+impl Operation {
+    /// Name and subject, for the journal: never contents, arguments or environments.
+    pub fn summary(&self) -> (&'static str, String) {
+        match self {
+            Operation::Hello => ("hello", String::new()),
+            Operation::Claim { owner, .. } => ("claim", owner.to_string()),
+            Operation::Release { owner } => ("release", owner.to_string()),
+            Operation::Prepare { owner, .. } => ("prepare", owner.to_string()),
+            Operation::Observe => ("observe", String::new()),
+            Operation::Read { owner, .. } => ("read", owner.to_string()),
+            Operation::Archive { owner, .. } => ("archive", owner.to_string()),
+            Operation::Pack => ("pack", String::new()),
+            Operation::Start { spec, .. } => ("start", spec.cell.to_string()),
+            Operation::Sweep { cell } => ("sweep", cell.to_string()),
+            Operation::Enter { cell, .. } => ("enter", cell.to_string()),
+            Operation::End => ("end", String::new()),
+        }
+    }
+
+    /// Every operation by name, for people and for tests.
+    pub const NAMES: [&'static str; 12] = [
+        "hello", "claim", "release", "prepare", "observe", "read", "archive", "pack", "start",
+        "sweep", "enter", "end",
+    ];
+}
+
+/// One call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// What is asked.
+    pub operation: Operation,
+    /// Whether to check only.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What hostd says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the binary.
+    pub version: String,
+    /// Its process.
+    pub pid: i32,
+    /// Whether it runs as root.
+    pub privileged: bool,
+    /// First user number of this house.
+    pub uid_first: u32,
+}
+
+/// Whoever carries operations out.
+pub trait Helper: Send + Sync + std::fmt::Debug {
+    /// Calls, with descriptors where the operation takes some; then it may take any time.
+    ///
+    /// # Errors
+    /// [`Error::Hostd`] when it is not there, refuses, or fails.
+    fn call(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Reply>;
+
+    /// Who serves here.
+    ///
+    /// # Errors
+    /// As [`Helper::call`].
+    fn hello(&self) -> Result<Hello> {
+        match self.call(Operation::Hello, &[])? {
+            Reply::Hello(hello) => Ok(hello),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// A file that an agent writes for the house.
+    ///
+    /// # Errors
+    /// As [`Helper::call`].
+    fn read(&self, owner: CellName, file: FileName) -> Result<String> {
+        match self.call(Operation::Read { owner, file }, &[])? {
+            Reply::Text { text } => Ok(text),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// What the host uses already, and what can be enforced on it.
+    ///
+    /// # Errors
+    /// As [`Helper::call`].
+    fn observe(&self) -> Result<HostFacts> {
+        match self.call(Operation::Observe, &[])? {
+            Reply::Host { facts } => Ok(*facts),
+            other => Err(other.unexpected()),
+        }
+    }
+}
+
+impl Reply {
+    fn unexpected(&self) -> Error {
+        Error::Hostd {
+            op: "call",
+            why: format!("it answered something else: {self:?}"),
+        }
+    }
+}
+
+/// Operations carried out in the caller's own process; see [`inline`].
+#[derive(Debug, Clone)]
+pub struct Inline(pub Config);
+
+impl Helper for Inline {
+    fn call(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
+        let copy = |fd: &BorrowedFd<'_>| fd.as_fd().try_clone_to_owned();
+        let fds = fds
+            .iter()
+            .map(copy)
+            .collect::<std::io::Result<_>>()
+            .map_err(Error::file("copy", "a descriptor"))?;
+        inline(&self.0, operation, fds)
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done, or would be.
+    Done,
+    /// Answer to [`Operation::Hello`].
+    Hello(Hello),
+    /// Answer to [`Operation::Read`].
+    Text {
+        /// Content; empty when there is none.
+        text: String,
+    },
+    /// Answer to [`Operation::Observe`].
+    Host {
+        /// What was seen.
+        facts: Box<HostFacts>,
+    },
+    /// Answer to [`Operation::Enter`]: exit status as a shell gives it.
+    Exit {
+        /// 128 and the signal when one ended it.
+        code: i32,
+    },
+    /// It was not a thing to ask for.
+    Refused {
+        /// Which rule.
+        why: String,
+    },
+    /// It was tried.
+    Failed {
+        /// What went wrong.
+        why: String,
+    },
+}

@@ -1,0 +1,445 @@
+//! The helper itself: one thread that accepts, and a process for each call.
+
+use super::claims::{self, Claims};
+use super::journal::{self, Line};
+use super::{Hello, Operation, REQUEST_MAX, Reply, Request, enter, files, guard, pack};
+use crate::{Error, Result, shim};
+use abbey_model::CellName;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use std::fs;
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Time for a request to arrive.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+
+/// What hostd knows from its start on; nothing of it comes from a caller.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `ABBEY_HOME`.
+    pub home: PathBuf,
+    /// Name of the house's control groups.
+    pub group: String,
+    /// User of the control plane.
+    pub serve_uid: u32,
+    /// Whether this process is root.
+    pub privileged: bool,
+}
+
+impl Config {
+    /// Its own directory.
+    pub fn dir(&self) -> PathBuf {
+        self.home.join("hostd")
+    }
+    /// Records of cells.
+    pub fn cells(&self) -> PathBuf {
+        self.home.join("run/cells")
+    }
+    /// Its socket.
+    pub fn socket(home: &Path) -> PathBuf {
+        home.join("run/hostd.sock")
+    }
+}
+
+/// Serves until it is told to end. `ready` is called once calls are accepted.
+///
+/// # Errors
+/// When it cannot listen.
+pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
+    let _lock = lock(config)?;
+    let path = Config::socket(&config.home);
+    let _stale = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
+    protect(config, &path)?;
+    let children =
+        abbey_launch::child_events().map_err(Error::file("watch", "the end of children"))?;
+    ready();
+    loop {
+        let mut fds = [
+            PollFd::new(&listener, PollFlags::IN),
+            PollFd::new(&children, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::file("wait on", &path)(e.into())),
+        }
+        let (called, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if ended {
+            let mut drained = [0u8; 1024];
+            let _one_signal_may_stand_for_many = rustix::io::read(&children, &mut drained);
+            while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+        }
+        // The call to end removed it.
+        if !path.exists() {
+            return Ok(());
+        }
+        if !called {
+            continue;
+        }
+        let Ok((stream, _)) = listener.accept() else {
+            continue;
+        };
+        match abbey_launch::fork() {
+            Ok(None) => {
+                drop((listener, children));
+                abbey_launch::unblock_signals();
+                let status = i32::from(attend(config, &stream).is_err());
+                abbey_launch::leave(status);
+            }
+            // The caller sees its connection close and tries again.
+            Ok(Some(_)) | Err(_) => drop(stream),
+        }
+    }
+}
+
+/// One hostd a house: the second finds out and leaves.
+fn lock(config: &Config) -> Result<fs::File> {
+    use rustix::fs::{FlockOperation, flock};
+    let path = config.dir().join("hostd.lock");
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(Error::file("open", &path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(e) => Err(Error::file("lock", &path)(e.into())),
+    }
+}
+
+/// The control plane may call, and nobody else but root.
+fn protect(config: &Config, path: &Path) -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    if config.privileged {
+        chown(path, Some(0), Some(config.serve_uid)).map_err(Error::file("hand over", path))?;
+    }
+    let mode = if config.privileged { 0o660 } else { 0o600 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(Error::file("protect", path))
+}
+
+/// One call, in a process of its own.
+fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero().get());
+    let mut line = Line {
+        at: shim::now(),
+        uid,
+        pid,
+        op: "call".to_owned(),
+        subject: String::new(),
+        dry_run: false,
+        outcome: String::new(),
+    };
+    let own = rustix::process::geteuid().as_raw();
+    let reply = if uid != own && uid != config.serve_uid && uid != 0 {
+        Reply::Refused {
+            why: format!("user {uid} is not the control plane of this house"),
+        }
+    } else {
+        stream.set_read_timeout(Some(REQUEST_WITHIN))?;
+        let (bytes, fds) = receive(stream)?;
+        match parse(&bytes) {
+            Err(why) => Reply::Refused { why },
+            Ok(request) => {
+                let (op, subject) = request.operation.summary();
+                op.clone_into(&mut line.op);
+                line.subject = subject;
+                line.dry_run = request.dry_run;
+                perform(config, request, fds, stream, &line)
+            }
+        }
+    };
+    line.outcome = outcome(&reply);
+    if !["hello", "read", "observe"].contains(&line.op.as_str()) {
+        journal::append(&config.dir(), &line);
+    }
+    answer(stream, &reply)
+}
+
+/// A request as it came over the wire; everything about it is in doubt.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn parse(bytes: &[u8]) -> std::result::Result<Request, String> {
+    if bytes.len() as u64 > REQUEST_MAX {
+        return Err("the request is too long".to_owned());
+    }
+    serde_json::from_slice(bytes).map_err(|e| format!("the request is not understood: {e}"))
+}
+
+fn outcome(reply: &Reply) -> String {
+    match reply {
+        Reply::Done | Reply::Hello(_) | Reply::Text { .. } | Reply::Host { .. } => {
+            "done".to_owned()
+        }
+        Reply::Exit { code } => format!("done: status {code}"),
+        Reply::Refused { why } => format!("refused: {why}"),
+        Reply::Failed { why } => format!("failed: {why}"),
+    }
+}
+
+fn answer(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
+    stream.set_write_timeout(Some(REQUEST_WITHIN))?;
+    let mut bytes = serde_json::to_vec(reply)?;
+    bytes.push(b'\n');
+    stream.write_all(&bytes)
+}
+
+/// Reads one line, and the descriptors that come along.
+fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+    let mut buffer = vec![0u8; 64 << 10];
+    while !bytes.ends_with(b"\n") {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut io = [IoSliceMut::new(&mut buffer)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let got = match rustix::net::recvmsg(stream, &mut io, &mut ancillary, flags) {
+            Ok(got) => got.bytes,
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(passed) = message {
+                fds.extend(passed);
+            }
+        }
+        if got == 0 {
+            break;
+        }
+        bytes.extend_from_slice(&buffer[..got]);
+        if bytes.len() as u64 > REQUEST_MAX {
+            break;
+        }
+    }
+    Ok((bytes, fds))
+}
+
+fn perform(
+    config: &Config,
+    request: Request,
+    fds: Vec<OwnedFd>,
+    stream: &UnixStream,
+    line: &Line,
+) -> Reply {
+    match attempt(config, request, fds, stream, line) {
+        Ok(reply) => reply,
+        Err(error) => Reply::Failed {
+            why: crate::chain(&error),
+        },
+    }
+}
+
+fn refused(why: impl Into<String>) -> Result<Reply> {
+    Ok(Reply::Refused { why: why.into() })
+}
+
+fn attempt(
+    config: &Config,
+    request: Request,
+    fds: Vec<OwnedFd>,
+    stream: &UnixStream,
+    line: &Line,
+) -> Result<Reply> {
+    let dry = request.dry_run;
+    let held = || claims::open(&config.dir());
+    match request.operation {
+        Operation::Hello => {
+            let uid_first = held()?.claims.uid_first;
+            Ok(Reply::Hello(Hello {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                // The one that accepts, not this copy of it.
+                pid: rustix::process::getppid().map_or(0, |p| p.as_raw_nonzero().get()),
+                privileged: config.privileged,
+                uid_first,
+            }))
+        }
+        Operation::Claim { owner, claim } => {
+            let mut held = held()?;
+            if claim.uid.is_some() && !config.privileged {
+                return refused("without privilege there are no users to give");
+            }
+            match held.claims.give(&owner, claim) {
+                Err(why) => return refused(why),
+                Ok(()) if dry => {}
+                Ok(()) => held.save()?,
+            }
+            Ok(Reply::Done)
+        }
+        Operation::Release { owner } => {
+            let mut held = held()?;
+            if config.cells().join(owner.to_string()).exists() {
+                return refused(format!("{owner} still has a cell"));
+            }
+            if files::dir_of(config, &owner).exists() {
+                return refused(format!("{owner} still has files"));
+            }
+            if !dry && held.claims.owners.remove(&owner).is_some() {
+                held.save()?;
+            }
+            Ok(Reply::Done)
+        }
+        Operation::Prepare { owner, files } => {
+            let uid = match claimed(config, &held()?.claims, &owner) {
+                Ok(uid) => uid,
+                Err(why) => return refused(why),
+            };
+            if !dry {
+                files::prepare(config, &owner, uid, &files)?;
+            }
+            Ok(Reply::Done)
+        }
+        Operation::Observe => {
+            let first = held()?.claims.uid_first + 1;
+            let first = config.privileged.then_some(first);
+            Ok(Reply::Host {
+                facts: Box::new(crate::host::observe(&config.group, first)),
+            })
+        }
+        Operation::Read { owner, file } => Ok(Reply::Text {
+            text: files::read(config, &owner, file)?,
+        }),
+        Operation::Archive { owner, stamp } => {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+            if stamp.is_empty() || stamp.len() > 40 || !stamp.bytes().all(plain) {
+                return refused("a stamp is letters, digits and hyphens");
+            }
+            if !dry {
+                files::archive(config, &owner, &stamp)?;
+            }
+            Ok(Reply::Done)
+        }
+        Operation::Pack => match fds.into_iter().next() {
+            None => refused("no file came along"),
+            Some(_) if dry => Ok(Reply::Done),
+            Some(fd) => pack::pack(&config.home, fd).map(|()| Reply::Done),
+        },
+        Operation::Start { generation, spec } => {
+            let spec = match guard::admit(config, &held()?.claims, *spec) {
+                Ok(spec) => spec,
+                Err(why) => return refused(why),
+            };
+            if dry {
+                return Ok(Reply::Done);
+            }
+            start(config, generation, spec, stream, line)
+        }
+        Operation::Sweep { cell } => {
+            if !dry {
+                crate::backend::sweep(&config.cells(), &config.group, &cell)?;
+            }
+            Ok(Reply::Done)
+        }
+        Operation::Enter {
+            cell,
+            argv,
+            env,
+            cwd,
+        } => {
+            let uid = match claimed(config, &held()?.claims, &cell) {
+                Ok(uid) => uid,
+                Err(why) => return refused(why),
+            };
+            let Ok(streams) = <[OwnedFd; 3]>::try_from(fds) else {
+                return refused("three descriptors come along: input, output, errors");
+            };
+            if argv.is_empty() {
+                return refused("no program was named");
+            }
+            if dry {
+                return Ok(Reply::Done);
+            }
+            let program = enter::Program { argv, env, cwd };
+            enter::run(&config.cells(), &cell, uid, &program, streams, stream)
+                .map(|code| Reply::Exit { code })
+        }
+        Operation::End => {
+            if !dry {
+                let _cells_left = fs::remove_dir(config.cells());
+                // The one that accepts looks after each call whether its socket is still there.
+                let path = Config::socket(&config.home);
+                fs::remove_file(&path).map_err(Error::file("remove", path))?;
+            }
+            Ok(Reply::Done)
+        }
+    }
+}
+
+/// The user of an owner, who must have been claimed where there are users to give.
+fn claimed(
+    config: &Config,
+    claims: &Claims,
+    owner: &CellName,
+) -> std::result::Result<Option<u32>, String> {
+    match claims.owners.get(owner) {
+        Some(claim) if !config.privileged || claim.uid.is_some() => Ok(claim.uid),
+        _ => Err(format!("{owner} was not claimed")),
+    }
+}
+
+/// An operation in this process, for those that need no process of their own: tools that work on
+/// a home without a running house, and tests.
+///
+/// # Errors
+/// As the operation; [`Error::Hostd`] when it is refused or is one that starts a program.
+pub fn inline(config: &Config, operation: Operation, fds: Vec<OwnedFd>) -> Result<Reply> {
+    let op = operation.summary().0;
+    let no = |why: String| Err(Error::Hostd { op, why });
+    if let Operation::Start { .. } | Operation::Enter { .. } | Operation::End = operation {
+        return no("this needs a running hostd".to_owned());
+    }
+    let (one, _other) = UnixStream::pair().map_err(Error::file("make", "a socket pair"))?;
+    let line = Line {
+        at: shim::now(),
+        uid: config.serve_uid,
+        pid: 0,
+        op: op.to_owned(),
+        subject: String::new(),
+        dry_run: false,
+        outcome: String::new(),
+    };
+    let request = Request {
+        operation,
+        dry_run: false,
+    };
+    match attempt(config, request, fds, &one, &line)? {
+        Reply::Refused { why } => no(format!("refused: {why}")),
+        reply => Ok(reply),
+    }
+}
+
+/// Becomes the shim of a cell. Comes back only when it did not start.
+fn start(
+    config: &Config,
+    generation: abbey_model::Generation,
+    spec: crate::CellSpec,
+    stream: &UnixStream,
+    line: &Line,
+) -> Result<Reply> {
+    let caller = stream
+        .try_clone()
+        .map_err(Error::file("keep", "the connection"))?;
+    abbey_launch::set_title(&format!("abbey role shim {}", spec.cell));
+    let (dir, mut line) = (config.dir(), line.clone());
+    let report = move |outcome: std::result::Result<(), &str>| {
+        let reply = match outcome {
+            Ok(()) => Reply::Done,
+            Err(why) => Reply::Failed {
+                why: why.to_owned(),
+            },
+        };
+        line.outcome = self::outcome(&reply);
+        journal::append(&dir, &line);
+        let _caller_gone = answer(&caller, &reply);
+        let _caller_gone = caller.shutdown(std::net::Shutdown::Both);
+    };
+    let ended = shim::run(generation, spec, report);
+    abbey_launch::leave(i32::from(ended.is_err()))
+}

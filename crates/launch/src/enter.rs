@@ -1,0 +1,59 @@
+//! One more program behind walls that stand already.
+
+use crate::walls::{Error, Instruction, Landlock, Result};
+use crate::{inside, landlock};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Which walls.
+#[derive(Debug)]
+pub struct Target {
+    /// Handle of the cell's first process.
+    pub init: OwnedFd,
+    /// Whether the caller is an ordinary user.
+    pub rootless: bool,
+    /// As of the cell itself.
+    pub landlock: Option<Landlock>,
+    /// As of the cell itself.
+    pub filters: Vec<Vec<Instruction>>,
+}
+
+/// Enters the namespaces, restricts itself as the cell is restricted, and runs the program.
+/// The caller is changed for good and must be a process for this purpose, with one thread.
+///
+/// # Errors
+/// [`Error`] with the step; the program does not run then.
+pub fn run_behind(spec: &crate::Spec, target: &Target) -> Result<crate::Child> {
+    crate::join(&spec.cgroups).map_err(|e| Error::new("join a control group", "", e))?;
+    let places = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    if target.rootless {
+        set_ns(&target.init, places | libc::CLONE_NEWUSER)?;
+    } else {
+        inside::drop_groups()?;
+        set_ns(&target.init, places)?;
+        set_ns(&target.init, libc::CLONE_NEWUSER)?;
+    }
+    inside::become_user()?;
+    inside::drop_capabilities()?;
+    rustix::thread::set_no_new_privs(true).map_err(|e| Error::new("set", "no_new_privs", e))?;
+    if let Some(rules) = &target.landlock {
+        landlock::restrict(&rules.write).map_err(|e| Error::new("apply", "Landlock", e))?;
+    }
+    for filter in &target.filters {
+        crate::filter(filter).map_err(|e| Error::new("install", "a filter of system calls", e))?;
+    }
+    crate::spawn(spec).map_err(|e| Error::new(e.stage, "", e.source))
+}
+
+fn set_ns(init: &OwnedFd, kinds: libc::c_int) -> Result<()> {
+    // SAFETY: changes namespaces of this process only, which has one thread.
+    match unsafe { libc::setns(init.as_raw_fd(), kinds) } {
+        0 => Ok(()),
+        _ => Err(Error::new("enter", "the cell", io::Error::last_os_error())),
+    }
+}

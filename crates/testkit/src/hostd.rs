@@ -1,0 +1,72 @@
+//! A hostd in a temporary home, without a control plane.
+
+use abbey_cells::hostd::{Claim, Client, Config, Helper, Operation, ensure};
+use abbey_daemon::Home;
+use abbey_model::CellName;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A helper that is ended when dropped.
+#[derive(Debug)]
+pub struct Hostd {
+    dir: tempfile::TempDir,
+    /// What it works with.
+    pub config: Config,
+    /// A caller of it.
+    pub client: Client,
+}
+
+impl Hostd {
+    /// Starts one with this binary.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start(abbey: &str) -> Hostd {
+        let dir = tempfile::Builder::new()
+            .prefix("abbey-h-")
+            .tempdir()
+            .expect("a temporary directory");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711))
+            .expect("permissions");
+        let home = Home::new(dir.path().join("home"));
+        let config = home.prepare().expect("a home");
+        ensure(&config, Path::new(abbey)).expect("hostd comes up");
+        let client = Client::new(home.root());
+        Hostd {
+            dir,
+            config,
+            client,
+        }
+    }
+
+    /// A place beside the home.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Gives an owner the user with this number of the house's, and makes its directories.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn claim(&self, owner: &CellName, number: u32) -> Option<u32> {
+        let first = self.client.hello().expect("an answer").uid_first;
+        let uid = self.config.privileged.then_some(first + number);
+        let claimed = Operation::Claim {
+            owner: owner.clone(),
+            claim: Claim { uid },
+        };
+        self.client.call(claimed, &[]).expect("a claim");
+        let prepared = Operation::Prepare {
+            owner: owner.clone(),
+            files: Vec::new(),
+        };
+        self.client.call(prepared, &[]).expect("directories");
+        uid
+    }
+}
+
+impl Drop for Hostd {
+    fn drop(&mut self) {
+        let _ended_already = self.client.call(Operation::End, &[]);
+    }
+}
