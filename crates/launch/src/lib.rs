@@ -69,8 +69,11 @@ const STAGES: [&str; 9] = [
     "forbid new privileges",
     "arrange descriptors",
     "tie its life to the shim",
-    "execute the program",
+    EXECUTE,
 ];
+
+/// The stage at which the program itself could not be executed.
+pub const EXECUTE: &str = "execute the program";
 
 /// A launch that failed.
 #[derive(Debug)]

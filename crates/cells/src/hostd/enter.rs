@@ -67,24 +67,44 @@ pub(super) fn run(
         dies_with_parent: true,
     };
     let child = match &record.walls {
-        None => abbey_launch::spawn(&launch).map_err(|e| e.source),
+        None => abbey_launch::spawn(&launch).map_err(|e| (e.stage.to_owned(), e.source)),
         Some(walls) => {
-            let target = sandbox::target(init, walls)?;
-            abbey_launch::run_behind(&launch, &target).map_err(|e| e.source)
+            let door = way_in(init, child.pid).ok_or_else(not_running)?;
+            let target = sandbox::target(door, walls)?;
+            abbey_launch::run_behind(&launch, &target).map_err(|e| (e.what, e.source))
         }
     };
     let child = match child {
         Ok(child) => child,
-        Err(e) => {
-            return Ok(match e.kind() {
-                io::ErrorKind::NotFound => 127,
-                io::ErrorKind::PermissionDenied => 126,
-                _ => return Err(Error::file("run", name)(e)),
-            });
-        }
+        // Only the program's own execution is its caller's affair.
+        Err((stage, e)) => match e.kind() {
+            io::ErrorKind::NotFound if stage == abbey_launch::EXECUTE => return Ok(127),
+            io::ErrorKind::PermissionDenied if stage == abbey_launch::EXECUTE => return Ok(126),
+            _ => {
+                return Err(Error::Walls {
+                    cell: cell.clone(),
+                    why: format!("could not {stage}: {e}"),
+                });
+            }
+        },
     };
     drop(launch);
     wait(&child, caller)
+}
+
+/// A process through whose namespaces one may enter. The first process of a cell hides from other
+/// users, and so from an ordinary user's hostd; its program, which was executed inside, does not.
+fn way_in(init: OwnedFd, pid: i32) -> Option<OwnedFd> {
+    if rustix::process::geteuid().is_root() {
+        return Some(init);
+    }
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let program = children.split_whitespace().next()?.parse().ok()?;
+    let handle = pidfd_open(Pid::from_raw(program)?, PidfdFlags::empty()).ok()?;
+    // Still its child after we hold it: the number meant the same all the while.
+    let after = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let same = after.split_whitespace().any(|p| p.parse() == Ok(program));
+    same.then_some(handle)
 }
 
 fn wait(child: &abbey_launch::Child, caller: &UnixStream) -> Result<i32> {
