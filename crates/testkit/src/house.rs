@@ -53,6 +53,8 @@ pub struct House {
     abbey: PathBuf,
     /// Ports of this house.
     pub ports: Ports,
+    /// Ordinary user who runs the binary; none runs it as whoever runs the test.
+    user: Option<u32>,
     /// Extra arguments for the control plane when started by [`House::serve`].
     pub serve_args: Vec<String>,
 }
@@ -74,8 +76,27 @@ impl House {
             dir,
             abbey: PathBuf::from(abbey),
             ports: Ports::take(),
+            user: None,
             serve_args: Vec::new(),
         }
+    }
+
+    /// A home that an ordinary user owns and runs, with a copy of the binary that it can reach.
+    ///
+    /// # Panics
+    /// When the test is not run by root.
+    pub fn of_user(abbey: &str, user: u32) -> House {
+        let mut house = House::new(abbey);
+        house.abbey = house.path("abbey");
+        std::fs::copy(abbey, &house.abbey).expect("a copy of the binary");
+        std::os::unix::fs::chown(house.dir.path(), Some(user), Some(user)).expect("root");
+        house.user = Some(user);
+        house
+    }
+
+    /// Whether the house is run by whoever runs the test.
+    pub fn runs_as_root(&self) -> bool {
+        self.user.is_none() && rustix::process::geteuid().is_root()
     }
 
     /// `ABBEY_HOME`.
@@ -117,6 +138,10 @@ impl House {
             .env("ABBEY_HOME", self.home())
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
+        if let Some(user) = self.user {
+            use std::os::unix::process::CommandExt;
+            command.uid(user).gid(user);
+        }
         command
     }
 

@@ -7,6 +7,7 @@
 
 mod agents;
 mod cells;
+mod containment;
 mod documents;
 mod doors;
 mod hard_days;

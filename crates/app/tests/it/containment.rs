@@ -1,0 +1,127 @@
+//! The containment suite: what a program in a cell tries, and must not reach. The same probes run in
+//! a sandbox made by root, in one made by an ordinary user, and in a plain process, where many of
+//! them succeed: so the probes can fail.
+
+use abbey_testkit::house::{House, until};
+use serde_json::{Value, json};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+const PROBES: &str = include_str!("containment.py");
+const PROCESSES: u64 = 64;
+
+/// One probe as it came out.
+struct Outcome {
+    number: u64,
+    name: String,
+    contained: bool,
+    what: String,
+}
+
+/// Runs every probe in the cell of `alpha`, beside a neighbour `beta`.
+fn probe(house: &House, cell: &str) -> Vec<Outcome> {
+    let walled = cell == "sandbox";
+    let canary = format!("sk-canary-{}", "Z9y8".repeat(6));
+    std::fs::write(house.path("canary"), &canary).unwrap();
+    let waive = match house.runs_as_root() {
+        true => "",
+        false => "waive: [limits], ",
+    };
+    house.manifest(&format!(
+        "house: walls\nproviders:\n  far: {{ kind: openai, base_url: \"http://127.0.0.1:9\", key: \"file:canary\" }}\n\
+         defaults: {{ cell: {cell}, {waive}limits: {{ memory: 256MiB, processes: {PROCESSES} }} }}\n\
+         agents:\n  alpha: {{ template: sysadmin }}\n  beta: {{ template: sysadmin }}\n"
+    ));
+    house.expect(0, &["up"]);
+    let home = house.home().display().to_string();
+    let announced: Value =
+        serde_json::from_slice(&std::fs::read(house.home().join("run/serve.json")).unwrap())
+            .unwrap();
+    let address = announced["address"].as_str().unwrap();
+    let abstract_name = format!("abbey-probe-{}", std::process::id());
+    let _held =
+        UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name).unwrap()).unwrap();
+    // Positive controls: what is looked for is there, seen from here.
+    let neighbour = house.home().join("agents/beta/workspace");
+    assert!(std::fs::read_dir(&neighbour).unwrap().count() > 0);
+    let house_files = [
+        "abbey.db",
+        "signing.key",
+        "operator.token",
+        "hostd/claims.json",
+    ]
+    .map(|f| house.home().join(f));
+    assert!(house_files.iter().all(|f| f.exists()));
+    let charter = match walled {
+        true => "/agent/workspace/SOUL.md".to_owned(),
+        false => format!("{home}/agents/alpha/workspace/SOUL.md"),
+    };
+    let facts = json!({
+        "home": home, "neighbour": neighbour, "house_files": house_files, "charter": charter,
+        "pids": [house.serve_pid()], "abstract": abstract_name, "yranac": canary.chars().rev().collect::<String>(),
+        "outside_port": address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap(),
+        "fill": walled, "limits": if waive.is_empty() { PROCESSES } else { 0 },
+    });
+    let said = house.expect(
+        0,
+        &[
+            "exec",
+            "alpha",
+            "--",
+            "python3",
+            "-c",
+            PROBES,
+            &facts.to_string(),
+        ],
+    );
+    // After all of it the house and the neighbour still answer.
+    until("the neighbour answers", || {
+        house.run(&["exec", "beta", "--", "true"]).status.success()
+    });
+    let read = |line: &str| {
+        let probe: Value = serde_json::from_str(line).unwrap();
+        Outcome {
+            number: probe["n"].as_u64().unwrap(),
+            name: probe["name"].as_str().unwrap().to_owned(),
+            contained: probe["contained"] == true,
+            what: probe["what"].as_str().unwrap_or_default().to_owned(),
+        }
+    };
+    said.lines().map(read).collect()
+}
+
+fn all_contained(outcomes: &[Outcome]) {
+    let out: Vec<String> = outcomes
+        .iter()
+        .filter(|o| !o.contained)
+        .map(|o| format!("{} {}: {}", o.number, o.name, o.what))
+        .collect();
+    assert!(out.is_empty(), "not contained:\n{}", out.join("\n"));
+    assert!(outcomes.len() >= 90, "{} probes", outcomes.len());
+    assert_eq!(outcomes.last().map(|o| o.number), Some(58), "all were run");
+}
+
+#[test]
+fn a_sandbox_contains_every_probe() {
+    all_contained(&probe(&crate::house(), "sandbox"));
+}
+
+#[test]
+fn a_sandbox_of_an_ordinary_user_contains_every_probe() {
+    let house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
+    all_contained(&probe(&house, "sandbox"));
+}
+
+/// The same probes against a cell that is shown as "not isolated": they can fail.
+#[test]
+fn the_probes_get_out_of_a_plain_process() {
+    let outcomes = probe(&crate::house(), "process");
+    let out: Vec<u64> = outcomes
+        .iter()
+        .filter(|o| !o.contained)
+        .map(|o| o.number)
+        .collect();
+    for number in [1, 2, 4, 11, 12, 17, 19, 21, 25, 33, 36, 44, 54] {
+        assert!(out.contains(&number), "probe {number} cannot fail: {out:?}");
+    }
+}
