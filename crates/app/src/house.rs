@@ -157,13 +157,7 @@ fn ensure_up(home: &Home) -> Result<bool, Failure> {
     let until = Instant::now() + START_WITHIN;
     loop {
         if is_up(home) {
-            // What only the owner of the home can mend: its permissions, and a lost hostd.
-            use std::os::unix::fs::MetadataExt;
-            let owner = std::fs::metadata(home.root()).map_or(u32::MAX, |m| m.uid());
-            if owner == rustix::process::geteuid().as_raw() {
-                let binary = std::env::current_exe().unwrap_or_default();
-                abbey_daemon::mend(home.root().to_owned(), &binary)?;
-            }
+            mend(home)?;
             return Ok(false);
         }
         match start_serve(home)? {
@@ -174,6 +168,18 @@ fn ensure_up(home: &Home) -> Result<bool, Failure> {
             Started::Locked(failure) => return Err(failure),
         }
     }
+}
+
+/// Mends what only the owner of the home can: its permissions, and a lost hostd. For others there
+/// is nothing to do.
+fn mend(home: &Home) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let owner = std::fs::metadata(home.root()).map_or(u32::MAX, |m| m.uid());
+    if owner == rustix::process::geteuid().as_raw() {
+        let binary = std::env::current_exe().unwrap_or_default();
+        abbey_daemon::mend(home.root().to_owned(), &binary)?;
+    }
+    Ok(())
 }
 
 enum Started {
@@ -389,14 +395,12 @@ async fn take_down(home: &Home, client: &Client) -> Result<(), Failure> {
 }
 
 pub(crate) async fn down(home: &Home, json: bool) -> Outcome {
-    if !is_up(home) {
-        if !home.database().exists() {
-            say(&format!("no house is up in `{}`", home.root().display()));
-            return Ok(exit::OK);
-        }
-        // A control plane that was killed may have left cells: recover first, then go down.
-        ensure_up(home)?;
+    if !is_up(home) && !home.database().exists() {
+        say(&format!("no house is up in `{}`", home.root().display()));
+        return Ok(exit::OK);
     }
+    // A control plane or hostd that was killed may have left cells: recover first, then go down.
+    ensure_up(home)?;
     take_down(home, &client(home)?).await?;
     if json {
         output::json(&serde_json::json!({ "version": VERSION, "down": true }));

@@ -180,6 +180,9 @@ pub(crate) async fn exec(home: &Home, agent: &str, argv: Vec<String>) -> Outcome
             let line: Vec<u8> = pending.drain(..=end).collect();
             let told: Value = serde_json::from_slice(&line).unwrap_or_default();
             if let Some(code) = told["exit"].as_u64() {
+                if let Some(why) = told["error"].as_str() {
+                    eprintln!("error: {why}");
+                }
                 return Ok(u8::try_from(code).unwrap_or(125));
             }
             let decode = |key: &str| told[key].as_str().and_then(|t| BASE64.decode(t).ok());

@@ -11,6 +11,7 @@ mod containment;
 mod documents;
 mod doors;
 mod hard_days;
+mod hostd;
 mod idle;
 mod journey;
 mod kill;

@@ -51,7 +51,7 @@ impl Config {
 /// # Errors
 /// When it cannot listen.
 pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
-    let _lock = lock(config)?;
+    let lock = lock(config)?;
     let path = Config::socket(&config.home);
     let _stale = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
@@ -86,7 +86,8 @@ pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
         };
         match abbey_launch::fork() {
             Ok(None) => {
-                drop((listener, children));
+                // A copy that lives on as a shim must not hold the helper's place.
+                drop((lock, listener, children));
                 abbey_launch::unblock_signals();
                 let status = i32::from(attend(config, &stream).is_err());
                 abbey_launch::leave(status);

@@ -1,0 +1,228 @@
+//! hostd at its socket: what it refuses, whoever asks; and what the control plane may still do.
+
+use abbey_cells::hostd::{Claim, FileName, Helper, Operation, Reply};
+use abbey_cells::{Bind, CellSpec, Program, Sandbox};
+use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Profile};
+use abbey_testkit::hostd::Hostd;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+fn agent(name: &str) -> CellName {
+    CellName::Agent(name.parse().unwrap())
+}
+
+fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
+    CellSpec {
+        kind: CellKind::Sandbox,
+        digest: "d".into(),
+        program: Program::Path("/bin/true".into()),
+        argv: vec!["true".into()],
+        env: Vec::new(),
+        cwd: PathBuf::from("/"),
+        uid,
+        limits: Limits::default(),
+        waived: Default::default(),
+        sandbox: Some(Sandbox {
+            binds: Vec::new(),
+            profile: Profile::Strict,
+            tmp: Bytes(1 << 20),
+        }),
+        door: None,
+        ready_within: None,
+        // A caller's own places are put aside for the house's.
+        run_dir: PathBuf::from("/etc"),
+        log_dir: PathBuf::from("/etc"),
+        group: "other-house".into(),
+        secrets: Vec::new(),
+        cell: {
+            assert!(hostd.config.privileged, "these tests are run by root");
+            cell
+        },
+    }
+}
+
+fn start(spec: CellSpec) -> Operation {
+    Operation::Start {
+        generation: Generation(1),
+        spec: Box::new(spec),
+    }
+}
+
+#[test]
+fn hostd_gives_nobody_what_is_anothers() {
+    let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
+    let uid = hostd.claim(&agent("a"), 1).unwrap();
+    let refused = |operation: Operation, rule: &str| {
+        let said = hostd.client.call(operation, &[]).unwrap_err().to_string();
+        assert!(said.contains("refused") && said.contains(rule), "{said}");
+    };
+    let claim = |name: &str, uid| Operation::Claim {
+        owner: agent(name),
+        claim: Claim { uid: Some(uid) },
+    };
+    refused(claim("b", uid), "is held by agent-a");
+    refused(claim("b", 0), "is not of this house");
+    refused(claim("b", 1000), "is not of this house");
+    refused(claim("a", uid + 1), "keeps it until it is released");
+    // Nobody starts, prepares or enters what was not claimed, or as somebody else.
+    refused(
+        start(spec(&hostd, agent("b"), Some(uid))),
+        "was not claimed",
+    );
+    refused(start(spec(&hostd, agent("a"), Some(0))), "asks to run as");
+    refused(start(spec(&hostd, agent("a"), None)), "asks to run as");
+    let files = Vec::new();
+    let owner = agent("b");
+    refused(Operation::Prepare { owner, files }, "was not claimed");
+    // A cell sees its own files, and no others.
+    let home = hostd.config.home.clone();
+    for (source, writable, rule) in [
+        (home.join("agents/b/home"), true, "may not write"),
+        (home.join("abbey.db"), false, "is of the house"),
+        (home.join("hostd"), false, "is of the house"),
+        ("/".into(), false, "is of the house"),
+        (
+            "/etc/shadow".into(),
+            false,
+            "not a program that everybody may run",
+        ),
+        ("/etc".into(), false, "not a program that everybody may run"),
+        ("/usr".into(), true, "may not write"),
+        (
+            home.join("agents/a/../../abbey.db"),
+            false,
+            "no plain absolute path",
+        ),
+        ("relative".into(), false, "no plain absolute path"),
+    ] {
+        let mut spec = spec(&hostd, agent("a"), Some(uid));
+        let path = PathBuf::from("/x");
+        let bind = Bind {
+            source,
+            path,
+            writable,
+        };
+        spec.sandbox.as_mut().unwrap().binds.push(bind);
+        refused(start(spec), rule);
+    }
+    // A kind without its walls is not that kind.
+    let mut bare = spec(&hostd, agent("a"), Some(uid));
+    bare.sandbox = None;
+    refused(start(bare), "is no whole sandbox");
+    let owner = agent("a");
+    refused(Operation::Release { owner }, "still has files");
+    for stamp in ["", "../../etc", "a/b", &"x".repeat(41)] {
+        let archive = Operation::Archive {
+            owner: agent("a"),
+            stamp: stamp.to_owned(),
+        };
+        refused(archive, "a stamp is letters");
+    }
+    let journal = std::fs::read_to_string(home.join("hostd/journal.jsonl")).unwrap();
+    assert!(journal.lines().count() >= 20 && journal.contains("refused: "));
+}
+
+#[test]
+fn a_dry_run_checks_and_changes_nothing() {
+    let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
+    let uid = hostd.claim(&agent("a"), 1);
+    let sound = start(spec(&hostd, agent("a"), uid));
+    assert_eq!(hostd.client.try_out(sound).unwrap(), Reply::Done);
+    assert_eq!(std::fs::read_dir(hostd.config.cells()).unwrap().count(), 0);
+    let archive = Operation::Archive {
+        owner: agent("a"),
+        stamp: "now".into(),
+    };
+    assert_eq!(hostd.client.try_out(archive).unwrap(), Reply::Done);
+    assert!(hostd.config.home.join("agents/a").exists());
+}
+
+/// Bytes that are no request, however they look: a refusal or a closed connection each time, and
+/// the helper goes on.
+#[test]
+fn garbage_is_refused_and_hostd_goes_on() {
+    let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
+    let socket = hostd.config.home.join("run/hostd.sock");
+    let deep = "[".repeat(100_000);
+    for bytes in [
+        "\n",
+        "{}\n",
+        "{\"operation\":{\"op\":\"shell\",\"command\":\"id\"}}\n",
+        "{\"operation\":{\"op\":\"sweep\",\"cell\":\"agent-a\",\"extra\":1}}\n",
+        "{\"operation\":{\"op\":\"sweep\",\"cell\":\"agent-../../etc\"}}\n",
+        "{\"operation\":{\"op\":\"sweep\",\"cell\":\"agent-a\\u0000b\"}}\n",
+        "\u{feff}\u{0}\u{0}\n",
+        &deep,
+    ] {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let _closed_early = stream.write_all(bytes.as_bytes());
+        let _closed_early = stream.shutdown(std::net::Shutdown::Write);
+        let mut line = String::new();
+        let _closed_early = BufReader::new(stream).read_line(&mut line);
+        assert!(line.contains("refused"), "{bytes:.60}: {line}");
+        hostd.client.hello().unwrap();
+    }
+}
+
+/// What an agent puts in the place of a file is neither followed nor waited for (hazard 21).
+#[test]
+fn links_and_pipes_in_an_agents_files_lead_nowhere() {
+    let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
+    let owner = agent("a");
+    hostd.claim(&owner, 1);
+    let workspace = hostd.config.home.join("agents/a/workspace");
+    let heartbeat = workspace.join("HEARTBEAT.md");
+    let read = || {
+        hostd
+            .client
+            .read(owner.clone(), FileName::Heartbeat)
+            .unwrap()
+    };
+    std::os::unix::fs::symlink("/etc/passwd", &heartbeat).unwrap();
+    assert_eq!(read(), "");
+    std::fs::remove_file(&heartbeat).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(&heartbeat)
+        .status();
+    assert!(made.unwrap().success());
+    assert_eq!(read(), "");
+    std::fs::remove_file(&heartbeat).unwrap();
+    std::fs::write(&heartbeat, "look around").unwrap();
+    assert_eq!(read(), "look around");
+    // The whole workspace replaced by a link.
+    std::fs::rename(&workspace, hostd.path("aside")).unwrap();
+    std::os::unix::fs::symlink("/etc", &workspace).unwrap();
+    assert!(hostd.client.read(owner, FileName::Heartbeat).is_err());
+}
+
+/// The control plane is nobody, and says so in its own status (S1-25).
+#[test]
+fn serve_keeps_no_privilege_and_a_lost_hostd_comes_back() {
+    let house = crate::up(crate::TWO);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", house.serve_pid())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name));
+        line.unwrap().trim().to_owned()
+    };
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert!(field("Uid:").split_whitespace().all(|id| id != "0"));
+    assert!(field("Gid:").split_whitespace().all(|id| id != "0"));
+    assert_eq!(field("NoNewPrivs:"), "1");
+    // kill -9 of hostd: agents go on, what needs it says so, and `up` starts it again.
+    let hostd = abbey_cells::hostd::Client::new(&house.home());
+    abbey_testkit::house::kill(hostd.hello().unwrap().pid);
+    let said = house.refused(125, &["exec", "abbot", "--", "true"]);
+    assert!(said.contains("`abbey up` starts it again"), "{said}");
+    let doctor = house.run(&["doctor"]);
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("does not answer"));
+    assert!(house.expect(0, &["ps"]).contains("robed"));
+    house.expect(0, &["up"]);
+    house.expect(0, &["exec", "abbot", "--", "true"]);
+    // Going down without it is no different.
+    abbey_testkit::house::kill(hostd.hello().unwrap().pid);
+    house.expect(0, &["down"]);
+    assert!(!house.home().join("run/hostd.sock").exists());
+}
