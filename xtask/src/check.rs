@@ -14,6 +14,8 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
         ("openssl", "openssl"),
         ("setpriv", "util-linux"),
         ("mount", "mount"),
+        ("nft", "nftables"),
+        ("ip", "iproute2"),
     ])?;
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;
     println!(

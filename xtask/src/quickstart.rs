@@ -1,10 +1,15 @@
 //! A fresh machine to a house that does real work, in one command.
 
-use crate::run::{install, root, step};
+use crate::run::{have, install, root, step};
 
 /// Builds the release binaries and tells the example's story, leaving the house up.
 pub(crate) fn quickstart() -> Result<(), String> {
-    install(&[("cc", "gcc"), ("git", "git")])?;
+    let mut needs = vec![("cc", "gcc"), ("git", "git")];
+    // Only root makes networks; without, cells have loopback and the proxy.
+    if have("sh", &["-c", "test \"$(id -u)\" = 0"]) {
+        needs.push(("nft", "nftables"));
+    }
+    install(&needs)?;
     step(
         "build",
         "cargo",

@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "testkit",
         &[
-            "model", "plan", "engine", "store", "cells", "api", "agents", "daemon",
+            "model", "plan", "engine", "store", "launch", "cells", "api", "agents", "daemon",
         ],
     ),
 ];

@@ -351,7 +351,7 @@ pub(crate) fn print_fleet(fleet: &FleetDoc) {
             "CELL",
             "BOOT",
             "PID",
-            "DOOR",
+            "ADDRESS",
             "MEMORY",
             "TOKENS TODAY",
             "TASK",

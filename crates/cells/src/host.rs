@@ -1,6 +1,7 @@
 //! What the host uses already, read and never changed.
 
 use crate::cgroup::Groups;
+use crate::network::{self, Tag};
 use abbey_plan::HostFacts;
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,17 +9,22 @@ use std::net::Ipv4Addr;
 
 /// Looks at interfaces' routes, listening ports and control groups. `uid_first` is the first user
 /// of the house's cells, where they can have their own.
-pub(crate) fn observe(group: &str, uid_first: Option<u32>) -> HostFacts {
+pub(crate) fn observe(group: &str, uid_first: Option<u32>, tag: Tag) -> HostFacts {
+    let own = tag.prefix();
+    let others = routes().into_iter().filter(|r| !r.2.starts_with(&own));
     HostFacts {
-        subnets: routes(),
+        subnets: others
+            .map(|(a, p, name)| (a, p, format!("route by {name}")))
+            .collect(),
         ports: listening(),
         uid_first,
         no_limits: Groups::unusable(group),
+        no_network: network::unusable(uid_first.is_some()),
     }
 }
 
-/// Routes of `/proc/net/route` (hexadecimal, in host byte order of a little-endian word).
-fn routes() -> Vec<(Ipv4Addr, u8, String)> {
+/// Routes and their interfaces, of `/proc/net/route` (hexadecimal, in host byte order of a little-endian word).
+pub(crate) fn routes() -> Vec<(Ipv4Addr, u8, String)> {
     let text = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let route = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -29,13 +35,7 @@ fn routes() -> Vec<(Ipv4Addr, u8, String)> {
         };
         let (address, mask) = (word(1)?, word(7)?);
         let prefix = u8::try_from(mask.count_ones()).ok()?;
-        (prefix > 0).then(|| {
-            (
-                Ipv4Addr::from(address),
-                prefix,
-                format!("route by {}", fields[0]),
-            )
-        })
+        (prefix > 0).then(|| (Ipv4Addr::from(address), prefix, fields[0].to_owned()))
     };
     text.lines().skip(1).filter_map(route).collect()
 }

@@ -11,6 +11,8 @@ mod enter;
 mod host;
 pub mod hostd;
 mod identity;
+mod lock;
+mod network;
 mod sandbox;
 pub mod shim;
 mod spec;
@@ -18,7 +20,8 @@ mod spec;
 pub use backend::ShimBackend;
 pub use cgroup::{Groups, Usage};
 pub use identity::{boot_id, identify, is_alive};
-pub use spec::{Bind, CellSpec, Door, Program, Record, Sandbox};
+pub use network::Tag;
+pub use spec::{Bind, CellSpec, Forward, Listen, Network, Program, Record, Sandbox, Target};
 
 use abbey_model::{CellName, Generation, Millis, Observed};
 use std::path::PathBuf;

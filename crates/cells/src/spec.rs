@@ -1,11 +1,13 @@
 //! What a shim is told, and the record that it keeps.
 
+use crate::network::Tag;
 use abbey_model::{
-    Bytes, CellKind, CellName, Generation, Layer, Limits, Millis, ProcessIdentity, Profile,
+    Bytes, CellKind, CellName, Generation, Layer, Limits, Millis, ProcessIdentity, Profile, Subnet,
     Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
 /// The program of a cell.
@@ -18,13 +20,53 @@ pub enum Program {
     Path(PathBuf),
 }
 
-/// A port inside the cell that leads to the house's socket.
+/// Where a forward listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listen {
+    /// In the cell's own network.
+    Cell(SocketAddrV4),
+    /// On the host: the gateway's address, or loopback for a cell that shares the host's network.
+    Host(SocketAddrV4),
+}
+
+impl Listen {
+    /// The address, wherever it is.
+    pub const fn address(self) -> SocketAddrV4 {
+        match self {
+            Listen::Cell(address) | Listen::Host(address) => address,
+        }
+    }
+}
+
+/// Where a forward leads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Door {
-    /// Port on 127.0.0.1.
-    pub port: u16,
-    /// The house's Unix socket.
-    pub socket: PathBuf,
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The house's socket for agents.
+    House(PathBuf),
+    /// The house's egress proxy, which is told first whose connection it is.
+    Egress(PathBuf),
+    /// A service of the house.
+    Service(SocketAddrV4),
+}
+
+/// A port of a cell that leads to the house, to the proxy, or to a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// Where it listens.
+    pub at: Listen,
+    /// Where it leads.
+    pub to: Target,
+}
+
+/// A network of a cell's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Addresses of gateway, slots and cell.
+    pub subnet: Subnet,
+    /// The house's; hostd puts it in.
+    pub tag: Option<Tag>,
 }
 
 /// A directory or file of the host that a cell sees.
@@ -79,8 +121,11 @@ pub struct CellSpec {
     pub waived: BTreeSet<Layer>,
     /// Walls; none for a plain process.
     pub sandbox: Option<Sandbox>,
-    /// The door, if the cell has one.
-    pub door: Option<Door>,
+    /// A network of its own; none leaves it with loopback, or with the host's if it is a plain
+    /// process.
+    pub network: Option<Network>,
+    /// Its ways to the house and to services.
+    pub forwards: Vec<Forward>,
     /// Time for the child to announce readiness on descriptor 3; none means ready at once.
     pub ready_within: Option<Millis>,
     /// Directory of records and the control socket.
@@ -116,4 +161,7 @@ pub struct Record {
     /// The walls, for those who enter later; none for a plain process.
     #[serde(default)]
     pub walls: Option<Sandbox>,
+    /// Its network, for those who take it away.
+    #[serde(default)]
+    pub network: Option<Network>,
 }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::house::{Current, House, to_allocation};
-use crate::{Error, provision};
+use crate::{Error, provision, specs};
 use abbey_api::{ManifestBody, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
 use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window};
 use abbey_plan::{
@@ -231,7 +231,7 @@ fn host_notes(
         }
     }
     for service in parsed.services.values() {
-        if let Err(text) = provision::find_command(&service.command, &body.base_dir) {
+        if let Err(text) = specs::find_command(&service.command, &body.base_dir) {
             fatal(format!("service:{}", service.slug), text);
         }
     }

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::error::Result;
 use crate::house::House;
-use crate::provision;
+use crate::specs;
 use abbey_api::{ExecBody, Problem};
 use abbey_cells::hostd::{Operation, Reply};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
@@ -37,7 +37,7 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
     if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {
         return Err(Error::Cell(abbey_cells::Error::NotRunning(cell)));
     }
-    let spec = provision::cell_spec(house, &current, &cell)?
+    let spec = specs::cell_spec(house, &current, &cell)?
         .ok_or_else(|| Problem::new(FaultKind::NotFound, "no cell"))?;
     let stdin = body
         .stdin

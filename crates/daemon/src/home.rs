@@ -45,6 +45,14 @@ impl Home {
     pub fn inside(&self) -> PathBuf {
         self.run().join("inside.sock")
     }
+    /// Socket of the egress proxy, for shims.
+    pub fn egress_socket(&self) -> PathBuf {
+        self.run().join("egress.sock")
+    }
+    /// What went through the egress proxy.
+    pub fn egress_logs(&self) -> PathBuf {
+        self.root.join("egress")
+    }
     /// Socket on which the operator's tools reach the outside door.
     pub fn operator(&self) -> PathBuf {
         self.run().join("operator.sock")
@@ -108,6 +116,14 @@ impl Home {
         Ok(Config::of(&self.root, self.group())?)
     }
 
+    /// Does what hostd does, in this process and without users or networks of their own.
+    #[cfg(test)]
+    pub(crate) fn unprivileged_helper(&self) -> std::sync::Arc<dyn abbey_cells::hostd::Helper> {
+        let mut config = self.hostd_config().expect("a home");
+        config.privileged = false;
+        std::sync::Arc::new(abbey_cells::hostd::Inline(config))
+    }
+
     /// Makes the directories. As root: the control plane's user may make files in the home and in
     /// `run`, but not touch what is root's there (both are sticky), and cells' files and records
     /// are root's. As a user everything is that user's.
@@ -139,6 +155,7 @@ impl Home {
             }
         }
         make_dir(&self.backups(), 0o700)?;
+        make_dir(&self.egress_logs(), 0o700)?;
         if config.privileged {
             self.hand_over(config.serve_uid)?;
         }
@@ -148,7 +165,7 @@ impl Home {
 
     /// Gives the control plane's user what is its own, whoever made it.
     fn hand_over(&self, uid: u32) -> Result<(), Error> {
-        let mut own = vec![self.backups(), self.operator_token()];
+        let mut own = vec![self.backups(), self.egress_logs(), self.operator_token()];
         own.extend(
             ["abbey.db", "abbey.db-wal", "abbey.db-shm", "signing.key"]
                 .map(|name| self.root.join(name)),

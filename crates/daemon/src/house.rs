@@ -181,6 +181,10 @@ pub struct House {
     pub(crate) address: RwLock<String>,
     /// The outside door as it stands open: what it was opened for, and how it is closed.
     pub(crate) outside: Mutex<Option<crate::serve::OpenDoor>>,
+    /// What goes out through the proxy.
+    pub(crate) egress: crate::egress::Ledger,
+    /// Number of the plan, for what must notice a new one while it goes on.
+    pub(crate) plans: watch::Sender<u64>,
     /// Tasks that must end before the control plane does.
     pub(crate) tracker: tokio_util::task::TaskTracker,
     /// Address that replaces the manifest's, where tests want one.
@@ -195,8 +199,16 @@ impl House {
             .clone()
     }
 
+    /// Where the operator reaches the house over the network; none before the first plan.
+    pub(crate) fn outside_address(&self) -> Option<std::net::SocketAddr> {
+        let address = self.address.read().unwrap_or_else(PoisonError::into_inner);
+        address.parse().ok()
+    }
+
     pub(crate) fn set_current(&self, current: Current) {
+        let generation = current.generation;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(current));
+        self.plans.send_replace(generation);
     }
 
     pub(crate) fn skills(&self) -> Arc<Skills> {

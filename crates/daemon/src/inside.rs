@@ -535,11 +535,9 @@ fn route(house: &House, slug: &Slug, asked: &str) -> std::result::Result<Route, 
     let base_url = match &provider.endpoint {
         Endpoint::Url(url) => url.clone(),
         Endpoint::Service(service) => {
-            let port = current.port(&format!("service:{service}"), "port");
-            format!(
-                "http://127.0.0.1:{}/v1",
-                port.ok_or_else(|| unavailable(format!("service `{service}` has no port")))?
-            )
+            let at = abbey_plan::endpoint(&current.registry, service);
+            let at = at.ok_or_else(|| unavailable(format!("service `{service}` has no port")))?;
+            format!("http://{at}/v1")
         }
     };
     let key = provider

@@ -191,13 +191,6 @@ agents:
   sysadmin: { template: sysadmin, reports_to: abbot, wake: { every: 24h, jitter: 5m } }
 ";
 
-    /// Does what hostd does, here and without users of their own.
-    fn helper(home: &Home) -> Arc<dyn abbey_cells::hostd::Helper> {
-        let mut config = home.hostd_config().unwrap();
-        config.privileged = false;
-        Arc::new(abbey_cells::hostd::Inline(config))
-    }
-
     /// A whole day of the house's own timers on the turned clock: the daily wake comes due, finds
     /// an empty heartbeat, and leaves no trace; with something in it, it becomes one task.
     #[tokio::test(flavor = "multi_thread")]
@@ -208,9 +201,10 @@ agents:
         home.prepare().unwrap();
         let clock = Arc::new(Turned(AtomicI64::new(1_800_000_000_000)));
         let injected: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
-        let (house, _backend) = serve::open(&home, helper(&home), injected, (None, None))
-            .await
-            .unwrap();
+        let (house, _backend) =
+            serve::open(&home, home.unprivileged_helper(), injected, (None, None))
+                .await
+                .unwrap();
         let body = abbey_api::ManifestBody {
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),

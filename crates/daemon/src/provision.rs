@@ -6,23 +6,18 @@ use crate::auth::Keys;
 use crate::error::Result;
 use crate::home::new_token;
 use crate::house::{Current, House};
-use abbey_agents::{Layout, digest, native_environment};
+use abbey_agents::digest;
 use abbey_api::Problem;
 use abbey_cells::hostd::{Claim, FileEntry, FileName, Operation};
-use abbey_cells::{Bind, CellSpec, Door, Program, Sandbox};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
-use abbey_model::{
-    Bytes, CellKind, CellName, FaultKind, Id, Layer, Limits, Millis, Principal, SagaId, Secret,
-    Slug,
-};
+use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Secret, Slug};
 use abbey_store::{SagaRow, TokenRow};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::net::TcpStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Time for an agent to announce that it is up.
-const READY_WITHIN: Millis = Millis::from_secs(30);
 /// How long an old credential stays valid after a new one was given.
 pub(crate) const OVERLAP: Millis = Millis::from_secs(60);
 
@@ -40,10 +35,17 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
             drive(house, &current, saga).await?;
         }
     }
-    let on_disk = agents_on_disk(house)?;
+    let on_disk = names_in(&house.home.root().join("agents"))?;
+    // First, as agents are led to them.
+    for service in current.house.services.keys() {
+        let owner = CellName::Service(service.clone());
+        make_home(house, &current, owner).await?;
+    }
     for slug in current.house.agents.keys() {
         if own_token(house, slug).exists() {
-            // Charters change with the plan; writing the same text again changes nothing.
+            // What it may reach changes with the plan, and so do charters; the same again changes
+            // nothing.
+            make_home(house, &current, CellName::Agent(slug.clone())).await?;
             files(house, &current, slug).await?;
         } else {
             begin(house, &current, "agent.create", slug, &CREATE).await?;
@@ -64,16 +66,37 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
             house.store.forget_cell(cell).await?;
         }
     }
-    for service in current.house.services.keys() {
+    let services = names_in(&house.home.root().join("services"))?;
+    let gone = services
+        .iter()
+        .filter(|s| !current.house.services.contains_key(*s));
+    // Its files and its user stay; what it had of the network is free again.
+    for service in gone {
         let owner = CellName::Service(service.clone());
-        make_home(house, &current, owner).await?;
+        let claim = Claim {
+            uid: current.uid(&format!("service:{service}")),
+            ..Claim::default()
+        };
+        ask(house, Operation::Claim { owner, claim }).await?;
     }
+    raise_firewall(house).await?;
     refresh_keys(house).await
 }
 
-fn agents_on_disk(house: &House) -> Result<BTreeSet<Slug>> {
-    let dir = house.home.root().join("agents");
-    let entries = fs::read_dir(&dir).map_err(Error::file("list", &dir))?;
+/// Time in which the control plane must have shown that it is still reached.
+const CONFIRM_WITHIN: Millis = Millis::from_secs(10);
+
+/// Brings the firewall to what the plan says, and keeps it only when the operator still gets in.
+pub(crate) async fn raise_firewall(house: &House) -> Result<()> {
+    let hostd = Arc::clone(&house.hostd);
+    let address = house.outside_address();
+    let contact = move || address.is_none_or(|a| TcpStream::connect(a).is_ok());
+    crate::hostd::ask(move || hostd.firewall(CONFIRM_WITHIN, &contact)).await
+}
+
+/// Owners whose files are below a directory.
+fn names_in(dir: &std::path::Path) -> Result<BTreeSet<Slug>> {
+    let entries = fs::read_dir(dir).map_err(Error::file("list", dir))?;
     Ok(entries
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
@@ -220,18 +243,30 @@ async fn ask(house: &House, operation: Operation) -> Result<()> {
 }
 
 /// Where the control plane's copy of an agent's credential is.
-fn own_token(house: &House, slug: &Slug) -> PathBuf {
+pub(crate) fn own_token(house: &House, slug: &Slug) -> PathBuf {
     house.home.agent(slug.as_str()).join("token")
 }
 
 /// Gives an owner its user, and makes its directories.
 async fn make_home(house: &House, current: &Current, owner: CellName) -> Result<()> {
-    let name = match &owner {
-        CellName::Agent(slug) => format!("agent:{slug}"),
-        CellName::Service(slug) => format!("service:{slug}"),
+    let plan = &current.house;
+    let (name, egress) = match &owner {
+        CellName::Agent(slug) => (
+            format!("agent:{slug}"),
+            plan.agents.get(slug).map(|a| a.egress.clone()),
+        ),
+        CellName::Service(slug) => (
+            format!("service:{slug}"),
+            plan.services.get(slug).map(|s| s.egress.clone()),
+        ),
     };
+    let subnet = abbey_plan::subnet(&current.registry, &name);
     let claim = Claim {
         uid: current.uid(&name),
+        subnet,
+        door: current.port(&name, "door").filter(|_| subnet.is_some()),
+        port: current.port(&name, "port"),
+        egress: egress.filter(|_| subnet.is_some()).unwrap_or_default(),
     };
     let files = Vec::new();
     let claimed = Operation::Claim {
@@ -344,209 +379,14 @@ pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
     Ok(())
 }
 
-/// The program of a service as an absolute path, and its arguments.
-pub(crate) fn find_command(
-    command: &[String],
-    base_dir: &str,
-) -> std::result::Result<PathBuf, String> {
-    let name = command.first().map_or("", String::as_str);
-    let search = std::env::var("PATH").unwrap_or_default();
-    let found = if name.contains('/') {
-        Some(Path::new(base_dir).join(name)).filter(|p| p.is_file())
-    } else {
-        search
-            .split(':')
-            .filter(|d| d.starts_with('/'))
-            .map(|d| Path::new(d).join(name))
-            .find(|p| p.is_file())
-    };
-    found.ok_or_else(|| format!("the program `{name}` was found neither in the control plane's PATH nor beside the manifest; install it or name its path"))
-}
-
-/// Where an agent's files are in its own eyes.
-const AGENT_ROOT: &str = "/agent";
-/// Where a service's files are in its own eyes.
-const SERVICE_ROOT: &str = "/service";
-/// What of the host is in every sandbox already.
-const BASE: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
-
-/// An agent sees its home and workspace, and may not write its own charter (S2-23).
-fn agent_binds(host: &Layout, inside: &Layout, charter_writable: bool) -> Vec<Bind> {
-    let bind = |source: &Path, path: &Path, writable| Bind {
-        source: source.to_owned(),
-        path: path.to_owned(),
-        writable,
-    };
-    let mut binds = vec![
-        bind(&host.home, &inside.home, true),
-        bind(&host.workspace, &inside.workspace, true),
-    ];
-    if !charter_writable {
-        let charter = "SOUL.md";
-        binds.push(bind(
-            &host.workspace.join(charter),
-            &inside.workspace.join(charter),
-            false,
-        ));
-    }
-    binds
-}
-
-/// A service sees its directory, and its program where that is not of the base.
-fn service_binds(dir: &Path, inside: &Path, program: &Path) -> Vec<Bind> {
-    let mut binds = vec![Bind {
-        source: dir.to_owned(),
-        path: inside.to_owned(),
-        writable: true,
-    }];
-    if !BASE.iter().any(|b| program.starts_with(b)) {
-        binds.push(Bind {
-            source: program.to_owned(),
-            path: program.to_owned(),
-            writable: false,
-        });
-    }
-    binds
-}
-
-/// Memory files count against the cell's memory; a quarter of it may be `/tmp`.
-fn tmp_size(limits: &Limits) -> Bytes {
-    Bytes((limits.memory.0 / 4).max(16 << 20))
-}
-
-/// Everything that one boot of a cell needs.
-pub(crate) fn cell_spec(
-    house: &House,
-    current: &Current,
-    cell: &CellName,
-) -> Result<Option<CellSpec>> {
-    let run_dir = house.home.cells().join(cell.to_string());
-    let log_dir = house.home.cell_logs(&cell.to_string());
-    let base =
-        |digest: &str, kind: CellKind, limits: Limits, waived: &BTreeSet<Layer>, owner: &str| {
-            CellSpec {
-                cell: cell.clone(),
-                kind,
-                digest: digest.to_owned(),
-                program: Program::Own,
-                argv: Vec::new(),
-                env: Vec::new(),
-                cwd: PathBuf::from("/"),
-                uid: current.uid(owner),
-                limits,
-                waived: waived.clone(),
-                sandbox: None,
-                door: None,
-                ready_within: None,
-                run_dir: run_dir.clone(),
-                log_dir: log_dir.clone(),
-                group: house.home.group(),
-                secrets: Vec::new(),
-            }
-        };
-    match cell {
-        CellName::Agent(slug) => {
-            let (Some(agent), Some((digest, _))) = (
-                current.house.agents.get(slug),
-                current.applied.agents.get(slug),
-            ) else {
-                return Ok(None);
-            };
-            let owner = format!("agent:{slug}");
-            let layout = Layout::under(&house.home.agent(slug.as_str()));
-            let Some(door) = current.port(&owner, "door") else {
-                return Ok(None);
-            };
-            let key_path = layout.root.join("key");
-            let key = fs::read_to_string(&key_path).map_err(Error::file("read", &key_path))?;
-            let token_path = own_token(house, slug);
-            let token =
-                fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
-            let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
-            let (inside, sandbox) = match agent.cell {
-                CellKind::Process => (layout.clone(), None),
-                _ => {
-                    let inside = Layout::under(Path::new(AGENT_ROOT));
-                    let sandbox = Sandbox {
-                        binds: agent_binds(&layout, &inside, agent.charter_writable),
-                        profile: agent.profile,
-                        tmp: tmp_size(&agent.limits),
-                    };
-                    (inside, Some(sandbox))
-                }
-            };
-            Ok(Some(CellSpec {
-                argv,
-                env: native_environment(slug.as_str(), &inside, door, &key),
-                cwd: inside.workspace,
-                sandbox,
-                door: Some(Door {
-                    port: door,
-                    socket: house.home.inside(),
-                }),
-                ready_within: Some(READY_WITHIN),
-                secrets: vec![key, token],
-                ..base(digest, agent.cell, agent.limits, &agent.waived, &owner)
-            }))
-        }
-        CellName::Service(slug) => {
-            let (Some(service), Some(digest)) = (
-                current.house.services.get(slug),
-                current.applied.services.get(slug),
-            ) else {
-                return Ok(None);
-            };
-            let owner = format!("service:{slug}");
-            let port = current.port(&owner, "port").unwrap_or(0);
-            let path = find_command(&service.command, &current.base_dir)
-                .map_err(|e| Problem::new(FaultKind::Host, e))?;
-            let dir = house.home.service(slug.as_str());
-            let (inside, sandbox) = match service.cell {
-                CellKind::Process => (dir.clone(), None),
-                _ => {
-                    let inside = PathBuf::from(SERVICE_ROOT);
-                    let sandbox = Sandbox {
-                        binds: service_binds(&dir, &inside, &path),
-                        profile: service.profile,
-                        tmp: tmp_size(&service.limits),
-                    };
-                    (inside, Some(sandbox))
-                }
-            };
-            let env = [
-                ("HOME", inside.display().to_string()),
-                ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
-                ("LANG", "C.UTF-8".to_owned()),
-                ("PORT", port.to_string()),
-            ];
-            Ok(Some(CellSpec {
-                program: Program::Path(path),
-                argv: service
-                    .command
-                    .iter()
-                    .map(|a| a.replace("{port}", &port.to_string()))
-                    .collect(),
-                env: env.map(|(k, v)| (k.to_owned(), v)).to_vec(),
-                cwd: inside,
-                sandbox,
-                ..base(
-                    digest,
-                    service.cell,
-                    service.limits,
-                    &service.waived,
-                    &owner,
-                )
-            }))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::home::Home;
     use crate::{apply, serve};
+    use abbey_agents::Layout;
     use std::collections::BTreeMap;
+    use std::path::Path;
 
     const MANIFEST: &str = "version: 1
 house: sagas
@@ -556,19 +396,12 @@ agents:
   abbot: { template: orchestrator }
 ";
 
-    /// Does what hostd does, here and without users of their own.
-    fn helper(home: &Home) -> Arc<dyn abbey_cells::hostd::Helper> {
-        let mut config = home.hostd_config().unwrap();
-        config.privileged = false;
-        Arc::new(abbey_cells::hostd::Inline(config))
-    }
-
     async fn house(dir: &Path) -> Arc<House> {
         crate::home::make_dir(dir, 0o711).unwrap();
         let home = Home::new(dir.join("h"));
         home.prepare().unwrap();
         let clock = Arc::new(abbey_store::SystemClock::new());
-        let (house, _backend) = serve::open(&home, helper(&home), clock, (None, None))
+        let (house, _backend) = serve::open(&home, home.unprivileged_helper(), clock, (None, None))
             .await
             .unwrap();
         let body = abbey_api::ManifestBody {

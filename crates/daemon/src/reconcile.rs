@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::house::House;
-use crate::provision;
+use crate::specs;
 use abbey_cells::{Backend, Record};
 use abbey_engine::supervision::{self, Action, Desired, History};
 use abbey_model::{CellName, Generation, Millis, Observed, Principal};
@@ -230,7 +230,7 @@ async fn start(house: &Arc<House>, cell: &CellName, generation: Generation) -> R
     let Some(current) = house.current() else {
         return Ok(());
     };
-    let Some(spec) = provision::cell_spec(house, &current, cell)? else {
+    let Some(spec) = specs::cell_spec(house, &current, cell)? else {
         return Ok(());
     };
     let backend = Arc::clone(&house.backend);

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::home::{Home, publish};
 use crate::house::{Current, House, Skills};
 use crate::reconcile::pass;
-use crate::{Error, inside, meter, outside, provision, supervisor};
+use crate::{Error, egress, inside, meter, outside, provision, supervisor};
 use abbey_agents::digest;
 use abbey_cells::hostd::{Client, Helper, Inline, Operation};
 use abbey_cells::{Backend, ShimBackend};
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 /// Connections at once on each listener.
 const CONNECTIONS_MAX: usize = 4096;
 /// Longest time for a request's head to arrive.
-const HEAD_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// Longest time for the last answers at shutdown.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -85,6 +85,7 @@ pub async fn serve(options: Options) -> Result<()> {
         inside::router(Arc::clone(&house), gateway),
     )?;
     serve_unix(&house, &tracker, home.operator(), outside)?;
+    egress::open(&house, &tracker)?;
     let announcement = open_outside(&house).await?;
     supervisor::start(&house, &tracker);
     if let Err(error) = provision::settle(&house).await {
@@ -106,14 +107,19 @@ pub async fn serve(options: Options) -> Result<()> {
     if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
         tracing::warn!("some requests were cut off");
     }
-    for file in [home.announcement(), home.inside(), home.operator()] {
+    for file in [
+        home.announcement(),
+        home.inside(),
+        home.operator(),
+        home.egress_socket(),
+    ] {
         let _gone_already = std::fs::remove_file(file);
     }
     if house.going_down.load(Ordering::SeqCst) {
         house.store.checkpoint().await?;
         // Last: without a house there is nothing to help with.
         let hostd = Arc::clone(&house.hostd);
-        if let Err(error) = crate::hostd::ask(move || hostd.call(Operation::End, &[])).await {
+        if let Err(error) = crate::hostd::ask(move || hostd.call(Operation::End {}, &[])).await {
             tracing::warn!(error = error.chain(), "hostd was gone already");
         }
         let _gone_already = std::fs::remove_file(home.run().join("serve.lock"));
@@ -228,6 +234,8 @@ pub(crate) async fn open(
         model_calls: AtomicU64::new(0),
         address: RwLock::default(),
         outside: Mutex::default(),
+        egress: egress::Ledger::default(),
+        plans: watch::Sender::new(0),
         tracker: TaskTracker::new(),
         listen_override,
     });
@@ -287,6 +295,23 @@ fn serve_unix(
     path: PathBuf,
     router: Router,
 ) -> Result<()> {
+    let stop = house.stop.clone();
+    listen_unix(house, tracker, path, move |stream| {
+        converse(stream, router.clone(), stop.clone())
+    })
+}
+
+/// Listens on a socket that only the house's own user and root can reach, and attends to each
+/// connection by itself.
+pub(crate) fn listen_unix<F>(
+    house: &Arc<House>,
+    tracker: &TaskTracker,
+    path: PathBuf,
+    attend: impl Fn(UnixStream) -> F + Send + 'static,
+) -> Result<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     use std::os::unix::fs::PermissionsExt;
     // We hold the lock of the home, so a socket that lies here is a dead one.
     let _stale = std::fs::remove_file(&path);
@@ -305,9 +330,9 @@ fn serve_unix(
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
                 return;
             };
-            let (router, stop) = (router.clone(), house.stop.clone());
+            let attended = attend(stream);
             drop(inner.spawn(async move {
-                converse(stream, router, stop).await;
+                attended.await;
                 drop(permit);
             }));
         }

@@ -13,6 +13,7 @@ use abbey_model::{
 };
 use abbey_store::{Entry, RunRow, TaskFilter, TaskRow};
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,12 +26,12 @@ const FRESH: Duration = Duration::from_millis(500);
 /// agents no more than one.
 #[derive(Debug, Default)]
 pub(crate) struct Readings {
-    probes: BTreeMap<(u16, u64), (Instant, bool)>,
+    probes: BTreeMap<(SocketAddrV4, u64), (Instant, bool)>,
     usages: BTreeMap<i32, (Instant, abbey_cells::Usage)>,
 }
 
-async fn probe_fresh(house: &House, port: u16, path: &str, generation: u64) -> bool {
-    let key = (port, generation);
+async fn probe_fresh(house: &House, address: SocketAddrV4, path: &str, generation: u64) -> bool {
+    let key = (address, generation);
     let known = {
         let readings = house
             .readings
@@ -44,14 +45,14 @@ async fn probe_fresh(house: &House, port: u16, path: &str, generation: u64) -> b
     {
         return answer;
     }
-    let answer = probe(port, path).await;
+    let answer = probe(address, path).await;
     let mut readings = house
         .readings
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     readings
         .probes
-        .retain(|(p, g), _| *p != port || *g == generation);
+        .retain(|(a, g), _| *a != address || *g == generation);
     readings.probes.insert(key, (Instant::now(), answer));
     answer
 }
@@ -78,6 +79,10 @@ fn usage_fresh(house: &House, record: &abbey_cells::Record) -> abbey_cells::Usag
 /// Longest wait for a probe.
 const PROBE: Duration = Duration::from_millis(400);
 
+fn on_loopback(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
+}
+
 pub(crate) fn seen(house: &House) -> BTreeMap<CellName, Seen> {
     house
         .seen
@@ -87,11 +92,11 @@ pub(crate) fn seen(house: &House) -> BTreeMap<CellName, Seen> {
 }
 
 /// A real request, not only an open port.
-async fn probe(port: u16, path: &str) -> bool {
+async fn probe(at: SocketAddrV4, path: &str) -> bool {
     let ask = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(at).await.ok()?;
+        let host = at.ip();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut head = [0u8; 12];
         stream.read_exact(&mut head).await.ok()?;
@@ -107,7 +112,7 @@ async fn probe(port: u16, path: &str) -> bool {
 pub(crate) async fn presence(
     house: &House,
     seen: Option<&Seen>,
-    port: Option<u16>,
+    at: Option<SocketAddrV4>,
     path: Option<&str>,
 ) -> (Presence, Option<bool>) {
     let Some(seen) = seen else {
@@ -121,9 +126,9 @@ pub(crate) async fn presence(
             ..
         }
     );
-    let answers = match (running, port, path) {
-        (true, Some(port), Some(path)) => {
-            Some(probe_fresh(house, port, path, seen.history.generation.0).await)
+    let answers = match (running, at, path) {
+        (true, Some(at), Some(path)) => {
+            Some(probe_fresh(house, at, path, seen.history.generation.0).await)
         }
         _ => None,
     };
@@ -184,7 +189,7 @@ async fn agent(
     // `Running`, serves both from one loop.
     let walled = seen.is_some_and(|s| s.record.as_ref().is_some_and(|r| r.walls.is_some()));
     let path = (!walled).then_some("/healthz");
-    let (presence, _) = presence(house, seen, door, path).await;
+    let (presence, _) = presence(house, seen, door.map(on_loopback), path).await;
     let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
     let record = up.and_then(|s| s.record.as_ref());
     let usage = record.map(|r| usage_fresh(house, r));
@@ -206,7 +211,10 @@ async fn agent(
         isolated: agent.cell.isolates(),
         generation: seen.map_or(0, |s| s.history.generation.0),
         pid: record.and_then(|r| r.child.as_ref()).map(|c| c.pid),
-        address: door.map(|p| format!("127.0.0.1:{p}")),
+        address: match abbey_plan::subnet(&current.registry, &owner) {
+            Some(subnet) => Some(subnet.cell().to_string()),
+            None => door.map(|p| format!("127.0.0.1:{p}")),
+        },
         ports: ports.collect(),
         uptime_s: record.map(|r| house.store.now().since(r.started_at).0 / 1000),
         restarts: seen.map_or(0, |s| s.history.restarts),
@@ -236,9 +244,9 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
     let seen = seen(house);
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {
-        let port = current.port(&format!("service:{slug}"), "port");
+        let at = abbey_plan::endpoint(&current.registry, slug);
         let seen = seen.get(&CellName::Service(slug.clone()));
-        let (presence, healthy) = presence(house, seen, port, service.probe.as_deref()).await;
+        let (presence, healthy) = presence(house, seen, at, service.probe.as_deref()).await;
         let record = seen
             .filter(|s| matches!(s.observed, Observed::Running { .. }))
             .and_then(|s| s.record.as_ref());
@@ -255,7 +263,7 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
             healthy,
             cell: service.cell.to_string(),
             pid: record.and_then(|r| r.child.as_ref()).map(|c| c.pid),
-            port,
+            port: at.map(|a| a.port()),
             generation: seen.map_or(0, |s| s.history.generation.0),
             restarts: seen.map_or(0, |s| s.history.restarts),
             consumers: current
@@ -290,7 +298,7 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
     // `Running`, serves both from one loop.
     let walled = seen.is_some_and(|s| s.record.as_ref().is_some_and(|r| r.walls.is_some()));
     let path = (!walled).then_some("/healthz");
-    let (presence, _) = presence(house, seen, door, path).await;
+    let (presence, _) = presence(house, seen, door.map(on_loopback), path).await;
     let mut reasons = Vec::new();
     let mut say = |code: &str, text: String| {
         reasons.push(Reason {

@@ -50,10 +50,11 @@ fn build(
     } else {
         drop_groups()?;
     }
-    let listeners = network(walls)?;
+    crate::loopback_up().map_err(|e| Error::new("bring up", "lo", e))?;
+    ask(channel, b'N')?;
+    let listeners = listen(walls)?;
     hand_over(channel, &listeners)?;
     drop(listeners);
-    ask(channel, b'N')?;
     build_root(walls)?;
     rustix::system::sethostname(walls.hostname.as_bytes())
         .map_err(|e| Error::new("set", "the host name", e))?;
@@ -65,7 +66,7 @@ fn build(
     become_user()?;
     drop_capabilities()?;
     rustix::thread::set_no_new_privs(true).map_err(|e| Error::new("set", "no_new_privs", e))?;
-    // The change of user cleared it; see also the question below, which a dead parent leaves open.
+    // The change of user cleared it. A parent that died in between is noticed at the next question.
     tie_to_parent()?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|e| Error::new("forbid", "core dumps", e))?;
@@ -140,9 +141,8 @@ fn answered(channel: &OwnedFd) -> Result<()> {
     }
 }
 
-/// Brings loopback up and listens where the shim wants to.
-fn network(walls: &Walls) -> Result<Vec<std::net::TcpListener>> {
-    crate::loopback_up().map_err(|e| Error::new("bring up", "lo", e))?;
+/// Listens where the shim wants to.
+fn listen(walls: &Walls) -> Result<Vec<std::net::TcpListener>> {
     let listen = |address| {
         std::net::TcpListener::bind(address)
             .map_err(|e| Error::new("listen on", format!("{address}"), e))
@@ -335,24 +335,12 @@ fn read_only(path: &CStr) -> io::Result<()> {
     if rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_err() {
         return Ok(());
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    let tree = open_tree(CWD, path, flags)?;
     let sealed = Attributes {
         read_only: true,
         devices: true,
         no_exec: false,
     };
-    set_attributes(tree.as_raw_fd(), c"", sealed, true)?;
-    move_mount(
-        &tree,
-        c"",
-        CWD,
-        path,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .map_err(Into::into)
+    bind(path, path, sealed)
 }
 
 /// `mount_setattr(2)`; no set-user-id programs anywhere.

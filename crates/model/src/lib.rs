@@ -8,6 +8,7 @@ mod cell;
 mod fault;
 mod id;
 mod manifest;
+mod network;
 mod principal;
 mod redact;
 mod secret;
@@ -28,6 +29,9 @@ pub use id::{
     TaskKind, TaskRef,
 };
 pub use manifest::{SecretRef, SecretRefError};
+pub use network::{
+    Allowed, Destination, Egress, RESERVED, Subnet, is_private, is_reserved, overlap,
+};
 pub use principal::{Principal, PrincipalKind};
 pub use redact::Redactor;
 pub use secret::Secret;

@@ -4,6 +4,7 @@
 //! by scanning, and a conflict names the holder.
 
 use crate::house::{Network, Runtime};
+use abbey_model::{Subnet, overlap};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,7 +19,7 @@ const UID_COUNT: u32 = 60_000;
 pub enum ResourceKind {
     /// An IPv4 subnet, `10.77.1.0/24`.
     Subnet,
-    /// A TCP port on loopback.
+    /// A TCP port of the house.
     Port,
     /// A user number.
     Uid,
@@ -59,6 +60,8 @@ pub struct HostFacts {
     pub uid_first: Option<u32>,
     /// Whether limits can be enforced; the reason when not.
     pub no_limits: Option<String>,
+    /// Whether cells can have a network of their own; the reason when not.
+    pub no_network: Option<String>,
 }
 
 /// Something is held by somebody else, or used up.
@@ -127,6 +130,12 @@ impl Registry {
             .map(|r| r.owner.as_str())
     }
 
+    /// Gives back what an owner holds for a purpose.
+    pub fn yield_up(&mut self, owner: &str, purpose: &str) {
+        self.rows
+            .retain(|r| !(r.owner == owner && r.purpose == purpose));
+    }
+
     /// Gives back everything of an owner.
     pub fn release(&mut self, owner: &str) {
         self.rows.retain(|r| r.owner != owner);
@@ -166,8 +175,7 @@ impl Registry {
                 holder: holder.to_owned(),
             });
         }
-        self.rows
-            .retain(|r| !(r.owner == owner && r.purpose == purpose));
+        self.yield_up(owner, purpose);
         self.insert(ResourceKind::Port, value, owner, purpose);
         Ok(())
     }
@@ -233,10 +241,18 @@ impl Registry {
         network: &Network,
         owner: &str,
         host: &HostFacts,
-    ) -> Result<String, Conflict> {
-        if let Some(row) = self.held(owner, "subnet") {
-            return Ok(row.value.clone());
+    ) -> Result<Subnet, Conflict> {
+        let held = self
+            .held(owner, "subnet")
+            .and_then(|r| r.value.parse().ok());
+        let pool = (network.pool, network.pool_prefix);
+        // One that was cut from another pool or in another size is exchanged.
+        if let Some(subnet) = held.filter(|s: &Subnet| {
+            s.prefix() == network.prefix && overlap(pool, (s.base(), s.prefix()))
+        }) {
+            return Ok(subnet);
         }
+        self.yield_up(owner, "subnet");
         let size = 1u64 << (32 - network.prefix);
         let count = 1u64 << (network.prefix - network.pool_prefix);
         let base = u64::from(u32::from(network.pool));
@@ -245,19 +261,21 @@ impl Registry {
                 break;
             };
             let address = Ipv4Addr::from(bits);
-            let value = format!("{address}/{}", network.prefix);
+            let Some(subnet) = Subnet::new(address, network.prefix) else {
+                break;
+            };
             let taken = self.rows.iter().any(|r| {
                 r.kind == ResourceKind::Subnet
                     && crate::shape::network(&r.value)
-                        .is_some_and(|(a, p)| overlap(a, p, address, network.prefix))
+                        .is_some_and(|(a, p)| overlap((a, p), (address, network.prefix)))
             });
             let on_host = host
                 .subnets
                 .iter()
-                .any(|(a, p, _)| overlap(*a, *p, address, network.prefix));
+                .any(|(a, p, _)| overlap((*a, *p), (address, network.prefix)));
             if !taken && !on_host {
-                self.insert(ResourceKind::Subnet, value.clone(), owner, "subnet");
-                return Ok(value);
+                self.insert(ResourceKind::Subnet, subnet.to_string(), owner, "subnet");
+                return Ok(subnet);
             }
         }
         Err(Conflict::Exhausted {
@@ -317,12 +335,6 @@ impl fmt::Display for Allocation {
     }
 }
 
-fn overlap(a: Ipv4Addr, a_prefix: u8, b: Ipv4Addr, b_prefix: u8) -> bool {
-    let prefix = a_prefix.min(b_prefix);
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-    u32::from(a) & mask == u32::from(b) & mask
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,6 +346,7 @@ mod tests {
             pool_prefix: 22,
             prefix: 24,
             ports: (18800, 18809),
+            slots: BTreeMap::new(),
         }
     }
 
@@ -388,7 +401,7 @@ mod tests {
         };
         let given: Vec<String> = ["a", "b", "c"]
             .iter()
-            .map(|o| registry.subnet(&network(), o, &host).unwrap())
+            .map(|o| registry.subnet(&network(), o, &host).unwrap().to_string())
             .collect();
         assert_eq!(given, ["10.77.0.0/24", "10.77.2.0/24", "10.77.3.0/24"]);
         assert!(matches!(

@@ -2,7 +2,7 @@
 
 use crate::house::{AgentBudget, House};
 use crate::planner::{Inventory, Note, Severity};
-use abbey_model::Layer;
+use abbey_model::{Egress, Layer};
 
 /// Longest path of a Unix socket that every platform takes, in bytes.
 const SOCKET_PATH_MAX: usize = 104;
@@ -81,6 +81,32 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 ),
             );
         }
+    }
+    for service in house.services.values().filter(|s| s.cell.isolates()) {
+        if let Some(reason) = &inventory.host.no_network {
+            note(
+                Severity::Fatal,
+                &format!("service:{}", service.slug),
+                format!(
+                    "nobody could reach it behind walls: {reason}; mend that, or accept `cell: process`"
+                ),
+            );
+        }
+    }
+    let unenforced = house
+        .agents
+        .values()
+        .map(|a| (format!("agent:{}", a.slug), a.cell, &a.egress));
+    let services = house.services.values();
+    let unenforced = unenforced
+        .chain(services.map(|s| (format!("service:{}", s.slug), s.cell, &s.egress)))
+        .filter(|(_, cell, egress)| !cell.isolates() && matches!(egress, Egress::List(_)));
+    for (subject, ..) in unenforced {
+        note(
+            Severity::Fatal,
+            &subject,
+            "its `egress` cannot be enforced: a process cell shares the host's network; use `cell: sandbox`, or `egress: full` to say that it is open".to_owned(),
+        );
     }
     for (address, prefix, seen) in &inventory.host.subnets {
         let pool = (u32::from(house.network.pool), house.network.pool_prefix);

@@ -8,9 +8,15 @@ use crate::house::{
 use crate::node::{self, Entry, Mistake, Node};
 use crate::shape::{self, MANIFEST};
 use crate::templates;
-use abbey_model::{Bytes, CellKind, Layer, Limits, Millis, NanoUsd, Slug, Tool, ToolPolicy};
+use abbey_model::{
+    Bytes, CellKind, Egress, Layer, Limits, Millis, NanoUsd, Slug, Subnet, Tool, ToolPolicy,
+    is_private,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+
+/// Slots of a house that names none.
+const SLOTS: [(&str, u32); 4] = [("git", 2), ("cms", 3), ("models", 4), ("db", 5)];
 
 /// Output tokens reserved for a call that names no maximum, unless the provider says otherwise.
 const OUTPUT_TOKENS_MAX: u64 = 1024;
@@ -64,6 +70,16 @@ fn layers(node: Option<&Node>) -> BTreeSet<Layer> {
     let known = items.iter().filter_map(|i| i.text()?.parse().ok());
     known.collect()
 }
+fn egress(node: Option<&Node>) -> Egress {
+    match node.map(|n| (n.text(), n.items())) {
+        Some((Some("full"), _)) => Egress::Full,
+        None | Some((Some(_), _)) => Egress::None,
+        Some((None, items)) => {
+            let rules = items.iter().filter_map(|i| i.text()?.parse().ok());
+            Egress::List(rules.collect())
+        }
+    }
+}
 fn usd(node: Option<&Node>, key: &str) -> Option<NanoUsd> {
     let dollars: f64 = text(node, key)?.parse().ok()?;
     // The shape bounds the number, so the product fits; the last nano-dollar may be rounded.
@@ -75,7 +91,7 @@ impl Decoder<'_> {
         let root = Some(self.root);
         let network = self.network();
         let budget = self.budget();
-        let services = self.services();
+        let services = self.services(&network.slots);
         let providers = self.providers(&services);
         let agents = self.agents(&budget, &providers);
         self.org_chart(&agents);
@@ -135,12 +151,54 @@ impl Decoder<'_> {
         let ports = text(node, "ports")
             .and_then(shape::port_range)
             .unwrap_or((18800, 18999));
+        if !is_private((pool, pool_prefix)) {
+            let text = format!(
+                "`network.pool`: {pool}/{pool_prefix} is not inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10; others would no longer be reached from this host"
+            );
+            self.blame(node, text);
+        }
+        let slots = self.slots(prefix);
         Network {
             pool,
             pool_prefix,
             prefix,
             ports,
+            slots,
         }
+    }
+
+    fn slots(&mut self, prefix: u8) -> BTreeMap<Slug, u32> {
+        let written = self.root.get("network").and_then(|n| n.get("slots"));
+        let Some(node) = written else {
+            let fits = |(_, offset): &(&str, u32)| *offset < Subnet::cell_offset(prefix);
+            let known = SLOTS.into_iter().filter(fits);
+            return known
+                .filter_map(|(name, offset)| Some((name.parse().ok()?, offset)))
+                .collect();
+        };
+        let (last, cell) = (u32::MAX >> prefix, Subnet::cell_offset(prefix));
+        let mut slots = BTreeMap::new();
+        for Entry { key, place, value } in node.entries() {
+            let (Ok(slug), Some(offset)) = (
+                key.parse::<Slug>(),
+                value.text().and_then(|t| t.parse::<u32>().ok()),
+            ) else {
+                continue;
+            };
+            let why = if offset >= last {
+                format!("is outside a subnet of /{prefix}")
+            } else if offset == cell {
+                "is the address of the cell itself".to_owned()
+            } else if let Some((other, _)) = slots.iter().find(|(_, o)| **o == offset) {
+                format!("is taken by slot `{other}`")
+            } else {
+                slots.insert(slug, offset);
+                continue;
+            };
+            self.mistakes
+                .push(place.mistake(format!("`network.slots.{slug}`: {offset} {why}")));
+        }
+        slots
     }
 
     fn daily(node: Option<&Node>) -> AgentBudget {
@@ -161,8 +219,8 @@ impl Decoder<'_> {
         }
     }
 
-    fn services(&mut self) -> BTreeMap<Slug, Service> {
-        let mut services = BTreeMap::new();
+    fn services(&mut self, slots: &BTreeMap<Slug, u32>) -> BTreeMap<Slug, Service> {
+        let mut services: BTreeMap<Slug, Service> = BTreeMap::new();
         let entries = self.root.get("services").map_or(&[][..], Node::entries);
         for Entry { key, place, value } in entries {
             let Ok(slug) = key.parse::<Slug>() else {
@@ -181,7 +239,27 @@ impl Decoder<'_> {
                     format!("`services.{slug}.probe` is a path and begins with `/`"),
                 );
             }
+            let slot: Option<Slug> = text(node, "slot").and_then(|s| s.parse().ok());
+            if let Some(name) = &slot {
+                let at = value.get("slot");
+                if !slots.contains_key(name) {
+                    let known = nearest(name.as_str(), slots.keys().map(Slug::as_str));
+                    self.blame(at, format!("no slot `{name}` is declared{known}"));
+                }
+                // Two on one slot are told apart by port, so both ports must be known (S1-08).
+                let port = text(node, "port");
+                let same = services.values().find(|other| {
+                    other.slot.as_ref() == Some(name)
+                        && (port.is_none() || other.port.map(|p| p.to_string()).as_deref() == port)
+                });
+                if let Some(other) = same {
+                    let other = &other.slug;
+                    self.blame(at, format!("slot `{name}` is taken by service `{other}`; give both a `port` of their own, or use another slot"));
+                }
+            }
             let service = Service {
+                egress: egress(value.get("egress")),
+                slot,
                 cell: text(node, "cell")
                     .and_then(|c| c.parse().ok())
                     .unwrap_or(CellKind::Sandbox),
@@ -436,6 +514,12 @@ impl Decoder<'_> {
             note(key);
         }
         let waived = layers(pick(&mut origins, "waive"));
+        let egress = egress(pick(&mut origins, "egress"));
+        let daily = entry.value.get("budget");
+        let egress_bytes = text(daily, "egress_per_day").and_then(shape::bytes);
+        if let (Some(_), Some(node)) = (egress_bytes, daily) {
+            origins.insert("budget.egress_per_day", Origin::Manifest(node.place.line));
+        }
         let profile = pick(&mut origins, "profile")
             .and_then(|n| n.text()?.parse().ok())
             .unwrap_or_default();
@@ -457,6 +541,8 @@ impl Decoder<'_> {
             limits: cell_limits,
             waived,
             profile,
+            egress,
+            egress_bytes,
             tools,
             max_concurrent_runs: integer(own, "max_concurrent_runs")
                 .and_then(|n| u32::try_from(n).ok())

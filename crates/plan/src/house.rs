@@ -1,6 +1,8 @@
 //! The validated house: what the manifest means, with every default filled in.
 
-use abbey_model::{CellKind, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, ToolPolicy};
+use abbey_model::{
+    CellKind, Egress, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, ToolPolicy,
+};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -59,7 +61,7 @@ pub struct Listen {
 }
 
 /// Addresses and ports from which the allocator serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// First address of the pool.
     pub pool: Ipv4Addr,
@@ -69,6 +71,8 @@ pub struct Network {
     pub prefix: u8,
     /// First and last port.
     pub ports: (u16, u16),
+    /// Places of services in every agent's subnet, by name (S1-08).
+    pub slots: BTreeMap<Slug, u32>,
 }
 
 /// A model provider.
@@ -138,6 +142,10 @@ pub struct Service {
     pub waived: BTreeSet<Layer>,
     /// Filter of system calls in a sandbox.
     pub profile: Profile,
+    /// What it may reach outside.
+    pub egress: Egress,
+    /// Place in every agent's subnet.
+    pub slot: Option<Slug>,
     /// Line of the manifest.
     pub line: usize,
 }
@@ -229,6 +237,10 @@ pub struct Agent {
     pub waived: BTreeSet<Layer>,
     /// Filter of system calls in a sandbox.
     pub profile: Profile,
+    /// What it may reach outside.
+    pub egress: Egress,
+    /// Bytes that the egress proxy carries for it in a day.
+    pub egress_bytes: Option<u64>,
     /// What its runs may do.
     pub tools: ToolPolicy,
     /// Most runs at once.
@@ -310,6 +322,8 @@ impl Agent {
             ("tools.output", self.tools.output_bytes_max.to_string()),
             ("tools.wall", format!("{} s", self.tools.wall_ms_max / 1000)),
             ("profile", self.profile.name().to_owned()),
+            ("egress", self.egress.to_string()),
+            ("budget.egress_per_day", limit(self.egress_bytes)),
             ("max_concurrent_runs", self.max_concurrent_runs.to_string()),
             (
                 "waive",

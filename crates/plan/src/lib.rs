@@ -11,6 +11,7 @@ pub mod edit;
 mod house;
 mod node;
 mod planner;
+mod reach;
 mod schema;
 mod shape;
 pub mod templates;
@@ -24,4 +25,5 @@ pub use house::{
 };
 pub use node::Mistake;
 pub use planner::{Action, Applied, Inventory, Note, Plan, Severity, Step, plan};
+pub use reach::{Reach, endpoint, reaches, subnet};
 pub use schema::json_schema;

@@ -2,7 +2,8 @@
 
 use crate::allocate::{Conflict, HostFacts, Registry, footprint};
 use crate::house::{Agent, Charter, House, Service};
-use abbey_model::{Generation, Slug};
+use crate::reach;
+use abbey_model::{CellKind, Generation, Slug, Subnet};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -232,6 +233,23 @@ impl Work {
         });
     }
 
+    /// The subnet of an owner whose cell has a network; none where it has none, and nothing when
+    /// there is no address left.
+    fn subnet(
+        &mut self,
+        cell: CellKind,
+        house: &House,
+        inventory: &Inventory,
+        owner: &str,
+    ) -> Option<Option<Subnet>> {
+        if !cell.isolates() || inventory.host.no_network.is_some() {
+            self.registry.yield_up(owner, "subnet");
+            return Some(None);
+        }
+        let given = self.registry.subnet(&house.network, owner, &inventory.host);
+        given.map(Some).map_err(|c| self.fatal(owner, &c)).ok()
+    }
+
     fn uid(&mut self, owner: &str, inventory: &Inventory) -> Option<u32> {
         let first = inventory.host.uid_first?;
         self.registry
@@ -262,7 +280,16 @@ impl Work {
             Err(conflict) => return self.fatal(&owner, &conflict),
         };
         let uid = self.uid(&owner, inventory);
-        let digest = digest(&format!("{service:?} {port} {uid:?}"));
+        let Some(subnet) = self.subnet(service.cell, house, inventory, &owner) else {
+            return;
+        };
+        // Its slot concerns those who use it, and its line nobody.
+        let boot = Service {
+            slot: None,
+            line: 0,
+            ..service.clone()
+        };
+        let digest = digest(&format!("{boot:?} {port} {uid:?} {subnet:?}"));
         let action = match inventory.applied.services.get(&service.slug) {
             None => Some(Action::Create),
             Some(old) if *old != digest => Some(Action::Restart),
@@ -295,23 +322,20 @@ impl Work {
             "door",
             &inventory.host,
         );
-        let subnet = self
-            .registry
-            .subnet(&house.network, &owner, &inventory.host);
+        let subnet = self.subnet(agent.cell, house, inventory, &owner);
         let uid = self.uid(&owner, inventory);
-        let (door, subnet) = match (door, subnet) {
-            (Ok(door), Ok(subnet)) => (door, subnet),
-            (door, subnet) => {
-                for conflict in [door.err(), subnet.err()].into_iter().flatten() {
-                    self.fatal(&owner, &conflict);
-                }
-                return;
-            }
+        let door = door.map_err(|c| self.fatal(&owner, &c));
+        let (Ok(door), Some(subnet)) = (door, subnet) else {
+            return;
+        };
+        let reaches = match agent.cell.isolates() {
+            true => reach::reaches(house, &self.registry, subnet),
+            false => Vec::new(),
         };
         let name = agent.slug.as_str();
         // What only a new boot can change, and what the running agent asks the house for each time.
         let boot = digest(&format!(
-            "{:?} {:?} {:?} {:?} {:?} {} {door} {uid:?}",
+            "{:?} {:?} {:?} {:?} {:?} {} {door} {uid:?} {subnet:?} {reaches:?}",
             agent.runtime, agent.cell, agent.limits, agent.waived, agent.profile, agent.slug
         ));
         let charter = inventory
@@ -319,7 +343,7 @@ impl Work {
             .get(&agent.slug)
             .map_or("", String::as_str);
         let rest = digest(&format!(
-            "{} {} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {} {}",
+            "{} {} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?}",
             agent.display_name,
             agent.role,
             agent.charter,
@@ -331,7 +355,9 @@ impl Work {
             agent.wake,
             agent.tools,
             agent.max_concurrent_runs,
-            agent.charter_writable
+            agent.charter_writable,
+            agent.egress,
+            agent.egress_bytes
         ));
         match inventory.applied.agents.get(&agent.slug) {
             None => {
@@ -346,18 +372,8 @@ impl Work {
                     name,
                     format!("private home and workspace, {user}, charter {charter}"),
                 );
-                if agent.cell.isolates() {
-                    self.push(Action::Create, "network", name, format!("subnet {subnet}"));
-                } else {
-                    self.push(
-                        Action::NotApplicable,
-                        "network",
-                        name,
-                        format!(
-                            "subnet {subnet} is reserved; a process cell shares the host's network"
-                        ),
-                    );
-                }
+                let (action, detail) = network_step(agent, subnet, &reaches, inventory);
+                self.push(action, "network", name, detail);
                 let detail = format!(
                     "{} runtime, cell {}{}, door 127.0.0.1:{door}",
                     agent.runtime.name(),
@@ -392,7 +408,45 @@ impl Work {
     }
 }
 
-fn wall(cell: abbey_model::CellKind) -> &'static str {
+/// What becomes of an agent's network; a step that is not needed says why (S1-02).
+fn network_step(
+    agent: &Agent,
+    subnet: Option<Subnet>,
+    reaches: &[reach::Reach],
+    inventory: &Inventory,
+) -> (Action, String) {
+    let services: Vec<String> = reaches
+        .iter()
+        .map(|r| format!("{} at {}", r.service, r.at))
+        .collect();
+    let services = match services.is_empty() {
+        true => String::new(),
+        false => format!(", {}", services.join(", ")),
+    };
+    match (subnet, &inventory.host.no_network) {
+        (Some(subnet), _) => {
+            let (gateway, cell) = (subnet.gateway(), subnet.cell());
+            let text = format!(
+                "subnet {subnet}, gateway {gateway}, cell {cell}, egress {}{services}",
+                agent.egress
+            );
+            (Action::Create, text)
+        }
+        (None, Some(reason)) if agent.cell.isolates() => {
+            let text = format!(
+                "loopback only, because {reason}; the house by its door, the outside by the egress proxy ({}){services}",
+                agent.egress
+            );
+            (Action::NotApplicable, text)
+        }
+        (None, _) => {
+            let text = "a process cell shares the host's network".to_owned();
+            (Action::NotApplicable, text)
+        }
+    }
+}
+
+fn wall(cell: CellKind) -> &'static str {
     if cell.isolates() {
         ""
     } else {

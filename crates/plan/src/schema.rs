@@ -47,6 +47,10 @@ fn shape(shape_of: &Shape) -> Value {
                 { "type": "array", "items": { "enum": tools } },
             ] })
         }
+        Shape::Egress => json!({ "oneOf": [
+            { "enum": ["none", "full"] },
+            { "type": "array", "items": { "type": "string", "pattern": ".+:[0-9]+$" } },
+        ] }),
         Shape::Map(inner) => json!({
             "type": "object",
             "propertyNames": { "pattern": NAME_PATTERN, "maxLength": 32 },

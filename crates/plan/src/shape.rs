@@ -2,7 +2,7 @@
 //! editors all read it, so they cannot drift apart.
 
 use crate::node::{Entry, Kind, Mistake, Node, Place};
-use abbey_model::{SecretRef, Slug, Tool};
+use abbey_model::{Allowed, SecretRef, Slug, Tool};
 
 /// What may stand in one place of the manifest.
 pub(crate) enum Shape {
@@ -42,6 +42,8 @@ pub(crate) enum Shape {
     List(&'static Shape),
     /// A list of tools, or the word `all`.
     Tools,
+    /// A list of destinations, or one of the words `none` and `full`.
+    Egress,
     /// A mapping from names to things of one shape.
     Map(&'static Shape),
     /// A mapping with these keys.
@@ -184,6 +186,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 Shape::PortRange,
                 "Ports from which doors and services get theirs.",
             ),
+            key(
+                "slots",
+                Shape::Map(&Shape::Integer(2, 65_534)),
+                "Places of services in every agent's subnet; default `{ git: 2, cms: 3, models: 4, db: 5 }`.",
+            ),
         ]),
         "Addresses and ports of the house.",
     ),
@@ -238,6 +245,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
             ),
             key("tools", TOOLS, "Tool policy of every agent."),
             key("waive", WAIVE, "Layers that may be missing on this host."),
+            key("egress", Shape::Egress, EGRESS),
         ]),
         "Values for agents that do not set their own.",
     ),
@@ -300,6 +308,12 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "System calls of its sandbox: `strict`, `jit` (the default) or `nested`.",
             ),
             key("waive", WAIVE, "Layers that may be missing on this host."),
+            key("egress", Shape::Egress, EGRESS),
+            key(
+                "slot",
+                Shape::Name,
+                "Place in every agent's subnet at which it is reached; see `network.slots`.",
+            ),
         ])),
         "Programs that agents use.",
     ),
@@ -347,6 +361,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                         Shape::Integer(0, 1 << 40),
                         "Most wall minutes of runs in a day.",
                     ),
+                    key(
+                        "egress_per_day",
+                        Shape::Bytes,
+                        "Most bytes that the egress proxy carries for it in a day.",
+                    ),
                 ]),
                 "Its budget.",
             ),
@@ -376,16 +395,18 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Whether it may rewrite its own charter.",
             ),
             key("waive", WAIVE, "Layers that may be missing on this host."),
+            key("egress", Shape::Egress, EGRESS),
         ])),
         "The agents.",
     ),
 ]);
 
+const EGRESS: &str = "What it may reach outside: `none` (the default), `full`, or a list.";
+
 /// Keys whose mechanism is known but not built; refused by name, not as unknown.
 const NOT_BUILT: &[&str] = &[
     "fallback",
     "delegates_to",
-    "egress",
     "locale",
     "channels",
     "skills",
@@ -433,6 +454,21 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
                 check(inner, item, path, mistakes);
             }
         }
+        Shape::Egress => match &node.kind {
+            Kind::Scalar { text, .. } if text == "none" || text == "full" => {}
+            Kind::List(items) => {
+                for item in items {
+                    if let Err(error) = item.text().unwrap_or("").parse::<Allowed>() {
+                        mistakes.push(item.place.mistake(format!("`{path}`: {error}")));
+                    }
+                }
+            }
+            Kind::Scalar { .. } | Kind::Map(_) => {
+                mistakes.push(node.place.mistake(format!(
+                    "`{path}` is `none`, `full` or a list like `[api.example.org:443]`"
+                )));
+            }
+        },
         Shape::Tools => match &node.kind {
             Kind::Scalar { text, .. } if text == "all" => {}
             Kind::List(items) => {
@@ -547,6 +583,7 @@ impl Shape {
             Shape::Word(..) => "a word",
             Shape::List(_) => "a list",
             Shape::Tools => "a list of tools",
+            Shape::Egress => "a list of destinations",
             Shape::Map(_) | Shape::Object(_) => "a mapping",
         }
     }
@@ -602,7 +639,9 @@ impl Shape {
                     Err(format!("`{text}` is none of {}", quoted(words)))
                 }
             }
-            Shape::List(_) | Shape::Tools | Shape::Map(_) | Shape::Object(_) => Err(not()),
+            Shape::List(_) | Shape::Tools | Shape::Egress | Shape::Map(_) | Shape::Object(_) => {
+                Err(not())
+            }
         }
     }
 }

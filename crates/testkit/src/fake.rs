@@ -145,6 +145,7 @@ impl Backend for FakeBackend {
         };
         Ok(self.with(|cells| {
             cells.get(cell).map(|c| Record {
+                network: None,
                 generation: c.generation,
                 digest: c.spec.digest.clone(),
                 shim: identity.clone(),

@@ -22,6 +22,7 @@ impl Hostd {
     /// # Panics
     /// When it does not come up.
     pub fn start(abbey: &str) -> Hostd {
+        crate::house::own_network();
         let dir = tempfile::Builder::new()
             .prefix("abbey-h-")
             .tempdir()
@@ -53,7 +54,10 @@ impl Hostd {
         let uid = self.config.privileged.then_some(first + number);
         let claimed = Operation::Claim {
             owner: owner.clone(),
-            claim: Claim { uid },
+            claim: Claim {
+                uid,
+                ..Claim::default()
+            },
         };
         self.client.call(claimed, &[]).expect("a claim");
         let prepared = Operation::Prepare {
@@ -67,6 +71,6 @@ impl Hostd {
 
 impl Drop for Hostd {
     fn drop(&mut self) {
-        let _ended_already = self.client.call(Operation::End, &[]);
+        let _ended_already = self.client.call(Operation::End {}, &[]);
     }
 }

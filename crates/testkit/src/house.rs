@@ -55,6 +55,8 @@ pub struct House {
     pub ports: Ports,
     /// Ordinary user who runs the binary; none runs it as whoever runs the test.
     user: Option<u32>,
+    /// Names that this house alone knows, as the text of `/etc/hosts`; needs root.
+    pub hosts: Option<String>,
     /// Extra arguments for the control plane when started by [`House::serve`].
     pub serve_args: Vec<String>,
 }
@@ -65,6 +67,7 @@ impl House {
     /// # Panics
     /// When no directory can be made.
     pub fn new(abbey: &str) -> House {
+        own_network();
         let dir = tempfile::Builder::new()
             .prefix("abbey-t-")
             .tempdir()
@@ -77,6 +80,7 @@ impl House {
             abbey: PathBuf::from(abbey),
             ports: Ports::take(),
             user: None,
+            hosts: None,
             serve_args: Vec::new(),
         }
     }
@@ -125,7 +129,10 @@ impl House {
 
     /// A command of the binary in this home, with an environment of its own.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.abbey);
+        let mut command = match &self.hosts {
+            Some(hosts) => self.with_names(hosts),
+            None => Command::new(&self.abbey),
+        };
         let dir = self.abbey.parent().unwrap_or(Path::new("/"));
         command
             .args(args)
@@ -138,10 +145,26 @@ impl House {
             .env("ABBEY_HOME", self.home())
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
-        if let Some(user) = self.user {
+        if let (Some(user), None) = (self.user, &self.hosts) {
             use std::os::unix::process::CommandExt;
             command.uid(user).gid(user);
         }
+        command
+    }
+
+    /// The binary in mounts of its own, where other names are known.
+    fn with_names(&self, hosts: &str) -> Command {
+        let path = self.path("hosts");
+        std::fs::write(&path, hosts).expect("a file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("its mode");
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(&path);
+        if let Some(user) = self.user {
+            let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
+            command.args(["setpriv", &uid, &gid, "--clear-groups"]);
+        }
+        command.arg(&self.abbey);
         command
     }
 
@@ -271,6 +294,15 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         let _best_effort = self.run(&["down"]);
+    }
+}
+
+/// Puts the calling thread into a network of its own, once, so that no test meets the host's or
+/// another test's. An ordinary user stays where they are.
+pub fn own_network() {
+    thread_local!(static DONE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+    if !DONE.replace(true) && rustix::process::geteuid().is_root() {
+        abbey_launch::own_network().expect("a network of its own");
     }
 }
 

@@ -6,3 +6,4 @@ pub mod fake;
 pub mod hostd;
 pub mod house;
 pub mod model;
+pub mod outside;

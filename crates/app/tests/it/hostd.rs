@@ -28,7 +28,8 @@ fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
             profile: Profile::Strict,
             tmp: Bytes(1 << 20),
         }),
-        door: None,
+        network: None,
+        forwards: Vec::new(),
         ready_within: None,
         // A caller's own places are put aside for the house's.
         run_dir: PathBuf::from("/etc"),
@@ -59,7 +60,10 @@ fn hostd_gives_nobody_what_is_anothers() {
     };
     let claim = |name: &str, uid| Operation::Claim {
         owner: agent(name),
-        claim: Claim { uid: Some(uid) },
+        claim: Claim {
+            uid: Some(uid),
+            ..Claim::default()
+        },
     };
     refused(claim("b", uid), "is held by agent-a");
     refused(claim("b", 0), "is not of this house");

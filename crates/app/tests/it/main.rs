@@ -15,6 +15,7 @@ mod hostd;
 mod idle;
 mod journey;
 mod kill;
+mod network;
 mod races;
 
 use abbey_testkit::house::House;

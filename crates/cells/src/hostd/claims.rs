@@ -1,13 +1,14 @@
 //! What hostd has given to whom. Kept in a file of its own, so that a control plane that was taken
 //! over cannot give one agent the user of another.
 
+use crate::network::Tag;
 use crate::{Error, Result};
-use abbey_model::CellName;
-use rustix::fs::{FlockOperation, flock};
+use abbey_model::{CellName, Egress, Subnet, is_private, overlap};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 /// First user number that any house uses; below it live ordinary users and their containers.
@@ -18,11 +19,31 @@ pub(super) const UIDS: u32 = 1 << 16;
 const PLACES: u32 = 0x5000;
 
 /// Things of one owner.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
     /// User number; none when cells share the house's user.
     pub uid: Option<u32>,
+    /// Addresses of its own network.
+    #[serde(default)]
+    pub subnet: Option<Subnet>,
+    /// Port of its door, on its gateway's address.
+    #[serde(default)]
+    pub door: Option<u16>,
+    /// Port on which it serves others.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// What it may reach outside.
+    #[serde(default)]
+    pub egress: Egress,
+}
+
+impl Claim {
+    /// Where it serves others.
+    pub(super) fn endpoint(&self) -> Option<SocketAddrV4> {
+        let address = self.subnet.map_or(Ipv4Addr::LOCALHOST, Subnet::cell);
+        Some(SocketAddrV4::new(address, self.port?))
+    }
 }
 
 /// Everything that was given.
@@ -30,11 +51,19 @@ pub struct Claim {
 pub struct Claims {
     /// First user number of the house. It is the control plane's; cells have those after it.
     pub uid_first: u32,
+    /// Part of the names of what the house makes.
+    #[serde(default)]
+    pub tag: Option<Tag>,
     /// By owner.
     pub owners: BTreeMap<CellName, Claim>,
 }
 
 impl Claims {
+    /// Part of the names of what the house makes.
+    pub(crate) fn tag(&self) -> Tag {
+        self.tag.unwrap_or(Tag::new(0))
+    }
+
     /// Gives `claim` to `owner`.
     ///
     /// # Errors
@@ -54,6 +83,9 @@ impl Claims {
                 return Err(format!("user {uid} is held by {holder}"));
             }
         }
+        if let Some(subnet) = claim.subnet {
+            self.subnet(owner, subnet)?;
+        }
         match self.owners.get(owner) {
             Some(held) if held.uid.is_some() && held.uid != claim.uid => Err(format!(
                 "{owner} holds user {} and keeps it until it is released",
@@ -67,6 +99,33 @@ impl Claims {
     }
 }
 
+impl Claims {
+    /// Whether an owner may have a subnet: private, nobody's, and not where the host goes already.
+    fn subnet(&self, owner: &CellName, subnet: Subnet) -> std::result::Result<(), String> {
+        let net = (subnet.base(), subnet.prefix());
+        if !is_private(net) {
+            return Err(format!("subnet {subnet} is not of a private range"));
+        }
+        let mut others = self.owners.iter().filter(|(o, _)| *o != owner);
+        let taken = others.find(|(_, c)| c.subnet.is_some_and(|s| s.overlaps(subnet)));
+        if let Some((holder, _)) = taken {
+            return Err(format!("subnet {subnet} is held by {holder}"));
+        }
+        let own = self.tag.map(Tag::prefix);
+        let foreign = |name: &str| own.as_ref().is_none_or(|own| !name.starts_with(own));
+        let routes = crate::host::routes();
+        match routes
+            .iter()
+            .find(|(a, p, name)| foreign(name) && overlap((*a, *p), net))
+        {
+            Some((address, prefix, name)) => Err(format!(
+                "subnet {subnet} overlaps {address}/{prefix}, which this host reaches by {name}"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The file, locked for one change.
 pub(super) struct Held {
     path: PathBuf,
@@ -76,36 +135,30 @@ pub(super) struct Held {
 
 /// Opens the claims; makes them on the first start.
 pub(super) fn open(dir: &Path) -> Result<Held> {
-    let lock_path = dir.join("claims.lock");
-    let lock = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(Error::file("open", &lock_path))?;
-    flock(&lock, FlockOperation::LockExclusive)
-        .map_err(|e| Error::file("lock", &lock_path)(e.into()))?;
+    let lock = crate::lock::wait(&dir.join("claims.lock"))?;
     let path = dir.join("claims.json");
-    let claims = match fs::read(&path) {
+    let claims: Claims = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Record {
             path: path.clone(),
             why: e.to_string(),
         })?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let claims = Claims {
-                uid_first: UIDS_FIRST + place()? * UIDS,
-                owners: BTreeMap::new(),
-            };
-            crate::shim::publish(&path, &claims)?;
-            claims
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Claims {
+            uid_first: UIDS_FIRST + chance()? % PLACES * UIDS,
+            tag: None,
+            owners: BTreeMap::new(),
+        },
         Err(e) => return Err(Error::file("read", &path)(e)),
     };
-    Ok(Held {
+    let mut held = Held {
         path,
         claims,
         _lock: lock,
-    })
+    };
+    if held.claims.tag.is_none() {
+        held.claims.tag = Some(Tag::new(chance()?));
+        held.save()?;
+    }
+    Ok(held)
 }
 
 impl Held {
@@ -114,12 +167,13 @@ impl Held {
     }
 }
 
-/// A place by chance: two houses on one host share it once in twenty thousand.
-fn place() -> Result<u32> {
+/// A number by chance: two houses on one host share their users once in twenty thousand, and their
+/// names once in a million.
+fn chance() -> Result<u32> {
     let mut bytes = [0u8; 4];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| Error::file("read", "/dev/urandom")(e.into()))?;
-    Ok(u32::from_ne_bytes(bytes) % PLACES)
+    Ok(u32::from_ne_bytes(bytes))
 }
 
 #[cfg(test)]
@@ -134,10 +188,12 @@ mod tests {
     fn a_user_has_one_owner_for_as_long_as_it_is_held() {
         let mut claims = Claims {
             uid_first: UIDS_FIRST,
+            tag: None,
             owners: BTreeMap::new(),
         };
         let uid = |n| Claim {
             uid: Some(UIDS_FIRST + n),
+            ..Claim::default()
         };
         claims.give(&owner("a"), uid(1)).unwrap();
         claims.give(&owner("a"), uid(1)).unwrap();
@@ -146,7 +202,10 @@ mod tests {
         assert!(claims.give(&owner("a"), uid(2)).is_err());
         // Neither root, nor the control plane's own, nor beyond the range.
         for bad in [0, UIDS_FIRST, UIDS_FIRST + UIDS] {
-            let claim = Claim { uid: Some(bad) };
+            let claim = Claim {
+                uid: Some(bad),
+                ..Claim::default()
+            };
             assert!(claims.give(&owner("c"), claim).is_err(), "{bad}");
         }
     }

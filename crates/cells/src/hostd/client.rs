@@ -3,9 +3,11 @@
 use super::server::Config;
 use super::{Helper, Operation, Reply, Request};
 use crate::{Error, Result};
+use abbey_model::Millis;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::io::{self, BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -33,7 +35,7 @@ impl Client {
     /// # Errors
     /// As [`Helper::call`].
     pub fn try_out(&self, operation: Operation) -> Result<Reply> {
-        self.exchange(operation, &[], Some(PATIENCE), true)
+        self.exchange(operation, &[], Some(PATIENCE), true, &|| false)
     }
 
     fn exchange(
@@ -42,6 +44,7 @@ impl Client {
         fds: &[BorrowedFd<'_>],
         patience: Option<Duration>,
         dry_run: bool,
+        contact: &dyn Fn() -> bool,
     ) -> Result<Reply> {
         let op = operation.summary().0;
         let gone = |e: io::Error| Error::Hostd {
@@ -57,9 +60,20 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).map_err(gone)?;
         stream.set_read_timeout(patience).map_err(gone)?;
         send(&stream, &bytes, fds).map_err(gone)?;
-        let mut line = String::new();
-        BufReader::new(&stream).read_line(&mut line).map_err(gone)?;
-        let reply = serde_json::from_str(&line).map_err(|e| gone(io::Error::other(e)))?;
+        let mut lines = BufReader::new(&stream);
+        let mut next = || {
+            let mut line = String::new();
+            lines.read_line(&mut line).map_err(gone)?;
+            serde_json::from_str(&line).map_err(|e| gone(io::Error::other(e)))
+        };
+        let mut reply = next()?;
+        if reply == Reply::Trial {
+            if contact() {
+                (&stream).write_all(b"k").map_err(gone)?;
+            }
+            stream.shutdown(Shutdown::Write).map_err(gone)?;
+            reply = next()?;
+        }
         match reply {
             Reply::Refused { why } => Err(Error::Hostd {
                 op,
@@ -74,7 +88,13 @@ impl Client {
 impl Helper for Client {
     fn call(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
         let patience = fds.is_empty().then_some(PATIENCE);
-        self.exchange(operation, fds, patience, false)
+        self.exchange(operation, fds, patience, false, &|| false)
+    }
+
+    fn firewall(&self, confirm_within: Millis, contact: &dyn Fn() -> bool) -> Result<()> {
+        let operation = Operation::Firewall { confirm_within };
+        self.exchange(operation, &[], Some(PATIENCE), false, contact)
+            .map(drop)
     }
 }
 

@@ -1,11 +1,11 @@
 //! What hostd insists on before it starts anything: everything in a specification that could reach
 //! beyond its own cell is either derived here or compared with what was claimed.
 
-use super::claims::Claims;
+use super::claims::{Claim, Claims};
 use super::files::dir_of;
 use super::server::Config;
-use crate::{Bind, CellSpec};
-use abbey_model::{CellKind, CellName};
+use crate::{Bind, CellSpec, Forward, Listen, Target};
+use abbey_model::{CellKind, CellName, overlap};
 use std::path::{Component, Path};
 
 /// Checks a specification, and puts the house's own places into it.
@@ -18,7 +18,7 @@ pub(super) fn admit(
     mut spec: CellSpec,
 ) -> Result<CellSpec, String> {
     let cell = spec.cell.clone();
-    let claimed = claims.owners.get(&cell).copied().unwrap_or_default();
+    let claimed = claims.owners.get(&cell).cloned().unwrap_or_default();
     if config.privileged && claimed.uid.is_none() {
         return Err(format!("{cell} holds no user; it was not claimed"));
     }
@@ -35,14 +35,60 @@ pub(super) fn admit(
     spec.run_dir = config.cells().join(cell.to_string());
     spec.log_dir = config.home.join("logs").join(cell.to_string());
     config.group.clone_into(&mut spec.group);
-    if let Some(door) = &mut spec.door {
-        door.socket = config.home.join("run/inside.sock");
+    if spec.network.map(|n| n.subnet) != claimed.subnet.filter(|_| spec.network.is_some()) {
+        return Err(format!("{cell} asks for a network that it does not hold"));
+    }
+    if let Some(network) = &mut spec.network {
+        if spec.sandbox.is_none() {
+            return Err(format!("{cell} has no walls to have a network in"));
+        }
+        network.tag = Some(claims.tag());
+    }
+    for forward in &mut spec.forwards {
+        reachable(config, claims, &claimed, spec.network.is_some(), forward)?;
     }
     let binds = spec.sandbox.iter().flat_map(|s| &s.binds);
     for bind in binds {
         bindable(config, &cell, bind)?;
     }
     Ok(spec)
+}
+
+/// A forward listens where its owner is, and leads to the house or to one of its services.
+fn reachable(
+    config: &Config,
+    claims: &Claims,
+    claimed: &Claim,
+    networked: bool,
+    forward: &mut Forward,
+) -> Result<(), String> {
+    let at = *forward.at.address().ip();
+    let subnet = claimed.subnet.filter(|_| networked);
+    let own = match forward.at {
+        _ if at.is_loopback() => true,
+        Listen::Host(_) => subnet.is_some_and(|s| s.gateway() == at),
+        Listen::Cell(_) => subnet.is_some_and(|s| {
+            let taken = at == s.gateway() || at == s.cell();
+            !taken && overlap((s.base(), s.prefix()), (at, 32))
+        }),
+    };
+    if !own {
+        return Err(format!("{at} is not where this cell may listen"));
+    }
+    match &mut forward.to {
+        Target::House(socket) => *socket = config.home.join("run/inside.sock"),
+        Target::Egress(socket) => *socket = config.home.join("run/egress.sock"),
+        Target::Service(to) => {
+            let services = claims
+                .owners
+                .iter()
+                .filter(|(name, _)| matches!(name, CellName::Service(_)));
+            if !services.into_iter().any(|(_, c)| c.endpoint() == Some(*to)) {
+                return Err(format!("no service of this house answers at {to}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A cell sees its own files, and of the rest of the host at most a program that everybody may

@@ -25,7 +25,7 @@ pub use place::{descend, detach, ensure};
 pub use server::{Config, inline, parse, serve};
 
 use crate::{CellSpec, Error, Result};
-use abbey_model::{CellName, Generation};
+use abbey_model::{CellName, Generation, Millis};
 use abbey_plan::HostFacts;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -39,7 +39,7 @@ pub const REQUEST_MAX: u64 = 4 << 20;
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Operation {
     /// Who serves here, and with which privilege.
-    Hello,
+    Hello {},
     /// Gives things to an owner; what it holds already stays.
     Claim {
         /// Whose.
@@ -60,7 +60,7 @@ pub enum Operation {
         files: Vec<FileEntry>,
     },
     /// What the host uses already, and what can be enforced on it.
-    Observe,
+    Observe {},
     /// Reads one of the files that an agent writes for the house.
     Read {
         /// Whose.
@@ -76,7 +76,7 @@ pub enum Operation {
         stamp: String,
     },
     /// Packs every agent's files into the descriptor that comes along, without credentials.
-    Pack,
+    Pack {},
     /// Starts a boot of a cell; the process that serves the call becomes its shim.
     Start {
         /// Which boot.
@@ -100,34 +100,35 @@ pub enum Operation {
         /// Working directory as the cell sees it.
         cwd: PathBuf,
     },
-    /// Ends hostd; cells go on.
-    End,
+    /// Brings the firewall to what the owners hold. It is put back as it was unless the caller says
+    /// within this time, on the same connection, that it still reaches what it needs.
+    Firewall {
+        /// Time for that word.
+        confirm_within: Millis,
+    },
+    /// Ends hostd; cells go on, and where there is none, the firewall goes as well.
+    End {},
 }
 
 impl Operation {
     /// Name and subject, for the journal: never contents, arguments or environments.
     pub fn summary(&self) -> (&'static str, String) {
         match self {
-            Operation::Hello => ("hello", String::new()),
+            Operation::Hello {} => ("hello", String::new()),
             Operation::Claim { owner, .. } => ("claim", owner.to_string()),
             Operation::Release { owner } => ("release", owner.to_string()),
             Operation::Prepare { owner, .. } => ("prepare", owner.to_string()),
-            Operation::Observe => ("observe", String::new()),
+            Operation::Observe {} => ("observe", String::new()),
             Operation::Read { owner, .. } => ("read", owner.to_string()),
             Operation::Archive { owner, .. } => ("archive", owner.to_string()),
-            Operation::Pack => ("pack", String::new()),
+            Operation::Pack {} => ("pack", String::new()),
             Operation::Start { spec, .. } => ("start", spec.cell.to_string()),
             Operation::Sweep { cell } => ("sweep", cell.to_string()),
             Operation::Enter { cell, .. } => ("enter", cell.to_string()),
-            Operation::End => ("end", String::new()),
+            Operation::Firewall { .. } => ("firewall", String::new()),
+            Operation::End {} => ("end", String::new()),
         }
     }
-
-    /// Every operation by name, for people and for tests.
-    pub const NAMES: [&'static str; 12] = [
-        "hello", "claim", "release", "prepare", "observe", "read", "archive", "pack", "start",
-        "sweep", "enter", "end",
-    ];
 }
 
 /// One call.
@@ -167,7 +168,7 @@ pub trait Helper: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Helper::call`].
     fn hello(&self) -> Result<Hello> {
-        match self.call(Operation::Hello, &[])? {
+        match self.call(Operation::Hello {}, &[])? {
             Reply::Hello(hello) => Ok(hello),
             other => Err(other.unexpected()),
         }
@@ -184,12 +185,21 @@ pub trait Helper: Send + Sync + std::fmt::Debug {
         }
     }
 
+    /// Brings the firewall to what the owners hold, and keeps it when `contact` is still there.
+    ///
+    /// # Errors
+    /// As [`Helper::call`]; also when contact was lost and it was put back.
+    fn firewall(&self, confirm_within: Millis, _contact: &dyn Fn() -> bool) -> Result<()> {
+        self.call(Operation::Firewall { confirm_within }, &[])
+            .map(drop)
+    }
+
     /// What the host uses already, and what can be enforced on it.
     ///
     /// # Errors
     /// As [`Helper::call`].
     fn observe(&self) -> Result<HostFacts> {
-        match self.call(Operation::Observe, &[])? {
+        match self.call(Operation::Observe {}, &[])? {
             Reply::Host { facts } => Ok(*facts),
             other => Err(other.unexpected()),
         }
@@ -227,6 +237,8 @@ impl Helper for Inline {
 pub enum Reply {
     /// Done, or would be.
     Done,
+    /// Done for now: it is undone unless the caller sends a byte in time. Another answer follows.
+    Trial,
     /// Answer to [`Operation::Hello`].
     Hello(Hello),
     /// Answer to [`Operation::Read`].

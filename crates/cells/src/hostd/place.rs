@@ -62,7 +62,7 @@ pub fn ensure(config: &Config, binary: &Path) -> Result<()> {
         if hello.version == env!("CARGO_PKG_VERSION") && hello.privileged == config.privileged {
             return Ok(());
         }
-        client.call(Operation::End, &[])?;
+        client.call(Operation::End {}, &[])?;
         let until = Instant::now() + END_WITHIN;
         while crate::identify(hello.pid).is_some() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));

@@ -3,8 +3,9 @@
 use super::claims::{self, Claims};
 use super::journal::{self, Line};
 use super::{Hello, Operation, REQUEST_MAX, Reply, Request, enter, files, guard, pack};
+use crate::network::firewall;
 use crate::{Error, Result, shim};
-use abbey_model::CellName;
+use abbey_model::{CellName, Millis};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::fs;
@@ -100,18 +101,9 @@ pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
 
 /// One hostd a house: the second finds out and leaves.
 fn lock(config: &Config) -> Result<fs::File> {
-    use rustix::fs::{FlockOperation, flock};
     let path = config.dir().join("hostd.lock");
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(Error::file("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(e) => Err(Error::file("lock", &path)(e.into())),
-    }
+    let busy = || Error::file("lock", &path)(io::ErrorKind::WouldBlock.into());
+    crate::lock::try_take(&path)?.ok_or_else(busy)
 }
 
 /// The control plane may call, and nobody else but root.
@@ -177,6 +169,7 @@ pub fn parse(bytes: &[u8]) -> std::result::Result<Request, String> {
 
 fn outcome(reply: &Reply) -> String {
     match reply {
+        Reply::Trial => "on trial".to_owned(),
         Reply::Done | Reply::Hello(_) | Reply::Text { .. } | Reply::Host { .. } => {
             "done".to_owned()
         }
@@ -252,7 +245,7 @@ fn attempt(
     let dry = request.dry_run;
     let held = || claims::open(&config.dir());
     match request.operation {
-        Operation::Hello => {
+        Operation::Hello {} => {
             let uid_first = held()?.claims.uid_first;
             Ok(Reply::Hello(Hello {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -297,11 +290,12 @@ fn attempt(
             }
             Ok(Reply::Done)
         }
-        Operation::Observe => {
-            let first = held()?.claims.uid_first + 1;
-            let first = config.privileged.then_some(first);
+        Operation::Observe {} => {
+            let claims = held()?.claims;
+            let first = config.privileged.then_some(claims.uid_first + 1);
+            let facts = crate::host::observe(&config.group, first, claims.tag());
             Ok(Reply::Host {
-                facts: Box::new(crate::host::observe(&config.group, first)),
+                facts: Box::new(facts),
             })
         }
         Operation::Read { owner, file } => Ok(Reply::Text {
@@ -317,11 +311,14 @@ fn attempt(
             }
             Ok(Reply::Done)
         }
-        Operation::Pack => match fds.into_iter().next() {
+        Operation::Pack {} => match fds.into_iter().next() {
             None => refused("no file came along"),
             Some(_) if dry => Ok(Reply::Done),
             Some(fd) => pack::pack(&config.home, fd).map(|()| Reply::Done),
         },
+        Operation::Firewall { confirm_within } => {
+            firewall(config, &held()?.claims, dry, confirm_within, stream)
+        }
         Operation::Start { generation, spec } => {
             let spec = match guard::admit(config, &held()?.claims, *spec) {
                 Ok(spec) => spec,
@@ -329,6 +326,9 @@ fn attempt(
             };
             if dry {
                 return Ok(Reply::Done);
+            }
+            if spec.network.is_some() {
+                stand_guard(config)?;
             }
             start(config, generation, spec, stream, line)
         }
@@ -361,15 +361,78 @@ fn attempt(
             enter::run(&config.cells(), &cell, uid, &program, streams, stream)
                 .map(|code| Reply::Exit { code })
         }
-        Operation::End => {
+        Operation::End {} => {
             if !dry {
-                let _cells_left = fs::remove_dir(config.cells());
+                let empty = fs::remove_dir(config.cells()).is_ok();
+                if empty && config.privileged {
+                    let tag = held()?.claims.tag();
+                    crate::network::disconnect_all(tag)
+                        .map_err(Error::file("remove", "interfaces"))?;
+                    firewall::remove(&config.dir(), tag)?;
+                }
                 // The one that accepts looks after each call whether its socket is still there.
                 let path = Config::socket(&config.home);
                 fs::remove_file(&path).map_err(Error::file("remove", path))?;
             }
             Ok(Reply::Done)
         }
+    }
+}
+
+/// Longest time for a firewall to be on trial.
+const TRIAL_MAX: Millis = Millis::from_secs(60);
+
+/// Brings the firewall to what the owners hold; see [`Operation::Firewall`].
+fn firewall(
+    config: &Config,
+    claims: &Claims,
+    dry: bool,
+    confirm_within: Millis,
+    stream: &UnixStream,
+) -> Result<Reply> {
+    let (dir, tag) = (config.dir(), claims.tag());
+    if !config.privileged {
+        return Ok(Reply::Done);
+    }
+    if confirm_within <= Millis(0) || confirm_within > TRIAL_MAX {
+        return refused("a trial takes more than nothing and at most a minute");
+    }
+    let _one_at_a_time = crate::lock::wait(&dir.join("firewall.lock"))?;
+    if claims.owners.values().all(|c| c.subnet.is_none()) {
+        if !dry {
+            firewall::remove(&dir, tag)?;
+        }
+        return Ok(Reply::Done);
+    }
+    if dry || firewall::in_force(&dir, tag, claims) {
+        return Ok(Reply::Done);
+    }
+    let before = firewall::apply(&dir, tag, claims)?;
+    let heard = answer(stream, &Reply::Trial).and_then(|()| {
+        stream.set_read_timeout(Some(confirm_within.to_std()))?;
+        let mut word = [0u8; 1];
+        io::Read::read_exact(&mut &*stream, &mut word)
+    });
+    match heard {
+        Ok(()) => Ok(Reply::Done),
+        Err(_) => {
+            firewall::restore(&dir, tag, before)?;
+            let why = "nobody confirmed the new rules in time; the old ones are back".to_owned();
+            Ok(Reply::Failed { why })
+        }
+    }
+}
+
+/// No cell with a network is started behind a firewall that is not there: it is put up again, or
+/// the start fails.
+fn stand_guard(config: &Config) -> Result<()> {
+    let dir = config.dir();
+    let _one_at_a_time = crate::lock::wait(&dir.join("firewall.lock"))?;
+    let claims = claims::open(&dir)?.claims;
+    let tag = claims.tag();
+    match firewall::in_force(&dir, tag, &claims) {
+        true => Ok(()),
+        false => firewall::apply(&dir, tag, &claims).map(drop),
     }
 }
 
@@ -393,7 +456,12 @@ fn claimed(
 pub fn inline(config: &Config, operation: Operation, fds: Vec<OwnedFd>) -> Result<Reply> {
     let op = operation.summary().0;
     let no = |why: String| Err(Error::Hostd { op, why });
-    if let Operation::Start { .. } | Operation::Enter { .. } | Operation::End = operation {
+    if let Operation::Start { .. }
+    | Operation::Enter { .. }
+    | Operation::Firewall { .. }
+    | Operation::End {} = operation
+        && (config.privileged || !matches!(operation, Operation::Firewall { .. }))
+    {
         return no("this needs a running hostd".to_owned());
     }
     let (one, _other) = UnixStream::pair().map_err(Error::file("make", "a socket pair"))?;

@@ -2,11 +2,10 @@
 
 use super::seccomp;
 use crate::enter::text;
-use crate::{CellSpec, Error, Result, Sandbox};
+use crate::{CellSpec, Error, Listen, Result, Sandbox};
 use abbey_launch::{Attributes, INNER_UID, Landlock, Mount, Walls};
 use abbey_model::Layer;
 use std::ffi::CString;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
 /// Directories of the base beside `/usr`; links on most systems.
@@ -63,10 +62,10 @@ pub(crate) fn look(name: &str) -> Base {
 
 /// The walls of a cell.
 pub(crate) fn walls(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Result<Walls> {
-    let mut listen = Vec::new();
-    if let Some(door) = &spec.door {
-        listen.push(SocketAddrV4::new(Ipv4Addr::LOCALHOST, door.port));
-    }
+    let inside = spec.forwards.iter().filter_map(|f| match f.at {
+        Listen::Cell(address) => Some(address),
+        Listen::Host(_) => None,
+    });
     // By name: the link in `/proc` leads into our own mounts, of which the cell has a copy.
     let exe = Path::new("/proc/self/exe");
     let own = std::fs::read_link(exe).map_err(Error::file("find", exe))?;
@@ -79,7 +78,7 @@ pub(crate) fn walls(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Resul
         hostname: spec.cell.slug().to_string(),
         staging: text(spec.run_dir.as_os_str().as_encoded_bytes())?,
         mounts: mounts(spec, sandbox, &own.to_string_lossy(), &look)?,
-        listen,
+        listen: inside.collect(),
         landlock: Some(landlock(sandbox)?).filter(|_| !without),
         filters: seccomp::filters(sandbox.profile)?,
     })

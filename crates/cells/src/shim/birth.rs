@@ -2,11 +2,12 @@
 
 use crate::cgroup::Groups;
 use crate::enter::{find_program, text};
-use crate::{CellSpec, Error, Program, Result, Sandbox, sandbox};
+use crate::{CellSpec, Error, Listen, Network, Program, Result, Sandbox, network, sandbox};
 use abbey_model::Layer;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -49,7 +50,14 @@ pub(super) fn give(spec: &CellSpec, groups: Option<&Groups>, limited: bool) -> R
     };
     let rootless = !rustix::process::geteuid().is_root();
     let walls = sandbox::walls(spec, walls, rootless)?;
-    let mut born = |_pid: i32| Ok(());
+    let slots = slots(spec);
+    let mut born = |pid: i32| match spec.network {
+        Some(Network {
+            subnet,
+            tag: Some(tag),
+        }) => network::connect(tag, subnet, &slots, pid),
+        Some(_) | None => Ok(()),
+    };
     let mut refusal = None;
     let mut content = |in_force: &abbey_launch::InForce| {
         layers.extend(sandbox::layers(in_force));
@@ -77,6 +85,21 @@ pub(super) fn give(spec: &CellSpec, groups: Option<&Groups>, limited: bool) -> R
         pipes,
         layers,
     })
+}
+
+/// Addresses of the cell's own at which it meets services.
+fn slots(spec: &CellSpec) -> Vec<Ipv4Addr> {
+    let mut slots: Vec<Ipv4Addr> = spec
+        .forwards
+        .iter()
+        .filter_map(|f| match f.at {
+            Listen::Cell(at) if !at.ip().is_loopback() => Some(*at.ip()),
+            Listen::Cell(_) | Listen::Host(_) => None,
+        })
+        .collect();
+    slots.sort_unstable();
+    slots.dedup();
+    slots
 }
 
 /// The launch and our ends of its pipes: output, errors, readiness.

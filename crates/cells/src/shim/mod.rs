@@ -5,13 +5,14 @@
 //! nothing is left and writes how it ended. Deliberately absent: async, tasks, policy.
 
 mod birth;
-mod door;
+mod forward;
 mod log;
 
 use crate::cgroup::Groups;
-use crate::{CellSpec, Error, Record, Result, identity};
+use crate::spec::{Forward, Listen, Network};
+use crate::{CellSpec, Error, Record, Result, identity, network};
 use abbey_model::{ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Timestamp};
-use door::Door;
+use forward::Forwarder;
 use log::Log;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -70,6 +71,7 @@ pub(crate) fn run(
         }
         Err((spec, generation, error)) => {
             let why = crate::chain(&error);
+            part(&spec, &error);
             // Another boot may be up: its records are not ours to overwrite.
             if !matches!(error, Error::Busy(_)) {
                 let record = ExitRecord {
@@ -82,6 +84,20 @@ pub(crate) fn run(
             report(Err(&why));
             Err(error)
         }
+    }
+}
+
+/// Takes the network of a cell away that did not start, unless it is another boot's.
+fn part(spec: &CellSpec, error: &Error) {
+    if let (
+        Some(Network {
+            subnet,
+            tag: Some(tag),
+        }),
+        false,
+    ) = (spec.network, matches!(error, Error::Busy(_)))
+    {
+        let _swept_by_the_house = network::disconnect(tag, subnet);
     }
 }
 
@@ -142,7 +158,7 @@ struct Shim {
     killed: bool,
     exit: Option<ExitKind>,
     control: UnixListener,
-    door: Option<Door>,
+    forwards: Vec<Forwarder>,
     log: Log,
     /// Held for as long as the cell lives: no second boot of it can begin (hazard 4).
     _lock: fs::File,
@@ -150,7 +166,6 @@ struct Shim {
 
 /// Makes the cell's directory and takes it for this boot.
 fn claim_cell(spec: &CellSpec) -> Result<fs::File> {
-    use rustix::fs::{FlockOperation, flock};
     use std::os::unix::fs::PermissionsExt;
     for dir in [&spec.run_dir, &spec.log_dir] {
         fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
@@ -159,15 +174,7 @@ fn claim_cell(spec: &CellSpec) -> Result<fs::File> {
             .map_err(Error::file("protect", dir))?;
     }
     let path = spec.run_dir.join("lock");
-    let lock = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(Error::file("open", &path))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| Error::Busy(spec.cell.clone()))?;
-    Ok(lock)
+    crate::lock::try_take(&path)?.ok_or_else(|| Error::Busy(spec.cell.clone()))
 }
 
 impl Shim {
@@ -200,6 +207,7 @@ impl Shim {
             in_force: None,
             layers: BTreeSet::new(),
             walls: spec.sandbox.clone(),
+            network: spec.network,
         };
         let lock = claim_cell(spec)?;
         // The intent is on disk before the first side effect (hazards 6 and 7).
@@ -233,11 +241,7 @@ impl Shim {
             .ready_within
             .map(|within| Instant::now() + within.to_std());
         let [stdout, stderr, ready_pipe] = birth.pipes;
-        let door = match (&spec.door, birth.listeners.into_iter().next()) {
-            (Some(door), Some(listener)) => Some(Door::at(listener, door)?),
-            (Some(door), None) => Some(Door::open(door)?),
-            (None, _) => None,
-        };
+        let forwards = open_forwards(spec, birth.listeners)?;
         let (child, channel) = (birth.child, birth.channel);
         Ok(move |spec: CellSpec| Shim {
             generation,
@@ -252,7 +256,7 @@ impl Shim {
             killed: false,
             exit: None,
             control,
-            door,
+            forwards,
             log,
             spec,
             _lock: lock,
@@ -273,8 +277,8 @@ impl Shim {
             }
             self.pump();
             self.answer();
-            if let Some(door) = &mut self.door {
-                door.turn();
+            for forward in &mut self.forwards {
+                forward.turn();
             }
         }
     }
@@ -305,8 +309,8 @@ impl Shim {
                 .as_ref()
                 .map(|fd| PollFd::new(fd, PollFlags::IN)),
         );
-        if let Some(door) = &self.door {
-            door.watch(&mut fds);
+        for forward in &self.forwards {
+            forward.watch(&mut fds);
         }
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -473,6 +477,13 @@ impl Shim {
             let _swept_by_the_house = groups.kill(Duration::from_secs(5));
             let _swept_by_the_house = groups.remove();
         }
+        if let Some(Network {
+            subnet,
+            tag: Some(tag),
+        }) = self.spec.network
+        {
+            let _swept_by_the_house = network::disconnect(tag, subnet);
+        }
         let record = ExitRecord {
             generation: self.generation,
             exit,
@@ -481,6 +492,23 @@ impl Shim {
         let _disk_full = publish(&self.spec.run_dir.join("exit.json"), &record);
         let _gone_already = fs::remove_file(self.spec.run_dir.join("control.sock"));
     }
+}
+
+/// Every forward behind its listener; those of the cell's own network were made in it.
+fn open_forwards(spec: &CellSpec, listeners: Vec<OwnedFd>) -> Result<Vec<Forwarder>> {
+    let mut made = listeners.into_iter();
+    let open = |forward: &Forward| match (forward.at, spec.sandbox.is_some()) {
+        (Listen::Cell(_), true) => {
+            let lost = || Error::Shim {
+                cell: spec.cell.clone(),
+                why: "a listener was not handed over".to_owned(),
+            };
+            let listener = made.next().ok_or_else(lost)?;
+            Forwarder::behind(listener, forward, &spec.cell)
+        }
+        _ => Forwarder::open(forward, &spec.cell),
+    };
+    spec.forwards.iter().map(open).collect()
 }
 
 fn listen(path: &Path) -> Result<UnixListener> {

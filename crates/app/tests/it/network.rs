@@ -1,0 +1,478 @@
+//! Networks of cells: what an agent reaches, and what it does not, with an outside of the test's
+//! own (S1-03, S1-07 to S1-13).
+
+use crate::house;
+use abbey_testkit::house::{House, own_network, until};
+use abbey_testkit::outside::Outside;
+use serde_json::Value;
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+
+const OUTSIDE: &str = "198.51.100.7";
+const OTHER: &str = "198.51.100.8";
+const PRIVATE: &str = "192.168.77.7";
+const METADATA: &str = "169.254.169.254";
+
+fn beside() -> Outside {
+    Outside::beside(&[OUTSIDE, OTHER, PRIVATE, METADATA])
+}
+
+/// Tries something in the cell of an agent; what it printed.
+fn inside(house: &House, agent: &str, what: &[&str]) -> String {
+    let mut args = vec![
+        "exec",
+        agent,
+        "--",
+        "python3",
+        "-c",
+        include_str!("network.py"),
+    ];
+    args.extend(what);
+    let output = house.run(&args);
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{what:?}: {out}\n{err}\n{}",
+        house.serve_log()
+    );
+    out.trim().to_owned()
+}
+
+/// Connects from the cell of an agent: `ok`, or the name of the error.
+fn reach(house: &House, agent: &str, to: &str) -> String {
+    let (host, port) = to.rsplit_once(':').unwrap();
+    inside(house, agent, &["reach", host, port])
+}
+
+/// Asks the proxy for a tunnel and says something through it; status, and the reason of a refusal
+/// or everything that was said.
+fn tunnel(house: &House, agent: &str, to: &str, say: (&str, &str)) -> (u16, String) {
+    let said = inside(house, agent, &["tunnel", to, say.0, say.1]);
+    let status = said.split(' ').nth(1).and_then(|s| s.parse().ok());
+    let code = said
+        .split_once("urn:abbey:egress:")
+        .and_then(|(_, rest)| rest.split('"').next())
+        .map(str::to_owned);
+    (status.unwrap_or(0), code.unwrap_or(said))
+}
+
+const TWO: &str = "house: nets
+services:
+  web: { command: [python3, -m, http.server, '{port}', --bind, '{address}'], probe: /, slot: cms }
+  plain: { cell: process, command: [python3, -m, http.server, '{port}', --bind, '{address}'], probe: /, slot: models }
+  hidden: { command: [python3, -m, http.server, '{port}', --bind, '{address}'], probe: /, slot: db, shared: false }
+defaults: { cell: sandbox }
+agents:
+  a: { template: orchestrator, egress: ['api.example.org:443', 'ssh.example.org:22', 'http.example.org:80', 'inner.example.org:80', '198.51.100.7:80'] }
+  b: { template: sysadmin, reports_to: a, egress: full }
+";
+
+const HOSTS: &str = "127.0.0.1 localhost
+198.51.100.7 api.example.org http.example.org ssh.example.org
+198.51.100.8 other.example.org
+192.168.77.7 inner.example.org
+169.254.169.254 metadata.example.org
+";
+
+fn stand(manifest: &str) -> (Outside, House, Value) {
+    let outside = beside();
+    let mut house = house();
+    house.hosts = Some(HOSTS.to_owned());
+    house.manifest(manifest);
+    house.expect(0, &["up"]);
+    let fleet = house.json(0, &["ps"]);
+    (outside, house, fleet)
+}
+
+/// Address of an agent's cell, and of its gateway.
+fn addresses(fleet: &Value, agent: &str) -> (String, String) {
+    let agents = fleet["agents"].as_array().unwrap();
+    let row = agents.iter().find(|a| a["name"] == agent).unwrap();
+    let cell = row["address"].as_str().unwrap().to_owned();
+    let gateway = format!("{}.1", cell.rsplit_once('.').unwrap().0);
+    (cell, gateway)
+}
+
+fn nft(args: &[&str]) -> String {
+    let output = Command::new("/usr/sbin/nft").args(args).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn interfaces() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let names = text.lines().filter_map(|l| l.split_once(':'));
+    names.map(|(n, _)| n.trim().to_owned()).collect()
+}
+
+#[test]
+fn an_agent_reaches_its_door_and_what_it_was_allowed_and_nothing_else() {
+    let (outside, house, fleet) = stand(TWO);
+    let ((a, a_gateway), (b, b_gateway)) = (addresses(&fleet, "a"), addresses(&fleet, "b"));
+    let door = |agent: &str| {
+        let agents = fleet["agents"].as_array().unwrap();
+        let row = agents.iter().find(|r| r["name"] == agent).unwrap();
+        row["ports"][0].as_u64().unwrap()
+    };
+    // Its door, on loopback and at its gateway; a service at its slot; the raw address of its list.
+    for to in [
+        format!("127.0.0.1:{}", door("a")),
+        format!("{a_gateway}:{}", door("a")),
+        format!("{OUTSIDE}:80"),
+    ] {
+        assert_eq!(reach(&house, "a", &to), "ok", "{to}");
+    }
+    assert!(
+        outside
+            .visits("198.51.100.7:80")
+            .iter()
+            .all(|v| v.from == "203.0.113.1")
+    );
+    // The neighbour, its gateway and door; the host's own ports; other ports and hosts outside;
+    // private networks and metadata, though a route leads there.
+    let listening = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listening.local_addr().unwrap().port();
+    assert!(
+        TcpStream::connect(("203.0.113.1", port)).is_ok(),
+        "a control: the host listens"
+    );
+    assert!(
+        TcpStream::connect((METADATA, 80)).is_ok(),
+        "a control: the host gets there"
+    );
+    let subnet = b.rsplit_once('.').unwrap().0;
+    for to in [
+        format!("{b}:{}", door("b")),
+        format!("{b_gateway}:{}", door("b")),
+        format!("{subnet}.200:80"),
+        format!("{a_gateway}:{port}"),
+        format!("203.0.113.1:{port}"),
+        format!("{OUTSIDE}:5432"),
+        format!("{OTHER}:80"),
+        format!("{PRIVATE}:80"),
+        format!("{METADATA}:80"),
+    ] {
+        assert_eq!(reach(&house, "a", &to), "ECONNREFUSED", "{to}");
+    }
+    // With everything open, what is private stays closed.
+    assert_eq!(reach(&house, "b", &format!("{OTHER}:5432")), "ok");
+    for to in [
+        format!("{METADATA}:80"),
+        format!("{PRIVATE}:80"),
+        format!("{a}:{}", door("a")),
+    ] {
+        assert_eq!(reach(&house, "b", &to), "ECONNREFUSED", "{to}");
+    }
+    // UDP and ICMP find no way either: what was refused is counted, and nothing is answered.
+    assert_eq!(inside(&house, "a", &["datagram", &b, "53"]), "nothing");
+    // Another destination is taken away while it runs, without a restart.
+    let text = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    std::fs::write(
+        house.path("abbey.yaml"),
+        text.replace("'198.51.100.7:80'", "'198.51.100.8:80'"),
+    )
+    .unwrap();
+    house.expect(0, &["up"]);
+    assert_eq!(reach(&house, "a", &format!("{OUTSIDE}:80")), "ECONNREFUSED");
+    assert_eq!(reach(&house, "a", &format!("{OTHER}:80")), "ok");
+    let after = house.json(0, &["ps"]);
+    assert_eq!(
+        after["agents"][0]["generation"],
+        fleet["agents"][0]["generation"]
+    );
+    // Gone with the agent, and with the house.
+    let name = |address: &str| {
+        let octets = address.split('.').map(|o| o.parse::<u8>().unwrap());
+        let mut octets: Vec<u8> = octets.collect();
+        octets[3] = 0;
+        octets
+            .iter()
+            .map(|o| format!("{o:02x}"))
+            .collect::<String>()
+    };
+    assert!(interfaces().iter().any(|i| i.ends_with(&name(&b))));
+    assert!(nft(&["list", "ruleset"]).contains(&b));
+    house.expect(0, &["agent", "rm", "b"]);
+    until("the agent's network is gone", || {
+        !interfaces().iter().any(|i| i.ends_with(&name(&b)))
+            && !nft(&["list", "ruleset"]).contains(&b)
+    });
+    assert_eq!(reach(&house, "a", &format!("{OTHER}:80")), "ok");
+    house.expect(0, &["down"]);
+    assert_eq!(
+        interfaces().iter().filter(|i| i.starts_with("ab")).count(),
+        0
+    );
+    assert_eq!(nft(&["list", "ruleset"]), "");
+    let forward = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    assert_eq!(forward.trim(), "0", "as the house found it");
+}
+
+#[test]
+fn services_are_met_at_their_slots() {
+    let (_outside, house, fleet) = stand(TWO);
+    let prefix = addresses(&fleet, "a")
+        .0
+        .rsplit_once('.')
+        .unwrap()
+        .0
+        .to_owned();
+    let services = house.json(0, &["service", "list"]);
+    let port = |name: &str| {
+        let all = services["services"].as_array().unwrap();
+        all.iter().find(|s| s["name"] == name).unwrap()["port"]
+            .as_u64()
+            .unwrap()
+    };
+    assert!(
+        services["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|s| s["healthy"] == true),
+        "{services}"
+    );
+    assert_eq!(
+        reach(&house, "a", &format!("{prefix}.3:{}", port("web"))),
+        "ok"
+    );
+    assert_eq!(
+        reach(&house, "a", &format!("{prefix}.4:{}", port("plain"))),
+        "ok"
+    );
+    assert_eq!(
+        reach(&house, "a", &format!("{prefix}.5:{}", port("hidden"))),
+        "ECONNREFUSED"
+    );
+    let env = house.expect(0, &["exec", "a", "--", "env"]);
+    let web = format!("{prefix}.3:{}", port("web"));
+    assert!(
+        env.contains(&format!("ABBEY_SERVICE_WEB={web}")) && !env.contains("ABBEY_SERVICE_HIDDEN"),
+        "{env}"
+    );
+    let listing = inside(&house, "a", &["fetch", &format!("http://{web}/"), ""]);
+    assert!(listing.contains("Directory listing"), "{listing}");
+}
+
+/// What a cell says about itself on the wire changes nothing: another address or hardware address
+/// gets nowhere. Tried with root's rights inside the cell's network, which no agent has.
+#[test]
+fn false_addresses_are_dropped() {
+    let (outside, house, fleet) = stand(TWO);
+    let (a, gateway) = addresses(&fleet, "a");
+    let (b, _) = addresses(&fleet, "b");
+    let pid = fleet["agents"][0]["pid"].as_u64().unwrap();
+    let enter = |command: &str| {
+        let done = Command::new("nsenter")
+            .args(["-t", &pid.to_string(), "-n", "sh", "-c", command])
+            .output()
+            .unwrap();
+        (
+            done.status.success(),
+            String::from_utf8_lossy(&done.stderr).into_owned(),
+        )
+    };
+    let from = |source: &str| {
+        format!(
+            "python3 -c \"import socket;s=socket.socket();s.settimeout(2);s.bind(('{source}',0));s.connect(('{OUTSIDE}',80));s.send(b'x');s.recv(9)\""
+        )
+    };
+    assert!(enter(&from(&a)).0, "a control: its own address gets there");
+    let before = outside.visits("198.51.100.7:80").len();
+    for source in [b.as_str(), "203.0.113.9", "8.8.8.8"] {
+        assert!(enter(&format!("ip addr add {source}/32 dev eth0")).0);
+        assert!(!enter(&from(source)).0, "{source}");
+    }
+    // The gateway's own address, and the hardware address of the neighbour.
+    assert!(enter(&format!("ip addr add {gateway}/32 dev eth0")).0);
+    assert!(!enter(&from(&gateway)).0);
+    assert!(enter("ip link set eth0 address 02:ab:0a:4d:09:0a").0);
+    assert!(!enter(&from(&a)).0, "another hardware address");
+    assert_eq!(outside.visits("198.51.100.7:80").len(), before);
+    // The neighbour is where it was.
+    assert_eq!(reach(&house, "b", &format!("{OUTSIDE}:80")), "ok");
+    let rules = nft(&["list", "ruleset"]);
+    let counted = rules.lines().find(|l| l.contains("!= @sources")).unwrap();
+    assert!(!counted.contains("packets 0 "), "{counted}");
+}
+
+/// Names go through the proxy, which connects to the address that it checked (S1-12).
+#[test]
+fn the_proxy_lets_through_what_was_named() {
+    let (outside, house, _) = stand(TWO);
+    proxied(&outside, &house);
+    // Bytes and outcomes are on record, and a refusal is an entry of the agent's.
+    let log = std::fs::read_dir(house.home().join("egress/agent-a")).unwrap();
+    let lines: String = log
+        .map(|f| std::fs::read_to_string(f.unwrap().path()).unwrap())
+        .collect();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let done = lines
+        .iter()
+        .find(|l| l["outcome"] == "done" && l["port"] == 22)
+        .unwrap();
+    assert!(done["down"].as_u64().unwrap() >= 17, "{done}");
+    assert!(lines.iter().any(|l| l["outcome"] == "reserved_address"));
+    let entries = house.expect(0, &["activity", "--json"]);
+    let denied: Vec<Value> = entries
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .filter(|e: &Value| e["action"] == "egress.denied" && e["entity"] == "agent-a")
+        .collect();
+    assert!(
+        denied.iter().any(|e| e["detail"]["code"] == "not_allowed"),
+        "{denied:?}"
+    );
+    // With everything open, names of private places are closed all the same.
+    assert_eq!(
+        tunnel(&house, "b", "other.example.org:22", ("text", "x")).0,
+        200
+    );
+    for to in [
+        "metadata.example.org:80",
+        "inner.example.org:80",
+        "localhost:80",
+    ] {
+        assert_eq!(
+            tunnel(&house, "b", to, ("text", "")),
+            (403, "reserved_address".to_owned()),
+            "{to}"
+        );
+    }
+}
+
+#[test]
+fn the_proxy_is_the_way_out_of_a_cell_without_a_network() {
+    let outside = beside();
+    let mut house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 5123);
+    house.hosts = Some(HOSTS.to_owned());
+    let agents = TWO.split_once("defaults:").unwrap().1;
+    house.manifest(&format!(
+        "house: nets\ndefaults:{}",
+        agents.replace("cell: sandbox", "cell: sandbox, waive: [limits]")
+    ));
+    house.expect(0, &["up"]);
+    proxied(&outside, &house);
+    // Nothing but the proxy leads out.
+    assert_eq!(reach(&house, "b", &format!("{OUTSIDE}:80")), "ENETUNREACH");
+}
+
+fn proxied(outside: &Outside, house: &House) {
+    assert_eq!(
+        tunnel(house, "a", "ssh.example.org:22", ("text", "SSH-2.0-me")).0,
+        200
+    );
+    let (status, said) = tunnel(
+        house,
+        "a",
+        "api.example.org:443",
+        ("tls", "api.example.org"),
+    );
+    assert!(
+        status == 200 && said.contains("outside 198.51.100.7:443"),
+        "{said}"
+    );
+    let said = &outside.visits("198.51.100.7:443")[0].said;
+    assert_eq!(said[0], 22, "the first byte of TLS, passed on as it was");
+    let before = outside.visits("198.51.100.7:443").len();
+    // Another name inside than was asked for; no TLS at all.
+    for say in [
+        ("tls", "other.example.org"),
+        ("text", "GET / HTTP/1.1\r\n\r\n"),
+    ] {
+        let (status, said) = tunnel(house, "a", "api.example.org:443", say);
+        assert!(status == 200 && !said.contains("outside"), "{said}");
+    }
+    let after = outside.visits("198.51.100.7:443");
+    assert!(after[before..].iter().all(|v| v.said.is_empty()));
+    for (to, code) in [
+        ("other.example.org:443", "not_allowed"),
+        ("api.example.org:80", "not_allowed"),
+        ("198.51.100.8:80", "not_allowed"),
+        ("inner.example.org:80", "reserved_address"),
+        ("169.254.169.254:80", "reserved_address"),
+        ("127.0.0.1:80", "reserved_address"),
+        ("2130706433:80", "no_name"),
+        ("0x7f.1:80", "no_name"),
+    ] {
+        let answer = tunnel(house, "a", to, ("text", ""));
+        assert_eq!(answer, (403, code.to_owned()), "{to}");
+    }
+    // Plain HTTP with a whole URL: the name in the URL counts, and what `Host` says does not.
+    let url = "http://http.example.org/x";
+    let body = inside(house, "a", &["fetch", url, "other.example.org"]);
+    assert!(body.contains("outside 198.51.100.7:80"), "{body}");
+    let visits = outside.visits("198.51.100.7:80");
+    let said = String::from_utf8_lossy(&visits.last().unwrap().said).to_lowercase();
+    assert!(
+        said.starts_with("get /x http/1.1") && said.contains("host: http.example.org"),
+        "{said}"
+    );
+    assert!(!said.contains("proxy-"), "{said}");
+}
+
+#[test]
+fn the_bytes_of_a_day_are_bounded() {
+    let manifest = TWO.replace(
+        "egress: full",
+        "egress: full, budget: { egress_per_day: 200B }",
+    );
+    let (_outside, house, _) = stand(&manifest);
+    let fetch = || inside(&house, "b", &["fetch", "http://http.example.org/", ""]);
+    assert!(fetch().contains("outside"));
+    until("the budget is used up", || fetch().starts_with("403"));
+    assert!(fetch().contains("urn:abbey:egress:budget"));
+    // Counted from the log after a restart of the control plane.
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    assert!(fetch().starts_with("403"));
+}
+
+/// hostd's firewall: on trial until confirmed, its own table only, mended when somebody breaks it
+/// (S1-13, hazards of networks).
+#[test]
+fn the_firewall_touches_nothing_of_others_and_stands_again_when_it_was_broken() {
+    own_network();
+    nft(&["add", "table", "inet", "foreign"]);
+    nft(&[
+        "add",
+        "chain",
+        "inet",
+        "foreign",
+        "c",
+        "{ type filter hook input priority 10; }",
+    ]);
+    let foreign = nft(&["list", "table", "inet", "foreign"]);
+    assert!(foreign.contains("hook input"));
+    let (_outside, house, fleet) = stand(TWO);
+    assert_eq!(nft(&["list", "table", "inet", "foreign"]), foreign);
+    let tables = nft(&["list", "tables"]);
+    let table = tables
+        .lines()
+        .find(|t| t.contains("abbey_"))
+        .unwrap()
+        .replace("table inet ", "");
+    // Somebody removes it: the next boot of a cell puts it up again before anything runs.
+    nft(&["delete", "table", "inet", &table]);
+    house.expect(0, &["restart", "a"]);
+    assert!(nft(&["list", "tables"]).contains(&table));
+    // Somebody opens a hole: the next plan closes it.
+    nft(&["flush", "set", "inet", &table, "sources"]);
+    nft(&["insert", "rule", "inet", &table, "host", "accept"]);
+    house.expect(0, &["restart", "a"]);
+    let rules = nft(&["list", "table", "inet", &table]);
+    let chain = rules.split_once("chain host").unwrap().1;
+    assert!(
+        !chain.lines().nth(2).unwrap().trim().eq("accept"),
+        "{rules}"
+    );
+    let (a, _) = addresses(&fleet, "a");
+    assert!(rules.contains(&a));
+    house.expect(0, &["down"]);
+    assert_eq!(nft(&["list", "ruleset"]).trim(), foreign.trim());
+}

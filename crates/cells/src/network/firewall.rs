@@ -1,0 +1,216 @@
+//! The table in the kernel: checked, applied in one transaction, read back, and put back as it was
+//! when contact is lost (S1-13). Nothing but the house's own table is ever touched.
+
+use super::Tag;
+use crate::hostd::Claims;
+use crate::{Error, Result, shim};
+use abbey_model::Egress;
+use netlink_packet_core::{Emitable, NLM_F_REQUEST, NetlinkHeader, NlasIterator};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use serde::{Deserialize, Serialize};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
+/// What was applied last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    /// The table as it was given.
+    text: String,
+    /// The table as the kernel lists it.
+    listed: String,
+    /// Number of the kernel's rules at that time; another means that somebody changed something.
+    generation: u32,
+    /// Whether the house made the host forward.
+    forwards: bool,
+}
+
+/// Where `nft` is.
+pub(crate) fn nft() -> Option<PathBuf> {
+    let places = [
+        "/usr/sbin/nft",
+        "/sbin/nft",
+        "/usr/bin/nft",
+        "/usr/local/sbin/nft",
+    ];
+    places.into_iter().map(PathBuf::from).find(|p| p.is_file())
+}
+
+/// Runs `nft` with text on its input.
+fn run(args: &[&str], input: &str) -> io::Result<String> {
+    let program = nft().ok_or(io::ErrorKind::NotFound)?;
+    let mut child = Command::new(program)
+        .args(args)
+        .env_clear()
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut pipe) = child.stdin.take() {
+        pipe.write_all(input.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let first = said.lines().next().unwrap_or("it said nothing").to_owned();
+            Err(io::Error::other(first))
+        }
+    }
+}
+
+/// Whether the kernel takes rules from us.
+pub(crate) fn probe() -> std::result::Result<(), String> {
+    run(&["-c", "-f", "-"], "table inet abbey_probe {}\n")
+        .map(drop)
+        .map_err(|e| format!("the kernel takes no rules from `nft`: {e}"))
+}
+
+/// Number of the kernel's rules: it grows with every change of any table (`NFT_MSG_GETGEN`).
+fn generation() -> io::Result<u32> {
+    const GETGEN: u16 = (10 << 8) | 16;
+    const GEN_ID: u16 = 1;
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.length = 20;
+    header.message_type = GETGEN;
+    header.flags = NLM_F_REQUEST;
+    let mut bytes = [0u8; 20];
+    header.emit(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let attributes = answer.get(20..).unwrap_or_default();
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute.map_err(io::Error::other)?;
+        if attribute.kind() & 0x3fff == GEN_ID
+            && let Ok(number) = attribute.value().try_into()
+        {
+            return Ok(u32::from_be_bytes(number));
+        }
+    }
+    Err(io::Error::other(
+        "the kernel told no generation of its rules",
+    ))
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    Error::file(what, "the firewall")
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("firewall.json")
+}
+
+fn read(dir: &Path) -> Applied {
+    let bytes = std::fs::read(path(dir)).unwrap_or_default();
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+fn list(tag: Tag) -> io::Result<String> {
+    run(&["-s", "list", "table", "inet", &tag.table()], "")
+}
+
+fn forwards() -> bool {
+    std::fs::read_to_string(FORWARD).is_ok_and(|t| t.trim() == "1")
+}
+
+/// Whether anybody goes out directly, so that the host has to forward.
+fn wanted(claims: &Claims) -> bool {
+    let mut claims = claims.owners.values().filter(|c| c.subnet.is_some());
+    claims.any(|c| c.egress == Egress::Full || c.egress.nets().next().is_some())
+}
+
+/// How the table is to look, and whether the house has to make the host forward.
+fn wish(tag: Tag, claims: &Claims, before: &Applied) -> (String, bool) {
+    let forward = wanted(claims) && (before.forwards || !forwards());
+    (super::render(tag, claims, forward), forward)
+}
+
+/// Whether the table is there as it should be. Costs one question to the kernel as long as nobody
+/// changes any rule of the host.
+pub(crate) fn in_force(dir: &Path, tag: Tag, claims: &Claims) -> bool {
+    let mut applied = read(dir);
+    let (text, _) = wish(tag, claims, &applied);
+    if applied.text != text || (wanted(claims) && !forwards()) {
+        return false;
+    }
+    let Ok(now) = generation() else { return false };
+    if now == applied.generation {
+        return true;
+    }
+    if list(tag).is_ok_and(|listed| listed == applied.listed) {
+        applied.generation = now;
+        let _asked_again_next_time = shim::publish(&path(dir), &applied);
+        return true;
+    }
+    false
+}
+
+/// Brings the table to what the owners hold, and gives what was there before.
+///
+/// # Errors
+/// When the kernel refuses it; then nothing was changed.
+pub(crate) fn apply(dir: &Path, tag: Tag, claims: &Claims) -> Result<Applied> {
+    let before = read(dir);
+    let (text, forward) = wish(tag, claims, &before);
+    put(dir, tag, text, forward)?;
+    Ok(before)
+}
+
+/// Puts back what was there before.
+pub(crate) fn restore(dir: &Path, tag: Tag, before: Applied) -> Result<()> {
+    match before.text.is_empty() {
+        true => remove(dir, tag),
+        false => put(dir, tag, before.text, before.forwards),
+    }
+}
+
+fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
+    run(&["-c", "-f", "-"], &text).map_err(failed("check"))?;
+    if !forward {
+        close(dir);
+    }
+    run(&["-f", "-"], &text).map_err(failed("apply"))?;
+    let listed = list(tag).map_err(failed("read back"))?;
+    // The rules are there before anything is forwarded.
+    if forward {
+        std::fs::write(FORWARD, "1").map_err(Error::file("write", FORWARD))?;
+    }
+    let applied = Applied {
+        text,
+        listed,
+        generation: generation().map_err(failed("read back"))?,
+        forwards: forward,
+    };
+    shim::publish(&path(dir), &applied)
+}
+
+/// Ends the forwarding that the house began, unless another house needs it.
+fn close(dir: &Path) {
+    let tables = run(&["list", "tables"], "").unwrap_or_default();
+    let houses = tables.lines().filter(|l| l.contains(" abbey_")).count();
+    if read(dir).forwards && houses <= 1 {
+        let _stays_as_it_is = std::fs::write(FORWARD, "0");
+    }
+}
+
+/// Removes the table and everything that came with it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn remove(dir: &Path, tag: Tag) -> Result<()> {
+    if !path(dir).exists() {
+        return Ok(());
+    }
+    close(dir);
+    let table = tag.table();
+    let text = format!("table inet {table} {{}}\ndelete table inet {table}\n");
+    run(&["-f", "-"], &text).map_err(failed("remove"))?;
+    std::fs::remove_file(path(dir)).map_err(Error::file("remove", path(dir)))
+}

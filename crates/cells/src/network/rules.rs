@@ -1,0 +1,123 @@
+//! The firewall table of a house as text: pure, from what its owners hold.
+//!
+//! Every packet of a cell is judged on its way out, also of connections that exist already, so a
+//! destination that is taken away is lost at once. Other tables of the host have their say as well.
+
+use super::{Tag, cell_mac};
+use crate::hostd::Claims;
+use abbey_model::{Egress, RESERVED};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+fn elements(out: &mut String, items: &BTreeSet<String>) {
+    if !items.is_empty() {
+        let items: Vec<&str> = items.iter().map(String::as_str).collect();
+        let _cannot_fail = writeln!(out, "    elements = {{ {} }}", items.join(", "));
+    }
+}
+
+fn set(out: &mut String, name: &str, kind: &str, items: &BTreeSet<String>) {
+    let _cannot_fail = writeln!(out, "  set {name} {{\n    {kind}");
+    elements(out, items);
+    out.push_str("  }\n");
+}
+
+/// The whole table. `closed` keeps the host from forwarding for others, where the house is the
+/// reason that it forwards at all.
+pub(crate) fn render(tag: Tag, claims: &Claims, closed: bool) -> String {
+    let (table, ours) = (tag.table(), tag.prefix());
+    let (mut sources, mut doors, mut cells) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut open, mut allowed) = (BTreeSet::new(), BTreeSet::new());
+    for claim in claims.owners.values() {
+        let Some(subnet) = claim.subnet else { continue };
+        let (cell, name) = (subnet.cell(), tag.interface(subnet));
+        let mac: Vec<String> = cell_mac(cell).iter().map(|b| format!("{b:02x}")).collect();
+        sources.insert(format!("\"{name}\" . {} . {cell}", mac.join(":")));
+        cells.insert(cell.to_string());
+        if let Some(port) = claim.door {
+            doors.insert(format!("{cell} . {} . {port}", subnet.gateway()));
+        }
+        if claim.egress == Egress::Full {
+            open.insert(cell.to_string());
+        }
+        for (base, prefix, port) in claim.egress.nets() {
+            allowed.insert(format!("{cell} . {base}/{prefix} . {port}"));
+        }
+    }
+    let reserved = RESERVED
+        .iter()
+        .map(|(base, prefix)| format!("{base}/{prefix}"));
+    let reserved = reserved.collect();
+    // Declared and deleted first, so that one transaction replaces whatever was there.
+    let mut out =
+        format!("table inet {table} {{}}\ndelete table inet {table}\ntable inet {table} {{\n");
+    set(
+        &mut out,
+        "sources",
+        "typeof iifname . ether saddr . ip saddr",
+        &sources,
+    );
+    set(&mut out, "cells", "type ipv4_addr", &cells);
+    set(
+        &mut out,
+        "doors",
+        "type ipv4_addr . ipv4_addr . inet_service",
+        &doors,
+    );
+    set(&mut out, "open", "type ipv4_addr", &open);
+    let kind = "type ipv4_addr . ipv4_addr . inet_service\n    flags interval";
+    set(&mut out, "allowed", kind, &allowed);
+    set(
+        &mut out,
+        "reserved",
+        "type ipv4_addr\n    flags interval",
+        &reserved,
+    );
+    let others = match closed {
+        true => format!("    iifname != \"{ours}*\" oifname != \"{ours}*\" counter drop\n"),
+        false => String::new(),
+    };
+    let _cannot_fail = write!(
+        out,
+        "  chain refuse {{
+    meta l4proto tcp counter reject with tcp reset
+    counter reject with icmp type admin-prohibited
+  }}
+  chain arriving {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname \"{ours}*\" iifname . ether saddr . ip saddr != @sources counter drop
+    iifname \"{ours}*\" meta nfproto != ipv4 counter drop
+  }}
+  chain deciding {{
+    type filter hook prerouting priority filter; policy accept;
+    iifname != \"{ours}*\" accept
+    ct direction reply accept
+    fib daddr type local accept
+    ip saddr . ip daddr . tcp dport @allowed accept
+    ip daddr @reserved goto refuse
+    ip saddr @open accept
+    goto refuse
+  }}
+  chain host {{
+    type filter hook input priority filter; policy accept;
+    iifname \"{ours}*\" ct direction reply ct state established,related accept
+    iifname \"{ours}*\" ip saddr . ip daddr . tcp dport @doors accept
+    iifname \"{ours}*\" goto refuse
+  }}
+  chain through {{
+    type filter hook forward priority filter; policy accept;
+    iifname \"{ours}*\" oifname \"{ours}*\" goto refuse
+    iifname \"{ours}*\" ct direction reply counter drop
+    iifname \"{ours}*\" accept
+    oifname \"{ours}*\" ct direction reply ct state established,related accept
+    oifname \"{ours}*\" counter drop
+{others}  }}
+  chain leaving {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr @cells oifname != \"{ours}*\" masquerade
+  }}
+}}
+"
+    );
+    out
+}

@@ -1,0 +1,204 @@
+//! Forwards: ports that lead to the house or to one of its services. The first of every agent is
+//! its door.
+//!
+//! Bytes are copied, nothing is understood. Each connection has two bounded buffers; a slow side
+//! stops the other one instead of filling memory.
+
+use crate::spec::{Forward, Target};
+use crate::{Error, Result};
+use abbey_model::CellName;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socket_with};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// Connections of one forward at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+const BUFFER: usize = 16 << 10;
+
+/// One listener and what came through it.
+pub(super) struct Forwarder {
+    listener: TcpListener,
+    target: Target,
+    /// Said first on every connection: whose it is, where the other side cannot see it.
+    preface: Vec<u8>,
+    connections: Vec<Connection>,
+}
+
+impl Forwarder {
+    /// Listens on the host.
+    pub(super) fn open(forward: &Forward, cell: &CellName) -> Result<Forwarder> {
+        let at = forward.at.address();
+        let listener = TcpListener::bind(at).map_err(Error::file("listen on", format!("{at}")))?;
+        Self::behind(listener.into(), forward, cell)
+    }
+
+    /// Behind a listener that was made in the cell's own network.
+    pub(super) fn behind(
+        listener: OwnedFd,
+        forward: &Forward,
+        cell: &CellName,
+    ) -> Result<Forwarder> {
+        let listener = TcpListener::from(listener);
+        listener.set_nonblocking(true).map_err(Error::file(
+            "listen on",
+            format!("{}", forward.at.address()),
+        ))?;
+        let preface = match forward.to {
+            Target::Egress(_) => format!("{cell}\n").into_bytes(),
+            Target::House(_) | Target::Service(_) => Vec::new(),
+        };
+        Ok(Forwarder {
+            listener,
+            target: forward.to.clone(),
+            preface,
+            connections: Vec::new(),
+        })
+    }
+
+    pub(super) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        if self.connections.len() < CONNECTIONS_MAX {
+            fds.push(PollFd::new(&self.listener, PollFlags::IN));
+        }
+        for connection in &self.connections {
+            connection.watch(fds);
+        }
+    }
+
+    /// Accepts and copies as far as it goes without waiting.
+    pub(super) fn turn(&mut self) {
+        while self.connections.len() < CONNECTIONS_MAX {
+            let Ok((inside, _)) = self.listener.accept() else {
+                break;
+            };
+            // Without the other side the caller sees a closed connection and tries again.
+            if let Ok(outside) = connect(&self.target)
+                && inside.set_nonblocking(true).is_ok()
+            {
+                let _slower_without = inside.set_nodelay(true);
+                let up = Pipe {
+                    buffer: self.preface.clone(),
+                    ..Pipe::default()
+                };
+                self.connections.push(Connection {
+                    inside: inside.into(),
+                    outside,
+                    up,
+                    down: Pipe::default(),
+                });
+            }
+        }
+        self.connections.retain_mut(Connection::turn);
+    }
+}
+
+/// Begins a connection and never waits for it.
+fn connect(target: &Target) -> std::io::Result<OwnedFd> {
+    let unix = |path: &Path| {
+        let stream = UnixStream::connect(path)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream.into())
+    };
+    match target {
+        Target::House(path) | Target::Egress(path) => unix(path),
+        Target::Service(address) => {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+            match rustix::net::connect(&socket, address) {
+                Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+                Err(e) => Err(e.into()),
+            }
+        }
+    }
+}
+
+struct Connection {
+    inside: OwnedFd,
+    outside: OwnedFd,
+    up: Pipe,
+    down: Pipe,
+}
+
+/// One direction.
+#[derive(Default)]
+struct Pipe {
+    buffer: Vec<u8>,
+    eof: bool,
+    closed: bool,
+}
+
+impl Pipe {
+    /// Copies; false when the connection is broken.
+    fn turn(&mut self, from: &OwnedFd, to: &OwnedFd) -> bool {
+        loop {
+            let mut moved = false;
+            if !self.eof && self.buffer.len() < BUFFER {
+                let mut chunk = [0u8; BUFFER];
+                let room = BUFFER - self.buffer.len();
+                match rustix::io::read(from, &mut chunk[..room]) {
+                    Ok(0) => self.eof = true,
+                    Ok(n) => {
+                        self.buffer.extend_from_slice(&chunk[..n]);
+                        moved = true;
+                    }
+                    Err(Errno::AGAIN) => {}
+                    Err(Errno::INTR) => moved = true,
+                    Err(_) => return false,
+                }
+            }
+            if !self.buffer.is_empty() {
+                match rustix::net::send(to, &self.buffer, rustix::net::SendFlags::NOSIGNAL) {
+                    Ok(n) => {
+                        self.buffer.drain(..n);
+                        moved = true;
+                    }
+                    Err(Errno::AGAIN) => {}
+                    Err(Errno::INTR) => moved = true,
+                    Err(_) => return false,
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        if self.eof && self.buffer.is_empty() && !self.closed {
+            self.closed = true;
+            let _gone_already = rustix::net::shutdown(to, Shutdown::Write);
+        }
+        true
+    }
+}
+
+impl Connection {
+    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        let wants = |read: &Pipe, write: &Pipe| {
+            let mut flags = PollFlags::empty();
+            if !read.eof && read.buffer.len() < BUFFER {
+                flags |= PollFlags::IN;
+            }
+            if !write.buffer.is_empty() {
+                flags |= PollFlags::OUT;
+            }
+            flags
+        };
+        // Entries without interest would still report a hang-up over and over.
+        let inside = wants(&self.up, &self.down);
+        if !inside.is_empty() {
+            fds.push(PollFd::new(&self.inside, inside));
+        }
+        let outside = wants(&self.down, &self.up);
+        if !outside.is_empty() {
+            fds.push(PollFd::new(&self.outside, outside));
+        }
+    }
+
+    fn turn(&mut self) -> bool {
+        let up = self.up.turn(&self.inside, &self.outside);
+        let down = self.down.turn(&self.outside, &self.inside);
+        // Once the other side has said everything, the caller needs no more of it.
+        up && down && !(self.down.closed && (self.up.closed || self.up.eof || self.down.eof))
+    }
+}

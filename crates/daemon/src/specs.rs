@@ -1,0 +1,344 @@
+//! From the plan to what one boot of a cell needs.
+
+use crate::Error;
+use crate::error::Result;
+use crate::house::{Current, House};
+use crate::provision::own_token;
+use abbey_agents::{Layout, native_environment};
+use abbey_api::Problem;
+use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
+use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
+use abbey_plan::Reach;
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+/// Time for an agent to announce that it is up.
+const READY_WITHIN: Millis = Millis::from_secs(30);
+/// Where the egress proxy is in the eyes of a cell, unless something else has that port.
+const PROXY_PORT: u16 = 3128;
+
+/// The program of a service as an absolute path, and its arguments.
+pub(crate) fn find_command(
+    command: &[String],
+    base_dir: &str,
+) -> std::result::Result<PathBuf, String> {
+    let name = command.first().map_or("", String::as_str);
+    let search = std::env::var("PATH").unwrap_or_default();
+    let found = if name.contains('/') {
+        Some(Path::new(base_dir).join(name)).filter(|p| p.is_file())
+    } else {
+        search
+            .split(':')
+            .filter(|d| d.starts_with('/'))
+            .map(|d| Path::new(d).join(name))
+            .find(|p| p.is_file())
+    };
+    found.ok_or_else(|| format!("the program `{name}` was found neither in the control plane's PATH nor beside the manifest; install it or name its path"))
+}
+
+/// Where an agent's files are in its own eyes.
+const AGENT_ROOT: &str = "/agent";
+/// Where a service's files are in its own eyes.
+const SERVICE_ROOT: &str = "/service";
+/// What of the host is in every sandbox already.
+const BASE: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
+
+/// An agent sees its home and workspace, and may not write its own charter (S2-23).
+fn agent_binds(host: &Layout, inside: &Layout, charter_writable: bool) -> Vec<Bind> {
+    let bind = |source: &Path, path: &Path, writable| Bind {
+        source: source.to_owned(),
+        path: path.to_owned(),
+        writable,
+    };
+    let mut binds = vec![
+        bind(&host.home, &inside.home, true),
+        bind(&host.workspace, &inside.workspace, true),
+    ];
+    if !charter_writable {
+        let charter = "SOUL.md";
+        binds.push(bind(
+            &host.workspace.join(charter),
+            &inside.workspace.join(charter),
+            false,
+        ));
+    }
+    binds
+}
+
+/// A service sees its directory, and its program where that is not of the base.
+fn service_binds(dir: &Path, inside: &Path, program: &Path) -> Vec<Bind> {
+    let mut binds = vec![Bind {
+        source: dir.to_owned(),
+        path: inside.to_owned(),
+        writable: true,
+    }];
+    if !BASE.iter().any(|b| program.starts_with(b)) {
+        binds.push(Bind {
+            source: program.to_owned(),
+            path: program.to_owned(),
+            writable: false,
+        });
+    }
+    binds
+}
+
+/// Memory files count against the cell's memory; a quarter of it may be `/tmp`.
+fn tmp_size(limits: &Limits) -> Bytes {
+    Bytes((limits.memory.0 / 4).max(16 << 20))
+}
+
+/// How a cell gets to the house, to services and outside.
+struct Ways {
+    /// The house's socket for agents.
+    inside: PathBuf,
+    /// The egress proxy's.
+    egress: PathBuf,
+    walled: bool,
+    subnet: Option<Subnet>,
+    door: Option<u16>,
+    proxy: u16,
+    reaches: Vec<Reach>,
+}
+
+impl Ways {
+    fn of(house: &House, current: &Current, owner: &str, cell: CellKind, door: u16) -> Ways {
+        let subnet = abbey_plan::subnet(&current.registry, owner);
+        let reaches = match cell.isolates() {
+            true => abbey_plan::reaches(&current.house, &current.registry, subnet),
+            false => Vec::new(),
+        };
+        Ways {
+            subnet,
+            door: Some(door),
+            reaches,
+            ..Ways::of_service(house, cell, door)
+        }
+        .with_free_proxy_port()
+    }
+
+    fn of_service(house: &House, cell: CellKind, port: u16) -> Ways {
+        Ways {
+            inside: house.home.inside(),
+            egress: house.home.egress_socket(),
+            walled: cell.isolates(),
+            subnet: None,
+            door: None,
+            // The service itself may want the usual one.
+            proxy: PROXY_PORT + u16::from(port == PROXY_PORT),
+            reaches: Vec::new(),
+        }
+    }
+
+    fn with_free_proxy_port(mut self) -> Ways {
+        let taken =
+            |port| self.reaches.iter().any(|r| r.at.port() == port) || self.door == Some(port);
+        self.proxy = (PROXY_PORT..u16::MAX)
+            .find(|p| !taken(*p))
+            .unwrap_or(PROXY_PORT);
+        self
+    }
+
+    fn forwards(&self) -> Vec<Forward> {
+        let loopback = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let house = || Target::House(self.inside.clone());
+        let mut forwards = Vec::new();
+        let mut add = |at, to| forwards.push(Forward { at, to });
+        if let Some(door) = self.door {
+            add(
+                match self.walled {
+                    true => Listen::Cell(loopback(door)),
+                    false => Listen::Host(loopback(door)),
+                },
+                house(),
+            );
+            if let Some(subnet) = self.subnet {
+                add(
+                    Listen::Host(SocketAddrV4::new(subnet.gateway(), door)),
+                    house(),
+                );
+            }
+        }
+        if self.walled {
+            add(
+                Listen::Cell(loopback(self.proxy)),
+                Target::Egress(self.egress.clone()),
+            );
+        }
+        for reach in &self.reaches {
+            add(Listen::Cell(reach.at), Target::Service(reach.to));
+        }
+        forwards
+    }
+
+    /// What programs go by: the names that `curl` and most libraries know.
+    fn environment(&self) -> Vec<(String, String)> {
+        if !self.walled {
+            return Vec::new();
+        }
+        let proxy = format!("http://127.0.0.1:{}", self.proxy);
+        let mut direct = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        direct.extend(self.subnet.map(|s| s.gateway().to_string()));
+        direct.extend(self.reaches.iter().map(|r| r.at.ip().to_string()));
+        direct.sort();
+        direct.dedup();
+        let direct = direct.join(",");
+        let mut env = Vec::new();
+        for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
+            env.push((name.to_owned(), proxy.clone()));
+            env.push((name.to_ascii_lowercase(), proxy.clone()));
+        }
+        for name in ["NO_PROXY", "no_proxy"] {
+            env.push((name.to_owned(), direct.clone()));
+        }
+        for reach in &self.reaches {
+            let name = reach
+                .service
+                .as_str()
+                .replace('-', "_")
+                .to_ascii_uppercase();
+            env.push((format!("ABBEY_SERVICE_{name}"), reach.at.to_string()));
+        }
+        env
+    }
+}
+
+/// Everything that one boot of a cell needs.
+pub(crate) fn cell_spec(
+    house: &House,
+    current: &Current,
+    cell: &CellName,
+) -> Result<Option<CellSpec>> {
+    let run_dir = house.home.cells().join(cell.to_string());
+    let log_dir = house.home.cell_logs(&cell.to_string());
+    let base =
+        |digest: &str, kind: CellKind, limits: Limits, waived: &BTreeSet<Layer>, owner: &str| {
+            CellSpec {
+                cell: cell.clone(),
+                kind,
+                digest: digest.to_owned(),
+                program: Program::Own,
+                argv: Vec::new(),
+                env: Vec::new(),
+                cwd: PathBuf::from("/"),
+                uid: current.uid(owner),
+                limits,
+                waived: waived.clone(),
+                sandbox: None,
+                network: abbey_plan::subnet(&current.registry, owner)
+                    .map(|subnet| Network { subnet, tag: None }),
+                forwards: Vec::new(),
+                ready_within: None,
+                run_dir: run_dir.clone(),
+                log_dir: log_dir.clone(),
+                group: house.home.group(),
+                secrets: Vec::new(),
+            }
+        };
+    match cell {
+        CellName::Agent(slug) => {
+            let (Some(agent), Some((digest, _))) = (
+                current.house.agents.get(slug),
+                current.applied.agents.get(slug),
+            ) else {
+                return Ok(None);
+            };
+            let owner = format!("agent:{slug}");
+            let layout = Layout::under(&house.home.agent(slug.as_str()));
+            let Some(door) = current.port(&owner, "door") else {
+                return Ok(None);
+            };
+            let key_path = layout.root.join("key");
+            let key = fs::read_to_string(&key_path).map_err(Error::file("read", &key_path))?;
+            let token_path = own_token(house, slug);
+            let token =
+                fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
+            let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
+            let (inside, sandbox) = match agent.cell {
+                CellKind::Process => (layout.clone(), None),
+                _ => {
+                    let inside = Layout::under(Path::new(AGENT_ROOT));
+                    let sandbox = Sandbox {
+                        binds: agent_binds(&layout, &inside, agent.charter_writable),
+                        profile: agent.profile,
+                        tmp: tmp_size(&agent.limits),
+                    };
+                    (inside, Some(sandbox))
+                }
+            };
+            let ways = Ways::of(house, current, &owner, agent.cell, door);
+            let mut env = native_environment(slug.as_str(), &inside, door, &key);
+            env.extend(ways.environment());
+            Ok(Some(CellSpec {
+                argv,
+                env,
+                cwd: inside.workspace,
+                sandbox,
+                forwards: ways.forwards(),
+                ready_within: Some(READY_WITHIN),
+                secrets: vec![key, token],
+                ..base(digest, agent.cell, agent.limits, &agent.waived, &owner)
+            }))
+        }
+        CellName::Service(slug) => {
+            let (Some(service), Some(digest)) = (
+                current.house.services.get(slug),
+                current.applied.services.get(slug),
+            ) else {
+                return Ok(None);
+            };
+            let owner = format!("service:{slug}");
+            let port = current.port(&owner, "port").unwrap_or(0);
+            let path = find_command(&service.command, &current.base_dir)
+                .map_err(|e| Problem::new(FaultKind::Host, e))?;
+            let dir = house.home.service(slug.as_str());
+            let (inside, sandbox) = match service.cell {
+                CellKind::Process => (dir.clone(), None),
+                _ => {
+                    let inside = PathBuf::from(SERVICE_ROOT);
+                    let sandbox = Sandbox {
+                        binds: service_binds(&dir, &inside, &path),
+                        profile: service.profile,
+                        tmp: tmp_size(&service.limits),
+                    };
+                    (inside, Some(sandbox))
+                }
+            };
+            let own = abbey_plan::endpoint(&current.registry, slug);
+            let address = own.map_or(Ipv4Addr::LOCALHOST, |a| *a.ip());
+            let mut env: Vec<(String, String)> = [
+                ("HOME", inside.display().to_string()),
+                ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+                ("LANG", "C.UTF-8".to_owned()),
+                ("PORT", port.to_string()),
+            ]
+            .map(|(k, v)| (k.to_owned(), v))
+            .to_vec();
+            let ways = Ways::of_service(house, service.cell, port);
+            env.extend(ways.environment());
+            Ok(Some(CellSpec {
+                program: Program::Path(path),
+                argv: service
+                    .command
+                    .iter()
+                    .map(|a| {
+                        a.replace("{port}", &port.to_string())
+                            .replace("{address}", &address.to_string())
+                    })
+                    .collect(),
+                env,
+                forwards: ways.forwards(),
+                cwd: inside,
+                sandbox,
+                ..base(
+                    digest,
+                    service.cell,
+                    service.limits,
+                    &service.waived,
+                    &owner,
+                )
+            }))
+        }
+    }
+}

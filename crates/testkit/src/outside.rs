@@ -1,0 +1,127 @@
+//! A network beside the house's, with servers that answer everybody and remember who came.
+
+use crate::house::own_network;
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Ports on which every address of the outside answers.
+const PORTS: [u16; 4] = [22, 80, 443, 5432];
+
+/// What came to one of the outside's servers.
+#[derive(Debug, Clone)]
+pub struct Visit {
+    /// Address and port of the server.
+    pub at: String,
+    /// Address of the caller.
+    pub from: String,
+    /// Its first words.
+    pub said: Vec<u8>,
+}
+
+/// The outside; it lives as long as the test's process.
+#[derive(Debug)]
+pub struct Outside {
+    visits: Arc<Mutex<Vec<Visit>>>,
+}
+
+/// Runs `ip` in the caller's network.
+///
+/// # Panics
+/// When it fails.
+pub fn ip(args: &str) {
+    let done = Command::new("ip")
+        .args(args.split(' '))
+        .output()
+        .expect("ip");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "ip {args}: {said}");
+}
+
+impl Outside {
+    /// Connects the caller's network, which becomes one of its own, with a fresh one by default
+    /// route; there these addresses answer. The caller's side is 203.0.113.1.
+    ///
+    /// # Panics
+    /// When any of it fails; it takes root.
+    pub fn beside(addresses: &[&'static str]) -> Outside {
+        own_network();
+        ip("link add near type veth peer name far");
+        let (tell, told) = channel();
+        let (go, gone) = channel::<()>();
+        let visits = Arc::<Mutex<Vec<Visit>>>::default();
+        let (seen, addresses) = (Arc::clone(&visits), addresses.to_vec());
+        std::thread::spawn(move || {
+            own_network();
+            let me = rustix::thread::gettid().as_raw_nonzero().get();
+            tell.send(me).expect("the test");
+            gone.recv().expect("the test");
+            ip("addr add 203.0.113.2/24 dev far");
+            for address in &addresses {
+                ip(&format!("addr add {address} dev far"));
+            }
+            ip("link set far up");
+            for address in addresses {
+                for port in PORTS {
+                    let listener = TcpListener::bind((address, port)).expect("a listener");
+                    let seen = Arc::clone(&seen);
+                    std::thread::spawn(move || {
+                        serve(&format!("{address}:{port}"), &listener, &seen)
+                    });
+                }
+                let names = UdpSocket::bind((address, 53)).expect("a socket");
+                std::thread::spawn(move || echo(&names));
+            }
+            tell.send(0).expect("the test");
+        });
+        let thread = told.recv().expect("the outside");
+        ip(&format!("link set far netns {thread}"));
+        ip("addr add 203.0.113.1/24 dev near");
+        ip("link set near up");
+        ip("route add default via 203.0.113.2");
+        go.send(()).expect("the outside");
+        told.recv().expect("the outside");
+        Outside { visits }
+    }
+
+    /// Everything that came to one server.
+    pub fn visits(&self, at: &str) -> Vec<Visit> {
+        let visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
+        visits.iter().filter(|v| v.at == at).cloned().collect()
+    }
+}
+
+fn serve(at: &str, listener: &TcpListener, seen: &Mutex<Vec<Visit>>) {
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        let peer = stream.peer_addr();
+        let from = peer.map_or_else(|_| String::new(), |a| a.ip().to_string());
+        // One of those protocols in which the server speaks first.
+        if at.ends_with(":22") {
+            let _gone = stream.write_all(b"SSH-2.0-outside\r\n");
+        }
+        let mut said = vec![0u8; 4096];
+        let n = stream.read(&mut said).unwrap_or(0);
+        said.truncate(n);
+        let body = format!("outside {at}\n");
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        // On record before the caller can know.
+        let at = at.to_owned();
+        let mut visits = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        visits.push(Visit { at, from, said });
+        drop(visits);
+        let _gone = stream.write_all(answer.as_bytes());
+    }
+}
+
+fn echo(socket: &UdpSocket) {
+    let mut said = [0u8; 512];
+    while let Ok((n, from)) = socket.recv_from(&mut said) {
+        let _gone = socket.send_to(&said[..n], from);
+    }
+}
