@@ -1,8 +1,8 @@
 //! hostd at its socket: what it refuses, whoever asks; and what the control plane may still do.
 
 use abbey_cells::hostd::{Claim, FileName, Helper, Operation, Reply};
-use abbey_cells::{Bind, CellSpec, Program, Sandbox};
-use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Profile};
+use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
+use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Millis, Profile};
 use abbey_testkit::hostd::Hostd;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -125,6 +125,100 @@ fn hostd_gives_nobody_what_is_anothers() {
     }
     let journal = std::fs::read_to_string(home.join("hostd/journal.jsonl")).unwrap();
     assert!(journal.lines().count() >= 20 && journal.contains("refused: "));
+}
+
+/// New rules stay only when the caller shows in time that it still gets through; else the old ones
+/// are back (S1-13).
+#[test]
+fn rules_that_nobody_confirms_are_put_back() {
+    let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
+    let uid = hostd.claim(&agent("a"), 1);
+    let give = |subnet: &str| Operation::Claim {
+        owner: agent("a"),
+        claim: Claim {
+            uid,
+            subnet: Some(subnet.parse().unwrap()),
+            ..Claim::default()
+        },
+    };
+    let rules = || {
+        let listed = std::process::Command::new("/usr/sbin/nft")
+            .args(["list", "ruleset"])
+            .output()
+            .unwrap();
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    let raise = |contact: bool| hostd.client.firewall(Millis(200), &|| contact);
+    hostd.client.call(give("10.77.1.0/24"), &[]).unwrap();
+    let said = raise(false).unwrap_err().to_string();
+    assert!(said.contains("nobody confirmed"), "{said}");
+    assert_eq!(rules(), "", "there were none before");
+    raise(true).unwrap();
+    assert!(rules().contains("10.77.1.10"));
+    hostd.client.call(give("10.77.2.0/24"), &[]).unwrap();
+    assert!(raise(false).is_err());
+    assert!(rules().contains("10.77.1.10") && !rules().contains("10.77.2.10"));
+    // What is not private, is held, or lies where the host goes already is not given.
+    std::process::Command::new("ip")
+        .args(["route", "add", "10.99.0.0/16", "dev", "lo"])
+        .status()
+        .unwrap();
+    for (owner, subnet, rule) in [
+        ("a", "8.8.8.0/24", "not of a private range"),
+        ("a", "10.99.7.0/24", "which this host reaches by lo"),
+        ("b", "10.77.2.0/28", "is held by agent-a"),
+    ] {
+        let claim = Claim {
+            subnet: Some(subnet.parse().unwrap()),
+            ..Claim::default()
+        };
+        let owner = agent(owner);
+        let claimed = Operation::Claim { owner, claim };
+        let said = hostd.client.call(claimed, &[]).unwrap_err().to_string();
+        assert!(said.contains(rule), "{said}");
+    }
+    // A cell gets the network that its owner holds, listens where it is, and leads to the house.
+    let refused = |change: &dyn Fn(&mut CellSpec), rule: &str| {
+        let mut asked = spec(&hostd, agent("a"), uid);
+        change(&mut asked);
+        let said = hostd
+            .client
+            .call(start(asked), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains(rule), "{said}");
+    };
+    let network = |subnet: &str| Network {
+        subnet: subnet.parse().unwrap(),
+        tag: None,
+    };
+    refused(
+        &|s| s.network = Some(network("10.77.9.0/24")),
+        "does not hold",
+    );
+    let forward = |at: Listen, to: Target| vec![Forward { at, to }];
+    let cell = |at: &str| Listen::Cell(at.parse().unwrap());
+    let host = |at: &str| Listen::Host(at.parse().unwrap());
+    let house = || Target::House("/etc/shadow".into());
+    for at in [
+        cell("10.77.2.1:80"),
+        cell("10.77.3.4:80"),
+        host("203.0.113.1:80"),
+        host("10.77.2.9:80"),
+    ] {
+        refused(
+            &|s| {
+                s.network = Some(network("10.77.2.0/24"));
+                s.forwards = forward(at, house());
+            },
+            "not where this cell may listen",
+        );
+    }
+    let elsewhere = Target::Service("127.0.0.1:22".parse().unwrap());
+    refused(
+        &|s| s.forwards = forward(cell("127.0.0.1:80"), elsewhere.clone()),
+        "no service of this house answers at 127.0.0.1:22",
+    );
 }
 
 #[test]

@@ -317,7 +317,9 @@ fn attempt(
             Some(fd) => pack::pack(&config.home, fd).map(|()| Reply::Done),
         },
         Operation::Firewall { confirm_within } => {
-            firewall(config, &held()?.claims, dry, confirm_within, stream)
+            // Others go on while it is on trial.
+            let claims = held()?.claims;
+            firewall(config, &claims, dry, confirm_within, stream)
         }
         Operation::Start { generation, spec } => {
             let spec = match guard::admit(config, &held()?.claims, *spec) {

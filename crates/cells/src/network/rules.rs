@@ -121,3 +121,42 @@ pub(crate) fn render(tag: Tag, claims: &Claims, closed: bool) -> String {
     );
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostd::Claim;
+    use abbey_model::CellName;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_table_says_what_the_owners_hold() {
+        let claim = |subnet: &str, egress: &[&str]| Claim {
+            subnet: Some(subnet.parse().unwrap()),
+            door: Some(18_800),
+            egress: match egress {
+                ["full"] => Egress::Full,
+                rules => Egress::List(rules.iter().map(|r| r.parse().unwrap()).collect()),
+            },
+            ..Claim::default()
+        };
+        let agent = |name: &str| CellName::Agent(name.parse().unwrap());
+        let owners = [
+            (
+                agent("a"),
+                claim(
+                    "10.77.0.0/24",
+                    &["api.example.org:443", "198.51.100.0/24:5432"],
+                ),
+            ),
+            (agent("b"), claim("10.77.1.0/24", &["full"])),
+            (agent("none"), Claim::default()),
+        ];
+        let claims = Claims {
+            uid_first: 1,
+            tag: None,
+            owners: BTreeMap::from(owners),
+        };
+        insta::assert_snapshot!(render(Tag::new(0xabcde), &claims, true));
+    }
+}
