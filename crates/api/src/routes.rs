@@ -180,6 +180,13 @@ pub const ROUTES: &[Route] = &[
         None,
     ),
     out(
+        "POST",
+        "/api/v1/commands",
+        "Runs a command in a fresh cell; JSON Lines of output, then status, usage and files",
+        Some("CommandBody"),
+        None,
+    ),
+    out(
         "GET",
         "/api/v1/tasks",
         "Tasks, newest first",

@@ -47,6 +47,8 @@ pub(crate) enum Command {
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
+    /// Run one command in a fresh cell, which goes with it.
+    Run(RunArgs),
     /// Add, remove or show agents.
     #[command(subcommand)]
     Agent(AgentCommand),
@@ -128,6 +130,45 @@ pub(crate) struct LogsArgs {
     /// Lines to begin with.
     #[arg(short = 'n', long, default_value_t = 100)]
     pub(crate) lines: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Kind of cell: `sandbox` or `process`.
+    #[arg(long, default_value = "sandbox")]
+    pub(crate) cell: String,
+    /// Most memory, like `512MiB`.
+    #[arg(long)]
+    pub(crate) memory: Option<String>,
+    /// Most CPU time, in CPUs.
+    #[arg(long)]
+    pub(crate) cpus: Option<f64>,
+    /// Most processes.
+    #[arg(long)]
+    pub(crate) processes: Option<u32>,
+    /// Longest time, like `60s`; then the status is 124.
+    #[arg(long)]
+    pub(crate) timeout: Option<String>,
+    /// What it may reach outside: `none` (the default), `full`, or a destination like
+    /// `api.example.org:443`, once or several times.
+    #[arg(long)]
+    pub(crate) egress: Vec<String>,
+    /// System calls: `strict`, `jit` (the default) or `nested`.
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    /// A layer that may be missing on this host.
+    #[arg(long)]
+    pub(crate) waive: Vec<String>,
+    /// A file or directory to bring along; it is in the working directory under its own name.
+    #[arg(long = "in", value_name = "PATH")]
+    pub(crate) bring: Vec<PathBuf>,
+    /// A file or directory of the working directory to take along at the end, to the same name
+    /// here.
+    #[arg(long = "out", value_name = "NAME")]
+    pub(crate) take: Vec<String>,
+    /// Program and arguments, after `--`.
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -295,7 +336,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("pause", ""),
     ("resume", ""),
     ("attach", ""),
-    ("run", ""),
     ("agent", "clone"),
     ("agent", "move"),
     ("agent", "restore"),

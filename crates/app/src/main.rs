@@ -9,6 +9,7 @@ mod exit;
 mod house;
 mod output;
 mod roles;
+mod run;
 mod skills;
 mod tasks;
 mod upkeep;
@@ -74,7 +75,8 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Restart(args) => agents::wish(&home, json, "restart", &args).await,
         C::Why { agent } => agents::why(&home, json, &agent).await,
         C::Logs(args) => watch::logs(&home, json, &format!("agents/{}", args.agent), &args).await,
-        C::Exec { agent, command } => watch::exec(&home, &agent, command).await,
+        C::Exec { agent, command } => run::exec(&home, &agent, command).await,
+        C::Run(args) => run::run(&home, json, args).await,
         C::Agent(AgentCommand::New(args)) => agents::agent_new(&home, json, &args).await,
         C::Agent(AgentCommand::Rm(args)) => agents::agent_rm(&home, json, &args).await,
         C::Agent(AgentCommand::Show { agent, effective }) => {

@@ -318,6 +318,13 @@ impl Groups {
         })
     }
 
+    /// Most memory that was in use at any time; 0 where the kernel does not tell.
+    pub fn memory_peak(&self) -> Bytes {
+        let read = |file: &str| self.with(file).and_then(|d| number(&d.join(file)));
+        let peak = read("memory.peak").or_else(|| read("memory.max_usage_in_bytes"));
+        Bytes(peak.unwrap_or(0))
+    }
+
     /// What the cell uses.
     pub fn usage(&self) -> Usage {
         let memory = self

@@ -91,7 +91,7 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
         .unwrap_or_default())
 }
 
-async fn pump(
+pub(crate) async fn pump(
     name: &str,
     mut pipe: impl AsyncRead + Unpin,
     lines: &mpsc::Sender<std::result::Result<String, std::convert::Infallible>>,
@@ -105,7 +105,7 @@ async fn pump(
     }
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     let made = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     made.map_err(|e| Error::file("make", "a pipe")(e.into()))
 }

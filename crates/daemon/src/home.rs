@@ -81,6 +81,10 @@ impl Home {
     pub fn service(&self, slug: &str) -> PathBuf {
         self.root.join("services").join(slug)
     }
+    /// Files of a single command.
+    pub fn command(&self, slug: &str) -> PathBuf {
+        self.root.join("runs").join(slug)
+    }
     /// Files of agents that are gone.
     pub fn removed(&self) -> PathBuf {
         self.root.join("removed")
@@ -144,6 +148,7 @@ impl Home {
             (self.root.join("logs"), 0o2751),
             (self.root.join("agents"), 0o751),
             (self.root.join("services"), 0o751),
+            (self.root.join("runs"), 0o751),
             (self.credentials(), 0o2750),
             (self.skills(), 0o755),
         ] {

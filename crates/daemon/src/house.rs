@@ -181,6 +181,8 @@ pub struct House {
     pub(crate) address: RwLock<String>,
     /// The outside door as it stands open: what it was opened for, and how it is closed.
     pub(crate) outside: Mutex<Option<crate::serve::OpenDoor>>,
+    /// Single commands that run.
+    pub(crate) commands: crate::command::Commands,
     /// What goes out through the proxy.
     pub(crate) egress: crate::egress::Ledger,
     /// Number of the plan, for what must notice a new one while it goes on.

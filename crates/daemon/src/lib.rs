@@ -6,6 +6,7 @@
 mod apply;
 mod auth;
 mod backup;
+mod command;
 mod doctor;
 mod egress;
 mod error;
@@ -40,7 +41,7 @@ pub mod manifest {
     pub use abbey_plan::edit::{add_agent, remove_agent};
     pub use abbey_plan::json_schema;
     pub use abbey_plan::templates;
-    pub use abbey_plan::{Charter, parse};
+    pub use abbey_plan::{Charter, bytes, duration_ms, parse};
 }
 
 pub use abbey_store::{Clock, SystemClock};

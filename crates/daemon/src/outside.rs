@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::house::House;
 use crate::web::{Doc, Input, etag, header, if_match, problem};
-use crate::{Error, apply, backup, doctor, exec, logs, metrics, provision, view};
+use crate::{Error, apply, backup, command, doctor, exec, logs, metrics, provision, view};
 use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
 use abbey_model::{
@@ -50,6 +50,7 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/agents/{agent}/restart", post(restart))
         .route("/api/v1/agents/{agent}/rotate", post(rotate))
         .route("/api/v1/agents/{agent}/exec", post(exec_in))
+        .route("/api/v1/commands", command::route())
         .route("/api/v1/tasks", get(tasks).post(add_task))
         .route("/api/v1/tasks/{task}", get(task))
         .route("/api/v1/tasks/{task}/why", get(why_task))

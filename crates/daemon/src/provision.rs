@@ -61,6 +61,7 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
         let known = match &cell {
             CellName::Agent(slug) => current.house.agents.contains_key(slug),
             CellName::Service(slug) => current.house.services.contains_key(slug),
+            CellName::Run(_) => true,
         };
         if !known && !on_disk.contains(cell.slug()) {
             house.store.forget_cell(cell).await?;
@@ -79,6 +80,7 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
         };
         ask(house, Operation::Claim { owner, claim }).await?;
     }
+    crate::command::clear_leftovers(house).await?;
     raise_firewall(house).await?;
     refresh_keys(house).await
 }
@@ -95,7 +97,7 @@ pub(crate) async fn raise_firewall(house: &House) -> Result<()> {
 }
 
 /// Owners whose files are below a directory.
-fn names_in(dir: &std::path::Path) -> Result<BTreeSet<Slug>> {
+pub(crate) fn names_in(dir: &std::path::Path) -> Result<BTreeSet<Slug>> {
     let entries = fs::read_dir(dir).map_err(Error::file("list", dir))?;
     Ok(entries
         .flatten()
@@ -237,7 +239,7 @@ async fn undo(house: &Arc<House>, kind: &str, step: &str, slug: &Slug) -> Result
     }
 }
 
-async fn ask(house: &House, operation: Operation) -> Result<()> {
+pub(crate) async fn ask(house: &House, operation: Operation) -> Result<()> {
     let hostd = Arc::clone(&house.hostd);
     crate::hostd::ask(move || hostd.call(operation, &[]).map(drop)).await
 }
@@ -259,6 +261,7 @@ async fn make_home(house: &House, current: &Current, owner: CellName) -> Result<
             format!("service:{slug}"),
             plan.services.get(slug).map(|s| s.egress.clone()),
         ),
+        CellName::Run(slug) => (format!("run:{slug}"), None),
     };
     let subnet = abbey_plan::subnet(&current.registry, &name);
     let claim = Claim {

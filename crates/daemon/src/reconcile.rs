@@ -55,13 +55,7 @@ pub(crate) async fn run(house: Arc<House>) {
 }
 
 /// Resolves when the shim of any running cell ends.
-#[expect(
-    deprecated,
-    reason = "sound here: an OwnedFd always returns the descriptor that it owns"
-)]
 async fn watch_ends(house: &House) {
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
-    use tokio::io::unix::AsyncFd;
     let pids: Vec<i32> = {
         let seen = house.seen.read().unwrap_or_else(PoisonError::into_inner);
         seen.values()
@@ -69,16 +63,30 @@ async fn watch_ends(house: &House) {
             .filter_map(|s| Some(s.record.as_ref()?.shim.pid))
             .collect()
     };
-    let handles: Vec<_> = pids
-        .into_iter()
-        .filter_map(|pid| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok())
-        .filter_map(|fd| AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).ok())
-        .collect();
+    let handles: Vec<_> = pids.into_iter().filter_map(handle).collect();
     if handles.is_empty() {
         return std::future::pending().await;
     }
     let waits = handles.iter().map(|h| Box::pin(h.readable()));
     let _any = futures_util::future::select_all(waits).await;
+}
+
+/// Resolves when a process has ended, or at once when there is none.
+pub(crate) async fn process_end(pid: Option<i32>) {
+    if let Some(handle) = pid.and_then(handle) {
+        let _ended = handle.readable().await;
+    }
+}
+
+/// A process to wait for.
+#[expect(
+    deprecated,
+    reason = "sound here: an OwnedFd always returns the descriptor that it owns"
+)]
+fn handle(pid: i32) -> Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let fd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).ok()
 }
 
 /// One pass over every cell, known or found.
@@ -97,6 +105,9 @@ pub(crate) async fn pass(
     let wanted = wanted(house);
     let backend = Arc::clone(&house.backend);
     let found = blocking(move || backend.list()).await?;
+    // A single command belongs to whoever waits for it.
+    let theirs = |c: &CellName| matches!(c, CellName::Run(slug) if house.commands.runs(slug));
+    let found = found.into_iter().filter(|c| !theirs(c));
     let names: BTreeSet<CellName> = wanted.keys().cloned().chain(found).collect();
     let mut jobs = Vec::new();
     for cell in names {

@@ -235,6 +235,7 @@ pub(crate) async fn open(
         address: RwLock::default(),
         outside: Mutex::default(),
         egress: egress::Ledger::default(),
+        commands: crate::command::Commands::default(),
         plans: watch::Sender::new(0),
         tracker: TaskTracker::new(),
         listen_override,

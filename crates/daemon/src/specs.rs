@@ -85,12 +85,12 @@ fn service_binds(dir: &Path, inside: &Path, program: &Path) -> Vec<Bind> {
 }
 
 /// Memory files count against the cell's memory; a quarter of it may be `/tmp`.
-fn tmp_size(limits: &Limits) -> Bytes {
+pub(crate) fn tmp_size(limits: &Limits) -> Bytes {
     Bytes((limits.memory.0 / 4).max(16 << 20))
 }
 
 /// How a cell gets to the house, to services and outside.
-struct Ways {
+pub(crate) struct Ways {
     /// The house's socket for agents.
     inside: PathBuf,
     /// The egress proxy's.
@@ -131,6 +131,11 @@ impl Ways {
         }
     }
 
+    /// Of a single command, which has the proxy and nothing else.
+    pub(crate) fn of_command(house: &House, cell: CellKind) -> Ways {
+        Ways::of_service(house, cell, 0)
+    }
+
     fn with_free_proxy_port(mut self) -> Ways {
         let taken =
             |port| self.reaches.iter().any(|r| r.at.port() == port) || self.door == Some(port);
@@ -140,7 +145,7 @@ impl Ways {
         self
     }
 
-    fn forwards(&self) -> Vec<Forward> {
+    pub(crate) fn forwards(&self) -> Vec<Forward> {
         let loopback = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
         let house = || Target::House(self.inside.clone());
         let mut forwards = Vec::new();
@@ -173,7 +178,7 @@ impl Ways {
     }
 
     /// What programs go by: the names that `curl` and most libraries know.
-    fn environment(&self) -> Vec<(String, String)> {
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
         if !self.walled {
             return Vec::new();
         }
@@ -281,6 +286,8 @@ pub(crate) fn cell_spec(
                 ..base(digest, agent.cell, agent.limits, &agent.waived, &owner)
             }))
         }
+        // Made by whoever runs it, once.
+        CellName::Run(_) => Ok(None),
         CellName::Service(slug) => {
             let (Some(service), Some(digest)) = (
                 current.house.services.get(slug),

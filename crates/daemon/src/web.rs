@@ -55,13 +55,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
     async fn from_request(request: Request, _state: &S) -> Result<Self, Response> {
         let bytes = read(request.into_body(), BODY_MAX).await?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(text).map(Input).map_err(|e| {
-            problem(Problem::new(
-                FaultKind::Invalid,
-                format!("the body is not the JSON that this route takes: {e}"),
-            ))
-        })
+        parse(text).map(Input)
     }
+}
+
+/// The JSON of a body of up to `limit` bytes.
+pub(crate) async fn large<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Response> {
+    parse(&read(body, limit).await?)
+}
+
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Response> {
+    serde_json::from_slice(text).map_err(|e| {
+        problem(Problem::new(
+            FaultKind::Invalid,
+            format!("the body is not the JSON that this route takes: {e}"),
+        ))
+    })
 }
 
 async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {

@@ -132,6 +132,7 @@ pub fn decide(
                 generation: *generation,
                 exit: ExitKind::Lost,
                 ended_at: now,
+                spent: None,
             };
             note_exit(&mut next, record, now);
             (next, Action::Sweep)
@@ -198,6 +199,7 @@ mod tests {
             generation: Generation(generation),
             exit: ExitKind::Code { code: 1 },
             ended_at: Timestamp(at),
+            spent: None,
         })
     }
 

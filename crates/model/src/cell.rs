@@ -304,6 +304,18 @@ pub struct ExitRecord {
     pub exit: ExitKind,
     /// When.
     pub ended_at: Timestamp,
+    /// What it used up; absent when nobody was left to count.
+    #[serde(default)]
+    pub spent: Option<Spent>,
+}
+
+/// What a cell used up over its whole life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Spent {
+    /// CPU time, microseconds.
+    pub cpu_us: u64,
+    /// Most memory at any time, bytes; 0 where the kernel does not tell.
+    pub memory_peak: Bytes,
 }
 
 /// Derived from two probes, never stored (S2-09).
@@ -394,13 +406,15 @@ pub enum CellName {
     Agent(Slug),
     /// The cell of a service.
     Service(Slug),
+    /// A cell for one command, gone with it.
+    Run(Slug),
 }
 
 impl CellName {
     /// The slug of its owner.
     pub const fn slug(&self) -> &Slug {
         match self {
-            CellName::Agent(slug) | CellName::Service(slug) => slug,
+            CellName::Agent(slug) | CellName::Service(slug) | CellName::Run(slug) => slug,
         }
     }
 }
@@ -410,6 +424,7 @@ impl fmt::Display for CellName {
         match self {
             CellName::Agent(slug) => write!(f, "agent-{slug}"),
             CellName::Service(slug) => write!(f, "service-{slug}"),
+            CellName::Run(slug) => write!(f, "run-{slug}"),
         }
     }
 }
@@ -421,6 +436,7 @@ impl FromStr for CellName {
         match text.split_once('-') {
             Some(("agent", slug)) => slug.parse().map(CellName::Agent).map_err(|_| bad()),
             Some(("service", slug)) => slug.parse().map(CellName::Service).map_err(|_| bad()),
+            Some(("run", slug)) => slug.parse().map(CellName::Run).map_err(|_| bad()),
             _ => Err(bad()),
         }
     }

@@ -21,7 +21,7 @@ mod units;
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
     Address, CellKind, CellName, ExitKind, ExitRecord, Generation, Incarnation, Layer, Limits,
-    Observed, Presence, ProcessIdentity, Profile,
+    Observed, Presence, ProcessIdentity, Profile, Spent,
 };
 pub use fault::FaultKind;
 pub use id::{

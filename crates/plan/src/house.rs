@@ -1,7 +1,7 @@
 //! The validated house: what the manifest means, with every default filled in.
 
 use abbey_model::{
-    CellKind, Egress, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, ToolPolicy,
+    CellKind, Egress, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, Subnet, ToolPolicy,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +73,19 @@ pub struct Network {
     pub ports: (u16, u16),
     /// Places of services in every agent's subnet, by name (S1-08).
     pub slots: BTreeMap<Slug, u32>,
+}
+
+impl Network {
+    /// Every subnet of the pool, the last one first.
+    pub fn subnets_from_the_end(&self) -> impl Iterator<Item = Subnet> + use<> {
+        let (pool, prefix) = (u64::from(u32::from(self.pool)), self.prefix);
+        let count = 1u64 << prefix.saturating_sub(self.pool_prefix);
+        let size = 1u64 << (32 - prefix);
+        (0..count).rev().filter_map(move |n| {
+            let base = u32::try_from(pool + n * size).ok()?;
+            Subnet::new(Ipv4Addr::from(base), prefix)
+        })
+    }
 }
 
 /// A model provider.

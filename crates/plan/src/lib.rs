@@ -27,3 +27,4 @@ pub use node::Mistake;
 pub use planner::{Action, Applied, Inventory, Note, Plan, Severity, Step, plan};
 pub use reach::{Reach, endpoint, reaches, subnet};
 pub use schema::json_schema;
+pub use shape::{bytes, duration_ms};

@@ -661,7 +661,8 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-pub(crate) fn bytes(text: &str) -> Option<u64> {
+/// Bytes of an amount like `512MiB`.
+pub fn bytes(text: &str) -> Option<u64> {
     scaled(
         text,
         &[
@@ -675,7 +676,8 @@ pub(crate) fn bytes(text: &str) -> Option<u64> {
     .filter(|n| *n > 0)
 }
 
-pub(crate) fn duration_ms(text: &str) -> Option<i64> {
+/// Milliseconds of a duration like `60s`.
+pub fn duration_ms(text: &str) -> Option<i64> {
     let units = [
         ("ms", 1),
         ("s", 1000),

@@ -100,6 +100,7 @@ impl Backend for FakeBackend {
                     generation: c.generation,
                     exit: exit.clone(),
                     ended_at: Timestamp(0),
+                    spent: None,
                 }),
                 State::Orphaned => Observed::Orphaned {
                     generation: c.generation,

@@ -7,6 +7,7 @@
 
 mod agents;
 mod cells;
+mod commands;
 mod containment;
 mod documents;
 mod doors;

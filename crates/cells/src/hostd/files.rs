@@ -79,6 +79,7 @@ pub(super) fn dir_of(config: &Config, owner: &CellName) -> PathBuf {
     let kind = match owner {
         CellName::Agent(_) => "agents",
         CellName::Service(_) => "services",
+        CellName::Run(_) => "runs",
     };
     config.home.join(kind).join(owner.slug().as_str())
 }
@@ -117,7 +118,7 @@ pub(super) fn prepare(
 ) -> Result<()> {
     let path = dir_of(config, owner);
     let theirs = uid.map_or((0, 0), |u| (u, u));
-    if matches!(owner, CellName::Service(_)) {
+    if matches!(owner, CellName::Service(_) | CellName::Run(_)) {
         make(CWD, &path, 0o700, theirs)?;
         return Ok(());
     }

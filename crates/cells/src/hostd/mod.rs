@@ -16,6 +16,7 @@ mod journal;
 mod pack;
 mod place;
 mod server;
+mod stage;
 
 pub use claims::{Claim, Claims};
 pub use client::Client;
@@ -75,9 +76,27 @@ pub enum Operation {
         /// Part of the new name.
         stamp: String,
     },
+    /// Brings files into the empty directory of a single command: an archive comes along.
+    Stage {
+        /// Whose.
+        owner: CellName,
+    },
+    /// Takes files of a single command into the archive that comes along.
+    Collect {
+        /// Whose.
+        owner: CellName,
+        /// Which, below its directory.
+        paths: Vec<PathBuf>,
+    },
+    /// Deletes the files of a single command that has ended, and takes back what it held.
+    Discard {
+        /// Whose.
+        owner: CellName,
+    },
     /// Packs every agent's files into the descriptor that comes along, without credentials.
     Pack {},
-    /// Starts a boot of a cell; the process that serves the call becomes its shim.
+    /// Starts a boot of a cell; the process that serves the call becomes its shim. With three
+    /// descriptors the program speaks there and not to the log.
     Start {
         /// Which boot.
         generation: Generation,
@@ -121,6 +140,9 @@ impl Operation {
             Operation::Observe {} => ("observe", String::new()),
             Operation::Read { owner, .. } => ("read", owner.to_string()),
             Operation::Archive { owner, .. } => ("archive", owner.to_string()),
+            Operation::Stage { owner } => ("stage", owner.to_string()),
+            Operation::Collect { owner, .. } => ("collect", owner.to_string()),
+            Operation::Discard { owner } => ("discard", owner.to_string()),
             Operation::Pack {} => ("pack", String::new()),
             Operation::Start { spec, .. } => ("start", spec.cell.to_string()),
             Operation::Sweep { cell } => ("sweep", cell.to_string()),

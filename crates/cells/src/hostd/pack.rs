@@ -75,6 +75,39 @@ fn add(
     Ok(())
 }
 
+/// Adds one file or directory at a path below `root`, every part of it opened without following
+/// links.
+pub(super) fn add_below(
+    archive: &mut tar::Builder<File>,
+    root: &Path,
+    path: &Path,
+) -> std::io::Result<()> {
+    let mut at = open(CWD, root.as_os_str().as_bytes(), OFlags::DIRECTORY)?;
+    let parts: Vec<&[u8]> = path
+        .iter()
+        .map(OsStrExt::as_bytes)
+        .filter(|p| *p != b".")
+        .collect();
+    let Some((last, parents)) = parts.split_last() else {
+        return Err(std::io::ErrorKind::NotFound.into());
+    };
+    for part in parents {
+        at = open(&at, part, OFlags::DIRECTORY)?;
+    }
+    let fd = open(&at, last, OFlags::empty())?;
+    let stat = rustix::fs::fstat(&fd)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            archive.append_dir(path, format!("/proc/self/fd/{}", raw(&fd)))?;
+            add(archive, &fd, path, 0)
+        }
+        FileType::RegularFile => archive.append_file(path, &mut File::from(fd)),
+        _ => Err(std::io::Error::other(
+            "it is neither a file nor a directory",
+        )),
+    }
+}
+
 fn raw(fd: &OwnedFd) -> i32 {
     use std::os::fd::AsRawFd;
     fd.as_raw_fd()

@@ -2,7 +2,7 @@
 
 use super::claims::{self, Claims};
 use super::journal::{self, Line};
-use super::{Hello, Operation, REQUEST_MAX, Reply, Request, enter, files, guard, pack};
+use super::{Hello, Operation, REQUEST_MAX, Reply, Request, enter, files, guard, pack, stage};
 use crate::network::firewall;
 use crate::{Error, Result, shim};
 use abbey_model::{CellName, Millis};
@@ -311,6 +311,48 @@ fn attempt(
             }
             Ok(Reply::Done)
         }
+        Operation::Stage { owner } => {
+            let uid = match claimed(config, &held()?.claims, &owner) {
+                Ok(uid) => uid,
+                Err(why) => return refused(why),
+            };
+            match (&owner, fds.into_iter().next()) {
+                (CellName::Agent(_) | CellName::Service(_), _) => {
+                    refused("only the files of a single command are brought along")
+                }
+                (CellName::Run(_), None) => refused("no archive came along"),
+                (CellName::Run(_), Some(_)) if dry => Ok(Reply::Done),
+                (CellName::Run(_), Some(fd)) => {
+                    stage::stage(config, &owner, uid, fd).map(|()| Reply::Done)
+                }
+            }
+        }
+        Operation::Collect { owner, paths } => match (&owner, fds.into_iter().next()) {
+            (CellName::Agent(_) | CellName::Service(_), _) => {
+                refused("only the files of a single command are taken along")
+            }
+            (CellName::Run(_), None) => refused("no file came along"),
+            (CellName::Run(_), Some(_)) if dry => Ok(Reply::Done),
+            (CellName::Run(_), Some(fd)) => {
+                stage::collect(config, &owner, &paths, fd).map(|()| Reply::Done)
+            }
+        },
+        Operation::Discard { owner } => {
+            if !matches!(owner, CellName::Run(_)) {
+                return refused("only the files of a single command are ever deleted");
+            }
+            if config.cells().join(owner.to_string()).exists() {
+                return refused(format!("{owner} still has a cell"));
+            }
+            if !dry {
+                stage::discard(config, &owner)?;
+                let mut held = held()?;
+                if held.claims.owners.remove(&owner).is_some() {
+                    held.save()?;
+                }
+            }
+            Ok(Reply::Done)
+        }
         Operation::Pack {} => match fds.into_iter().next() {
             None => refused("no file came along"),
             Some(_) if dry => Ok(Reply::Done),
@@ -332,7 +374,16 @@ fn attempt(
             if spec.network.is_some() {
                 stand_guard(config)?;
             }
-            start(config, generation, spec, stream, line)
+            let streams = match fds.is_empty() {
+                true => None,
+                false => match <[OwnedFd; 3]>::try_from(fds) {
+                    Ok(streams) => Some(streams),
+                    Err(_) => {
+                        return refused("three descriptors come along: input, output, errors");
+                    }
+                },
+            };
+            start(config, generation, spec, streams, stream, line)
         }
         Operation::Sweep { cell } => {
             if !dry {
@@ -491,6 +542,7 @@ fn start(
     config: &Config,
     generation: abbey_model::Generation,
     spec: crate::CellSpec,
+    streams: Option<[OwnedFd; 3]>,
     stream: &UnixStream,
     line: &Line,
 ) -> Result<Reply> {
@@ -511,6 +563,6 @@ fn start(
         let _caller_gone = answer(&caller, &reply);
         let _caller_gone = caller.shutdown(std::net::Shutdown::Both);
     };
-    let ended = shim::run(generation, spec, report);
+    let ended = shim::run(generation, spec, streams, report);
     abbey_launch::leave(i32::from(ended.is_err()))
 }

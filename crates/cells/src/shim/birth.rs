@@ -28,8 +28,13 @@ pub(super) struct Birth {
 }
 
 /// Starts the program of a cell.
-pub(super) fn give(spec: &CellSpec, groups: Option<&Groups>, limited: bool) -> Result<Birth> {
-    let (launch, pipes) = prepare(spec, groups)?;
+pub(super) fn give(
+    spec: &CellSpec,
+    groups: Option<&Groups>,
+    limited: bool,
+    streams: Option<[OwnedFd; 3]>,
+) -> Result<Birth> {
+    let (launch, pipes) = prepare(spec, groups, streams)?;
     let mut layers = BTreeSet::new();
     if limited {
         layers.insert(Layer::Limits);
@@ -103,7 +108,11 @@ fn slots(spec: &CellSpec) -> Vec<Ipv4Addr> {
 }
 
 /// The launch and our ends of its pipes: output, errors, readiness.
-fn prepare(spec: &CellSpec, groups: Option<&Groups>) -> Result<(abbey_launch::Spec, [OwnedFd; 3])> {
+fn prepare(
+    spec: &CellSpec,
+    groups: Option<&Groups>,
+    streams: Option<[OwnedFd; 3]>,
+) -> Result<(abbey_launch::Spec, [OwnedFd; 3])> {
     let pipe = || {
         let flags = rustix::pipe::PipeFlags::CLOEXEC;
         let (reader, writer) =
@@ -154,6 +163,11 @@ fn prepare(spec: &CellSpec, groups: Option<&Groups>) -> Result<(abbey_launch::Sp
     if spec.ready_within.is_some() {
         env.push(("ABBEY_READY_FD".to_owned(), "3".to_owned()));
     }
+    // Our ends of unused pipes see the end of them at once.
+    let fds = match streams {
+        Some([input, output, errors]) => vec![input, output, errors, ready_child],
+        None => vec![OwnedFd::from(null), out_child, err_child, ready_child],
+    };
     let launch = abbey_launch::Spec {
         program,
         argv: spec
@@ -172,7 +186,7 @@ fn prepare(spec: &CellSpec, groups: Option<&Groups>) -> Result<(abbey_launch::Sp
             .transpose()?
             .unwrap_or_default(),
         rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
-        fds: vec![OwnedFd::from(null), out_child, err_child, ready_child],
+        fds,
         new_session: true,
         dies_with_parent: true,
     };

@@ -11,7 +11,9 @@ mod log;
 use crate::cgroup::Groups;
 use crate::spec::{Forward, Listen, Network};
 use crate::{CellSpec, Error, Record, Result, identity, network};
-use abbey_model::{ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Timestamp};
+use abbey_model::{
+    Bytes, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Spent, Timestamp,
+};
 use forward::Forwarder;
 use log::Log;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -52,18 +54,19 @@ pub struct Status {
 }
 
 /// Runs a shim in this process, which becomes it: reports once whether the child runs, and stays
-/// until the cell has ended.
+/// until the cell has ended. With `streams` the program speaks to the caller and not to the log.
 ///
 /// # Errors
 /// What went wrong before the child ran; it was reported as well.
 pub(crate) fn run(
     generation: Generation,
     spec: CellSpec,
+    streams: Option<[OwnedFd; 3]>,
     report: impl FnOnce(std::result::Result<(), &str>),
 ) -> Result<()> {
     // A session of its own, so that nothing aimed at the control plane's terminal reaches it.
     let _already_leader = rustix::process::setsid();
-    match Shim::launch(generation, spec) {
+    match Shim::launch(generation, spec, streams) {
         Ok(mut shim) => {
             report(Ok(()));
             shim.serve();
@@ -78,6 +81,7 @@ pub(crate) fn run(
                     generation,
                     exit: ExitKind::SpawnFailed { error: why.clone() },
                     ended_at: now(),
+                    spent: None,
                 };
                 let _unwritable = publish(&spec.run_dir.join("exit.json"), &record);
             }
@@ -181,8 +185,9 @@ impl Shim {
     fn launch(
         generation: Generation,
         spec: CellSpec,
+        streams: Option<[OwnedFd; 3]>,
     ) -> std::result::Result<Shim, (CellSpec, Generation, Error)> {
-        match Self::try_launch(generation, &spec) {
+        match Self::try_launch(generation, &spec, streams) {
             Ok(build) => Ok(build(spec)),
             Err(error) => Err((spec, generation, error)),
         }
@@ -191,6 +196,7 @@ impl Shim {
     fn try_launch(
         generation: Generation,
         spec: &CellSpec,
+        streams: Option<[OwnedFd; 3]>,
     ) -> Result<impl FnOnce(CellSpec) -> Shim + use<>> {
         let me = i32::try_from(std::process::id()).unwrap_or(0);
         let lost = || Error::Shim {
@@ -233,7 +239,7 @@ impl Shim {
             }
         }
         abbey_launch::become_subreaper().map_err(Error::file("adopt", "orphans"))?;
-        let birth = birth::give(spec, groups.as_ref(), record.in_force.is_some())?;
+        let birth = birth::give(spec, groups.as_ref(), record.in_force.is_some(), streams)?;
         record.child = identity::identify(birth.child.pid);
         record.layers.clone_from(&birth.layers);
         publish(&spec.run_dir.join("shim.json"), &record)?;
@@ -473,6 +479,10 @@ impl Shim {
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
         self.pump();
         self.log.flush(now());
+        let spent = Spent {
+            cpu_us: abbey_launch::children_cpu_us(),
+            memory_peak: self.groups.as_ref().map_or(Bytes(0), Groups::memory_peak),
+        };
         if let Some(groups) = &self.groups {
             let _swept_by_the_house = groups.kill(Duration::from_secs(5));
             let _swept_by_the_house = groups.remove();
@@ -488,6 +498,7 @@ impl Shim {
             generation: self.generation,
             exit,
             ended_at: now(),
+            spent: Some(spent),
         };
         let _disk_full = publish(&self.spec.run_dir.join("exit.json"), &record);
         let _gone_already = fs::remove_file(self.spec.run_dir.join("control.sock"));

@@ -128,7 +128,12 @@ fn forget_old(dir: &std::path::Path) {
 }
 
 fn path(house: &House, cell: &CellName, date: &str) -> PathBuf {
-    let dir = house.home.egress_logs().join(cell.to_string());
+    // Single commands come and go; theirs are kept together.
+    let name = match cell {
+        CellName::Agent(_) | CellName::Service(_) => cell.to_string(),
+        CellName::Run(_) => "commands".to_owned(),
+    };
+    let dir = house.home.egress_logs().join(name);
     dir.join(format!("{date}.jsonl"))
 }
 

@@ -114,6 +114,7 @@ fn policy_of(house: &House, cell: &CellName) -> (Egress, Option<u64>) {
             .services
             .get(slug)
             .map_or((Egress::None, None), |s| (s.egress.clone(), None)),
+        CellName::Run(slug) => (house.commands.egress(slug), None),
     }
 }
 
@@ -243,7 +244,7 @@ impl Wish {
         }
         let actor = match &self.cell {
             CellName::Agent(slug) => Principal::Agent(slug.clone()),
-            CellName::Service(_) => Principal::House,
+            CellName::Service(_) | CellName::Run(_) => Principal::House,
         };
         let note = Note {
             actor,
