@@ -167,6 +167,20 @@ pub const ROUTES: &[Route] = &[
     ),
     out(
         "POST",
+        "/api/v1/agents/{agent}/pause",
+        "Holds everything in its cell where it is",
+        None,
+        None,
+    ),
+    out(
+        "POST",
+        "/api/v1/agents/{agent}/resume",
+        "Lets it go on",
+        None,
+        None,
+    ),
+    out(
+        "POST",
         "/api/v1/agents/{agent}/rotate",
         "Gives it a new credential; the old one ends after an overlap",
         None,

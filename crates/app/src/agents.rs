@@ -35,6 +35,7 @@ pub(crate) async fn wish(home: &Home, json: bool, verb: &str, args: &AgentsArgs)
     }
     let reached = |a: &AgentView| match verb {
         "stop" => a.pid.is_none(),
+        "pause" => a.presence == "paused",
         "restart" => {
             a.presence == "robed" && boots.get(&a.name).is_none_or(|old| a.generation > *old)
         }

@@ -36,6 +36,10 @@ pub(crate) enum Command {
     Stop(AgentsArgs),
     /// Boot agents anew.
     Restart(AgentsArgs),
+    /// Hold agents where they are, without ending them.
+    Pause(AgentsArgs),
+    /// Let paused agents go on.
+    Resume(AgentsArgs),
     /// Explain the state of an agent.
     Why { agent: String },
     /// Show the log of an agent.
@@ -333,8 +337,6 @@ pub(crate) enum ServiceCommand {
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[
     ("reload", ""),
-    ("pause", ""),
-    ("resume", ""),
     ("attach", ""),
     ("agent", "clone"),
     ("agent", "move"),

@@ -73,6 +73,7 @@ impl Backend for ShimBackend {
                     ready: status.ready,
                     started_at: record.started_at,
                     stopping: status.stopping,
+                    paused: status.paused,
                 });
             }
             if let Some(exit) = self.read::<ExitRecord>(cell, "exit.json")? {
@@ -100,6 +101,18 @@ impl Backend for ShimBackend {
                 why: "it does not answer on its control socket".to_owned(),
             }),
             Err(_) => Ok(()),
+        }
+    }
+
+    fn pause(&self, cell: &CellName, pause: bool) -> Result<()> {
+        let broken = |why: String| Error::Shim {
+            cell: cell.clone(),
+            why,
+        };
+        match client::ask(&self.dir(cell), &Request::Pause { pause }) {
+            Ok(status) if status.paused == pause => Ok(()),
+            Ok(_) => Err(broken("not everything in it could be held".to_owned())),
+            Err(e) => Err(broken(format!("it does not answer: {e}"))),
         }
     }
 

@@ -5,7 +5,7 @@
 //! whose `cgroup.kill` works without any controller.
 //! Source: kernel documentation, admin-guide/cgroup-v2 and cgroup-v1.
 
-use crate::{Error, Result};
+use crate::{Error, Result, identity};
 use abbey_model::{Bytes, Limits};
 use std::fs;
 use std::io;
@@ -249,6 +249,29 @@ impl Groups {
         pids.sort_unstable();
         pids.dedup();
         pids
+    }
+
+    /// Holds every process where it is, or lets all go on; whether the kernel has done so. Where it
+    /// has no freezer, each process is stopped by signal, until no new one appears.
+    pub fn freeze(&self, on: bool, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        let Some(dir) = self.with("cgroup.freeze") else {
+            return identity::hold(|| self.processes(), on, until);
+        };
+        if fs::write(dir.join("cgroup.freeze"), if on { "1" } else { "0" }).is_err() {
+            return false;
+        }
+        let wanted = if on { "frozen 1" } else { "frozen 0" };
+        loop {
+            let events = fs::read_to_string(dir.join("cgroup.events")).unwrap_or_default();
+            if events.lines().any(|l| l == wanted) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Kills everything in the groups and waits until they are empty.

@@ -3,6 +3,7 @@
 use abbey_model::ProcessIdentity;
 use std::fs;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// Identity of this boot of the host.
 pub fn boot_id() -> &'static str {
@@ -52,6 +53,58 @@ pub(crate) fn kill(identity: &ProcessIdentity) {
         && is_alive(identity)
     {
         let _gone_already = pidfd_send_signal(&handle, Signal::KILL);
+    }
+}
+
+/// A process and everything below it.
+pub(crate) fn below(pid: i32) -> Vec<i32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = all.get(next) {
+        let tasks = fs::read_dir(format!("/proc/{parent}/task"));
+        let children = tasks.into_iter().flatten().flatten().filter_map(|t| {
+            let text = fs::read_to_string(t.path().join("children")).ok()?;
+            Some(
+                text.split_whitespace()
+                    .filter_map(|p| p.parse().ok())
+                    .collect::<Vec<i32>>(),
+            )
+        });
+        all.extend(children.flatten().collect::<Vec<i32>>());
+        next += 1;
+    }
+    all
+}
+
+/// Stops every process by signal, or lets all go on. One that is born meanwhile is met in the next
+/// round; whether a whole round found nothing to do.
+pub(crate) fn hold(all: impl Fn() -> Vec<i32>, on: bool, until: Instant) -> bool {
+    use rustix::process::{Pid, Signal, kill_process};
+    let signal = if on { Signal::STOP } else { Signal::CONT };
+    loop {
+        let moving: Vec<i32> = all()
+            .into_iter()
+            .filter(|p| is_stopped(*p) == Some(!on))
+            .collect();
+        if moving.is_empty() {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        for pid in moving.into_iter().filter_map(Pid::from_raw) {
+            let _gone_already = kill_process(pid, signal);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether a process is stopped; none when it is gone.
+fn is_stopped(pid: i32) -> Option<bool> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    match stat.rsplit_once(')')?.1.split_whitespace().next()? {
+        "Z" | "X" => None,
+        state => Some(state == "T"),
     }
 }
 

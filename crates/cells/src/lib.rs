@@ -139,6 +139,12 @@ pub trait Backend: Send + Sync {
     /// When the shim cannot be reached.
     fn stop(&self, cell: &CellName, grace: Millis) -> Result<()>;
 
+    /// Holds everything in a cell where it is, or lets it go on; twice is once.
+    ///
+    /// # Errors
+    /// When the shim cannot be reached, or something goes on all the same.
+    fn pause(&self, cell: &CellName, pause: bool) -> Result<()>;
+
     /// Ends whatever is left of a cell, verifies that it is gone, and removes its records.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::house::{Current, House, to_allocation};
 use crate::{Error, provision, specs};
 use abbey_api::{ManifestBody, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
-use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window};
+use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window, Wish};
 use abbey_plan::{
     AgentBudget, Charter, Endpoint, Inventory, Note, Plan, Registry, Severity, templates,
 };
@@ -122,7 +122,7 @@ async fn commit(
         .map(CellName::Service);
     for cell in agents.chain(services).filter(|c| !known.contains_key(c)) {
         let change = CellChange {
-            wanted_up: Some((true, None)),
+            wish: Some((Wish::Up, None)),
             history: None,
         };
         house.store.set_cell(cell, change).await?;

@@ -7,7 +7,7 @@ use abbey_cells::Backend;
 use abbey_cells::hostd::Helper;
 use abbey_engine::admission::AgentFact;
 use abbey_engine::matcher::{self, Candidate, Match, Rule, SCORE_MAX};
-use abbey_model::{CellName, Redactor, Secret, SecretRef, Slug};
+use abbey_model::{CellName, Redactor, Secret, SecretRef, Slug, Wish};
 use abbey_plan::{Agent, Applied, Registry};
 use abbey_store::{GenerationRow, Intake, Storage, TaskRow, allocation::Allocation};
 use std::collections::BTreeMap;
@@ -164,8 +164,8 @@ pub struct House {
     pub(crate) applying: Mutex<()>,
     /// Newest look at every cell.
     pub(crate) seen: RwLock<BTreeMap<CellName, crate::reconcile::Seen>>,
-    /// Which cells the operator wants up; the rest of the wish is the plan.
-    pub(crate) wishes: RwLock<BTreeMap<CellName, bool>>,
+    /// What the operator wants of each cell.
+    pub(crate) wishes: RwLock<BTreeMap<CellName, Wish>>,
     pub(crate) going_down: AtomicBool,
     pub(crate) down_asked: Notify,
     pub(crate) stop: tokio_util::sync::CancellationToken,

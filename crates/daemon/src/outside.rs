@@ -8,7 +8,7 @@ use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
 use abbey_model::{
     Amounts, CellName, FaultKind, Millis, Principal, Priority, RunId, Slug, TaskRef, TaskState,
-    Tokens,
+    Tokens, Wish,
 };
 use abbey_store::{CellChange, NewTask, TaskFilter};
 use axum::Router;
@@ -47,6 +47,8 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/agents/{agent}/logs", get(agent_logs))
         .route("/api/v1/agents/{agent}/start", post(start))
         .route("/api/v1/agents/{agent}/stop", post(stop))
+        .route("/api/v1/agents/{agent}/pause", post(pause))
+        .route("/api/v1/agents/{agent}/resume", post(start))
         .route("/api/v1/agents/{agent}/restart", post(restart))
         .route("/api/v1/agents/{agent}/rotate", post(rotate))
         .route("/api/v1/agents/{agent}/exec", post(exec_in))
@@ -283,11 +285,11 @@ async fn service_logs(
     Ok(read_logs(&house, CellName::Service(slug), query).await)
 }
 
-async fn wish(house: &Arc<House>, name: &str, up: bool) -> Result<Doc<serde_json::Value>> {
+async fn wish(house: &Arc<House>, name: &str, wish: Wish) -> Result<Doc<serde_json::Value>> {
     let slug = known_agent(house, name)?;
     let cell = CellName::Agent(slug);
     let change = CellChange {
-        wanted_up: Some((up, Some(Principal::Operator))),
+        wish: Some((wish, Some(Principal::Operator))),
         history: None,
     };
     house.store.set_cell(cell.clone(), change).await?;
@@ -295,19 +297,23 @@ async fn wish(house: &Arc<House>, name: &str, up: bool) -> Result<Doc<serde_json
         .wishes
         .write()
         .unwrap_or_else(PoisonError::into_inner)
-        .insert(cell, up);
+        .insert(cell, wish);
     house.cells_changed.notify_one();
     Ok(Doc(
-        serde_json::json!({ "version": VERSION, "agent": name, "wanted_up": up }),
+        serde_json::json!({ "version": VERSION, "agent": name, "wish": wish, "wanted_up": wish == Wish::Up }),
     ))
 }
 
 async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    wish(&house, &name, true).await
+    wish(&house, &name, Wish::Up).await
 }
 
 async fn stop(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    wish(&house, &name, false).await
+    wish(&house, &name, Wish::Down).await
+}
+
+async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
+    wish(&house, &name, Wish::Paused).await
 }
 
 async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
@@ -318,7 +324,7 @@ async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<s
         tokio::task::spawn_blocking(move || backend.stop(&target, Millis::from_secs(10))).await;
     asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     // It is wanted up, so the reconciler boots it anew once it has ended.
-    wish(&house, &name, true).await
+    wish(&house, &name, Wish::Up).await
 }
 
 async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {

@@ -8,7 +8,7 @@ use crate::house::House;
 use crate::specs;
 use abbey_cells::{Backend, Record};
 use abbey_engine::supervision::{self, Action, Desired, History};
-use abbey_model::{CellName, Generation, Millis, Observed, Principal};
+use abbey_model::{CellName, Generation, Millis, Observed, Principal, Wish};
 use abbey_store::{CellChange, Note};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,12 +145,13 @@ fn wanted(house: &House) -> BTreeMap<CellName, Desired> {
         .iter()
         .map(|(s, d)| (CellName::Service(s.clone()), d.clone()));
     let wishes = house.wishes.read().unwrap_or_else(PoisonError::into_inner);
-    let wish = |cell: &CellName| wishes.get(cell).copied().unwrap_or(true) && !down;
     let desire = |(cell, spec): (CellName, String)| {
-        let desired = if wish(&cell) {
-            Desired::Up { spec }
-        } else {
-            Desired::Down
+        let wish = wishes.get(&cell).copied().unwrap_or_default();
+        let desired = match wish {
+            _ if down => Desired::Down,
+            Wish::Down => Desired::Down,
+            Wish::Up => Desired::Up { spec },
+            Wish::Paused => Desired::Paused { spec },
         };
         (cell, desired)
     };
@@ -201,6 +202,11 @@ async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<
                 let (backend, name) = (Arc::clone(&house.backend), cell.clone());
                 blocking(move || backend.stop(&name, GRACE)).await?;
                 return Ok(MOVING);
+            }
+            Action::Pause | Action::Resume => {
+                let (backend, name) = (Arc::clone(&house.backend), cell.clone());
+                let pause = action == Action::Pause;
+                blocking(move || backend.pause(&name, pause)).await?;
             }
             Action::Sweep => {
                 let (backend, name) = (Arc::clone(&house.backend), cell.clone());
@@ -279,7 +285,7 @@ async fn remember(house: &House, cell: &CellName, old: &History, new: &History) 
         None
     };
     let change = CellChange {
-        wanted_up: None,
+        wish: None,
         history: Some((new.clone(), entry)),
     };
     Ok(house.store.set_cell(cell.clone(), change).await?)

@@ -217,12 +217,7 @@ pub(crate) async fn open(
         head,
         applying: Mutex::new(()),
         seen: RwLock::default(),
-        wishes: RwLock::new(
-            cells
-                .iter()
-                .map(|(c, r)| (c.clone(), r.wanted_up))
-                .collect(),
-        ),
+        wishes: RwLock::new(cells.iter().map(|(c, r)| (c.clone(), r.wish)).collect()),
         going_down: AtomicBool::new(false),
         down_asked: Notify::new(),
         stop: CancellationToken::new(),

@@ -20,6 +20,12 @@ pub enum Desired {
         /// Digest of everything that a restart is needed for.
         spec: String,
     },
+    /// As it is, if it is up from this specification, but nothing in it goes on. What is down stays
+    /// down.
+    Paused {
+        /// Digest of everything that a restart is needed for.
+        spec: String,
+    },
     /// Down, and nothing left of it.
     Down,
 }
@@ -50,6 +56,10 @@ pub enum Action {
     Start(Generation),
     /// Ask the cell to stop.
     Stop,
+    /// Hold everything in it where it is.
+    Pause,
+    /// Let it go on.
+    Resume,
     /// Kill what is left and remove it.
     Sweep,
 }
@@ -78,13 +88,14 @@ pub fn decide(
             (next, Action::Start(generation))
         }
         (
-            Desired::Up { spec },
+            Desired::Up { spec } | Desired::Paused { spec },
             Observed::Running {
                 generation,
                 spec: running,
                 started_at,
                 stopping,
                 ready,
+                paused,
             },
         ) => {
             next.generation = next.generation.max(*generation);
@@ -93,6 +104,12 @@ pub fn decide(
             }
             if spec != running || *generation < history.generation {
                 return (next, Action::Stop);
+            }
+            match (matches!(desired, Desired::Paused { .. }), *paused) {
+                (true, false) => return (next, Action::Pause),
+                (true, true) => return (next, Action::Rest),
+                (false, true) => return (next, Action::Resume),
+                (false, false) => {}
             }
             if *ready && next.failures > 0 {
                 if now.since(*started_at) >= STABLE_AFTER {
@@ -137,7 +154,7 @@ pub fn decide(
             note_exit(&mut next, record, now);
             (next, Action::Sweep)
         }
-        (Desired::Down, Observed::Nothing) => {
+        (Desired::Down | Desired::Paused { .. }, Observed::Nothing) => {
             next.failures = 0;
             next.retry_at = None;
             (next, Action::Rest)
@@ -175,12 +192,13 @@ pub fn presence(
 ) -> Presence {
     match observed {
         Observed::Running { stopping: true, .. } => Presence::Stopping,
+        Observed::Running { paused: true, .. } => Presence::Paused,
         Observed::Running { ready, .. } => match (ready, ingress) {
             (false, _) => Presence::Starting,
             (true, ingress) => Presence::from_probes(ingress, true),
         },
         Observed::Nothing | Observed::Exited(_) | Observed::Orphaned { .. } => match desired {
-            Desired::Down => Presence::Dead,
+            Desired::Down | Desired::Paused { .. } => Presence::Dead,
             Desired::Up { .. } if history.failures >= CRASH_LOOP => Presence::Degraded,
             Desired::Up { .. } if history.failures > 0 => Presence::Dead,
             Desired::Up { .. } => Presence::Starting,
@@ -244,6 +262,7 @@ mod tests {
             ready: true,
             started_at: Timestamp(0),
             stopping: false,
+            paused: false,
         };
         let (h, action) = decide(&UP(), &running, &history, Timestamp(10_000));
         assert_eq!(
@@ -262,6 +281,7 @@ mod tests {
             ready: true,
             started_at: Timestamp(0),
             stopping: false,
+            paused: false,
         };
         let fresh = History::default();
         assert_eq!(
@@ -289,5 +309,29 @@ mod tests {
         let (h, action) = decide(&UP(), &Observed::Nothing, &h, Timestamp(5_000));
         assert_eq!(action, Action::Start(Generation(8)));
         assert_eq!(h.restarts, 1);
+    }
+
+    #[test]
+    fn what_is_paused_is_held_and_not_started() {
+        let paused = Desired::Paused { spec: "a".into() };
+        let history = History::default();
+        let running = |paused| Observed::Running {
+            generation: Generation(1),
+            spec: "a".into(),
+            ready: true,
+            started_at: Timestamp(0),
+            stopping: false,
+            paused,
+        };
+        let action = |desired: &Desired, observed: &Observed| {
+            decide(desired, observed, &history, Timestamp(1)).1
+        };
+        assert_eq!(action(&paused, &running(false)), Action::Pause);
+        assert_eq!(action(&paused, &running(true)), Action::Rest);
+        assert_eq!(action(&UP(), &running(true)), Action::Resume);
+        assert_eq!(action(&Desired::Down, &running(true)), Action::Stop);
+        assert_eq!(action(&paused, &Observed::Nothing), Action::Rest);
+        let word = presence(&paused, &running(true), &history, true);
+        assert_eq!(word, Presence::Paused);
     }
 }

@@ -215,6 +215,48 @@ impl Default for Limits {
     }
 }
 
+/// What the operator wants of a cell; the rest of the wish is the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    /// Nothing of it.
+    Down,
+    /// Up.
+    #[default]
+    Up,
+    /// As it is, but nothing in it goes on.
+    Paused,
+}
+
+impl Wish {
+    /// Number in the state.
+    pub const fn number(self) -> i64 {
+        match self {
+            Wish::Down => 0,
+            Wish::Up => 1,
+            Wish::Paused => 2,
+        }
+    }
+
+    /// The wish with this number; down for one that nobody wrote.
+    pub const fn of_number(number: i64) -> Wish {
+        match number {
+            1 => Wish::Up,
+            2 => Wish::Paused,
+            _ => Wish::Down,
+        }
+    }
+
+    /// Word in the activity chain.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Wish::Down => "down",
+            Wish::Up => "up",
+            Wish::Paused => "paused",
+        }
+    }
+}
+
 /// A process that cannot be mistaken for another with the same number (hazard 9).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessIdentity {
@@ -334,6 +376,8 @@ pub enum Presence {
     Starting,
     /// On its way down.
     Stopping,
+    /// Held where it is, on the operator's wish.
+    Paused,
     /// Waiting before another attempt after repeated failures.
     Degraded,
     /// No observation yet.
@@ -360,6 +404,7 @@ impl Presence {
             Presence::Dead => "dead",
             Presence::Starting => "starting",
             Presence::Stopping => "stopping",
+            Presence::Paused => "paused",
             Presence::Degraded => "degraded",
             Presence::Unknown => "unknown",
         }
@@ -389,6 +434,8 @@ pub enum Observed {
         started_at: Timestamp,
         /// Whether it was already asked to stop.
         stopping: bool,
+        /// Whether nothing in it goes on.
+        paused: bool,
     },
     /// The shim ended and left its record.
     Exited(ExitRecord),

@@ -21,7 +21,7 @@ mod units;
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
     Address, CellKind, CellName, ExitKind, ExitRecord, Generation, Incarnation, Layer, Limits,
-    Observed, Presence, ProcessIdentity, Profile, Spent,
+    Observed, Presence, ProcessIdentity, Profile, Spent, Wish,
 };
 pub use fault::FaultKind;
 pub use id::{

@@ -7,7 +7,7 @@ use abbey_engine::task::Phase;
 use abbey_model::{
     Amounts, EndReason, Generation, LeaseToken, Metric, Millis, Principal, Priority, ResultSource,
     RunId, RunState, SagaId, Scope, Slug, TaskId, TaskRef, TaskState, Timestamp, ToolPolicy,
-    Window,
+    Window, Wish,
 };
 use allocation::Allocation;
 use serde::{Deserialize, Serialize};
@@ -386,8 +386,8 @@ pub struct GenerationRow {
 /// A cell's wish and history.
 #[derive(Debug, Clone, Default)]
 pub struct CellRow {
-    /// Whether it is to be up.
-    pub wanted_up: bool,
+    /// What the operator wants of it.
+    pub wish: Wish,
     /// Supervision.
     pub history: History,
     /// When it was first wanted; anchor of wakes.
@@ -398,7 +398,7 @@ pub struct CellRow {
 #[derive(Debug, Clone, Default)]
 pub struct CellChange {
     /// New wish, with who wishes.
-    pub wanted_up: Option<(bool, Option<Principal>)>,
+    pub wish: Option<(Wish, Option<Principal>)>,
     /// New history, with the activity entry that explains it.
     pub history: Option<(History, Option<Note>)>,
 }

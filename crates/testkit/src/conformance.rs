@@ -63,6 +63,15 @@ pub fn run(backend: &dyn Backend, spec: &CellSpec) {
         .expect("it is there");
     assert_eq!(record.in_force, Some(spec.limits), "limits are read back");
 
+    // It is held where it is and goes on again; twice is once.
+    let paused = || matches!(look(), Observed::Running { paused: true, .. });
+    for pause in [true, true, false, false] {
+        backend.pause(cell, pause).expect("it is held");
+        assert_eq!(paused(), pause);
+    }
+    // What is held ends when asked, like any other.
+    backend.pause(cell, true).expect("it is held");
+
     // It stops when asked, asking twice is asking once, and the end is explained.
     backend.stop(cell, Millis(5000)).expect("it can be asked");
     backend.stop(cell, Millis(5000)).expect("and again");

@@ -13,6 +13,7 @@ struct Cell {
     spec: CellSpec,
     generation: Generation,
     state: State,
+    paused: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,7 @@ impl Backend for FakeBackend {
                     spec: spec.clone(),
                     generation,
                     state,
+                    paused: false,
                 },
             );
         });
@@ -95,6 +97,7 @@ impl Backend for FakeBackend {
                     ready: true,
                     started_at: Timestamp(0),
                     stopping: false,
+                    paused: c.paused,
                 },
                 State::Exited(exit) => Observed::Exited(ExitRecord {
                     generation: c.generation,
@@ -116,6 +119,16 @@ impl Backend for FakeBackend {
             }
         });
         Ok(())
+    }
+
+    fn pause(&self, cell: &CellName, pause: bool) -> Result<()> {
+        self.with(|cells| match cells.get_mut(cell) {
+            Some(found) if found.state == State::Running => {
+                found.paused = pause;
+                Ok(())
+            }
+            _ => Err(Error::NotRunning(cell.clone())),
+        })
     }
 
     fn sweep(&self, cell: &CellName) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Agents: their walls, their files, their coming and going.
 
 use crate::{TWO, house, up, with_model};
-use abbey_testkit::house::{kill, until};
+use abbey_testkit::house::{House, kill, until};
 use std::os::unix::fs::MetadataExt;
 
 #[test]
@@ -289,4 +289,70 @@ fn without_room_in_the_budget_nothing_is_called() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&calls.stdout), "{\"calls\":0}");
+}
+
+/// A paused agent does nothing at all, keeps its boot, takes no work, stays paused when the control
+/// plane is killed, and goes on where it was.
+#[test]
+fn a_paused_agent_is_held_and_goes_on() {
+    // By the kernel's freezer; by signals where an ordinary user has no control groups.
+    let of_user = House::of_user(env!("CARGO_BIN_EXE_abbey"), 5125);
+    for (house, cell) in [
+        (crate::house(), "cell: sandbox"),
+        (crate::house(), "cell: process"),
+        (of_user, "cell: sandbox, waive: [limits]"),
+    ] {
+        house.manifest(&TWO.replace("cell: process", cell));
+        house.expect(0, &["up"]);
+        let before = house.json(0, &["ps"]);
+        let boot = &before["agents"][1]["generation"];
+        house.expect(0, &["pause", "sysadmin"]);
+        let presence = || {
+            let fleet = house.json(0, &["ps"]);
+            fleet["agents"][1]["presence"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(presence(), "paused");
+        let pid = i32::try_from(before["agents"][1]["pid"].as_i64().unwrap()).unwrap();
+        let ticks = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields: Vec<String> = stat
+                .rsplit_once(')')
+                .unwrap()
+                .1
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect();
+            (fields[11].clone(), fields[12].clone())
+        };
+        let held = ticks();
+        let added = house.json(
+            0,
+            &["task", "add", "How full is the disk?", "--to", "sysadmin"],
+        );
+        let task = added["task"]["id"].as_str().unwrap().to_owned();
+        let why = house.json(0, &["task", "why", &task]).to_string();
+        assert!(why.contains("sysadmin is paused"), "{why}");
+        house.kill_serve();
+        house.expect(0, &["up", "--no-wait"]);
+        until("it is adopted as it was", || presence() == "paused");
+        assert_eq!(ticks(), held, "not a tick");
+        house.expect(0, &["resume", "sysadmin"]);
+        until("it did what was waiting", || {
+            house.json(0, &["task", "show", &task])["task"]["state"] == "done"
+        });
+        let after = house.json(0, &["ps"]);
+        assert_eq!(after["agents"][1]["generation"], *boot, "no new boot");
+        // What is paused can be stopped, and the other agent never noticed.
+        house.expect(0, &["pause", "--all"]);
+        house.expect(0, &["stop", "sysadmin"]);
+        house.expect(0, &["resume", "--all"]);
+        until("both are up", || {
+            let fleet = house.json(0, &["ps"]);
+            fleet["agents"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|a| a["presence"] == "robed")
+        });
+    }
 }

@@ -38,6 +38,11 @@ pub enum Request {
         /// Time to end by itself.
         grace: Millis,
     },
+    /// Hold everything where it is, or let it go on.
+    Pause {
+        /// Which.
+        pause: bool,
+    },
 }
 
 /// What the shim answers.
@@ -51,6 +56,9 @@ pub struct Status {
     pub ready: bool,
     /// Whether it was asked to stop.
     pub stopping: bool,
+    /// Whether everything in it is held.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Runs a shim in this process, which becomes it: reports once whether the child runs, and stays
@@ -147,6 +155,9 @@ pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     fs::rename(&temporary, path).map_err(Error::file("publish", path))
 }
 
+/// Longest time to hold a cell; the kernel takes microseconds for each process.
+const HOLD_WITHIN: Duration = Duration::from_millis(400);
+
 struct Shim {
     spec: CellSpec,
     generation: Generation,
@@ -159,6 +170,7 @@ struct Shim {
     ready: bool,
     ready_until: Option<Instant>,
     stopping: Option<Instant>,
+    paused: bool,
     killed: bool,
     exit: Option<ExitKind>,
     control: UnixListener,
@@ -259,6 +271,7 @@ impl Shim {
             ready_pipe: ready_until.map(|_| ready_pipe),
             ready_until,
             stopping: None,
+            paused: false,
             killed: false,
             exit: None,
             control,
@@ -376,17 +389,42 @@ impl Shim {
         }
         match serde_json::from_slice(&line)? {
             Request::Status => {}
-            Request::Stop { grace } => self.ask_to_stop(grace),
+            Request::Stop { grace } => {
+                // What is held cannot end by itself.
+                self.pause(false);
+                self.ask_to_stop(grace);
+            }
+            Request::Pause { pause } => self.pause(pause && self.stopping.is_none()),
         }
         let status = Status {
             generation: self.generation,
             digest: self.spec.digest.clone(),
             ready: self.ready,
             stopping: self.stopping.is_some(),
+            paused: self.paused,
         };
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');
         stream.write_all(&answer)
+    }
+
+    /// Holds everything below us, or lets it go on.
+    fn pause(&mut self, pause: bool) {
+        if pause == self.paused {
+            return;
+        }
+        let done = match &self.groups {
+            Some(groups) => groups.freeze(pause, HOLD_WITHIN),
+            None => {
+                let below = || identity::below(self.child.pid);
+                identity::hold(below, pause, Instant::now() + HOLD_WITHIN)
+            }
+        };
+        match (pause, done) {
+            // Held by halves is worse than not at all.
+            (true, false) => drop(self.groups.as_ref().map(|g| g.freeze(false, HOLD_WITHIN))),
+            (pause, _) => self.paused = pause,
+        }
     }
 
     fn ask_to_stop(&mut self, grace: Millis) {

@@ -6,7 +6,7 @@ use crate::types::allocation::Allocation;
 use crate::{CellChange, CellRow, Commit, Error, GenerationRow, Result, SagaRow, TokenRow};
 use abbey_engine::saga;
 use abbey_engine::supervision::History;
-use abbey_model::{CellName, Millis, Principal, SagaId, Slug, Timestamp};
+use abbey_model::{CellName, Millis, Principal, SagaId, Slug, Timestamp, Wish};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -94,14 +94,14 @@ pub(super) fn set_cell(tx: &mut Tx<'_>, cell: &CellName, change: CellChange) -> 
             serde_json::to_string(&History::default())?,
             tx.now.0
         ])?;
-    if let Some((up, who)) = change.wanted_up {
+    if let Some((wish, who)) = change.wish {
         let changed = tx
             .db
             .prepare_cached("UPDATE cells SET wanted_up = ?2 WHERE name = ?1 AND wanted_up != ?2")?
-            .execute(params![name, up])?;
+            .execute(params![name, wish.number()])?;
         if let (1, Some(who)) = (changed, who) {
-            let action = if up { "cell.want_up" } else { "cell.want_down" };
-            activity::append(tx, &who, action, &name, json!({}))?;
+            let action = format!("cell.want_{}", wish.name());
+            activity::append(tx, &who, &action, &name, json!({}))?;
         }
     }
     if let Some((history, note)) = change.history {
@@ -130,17 +130,17 @@ pub(super) fn cells(db: &Connection) -> Result<BTreeMap<CellName, CellRow>> {
     let rows = statement.query_map([], |r| {
         Ok((
             r.get::<_, String>(0)?,
-            r.get::<_, bool>(1)?,
+            r.get::<_, i64>(1)?,
             r.get::<_, String>(2)?,
             r.get::<_, i64>(3)?,
         ))
     })?;
     rows.map(|row| {
-        let (name, wanted_up, history, since) = row?;
+        let (name, wish, history, since) = row?;
         Ok((
             parse(&name)?,
             CellRow {
-                wanted_up,
+                wish: Wish::of_number(wish),
                 history: serde_json::from_str(&history)?,
                 since: Timestamp(since),
             },
