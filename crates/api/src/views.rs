@@ -65,6 +65,12 @@ documents! {
         cpu_us: Option<u64>,
         /// The agent above it.
         reports_to: Option<String>,
+        /// The model that it had before this one.
+        previous_model: Option<String>,
+        /// Number of the plan that last changed anything about it.
+        config: u64,
+        /// The same as the agent itself last said; absent until it spoke.
+        config_taken: Option<u64>,
     }
     /// Limit, spent and reserved.
     BudgetBrief {
@@ -304,6 +310,9 @@ documents! {
         /// Text of charters named by file.
         #[serde(default)]
         charters: std::collections::BTreeMap<String, String>,
+        /// Why, for the activity chain.
+        #[serde(default)]
+        reason: Option<String>,
     }
     /// The current manifest.
     ManifestDoc {
@@ -586,6 +595,8 @@ documents! {
         charter_hash: String,
         /// Tool policy.
         policy: Value,
+        /// Number of the plan that last changed anything about it; to be said when asking for work.
+        config: u64,
     }
     /// An offer of work.
     OfferDoc {

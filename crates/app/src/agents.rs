@@ -1,6 +1,6 @@
 //! Agents and templates: start and stop, why, new, rm, show, rotate.
 
-use crate::cli::{AgentNewArgs, AgentRmArgs, AgentsArgs};
+use crate::cli::{AgentNewArgs, AgentRmArgs, AgentsArgs, ReloadArgs};
 use crate::connect::{client, segment};
 use crate::exit::{self, Failure};
 use crate::house::{DOWN_WITHIN, Outcome, print_fleet, print_plan, read_manifest};
@@ -98,13 +98,87 @@ pub(crate) async fn why(home: &Home, json: bool, agent: &str) -> Outcome {
     Ok(exit::OK)
 }
 
+/// Brings the manifest to running agents and waits until each says that it works under it (S5-12).
+pub(crate) async fn reload(home: &Home, json: bool, args: &ReloadArgs) -> Outcome {
+    let client = client(home)?;
+    let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+    let names: Vec<String> = match args.all {
+        true => fleet.agents.iter().map(|a| a.name.clone()).collect(),
+        false => args.agents.clone(),
+    };
+    let mut edited = edit(&args.file, |text| Ok(text.to_owned()))?;
+    for name in &names {
+        let known = fleet.agents.iter().find(|a| a.name == *name);
+        let known = known.ok_or_else(|| {
+            Failure::plain(format!("there is no agent `{name}`")).with_code(exit::NOT_FOUND)
+        })?;
+        let model = match (&args.model, args.rollback) {
+            (Some(model), _) => model.clone(),
+            (None, true) => known.previous_model.clone().ok_or_else(|| {
+                Failure::plain(format!("agent `{name}` never had another model"))
+                    .with_code(exit::CONFLICT)
+            })?,
+            (None, false) => continue,
+        };
+        edited = manifest::set_model(&edited, &slug(name)?, &model).map_err(|m| mistakes(&m))?;
+    }
+    let code = apply_edit(home, &args.file, edited, args.reason.clone(), |plan| {
+        if !json && !plan.steps.is_empty() {
+            print_plan(plan);
+        }
+    })
+    .await?;
+    if code != exit::OK {
+        return Ok(code);
+    }
+    let until = Instant::now() + DOWN_WITHIN;
+    let mut progress = Progress::new();
+    loop {
+        let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+        let late: Vec<&AgentView> = fleet
+            .agents
+            .iter()
+            .filter(|a| names.contains(&a.name) && a.config_taken != Some(a.config))
+            .collect();
+        let waiting: Vec<&str> = late.iter().map(|a| a.name.as_str()).collect();
+        if late.is_empty() || Instant::now() >= until {
+            progress.end();
+            for agent in &late {
+                let why = match &agent.task {
+                    Some(task) => format!("it works on {task}"),
+                    None => format!("it is {}", agent.presence),
+                };
+                say(&format!("{} has not taken it over yet: {why}", agent.name));
+            }
+            match json {
+                true => output::json(&fleet),
+                false => print_fleet(&fleet),
+            }
+            return Ok(if late.is_empty() {
+                exit::OK
+            } else {
+                exit::DEGRADED
+            });
+        }
+        progress.show(&format!("reload: waiting for {}", waiting.join(", ")));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Applies an edited manifest: first as a plan, then to the file, then to the house.
-async fn apply_edit(home: &Home, json: bool, file: &Path, edited: String) -> Outcome {
+async fn apply_edit(
+    home: &Home,
+    file: &Path,
+    edited: String,
+    reason: Option<String>,
+    show: impl FnOnce(&PlanDoc),
+) -> Outcome {
     abbey_daemon::check_manifest(&edited)?;
     let client = client(home)?;
     let current: ManifestDoc = client.get("/api/v1/generations/current").await?;
     let mut body = read_manifest(file)?;
     body.manifest = edited;
+    body.reason = reason;
     let planned: PlanDoc = client.post("/api/v1/plans", &body, &[]).await?;
     if planned.notes.iter().any(|n| n.severity == "fatal") {
         print_plan(&planned);
@@ -116,12 +190,15 @@ async fn apply_edit(home: &Home, json: bool, file: &Path, edited: String) -> Out
     write.map_err(|e| Failure::plain(format!("`{}` cannot be written: {e}", file.display())))?;
     let seen = [("if-match", format!("\"{}\"", current.generation))];
     let doc: PlanDoc = client.post("/api/v1/generations", &body, &seen).await?;
-    if json {
-        output::json(&doc)
-    } else {
-        print_plan(&doc)
-    }
+    show(&doc);
     Ok(exit::OK)
+}
+
+fn show(json: bool) -> impl FnOnce(&PlanDoc) {
+    move |plan| match json {
+        true => output::json(plan),
+        false => print_plan(plan),
+    }
 }
 
 fn edit(
@@ -164,7 +241,7 @@ pub(crate) async fn agent_new(home: &Home, json: bool, args: &AgentNewArgs) -> O
         )
         .map_err(|m| mistakes(&m))
     })?;
-    apply_edit(home, json, &args.file, edited).await
+    apply_edit(home, &args.file, edited, None, show(json)).await
 }
 
 pub(crate) async fn agent_rm(home: &Home, json: bool, args: &AgentRmArgs) -> Outcome {
@@ -172,7 +249,7 @@ pub(crate) async fn agent_rm(home: &Home, json: bool, args: &AgentRmArgs) -> Out
     let edited = edit(&args.file, |text| {
         manifest::remove_agent(text, &name).map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
     })?;
-    apply_edit(home, json, &args.file, edited).await
+    apply_edit(home, &args.file, edited, None, show(json)).await
 }
 
 pub(crate) async fn agent_show(home: &Home, json: bool, agent: &str, effective: bool) -> Outcome {

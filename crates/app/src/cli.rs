@@ -36,6 +36,9 @@ pub(crate) enum Command {
     Stop(AgentsArgs),
     /// Boot agents anew.
     Restart(AgentsArgs),
+    /// Bring a changed manifest to running agents, without a new boot where none is needed, and wait
+    /// until each works under it.
+    Reload(ReloadArgs),
     /// Hold agents where they are, without ending them.
     Pause(AgentsArgs),
     /// Let paused agents go on.
@@ -134,6 +137,28 @@ pub(crate) struct LogsArgs {
     /// Lines to begin with.
     #[arg(short = 'n', long, default_value_t = 100)]
     pub(crate) lines: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    /// Agents by name.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) agents: Vec<String>,
+    /// All of them.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Give them this model, `PROVIDER/MODEL`, in the manifest first.
+    #[arg(long, conflicts_with = "rollback")]
+    pub(crate) model: Option<String>,
+    /// Give them the model that they had before this one.
+    #[arg(long)]
+    pub(crate) rollback: bool,
+    /// Why, for the activity chain.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// The manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -336,7 +361,6 @@ pub(crate) enum ServiceCommand {
 
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("reload", ""),
     ("attach", ""),
     ("agent", "clone"),
     ("agent", "move"),

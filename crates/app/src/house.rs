@@ -101,6 +101,7 @@ pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
         manifest: text,
         base_dir: base.display().to_string(),
         charters,
+        reason: None,
     })
 }
 

@@ -73,6 +73,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Start(args) => agents::wish(&home, json, "start", &args).await,
         C::Stop(args) => agents::wish(&home, json, "stop", &args).await,
         C::Restart(args) => agents::wish(&home, json, "restart", &args).await,
+        C::Reload(args) => agents::reload(&home, json, &args).await,
         C::Pause(args) => agents::wish(&home, json, "pause", &args).await,
         C::Resume(args) => agents::wish(&home, json, "resume", &args).await,
         C::Why { agent } => agents::why(&home, json, &agent).await,

@@ -6,7 +6,7 @@ use crate::{Error, provision, specs};
 use abbey_api::{ManifestBody, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
 use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window, Wish};
 use abbey_plan::{
-    AgentBudget, Charter, Endpoint, Inventory, Note, Plan, Registry, Severity, templates,
+    AgentBudget, Applied, Charter, Endpoint, Inventory, Note, Plan, Registry, Severity, templates,
 };
 use abbey_store::{BudgetLimit, CellChange, Commit};
 use std::collections::BTreeMap;
@@ -77,19 +77,52 @@ pub(crate) async fn apply(
     Ok(document(&planned.plan, true))
 }
 
+/// Enters every change of a model: who, why, from and to (S3-05).
+async fn note_models(
+    house: &Arc<House>,
+    before: &Applied,
+    planned: &Planned,
+    reason: Option<&str>,
+    who: &Principal,
+) -> Result<()> {
+    for (slug, (model, _)) in &planned.plan.applied.models {
+        let Some((old, _)) = before.models.get(slug).filter(|(old, _)| old != model) else {
+            continue;
+        };
+        let note = abbey_store::Note {
+            actor: who.clone(),
+            action: "agent.model".to_owned(),
+            entity: format!("agent-{slug}"),
+            detail: serde_json::json!({
+                "from": old,
+                "to": model,
+                "reason": reason,
+                "generation": planned.plan.generation,
+                "effective": "from its next run on",
+            }),
+        };
+        house.store.append(note).await?;
+    }
+    Ok(())
+}
+
 async fn commit(
     house: &Arc<House>,
     planned: &Planned,
     body: &ManifestBody,
     who: Principal,
 ) -> Result<()> {
+    let before = house
+        .current()
+        .map(|c| c.applied.clone())
+        .unwrap_or_default();
     let plan = &planned.plan;
     let internal =
         |e: serde_json::Error| Error::Problem(Problem::new(FaultKind::Internal, e.to_string()));
     let commit = Commit {
         generation: plan.generation.0,
         based_on: planned.based_on.0,
-        actor: who,
+        actor: who.clone(),
         manifest: body.manifest.clone(),
         base_dir: body.base_dir.clone(),
         applied: serde_json::to_value(&plan.applied).map_err(internal)?,
@@ -111,6 +144,7 @@ async fn commit(
         manifest: body.manifest.clone(),
         base_dir: body.base_dir.clone(),
     });
+    note_models(house, &before, planned, body.reason.as_deref(), &who).await?;
     // Only what is new is wanted up by itself: an agent that was stopped stays stopped.
     let known = house.store.cells().await?;
     let agents = planned.house.agents.keys().cloned().map(CellName::Agent);
@@ -159,12 +193,7 @@ async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
             c.registry.clone(),
             c.newest_uid,
         ),
-        None => (
-            Generation(0),
-            abbey_plan::Applied::default(),
-            Registry::default(),
-            0,
-        ),
+        None => (Generation(0), Applied::default(), Registry::default(), 0),
     };
     // Ports that we hold are busy because of us.
     for row in registry.rows() {

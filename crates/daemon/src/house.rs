@@ -68,6 +68,11 @@ impl Current {
         self.registry.held(owner, "uid")?.value.parse().ok()
     }
 
+    /// Number of the plan that last changed anything about an agent.
+    pub(crate) fn config(&self, agent: &Slug) -> u64 {
+        self.applied.versions.get(agent).copied().unwrap_or(0)
+    }
+
     /// Text of an agent's charter.
     pub(crate) fn charter(&self, agent: &Slug) -> &str {
         self.charters.get(agent).map_or("", String::as_str)
@@ -181,6 +186,8 @@ pub struct House {
     pub(crate) address: RwLock<String>,
     /// The outside door as it stands open: what it was opened for, and how it is closed.
     pub(crate) outside: Mutex<Option<crate::serve::OpenDoor>>,
+    /// Under which configuration each agent said to work.
+    pub(crate) configs: RwLock<BTreeMap<Slug, u64>>,
     /// Single commands that run.
     pub(crate) commands: crate::command::Commands,
     /// What goes out through the proxy.

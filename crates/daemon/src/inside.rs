@@ -25,7 +25,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 type Shared = State<Arc<House>>;
@@ -134,6 +134,7 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
         model: agent.model.as_ref().map(ToString::to_string),
         charter_hash: abbey_agents::digest(current.charter(&slug).as_bytes()),
         policy: serde_json::to_value(&agent.tools).unwrap_or_default(),
+        config: current.config(&slug),
     }))
 }
 
@@ -151,6 +152,9 @@ fn find<'a>(current: &'a Current, slug: &Slug) -> Result<&'a abbey_plan::Agent> 
 struct NextQuery {
     #[serde(default)]
     wait_ms: Option<u64>,
+    /// Configuration under which the caller works; saying it is its acknowledgement.
+    #[serde(default)]
+    config: Option<u64>,
 }
 
 /// Waits for work. The database is asked only when something changed since the last look.
@@ -166,6 +170,18 @@ async fn next(
         tokio::pin!(changed);
         changed.as_mut().enable();
         let version = house.work.version();
+        let config = current(&house)?.config(&slug);
+        if let Some(said) = query.config {
+            let mut configs = house
+                .configs
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            configs.insert(slug.clone(), said);
+            // A new one comes before new work.
+            if said != config {
+                return Ok(nothing(config));
+            }
+        }
         let known = house.checked.lock().await.get(&slug).copied();
         if known != Some(version) {
             let offers = house.store.offers(slug.clone(), 1).await?;
@@ -176,10 +192,19 @@ async fn next(
         }
         tokio::select! {
             () = changed => {}
-            () = tokio::time::sleep_until(until) => return Ok(Doc(Value::Null).into_response()),
-            () = house.stop.cancelled() => return Ok(Doc(Value::Null).into_response()),
+            () = tokio::time::sleep_until(until) => return Ok(nothing(config)),
+            () = house.stop.cancelled() => return Ok(nothing(config)),
         }
     }
+}
+
+/// No work; the number of the caller's configuration goes along.
+fn nothing(config: u64) -> Response {
+    (
+        [(axum::http::header::ETAG, format!("\"{config}\""))],
+        Doc(Value::Null),
+    )
+        .into_response()
 }
 
 fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {

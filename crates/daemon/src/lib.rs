@@ -38,7 +38,7 @@ pub use serve::{Announcement, Options, check_manifest, plan_offline, serve};
 
 /// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.
 pub mod manifest {
-    pub use abbey_plan::edit::{add_agent, remove_agent};
+    pub use abbey_plan::edit::{add_agent, remove_agent, set_model};
     pub use abbey_plan::json_schema;
     pub use abbey_plan::templates;
     pub use abbey_plan::{Charter, bytes, duration_ms, parse};

@@ -209,6 +209,7 @@ agents:
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
+            reason: None,
         };
         apply::apply(&house, body, None, Principal::Operator)
             .await

@@ -230,6 +230,7 @@ pub(crate) async fn open(
         address: RwLock::default(),
         outside: Mutex::default(),
         egress: egress::Ledger::default(),
+        configs: RwLock::default(),
         commands: crate::command::Commands::default(),
         plans: watch::Sender::new(0),
         tracker: TaskTracker::new(),

@@ -231,6 +231,18 @@ async fn agent(
         memory_bytes: usage.map(|u| u.memory.0),
         cpu_us: usage.map(|u| u.cpu_us),
         reports_to: agent.reports_to.as_ref().map(ToString::to_string),
+        previous_model: current
+            .applied
+            .models
+            .get(slug)
+            .and_then(|(_, previous)| previous.clone()),
+        config: current.config(slug),
+        config_taken: house
+            .configs
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(slug)
+            .copied(),
     }
 }
 

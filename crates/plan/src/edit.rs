@@ -75,6 +75,91 @@ pub fn remove_agent(text: &str, slug: &Slug) -> Result<String, Vec<Mistake>> {
     Ok(kept.collect::<Vec<_>>().join("\n") + "\n")
 }
 
+/// Gives an agent another model; the rest of its entry stays.
+///
+/// # Errors
+/// When there is no such agent, or its entry is written in a style that cannot be edited.
+pub fn set_model(text: &str, slug: &Slug, model: &str) -> Result<String, Vec<Mistake>> {
+    let root = node::read(text)?;
+    let entry = root
+        .get("agents")
+        .and_then(|agents| agents.entries().iter().find(|e| e.key == slug.as_str()));
+    let Some(entry) = entry else {
+        let missing = format!("there is no agent `{slug}` in the manifest");
+        return Err(vec![root.place.mistake(missing)]);
+    };
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let odd = |why: &str| {
+        let text = format!("{why}; write `model: {model}` for agent `{slug}` by hand");
+        vec![entry.place.mistake(text)]
+    };
+    // Characters, as the places count them.
+    let splice = |line: &mut String, from: usize, len: usize, new: &str| {
+        let head: String = line.chars().take(from).collect();
+        let tail: String = line.chars().skip(from + len).collect();
+        *line = format!("{head}{new}{tail}");
+    };
+    let line_of = |n: usize| n.checked_sub(1).filter(|n| *n < text.lines().count());
+    if let Some(old) = entry.value.get("model") {
+        let written = old.text().unwrap_or_default();
+        let at = line_of(old.place.line).ok_or_else(|| odd("its model is nowhere"))?;
+        let line = &mut lines[at];
+        let from = old.place.column - 1;
+        let raw: String = line.chars().skip(from).collect();
+        let len = written.chars().count();
+        let len = match raw.chars().next() {
+            Some('"' | '\'') => len + 2,
+            _ => len,
+        };
+        let there: String = raw.chars().take(len).collect();
+        if !there.contains(written) {
+            return Err(odd("its model is written in an unusual way"));
+        }
+        splice(line, from, len, model);
+    } else {
+        match (&entry.value.kind, entry.value.is_null()) {
+            (_, true) => {
+                let at = line_of(entry.place.line).ok_or_else(|| odd("it is nowhere"))?;
+                let end = format!("{slug}:");
+                let from = lines[at]
+                    .find(&end)
+                    .ok_or_else(|| odd("its name is quoted"))?;
+                lines[at].insert_str(from + end.len(), &format!(" {{ model: {model} }}"));
+            }
+            (Kind::Map(_), false) => {
+                let at = line_of(entry.value.place.line).ok_or_else(|| odd("it is nowhere"))?;
+                let from = entry.value.place.column - 1;
+                let flow = lines[at].chars().nth(from) == Some('{');
+                let rest = match entry.value.entries().is_empty() {
+                    true => "",
+                    false => ",",
+                };
+                match flow {
+                    true => splice(
+                        &mut lines[at],
+                        from + 1,
+                        0,
+                        &format!(" model: {model}{rest}"),
+                    ),
+                    false => lines.insert(at, format!("{}model: {model}", " ".repeat(from))),
+                }
+            }
+            _ => return Err(odd("its entry is no mapping")),
+        }
+    }
+    let edited = lines.join("\n") + "\n";
+    let found = node::read(&edited)?.get("agents").and_then(|a| {
+        a.get(slug.as_str())?
+            .get("model")?
+            .text()
+            .map(str::to_owned)
+    });
+    match found.as_deref() == Some(model) {
+        true => Ok(edited),
+        false => Err(odd("its entry could not be edited")),
+    }
+}
+
 /// Indentation of a block of names, and the line of each name.
 fn block(text: &str, node: &Node) -> Result<(usize, Vec<usize>), Vec<Mistake>> {
     let Kind::Map(entries) = &node.kind else {
@@ -121,6 +206,42 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "version: 1\nhouse: h\ndefaults: { cell: process }\nagents:\n  a:\n    role: x # why\n  b: {}\n# end\nbudget: {}\n";
+
+    #[test]
+    fn a_model_is_set_in_every_style() {
+        let slug: Slug = "a".parse().unwrap();
+        let set = |entry: &str| {
+            let text = format!("version: 1\nagents:\n{entry}  b: {{}} # other\n");
+            let edited = set_model(&text, &slug, "p/new:1").unwrap();
+            assert!(edited.ends_with("  b: {} # other\n"), "{edited}");
+            edited
+                .lines()
+                .skip(2)
+                .take_while(|l| !l.contains("b:"))
+                .map(|l| format!("{l}|"))
+                .collect::<String>()
+        };
+        assert_eq!(set("  a:\n"), "  a: { model: p/new:1 }|");
+        assert_eq!(set("  a: {}\n"), "  a: { model: p/new:1}|");
+        assert_eq!(
+            set("  a: { role: x }\n"),
+            "  a: { model: p/new:1, role: x }|"
+        );
+        assert_eq!(
+            set("  a: { model: p/old, role: x }\n"),
+            "  a: { model: p/new:1, role: x }|"
+        );
+        assert_eq!(set("  a: { model: 'p/old' }\n"), "  a: { model: p/new:1 }|");
+        assert_eq!(
+            set("  a:\n    role: x # why\n"),
+            "  a:|    model: p/new:1|    role: x # why|"
+        );
+        assert_eq!(
+            set("  a:\n    role: x\n    model: p/old # it\n"),
+            "  a:|    role: x|    model: p/new:1 # it|"
+        );
+        assert!(set_model("version: 1\nagents: { b: {} }\n", &slug, "p/m").is_err());
+    }
 
     #[test]
     fn adding_and_removing_leave_the_rest_alone() {

@@ -84,6 +84,12 @@ pub struct Applied {
     pub agents: BTreeMap<Slug, (String, String)>,
     /// By service.
     pub services: BTreeMap<Slug, String>,
+    /// By agent: number of the plan in which anything about it changed last.
+    #[serde(default)]
+    pub versions: BTreeMap<Slug, u64>,
+    /// By agent: its model, and the one before that.
+    #[serde(default)]
+    pub models: BTreeMap<Slug, (Option<String>, Option<String>)>,
 }
 
 /// What is there.
@@ -404,7 +410,22 @@ impl Work {
             }
             Some(_) => {}
         }
-        applied.agents.insert(agent.slug.clone(), (boot, rest));
+        let digests = (boot, rest);
+        let before = &inventory.applied;
+        let changed = before.agents.get(&agent.slug) != Some(&digests);
+        let version = match before.versions.get(&agent.slug) {
+            Some(version) if !changed => *version,
+            _ => inventory.generation.0 + 1,
+        };
+        let model = agent.model.as_ref().map(ToString::to_string);
+        let models = match before.models.get(&agent.slug) {
+            Some((last, previous)) if *last == model => (model, previous.clone()),
+            Some((last, _)) => (model, last.clone()),
+            None => (model, None),
+        };
+        applied.versions.insert(agent.slug.clone(), version);
+        applied.models.insert(agent.slug.clone(), models);
+        applied.agents.insert(agent.slug.clone(), digests);
     }
 }
 

@@ -11,6 +11,7 @@ mod work;
 use abbey_api::client::{Client, Endpoint, Error};
 use abbey_api::{ClaimBody, ClaimDoc, LeaseDoc, OfferDoc, RenewBody, SelfDoc};
 use abbey_model::{FaultKind, Secret};
+use hyper::Method;
 use serde_json::{Value, json};
 use session::Session;
 use std::io;
@@ -75,11 +76,17 @@ pub async fn run() -> Result<(), StartError> {
     let home = std::env::var("HOME").map_err(|_| StartError::Environment("HOME"))?;
     let session = Session::open(&PathBuf::from(home)).map_err(StartError::Session)?;
     let session = Arc::new(tokio::sync::Mutex::new(session));
-    let me: SelfDoc = patiently("look at myself", || client.get("/api/v1/self")).await;
+    let look = || client.get::<SelfDoc>("/api/v1/self");
+    let me = patiently("look at myself", look).await;
+    let mut config = me.config;
     announce();
     say(&format!("{} is ready in house {}", me.agent, me.house));
     loop {
-        let offer = patiently("wait for work", || next(&client)).await;
+        let (offer, newest) = patiently("wait for work", || next(&client, config)).await;
+        if newest.is_some_and(|n| n != config) {
+            config = patiently("look at myself", look).await.config;
+            say(&format!("works under configuration {config} from now on"));
+        }
         let Some(offer) = offer else { continue };
         match claim(&client, &offer).await {
             Ok(claimed) => attend(&client, &session, offer, claimed).await,
@@ -129,14 +136,17 @@ async fn patiently<T, F: Future<Output = Result<T, Error>>>(
     }
 }
 
-async fn next(client: &Client) -> Result<Option<OfferDoc>, Error> {
-    let path = format!("/api/v1/self/next?wait_ms={}", POLL.as_millis());
-    let answer: Value = client.get(&path).await?;
-    if answer.is_null() {
-        return Ok(None);
+/// An offer, if there is one, and the number of the newest configuration, if the house says it.
+async fn next(client: &Client, config: u64) -> Result<(Option<OfferDoc>, Option<u64>), Error> {
+    let wait = POLL.as_millis();
+    let path = format!("/api/v1/self/next?wait_ms={wait}&config={config}");
+    let answer = client.send(Method::GET, &path, None, &[]).await?;
+    let newest = answer.etag.and_then(|t| t.trim_matches('"').parse().ok());
+    if answer.body.is_null() {
+        return Ok((None, newest));
     }
-    serde_json::from_value(answer)
-        .map(Some)
+    serde_json::from_value(answer.body)
+        .map(|offer| (Some(offer), newest))
         .map_err(|e| Error::Broken(e.into()))
 }
 

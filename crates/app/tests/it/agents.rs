@@ -298,8 +298,8 @@ fn a_paused_agent_is_held_and_goes_on() {
     // By the kernel's freezer; by signals where an ordinary user has no control groups.
     let of_user = House::of_user(env!("CARGO_BIN_EXE_abbey"), 5125);
     for (house, cell) in [
-        (crate::house(), "cell: sandbox"),
-        (crate::house(), "cell: process"),
+        (house(), "cell: sandbox"),
+        (house(), "cell: process"),
         (of_user, "cell: sandbox, waive: [limits]"),
     ] {
         house.manifest(&TWO.replace("cell: process", cell));
@@ -355,4 +355,102 @@ fn a_paused_agent_is_held_and_goes_on() {
                 .all(|a| a["presence"] == "robed")
         });
     }
+}
+
+/// A changed manifest reaches a running agent: it says under which configuration it works, keeps its
+/// boot, and the change of a model has a reason, an actor and a way back (S5-12, S3-05).
+#[test]
+fn a_reload_is_acknowledged_and_a_model_can_be_rolled_back() {
+    let house = house();
+    let agents = "  a: { template: orchestrator, model: scripted/scripted-1 }\n  b: { template: sysadmin, reports_to: a }\n";
+    house.manifest(&with_model(agents).replace("cell: process, model", "cell: sandbox, model"));
+    house.expect(0, &["up"]);
+    let row = |name: &str| {
+        let fleet = house.json(0, &["ps"]);
+        let agents = fleet["agents"].as_array().unwrap();
+        agents.iter().find(|a| a["name"] == name).unwrap().clone()
+    };
+    let before = row("a");
+    house.expect(
+        0,
+        &[
+            "reload",
+            "a",
+            "--model",
+            "scripted/scripted-2",
+            "--reason",
+            "it is cheaper",
+        ],
+    );
+    let after = row("a");
+    assert_eq!(after["model"], "scripted/scripted-2");
+    assert_eq!(after["config"], after["config_taken"], "acknowledged");
+    assert!(after["config"].as_u64() > before["config"].as_u64());
+    assert_eq!(after["generation"], before["generation"], "without a boot");
+    assert_eq!(
+        row("b")["config"],
+        before["config"],
+        "the other agent is as it was"
+    );
+    let entries = house.expect(0, &["activity", "--json"]);
+    let changes: Vec<serde_json::Value> = entries
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .filter(|e: &serde_json::Value| e["action"] == "agent.model")
+        .collect();
+    assert_eq!(changes.len(), 1);
+    let detail = &changes[0]["detail"];
+    assert_eq!(
+        (&detail["from"], &detail["to"]),
+        (&"scripted/scripted-1".into(), &"scripted/scripted-2".into())
+    );
+    assert_eq!(detail["reason"], "it is cheaper");
+    assert_eq!(changes[0]["actor"], "operator");
+    // Nothing of it is lost with the control plane or the cell.
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    house.expect(0, &["restart", "a"]);
+    until("it says so again", || {
+        row("a")["config_taken"] == after["config"]
+    });
+    assert_eq!(row("a")["model"], "scripted/scripted-2");
+    house.expect(
+        0,
+        &["reload", "a", "--rollback", "--reason", "it was worse"],
+    );
+    assert_eq!(row("a")["model"], "scripted/scripted-1");
+    let text = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    assert!(
+        text.contains("a: { template: orchestrator, model: scripted/scripted-1 }"),
+        "{text}"
+    );
+    // A charter as well: the text that the next run gets, and the agent has taken it over.
+    std::fs::write(house.path("new.md"), "Speak plainly.\n").unwrap();
+    std::fs::write(
+        house.path("abbey.yaml"),
+        text.replace(
+            "b: { template: sysadmin,",
+            "b: { template: sysadmin, charter: new.md,",
+        ),
+    )
+    .unwrap();
+    let boot = row("b")["generation"].clone();
+    house.expect(0, &["reload", "--all"]);
+    let charter = house.expect(0, &["exec", "b", "--", "cat", "/agent/workspace/SOUL.md"]);
+    assert_eq!(
+        (charter.as_str(), &row("b")["generation"]),
+        ("Speak plainly.\n", &boot)
+    );
+    assert_eq!(row("b")["config"], row("b")["config_taken"]);
+    // What cannot be is refused, and nothing is written.
+    let said = house.refused(4, &["reload", "b", "--rollback"]);
+    assert!(said.contains("never had another model"), "{said}");
+    let before = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    let said = house.refused(2, &["reload", "a", "--model", "nobody/x"]);
+    assert!(said.contains("no provider `nobody`"), "{said}");
+    assert_eq!(
+        std::fs::read_to_string(house.path("abbey.yaml")).unwrap(),
+        before
+    );
+    house.refused(3, &["reload", "nobody"]);
 }
