@@ -188,6 +188,8 @@ pub struct House {
     pub(crate) outside: Mutex<Option<crate::serve::OpenDoor>>,
     /// Under which configuration each agent said to work.
     pub(crate) configs: RwLock<BTreeMap<Slug, u64>>,
+    /// Bytes of hostd's journal at the last look.
+    pub(crate) journal: AtomicU64,
     /// Single commands that run.
     pub(crate) commands: crate::command::Commands,
     /// What goes out through the proxy.

@@ -16,6 +16,7 @@ mod home;
 mod hostd;
 mod house;
 mod inside;
+mod journal;
 mod logs;
 mod loops;
 mod meter;

@@ -231,6 +231,7 @@ pub(crate) async fn open(
         outside: Mutex::default(),
         egress: egress::Ledger::default(),
         configs: RwLock::default(),
+        journal: AtomicU64::new(0),
         commands: crate::command::Commands::default(),
         plans: watch::Sender::new(0),
         tracker: TaskTracker::new(),

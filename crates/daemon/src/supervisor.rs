@@ -2,7 +2,7 @@
 //! happens when it ends.
 
 use crate::house::House;
-use crate::{loops, reconcile};
+use crate::{journal, loops, reconcile};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
@@ -18,6 +18,8 @@ pub(crate) enum Duty {
     Wake,
     /// Signs and retains.
     Upkeep,
+    /// Takes hostd's journal into the chain.
+    Journal,
 }
 
 /// What happens when a duty panics.
@@ -28,7 +30,13 @@ struct Policy {
 }
 
 impl Duty {
-    pub(crate) const ALL: [Duty; 4] = [Duty::Reconcile, Duty::Sweep, Duty::Wake, Duty::Upkeep];
+    pub(crate) const ALL: [Duty; 5] = [
+        Duty::Reconcile,
+        Duty::Sweep,
+        Duty::Wake,
+        Duty::Upkeep,
+        Duty::Journal,
+    ];
 
     const fn policy(self) -> Policy {
         match self {
@@ -36,7 +44,7 @@ impl Duty {
                 restarts_max: 5,
                 period: Duration::from_secs(60),
             },
-            Duty::Wake | Duty::Upkeep => Policy {
+            Duty::Wake | Duty::Upkeep | Duty::Journal => Policy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
@@ -49,6 +57,7 @@ impl Duty {
             Duty::Sweep => loops::sweeper(house).await,
             Duty::Wake => loops::waker(house).await,
             Duty::Upkeep => loops::upkeep(house).await,
+            Duty::Journal => journal::run(house).await,
         }
     }
 }

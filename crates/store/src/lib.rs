@@ -101,6 +101,11 @@ pub trait Storage: Send + Sync {
 
     /// Appends an entry of its own.
     fn append(&self, note: Note) -> Reply<u64>;
+    /// Bytes of hostd's journal that are in the chain already.
+    fn folded(&self) -> Reply<u64>;
+    /// Takes the journal's lines from byte `from` to `to` into the chain, unless somebody else has:
+    /// all of them or none.
+    fn fold(&self, from: u64, to: u64, notes: Vec<Note>) -> Reply<bool>;
     /// Signs the head of the chain if it moved since the last signature.
     fn checkpoint(&self) -> Reply<Option<u64>>;
 

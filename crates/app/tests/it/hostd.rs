@@ -4,6 +4,7 @@ use abbey_cells::hostd::{Claim, FileName, Helper, Operation, Reply};
 use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
 use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Millis, Profile};
 use abbey_testkit::hostd::Hostd;
+use abbey_testkit::house::{House, until};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -323,4 +324,56 @@ fn serve_keeps_no_privilege_and_a_lost_hostd_comes_back() {
     abbey_testkit::house::kill(hostd.hello().unwrap().pid);
     house.expect(0, &["down"]);
     assert!(!house.home().join("run/hostd.sock").exists());
+}
+
+/// What hostd did is in the house's chain, once, also what it did while no control plane was there
+/// (design: the journal is folded into the chain).
+#[test]
+fn the_journal_is_folded_into_the_chain() {
+    let house = crate::up(crate::TWO);
+    let hostd = |house: &House| {
+        let entries = house.expect(0, &["activity", "export"]);
+        let all = entries.lines().map(|l| serde_json::from_str(l).unwrap());
+        all.filter(|e: &serde_json::Value| e["action"].as_str().unwrap().starts_with("hostd."))
+            .collect::<Vec<_>>()
+    };
+    let lines = |house: &House| {
+        let journal = std::fs::read_to_string(house.home().join("hostd/journal.jsonl"));
+        journal.unwrap().lines().count()
+    };
+    until("every line is an entry", || {
+        hostd(&house).len() == lines(&house)
+    });
+    let start = hostd(&house)
+        .into_iter()
+        .find(|e| e["action"] == "hostd.start")
+        .unwrap();
+    assert!(
+        start["entity"].as_str().unwrap().starts_with("agent-"),
+        "{start}"
+    );
+    assert_eq!(
+        (&start["detail"]["outcome"], &start["actor"]),
+        (&"done".into(), &"house".into())
+    );
+    // A refusal while nobody serves.
+    house.kill_serve();
+    let refused = Operation::Discard {
+        owner: agent("abbot"),
+    };
+    let client = abbey_cells::hostd::Client::new(&house.home());
+    client.call(refused, &[]).unwrap_err();
+    house.expect(0, &["up"]);
+    until("it is in the chain as well", || {
+        hostd(&house).iter().any(|e| {
+            e["detail"]["outcome"]
+                .as_str()
+                .unwrap()
+                .starts_with("refused")
+        })
+    });
+    until("every line is one entry", || {
+        hostd(&house).len() == lines(&house)
+    });
+    house.expect(0, &["activity", "verify"]);
 }

@@ -1,6 +1,7 @@
 //! An idle house: no write, no model call.
 
 use crate::{up, with_model};
+use abbey_testkit::house::until;
 use std::process::Command;
 
 fn metric(house: &abbey_testkit::house::House, name: &str) -> u64 {
@@ -32,6 +33,11 @@ fn an_idle_house_writes_nothing_and_asks_no_model() {
     let house = up(&with_model(
         "  abbot: { template: orchestrator }\n  sysadmin: { template: sysadmin, reports_to: abbot, wake: { every: 30s } }\n",
     ));
+    // What it took to start is in the chain before the silence begins.
+    until("hostd's starts are in the chain", || {
+        let entries = house.expect(0, &["activity", "--json", "-n", "200"]);
+        entries.matches("\"hostd.start\"").count() == 3
+    });
     let before = (
         metric(&house, "store_transactions"),
         metric(&house, "activity_head"),
@@ -69,7 +75,7 @@ fn a_heartbeat_with_something_in_it_becomes_work() {
             "echo 'How much free disk space is there?' > HEARTBEAT.md",
         ],
     );
-    abbey_testkit::house::until("the wake became a task that a skill answered", || {
+    until("the wake became a task that a skill answered", || {
         let tasks = house.json(0, &["task", "list"]);
         tasks["tasks"]
             .as_array()

@@ -3,7 +3,7 @@
 use super::writer::Tx;
 use super::{activity, ledger, parse};
 use crate::types::allocation::Allocation;
-use crate::{CellChange, CellRow, Commit, Error, GenerationRow, Result, SagaRow, TokenRow};
+use crate::{CellChange, CellRow, Commit, Error, GenerationRow, Note, Result, SagaRow, TokenRow};
 use abbey_engine::saga;
 use abbey_engine::supervision::History;
 use abbey_model::{CellName, Millis, Principal, SagaId, Slug, Timestamp, Wish};
@@ -308,6 +308,35 @@ pub(super) fn open_sagas(db: &Connection) -> Result<Vec<SagaRow>> {
         })
     })
     .collect()
+}
+
+pub(super) fn folded(db: &Connection) -> Result<u64> {
+    let found = db
+        .prepare_cached("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'journal'")?
+        .query_row([], |r| r.get(0))
+        .optional()?;
+    Ok(found.unwrap_or(0))
+}
+
+pub(super) fn fold(tx: &mut Tx<'_>, from: u64, to: u64, notes: &[Note]) -> Result<bool> {
+    if folded(tx.db)? != from {
+        return Ok(false);
+    }
+    tx.db
+        .prepare_cached(
+            "INSERT INTO meta VALUES ('journal', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+        )?
+        .execute([to.to_string()])?;
+    for note in notes {
+        activity::append(
+            tx,
+            &note.actor,
+            &note.action,
+            &note.entity,
+            note.detail.clone(),
+        )?;
+    }
+    Ok(true)
 }
 
 pub(super) fn note_wake(tx: &mut Tx<'_>, agent: &Slug, number: u64) -> Result<()> {

@@ -182,6 +182,12 @@ impl Storage for Sqlite {
     fn note_wake(&self, agent: Slug, number: u64) -> Reply<()> {
         self.write(move |tx| house::note_wake(tx, &agent, number))
     }
+    fn folded(&self) -> Reply<u64> {
+        self.read(house::folded)
+    }
+    fn fold(&self, from: u64, to: u64, notes: Vec<Note>) -> Reply<bool> {
+        self.write(move |tx| house::fold(tx, from, to, &notes))
+    }
     fn retain(&self, keep: Millis) -> Reply<u64> {
         self.write(move |tx| house::retain(tx, keep))
     }
