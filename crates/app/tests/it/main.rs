@@ -11,6 +11,7 @@ mod commands;
 mod containment;
 mod documents;
 mod doors;
+mod fuzz;
 mod hard_days;
 mod hostd;
 mod idle;
