@@ -171,14 +171,6 @@ pub(crate) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> 
             identity::kill(child);
         }
         groups = record.groups;
-        if let Some(crate::Network {
-            subnet,
-            tag: Some(tag),
-        }) = record.network
-        {
-            crate::network::disconnect(tag, subnet)
-                .map_err(Error::file("remove", "the network"))?;
-        }
     }
     if groups.is_empty() {
         let name = cell.to_string();

@@ -161,7 +161,7 @@ pub struct Record {
     /// The walls, for those who enter later; none for a plain process.
     #[serde(default)]
     pub walls: Option<Sandbox>,
-    /// Its network, for those who take it away.
+    /// Its network, for those who look at it.
     #[serde(default)]
     pub network: Option<Network>,
 }

@@ -193,8 +193,11 @@ fn neighbour(index: u32, address: Ipv4Addr, mac: [u8; 6]) -> RouteNetlinkMessage
 /// Gives the network of process `pid` an address of this subnet, and the host its gateway.
 /// `slots` are further addresses that are the cell's own.
 ///
+/// The pair goes with the cell's network, which goes with its last process: the kernel sees to it in
+/// its own time, and nobody waits. What a boot before this one has not left yet makes room.
+///
 /// # Errors
-/// With the step. The pair is gone again with either of its ends.
+/// With the step.
 pub(crate) fn connect(tag: Tag, subnet: Subnet, slots: &[Ipv4Addr], pid: i32) -> io::Result<()> {
     let name = tag.interface(subnet);
     let (gateway, cell) = (subnet.gateway(), subnet.cell());
@@ -297,18 +300,6 @@ fn inside(pid: i32) -> io::Result<Route> {
     // A shim in the wrong network would open its doors there.
     enter(&own)?;
     route
-}
-
-/// Removes the pair of a subnet, if it is there.
-pub(crate) fn disconnect(tag: Tag, subnet: Subnet) -> io::Result<()> {
-    let mut host = Route::open()?;
-    match host.index(&tag.interface(subnet)) {
-        Ok(index) => host.all(vec![(
-            "remove its interfaces",
-            RouteNetlinkMessage::DelLink(link(index)),
-        )]),
-        Err(_) => Ok(()),
-    }
 }
 
 /// Removes whatever interfaces of a house a crash left, in one message.

@@ -7,7 +7,7 @@ pub(crate) mod firewall;
 mod link;
 mod rules;
 
-pub(crate) use link::{connect, disconnect, disconnect_all};
+pub(crate) use link::{connect, disconnect_all};
 pub(crate) use rules::render;
 
 use abbey_model::Subnet;

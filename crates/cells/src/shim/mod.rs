@@ -9,8 +9,8 @@ mod forward;
 mod log;
 
 use crate::cgroup::Groups;
-use crate::spec::{Forward, Listen, Network};
-use crate::{CellSpec, Error, Record, Result, identity, network};
+use crate::spec::{Forward, Listen};
+use crate::{CellSpec, Error, Record, Result, identity};
 use abbey_model::{
     Bytes, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Spent, Timestamp,
 };
@@ -82,7 +82,6 @@ pub(crate) fn run(
         }
         Err((spec, generation, error)) => {
             let why = crate::chain(&error);
-            part(&spec, &error);
             // Another boot may be up: its records are not ours to overwrite.
             if !matches!(error, Error::Busy(_)) {
                 let record = ExitRecord {
@@ -96,20 +95,6 @@ pub(crate) fn run(
             report(Err(&why));
             Err(error)
         }
-    }
-}
-
-/// Takes the network of a cell away that did not start, unless it is another boot's.
-fn part(spec: &CellSpec, error: &Error) {
-    if let (
-        Some(Network {
-            subnet,
-            tag: Some(tag),
-        }),
-        false,
-    ) = (spec.network, matches!(error, Error::Busy(_)))
-    {
-        let _swept_by_the_house = network::disconnect(tag, subnet);
     }
 }
 
@@ -524,13 +509,6 @@ impl Shim {
         if let Some(groups) = &self.groups {
             let _swept_by_the_house = groups.kill(Duration::from_secs(5));
             let _swept_by_the_house = groups.remove();
-        }
-        if let Some(Network {
-            subnet,
-            tag: Some(tag),
-        }) = self.spec.network
-        {
-            let _swept_by_the_house = network::disconnect(tag, subnet);
         }
         let record = ExitRecord {
             generation: self.generation,
