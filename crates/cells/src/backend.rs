@@ -3,7 +3,7 @@
 use crate::cgroup::{Groups, Usage};
 use crate::hostd::{Client, Helper, Operation};
 use crate::shim::{self, Request, Status};
-use crate::{Backend, CellSpec, Error, Record, Result, client, identity};
+use crate::{Backend, CellSpec, Error, Record, Result, client, crash, identity};
 use abbey_model::{CellName, ExitRecord, Generation, Millis, Observed};
 use std::fs;
 use std::io;
@@ -160,6 +160,7 @@ fn traces(group: &str, cell: &CellName) -> bool {
 /// hostd, as it takes the rights over other users' processes.
 pub(crate) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> {
     let dir = run_dir.join(cell.to_string());
+    crash::point("hostd.sweep");
     let mut groups = Vec::new();
     if let Some(record) = shim::read::<Record>(&dir.join("shim.json"))? {
         identity::kill(&record.shim);
@@ -186,6 +187,7 @@ pub(crate) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> 
         pids,
     })?;
     groups.remove()?;
+    crash::point("hostd.killed");
     match fs::remove_dir_all(&dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", dir)(e)),
         _ => Ok(()),

@@ -7,6 +7,7 @@
 mod backend;
 mod cgroup;
 mod client;
+pub mod crash;
 mod enter;
 mod host;
 pub mod hostd;
@@ -73,6 +74,12 @@ pub enum Error {
         op: &'static str,
         /// What it said, or that it did not answer.
         why: String,
+    },
+    /// The process that served a call ended before it answered.
+    #[error("hostd ended in the middle of `{op}`; `abbey up` mends what it left")]
+    HostdLost {
+        /// Which operation.
+        op: &'static str,
     },
     /// Limits cannot be enforced here.
     #[error("limits cannot be enforced: {0}")]

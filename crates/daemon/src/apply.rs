@@ -133,7 +133,9 @@ async fn commit(
         budgets: limits(&planned.house),
         timezone: planned.house.budget.timezone.clone(),
     };
+    abbey_cells::crash::point("plan.commit");
     house.store.commit_generation(commit).await?;
+    abbey_cells::crash::point("plan.committed");
     house.set_current(Current {
         house: planned.house.clone(),
         generation: plan.generation.0,

@@ -540,12 +540,15 @@ async fn discard(house: &House, cell: &CellName) -> Result<()> {
 }
 
 /// Removes what commands left that nobody waits for any more, after a crash.
-pub(crate) async fn clear_leftovers(house: &House) -> Result<()> {
-    let dir = house.home.root().join("runs");
-    for slug in crate::provision::names_in(&dir)? {
-        if !house.commands.runs(&slug) {
-            discard(house, &CellName::Run(slug)).await?;
-        }
+pub(crate) async fn clear_leftovers(house: &House, owners: &[CellName]) -> Result<()> {
+    let on_disk = crate::provision::names_in(&house.home.root().join("runs"))?;
+    let holding = owners.iter().filter_map(|o| match o {
+        CellName::Run(slug) => Some(slug.clone()),
+        CellName::Agent(_) | CellName::Service(_) => None,
+    });
+    let known: BTreeSet<Slug> = on_disk.into_iter().chain(holding).collect();
+    for slug in known.into_iter().filter(|s| !house.commands.runs(s)) {
+        discard(house, &CellName::Run(slug)).await?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::home::new_token;
 use crate::house::{Current, House};
 use abbey_agents::digest;
 use abbey_api::Problem;
+use abbey_cells::crash;
 use abbey_cells::hostd::{Claim, FileEntry, FileName, Operation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
 use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Secret, Slug};
@@ -23,6 +24,17 @@ pub(crate) const OVERLAP: Millis = Millis::from_secs(60);
 
 const CREATE: [&str; 3] = ["home", "files", "credential"];
 const REMOVE: [&str; 4] = ["stop", "revoke", "archive", "forget"];
+
+/// Every place at which a test may end the control plane: in front of and behind each step of each
+/// saga, and around the change of plan.
+pub fn crash_points() -> Vec<String> {
+    let create = CREATE.map(|step| format!("agent.create.{step}"));
+    let remove = REMOVE.map(|step| format!("agent.remove.{step}"));
+    let steps = create.into_iter().chain(remove);
+    let around = steps.flat_map(|s| [format!("{s}.begin"), format!("{s}.end")]);
+    let plan = ["plan.commit", "plan.committed"].map(str::to_owned);
+    around.chain(plan).collect()
+}
 
 /// Brings every agent of the current plan to life on disk, and takes the others away. Resumes what
 /// a crash interrupted. Also run at start: recovery and the ordinary case are one path.
@@ -51,8 +63,16 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
             begin(house, &current, "agent.create", slug, &CREATE).await?;
         }
     }
-    for slug in on_disk
-        .iter()
+    let hostd = Arc::clone(&house.hostd);
+    let owners = crate::hostd::ask(move || hostd.owners()).await?;
+    // By what is there, not by what was begun: files, or anything that is held without any.
+    let holding = owners.iter().filter_map(|o| match o {
+        CellName::Agent(slug) => Some(slug),
+        CellName::Service(_) | CellName::Run(_) => None,
+    });
+    let known: BTreeSet<&Slug> = on_disk.iter().chain(holding).collect();
+    for slug in known
+        .into_iter()
         .filter(|s| !current.house.agents.contains_key(*s))
     {
         begin(house, &current, "agent.remove", slug, &REMOVE).await?;
@@ -67,20 +87,20 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
             house.store.forget_cell(cell).await?;
         }
     }
-    let services = names_in(&house.home.root().join("services"))?;
-    let gone = services
-        .iter()
-        .filter(|s| !current.house.services.contains_key(*s));
+    let gone = owners.iter().filter(|o| match o {
+        CellName::Service(slug) => !current.house.services.contains_key(slug),
+        CellName::Agent(_) | CellName::Run(_) => false,
+    });
     // Its files and its user stay; what it had of the network is free again.
-    for service in gone {
-        let owner = CellName::Service(service.clone());
+    for owner in gone {
         let claim = Claim {
-            uid: current.uid(&format!("service:{service}")),
+            uid: current.uid(&format!("service:{}", owner.slug())),
             ..Claim::default()
         };
+        let owner = owner.clone();
         ask(house, Operation::Claim { owner, claim }).await?;
     }
-    crate::command::clear_leftovers(house).await?;
+    crate::command::clear_leftovers(house, &owners).await?;
     raise_firewall(house).await?;
     refresh_keys(house).await
 }
@@ -144,8 +164,12 @@ async fn drive(house: &Arc<House>, current: &Current, saga: SagaRow) -> Result<(
         let event = match state {
             State::Doing(n) => {
                 let step = saga.steps.get(n as usize).map_or("", String::as_str);
+                crash::point(&format!("{}.{step}.begin", saga.kind));
                 match perform(house, current, &saga.kind, step, &slug).await {
-                    Ok(()) => Event::StepDone(n),
+                    Ok(()) => {
+                        crash::point(&format!("{}.{step}.end", saga.kind));
+                        Event::StepDone(n)
+                    }
                     Err(error) => {
                         tracing::warn!(saga = saga.kind, step, agent = %slug, error = error.chain(), "a step failed and is undone");
                         failure = Some(error);

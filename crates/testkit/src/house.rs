@@ -57,6 +57,8 @@ pub struct House {
     user: Option<u32>,
     /// Names that this house alone knows, as the text of `/etc/hosts`; needs root.
     pub hosts: Option<String>,
+    /// Where a process of the house is to be ended: `NAME@PATH`.
+    pub crash_at: Option<String>,
     /// Extra arguments for the control plane when started by [`House::serve`].
     pub serve_args: Vec<String>,
 }
@@ -81,6 +83,7 @@ impl House {
             ports: Ports::take(),
             user: None,
             hosts: None,
+            crash_at: None,
             serve_args: Vec::new(),
         }
     }
@@ -145,6 +148,9 @@ impl House {
             .env("ABBEY_HOME", self.home())
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
+        if let Some(place) = &self.crash_at {
+            command.env(abbey_cells::crash::VARIABLE, place);
+        }
         if let (Some(user), None) = (self.user, &self.hosts) {
             use std::os::unix::process::CommandExt;
             command.uid(user).gid(user);

@@ -9,6 +9,7 @@ mod agents;
 mod cells;
 mod commands;
 mod containment;
+mod crashes;
 mod documents;
 mod doors;
 mod fuzz;

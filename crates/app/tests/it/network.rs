@@ -475,3 +475,22 @@ fn the_firewall_touches_nothing_of_others_and_stands_again_when_it_was_broken() 
     house.expect(0, &["down"]);
     assert_eq!(nft(&["list", "ruleset"]).trim(), foreign.trim());
 }
+
+/// A service that goes gives its place in the network back, and the house goes on.
+#[test]
+fn a_service_that_goes_takes_its_network_along() {
+    let (_outside, house, _) = stand(TWO);
+    assert!(nft(&["list", "ruleset"]).contains("10.77.0.10"));
+    let fewer: String = TWO
+        .lines()
+        .filter(|l| !l.contains("  web:") && !l.contains("  hidden:"))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    house.manifest(&fewer);
+    house.expect(0, &["up"]);
+    let rules = nft(&["list", "ruleset"]);
+    assert_eq!(rules.matches(" . 02:ab:").count(), 2, "{rules}");
+    until("its interface is gone", || {
+        interfaces().iter().filter(|i| i.starts_with("ab")).count() == 2
+    });
+}

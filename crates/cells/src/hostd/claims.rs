@@ -86,12 +86,13 @@ impl Claims {
         if let Some(subnet) = claim.subnet {
             self.subnet(owner, subnet)?;
         }
-        match self.owners.get(owner) {
-            Some(held) if held.uid.is_some() && held.uid != claim.uid => Err(format!(
-                "{owner} holds user {} and keeps it until it is released",
-                held.uid.unwrap_or(0)
+        let mut claim = claim;
+        match self.owners.get(owner).and_then(|held| held.uid) {
+            Some(held) if claim.uid.is_some_and(|asked| asked != held) => Err(format!(
+                "{owner} holds user {held} and keeps it until it is released"
             )),
-            _ => {
+            held => {
+                claim.uid = claim.uid.or(held);
                 self.owners.insert(owner.clone(), claim);
                 Ok(())
             }

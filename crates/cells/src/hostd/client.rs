@@ -63,7 +63,9 @@ impl Client {
         let mut lines = BufReader::new(&stream);
         let mut next = || {
             let mut line = String::new();
-            lines.read_line(&mut line).map_err(gone)?;
+            if lines.read_line(&mut line).map_err(gone)? == 0 {
+                return Err(Error::HostdLost { op });
+            }
             serde_json::from_str(&line).map_err(|e| gone(io::Error::other(e)))
         };
         let mut reply = next()?;
@@ -85,9 +87,22 @@ impl Client {
     }
 }
 
+/// Times that a call is made whose connection breaks off: each is served by a process of its own,
+/// which may be ended without harm to any other.
+const TRIES: usize = 3;
+
 impl Helper for Client {
     fn call(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
         let patience = fds.is_empty().then_some(PATIENCE);
+        for _ in 1..TRIES {
+            if !operation.may_repeat() {
+                break;
+            }
+            match self.exchange(operation.clone(), fds, patience, false, &|| false) {
+                Err(Error::HostdLost { .. }) => {}
+                ended => return ended,
+            }
+        }
         self.exchange(operation, fds, patience, false, &|| false)
     }
 

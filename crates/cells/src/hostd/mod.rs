@@ -41,6 +41,8 @@ pub const REQUEST_MAX: u64 = 4 << 20;
 pub enum Operation {
     /// Who serves here, and with which privilege.
     Hello {},
+    /// Who holds anything.
+    Owners {},
     /// Gives things to an owner; what it holds already stays.
     Claim {
         /// Whose.
@@ -130,10 +132,25 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Whether doing it twice is doing it once, so that a caller whose connection broke may simply
+    /// ask again.
+    pub(super) const fn may_repeat(&self) -> bool {
+        !matches!(
+            self,
+            Operation::Start { .. }
+                | Operation::Enter { .. }
+                | Operation::Stage { .. }
+                | Operation::Collect { .. }
+                | Operation::Pack {}
+                | Operation::End {}
+        )
+    }
+
     /// Name and subject, for the journal: never contents, arguments or environments.
     pub fn summary(&self) -> (&'static str, String) {
         match self {
             Operation::Hello {} => ("hello", String::new()),
+            Operation::Owners {} => ("owners", String::new()),
             Operation::Claim { owner, .. } => ("claim", owner.to_string()),
             Operation::Release { owner } => ("release", owner.to_string()),
             Operation::Prepare { owner, .. } => ("prepare", owner.to_string()),
@@ -192,6 +209,17 @@ pub trait Helper: Send + Sync + std::fmt::Debug {
     fn hello(&self) -> Result<Hello> {
         match self.call(Operation::Hello {}, &[])? {
             Reply::Hello(hello) => Ok(hello),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    /// Who holds anything.
+    ///
+    /// # Errors
+    /// As [`Helper::call`].
+    fn owners(&self) -> Result<Vec<CellName>> {
+        match self.call(Operation::Owners {}, &[])? {
+            Reply::Owners { owners } => Ok(owners),
             other => Err(other.unexpected()),
         }
     }
@@ -263,6 +291,11 @@ pub enum Reply {
     Trial,
     /// Answer to [`Operation::Hello`].
     Hello(Hello),
+    /// Answer to [`Operation::Owners`].
+    Owners {
+        /// All of them.
+        owners: Vec<CellName>,
+    },
     /// Answer to [`Operation::Read`].
     Text {
         /// Content; empty when there is none.

@@ -2,7 +2,7 @@
 
 use super::server::Config;
 use super::{Client, Helper, Operation, claims};
-use crate::{Error, Result};
+use crate::{Error, Result, crash};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -79,6 +79,7 @@ pub fn ensure(config: &Config, binary: &Path) -> Result<()> {
         .arg("--home")
         .arg(&config.home)
         .env_clear()
+        .envs(std::env::var(crash::VARIABLE).map(|v| (crash::VARIABLE, v)))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -4,7 +4,7 @@ use super::claims::{self, Claims};
 use super::journal::{self, Line};
 use super::{Hello, Operation, REQUEST_MAX, Reply, Request, enter, files, guard, pack, stage};
 use crate::network::firewall;
-use crate::{Error, Result, shim};
+use crate::{Error, Result, crash, shim};
 use abbey_model::{CellName, Millis};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -150,7 +150,7 @@ fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
         }
     };
     line.outcome = outcome(&reply);
-    if !["hello", "read", "observe"].contains(&line.op.as_str()) {
+    if !["hello", "owners", "read", "observe"].contains(&line.op.as_str()) {
         journal::append(&config.dir(), &line);
     }
     answer(stream, &reply)
@@ -170,9 +170,11 @@ pub fn parse(bytes: &[u8]) -> std::result::Result<Request, String> {
 fn outcome(reply: &Reply) -> String {
     match reply {
         Reply::Trial => "on trial".to_owned(),
-        Reply::Done | Reply::Hello(_) | Reply::Text { .. } | Reply::Host { .. } => {
-            "done".to_owned()
-        }
+        Reply::Done
+        | Reply::Hello(_)
+        | Reply::Owners { .. }
+        | Reply::Text { .. }
+        | Reply::Host { .. } => "done".to_owned(),
         Reply::Exit { code } => format!("done: status {code}"),
         Reply::Refused { why } => format!("refused: {why}"),
         Reply::Failed { why } => format!("failed: {why}"),
@@ -255,6 +257,9 @@ fn attempt(
                 uid_first,
             }))
         }
+        Operation::Owners {} => Ok(Reply::Owners {
+            owners: held()?.claims.owners.into_keys().collect(),
+        }),
         Operation::Claim { owner, claim } => {
             let mut held = held()?;
             if claim.uid.is_some() && !config.privileged {
@@ -263,7 +268,11 @@ fn attempt(
             match held.claims.give(&owner, claim) {
                 Err(why) => return refused(why),
                 Ok(()) if dry => {}
-                Ok(()) => held.save()?,
+                Ok(()) => {
+                    crash::point("hostd.claim");
+                    held.save()?;
+                    crash::point("hostd.claimed");
+                }
             }
             Ok(Reply::Done)
         }
@@ -277,6 +286,7 @@ fn attempt(
             }
             if !dry && held.claims.owners.remove(&owner).is_some() {
                 held.save()?;
+                crash::point("hostd.released");
             }
             Ok(Reply::Done)
         }
@@ -286,7 +296,9 @@ fn attempt(
                 Err(why) => return refused(why),
             };
             if !dry {
+                crash::point("hostd.prepare");
                 files::prepare(config, &owner, uid, &files)?;
+                crash::point("hostd.prepared");
             }
             Ok(Reply::Done)
         }
@@ -307,7 +319,9 @@ fn attempt(
                 return refused("a stamp is letters, digits and hyphens");
             }
             if !dry {
+                crash::point("hostd.archive");
                 files::archive(config, &owner, &stamp)?;
+                crash::point("hostd.archived");
             }
             Ok(Reply::Done)
         }
@@ -460,7 +474,9 @@ fn firewall(
     if dry || firewall::in_force(&dir, tag, claims) {
         return Ok(Reply::Done);
     }
+    crash::point("hostd.firewall");
     let before = firewall::apply(&dir, tag, claims)?;
+    crash::point("hostd.fired");
     let heard = answer(stream, &Reply::Trial).and_then(|()| {
         stream.set_read_timeout(Some(confirm_within.to_std()))?;
         let mut word = [0u8; 1];

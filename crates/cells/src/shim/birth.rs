@@ -2,7 +2,7 @@
 
 use crate::cgroup::Groups;
 use crate::enter::{find_program, text};
-use crate::{CellSpec, Error, Listen, Network, Program, Result, Sandbox, network, sandbox};
+use crate::{CellSpec, Error, Listen, Network, Program, Result, Sandbox, crash, network, sandbox};
 use abbey_model::Layer;
 use std::collections::BTreeSet;
 use std::fs;
@@ -56,16 +56,21 @@ pub(super) fn give(
     let rootless = !rustix::process::geteuid().is_root();
     let walls = sandbox::walls(spec, walls, rootless)?;
     let slots = slots(spec);
-    let mut born = |pid: i32| match spec.network {
-        Some(Network {
+    let mut born = |pid: i32| {
+        if let Some(Network {
             subnet,
             tag: Some(tag),
-        }) => network::connect(tag, subnet, &slots, pid),
-        Some(_) | None => Ok(()),
+        }) = spec.network
+        {
+            network::connect(tag, subnet, &slots, pid)?;
+        }
+        crash::point("shim.connected");
+        Ok(())
     };
     let mut refusal = None;
     let mut content = |in_force: &abbey_launch::InForce| {
         layers.extend(sandbox::layers(in_force));
+        crash::point("shim.walls");
         sandbox::insist(spec, &layers).map_err(|e| {
             let text = io::Error::other(e.to_string());
             refusal = Some(e);

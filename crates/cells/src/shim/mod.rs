@@ -10,7 +10,7 @@ mod log;
 
 use crate::cgroup::Groups;
 use crate::spec::{Forward, Listen};
-use crate::{CellSpec, Error, Record, Result, identity};
+use crate::{CellSpec, Error, Record, Result, crash, identity};
 use abbey_model::{
     Bytes, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Spent, Timestamp,
 };
@@ -77,6 +77,7 @@ pub(crate) fn run(
     match Shim::launch(generation, spec, streams) {
         Ok(mut shim) => {
             report(Ok(()));
+            crash::point("shim.reported");
             shim.serve();
             Ok(())
         }
@@ -213,8 +214,10 @@ impl Shim {
             network: spec.network,
         };
         let lock = claim_cell(spec)?;
+        crash::point("shim.claimed");
         // The intent is on disk before the first side effect (hazards 6 and 7).
         publish(&spec.run_dir.join("shim.json"), &record)?;
+        crash::point("shim.intent");
         let control = listen(&spec.run_dir.join("control.sock"))?;
         let log = Log::open(
             &spec.log_dir,
@@ -225,6 +228,7 @@ impl Shim {
             Err(_) if spec.waived.contains(&Layer::Limits) => None,
             Err(error) => return Err(error),
         };
+        crash::point("shim.groups");
         if let Some(groups) = &groups {
             record.groups = groups.paths().to_vec();
             record.in_force = groups.read_back();
@@ -237,6 +241,7 @@ impl Shim {
         }
         abbey_launch::become_subreaper().map_err(Error::file("adopt", "orphans"))?;
         let birth = birth::give(spec, groups.as_ref(), record.in_force.is_some(), streams)?;
+        crash::point("shim.running");
         record.child = identity::identify(birth.child.pid);
         record.layers.clone_from(&birth.layers);
         publish(&spec.run_dir.join("shim.json"), &record)?;
@@ -510,6 +515,7 @@ impl Shim {
             let _swept_by_the_house = groups.kill(Duration::from_secs(5));
             let _swept_by_the_house = groups.remove();
         }
+        crash::point("shim.ended");
         let record = ExitRecord {
             generation: self.generation,
             exit,

@@ -1,0 +1,50 @@
+//! Places at which a test ends the process that comes by, as `kill -9` would: in front of and behind
+//! every side effect of hostd and of shims. Without a debug build nothing of it is there.
+
+/// Every place of hostd's calls and of shims.
+pub const POINTS: [&str; 19] = [
+    "hostd.claim",
+    "hostd.claimed",
+    "hostd.prepare",
+    "hostd.prepared",
+    "hostd.firewall",
+    "hostd.fired",
+    "hostd.archive",
+    "hostd.archived",
+    "hostd.released",
+    "hostd.sweep",
+    "hostd.killed",
+    "shim.claimed",
+    "shim.intent",
+    "shim.groups",
+    "shim.connected",
+    "shim.walls",
+    "shim.running",
+    "shim.reported",
+    "shim.ended",
+];
+
+/// Variable with the name of one place and a file: `NAME@PATH`. The first who comes by removes the
+/// file and is ended; later ones go on.
+pub const VARIABLE: &str = "ABBEY_CRASH_AT";
+
+/// Says that the caller comes by.
+#[cfg_attr(
+    not(debug_assertions),
+    expect(unused_variables, reason = "only tests ask")
+)]
+pub fn point(name: &str) {
+    #[cfg(debug_assertions)]
+    {
+        let Ok(wanted) = std::env::var(VARIABLE) else {
+            return;
+        };
+        let Some((place, file)) = wanted.split_once('@') else {
+            return;
+        };
+        if place == name && std::fs::remove_file(file).is_ok() {
+            let me = rustix::process::getpid();
+            let _cannot_fail = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+        }
+    }
+}
