@@ -274,8 +274,6 @@ fn fleet(house: &House, count: usize) {
     println!("| private memory of the shim, each | {} KiB |", shims / count as u64);
     println!("| private memory of the cell's first process, each | {} KiB |", inits / count as u64);
     println!("| down, two at a time | {:.2} s |", down.as_secs_f64());
-    let left = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
-    println!("| interfaces left | {} |", left.lines().filter(|l| l.trim().starts_with("ab")).count());
 }
 
 fn main() {
@@ -289,4 +287,7 @@ fn main() {
     drop(house);
     let house = House::start(&abbey);
     fleet(&house, count);
+    drop(house);
+    let left = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    println!("| interfaces left once hostd has ended | {} |", left.lines().filter(|l| l.trim().starts_with("ab")).count());
 }

@@ -54,6 +54,9 @@ pub struct Claims {
     /// Part of the names of what the house makes.
     #[serde(default)]
     pub tag: Option<Tag>,
+    /// Grows with every change.
+    #[serde(default)]
+    pub version: u64,
     /// By owner.
     pub owners: BTreeMap<CellName, Claim>,
 }
@@ -146,6 +149,7 @@ pub(super) fn open(dir: &Path) -> Result<Held> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Claims {
             uid_first: UIDS_FIRST + chance()? % PLACES * UIDS,
             tag: None,
+            version: 0,
             owners: BTreeMap::new(),
         },
         Err(e) => return Err(Error::file("read", &path)(e)),
@@ -163,7 +167,8 @@ pub(super) fn open(dir: &Path) -> Result<Held> {
 }
 
 impl Held {
-    pub(super) fn save(&self) -> Result<()> {
+    pub(super) fn save(&mut self) -> Result<()> {
+        self.claims.version += 1;
         crate::shim::publish(&self.path, &self.claims)
     }
 }
@@ -190,6 +195,7 @@ mod tests {
         let mut claims = Claims {
             uid_first: UIDS_FIRST,
             tag: None,
+            version: 0,
             owners: BTreeMap::new(),
         };
         let uid = |n| Claim {

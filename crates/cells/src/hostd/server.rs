@@ -265,9 +265,10 @@ fn attempt(
             if claim.uid.is_some() && !config.privileged {
                 return refused("without privilege there are no users to give");
             }
+            let before = held.claims.owners.get(&owner).cloned();
             match held.claims.give(&owner, claim) {
                 Err(why) => return refused(why),
-                Ok(()) if dry => {}
+                Ok(()) if dry || before.as_ref() == held.claims.owners.get(&owner) => {}
                 Ok(()) => {
                     crash::point("hostd.claim");
                     held.save()?;
@@ -373,12 +374,11 @@ fn attempt(
             Some(fd) => pack::pack(&config.home, fd).map(|()| Reply::Done),
         },
         Operation::Firewall { confirm_within } => {
-            // Others go on while it is on trial.
-            let claims = held()?.claims;
-            firewall(config, &claims, dry, confirm_within, stream)
+            firewall(config, dry, confirm_within, stream)
         }
         Operation::Start { generation, spec } => {
-            let spec = match guard::admit(config, &held()?.claims, *spec) {
+            let claims = held()?.claims;
+            let spec = match guard::admit(config, &claims, *spec) {
                 Ok(spec) => spec,
                 Err(why) => return refused(why),
             };
@@ -452,12 +452,11 @@ const TRIAL_MAX: Millis = Millis::from_secs(60);
 /// Brings the firewall to what the owners hold; see [`Operation::Firewall`].
 fn firewall(
     config: &Config,
-    claims: &Claims,
     dry: bool,
     confirm_within: Millis,
     stream: &UnixStream,
 ) -> Result<Reply> {
-    let (dir, tag) = (config.dir(), claims.tag());
+    let dir = config.dir();
     if !config.privileged {
         return Ok(Reply::Done);
     }
@@ -465,6 +464,9 @@ fn firewall(
         return refused("a trial takes more than nothing and at most a minute");
     }
     let _one_at_a_time = crate::lock::wait(&dir.join("firewall.lock"))?;
+    // Others may change what they hold while it is on trial; the lock of the claims is not kept.
+    let claims = &claims::open(&dir)?.claims;
+    let tag = claims.tag();
     if claims.owners.values().all(|c| c.subnet.is_none()) {
         if !dry {
             firewall::remove(&dir, tag)?;
@@ -497,6 +499,7 @@ fn firewall(
 fn stand_guard(config: &Config) -> Result<()> {
     let dir = config.dir();
     let _one_at_a_time = crate::lock::wait(&dir.join("firewall.lock"))?;
+    // Read under the lock: rules are never made from what somebody held a moment ago.
     let claims = claims::open(&dir)?.claims;
     let tag = claims.tag();
     match firewall::in_force(&dir, tag, &claims) {

@@ -21,10 +21,18 @@ pub(crate) struct Applied {
     text: String,
     /// The table as the kernel lists it.
     listed: String,
-    /// Number of the kernel's rules at that time; another means that somebody changed something.
-    generation: u32,
     /// Whether the house made the host forward.
     forwards: bool,
+}
+
+/// Under which circumstances the table was last seen to be as it should. As long as they are the
+/// same it still is, which takes no look at the table itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    /// Version of what the owners hold.
+    claims: u64,
+    /// Number of the kernel's rules: it grows with every change by anybody.
+    generation: u32,
 }
 
 /// Where `nft` is.
@@ -107,8 +115,12 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("firewall.json")
 }
 
-fn read(dir: &Path) -> Applied {
-    let bytes = std::fs::read(path(dir)).unwrap_or_default();
+fn seen_path(dir: &Path) -> PathBuf {
+    dir.join("firewall.seen")
+}
+
+fn read<T: Default + serde::de::DeserializeOwned>(path: &Path) -> T {
+    let bytes = std::fs::read(path).unwrap_or_default();
     serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
@@ -132,24 +144,29 @@ fn wish(tag: Tag, claims: &Claims, before: &Applied) -> (String, bool) {
     (super::render(tag, claims, forward), forward)
 }
 
-/// Whether the table is there as it should be. Costs one question to the kernel as long as nobody
-/// changes any rule of the host.
+/// Whether the table is there as it should be. Costs one question to the kernel as long as nothing
+/// changes, however many cells there are.
 pub(crate) fn in_force(dir: &Path, tag: Tag, claims: &Claims) -> bool {
-    let mut applied = read(dir);
-    let (text, _) = wish(tag, claims, &applied);
-    if applied.text != text || (wanted(claims) && !forwards()) {
+    let Ok(generation) = generation() else {
+        return false;
+    };
+    let now = Seen {
+        claims: claims.version,
+        generation,
+    };
+    if wanted(claims) && !forwards() {
         return false;
     }
-    let Ok(now) = generation() else { return false };
-    if now == applied.generation {
+    if read::<Seen>(&seen_path(dir)) == now {
         return true;
     }
-    if list(tag).is_ok_and(|listed| listed == applied.listed) {
-        applied.generation = now;
-        let _asked_again_next_time = shim::publish(&path(dir), &applied);
-        return true;
+    let applied: Applied = read(&path(dir));
+    let (text, _) = wish(tag, claims, &applied);
+    let same = applied.text == text && list(tag).is_ok_and(|listed| listed == applied.listed);
+    if same {
+        let _looked_at_again_next_time = shim::publish(&seen_path(dir), &now);
     }
-    false
+    same
 }
 
 /// Brings the table to what the owners hold, and gives what was there before.
@@ -157,7 +174,7 @@ pub(crate) fn in_force(dir: &Path, tag: Tag, claims: &Claims) -> bool {
 /// # Errors
 /// When the kernel refuses it; then nothing was changed.
 pub(crate) fn apply(dir: &Path, tag: Tag, claims: &Claims) -> Result<Applied> {
-    let before = read(dir);
+    let before = read(&path(dir));
     let (text, forward) = wish(tag, claims, &before);
     put(dir, tag, text, forward)?;
     Ok(before)
@@ -185,7 +202,6 @@ fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
     let applied = Applied {
         text,
         listed,
-        generation: generation().map_err(failed("read back"))?,
         forwards: forward,
     };
     shim::publish(&path(dir), &applied)
@@ -195,7 +211,7 @@ fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
 fn close(dir: &Path) {
     let tables = run(&["list", "tables"], "").unwrap_or_default();
     let houses = tables.lines().filter(|l| l.contains(" abbey_")).count();
-    if read(dir).forwards && houses <= 1 {
+    if read::<Applied>(&path(dir)).forwards && houses <= 1 {
         let _stays_as_it_is = std::fs::write(FORWARD, "0");
     }
 }

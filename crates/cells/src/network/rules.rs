@@ -155,6 +155,7 @@ mod tests {
         let claims = Claims {
             uid_first: 1,
             tag: None,
+            version: 0,
             owners: BTreeMap::from(owners),
         };
         insta::assert_snapshot!(render(Tag::new(0xabcde), &claims, true));
