@@ -373,9 +373,7 @@ fn attempt(
             Some(_) if dry => Ok(Reply::Done),
             Some(fd) => pack::pack(&config.home, fd).map(|()| Reply::Done),
         },
-        Operation::Firewall { confirm_within } => {
-            firewall(config, dry, confirm_within, stream)
-        }
+        Operation::Firewall { confirm_within } => firewall(config, dry, confirm_within, stream),
         Operation::Start { generation, spec } => {
             let claims = held()?.claims;
             let spec = match guard::admit(config, &claims, *spec) {
