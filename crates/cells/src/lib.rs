@@ -13,7 +13,7 @@ mod host;
 pub mod hostd;
 mod identity;
 mod lock;
-mod network;
+pub mod network;
 mod sandbox;
 pub mod shim;
 mod spec;

@@ -4,6 +4,7 @@
 //! of its own pair, so agents meet each other only where the house lets them: at its doors.
 
 pub(crate) mod firewall;
+pub mod freebsd;
 mod link;
 mod rules;
 

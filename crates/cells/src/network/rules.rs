@@ -123,14 +123,14 @@ pub(crate) fn render(tag: Tag, claims: &Claims, closed: bool) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::hostd::Claim;
     use abbey_model::CellName;
     use std::collections::BTreeMap;
 
-    #[test]
-    fn the_table_says_what_the_owners_hold() {
+    /// Three owners: one with a list, one with everything, one without a network.
+    pub(in crate::network) fn example() -> Claims {
         let claim = |subnet: &str, egress: &[&str]| Claim {
             subnet: Some(subnet.parse().unwrap()),
             door: Some(18_800),
@@ -141,23 +141,22 @@ mod tests {
             ..Claim::default()
         };
         let agent = |name: &str| CellName::Agent(name.parse().unwrap());
+        let list = ["api.example.org:443", "198.51.100.0/24:5432"];
         let owners = [
-            (
-                agent("a"),
-                claim(
-                    "10.77.0.0/24",
-                    &["api.example.org:443", "198.51.100.0/24:5432"],
-                ),
-            ),
+            (agent("a"), claim("10.77.0.0/24", &list)),
             (agent("b"), claim("10.77.1.0/24", &["full"])),
             (agent("none"), Claim::default()),
         ];
-        let claims = Claims {
+        Claims {
             uid_first: 1,
             tag: None,
             version: 0,
             owners: BTreeMap::from(owners),
-        };
-        insta::assert_snapshot!(render(Tag::new(0xabcde), &claims, true));
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_the_owners_hold() {
+        insta::assert_snapshot!(render(Tag::new(0xabcde), &example(), true));
     }
 }
