@@ -62,6 +62,7 @@ impl House {
             sandbox: walls.then_some(sandbox),
             network: subnet.map(|subnet| Network { subnet, tag: None }),
             forwards: Vec::new(),
+            terminal: false,
             ready_within: None,
             run_dir: PathBuf::new(),
             log_dir: PathBuf::new(),

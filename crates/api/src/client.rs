@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -174,6 +175,31 @@ impl Client {
         Ok(answer)
     }
 
+    /// A connection that carries another protocol from here on.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the house does not change to it.
+    pub async fn upgrade(&self, path: &str, protocol: &str) -> Result<Upgraded, Error> {
+        let headers = [
+            ("connection", "upgrade".to_owned()),
+            ("upgrade", protocol.to_owned()),
+        ];
+        let response = self.open(Method::GET, path, None, &headers).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upgraded = hyper::upgrade::on(response).await;
+            return upgraded.map_err(|e| Error::Broken(e.into()));
+        }
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_MAX)
+            .collect()
+            .await;
+        let bytes = body.map_err(Error::Broken)?.to_bytes();
+        Err(Error::Refused(
+            serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| Problem::new(FaultKind::Internal, format!("status {status}"))),
+        ))
+    }
+
     /// One request; the answer's body is read by the caller, for streams.
     ///
     /// # Errors
@@ -209,7 +235,7 @@ impl Client {
         };
         let broken = |e: hyper::Error| Error::Broken(e.into());
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let _driver = tokio::spawn(connection);
+        let _driver = tokio::spawn(connection.with_upgrades());
         let mut request = Request::builder()
             .method(method)
             .uri(path)

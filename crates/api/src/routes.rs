@@ -194,6 +194,20 @@ pub const ROUTES: &[Route] = &[
         None,
     ),
     out(
+        "GET",
+        "/api/v1/agents/{agent}/attach",
+        "Its terminal, by `Upgrade: abbey-terminal`",
+        None,
+        None,
+    ),
+    out(
+        "GET",
+        "/api/v1/services/{service}/attach",
+        "Its terminal, by `Upgrade: abbey-terminal`",
+        None,
+        None,
+    ),
+    out(
         "POST",
         "/api/v1/commands",
         "Runs a command in a fresh cell; JSON Lines of output, then status, usage and files",

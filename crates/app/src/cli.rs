@@ -54,6 +54,12 @@ pub(crate) enum Command {
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
+    /// Look on and type at the terminal of an agent, or of a service as `service/NAME`; Ctrl-] leaves
+    /// it as it is.
+    Attach {
+        /// Whose.
+        agent: String,
+    },
     /// Run one command in a fresh cell, which goes with it.
     Run(RunArgs),
     /// Add, remove or show agents.
@@ -361,7 +367,6 @@ pub(crate) enum ServiceCommand {
 
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("attach", ""),
     ("agent", "clone"),
     ("agent", "move"),
     ("agent", "restore"),

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "this is the room that prints")]
 
 mod agents;
+mod attach;
 mod cli;
 mod connect;
 mod examples;
@@ -79,6 +80,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Why { agent } => agents::why(&home, json, &agent).await,
         C::Logs(args) => watch::logs(&home, json, &format!("agents/{}", args.agent), &args).await,
         C::Exec { agent, command } => run::exec(&home, &agent, command).await,
+        C::Attach { agent } => attach::attach(&home, &agent).await,
         C::Run(args) => run::run(&home, json, args).await,
         C::Agent(AgentCommand::New(args)) => agents::agent_new(&home, json, &args).await,
         C::Agent(AgentCommand::Rm(args)) => agents::agent_rm(&home, json, &args).await,

@@ -7,6 +7,7 @@ use crate::{Backend, CellSpec, Error, Record, Result, client, crash, identity};
 use abbey_model::{CellName, ExitRecord, Generation, Millis, Observed};
 use std::fs;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -113,6 +114,21 @@ impl Backend for ShimBackend {
             Ok(status) if status.paused == pause => Ok(()),
             Ok(_) => Err(broken("not everything in it could be held".to_owned())),
             Err(e) => Err(broken(format!("it does not answer: {e}"))),
+        }
+    }
+
+    fn attach(&self, cell: &CellName, rows: u16, columns: u16) -> Result<UnixStream> {
+        let request = Request::Attach { rows, columns };
+        match client::open(&self.dir(cell), &request) {
+            Ok((status, stream)) if status.terminal => {
+                let forever = stream
+                    .set_read_timeout(None)
+                    .and_then(|()| stream.set_write_timeout(None));
+                forever.map_err(Error::file("use", "a connection"))?;
+                Ok(stream)
+            }
+            Ok(_) => Err(Error::NoTerminal(cell.clone())),
+            Err(_) => Err(Error::NotRunning(cell.clone())),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::shim::{Request, Status};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,15 @@ use std::time::Duration;
 /// Longest time to wait for a shim, which answers from memory.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Longest answer, bytes.
+const ANSWER_MAX: usize = 1 << 16;
+
 pub(crate) fn ask(run_dir: &Path, request: &Request) -> io::Result<Status> {
+    open(run_dir, request).map(|(status, _)| status)
+}
+
+/// Asks, and gives the connection as well, behind the answer.
+pub(crate) fn open(run_dir: &Path, request: &Request) -> io::Result<(Status, UnixStream)> {
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -24,7 +32,15 @@ pub(crate) fn ask(run_dir: &Path, request: &Request) -> io::Result<Status> {
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;
-    let mut answer = String::new();
-    BufReader::new(io::Read::take(stream, 1 << 16)).read_line(&mut answer)?;
-    serde_json::from_str(&answer).map_err(io::Error::from)
+    // Byte by byte: what follows the answer is not ours.
+    let mut answer = Vec::new();
+    let mut byte = [0u8; 1];
+    while answer.len() < ANSWER_MAX {
+        stream.read_exact(&mut byte)?;
+        match byte[0] {
+            b'\n' => break,
+            byte => answer.push(byte),
+        }
+    }
+    Ok((serde_json::from_slice(&answer)?, stream))
 }

@@ -25,6 +25,7 @@ pub use network::Tag;
 pub use spec::{Bind, CellSpec, Forward, Listen, Network, Program, Record, Sandbox, Target};
 
 use abbey_model::{CellName, Generation, Millis, Observed};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 /// Why an operation on a cell failed.
@@ -81,6 +82,9 @@ pub enum Error {
         /// Which operation.
         op: &'static str,
     },
+    /// The program of the cell does not run on a terminal.
+    #[error("{0} has no terminal; give it `terminal: true` in the manifest")]
+    NoTerminal(CellName),
     /// Limits cannot be enforced here.
     #[error("limits cannot be enforced: {0}")]
     Limits(String),
@@ -151,6 +155,13 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// When the shim cannot be reached, or something goes on all the same.
     fn pause(&self, cell: &CellName, pause: bool) -> Result<()>;
+
+    /// A connection to the terminal of a cell, for a viewer of this size; see [`shim`] for what
+    /// goes over it.
+    ///
+    /// # Errors
+    /// [`Error::NoTerminal`], or when the shim cannot be reached.
+    fn attach(&self, cell: &CellName, rows: u16, columns: u16) -> Result<UnixStream>;
 
     /// Ends whatever is left of a cell, verifies that it is gone, and removes its records.
     ///

@@ -126,6 +126,8 @@ pub struct CellSpec {
     pub network: Option<Network>,
     /// Its ways to the house and to services.
     pub forwards: Vec<Forward>,
+    /// Whether the program runs on a terminal, to which one can attach.
+    pub terminal: bool,
     /// Time for the child to announce readiness on descriptor 3; none means ready at once.
     pub ready_within: Option<Millis>,
     /// Directory of records and the control socket.

@@ -359,6 +359,7 @@ impl Running {
             sandbox,
             network: lease.subnet.map(|subnet| Network { subnet, tag: None }),
             forwards: ways.forwards(),
+            terminal: false,
             ready_within: None,
             run_dir: home.cells().join(self.cell.to_string()),
             log_dir: home.cell_logs(&self.cell.to_string()),

@@ -82,6 +82,7 @@ impl Error {
     /// What a caller can do about it.
     pub fn kind(&self) -> FaultKind {
         match self {
+            Error::Cell(abbey_cells::Error::NoTerminal(_)) => FaultKind::Conflict,
             Error::File { .. }
             | Error::HomeTooDeep(_)
             | Error::HomeClosed { .. }

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::house::House;
 use crate::web::{Doc, Input, etag, header, if_match, problem};
-use crate::{Error, apply, backup, command, doctor, exec, logs, metrics, provision, view};
+use crate::{Error, apply, attach, backup, command, doctor, exec, logs, metrics, provision, view};
 use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
 use abbey_model::{
@@ -52,6 +52,8 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/agents/{agent}/restart", post(restart))
         .route("/api/v1/agents/{agent}/rotate", post(rotate))
         .route("/api/v1/agents/{agent}/exec", post(exec_in))
+        .route("/api/v1/agents/{agent}/attach", get(attach::agent))
+        .route("/api/v1/services/{service}/attach", get(attach::service))
         .route("/api/v1/commands", command::route())
         .route("/api/v1/tasks", get(tasks).post(add_task))
         .route("/api/v1/tasks/{task}", get(task))
@@ -113,7 +115,7 @@ pub(crate) fn refuse_unknown(door: Door, path: &str) -> Response {
     )
 }
 
-fn slug_of(text: &str) -> Result<Slug> {
+pub(crate) fn slug_of(text: &str) -> Result<Slug> {
     Ok(text
         .parse()
         .map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::NotFound, e.to_string()))?)

@@ -234,6 +234,7 @@ pub(crate) fn cell_spec(
                 network: abbey_plan::subnet(&current.registry, owner)
                     .map(|subnet| Network { subnet, tag: None }),
                 forwards: Vec::new(),
+                terminal: false,
                 ready_within: None,
                 run_dir: run_dir.clone(),
                 log_dir: log_dir.clone(),
@@ -281,6 +282,7 @@ pub(crate) fn cell_spec(
                 cwd: inside.workspace,
                 sandbox,
                 forwards: ways.forwards(),
+                terminal: agent.terminal,
                 ready_within: Some(READY_WITHIN),
                 secrets: vec![key, token],
                 ..base(digest, agent.cell, agent.limits, &agent.waived, &owner)
@@ -338,6 +340,7 @@ pub(crate) fn cell_spec(
                 forwards: ways.forwards(),
                 cwd: inside,
                 sandbox,
+                terminal: service.terminal,
                 ..base(
                     digest,
                     service.cell,

@@ -55,6 +55,8 @@ pub struct Spec {
     pub fds: Vec<OwnedFd>,
     /// Whether it starts a session of its own.
     pub new_session: bool,
+    /// Whether standard input is a terminal, which becomes that of the session.
+    pub terminal: bool,
     /// Whether it dies with the thread that spawned it.
     pub dies_with_parent: bool,
 }
@@ -165,6 +167,9 @@ impl<'a> Prepared<'a> {
                 if libc::dup2(base + i, i) < 0 {
                     return failed(6);
                 }
+            }
+            if self.spec.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
+                return failed(6);
             }
             // Nothing else is inherited: all other descriptors close on exec.
             let first = self.fds.len() as libc::c_uint;

@@ -259,6 +259,7 @@ impl Decoder<'_> {
             }
             let service = Service {
                 egress: egress(value.get("egress")),
+                terminal: text(node, "terminal") == Some("true"),
                 slot,
                 cell: text(node, "cell")
                     .and_then(|c| c.parse().ok())
@@ -510,6 +511,7 @@ impl Decoder<'_> {
             "reports_to",
             "max_concurrent_runs",
             "charter_writable",
+            "terminal",
         ] {
             note(key);
         }
@@ -542,6 +544,7 @@ impl Decoder<'_> {
             waived,
             profile,
             egress,
+            terminal: text(own, "terminal") == Some("true"),
             egress_bytes,
             tools,
             max_concurrent_runs: integer(own, "max_concurrent_runs")

@@ -157,6 +157,8 @@ pub struct Service {
     pub profile: Profile,
     /// What it may reach outside.
     pub egress: Egress,
+    /// Whether it runs on a terminal.
+    pub terminal: bool,
     /// Place in every agent's subnet.
     pub slot: Option<Slug>,
     /// Line of the manifest.
@@ -252,6 +254,8 @@ pub struct Agent {
     pub profile: Profile,
     /// What it may reach outside.
     pub egress: Egress,
+    /// Whether it runs on a terminal.
+    pub terminal: bool,
     /// Bytes that the egress proxy carries for it in a day.
     pub egress_bytes: Option<u64>,
     /// What its runs may do.
@@ -336,6 +340,7 @@ impl Agent {
             ("tools.wall", format!("{} s", self.tools.wall_ms_max / 1000)),
             ("profile", self.profile.name().to_owned()),
             ("egress", self.egress.to_string()),
+            ("terminal", self.terminal.to_string()),
             ("budget.egress_per_day", limit(self.egress_bytes)),
             ("max_concurrent_runs", self.max_concurrent_runs.to_string()),
             (

@@ -341,8 +341,14 @@ impl Work {
         let name = agent.slug.as_str();
         // What only a new boot can change, and what the running agent asks the house for each time.
         let boot = digest(&format!(
-            "{:?} {:?} {:?} {:?} {:?} {} {door} {uid:?} {subnet:?} {reaches:?}",
-            agent.runtime, agent.cell, agent.limits, agent.waived, agent.profile, agent.slug
+            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?}",
+            agent.runtime,
+            agent.cell,
+            agent.limits,
+            agent.waived,
+            agent.profile,
+            agent.slug,
+            agent.terminal
         ));
         let charter = inventory
             .charters

@@ -308,6 +308,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "System calls of its sandbox: `strict`, `jit` (the default) or `nested`.",
             ),
             key("waive", WAIVE, "Layers that may be missing on this host."),
+            key(
+                "terminal",
+                Shape::Boolean,
+                "Whether it runs on a terminal, for `abbey attach`.",
+            ),
             key("egress", Shape::Egress, EGRESS),
             key(
                 "slot",
@@ -395,6 +400,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Whether it may rewrite its own charter.",
             ),
             key("waive", WAIVE, "Layers that may be missing on this host."),
+            key(
+                "terminal",
+                Shape::Boolean,
+                "Whether it runs on a terminal, for `abbey attach`.",
+            ),
             key("egress", Shape::Egress, EGRESS),
         ])),
         "The agents.",

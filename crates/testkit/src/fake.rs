@@ -6,6 +6,7 @@ use abbey_model::{
     Bytes, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity, Timestamp,
 };
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
 #[derive(Debug, Clone)]
@@ -129,6 +130,10 @@ impl Backend for FakeBackend {
             }
             _ => Err(Error::NotRunning(cell.clone())),
         })
+    }
+
+    fn attach(&self, cell: &CellName, _rows: u16, _columns: u16) -> Result<UnixStream> {
+        Err(Error::NoTerminal(cell.clone()))
     }
 
     fn sweep(&self, cell: &CellName) -> Result<()> {

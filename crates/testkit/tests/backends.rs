@@ -26,6 +26,7 @@ fn a_fake_cell_with_its_own_uid_no_network_and_only_the_houses_socket_conforms()
         sandbox: None,
         network: None,
         forwards: Vec::new(),
+        terminal: false,
         ready_within: None,
         run_dir: PathBuf::from("/nonexistent"),
         log_dir: PathBuf::from("/nonexistent"),

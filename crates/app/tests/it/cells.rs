@@ -31,6 +31,7 @@ fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
         sandbox: None,
         network: None,
         forwards: Vec::new(),
+        terminal: false,
         ready_within: None,
         run_dir: hostd.config.cells().join(cell.to_string()),
         log_dir: hostd.config.home.join("logs").join(cell.to_string()),
@@ -106,6 +107,7 @@ fn every_end_is_explained_and_nothing_is_left() {
     assert_eq!(
         ended(
             &CellSpec {
+                terminal: false,
                 ready_within: Some(Millis(300)),
                 ..spec.clone()
             },

@@ -92,6 +92,7 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
             tag: None,
         }),
         forwards: vec![forward],
+        terminal: false,
         ready_within: None,
         run_dir: PathBuf::from("/x"),
         log_dir: PathBuf::from("/x"),

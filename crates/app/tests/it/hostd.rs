@@ -31,6 +31,7 @@ fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
         }),
         network: None,
         forwards: Vec::new(),
+        terminal: false,
         ready_within: None,
         // A caller's own places are put aside for the house's.
         run_dir: PathBuf::from("/etc"),

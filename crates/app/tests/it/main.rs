@@ -6,6 +6,7 @@
 )]
 
 mod agents;
+mod attach;
 mod cells;
 mod commands;
 mod containment;

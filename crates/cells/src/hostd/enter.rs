@@ -64,6 +64,7 @@ pub(super) fn run(
         rlimits: vec![(abbey_launch::CORE, 0)],
         fds: streams.into(),
         new_session: true,
+        terminal: false,
         dies_with_parent: true,
     };
     let child = match &record.walls {

@@ -1,5 +1,6 @@
 //! From a specification to a running child: pipes, program, and walls if it has any.
 
+use super::terminal::Terminal;
 use crate::cgroup::Groups;
 use crate::enter::{find_program, text};
 use crate::{CellSpec, Error, Listen, Network, Program, Result, Sandbox, crash, network, sandbox};
@@ -23,6 +24,7 @@ pub(super) struct Birth {
     pub(super) listeners: Vec<OwnedFd>,
     /// Output, errors, readiness.
     pub(super) pipes: [OwnedFd; 3],
+    pub(super) terminal: Option<Terminal>,
     /// Layers that hold.
     pub(super) layers: BTreeSet<Layer>,
 }
@@ -34,7 +36,7 @@ pub(super) fn give(
     limited: bool,
     streams: Option<[OwnedFd; 3]>,
 ) -> Result<Birth> {
-    let (launch, pipes) = prepare(spec, groups, streams)?;
+    let (launch, pipes, terminal) = prepare(spec, groups, streams)?;
     let mut layers = BTreeSet::new();
     if limited {
         layers.insert(Layer::Limits);
@@ -50,6 +52,7 @@ pub(super) fn give(
             channel: None,
             listeners: Vec::new(),
             pipes,
+            terminal,
             layers,
         });
     };
@@ -93,6 +96,7 @@ pub(super) fn give(
         channel: Some(walled.channel),
         listeners: walled.listeners,
         pipes,
+        terminal,
         layers,
     })
 }
@@ -117,7 +121,7 @@ fn prepare(
     spec: &CellSpec,
     groups: Option<&Groups>,
     streams: Option<[OwnedFd; 3]>,
-) -> Result<(abbey_launch::Spec, [OwnedFd; 3])> {
+) -> Result<(abbey_launch::Spec, [OwnedFd; 3], Option<Terminal>)> {
     let pipe = || {
         let flags = rustix::pipe::PipeFlags::CLOEXEC;
         let (reader, writer) =
@@ -165,13 +169,22 @@ fn prepare(
         }
     };
     let mut env: Vec<(String, String)> = spec.env.clone();
+    if spec.terminal {
+        env.push(("TERM".to_owned(), "xterm-256color".to_owned()));
+    }
     if spec.ready_within.is_some() {
         env.push(("ABBEY_READY_FD".to_owned(), "3".to_owned()));
     }
     // Our ends of unused pipes see the end of them at once.
-    let fds = match streams {
-        Some([input, output, errors]) => vec![input, output, errors, ready_child],
-        None => vec![OwnedFd::from(null), out_child, err_child, ready_child],
+    let (terminal, slave) = match spec.terminal && streams.is_none() {
+        true => Terminal::open(spec.uid).map(|(t, s)| (Some(t), Some(s)))?,
+        false => (None, None),
+    };
+    let copy = |fd: &OwnedFd| fd.try_clone().map_err(Error::file("use", "the terminal"));
+    let fds = match (streams, slave) {
+        (Some([input, output, errors]), _) => vec![input, output, errors, ready_child],
+        (None, Some(slave)) => vec![copy(&slave)?, copy(&slave)?, slave, ready_child],
+        (None, None) => vec![OwnedFd::from(null), out_child, err_child, ready_child],
     };
     let launch = abbey_launch::Spec {
         program,
@@ -193,7 +206,8 @@ fn prepare(
         rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
         fds,
         new_session: true,
+        terminal: terminal.is_some(),
         dies_with_parent: true,
     };
-    Ok((launch, [out, err, ready]))
+    Ok((launch, [out, err, ready], terminal))
 }

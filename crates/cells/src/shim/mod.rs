@@ -7,6 +7,7 @@
 mod birth;
 mod forward;
 mod log;
+mod terminal;
 
 use crate::cgroup::Groups;
 use crate::spec::{Forward, Listen};
@@ -26,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use terminal::Terminal;
 
 /// What the control plane asks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +39,13 @@ pub enum Request {
     Stop {
         /// Time to end by itself.
         grace: Millis,
+    },
+    /// Look on and type: after the answer the connection carries the terminal.
+    Attach {
+        /// Rows of the viewer.
+        rows: u16,
+        /// Its columns.
+        columns: u16,
     },
     /// Hold everything where it is, or let it go on.
     Pause {
@@ -59,6 +68,9 @@ pub struct Status {
     /// Whether everything in it is held.
     #[serde(default)]
     pub paused: bool,
+    /// Whether there is a terminal to attach to.
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// Runs a shim in this process, which becomes it: reports once whether the child runs, and stays
@@ -141,6 +153,13 @@ pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     fs::rename(&temporary, path).map_err(Error::file("publish", path))
 }
 
+/// Reads of one stream in one turn; there are others to hear.
+const READS_MAX: usize = 32;
+
+/// Part of the time to end by itself after which a terminal is hung up: shells do not heed a request
+/// to terminate.
+const HANG_UP_AFTER: u32 = 10;
+
 /// Longest time to hold a cell; the kernel takes microseconds for each process.
 const HOLD_WITHIN: Duration = Duration::from_millis(400);
 
@@ -156,11 +175,14 @@ struct Shim {
     ready: bool,
     ready_until: Option<Instant>,
     stopping: Option<Instant>,
+    /// When the terminal is hung up, which ends what does not heed the request.
+    hang_up: Option<Instant>,
     paused: bool,
     killed: bool,
     exit: Option<ExitKind>,
     control: UnixListener,
     forwards: Vec<Forwarder>,
+    terminal: Option<Terminal>,
     log: Log,
     /// Held for as long as the cell lives: no second boot of it can begin (hazard 4).
     _lock: fs::File,
@@ -250,7 +272,7 @@ impl Shim {
             .map(|within| Instant::now() + within.to_std());
         let [stdout, stderr, ready_pipe] = birth.pipes;
         let forwards = open_forwards(spec, birth.listeners)?;
-        let (child, channel) = (birth.child, birth.channel);
+        let (child, channel, terminal) = (birth.child, birth.channel, birth.terminal);
         Ok(move |spec: CellSpec| Shim {
             generation,
             groups,
@@ -261,11 +283,13 @@ impl Shim {
             ready_pipe: ready_until.map(|_| ready_pipe),
             ready_until,
             stopping: None,
+            hang_up: None,
             paused: false,
             killed: false,
             exit: None,
             control,
             forwards,
+            terminal,
             log,
             spec,
             _lock: lock,
@@ -294,7 +318,8 @@ impl Shim {
 
     /// Waits for anything to happen.
     fn wait(&mut self) -> io::Result<()> {
-        let next = [self.stopping, self.ready_until.filter(|_| !self.ready)]
+        let ready_until = self.ready_until.filter(|_| !self.ready);
+        let next = [self.stopping, self.hang_up, ready_until]
             .into_iter()
             .flatten()
             .min();
@@ -321,6 +346,9 @@ impl Shim {
         for forward in &self.forwards {
             forward.watch(&mut fds);
         }
+        if let Some(terminal) = &self.terminal {
+            terminal.watch(&mut fds);
+        }
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(e) => Err(e.into()),
@@ -332,7 +360,7 @@ impl Shim {
         let mut buffer = [0u8; 8192];
         for (stream, slot) in &mut self.output {
             let Some(fd) = slot else { continue };
-            loop {
+            for _ in 0..READS_MAX {
                 match rustix::io::read(&*fd, &mut buffer) {
                     Ok(0) => {
                         *slot = None;
@@ -342,6 +370,9 @@ impl Shim {
                     Err(_) => break,
                 }
             }
+        }
+        if let Some(terminal) = &mut self.terminal {
+            terminal.turn(|bytes| self.log.take("out", bytes, now()));
         }
         if let Some(fd) = &self.ready_pipe {
             match rustix::io::read(fd, &mut buffer) {
@@ -360,11 +391,16 @@ impl Shim {
     fn answer(&mut self) {
         while let Ok((stream, _)) = self.control.accept() {
             // One short exchange; a slow caller is cut off rather than waited for.
-            let _closed = self.exchange(&stream);
+            if let Ok(Some(size)) = self.exchange(&stream)
+                && let Some(terminal) = &mut self.terminal
+            {
+                terminal.join(stream, size);
+            }
         }
     }
 
-    fn exchange(&mut self, mut stream: &UnixStream) -> io::Result<()> {
+    /// Answers; gives the size of a viewer who stays.
+    fn exchange(&mut self, mut stream: &UnixStream) -> io::Result<Option<(u16, u16)>> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
@@ -377,8 +413,10 @@ impl Shim {
             }
             line.extend_from_slice(&byte[..n]);
         }
+        let mut viewer = None;
         match serde_json::from_slice(&line)? {
             Request::Status => {}
+            Request::Attach { rows, columns } => viewer = Some((rows, columns)),
             Request::Stop { grace } => {
                 // What is held cannot end by itself.
                 self.pause(false);
@@ -392,10 +430,12 @@ impl Shim {
             ready: self.ready,
             stopping: self.stopping.is_some(),
             paused: self.paused,
+            terminal: self.terminal.is_some(),
         };
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');
-        stream.write_all(&answer)
+        stream.write_all(&answer)?;
+        Ok(viewer)
     }
 
     /// Holds everything below us, or lets it go on.
@@ -420,6 +460,10 @@ impl Shim {
     fn ask_to_stop(&mut self, grace: Millis) {
         if self.stopping.is_none() {
             self.stopping = Some(Instant::now() + grace.to_std());
+            self.hang_up = self
+                .terminal
+                .is_some()
+                .then(|| Instant::now() + grace.to_std() / HANG_UP_AFTER);
             // Behind walls the first process passes it on; else the child's whole group is meant,
             // as it may be a launcher of something else.
             if self.channel.is_some() {
@@ -433,6 +477,11 @@ impl Shim {
 
     fn deadlines(&mut self) {
         let now = Instant::now();
+        if self.hang_up.is_some_and(|at| now >= at) {
+            self.hang_up = None;
+            // Closing our end is what tells the session that its terminal is gone.
+            self.terminal = None;
+        }
         if self.stopping.is_some_and(|at| now >= at) && !self.killed {
             self.killed = true;
             self.kill();
