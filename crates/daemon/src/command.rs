@@ -7,8 +7,9 @@
 use crate::Error;
 use crate::error::Result;
 use crate::exec::{pipe, pump};
+use crate::firewall;
 use crate::house::House;
-use crate::provision::{ask, raise_firewall};
+use crate::provision::ask;
 use crate::specs::{Ways, tmp_size};
 use abbey_api::{CommandBody, Problem};
 use abbey_cells::hostd::{Claim, Operation};
@@ -67,6 +68,11 @@ impl Commands {
     /// Whether a command is somebody's who waits for it.
     pub(crate) fn runs(&self, slug: &Slug) -> bool {
         self.leases().contains_key(slug)
+    }
+
+    /// Whether any runs.
+    pub(crate) fn any(&self) -> bool {
+        !self.leases().is_empty()
     }
 
     /// What a command may reach by name.
@@ -303,7 +309,7 @@ impl Running {
                 .await?;
         }
         match lease.subnet {
-            Some(_) => raise_firewall(&self.house).await,
+            Some(_) => firewall::raise(&self.house).await.map(drop),
             None => Ok(()),
         }
     }
@@ -523,7 +529,7 @@ impl Running {
         }
         let lease = self.house.commands.leases().remove(&self.slug);
         if lease.is_some_and(|l| l.subnet.is_some())
-            && let Err(error) = raise_firewall(&self.house).await
+            && let Err(error) = firewall::raise(&self.house).await
         {
             tracing::warn!(
                 error = error.chain(),

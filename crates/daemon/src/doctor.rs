@@ -106,6 +106,17 @@ pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
         ),
         "run as root or delegate a control group",
     );
+    let network = facts.no_network.clone();
+    add(
+        "network",
+        network.is_none(),
+        "warn",
+        network.map_or_else(
+            || "cells can have networks of their own".to_owned(),
+            |why| format!("cells have loopback and the egress proxy only: {why}"),
+        ),
+        "start the house as root, with nftables installed",
+    );
     let skills = house.skills();
     add(
         "skills",

@@ -13,6 +13,7 @@ mod egress;
 mod error;
 mod exec;
 mod facts;
+mod firewall;
 mod home;
 mod hostd;
 mod house;

@@ -4,6 +4,7 @@
 use crate::Error;
 use crate::auth::Keys;
 use crate::error::Result;
+use crate::firewall;
 use crate::home::new_token;
 use crate::house::{Current, House};
 use abbey_agents::digest;
@@ -15,7 +16,6 @@ use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Secret, Sl
 use abbey_store::{SagaRow, TokenRow};
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -101,19 +101,8 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
         ask(house, Operation::Claim { owner, claim }).await?;
     }
     crate::command::clear_leftovers(house, &owners).await?;
-    raise_firewall(house).await?;
+    firewall::raise(house).await?;
     refresh_keys(house).await
-}
-
-/// Time in which the control plane must have shown that it is still reached.
-const CONFIRM_WITHIN: Millis = Millis::from_secs(10);
-
-/// Brings the firewall to what the plan says, and keeps it only when the operator still gets in.
-pub(crate) async fn raise_firewall(house: &House) -> Result<()> {
-    let hostd = Arc::clone(&house.hostd);
-    let address = house.outside_address();
-    let contact = move || address.is_none_or(|a| TcpStream::connect(a).is_ok());
-    crate::hostd::ask(move || hostd.firewall(CONFIRM_WITHIN, &contact)).await
 }
 
 /// Owners whose files are below a directory.

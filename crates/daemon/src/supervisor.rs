@@ -2,7 +2,7 @@
 //! happens when it ends.
 
 use crate::house::House;
-use crate::{journal, loops, reconcile};
+use crate::{firewall, journal, loops, reconcile};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,8 @@ pub(crate) enum Duty {
     Upkeep,
     /// Takes hostd's journal into the chain.
     Journal,
+    /// Looks whether the firewall stands.
+    Firewall,
 }
 
 /// What happens when a duty panics.
@@ -30,12 +32,13 @@ struct Policy {
 }
 
 impl Duty {
-    pub(crate) const ALL: [Duty; 5] = [
+    pub(crate) const ALL: [Duty; 6] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
         Duty::Upkeep,
         Duty::Journal,
+        Duty::Firewall,
     ];
 
     const fn policy(self) -> Policy {
@@ -44,7 +47,7 @@ impl Duty {
                 restarts_max: 5,
                 period: Duration::from_secs(60),
             },
-            Duty::Wake | Duty::Upkeep | Duty::Journal => Policy {
+            Duty::Wake | Duty::Upkeep | Duty::Journal | Duty::Firewall => Policy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
@@ -58,6 +61,7 @@ impl Duty {
             Duty::Wake => loops::waker(house).await,
             Duty::Upkeep => loops::upkeep(house).await,
             Duty::Journal => journal::run(house).await,
+            Duty::Firewall => firewall::run(house).await,
         }
     }
 }

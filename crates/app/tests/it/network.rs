@@ -460,7 +460,26 @@ fn the_firewall_touches_nothing_of_others_and_stands_again_when_it_was_broken() 
     nft(&["delete", "table", "inet", &table]);
     house.expect(0, &["restart", "a"]);
     assert!(nft(&["list", "tables"]).contains(&table));
-    // Somebody opens a hole: the next plan closes it.
+    // Nobody needs to notice: the house looks by itself, and says so.
+    nft(&["flush", "ruleset"]);
+    until("the house put it up again", || {
+        nft(&["list", "tables"]).contains(&table)
+    });
+    until("and said so", || {
+        house
+            .expect(0, &["activity", "--json"])
+            .contains("\"firewall.restored\"")
+    });
+    nft(&["add", "table", "inet", "foreign"]);
+    nft(&[
+        "add",
+        "chain",
+        "inet",
+        "foreign",
+        "c",
+        "{ type filter hook input priority 10; }",
+    ]);
+    // Somebody opens a hole: the next boot closes it.
     nft(&["flush", "set", "inet", &table, "sources"]);
     nft(&["insert", "rule", "inet", &table, "host", "accept"]);
     house.expect(0, &["restart", "a"]);

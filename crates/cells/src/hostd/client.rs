@@ -106,10 +106,10 @@ impl Helper for Client {
         self.exchange(operation, fds, patience, false, &|| false)
     }
 
-    fn firewall(&self, confirm_within: Millis, contact: &dyn Fn() -> bool) -> Result<()> {
+    fn firewall(&self, confirm_within: Millis, contact: &dyn Fn() -> bool) -> Result<bool> {
         let operation = Operation::Firewall { confirm_within };
         self.exchange(operation, &[], Some(PATIENCE), false, contact)
-            .map(drop)
+            .map(|reply| reply != Reply::InForce)
     }
 }
 

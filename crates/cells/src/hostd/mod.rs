@@ -235,13 +235,14 @@ pub trait Helper: Send + Sync + std::fmt::Debug {
         }
     }
 
-    /// Brings the firewall to what the owners hold, and keeps it when `contact` is still there.
+    /// Brings the firewall to what the owners hold, and keeps it when `contact` is still there. True
+    /// when something had to be done.
     ///
     /// # Errors
     /// As [`Helper::call`]; also when contact was lost and it was put back.
-    fn firewall(&self, confirm_within: Millis, _contact: &dyn Fn() -> bool) -> Result<()> {
+    fn firewall(&self, confirm_within: Millis, _contact: &dyn Fn() -> bool) -> Result<bool> {
         self.call(Operation::Firewall { confirm_within }, &[])
-            .map(drop)
+            .map(|reply| reply != Reply::InForce)
     }
 
     /// What the host uses already, and what can be enforced on it.
@@ -287,6 +288,8 @@ impl Helper for Inline {
 pub enum Reply {
     /// Done, or would be.
     Done,
+    /// Nothing was to do: it is as it should be.
+    InForce,
     /// Done for now: it is undone unless the caller sends a byte in time. Another answer follows.
     Trial,
     /// Answer to [`Operation::Hello`].

@@ -150,7 +150,8 @@ fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
         }
     };
     line.outcome = outcome(&reply);
-    if !["hello", "owners", "read", "observe"].contains(&line.op.as_str()) {
+    let only_looked = ["hello", "owners", "read", "observe"].contains(&line.op.as_str());
+    if !only_looked && reply != Reply::InForce {
         journal::append(&config.dir(), &line);
     }
     answer(stream, &reply)
@@ -170,6 +171,7 @@ pub fn parse(bytes: &[u8]) -> std::result::Result<Request, String> {
 fn outcome(reply: &Reply) -> String {
     match reply {
         Reply::Trial => "on trial".to_owned(),
+        Reply::InForce => "in force".to_owned(),
         Reply::Done
         | Reply::Hello(_)
         | Reply::Owners { .. }
@@ -456,7 +458,7 @@ fn firewall(
 ) -> Result<Reply> {
     let dir = config.dir();
     if !config.privileged {
-        return Ok(Reply::Done);
+        return Ok(Reply::InForce);
     }
     if confirm_within <= Millis(0) || confirm_within > TRIAL_MAX {
         return refused("a trial takes more than nothing and at most a minute");
@@ -466,12 +468,15 @@ fn firewall(
     let claims = &claims::open(&dir)?.claims;
     let tag = claims.tag();
     if claims.owners.values().all(|c| c.subnet.is_none()) {
-        if !dry {
-            firewall::remove(&dir, tag)?;
-        }
-        return Ok(Reply::Done);
+        return match dry || !firewall::is_there(&dir) {
+            true => Ok(Reply::InForce),
+            false => firewall::remove(&dir, tag).map(|()| Reply::Done),
+        };
     }
-    if dry || firewall::in_force(&dir, tag, claims) {
+    if firewall::in_force(&dir, tag, claims) {
+        return Ok(Reply::InForce);
+    }
+    if dry {
         return Ok(Reply::Done);
     }
     crash::point("hostd.firewall");

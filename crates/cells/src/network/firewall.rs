@@ -216,12 +216,17 @@ fn close(dir: &Path) {
     }
 }
 
+/// Whether the house has a table, as far as it knows.
+pub(crate) fn is_there(dir: &Path) -> bool {
+    path(dir).exists()
+}
+
 /// Removes the table and everything that came with it.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub(crate) fn remove(dir: &Path, tag: Tag) -> Result<()> {
-    if !path(dir).exists() {
+    if !is_there(dir) {
         return Ok(());
     }
     close(dir);
