@@ -280,5 +280,31 @@ fn requirements(breaches: &mut Vec<String>) -> Result<(), String> {
             }
         }
     }
+    hazards(&text, breaches)
+}
+
+/// Every hazard has a line, and every test that it names is there.
+fn hazards(text: &str, breaches: &mut Vec<String>) -> Result<(), String> {
+    let table = text.split_once("## Hazards").map_or("", |(_, t)| t);
+    let (mut all, mut sources) = (Vec::new(), String::new());
+    files(&root().join("crates"), &mut all);
+    for path in all
+        .iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "rs"))
+    {
+        sources.push_str(&read(path)?);
+    }
+    for n in 1..=38 {
+        let Some(row) = table.lines().find(|l| l.starts_with(&format!("| {n} |"))) else {
+            breaches.push(format!("docs/requirements.md has no line for hazard {n}"));
+            continue;
+        };
+        let tests = row.rsplit('|').nth(1).unwrap_or_default();
+        for test in tests.split(',').map(|t| t.trim().trim_matches('`')) {
+            if test != "–" && !sources.contains(&format!("fn {test}(")) {
+                breaches.push(format!("hazard {n} names a test that is not there: {test}"));
+            }
+        }
+    }
     Ok(())
 }
