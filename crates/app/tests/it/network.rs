@@ -332,17 +332,21 @@ fn the_proxy_lets_through_what_was_named() {
         tunnel(&house, "b", "other.example.org:22", ("text", "x")).0,
         200
     );
-    for to in [
-        "metadata.example.org:80",
-        "inner.example.org:80",
-        "localhost:80",
-    ] {
+    for to in ["metadata.example.org:80", "inner.example.org:80"] {
         assert_eq!(
             tunnel(&house, "b", to, ("text", "")),
             (403, "reserved_address".to_owned()),
             "{to}"
         );
     }
+    // The host has a public address, and something listens there; that is not outside.
+    let listening = TcpListener::bind("0.0.0.0:0").unwrap();
+    let own = format!("203.0.113.1:{}", listening.local_addr().unwrap().port());
+    assert!(TcpStream::connect(&own).is_ok(), "a control");
+    let answer = tunnel(&house, "b", &own, ("text", ""));
+    assert_eq!(answer, (403, "own_address".to_owned()));
+    let answer = tunnel(&house, "b", "localhost:80", ("text", ""));
+    assert_eq!(answer, (403, "reserved_address".to_owned()));
 }
 
 #[test]

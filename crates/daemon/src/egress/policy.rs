@@ -79,6 +79,12 @@ pub(crate) fn may_reach(
             format!("{host} is at {address}, which is of this host, private or metadata"),
         ));
     }
+    if is_own(address) {
+        return Err(Denied::new(
+            "own_address",
+            format!("{host} is at {address}, which is this host's own"),
+        ));
+    }
     let by_name = host.parse::<Ipv4Addr>().is_err();
     match by_name || *egress == Egress::Full {
         true => Ok(()),
@@ -87,6 +93,12 @@ pub(crate) fn may_reach(
             format!("{address}:{port} is not allowed by `egress` ({egress})"),
         )),
     }
+}
+
+/// Whether an address is this host's own, whatever range it is of: the proxy stands on the host, and
+/// must not lead a cell to what listens there. Only an own address can be bound.
+pub(crate) fn is_own(address: Ipv4Addr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The address to connect to. One bad answer spoils all: whoever mixes them in means harm.
@@ -168,6 +180,12 @@ mod tests {
                 "{host}"
             );
         }
+    }
+
+    #[test]
+    fn this_host_is_not_outside() {
+        assert!(is_own(Ipv4Addr::LOCALHOST));
+        assert!(!is_own(Ipv4Addr::new(203, 0, 113, 77)));
     }
 
     #[test]
