@@ -47,6 +47,8 @@ pub enum Target {
     House(PathBuf),
     /// The house's egress proxy, which is told first whose connection it is.
     Egress(PathBuf),
+    /// The house's way to names, which is told first whose connection it is.
+    Names(PathBuf),
     /// A service of the house.
     Service(SocketAddrV4),
 }

@@ -317,7 +317,7 @@ impl Running {
     fn spec(&self, lease: &Lease, wanted: &Wanted) -> CellSpec {
         let home = &self.house.home;
         let dir = home.command(self.slug.as_str());
-        let ways = Ways::of_command(&self.house, wanted.cell);
+        let ways = Ways::of_command(&self.house, wanted.cell, lease.subnet);
         let (cwd, sandbox) = match wanted.cell {
             CellKind::Process => (dir, None),
             _ => {

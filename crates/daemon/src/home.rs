@@ -49,6 +49,10 @@ impl Home {
     pub fn egress_socket(&self) -> PathBuf {
         self.run().join("egress.sock")
     }
+    /// Socket for names, for shims.
+    pub fn names_socket(&self) -> PathBuf {
+        self.run().join("names.sock")
+    }
     /// What went through the egress proxy.
     pub fn egress_logs(&self) -> PathBuf {
         self.root.join("egress")

@@ -23,6 +23,7 @@ mod logs;
 mod loops;
 mod meter;
 mod metrics;
+mod names;
 mod outside;
 mod provision;
 mod reconcile;

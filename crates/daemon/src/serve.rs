@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::home::{Home, publish};
 use crate::house::{Current, House, Skills};
 use crate::reconcile::pass;
-use crate::{Error, egress, inside, meter, outside, provision, supervisor};
+use crate::{Error, egress, inside, meter, names, outside, provision, supervisor};
 use abbey_agents::digest;
 use abbey_cells::hostd::{Client, Helper, Inline, Operation};
 use abbey_cells::{Backend, ShimBackend};
@@ -86,6 +86,7 @@ pub async fn serve(options: Options) -> Result<()> {
     )?;
     serve_unix(&house, &tracker, home.operator(), outside)?;
     egress::open(&house, &tracker)?;
+    names::open(&house, &tracker)?;
     let announcement = open_outside(&house).await?;
     supervisor::start(&house, &tracker);
     if let Err(error) = provision::settle(&house).await {
@@ -112,6 +113,7 @@ pub async fn serve(options: Options) -> Result<()> {
         home.inside(),
         home.operator(),
         home.egress_socket(),
+        home.names_socket(),
     ] {
         let _gone_already = std::fs::remove_file(file);
     }

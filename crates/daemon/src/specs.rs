@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 const READY_WITHIN: Millis = Millis::from_secs(30);
 /// Where the egress proxy is in the eyes of a cell, unless something else has that port.
 const PROXY_PORT: u16 = 3128;
+/// Where programs ask for names.
+const NAMES_PORT: u16 = 53;
 
 /// The program of a service as an absolute path, and its arguments.
 pub(crate) fn find_command(
@@ -95,9 +97,13 @@ pub(crate) struct Ways {
     inside: PathBuf,
     /// The egress proxy's.
     egress: PathBuf,
+    /// The one for names.
+    names: PathBuf,
     walled: bool,
     subnet: Option<Subnet>,
     door: Option<u16>,
+    /// Port on which its program listens; 0 when on none.
+    own: u16,
     proxy: u16,
     reaches: Vec<Reach>,
 }
@@ -110,37 +116,43 @@ impl Ways {
             false => Vec::new(),
         };
         Ways {
-            subnet,
             door: Some(door),
             reaches,
-            ..Ways::of_service(house, cell, door)
+            ..Ways::of_service(house, cell, subnet, 0)
         }
         .with_free_proxy_port()
     }
 
-    fn of_service(house: &House, cell: CellKind, port: u16) -> Ways {
+    /// Of a service, which listens on this port itself.
+    fn of_service(house: &House, cell: CellKind, subnet: Option<Subnet>, port: u16) -> Ways {
         Ways {
             inside: house.home.inside(),
             egress: house.home.egress_socket(),
+            names: house.home.names_socket(),
             walled: cell.isolates(),
-            subnet: None,
+            subnet,
             door: None,
-            // The service itself may want the usual one.
-            proxy: PROXY_PORT + u16::from(port == PROXY_PORT),
+            own: port,
+            proxy: PROXY_PORT,
             reaches: Vec::new(),
         }
+        .with_free_proxy_port()
     }
 
-    /// Of a single command, which has the proxy and nothing else.
-    pub(crate) fn of_command(house: &House, cell: CellKind) -> Ways {
-        Ways::of_service(house, cell, 0)
+    /// Of a single command, which has no door and meets no service.
+    pub(crate) fn of_command(house: &House, cell: CellKind, subnet: Option<Subnet>) -> Ways {
+        Ways::of_service(house, cell, subnet, 0)
+    }
+
+    /// Whether something of the cell has this port.
+    fn uses(&self, port: u16) -> bool {
+        let met = self.reaches.iter().any(|r| r.at.port() == port);
+        met || self.own == port || self.door == Some(port)
     }
 
     fn with_free_proxy_port(mut self) -> Ways {
-        let taken =
-            |port| self.reaches.iter().any(|r| r.at.port() == port) || self.door == Some(port);
         self.proxy = (PROXY_PORT..u16::MAX)
-            .find(|p| !taken(*p))
+            .find(|p| !self.uses(*p))
             .unwrap_or(PROXY_PORT);
         self
     }
@@ -169,6 +181,13 @@ impl Ways {
             add(
                 Listen::Cell(loopback(self.proxy)),
                 Target::Egress(self.egress.clone()),
+            );
+        }
+        // Whoever goes out directly asks for names directly; a service on that port comes first.
+        if self.walled && self.subnet.is_some() && !self.uses(NAMES_PORT) {
+            add(
+                Listen::Cell(loopback(NAMES_PORT)),
+                Target::Names(self.names.clone()),
             );
         }
         for reach in &self.reaches {
@@ -324,7 +343,8 @@ pub(crate) fn cell_spec(
             ]
             .map(|(k, v)| (k.to_owned(), v))
             .to_vec();
-            let ways = Ways::of_service(house, service.cell, port);
+            let subnet = abbey_plan::subnet(&current.registry, &owner);
+            let ways = Ways::of_service(house, service.cell, subnet, port);
             env.extend(ways.environment());
             Ok(Some(CellSpec {
                 program: Program::Path(path),

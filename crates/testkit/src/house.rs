@@ -164,8 +164,16 @@ impl House {
         std::fs::write(&path, hosts).expect("a file");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("its mode");
         let mut command = Command::new("unshare");
-        let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
-        command.args(["--mount", "sh", "-c", script]).arg(&path);
+        // The name server of the tests' outside; one that is not there is asked in vain.
+        let resolv = self.path("resolv.conf");
+        std::fs::write(&resolv, "nameserver 198.51.100.8\n").expect("a file");
+        std::fs::set_permissions(&resolv, std::fs::Permissions::from_mode(0o644))
+            .expect("its mode");
+        let script = "mount --bind \"$0\" /etc/hosts && mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
+        command
+            .args(["--mount", "sh", "-c", script])
+            .arg(&path)
+            .arg(&resolv);
         if let Some(user) = self.user {
             let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
             command.args(["setpriv", &uid, &gid, "--clear-groups"]);

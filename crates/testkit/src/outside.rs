@@ -2,13 +2,16 @@
 
 use crate::house::own_network;
 use std::io::{Read, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Ports on which every address of the outside answers.
 const PORTS: [u16; 4] = [22, 80, 443, 5432];
+
+/// What every name of the outside leads to.
+const NAMED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
 /// What came to one of the outside's servers.
 #[derive(Debug, Clone)]
@@ -72,7 +75,7 @@ impl Outside {
                     });
                 }
                 let names = UdpSocket::bind((address, 53)).expect("a socket");
-                std::thread::spawn(move || echo(&names));
+                std::thread::spawn(move || resolve(&names));
             }
             tell.send(0).expect("the test");
         });
@@ -119,9 +122,24 @@ fn serve(at: &str, listener: &TcpListener, seen: &Mutex<Vec<Visit>>) {
     }
 }
 
-fn echo(socket: &UdpSocket) {
-    let mut said = [0u8; 512];
-    while let Ok((n, from)) = socket.recv_from(&mut said) {
-        let _gone = socket.send_to(&said[..n], from);
+/// Answers every question for an address with [`NAMED`]: the question again, marked as an answer,
+/// with one record behind it (RFC 1035).
+fn resolve(socket: &UdpSocket) {
+    let mut question = [0u8; 512];
+    while let Ok((n, from)) = socket.recv_from(&mut question) {
+        let mut answer = question[..n].to_vec();
+        // Whatever else the question carried is left out: its name ends with an empty label.
+        let end = (12..n).find(|i| answer[*i] == 0).map(|i| i + 5);
+        if let Some(end) = end.filter(|e| *e <= n) {
+            answer.truncate(end);
+            let for_address = answer[end - 4..end - 2] == [0, 1];
+            answer[2..4].copy_from_slice(&[0x81, 0x80]);
+            answer[6..12].copy_from_slice(&[0, u8::from(for_address), 0, 0, 0, 0]);
+            if for_address {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+                answer.extend(NAMED.octets());
+            }
+        }
+        let _gone = socket.send_to(&answer, from);
     }
 }

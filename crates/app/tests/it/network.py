@@ -24,6 +24,13 @@ def datagram(host, port):
         print("nothing")
 
 
+def resolve(name):
+    try:
+        print(sorted({a[4][0] for a in socket.getaddrinfo(name, 80, socket.AF_INET)}))
+    except OSError as e:
+        print("no", e)
+
+
 def hello(name):
     """The first words of a real TLS client."""
     out = ssl.MemoryBIO()

@@ -517,3 +517,19 @@ fn a_service_that_goes_takes_its_network_along() {
         interfaces().iter().filter(|i| i.starts_with("ab")).count() == 2
     });
 }
+
+/// Who may go everywhere asks for names as programs do, and the house asks its own name server; who
+/// may not gets no answer (S1-12).
+#[test]
+fn names_are_answered_for_those_who_may_go_everywhere() {
+    let (_outside, house, _) = stand(TWO);
+    let name = "anything.example.net";
+    assert_eq!(inside(&house, "b", &["resolve", name]), "['198.51.100.7']");
+    assert!(inside(&house, "a", &["resolve", name]).starts_with("no "));
+    // And it goes there without any proxy.
+    let script = "import socket;s=socket.create_connection(('anything.example.net',80),5);s.send(b'x');print(s.recv(99))";
+    let said = house.expect(0, &["exec", "b", "--", "python3", "-c", script]);
+    assert!(said.contains("200 OK"), "{said}");
+    let args = ["run", "--egress", "full", "--", "python3", "-c", script];
+    assert!(house.expect(0, &args).contains("200 OK"));
+}

@@ -78,6 +78,7 @@ fn reachable(
     match &mut forward.to {
         Target::House(socket) => *socket = config.home.join("run/inside.sock"),
         Target::Egress(socket) => *socket = config.home.join("run/egress.sock"),
+        Target::Names(socket) => *socket = config.home.join("run/names.sock"),
         Target::Service(to) => {
             let services = claims
                 .owners

@@ -158,7 +158,10 @@ pub(crate) fn mounts(
             "etc/nsswitch.conf",
             "passwd: files\ngroup: files\nhosts: files dns\n".to_owned(),
         ),
-        ("etc/resolv.conf", "nameserver 127.0.0.1\n".to_owned()),
+        (
+            "etc/resolv.conf",
+            "nameserver 127.0.0.1\noptions use-vc timeout:4 attempts:1\n".to_owned(),
+        ),
     ];
     for (path, content) in files {
         steps.push(Mount::File(relative(path)?, content.into_bytes(), 0o444));

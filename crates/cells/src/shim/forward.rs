@@ -48,7 +48,7 @@ impl Forwarder {
             format!("{}", forward.at.address()),
         ))?;
         let preface = match forward.to {
-            Target::Egress(_) => format!("{cell}\n").into_bytes(),
+            Target::Egress(_) | Target::Names(_) => format!("{cell}\n").into_bytes(),
             Target::House(_) | Target::Service(_) => Vec::new(),
         };
         Ok(Forwarder {
@@ -103,7 +103,7 @@ fn connect(target: &Target) -> std::io::Result<OwnedFd> {
         Ok(stream.into())
     };
     match target {
-        Target::House(path) | Target::Egress(path) => unix(path),
+        Target::House(path) | Target::Egress(path) | Target::Names(path) => unix(path),
         Target::Service(address) => {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;

@@ -87,7 +87,7 @@ async fn attend(house: Arc<House>, mut stream: UnixStream) {
 }
 
 /// The name of the cell; byte by byte, as what follows is not ours to read.
-async fn preface(stream: &mut UnixStream) -> Option<CellName> {
+pub(crate) async fn preface(stream: &mut UnixStream) -> Option<CellName> {
     let mut name = Vec::new();
     while name.len() < PREFACE_MAX {
         match stream.read_u8().await.ok()? {
@@ -99,7 +99,7 @@ async fn preface(stream: &mut UnixStream) -> Option<CellName> {
 }
 
 /// What one cell may do now.
-fn policy_of(house: &House, cell: &CellName) -> (Egress, Option<u64>) {
+pub(crate) fn policy_of(house: &House, cell: &CellName) -> (Egress, Option<u64>) {
     let Some(current) = house.current() else {
         return (Egress::None, None);
     };
