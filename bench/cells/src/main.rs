@@ -129,20 +129,35 @@ fn percentiles(times: &mut [Duration]) -> (f64, f64, f64) {
     (at(50), at(10), at(90))
 }
 
-/// An OCI bundle for the runtimes that want one.
+/// An OCI bundle with one program and its libraries, for the runtimes that want one.
 fn bundle(dir: &Path) {
+    let root = dir.join("rootfs");
+    let script = "set -e; mkdir -p \"$0/bin\" \"$0/proc\" \"$0/sys\" \"$0/dev\"; cp -L /bin/true \"$0/bin/true\"; for f in $(ldd /bin/true | grep -oE '/[^ ]+'); do cp --parents -L \"$f\" \"$0/\"; done";
+    let _made = Command::new("sh").args(["-c", script]).arg(&root).status();
     let _made = Command::new("runc").args(["spec", "-b"]).arg(dir).status();
     let path = dir.join("config.json");
     let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap_or_default()).unwrap_or_default();
     spec["process"]["terminal"] = false.into();
     spec["process"]["args"] = serde_json::json!(["/bin/true"]);
     spec["process"]["rlimits"] = serde_json::json!([]);
-    spec["root"] = serde_json::json!({ "path": "/", "readonly": true });
+    spec["root"] = serde_json::json!({ "path": "rootfs", "readonly": true });
     let _written = std::fs::write(path, spec.to_string());
 }
 
-fn has(program: &str) -> bool {
-    Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status().is_ok_and(|s| s.success())
+/// Whether a peer runs here at all; said when not.
+fn works(argv: &[&str]) -> bool {
+    let done = Command::new(argv[0]).args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).output();
+    match done {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            println!("left out: {}: {}", argv[0], String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("failed"));
+            false
+        }
+        Err(error) => {
+            println!("left out: {}: {error}", argv[0]);
+            false
+        }
+    }
 }
 
 fn programs(house: &House) {
@@ -152,6 +167,8 @@ fn programs(house: &House) {
     let (walled, plain, netted) = (agent(0), agent(1), agent(2));
     let uids = [house.claim(&walled, 1, None), house.claim(&plain, 2, None), house.claim(&netted, 3, Some(subnet(0)))];
     house.client.firewall(Millis(5000), &|| true).expect("rules");
+    let peers: Vec<&str> = ["crun", "runc"].into_iter().filter(|r| works(&[r, "run", "-b", &bundle, "bench-probe"])).collect();
+    let bubblewrap = works(&["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]);
     println!("\n## one program to its end, {ROUNDS} interleaved runs (ms)\n");
     println!("| cell | program | median | p10 | p90 |\n|---|---|---:|---:|---:|");
     for argv in [&["/bin/true"][..], &["/usr/bin/python3", "-c", "pass"][..]] {
@@ -164,16 +181,12 @@ fn programs(house: &House) {
             note(1, "our process cell", house.run_to_end(house.spec(&plain, uids[1], None, false, argv)));
             note(2, "our sandbox, loopback only", house.run_to_end(house.spec(&walled, uids[0], None, true, argv)));
             note(3, "our sandbox with a network", house.run_to_end(house.spec(&netted, uids[2], Some(subnet(0)), true, argv)));
-            if has("bwrap") {
+            if bubblewrap {
                 note(4, "bubblewrap --unshare-all", command(&bwrap));
             }
             if argv[0] == "/bin/true" {
-                for (n, runtime) in [(5, "crun"), (6, "runc")] {
-                    let args = [runtime, "run", "-b", &bundle, &id];
-                    let works = has(runtime) && Command::new(runtime).args(&args[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
-                    if works {
-                        note(n, runtime, command(&args));
-                    }
+                for (n, runtime) in peers.iter().enumerate() {
+                    note(5 + n, runtime, command(&[runtime, "run", "-b", &bundle, &id]));
                 }
             }
         }

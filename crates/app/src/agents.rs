@@ -7,10 +7,14 @@ use crate::house::{DOWN_WITHIN, Outcome, print_fleet, print_plan, read_manifest}
 use crate::output::{self, Progress, dash, say, table};
 use abbey_api::*;
 use abbey_daemon::{Home, manifest};
+use futures_util::StreamExt;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// Agents that are spoken to at the same time.
+const AT_ONCE: usize = 8;
 
 pub(crate) async fn wish(home: &Home, json: bool, verb: &str, args: &AgentsArgs) -> Outcome {
     let client = client(home)?;
@@ -25,14 +29,17 @@ pub(crate) async fn wish(home: &Home, json: bool, verb: &str, args: &AgentsArgs)
         .iter()
         .map(|a| (a.name.clone(), a.generation))
         .collect();
-    let mut failures = Vec::new();
-    for name in &names {
+    // Several at a time, each for itself: one that fails is told at the end (S5-14).
+    let wishes = futures_util::stream::iter(&names).map(async |name| {
         let path = format!("/api/v1/agents/{}/{verb}", segment(name));
-        let outcome: Result<Value, _> = client.post(&path, &serde_json::json!({}), &[]).await;
-        if let Err(error) = outcome {
-            failures.push((name.clone(), error));
-        }
-    }
+        let wished: Result<Value, _> = client.post(&path, &serde_json::json!({}), &[]).await;
+        (name, wished)
+    });
+    let failures: Vec<(String, _)> = wishes
+        .buffered(AT_ONCE)
+        .filter_map(async |(name, wished)| Some((name.clone(), wished.err()?)))
+        .collect()
+        .await;
     let reached = |a: &AgentView| match verb {
         "stop" => a.pid.is_none(),
         "pause" => a.presence == "paused",

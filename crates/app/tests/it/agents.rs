@@ -454,3 +454,21 @@ fn a_reload_is_acknowledged_and_a_model_can_be_rolled_back() {
     );
     house.refused(3, &["reload", "nobody"]);
 }
+
+/// One name that is wrong does not keep the others from being served, and is told with its name.
+#[test]
+fn several_agents_are_spoken_to_and_each_failure_is_told() {
+    let house = up(TWO);
+    let said = house.refused(3, &["stop", "abbot", "nobody", "sysadmin"]);
+    assert!(
+        said.contains("stop nobody:") && said.contains("there is no agent `nobody`"),
+        "{said}"
+    );
+    let fleet = house.json(0, &["ps"]);
+    let down = |a: &serde_json::Value| a["pid"].is_null();
+    assert!(
+        fleet["agents"].as_array().unwrap().iter().all(down),
+        "{fleet}"
+    );
+    house.expect(0, &["start", "--all"]);
+}
