@@ -431,19 +431,25 @@ fn attempt(
         Operation::End {} => {
             if !dry {
                 let empty = fs::remove_dir(config.cells()).is_ok();
-                if empty && config.privileged {
-                    let tag = held()?.claims.tag();
-                    crate::network::disconnect_all(tag)
-                        .map_err(Error::file("remove", "interfaces"))?;
-                    firewall::remove(&config.dir(), tag)?;
-                }
-                // The one that accepts looks after each call whether its socket is still there.
+                let parted = match empty && config.privileged {
+                    true => part(config, held()?.claims.tag()),
+                    false => Ok(()),
+                };
+                // The one that accepts looks after each call whether its socket is still there. It
+                // ends whatever else happened; the next one finds what is left.
                 let path = Config::socket(&config.home);
                 fs::remove_file(&path).map_err(Error::file("remove", path))?;
+                parted?;
             }
             Ok(Reply::Done)
         }
     }
+}
+
+/// Takes everything of the house off the network of the host.
+fn part(config: &Config, tag: crate::network::Tag) -> Result<()> {
+    crate::network::disconnect_all(tag).map_err(Error::file("remove", "interfaces"))?;
+    firewall::remove(&config.dir(), tag)
 }
 
 /// Longest time for a firewall to be on trial.

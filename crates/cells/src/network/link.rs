@@ -28,6 +28,8 @@ use std::os::fd::AsFd;
 /// Name of the cell's end, as seen inside.
 const INSIDE: &str = "eth0";
 const LOOPBACK: u32 = 1;
+/// Times that all interfaces of a house are removed before a failure is one.
+const REMOVE_TRIES: u32 = 5;
 
 /// A conversation with the kernel about one network namespace: that of the caller when it began.
 struct Route {
@@ -302,15 +304,21 @@ fn inside(pid: i32) -> io::Result<Route> {
     route
 }
 
-/// Removes whatever interfaces of a house a crash left, in one message.
+/// Removes whatever interfaces of a house are left, in one message. The kernel takes those of ended
+/// cells away at the same time, so one that vanishes under our hands is as good as removed.
 pub(crate) fn disconnect_all(tag: Tag) -> io::Result<()> {
-    if present(tag).is_empty() {
-        return Ok(());
+    let mut tries = 0;
+    while !present(tag).is_empty() {
+        let mut all = LinkMessage::default();
+        all.attributes = vec![LinkAttribute::Group(tag.group())];
+        let step = ("remove its interfaces", RouteNetlinkMessage::DelLink(all));
+        let removed = Route::open()?.all(vec![step]);
+        tries += 1;
+        if tries == REMOVE_TRIES {
+            return removed;
+        }
     }
-    let mut all = LinkMessage::default();
-    all.attributes = vec![LinkAttribute::Group(tag.group())];
-    let step = ("remove its interfaces", RouteNetlinkMessage::DelLink(all));
-    Route::open()?.all(vec![step])
+    Ok(())
 }
 
 /// Interfaces of a house that are there.
