@@ -150,7 +150,19 @@ fn rules_that_nobody_confirms_are_put_back() {
             .unwrap();
         String::from_utf8(listed.stdout).unwrap()
     };
-    let raise = |contact: bool| hostd.client.firewall(Millis(200), &|| contact);
+    // While rules are on trial, others are served.
+    let contact_with = |contact: bool| {
+        let (client, owners) = (hostd.client.clone(), std::sync::mpsc::channel());
+        std::thread::spawn(move || owners.0.send(client.owners().is_ok()));
+        let served = owners.1.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(served, Ok(true), "served during the trial");
+        contact
+    };
+    let raise = |contact: bool| {
+        hostd
+            .client
+            .firewall(Millis(20_000), &|| contact_with(contact))
+    };
     hostd.client.call(give("10.77.1.0/24"), &[]).unwrap();
     let said = raise(false).unwrap_err().to_string();
     assert!(said.contains("nobody confirmed"), "{said}");

@@ -101,6 +101,19 @@ fn nft(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A table that is not the house's.
+fn add_foreign() {
+    nft(&["add", "table", "inet", "foreign"]);
+    nft(&[
+        "add",
+        "chain",
+        "inet",
+        "foreign",
+        "c",
+        "{ type filter hook input priority 10; }",
+    ]);
+}
+
 fn interfaces() -> Vec<String> {
     let text = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
     let names = text.lines().filter_map(|l| l.split_once(':'));
@@ -441,15 +454,7 @@ fn the_bytes_of_a_day_are_bounded() {
 #[test]
 fn the_firewall_touches_nothing_of_others_and_stands_again_when_it_was_broken() {
     own_network();
-    nft(&["add", "table", "inet", "foreign"]);
-    nft(&[
-        "add",
-        "chain",
-        "inet",
-        "foreign",
-        "c",
-        "{ type filter hook input priority 10; }",
-    ]);
+    add_foreign();
     let foreign = nft(&["list", "table", "inet", "foreign"]);
     assert!(foreign.contains("hook input"));
     let (_outside, house, fleet) = stand(TWO);
@@ -474,15 +479,7 @@ fn the_firewall_touches_nothing_of_others_and_stands_again_when_it_was_broken() 
             .expect(0, &["activity", "--json"])
             .contains("\"firewall.restored\"")
     });
-    nft(&["add", "table", "inet", "foreign"]);
-    nft(&[
-        "add",
-        "chain",
-        "inet",
-        "foreign",
-        "c",
-        "{ type filter hook input priority 10; }",
-    ]);
+    add_foreign();
     // Somebody opens a hole: the next boot closes it.
     nft(&["flush", "set", "inet", &table, "sources"]);
     nft(&["insert", "rule", "inet", &table, "host", "accept"]);

@@ -471,7 +471,8 @@ fn firewall(
     }
     let _one_at_a_time = crate::lock::wait(&dir.join("firewall.lock"))?;
     // Others may change what they hold while it is on trial; the lock of the claims is not kept.
-    let claims = &claims::open(&dir)?.claims;
+    // By value: a borrow would keep the lock with it.
+    let claims = claims::open(&dir)?.claims;
     let tag = claims.tag();
     if claims.owners.values().all(|c| c.subnet.is_none()) {
         return match dry || !firewall::is_there(&dir) {
@@ -479,14 +480,14 @@ fn firewall(
             false => firewall::remove(&dir, tag).map(|()| Reply::Done),
         };
     }
-    if firewall::in_force(&dir, tag, claims) {
+    if firewall::in_force(&dir, tag, &claims) {
         return Ok(Reply::InForce);
     }
     if dry {
         return Ok(Reply::Done);
     }
     crash::point("hostd.firewall");
-    let before = firewall::apply(&dir, tag, claims)?;
+    let before = firewall::apply(&dir, tag, &claims)?;
     crash::point("hostd.fired");
     let heard = answer(stream, &Reply::Trial).and_then(|()| {
         stream.set_read_timeout(Some(confirm_within.to_std()))?;
