@@ -2,12 +2,13 @@
 //! every side effect of hostd and of shims. Without a debug build nothing of it is there.
 
 /// Every place of hostd's calls and of shims.
-pub const POINTS: [&str; 19] = [
+pub const POINTS: [&str; 20] = [
     "hostd.claim",
     "hostd.claimed",
     "hostd.prepare",
     "hostd.prepared",
     "hostd.firewall",
+    "hostd.ruled",
     "hostd.fired",
     "hostd.archive",
     "hostd.archived",

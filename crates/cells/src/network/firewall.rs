@@ -3,7 +3,7 @@
 
 use super::Tag;
 use crate::hostd::Claims;
-use crate::{Error, Result, shim};
+use crate::{Error, Result, crash, identity, shim};
 use abbey_model::Egress;
 use netlink_packet_core::{Emitable, NLM_F_REQUEST, NetlinkHeader, NlasIterator};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -27,8 +27,10 @@ pub(crate) struct Applied {
 
 /// Under which circumstances the table was last seen to be as it should. As long as they are the
 /// same it still is, which takes no look at the table itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
+    /// This boot of the host and this network: the kernel counts anew in each.
+    place: String,
     /// Version of what the owners hold.
     claims: u64,
     /// Number of the kernel's rules: it grows with every change by anybody.
@@ -150,7 +152,9 @@ pub(crate) fn in_force(dir: &Path, tag: Tag, claims: &Claims) -> bool {
     let Ok(generation) = generation() else {
         return false;
     };
+    let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     let now = Seen {
+        place: format!("{} {}", identity::boot_id(), network.display()),
         claims: claims.version,
         generation,
     };
@@ -193,17 +197,21 @@ fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
     if !forward {
         close(dir);
     }
-    run(&["-f", "-"], &text).map_err(failed("apply"))?;
-    let listed = list(tag).map_err(failed("read back"))?;
+    // The intent first: whoever is ended behind the next lines leaves a table that is known of.
+    let _was_never_seen = std::fs::remove_file(seen_path(dir));
+    let mut applied = Applied {
+        text,
+        listed: String::new(),
+        forwards: forward,
+    };
+    shim::publish(&path(dir), &applied)?;
+    run(&["-f", "-"], &applied.text).map_err(failed("apply"))?;
+    crash::point("hostd.ruled");
+    applied.listed = list(tag).map_err(failed("read back"))?;
     // The rules are there before anything is forwarded.
     if forward {
         std::fs::write(FORWARD, "1").map_err(Error::file("write", FORWARD))?;
     }
-    let applied = Applied {
-        text,
-        listed,
-        forwards: forward,
-    };
     shim::publish(&path(dir), &applied)
 }
 
@@ -230,6 +238,7 @@ pub(crate) fn remove(dir: &Path, tag: Tag) -> Result<()> {
         return Ok(());
     }
     close(dir);
+    let _was_never_seen = std::fs::remove_file(seen_path(dir));
     let table = tag.table();
     let text = format!("table inet {table} {{}}\ndelete table inet {table}\n");
     run(&["-f", "-"], &text).map_err(failed("remove"))?;
