@@ -226,18 +226,28 @@ fn killing_the_shim_the_agent_and_everything_at_once_leaves_no_orphan() {
     until("the agent dies with its shim", || {
         abbey_cells::identify(first).is_none()
     });
-    until("it is booted anew", || agent()["presence"] == "robed");
+    // One document tells presence and process: until the loss is noticed, the old ones stand there.
+    let mut second = first;
+    until("it is booted anew", || {
+        let now = agent();
+        second = now["pid"]
+            .as_i64()
+            .map_or(first, |pid| i32::try_from(pid).unwrap());
+        second != first && now["presence"] == "robed"
+    });
     assert_eq!(
         house.json(0, &["why", "sysadmin"])["last_exit"],
         "its shim vanished"
     );
-    let second = i32::try_from(agent()["pid"].as_i64().unwrap()).unwrap();
     let (serve, shim) = (house.serve_pid(), shim());
     for pid in [serve, shim, second] {
         kill(pid);
     }
     house.expect(0, &["up"]);
-    until("it is up again", || agent()["presence"] == "robed");
+    until("it is up again", || {
+        let now = agent();
+        now["presence"] == "robed" && now["pid"].as_i64() != Some(second.into())
+    });
     house.expect(0, &["task", "add", "show system stats", "--wait"]);
     assert!(
         house.json(0, &["activity", "verify"])["ok"]
