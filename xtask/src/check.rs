@@ -1,7 +1,7 @@
 //! Everything that CI runs.
 
 use crate::run::{have, install, root, step};
-use crate::tidy;
+use crate::{image, tidy};
 
 /// Runs every check; `--stories` runs the examples' own stories as well.
 pub(crate) fn check(args: &[&str]) -> Result<(), String> {
@@ -39,6 +39,7 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
     )?;
     // The binaries that the end-to-end tests start beside the one under test.
     step("build", "cargo", &["build", "--workspace", "--bins"])?;
+    image::image()?;
     if have("cargo", &["nextest", "--version"]) {
         step("test", "cargo", &["nextest", "run", "--workspace"])?;
     } else {
@@ -74,7 +75,11 @@ fn stories() -> Result<(), String> {
     let root = have("sh", &["-c", "test \"$(id -u)\" = 0"]);
     for story in names {
         let story = story.display().to_string();
-        for cell in ["sandbox", "process"] {
+        let cells = match story.contains("fireclaw") {
+            true => ["microvm", "sandbox"],
+            false => ["sandbox", "process"],
+        };
+        for cell in cells {
             let begin = "ip link set lo up && exec \"$0\" --cell \"$1\"";
             match root {
                 true => step("story", "unshare", &["-n", "sh", "-c", begin, &story, cell])?,

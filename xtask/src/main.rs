@@ -8,6 +8,7 @@
 )]
 
 mod check;
+mod image;
 mod quickstart;
 mod run;
 mod tidy;
@@ -21,8 +22,11 @@ fn main() -> ExitCode {
         Some("check") => check::check(&rest),
         Some("tidy") => tidy::tidy(),
         Some("quickstart") => quickstart::quickstart(),
+        Some("image") => image::image(),
         Some("bless") => check::bless(),
-        _ => Err("usage: cargo xtask check [--stories] | tidy | quickstart | bless".to_owned()),
+        _ => Err(
+            "usage: cargo xtask check [--stories] | tidy | quickstart | image | bless".to_owned(),
+        ),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

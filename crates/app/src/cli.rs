@@ -79,6 +79,9 @@ pub(crate) enum Command {
     Skill(SkillCommand),
     /// Show, verify or export the activity chain.
     Activity(ActivityArgs),
+    /// Build, bring, check and remove what microVMs boot from.
+    #[command(subcommand)]
+    Image(crate::image::ImageCommand),
     /// Check the house.
     Doctor,
     /// List services or show their logs.

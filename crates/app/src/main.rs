@@ -8,6 +8,7 @@ mod connect;
 mod examples;
 mod exit;
 mod house;
+mod image;
 mod output;
 mod roles;
 mod run;
@@ -95,6 +96,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Budget(BudgetCommand::Report) => upkeep::budget(&home, json, true).await,
         C::Skill(command) => skills::run(&home, json, command).await,
         C::Activity(args) => watch::activity(&home, json, args).await,
+        C::Image(command) => image::run(&home, json, command),
         C::Doctor => upkeep::doctor(&home, json).await,
         C::Service(ServiceCommand::List) => upkeep::services(&home, json).await,
         C::Service(ServiceCommand::Logs(args)) => {

@@ -14,6 +14,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     match word(0) {
         "serve" => serve(&args[1..]),
         "hostd" => hostd(&args[1..]),
+        "guest" => abbey_cells::run_guest(),
         "native" => native(if word(1) == "--skill" {
             Some(word(2))
         } else {

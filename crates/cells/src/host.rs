@@ -1,15 +1,17 @@
 //! What the host uses already, read and never changed.
 
 use crate::cgroup::Groups;
+use crate::machine;
 use crate::network::{self, Tag};
 use abbey_plan::HostFacts;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 /// Looks at interfaces' routes, listening ports and control groups. `uid_first` is the first user
 /// of the house's cells, where they can have their own.
-pub(crate) fn observe(group: &str, uid_first: Option<u32>, tag: Tag) -> HostFacts {
+pub(crate) fn observe(group: &str, uid_first: Option<u32>, tag: Tag, images: &Path) -> HostFacts {
     let own = tag.prefix();
     let others = routes().into_iter().filter(|r| !r.2.starts_with(&own));
     HostFacts {
@@ -20,6 +22,9 @@ pub(crate) fn observe(group: &str, uid_first: Option<u32>, tag: Tag) -> HostFact
         uid_first,
         no_limits: Groups::unusable(group),
         no_network: network::unusable(uid_first.is_some()),
+        no_machines: machine::unusable(),
+        // A damaged one is found when it is to be used, and said then.
+        images: machine::image::names(images),
     }
 }
 

@@ -6,13 +6,17 @@
 
 mod backend;
 mod cgroup;
+mod channel;
 mod client;
 pub mod crash;
 mod enter;
+mod frame;
+mod guest;
 mod host;
 pub mod hostd;
 mod identity;
 mod lock;
+pub mod machine;
 pub mod network;
 mod sandbox;
 pub mod shim;
@@ -20,6 +24,7 @@ mod spec;
 
 pub use backend::ShimBackend;
 pub use cgroup::{Groups, Usage};
+pub use guest::Ask;
 pub use identity::{boot_id, identify, is_alive};
 pub use network::Tag;
 pub use spec::{Bind, CellSpec, Forward, Listen, Network, Program, Record, Sandbox, Target};
@@ -98,6 +103,33 @@ pub enum Error {
         /// Which.
         pids: Vec<i32>,
     },
+    /// An image could not be made or used.
+    #[error("could not {what} an image: {why}")]
+    Image {
+        /// Which step.
+        what: &'static str,
+        /// What went wrong.
+        why: String,
+    },
+    /// A drive could not be made, checked or grown.
+    #[error("the drive `{drive}` cannot be used: {why}")]
+    Drive {
+        /// Which.
+        drive: PathBuf,
+        /// What went wrong.
+        why: String,
+    },
+    /// The drives of an owner are in use by another machine.
+    #[error("the drives of {0} are attached to another machine; stop that first")]
+    Attached(CellName),
+    /// A guest did not do what it was asked.
+    #[error("the guest of {cell} {why}")]
+    Guest {
+        /// Whose.
+        cell: CellName,
+        /// What it did.
+        why: String,
+    },
     /// Another boot of the cell holds it.
     #[error("another boot of {0} is up; stop it before it is started again")]
     Busy(CellName),
@@ -129,6 +161,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 /// Result of an operation on a cell.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Runs as the first process of a virtual machine, and never comes back.
+pub fn run_guest() -> ! {
+    guest::run()
+}
 
 /// What the control plane can do with cells. Every operation may block and is idempotent; queries change nothing.
 pub trait Backend: Send + Sync {

@@ -1,5 +1,6 @@
 //! What a shim is told, and the record that it keeps.
 
+use crate::machine::Machine;
 use crate::network::Tag;
 use abbey_model::{
     Bytes, CellKind, CellName, Generation, Layer, Limits, Millis, ProcessIdentity, Profile, Subnet,
@@ -123,6 +124,9 @@ pub struct CellSpec {
     pub waived: BTreeSet<Layer>,
     /// Walls; none for a plain process.
     pub sandbox: Option<Sandbox>,
+    /// A machine of its own; its program runs in it.
+    #[serde(default)]
+    pub machine: Option<Machine>,
     /// A network of its own; none leaves it with loopback, or with the host's if it is a plain
     /// process.
     pub network: Option<Network>,
@@ -140,6 +144,13 @@ pub struct CellSpec {
     pub group: String,
     /// Texts to keep out of the logs.
     pub secrets: Vec<String>,
+}
+
+impl CellSpec {
+    /// Where its root is put together, in its own eyes only.
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.run_dir.join("root")
+    }
 }
 
 /// What the shim writes down about a boot.
@@ -165,6 +176,9 @@ pub struct Record {
     /// The walls, for those who enter later; none for a plain process.
     #[serde(default)]
     pub walls: Option<Sandbox>,
+    /// Whether it is a virtual machine: programs go in through its guest.
+    #[serde(default)]
+    pub machine: bool,
     /// Its network, for those who look at it.
     #[serde(default)]
     pub network: Option<Network>,

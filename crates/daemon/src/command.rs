@@ -363,6 +363,7 @@ impl Running {
             limits: wanted.limits,
             waived: wanted.waived.clone(),
             sandbox,
+            machine: None,
             network: lease.subnet.map(|subnet| Network { subnet, tag: None }),
             forwards: ways.forwards(),
             terminal: false,
@@ -469,7 +470,13 @@ impl Running {
             (ExitKind::Signal { signal }, _) => 128 + signal,
             (ExitKind::OutOfMemory | ExitKind::Killed, _) => 137,
             (ExitKind::Stopped, _) => 143,
-            (ExitKind::NotReady | ExitKind::SpawnFailed { .. } | ExitKind::Lost, _) => 125,
+            (
+                ExitKind::NotReady
+                | ExitKind::SpawnFailed { .. }
+                | ExitKind::Lost
+                | ExitKind::Machine { .. },
+                _,
+            ) => 125,
         };
         let files = match wanted.take.is_empty() {
             true => None,

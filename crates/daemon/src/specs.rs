@@ -6,6 +6,7 @@ use crate::house::{Current, House};
 use crate::provision::own_token;
 use abbey_agents::{Layout, native_environment};
 use abbey_api::Problem;
+use abbey_cells::machine::Machine;
 use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
 use abbey_plan::Reach;
@@ -16,6 +17,9 @@ use std::path::{Path, PathBuf};
 
 /// Time for an agent to announce that it is up.
 const READY_WITHIN: Millis = Millis::from_secs(30);
+/// The same, with a machine that boots first; without a processor that helps, and several at once, it takes a
+/// while.
+const MACHINE_READY_WITHIN: Millis = Millis::from_secs(180);
 /// Where the egress proxy is in the eyes of a cell, unless something else has that port.
 const PROXY_PORT: u16 = 3128;
 /// Where programs ask for names.
@@ -250,6 +254,7 @@ pub(crate) fn cell_spec(
                 limits,
                 waived: waived.clone(),
                 sandbox: None,
+                machine: None,
                 network: abbey_plan::subnet(&current.registry, owner)
                     .map(|subnet| Network { subnet, tag: None }),
                 forwards: Vec::new(),
@@ -280,8 +285,17 @@ pub(crate) fn cell_spec(
             let token =
                 fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
             let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
+            let machine = (agent.cell == CellKind::Microvm).then(|| Machine {
+                image: agent.image.clone(),
+                drives: Some(agent.drives),
+                brings: false,
+                take: Vec::new(),
+                images: PathBuf::new(),
+                files: PathBuf::new(),
+            });
             let (inside, sandbox) = match agent.cell {
                 CellKind::Process => (layout.clone(), None),
+                CellKind::Microvm => (Layout::under(Path::new(AGENT_ROOT)), None),
                 _ => {
                     let inside = Layout::under(Path::new(AGENT_ROOT));
                     let sandbox = Sandbox {
@@ -300,9 +314,13 @@ pub(crate) fn cell_spec(
                 env,
                 cwd: inside.workspace,
                 sandbox,
+                ready_within: Some(match machine {
+                    Some(_) => MACHINE_READY_WITHIN,
+                    None => READY_WITHIN,
+                }),
+                machine,
                 forwards: ways.forwards(),
                 terminal: agent.terminal,
-                ready_within: Some(READY_WITHIN),
                 secrets: vec![key, token],
                 ..base(digest, agent.cell, agent.limits, &agent.waived, &owner)
             }))

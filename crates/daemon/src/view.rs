@@ -187,7 +187,11 @@ async fn agent(
     let seen = seen.get(&cell);
     // Behind walls the door is in the cell's own network: its shim, whose answer made it
     // `Running`, serves both from one loop.
-    let walled = seen.is_some_and(|s| s.record.as_ref().is_some_and(|r| r.walls.is_some()));
+    let walled = seen.is_some_and(|s| {
+        s.record
+            .as_ref()
+            .is_some_and(|r| r.walls.is_some() || r.machine)
+    });
     let path = (!walled).then_some("/healthz");
     let (presence, _) = presence(house, seen, door.map(on_loopback), path).await;
     let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
@@ -308,7 +312,11 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
         .and_then(|c| c.port(&format!("agent:{slug}"), "door"));
     // Behind walls the door is in the cell's own network: its shim, whose answer made it
     // `Running`, serves both from one loop.
-    let walled = seen.is_some_and(|s| s.record.as_ref().is_some_and(|r| r.walls.is_some()));
+    let walled = seen.is_some_and(|s| {
+        s.record
+            .as_ref()
+            .is_some_and(|r| r.walls.is_some() || r.machine)
+    });
     let path = (!walled).then_some("/healthz");
     let (presence, _) = presence(house, seen, door.map(on_loopback), path).await;
     let mut reasons = Vec::new();

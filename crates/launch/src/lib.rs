@@ -59,6 +59,8 @@ pub struct Spec {
     pub terminal: bool,
     /// Whether it dies with the thread that spawned it.
     pub dies_with_parent: bool,
+    /// Whether programs of its may give it more rights: only inside a machine of its own.
+    pub new_privileges: bool,
 }
 
 /// Steps of a launch, for messages.
@@ -153,7 +155,8 @@ impl<'a> Prepared<'a> {
             {
                 return failed(4);
             }
-            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+            if !self.spec.new_privileges && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            {
                 return failed(5);
             }
             // Move every wanted descriptor out of the way first, then into place.
@@ -290,8 +293,46 @@ fn clone_with(flags: libc::c_int) -> io::Result<(i32, Option<OwnedFd>)> {
     }
 }
 
+/// Feeds the kernel's generator of random numbers, and has it use that at once. Both `ioctl`s are in
+/// random(4).
+///
+/// # Errors
+/// What the system says; only root of a machine may.
+pub fn seed_randomness(bytes: &[u8]) -> io::Result<()> {
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    #[repr(C)]
+    struct Pool {
+        bits: libc::c_int,
+        size: libc::c_int,
+        bytes: [u8; 64],
+    }
+    let device = std::fs::File::options().write(true).open("/dev/urandom")?;
+    for part in bytes.chunks(64) {
+        let mut pool = Pool {
+            bits: i32::try_from(part.len() * 8).unwrap_or(0),
+            size: i32::try_from(part.len()).unwrap_or(0),
+            bytes: [0; 64],
+        };
+        pool.bytes[..part.len()].copy_from_slice(part);
+        // SAFETY: the structure is laid out as random(4) wants, says how much of it counts, and outlives
+        // the call.
+        if unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY as _, &raw const pool) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: takes no argument.
+    match unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG as _) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Sets the loopback interface of the caller's network up.
-fn loopback_up() -> io::Result<()> {
+///
+/// # Errors
+/// What the system says.
+pub fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,

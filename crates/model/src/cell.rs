@@ -215,6 +215,28 @@ impl Default for Limits {
     }
 }
 
+/// How much room each class of an agent's files has in a machine of its own (S3-16). Identity is a fourth
+/// class: the house writes it, and it is on no drive that the guest can write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drives {
+    /// Runtime state: `home`. Lasts, is backed up.
+    pub state: Bytes,
+    /// Charter, memory and work: `workspace`. Lasts, is backed up.
+    pub workspace: Bytes,
+    /// Everything else that is written. Gone with the boot.
+    pub scratch: Bytes,
+}
+
+impl Default for Drives {
+    fn default() -> Self {
+        Drives {
+            state: Bytes(256 << 20),
+            workspace: Bytes(1 << 30),
+            scratch: Bytes(1 << 30),
+        }
+    }
+}
+
 /// What the operator wants of a cell; the rest of the wish is the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -313,6 +335,58 @@ pub enum ExitKind {
     Stopped,
     /// It ignored the request and was killed.
     Killed,
+    /// Its machine ended, and not because its program had.
+    Machine {
+        /// How.
+        end: MachineEnd,
+    },
+}
+
+/// How a virtual machine ended without its program's doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum MachineEnd {
+    /// Its kernel gave up.
+    Panicked,
+    /// It was started anew from inside.
+    Rebooted,
+    /// It was switched off from inside.
+    PoweredOff,
+    /// It sent what is not in the protocol, and was ended.
+    Garbage {
+        /// What it did.
+        what: String,
+    },
+    /// The program that runs it ended.
+    Monitor {
+        /// Its status; none when a signal ended it.
+        status: Option<i32>,
+    },
+}
+
+impl fmt::Display for MachineEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MachineEnd::Panicked => f.write_str("its kernel panicked"),
+            MachineEnd::Rebooted => f.write_str("its machine was rebooted from inside"),
+            MachineEnd::PoweredOff => f.write_str("its machine was switched off from inside"),
+            MachineEnd::Garbage { what } => {
+                write!(
+                    f,
+                    "its machine was ended: {what} on the channel of the guest"
+                )
+            }
+            MachineEnd::Monitor { status: Some(code) } => {
+                write!(
+                    f,
+                    "the program that runs its machine ended with status {code}"
+                )
+            }
+            MachineEnd::Monitor { status: None } => {
+                f.write_str("the program that runs its machine was killed")
+            }
+        }
+    }
 }
 
 impl ExitKind {
@@ -333,6 +407,7 @@ impl fmt::Display for ExitKind {
             ExitKind::Lost => f.write_str("its shim vanished"),
             ExitKind::Stopped => f.write_str("stopped on request"),
             ExitKind::Killed => f.write_str("killed after ignoring the request to stop"),
+            ExitKind::Machine { end } => end.fmt(f),
         }
     }
 }

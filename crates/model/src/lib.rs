@@ -20,8 +20,8 @@ mod units;
 
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
-    Address, CellKind, CellName, ExitKind, ExitRecord, Generation, Incarnation, Layer, Limits,
-    Observed, Presence, ProcessIdentity, Profile, Spent, Wish,
+    Address, CellKind, CellName, Drives, ExitKind, ExitRecord, Generation, Incarnation, Layer,
+    Limits, MachineEnd, Observed, Presence, ProcessIdentity, Profile, Spent, Wish,
 };
 pub use fault::FaultKind;
 pub use id::{

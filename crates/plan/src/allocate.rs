@@ -62,6 +62,12 @@ pub struct HostFacts {
     pub no_limits: Option<String>,
     /// Whether cells can have a network of their own; the reason when not.
     pub no_network: Option<String>,
+    /// Whether virtual machines can run; the reason when not.
+    #[serde(default)]
+    pub no_machines: Option<String>,
+    /// Images that machines can boot from.
+    #[serde(default)]
+    pub images: BTreeSet<String>,
 }
 
 /// Something is held by somebody else, or used up.

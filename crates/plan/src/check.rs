@@ -1,9 +1,11 @@
 //! The checker of plans: what a careful colleague would say before the plan is carried out.
 
-use crate::house::{AgentBudget, House};
+use crate::house::{Agent, AgentBudget, House};
 use crate::planner::{Inventory, Note, Severity};
-use abbey_model::{Egress, Layer};
+use abbey_model::{Bytes, CellKind, Destination, Egress, Layer};
 
+/// Least memory of a machine: its kernel and first process keep 40 MiB of it.
+const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
 /// Longest path of a Unix socket that every platform takes, in bytes.
 const SOCKET_PATH_MAX: usize = 104;
 /// Longest relative socket path under the house's directory.
@@ -50,6 +52,11 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                     "its limits cannot be enforced: {reason}; run as root, delegate a cgroup, or accept it with `waive: [limits]`"
                 ),
             );
+        }
+        if agent.cell == CellKind::Microvm {
+            for text in machine(agent, inventory) {
+                note(Severity::Fatal, &subject, text);
+            }
         }
         if agent.tools.tools.contains(&abbey_model::Tool::Shell) && !agent.cell.isolates() {
             note(
@@ -124,6 +131,38 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         }
     }
     notes
+}
+
+/// What keeps an agent's machine from running here.
+fn machine(agent: &Agent, inventory: &Inventory) -> Vec<String> {
+    let mut texts = Vec::new();
+    if let Some(reason) = &inventory.host.no_machines {
+        texts.push(format!(
+            "its microVM cannot run: {reason}; install it, or use `cell: sandbox`"
+        ));
+    } else if !inventory.host.images.contains(&agent.image) {
+        texts.push(format!(
+            "its image `{0}` is not there; build it with `abbey image build {0}`",
+            agent.image
+        ));
+    }
+    if agent.limits.memory < MACHINE_MEMORY_MIN {
+        texts.push(format!(
+            "a microVM has at least {MACHINE_MEMORY_MIN}; raise `limits.memory`"
+        ));
+    }
+    let raw = match &agent.egress {
+        Egress::List(list) => list
+            .iter()
+            .find(|a| matches!(a.destination, Destination::Net(..))),
+        Egress::None | Egress::Full => None,
+    };
+    if let Some(raw) = raw {
+        texts.push(format!(
+            "`{raw}` cannot be reached from a microVM, which has no interface and goes out by name through the proxy; name the host, or use `cell: sandbox`"
+        ));
+    }
+    texts
 }
 
 /// Whether sockets under this state directory stay within what Unix allows.

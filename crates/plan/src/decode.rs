@@ -9,8 +9,8 @@ use crate::node::{self, Entry, Mistake, Node};
 use crate::shape::{self, MANIFEST};
 use crate::templates;
 use abbey_model::{
-    Bytes, CellKind, Egress, Layer, Limits, Millis, NanoUsd, Slug, Subnet, Tool, ToolPolicy,
-    is_private,
+    Bytes, CellKind, Drives, Egress, Layer, Limits, Millis, NanoUsd, Slug, Subnet, Tool,
+    ToolPolicy, is_private,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -525,6 +525,14 @@ impl Decoder<'_> {
         let profile = pick(&mut origins, "profile")
             .and_then(|n| n.text()?.parse().ok())
             .unwrap_or_default();
+        let image = pick(&mut origins, "image")
+            .and_then(Node::text)
+            .unwrap_or("base")
+            .to_owned();
+        let (drives, sized) = drives(pick(&mut origins, "drives"));
+        for node in sized {
+            self.blame(Some(node), format!("a drive has at least {DRIVE_MIN}"));
+        }
         Agent {
             slug: slug_of.clone(),
             display_name: text(own, "name").unwrap_or(slug_of.as_str()).to_owned(),
@@ -543,6 +551,8 @@ impl Decoder<'_> {
             limits: cell_limits,
             waived,
             profile,
+            image,
+            drives,
             egress,
             terminal: text(own, "terminal") == Some("true"),
             egress_bytes,
@@ -669,6 +679,27 @@ fn limits(base: Limits, node: Option<&Node>) -> (Limits, Vec<(&'static str, usiz
         set.push(("limits.processes", line("processes")));
     }
     (out, set)
+}
+
+/// Smallest drive that a file system fits on.
+const DRIVE_MIN: Bytes = Bytes(16 << 20);
+
+/// Sizes, and those that are too small.
+fn drives(node: Option<&Node>) -> (Drives, Vec<&Node>) {
+    let mut out = Drives::default();
+    let mut small = Vec::new();
+    for (key, size) in [
+        ("state", &mut out.state),
+        ("workspace", &mut out.workspace),
+        ("scratch", &mut out.scratch),
+    ] {
+        let Some(wanted) = text(node, key).and_then(shape::bytes) else {
+            continue;
+        };
+        *size = Bytes(wanted);
+        small.extend(node.and_then(|n| n.get(key)).filter(|_| *size < DRIVE_MIN));
+    }
+    (out, small)
 }
 
 fn narrow_tools(policy: &mut ToolPolicy, node: Option<&Node>) -> Vec<(&'static str, usize)> {

@@ -1,7 +1,8 @@
 //! The validated house: what the manifest means, with every default filled in.
 
 use abbey_model::{
-    CellKind, Egress, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, Subnet, ToolPolicy,
+    CellKind, Drives, Egress, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, Subnet,
+    ToolPolicy,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -252,6 +253,10 @@ pub struct Agent {
     pub waived: BTreeSet<Layer>,
     /// Filter of system calls in a sandbox.
     pub profile: Profile,
+    /// What its microVM boots from.
+    pub image: String,
+    /// Sizes of its microVM's drives.
+    pub drives: Drives,
     /// What it may reach outside.
     pub egress: Egress,
     /// Whether it runs on a terminal.
@@ -339,6 +344,10 @@ impl Agent {
             ("tools.output", self.tools.output_bytes_max.to_string()),
             ("tools.wall", format!("{} s", self.tools.wall_ms_max / 1000)),
             ("profile", self.profile.name().to_owned()),
+            ("image", self.image.clone()),
+            ("drives.state", self.drives.state.to_string()),
+            ("drives.workspace", self.drives.workspace.to_string()),
+            ("drives.scratch", self.drives.scratch.to_string()),
             ("egress", self.egress.to_string()),
             ("terminal", self.terminal.to_string()),
             ("budget.egress_per_day", limit(self.egress_bytes)),

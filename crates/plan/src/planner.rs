@@ -248,7 +248,9 @@ impl Work {
         inventory: &Inventory,
         owner: &str,
     ) -> Option<Option<Subnet>> {
-        if !cell.isolates() || inventory.host.no_network.is_some() {
+        // A machine has ways to the house through its guest, and no interface at all.
+        let networked = cell.isolates() && cell != CellKind::Microvm;
+        if !networked || inventory.host.no_network.is_some() {
             self.registry.yield_up(owner, "subnet");
             return Some(None);
         }
@@ -340,8 +342,9 @@ impl Work {
         };
         let name = agent.slug.as_str();
         // What only a new boot can change, and what the running agent asks the house for each time.
+        let machine = (agent.cell == CellKind::Microvm).then_some((&agent.image, agent.drives));
         let boot = digest(&format!(
-            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?}",
+            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?}",
             agent.runtime,
             agent.cell,
             agent.limits,

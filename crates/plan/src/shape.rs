@@ -75,7 +75,26 @@ const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Field {
     }
 }
 
-const CELLS: Shape = Shape::Word(&["process", "sandbox"], &["microvm", "container", "jail"]);
+const CELLS: Shape = Shape::Word(&["process", "sandbox", "microvm"], &["container", "jail"]);
+const SERVICE_CELLS: Shape =
+    Shape::Word(&["process", "sandbox"], &["microvm", "container", "jail"]);
+const DRIVES: Shape = Shape::Object(&[
+    key(
+        "state",
+        Shape::Bytes,
+        "Its home, which lasts; default `256MiB`.",
+    ),
+    key(
+        "workspace",
+        Shape::Bytes,
+        "Charter, memory and work, which last; default `1GiB`.",
+    ),
+    key(
+        "scratch",
+        Shape::Bytes,
+        "Everything else that is written, gone with the boot; default `1GiB`.",
+    ),
+]);
 const PROFILES: Shape = Shape::Word(&["strict", "jit", "nested"], &[]);
 const RUNTIMES: Shape = Shape::Word(
     &["native"],
@@ -245,6 +264,8 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
             ),
             key("tools", TOOLS, "Tool policy of every agent."),
             key("waive", WAIVE, "Layers that may be missing on this host."),
+            key("image", Shape::Name, IMAGE),
+            key("drives", DRIVES, "Sizes of every microVM's drives."),
             key("egress", Shape::Egress, EGRESS),
         ]),
         "Values for agents that do not set their own.",
@@ -280,7 +301,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
     key(
         "services",
         Shape::Map(&Shape::Object(&[
-            key("cell", CELLS, "Kind of isolation; default `sandbox`."),
+            key(
+                "cell",
+                SERVICE_CELLS,
+                "Kind of isolation; default `sandbox`.",
+            ),
             must(
                 "command",
                 Shape::List(&Shape::Text),
@@ -405,12 +430,15 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 Shape::Boolean,
                 "Whether it runs on a terminal, for `abbey attach`.",
             ),
+            key("image", Shape::Name, IMAGE),
+            key("drives", DRIVES, "Sizes of its microVM's drives."),
             key("egress", Shape::Egress, EGRESS),
         ])),
         "The agents.",
     ),
 ]);
 
+const IMAGE: &str = "What its microVM boots from; see `abbey image`. Default `base`.";
 const EGRESS: &str = "What it may reach outside: `none` (the default), `full`, or a list.";
 
 /// Keys whose mechanism is known but not built; refused by name, not as unknown.

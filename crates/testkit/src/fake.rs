@@ -164,6 +164,7 @@ impl Backend for FakeBackend {
         };
         Ok(self.with(|cells| {
             cells.get(cell).map(|c| Record {
+                machine: false,
                 network: None,
                 generation: c.generation,
                 digest: c.spec.digest.clone(),

@@ -113,7 +113,7 @@ impl Work {
         let mut command = match program.strip_prefix("builtin:") {
             Some(name) => {
                 // Our own file, even when its path cannot be reached from in here.
-                let mut command = tokio::process::Command::new("/proc/self/exe");
+                let mut command = own_program();
                 command.args(["role", "native", "--skill", name]);
                 command
             }
@@ -291,4 +291,16 @@ impl Work {
             &policy.tools,
         ))
     }
+}
+
+/// The running program once more. In a guest it was started by the loader that came along with it, as the
+/// guest's own libraries may be others; `ABBEY_LIBRARIES` says where they are.
+fn own_program() -> tokio::process::Command {
+    let Some(libraries) = std::env::var_os("ABBEY_LIBRARIES").map(std::path::PathBuf::from) else {
+        return tokio::process::Command::new("/proc/self/exe");
+    };
+    let mut command = tokio::process::Command::new(libraries.join("ld.so"));
+    command.arg("--library-path").arg(&libraries);
+    command.arg(libraries.with_file_name("abbey"));
+    command
 }

@@ -29,6 +29,7 @@ fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
         },
         waived: Default::default(),
         sandbox: None,
+        machine: None,
         network: None,
         forwards: Vec::new(),
         terminal: false,

@@ -87,6 +87,7 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
             profile: Profile::Strict,
             tmp: Bytes(1 << 20),
         }),
+        machine: None,
         network: Some(Network {
             subnet: "10.99.1.0/24".parse().unwrap(),
             tag: None,

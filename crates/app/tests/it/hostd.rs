@@ -29,6 +29,7 @@ fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
             profile: Profile::Strict,
             tmp: Bytes(1 << 20),
         }),
+        machine: None,
         network: None,
         forwards: Vec::new(),
         terminal: false,

@@ -66,6 +66,7 @@ pub(super) fn run(
         new_session: true,
         terminal: false,
         dies_with_parent: true,
+        new_privileges: false,
     };
     let child = match &record.walls {
         None => abbey_launch::spawn(&launch).map_err(|e| (e.stage.to_owned(), e.source)),

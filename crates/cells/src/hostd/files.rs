@@ -55,6 +55,16 @@ enum Owner {
 }
 
 impl FileName {
+    /// What an agent starts with.
+    pub(crate) const FOR_AGENTS: [FileName; 6] = [
+        FileName::Charter,
+        FileName::OwnCharter,
+        FileName::Rules,
+        FileName::Memory,
+        FileName::Heartbeat,
+        FileName::Token,
+    ];
+
     /// Directory, name, owner, mode, and whether what is there stays.
     fn place(self) -> (&'static str, &'static str, Owner, u32, bool) {
         match self {
@@ -116,13 +126,23 @@ pub(super) fn prepare(
     uid: Option<u32>,
     files: &[FileEntry],
 ) -> Result<()> {
-    let path = dir_of(config, owner);
+    prepare_in(&dir_of(config, owner), owner, config.serve_uid, uid, files)
+}
+
+/// The same at a known place.
+pub(crate) fn prepare_in(
+    path: &Path,
+    owner: &CellName,
+    serve_uid: u32,
+    uid: Option<u32>,
+    files: &[FileEntry],
+) -> Result<()> {
     let theirs = uid.map_or((0, 0), |u| (u, u));
     if matches!(owner, CellName::Service(_) | CellName::Run(_)) {
-        make(CWD, &path, 0o700, theirs)?;
+        make(CWD, path, 0o700, theirs)?;
         return Ok(());
     }
-    let dir = make(CWD, &path, 0o711, (0, 0))?;
+    let dir = make(CWD, path, 0o711, (0, 0))?;
     let home = make(&dir, Path::new("home"), 0o700, theirs)?;
     // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
     let mode = if uid.is_some() { 0o1770 } else { 0o700 };
@@ -133,7 +153,7 @@ pub(super) fn prepare(
         let at = if place.is_empty() { &dir } else { &workspace };
         let ids = match whose {
             Owner::House => (0, 0),
-            Owner::ControlPlane => (0, config.serve_uid),
+            Owner::ControlPlane => (0, serve_uid),
             Owner::Agent => theirs,
         };
         let there = rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
@@ -184,13 +204,32 @@ fn read_at(at: impl AsFd, name: &str) -> Option<String> {
 
 /// Reads a file that an agent writes for the house; empty when it is none.
 pub(super) fn read(config: &Config, owner: &CellName, name: FileName) -> Result<String> {
-    let dir = open_dir(CWD, &dir_of(config, owner))?;
+    read_in(&dir_of(config, owner), name)
+}
+
+/// The same at a known place.
+pub(crate) fn read_in(path: &Path, name: FileName) -> Result<String> {
+    let dir = open_dir(CWD, path)?;
     let (place, name, ..) = name.place();
     let text = match place {
         "" => read_at(&dir, name),
         place => read_at(open_dir(&dir, Path::new(place))?, name),
     };
     Ok(text.unwrap_or_default())
+}
+
+/// What the house wrote for an agent under a name, if it wrote that: a charter is one of two kinds.
+pub(crate) fn kept(path: &Path, name: FileName) -> Result<Option<String>> {
+    let dir = open_dir(CWD, path)?;
+    let (place, file, _, mode, _) = name.place();
+    let at = match place {
+        "" => dir,
+        place => open_dir(&dir, Path::new(place))?,
+    };
+    match rustix::fs::statat(&at, file, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if stat.st_mode & 0o777 == mode => Ok(read_at(&at, file)),
+        _ => Ok(None),
+    }
 }
 
 /// Moves an owner's files aside; nothing of an agent is deleted by the house.

@@ -4,9 +4,13 @@
 use super::claims::{Claim, Claims};
 use super::files::dir_of;
 use super::server::Config;
+use crate::machine::{Machine, drives::SIZE_MIN};
 use crate::{Bind, CellSpec, Forward, Listen, Target};
-use abbey_model::{CellKind, CellName, overlap};
+use abbey_model::{CellKind, CellName, Slug, overlap};
 use std::path::{Component, Path};
+
+/// Largest drive, bytes.
+const DRIVE_MAX: u64 = 16 << 40;
 
 /// Checks a specification, and puts the house's own places into it.
 ///
@@ -28,9 +32,16 @@ pub(super) fn admit(
             spec.uid, claimed.uid
         ));
     }
-    match (spec.kind, &spec.sandbox) {
-        (CellKind::Process, None) | (CellKind::Sandbox, Some(_)) => {}
-        (kind, _) => return Err(format!("{cell} is no whole {kind}")),
+    match (spec.kind, &spec.sandbox, &spec.machine) {
+        (CellKind::Process, None, None)
+        | (CellKind::Sandbox, Some(_), None)
+        | (CellKind::Microvm, None, Some(_)) => {}
+        (kind, ..) => return Err(format!("{cell} is no whole {kind}")),
+    }
+    if let Some(machine) = &mut spec.machine {
+        sized(machine)?;
+        machine.images = config.images();
+        machine.files = dir_of(config, &cell);
     }
     spec.run_dir = config.cells().join(cell.to_string());
     spec.log_dir = config.home.join("logs").join(cell.to_string());
@@ -52,6 +63,23 @@ pub(super) fn admit(
         bindable(config, &cell, bind)?;
     }
     Ok(spec)
+}
+
+/// A machine boots from an image of the house, and its drives have sizes that a file system can have.
+fn sized(machine: &Machine) -> Result<(), String> {
+    if machine.image.parse::<Slug>().is_err() {
+        return Err(format!("`{}` is no name of an image", machine.image));
+    }
+    let sizes = machine
+        .drives
+        .iter()
+        .flat_map(|d| [d.state, d.workspace, d.scratch]);
+    for size in sizes {
+        if size < SIZE_MIN || size.0 > DRIVE_MAX {
+            return Err(format!("a drive of {size} is not made; 16 MiB to 16 TiB"));
+        }
+    }
+    Ok(())
 }
 
 /// A forward listens where its owner is, and leads to the house or to one of its services.

@@ -2,7 +2,9 @@
 
 use super::claims::{self, Claims};
 use super::journal::{self, Line};
-use super::{Hello, Operation, REQUEST_MAX, Reply, Request, enter, files, guard, pack, stage};
+use super::{
+    Hello, Operation, REQUEST_MAX, Reply, Request, enter, files, guard, guest, pack, stage,
+};
 use crate::network::firewall;
 use crate::{Error, Result, crash, shim};
 use abbey_model::{CellName, Millis};
@@ -40,6 +42,10 @@ impl Config {
     /// Records of cells.
     pub fn cells(&self) -> PathBuf {
         self.home.join("run/cells")
+    }
+    /// Images of virtual machines.
+    pub fn images(&self) -> PathBuf {
+        self.home.join("images")
     }
     /// Its socket.
     pub fn socket(home: &Path) -> PathBuf {
@@ -301,6 +307,9 @@ fn attempt(
             if !dry {
                 crash::point("hostd.prepare");
                 files::prepare(config, &owner, uid, &files)?;
+                if guest::runs(&config.cells(), &owner)? {
+                    guest::prepare(config, &owner, &files)?;
+                }
                 crash::point("hostd.prepared");
             }
             Ok(Reply::Done)
@@ -308,14 +317,18 @@ fn attempt(
         Operation::Observe {} => {
             let claims = held()?.claims;
             let first = config.privileged.then_some(claims.uid_first + 1);
-            let facts = crate::host::observe(&config.group, first, claims.tag());
+            let facts = crate::host::observe(&config.group, first, claims.tag(), &config.images());
             Ok(Reply::Host {
                 facts: Box::new(facts),
             })
         }
-        Operation::Read { owner, file } => Ok(Reply::Text {
-            text: files::read(config, &owner, file)?,
-        }),
+        Operation::Read { owner, file } => {
+            let text = match guest::runs(&config.cells(), &owner)? {
+                true => guest::read(config, &owner, file)?,
+                false => files::read(config, &owner, file)?,
+            };
+            Ok(Reply::Text { text })
+        }
         Operation::Archive { owner, stamp } => {
             let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
             if stamp.is_empty() || stamp.len() > 40 || !stamp.bytes().all(plain) {
@@ -423,6 +436,11 @@ fn attempt(
             }
             if dry {
                 return Ok(Reply::Done);
+            }
+            if guest::runs(&config.cells(), &cell)? {
+                let program = crate::guest::Command { argv, env, cwd };
+                return guest::enter(&config.cells(), &cell, &program, streams, stream)
+                    .map(|code| Reply::Exit { code });
             }
             let program = enter::Program { argv, env, cwd };
             enter::run(&config.cells(), &cell, uid, &program, streams, stream)

@@ -40,6 +40,11 @@ pub(super) fn stage(
     unpack(&dir, uid, File::from(archive)).map_err(Error::file("unpack into", &dir))
 }
 
+/// Unpacks an archive that comes over a stream into a directory of the house's own.
+pub(crate) fn unpack_in(dir: &Path, uid: Option<u32>, archive: OwnedFd) -> Result<()> {
+    unpack(dir, uid, File::from(archive)).map_err(Error::file("unpack into", dir))
+}
+
 fn unpack(dir: &Path, uid: Option<u32>, archive: File) -> io::Result<()> {
     if fs::read_dir(dir)?.next().is_some() {
         return Err(invalid("it is not empty"));
@@ -96,14 +101,7 @@ pub(super) fn collect(
     to: OwnedFd,
 ) -> Result<()> {
     let dir = dir_of(config, owner);
-    let mut archive = tar::Builder::new(File::from(to));
-    for path in paths {
-        let taken = match is_plain(path) {
-            true => pack::add_below(&mut archive, &dir, path),
-            false => Err(invalid("it leads out of the command's directory")),
-        };
-        taken.map_err(Error::file("take along", path))?;
-    }
+    let archive = pack_into(&dir, paths, to)?;
     let end = archive
         .into_inner()
         .and_then(|mut file| match file.stream_position()? > BYTES_MAX {
@@ -111,6 +109,24 @@ pub(super) fn collect(
             false => file.flush(),
         });
     end.map_err(Error::file("take along from", dir))
+}
+
+/// Packs files and directories below one, onto a stream.
+pub(crate) fn pack_below(dir: &Path, paths: &[PathBuf], to: OwnedFd) -> Result<()> {
+    let end = pack_into(dir, paths, to)?.into_inner();
+    end.map(drop).map_err(Error::file("take along from", dir))
+}
+
+fn pack_into(dir: &Path, paths: &[PathBuf], to: OwnedFd) -> Result<tar::Builder<File>> {
+    let mut archive = tar::Builder::new(File::from(to));
+    for path in paths {
+        let taken = match is_plain(path) {
+            true => pack::add_below(&mut archive, dir, path),
+            false => Err(invalid("it leads out of the command's directory")),
+        };
+        taken.map_err(Error::file("take along", path))?;
+    }
+    Ok(archive)
 }
 
 /// Deletes the directory and the log of a command; nothing runs in it any more.

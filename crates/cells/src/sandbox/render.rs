@@ -76,7 +76,7 @@ pub(crate) fn walls(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Resul
             .uid
             .unwrap_or_else(|| rustix::process::geteuid().as_raw()),
         hostname: spec.cell.slug().to_string(),
-        staging: text(spec.run_dir.as_os_str().as_encoded_bytes())?,
+        staging: text(spec.staging().as_os_str().as_encoded_bytes())?,
         mounts: mounts(spec, sandbox, &own.to_string_lossy(), &look)?,
         listen: inside.collect(),
         landlock: Some(landlock(sandbox)?).filter(|_| !without),

@@ -29,14 +29,16 @@ pub(super) struct Birth {
     pub(super) layers: BTreeSet<Layer>,
 }
 
-/// Starts the program of a cell.
+/// Starts the program of a cell, with some descriptors of ours from 4 on.
 pub(super) fn give(
     spec: &CellSpec,
     groups: Option<&Groups>,
     limited: bool,
     streams: Option<[OwnedFd; 3]>,
+    beside: Vec<OwnedFd>,
 ) -> Result<Birth> {
-    let (launch, pipes, terminal) = prepare(spec, groups, streams)?;
+    let (mut launch, pipes, terminal) = prepare(spec, groups, streams)?;
+    launch.fds.extend(beside);
     let mut layers = BTreeSet::new();
     if limited {
         layers.insert(Layer::Limits);
@@ -208,6 +210,7 @@ fn prepare(
         new_session: true,
         terminal: terminal.is_some(),
         dies_with_parent: true,
+        new_privileges: false,
     };
     Ok((launch, [out, err, ready], terminal))
 }

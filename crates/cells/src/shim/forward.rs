@@ -96,7 +96,7 @@ impl Forwarder {
 }
 
 /// Begins a connection and never waits for it.
-fn connect(target: &Target) -> std::io::Result<OwnedFd> {
+pub(super) fn connect(target: &Target) -> std::io::Result<OwnedFd> {
     let unix = |path: &Path| {
         let stream = UnixStream::connect(path)?;
         stream.set_nonblocking(true)?;

@@ -7,11 +7,13 @@
 mod birth;
 mod forward;
 mod log;
-mod terminal;
+mod session;
+pub(crate) mod terminal;
 
 use crate::cgroup::Groups;
+use crate::guest::{Ask, Order};
 use crate::spec::{Forward, Listen};
-use crate::{CellSpec, Error, Record, Result, crash, identity};
+use crate::{CellSpec, Error, Record, Result, crash, identity, machine};
 use abbey_model::{
     Bytes, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Spent, Timestamp,
 };
@@ -20,6 +22,7 @@ use log::Log;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
+use session::Session;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -46,6 +49,11 @@ pub enum Request {
         rows: u16,
         /// Its columns.
         columns: u16,
+    },
+    /// Speak to the guest of a machine: after the answer the connection is a stream to it.
+    Guest {
+        /// What for.
+        ask: Ask,
     },
     /// Hold everything where it is, or let it go on.
     Pause {
@@ -153,6 +161,9 @@ pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     fs::rename(&temporary, path).map_err(Error::file("publish", path))
 }
 
+/// Name of a machine's console in the log.
+const CONSOLE: &str = "console";
+
 /// Reads of one stream in one turn; there are others to hear.
 const READS_MAX: usize = 32;
 
@@ -179,10 +190,16 @@ struct Shim {
     hang_up: Option<Instant>,
     paused: bool,
     killed: bool,
+    /// Whether a guest that broke the rules was ended.
+    ending: bool,
     exit: Option<ExitKind>,
     control: UnixListener,
     forwards: Vec<Forwarder>,
     terminal: Option<Terminal>,
+    /// Of a machine.
+    session: Option<Session>,
+    /// When the program around a guest is asked to end.
+    terminate: Option<Instant>,
     log: Log,
     /// Held for as long as the cell lives: no second boot of it can begin (hazard 4).
     _lock: fs::File,
@@ -197,6 +214,8 @@ fn claim_cell(spec: &CellSpec) -> Result<fs::File> {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o2750))
             .map_err(Error::file("protect", dir))?;
     }
+    let staging = spec.staging();
+    fs::create_dir_all(&staging).map_err(Error::file("make", staging))?;
     let path = spec.run_dir.join("lock");
     crate::lock::try_take(&path)?.ok_or_else(|| Error::Busy(spec.cell.clone()))
 }
@@ -233,6 +252,7 @@ impl Shim {
             in_force: None,
             layers: BTreeSet::new(),
             walls: spec.sandbox.clone(),
+            machine: spec.machine.is_some(),
             network: spec.network,
         };
         let lock = claim_cell(spec)?;
@@ -245,7 +265,16 @@ impl Shim {
             &spec.log_dir,
             Redactor::new(spec.secrets.iter().map(Secret::new)),
         )?;
-        let groups = match Groups::create(&spec.group, &spec.cell.to_string(), &spec.limits) {
+        let mut prepared = match &spec.machine {
+            Some(machine) => Some(machine::prepare(spec, machine, generation.0)?),
+            None => None,
+        };
+        let beside = prepared
+            .as_mut()
+            .map_or_else(Vec::new, |p| std::mem::take(&mut p.fds));
+        // Around a machine is a cell like any other.
+        let outer = prepared.as_ref().map_or(spec, |p| &p.outer);
+        let groups = match Groups::create(&spec.group, &spec.cell.to_string(), &outer.limits) {
             Ok(groups) => Some(groups),
             Err(_) if spec.waived.contains(&Layer::Limits) => None,
             Err(error) => return Err(error),
@@ -262,7 +291,13 @@ impl Shim {
             }
         }
         abbey_launch::become_subreaper().map_err(Error::file("adopt", "orphans"))?;
-        let birth = birth::give(spec, groups.as_ref(), record.in_force.is_some(), streams)?;
+        let limited = record.in_force.is_some();
+        // The program in a machine speaks through its guest.
+        let (streams, inner) = match spec.machine {
+            Some(_) => (None, streams),
+            None => (streams, None),
+        };
+        let birth = birth::give(outer, groups.as_ref(), limited, streams, beside)?;
         crash::point("shim.running");
         record.child = identity::identify(birth.child.pid);
         record.layers.clone_from(&birth.layers);
@@ -272,24 +307,36 @@ impl Shim {
             .map(|within| Instant::now() + within.to_std());
         let [stdout, stderr, ready_pipe] = birth.pipes;
         let forwards = open_forwards(spec, birth.listeners)?;
+        let session = spec.machine.as_ref().zip(prepared).map(|(machine, p)| {
+            let files = machine.files.clone();
+            Session::new(spec, files, p.channel, p.monitor, p.held, inner)
+        });
         let (child, channel, terminal) = (birth.child, birth.channel, birth.terminal);
         Ok(move |spec: CellSpec| Shim {
             generation,
             groups,
             child,
             channel,
-            output: vec![("out", Some(stdout)), ("err", Some(stderr))],
+            output: match session {
+                None => vec![("out", Some(stdout)), ("err", Some(stderr))],
+                Some(_) => vec![(CONSOLE, Some(stdout)), ("machine", Some(stderr))],
+            },
             ready: ready_until.is_none(),
-            ready_pipe: ready_until.map(|_| ready_pipe),
+            ready_pipe: ready_until
+                .filter(|_| session.is_none())
+                .map(|_| ready_pipe),
             ready_until,
             stopping: None,
             hang_up: None,
             paused: false,
             killed: false,
+            ending: false,
             exit: None,
             control,
             forwards,
             terminal,
+            session,
+            terminate: None,
             log,
             spec,
             _lock: lock,
@@ -309,6 +356,7 @@ impl Shim {
                 self.kill();
             }
             self.pump();
+            self.hear_guest();
             self.answer();
             for forward in &mut self.forwards {
                 forward.turn();
@@ -319,7 +367,7 @@ impl Shim {
     /// Waits for anything to happen.
     fn wait(&mut self) -> io::Result<()> {
         let ready_until = self.ready_until.filter(|_| !self.ready);
-        let next = [self.stopping, self.hang_up, ready_until]
+        let next = [self.stopping, self.hang_up, self.terminate, ready_until]
             .into_iter()
             .flatten()
             .min();
@@ -349,6 +397,9 @@ impl Shim {
         if let Some(terminal) = &self.terminal {
             terminal.watch(&mut fds);
         }
+        if let Some(session) = &self.session {
+            session.watch(&mut fds);
+        }
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(e) => Err(e.into()),
@@ -366,7 +417,13 @@ impl Shim {
                         *slot = None;
                         break;
                     }
-                    Ok(n) => self.log.take(stream, &buffer[..n], now()),
+                    Ok(n) => {
+                        if let Some(session) = self.session.as_mut().filter(|_| *stream == CONSOLE)
+                        {
+                            session.console(&buffer[..n]);
+                        }
+                        self.log.take(stream, &buffer[..n], now());
+                    }
                     Err(_) => break,
                 }
             }
@@ -388,19 +445,40 @@ impl Shim {
         }
     }
 
+    /// Hears a guest, and does what it may ask of us.
+    fn hear_guest(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let (outputs, fair) = session.turn();
+        self.ready |= session.is_ready();
+        let over = !fair || session.failed().is_some();
+        let outputs = outputs.into_iter().map(|(name, fd)| (name, Some(fd)));
+        self.output.extend(outputs);
+        if over && !self.ending {
+            self.ending = true;
+            self.kill();
+        }
+    }
+
     fn answer(&mut self) {
         while let Ok((stream, _)) = self.control.accept() {
             // One short exchange; a slow caller is cut off rather than waited for.
-            if let Ok(Some(size)) = self.exchange(&stream)
-                && let Some(terminal) = &mut self.terminal
-            {
-                terminal.join(stream, size);
+            let Ok(Some(ask)) = self.exchange(&stream) else {
+                continue;
+            };
+            match (&mut self.session, &mut self.terminal, ask) {
+                (Some(session), _, ask) => session.ask(&ask, stream),
+                (None, Some(terminal), Ask::Attach { rows, columns }) => {
+                    terminal.join(stream, (rows, columns));
+                }
+                _ => {}
             }
         }
     }
 
-    /// Answers; gives the size of a viewer who stays.
-    fn exchange(&mut self, mut stream: &UnixStream) -> io::Result<Option<(u16, u16)>> {
+    /// Answers; gives what a caller stays for.
+    fn exchange(&mut self, mut stream: &UnixStream) -> io::Result<Option<Ask>> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
@@ -413,10 +491,11 @@ impl Shim {
             }
             line.extend_from_slice(&byte[..n]);
         }
-        let mut viewer = None;
+        let mut stays = None;
         match serde_json::from_slice(&line)? {
             Request::Status => {}
-            Request::Attach { rows, columns } => viewer = Some((rows, columns)),
+            Request::Attach { rows, columns } => stays = Some(Ask::Attach { rows, columns }),
+            Request::Guest { ask } => stays = Some(ask),
             Request::Stop { grace } => {
                 // What is held cannot end by itself.
                 self.pause(false);
@@ -430,12 +509,12 @@ impl Shim {
             ready: self.ready,
             stopping: self.stopping.is_some(),
             paused: self.paused,
-            terminal: self.terminal.is_some(),
+            terminal: self.terminal.is_some() || self.session.is_some() && self.spec.terminal,
         };
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');
         stream.write_all(&answer)?;
-        Ok(viewer)
+        Ok(stays)
     }
 
     /// Holds everything below us, or lets it go on.
@@ -455,15 +534,28 @@ impl Shim {
             (true, false) => drop(self.groups.as_ref().map(|g| g.freeze(false, HOLD_WITHIN))),
             (pause, _) => self.paused = pause,
         }
+        // Its clock stood still.
+        if let Some(session) = self.session.as_mut().filter(|_| !self.paused) {
+            session.order(&Order::Clock { now_ms: now().0 });
+        }
     }
 
     fn ask_to_stop(&mut self, grace: Millis) {
         if self.stopping.is_none() {
             self.stopping = Some(Instant::now() + grace.to_std());
             self.hang_up = self
+                .spec
                 .terminal
-                .is_some()
                 .then(|| Instant::now() + grace.to_std() / HANG_UP_AFTER);
+            if let Some(session) = &mut self.session {
+                // The agent first, then its guest, then the program around it, then force.
+                let within_ms =
+                    u64::try_from(grace.to_std().as_millis()).unwrap_or(u64::MAX) * 6 / 10;
+                session.order(&Order::Stop { within_ms });
+                self.terminate = Some(Instant::now() + grace.to_std() * 9 / 10);
+                self.hang_up = self.hang_up.filter(|_| self.spec.terminal);
+                return;
+            }
             // Behind walls the first process passes it on; else the child's whole group is meant,
             // as it may be a launcher of something else.
             if self.channel.is_some() {
@@ -481,6 +573,13 @@ impl Shim {
             self.hang_up = None;
             // Closing our end is what tells the session that its terminal is gone.
             self.terminal = None;
+            if let Some(session) = &mut self.session {
+                session.order(&Order::HangUp {});
+            }
+        }
+        if self.terminate.is_some_and(|at| now >= at) {
+            self.terminate = None;
+            let _gone_already = rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM);
         }
         if self.stopping.is_some_and(|at| now >= at) && !self.killed {
             self.killed = true;
@@ -538,6 +637,12 @@ impl Shim {
                 let status = std::process::ExitStatus::from_raw(raw);
                 (status.code(), status.signal())
             });
+            if let Some(session) = self.session.as_mut().filter(|_| !self.killed) {
+                // Its last words came before its end.
+                let _heard = session.turn();
+                self.exit = Some(session.verdict(self.stopping.is_some(), ended.0));
+                continue;
+            }
             self.exit = Some(match ended {
                 _ if self.killed => ExitKind::Killed,
                 _ if self.stopping.is_some() => ExitKind::Stopped,
@@ -552,6 +657,17 @@ impl Shim {
     /// Makes sure that nothing is left, then says how it ended. The record comes last: it means
     /// that the cell's processes are gone.
     fn finish(&mut self, exit: ExitKind) {
+        if let Some(session) = &mut self.session {
+            // What the program said last is in pipes of ours.
+            let (outputs, _) = session.turn();
+            let outputs = outputs.into_iter().map(|(name, fd)| (name, Some(fd)));
+            self.output.extend(outputs);
+            session.settle();
+            if session.was_clean() == Some(false) {
+                let text = b"abbey: a drive could not be taken off whole\n";
+                self.log.take("machine", text, now());
+            }
+        }
         self.kill();
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
         self.pump();
@@ -590,7 +706,9 @@ fn open_forwards(spec: &CellSpec, listeners: Vec<OwnedFd>) -> Result<Vec<Forward
         }
         _ => Forwarder::open(forward, &spec.cell),
     };
-    spec.forwards.iter().map(open).collect()
+    // Ports inside a machine are its guest's to open.
+    let ours = |f: &&Forward| spec.machine.is_none() || matches!(f.at, Listen::Host(_));
+    spec.forwards.iter().filter(ours).map(open).collect()
 }
 
 fn listen(path: &Path) -> Result<UnixListener> {

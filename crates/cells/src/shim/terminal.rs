@@ -5,7 +5,7 @@
 //! From a viewer come frames: a letter, a length of two bytes (big end first), and so many bytes. `d` is
 //! typed as it is, `r` is four bytes with rows and columns. To a viewer go the bytes of the terminal.
 
-use crate::{Error, Result};
+use crate::{Error, Result, frame};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -20,16 +20,16 @@ use std::os::unix::net::UnixStream;
 const RECENT_MAX: usize = 64 << 10;
 /// What a viewer may be behind, bytes; more, and it is let go.
 const BEHIND_MAX: usize = 256 << 10;
-/// Longest frame, bytes.
-const FRAME_MAX: usize = 16 << 10;
 /// What may wait to be read by the program, bytes.
 const TYPED_MAX: usize = 64 << 10;
+/// Reads in one turn; there are others to hear.
+const READS_MAX: usize = 32;
 const VIEWERS_MAX: usize = 16;
 
 /// Rows and columns before any viewer said theirs.
 const SIZE: (u16, u16) = (24, 80);
 
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     master: OwnedFd,
     recent: VecDeque<u8>,
     typed: Vec<u8>,
@@ -52,7 +52,7 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
 
 impl Terminal {
     /// A terminal, and the end that is the program's.
-    pub(super) fn open(uid: Option<u32>) -> Result<(Terminal, OwnedFd)> {
+    pub(crate) fn open(uid: Option<u32>) -> Result<(Terminal, OwnedFd)> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags).map_err(failed("open"))?;
         grantpt(&master).map_err(failed("grant"))?;
@@ -87,7 +87,7 @@ impl Terminal {
     }
 
     /// Takes a viewer, who was answered already.
-    pub(super) fn join(&mut self, stream: UnixStream, size: (u16, u16)) {
+    pub(crate) fn join(&mut self, stream: UnixStream, size: (u16, u16)) {
         if self.viewers.len() >= VIEWERS_MAX || stream.set_nonblocking(true).is_err() {
             return;
         }
@@ -100,7 +100,7 @@ impl Terminal {
         });
     }
 
-    pub(super) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    pub(crate) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         let flags = |read: bool, write: bool| {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, read);
@@ -123,10 +123,10 @@ impl Terminal {
     }
 
     /// Carries as far as it goes without waiting; what the program said is given to `said`.
-    pub(super) fn turn(&mut self, mut said: impl FnMut(&[u8])) {
+    pub(crate) fn turn(&mut self, mut said: impl FnMut(&[u8])) {
         let mut buffer = [0u8; 8192];
         // Bounded: a program that never stops talking must not keep us from hearing anybody else.
-        for _ in 0..super::READS_MAX {
+        for _ in 0..READS_MAX {
             if self.ended {
                 break;
             }
@@ -194,14 +194,7 @@ impl Viewer {
 
     /// Takes whole frames; false when they make no sense.
     fn frames(&mut self, typed: &mut Vec<u8>, sizes: &mut Vec<(u16, u16)>) -> bool {
-        while let [kind, high, low, rest @ ..] = self.frame.as_slice() {
-            let length = usize::from(u16::from_be_bytes([*high, *low]));
-            if length > FRAME_MAX {
-                return false;
-            }
-            let Some(body) = rest.get(..length) else {
-                return true;
-            };
+        let taken = frame::decode(&mut self.frame, |kind, body| {
             match (kind, body) {
                 (b'd', body) => typed.extend_from_slice(body),
                 (b'r', [a, b, c, d]) => {
@@ -209,8 +202,8 @@ impl Viewer {
                 }
                 _ => return false,
             }
-            self.frame.drain(..3 + length);
-        }
-        true
+            true
+        });
+        taken.is_ok()
     }
 }

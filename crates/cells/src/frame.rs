@@ -1,0 +1,41 @@
+//! Frames on a connection: a letter, a length of two bytes (big end first), and so many bytes.
+
+/// Longest content.
+pub(crate) const CONTENT_MAX: usize = 16 << 10;
+
+/// What came was no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoFrame;
+
+/// One frame.
+pub(crate) fn encode(kind: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
+    let mut bytes = vec![kind];
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+/// Takes whole frames off the front; `take` says whether one made sense.
+///
+/// # Errors
+/// When one did not, or is too long.
+pub(crate) fn decode(
+    buffer: &mut Vec<u8>,
+    mut take: impl FnMut(u8, &[u8]) -> bool,
+) -> Result<(), NoFrame> {
+    while let [kind, high, low, rest @ ..] = buffer.as_slice() {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        if length > CONTENT_MAX {
+            return Err(NoFrame);
+        }
+        let Some(body) = rest.get(..length) else {
+            return Ok(());
+        };
+        if !take(*kind, body) {
+            return Err(NoFrame);
+        }
+        buffer.drain(..3 + length);
+    }
+    Ok(())
+}

@@ -1,0 +1,517 @@
+//! The loop of the first process.
+
+use super::{Ask, Config, News, Offer, Order, UID, request, setup};
+use crate::cgroup::Groups;
+use crate::channel::{Channel, Ends, Peer, Side};
+use crate::enter::{find_program, text};
+use crate::hostd::{pack_below, unpack_in};
+use crate::shim::terminal::Terminal;
+use crate::{Error, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions};
+use std::fs;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Time for the port to appear and to open.
+const PORT_WITHIN: Duration = Duration::from_secs(20);
+/// Time for the last words to be taken.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
+/// Open files of the program.
+const OPEN_FILES: u64 = 4096;
+/// The house's own program, and how it is started.
+const OWN: [&str; 4] = [
+    "/abbey/lib/ld.so",
+    "--library-path",
+    "/abbey/lib",
+    "/abbey/abbey",
+];
+
+/// Runs as the first process, and never comes back.
+pub(crate) fn run() -> ! {
+    // Whatever goes wrong is told on the console, which the shim writes down.
+    match port() {
+        Err(error) => tell(&format!("the guest has no port: {}", crate::chain(&error))),
+        Ok(port) => {
+            let mut channel = Channel::new(port, Side::Guest);
+            match Guest::start(&mut channel) {
+                Ok(guest) => guest.live(channel),
+                Err(error) => {
+                    let why = crate::chain(&error);
+                    tell(&format!("the guest cannot start: {why}"));
+                    say(&mut channel, &News::Failed { why });
+                    flush(&mut channel);
+                }
+            }
+        }
+    }
+    setup::restart()
+}
+
+/// Writes on the console.
+fn tell(text: &str) {
+    let line = format!("abbey: {text}\n");
+    let _nowhere_else_to_say_so = rustix::io::write(rustix::stdio::stdout(), line.as_bytes());
+}
+
+/// Opens the port to the house. Its node appears late, and the first open may fail although it is there.
+fn port() -> Result<OwnedFd> {
+    let until = Instant::now() + PORT_WITHIN;
+    loop {
+        let ports = fs::read_dir("/sys/class/virtio-ports");
+        let ours = ports.into_iter().flatten().flatten().find(|p| {
+            fs::read_to_string(p.path().join("name")).is_ok_and(|n| n.trim() == "abbey.guest")
+        });
+        let path = ours.map(|p| Path::new("/dev").join(p.file_name()));
+        if let Some(path) = path {
+            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            match rustix::fs::open(&path, flags, Mode::empty()) {
+                Ok(fd) => return Ok(fd),
+                Err(e) if Instant::now() >= until => {
+                    return Err(Error::file("open", path)(e.into()));
+                }
+                Err(_) => {}
+            }
+        } else if Instant::now() >= until {
+            let missing = std::io::ErrorKind::NotFound;
+            return Err(Error::file("find", "the port to the house")(missing.into()));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn say(channel: &mut Channel, news: &News) {
+    if let Ok(text) = serde_json::to_vec(news) {
+        channel.notify(&text);
+    }
+}
+
+/// Waits until everything was taken, but not for long.
+fn flush(channel: &mut Channel) {
+    let until = Instant::now() + LAST_WORDS_WITHIN;
+    while !channel.is_flushed() && Instant::now() < until {
+        if channel.turn(&mut Deaf).is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// An archive to or from the house, while nothing else goes on: a process of its own packs, this one
+/// carries.
+fn transfer(
+    channel: &mut Channel,
+    offer: &Offer,
+    work: impl FnOnce(OwnedFd) -> Result<()>,
+) -> Result<()> {
+    let (ends, stream) = Ends::pair().map_err(Error::file("make", "a stream"))?;
+    match abbey_launch::fork().map_err(Error::file("start", "a transfer"))? {
+        None => {
+            drop(ends);
+            let done = work(stream.into());
+            if let Err(error) = &done {
+                tell(&crate::chain(error));
+            }
+            abbey_launch::leave(i32::from(done.is_err()))
+        }
+        Some(pid) => {
+            drop(stream);
+            channel.open(&serde_json::to_vec(offer).unwrap_or_default(), ends);
+            let pid = Pid::from_raw(pid);
+            let lost =
+                |why: &str| Error::file("carry", "files")(std::io::Error::other(why.to_owned()));
+            loop {
+                channel.turn(&mut Deaf).map_err(lost)?;
+                match rustix::process::waitpid(pid, WaitOptions::NOHANG) {
+                    Ok(Some((_, status))) if status.exit_status() == Some(0) => break,
+                    Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                    _ => return Err(lost("it could not be packed or unpacked")),
+                }
+            }
+            // What was packed is on its way before anything else is said.
+            let until = Instant::now() + Duration::from_secs(60);
+            while channel.has_to_send() && Instant::now() < until {
+                channel.turn(&mut Deaf).map_err(lost)?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        }
+    }
+}
+
+struct Deaf;
+impl Peer for Deaf {
+    fn notice(&mut self, _text: &[u8]) {}
+    fn accept(&mut self, _header: &[u8]) -> Option<Ends> {
+        None
+    }
+}
+
+struct Guest {
+    config: Config,
+    groups: Groups,
+    child: abbey_launch::Child,
+    children: OwnedFd,
+    ready: Option<OwnedFd>,
+    listeners: Vec<TcpListener>,
+    terminal: Option<Terminal>,
+    /// Streams of the program's, which are offered first.
+    offers: Vec<(Offer, Ends)>,
+    /// Processes that serve requests.
+    servants: Vec<i32>,
+    /// When the program is killed.
+    kill_at: Option<Instant>,
+    /// How it ended.
+    status: Option<i32>,
+}
+
+impl Guest {
+    fn start(channel: &mut Channel) -> Result<Guest> {
+        setup::system_mounts()?;
+        let config = setup::config()?;
+        setup::identity(&config)?;
+        setup::files(&config)?;
+        if config.brings {
+            transfer(channel, &Offer::Bring {}, |stream| {
+                unpack_in(Path::new(setup::WORK), Some(UID), stream)
+            })?;
+        }
+        let groups = setup::limits(&config)?;
+        let children =
+            abbey_launch::child_events().map_err(Error::file("watch", "the end of children"))?;
+        let listeners = config
+            .listen
+            .iter()
+            .map(|at| {
+                let listener = TcpListener::bind(at).and_then(|l| {
+                    l.set_nonblocking(true)?;
+                    Ok(l)
+                });
+                listener.map_err(Error::file("listen on", at.to_string()))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut offers = Vec::new();
+        let (fds, terminal, ready) = streams(&config, &mut offers)?;
+        let child = spawn(&config, &groups, fds)?;
+        Ok(Guest {
+            config,
+            groups,
+            child,
+            children,
+            ready,
+            listeners,
+            terminal,
+            offers,
+            servants: Vec::new(),
+            kill_at: None,
+            status: None,
+        })
+    }
+
+    fn live(mut self, mut channel: Channel) -> ! {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let kernel = release.trim().to_owned();
+        say(&mut channel, &News::Running { kernel });
+        if self.ready.is_none() {
+            say(&mut channel, &News::Ready {});
+        }
+        loop {
+            for (offer, ends) in std::mem::take(&mut self.offers) {
+                let header = serde_json::to_vec(&offer).unwrap_or_default();
+                channel.open(&header, ends);
+            }
+            self.wait(&channel);
+            if channel.turn(&mut self).is_err() {
+                // Nobody can be served any more; the shim ends the machine in any case.
+                setup::restart();
+            }
+            self.reap();
+            self.hear_ready(&mut channel);
+            self.accept();
+            if let Some(terminal) = &mut self.terminal {
+                terminal.turn(|_| {});
+            }
+            if self.kill_at.is_some_and(|at| Instant::now() >= at) {
+                self.kill_at = None;
+                let _gone_already =
+                    rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+            }
+            if let Some(status) = self.status {
+                self.end(&mut channel, status);
+            }
+        }
+    }
+
+    fn wait(&self, channel: &Channel) {
+        let patience = self.kill_at.map_or(Duration::from_secs(30), |at| {
+            at.saturating_duration_since(Instant::now())
+        });
+        let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
+        fds.extend(self.ready.as_ref().map(|r| PollFd::new(r, PollFlags::IN)));
+        fds.extend(self.listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)));
+        if let Some(terminal) = &self.terminal {
+            terminal.watch(&mut fds);
+        }
+        channel.watch(&mut fds);
+        let timeout = Timespec::try_from(patience).ok();
+        let _interrupted = poll(&mut fds, timeout.as_ref());
+    }
+
+    fn reap(&mut self) {
+        let mut drained = [0u8; 1024];
+        let _one_signal_may_stand_for_many = rustix::io::read(&self.children, &mut drained);
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_nonzero().get();
+            self.servants.retain(|s| *s != pid);
+            if pid == self.child.pid {
+                self.status = Some(status.as_raw());
+            }
+        }
+    }
+
+    fn hear_ready(&mut self, channel: &mut Channel) {
+        let Some(fd) = &self.ready else { return };
+        let mut buffer = [0u8; 64];
+        match rustix::io::read(fd, &mut buffer) {
+            Ok(n) => {
+                if buffer[..n].contains(&b'\n') {
+                    say(channel, &News::Ready {});
+                }
+                self.ready = None;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.ready = None,
+        }
+    }
+
+    /// Calls of the ports that lead to the house.
+    fn accept(&mut self) {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            while let Ok((stream, _)) = listener.accept() {
+                let _slower_without = stream.set_nodelay(true);
+                if let Ok(ends) = Ends::of(stream.into()) {
+                    self.offers.push((Offer::Forward { index }, ends));
+                }
+            }
+        }
+    }
+
+    /// Leaves nothing behind, says how it ended, and takes the machine down.
+    fn end(&mut self, channel: &mut Channel, status: i32) -> ! {
+        for pid in &self.servants {
+            if let Some(pid) = Pid::from_raw(*pid) {
+                let _gone_already = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+        let out_of_memory = self.groups.ran_out_of_memory();
+        let _all_go_with_the_machine = self.groups.kill(Duration::from_secs(5));
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+        // What the program said last.
+        let until = Instant::now() + Duration::from_secs(1);
+        while channel.has_to_send() && Instant::now() < until {
+            if channel.turn(&mut Deaf).is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !self.config.take.is_empty() {
+            let take = self.config.take.clone();
+            let taken = transfer(channel, &Offer::Take {}, |stream| {
+                pack_below(Path::new(setup::WORK), &take, stream)
+            });
+            if let Err(error) = taken {
+                tell(&crate::chain(&error));
+            }
+        }
+        let clean = setup::part(&self.config);
+        let ended = News::Ended {
+            status,
+            out_of_memory,
+            clean,
+        };
+        say(channel, &ended);
+        flush(channel);
+        setup::restart()
+    }
+}
+
+impl Peer for Guest {
+    fn notice(&mut self, text: &[u8]) {
+        match serde_json::from_slice(text) {
+            Ok(Order::Stop { within_ms }) => {
+                let within = Duration::from_millis(within_ms);
+                self.kill_at.get_or_insert_with(|| Instant::now() + within);
+                if let Some(group) = Pid::from_raw(self.child.pid) {
+                    let _gone_already = rustix::process::kill_process_group(group, Signal::TERM);
+                }
+            }
+            Ok(Order::Clock { now_ms }) => setup::clock(now_ms),
+            Ok(Order::HangUp {}) => self.terminal = None,
+            Err(_) => {}
+        }
+    }
+
+    fn accept(&mut self, header: &[u8]) -> Option<Ends> {
+        let ask: Ask = serde_json::from_slice(header).ok()?;
+        let (ends, stream) = Ends::pair().ok()?;
+        if let Ask::Attach { rows, columns } = ask {
+            self.terminal.as_mut()?.join(stream, (rows, columns));
+            return Some(ends);
+        }
+        match abbey_launch::fork() {
+            Ok(None) => {
+                abbey_launch::unblock_signals();
+                // The copy holds what the machine holds, and lets go of it at once.
+                self.listeners.clear();
+                drop(ends);
+                request::serve(&self.config, &self.groups, &ask, &stream);
+                abbey_launch::leave(0)
+            }
+            Ok(Some(pid)) => {
+                self.servants.push(pid);
+                Some(ends)
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+type Streams = (Vec<OwnedFd>, Option<Terminal>, Option<OwnedFd>);
+
+/// The program's descriptors; what leads to the house is offered to it.
+fn streams(config: &Config, offers: &mut Vec<(Offer, Ends)>) -> Result<Streams> {
+    let (ready, ready_child) = pipe()?;
+    rustix::io::ioctl_fionbio(ready.as_fd(), true)
+        .map_err(|e| Error::file("make", "a pipe")(e.into()))?;
+    let user = rustix::fs::Uid::from_raw(UID);
+    rustix::fs::fchown(&ready_child, Some(user), None)
+        .map_err(|e| Error::file("hand over", "a pipe")(e.into()))?;
+    let ready = config.announces.then_some(ready);
+    if config.terminal {
+        let (terminal, slave) = Terminal::open(Some(UID))?;
+        let copy = |fd: &OwnedFd| fd.try_clone().map_err(Error::file("use", "the terminal"));
+        let fds = vec![copy(&slave)?, copy(&slave)?, slave, ready_child];
+        return Ok((fds, Some(terminal), ready));
+    }
+    let mut fds = Vec::new();
+    let nonblocking = |fd: &OwnedFd| {
+        rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::file("make", "a pipe")(e.into()))
+    };
+    let (input, ours) = pipe()?;
+    nonblocking(&ours)?;
+    fds.push(input);
+    offers.push((
+        Offer::Input {},
+        Ends {
+            reader: None,
+            writer: Some(ours),
+        },
+    ));
+    for errors in [false, true] {
+        let (ours, output) = pipe()?;
+        nonblocking(&ours)?;
+        fds.push(output);
+        offers.push((
+            Offer::Output { errors },
+            Ends {
+                reader: Some(ours),
+                writer: None,
+            },
+        ));
+    }
+    for fd in &fds {
+        rustix::fs::fchown(fd, Some(user), None)
+            .map_err(|e| Error::file("hand over", "a pipe")(e.into()))?;
+    }
+    fds.push(ready_child);
+    Ok((fds, None, ready))
+}
+
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| Error::file("make", "a pipe")(e.into()))
+}
+
+/// Starts the program that the machine is for.
+fn spawn(config: &Config, groups: &Groups, fds: Vec<OwnedFd>) -> Result<abbey_launch::Child> {
+    let mut env = config.env.clone();
+    if config.terminal {
+        env.push(("TERM".to_owned(), "xterm-256color".to_owned()));
+    }
+    if config.announces {
+        env.push(("ABBEY_READY_FD".to_owned(), "3".to_owned()));
+    }
+    let argv = match config.own {
+        true => OWN
+            .map(str::to_owned)
+            .into_iter()
+            .chain(config.argv.iter().skip(1).cloned())
+            .collect(),
+        false => config.argv.clone(),
+    };
+    launch(&argv, &env, &config.cwd, groups, fds, config.terminal)
+}
+
+/// Starts a program as the ordinary user of the guest, within its bounds.
+pub(super) fn launch(
+    argv: &[String],
+    env: &[(String, String)],
+    cwd: &Path,
+    groups: &Groups,
+    fds: Vec<OwnedFd>,
+    terminal: bool,
+) -> Result<abbey_launch::Child> {
+    let name = argv.first().map_or("", String::as_str);
+    let search = env.iter().find(|(k, _)| k == "PATH");
+    let search = search.map_or("", |(_, v)| v.as_str());
+    let path: PathBuf = find_program(name, search, cwd)
+        .ok_or_else(|| Error::file("find", name)(std::io::ErrorKind::NotFound.into()))?;
+    let mut env = env.to_vec();
+    env.push(("ABBEY_LIBRARIES".to_owned(), "/abbey/lib".to_owned()));
+    let spec = abbey_launch::Spec {
+        program: abbey_launch::Program::Path(text(path.as_os_str().as_encoded_bytes())?, None),
+        argv: argv
+            .iter()
+            .map(|a| text(a.as_bytes()))
+            .collect::<Result<_>>()?,
+        env: env
+            .iter()
+            .map(|(k, v)| text(format!("{k}={v}").as_bytes()))
+            .collect::<Result<_>>()?,
+        cwd: text(cwd.as_os_str().as_encoded_bytes())?,
+        user: Some(UID),
+        cgroups: groups.entrances()?,
+        rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
+        fds,
+        new_session: true,
+        terminal,
+        dies_with_parent: true,
+        new_privileges: true,
+    };
+    abbey_launch::spawn(&spec).map_err(|e| Error::File {
+        what: e.stage,
+        path,
+        source: e.source,
+    })
+}
+
+/// A stream that is read to its end; what is longer than `most` is refused.
+pub(super) fn read_all(stream: &UnixStream, most: u64) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    stream
+        .take(most + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::file("read", "a request"))?;
+    match bytes.len() as u64 > most {
+        true => Err(Error::file("read", "a request")(std::io::Error::other(
+            "it is too long",
+        ))),
+        false => Ok(bytes),
+    }
+}

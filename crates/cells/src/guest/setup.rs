@@ -1,0 +1,199 @@
+//! From a kernel that has just started to a machine in which a program can run.
+
+use super::{Config, UID};
+use crate::cgroup::Groups;
+use crate::hostd::prepare_in;
+use crate::{Error, Result};
+use abbey_model::{Bytes, CellName, Limits};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::ffi::CString;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+/// Memory that the guest's kernel and first process keep.
+const RESERVE: u64 = 40 << 20;
+
+fn step(what: &'static str, on: &str) -> impl FnOnce(rustix::io::Errno) -> Error {
+    let on = PathBuf::from(on);
+    move |e| Error::file(what, on)(e.into())
+}
+
+/// The device with this serial number.
+pub(super) fn drive(serial: &str) -> Option<PathBuf> {
+    let drives = fs::read_dir("/sys/block").ok()?.flatten();
+    drives
+        .filter(|d| fs::read_to_string(d.path().join("serial")).is_ok_and(|s| s.trim() == serial))
+        .map(|d| Path::new("/dev").join(d.file_name()))
+        .next()
+}
+
+/// What this boot is told.
+pub(super) fn config() -> Result<Config> {
+    let path = drive("config").ok_or_else(|| {
+        Error::file("find", "the drive of instructions")(std::io::ErrorKind::NotFound.into())
+    })?;
+    let mut bytes = Vec::new();
+    fs::File::open(&path)
+        .and_then(|mut f| f.read_to_end(&mut bytes))
+        .map_err(Error::file("read", &path))?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::Record {
+        path,
+        why: e.to_string(),
+    })
+}
+
+fn system(kind: &str, at: &str, flags: MountFlags, data: &str) -> Result<()> {
+    fs::create_dir_all(at).map_err(Error::file("make", at))?;
+    let data = CString::new(data).unwrap_or_default();
+    mount(kind, at, kind, flags, Some(data.as_c_str())).map_err(step("mount", at))
+}
+
+/// The kernel's own file systems, and memory for what nobody keeps.
+pub(super) fn system_mounts() -> Result<()> {
+    let plain = MountFlags::NOSUID | MountFlags::NODEV;
+    system(
+        "devpts",
+        "/dev/pts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        "mode=620,ptmxmode=666",
+    )?;
+    system(
+        "tmpfs",
+        "/dev/shm",
+        plain | MountFlags::NOEXEC,
+        "mode=1777,size=25%",
+    )?;
+    system("tmpfs", "/run", plain, "mode=755,size=16m")?;
+    system("cgroup2", "/sys/fs/cgroup", plain | MountFlags::NOEXEC, "")?;
+    for (path, to) in [
+        ("/dev/ptmx", "pts/ptmx"),
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        let _there_already = fs::remove_file(path);
+        std::os::unix::fs::symlink(to, path).map_err(Error::file("make", path))?;
+    }
+    // What every program may use.
+    for node in [
+        "null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun",
+    ] {
+        let path = Path::new("/dev").join(node);
+        let _not_there = fs::set_permissions(path, fs::Permissions::from_mode(0o666));
+    }
+    for dir in ["/tmp", "/var/tmp"] {
+        fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o1777))
+            .map_err(Error::file("protect", dir))?;
+    }
+    Ok(())
+}
+
+/// Sets the clock to the house's.
+pub(super) fn clock(now_ms: i64) {
+    let time = rustix::time::Timespec {
+        tv_sec: now_ms.div_euclid(1000),
+        tv_nsec: now_ms.rem_euclid(1000) * 1_000_000,
+    };
+    let _as_it_was = rustix::time::clock_settime(rustix::time::ClockId::Realtime, time);
+}
+
+/// Makes the machine this cell's: its names, its clock, its randomness. None of them is the image's.
+pub(super) fn identity(config: &Config) -> Result<()> {
+    let name = config.cell.slug().to_string();
+    rustix::system::sethostname(name.as_bytes()).map_err(step("set", "the host name"))?;
+    clock(config.clock_ms);
+    abbey_launch::seed_randomness(&config.entropy)
+        .map_err(Error::file("seed", "random numbers"))?;
+    let mut id = [0u8; 16];
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+        .map_err(step("read", "random bytes"))?;
+    let id: String = id.iter().map(|b| format!("{b:02x}")).collect();
+    for (path, text) in [
+        ("/etc/hostname", format!("{name}\n")),
+        (
+            "/etc/hosts",
+            format!("127.0.0.1 localhost {name}\n::1 localhost\n"),
+        ),
+        ("/etc/machine-id", format!("{id}\n")),
+    ] {
+        fs::write(path, text).map_err(Error::file("write", path))?;
+    }
+    abbey_launch::loopback_up().map_err(Error::file("set up", "the loopback interface"))
+}
+
+/// Where the drives of a cell belong.
+fn places(cell: &CellName) -> Vec<(&'static str, &'static str)> {
+    match cell {
+        CellName::Agent(_) => vec![("state", "/agent/home"), ("workspace", "/agent/workspace")],
+        CellName::Service(_) => vec![("workspace", "/service")],
+        CellName::Run(_) => Vec::new(),
+    }
+}
+
+/// Mounts the drives, and puts the house's files on them.
+pub(super) fn files(config: &Config) -> Result<()> {
+    for (serial, at) in places(&config.cell) {
+        fs::create_dir_all(at).map_err(Error::file("make", at))?;
+        let device = drive(serial).ok_or_else(|| {
+            Error::file("find the drive", serial)(std::io::ErrorKind::NotFound.into())
+        })?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+        mount(&device, at, "ext4", flags, None).map_err(step("mount", at))?;
+    }
+    match &config.cell {
+        CellName::Agent(_) => prepare_in(
+            Path::new("/agent"),
+            &config.cell,
+            0,
+            Some(UID),
+            &config.files,
+        ),
+        CellName::Service(_) => own("/service"),
+        CellName::Run(_) => own(WORK),
+    }
+}
+
+/// Where a single command works.
+pub(super) const WORK: &str = "/work";
+
+fn own(dir: &str) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+        .map_err(Error::file("protect", dir))?;
+    chown(dir, Some(UID), Some(UID)).map_err(Error::file("hand over", dir))
+}
+
+/// Bounds for everything but the first process, so that a greedy program cannot take the machine down.
+pub(super) fn limits(config: &Config) -> Result<Groups> {
+    let limits = Limits {
+        memory: Bytes(config.memory.0.saturating_sub(RESERVE).max(24 << 20)),
+        cpu_milli: 64_000,
+        processes: config.processes,
+    };
+    let _spare_me = fs::write("/proc/self/oom_score_adj", "-1000");
+    Groups::create("abbey", "cell", &limits)
+}
+
+/// Takes the drives off; whether each could be.
+pub(super) fn part(config: &Config) -> bool {
+    rustix::fs::sync();
+    let mut clean = true;
+    for (_, at) in places(&config.cell).into_iter().rev() {
+        clean &= unmount(at, UnmountFlags::empty()).is_ok();
+    }
+    rustix::fs::sync();
+    clean
+}
+
+/// Ends the machine. The program around it sees that, and ends as well.
+pub(super) fn restart() -> ! {
+    rustix::fs::sync();
+    let _cannot_fail_here = rustix::system::reboot(rustix::system::RebootCommand::Restart);
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,167 @@
+//! Asking the guest of a machine, over its shim.
+
+use super::files::{FileEntry, FileName};
+use super::server::Config;
+use crate::guest::{Answer, Ask, Command};
+use crate::shim::{self, Request};
+use crate::{Error, Record, Result, client, frame, identity};
+use abbey_model::CellName;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// Time for a guest to answer something short.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Longest answer, bytes.
+const ANSWER_MAX: u64 = 256 << 10;
+
+/// Whether a cell is a machine that runs.
+pub(super) fn runs(cells: &Path, cell: &CellName) -> Result<bool> {
+    let record: Option<Record> = shim::read(&cells.join(cell.to_string()).join("shim.json"))?;
+    Ok(record.is_some_and(|r| {
+        r.machine && r.child.as_ref().is_some_and(identity::is_alive) && identity::is_alive(&r.shim)
+    }))
+}
+
+fn failed(cell: &CellName, why: impl Into<String>) -> Error {
+    Error::Guest {
+        cell: cell.clone(),
+        why: why.into(),
+    }
+}
+
+fn open(cells: &Path, cell: &CellName, ask: Ask) -> Result<UnixStream> {
+    let request = Request::Guest { ask };
+    let (_, stream) = client::open(&cells.join(cell.to_string()), &request)
+        .map_err(|e| failed(cell, format!("cannot be reached: {e}")))?;
+    let timed = stream
+        .set_read_timeout(Some(ANSWER_WITHIN))
+        .and_then(|()| stream.set_write_timeout(Some(ANSWER_WITHIN)));
+    timed.map_err(Error::file("use", "a connection"))?;
+    Ok(stream)
+}
+
+/// One question whose answer is a line.
+fn short(cells: &Path, cell: &CellName, ask: Ask, body: &[u8]) -> Result<Answer> {
+    let mut stream = open(cells, cell, ask)?;
+    let broken = |e: std::io::Error| failed(cell, format!("did not answer: {e}"));
+    stream.write_all(body).map_err(broken)?;
+    stream.shutdown(Shutdown::Write).map_err(broken)?;
+    let mut bytes = Vec::new();
+    (&stream)
+        .take(ANSWER_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(broken)?;
+    match serde_json::from_slice(&bytes) {
+        Ok(Answer::Failed { why }) => Err(failed(cell, format!("refused: {why}"))),
+        Ok(answer) => Ok(answer),
+        Err(_) => Err(failed(cell, "gave no answer")),
+    }
+}
+
+/// Brings the house's files into a machine that runs; they are in force when this comes back.
+pub(super) fn prepare(config: &Config, cell: &CellName, files: &[FileEntry]) -> Result<()> {
+    // The control plane's own copies stay outside.
+    let inside = |f: &&FileEntry| FileName::FOR_AGENTS.contains(&f.name);
+    let files: Vec<&FileEntry> = files.iter().filter(inside).collect();
+    let body = serde_json::to_vec(&files).unwrap_or_default();
+    short(&config.cells(), cell, Ask::Prepare {}, &body).map(drop)
+}
+
+/// A file that an agent writes for the house.
+pub(super) fn read(config: &Config, cell: &CellName, file: FileName) -> Result<String> {
+    match short(&config.cells(), cell, Ask::Read { file }, &[])? {
+        Answer::Text { text } => Ok(text),
+        _ => Err(failed(cell, "gave another answer")),
+    }
+}
+
+/// Runs one more program in a machine to its end; see [`super::enter::run`].
+pub(super) fn enter(
+    cells: &Path,
+    cell: &CellName,
+    program: &Command,
+    streams: [OwnedFd; 3],
+    caller: &UnixStream,
+) -> Result<i32> {
+    let mut stream = open(cells, cell, Ask::Exec {})?;
+    let broken = |e: std::io::Error| failed(cell, format!("let go of the program: {e}"));
+    stream.set_read_timeout(None).map_err(broken)?;
+    let mut line = serde_json::to_vec(program).unwrap_or_default();
+    line.push(b'\n');
+    stream.write_all(&line).map_err(broken)?;
+    let [input, output, errors] = streams;
+    let (outputs, mut input) = ([output, errors], Some(input));
+    let mut buffer = Vec::new();
+    let mut code = None;
+    loop {
+        let mut fds = vec![
+            PollFd::new(caller, PollFlags::RDHUP),
+            PollFd::new(&stream, PollFlags::IN),
+        ];
+        fds.extend(input.as_ref().map(|i| PollFd::new(i, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::file("wait for", "the program")(e.into())),
+        }
+        let ready: Vec<bool> = fds.iter().map(|f| !f.revents().is_empty()).collect();
+        drop(fds);
+        if ready[0] {
+            // Closing the connection ends the program.
+            return Ok(137);
+        }
+        if ready.get(2) == Some(&true)
+            && let Some(from) = &input
+        {
+            let mut bytes = [0u8; 8192];
+            let frame = match rustix::io::read(from, &mut bytes) {
+                Ok(n @ 1..) => frame::encode(b'i', &bytes[..n]),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
+                Ok(0) | Err(_) => {
+                    input = None;
+                    frame::encode(b'z', &[])
+                }
+            };
+            // A program that does not read is one that ends, or one whose caller waits with it.
+            let _ended_already = stream.write_all(&frame);
+        }
+        if ready[1] {
+            let mut bytes = [0u8; 8192];
+            let n = stream.read(&mut bytes).map_err(broken)?;
+            buffer.extend_from_slice(&bytes[..n]);
+            let taken = frame::decode(&mut buffer, |kind, body| match kind {
+                b'o' | b'e' => {
+                    let to = &outputs[usize::from(kind == b'e')];
+                    let _nobody_listens = write_all(to, body);
+                    true
+                }
+                b'x' => {
+                    code = std::str::from_utf8(body).ok().and_then(|t| t.parse().ok());
+                    code.is_some()
+                }
+                _ => false,
+            });
+            match (code, taken, n) {
+                (Some(code), Ok(()), _) => return Ok(code),
+                (None, Ok(()), 1..) => {}
+                (_, Err(_), _) => return Err(failed(cell, "sent what is no frame")),
+                (None, Ok(()), 0) => return Err(failed(cell, "ended in the middle of it")),
+            }
+        }
+    }
+}
+
+fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(to, bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

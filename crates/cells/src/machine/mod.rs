@@ -1,0 +1,246 @@
+//! Virtual machines: what one is made of, and the program that runs it.
+//!
+//! The program that runs a machine is itself in a sandbox, as the cell's user, with no network at all: a
+//! guest that breaks out of its machine is where an ordinary cell begins. Everything between the guest
+//! and the house goes over one channel ([`crate::channel`]).
+
+pub mod drives;
+pub mod image;
+mod qemu;
+mod qmp;
+mod tools;
+
+pub(crate) use qmp::Monitor;
+
+use crate::guest::Config;
+use crate::hostd::{FileEntry, FileName};
+use crate::{Bind, CellSpec, Error, Listen, Program, Result, Sandbox};
+use abbey_model::{Bytes, CellName, Drives, Limits, Profile};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// What the program around a guest needs beside the guest's memory.
+const OVERHEAD: Bytes = Bytes(192 << 20);
+/// Processes and threads of that program.
+const PROCESSES: u32 = 64;
+/// The drive with the guest's instructions has always this size: a machine that was put aside before it
+/// got any must find a drive of the same size.
+const CONFIG_SIZE: usize = 1 << 20;
+
+/// A virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Image that it boots from.
+    pub image: String,
+    /// Sizes of its drives; none for a single command, which keeps nothing.
+    pub drives: Option<Drives>,
+    /// Whether it starts with the files that were staged for it.
+    pub brings: bool,
+    /// Files that are taken from it when it has ended.
+    pub take: Vec<PathBuf>,
+    /// Where images are; hostd puts it in.
+    pub images: PathBuf,
+    /// The owner's files; hostd puts it in.
+    pub files: PathBuf,
+}
+
+/// Why machines cannot run on this host; none when they can.
+pub(crate) fn unusable() -> Option<String> {
+    let found = |name: &str| {
+        ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/sbin"]
+            .iter()
+            .any(|d| Path::new(d).join(name).is_file())
+    };
+    let missing = [
+        (qemu::PROGRAM, "qemu-system-x86"),
+        ("mkfs.ext4", "e2fsprogs"),
+    ]
+    .into_iter()
+    .find(|(program, _)| !found(program));
+    if std::env::consts::ARCH != "x86_64" {
+        return Some(format!(
+            "machines are built for x86_64, and this host is {}",
+            std::env::consts::ARCH
+        ));
+    }
+    missing.map(|(program, package)| {
+        format!("`{program}` is not installed (package {package} on Debian)")
+    })
+}
+
+/// A machine that is about to run.
+pub(crate) struct Prepared {
+    /// The cell around the program that runs it.
+    pub(crate) outer: CellSpec,
+    /// That program's descriptors from 4 on.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Our end of the guest's channel.
+    pub(crate) channel: OwnedFd,
+    /// Our end of the program's own.
+    pub(crate) monitor: OwnedFd,
+    /// Drives that are held.
+    pub(crate) held: Option<drives::Held>,
+}
+
+/// Where the guest's instructions are until it has read them.
+pub(crate) fn config_path(spec: &CellSpec) -> PathBuf {
+    spec.run_dir.join("config")
+}
+
+/// Makes everything that a machine needs, in order: image, drives, instructions.
+pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Prepared> {
+    let place = machine.images.join(&machine.image);
+    image::verified(&place)?;
+    let tools = tools::ensure(&machine.images)?;
+    let mut binds = Vec::new();
+    let mut bind = |source: PathBuf, name: &str, writable| {
+        binds.push(Bind {
+            source,
+            path: Path::new(qemu::ROOT).join(name),
+            writable,
+        });
+    };
+    bind(place.join("kernel"), "kernel", false);
+    bind(place.join("initrd"), "initrd", false);
+    bind(place.join("base.ext4"), "base", false);
+    bind(tools, "tools", false);
+    let held = match &machine.drives {
+        None => None,
+        Some(classes) => {
+            let held = drives::take(&spec.cell, &machine.files.join("drives"), classes, spec.uid)?;
+            let scratch = spec.run_dir.join("scratch.ext4");
+            drives::scratch(&scratch, classes.scratch, spec.uid)?;
+            bind(scratch, "scratch", true);
+            bind(held.state.clone(), "state", true);
+            bind(held.workspace.clone(), "workspace", true);
+            Some(held)
+        }
+    };
+    let config = config_path(spec);
+    write_config(&config, &instructions(spec, machine, boot)?, spec.uid)?;
+    bind(config, "config", false);
+    let kvm = qemu::kvm_usable();
+    if kvm {
+        binds.push(Bind {
+            source: PathBuf::from("/dev/kvm"),
+            path: PathBuf::from("/dev/kvm"),
+            writable: true,
+        });
+    }
+    let pair = || -> Result<(OwnedFd, OwnedFd)> {
+        let broken = || Error::file("make", "a socket pair");
+        let (ours, theirs) = UnixStream::pair().map_err(broken())?;
+        ours.set_nonblocking(true).map_err(broken())?;
+        Ok((ours.into(), theirs.into()))
+    };
+    let ((channel, channel_end), (monitor, monitor_end)) = (pair()?, pair()?);
+    let outer = CellSpec {
+        program: Program::Path(PathBuf::from(qemu::PROGRAM)),
+        argv: qemu::arguments(spec, machine.drives.is_some(), kvm),
+        env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
+        cwd: PathBuf::from("/"),
+        limits: Limits {
+            memory: Bytes(spec.limits.memory.0 + OVERHEAD.0),
+            processes: PROCESSES,
+            ..spec.limits
+        },
+        sandbox: Some(Sandbox {
+            binds,
+            profile: Profile::Jit,
+            tmp: Bytes(16 << 20),
+        }),
+        network: None,
+        forwards: Vec::new(),
+        terminal: false,
+        ready_within: None,
+        machine: None,
+        ..spec.clone()
+    };
+    Ok(Prepared {
+        outer,
+        fds: vec![channel_end, monitor_end],
+        channel,
+        monitor,
+        held,
+    })
+}
+
+/// What the first process of the guest is told.
+fn instructions(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Config> {
+    let mut entropy = [0u8; 64];
+    let mut filled = 0;
+    while filled < entropy.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled += rustix::rand::getrandom(&mut entropy[filled..], flags)
+            .map_err(|e| Error::file("read", "random bytes")(e.into()))?;
+    }
+    let listen = spec.forwards.iter().filter_map(|f| match f.at {
+        Listen::Cell(at) => Some(at),
+        Listen::Host(_) => None,
+    });
+    Ok(Config {
+        cell: spec.cell.clone(),
+        boot,
+        own: spec.program == Program::Own,
+        argv: spec.argv.clone(),
+        env: spec.env.clone(),
+        cwd: spec.cwd.clone(),
+        terminal: spec.terminal,
+        announces: spec.ready_within.is_some(),
+        processes: spec.limits.processes,
+        memory: spec.limits.memory,
+        listen: listen.collect(),
+        files: identity(&spec.cell, &machine.files)?,
+        brings: machine.brings,
+        take: machine.take.clone(),
+        entropy: entropy.to_vec(),
+        clock_ms: crate::shim::now().0,
+    })
+}
+
+/// What the house wrote for an agent.
+fn identity(cell: &CellName, files: &Path) -> Result<Vec<FileEntry>> {
+    if !matches!(cell, CellName::Agent(_)) {
+        return Ok(Vec::new());
+    }
+    FileName::FOR_AGENTS
+        .into_iter()
+        .filter_map(|name| match crate::hostd::kept(files, name) {
+            Ok(None) => None,
+            Ok(Some(content)) => Some(Ok(FileEntry { name, content })),
+            Err(e) => Some(Err(e)),
+        })
+        .collect()
+}
+
+fn write_config(path: &Path, config: &Config, uid: Option<u32>) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let _left_by_a_crash = fs::remove_file(path);
+    let mut bytes = serde_json::to_vec(config).map_err(|e| Error::Record {
+        path: path.to_owned(),
+        why: e.to_string(),
+    })?;
+    if bytes.len() >= CONFIG_SIZE {
+        return Err(Error::Record {
+            path: path.to_owned(),
+            why: "what the guest is told is longer than a megabyte".to_owned(),
+        });
+    }
+    bytes.resize(CONFIG_SIZE, b'\n');
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(path)
+        .map_err(Error::file("make", path))?;
+    file.write_all(&bytes).map_err(Error::file("write", path))?;
+    match uid {
+        Some(uid) => std::os::unix::fs::fchown(&file, Some(uid), Some(uid))
+            .map_err(Error::file("hand over", path)),
+        None => Ok(()),
+    }
+}

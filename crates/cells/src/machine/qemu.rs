@@ -1,0 +1,109 @@
+//! QEMU's `microvm` machine, with KVM where it is usable and by translation where it is not.
+//! Source: QEMU's documentation, system/i386/microvm.
+
+use crate::CellSpec;
+use std::path::Path;
+
+/// The program.
+pub(super) const PROGRAM: &str = "qemu-system-x86_64";
+/// Where its files are in its own eyes.
+pub(super) const ROOT: &str = "/vm";
+/// Name of the port to the first process of the guest.
+pub(crate) const PORT: &str = "abbey.guest";
+/// Numbers of the descriptors that it is given.
+const CHANNEL: u32 = 4;
+const MONITOR: u32 = 5;
+/// Memory for translated code.
+const TRANSLATED_MIB: u32 = 64;
+
+/// Whether this host's processors can run guests themselves. The device alone does not tell: where this host
+/// is a guest of a kind that cannot lend its processor, it opens, and no ordinary kernel boots.
+pub(super) fn kvm_usable() -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let able = flags
+        .lines()
+        .find(|l| l.starts_with("flags"))
+        .is_some_and(|l| l.split_whitespace().any(|f| f == "vmx" || f == "svm"));
+    let device = Path::new("/dev/kvm");
+    let open = std::os::unix::fs::MetadataExt::mode;
+    let everybodys = std::fs::metadata(device).is_ok_and(|m| open(&m) & 0o006 == 0o006);
+    able && everybodys
+}
+
+/// The whole command line, nothing of which comes from a guest or an agent.
+pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool) -> Vec<String> {
+    let memory = (spec.limits.memory.0 >> 20).max(64);
+    let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1);
+    let (accelerator, clock) = match kvm {
+        true => ("kvm".to_owned(), ""),
+        // Without a real processor the kernel cannot measure its clock and need not defend itself against it.
+        false => (
+            format!("tcg,tb-size={TRANSLATED_MIB}"),
+            " nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 tsc_early_khz=2000000",
+        ),
+    };
+    let mut all: Vec<String> = vec![PROGRAM.to_owned()];
+    let mut add = |arguments: &[&str]| all.extend(arguments.iter().map(|a| (*a).to_owned()));
+    add(&[
+        "-M",
+        "microvm,acpi=on,pit=on,pic=on,rtc=on,memory-backend=ram",
+    ]);
+    add(&["-accel", &accelerator]);
+    add(&["-cpu", "max", "-smp", &cpus.to_string()]);
+    add(&["-m", &memory.to_string()]);
+    add(&[
+        "-object",
+        &format!("memory-backend-ram,id=ram,size={memory}M"),
+    ]);
+    add(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    add(&[
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]);
+    add(&["-kernel", &format!("{ROOT}/kernel")]);
+    add(&["-initrd", &format!("{ROOT}/initrd")]);
+    add(&[
+        "-append",
+        &format!("console=ttyS0 quiet reboot=t panic=-1{clock}"),
+    ]);
+    add(&[
+        "-chardev",
+        "stdio,id=console,signal=off",
+        "-serial",
+        "chardev:console",
+    ]);
+    add(&["-device", "virtio-serial-device"]);
+    add(&["-chardev", &format!("socket,id=guest,fd={CHANNEL}")]);
+    add(&[
+        "-device",
+        &format!("virtserialport,chardev=guest,name={PORT}"),
+    ]);
+    add(&["-device", "virtio-rng-device"]);
+    let mut drive = |name: &str, options: &str| {
+        add(&[
+            "-drive",
+            &format!("if=none,id={name},file={ROOT}/{name},format=raw,{options}"),
+            "-device",
+            &format!("virtio-blk-device,drive={name},serial={name}"),
+        ]);
+    };
+    for name in ["base", "tools", "config"] {
+        drive(name, "readonly=on");
+    }
+    if drives {
+        drive("scratch", "cache=unsafe,discard=unmap");
+        for name in ["state", "workspace"] {
+            // A flush of the guest is a flush of the host's disk.
+            drive(name, "cache=writeback,discard=unmap");
+        }
+    }
+    add(&["-chardev", &format!("socket,id=monitor,fd={MONITOR}")]);
+    add(&["-mon", "chardev=monitor,mode=control"]);
+    all
+}

@@ -1,0 +1,295 @@
+//! What a shim has with the guest of its machine: the channel, and what its end was.
+
+use super::forward::connect;
+use crate::channel::{Channel, Ends, Peer, Side};
+use crate::guest::{Ask, News, Offer, Order};
+use crate::hostd::{pack_below, unpack_in};
+use crate::machine::Monitor;
+use crate::spec::{Forward, Listen, Target};
+use crate::{CellSpec, Error, Result, machine};
+use abbey_model::{ExitKind, MachineEnd};
+use rustix::event::PollFd;
+use rustix::process::{Pid, WaitOptions};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What a dying kernel says on its console.
+const PANIC: &[u8] = b"Kernel panic - not syncing";
+/// Time for files to be packed or unpacked after the guest has ended.
+const FILES_WITHIN: Duration = Duration::from_secs(30);
+
+/// A guest and its machine.
+pub(super) struct Session {
+    channel: Channel,
+    monitor: Monitor,
+    house: House,
+    /// What the guest did that it may not.
+    broken: Option<&'static str>,
+    closed: bool,
+    console: Vec<u8>,
+    panicked: bool,
+    _held: Option<machine::drives::Held>,
+}
+
+/// Our side of the channel.
+struct House {
+    cell: String,
+    forwards: Vec<Forward>,
+    /// The caller's, for a program that speaks to it and not to the log.
+    streams: Option<[Option<OwnedFd>; 3]>,
+    /// New outputs for the log.
+    outputs: Vec<(&'static str, OwnedFd)>,
+    files: PathBuf,
+    config: PathBuf,
+    ready: bool,
+    ended: Option<(i32, bool, bool)>,
+    failed: Option<String>,
+    /// Processes that pack and unpack.
+    helpers: Vec<i32>,
+}
+
+impl Session {
+    pub(super) fn new(
+        spec: &CellSpec,
+        files: PathBuf,
+        channel: OwnedFd,
+        monitor: OwnedFd,
+        held: Option<machine::drives::Held>,
+        streams: Option<[OwnedFd; 3]>,
+    ) -> Session {
+        let inside = |f: &&Forward| matches!(f.at, Listen::Cell(_));
+        Session {
+            channel: Channel::new(channel, Side::Host),
+            monitor: Monitor::new(monitor),
+            house: House {
+                cell: spec.cell.to_string(),
+                forwards: spec.forwards.iter().filter(inside).cloned().collect(),
+                streams: streams.map(|s| s.map(Some)),
+                outputs: Vec::new(),
+                files,
+                config: machine::config_path(spec),
+                ready: false,
+                ended: None,
+                failed: None,
+                helpers: Vec::new(),
+            },
+            broken: None,
+            closed: false,
+            console: Vec::new(),
+            panicked: false,
+            _held: held,
+        }
+    }
+
+    pub(super) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        if !self.closed {
+            self.channel.watch(fds);
+        }
+        self.monitor.watch(fds);
+    }
+
+    /// Carries, and gives new outputs of the program. False when the guest broke the rules.
+    pub(super) fn turn(&mut self) -> (Vec<(&'static str, OwnedFd)>, bool) {
+        self.monitor.turn();
+        if !self.closed
+            && let Err(why) = self.channel.turn(&mut self.house)
+        {
+            self.closed = true;
+            let gone = why.contains("closed") || why.contains("broke");
+            self.broken = (!gone).then_some(why);
+        }
+        let outputs = std::mem::take(&mut self.house.outputs);
+        (outputs, self.broken.is_none())
+    }
+
+    /// Whether the program announced that it is up.
+    pub(super) fn is_ready(&self) -> bool {
+        self.house.ready
+    }
+
+    /// Whether it could not be started at all.
+    pub(super) fn failed(&self) -> Option<&str> {
+        self.house.failed.as_deref()
+    }
+
+    pub(super) fn order(&mut self, order: &Order) {
+        if let Ok(text) = serde_json::to_vec(order) {
+            self.channel.notify(&text);
+        }
+    }
+
+    /// Gives a caller a stream to the guest.
+    pub(super) fn ask(&mut self, ask: &Ask, caller: UnixStream) {
+        if let (Ok(header), Ok(ends)) = (serde_json::to_vec(ask), Ends::of(caller.into())) {
+            self.channel.open(&header, ends);
+        }
+    }
+
+    /// Reads along on the console.
+    pub(super) fn console(&mut self, bytes: &[u8]) {
+        self.console.extend_from_slice(bytes);
+        let found = |text: &[u8]| text.windows(PANIC.len()).any(|w| w == PANIC);
+        self.panicked |= found(&self.console);
+        let over = self.console.len().saturating_sub(PANIC.len());
+        self.console.drain(..over);
+    }
+
+    /// How the guest ended, once its machine has.
+    pub(super) fn verdict(&self, asked: bool, status: Option<i32>) -> ExitKind {
+        use std::os::unix::process::ExitStatusExt;
+        if let Some((raw, out_of_memory, _)) = self.house.ended {
+            let ended = std::process::ExitStatus::from_raw(raw);
+            return match (ended.code(), ended.signal()) {
+                _ if asked => ExitKind::Stopped,
+                (_, Some(9)) if out_of_memory => ExitKind::OutOfMemory,
+                (Some(code), _) => ExitKind::Code { code },
+                (None, Some(signal)) => ExitKind::Signal { signal },
+                (None, None) => ExitKind::Lost,
+            };
+        }
+        if let Some(why) = &self.house.failed {
+            return ExitKind::SpawnFailed { error: why.clone() };
+        }
+        let end = match (&self.broken, self.monitor.shutdown.as_deref()) {
+            (Some(what), _) => MachineEnd::Garbage {
+                what: (*what).to_owned(),
+            },
+            _ if self.panicked => MachineEnd::Panicked,
+            (None, Some("guest-panic")) => MachineEnd::Panicked,
+            (None, Some("guest-shutdown")) => MachineEnd::PoweredOff,
+            (None, Some("guest-reset")) => MachineEnd::Rebooted,
+            (None, _) if asked => return ExitKind::Stopped,
+            (None, _) => MachineEnd::Monitor { status },
+        };
+        ExitKind::Machine { end }
+    }
+
+    /// Whether the drives were taken off whole.
+    pub(super) fn was_clean(&self) -> Option<bool> {
+        self.house.ended.map(|(_, _, clean)| clean)
+    }
+
+    /// Waits for what packs and unpacks.
+    pub(super) fn settle(&mut self) {
+        // Nobody writes into their streams any more.
+        self.channel.close_streams();
+        let until = Instant::now() + FILES_WITHIN;
+        for pid in std::mem::take(&mut self.house.helpers) {
+            while let Ok(None) = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG) {
+                if Instant::now() >= until {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        let _read_already = fs::remove_file(&self.house.config);
+    }
+}
+
+impl House {
+    fn forward(&self, index: usize) -> Option<Ends> {
+        let forward = self.forwards.get(index)?;
+        let socket = connect(&forward.to).ok()?;
+        if let Target::Egress(_) | Target::Names(_) = forward.to {
+            let preface = format!("{}\n", self.cell);
+            // A few bytes into a connection that has just been made.
+            rustix::io::write(&socket, preface.as_bytes()).ok()?;
+        }
+        Ends::of(socket).ok()
+    }
+
+    fn output(&mut self, errors: bool) -> Option<Ends> {
+        if let Some(streams) = &mut self.streams {
+            let fd = streams[1 + usize::from(errors)].take()?;
+            rustix::io::ioctl_fionbio(&fd, true).ok()?;
+            return Some(Ends {
+                reader: None,
+                writer: Some(fd),
+            });
+        }
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
+        for fd in [&reader, &writer] {
+            rustix::io::ioctl_fionbio(fd, true).ok()?;
+        }
+        self.outputs
+            .push((if errors { "err" } else { "out" }, reader));
+        Some(Ends {
+            reader: None,
+            writer: Some(writer),
+        })
+    }
+
+    fn input(&mut self) -> Ends {
+        let fd = self.streams.as_mut().and_then(|s| s[0].take());
+        if let Some(fd) = &fd {
+            let _blocks_instead = rustix::io::ioctl_fionbio(fd, true);
+        }
+        Ends {
+            reader: fd,
+            writer: None,
+        }
+    }
+
+    /// A process of its own packs or unpacks; what comes from a guest is not trusted.
+    fn files(&mut self, work: impl FnOnce(&Path, OwnedFd) -> Result<()>) -> Option<Ends> {
+        let (ends, stream) = Ends::pair().ok()?;
+        match abbey_launch::fork().ok()? {
+            None => {
+                drop(ends);
+                let done = work(&self.files, stream.into());
+                abbey_launch::leave(i32::from(done.is_err()))
+            }
+            Some(pid) => {
+                self.helpers.push(pid);
+                Some(ends)
+            }
+        }
+    }
+}
+
+impl Peer for House {
+    fn notice(&mut self, text: &[u8]) {
+        match serde_json::from_slice(text) {
+            Ok(News::Running { .. }) => {
+                // The machine has it open for as long as it runs; nobody else needs it.
+                let _read_already = fs::remove_file(&self.config);
+            }
+            Ok(News::Ready {}) => self.ready = true,
+            Ok(News::Failed { why }) => self.failed = Some(why),
+            Ok(News::Ended {
+                status,
+                out_of_memory,
+                clean,
+            }) => self.ended = Some((status, out_of_memory, clean)),
+            Err(_) => {}
+        }
+    }
+
+    fn accept(&mut self, header: &[u8]) -> Option<Ends> {
+        match serde_json::from_slice(header).ok()? {
+            Offer::Forward { index } => self.forward(index),
+            Offer::Output { errors } => self.output(errors),
+            Offer::Input {} => Some(self.input()),
+            Offer::Bring {} => self.files(|dir, to| pack_below(dir, &entries(dir)?, to)),
+            Offer::Take {} => self.files(|dir, from| {
+                for path in entries(dir)? {
+                    let path = dir.join(path);
+                    let removed = match path.is_dir() {
+                        true => fs::remove_dir_all(&path),
+                        false => fs::remove_file(&path),
+                    };
+                    removed.map_err(Error::file("remove", path))?;
+                }
+                unpack_in(dir, None, from)
+            }),
+        }
+    }
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).map_err(Error::file("list", dir))?;
+    Ok(entries.flatten().map(|e| e.file_name().into()).collect())
+}
