@@ -193,7 +193,14 @@ async fn agent(
             .is_some_and(|r| r.walls.is_some() || r.machine)
     });
     let path = (!walled).then_some("/healthz");
-    let (presence, _) = presence(house, seen, door.map(on_loopback), path).await;
+    let (mut presence, _) = presence(house, seen, door.map(on_loopback), path).await;
+    // A boot of an older plan is on its way down, whether or not somebody has come by yet.
+    if let Some(Observed::Running { spec, .. }) = seen.map(|s| &s.observed)
+        && let Some((wanted, _)) = current.applied.agents.get(slug)
+        && spec != wanted
+    {
+        presence = Presence::Stopping;
+    }
     let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
     let record = up.and_then(|s| s.record.as_ref());
     let usage = record.map(|r| usage_fresh(house, r));

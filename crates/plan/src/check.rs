@@ -147,9 +147,7 @@ fn machine(agent: &Agent, inventory: &Inventory) -> Vec<String> {
         ));
     }
     if agent.limits.memory < MACHINE_MEMORY_MIN {
-        texts.push(format!(
-            "a microVM has at least {MACHINE_MEMORY_MIN}; raise `limits.memory`"
-        ));
+        texts.push("a microVM has at least 128 MiB; raise `limits.memory`".to_owned());
     }
     let raw = match &agent.egress {
         Egress::List(list) => list

@@ -531,7 +531,7 @@ impl Decoder<'_> {
             .to_owned();
         let (drives, sized) = drives(pick(&mut origins, "drives"));
         for node in sized {
-            self.blame(Some(node), format!("a drive has at least {DRIVE_MIN}"));
+            self.blame(Some(node), "a drive has at least 16 MiB".to_owned());
         }
         Agent {
             slug: slug_of.clone(),

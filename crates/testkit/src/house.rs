@@ -46,6 +46,19 @@ impl Ports {
     }
 }
 
+/// The image for machines, as `cargo xtask image` builds it.
+///
+/// # Panics
+/// When it was not built.
+pub fn image() -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images/base");
+    assert!(
+        target.join("image.json").exists(),
+        "machines need an image; run `cargo xtask image` once"
+    );
+    target
+}
+
 /// A house that is taken down when dropped.
 #[derive(Debug)]
 pub struct House {
@@ -128,6 +141,15 @@ impl House {
         );
         std::fs::write(&path, format!("{head}{text}")).expect("a manifest");
         path
+    }
+
+    /// Brings the image that machines boot from.
+    ///
+    /// # Panics
+    /// When it was not built; tests have a network of their own and cannot fetch it.
+    pub fn bring_image(&self) {
+        let image = image();
+        self.expect(0, &["image", "import", &image.display().to_string()]);
     }
 
     /// A command of the binary in this home, with an environment of its own.

@@ -19,6 +19,7 @@ mod hostd;
 mod idle;
 mod journey;
 mod kill;
+mod microvm;
 mod network;
 mod races;
 
