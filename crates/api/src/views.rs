@@ -527,6 +527,9 @@ documents! {
         /// Kind of cell; `sandbox` when not given.
         #[serde(default)]
         cell: Option<String>,
+        /// What a microVM boots from; `base` when not given.
+        #[serde(default)]
+        image: Option<String>,
         /// Most memory.
         #[serde(default)]
         memory_bytes: Option<u64>,

@@ -172,9 +172,12 @@ pub(crate) struct ReloadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Kind of cell: `sandbox` or `process`.
+    /// Kind of cell: `sandbox`, `microvm` or `process`.
     #[arg(long, default_value = "sandbox")]
     pub(crate) cell: String,
+    /// What a microVM boots from; default `base`.
+    #[arg(long)]
+    pub(crate) image: Option<String>,
     /// Most memory, like `512MiB`.
     #[arg(long)]
     pub(crate) memory: Option<String>,

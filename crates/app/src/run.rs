@@ -134,6 +134,7 @@ fn wish(args: RunArgs) -> Result<CommandBody, Failure> {
         argv: args.command,
         stdin: input(),
         cell: Some(args.cell),
+        image: args.image,
         memory_bytes: args.memory.as_ref().map(amount).transpose()?,
         cpu_milli: args.cpus.map(|c| (c * 1000.0).round() as u32),
         processes: args.processes,

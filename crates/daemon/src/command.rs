@@ -13,6 +13,7 @@ use crate::provision::ask;
 use crate::specs::{Ways, tmp_size};
 use abbey_api::{CommandBody, Problem};
 use abbey_cells::hostd::{Claim, Operation};
+use abbey_cells::machine::{Machine, image::DEFAULT};
 use abbey_cells::{Bind, CellSpec, Network, Program, Sandbox};
 use abbey_model::{
     Bytes, CellKind, CellName, Egress, ExitKind, FaultKind, Generation, Layer, Limits, Millis,
@@ -86,6 +87,8 @@ impl Commands {
 struct Wanted {
     argv: Vec<String>,
     cell: CellKind,
+    /// What a machine boots from.
+    image: String,
     limits: Limits,
     egress: Egress,
     profile: abbey_model::Profile,
@@ -114,7 +117,10 @@ impl Wanted {
             None => CellKind::Sandbox,
             Some(name) => name.parse().map_err(invalid)?,
         };
-        if !matches!(cell, CellKind::Sandbox | CellKind::Process) {
+        if !matches!(
+            cell,
+            CellKind::Sandbox | CellKind::Process | CellKind::Microvm
+        ) {
             return Err(invalid(format!(
                 "a command cannot run in a {cell} in this version"
             )));
@@ -137,12 +143,25 @@ impl Wanted {
             cpu_milli: body.cpu_milli.unwrap_or(base.cpu_milli).max(1),
             processes: body.processes.unwrap_or(base.processes).max(1),
         };
-        if limits.memory < Bytes(4 << 20) {
-            return Err(invalid("a command needs 4 MiB of memory at least"));
+        let least = match cell {
+            CellKind::Microvm => 128,
+            _ => 4,
+        };
+        if limits.memory < Bytes(least << 20) {
+            let text = format!("a command in a {cell} needs {least} MiB of memory at least");
+            return Err(invalid(text));
         }
+        if cell == CellKind::Microvm && egress.nets().next().is_some() {
+            return Err(invalid(
+                "a microVM has no interface: it goes out by name through the proxy, not to addresses",
+            ));
+        }
+        let image = body.image.unwrap_or_else(|| DEFAULT.to_owned());
+        image.parse::<Slug>().map_err(|e| invalid(e.to_string()))?;
         Ok(Wanted {
             argv: body.argv,
             cell,
+            image,
             limits,
             egress,
             profile: body
@@ -163,7 +182,8 @@ impl Wanted {
 
     /// Whether it goes out directly, and so needs a network.
     fn goes_out(&self) -> bool {
-        self.egress == Egress::Full || self.egress.nets().next().is_some()
+        let direct = self.egress == Egress::Full || self.egress.nets().next().is_some();
+        direct && self.cell != CellKind::Microvm
     }
 }
 
@@ -318,8 +338,17 @@ impl Running {
         let home = &self.house.home;
         let dir = home.command(self.slug.as_str());
         let ways = Ways::of_command(&self.house, wanted.cell, lease.subnet);
+        let machine = (wanted.cell == CellKind::Microvm).then(|| Machine {
+            image: wanted.image.clone(),
+            drives: None,
+            brings: wanted.files.is_some(),
+            take: wanted.take.clone(),
+            images: PathBuf::new(),
+            files: PathBuf::new(),
+        });
         let (cwd, sandbox) = match wanted.cell {
             CellKind::Process => (dir, None),
+            CellKind::Microvm => (PathBuf::from(ROOT), None),
             _ => {
                 let bind = Bind {
                     source: dir,
@@ -363,7 +392,7 @@ impl Running {
             limits: wanted.limits,
             waived: wanted.waived.clone(),
             sandbox,
-            machine: None,
+            machine,
             network: lease.subnet.map(|subnet| Network { subnet, tag: None }),
             forwards: ways.forwards(),
             terminal: false,
