@@ -160,7 +160,7 @@ pub(crate) async fn run(home: &Home, json: bool, args: RunArgs) -> Outcome {
         }
         out.extend(part(told, "stdout").unwrap_or_default());
         err.extend(part(told, "stderr").unwrap_or_default());
-        for key in ["cell", "layers"] {
+        for key in ["cell", "layers", "boot"] {
             if !told[key].is_null() {
                 document[key] = told[key].clone();
             }

@@ -17,8 +17,8 @@ pub(crate) fn ask(run_dir: &Path, request: &Request) -> io::Result<Status> {
     open(run_dir, request).map(|(status, _)| status)
 }
 
-/// Asks, and gives the connection as well, behind the answer.
-pub(crate) fn open(run_dir: &Path, request: &Request) -> io::Result<(Status, UnixStream)> {
+/// A connection to the shim of a cell.
+pub(crate) fn connect_to(run_dir: &Path) -> io::Result<UnixStream> {
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -26,9 +26,15 @@ pub(crate) fn open(run_dir: &Path, request: &Request) -> io::Result<(Status, Uni
         None,
     )?;
     connect(&socket, &SocketAddrUnix::new(run_dir.join("control.sock"))?)?;
-    let mut stream = UnixStream::from(socket);
+    let stream = UnixStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Asks, and gives the connection as well, behind the answer.
+pub(crate) fn open(run_dir: &Path, request: &Request) -> io::Result<(Status, UnixStream)> {
+    let mut stream = connect_to(run_dir)?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;

@@ -18,6 +18,7 @@ mod identity;
 mod lock;
 pub mod machine;
 pub mod network;
+mod passing;
 mod sandbox;
 pub mod shim;
 mod spec;

@@ -179,6 +179,9 @@ pub struct Record {
     /// Whether it is a virtual machine: programs go in through its guest.
     #[serde(default)]
     pub machine: bool,
+    /// Where it began: `cold`, or from a `template`.
+    #[serde(default)]
+    pub boot: Option<String>,
     /// Its network, for those who look at it.
     #[serde(default)]
     pub network: Option<Network>,

@@ -9,11 +9,12 @@ use crate::error::Result;
 use crate::exec::{pipe, pump};
 use crate::firewall;
 use crate::house::House;
+use crate::pool::Source;
 use crate::provision::ask;
 use crate::specs::{Ways, tmp_size};
 use abbey_api::{CommandBody, Problem};
 use abbey_cells::hostd::{Claim, Operation};
-use abbey_cells::machine::{Machine, image::DEFAULT};
+use abbey_cells::machine::{Machine, Origin, image::DEFAULT};
 use abbey_cells::{Bind, CellSpec, Network, Program, Sandbox};
 use abbey_model::{
     Bytes, CellKind, CellName, Egress, ExitKind, FaultKind, Generation, Layer, Limits, Millis,
@@ -44,6 +45,8 @@ const COMMANDS_MAX: usize = 64;
 const TIMEOUT_MAX: Millis = Millis::from_secs(24 * 3600);
 /// Time for a command to end by itself once it was asked to.
 const GRACE: Millis = Millis::from_secs(2);
+/// Time for a machine to boot without a command.
+const WAITS_WITHIN: Millis = Millis::from_secs(180);
 /// Where its files are in its own eyes.
 const ROOT: &str = "/work";
 /// Most bytes of files that are handed back, packed.
@@ -69,6 +72,14 @@ impl Commands {
     /// Whether a command is somebody's who waits for it.
     pub(crate) fn runs(&self, slug: &Slug) -> bool {
         self.leases().contains_key(slug)
+    }
+
+    /// Gives a machine that waited to a command.
+    fn take_over(&self, slug: &Slug, egress: &Egress) -> Option<Lease> {
+        let mut leases = self.leases();
+        let lease = leases.get_mut(slug)?;
+        lease.egress = egress.clone();
+        Some(lease.clone())
     }
 
     /// Whether any runs.
@@ -97,6 +108,11 @@ struct Wanted {
     stdin: Vec<u8>,
     files: Option<Vec<u8>>,
     take: Vec<PathBuf>,
+}
+
+/// Something about the house that is not the caller's fault.
+pub(crate) fn failed(why: impl Into<String>) -> Error {
+    Problem::new(FaultKind::Internal, why).into()
 }
 
 fn invalid(why: impl Into<String>) -> Error {
@@ -180,6 +196,15 @@ impl Wanted {
         })
     }
 
+    /// What a machine for it must be like; none when it runs in none.
+    fn shape(&self) -> Option<Shape> {
+        (self.cell == CellKind::Microvm).then(|| Shape {
+            image: self.image.clone(),
+            memory: self.limits.memory,
+            cpu_milli: self.limits.cpu_milli,
+        })
+    }
+
     /// Whether it goes out directly, and so needs a network.
     fn goes_out(&self) -> bool {
         let direct = self.egress == Egress::Full || self.egress.nets().next().is_some();
@@ -203,17 +228,29 @@ pub(crate) fn route() -> MethodRouter<Arc<House>> {
 /// Runs a command, and streams what it says as JSON Lines; the last line tells how it ended.
 pub(crate) async fn command(house: &Arc<House>, body: CommandBody) -> Result<Response> {
     let wanted = Wanted::of(body)?;
-    let mut random = [0u8; 4];
-    getrandom::fill(&mut random).map_err(|e| Problem::new(FaultKind::Host, e.to_string()))?;
-    let name = format!("r{:08x}", u32::from_be_bytes(random));
-    let slug: Slug = name.parse().map_err(|_| invalid("no name"))?;
-    let cell = CellName::Run(slug.clone());
-    let lease = lease(house, &slug, &wanted).await?;
-    let running = Running {
-        house: Arc::clone(house),
-        slug,
-        cell,
+    let mut source = match wanted.shape() {
+        Some(shape) => house.pool.take(&shape),
+        None => Source::Cold,
     };
+    let waiting = match &source {
+        Source::Warm { slug, .. } => {
+            let lease = house.commands.take_over(slug, &wanted.egress);
+            lease.map(|lease| (slug.clone(), lease))
+        }
+        Source::Template(_) | Source::Cold => None,
+    };
+    let (slug, lease) = match waiting {
+        Some(taken) => taken,
+        None => {
+            if matches!(source, Source::Warm { .. }) {
+                source = Source::Cold;
+            }
+            let slug = fresh_name()?;
+            let lease = lease(house, &slug, &wanted).await?;
+            (slug, lease)
+        }
+    };
+    let running = Running::of(house, slug, source);
     let (lines, stream) = mpsc::channel(64);
     let (ready, begun) = oneshot::channel();
     // A task of its own: a caller who leaves at any moment must not leave the command behind.
@@ -229,6 +266,72 @@ pub(crate) async fn command(house: &Arc<House>, body: CommandBody) -> Result<Res
         .header("content-type", "application/jsonl")
         .body(Body::from_stream(stream))
         .unwrap_or_default())
+}
+
+/// A name that no other command has.
+fn fresh_name() -> Result<Slug> {
+    let mut random = [0u8; 4];
+    getrandom::fill(&mut random).map_err(|e| Problem::new(FaultKind::Host, e.to_string()))?;
+    let name = format!("r{:08x}", u32::from_be_bytes(random));
+    name.parse().map_err(|_| invalid("no name"))
+}
+
+/// What machines must have in common to be used for each other's commands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Shape {
+    image: String,
+    memory: Bytes,
+    cpu_milli: u32,
+}
+
+/// Starts a machine that has no command yet; it waits for one, or becomes what others begin from.
+pub(crate) async fn start_waiting(
+    house: &Arc<House>,
+    shape: &Shape,
+    origin: Origin,
+) -> Result<Slug> {
+    let wanted = Wanted {
+        argv: Vec::new(),
+        cell: CellKind::Microvm,
+        image: shape.image.clone(),
+        limits: Limits {
+            memory: shape.memory,
+            cpu_milli: shape.cpu_milli,
+            ..Limits::default()
+        },
+        egress: Egress::None,
+        profile: abbey_model::Profile::default(),
+        waived: BTreeSet::new(),
+        timeout: None,
+        stdin: Vec::new(),
+        files: None,
+        take: Vec::new(),
+    };
+    let slug = fresh_name()?;
+    let lease = lease(house, &slug, &wanted).await?;
+    let running = Running::of(house, slug.clone(), Source::Cold);
+    let started = async {
+        running.own(&lease).await?;
+        let mut spec = running.spec(&lease, &wanted);
+        spec.ready_within = Some(WAITS_WITHIN);
+        if let Some(machine) = &mut spec.machine {
+            machine.origin = origin;
+        }
+        let (spec, generation) = (Box::new(spec), Generation(1));
+        ask(house, Operation::Start { generation, spec }).await
+    };
+    match started.await {
+        Ok(()) => Ok(slug),
+        Err(error) => {
+            running.clear().await;
+            Err(error)
+        }
+    }
+}
+
+/// Ends a machine that was kept, and takes everything back from it.
+pub(crate) async fn let_go(house: &Arc<House>, slug: &Slug) {
+    Running::of(house, slug.clone(), Source::Cold).clear().await;
 }
 
 /// Takes a place among the running commands, with a user and addresses that no other has.
@@ -286,6 +389,7 @@ struct Running {
     house: Arc<House>,
     slug: Slug,
     cell: CellName,
+    source: Source,
 }
 
 /// Our ends of a command's streams, and the process that owns its cell.
@@ -296,6 +400,35 @@ struct Streams {
 }
 
 impl Running {
+    fn of(house: &Arc<House>, slug: Slug, source: Source) -> Running {
+        Running {
+            house: Arc::clone(house),
+            cell: CellName::Run(slug.clone()),
+            slug,
+            source,
+        }
+    }
+
+    /// Claims what it has and makes its directory; twice is once.
+    async fn own(&self, lease: &Lease) -> Result<()> {
+        let claim = Claim {
+            uid: lease.uid,
+            subnet: lease.subnet,
+            egress: lease.egress.clone(),
+            ..Claim::default()
+        };
+        let owned = Operation::Claim {
+            owner: self.cell.clone(),
+            claim,
+        };
+        ask(&self.house, owned).await?;
+        let prepared = Operation::Prepare {
+            owner: self.cell.clone(),
+            files: Vec::new(),
+        };
+        ask(&self.house, prepared).await
+    }
+
     async fn prepare(&self, lease: &Lease, wanted: &Wanted) -> Result<()> {
         let owner = || self.cell.clone();
         let note = Note {
@@ -305,23 +438,7 @@ impl Running {
             detail: json!({ "argv": wanted.argv, "cell": wanted.cell, "egress": wanted.egress.to_string() }),
         };
         self.house.store.append(note).await?;
-        let claim = Claim {
-            uid: lease.uid,
-            subnet: lease.subnet,
-            egress: lease.egress.clone(),
-            ..Claim::default()
-        };
-        let owned = Operation::Claim {
-            owner: owner(),
-            claim,
-        };
-        ask(&self.house, owned).await?;
-        let files = Vec::new();
-        let prepared = Operation::Prepare {
-            owner: owner(),
-            files,
-        };
-        ask(&self.house, prepared).await?;
+        self.own(lease).await?;
         if let Some(archive) = &wanted.files {
             let file = scratch(archive).map_err(Error::file("make", "a scratch file"))?;
             let (hostd, owner) = (Arc::clone(&self.house.hostd), owner());
@@ -340,6 +457,7 @@ impl Running {
         let ways = Ways::of_command(&self.house, wanted.cell, lease.subnet);
         let machine = (wanted.cell == CellKind::Microvm).then(|| Machine {
             image: wanted.image.clone(),
+            origin: self.origin(),
             drives: None,
             brings: wanted.files.is_some(),
             take: wanted.take.clone(),
@@ -404,14 +522,47 @@ impl Running {
         }
     }
 
-    async fn start(&self, lease: &Lease, wanted: &Wanted) -> Result<Streams> {
+    fn origin(&self) -> Origin {
+        let (template, waits) = match &self.source {
+            Source::Cold => return Origin::Cold,
+            Source::Template(template) => (template, false),
+            Source::Warm { template, .. } => (template, true),
+        };
+        let template = CellName::Run(template.clone());
+        Origin::From { template, waits }
+    }
+
+    async fn start(&mut self, lease: &Lease, wanted: &Wanted) -> Result<Streams> {
+        if !matches!(self.source, Source::Warm { .. }) {
+            return self.launch(lease, wanted).await;
+        }
+        match self.launch(lease, wanted).await {
+            Ok(streams) => Ok(streams),
+            Err(error) => {
+                // It waited in vain: something happened to it. The command gets a machine all the same.
+                tracing::warn!(cell = %self.cell, error = error.chain(), "a machine that waited is of no use");
+                let (backend, cell) = (Arc::clone(&self.house.backend), self.cell.clone());
+                crate::hostd::ask(move || backend.sweep(&cell)).await?;
+                self.source = Source::Cold;
+                self.launch(lease, wanted).await
+            }
+        }
+    }
+
+    async fn launch(&self, lease: &Lease, wanted: &Wanted) -> Result<Streams> {
         let ((stdin_child, stdin), (stdout, out), (stderr, err)) = (pipe()?, pipe()?, pipe()?);
         let spec = Box::new(self.spec(lease, wanted));
         let hostd = Arc::clone(&self.house.hostd);
+        let operation = match self.source {
+            Source::Warm { .. } => Operation::Begin { spec },
+            Source::Template(_) | Source::Cold => Operation::Start {
+                generation: Generation(1),
+                spec,
+            },
+        };
         crate::hostd::ask(move || {
-            let generation = Generation(1);
             let fds = [stdin_child.as_fd(), out.as_fd(), err.as_fd()];
-            hostd.call(Operation::Start { generation, spec }, &fds)
+            hostd.call(operation, &fds)
         })
         .await?;
         Ok(Streams {
@@ -423,7 +574,7 @@ impl Running {
 
     /// From nothing to nothing: prepares, starts, follows, and takes everything away.
     async fn live(
-        self,
+        mut self,
         lease: Lease,
         wanted: Wanted,
         lines: Lines,
@@ -442,6 +593,9 @@ impl Running {
             }
         };
         let _caller_gone = ready.send(Ok(()));
+        if let Some(shape) = wanted.shape() {
+            crate::pool::refill(&self.house, &shape);
+        }
         let end = match self.follow(streams, &wanted, &lines).await {
             Ok(end) => end,
             Err(error) => json!({ "exit": 125, "error": error.chain() }),
@@ -463,7 +617,11 @@ impl Running {
         }));
         let record = self.house.backend.record(&self.cell)?;
         if let Some(record) = &record {
-            let told = json!({ "cell": wanted.cell, "layers": record.layers });
+            let boot = match self.source {
+                Source::Warm { .. } => Some("warm".to_owned()),
+                Source::Template(_) | Source::Cold => record.boot.clone(),
+            };
+            let told = json!({ "cell": wanted.cell, "layers": record.layers, "boot": boot });
             let _caller_gone = lines.send(Ok(format!("{told}\n"))).await;
         }
         let carried =

@@ -192,6 +192,8 @@ pub struct House {
     pub(crate) journal: AtomicU64,
     /// Single commands that run.
     pub(crate) commands: crate::command::Commands,
+    /// Machines kept ready for them.
+    pub(crate) pool: crate::pool::Pool,
     /// What goes out through the proxy.
     pub(crate) egress: crate::egress::Ledger,
     /// Number of the plan, for what must notice a new one while it goes on.

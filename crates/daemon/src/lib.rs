@@ -25,6 +25,7 @@ mod meter;
 mod metrics;
 mod names;
 mod outside;
+mod pool;
 mod provision;
 mod reconcile;
 mod serve;

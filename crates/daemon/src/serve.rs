@@ -89,6 +89,7 @@ pub async fn serve(options: Options) -> Result<()> {
     names::open(&house, &tracker)?;
     let announcement = open_outside(&house).await?;
     supervisor::start(&house, &tracker);
+    drop(tracker.spawn(crate::pool::expire(Arc::clone(&house))));
     if let Err(error) = provision::settle(&house).await {
         tracing::error!(
             error = error.chain(),
@@ -235,6 +236,7 @@ pub(crate) async fn open(
         configs: RwLock::default(),
         journal: AtomicU64::new(0),
         commands: crate::command::Commands::default(),
+        pool: crate::pool::Pool::default(),
         plans: watch::Sender::new(0),
         tracker: TaskTracker::new(),
         listen_override,
@@ -279,6 +281,7 @@ async fn until_told(house: &Arc<House>) -> Result<()> {
 /// Resolves when the house was told to go down and no cell is left.
 async fn emptied(house: &Arc<House>) {
     house.down_asked.notified().await;
+    crate::pool::close(house).await;
     loop {
         let backend = Arc::clone(&house.backend);
         let left = tokio::task::spawn_blocking(move || backend.list()).await;

@@ -6,7 +6,7 @@ use crate::house::{Current, House};
 use crate::provision::own_token;
 use abbey_agents::{Layout, native_environment};
 use abbey_api::Problem;
-use abbey_cells::machine::Machine;
+use abbey_cells::machine::{Machine, Origin};
 use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
 use abbey_plan::Reach;
@@ -288,6 +288,7 @@ pub(crate) fn cell_spec(
             let machine = (agent.cell == CellKind::Microvm).then(|| Machine {
                 image: agent.image.clone(),
                 drives: Some(agent.drives),
+                origin: Origin::Cold,
                 brings: false,
                 take: Vec::new(),
                 images: PathBuf::new(),

@@ -72,12 +72,20 @@ pub(crate) enum Order {
     },
     /// The program's terminal is to be hung up.
     HangUp {},
+    /// Whoever waits runs a program once, so that everything that takes is in memory.
+    Warm {},
+    /// Whoever waits reads what it is for.
+    Begin {},
 }
 
 /// What the guest says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum News {
+    /// It has booted, and waits to be told what for.
+    Waiting {},
+    /// It has run a program.
+    Warm {},
     /// The program runs.
     Running {
         /// Version of the kernel.

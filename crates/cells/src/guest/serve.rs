@@ -102,6 +102,68 @@ fn flush(channel: &mut Channel) {
     }
 }
 
+/// Does nothing until it is told what this machine is for. Here a template ends, and what comes from it
+/// begins.
+fn wait_for_orders(channel: &mut Channel) {
+    #[derive(Default)]
+    struct Waiting {
+        warm: bool,
+        begin: bool,
+    }
+    impl Peer for Waiting {
+        fn notice(&mut self, text: &[u8]) {
+            match serde_json::from_slice(text) {
+                Ok(Order::Warm {}) => self.warm = true,
+                // Whoever is to stop before it began has nothing to stop.
+                Ok(Order::Stop { .. }) => setup::restart(),
+                Ok(Order::Begin {}) => self.begin = true,
+                Ok(Order::Clock { .. } | Order::HangUp {}) | Err(_) => {}
+            }
+        }
+        fn accept(&mut self, _header: &[u8]) -> Option<Ends> {
+            None
+        }
+    }
+    warm_up();
+    say(channel, &News::Waiting {});
+    let mut orders = Waiting::default();
+    while !orders.begin {
+        let mut fds = Vec::new();
+        channel.watch(&mut fds);
+        let _interrupted = poll(&mut fds, None);
+        drop(fds);
+        if channel.turn(&mut orders).is_err() {
+            setup::restart();
+        }
+        if std::mem::take(&mut orders.warm) {
+            warm_up();
+            say(channel, &News::Warm {});
+        }
+    }
+}
+
+/// Runs a program as the ordinary user, as the one that the machine is for will be.
+fn warm_up() {
+    let run = || -> Result<()> {
+        let groups = Groups::create("abbey", "warm", &abbey_model::Limits::default())?;
+        let open = || {
+            let null = fs::File::options().read(true).write(true).open("/dev/null");
+            null.map(OwnedFd::from)
+                .map_err(Error::file("open", "/dev/null"))
+        };
+        let fds = vec![open()?, open()?, open()?, open()?];
+        let argv = ["sh", "-c", "exec \"$@\"", "sh", "sh", "-c", "true | cat"].map(str::to_owned);
+        let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+        let child = launch(&argv, &env, Path::new("/"), &groups, fds, false)?;
+        let _status = rustix::process::waitpid(Pid::from_raw(child.pid), WaitOptions::empty());
+        groups.remove()
+    };
+    // Without it the first program merely takes longer.
+    if let Err(error) = run() {
+        tell(&crate::chain(&error));
+    }
+}
+
 /// An archive to or from the house, while nothing else goes on: a process of its own packs, this one
 /// carries.
 fn transfer(
@@ -173,6 +235,9 @@ struct Guest {
 impl Guest {
     fn start(channel: &mut Channel) -> Result<Guest> {
         setup::system_mounts()?;
+        if setup::waits() {
+            wait_for_orders(channel);
+        }
         let config = setup::config()?;
         setup::identity(&config)?;
         setup::files(&config)?;
@@ -352,7 +417,7 @@ impl Peer for Guest {
             }
             Ok(Order::Clock { now_ms }) => setup::clock(now_ms),
             Ok(Order::HangUp {}) => self.terminal = None,
-            Err(_) => {}
+            Ok(Order::Warm {} | Order::Begin {}) | Err(_) => {}
         }
     }
 

@@ -8,7 +8,7 @@ use abbey_model::{Bytes, CellName, Limits};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::ffi::CString;
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -29,14 +29,25 @@ pub(super) fn drive(serial: &str) -> Option<PathBuf> {
         .next()
 }
 
+/// Whether this machine is to wait once it has booted.
+pub(super) fn waits() -> bool {
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    line.split_whitespace().any(|w| w == "abbey.wait")
+}
+
 /// What this boot is told.
 pub(super) fn config() -> Result<Config> {
     let path = drive("config").ok_or_else(|| {
         Error::file("find", "the drive of instructions")(std::io::ErrorKind::NotFound.into())
     })?;
     let mut bytes = Vec::new();
-    fs::File::open(&path)
-        .and_then(|mut f| f.read_to_end(&mut bytes))
+    let file = fs::File::open(&path).map_err(Error::file("open", &path))?;
+    // The kernel looked for partitions when it found the drive, and what it saw then may have changed.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .map_err(step("read anew", "the drive of instructions"))?;
+    // It is one line; what follows is there for the size of the drive.
+    BufReader::new(file)
+        .read_until(b'\n', &mut bytes)
         .map_err(Error::file("read", &path))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::Record {
         path,

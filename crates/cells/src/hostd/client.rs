@@ -2,11 +2,9 @@
 
 use super::server::Config;
 use super::{Helper, Operation, Reply, Request};
-use crate::{Error, Result};
+use crate::{Error, Result, passing};
 use abbey_model::Millis;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use std::io::{self, BufRead, BufReader, IoSlice, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
@@ -59,7 +57,7 @@ impl Client {
         bytes.push(b'\n');
         let stream = UnixStream::connect(&self.socket).map_err(gone)?;
         stream.set_read_timeout(patience).map_err(gone)?;
-        send(&stream, &bytes, fds).map_err(gone)?;
+        passing::send(&stream, &bytes, fds).map_err(gone)?;
         let mut lines = BufReader::new(&stream);
         let mut next = || {
             let mut line = String::new();
@@ -111,15 +109,4 @@ impl Helper for Client {
         self.exchange(operation, &[], Some(PATIENCE), false, contact)
             .map(|reply| reply != Reply::InForce)
     }
-}
-
-fn send(mut stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    let io = [IoSlice::new(bytes)];
-    let sent = rustix::net::sendmsg(stream, &io, &mut ancillary, SendFlags::NOSIGNAL)?;
-    stream.write_all(&bytes[sent..])
 }

@@ -4,7 +4,7 @@
 use super::claims::{Claim, Claims};
 use super::files::dir_of;
 use super::server::Config;
-use crate::machine::{Machine, drives::SIZE_MIN};
+use crate::machine::{Machine, Origin, drives::SIZE_MIN};
 use crate::{Bind, CellSpec, Forward, Listen, Target};
 use abbey_model::{CellKind, CellName, Slug, overlap};
 use std::path::{Component, Path};
@@ -42,6 +42,11 @@ pub(super) fn admit(
         sized(machine)?;
         machine.images = config.images();
         machine.files = dir_of(config, &cell);
+        if let Some(template) = machine.origin.template() {
+            if !matches!(template, CellName::Run(_)) || !claims.owners.contains_key(template) {
+                return Err(format!("{template} is no template of this house"));
+            }
+        }
     }
     spec.run_dir = config.cells().join(cell.to_string());
     spec.log_dir = config.home.join("logs").join(cell.to_string());
@@ -69,6 +74,10 @@ pub(super) fn admit(
 fn sized(machine: &Machine) -> Result<(), String> {
     if machine.image.parse::<Slug>().is_err() {
         return Err(format!("`{}` is no name of an image", machine.image));
+    }
+    // What others begin from, or begins from another, has no drive of its own.
+    if machine.origin != Origin::Cold && machine.drives.is_some() {
+        return Err("a machine with drives of its own is booted".to_owned());
     }
     let sizes = machine
         .drives

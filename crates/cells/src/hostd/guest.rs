@@ -3,13 +3,13 @@
 use super::files::{FileEntry, FileName};
 use super::server::Config;
 use crate::guest::{Answer, Ask, Command};
-use crate::shim::{self, Request};
-use crate::{Error, Record, Result, client, frame, identity};
+use crate::shim::{self, Request, Status};
+use crate::{CellSpec, Error, Record, Result, client, frame, identity, passing};
 use abbey_model::CellName;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -43,6 +43,26 @@ fn open(cells: &Path, cell: &CellName, ask: Ask) -> Result<UnixStream> {
         .and_then(|()| stream.set_write_timeout(Some(ANSWER_WITHIN)));
     timed.map_err(Error::file("use", "a connection"))?;
     Ok(stream)
+}
+
+/// Gives a machine that waits what it waited for.
+pub(super) fn begin(config: &Config, spec: CellSpec, streams: &[OwnedFd; 3]) -> Result<()> {
+    let cell = spec.cell.clone();
+    let dir = config.cells().join(cell.to_string());
+    let lost = |e: std::io::Error| failed(&cell, format!("cannot be reached: {e}"));
+    let stream = client::connect_to(&dir).map_err(lost)?;
+    let request = Request::Begin {
+        spec: Box::new(spec),
+    };
+    let mut line = serde_json::to_vec(&request).unwrap_or_default();
+    line.push(b'\n');
+    let fds: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
+    passing::send(&stream, &line, &fds).map_err(lost)?;
+    let (answer, _) = passing::receive(&stream, ANSWER_MAX).map_err(lost)?;
+    match serde_json::from_slice::<Status>(&answer) {
+        Ok(status) if status.begun => Ok(()),
+        _ => Err(failed(&cell, "does not wait for anything")),
+    }
 }
 
 /// One question whose answer is a line.

@@ -108,6 +108,11 @@ pub enum Operation {
         /// Of what.
         spec: Box<CellSpec>,
     },
+    /// Lets a machine that was kept waiting run its program; three descriptors come along, where it speaks.
+    Begin {
+        /// Of what.
+        spec: Box<CellSpec>,
+    },
     /// Ends whatever is left of a cell.
     Sweep {
         /// Which.
@@ -141,6 +146,7 @@ impl Operation {
         !matches!(
             self,
             Operation::Start { .. }
+                | Operation::Begin { .. }
                 | Operation::Enter { .. }
                 | Operation::Stage { .. }
                 | Operation::Collect { .. }
@@ -165,6 +171,7 @@ impl Operation {
             Operation::Discard { owner } => ("discard", owner.to_string()),
             Operation::Pack {} => ("pack", String::new()),
             Operation::Start { spec, .. } => ("start", spec.cell.to_string()),
+            Operation::Begin { spec } => ("begin", spec.cell.to_string()),
             Operation::Sweep { cell } => ("sweep", cell.to_string()),
             Operation::Enter { cell, .. } => ("enter", cell.to_string()),
             Operation::Firewall { .. } => ("firewall", String::new()),

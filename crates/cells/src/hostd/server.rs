@@ -6,13 +6,11 @@ use super::{
     Hello, Operation, REQUEST_MAX, Reply, Request, enter, files, guard, guest, pack, stage,
 };
 use crate::network::firewall;
-use crate::{Error, Result, crash, shim};
+use crate::{Error, Result, crash, passing, shim};
 use abbey_model::{CellName, Millis};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::fs;
-use std::io::{self, IoSliceMut, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -143,7 +141,7 @@ fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
         }
     } else {
         stream.set_read_timeout(Some(REQUEST_WITHIN))?;
-        let (bytes, fds) = receive(stream)?;
+        let (bytes, fds) = passing::receive(stream, REQUEST_MAX)?;
         match parse(&bytes) {
             Err(why) => Reply::Refused { why },
             Ok(request) => {
@@ -194,36 +192,6 @@ fn answer(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(reply)?;
     bytes.push(b'\n');
     stream.write_all(&bytes)
-}
-
-/// Reads one line, and the descriptors that come along.
-fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let (mut bytes, mut fds) = (Vec::new(), Vec::new());
-    let mut buffer = vec![0u8; 64 << 10];
-    while !bytes.ends_with(b"\n") {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut io = [IoSliceMut::new(&mut buffer)];
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        let got = match rustix::net::recvmsg(stream, &mut io, &mut ancillary, flags) {
-            Ok(got) => got.bytes,
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(e) => return Err(e.into()),
-        };
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(passed) = message {
-                fds.extend(passed);
-            }
-        }
-        if got == 0 {
-            break;
-        }
-        bytes.extend_from_slice(&buffer[..got]);
-        if bytes.len() as u64 > REQUEST_MAX {
-            break;
-        }
-    }
-    Ok((bytes, fds))
 }
 
 fn perform(
@@ -307,7 +275,8 @@ fn attempt(
             if !dry {
                 crash::point("hostd.prepare");
                 files::prepare(config, &owner, uid, &files)?;
-                if guest::runs(&config.cells(), &owner)? {
+                let agent = matches!(owner, CellName::Agent(_));
+                if agent && guest::runs(&config.cells(), &owner)? {
                     guest::prepare(config, &owner, &files)?;
                 }
                 crash::point("hostd.prepared");
@@ -411,6 +380,22 @@ fn attempt(
                 },
             };
             start(config, generation, spec, streams, stream, line)
+        }
+        Operation::Begin { spec } => {
+            let spec = match guard::admit(config, &held()?.claims, *spec) {
+                Ok(spec) => spec,
+                Err(why) => return refused(why),
+            };
+            let Ok(streams) = <[OwnedFd; 3]>::try_from(fds) else {
+                return refused("three descriptors come along: input, output, errors");
+            };
+            if !spec.machine.as_ref().is_some_and(|m| m.origin.waits()) {
+                return refused("only a machine that waits can begin");
+            }
+            if dry {
+                return Ok(Reply::Done);
+            }
+            guest::begin(config, spec, &streams).map(|()| Reply::Done)
         }
         Operation::Sweep { cell } => {
             if !dry {

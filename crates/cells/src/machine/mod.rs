@@ -8,9 +8,11 @@ pub mod drives;
 pub mod image;
 mod qemu;
 mod qmp;
+mod template;
 mod tools;
 
 pub(crate) use qmp::Monitor;
+pub(crate) use template::Template;
 
 use crate::guest::Config;
 use crate::hostd::{FileEntry, FileName};
@@ -31,6 +33,39 @@ const PROCESSES: u32 = 64;
 /// got any must find a drive of the same size.
 const CONFIG_SIZE: usize = 1 << 20;
 
+/// Where a machine begins.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// At its boot.
+    #[default]
+    Cold,
+    /// At its boot, and it ends where its program would begin: others begin there.
+    Template,
+    /// Where a template ended.
+    From {
+        /// Which.
+        template: CellName,
+        /// Whether it is kept there, ready, until it is told what for.
+        waits: bool,
+    },
+}
+
+impl Origin {
+    /// Whether a machine is kept without a program.
+    pub(crate) const fn waits(&self) -> bool {
+        matches!(self, Origin::From { waits: true, .. })
+    }
+
+    /// What it begins from.
+    pub(crate) const fn template(&self) -> Option<&CellName> {
+        match self {
+            Origin::From { template, .. } => Some(template),
+            Origin::Cold | Origin::Template => None,
+        }
+    }
+}
+
 /// A virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
@@ -38,6 +73,9 @@ pub struct Machine {
     pub image: String,
     /// Sizes of its drives; none for a single command, which keeps nothing.
     pub drives: Option<Drives>,
+    /// Where it begins.
+    #[serde(default)]
+    pub origin: Origin,
     /// Whether it starts with the files that were staged for it.
     pub brings: bool,
     /// Files that are taken from it when it has ended.
@@ -84,6 +122,29 @@ pub(crate) struct Prepared {
     pub(crate) monitor: OwnedFd,
     /// Drives that are held.
     pub(crate) held: Option<drives::Held>,
+    /// What is put aside, or brought back.
+    pub(crate) aside: Aside,
+}
+
+/// What a machine has to do with templates.
+#[derive(Debug)]
+pub(crate) enum Aside {
+    /// Nothing.
+    Nothing,
+    /// It becomes one.
+    Make(Template),
+    /// It begins with these devices of one.
+    Restore(OwnedFd),
+}
+
+impl Aside {
+    /// Word in the record.
+    pub(crate) const fn boot(&self) -> &'static str {
+        match self {
+            Aside::Nothing | Aside::Make(_) => "cold",
+            Aside::Restore(_) => "template",
+        }
+    }
 }
 
 /// Where the guest's instructions are until it has read them.
@@ -94,8 +155,26 @@ pub(crate) fn config_path(spec: &CellSpec) -> PathBuf {
 /// Makes everything that a machine needs, in order: image, drives, instructions.
 pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Prepared> {
     let place = machine.images.join(&machine.image);
-    image::verified(&place)?;
+    let image = image::verified(&place)?;
     let tools = tools::ensure(&machine.images)?;
+    let kvm = qemu::kvm_usable();
+    let key = || {
+        let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1);
+        template::key(&image, &tools, spec.limits.memory, cpus, kvm)
+    };
+    let template = match &machine.origin {
+        Origin::Cold => None,
+        Origin::Template => Some(Template::empty(key(), qemu::memory(spec))?),
+        Origin::From { template, waits } => {
+            let dir = spec.run_dir.with_file_name(template.to_string());
+            match Template::fetch(&dir, &key()) {
+                Ok(template) => Some(template),
+                // A command that is waited for boots its machine instead.
+                Err(_) if !waits => None,
+                Err(error) => return Err(error),
+            }
+        }
+    };
     let mut binds = Vec::new();
     let mut bind = |source: PathBuf, name: &str, writable| {
         binds.push(Bind {
@@ -121,9 +200,12 @@ pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<P
         }
     };
     let config = config_path(spec);
-    write_config(&config, &instructions(spec, machine, boot)?, spec.uid)?;
+    let instructions = match (&machine.origin, &template) {
+        (Origin::Template, _) | (Origin::From { waits: true, .. }, _) => None,
+        _ => Some(instructions(spec, machine, boot)?),
+    };
+    write_config(&config, instructions.as_ref(), spec.uid)?;
     bind(config, "config", false);
-    let kvm = qemu::kvm_usable();
     if kvm {
         binds.push(Bind {
             source: PathBuf::from("/dev/kvm"),
@@ -138,9 +220,24 @@ pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<P
         Ok((ours.into(), theirs.into()))
     };
     let ((channel, channel_end), (monitor, monitor_end)) = (pair()?, pair()?);
+    let mut fds = vec![channel_end, monitor_end];
+    let memory = match (&machine.origin, &template) {
+        (_, None) => qemu::Memory::Own,
+        (Origin::Template, Some(_)) => qemu::Memory::Shared,
+        (_, Some(_)) => qemu::Memory::Copied,
+    };
+    if let Some(template) = &template {
+        let copy = template.memory.try_clone();
+        fds.push(copy.map_err(Error::file("use", "the memory of a template"))?);
+    }
+    let aside = match (&machine.origin, template) {
+        (_, None) => Aside::Nothing,
+        (Origin::Template, Some(template)) => Aside::Make(template),
+        (_, Some(template)) => Aside::Restore(template.devices()?),
+    };
     let outer = CellSpec {
         program: Program::Path(PathBuf::from(qemu::PROGRAM)),
-        argv: qemu::arguments(spec, machine.drives.is_some(), kvm),
+        argv: qemu::arguments(spec, machine.drives.is_some(), kvm, memory),
         env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
         cwd: PathBuf::from("/"),
         limits: Limits {
@@ -162,10 +259,11 @@ pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<P
     };
     Ok(Prepared {
         outer,
-        fds: vec![channel_end, monitor_end],
+        fds,
         channel,
         monitor,
         held,
+        aside,
     })
 }
 
@@ -217,9 +315,18 @@ fn identity(cell: &CellName, files: &Path) -> Result<Vec<FileEntry>> {
         .collect()
 }
 
-fn write_config(path: &Path, config: &Config, uid: Option<u32>) -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let _left_by_a_crash = fs::remove_file(path);
+/// Tells a machine that waited, on the drive that it has not read yet.
+pub(crate) fn tell(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<()> {
+    let path = config_path(spec);
+    let bytes = padded(&path, &instructions(spec, machine, boot)?)?;
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut f| f.write_all(&bytes))
+        .map_err(Error::file("write", path))
+}
+
+fn padded(path: &Path, config: &Config) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(config).map_err(|e| Error::Record {
         path: path.to_owned(),
         why: e.to_string(),
@@ -231,10 +338,20 @@ fn write_config(path: &Path, config: &Config, uid: Option<u32>) -> Result<()> {
         });
     }
     bytes.resize(CONFIG_SIZE, b'\n');
+    Ok(bytes)
+}
+
+fn write_config(path: &Path, config: Option<&Config>, uid: Option<u32>) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let _left_by_a_crash = fs::remove_file(path);
+    let bytes = match config {
+        Some(config) => padded(path, config)?,
+        None => vec![b'\n'; CONFIG_SIZE],
+    };
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o400)
+        .mode(0o600)
         .open(path)
         .map_err(Error::file("make", path))?;
     file.write_all(&bytes).map_err(Error::file("write", path))?;

@@ -2,6 +2,7 @@
 //! Source: QEMU's documentation, system/i386/microvm.
 
 use crate::CellSpec;
+use abbey_model::Bytes;
 use std::path::Path;
 
 /// The program.
@@ -13,8 +14,25 @@ pub(crate) const PORT: &str = "abbey.guest";
 /// Numbers of the descriptors that it is given.
 const CHANNEL: u32 = 4;
 const MONITOR: u32 = 5;
+const MEMORY: u32 = 6;
 /// Memory for translated code.
 const TRANSLATED_MIB: u32 = 64;
+
+/// Whose memory a machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// Its own.
+    Own,
+    /// A template's, which it writes.
+    Shared,
+    /// A template's, of which it copies what it writes to; it begins where the template ended.
+    Copied,
+}
+
+/// Memory of a machine.
+pub(super) fn memory(spec: &CellSpec) -> Bytes {
+    Bytes((spec.limits.memory.0 >> 20).max(64) << 20)
+}
 
 /// Whether this host's processors can run guests themselves. The device alone does not tell: where this host
 /// is a guest of a kind that cannot lend its processor, it opens, and no ordinary kernel boots.
@@ -31,8 +49,8 @@ pub(super) fn kvm_usable() -> bool {
 }
 
 /// The whole command line, nothing of which comes from a guest or an agent.
-pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool) -> Vec<String> {
-    let memory = (spec.limits.memory.0 >> 20).max(64);
+pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool, whose: Memory) -> Vec<String> {
+    let memory = memory(spec).0 >> 20;
     let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1);
     let (accelerator, clock) = match kvm {
         true => ("kvm".to_owned(), ""),
@@ -51,10 +69,24 @@ pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool) -> Vec<String>
     add(&["-accel", &accelerator]);
     add(&["-cpu", "max", "-smp", &cpus.to_string()]);
     add(&["-m", &memory.to_string()]);
-    add(&[
-        "-object",
-        &format!("memory-backend-ram,id=ram,size={memory}M"),
-    ]);
+    let file = |share: &str| {
+        format!(
+            "memory-backend-file,id=ram,size={memory}M,mem-path=/proc/self/fd/{MEMORY},share={share}"
+        )
+    };
+    let object = match whose {
+        Memory::Own => format!("memory-backend-ram,id=ram,size={memory}M"),
+        Memory::Shared => file("on"),
+        Memory::Copied => file("off"),
+    };
+    add(&["-object", &object]);
+    if whose == Memory::Copied {
+        add(&["-incoming", "defer"]);
+    }
+    let waits = match whose {
+        Memory::Own => "",
+        Memory::Shared | Memory::Copied => " abbey.wait",
+    };
     add(&[
         "-nodefaults",
         "-no-user-config",
@@ -70,7 +102,7 @@ pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool) -> Vec<String>
     add(&["-initrd", &format!("{ROOT}/initrd")]);
     add(&[
         "-append",
-        &format!("console=ttyS0 quiet reboot=t panic=-1{clock}"),
+        &format!("console=ttyS0 quiet reboot=t panic=-1{clock}{waits}"),
     ]);
     add(&[
         "-chardev",

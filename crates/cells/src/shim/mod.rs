@@ -12,8 +12,9 @@ pub(crate) mod terminal;
 
 use crate::cgroup::Groups;
 use crate::guest::{Ask, Order};
+use crate::machine::Template;
 use crate::spec::{Forward, Listen};
-use crate::{CellSpec, Error, Record, Result, crash, identity, machine};
+use crate::{CellSpec, Error, Record, Result, crash, identity, machine, passing};
 use abbey_model::{
     Bytes, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Spent, Timestamp,
 };
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use session::Session;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -55,6 +56,13 @@ pub enum Request {
         /// What for.
         ask: Ask,
     },
+    /// The memory of a machine that was put aside: two descriptors come with the answer.
+    Template {},
+    /// Run a program in a machine that waits: three descriptors come along, where it speaks.
+    Begin {
+        /// Of what.
+        spec: Box<CellSpec>,
+    },
     /// Hold everything where it is, or let it go on.
     Pause {
         /// Which.
@@ -79,6 +87,12 @@ pub struct Status {
     /// Whether there is a terminal to attach to.
     #[serde(default)]
     pub terminal: bool,
+    /// What a template was made from, if this is one.
+    #[serde(default)]
+    pub template: Option<String>,
+    /// Whether a machine that waited was told what for.
+    #[serde(default)]
+    pub begun: bool,
 }
 
 /// Runs a shim in this process, which becomes it: reports once whether the child runs, and stays
@@ -164,6 +178,9 @@ pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// Name of a machine's console in the log.
 const CONSOLE: &str = "console";
 
+/// Longest request, bytes.
+const REQUEST_MAX: u64 = 4 << 20;
+
 /// Reads of one stream in one turn; there are others to hear.
 const READS_MAX: usize = 32;
 
@@ -192,6 +209,10 @@ struct Shim {
     killed: bool,
     /// Whether a guest that broke the rules was ended.
     ending: bool,
+    /// Whether the machine is over, and what it became is kept for others.
+    keeping: bool,
+    /// Whether a machine that waited was told what for.
+    begun: bool,
     exit: Option<ExitKind>,
     control: UnixListener,
     forwards: Vec<Forwarder>,
@@ -253,6 +274,7 @@ impl Shim {
             layers: BTreeSet::new(),
             walls: spec.sandbox.clone(),
             machine: spec.machine.is_some(),
+            boot: None,
             network: spec.network,
         };
         let lock = claim_cell(spec)?;
@@ -272,6 +294,7 @@ impl Shim {
         let beside = prepared
             .as_mut()
             .map_or_else(Vec::new, |p| std::mem::take(&mut p.fds));
+        record.boot = prepared.as_ref().map(|p| p.aside.boot().to_owned());
         // Around a machine is a cell like any other.
         let outer = prepared.as_ref().map_or(spec, |p| &p.outer);
         let groups = match Groups::create(&spec.group, &spec.cell.to_string(), &outer.limits) {
@@ -308,8 +331,10 @@ impl Shim {
         let [stdout, stderr, ready_pipe] = birth.pipes;
         let forwards = open_forwards(spec, birth.listeners)?;
         let session = spec.machine.as_ref().zip(prepared).map(|(machine, p)| {
-            let files = machine.files.clone();
-            Session::new(spec, files, p.channel, p.monitor, p.held, inner)
+            let (files, waits) = (machine.files.clone(), machine.origin.waits());
+            Session::new(
+                spec, files, p.channel, p.monitor, p.held, inner, p.aside, waits,
+            )
         });
         let (child, channel, terminal) = (birth.child, birth.channel, birth.terminal);
         Ok(move |spec: CellSpec| Shim {
@@ -331,6 +356,8 @@ impl Shim {
             paused: false,
             killed: false,
             ending: false,
+            keeping: false,
+            begun: false,
             exit: None,
             control,
             forwards,
@@ -367,19 +394,26 @@ impl Shim {
     /// Waits for anything to happen.
     fn wait(&mut self) -> io::Result<()> {
         let ready_until = self.ready_until.filter(|_| !self.ready);
-        let next = [self.stopping, self.hang_up, self.terminate, ready_until]
-            .into_iter()
-            .flatten()
-            .min();
+        let monitor = self.session.as_ref().and_then(Session::next);
+        let next = [
+            self.stopping,
+            self.hang_up,
+            self.terminate,
+            ready_until,
+            monitor.filter(|_| !self.keeping),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         // The ordinary wait is bounded as a safety net only; everything wakes by descriptor.
         let patience = next.map_or(Duration::from_secs(30), |at| {
             at.saturating_duration_since(Instant::now())
         });
         let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
-        let mut fds = vec![
-            PollFd::new(&self.child.pidfd, PollFlags::IN),
-            PollFd::new(&self.control, PollFlags::IN),
-        ];
+        let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
+        if !self.keeping {
+            fds.push(PollFd::new(&self.child.pidfd, PollFlags::IN));
+        }
         fds.extend(
             self.output
                 .iter()
@@ -452,6 +486,8 @@ impl Shim {
         };
         let (outputs, fair) = session.turn();
         self.ready |= session.is_ready();
+        // With everything in memory it stands still until it is needed.
+        let holds = session.is_warm() && !self.begun && !self.paused;
         let over = !fair || session.failed().is_some();
         let outputs = outputs.into_iter().map(|(name, fd)| (name, Some(fd)));
         self.output.extend(outputs);
@@ -459,6 +495,30 @@ impl Shim {
             self.ending = true;
             self.kill();
         }
+        if holds && self.stopping.is_none() {
+            self.pause(true);
+            self.ready |= self.paused;
+        }
+    }
+
+    /// Tells a machine that waits what it waited for.
+    fn begin(&mut self, spec: &CellSpec, fds: Vec<OwnedFd>) -> bool {
+        let waits = self.spec.machine.as_ref().is_some_and(|m| m.origin.waits());
+        let (Some(machine), Ok(streams)) = (&spec.machine, <[OwnedFd; 3]>::try_from(fds)) else {
+            return false;
+        };
+        if !waits || self.begun || self.stopping.is_some() || !self.ready {
+            return false;
+        }
+        if machine::tell(spec, machine, self.generation.0).is_err() {
+            return false;
+        }
+        self.begun = true;
+        self.pause(false);
+        if let Some(session) = &mut self.session {
+            session.begin(spec, streams);
+        }
+        !self.paused
     }
 
     fn answer(&mut self) {
@@ -478,24 +538,22 @@ impl Shim {
     }
 
     /// Answers; gives what a caller stays for.
-    fn exchange(&mut self, mut stream: &UnixStream) -> io::Result<Option<Ask>> {
+    fn exchange(&mut self, stream: &UnixStream) -> io::Result<Option<Ask>> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
-        let mut line = Vec::new();
-        let mut byte = [0u8; 256];
-        while !line.contains(&b'\n') && line.len() < 4096 {
-            let n = stream.read(&mut byte)?;
-            if n == 0 {
-                break;
-            }
-            line.extend_from_slice(&byte[..n]);
-        }
-        let mut stays = None;
+        let (line, passed) = passing::receive(stream, REQUEST_MAX)?;
+        let (mut stays, mut lends) = (None, false);
         match serde_json::from_slice(&line)? {
             Request::Status => {}
             Request::Attach { rows, columns } => stays = Some(Ask::Attach { rows, columns }),
             Request::Guest { ask } => stays = Some(ask),
+            Request::Template {} => lends = true,
+            Request::Begin { spec } => {
+                if !self.begin(&spec, passed) {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
+            }
             Request::Stop { grace } => {
                 // What is held cannot end by itself.
                 self.pause(false);
@@ -510,11 +568,20 @@ impl Shim {
             stopping: self.stopping.is_some(),
             paused: self.paused,
             terminal: self.terminal.is_some() || self.session.is_some() && self.spec.terminal,
+            template: self.template().map(|t| t.key.clone()),
+            begun: self.begun,
         };
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');
-        stream.write_all(&answer)?;
+        let fds = self.template().filter(|_| lends).map(Template::fds);
+        passing::send(stream, &answer, fds.as_ref().map_or(&[], |f| f.as_slice()))?;
         Ok(stays)
+    }
+
+    /// What this machine has become for others.
+    fn template(&self) -> Option<&Template> {
+        let session = self.session.as_ref().filter(|_| self.keeping);
+        session.and_then(Session::template)
     }
 
     /// Holds everything below us, or lets it go on.
@@ -541,6 +608,10 @@ impl Shim {
     }
 
     fn ask_to_stop(&mut self, grace: Millis) {
+        if self.keeping {
+            self.exit = Some(ExitKind::Stopped);
+            return;
+        }
         if self.stopping.is_none() {
             self.stopping = Some(Instant::now() + grace.to_std());
             self.hang_up = self
@@ -640,6 +711,13 @@ impl Shim {
             if let Some(session) = self.session.as_mut().filter(|_| !self.killed) {
                 // Its last words came before its end.
                 let _heard = session.turn();
+                if let Some(template) = session.template()
+                    && template.seal().is_ok()
+                {
+                    self.keeping = true;
+                    self.ready = true;
+                    continue;
+                }
                 self.exit = Some(session.verdict(self.stopping.is_some(), ended.0));
                 continue;
             }

@@ -4,7 +4,7 @@ use super::forward::connect;
 use crate::channel::{Channel, Ends, Peer, Side};
 use crate::guest::{Ask, News, Offer, Order};
 use crate::hostd::{pack_below, unpack_in};
-use crate::machine::Monitor;
+use crate::machine::{Aside, Monitor, Template};
 use crate::spec::{Forward, Listen, Target};
 use crate::{CellSpec, Error, Result, machine};
 use abbey_model::{ExitKind, MachineEnd};
@@ -31,7 +31,18 @@ pub(super) struct Session {
     closed: bool,
     console: Vec<u8>,
     panicked: bool,
+    plan: Plan,
     _held: Option<machine::drives::Held>,
+}
+
+/// What is done with the machine beside running it.
+enum Plan {
+    /// Nothing.
+    Run,
+    /// It is put aside once it waits.
+    Make { template: Template, asked: bool },
+    /// It is brought back, and told to go on or to warm up.
+    Restore { waits: bool, told: bool },
 }
 
 /// Our side of the channel.
@@ -45,6 +56,10 @@ struct House {
     files: PathBuf,
     config: PathBuf,
     ready: bool,
+    /// Whether it has booted and waits.
+    waiting: bool,
+    /// Whether it has run a program while it waited.
+    warm: bool,
     ended: Option<(i32, bool, bool)>,
     failed: Option<String>,
     /// Processes that pack and unpack.
@@ -59,19 +74,35 @@ impl Session {
         monitor: OwnedFd,
         held: Option<machine::drives::Held>,
         streams: Option<[OwnedFd; 3]>,
+        aside: Aside,
+        waits: bool,
     ) -> Session {
-        let inside = |f: &&Forward| matches!(f.at, Listen::Cell(_));
+        let mut monitor = Monitor::new(monitor);
+        let plan = match aside {
+            Aside::Nothing => Plan::Run,
+            Aside::Make(template) => Plan::Make {
+                template,
+                asked: false,
+            },
+            Aside::Restore(devices) => {
+                monitor.restore(devices);
+                Plan::Restore { waits, told: false }
+            }
+        };
         Session {
             channel: Channel::new(channel, Side::Host),
-            monitor: Monitor::new(monitor),
+            monitor,
+            plan,
             house: House {
                 cell: spec.cell.to_string(),
-                forwards: spec.forwards.iter().filter(inside).cloned().collect(),
+                forwards: inside(spec),
                 streams: streams.map(|s| s.map(Some)),
                 outputs: Vec::new(),
                 files,
                 config: machine::config_path(spec),
                 ready: false,
+                waiting: false,
+                warm: false,
                 ended: None,
                 failed: None,
                 helpers: Vec::new(),
@@ -94,6 +125,7 @@ impl Session {
     /// Carries, and gives new outputs of the program. False when the guest broke the rules.
     pub(super) fn turn(&mut self) -> (Vec<(&'static str, OwnedFd)>, bool) {
         self.monitor.turn();
+        self.go_on();
         if !self.closed
             && let Err(why) = self.channel.turn(&mut self.house)
         {
@@ -103,6 +135,63 @@ impl Session {
         }
         let outputs = std::mem::take(&mut self.house.outputs);
         (outputs, self.broken.is_none())
+    }
+
+    /// The next step with templates.
+    fn go_on(&mut self) {
+        if let Some(why) = &self.monitor.failed {
+            let text = format!("its machine could not be put aside or brought back: {why}");
+            self.house.failed.get_or_insert(text);
+            return;
+        }
+        let done = self.monitor.is_done();
+        let order = match &mut self.plan {
+            Plan::Make { template, asked } if self.house.waiting && !*asked => {
+                *asked = true;
+                match template.devices.try_clone() {
+                    Ok(devices) => self.monitor.put_aside(devices),
+                    Err(e) => self.house.failed = Some(e.to_string()),
+                }
+                return;
+            }
+            Plan::Restore { waits, told } if done && !*told => {
+                *told = true;
+                match waits {
+                    true => Order::Warm {},
+                    false => Order::Begin {},
+                }
+            }
+            Plan::Run | Plan::Make { .. } | Plan::Restore { .. } => return,
+        };
+        self.order(&order);
+    }
+
+    /// The template that this machine has become, once it has ended.
+    pub(super) fn template(&self) -> Option<&Template> {
+        match &self.plan {
+            Plan::Make {
+                template,
+                asked: true,
+            } if self.monitor.is_done() && self.monitor.failed.is_none() => Some(template),
+            _ => None,
+        }
+    }
+
+    /// Whether it waits with everything in memory.
+    pub(super) fn is_warm(&self) -> bool {
+        self.house.warm
+    }
+
+    /// What it waited for.
+    pub(super) fn begin(&mut self, spec: &CellSpec, streams: [OwnedFd; 3]) {
+        self.house.forwards = inside(spec);
+        self.house.streams = Some(streams.map(Some));
+        self.order(&Order::Begin {});
+    }
+
+    /// When something is to be done although nothing came.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.monitor.next()
     }
 
     /// Whether the program announced that it is up.
@@ -257,6 +346,8 @@ impl Peer for House {
                 // The machine has it open for as long as it runs; nobody else needs it.
                 let _read_already = fs::remove_file(&self.config);
             }
+            Ok(News::Waiting {}) => self.waiting = true,
+            Ok(News::Warm {}) => self.warm = true,
             Ok(News::Ready {}) => self.ready = true,
             Ok(News::Failed { why }) => self.failed = Some(why),
             Ok(News::Ended {
@@ -287,6 +378,12 @@ impl Peer for House {
             }),
         }
     }
+}
+
+/// Ports inside a machine, in the order in which its guest knows them.
+fn inside(spec: &CellSpec) -> Vec<Forward> {
+    let inside = |f: &&Forward| matches!(f.at, Listen::Cell(_));
+    spec.forwards.iter().filter(inside).cloned().collect()
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
