@@ -4,8 +4,10 @@ use crate::exit::Failure;
 use abbey_api::client::{Client, Endpoint};
 use abbey_daemon::Home;
 use abbey_model::Secret;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The state directory.
 pub(crate) fn home(given: Option<&Path>) -> Home {
@@ -25,9 +27,22 @@ pub(crate) fn home(given: Option<&Path>) -> Home {
     Home::new(std::path::absolute(&path).unwrap_or(path))
 }
 
-/// Whether a control plane answers on its socket.
+/// Time for a control plane to answer the simplest question.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Whether a control plane answers on its socket. A connection alone tells nothing: one that was killed
+/// a moment ago may still hold the socket open.
 pub(crate) fn is_up(home: &Home) -> bool {
-    UnixStream::connect(home.operator()).is_ok()
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = UnixStream::connect(home.operator())?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: abbey\r\nConnection: close\r\n\r\n")?;
+        let mut head = [0u8; 12];
+        stream.read_exact(&mut head)?;
+        Ok(&head == b"HTTP/1.1 200")
+    };
+    ask().unwrap_or(false)
 }
 
 /// A client with the operator's credential.

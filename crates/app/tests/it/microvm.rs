@@ -370,3 +370,176 @@ fn drives_grow_with_the_manifest_and_go_with_the_agent() {
     assert_eq!(removed.len(), 1, "its files are kept aside");
     whole(&removed[0].path().join("drives/workspace.ext4"));
 }
+
+/// A backup has what is on the drives, whether the machine runs or not, and a house that is restored from it
+/// makes drives with that.
+#[test]
+fn a_backup_holds_what_is_on_the_drives() {
+    let house = machines(ONE);
+    house.expect(0, &["up"]);
+    shell(
+        &house,
+        "mkdir /agent/workspace/d; echo kept > /agent/workspace/d/f; echo mine > /agent/home/h",
+    );
+    let names = |archive: &str| {
+        let listed = Command::new("tar").args(["-tf", archive]).output().unwrap();
+        String::from_utf8_lossy(&listed.stdout).into_owned()
+    };
+    let (running, stopped) = (house.path("running.tar"), house.path("stopped.tar"));
+    for (archive, verb) in [(&running, "stop"), (&stopped, "start")] {
+        let archive = archive.display().to_string();
+        house.expect(0, &["backup", &archive]);
+        let names = names(&archive);
+        for wanted in ["agents/alpha/workspace/d/f", "agents/alpha/home/h"] {
+            assert!(names.contains(wanted), "{verb}: {names}");
+        }
+        assert!(
+            !names.contains("ext4") && !names.contains("token"),
+            "{names}"
+        );
+        if verb == "stop" {
+            house.expect(0, &["stop", "alpha"]);
+        }
+    }
+    house.expect(0, &["down"]);
+    let other = machines(ONE);
+    for archive in [&running, &stopped] {
+        let _first_time = std::fs::remove_dir_all(other.home());
+        other.bring_image();
+        other.expect(0, &["restore", &archive.display().to_string()]);
+        other.expect(0, &["up"]);
+        // In the second one it was stopped, and so it stays.
+        other.expect(0, &["start", "alpha"]);
+        assert_eq!(
+            shell(
+                &other,
+                "cat /agent/workspace/d/f /agent/home/h; stat -c %U /agent/home/h"
+            ),
+            "kept\nmine\nagent\n"
+        );
+        other.expect(0, &["down"]);
+    }
+}
+
+fn run(house: &House, more: &[&str], script: &str) -> Value {
+    let mut args = vec!["run", "--cell", "microvm", "--memory", "192MiB"];
+    args.extend(more);
+    args.extend(["--json", "--", "sh", "-c", script]);
+    let text = house.expect(0, &args);
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The first command boots its machine and says so; later ones begin where another waited, each with an
+/// identity of its own, from a memory that holds no secret and that nobody can change (S5-15).
+#[test]
+fn commands_begin_where_a_machine_waited() {
+    let house = crate::house();
+    house.bring_image();
+    let canary = format!("sk-canary-{}", "V4w3".repeat(6));
+    std::fs::write(house.path("canary"), &canary).unwrap();
+    house.manifest(
+        "house: commands\nproviders:\n  far: { kind: openai, base_url: \"http://127.0.0.1:9\", key: \"file:canary\" }\nagents: {}\n",
+    );
+    house.expect(0, &["up"]);
+    std::fs::write(house.path("in.txt"), "brought\n").unwrap();
+    let bring = house.path("in.txt").display().to_string();
+    let files = ["--in", bring.as_str(), "--out", "out.txt"];
+    let convert = "tr a-z A-Z < in.txt > out.txt; echo done";
+    let first = run(&house, &files, convert);
+    assert_eq!(
+        (first["boot"].as_str(), first["stdout"].as_str()),
+        (Some("cold"), Some("done\n"))
+    );
+    assert_eq!(
+        std::fs::read_to_string(house.path("out.txt")).unwrap(),
+        "BROUGHT\n"
+    );
+    // A template and machines that wait come by themselves.
+    let who = "head -c 16 /dev/urandom | od -An -tx1; cat /etc/machine-id /proc/sys/kernel/random/uuid; hostname; date +%s";
+    let mut said = Vec::new();
+    until("a command begins in a machine that waited", || {
+        let document = run(&house, &[], who);
+        said.push(document["stdout"].as_str().unwrap().to_owned());
+        document["boot"] == "warm"
+    });
+    std::fs::remove_file(house.path("out.txt")).unwrap();
+    let taken = run(&house, &files, convert);
+    assert_ne!(taken["boot"], "cold");
+    assert_eq!(
+        std::fs::read_to_string(house.path("out.txt")).unwrap(),
+        "BROUGHT\n"
+    );
+    // Several at once, from the same memory: nothing of one is another's.
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| run(&house, &[], who)["stdout"].as_str().unwrap().to_owned()))
+            .collect();
+        said.extend(runs.into_iter().map(|r| r.join().unwrap()));
+    });
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for text in &said {
+        let lines: Vec<&str> = text.lines().collect();
+        for line in &lines[..4] {
+            assert!(seen.insert((*line).to_owned()), "twice: {line}\n{said:#?}");
+        }
+        let seconds: u64 = lines[4].parse().unwrap();
+        assert!(now.as_secs().abs_diff(seconds) < 60, "its clock: {seconds}");
+    }
+    // Whoever holds the template has it sealed, and no secret of the house is in it.
+    let mut templates = 0;
+    let record = |entry: &std::fs::DirEntry| -> Option<Value> {
+        let bytes = std::fs::read(entry.path().join("shim.json")).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    };
+    let cells = house.home().join("run/cells");
+    let mut waiting = Vec::new();
+    for entry in std::fs::read_dir(&cells).unwrap().flatten() {
+        let Some(record) = record(&entry) else {
+            continue;
+        };
+        let shim = record["shim"]["pid"].as_i64().unwrap();
+        let fds = std::fs::read_dir(format!("/proc/{shim}/fd"))
+            .unwrap()
+            .flatten();
+        let memory = fds.map(|f| f.path()).find(|f| {
+            std::fs::read_link(f)
+                .is_ok_and(|t| t.to_string_lossy().contains("abbey-template-memory"))
+        });
+        match memory {
+            Some(memory) => {
+                templates += 1;
+                let bytes = std::fs::read(&memory).unwrap();
+                let found = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+                assert!(found("abbey"), "it is a memory");
+                assert!(!found(&canary) && !found("sk-abbey-"));
+                assert!(
+                    std::fs::File::options()
+                        .write(true)
+                        .open(&memory)
+                        .is_ok_and(|f| {
+                            use std::os::unix::fs::FileExt;
+                            f.write_at(b"x", 0).is_err()
+                        })
+                );
+            }
+            None => waiting.push(i32::try_from(record["child"]["pid"].as_i64().unwrap()).unwrap()),
+        }
+    }
+    assert_eq!(templates, 1);
+    // Machines that wait may die; a command gets one all the same.
+    for pid in waiting {
+        kill(pid);
+    }
+    assert_eq!(run(&house, &[], "echo still")["stdout"], "still\n");
+    // The control plane dies: what it kept is not kept for ever.
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    until("what nobody waits for is gone", || {
+        std::fs::read_dir(&cells).map_or(0, |d| d.flatten().count()) == 0
+    });
+    house.expect(0, &["down"]);
+    assert!(!cells.exists());
+}

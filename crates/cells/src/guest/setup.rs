@@ -9,7 +9,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 
 /// Memory that the guest's kernel and first process keep.
@@ -154,6 +154,7 @@ pub(super) fn files(config: &Config) -> Result<()> {
         })?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
         mount(&device, at, "ext4", flags, None).map_err(step("mount", at))?;
+        adopt(Path::new(at)).map_err(Error::file("take over", at))?;
     }
     match &config.cell {
         CellName::Agent(_) => prepare_in(
@@ -166,6 +167,22 @@ pub(super) fn files(config: &Config) -> Result<()> {
         CellName::Service(_) => own("/service"),
         CellName::Run(_) => own(WORK),
     }
+}
+
+/// Files that were put on a drive when it was made belong to the user that the cell has outside; here that
+/// is ours. Those below are of one owner with what holds them, so one look tells.
+fn adopt(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)?.flatten() {
+        let meta = entry.metadata()?;
+        let theirs = meta.uid() != 0 && meta.uid() != UID;
+        if theirs {
+            lchown(entry.path(), Some(UID), Some(UID))?;
+        }
+        if meta.is_dir() && theirs {
+            adopt(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Where a single command works.

@@ -42,10 +42,9 @@ pub(super) fn admit(
         sized(machine)?;
         machine.images = config.images();
         machine.files = dir_of(config, &cell);
-        if let Some(template) = machine.origin.template() {
-            if !matches!(template, CellName::Run(_)) || !claims.owners.contains_key(template) {
-                return Err(format!("{template} is no template of this house"));
-            }
+        let known = |c: &CellName| matches!(c, CellName::Run(_)) && claims.owners.contains_key(c);
+        if let Some(template) = machine.origin.template().filter(|t| !known(t)) {
+            return Err(format!("{template} is no template of this house"));
         }
     }
     spec.run_dir = config.cells().join(cell.to_string());

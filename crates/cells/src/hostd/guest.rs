@@ -100,6 +100,25 @@ pub(super) fn read(config: &Config, cell: &CellName, file: FileName) -> Result<S
     }
 }
 
+/// What lasts of an agent, as an archive.
+pub(super) fn pack(config: &Config, cell: &CellName) -> Result<UnixStream> {
+    let stream = open(&config.cells(), cell, Ask::Pack {})?;
+    let mut line = Vec::new();
+    let mut byte = [0u8; 1];
+    // Byte by byte: what follows the answer is the archive.
+    while line.len() < 4096 && line.last() != Some(&b'\n') {
+        (&stream)
+            .read_exact(&mut byte)
+            .map_err(|e| failed(cell, format!("did not answer: {e}")))?;
+        line.push(byte[0]);
+    }
+    match serde_json::from_slice(&line) {
+        Ok(Answer::Done {}) => Ok(stream),
+        Ok(Answer::Failed { why }) => Err(failed(cell, format!("refused: {why}"))),
+        _ => Err(failed(cell, "gave no answer")),
+    }
+}
+
 /// Runs one more program in a machine to its end; see [`super::enter::run`].
 pub(super) fn enter(
     cells: &Path,

@@ -1,32 +1,120 @@
 //! Agents' files in one archive. Each is opened beneath its directory without following links, so
 //! that nothing an agent puts there, or swaps while we read, leads out of it.
 
+use super::claims::Claims;
+use super::files::dir_of;
+use super::guest;
+use super::server::Config;
+use crate::machine::drives;
 use crate::{Error, Result};
+use abbey_model::CellName;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::{Component, Path, PathBuf};
 
 /// Files that are never in a backup.
 const EXCLUDED: [&str; 3] = ["token", "key", "session.lock"];
+/// Directories that are packed by what is on them, or not at all.
+const LEFT_OUT: [&str; 3] = ["drives", "lost+found", UNLOADED];
+/// Where the files of a drive are while they are packed.
+const UNLOADED: &str = "unloaded";
+/// Most that a guest may send of its files, bytes.
+const GUEST_MAX: u64 = 64 << 30;
 /// Deepest directory; an agent could nest without end.
 const DEPTH_MAX: usize = 64;
 
 /// Packs every agent's files and the claims into `to`, which the caller goes on writing: the end
 /// of the archive is its to set.
-pub(super) fn pack(home: &Path, to: OwnedFd) -> Result<()> {
+pub(super) fn pack(config: &Config, claims: &Claims, to: OwnedFd) -> Result<()> {
+    let home = &config.home;
     let agents = &home.join("agents");
     let mut archive = tar::Builder::new(File::from(to));
     let dir = open(CWD, agents.as_os_str().as_bytes(), OFlags::DIRECTORY)
         .map_err(Error::file("open", agents))?;
     add(&mut archive, &dir, &PathBuf::from("agents"), 0).map_err(Error::file("pack", agents))?;
+    for (owner, claim) in &claims.owners {
+        if matches!(owner, CellName::Agent(_)) && dir_of(config, owner).join("drives").exists() {
+            machine(config, owner, claim.uid, &mut archive)?;
+        }
+    }
     let claims = home.join("hostd/claims.json");
     archive
         .append_path_with_name(&claims, "hostd/claims.json")
         .map_err(Error::file("pack", claims))?;
     // Dropping it would write the end.
     std::mem::forget(archive);
+    Ok(())
+}
+
+/// What is on the drives of a machine: its guest tells while it runs; else programs of its user's look.
+/// Later entries of an archive count, so these come after what its directory holds beside them.
+fn machine(
+    config: &Config,
+    owner: &CellName,
+    uid: Option<u32>,
+    archive: &mut tar::Builder<File>,
+) -> Result<()> {
+    let name = Path::new("agents").join(owner.slug().as_str());
+    if guest::runs(&config.cells(), owner)? {
+        let stream = guest::pack(config, owner)?;
+        return copy(stream, &name, uid, archive).map_err(Error::file("pack", name));
+    }
+    let staging = dir_of(config, owner).join(UNLOADED);
+    let _left_by_a_crash = std::fs::remove_dir_all(&staging);
+    std::fs::create_dir(&staging).map_err(Error::file("make", &staging))?;
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::Permissions::from_mode(0o711);
+    let packed = std::fs::set_permissions(&staging, mode)
+        .map_err(Error::file("protect", &staging))
+        .and_then(|()| drives::unload(owner, &dir_of(config, owner), &staging, uid))
+        .and_then(|()| {
+            let dir = open(CWD, staging.as_os_str().as_bytes(), OFlags::DIRECTORY);
+            dir.and_then(|dir| add(archive, &dir, &name, 0))
+                .map_err(Error::file("pack", &staging))
+        });
+    let _swept_with_the_house = std::fs::remove_dir_all(&staging);
+    packed
+}
+
+/// Entries that a guest sends, under names and owners of ours.
+fn copy(
+    stream: UnixStream,
+    name: &Path,
+    uid: Option<u32>,
+    archive: &mut tar::Builder<File>,
+) -> std::io::Result<()> {
+    let mut from = tar::Archive::new(stream.take(GUEST_MAX));
+    for entry in from.entries()? {
+        let entry = entry?;
+        let path = entry.path()?.into_owned();
+        let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
+        let kind = entry.header().entry_type();
+        let last = path.file_name().unwrap_or_default();
+        let wanted = (kind.is_file() || kind.is_dir())
+            && !EXCLUDED.iter().any(|e| *e == last)
+            && !path.iter().any(|p| LEFT_OUT.iter().any(|l| *l == p));
+        if !plain || !wanted {
+            continue;
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(entry.size());
+        header.set_mode(entry.header().mode()? & 0o777);
+        header.set_mtime(entry.header().mtime()?);
+        let owner = match entry.header().uid()? {
+            0 => 0,
+            _ => uid
+                .unwrap_or_else(|| rustix::process::geteuid().as_raw())
+                .into(),
+        };
+        header.set_uid(owner);
+        header.set_gid(owner);
+        archive.append_data(&mut header, name.join(&path), entry)?;
+    }
     Ok(())
 }
 
@@ -53,6 +141,7 @@ fn add(
             continue;
         };
         match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if LEFT_OUT.iter().any(|l| l.as_bytes() == bytes) => {}
             FileType::Directory if depth < DEPTH_MAX => {
                 let Ok(below) = open(dir, bytes, OFlags::DIRECTORY) else {
                     continue;

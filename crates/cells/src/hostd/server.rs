@@ -355,7 +355,10 @@ fn attempt(
         Operation::Pack {} => match fds.into_iter().next() {
             None => refused("no file came along"),
             Some(_) if dry => Ok(Reply::Done),
-            Some(fd) => pack::pack(&config.home, fd).map(|()| Reply::Done),
+            Some(fd) => {
+                let claims = held()?.claims;
+                pack::pack(config, &claims, fd).map(|()| Reply::Done)
+            }
         },
         Operation::Firewall { confirm_within } => firewall(config, dry, confirm_within, stream),
         Operation::Start { generation, spec } => {

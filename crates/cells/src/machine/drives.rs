@@ -46,27 +46,41 @@ fn run(mut command: Command, fine: &[i32], drive: &Path) -> Result<()> {
     Err(broken(format!("`{name}` ended with status {code}: {text}")))
 }
 
-/// Makes an empty file system of this size, whole or not at all. One that is read again after a crash
-/// has a journal.
-fn make(path: &Path, label: &str, size: Bytes, journal: bool, uid: Option<u32>) -> Result<()> {
+/// Makes a file system of this size, whole or not at all, with the files of a directory if there is one. One
+/// that is read again after a crash has a journal. Where files are copied, their user does it: they may be an agent's.
+fn make(
+    path: &Path,
+    label: &str,
+    size: Bytes,
+    from: Option<&Path>,
+    uid: Option<u32>,
+) -> Result<()> {
     let temporary = path.with_extension("new");
     let _left_by_a_crash = fs::remove_file(&temporary);
-    let mut command = tool("mkfs.ext4", None);
-    command
-        .args(["-q", "-F", "-m", "0", "-L", label, "-E"])
-        .arg("lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0")
-        .args(match journal {
-            true => ["-O", "has_journal"],
-            false => ["-O", "^has_journal"],
-        })
-        .arg(&temporary)
-        .arg(format!("{}k", size.0 >> 10));
-    run(command, &[0], path)?;
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&temporary);
+    drop(file.map_err(Error::file("make", &temporary))?);
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))
         .map_err(Error::file("protect", &temporary))?;
     if let Some(uid) = uid {
         chown(&temporary, Some(uid), Some(uid)).map_err(Error::file("hand over", &temporary))?;
     }
+    let mut command = tool("mkfs.ext4", uid.filter(|_| from.is_some()));
+    if let Some(from) = from {
+        command.arg("-d").arg(from);
+    }
+    command
+        .args(["-q", "-F", "-m", "0", "-L", label, "-E"])
+        .arg("lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0")
+        .args(match from {
+            Some(_) => ["-O", "has_journal"],
+            None => ["-O", "^has_journal"],
+        })
+        .arg(&temporary)
+        .arg(format!("{}k", size.0 >> 10));
+    run(command, &[0], path)?;
     fs::rename(&temporary, path).map_err(Error::file("publish", path))
 }
 
@@ -105,14 +119,15 @@ pub(crate) struct Held {
     _lock: fs::File,
 }
 
-/// Makes the lasting drives of an owner in `dir` where they are not there, makes larger those that should
-/// be, and takes them.
+/// Makes the lasting drives of an owner, with the files that it has so far, where they are not there, makes
+/// larger those that should be, and takes them.
 pub(crate) fn take(
     cell: &CellName,
-    dir: &Path,
+    files: &Path,
     classes: &Drives,
     uid: Option<u32>,
 ) -> Result<Held> {
+    let dir = &files.join("drives");
     fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
         .map_err(Error::file("protect", dir))?;
@@ -123,12 +138,17 @@ pub(crate) fn take(
         workspace: dir.join("workspace.ext4"),
         _lock: lock,
     };
-    for (path, label, size) in [
-        (&held.state, "abbey-state", classes.state),
-        (&held.workspace, "abbey-work", classes.workspace),
+    for (path, label, size, from) in [
+        (&held.state, "abbey-state", classes.state, "home"),
+        (
+            &held.workspace,
+            "abbey-work",
+            classes.workspace,
+            "workspace",
+        ),
     ] {
         match fs::symlink_metadata(path) {
-            Err(_) => make(path, label, size, true, uid)?,
+            Err(_) => make(path, label, size, Some(&files.join(from)), uid)?,
             Ok(meta) if meta.is_file() && meta.size() < size.0 => grow(path, size, uid)?,
             Ok(_) => {}
         }
@@ -136,7 +156,40 @@ pub(crate) fn take(
     Ok(held)
 }
 
+/// Brings the files of drives that nobody holds into `to`, which belongs to their user; so do the programs that
+/// read what a guest wrote.
+pub(crate) fn unload(cell: &CellName, files: &Path, to: &Path, uid: Option<u32>) -> Result<()> {
+    let dir = files.join("drives");
+    let lock = crate::lock::try_take(&dir.join("lock"))?;
+    let _held = lock.ok_or_else(|| Error::Attached(cell.clone()))?;
+    for (drive, name) in [("state", "home"), ("workspace", "workspace")] {
+        let drive = dir.join(drive).with_extension("ext4");
+        let place = to.join(name);
+        fs::create_dir_all(&place).map_err(Error::file("make", &place))?;
+        if let Some(uid) = uid {
+            chown(&place, Some(uid), Some(uid)).map_err(Error::file("hand over", &place))?;
+        }
+        let mut dump = tool("debugfs", uid);
+        dump.arg("-R")
+            .arg(format!("rdump / {}", place.display()))
+            .arg(&drive);
+        let said = dump.output().map_err(Error::file("read", &drive))?;
+        // Its status tells nothing. An ordinary user cannot give files away, and need not.
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        let complaint = said
+            .lines()
+            .find(|l| !l.starts_with("debugfs ") && !l.contains("changing ownership"));
+        if let Some(why) = complaint {
+            return Err(Error::Drive {
+                drive,
+                why: why.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// A drive for one boot.
 pub(crate) fn scratch(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
-    make(path, "abbey-scratch", size, false, uid)
+    make(path, "abbey-scratch", size, None, uid)
 }

@@ -190,7 +190,7 @@ pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<P
     let held = match &machine.drives {
         None => None,
         Some(classes) => {
-            let held = drives::take(&spec.cell, &machine.files.join("drives"), classes, spec.uid)?;
+            let held = drives::take(&spec.cell, &machine.files, classes, spec.uid)?;
             let scratch = spec.run_dir.join("scratch.ext4");
             drives::scratch(&scratch, classes.scratch, spec.uid)?;
             bind(scratch, "scratch", true);

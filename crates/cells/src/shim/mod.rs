@@ -330,12 +330,8 @@ impl Shim {
             .map(|within| Instant::now() + within.to_std());
         let [stdout, stderr, ready_pipe] = birth.pipes;
         let forwards = open_forwards(spec, birth.listeners)?;
-        let session = spec.machine.as_ref().zip(prepared).map(|(machine, p)| {
-            let (files, waits) = (machine.files.clone(), machine.origin.waits());
-            Session::new(
-                spec, files, p.channel, p.monitor, p.held, inner, p.aside, waits,
-            )
-        });
+        let session = spec.machine.as_ref().zip(prepared);
+        let session = session.map(|(m, p)| Session::new(spec, m, p, inner));
         let (child, channel, terminal) = (birth.child, birth.channel, birth.terminal);
         Ok(move |spec: CellSpec| Shim {
             generation,

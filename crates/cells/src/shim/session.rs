@@ -4,7 +4,7 @@ use super::forward::connect;
 use crate::channel::{Channel, Ends, Peer, Side};
 use crate::guest::{Ask, News, Offer, Order};
 use crate::hostd::{pack_below, unpack_in};
-use crate::machine::{Aside, Monitor, Template};
+use crate::machine::{Aside, Machine, Monitor, Prepared, Template};
 use crate::spec::{Forward, Listen, Target};
 use crate::{CellSpec, Error, Result, machine};
 use abbey_model::{ExitKind, MachineEnd};
@@ -69,16 +69,12 @@ struct House {
 impl Session {
     pub(super) fn new(
         spec: &CellSpec,
-        files: PathBuf,
-        channel: OwnedFd,
-        monitor: OwnedFd,
-        held: Option<machine::drives::Held>,
+        machine: &Machine,
+        prepared: Prepared,
         streams: Option<[OwnedFd; 3]>,
-        aside: Aside,
-        waits: bool,
     ) -> Session {
-        let mut monitor = Monitor::new(monitor);
-        let plan = match aside {
+        let mut monitor = Monitor::new(prepared.monitor);
+        let plan = match prepared.aside {
             Aside::Nothing => Plan::Run,
             Aside::Make(template) => Plan::Make {
                 template,
@@ -86,11 +82,12 @@ impl Session {
             },
             Aside::Restore(devices) => {
                 monitor.restore(devices);
+                let waits = machine.origin.waits();
                 Plan::Restore { waits, told: false }
             }
         };
         Session {
-            channel: Channel::new(channel, Side::Host),
+            channel: Channel::new(prepared.channel, Side::Host),
             monitor,
             plan,
             house: House {
@@ -98,7 +95,7 @@ impl Session {
                 forwards: inside(spec),
                 streams: streams.map(|s| s.map(Some)),
                 outputs: Vec::new(),
-                files,
+                files: machine.files.clone(),
                 config: machine::config_path(spec),
                 ready: false,
                 waiting: false,
@@ -111,7 +108,7 @@ impl Session {
             closed: false,
             console: Vec::new(),
             panicked: false,
-            _held: held,
+            _held: prepared.held,
         }
     }
 
