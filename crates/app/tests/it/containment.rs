@@ -21,7 +21,11 @@ struct Outcome {
 
 /// Runs every probe in the cell of `alpha`, beside a neighbour `beta`.
 fn probe(house: &House, cell: &str) -> Vec<Outcome> {
-    let walled = cell == "sandbox";
+    let walled = cell != "process";
+    let machine = cell == "microvm";
+    if machine {
+        house.bring_image();
+    }
     let canary = format!("sk-canary-{}", "Z9y8".repeat(6));
     std::fs::write(house.path("canary"), &canary).unwrap();
     let waive = match house.runs_as_root() {
@@ -30,7 +34,7 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
     };
     house.manifest(&format!(
         "house: walls\nproviders:\n  far: {{ kind: openai, base_url: \"http://127.0.0.1:9\", key: \"file:canary\" }}\n\
-         defaults: {{ cell: {cell}, {waive}limits: {{ memory: 256MiB, processes: {PROCESSES} }} }}\n\
+         defaults: {{ cell: {cell}, {waive}limits: {{ memory: 256MiB, processes: {PROCESSES} }}, drives: {{ state: 16MiB, workspace: 32MiB, scratch: 64MiB }} }}\n\
          agents:\n  alpha: {{ template: sysadmin }}\n  beta: {{ template: sysadmin }}\n"
     ));
     house.expect(0, &["up"]);
@@ -61,6 +65,7 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
         "home": home, "neighbour": neighbour, "house_files": house_files, "charter": charter,
         "pids": [house.serve_pid()], "abstract": abstract_name, "yranac": canary.chars().rev().collect::<String>(),
         "outside_port": address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap(),
+        "machine": machine, "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim(),
         "fill": walled, "limits": if waive.is_empty() { PROCESSES } else { 0 },
     });
     let said = house.expect(
@@ -125,6 +130,12 @@ fn a_sandbox_of_an_ordinary_user_contains_every_probe() {
     let _outside = outside();
     let house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
     all_contained(&probe(&house, "sandbox"));
+}
+
+#[test]
+fn a_machine_contains_every_probe() {
+    let _outside = outside();
+    all_contained(&probe(&crate::house(), "microvm"));
 }
 
 /// The same probes against a cell that is shown as "not isolated": they can fail.

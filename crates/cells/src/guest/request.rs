@@ -110,8 +110,7 @@ fn exec(groups: &Groups, mut stream: &UnixStream) -> Result<()> {
         why: e.to_string(),
     })?;
     let ((stdin, input), (output, stdout), (errors, stderr)) = (pipe()?, pipe()?, pipe()?);
-    let (_, ready) = pipe()?;
-    let fds = vec![stdin, stdout, stderr, ready];
+    let fds = vec![stdin, stdout, stderr];
     let mut speaker = stream;
     let mut send = |kind: u8, content: &[u8]| {
         let frame = frame::encode(kind, content);
