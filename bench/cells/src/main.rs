@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+mod machines;
+
 const ROUNDS: usize = 30;
 
 struct House {
@@ -60,6 +62,7 @@ impl House {
             limits: Limits { memory: Bytes(256 << 20), cpu_milli: 2000, processes: 64 },
             waived: Default::default(),
             sandbox: walls.then_some(sandbox),
+            machine: None,
             network: subnet.map(|subnet| Network { subnet, tag: None }),
             forwards: Vec::new(),
             terminal: false,
@@ -307,6 +310,9 @@ fn main() {
     let house = House::start(&abbey);
     programs(&house);
     networks(&house);
+    drop(house);
+    let house = House::start(&abbey);
+    machines::machines(&house, &abbey);
     drop(house);
     let house = House::start(&abbey);
     fleet(&house, count);

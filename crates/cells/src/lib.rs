@@ -120,6 +120,20 @@ pub enum Error {
         /// What went wrong.
         why: String,
     },
+    /// The program that runs machines did not do what was asked.
+    #[error("what answers at `{socket}` does not do it: {why}")]
+    Monitor {
+        /// Where.
+        socket: PathBuf,
+        /// What it said.
+        why: String,
+    },
+    /// What was asked was understood and refused.
+    #[error("refused: {why}")]
+    Refused {
+        /// In its own words.
+        why: String,
+    },
     /// The drives of an owner are in use by another machine.
     #[error("the drives of {0} are attached to another machine; stop that first")]
     Attached(CellName),

@@ -142,7 +142,8 @@ impl Home {
         if !abbey_plan::home_fits(&self.root.to_string_lossy()) {
             return Err(Error::HomeTooDeep(self.root.clone()));
         }
-        make_dir(&self.root, 0o711)?;
+        // Another one may be at work in it already: what is there is never narrowed, not for a moment.
+        fs::create_dir_all(&self.root).map_err(Error::file("make", &self.root))?;
         let config = self.hostd_config()?;
         let shared = if config.privileged { 0o1771 } else { 0o711 };
         for (dir, mode) in [
@@ -156,10 +157,13 @@ impl Home {
             (self.credentials(), 0o2750),
             (self.skills(), 0o755),
         ] {
-            make_dir(&dir, mode)?;
-            if config.privileged {
-                chown(&dir, 0, config.serve_uid)?;
-                // Changing the owner clears the set-group-id bit.
+            let owner = config.privileged.then_some((0, config.serve_uid));
+            if !stands(&dir, mode, owner) {
+                fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
+                if let Some((uid, gid)) = owner {
+                    chown(&dir, uid, gid)?;
+                }
+                // Last: changing the owner clears the set-group-id bit.
                 make_dir(&dir, mode)?;
             }
         }
@@ -302,6 +306,16 @@ impl Home {
 
 fn chown(path: &Path, uid: u32, gid: u32) -> Result<(), Error> {
     std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(Error::file("hand over", path))
+}
+
+/// Whether a directory is there with exactly this mode and owner.
+fn stands(dir: &Path, mode: u32, owner: Option<(u32, u32)>) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::symlink_metadata(dir).is_ok_and(|m| {
+        m.is_dir()
+            && m.mode() & 0o7777 == mode
+            && owner.is_none_or(|(uid, gid)| (m.uid(), m.gid()) == (uid, gid))
+    })
 }
 
 /// Makes a directory with exactly this mode.

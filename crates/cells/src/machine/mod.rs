@@ -5,6 +5,7 @@
 //! and the house goes over one channel ([`crate::channel`]).
 
 pub mod drives;
+pub mod firecracker;
 pub mod image;
 mod qemu;
 mod qmp;
