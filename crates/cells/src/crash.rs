@@ -25,6 +25,16 @@ pub const POINTS: [&str; 20] = [
     "shim.ended",
 ];
 
+/// Places that only a machine comes by.
+pub const MACHINE_POINTS: [&str; 6] = [
+    "drive.made",
+    "machine.prepared",
+    "machine.ended",
+    "template.waits",
+    "template.sealed",
+    "machine.begun",
+];
+
 /// Variable with the name of one place and a file: `NAME@PATH`. The first who comes by removes the
 /// file and is ended; later ones go on.
 pub const VARIABLE: &str = "ABBEY_CRASH_AT";

@@ -137,19 +137,12 @@ fn robed(house: &House, agents: usize) -> bool {
 /// One life of a house, with a crash at `place`: agents come, are booted anew, stopped, changed and
 /// go. In the end the house is as it was before the second agent came.
 fn live_through(place: &str) {
-    let mut house = house();
-    let open = house.path("open");
-    std::fs::create_dir(&open).unwrap();
-    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let armed = open.join("armed");
-    house.crash_at = Some(format!("{place}@{}", armed.display()));
+    let (house, armed) = armed_house(place);
     house.manifest(ONE);
     house.expect(0, &["up"]);
     until("the first agent is up", || robed(&house, 1));
     let before = inventory(&house);
-    std::fs::write(&armed, "").unwrap();
-    std::fs::set_permissions(&armed, std::fs::Permissions::from_mode(0o666)).unwrap();
-
+    arm(&armed);
     house.manifest(&format!("{ONE}{TWO}"));
     insist(&house, &["up"], &armed);
     insist(&house, &["restart", "b"], &armed);
@@ -218,4 +211,89 @@ fn a_crash_at_every_step_leaves_nothing_third_quarter() {
 #[test]
 fn a_crash_at_every_step_leaves_nothing_fourth_quarter() {
     some(3);
+}
+
+/// The lives of a machine: it comes with its agent, works, is stopped, and goes.
+fn machine_lives_through(place: &str) {
+    let (mut house, armed) = armed_house(place);
+    house.bring_image();
+    let drives =
+        "limits: { memory: 192MiB }, drives: { state: 16MiB, workspace: 16MiB, scratch: 16MiB }";
+    let machine =
+        format!("  b: {{ template: sysadmin, reports_to: a, cell: microvm, {drives} }}\n");
+    house.manifest(ONE);
+    house.expect(0, &["up"]);
+    until("the first agent is up", || robed(&house, 1));
+    let before = inventory(&house);
+    arm(&armed);
+    house.manifest(&format!("{ONE}{machine}"));
+    insist(&house, &["up"], &armed);
+    insist(&house, &["stop", "b"], &armed);
+    house.manifest(ONE);
+    insist(&house, &["up"], &armed);
+    assert!(!armed.exists(), "nobody came by {place}");
+    house.crash_at = None;
+    until("everything of it is gone", || inventory(&house) == before);
+    house.expect(0, &["activity", "verify"]);
+    house.expect(0, &["down"]);
+}
+
+/// Commands in machines: one is booted, others begin where a template waits.
+fn commands_live_through(place: &str) {
+    let (house, armed) = armed_house(place);
+    house.bring_image();
+    house.manifest("house: crash\nagents: {}\n");
+    house.expect(0, &["up"]);
+    let before = inventory(&house);
+    arm(&armed);
+    let run = || {
+        let args = [
+            "run", "--cell", "microvm", "--memory", "192MiB", "--", "true",
+        ];
+        house.run(&args).status.success()
+    };
+    until("somebody came by", || {
+        let _may_meet_the_crash = run();
+        !armed.exists()
+    });
+    assert!(run(), "{place}: a command gets a machine all the same");
+    // The next control plane knows none of what this one kept.
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    until("everything of it is gone", || inventory(&house) == before);
+    house.expect(0, &["down"]);
+}
+
+fn armed_house(place: &str) -> (House, std::path::PathBuf) {
+    let mut house = house();
+    let open = house.path("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let armed = open.join("armed");
+    house.crash_at = Some(format!("{place}@{}", armed.display()));
+    (house, armed)
+}
+
+fn arm(armed: &Path) {
+    std::fs::write(armed, "").unwrap();
+    std::fs::set_permissions(armed, std::fs::Permissions::from_mode(0o666)).unwrap();
+}
+
+#[test]
+fn a_crash_in_the_life_of_a_machine_leaves_nothing() {
+    own_network();
+    let points = abbey_cells::crash::MACHINE_POINTS;
+    // Those of a machine of its own, and some that every cell comes by.
+    let more = ["shim.running", "shim.ended", "hostd.sweep"];
+    for place in points[..3].iter().chain(&more) {
+        machine_lives_through(place);
+    }
+}
+
+#[test]
+fn a_crash_of_what_commands_begin_from_leaves_nothing() {
+    own_network();
+    for place in &abbey_cells::crash::MACHINE_POINTS[3..] {
+        commands_live_through(place);
+    }
 }

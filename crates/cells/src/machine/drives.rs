@@ -2,7 +2,7 @@
 //! and never mounted or read by the house. What a guest wrote into a drive is looked at by programs
 //! that run as the guest's own user.
 
-use crate::{Error, Result};
+use crate::{Error, Result, crash};
 use abbey_model::{Bytes, CellName, Drives};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -81,6 +81,7 @@ fn make(
         .arg(&temporary)
         .arg(format!("{}k", size.0 >> 10));
     run(command, &[0], path)?;
+    crash::point("drive.made");
     fs::rename(&temporary, path).map_err(Error::file("publish", path))
 }
 

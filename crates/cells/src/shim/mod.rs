@@ -294,6 +294,9 @@ impl Shim {
         let beside = prepared
             .as_mut()
             .map_or_else(Vec::new, |p| std::mem::take(&mut p.fds));
+        if prepared.is_some() {
+            crash::point("machine.prepared");
+        }
         record.boot = prepared.as_ref().map(|p| p.aside.boot().to_owned());
         // Around a machine is a cell like any other.
         let outer = prepared.as_ref().map_or(spec, |p| &p.outer);
@@ -509,6 +512,7 @@ impl Shim {
         if machine::tell(spec, machine, self.generation.0).is_err() {
             return false;
         }
+        crash::point("machine.begun");
         self.begun = true;
         self.pause(false);
         if let Some(session) = &mut self.session {
@@ -710,6 +714,7 @@ impl Shim {
                 if let Some(template) = session.template()
                     && template.seal().is_ok()
                 {
+                    crash::point("template.sealed");
                     self.keeping = true;
                     self.ready = true;
                     continue;
