@@ -146,6 +146,39 @@ pub struct CellSpec {
     pub secrets: Vec<String>,
 }
 
+#[cfg(test)]
+impl CellSpec {
+    /// A machine of an agent, for tests.
+    pub(crate) fn sample() -> CellSpec {
+        CellSpec {
+            cell: "agent-a".parse().unwrap(),
+            kind: CellKind::Microvm,
+            digest: String::new(),
+            program: Program::Own,
+            argv: Vec::new(),
+            env: Vec::new(),
+            cwd: "/".into(),
+            uid: None,
+            limits: Limits {
+                memory: Bytes(256 << 20),
+                cpu_milli: 1500,
+                processes: 64,
+            },
+            waived: BTreeSet::new(),
+            sandbox: None,
+            machine: None,
+            network: None,
+            forwards: Vec::new(),
+            terminal: false,
+            ready_within: None,
+            run_dir: "/nonexistent".into(),
+            log_dir: "/nonexistent".into(),
+            group: String::new(),
+            secrets: Vec::new(),
+        }
+    }
+}
+
 impl CellSpec {
     /// Where its root is put together, in its own eyes only.
     pub(crate) fn staging(&self) -> PathBuf {

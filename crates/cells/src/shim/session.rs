@@ -399,35 +399,6 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn spec() -> CellSpec {
-        use abbey_model::{Bytes, CellKind, Limits};
-        CellSpec {
-            cell: "agent-a".parse().unwrap(),
-            kind: CellKind::Microvm,
-            digest: String::new(),
-            program: crate::Program::Own,
-            argv: Vec::new(),
-            env: Vec::new(),
-            cwd: "/".into(),
-            uid: None,
-            limits: Limits {
-                memory: Bytes(256 << 20),
-                ..Limits::default()
-            },
-            waived: Default::default(),
-            sandbox: None,
-            machine: None,
-            network: None,
-            forwards: Vec::new(),
-            terminal: false,
-            ready_within: None,
-            run_dir: "/nonexistent".into(),
-            log_dir: "/nonexistent".into(),
-            group: String::new(),
-            secrets: Vec::new(),
-        }
-    }
-
     fn session() -> (Session, UnixStream, UnixStream) {
         let pair = || {
             let (ours, theirs) = UnixStream::pair().unwrap();
@@ -446,14 +417,18 @@ mod tests {
             files: "/nonexistent".into(),
         };
         let prepared = Prepared {
-            outer: spec(),
+            outer: CellSpec::sample(),
             fds: Vec::new(),
             channel,
             monitor,
             held: None,
             aside: Aside::Nothing,
         };
-        (Session::new(&spec(), &machine, prepared, None), guest, qemu)
+        (
+            Session::new(&CellSpec::sample(), &machine, prepared, None),
+            guest,
+            qemu,
+        )
     }
 
     /// Numbers that look like chance and can be had again (xorshift64*).
