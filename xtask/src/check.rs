@@ -16,6 +16,9 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
         ("mount", "mount"),
         ("nft", "nftables"),
         ("ip", "iproute2"),
+        ("podman", "podman"),
+        ("runc", "runc"),
+        ("busybox", "busybox-static"),
     ])?;
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;
     println!(

@@ -41,6 +41,7 @@ fn spec(cell: &CellName, uid: u32, origin: Origin, waits: bool) -> CellSpec {
             images: PathBuf::new(),
             files: PathBuf::new(),
         }),
+        container: None,
         network: None,
         forwards: Vec::new(),
         terminal: false,

@@ -63,6 +63,7 @@ impl House {
             waived: Default::default(),
             sandbox: walls.then_some(sandbox),
             machine: None,
+        container: None,
             network: subnet.map(|subnet| Network { subnet, tag: None }),
             forwards: Vec::new(),
             terminal: false,

@@ -3,7 +3,7 @@
 use crate::cgroup::{Groups, Usage};
 use crate::hostd::{Client, Helper, Operation};
 use crate::shim::{self, Request, Status};
-use crate::{Backend, CellSpec, Error, Record, Result, client, crash, identity};
+use crate::{Backend, CellSpec, Error, Record, Result, client, crash, identity, machine};
 use abbey_model::{CellName, ExitRecord, Generation, Millis, Observed};
 use std::fs;
 use std::io;
@@ -187,7 +187,13 @@ pub(crate) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> 
         if let Some(child) = &record.child {
             identity::kill(child);
         }
-        groups = record.groups;
+        if record.container {
+            machine::container::remove(group, cell)?;
+            groups = Groups::everywhere(group, &cell.to_string())
+                .paths()
+                .to_vec();
+        }
+        groups.extend(record.groups);
     }
     if groups.is_empty() {
         let name = cell.to_string();

@@ -93,6 +93,17 @@ impl Groups {
         Groups { dirs }
     }
 
+    /// Every group of a cell in any hierarchy: runtimes of containers make some that we do not.
+    pub(crate) fn everywhere(house: &str, cell: &str) -> Groups {
+        let mounted = fs::read_dir(ROOT).into_iter().flatten().flatten();
+        let roots = mounted.map(|e| e.path()).chain([PathBuf::from(ROOT)]);
+        // The same directory may be mounted under two names; twice removed is once.
+        let dirs = roots.map(|r| r.join(house).join(cell));
+        Groups {
+            dirs: dirs.filter(|d| d.is_dir()).collect(),
+        }
+    }
+
     /// Why limits cannot be enforced here; none when they can.
     pub fn unusable(house: &str) -> Option<String> {
         let probe = || -> std::result::Result<(), String> {
@@ -236,16 +247,14 @@ impl Groups {
 
     /// Every process in the groups.
     pub fn processes(&self) -> Vec<i32> {
-        let mut pids: Vec<i32> = self
-            .dirs
-            .iter()
-            .filter_map(|d| fs::read_to_string(d.join("cgroup.procs")).ok())
-            .flat_map(|t| {
-                t.lines()
-                    .filter_map(|l| l.parse().ok())
-                    .collect::<Vec<i32>>()
-            })
-            .collect();
+        let mut dirs = self.dirs.clone();
+        let mut pids: Vec<i32> = Vec::new();
+        while let Some(dir) = dirs.pop() {
+            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+            let below = fs::read_dir(&dir).into_iter().flatten().flatten();
+            dirs.extend(below.map(|e| e.path()).filter(|p| p.is_dir()));
+        }
         pids.sort_unstable();
         pids.dedup();
         pids
@@ -308,6 +317,12 @@ impl Groups {
     /// When a group stays in use.
     pub fn remove(&self) -> Result<()> {
         for dir in &self.dirs {
+            // What was made below, by whoever runs containers.
+            for below in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if below.path().is_dir() {
+                    Groups::at(vec![below.path()]).remove()?;
+                }
+            }
             let mut tries = 0;
             loop {
                 match fs::remove_dir(dir) {

@@ -23,6 +23,7 @@ pub(crate) fn observe(group: &str, uid_first: Option<u32>, tag: Tag, images: &Pa
         no_limits: Groups::unusable(group),
         no_network: network::unusable(uid_first.is_some()),
         no_machines: machine::unusable(),
+        no_containers: machine::container::unusable(),
         // A damaged one is found when it is to be used, and said then.
         images: machine::image::names(images),
     }

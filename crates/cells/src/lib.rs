@@ -28,7 +28,9 @@ pub use cgroup::{Groups, Usage};
 pub use guest::Ask;
 pub use identity::{boot_id, identify, is_alive};
 pub use network::Tag;
-pub use spec::{Bind, CellSpec, Forward, Listen, Network, Program, Record, Sandbox, Target};
+pub use spec::{
+    Bind, CellSpec, Container, Forward, Listen, Network, Program, Record, Sandbox, Target,
+};
 
 use abbey_model::{CellName, Generation, Millis, Observed};
 use std::os::unix::net::UnixStream;

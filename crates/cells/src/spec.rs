@@ -99,6 +99,17 @@ impl Sandbox {
     pub const OWN: &str = "/abbey/abbey";
 }
 
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Image that Podman knows under `localhost/`.
+    pub image: String,
+    /// Where the house's own things for it are; hostd puts it in.
+    pub images: PathBuf,
+    /// The owner's files; hostd puts it in.
+    pub files: PathBuf,
+}
+
 /// Everything that one boot of a cell needs. Sent to the shim over a pipe, never in arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellSpec {
@@ -127,6 +138,9 @@ pub struct CellSpec {
     /// A machine of its own; its program runs in it.
     #[serde(default)]
     pub machine: Option<Machine>,
+    /// A container; its program runs in it.
+    #[serde(default)]
+    pub container: Option<Container>,
     /// A network of its own; none leaves it with loopback, or with the host's if it is a plain
     /// process.
     pub network: Option<Network>,
@@ -167,6 +181,7 @@ impl CellSpec {
             waived: BTreeSet::new(),
             sandbox: None,
             machine: None,
+            container: None,
             network: None,
             forwards: Vec::new(),
             terminal: false,
@@ -212,6 +227,9 @@ pub struct Record {
     /// Whether it is a virtual machine: programs go in through its guest.
     #[serde(default)]
     pub machine: bool,
+    /// Whether it is a container, which is taken away by name.
+    #[serde(default)]
+    pub container: bool,
     /// Where it began: `cold`, or from a `template`.
     #[serde(default)]
     pub boot: Option<String>,

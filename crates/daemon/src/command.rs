@@ -511,6 +511,7 @@ impl Running {
             waived: wanted.waived.clone(),
             sandbox,
             machine,
+            container: None,
             network: lease.subnet.map(|subnet| Network { subnet, tag: None }),
             forwards: ways.forwards(),
             terminal: false,

@@ -7,7 +7,7 @@ use crate::provision::own_token;
 use abbey_agents::{Layout, native_environment};
 use abbey_api::Problem;
 use abbey_cells::machine::{Machine, Origin};
-use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
+use abbey_cells::{Bind, CellSpec, Container, Forward, Listen, Network, Program, Sandbox, Target};
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
 use abbey_plan::Reach;
 use std::collections::BTreeSet;
@@ -255,6 +255,7 @@ pub(crate) fn cell_spec(
                 waived: waived.clone(),
                 sandbox: None,
                 machine: None,
+                container: None,
                 network: abbey_plan::subnet(&current.registry, owner)
                     .map(|subnet| Network { subnet, tag: None }),
                 forwards: Vec::new(),
@@ -294,9 +295,16 @@ pub(crate) fn cell_spec(
                 images: PathBuf::new(),
                 files: PathBuf::new(),
             });
+            let container = (agent.cell == CellKind::Container).then(|| Container {
+                image: agent.image.clone(),
+                images: PathBuf::new(),
+                files: PathBuf::new(),
+            });
             let (inside, sandbox) = match agent.cell {
                 CellKind::Process => (layout.clone(), None),
-                CellKind::Microvm => (Layout::under(Path::new(AGENT_ROOT)), None),
+                CellKind::Microvm | CellKind::Container => {
+                    (Layout::under(Path::new(AGENT_ROOT)), None)
+                }
                 _ => {
                     let inside = Layout::under(Path::new(AGENT_ROOT));
                     let sandbox = Sandbox {
@@ -320,6 +328,7 @@ pub(crate) fn cell_spec(
                     None => READY_WITHIN,
                 }),
                 machine,
+                container,
                 forwards: ways.forwards(),
                 terminal: agent.terminal,
                 secrets: vec![key, token],

@@ -190,7 +190,7 @@ async fn agent(
     let walled = seen.is_some_and(|s| {
         s.record
             .as_ref()
-            .is_some_and(|r| r.walls.is_some() || r.machine)
+            .is_some_and(|r| r.walls.is_some() || r.machine || r.container)
     });
     let path = (!walled).then_some("/healthz");
     let (mut presence, _) = presence(house, seen, door.map(on_loopback), path).await;
@@ -322,7 +322,7 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
     let walled = seen.is_some_and(|s| {
         s.record
             .as_ref()
-            .is_some_and(|r| r.walls.is_some() || r.machine)
+            .is_some_and(|r| r.walls.is_some() || r.machine || r.container)
     });
     let path = (!walled).then_some("/healthz");
     let (presence, _) = presence(house, seen, door.map(on_loopback), path).await;

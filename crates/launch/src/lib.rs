@@ -293,6 +293,34 @@ fn clone_with(flags: libc::c_int) -> io::Result<(i32, Option<OwnedFd>)> {
     }
 }
 
+/// A descriptor that this process was started with, under a number that both sides know.
+///
+/// # Errors
+/// When there is none.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the copy is made by the kernel from a number that it checks; only the copy is owned here.
+    unsafe {
+        let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 10);
+        if copy < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::close(number);
+        Ok(OwnedFd::from_raw_fd(copy))
+    }
+}
+
+/// Keeps processes of the same user from looking into the caller.
+///
+/// # Errors
+/// What the system says.
+pub fn hide() -> io::Result<()> {
+    // SAFETY: sets a flag of the calling process.
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Feeds the kernel's generator of random numbers, and has it use that at once. Both `ioctl`s are in
 /// random(4).
 ///

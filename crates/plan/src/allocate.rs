@@ -65,6 +65,9 @@ pub struct HostFacts {
     /// Whether virtual machines can run; the reason when not.
     #[serde(default)]
     pub no_machines: Option<String>,
+    /// Whether containers can run; the reason when not.
+    #[serde(default)]
+    pub no_containers: Option<String>,
     /// Images that machines can boot from.
     #[serde(default)]
     pub images: BTreeSet<String>,

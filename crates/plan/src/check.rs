@@ -53,10 +53,13 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 ),
             );
         }
-        if agent.cell == CellKind::Microvm {
-            for text in machine(agent, inventory) {
-                note(Severity::Fatal, &subject, text);
-            }
+        let lacking = match agent.cell {
+            CellKind::Microvm => machine(agent, inventory),
+            CellKind::Container => container(inventory),
+            CellKind::Process | CellKind::Sandbox | CellKind::Jail => Vec::new(),
+        };
+        for text in lacking.into_iter().chain(raw(agent)) {
+            note(Severity::Fatal, &subject, text);
         }
         if agent.tools.tools.contains(&abbey_model::Tool::Shell) && !agent.cell.isolates() {
             note(
@@ -149,18 +152,34 @@ fn machine(agent: &Agent, inventory: &Inventory) -> Vec<String> {
     if agent.limits.memory < MACHINE_MEMORY_MIN {
         texts.push("a microVM has at least 128 MiB; raise `limits.memory`".to_owned());
     }
+    texts
+}
+
+/// What keeps an agent's container from running here.
+fn container(inventory: &Inventory) -> Vec<String> {
+    let reason = inventory.host.no_containers.iter();
+    reason
+        .map(|r| format!("its container cannot run: {r}; install it, or use `cell: sandbox`"))
+        .collect()
+}
+
+/// What a cell without an interface cannot reach.
+fn raw(agent: &Agent) -> Option<String> {
+    if !matches!(agent.cell, CellKind::Microvm | CellKind::Container) {
+        return None;
+    }
     let raw = match &agent.egress {
         Egress::List(list) => list
             .iter()
             .find(|a| matches!(a.destination, Destination::Net(..))),
         Egress::None | Egress::Full => None,
     };
-    if let Some(raw) = raw {
-        texts.push(format!(
-            "`{raw}` cannot be reached from a microVM, which has no interface and goes out by name through the proxy; name the host, or use `cell: sandbox`"
-        ));
-    }
-    texts
+    raw.map(|raw| {
+        format!(
+            "`{raw}` cannot be reached from a {}, which has no interface and goes out by name through the proxy; name the host, or use `cell: sandbox`",
+            agent.cell
+        )
+    })
 }
 
 /// Whether sockets under this state directory stay within what Unix allows.

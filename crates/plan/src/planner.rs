@@ -248,8 +248,9 @@ impl Work {
         inventory: &Inventory,
         owner: &str,
     ) -> Option<Option<Subnet>> {
-        // A machine has ways to the house through its guest, and no interface at all.
-        let networked = cell.isolates() && cell != CellKind::Microvm;
+        // A machine or container has ways to the house through its guest, and no interface at all.
+        let guest = matches!(cell, CellKind::Microvm | CellKind::Container);
+        let networked = cell.isolates() && !guest;
         if !networked || inventory.host.no_network.is_some() {
             self.registry.yield_up(owner, "subnet");
             return Some(None);
@@ -342,7 +343,8 @@ impl Work {
         };
         let name = agent.slug.as_str();
         // What only a new boot can change, and what the running agent asks the house for each time.
-        let machine = (agent.cell == CellKind::Microvm).then_some((&agent.image, agent.drives));
+        let machine = matches!(agent.cell, CellKind::Microvm | CellKind::Container)
+            .then_some((&agent.image, agent.drives));
         let boot = digest(&format!(
             "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?}",
             agent.runtime,

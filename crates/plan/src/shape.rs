@@ -75,7 +75,7 @@ const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Field {
     }
 }
 
-const CELLS: Shape = Shape::Word(&["process", "sandbox", "microvm"], &["container", "jail"]);
+const CELLS: Shape = Shape::Word(&["process", "sandbox", "microvm", "container"], &["jail"]);
 const SERVICE_CELLS: Shape =
     Shape::Word(&["process", "sandbox"], &["microvm", "container", "jail"]);
 const DRIVES: Shape = Shape::Object(&[
@@ -438,7 +438,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
     ),
 ]);
 
-const IMAGE: &str = "What its microVM boots from; see `abbey image`. Default `base`.";
+const IMAGE: &str = "What its microVM boots from (see `abbey image`), or its container is made from. Default `base`.";
 const EGRESS: &str = "What it may reach outside: `none` (the default), `full`, or a list.";
 
 /// Keys whose mechanism is known but not built; refused by name, not as unknown.

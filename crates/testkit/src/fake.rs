@@ -165,6 +165,7 @@ impl Backend for FakeBackend {
         Ok(self.with(|cells| {
             cells.get(cell).map(|c| Record {
                 machine: false,
+                container: false,
                 boot: None,
                 network: None,
                 generation: c.generation,

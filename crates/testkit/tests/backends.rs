@@ -25,6 +25,7 @@ fn a_fake_cell_with_its_own_uid_no_network_and_only_the_houses_socket_conforms()
         waived: Default::default(),
         sandbox: None,
         machine: None,
+        container: None,
         network: None,
         forwards: Vec::new(),
         terminal: false,

@@ -30,6 +30,7 @@ fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
         waived: Default::default(),
         sandbox: None,
         machine: None,
+        container: None,
         network: None,
         forwards: Vec::new(),
         terminal: false,

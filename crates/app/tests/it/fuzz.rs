@@ -88,6 +88,7 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
             tmp: Bytes(1 << 20),
         }),
         machine: None,
+        container: None,
         network: Some(Network {
             subnet: "10.99.1.0/24".parse().unwrap(),
             tag: None,

@@ -30,6 +30,7 @@ fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
             tmp: Bytes(1 << 20),
         }),
         machine: None,
+        container: None,
         network: None,
         forwards: Vec::new(),
         terminal: false,

@@ -9,6 +9,7 @@ mod agents;
 mod attach;
 mod cells;
 mod commands;
+mod container;
 mod containment;
 mod crashes;
 mod documents;

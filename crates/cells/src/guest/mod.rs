@@ -26,6 +26,9 @@ pub(crate) struct Config {
     pub(crate) cell: CellName,
     /// Number of this boot.
     pub(crate) boot: u64,
+    /// Whether this is a container: what is around it is made, and shared with the host.
+    #[serde(default)]
+    pub(crate) contained: bool,
     /// Whether the program is the house's own; its arguments begin with its name all the same.
     pub(crate) own: bool,
     /// Arguments, the first being the program.
@@ -54,6 +57,34 @@ pub(crate) struct Config {
     pub(crate) entropy: Vec<u8>,
     /// Milliseconds since 1970.
     pub(crate) clock_ms: i64,
+}
+
+impl Config {
+    /// Instructions without a meaning, for a machine that waits for its own.
+    pub(crate) fn sample() -> Option<Config> {
+        let mut entropy = vec![0; 64];
+        rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty()).ok()?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Some(Config {
+            cell: "run-warm".parse().ok()?,
+            boot: 0,
+            own: false,
+            contained: false,
+            argv: vec!["true".to_owned()],
+            env: Vec::new(),
+            cwd: PathBuf::from("/"),
+            terminal: false,
+            announces: false,
+            processes: 64,
+            memory: Bytes(256 << 20),
+            listen: Vec::new(),
+            files: Vec::new(),
+            brings: false,
+            take: Vec::new(),
+            entropy,
+            clock_ms: i64::try_from(now.ok()?.as_millis()).ok()?,
+        })
+    }
 }
 
 /// What the shim says.

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Time for the port to appear and to open.
 const PORT_WITHIN: Duration = Duration::from_secs(20);
+/// Number of the descriptor that a container is given.
+const CHANNEL: i32 = 4;
 /// Time for the last words to be taken.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
 /// Open files of the program.
@@ -34,8 +36,9 @@ const OWN: [&str; 4] = [
 
 /// Runs as the first process, and never comes back.
 pub(crate) fn run() -> ! {
+    let contained = setup::contained();
     // Whatever goes wrong is told on the console, which the shim writes down.
-    match port() {
+    match port(contained) {
         Err(error) => tell(&format!("the guest has no port: {}", crate::chain(&error))),
         Ok(port) => {
             let mut channel = Channel::new(port, Side::Guest);
@@ -50,7 +53,7 @@ pub(crate) fn run() -> ! {
             }
         }
     }
-    setup::restart()
+    setup::over(contained)
 }
 
 /// Writes on the console.
@@ -60,7 +63,14 @@ fn tell(text: &str) {
 }
 
 /// Opens the port to the house. Its node appears late, and the first open may fail although it is there.
-fn port() -> Result<OwnedFd> {
+fn port(contained: bool) -> Result<OwnedFd> {
+    if contained {
+        abbey_launch::hide().map_err(Error::file("hide", "the first process"))?;
+        let channel =
+            abbey_launch::inherited(CHANNEL).map_err(Error::file("use", "the channel"))?;
+        let _nonblocking = rustix::io::ioctl_fionbio(&channel, true);
+        return Ok(channel);
+    }
     let until = Instant::now() + PORT_WITHIN;
     loop {
         let ports = fs::read_dir("/sys/class/virtio-ports");
@@ -142,9 +152,15 @@ fn wait_for_orders(channel: &mut Channel) {
     }
 }
 
-/// Runs a program as the ordinary user, as the one that the machine is for will be.
+/// Does once what will be done when it begins: takes instructions, and runs a program as the ordinary user.
 fn warm_up() {
     let run = || -> Result<()> {
+        let _none_yet = setup::config();
+        let told = Config::sample().and_then(|c| serde_json::to_vec(&c).ok());
+        if let Some(sample) = told.and_then(|t| serde_json::from_slice(&t).ok()) {
+            setup::identity(&sample)?;
+            setup::files(&sample)?;
+        }
         let groups = Groups::create("abbey", "warm", &abbey_model::Limits::default())?;
         let open = || {
             let null = fs::File::options().read(true).write(true).open("/dev/null");
@@ -234,13 +250,19 @@ struct Guest {
 
 impl Guest {
     fn start(channel: &mut Channel) -> Result<Guest> {
-        setup::system_mounts()?;
-        if setup::waits() {
-            wait_for_orders(channel);
+        let contained = setup::contained();
+        if !contained {
+            setup::system_mounts()?;
+            if setup::waits() {
+                wait_for_orders(channel);
+            }
         }
         let config = setup::config()?;
-        setup::identity(&config)?;
-        setup::files(&config)?;
+        // A container was made with all of it.
+        if !contained {
+            setup::identity(&config)?;
+            setup::files(&config)?;
+        }
         if config.brings {
             transfer(channel, &Offer::Bring {}, |stream| {
                 unpack_in(Path::new(setup::WORK), Some(UID), stream)
@@ -293,7 +315,7 @@ impl Guest {
             self.wait(&channel);
             if channel.turn(&mut self).is_err() {
                 // Nobody can be served any more; the shim ends the machine in any case.
-                setup::restart();
+                setup::over(self.config.contained);
             }
             self.reap();
             self.hear_ready(&mut channel);
@@ -401,7 +423,7 @@ impl Guest {
         };
         say(channel, &ended);
         flush(channel);
-        setup::restart()
+        setup::over(self.config.contained)
     }
 }
 
@@ -453,12 +475,13 @@ fn streams(config: &Config, offers: &mut Vec<(Offer, Ends)>) -> Result<Streams> 
     let (ready, ready_child) = pipe()?;
     rustix::io::ioctl_fionbio(ready.as_fd(), true)
         .map_err(|e| Error::file("make", "a pipe")(e.into()))?;
-    let user = rustix::fs::Uid::from_raw(UID);
-    rustix::fs::fchown(&ready_child, Some(user), None)
+    // In a container there is one user.
+    let user = (!config.contained).then(|| rustix::fs::Uid::from_raw(UID));
+    rustix::fs::fchown(&ready_child, user, None)
         .map_err(|e| Error::file("hand over", "a pipe")(e.into()))?;
     let ready = config.announces.then_some(ready);
     if config.terminal {
-        let (terminal, slave) = Terminal::open(Some(UID))?;
+        let (terminal, slave) = Terminal::open((!config.contained).then_some(UID))?;
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(Error::file("use", "the terminal"));
         let fds = vec![copy(&slave)?, copy(&slave)?, slave, ready_child];
         return Ok((fds, Some(terminal), ready));
@@ -490,7 +513,7 @@ fn streams(config: &Config, offers: &mut Vec<(Offer, Ends)>) -> Result<Streams> 
         ));
     }
     for fd in &fds {
-        rustix::fs::fchown(fd, Some(user), None)
+        rustix::fs::fchown(fd, user, None)
             .map_err(|e| Error::file("hand over", "a pipe")(e.into()))?;
     }
     fds.push(ready_child);
@@ -549,14 +572,14 @@ pub(super) fn launch(
             .map(|(k, v)| text(format!("{k}={v}").as_bytes()))
             .collect::<Result<_>>()?,
         cwd: text(cwd.as_os_str().as_encoded_bytes())?,
-        user: Some(UID),
+        user: rustix::process::getuid().is_root().then_some(UID),
         cgroups: groups.entrances()?,
         rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
         fds,
         new_session: true,
         terminal,
         dies_with_parent: true,
-        new_privileges: true,
+        new_privileges: rustix::process::getuid().is_root(),
     };
     abbey_launch::spawn(&spec).map_err(|e| Error::File {
         what: e.stage,

@@ -3,6 +3,7 @@
 use super::{Config, UID};
 use crate::cgroup::Groups;
 use crate::hostd::prepare_in;
+use crate::machine::container::CONFIG;
 use crate::{Error, Result};
 use abbey_model::{Bytes, CellName, Limits};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -29,6 +30,19 @@ pub(super) fn drive(serial: &str) -> Option<PathBuf> {
         .next()
 }
 
+/// Whether this is a container, whose instructions are a file.
+pub(super) fn contained() -> bool {
+    Path::new(CONFIG).exists()
+}
+
+/// Ends the machine, or the container with its first process.
+pub(super) fn over(contained: bool) -> ! {
+    match contained {
+        true => abbey_launch::leave(0),
+        false => restart(),
+    }
+}
+
 /// Whether this machine is to wait once it has booted.
 pub(super) fn waits() -> bool {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
@@ -37,7 +51,11 @@ pub(super) fn waits() -> bool {
 
 /// What this boot is told.
 pub(super) fn config() -> Result<Config> {
-    let path = drive("config").ok_or_else(|| {
+    let place = match contained() {
+        true => Some(PathBuf::from(CONFIG)),
+        false => drive("config"),
+    };
+    let path = place.ok_or_else(|| {
         Error::file("find", "the drive of instructions")(std::io::ErrorKind::NotFound.into())
     })?;
     let mut bytes = Vec::new();
@@ -197,6 +215,9 @@ fn own(dir: &str) -> Result<()> {
 
 /// Bounds for everything but the first process, so that a greedy program cannot take the machine down.
 pub(super) fn limits(config: &Config) -> Result<Groups> {
+    if config.contained {
+        return Ok(Groups::at(Vec::new()));
+    }
     let limits = Limits {
         memory: Bytes(config.memory.0.saturating_sub(RESERVE).max(24 << 20)),
         cpu_milli: 64_000,
@@ -208,6 +229,9 @@ pub(super) fn limits(config: &Config) -> Result<Groups> {
 
 /// Takes the drives off; whether each could be.
 pub(super) fn part(config: &Config) -> bool {
+    if config.contained {
+        return true;
+    }
     rustix::fs::sync();
     let mut clean = true;
     for (_, at) in places(&config.cell).into_iter().rev() {

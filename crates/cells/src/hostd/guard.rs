@@ -32,11 +32,22 @@ pub(super) fn admit(
             spec.uid, claimed.uid
         ));
     }
-    match (spec.kind, &spec.sandbox, &spec.machine) {
-        (CellKind::Process, None, None)
-        | (CellKind::Sandbox, Some(_), None)
-        | (CellKind::Microvm, None, Some(_)) => {}
+    match (spec.kind, &spec.sandbox, &spec.machine, &spec.container) {
+        (CellKind::Process, None, None, None)
+        | (CellKind::Sandbox, Some(_), None, None)
+        | (CellKind::Microvm, None, Some(_), None)
+        | (CellKind::Container, None, None, Some(_)) => {}
         (kind, ..) => return Err(format!("{cell} is no whole {kind}")),
+    }
+    if let Some(container) = &mut spec.container {
+        if container.image.parse::<Slug>().is_err() || !matches!(cell, CellName::Agent(_)) {
+            return Err(format!(
+                "`{}` is no name of an image for {cell}",
+                container.image
+            ));
+        }
+        container.images = config.images();
+        container.files = dir_of(config, &cell);
     }
     if let Some(machine) = &mut spec.machine {
         sized(machine)?;

@@ -19,12 +19,21 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Longest answer, bytes.
 const ANSWER_MAX: u64 = 256 << 10;
 
-/// Whether a cell is a machine that runs.
-pub(super) fn runs(cells: &Path, cell: &CellName) -> Result<bool> {
+fn live(cells: &Path, cell: &CellName) -> Result<Option<Record>> {
     let record: Option<Record> = shim::read(&cells.join(cell.to_string()).join("shim.json"))?;
-    Ok(record.is_some_and(|r| {
-        r.machine && r.child.as_ref().is_some_and(identity::is_alive) && identity::is_alive(&r.shim)
+    Ok(record.filter(|r| {
+        r.child.as_ref().is_some_and(identity::is_alive) && identity::is_alive(&r.shim)
     }))
+}
+
+/// Whether a cell is a machine that runs, so that its files are in it.
+pub(super) fn runs(cells: &Path, cell: &CellName) -> Result<bool> {
+    Ok(live(cells, cell)?.is_some_and(|r| r.machine))
+}
+
+/// Whether programs are run in a cell by its guest.
+pub(super) fn serves(cells: &Path, cell: &CellName) -> Result<bool> {
+    Ok(live(cells, cell)?.is_some_and(|r| r.machine || r.container))
 }
 
 fn failed(cell: &CellName, why: impl Into<String>) -> Error {

@@ -425,7 +425,7 @@ fn attempt(
             if dry {
                 return Ok(Reply::Done);
             }
-            if guest::runs(&config.cells(), &cell)? {
+            if guest::serves(&config.cells(), &cell)? {
                 let program = crate::guest::Command { argv, env, cwd };
                 return guest::enter(&config.cells(), &cell, &program, streams, stream)
                     .map(|code| Reply::Exit { code });

@@ -4,6 +4,7 @@
 //! guest that breaks out of its machine is where an ordinary cell begins. Everything between the guest
 //! and the house goes over one channel ([`crate::channel`]).
 
+pub(crate) mod container;
 pub mod drives;
 pub mod firecracker;
 pub mod image;
@@ -119,8 +120,8 @@ pub(crate) struct Prepared {
     pub(crate) fds: Vec<OwnedFd>,
     /// Our end of the guest's channel.
     pub(crate) channel: OwnedFd,
-    /// Our end of the program's own.
-    pub(crate) monitor: OwnedFd,
+    /// Our end of the program's own, if it has one.
+    pub(crate) monitor: Option<OwnedFd>,
     /// Drives that are held.
     pub(crate) held: Option<drives::Held>,
     /// What is put aside, or brought back.
@@ -203,7 +204,7 @@ pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<P
     let config = config_path(spec);
     let instructions = match (&machine.origin, &template) {
         (Origin::Template, _) | (Origin::From { waits: true, .. }, _) => None,
-        _ => Some(instructions(spec, machine, boot)?),
+        _ => Some(instructions_of(spec, machine, boot)?),
     };
     write_config(&config, instructions.as_ref(), spec.uid)?;
     bind(config, "config", false);
@@ -262,14 +263,24 @@ pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<P
         outer,
         fds,
         channel,
-        monitor,
+        monitor: Some(monitor),
         held,
         aside,
     })
 }
 
-/// What the first process of the guest is told.
-fn instructions(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Config> {
+/// What the first process of a machine is told.
+fn instructions_of(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Config> {
+    Ok(Config {
+        files: identity(&spec.cell, &machine.files)?,
+        brings: machine.brings,
+        take: machine.take.clone(),
+        ..instructions(spec, boot)?
+    })
+}
+
+/// What every first process is told.
+fn instructions(spec: &CellSpec, boot: u64) -> Result<Config> {
     let mut entropy = [0u8; 64];
     let mut filled = 0;
     while filled < entropy.len() {
@@ -293,9 +304,10 @@ fn instructions(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Config>
         processes: spec.limits.processes,
         memory: spec.limits.memory,
         listen: listen.collect(),
-        files: identity(&spec.cell, &machine.files)?,
-        brings: machine.brings,
-        take: machine.take.clone(),
+        files: Vec::new(),
+        brings: false,
+        take: Vec::new(),
+        contained: false,
         entropy: entropy.to_vec(),
         clock_ms: crate::shim::now().0,
     })
@@ -319,7 +331,7 @@ fn identity(cell: &CellName, files: &Path) -> Result<Vec<FileEntry>> {
 /// Tells a machine that waited, on the drive that it has not read yet.
 pub(crate) fn tell(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<()> {
     let path = config_path(spec);
-    let bytes = padded(&path, &instructions(spec, machine, boot)?)?;
+    let bytes = padded(&path, &instructions_of(spec, machine, boot)?)?;
     fs::OpenOptions::new()
         .write(true)
         .open(&path)

@@ -10,6 +10,22 @@ use std::process::{Command, Stdio};
 
 /// The drive for the running program, in `images`; made when there is none yet.
 pub(crate) fn ensure(images: &Path) -> Result<PathBuf> {
+    made(images, "ext4", drive)
+}
+
+/// The same as a directory.
+pub(crate) fn directory(images: &Path) -> Result<PathBuf> {
+    made(images, "d", |staging, _, place| {
+        fs::rename(staging, place).map_err(Error::file("publish", place))
+    })
+}
+
+/// Something made from the running program and its libraries, of one kind.
+fn made(
+    images: &Path,
+    kind: &str,
+    finish: impl FnOnce(&Path, u64, &Path) -> Result<()>,
+) -> Result<PathBuf> {
     let exe = Path::new("/proc/self/exe");
     let meta = fs::metadata(exe).map_err(Error::file("read", exe))?;
     let tag = format!(
@@ -21,7 +37,7 @@ pub(crate) fn ensure(images: &Path) -> Result<PathBuf> {
     );
     let dir = images.join(".tools");
     fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
-    let place = dir.join(format!("{tag}.ext4"));
+    let place = dir.join(format!("{tag}.{kind}"));
     if place.exists() {
         return Ok(place);
     }
@@ -29,23 +45,26 @@ pub(crate) fn ensure(images: &Path) -> Result<PathBuf> {
     if place.exists() {
         return Ok(place);
     }
-    // Those of earlier programs: machines that run from them keep them open.
+    // Those of earlier programs: whoever runs from them keeps them open.
     for entry in fs::read_dir(&dir)
         .map_err(Error::file("list", &dir))?
         .flatten()
     {
-        if entry.path().extension().is_some_and(|e| e == "ext4") {
-            let _in_use_elsewhere = fs::remove_file(entry.path());
+        if entry.path().extension().is_some_and(|e| e == kind) {
+            let _one_or_the_other = fs::remove_file(entry.path());
+            let _one_or_the_other = fs::remove_dir_all(entry.path());
         }
     }
-    let staging = dir.join("staging");
+    let staging = dir.join(format!("staging-{kind}"));
     let _left_by_a_crash = fs::remove_dir_all(&staging);
-    let made = make(&staging, exe, meta.len(), &place);
-    let _never_made = fs::remove_dir_all(&staging);
-    made.map(|()| place)
+    let total = gather(&staging, exe, meta.len());
+    let finished = total.and_then(|total| finish(&staging, total, &place));
+    let _moved_already = fs::remove_dir_all(&staging);
+    finished.map(|()| place)
 }
 
-fn make(staging: &Path, exe: &Path, length: u64, place: &Path) -> Result<()> {
+/// Puts everything into a directory; gives its size.
+fn gather(staging: &Path, exe: &Path, length: u64) -> Result<u64> {
     use std::os::unix::fs::PermissionsExt;
     let lib = staging.join("lib");
     fs::create_dir_all(&lib).map_err(Error::file("make", &lib))?;
@@ -65,6 +84,11 @@ fn make(staging: &Path, exe: &Path, length: u64, place: &Path) -> Result<()> {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))
             .map_err(Error::file("protect", path))?;
     }
+    Ok(total)
+}
+
+fn drive(staging: &Path, total: u64, place: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
     let temporary = place.with_extension("new");
     let _left_by_a_crash = fs::remove_file(&temporary);
     let status = Command::new("mkfs.ext4")

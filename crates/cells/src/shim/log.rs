@@ -19,8 +19,11 @@ pub(super) struct Log {
     file: File,
     size: u64,
     redactor: Redactor,
-    partial: [(&'static str, Vec<u8>); 2],
+    partial: [(&'static str, Vec<u8>); STREAMS.len()],
 }
+
+/// What a program says, what the kernel of its machine does, and what runs the machine or container.
+const STREAMS: [&str; 4] = ["out", "err", super::CONSOLE, super::AROUND];
 
 impl Log {
     pub(super) fn open(dir: &Path, redactor: Redactor) -> Result<Log> {
@@ -36,7 +39,7 @@ impl Log {
             file,
             size,
             redactor,
-            partial: [("out", Vec::new()), ("err", Vec::new())],
+            partial: STREAMS.map(|name| (name, Vec::new())),
         })
     }
 

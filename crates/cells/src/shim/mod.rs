@@ -117,6 +117,8 @@ pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 
 /// Name of a machine's console in the log.
 const CONSOLE: &str = "console";
+/// Name there of what the program around a machine or container says.
+const AROUND: &str = "machine";
 
 /// Reads of one stream in one turn; there are others to hear.
 const READS_MAX: usize = 32;
@@ -211,6 +213,7 @@ impl Shim {
             layers: BTreeSet::new(),
             walls: spec.sandbox.clone(),
             machine: spec.machine.is_some(),
+            container: spec.container.is_some(),
             boot: None,
             network: spec.network,
         };
@@ -224,9 +227,13 @@ impl Shim {
             &spec.log_dir,
             Redactor::new(spec.secrets.iter().map(Secret::new)),
         )?;
-        let mut prepared = match &spec.machine {
-            Some(machine) => Some(machine::prepare(spec, machine, generation.0)?),
-            None => None,
+        let mut prepared = match (&spec.machine, &spec.container) {
+            (Some(machine), _) => Some(machine::prepare(spec, machine, generation.0)?),
+            (None, Some(container)) => {
+                let prepared = machine::container::prepare(spec, container, generation.0);
+                Some(prepared?)
+            }
+            (None, None) => None,
         };
         let beside = prepared
             .as_mut()
@@ -256,7 +263,7 @@ impl Shim {
         abbey_launch::become_subreaper().map_err(Error::file("adopt", "orphans"))?;
         let limited = record.in_force.is_some();
         // The program in a machine speaks through its guest.
-        let (streams, inner) = match spec.machine {
+        let (streams, inner) = match prepared {
             Some(_) => (None, streams),
             None => (streams, None),
         };
@@ -270,8 +277,10 @@ impl Shim {
             .map(|within| Instant::now() + within.to_std());
         let [stdout, stderr, ready_pipe] = birth.pipes;
         let forwards = open_forwards(spec, birth.listeners)?;
-        let session = spec.machine.as_ref().zip(prepared);
-        let session = session.map(|(m, p)| Session::new(spec, m, p, inner));
+        let machine = spec.machine.as_ref();
+        let files = machine.map(|m| m.files.clone()).unwrap_or_default();
+        let waits = machine.is_some_and(|m| m.origin.waits());
+        let session = prepared.map(|p| Session::new(spec, files, waits, p, inner));
         let (child, channel, terminal) = (birth.child, birth.channel, birth.terminal);
         Ok(move |spec: CellSpec| Shim {
             generation,
@@ -280,7 +289,7 @@ impl Shim {
             channel,
             output: match session {
                 None => vec![("out", Some(stdout)), ("err", Some(stderr))],
-                Some(_) => vec![(CONSOLE, Some(stdout)), ("machine", Some(stderr))],
+                Some(_) => vec![(CONSOLE, Some(stdout)), (AROUND, Some(stderr))],
             },
             ready: ready_until.is_none(),
             ready_pipe: ready_until
@@ -597,7 +606,7 @@ impl Shim {
             session.settle();
             if session.was_clean() == Some(false) {
                 let text = b"abbey: a drive could not be taken off whole\n";
-                self.log.take("machine", text, now());
+                self.log.take(AROUND, text, now());
             }
         }
         self.kill();
@@ -610,6 +619,10 @@ impl Shim {
         };
         if let Some(groups) = &self.groups {
             let _swept_by_the_house = groups.kill(Duration::from_secs(5));
+            let _swept_by_the_house = groups.remove();
+        }
+        if self.spec.container.is_some() {
+            let groups = Groups::everywhere(&self.spec.group, &self.spec.cell.to_string());
             let _swept_by_the_house = groups.remove();
         }
         crash::point("shim.ended");
@@ -639,7 +652,8 @@ fn open_forwards(spec: &CellSpec, listeners: Vec<OwnedFd>) -> Result<Vec<Forward
         _ => Forwarder::open(forward, &spec.cell),
     };
     // Ports inside a machine are its guest's to open.
-    let ours = |f: &&Forward| spec.machine.is_none() || matches!(f.at, Listen::Host(_));
+    let guest = spec.machine.is_some() || spec.container.is_some();
+    let ours = |f: &&Forward| !guest || matches!(f.at, Listen::Host(_));
     spec.forwards.iter().filter(ours).map(open).collect()
 }
 

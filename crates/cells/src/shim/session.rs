@@ -4,7 +4,7 @@ use super::forward::connect;
 use crate::channel::{Channel, Ends, Peer, Side};
 use crate::guest::{Ask, News, Offer, Order};
 use crate::hostd::{pack_below, unpack_in};
-use crate::machine::{Aside, Machine, Monitor, Prepared, Template};
+use crate::machine::{Aside, Monitor, Prepared, Template};
 use crate::spec::{Forward, Listen, Target};
 use crate::{CellSpec, Error, Result, crash, machine};
 use abbey_model::{ExitKind, MachineEnd};
@@ -24,7 +24,8 @@ const FILES_WITHIN: Duration = Duration::from_secs(30);
 /// A guest and its machine.
 pub(super) struct Session {
     channel: Channel,
-    monitor: Monitor,
+    /// Of a program that can be asked.
+    monitor: Option<Monitor>,
     house: House,
     /// What the guest did that it may not.
     broken: Option<&'static str>,
@@ -69,11 +70,12 @@ struct House {
 impl Session {
     pub(super) fn new(
         spec: &CellSpec,
-        machine: &Machine,
+        files: PathBuf,
+        waits: bool,
         prepared: Prepared,
         streams: Option<[OwnedFd; 3]>,
     ) -> Session {
-        let mut monitor = Monitor::new(prepared.monitor);
+        let mut monitor = prepared.monitor.map(Monitor::new);
         let plan = match prepared.aside {
             Aside::Nothing => Plan::Run,
             Aside::Make(template) => Plan::Make {
@@ -81,8 +83,9 @@ impl Session {
                 asked: false,
             },
             Aside::Restore(devices) => {
-                monitor.restore(devices);
-                let waits = machine.origin.waits();
+                if let Some(monitor) = &mut monitor {
+                    monitor.restore(devices);
+                }
                 Plan::Restore { waits, told: false }
             }
         };
@@ -95,7 +98,7 @@ impl Session {
                 forwards: inside(spec),
                 streams: streams.map(|s| s.map(Some)),
                 outputs: Vec::new(),
-                files: machine.files.clone(),
+                files,
                 config: machine::config_path(spec),
                 ready: false,
                 waiting: false,
@@ -116,12 +119,16 @@ impl Session {
         if !self.closed {
             self.channel.watch(fds);
         }
-        self.monitor.watch(fds);
+        if let Some(monitor) = &self.monitor {
+            monitor.watch(fds);
+        }
     }
 
     /// Carries, and gives new outputs of the program. False when the guest broke the rules.
     pub(super) fn turn(&mut self) -> (Vec<(&'static str, OwnedFd)>, bool) {
-        self.monitor.turn();
+        if let Some(monitor) = &mut self.monitor {
+            monitor.turn();
+        }
         self.go_on();
         if !self.closed
             && let Err(why) = self.channel.turn(&mut self.house)
@@ -136,17 +143,20 @@ impl Session {
 
     /// The next step with templates.
     fn go_on(&mut self) {
-        if let Some(why) = &self.monitor.failed {
+        let Some(monitor) = &mut self.monitor else {
+            return;
+        };
+        if let Some(why) = &monitor.failed {
             let text = format!("its machine could not be put aside or brought back: {why}");
             self.house.failed.get_or_insert(text);
             return;
         }
-        let done = self.monitor.is_done();
+        let done = monitor.is_done();
         let order = match &mut self.plan {
             Plan::Make { template, asked } if self.house.waiting && !*asked => {
                 *asked = true;
                 match template.devices.try_clone() {
-                    Ok(devices) => self.monitor.put_aside(devices),
+                    Ok(devices) => monitor.put_aside(devices),
                     Err(e) => self.house.failed = Some(e.to_string()),
                 }
                 return;
@@ -169,7 +179,11 @@ impl Session {
             Plan::Make {
                 template,
                 asked: true,
-            } if self.monitor.is_done() && self.monitor.failed.is_none() => Some(template),
+            } => {
+                let monitor = self.monitor.as_ref()?;
+                let done = monitor.is_done() && monitor.failed.is_none();
+                done.then_some(template)
+            }
             _ => None,
         }
     }
@@ -188,7 +202,7 @@ impl Session {
 
     /// When something is to be done although nothing came.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.monitor.next()
+        self.monitor.as_ref().and_then(Monitor::next)
     }
 
     /// Whether the program announced that it is up.
@@ -239,7 +253,8 @@ impl Session {
         if let Some(why) = &self.house.failed {
             return ExitKind::SpawnFailed { error: why.clone() };
         }
-        let end = match (&self.broken, self.monitor.shutdown.as_deref()) {
+        let shutdown = self.monitor.as_ref().and_then(|m| m.shutdown.as_deref());
+        let end = match (&self.broken, shutdown) {
             (Some(what), _) => MachineEnd::Garbage {
                 what: (*what).to_owned(),
             },
@@ -407,25 +422,22 @@ mod tests {
             (OwnedFd::from(ours), theirs)
         };
         let ((channel, guest), (monitor, qemu)) = (pair(), pair());
-        let machine = Machine {
-            image: "base".to_owned(),
-            drives: None,
-            origin: machine::Origin::Cold,
-            brings: false,
-            take: Vec::new(),
-            images: PathBuf::new(),
-            files: "/nonexistent".into(),
-        };
         let prepared = Prepared {
             outer: CellSpec::sample(),
             fds: Vec::new(),
             channel,
-            monitor,
+            monitor: Some(monitor),
             held: None,
             aside: Aside::Nothing,
         };
         (
-            Session::new(&CellSpec::sample(), &machine, prepared, None),
+            Session::new(
+                &CellSpec::sample(),
+                "/nonexistent".into(),
+                false,
+                prepared,
+                None,
+            ),
             guest,
             qemu,
         )

@@ -1,0 +1,209 @@
+//! Agents in containers of the real Podman. Images come by import; there is no registry.
+
+use abbey_testkit::house::{House, kill, until};
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+fn podman(args: &[&str]) -> String {
+    let output = Command::new("podman").args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "podman {args:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// An image with a shell and nothing else, gone with the test.
+struct Image(String);
+
+impl Image {
+    fn new(dir: &Path) -> Image {
+        let name = format!("abbey-test-{}", std::process::id());
+        let root = dir.join("root");
+        let places = [
+            "bin",
+            "abbey",
+            "tmp",
+            "run",
+            "proc",
+            "sys",
+            "dev",
+            "etc",
+            "agent/home",
+            "agent/workspace",
+        ];
+        for place in places {
+            std::fs::create_dir_all(root.join(place)).unwrap();
+        }
+        std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        std::fs::write(root.join("run/abbey-config"), "").unwrap();
+        for program in [
+            "sh", "id", "cat", "ls", "sleep", "seq", "grep", "hostname", "tail", "uname",
+        ] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(program)).unwrap();
+        }
+        let archive = dir.join("image.tar");
+        let packed = Command::new("tar")
+            .arg("-C")
+            .arg(&root)
+            .arg("-cf")
+            .arg(&archive)
+            .arg(".")
+            .status();
+        assert!(packed.unwrap().success());
+        let archive = archive.display().to_string();
+        podman(&[
+            "import",
+            "-q",
+            &archive,
+            &format!("localhost/{name}:latest"),
+        ]);
+        Image(name)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let name = format!("localhost/{}:latest", self.0);
+        let _gone_already = Command::new("podman").args(["rmi", "-f", &name]).output();
+    }
+}
+
+fn shell(house: &House, script: &str) -> String {
+    house.expect(0, &["exec", "alpha", "--", "sh", "-c", script])
+}
+
+fn show(house: &House) -> Value {
+    house.json(0, &["agent", "show", "alpha"])
+}
+
+/// Containers of this house that Podman knows, and groups that are left of it.
+fn left(house: &House) -> (String, Vec<String>) {
+    let group = abbey_daemon::Home::new(house.home()).group();
+    let containers = podman(&[
+        "ps",
+        "-a",
+        "--format",
+        "{{.Names}}",
+        "--filter",
+        &format!("name={group}"),
+    ]);
+    let roots = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    let groups = roots.map(|r| r.path().join(&group)).filter(|p| p.exists());
+    (
+        containers,
+        groups.map(|g| g.display().to_string()).collect(),
+    )
+}
+
+#[test]
+fn a_container_works_for_its_agent_and_leaves_nothing() {
+    let house = crate::house();
+    let image = Image::new(&house.path(""));
+    let manifest = format!(
+        "house: containers\nagents:\n  alpha: {{ template: sysadmin, charter: alpha.md, cell: container, image: {}, limits: {{ memory: 128MiB, cpus: 0.5, processes: 32 }} }}\n",
+        image.0
+    );
+    std::fs::write(house.path("alpha.md"), "# Alpha\n\nfirst\n").unwrap();
+    house.manifest(&manifest);
+    house.expect(0, &["up"]);
+    let first = show(&house);
+    // The house's kernel, and nothing else of it: no right, no interface, no root that can be written.
+    let status = shell(&house, "grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status");
+    assert_eq!(status.matches("0000000000000000").count(), 5, "{status}");
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"));
+    assert_eq!(
+        shell(
+            &house,
+            "hostname; ls /sys/class/net; id -u | grep -c '^0$' || true"
+        ),
+        "alpha\nlo\n0\n"
+    );
+    let refused = house.run(&["exec", "alpha", "--", "sh", "-c", "echo x > /x"]);
+    assert!(!refused.status.success());
+    let home = house.home().display().to_string();
+    assert!(
+        !house
+            .run(&["exec", "alpha", "--", "ls", &home])
+            .status
+            .success()
+    );
+    // The first process holds the channel: the agent, who has the same user, cannot look into it.
+    let looked = house.run(&["exec", "alpha", "--", "ls", "/proc/1/fd"]);
+    assert!(!looked.status.success());
+    // Work goes over the channel; so do programs.
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    let status = |args: &[&str]| house.run(args).status.code();
+    assert_eq!(
+        status(&["exec", "alpha", "--", "sh", "-c", "exit 42"]),
+        Some(42)
+    );
+    assert_eq!(
+        status(&["exec", "alpha", "--", "no-such-program"]),
+        Some(127)
+    );
+    // Limits are the runtime's and ours.
+    let bomb = "for i in $(seq 100); do sleep 3 & done; wait";
+    assert_ne!(status(&["exec", "alpha", "--", "sh", "-c", bomb]), Some(0));
+    until("it goes on", || {
+        status(&["exec", "alpha", "--", "sh", "-c", "true"]) == Some(0)
+    });
+    // Held and let go; changed while it runs; adopted.
+    house.expect(0, &["pause", "alpha"]);
+    house.expect(0, &["resume", "alpha"]);
+    std::fs::write(house.path("alpha.md"), "# Alpha\n\nsecond\n").unwrap();
+    house.expect(0, &["reload", "alpha"]);
+    assert_eq!(
+        shell(&house, "tail -n 1 /agent/workspace/SOUL.md"),
+        "second\n"
+    );
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    assert_eq!(show(&house)["pid"], first["pid"], "adopted");
+    // A shim that is killed leaves a container behind: it is taken away before the next boot.
+    shell(&house, "echo kept > /agent/workspace/k");
+    let record: Value = serde_json::from_slice(
+        &std::fs::read(house.home().join("run/cells/agent-alpha/shim.json")).unwrap(),
+    )
+    .unwrap();
+    kill(i32::try_from(record["shim"]["pid"].as_i64().unwrap()).unwrap());
+    until("a new boot", || {
+        let now = show(&house);
+        now["presence"] == "robed" && now["pid"].as_i64() != first["pid"].as_i64()
+    });
+    assert_eq!(shell(&house, "cat /agent/workspace/k"), "kept\n");
+    assert_eq!(left(&house).0.lines().count(), 1, "one container");
+    house.expect(0, &["down"]);
+    assert_eq!(left(&house), (String::new(), Vec::new()));
+    // An image that is not there is said when it starts.
+    house.manifest(&manifest.replace(&image.0, "no-such-image"));
+    house.expect(0, &["up", "--no-wait"]);
+    until("it says so", || {
+        let why = house.expect(0, &["why", "alpha"]);
+        let logs = house.expect(0, &["logs", "alpha"]);
+        why.contains("125") && logs.contains("no-such-image")
+    });
+    house.expect(0, &["down"]);
+    assert_eq!(left(&house), (String::new(), Vec::new()));
+}
+
+#[test]
+fn what_a_container_cannot_do_is_said_in_the_plan() {
+    let manifest = "house: containers\ndefaults: { waive: [limits] }\nagents:\n  alpha: { template: sysadmin, cell: container, egress: [\"192.0.2.7:5432\"] }\n";
+    let house = crate::house();
+    house.manifest(manifest);
+    let said = house.run(&["plan"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(
+        said.contains("cannot be reached from a container"),
+        "{said}"
+    );
+    let user = House::of_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
+    user.manifest(&manifest.replace(", egress: [\"192.0.2.7:5432\"]", ""));
+    let said = user.run(&["up"]);
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&said.stdout),
+        String::from_utf8_lossy(&said.stderr)
+    );
+    assert!(said.contains("start the house as root"), "{said}");
+}

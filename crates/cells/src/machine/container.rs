@@ -1,0 +1,238 @@
+//! Containers, by Podman: its program makes and keeps one, and the same first process as in a machine runs in
+//! it, over the same channel. So a container needs no network, no mapped ports, and no second way to run
+//! programs or to end.
+//!
+//! Nothing of the operator's own containers is touched: ours have names and control groups of this house.
+//! Source: podman-run(1), version 4.
+
+use super::{Aside, Prepared, instructions, tools, write_config};
+use crate::spec::Container;
+use crate::{CellSpec, Error, Program, Result};
+use abbey_model::{Bytes, CellName, Limits};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const PROGRAM: &str = "podman";
+/// What Podman and its monitor need beside the container.
+const OVERHEAD: Bytes = Bytes(192 << 20);
+const PROCESSES: u32 = 96;
+/// Time for a container to be taken away.
+const REMOVE_WITHIN_S: u32 = 20;
+/// Where the instructions are in the container.
+pub(crate) const CONFIG: &str = "/run/abbey-config";
+
+fn installed(name: &str) -> bool {
+    [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ]
+    .iter()
+    .any(|d| Path::new(d).join(name).is_file())
+}
+
+/// Whether control groups of both versions are mounted, which not every runtime takes.
+fn hybrid() -> bool {
+    Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()
+}
+
+/// Why containers cannot run on this host; none when they can.
+pub(crate) fn unusable() -> Option<String> {
+    if !installed(PROGRAM) {
+        return Some("`podman` is not installed (package podman on Debian)".to_owned());
+    }
+    if hybrid() && !installed("runc") {
+        return Some(
+            "this host has control groups of both versions, which only the runtime `runc` takes; install it"
+                .to_owned(),
+        );
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Some(
+            "containers of an ordinary user are not built yet; start the house as root".to_owned(),
+        );
+    }
+    None
+}
+
+/// Name of the container of a cell.
+pub(crate) fn name(group: &str, cell: &CellName) -> String {
+    format!("{group}-{cell}")
+}
+
+/// The whole command line, nothing of which comes from an agent.
+pub(super) fn arguments(
+    spec: &CellSpec,
+    container: &Container,
+    tools: &Path,
+    config: &Path,
+    hybrid: bool,
+) -> Vec<String> {
+    let mut all: Vec<String> = vec![PROGRAM.to_owned()];
+    let mut add = |arguments: &[&str]| all.extend(arguments.iter().map(|a| (*a).to_owned()));
+    // The manager of this host is Abbey: it made the group that the container is put below.
+    add(&["--cgroup-manager", "cgroupfs"]);
+    if hybrid {
+        add(&["--runtime", "runc"]);
+    }
+    add(&[
+        "run",
+        "--rm",
+        "--replace",
+        "--pull",
+        "never",
+        "--log-driver",
+        "none",
+    ]);
+    add(&["--name", &name(&spec.group, &spec.cell)]);
+    add(&["--hostname", spec.cell.slug().as_str(), "--network", "none"]);
+    add(&["--cgroup-parent", &format!("/{}/{}", spec.group, spec.cell)]);
+    if let Some(uid) = spec.uid {
+        add(&["--user", &format!("{uid}:{uid}")]);
+    }
+    add(&["--cap-drop", "all", "--security-opt", "no-new-privileges"]);
+    add(&["--read-only", "--read-only-tmpfs=false"]);
+    let tmp = format!(
+        "/tmp:rw,mode=1777,size={}",
+        (spec.limits.memory.0 / 4).max(16 << 20)
+    );
+    add(&["--tmpfs", &tmp]);
+    add(&["--memory", &spec.limits.memory.0.to_string()]);
+    let cpus = format!(
+        "{}.{:03}",
+        spec.limits.cpu_milli / 1000,
+        spec.limits.cpu_milli % 1000
+    );
+    add(&["--cpus", &cpus]);
+    // One more: the first process.
+    add(&["--pids-limit", &(spec.limits.processes + 1).to_string()]);
+    for limit in ["nofile=4096:4096", "nproc=4096:4096", "core=0:0"] {
+        add(&["--ulimit", limit]);
+    }
+    // The channel is descriptor 4; 3 is what announces readiness elsewhere.
+    add(&["--preserve-fds", "2"]);
+    let mut volume = |from: &Path, to: &str, how: &str| {
+        add(&["--volume", &format!("{}:{to}:{how}", from.display())]);
+    };
+    volume(tools, "/abbey", "ro");
+    volume(config, CONFIG, "ro");
+    volume(&container.files.join("home"), "/agent/home", "rw");
+    volume(&container.files.join("workspace"), "/agent/workspace", "rw");
+    add(&["--workdir", "/", "--entrypoint", "/abbey/lib/ld.so"]);
+    add(&[&format!("localhost/{}", container.image)]);
+    add(&[
+        "--library-path",
+        "/abbey/lib",
+        "/abbey/abbey",
+        "role",
+        "guest",
+    ]);
+    all
+}
+
+/// Makes everything that a container needs.
+pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Result<Prepared> {
+    let tools = tools::directory(&container.images)?;
+    let config = super::config_path(spec);
+    let mut told = instructions(spec, boot)?;
+    told.contained = true;
+    write_config(&config, Some(&told), spec.uid)?;
+    let broken = || Error::file("make", "a socket pair");
+    let (channel, end) = UnixStream::pair().map_err(broken())?;
+    channel.set_nonblocking(true).map_err(broken())?;
+    let outer = CellSpec {
+        program: Program::Path(PathBuf::from(PROGRAM)),
+        argv: arguments(spec, container, &tools, &config, hybrid()),
+        env: vec![
+            (
+                "PATH".to_owned(),
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+            ),
+            ("HOME".to_owned(), "/root".to_owned()),
+        ],
+        cwd: PathBuf::from("/"),
+        uid: None,
+        limits: Limits {
+            memory: Bytes(spec.limits.memory.0 + OVERHEAD.0),
+            processes: spec.limits.processes + PROCESSES,
+            ..spec.limits
+        },
+        network: None,
+        forwards: Vec::new(),
+        terminal: false,
+        ready_within: None,
+        container: None,
+        ..spec.clone()
+    };
+    Ok(Prepared {
+        outer,
+        fds: vec![end.into()],
+        channel: channel.into(),
+        monitor: None,
+        held: None,
+        aside: Aside::Nothing,
+    })
+}
+
+/// Takes the container of a cell away, whatever state it is in. One that is not there is gone already.
+pub(crate) fn remove(group: &str, cell: &CellName) -> Result<()> {
+    let ended = Command::new(PROGRAM)
+        .args([
+            "--cgroup-manager",
+            "cgroupfs",
+            "rm",
+            "--force",
+            "--ignore",
+            "--time",
+            "0",
+        ])
+        .arg(name(group, cell))
+        .env_clear()
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .env("HOME", "/root")
+        .env("CONTAINERS_TIMEOUT", REMOVE_WITHIN_S.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output();
+    match ended {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(Error::Monitor {
+            socket: PathBuf::from(PROGRAM),
+            why: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }),
+        Err(e) => Err(Error::file("run", PROGRAM)(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_made_by_this_command() {
+        let mut spec = CellSpec::sample();
+        spec.uid = Some(70_001);
+        spec.group = "abbey-0123".to_owned();
+        let container = Container {
+            image: "base".to_owned(),
+            images: "/h/images".into(),
+            files: "/h/agents/a".into(),
+        };
+        let all = arguments(
+            &spec,
+            &container,
+            Path::new("/h/images/.tools/t.d"),
+            Path::new("/h/run/cells/agent-a/config"),
+            true,
+        );
+        insta::assert_snapshot!(all.join("\n"));
+    }
+}
