@@ -438,7 +438,7 @@ fn commands_begin_where_a_machine_waited() {
     let canary = format!("sk-canary-{}", "V4w3".repeat(6));
     std::fs::write(house.path("canary"), &canary).unwrap();
     house.manifest(
-        "house: commands\nproviders:\n  far: { kind: openai, base_url: \"http://127.0.0.1:9\", key: \"file:canary\" }\nagents: {}\n",
+        "house: commands\nproviders:\n  far: { kind: openai, base_url: \"http://127.0.0.1:9\", key: \"file:canary\" }\nagents:\n  alpha: { template: sysadmin, cell: process }\n",
     );
     house.expect(0, &["up"]);
     std::fs::write(house.path("in.txt"), "brought\n").unwrap();
@@ -497,7 +497,7 @@ fn commands_begin_where_a_machine_waited() {
     let cells = house.home().join("run/cells");
     let mut waiting = Vec::new();
     for entry in std::fs::read_dir(&cells).unwrap().flatten() {
-        let Some(record) = record(&entry) else {
+        let Some(record) = record(&entry).filter(|r| r["machine"] == true) else {
             continue;
         };
         let shim = record["shim"]["pid"].as_i64().unwrap();
@@ -515,12 +515,11 @@ fn commands_begin_where_a_machine_waited() {
                 let found = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
                 assert!(found("abbey"), "it is a memory");
                 assert!(!found(&canary));
-                // The beginning of a key is in the program; a whole one is a secret.
-                let key = |w: &[u8]| {
-                    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_".contains(b);
-                    w.starts_with(b"sk-abbey-") && w[9..].iter().all(plain)
-                };
-                assert!(!bytes.windows(40).any(key));
+                for name in ["key", "token"] {
+                    let path = house.home().join("agents/alpha").join(name);
+                    let secret = std::fs::read_to_string(path).unwrap();
+                    assert!(secret.trim().len() > 20 && !found(secret.trim()), "{name}");
+                }
                 assert!(
                     std::fs::File::options()
                         .write(true)
@@ -544,7 +543,10 @@ fn commands_begin_where_a_machine_waited() {
     house.kill_serve();
     house.expect(0, &["up"]);
     until("what nobody waits for is gone", || {
-        std::fs::read_dir(&cells).map_or(0, |d| d.flatten().count()) == 0
+        let left = std::fs::read_dir(&cells).unwrap().flatten();
+        left.filter(|e| e.file_name().to_string_lossy().starts_with("run-"))
+            .count()
+            == 0
     });
     house.expect(0, &["down"]);
     assert!(!cells.exists());
