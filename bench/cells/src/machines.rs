@@ -29,7 +29,7 @@ fn spec(cell: &CellName, uid: u32, origin: Origin, waits: bool) -> CellSpec {
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         cwd: PathBuf::from("/work"),
         uid: Some(uid),
-        limits: Limits { memory: Bytes(192 << 20), cpu_milli: 1000, processes: 64 },
+        limits: Limits { memory: Bytes(192 << 20), cpu_milli: 1000, processes: 64, io: None },
         waived: Default::default(),
         sandbox: None,
         machine: Some(Machine {

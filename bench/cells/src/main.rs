@@ -59,7 +59,7 @@ impl House {
             env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             cwd: PathBuf::from("/"),
             uid: Some(uid),
-            limits: Limits { memory: Bytes(256 << 20), cpu_milli: 2000, processes: 64 },
+            limits: Limits { memory: Bytes(256 << 20), cpu_milli: 2000, processes: 64, io: None },
             waived: Default::default(),
             sandbox: walls.then_some(sandbox),
             machine: None,

@@ -196,11 +196,9 @@ pub(crate) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> 
         groups.extend(record.groups);
     }
     if groups.is_empty() {
-        let name = cell.to_string();
-        groups = Groups::leftovers(group)
-            .into_iter()
-            .filter(|p| p.ends_with(&name))
-            .collect();
+        groups = Groups::everywhere(group, &cell.to_string())
+            .paths()
+            .to_vec();
     }
     let groups = Groups::at(groups);
     groups.kill(KILL_WITHIN).map_err(|pids| Error::Leftover {

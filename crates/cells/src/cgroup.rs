@@ -16,6 +16,39 @@ use std::time::{Duration, Instant};
 const ROOT: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 const PERIOD_US: u64 = 100_000;
+/// Bounds of version 1 on reading and writing.
+const THROTTLES: [&str; 2] = [
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.write_bps_device",
+];
+
+/// Number of the whole disk that holds a path; parts of one have no bounds.
+fn disk_of(path: &Path) -> Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let device = fs::metadata(path)
+        .map_err(Error::file("look at", path))?
+        .dev();
+    let number = format!(
+        "{}:{}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    );
+    let known = Path::new("/sys/dev/block").join(&number);
+    let none = || {
+        let text = format!(
+            "`{}` is on no disk that the kernel could bound",
+            path.display()
+        );
+        Error::Limits(text)
+    };
+    let place = known.canonicalize().map_err(|_| none())?;
+    if !place.join("partition").exists() {
+        return Ok(number);
+    }
+    let whole = place.parent().map(|p| p.join("dev")).ok_or_else(none)?;
+    let text = fs::read_to_string(whole).map_err(|_| none())?;
+    Ok(text.trim().to_owned())
+}
 
 /// What a cell uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -216,7 +249,62 @@ impl Groups {
             memory: Bytes(memory),
             cpu_milli: u32::try_from(quota * 1000 / period.max(1)).ok()?,
             processes: u32::try_from(processes).ok()?,
+            io: self.io(),
         })
+    }
+
+    /// Bounds what is read from and written to the disk that holds `path`.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] when the kernel has no such bound here, [`Error::File`] when it refuses.
+    pub fn limit_io(&mut self, house: &str, cell: &str, path: &Path, io: Bytes) -> Result<()> {
+        let disk = disk_of(path)?;
+        match layout().map_err(Error::Limits)? {
+            Layout::V2(base) => {
+                for dir in [base.clone(), base.join(house)] {
+                    write(&dir.join("cgroup.subtree_control"), "+io")?;
+                }
+                let dir = base.join(house).join(cell);
+                let line = format!("{disk} rbps={0} wbps={0}", io.0);
+                write(&dir.join("io.max"), &line)
+            }
+            Layout::Hybrid { .. } => {
+                let root = Path::new(ROOT).join("blkio");
+                if !root.join("blkio.throttle.read_bps_device").exists() {
+                    let why = "the `blkio` controller is not mounted or does not throttle";
+                    return Err(Error::Limits(why.to_owned()));
+                }
+                let dir = root.join(house).join(cell);
+                fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
+                self.dirs.push(dir.clone());
+                for file in THROTTLES {
+                    write(&dir.join(file), &format!("{disk} {}", io.0))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The bound on the disk that the kernel applies in both directions.
+    fn io(&self) -> Option<Bytes> {
+        if let Some(dir) = self.with("io.max") {
+            let text = fs::read_to_string(dir.join("io.max")).ok()?;
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let bound = |name: &str| {
+                words
+                    .iter()
+                    .find_map(|w| w.strip_prefix(name)?.parse().ok())
+            };
+            let (read, written): (u64, u64) = (bound("rbps=")?, bound("wbps=")?);
+            return Some(Bytes(read.max(written)));
+        }
+        let dir = self.with(THROTTLES[0])?;
+        let bound = |file: &str| {
+            let text = fs::read_to_string(dir.join(file)).ok()?;
+            text.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        let (read, written) = (bound(THROTTLES[0])?, bound(THROTTLES[1])?);
+        Some(Bytes(read.max(written)))
     }
 
     /// The directories, for the record.

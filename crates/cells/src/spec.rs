@@ -177,6 +177,7 @@ impl CellSpec {
                 memory: Bytes(256 << 20),
                 cpu_milli: 1500,
                 processes: 64,
+                io: None,
             },
             waived: BTreeSet::new(),
             sandbox: None,

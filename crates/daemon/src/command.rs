@@ -158,6 +158,7 @@ impl Wanted {
             memory: body.memory_bytes.map_or(base.memory, Bytes),
             cpu_milli: body.cpu_milli.unwrap_or(base.cpu_milli).max(1),
             processes: body.processes.unwrap_or(base.processes).max(1),
+            io: None,
         };
         let least = match cell {
             CellKind::Microvm => 128,

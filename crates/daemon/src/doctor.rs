@@ -5,7 +5,7 @@ use crate::house::House;
 use crate::view;
 use abbey_api::{CheckView, DoctorDoc, VERSION};
 use abbey_engine::saga::State;
-use abbey_model::{CellName, Metric};
+use abbey_model::{CellKind, CellName, Metric};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -116,6 +116,31 @@ pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
             |why| format!("cells have loopback and the egress proxy only: {why}"),
         ),
         "start the house as root, with nftables installed",
+    );
+    let uses = |kind: CellKind| {
+        let current = house.current();
+        current.is_some_and(|c| c.house.agents.values().any(|a| a.cell == kind))
+    };
+    let images = facts.images.len();
+    add(
+        "machines",
+        facts.no_machines.is_none() || !uses(CellKind::Microvm),
+        "warn",
+        match &facts.no_machines {
+            None => format!("microVMs can run; {images} images"),
+            Some(why) => format!("microVMs cannot run: {why}"),
+        },
+        "install what is missing, then `abbey image build`",
+    );
+    add(
+        "containers",
+        facts.no_containers.is_none() || !uses(CellKind::Container),
+        "warn",
+        match &facts.no_containers {
+            None => "containers can run".to_owned(),
+            Some(why) => format!("containers cannot run: {why}"),
+        },
+        "install what is missing, or use another kind of cell",
     );
     let skills = house.skills();
     add(

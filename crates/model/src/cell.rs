@@ -203,6 +203,10 @@ pub struct Limits {
     pub cpu_milli: u32,
     /// Processes and threads.
     pub processes: u32,
+    /// Bytes a second that are read from the disk, and as many that are written to it; none when it is not
+    /// bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io: Option<Bytes>,
 }
 
 impl Default for Limits {
@@ -211,6 +215,7 @@ impl Default for Limits {
             memory: Bytes(512 << 20),
             cpu_milli: 1000,
             processes: 256,
+            io: None,
         }
     }
 }

@@ -6,6 +6,8 @@ use abbey_model::{Bytes, CellKind, Destination, Egress, Layer};
 
 /// Least memory of a machine: its kernel and first process keep 40 MiB of it.
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
+/// Least bytes a second of a disk.
+const IO_MIN: Bytes = Bytes(1 << 20);
 /// Longest path of a Unix socket that every platform takes, in bytes.
 const SOCKET_PATH_MAX: usize = 104;
 /// Longest relative socket path under the house's directory.
@@ -78,6 +80,16 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 "has a model and no budget on any level".to_owned(),
             );
         }
+    }
+    let bounded = house
+        .agents
+        .values()
+        .map(|a| (format!("agent:{}", a.slug), a.limits.io));
+    let services = house.services.values();
+    let bounded = bounded.chain(services.map(|s| (format!("service:{}", s.slug), s.limits.io)));
+    for (subject, _) in bounded.filter(|(_, io)| io.is_some_and(|io| io < IO_MIN)) {
+        let text = "`limits.io` is at least 1MiB; less would stop it".to_owned();
+        note(Severity::Fatal, &subject, text);
     }
     for service in house.services.values() {
         if let Some(reason) = &inventory.host.no_limits

@@ -678,6 +678,10 @@ fn limits(base: Limits, node: Option<&Node>) -> (Limits, Vec<(&'static str, usiz
         out.processes = processes;
         set.push(("limits.processes", line("processes")));
     }
+    if let Some(io) = text(node, "io").and_then(shape::bytes) {
+        out.io = Some(Bytes(io));
+        set.push(("limits.io", line("io")));
+    }
     (out, set)
 }
 

@@ -338,6 +338,12 @@ impl Agent {
                 ),
             ),
             ("limits.processes", self.limits.processes.to_string()),
+            (
+                "limits.io",
+                self.limits
+                    .io
+                    .map_or_else(|| "unlimited".to_owned(), |b| b.to_string()),
+            ),
             ("tools.allow", tools.join(", ")),
             ("tools.paths", self.tools.paths.join(", ")),
             ("tools.turns", self.tools.turns_max.to_string()),

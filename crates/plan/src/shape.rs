@@ -119,6 +119,11 @@ const LIMITS: Shape = Shape::Object(&[
         Shape::Integer(8, 1_000_000),
         "Most processes and threads.",
     ),
+    key(
+        "io",
+        Shape::Bytes,
+        "Most bytes in a second read from the disk, and as many written to it, for example `20MiB`.",
+    ),
 ]);
 const TOOLS: Shape = Shape::Object(&[
     key(

@@ -85,12 +85,13 @@ fn each_agent_has_a_user_an_environment_and_files_of_its_own() {
 fn limits_are_in_force_and_read_back() {
     let house = up(&TWO.replace(
         "template: sysadmin,",
-        "template: sysadmin, limits: { memory: 64MiB, cpus: 0.5, processes: 32 },",
+        "template: sysadmin, limits: { memory: 64MiB, cpus: 0.5, processes: 32, io: 20MiB },",
     ));
     let why = house.json(0, &["why", "sysadmin"]);
     assert_eq!(why["limits_in_force"]["memory"], 64 << 20);
     assert_eq!(why["limits_in_force"]["cpu_milli"], 500);
     assert_eq!(why["limits_in_force"]["processes"], 32);
+    assert_eq!(why["limits_in_force"]["io"], 20 << 20);
     // A fork bomb ends at its ceiling; the house does not notice.
     let bomb = house.run(&[
         "exec",

@@ -152,8 +152,28 @@ fn a_machine_works_for_its_agent_and_keeps_what_lasts() {
 /// host keeps is what the next boot starts with (S5-12).
 #[test]
 fn a_machine_is_reloaded_without_a_boot_and_adopted_by_the_next_control_plane() {
-    let house = machines(ONE);
+    // On a terminal, as nothing else of this depends on it.
+    let house = machines(&ONE.replace("charter: alpha.md", "charter: alpha.md, terminal: true"));
     house.expect(0, &["up"]);
+    until("what is on it is written down", || {
+        house
+            .expect(0, &["logs", "alpha"])
+            .contains("alpha is ready")
+    });
+    let mut attach = house.command(&["attach", "alpha"]);
+    attach
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped());
+    let mut attach = attach.spawn().unwrap();
+    let mut seen = std::io::BufReader::new(attach.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut seen, &mut line).unwrap();
+    assert!(
+        line.contains("alpha is ready"),
+        "what was on it before: {line}"
+    );
+    attach.kill().unwrap();
+    attach.wait().unwrap();
     let first = show(&house);
     std::fs::write(house.path("alpha.md"), "# Alpha\n\nsecond\n").unwrap();
     house.expect(0, &["reload", "alpha"]);

@@ -237,7 +237,8 @@ struct Guest {
     children: OwnedFd,
     ready: Option<OwnedFd>,
     listeners: Vec<TcpListener>,
-    terminal: Option<Terminal>,
+    /// The program's terminal, and where what it says is written down.
+    terminal: Option<(Terminal, OwnedFd)>,
     /// Streams of the program's, which are offered first.
     offers: Vec<(Offer, Ends)>,
     /// Processes that serve requests.
@@ -320,8 +321,10 @@ impl Guest {
             self.reap();
             self.hear_ready(&mut channel);
             self.accept();
-            if let Some(terminal) = &mut self.terminal {
-                terminal.turn(|_| {});
+            if let Some((terminal, transcript)) = &mut self.terminal {
+                terminal.turn(|bytes| {
+                    let _more_than_is_written_down = rustix::io::write(&*transcript, bytes);
+                });
             }
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill_at = None;
@@ -341,7 +344,7 @@ impl Guest {
         let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
         fds.extend(self.ready.as_ref().map(|r| PollFd::new(r, PollFlags::IN)));
         fds.extend(self.listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)));
-        if let Some(terminal) = &self.terminal {
+        if let Some((terminal, _)) = &self.terminal {
             terminal.watch(&mut fds);
         }
         channel.watch(&mut fds);
@@ -395,6 +398,8 @@ impl Guest {
                 let _gone_already = rustix::process::kill_process(pid, Signal::KILL);
             }
         }
+        // The end of it is the end of what is written down.
+        self.terminal = None;
         let out_of_memory = self.groups.ran_out_of_memory();
         let _all_go_with_the_machine = self.groups.kill(Duration::from_secs(5));
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
@@ -447,7 +452,7 @@ impl Peer for Guest {
         let ask: Ask = serde_json::from_slice(header).ok()?;
         let (ends, stream) = Ends::pair().ok()?;
         if let Ask::Attach { rows, columns } = ask {
-            self.terminal.as_mut()?.join(stream, (rows, columns));
+            self.terminal.as_mut()?.0.join(stream, (rows, columns));
             return Some(ends);
         }
         match abbey_launch::fork() {
@@ -468,7 +473,7 @@ impl Peer for Guest {
     }
 }
 
-type Streams = (Vec<OwnedFd>, Option<Terminal>, Option<OwnedFd>);
+type Streams = (Vec<OwnedFd>, Option<(Terminal, OwnedFd)>, Option<OwnedFd>);
 
 /// The program's descriptors; what leads to the house is offered to it.
 fn streams(config: &Config, offers: &mut Vec<(Offer, Ends)>) -> Result<Streams> {
@@ -480,16 +485,26 @@ fn streams(config: &Config, offers: &mut Vec<(Offer, Ends)>) -> Result<Streams> 
     rustix::fs::fchown(&ready_child, user, None)
         .map_err(|e| Error::file("hand over", "a pipe")(e.into()))?;
     let ready = config.announces.then_some(ready);
+    let nonblocking = |fd: &OwnedFd| {
+        rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::file("make", "a pipe")(e.into()))
+    };
     if config.terminal {
         let (terminal, slave) = Terminal::open((!config.contained).then_some(UID))?;
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(Error::file("use", "the terminal"));
         let fds = vec![copy(&slave)?, copy(&slave)?, slave, ready_child];
-        return Ok((fds, Some(terminal), ready));
+        let (ours, transcript) = pipe()?;
+        nonblocking(&ours)?;
+        nonblocking(&transcript)?;
+        offers.push((
+            Offer::Output { errors: false },
+            Ends {
+                reader: Some(ours),
+                writer: None,
+            },
+        ));
+        return Ok((fds, Some((terminal, transcript)), ready));
     }
     let mut fds = Vec::new();
-    let nonblocking = |fd: &OwnedFd| {
-        rustix::io::ioctl_fionbio(fd, true).map_err(|e| Error::file("make", "a pipe")(e.into()))
-    };
     let (input, ours) = pipe()?;
     nonblocking(&ours)?;
     fds.push(input);

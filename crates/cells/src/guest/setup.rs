@@ -222,6 +222,7 @@ pub(super) fn limits(config: &Config) -> Result<Groups> {
         memory: Bytes(config.memory.0.saturating_sub(RESERVE).max(24 << 20)),
         cpu_milli: 64_000,
         processes: config.processes,
+        io: None,
     };
     let _spare_me = fs::write("/proc/self/oom_score_adj", "-1000");
     Groups::create("abbey", "cell", &limits)

@@ -122,7 +122,14 @@ impl Shim {
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
         let (line, passed) = passing::receive(stream, REQUEST_MAX)?;
         let (mut stays, mut lends) = (None, false);
-        match serde_json::from_slice(&line)? {
+        let request = serde_json::from_slice(&line)?;
+        // What hostd checks first goes by hostd alone: the control plane's own user may look, hold and stop.
+        if let Request::Guest { .. } | Request::Template {} | Request::Begin { .. } = request
+            && rustix::net::sockopt::socket_peercred(stream)?.uid != rustix::process::geteuid()
+        {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        match request {
             Request::Status => {}
             Request::Attach { rows, columns } => stays = Some(Ask::Attach { rows, columns }),
             Request::Guest { ask } => stays = Some(ask),

@@ -249,12 +249,24 @@ impl Shim {
             Err(_) if spec.waived.contains(&Layer::Limits) => None,
             Err(error) => return Err(error),
         };
+        let groups = match (groups, outer.limits.io) {
+            (Some(mut groups), Some(io)) => {
+                let bound = groups.limit_io(&spec.group, &spec.cell.to_string(), &spec.run_dir, io);
+                match bound {
+                    Err(error) if !spec.waived.contains(&Layer::Limits) => return Err(error),
+                    _ => Some(groups),
+                }
+            }
+            (groups, _) => groups,
+        };
         crash::point("shim.groups");
         if let Some(groups) = &groups {
             record.groups = groups.paths().to_vec();
             record.in_force = groups.read_back();
             publish(&spec.run_dir.join("shim.json"), &record)?;
-            if record.in_force.is_none() && !spec.waived.contains(&Layer::Limits) {
+            let io = record.in_force.and_then(|l| l.io);
+            let missing = record.in_force.is_none() || io != outer.limits.io;
+            if missing && !spec.waived.contains(&Layer::Limits) {
                 return Err(Error::Limits(
                     "the kernel does not show all of them as applied".to_owned(),
                 ));
