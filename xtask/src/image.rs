@@ -1,8 +1,11 @@
-//! The image that machines boot from, built once for examples, tests and benches.
+//! The images that machines boot from, built once for examples, tests and benches.
 
 use crate::run::{install, root, step};
 
-/// Builds `target/images/base` unless it is there, with what that takes.
+/// What is built, and what is in it beside the stock packages.
+const IMAGES: [(&str, &str); 2] = [("base", ""), ("podman", "podman,crun,uidmap")];
+
+/// Builds those below `target/images` that are not there, with what that takes.
 pub(crate) fn image() -> Result<(), String> {
     install(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
@@ -13,18 +16,22 @@ pub(crate) fn image() -> Result<(), String> {
         ("apt-get", "apt"),
     ])?;
     let target = root().join("target");
-    if target.join("images/base/image.json").exists() {
-        return Ok(());
-    }
     let release = target.join("release/abbey");
     let program = if release.exists() {
         release
     } else {
         target.join("debug/abbey")
     };
-    step(
-        "image",
-        &program.display().to_string(),
-        &["--home", &target.display().to_string(), "image", "build"],
-    )
+    let (program, home) = (program.display().to_string(), target.display().to_string());
+    for (name, include) in IMAGES {
+        if target.join("images").join(name).join("image.json").exists() {
+            continue;
+        }
+        let mut args = vec!["--home", &home, "image", "build", name];
+        if !include.is_empty() {
+            args.extend(["--include", include]);
+        }
+        step("image", &program, &args)?;
+    }
+    Ok(())
 }

@@ -46,12 +46,13 @@ impl Ports {
     }
 }
 
-/// The image for machines, as `cargo xtask image` builds it.
+/// An image for machines, as `cargo xtask image` builds it.
 ///
 /// # Panics
 /// When it was not built.
-pub fn image() -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images/base");
+pub fn image(name: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images");
+    let target = target.join(name);
     assert!(
         target.join("image.json").exists(),
         "machines need an image; run `cargo xtask image` once"
@@ -148,8 +149,16 @@ impl House {
     /// # Panics
     /// When it was not built; tests have a network of their own and cannot fetch it.
     pub fn bring_image(&self) {
-        let image = image();
-        self.expect(0, &["image", "import", &image.display().to_string()]);
+        self.bring("base");
+    }
+
+    /// Brings another image that was built.
+    ///
+    /// # Panics
+    /// As [`House::bring_image`].
+    pub fn bring(&self, name: &str) {
+        let from = image(name).display().to_string();
+        self.expect(0, &["image", "import", &from, name]);
     }
 
     /// A command of the binary in this home, with an environment of its own.

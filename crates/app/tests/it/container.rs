@@ -12,51 +12,52 @@ fn podman(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// An image with a shell and nothing else, gone with the test.
+/// A root with a shell and nothing else, packed.
+pub(crate) fn root(dir: &Path) -> String {
+    let root = dir.join("root");
+    let places = [
+        "bin",
+        "abbey",
+        "tmp",
+        "run",
+        "proc",
+        "sys",
+        "dev",
+        "etc",
+        "agent/home",
+        "agent/workspace",
+    ];
+    for place in places {
+        std::fs::create_dir_all(root.join(place)).unwrap();
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    std::fs::write(root.join("run/abbey-config"), "").unwrap();
+    let programs = [
+        "sh", "id", "cat", "ls", "sleep", "seq", "grep", "hostname", "tail", "uname",
+    ];
+    for program in programs {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(program)).unwrap();
+    }
+    let archive = dir.join("image.tar");
+    let packed = Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .arg("-cf")
+        .arg(&archive)
+        .arg(".")
+        .status();
+    assert!(packed.unwrap().success());
+    archive.display().to_string()
+}
+
+/// An image of that, gone with the test.
 struct Image(String);
 
 impl Image {
     fn new(dir: &Path) -> Image {
         let name = format!("abbey-test-{}", std::process::id());
-        let root = dir.join("root");
-        let places = [
-            "bin",
-            "abbey",
-            "tmp",
-            "run",
-            "proc",
-            "sys",
-            "dev",
-            "etc",
-            "agent/home",
-            "agent/workspace",
-        ];
-        for place in places {
-            std::fs::create_dir_all(root.join(place)).unwrap();
-        }
-        std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        std::fs::write(root.join("run/abbey-config"), "").unwrap();
-        for program in [
-            "sh", "id", "cat", "ls", "sleep", "seq", "grep", "hostname", "tail", "uname",
-        ] {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(program)).unwrap();
-        }
-        let archive = dir.join("image.tar");
-        let packed = Command::new("tar")
-            .arg("-C")
-            .arg(&root)
-            .arg("-cf")
-            .arg(&archive)
-            .arg(".")
-            .status();
-        assert!(packed.unwrap().success());
-        let archive = archive.display().to_string();
-        podman(&[
-            "import",
-            "-q",
-            &archive,
-            &format!("localhost/{name}:latest"),
-        ]);
+        let reference = format!("localhost/{name}:latest");
+        podman(&["import", "-q", &root(dir), &reference]);
         Image(name)
     }
 }

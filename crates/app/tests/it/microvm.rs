@@ -379,7 +379,7 @@ fn drives_grow_with_the_manifest_and_go_with_the_agent() {
             .len(),
         96 << 20
     );
-    let image = image();
+    let image = image("base");
     assert!(image.join("base.ext4").exists(), "shared and never written");
     house.expect(0, &["agent", "rm", "alpha"]);
     assert!(!house.home().join("agents/alpha").exists());
@@ -439,6 +439,31 @@ fn a_backup_holds_what_is_on_the_drives() {
         );
         other.expect(0, &["down"]);
     }
+}
+
+/// What has a kernel of its own may share that further: Podman of an ordinary user works in a machine (S5-15).
+#[test]
+fn an_ordinary_user_runs_containers_in_a_machine() {
+    let house = crate::house();
+    house.bring("podman");
+    house.manifest("house: nested\nagents: {}\n");
+    house.expect(0, &["up"]);
+    let archive = crate::container::root(&house.path(""));
+    let script = "export HOME=/work XDG_RUNTIME_DIR=/work/run; mkdir -p $XDG_RUNTIME_DIR; \
+                  podman='podman --storage-driver vfs --cgroup-manager cgroupfs'; \
+                  $podman import -q image.tar localhost/test >/dev/null 2>&1; id -u; \
+                  $podman run --rm --network none --cgroups=disabled localhost/test /bin/sh -c 'id -u; uname -r; ls /work || echo apart' 2>&1";
+    let arguments = [
+        "run", "--cell", "microvm", "--image", "podman", "--memory", "512MiB",
+    ];
+    let more = ["--in", &archive, "--", "sh", "-c", script];
+    let said = house.expect(0, &[&arguments[..], &more[..]].concat());
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!((lines[0], lines[1]), ("1000", "0"), "{said}");
+    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_ne!(lines[2], host.trim());
+    assert_eq!(lines.last(), Some(&"apart"), "{said}");
+    house.expect(0, &["down"]);
 }
 
 fn run(house: &House, more: &[&str], script: &str) -> Value {
