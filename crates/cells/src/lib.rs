@@ -15,6 +15,7 @@ mod guest;
 mod host;
 pub mod hostd;
 mod identity;
+pub mod jail;
 mod lock;
 pub mod machine;
 pub mod network;

@@ -58,7 +58,11 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         let lacking = match agent.cell {
             CellKind::Microvm => machine(agent, inventory),
             CellKind::Container => container(inventory),
-            CellKind::Process | CellKind::Sandbox | CellKind::Jail => Vec::new(),
+            CellKind::Jail => vec![
+                "its jail cannot run: jails need FreeBSD, and this host is none; use `cell: sandbox`"
+                    .to_owned(),
+            ],
+            CellKind::Process | CellKind::Sandbox => Vec::new(),
         };
         for text in lacking.into_iter().chain(raw(agent)) {
             note(Severity::Fatal, &subject, text);

@@ -75,7 +75,7 @@ const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Field {
     }
 }
 
-const CELLS: Shape = Shape::Word(&["process", "sandbox", "microvm", "container"], &["jail"]);
+const CELLS: Shape = Shape::Word(&["process", "sandbox", "microvm", "container", "jail"], &[]);
 const SERVICE_CELLS: Shape =
     Shape::Word(&["process", "sandbox"], &["microvm", "container", "jail"]);
 const DRIVES: Shape = Shape::Object(&[

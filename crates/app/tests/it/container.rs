@@ -188,7 +188,7 @@ fn a_container_works_for_its_agent_and_leaves_nothing() {
 }
 
 #[test]
-fn what_a_container_cannot_do_is_said_in_the_plan() {
+fn what_this_host_cannot_run_is_said_in_the_plan() {
     let manifest = "house: containers\ndefaults: { waive: [limits] }\nagents:\n  alpha: { template: sysadmin, cell: container, egress: [\"192.0.2.7:5432\"] }\n";
     let house = crate::house();
     house.manifest(manifest);
@@ -198,6 +198,13 @@ fn what_a_container_cannot_do_is_said_in_the_plan() {
         said.contains("cannot be reached from a container"),
         "{said}"
     );
+    house.manifest(&manifest.replace(
+        "cell: container, egress: [\"192.0.2.7:5432\"]",
+        "cell: jail",
+    ));
+    let said = house.run(&["plan"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("jails need FreeBSD"), "{said}");
     let user = House::of_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
     user.manifest(&manifest.replace(", egress: [\"192.0.2.7:5432\"]", ""));
     let said = user.run(&["up"]);
