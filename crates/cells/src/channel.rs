@@ -173,9 +173,15 @@ impl Channel {
         !self.outbox.is_empty() || self.streams.values().any(open)
     }
 
-    /// Ends every stream here; what arrived whole is passed on first, as far as it is taken at once.
-    pub(crate) fn close_streams(&mut self) {
+    /// Passes on what has arrived, as far as it is taken now; whether some is left. For a side whose other
+    /// side is gone.
+    pub(crate) fn pass_on(&mut self) -> bool {
         self.carry();
+        self.streams.values().any(|s| !s.waiting.is_empty())
+    }
+
+    /// Ends every stream here.
+    pub(crate) fn close_streams(&mut self) {
         self.streams.clear();
     }
 

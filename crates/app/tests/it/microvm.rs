@@ -499,6 +499,32 @@ fn commands_begin_where_a_machine_waited() {
         std::fs::read_to_string(house.path("out.txt")).unwrap(),
         "BROUGHT\n"
     );
+    // Everything that was said arrives, however slowly it is read.
+    let mut slow = house.command(&[
+        "run",
+        "--cell",
+        "microvm",
+        "--memory",
+        "192MiB",
+        "--",
+        "head",
+        "-c",
+        "3000000",
+        "/dev/zero",
+    ]);
+    let mut slow = slow.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut out = slow.stdout.take().unwrap();
+    let (mut got, mut buffer) = (0, vec![0u8; 100_000]);
+    loop {
+        match std::io::Read::read(&mut out, &mut buffer).unwrap() {
+            0 => break,
+            n => got += n,
+        }
+        // Not a wait for anything: this is what slow means.
+        std::thread::sleep(std::time::Duration::from_millis(40));
+    }
+    assert!(slow.wait().unwrap().success());
+    assert_eq!(got, 3_000_000);
     // A template and machines that wait come by themselves.
     let who = "head -c 16 /dev/urandom | od -An -tx1; cat /etc/machine-id /proc/sys/kernel/random/uuid; hostname; date +%s";
     let mut said = Vec::new();

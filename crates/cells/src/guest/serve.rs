@@ -24,6 +24,8 @@ const PORT_WITHIN: Duration = Duration::from_secs(20);
 const CHANNEL: i32 = 4;
 /// Time for the last words to be taken.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
+/// Time for what the program said to be taken once it has ended.
+const SLOW_READER_WITHIN: Duration = Duration::from_secs(60);
 /// Open files of the program.
 const OPEN_FILES: u64 = 4096;
 /// The house's own program, and how it is started.
@@ -245,6 +247,8 @@ struct Guest {
     servants: Vec<i32>,
     /// When the program is killed.
     kill_at: Option<Instant>,
+    /// Whether its end was asked for.
+    asked: bool,
     /// How it ended.
     status: Option<i32>,
 }
@@ -297,6 +301,7 @@ impl Guest {
             offers,
             servants: Vec::new(),
             kill_at: None,
+            asked: false,
             status: None,
         })
     }
@@ -403,8 +408,12 @@ impl Guest {
         let out_of_memory = self.groups.ran_out_of_memory();
         let _all_go_with_the_machine = self.groups.kill(Duration::from_secs(5));
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
-        // What the program said last.
-        let until = Instant::now() + Duration::from_secs(1);
+        // What the program said last: whoever reads slowly gets all of it, unless an end was asked for.
+        let patience = match self.asked {
+            true => Duration::from_secs(1),
+            false => SLOW_READER_WITHIN,
+        };
+        let until = Instant::now() + patience;
         while channel.has_to_send() && Instant::now() < until {
             if channel.turn(&mut Deaf).is_err() {
                 break;
@@ -436,6 +445,7 @@ impl Peer for Guest {
     fn notice(&mut self, text: &[u8]) {
         match serde_json::from_slice(text) {
             Ok(Order::Stop { within_ms }) => {
+                self.asked = true;
                 let within = Duration::from_millis(within_ms);
                 self.kill_at.get_or_insert_with(|| Instant::now() + within);
                 if let Some(group) = Pid::from_raw(self.child.pid) {

@@ -127,6 +127,9 @@ const READS_MAX: usize = 32;
 /// to terminate.
 const HANG_UP_AFTER: u32 = 10;
 
+/// Time for the last words of a guest to be taken by whoever reads them.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(30);
+
 /// Longest time to hold a cell; the kernel takes microseconds for each process.
 const HOLD_WITHIN: Duration = Duration::from_millis(400);
 
@@ -615,6 +618,14 @@ impl Shim {
             let (outputs, _) = session.turn();
             let outputs = outputs.into_iter().map(|(name, fd)| (name, Some(fd)));
             self.output.extend(outputs);
+        }
+        // Whoever reads slowly gets all of it, for a while.
+        let until = Instant::now() + LAST_WORDS_WITHIN;
+        while self.session.as_mut().is_some_and(Session::pass_on) && Instant::now() < until {
+            self.pump();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Some(session) = &mut self.session {
             session.settle();
             if session.was_clean() == Some(false) {
                 let text = b"abbey: a drive could not be taken off whole\n";

@@ -273,6 +273,11 @@ impl Session {
         self.house.ended.map(|(_, _, clean)| clean)
     }
 
+    /// Passes on what the guest said before it went; whether somebody has not taken all of it yet.
+    pub(super) fn pass_on(&mut self) -> bool {
+        self.channel.pass_on()
+    }
+
     /// Waits for what packs and unpacks.
     pub(super) fn settle(&mut self) {
         // Nobody writes into their streams any more.
