@@ -381,6 +381,13 @@ fn drives_grow_with_the_manifest_and_go_with_the_agent() {
     );
     let image = image("base");
     assert!(image.join("base.ext4").exists(), "shared and never written");
+    // In a cell without drives it would begin with files of long ago: that is said, and not done.
+    house.manifest(&ONE.replace("cell: microvm", "cell: sandbox"));
+    house.expect(0, &["up", "--no-wait"]);
+    until("it is said", || {
+        let why = house.expect(0, &["why", "alpha"]);
+        why.contains("are on the drives of its microVM")
+    });
     house.expect(0, &["agent", "rm", "alpha"]);
     assert!(!house.home().join("agents/alpha").exists());
     let removed: Vec<_> = std::fs::read_dir(house.home().join("removed"))

@@ -39,6 +39,13 @@ pub(super) fn admit(
         | (CellKind::Container, None, None, Some(_)) => {}
         (kind, ..) => return Err(format!("{cell} is no whole {kind}")),
     }
+    let drives = dir_of(config, &cell).join("drives");
+    if spec.machine.is_none() && drives.exists() {
+        return Err(format!(
+            "the files of {cell} are on the drives of its microVM, in `{}`; go back to `cell: microvm`, or move that directory away to start without them",
+            drives.display()
+        ));
+    }
     if let Some(container) = &mut spec.container {
         if container.image.parse::<Slug>().is_err() || !matches!(cell, CellName::Agent(_)) {
             return Err(format!(
