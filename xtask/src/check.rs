@@ -1,7 +1,7 @@
 //! Everything that CI runs.
 
 use crate::run::{have, install, root, step};
-use crate::{image, tidy};
+use crate::{firecracker, image, tidy};
 
 /// Runs every check; `--stories` runs the examples' own stories as well.
 pub(crate) fn check(args: &[&str]) -> Result<(), String> {
@@ -43,6 +43,9 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
     // The binaries that the end-to-end tests start beside the one under test.
     step("build", "cargo", &["build", "--workspace", "--bins"])?;
     image::image()?;
+    firecracker::firecracker();
+    let skipped = root().join("target/skipped");
+    let _of_a_run_before = std::fs::remove_dir_all(&skipped);
     if have("cargo", &["nextest", "--version"]) {
         step("test", "cargo", &["nextest", "run", "--workspace"])?;
     } else {
@@ -52,6 +55,16 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
             &["test", "--workspace", "--", "--test-threads", "4"],
         )?;
     }
+    let skipped: Vec<_> = std::fs::read_dir(&skipped)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
+    for reason in &skipped {
+        let text = std::fs::read_to_string(reason.path()).unwrap_or_default();
+        println!("== skipped: {}: {text}", reason.file_name().display());
+    }
+    println!("== tests that had to be skipped: {}", skipped.len());
     if args.contains(&"--stories") {
         stories()?;
     }

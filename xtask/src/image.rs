@@ -11,6 +11,7 @@ pub(crate) fn image() -> Result<(), String> {
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("mmdebstrap", "mmdebstrap"),
         ("cpio", "cpio"),
+        ("lz4", "lz4"),
         ("mkfs.ext4", "e2fsprogs"),
         ("dpkg-deb", "dpkg"),
         ("apt-get", "apt"),

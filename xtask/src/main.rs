@@ -8,6 +8,7 @@
 )]
 
 mod check;
+mod firecracker;
 mod image;
 mod quickstart;
 mod run;

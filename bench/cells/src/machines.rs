@@ -34,6 +34,7 @@ fn spec(cell: &CellName, uid: u32, origin: Origin, waits: bool) -> CellSpec {
         sandbox: None,
         machine: Some(Machine {
             image: "base".into(),
+            vmm: Default::default(),
             drives: None,
             origin,
             brings: false,

@@ -1,4 +1,4 @@
-//! Places at which a test ends the process that comes by, as `kill -9` would: in front of and behind
+//! What only tests of debug builds see. Places at which a test ends the process that comes by, as `kill -9` would: in front of and behind
 //! every side effect of hostd and of shims. Without a debug build nothing of it is there.
 
 /// Every place of hostd's calls and of shims.
@@ -38,6 +38,24 @@ pub const MACHINE_POINTS: [&str; 6] = [
 /// Variable with the name of one place and a file: `NAME@PATH`. The first who comes by removes the
 /// file and is ended; later ones go on.
 pub const VARIABLE: &str = "ABBEY_CRASH_AT";
+
+/// Variable by which a test brings a Firecracker, also where its guests will not get far.
+pub const FIRECRACKER: &str = "ABBEY_FIRECRACKER";
+
+/// What a test set, for a process that has no other environment.
+pub(crate) fn of_tests() -> Vec<(&'static str, std::ffi::OsString)> {
+    #[cfg(debug_assertions)]
+    {
+        let names = [VARIABLE, FIRECRACKER].into_iter();
+        names
+            .filter_map(|n| Some((n, std::env::var_os(n)?)))
+            .collect()
+    }
+    #[cfg(not(debug_assertions))]
+    {
+        Vec::new()
+    }
+}
 
 /// Says that the caller comes by.
 #[cfg_attr(

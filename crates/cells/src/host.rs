@@ -3,6 +3,7 @@
 use crate::cgroup::Groups;
 use crate::machine;
 use crate::network::{self, Tag};
+use abbey_model::Bytes;
 use abbey_plan::HostFacts;
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,10 +24,20 @@ pub(crate) fn observe(group: &str, uid_first: Option<u32>, tag: Tag, images: &Pa
         no_limits: Groups::unusable(group),
         no_network: network::unusable(uid_first.is_some()),
         no_machines: machine::unusable(),
+        no_firecracker: machine::firecracker::unusable(),
         no_containers: machine::container::unusable(),
+        memory: memory("MemTotal:"),
         // A damaged one is found when it is to be used, and said then.
         images: machine::image::names(images),
     }
+}
+
+/// A line of `/proc/meminfo`, for example `MemAvailable:`; none where it cannot be read.
+pub fn memory(line: &str) -> Option<Bytes> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let rest = text.lines().find_map(|l| l.strip_prefix(line))?;
+    let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
+    Some(Bytes(kib << 10))
 }
 
 /// Routes and their interfaces, of `/proc/net/route` (hexadecimal, in host byte order of a little-endian word).

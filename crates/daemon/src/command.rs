@@ -18,7 +18,7 @@ use abbey_cells::machine::{Machine, Origin, image::DEFAULT};
 use abbey_cells::{Bind, CellSpec, Network, Program, Sandbox};
 use abbey_model::{
     Bytes, CellKind, CellName, Egress, ExitKind, FaultKind, Generation, Layer, Limits, Millis,
-    Observed, Principal, Slug, Subnet,
+    Observed, Principal, Slug, Subnet, Vmm,
 };
 use abbey_store::Note;
 use axum::body::Body;
@@ -459,6 +459,7 @@ impl Running {
         let machine = (wanted.cell == CellKind::Microvm).then(|| Machine {
             image: wanted.image.clone(),
             origin: self.origin(),
+            vmm: Vmm::Qemu,
             drives: None,
             brings: wanted.files.is_some(),
             take: wanted.take.clone(),

@@ -288,6 +288,7 @@ pub(crate) fn cell_spec(
             let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
             let machine = (agent.cell == CellKind::Microvm).then(|| Machine {
                 image: agent.image.clone(),
+                vmm: agent.vmm,
                 drives: Some(agent.drives),
                 origin: Origin::Cold,
                 brings: false,

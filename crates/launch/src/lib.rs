@@ -562,6 +562,31 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     }
 }
 
+/// A connection to a port of another address of the machine's own bus. Source: vsock(7).
+///
+/// # Errors
+/// What the system says.
+pub fn vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the structure of zeros is a valid one; it outlives the call, and its size is told. The new
+    // descriptor is owned at once.
+    unsafe {
+        let fd = libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut to: libc::sockaddr_vm = std::mem::zeroed();
+        to.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+        to.svm_cid = cid;
+        to.svm_port = port;
+        let size = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+        match libc::connect(fd.as_raw_fd(), (&raw const to).cast(), size) {
+            0 => Ok(fd),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 /// A copy of the caller: its number in the caller, none in the copy. The caller must have one
 /// thread.
 ///

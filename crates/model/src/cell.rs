@@ -64,6 +64,41 @@ impl FromStr for CellKind {
     }
 }
 
+/// The program that runs a virtual machine.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Vmm {
+    /// QEMU's `microvm`, with KVM or by translation.
+    #[default]
+    Qemu,
+    /// Firecracker, which needs KVM.
+    Firecracker,
+}
+
+impl Vmm {
+    /// Every one.
+    pub const ALL: [Vmm; 2] = [Vmm::Qemu, Vmm::Firecracker];
+
+    /// Name in the manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Vmm::Qemu => "qemu",
+            Vmm::Firecracker => "firecracker",
+        }
+    }
+}
+
+impl FromStr for Vmm {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = Vmm::ALL.into_iter();
+        all.find(|v| v.name() == text)
+            .ok_or_else(|| format!("`{text}` runs no machines"))
+    }
+}
+
 /// How far the filter of system calls reaches.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,

@@ -21,7 +21,7 @@ mod units;
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
     Address, CellKind, CellName, Drives, ExitKind, ExitRecord, Generation, Incarnation, Layer,
-    Limits, MachineEnd, Observed, Presence, ProcessIdentity, Profile, Spent, Wish,
+    Limits, MachineEnd, Observed, Presence, ProcessIdentity, Profile, Spent, Vmm, Wish,
 };
 pub use fault::FaultKind;
 pub use id::{

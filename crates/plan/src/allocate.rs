@@ -4,7 +4,7 @@
 //! by scanning, and a conflict names the holder.
 
 use crate::house::{Network, Runtime};
-use abbey_model::{Subnet, overlap};
+use abbey_model::{Bytes, Subnet, overlap};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -65,9 +65,15 @@ pub struct HostFacts {
     /// Whether virtual machines can run; the reason when not.
     #[serde(default)]
     pub no_machines: Option<String>,
+    /// Whether Firecracker can run them; the reason when not.
+    #[serde(default)]
+    pub no_firecracker: Option<String>,
     /// Whether containers can run; the reason when not.
     #[serde(default)]
     pub no_containers: Option<String>,
+    /// Memory of the host; none where it cannot be read.
+    #[serde(default)]
+    pub memory: Option<Bytes>,
     /// Images that machines can boot from.
     #[serde(default)]
     pub images: BTreeSet<String>,

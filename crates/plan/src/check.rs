@@ -2,7 +2,7 @@
 
 use crate::house::{Agent, AgentBudget, House};
 use crate::planner::{Inventory, Note, Severity};
-use abbey_model::{Bytes, CellKind, Destination, Egress, Layer};
+use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Vmm};
 
 /// Least memory of a machine: its kernel and first process keep 40 MiB of it.
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
@@ -155,9 +155,13 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
 /// What keeps an agent's machine from running here.
 fn machine(agent: &Agent, inventory: &Inventory) -> Vec<String> {
     let mut texts = Vec::new();
-    if let Some(reason) = &inventory.host.no_machines {
+    let (lacking, instead) = match agent.vmm {
+        Vmm::Qemu => (&inventory.host.no_machines, "`cell: sandbox`"),
+        Vmm::Firecracker => (&inventory.host.no_firecracker, "`vmm: qemu`"),
+    };
+    if let Some(reason) = lacking {
         texts.push(format!(
-            "its microVM cannot run: {reason}; install it, or use `cell: sandbox`"
+            "its microVM cannot run: {reason}; mend that, or use {instead}"
         ));
     } else if !inventory.host.images.contains(&agent.image) {
         texts.push(format!(

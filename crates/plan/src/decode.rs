@@ -529,6 +529,9 @@ impl Decoder<'_> {
             .and_then(Node::text)
             .unwrap_or("base")
             .to_owned();
+        let vmm = pick(&mut origins, "vmm")
+            .and_then(|n| n.text()?.parse().ok())
+            .unwrap_or_default();
         let (drives, sized) = drives(pick(&mut origins, "drives"));
         for node in sized {
             self.blame(Some(node), "a drive has at least 16 MiB".to_owned());
@@ -552,6 +555,7 @@ impl Decoder<'_> {
             waived,
             profile,
             image,
+            vmm,
             drives,
             egress,
             terminal: text(own, "terminal") == Some("true"),

@@ -2,7 +2,7 @@
 
 use abbey_model::{
     CellKind, Drives, Egress, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, Subnet,
-    ToolPolicy,
+    ToolPolicy, Vmm,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -255,6 +255,8 @@ pub struct Agent {
     pub profile: Profile,
     /// What its microVM boots from.
     pub image: String,
+    /// What runs its microVM.
+    pub vmm: Vmm,
     /// Sizes of its microVM's drives.
     pub drives: Drives,
     /// What it may reach outside.
@@ -351,6 +353,7 @@ impl Agent {
             ("tools.wall", format!("{} s", self.tools.wall_ms_max / 1000)),
             ("profile", self.profile.name().to_owned()),
             ("image", self.image.clone()),
+            ("vmm", self.vmm.name().to_owned()),
             ("drives.state", self.drives.state.to_string()),
             ("drives.workspace", self.drives.workspace.to_string()),
             ("drives.scratch", self.drives.scratch.to_string()),

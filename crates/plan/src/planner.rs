@@ -343,8 +343,11 @@ impl Work {
         };
         let name = agent.slug.as_str();
         // What only a new boot can change, and what the running agent asks the house for each time.
-        let machine = matches!(agent.cell, CellKind::Microvm | CellKind::Container)
-            .then_some((&agent.image, agent.drives));
+        let machine = matches!(agent.cell, CellKind::Microvm | CellKind::Container).then_some((
+            &agent.image,
+            agent.drives,
+            agent.vmm,
+        ));
         let boot = digest(&format!(
             "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?}",
             agent.runtime,

@@ -95,6 +95,8 @@ const DRIVES: Shape = Shape::Object(&[
         "Everything else that is written, gone with the boot; default `1GiB`.",
     ),
 ]);
+const VMMS: Shape = Shape::Word(&["qemu", "firecracker"], &[]);
+const VMM: &str = "What runs microVMs: `qemu` (the default), or `firecracker`, which needs KVM.";
 const PROFILES: Shape = Shape::Word(&["strict", "jit", "nested"], &[]);
 const RUNTIMES: Shape = Shape::Word(
     &["native"],
@@ -270,6 +272,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
             key("tools", TOOLS, "Tool policy of every agent."),
             key("waive", WAIVE, "Layers that may be missing on this host."),
             key("image", Shape::Name, IMAGE),
+            key("vmm", VMMS, VMM),
             key("drives", DRIVES, "Sizes of every microVM's drives."),
             key("egress", Shape::Egress, EGRESS),
         ]),
@@ -436,6 +439,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Whether it runs on a terminal, for `abbey attach`.",
             ),
             key("image", Shape::Name, IMAGE),
+            key("vmm", VMMS, VMM),
             key("drives", DRIVES, "Sizes of its microVM's drives."),
             key("egress", Shape::Egress, EGRESS),
         ])),

@@ -60,6 +60,21 @@ pub fn image(name: &str) -> PathBuf {
     target
 }
 
+/// A program that `cargo xtask check` fetched for tests, or none, which is counted and told.
+pub fn tool(name: &str, test: &str) -> Option<PathBuf> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let place = target.join("tools").join(name);
+    if place.exists() {
+        return place.canonicalize().ok();
+    }
+    let why = format!("`{name}` could not be had; `cargo xtask check` says why");
+    println!("skipped: {why}");
+    let dir = target.join("skipped");
+    let _only_for_the_count =
+        std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(dir.join(test), why));
+    None
+}
+
 /// A house that is taken down when dropped.
 #[derive(Debug)]
 pub struct House {
@@ -73,6 +88,8 @@ pub struct House {
     pub hosts: Option<String>,
     /// Where a process of the house is to be ended: `NAME@PATH`.
     pub crash_at: Option<String>,
+    /// Further variables of every command.
+    pub variables: Vec<(String, String)>,
     /// Extra arguments for the control plane when started by [`House::serve`].
     pub serve_args: Vec<String>,
 }
@@ -98,6 +115,7 @@ impl House {
             user: None,
             hosts: None,
             crash_at: None,
+            variables: Vec::new(),
             serve_args: Vec::new(),
         }
     }
@@ -178,6 +196,7 @@ impl House {
             .env("HOME", self.dir.path())
             .env("ABBEY_HOME", self.home())
             .current_dir(self.dir.path())
+            .envs(self.variables.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null());
         if let Some(place) = &self.crash_at {
             command.env(abbey_cells::crash::VARIABLE, place);

@@ -14,6 +14,7 @@ mod containment;
 mod crashes;
 mod documents;
 mod doors;
+mod firecracker;
 mod fuzz;
 mod hard_days;
 mod hostd;

@@ -6,7 +6,7 @@ use super::files::dir_of;
 use super::server::Config;
 use crate::machine::{Machine, Origin, drives::SIZE_MIN};
 use crate::{Bind, CellSpec, Forward, Listen, Target};
-use abbey_model::{CellKind, CellName, Slug, overlap};
+use abbey_model::{CellKind, CellName, Slug, Vmm, overlap};
 use std::path::{Component, Path};
 
 /// Largest drive, bytes.
@@ -91,6 +91,11 @@ pub(super) fn admit(
 fn sized(machine: &Machine) -> Result<(), String> {
     if machine.image.parse::<Slug>().is_err() {
         return Err(format!("`{}` is no name of an image", machine.image));
+    }
+    if machine.vmm == Vmm::Firecracker && machine.origin != Origin::Cold {
+        return Err(
+            "templates are made and used by QEMU; with Firecracker a machine boots".to_owned(),
+        );
     }
     // What others begin from, or begins from another, has no drive of its own.
     if machine.origin != Origin::Cold && machine.drives.is_some() {

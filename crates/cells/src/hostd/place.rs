@@ -79,7 +79,7 @@ pub fn ensure(config: &Config, binary: &Path) -> Result<()> {
         .arg("--home")
         .arg(&config.home)
         .env_clear()
-        .envs(std::env::var(crash::VARIABLE).map(|v| (crash::VARIABLE, v)))
+        .envs(crash::of_tests())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -5,7 +5,7 @@
 //! Nothing of the operator's own containers is touched: ours have names and control groups of this house.
 //! Source: podman-run(1), version 4.
 
-use super::{Aside, Prepared, instructions, tools, write_config};
+use super::{Aside, Line, Prepared, instructions, tools, write_config};
 use crate::spec::Container;
 use crate::{CellSpec, Error, Program, Result};
 use abbey_model::{Bytes, CellName, Limits};
@@ -171,7 +171,8 @@ pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Resu
     Ok(Prepared {
         outer,
         fds: vec![end.into()],
-        channel: channel.into(),
+        line: Line::Open(channel.into()),
+        teller: None,
         monitor: None,
         held: None,
         aside: Aside::Nothing,

@@ -49,7 +49,7 @@ const PACKAGES: [&str; 25] = [
 /// Makes `/bin` and its like links into `/usr`, as every current Debian has them.
 const MERGED: &str = "/usr/share/mmdebstrap/hooks/merged-usr";
 /// Drivers, below the kernel's modules, in the order of their need.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 15] = [
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_mmio.ko",
@@ -59,6 +59,9 @@ const MODULES: [&str; 12] = [
     "drivers/block/virtio_blk.ko",
     "drivers/char/virtio_console.ko",
     "drivers/char/hw_random/virtio-rng.ko",
+    "net/vmw_vsock/vsock.ko",
+    "net/vmw_vsock/vmw_vsock_virtio_transport_common.ko",
+    "net/vmw_vsock/vmw_vsock_virtio_transport.ko",
     "fs/overlayfs/overlay.ko",
     "fs/fuse/fuse.ko",
     "drivers/net/tun.ko",
@@ -90,10 +93,31 @@ pub struct Recipe {
     pub include: Vec<String>,
 }
 
-fn failed(what: &'static str, why: impl Into<String>) -> Error {
+pub(super) fn failed(what: &'static str, why: impl Into<String>) -> Error {
     Error::Image {
         what,
         why: why.into(),
+    }
+}
+
+/// Package of a program on Debian.
+fn package_of(program: &str) -> &str {
+    match program {
+        "mkfs.ext4" => "e2fsprogs",
+        "dpkg-deb" => "dpkg",
+        "apt-get" | "apt-cache" => "apt",
+        other => other,
+    }
+}
+
+/// Why a program could not be run.
+pub(super) fn spawned(what: &'static str, program: &str, package: &str, e: &io::Error) -> Error {
+    match e.kind() {
+        io::ErrorKind::NotFound => failed(
+            what,
+            format!("`{program}` is not installed (package {package} on Debian)"),
+        ),
+        _ => failed(what, format!("`{program}`: {e}")),
     }
 }
 
@@ -107,12 +131,9 @@ fn run(what: &'static str, program: &str, configure: impl FnOnce(&mut Command)) 
         )
         .stdin(Stdio::null());
     configure(&mut command);
-    let output = command.output().map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => {
-            failed(what, format!("the program `{program}` is not installed"))
-        }
-        _ => failed(what, format!("`{program}`: {e}")),
-    })?;
+    let output = command
+        .output()
+        .map_err(|e| spawned(what, program, package_of(program), &e))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
@@ -275,7 +296,7 @@ fn kernel(at: &Path) -> Result<String> {
                 .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
         })
         .ok_or_else(|| failed("find the kernel", "the package holds none"))?;
-    fs::rename(&image, at.join("kernel")).map_err(Error::file("move", image))?;
+    super::kernel::unpack(&image, &at.join("kernel"))?;
     Ok(version)
 }
 
@@ -316,12 +337,7 @@ fn initrd(at: &Path) -> Result<()> {
         .stdout(out)
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| {
-            failed(
-                "pack the first file system",
-                format!("`cpio`: {e}; install it"),
-            )
-        })?;
+        .map_err(|e| spawned("pack the first file system", "cpio", "cpio", &e))?;
     if let Some(mut names) = child.stdin.take() {
         for name in below(&dir, Path::new(""))? {
             let _it_ended = writeln!(names, "{}", name.display());

@@ -4,11 +4,29 @@ b=/bin/busybox
 $b mount -t devtmpfs -o mode=0755 dev /dev
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
-for module in virtio_ring virtio virtio_mmio failover net_failover virtio_net virtio_blk virtio_console virtio-rng overlay fuse tun; do
+# Only where the channel needs it: everybody in the guest could use it.
+channel=
+if $b grep -q abbey.channel= /proc/cmdline; then
+    channel="vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport"
+fi
+for module in virtio_ring virtio virtio_mmio failover net_failover virtio_net virtio_blk virtio_console virtio-rng overlay fuse tun $channel; do
     $b insmod /modules/$module.ko 2>/dev/null
 done
-# The nodes appear some time after their drivers.
+# The nodes appear some time after their drivers. A monitor that gives drives no serial numbers says in which
+# order they are.
+order=$($b sed -n 's/.*abbey\.drives=\([a-z,]*\).*/\1/p' /proc/cmdline)
 find() {
+    if [ -n "$order" ]; then
+        letters=abcdef
+        for name in $(echo "$order" | $b tr , ' '); do
+            node=/dev/vd${letters%"${letters#?}"}
+            letters=${letters#?}
+            if [ "$name" = "$1" ] && [ -b "$node" ]; then
+                echo "$node"
+            fi
+        done
+        return
+    fi
     for drive in /sys/block/vd*; do
         if [ "$($b cat $drive/serial)" = "$1" ]; then
             echo /dev/${drive##*/}

@@ -8,6 +8,8 @@ pub(crate) mod container;
 pub mod drives;
 pub mod firecracker;
 pub mod image;
+mod kernel;
+mod kvm;
 mod qemu;
 mod qmp;
 mod template;
@@ -19,12 +21,12 @@ pub(crate) use template::Template;
 use crate::guest::Config;
 use crate::hostd::{FileEntry, FileName};
 use crate::{Bind, CellSpec, Error, Listen, Program, Result, Sandbox};
-use abbey_model::{Bytes, CellName, Drives, Limits, Profile};
+use abbey_model::{Bytes, CellName, Drives, Limits, Profile, Vmm};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// What the program around a guest needs beside the guest's memory.
@@ -73,6 +75,9 @@ impl Origin {
 pub struct Machine {
     /// Image that it boots from.
     pub image: String,
+    /// What runs it.
+    #[serde(default)]
+    pub vmm: Vmm,
     /// Sizes of its drives; none for a single command, which keeps nothing.
     pub drives: Option<Drives>,
     /// Where it begins.
@@ -119,13 +124,29 @@ pub(crate) struct Prepared {
     /// That program's descriptors from 4 on.
     pub(crate) fds: Vec<OwnedFd>,
     /// Our end of the guest's channel.
-    pub(crate) channel: OwnedFd,
+    pub(crate) line: Line,
+    /// What the program must be told before the machine begins.
+    pub(crate) teller: Option<firecracker::Teller>,
     /// Our end of the program's own, if it has one.
     pub(crate) monitor: Option<OwnedFd>,
     /// Drives that are held.
     pub(crate) held: Option<drives::Held>,
     /// What is put aside, or brought back.
     pub(crate) aside: Aside,
+}
+
+/// Our end of a guest's channel.
+#[derive(Debug)]
+pub(crate) enum Line {
+    /// It stands.
+    Open(OwnedFd),
+    /// The guest calls here, by way of a program of this user.
+    Called {
+        /// Where.
+        at: UnixListener,
+        /// Who runs the machine; none shares the house's user.
+        uid: Option<u32>,
+    },
 }
 
 /// What a machine has to do with templates.
@@ -154,15 +175,98 @@ pub(crate) fn config_path(spec: &CellSpec) -> PathBuf {
     spec.run_dir.join("config")
 }
 
-/// Makes everything that a machine needs, in order: image, drives, instructions.
-pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Prepared> {
+/// Files that a machine is made of, as the program that runs it sees them.
+pub(crate) struct Parts {
+    pub(crate) image: image::Image,
+    /// The drive with the house's own program.
+    pub(crate) tools: PathBuf,
+    pub(crate) binds: Vec<Bind>,
+    pub(crate) held: Option<drives::Held>,
+}
+
+/// Makes or finds the files of a machine, below `root` in the eyes of whoever runs it.
+pub(crate) fn parts(spec: &CellSpec, machine: &Machine, root: &str) -> Result<Parts> {
     let place = machine.images.join(&machine.image);
     let image = image::verified(&place)?;
     let tools = tools::ensure(&machine.images)?;
+    let mut binds = Vec::new();
+    let mut bind = |source: PathBuf, name: &str, writable| {
+        binds.push(Bind {
+            source,
+            path: Path::new(root).join(name),
+            writable,
+        });
+    };
+    bind(place.join("kernel"), "kernel", false);
+    bind(place.join("initrd"), "initrd", false);
+    bind(place.join("base.ext4"), "base", false);
+    bind(tools.clone(), "tools", false);
+    let held = match &machine.drives {
+        None => None,
+        Some(classes) => {
+            let held = drives::take(&spec.cell, &machine.files, classes, spec.uid)?;
+            let scratch = spec.run_dir.join("scratch.ext4");
+            drives::scratch(&scratch, classes.scratch, spec.uid)?;
+            bind(scratch, "scratch", true);
+            bind(held.state.clone(), "state", true);
+            bind(held.workspace.clone(), "workspace", true);
+            Some(held)
+        }
+    };
+    bind(config_path(spec), "config", false);
+    Ok(Parts {
+        image,
+        tools,
+        binds,
+        held,
+    })
+}
+
+/// The cell around the program that runs a machine.
+pub(crate) fn around(
+    spec: &CellSpec,
+    program: Program,
+    argv: Vec<String>,
+    binds: Vec<Bind>,
+) -> CellSpec {
+    CellSpec {
+        program,
+        argv,
+        env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
+        cwd: PathBuf::from("/"),
+        limits: Limits {
+            memory: Bytes(spec.limits.memory.0 + OVERHEAD.0),
+            processes: PROCESSES,
+            ..spec.limits
+        },
+        sandbox: Some(Sandbox {
+            binds,
+            profile: Profile::Jit,
+            tmp: Bytes(16 << 20),
+        }),
+        network: None,
+        forwards: Vec::new(),
+        terminal: false,
+        ready_within: None,
+        machine: None,
+        ..spec.clone()
+    }
+}
+
+/// Makes everything that a machine needs, in order: image, drives, instructions.
+pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Prepared> {
+    match machine.vmm {
+        Vmm::Qemu => by_qemu(spec, machine, boot),
+        Vmm::Firecracker => firecracker::prepare(spec, machine, boot),
+    }
+}
+
+fn by_qemu(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Prepared> {
+    let parts = parts(spec, machine, qemu::ROOT)?;
     let kvm = qemu::kvm_usable();
     let key = || {
         let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1);
-        template::key(&image, &tools, spec.limits.memory, cpus, kvm)
+        template::key(&parts.image, &parts.tools, spec.limits.memory, cpus, kvm)
     };
     let template = match &machine.origin {
         Origin::Cold => None,
@@ -177,43 +281,14 @@ pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<P
             }
         }
     };
-    let mut binds = Vec::new();
-    let mut bind = |source: PathBuf, name: &str, writable| {
-        binds.push(Bind {
-            source,
-            path: Path::new(qemu::ROOT).join(name),
-            writable,
-        });
-    };
-    bind(place.join("kernel"), "kernel", false);
-    bind(place.join("initrd"), "initrd", false);
-    bind(place.join("base.ext4"), "base", false);
-    bind(tools, "tools", false);
-    let held = match &machine.drives {
-        None => None,
-        Some(classes) => {
-            let held = drives::take(&spec.cell, &machine.files, classes, spec.uid)?;
-            let scratch = spec.run_dir.join("scratch.ext4");
-            drives::scratch(&scratch, classes.scratch, spec.uid)?;
-            bind(scratch, "scratch", true);
-            bind(held.state.clone(), "state", true);
-            bind(held.workspace.clone(), "workspace", true);
-            Some(held)
-        }
-    };
-    let config = config_path(spec);
     let instructions = match (&machine.origin, &template) {
         (Origin::Template, _) | (Origin::From { waits: true, .. }, _) => None,
         _ => Some(instructions_of(spec, machine, boot)?),
     };
-    write_config(&config, instructions.as_ref(), spec.uid)?;
-    bind(config, "config", false);
+    write_config(&config_path(spec), instructions.as_ref(), spec.uid)?;
+    let mut binds = parts.binds;
     if kvm {
-        binds.push(Bind {
-            source: PathBuf::from("/dev/kvm"),
-            path: PathBuf::from("/dev/kvm"),
-            writable: true,
-        });
+        binds.push(kvm::bind(spec)?);
     }
     let pair = || -> Result<(OwnedFd, OwnedFd)> {
         let broken = || Error::file("make", "a socket pair");
@@ -237,34 +312,19 @@ pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<P
         (Origin::Template, Some(template)) => Aside::Make(template),
         (_, Some(template)) => Aside::Restore(template.devices()?),
     };
-    let outer = CellSpec {
-        program: Program::Path(PathBuf::from(qemu::PROGRAM)),
-        argv: qemu::arguments(spec, machine.drives.is_some(), kvm, memory),
-        env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
-        cwd: PathBuf::from("/"),
-        limits: Limits {
-            memory: Bytes(spec.limits.memory.0 + OVERHEAD.0),
-            processes: PROCESSES,
-            ..spec.limits
-        },
-        sandbox: Some(Sandbox {
-            binds,
-            profile: Profile::Jit,
-            tmp: Bytes(16 << 20),
-        }),
-        network: None,
-        forwards: Vec::new(),
-        terminal: false,
-        ready_within: None,
-        machine: None,
-        ..spec.clone()
-    };
+    let argv = qemu::arguments(spec, machine.drives.is_some(), kvm, memory);
     Ok(Prepared {
-        outer,
+        outer: around(
+            spec,
+            Program::Path(PathBuf::from(qemu::PROGRAM)),
+            argv,
+            binds,
+        ),
         fds,
-        channel,
+        line: Line::Open(channel),
+        teller: None,
         monitor: Some(monitor),
-        held,
+        held: parts.held,
         aside,
     })
 }

@@ -3,7 +3,6 @@
 
 use crate::CellSpec;
 use abbey_model::Bytes;
-use std::path::Path;
 
 /// The program.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
@@ -42,10 +41,7 @@ pub(super) fn kvm_usable() -> bool {
         .lines()
         .find(|l| l.starts_with("flags"))
         .is_some_and(|l| l.split_whitespace().any(|f| f == "vmx" || f == "svm"));
-    let device = Path::new("/dev/kvm");
-    let open = std::os::unix::fs::MetadataExt::mode;
-    let everybodys = std::fs::metadata(device).is_ok_and(|m| open(&m) & 0o006 == 0o006);
-    able && everybodys
+    able && super::kvm::opens()
 }
 
 /// The whole command line, nothing of which comes from a guest or an agent.
@@ -117,6 +113,9 @@ pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool, whose: Memory)
         &format!("virtserialport,chardev=guest,name={PORT}"),
     ]);
     add(&["-device", "virtio-rng-device"]);
+    let throttled = spec.limits.io.map_or_else(String::new, |Bytes(io)| {
+        format!(",throttling.bps-read={io},throttling.bps-write={io}")
+    });
     let mut drive = |name: &str, options: &str| {
         add(&[
             "-drive",
@@ -129,10 +128,10 @@ pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool, whose: Memory)
         drive(name, "readonly=on");
     }
     if drives {
-        drive("scratch", "cache=unsafe,discard=unmap");
+        drive("scratch", &format!("cache=unsafe,discard=unmap{throttled}"));
         for name in ["state", "workspace"] {
             // A flush of the guest is a flush of the host's disk.
-            drive(name, "cache=writeback,discard=unmap");
+            drive(name, &format!("cache=writeback,discard=unmap{throttled}"));
         }
     }
     add(&["-chardev", &format!("socket,id=monitor,fd={MONITOR}")]);

@@ -241,6 +241,7 @@ pub(crate) fn mounts(
             path: relative(&bound.path.display().to_string())?,
             attributes: Attributes {
                 read_only: !bound.writable,
+                devices: bound.path.starts_with("/dev"),
                 ..Attributes::default()
             },
             optional: false,

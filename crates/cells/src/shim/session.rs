@@ -4,15 +4,16 @@ use super::forward::connect;
 use crate::channel::{Channel, Ends, Peer, Side};
 use crate::guest::{Ask, News, Offer, Order};
 use crate::hostd::{pack_below, unpack_in};
-use crate::machine::{Aside, Monitor, Prepared, Template};
+use crate::machine::firecracker::Teller;
+use crate::machine::{Aside, Line, Monitor, Prepared, Template};
 use crate::spec::{Forward, Listen, Target};
 use crate::{CellSpec, Error, Result, crash, machine};
 use abbey_model::{ExitKind, MachineEnd};
-use rustix::event::PollFd;
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions};
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,12 @@ const FILES_WITHIN: Duration = Duration::from_secs(30);
 
 /// A guest and its machine.
 pub(super) struct Session {
-    channel: Channel,
+    /// Absent until the guest has called.
+    channel: Option<Channel>,
+    /// Where it calls, and the user by whom.
+    calls: Option<(UnixListener, Option<u32>)>,
+    /// Where whoever tells the machine's program what to do says that it failed.
+    teller: Option<OwnedFd>,
     /// Of a program that can be asked.
     monitor: Option<Monitor>,
     house: House,
@@ -76,6 +82,10 @@ impl Session {
         streams: Option<[OwnedFd; 3]>,
     ) -> Session {
         let mut monitor = prepared.monitor.map(Monitor::new);
+        let (channel, calls) = match prepared.line {
+            Line::Open(fd) => (Some(Channel::new(fd, Side::Host)), None),
+            Line::Called { at, uid } => (None, Some((at, uid))),
+        };
         let plan = match prepared.aside {
             Aside::Nothing => Plan::Run,
             Aside::Make(template) => Plan::Make {
@@ -89,8 +99,10 @@ impl Session {
                 Plan::Restore { waits, told: false }
             }
         };
-        Session {
-            channel: Channel::new(prepared.channel, Side::Host),
+        let mut session = Session {
+            channel,
+            calls,
+            teller: None,
             monitor,
             plan,
             house: House {
@@ -112,13 +124,29 @@ impl Session {
             console: Vec::new(),
             panicked: false,
             _held: prepared.held,
+        };
+        if let Some(teller) = prepared.teller {
+            match tell(&teller) {
+                Ok((pid, said)) => {
+                    session.house.helpers.push(pid);
+                    session.teller = Some(said);
+                }
+                Err(error) => session.house.failed = Some(crate::chain(&error)),
+            }
         }
+        session
     }
 
     pub(super) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
-        if !self.closed {
-            self.channel.watch(fds);
+        if let Some(channel) = self.channel.as_ref().filter(|_| !self.closed) {
+            channel.watch(fds);
         }
+        let calls = self
+            .calls
+            .iter()
+            .map(|(at, _)| PollFd::new(at, PollFlags::IN));
+        fds.extend(calls);
+        fds.extend(self.teller.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         if let Some(monitor) = &self.monitor {
             monitor.watch(fds);
         }
@@ -130,8 +158,11 @@ impl Session {
             monitor.turn();
         }
         self.go_on();
+        self.pick_up();
+        self.hear_teller();
         if !self.closed
-            && let Err(why) = self.channel.turn(&mut self.house)
+            && let Some(channel) = &mut self.channel
+            && let Err(why) = channel.turn(&mut self.house)
         {
             self.closed = true;
             let gone = why.contains("closed") || why.contains("broke");
@@ -139,6 +170,35 @@ impl Session {
         }
         let outputs = std::mem::take(&mut self.house.outputs);
         (outputs, self.broken.is_none())
+    }
+
+    /// Takes the call of the guest, once, and only from the program that runs it.
+    fn pick_up(&mut self) {
+        let Some((at, uid)) = &self.calls else { return };
+        let Ok((stream, _)) = at.accept() else { return };
+        let caller = rustix::net::sockopt::socket_peercred(&stream).map(|c| c.uid.as_raw());
+        let expected = uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+        if caller != Ok(expected) || stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        self.channel = Some(Channel::new(stream.into(), Side::Host));
+        self.calls = None;
+    }
+
+    /// Hears whether the machine's program did what it was told: silence to the end is yes.
+    fn hear_teller(&mut self) {
+        let Some(fd) = &self.teller else { return };
+        let mut text = [0u8; 1024];
+        match rustix::io::read(fd, &mut text) {
+            Ok(0) => self.teller = None,
+            Ok(n) => {
+                let why = String::from_utf8_lossy(&text[..n]).into_owned();
+                self.house.failed.get_or_insert(why);
+                self.teller = None;
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(_) => self.teller = None,
+        }
     }
 
     /// The next step with templates.
@@ -216,15 +276,18 @@ impl Session {
     }
 
     pub(super) fn order(&mut self, order: &Order) {
-        if let Ok(text) = serde_json::to_vec(order) {
-            self.channel.notify(&text);
+        if let (Ok(text), Some(channel)) = (serde_json::to_vec(order), &mut self.channel) {
+            channel.notify(&text);
         }
     }
 
     /// Gives a caller a stream to the guest.
     pub(super) fn ask(&mut self, ask: &Ask, caller: UnixStream) {
-        if let (Ok(header), Ok(ends)) = (serde_json::to_vec(ask), Ends::of(caller.into())) {
-            self.channel.open(&header, ends);
+        let ends = Ends::of(caller.into());
+        if let (Ok(header), Ok(ends), Some(channel)) =
+            (serde_json::to_vec(ask), ends, &mut self.channel)
+        {
+            channel.open(&header, ends);
         }
     }
 
@@ -275,13 +338,15 @@ impl Session {
 
     /// Passes on what the guest said before it went; whether somebody has not taken all of it yet.
     pub(super) fn pass_on(&mut self) -> bool {
-        self.channel.pass_on()
+        self.channel.as_mut().is_some_and(Channel::pass_on)
     }
 
     /// Waits for what packs and unpacks.
     pub(super) fn settle(&mut self) {
         // Nobody writes into their streams any more.
-        self.channel.close_streams();
+        if let Some(channel) = &mut self.channel {
+            channel.close_streams();
+        }
         let until = Instant::now() + FILES_WITHIN;
         for pid in std::mem::take(&mut self.house.helpers) {
             while let Ok(None) = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::NOHANG) {
@@ -292,6 +357,27 @@ impl Session {
             }
         }
         let _read_already = fs::remove_file(&self.house.config);
+    }
+}
+
+/// A process that tells the machine's program what to do; it goes with the shim. What goes wrong comes over the
+/// descriptor.
+fn tell(teller: &Teller) -> Result<(i32, OwnedFd)> {
+    let broken = || Error::file("start", "the one who tells");
+    let (said, says) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| broken()(e.into()))?;
+    rustix::io::ioctl_fionbio(&said, true).map_err(|e| broken()(e.into()))?;
+    match abbey_launch::fork().map_err(broken())? {
+        None => {
+            let signal = Some(rustix::process::Signal::KILL);
+            let _told_to_a_dead_shim = rustix::process::set_parent_process_death_signal(signal);
+            let told = teller.tell();
+            if let Err(error) = &told {
+                let _nobody_hears = rustix::io::write(&says, crate::chain(error).as_bytes());
+            }
+            abbey_launch::leave(i32::from(told.is_err()))
+        }
+        Some(pid) => Ok((pid, said)),
     }
 }
 
@@ -430,7 +516,8 @@ mod tests {
         let prepared = Prepared {
             outer: CellSpec::sample(),
             fds: Vec::new(),
-            channel,
+            line: Line::Open(channel),
+            teller: None,
             monitor: Some(monitor),
             held: None,
             aside: Aside::Nothing,

