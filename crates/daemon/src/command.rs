@@ -554,6 +554,14 @@ impl Running {
 
     async fn launch(&self, lease: &Lease, wanted: &Wanted) -> Result<Streams> {
         let ((stdin_child, stdin), (stdout, out), (stderr, err)) = (pipe()?, pipe()?, pipe()?);
+        if !matches!(self.source, Source::Warm { .. }) {
+            let current = self.house.current();
+            let reserve = current.map_or(Bytes(0), |c| c.house.memory_reserve);
+            let need = crate::room::need(wanted.cell, &wanted.limits, None);
+            let cell = CellName::Run(self.slug.clone());
+            let taken = self.house.room.take(&cell, need, reserve);
+            taken.map_err(|why| Problem::new(FaultKind::Conflict, why))?;
+        }
         let spec = Box::new(self.spec(lease, wanted));
         let hostd = Arc::clone(&self.house.hostd);
         let operation = match self.source {

@@ -161,6 +161,8 @@ pub struct House {
     pub(crate) work: Work,
     /// Something about cells changed: the reconciler looks again.
     pub(crate) cells_changed: Notify,
+    /// Memory that was granted.
+    pub(crate) room: crate::room::Room,
     /// A deadline may have come nearer: the sweeper looks again.
     pub(crate) deadlines_changed: Notify,
     /// Sequence number of the newest entry.

@@ -28,6 +28,7 @@ mod outside;
 mod pool;
 mod provision;
 mod reconcile;
+mod room;
 mod serve;
 mod specs;
 mod supervisor;

@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::house::House;
-use crate::specs;
+use crate::{room, specs};
 use abbey_cells::{Backend, Record};
 use abbey_engine::supervision::{self, Action, Desired, History};
 use abbey_model::{CellName, Generation, Millis, Observed, Principal, Wish};
@@ -23,6 +23,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Pause while a cell is on its way up or down.
 const MOVING: Duration = Duration::from_millis(20);
 
+/// Pause while a cell waits for room.
+const WAITING: Duration = Duration::from_secs(2);
+
 /// What the last pass saw of one cell.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
@@ -31,6 +34,8 @@ pub(crate) struct Seen {
     pub(crate) history: History,
     pub(crate) record: Option<Record>,
     pub(crate) error: Option<String>,
+    /// What it waits for before it is started.
+    pub(crate) waits: Option<String>,
 }
 
 /// Runs passes until the house stops.
@@ -171,6 +176,7 @@ async fn one(
         history,
         record: None,
         error: None,
+        waits: None,
     };
     let pause = match attend(&house, &cell, &mut seen).await {
         Ok(pause) => pause,
@@ -189,6 +195,12 @@ async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<
         seen.observed = look(house, cell, seen).await?;
         let now = house.store.now();
         let (next, action) = supervision::decide(&seen.desired, &seen.observed, &seen.history, now);
+        if matches!(action, Action::Start(_))
+            && let Some(why) = lacks_room(house, cell, &seen.history).await?
+        {
+            seen.waits = Some(why);
+            return Ok(WAITING);
+        }
         if next != seen.history {
             remember(house, cell, &seen.history, &next).await?;
             seen.history = next;
@@ -221,6 +233,36 @@ async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<
         }
     }
     Ok(MOVING)
+}
+
+/// Why a cell is not started yet. The first time is entered in the log.
+async fn lacks_room(
+    house: &Arc<House>,
+    cell: &CellName,
+    history: &History,
+) -> Result<Option<String>> {
+    let Some(current) = house.current() else {
+        return Ok(None);
+    };
+    let last = history.last_exit.as_ref();
+    let peak = last.and_then(|e| e.spent).map(|s| s.memory_peak);
+    let Err(why) = room::of_plan(house, &current, cell, peak) else {
+        return Ok(None);
+    };
+    let waited = {
+        let seen = house.seen.read().unwrap_or_else(PoisonError::into_inner);
+        seen.get(cell).is_some_and(|s| s.waits.is_some())
+    };
+    if !waited {
+        let note = Note {
+            actor: Principal::House,
+            action: "cell.waits".to_owned(),
+            entity: cell.to_string(),
+            detail: json!({ "why": why }),
+        };
+        house.store.append(note).await?;
+    }
+    Ok(Some(why))
 }
 
 async fn look(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<Observed> {

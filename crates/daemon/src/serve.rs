@@ -216,6 +216,7 @@ pub(crate) async fn open(
         redactor,
         work: crate::house::Work::default(),
         cells_changed: Notify::new(),
+        room: crate::room::Room::default(),
         deadlines_changed: Notify::new(),
         head,
         applying: Mutex::new(()),

@@ -337,6 +337,9 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
         if let Some(error) = &seen.error {
             say("cannot_reconcile", error.clone());
         }
+        if let Some(why) = &seen.waits {
+            say("no_room", why.clone());
+        }
         match &seen.observed {
             Observed::Running { ready: true, .. } => {
                 say("up", format!("boot {} is up", seen.history.generation.0))

@@ -85,6 +85,9 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             );
         }
     }
+    for (severity, subject, text) in memory(house, inventory) {
+        note(severity, &subject, text);
+    }
     let bounded = house
         .agents
         .values()
@@ -148,6 +151,43 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 ),
             );
         }
+    }
+    notes
+}
+
+/// Cells that can never begin on this host, and whether all of them fit at once.
+fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String)> {
+    let Some(all) = inventory.host.memory else {
+        return Vec::new();
+    };
+    let most = Bytes(all.0.saturating_sub(house.memory_reserve.0));
+    let agents = house.agents.values();
+    let cells = agents.map(|a| (format!("agent:{}", a.slug), a.limits.memory, a.cell));
+    let services = house.services.values();
+    let cells =
+        cells.chain(services.map(|s| (format!("service:{}", s.slug), s.limits.memory, s.cell)));
+    let mut notes = Vec::new();
+    let mut sum = Bytes(0);
+    for (subject, limit, cell) in cells {
+        sum.0 = sum.0.saturating_add(limit.0);
+        if limit <= most {
+            continue;
+        }
+        let severity = match cell {
+            CellKind::Microvm => Severity::Fatal,
+            _ => Severity::Warning,
+        };
+        let text = format!(
+            "`limits.memory` is {limit}, and this host has {all}, of which {} are kept back; lower it",
+            house.memory_reserve
+        );
+        notes.push((severity, subject, text));
+    }
+    if sum > most {
+        let text = format!(
+            "all cells together may use {sum}, and this host has {all}; those that find no room wait"
+        );
+        notes.push((Severity::Warning, "agents".to_owned(), text));
     }
     notes
 }

@@ -15,6 +15,8 @@ use abbey_model::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
+/// What is kept back where nothing is said.
+const MEMORY_RESERVE: Bytes = Bytes(128 << 20);
 /// Slots of a house that names none.
 const SLOTS: [(&str, u32); 4] = [("git", 2), ("cms", 3), ("models", 4), ("db", 5)];
 
@@ -100,6 +102,9 @@ impl Decoder<'_> {
             name: slug(root, "house")?,
             listen: self.listen(),
             network,
+            memory_reserve: text(self.root.get("admission"), "memory_reserve")
+                .and_then(shape::bytes)
+                .map_or(MEMORY_RESERVE, Bytes),
             providers,
             budget,
             services,

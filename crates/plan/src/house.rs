@@ -1,8 +1,8 @@
 //! The validated house: what the manifest means, with every default filled in.
 
 use abbey_model::{
-    CellKind, Drives, Egress, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug, Subnet,
-    ToolPolicy, Vmm,
+    Bytes, CellKind, Drives, Egress, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug,
+    Subnet, ToolPolicy, Vmm,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,8 @@ pub struct House {
     pub listen: Listen,
     /// Addresses and ports.
     pub network: Network,
+    /// Memory of the host that cells leave free.
+    pub memory_reserve: Bytes,
     /// Model providers by name.
     pub providers: BTreeMap<Slug, Provider>,
     /// Budget of everything.

@@ -491,8 +491,13 @@ fn wall(cell: CellKind) -> &'static str {
 
 fn house_digest(house: &House) -> String {
     digest(&format!(
-        "{} {:?} {:?} {:?} {:?}",
-        house.name, house.listen, house.network, house.budget, house.providers
+        "{} {:?} {:?} {:?} {:?} {:?}",
+        house.name,
+        house.listen,
+        house.network,
+        house.budget,
+        house.providers,
+        house.memory_reserve
     ))
 }
 

@@ -221,6 +221,15 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
         "Addresses and ports of the house.",
     ),
     key(
+        "admission",
+        Shape::Object(&[key(
+            "memory_reserve",
+            Shape::Bytes,
+            "Memory of the host that cells leave free; a cell that does not fit waits. Default `128MiB`.",
+        )]),
+        "Whether one more cell fits.",
+    ),
+    key(
         "providers",
         Shape::Map(&Shape::Object(&[
             must(

@@ -330,3 +330,26 @@ fn without_root_and_control_groups_it_is_refused_or_waived_by_name() {
     );
     assert_eq!(run(&["down"]).0, Some(0));
 }
+
+/// S3-07: a cell that does not fit waits, says why, and begins when it does.
+#[test]
+fn a_cell_that_finds_no_room_waits_for_it() {
+    let house = house();
+    let all = abbey_cells::memory("MemTotal:").unwrap();
+    let reserve = format!("admission: {{ memory_reserve: {}KiB }}\n", all.0 / 1024);
+    house.manifest(&format!("{reserve}{TWO}"));
+    house.expect(0, &["up", "--no-wait"]);
+    until("it says what it waits for", || {
+        let why = house.json(0, &["why", "sysadmin"]);
+        let reasons = why["reasons"].as_array().unwrap();
+        reasons
+            .iter()
+            .any(|r| r["code"] == "no_room" && r["text"].as_str().unwrap().contains("kept back"))
+    });
+    let entries = house.expect(0, &["activity", "--json"]);
+    let waits = entries.lines().filter(|l| l.contains("\"cell.waits\""));
+    assert_eq!(waits.count(), 2, "once for each agent\n{entries}");
+    house.manifest(TWO);
+    house.expect(0, &["up"]);
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+}
