@@ -70,6 +70,9 @@ pub struct Network {
     pub subnet: Subnet,
     /// The house's; hostd puts it in.
     pub tag: Option<Tag>,
+    /// Whether it is a port of the house's bridge; hostd puts it in.
+    #[serde(default)]
+    pub bridged: bool,
 }
 
 /// A directory or file of the host that a cell sees.

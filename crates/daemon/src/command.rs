@@ -415,6 +415,11 @@ impl Running {
         let claim = Claim {
             uid: lease.uid,
             subnet: lease.subnet,
+            bridged: lease.subnet.is_some()
+                && self
+                    .house
+                    .current()
+                    .is_some_and(|c| c.house.network.bridged),
             egress: lease.egress.clone(),
             ..Claim::default()
         };
@@ -514,7 +519,11 @@ impl Running {
             sandbox,
             machine,
             container: None,
-            network: lease.subnet.map(|subnet| Network { subnet, tag: None }),
+            network: lease.subnet.map(|subnet| Network {
+                subnet,
+                tag: None,
+                bridged: false,
+            }),
             forwards: ways.forwards(),
             terminal: false,
             ready_within: None,

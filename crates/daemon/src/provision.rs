@@ -280,6 +280,7 @@ async fn make_home(house: &House, current: &Current, owner: CellName) -> Result<
     let claim = Claim {
         uid: current.uid(&name),
         subnet,
+        bridged: subnet.is_some() && plan.network.bridged,
         door: current.port(&name, "door").filter(|_| subnet.is_some()),
         port: current.port(&name, "port"),
         egress: egress.filter(|_| subnet.is_some()).unwrap_or_default(),

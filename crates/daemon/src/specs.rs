@@ -256,8 +256,11 @@ pub(crate) fn cell_spec(
                 sandbox: None,
                 machine: None,
                 container: None,
-                network: abbey_plan::subnet(&current.registry, owner)
-                    .map(|subnet| Network { subnet, tag: None }),
+                network: abbey_plan::subnet(&current.registry, owner).map(|subnet| Network {
+                    subnet,
+                    tag: None,
+                    bridged: false,
+                }),
                 forwards: Vec::new(),
                 terminal: false,
                 ready_within: None,

@@ -357,6 +357,7 @@ mod tests {
 
     fn network() -> Network {
         Network {
+            bridged: false,
             pool: Ipv4Addr::new(10, 77, 0, 0),
             pool_prefix: 22,
             prefix: 24,

@@ -8,6 +8,8 @@ use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Vmm};
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
 /// Least bytes a second of a disk.
 const IO_MIN: Bytes = Bytes(1 << 20);
+/// Ports that Linux gives a bridge. Source: `BR_MAX_PORTS` of its net/bridge, which counts one that is none.
+pub const BRIDGE_PORTS_MAX: usize = 1023;
 /// Longest path of a Unix socket that every platform takes, in bytes.
 const SOCKET_PATH_MAX: usize = 104;
 /// Longest relative socket path under the house's directory.
@@ -84,6 +86,21 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 "has a model and no budget on any level".to_owned(),
             );
         }
+    }
+    let behind_walls = house
+        .agents
+        .values()
+        .filter(|a| a.cell == CellKind::Sandbox);
+    let services = house
+        .services
+        .values()
+        .filter(|s| s.cell == CellKind::Sandbox);
+    let ports = behind_walls.count() + services.count();
+    if house.network.bridged && ports > BRIDGE_PORTS_MAX {
+        let text = format!(
+            "{ports} cells do not fit on one bridge, which has {BRIDGE_PORTS_MAX} ports; use `layout: routed`"
+        );
+        note(Severity::Fatal, "network", text);
     }
     for (severity, subject, text) in memory(house, inventory) {
         note(severity, &subject, text);

@@ -164,6 +164,7 @@ impl Decoder<'_> {
         }
         let slots = self.slots(prefix);
         Network {
+            bridged: text(node, "layout") == Some("bridge"),
             pool,
             pool_prefix,
             prefix,

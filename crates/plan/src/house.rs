@@ -74,6 +74,8 @@ pub struct Network {
     pub prefix: u8,
     /// First and last port.
     pub ports: (u16, u16),
+    /// Whether cells are ports of one bridge, and have no wires of their own.
+    pub bridged: bool,
     /// Places of services in every agent's subnet, by name (S1-08).
     pub slots: BTreeMap<Slug, u32>,
 }

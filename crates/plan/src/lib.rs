@@ -17,7 +17,7 @@ mod shape;
 pub mod templates;
 
 pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind, footprint};
-pub use check::{check, home_fits};
+pub use check::{BRIDGE_PORTS_MAX, check, home_fits};
 pub use decode::parse;
 pub use house::{
     Agent, AgentBudget, Budget, Charter, Endpoint, House, Listen, ModelRef, Network, Origin,

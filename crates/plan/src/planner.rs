@@ -298,7 +298,10 @@ impl Work {
             line: 0,
             ..service.clone()
         };
-        let digest = digest(&format!("{boot:?} {port} {uid:?} {subnet:?}"));
+        let digest = digest(&format!(
+            "{boot:?} {port} {uid:?} {subnet:?} {}",
+            house.network.bridged
+        ));
         let action = match inventory.applied.services.get(&service.slug) {
             None => Some(Action::Create),
             Some(old) if *old != digest => Some(Action::Restart),
@@ -349,14 +352,15 @@ impl Work {
             agent.vmm,
         ));
         let boot = digest(&format!(
-            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?}",
+            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?} {}",
             agent.runtime,
             agent.cell,
             agent.limits,
             agent.waived,
             agent.profile,
             agent.slug,
-            agent.terminal
+            agent.terminal,
+            house.network.bridged
         ));
         let charter = inventory
             .charters

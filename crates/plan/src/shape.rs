@@ -213,6 +213,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Ports from which doors and services get theirs.",
             ),
             key(
+                "layout",
+                Shape::Word(&["routed", "bridge"], &[]),
+                "`routed` (the default): a wire for each cell; `bridge`: one bridge for all, of at most 1,023 ports.",
+            ),
+            key(
                 "slots",
                 Shape::Map(&Shape::Integer(2, 65_534)),
                 "Places of services in every agent's subnet; default `{ git: 2, cms: 3, models: 4, db: 5 }`.",

@@ -154,10 +154,15 @@ impl House {
     /// When it cannot be written.
     pub fn manifest(&self, text: &str) -> PathBuf {
         let path = self.path("abbey.yaml");
-        let head = format!(
-            "version: 1\nlisten: {{ address: 127.0.0.1:0 }}\nnetwork: {{ ports: {}-{} }}\n",
+        let ports = format!(
+            "network: {{ ports: {}-{}",
             self.ports.first, self.ports.last
         );
+        let head = "version: 1\nlisten: { address: 127.0.0.1:0 }\n";
+        let text = match text.contains("network: {") {
+            true => text.replacen("network: {", &format!("{ports},"), 1),
+            false => format!("{ports} }}\n{text}"),
+        };
         std::fs::write(&path, format!("{head}{text}")).expect("a manifest");
         path
     }

@@ -56,6 +56,7 @@ fn agent(name: &str) -> CellName {
 fn seeds(uid: Option<u32>) -> Vec<Operation> {
     let owner = || agent("a");
     let claim = Claim {
+        bridged: false,
         uid,
         subnet: Some("10.99.1.0/24".parse().unwrap()),
         door: Some(1),
@@ -92,6 +93,7 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
         network: Some(Network {
             subnet: "10.99.1.0/24".parse().unwrap(),
             tag: None,
+            bridged: false,
         }),
         forwards: vec![forward],
         terminal: false,

@@ -207,6 +207,7 @@ fn rules_that_nobody_confirms_are_put_back() {
     let network = |subnet: &str| Network {
         subnet: subnet.parse().unwrap(),
         tag: None,
+        bridged: false,
     };
     refused(
         &|s| s.network = Some(network("10.77.9.0/24")),

@@ -70,6 +70,8 @@ agents:
   b: { template: sysadmin, reports_to: a, egress: full }
 ";
 
+const BRIDGE: &str = "network: { layout: bridge }\n";
+
 const HOSTS: &str = "127.0.0.1 localhost
 198.51.100.7 api.example.org http.example.org ssh.example.org
 198.51.100.8 other.example.org
@@ -122,7 +124,17 @@ fn interfaces() -> Vec<String> {
 
 #[test]
 fn an_agent_reaches_its_door_and_what_it_was_allowed_and_nothing_else() {
-    let (outside, house, fleet) = stand(TWO);
+    reaches_what_it_may("");
+}
+
+/// The layout of several subnets on one bridge lets nobody reach more (S1-03, S1-09).
+#[test]
+fn on_a_bridge_an_agent_reaches_no_more() {
+    reaches_what_it_may(BRIDGE);
+}
+
+fn reaches_what_it_may(layout: &str) {
+    let (outside, house, fleet) = stand(&format!("{layout}{TWO}"));
     let ((a, a_gateway), (b, b_gateway)) = (addresses(&fleet, "a"), addresses(&fleet, "b"));
     let door = |agent: &str| {
         let agents = fleet["agents"].as_array().unwrap();
@@ -272,7 +284,16 @@ fn services_are_met_at_their_slots() {
 /// gets nowhere. Tried with root's rights inside the cell's network, which no agent has.
 #[test]
 fn false_addresses_are_dropped() {
-    let (outside, house, fleet) = stand(TWO);
+    drops_false_addresses("", "!= @sources");
+}
+
+#[test]
+fn false_addresses_are_dropped_at_the_ports_of_a_bridge() {
+    drops_false_addresses(BRIDGE, "!= @ports");
+}
+
+fn drops_false_addresses(layout: &str, rule: &str) {
+    let (outside, house, fleet) = stand(&format!("{layout}{TWO}"));
     let (a, gateway) = addresses(&fleet, "a");
     let (b, _) = addresses(&fleet, "b");
     let pid = fleet["agents"][0]["pid"].as_u64().unwrap();
@@ -306,8 +327,34 @@ fn false_addresses_are_dropped() {
     // The neighbour is where it was.
     assert_eq!(reach(&house, "b", &format!("{OUTSIDE}:80")), "ok");
     let rules = nft(&["list", "ruleset"]);
-    let counted = rules.lines().find(|l| l.contains("!= @sources")).unwrap();
+    let counted = rules.lines().find(|l| l.contains(rule)).unwrap();
     assert!(!counted.contains("packets 0 "), "{counted}");
+}
+
+/// A bridge that somebody took away stands again, with its gateways and ports, and no cell is started anew.
+#[test]
+fn a_bridge_that_was_deleted_by_hand_stands_again() {
+    let (_outside, house, fleet) = stand(&format!("{BRIDGE}{TWO}"));
+    let to = format!("{OUTSIDE}:80");
+    assert_eq!(reach(&house, "a", &to), "ok");
+    let bridge = || interfaces().into_iter().find(|i| i.ends_with("br"));
+    let name = bridge().unwrap();
+    let gone = Command::new("ip").args(["link", "del", &name]).status();
+    assert!(gone.unwrap().success());
+    // The house looks by itself; the cells were cut off until then.
+    until("it stands again", || {
+        bridge().is_some() && reach(&house, "a", &to) == "ok"
+    });
+    let after = house.json(0, &["ps"]);
+    for n in 0..2 {
+        assert_eq!(after["agents"][n]["pid"], fleet["agents"][n]["pid"]);
+    }
+    // The other layout: cells start anew, and the bridge is gone with its table.
+    house.manifest(TWO);
+    house.expect(0, &["up"]);
+    until("the bridge is gone", || bridge().is_none());
+    assert_eq!(reach(&house, "a", &to), "ok");
+    assert!(!nft(&["list", "ruleset"]).contains("table bridge"));
 }
 
 /// Names go through the proxy, which connects to the address that it checked (S1-12).

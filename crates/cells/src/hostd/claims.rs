@@ -5,7 +5,7 @@ use crate::network::Tag;
 use crate::{Error, Result};
 use abbey_model::{CellName, Egress, Subnet, is_private, overlap};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -27,6 +27,9 @@ pub struct Claim {
     /// Addresses of its own network.
     #[serde(default)]
     pub subnet: Option<Subnet>,
+    /// Whether it is a port of the house's bridge, and has no wire of its own.
+    #[serde(default)]
+    pub bridged: bool,
     /// Port of its door, on its gateway's address.
     #[serde(default)]
     pub door: Option<u16>,
@@ -62,6 +65,12 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// Subnets on the house's bridge.
+    pub(crate) fn on_bridge(&self) -> BTreeSet<Subnet> {
+        let bridged = self.owners.values().filter(|c| c.bridged);
+        bridged.filter_map(|c| c.subnet).collect()
+    }
+
     /// Part of the names of what the house makes.
     pub(crate) fn tag(&self) -> Tag {
         self.tag.unwrap_or(Tag::new(0))

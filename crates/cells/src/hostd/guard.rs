@@ -76,6 +76,7 @@ pub(super) fn admit(
             return Err(format!("{cell} has no walls to have a network in"));
         }
         network.tag = Some(claims.tag());
+        network.bridged = claimed.bridged;
     }
     for forward in &mut spec.forwards {
         reachable(config, claims, &claimed, spec.network.is_some(), forward)?;

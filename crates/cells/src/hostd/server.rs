@@ -483,8 +483,13 @@ fn firewall(
     if claims.owners.values().all(|c| c.subnet.is_none()) {
         return match dry || !firewall::is_there(&dir) {
             true => Ok(Reply::InForce),
-            false => firewall::remove(&dir, tag).map(|()| Reply::Done),
+            false => part(config, tag).map(|()| Reply::Done),
         };
+    }
+    if !dry {
+        let on_bridge = claims.on_bridge();
+        crate::network::bridge::stand(tag, &on_bridge)
+            .map_err(Error::file("set up", "the bridge"))?;
     }
     if firewall::in_force(&dir, tag, &claims) {
         return Ok(Reply::InForce);
@@ -518,6 +523,8 @@ fn stand_guard(config: &Config) -> Result<()> {
     // Read under the lock: rules are never made from what somebody held a moment ago.
     let claims = claims::open(&dir)?.claims;
     let tag = claims.tag();
+    crate::network::bridge::stand(tag, &claims.on_bridge())
+        .map_err(Error::file("set up", "the bridge"))?;
     match firewall::in_force(&dir, tag, &claims) {
         true => Ok(()),
         false => firewall::apply(&dir, tag, &claims).map(drop),

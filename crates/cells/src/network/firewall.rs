@@ -126,8 +126,17 @@ fn read<T: Default + serde::de::DeserializeOwned>(path: &Path) -> T {
     serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
+/// Both tables as the kernel lists them; the one of the bridge only where there is one.
 fn list(tag: Tag) -> io::Result<String> {
-    run(&["-s", "list", "table", "inet", &tag.table()], "")
+    let table = tag.table();
+    let mut listed = run(&["-s", "list", "table", "inet", &table], "")?;
+    listed += &run(&["-s", "list", "table", "bridge", &table], "").unwrap_or_default();
+    Ok(listed)
+}
+
+/// Text that removes a table, there or not.
+fn without(family: &str, table: &str) -> String {
+    format!("table {family} {table} {{}}\ndelete table {family} {table}\n")
 }
 
 fn forwards() -> bool {
@@ -195,7 +204,7 @@ pub(crate) fn restore(dir: &Path, tag: Tag, before: Applied) -> Result<()> {
 fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
     run(&["-c", "-f", "-"], &text).map_err(failed("check"))?;
     if !forward {
-        close(dir);
+        close(dir, tag);
     }
     // The intent first: whoever is ended behind the next lines leaves a table that is known of.
     let _was_never_seen = std::fs::remove_file(seen_path(dir));
@@ -204,8 +213,14 @@ fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
         listed: String::new(),
         forwards: forward,
     };
+    // Whoever left the bridge takes its table along.
+    let before: Applied = read(&path(dir));
+    let bridged = |text: &str| text.contains("table bridge");
+    let gone = (bridged(&before.text) && !bridged(&applied.text))
+        .then(|| without("bridge", &tag.table()))
+        .unwrap_or_default();
     shim::publish(&path(dir), &applied)?;
-    run(&["-f", "-"], &applied.text).map_err(failed("apply"))?;
+    run(&["-f", "-"], &(gone + &applied.text)).map_err(failed("apply"))?;
     crash::point("hostd.ruled");
     applied.listed = list(tag).map_err(failed("read back"))?;
     // The rules are there before anything is forwarded.
@@ -216,10 +231,11 @@ fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
 }
 
 /// Ends the forwarding that the house began, unless another house needs it.
-fn close(dir: &Path) {
+fn close(dir: &Path, tag: Tag) {
     let tables = run(&["list", "tables"], "").unwrap_or_default();
-    let houses = tables.lines().filter(|l| l.contains(" abbey_")).count();
-    if read::<Applied>(&path(dir)).forwards && houses <= 1 {
+    let others = |l: &str| l.contains(" abbey_") && !l.ends_with(&tag.table());
+    let needed = tables.lines().any(others);
+    if read::<Applied>(&path(dir)).forwards && !needed {
         let _stays_as_it_is = std::fs::write(FORWARD, "0");
     }
 }
@@ -237,10 +253,14 @@ pub(crate) fn remove(dir: &Path, tag: Tag) -> Result<()> {
     if !is_there(dir) {
         return Ok(());
     }
-    close(dir);
+    close(dir, tag);
     let _was_never_seen = std::fs::remove_file(seen_path(dir));
     let table = tag.table();
-    let text = format!("table inet {table} {{}}\ndelete table inet {table}\n");
+    let applied: Applied = read(&path(dir));
+    let mut text = without("inet", &table);
+    if applied.text.contains("table bridge") {
+        text += &without("bridge", &table);
+    }
     run(&["-f", "-"], &text).map_err(failed("remove"))?;
     std::fs::remove_file(path(dir)).map_err(Error::file("remove", path(dir)))
 }

@@ -1,11 +1,11 @@
 //! Interfaces, addresses and routes by netlink (`rtnetlink(7)`): a few messages in one datagram,
 //! the acknowledgements read afterwards.
 
-use super::{Tag, cell_mac, host_mac};
-use abbey_model::Subnet;
+use super::{Tag, bridge, bridge_mac, cell_mac, host_mac};
+use crate::spec::Network;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
@@ -32,7 +32,7 @@ const LOOPBACK: u32 = 1;
 const REMOVE_TRIES: u32 = 5;
 
 /// A conversation with the kernel about one network namespace: that of the caller when it began.
-struct Route {
+pub(super) struct Route {
     socket: Socket,
     /// Any socket of that namespace, to ask for the numbers of interfaces.
     names: std::os::fd::OwnedFd,
@@ -40,7 +40,7 @@ struct Route {
 }
 
 impl Route {
-    fn open() -> io::Result<Route> {
+    pub(super) fn open() -> io::Result<Route> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -57,13 +57,16 @@ impl Route {
         })
     }
 
-    fn index(&self, name: &str) -> io::Result<u32> {
+    pub(super) fn index(&self, name: &str) -> io::Result<u32> {
         rustix::net::netdevice::name_to_index(&self.names, name).map_err(Into::into)
     }
 
     /// Sends everything at once and waits until each is done; the first failure is told with
     /// what it was about.
-    fn all(&mut self, steps: Vec<(&'static str, RouteNetlinkMessage)>) -> io::Result<()> {
+    pub(super) fn all(
+        &mut self,
+        steps: Vec<(&'static str, RouteNetlinkMessage)>,
+    ) -> io::Result<()> {
         let mut bytes = Vec::new();
         let first = self.sequence + 1;
         let mut pending = Vec::new();
@@ -72,12 +75,14 @@ impl Route {
             pending.push(what);
             let mut header = NetlinkHeader::default();
             header.flags = NLM_F_REQUEST | NLM_F_ACK;
-            if !matches!(
-                message,
-                RouteNetlinkMessage::SetLink(_) | RouteNetlinkMessage::DelLink(_)
-            ) {
-                header.flags |= NLM_F_CREATE | NLM_F_EXCL;
-            }
+            header.flags |= match message {
+                RouteNetlinkMessage::SetLink(_)
+                | RouteNetlinkMessage::DelLink(_)
+                | RouteNetlinkMessage::DelAddress(_) => 0,
+                // On a bridge the one of the cell's last boot may be there.
+                RouteNetlinkMessage::NewNeighbour(_) => NLM_F_CREATE | NLM_F_REPLACE,
+                _ => NLM_F_CREATE | NLM_F_EXCL,
+            };
             header.sequence_number = self.sequence;
             let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
             message.finalize();
@@ -138,30 +143,34 @@ impl From<Failed> for io::Error {
     }
 }
 
-fn link(index: u32) -> LinkMessage {
+pub(super) fn link(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message
 }
 
-fn up(index: u32) -> RouteNetlinkMessage {
+pub(super) fn up(index: u32) -> RouteNetlinkMessage {
     let mut message = link(index);
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     RouteNetlinkMessage::SetLink(message)
 }
 
-fn address(index: u32, address: Ipv4Addr) -> RouteNetlinkMessage {
+/// An interface's address, to be set or to be taken away.
+pub(super) fn address(index: u32, address: Ipv4Addr, prefix: u8, set: bool) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = 32;
+    message.header.prefix_len = prefix;
     message.header.scope = AddressScope::Universe;
     message.header.index = index;
     message.attributes = vec![
         AddressAttribute::Local(IpAddr::V4(address)),
         AddressAttribute::Address(IpAddr::V4(address)),
     ];
-    RouteNetlinkMessage::NewAddress(message)
+    match set {
+        true => RouteNetlinkMessage::NewAddress(message),
+        false => RouteNetlinkMessage::DelAddress(message),
+    }
 }
 
 fn route(scope: RouteScope, prefix: u8, attributes: Vec<RouteAttribute>) -> RouteNetlinkMessage {
@@ -180,7 +189,7 @@ fn route(scope: RouteScope, prefix: u8, attributes: Vec<RouteAttribute>) -> Rout
 }
 
 /// The other end's hardware address for good: what the cell says about itself changes nothing.
-fn neighbour(index: u32, address: Ipv4Addr, mac: [u8; 6]) -> RouteNetlinkMessage {
+pub(super) fn neighbour(index: u32, address: Ipv4Addr, mac: [u8; 6]) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.ifindex = index;
@@ -200,7 +209,15 @@ fn neighbour(index: u32, address: Ipv4Addr, mac: [u8; 6]) -> RouteNetlinkMessage
 ///
 /// # Errors
 /// With the step.
-pub(crate) fn connect(tag: Tag, subnet: Subnet, slots: &[Ipv4Addr], pid: i32) -> io::Result<()> {
+pub(crate) fn connect(network: Network, slots: &[Ipv4Addr], pid: i32) -> io::Result<()> {
+    let Network {
+        subnet,
+        tag: Some(tag),
+        bridged,
+    } = network
+    else {
+        return Ok(());
+    };
     let name = tag.interface(subnet);
     let (gateway, cell) = (subnet.gateway(), subnet.cell());
     let mut host = Route::open()?;
@@ -229,41 +246,50 @@ pub(crate) fn connect(tag: Tag, subnet: Subnet, slots: &[Ipv4Addr], pid: i32) ->
         "make its interfaces",
         RouteNetlinkMessage::NewLink(pair),
     )])?;
-    // Nothing of the next protocol: rules and addresses are of IPv4 (absent without that module).
-    let _no_such_protocol =
-        std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+    without_ipv6(&name);
     let index = host.index(&name)?;
     let to = |a: Ipv4Addr| RouteAttribute::Destination(RouteAddress::Inet(a));
-    host.all(vec![
-        ("set the gateway's address", address(index, gateway)),
-        ("bring the gateway up", up(index)),
-        (
-            "route its address",
-            route(
-                RouteScope::Link,
-                32,
-                vec![
-                    to(cell),
-                    RouteAttribute::Oif(index),
-                    RouteAttribute::PrefSource(RouteAddress::Inet(gateway)),
-                ],
+    let steps = match bridged {
+        true => bridge::plug(host.index(&tag.bridge())?, index, subnet),
+        false => vec![
+            (
+                "set the gateway's address",
+                address(index, gateway, 32, true),
             ),
-        ),
-        ("fix its neighbour", neighbour(index, cell, cell_mac(cell))),
-    ])?;
+            ("bring the gateway up", up(index)),
+            (
+                "route its address",
+                route(
+                    RouteScope::Link,
+                    32,
+                    vec![
+                        to(cell),
+                        RouteAttribute::Oif(index),
+                        RouteAttribute::PrefSource(RouteAddress::Inet(gateway)),
+                    ],
+                ),
+            ),
+            ("fix its neighbour", neighbour(index, cell, cell_mac(cell))),
+        ],
+    };
+    host.all(steps)?;
+    let gateway_mac = match bridged {
+        true => bridge_mac(tag),
+        false => host_mac(cell),
+    };
     let mut inside = inside(pid)?;
     let index = inside.index(INSIDE)?;
-    let mut steps = vec![("set the cell's address", address(index, cell))];
+    let mut steps = vec![("set the cell's address", address(index, cell, 32, true))];
     steps.extend(
         slots
             .iter()
-            .map(|s| ("set a slot's address", address(LOOPBACK, *s))),
+            .map(|s| ("set a slot's address", address(LOOPBACK, *s, 32, true))),
     );
     steps.extend([
         ("bring the cell's interface up", up(index)),
         (
             "fix the gateway's neighbour",
-            neighbour(index, gateway, host_mac(cell)),
+            neighbour(index, gateway, gateway_mac),
         ),
         (
             "route the gateway",
@@ -286,6 +312,12 @@ pub(crate) fn connect(tag: Tag, subnet: Subnet, slots: &[Ipv4Addr], pid: i32) ->
         ),
     ]);
     inside.all(steps)
+}
+
+/// Nothing of the next protocol: rules and addresses are of IPv4 (absent without that module).
+pub(super) fn without_ipv6(name: &str) {
+    let _no_such_protocol =
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
 }
 
 /// A conversation about the network of another process.

@@ -3,6 +3,7 @@
 //! No layer 2 is shared. A cell has an address and a route to its gateway, which is the host's end
 //! of its own pair, so agents meet each other only where the house lets them: at its doors.
 
+pub(crate) mod bridge;
 pub(crate) mod firewall;
 pub mod freebsd;
 mod link;
@@ -33,6 +34,10 @@ impl Tag {
     pub(crate) fn interface(self, subnet: Subnet) -> String {
         format!("{}{:08x}", self.prefix(), u32::from(subnet.base()))
     }
+    /// The bridge of the house, where it has one.
+    pub(crate) fn bridge(self) -> String {
+        format!("{}br", self.prefix())
+    }
     /// Name of the firewall table.
     pub(crate) fn table(self) -> String {
         format!("abbey_{:05x}", self.0)
@@ -53,6 +58,12 @@ pub(crate) fn cell_mac(address: Ipv4Addr) -> [u8; 6] {
 pub(crate) fn host_mac(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x06, 0xab, a, b, c, d]
+}
+
+/// Hardware address of a house's bridge.
+pub(crate) fn bridge_mac(tag: Tag) -> [u8; 6] {
+    let [_, a, b, c] = tag.0.to_be_bytes();
+    [0x06, 0xab, 0xff, a, b, c]
 }
 
 /// Why cells cannot have networks here; nothing when they can.

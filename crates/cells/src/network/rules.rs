@@ -28,11 +28,19 @@ pub(crate) fn render(tag: Tag, claims: &Claims, closed: bool) -> String {
     let (table, ours) = (tag.table(), tag.prefix());
     let (mut sources, mut doors, mut cells) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut open, mut allowed) = (BTreeSet::new(), BTreeSet::new());
+    let mut ports = BTreeSet::new();
     for claim in claims.owners.values() {
         let Some(subnet) = claim.subnet else { continue };
         let (cell, name) = (subnet.cell(), tag.interface(subnet));
         let mac: Vec<String> = cell_mac(cell).iter().map(|b| format!("{b:02x}")).collect();
-        sources.insert(format!("\"{name}\" . {} . {cell}", mac.join(":")));
+        let source = |name: &str| format!("\"{name}\" . {} . {cell}", mac.join(":"));
+        // On a bridge the port tells whose it is; what comes out of the bridge was looked at there.
+        if claim.bridged {
+            ports.insert(source(&name));
+            sources.insert(source(&tag.bridge()));
+        } else {
+            sources.insert(source(&name));
+        }
         cells.insert(cell.to_string());
         if let Some(port) = claim.door {
             doors.insert(format!("{cell} . {} . {port}", subnet.gateway()));
@@ -119,7 +127,36 @@ pub(crate) fn render(tag: Tag, claims: &Claims, closed: bool) -> String {
 }}
 "
     );
+    if !ports.is_empty() {
+        bridge(&mut out, tag, &ports);
+    }
     out
+}
+
+/// What a port of the bridge may send: nothing but its cell's own packets. Neighbours are fixed, so nobody has to
+/// ask for them.
+fn bridge(out: &mut String, tag: Tag, ports: &BTreeSet<String>) {
+    let (table, ours) = (tag.table(), tag.prefix());
+    let _cannot_fail = write!(
+        out,
+        "table bridge {table} {{}}\ndelete table bridge {table}\ntable bridge {table} {{\n"
+    );
+    set(
+        out,
+        "ports",
+        "typeof iifname . ether saddr . ip saddr",
+        ports,
+    );
+    let _cannot_fail = write!(
+        out,
+        "  chain arriving {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname \"{ours}*\" ether type != ip counter drop
+    iifname \"{ours}*\" iifname . ether saddr . ip saddr != @ports counter drop
+  }}
+}}
+"
+    );
 }
 
 #[cfg(test)]
@@ -153,6 +190,15 @@ pub(super) mod tests {
             version: 0,
             owners: BTreeMap::from(owners),
         }
+    }
+
+    #[test]
+    fn a_port_of_the_bridge_sends_its_own_packets_only() {
+        let mut claims = example();
+        for claim in claims.owners.values_mut() {
+            claim.bridged = claim.subnet.is_some();
+        }
+        insta::assert_snapshot!(render(Tag::new(0xabcde), &claims, true));
     }
 
     #[test]

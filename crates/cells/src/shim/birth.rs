@@ -3,7 +3,7 @@
 use super::terminal::Terminal;
 use crate::cgroup::Groups;
 use crate::enter::{find_program, text};
-use crate::{CellSpec, Error, Listen, Network, Program, Result, Sandbox, crash, network, sandbox};
+use crate::{CellSpec, Error, Listen, Program, Result, Sandbox, crash, network, sandbox};
 use abbey_model::Layer;
 use std::collections::BTreeSet;
 use std::fs;
@@ -62,12 +62,8 @@ pub(super) fn give(
     let walls = sandbox::walls(spec, walls, rootless)?;
     let slots = slots(spec);
     let mut born = |pid: i32| {
-        if let Some(Network {
-            subnet,
-            tag: Some(tag),
-        }) = spec.network
-        {
-            network::connect(tag, subnet, &slots, pid)?;
+        if let Some(network) = spec.network {
+            network::connect(network, &slots, pid)?;
         }
         crash::point("shim.connected");
         Ok(())
