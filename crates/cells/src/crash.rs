@@ -35,6 +35,9 @@ pub const MACHINE_POINTS: [&str; 6] = [
     "machine.begun",
 ];
 
+/// Places that only a cell on file systems of its own comes by.
+pub const DISK_POINTS: [&str; 2] = ["disk.made", "disk.filled"];
+
 /// Variable with the name of one place and a file: `NAME@PATH`. The first who comes by removes the
 /// file and is ended; later ones go on.
 pub const VARIABLE: &str = "ABBEY_CRASH_AT";

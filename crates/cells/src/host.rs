@@ -26,6 +26,7 @@ pub(crate) fn observe(group: &str, uid_first: Option<u32>, tag: Tag, images: &Pa
         no_machines: machine::unusable(),
         no_firecracker: machine::firecracker::unusable(),
         no_containers: machine::container::unusable(),
+        no_disks: crate::hostd::disks::unusable(uid_first.is_some()),
         memory: memory("MemTotal:"),
         // A damaged one is found when it is to be used, and said then.
         images: machine::image::names(images),

@@ -10,7 +10,7 @@ use crate::house::{Current, House};
 use abbey_agents::digest;
 use abbey_api::Problem;
 use abbey_cells::crash;
-use abbey_cells::hostd::{Claim, FileEntry, FileName, Operation};
+use abbey_cells::hostd::{Claim, Disks, FileEntry, FileName, Operation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
 use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Secret, Slug};
 use abbey_store::{SagaRow, TokenRow};
@@ -281,6 +281,14 @@ async fn make_home(house: &House, current: &Current, owner: CellName) -> Result<
         uid: current.uid(&name),
         subnet,
         bridged: subnet.is_some() && plan.network.bridged,
+        disks: match &owner {
+            CellName::Agent(slug) => plan.agents.get(slug).and_then(|a| a.disks()),
+            CellName::Service(_) | CellName::Run(_) => None,
+        }
+        .map(|d| Disks {
+            state: d.state,
+            workspace: d.workspace,
+        }),
         door: current.port(&name, "door").filter(|_| subnet.is_some()),
         port: current.port(&name, "port"),
         egress: egress.filter(|_| subnet.is_some()).unwrap_or_default(),

@@ -395,6 +395,25 @@ pub fn children_cpu_us() -> u64 {
     us(usage.ru_utime) + us(usage.ru_stime)
 }
 
+/// Mounts of the calling thread's own: what it mounts is seen by nobody else, and gone with the last process
+/// that has them.
+///
+/// # Errors
+/// What the system says; only root may.
+pub fn own_mounts() -> io::Result<()> {
+    // SAFETY: plain calls; the path is a constant text with its end.
+    unsafe {
+        if libc::unshare(libc::CLONE_NEWNS) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let (none, flags) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+        match libc::mount(none, c"/".as_ptr(), none, flags, none.cast()) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 /// Gives the calling thread, and what it starts from now on, a network of its own with nothing but
 /// loopback.
 ///

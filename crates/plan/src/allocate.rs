@@ -71,6 +71,9 @@ pub struct HostFacts {
     /// Whether containers can run; the reason when not.
     #[serde(default)]
     pub no_containers: Option<String>,
+    /// Whether agents' files can have a file system of their own; the reason when not.
+    #[serde(default)]
+    pub no_disks: Option<String>,
     /// Memory of the host; none where it cannot be read.
     #[serde(default)]
     pub memory: Option<Bytes>,

@@ -57,6 +57,15 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 ),
             );
         }
+        if let (Some(_), Some(reason)) = (agent.disks(), &inventory.host.no_disks) {
+            note(
+                Severity::Fatal,
+                &subject,
+                format!(
+                    "its `drives` cannot be made: {reason}; take them out, and its files share the disk of the house"
+                ),
+            );
+        }
         let lacking = match agent.cell {
             CellKind::Microvm => machine(agent, inventory),
             CellKind::Container => container(inventory),

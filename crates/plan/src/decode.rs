@@ -538,7 +538,9 @@ impl Decoder<'_> {
         let vmm = pick(&mut origins, "vmm")
             .and_then(|n| n.text()?.parse().ok())
             .unwrap_or_default();
-        let (drives, sized) = drives(pick(&mut origins, "drives"));
+        let named = pick(&mut origins, "drives");
+        let drives_named = named.is_some();
+        let (drives, sized) = drives(named);
         for node in sized {
             self.blame(Some(node), "a drive has at least 16 MiB".to_owned());
         }
@@ -563,6 +565,7 @@ impl Decoder<'_> {
             image,
             vmm,
             drives,
+            drives_named,
             egress,
             terminal: text(own, "terminal") == Some("true"),
             egress_bytes,

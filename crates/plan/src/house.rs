@@ -263,6 +263,8 @@ pub struct Agent {
     pub vmm: Vmm,
     /// Sizes of its microVM's drives.
     pub drives: Drives,
+    /// Whether somebody named them, so that a sandbox has file systems of such sizes as well.
+    pub drives_named: bool,
     /// What it may reach outside.
     pub egress: Egress,
     /// Whether it runs on a terminal.
@@ -280,6 +282,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Sizes of the file systems of its sandbox, if it has any of its own.
+    pub fn disks(&self) -> Option<Drives> {
+        (self.cell == CellKind::Sandbox && self.drives_named).then_some(self.drives)
+    }
+
     /// Every value with its origin, for `agent show --effective`; no secret is among them.
     pub fn effective(&self) -> Vec<(&'static str, String, String)> {
         let none = || "none".to_owned();

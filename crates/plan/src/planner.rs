@@ -352,7 +352,7 @@ impl Work {
             agent.vmm,
         ));
         let boot = digest(&format!(
-            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?} {}",
+            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?} {} {:?}",
             agent.runtime,
             agent.cell,
             agent.limits,
@@ -360,7 +360,8 @@ impl Work {
             agent.profile,
             agent.slug,
             agent.terminal,
-            house.network.bridged
+            house.network.bridged,
+            agent.disks()
         ));
         let charter = inventory
             .charters

@@ -167,3 +167,84 @@ fn a_damaged_record_is_not_an_absent_one() {
             .contains("is damaged")
     );
 }
+
+/// An agent on file systems of its own fills those and not the host's; what it wrote stays, grows with the manifest,
+/// is in a backup, and is mounted nowhere on the host.
+#[test]
+fn a_full_disk_of_an_agent_is_its_own() {
+    const SIZED: &str = "house: sized\ndefaults: { cell: sandbox }\nagents:\n  a: { template: sysadmin, drives: { state: 16MiB, workspace: 32MiB } }\n  b: { template: sysadmin }\n";
+    let house = crate::house();
+    let shell =
+        |agent: &str, script: &str| house.expect(0, &["exec", agent, "--", "sh", "-c", script]);
+    let plain = SIZED.replace(", drives: { state: 16MiB, workspace: 32MiB }", "");
+    house.manifest(&plain);
+    house.expect(0, &["up"]);
+    shell(
+        "a",
+        "echo before > $HOME/kept; echo work > /agent/workspace/kept",
+    );
+    // What was there comes along.
+    house.manifest(SIZED);
+    house.expect(0, &["up"]);
+    assert_eq!(
+        shell("a", "cat $HOME/kept /agent/workspace/kept"),
+        "before\nwork\n"
+    );
+    house.expect(
+        0,
+        &["task", "add", "show system stats", "--to", "a", "--wait"],
+    );
+    let mounted = || std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounted().contains(&house.home().display().to_string()));
+    for place in ["$HOME", "/agent/workspace"] {
+        let script = format!(
+            "{{ head -c 64M /dev/zero > {place}/fill; truncate -s 1P {place}/sparse; }} 2>&1; true"
+        );
+        let told = shell("a", &script);
+        assert!(told.contains("No space left"), "{place}: {told}");
+        shell("a", &format!("rm -f {place}/fill {place}/sparse"));
+    }
+    let many = "i=0; while mkdir /agent/workspace/d$i; do i=$((i+1)); done 2>/dev/null; test $i -gt 100 && test $i -lt 100000; rm -r /agent/workspace/d*";
+    shell("a", many);
+    shell("b", "echo well > $HOME/x");
+    // The charter is still the house's.
+    assert!(
+        !house
+            .run(&["exec", "a", "--", "rm", "-f", "/agent/workspace/SOUL.md"])
+            .status
+            .success()
+    );
+    let archive = house.path("backup.tar").display().to_string();
+    house.expect(0, &["backup", &archive]);
+    let listed = std::process::Command::new("tar")
+        .args(["-xOf", &archive, "agents/a/workspace/kept"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&listed.stdout), "work\n");
+    // Larger at its next boot, and the same files.
+    house.manifest(&SIZED.replace("32MiB", "48MiB"));
+    house.expect(0, &["up"]);
+    let blocks = shell("a", "df -m /agent/workspace | tail -1 | awk '{print $2}'");
+    assert!(blocks.trim().parse::<u32>().unwrap() > 36, "{blocks}");
+    assert_eq!(shell("a", "cat /agent/workspace/kept"), "work\n");
+    // Without them it does not start beside them.
+    house.manifest(&plain);
+    house.expect(7, &["up"]);
+    let why = house.json(0, &["why", "a"]).to_string();
+    assert!(
+        why.contains("go back to `cell: sandbox` with `drives`"),
+        "{why}"
+    );
+    house.manifest(SIZED);
+    house.expect(0, &["up"]);
+    house.expect(0, &["down"]);
+    let devices = std::process::Command::new("losetup")
+        .args(["-a"])
+        .output()
+        .unwrap();
+    let devices = String::from_utf8_lossy(&devices.stdout).into_owned();
+    assert!(
+        !devices.contains(&house.home().display().to_string()),
+        "{devices}"
+    );
+}

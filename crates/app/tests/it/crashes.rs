@@ -93,6 +93,17 @@ fn inventory(house: &House) -> Vec<String> {
         "{} sources in the rules",
         rules.matches(" . 02:ab:").count()
     ));
+    let devices = std::process::Command::new("losetup")
+        .arg("-a")
+        .output()
+        .unwrap();
+    let devices = String::from_utf8_lossy(&devices.stdout).into_owned();
+    all.extend(
+        devices
+            .lines()
+            .filter(|l| l.contains(&home))
+            .map(str::to_owned),
+    );
     all.extend(processes(&home));
     all.sort();
     all
@@ -214,13 +225,12 @@ fn a_crash_at_every_step_leaves_nothing_fourth_quarter() {
 }
 
 /// The lives of a machine: it comes with its agent, works, is stopped, and goes.
-fn machine_lives_through(place: &str) {
+fn lives_on_drives_through(cell: &str, place: &str) {
     let (mut house, armed) = armed_house(place);
     house.bring_image();
     let drives =
         "limits: { memory: 192MiB }, drives: { state: 16MiB, workspace: 16MiB, scratch: 16MiB }";
-    let machine =
-        format!("  b: {{ template: sysadmin, reports_to: a, cell: microvm, {drives} }}\n");
+    let machine = format!("  b: {{ template: sysadmin, reports_to: a, cell: {cell}, {drives} }}\n");
     house.manifest(ONE);
     house.expect(0, &["up"]);
     until("the first agent is up", || robed(&house, 1));
@@ -286,7 +296,15 @@ fn a_crash_in_the_life_of_a_machine_leaves_nothing() {
     // Those of a machine of its own, and some that every cell comes by.
     let more = ["shim.running", "shim.ended", "hostd.sweep"];
     for place in points[..3].iter().chain(&more) {
-        machine_lives_through(place);
+        lives_on_drives_through("microvm", place);
+    }
+}
+
+#[test]
+fn a_crash_while_a_disk_is_made_leaves_nothing() {
+    own_network();
+    for place in abbey_cells::crash::DISK_POINTS {
+        lives_on_drives_through("sandbox", place);
     }
 }
 

@@ -57,6 +57,7 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
     let owner = || agent("a");
     let claim = Claim {
         bridged: false,
+        disks: None,
         uid,
         subnet: Some("10.99.1.0/24".parse().unwrap()),
         door: Some(1),

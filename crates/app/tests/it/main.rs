@@ -7,6 +7,7 @@
 
 mod agents;
 mod attach;
+mod bombs;
 mod cells;
 mod commands;
 mod container;

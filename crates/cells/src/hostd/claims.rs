@@ -1,6 +1,7 @@
 //! What hostd has given to whom. Kept in a file of its own, so that a control plane that was taken
 //! over cannot give one agent the user of another.
 
+use super::disks::Disks;
 use crate::network::Tag;
 use crate::{Error, Result};
 use abbey_model::{CellName, Egress, Subnet, is_private, overlap};
@@ -30,6 +31,9 @@ pub struct Claim {
     /// Whether it is a port of the house's bridge, and has no wire of its own.
     #[serde(default)]
     pub bridged: bool,
+    /// File systems of its own for its files.
+    #[serde(default)]
+    pub disks: Option<Disks>,
     /// Port of its door, on its gateway's address.
     #[serde(default)]
     pub door: Option<u16>,

@@ -46,6 +46,13 @@ pub(super) fn admit(
             drives.display()
         ));
     }
+    let on_disks = dir_of(config, &cell).join(super::disks::DIR).exists();
+    if on_disks && (spec.sandbox.is_none() || claimed.disks.is_none()) {
+        return Err(format!(
+            "the files of {cell} are on file systems of its sandbox's; go back to `cell: sandbox` with `drives`, or move `{}` away to start without them",
+            dir_of(config, &cell).join(super::disks::DIR).display()
+        ));
+    }
     if let Some(container) = &mut spec.container {
         if container.image.parse::<Slug>().is_err() || !matches!(cell, CellName::Agent(_)) {
             return Err(format!(

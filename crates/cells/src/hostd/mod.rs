@@ -9,6 +9,7 @@
 
 mod claims;
 mod client;
+pub(crate) mod disks;
 mod enter;
 mod files;
 mod guard;
@@ -21,6 +22,7 @@ mod stage;
 
 pub use claims::{Claim, Claims};
 pub use client::Client;
+pub use disks::Disks;
 pub use files::{FileEntry, FileName};
 pub(crate) use files::{kept, prepare_in, read_in};
 pub use journal::Line;

@@ -19,7 +19,7 @@ use std::path::{Component, Path, PathBuf};
 /// Files that are never in a backup.
 const EXCLUDED: [&str; 3] = ["token", "key", "session.lock"];
 /// Directories that are packed by what is on them, or not at all.
-const LEFT_OUT: [&str; 3] = ["drives", "lost+found", UNLOADED];
+const LEFT_OUT: [&str; 4] = ["drives", super::disks::DIR, "lost+found", UNLOADED];
 /// Where the files of a drive are while they are packed.
 const UNLOADED: &str = "unloaded";
 /// Most that a guest may send of its files, bytes.
@@ -30,6 +30,11 @@ const DEPTH_MAX: usize = 64;
 /// Packs every agent's files and the claims into `to`, which the caller goes on writing: the end
 /// of the archive is its to set.
 pub(super) fn pack(config: &Config, claims: &Claims, to: OwnedFd) -> Result<()> {
+    for (owner, claim) in &claims.owners {
+        if let Some(disks) = claim.disks {
+            super::disks::enter(config, owner, disks)?;
+        }
+    }
     let home = &config.home;
     let agents = &home.join("agents");
     let mut archive = tar::Builder::new(File::from(to));

@@ -274,6 +274,7 @@ fn attempt(
             };
             if !dry {
                 crash::point("hostd.prepare");
+                mounted(config, &owner)?;
                 files::prepare(config, &owner, uid, &files)?;
                 let agent = matches!(owner, CellName::Agent(_));
                 if agent && guest::runs(&config.cells(), &owner)? {
@@ -294,7 +295,10 @@ fn attempt(
         Operation::Read { owner, file } => {
             let text = match guest::runs(&config.cells(), &owner)? {
                 true => guest::read(config, &owner, file)?,
-                false => files::read(config, &owner, file)?,
+                false => {
+                    mounted(config, &owner)?;
+                    files::read(config, &owner, file)?
+                }
             };
             Ok(Reply::Text { text })
         }
@@ -372,6 +376,9 @@ fn attempt(
             }
             if spec.network.is_some() {
                 stand_guard(config)?;
+            }
+            if spec.sandbox.is_some() {
+                mounted(config, &spec.cell)?;
             }
             let streams = match fds.is_empty() {
                 true => None,
@@ -528,6 +535,15 @@ fn stand_guard(config: &Config) -> Result<()> {
     match firewall::in_force(&dir, tag, &claims) {
         true => Ok(()),
         false => firewall::apply(&dir, tag, &claims).map(drop),
+    }
+}
+
+/// Mounts the file systems that an owner's files are on, for the rest of this process.
+fn mounted(config: &Config, owner: &CellName) -> Result<()> {
+    let claims = claims::open(&config.dir())?.claims;
+    match claims.owners.get(owner).and_then(|c| c.disks) {
+        Some(disks) if config.privileged => super::disks::enter(config, owner, disks),
+        _ => Ok(()),
     }
 }
 

@@ -85,8 +85,35 @@ fn make(
     fs::rename(&temporary, path).map_err(Error::file("publish", path))
 }
 
+/// Whether a program of the system's is there.
+pub(crate) fn installed(program: &str) -> bool {
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .any(|d| Path::new(d).join(program).is_file())
+}
+
+/// Makes an empty file system of root's at a temporary place, with a journal: it is used again after a crash.
+pub(crate) fn make_empty(path: &Path, label: &str, size: Bytes) -> Result<()> {
+    let _left_by_a_crash = fs::remove_file(path);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(Error::file("make", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(Error::file("protect", path))?;
+    drop(file);
+    let mut command = tool("mkfs.ext4", None);
+    command
+        .args(["-q", "-F", "-m", "0", "-L", label, "-E"])
+        .arg("lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0")
+        .arg(path)
+        .arg(format!("{}k", size.0 >> 10));
+    run(command, &[0], path)
+}
+
 /// Makes a drive larger, as its owner's user: what is on it came from a guest.
-fn grow(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
+pub(crate) fn grow(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
     let file = fs::OpenOptions::new()
         .write(true)
         .open(path)

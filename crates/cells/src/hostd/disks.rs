@@ -1,0 +1,145 @@
+//! Home and workspace of a sandbox on file systems with a size of their own: an agent that fills its disk fills
+//! no other's, and not the host's.
+//!
+//! An image is mounted only in the mounts of the process that needs it: that of the call, which becomes the cell's
+//! shim if it starts one. So the host never has it mounted, and it is gone with the last of them, however that
+//! ends. The kernel has one loop device for an image, so all of them see the same files. The images are root's;
+//! no agent can write what the kernel is to take for a file system.
+
+use super::files::dir_of;
+use super::server::Config;
+use crate::machine::drives;
+use crate::{Error, Result, crash};
+use abbey_model::{Bytes, CellName};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Directory of the images among an owner's files.
+pub(super) const DIR: &str = "disks";
+/// How they are mounted. The kernel takes the device away after the last use of it.
+const OPTIONS: &str = "loop,nosuid,nodev,noatime";
+
+/// Sizes of an agent's file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disks {
+    /// Of `home`.
+    pub state: Bytes,
+    /// Of `workspace`.
+    pub workspace: Bytes,
+}
+
+/// Why there can be none here; none when there can.
+pub(crate) fn unusable(privileged: bool) -> Option<String> {
+    if !privileged {
+        return Some("only a house that root started mounts file systems".to_owned());
+    }
+    if !Path::new("/dev/loop-control").exists() {
+        return Some("the kernel has no loop devices".to_owned());
+    }
+    let missing = [("mkfs.ext4", "e2fsprogs"), ("mount", "mount")]
+        .into_iter()
+        .find(|(program, _)| !drives::installed(program));
+    missing.map(|(program, package)| format!("`{program}` is not installed (package {package})"))
+}
+
+fn run(program: &str, what: &'static str, on: &Path, args: &[&std::ffi::OsStr]) -> Result<()> {
+    let output = Command::new(program)
+        .args(args)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .output()
+        .map_err(Error::file(what, on))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Error::Drive {
+            drive: on.to_owned(),
+            why: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }),
+    }
+}
+
+fn mount(image: &Path, at: &Path) -> Result<()> {
+    let args = ["-t", "ext4", "-o", OPTIONS].map(std::ffi::OsStr::new);
+    let all: Vec<&std::ffi::OsStr> = args
+        .into_iter()
+        .chain([image.as_os_str(), at.as_os_str()])
+        .collect();
+    run("mount", "mount", image, &all)
+}
+
+/// Mounts what an owner has, for the rest of this process. Makes it where it is not there, with the files that
+/// there are so far.
+pub(super) fn enter(config: &Config, owner: &CellName, disks: Disks) -> Result<()> {
+    let files = dir_of(config, owner);
+    let dir = files.join(DIR);
+    if !files.exists() {
+        return Ok(());
+    }
+    abbey_launch::own_mounts().map_err(Error::file("leave", "the mounts of the host"))?;
+    fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
+        .map_err(Error::file("protect", &dir))?;
+    // One at a time: two that mount at once could make two devices of one image.
+    let _lock = crate::lock::wait(&dir.join("lock"))?;
+    let parts = [
+        ("state", "abbey-state", disks.state, "home"),
+        ("workspace", "abbey-work", disks.workspace, "workspace"),
+    ];
+    for (name, label, size, place) in parts {
+        let (image, place) = (dir.join(name).with_extension("ext4"), files.join(place));
+        match fs::symlink_metadata(&image) {
+            Err(_) => make(&image, label, size, &place)?,
+            // One that is in use grows when it is not.
+            Ok(meta) if meta.size() < size.0 && !in_use(&image) => {
+                drives::grow(&image, size, None)?;
+            }
+            Ok(_) => {}
+        }
+        fs::create_dir_all(&place).map_err(Error::file("make", &place))?;
+        mount(&image, &place)?;
+    }
+    Ok(())
+}
+
+/// Makes an image whole or not at all, with the files of a directory, which are there no longer then.
+fn make(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
+    let (new, at) = (image.with_extension("new"), image.with_extension("mnt"));
+    drives::make_empty(&new, label, size)?;
+    crash::point("disk.made");
+    fs::create_dir_all(&at).map_err(Error::file("make", &at))?;
+    mount(&new, &at)?;
+    let copied = match from.is_dir() {
+        true => {
+            let here = from.join(".");
+            let words = ["-a", "--"].map(std::ffi::OsStr::new);
+            let args = [words[0], words[1], here.as_os_str(), at.as_os_str()];
+            run("cp", "copy", from, &args)
+        }
+        false => Ok(()),
+    };
+    run("umount", "unmount", &at, &[at.as_os_str()])?;
+    copied?;
+    fs::remove_dir(&at).map_err(Error::file("remove", &at))?;
+    crash::point("disk.filled");
+    fs::rename(&new, image).map_err(Error::file("publish", image))?;
+    if from.is_dir() {
+        fs::remove_dir_all(from).map_err(Error::file("remove", from))?;
+    }
+    Ok(())
+}
+
+/// Whether the kernel has a device of an image. What is mounted elsewhere is seen here as well.
+fn in_use(image: &Path) -> bool {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let backing = |device: fs::DirEntry| {
+        let text = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
+        Some(PathBuf::from(text.trim_end()))
+    };
+    devices.filter_map(backing).any(|b| b == image)
+}
