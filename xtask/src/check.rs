@@ -18,6 +18,7 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
         ("ip", "iproute2"),
         ("podman", "podman"),
         ("runc", "runc"),
+        ("newuidmap", "uidmap"),
         ("busybox", "busybox-static"),
     ])?;
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;

@@ -51,6 +51,7 @@ fn spec(cell: &CellName, uid: u32, origin: Origin, waits: bool) -> CellSpec {
         log_dir: PathBuf::new(),
         group: String::new(),
         secrets: Vec::new(),
+        asks_root: false,
     }
 }
 

@@ -72,6 +72,7 @@ impl House {
             log_dir: PathBuf::new(),
             group: String::new(),
             secrets: Vec::new(),
+            asks_root: false,
         }
     }
 

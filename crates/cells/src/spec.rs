@@ -161,6 +161,9 @@ pub struct CellSpec {
     pub group: String,
     /// Texts to keep out of the logs.
     pub secrets: Vec<String>,
+    /// Whether its program may start others that have more rights than it; never told by a caller.
+    #[serde(skip)]
+    pub asks_root: bool,
 }
 
 #[cfg(test)]
@@ -194,6 +197,7 @@ impl CellSpec {
             log_dir: "/nonexistent".into(),
             group: String::new(),
             secrets: Vec::new(),
+            asks_root: false,
         }
     }
 }

@@ -531,6 +531,7 @@ impl Running {
             log_dir: home.cell_logs(&self.cell.to_string()),
             group: home.group(),
             secrets: Vec::new(),
+            asks_root: false,
         }
     }
 

@@ -268,6 +268,7 @@ pub(crate) fn cell_spec(
                 log_dir: log_dir.clone(),
                 group: house.home.group(),
                 secrets: Vec::new(),
+                asks_root: false,
             }
         };
     match cell {
@@ -336,6 +337,7 @@ pub(crate) fn cell_spec(
                 forwards: ways.forwards(),
                 terminal: agent.terminal,
                 secrets: vec![key, token],
+                asks_root: false,
                 ..base(digest, agent.cell, agent.limits, &agent.waived, &owner)
             }))
         }

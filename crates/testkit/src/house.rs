@@ -86,6 +86,8 @@ pub struct House {
     user: Option<u32>,
     /// Names that this house alone knows, as the text of `/etc/hosts`; needs root.
     pub hosts: Option<String>,
+    /// Files that this house alone sees in place of the host's; needs root, and works with `hosts` alone.
+    pub replaced: Vec<(PathBuf, String)>,
     /// Where a process of the house is to be ended: `NAME@PATH`.
     pub crash_at: Option<String>,
     /// Further variables of every command.
@@ -114,6 +116,7 @@ impl House {
             ports: Ports::take(),
             user: None,
             hosts: None,
+            replaced: Vec::new(),
             crash_at: None,
             variables: Vec::new(),
             serve_args: Vec::new(),
@@ -224,11 +227,19 @@ impl House {
         std::fs::write(&resolv, "nameserver 198.51.100.8\n").expect("a file");
         std::fs::set_permissions(&resolv, std::fs::Permissions::from_mode(0o644))
             .expect("its mode");
-        let script = "mount --bind \"$0\" /etc/hosts && mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
+        let script = "mount --bind \"$0\" /etc/hosts && mount --bind \"$1\" /etc/resolv.conf && shift && while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\" || exit 1; shift 2; done && shift && exec \"$@\"";
         command
             .args(["--mount", "sh", "-c", script])
             .arg(&path)
             .arg(&resolv);
+        for (n, (place, text)) in self.replaced.iter().enumerate() {
+            let own = self.path(&format!("replaced-{n}"));
+            std::fs::write(&own, text).expect("a file");
+            std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o644))
+                .expect("its mode");
+            command.arg(&own).arg(place);
+        }
+        command.arg("--");
         if let Some(user) = self.user {
             let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
             command.args(["setpriv", &uid, &gid, "--clear-groups"]);

@@ -34,6 +34,7 @@ fn a_fake_cell_with_its_own_uid_no_network_and_only_the_houses_socket_conforms()
         log_dir: PathBuf::from("/nonexistent"),
         group: "g".into(),
         secrets: Vec::new(),
+        asks_root: false,
     };
     conformance::run(&FakeBackend::default(), &spec);
 }

@@ -39,6 +39,7 @@ fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
         log_dir: hostd.config.home.join("logs").join(cell.to_string()),
         group,
         secrets: Vec::new(),
+        asks_root: false,
         cell,
     };
     (hostd, backend, spec)

@@ -213,5 +213,91 @@ fn what_this_host_cannot_run_is_said_in_the_plan() {
         String::from_utf8_lossy(&said.stdout),
         String::from_utf8_lossy(&said.stderr)
     );
-    assert!(said.contains("start the house as root"), "{said}");
+    assert!(said.contains("has no subordinate users"), "{said}");
+}
+
+/// An ordinary user's house and an ordinary user's Podman: no root anywhere but in the two programs that map users.
+#[test]
+fn a_container_of_an_ordinary_user_works_for_its_agent() {
+    const USER: u32 = 64_242;
+    let mut house = House::of_user(env!("CARGO_BIN_EXE_abbey"), USER);
+    let own = house.path("own");
+    std::fs::create_dir(&own).unwrap();
+    std::os::unix::fs::chown(&own, Some(USER), Some(USER)).unwrap();
+    let entry = format!("keeper:x:{USER}:{USER}::{}:/bin/sh\n", own.display());
+    let with = |path: &str, more: &str| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        (path.into(), format!("{text}{more}"))
+    };
+    house.hosts = Some("127.0.0.1 localhost\n".to_owned());
+    house.replaced = vec![
+        with("/etc/passwd", &entry),
+        with("/etc/group", &format!("keeper:x:{USER}:\n")),
+        ("/etc/subuid".into(), "keeper:700000:65536\n".to_owned()),
+        ("/etc/subgid".into(), "keeper:700000:65536\n".to_owned()),
+    ];
+    let archive = root(&house.path(""));
+    // Its own store of images, not root's: commands as that user, where its names are known.
+    let by_hand = |words: &[&str]| {
+        let abbey = house.command(&[]);
+        let mut args: Vec<_> = abbey.get_args().collect();
+        args.pop();
+        let output = Command::new(abbey.get_program())
+            .args(args)
+            .args(words)
+            .env_clear()
+            .env("HOME", &own)
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .current_dir("/")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let podman = ["podman", "--cgroup-manager", "cgroupfs"];
+    by_hand(
+        &[
+            &podman[..],
+            &["import", "-q", &archive, "localhost/abbey-test:latest"],
+        ]
+        .concat(),
+    );
+    house.manifest("house: mine\ndefaults: { waive: [limits] }\nagents:\n  alpha: { template: sysadmin, cell: container, image: abbey-test, limits: { memory: 128MiB } }\n");
+    house.expect(0, &["up"]);
+    let first = show(&house);
+    let status = shell(
+        &house,
+        "grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status; hostname; id -u",
+    );
+    assert_eq!(status.matches("0000000000000000").count(), 5, "{status}");
+    assert!(status.ends_with(&format!("alpha\n{USER}\n")), "{status}");
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    assert_eq!(show(&house)["pid"], first["pid"], "adopted");
+    house.expect(0, &["down"]);
+    // Podman itself keeps one process for each user, which holds the mapping for whatever comes next.
+    until("nothing of the house's runs", || {
+        let user = USER.to_string();
+        let listed = Command::new("ps")
+            .args(["-u", &user, "-o", "stat=,comm="])
+            .output();
+        let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+        let mut others = listed.lines().filter(|l| !l.starts_with('Z'));
+        others.all(|l| l.contains("podman") || l.contains("catatonit"))
+    });
+    assert_eq!(by_hand(&[&podman[..], &["ps", "-aq"]].concat()), "");
+    // Its store has files of users that only it can map.
+    let store = own.join(".local").display().to_string();
+    by_hand(&[&podman[..], &["unshare", "rm", "-rf", &store]].concat());
+    let user = USER.to_string();
+    until("the user is gone", || {
+        let _gone_already = Command::new("pkill").args(["-KILL", "-u", &user]).status();
+        let listed = Command::new("ps")
+            .args(["-u", &user, "-o", "stat="])
+            .output();
+        let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+        listed.lines().all(|l| l.starts_with('Z'))
+    });
 }

@@ -103,6 +103,7 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
         log_dir: PathBuf::from("/x"),
         group: "g".into(),
         secrets: vec!["s".into()],
+        asks_root: false,
     };
     let file = FileEntry {
         name: FileName::Memory,

@@ -40,6 +40,7 @@ fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
         log_dir: PathBuf::from("/etc"),
         group: "other-house".into(),
         secrets: Vec::new(),
+        asks_root: false,
         cell: {
             assert!(hostd.config.privileged, "these tests are run by root");
             cell

@@ -51,12 +51,56 @@ pub(crate) fn unusable() -> Option<String> {
                 .to_owned(),
         );
     }
-    if !rustix::process::geteuid().is_root() {
-        return Some(
-            "containers of an ordinary user are not built yet; start the house as root".to_owned(),
-        );
+    let user = rustix::process::geteuid().as_raw();
+    if user != 0 && !installed("newuidmap") {
+        return Some("`newuidmap` is not installed (package uidmap on Debian)".to_owned());
+    }
+    if user != 0 && !has_users(user) {
+        return Some(format!(
+            "user {user} has no subordinate users in /etc/subuid and /etc/subgid, which Podman needs; give it some (usermod --add-subuids)"
+        ));
     }
     None
+}
+
+/// Name and home directory of a user.
+fn account(uid: u32) -> Option<(String, String)> {
+    let table = std::fs::read_to_string("/etc/passwd").ok()?;
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, id, _, _, home, ..] = fields[..] else {
+            return None;
+        };
+        (id.parse() == Ok(uid)).then(|| (name.to_owned(), home.to_owned()))
+    })
+}
+
+/// Whether a user was given other users to map. Source: subuid(5).
+fn has_users(uid: u32) -> bool {
+    let name = account(uid).map(|(name, _)| name);
+    ["/etc/subuid", "/etc/subgid"].into_iter().all(|path| {
+        let table = std::fs::read_to_string(path).unwrap_or_default();
+        let mut names = table.lines().filter_map(|l| l.split(':').next());
+        names.any(|n| Some(n) == name.as_deref() || n == uid.to_string())
+    })
+}
+
+/// What Podman is told of its surroundings: where this user's images are.
+fn environment() -> Vec<(String, String)> {
+    let uid = rustix::process::geteuid().as_raw();
+    let home = account(uid).map_or_else(|| "/root".to_owned(), |(_, home)| home);
+    let mut env = vec![
+        (
+            "PATH".to_owned(),
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        ),
+        ("HOME".to_owned(), home),
+    ];
+    let runtime = format!("/run/user/{uid}");
+    if uid != 0 && Path::new(&runtime).is_dir() {
+        env.push(("XDG_RUNTIME_DIR".to_owned(), runtime));
+    }
+    env
 }
 
 /// Name of the container of a cell.
@@ -71,6 +115,7 @@ pub(super) fn arguments(
     tools: &Path,
     config: &Path,
     hybrid: bool,
+    rootless: bool,
 ) -> Vec<String> {
     let mut all: Vec<String> = vec![PROGRAM.to_owned()];
     let mut add = |arguments: &[&str]| all.extend(arguments.iter().map(|a| (*a).to_owned()));
@@ -90,7 +135,12 @@ pub(super) fn arguments(
     ]);
     add(&["--name", &name(&spec.group, &spec.cell)]);
     add(&["--hostname", spec.cell.slug().as_str(), "--network", "none"]);
-    add(&["--cgroup-parent", &format!("/{}/{}", spec.group, spec.cell)]);
+    // An ordinary user's groups are its own to make only where there is one version of them.
+    let limited = !(rootless && hybrid);
+    match rootless {
+        true => add(&["--userns", "keep-id"]),
+        false => add(&["--cgroup-parent", &format!("/{}/{}", spec.group, spec.cell)]),
+    }
     if let Some(uid) = spec.uid {
         add(&["--user", &format!("{uid}:{uid}")]);
     }
@@ -101,15 +151,21 @@ pub(super) fn arguments(
         (spec.limits.memory.0 / 4).max(16 << 20)
     );
     add(&["--tmpfs", &tmp]);
-    add(&["--memory", &spec.limits.memory.0.to_string()]);
     let cpus = format!(
         "{}.{:03}",
         spec.limits.cpu_milli / 1000,
         spec.limits.cpu_milli % 1000
     );
-    add(&["--cpus", &cpus]);
-    // One more: the first process.
-    add(&["--pids-limit", &(spec.limits.processes + 1).to_string()]);
+    if limited {
+        add(&[
+            "--memory",
+            &spec.limits.memory.0.to_string(),
+            "--cpus",
+            &cpus,
+        ]);
+        // One more: the first process.
+        add(&["--pids-limit", &(spec.limits.processes + 1).to_string()]);
+    }
     for limit in ["nofile=4096:4096", "nproc=4096:4096", "core=0:0"] {
         add(&["--ulimit", limit]);
     }
@@ -141,19 +197,14 @@ pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Resu
     let mut told = instructions(spec, boot)?;
     told.contained = true;
     write_config(&config, Some(&told), spec.uid)?;
+    let rootless = !rustix::process::geteuid().is_root();
     let broken = || Error::file("make", "a socket pair");
     let (channel, end) = UnixStream::pair().map_err(broken())?;
     channel.set_nonblocking(true).map_err(broken())?;
     let outer = CellSpec {
         program: Program::Path(PathBuf::from(PROGRAM)),
-        argv: arguments(spec, container, &tools, &config, hybrid()),
-        env: vec![
-            (
-                "PATH".to_owned(),
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-            ),
-            ("HOME".to_owned(), "/root".to_owned()),
-        ],
+        argv: arguments(spec, container, &tools, &config, hybrid(), rootless),
+        env: environment(),
         cwd: PathBuf::from("/"),
         uid: None,
         limits: Limits {
@@ -166,6 +217,7 @@ pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Resu
         terminal: false,
         ready_within: None,
         container: None,
+        asks_root: rootless,
         ..spec.clone()
     };
     Ok(Prepared {
@@ -193,11 +245,7 @@ pub(crate) fn remove(group: &str, cell: &CellName) -> Result<()> {
         ])
         .arg(name(group, cell))
         .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
-        .env("HOME", "/root")
+        .envs(environment())
         .env("CONTAINERS_TIMEOUT", REMOVE_WITHIN_S.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -233,7 +281,21 @@ mod tests {
             Path::new("/h/images/.tools/t.d"),
             Path::new("/h/run/cells/agent-a/config"),
             true,
+            false,
         );
         insta::assert_snapshot!(all.join("\n"));
+        // An ordinary user keeps its own number in the container, and has no groups to limit it with here.
+        spec.uid = None;
+        let config = Path::new("/h/run/cells/agent-a/config");
+        let tools = Path::new("/h/images/.tools/t.d");
+        let theirs = arguments(&spec, &container, tools, config, true, true);
+        assert!(theirs.windows(2).any(|w| w == ["--userns", "keep-id"]));
+        assert!(
+            !theirs
+                .iter()
+                .any(|a| a == "--memory" || a == "--cgroup-parent")
+        );
+        let limited = arguments(&spec, &container, tools, config, false, true);
+        assert!(limited.iter().any(|a| a == "--memory"));
     }
 }

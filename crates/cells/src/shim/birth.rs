@@ -206,7 +206,8 @@ fn prepare(
         new_session: true,
         terminal: terminal.is_some(),
         dies_with_parent: true,
-        new_privileges: false,
+        // Podman of an ordinary user asks programs of root's to map users.
+        new_privileges: spec.asks_root,
     };
     Ok((launch, [out, err, ready], terminal))
 }
