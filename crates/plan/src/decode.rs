@@ -233,6 +233,10 @@ impl Decoder<'_> {
                 continue;
             };
             let node = Some(value);
+            // Alternatives share a slot and a port; of these at most one is enabled (S1-08).
+            if text(node, "enabled") == Some("false") {
+                continue;
+            }
             let command = words(node, "command");
             if value.get("command").is_some() && command.is_empty() {
                 self.mistakes
@@ -260,7 +264,7 @@ impl Decoder<'_> {
                 });
                 if let Some(other) = same {
                     let other = &other.slug;
-                    self.blame(at, format!("slot `{name}` is taken by service `{other}`; give both a `port` of their own, or use another slot"));
+                    self.blame(at, format!("slot `{name}` is taken by service `{other}`; give both a `port` of their own, or set `enabled: false` on one of two alternatives"));
                 }
             }
             let service = Service {

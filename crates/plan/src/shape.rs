@@ -332,6 +332,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 SERVICE_CELLS,
                 "Kind of isolation; default `sandbox`.",
             ),
+            key(
+                "enabled",
+                Shape::Boolean,
+                "Whether it is part of the house; of two alternatives on one slot and port one is not. Default true.",
+            ),
             must(
                 "command",
                 Shape::List(&Shape::Text),

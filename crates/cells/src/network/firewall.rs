@@ -216,9 +216,10 @@ fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
     // Whoever left the bridge takes its table along.
     let before: Applied = read(&path(dir));
     let bridged = |text: &str| text.contains("table bridge");
-    let gone = (bridged(&before.text) && !bridged(&applied.text))
-        .then(|| without("bridge", &tag.table()))
-        .unwrap_or_default();
+    let gone = match bridged(&before.text) && !bridged(&applied.text) {
+        true => without("bridge", &tag.table()),
+        false => String::new(),
+    };
     shim::publish(&path(dir), &applied)?;
     run(&["-f", "-"], &(gone + &applied.text)).map_err(failed("apply"))?;
     crash::point("hostd.ruled");

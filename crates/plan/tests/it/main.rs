@@ -209,3 +209,28 @@ fn effective_values_carry_their_origin() {
         .collect();
     insta::assert_snapshot!(rows.join("\n"));
 }
+
+/// S1-08: two on one slot have ports of their own, or only one of them is part of the house.
+#[test]
+fn two_services_share_a_slot_as_alternatives_or_on_ports_of_their_own() {
+    let house = |first: &str, second: &str| {
+        parse(&format!(
+            "{HOUSE}services:\n  ollama: {{ command: [ollama, serve], slot: models, {first} }}\n  llama-cpp: {{ command: [llama-server], slot: models, {second} }}\n"
+        ))
+    };
+    let told = house("port: 11434", "port: 11434").unwrap_err()[0].to_string();
+    assert!(
+        told.contains("taken by service `ollama`") && told.contains("enabled: false"),
+        "{told}"
+    );
+    assert_eq!(
+        house("port: 11434", "port: 8080").unwrap().services.len(),
+        2
+    );
+    let one = house("port: 11434, enabled: false", "port: 11434").unwrap();
+    assert_eq!(one.services.len(), 1);
+    assert!(one.services.keys().all(|s| s.as_str() == "llama-cpp"));
+    // A place outside the subnet is none.
+    let told = parse(&format!("{HOUSE}network: {{ slots: {{ db: 300 }} }}\n")).unwrap_err();
+    assert!(told[0].to_string().contains("300"), "{}", told[0]);
+}
