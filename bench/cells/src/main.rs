@@ -64,7 +64,7 @@ impl House {
             sandbox: walls.then_some(sandbox),
             machine: None,
         container: None,
-            network: subnet.map(|subnet| Network { subnet, tag: None }),
+            network: subnet.map(|subnet| Network { subnet, tag: None, bridged: false }),
             forwards: Vec::new(),
             terminal: false,
             ready_within: None,
