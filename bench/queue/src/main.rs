@@ -70,6 +70,7 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
                 budget: Amounts::default(),
                 policy: None,
                 idempotency: None,
+                delegated: None,
                 intake: Intake { fit: fit.clone(), agents: vec![fact.clone()] },
             })
         })

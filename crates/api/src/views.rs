@@ -171,6 +171,9 @@ documents! {
         result: Option<ResultView>,
         /// Last word of a failed run.
         failure: Option<String>,
+        /// Where it hangs, for work that was given on.
+        #[serde(default)]
+        link: Option<LinkView>,
         /// Attempts, oldest first.
         runs: Vec<RunView>,
         /// Grows with every change.
@@ -179,6 +182,83 @@ documents! {
         created_at: Time,
         /// When it last changed.
         updated_at: Time,
+    }
+    /// Where a piece of work hangs.
+    LinkView {
+        /// `TASK-12` that it is a piece of.
+        parent: Option<String>,
+        /// `TASK-11` that was asked first; all of it is charged to that.
+        root: String,
+        /// Who gave it on, in order.
+        chain: Vec<String>,
+        /// Fields that the result must have.
+        expects: Vec<String>,
+        /// Who gets the result: `kept`, or `agent:NAME`.
+        deliver: String,
+        /// When it is too late.
+        due_at: Option<Time>,
+    }
+    /// Work given to somebody by name.
+    DelegateBody {
+        /// To whom.
+        to: String,
+        /// What is to be done.
+        text: String,
+        /// Fields that the result's `data` must have.
+        #[serde(default)]
+        expects: Vec<String>,
+        /// Time for all of it, milliseconds.
+        #[serde(default)]
+        deadline_ms: Option<i64>,
+        /// Who gets the result: `agent:NAME`, `me`, or `kept` (the default).
+        #[serde(default)]
+        deliver: Option<String>,
+        /// Most tokens over all runs.
+        #[serde(default)]
+        tokens: Option<u64>,
+        /// Task that this is a piece of; agents name the one whose lease they show.
+        #[serde(default)]
+        task: Option<String>,
+    }
+    /// A task with everything that hangs on it, depth first.
+    TreeDoc {
+        /// Always 1.
+        version: u32,
+        /// The task itself comes first.
+        rows: Vec<TreeRow>,
+    }
+    /// One of them.
+    TreeRow {
+        /// Distance from the first.
+        depth: u32,
+        /// The task.
+        task: TaskView,
+    }
+    /// The org chart, with what is declared beside it and what follows.
+    OrgDoc {
+        /// Always 1.
+        version: u32,
+        /// Everybody, a superior before those below.
+        agents: Vec<OrgRow>,
+        /// What follows from the edges.
+        findings: Vec<String>,
+    }
+    /// One agent's place.
+    OrgRow {
+        /// Slug.
+        name: String,
+        /// What it is for.
+        role: String,
+        /// Who is above; the operator is above all.
+        reports_to: Option<String>,
+        /// Distance from the operator.
+        depth: u32,
+        /// Whom it may give work to.
+        delegates_to: Vec<String>,
+        /// Whom its work can reach by being given on.
+        reaches: Vec<String>,
+        /// Declared relations by kind; no right comes of them.
+        relations: std::collections::BTreeMap<String, Vec<String>>,
     }
     /// A result.
     ResultView {
@@ -625,6 +705,9 @@ documents! {
         policy: Value,
         /// Digest of the charter that this run is under.
         charter_hash: String,
+        /// Fields that the result's `data` must have.
+        #[serde(default)]
+        expects: Vec<String>,
     }
     /// A claim.
     ClaimBody {

@@ -71,6 +71,14 @@ pub(crate) enum Command {
     /// Give work and look at it.
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Give work to an agent by name, before other work, and say what is wanted back.
+    Delegate(DelegateArgs),
+    /// Show the org chart: who is above whom, who may give work to whom, and what follows.
+    Org {
+        /// Draw it instead, as SVG.
+        #[arg(long)]
+        svg: bool,
+    },
     /// Show budgets.
     #[command(subcommand)]
     Budget(BudgetCommand),
@@ -125,6 +133,38 @@ pub(crate) struct PlanArgs {
     /// Print the manifest's JSON Schema instead, for editors.
     #[arg(long)]
     pub(crate) schema: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DelegateArgs {
+    /// To whom.
+    pub(crate) agent: String,
+    /// What is to be done.
+    pub(crate) text: String,
+    /// Wait until it is over; the exit status tells how.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Seconds to wait.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub(crate) timeout: u64,
+    /// Who is told of the result: `agent:NAME`.
+    #[arg(long, value_name = "RECIPIENT")]
+    pub(crate) deliver: Option<String>,
+    /// Tell nobody; the result stays with the task (the default).
+    #[arg(long, conflicts_with = "deliver")]
+    pub(crate) no_deliver: bool,
+    /// A field that the result must have; may be given several times.
+    #[arg(long = "expect", value_name = "FIELD")]
+    pub(crate) expects: Vec<String>,
+    /// Seconds for all of it, after which it has timed out.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) deadline: Option<i64>,
+    /// Most tokens over all runs, those of pieces that are given on included.
+    #[arg(long)]
+    pub(crate) tokens: Option<u64>,
+    /// The same key gives the same work.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -274,8 +314,13 @@ pub(crate) enum TaskCommand {
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
-    /// Show a task with its runs.
-    Show { task: String },
+    /// Show a task with its runs, or with everything that hangs on it.
+    Show {
+        task: String,
+        /// The tree of what was given on.
+        #[arg(long)]
+        tree: bool,
+    },
     /// Explain why a task waits or how it ended.
     Why { task: String },
     /// Call a task off.
@@ -376,7 +421,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("agent", "clone"),
     ("agent", "move"),
     ("agent", "restore"),
-    ("delegate", ""),
     ("workflow", ""),
     ("approvals", ""),
     ("budget", "set"),

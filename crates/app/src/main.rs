@@ -9,6 +9,7 @@ mod examples;
 mod exit;
 mod house;
 mod image;
+mod org;
 mod output;
 mod roles;
 mod run;
@@ -91,6 +92,8 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Agent(AgentCommand::Rotate { agent }) => agents::rotate(&home, json, &agent).await,
         C::Template(TemplateCommand::List) => agents::template_list(json),
         C::Template(TemplateCommand::Show { name }) => agents::template_show(json, &name),
+        C::Delegate(args) => tasks::delegate(&home, json, args).await,
+        C::Org { svg } => org::show(&home, json, svg).await,
         C::Task(command) => tasks::run(&home, json, command).await,
         C::Budget(BudgetCommand::Show) => upkeep::budget(&home, json, false).await,
         C::Budget(BudgetCommand::Report) => upkeep::budget(&home, json, true).await,

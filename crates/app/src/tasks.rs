@@ -1,6 +1,6 @@
 //! Tasks: add, list, show, why, cancel, retry.
 
-use crate::cli::{TaskAddArgs, TaskCommand};
+use crate::cli::{DelegateArgs, TaskAddArgs, TaskCommand};
 use crate::connect::{client, segment};
 use crate::exit::{self, Failure};
 use crate::output::{self, Progress, dash, table};
@@ -52,7 +52,8 @@ pub(crate) async fn run(home: &Home, json: bool, command: TaskCommand) -> Outcom
             }
             Ok(exit::OK)
         }
-        TaskCommand::Show { task } => {
+        TaskCommand::Show { task, tree: true } => tree(&client, json, &task).await,
+        TaskCommand::Show { task, tree: false } => {
             let doc: TaskDoc = client
                 .get(&format!("/api/v1/tasks/{}", segment(&task)))
                 .await?;
@@ -179,6 +180,56 @@ async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
         Duration::from_secs(args.timeout),
     )
     .await
+}
+
+/// Work for an agent by name.
+pub(crate) async fn delegate(home: &Home, json: bool, args: DelegateArgs) -> Outcome {
+    let client = client(home)?;
+    let body = DelegateBody {
+        to: args.agent,
+        text: args.text,
+        expects: args.expects,
+        deadline_ms: args.deadline.map(|s| s.saturating_mul(1000)),
+        deliver: args.deliver,
+        tokens: args.tokens,
+        task: None,
+    };
+    let headers: Vec<(&str, String)> = args
+        .idempotency_key
+        .map(|k| ("idempotency-key", k))
+        .into_iter()
+        .collect();
+    let doc: TaskDoc = client.post("/api/v1/delegations", &body, &headers).await?;
+    if !args.wait {
+        print(json, &doc);
+        return Ok(exit::OK);
+    }
+    let patience = Duration::from_secs(args.timeout);
+    wait(&client, json, &doc.task.id, patience).await
+}
+
+/// The tree below a task.
+async fn tree(client: &Client, json: bool, task: &str) -> Outcome {
+    let doc: TreeDoc = client
+        .get(&format!("/api/v1/tasks/{}/tree", segment(task)))
+        .await?;
+    if json {
+        output::json(&doc);
+        return Ok(exit::OK);
+    }
+    for row in &doc.rows {
+        let indent = "  ".repeat(usize::try_from(row.depth).unwrap_or(0));
+        let task = &row.task;
+        output::line(&format!(
+            "{indent}{} {} ({} for {}): {}",
+            task.number,
+            task.state,
+            task.assignee.as_deref().unwrap_or("unassigned"),
+            task.author,
+            short(&task.title)
+        ));
+    }
+    Ok(exit::OK)
 }
 
 /// Waits for the end of a task; the exit status tells it.

@@ -45,6 +45,9 @@ pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
         .route("/api/v1/self/tasks/{task}/complete", post(complete))
         .route("/api/v1/self/tasks/{task}/fail", post(fail))
         .route("/api/v1/self/tasks/{task}/block", post(block))
+        .route("/api/v1/self/delegate", post(delegate))
+        .route("/api/v1/self/delegated/{task}", get(delegated))
+        .route("/api/v1/self/delegated/{task}/cancel", post(call_off))
         .route("/api/v1/self/skills", get(skills))
         .route("/api/v1/self/facts/{fact}", post(fact))
         .route("/api/v1/self/charter", get(charter))
@@ -102,10 +105,15 @@ fn current(house: &House) -> Result<Arc<Current>> {
 }
 
 fn policy_of(agent: &abbey_plan::Agent, task: Option<&TaskRow>) -> ToolPolicy {
-    match task.and_then(|t| t.policy.as_ref()) {
+    let mut policy = match task.and_then(|t| t.policy.as_ref()) {
         Some(narrower) => agent.tools.narrowed(narrower),
         None => agent.tools.clone(),
+    };
+    // Who may give work to nobody is not shown how.
+    if agent.delegates.is_none() {
+        policy.tools.remove(&abbey_model::Tool::Delegate);
     }
+    policy
 }
 
 async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<SelfDoc>> {
@@ -228,6 +236,11 @@ fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(agent, Some(task))).unwrap_or_default(),
         charter_hash: abbey_agents::digest(current.charter(slug).as_bytes()),
+        expects: task
+            .link
+            .as_ref()
+            .map(|l| l.expects.clone())
+            .unwrap_or_default(),
     })
 }
 
@@ -402,6 +415,69 @@ async fn block(
         version: VERSION,
         task: view::task(&row, Vec::new()),
     }))
+}
+
+/// Gives on a piece of the task whose lease the caller shows.
+async fn delegate(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    Input(body): Input<DelegateBody>,
+) -> Result<Doc<TaskDoc>> {
+    let mine = body.task.as_deref().ok_or_else(|| {
+        Problem::new(
+            FaultKind::Invalid,
+            "`task` names the work that this is a piece of",
+        )
+    })?;
+    let parent = (task_ref(mine)?, hold(&house, slug.clone(), &headers)?.token);
+    let key = header(&headers, "idempotency-key").map(str::to_owned);
+    let who = Principal::Agent(slug);
+    let added = crate::delegate::give(&house, &who, &body, Some(parent), key).await?;
+    Ok(Doc(view::task_doc(&house, added.task).await?))
+}
+
+#[derive(Deserialize)]
+struct WaitQuery {
+    #[serde(default)]
+    wait_ms: Option<u64>,
+}
+
+/// Work that the caller gave on, and no other.
+async fn given(house: &House, slug: &Slug, name: &str) -> Result<TaskRef> {
+    let row = house.store.task(task_ref(name)?).await?;
+    match row.author == Principal::Agent(slug.clone()) {
+        true => Ok(TaskRef::Id(row.id)),
+        // Whose it is does not concern others, nor that it is there.
+        false => Err(Problem::new(
+            FaultKind::NotFound,
+            format!("there is no task `{name}` of yours"),
+        )
+        .into()),
+    }
+}
+
+async fn delegated(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    Query(query): Query<WaitQuery>,
+) -> Result<Doc<TaskDoc>> {
+    let task = given(&house, &slug, &name).await?;
+    let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+    let row = crate::outside::rested(&house, task, patience).await?;
+    Ok(Doc(view::task_doc(&house, row).await?))
+}
+
+async fn call_off(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+) -> Result<Doc<TaskDoc>> {
+    let task = given(&house, &slug, &name).await?;
+    let row = house.store.cancel(task, Principal::Agent(slug)).await?;
+    house.work.bump();
+    Ok(Doc(view::task_doc(&house, row).await?))
 }
 
 /// Results are limited to what the caller may use (S4-13).

@@ -120,6 +120,7 @@ pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) ->
                 abbey_agents::digest(text.as_bytes()),
             )),
             intake: house.intake(&text),
+            delegated: None,
         };
         house.store.note_wake(agent.slug.clone(), number).await?;
         house.store.add_task(new).await?;

@@ -3,7 +3,10 @@
 use crate::error::Result;
 use crate::house::House;
 use crate::web::{Doc, Input, etag, header, if_match, problem};
-use crate::{Error, apply, attach, backup, command, doctor, exec, logs, metrics, provision, view};
+use crate::{
+    Error, apply, attach, backup, command, delegate, doctor, exec, logs, metrics, org, provision,
+    view,
+};
 use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
 use abbey_model::{
@@ -61,6 +64,9 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/tasks/{task}/cancel", post(cancel))
         .route("/api/v1/tasks/{task}/retry", post(retry))
         .route("/api/v1/tasks/{task}/unblock", post(unblock))
+        .route("/api/v1/tasks/{task}/tree", get(tree))
+        .route("/api/v1/delegations", post(delegate))
+        .route("/api/v1/org", get(org_doc))
         .route("/api/v1/runs/{run}", get(run))
         .route("/api/v1/activity", get(activity))
         .route("/api/v1/activity/verify", get(verify))
@@ -472,6 +478,7 @@ async fn add_task(
         policy: None,
         idempotency,
         intake,
+        delegated: None,
     };
     let added = house.store.add_task(new).await?;
     house.work.bump();
@@ -502,9 +509,19 @@ async fn task(
     Path(name): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> Result<Response> {
-    let task = task_ref(&name)?;
-    let until =
-        tokio::time::Instant::now() + Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
+    let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
+    let row = rested(&house, task_ref(&name)?, patience).await?;
+    let tag = etag(row.version);
+    Ok(([("etag", tag)], Doc(view::task_doc(&house, row).await?)).into_response())
+}
+
+/// A task once it has stopped moving, or as it stands when patience is over.
+pub(crate) async fn rested(
+    house: &House,
+    task: TaskRef,
+    patience: Duration,
+) -> Result<abbey_store::TaskRow> {
+    let until = tokio::time::Instant::now() + patience;
     let mut head = house.head.clone();
     loop {
         head.mark_unchanged();
@@ -515,8 +532,7 @@ async fn task(
                 TaskState::Parked | TaskState::Blocked | TaskState::AwaitingApproval
             );
         if resting || tokio::time::Instant::now() >= until {
-            let tag = etag(row.version);
-            return Ok(([("etag", tag)], Doc(view::task_doc(&house, row).await?)).into_response());
+            return Ok(row);
         }
         let _changed_or_over = tokio::time::timeout_at(until, head.changed()).await;
     }
@@ -580,6 +596,30 @@ async fn again(house: &Arc<House>, row: abbey_store::TaskRow) -> Result<Doc<Task
     let row = house.store.admit(TaskRef::Id(row.id), intake).await?;
     house.work.bump();
     Ok(Doc(view::task_doc(house, row).await?))
+}
+
+async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
+    Ok(Doc(delegate::tree(&house, task_ref(&name)?).await?))
+}
+
+async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {
+    Doc(org::document(&house))
+}
+
+/// The operator gives work by name; whatever a body says, it begins a chain of its own.
+async fn delegate(
+    State(house): Shared,
+    headers: HeaderMap,
+    Input(body): Input<DelegateBody>,
+) -> Result<Response> {
+    let key = header(&headers, "idempotency-key").map(str::to_owned);
+    let added = delegate::give(&house, &Principal::Operator, &body, None, key).await?;
+    let status = match added.new {
+        true => axum::http::StatusCode::CREATED,
+        false => axum::http::StatusCode::OK,
+    };
+    let doc = view::task_doc(&house, added.task).await?;
+    Ok((status, Doc(doc)).into_response())
 }
 
 async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunView>> {

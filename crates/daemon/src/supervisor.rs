@@ -2,7 +2,7 @@
 //! happens when it ends.
 
 use crate::house::House;
-use crate::{firewall, journal, loops, reconcile};
+use crate::{delegate, firewall, journal, loops, reconcile};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,8 @@ pub(crate) enum Duty {
     Journal,
     /// Looks whether the firewall stands.
     Firewall,
+    /// Tells who is to hear of work that is over.
+    Deliver,
 }
 
 /// What happens when a duty panics.
@@ -32,13 +34,14 @@ struct Policy {
 }
 
 impl Duty {
-    pub(crate) const ALL: [Duty; 6] = [
+    pub(crate) const ALL: [Duty; 7] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
         Duty::Upkeep,
         Duty::Journal,
         Duty::Firewall,
+        Duty::Deliver,
     ];
 
     const fn policy(self) -> Policy {
@@ -47,7 +50,7 @@ impl Duty {
                 restarts_max: 5,
                 period: Duration::from_secs(60),
             },
-            Duty::Wake | Duty::Upkeep | Duty::Journal | Duty::Firewall => Policy {
+            Duty::Wake | Duty::Upkeep | Duty::Journal | Duty::Firewall | Duty::Deliver => Policy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
@@ -62,6 +65,7 @@ impl Duty {
             Duty::Upkeep => loops::upkeep(house).await,
             Duty::Journal => journal::run(house).await,
             Duty::Firewall => firewall::run(house).await,
+            Duty::Deliver => delegate::deliveries(house).await,
         }
     }
 }

@@ -85,6 +85,7 @@ fn every_event() -> Vec<Event> {
         Event::HolderLost { token },
         Event::Expire,
         Event::WallTime,
+        Event::Overdue,
         Event::Cancel,
         Event::Retry,
     ]
@@ -110,8 +111,20 @@ fn the_transition_table_is_exactly_this() {
         ("expire", &[House], &[Running]),
         ("wall_time", &[House], &[Running]),
         (
+            "overdue",
+            &[House],
+            &[
+                Pending,
+                Parked,
+                Ready,
+                Running,
+                Blocked,
+                TaskState::AwaitingApproval,
+            ],
+        ),
+        (
             "cancel",
-            &[Operator, Agent],
+            &[Operator, Agent, House],
             &[
                 Pending,
                 Parked,
@@ -164,7 +177,7 @@ fn the_transition_table_is_exactly_this() {
             }
         }
     }
-    assert_eq!(checked, 11 * 12 * 3);
+    assert_eq!(checked, 11 * 13 * 3);
 }
 
 #[test]

@@ -215,6 +215,8 @@ pub enum Event {
     Expire,
     /// A sweep found the run's wall time used up.
     WallTime,
+    /// A sweep found the time for the whole work over.
+    Overdue,
     /// Called off.
     Cancel,
     /// To be tried again from the start.
@@ -235,6 +237,7 @@ impl Event {
             Event::HolderLost { .. } => "holder_lost",
             Event::Expire => "expire",
             Event::WallTime => "wall_time",
+            Event::Overdue => "overdue",
             Event::Cancel => "cancel",
             Event::Retry => "retry",
         }
@@ -249,11 +252,14 @@ impl Event {
             | Event::Complete { .. }
             | Event::Fail { .. }
             | Event::Block { .. } => matches!(who, PrincipalKind::Agent),
-            Event::Admit(_) | Event::HolderLost { .. } | Event::Expire | Event::WallTime => {
-                matches!(who, PrincipalKind::House)
-            }
+            Event::Admit(_)
+            | Event::HolderLost { .. }
+            | Event::Expire
+            | Event::WallTime
+            | Event::Overdue => matches!(who, PrincipalKind::House),
             Event::Unblock | Event::Retry => matches!(who, PrincipalKind::Operator),
-            Event::Cancel => matches!(who, PrincipalKind::Operator | PrincipalKind::Agent),
+            // The house calls off what hangs on work that was called off.
+            Event::Cancel => true,
         }
     }
 }
@@ -462,6 +468,22 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
             Some(_) => Err(Refusal::NotDue),
             None => Err(illegal()),
         },
+        Event::Overdue => {
+            if task.phase.state().is_terminal() {
+                return Err(illegal());
+            }
+            Ok(match task.phase.lease() {
+                Some(lease) => {
+                    let end = RunEnd {
+                        run: lease.run,
+                        state: RunState::TimedOut,
+                        reason: EndReason::Overdue,
+                    };
+                    ended(task, Phase::TimedOut, end)
+                }
+                None => moved(task, Phase::TimedOut),
+            })
+        }
         Event::Cancel => {
             if task.phase.state().is_terminal() {
                 return Err(illegal());

@@ -3,6 +3,7 @@
 //! Everything here is data with its own validity rules. Deliberately absent: I/O, clocks,
 //! randomness, async, HTTP and SQL. A type lives here when two rooms must agree on it.
 
+mod authority;
 mod budget;
 mod cell;
 mod fault;
@@ -18,6 +19,7 @@ mod time;
 mod tool;
 mod units;
 
+pub use authority::{Authority, Grant, Grants, Recipient};
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
     Address, CellKind, CellName, Drives, ExitKind, ExitRecord, Generation, Incarnation, Layer,

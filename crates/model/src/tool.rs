@@ -21,19 +21,22 @@ pub enum Tool {
     Memory,
     /// Searches the skills this agent may use.
     SearchSkills,
+    /// Gives a piece of the work to a colleague.
+    Delegate,
     /// Ends the task with a result.
     Finish,
 }
 
 impl Tool {
     /// Every tool.
-    pub const ALL: [Tool; 7] = [
+    pub const ALL: [Tool; 8] = [
         Tool::Shell,
         Tool::ReadFile,
         Tool::WriteFile,
         Tool::EditFile,
         Tool::Memory,
         Tool::SearchSkills,
+        Tool::Delegate,
         Tool::Finish,
     ];
 
@@ -46,6 +49,7 @@ impl Tool {
             Tool::EditFile => "edit_file",
             Tool::Memory => "memory",
             Tool::SearchSkills => "search_skills",
+            Tool::Delegate => "delegate",
             Tool::Finish => "finish",
         }
     }

@@ -3,14 +3,14 @@
 
 use crate::house::{
     Agent, AgentBudget, Budget, Charter, Endpoint, House, Listen, ModelRef, Network, Origin,
-    Provider, Runtime, Service, Wake,
+    Provider, RELATIONS, Runtime, Service, Wake,
 };
 use crate::node::{self, Entry, Mistake, Node};
 use crate::shape::{self, MANIFEST};
 use crate::templates;
 use abbey_model::{
-    Bytes, CellKind, Drives, Egress, Layer, Limits, Millis, NanoUsd, Slug, Subnet, Tool,
-    ToolPolicy, is_private,
+    Authority, Bytes, CellKind, Drives, Egress, Grant, Grants, Layer, Limits, Millis, NanoUsd,
+    Slug, Subnet, Tool, ToolPolicy, is_private,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -82,6 +82,36 @@ fn egress(node: Option<&Node>) -> Egress {
         }
     }
 }
+fn delegates(node: Option<&Node>) -> Authority {
+    let mut authority = Authority::default();
+    let word = node.and_then(Node::text);
+    let items = node.map_or(&[][..], Node::items);
+    for word in word.into_iter().chain(items.iter().filter_map(Node::text)) {
+        // The shape has looked at it.
+        let _known = authority.add(word);
+    }
+    authority
+}
+fn grants(node: Option<&Node>) -> Grants {
+    let entries = node.map_or(&[][..], Node::entries);
+    let grant = |entry: &Entry| {
+        let value = Some(&entry.value);
+        let grant = Grant {
+            tokens: integer(value, "tokens").and_then(|n| u64::try_from(n).ok()),
+            skills: words(value, "skills").into_iter().collect(),
+        };
+        Some((entry.key.parse().ok()?, grant))
+    };
+    entries.iter().filter_map(grant).collect()
+}
+fn relations(node: Option<&Node>) -> BTreeMap<&'static str, Vec<Slug>> {
+    let names = |kind: &&'static str| {
+        let names = words(node, kind);
+        let names: Vec<Slug> = names.iter().filter_map(|n| n.parse().ok()).collect();
+        (!names.is_empty()).then_some((*kind, names))
+    };
+    RELATIONS.iter().filter_map(names).collect()
+}
 fn usd(node: Option<&Node>, key: &str) -> Option<NanoUsd> {
     let dollars: f64 = text(node, key)?.parse().ok()?;
     // The shape bounds the number, so the product fits; the last nano-dollar may be rounded.
@@ -97,11 +127,20 @@ impl Decoder<'_> {
         let providers = self.providers(&services);
         let agents = self.agents(&budget, &providers);
         self.org_chart(&agents);
+        self.colleagues(&agents);
         self.shares(&agents);
         Some(House {
             name: slug(root, "house")?,
             listen: self.listen(),
             network,
+            delegation: {
+                let node = self.root.get("delegation");
+                let number = |key, usual| {
+                    let written = integer(node, key).and_then(|n| u32::try_from(n).ok());
+                    written.unwrap_or(usual)
+                };
+                (number("depth", 4), number("fan_out", 16))
+            },
             memory_reserve: text(self.root.get("admission"), "memory_reserve")
                 .and_then(shape::bytes)
                 .map_or(MEMORY_RESERVE, Bytes),
@@ -519,6 +558,7 @@ impl Decoder<'_> {
             "name",
             "template",
             "reports_to",
+            "delegates_to",
             "max_concurrent_runs",
             "charter_writable",
             "terminal",
@@ -556,6 +596,9 @@ impl Decoder<'_> {
             charter,
             charter_writable: text(own, "charter_writable") == Some("true"),
             reports_to: slug(own, "reports_to"),
+            delegates: delegates(entry.value.get("delegates_to")),
+            grants: grants(entry.value.get("grants")),
+            relations: relations(entry.value.get("relations")),
             runtime: Runtime::Native,
             cell,
             model,
@@ -661,6 +704,36 @@ impl Decoder<'_> {
                 }
                 seen.push(slug.to_string());
                 at = agents.get(&slug).and_then(|a| a.reports_to.clone());
+            }
+        }
+    }
+
+    /// Everybody who is named as a colleague lives here.
+    fn colleagues(&mut self, agents: &BTreeMap<Slug, Agent>) {
+        let entries = self.root.get("agents").map_or(&[][..], Node::entries);
+        for entry in entries {
+            let mut named: Vec<(&Node, String)> = Vec::new();
+            if let Some(node) = entry.value.get("delegates_to") {
+                let words = node.text().map(|_| node).into_iter().chain(node.items());
+                named.extend(words.filter_map(|n| {
+                    let word = n.text()?.trim_start_matches('-').to_owned();
+                    (word != "all" && word != "none").then_some((n, word))
+                }));
+            }
+            if let Some(node) = entry.value.get("grants") {
+                named.extend(node.entries().iter().map(|e| (&e.value, e.key.clone())));
+            }
+            for kind in RELATIONS {
+                let node = entry.value.get("relations").and_then(|n| n.get(kind));
+                let items = node.map_or(&[][..], Node::items);
+                named.extend(items.iter().filter_map(|n| Some((n, n.text()?.to_owned()))));
+            }
+            for (node, name) in named {
+                if !agents.keys().any(|a| a.as_str() == name) {
+                    let known = nearest(&name, agents.keys().map(Slug::as_str));
+                    self.mistakes
+                        .push(node.place.mistake(format!("no agent `{name}`{known}")));
+                }
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The validated house: what the manifest means, with every default filled in.
 
 use abbey_model::{
-    Bytes, CellKind, Drives, Egress, Layer, Limits, Millis, NanoUsd, Profile, SecretRef, Slug,
-    Subnet, ToolPolicy, Vmm,
+    Authority, Bytes, CellKind, Drives, Egress, Grants, Layer, Limits, Millis, NanoUsd, Profile,
+    SecretRef, Slug, Subnet, ToolPolicy, Vmm,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,8 @@ pub struct House {
     pub listen: Listen,
     /// Addresses and ports.
     pub network: Network,
+    /// Longest chain of delegation, and most open pieces of one task.
+    pub delegation: (u32, u32),
     /// Memory of the host that cells leave free.
     pub memory_reserve: Bytes,
     /// Model providers by name.
@@ -237,6 +239,12 @@ pub struct Agent {
     pub charter_writable: bool,
     /// The agent above it.
     pub reports_to: Option<Slug>,
+    /// Whom it may give work to.
+    pub delegates: Authority,
+    /// What work for a colleague is narrowed to.
+    pub grants: Grants,
+    /// What it is to others, by kind; no right comes of it (S2-01, S2-32).
+    pub relations: BTreeMap<&'static str, Vec<Slug>>,
     /// The program that thinks.
     pub runtime: Runtime,
     /// Kind of isolation.
@@ -281,6 +289,9 @@ pub struct Agent {
     pub origins: BTreeMap<&'static str, Origin>,
 }
 
+/// Kinds of relations between agents.
+pub const RELATIONS: [&str; 4] = ["lineage", "mentor", "works_with", "may_ask"];
+
 impl Agent {
     /// Sizes of the file systems of its sandbox, if it has any of its own.
     pub fn disks(&self) -> Option<Drives> {
@@ -310,6 +321,7 @@ impl Agent {
                     .as_ref()
                     .map_or_else(none, ToString::to_string),
             ),
+            ("delegates_to", self.delegates.to_string()),
             ("runtime", self.runtime.name().to_owned()),
             (
                 "cell",

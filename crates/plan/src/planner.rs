@@ -368,12 +368,13 @@ impl Work {
             .get(&agent.slug)
             .map_or("", String::as_str);
         let rest = digest(&format!(
-            "{} {} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?}",
+            "{} {} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?}",
             agent.display_name,
             agent.role,
             agent.charter,
             charter,
             agent.reports_to,
+            (&agent.delegates, &agent.grants, &agent.relations),
             agent.model.as_ref().map(ToString::to_string),
             agent.skills,
             agent.budget,
@@ -502,7 +503,7 @@ fn house_digest(house: &House) -> String {
         house.network,
         house.budget,
         house.providers,
-        house.memory_reserve
+        (house.memory_reserve, house.delegation)
     ))
 }
 

@@ -51,6 +51,10 @@ fn shape(shape_of: &Shape) -> Value {
             { "enum": ["none", "full"] },
             { "type": "array", "items": { "type": "string", "pattern": ".+:[0-9]+$" } },
         ] }),
+        Shape::Delegates => json!({ "oneOf": [
+            { "type": "string" },
+            { "type": "array", "items": { "type": "string", "pattern": "^(all|-?[a-z][a-z0-9-]*)$" } },
+        ] }),
         Shape::Map(inner) => json!({
             "type": "object",
             "propertyNames": { "pattern": NAME_PATTERN, "maxLength": 32 },

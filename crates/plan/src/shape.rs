@@ -44,6 +44,8 @@ pub(crate) enum Shape {
     Tools,
     /// A list of destinations, or one of the words `none` and `full`.
     Egress,
+    /// Whom an agent may give work to: a word, or a list of them.
+    Delegates,
     /// A mapping from names to things of one shape.
     Map(&'static Shape),
     /// A mapping with these keys.
@@ -146,6 +148,7 @@ const TOOLS: Shape = Shape::Object(&[
     key("output", Shape::Bytes, "Most output of one run."),
     key("wall", Shape::Duration, "Longest run."),
 ]);
+const NAMES: Shape = Shape::List(&Shape::Name);
 const WAIVE: Shape = Shape::List(&Shape::Word(
     &[
         "limits",
@@ -224,6 +227,22 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
             ),
         ]),
         "Addresses and ports of the house.",
+    ),
+    key(
+        "delegation",
+        Shape::Object(&[
+            key(
+                "depth",
+                Shape::Integer(1, 32),
+                "Longest chain of delegation below what was first asked; default 4.",
+            ),
+            key(
+                "fan_out",
+                Shape::Integer(1, 1024),
+                "Most open pieces of one task; default 16.",
+            ),
+        ]),
+        "How far delegation may go.",
     ),
     key(
         "admission",
@@ -394,6 +413,37 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
             ),
             key("charter", Shape::Path, "File with its charter."),
             key("reports_to", Shape::Name, "The agent above it."),
+            key(
+                "delegates_to",
+                Shape::Delegates,
+                "Whom it may give work to: `all`, `none` (the default), or a list; `-NAME` takes one out of `all`.",
+            ),
+            key(
+                "grants",
+                Shape::Map(&Shape::Object(&[
+                    key(
+                        "tokens",
+                        Shape::Integer(1, i64::MAX),
+                        "Most tokens of one piece of work.",
+                    ),
+                    key(
+                        "skills",
+                        Shape::List(&Shape::Text),
+                        "Skills that such work may use; any when not given.",
+                    ),
+                ])),
+                "What work for one colleague is narrowed to.",
+            ),
+            key(
+                "relations",
+                Shape::Object(&[
+                    key("lineage", NAMES, "Whom it descends from."),
+                    key("mentor", NAMES, "Who teaches it."),
+                    key("works_with", NAMES, "Whom it works with."),
+                    key("may_ask", NAMES, "Whom it may ask; a hint, and no right."),
+                ]),
+                "What it is to others; gives no right by itself.",
+            ),
             key("runtime", RUNTIMES, "The program that thinks."),
             key("cell", CELLS, "Kind of isolation."),
             key("model", Shape::Model, "Model, as `PROVIDER/MODEL`."),
@@ -480,14 +530,12 @@ const EGRESS: &str = "What it may reach outside: `none` (the default), `full`, o
 /// Keys whose mechanism is known but not built; refused by name, not as unknown.
 const NOT_BUILT: &[&str] = &[
     "fallback",
-    "delegates_to",
     "locale",
     "channels",
     "skills",
     "schedules",
     "workflows",
     "teams",
-    "relations",
     "approvals",
     "evidence",
     "env",
@@ -543,6 +591,24 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
                 )));
             }
         },
+        Shape::Delegates => {
+            let words: Vec<&Node> = match &node.kind {
+                Kind::Scalar { .. } => vec![node],
+                Kind::List(items) => items.iter().collect(),
+                Kind::Map(_) => Vec::new(),
+            };
+            if words.is_empty() && !matches!(&node.kind, Kind::List(_)) {
+                mistakes.push(node.place.mistake(format!(
+                    "`{path}` is `all`, `none`, or a list like `[ezra, atlas]` or `[all, -manager]`"
+                )));
+            }
+            for word in words {
+                let text = word.text().unwrap_or("");
+                if let Err(error) = abbey_model::Authority::default().add(text) {
+                    mistakes.push(word.place.mistake(format!("`{path}`: {error}")));
+                }
+            }
+        }
         Shape::Tools => match &node.kind {
             Kind::Scalar { text, .. } if text == "all" => {}
             Kind::List(items) => {
@@ -658,6 +724,7 @@ impl Shape {
             Shape::List(_) => "a list",
             Shape::Tools => "a list of tools",
             Shape::Egress => "a list of destinations",
+            Shape::Delegates => "a list of agents",
             Shape::Map(_) | Shape::Object(_) => "a mapping",
         }
     }
@@ -713,9 +780,12 @@ impl Shape {
                     Err(format!("`{text}` is none of {}", quoted(words)))
                 }
             }
-            Shape::List(_) | Shape::Tools | Shape::Egress | Shape::Map(_) | Shape::Object(_) => {
-                Err(not())
-            }
+            Shape::List(_)
+            | Shape::Tools
+            | Shape::Egress
+            | Shape::Delegates
+            | Shape::Map(_)
+            | Shape::Object(_) => Err(not()),
         }
     }
 }

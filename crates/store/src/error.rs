@@ -16,6 +16,15 @@ pub enum Error {
     /// A budget refused.
     #[error(transparent)]
     Budget(#[from] budget::Refusal),
+    /// Work may not be given on.
+    #[error(transparent)]
+    Authority(#[from] abbey_engine::authority::Refusal),
+    /// A result lacks what was asked for.
+    #[error("the hand-off lacks {}; give each as a field of `data`", missing.join(", "))]
+    Handoff {
+        /// Fields.
+        missing: Vec<String>,
+    },
     /// The named thing does not exist.
     #[error("there is no {what} `{name}`")]
     NotFound {
@@ -125,6 +134,14 @@ impl Error {
                 | task::Refusal::NotDue => FaultKind::Conflict,
             },
             Error::Budget(_) => FaultKind::Limit,
+            Error::Authority(refusal) => match refusal {
+                abbey_engine::authority::Refusal::TooMany { .. } => FaultKind::Limit,
+                abbey_engine::authority::Refusal::NotAllowed { .. }
+                | abbey_engine::authority::Refusal::Oneself(_)
+                | abbey_engine::authority::Refusal::TooDeep { .. }
+                | abbey_engine::authority::Refusal::Circle { .. } => FaultKind::Forbidden,
+            },
+            Error::Handoff { .. } => FaultKind::Invalid,
             Error::NotFound { .. } => FaultKind::NotFound,
             Error::Stale { .. } => FaultKind::Stale,
             Error::KeyReused(_) | Error::Busy { .. } | Error::NoLease(_) => FaultKind::Conflict,

@@ -152,6 +152,12 @@ pub trait Storage: Send + Sync {
     fn tasks(&self, filter: TaskFilter) -> Reply<Vec<TaskRow>>;
     /// Tasks that an agent may claim, most urgent first.
     fn offers(&self, agent: Slug, limit: u32) -> Reply<Vec<TaskRow>>;
+    /// A task with everything that hangs on it, depth first, each with its depth.
+    fn tree(&self, task: TaskRef) -> Reply<Vec<(u32, TaskRow)>>;
+    /// Ends of work that somebody is to hear of and has not yet, oldest first.
+    fn outbox(&self) -> Reply<Vec<Notice>>;
+    /// Remembers that the end of this task was told.
+    fn delivered(&self, task: u64) -> Reply<()>;
     /// Runs of a task, oldest first.
     fn runs(&self, task: abbey_model::TaskId) -> Reply<Vec<RunRow>>;
     /// One run.

@@ -1,13 +1,14 @@
 //! What goes into the store's operations and what comes out.
 
 use abbey_engine::admission::{AgentFact, Route};
+use abbey_engine::authority::Bounds;
 use abbey_engine::matcher::Match;
 use abbey_engine::supervision::History;
 use abbey_engine::task::Phase;
 use abbey_model::{
-    Amounts, EndReason, Generation, LeaseToken, Metric, Millis, Principal, Priority, ResultSource,
-    RunId, RunState, SagaId, Scope, Slug, TaskId, TaskRef, TaskState, Timestamp, ToolPolicy,
-    Window, Wish,
+    Amounts, EndReason, Generation, LeaseToken, Metric, Millis, Principal, Priority, Recipient,
+    ResultSource, RunId, RunState, SagaId, Scope, Slug, TaskId, TaskRef, TaskState, Timestamp,
+    ToolPolicy, Window, Wish,
 };
 use allocation::Allocation;
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,67 @@ pub struct NewTask {
     pub idempotency: Option<(String, String)>,
     /// For admission.
     pub intake: Intake,
+    /// For work that was given on.
+    pub delegated: Option<Delegated>,
+}
+
+/// Work that was given to somebody by name, with what is wanted back.
+#[derive(Debug, Clone, Default)]
+pub struct Delegated {
+    /// The work of which this is a piece, and the right to it; none for what begins a chain.
+    pub parent: Option<(TaskRef, LeaseToken)>,
+    /// Fields that the result must have.
+    pub expects: Vec<String>,
+    /// Time for all of it.
+    pub within: Option<Millis>,
+    /// Who gets the result.
+    pub deliver: Recipient,
+    /// Most tokens that the edge grants.
+    pub tokens: Option<u64>,
+    /// How far delegation may go.
+    pub bounds: Bounds,
+}
+
+/// Where a piece of work hangs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Number of the work that it is a piece of.
+    pub parent: Option<u64>,
+    /// Number of what was asked first, to which all of it is charged.
+    pub root: u64,
+    /// Who gave it on, in order.
+    pub chain: Vec<Slug>,
+    /// Fields that the result must have.
+    pub expects: Vec<String>,
+    /// Who gets the result.
+    pub deliver: Recipient,
+    /// First instant at which it is too late.
+    pub due: Option<Timestamp>,
+}
+
+impl Link {
+    /// Of work that begins a chain.
+    pub(crate) fn root(number: u64) -> Link {
+        Link {
+            parent: None,
+            root: number,
+            chain: Vec::new(),
+            expects: Vec::new(),
+            deliver: Recipient::Kept,
+            due: None,
+        }
+    }
+}
+
+/// The end of a piece of work, for whoever is to hear of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Number of the task.
+    pub task: u64,
+    /// Who hears of it.
+    pub recipient: Recipient,
+    /// Since when.
+    pub at: Timestamp,
 }
 
 /// Outcome of adding.
@@ -196,6 +258,8 @@ pub struct TaskRow {
     pub result: Option<Outcome>,
     /// Last word of a failed run.
     pub failure: Option<String>,
+    /// Where it hangs, for work that was given on.
+    pub link: Option<Link>,
     /// Grows with every change.
     pub version: u64,
     /// When it was added.

@@ -196,6 +196,10 @@ async fn attend(
         client: Arc::clone(client),
         offer,
         run: claimed.run.clone(),
+        right: tools::Right {
+            task: claimed.task.clone(),
+            lease: lease.token,
+        },
         facts: serde_json::Map::new(),
     };
     let renew = path("renew");

@@ -3,6 +3,7 @@
 
 use super::model::Call;
 use abbey_api::client::Client;
+use abbey_api::{DelegateBody, TaskDoc};
 use abbey_model::{Tool, ToolPolicy};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use serde_json::{Value, json};
@@ -56,7 +57,26 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
                     &["action"],
                 ),
                 Tool::SearchSkills => ("Finds skills by words.", json!({ "query": text("Words.") }), &["query"]),
-                Tool::Finish => ("Ends the task with a result.", json!({ "result": text("The result, for the one who asked.") }), &["result"]),
+                Tool::Delegate => (
+                    "Gives a piece of this task to a colleague, and waits for the result unless told not to.",
+                    json!({
+                        "to": text("The colleague's name."),
+                        "task": text("What is to be done, with everything that they need to know."),
+                        "wait": { "type": "boolean", "description": "Whether to wait for the result; true when not given." },
+                        "expects": { "type": "array", "items": { "type": "string" }, "description": "Fields that the result must have." },
+                        "deadline_s": { "type": "integer", "minimum": 1, "description": "Seconds for all of it." },
+                        "deliver": text("Who is told of the result when nobody waits: `me`, or `agent:NAME`."),
+                    }),
+                    &["to", "task"],
+                ),
+                Tool::Finish => (
+                    "Ends the task with a result.",
+                    json!({
+                        "result": text("The result, for the one who asked."),
+                        "data": { "type": "object", "description": "Fields that were asked for, if any." },
+                    }),
+                    &["result"],
+                ),
             };
             json!({ "type": "function", "function": {
                 "name": tool.name(), "description": doc,
@@ -66,12 +86,24 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
         .collect()
 }
 
+/// The task that a run works on, and its right to it.
+#[derive(Debug, Clone)]
+pub(super) struct Right {
+    pub(super) task: String,
+    pub(super) lease: u64,
+}
+
 /// Carries out a call within the policy.
-pub(super) async fn perform(client: &Client, policy: &ToolPolicy, call: &Call) -> Receipt {
+pub(super) async fn perform(
+    client: &Client,
+    policy: &ToolPolicy,
+    right: &Right,
+    call: &Call,
+) -> Receipt {
     let outcome = match call.name.parse::<Tool>() {
         Ok(tool) if policy.tools.contains(&tool) => {
             match serde_json::from_str::<Value>(&call.arguments) {
-                Ok(args) => act(client, policy, tool, &args).await,
+                Ok(args) => act(client, policy, right, tool, &args).await,
                 Err(e) => Err(format!("the arguments are not JSON: {e}")),
             }
         }
@@ -96,6 +128,7 @@ pub(super) async fn perform(client: &Client, policy: &ToolPolicy, call: &Call) -
 async fn act(
     client: &Client,
     policy: &ToolPolicy,
+    right: &Right,
     tool: Tool,
     args: &Value,
 ) -> Result<String, String> {
@@ -149,7 +182,83 @@ async fn act(
                 .collect::<Vec<_>>()
                 .join("\n"))
         }
+        Tool::Delegate => delegate(client, right, args).await,
         Tool::Finish => Ok("finished".to_owned()),
+    }
+}
+
+/// Longest wait for a colleague when no deadline was given, seconds.
+const COLLEAGUE_MAX: i64 = 600;
+
+/// Gives a piece of the task on. The same piece of the same task is the same work, so a run that is done again
+/// after a loss finds what the first one asked for.
+async fn delegate(client: &Client, right: &Right, args: &Value) -> Result<String, String> {
+    let text = |key: &str| args[key].as_str().map(str::to_owned);
+    let seconds = args["deadline_s"].as_i64();
+    let body = DelegateBody {
+        to: text("to").ok_or("the argument `to` is missing")?,
+        text: text("task").ok_or("the argument `task` is missing")?,
+        expects: args["expects"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|f| f.as_str().map(str::to_owned))
+            .collect(),
+        deadline_ms: seconds.map(|s| s.saturating_mul(1000)),
+        deliver: text("deliver"),
+        tokens: None,
+        task: Some(right.task.clone()),
+    };
+    let key = crate::digest(&serde_json::to_vec(&body).unwrap_or_default());
+    let headers = [
+        ("Abbey-Lease", right.lease.to_string()),
+        ("Idempotency-Key", format!("delegate {} {key}", right.task)),
+    ];
+    let given: TaskDoc = client
+        .post("/api/v1/self/delegate", &body, &headers)
+        .await
+        .map_err(|e| e.to_string())?;
+    if args["wait"] == false {
+        return Ok(format!(
+            "{} was given to {} as {}; it is {}",
+            given.task.title, body.to, given.task.number, given.task.state
+        ));
+    }
+    let patience = seconds
+        .unwrap_or(COLLEAGUE_MAX)
+        .clamp(1, COLLEAGUE_MAX * 10);
+    let until = tokio::time::Instant::now() + Duration::from_secs(patience.unsigned_abs());
+    loop {
+        let path = format!("/api/v1/self/delegated/{}?wait_ms=20000", given.task.id);
+        let task = match client.get::<TaskDoc>(&path).await {
+            Ok(doc) => doc.task,
+            // The house may be restarting; the work goes on.
+            Err(error) if error.kind() == abbey_model::FaultKind::Unavailable => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        let over = abbey_model::TaskState::ALL
+            .iter()
+            .any(|s| s.name() == task.state && s.is_terminal());
+        if over {
+            let record = json!({
+                "task": task.number, "by": task.assignee, "state": task.state, "verified": task.verified,
+                "result": task.result.as_ref().map(|r| &r.text), "data": task.result.as_ref().map(|r| &r.data),
+                "failure": task.failure,
+            });
+            return match task.state.as_str() {
+                "done" => Ok(record.to_string()),
+                _ => Err(record.to_string()),
+            };
+        }
+        if tokio::time::Instant::now() >= until {
+            return Err(format!(
+                "{} is still {}; it goes on without you",
+                task.number, task.state
+            ));
+        }
     }
 }
 

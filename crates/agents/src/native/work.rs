@@ -57,6 +57,7 @@ pub(super) struct Work {
     pub(super) client: Arc<Client>,
     pub(super) offer: OfferDoc,
     pub(super) run: String,
+    pub(super) right: tools::Right,
     pub(super) facts: Map<String, Value>,
 }
 
@@ -171,6 +172,14 @@ impl Work {
             "status": status.code(), "output_hash": digest(printed.as_bytes()),
         }));
         self.facts.insert("receipts".to_owned(), 1.into());
+        let lacks = self.lacks(&answer["data"]);
+        if status.success() && !lacks.is_empty() {
+            return failed(format!(
+                "skill `{}` gives no {}, which the one who asked wants",
+                skill.name,
+                lacks.join(", ")
+            ));
+        }
         if status.success() {
             return Ending::Done {
                 text,
@@ -228,10 +237,27 @@ impl Work {
             session.append(&json!({ "event": "turn", "run": self.run, "turn": turn_number, "message": turn.message() }));
             messages.push(turn.message());
             if turn.calls.is_empty() {
-                return self.finish(turn.text, receipts);
+                if !self.offer.expects.is_empty() {
+                    let text = format!(
+                        "call `finish` with `data`: the one who asked wants {}",
+                        self.offer.expects.join(", ")
+                    );
+                    messages.push(json!({ "role": "user", "content": text }));
+                    continue;
+                }
+                return self.finish(turn.text, Value::Null, receipts);
             }
             for call in &turn.calls {
-                let receipt = tools::perform(&self.client, policy, call).await;
+                let mut receipt = tools::perform(&self.client, policy, &self.right, call).await;
+                let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+                let lacks = self.lacks(&args["data"]);
+                if call.name == "finish" && receipt.ok && !lacks.is_empty() {
+                    receipt.ok = false;
+                    receipt.text = format!(
+                        "refused: `data` lacks {}, which the one who asked wants",
+                        lacks.join(", ")
+                    );
+                }
                 receipts += 1;
                 session.append(&json!({
                     "event": "receipt", "run": self.run, "call": call.id, "tool": call.name, "ok": receipt.ok,
@@ -239,10 +265,10 @@ impl Work {
                 }));
                 self.facts.insert("receipts".to_owned(), receipts.into());
                 if call.name == "finish" && receipt.ok {
-                    let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
                     // `finish` itself is no action in the world.
                     return self.finish(
                         args["result"].as_str().unwrap_or_default().to_owned(),
+                        args["data"].clone(),
                         receipts - 1,
                     );
                 }
@@ -257,8 +283,17 @@ impl Work {
         ))
     }
 
+    /// Fields that the one who asked wants and that are not there.
+    fn lacks(&self, data: &Value) -> Vec<String> {
+        let wanted = self.offer.expects.iter();
+        wanted
+            .filter(|f| data.get(f.as_str()).is_none_or(Value::is_null))
+            .cloned()
+            .collect()
+    }
+
     /// A result that claims an action without a receipt is flagged (S3-38).
-    fn finish(&mut self, text: String, receipts: u32) -> Ending {
+    fn finish(&mut self, text: String, data: Value, receipts: u32) -> Ending {
         let lower = text.to_lowercase();
         let claims = CLAIMS.iter().any(|c| lower.contains(c));
         self.facts
@@ -266,7 +301,7 @@ impl Work {
         Ending::Done {
             text,
             source: "model",
-            data: Value::Null,
+            data,
         }
     }
 

@@ -216,6 +216,8 @@ if facts["fill"]:
     expect(54, "fill /dev/shm", attempt(lambda: fill("/dev/shm/fill")), "ENOSPC")
 else:
     report(54, "fill /tmp", False, "not tried: nothing would stop it")
+for place in facts["disks"]:
+    expect(54, "fill " + place, attempt(lambda: fill(place + "/fill")), "ENOSPC")
 if facts["limits"]:
     children, bounded = [], False
     for _ in range(facts["limits"] + 50):

@@ -28,13 +28,19 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
     }
     let canary = format!("sk-canary-{}", "Z9y8".repeat(6));
     std::fs::write(house.path("canary"), &canary).unwrap();
+    // Root's sandboxes and machines have file systems of their own.
+    let sized = machine || (cell == "sandbox" && house.runs_as_root());
+    let drives = match sized {
+        true => ", drives: { state: 16MiB, workspace: 32MiB, scratch: 64MiB }",
+        false => "",
+    };
     let waive = match house.runs_as_root() {
         true => "",
         false => "waive: [limits], ",
     };
     house.manifest(&format!(
         "house: walls\nproviders:\n  far: {{ kind: openai, base_url: \"http://127.0.0.1:9\", key: \"file:canary\" }}\n\
-         defaults: {{ cell: {cell}, {waive}limits: {{ memory: 256MiB, processes: {PROCESSES} }}, drives: {{ state: 16MiB, workspace: 32MiB, scratch: 64MiB }} }}\n\
+         defaults: {{ cell: {cell}, {waive}limits: {{ memory: 256MiB, processes: {PROCESSES} }}{drives} }}\n\
          agents:\n  alpha: {{ template: sysadmin }}\n  beta: {{ template: sysadmin }}\n"
     ));
     house.expect(0, &["up"]);
@@ -48,7 +54,15 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
         UnixListener::bind_addr(&SocketAddr::from_abstract_name(&abstract_name).unwrap()).unwrap();
     // Positive controls: what is looked for is there, seen from here.
     let neighbour = house.home().join("agents/beta/workspace");
-    assert!(std::fs::read_dir(&neighbour).unwrap().count() > 0);
+    let mine = match walled {
+        true => "/agent/workspace".to_owned(),
+        false => neighbour.display().to_string(),
+    };
+    assert!(
+        !house
+            .expect(0, &["exec", "beta", "--", "ls", &mine])
+            .is_empty()
+    );
     let house_files = [
         "abbey.db",
         "signing.key",
@@ -66,7 +80,7 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
         "pids": [house.serve_pid()], "abstract": abstract_name, "yranac": canary.chars().rev().collect::<String>(),
         "outside_port": address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap(),
         "machine": machine, "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim(),
-        "fill": walled, "limits": if waive.is_empty() { PROCESSES } else { 0 },
+        "fill": walled, "disks": if sized { vec!["/agent/home", "/agent/workspace"] } else { Vec::new() }, "limits": if waive.is_empty() { PROCESSES } else { 0 },
     });
     let said = house.expect(
         0,

@@ -13,6 +13,7 @@ mod commands;
 mod container;
 mod containment;
 mod crashes;
+mod delegation;
 mod documents;
 mod doors;
 mod firecracker;

@@ -1,7 +1,7 @@
 //! The ledger: holds on every enclosing budget, all or none, settled exactly once.
 
 use super::writer::Tx;
-use super::{activity, parse, tasks};
+use super::{activity, links, parse, tasks};
 use crate::{BudgetLimit, CallHold, CallUse, Error, Result};
 use abbey_engine::budget::{Account, TimeZone};
 use abbey_model::{
@@ -141,6 +141,11 @@ pub(super) fn limit_task(tx: &mut Tx<'_>, task: TaskId, budget: &Amounts) -> Res
     Ok(())
 }
 
+/// Makes sure that a task's tokens are counted, whoever works on it.
+pub(super) fn count_task(tx: &mut Tx<'_>, task: TaskId) -> Result<()> {
+    counter(tx, Scope::Task(task), Metric::Tokens, None)
+}
+
 /// Makes sure that a scope is counted.
 fn counter(tx: &mut Tx<'_>, scope: Scope, metric: Metric, limit: Option<u64>) -> Result<()> {
     if get(tx, &scope, metric)?.is_none() {
@@ -181,13 +186,16 @@ pub(super) fn tokens_left(tx: &mut Tx<'_>, agent: &Slug) -> Result<Option<u64>> 
     Ok(least)
 }
 
-fn scopes(agent: &Slug, task: TaskId, run: RunId) -> [Scope; 4] {
-    [
+/// Everything that a call of a run is charged to: also what the work is a piece of.
+fn scopes(tx: &Tx<'_>, agent: &Slug, task: TaskId, run: RunId) -> Result<Vec<Scope>> {
+    let mut scopes = vec![
         Scope::House,
         Scope::Agent(agent.clone()),
         Scope::Task(task),
         Scope::Run(run),
-    ]
+    ];
+    scopes.extend(links::ancestors(tx.db, task)?.into_iter().map(Scope::Task));
+    Ok(scopes)
 }
 
 /// Holds `amounts` on every scope that counts them, or on none.
@@ -240,7 +248,8 @@ pub(super) fn reserve_run(
     amounts: Amounts,
 ) -> Result<()> {
     let mut counted = Vec::new();
-    for scope in [Scope::House, Scope::Agent(agent.clone()), Scope::Task(task)] {
+    let own = scopes(tx, agent, task, run)?;
+    for scope in own.into_iter().filter(|s| !matches!(s, Scope::Run(_))) {
         if get(tx, &scope, Metric::Runs)?.is_some() || get(tx, &scope, Metric::Seconds)?.is_some() {
             counted.push(scope);
         }
@@ -336,8 +345,8 @@ pub(super) fn reserve_call(tx: &mut Tx<'_>, call: &CallHold) -> Result<Reservati
         ));
     };
     let (task, run): (TaskId, RunId) = (parse(task)?, parse(run)?);
-    let scopes = scopes(&call.agent, task, run);
-    for scope in &scopes[2..] {
+    let scopes = scopes(tx, &call.agent, task, run)?;
+    for scope in &scopes[2..4] {
         counter(tx, scope.clone(), Metric::Tokens, None)?;
     }
     hold(tx, &scopes, &call.amounts)?;

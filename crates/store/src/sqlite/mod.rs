@@ -4,6 +4,7 @@ mod activity;
 mod backup;
 mod house;
 mod ledger;
+mod links;
 mod open;
 mod read;
 mod tasks;
@@ -202,6 +203,15 @@ impl Storage for Sqlite {
     }
     fn offers(&self, agent: Slug, limit: u32) -> Reply<Vec<TaskRow>> {
         self.read(move |c| tasks::offers(c, &agent, limit))
+    }
+    fn tree(&self, task: TaskRef) -> Reply<Vec<(u32, TaskRow)>> {
+        self.read(move |c| links::tree(c, task))
+    }
+    fn outbox(&self) -> Reply<Vec<crate::Notice>> {
+        self.read(links::outbox)
+    }
+    fn delivered(&self, task: u64) -> Reply<()> {
+        self.write(move |tx| links::delivered(tx, task))
     }
     fn runs(&self, task: TaskId) -> Reply<Vec<RunRow>> {
         self.read(move |c| tasks::runs(c, task))

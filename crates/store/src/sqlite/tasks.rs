@@ -1,7 +1,7 @@
 //! Tasks and runs: the engine's steps, applied inside the transaction.
 
 use super::writer::Tx;
-use super::{activity, ledger, parse};
+use super::{activity, ledger, links, parse};
 use crate::{
     Added, Claim, Claimed, Error, Failure, Hold, Intake, LeaseView, NewTask, Outcome, Result,
     RunFacts, RunRow, TaskFilter, TaskRow,
@@ -15,14 +15,14 @@ use abbey_model::{
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 
-const SELECT: &str = "SELECT number, id, text, phase, assignee, pinned, priority, author, attempts, token, route, policy, result, failure, version, created_at, updated_at FROM tasks";
+const SELECT: &str = "SELECT number, id, text, phase, assignee, pinned, priority, author, attempts, token, route, policy, result, failure, version, created_at, updated_at, link FROM tasks";
 
 fn row(r: &rusqlite::Row<'_>) -> rusqlite::Result<Result<TaskRow>> {
     let texts: [String; 5] = [r.get(1)?, r.get(3)?, r.get(6)?, r.get(7)?, r.get(10)?];
-    let optional: [Option<String>; 3] = [r.get(4)?, r.get(11)?, r.get(12)?];
+    let optional: [Option<String>; 4] = [r.get(4)?, r.get(11)?, r.get(12)?, r.get(17)?];
     let build = |number, text, pinned, attempts, token, failure, version, created, updated| {
         let [id, phase, priority, author, route] = &texts;
-        let [assignee, policy, result] = &optional;
+        let [assignee, policy, result, link] = &optional;
         Ok(TaskRow {
             number,
             id: parse(id)?,
@@ -38,6 +38,7 @@ fn row(r: &rusqlite::Row<'_>) -> rusqlite::Result<Result<TaskRow>> {
             policy: policy.as_deref().map(serde_json::from_str).transpose()?,
             result: result.as_deref().map(serde_json::from_str).transpose()?,
             failure,
+            link: link.as_deref().map(serde_json::from_str).transpose()?,
             version,
             created_at: Timestamp(created),
             updated_at: Timestamp(updated),
@@ -73,6 +74,17 @@ pub(super) fn load(db: &Connection, task: TaskRef) -> Result<TaskRow> {
             name: task.to_string(),
         })
     })
+}
+
+/// Tasks by a condition of this room's.
+pub(super) fn select(
+    db: &Connection,
+    condition: &str,
+    values: impl rusqlite::Params,
+) -> Result<Vec<TaskRow>> {
+    let mut statement = db.prepare_cached(&format!("{SELECT} WHERE {condition}"))?;
+    let rows = statement.query_map(values, row)?;
+    collect(rows)
 }
 
 fn collect(rows: impl Iterator<Item = rusqlite::Result<Result<TaskRow>>>) -> Result<Vec<TaskRow>> {
@@ -114,8 +126,10 @@ pub(super) fn next_deadline(db: &Connection) -> Result<Option<Timestamp>> {
 }
 
 /// When something must happen to a task by itself.
-fn deadline(phase: &Phase) -> Option<i64> {
-    match phase {
+fn deadline(row: &TaskRow) -> Option<i64> {
+    let due = row.link.as_ref().and_then(|l| l.due);
+    let due = due.filter(|_| !row.state().is_terminal()).map(|d| d.0);
+    let own = match &row.phase {
         Phase::Pending { not_before } => Some(not_before.0),
         Phase::Running { lease } => Some(lease.expires_at.min(lease.wall_ends_at).0),
         Phase::Parked { .. }
@@ -127,7 +141,8 @@ fn deadline(phase: &Phase) -> Option<i64> {
         | Phase::Failed { .. }
         | Phase::TimedOut
         | Phase::Cancelled => None,
-    }
+    };
+    [own, due].into_iter().flatten().min()
 }
 
 /// A text without secrets: none stands in the database in clear.
@@ -178,19 +193,26 @@ pub(super) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
         policy: new.policy,
         result: None,
         failure: None,
+        link: None,
         version: 1,
         created_at: tx.now,
         updated_at: tx.now,
     };
+    if let Some(asked) = &new.delegated {
+        let link = links::make(tx, number, &new.author, new.assignee.as_ref(), asked)?;
+        row.link = Some(link);
+    }
+    let link = row.link.as_ref();
     tx.db
         .prepare_cached(
-            "INSERT INTO tasks (number, id, text, state, phase, holder, assignee, pinned, priority, author, attempts, token, route, policy, version, queue_key, deadline, created_at, updated_at)
-             VALUES (?1,?2,?3,'pending','{}',NULL,?4,?5,?6,?7,0,0,'{}',?8,1,?9,NULL,?10,?10)",
+            "INSERT INTO tasks (number, id, text, state, phase, holder, assignee, pinned, priority, author, attempts, token, route, policy, version, queue_key, deadline, created_at, updated_at, parent, link)
+             VALUES (?1,?2,?3,'pending','{}',NULL,?4,?5,?6,?7,0,0,'{}',?8,1,?9,NULL,?10,?10,?11,?12)",
         )?
         .execute(params![
             row.number, row.id.to_string(), row.text, row.assignee.as_ref().map(Slug::as_str), row.pinned,
             row.priority.name(), row.author.to_string(), row.policy.as_ref().map(|p| json!(p).to_string()),
             queue::key(row.priority, tx.now), tx.now.0,
+            link.and_then(|l| l.parent), link.map(serde_json::to_string).transpose()?,
         ])?;
     if let Some((key, digest)) = &new.idempotency {
         tx.db
@@ -202,19 +224,29 @@ pub(super) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
                 tx.now.0
             ])?;
     }
-    ledger::limit_task(tx, row.id, &new.budget)?;
+    let budget = match &new.delegated {
+        Some(asked) => links::budget(asked, new.budget),
+        None => new.budget,
+    };
+    ledger::limit_task(tx, row.id, &budget)?;
     settle_admission(tx, &mut row, &new.intake)?;
-    let detail = json!({
+    let mut detail = json!({
         "text": row.text, "priority": row.priority, "state": row.state().name(), "assignee": row.assignee,
         "skill": row.route.skill, "score": row.route.score,
     });
-    activity::append(
-        tx,
-        &new.author,
-        "task.add",
-        &format!("TASK-{number}"),
-        detail,
-    )?;
+    if let (Some(link), Value::Object(map)) = (&row.link, &mut detail) {
+        map.insert("root".to_owned(), json!(format!("TASK-{}", link.root)));
+        map.insert(
+            "parent".to_owned(),
+            json!(link.parent.map(|p| format!("TASK-{p}"))),
+        );
+    }
+    let action = if row.link.is_some() {
+        "task.delegate"
+    } else {
+        "task.add"
+    };
+    activity::append(tx, &new.author, action, &format!("TASK-{number}"), detail)?;
     Ok(Added {
         task: row,
         new: true,
@@ -263,7 +295,7 @@ pub(super) fn admit(tx: &mut Tx<'_>, task: TaskRef, intake: Intake) -> Result<Ta
     Ok(row)
 }
 
-fn machine(row: &TaskRow) -> Task {
+pub(super) fn machine(row: &TaskRow) -> Task {
     Task {
         phase: row.phase.clone(),
         token: row.token,
@@ -292,7 +324,7 @@ fn store(tx: &Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
             row.phase.lease().map(|l| l.holder.as_str()), row.assignee.as_ref().map(Slug::as_str),
             row.attempts, row.token.0, serde_json::to_string(&row.route)?,
             row.result.as_ref().map(serde_json::to_string).transpose()?, row.failure,
-            row.version, deadline(&row.phase), tx.now.0,
+            row.version, deadline(row), tx.now.0,
         ])?;
     Ok(())
 }
@@ -440,6 +472,12 @@ pub(super) fn complete(
     facts: &RunFacts,
 ) -> Result<TaskRow> {
     let mut row = load(tx.db, task)?;
+    if let Some(link) = &row.link {
+        let missing = links::lacking(link, &outcome);
+        if !missing.is_empty() {
+            return Err(Error::Handoff { missing });
+        }
+    }
     // What stands behind a result follows from its source, not from the agent's word.
     let verified = match outcome.source {
         ResultSource::Skill if row.route.skill.is_some() => Verified::Skill,
@@ -560,6 +598,9 @@ pub(super) fn simple(
         (&format!("task.{}", event.name()), json!({})),
         None,
     )?;
+    if matches!(event, Event::Cancel) {
+        call_off_below(tx, row.number)?;
+    }
     Ok(row)
 }
 
@@ -584,6 +625,25 @@ fn finish(
         map.insert("state".to_owned(), json!(row.state().name()));
     }
     activity::append(tx, who, action, &name(row), detail)?;
+    links::over(tx, row)
+}
+
+/// Calls off what hangs on work that is not wanted any more.
+fn call_off_below(tx: &mut Tx<'_>, number: u64) -> Result<()> {
+    let below = links::children(tx.db, number)?;
+    for mut child in below.into_iter().filter(|c| !c.state().is_terminal()) {
+        let step = task::step(&machine(&child), &Event::Cancel, &Principal::House, tx.now)?;
+        let because = json!({ "because": format!("TASK-{number}") });
+        finish(
+            tx,
+            &mut child,
+            step,
+            &Principal::House,
+            ("task.cancel", because),
+            None,
+        )?;
+        call_off_below(tx, child.number)?;
+    }
     Ok(())
 }
 
@@ -655,7 +715,13 @@ pub(super) fn sweep(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
     drop(statement);
     let mut changed = Vec::new();
     for mut row in due {
+        let overdue = row
+            .link
+            .as_ref()
+            .and_then(|l| l.due)
+            .is_some_and(|due| due <= tx.now);
         let event = match &row.phase {
+            _ if overdue => Event::Overdue,
             Phase::Running { lease } if tx.now >= lease.wall_ends_at => Event::WallTime,
             Phase::Running { .. } => Event::Expire,
             // A pause is over: the caller admits it anew.

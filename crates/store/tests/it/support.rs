@@ -126,6 +126,7 @@ impl Bench {
             budget: Amounts::default(),
             policy: None,
             idempotency: key.map(|k| (k.to_owned(), text.to_owned())),
+            delegated: None,
             intake: Intake {
                 fit,
                 agents: vec![fact],

@@ -1,0 +1,343 @@
+//! Work that agents give to each other: within what was declared, in a chain that is bounded, charged to what was
+//! asked first, and called off with it (S3-21 to S3-29, S2-35).
+
+use crate::{up, with_model};
+use abbey_testkit::house::{House, until};
+use serde_json::{Value, json};
+
+const CLUSTER: &str = "  manager: { template: orchestrator, delegates_to: all }\n  tech-lead: { template: worker, reports_to: manager, delegates_to: [all, -manager], grants: { optimizer: { tokens: 4000 } } }\n  optimizer: { template: worker, reports_to: tech-lead }\n";
+
+/// What the scripted model says next, whoever asks.
+fn script(house: &House, turns: Value) {
+    let services = house.json(0, &["service", "list"]);
+    let port = services["services"][0]["port"].as_u64().unwrap();
+    let done = std::process::Command::new("curl")
+        .args([
+            "-fsS",
+            "-H",
+            "content-type: application/json",
+            "-d",
+            &turns.to_string(),
+        ])
+        .arg(format!("http://127.0.0.1:{port}/script"))
+        .status();
+    assert!(done.unwrap().success());
+}
+
+fn call(name: &str, arguments: Value) -> Value {
+    json!({ "tool_calls": [{ "name": name, "arguments": arguments }] })
+}
+
+fn stand(agents: &str) -> House {
+    let house = up(&with_model(agents));
+    until("the model answers", || {
+        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+    });
+    house
+}
+
+fn entries(house: &House, action: &str) -> Vec<Value> {
+    let text = house.expect(0, &["activity", "--json", "-n", "1000"]);
+    let all = text
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).unwrap());
+    all.filter(|e| e["action"] == action).collect()
+}
+
+#[test]
+fn work_is_given_down_the_chain_and_comes_back_as_asked() {
+    let house = stand(CLUSTER);
+    script(
+        &house,
+        json!([
+            // The manager gives it on and says what the result must have.
+            call("delegate", json!({ "to": "tech-lead", "task": "How stiff is the beam?", "expects": ["risk", "mass_kg"] })),
+            call("delegate", json!({ "to": "optimizer", "task": "Make the beam lighter" })),
+            { "text": "it weighs 3 kg now" },
+            // A hand-off without what was asked is sent back, then right.
+            call("finish", json!({ "result": "stiff enough" })),
+            call("finish", json!({ "result": "stiff enough", "data": { "risk": "low", "mass_kg": 3 } })),
+            call("finish", json!({ "result": "The beam is fine." })),
+        ]),
+    );
+    let root = house.json(
+        0,
+        &[
+            "task",
+            "add",
+            "Decide about the beam",
+            "--to",
+            "manager",
+            "--wait",
+        ],
+    );
+    let root = &root["task"];
+    assert_eq!(root["result"]["text"], "The beam is fine.");
+    let number = root["number"].as_str().unwrap();
+    let tree = house.json(0, &["task", "show", number, "--tree"]);
+    let rows = tree["rows"].as_array().unwrap();
+    let shape: Vec<(u64, &str, &str)> = rows
+        .iter()
+        .map(|r| {
+            (
+                r["depth"].as_u64().unwrap(),
+                r["task"]["assignee"].as_str().unwrap(),
+                r["task"]["state"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        shape,
+        [
+            (0, "manager", "done"),
+            (1, "tech-lead", "done"),
+            (2, "optimizer", "done")
+        ]
+    );
+    let handed = &rows[1]["task"];
+    assert_eq!(
+        handed["result"]["data"],
+        json!({ "risk": "low", "mass_kg": 3 })
+    );
+    assert_eq!(handed["author"], "agent:manager");
+    assert_eq!(handed["link"]["chain"], json!(["manager"]));
+    assert_eq!(rows[2]["task"]["link"]["root"], number);
+    assert_eq!(
+        rows[2]["task"]["link"]["chain"],
+        json!(["manager", "tech-lead"])
+    );
+    // All of it is charged to what was asked first, the granted edge has its own limit, and nothing is held.
+    let budget = house.json(0, &["budget", "report"]);
+    let scopes = budget["scopes"].as_array().unwrap();
+    let spent = |id: &Value| {
+        let scope = format!("task:{}", id.as_str().unwrap());
+        let row = scopes
+            .iter()
+            .find(|s| s["scope"] == scope && s["metric"] == "tokens");
+        row.unwrap_or_else(|| panic!("{scope} in {budget}")).clone()
+    };
+    let whole = spent(&root["id"])["spent"].as_u64().unwrap();
+    let house_spent = scopes
+        .iter()
+        .find(|s| s["scope"] == "house" && s["metric"] == "tokens")
+        .unwrap();
+    assert_eq!(Some(whole), house_spent["spent"].as_u64());
+    assert_eq!(spent(&rows[2]["task"]["id"])["limit"], 4000);
+    assert!(scopes.iter().all(|s| s["reserved"] == 0), "{budget}");
+    assert_eq!(entries(&house, "task.delegate").len(), 2);
+    let text = house.expect(0, &["task", "show", number, "--tree"]);
+    assert!(
+        text.contains("    TASK-") && text.contains("for agent:tech-lead"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_was_not_declared_is_refused_and_says_whom_to_ask() {
+    let house = stand(&format!(
+        "{CLUSTER}  twin: {{ template: worker, delegates_to: [optimizer, tech-lead] }}\n"
+    ));
+    // Upwards, sideways, to oneself: the caller is who its credential says.
+    script(
+        &house,
+        json!([
+            call("delegate", json!({ "to": "manager", "task": "do my work" })),
+            call(
+                "delegate",
+                json!({ "to": "optimizer", "task": "do my work" })
+            ),
+            call(
+                "delegate",
+                json!({ "to": "nobody-here", "task": "do my work" })
+            ),
+            call("finish", json!({ "result": "nobody would" })),
+        ]),
+    );
+    let done = house.json(
+        0,
+        &[
+            "task",
+            "add",
+            "Try to get rid of this",
+            "--to",
+            "optimizer",
+            "--wait",
+        ],
+    );
+    assert_eq!(done["task"]["state"], "done");
+    // Nobody above the optimizer is reached by its word, and it is not even shown the tool.
+    assert_eq!(entries(&house, "task.delegate").len(), 0);
+    // Who has the tool is told by the house.
+    script(
+        &house,
+        json!([
+            call("delegate", json!({ "to": "manager", "task": "do my work" })),
+            call(
+                "delegate",
+                json!({ "to": "tech-lead", "task": "do my work" })
+            ),
+            call("finish", json!({ "result": "nobody would" })),
+        ]),
+    );
+    house.expect(
+        0,
+        &["task", "add", "Try it again", "--to", "tech-lead", "--wait"],
+    );
+    let refused = entries(&house, "task.delegate.refused");
+    let whys: Vec<(&str, &str)> = refused
+        .iter()
+        .map(|e| {
+            (
+                e["actor"].as_str().unwrap(),
+                e["detail"]["why"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        whys,
+        [
+            ("agent:tech-lead", "tech-lead may not delegate to manager"),
+            ("agent:tech-lead", "tech-lead cannot delegate to itself"),
+        ]
+    );
+    // Work does not come back to who gave it on.
+    script(
+        &house,
+        json!([
+            call(
+                "delegate",
+                json!({ "to": "tech-lead", "task": "once around" })
+            ),
+            call("delegate", json!({ "to": "twin", "task": "and back" })),
+            call("finish", json!({ "result": "it stays with me" })),
+            call("finish", json!({ "result": "so be it" })),
+        ]),
+    );
+    house.expect(
+        0,
+        &["task", "add", "Round and round", "--to", "twin", "--wait"],
+    );
+    let given = entries(&house, "task.delegate");
+    assert_eq!(given.len(), 1, "{given:?}");
+    // By hand, with another's task or a stale right: refused as any write would be.
+    let told = house.refused(3, &["delegate", "no-one", "x"]);
+    assert!(told.contains("there is no agent `no-one`"), "{told}");
+    let told = house.refused(2, &["delegate", "twin", "x", "--deliver", "1234567890"]);
+    assert!(
+        told.contains("is no recipient") && told.contains("agent:NAME"),
+        "{told}"
+    );
+}
+
+#[test]
+fn it_waits_for_who_is_down_ends_in_time_and_goes_with_what_it_hangs_on() {
+    let house = stand(CLUSTER);
+    let skill = "How much free disk space is there?";
+    // Queued while the other is down; told once to who is to hear of it.
+    house.expect(0, &["stop", "optimizer"]);
+    let args = [
+        "delegate",
+        "optimizer",
+        "Say well",
+        "--deliver",
+        "agent:manager",
+        "--idempotency-key",
+        "k",
+    ];
+    let first = house.json(0, &args);
+    assert_eq!(
+        house.json(0, &args)["task"]["id"],
+        first["task"]["id"],
+        "the same key, the same work"
+    );
+    assert_eq!(first["task"]["state"], "ready");
+    script(&house, json!([{ "text": "well" }, { "text": "heard" }]));
+    house.expect(0, &["start", "optimizer"]);
+    let number = first["task"]["number"].as_str().unwrap().to_owned();
+    let told = || -> Vec<Value> {
+        let all = house.json(0, &["task", "list", "--agent", "manager"]);
+        let all = all["tasks"].as_array().unwrap().clone();
+        all.into_iter()
+            .filter(|t| t["title"].as_str().unwrap().starts_with(&number))
+            .collect()
+    };
+    until("the manager has heard", || {
+        told().iter().any(|t| t["state"] == "done")
+    });
+    assert_eq!(told().len(), 1);
+    assert!(
+        told()[0]["title"].as_str().unwrap().contains("is done") && told()[0]["author"] == "house"
+    );
+    // Not longer than its time, whoever did not take it.
+    house.expect(0, &["stop", "optimizer"]);
+    let late = house.run(&[
+        "delegate",
+        "optimizer",
+        skill,
+        "--deadline",
+        "1",
+        "--wait",
+        "--json",
+    ]);
+    assert_eq!(late.status.code(), Some(1));
+    let late: Value = serde_json::from_slice(&late.stdout).unwrap();
+    assert_eq!(late["task"]["state"], "timed_out");
+    // Called off with what it hangs on.
+    script(
+        &house,
+        json!([
+            call(
+                "delegate",
+                json!({ "to": "tech-lead", "task": "Something long" })
+            ),
+            call(
+                "delegate",
+                json!({ "to": "optimizer", "task": "Never taken" })
+            ),
+        ]),
+    );
+    let root = house.json(0, &["task", "add", "Start something", "--to", "manager"]);
+    let root = root["task"]["number"].as_str().unwrap();
+    let rows = || {
+        house.json(0, &["task", "show", root, "--tree"])["rows"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    until("it hangs together", || rows().len() == 3);
+    house.expect(0, &["task", "cancel", root]);
+    assert!(rows().iter().all(|r| r["task"]["state"] == "cancelled"));
+    let budget = house.json(0, &["budget", "show"]);
+    until("nothing is held", || {
+        let budget = house.json(0, &["budget", "show"]);
+        budget["scopes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|s| s["reserved"] == 0)
+    });
+    assert!(budget["scopes"].is_array());
+    house.expect(0, &["activity", "verify"]);
+}
+
+#[test]
+fn the_chart_says_who_reaches_whom_and_who_is_missed() {
+    let house = up(
+        "house: chart\ndefaults: { cell: process }\nagents:\n  ezra: { role: archivist, template: orchestrator, delegates_to: [allegro], relations: { mentor: [primus] } }\n  allegro: { template: worker, reports_to: ezra, delegates_to: [primus] }\n  primus: { role: \"student <of> all\", template: worker, reports_to: allegro, relations: { lineage: [allegro, ezra], may_ask: [ezra] } }\n",
+    );
+    let doc = house.json(0, &["org"]);
+    insta::assert_json_snapshot!(doc);
+    insta::assert_snapshot!(house.expect(0, &["org"]));
+    let drawn = house.expect(0, &["org", "--svg"]);
+    assert!(
+        drawn.starts_with("<svg") && drawn.contains("student &lt;of&gt; all"),
+        "{drawn}"
+    );
+    let told = house.path("bad.yaml");
+    std::fs::write(&told, "version: 1\nhouse: chart\nagents:\n  a: { delegates_to: [b, ezar] }\n  b: { reports_to: a }\n  ezra: { relations: { mentor: [nobody] } }\n").unwrap();
+    let told = house.refused(2, &["plan", "-f", &told.display().to_string()]);
+    assert!(
+        told.contains("no agent `ezar`; did you mean `ezra`") && told.contains("no agent `nobody`"),
+        "{told}"
+    );
+}

@@ -1,0 +1,188 @@
+//! Who may give work to whom (S3-23, S3-24): what was declared, and how far it may go. Neither a place in the
+//! org chart nor lineage gives a right by itself (S2-01).
+
+use abbey_model::{Authority, Slug};
+use serde::{Deserialize, Serialize};
+
+/// How far delegation may go in a house.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Longest chain below what was first asked.
+    pub depth: u32,
+    /// Most open pieces of one task.
+    pub fan_out: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            depth: 4,
+            fan_out: 16,
+        }
+    }
+}
+
+/// Why work may not be given on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such right was declared.
+    #[error("{from} may not delegate to {to}{}", ask(whom))]
+    NotAllowed {
+        /// Who wants to.
+        from: Slug,
+        /// To whom.
+        to: Slug,
+        /// Who may, and whom `from` can ask.
+        whom: Vec<Slug>,
+    },
+    /// To oneself.
+    #[error("{0} cannot delegate to itself")]
+    Oneself(Slug),
+    /// The chain would be too long.
+    #[error(
+        "this work was given on {depth} times already, which is the most; finish it, or say what is missing"
+    )]
+    TooDeep {
+        /// Length of the chain.
+        depth: u32,
+    },
+    /// Somebody would get back what they gave on.
+    #[error(
+        "{to} gave this work on itself ({}); it cannot come back to it",
+        arrows(chain)
+    )]
+    Circle {
+        /// Who would get it.
+        to: Slug,
+        /// Who had it so far, in order.
+        chain: Vec<Slug>,
+    },
+    /// Too many pieces are open.
+    #[error("{open} pieces of this work are open, which is the most at once; wait for one of them")]
+    TooMany {
+        /// How many.
+        open: u32,
+    },
+}
+
+fn ask(whom: &[Slug]) -> String {
+    match whom {
+        [] => String::new(),
+        whom => {
+            let names: Vec<&str> = whom.iter().map(Slug::as_str).collect();
+            format!("; ask {}, who may", names.join(" or "))
+        }
+    }
+}
+
+fn arrows(chain: &[Slug]) -> String {
+    let names: Vec<&str> = chain.iter().map(Slug::as_str).collect();
+    names.join(" → ")
+}
+
+/// Whether a right was declared. `others` are all agents with theirs, to say whom one can ask.
+///
+/// # Errors
+/// [`Refusal::NotAllowed`] or [`Refusal::Oneself`].
+pub fn right<'a>(
+    from: &Slug,
+    to: &Slug,
+    own: &Authority,
+    others: impl Iterator<Item = (&'a Slug, &'a Authority)>,
+) -> Result<(), Refusal> {
+    if from == to {
+        return Err(Refusal::Oneself(from.clone()));
+    }
+    if own.reaches(to) {
+        return Ok(());
+    }
+    let may =
+        |(name, theirs): &(&Slug, &Authority)| *name != from && *name != to && theirs.reaches(to);
+    let whom = others.filter(may).map(|(name, _)| name.clone());
+    Err(Refusal::NotAllowed {
+        from: from.clone(),
+        to: to.clone(),
+        whom: whom.collect(),
+    })
+}
+
+/// Whether one more piece may come off a task. `chain` is who had the work so far, the newest last; `open` is how
+/// many pieces of the task are not over.
+///
+/// # Errors
+/// The first bound that it would cross.
+pub fn bounded(to: &Slug, chain: &[Slug], open: u32, bounds: Bounds) -> Result<(), Refusal> {
+    let depth = u32::try_from(chain.len()).unwrap_or(u32::MAX);
+    if chain.contains(to) {
+        return Err(Refusal::Circle {
+            to: to.clone(),
+            chain: chain.to_vec(),
+        });
+    }
+    if depth > bounds.depth {
+        return Err(Refusal::TooDeep {
+            depth: depth.saturating_sub(1),
+        });
+    }
+    if open >= bounds.fan_out {
+        return Err(Refusal::TooMany { open });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn slug(name: &str) -> Slug {
+        name.parse().unwrap()
+    }
+
+    /// The matrix of the cluster: the manager all, the tech lead all but the manager, others nobody (S3-23).
+    #[test]
+    fn the_matrix_is_data() {
+        let all = ["manager", "tech-lead", "optimizer", "secretary"].map(slug);
+        let matrix: BTreeMap<Slug, Authority> = BTreeMap::from([
+            (slug("manager"), "all".parse().unwrap()),
+            (slug("tech-lead"), "all -manager".parse().unwrap()),
+            (slug("optimizer"), Authority::default()),
+            (slug("secretary"), Authority::default()),
+        ]);
+        let mut table = String::new();
+        for from in &all {
+            for to in &all {
+                let told = match right(from, to, &matrix[from], matrix.iter()) {
+                    Ok(()) => "yes".to_owned(),
+                    Err(refusal) => refusal.to_string(),
+                };
+                table += &format!("{from} → {to}: {told}\n");
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn chains_circles_and_crowds_are_bounded() {
+        let bounds = Bounds {
+            depth: 2,
+            fan_out: 3,
+        };
+        let chain = ["a", "b"].map(slug);
+        assert_eq!(bounded(&slug("c"), &chain, 2, bounds), Ok(()));
+        let deep = ["a", "b", "c"].map(slug);
+        assert_eq!(
+            bounded(&slug("d"), &deep, 0, bounds),
+            Err(Refusal::TooDeep { depth: 2 })
+        );
+        let told = bounded(&slug("a"), &chain, 0, bounds).unwrap_err();
+        assert_eq!(
+            told.to_string(),
+            "a gave this work on itself (a → b); it cannot come back to it"
+        );
+        assert_eq!(
+            bounded(&slug("c"), &chain, 3, bounds),
+            Err(Refusal::TooMany { open: 3 })
+        );
+    }
+}

@@ -1,0 +1,8 @@
+ALTER TABLE tasks ADD COLUMN parent INTEGER;
+ALTER TABLE tasks ADD COLUMN link TEXT;
+CREATE INDEX tasks_parent ON tasks (parent) WHERE parent IS NOT NULL;
+CREATE TABLE outbox (
+  task INTEGER PRIMARY KEY,
+  recipient TEXT NOT NULL,
+  at INTEGER NOT NULL
+);
