@@ -234,6 +234,58 @@ documents! {
         /// The task.
         task: TaskView,
     }
+    /// `abbey schedule list`.
+    SchedulesDoc {
+        /// Always 1.
+        version: u32,
+        /// Every schedule of the house.
+        schedules: Vec<ScheduleView>,
+    }
+    /// A schedule with what it did.
+    ScheduleDoc {
+        /// Always 1.
+        version: u32,
+        /// The schedule.
+        schedule: ScheduleView,
+        /// Newest first.
+        history: Vec<ScheduleLineView>,
+    }
+    /// One schedule.
+    ScheduleView {
+        /// `AGENT/NAME`.
+        name: String,
+        /// Whose work it is.
+        agent: String,
+        /// When it fires, as it was written.
+        when: String,
+        /// What is to be done.
+        task: String,
+        /// When the one before is not over.
+        overlap: String,
+        /// What of the missed ones fires.
+        catch_up: String,
+        /// Its next instant.
+        next_at: Option<Time>,
+        /// Instants that fired.
+        fired: u64,
+        /// Instants at which the one before was in the way.
+        skipped: u64,
+        /// Instants that passed while nobody looked, and did not fire.
+        missed: u64,
+        /// The newest task.
+        last_task: Option<String>,
+    }
+    /// One instant of a schedule.
+    ScheduleLineView {
+        /// When it was to fire.
+        instant: Time,
+        /// When it did.
+        at: Time,
+        /// What came of it.
+        outcome: String,
+        /// `TASK-12`.
+        task: Option<String>,
+    }
     /// The org chart, with what is declared beside it and what follows.
     OrgDoc {
         /// Always 1.

@@ -79,6 +79,9 @@ pub(crate) enum Command {
         #[arg(long)]
         svg: bool,
     },
+    /// List and fire schedules; they are written in the manifest, with their agents.
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
     /// Show budgets.
     #[command(subcommand)]
     Budget(BudgetCommand),
@@ -133,6 +136,22 @@ pub(crate) struct PlanArgs {
     /// Print the manifest's JSON Schema instead, for editors.
     #[arg(long)]
     pub(crate) schema: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// List every schedule.
+    List,
+    /// Show one with what it did.
+    Show {
+        /// AGENT/NAME.
+        schedule: String,
+    },
+    /// Fire one now, beside its own instants.
+    Run {
+        /// AGENT/NAME.
+        schedule: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -426,7 +445,8 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("budget", "set"),
     ("budget", "reset"),
     ("policy", ""),
-    ("schedule", ""),
+    ("schedule", "add"),
+    ("schedule", "rm"),
     ("report", ""),
     ("service", "restart"),
     ("unit", ""),

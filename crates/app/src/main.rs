@@ -13,6 +13,7 @@ mod org;
 mod output;
 mod roles;
 mod run;
+mod schedules;
 mod skills;
 mod tasks;
 mod upkeep;
@@ -94,6 +95,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Template(TemplateCommand::Show { name }) => agents::template_show(json, &name),
         C::Delegate(args) => tasks::delegate(&home, json, args).await,
         C::Org { svg } => org::show(&home, json, svg).await,
+        C::Schedule(command) => schedules::run(&home, json, command).await,
         C::Task(command) => tasks::run(&home, json, command).await,
         C::Budget(BudgetCommand::Show) => upkeep::budget(&home, json, false).await,
         C::Budget(BudgetCommand::Report) => upkeep::budget(&home, json, true).await,

@@ -284,6 +284,16 @@ fn host_notes(
             ),
         );
     }
+    for agent in parsed.agents.values() {
+        for (name, schedule) in &agent.schedules {
+            if let Err(why) = crate::schedules::timing(schedule, &parsed.budget.timezone) {
+                fatal(
+                    format!("agent:{}", agent.slug),
+                    format!("its schedule `{name}`: {why}"),
+                );
+            }
+        }
+    }
     let skills = house.skills();
     for agent in parsed.agents.values() {
         for skill in agent.skills.iter().filter(|s| !skills.all.contains_key(*s)) {

@@ -31,6 +31,7 @@ mod pool;
 mod provision;
 mod reconcile;
 mod room;
+mod schedules;
 mod serve;
 mod specs;
 mod supervisor;

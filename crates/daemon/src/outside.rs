@@ -5,7 +5,7 @@ use crate::house::House;
 use crate::web::{Doc, Input, etag, header, if_match, problem};
 use crate::{
     Error, apply, attach, backup, command, delegate, doctor, exec, logs, metrics, org, provision,
-    view,
+    schedules, view,
 };
 use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
@@ -67,6 +67,9 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/tasks/{task}/tree", get(tree))
         .route("/api/v1/delegations", post(delegate))
         .route("/api/v1/org", get(org_doc))
+        .route("/api/v1/schedules", get(schedules_doc))
+        .route("/api/v1/schedules/{agent}/{name}", get(schedule_doc))
+        .route("/api/v1/schedules/{agent}/{name}/run", post(fire))
         .route("/api/v1/runs/{run}", get(run))
         .route("/api/v1/activity", get(activity))
         .route("/api/v1/activity/verify", get(verify))
@@ -600,6 +603,28 @@ async fn again(house: &Arc<House>, row: abbey_store::TaskRow) -> Result<Doc<Task
 
 async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
     Ok(Doc(delegate::tree(&house, task_ref(&name)?).await?))
+}
+
+async fn schedules_doc(State(house): Shared) -> Result<Doc<SchedulesDoc>> {
+    Ok(Doc(schedules::list(&house).await?))
+}
+
+async fn schedule_doc(
+    State(house): Shared,
+    Path((agent, name)): Path<(String, String)>,
+) -> Result<Doc<ScheduleDoc>> {
+    Ok(Doc(
+        schedules::show(&house, &format!("{agent}/{name}")).await?
+    ))
+}
+
+async fn fire(
+    State(house): Shared,
+    Path((agent, name)): Path<(String, String)>,
+) -> Result<Doc<ScheduleDoc>> {
+    let name = format!("{agent}/{name}");
+    schedules::by_hand(&house, &name).await?;
+    Ok(Doc(schedules::show(&house, &name).await?))
 }
 
 async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {

@@ -2,7 +2,7 @@
 //! happens when it ends.
 
 use crate::house::House;
-use crate::{delegate, firewall, journal, loops, reconcile};
+use crate::{delegate, firewall, journal, loops, reconcile, schedules};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
@@ -24,6 +24,8 @@ pub(crate) enum Duty {
     Firewall,
     /// Tells who is to hear of work that is over.
     Deliver,
+    /// Fires schedules.
+    Schedule,
 }
 
 /// What happens when a duty panics.
@@ -34,7 +36,7 @@ struct Policy {
 }
 
 impl Duty {
-    pub(crate) const ALL: [Duty; 7] = [
+    pub(crate) const ALL: [Duty; 8] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
@@ -42,6 +44,7 @@ impl Duty {
         Duty::Journal,
         Duty::Firewall,
         Duty::Deliver,
+        Duty::Schedule,
     ];
 
     const fn policy(self) -> Policy {
@@ -50,7 +53,12 @@ impl Duty {
                 restarts_max: 5,
                 period: Duration::from_secs(60),
             },
-            Duty::Wake | Duty::Upkeep | Duty::Journal | Duty::Firewall | Duty::Deliver => Policy {
+            Duty::Wake
+            | Duty::Upkeep
+            | Duty::Journal
+            | Duty::Firewall
+            | Duty::Deliver
+            | Duty::Schedule => Policy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
@@ -66,6 +74,7 @@ impl Duty {
             Duty::Journal => journal::run(house).await,
             Duty::Firewall => firewall::run(house).await,
             Duty::Deliver => delegate::deliveries(house).await,
+            Duty::Schedule => schedules::run(house).await,
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod saga;
 pub mod schedule;
 pub mod supervision;
 pub mod task;
+pub mod timetable;
 
 #[cfg(test)]
 mod properties;

@@ -3,7 +3,7 @@
 
 use crate::house::{
     Agent, AgentBudget, Budget, Charter, Endpoint, House, Listen, ModelRef, Network, Origin,
-    Provider, RELATIONS, Runtime, Service, Wake,
+    Provider, RELATIONS, Runtime, Schedule, Service, Wake, When,
 };
 use crate::node::{self, Entry, Mistake, Node};
 use crate::shape::{self, MANIFEST};
@@ -597,6 +597,7 @@ impl Decoder<'_> {
             charter_writable: text(own, "charter_writable") == Some("true"),
             reports_to: slug(own, "reports_to"),
             delegates: delegates(entry.value.get("delegates_to")),
+            schedules: self.schedules(entry.value.get("schedules")),
             grants: grants(entry.value.get("grants")),
             relations: relations(entry.value.get("relations")),
             runtime: Runtime::Native,
@@ -706,6 +707,61 @@ impl Decoder<'_> {
                 at = agents.get(&slug).and_then(|a| a.reports_to.clone());
             }
         }
+    }
+
+    fn schedules(&mut self, node: Option<&Node>) -> BTreeMap<Slug, Schedule> {
+        let mut schedules = BTreeMap::new();
+        for entry in node.map_or(&[][..], Node::entries) {
+            let value = Some(&entry.value);
+            let Ok(name) = entry.key.parse::<Slug>() else {
+                continue;
+            };
+            let mut blame = |key: &str, text: String| {
+                let at = entry.value.get(key).map_or(entry.place, |n| n.place);
+                self.mistakes
+                    .push(at.mistake(format!("schedule `{name}`: {text}")));
+            };
+            let millis = |key| text(value, key).and_then(shape::duration_ms).map(Millis);
+            let written = [
+                text(value, "cron").map(|t| When::Cron(t.to_owned())),
+                millis("every").map(When::Every),
+                text(value, "at").map(|t| When::At(t.to_owned())),
+            ];
+            let mut given = written.into_iter().flatten();
+            let (Some(when), None) = (given.next(), given.next()) else {
+                blame("", "says one of `cron`, `every` and `at`".to_owned());
+                continue;
+            };
+            match &when {
+                When::Cron(text) if text.split_whitespace().count() != 5 => blame(
+                    "cron",
+                    format!("`{text}` has not the five fields minute, hour, day, month, weekday"),
+                ),
+                When::Every(every) if every.0 < 1000 => {
+                    blame("every", "is at least a second".to_owned());
+                }
+                When::At(_) | When::Cron(_) | When::Every(_) => {}
+            }
+            let catch_up = text(value, "catch_up").unwrap_or("once").to_owned();
+            let number = catch_up
+                .parse::<u32>()
+                .is_ok_and(|n| (1..=1000).contains(&n));
+            if !number && !["skip", "once"].contains(&catch_up.as_str()) {
+                let text = format!("`{catch_up}` is not `skip`, `once` or a number up to 1000");
+                blame("catch_up", text);
+            }
+            let schedule = Schedule {
+                when,
+                timezone: text(value, "timezone").map(str::to_owned),
+                task: text(value, "task").unwrap_or_default().to_owned(),
+                jitter: millis("jitter").unwrap_or(Millis(0)),
+                overlap: text(value, "overlap").unwrap_or("skip").to_owned(),
+                catch_up,
+                timeout: millis("timeout"),
+            };
+            schedules.insert(name, schedule);
+        }
+        schedules
     }
 
     /// Everybody who is named as a colleague lives here.

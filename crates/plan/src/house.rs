@@ -257,6 +257,8 @@ pub struct Agent {
     pub budget: AgentBudget,
     /// Share of the house's budget in percent, where one was given.
     pub share: Option<u8>,
+    /// Work that comes by itself, by name.
+    pub schedules: BTreeMap<Slug, Schedule>,
     /// Repeating wake.
     pub wake: Option<Wake>,
     /// Ceilings of its cell.
@@ -287,6 +289,37 @@ pub struct Agent {
     pub line: usize,
     /// Where each value comes from.
     pub origins: BTreeMap<&'static str, Origin>,
+}
+
+/// Work that comes by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Schedule {
+    /// When.
+    pub when: When,
+    /// Zone of a pattern; the house's when not given.
+    pub timezone: Option<String>,
+    /// What is to be done.
+    pub task: String,
+    /// Most that it is moved back.
+    pub jitter: Millis,
+    /// `skip`, `queue` or `replace`.
+    pub overlap: String,
+    /// `skip`, `once` or a number.
+    pub catch_up: String,
+    /// Time for one of them.
+    pub timeout: Option<Millis>,
+}
+
+/// When a schedule fires, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// A pattern of five fields.
+    Cron(String),
+    /// A distance.
+    Every(Millis),
+    /// An instant, RFC 3339.
+    At(String),
 }
 
 /// Kinds of relations between agents.

@@ -21,7 +21,7 @@ pub use check::{BRIDGE_PORTS_MAX, check, home_fits};
 pub use decode::parse;
 pub use house::{
     Agent, AgentBudget, Budget, Charter, Endpoint, House, Listen, ModelRef, Network, Origin,
-    Provider, RELATIONS, Runtime, Service, Wake,
+    Provider, RELATIONS, Runtime, Schedule, Service, Wake, When,
 };
 pub use node::Mistake;
 pub use planner::{Action, Applied, Inventory, Note, Plan, Severity, Step, plan};

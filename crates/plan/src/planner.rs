@@ -374,7 +374,12 @@ impl Work {
             agent.charter,
             charter,
             agent.reports_to,
-            (&agent.delegates, &agent.grants, &agent.relations),
+            (
+                &agent.delegates,
+                &agent.grants,
+                &agent.relations,
+                &agent.schedules,
+            ),
             agent.model.as_ref().map(ToString::to_string),
             agent.skills,
             agent.budget,

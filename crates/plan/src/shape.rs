@@ -488,6 +488,37 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 ]),
                 "Repeating wake.",
             ),
+            key(
+                "schedules",
+                Shape::Map(&Shape::Object(&[
+                    key(
+                        "cron",
+                        Shape::Text,
+                        "Minute, hour, day, month and weekday, for example `30 2 * * *`.",
+                    ),
+                    key("every", Shape::Duration, "Distance between two."),
+                    key("at", Shape::Text, "One instant, as `2026-12-01T10:00:00Z`."),
+                    key(
+                        "timezone",
+                        Shape::TimeZone,
+                        "Zone of `cron`; the budget's when not given.",
+                    ),
+                    must("task", Shape::Text, "What is to be done."),
+                    key("jitter", Shape::Duration, "Most that it is moved back."),
+                    key(
+                        "overlap",
+                        Shape::Word(&["skip", "queue", "replace"], &[]),
+                        "When the one before is not over; default `skip`.",
+                    ),
+                    key(
+                        "catch_up",
+                        Shape::Text,
+                        "What of those that were missed fires: `skip`, `once` (the default), or a number.",
+                    ),
+                    key("timeout", Shape::Duration, "Time for one of them."),
+                ])),
+                "Work that comes by itself.",
+            ),
             key("limits", LIMITS, "Ceilings of its cell."),
             key(
                 "profile",
@@ -533,7 +564,6 @@ const NOT_BUILT: &[&str] = &[
     "locale",
     "channels",
     "skills",
-    "schedules",
     "workflows",
     "teams",
     "approvals",

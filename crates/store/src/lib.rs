@@ -154,6 +154,16 @@ pub trait Storage: Send + Sync {
     fn offers(&self, agent: Slug, limit: u32) -> Reply<Vec<TaskRow>>;
     /// A task with everything that hangs on it, depth first, each with its depth.
     fn tree(&self, task: TaskRef) -> Reply<Vec<(u32, TaskRow)>>;
+    /// Every schedule that was ever looked at, by `agent/name`.
+    fn schedules(&self) -> Reply<BTreeMap<String, ScheduleRow>>;
+    /// What a schedule did, newest first.
+    fn schedule_history(&self, name: String) -> Reply<Vec<ScheduleLine>>;
+    /// Makes a schedule known; one whose digest changed begins anew, from now.
+    fn know_schedule(&self, name: String, digest: String) -> Reply<()>;
+    /// Forgets schedules.
+    fn forget_schedules(&self, names: Vec<String>) -> Reply<()>;
+    /// Settles instants of a schedule, each once; the task, if one came of it.
+    fn fire(&self, fire: Fire) -> Reply<Option<TaskRow>>;
     /// Ends of work that somebody is to hear of and has not yet, oldest first.
     fn outbox(&self) -> Reply<Vec<Notice>>;
     /// Remembers that the end of this task was told.

@@ -123,6 +123,55 @@ pub struct Notice {
     pub at: Timestamp,
 }
 
+/// What is known of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleRow {
+    /// Digest of what it says.
+    pub digest: String,
+    /// When it was first seen.
+    pub since: Timestamp,
+    /// Everything up to here is settled.
+    pub settled: Timestamp,
+    /// Instants that fired.
+    pub fired: u64,
+    /// Instants at which the one before was in the way.
+    pub skipped: u64,
+    /// Instants that passed while nobody looked.
+    pub missed: u64,
+    /// Number of the newest task.
+    pub last_task: Option<u64>,
+}
+
+/// One instant of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleLine {
+    /// When it was to fire.
+    pub instant: Timestamp,
+    /// When it was settled.
+    pub at: Timestamp,
+    /// What came of it.
+    pub outcome: String,
+    /// Number of the task.
+    pub task: Option<u64>,
+}
+
+/// Instants of a schedule to be settled.
+#[derive(Debug, Clone)]
+pub struct Fire {
+    /// `agent/name`.
+    pub name: String,
+    /// Who fires it.
+    pub by: Principal,
+    /// Everything up to here is settled afterwards.
+    pub through: Timestamp,
+    /// So many were missed and do not fire.
+    pub missed: u64,
+    /// The instant that fires, and what is to be done.
+    pub task: Option<(Timestamp, NewTask)>,
+    /// What happens when the one before is not over.
+    pub overlap: abbey_engine::timetable::Overlap,
+}
+
 /// Outcome of adding.
 #[derive(Debug, Clone)]
 pub struct Added {

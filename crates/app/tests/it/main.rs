@@ -26,6 +26,7 @@ mod kill;
 mod microvm;
 mod network;
 mod races;
+mod schedules;
 
 use abbey_testkit::house::House;
 

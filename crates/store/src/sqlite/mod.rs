@@ -7,6 +7,7 @@ mod ledger;
 mod links;
 mod open;
 mod read;
+mod schedules;
 mod tasks;
 mod writer;
 
@@ -206,6 +207,21 @@ impl Storage for Sqlite {
     }
     fn tree(&self, task: TaskRef) -> Reply<Vec<(u32, TaskRow)>> {
         self.read(move |c| links::tree(c, task))
+    }
+    fn schedules(&self) -> Reply<BTreeMap<String, crate::ScheduleRow>> {
+        self.read(schedules::list)
+    }
+    fn schedule_history(&self, name: String) -> Reply<Vec<crate::ScheduleLine>> {
+        self.read(move |c| schedules::history(c, &name))
+    }
+    fn know_schedule(&self, name: String, digest: String) -> Reply<()> {
+        self.write(move |tx| schedules::know(tx, &name, &digest))
+    }
+    fn forget_schedules(&self, names: Vec<String>) -> Reply<()> {
+        self.write(move |tx| schedules::forget(tx, &names))
+    }
+    fn fire(&self, fire: crate::Fire) -> Reply<Option<TaskRow>> {
+        self.write(move |tx| schedules::fire(tx, fire))
     }
     fn outbox(&self) -> Reply<Vec<crate::Notice>> {
         self.read(links::outbox)

@@ -1,0 +1,304 @@
+//! Schedules: which instants are due, which were missed, and what is done about them (S2-16, S4-05).
+//!
+//! An instant is a function of the schedule alone, so it is known by its own time: what fired is never fired
+//! again, however often it is asked for. Across a change of the clock a job at a fixed time fires once: after a gap
+//! at its end, in a fold at the first pass; one of every so many minutes follows the time that passes.
+//! Source: the Open Cron Pattern Specification, as `croner` keeps it.
+
+use crate::budget::TimeZone;
+use abbey_model::{Millis, Timestamp};
+use croner::Cron;
+use croner::parser::{CronParser, Seconds};
+use std::str::FromStr;
+
+/// Most instants that are looked at in one go; beyond that the oldest are only counted.
+const LOOK_MAX: usize = 10_000;
+/// What fires later than this was missed.
+pub const TOLERANCE: Millis = Millis::from_secs(90);
+
+/// When a schedule fires.
+#[derive(Debug, Clone)]
+pub enum Timing {
+    /// By pattern, in a time zone.
+    Cron {
+        /// Minutes, hours, days, months, weekdays.
+        pattern: Box<Cron>,
+        /// Where.
+        zone: TimeZone,
+    },
+    /// Again and again, from the instant at which it was first seen.
+    Every(Millis),
+    /// Once.
+    At(Timestamp),
+}
+
+/// Reads a pattern of five fields.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn cron(text: &str) -> Result<Cron, String> {
+    let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
+    parser
+        .parse(text)
+        .map_err(|e| format!("`{text}` is no cron pattern of five fields: {e}"))
+}
+
+/// What is done about missed instants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CatchUp {
+    /// They are counted.
+    Skip,
+    /// The newest fires.
+    #[default]
+    Once,
+    /// The newest so many fire, in order.
+    All(u32),
+}
+
+impl FromStr for CatchUp {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("`{text}` is not `skip`, `once` or a number of missed ones to fire, 1 to 1000")
+        };
+        match text {
+            "skip" => Ok(CatchUp::Skip),
+            "once" => Ok(CatchUp::Once),
+            number => match number.parse::<u32>() {
+                Ok(n @ 1..=1000) => Ok(CatchUp::All(n)),
+                _ => Err(wrong()),
+            },
+        }
+    }
+}
+
+/// What happens when the one before still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overlap {
+    /// This one does not happen.
+    #[default]
+    Skip,
+    /// It waits its turn.
+    Queue,
+    /// The one before is called off.
+    Replace,
+}
+
+impl FromStr for Overlap {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "skip" => Ok(Overlap::Skip),
+            "queue" => Ok(Overlap::Queue),
+            "replace" => Ok(Overlap::Replace),
+            _ => Err(format!("`{text}` is not `skip`, `queue` or `replace`")),
+        }
+    }
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Due {
+    /// These fire, oldest first.
+    pub fire: Vec<Timestamp>,
+    /// So many were missed and do not.
+    pub missed: u64,
+    /// Up to here everything is settled.
+    pub through: Option<Timestamp>,
+}
+
+impl Timing {
+    /// The first instant after another; `since` is when the schedule was first seen.
+    pub fn next(&self, since: Timestamp, after: Timestamp) -> Option<Timestamp> {
+        match self {
+            Timing::At(at) => Some(*at).filter(|at| *at > after),
+            Timing::Every(every) => {
+                let every = every.0.max(1000);
+                let passed = after.since(since).0.max(0) / every;
+                Some(Timestamp(since.0 + (passed + 1) * every))
+            }
+            Timing::Cron { pattern, zone } => {
+                let from = jiff::Timestamp::from_millisecond(after.0).ok()?;
+                let next = pattern
+                    .find_next_occurrence(&from.to_zoned(zone.clone()), false)
+                    .ok()?;
+                Some(Timestamp(next.timestamp().as_millisecond()))
+            }
+        }
+    }
+
+    /// What is due at `now` of everything after `settled`.
+    pub fn due(
+        &self,
+        since: Timestamp,
+        settled: Timestamp,
+        now: Timestamp,
+        catch_up: CatchUp,
+    ) -> Due {
+        let mut instants = Vec::new();
+        let mut at = settled;
+        while let Some(next) = self.next(since, at).filter(|n| *n <= now) {
+            instants.push(next);
+            at = next;
+            if instants.len() == LOOK_MAX {
+                break;
+            }
+        }
+        let through = instants.last().copied();
+        let (late, fresh): (Vec<_>, Vec<_>) = instants
+            .into_iter()
+            .partition(|i| now.since(*i) > TOLERANCE);
+        let kept = match catch_up {
+            CatchUp::Skip => 0,
+            // What is fresh makes up for what was missed.
+            CatchUp::Once => usize::from(fresh.is_empty()),
+            CatchUp::All(n) => usize::try_from(n).unwrap_or(usize::MAX),
+        };
+        let skipped = late.len().saturating_sub(kept);
+        let mut fire = late[skipped..].to_vec();
+        // However short the pauses, one is enough for a moment that was slept through.
+        fire.extend(match catch_up {
+            CatchUp::All(_) => &fresh[..],
+            CatchUp::Skip | CatchUp::Once => &fresh[fresh.len().saturating_sub(1)..],
+        });
+        Due {
+            fire,
+            missed: u64::try_from(skipped).unwrap_or(u64::MAX),
+            through,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write;
+
+    fn timing(pattern: &str, zone: &str) -> Timing {
+        Timing::Cron {
+            pattern: Box::new(cron(pattern).unwrap()),
+            zone: TimeZone::get(zone).unwrap(),
+        }
+    }
+
+    fn instant(text: &str) -> Timestamp {
+        Timestamp(text.parse::<jiff::Timestamp>().unwrap().as_millisecond())
+    }
+
+    fn shown(at: Timestamp, zone: &str) -> String {
+        let at = jiff::Timestamp::from_millisecond(at.0).unwrap();
+        let there = at.to_zoned(TimeZone::get(zone).unwrap());
+        there.strftime("%m-%d %H:%M %Z").to_string()
+    }
+
+    /// Four zones, both changes of the clock, in the gap and in the fold: each instant once.
+    #[test]
+    fn the_clock_changes_and_each_instant_is_there_once() {
+        let zones = [
+            (
+                "Europe/Ljubljana",
+                "2026-03-28T12:00:00Z",
+                "2026-10-24T12:00:00Z",
+            ),
+            (
+                "America/New_York",
+                "2026-03-07T12:00:00Z",
+                "2026-10-31T12:00:00Z",
+            ),
+            (
+                "Australia/Lord_Howe",
+                "2026-10-03T00:00:00Z",
+                "2026-04-04T00:00:00Z",
+            ),
+            ("Asia/Tokyo", "2026-03-28T12:00:00Z", "2026-10-24T12:00:00Z"),
+        ];
+        let mut table = String::new();
+        for (zone, spring, autumn) in zones {
+            for (season, from) in [("spring", spring), ("autumn", autumn)] {
+                for pattern in ["30 2 * * *", "15 2 * * *", "*/30 1-3 * * *"] {
+                    let timing = timing(pattern, zone);
+                    let (mut at, end) =
+                        (instant(from), instant(from) + Millis::from_secs(36 * 3600));
+                    let mut seen = Vec::new();
+                    while let Some(next) = timing.next(Timestamp(0), at).filter(|n| *n < end) {
+                        assert!(next > at, "time goes on");
+                        seen.push(next);
+                        at = next;
+                    }
+                    let shown: Vec<String> = seen.iter().map(|i| shown(*i, zone)).collect();
+                    let _cannot_fail =
+                        writeln!(table, "{zone} {season} `{pattern}`: {}", shown.join(", "));
+                }
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn a_day_asleep_is_made_up_for_as_agreed() {
+        let hourly = timing("0 * * * *", "UTC");
+        let (settled, now) = (
+            instant("2026-06-01T00:00:00Z"),
+            instant("2026-06-02T00:30:00Z"),
+        );
+        let due = |catch_up| {
+            let due = hourly.due(Timestamp(0), settled, now, catch_up);
+            (due.fire.len(), due.missed, due.through)
+        };
+        let last = Some(instant("2026-06-02T00:00:00Z"));
+        assert_eq!(due(CatchUp::Skip), (0, 24, last));
+        assert_eq!(due(CatchUp::Once), (1, 23, last));
+        assert_eq!(due(CatchUp::All(5)), (5, 19, last));
+        assert_eq!(due(CatchUp::All(100)), (24, 0, last));
+        // In time there is nothing to make up for.
+        let now = instant("2026-06-01T01:00:01Z");
+        for catch_up in [CatchUp::Skip, CatchUp::Once, CatchUp::All(3)] {
+            let due = hourly.due(Timestamp(0), settled, now, catch_up);
+            assert_eq!((due.fire.len(), due.missed), (1, 0));
+        }
+        // A second look finds nothing.
+        let through = hourly
+            .due(Timestamp(0), settled, now, CatchUp::Once)
+            .through
+            .unwrap();
+        assert_eq!(
+            hourly.due(Timestamp(0), through, now, CatchUp::Once),
+            Due::default()
+        );
+    }
+
+    #[test]
+    fn once_and_every_are_what_they_say() {
+        let at = instant("2026-06-01T12:00:00Z");
+        let once = Timing::At(at);
+        assert_eq!(once.next(Timestamp(0), at + Millis(-1)), Some(at));
+        assert_eq!(once.next(Timestamp(0), at), None);
+        let every = Timing::Every(Millis::from_secs(60));
+        assert_eq!(
+            every.next(Timestamp(5), Timestamp(5)),
+            Some(Timestamp(60_005))
+        );
+        assert_eq!(
+            every.next(Timestamp(5), Timestamp(60_005)),
+            Some(Timestamp(120_005))
+        );
+        for wrong in [
+            "* * * *",
+            "* * * * * *",
+            "61 * * * *",
+            "hello",
+            "0 25 * * *",
+        ] {
+            assert!(cron(wrong).is_err(), "{wrong}");
+        }
+        assert!(cron("1 * * * *").is_ok_and(|c| {
+            // `1` is the first minute, and no minute that begins with it.
+            let zoned = |m: i64| {
+                jiff::Timestamp::from_second(m * 60)
+                    .unwrap()
+                    .to_zoned(TimeZone::UTC)
+            };
+            c.is_time_matching(&zoned(1)).unwrap() && !c.is_time_matching(&zoned(11)).unwrap()
+        }));
+    }
+}
