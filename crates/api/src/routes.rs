@@ -286,6 +286,34 @@ pub const ROUTES: &[Route] = &[
     ),
     out(
         "GET",
+        "/api/v1/approvals",
+        "What waits for a yes; `all=true` for every one",
+        None,
+        Some("ApprovalsDoc"),
+    ),
+    out(
+        "POST",
+        "/api/v1/approvals/{approval}/approve",
+        "Yes, for exactly this, once",
+        Some("DecideBody"),
+        Some("ApprovalView"),
+    ),
+    out(
+        "POST",
+        "/api/v1/approvals/{approval}/deny",
+        "No; the task has failed",
+        Some("DecideBody"),
+        Some("ApprovalView"),
+    ),
+    out(
+        "POST",
+        "/api/v1/approvals/{approval}/revise",
+        "To be asked for differently; the note says how",
+        Some("DecideBody"),
+        Some("ApprovalView"),
+    ),
+    out(
+        "GET",
         "/api/v1/schedules",
         "Every schedule",
         None,
@@ -446,6 +474,20 @@ pub const ROUTES: &[Route] = &[
         Some("TaskDoc"),
     ),
     inside(
+        "POST",
+        "/api/v1/self/approvals",
+        "Asks for a yes; my run ends, and the task waits",
+        Some("ApprovalBody"),
+        Some("ApprovalView"),
+    ),
+    inside(
+        "POST",
+        "/api/v1/self/approvals/{approval}/use",
+        "Uses a yes, for exactly what it was given for",
+        Some("UseBody"),
+        Some("ApprovalView"),
+    ),
+    inside(
         "GET",
         "/api/v1/self/skills",
         "Skills that I may use, or those that fit `q`",
@@ -487,7 +529,6 @@ pub const ROUTES: &[Route] = &[
 
 /// Paths that belong to the contract and have no mechanism yet: refused by name, never as unknown.
 pub const NOT_BUILT: &[(Door, &str)] = &[
-    (Door::Outside, "/api/v1/approvals"),
     (Door::Outside, "/api/v1/workflows"),
     (Door::Outside, "/api/v1/nodes"),
     (Door::Outside, "/api/v1/channels"),
@@ -496,7 +537,6 @@ pub const NOT_BUILT: &[(Door, &str)] = &[
     (Door::Outside, "/hooks"),
     (Door::Inside, "/api/v1/self/messages"),
     (Door::Inside, "/api/v1/self/memory"),
-    (Door::Inside, "/api/v1/self/approvals"),
     (Door::Inside, "/v1/responses"),
     (Door::Inside, "/v1/embeddings"),
     (Door::Inside, "/v1/messages"),

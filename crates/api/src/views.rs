@@ -234,6 +234,74 @@ documents! {
         /// The task.
         task: TaskView,
     }
+    /// A question for a yes, by the holder of a task.
+    ApprovalBody {
+        /// The task.
+        task: String,
+        /// What is to be done, in a word.
+        action: String,
+        /// With what exactly; the yes is for this and nothing else.
+        #[serde(default)]
+        args: Value,
+        /// Why.
+        #[serde(default)]
+        why: String,
+        /// Time for an answer, milliseconds; a day when not given. Silence is a no.
+        #[serde(default)]
+        within_ms: Option<i64>,
+    }
+    /// A yes that is used now.
+    UseBody {
+        /// For what.
+        action: String,
+        /// With what exactly.
+        #[serde(default)]
+        args: Value,
+    }
+    /// What somebody decides.
+    DecideBody {
+        /// For the one who asked.
+        #[serde(default)]
+        note: Option<String>,
+    }
+    /// `abbey approvals`.
+    ApprovalsDoc {
+        /// Always 1.
+        version: u32,
+        /// Newest first.
+        approvals: Vec<ApprovalView>,
+    }
+    /// One approval.
+    ApprovalView {
+        /// `APPR-7`.
+        id: String,
+        /// The task that needs it.
+        task: String,
+        /// Who asks.
+        agent: String,
+        /// What is to be done.
+        action: String,
+        /// With what exactly.
+        args: Value,
+        /// Digest of both.
+        hash: String,
+        /// Why.
+        why: String,
+        /// `pending`, `approved`, `denied`, `revise`, `used` or `lapsed`.
+        state: String,
+        /// What silence means: `approve` or `deny`.
+        silence: String,
+        /// When silence is taken for an answer.
+        expires_at: Time,
+        /// Who decided.
+        decided_by: Option<String>,
+        /// What they said.
+        note: Option<String>,
+        /// When it was asked.
+        created_at: Time,
+        /// When it was decided.
+        decided_at: Option<Time>,
+    }
     /// `abbey schedule list`.
     SchedulesDoc {
         /// Always 1.
@@ -760,6 +828,9 @@ documents! {
         /// Fields that the result's `data` must have.
         #[serde(default)]
         expects: Vec<String>,
+        /// What was decided for this task, oldest first.
+        #[serde(default)]
+        approvals: Vec<ApprovalView>,
     }
     /// A claim.
     ClaimBody {

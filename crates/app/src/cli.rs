@@ -79,6 +79,14 @@ pub(crate) enum Command {
         #[arg(long)]
         svg: bool,
     },
+    /// Show what waits for a yes, and answer.
+    Approvals {
+        /// Also those that were answered.
+        #[arg(long)]
+        all: bool,
+        #[command(subcommand)]
+        command: Option<ApprovalCommand>,
+    },
     /// List and fire schedules; they are written in the manifest, with their agents.
     #[command(subcommand)]
     Schedule(ScheduleCommand),
@@ -136,6 +144,25 @@ pub(crate) struct PlanArgs {
     /// Print the manifest's JSON Schema instead, for editors.
     #[arg(long)]
     pub(crate) schema: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalCommand {
+    /// Yes, for exactly what it says, once.
+    Approve(DecideArgs),
+    /// No; the task has failed.
+    Deny(DecideArgs),
+    /// It is to be asked for differently; the note says how.
+    Revise(DecideArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DecideArgs {
+    /// APPR-7.
+    pub(crate) approval: String,
+    /// For the one who asked.
+    #[arg(long)]
+    pub(crate) note: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -441,7 +468,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("agent", "move"),
     ("agent", "restore"),
     ("workflow", ""),
-    ("approvals", ""),
     ("budget", "set"),
     ("budget", "reset"),
     ("policy", ""),

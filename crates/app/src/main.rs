@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "this is the room that prints")]
 
 mod agents;
+mod approvals;
 mod attach;
 mod cli;
 mod connect;
@@ -95,6 +96,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Template(TemplateCommand::Show { name }) => agents::template_show(json, &name),
         C::Delegate(args) => tasks::delegate(&home, json, args).await,
         C::Org { svg } => org::show(&home, json, svg).await,
+        C::Approvals { all, command } => approvals::run(&home, json, all, command).await,
         C::Schedule(command) => schedules::run(&home, json, command).await,
         C::Task(command) => tasks::run(&home, json, command).await,
         C::Budget(BudgetCommand::Show) => upkeep::budget(&home, json, false).await,

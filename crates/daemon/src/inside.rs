@@ -48,6 +48,8 @@ pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
         .route("/api/v1/self/delegate", post(delegate))
         .route("/api/v1/self/delegated/{task}", get(delegated))
         .route("/api/v1/self/delegated/{task}/cancel", post(call_off))
+        .route("/api/v1/self/approvals", post(ask_approval))
+        .route("/api/v1/self/approvals/{approval}/use", post(use_approval))
         .route("/api/v1/self/skills", get(skills))
         .route("/api/v1/self/facts/{fact}", post(fact))
         .route("/api/v1/self/charter", get(charter))
@@ -194,7 +196,7 @@ async fn next(
         if known != Some(version) {
             let offers = house.store.offers(slug.clone(), 1).await?;
             if let Some(task) = offers.first() {
-                return Ok(Doc(offer(&house, &slug, task)?).into_response());
+                return Ok(Doc(offer(&house, &slug, task).await?).into_response());
             }
             house.checked.lock().await.insert(slug.clone(), version);
         }
@@ -215,7 +217,7 @@ fn nothing(config: u64) -> Response {
         .into_response()
 }
 
-fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
+async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
     let current = current(house)?;
     let agent = find(&current, slug)?;
     let skills = house.skills();
@@ -236,6 +238,11 @@ fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(agent, Some(task))).unwrap_or_default(),
         charter_hash: abbey_agents::digest(current.charter(slug).as_bytes()),
+        // Only a task that ran before can have asked for anything.
+        approvals: match task.attempts {
+            0 => Vec::new(),
+            _ => crate::approvals::of_task(house, task.number).await?,
+        },
         expects: task
             .link
             .as_ref()
@@ -435,6 +442,32 @@ async fn delegate(
     let who = Principal::Agent(slug);
     let added = crate::delegate::give(&house, &who, &body, Some(parent), key).await?;
     Ok(Doc(view::task_doc(&house, added.task).await?))
+}
+
+async fn ask_approval(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    Input(body): Input<ApprovalBody>,
+) -> Result<Doc<ApprovalView>> {
+    let right = (
+        task_ref(&body.task)?,
+        hold(&house, slug.clone(), &headers)?.token,
+    );
+    Ok(Doc(crate::approvals::ask(&house, slug, right, body).await?))
+}
+
+async fn use_approval(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<UseBody>,
+) -> Result<Doc<ApprovalView>> {
+    let token = hold(&house, slug.clone(), &headers)?.token;
+    let number = crate::approvals::number(&name)?;
+    let used = crate::approvals::take(&house, slug, token, number, body);
+    Ok(Doc(used.await?))
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,7 @@
 //! stop. Deliberately absent: terminals and HTML.
 
 mod apply;
+mod approvals;
 mod attach;
 mod auth;
 mod backup;

@@ -4,11 +4,12 @@ use crate::error::Result;
 use crate::house::House;
 use crate::web::{Doc, Input, etag, header, if_match, problem};
 use crate::{
-    Error, apply, attach, backup, command, delegate, doctor, exec, logs, metrics, org, provision,
-    schedules, view,
+    Error, apply, approvals, attach, backup, command, delegate, doctor, exec, logs, metrics, org,
+    provision, schedules, view,
 };
 use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
+use abbey_engine::approval::Verdict;
 use abbey_model::{
     Amounts, CellName, FaultKind, Millis, Principal, Priority, RunId, Slug, TaskRef, TaskState,
     Tokens, Wish,
@@ -66,6 +67,10 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/tasks/{task}/unblock", post(unblock))
         .route("/api/v1/tasks/{task}/tree", get(tree))
         .route("/api/v1/delegations", post(delegate))
+        .route("/api/v1/approvals", get(approvals_doc))
+        .route("/api/v1/approvals/{approval}/approve", post(approve))
+        .route("/api/v1/approvals/{approval}/deny", post(deny))
+        .route("/api/v1/approvals/{approval}/revise", post(revise))
         .route("/api/v1/org", get(org_doc))
         .route("/api/v1/schedules", get(schedules_doc))
         .route("/api/v1/schedules/{agent}/{name}", get(schedule_doc))
@@ -603,6 +608,55 @@ async fn again(house: &Arc<House>, row: abbey_store::TaskRow) -> Result<Doc<Task
 
 async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
     Ok(Doc(delegate::tree(&house, task_ref(&name)?).await?))
+}
+
+#[derive(Deserialize)]
+struct InboxQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+async fn approvals_doc(
+    State(house): Shared,
+    Query(query): Query<InboxQuery>,
+) -> Result<Doc<ApprovalsDoc>> {
+    Ok(Doc(approvals::list(&house, query.all).await?))
+}
+
+async fn decide(
+    house: &Arc<House>,
+    name: &str,
+    verdict: Verdict,
+    body: DecideBody,
+) -> Result<Doc<ApprovalView>> {
+    let number = approvals::number(name)?;
+    Ok(Doc(
+        approvals::decide(house, number, verdict, body.note).await?
+    ))
+}
+
+async fn approve(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Input(body): Input<DecideBody>,
+) -> Result<Doc<ApprovalView>> {
+    decide(&house, &name, Verdict::Approve, body).await
+}
+
+async fn deny(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Input(body): Input<DecideBody>,
+) -> Result<Doc<ApprovalView>> {
+    decide(&house, &name, Verdict::Deny, body).await
+}
+
+async fn revise(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Input(body): Input<DecideBody>,
+) -> Result<Doc<ApprovalView>> {
+    decide(&house, &name, Verdict::Revise, body).await
 }
 
 async fn schedules_doc(State(house): Shared) -> Result<Doc<SchedulesDoc>> {

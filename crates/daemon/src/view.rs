@@ -405,7 +405,10 @@ pub(crate) fn task(row: &TaskRow, runs: Vec<RunView>) -> TaskView {
             Some(format!("its next attempt at {}", Time(*not_before))),
         ),
         Phase::Blocked { on, why } => (None, Some(format!("{on}: {why}"))),
-        Phase::AwaitingApproval => (None, Some("the operator's yes".to_owned())),
+        Phase::AwaitingApproval { approval, until } => (
+            None,
+            Some(format!("a yes to APPR-{approval}, until {}", Time(*until))),
+        ),
         Phase::Failed { .. } | Phase::TimedOut | Phase::Cancelled => (None, None),
     };
     TaskView {
@@ -550,9 +553,12 @@ pub(crate) async fn why_task(house: &Arc<House>, row: &TaskRow) -> Result<WhyDoc
             WaitCode::BlockedOn,
             format!("{on} must act: {why}; then `abbey task retry` or the unblock route"),
         ),
-        Phase::AwaitingApproval => say(
+        Phase::AwaitingApproval { approval, until } => say(
             WaitCode::BlockedOn,
-            "the operator has not answered".to_owned(),
+            format!(
+                "it waits until {} for a yes to APPR-{approval}; `abbey approvals` shows it",
+                Time(*until)
+            ),
         ),
         Phase::Failed {
             reason,

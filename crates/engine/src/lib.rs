@@ -6,6 +6,7 @@
 //! its write transaction, so a decision and its record are one change.
 
 pub mod admission;
+pub mod approval;
 pub mod authority;
 pub mod budget;
 pub mod matcher;

@@ -40,7 +40,10 @@ fn every_phase() -> Vec<Phase> {
             on: "operator".into(),
             why: "?".into(),
         },
-        Phase::AwaitingApproval,
+        Phase::AwaitingApproval {
+            approval: 1,
+            until: Timestamp(9),
+        },
         Phase::Done {
             verified: Verified::None,
         },
@@ -81,6 +84,12 @@ fn every_event() -> Vec<Event> {
             on: "operator".into(),
             why: "?".into(),
         },
+        Event::Ask {
+            token,
+            approval: 1,
+            until: Timestamp(9),
+        },
+        Event::Answered { goes_on: true },
         Event::Unblock,
         Event::HolderLost { token },
         Event::Expire,
@@ -106,6 +115,12 @@ fn the_transition_table_is_exactly_this() {
         ("complete", &[Agent], &[Running]),
         ("fail", &[Agent], &[Running]),
         ("block", &[Agent], &[Running]),
+        ("ask", &[Agent], &[Running]),
+        (
+            "answered",
+            &[Operator, House],
+            &[TaskState::AwaitingApproval],
+        ),
         ("unblock", &[Operator], &[Blocked]),
         ("holder_lost", &[House], &[Running]),
         ("expire", &[House], &[Running]),
@@ -177,7 +192,7 @@ fn the_transition_table_is_exactly_this() {
             }
         }
     }
-    assert_eq!(checked, 11 * 13 * 3);
+    assert_eq!(checked, 11 * 15 * 3);
 }
 
 #[test]

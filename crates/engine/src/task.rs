@@ -9,6 +9,7 @@
 //!    │◀─backoff── Running ──Complete──▶ Done | Unverified
 //!    │               │ ├──Fail, too many losses──▶ Failed
 //!    │               │ └──WallTime──▶ TimedOut
+//!    │◀─Answered── AwaitingApproval ◀──Ask── Running
 //!    └──Unblock── Blocked        Cancel: from every state that is not terminal
 //!    ▲
 //!    └── Retry, from Failed, TimedOut, Cancelled and Unverified
@@ -88,7 +89,12 @@ pub enum Phase {
         why: String,
     },
     /// See [`TaskState::AwaitingApproval`].
-    AwaitingApproval,
+    AwaitingApproval {
+        /// Number of the approval.
+        approval: u64,
+        /// When silence is taken for an answer.
+        until: Timestamp,
+    },
     /// See [`TaskState::Done`].
     Done {
         /// What stands behind it.
@@ -118,7 +124,7 @@ impl Phase {
             Phase::Ready { .. } => TaskState::Ready,
             Phase::Running { .. } => TaskState::Running,
             Phase::Blocked { .. } => TaskState::Blocked,
-            Phase::AwaitingApproval => TaskState::AwaitingApproval,
+            Phase::AwaitingApproval { .. } => TaskState::AwaitingApproval,
             Phase::Done { .. } => TaskState::Done,
             Phase::Unverified => TaskState::Unverified,
             Phase::Failed { .. } => TaskState::Failed,
@@ -204,6 +210,20 @@ pub enum Event {
         /// What is asked.
         why: String,
     },
+    /// The holder asks for a yes.
+    Ask {
+        /// Its token.
+        token: LeaseToken,
+        /// Number of the approval.
+        approval: u64,
+        /// When silence is taken for an answer.
+        until: Timestamp,
+    },
+    /// The answer is there.
+    Answered {
+        /// Whether the work goes on.
+        goes_on: bool,
+    },
     /// The wait is over.
     Unblock,
     /// The holder's cell is gone.
@@ -233,6 +253,8 @@ impl Event {
             Event::Complete { .. } => "complete",
             Event::Fail { .. } => "fail",
             Event::Block { .. } => "block",
+            Event::Ask { .. } => "ask",
+            Event::Answered { .. } => "answered",
             Event::Unblock => "unblock",
             Event::HolderLost { .. } => "holder_lost",
             Event::Expire => "expire",
@@ -251,7 +273,9 @@ impl Event {
             | Event::Renew { .. }
             | Event::Complete { .. }
             | Event::Fail { .. }
+            | Event::Ask { .. }
             | Event::Block { .. } => matches!(who, PrincipalKind::Agent),
+            Event::Answered { .. } => matches!(who, PrincipalKind::Operator | PrincipalKind::House),
             Event::Admit(_)
             | Event::HolderLost { .. }
             | Event::Expire
@@ -358,7 +382,7 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
             }
             Phase::Running { .. }
             | Phase::Blocked { .. }
-            | Phase::AwaitingApproval
+            | Phase::AwaitingApproval { .. }
             | Phase::Done { .. }
             | Phase::Unverified
             | Phase::Failed { .. }
@@ -440,6 +464,36 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
                 end,
             ))
         }
+        Event::Ask {
+            token,
+            approval,
+            until,
+        } => {
+            let lease = held(task, *token, who, now, event.name())?;
+            let end = RunEnd {
+                run: lease.run,
+                state: RunState::Succeeded,
+                reason: EndReason::Blocked,
+            };
+            let phase = Phase::AwaitingApproval {
+                approval: *approval,
+                until: *until,
+            };
+            Ok(ended(task, phase, end))
+        }
+        Event::Answered { goes_on } => match (&task.phase, goes_on) {
+            (Phase::AwaitingApproval { .. }, true) => {
+                Ok(moved(task, Phase::Pending { not_before: now }))
+            }
+            (Phase::AwaitingApproval { .. }, false) => Ok(moved(
+                task,
+                Phase::Failed {
+                    reason: EndReason::Denied,
+                    quarantined: false,
+                },
+            )),
+            _ => Err(illegal()),
+        },
         Event::Unblock => match task.phase {
             Phase::Blocked { .. } => Ok(moved(task, Phase::Pending { not_before: now })),
             _ => Err(illegal()),

@@ -143,6 +143,8 @@ words! {
         LeaseExpired = "lease_expired",
         /// The operator or the author called it off.
         CancelledByRequest = "cancelled_by_request",
+        /// Somebody said no to what it needs.
+        Denied = "denied",
         /// The time for the whole work was over.
         Overdue = "overdue",
         /// The agent waits for somebody.

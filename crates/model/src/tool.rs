@@ -23,13 +23,15 @@ pub enum Tool {
     SearchSkills,
     /// Gives a piece of the work to a colleague.
     Delegate,
+    /// Asks a person for a yes, or uses one.
+    Approval,
     /// Ends the task with a result.
     Finish,
 }
 
 impl Tool {
     /// Every tool.
-    pub const ALL: [Tool; 8] = [
+    pub const ALL: [Tool; 9] = [
         Tool::Shell,
         Tool::ReadFile,
         Tool::WriteFile,
@@ -37,6 +39,7 @@ impl Tool {
         Tool::Memory,
         Tool::SearchSkills,
         Tool::Delegate,
+        Tool::Approval,
         Tool::Finish,
     ];
 
@@ -50,6 +53,7 @@ impl Tool {
             Tool::Memory => "memory",
             Tool::SearchSkills => "search_skills",
             Tool::Delegate => "delegate",
+            Tool::Approval => "approval",
             Tool::Finish => "finish",
         }
     }

@@ -19,6 +19,9 @@ pub enum Error {
     /// Work may not be given on.
     #[error(transparent)]
     Authority(#[from] abbey_engine::authority::Refusal),
+    /// An approval is not for this, or not any more.
+    #[error(transparent)]
+    Approval(#[from] abbey_engine::approval::Refusal),
     /// A result lacks what was asked for.
     #[error("the hand-off lacks {}; give each as a field of `data`", missing.join(", "))]
     Handoff {
@@ -141,6 +144,7 @@ impl Error {
                 | abbey_engine::authority::Refusal::TooDeep { .. }
                 | abbey_engine::authority::Refusal::Circle { .. } => FaultKind::Forbidden,
             },
+            Error::Approval(_) => FaultKind::Conflict,
             Error::Handoff { .. } => FaultKind::Invalid,
             Error::NotFound { .. } => FaultKind::NotFound,
             Error::Stale { .. } => FaultKind::Stale,

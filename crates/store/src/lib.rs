@@ -154,6 +154,22 @@ pub trait Storage: Send + Sync {
     fn offers(&self, agent: Slug, limit: u32) -> Reply<Vec<TaskRow>>;
     /// A task with everything that hangs on it, depth first, each with its depth.
     fn tree(&self, task: TaskRef) -> Reply<Vec<(u32, TaskRow)>>;
+    /// The holder of a task asks for a yes; its run ends and the task waits.
+    fn ask_approval(&self, ask: AskApproval) -> Reply<ApprovalRow>;
+    /// Decides; the task goes on or is over.
+    fn decide_approval(
+        &self,
+        number: u64,
+        verdict: abbey_engine::approval::Verdict,
+        note: Option<String>,
+        by: Principal,
+    ) -> Reply<(ApprovalRow, TaskRow)>;
+    /// Uses a yes: for exactly what it was given for, once, in time.
+    fn use_approval(&self, take: UseApproval) -> Reply<ApprovalRow>;
+    /// One approval.
+    fn approval(&self, number: u64) -> Reply<ApprovalRow>;
+    /// Approvals of a task or of all, those that nobody decided or every one, newest first.
+    fn approvals(&self, task: Option<u64>, all: bool) -> Reply<Vec<ApprovalRow>>;
     /// Every schedule that was ever looked at, by `agent/name`.
     fn schedules(&self) -> Reply<BTreeMap<String, ScheduleRow>>;
     /// What a schedule did, newest first.

@@ -123,6 +123,75 @@ pub struct Notice {
     pub at: Timestamp,
 }
 
+/// A question for a yes.
+#[derive(Debug, Clone)]
+pub struct AskApproval {
+    /// The task that needs it.
+    pub task: TaskRef,
+    /// Who asks.
+    pub agent: Slug,
+    /// Its right to the task.
+    pub token: LeaseToken,
+    /// What is to be done, in a word.
+    pub action: String,
+    /// With what exactly.
+    pub args: Value,
+    /// Why.
+    pub why: String,
+    /// Time until silence is taken for an answer.
+    pub within: Millis,
+    /// Which answer.
+    pub silence: abbey_engine::approval::Verdict,
+}
+
+/// A yes that is used now.
+#[derive(Debug, Clone)]
+pub struct UseApproval {
+    /// Which.
+    pub number: u64,
+    /// By whom.
+    pub agent: Slug,
+    /// Its right to the task.
+    pub token: LeaseToken,
+    /// For what.
+    pub action: String,
+    /// With what exactly.
+    pub args: Value,
+}
+
+/// An approval as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApprovalRow {
+    /// Number: `APPR-7`.
+    pub number: u64,
+    /// Number of the task that needs it.
+    pub task: u64,
+    /// Who asks.
+    pub agent: Slug,
+    /// What is to be done.
+    pub action: String,
+    /// With what exactly.
+    pub args: Value,
+    /// Digest of both.
+    pub hash: String,
+    /// Why.
+    pub why: String,
+    /// Where it stands.
+    pub state: abbey_engine::approval::State,
+    /// What silence means.
+    pub silence: abbey_engine::approval::Verdict,
+    /// When silence is taken for an answer.
+    pub expires_at: Timestamp,
+    /// Who decided.
+    pub decided_by: Option<String>,
+    /// What they said.
+    pub note: Option<String>,
+    /// When it was asked.
+    pub created_at: Timestamp,
+    /// When it was decided.
+    pub decided_at: Option<Timestamp>,
+}
+
 /// What is known of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleRow {

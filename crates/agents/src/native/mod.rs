@@ -224,6 +224,10 @@ async fn attend(
             "complete",
             json!({ "text": text, "source": source, "data": data, "facts": facts }),
         ),
+        Ending::Waits { text } => {
+            say(&format!("{number}: {text}"));
+            return;
+        }
         Ending::Failed { reason, text } => (
             "fail",
             json!({ "reason": reason, "text": text, "facts": facts }),

@@ -3,7 +3,7 @@
 
 use super::model::Call;
 use abbey_api::client::Client;
-use abbey_api::{DelegateBody, TaskDoc};
+use abbey_api::{ApprovalBody, ApprovalView, DelegateBody, TaskDoc, UseBody};
 use abbey_model::{Tool, ToolPolicy};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use serde_json::{Value, json};
@@ -68,6 +68,17 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
                         "deliver": text("Who is told of the result when nobody waits: `me`, or `agent:NAME`."),
                     }),
                     &["to", "task"],
+                ),
+                Tool::Approval => (
+                    "Asks a person for a yes to one exact action, after which this run ends and goes on when there is an answer; or uses a yes, right before the action is done.",
+                    json!({
+                        "use": text("`APPR-7` to use that yes; not given to ask for one."),
+                        "action": text("What is to be done, in a word."),
+                        "args": { "type": "object", "description": "With what exactly; the yes is for this and nothing else." },
+                        "why": text("Why it is needed."),
+                        "within_s": { "type": "integer", "minimum": 1, "description": "Seconds for an answer; silence is a no." },
+                    }),
+                    &["action"],
                 ),
                 Tool::Finish => (
                     "Ends the task with a result.",
@@ -183,6 +194,7 @@ async fn act(
                 .join("\n"))
         }
         Tool::Delegate => delegate(client, right, args).await,
+        Tool::Approval => approval(client, right, args).await,
         Tool::Finish => Ok("finished".to_owned()),
     }
 }
@@ -260,6 +272,47 @@ async fn delegate(client: &Client, right: &Right, args: &Value) -> Result<String
             ));
         }
     }
+}
+
+/// Begins what the tool says when the run is over because a person must answer.
+pub(super) const ASKED: &str = "asked for ";
+
+async fn approval(client: &Client, right: &Right, args: &Value) -> Result<String, String> {
+    let text = |key: &str| args[key].as_str().unwrap_or_default().to_owned();
+    let headers = [("Abbey-Lease", right.lease.to_string())];
+    let arguments = match &args["args"] {
+        Value::Null => json!({}),
+        given => given.clone(),
+    };
+    let number = text("use");
+    if !number.is_empty() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if !number.chars().all(plain) {
+            return Err(format!("`{number}` is no approval"));
+        }
+        let body = UseBody {
+            action: text("action"),
+            args: arguments,
+        };
+        let path = format!("/api/v1/self/approvals/{number}/use");
+        let used: ApprovalView = client
+            .post(&path, &body, &headers)
+            .await
+            .map_err(|e| e.to_string())?;
+        return Ok(format!("{} is used: do it now, once", used.id));
+    }
+    let body = ApprovalBody {
+        task: right.task.clone(),
+        action: text("action"),
+        args: arguments,
+        why: text("why"),
+        within_ms: args["within_s"].as_i64().map(|s| s.saturating_mul(1000)),
+    };
+    let asked: ApprovalView = client
+        .post("/api/v1/self/approvals", &body, &headers)
+        .await
+        .map_err(|e| e.to_string())?;
+    Ok(format!("{ASKED}{}", asked.id))
 }
 
 async fn shell(args: &Value) -> Result<String, String> {

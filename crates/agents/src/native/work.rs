@@ -38,6 +38,8 @@ pub(super) enum Ending {
         source: &'static str,
         data: Value,
     },
+    /// Not yet: a person must answer first, and the right to the task is gone until then.
+    Waits { text: String },
     /// Badly.
     Failed { reason: EndReason, text: String },
 }
@@ -47,6 +49,7 @@ impl Ending {
     pub(super) fn summary(&self) -> Value {
         match self {
             Ending::Done { text, source, .. } => json!({ "done": source, "text": text }),
+            Ending::Waits { text } => json!({ "waits": text }),
             Ending::Failed { reason, text } => json!({ "failed": reason, "text": text }),
         }
     }
@@ -212,6 +215,9 @@ impl Work {
             json!({ "role": "system", "content": system }),
             json!({ "role": "user", "content": self.offer.text }),
         ];
+        if !self.offer.approvals.is_empty() {
+            messages.push(json!({ "role": "user", "content": self.decided() }));
+        }
         let (mut receipts, mut output) = (0u32, 0u64);
         for turn_number in 1..=policy.turns_max {
             let left = policy.output_bytes_max.saturating_sub(output);
@@ -264,6 +270,9 @@ impl Work {
                     "args_hash": digest(call.arguments.as_bytes()), "result_hash": digest(receipt.text.as_bytes()),
                 }));
                 self.facts.insert("receipts".to_owned(), receipts.into());
+                if call.name == "approval" && receipt.ok && receipt.text.starts_with(tools::ASKED) {
+                    return Ending::Waits { text: receipt.text };
+                }
                 if call.name == "finish" && receipt.ok {
                     // `finish` itself is no action in the world.
                     return self.finish(
@@ -281,6 +290,22 @@ impl Work {
             EndReason::TurnLimit,
             format!("no result within {} turns", policy.turns_max),
         ))
+    }
+
+    /// What was decided since the run before, for the model.
+    fn decided(&self) -> String {
+        let line = |a: &abbey_api::ApprovalView| {
+            let note = a
+                .note
+                .as_deref()
+                .map_or_else(String::new, |n| format!(": {n}"));
+            format!("{} ({} {}) is {}{note}", a.id, a.action, a.args, a.state)
+        };
+        let lines: Vec<String> = self.offer.approvals.iter().map(line).collect();
+        format!(
+            "You asked before, and this was answered:\n{}",
+            lines.join("\n")
+        )
     }
 
     /// Fields that the one who asked wants and that are not there.

@@ -137,9 +137,9 @@ fn refusals_have_codes_and_remedies() {
     house.refused(2, &["nonsense"]);
     for verb in [
         &["tui"][..],
-        &["delegate", "a", "b"],
         &["workflow", "list"],
-        &["schedule", "list"],
+        &["schedule", "add"],
+        &["policy"],
     ] {
         assert!(house.refused(2, verb).contains("not built yet"), "{verb:?}");
     }

@@ -6,6 +6,7 @@
 )]
 
 mod agents;
+mod approvals;
 mod attach;
 mod bombs;
 mod cells;

@@ -1,6 +1,7 @@
 //! The SQLite store: WAL, `synchronous=FULL`, one writer, many readers.
 
 mod activity;
+mod approvals;
 mod backup;
 mod house;
 mod ledger;
@@ -207,6 +208,36 @@ impl Storage for Sqlite {
     }
     fn tree(&self, task: TaskRef) -> Reply<Vec<(u32, TaskRow)>> {
         self.read(move |c| links::tree(c, task))
+    }
+    fn ask_approval(&self, ask: crate::AskApproval) -> Reply<crate::ApprovalRow> {
+        self.write(move |tx| approvals::ask(tx, ask))
+    }
+    fn decide_approval(
+        &self,
+        number: u64,
+        verdict: abbey_engine::approval::Verdict,
+        note: Option<String>,
+        by: Principal,
+    ) -> Reply<(crate::ApprovalRow, TaskRow)> {
+        self.write(move |tx| approvals::decide(tx, number, verdict, note, &by))
+    }
+    fn use_approval(&self, take: crate::UseApproval) -> Reply<crate::ApprovalRow> {
+        self.write(move |tx| {
+            approvals::take(
+                tx,
+                take.number,
+                &take.agent,
+                take.token,
+                &take.action,
+                &take.args,
+            )
+        })
+    }
+    fn approval(&self, number: u64) -> Reply<crate::ApprovalRow> {
+        self.read(move |c| approvals::load(c, number))
+    }
+    fn approvals(&self, task: Option<u64>, all: bool) -> Reply<Vec<crate::ApprovalRow>> {
+        self.read(move |c| approvals::list(c, task, all))
     }
     fn schedules(&self) -> Reply<BTreeMap<String, crate::ScheduleRow>> {
         self.read(schedules::list)

@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
 ];
 /// First SQLite without the WAL-reset fault (sqlite.org/wal.html, "walresetbug").
 const SQLITE_LEAST: i32 = 3_051_003;

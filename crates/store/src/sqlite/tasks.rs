@@ -1,7 +1,7 @@
 //! Tasks and runs: the engine's steps, applied inside the transaction.
 
 use super::writer::Tx;
-use super::{activity, ledger, links, parse};
+use super::{activity, approvals, ledger, links, parse};
 use crate::{
     Added, Claim, Claimed, Error, Failure, Hold, Intake, LeaseView, NewTask, Outcome, Result,
     RunFacts, RunRow, TaskFilter, TaskRow,
@@ -132,10 +132,10 @@ fn deadline(row: &TaskRow) -> Option<i64> {
     let own = match &row.phase {
         Phase::Pending { not_before } => Some(not_before.0),
         Phase::Running { lease } => Some(lease.expires_at.min(lease.wall_ends_at).0),
+        Phase::AwaitingApproval { until, .. } => Some(until.0),
         Phase::Parked { .. }
         | Phase::Ready { .. }
         | Phase::Blocked { .. }
-        | Phase::AwaitingApproval
         | Phase::Done { .. }
         | Phase::Unverified
         | Phase::Failed { .. }
@@ -146,7 +146,7 @@ fn deadline(row: &TaskRow) -> Option<i64> {
 }
 
 /// A text without secrets: none stands in the database in clear.
-fn clean(tx: &Tx<'_>, text: &str) -> String {
+pub(super) fn clean(tx: &Tx<'_>, text: &str) -> String {
     let redactor = tx
         .redactor
         .read()
@@ -605,7 +605,7 @@ pub(super) fn simple(
 }
 
 /// Stores a step that may have ended a run: the run, its hold on the ledger, the task, the entry.
-fn finish(
+pub(super) fn finish(
     tx: &mut Tx<'_>,
     row: &mut TaskRow,
     step: Step,
@@ -720,6 +720,13 @@ pub(super) fn sweep(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
             .as_ref()
             .and_then(|l| l.due)
             .is_some_and(|due| due <= tx.now);
+        if let Phase::AwaitingApproval { approval, .. } = row.phase
+            && !overdue
+        {
+            approvals::silence(tx, approval, &mut row)?;
+            changed.push(row);
+            continue;
+        }
         let event = match &row.phase {
             _ if overdue => Event::Overdue,
             Phase::Running { lease } if tx.now >= lease.wall_ends_at => Event::WallTime,

@@ -1,0 +1,246 @@
+//! Approvals: one yes for one exact action, once and in time (S4-18).
+//!
+//! ```text
+//! Pending ─approve─▶ Approved ─use──▶ Used
+//!    │ ├──deny────▶ Denied      └─late▶ Lapsed
+//!    │ └──revise──▶ Revise
+//!    └──in time nobody said anything──▶ the default: Approved or Denied
+//! ```
+
+use abbey_model::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Where an approval stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nobody has decided.
+    Pending,
+    /// Yes, and not used yet.
+    Approved,
+    /// No.
+    Denied,
+    /// Ask again, differently.
+    Revise,
+    /// The yes was used.
+    Used,
+    /// The yes was not used in time.
+    Lapsed,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [State; 6] = [
+        State::Pending,
+        State::Approved,
+        State::Denied,
+        State::Revise,
+        State::Used,
+        State::Lapsed,
+    ];
+
+    /// Word on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Approved => "approved",
+            State::Denied => "denied",
+            State::Revise => "revise",
+            State::Used => "used",
+            State::Lapsed => "lapsed",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for State {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = State::ALL.into_iter();
+        all.find(|s| s.name() == text)
+            .ok_or_else(|| format!("`{text}` is no state of an approval"))
+    }
+}
+
+/// What somebody decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Yes.
+    Approve,
+    /// No.
+    Deny,
+    /// Ask again, differently.
+    Revise,
+}
+
+impl Verdict {
+    /// The state that it leads to.
+    pub const fn leads_to(self) -> State {
+        match self {
+            Verdict::Approve => State::Approved,
+            Verdict::Deny => State::Denied,
+            Verdict::Revise => State::Revise,
+        }
+    }
+}
+
+/// Why a step was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It was decided already, or used, or is over.
+    #[error("APPR-{number} is {state}; {}", hint(*state))]
+    State {
+        /// Which.
+        number: u64,
+        /// Where it stands.
+        state: State,
+    },
+    /// It is for something else.
+    #[error("APPR-{number} was given for other arguments; ask for these")]
+    OtherAction {
+        /// Which.
+        number: u64,
+    },
+    /// Its time is over.
+    #[error("APPR-{number} ended; ask anew")]
+    Late {
+        /// Which.
+        number: u64,
+    },
+}
+
+const fn hint(state: State) -> &'static str {
+    match state {
+        State::Pending => "nobody has decided yet",
+        State::Approved => "it was approved already",
+        State::Denied => "it was denied; ask for something else",
+        State::Revise => "it is to be asked for differently",
+        State::Used => "each is good for one time",
+        State::Lapsed => "it was not used in time",
+    }
+}
+
+/// An approval as the machine knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// Its number.
+    pub number: u64,
+    /// Where it stands.
+    pub state: State,
+    /// Digest of the exact action with its arguments.
+    pub hash: String,
+    /// First instant at which it is over, decided or not.
+    pub expires_at: Timestamp,
+    /// What silence means.
+    pub silence: Verdict,
+}
+
+/// Somebody decides.
+///
+/// # Errors
+/// [`Refusal::State`] when it is not pending, [`Refusal::Late`] when its time is over.
+pub fn decide(approval: &Approval, verdict: Verdict, now: Timestamp) -> Result<State, Refusal> {
+    let number = approval.number;
+    match approval.state {
+        State::Pending if now >= approval.expires_at => Err(Refusal::Late { number }),
+        State::Pending => Ok(verdict.leads_to()),
+        state => Err(Refusal::State { number, state }),
+    }
+}
+
+/// Nobody decided in time.
+///
+/// # Errors
+/// [`Refusal::State`] when it was decided, or is not late.
+pub fn silence(approval: &Approval, now: Timestamp) -> Result<State, Refusal> {
+    match approval.state {
+        State::Pending if now >= approval.expires_at => Ok(approval.silence.leads_to()),
+        state => Err(Refusal::State {
+            number: approval.number,
+            state,
+        }),
+    }
+}
+
+/// The one who asked does it now: this action, with these arguments, once. `grace` is how long a yes that came by
+/// silence is good for.
+///
+/// # Errors
+/// Which of these does not hold.
+pub fn take(
+    approval: &Approval,
+    hash: &str,
+    good_until: Timestamp,
+    now: Timestamp,
+) -> Result<State, Refusal> {
+    let number = approval.number;
+    match approval.state {
+        State::Approved if now >= good_until => Err(Refusal::Late { number }),
+        State::Approved if hash != approval.hash => Err(Refusal::OtherAction { number }),
+        State::Approved => Ok(State::Used),
+        state => Err(Refusal::State { number, state }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn approval(state: State) -> Approval {
+        Approval {
+            number: 7,
+            state,
+            hash: "right".to_owned(),
+            expires_at: Timestamp(100),
+            silence: Verdict::Deny,
+        }
+    }
+
+    /// Every state against every step: what is not here is refused.
+    #[test]
+    fn one_yes_for_one_action_once_and_in_time() {
+        for state in State::ALL {
+            let it = approval(state);
+            for verdict in [Verdict::Approve, Verdict::Deny, Verdict::Revise] {
+                let decided = decide(&it, verdict, Timestamp(99));
+                assert_eq!(decided.is_ok(), state == State::Pending, "{state}");
+            }
+            assert_eq!(
+                silence(&it, Timestamp(100)).is_ok(),
+                state == State::Pending
+            );
+            let taken = take(&it, "right", Timestamp(200), Timestamp(150));
+            assert_eq!(taken.is_ok(), state == State::Approved, "{state}");
+        }
+        let pending = approval(State::Pending);
+        assert_eq!(
+            decide(&pending, Verdict::Approve, Timestamp(100)),
+            Err(Refusal::Late { number: 7 })
+        );
+        assert!(silence(&pending, Timestamp(99)).is_err());
+        assert_eq!(silence(&pending, Timestamp(100)), Ok(State::Denied));
+        let yes = approval(State::Approved);
+        assert_eq!(
+            take(&yes, "other", Timestamp(200), Timestamp(150)),
+            Err(Refusal::OtherAction { number: 7 })
+        );
+        assert_eq!(
+            take(&yes, "right", Timestamp(200), Timestamp(200)),
+            Err(Refusal::Late { number: 7 })
+        );
+        let used = approval(take(&yes, "right", Timestamp(200), Timestamp(150)).unwrap());
+        let told = take(&used, "right", Timestamp(200), Timestamp(151)).unwrap_err();
+        assert_eq!(
+            told.to_string(),
+            "APPR-7 is used; each is good for one time"
+        );
+    }
+}
