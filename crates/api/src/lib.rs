@@ -9,11 +9,13 @@ mod problem;
 pub mod routes;
 mod time;
 mod views;
+mod work_views;
 
 pub use openapi::openapi;
 pub use problem::{PROBLEM_TYPE, Problem, status_of};
 pub use time::Time;
 pub use views::*;
+pub use work_views::*;
 
 /// Version of every document.
 pub const VERSION: u32 = 1;

@@ -2,6 +2,7 @@
 
 use crate::routes::{Door, ROUTES, Route};
 use crate::views::*;
+use crate::work_views::*;
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem,
 };

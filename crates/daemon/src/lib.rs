@@ -28,6 +28,7 @@ mod metrics;
 mod names;
 mod org;
 mod outside;
+mod outside_work;
 mod pool;
 mod provision;
 mod reconcile;

@@ -4,12 +4,11 @@ use crate::error::Result;
 use crate::house::House;
 use crate::web::{Doc, Input, etag, header, if_match, problem};
 use crate::{
-    Error, apply, approvals, attach, backup, command, delegate, doctor, exec, logs, metrics, org,
-    provision, schedules, view,
+    Error, apply, attach, backup, command, doctor, exec, logs, metrics, outside_work, provision,
+    view,
 };
 use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
-use abbey_engine::approval::Verdict;
 use abbey_model::{
     Amounts, CellName, FaultKind, Millis, Principal, Priority, RunId, Slug, TaskRef, TaskState,
     Tokens, Wish,
@@ -65,16 +64,6 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/tasks/{task}/cancel", post(cancel))
         .route("/api/v1/tasks/{task}/retry", post(retry))
         .route("/api/v1/tasks/{task}/unblock", post(unblock))
-        .route("/api/v1/tasks/{task}/tree", get(tree))
-        .route("/api/v1/delegations", post(delegate))
-        .route("/api/v1/approvals", get(approvals_doc))
-        .route("/api/v1/approvals/{approval}/approve", post(approve))
-        .route("/api/v1/approvals/{approval}/deny", post(deny))
-        .route("/api/v1/approvals/{approval}/revise", post(revise))
-        .route("/api/v1/org", get(org_doc))
-        .route("/api/v1/schedules", get(schedules_doc))
-        .route("/api/v1/schedules/{agent}/{name}", get(schedule_doc))
-        .route("/api/v1/schedules/{agent}/{name}/run", post(fire))
         .route("/api/v1/runs/{run}", get(run))
         .route("/api/v1/activity", get(activity))
         .route("/api/v1/activity/verify", get(verify))
@@ -85,6 +74,7 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/services/{service}/logs", get(service_logs))
         .route("/api/v1/doctor", get(doctor_doc))
         .route("/api/v1/backups", post(backup_now))
+        .merge(outside_work::routes())
         .layer(from_fn_with_state(Arc::clone(&house), authenticate));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -135,7 +125,7 @@ pub(crate) fn slug_of(text: &str) -> Result<Slug> {
         .map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::NotFound, e.to_string()))?)
 }
 
-fn task_ref(text: &str) -> Result<TaskRef> {
+pub(crate) fn task_ref(text: &str) -> Result<TaskRef> {
     Ok(text
         .parse()
         .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
@@ -604,101 +594,6 @@ async fn again(house: &Arc<House>, row: abbey_store::TaskRow) -> Result<Doc<Task
     let row = house.store.admit(TaskRef::Id(row.id), intake).await?;
     house.work.bump();
     Ok(Doc(view::task_doc(house, row).await?))
-}
-
-async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
-    Ok(Doc(delegate::tree(&house, task_ref(&name)?).await?))
-}
-
-#[derive(Deserialize)]
-struct InboxQuery {
-    #[serde(default)]
-    all: bool,
-}
-
-async fn approvals_doc(
-    State(house): Shared,
-    Query(query): Query<InboxQuery>,
-) -> Result<Doc<ApprovalsDoc>> {
-    Ok(Doc(approvals::list(&house, query.all).await?))
-}
-
-async fn decide(
-    house: &Arc<House>,
-    name: &str,
-    verdict: Verdict,
-    body: DecideBody,
-) -> Result<Doc<ApprovalView>> {
-    let number = approvals::number(name)?;
-    Ok(Doc(
-        approvals::decide(house, number, verdict, body.note).await?
-    ))
-}
-
-async fn approve(
-    State(house): Shared,
-    Path(name): Path<String>,
-    Input(body): Input<DecideBody>,
-) -> Result<Doc<ApprovalView>> {
-    decide(&house, &name, Verdict::Approve, body).await
-}
-
-async fn deny(
-    State(house): Shared,
-    Path(name): Path<String>,
-    Input(body): Input<DecideBody>,
-) -> Result<Doc<ApprovalView>> {
-    decide(&house, &name, Verdict::Deny, body).await
-}
-
-async fn revise(
-    State(house): Shared,
-    Path(name): Path<String>,
-    Input(body): Input<DecideBody>,
-) -> Result<Doc<ApprovalView>> {
-    decide(&house, &name, Verdict::Revise, body).await
-}
-
-async fn schedules_doc(State(house): Shared) -> Result<Doc<SchedulesDoc>> {
-    Ok(Doc(schedules::list(&house).await?))
-}
-
-async fn schedule_doc(
-    State(house): Shared,
-    Path((agent, name)): Path<(String, String)>,
-) -> Result<Doc<ScheduleDoc>> {
-    Ok(Doc(
-        schedules::show(&house, &format!("{agent}/{name}")).await?
-    ))
-}
-
-async fn fire(
-    State(house): Shared,
-    Path((agent, name)): Path<(String, String)>,
-) -> Result<Doc<ScheduleDoc>> {
-    let name = format!("{agent}/{name}");
-    schedules::by_hand(&house, &name).await?;
-    Ok(Doc(schedules::show(&house, &name).await?))
-}
-
-async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {
-    Doc(org::document(&house))
-}
-
-/// The operator gives work by name; whatever a body says, it begins a chain of its own.
-async fn delegate(
-    State(house): Shared,
-    headers: HeaderMap,
-    Input(body): Input<DelegateBody>,
-) -> Result<Response> {
-    let key = header(&headers, "idempotency-key").map(str::to_owned);
-    let added = delegate::give(&house, &Principal::Operator, &body, None, key).await?;
-    let status = match added.new {
-        true => axum::http::StatusCode::CREATED,
-        false => axum::http::StatusCode::OK,
-    };
-    let doc = view::task_doc(&house, added.task).await?;
-    Ok((status, Doc(doc)).into_response())
 }
 
 async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunView>> {

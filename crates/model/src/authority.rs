@@ -124,10 +124,10 @@ mod tests {
 
     #[test]
     fn recipients_have_a_type() {
-        for text in ["kept", "agent:ezra"] {
+        for text in ["kept", "agent:atlas"] {
             assert_eq!(text.parse::<Recipient>().unwrap().to_string(), text);
         }
-        for text in ["ezra", "1234567890", "agent:", "#ops", "agent:No Such"] {
+        for text in ["atlas", "1234567890", "agent:", "#ops", "agent:No Such"] {
             assert!(text.parse::<Recipient>().is_err(), "{text}");
         }
     }

@@ -1,16 +1,18 @@
 //! From a checked tree to a [`House`]: defaults filled in, references resolved, every mistake
 //! reported at once.
 
+use crate::colleagues::{delegates, grants, relations};
 use crate::house::{
     Agent, AgentBudget, Budget, Charter, Endpoint, House, Listen, ModelRef, Network, Origin,
-    Provider, RELATIONS, Runtime, Schedule, Service, Wake, When,
+    Provider, Runtime, Service, Wake,
 };
 use crate::node::{self, Entry, Mistake, Node};
-use crate::shape::{self, MANIFEST};
+use crate::shape;
+use crate::table::MANIFEST;
 use crate::templates;
 use abbey_model::{
-    Authority, Bytes, CellKind, Drives, Egress, Grant, Grants, Layer, Limits, Millis, NanoUsd,
-    Slug, Subnet, Tool, ToolPolicy, is_private,
+    Bytes, CellKind, Drives, Egress, Layer, Limits, Millis, NanoUsd, Slug, Subnet, Tool,
+    ToolPolicy, is_private,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -45,22 +47,22 @@ pub fn parse(text: &str) -> Result<House, Vec<Mistake>> {
     Err(mistakes)
 }
 
-struct Decoder<'a> {
-    root: &'a Node,
-    mistakes: &'a mut Vec<Mistake>,
+pub(crate) struct Decoder<'a> {
+    pub(crate) root: &'a Node,
+    pub(crate) mistakes: &'a mut Vec<Mistake>,
 }
 
 // The shape check has already reported what does not parse; here such values are just absent.
-fn text<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a str> {
+pub(crate) fn text<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a str> {
     node?.get(key)?.text()
 }
 fn slug(node: Option<&Node>, key: &str) -> Option<Slug> {
     text(node, key)?.parse().ok()
 }
-fn integer(node: Option<&Node>, key: &str) -> Option<u64> {
+pub(crate) fn integer(node: Option<&Node>, key: &str) -> Option<u64> {
     text(node, key)?.replace('_', "").parse().ok()
 }
-fn words(node: Option<&Node>, key: &str) -> Vec<String> {
+pub(crate) fn words(node: Option<&Node>, key: &str) -> Vec<String> {
     let items = node.and_then(|n| n.get(key)).map_or(&[][..], Node::items);
     items
         .iter()
@@ -81,36 +83,6 @@ fn egress(node: Option<&Node>) -> Egress {
             Egress::List(rules.collect())
         }
     }
-}
-fn delegates(node: Option<&Node>) -> Authority {
-    let mut authority = Authority::default();
-    let word = node.and_then(Node::text);
-    let items = node.map_or(&[][..], Node::items);
-    for word in word.into_iter().chain(items.iter().filter_map(Node::text)) {
-        // The shape has looked at it.
-        let _known = authority.add(word);
-    }
-    authority
-}
-fn grants(node: Option<&Node>) -> Grants {
-    let entries = node.map_or(&[][..], Node::entries);
-    let grant = |entry: &Entry| {
-        let value = Some(&entry.value);
-        let grant = Grant {
-            tokens: integer(value, "tokens").and_then(|n| u64::try_from(n).ok()),
-            skills: words(value, "skills").into_iter().collect(),
-        };
-        Some((entry.key.parse().ok()?, grant))
-    };
-    entries.iter().filter_map(grant).collect()
-}
-fn relations(node: Option<&Node>) -> BTreeMap<&'static str, Vec<Slug>> {
-    let names = |kind: &&'static str| {
-        let names = words(node, kind);
-        let names: Vec<Slug> = names.iter().filter_map(|n| n.parse().ok()).collect();
-        (!names.is_empty()).then_some((*kind, names))
-    };
-    RELATIONS.iter().filter_map(names).collect()
 }
 fn usd(node: Option<&Node>, key: &str) -> Option<NanoUsd> {
     let dollars: f64 = text(node, key)?.parse().ok()?;
@@ -709,91 +681,6 @@ impl Decoder<'_> {
         }
     }
 
-    fn schedules(&mut self, node: Option<&Node>) -> BTreeMap<Slug, Schedule> {
-        let mut schedules = BTreeMap::new();
-        for entry in node.map_or(&[][..], Node::entries) {
-            let value = Some(&entry.value);
-            let Ok(name) = entry.key.parse::<Slug>() else {
-                continue;
-            };
-            let mut blame = |key: &str, text: String| {
-                let at = entry.value.get(key).map_or(entry.place, |n| n.place);
-                self.mistakes
-                    .push(at.mistake(format!("schedule `{name}`: {text}")));
-            };
-            let millis = |key| text(value, key).and_then(shape::duration_ms).map(Millis);
-            let written = [
-                text(value, "cron").map(|t| When::Cron(t.to_owned())),
-                millis("every").map(When::Every),
-                text(value, "at").map(|t| When::At(t.to_owned())),
-            ];
-            let mut given = written.into_iter().flatten();
-            let (Some(when), None) = (given.next(), given.next()) else {
-                blame("", "says one of `cron`, `every` and `at`".to_owned());
-                continue;
-            };
-            match &when {
-                When::Cron(text) if text.split_whitespace().count() != 5 => blame(
-                    "cron",
-                    format!("`{text}` has not the five fields minute, hour, day, month, weekday"),
-                ),
-                When::Every(every) if every.0 < 1000 => {
-                    blame("every", "is at least a second".to_owned());
-                }
-                When::At(_) | When::Cron(_) | When::Every(_) => {}
-            }
-            let catch_up = text(value, "catch_up").unwrap_or("once").to_owned();
-            let number = catch_up
-                .parse::<u32>()
-                .is_ok_and(|n| (1..=1000).contains(&n));
-            if !number && !["skip", "once"].contains(&catch_up.as_str()) {
-                let text = format!("`{catch_up}` is not `skip`, `once` or a number up to 1000");
-                blame("catch_up", text);
-            }
-            let schedule = Schedule {
-                when,
-                timezone: text(value, "timezone").map(str::to_owned),
-                task: text(value, "task").unwrap_or_default().to_owned(),
-                jitter: millis("jitter").unwrap_or(Millis(0)),
-                overlap: text(value, "overlap").unwrap_or("skip").to_owned(),
-                catch_up,
-                timeout: millis("timeout"),
-            };
-            schedules.insert(name, schedule);
-        }
-        schedules
-    }
-
-    /// Everybody who is named as a colleague lives here.
-    fn colleagues(&mut self, agents: &BTreeMap<Slug, Agent>) {
-        let entries = self.root.get("agents").map_or(&[][..], Node::entries);
-        for entry in entries {
-            let mut named: Vec<(&Node, String)> = Vec::new();
-            if let Some(node) = entry.value.get("delegates_to") {
-                let words = node.text().map(|_| node).into_iter().chain(node.items());
-                named.extend(words.filter_map(|n| {
-                    let word = n.text()?.trim_start_matches('-').to_owned();
-                    (word != "all" && word != "none").then_some((n, word))
-                }));
-            }
-            if let Some(node) = entry.value.get("grants") {
-                named.extend(node.entries().iter().map(|e| (&e.value, e.key.clone())));
-            }
-            for kind in RELATIONS {
-                let node = entry.value.get("relations").and_then(|n| n.get(kind));
-                let items = node.map_or(&[][..], Node::items);
-                named.extend(items.iter().filter_map(|n| Some((n, n.text()?.to_owned()))));
-            }
-            for (node, name) in named {
-                if !agents.keys().any(|a| a.as_str() == name) {
-                    let known = nearest(&name, agents.keys().map(Slug::as_str));
-                    self.mistakes
-                        .push(node.place.mistake(format!("no agent `{name}`{known}")));
-                }
-            }
-        }
-    }
-
     fn shares(&mut self, agents: &BTreeMap<Slug, Agent>) {
         let sum: u32 = agents.values().filter_map(|a| a.share).map(u32::from).sum();
         if sum > 100 {
@@ -886,7 +773,7 @@ fn narrow_tools(policy: &mut ToolPolicy, node: Option<&Node>) -> Vec<(&'static s
 }
 
 /// "; did you mean …?", when something is near.
-fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> String {
     known
         .map(|name| (strsim::damerau_levenshtein(name, wanted), name))
         .min()

@@ -6,6 +6,7 @@
 
 mod allocate;
 mod check;
+mod colleagues;
 mod decode;
 pub mod edit;
 mod house;
@@ -14,6 +15,7 @@ mod planner;
 mod reach;
 mod schema;
 mod shape;
+mod table;
 pub mod templates;
 
 pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind, footprint};

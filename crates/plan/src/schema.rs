@@ -2,7 +2,8 @@
 //!
 //! Source: JSON Schema, draft 2020-12.
 
-use crate::shape::{Field, MANIFEST, Shape};
+use crate::shape::{Field, Shape};
+use crate::table::MANIFEST;
 use abbey_model::Tool;
 use serde_json::{Map, Value, json};
 

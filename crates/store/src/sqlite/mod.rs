@@ -8,6 +8,7 @@ mod ledger;
 mod links;
 mod open;
 mod read;
+mod runs;
 mod schedules;
 mod tasks;
 mod writer;
@@ -261,10 +262,10 @@ impl Storage for Sqlite {
         self.write(move |tx| links::delivered(tx, task))
     }
     fn runs(&self, task: TaskId) -> Reply<Vec<RunRow>> {
-        self.read(move |c| tasks::runs(c, task))
+        self.read(move |c| runs::of(c, task))
     }
     fn run(&self, run: RunId) -> Reply<RunRow> {
-        self.read(move |c| tasks::load_run(c, run))
+        self.read(move |c| runs::load(c, run))
     }
     fn next_deadline(&self) -> Reply<Option<Timestamp>> {
         self.read(tasks::next_deadline)

@@ -1,16 +1,16 @@
 //! Tasks and runs: the engine's steps, applied inside the transaction.
 
 use super::writer::Tx;
-use super::{activity, approvals, ledger, links, parse};
+use super::{activity, approvals, ledger, links, parse, runs};
 use crate::{
     Added, Claim, Claimed, Error, Failure, Hold, Intake, LeaseView, NewTask, Outcome, Result,
-    RunFacts, RunRow, TaskFilter, TaskRow,
+    RunFacts, TaskFilter, TaskRow,
 };
 use abbey_engine::task::{Event, Phase, Refusal, RunEnd, Step, Task};
 use abbey_engine::{admission, queue, run, task};
 use abbey_model::{
-    Amounts, EndReason, Generation, Id, LeaseToken, Principal, ResultSource, RunId, RunState, Slug,
-    TaskId, TaskRef, Timestamp, Verified,
+    Amounts, Generation, Id, LeaseToken, Principal, ResultSource, RunId, RunState, Slug, TaskRef,
+    Timestamp, Verified,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
@@ -434,7 +434,7 @@ pub(super) fn renew(
 
 /// Folds what a worker reports into its run; reporting makes it `running`.
 fn report(tx: &Tx<'_>, run: RunId, facts: &RunFacts) -> Result<()> {
-    let row = load_run(tx.db, run)?;
+    let row = runs::load(tx.db, run)?;
     if row.state == RunState::Running && *facts == RunFacts::default() {
         // A plain heartbeat tells nothing new of the run.
         return Ok(());
@@ -648,7 +648,7 @@ fn call_off_below(tx: &mut Tx<'_>, number: u64) -> Result<()> {
 }
 
 fn end_run(tx: &mut Tx<'_>, end: RunEnd, facts: Option<&RunFacts>) -> Result<()> {
-    let row = load_run(tx.db, end.run)?;
+    let row = runs::load(tx.db, end.run)?;
     let state = run::step(row.state, run::Event::Ended(end.state))
         .map_err(|e| Error::Row(e.to_string()))?;
     let facts = match facts {
@@ -756,66 +756,4 @@ pub(super) fn sweep(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
         }
     }
     Ok(changed)
-}
-
-const SELECT_RUN: &str = "SELECT id, task, agent, generation, state, reason, configured_model, effective_model, actual_model, input, output, cached, usage_source, cost, cost_unknown, charter_hash, facts, started_at, ended_at FROM runs";
-
-fn run_row(r: &rusqlite::Row<'_>) -> rusqlite::Result<Result<RunRow>> {
-    let texts: [String; 5] = [r.get(0)?, r.get(1)?, r.get(2)?, r.get(4)?, r.get(16)?];
-    let reason: Option<String> = r.get(5)?;
-    let generation = Generation(r.get(3)?);
-    let models: [Option<String>; 4] = [r.get(6)?, r.get(7)?, r.get(8)?, r.get(15)?];
-    let numbers: [u64; 4] = [r.get(9)?, r.get(10)?, r.get(11)?, r.get(13)?];
-    let (source, unknown, started, ended): (String, bool, i64, Option<i64>) =
-        (r.get(12)?, r.get(14)?, r.get(17)?, r.get(18)?);
-    let build = || -> Result<RunRow> {
-        let [id, task, agent, state, facts] = &texts;
-        let [
-            configured_model,
-            effective_model,
-            actual_model,
-            charter_hash,
-        ] = models;
-        Ok(RunRow {
-            id: parse(id)?,
-            task: parse(task)?,
-            agent: parse(agent)?,
-            generation,
-            state: parse(state)?,
-            reason: reason.as_deref().map(parse::<EndReason>).transpose()?,
-            configured_model,
-            effective_model,
-            actual_model,
-            input: numbers[0],
-            output: numbers[1],
-            cached: numbers[2],
-            usage_source: source,
-            cost_nano_usd: numbers[3],
-            cost_unknown: unknown,
-            charter_hash,
-            facts: serde_json::from_str(facts)?,
-            started_at: Timestamp(started),
-            ended_at: ended.map(Timestamp),
-        })
-    };
-    Ok(build())
-}
-
-pub(super) fn load_run(db: &Connection, run: RunId) -> Result<RunRow> {
-    let found = db
-        .prepare_cached(&format!("{SELECT_RUN} WHERE id = ?1"))?
-        .query_row([run.to_string()], run_row)
-        .optional()?;
-    found.unwrap_or_else(|| {
-        Err(Error::NotFound {
-            what: "run",
-            name: run.to_string(),
-        })
-    })
-}
-
-pub(super) fn runs(db: &Connection, task: TaskId) -> Result<Vec<RunRow>> {
-    let mut statement = db.prepare_cached(&format!("{SELECT_RUN} WHERE task = ?1 ORDER BY id"))?;
-    let rows = statement.query_map([task.to_string()], run_row)?;
-    rows.map(|r| r?).collect()
 }

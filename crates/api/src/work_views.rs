@@ -1,0 +1,208 @@
+//! Documents of shared work: delegation, the org chart, approvals, schedules. Keys may be added, none removed or
+//! renamed.
+
+use crate::views::documents;
+use crate::{TaskView, Time};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+documents! {
+    /// Where a piece of work hangs.
+    LinkView {
+        /// `TASK-12` that it is a piece of.
+        parent: Option<String>,
+        /// `TASK-11` that was asked first; all of it is charged to that.
+        root: String,
+        /// Who gave it on, in order.
+        chain: Vec<String>,
+        /// Fields that the result must have.
+        expects: Vec<String>,
+        /// Who gets the result: `kept`, or `agent:NAME`.
+        deliver: String,
+        /// When it is too late.
+        due_at: Option<Time>,
+    }
+    /// Work given to somebody by name.
+    DelegateBody {
+        /// To whom.
+        to: String,
+        /// What is to be done.
+        text: String,
+        /// Fields that the result's `data` must have.
+        #[serde(default)]
+        expects: Vec<String>,
+        /// Time for all of it, milliseconds.
+        #[serde(default)]
+        deadline_ms: Option<i64>,
+        /// Who gets the result: `agent:NAME`, `me`, or `kept` (the default).
+        #[serde(default)]
+        deliver: Option<String>,
+        /// Most tokens over all runs.
+        #[serde(default)]
+        tokens: Option<u64>,
+        /// Task that this is a piece of; agents name the one whose lease they show.
+        #[serde(default)]
+        task: Option<String>,
+    }
+    /// A task with everything that hangs on it, depth first.
+    TreeDoc {
+        /// Always 1.
+        version: u32,
+        /// The task itself comes first.
+        rows: Vec<TreeRow>,
+    }
+    /// One of them.
+    TreeRow {
+        /// Distance from the first.
+        depth: u32,
+        /// The task.
+        task: TaskView,
+    }
+    /// A question for a yes, by the holder of a task.
+    ApprovalBody {
+        /// The task.
+        task: String,
+        /// What is to be done, in a word.
+        action: String,
+        /// With what exactly; the yes is for this and nothing else.
+        #[serde(default)]
+        args: Value,
+        /// Why.
+        #[serde(default)]
+        why: String,
+        /// Time for an answer, milliseconds; a day when not given. Silence is a no.
+        #[serde(default)]
+        within_ms: Option<i64>,
+    }
+    /// A yes that is used now.
+    UseBody {
+        /// For what.
+        action: String,
+        /// With what exactly.
+        #[serde(default)]
+        args: Value,
+    }
+    /// What somebody decides.
+    DecideBody {
+        /// For the one who asked.
+        #[serde(default)]
+        note: Option<String>,
+    }
+    /// `abbey approvals`.
+    ApprovalsDoc {
+        /// Always 1.
+        version: u32,
+        /// Newest first.
+        approvals: Vec<ApprovalView>,
+    }
+    /// One approval.
+    ApprovalView {
+        /// `APPR-7`.
+        id: String,
+        /// The task that needs it.
+        task: String,
+        /// Who asks.
+        agent: String,
+        /// What is to be done.
+        action: String,
+        /// With what exactly.
+        args: Value,
+        /// Digest of both.
+        hash: String,
+        /// Why.
+        why: String,
+        /// `pending`, `approved`, `denied`, `revise`, `used` or `lapsed`.
+        state: String,
+        /// What silence means: `approve` or `deny`.
+        silence: String,
+        /// When silence is taken for an answer.
+        expires_at: Time,
+        /// Who decided.
+        decided_by: Option<String>,
+        /// What they said.
+        note: Option<String>,
+        /// When it was asked.
+        created_at: Time,
+        /// When it was decided.
+        decided_at: Option<Time>,
+    }
+    /// `abbey schedule list`.
+    SchedulesDoc {
+        /// Always 1.
+        version: u32,
+        /// Every schedule of the house.
+        schedules: Vec<ScheduleView>,
+    }
+    /// A schedule with what it did.
+    ScheduleDoc {
+        /// Always 1.
+        version: u32,
+        /// The schedule.
+        schedule: ScheduleView,
+        /// Newest first.
+        history: Vec<ScheduleLineView>,
+    }
+    /// One schedule.
+    ScheduleView {
+        /// `AGENT/NAME`.
+        name: String,
+        /// Whose work it is.
+        agent: String,
+        /// When it fires, as it was written.
+        when: String,
+        /// What is to be done.
+        task: String,
+        /// When the one before is not over.
+        overlap: String,
+        /// What of the missed ones fires.
+        catch_up: String,
+        /// Its next instant.
+        next_at: Option<Time>,
+        /// Instants that fired.
+        fired: u64,
+        /// Instants at which the one before was in the way.
+        skipped: u64,
+        /// Instants that passed while nobody looked, and did not fire.
+        missed: u64,
+        /// The newest task.
+        last_task: Option<String>,
+    }
+    /// One instant of a schedule.
+    ScheduleLineView {
+        /// When it was to fire.
+        instant: Time,
+        /// When it did.
+        at: Time,
+        /// What came of it.
+        outcome: String,
+        /// `TASK-12`.
+        task: Option<String>,
+    }
+    /// The org chart, with what is declared beside it and what follows.
+    OrgDoc {
+        /// Always 1.
+        version: u32,
+        /// Everybody, a superior before those below.
+        agents: Vec<OrgRow>,
+        /// What follows from the edges.
+        findings: Vec<String>,
+    }
+    /// One agent's place.
+    OrgRow {
+        /// Slug.
+        name: String,
+        /// What it is for.
+        role: String,
+        /// Who is above; the operator is above all.
+        reports_to: Option<String>,
+        /// Distance from the operator.
+        depth: u32,
+        /// Whom it may give work to.
+        delegates_to: Vec<String>,
+        /// Whom its work can reach by being given on.
+        reaches: Vec<String>,
+        /// Declared relations by kind; no right comes of them.
+        relations: std::collections::BTreeMap<String, Vec<String>>,
+    }
+}

@@ -1,0 +1,129 @@
+//! The operator's API to work that is shared: delegation, the org chart, approvals, schedules.
+
+use crate::error::Result;
+use crate::house::House;
+use crate::outside::task_ref;
+use crate::web::{Doc, Input, header};
+use crate::{approvals, delegate, org, schedules, view};
+use abbey_api::*;
+use abbey_engine::approval::Verdict;
+use abbey_model::Principal;
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use std::sync::Arc;
+
+type Shared = State<Arc<House>>;
+
+/// Its routes, for the door that asks for the operator's credential.
+pub(crate) fn routes() -> Router<Arc<House>> {
+    Router::new()
+        .route("/api/v1/tasks/{task}/tree", get(tree))
+        .route("/api/v1/delegations", post(delegate))
+        .route("/api/v1/approvals", get(approvals_doc))
+        .route("/api/v1/approvals/{approval}/approve", post(approve))
+        .route("/api/v1/approvals/{approval}/deny", post(deny))
+        .route("/api/v1/approvals/{approval}/revise", post(revise))
+        .route("/api/v1/org", get(org_doc))
+        .route("/api/v1/schedules", get(schedules_doc))
+        .route("/api/v1/schedules/{agent}/{name}", get(schedule_doc))
+        .route("/api/v1/schedules/{agent}/{name}/run", post(fire))
+}
+
+async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
+    Ok(Doc(delegate::tree(&house, task_ref(&name)?).await?))
+}
+
+#[derive(Deserialize)]
+struct InboxQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+async fn approvals_doc(
+    State(house): Shared,
+    Query(query): Query<InboxQuery>,
+) -> Result<Doc<ApprovalsDoc>> {
+    Ok(Doc(approvals::list(&house, query.all).await?))
+}
+
+async fn decide(
+    house: &Arc<House>,
+    name: &str,
+    verdict: Verdict,
+    body: DecideBody,
+) -> Result<Doc<ApprovalView>> {
+    let number = approvals::number(name)?;
+    Ok(Doc(
+        approvals::decide(house, number, verdict, body.note).await?
+    ))
+}
+
+async fn approve(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Input(body): Input<DecideBody>,
+) -> Result<Doc<ApprovalView>> {
+    decide(&house, &name, Verdict::Approve, body).await
+}
+
+async fn deny(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Input(body): Input<DecideBody>,
+) -> Result<Doc<ApprovalView>> {
+    decide(&house, &name, Verdict::Deny, body).await
+}
+
+async fn revise(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Input(body): Input<DecideBody>,
+) -> Result<Doc<ApprovalView>> {
+    decide(&house, &name, Verdict::Revise, body).await
+}
+
+async fn schedules_doc(State(house): Shared) -> Result<Doc<SchedulesDoc>> {
+    Ok(Doc(schedules::list(&house).await?))
+}
+
+async fn schedule_doc(
+    State(house): Shared,
+    Path((agent, name)): Path<(String, String)>,
+) -> Result<Doc<ScheduleDoc>> {
+    Ok(Doc(
+        schedules::show(&house, &format!("{agent}/{name}")).await?
+    ))
+}
+
+async fn fire(
+    State(house): Shared,
+    Path((agent, name)): Path<(String, String)>,
+) -> Result<Doc<ScheduleDoc>> {
+    let name = format!("{agent}/{name}");
+    schedules::by_hand(&house, &name).await?;
+    Ok(Doc(schedules::show(&house, &name).await?))
+}
+
+async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {
+    Doc(org::document(&house))
+}
+
+/// The operator gives work by name; whatever a body says, it begins a chain of its own.
+async fn delegate(
+    State(house): Shared,
+    headers: HeaderMap,
+    Input(body): Input<DelegateBody>,
+) -> Result<Response> {
+    let key = header(&headers, "idempotency-key").map(str::to_owned);
+    let added = delegate::give(&house, &Principal::Operator, &body, None, key).await?;
+    let status = match added.new {
+        true => axum::http::StatusCode::CREATED,
+        false => axum::http::StatusCode::OK,
+    };
+    let doc = view::task_doc(&house, added.task).await?;
+    Ok((status, Doc(doc)).into_response())
+}
