@@ -286,6 +286,20 @@ pub const ROUTES: &[Route] = &[
     ),
     out(
         "GET",
+        "/api/v1/reports",
+        "Every report",
+        None,
+        Some("ReportsDoc"),
+    ),
+    out(
+        "GET",
+        "/api/v1/reports/{report}",
+        "What was observed, what it means, what one might do",
+        None,
+        Some("ReportDoc"),
+    ),
+    out(
+        "GET",
         "/api/v1/approvals",
         "What waits for a yes; `all=true` for every one",
         None,
@@ -532,7 +546,6 @@ pub const NOT_BUILT: &[(Door, &str)] = &[
     (Door::Outside, "/api/v1/workflows"),
     (Door::Outside, "/api/v1/nodes"),
     (Door::Outside, "/api/v1/channels"),
-    (Door::Outside, "/api/v1/reports"),
     (Door::Outside, "/api/controlplane"),
     (Door::Outside, "/hooks"),
     (Door::Inside, "/api/v1/self/messages"),

@@ -8,6 +8,42 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 documents! {
+    /// `abbey report NAME`.
+    ReportDoc {
+        /// Always 1.
+        version: u32,
+        /// Which report.
+        name: String,
+        /// When it was made.
+        at: Time,
+        /// What probes and rows say; empty when the probe failed.
+        observed: Vec<Observation>,
+        /// What that means: `info`, `warn` or `error`. No advice.
+        interpretation: Vec<Finding>,
+        /// What an operator might do: `note` or `action`, always conditional.
+        notes: Vec<Finding>,
+    }
+    /// `abbey report`.
+    ReportsDoc {
+        /// Always 1.
+        version: u32,
+        /// Every report, with what it is about.
+        reports: Vec<Observation>,
+    }
+    /// One thing that was seen.
+    Observation {
+        /// What.
+        label: String,
+        /// How it is.
+        value: String,
+    }
+    /// One conclusion or piece of advice.
+    Finding {
+        /// How serious, or what it is.
+        kind: String,
+        /// In words.
+        text: String,
+    }
     /// Where a piece of work hangs.
     LinkView {
         /// `TASK-12` that it is a piece of.

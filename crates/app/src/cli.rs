@@ -79,6 +79,11 @@ pub(crate) enum Command {
         #[arg(long)]
         svg: bool,
     },
+    /// Show a report: what was observed, what it means, what one might do.
+    Report {
+        /// Which; all are listed when not given.
+        name: Option<String>,
+    },
     /// Show what waits for a yes, and answer.
     Approvals {
         /// Also those that were answered.
@@ -473,7 +478,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("policy", ""),
     ("schedule", "add"),
     ("schedule", "rm"),
-    ("report", ""),
     ("service", "restart"),
     ("unit", ""),
     ("export", ""),

@@ -12,6 +12,7 @@ mod house;
 mod image;
 mod org;
 mod output;
+mod reports;
 mod roles;
 mod run;
 mod schedules;
@@ -96,6 +97,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Template(TemplateCommand::Show { name }) => agents::template_show(json, &name),
         C::Delegate(args) => tasks::delegate(&home, json, args).await,
         C::Org { svg } => org::show(&home, json, svg).await,
+        C::Report { name } => reports::run(&home, json, name.as_deref()).await,
         C::Approvals { all, command } => approvals::run(&home, json, all, command).await,
         C::Schedule(command) => schedules::run(&home, json, command).await,
         C::Task(command) => tasks::run(&home, json, command).await,

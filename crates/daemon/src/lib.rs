@@ -32,6 +32,7 @@ mod outside_work;
 mod pool;
 mod provision;
 mod reconcile;
+mod reports;
 mod room;
 mod schedules;
 mod serve;

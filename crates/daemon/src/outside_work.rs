@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::house::House;
 use crate::outside::task_ref;
 use crate::web::{Doc, Input, header};
-use crate::{approvals, delegate, org, schedules, view};
+use crate::{approvals, delegate, org, reports, schedules, view};
 use abbey_api::*;
 use abbey_engine::approval::Verdict;
 use abbey_model::Principal;
@@ -23,6 +23,8 @@ pub(crate) fn routes() -> Router<Arc<House>> {
     Router::new()
         .route("/api/v1/tasks/{task}/tree", get(tree))
         .route("/api/v1/delegations", post(delegate))
+        .route("/api/v1/reports", get(reports_doc))
+        .route("/api/v1/reports/{report}", get(report))
         .route("/api/v1/approvals", get(approvals_doc))
         .route("/api/v1/approvals/{approval}/approve", post(approve))
         .route("/api/v1/approvals/{approval}/deny", post(deny))
@@ -31,6 +33,21 @@ pub(crate) fn routes() -> Router<Arc<House>> {
         .route("/api/v1/schedules", get(schedules_doc))
         .route("/api/v1/schedules/{agent}/{name}", get(schedule_doc))
         .route("/api/v1/schedules/{agent}/{name}/run", post(fire))
+}
+
+async fn reports_doc() -> Doc<ReportsDoc> {
+    let report = |(name, about): (&str, &str)| Observation {
+        label: name.to_owned(),
+        value: about.to_owned(),
+    };
+    Doc(ReportsDoc {
+        version: VERSION,
+        reports: reports::NAMES.map(report).to_vec(),
+    })
+}
+
+async fn report(State(house): Shared, Path(name): Path<String>) -> Result<Doc<ReportDoc>> {
+    Ok(Doc(reports::make(&house, &name).await?))
 }
 
 async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {

@@ -27,6 +27,7 @@ mod kill;
 mod microvm;
 mod network;
 mod races;
+mod reports;
 mod schedules;
 
 use abbey_testkit::house::House;

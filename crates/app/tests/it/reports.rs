@@ -1,0 +1,71 @@
+//! Reports at the door: from probes and rows, never from a model (S4-31, S2-30).
+
+use crate::{TWO, up};
+
+#[test]
+fn every_report_has_its_three_parts_and_exact_figures() {
+    let house = up(TWO);
+    let doc = house.json(0, &["report"]);
+    let names: Vec<&str> = doc["reports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["label"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["status", "disk", "budget", "progress", "metrics"]);
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    let gone = house.json(0, &["task", "add", "write a poem"]);
+    house.expect(
+        0,
+        &["task", "cancel", gone["task"]["number"].as_str().unwrap()],
+    );
+    house.expect(8, &["task", "add", "write another", "--wait"]);
+    for name in &names {
+        let doc = house.json(0, &["report", name]);
+        assert!(!doc["observed"].as_array().unwrap().is_empty(), "{doc}");
+        assert!(
+            !doc["interpretation"].as_array().unwrap().is_empty(),
+            "{doc}"
+        );
+        for note in doc["notes"].as_array().unwrap() {
+            let text = note["text"].as_str().unwrap();
+            assert!(note["kind"] == "note" || text.starts_with("if "), "{text}");
+        }
+        let text = house.expect(0, &["report", name]);
+        assert!(
+            text.contains("Observed") && text.contains("Interpretation"),
+            "{text}"
+        );
+    }
+    let seen = |name: &str, label: &str| {
+        let doc = house.json(0, &["report", name]);
+        let all = doc["observed"].as_array().unwrap().clone();
+        let found = all
+            .iter()
+            .find(|o| o["label"].as_str().unwrap().starts_with(label));
+        found.unwrap_or_else(|| panic!("{label} in {doc}"))["value"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(seen("status", "tasks parked"), "1");
+    assert_eq!(seen("metrics", "completion"), "50.0 % (1 of 2)");
+    assert_eq!(seen("metrics", "port conflicts"), "0");
+    assert_eq!(seen("metrics", "agents that share a user"), "0");
+    assert_eq!(seen("metrics", "uptime of sysadmin"), "100.0 %");
+    assert_eq!(seen("metrics", "interventions"), "1");
+    assert!(
+        house
+            .refused(3, &["report", "weather"])
+            .contains("there are status, disk")
+    );
+    // No model was asked for any of it.
+    let metrics = house.json(0, &["budget", "show"]);
+    assert!(
+        metrics["scopes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|s| s["metric"] != "tokens" || s["spent"] == 0)
+    );
+}
