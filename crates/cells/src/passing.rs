@@ -25,11 +25,20 @@ pub(crate) fn send(
     stream.write_all(&bytes[sent..])
 }
 
+/// How many times over the limit a line is still read to its end.
+const PATIENCE: u64 = 4;
+/// How many descriptors are kept of all that come along.
+const DESCRIPTORS: usize = 3;
+
 /// Reads one line of at most `most` bytes and a little, and the descriptors that come along.
+///
+/// What exceeds `most` is read and dropped, within bounds: a socket that is closed with bytes
+/// unread resets its peer, who would lose the answer (`unix(7)`, `ECONNRESET`).
 pub(crate) fn receive(stream: &UnixStream, most: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let (mut bytes, mut fds) = (Vec::new(), Vec::new());
     let mut buffer = vec![0u8; 64 << 10];
-    while !bytes.ends_with(b"\n") {
+    let mut came = 0;
+    while came <= most * PATIENCE {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut io = [IoSliceMut::new(&mut buffer)];
@@ -44,11 +53,12 @@ pub(crate) fn receive(stream: &UnixStream, most: u64) -> io::Result<(Vec<u8>, Ve
                 fds.extend(passed);
             }
         }
-        if got == 0 {
-            break;
+        fds.truncate(DESCRIPTORS);
+        if bytes.len() as u64 <= most {
+            bytes.extend_from_slice(&buffer[..got]);
         }
-        bytes.extend_from_slice(&buffer[..got]);
-        if bytes.len() as u64 > most {
+        came += got as u64;
+        if got == 0 || buffer[..got].ends_with(b"\n") {
             break;
         }
     }

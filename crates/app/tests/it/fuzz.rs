@@ -251,7 +251,8 @@ fn send(socket: &Path, bytes: &[u8], chance: &mut Chance) -> String {
     let read = stream.read_to_string(&mut answer);
     assert!(
         read.is_ok(),
-        "hostd hangs on {}",
+        "{read:?} after {} bytes: {:.500}",
+        bytes.len(),
         String::from_utf8_lossy(bytes)
     );
     answer

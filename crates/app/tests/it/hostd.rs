@@ -261,6 +261,8 @@ fn garbage_is_refused_and_hostd_goes_on() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let socket = hostd.config.home.join("run/hostd.sock");
     let deep = "[".repeat(100_000);
+    // Longer than hostd keeps: read to its end all the same, or the refusal would be lost.
+    let long = "x".repeat(6 << 20);
     for bytes in [
         "\n",
         "{}\n",
@@ -270,13 +272,14 @@ fn garbage_is_refused_and_hostd_goes_on() {
         "{\"operation\":{\"op\":\"sweep\",\"cell\":\"agent-a\\u0000b\"}}\n",
         "\u{feff}\u{0}\u{0}\n",
         &deep,
+        &long,
     ] {
         let mut stream = UnixStream::connect(&socket).unwrap();
         let _closed_early = stream.write_all(bytes.as_bytes());
         let _closed_early = stream.shutdown(std::net::Shutdown::Write);
         let mut line = String::new();
-        let _closed_early = BufReader::new(stream).read_line(&mut line);
-        assert!(line.contains("refused"), "{bytes:.60}: {line}");
+        let read = BufReader::new(stream).read_line(&mut line);
+        assert!(line.contains("refused"), "{bytes:.60}: {read:?}: {line}");
         hostd.client.hello().unwrap();
     }
 }
