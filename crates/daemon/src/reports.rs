@@ -6,11 +6,11 @@ use crate::house::House;
 use crate::{facts, view};
 use abbey_api::{AgentView, Finding, Observation, Problem, ReportDoc, Time, VERSION};
 use abbey_engine::budget::Account;
-use abbey_model::{BudgetState, FaultKind, Millis, Scope, TaskState, Timestamp};
+use abbey_model::{BudgetState, CellName, FaultKind, Millis, Scope, TaskState, Timestamp, Wish};
 use abbey_store::{Entry, TaskFilter, TaskRow};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// Every report, with what it is about.
 pub(crate) const NAMES: [(&str, &str); 5] = [
@@ -200,51 +200,72 @@ fn progress(tasks: &[TaskRow], since: Timestamp) -> Report {
     report
 }
 
-/// Time up of the time that an agent was wanted up, percent; none when it was not. What began before the window
-/// counts from its beginning.
+/// What of a cell changes over a day.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aspect {
+    /// It runs.
+    Up,
+    /// It is meant to run.
+    Wanted,
+}
+
+/// Time up of the time that an agent was wanted up, percent; none when it was not. One that was made within the
+/// window counts from its first start.
 fn uptime(
     agent: &str,
-    up_now: bool,
+    (up_now, wanted_now): (bool, bool),
     entries: &[Entry],
     since: Timestamp,
     now: Timestamp,
 ) -> Option<f64> {
     let cell = format!("agent-{agent}");
-    let mut changes: Vec<(Timestamp, bool)> = entries
-        .iter()
-        .filter(|e| e.entity == cell)
-        .filter_map(|e| match e.action.as_str() {
-            "cell.start" => Some((e.at, true)),
-            "cell.exit" => Some((e.at, false)),
-            _ => None,
+    let change = |e: &Entry| {
+        Some(match e.action.as_str() {
+            "cell.start" => (e.at, Aspect::Up, true),
+            "cell.exit" => (e.at, Aspect::Up, false),
+            "cell.want_up" => (e.at, Aspect::Wanted, true),
+            "cell.want_down" | "cell.want_paused" => (e.at, Aspect::Wanted, false),
+            _ => return None,
         })
-        .collect();
+    };
+    let of_cell = entries.iter().filter(|e| e.entity == cell);
+    let mut changes: Vec<(Timestamp, Aspect, bool)> = of_cell.filter_map(change).collect();
     changes.sort_by_key(|c| c.0);
-    let begun = match changes.first() {
-        // It came into being within the window.
-        Some((at, true)) => *at,
+    // Before its first change an aspect was the contrary.
+    let before = |of: Aspect, present: bool| {
+        let first = changes.iter().find(|c| c.1 == of);
+        first.map_or(present, |c| !c.2)
+    };
+    let (mut up, mut wanted) = (
+        before(Aspect::Up, up_now),
+        before(Aspect::Wanted, wanted_now),
+    );
+    let made = entries.iter().any(|e| {
+        e.action == "saga.begin" && e.entity == agent && e.detail["kind"] == "agent.create"
+    });
+    let begun = match changes.iter().find(|c| c.1 == Aspect::Up && c.2) {
+        Some((at, ..)) if made => *at,
         _ => since,
     };
-    let mut up = match changes.first() {
-        Some((_, first)) => !first,
-        None => up_now,
-    };
-    let (mut at, mut total) = (begun, 0i64);
-    for (when, next) in changes {
-        if up {
-            total += when.since(at).0.max(0);
+    let (mut at, mut was_up, mut was_wanted) = (begun, 0i64, 0i64);
+    changes.push((now, Aspect::Up, up_now));
+    for (when, aspect, value) in changes {
+        let span = when.since(at).0.max(0);
+        was_wanted += if wanted { span } else { 0 };
+        was_up += if wanted && up { span } else { 0 };
+        at = at.max(when);
+        match aspect {
+            Aspect::Up => up = value,
+            Aspect::Wanted => wanted = value,
         }
-        (at, up) = (when.max(begun), next);
     }
-    if up {
-        total += now.since(at).0.max(0);
-    }
-    let window = now.since(begun).0;
-    (window > 0).then(|| total as f64 * 100.0 / window as f64)
+    (was_wanted > 0).then(|| was_up as f64 * 100.0 / was_wanted as f64)
 }
 
 struct Seen<'a> {
     agents: &'a [AgentView],
+    /// Those that are not wanted up.
+    resting: Vec<String>,
     tasks: &'a [TaskRow],
     entries: &'a [Entry],
     /// Ports of the house that somebody else holds.
@@ -272,8 +293,9 @@ fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Report {
         report.advise("note", "a house that root started gives each its own");
     }
     for agent in seen.agents {
-        let up = agent.presence == "robed" || agent.presence == "unrobed";
-        let Some(percent) = uptime(&agent.name, up, seen.entries, since, now) else {
+        let up = ["robed", "unrobed"].contains(&agent.presence.as_str());
+        let present = (up, !seen.resting.contains(&agent.name));
+        let Some(percent) = uptime(&agent.name, present, seen.entries, since, now) else {
             continue;
         };
         report.saw(
@@ -369,6 +391,7 @@ pub(crate) async fn make(house: &Arc<House>, name: &str) -> Result<ReportDoc> {
             let shared = uids.iter().filter(|u| u.is_none()).count();
             let seen = Seen {
                 agents: &fleet.agents,
+                resting: resting(house),
                 tasks: &tasks(house).await?,
                 entries: &entries(house, since).await?,
                 conflicts: conflicts(house).await?,
@@ -387,6 +410,19 @@ pub(crate) async fn make(house: &Arc<House>, name: &str) -> Result<ReportDoc> {
         }
     };
     Ok(report.finish(name, now))
+}
+
+/// Agents that are down or held on somebody's wish.
+fn resting(house: &House) -> Vec<String> {
+    let wishes = house.wishes.read().unwrap_or_else(PoisonError::into_inner);
+    let of_agents = wishes.iter().filter_map(|(cell, wish)| match cell {
+        CellName::Agent(slug) => Some((slug, wish)),
+        _ => None,
+    });
+    of_agents
+        .filter(|(_, wish)| **wish != Wish::Up)
+        .map(|(slug, _)| slug.to_string())
+        .collect()
 }
 
 /// Ports of the plan on which somebody listens while their owner is down.
@@ -432,15 +468,13 @@ mod tests {
     #[test]
     fn uptime_counts_what_was_and_nothing_else() {
         let (since, now) = (Timestamp(0), Timestamp(1000));
-        let of = |entries: &[Entry], up| uptime("a", up, entries, since, now);
-        // Up all day; down all day; came at half the day and stayed; fell for a tenth.
+        let of = |entries: &[Entry], up| uptime("a", (up, true), entries, since, now);
+        // Up all day; down all day; up again at half the day; down for a tenth.
         assert_eq!(of(&[], true), Some(100.0));
         assert_eq!(of(&[], false), Some(0.0));
-        assert_eq!(of(&[entry(500, "cell.start", "house")], true), Some(100.0));
-        let fell = [
-            entry(400, "cell.exit", "house"),
-            entry(500, "cell.start", "house"),
-        ];
+        let came = entry(500, "cell.start", "house");
+        assert_eq!(of(std::slice::from_ref(&came), true), Some(50.0));
+        let fell = [entry(400, "cell.exit", "house"), came.clone()];
         assert_eq!(of(&fell, true), Some(90.0));
         // Of another agent nothing counts.
         let mut other = fell.to_vec();
@@ -448,6 +482,25 @@ mod tests {
             .iter_mut()
             .for_each(|e| e.entity = "agent-b".to_owned());
         assert_eq!(of(&other, true), Some(100.0));
+        // One that was made at noon counts from its first start.
+        let mut made = entry(490, "saga.begin", "house");
+        made.entity = "a".to_owned();
+        made.detail = serde_json::json!({ "kind": "agent.create" });
+        assert_eq!(of(&[made, came], true), Some(100.0));
+    }
+
+    #[test]
+    fn an_agent_that_nobody_wants_up_is_not_late() {
+        let (since, now) = (Timestamp(0), Timestamp(1000));
+        assert_eq!(uptime("a", (false, false), &[], since, now), None);
+        // Stopped for most of the day, and back a while after it was wanted.
+        let day = [
+            entry(100, "cell.want_down", "operator"),
+            entry(150, "cell.exit", "house"),
+            entry(800, "cell.want_up", "operator"),
+            entry(830, "cell.start", "house"),
+        ];
+        assert_eq!(uptime("a", (true, true), &day, since, now), Some(90.0));
     }
 
     #[test]
