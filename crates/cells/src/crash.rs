@@ -1,5 +1,6 @@
-//! What only tests of debug builds see. Places at which a test ends the process that comes by, as `kill -9` would: in front of and behind
-//! every side effect of hostd and of shims. Without a debug build nothing of it is there.
+//! What only tests of debug builds see: places at which a test ends the process that comes by, as `kill -9` would, in
+//! front of and behind every side effect of hostd and of shims, and what a test brings. Without a debug build nothing
+//! of it is there.
 
 /// Every place of hostd's calls and of shims.
 pub const POINTS: [&str; 20] = [
@@ -36,7 +37,7 @@ pub const MACHINE_POINTS: [&str; 6] = [
 ];
 
 /// Places that only a cell on file systems of its own comes by.
-pub const DISK_POINTS: [&str; 2] = ["disk.made", "disk.filled"];
+pub const DISK_POINTS: [&str; 3] = ["disk.made", "disk.filled", "disk.published"];
 
 /// Variable with the name of one place and a file: `NAME@PATH`. The first who comes by removes the
 /// file and is ended; later ones go on.

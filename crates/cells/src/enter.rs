@@ -4,6 +4,14 @@ use crate::{Error, Result};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
+/// Where programs of the host are looked for.
+pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Whether a program of the host is there.
+pub(crate) fn installed(program: &str) -> bool {
+    find_program(program, SYSTEM_PATH, Path::new("/")).is_some()
+}
+
 /// Finds a program the way a shell would, with the cell's own `PATH`.
 pub(crate) fn find_program(name: &str, search: &str, cwd: &Path) -> Option<PathBuf> {
     if name.is_empty() {

@@ -4,6 +4,7 @@
 //! control plane starts shims, looks at them and asks them; it never forks a cell itself.
 //! Deliberately absent: tasks, money and what an agent says.
 
+mod account;
 mod backend;
 mod cgroup;
 mod channel;

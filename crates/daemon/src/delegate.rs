@@ -193,14 +193,22 @@ pub(crate) async fn deliveries(house: Arc<House>) {
     }
 }
 
-/// Whether there was anything.
+/// Whether anybody was told. What cannot be delivered holds up no other.
 async fn tell_all(house: &Arc<House>) -> Result<bool> {
-    let notices = house.store.outbox().await?;
-    for notice in &notices {
-        tell(house, notice).await?;
-        house.store.delivered(notice.task).await?;
+    let (mut told, mut failed) = (false, None);
+    for notice in house.store.outbox().await? {
+        match tell(house, &notice).await {
+            Ok(()) => {
+                house.store.delivered(notice.task).await?;
+                told = true;
+            }
+            Err(error) => failed = Some(error),
+        }
     }
-    Ok(!notices.is_empty())
+    match (told, failed) {
+        (false, Some(error)) => Err(error),
+        (told, _) => Ok(told),
+    }
 }
 
 async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {

@@ -38,6 +38,8 @@ mod schedules;
 mod serve;
 mod specs;
 mod supervisor;
+#[cfg(test)]
+mod turned;
 mod view;
 mod web;
 

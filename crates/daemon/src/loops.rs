@@ -171,16 +171,10 @@ pub(crate) async fn upkeep(house: Arc<House>) {
 mod tests {
     use super::*;
     use crate::home::{Home, make_dir};
+    use crate::turned::Turned;
     use crate::{apply, serve};
     use abbey_store::Clock;
     use std::sync::atomic::AtomicI64;
-
-    struct Turned(AtomicI64);
-    impl Clock for Turned {
-        fn now(&self) -> Timestamp {
-            Timestamp(self.0.load(Ordering::SeqCst))
-        }
-    }
 
     const MANIFEST: &str = "version: 1
 house: idle

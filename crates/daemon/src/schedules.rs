@@ -302,17 +302,11 @@ pub(crate) async fn show(house: &Arc<House>, name: &str) -> Result<ScheduleDoc> 
 mod tests {
     use super::*;
     use crate::home::{Home, make_dir};
+    use crate::turned::Turned;
     use crate::{apply, serve};
     use abbey_model::TaskState;
     use abbey_store::{Clock, TaskFilter};
     use std::sync::atomic::{AtomicI64, Ordering};
-
-    struct Turned(AtomicI64);
-    impl Clock for Turned {
-        fn now(&self) -> Timestamp {
-            Timestamp(self.0.load(Ordering::SeqCst))
-        }
-    }
 
     fn manifest(schedules: &str) -> abbey_api::ManifestBody {
         abbey_api::ManifestBody {

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! Pending ─approve─▶ Approved ─use──▶ Used
-//!    │ ├──deny────▶ Denied      └─late▶ Lapsed
-//!    │ └──revise──▶ Revise
-//!    └──in time nobody said anything──▶ the default: Approved or Denied
+//!    │ ├──deny────▶ Denied
+//!    │ ├──revise──▶ Revise
+//!    │ └──in time nobody said anything──▶ the default: Approved or Denied
+//!    └──Pending or Approved, and its task is over──▶ Lapsed
 //! ```
 
 use abbey_model::Timestamp;
@@ -26,7 +27,7 @@ pub enum State {
     Revise,
     /// The yes was used.
     Used,
-    /// The yes was not used in time.
+    /// Its task was over before it was decided or used.
     Lapsed,
 }
 
@@ -124,7 +125,7 @@ const fn hint(state: State) -> &'static str {
         State::Denied => "it was denied; ask for something else",
         State::Revise => "it is to be asked for differently",
         State::Used => "each is good for one time",
-        State::Lapsed => "it was not used in time",
+        State::Lapsed => "its task was over before",
     }
 }
 
@@ -170,8 +171,7 @@ pub fn silence(approval: &Approval, now: Timestamp) -> Result<State, Refusal> {
     }
 }
 
-/// The one who asked does it now: this action, with these arguments, once. `grace` is how long a yes that came by
-/// silence is good for.
+/// The one who asked does it now: this action, with these arguments, once, before `good_until`.
 ///
 /// # Errors
 /// Which of these does not hold.

@@ -245,7 +245,10 @@ async fn delegate(client: &Client, right: &Right, args: &Value) -> Result<String
         let task = match client.get::<TaskDoc>(&path).await {
             Ok(doc) => doc.task,
             // The house may be restarting; the work goes on.
-            Err(error) if error.kind() == abbey_model::FaultKind::Unavailable => {
+            Err(error)
+                if error.kind() == abbey_model::FaultKind::Unavailable
+                    && tokio::time::Instant::now() < until =>
+            {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 continue;
             }

@@ -206,4 +206,11 @@ fn a_no_a_revision_and_silence_are_answers_too() {
             .refused(4, &["approvals", "approve", &approval])
             .is_empty()
     );
+    assert_eq!(house.json(0, &["approvals"])["approvals"], json!([]));
+    let all = house.json(0, &["approvals", "--all"]);
+    let newest = &all["approvals"][0];
+    assert_eq!(
+        (newest["id"].as_str(), newest["state"].as_str()),
+        (Some(approval.as_str()), Some("lapsed"))
+    );
 }

@@ -235,9 +235,28 @@ fn lives_on_drives_through(cell: &str, place: &str) {
     house.expect(0, &["up"]);
     until("the first agent is up", || robed(&house, 1));
     let before = inventory(&house);
+    let moves = cell == "sandbox";
+    if moves {
+        // What it has is moved onto the file systems, whole and once.
+        house.manifest(&format!(
+            "{ONE}{}",
+            machine.replace(drives, "limits: { memory: 192MiB }")
+        ));
+        house.expect(0, &["up"]);
+        let write = ["exec", "b", "--", "sh", "-c", "echo kept > $HOME/kept"];
+        house.expect(0, &write);
+    }
     arm(&armed);
     house.manifest(&format!("{ONE}{machine}"));
     insist(&house, &["up"], &armed);
+    if moves {
+        until("it is up again", || robed(&house, 2));
+        let read = ["exec", "b", "--", "sh", "-c", "cat $HOME/kept"];
+        assert_eq!(house.expect(0, &read), "kept\n", "{place}");
+        let below = house.home().join("agents/b/home");
+        let below = std::fs::read_dir(below).into_iter().flatten().count();
+        assert_eq!(below, 0, "{place}: a second copy stays below");
+    }
     insist(&house, &["stop", "b"], &armed);
     house.manifest(ONE);
     insist(&house, &["up"], &armed);

@@ -456,7 +456,7 @@ fn an_ordinary_user_runs_containers_in_a_machine() {
     house.manifest("house: nested\nagents: {}\n");
     house.expect(0, &["up"]);
     let archive = crate::container::root(&house.path(""));
-    let script = "export HOME=/work XDG_RUNTIME_DIR=/work/run; mkdir -p $XDG_RUNTIME_DIR; \
+    let script = "export HOME=$PWD XDG_RUNTIME_DIR=$PWD/run; mkdir -p $XDG_RUNTIME_DIR; \
                   podman='podman --storage-driver vfs --cgroup-manager cgroupfs'; \
                   $podman import -q image.tar localhost/test >/dev/null 2>&1; id -u; \
                   $podman run --rm --network none --cgroups=disabled localhost/test /bin/sh -c 'id -u; uname -r; ls /work || echo apart' 2>&1";

@@ -9,13 +9,12 @@
 use super::files::dir_of;
 use super::server::Config;
 use crate::machine::drives;
-use crate::{Error, Result, crash};
+use crate::{Error, Result, crash, enter};
 use abbey_model::{Bytes, CellName};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// Directory of the images among an owner's files.
 pub(super) const DIR: &str = "disks";
@@ -42,35 +41,16 @@ pub(crate) fn unusable(privileged: bool) -> Option<String> {
     }
     let missing = [("mkfs.ext4", "e2fsprogs"), ("mount", "mount")]
         .into_iter()
-        .find(|(program, _)| !drives::installed(program));
+        .find(|(program, _)| !enter::installed(program));
     missing.map(|(program, package)| format!("`{program}` is not installed (package {package})"))
 }
 
-fn run(program: &str, what: &'static str, on: &Path, args: &[&std::ffi::OsStr]) -> Result<()> {
-    let output = Command::new(program)
-        .args(args)
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .output()
-        .map_err(Error::file(what, on))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(Error::Drive {
-            drive: on.to_owned(),
-            why: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        }),
-    }
-}
-
 fn mount(image: &Path, at: &Path) -> Result<()> {
-    let args = ["-t", "ext4", "-o", OPTIONS].map(std::ffi::OsStr::new);
-    let all: Vec<&std::ffi::OsStr> = args
-        .into_iter()
-        .chain([image.as_os_str(), at.as_os_str()])
-        .collect();
-    run("mount", "mount", image, &all)
+    let mut command = drives::tool("mount", None);
+    command
+        .args(["-t", "ext4", "-o", OPTIONS])
+        .args([image, at]);
+    drives::run(command, &[0], image)
 }
 
 /// Mounts what an owner has, for the rest of this process. Makes it where it is not there, with the files that
@@ -101,36 +81,61 @@ pub(super) fn enter(config: &Config, owner: &CellName, disks: Disks) -> Result<(
             }
             Ok(_) => {}
         }
+        empty(&image, &place)?;
         fs::create_dir_all(&place).map_err(Error::file("make", &place))?;
         mount(&image, &place)?;
     }
     Ok(())
 }
 
-/// Makes an image whole or not at all, with the files of a directory, which are there no longer then.
+/// Says beside an image that the files of the directory below it are in it, until they are gone from there.
+fn moved(image: &Path) -> PathBuf {
+    image.with_extension("moved")
+}
+
+/// Takes away what was moved into an image; after a crash this is where it goes on. Nothing is mounted there yet.
+fn empty(image: &Path, place: &Path) -> Result<()> {
+    let moved = moved(image);
+    if !moved.exists() {
+        return Ok(());
+    }
+    if place.is_dir() {
+        fs::remove_dir_all(place).map_err(Error::file("remove", place))?;
+    }
+    fs::remove_file(&moved).map_err(Error::file("remove", moved))
+}
+
+/// Makes an image whole or not at all, with the files of a directory.
 fn make(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
     let (new, at) = (image.with_extension("new"), image.with_extension("mnt"));
+    let _left_by_a_crash = fs::remove_file(moved(image));
     drives::make_empty(&new, label, size)?;
     crash::point("disk.made");
     fs::create_dir_all(&at).map_err(Error::file("make", &at))?;
     mount(&new, &at)?;
     let copied = match from.is_dir() {
         true => {
-            let here = from.join(".");
-            let words = ["-a", "--"].map(std::ffi::OsStr::new);
-            let args = [words[0], words[1], here.as_os_str(), at.as_os_str()];
-            run("cp", "copy", from, &args)
+            let mut command = drives::tool("cp", None);
+            command.args(["-a", "--"]).args([&from.join("."), &at]);
+            drives::run(command, &[0], from)
         }
         false => Ok(()),
     };
-    run("umount", "unmount", &at, &[at.as_os_str()])?;
+    let mut command = drives::tool("umount", None);
+    command.arg(&at);
+    drives::run(command, &[0], &at)?;
     copied?;
     fs::remove_dir(&at).map_err(Error::file("remove", &at))?;
     crash::point("disk.filled");
+    // It is on the disk before what it was made of is taken away.
+    let whole = fs::File::open(&new).and_then(|f| f.sync_all());
+    whole.map_err(Error::file("write", &new))?;
+    fs::write(moved(image), "").map_err(Error::file("make", moved(image)))?;
     fs::rename(&new, image).map_err(Error::file("publish", image))?;
-    if from.is_dir() {
-        fs::remove_dir_all(from).map_err(Error::file("remove", from))?;
-    }
+    let dir = image.parent().unwrap_or(image);
+    let listed = fs::File::open(dir).and_then(|f| f.sync_all());
+    listed.map_err(Error::file("write", dir))?;
+    crash::point("disk.published");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use super::server::Config;
 use super::{Client, Helper, Operation, claims};
-use crate::{Error, Result, crash};
+use crate::{Error, Result, account, crash};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -32,7 +32,7 @@ impl Config {
         fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
         if config.privileged {
             let first = claims::open(&dir)?.claims.uid_first;
-            config.serve_uid = user(USER).unwrap_or(first);
+            config.serve_uid = account::find(|a| a.name == USER).map_or(first, |a| a.uid);
             // The control plane reads the journal.
             std::os::unix::fs::chown(&dir, Some(0), Some(config.serve_uid))
                 .map_err(Error::file("hand over", &dir))?;
@@ -41,15 +41,6 @@ impl Config {
             .map_err(Error::file("protect", &dir))?;
         Ok(config)
     }
-}
-
-/// Number of a user by name.
-fn user(name: &str) -> Option<u32> {
-    let table = fs::read_to_string("/etc/passwd").ok()?;
-    table.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
-    })
 }
 
 /// Makes sure that a hostd of this version and privilege answers; starts `binary` as one if not.

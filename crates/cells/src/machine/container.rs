@@ -6,8 +6,9 @@
 //! Source: podman-run(1), version 4.
 
 use super::{Aside, Line, Prepared, instructions, tools, write_config};
+use crate::enter::{SYSTEM_PATH, installed};
 use crate::spec::Container;
-use crate::{CellSpec, Error, Program, Result};
+use crate::{CellSpec, Error, Program, Result, account};
 use abbey_model::{Bytes, CellName, Limits};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -21,19 +22,6 @@ const PROCESSES: u32 = 96;
 const REMOVE_WITHIN_S: u32 = 20;
 /// Where the instructions are in the container.
 pub(crate) const CONFIG: &str = "/run/abbey-config";
-
-fn installed(name: &str) -> bool {
-    [
-        "/usr/local/sbin",
-        "/usr/local/bin",
-        "/usr/sbin",
-        "/usr/bin",
-        "/sbin",
-        "/bin",
-    ]
-    .iter()
-    .any(|d| Path::new(d).join(name).is_file())
-}
 
 /// Whether control groups of both versions are mounted, which not every runtime takes.
 fn hybrid() -> bool {
@@ -63,21 +51,9 @@ pub(crate) fn unusable() -> Option<String> {
     None
 }
 
-/// Name and home directory of a user.
-fn account(uid: u32) -> Option<(String, String)> {
-    let table = std::fs::read_to_string("/etc/passwd").ok()?;
-    table.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, id, _, _, home, ..] = fields[..] else {
-            return None;
-        };
-        (id.parse() == Ok(uid)).then(|| (name.to_owned(), home.to_owned()))
-    })
-}
-
 /// Whether a user was given other users to map. Source: subuid(5).
 fn has_users(uid: u32) -> bool {
-    let name = account(uid).map(|(name, _)| name);
+    let name = account::find(|a| a.uid == uid).map(|a| a.name);
     ["/etc/subuid", "/etc/subgid"].into_iter().all(|path| {
         let table = std::fs::read_to_string(path).unwrap_or_default();
         let mut names = table.lines().filter_map(|l| l.split(':').next());
@@ -88,12 +64,9 @@ fn has_users(uid: u32) -> bool {
 /// What Podman is told of its surroundings: where this user's images are.
 fn environment() -> Vec<(String, String)> {
     let uid = rustix::process::geteuid().as_raw();
-    let home = account(uid).map_or_else(|| "/root".to_owned(), |(_, home)| home);
+    let home = account::find(|a| a.uid == uid).map_or_else(|| "/root".to_owned(), |a| a.home);
     let mut env = vec![
-        (
-            "PATH".to_owned(),
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-        ),
+        ("PATH".to_owned(), SYSTEM_PATH.to_owned()),
         ("HOME".to_owned(), home),
     ];
     let runtime = format!("/run/user/{uid}");

@@ -2,6 +2,7 @@
 //! and never mounted or read by the house. What a guest wrote into a drive is looked at by programs
 //! that run as the guest's own user.
 
+use crate::enter::SYSTEM_PATH;
 use crate::{Error, Result, crash};
 use abbey_model::{Bytes, CellName, Drives};
 use std::fs;
@@ -13,11 +14,12 @@ use std::process::{Command, Stdio};
 /// Smallest size that a file system is made with.
 pub const SIZE_MIN: Bytes = Bytes(16 << 20);
 
-fn tool(program: &str, as_user: Option<u32>) -> Command {
+/// A program of the host that is told everything by its arguments; for [`run`].
+pub(crate) fn tool(program: &str, as_user: Option<u32>) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", SYSTEM_PATH)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -28,7 +30,8 @@ fn tool(program: &str, as_user: Option<u32>) -> Command {
     command
 }
 
-fn run(mut command: Command, fine: &[i32], drive: &Path) -> Result<()> {
+/// Runs it to its end; `fine` are the statuses that mean success.
+pub(crate) fn run(mut command: Command, fine: &[i32], drive: &Path) -> Result<()> {
     let broken = |why: String| Error::Drive {
         drive: drive.to_owned(),
         why,
@@ -83,13 +86,6 @@ fn make(
     run(command, &[0], path)?;
     crash::point("drive.made");
     fs::rename(&temporary, path).map_err(Error::file("publish", path))
-}
-
-/// Whether a program of the system's is there.
-pub(crate) fn installed(program: &str) -> bool {
-    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-        .iter()
-        .any(|d| Path::new(d).join(program).is_file())
 }
 
 /// Makes an empty file system of root's at a temporary place, with a journal: it is used again after a crash.

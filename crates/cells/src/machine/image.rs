@@ -125,10 +125,7 @@ pub(super) fn spawned(what: &'static str, program: &str, package: &str, e: &io::
 fn run(what: &'static str, program: &str, configure: impl FnOnce(&mut Command)) -> Result<Vec<u8>> {
     let mut command = Command::new(program);
     command
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", crate::enter::SYSTEM_PATH)
         .stdin(Stdio::null());
     configure(&mut command);
     let output = command

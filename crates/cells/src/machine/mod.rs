@@ -95,17 +95,12 @@ pub struct Machine {
 
 /// Why machines cannot run on this host; none when they can.
 pub(crate) fn unusable() -> Option<String> {
-    let found = |name: &str| {
-        ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/sbin"]
-            .iter()
-            .any(|d| Path::new(d).join(name).is_file())
-    };
     let missing = [
         (qemu::PROGRAM, "qemu-system-x86"),
         ("mkfs.ext4", "e2fsprogs"),
     ]
     .into_iter()
-    .find(|(program, _)| !found(program));
+    .find(|(program, _)| !crate::enter::installed(program));
     if std::env::consts::ARCH != "x86_64" {
         return Some(format!(
             "machines are built for x86_64, and this host is {}",

@@ -93,7 +93,7 @@ fn drive(staging: &Path, total: u64, place: &Path) -> Result<()> {
     let _left_by_a_crash = fs::remove_file(&temporary);
     let status = Command::new("mkfs.ext4")
         .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", crate::enter::SYSTEM_PATH)
         .args([
             "-q",
             "-F",

@@ -91,10 +91,7 @@ pub(super) fn list(db: &Connection, task: Option<u64>, all: bool) -> Result<Vec<
 /// The holder of a task asks; its run ends, and the task waits.
 pub(super) fn ask(tx: &mut Tx<'_>, ask: AskApproval) -> Result<ApprovalRow> {
     let mut task = tasks::load(tx.db, ask.task)?;
-    let number: u64 = tx
-        .db
-        .prepare_cached("SELECT coalesce(max(number), 0) + 1 FROM approvals")?
-        .query_row([], |r| r.get(0))?;
+    let number = tx.next("approvals")?;
     let who = Principal::Agent(ask.agent.clone());
     let until = tx.now + ask.within;
     let event = Event::Ask {
@@ -156,6 +153,16 @@ fn answer(
     }
     let detail = json!({ "approval": format!("APPR-{}", row.number), "verdict": state, "hash": row.hash, "note": note });
     tasks::finish(tx, task, step, by, ("approval.decide", detail), None)
+}
+
+/// What a task that is over still has open is not asked any more, and no yes for it is good.
+pub(super) fn lapse(tx: &Tx<'_>, task: &TaskRow) -> Result<()> {
+    if task.state().is_terminal() {
+        tx.db
+            .prepare_cached("UPDATE approvals SET state = ?2 WHERE task = ?1 AND state IN ('pending', 'approved')")?
+            .execute(params![task.number, State::Lapsed.name()])?;
+    }
+    Ok(())
 }
 
 /// Somebody decides.

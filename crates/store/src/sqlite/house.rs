@@ -387,9 +387,15 @@ pub(super) fn retain(tx: &mut Tx<'_>, keep: Millis) -> Result<u64> {
     if any.is_none() {
         return Ok(0);
     }
-    for (table, column) in [("runs", "task"), ("reservations", "task")] {
+    let belongings = [
+        ("runs", "id"),
+        ("reservations", "id"),
+        ("approvals", "number"),
+        ("outbox", "number"),
+    ];
+    for (table, column) in belongings {
         tx.db.execute(
-            &format!("DELETE FROM {table} WHERE {column} IN (SELECT id FROM tasks WHERE {over})"),
+            &format!("DELETE FROM {table} WHERE task IN (SELECT {column} FROM tasks WHERE {over})"),
             [before],
         )?;
     }

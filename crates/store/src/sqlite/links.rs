@@ -86,9 +86,12 @@ pub(super) fn ancestors(db: &Connection, id: TaskId) -> Result<Vec<TaskId>> {
         .optional()?
         .flatten();
     while let Some(number) = at.filter(|_| found.len() < CHAIN_MAX) {
-        let (id, above): (String, Option<u64>) = db
+        let kept: Option<(String, Option<u64>)> = db
             .prepare_cached("SELECT id, parent FROM tasks WHERE number = ?1")?
-            .query_row([number], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            .query_row([number], |r| Ok((r.get(0)?, r.get(1)?)))
+            .optional()?;
+        // One that was over long ago may not be kept any more.
+        let Some((id, above)) = kept else { break };
         found.push(parse(&id)?);
         at = above;
     }

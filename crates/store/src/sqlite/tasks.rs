@@ -174,10 +174,7 @@ pub(super) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
             });
         }
     }
-    let number: u64 = tx
-        .db
-        .prepare_cached("INSERT INTO meta VALUES ('tasks', '1') ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1 RETURNING CAST(value AS INTEGER)")?
-        .query_row([], |r| r.get(0))?;
+    let number = tx.next("tasks")?;
     let mut row = TaskRow {
         id: new_id(tx.now)?,
         number,
@@ -625,6 +622,7 @@ pub(super) fn finish(
         map.insert("state".to_owned(), json!(row.state().name()));
     }
     activity::append(tx, who, action, &name(row), detail)?;
+    approvals::lapse(tx, row)?;
     links::over(tx, row)
 }
 

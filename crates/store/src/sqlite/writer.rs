@@ -52,6 +52,17 @@ pub(super) struct Tx<'a> {
     pub(super) undo: Vec<(AccountKey, Option<(Account, bool)>)>,
 }
 
+impl Tx<'_> {
+    /// The next number of a kind; none is given out twice.
+    pub(super) fn next(&self, kind: &str) -> Result<u64> {
+        let number = self
+            .db
+            .prepare_cached("INSERT INTO meta VALUES (?1, '1') ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1 RETURNING CAST(value AS INTEGER)")?
+            .query_row([kind], |r| r.get(0))?;
+        Ok(number)
+    }
+}
+
 impl Writer {
     pub(super) fn start(
         opened: Opened,
