@@ -7,9 +7,9 @@
 
 use crate::{Error, Result, identity};
 use abbey_model::{Bytes, Limits};
+use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -118,6 +118,13 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The groups directly below one. A group has dozens of files, so none of them is asked what it is.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let dirs = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    dirs.map(|e| e.path()).collect()
 }
 
 impl Groups {
@@ -317,20 +324,26 @@ impl Groups {
         self.dirs.iter().find(|d| d.join(file).exists())
     }
 
-    /// Open `cgroup.procs` files, for the launch.
+    /// The ways in, for the launch.
     ///
     /// # Errors
-    /// When one cannot be opened for writing.
-    pub fn entrances(&self) -> Result<Vec<OwnedFd>> {
-        let open = |dir: &PathBuf| {
-            let path = dir.join("cgroup.procs");
-            fs::OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .map(OwnedFd::from)
-                .map_err(Error::file("open", path))
-        };
-        self.dirs.iter().map(open).collect()
+    /// When one cannot be opened.
+    pub fn entrances(&self) -> Result<abbey_launch::Groups> {
+        let mut groups = abbey_launch::Groups::default();
+        for dir in &self.dirs {
+            let tasks = dir.join("tasks");
+            if tasks.exists() {
+                let open = fs::OpenOptions::new().write(true).open(&tasks);
+                groups
+                    .joined
+                    .push(open.map_err(Error::file("open", tasks))?.into());
+            } else {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let open = rustix::fs::open(dir, flags, Mode::empty());
+                groups.born_in = Some(open.map_err(|e| Error::file("open", dir)(e.into()))?);
+            }
+        }
+        Ok(groups)
     }
 
     /// Every process in the groups.
@@ -340,8 +353,7 @@ impl Groups {
         while let Some(dir) = dirs.pop() {
             let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
             pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
-            let below = fs::read_dir(&dir).into_iter().flatten().flatten();
-            dirs.extend(below.map(|e| e.path()).filter(|p| p.is_dir()));
+            dirs.extend(below(&dir));
         }
         pids.sort_unstable();
         pids.dedup();
@@ -406,10 +418,8 @@ impl Groups {
     pub fn remove(&self) -> Result<()> {
         for dir in &self.dirs {
             // What was made below, by whoever runs containers.
-            for below in fs::read_dir(dir).into_iter().flatten().flatten() {
-                if below.path().is_dir() {
-                    Groups::at(vec![below.path()]).remove()?;
-                }
+            for below in below(dir) {
+                Groups::at(vec![below]).remove()?;
             }
             let mut tries = 0;
             loop {

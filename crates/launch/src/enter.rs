@@ -24,7 +24,7 @@ pub struct Target {
 /// # Errors
 /// [`Error`] with the step; the program does not run then.
 pub fn run_behind(spec: &crate::Spec, target: &Target) -> Result<crate::Child> {
-    crate::join(&spec.cgroups).map_err(|e| Error::new("join a control group", "", e))?;
+    crate::enter_groups(&spec.groups).map_err(|e| Error::new("join a control group", "", e))?;
     let places = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET
@@ -47,7 +47,7 @@ pub fn run_behind(spec: &crate::Spec, target: &Target) -> Result<crate::Child> {
     for filter in &target.filters {
         crate::filter(filter).map_err(|e| Error::new("install", "a filter of system calls", e))?;
     }
-    crate::spawn(spec).map_err(|e| Error::new(e.stage, "", e.source))
+    crate::spawn_here(spec).map_err(|e| Error::new(e.stage, "", e.source))
 }
 
 fn set_ns(init: &OwnedFd, kinds: libc::c_int) -> Result<()> {

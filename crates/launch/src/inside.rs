@@ -43,7 +43,7 @@ fn build(
 ) -> Result<i32> {
     let _not_a_leader = rustix::process::setsid();
     tie_to_parent()?;
-    crate::join(&spec.cgroups).map_err(|e| Error::new("join a control group", "", e))?;
+    crate::join(&spec.groups.joined).map_err(|e| Error::new("join a control group", "", e))?;
     unshare(libc::CLONE_NEWCGROUP, "a control group namespace")?;
     if walls.rootless {
         ask(channel, b'U')?;
@@ -80,9 +80,9 @@ fn build(
     tell(channel, b'R', &bits.to_ne_bytes());
     answered(channel)?;
     let program =
-        crate::fork_program(spec).map_err(|e| Error::new(e.stage, argv0(spec), e.source))?;
+        crate::spawn_here(spec).map_err(|e| Error::new(e.stage, argv0(spec), e.source))?;
     tell(channel, b'P', &[]);
-    Ok(program)
+    Ok(program.pid)
 }
 
 fn argv0(spec: &crate::Spec) -> String {

@@ -12,10 +12,16 @@ mod enter;
 mod init;
 mod inside;
 mod landlock;
+mod system;
 mod walls;
 
 pub use enter::{Target, run_behind};
 pub use landlock::version as landlock_version;
+pub use system::{
+    become_ordinary, become_subreaper, child_events, children_cpu_us, detach,
+    drop_all_capabilities, hide, inherited, loopback_up, own_mounts, own_network, seed_randomness,
+    set_title, unblock_signals, vsock,
+};
 pub use walls::{
     Attributes, Error as WallError, INNER_UID, InForce, Instruction, Landlock, Mount, Walled,
     Walls, spawn as spawn_walled,
@@ -34,6 +40,19 @@ pub enum Program {
     File(OwnedFd),
 }
 
+/// Control groups that a child is in before it does anything.
+///
+/// Each way in is the one that does not wait for every processor: a process that moves itself by
+/// `cgroup.procs` waits for the kernel to see that no other forks or executes just then, about 10 ms. Source:
+/// clone(2), and `cgroup_procs_write_start` of the kernel.
+#[derive(Debug, Default)]
+pub struct Groups {
+    /// Directory of version 2, in which the child is born.
+    pub born_in: Option<OwnedFd>,
+    /// Open `tasks` of version 1, by which the child moves itself, being one thread.
+    pub joined: Vec<OwnedFd>,
+}
+
 /// What the child becomes.
 #[derive(Debug)]
 pub struct Spec {
@@ -47,8 +66,8 @@ pub struct Spec {
     pub cwd: CString,
     /// User and group to become; none keeps the caller's.
     pub user: Option<u32>,
-    /// Open `cgroup.procs` files to join.
-    pub cgroups: Vec<OwnedFd>,
+    /// Its control groups.
+    pub groups: Groups,
     /// Resource limits, as (resource, value), soft and hard alike.
     pub rlimits: Vec<(i32, u64)>,
     /// Descriptors for standard input, output and error, and from 3 on what follows.
@@ -88,6 +107,15 @@ pub struct Error {
     pub source: io::Error,
 }
 
+impl Error {
+    fn fork(source: io::Error) -> Self {
+        Error {
+            stage: "fork",
+            source,
+        }
+    }
+}
+
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "could not {}", self.stage)
@@ -102,13 +130,14 @@ impl std::error::Error for Error {
 /// Pointers prepared before the fork; they borrow from the [`Spec`] beside them.
 struct Prepared<'a> {
     spec: &'a Spec,
+    groups: &'a [OwnedFd],
     argv: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
     fds: Vec<RawFd>,
 }
 
 impl<'a> Prepared<'a> {
-    fn new(spec: &'a Spec) -> Self {
+    fn new(spec: &'a Spec, groups: &'a Groups) -> Self {
         let pointers = |texts: &[CString]| {
             texts
                 .iter()
@@ -118,6 +147,7 @@ impl<'a> Prepared<'a> {
         };
         Prepared {
             spec,
+            groups: &groups.joined,
             argv: pointers(&spec.argv),
             env: pointers(&spec.env),
             fds: spec.fds.iter().map(AsRawFd::as_raw_fd).collect(),
@@ -134,7 +164,7 @@ impl<'a> Prepared<'a> {
         // and that outlives the call; all calls are plain system calls with checked results.
         unsafe {
             let failed = |stage: usize| (stage, *libc::__errno_location());
-            if join(&self.spec.cgroups).is_err() {
+            if join(self.groups).is_err() {
                 return failed(0);
             }
             if self.spec.new_session && libc::setsid() < 0 {
@@ -218,6 +248,19 @@ impl<'a> Prepared<'a> {
             failed(8)
         }
     }
+
+    /// The whole of a forked child: becomes the program, or reports why not and ends.
+    fn run(&self, report: &OwnedFd) -> ! {
+        // SAFETY: we are the child; see `become_it`. The report's descriptor is moved above those that are
+        // arranged, so that it survives until exec closes it.
+        unsafe {
+            let report = libc::fcntl(report.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 200);
+            let (stage, errno) = self.become_it();
+            let message = [stage as i32, errno];
+            libc::write(report, message.as_ptr().cast(), 8);
+            libc::_exit(127);
+        }
+    }
 }
 
 /// A running child.
@@ -229,7 +272,7 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Writes itself into each open `cgroup.procs`.
+/// Moves the calling thread into each group, by its open `tasks`.
 fn join(groups: &[OwnedFd]) -> io::Result<()> {
     for group in groups {
         rustix::io::write(group, b"0")?;
@@ -252,17 +295,31 @@ fn limit(limits: &[(i32, u64)]) -> io::Result<()> {
     Ok(())
 }
 
-/// Forks the program and waits until it runs or could not be executed.
-fn fork_program(spec: &Spec) -> Result<i32, Error> {
-    spawn(spec).map(|child| child.pid)
+/// Moves the calling process, which was born elsewhere, into the groups.
+fn enter_groups(groups: &Groups) -> io::Result<()> {
+    join(&groups.joined)?;
+    if let Some(directory) = &groups.born_in {
+        use rustix::fs::{Mode, OFlags, openat};
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let entrance = openat(directory, "cgroup.procs", flags, Mode::empty())?;
+        rustix::io::write(&entrance, b"0")?;
+    }
+    Ok(())
 }
 
-/// A copy of the caller in new namespaces: in the caller its number and handle, in the copy no
-/// handle.
-fn clone_with(flags: libc::c_int) -> io::Result<(i32, Option<OwnedFd>)> {
+/// Source: `linux/sched.h`; the value that `libc` has is cut to 32 bits.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A copy of the caller in new namespaces and in a control group of version 2: in the caller its
+/// number and handle, in the copy no handle.
+fn clone_with(flags: libc::c_int, group: Option<&OwnedFd>) -> io::Result<(i32, Option<OwnedFd>)> {
     let mut pidfd: libc::c_int = -1;
+    let mut flags = u64::from((flags | libc::CLONE_PIDFD).cast_unsigned());
+    if group.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
     let arguments = libc::clone_args {
-        flags: u64::from((flags | libc::CLONE_PIDFD).cast_unsigned()),
+        flags,
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -272,7 +329,7 @@ fn clone_with(flags: libc::c_int) -> io::Result<(i32, Option<OwnedFd>)> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup: group.map_or(0, |g| g.as_raw_fd().cast_unsigned().into()),
     };
     // SAFETY: without CLONE_VM and with no stack this is a fork; the caller has one thread, so the
     // copy is consistent. The structure and the handle's place outlive the call.
@@ -290,172 +347,6 @@ fn clone_with(flags: libc::c_int) -> io::Result<(i32, Option<OwnedFd>)> {
             Some(OwnedFd::from_raw_fd(pidfd))
         })),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// A descriptor that this process was started with, under a number that both sides know.
-///
-/// # Errors
-/// When there is none.
-pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the copy is made by the kernel from a number that it checks; only the copy is owned here.
-    unsafe {
-        let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 10);
-        if copy < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        libc::close(number);
-        Ok(OwnedFd::from_raw_fd(copy))
-    }
-}
-
-/// Keeps processes of the same user from looking into the caller.
-///
-/// # Errors
-/// What the system says.
-pub fn hide() -> io::Result<()> {
-    // SAFETY: sets a flag of the calling process.
-    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Feeds the kernel's generator of random numbers, and has it use that at once. Both `ioctl`s are in
-/// random(4).
-///
-/// # Errors
-/// What the system says; only root of a machine may.
-pub fn seed_randomness(bytes: &[u8]) -> io::Result<()> {
-    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
-    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
-    #[repr(C)]
-    struct Pool {
-        bits: libc::c_int,
-        size: libc::c_int,
-        bytes: [u8; 64],
-    }
-    let device = std::fs::File::options().write(true).open("/dev/urandom")?;
-    for part in bytes.chunks(64) {
-        let mut pool = Pool {
-            bits: i32::try_from(part.len() * 8).unwrap_or(0),
-            size: i32::try_from(part.len()).unwrap_or(0),
-            bytes: [0; 64],
-        };
-        pool.bytes[..part.len()].copy_from_slice(part);
-        // SAFETY: the structure is laid out as random(4) wants, says how much of it counts, and outlives
-        // the call.
-        if unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY as _, &raw const pool) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    // SAFETY: takes no argument.
-    match unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG as _) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Sets the loopback interface of the caller's network up.
-///
-/// # Errors
-/// What the system says.
-pub fn loopback_up() -> io::Result<()> {
-    let socket = rustix::net::socket(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        None,
-    )?;
-    // SAFETY: the request is a local structure with a name that ends in NUL, as netdevice(7) wants.
-    unsafe {
-        let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l' as _;
-        request.ifr_name[1] = b'o' as _;
-        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
-        match libc::ioctl(
-            socket.as_raw_fd(),
-            libc::SIOCSIFFLAGS as _,
-            &raw const request,
-        ) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-}
-
-/// CPU time of every child that was waited for, with theirs, in microseconds.
-pub fn children_cpu_us() -> u64 {
-    // SAFETY: an all-zero rusage is a valid value, and the call fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
-        usage
-    };
-    let us = |t: libc::timeval| t.tv_sec.unsigned_abs() * 1_000_000 + t.tv_usec.unsigned_abs();
-    us(usage.ru_utime) + us(usage.ru_stime)
-}
-
-/// Mounts of the calling thread's own: what it mounts is seen by nobody else, and gone with the last process
-/// that has them.
-///
-/// # Errors
-/// What the system says; only root may.
-pub fn own_mounts() -> io::Result<()> {
-    // SAFETY: plain calls; the path is a constant text with its end.
-    unsafe {
-        if libc::unshare(libc::CLONE_NEWNS) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let (none, flags) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
-        match libc::mount(none, c"/".as_ptr(), none, flags, none.cast()) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-}
-
-/// Gives the calling thread, and what it starts from now on, a network of its own with nothing but
-/// loopback.
-///
-/// # Errors
-/// What the system says; an ordinary user may not.
-pub fn own_network() -> io::Result<()> {
-    // SAFETY: changes the network namespace of the calling thread only; no descriptor or memory is
-    // concerned.
-    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
-        0 => loopback_up(),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Empties every set of capabilities of the caller, for good.
-///
-/// # Errors
-/// What the system says.
-pub fn drop_all_capabilities() -> io::Result<()> {
-    // SAFETY: plain calls on the calling thread; header and data are local and of the size that
-    // version 3 of the interface reads.
-    unsafe {
-        let held = |n: i32| libc::prctl(libc::PR_CAPBSET_READ, n, 0, 0, 0);
-        for number in 0..64 {
-            if held(number) == 1 && libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        libc::prctl(
-            libc::PR_CAP_AMBIENT,
-            libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        );
-        // _LINUX_CAPABILITY_VERSION_3, for the calling thread.
-        let header: [u32; 2] = [0x2008_0522, 0];
-        let none = [0u32; 6];
-        match libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
     }
 }
 
@@ -494,38 +385,74 @@ fn filter(program: &[Instruction]) -> io::Result<()> {
 /// # Errors
 /// [`Error`] with the stage; no process is left then.
 pub fn spawn(spec: &Spec) -> Result<Child, Error> {
-    let prepared = Prepared::new(spec);
-    let (report_in, report_out) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|e| Error {
-            stage: "make a pipe",
-            source: e.into(),
-        })?;
-    // SAFETY: the caller has one thread, so the child's copy is consistent; the child only runs
-    // `become_it`, writes its report and leaves without running destructors.
-    let pid = unsafe { libc::fork() };
-    if pid < 0 {
-        return Err(Error {
-            stage: "fork",
-            source: io::Error::last_os_error(),
-        });
+    spawn_into(spec, &spec.groups)
+}
+
+/// Starts a child from the first process of a cell, which is in the groups already: behind walls nothing may be
+/// moved. The child borrows the memory of its parent, which waits until the program runs, so nothing is copied;
+/// it must not be one that changes its user, because whether a process may be looked into belongs to the memory.
+fn spawn_here(spec: &Spec) -> Result<Child, Error> {
+    const STACK: usize = 64 << 10;
+    debug_assert!(spec.user.is_none());
+    let groups = Groups::default();
+    let errand = (Prepared::new(spec, &groups), report_pipe()?);
+    let mut stack = vec![0u128; STACK / 16];
+    extern "C" fn child(errand: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the pointer is to the errand of the waiting parent.
+        let (prepared, (_, out)) = unsafe { &*errand.cast::<(Prepared<'_>, (OwnedFd, OwnedFd))>() };
+        prepared.run(out)
     }
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack grows down from its end, is aligned to 16 bytes and, as the errand, outlives the child's
+    // use of it: the parent goes on only when the child has executed its program or is gone.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(stack.len()).cast();
+        libc::clone(child, top, flags, (&raw const errand).cast_mut().cast())
+    };
+    if pid < 0 {
+        return Err(Error::fork(io::Error::last_os_error()));
+    }
+    let (_, (report_in, report_out)) = errand;
+    drop(report_out);
+    hear(pid, &report_in)
+}
+
+fn spawn_into(spec: &Spec, groups: &Groups) -> Result<Child, Error> {
+    let prepared = Prepared::new(spec, groups);
+    let (report_in, report_out) = report_pipe()?;
+    // The caller has one thread, so the child's copy is consistent; the child only runs `become_it`, writes
+    // its report and leaves without running destructors.
+    let forked = match &groups.born_in {
+        Some(group) => clone_with(0, Some(group)).map(|(pid, _)| pid),
+        // SAFETY: as said.
+        None => match unsafe { libc::fork() } {
+            pid @ 0.. => Ok(pid),
+            _ => Err(io::Error::last_os_error()),
+        },
+    };
+    let pid = forked.map_err(Error::fork)?;
     if pid == 0 {
-        // SAFETY: we are the forked child; see `become_it`. The report's descriptor is moved
-        // above those that are arranged, so that it survives until exec closes it.
-        unsafe {
-            let report = libc::fcntl(report_out.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 200);
-            let (stage, errno) = prepared.become_it();
-            let message = [stage as i32, errno];
-            libc::write(report, message.as_ptr().cast(), 8);
-            libc::_exit(127);
-        }
+        prepared.run(&report_out);
     }
     drop(report_out);
+    hear(pid, &report_in)
+}
+
+/// Over which a child says why it did not become its program.
+fn report_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| Error {
+        stage: "make a pipe",
+        source: e.into(),
+    })
+}
+
+/// Waits until a child runs its program or has said why not.
+fn hear(pid: i32, report: &OwnedFd) -> Result<Child, Error> {
     let pidfd = pidfd_open(pid);
     let mut message = [0u8; 8];
     let mut got = 0;
     while got < 8 {
-        match rustix::io::read(&report_in, &mut message[got..]) {
+        match rustix::io::read(report, &mut message[got..]) {
             Ok(0) => break,
             Ok(n) => got += n,
             Err(rustix::io::Errno::INTR) => {}
@@ -559,17 +486,6 @@ pub fn spawn(spec: &Spec) -> Result<Child, Error> {
     })
 }
 
-/// Becomes the program in place of the caller; returns only on failure.
-pub fn replace(spec: &Spec) -> Error {
-    let prepared = Prepared::new(spec);
-    // SAFETY: the caller asks for its own replacement.
-    let (stage, errno) = unsafe { prepared.become_it() };
-    Error {
-        stage: STAGES[stage],
-        source: io::Error::from_raw_os_error(errno),
-    }
-}
-
 fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the result is checked before it is owned.
     unsafe {
@@ -578,31 +494,6 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
             return Err(io::Error::last_os_error());
         }
         Ok(OwnedFd::from_raw_fd(fd as RawFd))
-    }
-}
-
-/// A connection to a port of another address of the machine's own bus. Source: vsock(7).
-///
-/// # Errors
-/// What the system says.
-pub fn vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the structure of zeros is a valid one; it outlives the call, and its size is told. The new
-    // descriptor is owned at once.
-    unsafe {
-        let fd = libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let fd = OwnedFd::from_raw_fd(fd);
-        let mut to: libc::sockaddr_vm = std::mem::zeroed();
-        to.svm_family = libc::AF_VSOCK as libc::sa_family_t;
-        to.svm_cid = cid;
-        to.svm_port = port;
-        let size = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
-        match libc::connect(fd.as_raw_fd(), (&raw const to).cast(), size) {
-            0 => Ok(fd),
-            _ => Err(io::Error::last_os_error()),
-        }
     }
 }
 
@@ -626,121 +517,7 @@ pub fn leave(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// A descriptor that becomes readable when a child ends. From then on the signal is blocked;
-/// [`unblock_signals`] undoes that in a copy.
-///
-/// # Errors
-/// What the system says.
-pub fn child_events() -> io::Result<OwnedFd> {
-    // SAFETY: the set is local and initialised; the new descriptor is ours.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
-}
-
-/// Lets every signal through again.
-pub fn unblock_signals() {
-    // SAFETY: the set is local and initialised.
-    unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
-}
-
-/// Gives the caller another name in listings of processes, as far as the old one leaves room.
-pub fn set_title(title: &str) {
-    let _name_is_for_people =
-        rustix::thread::set_name(&CString::new(title.replace(' ', "-")).unwrap_or_default());
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .map(|(_, rest)| rest.split_whitespace().collect())
-        .unwrap_or_default();
-    // Fields 48 and 49 of the line; the state was field 3.
-    let address = |n: usize| fields.get(n).and_then(|f| f.parse::<usize>().ok());
-    let (Some(start), Some(end)) = (address(45), address(46)) else {
-        return;
-    };
-    if start == 0 || end <= start {
-        return;
-    }
-    // SAFETY: the kernel says that our arguments lie there, in memory of this process that may be
-    // written; nothing of this program keeps references into it, as the standard library copies
-    // arguments when asked, which callers have done before.
-    unsafe {
-        let area = std::slice::from_raw_parts_mut(start as *mut u8, end - start);
-        area.fill(0);
-        let n = title.len().min(area.len() - 1);
-        area[..n].copy_from_slice(&title.as_bytes()[..n]);
-    }
-}
-
-/// Becomes an ordinary user for good: no groups, no capability in any set, no way back.
-///
-/// # Errors
-/// What the system says; the caller must end then.
-pub fn become_ordinary(uid: u32) -> io::Result<()> {
-    // SAFETY: plain calls on a process with one thread; each result is checked.
-    unsafe {
-        for number in 0..64 {
-            if libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) == 1
-                && libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0
-            {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        if libc::setgroups(0, std::ptr::null()) != 0
-            || libc::setresgid(uid, uid, uid) != 0
-            || libc::setresuid(uid, uid, uid) != 0
-            || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-        {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    drop_all_capabilities()
-}
-
-/// Makes the caller the parent of every orphan below it, so that none escapes being reaped.
-///
-/// # Errors
-/// What the system says.
-pub fn become_subreaper() -> io::Result<()> {
-    // SAFETY: sets a flag of the calling process.
-    match unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 /// Number of the resource limit on open files.
 pub const NOFILE: i32 = libc::RLIMIT_NOFILE as i32;
 /// Number of the resource limit on core dumps.
 pub const CORE: i32 = libc::RLIMIT_CORE as i32;
-
-/// Leaves the parent: forks, ends the old process with status 0, and goes on in the child, which
-/// the nearest reaper adopts. So the process that started us need not wait for our end.
-///
-/// # Errors
-/// What the system says; the caller goes on undetached then.
-pub fn detach() -> io::Result<()> {
-    // SAFETY: the caller has one thread (see the room's rule), so its child is consistent; the
-    // parent leaves without running destructors or flushing buffers twice.
-    unsafe {
-        match libc::fork() {
-            0 => Ok(()),
-            pid if pid > 0 => libc::_exit(0),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-}

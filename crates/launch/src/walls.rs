@@ -264,7 +264,8 @@ pub fn spawn(
         flags |= libc::CLONE_NEWUSER;
     }
     let outside = inside::Namespaces::of_self();
-    let (pid, pidfd) = crate::clone_with(flags).map_err(|e| Error::new("make", "namespaces", e))?;
+    let (pid, pidfd) = crate::clone_with(flags, spec.groups.born_in.as_ref())
+        .map_err(|e| Error::new("make", "namespaces", e))?;
     let Some(pidfd) = pidfd else {
         drop(ours);
         inside::run(spec, walls, &outside, theirs);

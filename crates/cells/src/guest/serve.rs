@@ -612,7 +612,7 @@ pub(super) fn launch(
             .collect::<Result<_>>()?,
         cwd: text(cwd.as_os_str().as_encoded_bytes())?,
         user: rustix::process::getuid().is_root().then_some(UID),
-        cgroups: groups.entrances()?,
+        groups: groups.entrances()?,
         rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
         fds,
         new_session: true,

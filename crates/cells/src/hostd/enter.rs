@@ -60,7 +60,7 @@ pub(super) fn run(
         env: texts(&mut program.env.iter().map(|(k, v)| format!("{k}={v}")))?,
         cwd: text(program.cwd.as_os_str().as_encoded_bytes())?,
         user: uid.filter(|_| !walled),
-        cgroups: Groups::at(record.groups.clone()).entrances()?,
+        groups: Groups::at(record.groups.clone()).entrances()?,
         rlimits: vec![(abbey_launch::CORE, 0)],
         fds: streams.into(),
         new_session: true,

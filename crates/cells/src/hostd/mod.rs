@@ -17,6 +17,7 @@ mod guest;
 mod journal;
 mod pack;
 mod place;
+mod reboot;
 mod server;
 mod stage;
 

@@ -61,6 +61,7 @@ pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
     let _stale = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
     protect(config, &path)?;
+    super::reboot::settle(&config.dir(), &config.cells())?;
     let children =
         abbey_launch::child_events().map_err(Error::file("watch", "the end of children"))?;
     ready();

@@ -197,7 +197,7 @@ fn prepare(
             .collect::<Result<_>>()?,
         cwd: text(spec.cwd.as_os_str().as_encoded_bytes())?,
         user: spec.uid.filter(|_| spec.sandbox.is_none()),
-        cgroups: groups
+        groups: groups
             .map(Groups::entrances)
             .transpose()?
             .unwrap_or_default(),

@@ -65,7 +65,7 @@ pub(crate) fn run(
                     ended_at: now(),
                     spent: None,
                 };
-                let _unwritable = publish(&spec.run_dir.join("exit.json"), &record);
+                let _unwritable = publish_until_reboot(&spec.run_dir.join("exit.json"), &record);
             }
             report(Err(&why));
             Err(error)
@@ -94,8 +94,18 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Writes a record whole or not at all.
+/// Writes a record whole or not at all, also when the host goes down.
 pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    write(path, value, true)
+}
+
+/// As [`publish`], for what means something only until the host goes down: nothing waits for the disk
+/// (`hostd::reboot` sorts out what was cut short).
+fn publish_until_reboot<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    write(path, value, false)
+}
+
+fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_extension("new");
     let _left_by_a_crash = fs::remove_file(&temporary);
@@ -110,7 +120,10 @@ pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
         .open(&temporary)
         .map_err(Error::file("make", &temporary))?;
     file.write_all(&bytes)
-        .and_then(|()| file.sync_all())
+        .and_then(|()| match durable {
+            true => file.sync_all(),
+            false => Ok(()),
+        })
         .map_err(Error::file("write", &temporary))?;
     fs::rename(&temporary, path).map_err(Error::file("publish", path))
 }
@@ -223,7 +236,7 @@ impl Shim {
         let lock = claim_cell(spec)?;
         crash::point("shim.claimed");
         // The intent is on disk before the first side effect (hazards 6 and 7).
-        publish(&spec.run_dir.join("shim.json"), &record)?;
+        publish_until_reboot(&spec.run_dir.join("shim.json"), &record)?;
         crash::point("shim.intent");
         let control = listen(&spec.run_dir.join("control.sock"))?;
         let log = Log::open(
@@ -266,7 +279,6 @@ impl Shim {
         if let Some(groups) = &groups {
             record.groups = groups.paths().to_vec();
             record.in_force = groups.read_back();
-            publish(&spec.run_dir.join("shim.json"), &record)?;
             let io = record.in_force.and_then(|l| l.io);
             let missing = record.in_force.is_none() || io != outer.limits.io;
             if missing && !spec.waived.contains(&Layer::Limits) {
@@ -286,7 +298,7 @@ impl Shim {
         crash::point("shim.running");
         record.child = identity::identify(birth.child.pid);
         record.layers.clone_from(&birth.layers);
-        publish(&spec.run_dir.join("shim.json"), &record)?;
+        publish_until_reboot(&spec.run_dir.join("shim.json"), &record)?;
         let ready_until = spec
             .ready_within
             .map(|within| Instant::now() + within.to_std());
@@ -641,7 +653,6 @@ impl Shim {
             memory_peak: self.groups.as_ref().map_or(Bytes(0), Groups::memory_peak),
         };
         if let Some(groups) = &self.groups {
-            let _swept_by_the_house = groups.kill(Duration::from_secs(5));
             let _swept_by_the_house = groups.remove();
         }
         if self.spec.container.is_some() {
@@ -655,7 +666,7 @@ impl Shim {
             ended_at: now(),
             spent: Some(spent),
         };
-        let _disk_full = publish(&self.spec.run_dir.join("exit.json"), &record);
+        let _disk_full = publish_until_reboot(&self.spec.run_dir.join("exit.json"), &record);
         let _gone_already = fs::remove_file(self.spec.run_dir.join("control.sock"));
     }
 }

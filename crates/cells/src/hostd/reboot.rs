@@ -1,0 +1,93 @@
+//! What a host that went down leaves of cells.
+//!
+//! Records of cells are for one boot of the host, so nobody waits until they are on the disk: what writes and
+//! reads them goes down with it. One that was cut short that way is replaced here by the one thing that is
+//! known: that the cell is gone. A record that is damaged while the host stays up remains an error (hazard 1).
+
+use crate::shim::{self, publish};
+use crate::{Error, Record, Result, boot_id};
+use abbey_model::{ExitKind, ExitRecord, Generation};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Names, among hostd's own files, the boot of the host under which cells were last started.
+const BOOT: &str = "boot.json";
+
+/// Settles what an earlier boot of the host left, once; done before any cell is started.
+pub(crate) fn settle(own: &Path, cells: &Path) -> Result<()> {
+    let known: Option<String> = shim::read(&own.join(BOOT)).unwrap_or_default();
+    if known.as_deref() == Some(boot_id()) {
+        return Ok(());
+    }
+    for dir in cells_in(cells)? {
+        settle_one(&dir)?;
+    }
+    publish(&own.join(BOOT), &boot_id())
+}
+
+fn cells_in(cells: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(cells) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::file("list", cells)(e)),
+    };
+    let paths = entries.map(|e| e.map(|e| e.path()));
+    let paths: io::Result<Vec<PathBuf>> = paths.collect();
+    let mut paths = paths.map_err(Error::file("list", cells))?;
+    paths.retain(|p| p.is_dir());
+    Ok(paths)
+}
+
+fn settle_one(dir: &Path) -> Result<()> {
+    let (record, exit) = (dir.join("shim.json"), dir.join("exit.json"));
+    let mut cut_short = false;
+    for (path, damaged) in [
+        (&record, shim::read::<Record>(&record).is_err()),
+        (&exit, shim::read::<ExitRecord>(&exit).is_err()),
+    ] {
+        if damaged {
+            fs::remove_file(path).map_err(Error::file("remove", path))?;
+            cut_short = true;
+        }
+    }
+    match cut_short {
+        true => publish(
+            &exit,
+            &ExitRecord {
+                generation: Generation(0),
+                exit: ExitKind::Lost,
+                ended_at: shim::now(),
+                spent: None,
+            },
+        ),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(cells: &Path, name: &str, record: &str) {
+        let dir = cells.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("shim.json"), record).unwrap();
+    }
+
+    #[test]
+    fn a_record_that_went_down_with_the_host_says_lost_and_only_then() {
+        let home = tempfile::tempdir().unwrap();
+        let (own, cells) = (home.path(), &home.path().join("cells"));
+        cell(cells, "agent-a", "");
+        settle(own, cells).unwrap();
+        let exit: Option<ExitRecord> = shim::read(&cells.join("agent-a/exit.json")).unwrap();
+        assert_eq!(exit.unwrap().exit, ExitKind::Lost);
+        assert!(!cells.join("agent-a/shim.json").exists());
+        // In the same boot of the host nothing is explained away.
+        cell(cells, "agent-b", "{\"gen");
+        settle(own, cells).unwrap();
+        assert!(cells.join("agent-b/shim.json").exists());
+        assert!(!cells.join("agent-b/exit.json").exists());
+    }
+}

@@ -1,0 +1,310 @@
+//! Single requests to the kernel about the calling process.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Keeps processes of the same user from looking into the caller.
+///
+/// # Errors
+/// What the system says.
+pub fn hide() -> io::Result<()> {
+    // SAFETY: sets a flag of the calling process.
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Feeds the kernel's generator of random numbers, and has it use that at once. Both `ioctl`s are in
+/// random(4).
+///
+/// # Errors
+/// What the system says; only root of a machine may.
+pub fn seed_randomness(bytes: &[u8]) -> io::Result<()> {
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    #[repr(C)]
+    struct Pool {
+        bits: libc::c_int,
+        size: libc::c_int,
+        bytes: [u8; 64],
+    }
+    let device = std::fs::File::options().write(true).open("/dev/urandom")?;
+    for part in bytes.chunks(64) {
+        let mut pool = Pool {
+            bits: i32::try_from(part.len() * 8).unwrap_or(0),
+            size: i32::try_from(part.len()).unwrap_or(0),
+            bytes: [0; 64],
+        };
+        pool.bytes[..part.len()].copy_from_slice(part);
+        // SAFETY: the structure is laid out as random(4) wants, says how much of it counts, and outlives
+        // the call.
+        if unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY as _, &raw const pool) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: takes no argument.
+    match unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG as _) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sets the loopback interface of the caller's network up.
+///
+/// # Errors
+/// What the system says.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    // SAFETY: the request is a local structure with a name that ends in NUL, as netdevice(7) wants.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as _;
+        request.ifr_name[1] = b'o' as _;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+        match libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        ) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// CPU time of every child that was waited for, with theirs, in microseconds.
+pub fn children_cpu_us() -> u64 {
+    // SAFETY: an all-zero rusage is a valid value, and the call fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let us = |t: libc::timeval| t.tv_sec.unsigned_abs() * 1_000_000 + t.tv_usec.unsigned_abs();
+    us(usage.ru_utime) + us(usage.ru_stime)
+}
+
+/// Mounts of the calling thread's own: what it mounts is seen by nobody else, and gone with the last process
+/// that has them.
+///
+/// # Errors
+/// What the system says; only root may.
+pub fn own_mounts() -> io::Result<()> {
+    // SAFETY: plain calls; the path is a constant text with its end.
+    unsafe {
+        if libc::unshare(libc::CLONE_NEWNS) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let (none, flags) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+        match libc::mount(none, c"/".as_ptr(), none, flags, none.cast()) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Gives the calling thread, and what it starts from now on, a network of its own with nothing but
+/// loopback.
+///
+/// # Errors
+/// What the system says; an ordinary user may not.
+pub fn own_network() -> io::Result<()> {
+    // SAFETY: changes the network namespace of the calling thread only; no descriptor or memory is
+    // concerned.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        0 => loopback_up(),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Empties every set of capabilities of the caller, for good.
+///
+/// # Errors
+/// What the system says.
+pub fn drop_all_capabilities() -> io::Result<()> {
+    // SAFETY: plain calls on the calling thread; header and data are local and of the size that
+    // version 3 of the interface reads.
+    unsafe {
+        let held = |n: i32| libc::prctl(libc::PR_CAPBSET_READ, n, 0, 0, 0);
+        for number in 0..64 {
+            if held(number) == 1 && libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        );
+        // _LINUX_CAPABILITY_VERSION_3, for the calling thread.
+        let header: [u32; 2] = [0x2008_0522, 0];
+        let none = [0u32; 6];
+        match libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// A connection to a port of another address of the machine's own bus. Source: vsock(7).
+///
+/// # Errors
+/// What the system says.
+pub fn vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the structure of zeros is a valid one; it outlives the call, and its size is told. The new
+    // descriptor is owned at once.
+    unsafe {
+        let fd = libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut to: libc::sockaddr_vm = std::mem::zeroed();
+        to.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+        to.svm_cid = cid;
+        to.svm_port = port;
+        let size = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+        match libc::connect(fd.as_raw_fd(), (&raw const to).cast(), size) {
+            0 => Ok(fd),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// A descriptor that becomes readable when a child ends. From then on the signal is blocked;
+/// [`unblock_signals`] undoes that in a copy.
+///
+/// # Errors
+/// What the system says.
+pub fn child_events() -> io::Result<OwnedFd> {
+    // SAFETY: the set is local and initialised; the new descriptor is ours.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Lets every signal through again.
+pub fn unblock_signals() {
+    // SAFETY: the set is local and initialised.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Gives the caller another name in listings of processes, as far as the old one leaves room.
+pub fn set_title(title: &str) {
+    let _name_is_for_people =
+        rustix::thread::set_name(&CString::new(title.replace(' ', "-")).unwrap_or_default());
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().collect())
+        .unwrap_or_default();
+    // Fields 48 and 49 of the line; the state was field 3.
+    let address = |n: usize| fields.get(n).and_then(|f| f.parse::<usize>().ok());
+    let (Some(start), Some(end)) = (address(45), address(46)) else {
+        return;
+    };
+    if start == 0 || end <= start {
+        return;
+    }
+    // SAFETY: the kernel says that our arguments lie there, in memory of this process that may be
+    // written; nothing of this program keeps references into it, as the standard library copies
+    // arguments when asked, which callers have done before.
+    unsafe {
+        let area = std::slice::from_raw_parts_mut(start as *mut u8, end - start);
+        area.fill(0);
+        let n = title.len().min(area.len() - 1);
+        area[..n].copy_from_slice(&title.as_bytes()[..n]);
+    }
+}
+
+/// Becomes an ordinary user for good: no groups, no capability in any set, no way back.
+///
+/// # Errors
+/// What the system says; the caller must end then.
+pub fn become_ordinary(uid: u32) -> io::Result<()> {
+    // SAFETY: plain calls on a process with one thread; each result is checked.
+    unsafe {
+        for number in 0..64 {
+            if libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) == 1
+                && libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if libc::setgroups(0, std::ptr::null()) != 0
+            || libc::setresgid(uid, uid, uid) != 0
+            || libc::setresuid(uid, uid, uid) != 0
+            || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    drop_all_capabilities()
+}
+
+/// Makes the caller the parent of every orphan below it, so that none escapes being reaped.
+///
+/// # Errors
+/// What the system says.
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: sets a flag of the calling process.
+    match unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Leaves the parent: forks, ends the old process with status 0, and goes on in the child, which
+/// the nearest reaper adopts. So the process that started us need not wait for our end.
+///
+/// # Errors
+/// What the system says; the caller goes on undetached then.
+pub fn detach() -> io::Result<()> {
+    // SAFETY: the caller has one thread (see the room's rule), so its child is consistent; the
+    // parent leaves without running destructors or flushing buffers twice.
+    unsafe {
+        match libc::fork() {
+            0 => Ok(()),
+            pid if pid > 0 => libc::_exit(0),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// A descriptor that this process was started with, under a number that both sides know.
+///
+/// # Errors
+/// When there is none.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the copy is made by the kernel from a number that it checks; only the copy is owned here.
+    unsafe {
+        let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 10);
+        if copy < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::close(number);
+        Ok(OwnedFd::from_raw_fd(copy))
+    }
+}
