@@ -17,6 +17,7 @@ pub mod schedule;
 pub mod supervision;
 pub mod task;
 pub mod timetable;
+pub mod workflow;
 
 #[cfg(test)]
 mod properties;

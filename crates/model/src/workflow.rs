@@ -1,0 +1,358 @@
+//! Workflows as they are declared: steps, what each needs, and what flows between them.
+//!
+//! A value is passed whole, as data: it never becomes part of a text, a command or a name.
+
+use crate::{Millis, Slug};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Type {
+    /// Text.
+    Text,
+    /// A number.
+    Number,
+    /// `true` or `false`.
+    Boolean,
+    /// A list.
+    List,
+    /// A mapping.
+    Object,
+}
+
+impl Type {
+    /// Every type with its name.
+    pub const ALL: [(&'static str, Type); 5] = [
+        ("text", Type::Text),
+        ("number", Type::Number),
+        ("boolean", Type::Boolean),
+        ("list", Type::List),
+        ("object", Type::Object),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Type::ALL
+            .iter()
+            .find(|(_, t)| *t == self)
+            .map_or("", |(n, _)| n)
+    }
+
+    /// Whether a value is one.
+    pub fn fits(self, value: &Json) -> bool {
+        match self {
+            Type::Text => value.is_string(),
+            Type::Number => value.is_number(),
+            Type::Boolean => value.is_boolean(),
+            Type::List => value.is_array(),
+            Type::Object => value.is_object(),
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Type {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Type::ALL.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, t)| *t)
+            .ok_or_else(|| format!("`{text}` is not text, number, boolean, list or object"))
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// This one.
+    Literal(Json),
+    /// A field of the input.
+    Input(String),
+    /// A field of a step's output; of a step that ran for each of a list, the list of them.
+    Step(Slug, String),
+    /// The one of the list for which the step runs.
+    Item,
+}
+
+impl Source {
+    /// Reads a text: `$input.FIELD`, `$steps.STEP.FIELD`, `$item`; anything else is itself, with `$$` for a text
+    /// that begins with `$`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_text(text: &str) -> Result<Source, String> {
+        let Some(path) = text.strip_prefix('$') else {
+            return Ok(Source::Literal(text.into()));
+        };
+        if path.starts_with('$') {
+            return Ok(Source::Literal(path.into()));
+        }
+        let wrong = || {
+            format!(
+                "`{text}` is not `$input.FIELD`, `$steps.STEP.FIELD` or `$item`; a text that begins with `$` is written with two"
+            )
+        };
+        let parts: Vec<&str> = path.split('.').collect();
+        match parts.as_slice() {
+            ["item"] => Ok(Source::Item),
+            ["input", field] if !field.is_empty() => Ok(Source::Input((*field).to_owned())),
+            ["steps", step, field] if !field.is_empty() => {
+                let step = step.parse().map_err(|_| wrong())?;
+                Ok(Source::Step(step, (*field).to_owned()))
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// Values by name.
+pub type With = BTreeMap<String, Source>;
+
+/// How a value is compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Test {
+    /// The same.
+    Is(Json),
+    /// Not the same.
+    Not(Json),
+    /// A larger number.
+    Above(f64),
+    /// A smaller number.
+    Below(f64),
+}
+
+/// A question with which a step is skipped or not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What is looked at.
+    pub value: Source,
+    /// What it is compared with.
+    pub test: Test,
+}
+
+impl Condition {
+    /// Whether it holds for a value.
+    pub fn holds(&self, value: &Json) -> bool {
+        match &self.test {
+            Test::Is(other) => value == other,
+            Test::Not(other) => value != other,
+            Test::Above(bound) => value.as_f64().is_some_and(|v| v > *bound),
+            Test::Below(bound) => value.as_f64().is_some_and(|v| v < *bound),
+        }
+    }
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    /// An agent does a task.
+    Task {
+        /// Who; the house decides when absent.
+        agent: Option<Slug>,
+        /// What is to be done, as it was written in the definition.
+        text: String,
+    },
+    /// A skill runs, without a model.
+    Skill {
+        /// Where; with any agent that has it when absent.
+        agent: Option<Slug>,
+        /// Which.
+        skill: String,
+    },
+    /// A person decides.
+    Approval {
+        /// What about.
+        ask: String,
+        /// Whether silence is a yes.
+        silence: bool,
+    },
+    /// Something happens outside.
+    Event {
+        /// Its name.
+        name: Slug,
+    },
+    /// Time passes.
+    Pause(Millis),
+}
+
+impl Act {
+    /// In a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Act::Task { .. } => "task",
+            Act::Skill { .. } => "skill",
+            Act::Approval { .. } => "approval",
+            Act::Event { .. } => "event",
+            Act::Pause(_) => "pause",
+        }
+    }
+}
+
+/// What undoes a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Undo {
+    /// What is done.
+    pub act: Act,
+    /// With what.
+    pub with: With,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// What it does.
+    pub act: Act,
+    /// Steps that come before it, those included whose output it uses.
+    pub needs: BTreeSet<Slug>,
+    /// All of these hold, or it is skipped.
+    pub when: Vec<Condition>,
+    /// It runs for each of this list.
+    pub each: Option<Source>,
+    /// Values that it is given.
+    pub with: With,
+    /// Fields that its result must have, with their types.
+    pub expects: BTreeMap<String, Type>,
+    /// Time for one attempt.
+    pub within: Option<Millis>,
+    /// Attempts after the first.
+    pub retry: u32,
+    /// Pause before another.
+    pub retry_after: Millis,
+    /// Most tokens of one attempt.
+    pub tokens: Option<u64>,
+    /// Whether the rest goes on without it.
+    pub may_fail: bool,
+    /// What undoes it when the run fails later or is called off.
+    pub undo: Option<Undo>,
+}
+
+/// One field of the input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Field {
+    /// What it is.
+    pub of: Type,
+    /// What it is when nothing is said; without one it must be given.
+    pub default: Option<Json>,
+}
+
+/// A workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Workflow {
+    /// What it is given.
+    pub input: BTreeMap<String, Field>,
+    /// Its steps.
+    pub steps: BTreeMap<Slug, Step>,
+    /// What it gives.
+    pub output: With,
+    /// Time for all of it.
+    pub within: Option<Millis>,
+}
+
+impl Workflow {
+    /// An input with its defaults filled in.
+    ///
+    /// # Errors
+    /// Every field that is missing, unknown or of another type.
+    pub fn accept(
+        &self,
+        mut given: BTreeMap<String, Json>,
+    ) -> Result<BTreeMap<String, Json>, Vec<String>> {
+        let mut wrong: Vec<String> = given
+            .keys()
+            .filter(|name| !self.input.contains_key(*name))
+            .map(|name| format!("it takes no `{name}`"))
+            .collect();
+        for (name, field) in &self.input {
+            match (given.get(name), &field.default) {
+                (Some(value), _) if field.of.fits(value) => {}
+                (Some(_), _) => wrong.push(format!("`{name}` is a {}", field.of)),
+                (None, Some(default)) => drop(given.insert(name.clone(), default.clone())),
+                (None, None) => wrong.push(format!("`{name}` is missing, a {}", field.of)),
+            }
+        }
+        match wrong.is_empty() {
+            true => Ok(given),
+            false => Err(wrong),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_whole_and_anything_else_is_itself() {
+        let of = |text| Source::of_text(text).unwrap();
+        assert_eq!(of("$input.a"), Source::Input("a".into()));
+        assert_eq!(
+            of("$steps.build.file"),
+            Source::Step("build".parse().unwrap(), "file".into())
+        );
+        assert_eq!(of("$item"), Source::Item);
+        assert_eq!(
+            of("costs $input.a"),
+            Source::Literal("costs $input.a".into())
+        );
+        assert_eq!(of("$$5"), Source::Literal("$5".into()));
+        for wrong in [
+            "$",
+            "$input",
+            "$input.",
+            "$steps.a",
+            "$steps.A.b",
+            "$env.HOME",
+        ] {
+            assert!(
+                Source::of_text(wrong).unwrap_err().contains(wrong),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_input_is_checked_whole() {
+        let field = |of, default| Field { of, default };
+        let workflow = Workflow {
+            input: BTreeMap::from([
+                ("n".to_owned(), field(Type::Number, Some(3.into()))),
+                ("t".to_owned(), field(Type::Text, None)),
+            ]),
+            steps: BTreeMap::new(),
+            output: BTreeMap::new(),
+            within: None,
+        };
+        let given = |pairs: &[(&str, Json)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), v.clone()))
+                .collect()
+        };
+        let full = workflow.accept(given(&[("t", "x".into())])).unwrap();
+        assert_eq!(full["n"], Json::from(3));
+        let wrong = workflow
+            .accept(given(&[("n", "x".into()), ("z", Json::Null)]))
+            .unwrap_err();
+        assert_eq!(
+            wrong,
+            [
+                "it takes no `z`",
+                "`n` is a number",
+                "`t` is missing, a text"
+            ]
+        );
+    }
+}
