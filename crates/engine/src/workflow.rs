@@ -12,7 +12,11 @@
 //! A run is a value. Whoever keeps it writes it down together with what [`advance`] asked for, in one transaction, so
 //! a step that is written as done is never begun again.
 
-use abbey_model::{Act, Slug, Source, Step, Timestamp, Type, With, Workflow};
+mod declared;
+
+pub use declared::{Act, Condition, Field, Source, Step, Test, Type, Undo, With, Workflow};
+
+use abbey_model::{Slug, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
@@ -451,7 +455,7 @@ fn items(workflow: &Workflow, run: &Run, step: &Step, now: Timestamp) -> Vec<Ite
         undo: None,
     };
     let all_skipped = !step.needs.is_empty() && step.needs.iter().all(|need| run.skipped(need));
-    let holds = |c: &abbey_model::Condition| c.holds(&run.value(workflow, &c.value, &Json::Null));
+    let holds = |c: &Condition| c.holds(&run.value(workflow, &c.value, &Json::Null));
     if all_skipped || !step.when.iter().all(holds) {
         return vec![item(Json::Null, At::Skipped)];
     }

@@ -18,7 +18,6 @@ mod task;
 mod time;
 mod tool;
 mod units;
-mod workflow;
 
 pub use authority::{Authority, Grant, Grants, Recipient};
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
@@ -45,4 +44,3 @@ pub use task::{
 pub use time::{Millis, Timestamp};
 pub use tool::{Tool, ToolPolicy};
 pub use units::{Bytes, NanoUsd, Tokens};
-pub use workflow::{Act, Condition, Field, Source, Step, Test, Type, Undo, With, Workflow};

@@ -1,5 +1,7 @@
+//! Runs as their keeper sees them, and what holds for any of them.
+
 use super::*;
-use abbey_model::{Condition, Field, Millis, Test, Undo};
+use abbey_model::Millis;
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};

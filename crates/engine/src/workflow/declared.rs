@@ -2,7 +2,7 @@
 //!
 //! A value is passed whole, as data: it never becomes part of a text, a command or a name.
 
-use crate::{Millis, Slug};
+use abbey_model::{Millis, Slug};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
