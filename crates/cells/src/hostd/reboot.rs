@@ -39,28 +39,22 @@ fn cells_in(cells: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// What is known goes in before what is damaged goes out, so a crash in between settles it again.
 fn settle_one(dir: &Path) -> Result<()> {
     let (record, exit) = (dir.join("shim.json"), dir.join("exit.json"));
-    let mut cut_short = false;
-    for (path, damaged) in [
-        (&record, shim::read::<Record>(&record).is_err()),
-        (&exit, shim::read::<ExitRecord>(&exit).is_err()),
-    ] {
-        if damaged {
-            fs::remove_file(path).map_err(Error::file("remove", path))?;
-            cut_short = true;
-        }
+    let cut_short = shim::read::<Record>(&record).is_err();
+    let known = shim::read::<ExitRecord>(&exit);
+    if known.is_err() || cut_short && matches!(known, Ok(None)) {
+        let lost = ExitRecord {
+            generation: Generation(0),
+            exit: ExitKind::Lost,
+            ended_at: shim::now(),
+            spent: None,
+        };
+        publish(&exit, &lost)?;
     }
     match cut_short {
-        true => publish(
-            &exit,
-            &ExitRecord {
-                generation: Generation(0),
-                exit: ExitKind::Lost,
-                ended_at: shim::now(),
-                spent: None,
-            },
-        ),
+        true => fs::remove_file(&record).map_err(Error::file("remove", record)),
         false => Ok(()),
     }
 }
@@ -84,6 +78,26 @@ mod tests {
         let exit: Option<ExitRecord> = shim::read(&cells.join("agent-a/exit.json")).unwrap();
         assert_eq!(exit.unwrap().exit, ExitKind::Lost);
         assert!(!cells.join("agent-a/shim.json").exists());
+        // Also when only its end was cut short; and an end that is known stays.
+        fs::remove_file(own.join(BOOT)).unwrap();
+        fs::write(cells.join("agent-a/exit.json"), "{").unwrap();
+        cell(cells, "agent-c", "");
+        let ended = ExitRecord {
+            generation: Generation(7),
+            exit: ExitKind::Stopped,
+            ended_at: shim::now(),
+            spent: None,
+        };
+        publish(&cells.join("agent-c/exit.json"), &ended).unwrap();
+        settle(own, cells).unwrap();
+        let exit = |cell: &str| -> ExitRecord {
+            shim::read(&cells.join(cell).join("exit.json"))
+                .unwrap()
+                .unwrap()
+        };
+        assert_eq!(exit("agent-a").exit, ExitKind::Lost);
+        assert_eq!(exit("agent-c"), ended);
+        assert!(!cells.join("agent-c/shim.json").exists());
         // In the same boot of the host nothing is explained away.
         cell(cells, "agent-b", "{\"gen");
         settle(own, cells).unwrap();

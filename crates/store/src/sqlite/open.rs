@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
 ];
 /// First SQLite without the WAL-reset fault (sqlite.org/wal.html, "walresetbug").
 const SQLITE_LEAST: i32 = 3_051_003;
@@ -163,4 +164,30 @@ fn restrict(path: &Path) -> Result<()> {
             source,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An upgraded house gives no number twice.
+    #[test]
+    fn numbers_of_approvals_go_on_behind_those_that_are_there() {
+        let counter = |with: &str| -> Option<String> {
+            let db = Connection::open_in_memory().unwrap();
+            for sql in &MIGRATIONS[..4] {
+                db.execute_batch(sql).unwrap();
+            }
+            db.execute_batch(with).unwrap();
+            migrate(&db, 4).unwrap();
+            let mut found = db
+                .prepare("SELECT value FROM meta WHERE key = 'approvals'")
+                .unwrap();
+            let mut rows = found.query([]).unwrap();
+            rows.next().unwrap().map(|r| r.get(0).unwrap())
+        };
+        let asked = "INSERT INTO approvals VALUES (7, 1, 'a', 'x', '{}', '', '', 'denied', '\"deny\"', 0, NULL, NULL, 0, NULL);";
+        assert_eq!(counter(asked).as_deref(), Some("7"));
+        assert_eq!(counter(""), None);
+    }
 }
