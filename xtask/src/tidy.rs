@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 /// Which rooms a room may depend on; the design in one table.
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("plan", &["model"]),
     ("engine", &["model"]),
+    ("plan", &["model", "engine"]),
     ("store", &["model", "engine"]),
     ("launch", &[]),
     ("cells", &["model", "plan", "launch"]),

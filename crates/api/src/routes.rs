@@ -328,6 +328,55 @@ pub const ROUTES: &[Route] = &[
     ),
     out(
         "GET",
+        "/api/v1/workflows",
+        "Every workflow as it is declared",
+        None,
+        Some("DeclaredDoc"),
+    ),
+    out(
+        "POST",
+        "/api/v1/workflows/{workflow}/runs",
+        "Starts a run; takes `Idempotency-Key`",
+        Some("RunWorkflowBody"),
+        Some("WorkflowDoc"),
+    ),
+    out(
+        "GET",
+        "/api/v1/workflow-runs",
+        "Runs of workflows, newest first",
+        None,
+        Some("WorkflowsDoc"),
+    ),
+    out(
+        "GET",
+        "/api/v1/workflow-runs/{run}",
+        "One run; `wait_ms` waits for its end",
+        None,
+        Some("WorkflowDoc"),
+    ),
+    out(
+        "POST",
+        "/api/v1/workflow-runs/{run}/cancel",
+        "Calls it off; what was done is undone",
+        None,
+        Some("WorkflowDoc"),
+    ),
+    out(
+        "POST",
+        "/api/v1/events/{event}",
+        "Something happened: runs that wait for it hear of it, workflows that start at it start; takes `Idempotency-Key`",
+        Some("EventBody"),
+        Some("HeardDoc"),
+    ),
+    out(
+        "POST",
+        "/hooks/{hook}",
+        "A delivery from elsewhere, authenticated by its signature",
+        None,
+        None,
+    ),
+    out(
+        "GET",
         "/api/v1/schedules",
         "Every schedule",
         None,
@@ -543,11 +592,9 @@ pub const ROUTES: &[Route] = &[
 
 /// Paths that belong to the contract and have no mechanism yet: refused by name, never as unknown.
 pub const NOT_BUILT: &[(Door, &str)] = &[
-    (Door::Outside, "/api/v1/workflows"),
     (Door::Outside, "/api/v1/nodes"),
     (Door::Outside, "/api/v1/channels"),
     (Door::Outside, "/api/controlplane"),
-    (Door::Outside, "/hooks"),
     (Door::Inside, "/api/v1/self/messages"),
     (Door::Inside, "/api/v1/self/memory"),
     (Door::Inside, "/v1/responses"),

@@ -633,6 +633,9 @@ documents! {
         /// Fields that the result's `data` must have.
         #[serde(default)]
         expects: Vec<String>,
+        /// What was given along: data, and no instruction.
+        #[serde(default)]
+        data: serde_json::Map<String, Value>,
         /// What was decided for this task, oldest first.
         #[serde(default)]
         approvals: Vec<ApprovalView>,

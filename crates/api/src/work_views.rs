@@ -58,6 +58,10 @@ documents! {
         deliver: String,
         /// When it is too late.
         due_at: Option<Time>,
+        /// The step of a workflow that it does or is a piece of, as `WF-3/build`.
+        step: Option<String>,
+        /// What was given along, as data.
+        data: serde_json::Map<String, Value>,
     }
     /// Work given to somebody by name.
     DelegateBody {
@@ -136,9 +140,9 @@ documents! {
     ApprovalView {
         /// `APPR-7`.
         id: String,
-        /// The task that needs it.
+        /// The task that needs it, or the run of a workflow, as `WF-3`.
         task: String,
-        /// Who asks.
+        /// Who asks; of a workflow, its step.
         agent: String,
         /// What is to be done.
         action: String,
@@ -187,8 +191,10 @@ documents! {
         agent: String,
         /// When it fires, as it was written.
         when: String,
-        /// What is to be done.
+        /// What is to be done; of a workflow, its name.
         task: String,
+        /// Whether that starts a workflow.
+        workflow: bool,
         /// When the one before is not over.
         overlap: String,
         /// What of the missed ones fires.
@@ -201,7 +207,7 @@ documents! {
         skipped: u64,
         /// Instants that passed while nobody looked, and did not fire.
         missed: u64,
-        /// The newest task.
+        /// The newest task, or the newest run of a workflow.
         last_task: Option<String>,
     }
     /// One instant of a schedule.
@@ -240,5 +246,125 @@ documents! {
         reaches: Vec<String>,
         /// Declared relations by kind; no right comes of them.
         relations: std::collections::BTreeMap<String, Vec<String>>,
+    }
+    /// `abbey workflow check`: what is declared.
+    DeclaredDoc {
+        /// Always 1.
+        version: u32,
+        /// Every workflow of the house.
+        workflows: Vec<DeclaredView>,
+    }
+    /// One workflow as it is declared.
+    DeclaredView {
+        /// Its name.
+        name: String,
+        /// Digest of the declaration; a run keeps the one that it began with.
+        digest: String,
+        /// Its input: name to type, with `?` where it has a default.
+        input: std::collections::BTreeMap<String, String>,
+        /// Its steps.
+        steps: Vec<DeclaredStep>,
+    }
+    /// One step as it is declared.
+    DeclaredStep {
+        /// Its name.
+        name: String,
+        /// `task`, `skill`, `approval`, `event` or `pause`.
+        kind: String,
+        /// What it does, in a line.
+        about: String,
+        /// Steps that come before.
+        needs: Vec<String>,
+    }
+    /// A run of a workflow is asked for.
+    RunWorkflowBody {
+        /// What it is given.
+        #[serde(default)]
+        input: std::collections::BTreeMap<String, Value>,
+    }
+    /// Something happened.
+    EventBody {
+        /// What is known of it.
+        #[serde(default)]
+        data: Value,
+        /// `WF-3`: only this run is told. Otherwise every run that waits for it, and every workflow that starts at
+        /// it.
+        #[serde(default)]
+        run: Option<String>,
+    }
+    /// Runs that heard of an event or began with it.
+    HeardDoc {
+        /// Always 1.
+        version: u32,
+        /// `WF-3`.
+        told: Vec<String>,
+        /// `WF-4`.
+        started: Vec<String>,
+    }
+    /// `abbey workflow list`.
+    WorkflowsDoc {
+        /// Always 1.
+        version: u32,
+        /// Runs, newest first.
+        runs: Vec<WorkflowView>,
+    }
+    /// `abbey workflow show`.
+    WorkflowDoc {
+        /// Always 1.
+        version: u32,
+        /// The run.
+        run: WorkflowView,
+    }
+    /// A run of a workflow.
+    WorkflowView {
+        /// `WF-3`.
+        id: String,
+        /// Name of the workflow.
+        workflow: String,
+        /// Digest of the declaration that it follows.
+        digest: String,
+        /// Whether the workflow is declared otherwise by now.
+        changed: bool,
+        /// `running`, `undoing`, `done`, `failed` or `cancelled`.
+        state: String,
+        /// Who started it.
+        by: String,
+        /// What it was given.
+        input: std::collections::BTreeMap<String, Value>,
+        /// Its steps, those that were not reached included.
+        steps: Vec<StepView>,
+        /// Events that it heard of.
+        heard: Vec<String>,
+        /// Why it failed.
+        failure: Option<String>,
+        /// What it gives.
+        output: Option<Value>,
+        /// When something happens by itself.
+        next_at: Option<Time>,
+        /// When it began.
+        began_at: Time,
+        /// When it was over.
+        ended_at: Option<Time>,
+    }
+    /// One step of a run; one for each of its list, where it has one.
+    StepView {
+        /// Its name.
+        step: String,
+        /// Its place in the list.
+        index: u32,
+        /// `task`, `skill`, `approval`, `event` or `pause`.
+        kind: String,
+        /// Steps that come before.
+        needs: Vec<String>,
+        /// `unopened`, `working`, `waiting`, `retry`, `done`, `skipped` or `failed`.
+        state: String,
+        /// `TASK-12` or `APPR-4` while that goes on.
+        began: Option<String>,
+        /// Attempts that were begun.
+        attempts: u32,
+        /// What came of it, or why nothing did.
+        result: Option<Value>,
+        /// Where its undoing stands.
+        undo: Option<String>,
     }
 }

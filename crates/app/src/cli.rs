@@ -95,6 +95,9 @@ pub(crate) enum Command {
     /// List and fire schedules; they are written in the manifest, with their agents.
     #[command(subcommand)]
     Schedule(ScheduleCommand),
+    /// Check, run and look at workflows; they are written in the manifest.
+    #[command(subcommand)]
+    Workflow(crate::workflows::WorkflowCommand),
     /// Show budgets.
     #[command(subcommand)]
     Budget(BudgetCommand),
@@ -472,7 +475,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("agent", "clone"),
     ("agent", "move"),
     ("agent", "restore"),
-    ("workflow", ""),
     ("budget", "set"),
     ("budget", "reset"),
     ("policy", ""),

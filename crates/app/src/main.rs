@@ -20,6 +20,7 @@ mod skills;
 mod tasks;
 mod upkeep;
 mod watch;
+mod workflows;
 
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
@@ -100,6 +101,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Report { name } => reports::run(&home, json, name.as_deref()).await,
         C::Approvals { all, command } => approvals::run(&home, json, all, command).await,
         C::Schedule(command) => schedules::run(&home, json, command).await,
+        C::Workflow(command) => workflows::run(&home, json, command).await,
         C::Task(command) => tasks::run(&home, json, command).await,
         C::Budget(BudgetCommand::Show) => upkeep::budget(&home, json, false).await,
         C::Budget(BudgetCommand::Report) => upkeep::budget(&home, json, true).await,

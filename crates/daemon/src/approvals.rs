@@ -5,7 +5,7 @@ use crate::house::House;
 use abbey_api::{ApprovalBody, ApprovalView, ApprovalsDoc, Problem, Time, UseBody, VERSION};
 use abbey_engine::approval::{State, Verdict};
 use abbey_model::{FaultKind, LeaseToken, Millis, Principal, Slug, TaskRef};
-use abbey_store::{ApprovalRow, AskApproval, UseApproval};
+use abbey_store::{ApprovalRow, AskApproval, Asker, UseApproval};
 use std::sync::Arc;
 
 /// Time for an answer where none is given.
@@ -21,10 +21,14 @@ fn invalid(text: impl Into<String>) -> crate::Error {
 }
 
 pub(crate) fn view(row: &ApprovalRow) -> ApprovalView {
+    let (task, agent) = match &row.asker {
+        Asker::Task { task, agent } => (format!("TASK-{task}"), agent.to_string()),
+        Asker::Workflow { run, step } => (format!("WF-{run}"), format!("step {step}")),
+    };
     ApprovalView {
         id: format!("APPR-{}", row.number),
-        task: format!("TASK-{}", row.task),
-        agent: row.agent.to_string(),
+        task,
+        agent,
         action: row.action.clone(),
         args: row.args.clone(),
         hash: row.hash.clone(),
@@ -132,7 +136,9 @@ pub(crate) async fn decide(
         .store
         .decide_approval(number, verdict, note, Principal::Operator);
     let (row, task) = decided.await?;
-    house.admit_again(&task).await?;
+    if let Some(task) = task {
+        house.admit_again(&task).await?;
+    }
     house.work.bump();
     house.deadlines_changed.notify_one();
     Ok(view(&row))

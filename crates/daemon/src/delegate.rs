@@ -71,6 +71,7 @@ pub(crate) async fn give(
         deliver: deliver(&current, who, body.deliver.as_deref())?,
         tokens: grant.tokens,
         bounds: Bounds { depth, fan_out },
+        ..Delegated::default()
     };
     let request = serde_json::to_vec(body).unwrap_or_default();
     let new = NewTask {

@@ -248,6 +248,11 @@ async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
             .as_ref()
             .map(|l| l.expects.clone())
             .unwrap_or_default(),
+        data: task
+            .link
+            .as_ref()
+            .map(|l| l.data.clone())
+            .unwrap_or_default(),
     })
 }
 

@@ -42,6 +42,8 @@ mod supervisor;
 mod turned;
 mod view;
 mod web;
+mod workflow_view;
+mod workflows;
 
 pub use backup::restore;
 pub use error::Error;
@@ -53,6 +55,7 @@ pub use serve::{Announcement, Options, check_manifest, plan_offline, serve};
 
 /// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.
 pub mod manifest {
+    pub use crate::workflow_view::declared_in as workflows;
     pub use abbey_plan::edit::{add_agent, remove_agent, set_model};
     pub use abbey_plan::json_schema;
     pub use abbey_plan::templates;

@@ -1,10 +1,10 @@
-//! The operator's API to work that is shared: delegation, the org chart, approvals, schedules.
+//! The operator's API to work that is shared: delegation, the org chart, approvals, schedules, workflows.
 
 use crate::error::Result;
 use crate::house::House;
-use crate::outside::task_ref;
+use crate::outside::{slug_of, task_ref};
 use crate::web::{Doc, Input, header};
-use crate::{approvals, delegate, org, reports, schedules, view};
+use crate::{approvals, delegate, org, reports, schedules, view, workflow_view, workflows};
 use abbey_api::*;
 use abbey_engine::approval::Verdict;
 use abbey_model::Principal;
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use std::sync::Arc;
+use std::time::Duration;
 
 type Shared = State<Arc<House>>;
 
@@ -30,6 +31,12 @@ pub(crate) fn routes() -> Router<Arc<House>> {
         .route("/api/v1/approvals/{approval}/deny", post(deny))
         .route("/api/v1/approvals/{approval}/revise", post(revise))
         .route("/api/v1/org", get(org_doc))
+        .route("/api/v1/workflows", get(declared))
+        .route("/api/v1/workflows/{workflow}/runs", post(run_workflow))
+        .route("/api/v1/workflow-runs", get(workflow_runs))
+        .route("/api/v1/workflow-runs/{run}", get(workflow_run))
+        .route("/api/v1/workflow-runs/{run}/cancel", post(cancel_workflow))
+        .route("/api/v1/events/{event}", post(event))
         .route("/api/v1/schedules", get(schedules_doc))
         .route("/api/v1/schedules/{agent}/{name}", get(schedule_doc))
         .route("/api/v1/schedules/{agent}/{name}/run", post(fire))
@@ -123,6 +130,94 @@ async fn fire(
     let name = format!("{agent}/{name}");
     schedules::by_hand(&house, &name).await?;
     Ok(Doc(schedules::show(&house, &name).await?))
+}
+
+async fn declared(State(house): Shared) -> Doc<DeclaredDoc> {
+    Doc(workflow_view::declared(&house))
+}
+
+async fn run_workflow(
+    State(house): Shared,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<RunWorkflowBody>,
+) -> Result<Response> {
+    let name = slug_of(&name)?;
+    let key = header(&headers, "idempotency-key").map(|k| format!("operator {k}"));
+    let started = workflows::start(&house, &name, body.input, Principal::Operator, key);
+    let (row, new) = started.await?;
+    let doc = WorkflowDoc {
+        version: VERSION,
+        run: workflow_view::run(&house, &row),
+    };
+    let status = match new {
+        true => axum::http::StatusCode::CREATED,
+        false => axum::http::StatusCode::OK,
+    };
+    Ok((status, Doc(doc)).into_response())
+}
+
+#[derive(Deserialize)]
+struct RunsQuery {
+    #[serde(default)]
+    open: bool,
+    #[serde(default = "usual")]
+    limit: u32,
+}
+
+const fn usual() -> u32 {
+    50
+}
+
+async fn workflow_runs(
+    State(house): Shared,
+    Query(query): Query<RunsQuery>,
+) -> Result<Doc<WorkflowsDoc>> {
+    let rows = house.store.workflows(query.open, query.limit.min(1000));
+    let rows = rows.await?;
+    Ok(Doc(WorkflowsDoc {
+        version: VERSION,
+        runs: rows.iter().map(|r| workflow_view::run(&house, r)).collect(),
+    }))
+}
+
+#[derive(Deserialize)]
+struct PatienceQuery {
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+async fn workflow_run(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<PatienceQuery>,
+) -> Result<Doc<WorkflowDoc>> {
+    let patience = Duration::from_millis(query.wait_ms.min(60_000));
+    let number = workflows::number(&name)?;
+    Ok(Doc(workflows::rested(&house, number, patience).await?))
+}
+
+async fn cancel_workflow(
+    State(house): Shared,
+    Path(name): Path<String>,
+) -> Result<Doc<WorkflowDoc>> {
+    let row = workflows::cancel(&house, workflows::number(&name)?).await?;
+    Ok(Doc(WorkflowDoc {
+        version: VERSION,
+        run: workflow_view::run(&house, &row),
+    }))
+}
+
+async fn event(
+    State(house): Shared,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<EventBody>,
+) -> Result<Doc<HeardDoc>> {
+    let name = slug_of(&name)?;
+    let key = header(&headers, "idempotency-key").map(str::to_owned);
+    let heard = workflows::event(&house, &name, body, Principal::Operator, key);
+    Ok(Doc(heard.await?))
 }
 
 async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {

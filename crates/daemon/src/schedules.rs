@@ -3,14 +3,15 @@
 
 use crate::error::Result;
 use crate::house::{Current, House};
+use crate::workflows;
 use abbey_api::{
     Problem, ScheduleDoc, ScheduleLineView, ScheduleView, SchedulesDoc, Time, VERSION,
 };
 use abbey_engine::budget::TimeZone;
 use abbey_engine::timetable::{CatchUp, Overlap, Timing, cron};
 use abbey_model::{Amounts, FaultKind, Millis, Principal, Priority, Slug, Timestamp};
-use abbey_plan::{Schedule, When};
-use abbey_store::{Delegated, Fire, NewTask, ScheduleRow, TaskRow};
+use abbey_plan::{Does, Schedule, When};
+use abbey_store::{Delegated, Fire, NewTask, ScheduleRow, Work};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,24 +78,27 @@ fn digest_of(schedule: &Schedule, zone: &str) -> String {
     abbey_agents::digest(&text)
 }
 
-fn task_of(house: &House, one: &Planned<'_>, instant: Timestamp) -> NewTask {
-    let text = one.schedule.task.clone();
-    NewTask {
-        author: Principal::House,
-        assignee: Some(one.agent.clone()),
-        priority: Priority::P2,
-        budget: Amounts::default(),
-        policy: None,
-        idempotency: Some((
-            format!("schedule {} {}", one.name, instant.0),
-            abbey_agents::digest(text.as_bytes()),
-        )),
-        intake: house.intake(&text),
-        delegated: one.schedule.timeout.map(|within| Delegated {
-            within: Some(within),
-            ..Delegated::default()
-        }),
-        text,
+fn work_of(house: &Arc<House>, one: &Planned<'_>, instant: Timestamp) -> Result<Work> {
+    let key = format!("schedule {} {}", one.name, instant.0);
+    match &one.schedule.does {
+        Does::Workflow(name, input) => {
+            let new = workflows::new_run(house, name, input.clone(), Principal::House, Some(key))?;
+            Ok(Work::Run(Box::new(new), workflows::intakes(house)))
+        }
+        Does::Task(text) => Ok(Work::Task(Box::new(NewTask {
+            text: text.clone(),
+            author: Principal::House,
+            assignee: Some(one.agent.clone()),
+            priority: Priority::P2,
+            budget: Amounts::default(),
+            policy: None,
+            idempotency: Some((key, abbey_agents::digest(text.as_bytes()))),
+            intake: house.intake(text),
+            delegated: one.schedule.timeout.map(|within| Delegated {
+                within: Some(within),
+                ..Delegated::default()
+            }),
+        }))),
     }
 }
 
@@ -180,17 +184,17 @@ async fn attend(house: &Arc<House>, one: &Planned<'_>, row: &mut ScheduleRow) ->
     if let Some(through) = due.through {
         let overlap: Overlap = one.schedule.overlap.parse().unwrap_or_default();
         let mut missed = due.missed;
-        let settle = |task, through, missed| Fire {
+        let settle = |work, through, missed| Fire {
             name: one.name.clone(),
             by: Principal::House,
             through,
             missed,
-            task,
+            work,
             overlap,
         };
         for instant in &due.fire {
-            let task = Some((*instant, task_of(house, one, *instant)));
-            let fire = settle(task, *instant, std::mem::take(&mut missed));
+            let work = Some((*instant, work_of(house, one, *instant)?));
+            let fire = settle(work, *instant, std::mem::take(&mut missed));
             house.store.fire(fire).await?;
         }
         if missed > 0 || due.fire.last() != Some(&through) {
@@ -208,7 +212,7 @@ async fn attend(house: &Arc<House>, one: &Planned<'_>, row: &mut ScheduleRow) ->
 }
 
 /// Fires one now, by hand, beside its own instants.
-pub(crate) async fn by_hand(house: &Arc<House>, name: &str) -> Result<Option<TaskRow>> {
+pub(crate) async fn by_hand(house: &Arc<House>, name: &str) -> Result<()> {
     let current = house.current();
     let found = current.as_ref().and_then(|c| {
         let mut all = planned(c).into_iter();
@@ -224,12 +228,12 @@ pub(crate) async fn by_hand(house: &Arc<House>, name: &str) -> Result<Option<Tas
         by: Principal::Operator,
         through: rows.get(name).map_or(now, |r| r.settled),
         missed: 0,
-        task: Some((now, task_of(house, &one, now))),
+        work: Some((now, work_of(house, &one, now)?)),
         overlap: one.schedule.overlap.parse().unwrap_or_default(),
     };
-    let task = house.store.fire(fire).await?;
+    house.store.fire(fire).await?;
     house.work.bump();
-    Ok(task)
+    Ok(())
 }
 
 fn unknown(name: &str) -> crate::Error {
@@ -247,20 +251,29 @@ fn view(house: &House, one: &Planned<'_>, row: Option<&ScheduleRow>) -> Schedule
         When::Every(every) => format!("every {} s", every.0 / 1000),
         When::At(text) => format!("at {text}"),
     };
+    let (task, workflow) = match &one.schedule.does {
+        Does::Task(text) => (text.clone(), false),
+        Does::Workflow(name, _) => (name.to_string(), true),
+    };
+    let last = row.and_then(|r| match workflow {
+        true => r.last_run.map(|n| format!("WF-{n}")),
+        false => r.last_task.map(|n| format!("TASK-{n}")),
+    });
     let now = house.store.now();
     let next = row.and_then(|r| one.timing.next(r.since, r.settled.max(now)));
     ScheduleView {
         name: one.name.clone(),
         agent: one.agent.to_string(),
         when,
-        task: one.schedule.task.clone(),
+        task,
+        workflow,
         overlap: one.schedule.overlap.clone(),
         catch_up: one.schedule.catch_up.clone(),
         next_at: next.map(Time),
         fired: row.map_or(0, |r| r.fired),
         skipped: row.map_or(0, |r| r.skipped),
         missed: row.map_or(0, |r| r.missed),
-        last_task: row.and_then(|r| r.last_task).map(|n| format!("TASK-{n}")),
+        last_task: last,
     }
 }
 
@@ -305,7 +318,7 @@ mod tests {
     use crate::turned::Turned;
     use crate::{apply, serve};
     use abbey_model::TaskState;
-    use abbey_store::{Clock, TaskFilter};
+    use abbey_store::{Clock, TaskFilter, TaskRow};
     use std::sync::atomic::{AtomicI64, Ordering};
 
     fn manifest(schedules: &str) -> abbey_api::ManifestBody {

@@ -2,7 +2,7 @@
 //! happens when it ends.
 
 use crate::house::House;
-use crate::{delegate, firewall, journal, loops, reconcile, schedules};
+use crate::{delegate, firewall, journal, loops, reconcile, schedules, workflows};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
@@ -26,6 +26,8 @@ pub(crate) enum Duty {
     Deliver,
     /// Fires schedules.
     Schedule,
+    /// Brings runs of workflows on.
+    Workflow,
 }
 
 /// What happens when a duty panics.
@@ -36,7 +38,7 @@ struct Policy {
 }
 
 impl Duty {
-    pub(crate) const ALL: [Duty; 8] = [
+    pub(crate) const ALL: [Duty; 9] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
@@ -45,6 +47,7 @@ impl Duty {
         Duty::Firewall,
         Duty::Deliver,
         Duty::Schedule,
+        Duty::Workflow,
     ];
 
     const fn policy(self) -> Policy {
@@ -58,7 +61,8 @@ impl Duty {
             | Duty::Journal
             | Duty::Firewall
             | Duty::Deliver
-            | Duty::Schedule => Policy {
+            | Duty::Schedule
+            | Duty::Workflow => Policy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
@@ -75,6 +79,7 @@ impl Duty {
             Duty::Firewall => firewall::run(house).await,
             Duty::Deliver => delegate::deliveries(house).await,
             Duty::Schedule => schedules::run(house).await,
+            Duty::Workflow => workflows::run(house).await,
         }
     }
 }

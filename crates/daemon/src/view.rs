@@ -436,6 +436,8 @@ pub(crate) fn task(row: &TaskRow, runs: Vec<RunView>) -> TaskView {
             expects: l.expects.clone(),
             deliver: l.deliver.to_string(),
             due_at: l.due.map(Time),
+            step: l.step.clone(),
+            data: l.data.clone(),
         }),
         runs,
         revision: row.version,

@@ -1,9 +1,10 @@
 //! What an agent is to others, and work that comes by itself, out of the manifest's text.
 
 use crate::decode::{Decoder, integer, nearest, text, words};
-use crate::house::{Agent, RELATIONS, Schedule, When};
+use crate::house::{Agent, Does, RELATIONS, Schedule, When};
 use crate::node::{Entry, Node};
 use crate::shape;
+use crate::workflows::json;
 use abbey_model::{Authority, Grant, Grants, Millis, Slug};
 use std::collections::BTreeMap;
 
@@ -80,10 +81,23 @@ impl Decoder<'_> {
                 let text = format!("`{catch_up}` is not `skip`, `once` or a number up to 1000");
                 blame("catch_up", text);
             }
+            let workflow = text(value, "workflow").and_then(|w| w.parse::<Slug>().ok());
+            let does = match (text(value, "task"), workflow) {
+                (Some(task), None) => Does::Task(task.to_owned()),
+                (None, Some(workflow)) => {
+                    let with = entry.value.get("with").map_or(&[][..], Node::entries);
+                    let with = with.iter().map(|e| (e.key.clone(), json(&e.value)));
+                    Does::Workflow(workflow, with.collect())
+                }
+                _ => {
+                    blame("", "says one of `task` and `workflow`".to_owned());
+                    continue;
+                }
+            };
             let schedule = Schedule {
                 when,
                 timezone: text(value, "timezone").map(str::to_owned),
-                task: text(value, "task").unwrap_or_default().to_owned(),
+                does,
                 jitter: millis("jitter").unwrap_or(Millis(0)),
                 overlap: text(value, "overlap").unwrap_or("skip").to_owned(),
                 catch_up,

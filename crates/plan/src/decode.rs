@@ -101,6 +101,8 @@ impl Decoder<'_> {
         self.org_chart(&agents);
         self.colleagues(&agents);
         self.shares(&agents);
+        let workflows = self.workflows(&agents);
+        let hooks = self.hooks(&agents, &workflows);
         Some(House {
             name: slug(root, "house")?,
             listen: self.listen(),
@@ -120,6 +122,8 @@ impl Decoder<'_> {
             budget,
             services,
             agents,
+            hooks,
+            workflows,
         })
     }
 

@@ -1,5 +1,6 @@
 //! The validated house: what the manifest means, with every default filled in.
 
+use abbey_engine::workflow::Workflow;
 use abbey_model::{
     Authority, Bytes, CellKind, Drives, Egress, Grants, Layer, Limits, Millis, NanoUsd, Profile,
     SecretRef, Slug, Subnet, ToolPolicy, Vmm,
@@ -54,6 +55,10 @@ pub struct House {
     pub services: BTreeMap<Slug, Service>,
     /// The agents.
     pub agents: BTreeMap<Slug, Agent>,
+    /// Work in steps.
+    pub workflows: BTreeMap<Slug, Workflow>,
+    /// Who may tell the house what happened elsewhere.
+    pub hooks: BTreeMap<Slug, Hook>,
 }
 
 /// Where the operator's API listens.
@@ -299,7 +304,7 @@ pub struct Schedule {
     /// Zone of a pattern; the house's when not given.
     pub timezone: Option<String>,
     /// What is to be done.
-    pub task: String,
+    pub does: Does,
     /// Most that it is moved back.
     pub jitter: Millis,
     /// `skip`, `queue` or `replace`.
@@ -308,6 +313,55 @@ pub struct Schedule {
     pub catch_up: String,
     /// Time for one of them.
     pub timeout: Option<Millis>,
+}
+
+/// What a schedule begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Does {
+    /// A task of its agent.
+    Task(String),
+    /// A workflow, with this input.
+    Workflow(Slug, BTreeMap<String, serde_json::Value>),
+}
+
+/// Who may tell the house what happened elsewhere, at `/hooks/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// How a delivery is signed.
+    pub kind: HookKind,
+    /// With what.
+    pub secret: SecretRef,
+    /// What comes of a delivery.
+    pub then: Then,
+    /// Where the end of a task is reported: the root of the sender's API.
+    pub api: Option<String>,
+    /// With which credential.
+    pub token: Option<SecretRef>,
+}
+
+/// How deliveries are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookKind {
+    /// Standard Webhooks (standardwebhooks.com): `webhook-id`, `webhook-timestamp`, `webhook-signature`.
+    Standard,
+    /// GitHub: `X-Hub-Signature-256`.
+    Github,
+    /// Gitea and Forgejo: `X-Gitea-Signature`.
+    Gitea,
+}
+
+/// What comes of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// A task, with the delivery as data.
+    Task(Slug),
+    /// A workflow, with the delivery as its input `payload`.
+    Workflow(Slug),
+    /// An event of the house.
+    Event(Slug),
 }
 
 /// When a schedule fires, as it was written.

@@ -9,6 +9,7 @@ mod check;
 mod colleagues;
 mod decode;
 pub mod edit;
+mod hooks;
 mod house;
 mod node;
 mod planner;
@@ -17,13 +18,14 @@ mod schema;
 mod shape;
 mod table;
 pub mod templates;
+mod workflows;
 
 pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind, footprint};
 pub use check::{BRIDGE_PORTS_MAX, check, home_fits};
 pub use decode::parse;
 pub use house::{
-    Agent, AgentBudget, Budget, Charter, Endpoint, House, Listen, ModelRef, Network, Origin,
-    Provider, RELATIONS, Runtime, Schedule, Service, Wake, When,
+    Agent, AgentBudget, Budget, Charter, Does, Endpoint, Hook, HookKind, House, Listen, ModelRef,
+    Network, Origin, Provider, RELATIONS, Runtime, Schedule, Service, Then, Wake, When,
 };
 pub use node::Mistake;
 pub use planner::{Action, Applied, Inventory, Note, Plan, Severity, Step, plan};

@@ -508,7 +508,12 @@ fn house_digest(house: &House) -> String {
         house.network,
         house.budget,
         house.providers,
-        (house.memory_reserve, house.delegation)
+        (
+            house.memory_reserve,
+            house.delegation,
+            &house.workflows,
+            &house.hooks
+        )
     ))
 }
 

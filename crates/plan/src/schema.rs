@@ -56,6 +56,12 @@ fn shape(shape_of: &Shape) -> Value {
             { "type": "string" },
             { "type": "array", "items": { "type": "string", "pattern": "^(all|-?[a-z][a-z0-9-]*)$" } },
         ] }),
+        Shape::Value => json!({}),
+        Shape::Dict(inner) => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[A-Za-z0-9_-]{1,64}$" },
+            "additionalProperties": shape(inner),
+        }),
         Shape::Map(inner) => json!({
             "type": "object",
             "propertyNames": { "pattern": NAME_PATTERN, "maxLength": 32 },

@@ -46,8 +46,12 @@ pub(crate) enum Shape {
     Egress,
     /// Whom an agent may give work to: a word, or a list of them.
     Delegates,
+    /// Anything: a value of JSON.
+    Value,
     /// A mapping from names to things of one shape.
     Map(&'static Shape),
+    /// A mapping from names of fields to things of one shape.
+    Dict(&'static Shape),
     /// A mapping with these keys.
     Object(&'static [Field]),
 }
@@ -83,7 +87,6 @@ const NOT_BUILT: &[&str] = &[
     "locale",
     "channels",
     "skills",
-    "workflows",
     "teams",
     "approvals",
     "evidence",
@@ -109,6 +112,24 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
             for Entry { key, place, value } in entries {
                 if let Err(error) = key.parse::<Slug>() {
                     mistakes.push(place.mistake(error.to_string()));
+                }
+                check(inner, value, &format!("{path}.{key}"), mistakes);
+            }
+        }
+        Shape::Value => {}
+        Shape::Dict(inner) => {
+            if !matches!(&node.kind, Kind::Map(_)) && !node.is_null() {
+                mistakes.push(node.place.mistake(format!(
+                    "`{path}` is a mapping of fields, not {}",
+                    node.describe()
+                )));
+            }
+            for Entry { key, place, value } in node.entries() {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+                if key.is_empty() || key.len() > 64 || !key.bytes().all(plain) {
+                    mistakes.push(place.mistake(format!(
+                        "`{key}` is no name of a field: 1 to 64 letters, digits, `_` and `-`"
+                    )));
                 }
                 check(inner, value, &format!("{path}.{key}"), mistakes);
             }
@@ -274,7 +295,8 @@ impl Shape {
             Shape::Tools => "a list of tools",
             Shape::Egress => "a list of destinations",
             Shape::Delegates => "a list of agents",
-            Shape::Map(_) | Shape::Object(_) => "a mapping",
+            Shape::Value => "a value",
+            Shape::Map(_) | Shape::Dict(_) | Shape::Object(_) => "a mapping",
         }
     }
 
@@ -333,6 +355,8 @@ impl Shape {
             | Shape::Tools
             | Shape::Egress
             | Shape::Delegates
+            | Shape::Value
+            | Shape::Dict(_)
             | Shape::Map(_)
             | Shape::Object(_) => Err(not()),
         }

@@ -1,7 +1,9 @@
 //! The table of the manifest: every key with its shape and its meaning, once. The checker, its messages and the
 //! JSON Schema read it.
 
+use crate::hooks::HOOKS;
 use crate::shape::{Shape, key, must};
+use crate::workflows::WORKFLOWS;
 
 const CELLS: Shape = Shape::Word(&["process", "sandbox", "microvm", "container", "jail"], &[]);
 const SERVICE_CELLS: Shape =
@@ -429,7 +431,9 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                         Shape::TimeZone,
                         "Zone of `cron`; the budget's when not given.",
                     ),
-                    must("task", Shape::Text, "What is to be done."),
+                    key("task", Shape::Text, "What is to be done."),
+                    key("workflow", Shape::Name, "The workflow that starts."),
+                    key("with", Shape::Dict(&Shape::Value), "Its input."),
                     key("jitter", Shape::Duration, "Most that it is moved back."),
                     key(
                         "overlap",
@@ -478,6 +482,16 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
             key("egress", Shape::Egress, EGRESS),
         ])),
         "The agents.",
+    ),
+    key(
+        "workflows",
+        WORKFLOWS,
+        "Work in steps: what each needs, and what flows between them.",
+    ),
+    key(
+        "hooks",
+        HOOKS,
+        "Who may tell the house what happened elsewhere, at `/hooks/NAME`.",
     ),
 ]);
 

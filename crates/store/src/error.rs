@@ -28,6 +28,16 @@ pub enum Error {
         /// Fields.
         missing: Vec<String>,
     },
+    /// A run of a workflow is over.
+    #[error("WF-{number} is {state}, so it cannot be {what}")]
+    WorkflowOver {
+        /// Its number.
+        number: u64,
+        /// How it ended.
+        state: &'static str,
+        /// What was wanted.
+        what: &'static str,
+    },
     /// The named thing does not exist.
     #[error("there is no {what} `{name}`")]
     NotFound {
@@ -144,7 +154,7 @@ impl Error {
                 | abbey_engine::authority::Refusal::TooDeep { .. }
                 | abbey_engine::authority::Refusal::Circle { .. } => FaultKind::Forbidden,
             },
-            Error::Approval(_) => FaultKind::Conflict,
+            Error::Approval(_) | Error::WorkflowOver { .. } => FaultKind::Conflict,
             Error::Handoff { .. } => FaultKind::Invalid,
             Error::NotFound { .. } => FaultKind::NotFound,
             Error::Stale { .. } => FaultKind::Stale,

@@ -156,20 +156,31 @@ pub trait Storage: Send + Sync {
     fn tree(&self, task: TaskRef) -> Reply<Vec<(u32, TaskRow)>>;
     /// The holder of a task asks for a yes; its run ends and the task waits.
     fn ask_approval(&self, ask: AskApproval) -> Reply<ApprovalRow>;
-    /// Decides; the task goes on or is over.
+    /// Decides; a task that asked goes on or is over.
     fn decide_approval(
         &self,
         number: u64,
         verdict: abbey_engine::approval::Verdict,
         note: Option<String>,
         by: Principal,
-    ) -> Reply<(ApprovalRow, TaskRow)>;
+    ) -> Reply<(ApprovalRow, Option<TaskRow>)>;
     /// Uses a yes: for exactly what it was given for, once, in time.
     fn use_approval(&self, take: UseApproval) -> Reply<ApprovalRow>;
     /// One approval.
     fn approval(&self, number: u64) -> Reply<ApprovalRow>;
     /// Approvals of a task or of all, those that nobody decided or every one, newest first.
     fn approvals(&self, task: Option<u64>, all: bool) -> Reply<Vec<ApprovalRow>>;
+    /// Starts a run of a workflow. The same key starts the same run; whether it is a new one comes with it.
+    fn start_workflow(&self, new: NewRun) -> Reply<(u64, bool)>;
+    /// Brings a run as far as it goes by itself, with what came from outside: what is begun, called off and settled
+    /// is one transaction.
+    fn advance_workflow(&self, number: u64, nudge: Nudge, intakes: Intakes) -> Reply<WorkflowRow>;
+    /// One run.
+    fn workflow(&self, number: u64) -> Reply<WorkflowRow>;
+    /// Runs, newest first; only those that go on, if wanted.
+    fn workflows(&self, open: bool, limit: u32) -> Reply<Vec<WorkflowRow>>;
+    /// Runs of which something is over that they waited for, and when the next thing happens by itself.
+    fn workflows_due(&self) -> Reply<(Vec<u64>, Option<Timestamp>)>;
     /// Every schedule that was ever looked at, by `agent/name`.
     fn schedules(&self) -> Reply<BTreeMap<String, ScheduleRow>>;
     /// What a schedule did, newest first.
@@ -178,8 +189,8 @@ pub trait Storage: Send + Sync {
     fn know_schedule(&self, name: String, digest: String) -> Reply<()>;
     /// Forgets schedules.
     fn forget_schedules(&self, names: Vec<String>) -> Reply<()>;
-    /// Settles instants of a schedule, each once; the task, if one came of it.
-    fn fire(&self, fire: Fire) -> Reply<Option<TaskRow>>;
+    /// Settles instants of a schedule, each once.
+    fn fire(&self, fire: Fire) -> Reply<()>;
     /// Ends of work that somebody is to hear of and has not yet, oldest first.
     fn outbox(&self) -> Reply<Vec<Notice>>;
     /// Remembers that the end of this task was told.

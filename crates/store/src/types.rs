@@ -5,6 +5,7 @@ use abbey_engine::authority::Bounds;
 use abbey_engine::matcher::Match;
 use abbey_engine::supervision::History;
 use abbey_engine::task::Phase;
+use abbey_engine::workflow::Workflow;
 use abbey_model::{
     Amounts, EndReason, Generation, LeaseToken, Metric, Millis, Principal, Priority, Recipient,
     ResultSource, RunId, RunState, SagaId, Scope, Slug, TaskId, TaskRef, TaskState, Timestamp,
@@ -13,6 +14,7 @@ use abbey_model::{
 use allocation::Allocation;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The allocator's rows as the store keeps them: text, so that the store knows no planner.
 pub mod allocation {
@@ -79,6 +81,10 @@ pub struct Delegated {
     pub tokens: Option<u64>,
     /// How far delegation may go.
     pub bounds: Bounds,
+    /// The step of a workflow that it does, as `WF-3/build`.
+    pub step: Option<String>,
+    /// What is given along, as data.
+    pub data: serde_json::Map<String, Value>,
 }
 
 /// Where a piece of work hangs.
@@ -96,6 +102,12 @@ pub struct Link {
     pub deliver: Recipient,
     /// First instant at which it is too late.
     pub due: Option<Timestamp>,
+    /// The step of a workflow that it does or is a piece of, as `WF-3/build`.
+    #[serde(default)]
+    pub step: Option<String>,
+    /// What is given along, as data.
+    #[serde(default)]
+    pub data: serde_json::Map<String, Value>,
 }
 
 impl Link {
@@ -108,6 +120,8 @@ impl Link {
             expects: Vec::new(),
             deliver: Recipient::Kept,
             due: None,
+            step: None,
+            data: serde_json::Map::new(),
         }
     }
 }
@@ -159,15 +173,32 @@ pub struct UseApproval {
     pub args: Value,
 }
 
+/// What needs an approval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asker {
+    /// The task of an agent.
+    Task {
+        /// Its number.
+        task: u64,
+        /// Who holds it.
+        agent: Slug,
+    },
+    /// A step of a workflow.
+    Workflow {
+        /// Number of the run.
+        run: u64,
+        /// The step.
+        step: Slug,
+    },
+}
+
 /// An approval as it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApprovalRow {
     /// Number: `APPR-7`.
     pub number: u64,
-    /// Number of the task that needs it.
-    pub task: u64,
-    /// Who asks.
-    pub agent: Slug,
+    /// Who asks, and for what.
+    pub asker: Asker,
     /// What is to be done.
     pub action: String,
     /// With what exactly.
@@ -192,6 +223,65 @@ pub struct ApprovalRow {
     pub decided_at: Option<Timestamp>,
 }
 
+/// A workflow to be run.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its name.
+    pub name: String,
+    /// What is declared, as the run will follow it whatever becomes of the declaration.
+    pub workflow: Workflow,
+    /// Digest of that.
+    pub digest: String,
+    /// What it is given.
+    pub input: BTreeMap<String, Value>,
+    /// Who starts it.
+    pub by: Principal,
+    /// The same key starts the same run.
+    pub key: Option<String>,
+}
+
+/// What happens to a run from outside.
+#[derive(Debug, Clone)]
+pub enum Nudge {
+    /// Nothing: what it waited for may be over.
+    Look,
+    /// It is called off.
+    CallOff(Principal),
+    /// Something happened.
+    Event {
+        /// What.
+        name: Slug,
+        /// What is known of it.
+        data: Value,
+        /// Who says so.
+        by: Principal,
+    },
+}
+
+/// What admission needs to know of the tasks that a run begins.
+pub type Intakes = Box<dyn Fn(&abbey_engine::workflow::Begin) -> Intake + Send>;
+
+/// A run of a workflow as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkflowRow {
+    /// Number: `WF-3`.
+    pub number: u64,
+    /// Name of the workflow.
+    pub name: String,
+    /// Digest of the declaration that it follows.
+    pub digest: String,
+    /// The declaration.
+    pub workflow: Workflow,
+    /// Where it stands.
+    pub run: abbey_engine::workflow::Run,
+    /// Who started it.
+    pub by: Principal,
+    /// When something happens by itself.
+    pub next_at: Option<Timestamp>,
+    /// When it began.
+    pub created_at: Timestamp,
+}
+
 /// What is known of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleRow {
@@ -209,6 +299,8 @@ pub struct ScheduleRow {
     pub missed: u64,
     /// Number of the newest task.
     pub last_task: Option<u64>,
+    /// Number of the newest run of a workflow.
+    pub last_run: Option<u64>,
 }
 
 /// One instant of a schedule.
@@ -225,7 +317,6 @@ pub struct ScheduleLine {
 }
 
 /// Instants of a schedule to be settled.
-#[derive(Debug, Clone)]
 pub struct Fire {
     /// `agent/name`.
     pub name: String,
@@ -236,9 +327,17 @@ pub struct Fire {
     /// So many were missed and do not fire.
     pub missed: u64,
     /// The instant that fires, and what is to be done.
-    pub task: Option<(Timestamp, NewTask)>,
+    pub work: Option<(Timestamp, Work)>,
     /// What happens when the one before is not over.
     pub overlap: abbey_engine::timetable::Overlap,
+}
+
+/// What an instant begins.
+pub enum Work {
+    /// A task.
+    Task(Box<NewTask>),
+    /// A workflow; the rest is for what calling off the one before begins.
+    Run(Box<NewRun>, Intakes),
 }
 
 /// Outcome of adding.

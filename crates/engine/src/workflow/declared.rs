@@ -259,6 +259,8 @@ pub struct Workflow {
     pub output: With,
     /// Time for all of it.
     pub within: Option<Millis>,
+    /// Events at which it starts by itself, with what is known of them as the input `payload`.
+    pub on: BTreeSet<Slug>,
 }
 
 impl Workflow {
@@ -334,6 +336,7 @@ mod tests {
             steps: BTreeMap::new(),
             output: BTreeMap::new(),
             within: None,
+            on: BTreeSet::new(),
         };
         let given = |pairs: &[(&str, Json)]| {
             pairs

@@ -50,6 +50,7 @@ fn workflow(steps: Vec<(&str, Step)>) -> Workflow {
         steps: steps.into_iter().map(|(n, s)| (slug(n), s)).collect(),
         output: With::new(),
         within: None,
+        on: BTreeSet::new(),
     }
 }
 

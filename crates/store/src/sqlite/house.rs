@@ -384,6 +384,15 @@ pub(super) fn retain(tx: &mut Tx<'_>, keep: Millis) -> Result<u64> {
     )?;
     tx.db
         .execute("DELETE FROM sagas WHERE open = 0 AND at < ?1", [before])?;
+    let runs_over = "state IN ('done','failed','cancelled') AND updated_at < ?1";
+    tx.db.execute(
+        &format!("DELETE FROM approvals WHERE workflow IN (SELECT number FROM workflow_runs WHERE {runs_over})"),
+        [before],
+    )?;
+    tx.db.execute(
+        &format!("DELETE FROM workflow_runs WHERE {runs_over}"),
+        [before],
+    )?;
     if any.is_none() {
         return Ok(0);
     }

@@ -29,6 +29,8 @@ pub(super) fn make(
         expects: asked.expects.clone(),
         deliver: asked.deliver.clone(),
         due,
+        step: asked.step.clone(),
+        data: asked.data.clone(),
     };
     let Some((parent, token)) = asked.parent else {
         return Ok(link);
@@ -48,6 +50,7 @@ pub(super) fn make(
     link.chain.extend(author.agent().cloned());
     link.parent = Some(parent.number);
     link.root = above.root;
+    link.step = above.step;
     // A piece is not due after the whole.
     link.due = [link.due, above.due].into_iter().flatten().min();
     let to = assignee.ok_or_else(|| Error::Row("delegated work has no assignee".to_owned()))?;

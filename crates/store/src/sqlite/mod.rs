@@ -11,6 +11,7 @@ mod read;
 mod runs;
 mod schedules;
 mod tasks;
+mod workflows;
 mod writer;
 
 pub use open::Options;
@@ -219,7 +220,7 @@ impl Storage for Sqlite {
         verdict: abbey_engine::approval::Verdict,
         note: Option<String>,
         by: Principal,
-    ) -> Reply<(crate::ApprovalRow, TaskRow)> {
+    ) -> Reply<(crate::ApprovalRow, Option<TaskRow>)> {
         self.write(move |tx| approvals::decide(tx, number, verdict, note, &by))
     }
     fn use_approval(&self, take: crate::UseApproval) -> Reply<crate::ApprovalRow> {
@@ -240,6 +241,27 @@ impl Storage for Sqlite {
     fn approvals(&self, task: Option<u64>, all: bool) -> Reply<Vec<crate::ApprovalRow>> {
         self.read(move |c| approvals::list(c, task, all))
     }
+    fn start_workflow(&self, new: crate::NewRun) -> Reply<(u64, bool)> {
+        self.write(move |tx| workflows::start(tx, new))
+    }
+    fn advance_workflow(
+        &self,
+        number: u64,
+        nudge: crate::Nudge,
+        intakes: crate::Intakes,
+    ) -> Reply<crate::WorkflowRow> {
+        self.write(move |tx| workflows::advance(tx, number, nudge, &intakes))
+    }
+    fn workflow(&self, number: u64) -> Reply<crate::WorkflowRow> {
+        self.read(move |c| workflows::load(c, number))
+    }
+    fn workflows(&self, open: bool, limit: u32) -> Reply<Vec<crate::WorkflowRow>> {
+        self.read(move |c| workflows::list(c, open, limit))
+    }
+    fn workflows_due(&self) -> Reply<(Vec<u64>, Option<Timestamp>)> {
+        let now = self.clock.now();
+        self.read(move |c| workflows::due(c, now))
+    }
     fn schedules(&self) -> Reply<BTreeMap<String, crate::ScheduleRow>> {
         self.read(schedules::list)
     }
@@ -252,7 +274,7 @@ impl Storage for Sqlite {
     fn forget_schedules(&self, names: Vec<String>) -> Reply<()> {
         self.write(move |tx| schedules::forget(tx, &names))
     }
-    fn fire(&self, fire: crate::Fire) -> Reply<Option<TaskRow>> {
+    fn fire(&self, fire: crate::Fire) -> Reply<()> {
         self.write(move |tx| schedules::fire(tx, fire))
     }
     fn outbox(&self) -> Reply<Vec<crate::Notice>> {

@@ -1,0 +1,110 @@
+//! Hooks out of the manifest's text: who may tell the house what happened elsewhere.
+
+use crate::decode::{Decoder, nearest, text};
+use crate::house::{Agent, Hook, HookKind, Then};
+use crate::node::Node;
+use crate::shape::{Shape, key, must};
+use crate::workflows::payload;
+use abbey_engine::workflow::Workflow;
+use abbey_model::Slug;
+use std::collections::BTreeMap;
+
+/// What may stand below `hooks`.
+pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
+    must(
+        "kind",
+        Shape::Word(&["standard", "github", "gitea"], &[]),
+        "How a delivery is signed: Standard Webhooks, as GitHub does, as Gitea and Forgejo do.",
+    ),
+    must("secret", Shape::Secret, "With what it is signed."),
+    key(
+        "agent",
+        Shape::Name,
+        "Issues and pull requests become tasks of this agent; anything else is heard and left.",
+    ),
+    key(
+        "workflow",
+        Shape::Name,
+        "The workflow that starts, with the delivery as its input `payload`.",
+    ),
+    key("event", Shape::Name, "The event of the house that it is."),
+    key(
+        "api",
+        Shape::Text,
+        "Where the end of a task is reported: `https://git.example.org/api/v1`.",
+    ),
+    key("token", Shape::Secret, "Credential for `api`."),
+]));
+
+impl Decoder<'_> {
+    pub(crate) fn hooks(
+        &mut self,
+        agents: &BTreeMap<Slug, Agent>,
+        workflows: &BTreeMap<Slug, Workflow>,
+    ) -> BTreeMap<Slug, Hook> {
+        let mut hooks = BTreeMap::new();
+        for entry in self.root.get("hooks").map_or(&[][..], Node::entries) {
+            let value = Some(&entry.value);
+            let mut blame = |text: String| {
+                let text = format!("hook `{}`: {text}", entry.key);
+                self.mistakes.push(entry.place.mistake(text));
+            };
+            let name_of = |key| text(value, key).and_then(|t| t.parse::<Slug>().ok());
+            let given = [
+                name_of("agent").map(Then::Task),
+                name_of("workflow").map(Then::Workflow),
+                name_of("event").map(Then::Event),
+            ];
+            let mut given = given.into_iter().flatten();
+            let (Some(then), None) = (given.next(), given.next()) else {
+                blame("says one of `agent`, `workflow` and `event`".to_owned());
+                continue;
+            };
+            let kind = match text(value, "kind") {
+                Some("github") => HookKind::Github,
+                Some("gitea") => HookKind::Gitea,
+                _ => HookKind::Standard,
+            };
+            match &then {
+                Then::Task(agent) if !agents.contains_key(agent) => {
+                    let known = nearest(agent.as_str(), agents.keys().map(Slug::as_str));
+                    blame(format!("no agent `{agent}`{known}"));
+                }
+                Then::Workflow(name) => match workflows.get(name) {
+                    None => {
+                        let known = nearest(name.as_str(), workflows.keys().map(Slug::as_str));
+                        blame(format!("no workflow `{name}`{known}"));
+                    }
+                    Some(workflow) => {
+                        if let Some(why) = payload(workflow) {
+                            blame(format!("it starts the workflow `{name}`: {why}"));
+                        }
+                    }
+                },
+                Then::Task(_) | Then::Event(_) => {}
+            }
+            let api = text(value, "api").map(|t| t.trim_end_matches('/').to_owned());
+            let wrong = api
+                .as_ref()
+                .filter(|a| !a.starts_with("https://") && !a.starts_with("http://127.0.0.1:"));
+            if let Some(api) = wrong {
+                blame(format!(
+                    "`api` is `{api}`, and a credential goes only to https:// or to 127.0.0.1"
+                ));
+            }
+            let secret = |key| text(value, key).and_then(|t| t.parse().ok());
+            let (Ok(name), Some(signed)) = (entry.key.parse(), secret("secret")) else {
+                continue;
+            };
+            let hook = Hook {
+                kind,
+                secret: signed,
+                then,
+                api,
+                token: secret("token"),
+            };
+            hooks.insert(name, hook);
+        }
+        hooks
+    }
+}

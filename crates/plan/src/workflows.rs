@@ -1,0 +1,585 @@
+//! Workflows out of the manifest's text, and what can be known of them before anything runs: no cycle, nothing
+//! unknown, nothing of another type (S3-30).
+
+use crate::decode::{Decoder, integer, nearest, text, words};
+use crate::house::{Agent, Does};
+use crate::node::{Entry, Kind, Node};
+use crate::shape::{self, Shape, key, must};
+use abbey_engine::workflow::{
+    Act, Condition, Field, Source, Step, Test, Type, Undo, With, Workflow,
+};
+use abbey_model::{Millis, Slug};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Longest pause before another attempt where none is given.
+const RETRY_AFTER: Millis = Millis::from_secs(5);
+
+const VALUES: Shape = Shape::Dict(&Shape::Value);
+const TYPES: &str = "text, number, boolean, list or object";
+
+const UNDO: Shape = Shape::Object(&[
+    key("task", Shape::Text, "What an agent is to do."),
+    key("skill", Shape::Name, "The skill that runs."),
+    key("agent", Shape::Name, "Who does it."),
+    key("with", VALUES, "Values that it is given."),
+]);
+
+const CONDITION: Shape = Shape::Object(&[
+    must(
+        "value",
+        Shape::Value,
+        "What is looked at, as `$steps.check.count`.",
+    ),
+    key("is", Shape::Value, "It is this."),
+    key("not", Shape::Value, "It is not this."),
+    key("above", Shape::Value, "It is a larger number."),
+    key("below", Shape::Value, "It is a smaller number."),
+]);
+
+const STEP: Shape = Shape::Object(&[
+    key("task", Shape::Text, "What an agent is to do."),
+    key(
+        "skill",
+        Shape::Name,
+        "The skill that runs, without a model.",
+    ),
+    key("approval", Shape::Text, "What a person is asked."),
+    key(
+        "event",
+        Shape::Name,
+        "What is to happen outside; `abbey workflow event` tells of it.",
+    ),
+    key("pause", Shape::Duration, "How long nothing happens."),
+    key(
+        "agent",
+        Shape::Name,
+        "Who does it; the house decides when not given.",
+    ),
+    key(
+        "needs",
+        Shape::List(&Shape::Name),
+        "Steps that come before; those whose values are used need no mention.",
+    ),
+    key(
+        "when",
+        Shape::List(&CONDITION),
+        "All of these hold, or it is skipped.",
+    ),
+    key(
+        "each",
+        Shape::Text,
+        "It runs for each of this list: `$input.hosts`.",
+    ),
+    key(
+        "with",
+        VALUES,
+        "Values that it is given: literals, `$input.NAME`, `$steps.STEP.FIELD`, `$item`.",
+    ),
+    key(
+        "expects",
+        Shape::Dict(&Shape::Word(
+            &["text", "number", "boolean", "list", "object"],
+            &[],
+        )),
+        "Fields that its result must have.",
+    ),
+    key("within", Shape::Duration, "Time for one attempt."),
+    key("retry", Shape::Integer(0, 3), "Attempts after the first."),
+    key(
+        "retry_after",
+        Shape::Duration,
+        "Pause before another; default `5s`.",
+    ),
+    key(
+        "tokens",
+        Shape::Integer(1, 1 << 40),
+        "Most tokens of one attempt.",
+    ),
+    key(
+        "may_fail",
+        Shape::Boolean,
+        "Whether the rest goes on without it.",
+    ),
+    key(
+        "silence",
+        Shape::Word(&["approve", "deny"], &[]),
+        "What silence means to an approval; default `deny`.",
+    ),
+    key(
+        "undo",
+        UNDO,
+        "What undoes it when the run fails later or is called off.",
+    ),
+]);
+
+/// What may stand below `workflows`.
+pub(crate) const WORKFLOWS: Shape = Shape::Map(&Shape::Object(&[
+    key(
+        "input",
+        Shape::Dict(&Shape::Object(&[
+            must(
+                "type",
+                Shape::Word(&["text", "number", "boolean", "list", "object"], &[]),
+                "What it is.",
+            ),
+            key("default", Shape::Value, "What it is when nothing is said."),
+        ])),
+        "What it is given.",
+    ),
+    must(
+        "steps",
+        Shape::Map(&STEP),
+        "Its steps; those that need no other begin at once.",
+    ),
+    key("output", VALUES, "What it gives."),
+    key("within", Shape::Duration, "Time for all of it."),
+    key(
+        "on",
+        Shape::List(&Shape::Name),
+        "Events at which it starts, with what is known of them as the input `payload`.",
+    ),
+]));
+
+/// A value of the text: JSON's types, quotes making a text of anything.
+pub(crate) fn json(node: &Node) -> Value {
+    match &node.kind {
+        Kind::Scalar { text, plain: true } => match text.as_str() {
+            "" | "~" | "null" => Value::Null,
+            // Whole numbers stay whole; anything that is no JSON number is a text.
+            text => match text.parse::<bool>() {
+                Ok(truth) => truth.into(),
+                Err(_) => serde_json::from_str::<serde_json::Number>(text)
+                    .map_or_else(|_| text.into(), Value::Number),
+            },
+        },
+        Kind::Scalar { text, plain: false } => text.as_str().into(),
+        Kind::List(items) => items.iter().map(json).collect(),
+        Kind::Map(entries) => entries
+            .iter()
+            .map(|e| (e.key.clone(), json(&e.value)))
+            .collect(),
+    }
+}
+
+/// One workflow while it is read.
+struct Reading<'a, 'b, 'c> {
+    decoder: &'a mut Decoder<'b>,
+    name: &'c Slug,
+    agents: &'c BTreeMap<Slug, Agent>,
+}
+
+impl Reading<'_, '_, '_> {
+    fn blame(&mut self, node: &Node, text: impl std::fmt::Display) {
+        let text = format!("workflow `{}`: {text}", self.name);
+        self.decoder.mistakes.push(node.place.mistake(text));
+    }
+
+    fn source(&mut self, node: &Node) -> Source {
+        let read = match &node.kind {
+            Kind::Scalar { text, .. } if text.starts_with('$') => Source::of_text(text),
+            _ => Ok(Source::Literal(json(node))),
+        };
+        read.unwrap_or_else(|why| {
+            self.blame(node, why);
+            Source::Literal(Value::Null)
+        })
+    }
+
+    fn with(&mut self, node: Option<&Node>) -> With {
+        let entries = node.map_or(&[][..], Node::entries);
+        let one = |e: &Entry| (e.key.clone(), self.source(&e.value));
+        entries.iter().map(one).collect()
+    }
+
+    fn agent(&mut self, node: &Node) -> Option<Slug> {
+        let named = node.get("agent")?;
+        let slug = named.text()?.parse::<Slug>().ok()?;
+        if !self.agents.contains_key(&slug) {
+            self.blame(named, format!("no agent `{slug}`"));
+        }
+        Some(slug)
+    }
+
+    fn skill(&mut self, node: &Node, agent: Option<&Slug>) -> Option<String> {
+        let named = node.get("skill")?;
+        let skill = named.text()?.to_owned();
+        let has = |a: &Agent| a.skills.contains(&skill);
+        let held = match agent.and_then(|a| self.agents.get(a)) {
+            Some(agent) => has(agent),
+            None => self.agents.values().any(has),
+        };
+        if !held {
+            let who = agent.map_or_else(|| "no agent".to_owned(), |a| format!("not agent `{a}`"));
+            self.blame(named, format!("{who} has the skill `{skill}`"));
+        }
+        Some(skill)
+    }
+
+    fn act(&mut self, node: &Node, place: &Node) -> Option<Act> {
+        let agent = self.agent(node);
+        let millis = |key| {
+            text(Some(node), key)
+                .and_then(shape::duration_ms)
+                .map(Millis)
+        };
+        let given = [
+            text(Some(node), "task").map(|t| Act::Task {
+                agent: agent.clone(),
+                text: t.to_owned(),
+            }),
+            self.skill(node, agent.as_ref()).map(|skill| Act::Skill {
+                agent: agent.clone(),
+                skill,
+            }),
+            text(Some(node), "approval").map(|ask| Act::Approval {
+                ask: ask.to_owned(),
+                silence: text(Some(node), "silence") == Some("approve"),
+            }),
+            text(Some(node), "event").and_then(|name| {
+                Some(Act::Event {
+                    name: name.parse().ok()?,
+                })
+            }),
+            millis("pause").map(Act::Pause),
+        ];
+        let mut given = given.into_iter().flatten();
+        let (Some(act), None) = (given.next(), given.next()) else {
+            self.blame(
+                place,
+                "a step says one of `task`, `skill`, `approval`, `event` and `pause`",
+            );
+            return None;
+        };
+        if agent.is_some() && !matches!(act, Act::Task { .. } | Act::Skill { .. }) {
+            self.blame(
+                place,
+                format!(
+                    "`agent` goes with `task` and `skill`, not with `{}`",
+                    act.kind()
+                ),
+            );
+        }
+        Some(act)
+    }
+
+    fn condition(&mut self, node: &Node) -> Option<Condition> {
+        let value = self.source(node.get("value")?);
+        let number = |key| json(node.get(key)?).as_f64();
+        let given = [
+            node.get("is").map(|n| Test::Is(json(n))),
+            node.get("not").map(|n| Test::Not(json(n))),
+            number("above").map(Test::Above),
+            number("below").map(Test::Below),
+        ];
+        let mut given = given.into_iter().flatten();
+        let (Some(test), None) = (given.next(), given.next()) else {
+            self.blame(
+                node,
+                "a condition says one of `is`, `not`, `above NUMBER` and `below NUMBER`",
+            );
+            return None;
+        };
+        Some(Condition { value, test })
+    }
+
+    fn step(&mut self, node: &Node) -> Option<Step> {
+        let act = self.act(node, node)?;
+        let value = Some(node);
+        let millis = |key| text(value, key).and_then(shape::duration_ms).map(Millis);
+        let items = |key| node.get(key).map_or(&[][..], Node::items);
+        let expects = node.get("expects").map_or(&[][..], Node::entries);
+        let undo = node.get("undo").and_then(|undo| {
+            let act = self.act(undo, undo)?;
+            Some(Undo {
+                act,
+                with: self.with(undo.get("with")),
+            })
+        });
+        let mut step = Step {
+            act,
+            needs: items("needs")
+                .iter()
+                .filter_map(|n| n.text()?.parse().ok())
+                .collect(),
+            when: items("when")
+                .iter()
+                .filter_map(|n| self.condition(n))
+                .collect(),
+            each: node.get("each").map(|n| self.source(n)),
+            with: self.with(node.get("with")),
+            expects: expects
+                .iter()
+                .filter_map(|e| Some((e.key.clone(), e.value.text()?.parse().ok()?)))
+                .collect(),
+            within: millis("within"),
+            retry: integer(value, "retry")
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(0),
+            retry_after: millis("retry_after").unwrap_or(RETRY_AFTER),
+            tokens: integer(value, "tokens"),
+            may_fail: text(value, "may_fail") == Some("true"),
+            undo,
+        };
+        // Whose value is used comes before.
+        let used: Vec<Slug> = sources(&step)
+            .filter_map(|s| match s {
+                Source::Step(name, _) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
+        step.needs.extend(used);
+        Some(step)
+    }
+
+    fn workflow(&mut self, node: &Node) -> Workflow {
+        let input = node.get("input").map_or(&[][..], Node::entries);
+        let field = |e: &Entry| {
+            let of = text(Some(&e.value), "type")?.parse().ok()?;
+            Some((
+                e.key.clone(),
+                Field {
+                    of,
+                    default: e.value.get("default").map(json),
+                },
+            ))
+        };
+        let steps = node.get("steps").map_or(&[][..], Node::entries);
+        let steps = steps
+            .iter()
+            .filter_map(|e| Some((e.key.parse().ok()?, self.step(&e.value)?)));
+        let steps = steps.collect();
+        Workflow {
+            input: input.iter().filter_map(field).collect(),
+            steps,
+            output: self.with(node.get("output")),
+            within: text(Some(node), "within")
+                .and_then(shape::duration_ms)
+                .map(Millis),
+            on: words(Some(node), "on")
+                .iter()
+                .filter_map(|name| name.parse().ok())
+                .collect(),
+        }
+    }
+
+    /// What can be known before anything runs.
+    fn check(&mut self, workflow: &Workflow, node: &Node) {
+        for (name, field) in &workflow.input {
+            if let Some(default) = field.default.as_ref().filter(|d| !field.of.fits(d)) {
+                self.blame(
+                    node,
+                    format!(
+                        "the default of `{name}` is {default}, which is no {}",
+                        field.of
+                    ),
+                );
+            }
+        }
+        if !workflow.on.is_empty()
+            && let Some(why) = payload(workflow)
+        {
+            self.blame(node, format!("it starts at an event, and {why}"));
+        }
+        if workflow.steps.is_empty() {
+            self.blame(node, "it has no step");
+        }
+        for (name, step) in &workflow.steps {
+            let place = node
+                .get("steps")
+                .and_then(|s| s.get(name.as_str()))
+                .unwrap_or(node);
+            for need in step
+                .needs
+                .iter()
+                .filter(|n| !workflow.steps.contains_key(*n))
+            {
+                self.blame(
+                    place,
+                    format!("step `{name}` needs `{need}`, and there is no such step"),
+                );
+            }
+            let undo = step.undo.iter().flat_map(|u| u.with.values());
+            for source in sources(step).chain(undo) {
+                if let Err(why) = known(workflow, source, Some(step)) {
+                    self.blame(place, format!("step `{name}`: {why}"));
+                }
+            }
+            for condition in &step.when {
+                let number = matches!(condition.test, Test::Above(_) | Test::Below(_));
+                if let (true, Ok(Some(of))) =
+                    (number, known(workflow, &condition.value, Some(step)))
+                    && of != Type::Number
+                {
+                    self.blame(
+                        place,
+                        format!("step `{name}`: {of} is compared with a number"),
+                    );
+                }
+            }
+            if let Some(each) = &step.each
+                && let Ok(Some(of)) = known(workflow, each, None)
+                && of != Type::List
+            {
+                self.blame(
+                    place,
+                    format!("step `{name}` runs for each of what is {of}, and no list"),
+                );
+            }
+        }
+        for (name, source) in &workflow.output {
+            if let Err(why) = known(workflow, source, None) {
+                self.blame(node, format!("output `{name}`: {why}"));
+            }
+        }
+        if let Some(circle) = circle(workflow) {
+            let names: Vec<&str> = circle.iter().map(Slug::as_str).collect();
+            self.blame(
+                node,
+                format!("its steps wait for each other: {}", names.join(" → ")),
+            );
+        }
+    }
+}
+
+/// Every value that a step uses before it is done.
+fn sources(step: &Step) -> impl Iterator<Item = &Source> {
+    let when = step.when.iter().map(|c| &c.value);
+    step.with.values().chain(when).chain(&step.each)
+}
+
+/// What type a value has, where that is known.
+///
+/// # Errors
+/// Why there is no such value.
+fn known(
+    workflow: &Workflow,
+    source: &Source,
+    user: Option<&Step>,
+) -> Result<Option<Type>, String> {
+    match source {
+        Source::Literal(value) => Ok(Type::ALL.iter().map(|(_, t)| *t).find(|t| t.fits(value))),
+        Source::Input(name) => match workflow.input.get(name) {
+            Some(field) => Ok(Some(field.of)),
+            None => Err(format!("`$input.{name}` is not declared as input")),
+        },
+        Source::Item => match user.is_some_and(|s| s.each.is_some()) {
+            true => Ok(None),
+            false => Err("`$item` means something only in a step with `each`".to_owned()),
+        },
+        Source::Step(name, field) => {
+            let step = workflow
+                .steps
+                .get(name)
+                .ok_or_else(|| format!("`$steps.{name}.{field}`: there is no step `{name}`"))?;
+            let usual = match &step.act {
+                Act::Task { .. } | Act::Skill { .. } => &["text"][..],
+                Act::Approval { .. } => &["by", "note", "text"],
+                Act::Event { .. } | Act::Pause(_) => &[],
+            };
+            let of = match step.expects.get(field) {
+                Some(of) => *of,
+                None if usual.contains(&field.as_str()) => Type::Text,
+                None => {
+                    return Err(format!(
+                        "`$steps.{name}.{field}`: step `{name}` gives no `{field}`; say it in its `expects`, as {TYPES}"
+                    ));
+                }
+            };
+            // Of a step that runs for each of a list, the list of them.
+            Ok(Some(if step.each.is_some() { Type::List } else { of }))
+        }
+    }
+}
+
+/// Steps that wait for each other.
+fn circle(workflow: &Workflow) -> Option<Vec<Slug>> {
+    let mut settled: BTreeSet<&Slug> = BTreeSet::new();
+    for start in workflow.steps.keys() {
+        let mut path: Vec<&Slug> = vec![start];
+        while let Some(at) = path.last().copied() {
+            let needs = workflow.steps.get(at).map(|s| &s.needs);
+            let next = needs.into_iter().flatten().find(|n| !settled.contains(n));
+            match next {
+                Some(next) => {
+                    if let Some(from) = path.iter().position(|p| *p == next) {
+                        let mut names: Vec<Slug> =
+                            path[from..].iter().map(|s| (*s).clone()).collect();
+                        names.push(next.clone());
+                        names.reverse();
+                        return Some(names);
+                    }
+                    path.push(next);
+                }
+                None => {
+                    settled.insert(at);
+                    path.pop();
+                }
+            }
+        }
+    }
+    None
+}
+
+impl Decoder<'_> {
+    pub(crate) fn workflows(&mut self, agents: &BTreeMap<Slug, Agent>) -> BTreeMap<Slug, Workflow> {
+        let root = self.root;
+        let mut workflows = BTreeMap::new();
+        for entry in root.get("workflows").map_or(&[][..], Node::entries) {
+            let Ok(name) = entry.key.parse::<Slug>() else {
+                continue;
+            };
+            let mut reading = Reading {
+                decoder: self,
+                name: &name,
+                agents,
+            };
+            let workflow = reading.workflow(&entry.value);
+            reading.check(&workflow, &entry.value);
+            workflows.insert(name, workflow);
+        }
+        self.scheduled(agents, &workflows);
+        workflows
+    }
+
+    /// Workflows that schedules start are there, and take what they are given.
+    fn scheduled(&mut self, agents: &BTreeMap<Slug, Agent>, workflows: &BTreeMap<Slug, Workflow>) {
+        for agent in agents.values() {
+            for (name, schedule) in &agent.schedules {
+                let Does::Workflow(workflow, with) = &schedule.does else {
+                    continue;
+                };
+                let place = self.root.get("agents").and_then(|n| {
+                    n.get(agent.slug.as_str())?
+                        .get("schedules")?
+                        .get(name.as_str())
+                });
+                let place = place.unwrap_or(self.root).place;
+                let wrong = match workflows.get(workflow) {
+                    None => {
+                        let known = nearest(workflow.as_str(), workflows.keys().map(Slug::as_str));
+                        vec![format!("no workflow `{workflow}`{known}")]
+                    }
+                    Some(found) => found.accept(with.clone()).err().unwrap_or_default(),
+                };
+                for why in wrong {
+                    let text = format!("schedule `{name}` of `{}`: {why}", agent.slug);
+                    self.mistakes.push(place.mistake(text));
+                }
+            }
+        }
+    }
+}
+
+/// Why a workflow cannot start with nothing but the input `payload`.
+pub(crate) fn payload(workflow: &Workflow) -> Option<String> {
+    match workflow.input.get("payload") {
+        Some(field) if field.of == Type::Object => {}
+        _ => return Some("then it takes an input `payload`, an object".to_owned()),
+    }
+    let without = |(name, field): (&String, &Field)| {
+        (name != "payload" && field.default.is_none())
+            .then(|| format!("then its input `{name}` needs a default"))
+    };
+    workflow.input.iter().find_map(without)
+}
