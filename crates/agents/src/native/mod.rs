@@ -22,6 +22,8 @@ use work::{Ending, Work};
 
 /// Longest wait for an offer in one request.
 const POLL: Duration = Duration::from_secs(25);
+/// Longest outage of the house that a run waits out.
+const OUTAGE_MAX: Duration = Duration::from_secs(60);
 /// Pause after a failed exchange: first and longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -132,6 +134,27 @@ async fn patiently<T, F: Future<Output = Result<T, Error>>>(
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY.1);
             }
+        }
+    }
+}
+
+/// Reads through a restart of the house: what changes nothing is asked for again while nobody answers, for as long as
+/// the lease of the run can last.
+pub(crate) async fn through_restart<T, F: Future<Output = Result<T, Error>>>(
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Error> {
+    let until = tokio::time::Instant::now() + OUTAGE_MAX;
+    let mut pause = RETRY.0;
+    loop {
+        match attempt().await {
+            Err(error)
+                if error.kind() == FaultKind::Unavailable
+                    && tokio::time::Instant::now() < until =>
+            {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+            outcome => return outcome,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One run: the dual-layer decision, carried out (S4-23, S4-24).
 
 use super::session::Session;
-use super::{model, prompt, tools};
+use super::{model, prompt, through_restart, tools};
 use crate::digest;
 use abbey_api::client::Client;
 use abbey_api::{OfferDoc, SkillView, SkillsDoc};
@@ -337,14 +337,10 @@ impl Work {
     }
 
     async fn system_prompt(&self, policy: &ToolPolicy) -> Result<String, String> {
-        let charter: Value = self
-            .client
-            .get("/api/v1/self/charter")
+        let charter: Value = through_restart(|| self.client.get("/api/v1/self/charter"))
             .await
             .map_err(|e| e.to_string())?;
-        let skills: SkillsDoc = self
-            .client
-            .get("/api/v1/self/skills")
+        let skills: SkillsDoc = through_restart(|| self.client.get("/api/v1/self/skills"))
             .await
             .map_err(|e| e.to_string())?;
         let file = |name: &str| std::fs::read_to_string(name).unwrap_or_default();

@@ -1,15 +1,14 @@
 //! Programs that read a host fact through the inside door and say it in words.
 
 use super::Outcome;
-use crate::native::door_client;
+use crate::native::{door_client, through_restart};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 async fn fact(name: &str, body: Value) -> Result<Value, String> {
     let client = door_client().map_err(|e| e.to_string())?;
     let path = format!("/api/v1/self/facts/{name}");
-    client
-        .post::<Value>(&path, &body, &[])
+    through_restart(|| client.post::<Value>(&path, &body, &[]))
         .await
         .map_err(|e| format!("the house did not give the fact `{name}`: {e}"))
 }

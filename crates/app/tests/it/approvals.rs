@@ -33,7 +33,7 @@ fn curl(house: &House, path: &str, body: Option<&Value>) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
-fn script(house: &House, turns: Value) {
+pub(crate) fn script(house: &House, turns: Value) {
     curl(house, "/script", Some(&turns));
 }
 

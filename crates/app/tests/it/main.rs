@@ -29,6 +29,7 @@ mod network;
 mod races;
 mod reports;
 mod schedules;
+mod workflows;
 
 use abbey_testkit::house::House;
 
