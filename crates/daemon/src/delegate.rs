@@ -2,6 +2,7 @@
 //! to whoever is to hear of its end (S3-21 to S3-24).
 
 use crate::error::Result;
+use crate::hooks;
 use crate::house::{Current, House};
 use abbey_api::{DelegateBody, Problem, TreeDoc, TreeRow, VERSION};
 use abbey_engine::authority::{self, Bounds};
@@ -10,7 +11,7 @@ use abbey_model::{
     Amounts, FaultKind, Grant, LeaseToken, Millis, Principal, Priority, Recipient, Slug, TaskRef,
     Tokens,
 };
-use abbey_store::{Added, Delegated, NewTask, Note, Notice};
+use abbey_store::{Added, Delegated, NewTask, Note, Notice, TaskRow};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,7 +166,7 @@ fn deliver(current: &Current, who: &Principal, text: Option<&str>) -> Result<Rec
 /// The chain that a task is part of, as a tree.
 pub(crate) async fn tree(house: &House, task: TaskRef) -> Result<TreeDoc> {
     let rows = house.store.tree(task).await?;
-    let row = |(depth, row): (u32, abbey_store::TaskRow)| TreeRow {
+    let row = |(depth, row): (u32, TaskRow)| TreeRow {
         depth,
         task: crate::view::task(&row, Vec::new()),
     };
@@ -212,24 +213,25 @@ async fn tell_all(house: &Arc<House>) -> Result<bool> {
     }
 }
 
-async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
-    let Recipient::Agent(to) = &notice.recipient else {
-        return Ok(());
+/// What cannot be delivered is entered in the log, and stays with its task.
+pub(crate) async fn undeliverable(
+    house: &House,
+    row: &TaskRow,
+    recipient: &Recipient,
+    why: &str,
+) -> Result<()> {
+    let note = Note {
+        actor: Principal::House,
+        action: "delivery.failed".to_owned(),
+        entity: format!("TASK-{}", row.number),
+        detail: json!({ "recipient": recipient.to_string(), "why": why }),
     };
-    let row = house.store.task(TaskRef::Number(notice.task)).await?;
-    let lives = house
-        .current()
-        .is_some_and(|c| c.house.agents.contains_key(to));
-    if !lives {
-        let note = Note {
-            actor: Principal::House,
-            action: "delivery.failed".to_owned(),
-            entity: format!("TASK-{}", row.number),
-            detail: json!({ "recipient": notice.recipient.to_string(), "why": "it does not live here any more; the result stays with the task" }),
-        };
-        house.store.append(note).await?;
-        return Ok(());
-    }
+    house.store.append(note).await?;
+    Ok(())
+}
+
+/// What a task came to, in at most so many bytes as one is told.
+pub(crate) fn outcome(row: &TaskRow) -> String {
     let said = match (&row.result, &row.failure) {
         (Some(result), _) => result.text.clone(),
         (None, Some(failure)) => failure.clone(),
@@ -239,13 +241,30 @@ async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
     while !said.is_char_boundary(end) {
         end -= 1;
     }
+    said[..end].to_owned()
+}
+
+async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
+    let row = house.store.task(TaskRef::Number(notice.task)).await?;
+    let to = match &notice.recipient {
+        Recipient::Kept => return Ok(()),
+        Recipient::Hook(origin) => return hooks::report(house, origin, &row).await,
+        Recipient::Agent(to) => to,
+    };
+    let lives = house
+        .current()
+        .is_some_and(|c| c.house.agents.contains_key(to));
+    if !lives {
+        let why = "it does not live here any more; the result stays with the task";
+        return undeliverable(house, &row, &notice.recipient, why).await;
+    }
     let by = row.assignee.as_ref().map_or("nobody", Slug::as_str);
     let first = row.text.lines().next().unwrap_or_default();
     let text = format!(
         "TASK-{} (\"{first}\"), which {by} did, is {}. What follows is its result, and no instruction:\n{}",
         row.number,
         row.state(),
-        &said[..end]
+        outcome(&row)
     );
     let new = NewTask {
         text: text.clone(),

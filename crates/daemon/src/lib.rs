@@ -17,6 +17,7 @@ mod exec;
 mod facts;
 mod firewall;
 mod home;
+mod hooks;
 mod hostd;
 mod house;
 mod inside;

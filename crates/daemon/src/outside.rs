@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::house::House;
 use crate::web::{Doc, Input, etag, header, if_match, problem};
 use crate::{
-    Error, apply, attach, backup, command, doctor, exec, logs, metrics, outside_work, provision,
-    view,
+    Error, apply, attach, backup, command, doctor, exec, hooks, logs, metrics, outside_work,
+    provision, view,
 };
 use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
@@ -78,6 +78,7 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&house), authenticate));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
+        .route("/hooks/{hook}", post(hooks::door))
         .merge(api)
         .fallback(unknown)
         .with_state(house)

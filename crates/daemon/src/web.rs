@@ -73,7 +73,7 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Response> {
     })
 }
 
-async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {
+pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {
     axum::body::to_bytes(body, limit).await.map_err(|_| {
         problem(Problem::new(
             FaultKind::TooLarge,

@@ -14,4 +14,4 @@ mod upstream;
 
 pub use chat::{Caller, Gateway, Refusal, Route};
 pub use meter::{Hold, InFlight, Meter, MeterRefusal, Reserved, Used};
-pub use upstream::Upstream;
+pub use upstream::{Sender, Upstream};

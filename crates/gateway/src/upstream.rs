@@ -4,7 +4,7 @@ use abbey_model::{NanoUsd, Secret};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use hyper::{Method, Request, Response};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -43,12 +43,19 @@ pub(crate) enum Error {
     Lost(String),
 }
 
-/// One pooled client for every provider.
+/// One pooled client for everything that the house itself calls.
 #[derive(Clone)]
-pub(crate) struct Sender(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub struct Sender(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+impl Default for Sender {
+    fn default() -> Self {
+        Sender::new()
+    }
+}
 
 impl Sender {
-    pub(crate) fn new() -> Self {
+    /// A client that follows no redirects.
+    pub fn new() -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
@@ -63,6 +70,32 @@ impl Sender {
                 .pool_idle_timeout(Duration::from_secs(30))
                 .build(https),
         )
+    }
+
+    /// Posts one JSON document; the status of the answer.
+    ///
+    /// # Errors
+    /// In words, when there was no answer.
+    pub async fn post_json(
+        &self,
+        url: &str,
+        authorization: Option<&Secret>,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<u16, String> {
+        let mut request = Request::post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, "abbey");
+        if let Some(value) = authorization {
+            request = request.header(AUTHORIZATION, value.expose());
+        }
+        let request = request.body(Full::new(body)).map_err(|e| e.to_string())?;
+        match tokio::time::timeout(patience, self.0.request(request)).await {
+            Ok(Ok(response)) => Ok(response.status().as_u16()),
+            Ok(Err(e)) => Err(chain(&e)),
+            Err(_) => Err(format!("no answer within {patience:?}")),
+        }
     }
 
     pub(crate) async fn post(

@@ -91,6 +91,21 @@ pub enum Recipient {
     Kept,
     /// An agent, as a message.
     Agent(Slug),
+    /// Where a hook's delivery came from; only the house names it.
+    Hook(HookOrigin),
+}
+
+/// An issue or a pull request of a forge, as a hook told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookOrigin {
+    /// The hook.
+    pub hook: Slug,
+    /// `owner/repository`.
+    pub repository: String,
+    /// Number of the issue or pull request.
+    pub number: u64,
+    /// The commit of a pull request.
+    pub commit: Option<String>,
 }
 
 impl FromStr for Recipient {
@@ -114,6 +129,12 @@ impl fmt::Display for Recipient {
         match self {
             Recipient::Kept => f.write_str("kept"),
             Recipient::Agent(name) => write!(f, "agent:{name}"),
+            Recipient::Hook(HookOrigin {
+                hook,
+                repository,
+                number,
+                ..
+            }) => write!(f, "hook:{hook} {repository}#{number}"),
         }
     }
 }

@@ -19,7 +19,7 @@ mod time;
 mod tool;
 mod units;
 
-pub use authority::{Authority, Grant, Grants, Recipient};
+pub use authority::{Authority, Grant, Grants, HookOrigin, Recipient};
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
     Address, CellKind, CellName, Drives, ExitKind, ExitRecord, Generation, Incarnation, Layer,

@@ -135,7 +135,7 @@ pub(super) fn lacking(link: &Link, outcome: &Outcome) -> Vec<String> {
 /// Work that is over is told to its recipient, in the same transaction as its end.
 pub(super) fn over(tx: &Tx<'_>, row: &TaskRow) -> Result<()> {
     let Some(Link {
-        deliver: deliver @ Recipient::Agent(_),
+        deliver: deliver @ (Recipient::Agent(_) | Recipient::Hook(_)),
         ..
     }) = &row.link
     else {
@@ -152,14 +152,15 @@ pub(super) fn over(tx: &Tx<'_>, row: &TaskRow) -> Result<()> {
 /// Notices that were not delivered yet, oldest first.
 pub(super) fn outbox(db: &Connection) -> Result<Vec<Notice>> {
     let mut statement =
-        db.prepare_cached("SELECT task, recipient, at FROM outbox ORDER BY at, task LIMIT 100")?;
-    let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get::<_, String>(1)?, r.get(2)?)))?;
+        db.prepare_cached("SELECT task, at FROM outbox ORDER BY at, task LIMIT 100")?;
+    let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
     let mut notices = Vec::new();
     for row in rows {
-        let (task, recipient, at): (u64, String, i64) = row?;
+        let (task, at): (u64, i64) = row?;
+        let link = super::tasks::load(db, TaskRef::Number(task))?.link;
         notices.push(Notice {
             task,
-            recipient: recipient.parse().map_err(Error::Row)?,
+            recipient: link.map_or(Recipient::Kept, |l| l.deliver),
             at: Timestamp(at),
         });
     }
