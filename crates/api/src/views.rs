@@ -173,6 +173,9 @@ documents! {
         result: Option<ResultView>,
         /// Last word of a failed run.
         failure: Option<String>,
+        /// Trace that it belongs to, with all that came of the same request; 32 hexadecimal digits.
+        #[serde(default)]
+        trace: String,
         /// Where it hangs, for work that was given on.
         #[serde(default)]
         link: Option<LinkView>,
@@ -628,6 +631,9 @@ documents! {
         model: Option<String>,
         /// Tool policy of this run.
         policy: Value,
+        /// Trace that it belongs to; 32 hexadecimal digits.
+        #[serde(default)]
+        trace: String,
         /// Digest of the charter that this run is under.
         charter_hash: String,
         /// Fields that the result's `data` must have.

@@ -329,6 +329,8 @@ documents! {
         state: String,
         /// Who started it.
         by: String,
+        /// Trace of all that came of it; 32 hexadecimal digits.
+        trace: String,
         /// What it was given.
         input: std::collections::BTreeMap<String, Value>,
         /// Its steps, those that were not reached included.

@@ -294,6 +294,7 @@ fn print(json: bool, doc: &TaskDoc) {
     if let Some(failure) = &t.failure {
         output::line(&format!("  last failure: {failure}"));
     }
+    output::line(&format!("  trace: {}", t.trace));
     for run in &t.runs {
         let tokens = match (run.usage.input, run.usage.output) {
             (Some(i), Some(o)) if run.usage.source == "provider" => format!("{i} + {o} tokens"),

@@ -244,14 +244,12 @@ fn host_notes(
             text,
         })
     };
-    for (name, provider) in &parsed.providers {
-        if let Some(Err(text)) = provider
-            .key
-            .as_ref()
-            .map(|k| house.secret(k, &body.base_dir))
-        {
-            fatal(format!("provider:{name}"), text);
+    for (subject, secret) in parsed.secrets() {
+        if let Err(text) = house.secret(secret, &body.base_dir) {
+            fatal(subject, text);
         }
+    }
+    for (name, provider) in &parsed.providers {
         if let Endpoint::Service(service) = &provider.endpoint
             && parsed.services.get(service).is_some_and(|s| !s.shared)
         {

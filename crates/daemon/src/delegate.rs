@@ -168,7 +168,7 @@ pub(crate) async fn tree(house: &House, task: TaskRef) -> Result<TreeDoc> {
     let rows = house.store.tree(task).await?;
     let row = |(depth, row): (u32, TaskRow)| TreeRow {
         depth,
-        task: crate::view::task(&row, Vec::new()),
+        task: crate::view::task(house, &row, Vec::new()),
     };
     Ok(TreeDoc {
         version: VERSION,

@@ -157,6 +157,7 @@ pub struct House {
     pub(crate) current: RwLock<Option<Arc<Current>>>,
     pub(crate) skills: RwLock<Arc<Skills>>,
     pub(crate) keys: Keys,
+    pub(crate) traces: crate::trace::Traces,
     pub(crate) redactor: Arc<RwLock<Redactor>>,
     pub(crate) work: Work,
     /// Something about cells changed: the reconciler looks again.
@@ -325,8 +326,9 @@ impl House {
         let file = |path: std::path::PathBuf| match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Secret::new(text.strip_suffix('\n').unwrap_or(&text))),
             Err(e) => Err(format!(
-                "the secret `{reference}` cannot be read from `{}`: {e}",
-                path.display()
+                "the secret `{reference}` cannot be read from `{}` by user {}, whom the control plane runs as: {e}",
+                path.display(),
+                rustix::process::geteuid().as_raw()
             )),
         };
         match reference {

@@ -140,7 +140,10 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
         house: current.house.name.to_string(),
         snapshot: house.store.head(),
         budget: view::budget(&accounts),
-        tasks: tasks.iter().map(|t| view::task(t, Vec::new())).collect(),
+        tasks: tasks
+            .iter()
+            .map(|t| view::task(&house, t, Vec::new()))
+            .collect(),
         model: agent.model.as_ref().map(ToString::to_string),
         charter_hash: abbey_agents::digest(current.charter(&slug).as_bytes()),
         policy: serde_json::to_value(&agent.tools).unwrap_or_default(),
@@ -237,6 +240,7 @@ async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
         args: task.route.args.clone(),
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(agent, Some(task))).unwrap_or_default(),
+        trace: house.traces.task(task),
         charter_hash: abbey_agents::digest(current.charter(slug).as_bytes()),
         // Only a task that ran before can have asked for anything.
         approvals: match task.attempts {
@@ -379,7 +383,7 @@ async fn complete(
     house.work.bump();
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: view::task(&row, Vec::new()),
+        task: view::task(&house, &row, Vec::new()),
     }))
 }
 
@@ -403,7 +407,7 @@ async fn fail(
     house.deadlines_changed.notify_one();
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: view::task(&row, Vec::new()),
+        task: view::task(&house, &row, Vec::new()),
     }))
 }
 
@@ -425,7 +429,7 @@ async fn block(
     house.work.bump();
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: view::task(&row, Vec::new()),
+        task: view::task(&house, &row, Vec::new()),
     }))
 }
 
@@ -621,9 +625,14 @@ async fn chat(
             .into_response();
         }
     };
+    let trace = match run {
+        Some(run) => crate::trace::parent(&house, run).await,
+        None => None,
+    };
     let caller = Caller {
         agent: slug.clone(),
         run,
+        trace,
     };
     gateway
         .chat(caller, body, |asked| route(&house, &slug, asked))

@@ -39,6 +39,7 @@ mod schedules;
 mod serve;
 mod specs;
 mod supervisor;
+mod trace;
 #[cfg(test)]
 mod turned;
 mod view;

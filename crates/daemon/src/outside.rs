@@ -393,7 +393,10 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
         .flatten();
     Ok(Doc(TasksDoc {
         version: VERSION,
-        tasks: rows.iter().map(|r| view::task(r, Vec::new())).collect(),
+        tasks: rows
+            .iter()
+            .map(|r| view::task(&house, r, Vec::new()))
+            .collect(),
         cursor,
     }))
 }
@@ -490,7 +493,7 @@ async fn add_task(
         status,
         Doc(TaskDoc {
             version: VERSION,
-            task: view::task(&added.task, Vec::new()),
+            task: view::task(&house, &added.task, Vec::new()),
         }),
     )
         .into_response())

@@ -393,12 +393,8 @@ pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
                     .map(Secret::new),
             );
         }
-        let references = current
-            .house
-            .providers
-            .values()
-            .filter_map(|p| p.key.as_ref());
-        secrets.extend(references.filter_map(|r| house.secret(r, &current.base_dir).ok()));
+        let references = current.house.secrets();
+        secrets.extend(references.filter_map(|(_, r)| house.secret(r, &current.base_dir).ok()));
     }
     house.learn_secrets(secrets);
     Ok(())

@@ -178,11 +178,12 @@ pub(crate) async fn open(
 ) -> Result<(Arc<House>, Arc<dyn Backend>)> {
     let redactor = Arc::<RwLock<_>>::default();
     let (head_sender, head) = watch::channel(0u64);
+    let signing_key = home.signing_key()?;
     let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::Options {
         path: home.database(),
         clock,
         redactor: Arc::clone(&redactor),
-        signing_key: home.signing_key()?,
+        signing_key,
         on_commit: Arc::new(move |seq| {
             head_sender.send_replace(seq);
         }),
@@ -213,6 +214,7 @@ pub(crate) async fn open(
         current: RwLock::new(current.map(Arc::new)),
         skills: RwLock::new(Arc::new(Skills::load(&home.skills()))),
         keys: crate::auth::Keys::default(),
+        traces: crate::trace::Traces::new(&signing_key),
         redactor,
         work: crate::house::Work::default(),
         cells_changed: Notify::new(),

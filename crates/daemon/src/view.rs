@@ -386,7 +386,7 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
     })
 }
 
-pub(crate) fn task(row: &TaskRow, runs: Vec<RunView>) -> TaskView {
+pub(crate) fn task(house: &House, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
     let (verified, waiting_for) = match &row.phase {
         Phase::Done { verified } => (Some(verified.to_string()), None),
         Phase::Unverified => (Some("unverified".to_owned()), None),
@@ -429,6 +429,7 @@ pub(crate) fn task(row: &TaskRow, runs: Vec<RunView>) -> TaskView {
             data: r.data.clone(),
         }),
         failure: row.failure.clone(),
+        trace: house.traces.task(row),
         link: row.link.as_ref().map(|l| LinkView {
             parent: l.parent.map(|p| format!("TASK-{p}")),
             root: format!("TASK-{}", l.root),
@@ -458,7 +459,7 @@ pub(crate) async fn task_doc(house: &House, row: TaskRow) -> Result<TaskDoc> {
     let runs = house.store.runs(row.id).await?.iter().map(run).collect();
     Ok(TaskDoc {
         version: VERSION,
-        task: task(&row, runs),
+        task: task(house, &row, runs),
     })
 }
 

@@ -135,6 +135,7 @@ pub(crate) fn run(house: &House, row: &WorkflowRow) -> WorkflowView {
         changed: declared.is_none_or(|(_, w)| digest(w) != row.digest),
         state: run.state.name().to_owned(),
         by: row.by.to_string(),
+        trace: house.traces.workflow(row.number),
         input: run.input.clone(),
         steps,
         heard: run.heard.keys().map(ToString::to_string).collect(),

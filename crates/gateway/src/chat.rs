@@ -37,6 +37,8 @@ pub struct Caller {
     pub agent: Slug,
     /// The run that it named.
     pub run: Option<RunId>,
+    /// `traceparent` for the provider.
+    pub trace: Option<String>,
 }
 
 /// Where a model's calls go.
@@ -178,14 +180,14 @@ impl Gateway {
             retry_after_s: refusal.retry_after_s,
         })?;
         let reserved = Reserved::new(Arc::clone(&self.meter), id);
-        self.forward(route, call, streamed, reserved).await
+        let asked = (call, streamed, caller.trace);
+        self.forward(route, asked, reserved).await
     }
 
     async fn forward(
         &self,
         route: Route,
-        call: Value,
-        streamed: bool,
+        (call, streamed, trace): (Value, bool, Option<String>),
         reserved: Reserved,
     ) -> Result<Response, Refusal> {
         let upstream = route.upstream;
@@ -196,6 +198,7 @@ impl Gateway {
                 &upstream,
                 "/chat/completions",
                 Bytes::from(call.to_string()),
+                trace.as_deref(),
             )
             .await
         {

@@ -103,12 +103,16 @@ impl Sender {
         to: &Upstream,
         path: &str,
         body: Bytes,
+        trace: Option<&str>,
     ) -> Result<Response<Incoming>, Error> {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}{path}", to.base_url))
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json, text/event-stream");
+        if let Some(trace) = trace {
+            request = request.header("traceparent", trace);
+        }
         if let Some(key) = &to.key {
             request = request.header(AUTHORIZATION, format!("Bearer {}", key.expose()));
         }

@@ -494,3 +494,18 @@ impl Agent {
             .collect()
     }
 }
+
+impl House {
+    /// Every secret that the house itself must read, and what for, as problems name it: `provider:NAME`.
+    pub fn secrets(&self) -> impl Iterator<Item = (String, &SecretRef)> {
+        let providers = self
+            .providers
+            .iter()
+            .filter_map(|(name, p)| Some((format!("provider:{name}"), p.key.as_ref()?)));
+        let hooks = self.hooks.iter().flat_map(|(name, hook)| {
+            let both = std::iter::once(&hook.secret).chain(hook.token.as_ref());
+            both.map(move |secret| (format!("hook:{name}"), secret))
+        });
+        providers.chain(hooks)
+    }
+}

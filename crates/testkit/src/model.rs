@@ -9,7 +9,7 @@
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -42,6 +42,8 @@ struct ToolCall {
 struct Script {
     turns: Mutex<VecDeque<Turn>>,
     calls: AtomicU64,
+    /// `traceparent` of the newest call.
+    trace: Mutex<Option<String>>,
 }
 
 /// Serves on a port of loopback until the process ends.
@@ -57,11 +59,13 @@ pub async fn serve(port: u16, script: Option<PathBuf>) -> std::io::Result<()> {
     let script = Arc::new(Script {
         turns: Mutex::new(turns),
         calls: AtomicU64::new(0),
+        trace: Mutex::default(),
     });
     let router = Router::new()
         .route("/v1/models", get(async || Json(json!({ "object": "list", "data": [{ "id": "scripted-1", "object": "model" }] }))))
         .route("/v1/chat/completions", post(chat))
         .route("/calls", get(async |State(s): State<Arc<Script>>| Json(json!({ "calls": s.calls.load(Ordering::SeqCst) }))))
+        .route("/traceparent", get(async |State(s): State<Arc<Script>>| Json(json!(*s.trace.lock().unwrap_or_else(PoisonError::into_inner)))))
         .route("/script", post(replace))
         .with_state(script);
     axum::serve(listener, router).await
@@ -86,7 +90,13 @@ fn words(text: &str) -> u64 {
     text.split_whitespace().count() as u64
 }
 
-async fn chat(State(script): State<Arc<Script>>, Json(call): Json<Value>) -> Response {
+async fn chat(
+    State(script): State<Arc<Script>>,
+    headers: HeaderMap,
+    Json(call): Json<Value>,
+) -> Response {
+    let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
+    *script.trace.lock().unwrap_or_else(PoisonError::into_inner) = trace.map(str::to_owned);
     let number = script.calls.fetch_add(1, Ordering::SeqCst) + 1;
     let next = script
         .turns

@@ -12,7 +12,7 @@ fn stand() -> House {
     house
 }
 
-fn curl(house: &House, path: &str, body: Option<&Value>) -> String {
+pub(crate) fn curl(house: &House, path: &str, body: Option<&Value>) -> String {
     let services = house.json(0, &["service", "list"]);
     let port = services["services"][0]["port"].as_u64().unwrap();
     let mut command = std::process::Command::new("curl");

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// One request over a Unix socket, by hand.
-fn exchange(
+pub(crate) fn exchange(
     socket: &Path,
     method: &str,
     path: &str,
@@ -108,7 +108,8 @@ fn no_credential_no_answer_and_no_door_takes_the_others() {
             .replace("{run}", "run_0")
             .replace("{service}", "x")
             .replace("{fact}", "disks");
-        if path == "/healthz" || path == "/api/v1/down" {
+        // The credential of a delivery is its signature; `hooks.rs` tests that.
+        if path == "/healthz" || path == "/api/v1/down" || path.starts_with("/hooks/") {
             continue;
         }
         let (none, wrong) = match route.door {

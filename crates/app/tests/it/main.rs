@@ -20,6 +20,7 @@ mod doors;
 mod firecracker;
 mod fuzz;
 mod hard_days;
+mod hooks;
 mod hostd;
 mod idle;
 mod journey;

@@ -157,7 +157,7 @@ pub(super) fn outbox(db: &Connection) -> Result<Vec<Notice>> {
     let mut notices = Vec::new();
     for row in rows {
         let (task, at): (u64, i64) = row?;
-        let link = super::tasks::load(db, TaskRef::Number(task))?.link;
+        let link = load(db, TaskRef::Number(task))?.link;
         notices.push(Notice {
             task,
             recipient: link.map_or(Recipient::Kept, |l| l.deliver),

@@ -15,6 +15,7 @@ use abbey_model::{
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Time for an answer where the step gives none.
 const ANSWER_WITHIN: Millis = Millis::from_secs(24 * 3600);
@@ -169,10 +170,10 @@ pub(super) fn advance(
                 return Err(over(&row, "told of events"));
             }
             // The first report of an event is the one that counts.
-            if !row.run.heard.contains_key(&name) {
+            if let Entry::Vacant(first) = row.run.heard.entry(name) {
                 let data = clean(tx, &data)?;
-                let detail = json!({ "event": name, "data": data });
-                row.run.heard.insert(name, data);
+                let detail = json!({ "event": first.key(), "data": data });
+                first.insert(data);
                 activity::append(tx, &by, "workflow.event", &entity, detail)?;
             }
         }

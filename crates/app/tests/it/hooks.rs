@@ -1,0 +1,230 @@
+//! Deliveries from elsewhere: by their signature alone, each once, as a task, a run or an event; the end told where it
+//! came from; one trace through all of it (S3-25, S3-31, S3-33).
+
+use crate::approvals::{curl, script};
+use crate::doors::exchange;
+use crate::{house, with_model};
+use abbey_testkit::house::{House, own_network, until};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+/// What came to a forge: path, credential, body.
+type Posts = Arc<Mutex<Vec<(String, String, Value)>>>;
+
+/// A forge's API that answers with these statuses and then with 201.
+fn forge(mut answers: VecDeque<u16>) -> (u16, Posts) {
+    own_network();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let posts = Posts::default();
+    let kept = Arc::clone(&posts);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            serve(stream, &kept, answers.pop_front().unwrap_or(201));
+        }
+    });
+    (port, posts)
+}
+
+fn serve(mut stream: TcpStream, posts: &Posts, status: u16) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let (mut path, mut credential, mut length) = (String::new(), String::new(), 0);
+    let mut line = String::new();
+    while reader.read_line(&mut line).unwrap() > 2 {
+        let lower = line.to_ascii_lowercase();
+        if let Some(rest) = line.strip_prefix("POST ") {
+            path = rest.split(' ').next().unwrap().to_owned();
+        } else if lower.starts_with("authorization: ") {
+            line["authorization: ".len()..]
+                .trim()
+                .clone_into(&mut credential);
+        } else if let Some(rest) = lower.strip_prefix("content-length: ") {
+            length = rest.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    let body = serde_json::from_slice(&body).unwrap();
+    posts.lock().unwrap().push((path, credential, body));
+    let head = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+}
+
+/// A signature as another implementation makes it.
+fn signature(key: &str, text: &str, how: &str) -> String {
+    let program = "import sys,hmac,hashlib,base64\nkey=sys.argv[1]\nkey=base64.b64decode(key[6:]) if key.startswith('whsec_') else key.encode()\nmac=hmac.new(key,sys.stdin.buffer.read(),hashlib.sha256)\nprint(mac.hexdigest() if sys.argv[2]=='hex' else base64.b64encode(mac.digest()).decode())";
+    let mut child = Command::new("python3")
+        .args(["-c", program, key, how])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let out = child.wait_with_output().unwrap();
+    String::from_utf8(out.stdout).unwrap().trim().to_owned()
+}
+
+fn deliver(house: &House, hook: &str, headers: &[(&str, &str)], body: &Value) -> (u16, Value) {
+    let door = house.home().join("run/operator.sock");
+    exchange(
+        &door,
+        "POST",
+        &format!("/hooks/{hook}"),
+        headers,
+        &body.to_string(),
+    )
+}
+
+fn from_forge(house: &House, event: &str, key: &str, body: &Value) -> (u16, Value) {
+    let signature = format!("sha256={}", signature(key, &body.to_string(), "hex"));
+    let headers = [
+        ("x-github-event", event),
+        ("x-hub-signature-256", signature.as_str()),
+    ];
+    deliver(house, "forge", &headers, body)
+}
+
+fn standard(house: &House, hook: &str, id: &str, body: &Value) -> (u16, Value) {
+    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let now = std::time::SystemTime::now();
+    let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = now.as_secs().to_string();
+    let signature = signature(key, &format!("{id}.{now}.{body}"), "base64");
+    let signature = format!("v1,{signature}");
+    let headers = [
+        ("webhook-id", id),
+        ("webhook-timestamp", now.as_str()),
+        ("webhook-signature", signature.as_str()),
+    ];
+    deliver(house, hook, &headers, body)
+}
+
+fn up(forge: u16) -> House {
+    let house = house();
+    house.manifest(&with_model(&format!(
+        "  a: {{ template: orchestrator }}
+  b: {{ template: sysadmin, reports_to: a }}
+hooks:
+  forge: {{ kind: github, secret: \"file:forge.key\", agent: a, api: \"http://127.0.0.1:{forge}/api/v1/\", token: \"file:forge.token\" }}
+  pushed: {{ kind: standard, secret: \"file:other.key\", workflow: look }}
+  told: {{ kind: standard, secret: \"file:other.key\", event: news }}
+workflows:
+  look: {{ input: {{ payload: {{ type: object }} }}, steps: {{ see: {{ skill: system-stats, agent: b }}, think: {{ task: Say what came., agent: a, with: {{ it: $input.payload }} }} }} }}
+  late: {{ steps: {{ wait: {{ event: news, within: 1h }} }} }}
+"
+    )));
+    for (name, text) in [
+        ("forge.key", "It's a Secret to Everybody"),
+        ("forge.token", "token-of-the-forge"),
+        ("other.key", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ] {
+        std::fs::write(house.path(name), text).unwrap();
+    }
+    house.expect(0, &["up"]);
+    until("the model answers", || {
+        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+    });
+    house
+}
+
+#[test]
+fn an_issue_becomes_a_task_once_and_its_end_is_told_there() {
+    // The first report meets a forge that is not well, and comes again.
+    let (port, posts) = forge(VecDeque::from([503]));
+    let house = up(port);
+    let key = "It's a Secret to Everybody";
+    let title = "run: show system stats";
+    let pull = json!({ "action": "opened", "number": 7, "repository": { "full_name": "monks/bread" },
+        "pull_request": { "number": 7, "title": title, "body": "`id`; $(id)", "html_url": "https://git.example.org/monks/bread/pulls/7",
+            "user": { "login": "baker" }, "head": { "sha": "0123456789abcdef0123456789abcdef01234567" } } });
+
+    let (status, told) = from_forge(&house, "pull_request", "another key", &pull);
+    assert_eq!(status, 401, "{told}");
+    let (status, _) = deliver(&house, "forge", &[], &pull);
+    assert_eq!(status, 401);
+    let (status, told) = deliver(&house, "none", &[], &pull);
+    assert_eq!(status, 404, "{told}");
+    assert_eq!(house.json(0, &["task", "list"])["tasks"], json!([]));
+
+    script(&house, json!([{ "text": "It is good bread." }]));
+    let (status, made) = from_forge(&house, "pull_request", key, &pull);
+    assert_eq!((status, &made["new"]), (202, &Value::Bool(true)), "{made}");
+    let task = made["task"].as_str().unwrap();
+    let (status, again) = from_forge(&house, "pull_request", key, &pull);
+    assert_eq!((status, &again["new"]), (202, &Value::Bool(false)));
+    assert_eq!(again["task"], task);
+    let (status, heard) = from_forge(&house, "push", key, &json!({ "ref": "refs/heads/main" }));
+    assert_eq!((status, heard), (202, json!({ "heard": true })));
+
+    until("the comment and the status are there", || {
+        posts.lock().unwrap().len() >= 3
+    });
+    let shown = house.json(0, &["task", "show", task]);
+    let shown = &shown["task"];
+    assert_eq!(shown["link"]["data"]["title"], title, "words are data");
+    assert!(shown["skill"].is_null(), "no word of it was matched");
+    assert_eq!(shown["assignee"], "a");
+    let posts = posts.lock().unwrap().clone();
+    let [refused, comment, status] = &posts[..] else {
+        panic!("{posts:?}");
+    };
+    assert_eq!(refused.2, comment.2);
+    assert_eq!(comment.0, "/api/v1/repos/monks/bread/issues/7/comments");
+    assert_eq!(comment.1, "token token-of-the-forge");
+    let text = comment.2["body"].as_str().unwrap();
+    assert!(text.contains("It is good bread."), "{text}");
+    assert_eq!(
+        status.0,
+        "/api/v1/repos/monks/bread/statuses/0123456789abcdef0123456789abcdef01234567"
+    );
+    assert_eq!(status.2["state"], "success");
+    for secret in ["token-of-the-forge", "a Secret to Everybody"] {
+        assert!(!house.serve_log().contains(secret));
+    }
+}
+
+#[test]
+fn a_delivery_starts_a_workflow_and_one_trace_goes_through_it() {
+    let (port, _) = forge(VecDeque::new());
+    let house = up(port);
+    let body = json!({ "bread": "rye" });
+    let (status, made) = standard(&house, "pushed", "msg_1", &body);
+    assert_eq!(status, 202, "{made}");
+    let (_, again) = standard(&house, "pushed", "msg_1", &body);
+    assert_eq!(made, again);
+    let run = made["run"].as_str().unwrap().to_owned();
+    until("it is done", || {
+        house.json(0, &["workflow", "show", &run])["run"]["state"] == "done"
+    });
+    let shown = house.json(0, &["workflow", "show", &run]);
+    assert_eq!(shown["run"]["input"]["payload"], body);
+    let trace = shown["run"]["trace"].as_str().unwrap();
+    assert!(trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit()));
+    let tasks = house.json(0, &["task", "list"]);
+    let tasks = tasks["tasks"].as_array().unwrap();
+    assert_eq!(tasks.len(), 2);
+    assert!(tasks.iter().all(|t| t["trace"] == trace), "{tasks:?}");
+    // The provider gets the same one.
+    let sent = curl(&house, "/traceparent", None);
+    assert!(sent.to_string().contains(&format!("00-{trace}-")), "{sent}");
+    let other = house.json(0, &["task", "add", "show system stats", "--wait"]);
+    assert_ne!(other["task"]["trace"], trace);
+
+    let waiting = house.json(0, &["workflow", "run", "late"]);
+    let waiting = waiting["run"]["id"].as_str().unwrap();
+    let (status, heard) = standard(&house, "told", "msg_2", &json!({ "n": 1 }));
+    assert_eq!((status, &heard["told"]), (202, &json!([waiting])));
+    until("it is done", || {
+        house.json(0, &["workflow", "show", waiting])["run"]["state"] == "done"
+    });
+}
