@@ -4,6 +4,7 @@
 //! anything is done.
 
 pub mod client;
+mod document_views;
 mod openapi;
 mod problem;
 pub mod routes;
@@ -11,6 +12,7 @@ mod time;
 mod views;
 mod work_views;
 
+pub use document_views::*;
 pub use openapi::openapi;
 pub use problem::{PROBLEM_TYPE, Problem, status_of};
 pub use time::Time;

@@ -1,5 +1,6 @@
 //! The OpenAPI document, from the table of routes and the documents' own schemas.
 
+use crate::document_views::*;
 use crate::routes::{Door, ROUTES, Route};
 use crate::views::*;
 use crate::work_views::*;
@@ -85,7 +86,8 @@ fn components() -> ComponentsBuilder {
     use crate::Problem;
     add!(Problem FleetDoc AgentWhyDoc EffectiveDoc TaskDoc TasksDoc WhyDoc AddTask PlanDoc ManifestBody ManifestDoc ActivityDoc
         VerifyDoc BudgetDoc DoctorDoc SkillsDoc ServicesDoc LogDoc HouseDoc ExecBody CommandBody BackupBody BackupDoc SelfDoc OfferDoc
-        ReportDoc ReportsDoc DelegateBody TreeDoc OrgDoc SchedulesDoc ScheduleDoc ApprovalBody UseBody DecideBody ApprovalsDoc ApprovalView DeclaredDoc RunWorkflowBody WorkflowsDoc WorkflowDoc EventBody HeardDoc ClaimBody ClaimDoc LeaseDoc RenewBody CompleteBody FailBody BlockBody NoteBody);
+        ReportDoc ReportsDoc DelegateBody TreeDoc OrgDoc SchedulesDoc ScheduleDoc ApprovalBody UseBody DecideBody ApprovalsDoc ApprovalView DeclaredDoc RunWorkflowBody WorkflowsDoc WorkflowDoc EventBody HeardDoc ClaimBody ClaimDoc LeaseDoc RenewBody CompleteBody FailBody BlockBody NoteBody
+        DocumentsDoc DocumentDoc DocumentBody);
     all
 }
 

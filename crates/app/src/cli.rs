@@ -98,6 +98,9 @@ pub(crate) enum Command {
     /// Check, run and look at workflows; they are written in the manifest.
     #[command(subcommand)]
     Workflow(crate::workflows::WorkflowCommand),
+    /// List, show and write shared documents; they are declared in the manifest.
+    #[command(subcommand)]
+    Document(crate::documents::DocumentCommand),
     /// Show budgets.
     #[command(subcommand)]
     Budget(BudgetCommand),

@@ -316,9 +316,9 @@ pub(crate) async fn up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     Ok(if late { exit::DEGRADED } else { exit::OK })
 }
 
-/// An agent that was stopped on purpose is not waited for.
+/// An agent that was stopped or is held on purpose is not waited for.
 fn wanted(agent: &AgentView) -> bool {
-    agent.presence != "dead" || agent.generation == 0
+    agent.presence != "paused" && (agent.presence != "dead" || agent.generation == 0)
 }
 
 pub(crate) fn print_fleet(fleet: &FleetDoc) {

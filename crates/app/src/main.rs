@@ -6,6 +6,7 @@ mod approvals;
 mod attach;
 mod cli;
 mod connect;
+mod documents;
 mod examples;
 mod exit;
 mod house;
@@ -102,6 +103,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Approvals { all, command } => approvals::run(&home, json, all, command).await,
         C::Schedule(command) => schedules::run(&home, json, command).await,
         C::Workflow(command) => workflows::run(&home, json, command).await,
+        C::Document(command) => documents::run(&home, json, command).await,
         C::Task(command) => tasks::run(&home, json, command).await,
         C::Budget(BudgetCommand::Show) => upkeep::budget(&home, json, false).await,
         C::Budget(BudgetCommand::Report) => upkeep::budget(&home, json, true).await,

@@ -166,6 +166,8 @@ pub struct House {
     pub(crate) room: crate::room::Room,
     /// A deadline may have come nearer: the sweeper looks again.
     pub(crate) deadlines_changed: Notify,
+    /// A shared document changed, or somebody who reads came.
+    pub(crate) documents_changed: Notify,
     /// Sequence number of the newest entry.
     pub(crate) head: watch::Receiver<u64>,
     /// One plan at a time.

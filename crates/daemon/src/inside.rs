@@ -31,7 +31,7 @@ use std::time::Duration;
 type Shared = State<Arc<House>>;
 /// The authenticated agent.
 #[derive(Clone)]
-struct Me(Slug);
+pub(crate) struct Me(pub(crate) Slug);
 
 /// Longest wait for work in one request.
 const WAIT_MAX: Duration = Duration::from_secs(55);
@@ -52,6 +52,7 @@ pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
         .route("/api/v1/self/approvals/{approval}/use", post(use_approval))
         .route("/api/v1/self/skills", get(skills))
         .route("/api/v1/self/facts/{fact}", post(fact))
+        .merge(crate::documents::inside())
         .route("/api/v1/self/charter", get(charter))
         .route("/api/v1/self/activity", post(note))
         .layer(axum::middleware::from_fn_with_state(
@@ -106,14 +107,18 @@ fn current(house: &House) -> Result<Arc<Current>> {
         .ok_or_else(|| Problem::new(FaultKind::Unavailable, "the house has no plan yet"))?)
 }
 
-fn policy_of(agent: &abbey_plan::Agent, task: Option<&TaskRow>) -> ToolPolicy {
+fn policy_of(current: &Current, agent: &abbey_plan::Agent, task: Option<&TaskRow>) -> ToolPolicy {
     let mut policy = match task.and_then(|t| t.policy.as_ref()) {
         Some(narrower) => agent.tools.narrowed(narrower),
         None => agent.tools.clone(),
     };
-    // Who may give work to nobody is not shown how.
+    // Nobody is shown how to do what there is nothing for.
     if agent.delegates.is_none() {
         policy.tools.remove(&abbey_model::Tool::Delegate);
+    }
+    let mut documents = current.house.documents.values();
+    if !documents.any(|d| d.read_by(&agent.slug)) {
+        policy.tools.remove(&abbey_model::Tool::Document);
     }
     policy
 }
@@ -239,7 +244,7 @@ async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
         skill: skill.map(|s| view::skill(house, s, Some(task.route.score))),
         args: task.route.args.clone(),
         model: agent.model.as_ref().map(ToString::to_string),
-        policy: serde_json::to_value(policy_of(agent, Some(task))).unwrap_or_default(),
+        policy: serde_json::to_value(policy_of(&current, agent, Some(task))).unwrap_or_default(),
         trace: house.traces.task(task),
         charter_hash: abbey_agents::digest(current.charter(slug).as_bytes()),
         // Only a task that ran before can have asked for anything.

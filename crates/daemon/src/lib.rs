@@ -11,6 +11,7 @@ mod backup;
 mod command;
 mod delegate;
 mod doctor;
+mod documents;
 mod egress;
 mod error;
 mod exec;

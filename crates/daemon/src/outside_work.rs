@@ -4,7 +4,9 @@ use crate::error::Result;
 use crate::house::House;
 use crate::outside::{slug_of, task_ref};
 use crate::web::{Doc, Input, header};
-use crate::{approvals, delegate, org, reports, schedules, view, workflow_view, workflows};
+use crate::{
+    approvals, delegate, documents, org, reports, schedules, view, workflow_view, workflows,
+};
 use abbey_api::*;
 use abbey_engine::approval::Verdict;
 use abbey_model::Principal;
@@ -30,6 +32,7 @@ pub(crate) fn routes() -> Router<Arc<House>> {
         .route("/api/v1/approvals/{approval}/approve", post(approve))
         .route("/api/v1/approvals/{approval}/deny", post(deny))
         .route("/api/v1/approvals/{approval}/revise", post(revise))
+        .merge(documents::outside())
         .route("/api/v1/org", get(org_doc))
         .route("/api/v1/workflows", get(declared))
         .route("/api/v1/workflows/{workflow}/runs", post(run_workflow))

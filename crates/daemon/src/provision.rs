@@ -325,7 +325,9 @@ async fn files(house: &House, current: &Current, slug: &Slug) -> Result<()> {
         entry(FileName::Heartbeat, ""),
     ];
     let owner = CellName::Agent(slug.clone());
-    ask(house, Operation::Prepare { owner, files }).await
+    ask(house, Operation::Prepare { owner, files }).await?;
+    house.documents_changed.notify_one();
+    Ok(())
 }
 
 /// Gives an agent a fresh credential; older ones end after `overlap`.

@@ -220,6 +220,7 @@ pub(crate) async fn open(
         cells_changed: Notify::new(),
         room: crate::room::Room::default(),
         deadlines_changed: Notify::new(),
+        documents_changed: Notify::new(),
         head,
         applying: Mutex::new(()),
         seen: RwLock::default(),

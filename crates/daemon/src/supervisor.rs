@@ -2,7 +2,7 @@
 //! happens when it ends.
 
 use crate::house::House;
-use crate::{delegate, firewall, journal, loops, reconcile, schedules, workflows};
+use crate::{delegate, documents, firewall, journal, loops, reconcile, schedules, workflows};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
@@ -28,6 +28,8 @@ pub(crate) enum Duty {
     Schedule,
     /// Brings runs of workflows on.
     Workflow,
+    /// Brings shared documents to their readers.
+    Documents,
 }
 
 /// What happens when a duty panics.
@@ -38,7 +40,7 @@ struct Policy {
 }
 
 impl Duty {
-    pub(crate) const ALL: [Duty; 9] = [
+    pub(crate) const ALL: [Duty; 10] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
@@ -48,6 +50,7 @@ impl Duty {
         Duty::Deliver,
         Duty::Schedule,
         Duty::Workflow,
+        Duty::Documents,
     ];
 
     const fn policy(self) -> Policy {
@@ -62,7 +65,8 @@ impl Duty {
             | Duty::Firewall
             | Duty::Deliver
             | Duty::Schedule
-            | Duty::Workflow => Policy {
+            | Duty::Workflow
+            | Duty::Documents => Policy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
@@ -80,6 +84,7 @@ impl Duty {
             Duty::Deliver => delegate::deliveries(house).await,
             Duty::Schedule => schedules::run(house).await,
             Duty::Workflow => workflows::run(house).await,
+            Duty::Documents => documents::run(house).await,
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum Tool {
     SearchSkills,
     /// Gives a piece of the work to a colleague.
     Delegate,
+    /// Reads shared documents, and writes where it may.
+    Document,
     /// Asks a person for a yes, or uses one.
     Approval,
     /// Ends the task with a result.
@@ -31,7 +33,7 @@ pub enum Tool {
 
 impl Tool {
     /// Every tool.
-    pub const ALL: [Tool; 9] = [
+    pub const ALL: [Tool; 10] = [
         Tool::Shell,
         Tool::ReadFile,
         Tool::WriteFile,
@@ -39,6 +41,7 @@ impl Tool {
         Tool::Memory,
         Tool::SearchSkills,
         Tool::Delegate,
+        Tool::Document,
         Tool::Approval,
         Tool::Finish,
     ];
@@ -53,6 +56,7 @@ impl Tool {
             Tool::Memory => "memory",
             Tool::SearchSkills => "search_skills",
             Tool::Delegate => "delegate",
+            Tool::Document => "document",
             Tool::Approval => "approval",
             Tool::Finish => "finish",
         }

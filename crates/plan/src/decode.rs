@@ -103,6 +103,7 @@ impl Decoder<'_> {
         self.shares(&agents);
         let workflows = self.workflows(&agents);
         let hooks = self.hooks(&agents, &workflows);
+        let documents = self.documents(&agents);
         Some(House {
             name: slug(root, "house")?,
             listen: self.listen(),
@@ -123,6 +124,7 @@ impl Decoder<'_> {
             services,
             agents,
             hooks,
+            documents,
             workflows,
         })
     }

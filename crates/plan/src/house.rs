@@ -59,6 +59,8 @@ pub struct House {
     pub workflows: BTreeMap<Slug, Workflow>,
     /// Who may tell the house what happened elsewhere.
     pub hooks: BTreeMap<Slug, Hook>,
+    /// What agents share to read.
+    pub documents: BTreeMap<Slug, Document>,
 }
 
 /// Where the operator's API listens.
@@ -323,6 +325,43 @@ pub enum Does {
     Task(String),
     /// A workflow, with this input.
     Workflow(Slug, BTreeMap<String, serde_json::Value>),
+}
+
+/// A shared document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// How it comes to be.
+    pub kind: DocumentKind,
+    /// Agents who read it; everybody when not given. Its writers do anyway.
+    pub readers: Option<BTreeSet<Slug>>,
+}
+
+/// How a document comes to be. What agents may not write, the operator writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// Whole versions, by this agent if one is named.
+    Text(Option<Slug>),
+    /// Entries by these agents, or by everybody.
+    Log(Option<BTreeSet<Slug>>),
+    /// A report of this name, made at every reading.
+    Report(String),
+}
+
+impl Document {
+    /// Whether an agent writes it, or adds to it.
+    pub fn written_by(&self, agent: &Slug) -> bool {
+        match &self.kind {
+            DocumentKind::Text(writer) => writer.as_ref() == Some(agent),
+            DocumentKind::Log(writers) => writers.as_ref().is_none_or(|w| w.contains(agent)),
+            DocumentKind::Report(_) => false,
+        }
+    }
+
+    /// Whether an agent reads it.
+    pub fn read_by(&self, agent: &Slug) -> bool {
+        let named = self.readers.as_ref().is_none_or(|r| r.contains(agent));
+        named || self.written_by(agent)
+    }
 }
 
 /// Who may tell the house what happened elsewhere, at `/hooks/NAME`.

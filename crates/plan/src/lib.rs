@@ -8,6 +8,7 @@ mod allocate;
 mod check;
 mod colleagues;
 mod decode;
+mod documents;
 pub mod edit;
 mod hooks;
 mod house;
@@ -24,8 +25,9 @@ pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind, foot
 pub use check::{BRIDGE_PORTS_MAX, check, home_fits};
 pub use decode::parse;
 pub use house::{
-    Agent, AgentBudget, Budget, Charter, Does, Endpoint, Hook, HookKind, House, Listen, ModelRef,
-    Network, Origin, Provider, RELATIONS, Runtime, Schedule, Service, Then, Wake, When,
+    Agent, AgentBudget, Budget, Charter, Document, DocumentKind, Does, Endpoint, Hook, HookKind,
+    House, Listen, ModelRef, Network, Origin, Provider, RELATIONS, Runtime, Schedule, Service,
+    Then, Wake, When,
 };
 pub use node::Mistake;
 pub use planner::{Action, Applied, Inventory, Note, Plan, Severity, Step, plan};

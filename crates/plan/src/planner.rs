@@ -512,7 +512,8 @@ fn house_digest(house: &House) -> String {
             house.memory_reserve,
             house.delegation,
             &house.workflows,
-            &house.hooks
+            &house.hooks,
+            &house.documents,
         )
     ))
 }

@@ -1,6 +1,7 @@
 //! The table of the manifest: every key with its shape and its meaning, once. The checker, its messages and the
 //! JSON Schema read it.
 
+use crate::documents::DOCUMENTS;
 use crate::hooks::HOOKS;
 use crate::shape::{Shape, key, must};
 use crate::workflows::WORKFLOWS;
@@ -492,6 +493,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
         "hooks",
         HOOKS,
         "Who may tell the house what happened elsewhere, at `/hooks/NAME`.",
+    ),
+    key(
+        "documents",
+        DOCUMENTS,
+        "What agents share to read: each has one writer, is added to only, or is made from the state.",
     ),
 ]);
 

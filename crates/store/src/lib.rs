@@ -8,12 +8,14 @@
 
 mod chain;
 mod clock;
+mod document;
 mod error;
 mod sqlite;
 mod types;
 
 pub use chain::{Entry, GENESIS, Verdict, canonical, entry_hash, verify};
 pub use clock::{Clock, Guarded, SystemClock};
+pub use document::{DocumentRow, WriteDocument};
 pub use error::{Error, Result};
 pub use sqlite::{Options, Sqlite};
 pub use types::*;
@@ -181,6 +183,12 @@ pub trait Storage: Send + Sync {
     fn workflows(&self, open: bool, limit: u32) -> Reply<Vec<WorkflowRow>>;
     /// Runs of which something is over that they waited for, and when the next thing happens by itself.
     fn workflows_due(&self) -> Reply<(Vec<u64>, Option<Timestamp>)>;
+    /// Writes a version of a document, or adds an entry.
+    fn write_document(&self, new: WriteDocument) -> Reply<DocumentRow>;
+    /// The newest version or entry of every document.
+    fn documents(&self) -> Reply<Vec<DocumentRow>>;
+    /// Versions or entries of a document up to one, newest first; none when nobody wrote it yet.
+    fn document(&self, name: Slug, through: u64, limit: u32) -> Reply<Vec<DocumentRow>>;
     /// Every schedule that was ever looked at, by `agent/name`.
     fn schedules(&self) -> Reply<BTreeMap<String, ScheduleRow>>;
     /// What a schedule did, newest first.

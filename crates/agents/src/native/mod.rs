@@ -2,6 +2,7 @@
 //!
 //! It runs inside the cell and talks only to the inside door, with its own credential.
 
+mod document;
 mod model;
 mod prompt;
 mod session;

@@ -69,6 +69,16 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
                     }),
                     &["to", "task"],
                 ),
+                Tool::Document => (
+                    "Shared documents: `list` shows them, `read` one, `write` a new version of a text that is yours to write, `append` an entry to a log.",
+                    json!({
+                        "action": { "enum": ["list", "read", "write", "append"] },
+                        "name": text("Name of the document."),
+                        "text": text("What it is to say."),
+                        "seen": { "type": "integer", "minimum": 0, "description": "For `write`: the version that you read, 0 for none; refused when somebody wrote since." },
+                    }),
+                    &["action"],
+                ),
                 Tool::Approval => (
                     "Asks a person for a yes to one exact action, after which this run ends and goes on when there is an answer; or uses a yes, right before the action is done.",
                     json!({
@@ -194,6 +204,7 @@ async fn act(
                 .join("\n"))
         }
         Tool::Delegate => delegate(client, right, args).await,
+        Tool::Document => super::document::document(client, right, args).await,
         Tool::Approval => approval(client, right, args).await,
         Tool::Finish => Ok("finished".to_owned()),
     }

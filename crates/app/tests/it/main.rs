@@ -30,6 +30,7 @@ mod network;
 mod races;
 mod reports;
 mod schedules;
+mod shared;
 mod workflows;
 
 use abbey_testkit::house::House;

@@ -62,7 +62,7 @@ fn carry_out(config: &Config, ask: &Ask, stream: &UnixStream) -> Result<Answer> 
             prepare_in(Path::new(AGENT), &config.cell, 0, Some(super::UID), &files)?;
         }
         Ask::Read { file } => {
-            let text = read_in(Path::new(AGENT), *file)?;
+            let text = read_in(Path::new(AGENT), file)?;
             return Ok(Answer::Text { text });
         }
         Ask::Pack {} | Ask::Exec {} | Ask::Attach { .. } => {}

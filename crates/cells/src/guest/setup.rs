@@ -2,7 +2,7 @@
 
 use super::{Config, UID};
 use crate::cgroup::Groups;
-use crate::hostd::prepare_in;
+use crate::hostd::{FileEntry, prepare_in, shared_in};
 use crate::machine::container::CONFIG;
 use crate::{Error, Result};
 use abbey_model::{Bytes, CellName, Limits};
@@ -195,13 +195,18 @@ pub(super) fn files(config: &Config) -> Result<()> {
         adopt(Path::new(at)).map_err(Error::file("take over", at))?;
     }
     match &config.cell {
-        CellName::Agent(_) => prepare_in(
-            Path::new("/agent"),
-            &config.cell,
-            0,
-            Some(UID),
-            &config.files,
-        ),
+        CellName::Agent(_) => {
+            let place = Path::new("/agent");
+            let mut files = config.files.clone();
+            // What was taken away while this machine did not run.
+            for name in shared_in(place).unwrap_or_default() {
+                if !files.iter().any(|f| f.name == name) {
+                    let content = String::new();
+                    files.push(FileEntry { name, content });
+                }
+            }
+            prepare_in(place, &config.cell, 0, Some(UID), &files)
+        }
         CellName::Service(_) => own("/service"),
         CellName::Run(_) => own(WORK),
     }

@@ -4,18 +4,21 @@
 
 use super::server::Config;
 use crate::{Error, Result};
-use abbey_model::CellName;
+use abbey_model::{CellName, Slug};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+/// Where shared documents are, below an agent's directory.
+const SHARED: &str = "workspace/shared";
 /// Most of a file that is read for the house, bytes.
 const READ_MAX: u64 = 64 << 10;
 
 /// A file that the house knows in an owner's directories.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileName {
     /// `workspace/SOUL.md`, which its agent may not write.
@@ -28,6 +31,8 @@ pub enum FileName {
     Memory,
     /// `workspace/HEARTBEAT.md`.
     Heartbeat,
+    /// `workspace/shared/NAME.md`, which its agent may not write; empty, it is taken away.
+    Shared(Slug),
     /// The credential of the inside door: one for the agent, one for the control plane.
     Token,
     /// The virtual key, for the control plane.
@@ -66,8 +71,12 @@ impl FileName {
     ];
 
     /// Directory, name, owner, mode, and whether what is there stays.
-    fn place(self) -> (&'static str, &'static str, Owner, u32, bool) {
-        match self {
+    fn place(&self) -> (&'static str, Cow<'static, str>, Owner, u32, bool) {
+        let (place, name, owner, mode, keep) = match self {
+            FileName::Shared(name) => {
+                let name = Cow::Owned(format!("{name}.md"));
+                return (SHARED, name, Owner::House, 0o444, false);
+            }
             FileName::Charter => ("workspace", "SOUL.md", Owner::House, 0o444, false),
             FileName::OwnCharter => ("workspace", "SOUL.md", Owner::Agent, 0o600, true),
             FileName::Rules => ("workspace", "AGENTS.md", Owner::Agent, 0o600, true),
@@ -75,7 +84,8 @@ impl FileName {
             FileName::Heartbeat => ("workspace", "HEARTBEAT.md", Owner::Agent, 0o600, true),
             FileName::Token => ("", "token", Owner::ControlPlane, 0o640, false),
             FileName::Key => ("", "key", Owner::ControlPlane, 0o640, false),
-        }
+        };
+        (place, Cow::Borrowed(name), owner, mode, keep)
     }
 }
 
@@ -148,9 +158,19 @@ pub(crate) fn prepare_in(
     let mode = if uid.is_some() { 0o1770 } else { 0o700 };
     let workspace = make(&dir, Path::new("workspace"), mode, (0, theirs.1))?;
     make(&workspace, Path::new("memory"), 0o700, theirs)?;
+    let shared = make(&workspace, Path::new("shared"), 0o755, (0, 0))?;
     for entry in files {
         let (place, name, whose, mode, keep) = entry.name.place();
-        let at = if place.is_empty() { &dir } else { &workspace };
+        let name = name.as_ref();
+        let at = match place {
+            "" => &dir,
+            SHARED => &shared,
+            _ => &workspace,
+        };
+        if place == SHARED && entry.content.is_empty() {
+            remove(at, name)?;
+            continue;
+        }
         let ids = match whose {
             Owner::House => (0, 0),
             Owner::ControlPlane => (0, serve_uid),
@@ -169,6 +189,30 @@ pub(crate) fn prepare_in(
         }
     }
     Ok(())
+}
+
+fn remove(at: &OwnedFd, name: &str) -> Result<()> {
+    match rustix::fs::unlinkat(at, name, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(broken("remove", Path::new(name))(e)),
+    }
+}
+
+/// Shared documents that lie at a known place, by name.
+pub(crate) fn shared_in(path: &Path) -> Result<Vec<FileName>> {
+    let dir = open_dir(CWD, path)?;
+    let workspace = open_dir(&dir, Path::new("workspace"))?;
+    let Ok(shared) = open_dir(&workspace, Path::new("shared")) else {
+        return Ok(Vec::new());
+    };
+    let entries = rustix::fs::Dir::read_from(&shared).map_err(broken("list", path))?;
+    let name = |entry: rustix::io::Result<rustix::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let name = entry.file_name().to_str().ok()?;
+        let slug = name.strip_suffix(".md")?.parse().ok()?;
+        Some(FileName::Shared(slug))
+    };
+    Ok(entries.filter_map(name).collect())
 }
 
 /// Writes a file whole or not at all, within an open directory.
@@ -204,30 +248,39 @@ fn read_at(at: impl AsFd, name: &str) -> Option<String> {
 
 /// Reads a file that an agent writes for the house; empty when it is none.
 pub(super) fn read(config: &Config, owner: &CellName, name: FileName) -> Result<String> {
-    read_in(&dir_of(config, owner), name)
+    read_in(&dir_of(config, owner), &name)
 }
 
 /// The same at a known place.
-pub(crate) fn read_in(path: &Path, name: FileName) -> Result<String> {
+pub(crate) fn read_in(path: &Path, name: &FileName) -> Result<String> {
     let dir = open_dir(CWD, path)?;
     let (place, name, ..) = name.place();
     let text = match place {
-        "" => read_at(&dir, name),
-        place => read_at(open_dir(&dir, Path::new(place))?, name),
+        "" => read_at(&dir, &name),
+        place => read_at(below(&dir, place)?, &name),
     };
     Ok(text.unwrap_or_default())
 }
 
+/// A directory below an open one; no step follows a link.
+fn below(dir: &OwnedFd, place: &str) -> Result<OwnedFd> {
+    let mut at = open_dir(dir, Path::new("."))?;
+    for part in place.split('/') {
+        at = open_dir(&at, Path::new(part))?;
+    }
+    Ok(at)
+}
+
 /// What the house wrote for an agent under a name, if it wrote that: a charter is one of two kinds.
-pub(crate) fn kept(path: &Path, name: FileName) -> Result<Option<String>> {
+pub(crate) fn kept(path: &Path, name: &FileName) -> Result<Option<String>> {
     let dir = open_dir(CWD, path)?;
     let (place, file, _, mode, _) = name.place();
     let at = match place {
         "" => dir,
-        place => open_dir(&dir, Path::new(place))?,
+        place => below(&dir, place)?,
     };
-    match rustix::fs::statat(&at, file, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if stat.st_mode & 0o777 == mode => Ok(read_at(&at, file)),
+    match rustix::fs::statat(&at, file.as_ref(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if stat.st_mode & 0o777 == mode => Ok(read_at(&at, &file)),
         _ => Ok(None),
     }
 }

@@ -95,7 +95,9 @@ fn short(cells: &Path, cell: &CellName, ask: Ask, body: &[u8]) -> Result<Answer>
 /// Brings the house's files into a machine that runs; they are in force when this comes back.
 pub(super) fn prepare(config: &Config, cell: &CellName, files: &[FileEntry]) -> Result<()> {
     // The control plane's own copies stay outside.
-    let inside = |f: &&FileEntry| FileName::FOR_AGENTS.contains(&f.name);
+    let inside = |f: &&FileEntry| {
+        FileName::FOR_AGENTS.contains(&f.name) || matches!(f.name, FileName::Shared(_))
+    };
     let files: Vec<&FileEntry> = files.iter().filter(inside).collect();
     let body = serde_json::to_vec(&files).unwrap_or_default();
     short(&config.cells(), cell, Ask::Prepare {}, &body).map(drop)

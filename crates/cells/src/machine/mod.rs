@@ -373,9 +373,10 @@ fn identity(cell: &CellName, files: &Path) -> Result<Vec<FileEntry>> {
     if !matches!(cell, CellName::Agent(_)) {
         return Ok(Vec::new());
     }
-    FileName::FOR_AGENTS
-        .into_iter()
-        .filter_map(|name| match crate::hostd::kept(files, name) {
+    let names = FileName::FOR_AGENTS.into_iter();
+    names
+        .chain(crate::hostd::shared_in(files)?)
+        .filter_map(|name| match crate::hostd::kept(files, &name) {
             Ok(None) => None,
             Ok(Some(content)) => Some(Ok(FileEntry { name, content })),
             Err(e) => Some(Err(e)),

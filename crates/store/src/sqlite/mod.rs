@@ -3,6 +3,7 @@
 mod activity;
 mod approvals;
 mod backup;
+mod documents;
 mod house;
 mod ledger;
 mod links;
@@ -17,9 +18,10 @@ mod writer;
 pub use open::Options;
 
 use crate::{
-    Added, CallHold, CallUse, CellChange, CellRow, Claim, Claimed, Commit, Entry, Error, Failure,
-    GenerationRow, Guarded, Hold, Intake, LeaseView, NewTask, Note, Outcome, Reply, Result,
-    RunFacts, RunRow, SagaRow, Storage, TaskFilter, TaskRow, TokenRow, Verdict,
+    Added, CallHold, CallUse, CellChange, CellRow, Claim, Claimed, Commit, DocumentRow, Entry,
+    Error, Failure, GenerationRow, Guarded, Hold, Intake, LeaseView, NewTask, Note, Outcome, Reply,
+    Result, RunFacts, RunRow, SagaRow, Storage, TaskFilter, TaskRow, TokenRow, Verdict,
+    WriteDocument,
 };
 use abbey_model::{
     CellName, Generation, Millis, Principal, ReservationId, RunId, SagaId, Slug, TaskId, TaskRef,
@@ -261,6 +263,15 @@ impl Storage for Sqlite {
     fn workflows_due(&self) -> Reply<(Vec<u64>, Option<Timestamp>)> {
         let now = self.clock.now();
         self.read(move |c| workflows::due(c, now))
+    }
+    fn write_document(&self, new: WriteDocument) -> Reply<DocumentRow> {
+        self.write(move |tx| documents::write(tx, new))
+    }
+    fn documents(&self) -> Reply<Vec<DocumentRow>> {
+        self.read(documents::list)
+    }
+    fn document(&self, name: Slug, through: u64, limit: u32) -> Reply<Vec<DocumentRow>> {
+        self.read(move |db| documents::load(db, &name, through, limit))
     }
     fn schedules(&self) -> Reply<BTreeMap<String, crate::ScheduleRow>> {
         self.read(schedules::list)

@@ -1,0 +1,96 @@
+//! Shared documents out of the manifest's text: who writes each, and who reads it (S3-17, S3-26, S3-41).
+
+use crate::decode::{Decoder, nearest, text, words};
+use crate::house::{Agent, Document, DocumentKind};
+use crate::node::Node;
+use crate::shape::{Shape, key};
+use abbey_model::Slug;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most documents: all of them fit what a machine is told when it boots.
+const DOCUMENTS_MAX: usize = 16;
+
+/// What may stand below `documents`.
+pub(crate) const DOCUMENTS: Shape = Shape::Map(&Shape::Object(&[
+    key(
+        "kind",
+        Shape::Word(&["text", "log"], &[]),
+        "`text` (the default) has versions, each whole; a `log` is only ever added to.",
+    ),
+    key(
+        "writer",
+        Shape::Name,
+        "The one agent who writes a text; the operator alone when not given.",
+    ),
+    key(
+        "writers",
+        Shape::List(&Shape::Name),
+        "Who adds to a log; every agent when not given.",
+    ),
+    key(
+        "readers",
+        Shape::List(&Shape::Name),
+        "Who reads it; every agent when not given. Its writers do anyway.",
+    ),
+    key(
+        "report",
+        Shape::Word(&["status", "disk", "budget", "progress", "metrics"], &[]),
+        "It is this report, made from the state at every reading; nobody writes it.",
+    ),
+]));
+
+impl Decoder<'_> {
+    pub(crate) fn documents(&mut self, agents: &BTreeMap<Slug, Agent>) -> BTreeMap<Slug, Document> {
+        let mut documents = BTreeMap::new();
+        if let Some(node) = self.root.get("documents")
+            && node.entries().len() > DOCUMENTS_MAX
+        {
+            let text = format!("a house has at most {DOCUMENTS_MAX} documents");
+            self.mistakes.push(node.place.mistake(text));
+        }
+        for entry in self.root.get("documents").map_or(&[][..], Node::entries) {
+            let value = Some(&entry.value);
+            let named = |key| -> Option<BTreeSet<Slug>> {
+                entry.value.get(key)?;
+                let names = words(value, key);
+                Some(names.iter().filter_map(|n| n.parse().ok()).collect())
+            };
+            let writer: Option<Slug> = text(value, "writer").and_then(|w| w.parse().ok());
+            let (writers, readers) = (named("writers"), named("readers"));
+            let mut blame = |text: String| {
+                let text = format!("document `{}`: {text}", entry.key);
+                self.mistakes.push(entry.place.mistake(text));
+            };
+            let log = text(value, "kind") == Some("log");
+            let report = text(value, "report").map(str::to_owned);
+            match (log, &report) {
+                (true, None) if writer.is_some() => {
+                    blame("a log has `writers`, not one `writer`".to_owned());
+                }
+                (false, None) if writers.is_some() => {
+                    blame("a text has one `writer`; only a log has `writers`".to_owned());
+                }
+                (_, Some(_)) if log || writer.is_some() || writers.is_some() => {
+                    blame("a report is made from the state, so nobody writes it".to_owned());
+                }
+                _ => {}
+            }
+            let all = writer.iter().chain(writers.iter().flatten());
+            for name in all.chain(readers.iter().flatten()) {
+                if !agents.contains_key(name) {
+                    let known = nearest(name.as_str(), agents.keys().map(Slug::as_str));
+                    blame(format!("no agent `{name}`{known}"));
+                }
+            }
+            let kind = match (report, log) {
+                (Some(report), _) => DocumentKind::Report(report),
+                (None, true) => DocumentKind::Log(writers),
+                (None, false) => DocumentKind::Text(writer),
+            };
+            if let Ok(name) = entry.key.parse() {
+                documents.insert(name, Document { kind, readers });
+            }
+        }
+        documents
+    }
+}
