@@ -5,6 +5,7 @@
 
 pub mod client;
 mod document_views;
+mod evidence;
 mod openapi;
 mod problem;
 pub mod routes;

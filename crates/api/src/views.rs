@@ -273,6 +273,9 @@ documents! {
         /// Most tokens over all runs.
         #[serde(default)]
         tokens: Option<u64>,
+        /// What must hold before it counts as done.
+        #[serde(default)]
+        evidence: Vec<crate::EvidenceView>,
     }
     /// `abbey plan` and `abbey up`.
     PlanDoc {
@@ -634,6 +637,12 @@ documents! {
         /// Trace that it belongs to; 32 hexadecimal digits.
         #[serde(default)]
         trace: String,
+        /// Why the run before did not end well.
+        #[serde(default)]
+        failure: Option<String>,
+        /// The agent works by files: the program that does the work, or nothing where somebody else does.
+        #[serde(default)]
+        files: Option<Vec<String>>,
         /// Digest of the charter that this run is under.
         charter_hash: String,
         /// Fields that the result's `data` must have.

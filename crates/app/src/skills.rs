@@ -74,6 +74,7 @@ pub(crate) async fn run(home: &Home, json: bool, command: SkillCommand) -> Resul
             let client = client(home)?;
             let text = format!("run skill {name} {}", args.join(" "));
             let body = AddTask {
+                evidence: Vec::new(),
                 text: text.trim().to_owned(),
                 to,
                 priority: None,

@@ -162,6 +162,7 @@ async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
         skill: None,
         args: BTreeMap::new(),
         tokens: args.tokens,
+        evidence: args.evidence,
     };
     let headers: Vec<(&str, String)> = args
         .idempotency_key
@@ -293,6 +294,9 @@ fn print(json: bool, doc: &TaskDoc) {
     }
     if let Some(failure) = &t.failure {
         output::line(&format!("  last failure: {failure}"));
+    }
+    for evidence in t.link.iter().flat_map(|l| &l.evidence) {
+        output::line(&format!("  evidence: {evidence}"));
     }
     output::line(&format!("  trace: {}", t.trace));
     for run in &t.runs {

@@ -19,8 +19,24 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-/// Starts the program and streams it.
-pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Result<Response> {
+/// Most of what a program said that is kept, bytes.
+const SAID_MAX: usize = 2048;
+
+/// A program that runs in a cell.
+struct Running {
+    feed: pipe::Sender,
+    out: pipe::Receiver,
+    err: pipe::Receiver,
+    end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>,
+}
+
+/// Starts a program in the cell of an agent; `note` goes into the log first.
+async fn begin(
+    house: &Arc<House>,
+    slug: &Slug,
+    argv: Vec<String>,
+    note: Option<Note>,
+) -> Result<Running> {
     let cell = CellName::Agent(slug.clone());
     let current = house
         .current()
@@ -30,7 +46,7 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
             Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")).into(),
         );
     };
-    if body.argv.is_empty() {
+    if argv.is_empty() {
         return Err(Problem::new(FaultKind::Invalid, "no command was given").into());
     }
     let record = house.backend.record(&cell)?;
@@ -39,37 +55,87 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
     }
     let spec = specs::cell_spec(house, &current, &cell)?
         .ok_or_else(|| Problem::new(FaultKind::NotFound, "no cell"))?;
+    let (stdin_child, stdin_ours) = pipe()?;
+    let (out, out_child) = pipe()?;
+    let (err, err_child) = pipe()?;
+    let enter = Operation::Enter {
+        cell,
+        argv,
+        env: spec.env,
+        cwd: spec.cwd,
+    };
+    if let Some(note) = note {
+        house.store.append(note).await?;
+    }
+    let hostd = Arc::clone(&house.hostd);
+    let end = tokio::task::spawn_blocking(move || {
+        let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
+        hostd.call(enter, &fds)
+    });
+    Ok(Running {
+        feed: pipe::Sender::from_owned_fd(stdin_ours).map_err(Error::file("use", "a pipe"))?,
+        out: pipe::Receiver::from_owned_fd(out).map_err(Error::file("use", "a pipe"))?,
+        err: pipe::Receiver::from_owned_fd(err).map_err(Error::file("use", "a pipe"))?,
+        end,
+    })
+}
+
+/// Runs a program to its end, without input; its status and the last of what it said.
+pub(crate) async fn quietly(
+    house: &Arc<House>,
+    slug: &Slug,
+    argv: Vec<String>,
+) -> Result<(i32, String)> {
+    let Running {
+        feed,
+        out,
+        err,
+        end,
+    } = begin(house, slug, argv, None).await?;
+    drop(feed);
+    let ((), said) = tokio::join!(drain(out), tail(err));
+    match end.await {
+        Ok(Ok(Reply::Exit { code })) => Ok((code, said)),
+        Ok(Err(error)) => Err(Error::Cell(error)),
+        Ok(Ok(_)) | Err(_) => Ok((125, "its end was lost".to_owned())),
+    }
+}
+
+async fn drain(mut pipe: pipe::Receiver) {
+    let mut buffer = vec![0u8; 16 << 10];
+    while let Ok(1..) = pipe.read(&mut buffer).await {}
+}
+
+/// The last of what comes.
+async fn tail(mut pipe: pipe::Receiver) -> String {
+    let (mut buffer, mut kept) = (vec![0u8; 16 << 10], Vec::new());
+    while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..n]);
+        let over = kept.len().saturating_sub(SAID_MAX);
+        kept.drain(..over);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Starts the program and streams it.
+pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Result<Response> {
     let stdin = body
         .stdin
         .map(|t| BASE64.decode(t))
         .transpose()
         .map_err(|e| Problem::new(FaultKind::Invalid, e.to_string()))?;
-    let (stdin_child, stdin_ours) = pipe()?;
-    let (out, out_child) = pipe()?;
-    let (err, err_child) = pipe()?;
-    let enter = Operation::Enter {
-        cell: cell.clone(),
-        argv: body.argv.clone(),
-        env: spec.env,
-        cwd: spec.cwd,
-    };
     let note = Note {
         actor: Principal::Operator,
         action: "cell.exec".to_owned(),
-        entity: cell.to_string(),
+        entity: CellName::Agent(slug.clone()).to_string(),
         detail: json!({ "argv": body.argv }),
     };
-    house.store.append(note).await?;
-    let hostd = Arc::clone(&house.hostd);
-    let running = tokio::task::spawn_blocking(move || {
-        let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
-        hostd.call(enter, &fds)
-    });
-    let (mut feed, out, err) = (
-        pipe::Sender::from_owned_fd(stdin_ours).map_err(Error::file("use", "a pipe"))?,
-        pipe::Receiver::from_owned_fd(out).map_err(Error::file("use", "a pipe"))?,
-        pipe::Receiver::from_owned_fd(err).map_err(Error::file("use", "a pipe"))?,
-    );
+    let Running {
+        mut feed,
+        out,
+        err,
+        end: running,
+    } = begin(house, slug, body.argv, Some(note)).await?;
     drop(tokio::spawn(async move {
         let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
     }));

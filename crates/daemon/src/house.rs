@@ -278,7 +278,8 @@ impl House {
             slug: agent.slug.clone(),
             skills: agent.skills.clone(),
             is_root: agent.reports_to.is_none(),
-            has_model: agent.model.is_some(),
+            // Who works by files thinks for itself.
+            has_model: agent.model.is_some() || agent.files.is_some(),
             tokens_left: None,
         };
         current.house.agents.values().map(fact).collect()

@@ -3,6 +3,7 @@
 //! An agent acts only as itself: its name comes from its credential, never from a path or a body.
 
 use crate::error::Result;
+use crate::evidence::{self, Found};
 use crate::house::{Current, House};
 use crate::outside::{SearchQuery, find_skills, refuse_unknown};
 use crate::web::{Doc, Input, header, problem};
@@ -16,7 +17,7 @@ use abbey_model::{
     TaskRef, ToolPolicy,
 };
 use abbey_plan::Endpoint;
-use abbey_store::{Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow};
+use abbey_store::{Checked, Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow};
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -246,6 +247,8 @@ async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(&current, agent, Some(task))).unwrap_or_default(),
         trace: house.traces.task(task),
+        failure: task.failure.clone(),
+        files: agent.files.clone(),
         charter_hash: abbey_agents::digest(current.charter(slug).as_bytes()),
         // Only a task that ran before can have asked for anything.
         approvals: match task.attempts {
@@ -381,10 +384,34 @@ async fn complete(
         source: word::<ResultSource>(&body.source)?,
         data: body.data,
     };
-    let row = house
-        .store
-        .complete(task_ref(&name)?, hold, outcome, facts_of(body.facts)?)
-        .await?;
+    let (task, facts) = (task_ref(&name)?, facts_of(body.facts)?);
+    let row = house.store.task(task).await?;
+    let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
+    let mut checked = Checked::No;
+    if !declared.is_empty() {
+        // Only for who holds the work is anything tried.
+        let right = house.store.renew(task, hold.clone(), RunFacts::default());
+        right.await?;
+        checked = match evidence::look(&house, &hold.agent, declared).await {
+            Found::Holds => Checked::Holds,
+            Found::Unknown(why) => {
+                tracing::warn!(task = %task, why, "evidence could not be told");
+                Checked::Unknown
+            }
+            Found::Lacks(text) => {
+                let failure = Failure {
+                    reason: EndReason::EvidenceFailed,
+                    text,
+                };
+                let row = house.store.fail(task, hold, failure, facts).await?;
+                house.work.bump();
+                house.deadlines_changed.notify_one();
+                return Ok(Doc(view::task_doc(&house, row).await?));
+            }
+        };
+    }
+    let row = house.store.complete(task, hold, (outcome, checked), facts);
+    let row = row.await?;
     house.work.bump();
     Ok(Doc(TaskDoc {
         version: VERSION,

@@ -14,6 +14,7 @@ mod doctor;
 mod documents;
 mod egress;
 mod error;
+mod evidence;
 mod exec;
 mod facts;
 mod firewall;

@@ -480,7 +480,7 @@ async fn add_task(
         policy: None,
         idempotency,
         intake,
-        delegated: None,
+        delegated: crate::evidence::declared(&body.evidence)?,
     };
     let added = house.store.add_task(new).await?;
     house.work.bump();

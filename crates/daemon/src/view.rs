@@ -439,6 +439,7 @@ pub(crate) fn task(house: &House, row: &TaskRow, runs: Vec<RunView>) -> TaskView
             due_at: l.due.map(Time),
             step: l.step.clone(),
             data: l.data.clone(),
+            evidence: l.evidence.iter().map(crate::evidence::view).collect(),
         }),
         runs,
         revision: row.version,

@@ -73,7 +73,7 @@ fn every_event() -> Vec<Event> {
         },
         Event::Complete {
             token,
-            verified: Verified::Skill,
+            verified: Some(Verified::Skill),
         },
         Event::Fail {
             token,
@@ -244,7 +244,7 @@ fn a_late_holder_cannot_write_even_before_the_sweep() {
     let held = task::step(&ready, &claim, &me, Timestamp(0)).unwrap().task;
     let done = Event::Complete {
         token: LeaseToken(1),
-        verified: Verified::Skill,
+        verified: Some(Verified::Skill),
     };
     assert!(task::step(&held, &done, &me, Timestamp(99)).is_ok());
     assert_eq!(
@@ -310,7 +310,7 @@ proptest! {
                     runs += 1;
                     (Event::Claim { run: run(runs), generation: Generation(1), ttl: Millis(100), wall: Millis(400) }, Principal::Agent(agent(a)))
                 }
-                Op::Complete(a, t) => (Event::Complete { token: LeaseToken(t), verified: Verified::None }, Principal::Agent(agent(a))),
+                Op::Complete(a, t) => (Event::Complete { token: LeaseToken(t), verified: Some(Verified::None) }, Principal::Agent(agent(a))),
                 Op::Fail(a, t) => (Event::Fail { token: LeaseToken(t), reason: EndReason::ProviderError }, Principal::Agent(agent(a))),
                 Op::Renew(a, t) => (Event::Renew { token: LeaseToken(t), ttl: Millis(100) }, Principal::Agent(agent(a))),
                 Op::Expire => (Event::Expire, Principal::House),

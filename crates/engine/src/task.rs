@@ -191,8 +191,8 @@ pub enum Event {
     Complete {
         /// Its token.
         token: LeaseToken,
-        /// What stands behind it.
-        verified: Verified,
+        /// What stands behind it; none where declared evidence could not be checked.
+        verified: Option<Verified>,
     },
     /// The holder gave up, or a limit of its run ended it.
     Fail {
@@ -436,13 +436,11 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
                 state: RunState::Succeeded,
                 reason: EndReason::Completed,
             };
-            Ok(ended(
-                task,
-                Phase::Done {
-                    verified: *verified,
-                },
-                end,
-            ))
+            let phase = match *verified {
+                Some(verified) => Phase::Done { verified },
+                None => Phase::Unverified,
+            };
+            Ok(ended(task, phase, end))
         }
         Event::Fail { token, reason } => {
             let lease = held(task, *token, who, now, event.name())?;

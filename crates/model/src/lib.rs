@@ -6,6 +6,7 @@
 mod authority;
 mod budget;
 mod cell;
+mod evidence;
 mod fault;
 mod id;
 mod manifest;
@@ -25,6 +26,7 @@ pub use cell::{
     Address, CellKind, CellName, Drives, ExitKind, ExitRecord, Generation, Incarnation, Layer,
     Limits, MachineEnd, Observed, Presence, ProcessIdentity, Profile, Spent, Vmm, Wish,
 };
+pub use evidence::Evidence;
 pub use fault::FaultKind;
 pub use id::{
     Id, IdError, IdKind, ReservationId, ReservationKind, RunId, RunKind, SagaId, SagaKind, TaskId,

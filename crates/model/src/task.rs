@@ -155,11 +155,15 @@ words! {
 }
 
 impl EndReason {
-    /// Whether the house may try again by itself: infrastructure may, the agent's own error not.
+    /// Whether the house may try again by itself: what infrastructure broke, and what is not there yet although the
+    /// agent said so; not the agent's own error.
     pub const fn may_retry(self) -> bool {
         matches!(
             self,
-            EndReason::CellLost | EndReason::LeaseExpired | EndReason::ProviderError
+            EndReason::CellLost
+                | EndReason::LeaseExpired
+                | EndReason::ProviderError
+                | EndReason::EvidenceFailed
         )
     }
 }
@@ -261,14 +265,15 @@ mod tests {
     }
 
     #[test]
-    fn only_infrastructure_retries() {
+    fn only_infrastructure_and_lacking_evidence_retry() {
         let retrying: Vec<_> = EndReason::ALL.iter().filter(|r| r.may_retry()).collect();
         assert_eq!(
             retrying,
             [
                 &EndReason::ProviderError,
                 &EndReason::CellLost,
-                &EndReason::LeaseExpired
+                &EndReason::LeaseExpired,
+                &EndReason::EvidenceFailed
             ]
         );
     }

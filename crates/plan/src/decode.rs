@@ -578,6 +578,7 @@ impl Decoder<'_> {
             schedules: self.schedules(entry.value.get("schedules")),
             grants: grants(entry.value.get("grants")),
             relations: relations(entry.value.get("relations")),
+            files: entry.value.get("files").map(|f| words(Some(f), "command")),
             runtime: Runtime::Native,
             cell,
             model,

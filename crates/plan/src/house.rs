@@ -264,6 +264,8 @@ pub struct Agent {
     pub budget: AgentBudget,
     /// Share of the house's budget in percent, where one was given.
     pub share: Option<u8>,
+    /// It works by files: the program that does so, or none where somebody else looks for them.
+    pub files: Option<Vec<String>>,
     /// Work that comes by itself, by name.
     pub schedules: BTreeMap<Slug, Schedule>,
     /// Repeating wake.

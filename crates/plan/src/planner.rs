@@ -378,6 +378,7 @@ impl Work {
                 &agent.delegates,
                 &agent.grants,
                 &agent.relations,
+                &agent.files,
                 &agent.schedules,
             ),
             agent.model.as_ref().map(ToString::to_string),

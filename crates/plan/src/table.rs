@@ -364,6 +364,15 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "What work for one colleague is narrowed to.",
             ),
             key(
+                "files",
+                Shape::Object(&[key(
+                    "command",
+                    Shape::List(&Shape::Text),
+                    "Program and arguments; the path of the task's file comes last. Without, somebody else works.",
+                )]),
+                "It works by files: a task lies in `work/`, and is done when its result lies in `completed/`.",
+            ),
+            key(
                 "relations",
                 Shape::Object(&[
                     key("lineage", NAMES, "Whom it descends from."),

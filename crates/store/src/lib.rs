@@ -65,12 +65,12 @@ pub trait Storage: Send + Sync {
     fn claim(&self, claim: Claim) -> Reply<Claimed>;
     /// Extends a lease and takes what the worker reports of its run.
     fn renew(&self, task: TaskRef, hold: Hold, facts: RunFacts) -> Reply<LeaseView>;
-    /// Ends a run well.
+    /// Ends a run well; whoever calls has looked at the declared evidence.
     fn complete(
         &self,
         task: TaskRef,
         hold: Hold,
-        outcome: Outcome,
+        outcome: (Outcome, Checked),
         facts: RunFacts,
     ) -> Reply<TaskRow>;
     /// Ends a run badly.

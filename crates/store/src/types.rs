@@ -7,9 +7,9 @@ use abbey_engine::supervision::History;
 use abbey_engine::task::Phase;
 use abbey_engine::workflow::Workflow;
 use abbey_model::{
-    Amounts, EndReason, Generation, LeaseToken, Metric, Millis, Principal, Priority, Recipient,
-    ResultSource, RunId, RunState, SagaId, Scope, Slug, TaskId, TaskRef, TaskState, Timestamp,
-    ToolPolicy, Window, Wish,
+    Amounts, EndReason, Evidence, Generation, LeaseToken, Metric, Millis, Principal, Priority,
+    Recipient, ResultSource, RunId, RunState, SagaId, Scope, Slug, TaskId, TaskRef, TaskState,
+    Timestamp, ToolPolicy, Window, Wish,
 };
 use allocation::Allocation;
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,8 @@ pub struct Delegated {
     pub step: Option<String>,
     /// What is given along, as data.
     pub data: serde_json::Map<String, Value>,
+    /// What must hold before it counts as done.
+    pub evidence: Vec<Evidence>,
 }
 
 /// Where a piece of work hangs.
@@ -108,6 +110,9 @@ pub struct Link {
     /// What is given along, as data.
     #[serde(default)]
     pub data: serde_json::Map<String, Value>,
+    /// What must hold before it counts as done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<Evidence>,
 }
 
 impl Link {
@@ -122,6 +127,7 @@ impl Link {
             due: None,
             step: None,
             data: serde_json::Map::new(),
+            evidence: Vec::new(),
         }
     }
 }
@@ -433,6 +439,17 @@ pub struct Outcome {
     /// For programs.
     #[serde(default)]
     pub data: Value,
+}
+
+/// Whether what was declared as evidence holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// Nobody looked; where evidence was declared, that is the same as unknown.
+    No,
+    /// It holds.
+    Holds,
+    /// It could not be told.
+    Unknown,
 }
 
 /// A failure as its worker tells it.

@@ -3,6 +3,7 @@
 //! It runs inside the cell and talks only to the inside door, with its own credential.
 
 mod document;
+mod files;
 mod model;
 mod prompt;
 mod session;
@@ -243,6 +244,7 @@ async fn attend(
     let mut facts = std::mem::take(&mut work.facts);
     facts.insert("session_start".to_owned(), start.into());
     facts.insert("session_end".to_owned(), session.position().into());
+    let by_files = work.offer.files.is_some();
     let (verb, body) = match ending {
         Ending::Done { text, source, data } => (
             "complete",
@@ -261,7 +263,12 @@ async fn attend(
     let mut pause = RETRY.0;
     loop {
         match client.post::<Value>(&path(verb), &body, &header).await {
-            Ok(_) => return,
+            Ok(_) => {
+                if by_files {
+                    files::settled(&number, &claimed.run);
+                }
+                return;
+            }
             Err(error) if error.kind() == FaultKind::Unavailable => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY.1);

@@ -27,6 +27,7 @@ mod journey;
 mod kill;
 mod microvm;
 mod network;
+mod queue;
 mod races;
 mod reports;
 mod schedules;

@@ -31,6 +31,7 @@ pub(super) fn make(
         due,
         step: asked.step.clone(),
         data: asked.data.clone(),
+        evidence: asked.evidence.clone(),
     };
     let Some((parent, token)) = asked.parent else {
         return Ok(link);

@@ -18,9 +18,9 @@ mod writer;
 pub use open::Options;
 
 use crate::{
-    Added, CallHold, CallUse, CellChange, CellRow, Claim, Claimed, Commit, DocumentRow, Entry,
-    Error, Failure, GenerationRow, Guarded, Hold, Intake, LeaseView, NewTask, Note, Outcome, Reply,
-    Result, RunFacts, RunRow, SagaRow, Storage, TaskFilter, TaskRow, TokenRow, Verdict,
+    Added, CallHold, CallUse, CellChange, CellRow, Checked, Claim, Claimed, Commit, DocumentRow,
+    Entry, Error, Failure, GenerationRow, Guarded, Hold, Intake, LeaseView, NewTask, Note, Outcome,
+    Reply, Result, RunFacts, RunRow, SagaRow, Storage, TaskFilter, TaskRow, TokenRow, Verdict,
     WriteDocument,
 };
 use abbey_model::{
@@ -104,7 +104,7 @@ impl Storage for Sqlite {
         &self,
         task: TaskRef,
         hold: Hold,
-        outcome: Outcome,
+        outcome: (Outcome, Checked),
         facts: RunFacts,
     ) -> Reply<TaskRow> {
         self.write(move |tx| tasks::complete(tx, task, &hold, outcome, &facts))

@@ -3,8 +3,8 @@
 use super::writer::Tx;
 use super::{activity, approvals, ledger, links, parse, runs};
 use crate::{
-    Added, Claim, Claimed, Error, Failure, Hold, Intake, LeaseView, NewTask, Outcome, Result,
-    RunFacts, TaskFilter, TaskRow,
+    Added, Checked, Claim, Claimed, Error, Failure, Hold, Intake, LeaseView, NewTask, Outcome,
+    Result, RunFacts, TaskFilter, TaskRow,
 };
 use abbey_engine::task::{Event, Phase, Refusal, RunEnd, Step, Task};
 use abbey_engine::{admission, queue, run, task};
@@ -465,10 +465,11 @@ pub(super) fn complete(
     tx: &mut Tx<'_>,
     task: TaskRef,
     hold: &Hold,
-    outcome: Outcome,
+    (outcome, checked): (Outcome, Checked),
     facts: &RunFacts,
 ) -> Result<TaskRow> {
     let mut row = load(tx.db, task)?;
+    let declared = row.link.as_ref().is_some_and(|l| !l.evidence.is_empty());
     if let Some(link) = &row.link {
         let missing = links::lacking(link, &outcome);
         if !missing.is_empty() {
@@ -476,9 +477,13 @@ pub(super) fn complete(
         }
     }
     // What stands behind a result follows from its source, not from the agent's word.
-    let verified = match outcome.source {
-        ResultSource::Skill if row.route.skill.is_some() => Verified::Skill,
-        ResultSource::Skill | ResultSource::Model | ResultSource::Command => Verified::None,
+    let verified = match (outcome.source, checked) {
+        (_, Checked::Holds) if declared => Some(Verified::Evidence),
+        (_, _) if declared => None,
+        (ResultSource::Skill, _) if row.route.skill.is_some() => Some(Verified::Skill),
+        (ResultSource::Skill | ResultSource::Model | ResultSource::Command, _) => {
+            Some(Verified::None)
+        }
     };
     let who = Principal::Agent(hold.agent.clone());
     let step = task::step(

@@ -175,7 +175,12 @@ impl Bench {
             data: serde_json::Value::Null,
         };
         self.store
-            .complete(*task, self.hold(agent, token), outcome, RunFacts::default())
+            .complete(
+                *task,
+                self.hold(agent, token),
+                (outcome, Checked::No),
+                RunFacts::default(),
+            )
             .wait()
     }
 

@@ -1,0 +1,99 @@
+//! Whether work is done as was declared: looked at by the house, in the cell of whoever says so.
+
+use crate::error::Result;
+use crate::exec;
+use crate::house::House;
+use abbey_api::{EvidenceView, Problem};
+use abbey_model::{Evidence, FaultKind, Slug};
+use abbey_store::Delegated;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest look at one thing.
+const WITHIN: Duration = Duration::from_secs(120);
+/// Statuses of a program that never ran, as container tools have them.
+const NEVER_RAN: std::ops::RangeInclusive<i32> = 125..=127;
+
+/// What was found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// All of it holds.
+    Holds,
+    /// Something does not.
+    Lacks(String),
+    /// Something could not be told.
+    Unknown(String),
+}
+
+/// Looks at one after the other; the first that does not hold is what is told.
+pub(crate) async fn look(house: &Arc<House>, agent: &Slug, evidence: &[Evidence]) -> Found {
+    for one in evidence {
+        let argv = match one {
+            Evidence::File(path) => vec!["test".to_owned(), "-s".to_owned(), path.clone()],
+            Evidence::Command(argv) => argv.clone(),
+        };
+        match outcome(house, agent, argv).await {
+            Ok((0, _)) => {}
+            Ok((code, said)) if NEVER_RAN.contains(&code) => {
+                return Found::Unknown(format!("{one} could not be tried: {}", said.trim()));
+            }
+            Ok((code, said)) => {
+                let text = match one {
+                    Evidence::File(_) => format!("{one} is not there, or is empty"),
+                    Evidence::Command(_) => {
+                        format!("{one} ended with {code}: {}", said.trim())
+                    }
+                };
+                return Found::Lacks(text);
+            }
+            Err(error) => {
+                return Found::Unknown(format!("{one} could not be tried: {}", error.chain()));
+            }
+        }
+    }
+    Found::Holds
+}
+
+async fn outcome(house: &Arc<House>, agent: &Slug, argv: Vec<String>) -> Result<(i32, String)> {
+    match tokio::time::timeout(WITHIN, exec::quietly(house, agent, argv)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Ok((*NEVER_RAN.start(), format!("it ran longer than {WITHIN:?}"))),
+    }
+}
+
+/// What is declared as evidence for a task.
+///
+/// # Errors
+/// When one of it is none.
+pub(crate) fn declared(views: &[EvidenceView]) -> Result<Option<Delegated>> {
+    if views.is_empty() {
+        return Ok(None);
+    }
+    let one = |view: &EvidenceView| {
+        let evidence = match (view.file.clone(), view.command.clone()) {
+            (Some(path), None) => Evidence::File(path),
+            (None, Some(argv)) => Evidence::Command(argv),
+            _ => return Err("evidence is either a `file` or a `command`".to_owned()),
+        };
+        evidence.check().map(|()| evidence)
+    };
+    let evidence = views.iter().map(one).collect::<std::result::Result<_, _>>();
+    Ok(Some(Delegated {
+        evidence: evidence.map_err(|why| Problem::new(FaultKind::Invalid, why))?,
+        ..Delegated::default()
+    }))
+}
+
+/// One as a document.
+pub(crate) fn view(one: &Evidence) -> EvidenceView {
+    match one.clone() {
+        Evidence::File(path) => EvidenceView {
+            file: Some(path),
+            command: None,
+        },
+        Evidence::Command(argv) => EvidenceView {
+            file: None,
+            command: Some(argv),
+        },
+    }
+}
