@@ -41,6 +41,33 @@ documents! {
         /// Its text; of a log, a line for each of its newest entries.
         text: String,
     }
+    /// The work queue as a file that people edit.
+    QueueBody {
+        /// The whole file.
+        text: String,
+    }
+    /// What came of it.
+    QueueDoc {
+        /// Always 1.
+        version: u32,
+        /// The file as it is to be now.
+        text: String,
+        /// What was done.
+        done: Vec<String>,
+        /// What was not, and why.
+        conflicts: Vec<QueueConflict>,
+    }
+    /// Something of the file that was not done.
+    QueueConflict {
+        /// Line of the file, from 1.
+        line: u64,
+        /// `TASK-12`, where the line names one.
+        task: Option<String>,
+        /// What stands there.
+        wrote: String,
+        /// Why it was not done.
+        why: String,
+    }
     /// A new version of a text, or one more entry of a log.
     DocumentBody {
         /// What it says.

@@ -370,6 +370,20 @@ pub const ROUTES: &[Route] = &[
     ),
     out(
         "GET",
+        "/api/v1/queue",
+        "The work queue as Markdown",
+        None,
+        Some("QueueDoc"),
+    ),
+    out(
+        "POST",
+        "/api/v1/queue",
+        "Does what an edited work queue wants, and gives it back as it stands",
+        Some("QueueBody"),
+        Some("QueueDoc"),
+    ),
+    out(
+        "GET",
         "/api/v1/documents",
         "Every shared document",
         None,

@@ -384,11 +384,25 @@ pub(crate) enum TaskCommand {
     Cancel { task: String },
     /// Start a finished task again.
     Retry { task: String },
-    /// Print every task as JSON Lines, oldest first.
-    Export,
+    /// Print every task as JSON Lines, oldest first; or the work queue as Markdown.
+    Export {
+        /// As the work queue that people edit.
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Add the tasks of a file of JSON Lines (`text`, and `to`, `priority`, `tokens` if wanted);
-    /// the same file twice adds them once.
+    /// the same file twice adds them once. Of a `.md`, do what the edited work queue wants.
     Import { file: PathBuf },
+    /// Bring a work queue in Markdown and the house to the same: what people wrote becomes work, what happened
+    /// becomes text.
+    Sync {
+        /// The work queue; made if it is not there.
+        #[arg(default_value = "WORK-QUEUE.md")]
+        file: PathBuf,
+        /// Again whenever one of them changes, until it is ended.
+        #[arg(long)]
+        watch: bool,
+    },
 }
 
 #[derive(Debug, Args)]

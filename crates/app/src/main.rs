@@ -13,6 +13,7 @@ mod house;
 mod image;
 mod org;
 mod output;
+mod queue;
 mod reports;
 mod roles;
 mod run;

@@ -4,6 +4,7 @@ use crate::cli::{DelegateArgs, TaskAddArgs, TaskCommand};
 use crate::connect::{client, segment};
 use crate::exit::{self, Failure};
 use crate::output::{self, Progress, dash, table};
+use crate::queue;
 use abbey_api::client::Client;
 use abbey_api::*;
 use abbey_daemon::Home;
@@ -74,8 +75,13 @@ pub(crate) async fn run(home: &Home, json: bool, command: TaskCommand) -> Outcom
             }
             Ok(exit::OK)
         }
-        TaskCommand::Export => export(&client).await,
+        TaskCommand::Export { markdown: true } => queue::export(&client).await,
+        TaskCommand::Export { markdown: false } => export(&client).await,
+        TaskCommand::Import { file } if file.extension().is_some_and(|e| e == "md") => {
+            queue::import(&client, json, &file).await
+        }
         TaskCommand::Import { file } => import(&client, json, &file).await,
+        TaskCommand::Sync { file, watch } => queue::sync(home, json, &file, watch).await,
         TaskCommand::Cancel { task } => change(&client, json, &task, "cancel").await,
         TaskCommand::Retry { task } => change(&client, json, &task, "retry").await,
     }

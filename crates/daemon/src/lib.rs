@@ -34,6 +34,7 @@ mod outside;
 mod outside_work;
 mod pool;
 mod provision;
+mod queue;
 mod reconcile;
 mod reports;
 mod room;

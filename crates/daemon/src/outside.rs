@@ -132,7 +132,7 @@ pub(crate) fn task_ref(text: &str) -> Result<TaskRef> {
         .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
 }
 
-fn known_agent(house: &House, text: &str) -> Result<Slug> {
+pub(crate) fn known_agent(house: &House, text: &str) -> Result<Slug> {
     let slug = slug_of(text)?;
     match house.current() {
         Some(current) if current.house.agents.contains_key(&slug) => Ok(slug),

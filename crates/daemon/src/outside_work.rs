@@ -33,6 +33,7 @@ pub(crate) fn routes() -> Router<Arc<House>> {
         .route("/api/v1/approvals/{approval}/deny", post(deny))
         .route("/api/v1/approvals/{approval}/revise", post(revise))
         .merge(documents::outside())
+        .merge(crate::queue::routes())
         .route("/api/v1/org", get(org_doc))
         .route("/api/v1/workflows", get(declared))
         .route("/api/v1/workflows/{workflow}/runs", post(run_workflow))

@@ -91,6 +91,7 @@ fn every_event() -> Vec<Event> {
         },
         Event::Answered { goes_on: true },
         Event::Unblock,
+        Event::Edit,
         Event::HolderLost { token },
         Event::Expire,
         Event::WallTime,
@@ -122,6 +123,7 @@ fn the_transition_table_is_exactly_this() {
             &[TaskState::AwaitingApproval],
         ),
         ("unblock", &[Operator], &[Blocked]),
+        ("edit", &[Operator], &[Pending, Parked, Ready]),
         ("holder_lost", &[House], &[Running]),
         ("expire", &[House], &[Running]),
         ("wall_time", &[House], &[Running]),
@@ -192,7 +194,7 @@ fn the_transition_table_is_exactly_this() {
             }
         }
     }
-    assert_eq!(checked, 11 * 15 * 3);
+    assert_eq!(checked, 11 * 16 * 3);
 }
 
 #[test]

@@ -226,6 +226,8 @@ pub enum Event {
     },
     /// The wait is over.
     Unblock,
+    /// Somebody changed what is to be done, by whom, or how urgently; before anybody holds it.
+    Edit,
     /// The holder's cell is gone.
     HolderLost {
         /// Token that it held.
@@ -256,6 +258,7 @@ impl Event {
             Event::Ask { .. } => "ask",
             Event::Answered { .. } => "answered",
             Event::Unblock => "unblock",
+            Event::Edit => "edit",
             Event::HolderLost { .. } => "holder_lost",
             Event::Expire => "expire",
             Event::WallTime => "wall_time",
@@ -281,7 +284,7 @@ impl Event {
             | Event::Expire
             | Event::WallTime
             | Event::Overdue => matches!(who, PrincipalKind::House),
-            Event::Unblock | Event::Retry => matches!(who, PrincipalKind::Operator),
+            Event::Unblock | Event::Edit | Event::Retry => matches!(who, PrincipalKind::Operator),
             // The house calls off what hangs on work that was called off.
             Event::Cancel => true,
         }
@@ -494,6 +497,12 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
         },
         Event::Unblock => match task.phase {
             Phase::Blocked { .. } => Ok(moved(task, Phase::Pending { not_before: now })),
+            _ => Err(illegal()),
+        },
+        Event::Edit => match task.phase {
+            Phase::Pending { .. } | Phase::Parked { .. } | Phase::Ready { .. } => {
+                Ok(moved(task, task.phase.clone()))
+            }
             _ => Err(illegal()),
         },
         Event::HolderLost { token } => match task.phase.lease() {

@@ -79,6 +79,8 @@ pub trait Storage: Send + Sync {
     fn block(&self, task: TaskRef, hold: Hold, on: String, why: String) -> Reply<TaskRow>;
     /// Ends such a wait.
     fn unblock(&self, task: TaskRef, who: Principal) -> Reply<TaskRow>;
+    /// Changes a task that nobody holds, and admits it anew.
+    fn edit_task(&self, task: TaskRef, edit: TaskEdit, who: Principal) -> Reply<TaskRow>;
     /// Calls a task off.
     fn cancel(&self, task: TaskRef, who: Principal) -> Reply<TaskRow>;
     /// Starts a finished task again.

@@ -522,6 +522,19 @@ pub struct TaskFilter {
     pub limit: u32,
 }
 
+/// A task as it is to be from now on.
+#[derive(Debug, Clone)]
+pub struct TaskEdit {
+    /// What is to be done.
+    pub text: String,
+    /// Lane.
+    pub priority: Priority,
+    /// Who is to do it; anybody fit when absent.
+    pub assignee: Option<Slug>,
+    /// For admission.
+    pub intake: Intake,
+}
+
 /// A run as it stands.
 #[derive(Debug, Clone)]
 pub struct RunRow {

@@ -192,3 +192,176 @@ fn a_claim_without_its_evidence_is_sent_back_with_the_reason() {
             .contains("the file `other.md` is not there")
     );
 }
+
+fn view(house: &House) -> String {
+    std::fs::read_to_string(house.path("Q.md")).unwrap()
+}
+
+#[test]
+fn a_queue_in_markdown_is_edited_by_people_and_kept_by_the_house() {
+    let house = up(BY_HAND);
+    let (queue, file) = (house.path("Q.md"), "Q.md");
+    std::fs::write(&queue, "# Ours\n\n- [ ] (P0, a) Bake bread\n  and much of it\n- [ ] How much free disk space is there?\n- [ ] (P1, nobody) Sing\n").unwrap();
+    let text = house.expect(4, &["task", "sync", file]);
+    assert!(
+        text.contains("TASK-1 was added") && text.contains("TASK-2 was added"),
+        "{text}"
+    );
+    assert!(
+        text.contains("Q.md:6: there is no agent `nobody`"),
+        "{text}"
+    );
+    let kept = std::fs::read_to_string(house.path("Q.md.before")).unwrap();
+    assert!(kept.starts_with("# Ours"));
+    let conflicts = std::fs::read_to_string(house.path("Q.md.conflicts")).unwrap();
+    assert!(
+        conflicts.contains("(P1, nobody) Sing"),
+        "nothing that was written is lost: {conflicts}"
+    );
+    until("one runs by hand, one is done by a skill", || {
+        task(&house, "TASK-1")["state"] == "running" && task(&house, "TASK-2")["state"] == "done"
+    });
+    house.expect(0, &["task", "sync", file]);
+    let now = view(&house);
+    assert!(
+        now.contains("- [ ] **TASK-1** (P0, a, running) Bake bread <!-- "),
+        "{now}"
+    );
+    assert!(now.contains("\n  and much of it\n"), "{now}");
+    assert!(
+        now.contains("- [x] **TASK-2** (P2, -, done) How much free disk space"),
+        "{now}"
+    );
+    // Nothing happened: the file is left as it is.
+    let before = std::fs::metadata(&queue).unwrap().modified().unwrap();
+    house.expect(0, &["task", "sync", file]);
+    assert_eq!(
+        std::fs::metadata(&queue).unwrap().modified().unwrap(),
+        before
+    );
+    // Edited while the house works: what waits is changed, what runs is not, and both are told.
+    house.expect(0, &["stop", "a"]);
+    house.expect(
+        0,
+        &[
+            "task",
+            "add",
+            "Sweep the yard",
+            "--to",
+            "a",
+            "--priority",
+            "P3",
+        ],
+    );
+    house.expect(0, &["task", "sync", file]);
+    let edited = view(&house)
+        .replace(
+            "(P3, a, ready) Sweep the yard",
+            "(P1, a, ready) Sweep the whole yard",
+        )
+        .replace("- [x] **TASK-2**", "- [ ] **TASK-2**")
+        + "\n## Notes\n\n- [ ] not work, only a note\n";
+    std::fs::write(&queue, edited).unwrap();
+    let text = house.expect(4, &["task", "sync", file]);
+    assert!(text.contains("TASK-3 was changed"), "{text}");
+    assert!(text.contains("TASK-2: it is done"), "{text}");
+    let changed = task(&house, "TASK-3");
+    assert_eq!(
+        (&changed["title"], &changed["priority"]),
+        (&json!("Sweep the whole yard"), &json!("P1"))
+    );
+    assert!(view(&house).ends_with("## Notes\n\n- [ ] not work, only a note\n"));
+    assert_eq!(
+        house.json(0, &["task", "list"])["tasks"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    // Both sides changed the same: the house's stays, and what was written is kept.
+    let mine = view(&house).replace("Sweep the whole yard", "Sweep nothing");
+    let theirs = view(&house).replace("Sweep the whole yard", "Sweep all");
+    std::fs::write(house.path("theirs.md"), theirs).unwrap();
+    house.expect(0, &["task", "import", "theirs.md"]);
+    std::fs::write(&queue, mine).unwrap();
+    let text = house.expect(4, &["task", "sync", file]);
+    assert!(text.contains("it was changed on both sides"), "{text}");
+    assert!(view(&house).contains("Sweep all"));
+    let conflicts = std::fs::read_to_string(house.path("Q.md.conflicts")).unwrap();
+    assert!(conflicts.contains("Sweep nothing"));
+    // Called off by a word.
+    std::fs::write(
+        &queue,
+        view(&house).replace("(P1, a, ready)", "(P1, a, cancelled)"),
+    )
+    .unwrap();
+    house.expect(0, &["task", "sync", file]);
+    assert_eq!(task(&house, "TASK-3")["state"], "cancelled");
+    assert!(
+        house
+            .expect(0, &["task", "export", "--markdown"])
+            .contains("TASK-3")
+    );
+}
+
+#[test]
+fn two_writers_and_a_house_that_is_killed_lose_and_double_nothing() {
+    let house = up(
+        "house: q\ndefaults: { cell: process }\nagents:\n  a: { template: orchestrator, files: {} }\n",
+    );
+    house.expect(0, &["stop", "a"]);
+    house.expect(0, &["task", "sync", "Q.md"]);
+    let mut watcher = house
+        .command(&["task", "sync", "Q.md", "--watch"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let append = |text: &str| {
+        use std::io::Write;
+        let opened = std::fs::OpenOptions::new()
+            .append(true)
+            .open(house.path("Q.md"));
+        opened.unwrap().write_all(text.as_bytes()).unwrap();
+    };
+    append("- [ ] (P1, a) first\n");
+    until("the watcher took it", || {
+        view(&house).contains("**TASK-1** (P1, a, ready) first")
+    });
+    // A second one syncs by hand while the first looks on; the house dies in between.
+    for n in 0..5 {
+        append(&format!("- [ ] (P1, a) number {n}\n"));
+        if n % 2 == 1 {
+            house.kill_serve();
+            house.expect(0, &["up", "--no-wait"]);
+        }
+        house.expect(0, &["task", "sync", "Q.md"]);
+    }
+    house.expect(0, &["task", "cancel", "TASK-1"]);
+    until("what happened in the house comes into the file", || {
+        view(&house).contains("- [x] **TASK-1** (P1, a, cancelled)")
+    });
+    let tasks = house.json(0, &["task", "list"]);
+    let mut titles: Vec<&str> = tasks["tasks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["title"].as_str().unwrap())
+        .collect();
+    titles.sort_unstable();
+    assert_eq!(
+        titles,
+        [
+            "first", "number 0", "number 1", "number 2", "number 3", "number 4"
+        ]
+    );
+    for title in titles {
+        assert_eq!(
+            view(&house).matches(&format!(") {title} <!--")).count(),
+            1,
+            "{}",
+            view(&house)
+        );
+    }
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+}

@@ -4,6 +4,7 @@ mod activity;
 mod approvals;
 mod backup;
 mod documents;
+mod edit;
 mod house;
 mod ledger;
 mod links;
@@ -20,8 +21,8 @@ pub use open::Options;
 use crate::{
     Added, CallHold, CallUse, CellChange, CellRow, Checked, Claim, Claimed, Commit, DocumentRow,
     Entry, Error, Failure, GenerationRow, Guarded, Hold, Intake, LeaseView, NewTask, Note, Outcome,
-    Reply, Result, RunFacts, RunRow, SagaRow, Storage, TaskFilter, TaskRow, TokenRow, Verdict,
-    WriteDocument,
+    Reply, Result, RunFacts, RunRow, SagaRow, Storage, TaskEdit, TaskFilter, TaskRow, TokenRow,
+    Verdict, WriteDocument,
 };
 use abbey_model::{
     CellName, Generation, Millis, Principal, ReservationId, RunId, SagaId, Slug, TaskId, TaskRef,
@@ -117,6 +118,9 @@ impl Storage for Sqlite {
     }
     fn unblock(&self, task: TaskRef, who: Principal) -> Reply<TaskRow> {
         self.write(move |tx| tasks::simple(tx, task, &abbey_engine::task::Event::Unblock, &who))
+    }
+    fn edit_task(&self, task: TaskRef, change: TaskEdit, who: Principal) -> Reply<TaskRow> {
+        self.write(move |tx| edit::edit(tx, task, change, &who))
     }
     fn cancel(&self, task: TaskRef, who: Principal) -> Reply<TaskRow> {
         self.write(move |tx| tasks::simple(tx, task, &abbey_engine::task::Event::Cancel, &who))

@@ -251,7 +251,7 @@ pub(super) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
 }
 
 /// Runs admission and stores where it leads.
-fn settle_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Result<()> {
+pub(super) fn settle_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Result<()> {
     let mut agents = intake.agents.clone();
     for agent in &mut agents {
         agent.tokens_left = ledger::tokens_left(tx, &agent.slug)?;

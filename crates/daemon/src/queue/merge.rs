@@ -1,0 +1,257 @@
+//! What a file wants, against how the tasks stand: a pure function. The house's side wins a conflict, and the other
+//! is told of it, word by word.
+
+use super::text::{Entry, Fields, Item};
+use abbey_model::TaskState;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Act {
+    /// A new task; the number tells equal lines of one file apart.
+    Add(Fields, u32),
+    /// These fields from now on.
+    Edit(u64, Fields),
+    Cancel(u64),
+    Retry(u64),
+}
+
+/// What could not be done, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Conflict {
+    pub(super) line: usize,
+    pub(super) number: Option<u64>,
+    pub(super) wrote: String,
+    pub(super) why: String,
+}
+
+/// Tasks by number, as the house has them; `known` tells of those that a file does not show.
+pub(super) fn merge(
+    items: &[Item],
+    tasks: &BTreeMap<u64, Entry>,
+) -> (Vec<(usize, Act)>, Vec<Conflict>) {
+    let (mut acts, mut conflicts) = (Vec::new(), Vec::new());
+    let mut seen = BTreeSet::new();
+    let mut alike: BTreeMap<String, u32> = BTreeMap::new();
+    for item in items {
+        let mut conflict = |why: String| {
+            conflicts.push(Conflict {
+                line: item.line,
+                number: item.number,
+                wrote: item.raw.clone(),
+                why,
+            });
+        };
+        let Some(number) = item.number else {
+            if item.fields.text.is_empty() {
+                continue;
+            }
+            if item.ticked {
+                conflict("a line without a number is new work, and this one is ticked".to_owned());
+                continue;
+            }
+            let nth = alike.entry(item.fields.digest()).or_default();
+            acts.push((item.line, Act::Add(item.fields.clone(), *nth)));
+            *nth += 1;
+            continue;
+        };
+        let Some(task) = tasks.get(&number) else {
+            conflict(format!(
+                "there is no TASK-{number}; without the number it would be new work"
+            ));
+            continue;
+        };
+        if !seen.insert(number) {
+            conflict(format!(
+                "TASK-{number} stands there twice; the first counts"
+            ));
+            continue;
+        }
+        match fields(item, task) {
+            Ok(true) => acts.push((item.line, Act::Edit(number, item.fields.clone()))),
+            Ok(false) => {}
+            Err(why) => conflict(why),
+        }
+        match state(item, task) {
+            Ok(Some(act)) => acts.push((item.line, act)),
+            Ok(None) => {}
+            Err(why) => conflict(why),
+        }
+    }
+    (acts, conflicts)
+}
+
+/// Whether somebody wants other fields.
+fn fields(item: &Item, task: &Entry) -> Result<bool, String> {
+    let (wanted, is) = (item.fields.digest(), task.fields.digest());
+    if wanted == is {
+        return Ok(false);
+    }
+    match &item.mark {
+        Some((was, _)) if *was == wanted => Ok(false),
+        Some((was, _)) if *was == is => match task.state {
+            TaskState::Pending | TaskState::Parked | TaskState::Ready
+                if !item.fields.text.is_empty() =>
+            {
+                Ok(true)
+            }
+            TaskState::Pending | TaskState::Parked | TaskState::Ready => {
+                Err("a task says what is to be done".to_owned())
+            }
+            state => Err(format!("it is {state}, so it is not changed any more")),
+        },
+        Some(_) => Err(format!(
+            "it was changed on both sides; it now says ({}, {}) {}",
+            task.fields.priority,
+            task.fields.assignee.as_deref().unwrap_or("-"),
+            task.fields.text
+        )),
+        None => Err(
+            "the comment at the end of the line is gone, so nobody knows which side changed it"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Whether somebody wants it to stand otherwise.
+fn state(item: &Item, task: &Entry) -> Result<Option<Act>, String> {
+    let was = item.mark.as_ref().map(|(_, state)| state.as_str());
+    let wanted = item.state.as_deref();
+    let over = |state: &str| {
+        let parsed = state.parse::<TaskState>();
+        parsed.is_ok_and(|s| s.is_terminal())
+    };
+    if wanted.is_some() && wanted != was && wanted != Some(task.state.name()) {
+        return match (wanted, task.state.is_terminal()) {
+            (Some("cancelled"), false) => Ok(Some(Act::Cancel(task.number))),
+            (Some("retry"), true) if task.state != TaskState::Done => {
+                Ok(Some(Act::Retry(task.number)))
+            }
+            _ => Err(format!(
+                "it is {}; a state is what happened, and `cancelled` or `retry` what one may want",
+                task.state
+            )),
+        };
+    }
+    let was_over = was.map_or(task.state.is_terminal(), over);
+    match (item.ticked, was_over) {
+        (true, false) if !task.state.is_terminal() => Err(format!(
+            "it is {}, and only who holds it says that it is done; write `cancelled` to call it off",
+            task.state
+        )),
+        (false, true) if task.state.is_terminal() => Err(format!(
+            "it is {}; write `retry` to have it done again",
+            task.state
+        )),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::parse;
+    use super::*;
+    use abbey_model::Priority;
+
+    fn task(number: u64, text: &str, state: TaskState) -> Entry {
+        Entry {
+            number,
+            fields: Fields {
+                priority: Priority::P2,
+                assignee: None,
+                text: text.to_owned(),
+            },
+            state,
+            holder: None,
+        }
+    }
+
+    /// Every edit of a line as the house wrote it, and what comes of it.
+    #[test]
+    fn each_edit_is_done_or_told() {
+        let before = || {
+            [
+                task(1, "bake", TaskState::Ready),
+                task(2, "sweep", TaskState::Failed),
+                task(3, "sing", TaskState::Running),
+            ]
+        };
+        let written = super::super::text::render("h", &before());
+        let tasks: BTreeMap<u64, Entry> = before().into_iter().map(|t| (t.number, t)).collect();
+        let outcome = |from: &str, to: &str| {
+            assert!(written.contains(from), "{written}");
+            let (acts, conflicts) = merge(&parse(&written.replacen(from, to, 1)).1, &tasks);
+            let acts = acts
+                .into_iter()
+                .map(|(_, a)| format!("{a:?}"))
+                .collect::<Vec<_>>()
+                .join(" ");
+            let told = conflicts
+                .into_iter()
+                .map(|c| c.why)
+                .collect::<Vec<_>>()
+                .join(" ");
+            (acts, told)
+        };
+        for (from, to, acts, told) in [
+            ("bake", "bake", "", ""),
+            ("bake", "bake bread", "Edit(1", ""),
+            ("(P2, -, ready)", "(P0, ezra, ready)", "Edit(1", ""),
+            ("(P2, -, ready)", "(P2, -, cancelled)", "Cancel(1)", ""),
+            ("- [ ] **TASK-1", "- [x] **TASK-1", "", "only who holds it"),
+            ("sing", "sing loud", "", "it is running"),
+            ("(P2, -, running)", "(P2, -, cancelled)", "Cancel(3)", ""),
+            (
+                "(P2, -, running)",
+                "(P2, -, done)",
+                "",
+                "a state is what happened",
+            ),
+            ("(P2, -, failed)", "(P2, -, retry)", "Retry(2)", ""),
+            ("- [x] **TASK-2", "- [ ] **TASK-2", "", "write `retry`"),
+            ("**TASK-2**", "**TASK-9**", "", "there is no TASK-9"),
+            ("**TASK-2**", "**TASK-1**", "", "stands there twice"),
+            (
+                "## Over",
+                "- [ ] new work\n- [ ] new work\n\n## Over",
+                "Add(Fields { priority: P2, assignee: None, text: \"new work\" }, 0) Add(Fields { priority: P2, assignee: None, text: \"new work\" }, 1)",
+                "",
+            ),
+            ("## Over", "- [x] done work\n\n## Over", "", "is ticked"),
+            ("## Over", "", "", ""),
+        ] {
+            let (did, said) = outcome(from, to);
+            assert!(
+                did.starts_with(acts) && did.is_empty() == acts.is_empty(),
+                "{to}: {did}"
+            );
+            assert!(
+                said.contains(told) && said.is_empty() == told.is_empty(),
+                "{to}: {said}"
+            );
+        }
+    }
+
+    /// The house's side moved on: a line that nobody edited is only old; one that was edited is told.
+    #[test]
+    fn an_old_line_is_no_wish() {
+        let written = super::super::text::render("h", &[task(1, "bake", TaskState::Ready)]);
+        let moved: BTreeMap<u64, Entry> = [(1, task(1, "bake rye", TaskState::Done))].into();
+        let (acts, conflicts) = merge(&parse(&written).1, &moved);
+        assert!(
+            acts.is_empty() && conflicts.is_empty(),
+            "{acts:?} {conflicts:?}"
+        );
+        let edited = written.replace("bake", "bake wheat");
+        let (acts, conflicts) = merge(&parse(&edited).1, &moved);
+        assert!(acts.is_empty());
+        assert!(conflicts[0].why.contains("on both sides"), "{conflicts:?}");
+        let stripped = "- [ ] **TASK-1** (P2, -) bake wheat\n";
+        let (acts, conflicts) = merge(&parse(stripped).1, &moved);
+        assert!(acts.is_empty());
+        assert!(
+            conflicts[0].why.contains("comment at the end"),
+            "{conflicts:?}"
+        );
+    }
+}
