@@ -196,7 +196,7 @@ mod tests {
         for (from, to, acts, told) in [
             ("bake", "bake", "", ""),
             ("bake", "bake bread", "Edit(1", ""),
-            ("(P2, -, ready)", "(P0, ezra, ready)", "Edit(1", ""),
+            ("(P2, -, ready)", "(P0, mason, ready)", "Edit(1", ""),
             ("(P2, -, ready)", "(P2, -, cancelled)", "Cancel(1)", ""),
             ("- [ ] **TASK-1", "- [x] **TASK-1", "", "only who holds it"),
             ("sing", "sing loud", "", "it is running"),

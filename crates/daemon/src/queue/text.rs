@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_people_write_is_understood() {
-        let text = "# Ours\n\nSome prose.\n\n- not a task\n- [ ] Bake bread\n- [ ] (p0, ezra) Bake more\n  of it\n\n* [ ] (urgent) mend the oven\n\n```\n- [ ] in a block\n```\n- [X] TASK-7: (P3, -, retry) Sweep\n";
+        let text = "# Ours\n\nSome prose.\n\n- not a task\n- [ ] Bake bread\n- [ ] (p0, mason) Bake more\n  of it\n\n* [ ] (urgent) mend the oven\n\n```\n- [ ] in a block\n```\n- [X] TASK-7: (P3, -, retry) Sweep\n";
         let (version, items) = parse(text);
         assert_eq!(version, 0);
         let short: Vec<_> = items
@@ -273,7 +273,7 @@ mod tests {
                     7,
                     None,
                     Priority::P0,
-                    Some("ezra"),
+                    Some("mason"),
                     "Bake more\nof it",
                     None
                 ),
