@@ -13,6 +13,7 @@ use hyper::Method;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -23,6 +24,8 @@ type Outcome = Result<u8, Failure>;
 const TOGETHER: Duration = Duration::from_millis(300);
 /// Pause before a house that does not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long what a file was before is kept, for whoever has it open.
+const KEPT: Duration = Duration::from_secs(600);
 /// Turns in which a file may change under our hands before we leave it to whoever changes it.
 const TURNS_MAX: u32 = 20;
 
@@ -98,32 +101,29 @@ pub(crate) async fn sync(home: &Home, json: bool, file: &Path, watch: bool) -> O
 }
 
 /// One turn. A file that somebody writes at the same moment is exchanged, not overwritten: what was there is looked
-/// at once more, and taken along.
+/// at once more, and taken along. Also what was written into it later, by somebody who had it open, is found.
 async fn once(client: &Client, file: &Path) -> Result<QueueDoc, Failure> {
-    let read = || match std::fs::read_to_string(file) {
-        Ok(text) => Ok(text),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(e) => Err(broken("read", file)(e)),
+    let mut all = QueueDoc {
+        version: abbey_api::VERSION,
+        text: String::new(),
+        done: Vec::new(),
+        conflicts: Vec::new(),
     };
-    let mut text = read()?;
+    for (place, late) in left_behind(file)? {
+        take(client, file, &late, &mut all).await?;
+        put_aside(file, &place, &late)?;
+    }
+    let mut text = read(file)?;
     keep_own(file, &text)?;
-    let mut all: Option<QueueDoc> = None;
     for _ in 0..TURNS_MAX {
-        let body = QueueBody { text: text.clone() };
-        let mut doc: QueueDoc = client.post("/api/v1/queue", &body, &[]).await?;
-        keep_conflicts(file, &doc)?;
-        let found = match doc.text == text {
-            true => read()?,
-            false => exchange(file, &doc.text)?,
+        take(client, file, &text, &mut all).await?;
+        let found = match all.text == text {
+            true => read(file)?,
+            false => exchange(file, &all.text)?,
         };
-        if let Some(before) = all.take() {
-            doc.done.splice(0..0, before.done);
-            doc.conflicts.splice(0..0, before.conflicts);
-        }
         if found == text {
-            return Ok(doc);
+            return Ok(all);
         }
-        all = Some(doc);
         text = found;
     }
     let text = format!(
@@ -133,17 +133,47 @@ async fn once(client: &Client, file: &Path) -> Result<QueueDoc, Failure> {
     Err(Failure::plain(text).with_code(exit::CONFLICT))
 }
 
-/// Puts a text in the place of a file, and gives what was there.
-fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
+/// Does what a text wants.
+async fn take(client: &Client, file: &Path, text: &str, all: &mut QueueDoc) -> Result<(), Failure> {
+    let text = text.to_owned();
+    let doc: QueueDoc = client
+        .post("/api/v1/queue", &QueueBody { text }, &[])
+        .await?;
+    keep_conflicts(file, &doc)?;
+    all.text = doc.text;
+    all.done.extend(doc.done);
+    all.conflicts.extend(doc.conflicts);
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(e) => Err(broken("read", file)(e)),
+    }
+}
+
+/// `.NAME.queue-`, with which the names begin of what a file was before.
+fn prefix(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let new = file.with_file_name(format!(".{name}.{}", std::process::id()));
+    format!(".{name}.queue-")
+}
+
+fn digest(text: &str) -> String {
+    abbey_agents::digest(text.as_bytes())[..16].to_owned()
+}
+
+/// Puts a text in the place of a file, and gives what was there. That stays for a while under a name that says what of
+/// it was taken, for whoever still has it open and writes.
+fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
+    let new = file.with_file_name(format!("{}new-{}", prefix(file), std::process::id()));
     let mode = std::fs::metadata(file).map(|m| m.permissions());
     std::fs::write(&new, text).map_err(broken("write", &new))?;
     if let Ok(mode) = mode {
         std::fs::set_permissions(&new, mode).map_err(broken("protect", &new))?;
     }
-    let renamed = renameat_with(CWD, &new, CWD, file, RenameFlags::EXCHANGE);
-    match renamed {
+    match renameat_with(CWD, &new, CWD, file, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         Err(rustix::io::Errno::NOENT) => {
             let place = renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE);
@@ -153,8 +183,54 @@ fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
         Err(e) => return Err(broken("replace", file)(e.into())),
     }
     let was = std::fs::read_to_string(&new).map_err(broken("read", &new))?;
-    std::fs::remove_file(&new).map_err(broken("remove", &new))?;
+    put_aside(file, &new, &was)?;
     Ok(was)
+}
+
+/// Names what a file was by what of it was taken, and by itself: two of them may say the same.
+fn put_aside(file: &Path, place: &Path, taken: &str) -> Result<(), Failure> {
+    let rename = || {
+        let number = std::fs::symlink_metadata(place)?.ino();
+        let name = format!("{}{}-{number}", prefix(file), digest(taken));
+        std::fs::rename(place, file.with_file_name(name))
+    };
+    match rename() {
+        // Another turn was quicker, and took the same.
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(broken("put aside", place)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// What was written into a file after it was exchanged, or by a turn that did not come to its end; what nobody has
+/// written for a while is removed.
+fn left_behind(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
+    let dir = dir_of(file);
+    let begins = prefix(file);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&dir).map_err(broken("list", &dir))? {
+        let entry = entry.map_err(broken("list", &dir))?;
+        let (name, place) = (entry.file_name(), entry.path());
+        let Some(rest) = name.to_str().and_then(|n| n.strip_prefix(&begins)) else {
+            continue;
+        };
+        let writes = rest.strip_prefix("new-");
+        if writes.is_some_and(|pid| Path::new("/proc").join(pid).exists()) {
+            continue;
+        }
+        // Another turn may be quicker.
+        let (Ok(text), Ok(meta)) = (std::fs::read_to_string(&place), entry.metadata()) else {
+            continue;
+        };
+        if rest.split('-').next() != Some(&digest(&text)) {
+            found.push((place, text));
+            continue;
+        }
+        let age = meta.modified().ok().and_then(|at| at.elapsed().ok());
+        if age.is_some_and(|age| age > KEPT) {
+            let _quicker = std::fs::remove_file(&place);
+        }
+    }
+    Ok(found)
 }
 
 /// A file that the house did not write is kept beside the one that takes its place.
@@ -200,10 +276,14 @@ fn keep_conflicts(file: &Path, doc: &QueueDoc) -> Result<(), Failure> {
     Ok(())
 }
 
+fn dir_of(file: &Path) -> PathBuf {
+    let parent = file.parent().filter(|p| !p.as_os_str().is_empty());
+    parent.unwrap_or(Path::new(".")).to_owned()
+}
+
 /// Tells when the file was written or replaced.
 fn watch_file(file: &Path, tell: mpsc::Sender<()>) -> Result<(), Failure> {
-    let parent = file.parent().filter(|p| !p.as_os_str().is_empty());
-    let dir: PathBuf = parent.unwrap_or(Path::new(".")).to_owned();
+    let dir = dir_of(file);
     let watch = || -> rustix::io::Result<_> {
         let fd = inotify::init(CreateFlags::CLOEXEC)?;
         let wanted = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;

@@ -314,6 +314,7 @@ fn two_writers_and_a_house_that_is_killed_lose_and_double_nothing() {
     let mut watcher = house
         .command(&["task", "sync", "Q.md", "--watch"])
         .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::create(house.path("watcher.log")).unwrap())
         .spawn()
         .unwrap();
     let append = |text: &str| {
@@ -338,30 +339,28 @@ fn two_writers_and_a_house_that_is_killed_lose_and_double_nothing() {
     }
     house.expect(0, &["task", "cancel", "TASK-1"]);
     until("what happened in the house comes into the file", || {
+        let told = std::fs::read_to_string(house.path("watcher.log")).unwrap();
+        assert!(watcher.try_wait().unwrap().is_none(), "it ended: {told}");
         view(&house).contains("- [x] **TASK-1** (P1, a, cancelled)")
     });
-    let tasks = house.json(0, &["task", "list"]);
-    let mut titles: Vec<&str> = tasks["tasks"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|t| t["title"].as_str().unwrap())
-        .collect();
-    titles.sort_unstable();
-    assert_eq!(
-        titles,
-        [
-            "first", "number 0", "number 1", "number 2", "number 3", "number 4"
-        ]
-    );
-    for title in titles {
-        assert_eq!(
-            view(&house).matches(&format!(") {title} <!--")).count(),
-            1,
-            "{}",
-            view(&house)
-        );
-    }
+    // What was written into a file that was being exchanged comes as well, a little later.
+    let wanted = [
+        "first", "number 0", "number 1", "number 2", "number 3", "number 4",
+    ];
+    let titles = || {
+        let tasks = house.json(0, &["task", "list"]);
+        let tasks = tasks["tasks"].as_array().unwrap().iter();
+        let mut titles: Vec<String> = tasks
+            .map(|t| t["title"].as_str().unwrap().to_owned())
+            .collect();
+        titles.sort_unstable();
+        titles
+    };
+    until("all of it is work", || titles() == wanted);
+    until("each has one line", || {
+        let once = |title: &&str| view(&house).matches(&format!(") {title} <!--")).count() == 1;
+        wanted.iter().all(once)
+    });
     watcher.kill().unwrap();
     watcher.wait().unwrap();
 }
