@@ -20,6 +20,8 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
         ("runc", "runc"),
         ("newuidmap", "uidmap"),
         ("busybox", "busybox-static"),
+        ("systemd-analyze", "systemd"),
+        ("shellcheck", "shellcheck"),
     ])?;
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;
     println!(

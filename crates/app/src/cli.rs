@@ -112,6 +112,9 @@ pub(crate) enum Command {
     /// Build, bring, check and remove what microVMs boot from.
     #[command(subcommand)]
     Image(crate::image::ImageCommand),
+    /// Print or install files for the host's service manager, and use it.
+    #[command(subcommand)]
+    Unit(crate::units::UnitCommand),
     /// Check the house.
     Doctor,
     /// List services or show their logs.
@@ -502,7 +505,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("schedule", "add"),
     ("schedule", "rm"),
     ("service", "restart"),
-    ("unit", ""),
     ("export", ""),
     ("import", ""),
     ("tui", ""),

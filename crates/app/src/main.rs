@@ -20,6 +20,7 @@ mod run;
 mod schedules;
 mod skills;
 mod tasks;
+mod units;
 mod upkeep;
 mod watch;
 mod workflows;
@@ -111,6 +112,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Skill(command) => skills::run(&home, json, command).await,
         C::Activity(args) => watch::activity(&home, json, args).await,
         C::Image(command) => image::run(&home, json, command),
+        C::Unit(command) => units::run(&home, command).await,
         C::Doctor => upkeep::doctor(&home, json).await,
         C::Service(ServiceCommand::List) => upkeep::services(&home, json).await,
         C::Service(ServiceCommand::Logs(args)) => {

@@ -87,6 +87,7 @@ fn serve(args: &[OsString]) -> ExitCode {
         listen: value("--listen").and_then(|v| v.to_str()?.parse().ok()),
         on_ready: Box::new(|announcement| {
             report(&serde_json::to_string(announcement).unwrap_or_default());
+            tell_manager();
         }),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -125,16 +126,33 @@ fn hostd(args: &[OsString]) -> ExitCode {
         eprintln!("error: hostd is started by the house itself");
         return ExitCode::from(exit::USAGE);
     };
-    if let Err(error) = abbey_daemon::detach() {
+    // A service manager wants the process that it started; the house lets go of it.
+    let foreground = args.iter().any(|a| a == "--foreground");
+    let begun = match foreground {
+        true => abbey_daemon::Home::new(home.clone()).prepare().map(drop),
+        false => abbey_daemon::detach(),
+    };
+    if let Err(error) = begun {
         eprintln!("error: {}", error.chain());
         return ExitCode::from(exit::FAILURE);
     }
-    match abbey_daemon::run_hostd(home, || report("ok")) {
+    let ready = || {
+        report("ok");
+        tell_manager();
+    };
+    match abbey_daemon::run_hostd(home, ready) {
         Ok(()) => ExitCode::from(exit::OK),
         Err(error) => {
             report(&error.chain().replace('\n', " "));
             ExitCode::from(exit::FAILURE)
         }
+    }
+}
+
+/// Tells a service manager that waits for it that this process answers.
+fn tell_manager() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        eprintln!("error: the service manager could not be told: {error}");
     }
 }
 

@@ -31,6 +31,10 @@ pub fn mend(home: PathBuf, binary: &Path) -> std::result::Result<(), Error> {
 /// When any of it fails; the caller must end then.
 pub fn descend(home: PathBuf, binary: &Path) -> std::result::Result<(), Error> {
     let home = Home::new(home);
+    if !rustix::process::geteuid().is_root() && hostd::keeps(home.root()) {
+        // A service manager started both: root's part is done, and this is the ordinary user already.
+        return Ok(());
+    }
     let config = home.prepare()?;
     hostd::ensure(&config, binary)?;
     hostd::descend(&config)?;

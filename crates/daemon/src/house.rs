@@ -339,7 +339,13 @@ impl House {
                 format!("the secret `{reference}` is missing: set {name} in the environment of the control plane (it takes over that of `abbey up` when it starts)")
             }),
             SecretRef::File(path) => file(std::path::Path::new(base_dir).join(path)),
-            SecretRef::Credential(name) => file(self.home.credentials().join(name)),
+            SecretRef::Credential(name) => {
+                // What a service manager hands over comes first; it is nobody else's to read.
+                let handed = std::env::var_os("CREDENTIALS_DIRECTORY");
+                let handed = handed.map(|dir| std::path::Path::new(&dir).join(name));
+                let place = handed.filter(|path| path.exists());
+                file(place.unwrap_or_else(|| self.home.credentials().join(name)))
+            }
         }
     }
 }

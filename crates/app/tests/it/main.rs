@@ -32,6 +32,7 @@ mod races;
 mod reports;
 mod schedules;
 mod shared;
+mod units;
 mod workflows;
 
 use abbey_testkit::house::House;

@@ -27,7 +27,7 @@ pub use disks::Disks;
 pub use files::{FileEntry, FileName};
 pub(crate) use files::{kept, prepare_in, read_in, shared_in};
 pub use journal::Line;
-pub use place::{descend, detach, ensure};
+pub use place::{descend, detach, ensure, keeps};
 pub use server::{Config, inline, parse, serve};
 pub(crate) use stage::{pack_below, unpack_in};
 

@@ -43,6 +43,12 @@ impl Config {
     }
 }
 
+/// Whether a privileged hostd of this version keeps a home already.
+pub fn keeps(home: &Path) -> bool {
+    let hello = Client::new(home).hello();
+    hello.is_ok_and(|h| h.privileged && h.version == env!("CARGO_PKG_VERSION"))
+}
+
 /// Makes sure that a hostd of this version and privilege answers; starts `binary` as one if not.
 ///
 /// # Errors
