@@ -15,10 +15,12 @@ const TEXT_MAX: u64 = 256 << 10;
 const DESCRIPTION_MAX: usize = 1024;
 
 /// Facts of the host that a skill may be granted.
-pub const FACTS: [&str; 6] = ["disks", "system", "cells", "services", "logs", "backup"];
+pub const FACTS: [&str; 7] = [
+    "disks", "system", "cells", "services", "logs", "backup", "report",
+];
 
 /// Stock skills: name and text.
-const STOCK: [(&str, &str); 8] = [
+const STOCK: [(&str, &str); 11] = [
     (
         "backup-state",
         include_str!("../skills/backup-state/SKILL.md"),
@@ -27,6 +29,12 @@ const STOCK: [(&str, &str); 8] = [
         "cell-status",
         include_str!("../skills/cell-status/SKILL.md"),
     ),
+    ("checkpoint", include_str!("../skills/checkpoint/SKILL.md")),
+    (
+        "checkpoint-restore",
+        include_str!("../skills/checkpoint-restore/SKILL.md"),
+    ),
+    ("report", include_str!("../skills/report/SKILL.md")),
     ("disk-usage", include_str!("../skills/disk-usage/SKILL.md")),
     ("git-merge", include_str!("../skills/git-merge/SKILL.md")),
     (

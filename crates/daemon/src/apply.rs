@@ -282,8 +282,18 @@ fn host_notes(
             ),
         );
     }
+    let skills = house.skills();
     for agent in parsed.agents.values() {
         for (name, schedule) in &agent.schedules {
+            // A skill that is not there at all is told below, with those of the agent.
+            if let abbey_plan::Does::Skill(skill, args) = &schedule.does
+                && let Some(found) = skills.all.get(skill)
+                && let Err(why) =
+                    abbey_agents::skill::check_args(&found.args, &serde_json::json!(args))
+            {
+                let text = format!("its schedule `{name}`: skill `{skill}`: {why}");
+                fatal(format!("agent:{}", agent.slug), text);
+            }
             if let Err(why) = crate::schedules::timing(schedule, &parsed.budget.timezone) {
                 fatal(
                     format!("agent:{}", agent.slug),
@@ -292,7 +302,6 @@ fn host_notes(
             }
         }
     }
-    let skills = house.skills();
     for agent in parsed.agents.values() {
         for skill in agent.skills.iter().filter(|s| !skills.all.contains_key(*s)) {
             fatal(

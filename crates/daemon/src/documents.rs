@@ -237,7 +237,7 @@ async fn text_of(
 }
 
 /// A report for people and agents to read.
-fn as_text(report: &ReportDoc) -> String {
+pub(crate) fn as_text(report: &ReportDoc) -> String {
     let mut text = format!("# {}, {}\n\n## Observed\n\n", report.name, report.at);
     for line in &report.observed {
         let _to_a_string = writeln!(text, "- {}: {}", line.label, line.value);

@@ -85,20 +85,29 @@ fn work_of(house: &Arc<House>, one: &Planned<'_>, instant: Timestamp) -> Result<
             let new = workflows::new_run(house, name, input.clone(), Principal::House, Some(key))?;
             Ok(Work::Run(Box::new(new), workflows::intakes(house)))
         }
-        Does::Task(text) => Ok(Work::Task(Box::new(NewTask {
-            text: text.clone(),
-            author: Principal::House,
-            assignee: Some(one.agent.clone()),
-            priority: Priority::P2,
-            budget: Amounts::default(),
-            policy: None,
-            idempotency: Some((key, abbey_agents::digest(text.as_bytes()))),
-            intake: house.intake(text),
-            delegated: one.schedule.timeout.map(|within| Delegated {
-                within: Some(within),
-                ..Delegated::default()
-            }),
+        Does::Skill(skill, args) => Ok(Work::Task(Box::new(NewTask {
+            intake: house.intake_named(skill, args.clone()),
+            ..task(house, one, &format!("{}: {skill}", one.name), key)
         }))),
+        Does::Task(text) => Ok(Work::Task(Box::new(task(house, one, text, key)))),
+    }
+}
+
+/// A task of the schedule's agent.
+fn task(house: &House, one: &Planned<'_>, text: &str, key: String) -> NewTask {
+    NewTask {
+        text: text.to_owned(),
+        author: Principal::House,
+        assignee: Some(one.agent.clone()),
+        priority: Priority::P2,
+        budget: Amounts::default(),
+        policy: None,
+        idempotency: Some((key, abbey_agents::digest(text.as_bytes()))),
+        intake: house.intake(text),
+        delegated: one.schedule.timeout.map(|within| Delegated {
+            within: Some(within),
+            ..Delegated::default()
+        }),
     }
 }
 
@@ -253,6 +262,7 @@ fn view(house: &House, one: &Planned<'_>, row: Option<&ScheduleRow>) -> Schedule
     };
     let (task, workflow) = match &one.schedule.does {
         Does::Task(text) => (text.clone(), false),
+        Does::Skill(skill, _) => (skill.clone(), false),
         Does::Workflow(name, _) => (name.to_string(), true),
     };
     let last = row.and_then(|r| match workflow {

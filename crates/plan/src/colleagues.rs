@@ -39,6 +39,21 @@ pub(crate) fn relations(node: Option<&Node>) -> BTreeMap<&'static str, Vec<Slug>
     RELATIONS.iter().filter_map(names).collect()
 }
 
+/// Skills of an agent, those that its schedules name included, after all others.
+pub(crate) fn with_scheduled(
+    mut skills: Vec<String>,
+    schedules: &BTreeMap<Slug, Schedule>,
+) -> Vec<String> {
+    for schedule in schedules.values() {
+        if let Does::Skill(skill, _) = &schedule.does
+            && !skills.contains(skill)
+        {
+            skills.push(skill.clone());
+        }
+    }
+    skills
+}
+
 impl Decoder<'_> {
     pub(crate) fn schedules(&mut self, node: Option<&Node>) -> BTreeMap<Slug, Schedule> {
         let mut schedules = BTreeMap::new();
@@ -82,15 +97,25 @@ impl Decoder<'_> {
                 blame("catch_up", text);
             }
             let workflow = text(value, "workflow").and_then(|w| w.parse::<Slug>().ok());
-            let does = match (text(value, "task"), workflow) {
-                (Some(task), None) => Does::Task(task.to_owned()),
-                (None, Some(workflow)) => {
-                    let with = entry.value.get("with").map_or(&[][..], Node::entries);
+            let with = entry.value.get("with").map_or(&[][..], Node::entries);
+            let does = match (text(value, "task"), text(value, "skill"), workflow) {
+                (Some(task), None, None) => Does::Task(task.to_owned()),
+                (None, Some(skill), None) => {
+                    let args = with.iter().map(|e| {
+                        let value = match json(&e.value) {
+                            serde_json::Value::String(text) => text,
+                            other => other.to_string(),
+                        };
+                        (e.key.clone(), value)
+                    });
+                    Does::Skill(skill.to_owned(), args.collect())
+                }
+                (None, None, Some(workflow)) => {
                     let with = with.iter().map(|e| (e.key.clone(), json(&e.value)));
                     Does::Workflow(workflow, with.collect())
                 }
                 _ => {
-                    blame("", "says one of `task` and `workflow`".to_owned());
+                    blame("", "says one of `task`, `skill` and `workflow`".to_owned());
                     continue;
                 }
             };

@@ -1,7 +1,7 @@
 //! From a checked tree to a [`House`]: defaults filled in, references resolved, every mistake
 //! reported at once.
 
-use crate::colleagues::{delegates, grants, relations};
+use crate::colleagues::{delegates, grants, relations, with_scheduled};
 use crate::house::{
     Agent, AgentBudget, Budget, Charter, Endpoint, House, Listen, ModelRef, Network, Origin,
     Provider, Runtime, Service, Wake,
@@ -479,6 +479,8 @@ impl Decoder<'_> {
                 })
             }
         };
+        let schedules = self.schedules(entry.value.get("schedules"));
+        let skills = with_scheduled(skills, &schedules);
         let mut cell_limits = Limits::default();
         let mut tools = stock.map_or_else(ToolPolicy::default, |t| t.tool_policy());
         if stock.is_some() {
@@ -575,7 +577,7 @@ impl Decoder<'_> {
             charter_writable: text(own, "charter_writable") == Some("true"),
             reports_to: slug(own, "reports_to"),
             delegates: delegates(entry.value.get("delegates_to")),
-            schedules: self.schedules(entry.value.get("schedules")),
+            schedules,
             grants: grants(entry.value.get("grants")),
             relations: relations(entry.value.get("relations")),
             files: entry.value.get("files").map(|f| words(Some(f), "command")),

@@ -325,6 +325,8 @@ pub struct Schedule {
 pub enum Does {
     /// A task of its agent.
     Task(String),
+    /// A skill of its agent, with these arguments.
+    Skill(String, BTreeMap<String, String>),
     /// A workflow, with this input.
     Workflow(Slug, BTreeMap<String, serde_json::Value>),
 }

@@ -442,8 +442,17 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                         "Zone of `cron`; the budget's when not given.",
                     ),
                     key("task", Shape::Text, "What is to be done."),
+                    key(
+                        "skill",
+                        Shape::Name,
+                        "The skill that its agent runs, and is assigned by that: `checkpoint`, `report`, `service-status` or any other.",
+                    ),
                     key("workflow", Shape::Name, "The workflow that starts."),
-                    key("with", Shape::Dict(&Shape::Value), "Its input."),
+                    key(
+                        "with",
+                        Shape::Dict(&Shape::Value),
+                        "Arguments of the skill, or input of the workflow.",
+                    ),
                     key("jitter", Shape::Duration, "Most that it is moved back."),
                     key(
                         "overlap",

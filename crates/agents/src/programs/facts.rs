@@ -26,6 +26,25 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
+/// A report in words; added to a shared log, if one is named.
+pub(super) async fn report(name: &str, document: &str) -> Outcome {
+    let name = if name.is_empty() { "progress" } else { name };
+    let data = fact("report", json!({ "name": name })).await?;
+    let text = data["text"].as_str().unwrap_or_default().trim_end();
+    if !document.is_empty() {
+        let client = door_client().map_err(|e| e.to_string())?;
+        let body = json!({ "text": text });
+        // A run that is done again after a loss adds what it made once more only if it is another report.
+        let key = format!("report {}", crate::digest(text.as_bytes()));
+        let headers = [("Idempotency-Key", key)];
+        let path = format!("/api/v1/self/documents/{document}");
+        through_restart(|| client.post::<Value>(&path, &body, &headers))
+            .await
+            .map_err(|e| format!("the report was not added to `{document}`: {e}"))?;
+    }
+    Ok((text.to_owned(), data))
+}
+
 pub(super) async fn disk_usage() -> Outcome {
     let data = fact("disks", json!({})).await?;
     let disks = list(&data, "disks");

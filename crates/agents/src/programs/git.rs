@@ -3,14 +3,15 @@
 
 use super::Outcome;
 use serde_json::json;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-fn git(repository: &Path, args: &[&str]) -> Result<Output, String> {
+/// A command of git as it runs here.
+fn command(args: &[&str]) -> Command {
     let agent = std::env::var("ABBEY_AGENT").unwrap_or_else(|_| "agent".to_owned());
-    Command::new("git")
-        .arg("-C")
-        .arg(repository)
+    let mut command = Command::new("git");
+    command
         // Neither the repository nor the host may run hooks or ask questions here.
         .args([
             "-c",
@@ -26,9 +27,50 @@ fn git(repository: &Path, args: &[&str]) -> Result<Output, String> {
         .env("GIT_AUTHOR_NAME", &agent)
         .env("GIT_COMMITTER_NAME", &agent)
         .env("GIT_AUTHOR_EMAIL", format!("{agent}@abbey.invalid"))
-        .env("GIT_COMMITTER_EMAIL", format!("{agent}@abbey.invalid"))
-        .output()
-        .map_err(|e| format!("git could not be run: {e}; is it installed in the cell?"))
+        .env("GIT_COMMITTER_EMAIL", format!("{agent}@abbey.invalid"));
+    command
+}
+
+fn missing(error: std::io::Error) -> String {
+    format!("git could not be run: {error}; is it installed in the cell?")
+}
+
+fn git(repository: &Path, args: &[&str]) -> Result<Output, String> {
+    let mut command = command(args);
+    command.current_dir(repository).output().map_err(missing)
+}
+
+/// A command on the repository in `store`, with this on its standard input; what it printed.
+pub(super) fn plumb(
+    store: &Path,
+    args: &[&str],
+    env: &[(&str, &str)],
+    stdin: &str,
+) -> Result<String, String> {
+    let mut child = command(args)
+        .env("GIT_DIR", store)
+        .env("TZ", "UTC")
+        .envs(env.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(missing)?;
+    let mut feed = child.stdin.take();
+    let output = std::thread::scope(|scope| {
+        // It may print before it has read everything.
+        scope.spawn(|| {
+            if let Some(mut pipe) = feed.take() {
+                let _it_says_why = pipe.write_all(stdin.as_bytes());
+            }
+        });
+        child.wait_with_output()
+    });
+    let output = output.map_err(missing)?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
 }
 
 fn ask(repository: &Path, args: &[&str]) -> Result<String, String> {

@@ -1,6 +1,7 @@
 //! Programs of the stock skills. Each runs as a process of its own in the cell, takes JSON on
 //! standard input and answers with JSON on standard output.
 
+mod checkpoint;
 mod facts;
 mod git;
 
@@ -8,7 +9,10 @@ use serde_json::{Map, Value, json};
 use std::io::Read;
 
 /// Names of the programs.
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 11] = [
+    "checkpoint",
+    "checkpoint-restore",
+    "report",
     "disk-usage",
     "system-stats",
     "cell-status",
@@ -40,6 +44,9 @@ pub async fn run(name: &str) -> i32 {
             .to_owned()
     };
     let outcome = match name {
+        "checkpoint" => checkpoint::make(&text("keep")),
+        "checkpoint-restore" => checkpoint::restore(&text("checkpoint"), &text("into")),
+        "report" => facts::report(&text("name"), &text("document")).await,
         "disk-usage" => facts::disk_usage().await,
         "system-stats" => facts::system_stats().await,
         "cell-status" => facts::cell_status().await,

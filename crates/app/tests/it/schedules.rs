@@ -3,6 +3,7 @@
 
 use crate::up;
 use abbey_testkit::house::until;
+use serde_json::json;
 
 const HOUSE: &str = "house: times\ndefaults: { cell: process }\nagents:\n  a: { template: sysadmin, schedules: { disks: { every: 2s, overlap: queue, catch_up: '1000', task: 'How much free disk space is there?' }, night: { cron: '30 2 * * *', timezone: Europe/Ljubljana, task: 'show system stats' } } }\n";
 
@@ -84,4 +85,131 @@ fn a_wrong_schedule_is_told_with_its_place() {
         let said = wrong(schedule);
         assert!(said.contains(told), "{schedule}: {said}");
     }
+}
+
+/// Jobs of the house that come by themselves: a checkpoint that can be restored and a report in a shared log, without
+/// any model (S2-18, S2-19).
+#[test]
+fn checkpoints_leave_secrets_out_come_back_whole_and_the_oldest_go() {
+    let house = up(
+        "house: jobs\ndefaults: { cell: process }\nagents:\n  a:\n    template: worker\n    schedules:\n      hourly: { every: 1h, skill: checkpoint, with: { keep: 2 } }\n      half: { every: 30m, skill: report, with: { name: progress, document: diary } }\n  b: { template: worker, reports_to: a, skills: [checkpoint-restore] }\ndocuments: { diary: { kind: log } }\n",
+    );
+    let sh = |script: &str| house.expect(0, &["exec", "a", "--", "sh", "-c", script]);
+    let tasks = || {
+        let doc = house.json(0, &["task", "list"]);
+        doc["tasks"].as_array().unwrap().clone()
+    };
+    let fire = |name: &str| {
+        let before = tasks().len();
+        house.expect(0, &["schedule", "run", name]);
+        until("it is over", || {
+            let all = tasks();
+            all.len() > before
+                && all
+                    .iter()
+                    .all(|t| t["state"] == "done" || t["state"] == "failed")
+        });
+        tasks()[0].clone()
+    };
+    sh(
+        "mkdir -p notes .git && echo one > notes/a.txt && printf '#!/bin/sh\\n' > run.sh && chmod 700 run.sh && echo x > .git/config && echo s > .env && echo k > site.pem && printf 'SQLite format 3\\0...' > data && cp \"$ABBEY_TOKEN_FILE\" copied && ln -s /etc/hostname link && mkdir pg && echo 15 > pg/PG_VERSION && echo t > pg/table && echo 'two words' > 'a b.txt'",
+    );
+    let made = fire("a/hourly");
+    assert_eq!(
+        (&made["state"], &made["verified"]),
+        (&json!("done"), &json!("skill")),
+        "{made}"
+    );
+    let data = &made["result"]["data"];
+    assert_eq!(data["made"], true);
+    let first = data["checkpoint"].as_str().unwrap().to_owned();
+    let out = &data["left_out"];
+    for (name, why) in [
+        (".env", "may be a secret"),
+        ("site.pem", "may be a secret"),
+        ("data", "is a database"),
+        ("pg", "is a database"),
+        ("copied", "holds a credential of this agent"),
+        ("link", "is a link"),
+    ] {
+        assert_eq!(out[name], why, "{out}");
+    }
+    // Nothing changed: nothing to keep, and no failure.
+    let again = fire("a/hourly");
+    assert_eq!(again["result"]["data"]["made"], false, "{again}");
+    sh("echo two > notes/a.txt && rm run.sh");
+    let second = fire("a/hourly")["result"]["data"]["checkpoint"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    sh("echo three > notes/a.txt");
+    let third = fire("a/hourly");
+    assert_eq!(third["result"]["data"]["kept"], 2, "{third}");
+    // What was kept comes back byte by byte, beside what is there; the first one went.
+    let restored = house.json(
+        1,
+        &[
+            "skill",
+            "run",
+            "checkpoint-restore",
+            &format!("checkpoint={second}"),
+            "into=back",
+            "--to",
+            "b",
+        ],
+    );
+    assert_eq!(
+        restored["task"]["state"], "failed",
+        "another agent has checkpoints of its own"
+    );
+    let file = house.path("abbey.yaml");
+    let manifest = std::fs::read_to_string(&file).unwrap();
+    let manifest = manifest.replace(
+        "    template: worker\n    schedules",
+        "    template: worker\n    skills: [checkpoint-restore]\n    schedules",
+    );
+    std::fs::write(&file, manifest).unwrap();
+    house.expect(0, &["up"]);
+    let restore = |args: &[&str], code: i32| {
+        let mut all = vec!["skill", "run", "checkpoint-restore", "--to", "a"];
+        all.extend(args);
+        house.json(code, &all)["task"].clone()
+    };
+    let named = format!("checkpoint={second}");
+    restore(&[&named, "into=back"], 0);
+    assert_eq!(
+        sh("cat back/notes/a.txt 'back/a b.txt'; cat notes/a.txt; ls back | grep -v '[A-Z]'"),
+        "two\ntwo words\nthree\na b.txt\nnotes\n"
+    );
+    let told = restore(&[&named, "into=back"], 1);
+    assert!(
+        told["failure"]
+            .as_str()
+            .unwrap()
+            .contains("could not make `back`"),
+        "nothing is overwritten: {told}"
+    );
+    let gone = restore(&[&format!("checkpoint={first}")], 1);
+    assert!(
+        gone["failure"].as_str().unwrap().contains(&second),
+        "{gone}"
+    );
+    // A report by schedule, in a log that others read.
+    let report = fire("a/half");
+    assert_eq!(report["state"], "done", "{report}");
+    let diary = house.expect(0, &["document", "show", "diary"]);
+    assert!(
+        diary.contains("# progress") && diary.contains("Observed"),
+        "{diary}"
+    );
+    // What a skill does not take is told before anything runs.
+    let wrong = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("keep: 2", "keep: many");
+    std::fs::write(&file, wrong).unwrap();
+    let told = house.refused(4, &["up"]);
+    assert!(
+        told.contains("its schedule `hourly`: skill `checkpoint`"),
+        "{told}"
+    );
 }

@@ -1,0 +1,296 @@
+//! Checkpoints of the workspace in a bare git repository beside it: each a commit of its own under a ref of its time, so
+//! that the oldest can go. Secrets and live databases stay out (S2-19).
+
+use super::Outcome;
+use super::git::plumb;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Largest file that is kept, bytes.
+const FILE_MAX: u64 = 16 << 20;
+/// Most files.
+const FILES_MAX: usize = 50_000;
+/// Checkpoints that stay where nothing is said.
+const KEEP: usize = 48;
+/// Begins a file that is an SQLite database.
+const SQLITE: &[u8] = b"SQLite format 3\0";
+/// Directories at the top that are the house's, or of the moment.
+const NOT_OURS: [&str; 3] = ["shared", "work", "restored"];
+
+/// Why a file stays out.
+fn left_out(name: &str) -> Option<&'static str> {
+    let lower = name.to_lowercase();
+    let ends = |ends: &[&str]| ends.iter().any(|e| lower.ends_with(e));
+    let begins = |begins: &[&str]| begins.iter().any(|b| lower.starts_with(b));
+    let secret = begins(&[
+        ".env",
+        "id_rsa",
+        "id_ed25519",
+        "id_ecdsa",
+        "credentials",
+        "secrets",
+    ]) || ends(&[".pem", ".key", ".p12", ".pfx", ".kdbx", ".secret", ".token"])
+        || ["token", ".netrc", ".pgpass", ".npmrc", ".git-credentials"].contains(&lower.as_str());
+    let database = ends(&[
+        ".db", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal", ".db3",
+    ]);
+    match (secret, database) {
+        (true, _) => Some("may be a secret"),
+        (false, true) => Some("is a database"),
+        (false, false) => None,
+    }
+}
+
+/// What goes into a checkpoint, and what does not, with the reason.
+struct Found {
+    files: Vec<(String, PathBuf, bool)>,
+    out: BTreeMap<String, &'static str>,
+}
+
+/// The agent's own credentials: no file that holds one is kept.
+fn own_secrets() -> Vec<Vec<u8>> {
+    let token = std::env::var("ABBEY_TOKEN_FILE").ok();
+    let token = token.and_then(|path| fs::read(path).ok());
+    let keys = ["OPENAI_API_KEY", "ANTHROPIC_API_KEY"];
+    let keys = keys.iter().filter_map(|k| std::env::var(k).ok());
+    token
+        .into_iter()
+        .chain(keys.map(String::into_bytes))
+        .map(|s| s.trim_ascii().to_vec())
+        .filter(|s| s.len() >= 8)
+        .collect()
+}
+
+fn walk(dir: &Path, at: &str, secrets: &[Vec<u8>], found: &mut Found) -> Result<(), String> {
+    let told = |e: std::io::Error| format!("could not list `{}`: {e}", dir.display());
+    let mut entries: Vec<_> = fs::read_dir(dir)
+        .map_err(told)?
+        .collect::<Result<_, _>>()
+        .map_err(told)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|n| !n.contains(['\n', '\0'])) else {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            found.out.insert(format!("{at}{name}"), "has an odd name");
+            continue;
+        };
+        let path = format!("{at}{name}");
+        // It may have gone since it was listed.
+        let Ok(meta) = entry.path().symlink_metadata() else {
+            continue;
+        };
+        let top = at.is_empty() && (NOT_OURS.contains(&name) || name.starts_with("restored-"));
+        if top || name == ".git" {
+            continue;
+        }
+        let why = match () {
+            () if meta.is_symlink() => Some("is a link"),
+            () if meta.is_dir() && entry.path().join("PG_VERSION").exists() => {
+                Some("is a database")
+            }
+            () if meta.is_dir() => {
+                walk(&entry.path(), &format!("{path}/"), secrets, found)?;
+                continue;
+            }
+            () if !meta.is_file() => Some("is no file"),
+            () if meta.len() > FILE_MAX => Some("is too large"),
+            () => left_out(name).or_else(|| inside(&entry.path(), secrets)),
+        };
+        match why {
+            Some(why) => drop(found.out.insert(path, why)),
+            None => {
+                let executable = meta.permissions().mode() & 0o111 != 0;
+                found.files.push((path, entry.path(), executable));
+            }
+        }
+        if found.files.len() > FILES_MAX {
+            return Err(format!("the workspace has more than {FILES_MAX} files"));
+        }
+    }
+    Ok(())
+}
+
+/// What a file's content says against it.
+fn inside(path: &Path, secrets: &[Vec<u8>]) -> Option<&'static str> {
+    let mut bytes = Vec::new();
+    let opened = fs::File::open(path).and_then(|f| f.take(FILE_MAX).read_to_end(&mut bytes));
+    match opened {
+        Err(_) => Some("cannot be read"),
+        Ok(_) if bytes.starts_with(SQLITE) => Some("is a database"),
+        Ok(_) => {
+            let holds = |s: &Vec<u8>| bytes.windows(s.len()).any(|w| w == s.as_slice());
+            secrets
+                .iter()
+                .any(holds)
+                .then_some("holds a credential of this agent")
+        }
+    }
+}
+
+/// The repository, made when it is not there.
+fn store() -> Result<PathBuf, String> {
+    let home = std::env::var("HOME").map_err(|_| "HOME is not set".to_owned())?;
+    let path = Path::new(&home).join("checkpoints.git");
+    if !path.join("HEAD").exists() {
+        plumb(&path, &["init", "--quiet", "--bare"], &[], "")?;
+    }
+    Ok(path)
+}
+
+/// Checkpoints by name, the newest last.
+fn list(store: &Path) -> Result<Vec<(String, String)>, String> {
+    let format = "--format=%(refname:lstrip=2) %(tree)";
+    let text = plumb(
+        store,
+        &[
+            "for-each-ref",
+            "--sort=refname",
+            format,
+            "refs/checkpoints/",
+        ],
+        &[],
+        "",
+    )?;
+    let line = |l: &str| l.split_once(' ').map(|(n, t)| (n.to_owned(), t.to_owned()));
+    Ok(text.lines().filter_map(line).collect())
+}
+
+/// Keeps the workspace, our working directory, as it is.
+pub(super) fn make(keep: &str) -> Outcome {
+    let keep = keep.parse().unwrap_or(KEEP);
+    let store = store()?;
+    let mut found = Found {
+        files: Vec::new(),
+        out: BTreeMap::new(),
+    };
+    let here = std::env::current_dir().map_err(|e| e.to_string())?;
+    walk(&here, "", &own_secrets(), &mut found)?;
+    let mut places = String::new();
+    for (_, place, _) in &found.files {
+        let _to_a_string = writeln!(places, "{}", place.display());
+    }
+    let ids = plumb(
+        &store,
+        &["hash-object", "-w", "--no-filters", "--stdin-paths"],
+        &[],
+        &places,
+    )?;
+    let ids: Vec<&str> = ids.lines().collect();
+    if ids.len() != found.files.len() {
+        return Err("git kept another number of files than it was given".to_owned());
+    }
+    let mut index = String::new();
+    for ((path, _, executable), id) in found.files.iter().zip(&ids) {
+        let mode = if *executable { "100755" } else { "100644" };
+        let _to_a_string = write!(index, "{mode} {id}\t{path}\0");
+    }
+    let scratch = store.join(format!("index-{}", std::process::id()));
+    let scratch_text = scratch.display().to_string();
+    let _of_one_that_was_killed = fs::remove_file(&scratch);
+    let env = [("GIT_INDEX_FILE", scratch_text.as_str())];
+    plumb(
+        &store,
+        &["update-index", "-z", "--index-info"],
+        &env,
+        &index,
+    )?;
+    let tree = plumb(&store, &["write-tree"], &env, "")?;
+    let _gone_already = fs::remove_file(&scratch);
+    let before = list(&store)?;
+    let out = json!(found.out);
+    if let Some((name, _)) = before.last().filter(|(_, t)| *t == tree) {
+        let text = format!("nothing changed since checkpoint {name}");
+        return Ok((
+            text,
+            json!({ "checkpoint": name, "made": false, "left_out": out }),
+        ));
+    }
+    let commit = plumb(&store, &["commit-tree", &tree, "-m", "checkpoint"], &[], "")?;
+    let format = [
+        "show",
+        "-s",
+        "--format=%cd",
+        "--date=format-local:%Y%m%dT%H%M%SZ",
+        &commit,
+    ];
+    let now = plumb(&store, &format, &[], "")?;
+    // The names sort by time, and two in one second are two.
+    let mut name = now.clone();
+    let mut more = 0;
+    while before.iter().any(|(n, _)| *n == name) {
+        more += 1;
+        name = format!("{now}{more:03}");
+    }
+    let reference = format!("refs/checkpoints/{name}");
+    plumb(&store, &["update-ref", &reference, &commit], &[], "")?;
+    let all = list(&store)?;
+    let old = all.len().saturating_sub(keep);
+    for (name, _) in &all[..old] {
+        let reference = format!("refs/checkpoints/{name}");
+        plumb(&store, &["update-ref", "-d", &reference], &[], "")?;
+    }
+    if old > 0 {
+        plumb(&store, &["prune", "--expire=now"], &[], "")?;
+    }
+    let text = format!(
+        "checkpoint {name}: {} files, {} left out, {} kept",
+        found.files.len(),
+        found.out.len(),
+        all.len() - old
+    );
+    Ok((
+        text,
+        json!({ "checkpoint": name, "made": true, "files": found.files.len(), "left_out": out, "kept": all.len() - old }),
+    ))
+}
+
+/// Puts one into a directory that is not there yet.
+pub(super) fn restore(checkpoint: &str, into: &str) -> Outcome {
+    let store = store()?;
+    let all = list(&store)?;
+    let found = match checkpoint {
+        "" => all.last(),
+        name => all.iter().find(|(n, _)| n == name),
+    };
+    let Some((name, tree)) = found else {
+        let names: Vec<&str> = all.iter().map(|(n, _)| n.as_str()).collect();
+        return Err(match names.as_slice() {
+            [] => "there is no checkpoint yet".to_owned(),
+            names => format!(
+                "there is no checkpoint `{checkpoint}`; there are {}",
+                names.join(", ")
+            ),
+        });
+    };
+    let usual = format!("restored-{name}");
+    let into = if into.is_empty() { &usual } else { into };
+    fs::create_dir(into).map_err(|e| format!("could not make `{into}`: {e}"))?;
+    let scratch = store.join(format!("index-{}", std::process::id()));
+    let scratch_text = scratch.display().to_string();
+    let _of_one_that_was_killed = fs::remove_file(&scratch);
+    let env = [("GIT_INDEX_FILE", scratch_text.as_str())];
+    plumb(&store, &["read-tree", tree], &env, "")?;
+    let here = std::env::current_dir().map_err(|e| e.to_string())?;
+    let place = here.join(into).display().to_string();
+    plumb(
+        &store,
+        &["--work-tree", &place, "checkout-index", "--all", "--force"],
+        &env,
+        "",
+    )?;
+    let count = plumb(&store, &["ls-files", "--cached"], &env, "")?
+        .lines()
+        .count();
+    let _gone_already = fs::remove_file(&scratch);
+    let text = format!("checkpoint {name} is in `{into}`: {count} files");
+    Ok((
+        text,
+        json!({ "checkpoint": name, "into": into, "files": count }),
+    ))
+}
