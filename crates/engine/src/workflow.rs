@@ -292,23 +292,21 @@ pub fn advance(
     }
     observe(workflow, run, facts, now);
     if run.state == State::Running {
+        // What a step waits for may have happened before it was its turn, so each that opens is looked at.
+        while broken(workflow, run, now).is_none() && open_steps(workflow, run, now, &mut effects) {
+            observe(workflow, run, facts, now);
+        }
+        // A step that could not even begin is as good as failed.
         if let Some(why) = broken(workflow, run, now) {
             run.failure = Some(why);
             give_up(run, now, &mut effects);
-        } else {
-            while open_steps(workflow, run, now, &mut effects) {}
-            // A step that could not even begin is as good as failed.
-            if let Some(why) = broken(workflow, run, now) {
-                run.failure = Some(why);
-                give_up(run, now, &mut effects);
-            } else if workflow.steps.keys().all(|s| run.settled(s)) {
-                run.state = State::Done;
-                run.output = Some(Json::Object(run.values(
-                    workflow,
-                    &workflow.output,
-                    &Json::Null,
-                )));
-            }
+        } else if workflow.steps.keys().all(|s| run.settled(s)) {
+            run.state = State::Done;
+            run.output = Some(Json::Object(run.values(
+                workflow,
+                &workflow.output,
+                &Json::Null,
+            )));
         }
     }
     if run.state == State::Undoing {

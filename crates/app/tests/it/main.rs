@@ -32,6 +32,7 @@ mod races;
 mod reports;
 mod schedules;
 mod shared;
+mod stories;
 mod units;
 mod workflows;
 

@@ -246,6 +246,24 @@ fn what_was_done_is_undone_newest_first_when_it_fails_or_is_called_off() {
     }
 }
 
+/// Told before it was its turn to wait: it does not wait for a second time.
+#[test]
+fn an_event_that_came_early_counts() {
+    let waits = Step {
+        act: Act::Event { name: slug("go") },
+        ..step(&["a"])
+    };
+    let mut stage = Stage::new(
+        workflow(vec![("a", step(&[])), ("b", waits), ("c", step(&["b"]))]),
+        json!({ "list": [] }),
+    );
+    stage.pass();
+    stage.run.heard.insert(slug("go"), json!({ "at": 1 }));
+    stage.pass();
+    assert_eq!(stage.done("a", json!({})), ["c"]);
+    assert!(matches!(&stage.run.steps[&slug("b")][0].at, At::Done(data) if data["at"] == 1));
+}
+
 #[test]
 fn time_and_events() {
     let mut wait = step(&[]);
