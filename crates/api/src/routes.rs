@@ -600,6 +600,20 @@ pub const ROUTES: &[Route] = &[
         None,
     ),
     inside(
+        "POST",
+        "/api/v1/self/messages",
+        "Asks a colleague something about my task, under its lease; takes `Idempotency-Key`",
+        Some("DelegateBody"),
+        Some("TaskDoc"),
+    ),
+    inside(
+        "GET",
+        "/api/v1/self/messages/{task}",
+        "What I asked, with its answer; `wait_ms` waits for that",
+        None,
+        Some("TaskDoc"),
+    ),
+    inside(
         "GET",
         "/api/v1/self/documents",
         "Documents that I read",

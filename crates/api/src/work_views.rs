@@ -255,6 +255,9 @@ documents! {
         depth: u32,
         /// Whom it may give work to.
         delegates_to: Vec<String>,
+        /// Whom it may ask something.
+        #[serde(default)]
+        asks: Vec<String>,
         /// Whom its work can reach by being given on.
         reaches: Vec<String>,
         /// Declared relations by kind; no right comes of them.

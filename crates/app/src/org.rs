@@ -40,6 +40,9 @@ fn text(doc: &OrgDoc) {
             row.role,
             list(&row.delegates_to)
         ));
+        if !row.asks.is_empty() {
+            output::line(&format!("{indent}  may ask {}", list(&row.asks)));
+        }
         for (kind, names) in &row.relations {
             output::line(&format!("{indent}  {kind}: {}", list(names)));
         }
@@ -57,6 +60,7 @@ fn drawn(doc: &OrgDoc) -> Document {
         reports_to: None,
         depth: 0,
         delegates_to: Vec::new(),
+        asks: Vec::new(),
         reaches: Vec::new(),
         relations: Default::default(),
     };

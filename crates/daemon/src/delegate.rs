@@ -12,7 +12,7 @@ use abbey_model::{
     Tokens,
 };
 use abbey_store::{Added, Delegated, NewTask, Note, Notice, TaskRow};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,15 @@ const TOLD_MAX: usize = 16 << 10;
 /// Safety net between two looks at what is to be told.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// How a colleague is turned to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// With work that they are to do.
+    Order,
+    /// With a question that they may answer as they see fit.
+    Ask,
+}
+
 fn invalid(text: impl Into<String>) -> Problem {
     Problem::new(FaultKind::Invalid, text.into())
 }
@@ -36,7 +45,7 @@ fn invalid(text: impl Into<String>) -> Problem {
 pub(crate) async fn give(
     house: &Arc<House>,
     who: &Principal,
-    body: &DelegateBody,
+    (body, way): (&DelegateBody, Way),
     parent: Option<(TaskRef, LeaseToken)>,
     key: Option<String>,
 ) -> Result<Added> {
@@ -49,10 +58,24 @@ pub(crate) async fn give(
     }
     let to = recipient_of_work(&current, &body.to)?;
     let grant = match who.agent() {
-        Some(from) => allowed(house, &current, from, &to).await?,
+        Some(from) => allowed(house, &current, from, &to, way).await?,
         None => Grant::default(),
     };
-    let intake = house.intake(text);
+    // What a colleague asks is data; only what may be ordered is an instruction.
+    let (text, data) = match way {
+        Way::Order => (text.to_owned(), Map::new()),
+        Way::Ask => {
+            let asked = [
+                ("from", who.to_string().into()),
+                ("question", text.to_owned().into()),
+            ];
+            let asked = asked.map(|(k, v): (&str, Value)| (k.to_owned(), v));
+            let text =
+                format!("A colleague asks you something; answer them as your charter says ({who})");
+            (text, asked.into_iter().collect())
+        }
+    };
+    let intake = house.intake(&text);
     if !grant.skills.is_empty() {
         let fits = matches!(&intake.fit, Match::One(found) if grant.skills.contains(&found.skill));
         if !fits {
@@ -72,15 +95,19 @@ pub(crate) async fn give(
         deliver: deliver(&current, who, body.deliver.as_deref())?,
         tokens: grant.tokens,
         bounds: Bounds { depth, fan_out },
+        data,
         ..Delegated::default()
     };
     let request = serde_json::to_vec(body).unwrap_or_default();
     let new = NewTask {
-        text: text.to_owned(),
+        text,
         author: who.clone(),
         assignee: Some(to),
         // A lane before other work; age sees to it that nothing starves (S3-25).
-        priority: Priority::P1,
+        priority: match way {
+            Way::Order => Priority::P1,
+            Way::Ask => Priority::P2,
+        },
         budget: Amounts {
             tokens: Tokens(body.tokens.unwrap_or(0)),
             ..Amounts::default()
@@ -106,7 +133,13 @@ fn recipient_of_work(current: &Current, name: &str) -> Result<Slug> {
 }
 
 /// What the edge between two agents grants; a refusal is entered in the log.
-async fn allowed(house: &House, current: &Current, from: &Slug, to: &Slug) -> Result<Grant> {
+async fn allowed(
+    house: &House,
+    current: &Current,
+    from: &Slug,
+    to: &Slug,
+    way: Way,
+) -> Result<Grant> {
     let agents = &current.house.agents;
     let own = agents.get(from).ok_or_else(|| {
         Problem::new(
@@ -115,17 +148,28 @@ async fn allowed(house: &House, current: &Current, from: &Slug, to: &Slug) -> Re
         )
     })?;
     let others = agents.iter().map(|(slug, agent)| (slug, &agent.delegates));
-    if let Err(refusal) = authority::right(from, to, &own.delegates, others) {
+    let right = match way {
+        Way::Order => authority::right(from, to, &own.delegates, others),
+        Way::Ask => authority::may_ask(from, to, &own.asks),
+    };
+    if let Err(refusal) = right {
         let note = Note {
             actor: Principal::Agent(from.clone()),
-            action: "task.delegate.refused".to_owned(),
+            action: match way {
+                Way::Order => "task.delegate.refused",
+                Way::Ask => "task.ask.refused",
+            }
+            .to_owned(),
             entity: format!("agent-{to}"),
             detail: json!({ "why": refusal.to_string() }),
         };
         house.store.append(note).await?;
         return Err(abbey_store::Error::Authority(refusal).into());
     }
-    Ok(own.grants.get(to).cloned().unwrap_or_default())
+    Ok(match way {
+        Way::Order => own.grants.get(to).cloned().unwrap_or_default(),
+        Way::Ask => Grant::default(),
+    })
 }
 
 fn fields(expects: &[String]) -> Result<Vec<String>> {

@@ -47,6 +47,8 @@ pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
         .route("/api/v1/self/tasks/{task}/fail", post(fail))
         .route("/api/v1/self/tasks/{task}/block", post(block))
         .route("/api/v1/self/delegate", post(delegate))
+        .route("/api/v1/self/messages", post(message))
+        .route("/api/v1/self/messages/{task}", get(delegated))
         .route("/api/v1/self/delegated/{task}", get(delegated))
         .route("/api/v1/self/delegated/{task}/cancel", post(call_off))
         .route("/api/v1/self/approvals", post(ask_approval))
@@ -116,6 +118,9 @@ fn policy_of(current: &Current, agent: &abbey_plan::Agent, task: Option<&TaskRow
     // Nobody is shown how to do what there is nothing for.
     if agent.delegates.is_none() {
         policy.tools.remove(&abbey_model::Tool::Delegate);
+    }
+    if agent.asks.is_none() {
+        policy.tools.remove(&abbey_model::Tool::Ask);
     }
     let mut documents = current.house.documents.values();
     if !documents.any(|d| d.read_by(&agent.slug)) {
@@ -465,6 +470,16 @@ async fn block(
     }))
 }
 
+/// Asks a colleague something about the task whose lease the caller shows.
+async fn message(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    Input(body): Input<DelegateBody>,
+) -> Result<Doc<TaskDoc>> {
+    piece(&house, slug, &headers, &body, crate::delegate::Way::Ask).await
+}
+
 /// Gives on a piece of the task whose lease the caller shows.
 async fn delegate(
     State(house): Shared,
@@ -472,17 +487,27 @@ async fn delegate(
     headers: HeaderMap,
     Input(body): Input<DelegateBody>,
 ) -> Result<Doc<TaskDoc>> {
+    piece(&house, slug, &headers, &body, crate::delegate::Way::Order).await
+}
+
+async fn piece(
+    house: &Arc<House>,
+    slug: Slug,
+    headers: &HeaderMap,
+    body: &DelegateBody,
+    way: crate::delegate::Way,
+) -> Result<Doc<TaskDoc>> {
     let mine = body.task.as_deref().ok_or_else(|| {
         Problem::new(
             FaultKind::Invalid,
             "`task` names the work that this is a piece of",
         )
     })?;
-    let parent = (task_ref(mine)?, hold(&house, slug.clone(), &headers)?.token);
-    let key = header(&headers, "idempotency-key").map(str::to_owned);
+    let parent = (task_ref(mine)?, hold(house, slug.clone(), headers)?.token);
+    let key = header(headers, "idempotency-key").map(str::to_owned);
     let who = Principal::Agent(slug);
-    let added = crate::delegate::give(&house, &who, &body, Some(parent), key).await?;
-    Ok(Doc(view::task_doc(&house, added.task).await?))
+    let added = crate::delegate::give(house, &who, (body, way), Some(parent), key).await?;
+    Ok(Doc(view::task_doc(house, added.task).await?))
 }
 
 async fn ask_approval(

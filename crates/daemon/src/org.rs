@@ -86,6 +86,11 @@ pub(crate) fn document(house: &House) -> OrgDoc {
                 .keys()
                 .filter(|to| **to != agent.slug && agent.delegates.reaches(to)),
         ),
+        asks: names(
+            &mut agents
+                .keys()
+                .filter(|to| **to != agent.slug && agent.asks.reaches(to)),
+        ),
         reaches: names(&mut reach(agents, &agent.slug, depth, None).iter()),
         relations: agent
             .relations

@@ -235,7 +235,14 @@ async fn delegate(
     Input(body): Input<DelegateBody>,
 ) -> Result<Response> {
     let key = header(&headers, "idempotency-key").map(str::to_owned);
-    let added = delegate::give(&house, &Principal::Operator, &body, None, key).await?;
+    let added = delegate::give(
+        &house,
+        &Principal::Operator,
+        (&body, delegate::Way::Order),
+        None,
+        key,
+    )
+    .await?;
     let status = match added.new {
         true => axum::http::StatusCode::CREATED,
         false => axum::http::StatusCode::OK,

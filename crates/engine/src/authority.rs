@@ -35,6 +35,14 @@ pub enum Refusal {
         /// Who may, and whom `from` can ask.
         whom: Vec<Slug>,
     },
+    /// No such right was declared.
+    #[error("{from} may not ask {to}; `asks` in the manifest says whom it may")]
+    MayNotAsk {
+        /// Who wants to.
+        from: Slug,
+        /// Whom.
+        to: Slug,
+    },
     /// To oneself.
     #[error("{0} cannot delegate to itself")]
     Oneself(Slug),
@@ -104,6 +112,21 @@ pub fn right<'a>(
         to: to.clone(),
         whom: whom.collect(),
     })
+}
+
+/// Whether one agent may ask another something.
+///
+/// # Errors
+/// [`Refusal::MayNotAsk`] or [`Refusal::Oneself`].
+pub fn may_ask(from: &Slug, to: &Slug, own: &Authority) -> Result<(), Refusal> {
+    match (from == to, own.reaches(to)) {
+        (true, _) => Err(Refusal::Oneself(from.clone())),
+        (false, true) => Ok(()),
+        (false, false) => Err(Refusal::MayNotAsk {
+            from: from.clone(),
+            to: to.clone(),
+        }),
+    }
 }
 
 /// Whether one more piece may come off a task. `chain` is who had the work so far, the newest last; `open` is how

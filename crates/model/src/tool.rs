@@ -23,6 +23,8 @@ pub enum Tool {
     SearchSkills,
     /// Gives a piece of the work to a colleague.
     Delegate,
+    /// Asks a colleague something.
+    Ask,
     /// Reads shared documents, and writes where it may.
     Document,
     /// Asks a person for a yes, or uses one.
@@ -33,7 +35,7 @@ pub enum Tool {
 
 impl Tool {
     /// Every tool.
-    pub const ALL: [Tool; 10] = [
+    pub const ALL: [Tool; 11] = [
         Tool::Shell,
         Tool::ReadFile,
         Tool::WriteFile,
@@ -41,6 +43,7 @@ impl Tool {
         Tool::Memory,
         Tool::SearchSkills,
         Tool::Delegate,
+        Tool::Ask,
         Tool::Document,
         Tool::Approval,
         Tool::Finish,
@@ -56,6 +59,7 @@ impl Tool {
             Tool::Memory => "memory",
             Tool::SearchSkills => "search_skills",
             Tool::Delegate => "delegate",
+            Tool::Ask => "ask",
             Tool::Document => "document",
             Tool::Approval => "approval",
             Tool::Finish => "finish",

@@ -138,7 +138,10 @@ impl Decoder<'_> {
         let entries = self.root.get("agents").map_or(&[][..], Node::entries);
         for entry in entries {
             let mut named: Vec<(&Node, String)> = Vec::new();
-            if let Some(node) = entry.value.get("delegates_to") {
+            for node in ["delegates_to", "asks"]
+                .iter()
+                .filter_map(|k| entry.value.get(k))
+            {
                 let words = node.text().map(|_| node).into_iter().chain(node.items());
                 named.extend(words.filter_map(|n| {
                     let word = n.text()?.trim_start_matches('-').to_owned();

@@ -248,6 +248,8 @@ pub struct Agent {
     pub reports_to: Option<Slug>,
     /// Whom it may give work to.
     pub delegates: Authority,
+    /// Whom it may ask something.
+    pub asks: Authority,
     /// What work for a colleague is narrowed to.
     pub grants: Grants,
     /// What it is to others, by kind; no right comes of it (S2-01, S2-32).
@@ -452,6 +454,7 @@ impl Agent {
                     .map_or_else(none, ToString::to_string),
             ),
             ("delegates_to", self.delegates.to_string()),
+            ("asks", self.asks.to_string()),
             ("runtime", self.runtime.name().to_owned()),
             (
                 "cell",

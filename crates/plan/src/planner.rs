@@ -376,6 +376,7 @@ impl Work {
             agent.reports_to,
             (
                 &agent.delegates,
+                &agent.asks,
                 &agent.grants,
                 &agent.relations,
                 &agent.files,

@@ -348,6 +348,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Whom it may give work to: `all`, `none` (the default), or a list; `-NAME` takes one out of `all`.",
             ),
             key(
+                "asks",
+                Shape::Delegates,
+                "Whom it may ask something: `all`, `none` (the default), or a list. An answer is theirs to give; its costs are the asker's.",
+            ),
+            key(
                 "grants",
                 Shape::Map(&Shape::Object(&[
                     key(

@@ -150,6 +150,7 @@ impl Error {
             Error::Authority(refusal) => match refusal {
                 abbey_engine::authority::Refusal::TooMany { .. } => FaultKind::Limit,
                 abbey_engine::authority::Refusal::NotAllowed { .. }
+                | abbey_engine::authority::Refusal::MayNotAsk { .. }
                 | abbey_engine::authority::Refusal::Oneself(_)
                 | abbey_engine::authority::Refusal::TooDeep { .. }
                 | abbey_engine::authority::Refusal::Circle { .. } => FaultKind::Forbidden,

@@ -69,6 +69,17 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
                     }),
                     &["to", "task"],
                 ),
+                Tool::Ask => (
+                    "Asks a colleague something about this task, and waits for the answer unless told not to. They answer as they see fit.",
+                    json!({
+                        "to": text("The colleague's name."),
+                        "question": text("What you want to know, with everything that they need to answer."),
+                        "wait": { "type": "boolean", "description": "Whether to wait for the answer; true when not given." },
+                        "deadline_s": { "type": "integer", "minimum": 1, "description": "Seconds for an answer." },
+                        "deliver": text("Who is told of the answer when nobody waits: `me`, or `agent:NAME`."),
+                    }),
+                    &["to", "question"],
+                ),
                 Tool::Document => (
                     "Shared documents: `list` shows them, `read` one, `write` a new version of a text that is yours to write, `append` an entry to a log.",
                     json!({
@@ -203,7 +214,8 @@ async fn act(
                 .collect::<Vec<_>>()
                 .join("\n"))
         }
-        Tool::Delegate => delegate(client, right, args).await,
+        Tool::Delegate => delegate(client, right, args, Way::Order).await,
+        Tool::Ask => delegate(client, right, args, Way::Ask).await,
         Tool::Document => super::document::document(client, right, args).await,
         Tool::Approval => approval(client, right, args).await,
         Tool::Finish => Ok("finished".to_owned()),
@@ -213,14 +225,32 @@ async fn act(
 /// Longest wait for a colleague when no deadline was given, seconds.
 const COLLEAGUE_MAX: i64 = 600;
 
+/// How a colleague is turned to.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// With work that they are to do.
+    Order,
+    /// With a question that they may answer as they see fit.
+    Ask,
+}
+
 /// Gives a piece of the task on. The same piece of the same task is the same work, so a run that is done again
 /// after a loss finds what the first one asked for.
-async fn delegate(client: &Client, right: &Right, args: &Value) -> Result<String, String> {
+async fn delegate(
+    client: &Client,
+    right: &Right,
+    args: &Value,
+    way: Way,
+) -> Result<String, String> {
+    let (what, path, word) = match way {
+        Way::Order => ("task", "/api/v1/self/delegate", "delegate"),
+        Way::Ask => ("question", "/api/v1/self/messages", "ask"),
+    };
     let text = |key: &str| args[key].as_str().map(str::to_owned);
     let seconds = args["deadline_s"].as_i64();
     let body = DelegateBody {
         to: text("to").ok_or("the argument `to` is missing")?,
-        text: text("task").ok_or("the argument `task` is missing")?,
+        text: text(what).ok_or_else(|| format!("the argument `{what}` is missing"))?,
         expects: args["expects"]
             .as_array()
             .into_iter()
@@ -235,10 +265,10 @@ async fn delegate(client: &Client, right: &Right, args: &Value) -> Result<String
     let key = crate::digest(&serde_json::to_vec(&body).unwrap_or_default());
     let headers = [
         ("Abbey-Lease", right.lease.to_string()),
-        ("Idempotency-Key", format!("delegate {} {key}", right.task)),
+        ("Idempotency-Key", format!("{word} {} {key}", right.task)),
     ];
     let given: TaskDoc = client
-        .post("/api/v1/self/delegate", &body, &headers)
+        .post(path, &body, &headers)
         .await
         .map_err(|e| e.to_string())?;
     if args["wait"] == false {
