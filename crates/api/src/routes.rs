@@ -496,6 +496,13 @@ pub const ROUTES: &[Route] = &[
     ),
     out(
         "POST",
+        "/api/v1/doctor",
+        "Mends what can be mended without losing anything, and checks again",
+        None,
+        Some("DoctorDoc"),
+    ),
+    out(
+        "POST",
         "/api/v1/backups",
         "Writes a backup while the house runs",
         Some("BackupBody"),

@@ -413,6 +413,9 @@ documents! {
         version: u32,
         /// Every check.
         checks: Vec<CheckView>,
+        /// What `--fix` mended, by its id.
+        #[serde(default)]
+        fixed: Vec<String>,
     }
     /// One check.
     CheckView {

@@ -115,8 +115,12 @@ pub(crate) enum Command {
     /// Print or install files for the host's service manager, and use it.
     #[command(subcommand)]
     Unit(crate::units::UnitCommand),
-    /// Check the house.
-    Doctor,
+    /// Check the house: its state, its host, and by trying, whether agents are apart.
+    Doctor {
+        /// Mend what can be mended without losing anything first.
+        #[arg(long)]
+        fix: bool,
+    },
     /// List services or show their logs.
     #[command(subcommand)]
     Service(ServiceCommand),

@@ -113,7 +113,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Activity(args) => watch::activity(&home, json, args).await,
         C::Image(command) => image::run(&home, json, command),
         C::Unit(command) => units::run(&home, command).await,
-        C::Doctor => upkeep::doctor(&home, json).await,
+        C::Doctor { fix } => upkeep::doctor(&home, json, fix).await,
         C::Service(ServiceCommand::List) => upkeep::services(&home, json).await,
         C::Service(ServiceCommand::Logs(args)) => {
             watch::logs(&home, json, &format!("services/{}", args.agent), &args).await

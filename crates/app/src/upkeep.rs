@@ -50,12 +50,23 @@ pub(crate) async fn budget(home: &Home, json: bool, all: bool) -> Outcome {
     Ok(exit::OK)
 }
 
-pub(crate) async fn doctor(home: &Home, json: bool) -> Outcome {
-    let doc: DoctorDoc = client(home)?.get("/api/v1/doctor").await?;
+pub(crate) async fn doctor(home: &Home, json: bool, fix: bool) -> Outcome {
+    let client = client(home)?;
+    let doc: DoctorDoc = match fix {
+        true => {
+            client
+                .post("/api/v1/doctor", &serde_json::json!({}), &[])
+                .await?
+        }
+        false => client.get("/api/v1/doctor").await?,
+    };
     let failed = doc.checks.iter().any(|c| c.state == "failed");
     if json {
         output::json(&doc);
     } else {
+        for id in &doc.fixed {
+            output::line(&format!("{:9} {id}", "mended"));
+        }
         for check in &doc.checks {
             output::line(&format!("{:9} {}: {}", check.state, check.id, check.text));
             if let Some(remedy) = &check.remedy {

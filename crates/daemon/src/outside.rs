@@ -72,7 +72,7 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/skills", get(skills))
         .route("/api/v1/services", get(services))
         .route("/api/v1/services/{service}/logs", get(service_logs))
-        .route("/api/v1/doctor", get(doctor_doc))
+        .route("/api/v1/doctor", get(doctor_doc).post(doctor_fix))
         .route("/api/v1/backups", post(backup_now))
         .merge(outside_work::routes())
         .layer(from_fn_with_state(Arc::clone(&house), authenticate));
@@ -779,6 +779,10 @@ async fn skills(State(house): Shared, Query(query): Query<SearchQuery>) -> Doc<S
 
 async fn services(State(house): Shared) -> Result<Doc<ServicesDoc>> {
     Ok(Doc(view::services(&house).await?))
+}
+
+async fn doctor_fix(State(house): Shared) -> Result<Doc<DoctorDoc>> {
+    Ok(Doc(doctor::fix(&house).await?))
 }
 
 async fn doctor_doc(State(house): Shared) -> Result<Doc<DoctorDoc>> {

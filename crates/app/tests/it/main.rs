@@ -15,6 +15,7 @@ mod container;
 mod containment;
 mod crashes;
 mod delegation;
+mod doctor;
 mod documents;
 mod doors;
 mod firecracker;

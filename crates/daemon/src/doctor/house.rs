@@ -1,36 +1,24 @@
-//! Checks of a house, each with a remedy.
+//! What the house stands on: its state, its helper, its host.
 
+use super::Checks;
 use crate::error::Result;
 use crate::house::House;
-use crate::view;
-use abbey_api::{CheckView, DoctorDoc, VERSION};
 use abbey_engine::saga::State;
-use abbey_model::{CellKind, CellName, Metric};
+use abbey_model::{CellKind, Metric};
+use abbey_plan::HostFacts;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Free space below which the state is in danger, bytes.
 const SPACE_LEAST: u64 = 64 << 20;
+/// Most that the house's clock may be ahead of the host's, milliseconds.
+const CLOCK_AHEAD_MOST: i64 = 2000;
 
-/// Runs every check.
-pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
-    let mut checks = Vec::new();
-    let mut add = |id: &str, good: bool, severity: &str, text: String, remedy: &str| {
-        checks.push(CheckView {
-            id: id.to_owned(),
-            severity: if good { "info" } else { severity }.to_owned(),
-            state: if good {
-                "ok"
-            } else if severity == "fail" {
-                "failed"
-            } else {
-                "attention"
-            }
-            .to_owned(),
-            text,
-            remedy: (!good).then(|| remedy.to_owned()),
-        });
+/// Checks of state and host; what the host says.
+pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<HostFacts> {
+    let mut add = |id: &str, good, severity: &str, text, remedy: &str| {
+        checks.add(id, good, severity, text, remedy);
     };
     let verdict = house.store.verify().await?;
     add(
@@ -95,7 +83,7 @@ pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
         "`abbey up` starts it again; cells go on without it",
     );
     let facts = helper.ok().map(|(_, facts)| facts).unwrap_or_default();
-    let limits = facts.no_limits;
+    let limits = facts.no_limits.clone();
     add(
         "limits",
         limits.is_none(),
@@ -180,35 +168,6 @@ pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
         .to_owned(),
         "run the house as root for one user per agent",
     );
-    for agent in view::fleet(house).await?.agents {
-        let wanted = matches!(
-            view::seen(house)
-                .get(&CellName::Agent(match agent.name.parse() {
-                    Ok(s) => s,
-                    Err(_) => continue,
-                }))
-                .map(|s| s.desired.clone()),
-            Some(abbey_engine::supervision::Desired::Up { .. })
-        );
-        let good = !wanted || matches!(agent.presence.as_str(), "robed" | "starting");
-        add(
-            &format!("agent.{}", agent.name),
-            good,
-            "warn",
-            format!("{} is {}", agent.name, agent.presence),
-            &format!("`abbey why {}` explains it", agent.name),
-        );
-    }
-    for service in view::services(house).await?.services {
-        let good = service.healthy != Some(false) && service.presence != "degraded";
-        add(
-            &format!("service.{}", service.name),
-            good,
-            "warn",
-            format!("{} is {}", service.name, service.presence),
-            &format!("`abbey service logs {}` shows its output", service.name),
-        );
-    }
     add(
         "control_plane",
         true,
@@ -220,8 +179,52 @@ pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
         ),
         "",
     );
-    Ok(DoctorDoc {
-        version: VERSION,
-        checks,
-    })
+    clock(house, checks);
+    credentials(house, checks);
+    Ok(facts)
+}
+
+/// The store's clock follows the wall forwards and never backwards, so a wall that was set back is behind it.
+fn clock(house: &House, checks: &mut Checks) {
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let wall = wall.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    let ahead = house.store.now().0.saturating_sub(wall);
+    checks.add(
+        "clock",
+        ahead <= CLOCK_AHEAD_MOST,
+        "warn",
+        match ahead <= CLOCK_AHEAD_MOST {
+            true => "the host's clock and the house's agree".to_owned(),
+            false => format!(
+                "the host's clock is {} s behind the newest entry; the house's stands still until then",
+                ahead / 1000
+            ),
+        },
+        "set the host's clock right, by NTP if possible",
+    );
+}
+
+/// Every secret that the house itself must read.
+fn credentials(house: &House, checks: &mut Checks) {
+    let Some(current) = house.current() else {
+        return;
+    };
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for (subject, secret) in current.house.secrets() {
+        count += 1;
+        if let Err(why) = house.secret(secret, &current.base_dir) {
+            missing.push(format!("{subject}: {why}"));
+        }
+    }
+    checks.add(
+        "credentials",
+        missing.is_empty(),
+        "fail",
+        match missing.first() {
+            None => format!("{count} credentials can be read"),
+            Some(first) => first.clone(),
+        },
+        "put it where the manifest says, readable for the control plane's user",
+    );
 }

@@ -1,0 +1,106 @@
+//! What is wrong with a house is found, named with its remedy, and mended where nothing can be lost (S2-26 to S2-29).
+
+use crate::{TWO, house};
+use abbey_testkit::house::{House, own_network};
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+fn check(house: &House, args: &[&str], code: i32, id: &str) -> Value {
+    let mut all = vec!["doctor"];
+    all.extend(args);
+    let doc = house.json(code, &all);
+    let checks = doc["checks"].as_array().unwrap();
+    let found = checks.iter().find(|c| c["id"] == id);
+    found.unwrap_or_else(|| panic!("{id} in {doc}")).clone()
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn isolation_is_proved_by_trying_and_a_hole_is_found_and_closed() {
+    let house = house();
+    house.manifest(TWO);
+    house.expect(0, &["up"]);
+    let good = check(&house, &[], 0, "isolation.abbot");
+    assert_eq!(good["state"], "ok", "{good}");
+    // A careless hand opens what is another agent's, and the operator's credential.
+    let theirs = house.home().join("agents/sysadmin/home");
+    mode(&theirs, 0o755);
+    mode(&theirs.join("token"), 0o644);
+    mode(&house.home().join("operator.token"), 0o644);
+    let bad = check(&house, &[], 7, "isolation.abbot");
+    assert_eq!(bad["state"], "failed");
+    let text = bad["text"].as_str().unwrap();
+    assert!(
+        text.contains("abbot can read") && text.contains("sysadmin/home/token"),
+        "{text}"
+    );
+    assert!(bad["remedy"].is_string());
+    let doc = house.json(0, &["doctor", "--fix"]);
+    let fixed: Vec<&str> = doc["fixed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f.as_str().unwrap())
+        .collect();
+    assert_eq!(
+        fixed,
+        [
+            "operator_credential",
+            "isolation.abbot",
+            "isolation.sysadmin"
+        ],
+        "{doc}"
+    );
+    assert_eq!(check(&house, &[], 0, "isolation.abbot")["state"], "ok");
+    assert!(
+        house
+            .expect(0, &["activity", "-n", "50"])
+            .contains("house.mended")
+    );
+    // Mending twice mends nothing more.
+    assert_eq!(
+        house.json(0, &["doctor", "--fix"])["fixed"],
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn a_port_that_somebody_else_has_is_named_with_its_holder() {
+    own_network();
+    let house = house();
+    std::fs::write(house.path("hook.key"), "a secret of some length").unwrap();
+    house.manifest(&format!(
+        "{TWO}hooks:\n  told: {{ kind: gitea, secret: \"file:hook.key\", event: news }}\n"
+    ));
+    house.expect(0, &["up"]);
+    assert_eq!(check(&house, &[], 0, "ports")["state"], "ok");
+    assert_eq!(
+        check(&house, &[], 0, "credentials")["text"],
+        "1 credentials can be read"
+    );
+    assert_eq!(check(&house, &[], 0, "clock")["state"], "ok");
+    assert_eq!(check(&house, &[], 0, "schedules")["state"], "ok");
+    house.expect(0, &["stop", "sysadmin"]);
+    let port = house.ports.first + 1;
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let taken = check(&house, &[], 7, "ports");
+    let text = taken["text"].as_str().unwrap();
+    assert!(
+        text.contains(&format!(
+            "port {port} of agent-sysadmin is held by pid {}",
+            std::process::id()
+        )),
+        "{text}"
+    );
+    std::fs::remove_file(house.path("hook.key")).unwrap();
+    let missing = check(&house, &[], 7, "credentials");
+    let text = missing["text"].as_str().unwrap();
+    assert!(
+        text.contains("hook:told") && text.contains("hook.key"),
+        "{text}"
+    );
+}

@@ -1,0 +1,107 @@
+//! Who works, and what is to come by itself.
+
+use super::{Checks, view};
+use crate::error::Result;
+use crate::house::House;
+use crate::schedules as timetable;
+use abbey_model::{CellName, Millis};
+use abbey_plan::HostFacts;
+use std::sync::Arc;
+
+/// How late a schedule may be before something is wrong.
+const LATE: Millis = Millis::from_secs(90);
+
+/// Agents and services as they are wanted, and their ports.
+pub(super) async fn agents(
+    house: &Arc<House>,
+    facts: &HostFacts,
+    checks: &mut Checks,
+) -> Result<()> {
+    for agent in view::fleet(house).await?.agents {
+        let wanted = matches!(
+            view::seen(house)
+                .get(&CellName::Agent(match agent.name.parse() {
+                    Ok(s) => s,
+                    Err(_) => continue,
+                }))
+                .map(|s| s.desired.clone()),
+            Some(abbey_engine::supervision::Desired::Up { .. })
+        );
+        let good = !wanted || matches!(agent.presence.as_str(), "robed" | "starting");
+        checks.add(
+            &format!("agent.{}", agent.name),
+            good,
+            "warn",
+            format!("{} is {}", agent.name, agent.presence),
+            &format!("`abbey why {}` explains it", agent.name),
+        );
+    }
+    for service in view::services(house).await?.services {
+        let good = service.healthy != Some(false) && service.presence != "degraded";
+        checks.add(
+            &format!("service.{}", service.name),
+            good,
+            "warn",
+            format!("{} is {}", service.name, service.presence),
+            &format!("`abbey service logs {}` shows its output", service.name),
+        );
+    }
+    let current = house.current();
+    let mut taken = Vec::new();
+    let up = |cell: &CellName| {
+        let record = house.backend.record(cell).ok().flatten();
+        record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive))
+    };
+    if let Some(current) = &current {
+        let agents = current
+            .house
+            .agents
+            .keys()
+            .map(|a| (CellName::Agent(a.clone()), "door"));
+        let services = current
+            .house
+            .services
+            .keys()
+            .map(|s| (CellName::Service(s.clone()), "port"));
+        // Whoever is up has its port; what matters is who has those of the others.
+        for (cell, purpose) in agents.chain(services).filter(|(c, _)| !up(c)) {
+            let owner = match &cell {
+                CellName::Service(slug) => format!("service:{slug}"),
+                other => format!("agent:{}", other.slug()),
+            };
+            let port = current.port(&owner, purpose);
+            if let Some((port, holder)) = port.and_then(|p| Some((p, facts.ports.get(&p)?))) {
+                taken.push(format!("port {port} of {cell} is held by {holder}"));
+            }
+        }
+    }
+    checks.add(
+        "ports",
+        taken.is_empty(),
+        "fail",
+        match taken.first() {
+            None => "nobody else has a port of this house".to_owned(),
+            Some(first) => first.clone(),
+        },
+        "end the holder, or give the house other ports (`network.ports`)",
+    );
+    Ok(())
+}
+
+/// Schedules that should have fired.
+pub(super) async fn schedules(house: &Arc<House>, checks: &mut Checks) -> Result<()> {
+    let now = house.store.now();
+    let all = timetable::list(house).await?.schedules;
+    let late = all.iter().find_map(|s| {
+        let next = s.next_at.filter(|at| now.since(at.0) > LATE)?;
+        Some(format!("{} was due at {next}", s.name))
+    });
+    checks.add(
+        "schedules",
+        late.is_none(),
+        "warn",
+        late.unwrap_or_else(|| format!("{} schedules are on time", all.len())),
+        "look at the log of the control plane; `abbey schedule show NAME` tells what it did",
+    );
+    Ok(())
+}
