@@ -209,6 +209,13 @@ pub const ROUTES: &[Route] = &[
     ),
     out(
         "POST",
+        "/api/v1/services/{service}/restart",
+        "Boots it anew",
+        None,
+        None,
+    ),
+    out(
+        "POST",
         "/api/v1/commands",
         "Runs a command in a fresh cell; JSON Lines of output, then status, usage and files",
         Some("CommandBody"),

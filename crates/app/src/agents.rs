@@ -1,6 +1,6 @@
 //! Agents and templates: start and stop, why, new, rm, show, rotate.
 
-use crate::cli::{AgentNewArgs, AgentRmArgs, AgentsArgs, ReloadArgs};
+use crate::cli::{AgentMoveArgs, AgentNewArgs, AgentRmArgs, AgentsArgs, ReloadArgs};
 use crate::connect::{client, segment};
 use crate::exit::{self, Failure};
 use crate::house::{DOWN_WITHIN, Outcome, print_fleet, print_plan, read_manifest};
@@ -127,7 +127,8 @@ pub(crate) async fn reload(home: &Home, json: bool, args: &ReloadArgs) -> Outcom
             })?,
             (None, false) => continue,
         };
-        edited = manifest::set_model(&edited, &slug(name)?, &model).map_err(|m| mistakes(&m))?;
+        edited =
+            manifest::set_key(&edited, &slug(name)?, "model", &model).map_err(|m| mistakes(&m))?;
     }
     let code = apply_edit(home, &args.file, edited, args.reason.clone(), |plan| {
         if !json && !plan.steps.is_empty() {
@@ -173,7 +174,7 @@ pub(crate) async fn reload(home: &Home, json: bool, args: &ReloadArgs) -> Outcom
 }
 
 /// Applies an edited manifest: first as a plan, then to the file, then to the house.
-async fn apply_edit(
+pub(crate) async fn apply_edit(
     home: &Home,
     file: &Path,
     edited: String,
@@ -201,14 +202,14 @@ async fn apply_edit(
     Ok(exit::OK)
 }
 
-fn show(json: bool) -> impl FnOnce(&PlanDoc) {
+pub(crate) fn show(json: bool) -> impl FnOnce(&PlanDoc) {
     move |plan| match json {
         true => output::json(plan),
         false => print_plan(plan),
     }
 }
 
-fn edit(
+pub(crate) fn edit(
     file: &Path,
     change: impl FnOnce(&str) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
@@ -222,12 +223,12 @@ fn edit(
     change(&text)
 }
 
-fn slug(text: &str) -> Result<abbey_model::Slug, Failure> {
+pub(crate) fn slug(text: &str) -> Result<abbey_model::Slug, Failure> {
     text.parse()
         .map_err(|e: abbey_model::SlugError| Failure::plain(e.to_string()).with_code(exit::USAGE))
 }
 
-fn mistakes(list: &[impl std::fmt::Display]) -> Failure {
+pub(crate) fn mistakes(list: &[impl std::fmt::Display]) -> Failure {
     Failure::plain(
         list.iter()
             .map(ToString::to_string)
@@ -247,6 +248,19 @@ pub(crate) async fn agent_new(home: &Home, json: bool, args: &AgentNewArgs) -> O
             args.reports_to.as_deref(),
         )
         .map_err(|m| mistakes(&m))
+    })?;
+    apply_edit(home, &args.file, edited, None, show(json)).await
+}
+
+/// Puts an agent below another one.
+pub(crate) async fn agent_move(home: &Home, json: bool, args: &AgentMoveArgs) -> Outcome {
+    let name = slug(&args.agent)?;
+    let edited = edit(&args.file, |text| {
+        let edited = match args.to.as_str() {
+            "operator" => manifest::remove_key(text, &name, "reports_to"),
+            above => manifest::set_key(text, &name, "reports_to", slug(above)?.as_str()),
+        };
+        edited.map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
     })?;
     apply_edit(home, &args.file, edited, None, show(json)).await
 }

@@ -197,6 +197,63 @@ pub(crate) enum ScheduleCommand {
         /// AGENT/NAME.
         schedule: String,
     },
+    /// Add one to the manifest, with its agent, and apply that.
+    Add(ScheduleAddArgs),
+    /// Take one out of the manifest, and apply that.
+    Rm {
+        /// AGENT/NAME.
+        schedule: String,
+        /// The manifest.
+        #[arg(short, long, default_value = "abbey.yaml")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("when").required(true))]
+#[command(group = clap::ArgGroup::new("does").required(true))]
+pub(crate) struct ScheduleAddArgs {
+    /// AGENT/NAME.
+    pub(crate) schedule: String,
+    /// Minute, hour, day, month, weekday.
+    #[arg(long, group = "when")]
+    pub(crate) cron: Option<String>,
+    /// Distance between two, like `30m`.
+    #[arg(long, group = "when")]
+    pub(crate) every: Option<String>,
+    /// One instant, like `2026-12-01T10:00:00Z`.
+    #[arg(long, group = "when")]
+    pub(crate) at: Option<String>,
+    /// What is to be done.
+    #[arg(long, group = "does")]
+    pub(crate) task: Option<String>,
+    /// The skill that runs.
+    #[arg(long, group = "does")]
+    pub(crate) skill: Option<String>,
+    /// The workflow that starts.
+    #[arg(long, group = "does")]
+    pub(crate) workflow: Option<String>,
+    /// Arguments of the skill or input of the workflow, `KEY=VALUE`; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) with: Vec<String>,
+    /// Zone of the pattern.
+    #[arg(long)]
+    pub(crate) timezone: Option<String>,
+    /// Most that it is moved back.
+    #[arg(long)]
+    pub(crate) jitter: Option<String>,
+    /// `skip`, `queue` or `replace`.
+    #[arg(long)]
+    pub(crate) overlap: Option<String>,
+    /// `skip`, `once` or a number.
+    #[arg(long)]
+    pub(crate) catch_up: Option<String>,
+    /// Time for one of them.
+    #[arg(long)]
+    pub(crate) timeout: Option<String>,
+    /// The manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -329,6 +386,8 @@ pub(crate) enum AgentCommand {
         #[arg(long)]
         effective: bool,
     },
+    /// Put an agent below another one in the manifest, and apply that.
+    Move(AgentMoveArgs),
     /// Give an agent a new credential; the old one ends after a minute.
     Rotate { agent: String },
 }
@@ -342,6 +401,17 @@ pub(crate) struct AgentNewArgs {
     /// The agent above it.
     #[arg(long, value_name = "AGENT")]
     pub(crate) reports_to: Option<String>,
+    /// The manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentMoveArgs {
+    pub(crate) agent: String,
+    /// The agent above it from now on; `operator` for the top.
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) to: String,
     /// The manifest.
     #[arg(short, long, default_value = "abbey.yaml")]
     pub(crate) file: PathBuf,
@@ -496,19 +566,17 @@ pub(crate) enum ServiceCommand {
     List,
     /// Show the log of a service.
     Logs(LogsArgs),
+    /// Boot a service anew.
+    Restart { service: String },
 }
 
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[
     ("agent", "clone"),
-    ("agent", "move"),
     ("agent", "restore"),
     ("budget", "set"),
     ("budget", "reset"),
     ("policy", ""),
-    ("schedule", "add"),
-    ("schedule", "rm"),
-    ("service", "restart"),
     ("export", ""),
     ("import", ""),
     ("tui", ""),

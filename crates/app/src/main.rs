@@ -92,6 +92,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Attach { agent } => attach::attach(&home, &agent).await,
         C::Run(args) => run::run(&home, json, args).await,
         C::Agent(AgentCommand::New(args)) => agents::agent_new(&home, json, &args).await,
+        C::Agent(AgentCommand::Move(args)) => agents::agent_move(&home, json, &args).await,
         C::Agent(AgentCommand::Rm(args)) => agents::agent_rm(&home, json, &args).await,
         C::Agent(AgentCommand::Show { agent, effective }) => {
             agents::agent_show(&home, json, &agent, effective).await
@@ -114,6 +115,9 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Image(command) => image::run(&home, json, command),
         C::Unit(command) => units::run(&home, command).await,
         C::Doctor { fix } => upkeep::doctor(&home, json, fix).await,
+        C::Service(ServiceCommand::Restart { service }) => {
+            upkeep::restart_service(&home, json, &service).await
+        }
         C::Service(ServiceCommand::List) => upkeep::services(&home, json).await,
         C::Service(ServiceCommand::Logs(args)) => {
             watch::logs(&home, json, &format!("services/{}", args.agent), &args).await

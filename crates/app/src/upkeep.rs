@@ -1,6 +1,6 @@
 //! Looking after a house: budgets, doctor, services, backups.
 
-use crate::connect::client;
+use crate::connect::{client, segment};
 use crate::exit::{self, Failure};
 use crate::house::Outcome;
 use crate::output::{self, dash, table};
@@ -75,6 +75,18 @@ pub(crate) async fn doctor(home: &Home, json: bool, fix: bool) -> Outcome {
         }
     }
     Ok(if failed { exit::DEGRADED } else { exit::OK })
+}
+
+/// Boots a service anew.
+pub(crate) async fn restart_service(home: &Home, json: bool, service: &str) -> Outcome {
+    let path = format!("/api/v1/services/{}/restart", segment(service));
+    let client = client(home)?.timeout(Duration::from_secs(60));
+    let doc: serde_json::Value = client.post(&path, &serde_json::json!({}), &[]).await?;
+    match json {
+        true => output::json(&doc),
+        false => output::line(&format!("{service} boots anew")),
+    }
+    Ok(exit::OK)
 }
 
 pub(crate) async fn services(home: &Home, json: bool) -> Outcome {

@@ -177,7 +177,7 @@ fn names(list: &[String]) -> String {
     }
 }
 
-fn pairs(input: &[String]) -> Result<BTreeMap<String, Value>, Failure> {
+pub(crate) fn pairs(input: &[String]) -> Result<BTreeMap<String, Value>, Failure> {
     let pair = |text: &String| {
         let (name, value) = text.split_once('=').ok_or_else(|| {
             Failure::plain(format!("`{text}` is not KEY=VALUE")).with_code(exit::USAGE)

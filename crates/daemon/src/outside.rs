@@ -57,6 +57,7 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/agents/{agent}/exec", post(exec_in))
         .route("/api/v1/agents/{agent}/attach", get(attach::agent))
         .route("/api/v1/services/{service}/attach", get(attach::service))
+        .route("/api/v1/services/{service}/restart", post(restart_service))
         .route("/api/v1/commands", command::route())
         .route("/api/v1/tasks", get(tasks).post(add_task))
         .route("/api/v1/tasks/{task}", get(task))
@@ -332,6 +333,36 @@ async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<s
     asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     // It is wanted up, so the reconciler boots it anew once it has ended.
     wish(&house, &name, Wish::Up).await
+}
+
+async fn restart_service(
+    State(house): Shared,
+    Path(name): Path<String>,
+) -> Result<Doc<serde_json::Value>> {
+    let slug = slug_of(&name)?;
+    let known = house
+        .current()
+        .is_some_and(|c| c.house.services.contains_key(&slug));
+    if !known {
+        let text = format!("there is no service `{name}`");
+        return Err(Problem::new(FaultKind::NotFound, text).into());
+    }
+    let (backend, cell) = (Arc::clone(&house.backend), CellName::Service(slug));
+    let target = cell.clone();
+    let asked =
+        tokio::task::spawn_blocking(move || backend.stop(&target, Millis::from_secs(10))).await;
+    asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
+    let note = abbey_store::Note {
+        actor: Principal::Operator,
+        action: "service.restart".to_owned(),
+        entity: cell.to_string(),
+        detail: serde_json::json!({}),
+    };
+    house.store.append(note).await?;
+    house.cells_changed.notify_one();
+    Ok(Doc(
+        serde_json::json!({ "version": VERSION, "service": name }),
+    ))
 }
 
 async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {

@@ -1,6 +1,6 @@
 //! Small edits of a manifest's text that leave everything else, comments included, as it was.
 
-use crate::node::{self, Kind, Mistake, Node};
+use crate::node::{self, Entry, Kind, Mistake, Node};
 use abbey_model::Slug;
 
 /// Adds an agent at the end of the `agents` block.
@@ -75,89 +75,251 @@ pub fn remove_agent(text: &str, slug: &Slug) -> Result<String, Vec<Mistake>> {
     Ok(kept.collect::<Vec<_>>().join("\n") + "\n")
 }
 
-/// Gives an agent another model; the rest of its entry stays.
+/// Gives a key of an agent's entry a plain value; the rest of its entry stays.
 ///
 /// # Errors
 /// When there is no such agent, or its entry is written in a style that cannot be edited.
-pub fn set_model(text: &str, slug: &Slug, model: &str) -> Result<String, Vec<Mistake>> {
+pub fn set_key(text: &str, slug: &Slug, key: &str, value: &str) -> Result<String, Vec<Mistake>> {
     let root = node::read(text)?;
-    let entry = root
-        .get("agents")
-        .and_then(|agents| agents.entries().iter().find(|e| e.key == slug.as_str()));
-    let Some(entry) = entry else {
-        let missing = format!("there is no agent `{slug}` in the manifest");
-        return Err(vec![root.place.mistake(missing)]);
-    };
+    let entry = agent_of(&root, slug)?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let odd = |why: &str| {
-        let text = format!("{why}; write `model: {model}` for agent `{slug}` by hand");
+        let text = format!("{why}; write `{key}: {value}` for agent `{slug}` by hand");
         vec![entry.place.mistake(text)]
     };
-    // Characters, as the places count them.
-    let splice = |line: &mut String, from: usize, len: usize, new: &str| {
-        let head: String = line.chars().take(from).collect();
-        let tail: String = line.chars().skip(from + len).collect();
-        *line = format!("{head}{new}{tail}");
-    };
-    let line_of = |n: usize| n.checked_sub(1).filter(|n| *n < text.lines().count());
-    if let Some(old) = entry.value.get("model") {
-        let written = old.text().unwrap_or_default();
-        let at = line_of(old.place.line).ok_or_else(|| odd("its model is nowhere"))?;
-        let line = &mut lines[at];
-        let from = old.place.column - 1;
-        let raw: String = line.chars().skip(from).collect();
-        let len = written.chars().count();
-        let len = match raw.chars().next() {
-            Some('"' | '\'') => len + 2,
-            _ => len,
-        };
-        let there: String = raw.chars().take(len).collect();
-        if !there.contains(written) {
-            return Err(odd("its model is written in an unusual way"));
-        }
-        splice(line, from, len, model);
-    } else {
-        match (&entry.value.kind, entry.value.is_null()) {
-            (_, true) => {
-                let at = line_of(entry.place.line).ok_or_else(|| odd("it is nowhere"))?;
-                let end = format!("{slug}:");
-                let from = lines[at]
-                    .find(&end)
-                    .ok_or_else(|| odd("its name is quoted"))?;
-                lines[at].insert_str(from + end.len(), &format!(" {{ model: {model} }}"));
+    match entry.value.get(key) {
+        Some(old) => {
+            let written = old.text().unwrap_or_default();
+            let line = old.place.line.checked_sub(1).and_then(|n| lines.get_mut(n));
+            let line = line.ok_or_else(|| odd("it is nowhere"))?;
+            let from = old.place.column - 1;
+            let raw: String = line.chars().skip(from).collect();
+            let len = written.chars().count();
+            let len = match raw.chars().next() {
+                Some('"' | '\'') => len + 2,
+                _ => len,
+            };
+            let there: String = raw.chars().take(len).collect();
+            if !there.contains(written) {
+                return Err(odd("it is written in an unusual way"));
             }
-            (Kind::Map(_), false) => {
-                let at = line_of(entry.value.place.line).ok_or_else(|| odd("it is nowhere"))?;
-                let from = entry.value.place.column - 1;
-                let flow = lines[at].chars().nth(from) == Some('{');
-                let rest = match entry.value.entries().is_empty() {
-                    true => "",
-                    false => ",",
-                };
-                match flow {
-                    true => splice(
-                        &mut lines[at],
-                        from + 1,
-                        0,
-                        &format!(" model: {model}{rest}"),
-                    ),
-                    false => lines.insert(at, format!("{}model: {model}", " ".repeat(from))),
-                }
-            }
-            _ => return Err(odd("its entry is no mapping")),
+            splice(line, from, len, value);
         }
+        None => insert(&mut lines, entry, &format!("{key}: {value}")).map_err(|why| odd(&why))?,
     }
     let edited = lines.join("\n") + "\n";
-    let found = node::read(&edited)?.get("agents").and_then(|a| {
-        a.get(slug.as_str())?
-            .get("model")?
-            .text()
-            .map(str::to_owned)
-    });
-    match found.as_deref() == Some(model) {
+    let found = node::read(&edited)?;
+    let found = agent_of(&found, slug)?.value.get(key).and_then(Node::text);
+    match found == Some(value) {
         true => Ok(edited),
         false => Err(odd("its entry could not be edited")),
     }
+}
+
+/// Takes a key out of an agent's entry; nothing happens where it is not there.
+///
+/// # Errors
+/// As [`set_key`].
+pub fn remove_key(text: &str, slug: &Slug, key: &str) -> Result<String, Vec<Mistake>> {
+    let root = node::read(text)?;
+    let entry = agent_of(&root, slug)?;
+    match entry.value.get(key) {
+        None => Ok(text.to_owned()),
+        Some(_) => cut(text, entry, key),
+    }
+}
+
+/// Adds a schedule to an agent; `does` is its mapping in one line, with braces.
+///
+/// # Errors
+/// As [`set_key`], and when the agent has a schedule of that name.
+pub fn add_schedule(
+    text: &str,
+    slug: &Slug,
+    name: &Slug,
+    does: &str,
+) -> Result<String, Vec<Mistake>> {
+    let root = node::read(text)?;
+    let entry = agent_of(&root, slug)?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let schedules = entry.value.entries().iter().find(|e| e.key == "schedules");
+    let odd = |why: String| {
+        let text =
+            format!("{why}; write `{name}: {does}` below `schedules` of agent `{slug}` by hand");
+        vec![entry.place.mistake(text)]
+    };
+    match schedules {
+        Some(there) if there.value.get(name.as_str()).is_some() => {
+            let text = format!("agent `{slug}` has a schedule `{name}` already");
+            return Err(vec![there.place.mistake(text)]);
+        }
+        Some(there) => insert(&mut lines, there, &format!("{name}: {does}")).map_err(odd)?,
+        None => {
+            let piece = format!("schedules: {{ {name}: {does} }}");
+            insert(&mut lines, entry, &piece).map_err(odd)?;
+        }
+    }
+    let edited = lines.join("\n") + "\n";
+    let found = node::read(&edited)?;
+    let there = agent_of(&found, slug)?.value.get("schedules");
+    match there.is_some_and(|s| s.get(name.as_str()).is_some()) {
+        true => Ok(edited),
+        false => Err(odd("its entry could not be edited".to_owned())),
+    }
+}
+
+/// Takes a schedule of an agent out.
+///
+/// # Errors
+/// As [`set_key`], and when there is no such schedule.
+pub fn remove_schedule(text: &str, slug: &Slug, name: &Slug) -> Result<String, Vec<Mistake>> {
+    let root = node::read(text)?;
+    let entry = agent_of(&root, slug)?;
+    let schedules = entry.value.entries().iter().find(|e| e.key == "schedules");
+    let schedules = schedules.filter(|s| s.value.get(name.as_str()).is_some());
+    let Some(schedules) = schedules else {
+        let text = format!("agent `{slug}` has no schedule `{name}`");
+        return Err(vec![entry.place.mistake(text)]);
+    };
+    match schedules.value.entries().len() {
+        1 => cut(text, entry, "schedules"),
+        _ => cut(text, schedules, name.as_str()),
+    }
+}
+
+fn agent_of<'a>(root: &'a Node, slug: &Slug) -> Result<&'a Entry, Vec<Mistake>> {
+    let agents = root.get("agents").map_or(&[][..], Node::entries);
+    let found = agents.iter().find(|e| e.key == slug.as_str());
+    found.ok_or_else(|| {
+        let missing = format!("there is no agent `{slug}` in the manifest");
+        vec![root.place.mistake(missing)]
+    })
+}
+
+/// Puts something in the place of some characters of a line; characters are what places count.
+fn splice(line: &mut String, from: usize, len: usize, new: &str) {
+    let head: String = line.chars().take(from).collect();
+    let tail: String = line.chars().skip(from + len).collect();
+    *line = format!("{head}{new}{tail}");
+}
+
+/// Puts `key: value` in front of what a mapping holds.
+fn insert(lines: &mut Vec<String>, entry: &Entry, piece: &str) -> Result<(), String> {
+    let index = |n: usize| n.checked_sub(1).filter(|n| *n < lines.len());
+    match (&entry.value.kind, entry.value.is_null()) {
+        (_, true) => {
+            let at = index(entry.place.line).ok_or("it is nowhere")?;
+            let end = format!("{}:", entry.key);
+            let from = lines[at].find(&end).ok_or("its name is quoted")?;
+            lines[at].insert_str(from + end.len(), &format!(" {{ {piece} }}"));
+        }
+        (Kind::Map(inside), false) => {
+            let at = index(entry.value.place.line).ok_or("it is nowhere")?;
+            let from = entry.value.place.column - 1;
+            let rest = if inside.is_empty() { "" } else { "," };
+            match lines[at].chars().nth(from) == Some('{') {
+                true => splice(&mut lines[at], from + 1, 0, &format!(" {piece}{rest}")),
+                false => lines.insert(at, format!("{}{piece}", " ".repeat(from))),
+            }
+        }
+        _ => return Err("its entry is no mapping".to_owned()),
+    }
+    Ok(())
+}
+
+/// Takes `key` out of a mapping, in whichever style that is written.
+fn cut(text: &str, entry: &Entry, key: &str) -> Result<String, Vec<Mistake>> {
+    let inside = entry.value.entries();
+    let odd = |why: &str| {
+        let text = format!("{why}; take `{key}` out of `{}` by hand", entry.key);
+        vec![entry.place.mistake(text)]
+    };
+    let at = inside.iter().position(|e| e.key == key);
+    let at = at.ok_or_else(|| odd("it is not there"))?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let place = inside[at].place;
+    let own = lines.get(entry.value.place.line - 1);
+    let flow = own.and_then(|l| l.chars().nth(entry.value.place.column - 1)) == Some('{');
+    if flow {
+        let end = flow_end(&lines, &inside[at].value).ok_or_else(|| odd("its end is not found"))?;
+        if end.0 != place.line {
+            return Err(odd("it goes over several lines"));
+        }
+        let line = &mut lines[place.line - 1];
+        let (mut from, mut to) = (place.column - 1, end.1);
+        let chars: Vec<char> = line.chars().collect();
+        // The comma behind it goes too, or the one before where it was the last.
+        let behind = chars[to..].iter().take_while(|c| **c == ' ').count();
+        match chars.get(to + behind) {
+            Some(',') => {
+                to += behind + 1;
+                to += chars[to..].iter().take_while(|c| **c == ' ').count();
+            }
+            _ => {
+                to -= chars[from..to]
+                    .iter()
+                    .rev()
+                    .take_while(|c| **c == ' ')
+                    .count();
+                let before = chars[..from]
+                    .iter()
+                    .rev()
+                    .take_while(|c| **c == ' ')
+                    .count();
+                if from > before && chars[from - before - 1] == ',' {
+                    from -= before + 1;
+                }
+            }
+        }
+        splice(line, from, to - from, "");
+    } else {
+        let start = place.line - 1;
+        let depth = place.column - 1;
+        let deeper = |l: &String| l.trim().is_empty() || l.len() - l.trim_start().len() > depth;
+        let mut end = start + 1;
+        while lines.get(end).is_some_and(&deeper) {
+            end += 1;
+        }
+        // Empty lines behind it are not its own.
+        while end > start + 1 && lines[end - 1].trim().is_empty() {
+            end -= 1;
+        }
+        lines.drain(start..end);
+    }
+    let edited = lines.join("\n") + "\n";
+    node::read(&edited).map(|_| edited)
+}
+
+/// Line, from 1, and column, from 0, behind a value that is written between braces.
+fn flow_end(lines: &[String], value: &Node) -> Option<(usize, usize)> {
+    let (mut depth, mut quote) = (0u32, None);
+    let first = value.place.line;
+    for (n, line) in lines.iter().enumerate().skip(first - 1) {
+        let skip = if n + 1 == first {
+            value.place.column - 1
+        } else {
+            0
+        };
+        let mut escaped = false;
+        for (column, c) in line.chars().enumerate().skip(skip) {
+            match (quote, c) {
+                (Some('"'), '\\') if !escaped => {
+                    escaped = true;
+                    continue;
+                }
+                (Some(q), c) if c == q && !escaped => quote = None,
+                (Some(_), _) => {}
+                (None, '"' | '\'') => quote = Some(c),
+                (None, '{' | '[') => depth += 1,
+                (None, '}' | ']') if depth == 0 => return Some((n + 1, column)),
+                (None, '}' | ']') => depth -= 1,
+                (None, ',') if depth == 0 => return Some((n + 1, column)),
+                _ => {}
+            }
+            escaped = false;
+        }
+    }
+    None
 }
 
 /// Indentation of a block of names, and the line of each name.
@@ -212,7 +374,7 @@ mod tests {
         let slug: Slug = "a".parse().unwrap();
         let set = |entry: &str| {
             let text = format!("version: 1\nagents:\n{entry}  b: {{}} # other\n");
-            let edited = set_model(&text, &slug, "p/new:1").unwrap();
+            let edited = set_key(&text, &slug, "model", "p/new:1").unwrap();
             assert!(edited.ends_with("  b: {} # other\n"), "{edited}");
             edited
                 .lines()
@@ -240,7 +402,71 @@ mod tests {
             set("  a:\n    role: x\n    model: p/old # it\n"),
             "  a:|    role: x|    model: p/new:1 # it|"
         );
-        assert!(set_model("version: 1\nagents: { b: {} }\n", &slug, "p/m").is_err());
+        assert!(set_key("version: 1\nagents: { b: {} }\n", &slug, "model", "p/m").is_err());
+    }
+
+    #[test]
+    fn schedules_come_and_go_in_every_style_and_the_rest_stays() {
+        let (a, n): (Slug, Slug) = ("a".parse().unwrap(), "n".parse().unwrap());
+        let does = "{ every: 1h, task: \"Say: \\\"hello, you\\\" {now}\" }";
+        for entry in [
+            "  a:\n",
+            "  a: {}\n",
+            "  a: { role: x }\n",
+            "  a: { role: x, schedules: { m: { every: 2h, task: t } } } # why\n",
+            "  a: { schedules: { m: { every: 2h, task: 'it''s, {so}' } }, role: x }\n",
+            "  a:\n    role: x # why\n    schedules:\n      # one\n      m: { every: 2h, task: t }\n      o:\n        every: 3h\n        task: t\n\n",
+            "  a:\n    schedules: { m: { every: 2h, task: t } }\n    role: x\n",
+        ] {
+            let text = format!("version: 1\nagents:\n{entry}  b: {{}} # other\n");
+            let more = add_schedule(&text, &a, &n, does).unwrap();
+            let there = node::read(&more).unwrap();
+            let there = agent_of(&there, &a)
+                .unwrap()
+                .value
+                .get("schedules")
+                .unwrap();
+            assert_eq!(
+                there.get("n").unwrap().get("task").unwrap().text(),
+                Some("Say: \"hello, you\" {now}")
+            );
+            assert!(add_schedule(&more, &a, &n, does).is_err(), "twice is told");
+            let less = remove_schedule(&more, &a, &n).unwrap();
+            assert!(less.ends_with("  b: {} # other\n"), "{less}");
+            let plain = |t: &str| format!("{:?}", strip(&node::read(t).unwrap()));
+            let before = plain(&text);
+            // An agent that had nothing at all has an empty entry now.
+            assert!(plain(&less) == before || entry == "  a:\n", "{less}");
+            assert!(remove_schedule(&less, &a, &n).is_err());
+        }
+    }
+
+    /// A tree without its places.
+    fn strip(node: &Node) -> serde_json::Value {
+        match &node.kind {
+            Kind::Scalar { text, .. } => text.clone().into(),
+            Kind::List(items) => items.iter().map(strip).collect(),
+            Kind::Map(entries) => {
+                let pair = |e: &Entry| (e.key.clone(), strip(&e.value));
+                serde_json::Value::Object(entries.iter().map(pair).collect())
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_is_set_and_taken_out() {
+        let a: Slug = "a".parse().unwrap();
+        let text = "agents:\n  a: { role: x, reports_to: b }\n  b: {}\n";
+        let moved = set_key(text, &a, "reports_to", "c").unwrap();
+        assert_eq!(moved, "agents:\n  a: { role: x, reports_to: c }\n  b: {}\n");
+        let top = remove_key(&moved, &a, "reports_to").unwrap();
+        assert_eq!(top, "agents:\n  a: { role: x }\n  b: {}\n");
+        assert_eq!(remove_key(&top, &a, "reports_to").unwrap(), top);
+        let block = "agents:\n  a:\n    reports_to: b\n    role: x\n  b: {}\n";
+        assert_eq!(
+            remove_key(block, &a, "reports_to").unwrap(),
+            "agents:\n  a:\n    role: x\n  b: {}\n"
+        );
     }
 
     #[test]

@@ -213,3 +213,115 @@ fn checkpoints_leave_secrets_out_come_back_whole_and_the_oldest_go() {
         "{told}"
     );
 }
+
+/// By verbs, in the manifest, whose comments stay; what is wrong changes nothing (S2-20).
+#[test]
+fn schedules_are_added_and_taken_away_with_a_verb_and_agents_are_moved() {
+    let house = up(
+        "house: verbs\ndefaults: { cell: process }\nagents:\n  top: { template: orchestrator }\n  a: { template: sysadmin, reports_to: top } # the one\n  b: { template: sysadmin, reports_to: a }\nservices:\n  idle: { cell: process, command: [sleep, '1000'] }\n",
+    );
+    let text = || std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    let task = "Say: \"hello, {you}\" & $(id)";
+    house.expect(
+        0,
+        &[
+            "schedule",
+            "add",
+            "a/nightly",
+            "--cron",
+            "30 2 * * *",
+            "--timezone",
+            "Europe/Ljubljana",
+            "--task",
+            task,
+        ],
+    );
+    house.expect(
+        0,
+        &[
+            "schedule",
+            "add",
+            "a/keep",
+            "--every",
+            "1h",
+            "--skill",
+            "checkpoint",
+            "--with",
+            "keep=3",
+        ],
+    );
+    assert!(text().contains("# the one"));
+    let list = house.json(0, &["schedule", "list"]);
+    let names: Vec<&str> = list["schedules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["a/keep", "a/nightly"]);
+    assert_eq!(
+        house.json(0, &["schedule", "show", "a/nightly"])["schedule"]["task"],
+        task
+    );
+    let before = text();
+    assert!(
+        house
+            .refused(
+                4,
+                &["schedule", "add", "a/keep", "--every", "1h", "--task", "x"]
+            )
+            .contains("already")
+    );
+    house.refused(
+        3,
+        &[
+            "schedule", "add", "nobody/x", "--every", "1h", "--task", "x",
+        ],
+    );
+    house.refused(2, &["schedule", "add", "a/x", "--every", "1h"]);
+    house.refused(
+        2,
+        &[
+            "schedule", "add", "a/x", "--cron", "61 * * *", "--task", "x",
+        ],
+    );
+    house.refused(
+        4,
+        &[
+            "schedule",
+            "add",
+            "a/x",
+            "--every",
+            "1h",
+            "--skill",
+            "checkpoint",
+            "--with",
+            "keep=many",
+        ],
+    );
+    assert_eq!(text(), before, "what is wrong changes nothing");
+    house.expect(0, &["schedule", "rm", "a/nightly"]);
+    house.expect(0, &["schedule", "rm", "a/keep"]);
+    assert_eq!(house.json(0, &["schedule", "list"])["schedules"], json!([]));
+    house.refused(3, &["schedule", "rm", "a/keep"]);
+    // In the org chart: below another, to the top, and never below oneself.
+    house.expect(0, &["agent", "move", "b", "--to", "top"]);
+    let above = |agent: &str| {
+        let doc = house.json(0, &["org"]);
+        let rows = doc["agents"].as_array().unwrap();
+        rows.iter().find(|r| r["name"] == agent).unwrap()["reports_to"].clone()
+    };
+    assert_eq!(above("b"), "top");
+    let told = house.refused(2, &["agent", "move", "top", "--to", "b"]);
+    assert!(told.contains("circle") || told.contains("cycle"), "{told}");
+    house.expect(0, &["agent", "move", "b", "--to", "operator"]);
+    assert_eq!(above("b"), serde_json::Value::Null);
+    // A service boots anew.
+    let pid = || house.json(0, &["service", "list"])["services"][0]["pid"].clone();
+    let first = pid();
+    house.expect(0, &["service", "restart", "idle"]);
+    until("it is another process", || {
+        pid() != first && !pid().is_null()
+    });
+    house.refused(3, &["service", "restart", "none"]);
+}
