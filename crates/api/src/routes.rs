@@ -679,7 +679,6 @@ pub const NOT_BUILT: &[(Door, &str)] = &[
     (Door::Outside, "/api/v1/nodes"),
     (Door::Outside, "/api/v1/channels"),
     (Door::Outside, "/api/controlplane"),
-    (Door::Inside, "/api/v1/self/messages"),
     (Door::Inside, "/api/v1/self/memory"),
     (Door::Inside, "/v1/responses"),
     (Door::Inside, "/v1/embeddings"),

@@ -198,7 +198,7 @@ pub(crate) enum ScheduleCommand {
         schedule: String,
     },
     /// Add one to the manifest, with its agent, and apply that.
-    Add(ScheduleAddArgs),
+    Add(Box<ScheduleAddArgs>),
     /// Take one out of the manifest, and apply that.
     Rm {
         /// AGENT/NAME.

@@ -31,6 +31,7 @@ mod metrics;
 mod names;
 mod org;
 mod outside;
+mod outside_cells;
 mod outside_work;
 mod pool;
 mod provision;

@@ -4,16 +4,14 @@ use crate::error::Result;
 use crate::house::House;
 use crate::web::{Doc, Input, etag, header, if_match, problem};
 use crate::{
-    Error, apply, attach, backup, command, doctor, exec, hooks, logs, metrics, outside_work,
-    provision, view,
+    Error, apply, backup, command, doctor, hooks, metrics, outside_cells, outside_work, view,
 };
 use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_api::*;
 use abbey_model::{
-    Amounts, CellName, FaultKind, Millis, Principal, Priority, RunId, Slug, TaskRef, TaskState,
-    Tokens, Wish,
+    Amounts, FaultKind, Principal, Priority, RunId, Slug, TaskRef, TaskState, Tokens,
 };
-use abbey_store::{CellChange, NewTask, TaskFilter};
+use abbey_store::{NewTask, TaskFilter};
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::HeaderMap;
@@ -43,21 +41,7 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/plans", post(plan))
         .route("/api/v1/generations", post(generation))
         .route("/api/v1/generations/current", get(current))
-        .route("/api/v1/agents", get(agents))
-        .route("/api/v1/agents/{agent}", get(agent))
-        .route("/api/v1/agents/{agent}/effective", get(effective))
-        .route("/api/v1/agents/{agent}/why", get(why_agent))
-        .route("/api/v1/agents/{agent}/logs", get(agent_logs))
-        .route("/api/v1/agents/{agent}/start", post(start))
-        .route("/api/v1/agents/{agent}/stop", post(stop))
-        .route("/api/v1/agents/{agent}/pause", post(pause))
-        .route("/api/v1/agents/{agent}/resume", post(start))
-        .route("/api/v1/agents/{agent}/restart", post(restart))
-        .route("/api/v1/agents/{agent}/rotate", post(rotate))
-        .route("/api/v1/agents/{agent}/exec", post(exec_in))
-        .route("/api/v1/agents/{agent}/attach", get(attach::agent))
-        .route("/api/v1/services/{service}/attach", get(attach::service))
-        .route("/api/v1/services/{service}/restart", post(restart_service))
+        .merge(outside_cells::routes())
         .route("/api/v1/commands", command::route())
         .route("/api/v1/tasks", get(tasks).post(add_task))
         .route("/api/v1/tasks/{task}", get(task))
@@ -72,7 +56,6 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/budgets", get(budgets))
         .route("/api/v1/skills", get(skills))
         .route("/api/v1/services", get(services))
-        .route("/api/v1/services/{service}/logs", get(service_logs))
         .route("/api/v1/doctor", get(doctor_doc).post(doctor_fix))
         .route("/api/v1/backups", post(backup_now))
         .merge(outside_work::routes())
@@ -209,176 +192,6 @@ async fn current(State(house): Shared) -> Result<Response> {
         base_dir: current.base_dir.clone(),
     };
     Ok(([("etag", etag(current.generation))], Doc(doc)).into_response())
-}
-
-async fn agents(State(house): Shared) -> Result<Doc<FleetDoc>> {
-    Ok(Doc(view::fleet(&house).await?))
-}
-
-async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
-    let slug = known_agent(&house, &name)?;
-    let fleet = view::fleet(&house).await?;
-    let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
-    Ok(Doc(found.ok_or_else(|| {
-        Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
-    })?))
-}
-
-async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EffectiveDoc>> {
-    let slug = known_agent(&house, &name)?;
-    let current = house.current();
-    let rows = current
-        .iter()
-        .filter_map(|c| c.house.agents.get(&slug))
-        .flat_map(abbey_plan::Agent::effective);
-    let values = rows
-        .map(|(key, value, origin)| EffectiveValue {
-            key: key.to_owned(),
-            value,
-            origin,
-        })
-        .collect();
-    Ok(Doc(EffectiveDoc {
-        version: VERSION,
-        agent: slug.to_string(),
-        values,
-    }))
-}
-
-async fn why_agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentWhyDoc>> {
-    Ok(Doc(view::why_agent(&house, &slug_of(&name)?).await?))
-}
-
-#[derive(Deserialize)]
-struct LogQuery {
-    #[serde(default)]
-    lines: Option<usize>,
-}
-
-async fn read_logs(house: &House, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
-    let dir = house.home.cell_logs(&cell.to_string());
-    let lines = query.lines.unwrap_or(200).min(10_000);
-    let lines = tokio::task::spawn_blocking(move || logs::tail(&dir, lines))
-        .await
-        .unwrap_or_default();
-    Doc(LogDoc {
-        version: VERSION,
-        lines,
-    })
-}
-
-async fn agent_logs(
-    State(house): Shared,
-    Path(name): Path<String>,
-    Query(query): Query<LogQuery>,
-) -> Result<Doc<LogDoc>> {
-    let slug = known_agent(&house, &name)?;
-    Ok(read_logs(&house, CellName::Agent(slug), query).await)
-}
-
-async fn service_logs(
-    State(house): Shared,
-    Path(name): Path<String>,
-    Query(query): Query<LogQuery>,
-) -> Result<Doc<LogDoc>> {
-    let slug = slug_of(&name)?;
-    if !house
-        .current()
-        .is_some_and(|c| c.house.services.contains_key(&slug))
-    {
-        return Err(
-            Problem::new(FaultKind::NotFound, format!("there is no service `{slug}`")).into(),
-        );
-    }
-    Ok(read_logs(&house, CellName::Service(slug), query).await)
-}
-
-async fn wish(house: &Arc<House>, name: &str, wish: Wish) -> Result<Doc<serde_json::Value>> {
-    let slug = known_agent(house, name)?;
-    let cell = CellName::Agent(slug);
-    let change = CellChange {
-        wish: Some((wish, Some(Principal::Operator))),
-        history: None,
-    };
-    house.store.set_cell(cell.clone(), change).await?;
-    house
-        .wishes
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(cell, wish);
-    house.cells_changed.notify_one();
-    Ok(Doc(
-        serde_json::json!({ "version": VERSION, "agent": name, "wish": wish, "wanted_up": wish == Wish::Up }),
-    ))
-}
-
-async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    wish(&house, &name, Wish::Up).await
-}
-
-async fn stop(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    wish(&house, &name, Wish::Down).await
-}
-
-async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    wish(&house, &name, Wish::Paused).await
-}
-
-async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    let slug = known_agent(&house, &name)?;
-    let cell = CellName::Agent(slug);
-    let (backend, target) = (Arc::clone(&house.backend), cell.clone());
-    let asked =
-        tokio::task::spawn_blocking(move || backend.stop(&target, Millis::from_secs(10))).await;
-    asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
-    // It is wanted up, so the reconciler boots it anew once it has ended.
-    wish(&house, &name, Wish::Up).await
-}
-
-async fn restart_service(
-    State(house): Shared,
-    Path(name): Path<String>,
-) -> Result<Doc<serde_json::Value>> {
-    let slug = slug_of(&name)?;
-    let known = house
-        .current()
-        .is_some_and(|c| c.house.services.contains_key(&slug));
-    if !known {
-        let text = format!("there is no service `{name}`");
-        return Err(Problem::new(FaultKind::NotFound, text).into());
-    }
-    let (backend, cell) = (Arc::clone(&house.backend), CellName::Service(slug));
-    let target = cell.clone();
-    let asked =
-        tokio::task::spawn_blocking(move || backend.stop(&target, Millis::from_secs(10))).await;
-    asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
-    let note = abbey_store::Note {
-        actor: Principal::Operator,
-        action: "service.restart".to_owned(),
-        entity: cell.to_string(),
-        detail: serde_json::json!({}),
-    };
-    house.store.append(note).await?;
-    house.cells_changed.notify_one();
-    Ok(Doc(
-        serde_json::json!({ "version": VERSION, "service": name }),
-    ))
-}
-
-async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    let slug = known_agent(&house, &name)?;
-    provision::credential(&house, &slug, provision::OVERLAP).await?;
-    Ok(Doc(
-        serde_json::json!({ "version": VERSION, "agent": name, "overlap_ms": provision::OVERLAP }),
-    ))
-}
-
-async fn exec_in(
-    State(house): Shared,
-    Path(name): Path<String>,
-    Input(body): Input<ExecBody>,
-) -> Result<Response> {
-    exec::exec(&house, &slug_of(&name)?, body).await
 }
 
 #[derive(Deserialize)]
