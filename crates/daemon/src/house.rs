@@ -166,6 +166,8 @@ pub struct House {
     pub(crate) room: crate::room::Room,
     /// A deadline may have come nearer: the sweeper looks again.
     pub(crate) deadlines_changed: Notify,
+    /// Deliveries of each hook in the minute that runs.
+    pub(crate) deliveries: std::sync::Mutex<BTreeMap<Slug, (i64, u32)>>,
     /// A shared document changed, or somebody who reads came.
     pub(crate) documents_changed: Notify,
     /// Sequence number of the newest entry.

@@ -1,6 +1,6 @@
 //! Hooks out of the manifest's text: who may tell the house what happened elsewhere.
 
-use crate::decode::{Decoder, nearest, text};
+use crate::decode::{Decoder, nearest, text, words};
 use crate::house::{Agent, Hook, HookKind, Then};
 use crate::node::Node;
 use crate::shape::{Shape, key, must};
@@ -13,14 +13,24 @@ use std::collections::BTreeMap;
 pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
     must(
         "kind",
-        Shape::Word(&["standard", "github", "gitea"], &[]),
-        "How a delivery is signed: Standard Webhooks, as GitHub does, as Gitea and Forgejo do.",
+        Shape::Word(&["standard", "github", "gitea", "openclaw"], &[]),
+        "How a delivery is signed: Standard Webhooks, as GitHub does, as Gitea and Forgejo do; `openclaw` is a credential for `/hooks/agent` and `/hooks/wake`.",
     ),
     must("secret", Shape::Secret, "With what it is signed."),
     key(
         "agent",
         Shape::Name,
         "Issues and pull requests become tasks of this agent; anything else is heard and left.",
+    ),
+    key(
+        "agents",
+        Shape::List(&Shape::Name),
+        "Of `openclaw`: whom a caller may name beside `agent`.",
+    ),
+    key(
+        "trusted",
+        Shape::Boolean,
+        "Of `openclaw`: a message is an instruction, as if the operator gave it; else it is data.",
     ),
     key(
         "workflow",
@@ -63,8 +73,34 @@ impl Decoder<'_> {
             let kind = match text(value, "kind") {
                 Some("github") => HookKind::Github,
                 Some("gitea") => HookKind::Gitea,
+                Some("openclaw") => HookKind::Openclaw,
                 _ => HookKind::Standard,
             };
+            if matches!(entry.key.as_str(), "agent" | "wake") {
+                blame(
+                    "`agent` and `wake` are paths of kind `openclaw`; give it another name"
+                        .to_owned(),
+                );
+            }
+            let more: Vec<Slug> = words(value, "agents")
+                .iter()
+                .filter_map(|a| a.parse().ok())
+                .collect();
+            for agent in more.iter().filter(|a| !agents.contains_key(*a)) {
+                let known = nearest(agent.as_str(), agents.keys().map(Slug::as_str));
+                blame(format!("no agent `{agent}`{known}"));
+            }
+            let trusted = text(value, "trusted") == Some("true");
+            if kind == HookKind::Openclaw {
+                if !matches!(then, Then::Task(_)) {
+                    blame("a hook of kind `openclaw` says `agent`".to_owned());
+                }
+                if hooks.values().any(|h: &Hook| h.kind == HookKind::Openclaw) {
+                    blame("there is a hook of kind `openclaw` already".to_owned());
+                }
+            } else if trusted || !more.is_empty() {
+                blame("`agents` and `trusted` go with kind `openclaw`".to_owned());
+            }
             match &then {
                 Then::Task(agent) if !agents.contains_key(agent) => {
                     let known = nearest(agent.as_str(), agents.keys().map(Slug::as_str));
@@ -102,6 +138,8 @@ impl Decoder<'_> {
                 then,
                 api,
                 token: secret("token"),
+                agents: more,
+                trusted,
             };
             hooks.insert(name, hook);
         }

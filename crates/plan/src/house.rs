@@ -383,6 +383,10 @@ pub struct Hook {
     pub api: Option<String>,
     /// With which credential.
     pub token: Option<SecretRef>,
+    /// Whom a caller may name beside the agent of `then`; of kind `openclaw`.
+    pub agents: Vec<Slug>,
+    /// Whether a message is an instruction, and not only data; of kind `openclaw`.
+    pub trusted: bool,
 }
 
 /// How deliveries are signed.
@@ -395,6 +399,8 @@ pub enum HookKind {
     Github,
     /// Gitea and Forgejo: `X-Gitea-Signature`.
     Gitea,
+    /// A bearer credential, with the fields of OpenClaw's hooks.
+    Openclaw,
 }
 
 /// What comes of a delivery.

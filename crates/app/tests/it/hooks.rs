@@ -228,3 +228,130 @@ fn a_delivery_starts_a_workflow_and_one_trace_goes_through_it() {
         house.json(0, &["workflow", "show", waiting])["run"]["state"] == "done"
     });
 }
+
+/// Tools that speak OpenClaw's hooks: their fields and status codes, a credential of its own, and what comes is data.
+#[test]
+fn openclaw_hooks_are_served_with_their_codes_and_what_comes_is_data() {
+    let house = house();
+    house.manifest(&with_model(
+        "  a: { template: orchestrator }
+  b: { template: sysadmin, reports_to: a }
+  c: { template: worker, reports_to: a }
+hooks:
+  claw: { kind: openclaw, secret: \"file:claw.key\", agent: a, agents: [b] }
+",
+    ));
+    std::fs::write(house.path("claw.key"), "a-long-credential-of-hooks").unwrap();
+    house.expect(0, &["up"]);
+    until("the model answers", || {
+        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+    });
+    let door = house.home().join("run/operator.sock");
+    let bearer = [("authorization", "Bearer a-long-credential-of-hooks")];
+    let call = |path: &str, headers: &[(&str, &str)], body: &str| {
+        exchange(&door, "POST", path, headers, body)
+    };
+    let message = r#"{"message":"run: show system stats; `id` \"quoted\"","name":"Mail","deliver":false,"model":"x","timeoutSeconds":60}"#;
+    for (path, headers, body, status) in [
+        ("/hooks/agent", &[][..], message, 401),
+        (
+            "/hooks/agent",
+            &[("authorization", "Bearer wrong")][..],
+            message,
+            401,
+        ),
+        (
+            "/hooks/agent?token=a-long-credential-of-hooks",
+            &bearer[..],
+            message,
+            400,
+        ),
+        ("/hooks/agent", &bearer[..], "{}", 400),
+        ("/hooks/agent", &bearer[..], "{\"message\":\"  \"}", 400),
+        ("/hooks/agent", &bearer[..], "not json", 400),
+        (
+            "/hooks/agent",
+            &bearer[..],
+            r#"{"message":"x","agentId":"c"}"#,
+            400,
+        ),
+        (
+            "/hooks/agent",
+            &bearer[..],
+            r#"{"message":"x","to":"room"}"#,
+            400,
+        ),
+        ("/hooks/wake", &bearer[..], "{}", 400),
+    ] {
+        let (got, told) = call(path, headers, body);
+        assert_eq!(
+            (got, &told["ok"]),
+            (status, &Value::Bool(false)),
+            "{path} {body}: {told}"
+        );
+    }
+    let large = format!("{{\"message\":\"{}\"}}", "x".repeat(300 << 10));
+    assert_eq!(call("/hooks/agent", &bearer, &large).0, 413);
+    assert_eq!(house.json(0, &["task", "list"])["tasks"], json!([]));
+    let keyed = [bearer[0], ("idempotency-key", "mail-1")];
+    let (status, taken) = call("/hooks/agent", &keyed, message);
+    assert_eq!((status, &taken["ok"]), (202, &Value::Bool(true)), "{taken}");
+    assert_eq!(taken["ignored"], json!(["deliver", "model"]));
+    assert_eq!(
+        call("/hooks/agent", &keyed, message).1["runId"],
+        taken["runId"]
+    );
+    let task = taken["runId"].as_str().unwrap();
+    until("it is done", || {
+        house.json(0, &["task", "show", task])["task"]["state"] == "done"
+    });
+    let shown = &house.json(0, &["task", "show", task])["task"];
+    assert!(
+        shown["skill"].is_null(),
+        "no word of it was matched: {shown}"
+    );
+    assert!(
+        shown["link"]["data"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("\"quoted\"")
+    );
+    assert_eq!(
+        (&shown["priority"], &shown["assignee"]),
+        (&json!("P1"), &json!("a"))
+    );
+    let (status, named) = call(
+        "/hooks/agent",
+        &[("x-openclaw-token", "a-long-credential-of-hooks")],
+        r#"{"message":"x","agentId":"b"}"#,
+    );
+    assert_eq!(status, 202, "{named}");
+    let (status, woken) = call(
+        "/hooks/wake",
+        &bearer,
+        r#"{"text":"mail came","mode":"next-heartbeat"}"#,
+    );
+    assert_eq!(
+        (status, &woken["ignored"]),
+        (200, &json!(["mode"])),
+        "{woken}"
+    );
+    // Whoever has the credential cannot flood the house.
+    let flooded = (0..400).any(|_| call("/hooks/agent", &keyed, message).0 == 429);
+    assert!(flooded);
+    // Where its holder is trusted, a message is work like any other: a skill answers, and no model is asked.
+    let manifest = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
+    let manifest = manifest.replace("kind: openclaw,", "kind: openclaw, trusted: true,");
+    let manifest = manifest.replace("  claw:", "  claws:");
+    std::fs::write(house.path("abbey.yaml"), manifest).unwrap();
+    house.expect(0, &["up"]);
+    let (_, taken) = call(
+        "/hooks/agent",
+        &bearer,
+        r#"{"message":"show system stats","agentId":"b"}"#,
+    );
+    let task = taken["runId"].as_str().unwrap();
+    until("it is done", || {
+        house.json(0, &["task", "show", task])["task"]["skill"] == "system-stats"
+    });
+}

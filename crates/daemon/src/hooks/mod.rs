@@ -1,6 +1,8 @@
 //! Deliveries from elsewhere: authenticated by their signature alone, each taken once, made into a task, a run of a
 //! workflow or an event; and the end of such a task reported to where it came from.
 
+mod openclaw;
+
 use crate::error::Result;
 use crate::house::House;
 use crate::web::{self, Doc, header};
@@ -14,7 +16,7 @@ use abbey_plan::{Hook, HookKind, Then};
 use abbey_store::{Delegated, NewTask, TaskRow};
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -29,6 +31,8 @@ use std::time::Duration;
 const TOLERANCE: Millis = Millis::from_secs(300);
 /// Longest part of an issue's text that is given along, bytes.
 const BODY_MAX: usize = 32 << 10;
+/// Deliveries of one hook in a minute.
+const DELIVERIES_MAX: u32 = 240;
 /// Time for a report.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A report that nobody took for so long is given up.
@@ -82,12 +86,16 @@ fn verified(
             (id.to_owned(), good)
         }
         // What is signed is the body alone, so that alone makes a delivery the same.
+        // It is never asked for here: its names are its own.
+        HookKind::Openclaw => return Err(no()),
         HookKind::Github | HookKind::Gitea => {
             let signature = match kind {
                 HookKind::Github => of("x-hub-signature-256")?
                     .strip_prefix("sha256=")
                     .ok_or_else(no)?,
-                HookKind::Gitea | HookKind::Standard => of("x-gitea-signature")?,
+                HookKind::Gitea | HookKind::Standard | HookKind::Openclaw => {
+                    of("x-gitea-signature")?
+                }
             };
             let signature = hex(signature).ok_or_else(no)?;
             let good = signed(secret.expose().as_bytes(), &[body], &signature);
@@ -104,9 +112,13 @@ fn verified(
 pub(crate) async fn door(
     State(house): State<Arc<House>>,
     Path(name): Path<String>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    if matches!(name.as_str(), "agent" | "wake") {
+        return openclaw::door(&house, &name, &uri, &headers, body).await;
+    }
     let body = match web::read(body, web::BODY_MAX).await {
         Ok(body) => body,
         Err(refusal) => return refusal,
@@ -115,6 +127,21 @@ pub(crate) async fn door(
         Ok(answer) => (StatusCode::ACCEPTED, Doc(answer)).into_response(),
         Err(error) => error.into_response(),
     }
+}
+
+/// Whether one more delivery of a hook is taken in this minute: whoever has its secret cannot flood the house.
+fn allowed_now(house: &House, hook: &Slug) -> bool {
+    let minute = house.store.now().0 / 60_000;
+    let mut counts = house
+        .deliveries
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (at, count) = counts.entry(hook.clone()).or_insert((minute, 0));
+    if *at != minute {
+        (*at, *count) = (minute, 0);
+    }
+    *count += 1;
+    *count <= DELIVERIES_MAX
 }
 
 /// What a delivery comes to.
@@ -140,6 +167,10 @@ async fn receive(
         tracing::warn!(hook = name.as_str(), why, "a delivery was refused");
         refused(format!("hook `{name}`: {why}"))
     })?;
+    if !allowed_now(house, &name) {
+        let text = format!("hook `{name}`: too many deliveries; come again in a minute");
+        return Err(Problem::new(FaultKind::Limit, text).into());
+    }
     let payload: Value = serde_json::from_slice(body).map_err(|e| {
         let text = format!("hook `{name}`: a delivery is JSON: {e}");
         Problem::new(FaultKind::Invalid, text)
