@@ -9,6 +9,7 @@ mod attach;
 mod auth;
 mod backup;
 mod command;
+mod controlplane;
 mod delegate;
 mod doctor;
 mod documents;

@@ -63,6 +63,7 @@ pub(crate) fn router(house: Arc<House>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/hooks/{hook}", post(hooks::door))
+        .merge(crate::controlplane::routes())
         .merge(api)
         .fallback(unknown)
         .with_state(house)
@@ -245,7 +246,7 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
     }))
 }
 
-fn priority(text: Option<&str>) -> Result<Priority> {
+pub(crate) fn priority(text: Option<&str>) -> Result<Priority> {
     let word = match text {
         None | Some("medium") => return Ok(Priority::P2),
         Some("urgent") => "P0",

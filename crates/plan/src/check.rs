@@ -32,6 +32,13 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             "the house has no agent; add one under `agents`".to_owned(),
         );
     }
+    if house.controlplane_secret.is_some() {
+        note(
+            Severity::Warning,
+            "compatibility",
+            "whoever has the shared secret may read and add tasks at `/api/controlplane`, and nobody can tell who it was; give clients credentials of their own, then take it out".to_owned(),
+        );
+    }
     for agent in house.agents.values() {
         let subject = format!("agent:{}", agent.slug);
         if !agent.cell.isolates() {

@@ -123,6 +123,8 @@ impl Decoder<'_> {
             budget,
             services,
             agents,
+            controlplane_secret: text(self.root.get("compatibility"), "controlplane_secret")
+                .and_then(|s| s.parse().ok()),
             hooks,
             documents,
             workflows,

@@ -59,6 +59,8 @@ pub struct House {
     pub workflows: BTreeMap<Slug, Workflow>,
     /// Who may tell the house what happened elsewhere.
     pub hooks: BTreeMap<Slug, Hook>,
+    /// A secret that many share, good for `/api/controlplane` alone.
+    pub controlplane_secret: Option<SecretRef>,
     /// What agents share to read.
     pub documents: BTreeMap<Slug, Document>,
 }
@@ -558,6 +560,8 @@ impl House {
             let both = std::iter::once(&hook.secret).chain(hook.token.as_ref());
             both.map(move |secret| (format!("hook:{name}"), secret))
         });
-        providers.chain(hooks)
+        let shared = self.controlplane_secret.iter();
+        let shared = shared.map(|secret| ("compatibility".to_owned(), secret));
+        providers.chain(hooks).chain(shared)
     }
 }

@@ -516,6 +516,7 @@ fn house_digest(house: &House) -> String {
             &house.workflows,
             &house.hooks,
             &house.documents,
+            &house.controlplane_secret,
         )
     ))
 }

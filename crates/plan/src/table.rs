@@ -518,6 +518,15 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
         "Who may tell the house what happened elsewhere, at `/hooks/NAME`.",
     ),
     key(
+        "compatibility",
+        Shape::Object(&[key(
+            "controlplane_secret",
+            Shape::Secret,
+            "A secret that many share, good for `/api/controlplane` alone; for the time of a move.",
+        )]),
+        "What older clients need.",
+    ),
+    key(
         "documents",
         DOCUMENTS,
         "What agents share to read: each has one writer, is added to only, or is made from the state.",

@@ -13,6 +13,7 @@ mod cells;
 mod commands;
 mod container;
 mod containment;
+mod controlplane;
 mod crashes;
 mod delegation;
 mod doctor;
