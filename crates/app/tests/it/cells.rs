@@ -7,6 +7,7 @@ use abbey_model::{
 use abbey_testkit::conformance;
 use abbey_testkit::hostd::Hostd;
 use abbey_testkit::house::until;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
@@ -77,7 +78,7 @@ fn the_sandbox_conforms_and_every_layer_is_read_back() {
 
 #[test]
 fn every_end_is_explained_and_nothing_is_left() {
-    let (_hostd, backend, spec) = sleeper();
+    let (hostd, backend, spec) = sleeper();
     let ended = |spec: &CellSpec, generation: u64| {
         let _may_fail_to_start = backend.start(spec, Generation(generation));
         until("it ended", || {
@@ -138,9 +139,18 @@ fn every_end_is_explained_and_nothing_is_left() {
         ..shell("exec python3 -c 'x = bytearray(200 << 20)'")
     };
     assert_eq!(ended(&hungry, 6), ExitKind::OutOfMemory);
-    // Ignores the request and is killed.
-    let stubborn = shell("trap '' TERM; while :; do sleep 0.1; done");
+    // Ignores the request, from when it says so, and is killed.
+    let said = hostd.path("said");
+    std::fs::create_dir(&said).unwrap();
+    std::fs::set_permissions(&said, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let ignores = said.join("ignores");
+    let script = format!(
+        "trap '' TERM; : > {}; while :; do sleep 0.1; done",
+        ignores.display()
+    );
+    let stubborn = shell(&script);
     backend.start(&stubborn, Generation(7)).unwrap();
+    until("it ignores the request", || ignores.exists());
     backend.stop(&stubborn.cell, Millis(200)).unwrap();
     until("it was killed", || {
         matches!(
