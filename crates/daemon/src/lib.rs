@@ -42,6 +42,7 @@ mod reports;
 mod room;
 mod schedules;
 mod serve;
+mod skill_costs;
 mod specs;
 mod supervisor;
 mod trace;

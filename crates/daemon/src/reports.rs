@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::house::House;
-use crate::{facts, view};
+use crate::{facts, skill_costs, view};
 use abbey_api::{AgentView, Finding, Observation, Problem, ReportDoc, Time, VERSION};
 use abbey_engine::budget::Account;
 use abbey_model::{BudgetState, CellName, FaultKind, Millis, Scope, TaskState, Timestamp, Wish};
@@ -13,11 +13,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 /// Every report, with what it is about.
-pub(crate) const NAMES: [(&str, &str); 5] = [
+pub(crate) const NAMES: [(&str, &str); 6] = [
     ("status", "agents, work and what waits for a person"),
     ("disk", "space on every file system that holds data"),
     ("budget", "what was spent of what is allowed, today"),
     ("progress", "work of the last day, by agent"),
+    (
+        "skills",
+        "what skills cost in a week, and what cost far more than its like",
+    ),
     (
         "metrics",
         "conflicts, sharing, uptime, completion and interventions against their targets",
@@ -25,6 +29,8 @@ pub(crate) const NAMES: [(&str, &str); 5] = [
 ];
 /// Time that `progress` and `metrics` look back.
 const WINDOW: Millis = Millis::from_secs(86_400);
+/// Time that `skills` looks back.
+const WEEK: Millis = Millis::from_secs(7 * 86_400);
 /// Most entries and tasks that are looked at.
 const LOOK_MAX: u32 = 1000;
 const PAGES_MAX: usize = 100;
@@ -37,32 +43,32 @@ const SPACE: [(u64, &str); 2] = [(5, "error"), (15, "warn")];
 
 /// A report that is put together.
 #[derive(Default)]
-struct Report {
+pub(crate) struct Report {
     observed: Vec<Observation>,
     findings: Vec<Finding>,
     notes: Vec<Finding>,
 }
 
 impl Report {
-    fn saw(&mut self, label: impl Into<String>, value: impl ToString) {
+    pub(crate) fn saw(&mut self, label: impl Into<String>, value: impl ToString) {
         self.observed.push(Observation {
             label: label.into(),
             value: value.to_string(),
         });
     }
-    fn means(&mut self, severity: &str, text: impl Into<String>) {
+    pub(crate) fn means(&mut self, severity: &str, text: impl Into<String>) {
         self.findings.push(Finding {
             kind: severity.to_owned(),
             text: text.into(),
         });
     }
-    fn advise(&mut self, kind: &str, text: impl Into<String>) {
+    pub(crate) fn advise(&mut self, kind: &str, text: impl Into<String>) {
         self.notes.push(Finding {
             kind: kind.to_owned(),
             text: text.into(),
         });
     }
-    fn finish(mut self, name: &str, at: Timestamp) -> ReportDoc {
+    pub(crate) fn finish(mut self, name: &str, at: Timestamp) -> ReportDoc {
         if self.observed.is_empty() {
             self.means("error", "nothing could be observed: the probe failed");
         } else if self.findings.is_empty() {
@@ -381,6 +387,10 @@ pub(crate) async fn make(house: &Arc<House>, name: &str) -> Result<ReportDoc> {
         "disk" => disk(&facts::disks()),
         "budget" => budget(&house.store.budgets().await?),
         "progress" => progress(&tasks(house).await?, since),
+        "skills" => {
+            let since = now + Millis(-WEEK.0);
+            skill_costs::costs(&house.store.runs_since(since).await?)
+        }
         "metrics" => {
             let fleet = view::fleet(house).await?;
             let current = house.current();

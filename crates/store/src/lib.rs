@@ -209,6 +209,8 @@ pub trait Storage: Send + Sync {
     fn runs(&self, task: abbey_model::TaskId) -> Reply<Vec<RunRow>>;
     /// One run.
     fn run(&self, run: RunId) -> Reply<RunRow>;
+    /// What runs that ended since then cost, newest first, at most 5,000.
+    fn runs_since(&self, since: Timestamp) -> Reply<Vec<RunCost>>;
     /// When the next lease, wall time or pause ends.
     fn next_deadline(&self) -> Reply<Option<Timestamp>>;
     /// Every budget as it stands now.

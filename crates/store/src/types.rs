@@ -522,6 +522,23 @@ pub struct TaskFilter {
     pub limit: u32,
 }
 
+/// What a run cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunCost {
+    /// Number of its task.
+    pub task: u64,
+    /// The skill that did it, if one did.
+    pub skill: Option<String>,
+    /// Who worked.
+    pub agent: Slug,
+    /// Tokens, input and output.
+    pub tokens: u64,
+    /// Milliseconds from its claim to its end.
+    pub time_ms: u64,
+    /// Whether it ended well.
+    pub good: bool,
+}
+
 /// A task as it is to be from now on.
 #[derive(Debug, Clone)]
 pub struct TaskEdit {

@@ -12,7 +12,10 @@ fn every_report_has_its_three_parts_and_exact_figures() {
         .iter()
         .map(|r| r["label"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["status", "disk", "budget", "progress", "metrics"]);
+    assert_eq!(
+        names,
+        ["status", "disk", "budget", "progress", "skills", "metrics"]
+    );
     house.expect(0, &["task", "add", "show system stats", "--wait"]);
     let gone = house.json(0, &["task", "add", "write a poem"]);
     house.expect(
@@ -50,6 +53,9 @@ fn every_report_has_its_three_parts_and_exact_figures() {
     };
     assert_eq!(seen("status", "tasks parked"), "1");
     assert_eq!(seen("metrics", "completion"), "50.0 % (1 of 2)");
+    assert!(
+        seen("skills", "system-stats").starts_with("1 runs, 0 failed; tokens 0, most 0; seconds ")
+    );
     assert_eq!(seen("metrics", "port conflicts"), "0");
     assert_eq!(seen("metrics", "agents that share a user"), "0");
     assert_eq!(seen("metrics", "uptime of sysadmin"), "100.0 %");

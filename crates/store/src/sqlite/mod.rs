@@ -304,6 +304,9 @@ impl Storage for Sqlite {
     fn run(&self, run: RunId) -> Reply<RunRow> {
         self.read(move |c| runs::load(c, run))
     }
+    fn runs_since(&self, since: Timestamp) -> Reply<Vec<crate::RunCost>> {
+        self.read(move |c| runs::costs(c, since))
+    }
     fn next_deadline(&self) -> Reply<Option<Timestamp>> {
         self.read(tasks::next_deadline)
     }

@@ -1,8 +1,9 @@
 //! Runs as rows.
 
 use super::parse;
-use crate::{Error, Result, RunRow};
-use abbey_model::{EndReason, Generation, RunId, TaskId, Timestamp};
+use crate::{Error, Result, RunCost, RunRow};
+use abbey_engine::admission::Route;
+use abbey_model::{EndReason, Generation, RunId, RunState, TaskId, Timestamp};
 use rusqlite::{Connection, OptionalExtension};
 
 const SELECT_RUN: &str = "SELECT id, task, agent, generation, state, reason, configured_model, effective_model, actual_model, input, output, cached, usage_source, cost, cost_unknown, charter_hash, facts, started_at, ended_at FROM runs";
@@ -64,5 +65,32 @@ pub(super) fn load(db: &Connection, run: RunId) -> Result<RunRow> {
 pub(super) fn of(db: &Connection, task: TaskId) -> Result<Vec<RunRow>> {
     let mut statement = db.prepare_cached(&format!("{SELECT_RUN} WHERE task = ?1 ORDER BY id"))?;
     let rows = statement.query_map([task.to_string()], run_row)?;
+    rows.map(|r| r?).collect()
+}
+
+/// Most runs of one look.
+const COSTS_MAX: u32 = 5000;
+
+/// What runs that ended since then cost, newest first.
+pub(super) fn costs(db: &Connection, since: Timestamp) -> Result<Vec<RunCost>> {
+    let mut statement = db.prepare_cached(
+        "SELECT t.number, t.route, r.agent, r.input + r.output, r.ended_at - r.started_at, r.state FROM runs r JOIN tasks t ON t.id = r.task WHERE r.ended_at >= ?1 ORDER BY r.ended_at DESC LIMIT ?2",
+    )?;
+    let cost = |r: &rusqlite::Row<'_>| -> rusqlite::Result<Result<RunCost>> {
+        let (task, tokens, time): (u64, u64, i64) = (r.get(0)?, r.get(3)?, r.get(4)?);
+        let [route, agent, state]: [String; 3] = [r.get(1)?, r.get(2)?, r.get(5)?];
+        Ok((|| {
+            let route: Route = serde_json::from_str(&route)?;
+            Ok(RunCost {
+                task,
+                skill: route.skill,
+                agent: parse(&agent)?,
+                tokens,
+                time_ms: u64::try_from(time).unwrap_or(0),
+                good: parse::<RunState>(&state)? == RunState::Succeeded,
+            })
+        })())
+    };
+    let rows = statement.query_map(rusqlite::params![since.0, COSTS_MAX], cost)?;
     rows.map(|r| r?).collect()
 }
