@@ -4,13 +4,15 @@ use crate::error::Result;
 use crate::exec;
 use crate::house::House;
 use abbey_api::{EvidenceView, Problem};
-use abbey_model::{Evidence, FaultKind, Slug};
-use abbey_store::Delegated;
+use abbey_model::{Evidence, FaultKind, Slug, TaskRef};
+use abbey_store::{Delegated, Hold, RunFacts};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest look at one thing.
-const WITHIN: Duration = Duration::from_secs(120);
+const WITHIN: Duration = Duration::from_secs(600);
+/// Most things that one task may declare.
+const DECLARED_MAX: usize = 8;
 /// Statuses of a program that never ran, as container tools have them.
 const NEVER_RAN: std::ops::RangeInclusive<i32> = 125..=127;
 
@@ -25,8 +27,31 @@ pub(crate) enum Found {
     Unknown(String),
 }
 
+/// Looks, and keeps the holder's right while that takes: it waits for the answer and cannot.
+///
+/// # Errors
+/// When the right is gone meanwhile, by a cancellation or the run's wall time.
+pub(crate) async fn look_while_held(
+    house: &Arc<House>,
+    task: TaskRef,
+    hold: &Hold,
+    evidence: &[Evidence],
+) -> Result<Found> {
+    let renew = || house.store.renew(task, hold.clone(), RunFacts::default());
+    // Only for who holds the work is anything tried.
+    renew().await?;
+    let every = Duration::from_millis(hold.ttl.0.max(300).unsigned_abs() / 3);
+    let mut look = std::pin::pin!(look(house, &hold.agent, evidence));
+    loop {
+        tokio::select! {
+            found = &mut look => return Ok(found),
+            () = tokio::time::sleep(every) => drop(renew().await?),
+        }
+    }
+}
+
 /// Looks at one after the other; the first that does not hold is what is told.
-pub(crate) async fn look(house: &Arc<House>, agent: &Slug, evidence: &[Evidence]) -> Found {
+async fn look(house: &Arc<House>, agent: &Slug, evidence: &[Evidence]) -> Found {
     for one in evidence {
         let argv = match one {
             Evidence::File(path) => vec!["test".to_owned(), "-s".to_owned(), path.clone()],
@@ -68,6 +93,10 @@ async fn outcome(house: &Arc<House>, agent: &Slug, argv: Vec<String>) -> Result<
 pub(crate) fn declared(views: &[EvidenceView]) -> Result<Option<Delegated>> {
     if views.is_empty() {
         return Ok(None);
+    }
+    if views.len() > DECLARED_MAX {
+        let text = format!("a task declares at most {DECLARED_MAX} pieces of evidence");
+        return Err(Problem::new(FaultKind::Invalid, text).into());
     }
     let one = |view: &EvidenceView| {
         let evidence = match (view.file.clone(), view.command.clone()) {

@@ -394,10 +394,8 @@ async fn complete(
     let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
     let mut checked = Checked::No;
     if !declared.is_empty() {
-        // Only for who holds the work is anything tried.
-        let right = house.store.renew(task, hold.clone(), RunFacts::default());
-        right.await?;
-        checked = match evidence::look(&house, &hold.agent, declared).await {
+        let looked = evidence::look_while_held(&house, task, &hold, declared);
+        checked = match looked.await? {
             Found::Holds => Checked::Holds,
             Found::Unknown(why) => {
                 tracing::warn!(task = %task, why, "evidence could not be told");

@@ -71,6 +71,9 @@ pub fn door_client() -> Result<Client, StartError> {
     ))
 }
 
+/// Longest wait for a result to be taken.
+const RESULT_WITHIN: Duration = Duration::from_secs(3600);
+
 /// Runs until the process is ended.
 ///
 /// # Errors
@@ -259,6 +262,8 @@ async fn attend(
             json!({ "reason": reason, "text": text, "facts": facts }),
         ),
     };
+    // The house may look at evidence first, for as long as that takes.
+    let client = Client::clone(client).timeout(RESULT_WITHIN);
     // The house may be restarting: the result is offered until it is taken or refused.
     let mut pause = RETRY.0;
     loop {

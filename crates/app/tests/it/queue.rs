@@ -138,6 +138,44 @@ fn done_means_that_the_evidence_was_looked_at() {
     house.refused(2, &["task", "add", "x", "--evidence", "trust me"]);
 }
 
+/// Who waits for the answer cannot renew the lease, so the house keeps it while it looks.
+#[test]
+fn evidence_may_take_longer_than_a_lease() {
+    let house = house();
+    house.manifest(BY_HAND);
+    house.serve(&["--lease-ms", "1200"]);
+    house.expect(0, &["up"]);
+    house.expect(
+        0,
+        &[
+            "exec",
+            "a",
+            "--",
+            "sh",
+            "-c",
+            "mkdir -p completed; echo done > completed/TASK-1.txt",
+        ],
+    );
+    let slow = "command:[\"sleep\",\"4\"]";
+    let doc = house.json(
+        0,
+        &[
+            "task",
+            "add",
+            "Bake slowly.",
+            "--to",
+            "a",
+            "--evidence",
+            slow,
+            "--wait",
+        ],
+    );
+    assert_eq!(
+        (&doc["task"]["verified"], &doc["task"]["attempts"]),
+        (&json!("evidence"), &json!(1))
+    );
+}
+
 #[test]
 fn a_claim_without_its_evidence_is_sent_back_with_the_reason() {
     let house = up(&with_model("  a: { template: orchestrator }\n"));
