@@ -226,3 +226,22 @@ fn tasks_are_exported_and_imported_once() {
         "nothing of a wrong file is added"
     );
 }
+
+/// Every example can be begun from, and says what is missing where something is.
+#[test]
+fn an_example_is_a_manifest_to_begin_with() {
+    let house = house();
+    let told = house.refused(3, &["init", "--example", "none"]);
+    assert!(told.contains("clawdie, wizards, atomizer"), "{told}");
+    for name in ["clawdie", "wizards", "atomizer"] {
+        house.expect(0, &["init", name, "--example", name]);
+        let file = format!("{name}/abbey.yaml");
+        house.refused(4, &["init", name, "--example", name]);
+        // The scripted model lies beside this binary, and the secret of a hook is not made by us.
+        let code = if name == "atomizer" { 4 } else { 0 };
+        let plan = house.json(code, &["plan", "-f", &file]);
+        let fatal = |n: &&Value| n["severity"] == "fatal" && n["subject"] != "hook:issues";
+        let notes = plan["notes"].as_array().unwrap();
+        assert!(!notes.iter().any(|n| fatal(&n)), "{name}: {notes:?}");
+    }
+}
