@@ -9,7 +9,7 @@ use crate::outside::known_agent;
 use crate::web::{Doc, Input, header};
 use abbey_api::{ApprovalBody, Problem, Time};
 use abbey_model::{
-    Amounts, FaultKind, LeaseToken, Metric, Principal, Priority, Scope, Slug, TaskRef, TaskState,
+    FaultKind, LeaseToken, Metric, Principal, Priority, Scope, Slug, TaskRef, TaskState,
 };
 use abbey_store::{Delegated, NewTask, Note, TaskFilter, TaskRow};
 use axum::Router;
@@ -214,12 +214,17 @@ async fn add(
     Input(body): Input<NewBody>,
 ) -> Result<Response> {
     let invalid = |text: &str| Problem::new(FaultKind::Invalid, text.to_owned());
-    if let Caller::Agent(me) = caller(&house, &headers)? {
-        let text = format!(
-            "{me} gives work on under the lease of its own task: POST /api/v1/self/delegate"
-        );
-        return Err(Problem::new(FaultKind::Forbidden, text).into());
-    }
+    let author = match caller(&house, &headers)? {
+        Caller::Operator => Principal::Operator,
+        // Nobody in particular, so nobody's name stands for it.
+        Caller::Shared => Principal::House,
+        Caller::Agent(me) => {
+            let text = format!(
+                "{me} gives work on under the lease of its own task: POST /api/v1/self/delegate"
+            );
+            return Err(Problem::new(FaultKind::Forbidden, text).into());
+        }
+    };
     if body.agent_id.is_some() {
         return Err(invalid("`agent_id` is not taken; say `assigned_to`").into());
     }
@@ -236,18 +241,14 @@ async fn add(
     let key = header(&headers, "idempotency-key").map(|k| format!("controlplane {k}"));
     let digest = abbey_agents::digest(format!("{assignee} {text} {:?}", body.context).as_bytes());
     let new = NewTask {
-        author: Principal::Operator,
-        assignee: Some(assignee),
+        author,
         priority: crate::outside::priority(body.priority.as_deref())?,
-        budget: Amounts::default(),
-        policy: None,
         idempotency: key.map(|key| (key, digest)),
-        intake: house.intake(&text),
         delegated: (!body.context.is_empty()).then(|| Delegated {
             data: body.context,
             ..Delegated::default()
         }),
-        text,
+        ..house.work_for(&assignee, text)
     };
     let added = house.store.add_task(new).await?;
     house.work.bump();

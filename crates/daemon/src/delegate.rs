@@ -13,8 +13,10 @@ use abbey_model::{
 };
 use abbey_store::{Added, Delegated, NewTask, Note, Notice, TaskRow};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Most fields that a hand-off can be asked to have.
 const FIELDS_MAX: usize = 32;
@@ -24,6 +26,8 @@ const FIELD_MAX: usize = 64;
 const WITHIN_MAX: Millis = Millis::from_secs(30 * 86_400);
 /// Largest part of a result that is told to its recipient, bytes; the rest stays with the task.
 const TOLD_MAX: usize = 16 << 10;
+/// First and longest pause before a notice that could not be delivered is tried again.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// Safety net between two looks at what is to be told.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -222,39 +226,63 @@ pub(crate) async fn tree(house: &House, task: TaskRef) -> Result<TreeDoc> {
 
 /// Tells recipients of work that is over, until the house stops.
 pub(crate) async fn deliveries(house: Arc<House>) {
+    // A forge that does not answer takes its time; nobody in the house waits for that.
+    let far = |to: &Recipient| matches!(to, Recipient::Hook(_));
+    tokio::join!(
+        tell_those(&house, move |to| !far(to)),
+        tell_those(&house, far)
+    );
+}
+
+/// When a notice that could not be delivered is tried again, and after which pause.
+type Later = BTreeMap<u64, (Instant, Duration)>;
+
+async fn tell_those(house: &Arc<House>, mine: impl Fn(&Recipient) -> bool) {
+    let mut later = Later::new();
     loop {
         let changed = house.work.changed();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        match tell_all(&house).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(error = error.chain(), "a result could not be delivered"),
+        if let Err(error) = tell_all(house, &mine, &mut later).await {
+            tracing::warn!(error = error.chain(), "a result could not be delivered");
         }
+        let now = Instant::now();
+        let next = later.values().map(|(at, _)| at.duration_since(now)).min();
         tokio::select! {
             () = house.stop.cancelled() => return,
             () = changed => {}
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(next.unwrap_or(LOOK).min(LOOK)) => {}
         }
     }
 }
 
-/// Whether anybody was told. What cannot be delivered holds up no other.
-async fn tell_all(house: &Arc<House>) -> Result<bool> {
-    let (mut told, mut failed) = (false, None);
-    for notice in house.store.outbox().await? {
-        match tell(house, &notice).await {
+/// What cannot be delivered holds up no other, and is not tried at every turn.
+async fn tell_all(
+    house: &Arc<House>,
+    mine: &impl Fn(&Recipient) -> bool,
+    later: &mut Later,
+) -> Result<()> {
+    let mut failed = None;
+    let notices = house.store.outbox().await?;
+    later.retain(|task, _| notices.iter().any(|n| n.task == *task));
+    for notice in notices.iter().filter(|n| mine(&n.recipient)) {
+        let before = later.get(&notice.task).copied();
+        if before.is_some_and(|(at, _)| Instant::now() < at) {
+            continue;
+        }
+        match tell(house, notice).await {
             Ok(()) => {
+                later.remove(&notice.task);
                 house.store.delivered(notice.task).await?;
-                told = true;
             }
-            Err(error) => failed = Some(error),
+            Err(error) => {
+                let pause = before.map_or(AGAIN.0, |(_, p)| (p * 2).min(AGAIN.1));
+                later.insert(notice.task, (Instant::now() + pause, pause));
+                failed = Some(error);
+            }
         }
     }
-    match (told, failed) {
-        (false, Some(error)) => Err(error),
-        (told, _) => Ok(told),
-    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// What cannot be delivered is entered in the log, and stays with its task.
@@ -311,19 +339,13 @@ async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
         outcome(&row)
     );
     let new = NewTask {
-        text: text.clone(),
-        author: Principal::House,
-        assignee: Some(to.clone()),
         priority: Priority::P1,
-        budget: Amounts::default(),
-        policy: None,
         // Told once, however often it is tried.
         idempotency: Some((
             format!("deliver TASK-{}", row.number),
             abbey_agents::digest(text.as_bytes()),
         )),
-        intake: house.intake(&text),
-        delegated: None,
+        ..house.work_for(to, text)
     };
     house.store.add_task(new).await?;
     house.work.bump();

@@ -344,35 +344,39 @@ async fn publish(house: &Arc<House>, there: &mut There) -> Result<()> {
         .into_iter()
         .map(|r| r.name)
         .collect();
-    let mut outcome = Ok(());
+    let mut texts = BTreeMap::new();
     for name in known {
         let declared = current.house.documents.get(&name);
         let text = match declared {
             Some(Document { kind, .. }) => text_of(house, &name, kind, u64::MAX).await?.1,
             None => String::new(),
         };
-        for agent in current.house.agents.keys() {
+        texts.insert(name, (declared, text));
+    }
+    let mut outcome = Ok(());
+    for agent in current.house.agents.keys() {
+        let had = there.entry(agent.clone()).or_default();
+        let (mut files, mut digests) = (Vec::new(), Vec::new());
+        for (name, (declared, text)) in &texts {
             let reads = declared.is_some_and(|d| d.read_by(agent));
-            let content = if reads { text.clone() } else { String::new() };
+            let content = if reads { text.as_str() } else { "" };
             let digest = abbey_agents::digest(content.as_bytes());
-            let had = there.entry(agent.clone()).or_default();
-            if had.get(&name) == Some(&digest) {
-                continue;
-            }
-            let operation = Operation::Prepare {
-                owner: CellName::Agent(agent.clone()),
-                files: vec![FileEntry {
+            if had.get(name) != Some(&digest) {
+                files.push(FileEntry {
                     name: FileName::Shared(name.clone()),
-                    content,
-                }],
-            };
-            match provision::ask(house, operation).await {
-                Ok(()) => {
-                    had.insert(name.clone(), digest);
-                }
-                // One agent that is not there yet keeps nothing from the others.
-                Err(error) => outcome = Err(error),
+                    content: content.to_owned(),
+                });
+                digests.push((name.clone(), digest));
             }
+        }
+        if files.is_empty() {
+            continue;
+        }
+        let owner = CellName::Agent(agent.clone());
+        match provision::ask(house, Operation::Prepare { owner, files }).await {
+            Ok(()) => had.extend(digests),
+            // One agent that is not there yet keeps nothing from the others.
+            Err(error) => outcome = Err(error),
         }
     }
     outcome

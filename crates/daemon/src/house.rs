@@ -7,9 +7,11 @@ use abbey_cells::Backend;
 use abbey_cells::hostd::Helper;
 use abbey_engine::admission::AgentFact;
 use abbey_engine::matcher::{self, Candidate, Match, Rule, SCORE_MAX};
-use abbey_model::{CellName, Redactor, Secret, SecretRef, Slug, Wish};
+use abbey_model::{
+    Amounts, CellName, Principal, Priority, Redactor, Secret, SecretRef, Slug, Wish,
+};
 use abbey_plan::{Agent, Applied, Registry};
-use abbey_store::{GenerationRow, Intake, Storage, TaskRow, allocation::Allocation};
+use abbey_store::{GenerationRow, Intake, NewTask, Storage, TaskRow, allocation::Allocation};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -269,6 +271,21 @@ impl House {
                 self.intake_named(skill, task.route.args.clone())
             }
             _ => self.intake(&task.text),
+        }
+    }
+
+    /// Work that the house itself gives to an agent: in the usual lane, without limits of its own.
+    pub(crate) fn work_for(&self, agent: &Slug, text: String) -> NewTask {
+        NewTask {
+            author: Principal::House,
+            assignee: Some(agent.clone()),
+            priority: Priority::P2,
+            budget: Amounts::default(),
+            policy: None,
+            idempotency: None,
+            intake: self.intake(&text),
+            delegated: None,
+            text,
         }
     }
 

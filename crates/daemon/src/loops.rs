@@ -7,7 +7,7 @@ use crate::house::House;
 use abbey_cells::hostd::FileName;
 use abbey_engine::schedule::Interval;
 use abbey_engine::task::Phase;
-use abbey_model::{Amounts, CellName, Millis, Principal, Priority, Slug, Timestamp};
+use abbey_model::{CellName, Millis, Slug, Timestamp};
 use abbey_store::NewTask;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -109,18 +109,11 @@ pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) ->
             continue;
         }
         let new = NewTask {
-            text: text.clone(),
-            author: Principal::House,
-            assignee: Some(agent.slug.clone()),
-            priority: Priority::P2,
-            budget: Amounts::default(),
-            policy: None,
             idempotency: Some((
                 format!("wake {} {number}", agent.slug),
                 abbey_agents::digest(text.as_bytes()),
             )),
-            intake: house.intake(&text),
-            delegated: None,
+            ..house.work_for(&agent.slug, text)
         };
         house.store.note_wake(agent.slug.clone(), number).await?;
         house.store.add_task(new).await?;
@@ -173,6 +166,7 @@ mod tests {
     use crate::home::{Home, make_dir};
     use crate::turned::Turned;
     use crate::{apply, serve};
+    use abbey_model::Principal;
     use abbey_store::Clock;
     use std::sync::atomic::AtomicI64;
 

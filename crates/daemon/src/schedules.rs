@@ -9,7 +9,7 @@ use abbey_api::{
 };
 use abbey_engine::budget::TimeZone;
 use abbey_engine::timetable::{CatchUp, Overlap, Timing, cron};
-use abbey_model::{Amounts, FaultKind, Millis, Principal, Priority, Slug, Timestamp};
+use abbey_model::{FaultKind, Millis, Principal, Slug, Timestamp};
 use abbey_plan::{Does, Schedule, When};
 use abbey_store::{Delegated, Fire, NewTask, ScheduleRow, Work};
 use std::collections::BTreeMap;
@@ -96,18 +96,12 @@ fn work_of(house: &Arc<House>, one: &Planned<'_>, instant: Timestamp) -> Result<
 /// A task of the schedule's agent.
 fn task(house: &House, one: &Planned<'_>, text: &str, key: String) -> NewTask {
     NewTask {
-        text: text.to_owned(),
-        author: Principal::House,
-        assignee: Some(one.agent.clone()),
-        priority: Priority::P2,
-        budget: Amounts::default(),
-        policy: None,
         idempotency: Some((key, abbey_agents::digest(text.as_bytes()))),
-        intake: house.intake(text),
         delegated: one.schedule.timeout.map(|within| Delegated {
             within: Some(within),
             ..Delegated::default()
         }),
+        ..house.work_for(one.agent, text.to_owned())
     }
 }
 

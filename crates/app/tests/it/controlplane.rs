@@ -166,6 +166,21 @@ fn a_shared_secret_is_off_unless_named_and_good_for_these_routes_alone() {
     assert!(warned, "{plan}");
     house.expect(0, &["up"]);
     assert_eq!(with("/api/controlplane/state"), 200);
+    // Nobody's name stands for what it adds.
+    let body = json!({ "title": "show system stats", "assigned_to": "ops" });
+    let made = outside(
+        &house,
+        "POST",
+        "/api/controlplane/tasks",
+        secret,
+        Some(body),
+        &[],
+    );
+    assert_eq!(made.0, 201, "{made:?}");
+    assert_eq!(
+        house.json(0, &["task", "show", "1"])["task"]["author"],
+        "house"
+    );
     for path in ["/api/v1/agents", "/api/v1/tasks", "/metrics"] {
         assert_eq!(with(path), 401, "{path}");
     }

@@ -342,6 +342,54 @@ fn a_queue_in_markdown_is_edited_by_people_and_kept_by_the_house() {
     );
 }
 
+/// Whoever syncs may die between what the house did and what the file says; and a line that is written again later is
+/// new work, however much the house did meanwhile.
+#[test]
+fn a_line_is_one_piece_of_work_until_it_is_written_again() {
+    let house = up(
+        "house: q
+defaults: { cell: process }
+agents:
+  a: { template: sysadmin }
+workflows:
+  many: { input: { q: { type: list } }, steps: { each: { skill: system-stats, agent: a, each: $input.q } } }
+",
+    );
+    let line = "- [ ] show system stats\n";
+    let write = |text: &str| std::fs::write(house.path("Q.md"), text).unwrap();
+    let mine = || {
+        let tasks = house.json(0, &["task", "list", "--limit", "1000"]);
+        let tasks = tasks["tasks"].as_array().unwrap().iter();
+        tasks.filter(|t| t["link"].is_null()).count()
+    };
+    write(line);
+    // Taken, and the file never written.
+    house.expect(0, &["task", "import", "Q.md"]);
+    house.expect(0, &["task", "sync", "Q.md"]);
+    assert_eq!(mine(), 1);
+    // Many pieces of other work come and go; none of them is in the file, and none hides what is.
+    let list: Vec<u32> = (0..60).collect();
+    let input = format!("q={}", json!(list));
+    house.expect(
+        0,
+        &[
+            "workflow",
+            "run",
+            "many",
+            &input,
+            "--wait",
+            "--timeout",
+            "120",
+        ],
+    );
+    house.expect(0, &["task", "sync", "Q.md"]);
+    assert!(view(&house).contains("**TASK-1**"), "{}", view(&house));
+    assert_eq!(view(&house).matches("TASK-").count(), 1);
+    write(&format!("{}{line}", view(&house)));
+    house.expect(0, &["task", "sync", "Q.md"]);
+    assert_eq!(mine(), 2, "written again, it is new work");
+}
+
 #[test]
 fn two_writers_and_a_house_that_is_killed_lose_and_double_nothing() {
     let house = up(

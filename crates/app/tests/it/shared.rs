@@ -117,6 +117,14 @@ fn readers_find_a_document_in_their_files_and_cannot_change_it() {
         let write = "cd shared && { echo x > cluster.md || rm -f cluster.md || mv cluster.md y || touch z; } 2>/dev/null";
         house.expect(1, &["exec", agent, "--", "sh", "-c", write]);
     }
+    // Acknowledged, and the house dies before it brought it anywhere: the next one does.
+    let body = json!({ "text": "all is well", "seen": 0 });
+    assert_eq!(put(&house, "a", "status", body).0, 200);
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    until("it came with the next control plane", || {
+        std::fs::read_to_string(place("c", "status")).is_ok_and(|t| t == "all is well")
+    });
     until("the log is there", || {
         std::fs::read_to_string(place("a", "diary")).is_ok_and(|t| t.contains("two\n  lines"))
     });

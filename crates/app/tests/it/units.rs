@@ -217,8 +217,18 @@ impl Started {
 
 #[test]
 fn what_the_units_start_is_a_house_and_cells_outlive_both_of_them() {
-    let house = house();
-    house.manifest(TWO);
+    let mut house = house();
+    // As `LoadCredential` hands it over: in a directory that only the unit reads, under its name.
+    let handed = house.path("handed");
+    std::fs::create_dir(&handed).unwrap();
+    std::fs::write(handed.join("hook"), "a secret of some length").unwrap();
+    let place = handed.display().to_string();
+    house
+        .variables
+        .push(("CREDENTIALS_DIRECTORY".to_owned(), place));
+    house.manifest(&format!(
+        "{TWO}hooks:\n  told: {{ kind: gitea, secret: \"credential:hook\", event: news }}\n"
+    ));
     let dir = written(&house, "systemd");
     let line = |unit: &str, key: &str| {
         let text = std::fs::read_to_string(dir.join(unit)).unwrap();
@@ -257,6 +267,12 @@ fn what_the_units_start_is_a_house_and_cells_outlive_both_of_them() {
             .map(|a| (a["presence"].clone(), a["generation"].clone()))
             .collect::<Vec<_>>()
     };
+    let printed = house.expect(0, &["unit", "print"]);
+    let named = format!(
+        "LoadCredential=hook:{}/credentials/hook",
+        house.home().display()
+    );
+    assert!(printed.contains(&named), "{printed}");
     let before = boots();
     assert!(before.iter().all(|(p, _)| p == "robed"), "{before:?}");
     // Both of them end, as at an upgrade; the cells go on and are found again.

@@ -10,7 +10,7 @@ use crate::{delegate, workflows};
 use abbey_api::{EventBody, Problem};
 use abbey_gateway::Sender;
 use abbey_model::{
-    Amounts, FaultKind, HookOrigin, Millis, Principal, Priority, Recipient, Secret, Slug, TaskState,
+    FaultKind, HookOrigin, Millis, Principal, Priority, Recipient, Secret, Slug, TaskState,
 };
 use abbey_plan::{Hook, HookKind, Then};
 use abbey_store::{Delegated, NewTask, TaskRow};
@@ -65,6 +65,12 @@ fn verified(
         let digits = |n: usize| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
         (0..text.len()).step_by(2).map(digits).collect()
     };
+    // What a forge signs is the body alone, so that alone makes a delivery the same.
+    let of_body = |signature: &str| -> std::result::Result<(String, bool), String> {
+        let signature = hex(signature).ok_or_else(no)?;
+        let good = signed(secret.expose().as_bytes(), &[body], &signature);
+        Ok((abbey_agents::digest(body), good))
+    };
     let (id, good) = match kind {
         HookKind::Standard => {
             let (id, at) = (of("webhook-id")?, of("webhook-timestamp")?);
@@ -85,22 +91,13 @@ fn verified(
             });
             (id.to_owned(), good)
         }
-        // What is signed is the body alone, so that alone makes a delivery the same.
-        // It is never asked for here: its names are its own.
-        HookKind::Openclaw => return Err(no()),
-        HookKind::Github | HookKind::Gitea => {
-            let signature = match kind {
-                HookKind::Github => of("x-hub-signature-256")?
-                    .strip_prefix("sha256=")
-                    .ok_or_else(no)?,
-                HookKind::Gitea | HookKind::Standard | HookKind::Openclaw => {
-                    of("x-gitea-signature")?
-                }
-            };
-            let signature = hex(signature).ok_or_else(no)?;
-            let good = signed(secret.expose().as_bytes(), &[body], &signature);
-            (abbey_agents::digest(body), good)
+        HookKind::Github => {
+            let signature = of("x-hub-signature-256")?.strip_prefix("sha256=");
+            of_body(signature.ok_or_else(no)?)?
         }
+        HookKind::Gitea => of_body(of("x-gitea-signature")?)?,
+        // It signs nothing, and its paths are its own.
+        HookKind::Openclaw => return Err("it is called at `/hooks/agent`".to_owned()),
     };
     match good {
         true => Ok(id),
@@ -280,19 +277,14 @@ async fn task(
         None => Recipient::Kept,
     };
     let new = NewTask {
-        author: Principal::House,
-        assignee: Some(agent.clone()),
         priority: Priority::P1,
-        budget: Amounts::default(),
-        policy: None,
         idempotency: Some((key, abbey_agents::digest(text.as_bytes()))),
-        intake: house.intake(&text),
         delegated: Some(Delegated {
             deliver,
             data: subject.data,
             ..Delegated::default()
         }),
-        text,
+        ..house.work_for(agent, text)
     };
     let added = house.store.add_task(new).await?;
     house.work.bump();

@@ -6,7 +6,7 @@
 use super::{allowed_now, header};
 use crate::house::House;
 use crate::web;
-use abbey_model::{Amounts, Millis, Principal, Priority, Slug};
+use abbey_model::{Millis, Priority, Slug};
 use abbey_plan::{Hook, HookKind, Then};
 use abbey_store::{Delegated, NewTask};
 use axum::body::Body;
@@ -207,19 +207,14 @@ async fn give(
         _ => Map::new(),
     };
     let new = NewTask {
-        author: Principal::House,
-        assignee: Some(agent.clone()),
         priority: Priority::P1,
-        budget: Amounts::default(),
-        policy: None,
         idempotency: key.map(|key| (key, digest)),
-        intake: house.intake(&text),
         delegated: Some(Delegated {
             within,
             data,
             ..Delegated::default()
         }),
-        text,
+        ..house.work_for(agent, text)
     };
     let added = house.store.add_task(new).await.map_err(|error| {
         let status = match error.kind() {

@@ -176,7 +176,7 @@ mod tests {
                 task(3, "sing", TaskState::Running),
             ]
         };
-        let written = super::super::text::render("h", &before());
+        let written = super::super::text::render("h", 1, &before());
         let tasks: BTreeMap<u64, Entry> = before().into_iter().map(|t| (t.number, t)).collect();
         let outcome = |from: &str, to: &str| {
             assert!(written.contains(from), "{written}");
@@ -235,7 +235,7 @@ mod tests {
     /// The house's side moved on: a line that nobody edited is only old; one that was edited is told.
     #[test]
     fn an_old_line_is_no_wish() {
-        let written = super::super::text::render("h", &[task(1, "bake", TaskState::Ready)]);
+        let written = super::super::text::render("h", 1, &[task(1, "bake", TaskState::Ready)]);
         let moved: BTreeMap<u64, Entry> = [(1, task(1, "bake rye", TaskState::Done))].into();
         let (acts, conflicts) = merge(&parse(&written).1, &moved);
         assert!(

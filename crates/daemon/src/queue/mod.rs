@@ -23,15 +23,16 @@ type Shared = State<Arc<House>>;
 
 /// Most open tasks of a file.
 const OPEN_MAX: u32 = 2000;
-/// Tasks that are over and still shown.
-const OVER_MAX: u32 = 50;
+/// Tasks that are over and still shown, and how many are looked at for them.
+const OVER_MAX: usize = 50;
+const LOOKED_AT: u32 = 1000;
 /// Longest file, bytes.
 const TEXT_MAX: usize = 2 << 20;
 
 /// Its routes, behind the operator's credential.
 pub(crate) fn routes() -> Router<Arc<House>> {
     async fn show(State(house): Shared) -> Result<Doc<QueueDoc>> {
-        let text = render(&house).await?;
+        let text = render(&house, None).await?;
         Ok(Doc(QueueDoc {
             version: VERSION,
             text,
@@ -63,23 +64,25 @@ fn entry(row: &TaskRow) -> Entry {
     }
 }
 
-/// What people gave to do, and no pieces of it.
+/// What people gave to do: no pieces of it, and nothing that the house began by itself.
 async fn shown(house: &House) -> Result<Vec<TaskRow>> {
     let whole = |row: &TaskRow| {
         let link = row.link.as_ref();
-        link.is_none_or(|l| l.parent.is_none() && l.step.is_none())
+        let piece = link.is_some_and(|l| l.parent.is_some() || l.step.is_some());
+        !piece && row.author != Principal::House
     };
     let (over, open): (Vec<TaskState>, Vec<TaskState>) =
         TaskState::ALL.iter().partition(|s| s.is_terminal());
     let mut rows = Vec::new();
-    for (states, limit) in [(open, OPEN_MAX), (over, OVER_MAX)] {
+    for (states, looked_at, most) in [(open, OPEN_MAX, usize::MAX), (over, LOOKED_AT, OVER_MAX)] {
         let filter = TaskFilter {
             states,
-            limit,
+            limit: looked_at,
             ..TaskFilter::default()
         };
         let mut part = house.store.tasks(filter).await?;
         part.retain(whole);
+        part.truncate(most);
         part.sort_by_key(|r| match r.state().is_terminal() {
             true => (0, u64::MAX - r.number),
             false => (r.priority as u8, r.number),
@@ -89,11 +92,25 @@ async fn shown(house: &House) -> Result<Vec<TaskRow>> {
     Ok(rows)
 }
 
-async fn render(house: &House) -> Result<String> {
+/// The house's part of a file; with the number of one that says the same, where that is given.
+async fn render(house: &House, before: Option<(u64, &str)>) -> Result<String> {
     let rows = shown(house).await?;
     let name = house.current().map(|c| c.house.name.to_string());
+    let name = name.unwrap_or_default();
     let entries: Vec<Entry> = rows.iter().map(entry).collect();
-    Ok(text::render(&name.unwrap_or_default(), &entries))
+    // What nobody can see is no reason to write a file anew.
+    if let Some((version, file)) = before
+        && text::render(&name, version, &entries) == file
+    {
+        return Ok(file.to_owned());
+    }
+    let newest = TaskFilter {
+        limit: 1,
+        ..TaskFilter::default()
+    };
+    let newest = house.store.tasks(newest).await?;
+    let version = newest.first().map_or(0, |r| r.number);
+    Ok(text::render(&name, version, &entries))
 }
 
 /// Does what a file wants, and says how it stands afterwards.
@@ -146,7 +163,7 @@ async fn take(house: &Arc<House>, file: &str) -> Result<QueueDoc> {
         house.work.bump();
     }
     doc.conflicts.sort_by_key(|c| c.line);
-    doc.text = format!("{}{notes}", render(house).await?);
+    doc.text = format!("{}{notes}", render(house, Some((version, file))).await?);
     Ok(doc)
 }
 
