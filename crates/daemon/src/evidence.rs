@@ -13,8 +13,8 @@ use std::time::Duration;
 const WITHIN: Duration = Duration::from_secs(600);
 /// Most things that one task may declare.
 const DECLARED_MAX: usize = 8;
-/// Statuses of a program that never ran, as container tools have them.
-const NEVER_RAN: std::ops::RangeInclusive<i32> = 125..=127;
+/// Statuses of a program that was ended for its time, or never ran, as timeout(1) and container tools have them.
+const UNTOLD: std::ops::RangeInclusive<i32> = 124..=127;
 
 /// What was found.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,10 +57,11 @@ async fn look(house: &Arc<House>, agent: &Slug, evidence: &[Evidence]) -> Found 
             Evidence::File(path) => vec!["test".to_owned(), "-s".to_owned(), path.clone()],
             Evidence::Command(argv) => argv.clone(),
         };
-        match outcome(house, agent, argv).await {
+        match exec::quietly(house, agent, argv, WITHIN).await {
             Ok((0, _)) => {}
-            Ok((code, said)) if NEVER_RAN.contains(&code) => {
-                return Found::Unknown(format!("{one} could not be tried: {}", said.trim()));
+            Ok((code, said)) if UNTOLD.contains(&code) => {
+                let why = format!("{one} could not be told ({code}): {}", said.trim());
+                return Found::Unknown(why);
             }
             Ok((code, said)) => {
                 let text = match one {
@@ -77,13 +78,6 @@ async fn look(house: &Arc<House>, agent: &Slug, evidence: &[Evidence]) -> Found 
         }
     }
     Found::Holds
-}
-
-async fn outcome(house: &Arc<House>, agent: &Slug, argv: Vec<String>) -> Result<(i32, String)> {
-    match tokio::time::timeout(WITHIN, exec::quietly(house, agent, argv)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Ok((*NEVER_RAN.start(), format!("it ran longer than {WITHIN:?}"))),
-    }
 }
 
 /// What is declared as evidence for a task.

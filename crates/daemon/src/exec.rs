@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
@@ -80,12 +81,17 @@ async fn begin(
     })
 }
 
-/// Runs a program to its end, without input; its status and the last of what it said.
+/// Runs a program to its end, without input; its status and the last of what it said. What runs longer than it may is
+/// ended in its cell, also when nobody here waits any more: then the status is 124, as timeout(1) has it.
 pub(crate) async fn quietly(
     house: &Arc<House>,
     slug: &Slug,
     argv: Vec<String>,
+    within: Duration,
 ) -> Result<(i32, String)> {
+    let within = within.as_secs().max(1).to_string();
+    let bounded = ["timeout", "-k", "5", &within].map(str::to_owned);
+    let argv = bounded.into_iter().chain(argv).collect();
     let Running {
         feed,
         out,

@@ -143,6 +143,29 @@ fn store() -> Result<PathBuf, String> {
     Ok(path)
 }
 
+/// An index for one program, gone with it; those that killed programs left go at the next one.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn in_store(store: &Path) -> Scratch {
+        for entry in fs::read_dir(store).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|n| n.strip_prefix("index-"));
+            let own = std::process::id().to_string();
+            if pid.is_some_and(|p| p == own || !Path::new("/proc").join(p).exists()) {
+                let _another_was_quicker = fs::remove_file(entry.path());
+            }
+        }
+        Scratch(store.join(format!("index-{}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _nothing_was_written = fs::remove_file(&self.0);
+    }
+}
+
 /// Checkpoints by name, the newest last.
 fn list(store: &Path) -> Result<Vec<(String, String)>, String> {
     let format = "--format=%(refname:lstrip=2) %(tree)";
@@ -190,9 +213,8 @@ pub(super) fn make(keep: &str) -> Outcome {
         let mode = if *executable { "100755" } else { "100644" };
         let _to_a_string = write!(index, "{mode} {id}\t{path}\0");
     }
-    let scratch = store.join(format!("index-{}", std::process::id()));
-    let scratch_text = scratch.display().to_string();
-    let _of_one_that_was_killed = fs::remove_file(&scratch);
+    let scratch = Scratch::in_store(&store);
+    let scratch_text = scratch.0.display().to_string();
     let env = [("GIT_INDEX_FILE", scratch_text.as_str())];
     plumb(
         &store,
@@ -201,7 +223,6 @@ pub(super) fn make(keep: &str) -> Outcome {
         &index,
     )?;
     let tree = plumb(&store, &["write-tree"], &env, "")?;
-    let _gone_already = fs::remove_file(&scratch);
     let before = list(&store)?;
     let out = json!(found.out);
     if let Some((name, _)) = before.last().filter(|(_, t)| *t == tree) {
@@ -271,9 +292,8 @@ pub(super) fn restore(checkpoint: &str, into: &str) -> Outcome {
     let usual = format!("restored-{name}");
     let into = if into.is_empty() { &usual } else { into };
     fs::create_dir(into).map_err(|e| format!("could not make `{into}`: {e}"))?;
-    let scratch = store.join(format!("index-{}", std::process::id()));
-    let scratch_text = scratch.display().to_string();
-    let _of_one_that_was_killed = fs::remove_file(&scratch);
+    let scratch = Scratch::in_store(&store);
+    let scratch_text = scratch.0.display().to_string();
     let env = [("GIT_INDEX_FILE", scratch_text.as_str())];
     plumb(&store, &["read-tree", tree], &env, "")?;
     let here = std::env::current_dir().map_err(|e| e.to_string())?;
@@ -287,7 +307,6 @@ pub(super) fn restore(checkpoint: &str, into: &str) -> Outcome {
     let count = plumb(&store, &["ls-files", "--cached"], &env, "")?
         .lines()
         .count();
-    let _gone_already = fs::remove_file(&scratch);
     let text = format!("checkpoint {name} is in `{into}`: {count} files");
     Ok((
         text,

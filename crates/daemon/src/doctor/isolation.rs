@@ -7,9 +7,12 @@ use crate::house::House;
 use abbey_model::{CellName, Slug};
 use abbey_plan::HostFacts;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Agents that are tried in one look.
 const TRIED_MAX: usize = 32;
+/// Longest try of one agent.
+const WITHIN: Duration = Duration::from_secs(20);
 /// What an agent runs: it names what it could read, where the house reads it.
 const PROBE: &str =
     "for p in \"$@\"; do if head -c 1 \"$p\" >/dev/null 2>&1; then echo \"$p\" >&2; fi; done";
@@ -41,7 +44,7 @@ pub(super) async fn tried(
         let ours = [house.home.operator_token(), house.home.database()];
         let mut argv = ["sh", "-c", PROBE, "sh"].map(str::to_owned).to_vec();
         argv.extend(theirs.chain(ours).map(|p| p.display().to_string()));
-        let (good, text) = match exec::quietly(house, slug, argv).await {
+        let (good, text) = match exec::quietly(house, slug, argv, WITHIN).await {
             Ok((0, read)) if read.trim().is_empty() => {
                 (true, format!("{slug} reads nothing that is not its own"))
             }
