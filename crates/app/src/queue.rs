@@ -176,9 +176,12 @@ fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
     match renameat_with(CWD, &new, CWD, file, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         Err(rustix::io::Errno::NOENT) => {
-            let place = renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE);
-            place.map_err(|e| broken("write", file)(e.into()))?;
-            return Ok(String::new());
+            return match renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE) {
+                Ok(()) => Ok(String::new()),
+                // Somebody made it this very moment: what they wrote is looked at first.
+                Err(rustix::io::Errno::EXIST) => read(file),
+                Err(e) => Err(broken("write", file)(e.into())),
+            };
         }
         Err(e) => return Err(broken("replace", file)(e.into())),
     }
@@ -240,19 +243,17 @@ fn keep_own(file: &Path, text: &str) -> Result<(), Failure> {
     }
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let place = file.with_file_name(format!("{name}.before"));
-    let mut made = std::fs::OpenOptions::new();
-    match made.write(true).create_new(true).open(&place) {
-        Ok(mut kept) => {
-            output::say(&format!(
-                "the file as it was is kept as `{}`",
-                place.display()
-            ));
-            kept.write_all(text.as_bytes())
-                .map_err(broken("write", &place))
+    let new = file.with_file_name(format!(".{name}.before-{}", std::process::id()));
+    std::fs::write(&new, text).map_err(broken("write", &new))?;
+    // Whole or not at all; and the first one is the one that people wrote.
+    match renameat_with(CWD, &new, CWD, &place, RenameFlags::NOREPLACE) {
+        Ok(()) => {
+            let place = place.display();
+            output::say(&format!("the file as it was is kept as `{place}`"));
+            Ok(())
         }
-        // The first one is the one that people wrote.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(broken("make", &place)(e)),
+        Err(rustix::io::Errno::EXIST) => std::fs::remove_file(&new).map_err(broken("remove", &new)),
+        Err(e) => Err(broken("keep", &place)(e.into())),
     }
 }
 
