@@ -16,14 +16,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("api", &["model"]),
     ("agents", &["model", "api"]),
     ("gateway", &["model"]),
+    ("services", &[]),
     (
         "daemon",
         &[
-            "model", "plan", "engine", "store", "cells", "agents", "gateway", "api",
+            "model", "plan", "engine", "store", "cells", "agents", "services", "gateway", "api",
         ],
     ),
-    // The entry functions of the roles live in `cells` and `agents`; `model` has the exit kinds.
-    ("app", &["daemon", "api", "cells", "agents", "model"]),
+    // The entry functions of the roles live in `cells`, `agents` and `services`; `model` has the exit kinds.
+    (
+        "app",
+        &["daemon", "api", "cells", "agents", "services", "model"],
+    ),
     (
         "testkit",
         &[

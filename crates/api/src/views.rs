@@ -487,6 +487,12 @@ documents! {
         generation: u64,
         /// Starts after the first.
         restarts: u64,
+        /// What it is: `command`, or one of the house's own.
+        kind: String,
+        /// What it waits for before it starts.
+        waits: Option<String>,
+        /// Why what belongs to its consumers is not as it should be.
+        trouble: Option<String>,
         /// Who uses it.
         consumers: Vec<String>,
     }

@@ -15,6 +15,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         "serve" => serve(&args[1..]),
         "hostd" => hostd(&args[1..]),
         "guest" => abbey_cells::run_guest(),
+        "service" => service(&args[1..]),
         "native" => native(if word(1) == "--skill" {
             Some(word(2))
         } else {
@@ -27,16 +28,35 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
-fn native(skill: Option<&str>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
+/// A runtime of one thread, for what runs in a cell.
+fn small_runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
+    let built = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-    {
+        .build();
+    built.map_err(|error| {
+        eprintln!("error: could not start: {error}");
+        ExitCode::from(exit::FAILURE)
+    })
+}
+
+fn service(args: &[OsString]) -> ExitCode {
+    let runtime = match small_runtime() {
         Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    match runtime.block_on(abbey_services::run(args)) {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILURE)),
         Err(error) => {
-            eprintln!("error: could not start: {error}");
-            return ExitCode::from(exit::FAILURE);
+            eprintln!("error: {error}");
+            ExitCode::from(exit::FAILURE)
         }
+    }
+}
+
+fn native(skill: Option<&str>) -> ExitCode {
+    let runtime = match small_runtime() {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
     };
     runtime.block_on(async {
         if let Some(name) = skill {

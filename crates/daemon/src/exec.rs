@@ -22,6 +22,8 @@ use tokio::sync::mpsc;
 
 /// Most of what a program said that is kept, bytes.
 const SAID_MAX: usize = 2048;
+/// Longest answer of a program, bytes.
+const ANSWER_MAX: u64 = 1 << 20;
 
 /// A program that runs in a cell.
 struct Running {
@@ -31,21 +33,26 @@ struct Running {
     end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>,
 }
 
-/// Starts a program in the cell of an agent; `note` goes into the log first.
+/// Starts a program in a cell of the plan; `note` goes into the log first.
 async fn begin(
     house: &Arc<House>,
-    slug: &Slug,
+    cell: CellName,
     argv: Vec<String>,
     note: Option<Note>,
 ) -> Result<Running> {
-    let cell = CellName::Agent(slug.clone());
-    let current = house
-        .current()
-        .filter(|c| c.house.agents.contains_key(slug));
+    let current = house.current().filter(|c| match &cell {
+        CellName::Agent(slug) => c.house.agents.contains_key(slug),
+        CellName::Service(slug) => c.house.services.contains_key(slug),
+        CellName::Run(_) => false,
+    });
     let Some(current) = current else {
-        return Err(
-            Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")).into(),
-        );
+        let (kind, slug) = match &cell {
+            CellName::Agent(slug) => ("agent", slug),
+            CellName::Service(slug) => ("service", slug),
+            CellName::Run(slug) => ("such cell", slug),
+        };
+        let text = format!("there is no {kind} `{slug}`");
+        return Err(Problem::new(FaultKind::NotFound, text).into());
     };
     if argv.is_empty() {
         return Err(Problem::new(FaultKind::Invalid, "no command was given").into());
@@ -89,21 +96,67 @@ pub(crate) async fn quietly(
     argv: Vec<String>,
     within: Duration,
 ) -> Result<(i32, String)> {
-    let within = within.as_secs().max(1).to_string();
-    let bounded = ["timeout", "-k", "5", &within].map(str::to_owned);
-    let argv = bounded.into_iter().chain(argv).collect();
+    let cell = CellName::Agent(slug.clone());
     let Running {
         feed,
         out,
         err,
         end,
-    } = begin(house, slug, argv, None).await?;
+    } = begin(house, cell, bounded(argv, within), None).await?;
     drop(feed);
     let ((), said) = tokio::join!(drain(out), tail(err));
+    Ok(match ended(end).await? {
+        Some(code) => (code, said),
+        None => (125, "its end was lost".to_owned()),
+    })
+}
+
+/// Asks a program in a cell something on its standard input; what it answers, if it ends well and in time.
+pub(crate) async fn ask(
+    house: &Arc<House>,
+    cell: CellName,
+    argv: Vec<String>,
+    question: &[u8],
+    within: Duration,
+) -> Result<Vec<u8>> {
+    let name = cell.to_string();
+    let Running {
+        mut feed,
+        out,
+        err,
+        end,
+    } = begin(house, cell, bounded(argv, within), None).await?;
+    let tell = async move {
+        // Whoever does not read says why on its way out.
+        let _ended_early = feed.write_all(question).await;
+    };
+    let mut answer = Vec::new();
+    let mut out = out.take(ANSWER_MAX);
+    let ((), read, said) = tokio::join!(tell, out.read_to_end(&mut answer), tail(err));
+    read.map_err(Error::file("read", "an answer"))?;
+    match ended(end).await? {
+        Some(0) => Ok(answer),
+        code => {
+            let code = code.map_or_else(|| "lost".to_owned(), |c| c.to_string());
+            let text = format!("{name} was asked and did not answer (status {code}): {}", said.trim());
+            Err(Problem::new(FaultKind::Unavailable, text).into())
+        }
+    }
+}
+
+/// Ended in its cell after its time, also when nobody here waits any more.
+fn bounded(argv: Vec<String>, within: Duration) -> Vec<String> {
+    let within = within.as_secs().max(1).to_string();
+    let bounded = ["timeout", "-k", "5", &within].map(str::to_owned);
+    bounded.into_iter().chain(argv).collect()
+}
+
+/// The status, unless that was lost.
+async fn ended(end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>) -> Result<Option<i32>> {
     match end.await {
-        Ok(Ok(Reply::Exit { code })) => Ok((code, said)),
+        Ok(Ok(Reply::Exit { code })) => Ok(Some(code)),
         Ok(Err(error)) => Err(Error::Cell(error)),
-        Ok(Ok(_)) | Err(_) => Ok((125, "its end was lost".to_owned())),
+        Ok(Ok(_)) | Err(_) => Ok(None),
     }
 }
 
@@ -141,7 +194,7 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
         out,
         err,
         end: running,
-    } = begin(house, slug, body.argv, Some(note)).await?;
+    } = begin(house, CellName::Agent(slug.clone()), body.argv, Some(note)).await?;
     drop(tokio::spawn(async move {
         let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
     }));

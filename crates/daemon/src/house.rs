@@ -172,6 +172,8 @@ pub struct House {
     pub(crate) deliveries: std::sync::Mutex<BTreeMap<Slug, (i64, u32)>>,
     /// A shared document changed, or somebody who reads came.
     pub(crate) documents_changed: Notify,
+    /// Why what belongs to agents in a service is not as it should be, by service.
+    pub(crate) consumers_trouble: RwLock<BTreeMap<Slug, String>>,
     /// Sequence number of the newest entry.
     pub(crate) head: watch::Receiver<u64>,
     /// One plan at a time.

@@ -9,6 +9,7 @@ mod attach;
 mod auth;
 mod backup;
 mod command;
+mod consumers;
 mod controlplane;
 mod delegate;
 mod doctor;

@@ -380,13 +380,23 @@ async fn archive(house: &House, slug: &Slug) -> Result<()> {
     ask(house, Operation::Archive { owner, stamp }).await
 }
 
+/// The secret of an agent's credential at a service, which is the last word of its line.
+fn credential_at(house: &House, agent: &Slug, service: &Slug) -> Option<Secret> {
+    let text = fs::read_to_string(crate::consumers::own_copy(house, agent, service)).ok()?;
+    let secret = text.trim_end().rsplit(':').next()?;
+    Some(Secret::new(secret))
+}
+
 /// Loads every valid credential and every secret that must stay out of logs.
 pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
     let keys: &Keys = &house.keys;
     keys.replace(house.store.tokens().await?);
     let mut secrets = vec![house.home.operator_secret()?];
     if let Some(current) = house.current() {
-        for slug in current.house.agents.keys() {
+        for (slug, agent) in &current.house.agents {
+            let used = agent.uses.iter();
+            let used = used.filter_map(|s| credential_at(house, slug, s));
+            secrets.extend(used);
             let key = house.home.agent(slug.as_str()).join("key");
             secrets.extend(
                 [own_token(house, slug), key]

@@ -4,8 +4,8 @@
 //! pass; keeps cells independent of each other; publishes what it saw. Queries never come here.
 
 use crate::error::Result;
-use crate::house::House;
-use crate::{room, specs};
+use crate::house::{Current, House};
+use crate::{room, specs, view};
 use abbey_cells::{Backend, Record};
 use abbey_engine::supervision::{self, Action, Desired, History};
 use abbey_model::{CellName, Generation, Millis, Observed, Principal, Wish};
@@ -196,7 +196,7 @@ async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<
         let now = house.store.now();
         let (next, action) = supervision::decide(&seen.desired, &seen.observed, &seen.history, now);
         if matches!(action, Action::Start(_))
-            && let Some(why) = lacks_room(house, cell, &seen.history).await?
+            && let Some(why) = waits_for(house, cell, &seen.history).await?
         {
             seen.waits = Some(why);
             return Ok(WAITING);
@@ -236,7 +236,7 @@ async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<
 }
 
 /// Why a cell is not started yet. The first time is entered in the log.
-async fn lacks_room(
+async fn waits_for(
     house: &Arc<House>,
     cell: &CellName,
     history: &History,
@@ -246,8 +246,12 @@ async fn lacks_room(
     };
     let last = history.last_exit.as_ref();
     let peak = last.and_then(|e| e.spent).map(|s| s.memory_peak);
-    let Err(why) = room::of_plan(house, &current, cell, peak) else {
-        return Ok(None);
+    let why = match lacks_others(house, &current, cell).await {
+        Some(why) => why,
+        None => match room::of_plan(house, &current, cell, peak) {
+            Ok(()) => return Ok(None),
+            Err(why) => why,
+        },
     };
     let waited = {
         let seen = house.seen.read().unwrap_or_else(PoisonError::into_inner);
@@ -263,6 +267,19 @@ async fn lacks_room(
         house.store.append(note).await?;
     }
     Ok(Some(why))
+}
+
+/// What a service needs and what is not well yet.
+async fn lacks_others(house: &House, current: &Current, cell: &CellName) -> Option<String> {
+    let CellName::Service(slug) = cell else {
+        return None;
+    };
+    for needed in &current.house.services.get(slug)?.needs {
+        if let Some(why) = view::not_well(house, current, needed).await {
+            return Some(format!("it needs another: {why}"));
+        }
+    }
+    None
 }
 
 async fn look(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<Observed> {

@@ -9,7 +9,7 @@ use abbey_api::Problem;
 use abbey_cells::machine::{Machine, Origin};
 use abbey_cells::{Bind, CellSpec, Container, Forward, Listen, Network, Program, Sandbox, Target};
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
-use abbey_plan::Reach;
+use abbey_plan::{Agent, Reach, Service, ServiceKind};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -74,13 +74,15 @@ fn agent_binds(host: &Layout, inside: &Layout, charter_writable: bool) -> Vec<Bi
 }
 
 /// A service sees its directory, and its program where that is not of the base.
-fn service_binds(dir: &Path, inside: &Path, program: &Path) -> Vec<Bind> {
+fn service_binds(dir: &Path, inside: &Path, program: &Program) -> Vec<Bind> {
     let mut binds = vec![Bind {
         source: dir.to_owned(),
         path: inside.to_owned(),
         writable: true,
     }];
-    if !BASE.iter().any(|b| program.starts_with(b)) {
+    if let Program::Path(program) = program
+        && !BASE.iter().any(|b| program.starts_with(b))
+    {
         binds.push(Bind {
             source: program.to_owned(),
             path: program.to_owned(),
@@ -88,6 +90,47 @@ fn service_binds(dir: &Path, inside: &Path, program: &Path) -> Vec<Bind> {
         });
     }
     binds
+}
+
+/// What a service is started with: its own command, or this binary in a role.
+fn service_argv(service: &Service, port: u16, address: Ipv4Addr) -> Vec<String> {
+    let (port, address) = (port.to_string(), address.to_string());
+    if service.kind.is_stock() {
+        let kind = service.kind.name();
+        let role = ["abbey", "role", "service", kind, "serve", "--address"];
+        let mut argv = role.map(str::to_owned).to_vec();
+        argv.extend([address, "--port".to_owned(), port]);
+        return argv;
+    }
+    let filled = |a: &String| a.replace("{port}", &port).replace("{address}", &address);
+    service.command.iter().map(filled).collect()
+}
+
+/// What clients of a service that an agent uses go by.
+fn client_environment(home: &Path, reaches: &[Reach]) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    let used = |kind| {
+        let mut all = reaches.iter().filter(move |r| r.kind == kind);
+        all.find_map(|r| Some((r, r.own.as_ref()?)))
+    };
+    let services = home.join("services");
+    // Source: PostgreSQL, "Environment Variables" of libpq. The first by name, where there are several.
+    if let Some((reach, own)) = used(ServiceKind::Postgres) {
+        let file = services.join(reach.service.as_str());
+        let root = services.join(format!("{}.pem", reach.service));
+        for (name, value) in [
+            ("PGHOST", reach.at.ip().to_string()),
+            ("PGPORT", reach.at.port().to_string()),
+            ("PGDATABASE", own.clone()),
+            ("PGUSER", own.clone()),
+            ("PGPASSFILE", file.display().to_string()),
+            ("PGSSLMODE", "verify-ca".to_owned()),
+            ("PGSSLROOTCERT", root.display().to_string()),
+        ] {
+            env.push((name.to_owned(), value));
+        }
+    }
+    env
 }
 
 /// Memory files count against the cell's memory; a quarter of it may be `/tmp`.
@@ -113,16 +156,12 @@ pub(crate) struct Ways {
 }
 
 impl Ways {
-    fn of(house: &House, current: &Current, owner: &str, cell: CellKind, door: u16) -> Ways {
+    fn of(house: &House, current: &Current, owner: &str, agent: &Agent, door: u16) -> Ways {
         let subnet = abbey_plan::subnet(&current.registry, owner);
-        let reaches = match cell.isolates() {
-            true => abbey_plan::reaches(&current.house, &current.registry, subnet),
-            false => Vec::new(),
-        };
         Ways {
             door: Some(door),
-            reaches,
-            ..Ways::of_service(house, cell, subnet, 0)
+            reaches: abbey_plan::reaches(&current.house, &current.registry, agent, subnet),
+            ..Ways::of_service(house, agent.cell, subnet, 0)
         }
         .with_free_proxy_port()
     }
@@ -194,7 +233,7 @@ impl Ways {
                 Target::Names(self.names.clone()),
             );
         }
-        for reach in &self.reaches {
+        for reach in self.reaches.iter().filter(|_| self.walled) {
             add(Listen::Cell(reach.at), Target::Service(reach.to));
         }
         forwards
@@ -202,8 +241,14 @@ impl Ways {
 
     /// What programs go by: the names that `curl` and most libraries know.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let mut env = Vec::new();
+        for reach in &self.reaches {
+            let name = reach.service.as_str().replace('-', "_");
+            let name = format!("ABBEY_SERVICE_{}", name.to_ascii_uppercase());
+            env.push((name, reach.at.to_string()));
+        }
         if !self.walled {
-            return Vec::new();
+            return env;
         }
         let proxy = format!("http://127.0.0.1:{}", self.proxy);
         let mut direct = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
@@ -212,21 +257,12 @@ impl Ways {
         direct.sort();
         direct.dedup();
         let direct = direct.join(",");
-        let mut env = Vec::new();
         for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
             env.push((name.to_owned(), proxy.clone()));
             env.push((name.to_ascii_lowercase(), proxy.clone()));
         }
         for name in ["NO_PROXY", "no_proxy"] {
             env.push((name.to_owned(), direct.clone()));
-        }
-        for reach in &self.reaches {
-            let name = reach
-                .service
-                .as_str()
-                .replace('-', "_")
-                .to_ascii_uppercase();
-            env.push((format!("ABBEY_SERVICE_{name}"), reach.at.to_string()));
         }
         env
     }
@@ -320,9 +356,10 @@ pub(crate) fn cell_spec(
                     (inside, Some(sandbox))
                 }
             };
-            let ways = Ways::of(house, current, &owner, agent.cell, door);
+            let ways = Ways::of(house, current, &owner, agent, door);
             let mut env = native_environment(slug.as_str(), &inside, door, &key);
             env.extend(ways.environment());
+            env.extend(client_environment(&inside.home, &ways.reaches));
             Ok(Some(CellSpec {
                 argv,
                 env,
@@ -352,15 +389,20 @@ pub(crate) fn cell_spec(
             };
             let owner = format!("service:{slug}");
             let port = current.port(&owner, "port").unwrap_or(0);
-            let path = find_command(&service.command, &current.base_dir)
-                .map_err(|e| Problem::new(FaultKind::Host, e))?;
+            let program = match service.kind {
+                ServiceKind::Command => Program::Path(
+                    find_command(&service.command, &current.base_dir)
+                        .map_err(|e| Problem::new(FaultKind::Host, e))?,
+                ),
+                _ => Program::Own,
+            };
             let dir = house.home.service(slug.as_str());
             let (inside, sandbox) = match service.cell {
                 CellKind::Process => (dir.clone(), None),
                 _ => {
                     let inside = PathBuf::from(SERVICE_ROOT);
                     let sandbox = Sandbox {
-                        binds: service_binds(&dir, &inside, &path),
+                        binds: service_binds(&dir, &inside, &program),
                         profile: service.profile,
                         tmp: tmp_size(&service.limits),
                     };
@@ -381,15 +423,8 @@ pub(crate) fn cell_spec(
             let ways = Ways::of_service(house, service.cell, subnet, port);
             env.extend(ways.environment());
             Ok(Some(CellSpec {
-                program: Program::Path(path),
-                argv: service
-                    .command
-                    .iter()
-                    .map(|a| {
-                        a.replace("{port}", &port.to_string())
-                            .replace("{address}", &address.to_string())
-                    })
-                    .collect(),
+                program,
+                argv: service_argv(service, port, address),
                 env,
                 forwards: ways.forwards(),
                 cwd: inside,

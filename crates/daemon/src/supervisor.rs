@@ -2,7 +2,7 @@
 //! happens when it ends.
 
 use crate::house::House;
-use crate::{delegate, documents, firewall, journal, loops, reconcile, schedules, workflows};
+use crate::{consumers, delegate, documents, firewall, journal, loops, reconcile, schedules, workflows};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
@@ -30,6 +30,8 @@ pub(crate) enum Duty {
     Workflow,
     /// Brings shared documents to their readers.
     Documents,
+    /// Gives agents what belongs to them in services.
+    Consumers,
 }
 
 /// What happens when a duty panics.
@@ -40,7 +42,7 @@ struct Policy {
 }
 
 impl Duty {
-    pub(crate) const ALL: [Duty; 10] = [
+    pub(crate) const ALL: [Duty; 11] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
@@ -51,6 +53,7 @@ impl Duty {
         Duty::Schedule,
         Duty::Workflow,
         Duty::Documents,
+        Duty::Consumers,
     ];
 
     const fn policy(self) -> Policy {
@@ -66,7 +69,8 @@ impl Duty {
             | Duty::Deliver
             | Duty::Schedule
             | Duty::Workflow
-            | Duty::Documents => Policy {
+            | Duty::Documents
+            | Duty::Consumers => Policy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
@@ -85,6 +89,7 @@ impl Duty {
             Duty::Schedule => schedules::run(house).await,
             Duty::Workflow => workflows::run(house).await,
             Duty::Documents => documents::run(house).await,
+            Duty::Consumers => consumers::run(house).await,
         }
     }
 }

@@ -91,10 +91,13 @@ pub(crate) fn seen(house: &House) -> BTreeMap<CellName, Seen> {
         .clone()
 }
 
-/// A real request, not only an open port.
+/// A real request, not only an open port, where a path says what to ask for.
 async fn probe(at: SocketAddrV4, path: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(at).await.ok()?;
+        if path.is_empty() {
+            return Some(true);
+        }
         let host = at.ip();
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
@@ -257,6 +260,31 @@ async fn agent(
     }
 }
 
+/// Whether an agent uses a service: by its own word, or because its model is there.
+pub(crate) fn uses(plan: &abbey_plan::House, agent: &abbey_plan::Agent, service: &Slug) -> bool {
+    let model = agent.model.as_ref();
+    let provider = model.and_then(|m| plan.providers.get(&m.provider));
+    let thinks = provider.is_some_and(|p| p.endpoint == abbey_plan::Endpoint::Service(service.clone()));
+    thinks || agent.uses.contains(service)
+}
+
+/// Why a service is not well, as far as the house knows: nothing, where it is.
+pub(crate) async fn not_well(house: &House, current: &Current, service: &Slug) -> Option<String> {
+    let declared = current.house.services.get(service)?;
+    let at = abbey_plan::endpoint(&current.registry, service);
+    let seen = seen(house);
+    let seen = seen.get(&CellName::Service(service.clone()));
+    let running = seen.is_some_and(|s| matches!(s.observed, Observed::Running { ready: true, stopping: false, .. }));
+    if !running {
+        return Some(format!("service `{service}` is not up"));
+    }
+    let (at, path) = at.zip(declared.probe())?;
+    match probe(at, path).await {
+        true => None,
+        false => Some(format!("service `{service}` does not answer")),
+    }
+}
+
 pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
     let Some(current) = house.current() else {
         return Ok(ServicesDoc {
@@ -265,21 +293,20 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
         });
     };
     let seen = seen(house);
+    let trouble = house
+        .consumers_trouble
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {
         let at = abbey_plan::endpoint(&current.registry, slug);
         let seen = seen.get(&CellName::Service(slug.clone()));
-        let (presence, healthy) = presence(house, seen, at, service.probe.as_deref()).await;
+        let (presence, healthy) = presence(house, seen, at, service.probe()).await;
         let record = seen
             .filter(|s| matches!(s.observed, Observed::Running { .. }))
             .and_then(|s| s.record.as_ref());
-        let used = |a: &&abbey_plan::Agent| {
-            let provider = a
-                .model
-                .as_ref()
-                .and_then(|m| current.house.providers.get(&m.provider));
-            provider.is_some_and(|p| p.endpoint == abbey_plan::Endpoint::Service(slug.clone()))
-        };
+        let used = |a: &&abbey_plan::Agent| uses(&current.house, a, slug);
         services.push(ServiceView {
             name: slug.to_string(),
             presence: presence.to_string(),
@@ -289,6 +316,9 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
             port: at.map(|a| a.port()),
             generation: seen.map_or(0, |s| s.history.generation.0),
             restarts: seen.map_or(0, |s| s.history.restarts),
+            kind: service.kind.name().to_owned(),
+            waits: seen.and_then(|s| s.waits.clone()),
+            trouble: trouble.get(slug).cloned(),
             consumers: current
                 .house
                 .agents

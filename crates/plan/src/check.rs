@@ -1,6 +1,6 @@
 //! The checker of plans: what a careful colleague would say before the plan is carried out.
 
-use crate::house::{Agent, AgentBudget, House};
+use crate::house::{Agent, AgentBudget, House, ServiceKind};
 use crate::planner::{Inventory, Note, Severity};
 use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Vmm};
 
@@ -101,6 +101,17 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 &subject,
                 "has a model and no budget on any level".to_owned(),
             );
+        }
+    }
+    for service in house.services.values() {
+        // Its programs ask for the name of their user, and a cell's has one only behind walls.
+        if service.kind == ServiceKind::Postgres
+            && service.cell == CellKind::Process
+            && inventory.host.uid_first.is_some()
+        {
+            let text = "PostgreSQL wants a user with a name, which a process cell's has not; use `cell: sandbox`";
+            let subject = format!("service:{}", service.slug);
+            note(Severity::Fatal, &subject, text.to_owned());
         }
     }
     let behind_walls = house

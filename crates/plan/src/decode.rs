@@ -69,12 +69,17 @@ pub(crate) fn words(node: Option<&Node>, key: &str) -> Vec<String> {
         .filter_map(|i| i.text().map(str::to_owned))
         .collect()
 }
-fn layers(node: Option<&Node>) -> BTreeSet<Layer> {
+/// Names of a list.
+pub(crate) fn names(node: Option<&Node>, key: &str) -> BTreeSet<Slug> {
+    let words = words(node, key).into_iter();
+    words.filter_map(|w| w.parse().ok()).collect()
+}
+pub(crate) fn layers(node: Option<&Node>) -> BTreeSet<Layer> {
     let items = node.map_or(&[][..], Node::items);
     let known = items.iter().filter_map(|i| i.text()?.parse().ok());
     known.collect()
 }
-fn egress(node: Option<&Node>) -> Egress {
+pub(crate) fn egress(node: Option<&Node>) -> Egress {
     match node.map(|n| (n.text(), n.items())) {
         Some((Some("full"), _)) => Egress::Full,
         None | Some((Some(_), _)) => Egress::None,
@@ -101,6 +106,7 @@ impl Decoder<'_> {
         self.org_chart(&agents);
         self.colleagues(&agents);
         self.shares(&agents);
+        self.consumers(&services, &agents);
         let workflows = self.workflows(&agents);
         let hooks = self.hooks(&agents, &workflows);
         let documents = self.documents(&agents);
@@ -156,7 +162,7 @@ impl Decoder<'_> {
         Listen { address, tls }
     }
 
-    fn blame(&mut self, node: Option<&Node>, text: impl Into<String>) {
+    pub(crate) fn blame(&mut self, node: Option<&Node>, text: impl Into<String>) {
         let place = node.map_or(self.root.place, |n| n.place);
         self.mistakes.push(place.mistake(text));
     }
@@ -242,72 +248,6 @@ impl Decoder<'_> {
             timezone: text(node, "timezone").unwrap_or("UTC").to_owned(),
             warn_percent: text(node, "warn_at").and_then(shape::percent).unwrap_or(80),
         }
-    }
-
-    fn services(&mut self, slots: &BTreeMap<Slug, u32>) -> BTreeMap<Slug, Service> {
-        let mut services: BTreeMap<Slug, Service> = BTreeMap::new();
-        let entries = self.root.get("services").map_or(&[][..], Node::entries);
-        for Entry { key, place, value } in entries {
-            let Ok(slug) = key.parse::<Slug>() else {
-                continue;
-            };
-            let node = Some(value);
-            // Alternatives share a slot and a port; of these at most one is enabled (S1-08).
-            if text(node, "enabled") == Some("false") {
-                continue;
-            }
-            let command = words(node, "command");
-            if value.get("command").is_some() && command.is_empty() {
-                self.mistakes
-                    .push(place.mistake(format!("`services.{slug}.command` names no program")));
-            }
-            let probe = text(node, "probe").map(str::to_owned);
-            if probe.as_ref().is_some_and(|p| !p.starts_with('/')) {
-                self.blame(
-                    value.get("probe"),
-                    format!("`services.{slug}.probe` is a path and begins with `/`"),
-                );
-            }
-            let slot: Option<Slug> = text(node, "slot").and_then(|s| s.parse().ok());
-            if let Some(name) = &slot {
-                let at = value.get("slot");
-                if !slots.contains_key(name) {
-                    let known = nearest(name.as_str(), slots.keys().map(Slug::as_str));
-                    self.blame(at, format!("no slot `{name}` is declared{known}"));
-                }
-                // Two on one slot are told apart by port, so both ports must be known (S1-08).
-                let port = text(node, "port");
-                let same = services.values().find(|other| {
-                    other.slot.as_ref() == Some(name)
-                        && (port.is_none() || other.port.map(|p| p.to_string()).as_deref() == port)
-                });
-                if let Some(other) = same {
-                    let other = &other.slug;
-                    self.blame(at, format!("slot `{name}` is taken by service `{other}`; give both a `port` of their own, or set `enabled: false` on one of two alternatives"));
-                }
-            }
-            let service = Service {
-                egress: egress(value.get("egress")),
-                terminal: text(node, "terminal") == Some("true"),
-                slot,
-                cell: text(node, "cell")
-                    .and_then(|c| c.parse().ok())
-                    .unwrap_or(CellKind::Sandbox),
-                command,
-                port: integer(node, "port").and_then(|p| u16::try_from(p).ok()),
-                probe,
-                shared: text(node, "shared") != Some("false"),
-                limits: limits(Limits::default(), value.get("limits")).0,
-                waived: layers(value.get("waive")),
-                profile: text(node, "profile")
-                    .and_then(|p| p.parse().ok())
-                    .unwrap_or_default(),
-                line: place.line,
-                slug: slug.clone(),
-            };
-            services.insert(slug, service);
-        }
-        services
     }
 
     fn providers(&mut self, services: &BTreeMap<Slug, Service>) -> BTreeMap<Slug, Provider> {
@@ -585,6 +525,7 @@ impl Decoder<'_> {
             grants: grants(entry.value.get("grants")),
             relations: relations(entry.value.get("relations")),
             files: entry.value.get("files").map(|f| words(Some(f), "command")),
+            uses: names(own, "uses"),
             runtime: Runtime::Native,
             cell,
             model,
@@ -707,7 +648,7 @@ impl Decoder<'_> {
     }
 }
 
-fn limits(base: Limits, node: Option<&Node>) -> (Limits, Vec<(&'static str, usize)>) {
+pub(crate) fn limits(base: Limits, node: Option<&Node>) -> (Limits, Vec<(&'static str, usize)>) {
     let mut out = base;
     let mut set = Vec::new();
     let line = |key: &str| node.and_then(|n| n.get(key)).map_or(0, |n| n.place.line);

@@ -177,8 +177,78 @@ pub struct Service {
     pub terminal: bool,
     /// Place in every agent's subnet.
     pub slot: Option<Slug>,
+    /// What of the house's own it is.
+    pub kind: ServiceKind,
+    /// Services that answer before it starts.
+    pub needs: BTreeSet<Slug>,
+    /// What belongs to a consumer in it, where its name is not by the rule.
+    pub names: BTreeMap<Slug, Slug>,
+    /// How long what a consumer left behind is kept.
+    pub grace: Millis,
+    /// Most connections of one consumer at once.
+    pub connections: u32,
     /// Line of the manifest.
     pub line: usize,
+}
+
+impl Service {
+    /// The path that says whether it is well; empty where a connection says it.
+    pub fn probe(&self) -> Option<&str> {
+        match self.kind {
+            ServiceKind::Command => self.probe.as_deref(),
+            ServiceKind::Git | ServiceKind::Site => Some("/healthz"),
+            ServiceKind::Postgres => Some(""),
+        }
+    }
+
+    /// What belongs to this agent in it: a database and its role, or a place for repositories (S1-16).
+    pub fn name_for(&self, agent: &Slug) -> String {
+        match (self.names.get(agent), self.kind) {
+            (Some(own), ServiceKind::Postgres) => own.as_str().replace('-', "_"),
+            (None, ServiceKind::Postgres) => {
+                format!("agent_{}", agent.as_str().replace('-', "_"))
+            }
+            (Some(own), _) => own.to_string(),
+            (None, _) => agent.to_string(),
+        }
+    }
+}
+
+/// What a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceKind {
+    /// A program that the manifest names.
+    #[default]
+    Command,
+    /// PostgreSQL, with a database for each agent that uses it.
+    Postgres,
+    /// Git repositories over HTTP, a place for each agent that uses it.
+    Git,
+    /// Files over HTTP.
+    Site,
+}
+
+impl ServiceKind {
+    /// Name in the manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ServiceKind::Command => "command",
+            ServiceKind::Postgres => "postgres",
+            ServiceKind::Git => "git",
+            ServiceKind::Site => "site",
+        }
+    }
+
+    /// Whether its program is this binary.
+    pub const fn is_stock(self) -> bool {
+        !matches!(self, ServiceKind::Command)
+    }
+
+    /// Whether each consumer has a credential of its own there.
+    pub const fn has_consumers(self) -> bool {
+        matches!(self, ServiceKind::Postgres | ServiceKind::Git)
+    }
 }
 
 /// The program that thinks.
@@ -268,6 +338,8 @@ pub struct Agent {
     pub budget: AgentBudget,
     /// Share of the house's budget in percent, where one was given.
     pub share: Option<u8>,
+    /// Services that it uses, in which something belongs to it.
+    pub uses: BTreeSet<Slug>,
     /// It works by files: the program that does so, or none where somebody else looks for them.
     pub files: Option<Vec<String>>,
     /// Work that comes by itself, by name.

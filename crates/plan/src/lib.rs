@@ -16,6 +16,7 @@ mod node;
 mod planner;
 mod reach;
 mod schema;
+mod services;
 mod shape;
 mod table;
 pub mod templates;
@@ -27,7 +28,7 @@ pub use decode::parse;
 pub use house::{
     Agent, AgentBudget, Budget, Charter, Document, DocumentKind, Does, Endpoint, Hook, HookKind,
     House, Listen, ModelRef, Network, Origin, Provider, RELATIONS, Runtime, Schedule, Service,
-    Then, Wake, When,
+    ServiceKind, Then, Wake, When,
 };
 pub use node::Mistake;
 pub use planner::{Action, Applied, Inventory, Note, Plan, Severity, Step, plan};

@@ -1,12 +1,12 @@
 //! House and inventory to a numbered plan: what differs, in the order in which it is done.
 
 use crate::allocate::{Conflict, HostFacts, Registry, footprint};
-use crate::house::{Agent, Charter, House, Service};
+use crate::house::{Agent, Charter, House, Service, ServiceKind};
 use crate::reach;
-use abbey_model::{CellKind, Generation, Slug, Subnet};
+use abbey_model::{CellKind, Generation, Millis, Slug, Subnet};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a step does to its resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -292,10 +292,14 @@ impl Work {
         let Some(subnet) = self.subnet(service.cell, house, inventory, &owner) else {
             return;
         };
-        // Its slot concerns those who use it, and its line nobody.
+        // Its slot and what belongs to whom concern those who use it, and its line nobody.
         let boot = Service {
             slot: None,
             line: 0,
+            needs: BTreeSet::new(),
+            names: BTreeMap::new(),
+            grace: Millis(0),
+            connections: 0,
             ..service.clone()
         };
         let digest = digest(&format!(
@@ -308,9 +312,12 @@ impl Work {
             Some(_) => None,
         };
         if let Some(action) = action {
+            let program = match service.kind {
+                ServiceKind::Command => service.command.join(" "),
+                kind => kind.name().to_owned(),
+            };
             let detail = format!(
-                "{} on port {port}, cell {}{}",
-                service.command.join(" "),
+                "{program} on port {port}, cell {}{}",
                 service.cell,
                 wall(service.cell)
             );
@@ -340,10 +347,7 @@ impl Work {
         let (Ok(door), Some(subnet)) = (door, subnet) else {
             return;
         };
-        let reaches = match agent.cell.isolates() {
-            true => reach::reaches(house, &self.registry, subnet),
-            false => Vec::new(),
-        };
+        let reaches = reach::reaches(house, &self.registry, agent, subnet);
         let name = agent.slug.as_str();
         // What only a new boot can change, and what the running agent asks the house for each time.
         let machine = matches!(agent.cell, CellKind::Microvm | CellKind::Container).then_some((

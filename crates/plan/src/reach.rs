@@ -1,7 +1,7 @@
 //! Where an agent meets the services of the house (S1-08).
 
 use crate::allocate::Registry;
-use crate::house::{House, Service};
+use crate::house::{Agent, House, Service, ServiceKind};
 use abbey_model::{Slug, Subnet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -14,6 +14,10 @@ pub struct Reach {
     pub at: SocketAddrV4,
     /// Address on the host.
     pub to: SocketAddrV4,
+    /// What it is.
+    pub kind: ServiceKind,
+    /// What belongs to the agent in it, if anything does.
+    pub own: Option<String>,
 }
 
 /// The subnet of an owner.
@@ -29,22 +33,35 @@ pub fn endpoint(registry: &Registry, service: &Slug) -> Option<SocketAddrV4> {
     Some(SocketAddrV4::new(address, port))
 }
 
-/// Every shared service that has a slot, at its place in `subnet`; on loopback in a cell without
-/// a network of its own.
-pub fn reaches(house: &House, registry: &Registry, subnet: Option<Subnet>) -> Vec<Reach> {
+/// Every shared service that has a slot, and what the agent uses: at its place in `subnet`; on loopback where it
+/// has none, or the cell has no network of its own; and where it is in a cell without walls.
+pub fn reaches(
+    house: &House,
+    registry: &Registry,
+    agent: &Agent,
+    subnet: Option<Subnet>,
+) -> Vec<Reach> {
+    let walled = agent.cell.isolates();
     let place = |service: &Service| {
-        let offset = house.network.slots.get(service.slot.as_ref()?)?;
-        let address = match subnet {
-            Some(subnet) => subnet.address(*offset)?,
-            None => Ipv4Addr::LOCALHOST,
-        };
+        let used = agent.uses.contains(&service.slug);
+        let met = service.shared && service.slot.is_some() && walled;
+        if !used && !met {
+            return None;
+        }
         let to = endpoint(registry, &service.slug)?;
+        let offset = service.slot.as_ref().and_then(|s| house.network.slots.get(s));
+        let address = match (walled, subnet, offset) {
+            (false, ..) => *to.ip(),
+            (true, Some(subnet), Some(offset)) => subnet.address(*offset)?,
+            _ => Ipv4Addr::LOCALHOST,
+        };
         Some(Reach {
             service: service.slug.clone(),
             at: SocketAddrV4::new(address, to.port()),
             to,
+            kind: service.kind,
+            own: used.then(|| service.name_for(&agent.slug)),
         })
     };
-    let shared = house.services.values().filter(|s| s.shared);
-    shared.filter_map(place).collect()
+    house.services.values().filter_map(place).collect()
 }

@@ -3,11 +3,12 @@
 
 use crate::documents::DOCUMENTS;
 use crate::hooks::HOOKS;
+use crate::services::SERVICES;
 use crate::shape::{Shape, key, must};
 use crate::workflows::WORKFLOWS;
 
 const CELLS: Shape = Shape::Word(&["process", "sandbox", "microvm", "container", "jail"], &[]);
-const SERVICE_CELLS: Shape =
+pub(crate) const SERVICE_CELLS: Shape =
     Shape::Word(&["process", "sandbox"], &["microvm", "container", "jail"]);
 const DRIVES: Shape = Shape::Object(&[
     key(
@@ -28,7 +29,7 @@ const DRIVES: Shape = Shape::Object(&[
 ]);
 const VMMS: Shape = Shape::Word(&["qemu", "firecracker"], &[]);
 const VMM: &str = "What runs microVMs: `qemu` (the default), or `firecracker`, which needs KVM.";
-const PROFILES: Shape = Shape::Word(&["strict", "jit", "nested"], &[]);
+pub(crate) const PROFILES: Shape = Shape::Word(&["strict", "jit", "nested"], &[]);
 const RUNTIMES: Shape = Shape::Word(
     &["native"],
     &[
@@ -40,7 +41,7 @@ const RUNTIMES: Shape = Shape::Word(
         "command",
     ],
 );
-const LIMITS: Shape = Shape::Object(&[
+pub(crate) const LIMITS: Shape = Shape::Object(&[
     key("memory", Shape::Bytes, "Most memory, for example `512MiB`."),
     key(
         "cpus",
@@ -77,8 +78,8 @@ const TOOLS: Shape = Shape::Object(&[
     key("output", Shape::Bytes, "Most output of one run."),
     key("wall", Shape::Duration, "Longest run."),
 ]);
-const NAMES: Shape = Shape::List(&Shape::Name);
-const WAIVE: Shape = Shape::List(&Shape::Word(
+pub(crate) const NAMES: Shape = Shape::List(&Shape::Name);
+pub(crate) const WAIVE: Shape = Shape::List(&Shape::Word(
     &[
         "limits",
         "user",
@@ -272,60 +273,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
         ]),
         "Budget of the house.",
     ),
-    key(
-        "services",
-        Shape::Map(&Shape::Object(&[
-            key(
-                "cell",
-                SERVICE_CELLS,
-                "Kind of isolation; default `sandbox`.",
-            ),
-            key(
-                "enabled",
-                Shape::Boolean,
-                "Whether it is part of the house; of two alternatives on one slot and port one is not. Default true.",
-            ),
-            must(
-                "command",
-                Shape::List(&Shape::Text),
-                "Program and arguments; `{port}` stands for the port.",
-            ),
-            key(
-                "port",
-                Shape::Integer(1, 65535),
-                "Port; one of the house's range when not given.",
-            ),
-            key(
-                "probe",
-                Shape::Text,
-                "Path that answers 200 when the service is well.",
-            ),
-            key(
-                "shared",
-                Shape::Boolean,
-                "Whether every agent may use it; default true.",
-            ),
-            key("limits", LIMITS, "Ceilings of its cell."),
-            key(
-                "profile",
-                PROFILES,
-                "System calls of its sandbox: `strict`, `jit` (the default) or `nested`.",
-            ),
-            key("waive", WAIVE, "Layers that may be missing on this host."),
-            key(
-                "terminal",
-                Shape::Boolean,
-                "Whether it runs on a terminal, for `abbey attach`.",
-            ),
-            key("egress", Shape::Egress, EGRESS),
-            key(
-                "slot",
-                Shape::Name,
-                "Place in every agent's subnet at which it is reached; see `network.slots`.",
-            ),
-        ])),
-        "Programs that agents use.",
-    ),
+    key("services", SERVICES, "Programs that agents use."),
     key(
         "agents",
         Shape::Map(&Shape::Object(&[
@@ -386,6 +334,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                     key("may_ask", NAMES, "Whom it may ask; a hint, and no right."),
                 ]),
                 "What it is to others; gives no right by itself.",
+            ),
+            key(
+                "uses",
+                NAMES,
+                "Services that it uses: in `postgres` it has a database, in `git` a place for repositories.",
             ),
             key("runtime", RUNTIMES, "The program that thinks."),
             key("cell", CELLS, "Kind of isolation."),
@@ -534,4 +487,4 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
 ]);
 
 const IMAGE: &str = "What its microVM boots from (see `abbey image`), or its container is made from. Default `base`.";
-const EGRESS: &str = "What it may reach outside: `none` (the default), `full`, or a list.";
+pub(crate) const EGRESS: &str = "What it may reach outside: `none` (the default), `full`, or a list.";

@@ -2,7 +2,7 @@
 
 use super::{Config, UID};
 use crate::cgroup::Groups;
-use crate::hostd::{FileEntry, prepare_in, shared_in};
+use crate::hostd::{FileEntry, prepare_in, brought_to};
 use crate::machine::container::CONFIG;
 use crate::{Error, Result};
 use abbey_model::{Bytes, CellName, Limits};
@@ -199,7 +199,7 @@ pub(super) fn files(config: &Config) -> Result<()> {
             let place = Path::new("/agent");
             let mut files = config.files.clone();
             // What was taken away while this machine did not run.
-            for name in shared_in(place).unwrap_or_default() {
+            for name in brought_to(place).unwrap_or_default() {
                 if !files.iter().any(|f| f.name == name) {
                     let content = String::new();
                     files.push(FileEntry { name, content });

@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 
 /// Where shared documents are, below an agent's directory.
 const SHARED: &str = "workspace/shared";
+/// Where credentials at services are, below an agent's directory.
+const SERVICES: &str = "home/services";
+/// How the control plane's copy of one is called, before the service's name.
+const CREDENTIAL: &str = "service-";
 /// Most of a file that is read for the house, bytes.
 const READ_MAX: u64 = 64 << 10;
 
@@ -33,6 +37,10 @@ pub enum FileName {
     Heartbeat,
     /// `workspace/shared/NAME.md`, which its agent may not write; empty, it is taken away.
     Shared(Slug),
+    /// The agent's credential at a service: `home/services/NAME`, and a copy for the control plane; empty, it is taken away.
+    Credential(Slug),
+    /// What proves that service: `home/services/NAME.pem`; empty, it is taken away.
+    Trust(Slug),
     /// The credential of the inside door: one for the agent, one for the control plane.
     Token,
     /// The virtual key, for the control plane.
@@ -60,6 +68,14 @@ enum Owner {
 }
 
 impl FileName {
+    /// Whether it is taken away when it is empty.
+    pub(crate) const fn may_go(&self) -> bool {
+        matches!(
+            self,
+            FileName::Shared(_) | FileName::Credential(_) | FileName::Trust(_)
+        )
+    }
+
     /// What an agent starts with.
     pub(crate) const FOR_AGENTS: [FileName; 6] = [
         FileName::Charter,
@@ -76,6 +92,14 @@ impl FileName {
             FileName::Shared(name) => {
                 let name = Cow::Owned(format!("{name}.md"));
                 return (SHARED, name, Owner::House, 0o444, false);
+            }
+            FileName::Credential(name) => {
+                let name = Cow::Owned(format!("{CREDENTIAL}{name}"));
+                return ("", name, Owner::ControlPlane, 0o640, false);
+            }
+            FileName::Trust(name) => {
+                let name = Cow::Owned(format!("{name}.pem"));
+                return (SERVICES, name, Owner::Agent, 0o400, false);
             }
             FileName::Charter => ("workspace", "SOUL.md", Owner::House, 0o444, false),
             FileName::OwnCharter => ("workspace", "SOUL.md", Owner::Agent, 0o600, true),
@@ -159,16 +183,27 @@ pub(crate) fn prepare_in(
     let workspace = make(&dir, Path::new("workspace"), mode, (0, theirs.1))?;
     make(&workspace, Path::new("memory"), 0o700, theirs)?;
     let shared = make(&workspace, Path::new("shared"), 0o755, (0, 0))?;
+    let of_services = |f: &FileEntry| {
+        matches!(f.name, FileName::Credential(_) | FileName::Trust(_))
+    };
+    let services = match files.iter().any(of_services) {
+        true => Some(make(&home, Path::new("services"), 0o700, theirs)?),
+        false => None,
+    };
     for entry in files {
         let (place, name, whose, mode, keep) = entry.name.place();
         let name = name.as_ref();
         let at = match place {
             "" => &dir,
             SHARED => &shared,
+            SERVICES => services.as_ref().unwrap_or(&home),
             _ => &workspace,
         };
-        if place == SHARED && entry.content.is_empty() {
+        if entry.name.may_go() && entry.content.is_empty() {
             remove(at, name)?;
+            if let (FileName::Credential(service), Some(services)) = (&entry.name, &services) {
+                remove(services, service.as_str())?;
+            }
             continue;
         }
         let ids = match whose {
@@ -187,6 +222,12 @@ pub(crate) fn prepare_in(
         if entry.name == FileName::Token {
             publish(&home, name, entry.content.as_bytes(), 0o400, theirs)?;
         }
+        if let (FileName::Credential(service), Some(services)) = (&entry.name, &services)
+            && read_at(services, service.as_str()).is_none_or(|t| t != entry.content)
+        {
+            let text = entry.content.as_bytes();
+            publish(services, service.as_str(), text, 0o400, theirs)?;
+        }
     }
     Ok(())
 }
@@ -198,21 +239,28 @@ fn remove(at: &OwnedFd, name: &str) -> Result<()> {
     }
 }
 
-/// Shared documents that lie at a known place, by name.
-pub(crate) fn shared_in(path: &Path) -> Result<Vec<FileName>> {
+/// What was brought to a known place and may be taken away again, by name.
+pub(crate) fn brought_to(path: &Path) -> Result<Vec<FileName>> {
     let dir = open_dir(CWD, path)?;
-    let workspace = open_dir(&dir, Path::new("workspace"))?;
-    let Ok(shared) = open_dir(&workspace, Path::new("shared")) else {
-        return Ok(Vec::new());
+    let named = |place: OwnedFd, name: &dyn Fn(&str) -> Option<FileName>| {
+        let entries = rustix::fs::Dir::read_from(&place).map_err(broken("list", path))?;
+        let names = entries.flatten().filter_map(|e| name(e.file_name().to_str().ok()?));
+        Ok::<Vec<FileName>, Error>(names.collect())
     };
-    let entries = rustix::fs::Dir::read_from(&shared).map_err(broken("list", path))?;
-    let name = |entry: rustix::io::Result<rustix::fs::DirEntry>| {
-        let entry = entry.ok()?;
-        let name = entry.file_name().to_str().ok()?;
-        let slug = name.strip_suffix(".md")?.parse().ok()?;
-        Some(FileName::Shared(slug))
-    };
-    Ok(entries.filter_map(name).collect())
+    let document = |name: &str| Some(FileName::Shared(name.strip_suffix(".md")?.parse().ok()?));
+    let credential =
+        |name: &str| Some(FileName::Credential(name.strip_prefix(CREDENTIAL)?.parse().ok()?));
+    let trust = |name: &str| Some(FileName::Trust(name.strip_suffix(".pem")?.parse().ok()?));
+    let mut names = named(open_dir(&dir, Path::new("."))?, &credential)?;
+    for (place, name) in [
+        (SHARED, &document as &dyn Fn(&str) -> Option<FileName>),
+        (SERVICES, &trust),
+    ] {
+        if let Ok(place) = below(&dir, place) {
+            names.extend(named(place, name)?);
+        }
+    }
+    Ok(names)
 }
 
 /// Writes a file whole or not at all, within an open directory.

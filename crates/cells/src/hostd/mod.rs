@@ -25,7 +25,7 @@ pub use claims::{Claim, Claims};
 pub use client::Client;
 pub use disks::Disks;
 pub use files::{FileEntry, FileName};
-pub(crate) use files::{kept, prepare_in, read_in, shared_in};
+pub(crate) use files::{brought_to, kept, prepare_in, read_in};
 pub use journal::Line;
 pub use place::{descend, detach, ensure, keeps};
 pub use server::{Config, inline, parse, serve};

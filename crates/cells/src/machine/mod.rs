@@ -375,7 +375,7 @@ fn identity(cell: &CellName, files: &Path) -> Result<Vec<FileEntry>> {
     }
     let names = FileName::FOR_AGENTS.into_iter();
     names
-        .chain(crate::hostd::shared_in(files)?)
+        .chain(crate::hostd::brought_to(files)?)
         .filter_map(|name| match crate::hostd::kept(files, &name) {
             Ok(None) => None,
             Ok(Some(content)) => Some(Ok(FileEntry { name, content })),

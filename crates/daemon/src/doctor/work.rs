@@ -38,11 +38,13 @@ pub(super) async fn agents(
     }
     for service in view::services(house).await?.services {
         let good = service.healthy != Some(false) && service.presence != "degraded";
+        let why = service.waits.as_ref().or(service.trouble.as_ref());
+        let more = why.map_or_else(String::new, |w| format!(": {w}"));
         checks.add(
             &format!("service.{}", service.name),
-            good,
+            good && why.is_none(),
             "warn",
-            format!("{} is {}", service.name, service.presence),
+            format!("{} is {}{more}", service.name, service.presence),
             &format!("`abbey service logs {}` shows its output", service.name),
         );
     }

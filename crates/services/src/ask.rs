@@ -1,0 +1,156 @@
+//! What the control plane asks a service, and how it answers: one JSON document each.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+
+/// Longest question, bytes.
+const QUESTION_MAX: u64 = 64 << 10;
+/// Longest name of what belongs to a consumer, bytes. Source: PostgreSQL's `NAMEDATALEN`, less its end.
+pub const NAME_MAX: usize = 63;
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Question {
+    /// Who has something here.
+    State {},
+    /// Gives a consumer its place and a new credential; what was there before is kept.
+    Open {
+        /// What it is called here.
+        name: String,
+        /// Its credential from now on.
+        secret: String,
+        /// Most connections at once.
+        connections: u32,
+    },
+    /// Takes a consumer's credential away; what it left is backed up and kept.
+    Close {
+        /// What it is called here.
+        name: String,
+        /// Instant, milliseconds since 1970.
+        at_ms: i64,
+    },
+    /// Removes what a closed consumer left, after one more backup.
+    Drop {
+        /// What it is called here.
+        name: String,
+        /// Instant, milliseconds since 1970.
+        at_ms: i64,
+    },
+    /// Makes a copy of what a consumer has.
+    Backup {
+        /// What it is called here.
+        name: String,
+        /// Instant, milliseconds since 1970.
+        at_ms: i64,
+    },
+}
+
+/// One who has something here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// What it is called here.
+    pub name: String,
+    /// Whether its credential is good.
+    pub open: bool,
+    /// Since when it is closed, milliseconds since 1970; none while it is open, or not wholly closed.
+    pub closed_ms: Option<i64>,
+    /// Most connections at once; -1 for any number.
+    pub connections: i64,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// Who has something here, and what proves the service to its clients.
+    State {
+        /// By name.
+        holdings: Vec<Holding>,
+        /// PEM certificate that clients trust.
+        certificate: Option<String>,
+    },
+    /// It is done.
+    Done {
+        /// Where a copy is, in the service's own directory.
+        backup: Option<String>,
+        /// Its size.
+        bytes: u64,
+    },
+    /// It could not be done.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Question {
+    /// Refuses names that could be anything but a name; they are quoted all the same.
+    fn checked(self) -> Result<Question> {
+        let name = match &self {
+            Question::State {} => return Ok(self),
+            Question::Open { name, .. }
+            | Question::Close { name, .. }
+            | Question::Drop { name, .. }
+            | Question::Backup { name, .. } => name,
+        };
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+        let begins = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
+        if !begins || name.len() > NAME_MAX || !name.bytes().all(plain) {
+            return Err(Error::Question(format!("`{name}` is no name")));
+        }
+        if let Question::Open { secret, .. } = &self {
+            let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+            if secret.len() < 16 || secret.len() > 256 || !secret.bytes().all(word) {
+                return Err(Error::Question("the credential is none of the house's".to_owned()));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Reads the question, and prints the answer; a refusal is an answer too.
+pub(crate) fn answer(reply: impl FnOnce(Question) -> Result<Answer>) -> Result<i32> {
+    let mut text = String::new();
+    let input = std::io::stdin().lock().take(QUESTION_MAX).read_to_string(&mut text);
+    input.map_err(Error::file("read", "standard input"))?;
+    let question: std::result::Result<Question, _> = serde_json::from_str(&text);
+    let answered = question
+        .map_err(|e| Error::Question(e.to_string()))
+        .and_then(Question::checked)
+        .and_then(reply);
+    let answer = answered.unwrap_or_else(|error| Answer::Failed {
+        why: error.to_string(),
+    });
+    let text = serde_json::to_string(&answer).unwrap_or_default();
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    written.map_err(Error::file("write", "standard output"))?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_name_is_refused_before_anything_is_done() {
+        let close = |name: &str| Question::Close {
+            name: name.to_owned(),
+            at_ms: 0,
+        };
+        for bad in ["", "1a", "a b", "a\"; drop", "A", "a'", &"a".repeat(64)] {
+            assert!(close(bad).checked().is_err(), "{bad}");
+        }
+        assert!(close("agent_iris").checked().is_ok());
+        let open = |secret: &str| Question::Open {
+            name: "a".to_owned(),
+            secret: secret.to_owned(),
+            connections: 1,
+        };
+        assert!(open("short").checked().is_err());
+        assert!(open("sixteen-letters'--").checked().is_err());
+        assert!(open("abbey_db_0123456789abcdef").checked().is_ok());
+    }
+}

@@ -1,0 +1,76 @@
+//! Programs of the stock services. Each runs in the cell of its service, as the cell's user; the control plane asks it
+//! what a consumer needs by running this binary once more in that cell, with JSON on standard input.
+
+pub mod ask;
+pub mod postgres;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Why a stock service did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or a program of the host.
+    #[error("could not {what} `{}`: {source}", path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A program that the service consists of is not there.
+    #[error("{what} was not found in this cell; {remedy}")]
+    Missing {
+        /// Which.
+        what: &'static str,
+        /// What to do.
+        remedy: String,
+    },
+    /// A program of the service refused.
+    #[error("{what}: {said}")]
+    Refused {
+        /// What was asked of it.
+        what: &'static str,
+        /// Its own words.
+        said: String,
+    },
+    /// The question itself.
+    #[error("this cannot be asked of the service: {0}")]
+    Question(String),
+}
+
+/// Outcome of a stock service.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    fn file(what: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_owned();
+        move |source| Error::File { what, path, source }
+    }
+}
+
+/// Plays a part of a stock service: `KIND serve --address A --port N`, or `KIND ask` with a question on standard input.
+///
+/// # Errors
+/// What could not be done, in words for the service's log.
+pub async fn run(args: &[OsString]) -> Result<i32> {
+    let word = |i: usize| args.get(i).and_then(|a| a.to_str()).unwrap_or_default();
+    let value = |name: &str| {
+        let at = args.iter().position(|a| a == name)?;
+        args.get(at + 1)?.to_str()
+    };
+    let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    match (word(0), word(1)) {
+        ("postgres", "serve") => {
+            let port = value("--port").and_then(|p| p.parse().ok());
+            let (Some(address), Some(port)) = (value("--address"), port) else {
+                return Err(Error::Question("`--address` and `--port` are missing".to_owned()));
+            };
+            postgres::serve(&home, address, port).await
+        }
+        ("postgres", "ask") => ask::answer(|question| postgres::answer(&home, question)),
+        (kind, part) => Err(Error::Question(format!("there is no `{kind} {part}`"))),
+    }
+}

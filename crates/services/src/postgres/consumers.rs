@@ -1,0 +1,256 @@
+//! A database and a role for each consumer. The server itself remembers who is closed and since when, so what it says
+//! is the whole state, also after a backup of it was put back.
+
+use super::{ADMIN, Places};
+use crate::ask::{Answer, Holding, Question};
+use crate::{Error, Result};
+use serde::Deserialize;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Copies kept of one database.
+const BACKUPS_MAX: usize = 5;
+/// How the comment of a closed database begins.
+const CLOSED: &str = "closed by abbey at ";
+
+/// Databases that are a consumer's, with their roles.
+const STATE: &str = "
+SELECT coalesce(json_agg(json_build_object('name', d.datname, 'open', r.rolcanlogin, 'connections', r.rolconnlimit,
+       'comment', shobj_description(d.oid, 'pg_database')) ORDER BY d.datname), '[]')
+FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba
+WHERE r.rolname = d.datname AND shobj_description(r.oid, 'pg_authid') = 'of abbey';
+";
+
+/// Makes what is not there yet; each statement may find its work done.
+const OPEN: &str = r#"
+SET log_statement = 'none'; SET log_min_error_statement = 'panic';
+SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'name') AS new \gset
+\if :new
+  BEGIN;
+  CREATE ROLE :"name" NOLOGIN;
+  COMMENT ON ROLE :"name" IS 'of abbey';
+  COMMIT;
+\endif
+ALTER ROLE :"name" NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNECTION LIMIT :connections;
+SELECT format('CREATE DATABASE %I OWNER %I TEMPLATE template0', :'name', :'name')
+  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \gexec
+REVOKE ALL ON DATABASE :"name" FROM PUBLIC;
+REVOKE ALL ON DATABASE postgres FROM PUBLIC;
+REVOKE ALL ON DATABASE template1 FROM PUBLIC;
+COMMENT ON DATABASE :"name" IS NULL;
+ALTER ROLE :"name" LOGIN PASSWORD :'secret';
+"#;
+
+/// What has this name and is none of ours.
+const FOREIGN: &str = "
+SELECT 'a role' FROM pg_roles
+  WHERE rolname = :'name' AND shobj_description(oid, 'pg_authid') IS DISTINCT FROM 'of abbey'
+UNION ALL
+SELECT 'a database' FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba
+  WHERE d.datname = :'name' AND r.rolname <> d.datname;
+";
+
+/// Keeps a consumer out, also where it is in.
+const SHUT: &str = r#"
+ALTER ROLE :"name" NOLOGIN PASSWORD NULL;
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = :'name' OR usename = :'name';
+"#;
+
+const MARK: &str = r#"
+COMMENT ON DATABASE :"name" IS :'comment';
+"#;
+
+const DROP: &str = r#"
+SELECT format('DROP DATABASE %I WITH (FORCE)', :'name')
+  WHERE EXISTS (SELECT FROM pg_database WHERE datname = :'name') \gexec
+SELECT format('DROP ROLE %I', :'name')
+  WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = :'name') \gexec
+"#;
+
+#[derive(Deserialize)]
+struct Row {
+    name: String,
+    open: bool,
+    connections: i64,
+    comment: Option<String>,
+}
+
+/// Answers one question.
+pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
+    let done = Answer::Done {
+        backup: None,
+        bytes: 0,
+    };
+    match question {
+        Question::State {} => {
+            let path = places.certificate();
+            let certificate = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+            Ok(Answer::State {
+                holdings: holdings(places)?,
+                certificate: Some(certificate),
+            })
+        }
+        Question::Open {
+            name,
+            secret,
+            connections,
+        } => {
+            let foreign = psql(places, &[("name", &name)], FOREIGN)?;
+            if !foreign.is_empty() {
+                let text = format!("{foreign} `{name}` is there already and is not of the house; give its agent another name in `names`");
+                return Err(Error::Question(text.replace('\n', " and ")));
+            }
+            let connections = connections.to_string();
+            let set = [
+                ("name", name.as_str()),
+                ("secret", &secret),
+                ("connections", &connections),
+            ];
+            psql(places, &set, OPEN)?;
+            Ok(done)
+        }
+        Question::Close { name, at_ms } => {
+            let Some(held) = find(places, &name)? else {
+                return Ok(done);
+            };
+            psql(places, &[("name", &name)], SHUT)?;
+            if held.closed_ms.is_some() {
+                return Ok(done);
+            }
+            let copy = backup(places, &name, at_ms)?;
+            let comment = format!("{CLOSED}{at_ms}");
+            psql(places, &[("name", &name), ("comment", &comment)], MARK)?;
+            Ok(copy)
+        }
+        Question::Drop { name, at_ms } => {
+            let Some(held) = find(places, &name)? else {
+                return Ok(done);
+            };
+            if held.open {
+                return Err(Error::Question(format!("`{name}` is in use; it is closed first")));
+            }
+            let copy = backup(places, &name, at_ms)?;
+            psql(places, &[("name", &name)], DROP)?;
+            Ok(copy)
+        }
+        Question::Backup { name, at_ms } => backup(places, &name, at_ms),
+    }
+}
+
+fn find(places: &Places, name: &str) -> Result<Option<Holding>> {
+    Ok(holdings(places)?.into_iter().find(|h| h.name == name))
+}
+
+fn holdings(places: &Places) -> Result<Vec<Holding>> {
+    let text = psql(places, &[], STATE)?;
+    let rows: Vec<Row> = serde_json::from_str(&text).map_err(|e| Error::Refused {
+        what: "list databases",
+        said: e.to_string(),
+    })?;
+    let holding = |row: Row| Holding {
+        closed_ms: row
+            .comment
+            .as_deref()
+            .and_then(|c| c.strip_prefix(CLOSED)?.parse().ok()),
+        name: row.name,
+        open: row.open,
+        connections: row.connections,
+    };
+    Ok(rows.into_iter().map(holding).collect())
+}
+
+/// Runs a script as the administrator. Values are quoted by psql; they come by its standard input and not in argv.
+fn psql(places: &Places, set: &[(&str, &str)], script: &str) -> Result<String> {
+    let program = places.programs()?.join("psql");
+    let child = Command::new(&program)
+        .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+        .args(["--set", "ON_ERROR_STOP=1", "--username", ADMIN, "--dbname", "postgres"])
+        .arg("--host")
+        .arg(places.socket())
+        .args(["--port", &port()])
+        .args(["--file", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.map_err(Error::file("run", &program))?;
+    let mut text = String::new();
+    for (name, value) in set {
+        // Names, numbers and credentials are words; a comment is one of ours.
+        text.push_str(&format!("\\set {name} '{value}'\n"));
+    }
+    text.push_str(script);
+    if let Some(mut input) = child.stdin.take() {
+        let written = input.write_all(text.as_bytes());
+        written.map_err(Error::file("tell", &program))?;
+    }
+    let out = child.wait_with_output().map_err(Error::file("run", &program))?;
+    if !out.status.success() {
+        return Err(Error::Refused {
+            what: "the database server",
+            said: String::from_utf8_lossy(&out.stderr).trim().to_owned(),
+        });
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+}
+
+/// The port is also part of the socket's name.
+fn port() -> String {
+    std::env::var("PORT").unwrap_or_else(|_| "5432".to_owned())
+}
+
+/// A copy that can be read back, or none; the oldest beyond a few go.
+fn backup(places: &Places, name: &str, at_ms: i64) -> Result<Answer> {
+    let bin = places.programs()?;
+    let dir = places.backups();
+    let path = dir.join(format!("{name}@{at_ms:015}.dump"));
+    let new = path.with_extension("new");
+    let dump = bin.join("pg_dump");
+    let mut command = Command::new(&dump);
+    command
+        .args(["--format=custom", "--no-password", "--username", ADMIN, "--dbname", name])
+        .arg("--host")
+        .arg(places.socket())
+        .args(["--port", &port()])
+        .arg("--file")
+        .arg(&new);
+    complete(&mut command, "pg_dump", &dump)?;
+    let restore = bin.join("pg_restore");
+    complete(Command::new(&restore).arg("--list").arg(&new), "pg_restore --list", &restore)?;
+    let synced = fs::File::open(&new).and_then(|f| f.sync_all());
+    synced
+        .and_then(|()| fs::rename(&new, &path))
+        .map_err(Error::file("publish", &path))?;
+    let bytes = fs::metadata(&path).map_or(0, |m| m.len());
+    let prefix = format!("{name}@");
+    let mut kept: Vec<PathBuf> = fs::read_dir(&dir)
+        .map_err(Error::file("list", &dir))?
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "dump"))
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
+        .collect();
+    kept.sort();
+    let surplus = kept.len().saturating_sub(BACKUPS_MAX);
+    for old in kept.into_iter().take(surplus) {
+        fs::remove_file(&old).map_err(Error::file("remove", old))?;
+    }
+    let relative = path.strip_prefix(&places.home).unwrap_or(&path);
+    Ok(Answer::Done {
+        backup: Some(relative.display().to_string()),
+        bytes,
+    })
+}
+
+fn complete(command: &mut Command, what: &'static str, program: &std::path::Path) -> Result<()> {
+    let out = command.output().map_err(Error::file("run", program))?;
+    match out.status.success() {
+        true => Ok(()),
+        false => Err(Error::Refused {
+            what,
+            said: String::from_utf8_lossy(&out.stderr).trim().to_owned(),
+        }),
+    }
+}
