@@ -22,6 +22,7 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
         ("busybox", "busybox-static"),
         ("systemd-analyze", "systemd"),
         ("shellcheck", "shellcheck"),
+        ("pg_ctlcluster", "postgresql"),
     ])?;
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;
     println!(

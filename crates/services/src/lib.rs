@@ -21,7 +21,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A program that the service consists of is not there.
-    #[error("{what} was not found in this cell; {remedy}")]
+    #[error("{what} was not found; {remedy}")]
     Missing {
         /// Which.
         what: &'static str,
@@ -48,6 +48,17 @@ impl Error {
     fn file(what: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_owned();
         move |source| Error::File { what, path, source }
+    }
+}
+
+/// Whether the host has what a stock service consists of.
+///
+/// # Errors
+/// What is missing, and what to install.
+pub fn found(kind: &str) -> Result<()> {
+    match kind {
+        "postgres" => postgres::found(),
+        _ => Ok(()),
     }
 }
 

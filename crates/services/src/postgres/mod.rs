@@ -54,12 +54,21 @@ impl Places {
                 what: "the PostgreSQL that wrote these databases",
                 remedy: format!("install version {version} (on Debian: postgresql-{version}), or restore a backup into another"),
             },
-            None => Error::Missing {
-                what: "PostgreSQL",
-                remedy: "install it on the host (on Debian: postgresql)".to_owned(),
-            },
+            None => missing(),
         })
     }
+}
+
+fn missing() -> Error {
+    Error::Missing {
+        what: "PostgreSQL",
+        remedy: "install it on the host (on Debian: postgresql)".to_owned(),
+    }
+}
+
+/// Whether the host has any PostgreSQL.
+pub(crate) fn found() -> Result<()> {
+    programs(None).map(drop).ok_or_else(missing)
 }
 
 /// The directory of PostgreSQL's programs: of this version, or the newest that there is.
