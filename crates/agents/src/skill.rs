@@ -15,41 +15,42 @@ const TEXT_MAX: u64 = 256 << 10;
 const DESCRIPTION_MAX: usize = 1024;
 
 /// Facts of the host that a skill may be granted.
-pub const FACTS: [&str; 7] = [
-    "disks", "system", "cells", "services", "logs", "backup", "report",
+pub const FACTS: [&str; 9] = [
+    "disks", "system", "cells", "services", "logs", "backup", "report", "firewall", "zfs",
 ];
 
+/// What a skill may be granted that the house does for it.
+pub const OPERATIONS: [&str; 3] = ["service-restart", "cell-restart", "zfs-snapshot"];
+
 /// Stock skills: name and text.
-const STOCK: [(&str, &str); 11] = [
-    (
-        "backup-state",
-        include_str!("../skills/backup-state/SKILL.md"),
-    ),
-    (
-        "cell-status",
-        include_str!("../skills/cell-status/SKILL.md"),
-    ),
-    ("checkpoint", include_str!("../skills/checkpoint/SKILL.md")),
-    (
-        "checkpoint-restore",
-        include_str!("../skills/checkpoint-restore/SKILL.md"),
-    ),
-    ("report", include_str!("../skills/report/SKILL.md")),
-    ("disk-usage", include_str!("../skills/disk-usage/SKILL.md")),
-    ("git-merge", include_str!("../skills/git-merge/SKILL.md")),
-    (
-        "git-release-tag",
-        include_str!("../skills/git-release-tag/SKILL.md"),
-    ),
-    ("log-search", include_str!("../skills/log-search/SKILL.md")),
-    (
-        "service-status",
-        include_str!("../skills/service-status/SKILL.md"),
-    ),
-    (
-        "system-stats",
-        include_str!("../skills/system-stats/SKILL.md"),
-    ),
+macro_rules! stock {
+    ($($name:literal),+ $(,)?) => {
+        [$(($name, include_str!(concat!("../skills/", $name, "/SKILL.md")))),+]
+    };
+}
+const STOCK: [(&str, &str); 22] = stock![
+    "backup-db",
+    "backup-state",
+    "cell-restart",
+    "cell-status",
+    "checkpoint",
+    "checkpoint-restore",
+    "db-migrate",
+    "db-restore",
+    "db-vacuum",
+    "disk-usage",
+    "firewall-status",
+    "git-merge",
+    "git-mirror",
+    "git-release-tag",
+    "log-search",
+    "network-check",
+    "report",
+    "service-restart",
+    "service-status",
+    "system-stats",
+    "zfs-snapshot",
+    "zfs-status",
 ];
 
 /// What a skill runs.
@@ -232,11 +233,15 @@ pub fn parse(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, Invali
         let known = grant == "workspace"
             || grant
                 .strip_prefix("fact:")
-                .is_some_and(|f| FACTS.contains(&f));
+                .is_some_and(|f| FACTS.contains(&f))
+            || grant
+                .strip_prefix("op:")
+                .is_some_and(|o| OPERATIONS.contains(&o));
         if !known {
             mistakes.push(format!(
-                "`abbey-grants`: `{grant}` is not known; there are `workspace` and fact:{}",
-                FACTS.join(", fact:")
+                "`abbey-grants`: `{grant}` is not known; there are `workspace`, fact:{} and op:{}",
+                FACTS.join(", fact:"),
+                OPERATIONS.join(", op:")
             ));
         }
     }

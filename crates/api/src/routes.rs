@@ -643,6 +643,13 @@ pub const ROUTES: &[Route] = &[
     ),
     inside(
         "POST",
+        "/api/v1/self/operations/{operation}",
+        "Something that the house does for the skill of my running task, with that task's arguments; or what a person is to be asked first",
+        None,
+        None,
+    ),
+    inside(
+        "POST",
         "/api/v1/self/facts/{fact}",
         "A host fact that the skill of my running task was granted",
         None,

@@ -6,7 +6,8 @@ use crate::{Error, provision, specs};
 use abbey_api::{ManifestBody, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
 use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window, Wish};
 use abbey_plan::{
-    AgentBudget, Applied, Charter, Endpoint, Inventory, Note, Plan, Registry, ServiceKind, Severity, templates,
+    AgentBudget, Applied, Charter, Endpoint, Inventory, Note, Plan, Registry, ServiceKind,
+    Severity, templates,
 };
 use abbey_store::{BudgetLimit, CellChange, Commit};
 use std::collections::BTreeMap;
@@ -261,9 +262,7 @@ fn host_notes(
     }
     for service in parsed.services.values() {
         let found = match service.kind {
-            ServiceKind::Command => {
-                specs::find_command(&service.command, &body.base_dir).map(drop)
-            }
+            ServiceKind::Command => specs::find_command(&service.command, &body.base_dir).map(drop),
             kind => abbey_services::found(kind.name()).map_err(|e| e.to_string()),
         };
         if let Err(text) = found {

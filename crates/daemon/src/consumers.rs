@@ -134,7 +134,14 @@ async fn settle(
     for agent in &users {
         let name = service.name_for(agent);
         let held = holdings.iter().find(|h| h.name == name);
-        open(house, current, (service, agent), (held, certificate.as_deref()), known).await?;
+        open(
+            house,
+            current,
+            (service, agent),
+            (held, certificate.as_deref()),
+            known,
+        )
+        .await?;
     }
     let wanted: BTreeSet<String> = users.iter().map(|a| service.name_for(a)).collect();
     let mut due = IDLE;
@@ -166,7 +173,9 @@ async fn open(
     let trust = certificate.unwrap_or_default();
     let digest = abbey_agents::digest(format!("{text}\n{trust}").as_bytes());
     let as_it_should = held.is_some_and(|h| {
-        h.open && (service.kind != ServiceKind::Postgres || h.connections == i64::from(service.connections))
+        h.open
+            && (service.kind != ServiceKind::Postgres
+                || h.connections == i64::from(service.connections))
     });
     if as_it_should && known.given.get(&key) == Some(&digest) {
         return Ok(());
@@ -289,7 +298,7 @@ impl Line {
     fn of(kind: ServiceKind, name: &str) -> Line {
         let before = match kind {
             // Source: PostgreSQL, "The Password File".
-            ServiceKind::Postgres => format!("*:*:{name}:{name}:"),
+            ServiceKind::Postgres => format!("*:*:*:{name}:"),
             ServiceKind::Git | ServiceKind::Site | ServiceKind::Command => String::new(),
         };
         Line {

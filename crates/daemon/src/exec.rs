@@ -138,7 +138,10 @@ pub(crate) async fn ask(
         Some(0) => Ok(answer),
         code => {
             let code = code.map_or_else(|| "lost".to_owned(), |c| c.to_string());
-            let text = format!("{name} was asked and did not answer (status {code}): {}", said.trim());
+            let text = format!(
+                "{name} was asked and did not answer (status {code}): {}",
+                said.trim()
+            );
             Err(Problem::new(FaultKind::Unavailable, text).into())
         }
     }

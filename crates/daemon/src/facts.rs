@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::house::House;
-use crate::{Error, backup, documents, logs, reports, view};
+use crate::{Error, backup, documents, logs, operations, reports, view};
 use abbey_api::Problem;
 use abbey_model::FaultKind;
 use serde_json::{Value, json};
@@ -24,6 +24,8 @@ pub(crate) async fn fact(house: &Arc<House>, name: &str, args: &Value) -> Result
         "services" => Ok(json!({ "services": view::services(house).await?.services })),
         "logs" => Ok(search(house, args["query"].as_str().unwrap_or_default()).await),
         "backup" => own_backup(house).await,
+        "firewall" => operations::firewall(house).await,
+        "zfs" => Ok(operations::zfs().await),
         "report" => {
             let report = reports::make(house, args["name"].as_str().unwrap_or("progress")).await?;
             Ok(json!({ "text": documents::as_text(&report), "report": report }))

@@ -7,7 +7,7 @@ use crate::evidence::{self, Found};
 use crate::house::{Current, House};
 use crate::outside::{SearchQuery, find_skills, refuse_unknown};
 use crate::web::{Doc, Input, header, problem};
-use crate::{facts, view};
+use crate::{facts, operations, view};
 use abbey_api::routes::Door;
 use abbey_api::*;
 use abbey_engine::task::LEASE_TTL;
@@ -55,6 +55,7 @@ pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
         .route("/api/v1/self/approvals/{approval}/use", post(use_approval))
         .route("/api/v1/self/skills", get(skills))
         .route("/api/v1/self/facts/{fact}", post(fact))
+        .route("/api/v1/self/operations/{operation}", post(operate))
         .merge(crate::documents::inside())
         .route("/api/v1/self/charter", get(charter))
         .route("/api/v1/self/activity", post(note))
@@ -597,29 +598,22 @@ async fn fact(
     Path(name): Path<String>,
     Input(args): Input<Value>,
 ) -> Result<Doc<Value>> {
-    let running = abbey_store::TaskFilter {
-        states: vec![abbey_model::TaskState::Running],
-        assignee: Some(slug.clone()),
-        limit: 64,
-        ..Default::default()
-    };
-    let skills = house.skills();
-    let wanted = format!("fact:{name}");
-    let granted = house.store.tasks(running).await?.iter().any(|t| {
-        let held = t.phase.lease().is_some_and(|l| l.holder == slug);
-        held && t
-            .route
-            .skill
-            .as_ref()
-            .and_then(|s| skills.all.get(s))
-            .is_some_and(|s| s.grants.contains(&wanted))
-    });
-    if !granted {
+    let granted = operations::granted(&house, &slug, &format!("fact:{name}")).await?;
+    if granted.is_none() {
         let text =
             format!("no running task of `{slug}` uses a skill that may read the fact `{name}`");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     }
     Ok(Doc(facts::fact(&house, &name, &args).await?))
+}
+
+/// The house does something for the caller, whose running task has a skill that may.
+async fn operate(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+) -> Result<Doc<Value>> {
+    Ok(Doc(operations::operate(&house, &slug, &name).await?))
 }
 
 async fn charter(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {

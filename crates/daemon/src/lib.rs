@@ -31,6 +31,7 @@ mod loops;
 mod meter;
 mod metrics;
 mod names;
+mod operations;
 mod org;
 mod outside;
 mod outside_cells;

@@ -4,9 +4,9 @@ use crate::error::Result;
 use crate::house::House;
 use crate::outside::{known_agent, slug_of};
 use crate::web::{Doc, Input};
-use crate::{attach, exec, logs, provision, view};
+use crate::{attach, exec, logs, operations, provision, view};
 use abbey_api::*;
-use abbey_model::{CellName, FaultKind, Millis, Principal, Wish};
+use abbey_model::{CellName, FaultKind, Principal, Wish};
 use abbey_store::CellChange;
 use axum::Router;
 use axum::extract::{Path, Query, State};
@@ -152,12 +152,8 @@ async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<ser
 }
 
 async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    let slug = known_agent(&house, &name)?;
-    let cell = CellName::Agent(slug);
-    let (backend, target) = (Arc::clone(&house.backend), cell.clone());
-    let asked =
-        tokio::task::spawn_blocking(move || backend.stop(&target, Millis::from_secs(10))).await;
-    asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
+    let cell = CellName::Agent(known_agent(&house, &name)?);
+    operations::restart(&house, cell, Principal::Operator).await?;
     // It is wanted up, so the reconciler boots it anew once it has ended.
     wish(&house, &name, Wish::Up).await
 }
@@ -174,19 +170,7 @@ async fn restart_service(
         let text = format!("there is no service `{name}`");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     }
-    let (backend, cell) = (Arc::clone(&house.backend), CellName::Service(slug));
-    let target = cell.clone();
-    let asked =
-        tokio::task::spawn_blocking(move || backend.stop(&target, Millis::from_secs(10))).await;
-    asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
-    let note = abbey_store::Note {
-        actor: Principal::Operator,
-        action: "service.restart".to_owned(),
-        entity: cell.to_string(),
-        detail: serde_json::json!({}),
-    };
-    house.store.append(note).await?;
-    house.cells_changed.notify_one();
+    operations::restart(&house, CellName::Service(slug), Principal::Operator).await?;
     Ok(Doc(
         serde_json::json!({ "version": VERSION, "service": name }),
     ))

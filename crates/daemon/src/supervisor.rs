@@ -2,7 +2,9 @@
 //! happens when it ends.
 
 use crate::house::House;
-use crate::{consumers, delegate, documents, firewall, journal, loops, reconcile, schedules, workflows};
+use crate::{
+    consumers, delegate, documents, firewall, journal, loops, reconcile, schedules, workflows,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;

@@ -264,7 +264,8 @@ async fn agent(
 pub(crate) fn uses(plan: &abbey_plan::House, agent: &abbey_plan::Agent, service: &Slug) -> bool {
     let model = agent.model.as_ref();
     let provider = model.and_then(|m| plan.providers.get(&m.provider));
-    let thinks = provider.is_some_and(|p| p.endpoint == abbey_plan::Endpoint::Service(service.clone()));
+    let thinks =
+        provider.is_some_and(|p| p.endpoint == abbey_plan::Endpoint::Service(service.clone()));
     thinks || agent.uses.contains(service)
 }
 
@@ -274,7 +275,16 @@ pub(crate) async fn not_well(house: &House, current: &Current, service: &Slug) -
     let at = abbey_plan::endpoint(&current.registry, service);
     let seen = seen(house);
     let seen = seen.get(&CellName::Service(service.clone()));
-    let running = seen.is_some_and(|s| matches!(s.observed, Observed::Running { ready: true, stopping: false, .. }));
+    let running = seen.is_some_and(|s| {
+        matches!(
+            s.observed,
+            Observed::Running {
+                ready: true,
+                stopping: false,
+                ..
+            }
+        )
+    });
     if !running {
         return Some(format!("service `{service}` is not up"));
     }

@@ -49,7 +49,10 @@ pub fn reaches(
             return None;
         }
         let to = endpoint(registry, &service.slug)?;
-        let offset = service.slot.as_ref().and_then(|s| house.network.slots.get(s));
+        let offset = service
+            .slot
+            .as_ref()
+            .and_then(|s| house.network.slots.get(s));
         let address = match (walled, subnet, offset) {
             (false, ..) => *to.ip(),
             (true, Some(subnet), Some(offset)) => subnet.address(*offset)?,

@@ -52,11 +52,7 @@ pub(crate) const SERVICES: Shape = Shape::Map(&Shape::Object(&[
         Shape::Boolean,
         "Whether every agent may use it; default true. Otherwise only who `uses` it.",
     ),
-    key(
-        "needs",
-        NAMES,
-        "Services that are well before it starts.",
-    ),
+    key("needs", NAMES, "Services that are well before it starts."),
     key(
         "names",
         Shape::Map(&Shape::Name),
@@ -153,7 +149,10 @@ impl Decoder<'_> {
             );
         }
         if kind.is_stock() && probe.is_some() {
-            let text = format!("the house knows by itself whether a `{}` is well", kind.name());
+            let text = format!(
+                "the house knows by itself whether a `{}` is well",
+                kind.name()
+            );
             self.blame(value.get("probe"), text);
         }
         for (name, used) in [
@@ -257,7 +256,10 @@ impl Decoder<'_> {
             let used = names(Some(&entry.value), "uses");
             for name in used.iter().filter(|n| !services.contains_key(*n)) {
                 let known = nearest(name.as_str(), services.keys().map(Slug::as_str));
-                let text = format!("agent `{}` uses `{name}`, and no such service is declared{known}", entry.key);
+                let text = format!(
+                    "agent `{}` uses `{name}`, and no such service is declared{known}",
+                    entry.key
+                );
                 self.blame(entry.value.get("uses"), text);
             }
         }
@@ -267,7 +269,10 @@ impl Decoder<'_> {
             };
             let at = entry.value.get("names");
             for agent in service.names.keys() {
-                if !agents.get(agent).is_some_and(|a| a.uses.contains(&service.slug)) {
+                if !agents
+                    .get(agent)
+                    .is_some_and(|a| a.uses.contains(&service.slug))
+                {
                     let text = format!("no agent `{agent}` uses `{}`", service.slug);
                     self.blame(at, text);
                 }
@@ -279,7 +284,10 @@ impl Decoder<'_> {
                 if service.kind == ServiceKind::Postgres
                     && (TAKEN.contains(&name.as_str()) || name.starts_with("pg_"))
                 {
-                    let text = format!("`{name}` is a name of the server's own; give `{}` another", agent.slug);
+                    let text = format!(
+                        "`{name}` is a name of the server's own; give `{}` another",
+                        agent.slug
+                    );
                     self.blame(at, text);
                 }
                 if let Some(other) = held.insert(name.clone(), &agent.slug) {

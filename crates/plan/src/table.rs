@@ -487,4 +487,5 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
 ]);
 
 const IMAGE: &str = "What its microVM boots from (see `abbey image`), or its container is made from. Default `base`.";
-pub(crate) const EGRESS: &str = "What it may reach outside: `none` (the default), `full`, or a list.";
+pub(crate) const EGRESS: &str =
+    "What it may reach outside: `none` (the default), `full`, or a list.";

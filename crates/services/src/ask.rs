@@ -103,7 +103,9 @@ impl Question {
         if let Question::Open { secret, .. } = &self {
             let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
             if secret.len() < 16 || secret.len() > 256 || !secret.bytes().all(word) {
-                return Err(Error::Question("the credential is none of the house's".to_owned()));
+                return Err(Error::Question(
+                    "the credential is none of the house's".to_owned(),
+                ));
             }
         }
         Ok(self)
@@ -113,7 +115,10 @@ impl Question {
 /// Reads the question, and prints the answer; a refusal is an answer too.
 pub(crate) fn answer(reply: impl FnOnce(Question) -> Result<Answer>) -> Result<i32> {
     let mut text = String::new();
-    let input = std::io::stdin().lock().take(QUESTION_MAX).read_to_string(&mut text);
+    let input = std::io::stdin()
+        .lock()
+        .take(QUESTION_MAX)
+        .read_to_string(&mut text);
     input.map_err(Error::file("read", "standard input"))?;
     let question: std::result::Result<Question, _> = serde_json::from_str(&text);
     let answered = question

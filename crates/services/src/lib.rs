@@ -77,7 +77,9 @@ pub async fn run(args: &[OsString]) -> Result<i32> {
         ("postgres", "serve") => {
             let port = value("--port").and_then(|p| p.parse().ok());
             let (Some(address), Some(port)) = (value("--address"), port) else {
-                return Err(Error::Question("`--address` and `--port` are missing".to_owned()));
+                return Err(Error::Question(
+                    "`--address` and `--port` are missing".to_owned(),
+                ));
             };
             postgres::serve(&home, address, port).await
         }

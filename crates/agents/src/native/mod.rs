@@ -4,6 +4,7 @@
 
 mod document;
 mod files;
+mod gate;
 mod model;
 mod prompt;
 mod session;

@@ -1,10 +1,11 @@
 //! One run: the dual-layer decision, carried out (S4-23, S4-24).
 
 use super::session::Session;
-use super::{files, model, prompt, through_restart, tools};
+use super::{files, gate, model, prompt, through_restart, tools};
 use crate::digest;
+use crate::programs::{APPROVED, ASK, ASKS};
 use abbey_api::client::Client;
-use abbey_api::{OfferDoc, SkillView, SkillsDoc};
+use abbey_api::{OfferDoc, SkillView, SkillsDoc, UseBody};
 use abbey_model::{EndReason, ToolPolicy};
 use serde_json::{Map, Value, json};
 use std::process::Stdio;
@@ -126,6 +127,20 @@ impl Work {
             }
             None => tokio::process::Command::new(program),
         };
+        match gate::decided(&self.offer, &skill.name, &args) {
+            gate::Word::No(text) => return failed(format!("skill `{}`: {text}", skill.name)),
+            gate::Word::Yes(id) if !gate::is_the_houses(skill) => {
+                let body = UseBody {
+                    action: gate::action(&skill.name),
+                    args: args.clone(),
+                };
+                if let Err(why) = gate::take(&self.client, &self.right, &id, &body).await {
+                    return failed(why);
+                }
+                command.env(APPROVED, id);
+            }
+            gate::Word::Yes(_) | gate::Word::Nothing => {}
+        }
         let span = digest(self.run.as_bytes());
         let span = span.get(..16).unwrap_or_default();
         let child = command
@@ -181,6 +196,17 @@ impl Work {
             "event": "skill", "run": self.run, "skill": skill.name, "skill_hash": skill.hash, "args": args,
             "status": status.code(), "output_hash": digest(printed.as_bytes()),
         }));
+        if status.code() == Some(ASKS)
+            && let Some(why) = answer[ASK]["why"].as_str()
+        {
+            let asked = gate::ask(&self.client, &self.right, (&skill.name, args), why).await;
+            return match asked {
+                Ok(id) => Ending::Waits {
+                    text: format!("{}{id}", tools::ASKED),
+                },
+                Err(why) => failed(why),
+            };
+        }
         self.facts.insert("receipts".to_owned(), 1.into());
         let lacks = self.lacks(&answer["data"]);
         if status.success() && !lacks.is_empty() {

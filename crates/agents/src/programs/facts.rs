@@ -164,3 +164,57 @@ pub(super) async fn backup_state() -> Outcome {
     );
     Ok((text, data))
 }
+
+/// Has the house do something; what it answers may be a question to a person first.
+pub(super) async fn operate(name: &str) -> Outcome {
+    let client = door_client().map_err(|e| e.to_string())?;
+    let path = format!("/api/v1/self/operations/{name}");
+    let body = json!({});
+    let done = through_restart(|| client.post::<Value>(&path, &body, &[])).await;
+    let done = done.map_err(|e| format!("the house did not do it: {e}"))?;
+    let text = done["text"].as_str().unwrap_or_default().to_owned();
+    Ok((text, done))
+}
+
+pub(super) async fn firewall_status() -> Outcome {
+    let data = fact("firewall", json!({})).await?;
+    let cells = list(&data, "cells");
+    let mut text = match data["stood"].as_bool() {
+        Some(true) => "the firewall stands as the plan says".to_owned(),
+        _ => "the firewall was not as the plan says, and stands again".to_owned(),
+    };
+    let _to_a_string = write!(text, "; {} cells are behind it", cells.len());
+    for cell in cells {
+        let word = |key: &str| cell[key].as_str().unwrap_or_default().to_owned();
+        let _to_a_string = write!(
+            text,
+            "\n{}: {}, egress {}",
+            word("cell"),
+            word("subnet"),
+            word("egress")
+        );
+    }
+    Ok((text, data))
+}
+
+pub(super) async fn zfs_status() -> Outcome {
+    let data = fact("zfs", json!({})).await?;
+    if data["present"].as_bool() != Some(true) {
+        return Ok(("this host has no ZFS".to_owned(), data));
+    }
+    let mut text = String::new();
+    for pool in list(&data, "pools") {
+        let word = |key: &str| pool[key].as_str().unwrap_or_default().to_owned();
+        let _to_a_string = writeln!(
+            text,
+            "pool {}: {}, {} of {} bytes free",
+            word("name"),
+            word("health"),
+            word("free"),
+            word("size")
+        );
+    }
+    let sets = list(&data, "sets").len();
+    let _to_a_string = write!(text, "{sets} data sets");
+    Ok((text, data))
+}

@@ -106,6 +106,86 @@ fn commit_of(repository: &Path, branch: &str) -> Result<String, String> {
         .map_err(|_| format!("there is no branch `{branch}`"))
 }
 
+/// Where mirrors are, below the workspace.
+const MIRRORS: &str = "mirrors";
+
+/// Brings every branch and tag of a repository here; what is gone there goes here.
+pub(super) fn mirror(url: &str, name: &str) -> Outcome {
+    let last = url
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
+    let name = match name.is_empty() {
+        true => last.strip_suffix(".git").unwrap_or(last),
+        false => name,
+    };
+    if name.is_empty() || name.starts_with('.') {
+        return Err(format!("`{url}` names no repository; say `as NAME`"));
+    }
+    let dir = Path::new(MIRRORS);
+    std::fs::create_dir_all(dir).map_err(|e| format!("could not make `{MIRRORS}`: {e}"))?;
+    let path = dir.join(format!("{name}.git"));
+    let network = [
+        "-c",
+        "protocol.https.allow=always",
+        "-c",
+        "protocol.http.allow=always",
+    ];
+    let run = |args: &[&str]| -> Result<(), String> {
+        let args: Vec<&str> = network.iter().chain(args).copied().collect();
+        let output = command(&args).output().map_err(missing)?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        }
+    };
+    let shown = path.display().to_string();
+    let before = refs(&path);
+    if path.is_dir() {
+        let known = plumb(&path, &["config", "remote.origin.url"], &[], "")?;
+        if known != url {
+            return Err(format!(
+                "`{shown}` mirrors {known}; say `as NAME` for another"
+            ));
+        }
+        run(&["--git-dir", &shown, "remote", "update", "--prune"])?;
+    } else {
+        // Whole or not at all.
+        let new = dir.join(format!("{name}.new"));
+        let _left_by_a_crash = std::fs::remove_dir_all(&new);
+        run(&[
+            "clone",
+            "--quiet",
+            "--mirror",
+            "--",
+            url,
+            &new.display().to_string(),
+        ])?;
+        std::fs::rename(&new, &path).map_err(|e| format!("could not publish `{shown}`: {e}"))?;
+    }
+    let after = refs(&path);
+    let changed = after.iter().filter(|r| !before.contains(r)).count();
+    let text = format!(
+        "{shown} mirrors {url}: {} refs, {changed} new or moved",
+        after.len()
+    );
+    Ok((
+        text,
+        json!({ "mirror": shown, "refs": after.len(), "changed": changed }),
+    ))
+}
+
+fn refs(store: &Path) -> Vec<String> {
+    let told = plumb(
+        store,
+        &["for-each-ref", "--format=%(objectname) %(refname)"],
+        &[],
+        "",
+    );
+    told.map_or_else(|_| Vec::new(), |t| t.lines().map(str::to_owned).collect())
+}
+
 /// Merges without touching the working tree, then moves the branch in one step.
 pub(super) fn merge(repository: &str, source: &str, target: &str) -> Outcome {
     let path = open(repository)?;

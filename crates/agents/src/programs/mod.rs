@@ -4,12 +4,14 @@
 mod checkpoint;
 mod facts;
 mod git;
+mod network;
+mod postgres;
 
 use serde_json::{Map, Value, json};
 use std::io::Read;
 
 /// Names of the programs.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 22] = [
     "checkpoint",
     "checkpoint-restore",
     "report",
@@ -21,10 +23,28 @@ pub const NAMES: [&str; 11] = [
     "git-release-tag",
     "log-search",
     "backup-state",
+    "backup-db",
+    "db-vacuum",
+    "db-migrate",
+    "db-restore",
+    "service-restart",
+    "cell-restart",
+    "network-check",
+    "firewall-status",
+    "zfs-status",
+    "zfs-snapshot",
+    "git-mirror",
 ];
 
 /// An answer: for people, and for programs.
 type Outcome = Result<(String, Value), String>;
+
+/// Field of `data` with which a program asks for a person's yes: `{"why": …}` says what it would do.
+pub(crate) const ASK: &str = "approval";
+/// Status of a program that asks. Source: `EX_TEMPFAIL` of sysexits(3).
+pub(crate) const ASKS: i32 = 75;
+/// Variable that names the yes under which a program runs.
+pub(crate) const APPROVED: &str = "ABBEY_APPROVED";
 
 /// Runs a program; the exit status of the process.
 pub async fn run(name: &str) -> i32 {
@@ -53,11 +73,24 @@ pub async fn run(name: &str) -> i32 {
         "service-status" => facts::service_status(&text("service")).await,
         "log-search" => facts::log_search(&text("query")).await,
         "backup-state" => facts::backup_state().await,
+        "firewall-status" => facts::firewall_status().await,
+        "zfs-status" => facts::zfs_status().await,
+        "service-restart" | "cell-restart" | "zfs-snapshot" => facts::operate(name).await,
+        "network-check" => network::check().await,
+        "backup-db" => postgres::backup(&text("keep")),
+        "db-vacuum" => postgres::vacuum(),
+        "db-migrate" => postgres::migrate(&text("directory")),
+        "db-restore" => {
+            let approved = std::env::var_os(APPROVED).is_some();
+            postgres::restore(&text("backup"), approved)
+        }
+        "git-mirror" => git::mirror(&text("url"), &text("name")),
         "git-merge" => git::merge(&text("repository"), &text("source"), &text("target")),
         "git-release-tag" => git::release_tag(&text("repository"), &text("target"), &text("tag")),
         other => Err(format!("there is no program `{other}`")),
     };
     let (code, answer) = match outcome {
+        Ok((text, data)) if !data[ASK].is_null() => (ASKS, json!({ "text": text, ASK: data[ASK] })),
         Ok((text, data)) => (0, json!({ "text": text, "data": data })),
         Err(text) => (1, json!({ "text": text })),
     };

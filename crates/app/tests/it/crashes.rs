@@ -293,7 +293,7 @@ fn commands_live_through(place: &str) {
     house.expect(0, &["down"]);
 }
 
-fn armed_house(place: &str) -> (House, std::path::PathBuf) {
+pub(crate) fn armed_house(place: &str) -> (House, std::path::PathBuf) {
     let mut house = house();
     let open = house.path("open");
     std::fs::create_dir(&open).unwrap();
@@ -303,7 +303,7 @@ fn armed_house(place: &str) -> (House, std::path::PathBuf) {
     (house, armed)
 }
 
-fn arm(armed: &Path) {
+pub(crate) fn arm(armed: &Path) {
     std::fs::write(armed, "").unwrap();
     std::fs::set_permissions(armed, std::fs::Permissions::from_mode(0o666)).unwrap();
 }

@@ -15,6 +15,7 @@ mod container;
 mod containment;
 mod controlplane;
 mod crashes;
+mod databases;
 mod delegation;
 mod doctor;
 mod documents;

@@ -2,7 +2,7 @@
 
 use super::{Config, UID};
 use crate::cgroup::Groups;
-use crate::hostd::{FileEntry, prepare_in, brought_to};
+use crate::hostd::{FileEntry, brought_to, prepare_in};
 use crate::machine::container::CONFIG;
 use crate::{Error, Result};
 use abbey_model::{Bytes, CellName, Limits};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Where shared documents are, below an agent's directory.
@@ -18,6 +19,8 @@ const SHARED: &str = "workspace/shared";
 const SERVICES: &str = "home/services";
 /// How the control plane's copy of one is called, before the service's name.
 const CREDENTIAL: &str = "service-";
+/// An instant in a name, as it is written: a digit stands for any.
+const STAMP: &str = "0000-00-00T00-00-00-000Z";
 /// Most of a file that is read for the house, bytes.
 const READ_MAX: u64 = 64 << 10;
 
@@ -177,15 +180,23 @@ pub(crate) fn prepare_in(
         return Ok(());
     }
     let dir = make(CWD, path, 0o711, (0, 0))?;
+    let before =
+        rustix::fs::statat(&dir, "home", AtFlags::SYMLINK_NOFOLLOW).map_or(0, |s| s.st_uid);
     let home = make(&dir, Path::new("home"), 0o700, theirs)?;
+    // Files that were brought back are of the user that their agent had then.
+    if before != 0 && before != theirs.0 && uid.is_some() {
+        adopt(&home, before, theirs)?;
+        if let Ok(workspace) = open_dir(&dir, Path::new("workspace")) {
+            adopt(&workspace, before, theirs)?;
+        }
+    }
     // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
     let mode = if uid.is_some() { 0o1770 } else { 0o700 };
     let workspace = make(&dir, Path::new("workspace"), mode, (0, theirs.1))?;
     make(&workspace, Path::new("memory"), 0o700, theirs)?;
     let shared = make(&workspace, Path::new("shared"), 0o755, (0, 0))?;
-    let of_services = |f: &FileEntry| {
-        matches!(f.name, FileName::Credential(_) | FileName::Trust(_))
-    };
+    let of_services =
+        |f: &FileEntry| matches!(f.name, FileName::Credential(_) | FileName::Trust(_));
     let services = match files.iter().any(of_services) {
         true => Some(make(&home, Path::new("services"), 0o700, theirs)?),
         false => None,
@@ -244,12 +255,17 @@ pub(crate) fn brought_to(path: &Path) -> Result<Vec<FileName>> {
     let dir = open_dir(CWD, path)?;
     let named = |place: OwnedFd, name: &dyn Fn(&str) -> Option<FileName>| {
         let entries = rustix::fs::Dir::read_from(&place).map_err(broken("list", path))?;
-        let names = entries.flatten().filter_map(|e| name(e.file_name().to_str().ok()?));
+        let names = entries
+            .flatten()
+            .filter_map(|e| name(e.file_name().to_str().ok()?));
         Ok::<Vec<FileName>, Error>(names.collect())
     };
     let document = |name: &str| Some(FileName::Shared(name.strip_suffix(".md")?.parse().ok()?));
-    let credential =
-        |name: &str| Some(FileName::Credential(name.strip_prefix(CREDENTIAL)?.parse().ok()?));
+    let credential = |name: &str| {
+        Some(FileName::Credential(
+            name.strip_prefix(CREDENTIAL)?.parse().ok()?,
+        ))
+    };
     let trust = |name: &str| Some(FileName::Trust(name.strip_suffix(".pem")?.parse().ok()?));
     let mut names = named(open_dir(&dir, Path::new("."))?, &credential)?;
     for (place, name) in [
@@ -343,4 +359,94 @@ pub(super) fn archive(config: &Config, owner: &CellName, stamp: &str) -> Result<
     make(CWD, &removed, 0o700, (0, 0))?;
     let to = removed.join(format!("{}-{stamp}", owner.slug()));
     std::fs::rename(&from, &to).map_err(Error::file("move aside", from))
+}
+
+/// Stamps of what lies aside of an owner's files, oldest first.
+pub(super) fn archives(config: &Config, owner: &CellName) -> Result<Vec<String>> {
+    let removed = config.home.join("removed");
+    let entries = match std::fs::read_dir(&removed) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::file("list", removed)(e)),
+    };
+    let prefix = format!("{}-", owner.slug());
+    let stamp = |name: String| {
+        let stamp = name.strip_prefix(&prefix)?;
+        // `a-b` begins like `a`; a stamp is an instant.
+        let instant = stamp.len() == STAMP.len()
+            && stamp
+                .bytes()
+                .zip(STAMP.bytes())
+                .all(|(b, like)| match like {
+                    b'0' => b.is_ascii_digit(),
+                    like => b == like,
+                });
+        instant.then(|| stamp.to_owned())
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok());
+    let mut stamps: Vec<String> = names.filter_map(stamp).collect();
+    stamps.sort();
+    Ok(stamps)
+}
+
+/// Brings files back that were moved aside. Credentials stay away: they were taken back when their agent went.
+pub(super) fn restore(config: &Config, owner: &CellName, stamp: &str) -> Result<()> {
+    let to = dir_of(config, owner);
+    if std::fs::symlink_metadata(&to).is_ok() {
+        return Err(Error::file("bring files back to", to)(
+            std::io::ErrorKind::AlreadyExists.into(),
+        ));
+    }
+    let from = config
+        .home
+        .join("removed")
+        .join(format!("{}-{stamp}", owner.slug()));
+    let dir = open_dir(CWD, &from)?;
+    let mut gone = vec!["token".to_owned(), "key".to_owned()];
+    let names = rustix::fs::Dir::read_from(&dir).map_err(broken("list", &from))?;
+    let of_services = names
+        .flatten()
+        .filter_map(|e| Some(e.file_name().to_str().ok()?.to_owned()));
+    gone.extend(of_services.filter(|n| n.starts_with(CREDENTIAL)));
+    for name in gone {
+        remove(&dir, &name)?;
+    }
+    if let Ok(home) = open_dir(&dir, Path::new("home")) {
+        remove(&home, "token")?;
+        if let Ok(services) = open_dir(&home, Path::new("services")) {
+            let names = rustix::fs::Dir::read_from(&services).map_err(broken("list", &from))?;
+            let plain =
+                |e: &rustix::fs::DirEntry| e.file_type() == rustix::fs::FileType::RegularFile;
+            for entry in names.flatten().filter(plain) {
+                remove(&services, &entry.file_name().to_string_lossy())?;
+            }
+        }
+    }
+    std::fs::rename(&from, &to).map_err(Error::file("bring back", from))
+}
+
+/// Gives a new owner what another left, below an open directory; links are not followed.
+fn adopt(dir: &OwnedFd, from: u32, (uid, gid): (u32, u32)) -> Result<()> {
+    let entries = rustix::fs::Dir::read_from(dir).map_err(broken("list", Path::new(".")))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let at = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(broken("look at", at))?;
+        if stat.st_uid == from {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(broken("hand over", at))?;
+        }
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        if kind == rustix::fs::FileType::Directory {
+            adopt(&open_dir(dir, at)?, from, (uid, gid))?;
+        }
+    }
+    Ok(())
 }

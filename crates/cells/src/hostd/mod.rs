@@ -20,6 +20,7 @@ mod place;
 mod reboot;
 mod server;
 mod stage;
+mod zfs;
 
 pub use claims::{Claim, Claims};
 pub use client::Client;
@@ -83,6 +84,23 @@ pub enum Operation {
         owner: CellName,
         /// Part of the new name.
         stamp: String,
+    },
+    /// What lies aside of an owner's files, as stamps of [`Operation::Archive`].
+    Archives {
+        /// Whose.
+        owner: CellName,
+    },
+    /// Brings files back that were moved aside, without credentials; where there are none now.
+    Restore {
+        /// Whose.
+        owner: CellName,
+        /// Which.
+        stamp: String,
+    },
+    /// Makes a snapshot of the data set that holds the house, where that is on ZFS.
+    Snapshot {
+        /// Part of its name.
+        label: String,
     },
     /// Brings files into the empty directory of a single command: an archive comes along.
     Stage {
@@ -154,6 +172,8 @@ impl Operation {
                 | Operation::Stage { .. }
                 | Operation::Collect { .. }
                 | Operation::Pack {}
+                | Operation::Restore { .. }
+                | Operation::Snapshot { .. }
                 | Operation::End {}
         )
     }
@@ -169,6 +189,9 @@ impl Operation {
             Operation::Observe {} => ("observe", String::new()),
             Operation::Read { owner, .. } => ("read", owner.to_string()),
             Operation::Archive { owner, .. } => ("archive", owner.to_string()),
+            Operation::Archives { owner } => ("archives", owner.to_string()),
+            Operation::Restore { owner, .. } => ("restore", owner.to_string()),
+            Operation::Snapshot { .. } => ("snapshot", String::new()),
             Operation::Stage { owner } => ("stage", owner.to_string()),
             Operation::Collect { owner, .. } => ("collect", owner.to_string()),
             Operation::Discard { owner } => ("discard", owner.to_string()),
@@ -316,6 +339,16 @@ pub enum Reply {
     Text {
         /// Content; empty when there is none.
         text: String,
+    },
+    /// Answer to [`Operation::Archives`].
+    Archives {
+        /// Oldest first.
+        stamps: Vec<String>,
+    },
+    /// Answer to [`Operation::Snapshot`].
+    Snapshot {
+        /// Its name.
+        name: String,
     },
     /// Answer to [`Operation::Observe`].
     Host {

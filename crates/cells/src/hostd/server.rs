@@ -181,6 +181,8 @@ fn outcome(reply: &Reply) -> String {
         | Reply::Hello(_)
         | Reply::Owners { .. }
         | Reply::Text { .. }
+        | Reply::Archives { .. }
+        | Reply::Snapshot { .. }
         | Reply::Host { .. } => "done".to_owned(),
         Reply::Exit { code } => format!("done: status {code}"),
         Reply::Refused { why } => format!("refused: {why}"),
@@ -303,9 +305,32 @@ fn attempt(
             };
             Ok(Reply::Text { text })
         }
+        Operation::Archives { owner } => Ok(Reply::Archives {
+            stamps: files::archives(config, &owner)?,
+        }),
+        Operation::Restore { owner, stamp } => {
+            if !is_stamp(&stamp) || !matches!(owner, CellName::Agent(_)) {
+                return refused("an agent's files are brought back by their stamp");
+            }
+            if !dry {
+                crash::point("hostd.restore");
+                files::restore(config, &owner, &stamp)?;
+                crash::point("hostd.restored");
+            }
+            Ok(Reply::Done)
+        }
+        Operation::Snapshot { label } => {
+            if !is_stamp(&label) {
+                return refused("a label is letters, digits and hyphens");
+            }
+            if dry {
+                return Ok(Reply::Done);
+            }
+            let name = super::zfs::snapshot(&config.home, &label)?;
+            Ok(Reply::Snapshot { name })
+        }
         Operation::Archive { owner, stamp } => {
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-            if stamp.is_empty() || stamp.len() > 40 || !stamp.bytes().all(plain) {
+            if !is_stamp(&stamp) {
                 return refused("a stamp is letters, digits and hyphens");
             }
             if !dry {
@@ -546,6 +571,12 @@ fn mounted(config: &Config, owner: &CellName) -> Result<()> {
         Some(disks) if config.privileged => super::disks::enter(config, owner, disks),
         _ => Ok(()),
     }
+}
+
+/// Part of a name that could be nothing else.
+fn is_stamp(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    !text.is_empty() && text.len() <= 40 && text.bytes().all(plain)
 }
 
 /// The user of an owner, who must have been claimed where there are users to give.

@@ -99,7 +99,9 @@ pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
         } => {
             let foreign = psql(places, &[("name", &name)], FOREIGN)?;
             if !foreign.is_empty() {
-                let text = format!("{foreign} `{name}` is there already and is not of the house; give its agent another name in `names`");
+                let text = format!(
+                    "{foreign} `{name}` is there already and is not of the house; give its agent another name in `names`"
+                );
                 return Err(Error::Question(text.replace('\n', " and ")));
             }
             let connections = connections.to_string();
@@ -129,7 +131,9 @@ pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
                 return Ok(done);
             };
             if held.open {
-                return Err(Error::Question(format!("`{name}` is in use; it is closed first")));
+                return Err(Error::Question(format!(
+                    "`{name}` is in use; it is closed first"
+                )));
             }
             let copy = backup(places, &name, at_ms)?;
             psql(places, &[("name", &name)], DROP)?;
@@ -166,7 +170,14 @@ fn psql(places: &Places, set: &[(&str, &str)], script: &str) -> Result<String> {
     let program = places.programs()?.join("psql");
     let child = Command::new(&program)
         .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
-        .args(["--set", "ON_ERROR_STOP=1", "--username", ADMIN, "--dbname", "postgres"])
+        .args([
+            "--set",
+            "ON_ERROR_STOP=1",
+            "--username",
+            ADMIN,
+            "--dbname",
+            "postgres",
+        ])
         .arg("--host")
         .arg(places.socket())
         .args(["--port", &port()])
@@ -186,7 +197,9 @@ fn psql(places: &Places, set: &[(&str, &str)], script: &str) -> Result<String> {
         let written = input.write_all(text.as_bytes());
         written.map_err(Error::file("tell", &program))?;
     }
-    let out = child.wait_with_output().map_err(Error::file("run", &program))?;
+    let out = child
+        .wait_with_output()
+        .map_err(Error::file("run", &program))?;
     if !out.status.success() {
         return Err(Error::Refused {
             what: "the database server",
@@ -210,7 +223,14 @@ fn backup(places: &Places, name: &str, at_ms: i64) -> Result<Answer> {
     let dump = bin.join("pg_dump");
     let mut command = Command::new(&dump);
     command
-        .args(["--format=custom", "--no-password", "--username", ADMIN, "--dbname", name])
+        .args([
+            "--format=custom",
+            "--no-password",
+            "--username",
+            ADMIN,
+            "--dbname",
+            name,
+        ])
         .arg("--host")
         .arg(places.socket())
         .args(["--port", &port()])
@@ -218,7 +238,11 @@ fn backup(places: &Places, name: &str, at_ms: i64) -> Result<Answer> {
         .arg(&new);
     complete(&mut command, "pg_dump", &dump)?;
     let restore = bin.join("pg_restore");
-    complete(Command::new(&restore).arg("--list").arg(&new), "pg_restore --list", &restore)?;
+    complete(
+        Command::new(&restore).arg("--list").arg(&new),
+        "pg_restore --list",
+        &restore,
+    )?;
     let synced = fs::File::open(&new).and_then(|f| f.sync_all());
     synced
         .and_then(|()| fs::rename(&new, &path))
@@ -230,7 +254,10 @@ fn backup(places: &Places, name: &str, at_ms: i64) -> Result<Answer> {
         .flatten()
         .map(|e| e.path())
         .filter(|p| p.extension().is_some_and(|e| e == "dump"))
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
+        .filter(|p| {
+            p.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
+        })
         .collect();
     kept.sort();
     let surplus = kept.len().saturating_sub(BACKUPS_MAX);

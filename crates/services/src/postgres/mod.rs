@@ -79,9 +79,7 @@ pub fn programs(version: Option<&str>) -> Option<PathBuf> {
         .flatten()
         .flatten()
         .filter_map(|e| Some((number(&e.path())?, e.path().join("bin"))))
-        .filter(|(n, bin)| {
-            version.is_none_or(|v| v == n.to_string()) && bin.join("psql").is_file()
-        })
+        .filter(|(n, bin)| version.is_none_or(|v| v == n.to_string()) && bin.join("psql").is_file())
         .collect();
     kept.sort();
     if let Some((_, newest)) = kept.pop() {
@@ -94,5 +92,10 @@ pub fn programs(version: Option<&str>) -> Option<PathBuf> {
 
 /// Answers the control plane.
 pub(crate) fn answer(home: &Path, question: Question) -> Result<Answer> {
-    consumers::answer(&Places { home: home.to_owned() }, question)
+    consumers::answer(
+        &Places {
+            home: home.to_owned(),
+        },
+        question,
+    )
 }

@@ -18,10 +18,15 @@ const CONNECTIONS: u32 = 500;
 /// # Errors
 /// When PostgreSQL is missing, or the database cluster can be neither made nor started.
 pub async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
-    let places = Places { home: home.to_owned() };
+    let places = Places {
+        home: home.to_owned(),
+    };
     let programs = places.programs()?;
     for dir in [places.socket(), places.backups()] {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir);
         made.map_err(Error::file("make", &dir))?;
     }
     if places.version().is_none() {
@@ -138,13 +143,21 @@ fn rules(places: &Places) -> Result<()> {
         "local   all all      peer map=house\nhost    all {ADMIN} all reject\nhostssl all all   all scram-sha-256\n"
     );
     write(&places.home.join("pg_hba.conf"), 0o600, &hba)?;
-    write(&places.home.join("pg_ident.conf"), 0o600, &format!("house \"{user}\" {ADMIN}\n"))
+    write(
+        &places.home.join("pg_ident.conf"),
+        0o600,
+        &format!("house \"{user}\" {ADMIN}\n"),
+    )
 }
 
 fn write(path: &Path, mode: u32, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     let _left_by_a_crash = fs::remove_file(&new);
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&new);
     let mut file = file.map_err(Error::file("make", &new))?;
     file.write_all(text.as_bytes())
         .and_then(|()| file.sync_all())

@@ -1,0 +1,52 @@
+//! What the network is like in the eyes of a cell: tried, not read.
+
+use super::Outcome;
+use crate::native::door_client;
+use serde_json::{Value, json};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Time for one of them to answer.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// Tries what the cell was told of.
+pub(super) async fn check() -> Outcome {
+    let client = door_client().map_err(|e| e.to_string())?;
+    let mut tried: Vec<(String, Result<(), String>)> = Vec::new();
+    let door = client.get::<Value>("/api/v1/self").await;
+    tried.push((
+        "the house".to_owned(),
+        door.map(drop).map_err(|e| e.to_string()),
+    ));
+    let mut told: Vec<(String, String)> = std::env::vars()
+        .filter_map(|(name, at)| Some((name.strip_prefix("ABBEY_SERVICE_")?.to_lowercase(), at)))
+        .map(|(name, at)| (format!("service {}", name.replace('_', "-")), at))
+        .collect();
+    if let Some(proxy) = std::env::var("HTTPS_PROXY")
+        .ok()
+        .and_then(|p| p.strip_prefix("http://").map(str::to_owned))
+    {
+        told.push(("the egress proxy".to_owned(), proxy));
+    }
+    told.sort();
+    for (name, at) in told {
+        let answer = at
+            .parse::<SocketAddr>()
+            .map_err(|e| e.to_string())
+            .and_then(|at| TcpStream::connect_timeout(&at, WITHIN).map_err(|e| e.to_string()));
+        tried.push((format!("{name} at {at}"), answer.map(drop)));
+    }
+    let line = |(name, answer): &(String, Result<(), String>)| match answer {
+        Ok(()) => format!("{name}: answers"),
+        Err(why) => format!("{name}: does not answer ({why})"),
+    };
+    let text = tried.iter().map(line).collect::<Vec<_>>().join("\n");
+    let data: Vec<Value> = tried
+        .iter()
+        .map(|(name, answer)| json!({ "what": name, "answers": answer.is_ok() }))
+        .collect();
+    match tried.iter().all(|(_, answer)| answer.is_ok()) {
+        true => Ok((text, json!({ "tried": data }))),
+        false => Err(text),
+    }
+}

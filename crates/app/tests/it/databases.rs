@@ -1,0 +1,510 @@
+//! A real PostgreSQL in a cell: a database for each agent, and nobody else's; what is done with it by skills; what
+//! becomes of it when its agent goes (S1-17 to S1-19, S2-05, S4-25).
+
+use crate::crashes::{arm, armed_house};
+use crate::up;
+use abbey_testkit::house::{House, until};
+use serde_json::Value;
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+const MANIFEST: &str = "house: data
+services:
+  db: { kind: postgres }
+agents:
+  iris: { template: db-admin, uses: [db] }
+  otto: { template: db-admin, uses: [db] }
+  sys: { template: sysadmin }
+";
+
+/// Where PostgreSQL's programs are on this host, as everywhere on Debian.
+fn program(name: &str) -> String {
+    let bin = abbey_services::postgres::programs(None).expect("PostgreSQL is installed");
+    bin.join(name).display().to_string()
+}
+
+/// Entries of the log by action.
+fn entries(house: &House, action: &str) -> Vec<Value> {
+    let lines = house.expect(0, &["activity", "export"]);
+    let all = lines
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).unwrap());
+    all.filter(|e| e["action"] == action).collect()
+}
+
+fn psql(house: &House, agent: &str, more: &[&str], sql: &str) -> Output {
+    let psql = program("psql");
+    let mut args = vec!["exec", agent, "--", &psql, "-XAtq", "-v", "ON_ERROR_STOP=1"];
+    args.extend(more);
+    args.extend(["-c", sql]);
+    house.run(&args)
+}
+
+fn query(house: &House, agent: &str, sql: &str) -> String {
+    let done = psql(house, agent, &[], sql);
+    let err = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{sql}: {err}");
+    String::from_utf8_lossy(&done.stdout).trim().to_owned()
+}
+
+fn refused(house: &House, agent: &str, more: &[&str]) -> String {
+    let done = psql(house, agent, more, "SELECT 1");
+    assert!(!done.status.success(), "{agent} came in with {more:?}");
+    String::from_utf8_lossy(&done.stderr).into_owned()
+}
+
+/// A house in which both have their database.
+fn open() -> House {
+    let house = up(MANIFEST);
+    until("both have a database", || {
+        entries(&house, "service.open").len() == 2
+    });
+    house
+}
+
+fn bring(house: &House, agent: &str, path: &str, text: &str) {
+    let dir = path.rsplit_once('/').map_or(".", |(d, _)| d);
+    house.expect(0, &["exec", agent, "--", "mkdir", "-p", dir]);
+    let mut child = house
+        .command(&["exec", agent, "--", "tee", path])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+fn work(house: &House, code: i32, agent: &str, text: &str) -> Value {
+    let doc = house.json(code, &["task", "add", text, "--to", agent, "--wait"]);
+    doc["task"].clone()
+}
+
+fn said(task: &Value) -> String {
+    let result = task["result"]["text"].as_str();
+    result
+        .or(task["failure"].as_str())
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[test]
+fn each_has_its_database_and_cannot_connect_to_anothers() {
+    let house = open();
+    assert_eq!(
+        query(
+            &house,
+            "iris",
+            "SELECT current_database() || ' ' || current_user"
+        ),
+        "agent_iris agent_iris"
+    );
+    assert_eq!(
+        query(&house, "otto", "SELECT current_database()"),
+        "agent_otto"
+    );
+    query(
+        &house,
+        "iris",
+        "CREATE TABLE secrets (v text); INSERT INTO secrets VALUES ('mine')",
+    );
+    // Neither another's database nor the server's own, neither as oneself nor as somebody else.
+    for name in ["agent_iris", "postgres", "template1"] {
+        let told = refused(&house, "otto", &["-d", name]);
+        assert!(told.contains("permission denied for database"), "{told}");
+    }
+    let told = refused(&house, "otto", &["-d", "agent_iris", "-U", "agent_iris"]);
+    assert!(told.contains("no password supplied"), "{told}");
+    let told = refused(&house, "otto", &["-U", "abbey", "-d", "postgres"]);
+    assert!(told.contains("pg_hba.conf rejects connection"), "{told}");
+    // Nobody comes without TLS, and who has no database comes not at all.
+    let told = refused(&house, "otto", &["-d", "dbname=agent_otto sslmode=disable"]);
+    assert!(told.contains("no encryption"), "{told}");
+    assert!(
+        !house
+            .run(&["exec", "sys", "--", "ls", "/agent/home/services"])
+            .status
+            .success()
+    );
+    // No right beyond its own database.
+    for sql in [
+        "CREATE DATABASE more",
+        "CREATE ROLE more",
+        "COPY (SELECT 1) TO PROGRAM 'id'",
+    ] {
+        assert!(!psql(&house, "otto", &[], sql).status.success(), "{sql}");
+    }
+    let services = house.json(0, &["service", "list"]);
+    assert_eq!(
+        services["services"][0]["consumers"],
+        serde_json::json!(["iris", "otto"])
+    );
+    // The credential is in its agent's home, and in no log, no entry and no list of processes.
+    let secret = house.expect(0, &["exec", "iris", "--", "cat", "/agent/home/services/db"]);
+    let secret = secret.trim().rsplit(':').next().unwrap().to_owned();
+    assert!(secret.starts_with("abbey_sv_"));
+    let mut told = house.expect(0, &["activity", "export"]);
+    told += &house.expect(0, &["service", "logs", "db"]);
+    told += &house.serve_log();
+    assert!(!told.contains(&secret));
+}
+
+#[test]
+fn a_database_is_migrated_backed_up_vacuumed_and_restored_by_skills() {
+    let house = open();
+    bring(
+        &house,
+        "iris",
+        "migrations/1_stock.sql",
+        "CREATE TABLE stock (id int PRIMARY KEY, what text);\nINSERT INTO stock VALUES (1, 'it''s a pump');\n",
+    );
+    bring(
+        &house,
+        "iris",
+        "migrations/02_more.sql",
+        "INSERT INTO stock SELECT g, 'bolt' FROM generate_series(2, 1000) g;\n",
+    );
+    let done = work(&house, 0, "iris", "migrate the database");
+    assert_eq!(done["verified"], "skill");
+    assert_eq!(
+        said(&done),
+        "applied to agent_iris: 1_stock.sql, 02_more.sql"
+    );
+    let again = work(&house, 0, "iris", "migrate the database");
+    assert_eq!(
+        said(&again),
+        "agent_iris is up to date: 2 migrations, none new"
+    );
+    let backed = work(&house, 0, "iris", "back up the database");
+    let backup = backed["result"]["data"]["backup"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(backup.starts_with("backups/db/agent_iris@"), "{backup}");
+    query(
+        &house,
+        "iris",
+        "DELETE FROM stock WHERE id > 10; CREATE TABLE later (x int)",
+    );
+    let vacuumed = said(&work(&house, 0, "iris", "vacuum the database"));
+    assert!(
+        vacuumed.starts_with("vacuumed agent_iris: 3 tables"),
+        "{vacuumed}"
+    );
+    // What replaces everything asks first, and says what it would do.
+    let task = work(
+        &house,
+        5,
+        "iris",
+        &format!("restore the database from {backup}"),
+    );
+    assert_eq!(task["state"], "awaiting_approval");
+    let inbox = house.expect(0, &["approvals"]);
+    for part in [
+        "skill:db-restore",
+        "agent_iris is replaced by",
+        "stock (10 rows)",
+    ] {
+        assert!(inbox.contains(part), "{part}: {inbox}");
+    }
+    assert_eq!(query(&house, "iris", "SELECT count(*) FROM stock"), "10");
+    house.expect(0, &["approvals", "approve", "APPR-1"]);
+    let number = task["number"].as_str().unwrap();
+    until("it is restored", || {
+        house.json(0, &["task", "show", number])["task"]["state"] == "done"
+    });
+    assert_eq!(query(&house, "iris", "SELECT count(*) FROM stock"), "1000");
+    // The state before lies in a backup of its own.
+    let kept = house.expect(0, &["exec", "iris", "--", "ls", "backups/db"]);
+    assert_eq!(kept.lines().count(), 2, "{kept}");
+    // A no is a no.
+    let task = work(
+        &house,
+        5,
+        "iris",
+        &format!("restore the database from {backup}"),
+    );
+    house.expect(0, &["approvals", "deny", "APPR-2", "--note", "not today"]);
+    let number = task["number"].as_str().unwrap();
+    until("it has failed", || {
+        house.json(0, &["task", "show", number])["task"]["state"] == "failed"
+    });
+    assert!(
+        house
+            .json(0, &["task", "show", number])
+            .to_string()
+            .contains("not today")
+    );
+}
+
+#[test]
+fn a_migration_is_applied_whole_or_not_at_all() {
+    let house = open();
+    bring(
+        &house,
+        "iris",
+        "migrations/1_a.sql",
+        "CREATE TABLE a (x int);\n",
+    );
+    work(&house, 0, "iris", "migrate the database");
+    let fails = |text: &str, name: &str, content: &str| {
+        bring(&house, "iris", &format!("migrations/{name}"), content);
+        let told = said(&work(&house, 1, "iris", "migrate the database"));
+        assert!(told.contains(text), "{text}: {told}");
+    };
+    fails(
+        "was applied as something else",
+        "1_a.sql",
+        "CREATE TABLE a (x bigint);\n",
+    );
+    bring(
+        &house,
+        "iris",
+        "migrations/1_a.sql",
+        "CREATE TABLE a (x int);\n",
+    );
+    fails(
+        "syntax error",
+        "2_b.sql",
+        "CREATE TABLE b (x int);\nCREATE TABEL c ();\n",
+    );
+    fails(
+        "restrict",
+        "2_b.sql",
+        "CREATE TABLE b (x int);\n\\! touch escaped\n",
+    );
+    fails(
+        "ends its own transaction",
+        "2_b.sql",
+        "SELECT 1; COMMIT; BEGIN; SELECT 2;\n",
+    );
+    assert_eq!(
+        query(
+            &house,
+            "iris",
+            "SELECT count(*) FROM pg_tables WHERE tablename IN ('b', 'c')"
+        ),
+        "0"
+    );
+    assert!(
+        !house
+            .run(&["exec", "iris", "--", "test", "-e", "escaped"])
+            .status
+            .success()
+    );
+    // The server goes away in the middle of one: nothing of it is there, and it is applied when it is back.
+    bring(
+        &house,
+        "iris",
+        "migrations/2_b.sql",
+        "CREATE TABLE b (x int);\nSELECT pg_sleep(600);\n",
+    );
+    let task = house.json(0, &["task", "add", "migrate the database", "--to", "iris"]);
+    let number = task["task"]["number"].as_str().unwrap();
+    until("it is in the middle", || {
+        query(
+            &house,
+            "iris",
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()",
+        ) == "1"
+    });
+    house.expect(0, &["service", "restart", "db"]);
+    until("it has failed", || {
+        house.json(0, &["task", "show", number])["task"]["state"] == "failed"
+    });
+    until("the server is back", || {
+        psql(&house, "iris", &[], "SELECT 1").status.success()
+    });
+    assert_eq!(
+        query(
+            &house,
+            "iris",
+            "SELECT count(*) FROM pg_tables WHERE tablename = 'b'"
+        ),
+        "0"
+    );
+    bring(
+        &house,
+        "iris",
+        "migrations/2_b.sql",
+        "CREATE TABLE b (x int);\n",
+    );
+    let done = work(&house, 0, "iris", "migrate the database");
+    assert_eq!(said(&done), "applied to agent_iris: 2_b.sql");
+}
+
+#[test]
+fn what_an_agent_leaves_is_kept_for_its_time_and_then_goes() {
+    let house = open();
+    query(&house, "otto", "CREATE TABLE t AS SELECT 7 AS seven");
+    let without = MANIFEST.replace(
+        "otto: { template: db-admin, uses: [db] }",
+        "otto: { template: db-admin }",
+    );
+    house.manifest(&without);
+    house.expect(0, &["up"]);
+    until("otto is out", || {
+        entries(&house, "service.close").len() == 1
+    });
+    let closed = &entries(&house, "service.close")[0]["detail"];
+    let backup = closed["backup"].as_str().unwrap();
+    assert!(house.home().join("services/db").join(backup).is_file());
+    assert!(
+        !house
+            .run(&[
+                "exec",
+                "otto",
+                "--",
+                "test",
+                "-e",
+                "/agent/home/services/db"
+            ])
+            .status
+            .success()
+    );
+    // Within the time of grace it is all there again, under a credential of its own.
+    house.manifest(MANIFEST);
+    house.expect(0, &["up"]);
+    until("otto is in again", || {
+        entries(&house, "service.open").len() == 3
+    });
+    assert_eq!(query(&house, "otto", "SELECT seven FROM t"), "7");
+    // After it, the database goes, and the last backup stays.
+    let gone = without.replace("kind: postgres", "kind: postgres, grace: 1ms");
+    house.manifest(&gone);
+    house.expect(0, &["up"]);
+    until("it is gone", || entries(&house, "service.drop").len() == 1);
+    let names = query(
+        &house,
+        "iris",
+        "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE NOT datistemplate",
+    );
+    assert_eq!(names, "agent_iris,postgres");
+    let dropped = &entries(&house, "service.drop")[0]["detail"];
+    assert!(
+        house
+            .home()
+            .join("services/db")
+            .join(dropped["backup"].as_str().unwrap())
+            .is_file()
+    );
+    // A service that somebody uses does not go.
+    house.manifest(&gone.replace("services:\n  db: { kind: postgres, grace: 1ms }\n", ""));
+    assert!(
+        house
+            .refused(2, &["up"])
+            .contains("agent `iris` uses `db`, and no such service is declared")
+    );
+}
+
+#[test]
+fn restarting_a_service_is_asked_for_with_what_it_does_to_others() {
+    let house = open();
+    let task = work(&house, 5, "sys", "restart the service db");
+    assert_eq!(task["state"], "awaiting_approval");
+    let inbox = house.expect(0, &["approvals"]);
+    assert!(
+        inbox.contains("iris, otto use it and are cut off meanwhile"),
+        "{inbox}"
+    );
+    house.expect(0, &["approvals", "approve", "APPR-1"]);
+    let number = task["number"].as_str().unwrap();
+    until("it is done", || {
+        house.json(0, &["task", "show", number])["task"]["state"] == "done"
+    });
+    until("it boots anew", || {
+        house.json(0, &["service", "list"])["services"][0]["generation"] == 2
+    });
+    let restarts = entries(&house, "service.restart");
+    assert_eq!(
+        (restarts.len(), &restarts[0]["actor"]),
+        (1, &Value::from("agent:sys"))
+    );
+    // An agent that was not granted it has no way to it, whatever it says.
+    let token = house.agent_token("iris");
+    assert!(!token.is_empty());
+    let told = house.expect(0, &["exec", "iris", "--", "sh", "-c",
+        "curl -s -X POST -H \"Authorization: Bearer $(cat $ABBEY_TOKEN_FILE)\" -H 'content-type: application/json' -d '{}' $ABBEY_URL/api/v1/self/operations/service-restart"]);
+    assert!(
+        told.contains("no running task of `iris` uses a skill that may do `service-restart`"),
+        "{told}"
+    );
+    let task = work(&house, 1, "sys", "restart the agent sys");
+    assert!(
+        said(&task).contains("would end the work that asks for it"),
+        "{}",
+        said(&task)
+    );
+}
+
+/// A crash at every named place of giving and taking: the same in the end.
+#[test]
+fn a_crash_anywhere_in_it_is_made_good() {
+    for place in [
+        "consumer.open.begin",
+        "consumer.open.brought",
+        "consumer.open.end",
+    ] {
+        let (mut house, armed) = armed_house(place);
+        house.manifest(MANIFEST);
+        arm(&armed);
+        let _may_be_cut_off = house.run(&["up"]);
+        until("the place was passed", || !armed.exists());
+        house.crash_at = None;
+        house.expect(0, &["up"]);
+        until("both come in", || {
+            ["iris", "otto"]
+                .iter()
+                .all(|a| psql(&house, a, &[], "SELECT 1").status.success())
+        });
+        assert_eq!(
+            house.json(0, &["activity", "verify"])["ok"],
+            true,
+            "{place}"
+        );
+    }
+}
+
+#[test]
+fn a_crash_while_something_goes_is_made_good() {
+    for place in [
+        "consumer.close.begin",
+        "consumer.close.end",
+        "consumer.drop.begin",
+        "consumer.drop.end",
+    ] {
+        let (mut house, armed) = armed_house(place);
+        let short = MANIFEST.replace("kind: postgres", "kind: postgres, grace: 1ms");
+        house.manifest(&short);
+        house.expect(0, &["up"]);
+        until("both have a database", || {
+            entries(&house, "service.open").len() == 2
+        });
+        arm(&armed);
+        house.manifest(&short.replace(
+            "otto: { template: db-admin, uses: [db] }",
+            "otto: { template: db-admin }",
+        ));
+        let _may_be_cut_off = house.run(&["up"]);
+        until("the place was passed", || !armed.exists());
+        house.crash_at = None;
+        until("it is up again", || house.run(&["up"]).status.success());
+        let gone = "SELECT count(*) FROM pg_database WHERE datname = 'agent_otto'";
+        until("what was left is gone", || {
+            let done = psql(&house, "iris", &[], gone);
+            done.status.success() && done.stdout == b"0\n"
+        });
+        let kept = std::fs::read_dir(house.home().join("services/db/backups")).unwrap();
+        assert!(kept.count() >= 1, "{place}: no backup is left");
+        assert_eq!(
+            house.json(0, &["activity", "verify"])["ok"],
+            true,
+            "{place}"
+        );
+    }
+}
