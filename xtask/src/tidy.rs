@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("engine", &["model"]),
-    ("plan", &["model", "engine"]),
+    ("plan", &["model", "engine", "words"]),
     ("store", &["model", "engine"]),
     ("launch", &[]),
     ("cells", &["model", "plan", "launch"]),
@@ -17,10 +17,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("agents", &["model", "api"]),
     ("gateway", &["model"]),
     ("services", &[]),
+    ("words", &[]),
     (
         "daemon",
         &[
             "model", "plan", "engine", "store", "cells", "agents", "services", "gateway", "api",
+            "words",
         ],
     ),
     // The entry functions of the roles live in `cells`, `agents` and `services`; `model` has the exit kinds.

@@ -16,6 +16,8 @@ documents! {
         name: String,
         /// When it was made.
         at: Time,
+        /// Language of its texts.
+        language: String,
         /// What probes and rows say; empty when the probe failed.
         observed: Vec<Observation>,
         /// What that means: `info`, `warn` or `error`. No advice.

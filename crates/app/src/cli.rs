@@ -81,8 +81,11 @@ pub(crate) enum Command {
     },
     /// Show a report: what was observed, what it means, what one might do.
     Report {
-        /// Which; all are listed when not given.
-        name: Option<String>,
+        /// Which, by name or by a question in words; all are listed when not given.
+        asked: Vec<String>,
+        /// Language of its texts, as `sl-SI`; the house's own when not given.
+        #[arg(long)]
+        locale: Option<String>,
     },
     /// Show what waits for a yes, and answer.
     Approvals {

@@ -102,7 +102,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Template(TemplateCommand::Show { name }) => agents::template_show(json, &name),
         C::Delegate(args) => tasks::delegate(&home, json, args).await,
         C::Org { svg } => org::show(&home, json, svg).await,
-        C::Report { name } => reports::run(&home, json, name.as_deref()).await,
+        C::Report { asked, locale } => reports::run(&home, json, &asked, locale.as_deref()).await,
         C::Approvals { all, command } => approvals::run(&home, json, all, command).await,
         C::Schedule(command) => schedules::run(&home, json, command).await,
         C::Workflow(command) => workflows::run(&home, json, command).await,

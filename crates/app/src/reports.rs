@@ -6,40 +6,54 @@ use crate::output;
 use abbey_api::{ReportDoc, ReportsDoc};
 use abbey_daemon::Home;
 
-pub(crate) async fn run(home: &Home, json: bool, name: Option<&str>) -> Result<u8, Failure> {
+/// Lists reports, or makes one: by name, or by a question in words.
+pub(crate) async fn run(
+    home: &Home,
+    json: bool,
+    asked: &[String],
+    locale: Option<&str>,
+) -> Result<u8, Failure> {
     let client = client(home)?;
-    let Some(name) = name else {
-        let doc: ReportsDoc = client.get("/api/v1/reports").await?;
+    let asked = asked.join(" ");
+    let locale = locale.map_or_else(String::new, |l| format!("locale={}", segment(l)));
+    let list = async |question: &str| -> Result<ReportsDoc, Failure> {
+        let question = match question.is_empty() {
+            true => String::new(),
+            false => format!("&q={}", segment(question)),
+        };
+        Ok(client
+            .get(&format!("/api/v1/reports?{locale}{question}"))
+            .await?)
+    };
+    let all = list("").await?;
+    if asked.is_empty() {
         match json {
-            true => output::json(&doc),
-            false => doc
+            true => output::json(&all),
+            false => all
                 .reports
                 .iter()
                 .for_each(|r| output::line(&format!("{:<10} {}", r.label, r.value))),
         }
         return Ok(exit::OK);
+    }
+    // A name is a name; several words are a question.
+    let name = match asked.contains(' ') {
+        false => asked,
+        true => match list(&asked).await?.reports.first() {
+            Some(found) => found.label.clone(),
+            None => {
+                let names: Vec<&str> = all.reports.iter().map(|r| r.label.as_str()).collect();
+                return Err(Failure::plain(format!("no report answers `{asked}`"))
+                    .hint(format!("there are {}", names.join(", ")))
+                    .with_code(exit::NOT_FOUND));
+            }
+        },
     };
-    let doc: ReportDoc = client
-        .get(&format!("/api/v1/reports/{}", segment(name)))
-        .await?;
-    if json {
-        output::json(&doc);
-        return Ok(exit::OK);
-    }
-    output::line(&format!("{} at {}", doc.name, doc.at));
-    output::line("Observed");
-    for seen in &doc.observed {
-        output::line(&format!("  {}: {}", seen.label, seen.value));
-    }
-    output::line("Interpretation");
-    for finding in &doc.interpretation {
-        output::line(&format!("  [{}] {}", finding.kind, finding.text));
-    }
-    if !doc.notes.is_empty() {
-        output::line("Operator notes");
-        for note in &doc.notes {
-            output::line(&format!("  [{}] {}", note.kind, note.text));
-        }
+    let path = format!("/api/v1/reports/{}?{locale}", segment(&name));
+    let doc: ReportDoc = client.get(&path).await?;
+    match json {
+        true => output::json(&doc),
+        false => output::line(abbey_daemon::report_text(&doc).trim_end()),
     }
     Ok(exit::OK)
 }

@@ -30,7 +30,30 @@ pub(crate) fn observe(group: &str, uid_first: Option<u32>, tag: Tag, images: &Pa
         memory: memory("MemTotal:"),
         // A damaged one is found when it is to be used, and said then.
         images: machine::image::names(images),
+        locales: locales(),
     }
+}
+
+/// Locales of the host as their files are called: directories, and those in the archive of the C library.
+/// Source: localedef(1), `--list-archive`.
+pub fn locales() -> std::collections::BTreeSet<String> {
+    let entries = fs::read_dir("/usr/lib/locale").into_iter().flatten();
+    let whole = entries
+        .flatten()
+        .filter(|e| e.path().join("LC_CTYPE").exists());
+    let mut names: std::collections::BTreeSet<String> = whole
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    let archive = std::process::Command::new("localedef")
+        .arg("--list-archive")
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .output();
+    if let Ok(archive) = archive {
+        let text = String::from_utf8_lossy(&archive.stdout).into_owned();
+        names.extend(text.lines().map(str::to_owned));
+    }
+    names
 }
 
 /// A line of `/proc/meminfo`, for example `MemAvailable:`; none where it cannot be read.

@@ -28,7 +28,7 @@ mod spec;
 pub use backend::ShimBackend;
 pub use cgroup::{Groups, Usage};
 pub use guest::Ask;
-pub use host::memory;
+pub use host::{locales, memory};
 pub use identity::{boot_id, identify, is_alive};
 pub use network::Tag;
 pub use spec::{

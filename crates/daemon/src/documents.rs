@@ -6,9 +6,7 @@ use crate::house::House;
 use crate::inside::Me;
 use crate::web::{Doc, Input, header};
 use crate::{provision, reports};
-use abbey_api::{
-    DocumentBody, DocumentDoc, DocumentView, DocumentsDoc, Problem, ReportDoc, Time, VERSION,
-};
+use abbey_api::{DocumentBody, DocumentDoc, DocumentView, DocumentsDoc, Problem, Time, VERSION};
 use abbey_cells::hostd::{FileEntry, FileName, Operation};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
 use abbey_plan::{Document, DocumentKind};
@@ -19,7 +17,6 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,8 +178,13 @@ async fn read(
     let (name, document) = find(house, name, who)?;
     let (rows, text) = match &document.kind {
         DocumentKind::Report(report) => {
-            let report = reports::make(house, report).await?;
-            (Vec::new(), as_text(&report))
+            let reader = match who {
+                Principal::Agent(agent) => Some(agent),
+                _ => None,
+            };
+            let language = reports::language_of(house, reader);
+            let report = reports::make(house, report, language).await?;
+            (Vec::new(), reports::as_text(&report))
         }
         kind => text_of(house, &name, kind, version.unwrap_or(u64::MAX)).await?,
     };
@@ -234,24 +236,6 @@ async fn text_of(
         }
     };
     Ok((rows, text))
-}
-
-/// A report for people and agents to read.
-pub(crate) fn as_text(report: &ReportDoc) -> String {
-    let mut text = format!("# {}, {}\n\n## Observed\n\n", report.name, report.at);
-    for line in &report.observed {
-        let _to_a_string = writeln!(text, "- {}: {}", line.label, line.value);
-    }
-    for (title, findings) in [
-        ("Interpretation", &report.interpretation),
-        ("Operator notes", &report.notes),
-    ] {
-        let _to_a_string = write!(text, "\n## {title}\n\n");
-        for finding in findings {
-            let _to_a_string = writeln!(text, "- {}: {}", finding.kind, finding.text);
-        }
-    }
-    text
 }
 
 async fn write(

@@ -3,9 +3,9 @@
 
 use crate::error::Result;
 use crate::house::House;
-use crate::{Error, backup, documents, logs, operations, reports, view};
+use crate::{Error, backup, logs, operations, reports, view};
 use abbey_api::Problem;
-use abbey_model::FaultKind;
+use abbey_model::{FaultKind, Slug};
 use serde_json::{Value, json};
 use std::fs;
 use std::sync::Arc;
@@ -16,7 +16,12 @@ const HITS_MAX: usize = 50;
 const BACKUPS_MAX: usize = 5;
 
 /// One fact.
-pub(crate) async fn fact(house: &Arc<House>, name: &str, args: &Value) -> Result<Value> {
+pub(crate) async fn fact(
+    house: &Arc<House>,
+    agent: &Slug,
+    name: &str,
+    args: &Value,
+) -> Result<Value> {
     match name {
         "disks" => Ok(json!({ "disks": disks() })),
         "system" => Ok(system()),
@@ -27,8 +32,15 @@ pub(crate) async fn fact(house: &Arc<House>, name: &str, args: &Value) -> Result
         "firewall" => operations::firewall(house).await,
         "zfs" => Ok(operations::zfs().await),
         "report" => {
-            let report = reports::make(house, args["name"].as_str().unwrap_or("progress")).await?;
-            Ok(json!({ "text": documents::as_text(&report), "report": report }))
+            let asked = args["question"].as_str().filter(|q| !q.is_empty());
+            let name = match (asked.and_then(reports::route), args["name"].as_str()) {
+                (Some(found), _) => found,
+                (None, Some(name)) if !name.is_empty() => name.to_owned(),
+                (None, _) => "progress".to_owned(),
+            };
+            let language = reports::language_of(house, Some(agent));
+            let report = reports::make(house, &name, language).await?;
+            Ok(json!({ "text": reports::as_text(&report), "report": report }))
         }
         other => {
             Err(Problem::new(FaultKind::NotFound, format!("there is no fact `{other}`")).into())

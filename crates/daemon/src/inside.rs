@@ -604,7 +604,7 @@ async fn fact(
             format!("no running task of `{slug}` uses a skill that may read the fact `{name}`");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     }
-    Ok(Doc(facts::fact(&house, &name, &args).await?))
+    Ok(Doc(facts::fact(&house, &slug, &name, &args).await?))
 }
 
 /// The house does something for the caller, whose running task has a skill that may.
@@ -619,9 +619,11 @@ async fn operate(
 async fn charter(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
     let current = current(&house)?;
     let text = current.charter(&slug);
-    Ok(Doc(
-        json!({ "version": VERSION, "charter": text, "hash": abbey_agents::digest(text.as_bytes()) }),
-    ))
+    let language = find(&current, &slug)?.locale.assistant.clone();
+    Ok(Doc(json!({
+        "version": VERSION, "charter": text, "hash": abbey_agents::digest(text.as_bytes()),
+        "language": language,
+    })))
 }
 
 async fn note(

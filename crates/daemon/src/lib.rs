@@ -61,6 +61,7 @@ pub use home::Home;
 pub use hostd::{descend, detach, mend, run as run_hostd};
 pub use house::House;
 pub use provision::crash_points;
+pub use reports::as_text as report_text;
 pub use serve::{Announcement, Options, check_manifest, plan_offline, serve};
 
 /// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.

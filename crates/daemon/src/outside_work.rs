@@ -9,7 +9,8 @@ use crate::{
 };
 use abbey_api::*;
 use abbey_engine::approval::Verdict;
-use abbey_model::Principal;
+use abbey_model::{FaultKind, Principal};
+use abbey_words::{Language, Text};
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
@@ -46,19 +47,61 @@ pub(crate) fn routes() -> Router<Arc<House>> {
         .route("/api/v1/schedules/{agent}/{name}/run", post(fire))
 }
 
-async fn reports_doc() -> Doc<ReportsDoc> {
-    let report = |(name, about): (&str, &str)| Observation {
-        label: name.to_owned(),
-        value: about.to_owned(),
-    };
-    Doc(ReportsDoc {
-        version: VERSION,
-        reports: reports::NAMES.map(report).to_vec(),
-    })
+#[derive(Deserialize)]
+struct InWhich {
+    /// Language tag; the house's own when not given.
+    #[serde(default)]
+    locale: Option<String>,
+    /// A question in words.
+    #[serde(default)]
+    q: Option<String>,
 }
 
-async fn report(State(house): Shared, Path(name): Path<String>) -> Result<Doc<ReportDoc>> {
-    Ok(Doc(reports::make(&house, &name).await?))
+impl InWhich {
+    fn language(&self, house: &House) -> Result<Language> {
+        let Some(tag) = &self.locale else {
+            return Ok(reports::language_of(house, None));
+        };
+        Ok(Language::of(tag).ok_or_else(|| {
+            let all = Language::ALL.map(Language::tag).join(", ");
+            Problem::new(
+                FaultKind::Invalid,
+                format!("no reports are made in `{tag}`"),
+            )
+            .remedy(format!("there are {all}"))
+        })?)
+    }
+}
+
+async fn reports_doc(
+    State(house): Shared,
+    Query(query): Query<InWhich>,
+) -> Result<Doc<ReportsDoc>> {
+    let language = query.language(&house)?;
+    let asked = query.q.as_deref();
+    let found = asked.map(reports::route);
+    let report = |(name, about): (&str, &'static str)| Observation {
+        label: name.to_owned(),
+        value: language.say(&Text::new(about)),
+    };
+    let all = reports::NAMES.map(report).into_iter();
+    let fits = |o: &Observation| match &found {
+        None => true,
+        Some(found) => found.as_deref() == Some(o.label.as_str()),
+    };
+    Ok(Doc(ReportsDoc {
+        version: VERSION,
+        reports: all.filter(fits).collect(),
+    }))
+}
+
+async fn report(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<InWhich>,
+) -> Result<Doc<ReportDoc>> {
+    let language = query.language(&house)?;
+    Ok(Doc(reports::make(&house, &name, language).await?))
 }
 
 async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {

@@ -1,7 +1,8 @@
 //! What skills cost, and which run cost far more than its like (S4-19): a pure function of runs.
 
-use crate::reports::Report;
+use crate::reports::{Report, number};
 use abbey_store::RunCost;
+use abbey_words::Text;
 use std::collections::BTreeMap;
 
 /// Times the usual from which a run stands out.
@@ -17,58 +18,59 @@ const TOLD_MAX: usize = 20;
 /// By skill; what no skill did, by who thought about it.
 pub(crate) fn costs(runs: &[RunCost]) -> Report {
     let mut report = Report::default();
-    let mut kinds: BTreeMap<String, Vec<&RunCost>> = BTreeMap::new();
+    // By name; what no skill did comes last.
+    let mut kinds: BTreeMap<(bool, &str), Vec<&RunCost>> = BTreeMap::new();
     for run in runs {
         let kind = match &run.skill {
-            Some(skill) => skill.clone(),
-            None => format!("without a skill, by {}", run.agent),
+            Some(skill) => (false, skill.as_str()),
+            None => (true, run.agent.as_str()),
         };
         kinds.entry(kind).or_default().push(run);
     }
     let mut told = 0;
-    for (kind, runs) in &kinds {
+    for ((without, name), runs) in &kinds {
+        let kind = match without {
+            false => Text::plain(*name),
+            true => Text::new("without-skill").with("agent", *name),
+        };
         let failed = runs.iter().filter(|r| !r.good).count();
         let (tokens, tokens_most) = middle(runs.iter().map(|r| r.tokens));
         let (time, time_most) = middle(runs.iter().map(|r| r.time_ms));
-        report.saw(
-            kind,
-            format!(
-                "{} runs, {failed} failed; tokens {tokens}, most {tokens_most}; seconds {}, most {}",
-                runs.len(),
-                seconds(time),
-                seconds(time_most)
-            ),
-        );
+        let used = Text::new("skill-use")
+            .with("runs", runs.len())
+            .with("failed", failed)
+            .with("tokens", tokens)
+            .with("most", tokens_most)
+            .with("seconds", seconds(time))
+            .with("longest", seconds(time_most));
+        report.saw(kind.clone(), used);
         if runs.len() < LIKE_LEAST {
             continue;
         }
         for run in runs {
             let far =
                 |value: u64, usual: u64, least| value >= least && value > usual.saturating_mul(FAR);
-            let what = match () {
-                () if far(run.tokens, tokens, TOKENS_LEAST) => {
-                    format!("{} tokens, where {tokens} are usual", run.tokens)
-                }
-                () if far(run.time_ms, time, TIME_LEAST_MS) => {
-                    let (took, usual) = (seconds(run.time_ms), seconds(time));
-                    format!("{took} seconds, where {usual} are usual")
-                }
+            let text = match () {
+                () if far(run.tokens, tokens, TOKENS_LEAST) => Text::new("far-tokens")
+                    .with("tokens", run.tokens)
+                    .with("usual", tokens),
+                () if far(run.time_ms, time, TIME_LEAST_MS) => Text::new("far-seconds")
+                    .with("seconds", seconds(run.time_ms))
+                    .with("usual", seconds(time)),
                 () => continue,
             };
             told += 1;
             if told <= TOLD_MAX {
-                report.means("warn", format!("TASK-{} ({kind}) took {what}", run.task));
+                let text = text.with("task", format!("TASK-{}", run.task));
+                report.means("warn", text.with("kind", kind.clone()));
             }
         }
     }
     if told > 0 {
-        report.advise(
-            "note",
-            "if it was not meant, `abbey task show` tells the runs, and a task's own budget (`--tokens`) bounds the next",
-        );
+        report.advise("note", Text::new("far-then"));
     }
     if runs.is_empty() {
-        report.saw("runs", 0);
+        report.saw(Text::new("runs"), number(0));
     }
     report
 }
@@ -89,6 +91,7 @@ fn middle(values: impl Iterator<Item = u64>) -> (u64, u64) {
 mod tests {
     use super::*;
     use abbey_model::Timestamp;
+    use abbey_words::Language;
 
     fn run(task: u64, skill: Option<&str>, tokens: u64, time_ms: u64) -> RunCost {
         RunCost {
@@ -108,7 +111,7 @@ mod tests {
         runs.push(run(8, None, 300, 60_000));
         runs.extend((9..=12).map(|n| run(n, Some("disk-usage"), 0, 100)));
         runs.push(run(13, Some("rare"), 50_000, 100));
-        let report = costs(&runs).finish("skills", Timestamp(0));
+        let report = costs(&runs).finish("skills", Timestamp(0), Language::English);
         let seen: Vec<&str> = report.observed.iter().map(|o| o.label.as_str()).collect();
         assert_eq!(seen, ["disk-usage", "rare", "without a skill, by a"]);
         assert_eq!(
@@ -129,7 +132,10 @@ mod tests {
             "one of a kind is no outlier"
         );
         assert_eq!(
-            costs(&[]).finish("skills", Timestamp(0)).interpretation[0].kind,
+            costs(&[])
+                .finish("skills", Timestamp(0), Language::English)
+                .interpretation[0]
+                .kind,
             "info"
         );
     }

@@ -106,6 +106,14 @@ fn service_argv(service: &Service, port: u16, address: Ipv4Addr) -> Vec<String> 
     service.command.iter().map(filled).collect()
 }
 
+/// The locale of an agent's programs, where it is another than usual and the cell has it.
+fn effective_locale(agent: &Agent) -> Option<String> {
+    let locale = agent.locale.system.as_ref().filter(|l| !l.is_plain())?;
+    let known = matches!(agent.cell, CellKind::Process | CellKind::Sandbox)
+        && abbey_cells::locales().contains(&locale.file_name());
+    known.then(|| locale.to_string())
+}
+
 /// What clients of a service that an agent uses go by.
 fn client_environment(home: &Path, reaches: &[Reach]) -> Vec<(String, String)> {
     let mut env = Vec::new();
@@ -360,6 +368,10 @@ pub(crate) fn cell_spec(
             let mut env = native_environment(slug.as_str(), &inside, door, &key);
             env.extend(ways.environment());
             env.extend(client_environment(&inside.home, &ways.reaches));
+            if let Some(locale) = effective_locale(agent) {
+                env.retain(|(name, _)| name != "LANG" && name != "LC_ALL");
+                env.extend(["LANG", "LC_ALL"].map(|n| (n.to_owned(), locale.clone())));
+            }
             Ok(Some(CellSpec {
                 argv,
                 env,

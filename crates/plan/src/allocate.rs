@@ -77,6 +77,9 @@ pub struct HostFacts {
     /// Memory of the host; none where it cannot be read.
     #[serde(default)]
     pub memory: Option<Bytes>,
+    /// Locales that programs of the host can have, as their files are called: `sl_SI.utf8`.
+    #[serde(default)]
+    pub locales: BTreeSet<String>,
     /// Images that machines can boot from.
     #[serde(default)]
     pub images: BTreeSet<String>,

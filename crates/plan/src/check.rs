@@ -3,6 +3,7 @@
 use crate::house::{Agent, AgentBudget, House, ServiceKind};
 use crate::planner::{Inventory, Note, Severity};
 use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Vmm};
+use abbey_words::SystemLocale;
 
 /// Least memory of a machine: its kernel and first process keep 40 MiB of it.
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
@@ -14,6 +15,13 @@ pub const BRIDGE_PORTS_MAX: usize = 1023;
 const SOCKET_PATH_MAX: usize = 104;
 /// Longest relative socket path under the house's directory.
 const SOCKET_SUFFIX: usize = "/run/cells/".len() + 32 + "/control.sock".len();
+
+/// Whether programs in a cell of this kind can have a locale.
+fn has_locale(cell: CellKind, locale: &SystemLocale, inventory: &Inventory) -> bool {
+    locale.is_plain()
+        || (matches!(cell, CellKind::Process | CellKind::Sandbox)
+            && inventory.host.locales.contains(&locale.file_name()))
+}
 
 /// Looks at a house and the host that it is to stand on.
 pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
@@ -71,6 +79,21 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 format!(
                     "its `drives` cannot be made: {reason}; take them out, and its files share the disk of the house"
                 ),
+            );
+        }
+        if let Some(locale) = &agent.locale.system
+            && !has_locale(agent.cell, locale, inventory)
+        {
+            let where_ = match agent.cell {
+                CellKind::Microvm | CellKind::Container => {
+                    format!("the image `{}` is not known to have", agent.image)
+                }
+                _ => "this host does not have".to_owned(),
+            };
+            note(
+                Severity::Warning,
+                &subject,
+                format!("{where_} the locale {locale}; its programs get C.UTF-8"),
             );
         }
         let lacking = match agent.cell {

@@ -110,7 +110,11 @@ impl Decoder<'_> {
         let workflows = self.workflows(&agents);
         let hooks = self.hooks(&agents, &workflows);
         let documents = self.documents(&agents);
+        let display = self
+            .locale(self.root.get("defaults").and_then(|d| d.get("locale")))
+            .display;
         Some(House {
+            display,
             name: slug(root, "house")?,
             listen: self.listen(),
             network,
@@ -511,6 +515,8 @@ impl Decoder<'_> {
         for node in sized {
             self.blame(Some(node), "a drive has at least 16 MiB".to_owned());
         }
+        let usual = self.locale(defaults.and_then(|d| d.get("locale")));
+        let locale = self.locale(entry.value.get("locale")).or(&usual);
         Agent {
             slug: slug_of.clone(),
             display_name: text(own, "name").unwrap_or(slug_of.as_str()).to_owned(),
@@ -526,6 +532,7 @@ impl Decoder<'_> {
             relations: relations(entry.value.get("relations")),
             files: entry.value.get("files").map(|f| words(Some(f), "command")),
             uses: names(own, "uses"),
+            locale,
             runtime: Runtime::Native,
             cell,
             model,

@@ -35,7 +35,10 @@ pub(crate) const DOCUMENTS: Shape = Shape::Map(&Shape::Object(&[
     key(
         "report",
         Shape::Word(
-            &["status", "disk", "budget", "progress", "skills", "metrics"],
+            &[
+                "status", "disk", "budget", "tokens", "policy", "tests", "progress", "skills",
+                "metrics",
+            ],
             &[],
         ),
         "It is this report, made from the state at every reading; nobody writes it.",

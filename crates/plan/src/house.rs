@@ -1,5 +1,6 @@
 //! The validated house: what the manifest means, with every default filled in.
 
+use crate::locale::Locale;
 use abbey_engine::workflow::Workflow;
 use abbey_model::{
     Authority, Bytes, CellKind, Drives, Egress, Grants, Layer, Limits, Millis, NanoUsd, Profile,
@@ -37,6 +38,8 @@ impl std::fmt::Display for Origin {
 /// A whole installation.
 #[derive(Debug, Clone)]
 pub struct House {
+    /// Language of reports that are nobody's; a tag of BCP 47.
+    pub display: Option<String>,
     /// Its name.
     pub name: Slug,
     /// Outside door.
@@ -338,6 +341,8 @@ pub struct Agent {
     pub budget: AgentBudget,
     /// Share of the house's budget in percent, where one was given.
     pub share: Option<u8>,
+    /// Its languages.
+    pub locale: Locale,
     /// Services that it uses, in which something belongs to it.
     pub uses: BTreeSet<Slug>,
     /// It works by files: the program that does so, or none where somebody else looks for them.

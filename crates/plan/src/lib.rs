@@ -12,6 +12,7 @@ mod documents;
 pub mod edit;
 mod hooks;
 mod house;
+mod locale;
 mod node;
 mod planner;
 mod reach;
@@ -30,6 +31,7 @@ pub use house::{
     House, Listen, ModelRef, Network, Origin, Provider, RELATIONS, Runtime, Schedule, Service,
     ServiceKind, Then, Wake, When,
 };
+pub use locale::Locale;
 pub use node::Mistake;
 pub use planner::{Action, Applied, Inventory, Note, Plan, Severity, Step, plan};
 pub use reach::{Reach, endpoint, reaches, subnet};

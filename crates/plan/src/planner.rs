@@ -356,7 +356,7 @@ impl Work {
             agent.vmm,
         ));
         let boot = digest(&format!(
-            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?} {} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?} {} {:?} {:?}",
             agent.runtime,
             agent.cell,
             agent.limits,
@@ -365,7 +365,8 @@ impl Work {
             agent.slug,
             agent.terminal,
             house.network.bridged,
-            agent.disks()
+            agent.disks(),
+            agent.locale.system
         ));
         let charter = inventory
             .charters
@@ -385,6 +386,7 @@ impl Work {
                 &agent.relations,
                 &agent.files,
                 &agent.schedules,
+                (&agent.locale.display, &agent.locale.assistant),
             ),
             agent.model.as_ref().map(ToString::to_string),
             agent.skills,

@@ -84,7 +84,6 @@ pub(crate) const fn must(name: &'static str, shape: Shape, doc: &'static str) ->
 /// Keys whose mechanism is known but not built; refused by name, not as unknown.
 const NOT_BUILT: &[&str] = &[
     "fallback",
-    "locale",
     "channels",
     "skills",
     "teams",

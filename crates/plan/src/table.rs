@@ -3,6 +3,7 @@
 
 use crate::documents::DOCUMENTS;
 use crate::hooks::HOOKS;
+use crate::locale::LOCALE;
 use crate::services::SERVICES;
 use crate::shape::{Shape, key, must};
 use crate::workflows::WORKFLOWS;
@@ -242,6 +243,11 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 "Sizes of every microVM's drives, and of the file systems of every sandbox.",
             ),
             key("egress", Shape::Egress, EGRESS),
+            key(
+                "locale",
+                LOCALE,
+                "Languages of every agent, and of the house's own reports.",
+            ),
         ]),
         "Values for agents that do not set their own.",
     ),
@@ -426,6 +432,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
                 ])),
                 "Work that comes by itself.",
             ),
+            key("locale", LOCALE, "Its languages."),
             key("limits", LIMITS, "Ceilings of its cell."),
             key(
                 "profile",

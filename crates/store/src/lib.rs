@@ -211,6 +211,8 @@ pub trait Storage: Send + Sync {
     fn run(&self, run: RunId) -> Reply<RunRow>;
     /// What runs that ended since then cost, newest first, at most 5,000.
     fn runs_since(&self, since: Timestamp) -> Reply<Vec<RunCost>>;
+    /// What models were asked in runs that began since then, by agent and model.
+    fn usage_since(&self, since: Timestamp) -> Reply<Vec<Usage>>;
     /// When the next lease, wall time or pause ends.
     fn next_deadline(&self) -> Reply<Option<Timestamp>>;
     /// Every budget as it stands now.

@@ -539,6 +539,27 @@ pub struct RunCost {
     pub good: bool,
 }
 
+/// What an agent asked of a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Who.
+    pub agent: String,
+    /// Which, as the provider called it last.
+    pub model: String,
+    /// In how many runs.
+    pub runs: u64,
+    /// Input tokens.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Of the input, from the provider's cache.
+    pub cached: u64,
+    /// Money.
+    pub cost_nano_usd: u64,
+    /// Runs whose cost is not known.
+    pub cost_unknown: u64,
+}
+
 /// A task as it is to be from now on.
 #[derive(Debug, Clone)]
 pub struct TaskEdit {

@@ -44,6 +44,8 @@ struct Script {
     calls: AtomicU64,
     /// `traceparent` of the newest call.
     trace: Mutex<Option<String>>,
+    /// What the newest call was told before its task.
+    told: Mutex<String>,
 }
 
 /// Serves on a port of loopback until the process ends.
@@ -60,12 +62,14 @@ pub async fn serve(port: u16, script: Option<PathBuf>) -> std::io::Result<()> {
         turns: Mutex::new(turns),
         calls: AtomicU64::new(0),
         trace: Mutex::default(),
+        told: Mutex::default(),
     });
     let router = Router::new()
         .route("/v1/models", get(async || Json(json!({ "object": "list", "data": [{ "id": "scripted-1", "object": "model" }] }))))
         .route("/v1/chat/completions", post(chat))
         .route("/calls", get(async |State(s): State<Arc<Script>>| Json(json!({ "calls": s.calls.load(Ordering::SeqCst) }))))
         .route("/traceparent", get(async |State(s): State<Arc<Script>>| Json(json!(*s.trace.lock().unwrap_or_else(PoisonError::into_inner)))))
+        .route("/told", get(async |State(s): State<Arc<Script>>| s.told.lock().unwrap_or_else(PoisonError::into_inner).clone()))
         .route("/script", post(replace))
         .with_state(script);
     axum::serve(listener, router).await
@@ -97,6 +101,8 @@ async fn chat(
 ) -> Response {
     let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
     *script.trace.lock().unwrap_or_else(PoisonError::into_inner) = trace.map(str::to_owned);
+    let told = call["messages"][0]["content"].as_str().unwrap_or_default();
+    told.clone_into(&mut script.told.lock().unwrap_or_else(PoisonError::into_inner));
     let number = script.calls.fetch_add(1, Ordering::SeqCst) + 1;
     let next = script
         .turns

@@ -12,6 +12,7 @@ pub(super) fn assemble(
     memory: &str,
     skills: &[SkillView],
     tools: &BTreeSet<Tool>,
+    language: Option<&str>,
 ) -> String {
     let mut out = String::new();
     let mut part = |title: &str, text: &str| {
@@ -38,6 +39,9 @@ pub(super) fn assemble(
             names.join(", ")
         ),
     );
+    if let Some(language) = language {
+        part("language", &format!("Answer people in {language}."));
+    }
     out
 }
 
@@ -48,8 +52,10 @@ mod tests {
     #[test]
     fn the_same_parts_give_the_same_bytes() {
         let tools: BTreeSet<Tool> = Tool::ALL.into_iter().collect();
-        let first = assemble("c", "a", "", &[], &tools);
-        assert_eq!(first, assemble("c", "a", "", &[], &tools));
-        assert!(!first.contains("<memory>"));
+        let first = assemble("c", "a", "", &[], &tools, None);
+        assert_eq!(first, assemble("c", "a", "", &[], &tools, None));
+        assert!(!first.contains("<memory>") && !first.contains("<language>"));
+        let slovenian = assemble("c", "a", "", &[], &tools, Some("sl-SI"));
+        assert!(slovenian.contains("Answer people in sl-SI."));
     }
 }

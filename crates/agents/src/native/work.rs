@@ -388,6 +388,7 @@ impl Work {
             &file("MEMORY.md"),
             &skills.skills,
             &policy.tools,
+            charter["language"].as_str(),
         ))
     }
 }

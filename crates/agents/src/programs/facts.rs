@@ -27,9 +27,9 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 }
 
 /// A report in words; added to a shared log, if one is named.
-pub(super) async fn report(name: &str, document: &str) -> Outcome {
-    let name = if name.is_empty() { "progress" } else { name };
-    let data = fact("report", json!({ "name": name })).await?;
+pub(super) async fn report(name: &str, question: &str, document: &str) -> Outcome {
+    let asked = json!({ "name": name, "question": question });
+    let data = fact("report", asked).await?;
     let text = data["text"].as_str().unwrap_or_default().trim_end();
     if !document.is_empty() {
         let client = door_client().map_err(|e| e.to_string())?;

@@ -66,7 +66,7 @@ pub async fn run(name: &str) -> i32 {
     let outcome = match name {
         "checkpoint" => checkpoint::make(&text("keep")),
         "checkpoint-restore" => checkpoint::restore(&text("checkpoint"), &text("into")),
-        "report" => facts::report(&text("name"), &text("document")).await,
+        "report" => facts::report(&text("name"), &text("question"), &text("document")).await,
         "disk-usage" => facts::disk_usage().await,
         "system-stats" => facts::system_stats().await,
         "cell-status" => facts::cell_status().await,

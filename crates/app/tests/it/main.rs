@@ -28,6 +28,7 @@ mod hostd;
 mod idle;
 mod journey;
 mod kill;
+mod locales;
 mod microvm;
 mod network;
 mod queue;

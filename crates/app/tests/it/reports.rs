@@ -14,7 +14,10 @@ fn every_report_has_its_three_parts_and_exact_figures() {
         .collect();
     assert_eq!(
         names,
-        ["status", "disk", "budget", "progress", "skills", "metrics"]
+        [
+            "status", "disk", "budget", "tokens", "policy", "tests", "progress", "skills",
+            "metrics"
+        ]
     );
     house.expect(0, &["task", "add", "show system stats", "--wait"]);
     let gone = house.json(0, &["task", "add", "write a poem"]);
@@ -54,8 +57,17 @@ fn every_report_has_its_three_parts_and_exact_figures() {
     assert_eq!(seen("status", "tasks parked"), "1");
     assert_eq!(seen("metrics", "completion"), "50.0 % (1 of 2)");
     assert!(
-        seen("skills", "system-stats").starts_with("1 runs, 0 failed; tokens 0, most 0; seconds ")
+        seen("skills", "system-stats").starts_with("1 run, 0 failed; tokens 0, most 0; seconds ")
     );
+    assert_eq!(seen("tokens", "all"), "no model was asked");
+    assert_eq!(seen("tests", "results that are skill"), "1");
+    assert!(seen("tests", "the log").ends_with("entries, whole"));
+    assert!(seen("policy", "sysadmin").starts_with("cell process, egress none, tools "));
+    // Words find the report that answers them.
+    let asked = house.expect(0, &["report", "how full are the disks?"]);
+    assert!(asked.starts_with("# disk, "), "{asked}");
+    let told = house.refused(3, &["report", "sing a song"]);
+    assert!(told.contains("no report answers `sing a song`"), "{told}");
     assert_eq!(seen("metrics", "port conflicts"), "0");
     assert_eq!(seen("metrics", "agents that share a user"), "0");
     assert_eq!(seen("metrics", "uptime of sysadmin"), "100.0 %");

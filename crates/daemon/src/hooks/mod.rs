@@ -6,7 +6,7 @@ mod openclaw;
 use crate::error::Result;
 use crate::house::House;
 use crate::web::{self, Doc, header};
-use crate::{delegate, workflows};
+use crate::{delegate, reports, workflows};
 use abbey_api::{EventBody, Problem};
 use abbey_gateway::Sender;
 use abbey_model::{
@@ -14,6 +14,7 @@ use abbey_model::{
 };
 use abbey_plan::{Hook, HookKind, Then};
 use abbey_store::{Delegated, NewTask, TaskRow};
+use abbey_words::Text;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -318,7 +319,11 @@ pub(crate) async fn report(house: &House, origin: &HookOrigin, row: &TaskRow) ->
     let number = format!("TASK-{}", row.number);
     let repository = format!("{api}/repos/{}", origin.repository);
     let state = row.state();
-    let comment = json!({ "body": format!("{number} is {state}.\n\n{}", delegate::outcome(row)) });
+    let told = Text::new("comment-outcome")
+        .with("task", &number)
+        .with("state", state.to_string());
+    let told = reports::language_of(house, row.assignee.as_ref()).say(&told);
+    let comment = json!({ "body": format!("{told}\n\n{}", delegate::outcome(row)) });
     let mut posts = vec![(
         format!("{repository}/issues/{}/comments", origin.number),
         comment,

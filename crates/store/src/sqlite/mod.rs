@@ -307,6 +307,9 @@ impl Storage for Sqlite {
     fn runs_since(&self, since: Timestamp) -> Reply<Vec<crate::RunCost>> {
         self.read(move |c| runs::costs(c, since))
     }
+    fn usage_since(&self, since: Timestamp) -> Reply<Vec<crate::Usage>> {
+        self.read(move |c| runs::usage(c, since))
+    }
     fn next_deadline(&self) -> Reply<Option<Timestamp>> {
         self.read(tasks::next_deadline)
     }

@@ -1,7 +1,7 @@
 //! Runs as rows.
 
 use super::parse;
-use crate::{Error, Result, RunCost, RunRow};
+use crate::{Error, Result, RunCost, RunRow, Usage};
 use abbey_engine::admission::Route;
 use abbey_model::{EndReason, Generation, RunId, RunState, TaskId, Timestamp};
 use rusqlite::{Connection, OptionalExtension};
@@ -93,4 +93,24 @@ pub(super) fn costs(db: &Connection, since: Timestamp) -> Result<Vec<RunCost>> {
     };
     let rows = statement.query_map(rusqlite::params![since.0, COSTS_MAX], cost)?;
     rows.map(|r| r?).collect()
+}
+
+/// What models were asked since then, by agent and model.
+pub(super) fn usage(db: &Connection, since: Timestamp) -> Result<Vec<Usage>> {
+    let mut statement = db.prepare_cached(
+        "SELECT agent, coalesce(actual_model, effective_model, ''), count(*), sum(input), sum(output), sum(cached), sum(cost), sum(cost_unknown) FROM runs WHERE started_at >= ?1 AND usage_source <> 'none' GROUP BY 1, 2 ORDER BY 1, 2",
+    )?;
+    let rows = statement.query_map([since.0], |r| {
+        Ok(Usage {
+            agent: r.get(0)?,
+            model: r.get(1)?,
+            runs: r.get(2)?,
+            input: r.get(3)?,
+            output: r.get(4)?,
+            cached: r.get(5)?,
+            cost_nano_usd: r.get(6)?,
+            cost_unknown: r.get(7)?,
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -1,0 +1,144 @@
+//! Reports of the last day: work, tokens, and what was checked.
+
+use super::{Report, number};
+use abbey_api::CheckView;
+use abbey_engine::task::Phase;
+use abbey_model::{TaskState, Timestamp};
+use abbey_store::{TaskRow, Usage, Verdict};
+use abbey_words::Text;
+use std::collections::BTreeMap;
+
+/// Tasks that came to an end within the window, by agent: (well, all).
+pub(super) fn ended(tasks: &[TaskRow], since: Timestamp) -> BTreeMap<String, (u64, u64)> {
+    let mut by_agent: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for task in of_window(tasks, since) {
+        let agent = task.assignee.as_ref().map_or("nobody", |a| a.as_str());
+        let count = by_agent.entry(agent.to_owned()).or_default();
+        count.0 += u64::from(task.state() == TaskState::Done);
+        count.1 += 1;
+    }
+    by_agent
+}
+
+fn of_window(tasks: &[TaskRow], since: Timestamp) -> impl Iterator<Item = &TaskRow> {
+    let over = move |t: &&TaskRow| t.state().is_terminal() && t.updated_at >= since;
+    tasks.iter().filter(over)
+}
+
+pub(super) fn progress(tasks: &[TaskRow], since: Timestamp) -> Report {
+    let mut report = Report::default();
+    for (agent, (done, all)) in ended(tasks, since) {
+        let counted = Text::new("done-of").with("done", done).with("all", all);
+        report.saw(Text::plain(&agent), counted);
+        if done < all {
+            let text = Text::new("not-well").with("count", all - done);
+            report.means("warn", text.with("agent", &agent));
+        }
+    }
+    let open = tasks.iter().filter(|t| !t.state().is_terminal()).count();
+    report.saw(Text::new("open-tasks"), number(open));
+    report
+}
+
+/// Dollars with as many places as a price of a token needs.
+fn usd(nano: u64) -> String {
+    format!(
+        "{}.{:06}",
+        nano / 1_000_000_000,
+        nano % 1_000_000_000 / 1000
+    )
+}
+
+/// What models were asked, by agent and model.
+pub(super) fn tokens(usage: &[Usage]) -> Report {
+    let mut report = Report::default();
+    let said = |u: &Usage| {
+        Text::new("tokens-use")
+            .with("runs", u.runs)
+            .with("input", u.input)
+            .with("output", u.output)
+            .with("cached", u.cached)
+            .with("cost", usd(u.cost_nano_usd))
+    };
+    let mut sum = Usage::default();
+    for row in usage {
+        let label = Text::new("tokens-label")
+            .with("agent", &row.agent)
+            .with("model", &row.model);
+        report.saw(label, said(row));
+        sum.runs += row.runs;
+        sum.input += row.input;
+        sum.output += row.output;
+        sum.cached += row.cached;
+        sum.cost_nano_usd += row.cost_nano_usd;
+        sum.cost_unknown += row.cost_unknown;
+    }
+    match usage.is_empty() {
+        true => report.saw(Text::new("tokens-all"), Text::new("tokens-none")),
+        false => report.saw(Text::new("tokens-all"), said(&sum)),
+    }
+    if sum.cost_unknown > 0 {
+        let text = Text::new("tokens-unknown").with("count", sum.cost_unknown);
+        report.means("warn", text);
+        report.advise("note", Text::new("tokens-price"));
+    }
+    report
+}
+
+/// What stands behind results, and whether the house is as it should be.
+pub(super) fn tests(
+    tasks: &[TaskRow],
+    checks: &[CheckView],
+    chain: &Verdict,
+    since: Timestamp,
+) -> Report {
+    let mut report = Report::default();
+    let mut by: BTreeMap<String, u64> = BTreeMap::new();
+    let mut unverified = 0u64;
+    for task in of_window(tasks, since) {
+        match &task.phase {
+            Phase::Done { verified } => *by.entry(verified.to_string()).or_default() += 1,
+            Phase::Unverified => unverified += 1,
+            _ => {}
+        }
+    }
+    for (verified, count) in by {
+        let label = Text::new("tests-results").with("verified", verified);
+        report.saw(label, number(count));
+    }
+    let good = checks.iter().filter(|c| c.state == "ok").count();
+    let counted = Text::new("tests-checked")
+        .with("good", good)
+        .with("all", checks.len());
+    report.saw(Text::new("tests-checks"), counted);
+    let whole = match chain.first_bad {
+        None => Text::new("tests-chain-whole").with("entries", chain.entries),
+        Some(entry) => Text::new("tests-chain-broken").with("entry", entry),
+    };
+    report.saw(Text::new("tests-chain"), whole);
+    if unverified > 0 {
+        report.means(
+            "warn",
+            Text::new("tests-unverified").with("count", unverified),
+        );
+    }
+    if let Some(entry) = chain.first_bad {
+        report.means(
+            "error",
+            Text::new("tests-chain-broken").with("entry", entry),
+        );
+    }
+    let bad: Vec<&CheckView> = checks.iter().filter(|c| c.state != "ok").collect();
+    for check in &bad {
+        let severity = if check.severity == "error" {
+            "error"
+        } else {
+            "warn"
+        };
+        report.means(severity, Text::plain(&check.text));
+    }
+    if !bad.is_empty() {
+        report.advise("action", Text::new("tests-doctor"));
+    }
+    report
+}

@@ -1,0 +1,215 @@
+//! The numbers that the house is measured by, with exact denominators (S2-30).
+
+use super::day::ended;
+use super::{Report, number};
+use abbey_api::AgentView;
+use abbey_model::Timestamp;
+use abbey_store::{Entry, TaskRow};
+use abbey_words::Text;
+
+/// What the house is measured by.
+const UPTIME_LEAST: f64 = 95.0;
+const COMPLETION_LEAST: f64 = 80.0;
+const INTERVENTIONS_MOST: u64 = 1;
+
+/// What of a cell changes over a day.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aspect {
+    /// It runs.
+    Up,
+    /// It is meant to run.
+    Wanted,
+}
+
+/// Time up of the time that an agent was wanted up, percent; none when it was not. One that was made within the
+/// window counts from its first start.
+fn uptime(
+    agent: &str,
+    (up_now, wanted_now): (bool, bool),
+    entries: &[Entry],
+    since: Timestamp,
+    now: Timestamp,
+) -> Option<f64> {
+    let cell = format!("agent-{agent}");
+    let change = |e: &Entry| {
+        Some(match e.action.as_str() {
+            "cell.start" => (e.at, Aspect::Up, true),
+            "cell.exit" => (e.at, Aspect::Up, false),
+            "cell.want_up" => (e.at, Aspect::Wanted, true),
+            "cell.want_down" | "cell.want_paused" => (e.at, Aspect::Wanted, false),
+            _ => return None,
+        })
+    };
+    let of_cell = entries.iter().filter(|e| e.entity == cell);
+    let mut changes: Vec<(Timestamp, Aspect, bool)> = of_cell.filter_map(change).collect();
+    changes.sort_by_key(|c| c.0);
+    // Before its first change an aspect was the contrary.
+    let before = |of: Aspect, present: bool| {
+        let first = changes.iter().find(|c| c.1 == of);
+        first.map_or(present, |c| !c.2)
+    };
+    let (mut up, mut wanted) = (
+        before(Aspect::Up, up_now),
+        before(Aspect::Wanted, wanted_now),
+    );
+    let made = entries.iter().any(|e| {
+        e.action == "saga.begin" && e.entity == agent && e.detail["kind"] == "agent.create"
+    });
+    let begun = match changes.iter().find(|c| c.1 == Aspect::Up && c.2) {
+        Some((at, ..)) if made => *at,
+        _ => since,
+    };
+    let (mut at, mut was_up, mut was_wanted) = (begun, 0i64, 0i64);
+    changes.push((now, Aspect::Up, up_now));
+    for (when, aspect, value) in changes {
+        let span = when.since(at).0.max(0);
+        was_wanted += if wanted { span } else { 0 };
+        was_up += if wanted && up { span } else { 0 };
+        at = at.max(when);
+        match aspect {
+            Aspect::Up => up = value,
+            Aspect::Wanted => wanted = value,
+        }
+    }
+    (was_wanted > 0).then(|| was_up as f64 * 100.0 / was_wanted as f64)
+}
+
+/// What is measured.
+pub(super) struct Seen<'a> {
+    pub(super) agents: &'a [AgentView],
+    /// Those that are not wanted up.
+    pub(super) resting: Vec<String>,
+    pub(super) tasks: &'a [TaskRow],
+    pub(super) entries: &'a [Entry],
+    /// Ports of the house that somebody else holds.
+    pub(super) conflicts: u64,
+    /// Agents that share a user with another.
+    pub(super) shared: u64,
+}
+
+pub(super) fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Report {
+    let mut report = Report::default();
+    report.saw(Text::new("metric-conflicts"), number(seen.conflicts));
+    if seen.conflicts > 0 {
+        report.means("error", Text::new("metric-conflicts-found"));
+        report.advise("action", Text::new("metric-conflicts-then"));
+    }
+    report.saw(Text::new("metric-shared"), number(seen.shared));
+    if seen.shared > 0 {
+        report.means("warn", Text::new("metric-shared-found"));
+        report.advise("note", Text::new("metric-shared-then"));
+    }
+    for agent in seen.agents {
+        let up = ["robed", "unrobed"].contains(&agent.presence.as_str());
+        let present = (up, !seen.resting.contains(&agent.name));
+        let Some(percent) = uptime(&agent.name, present, seen.entries, since, now) else {
+            continue;
+        };
+        let label = Text::new("metric-uptime")
+            .with("agent", &agent.name)
+            .with("target", UPTIME_LEAST.to_string());
+        report.saw(label, Text::plain(format!("{percent:.1} %")));
+        if percent <= UPTIME_LEAST {
+            let text = Text::new("metric-uptime-low")
+                .with("agent", &agent.name)
+                .with("percent", format!("{percent:.1}"));
+            report.means("warn", text);
+        }
+    }
+    let (done, all) = ended(seen.tasks, since)
+        .values()
+        .fold((0, 0), |sum, (done, all)| (sum.0 + done, sum.1 + all));
+    let target = Text::new("metric-completion").with("target", COMPLETION_LEAST.to_string());
+    match all {
+        0 => report.saw(target, Text::new("metric-completion-none")),
+        _ => {
+            let percent = done as f64 * 100.0 / all as f64;
+            let written = format!("{percent:.1}");
+            let counted = Text::new("metric-completion-is")
+                .with("percent", &written)
+                .with("done", done)
+                .with("all", all);
+            report.saw(target, counted);
+            if percent <= COMPLETION_LEAST {
+                let text = Text::new("metric-completion-low").with("percent", written);
+                report.means("warn", text);
+            }
+        }
+    }
+    let mends = [
+        "task.retry",
+        "task.unblock",
+        "task.cancel",
+        "cell.want_up",
+        "cell.want_down",
+    ];
+    let interventions = seen
+        .entries
+        .iter()
+        .filter(|e| e.actor == "operator" && mends.contains(&e.action.as_str()))
+        .count() as u64;
+    let label = Text::new("metric-interventions").with("target", INTERVENTIONS_MOST.to_string());
+    report.saw(label, number(interventions));
+    if interventions >= INTERVENTIONS_MOST {
+        let text = Text::new("metric-interventions-high").with("count", interventions);
+        report.means("info", text);
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn entry(at: i64, action: &str, actor: &str) -> Entry {
+        Entry {
+            seq: 0,
+            at: Timestamp(at),
+            actor: actor.to_owned(),
+            action: action.to_owned(),
+            entity: "agent-a".to_owned(),
+            detail: Value::Null,
+            prev: String::new(),
+            hash: String::new(),
+        }
+    }
+
+    #[test]
+    fn uptime_counts_what_was_and_nothing_else() {
+        let (since, now) = (Timestamp(0), Timestamp(1000));
+        let of = |entries: &[Entry], up| uptime("a", (up, true), entries, since, now);
+        // Up all day; down all day; up again at half the day; down for a tenth.
+        assert_eq!(of(&[], true), Some(100.0));
+        assert_eq!(of(&[], false), Some(0.0));
+        let came = entry(500, "cell.start", "house");
+        assert_eq!(of(std::slice::from_ref(&came), true), Some(50.0));
+        let fell = [entry(400, "cell.exit", "house"), came.clone()];
+        assert_eq!(of(&fell, true), Some(90.0));
+        // Of another agent nothing counts.
+        let mut other = fell.to_vec();
+        other
+            .iter_mut()
+            .for_each(|e| e.entity = "agent-b".to_owned());
+        assert_eq!(of(&other, true), Some(100.0));
+        // One that was made at noon counts from its first start.
+        let mut made = entry(490, "saga.begin", "house");
+        made.entity = "a".to_owned();
+        made.detail = serde_json::json!({ "kind": "agent.create" });
+        assert_eq!(of(&[made, came], true), Some(100.0));
+    }
+
+    #[test]
+    fn an_agent_that_nobody_wants_up_is_not_late() {
+        let (since, now) = (Timestamp(0), Timestamp(1000));
+        assert_eq!(uptime("a", (false, false), &[], since, now), None);
+        // Stopped for most of the day, and back a while after it was wanted.
+        let day = [
+            entry(100, "cell.want_down", "operator"),
+            entry(150, "cell.exit", "house"),
+            entry(800, "cell.want_up", "operator"),
+            entry(830, "cell.start", "house"),
+        ];
+        assert_eq!(uptime("a", (true, true), &day, since, now), Some(90.0));
+    }
+}

@@ -1,0 +1,189 @@
+//! Reports of how things are: agents and work, disks, budgets, what everybody may do.
+
+use super::{Report, number};
+use abbey_api::AgentView;
+use abbey_engine::budget::Account;
+use abbey_model::{BudgetState, CellKind, Egress, Scope, TaskState, Tool};
+use abbey_plan::{AgentBudget, House};
+use abbey_store::TaskRow;
+use abbey_words::Text;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Free space below which a file system is full soon, and full, percent.
+const SPACE: [(u64, &str); 2] = [(5, "error"), (15, "warn")];
+
+pub(super) fn status(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
+    let mut report = Report::default();
+    for agent in agents {
+        let about = |id| {
+            Text::new(id)
+                .with("agent", &agent.name)
+                .with("presence", &agent.presence)
+        };
+        report.saw(
+            Text::plain(&agent.name),
+            about("agent-state").with("restarts", agent.restarts),
+        );
+        match agent.presence.as_str() {
+            "robed" | "stopping" | "starting" => {}
+            "dead" | "degraded" => {
+                report.means("error", about("agent-is"));
+                report.advise("action", about("why-agent"));
+            }
+            _ => report.means("warn", about("agent-is")),
+        }
+    }
+    let mut states: BTreeMap<&str, u64> = BTreeMap::new();
+    for task in tasks.iter().filter(|t| !t.state().is_terminal()) {
+        *states.entry(task.state().name()).or_default() += 1;
+    }
+    for (state, count) in &states {
+        report.saw(Text::new("tasks-in").with("state", *state), number(count));
+    }
+    if let Some(n) = states.get(TaskState::AwaitingApproval.name()) {
+        report.means("warn", Text::new("wait-for-yes").with("count", *n));
+        report.advise("action", Text::new("see-approvals"));
+    }
+    if let Some(n) = states.get(TaskState::Parked.name()) {
+        report.means("warn", Text::new("tasks-parked").with("count", *n));
+        report.advise("note", Text::new("see-task-why"));
+    }
+    report
+}
+
+pub(super) fn disk(disks: &[Value]) -> Report {
+    let mut report = Report::default();
+    for disk in disks {
+        let number = |key: &str| disk[key].as_u64().unwrap_or(0);
+        let (total, free) = (number("total_bytes"), number("available_bytes"));
+        let mount = disk["mount"].as_str().unwrap_or("?");
+        let percent = (free * 100).checked_div(total).unwrap_or(0);
+        let about = |id| Text::new(id).with("mount", mount).with("percent", percent);
+        report.saw(
+            Text::plain(mount),
+            about("disk-free").with("size", abbey_model::Bytes(total).to_string()),
+        );
+        if let Some((_, severity)) = SPACE.iter().find(|(least, _)| percent < *least) {
+            report.means(severity, about("disk-left"));
+            report.advise("action", about("disk-room"));
+        }
+    }
+    report
+}
+
+pub(super) fn budget(accounts: &[Account]) -> Report {
+    let mut report = Report::default();
+    let lasting = accounts
+        .iter()
+        .filter(|a| matches!(a.scope, Scope::House | Scope::Agent(_)))
+        .filter(|a| a.limit.is_some() || a.spent > 0 || a.reserved > 0);
+    for account in lasting {
+        let name = format!("{} {}", account.scope, account.metric.name());
+        let limit = account.limit.map_or_else(|| Text::new("no-limit"), number);
+        let used = Text::new("budget-use")
+            .with("spent", account.spent)
+            .with("limit", limit)
+            .with("held", account.reserved);
+        report.saw(Text::plain(&name), used);
+        match account.state() {
+            BudgetState::Ok | BudgetState::Unlimited => {}
+            BudgetState::Warning => {
+                report.means("warn", Text::new("budget-warning").with("name", &name));
+            }
+            BudgetState::Exhausted => {
+                report.means("error", Text::new("budget-used-up").with("name", &name));
+                report.advise("note", Text::new("budget-then"));
+            }
+        }
+    }
+    report
+}
+
+/// What every agent may do, and what of that stands further open than most need.
+pub(super) fn policy(house: &House) -> Report {
+    let mut report = Report::default();
+    let mut open = false;
+    for agent in house.agents.values() {
+        let tools = format!("{}/{}", agent.tools.tools.len(), Tool::ALL.len());
+        let delegates = house.agents.keys().filter(|to| agent.delegates.reaches(to));
+        let given = Text::new("policy-of")
+            .with("cell", agent.cell.to_string())
+            .with("egress", agent.egress.to_string())
+            .with("tools", tools)
+            .with(
+                "delegates",
+                delegates.filter(|to| **to != agent.slug).count(),
+            );
+        report.saw(Text::plain(agent.slug.as_str()), given);
+        let bare = agent.cell == CellKind::Process;
+        let shell = agent.tools.tools.contains(&Tool::Shell);
+        let unbounded = agent.model.is_some()
+            && agent.budget == AgentBudget::default()
+            && house.budget.limits == AgentBudget::default();
+        for (is, severity, id) in [
+            (bare && !shell, "info", "policy-open-cell"),
+            (bare && shell, "warn", "policy-open-shell"),
+            (agent.egress == Egress::Full, "warn", "policy-open-egress"),
+            (agent.charter_writable, "info", "policy-open-charter"),
+            (unbounded, "warn", "policy-no-budget"),
+        ] {
+            if is {
+                open = true;
+                report.means(severity, Text::new(id).with("agent", agent.slug.as_str()));
+            }
+        }
+    }
+    if open {
+        report.advise("note", Text::new("policy-close"));
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abbey_model::Timestamp;
+    use abbey_words::Language;
+
+    #[test]
+    fn a_probe_that_failed_says_so() {
+        let doc = disk(&[]).finish("disk", Timestamp(0), Language::English);
+        assert_eq!(doc.interpretation[0].kind, "error");
+        let full = serde_json::json!({ "mount": "/", "total_bytes": 1000, "available_bytes": 40 });
+        let full =
+            || disk(std::slice::from_ref(&full)).finish("disk", Timestamp(0), Language::English);
+        let doc = full();
+        assert_eq!(
+            (
+                doc.interpretation[0].kind.as_str(),
+                doc.notes[0].kind.as_str()
+            ),
+            ("error", "action")
+        );
+        assert!(
+            doc.notes[0].text.starts_with("if "),
+            "advice is conditional"
+        );
+    }
+
+    #[test]
+    fn what_stands_open_is_told() {
+        let manifest = "version: 1\nhouse: h\nagents:\n  a: { cell: process, egress: full, tools: { allow: all } }\n  b: {}\n";
+        let house = abbey_plan::parse(manifest).unwrap();
+        let doc = policy(&house).finish("policy", Timestamp(0), Language::English);
+        let told: Vec<&str> = doc.interpretation.iter().map(|f| f.text.as_str()).collect();
+        assert_eq!(
+            told,
+            [
+                "a may run any program, and is not isolated",
+                "a may reach everything outside"
+            ]
+        );
+        assert!(
+            doc.observed[1]
+                .value
+                .starts_with("cell sandbox, egress none")
+        );
+    }
+}

@@ -1,0 +1,300 @@
+//! What the house says to people, in the languages that they read; and which languages and locales there are to name
+//! (S1-22, S1-23). A text is a name with arguments until somebody reads it.
+
+mod locale;
+
+pub use locale::{LocaleError, SystemLocale, tag};
+
+use fluent_bundle::concurrent::FluentBundle;
+use fluent_bundle::{FluentArgs, FluentResource, FluentValue};
+use std::sync::OnceLock;
+use unic_langid::LanguageIdentifier;
+
+/// A language that the house speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Language {
+    /// English.
+    #[default]
+    English,
+    /// Slovenian.
+    Slovenian,
+    /// German.
+    German,
+    /// Russian.
+    Russian,
+    /// Chinese.
+    Chinese,
+}
+
+impl Language {
+    /// All of them.
+    pub const ALL: [Language; 5] = [
+        Language::English,
+        Language::Slovenian,
+        Language::German,
+        Language::Russian,
+        Language::Chinese,
+    ];
+
+    /// Its tag. Source: BCP 47.
+    pub const fn tag(self) -> &'static str {
+        match self {
+            Language::English => "en",
+            Language::Slovenian => "sl",
+            Language::German => "de",
+            Language::Russian => "ru",
+            Language::Chinese => "zh",
+        }
+    }
+
+    /// Its name in English, for a model that is told to answer in it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Language::English => "English",
+            Language::Slovenian => "Slovenian",
+            Language::German => "German",
+            Language::Russian => "Russian",
+            Language::Chinese => "Chinese",
+        }
+    }
+
+    /// The language of a tag such as `sl-SI`; none when the house does not speak it.
+    pub fn of(tag: &str) -> Option<Language> {
+        let wanted: LanguageIdentifier = tag.parse().ok()?;
+        let mut all = Language::ALL.into_iter();
+        all.find(|l| l.tag() == wanted.language.as_str())
+    }
+
+    const fn source(self) -> &'static str {
+        match self {
+            Language::English => include_str!("../texts/en.ftl"),
+            Language::Slovenian => include_str!("../texts/sl.ftl"),
+            Language::German => include_str!("../texts/de.ftl"),
+            Language::Russian => include_str!("../texts/ru.ftl"),
+            Language::Chinese => include_str!("../texts/zh.ftl"),
+        }
+    }
+
+    fn bundle(self) -> &'static FluentBundle<FluentResource> {
+        static BUNDLES: [OnceLock<FluentBundle<FluentResource>>; 5] =
+            [const { OnceLock::new() }; 5];
+        BUNDLES[self as usize].get_or_init(|| {
+            let tag = self.tag().parse().unwrap_or_default();
+            let mut bundle = FluentBundle::new_concurrent(vec![tag]);
+            // For terminals and files: no marks of direction around arguments.
+            bundle.set_use_isolating(false);
+            // The tests read every text; one that does not parse is left out, and English stands in.
+            let resource = match FluentResource::try_new(self.source().to_owned()) {
+                Ok(resource) | Err((resource, _)) => resource,
+            };
+            let _twice_the_same = bundle.add_resource(resource);
+            bundle
+        })
+    }
+
+    fn find(self, text: &Text) -> Option<String> {
+        let bundle = self.bundle();
+        let pattern = bundle.get_message(text.id)?.value()?;
+        let mut args = FluentArgs::new();
+        for (name, arg) in &text.args {
+            let value = match arg {
+                Arg::Number(n) => FluentValue::from(*n),
+                Arg::Word(w) => FluentValue::from(w.as_str()),
+                Arg::Text(t) => FluentValue::from(self.say(t)),
+            };
+            args.set(*name, value);
+        }
+        let mut errors = Vec::new();
+        Some(
+            bundle
+                .format_pattern(pattern, Some(&args), &mut errors)
+                .into_owned(),
+        )
+    }
+
+    /// A text in this language.
+    pub fn say(self, text: &Text) -> String {
+        if text.id.is_empty() {
+            let said = text.args.iter().map(|(_, arg)| match arg {
+                Arg::Number(n) => n.to_string(),
+                Arg::Word(w) => w.clone(),
+                Arg::Text(t) => self.say(t),
+            });
+            return said.collect();
+        }
+        self.find(text)
+            .or_else(|| Language::English.find(text))
+            .unwrap_or_else(|| text.id.to_owned())
+    }
+}
+
+/// Something that is put into a text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Arg {
+    /// A number; languages count each in their way.
+    Number(f64),
+    /// A name, or words that nobody translates.
+    Word(String),
+    /// Another text.
+    Text(Text),
+}
+
+impl From<&str> for Arg {
+    fn from(word: &str) -> Arg {
+        Arg::Word(word.to_owned())
+    }
+}
+impl From<&String> for Arg {
+    fn from(word: &String) -> Arg {
+        Arg::Word(word.clone())
+    }
+}
+impl From<String> for Arg {
+    fn from(word: String) -> Arg {
+        Arg::Word(word)
+    }
+}
+impl From<Text> for Arg {
+    fn from(text: Text) -> Arg {
+        Arg::Text(text)
+    }
+}
+impl From<u64> for Arg {
+    fn from(n: u64) -> Arg {
+        // What people are told of fits a double.
+        Arg::Number(n as f64)
+    }
+}
+impl From<usize> for Arg {
+    fn from(n: usize) -> Arg {
+        Arg::Number(n as f64)
+    }
+}
+
+/// Something that is said: which text, and what is put into it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Text {
+    id: &'static str,
+    args: Vec<(&'static str, Arg)>,
+}
+
+impl Text {
+    /// A text by its name.
+    pub fn new(id: &'static str) -> Text {
+        Text {
+            id,
+            args: Vec::new(),
+        }
+    }
+
+    /// With something put in.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, arg: impl Into<Arg>) -> Text {
+        self.args.push((name, arg.into()));
+        self
+    }
+
+    /// Words that nobody translates: names, numbers, what somebody else said.
+    pub fn plain(words: impl Into<String>) -> Text {
+        Text {
+            id: "",
+            args: vec![("", Arg::Word(words.into()))],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fluent_syntax::ast::{Entry, Expression, InlineExpression, Pattern, PatternElement};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn inline(expression: &InlineExpression<&str>, names: &mut BTreeSet<String>) {
+        match expression {
+            InlineExpression::VariableReference { id } => drop(names.insert(id.name.to_owned())),
+            InlineExpression::Placeable { expression } => walk(expression, names),
+            _ => {}
+        }
+    }
+
+    fn walk(expression: &Expression<&str>, names: &mut BTreeSet<String>) {
+        match expression {
+            Expression::Inline(i) => inline(i, names),
+            Expression::Select { selector, variants } => {
+                inline(selector, names);
+                variants.iter().for_each(|v| pattern(&v.value, names));
+            }
+        }
+    }
+
+    fn pattern(pattern: &Pattern<&str>, names: &mut BTreeSet<String>) {
+        for element in &pattern.elements {
+            if let PatternElement::Placeable { expression } = element {
+                walk(expression, names);
+            }
+        }
+    }
+
+    /// Every text of a language, with the names of what is put in.
+    fn texts(language: Language) -> BTreeMap<String, BTreeSet<String>> {
+        let parsed = fluent_syntax::parser::parse(language.source());
+        let resource = parsed.unwrap_or_else(|(_, errors)| panic!("{language:?}: {errors:?}"));
+        let mut all = BTreeMap::new();
+        for entry in resource.body {
+            if let Entry::Message(message) = entry {
+                let mut names = BTreeSet::new();
+                pattern(&message.value.expect("a text"), &mut names);
+                let twice = all.insert(message.id.name.to_owned(), names);
+                assert!(
+                    twice.is_none(),
+                    "{language:?}: {} is there twice",
+                    message.id.name
+                );
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_language_has_every_text_with_the_same_put_in() {
+        let english = texts(Language::English);
+        for language in Language::ALL {
+            let own = texts(language);
+            assert_eq!(own, english, "{language:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_counted_as_each_language_does() {
+        let tasks =
+            |language: Language, n: u64| language.say(&Text::new("wait-for-yes").with("count", n));
+        assert_eq!(
+            tasks(Language::English, 1),
+            "1 piece of work waits for a yes"
+        );
+        assert_eq!(
+            tasks(Language::English, 2),
+            "2 pieces of work wait for a yes"
+        );
+        let slovenian: BTreeSet<String> = [1, 2, 3, 5]
+            .map(|n| tasks(Language::Slovenian, n).replace(char::is_numeric, ""))
+            .into();
+        assert_eq!(slovenian.len(), 4, "one, two, few and many: {slovenian:?}");
+        let russian: BTreeSet<String> = [1, 2, 5]
+            .map(|n| tasks(Language::Russian, n).replace(char::is_numeric, ""))
+            .into();
+        assert_eq!(russian.len(), 3, "{russian:?}");
+        assert_eq!(
+            tasks(Language::Russian, 21).replace("21", "1"),
+            tasks(Language::Russian, 1)
+        );
+    }
+
+    #[test]
+    fn a_language_is_found_by_any_tag_of_it() {
+        assert_eq!(Language::of("sl-SI"), Some(Language::Slovenian));
+        assert_eq!(Language::of("zh-Hans-CN"), Some(Language::Chinese));
+        assert_eq!(Language::of("fr-FR"), None);
+        assert_eq!(Language::of("not a tag"), None);
+    }
+}
