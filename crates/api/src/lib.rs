@@ -3,6 +3,7 @@
 //! Every front end shows these structs; none has a view of its own. Deliberately absent: how
 //! anything is done.
 
+mod agent_views;
 pub mod client;
 mod document_views;
 mod evidence;
@@ -13,6 +14,7 @@ mod time;
 mod views;
 mod work_views;
 
+pub use agent_views::*;
 pub use document_views::*;
 pub use openapi::openapi;
 pub use problem::{PROBLEM_TYPE, Problem, status_of};

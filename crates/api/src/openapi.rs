@@ -1,5 +1,6 @@
 //! The OpenAPI document, from the table of routes and the documents' own schemas.
 
+use crate::agent_views::*;
 use crate::document_views::*;
 use crate::routes::{Door, ROUTES, Route};
 use crate::views::*;
@@ -87,6 +88,7 @@ fn components() -> ComponentsBuilder {
     add!(Problem FleetDoc AgentWhyDoc EffectiveDoc TaskDoc TasksDoc WhyDoc AddTask PlanDoc ManifestBody ManifestDoc ActivityDoc
         VerifyDoc BudgetDoc DoctorDoc SkillsDoc ServicesDoc LogDoc HouseDoc ExecBody CommandBody BackupBody BackupDoc SelfDoc OfferDoc
         ReportDoc ReportsDoc DelegateBody TreeDoc OrgDoc SchedulesDoc ScheduleDoc ApprovalBody UseBody DecideBody ApprovalsDoc ApprovalView DeclaredDoc RunWorkflowBody WorkflowsDoc WorkflowDoc EventBody HeardDoc ClaimBody ClaimDoc LeaseDoc RenewBody CompleteBody FailBody BlockBody NoteBody
+        EntryDoc BundleDoc BundleBody RestoreBody RestoredDoc LeftoversDoc
         DocumentsDoc DocumentDoc DocumentBody QueueBody QueueDoc);
     all
 }

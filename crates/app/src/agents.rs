@@ -1,9 +1,9 @@
-//! Agents and templates: start and stop, why, new, rm, show, rotate.
+//! Agents and templates: start and stop, why, new, move, show, rotate.
 
-use crate::cli::{AgentMoveArgs, AgentNewArgs, AgentRmArgs, AgentsArgs, ReloadArgs};
+use crate::cli::{AgentMoveArgs, AgentNewArgs, AgentsArgs, ReloadArgs};
 use crate::connect::{client, segment};
 use crate::exit::{self, Failure};
-use crate::house::{DOWN_WITHIN, Outcome, print_fleet, print_plan, read_manifest};
+use crate::house::{DOWN_WITHIN, Outcome, body_of, print_fleet, print_plan};
 use crate::output::{self, Progress, dash, say, table};
 use abbey_api::*;
 use abbey_daemon::{Home, manifest};
@@ -184,8 +184,7 @@ pub(crate) async fn apply_edit(
     abbey_daemon::check_manifest(&edited)?;
     let client = client(home)?;
     let current: ManifestDoc = client.get("/api/v1/generations/current").await?;
-    let mut body = read_manifest(file)?;
-    body.manifest = edited;
+    let mut body = body_of(file, edited)?;
     body.reason = reason;
     let planned: PlanDoc = client.post("/api/v1/plans", &body, &[]).await?;
     if planned.notes.iter().any(|n| n.severity == "fatal") {
@@ -261,14 +260,6 @@ pub(crate) async fn agent_move(home: &Home, json: bool, args: &AgentMoveArgs) ->
             above => manifest::set_key(text, &name, "reports_to", slug(above)?.as_str()),
         };
         edited.map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
-    })?;
-    apply_edit(home, &args.file, edited, None, show(json)).await
-}
-
-pub(crate) async fn agent_rm(home: &Home, json: bool, args: &AgentRmArgs) -> Outcome {
-    let name = slug(&args.agent)?;
-    let edited = edit(&args.file, |text| {
-        manifest::remove_agent(text, &name).map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
     })?;
     apply_edit(home, &args.file, edited, None, show(json)).await
 }

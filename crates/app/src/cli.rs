@@ -87,6 +87,8 @@ pub(crate) enum Command {
         #[arg(long)]
         locale: Option<String>,
     },
+    /// Write what makes an agent who it is into a directory, without credentials.
+    Export(crate::lives::ExportArgs),
     /// Show what waits for a yes, and answer.
     Approvals {
         /// Also those that were answered.
@@ -380,8 +382,12 @@ pub(crate) struct RunArgs {
 pub(crate) enum AgentCommand {
     /// Add an agent to the manifest and bring it up.
     New(AgentNewArgs),
-    /// Take an agent out of the manifest; its files are kept aside.
-    Rm(AgentRmArgs),
+    /// Take an agent out of the manifest when its work is over; its files are kept aside.
+    Rm(crate::lives::RmArgs),
+    /// Make an agent like another, without its credentials, logins, channels and schedules.
+    Clone(crate::lives::CloneArgs),
+    /// Bring an agent back that went, with its entry and its files.
+    Restore(crate::lives::RestoreArgs),
     /// Show an agent.
     Show {
         agent: String,
@@ -415,14 +421,6 @@ pub(crate) struct AgentMoveArgs {
     /// The agent above it from now on; `operator` for the top.
     #[arg(long, value_name = "AGENT")]
     pub(crate) to: String,
-    /// The manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AgentRmArgs {
-    pub(crate) agent: String,
     /// The manifest.
     #[arg(short, long, default_value = "abbey.yaml")]
     pub(crate) file: PathBuf,
@@ -575,12 +573,9 @@ pub(crate) enum ServiceCommand {
 
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("agent", "clone"),
-    ("agent", "restore"),
     ("budget", "set"),
     ("budget", "reset"),
     ("policy", ""),
-    ("export", ""),
     ("import", ""),
     ("tui", ""),
 ];

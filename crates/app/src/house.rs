@@ -68,8 +68,7 @@ pub(crate) fn init(args: &InitArgs) -> Outcome {
 
 /// The manifest with everything that it names by path.
 pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
-    let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-    let text = std::fs::read_to_string(&path).map_err(|e| {
+    let text = std::fs::read_to_string(file).map_err(|e| {
         Failure::plain(format!(
             "the manifest `{}` cannot be read: {e}",
             file.display()
@@ -77,6 +76,12 @@ pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
         .hint("`abbey init` writes one to start from; `-f` names another")
         .with_code(exit::USAGE)
     })?;
+    body_of(file, text)
+}
+
+/// The text of a manifest with the charters that it names, which are looked for beside the file.
+pub(crate) fn body_of(file: &Path, text: String) -> Result<ManifestBody, Failure> {
+    let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let base = path
         .parent()
         .map_or_else(|| PathBuf::from("/"), Path::to_owned);

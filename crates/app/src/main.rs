@@ -11,6 +11,7 @@ mod examples;
 mod exit;
 mod house;
 mod image;
+mod lives;
 mod org;
 mod output;
 mod queue;
@@ -93,7 +94,10 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Run(args) => run::run(&home, json, args).await,
         C::Agent(AgentCommand::New(args)) => agents::agent_new(&home, json, &args).await,
         C::Agent(AgentCommand::Move(args)) => agents::agent_move(&home, json, &args).await,
-        C::Agent(AgentCommand::Rm(args)) => agents::agent_rm(&home, json, &args).await,
+        C::Agent(AgentCommand::Rm(args)) => lives::rm(&home, json, &args).await,
+        C::Agent(AgentCommand::Clone(args)) => lives::clone(&home, json, &args).await,
+        C::Agent(AgentCommand::Restore(args)) => lives::restore(&home, json, &args).await,
+        C::Export(args) => lives::export(&home, json, &args).await,
         C::Agent(AgentCommand::Show { agent, effective }) => {
             agents::agent_show(&home, json, &agent, effective).await
         }

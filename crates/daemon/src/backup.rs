@@ -40,7 +40,7 @@ pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
         let file = fs::File::create(&temporary).map_err(Error::file("make", &temporary))?;
         let broken = |e| Error::file("write", &temporary)(e);
         // Agents' files are theirs, so hostd packs them; it leaves the end of the archive to us.
-        hostd.call(Operation::Pack {}, &[file.as_fd()])?;
+        hostd.call(Operation::Pack { owner: None }, &[file.as_fd()])?;
         let mut archive = tar::Builder::new(file);
         archive
             .append_path_with_name(&copy, "abbey.db")

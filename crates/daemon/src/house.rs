@@ -12,7 +12,7 @@ use abbey_model::{
 };
 use abbey_plan::{Agent, Applied, Registry};
 use abbey_store::{GenerationRow, Intake, NewTask, Storage, TaskRow, allocation::Allocation};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{Mutex, Notify, watch};
@@ -172,6 +172,8 @@ pub struct House {
     pub(crate) deliveries: std::sync::Mutex<BTreeMap<Slug, (i64, u32)>>,
     /// A shared document changed, or somebody who reads came.
     pub(crate) documents_changed: Notify,
+    /// Agents who are offered no more work.
+    pub(crate) draining: RwLock<BTreeSet<Slug>>,
     /// Why what belongs to agents in a service is not as it should be, by service.
     pub(crate) consumers_trouble: RwLock<BTreeMap<Slug, String>>,
     /// Sequence number of the newest entry.

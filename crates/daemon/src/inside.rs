@@ -208,7 +208,12 @@ async fn next(
             }
         }
         let known = house.checked.lock().await.get(&slug).copied();
-        if known != Some(version) {
+        let drained = house
+            .draining
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&slug);
+        if known != Some(version) && !drained {
             let offers = house.store.offers(slug.clone(), 1).await?;
             if let Some(task) = offers.first() {
                 return Ok(Doc(offer(&house, &slug, task).await?).into_response());

@@ -26,6 +26,7 @@ mod hostd;
 mod house;
 mod inside;
 mod journal;
+mod lifecycle;
 mod logs;
 mod loops;
 mod meter;
@@ -70,6 +71,7 @@ pub mod manifest {
     pub use abbey_plan::edit::{
         add_agent, add_schedule, remove_agent, remove_key, remove_schedule, set_key,
     };
+    pub use abbey_plan::edit::{add_entry, entry_of, says};
     pub use abbey_plan::json_schema;
     pub use abbey_plan::templates;
     pub use abbey_plan::{Charter, bytes, duration_ms, parse};

@@ -20,6 +20,7 @@ type Shared = State<Arc<House>>;
 /// Its routes, for the door that asks for the operator's credential.
 pub(crate) fn routes() -> Router<Arc<House>> {
     Router::new()
+        .merge(crate::lifecycle::routes())
         .route("/api/v1/agents/{agent}", get(agent))
         .route("/api/v1/agents", get(agents))
         .route("/api/v1/agents/{agent}/effective", get(effective))
@@ -140,6 +141,13 @@ async fn wish(house: &Arc<House>, name: &str, wish: Wish) -> Result<Doc<serde_js
 }
 
 async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
+    let slug = known_agent(&house, &name)?;
+    house
+        .draining
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&slug);
+    house.work.bump();
     wish(&house, &name, Wish::Up).await
 }
 

@@ -214,6 +214,11 @@ async fn perform(
         }
         ("agent.remove", "archive") => archive(house, slug).await,
         ("agent.remove", "forget") => {
+            house
+                .draining
+                .write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .remove(slug);
             let owner = CellName::Agent(slug.clone());
             ask(
                 house,

@@ -221,6 +221,7 @@ pub(crate) async fn open(
         room: crate::room::Room::default(),
         deadlines_changed: Notify::new(),
         documents_changed: Notify::new(),
+        draining: RwLock::default(),
         consumers_trouble: RwLock::default(),
         deliveries: std::sync::Mutex::default(),
         head,

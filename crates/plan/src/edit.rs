@@ -75,6 +75,81 @@ pub fn remove_agent(text: &str, slug: &Slug) -> Result<String, Vec<Mistake>> {
     Ok(kept.collect::<Vec<_>>().join("\n") + "\n")
 }
 
+/// Whether the entry of an agent says something at this path of keys.
+pub fn says(text: &str, slug: &Slug, path: &[&str]) -> bool {
+    let Ok(root) = node::read(text) else {
+        return false;
+    };
+    let Ok(entry) = agent_of(&root, slug) else {
+        return false;
+    };
+    let value = path
+        .iter()
+        .try_fold(&entry.value, |node, key| node.get(key));
+    value.is_some()
+}
+
+/// The lines of an agent's entry, without its indentation.
+///
+/// # Errors
+/// As [`remove_agent`].
+pub fn entry_of(text: &str, slug: &Slug) -> Result<Vec<String>, Vec<Mistake>> {
+    let root = node::read(text)?;
+    let entry = agent_of(&root, slug)?;
+    let agents = root.get("agents").unwrap_or(&root);
+    let (indent, first_lines) = block(text, agents)?;
+    let start = entry.place.line - 1;
+    let next = first_lines.iter().find(|line| **line > entry.place.line);
+    let end = next.map_or_else(|| end_of(text, agents, indent), |line| line - 1);
+    let lines = text.lines().skip(start).take(end - start);
+    let mut lines: Vec<String> = lines.map(|l| l.chars().skip(indent).collect()).collect();
+    // What is said in front of the next agent is about that one.
+    let rest = |l: &String| l.trim().is_empty() || (l.starts_with('#') && !l.starts_with(' '));
+    while lines.len() > 1 && lines.last().is_some_and(rest) {
+        lines.pop();
+    }
+    Ok(lines)
+}
+
+/// Adds an agent with the lines of an entry, under a name of its own.
+///
+/// # Errors
+/// As [`add_agent`], and when the lines are no entry.
+pub fn add_entry(text: &str, slug: &Slug, lines: &[String]) -> Result<String, Vec<Mistake>> {
+    let root = node::read(text)?;
+    let agents = root.get("agents").filter(|a| !a.is_null());
+    if let Some(there) = agents.and_then(|a| a.entries().iter().find(|e| e.key == slug.as_str())) {
+        let text = format!("agent `{slug}` is already here");
+        return Err(vec![there.place.mistake(text)]);
+    }
+    let (first, rest) = lines.split_first().unzip();
+    let named = first.and_then(|l: &String| l.split_once(':'));
+    let Some((_, after)) = named else {
+        return Err(vec![root.place.mistake("an entry begins with a name")]);
+    };
+    let mut own = vec![format!("{slug}:{after}")];
+    own.extend(rest.unwrap_or_default().iter().cloned());
+    let (indent, at, mut all) = match agents {
+        Some(agents) => {
+            let (indent, _) = block(text, agents)?;
+            (indent, end_of(text, agents, indent), text.to_owned())
+        }
+        None => {
+            let all = format!("{}\nagents:\n", text.trim_end());
+            (2, all.lines().count(), all)
+        }
+    };
+    let mut edited: Vec<String> = all.lines().map(str::to_owned).collect();
+    let shifted = own.iter().map(|l| match l.is_empty() {
+        true => String::new(),
+        false => format!("{}{l}", " ".repeat(indent)),
+    });
+    edited.splice(at..at, shifted);
+    all = edited.join("\n") + "\n";
+    let found = node::read(&all)?;
+    agent_of(&found, slug).map(|_| all)
+}
+
 /// Gives a key of an agent's entry a plain value; the rest of its entry stays.
 ///
 /// # Errors
@@ -483,5 +558,30 @@ mod tests {
         assert!(!less.contains("role: x") && less.contains("  b: {}"));
         assert!(add_agent(TEXT, &"a".parse().unwrap(), None, None).is_err());
         assert!(add_agent("version: 1\nagents: { a: {} }\n", &c, None, None).is_err());
+    }
+
+    #[test]
+    fn an_entry_is_taken_and_put_in_under_another_name() {
+        let (a, b, c): (Slug, Slug, Slug) = (
+            "a".parse().unwrap(),
+            "b".parse().unwrap(),
+            "c".parse().unwrap(),
+        );
+        let entry = entry_of(TEXT, &a).unwrap();
+        assert_eq!(entry, ["a:", "  role: x # why"]);
+        assert_eq!(entry_of(TEXT, &b).unwrap(), ["b: {}"]);
+        let more = add_entry(TEXT, &c, &entry).unwrap();
+        assert!(
+            more.contains("  b: {}\n  c:\n    role: x # why\n# end\n"),
+            "{more}"
+        );
+        assert_eq!(entry_of(&more, &c).unwrap(), ["c:", "  role: x # why"]);
+        let none = add_entry("version: 1\nhouse: h\n", &c, &entry).unwrap();
+        assert_eq!(
+            none,
+            "version: 1\nhouse: h\nagents:\n  c:\n    role: x # why\n"
+        );
+        assert!(add_entry(TEXT, &b, &entry).is_err());
+        assert!(add_entry(TEXT, &c, &["- no".to_owned()]).is_err());
     }
 }

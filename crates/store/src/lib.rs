@@ -225,6 +225,8 @@ pub trait Storage: Send + Sync {
     fn verify(&self) -> Reply<Verdict>;
     /// The current generation; none before the first.
     fn current(&self) -> Reply<Option<GenerationRow>>;
+    /// The newest manifest that had an agent: its generation, its text, and the agent's charter.
+    fn former(&self, agent: Slug) -> Reply<Option<(u64, String, String)>>;
     /// Every cell with its wish and history.
     fn cells(&self) -> Reply<BTreeMap<CellName, CellRow>>;
     /// Every credential that may still be valid.

@@ -130,7 +130,18 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
             owner: agent("c"),
             stamp: "s".into(),
         },
-        Operation::Pack {},
+        Operation::Pack { owner: None },
+        Operation::Pack {
+            owner: Some("a".parse().unwrap()),
+        },
+        Operation::Archives {},
+        Operation::Restore {
+            owner: CellName::Agent("a".parse().unwrap()),
+            stamp: "2026-11-26T00-00-00-000Z".to_owned(),
+        },
+        Operation::Snapshot {
+            label: "now".to_owned(),
+        },
         Operation::Stage { owner: run() },
         Operation::Collect {
             owner: run(),

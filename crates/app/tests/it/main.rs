@@ -28,6 +28,7 @@ mod hostd;
 mod idle;
 mod journey;
 mod kill;
+mod lives;
 mod locales;
 mod microvm;
 mod network;

@@ -17,8 +17,10 @@ use std::path::{Path, PathBuf};
 const SHARED: &str = "workspace/shared";
 /// Where credentials at services are, below an agent's directory.
 const SERVICES: &str = "home/services";
+/// Where an agent's notes are, below its directory.
+const NOTES: &str = "workspace/memory";
 /// How the control plane's copy of one is called, before the service's name.
-const CREDENTIAL: &str = "service-";
+pub(super) const CREDENTIAL: &str = "service-";
 /// An instant in a name, as it is written: a digit stands for any.
 const STAMP: &str = "0000-00-00T00-00-00-000Z";
 /// Most of a file that is read for the house, bytes.
@@ -44,10 +46,53 @@ pub enum FileName {
     Credential(Slug),
     /// What proves that service: `home/services/NAME.pem`; empty, it is taken away.
     Trust(Slug),
+    /// `workspace/USER.md`, as it was somewhere else.
+    User,
+    /// `workspace/IDENTITY.md`, as it was somewhere else.
+    Identity,
+    /// `workspace/AGENTS.md`, as it was somewhere else.
+    BroughtRules,
+    /// `workspace/MEMORY.md`, as it was somewhere else.
+    BroughtMemory,
+    /// `workspace/HEARTBEAT.md`, as it was somewhere else.
+    BroughtHeartbeat,
+    /// A file of `workspace/memory/`.
+    Note(NoteName),
     /// The credential of the inside door: one for the agent, one for the control plane.
     Token,
     /// The virtual key, for the control plane.
     Key,
+}
+
+/// Name of a note: plain letters, and the end of Markdown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NoteName(String);
+
+impl TryFrom<String> for NoteName {
+    type Error = &'static str;
+    fn try_from(name: String) -> std::result::Result<NoteName, &'static str> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let good = name.len() <= 80
+            && name.ends_with(".md")
+            && name.bytes().all(plain)
+            && name
+                .as_bytes()
+                .first()
+                .is_some_and(u8::is_ascii_alphanumeric);
+        match good {
+            true => Ok(NoteName(name)),
+            false => {
+                Err("a note is called by letters, digits, `.`, `_` and `-`, and ends in `.md`")
+            }
+        }
+    }
+}
+
+impl From<NoteName> for String {
+    fn from(name: NoteName) -> String {
+        name.0
+    }
 }
 
 /// A file to write.
@@ -71,6 +116,19 @@ enum Owner {
 }
 
 impl FileName {
+    /// Whether it came with an agent from somewhere else, and is the agent's from then on.
+    pub(crate) const fn is_brought(&self) -> bool {
+        matches!(
+            self,
+            FileName::User
+                | FileName::Identity
+                | FileName::BroughtRules
+                | FileName::BroughtMemory
+                | FileName::BroughtHeartbeat
+                | FileName::Note(_)
+        )
+    }
+
     /// Whether it is taken away when it is empty.
     pub(crate) const fn may_go(&self) -> bool {
         matches!(
@@ -104,6 +162,15 @@ impl FileName {
                 let name = Cow::Owned(format!("{name}.pem"));
                 return (SERVICES, name, Owner::Agent, 0o400, false);
             }
+            FileName::Note(note) => {
+                let name = Cow::Owned(note.0.clone());
+                return (NOTES, name, Owner::Agent, 0o600, false);
+            }
+            FileName::User => ("workspace", "USER.md", Owner::Agent, 0o600, false),
+            FileName::Identity => ("workspace", "IDENTITY.md", Owner::Agent, 0o600, false),
+            FileName::BroughtRules => ("workspace", "AGENTS.md", Owner::Agent, 0o600, false),
+            FileName::BroughtMemory => ("workspace", "MEMORY.md", Owner::Agent, 0o600, false),
+            FileName::BroughtHeartbeat => ("workspace", "HEARTBEAT.md", Owner::Agent, 0o600, false),
             FileName::Charter => ("workspace", "SOUL.md", Owner::House, 0o444, false),
             FileName::OwnCharter => ("workspace", "SOUL.md", Owner::Agent, 0o600, true),
             FileName::Rules => ("workspace", "AGENTS.md", Owner::Agent, 0o600, true),
@@ -193,7 +260,7 @@ pub(crate) fn prepare_in(
     // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
     let mode = if uid.is_some() { 0o1770 } else { 0o700 };
     let workspace = make(&dir, Path::new("workspace"), mode, (0, theirs.1))?;
-    make(&workspace, Path::new("memory"), 0o700, theirs)?;
+    let notes = make(&workspace, Path::new("memory"), 0o700, theirs)?;
     let shared = make(&workspace, Path::new("shared"), 0o755, (0, 0))?;
     let of_services =
         |f: &FileEntry| matches!(f.name, FileName::Credential(_) | FileName::Trust(_));
@@ -208,6 +275,7 @@ pub(crate) fn prepare_in(
             "" => &dir,
             SHARED => &shared,
             SERVICES => services.as_ref().unwrap_or(&home),
+            NOTES => &notes,
             _ => &workspace,
         };
         if entry.name.may_go() && entry.content.is_empty() {
@@ -361,34 +429,32 @@ pub(super) fn archive(config: &Config, owner: &CellName, stamp: &str) -> Result<
     std::fs::rename(&from, &to).map_err(Error::file("move aside", from))
 }
 
-/// Stamps of what lies aside of an owner's files, oldest first.
-pub(super) fn archives(config: &Config, owner: &CellName) -> Result<Vec<String>> {
+/// What lies aside of agents' files: whose and when, oldest first.
+pub(super) fn archives(config: &Config) -> Result<Vec<(Slug, String)>> {
     let removed = config.home.join("removed");
     let entries = match std::fs::read_dir(&removed) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(Error::file("list", removed)(e)),
     };
-    let prefix = format!("{}-", owner.slug());
-    let stamp = |name: String| {
-        let stamp = name.strip_prefix(&prefix)?;
-        // `a-b` begins like `a`; a stamp is an instant.
-        let instant = stamp.len() == STAMP.len()
-            && stamp
-                .bytes()
-                .zip(STAMP.bytes())
-                .all(|(b, like)| match like {
-                    b'0' => b.is_ascii_digit(),
-                    like => b == like,
-                });
-        instant.then(|| stamp.to_owned())
+    let archive = |name: String| {
+        let (slug, stamp) = name.split_at_checked(name.len().checked_sub(STAMP.len() + 1)?)?;
+        let stamp = stamp.strip_prefix('-')?;
+        let instant = stamp
+            .bytes()
+            .zip(STAMP.bytes())
+            .all(|(b, like)| match like {
+                b'0' => b.is_ascii_digit(),
+                like => b == like,
+            });
+        instant.then_some((slug.parse().ok()?, stamp.to_owned()))
     };
     let names = entries
         .flatten()
         .filter_map(|e| e.file_name().into_string().ok());
-    let mut stamps: Vec<String> = names.filter_map(stamp).collect();
-    stamps.sort();
-    Ok(stamps)
+    let mut all: Vec<(Slug, String)> = names.filter_map(archive).collect();
+    all.sort_by(|a, b| a.1.cmp(&b.1));
+    Ok(all)
 }
 
 /// Brings files back that were moved aside. Credentials stay away: they were taken back when their agent went.

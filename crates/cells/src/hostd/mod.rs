@@ -25,7 +25,7 @@ mod zfs;
 pub use claims::{Claim, Claims};
 pub use client::Client;
 pub use disks::Disks;
-pub use files::{FileEntry, FileName};
+pub use files::{FileEntry, FileName, NoteName};
 pub(crate) use files::{brought_to, kept, prepare_in, read_in};
 pub use journal::Line;
 pub use place::{descend, detach, ensure, keeps};
@@ -33,7 +33,7 @@ pub use server::{Config, inline, parse, serve};
 pub(crate) use stage::{pack_below, unpack_in};
 
 use crate::{CellSpec, Error, Result};
-use abbey_model::{CellName, Generation, Millis};
+use abbey_model::{CellName, Generation, Millis, Slug};
 use abbey_plan::HostFacts;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -85,11 +85,8 @@ pub enum Operation {
         /// Part of the new name.
         stamp: String,
     },
-    /// What lies aside of an owner's files, as stamps of [`Operation::Archive`].
-    Archives {
-        /// Whose.
-        owner: CellName,
-    },
+    /// What lies aside of agents' files, by [`Operation::Archive`].
+    Archives {},
     /// Brings files back that were moved aside, without credentials; where there are none now.
     Restore {
         /// Whose.
@@ -119,8 +116,12 @@ pub enum Operation {
         /// Whose.
         owner: CellName,
     },
-    /// Packs every agent's files into the descriptor that comes along, without credentials.
-    Pack {},
+    /// Packs agents' files into the descriptor that comes along, without credentials.
+    Pack {
+        /// Whose; every agent's, and the claims, when not given.
+        #[serde(default)]
+        owner: Option<Slug>,
+    },
     /// Starts a boot of a cell; the process that serves the call becomes its shim. With three
     /// descriptors the program speaks there and not to the log.
     Start {
@@ -171,7 +172,7 @@ impl Operation {
                 | Operation::Enter { .. }
                 | Operation::Stage { .. }
                 | Operation::Collect { .. }
-                | Operation::Pack {}
+                | Operation::Pack { .. }
                 | Operation::Restore { .. }
                 | Operation::Snapshot { .. }
                 | Operation::End {}
@@ -189,13 +190,18 @@ impl Operation {
             Operation::Observe {} => ("observe", String::new()),
             Operation::Read { owner, .. } => ("read", owner.to_string()),
             Operation::Archive { owner, .. } => ("archive", owner.to_string()),
-            Operation::Archives { owner } => ("archives", owner.to_string()),
+            Operation::Archives {} => ("archives", String::new()),
             Operation::Restore { owner, .. } => ("restore", owner.to_string()),
             Operation::Snapshot { .. } => ("snapshot", String::new()),
             Operation::Stage { owner } => ("stage", owner.to_string()),
             Operation::Collect { owner, .. } => ("collect", owner.to_string()),
             Operation::Discard { owner } => ("discard", owner.to_string()),
-            Operation::Pack {} => ("pack", String::new()),
+            Operation::Pack { owner } => (
+                "pack",
+                owner
+                    .as_ref()
+                    .map_or_else(String::new, |o| format!("agent-{o}")),
+            ),
             Operation::Start { spec, .. } => ("start", spec.cell.to_string()),
             Operation::Begin { spec } => ("begin", spec.cell.to_string()),
             Operation::Sweep { cell } => ("sweep", cell.to_string()),
@@ -342,8 +348,8 @@ pub enum Reply {
     },
     /// Answer to [`Operation::Archives`].
     Archives {
-        /// Oldest first.
-        stamps: Vec<String>,
+        /// Whose and when, oldest first.
+        archives: Vec<(Slug, String)>,
     },
     /// Answer to [`Operation::Snapshot`].
     Snapshot {

@@ -7,7 +7,7 @@ use super::guest;
 use super::server::Config;
 use crate::machine::drives;
 use crate::{Error, Result};
-use abbey_model::CellName;
+use abbey_model::{CellName, Slug};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use std::fs::File;
 use std::io::Read;
@@ -27,32 +27,59 @@ const GUEST_MAX: u64 = 64 << 30;
 /// Deepest directory; an agent could nest without end.
 const DEPTH_MAX: usize = 64;
 
-/// Packs every agent's files and the claims into `to`, which the caller goes on writing: the end
+/// Packs every agent's files and the claims, or one agent's alone, into `to`, which the caller goes on writing: the end
 /// of the archive is its to set.
-pub(super) fn pack(config: &Config, claims: &Claims, to: OwnedFd) -> Result<()> {
-    for (owner, claim) in &claims.owners {
+pub(super) fn pack(
+    config: &Config,
+    claims: &Claims,
+    one: Option<&Slug>,
+    to: OwnedFd,
+) -> Result<()> {
+    let wanted = |owner: &CellName| match (owner, one) {
+        (CellName::Agent(slug), Some(one)) => slug == one,
+        (CellName::Agent(_), None) => true,
+        (CellName::Service(_) | CellName::Run(_), _) => false,
+    };
+    let owners = || claims.owners.iter().filter(|(owner, _)| wanted(owner));
+    for (owner, claim) in owners() {
         if let Some(disks) = claim.disks {
             super::disks::enter(config, owner, disks)?;
         }
     }
     let home = &config.home;
-    let agents = &home.join("agents");
     let mut archive = tar::Builder::new(File::from(to));
+    let mut name = PathBuf::from("agents");
+    name.extend(one.map(Slug::as_str));
+    let agents = &home.join(&name);
     let dir = open(CWD, agents.as_os_str().as_bytes(), OFlags::DIRECTORY)
         .map_err(Error::file("open", agents))?;
-    add(&mut archive, &dir, &PathBuf::from("agents"), 0).map_err(Error::file("pack", agents))?;
-    for (owner, claim) in &claims.owners {
-        if matches!(owner, CellName::Agent(_)) && dir_of(config, owner).join("drives").exists() {
+    let depth = usize::from(one.is_some());
+    add(&mut archive, &dir, &name, depth).map_err(Error::file("pack", agents))?;
+    for (owner, claim) in owners() {
+        if dir_of(config, owner).join("drives").exists() {
             machine(config, owner, claim.uid, &mut archive)?;
         }
     }
-    let claims = home.join("hostd/claims.json");
-    archive
-        .append_path_with_name(&claims, "hostd/claims.json")
-        .map_err(Error::file("pack", claims))?;
+    if one.is_none() {
+        let claims = home.join("hostd/claims.json");
+        archive
+            .append_path_with_name(&claims, "hostd/claims.json")
+            .map_err(Error::file("pack", claims))?;
+    }
     // Dropping it would write the end.
     std::mem::forget(archive);
     Ok(())
+}
+
+/// Whether something below `agents/NAME` is a credential at a service.
+fn is_credential(path: &Path) -> bool {
+    let below: PathBuf = path.components().skip(2).collect();
+    let first = below
+        .iter()
+        .next()
+        .and_then(|f| f.to_str())
+        .unwrap_or_default();
+    below.starts_with("home/services") || first.starts_with(super::files::CREDENTIAL)
 }
 
 /// What is on the drives of a machine: its guest tells while it runs; else programs of its user's look.
@@ -102,7 +129,7 @@ fn copy(
         let wanted = (kind.is_file() || kind.is_dir())
             && !EXCLUDED.iter().any(|e| *e == last)
             && !path.iter().any(|p| LEFT_OUT.iter().any(|l| *l == p));
-        if !plain || !wanted {
+        if !plain || !wanted || is_credential(&name.join(&path)) {
             continue;
         }
         let mut header = tar::Header::new_gnu();
@@ -141,6 +168,9 @@ fn add(
             continue;
         }
         let path = name.join(std::ffi::OsStr::from_bytes(bytes));
+        if is_credential(&path) {
+            continue;
+        }
         // An agent may remove or swap an entry while we read: what is gone is left out.
         let Ok(stat) = rustix::fs::statat(dir, bytes, AtFlags::SYMLINK_NOFOLLOW) else {
             continue;

@@ -305,8 +305,8 @@ fn attempt(
             };
             Ok(Reply::Text { text })
         }
-        Operation::Archives { owner } => Ok(Reply::Archives {
-            stamps: files::archives(config, &owner)?,
+        Operation::Archives {} => Ok(Reply::Archives {
+            archives: files::archives(config)?,
         }),
         Operation::Restore { owner, stamp } => {
             if !is_stamp(&stamp) || !matches!(owner, CellName::Agent(_)) {
@@ -382,12 +382,12 @@ fn attempt(
             }
             Ok(Reply::Done)
         }
-        Operation::Pack {} => match fds.into_iter().next() {
+        Operation::Pack { owner } => match fds.into_iter().next() {
             None => refused("no file came along"),
             Some(_) if dry => Ok(Reply::Done),
             Some(fd) => {
                 let claims = held()?.claims;
-                pack::pack(config, &claims, fd).map(|()| Reply::Done)
+                pack::pack(config, &claims, owner.as_ref(), fd).map(|()| Reply::Done)
             }
         },
         Operation::Firewall { confirm_within } => firewall(config, dry, confirm_within, stream),

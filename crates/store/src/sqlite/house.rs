@@ -48,6 +48,15 @@ pub(super) fn commit(tx: &mut Tx<'_>, commit: Commit) -> Result<u64> {
     Ok(commit.generation)
 }
 
+/// The newest manifest that had an agent, and its charter then.
+pub(super) fn former(db: &Connection, agent: &Slug) -> Result<Option<(u64, String, String)>> {
+    let found = db
+        .prepare_cached("SELECT generation, manifest, json_extract(charters, '$.\"' || ?1 || '\"') AS charter FROM generations WHERE charter IS NOT NULL ORDER BY generation DESC LIMIT 1")?
+        .query_row([agent.as_str()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .optional()?;
+    Ok(found)
+}
+
 pub(super) fn current(db: &Connection) -> Result<Option<GenerationRow>> {
     let row = db
         .prepare_cached("SELECT generation, manifest, base_dir, applied, charters, newest_uid, at FROM generations ORDER BY generation DESC LIMIT 1")?

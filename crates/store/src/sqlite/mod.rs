@@ -307,6 +307,9 @@ impl Storage for Sqlite {
     fn runs_since(&self, since: Timestamp) -> Reply<Vec<crate::RunCost>> {
         self.read(move |c| runs::costs(c, since))
     }
+    fn former(&self, agent: Slug) -> Reply<Option<(u64, String, String)>> {
+        self.read(move |c| house::former(c, &agent))
+    }
     fn usage_since(&self, since: Timestamp) -> Reply<Vec<crate::Usage>> {
         self.read(move |c| runs::usage(c, since))
     }

@@ -1,0 +1,225 @@
+//! Agents come from others, go when their work is over, and come back; what makes them who they are travels without
+//! their credentials (S1-24, S2-24).
+
+use crate::approvals::script;
+use crate::{house, up, with_model};
+use abbey_testkit::house::{House, until};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::process::Stdio;
+
+const HOUSE: &str = "house: lives
+budget: { tokens_per_day: 1000 }
+agents:
+  abbot: { template: orchestrator }
+  # The one that others are made like.
+  iris:
+    name: Iris of the north
+    template: sysadmin
+    charter: charters/iris.md
+    reports_to: abbot
+    budget: { share: 60% }
+    schedules:
+      early: { cron: \"0 6 * * *\", task: show system stats }
+";
+
+fn stand() -> House {
+    let house = house();
+    std::fs::create_dir(house.path("charters")).unwrap();
+    std::fs::write(
+        house.path("charters/iris.md"),
+        "# Iris\n\nWatches the north.\n",
+    )
+    .unwrap();
+    house.manifest(HOUSE);
+    house.expect(0, &["up"]);
+    put(&house, "iris", "MEMORY.md", "The pump is in the cellar.\n");
+    put(
+        &house,
+        "iris",
+        "memory/2026-11-26.md",
+        "Looked at the pump. Key: sk-ant-0123456789abcdef0123\n",
+    );
+    put(&house, "iris", "notes.txt", "hers alone\n");
+    house
+}
+
+fn put(house: &House, agent: &str, path: &str, text: &str) {
+    let mut child = house
+        .command(&["exec", agent, "--", "tee", path])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+fn is_up(house: &House, agent: &str) {
+    until("it is up", || {
+        let fleet = house.json(0, &["ps"]);
+        let agents = fleet["agents"].as_array().unwrap();
+        agents
+            .iter()
+            .any(|a| a["name"] == agent && a["presence"] == "robed")
+    });
+}
+
+fn read(house: &House, agent: &str, path: &str) -> String {
+    house.expect(0, &["exec", agent, "--", "cat", path])
+}
+
+fn manifest(house: &House) -> String {
+    std::fs::read_to_string(house.path("abbey.yaml")).unwrap()
+}
+
+#[test]
+fn a_clone_has_what_makes_an_agent_and_nothing_that_is_its_own() {
+    let house = stand();
+    house.expect(0, &["agent", "clone", "iris", "rosa"]);
+    is_up(&house, "rosa");
+    assert_eq!(
+        read(&house, "rosa", "SOUL.md"),
+        "# Iris\n\nWatches the north.\n"
+    );
+    assert_eq!(
+        read(&house, "rosa", "MEMORY.md"),
+        "The pump is in the cellar.\n"
+    );
+    // What looks like a credential stays behind, and so does everything that is no part of who one is.
+    assert_eq!(
+        read(&house, "rosa", "memory/2026-11-26.md"),
+        "Looked at the pump. Key: [redacted]\n"
+    );
+    house.expect(1, &["exec", "rosa", "--", "cat", "notes.txt"]);
+    assert_ne!(house.agent_token("rosa"), house.agent_token("iris"));
+    let text = manifest(&house);
+    let (_, rosa) = text.split_once("  rosa:\n").unwrap();
+    for key in ["schedules", "budget", "name"] {
+        assert!(!rosa.contains(key), "{key}: {rosa}");
+    }
+    assert!(rosa.contains("charter: charters/iris.md") && rosa.contains("reports_to: abbot"));
+    assert!(text.contains("# The one that others are made like."));
+    assert!(
+        house
+            .refused(4, &["agent", "clone", "iris", "rosa"])
+            .contains("already here")
+    );
+    assert!(
+        house
+            .refused(3, &["agent", "clone", "nobody", "other"])
+            .contains("nobody")
+    );
+}
+
+#[test]
+fn who_went_comes_back_as_it_was_with_new_credentials() {
+    let house = stand();
+    let (token, uid) = (
+        house.agent_token("iris"),
+        read(&house, "iris", "/proc/self/uid_map"),
+    );
+    let gone = house.run(&["agent", "rm", "iris"]);
+    let told = String::from_utf8_lossy(&gone.stderr).into_owned();
+    assert!(gone.status.success(), "{told}");
+    assert!(
+        told.contains("`abbey agent restore iris` brings it back"),
+        "{told}"
+    );
+    assert!(!told.contains("left over"), "{told}");
+    assert!(!manifest(&house).contains("iris:"));
+    assert!(
+        house
+            .refused(3, &["agent", "restore", "stranger"])
+            .contains("never was one")
+    );
+    // Its charter went from beside the manifest as well; the house knows it.
+    std::fs::remove_file(house.path("charters/iris.md")).unwrap();
+    house.expect(0, &["agent", "restore", "iris"]);
+    is_up(&house, "iris");
+    assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
+    assert_eq!(
+        read(&house, "iris", "SOUL.md"),
+        "# Iris\n\nWatches the north.\n"
+    );
+    put(&house, "iris", "notes.txt", "and still hers to write\n");
+    assert_ne!(house.agent_token("iris"), token);
+    if house.runs_as_root() {
+        assert_ne!(
+            read(&house, "iris", "/proc/self/uid_map"),
+            uid,
+            "a user is never given twice"
+        );
+    }
+    assert!(manifest(&house).contains("early: { cron: \"0 6 * * *\", task: show system stats }"));
+    let done = house.json(
+        0,
+        &["task", "add", "show system stats", "--to", "iris", "--wait"],
+    );
+    assert_eq!(done["task"]["state"], "done");
+    assert!(
+        house
+            .refused(4, &["agent", "restore", "iris"])
+            .contains("lives here")
+    );
+    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+}
+
+#[test]
+fn what_makes_an_agent_is_exported_without_credentials() {
+    let house = stand();
+    let to = house.path("bundle").display().to_string();
+    house.expect(0, &["export", "iris", &to]);
+    let file = |name: &str| std::fs::read_to_string(house.path("bundle").join(name)).unwrap();
+    assert!(file("agent.yaml").starts_with("iris:\n  name: Iris of the north\n"));
+    assert_eq!(file("SOUL.md"), "# Iris\n\nWatches the north.\n");
+    assert_eq!(file("MEMORY.md"), "The pump is in the cellar.\n");
+    assert!(file("memory/2026-11-26.md").contains("[redacted]"));
+    let mut names: Vec<String> = std::fs::read_dir(house.path("bundle"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["AGENTS.md", "MEMORY.md", "SOUL.md", "agent.yaml", "memory"]
+    );
+    assert!(
+        house
+            .refused(4, &["export", "iris", &to])
+            .contains("is there already")
+    );
+}
+
+#[test]
+fn whoever_goes_finishes_what_it_does_and_takes_nothing_new() {
+    let house = up(&with_model(
+        "  a: { template: orchestrator }\n  b: { template: worker, reports_to: a }\n",
+    ));
+    until("the model answers", || {
+        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+    });
+    script(&house, json!([{ "text": "well done", "delay_ms": 2000 }]));
+    let state = |number: &str| house.json(0, &["task", "show", number])["task"]["state"].clone();
+    let add = |text: &str| -> String {
+        let task = house.json(0, &["task", "add", text, "--to", "b"]);
+        task["task"]["number"].as_str().unwrap().to_owned()
+    };
+    let first = add("think for a while");
+    until("it works", || state(&first) == "running");
+    let second = add("think again");
+    let gone = house.run(&["agent", "rm", "b"]);
+    let told = String::from_utf8_lossy(&gone.stderr).into_owned();
+    assert!(gone.status.success(), "{told}");
+    assert_eq!(state(&first), Value::from("done"));
+    assert_ne!(state(&second), Value::from("done"));
+    assert!(
+        told.contains(&format!("nobody works on {second} now")),
+        "{told}"
+    );
+}
