@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("gateway", &["model"]),
     ("services", &[]),
     ("words", &[]),
+    ("import", &["model"]),
     (
         "daemon",
         &[
@@ -25,10 +26,13 @@ const ROOMS: &[(&str, &[&str])] = &[
             "words",
         ],
     ),
-    // The entry functions of the roles live in `cells`, `agents` and `services`; `model` has the exit kinds.
+    // The entry functions of the roles live in `cells`, `agents` and `services`; `model` has the exit kinds; what is
+    // imported becomes a manifest before anybody else sees it.
     (
         "app",
-        &["daemon", "api", "cells", "agents", "services", "model"],
+        &[
+            "daemon", "api", "cells", "agents", "services", "import", "model",
+        ],
     ),
     (
         "testkit",

@@ -89,6 +89,8 @@ pub(crate) enum Command {
     },
     /// Write what makes an agent who it is into a directory, without credentials.
     Export(crate::lives::ExportArgs),
+    /// Bring agents in from another installation, and tell what could not be carried over.
+    Import(crate::imports::ImportArgs),
     /// Show what waits for a yes, and answer.
     Approvals {
         /// Also those that were answered.
@@ -576,7 +578,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("budget", "set"),
     ("budget", "reset"),
     ("policy", ""),
-    ("import", ""),
     ("tui", ""),
 ];
 

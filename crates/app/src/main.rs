@@ -11,6 +11,7 @@ mod examples;
 mod exit;
 mod house;
 mod image;
+mod imports;
 mod lives;
 mod org;
 mod output;
@@ -97,6 +98,7 @@ async fn dispatch(cli: cli::Cli) -> Result<u8, exit::Failure> {
         C::Agent(AgentCommand::Rm(args)) => lives::rm(&home, json, &args).await,
         C::Agent(AgentCommand::Clone(args)) => lives::clone(&home, json, &args).await,
         C::Agent(AgentCommand::Restore(args)) => lives::restore(&home, json, &args).await,
+        C::Import(args) => imports::run(&home, json, &args).await,
         C::Export(args) => lives::export(&home, json, &args).await,
         C::Agent(AgentCommand::Show { agent, effective }) => {
             agents::agent_show(&home, json, &agent, effective).await

@@ -208,9 +208,7 @@ impl Service {
     pub fn name_for(&self, agent: &Slug) -> String {
         match (self.names.get(agent), self.kind) {
             (Some(own), ServiceKind::Postgres) => own.as_str().replace('-', "_"),
-            (None, ServiceKind::Postgres) => {
-                format!("agent_{}", agent.as_str().replace('-', "_"))
-            }
+            (None, ServiceKind::Postgres) => agent.postgres_name(),
             (Some(own), _) => own.to_string(),
             (None, _) => agent.to_string(),
         }

@@ -148,7 +148,7 @@ mod tests {
         for bad in ["", "1a", "a b", "a\"; drop", "A", "a'", &"a".repeat(64)] {
             assert!(close(bad).checked().is_err(), "{bad}");
         }
-        assert!(close("agent_iris").checked().is_ok());
+        assert!(close("ab_iris").checked().is_ok());
         let open = |secret: &str| Question::Open {
             name: "a".to_owned(),
             secret: secret.to_owned(),

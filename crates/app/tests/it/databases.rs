@@ -102,11 +102,11 @@ fn each_has_its_database_and_cannot_connect_to_anothers() {
             "iris",
             "SELECT current_database() || ' ' || current_user"
         ),
-        "agent_iris agent_iris"
+        "ab_iris ab_iris"
     );
     assert_eq!(
         query(&house, "otto", "SELECT current_database()"),
-        "agent_otto"
+        "ab_otto"
     );
     query(
         &house,
@@ -114,16 +114,16 @@ fn each_has_its_database_and_cannot_connect_to_anothers() {
         "CREATE TABLE secrets (v text); INSERT INTO secrets VALUES ('mine')",
     );
     // Neither another's database nor the server's own, neither as oneself nor as somebody else.
-    for name in ["agent_iris", "postgres", "template1"] {
+    for name in ["ab_iris", "postgres", "template1"] {
         let told = refused(&house, "otto", &["-d", name]);
         assert!(told.contains("permission denied for database"), "{told}");
     }
-    let told = refused(&house, "otto", &["-d", "agent_iris", "-U", "agent_iris"]);
+    let told = refused(&house, "otto", &["-d", "ab_iris", "-U", "ab_iris"]);
     assert!(told.contains("no password supplied"), "{told}");
     let told = refused(&house, "otto", &["-U", "abbey", "-d", "postgres"]);
     assert!(told.contains("pg_hba.conf rejects connection"), "{told}");
     // Nobody comes without TLS, and who has no database comes not at all.
-    let told = refused(&house, "otto", &["-d", "dbname=agent_otto sslmode=disable"]);
+    let told = refused(&house, "otto", &["-d", "dbname=ab_otto sslmode=disable"]);
     assert!(told.contains("no encryption"), "{told}");
     assert!(
         !house
@@ -171,21 +171,18 @@ fn a_database_is_migrated_backed_up_vacuumed_and_restored_by_skills() {
     );
     let done = work(&house, 0, "iris", "migrate the database");
     assert_eq!(done["verified"], "skill");
-    assert_eq!(
-        said(&done),
-        "applied to agent_iris: 1_stock.sql, 02_more.sql"
-    );
+    assert_eq!(said(&done), "applied to ab_iris: 1_stock.sql, 02_more.sql");
     let again = work(&house, 0, "iris", "migrate the database");
     assert_eq!(
         said(&again),
-        "agent_iris is up to date: 2 migrations, none new"
+        "ab_iris is up to date: 2 migrations, none new"
     );
     let backed = work(&house, 0, "iris", "back up the database");
     let backup = backed["result"]["data"]["backup"]
         .as_str()
         .unwrap()
         .to_owned();
-    assert!(backup.starts_with("backups/db/agent_iris@"), "{backup}");
+    assert!(backup.starts_with("backups/db/ab_iris@"), "{backup}");
     query(
         &house,
         "iris",
@@ -193,7 +190,7 @@ fn a_database_is_migrated_backed_up_vacuumed_and_restored_by_skills() {
     );
     let vacuumed = said(&work(&house, 0, "iris", "vacuum the database"));
     assert!(
-        vacuumed.starts_with("vacuumed agent_iris: 3 tables"),
+        vacuumed.starts_with("vacuumed ab_iris: 3 tables"),
         "{vacuumed}"
     );
     // What replaces everything asks first, and says what it would do.
@@ -207,7 +204,7 @@ fn a_database_is_migrated_backed_up_vacuumed_and_restored_by_skills() {
     let inbox = house.expect(0, &["approvals"]);
     for part in [
         "skill:db-restore",
-        "agent_iris is replaced by",
+        "ab_iris is replaced by",
         "stock (10 rows)",
     ] {
         assert!(inbox.contains(part), "{part}: {inbox}");
@@ -335,7 +332,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
         "CREATE TABLE b (x int);\n",
     );
     let done = work(&house, 0, "iris", "migrate the database");
-    assert_eq!(said(&done), "applied to agent_iris: 2_b.sql");
+    assert_eq!(said(&done), "applied to ab_iris: 2_b.sql");
 }
 
 #[test]
@@ -384,7 +381,7 @@ fn what_an_agent_leaves_is_kept_for_its_time_and_then_goes() {
         "iris",
         "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE NOT datistemplate",
     );
-    assert_eq!(names, "agent_iris,postgres");
+    assert_eq!(names, "ab_iris,postgres");
     let dropped = &entries(&house, "service.drop")[0]["detail"];
     assert!(
         house
@@ -494,7 +491,7 @@ fn a_crash_while_something_goes_is_made_good() {
         until("the place was passed", || !armed.exists());
         house.crash_at = None;
         until("it is up again", || house.run(&["up"]).status.success());
-        let gone = "SELECT count(*) FROM pg_database WHERE datname = 'agent_otto'";
+        let gone = "SELECT count(*) FROM pg_database WHERE datname = 'ab_otto'";
         until("what was left is gone", || {
             let done = psql(&house, "iris", &[], gone);
             done.status.success() && done.stdout == b"0\n"

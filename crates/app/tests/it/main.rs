@@ -26,6 +26,7 @@ mod hard_days;
 mod hooks;
 mod hostd;
 mod idle;
+mod imports;
 mod journey;
 mod kill;
 mod lives;

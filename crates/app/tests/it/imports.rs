@@ -1,0 +1,215 @@
+//! Other installations come in by the door that every agent comes in by; all or nothing, and nothing of theirs is
+//! touched (S1-19, S2-24, S3-13).
+
+use crate::house;
+use abbey_testkit::house::{House, until};
+use std::path::PathBuf;
+
+const HOUSE: &str = "house: harbour
+providers:
+  cloud: { kind: openai, base_url: http://127.0.0.1:1/v1 }
+defaults: { cell: sandbox }
+budget: { usd_per_day: 10 }
+agents:
+  abbot: { template: orchestrator }
+";
+
+fn fixture(name: &str) -> String {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../import/tests/fixtures");
+    dir.join(name).display().to_string()
+}
+
+fn stand() -> House {
+    let house = house();
+    house.manifest(HOUSE);
+    house.expect(0, &["up"]);
+    house
+}
+
+fn names(house: &House) -> Vec<String> {
+    let fleet = house.json(0, &["ps"]);
+    let agents = fleet["agents"].as_array().unwrap();
+    agents
+        .iter()
+        .map(|a| a["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn is_up(house: &House, agent: &str) {
+    until("it is up", || {
+        let fleet = house.json(0, &["ps"]);
+        let agents = fleet["agents"].as_array().unwrap();
+        agents
+            .iter()
+            .any(|a| a["name"] == agent && a["presence"] == "robed")
+    });
+}
+
+fn manifest(house: &House) -> String {
+    std::fs::read_to_string(house.path("abbey.yaml")).unwrap()
+}
+
+#[test]
+fn every_kind_of_installation_comes_in_and_works() {
+    let house = stand();
+    let told = house.expect(0, &["import", "openclaw", &fixture("openclaw")]);
+    assert!(
+        told.contains("channels are set up anew") && told.contains("elsewhere/model-x"),
+        "{told}"
+    );
+    house.expect(
+        0,
+        &["import", "hermes", &fixture("hermes"), "--as", "archivist"],
+    );
+    house.expect(0, &["import", "env", &fixture("env")]);
+    let company = house.json(0, &["import", "paperclip", &fixture("paperclip")]);
+    assert_eq!(company["applied"], true);
+    assert_eq!(
+        names(&house),
+        [
+            "abbot",
+            "archivist",
+            "ceo",
+            "engineer",
+            "main",
+            "meridian",
+            "scout",
+            "writer"
+        ]
+    );
+    // What made each of them who it is lies where it works.
+    for (agent, file, text) in [
+        (
+            "main",
+            "SOUL.md",
+            "# Harbour\n\nYou keep the harbour in order.\n",
+        ),
+        ("main", "memory/2026-11-20.md", "Two ships came in.\n"),
+        ("archivist", "USER.md", "She prefers short answers.\n"),
+        ("engineer", "SOUL.md", "You build what was decided."),
+    ] {
+        is_up(&house, agent);
+        assert_eq!(
+            house.expect(0, &["exec", agent, "--", "cat", file]),
+            text,
+            "{agent} {file}"
+        );
+    }
+    let schedules = house.json(0, &["schedule", "list"]).to_string();
+    for part in ["morning-round", "nightly", "weekly-review"] {
+        assert!(schedules.contains(part), "{part}: {schedules}");
+    }
+    assert!(manifest(&house).contains("cron: \"0 7 * * *\", timezone: \"Europe/Ljubljana\""));
+    let org = house.json(0, &["agent", "show", "engineer"]);
+    assert_eq!(
+        (org["reports_to"].as_str(), org["display_name"].as_str()),
+        (Some("ceo"), Some("Grace")),
+        "{org}"
+    );
+    let tasks = house.json(0, &["task", "list", "--agent", "engineer"]);
+    assert!(
+        tasks["tasks"][0]["title"]
+            .as_str()
+            .unwrap()
+            .starts_with("Launch page"),
+        "{tasks}"
+    );
+    // It was read, and is as it was.
+    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+    assert!(
+        house
+            .refused(
+                4,
+                &["import", "hermes", &fixture("hermes"), "--as", "archivist"]
+            )
+            .contains("lives here already")
+    );
+}
+
+#[test]
+fn agents_of_microvms_are_told_apart_from_what_this_host_can_do() {
+    let house = stand();
+    let told = house.expect(
+        0,
+        &["import", "fireclaw", &fixture("fireclaw"), "--dry-run"],
+    );
+    for part in [
+        "worker-one:",
+        "cell: microvm",
+        "drives: { workspace: 512MiB }",
+        "the house gives these by itself",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert_eq!(names(&house), ["abbot"]);
+    assert!(!house.path("charters").exists(), "nothing was written");
+}
+
+#[test]
+fn what_cannot_come_in_whole_leaves_nothing() {
+    let house = stand();
+    let before = manifest(&house);
+    let theirs = house.path("theirs");
+    std::fs::create_dir_all(theirs.join("workspace")).unwrap();
+    std::fs::create_dir_all(theirs.join("cron")).unwrap();
+    std::fs::write(theirs.join("openclaw.json"), "{}").unwrap();
+    std::fs::write(theirs.join("workspace/SOUL.md"), "You are new.\n").unwrap();
+    // A time that is none: the manifest would be wrong.
+    std::fs::write(theirs.join("cron/jobs.json"), r#"{"jobs":[{"name":"x","agentId":"main","schedule":{"kind":"cron","expr":"every day"},"payload":{"message":"y"}}]}"#).unwrap();
+    let from = theirs.display().to_string();
+    let told = house.refused(4, &["import", "openclaw", &from]);
+    assert!(
+        told.contains("nothing was changed") && told.contains("every day"),
+        "{told}"
+    );
+    std::fs::remove_dir_all(theirs.join("cron")).unwrap();
+    // A charter of that name lies there already, and is somebody's.
+    std::fs::create_dir(house.path("charters")).unwrap();
+    std::fs::write(house.path("charters/main.md"), "mine\n").unwrap();
+    let told = house.refused(4, &["import", "openclaw", &from]);
+    assert!(
+        told.contains("charters/main.md` cannot be written"),
+        "{told}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(house.path("charters/main.md")).unwrap(),
+        "mine\n"
+    );
+    assert_eq!(
+        (manifest(&house), names(&house)),
+        (before, vec!["abbot".to_owned()])
+    );
+    // Without a house that answers nothing is written either.
+    std::fs::remove_dir_all(house.path("charters")).unwrap();
+    house.expect(0, &["down"]);
+    house.refused(6, &["import", "openclaw", &from]);
+    assert!(!house.path("charters").exists());
+    for (args, told) in [
+        (
+            ["import", "zope", "."],
+            "`zope` is nothing that can be imported; there are bundle, fireclaw",
+        ),
+        (
+            ["import", "openclaw", "/nowhere"],
+            "`/nowhere` cannot be read",
+        ),
+    ] {
+        let said = house.refused(2, &args);
+        assert!(said.contains(told), "{said}");
+    }
+}
+
+#[test]
+fn a_bundle_goes_from_one_house_to_another() {
+    let (one, two) = (stand(), stand());
+    let to = one.path("bundle").display().to_string();
+    one.expect(0, &["export", "abbot", &to]);
+    two.expect(0, &["import", "bundle", &to, "--as", "prior"]);
+    is_up(&two, "prior");
+    let charter = two.expect(0, &["exec", "prior", "--", "cat", "SOUL.md"]);
+    assert_eq!(
+        charter,
+        one.expect(0, &["exec", "abbot", "--", "cat", "SOUL.md"])
+    );
+    assert!(manifest(&two).contains("  prior: { template: orchestrator }"));
+}

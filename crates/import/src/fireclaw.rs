@@ -1,0 +1,131 @@
+//! `agents.json` of a host of microVMs, and the templates beside it (S5-01, S5-08).
+
+use crate::names::{Names, shown};
+use crate::newcomer::Newcomer;
+use crate::source::{Source, is_file};
+use crate::{Error, Here, Import, Kind, Result};
+use serde_json::Value;
+use std::path::Path;
+
+/// What the house gives by itself.
+const GIVEN: [&str; 7] = [
+    "ip",
+    "octet",
+    "tapDevice",
+    "socketPath",
+    "rootfsPath",
+    "pid",
+    "startedAt",
+];
+
+pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Import) -> Result<()> {
+    // The file itself, or the directory that holds it.
+    let (dir, file) = match is_file(path) {
+        true => (
+            path.parent().unwrap_or(Path::new(".")),
+            path.file_name().map(|n| n.to_string_lossy().into_owned()),
+        ),
+        false => (path, None),
+    };
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    let source = Source::open(dir)?;
+    let file = file.unwrap_or_else(|| "agents.json".to_owned());
+    let not_one = |why: String| Error::NotOne {
+        path: path.to_owned(),
+        what: "state of a host of microVMs",
+        why,
+    };
+    let text = source.text(&file);
+    let text = text.ok_or_else(|| not_one(format!("`{file}` is not there")))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| not_one(e.to_string()))?;
+    // A list, a list below `agents`, or by name.
+    let rows: Vec<Value> = match value.get("agents").unwrap_or(&value) {
+        Value::Array(rows) => rows.clone(),
+        Value::Object(by_name) => by_name
+            .iter()
+            .map(|(name, row)| {
+                let mut row = row.clone();
+                if row.is_object() && row["name"].is_null() {
+                    row["name"] = name.as_str().into();
+                }
+                row
+            })
+            .collect(),
+        _ => return Err(not_one("it holds no agents".to_owned())),
+    };
+    let mut used = Vec::new();
+    for row in &rows {
+        let text = |key: &str| row[key].as_str().filter(|t| !t.is_empty());
+        let Some(was) = text("name").or(text("nick")) else {
+            import.found(Kind::Left, &file, "an agent without a name");
+            continue;
+        };
+        let slug = names.give(import, was, None);
+        let mut agent = Newcomer::new(slug, was);
+        let place = format!("{file}: {}", shown(was));
+        agent.name = text("nick").or(text("name")).map(shown);
+        agent.cell = Some("microvm");
+        let template = text("template").map(str::to_owned);
+        let template = template.filter(|t| t.parse::<abbey_model::Slug>().is_ok());
+        let kind = template.as_ref().and_then(|t| {
+            used.push(t.clone());
+            let text = source.text(&format!("templates/{t}.json"))?;
+            serde_json::from_str::<Value>(&text).ok()
+        });
+        let from = |key: &str| {
+            kind.as_ref()
+                .and_then(|k| k[key].as_str())
+                .map(str::to_owned)
+        };
+        agent.role = template.clone();
+        agent.charter = from("persona").map(|p| {
+            let at = format!("templates/{}.json", template.as_deref().unwrap_or_default());
+            crate::source::cleaned(import, &at, &p)
+        });
+        if agent.charter.is_none() {
+            import.found(
+                Kind::Left,
+                &place,
+                "no template with a `persona` is there; it has a stock charter",
+            );
+        }
+        if let Some(model) = text("model").map(str::to_owned).or(from("model")) {
+            agent.model = here.model(import, &place, &model);
+        }
+        let size = row["workspaceSizeMib"].as_u64();
+        let size = size.or_else(|| kind.as_ref().and_then(|k| k["workspaceSizeMib"].as_u64()));
+        agent.workspace_mib = size.map(|mib| mib.clamp(16, 1 << 20));
+        if text("trigger").is_some() || from("trigger").is_some() {
+            import.found(
+                Kind::Left,
+                &place,
+                "its trigger: it belongs to a channel, and channels are set up anew",
+            );
+        }
+        let given: Vec<&str> = GIVEN.into_iter().filter(|k| !row[*k].is_null()).collect();
+        if !given.is_empty() {
+            let text = format!("{}: the house gives these by itself", given.join(", "));
+            import.found(Kind::Left, &place, text);
+        }
+        import.agents.push(agent);
+    }
+    for name in source.names("templates") {
+        let Some(stem) = name.strip_suffix(".json") else {
+            continue;
+        };
+        if !used.iter().any(|u| u == stem) {
+            let place = format!("templates/{}", shown(&name));
+            import.found(
+                Kind::Left,
+                place,
+                "no agent was made from it; its persona can be a charter",
+            );
+        }
+    }
+    source.secrets(import);
+    Ok(())
+}
