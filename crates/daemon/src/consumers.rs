@@ -18,10 +18,13 @@ use abbey_store::Note;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How every credential at a service begins.
+const PREFIX: &str = "abbey_sv_";
 /// Time for a service to answer; a backup of what a consumer left is part of some answers.
 const WITHIN: Duration = Duration::from_secs(600);
 /// How long what could not be done waits, at first and at most.
@@ -157,26 +160,32 @@ async fn settle(
 async fn open(
     house: &Arc<House>,
     current: &Current,
-    (service, agent): (&Service, &Slug),
+    (service, agent): (&Service, &&Slug),
     (held, certificate): (Option<&Holding>, Option<&str>),
     known: &mut Known,
 ) -> Result<()> {
     let name = service.name_for(agent);
-    let key = (service.slug.clone(), agent.clone());
+    let key = (service.slug.clone(), (*agent).clone());
     let copy = fs::read_to_string(own_copy(house, agent, &service.slug)).unwrap_or_default();
-    let line = Line::of(service.kind, &name);
-    let secret = match line.secret(&copy) {
+    let secret = match secret_in(&copy) {
         Some(secret) => secret.to_owned(),
-        None => new_token("abbey_sv_")?.expose().to_owned(),
+        None => new_token(PREFIX)?.expose().to_owned(),
     };
-    let text = line.with(&secret);
-    let trust = certificate.unwrap_or_default();
-    let digest = abbey_agents::digest(format!("{text}\n{trust}").as_bytes());
-    let as_it_should = held.is_some_and(|h| {
-        h.open
-            && (service.kind != ServiceKind::Postgres
-                || h.connections == i64::from(service.connections))
+    let owner = format!("agent:{agent}");
+    let subnet = abbey_plan::subnet(&current.registry, &owner);
+    let reach = current.house.agents.get(*agent).and_then(|a| {
+        let reaches = abbey_plan::reaches(&current.house, &current.registry, a, subnet);
+        reaches.into_iter().find(|r| r.service == service.slug)
     });
+    let Some(reach) = reach else {
+        return Err(unexpected(service));
+    };
+    let text = line_of(service.kind, &name, reach.at, &secret);
+    let trust = certificate.unwrap_or_default();
+    let taken = (service.connections, service.rate, service.quota);
+    let digest = abbey_agents::digest(format!("{text}\n{trust}\n{taken:?}").as_bytes());
+    let as_it_should =
+        held.is_some_and(|h| h.open && h.connections == i64::from(service.connections));
     if as_it_should && known.given.get(&key) == Some(&digest) {
         return Ok(());
     }
@@ -188,6 +197,8 @@ async fn open(
         name: name.clone(),
         secret,
         connections: service.connections,
+        rate: service.rate,
+        bytes: service.quota.0,
     };
     ask(house, current, service, &question).await?;
     crash::point("consumer.open.end");
@@ -289,32 +300,23 @@ async fn bring(
 }
 
 /// The line in which clients of a kind look for their credential.
-struct Line {
-    before: String,
-    after: &'static str,
-}
-
-impl Line {
-    fn of(kind: ServiceKind, name: &str) -> Line {
-        let before = match kind {
-            // Source: PostgreSQL, "The Password File".
-            ServiceKind::Postgres => format!("*:*:*:{name}:"),
-            ServiceKind::Git | ServiceKind::Site | ServiceKind::Command => String::new(),
-        };
-        Line {
-            before,
-            after: "\n",
+fn line_of(kind: ServiceKind, name: &str, at: SocketAddrV4, secret: &str) -> String {
+    match kind {
+        // Source: PostgreSQL, "The Password File".
+        ServiceKind::Postgres => format!("*:*:*:{name}:{secret}\n"),
+        // Source: git-credential-store(1); curl takes the same as a URL.
+        ServiceKind::Git | ServiceKind::Site | ServiceKind::Command => {
+            format!("http://{name}:{secret}@{at}\n")
         }
     }
+}
 
-    fn with(&self, secret: &str) -> String {
-        format!("{}{secret}{}", self.before, self.after)
-    }
-
-    fn secret<'a>(&self, text: &'a str) -> Option<&'a str> {
-        let secret = text.strip_prefix(&self.before)?.strip_suffix(self.after)?;
-        (!secret.is_empty()).then_some(secret)
-    }
+/// The secret in such a line.
+pub(crate) fn secret_in(line: &str) -> Option<&str> {
+    let rest = &line[line.find(PREFIX)?..];
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let end = rest.find(|c| !word(c)).unwrap_or(rest.len());
+    Some(&rest[..end])
 }
 
 fn unexpected(service: &Service) -> Error {

@@ -385,11 +385,10 @@ async fn archive(house: &House, slug: &Slug) -> Result<()> {
     ask(house, Operation::Archive { owner, stamp }).await
 }
 
-/// The secret of an agent's credential at a service, which is the last word of its line.
+/// The secret of an agent's credential at a service.
 fn credential_at(house: &House, agent: &Slug, service: &Slug) -> Option<Secret> {
     let text = fs::read_to_string(crate::consumers::own_copy(house, agent, service)).ok()?;
-    let secret = text.trim_end().rsplit(':').next()?;
-    Some(Secret::new(secret))
+    crate::consumers::secret_in(&text).map(Secret::new)
 }
 
 /// Loads every valid credential and every secret that must stay out of logs.

@@ -138,6 +138,36 @@ fn client_environment(home: &Path, reaches: &[Reach]) -> Vec<(String, String)> {
             env.push((name.to_owned(), value));
         }
     }
+    // Source: git-config(1), `GIT_CONFIG_COUNT`, and git-credential-store(1).
+    let repositories = reaches.iter().filter(|r| r.kind == ServiceKind::Git);
+    let repositories = repositories.filter_map(|r| Some((r, r.own.as_ref()?)));
+    let mut count = 0;
+    for (reach, own) in repositories {
+        let file = services.join(reach.service.as_str());
+        let url = format!("http://{}", reach.at);
+        let name = reach
+            .service
+            .as_str()
+            .replace('-', "_")
+            .to_ascii_uppercase();
+        for (name, value) in [
+            (format!("ABBEY_GIT_{name}"), format!("{url}/{own}")),
+            (
+                format!("GIT_CONFIG_KEY_{count}"),
+                format!("credential.{url}.helper"),
+            ),
+            (
+                format!("GIT_CONFIG_VALUE_{count}"),
+                format!("store --file={}", file.display()),
+            ),
+        ] {
+            env.push((name, value));
+        }
+        count += 1;
+    }
+    if count > 0 {
+        env.push(("GIT_CONFIG_COUNT".to_owned(), count.to_string()));
+    }
     env
 }
 

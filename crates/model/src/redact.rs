@@ -9,9 +9,10 @@ use crate::Secret;
 const MARK: &str = "[redacted]";
 
 /// Prefix, least number of token characters after it.
-const SHAPES: [(&str, usize); 14] = [
+const SHAPES: [(&str, usize); 15] = [
     ("abbey_op_", 20),
     ("abbey_ag_", 20),
+    ("abbey_sv_", 20),
     ("sk-abbey-", 20),
     ("sk-ant-", 16),
     ("sk-proj-", 16),

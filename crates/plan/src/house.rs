@@ -190,6 +190,10 @@ pub struct Service {
     pub grace: Millis,
     /// Most connections of one consumer at once.
     pub connections: u32,
+    /// Most requests of one consumer in a minute.
+    pub rate: u32,
+    /// Most bytes that one consumer keeps.
+    pub quota: Bytes,
     /// Line of the manifest.
     pub line: usize,
 }
@@ -248,7 +252,7 @@ impl ServiceKind {
 
     /// Whether each consumer has a credential of its own there.
     pub const fn has_consumers(self) -> bool {
-        matches!(self, ServiceKind::Postgres | ServiceKind::Git)
+        self.is_stock()
     }
 }
 

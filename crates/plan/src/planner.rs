@@ -3,7 +3,7 @@
 use crate::allocate::{Conflict, HostFacts, Registry, footprint};
 use crate::house::{Agent, Charter, House, Service, ServiceKind};
 use crate::reach;
-use abbey_model::{CellKind, Generation, Millis, Slug, Subnet};
+use abbey_model::{Bytes, CellKind, Generation, Millis, Slug, Subnet};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -300,6 +300,8 @@ impl Work {
             names: BTreeMap::new(),
             grace: Millis(0),
             connections: 0,
+            rate: 0,
+            quota: Bytes(0),
             ..service.clone()
         };
         let digest = digest(&format!(

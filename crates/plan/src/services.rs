@@ -5,13 +5,16 @@ use crate::house::{Agent, Service, ServiceKind};
 use crate::node::{Entry, Node};
 use crate::shape::{self, Shape, key};
 use crate::table::{EGRESS, LIMITS, NAMES, PROFILES, SERVICE_CELLS, WAIVE};
-use abbey_model::{CellKind, Limits, Millis, Slug};
+use abbey_model::{Bytes, CellKind, Limits, Millis, Slug};
 use std::collections::BTreeMap;
 
 /// How long what a consumer left behind is kept, where nothing is said: seven days.
 const GRACE: Millis = Millis::from_secs(7 * 86_400);
 /// Connections of one consumer, where nothing is said.
 const CONNECTIONS: u32 = 20;
+/// Requests of one consumer in a minute, and bytes that it keeps, where nothing is said.
+const RATE: u32 = 600;
+const QUOTA: Bytes = Bytes(1 << 30);
 /// Names that a database server has for itself.
 const TAKEN: [&str; 4] = ["postgres", "template0", "template1", "abbey"];
 
@@ -67,6 +70,16 @@ pub(crate) const SERVICES: Shape = Shape::Map(&Shape::Object(&[
         "connections",
         Shape::Integer(1, 10_000),
         "Most connections of one agent at once; default 20.",
+    ),
+    key(
+        "rate",
+        Shape::Integer(1, 1_000_000),
+        "Most requests of one agent in a minute; default 600.",
+    ),
+    key(
+        "quota",
+        Shape::Bytes,
+        "Most that one agent keeps in it; default `1GiB`.",
     ),
     key("limits", LIMITS, "Ceilings of its cell."),
     key(
@@ -157,8 +170,16 @@ impl Decoder<'_> {
         }
         for (name, used) in [
             ("names", kind.has_consumers()),
-            ("grace", kind == ServiceKind::Postgres),
-            ("connections", kind == ServiceKind::Postgres),
+            ("grace", kind.has_consumers()),
+            ("connections", kind.has_consumers()),
+            (
+                "rate",
+                kind.has_consumers() && kind != ServiceKind::Postgres,
+            ),
+            (
+                "quota",
+                kind.has_consumers() && kind != ServiceKind::Postgres,
+            ),
         ] {
             if let (false, Some(at)) = (used, value.get(name)) {
                 let text = format!("`{name}` has no meaning for a `{}`", kind.name());
@@ -198,6 +219,12 @@ impl Decoder<'_> {
             connections: integer(node, "connections")
                 .and_then(|n| u32::try_from(n).ok())
                 .unwrap_or(CONNECTIONS),
+            rate: integer(node, "rate")
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(RATE),
+            quota: text(node, "quota")
+                .and_then(shape::bytes)
+                .map_or(QUOTA, Bytes),
             egress: egress(value.get("egress")),
             terminal: text(node, "terminal") == Some("true"),
             slot,

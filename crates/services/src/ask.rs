@@ -21,8 +21,12 @@ pub enum Question {
         name: String,
         /// Its credential from now on.
         secret: String,
-        /// Most connections at once.
+        /// Most connections or requests at once.
         connections: u32,
+        /// Most requests in a minute, where they are counted.
+        rate: u32,
+        /// Most bytes that it may keep, where they are counted.
+        bytes: u64,
     },
     /// Takes a consumer's credential away; what it left is backed up and kept.
     Close {
@@ -153,6 +157,8 @@ mod tests {
             name: "a".to_owned(),
             secret: secret.to_owned(),
             connections: 1,
+            rate: 1,
+            bytes: 1,
         };
         assert!(open("short").checked().is_err());
         assert!(open("sixteen-letters'--").checked().is_err());

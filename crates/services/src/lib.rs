@@ -2,7 +2,11 @@
 //! what a consumer needs by running this binary once more in that cell, with JSON on standard input.
 
 pub mod ask;
+mod door;
+mod git;
 pub mod postgres;
+mod registry;
+mod site;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -58,6 +62,7 @@ impl Error {
 pub fn found(kind: &str) -> Result<()> {
     match kind {
         "postgres" => postgres::found(),
+        "git" => git::found(),
         _ => Ok(()),
     }
 }
@@ -73,17 +78,23 @@ pub async fn run(args: &[OsString]) -> Result<i32> {
         args.get(at + 1)?.to_str()
     };
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
-    match (word(0), word(1)) {
-        ("postgres", "serve") => {
-            let port = value("--port").and_then(|p| p.parse().ok());
-            let (Some(address), Some(port)) = (value("--address"), port) else {
-                return Err(Error::Question(
-                    "`--address` and `--port` are missing".to_owned(),
-                ));
-            };
-            postgres::serve(&home, address, port).await
+    let served = word(1) == "serve";
+    let port = value("--port").and_then(|p| p.parse().ok());
+    let (address, port) = match (value("--address"), port) {
+        (Some(address), Some(port)) => (address, port),
+        _ if served => {
+            let text = "`--address` and `--port` are missing";
+            return Err(Error::Question(text.to_owned()));
         }
+        _ => ("", 0),
+    };
+    match (word(0), word(1)) {
+        ("postgres", "serve") => postgres::serve(&home, address, port).await,
+        ("git", "serve") => git::serve(&home, address, port).await,
+        ("site", "serve") => site::serve(&home, address, port).await,
         ("postgres", "ask") => ask::answer(|question| postgres::answer(&home, question)),
+        ("git", "ask") => ask::answer(|question| git::answer(&home, question)),
+        ("site", "ask") => ask::answer(|question| site::answer(&home, question)),
         (kind, part) => Err(Error::Question(format!("there is no `{kind} {part}`"))),
     }
 }

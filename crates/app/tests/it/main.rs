@@ -38,6 +38,7 @@ mod races;
 mod reports;
 mod schedules;
 mod shared;
+mod shelves;
 mod stories;
 mod units;
 mod workflows;

@@ -96,6 +96,7 @@ pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
             name,
             secret,
             connections,
+            ..
         } => {
             let foreign = psql(places, &[("name", &name)], FOREIGN)?;
             if !foreign.is_empty() {

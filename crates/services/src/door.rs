@@ -1,0 +1,169 @@
+//! The HTTP door of a service: who comes, by name and credential, and how many at once.
+
+use crate::registry::{Consumer, Registry, Turnstile, Wait};
+use crate::{Error, Result};
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What a service with a door shares among its requests.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) registry: Registry,
+    turnstile: Mutex<Turnstile>,
+}
+
+/// Somebody who came in; going out is counted when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    door: Arc<Door>,
+    /// What it is called here.
+    pub(crate) name: String,
+    /// What it may take.
+    pub(crate) consumer: Consumer,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let turnstile = &self.door.turnstile;
+        turnstile
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .leave(&self.name);
+    }
+}
+
+/// A short answer.
+pub(crate) fn say(status: StatusCode, text: impl Into<String>) -> Response {
+    (status, text.into() + "\n").into_response()
+}
+
+impl Door {
+    pub(crate) fn of(registry: Registry) -> Arc<Door> {
+        Arc::new(Door {
+            registry,
+            turnstile: Mutex::default(),
+        })
+    }
+
+    /// Lets somebody in by name and credential, or answers why not. Source: RFC 7617, the `Basic` scheme.
+    pub(crate) fn admit(
+        self: &Arc<Door>,
+        headers: &HeaderMap,
+    ) -> std::result::Result<Guest, Box<Response>> {
+        let who = || {
+            let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"abbey\"")];
+            let text = "say who you are: the name and credential that the house gave you\n";
+            Box::new((StatusCode::UNAUTHORIZED, challenge, text).into_response())
+        };
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|v| v.to_str().ok());
+        let given = given
+            .and_then(|v| v.strip_prefix("Basic "))
+            .ok_or_else(who)?;
+        let decoded = BASE64
+            .decode(given.trim())
+            .ok()
+            .and_then(|b| String::from_utf8(b).ok());
+        let decoded = decoded.ok_or_else(who)?;
+        let (name, secret) = decoded.split_once(':').ok_or_else(who)?;
+        let admitted = self.registry.admit(name, secret).map_err(|error| {
+            eprintln!("error: {error}");
+            Box::new(say(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the service cannot look who you are",
+            ))
+        })?;
+        let consumer = admitted.ok_or_else(who)?;
+        let mut turnstile = self
+            .turnstile
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Err(wait) = turnstile.enter(name, &consumer, Instant::now()) {
+            let (text, after) = match wait {
+                Wait::Crowd => ("too many of your requests are at work\n", "1"),
+                Wait::Rate => ("too many of your requests came in a minute\n", "60"),
+            };
+            let later = [(header::RETRY_AFTER, after)];
+            return Err(Box::new(
+                (StatusCode::TOO_MANY_REQUESTS, later, text).into_response(),
+            ));
+        }
+        drop(turnstile);
+        Ok(Guest {
+            door: Arc::clone(self),
+            name: name.to_owned(),
+            consumer,
+        })
+    }
+}
+
+/// Serves until the house says otherwise.
+pub(crate) async fn serve(router: axum::Router, address: &str, port: u16) -> Result<i32> {
+    let listener = tokio::net::TcpListener::bind((address, port)).await;
+    let listener = listener.map_err(Error::file("listen on", format!("{address}:{port}")))?;
+    let mut end = signal(SignalKind::terminate()).map_err(Error::file("watch", "signals"))?;
+    let router = router.route("/healthz", get(async || "ok\n"));
+    let served = axum::serve(listener, router).with_graceful_shutdown(async move {
+        end.recv().await;
+    });
+    served
+        .await
+        .map_err(Error::file("serve on", format!("{address}:{port}")))?;
+    Ok(0)
+}
+
+/// What every service with a door answers the control plane, but for copies, which each makes in its way.
+pub(crate) fn answer(
+    registry: &Registry,
+    question: crate::ask::Question,
+    copy: impl Fn(&str, i64) -> Result<crate::ask::Answer>,
+) -> Result<crate::ask::Answer> {
+    use crate::ask::{Answer, Question};
+    let done = Answer::Done {
+        backup: None,
+        bytes: 0,
+    };
+    let known = |name: &str| Ok::<_, Error>(registry.all()?.remove(name));
+    match &question {
+        Question::State {} => Ok(Answer::State {
+            holdings: registry.holdings()?,
+            certificate: None,
+        }),
+        Question::Open { .. } => registry.change(&question).map(|()| done),
+        Question::Close { name, at_ms } => {
+            let Some(consumer) = known(name)? else {
+                return Ok(done);
+            };
+            // Out first, then the copy, then the mark that it has one.
+            if consumer.closed_ms.is_some() {
+                return Ok(done);
+            }
+            registry.shut(name)?;
+            let copied = copy(name, *at_ms)?;
+            registry.change(&question).map(|()| copied)
+        }
+        Question::Drop { name, at_ms } => {
+            if known(name)?.is_none() {
+                return Ok(done);
+            }
+            let copied = copy(name, *at_ms)?;
+            registry.change(&question).map(|()| copied)
+        }
+        Question::Backup { name, at_ms } => copy(name, *at_ms),
+    }
+}
+
+/// A body that is not longer than that, whole; none when it is.
+pub(crate) async fn whole(body: Body, most: u64) -> Option<Vec<u8>> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let bytes = axum::body::to_bytes(body, most).await.ok()?;
+    Some(bytes.to_vec())
+}

@@ -1,0 +1,305 @@
+//! Who may use a service that the house has the program of: names, digests of credentials, and what each may take.
+
+use crate::ask::{Holding, Question};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use subtle::ConstantTimeEq;
+
+/// A consumer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Consumer {
+    /// SHA-256 of its credential, hexadecimal; none when it is closed.
+    pub(crate) hash: Option<String>,
+    /// Since when it is closed, milliseconds since 1970.
+    pub(crate) closed_ms: Option<i64>,
+    /// Most requests at once.
+    pub(crate) connections: u32,
+    /// Most requests in a minute.
+    pub(crate) rate: u32,
+    /// Most bytes that it may keep here.
+    pub(crate) bytes: u64,
+}
+
+/// The file of a service in which they stand.
+#[derive(Debug, Clone)]
+pub(crate) struct Registry {
+    home: PathBuf,
+}
+
+pub(crate) fn digest(secret: &str) -> String {
+    Sha256::digest(secret.as_bytes())
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
+}
+
+impl Registry {
+    pub(crate) fn of(home: &Path) -> Registry {
+        Registry {
+            home: home.to_owned(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.home.join("consumers.json")
+    }
+
+    /// Where what a consumer has lies.
+    pub(crate) fn place(&self, name: &str) -> PathBuf {
+        self.home.join("data").join(name)
+    }
+
+    pub(crate) fn all(&self) -> Result<BTreeMap<String, Consumer>> {
+        let path = self.path();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(e) => return Err(Error::file("read", path)(e)),
+        };
+        serde_json::from_slice(&text).map_err(|e| Error::file("read", path)(e.into()))
+    }
+
+    fn write(&self, all: &BTreeMap<String, Consumer>) -> Result<()> {
+        let (path, new) = (self.path(), self.path().with_extension("new"));
+        let _left_by_a_crash = fs::remove_file(&new);
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new);
+        let mut file = file.map_err(Error::file("make", &new))?;
+        let text = serde_json::to_vec_pretty(all).unwrap_or_default();
+        file.write_all(&text)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(Error::file("write", path))
+    }
+
+    /// The consumer of this name, if this is its credential.
+    pub(crate) fn admit(&self, name: &str, secret: &str) -> Result<Option<Consumer>> {
+        let known = self.all()?.remove(name);
+        let given = digest(secret);
+        let fits = |c: &Consumer| {
+            let hash = c.hash.as_deref().unwrap_or_default();
+            bool::from(hash.as_bytes().ct_eq(given.as_bytes()))
+        };
+        Ok(known.filter(fits))
+    }
+
+    pub(crate) fn holdings(&self) -> Result<Vec<Holding>> {
+        let holding = |(name, c): (String, Consumer)| Holding {
+            name,
+            open: c.hash.is_some(),
+            closed_ms: c.closed_ms,
+            connections: c.connections.into(),
+        };
+        Ok(self.all()?.into_iter().map(holding).collect())
+    }
+
+    /// Takes a credential back; that it is closed is marked when there is a copy.
+    pub(crate) fn shut(&self, name: &str) -> Result<()> {
+        let mut all = self.all()?;
+        if let Some(consumer) = all.get_mut(name) {
+            consumer.hash = None;
+        }
+        self.write(&all)
+    }
+
+    /// Opens, closes or forgets; whatever needs a copy first was copied by the caller.
+    pub(crate) fn change(&self, question: &Question) -> Result<()> {
+        let mut all = self.all()?;
+        match question {
+            Question::Open {
+                name,
+                secret,
+                connections,
+                rate,
+                bytes,
+            } => {
+                let place = self.place(name);
+                fs::create_dir_all(&place).map_err(Error::file("make", place))?;
+                all.insert(
+                    name.clone(),
+                    Consumer {
+                        hash: Some(digest(secret)),
+                        closed_ms: None,
+                        connections: *connections,
+                        rate: *rate,
+                        bytes: *bytes,
+                    },
+                );
+            }
+            Question::Close { name, at_ms } => {
+                if let Some(consumer) = all.get_mut(name) {
+                    consumer.hash = None;
+                    consumer.closed_ms.get_or_insert(*at_ms);
+                }
+            }
+            Question::Drop { name, .. } => {
+                if all.get(name).is_some_and(|c| c.hash.is_some()) {
+                    return Err(Error::Question(format!(
+                        "`{name}` is in use; it is closed first"
+                    )));
+                }
+                match fs::remove_dir_all(self.place(name)) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::file("remove", self.place(name))(e));
+                    }
+                    _ => {}
+                }
+                all.remove(name);
+            }
+            Question::State {} | Question::Backup { .. } => return Ok(()),
+        }
+        self.write(&all)
+    }
+}
+
+/// Bytes of everything below a directory.
+pub(crate) fn size(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let of = |e: fs::DirEntry| match e.file_type() {
+        Ok(kind) if kind.is_dir() => size(&e.path()),
+        Ok(kind) if kind.is_file() => e.metadata().map_or(0, |m| m.len()),
+        _ => 0,
+    };
+    entries.map(of).sum()
+}
+
+/// How much each asks of the service now.
+#[derive(Debug, Default)]
+pub(crate) struct Turnstile {
+    by_name: BTreeMap<String, Gone>,
+}
+
+#[derive(Debug)]
+struct Gone {
+    inside: u32,
+    since: Instant,
+    count: u32,
+}
+
+/// Why somebody has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Too many of its requests are at work.
+    Crowd,
+    /// Too many came in the last minute.
+    Rate,
+}
+
+impl Turnstile {
+    /// Lets a request in, or says why not.
+    pub(crate) fn enter(
+        &mut self,
+        name: &str,
+        consumer: &Consumer,
+        now: Instant,
+    ) -> std::result::Result<(), Wait> {
+        let fresh = || Gone {
+            inside: 0,
+            since: now,
+            count: 0,
+        };
+        let gone = self.by_name.entry(name.to_owned()).or_insert_with(fresh);
+        if now.saturating_duration_since(gone.since) >= Duration::from_secs(60) {
+            (gone.since, gone.count) = (now, 0);
+        }
+        if gone.inside >= consumer.connections {
+            return Err(Wait::Crowd);
+        }
+        if gone.count >= consumer.rate {
+            return Err(Wait::Rate);
+        }
+        gone.inside += 1;
+        gone.count += 1;
+        Ok(())
+    }
+
+    pub(crate) fn leave(&mut self, name: &str) {
+        if let Some(gone) = self.by_name.get_mut(name) {
+            gone.inside = gone.inside.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_its_own_crowd_and_its_own_minute() {
+        let consumer = Consumer {
+            connections: 2,
+            rate: 3,
+            ..Consumer::default()
+        };
+        let (mut turnstile, now) = (Turnstile::default(), Instant::now());
+        let enter = |t: &mut Turnstile, name, after| {
+            t.enter(name, &consumer, now + Duration::from_secs(after))
+        };
+        assert_eq!(enter(&mut turnstile, "a", 0), Ok(()));
+        assert_eq!(enter(&mut turnstile, "a", 0), Ok(()));
+        assert_eq!(enter(&mut turnstile, "a", 0), Err(Wait::Crowd));
+        assert_eq!(enter(&mut turnstile, "b", 0), Ok(()), "another is another");
+        turnstile.leave("a");
+        assert_eq!(enter(&mut turnstile, "a", 1), Ok(()));
+        turnstile.leave("a");
+        turnstile.leave("a");
+        assert_eq!(enter(&mut turnstile, "a", 59), Err(Wait::Rate));
+        assert_eq!(enter(&mut turnstile, "a", 60), Ok(()));
+    }
+
+    #[test]
+    fn a_credential_is_good_until_its_holder_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::of(dir.path());
+        let open = Question::Open {
+            name: "iris".to_owned(),
+            secret: "abbey_sv_0123456789".to_owned(),
+            connections: 1,
+            rate: 1,
+            bytes: 1,
+        };
+        registry.change(&open).unwrap();
+        assert!(
+            registry
+                .admit("iris", "abbey_sv_0123456789")
+                .unwrap()
+                .is_some()
+        );
+        assert!(registry.admit("iris", "abbey_sv_other").unwrap().is_none());
+        assert!(
+            registry
+                .admit("otto", "abbey_sv_0123456789")
+                .unwrap()
+                .is_none()
+        );
+        let drop = Question::Drop {
+            name: "iris".to_owned(),
+            at_ms: 2,
+        };
+        assert!(registry.change(&drop).is_err(), "in use");
+        let close = Question::Close {
+            name: "iris".to_owned(),
+            at_ms: 1,
+        };
+        registry.change(&close).unwrap();
+        assert!(
+            registry
+                .admit("iris", "abbey_sv_0123456789")
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(registry.holdings().unwrap()[0].closed_ms, Some(1));
+        registry.change(&drop).unwrap();
+        assert!(registry.holdings().unwrap().is_empty() && !registry.place("iris").exists());
+    }
+}

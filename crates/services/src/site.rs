@@ -1,0 +1,201 @@
+//! Files over HTTP: everybody who reaches the service reads them, and each consumer writes below its own name.
+
+use crate::ask::{Answer, Question};
+use crate::door::{self, Door, say};
+use crate::registry::{Registry, size};
+use crate::{Error, Result};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// Largest file, bytes.
+const FILE_MAX: u64 = 32 << 20;
+/// Most parts of a path.
+const DEPTH_MAX: usize = 16;
+
+pub(crate) async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
+    let data = home.join("data");
+    fs::create_dir_all(&data).map_err(Error::file("make", &data))?;
+    let door = Door::of(Registry::of(home));
+    let router = Router::new().fallback(handle).with_state(door);
+    door::serve(router, address, port).await
+}
+
+pub(crate) fn answer(home: &Path, question: Question) -> Result<Answer> {
+    let registry = Registry::of(home);
+    door::answer(&registry, question, |name, at_ms| {
+        copy(home, &registry, name, at_ms)
+    })
+}
+
+/// What a consumer has here, copied file by file.
+fn copy(home: &Path, registry: &Registry, name: &str, at_ms: i64) -> Result<Answer> {
+    let relative = PathBuf::from(format!("backups/{name}@{at_ms:015}"));
+    let to = home.join(&relative);
+    tree(&registry.place(name), &to)?;
+    Ok(Answer::Done {
+        backup: Some(relative.display().to_string()),
+        bytes: size(&to),
+    })
+}
+
+fn tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(Error::file("make", to))?;
+    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => tree(&path, &target)?,
+            Ok(kind) if kind.is_file() => {
+                fs::copy(&path, &target).map_err(Error::file("copy", path))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A path of plain parts; the place of a directory's page when it ends in `/`.
+fn plain(path: &str) -> Option<PathBuf> {
+    let mut path = path.trim_start_matches('/').to_owned();
+    if path.is_empty() || path.ends_with('/') {
+        path.push_str("index.html");
+    }
+    // No part has another notation, so what is looked for is what is read.
+    if path.contains(['%', '\\', '\0']) {
+        return None;
+    }
+    let path = PathBuf::from(path);
+    let parts = path.components();
+    let good = parts.clone().count() <= DEPTH_MAX
+        && parts.clone().all(|c| match c {
+            Component::Normal(part) => !part.to_string_lossy().starts_with('.'),
+            _ => false,
+        });
+    good.then_some(path)
+}
+
+fn media_type(path: &Path) -> &'static str {
+    // Source: the media types that IANA registers.
+    match path
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default()
+    {
+        "html" => "text/html; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "js" => "text/javascript; charset=utf-8",
+        "json" => "application/json",
+        "svg" => "image/svg+xml",
+        "png" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "webp" => "image/webp",
+        "pdf" => "application/pdf",
+        "md" | "txt" => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
+
+async fn handle(State(door): State<Arc<Door>>, request: Request) -> Response {
+    let Some(path) = plain(request.uri().path()) else {
+        return say(StatusCode::BAD_REQUEST, "a path is made of plain names");
+    };
+    let place = door.registry.place("").join(&path);
+    match *request.method() {
+        Method::GET | Method::HEAD => read(&place).await,
+        Method::PUT | Method::DELETE => write(&door, request, &path, place).await,
+        _ => say(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "there are GET, PUT and DELETE",
+        ),
+    }
+}
+
+async fn read(place: &Path) -> Response {
+    let file = match tokio::fs::read(place).await {
+        Ok(bytes) => bytes,
+        Err(_) => return say(StatusCode::NOT_FOUND, "there is nothing of that name"),
+    };
+    let headers = [
+        (header::CONTENT_TYPE, media_type(place)),
+        // What one writes is not run in the name of another.
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, Body::from(file)).into_response()
+}
+
+async fn write(door: &Arc<Door>, request: Request, path: &Path, place: PathBuf) -> Response {
+    let guest = match door.admit(request.headers()) {
+        Ok(guest) => guest,
+        Err(refusal) => return *refusal,
+    };
+    if !path.starts_with(&guest.name) || path.components().count() < 2 {
+        let text = format!("what you write is below /{}/", guest.name);
+        return say(StatusCode::FORBIDDEN, text);
+    }
+    if request.method() == Method::DELETE {
+        return match tokio::fs::remove_file(&place).await {
+            Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            Err(_) => say(StatusCode::NOT_FOUND, "there is nothing of that name"),
+        };
+    }
+    let own = door.registry.place(&guest.name);
+    let kept = tokio::task::spawn_blocking(move || size(&own))
+        .await
+        .unwrap_or(u64::MAX);
+    let left = guest.consumer.bytes.saturating_sub(kept);
+    let Some(bytes) = door::whole(request.into_body(), FILE_MAX.min(left)).await else {
+        let text = format!("a file has at most {FILE_MAX} bytes, and {left} of yours are left");
+        return say(StatusCode::INSUFFICIENT_STORAGE, text);
+    };
+    let written = tokio::task::spawn_blocking(move || publish(&place, &bytes)).await;
+    match written {
+        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(error)) => {
+            eprintln!("error: {error}");
+            say(
+                StatusCode::CONFLICT,
+                "it could not be written: a directory is in the way, or the disk is full",
+            )
+        }
+        Err(_) => say(StatusCode::INTERNAL_SERVER_ERROR, "it could not be written"),
+    }
+}
+
+/// Writes a file whole or not at all.
+fn publish(place: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = place.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
+    // A part that begins with a point cannot be asked for.
+    let name = place
+        .file_name()
+        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let new = dir.join(format!(".{name}.new"));
+    fs::write(&new, bytes).map_err(Error::file("write", &new))?;
+    fs::rename(&new, place).map_err(Error::file("publish", place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_made_of_plain_names() {
+        assert_eq!(plain("/"), Some(PathBuf::from("index.html")));
+        assert_eq!(plain("/iris/"), Some(PathBuf::from("iris/index.html")));
+        assert_eq!(plain("/iris/a.css"), Some(PathBuf::from("iris/a.css")));
+        for bad in [
+            "/../x",
+            "/iris/../otto/x",
+            "/%2e%2e/x",
+            "/iris/.hidden",
+            "/a\\b",
+        ] {
+            assert_eq!(plain(bad), None, "{bad}");
+        }
+    }
+}
