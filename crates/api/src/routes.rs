@@ -481,6 +481,20 @@ pub const ROUTES: &[Route] = &[
         None,
     ),
     out(
+        "GET",
+        "/api/controlplane/hostd",
+        "Privileged operations, and which agents a skill grants each",
+        None,
+        None,
+    ),
+    out(
+        "POST",
+        "/api/controlplane/hostd",
+        "Has one done: `operation`, `args`, `dry_run`; an agent within its task, the operator as such",
+        None,
+        None,
+    ),
+    out(
         "POST",
         "/api/controlplane/activity",
         "An entry of the log, or `approval_request`",
@@ -762,7 +776,6 @@ pub const ROUTES: &[Route] = &[
 pub const NOT_BUILT: &[(Door, &str)] = &[
     (Door::Outside, "/api/v1/nodes"),
     (Door::Outside, "/api/v1/channels"),
-    (Door::Outside, "/api/controlplane/hostd"),
     (Door::Inside, "/api/v1/self/memory"),
     (Door::Inside, "/v1/responses"),
     (Door::Inside, "/v1/embeddings"),

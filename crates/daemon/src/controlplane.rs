@@ -2,11 +2,11 @@
 //! state and the same checks. Beside the operator's and the agents' own credentials it knows one shared secret, where the
 //! manifest names one; that is good for nothing else (S4-03, S4-04).
 
-use crate::approvals;
 use crate::error::Result;
 use crate::house::House;
 use crate::outside::known_agent;
 use crate::web::{Doc, Input, header};
+use crate::{approvals, operations};
 use abbey_api::{ApprovalBody, Problem, Time};
 use abbey_model::{
     FaultKind, LeaseToken, Metric, Principal, Priority, Scope, Slug, TaskRef, TaskState,
@@ -47,6 +47,7 @@ pub(crate) fn routes() -> Router<Arc<House>> {
         .route("/api/controlplane/tasks", get(tasks).post(add))
         .route("/api/controlplane/approvals", get(pending))
         .route("/api/controlplane/activity", post(log))
+        .route("/api/controlplane/hostd", get(operations).post(operate))
         .route("/api/controlplane/{*rest}", get(unknown).post(unknown))
 }
 
@@ -82,6 +83,42 @@ fn caller(house: &House, headers: &HeaderMap) -> Result<Caller> {
         Some(Err(why)) => Err(Problem::new(FaultKind::Unavailable, why).into()),
         _ => Err(refusal.into()),
     }
+}
+
+/// Privileged operations, and which agents a skill of theirs grants each.
+async fn operations(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
+    caller(&house, &headers)?;
+    Ok(Doc(json!({ "operations": operations::all(&house) })))
+}
+
+#[derive(Deserialize)]
+struct Operate {
+    operation: String,
+    #[serde(default)]
+    args: Map<String, Value>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// An agent acts within the task that runs a skill with that grant, with that task's arguments; the operator as such.
+/// Whoever holds what many share is nobody, so nothing privileged is done for them.
+async fn operate(
+    State(house): Shared,
+    headers: HeaderMap,
+    Input(body): Input<Operate>,
+) -> Result<Doc<Value>> {
+    let done = match caller(&house, &headers)? {
+        Caller::Agent(agent) => operations::operate(&house, &agent, &body.operation).await?,
+        Caller::Operator => {
+            let args = Value::Object(body.args);
+            operations::by_operator(&house, &body.operation, &args, body.dry_run).await?
+        }
+        Caller::Shared => {
+            let text = "the shared secret is nobody's, so nothing privileged is done for it; use a credential of your own";
+            return Err(Problem::new(FaultKind::Forbidden, text).into());
+        }
+    };
+    Ok(Doc(done))
 }
 
 async fn state(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {

@@ -16,6 +16,7 @@ mod doctor;
 mod documents;
 mod egress;
 mod error;
+mod escalations;
 mod evidence;
 mod exec;
 mod facts;

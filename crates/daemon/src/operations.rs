@@ -78,7 +78,7 @@ fn current(house: &House) -> Result<Arc<Current>> {
     Ok(house.current().ok_or_else(none)?)
 }
 
-fn find(house: &House, agent: &Slug, name: &str, args: &Value) -> Result<Deed> {
+fn find(house: &House, who: &Principal, name: &str, args: &Value) -> Result<Deed> {
     let current = current(house)?;
     let named = |key: &str| -> Result<Slug> {
         let text = args[key].as_str().unwrap_or_default();
@@ -98,7 +98,7 @@ fn find(house: &House, agent: &Slug, name: &str, args: &Value) -> Result<Deed> {
         }
         "cell-restart" => {
             let slug = named("agent")?;
-            if slug == *agent {
+            if *who == Principal::Agent(slug.clone()) {
                 let text = "whoever boots its own cell anew would end the work that asks for it";
                 return Err(Problem::new(FaultKind::Forbidden, text).into());
             }
@@ -154,8 +154,7 @@ impl Deed {
         }
     }
 
-    async fn perform(self, house: &Arc<House>, agent: &Slug) -> Result<Value> {
-        let who = Principal::Agent(agent.clone());
+    async fn perform(self, house: &Arc<House>, who: Principal) -> Result<Value> {
         match self {
             Deed::Service(slug) => {
                 restart(house, CellName::Service(slug.clone()), who).await?;
@@ -197,7 +196,8 @@ pub(crate) async fn operate(house: &Arc<House>, agent: &Slug, name: &str) -> Res
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     };
     let args = json!(task.route.args);
-    let deed = find(house, agent, name, &args)?;
+    let who = Principal::Agent(agent.clone());
+    let deed = find(house, &who, name, &args)?;
     if let Some(why) = deed.preview(house).await? {
         let action = format!("skill:{}", task.route.skill.as_deref().unwrap_or(name));
         let asked = house.store.approvals(Some(task.number), true).await?;
@@ -210,7 +210,44 @@ pub(crate) async fn operate(house: &Arc<House>, agent: &Slug, name: &str) -> Res
         let body = abbey_api::UseBody { action, args };
         approvals::take(house, agent.clone(), token, yes.number, body).await?;
     }
-    deed.perform(house, agent).await
+    deed.perform(house, who).await
+}
+
+/// The operator has it done, or sees what it would do.
+pub(crate) async fn by_operator(
+    house: &Arc<House>,
+    name: &str,
+    args: &Value,
+    dry_run: bool,
+) -> Result<Value> {
+    let deed = find(house, &Principal::Operator, name, args)?;
+    if dry_run {
+        let would = deed.preview(house).await?;
+        return Ok(
+            json!({ "dry_run": true, "text": would.unwrap_or_else(|| "it disturbs nobody".to_owned()) }),
+        );
+    }
+    deed.perform(house, Principal::Operator).await
+}
+
+/// Every operation, with the agents whom a skill of theirs grants it.
+pub(crate) fn all(house: &House) -> Vec<Value> {
+    let skills = house.skills();
+    let current = house.current();
+    let of = |name: &str| {
+        let grant = format!("op:{name}");
+        let granted = |skill: &String| {
+            let skill = skills.all.get(skill);
+            skill.is_some_and(|s| s.grants.contains(&grant))
+        };
+        let agents = current.iter().flat_map(|c| c.house.agents.values());
+        let agents = agents.filter(|a| a.skills.iter().any(granted));
+        agents.map(|a| a.slug.to_string()).collect::<Vec<_>>()
+    };
+    let names = abbey_agents::skill::OPERATIONS.into_iter();
+    names
+        .map(|name| json!({ "operation": name, "agents": of(name) }))
+        .collect()
 }
 
 /// Whether the firewall is as the plan says, and who is behind it.

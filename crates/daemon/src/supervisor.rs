@@ -3,7 +3,8 @@
 
 use crate::house::House;
 use crate::{
-    consumers, delegate, documents, firewall, journal, loops, reconcile, schedules, workflows,
+    consumers, delegate, documents, escalations, firewall, journal, loops, reconcile, schedules,
+    workflows,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub(crate) enum Duty {
     Documents,
     /// Gives agents what belongs to them in services.
     Consumers,
+    /// Gives on what nobody fits.
+    Escalate,
 }
 
 /// What happens when a duty panics.
@@ -44,7 +47,7 @@ struct Policy {
 }
 
 impl Duty {
-    pub(crate) const ALL: [Duty; 11] = [
+    pub(crate) const ALL: [Duty; 12] = [
         Duty::Reconcile,
         Duty::Sweep,
         Duty::Wake,
@@ -56,6 +59,7 @@ impl Duty {
         Duty::Workflow,
         Duty::Documents,
         Duty::Consumers,
+        Duty::Escalate,
     ];
 
     const fn policy(self) -> Policy {
@@ -72,7 +76,8 @@ impl Duty {
             | Duty::Schedule
             | Duty::Workflow
             | Duty::Documents
-            | Duty::Consumers => Policy {
+            | Duty::Consumers
+            | Duty::Escalate => Policy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
@@ -92,6 +97,7 @@ impl Duty {
             Duty::Workflow => workflows::run(house).await,
             Duty::Documents => documents::run(house).await,
             Duty::Consumers => consumers::run(house).await,
+            Duty::Escalate => escalations::run(house).await,
         }
     }
 }

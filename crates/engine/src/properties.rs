@@ -123,7 +123,7 @@ fn the_transition_table_is_exactly_this() {
             &[TaskState::AwaitingApproval],
         ),
         ("unblock", &[Operator], &[Blocked]),
-        ("edit", &[Operator], &[Pending, Parked, Ready]),
+        ("edit", &[Operator, House], &[Pending, Parked, Ready]),
         ("holder_lost", &[House], &[Running]),
         ("expire", &[House], &[Running]),
         ("wall_time", &[House], &[Running]),

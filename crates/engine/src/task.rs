@@ -284,7 +284,9 @@ impl Event {
             | Event::Expire
             | Event::WallTime
             | Event::Overdue => matches!(who, PrincipalKind::House),
-            Event::Unblock | Event::Edit | Event::Retry => matches!(who, PrincipalKind::Operator),
+            Event::Unblock | Event::Retry => matches!(who, PrincipalKind::Operator),
+            // The house gives on what nobody fits.
+            Event::Edit => matches!(who, PrincipalKind::Operator | PrincipalKind::House),
             // The house calls off what hangs on work that was called off.
             Event::Cancel => true,
         }

@@ -1,7 +1,7 @@
 //! What an agent is to others, and work that comes by itself, out of the manifest's text.
 
 use crate::decode::{Decoder, integer, nearest, text, words};
-use crate::house::{Agent, Does, RELATIONS, Schedule, When};
+use crate::house::{Agent, Does, Escalation, RELATIONS, Schedule, When};
 use crate::node::{Entry, Node};
 use crate::shape;
 use crate::workflows::json;
@@ -164,5 +164,42 @@ impl Decoder<'_> {
                 }
             }
         }
+    }
+}
+
+impl Decoder<'_> {
+    /// Where work goes that nobody fits (S4-24).
+    pub(crate) fn escalation(&mut self, agents: &BTreeMap<Slug, Agent>) -> Option<Escalation> {
+        let node = self.root.get("escalation");
+        let to = text(node, "to")?;
+        let agent: Option<Slug> = match to {
+            "operator" => None,
+            name => name.parse().ok(),
+        };
+        if let Some(agent) = &agent {
+            let at = node.and_then(|n| n.get("to"));
+            match agents.get(agent) {
+                None => {
+                    let known = nearest(agent.as_str(), agents.keys().map(Slug::as_str));
+                    self.blame(at, format!("no agent `{agent}`{known}"));
+                }
+                Some(a) if a.model.is_none() && a.files.is_none() => {
+                    let text =
+                        format!("`{agent}` has no model, so it cannot decide about anything");
+                    self.blame(at, text);
+                }
+                Some(_) => {}
+            }
+        }
+        let within = text(node, "within").and_then(shape::duration_ms);
+        if text(node, "then") == Some("cancel") && within.is_none() {
+            let text = "`then: cancel` needs `within`: a time after which";
+            self.blame(node, text);
+        }
+        Some(Escalation {
+            to: agent,
+            within: within.map(Millis),
+            cancels: text(node, "then") == Some("cancel"),
+        })
     }
 }

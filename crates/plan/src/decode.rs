@@ -110,11 +110,13 @@ impl Decoder<'_> {
         let workflows = self.workflows(&agents);
         let hooks = self.hooks(&agents, &workflows);
         let documents = self.documents(&agents);
+        let escalation = self.escalation(&agents);
         let display = self
             .locale(self.root.get("defaults").and_then(|d| d.get("locale")))
             .display;
         Some(House {
             display,
+            escalation,
             name: slug(root, "house")?,
             listen: self.listen(),
             network,

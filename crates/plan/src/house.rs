@@ -46,6 +46,8 @@ pub struct House {
     pub listen: Listen,
     /// Addresses and ports.
     pub network: Network,
+    /// Where work goes that nobody fits.
+    pub escalation: Option<Escalation>,
     /// Longest chain of delegation, and most open pieces of one task.
     pub delegation: (u32, u32),
     /// Memory of the host that cells leave free.
@@ -138,6 +140,17 @@ pub struct Budget {
     pub timezone: String,
     /// Level of warning, percent.
     pub warn_percent: u8,
+}
+
+/// Where work goes that nobody fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Escalation {
+    /// The agent who decides; the operator when there is none.
+    pub to: Option<Slug>,
+    /// Time for that.
+    pub within: Option<Millis>,
+    /// Whether it is called off when nobody decided in time.
+    pub cancels: bool,
 }
 
 /// Daily limits, each absent when there is none.

@@ -27,9 +27,9 @@ pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind, foot
 pub use check::{BRIDGE_PORTS_MAX, check, home_fits};
 pub use decode::parse;
 pub use house::{
-    Agent, AgentBudget, Budget, Charter, Document, DocumentKind, Does, Endpoint, Hook, HookKind,
-    House, Listen, ModelRef, Network, Origin, Provider, RELATIONS, Runtime, Schedule, Service,
-    ServiceKind, Then, Wake, When,
+    Agent, AgentBudget, Budget, Charter, Document, DocumentKind, Does, Endpoint, Escalation, Hook,
+    HookKind, House, Listen, ModelRef, Network, Origin, Provider, RELATIONS, Runtime, Schedule,
+    Service, ServiceKind, Then, Wake, When,
 };
 pub use locale::Locale;
 pub use node::Mistake;

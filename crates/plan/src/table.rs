@@ -160,6 +160,27 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
         "Addresses and ports of the house.",
     ),
     key(
+        "escalation",
+        Shape::Object(&[
+            must(
+                "to",
+                Shape::Name,
+                "The agent who decides about work that nobody fits, or `operator`.",
+            ),
+            key(
+                "within",
+                Shape::Duration,
+                "Time for that; any when not given.",
+            ),
+            key(
+                "then",
+                Shape::Word(&["keep", "cancel"], &[]),
+                "What becomes of it when nobody decided in time; default `keep`.",
+            ),
+        ]),
+        "Where work goes that nobody fits.",
+    ),
+    key(
         "delegation",
         Shape::Object(&[
             key(

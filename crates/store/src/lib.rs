@@ -10,6 +10,7 @@ mod chain;
 mod clock;
 mod document;
 mod error;
+mod escalation;
 mod sqlite;
 mod types;
 
@@ -17,6 +18,7 @@ pub use chain::{Entry, GENESIS, Verdict, canonical, entry_hash, verify};
 pub use clock::{Clock, Guarded, SystemClock};
 pub use document::{DocumentRow, WriteDocument};
 pub use error::{Error, Result};
+pub use escalation::{Escalate, Escalation};
 pub use sqlite::{Options, Sqlite};
 pub use types::*;
 
@@ -83,6 +85,12 @@ pub trait Storage: Send + Sync {
     fn edit_task(&self, task: TaskRef, edit: TaskEdit, who: Principal) -> Reply<TaskRow>;
     /// Calls a task off.
     fn cancel(&self, task: TaskRef, who: Principal) -> Reply<TaskRow>;
+    /// Gives work that nobody fits to its receiver; once for each task.
+    fn escalate(&self, new: Escalate) -> Reply<TaskRow>;
+    /// The time of one is over; entered once.
+    fn escalation_over(&self, task: u64, then: &'static str) -> Reply<()>;
+    /// Those whose task is not over.
+    fn escalations(&self) -> Reply<Vec<Escalation>>;
     /// Starts a finished task again.
     fn retry(&self, task: TaskRef, who: Principal) -> Reply<TaskRow>;
     /// Takes back every lease of an agent's boots before `keep` (all of them without one).

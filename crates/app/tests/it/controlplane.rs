@@ -139,10 +139,47 @@ fn an_older_client_finds_its_fields_and_codes() {
         &[],
     );
     assert_eq!(given.0, 403);
+    // Privileged operations: who may is said, and what one would do; an agent only within its work.
+    let (status, all) = get("/api/controlplane/hostd");
+    assert_eq!(status, 200);
+    let restart = json!({ "operation": "cell-restart", "agents": ["ops"] });
+    assert!(
+        all["operations"].as_array().unwrap().contains(&restart),
+        "{all}"
+    );
+    let hostd = |credential: &str, dry: bool| {
+        let body =
+            json!({ "operation": "cell-restart", "args": { "agent": "top" }, "dry_run": dry });
+        outside(
+            &house,
+            "POST",
+            "/api/controlplane/hostd",
+            credential,
+            Some(body),
+            &[],
+        )
+    };
+    let (status, would) = hostd(&operator, true);
+    assert!(
+        status == 200
+            && would["text"]
+                .as_str()
+                .unwrap()
+                .contains("`top` is ended and boots anew"),
+        "{would}"
+    );
+    let (status, told) = hostd(&house.agent_token("ops"), false);
+    assert!(
+        status == 403 && told.to_string().contains("no running task"),
+        "{told}"
+    );
     assert_eq!(
-        post("/api/controlplane/hostd", json!({})).0,
-        501,
-        "refused by name"
+        post(
+            "/api/controlplane/hostd",
+            json!({ "operation": "format-disk" })
+        )
+        .0,
+        404
     );
     assert_eq!(get("/api/controlplane/nothing").0, 404);
 }

@@ -20,6 +20,7 @@ mod delegation;
 mod doctor;
 mod documents;
 mod doors;
+mod escalations;
 mod firecracker;
 mod fuzz;
 mod hard_days;

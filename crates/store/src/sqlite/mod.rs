@@ -5,6 +5,7 @@ mod approvals;
 mod backup;
 mod documents;
 mod edit;
+mod escalations;
 mod house;
 mod ledger;
 mod links;
@@ -124,6 +125,15 @@ impl Storage for Sqlite {
     }
     fn cancel(&self, task: TaskRef, who: Principal) -> Reply<TaskRow> {
         self.write(move |tx| tasks::simple(tx, task, &abbey_engine::task::Event::Cancel, &who))
+    }
+    fn escalate(&self, new: crate::Escalate) -> Reply<TaskRow> {
+        self.write(move |tx| escalations::escalate(tx, new))
+    }
+    fn escalation_over(&self, task: u64, then: &'static str) -> Reply<()> {
+        self.write(move |tx| escalations::over(tx, task, then))
+    }
+    fn escalations(&self) -> Reply<Vec<crate::Escalation>> {
+        self.read(escalations::all)
     }
     fn retry(&self, task: TaskRef, who: Principal) -> Reply<TaskRow> {
         self.write(move |tx| tasks::simple(tx, task, &abbey_engine::task::Event::Retry, &who))

@@ -1,0 +1,119 @@
+//! Work that nobody fits goes to whoever the manifest names, and has an end when nobody decides (S4-24).
+
+use crate::approvals::script;
+use crate::{house, up, with_model};
+use abbey_testkit::house::{House, until};
+use serde_json::{Value, json};
+
+const AGENTS: &str = "  abbot: { template: orchestrator, model: scripted/scripted-1 }
+  ops: { template: sysadmin, reports_to: abbot }
+";
+
+fn manifest(escalation: &str) -> String {
+    // Nobody thinks but the one who decides.
+    let text = with_model(AGENTS).replace(
+        "defaults: { cell: process, model: scripted/scripted-1 }",
+        "defaults: { cell: process }",
+    );
+    format!("{text}escalation: {{ {escalation} }}\n")
+}
+
+fn stand(escalation: &str) -> House {
+    let house = up(&manifest(escalation));
+    until("the model answers", || {
+        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+    });
+    house
+}
+
+fn entries(house: &House, action: &str) -> Vec<Value> {
+    let lines = house.expect(0, &["activity", "export"]);
+    let all = lines
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).unwrap());
+    all.filter(|e| e["action"] == action).collect()
+}
+
+#[test]
+fn who_is_named_decides_and_is_asked_once() {
+    let house = stand("to: abbot, within: 1h");
+    script(&house, json!([{ "text": "it is done by hand" }]));
+    // Given to one who cannot think about it, and has no skill for it.
+    let task = house.json(
+        0,
+        &["task", "add", "write a poem about the sea", "--to", "ops"],
+    );
+    let number = task["task"]["number"].as_str().unwrap();
+    until("it is decided", || {
+        house.json(0, &["task", "show", number])["task"]["state"] == "done"
+    });
+    let done = house.json(0, &["task", "show", number]);
+    assert_eq!(
+        (&done["task"]["assignee"], &done["task"]["result"]["text"]),
+        (&json!("abbot"), &json!("it is done by hand"))
+    );
+    let given = entries(&house, "task.escalate");
+    assert_eq!(given.len(), 1);
+    assert_eq!(given[0]["detail"]["to"], "abbot");
+    assert!(
+        given[0]["detail"]["why"]
+            .as_str()
+            .unwrap()
+            .contains("no model is configured")
+    );
+    // What a skill does needs nobody's decision.
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    assert_eq!(entries(&house, "task.escalate").len(), 1);
+}
+
+#[test]
+fn nobody_decided_in_time_has_the_outcome_that_was_named() {
+    let house = stand("to: operator, within: 100ms, then: cancel");
+    let task = house.json(
+        0,
+        &["task", "add", "write a poem about the sea", "--to", "ops"],
+    );
+    let number = task["task"]["number"].as_str().unwrap().to_owned();
+    until("it is called off", || {
+        house.json(0, &["task", "show", &number])["task"]["state"] == "cancelled"
+    });
+    let over = entries(&house, "task.escalation_over");
+    assert_eq!(
+        (over.len(), &over[0]["detail"]["then"]),
+        (1, &json!("cancel"))
+    );
+    // The other outcome: it stays, and is not asked about again, whatever dies meanwhile.
+    house.manifest(&manifest("to: operator, within: 100ms"));
+    house.expect(0, &["up"]);
+    let task = house.json(0, &["task", "add", "write another poem", "--to", "ops"]);
+    let number = task["task"]["number"].as_str().unwrap().to_owned();
+    until("its time is over", || {
+        entries(&house, "task.escalation_over").len() == 2
+    });
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    assert_eq!(
+        house.json(0, &["task", "show", &number])["task"]["state"],
+        "parked"
+    );
+    assert_eq!(entries(&house, "task.escalate").len(), 2);
+    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+}
+
+#[test]
+fn a_receiver_who_cannot_decide_is_refused() {
+    for (escalation, told) in [
+        ("to: nobody", "no agent `nobody`"),
+        (
+            "to: ops",
+            "`ops` has no model, so it cannot decide about anything",
+        ),
+        ("to: abbot, then: cancel", "`then: cancel` needs `within`"),
+    ] {
+        let house = house();
+        house.manifest(&manifest(escalation));
+        let said = house.refused(2, &["plan"]);
+        assert!(said.contains(told), "{said}");
+    }
+}
