@@ -16,6 +16,7 @@ mod work_views;
 
 pub use agent_views::*;
 pub use document_views::*;
+pub use evidence::EvidenceView;
 pub use openapi::openapi;
 pub use problem::{PROBLEM_TYPE, Problem, status_of};
 pub use time::Time;

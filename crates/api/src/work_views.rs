@@ -66,17 +66,7 @@ documents! {
         data: serde_json::Map<String, Value>,
         /// What must hold before it counts as done.
         #[serde(default)]
-        evidence: Vec<EvidenceView>,
-    }
-    /// One thing that must hold: a file of the workspace that is there and not empty, or a program there that ends
-    /// with 0.
-    EvidenceView {
-        /// Relative path.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        file: Option<String>,
-        /// Program and arguments.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        command: Option<Vec<String>>,
+        evidence: Vec<crate::EvidenceView>,
     }
     /// Work given to somebody by name.
     DelegateBody {

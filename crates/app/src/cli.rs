@@ -498,8 +498,8 @@ pub(crate) struct TaskAddArgs {
     /// Most tokens over all runs.
     #[arg(long)]
     pub(crate) tokens: Option<u64>,
-    /// What must hold before it counts as done: `file:PATH` in the agent's workspace, or `command:["PROGRAM",…]`
-    /// there; may be given several times.
+    /// What must hold before it counts as done: `file:PATH` in the agent's workspace, `command:["PROGRAM",…]`
+    /// there, or `review:AGENT`, who says yes; may be given several times.
     #[arg(long, value_name = "WHAT")]
     pub(crate) evidence: Vec<abbey_api::EvidenceView>,
     /// The same key adds one task only.

@@ -400,7 +400,7 @@ async fn complete(
     let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
     let mut checked = Checked::No;
     if !declared.is_empty() {
-        let looked = evidence::look_while_held(&house, task, &hold, declared);
+        let looked = evidence::look_while_held(&house, task, &hold, (declared, &outcome.text));
         checked = match looked.await? {
             Found::Holds => Checked::Holds,
             Found::Unknown(why) => {

@@ -1,5 +1,6 @@
 //! What must hold before work counts as done.
 
+use crate::Slug;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -11,6 +12,8 @@ pub enum Evidence {
     File(String),
     /// A program that ends with 0, by argument vector, in the workspace.
     Command(Vec<String>),
+    /// Another agent reads the result and says yes.
+    Review(Slug),
 }
 
 impl Evidence {
@@ -34,6 +37,7 @@ impl Evidence {
                 }
                 _ => Err("evidence by a command names a program".to_owned()),
             },
+            Evidence::Review(_) => Ok(()),
         }
     }
 }
@@ -43,6 +47,7 @@ impl fmt::Display for Evidence {
         match self {
             Evidence::File(path) => write!(f, "the file `{path}`"),
             Evidence::Command(argv) => write!(f, "the command {argv:?}"),
+            Evidence::Review(reviewer) => write!(f, "the review by `{reviewer}`"),
         }
     }
 }

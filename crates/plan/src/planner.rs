@@ -155,7 +155,10 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         } else {
             Action::Update
         };
-        let detail = format!("house `{}`: budget, network, doors, providers, terms of services", house.name);
+        let detail = format!(
+            "house `{}`: budget, network, doors, providers, terms of services",
+            house.name
+        );
         work.push(action, "house", "", detail);
     }
     // Gone first: what they free may be wanted by what comes.
@@ -514,7 +517,10 @@ fn house_digest(house: &House) -> String {
     // What of services concerns nobody's boot.
     let terms = |s: &Service| {
         let names = (&s.needs, &s.names);
-        format!("{} {names:?} {:?} {} {} {:?}", s.slug, s.grace, s.connections, s.rate, s.quota)
+        format!(
+            "{} {names:?} {:?} {} {} {:?}",
+            s.slug, s.grace, s.connections, s.rate, s.quota
+        )
     };
     let terms: Vec<String> = house.services.values().map(terms).collect();
     digest(&format!(

@@ -138,6 +138,52 @@ fn done_means_that_the_evidence_was_looked_at() {
     house.refused(2, &["task", "add", "x", "--evidence", "trust me"]);
 }
 
+/// Another agent's yes, by real runs of both; a no sends the work back with the reason.
+#[test]
+fn a_reviewers_yes_stands_behind_a_result() {
+    let house = up(&with_model(
+        "  worker: { template: worker }\n  critic: { template: worker }\n",
+    ));
+    until("the model answers", || {
+        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+    });
+    let says = |accepted: bool, why: &str| json!({ "tool_calls": [{ "name": "finish", "arguments": { "result": why, "data": { "accepted": accepted } } }] });
+    script(
+        &house,
+        json!([{ "text": "a draft" }, says(false, "there is no ending"), { "text": "with an ending" }, says(true, "good")]),
+    );
+    let add = |reviewer: &str, code: i32| {
+        let evidence = format!("review:{reviewer}");
+        let args = [
+            "task",
+            "add",
+            "Write the story",
+            "--to",
+            "worker",
+            "--evidence",
+            &evidence,
+            "--wait",
+        ];
+        house.json(code, &args)["task"].clone()
+    };
+    let done = add("critic", 0);
+    assert_eq!(
+        (
+            &done["verified"],
+            &done["result"]["text"],
+            &done["attempts"]
+        ),
+        (&json!("evidence"), &json!("with an ending"), &json!(2))
+    );
+    let runs = house.json(0, &["task", "list", "--agent", "critic"]);
+    assert_eq!(runs["tasks"].as_array().unwrap().len(), 2, "{runs}");
+    // Nobody reviews their own work, and nobody who is not there does.
+    script(&house, json!([{ "text": "mine" }, { "text": "mine" }]));
+    for reviewer in ["worker", "nobody"] {
+        assert_eq!(add(reviewer, 1)["state"], "unverified", "{reviewer}");
+    }
+}
+
 /// Who waits for the answer cannot renew the lease, so the house keeps it while it looks.
 #[test]
 fn evidence_may_take_longer_than_a_lease() {
