@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: which kind of cell it is in, and every way to the house but the inside door.
 
+pub mod library;
 pub mod native;
 pub mod programs;
 mod render;

@@ -28,7 +28,7 @@ macro_rules! stock {
         [$(($name, include_str!(concat!("../skills/", $name, "/SKILL.md")))),+]
     };
 }
-const STOCK: [(&str, &str); 22] = stock![
+pub(crate) const STOCK: [(&str, &str); 22] = stock![
     "backup-db",
     "backup-state",
     "cell-restart",
@@ -81,8 +81,12 @@ pub struct Skill {
     pub grants: Vec<String>,
     /// `low`, `medium` or `high`.
     pub risk: String,
-    /// Digest of `SKILL.md`.
+    /// Digest of its files.
     pub hash: String,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// Words by which it is found.
+    pub tags: Vec<String>,
 }
 
 /// A skill that is not valid; every reason at once.
@@ -254,7 +258,14 @@ pub fn parse(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, Invali
     if !mistakes.is_empty() {
         return Err(invalid(mistakes));
     }
+    let tags = get("tags").unwrap_or("").split([' ', ',', '\n']);
+    let tags: Vec<String> = tags
+        .filter(|t| !t.is_empty())
+        .map(str::to_lowercase)
+        .collect();
     Ok(Skill {
+        owner: None,
+        tags,
         name: front.name,
         description: front.description,
         version: front.metadata.get("version").cloned(),
@@ -288,31 +299,9 @@ pub fn load(dir: &Path) -> Result<Skill, Invalid> {
         return Err(unreadable(format!("larger than {TEXT_MAX} bytes")));
     }
     let text = fs::read_to_string(&path).map_err(|e| unreadable(e.to_string()))?;
-    parse(&name, &text, Some(dir))
-}
-
-/// The stock skills, and those of a directory, which may replace them; beside them what was wrong.
-pub fn catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<Invalid>) {
-    let mut skills = BTreeMap::new();
-    let mut invalid = Vec::new();
-    let own = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.is_dir())
-        .map(|p| load(&p));
-    for outcome in STOCK
-        .iter()
-        .map(|(name, text)| parse(name, text, None))
-        .chain(own)
-    {
-        match outcome {
-            Ok(skill) => drop(skills.insert(skill.name.clone(), skill)),
-            Err(error) => invalid.push(error),
-        }
-    }
-    (skills, invalid)
+    let mut skill = parse(&name, &text, Some(dir))?;
+    skill.hash = crate::library::digest_of(dir).map_err(unreadable)?;
+    Ok(skill)
 }
 
 /// Checks arguments against a skill's schema.
@@ -335,6 +324,7 @@ pub fn check_args(schema: &Value, args: &Value) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::library::catalogue;
 
     #[test]
     fn every_stock_skill_is_valid() {

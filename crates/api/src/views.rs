@@ -443,10 +443,14 @@ documents! {
         name: String,
         /// What it does and when it is used.
         description: String,
-        /// Digest of its directory.
+        /// Digest of its files.
         hash: String,
         /// Version of its metadata.
         skill_version: Option<String>,
+        /// Who answers for it.
+        owner: Option<String>,
+        /// Words by which it is found.
+        tags: Vec<String>,
         /// Program that it runs.
         program: Option<String>,
         /// Patterns that it matches.

@@ -96,6 +96,8 @@ fn print(json: bool, doc: &SkillsDoc) {
     let row = |s: &SkillView| {
         vec![
             s.name.clone(),
+            dash(s.skill_version.as_ref()),
+            dash(s.owner.as_ref()),
             dash(s.score),
             s.risk.clone(),
             s.agents.join(", "),
@@ -103,7 +105,15 @@ fn print(json: bool, doc: &SkillsDoc) {
         ]
     };
     table(
-        &["SKILL", "SCORE", "RISK", "AGENTS", "DESCRIPTION"],
+        &[
+            "SKILL",
+            "VERSION",
+            "OWNER",
+            "SCORE",
+            "RISK",
+            "AGENTS",
+            "DESCRIPTION",
+        ],
         doc.skills.iter().map(row).collect(),
     );
 }

@@ -110,7 +110,7 @@ pub(crate) struct Skills {
 
 impl Skills {
     pub(crate) fn load(dir: &std::path::Path) -> Skills {
-        let (all, invalid) = abbey_agents::skill::catalogue(dir);
+        let (all, invalid) = abbey_agents::library::catalogue(dir);
         let rules = all
             .values()
             .filter(|s| s.program.is_some())

@@ -598,7 +598,8 @@ pub(crate) fn find_skills(
                 .map(str::to_owned)
                 .collect();
             let score = |s: &abbey_agents::skill::Skill| {
-                let text = format!("{} {}", s.name, s.description).to_lowercase();
+                let tags = s.tags.join(" ");
+                let text = format!("{} {} {tags}", s.name, s.description).to_lowercase();
                 let hits = words.iter().filter(|w| text.contains(w.as_str())).count();
                 let by_words = u32::try_from(hits * 400 / words.len().max(1)).unwrap_or(0);
                 scores.get(&s.name).copied().unwrap_or(0).max(by_words)

@@ -680,6 +680,8 @@ pub(crate) fn skill(house: &House, skill: &Skill, score: Option<u32>) -> SkillVi
         description: skill.description.clone(),
         hash: skill.hash.clone(),
         skill_version: skill.version.clone(),
+        owner: skill.owner.clone(),
+        tags: skill.tags.clone(),
         program: skill.program.as_ref().map(|p| match p {
             Program::Builtin(name) => format!("builtin:{name}"),
             Program::File(path) => path.display().to_string(),

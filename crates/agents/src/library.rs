@@ -1,0 +1,247 @@
+//! The catalogue of skills: the stock ones, those of a directory, and what its `library.yaml` says about either
+//! (S4-11, S4-26, S3-18).
+
+use crate::skill::{Invalid, STOCK, Skill, load, parse};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Name of the list in the directory of skills.
+const LIST: &str = "library.yaml";
+/// Largest list, bytes.
+const LIST_MAX: u64 = 1 << 20;
+/// Most files of a skill, and most bytes of all of them.
+const FILES_MAX: usize = 1000;
+const BYTES_MAX: u64 = 16 << 20;
+/// Deepest directory of a skill.
+const DEPTH_MAX: usize = 8;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Library {
+    #[serde(default)]
+    skills: BTreeMap<String, Listed>,
+}
+
+/// What the list says of one skill.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Listed {
+    /// Where its directory is, relative to the list; below it by its name when not given.
+    path: Option<PathBuf>,
+    /// The version that it must have.
+    version: Option<String>,
+    /// The digest that it must have: of every file of its directory.
+    hash: Option<String>,
+    /// Who answers for it.
+    owner: Option<String>,
+    /// Words by which it is found.
+    tags: Vec<String>,
+    /// Whether the house has it.
+    enabled: Option<bool>,
+}
+
+/// Every skill of the house, and beside them what was wrong.
+pub fn catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<Invalid>) {
+    let mut invalid = Vec::new();
+    let list = match read(&dir.join(LIST)) {
+        Ok(list) => list,
+        Err(why) => {
+            // What a list that cannot be read would have refused is not let through.
+            invalid.push(Invalid {
+                name: LIST.to_owned(),
+                mistakes: vec![why],
+            });
+            return (BTreeMap::new(), invalid);
+        }
+    };
+    let mut skills: BTreeMap<String, Skill> = BTreeMap::new();
+    let own = fs::read_dir(dir).into_iter().flatten().flatten();
+    let own = own.map(|e| e.path()).filter(|p| p.is_dir());
+    let listed = list
+        .skills
+        .values()
+        .filter_map(|l| Some(dir.join(l.path.as_ref()?)));
+    let stock = STOCK.iter().map(|(name, text)| parse(name, text, None));
+    for outcome in stock.chain(own.chain(listed).map(|path| load(&path))) {
+        match outcome {
+            Ok(skill) => drop(skills.insert(skill.name.clone(), skill)),
+            Err(error) => invalid.push(error),
+        }
+    }
+    for (name, listed) in list.skills {
+        if listed.enabled == Some(false) {
+            skills.remove(&name);
+            continue;
+        }
+        let mut mistakes = Vec::new();
+        let Some(skill) = skills.get_mut(&name) else {
+            let mistakes = vec![format!("`{LIST}` lists it, and it is not there")];
+            invalid.push(Invalid { name, mistakes });
+            continue;
+        };
+        if let Some(wanted) = &listed.version
+            && skill.version.as_ref() != Some(wanted)
+        {
+            let is = skill.version.as_deref().unwrap_or("none");
+            mistakes.push(format!("`{LIST}` wants version {wanted}, and it is {is}"));
+        }
+        if let Some(wanted) = &listed.hash
+            && *wanted != skill.hash
+        {
+            mistakes.push(format!(
+                "`{LIST}` wants the digest {wanted}, and it is {}",
+                skill.hash
+            ));
+        }
+        if mistakes.is_empty() {
+            skill.owner = listed.owner;
+            skill.tags.extend(listed.tags);
+            skill.tags.sort();
+            skill.tags.dedup();
+        } else {
+            // Another than was agreed on is not run.
+            skills.remove(&name);
+            invalid.push(Invalid { name, mistakes });
+        }
+    }
+    (skills, invalid)
+}
+
+fn read(path: &Path) -> Result<Library, String> {
+    let told = |e: std::io::Error| format!("`{}` cannot be read: {e}", path.display());
+    match fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Library {
+                skills: BTreeMap::new(),
+            });
+        }
+        Err(e) => return Err(told(e)),
+        Ok(meta) if meta.len() > LIST_MAX => {
+            return Err(format!(
+                "`{}` is larger than {LIST_MAX} bytes",
+                path.display()
+            ));
+        }
+        Ok(_) => {}
+    }
+    let text = fs::read_to_string(path).map_err(told)?;
+    serde_saphyr::from_str(&text).map_err(|e| format!("`{}`: {e}", path.display()))
+}
+
+/// Digest of every file of a skill, with its path and whether it may be run.
+///
+/// # Errors
+/// When there are more of them, or larger ones, than a skill has; or one is no plain file.
+pub(crate) fn digest_of(dir: &Path) -> Result<String, String> {
+    let mut files = Vec::new();
+    collect(dir, Path::new(""), 0, &mut files)?;
+    files.sort();
+    let (mut all, mut bytes) = (Sha256::new(), 0);
+    for path in files {
+        let full = dir.join(&path);
+        let told = |e: std::io::Error| format!("`{}`: {e}", full.display());
+        let meta = fs::symlink_metadata(&full).map_err(told)?;
+        bytes += meta.len();
+        if bytes > BYTES_MAX {
+            return Err(format!("its files have more than {BYTES_MAX} bytes"));
+        }
+        use std::os::unix::fs::PermissionsExt;
+        let runs = meta.permissions().mode() & 0o111 != 0;
+        let content = Sha256::digest(fs::read(&full).map_err(told)?);
+        all.update(path.as_os_str().as_encoded_bytes());
+        all.update([0, u8::from(runs)]);
+        all.update(content);
+    }
+    Ok(all.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+fn collect(
+    root: &Path,
+    below: &Path,
+    depth: usize,
+    files: &mut Vec<PathBuf>,
+) -> Result<(), String> {
+    let dir = root.join(below);
+    let entries = fs::read_dir(&dir).map_err(|e| format!("`{}`: {e}", dir.display()))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| format!("`{}`: {e}", dir.display()))?;
+        let path = below.join(entry.file_name());
+        let kind = entry
+            .file_type()
+            .map_err(|e| format!("`{}`: {e}", path.display()))?;
+        if kind.is_dir() && depth < DEPTH_MAX {
+            collect(root, &path, depth + 1, files)?;
+        } else if kind.is_file() {
+            files.push(path);
+        } else {
+            return Err(format!(
+                "`{}` is no plain file; a link may lead anywhere",
+                path.display()
+            ));
+        }
+        if files.len() > FILES_MAX {
+            return Err(format!("it has more than {FILES_MAX} files"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(dir: &Path, name: &str, version: &str) {
+        let at = dir.join(name);
+        fs::create_dir_all(&at).unwrap();
+        let text = format!(
+            "---\nname: {name}\ndescription: d\nmetadata:\n  version: \"{version}\"\n  tags: water tide\n---\n"
+        );
+        fs::write(at.join("SKILL.md"), text).unwrap();
+    }
+
+    #[test]
+    fn a_list_pins_names_finds_and_takes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, elsewhere) = (dir.path().join("skills"), dir.path().join("elsewhere"));
+        put(&here, "tides", "2");
+        put(&elsewhere, "charts", "1");
+        let list = |text: &str| {
+            fs::write(here.join(LIST), text).unwrap();
+            catalogue(&here)
+        };
+        let (skills, invalid) = list(
+            "skills:\n  tides: { version: \"2\", owner: harbour, tags: [sea] }\n  charts: { path: ../elsewhere/charts }\n  disk-usage: { enabled: false }\n",
+        );
+        assert!(invalid.is_empty(), "{invalid:?}");
+        assert_eq!(
+            (
+                skills["tides"].owner.as_deref(),
+                skills["tides"].tags.join(" ")
+            ),
+            (Some("harbour"), "sea tide water".to_owned())
+        );
+        assert!(skills.contains_key("charts") && !skills.contains_key("disk-usage"));
+        // A program that was changed is another digest, also when the text is the same.
+        let hash = skills["tides"].hash.clone();
+        let pin = format!("skills:\n  tides: {{ hash: {hash} }}\n");
+        assert!(list(&pin).1.is_empty());
+        fs::write(here.join("tides/run.sh"), "#!/bin/sh\n").unwrap();
+        let (skills, invalid) = list(&pin);
+        assert!(
+            !skills.contains_key("tides") && invalid[0].to_string().contains("wants the digest"),
+            "{invalid:?}"
+        );
+        let (_, invalid) = list("skills:\n  tides: { version: \"3\" }\n  none: {}\n");
+        assert_eq!(invalid.len(), 2, "{invalid:?}");
+        // What cannot be read lets nothing through.
+        let (skills, invalid) = list("skills: [tides]\n");
+        assert!(skills.is_empty() && invalid.len() == 1);
+        // A link could lead anywhere, and change what is run without changing the skill.
+        std::os::unix::fs::symlink("/bin/sh", here.join("tides/link")).unwrap();
+        let (skills, invalid) = list("skills: {}\n");
+        assert!(!skills.contains_key("tides") && invalid[0].to_string().contains("no plain file"));
+    }
+}
