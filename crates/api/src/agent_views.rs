@@ -76,6 +76,39 @@ documents! {
         /// What should be gone and is not.
         leftovers: Vec<String>,
     }
+    /// Tools of the servers that an agent uses.
+    ToolsDoc {
+        /// Always 1.
+        version: u32,
+        /// Each of them.
+        tools: Vec<ToolView>,
+    }
+    /// One tool.
+    ToolView {
+        /// The service that offers it.
+        service: String,
+        /// What it is called there.
+        name: String,
+        /// What it does.
+        description: String,
+        /// Arguments, as JSON Schema.
+        args: serde_json::Value,
+    }
+    /// A call of one.
+    ToolBody {
+        /// Its arguments.
+        #[serde(default)]
+        arguments: serde_json::Value,
+    }
+    /// What came of it.
+    ToolDoc {
+        /// Always 1.
+        version: u32,
+        /// Whether the tool says that it went well.
+        ok: bool,
+        /// What it says.
+        text: String,
+    }
     /// What a service keeps of an agent that went.
     KeptView {
         /// Which service.

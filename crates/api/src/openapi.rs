@@ -88,7 +88,7 @@ fn components() -> ComponentsBuilder {
     add!(Problem FleetDoc AgentWhyDoc EffectiveDoc TaskDoc TasksDoc WhyDoc AddTask PlanDoc ManifestBody ManifestDoc ActivityDoc
         VerifyDoc BudgetDoc DoctorDoc SkillsDoc ServicesDoc LogDoc HouseDoc ExecBody CommandBody BackupBody BackupDoc SelfDoc OfferDoc
         ReportDoc ReportsDoc DelegateBody TreeDoc OrgDoc SchedulesDoc ScheduleDoc ApprovalBody UseBody DecideBody ApprovalsDoc ApprovalView DeclaredDoc RunWorkflowBody WorkflowsDoc WorkflowDoc EventBody HeardDoc ClaimBody ClaimDoc LeaseDoc RenewBody CompleteBody FailBody BlockBody NoteBody
-        EntryDoc BundleDoc BundleBody RestoreBody RestoredDoc LeftoversDoc
+        EntryDoc BundleDoc BundleBody RestoreBody RestoredDoc LeftoversDoc ToolsDoc ToolBody ToolDoc
         DocumentsDoc DocumentDoc DocumentBody QueueBody QueueDoc);
     all
 }

@@ -698,6 +698,20 @@ pub const ROUTES: &[Route] = &[
         Some("SkillsDoc"),
     ),
     inside(
+        "GET",
+        "/api/v1/self/tools",
+        "Tools of the servers that I use",
+        None,
+        Some("ToolsDoc"),
+    ),
+    inside(
+        "POST",
+        "/api/v1/self/tools/{service}/{tool}",
+        "Calls one of them while I work; each call is entered",
+        Some("ToolBody"),
+        Some("ToolDoc"),
+    ),
+    inside(
         "POST",
         "/api/v1/self/operations/{operation}",
         "Something that the house does for the skill of my running task, with that task's arguments; or what a person is to be asked first",

@@ -262,7 +262,9 @@ fn host_notes(
     }
     for service in parsed.services.values() {
         let found = match service.kind {
-            ServiceKind::Command => specs::find_command(&service.command, &body.base_dir).map(drop),
+            ServiceKind::Command | ServiceKind::Tools => {
+                specs::find_command(&service.command, &body.base_dir).map(drop)
+            }
             kind => abbey_services::found(kind.name()).map_err(|e| e.to_string()),
         };
         if let Err(text) = found {

@@ -305,7 +305,7 @@ fn line_of(kind: ServiceKind, name: &str, at: SocketAddrV4, secret: &str) -> Str
         // Source: PostgreSQL, "The Password File".
         ServiceKind::Postgres => format!("*:*:*:{name}:{secret}\n"),
         // Source: git-credential-store(1); curl takes the same as a URL.
-        ServiceKind::Git | ServiceKind::Site | ServiceKind::Command => {
+        ServiceKind::Git | ServiceKind::Site | ServiceKind::Tools | ServiceKind::Command => {
             format!("http://{name}:{secret}@{at}\n")
         }
     }

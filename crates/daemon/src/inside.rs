@@ -57,6 +57,7 @@ pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
         .route("/api/v1/self/facts/{fact}", post(fact))
         .route("/api/v1/self/operations/{operation}", post(operate))
         .merge(crate::documents::inside())
+        .merge(crate::toolservers::inside())
         .route("/api/v1/self/charter", get(charter))
         .route("/api/v1/self/activity", post(note))
         .layer(axum::middleware::from_fn_with_state(

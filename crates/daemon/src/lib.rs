@@ -49,6 +49,7 @@ mod serve;
 mod skill_costs;
 mod specs;
 mod supervisor;
+mod toolservers;
 mod trace;
 #[cfg(test)]
 mod turned;

@@ -74,13 +74,13 @@ fn agent_binds(host: &Layout, inside: &Layout, charter_writable: bool) -> Vec<Bi
 }
 
 /// A service sees its directory, and its program where that is not of the base.
-fn service_binds(dir: &Path, inside: &Path, program: &Program) -> Vec<Bind> {
+fn service_binds(dir: &Path, inside: &Path, program: Option<&Path>) -> Vec<Bind> {
     let mut binds = vec![Bind {
         source: dir.to_owned(),
         path: inside.to_owned(),
         writable: true,
     }];
-    if let Program::Path(program) = program
+    if let Some(program) = program
         && !BASE.iter().any(|b| program.starts_with(b))
     {
         binds.push(Bind {
@@ -93,17 +93,27 @@ fn service_binds(dir: &Path, inside: &Path, program: &Program) -> Vec<Bind> {
 }
 
 /// What a service is started with: its own command, or this binary in a role.
-fn service_argv(service: &Service, port: u16, address: Ipv4Addr) -> Vec<String> {
+fn service_argv(
+    service: &Service,
+    port: u16,
+    address: Ipv4Addr,
+    named: Option<&Path>,
+) -> Vec<String> {
     let (port, address) = (port.to_string(), address.to_string());
-    if service.kind.is_stock() {
-        let kind = service.kind.name();
-        let role = ["abbey", "role", "service", kind, "serve", "--address"];
-        let mut argv = role.map(str::to_owned).to_vec();
-        argv.extend([address, "--port".to_owned(), port]);
-        return argv;
-    }
     let filled = |a: &String| a.replace("{port}", &port).replace("{address}", &address);
-    service.command.iter().map(filled).collect()
+    let own = service.command.iter().map(filled);
+    if !service.kind.is_stock() {
+        return own.collect();
+    }
+    let kind = service.kind.name();
+    let role = ["abbey", "role", "service", kind, "serve", "--address"];
+    let mut argv = role.map(str::to_owned).to_vec();
+    argv.extend([address.clone(), "--port".to_owned(), port.clone()]);
+    if let Some(program) = named {
+        argv.extend(["--".to_owned(), program.display().to_string()]);
+        argv.extend(own.skip(1));
+    }
+    argv
 }
 
 /// The locale of an agent's programs, where it is another than usual and the cell has it.
@@ -431,11 +441,15 @@ pub(crate) fn cell_spec(
             };
             let owner = format!("service:{slug}");
             let port = current.port(&owner, "port").unwrap_or(0);
-            let program = match service.kind {
-                ServiceKind::Command => Program::Path(
+            let named = match service.kind.has_command() {
+                true => Some(
                     find_command(&service.command, &current.base_dir)
                         .map_err(|e| Problem::new(FaultKind::Host, e))?,
                 ),
+                false => None,
+            };
+            let program = match (service.kind, &named) {
+                (ServiceKind::Command, Some(path)) => Program::Path(path.clone()),
                 _ => Program::Own,
             };
             let dir = house.home.service(slug.as_str());
@@ -444,7 +458,7 @@ pub(crate) fn cell_spec(
                 _ => {
                     let inside = PathBuf::from(SERVICE_ROOT);
                     let sandbox = Sandbox {
-                        binds: service_binds(&dir, &inside, &program),
+                        binds: service_binds(&dir, &inside, named.as_deref()),
                         profile: service.profile,
                         tmp: tmp_size(&service.limits),
                     };
@@ -466,7 +480,7 @@ pub(crate) fn cell_spec(
             env.extend(ways.environment());
             Ok(Some(CellSpec {
                 program,
-                argv: service_argv(service, port, address),
+                argv: service_argv(service, port, address, named.as_deref()),
                 env,
                 forwards: ways.forwards(),
                 cwd: inside,

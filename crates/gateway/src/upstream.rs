@@ -2,7 +2,7 @@
 
 use abbey_model::{NanoUsd, Secret};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use hyper::{Method, Request, Response};
@@ -94,6 +94,35 @@ impl Sender {
         match tokio::time::timeout(patience, self.0.request(request)).await {
             Ok(Ok(response)) => Ok(response.status().as_u16()),
             Ok(Err(e)) => Err(chain(&e)),
+            Err(_) => Err(format!("no answer within {patience:?}")),
+        }
+    }
+
+    /// Asks by one JSON document; the status and the bytes of the answer, which are not more than that many.
+    ///
+    /// # Errors
+    /// In words, when there was no answer, or a longer one.
+    pub async fn ask_json(
+        &self,
+        url: &str,
+        body: Bytes,
+        patience: Duration,
+        most: usize,
+    ) -> Result<(u16, Bytes), String> {
+        let request = Request::post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .body(Full::new(body))
+            .map_err(|e| e.to_string())?;
+        let asked = async {
+            let response = self.0.request(request).await.map_err(|e| chain(&e))?;
+            let status = response.status().as_u16();
+            let whole = Limited::new(response.into_body(), most).collect().await;
+            let bytes = whole.map_err(|e| chain(e.as_ref()))?.to_bytes();
+            Ok((status, bytes))
+        };
+        match tokio::time::timeout(patience, asked).await {
+            Ok(answer) => answer,
             Err(_) => Err(format!("no answer within {patience:?}")),
         }
     }

@@ -216,7 +216,7 @@ impl Service {
     pub fn probe(&self) -> Option<&str> {
         match self.kind {
             ServiceKind::Command => self.probe.as_deref(),
-            ServiceKind::Git | ServiceKind::Site => Some("/healthz"),
+            ServiceKind::Git | ServiceKind::Site | ServiceKind::Tools => Some("/healthz"),
             ServiceKind::Postgres => Some(""),
         }
     }
@@ -245,6 +245,8 @@ pub enum ServiceKind {
     Git,
     /// Files over HTTP.
     Site,
+    /// A program that offers tools to the agents who use it.
+    Tools,
 }
 
 impl ServiceKind {
@@ -255,17 +257,26 @@ impl ServiceKind {
             ServiceKind::Postgres => "postgres",
             ServiceKind::Git => "git",
             ServiceKind::Site => "site",
+            ServiceKind::Tools => "tools",
         }
     }
 
-    /// Whether its program is this binary.
+    /// Whether the manifest names its program.
+    pub const fn has_command(self) -> bool {
+        matches!(self, ServiceKind::Command | ServiceKind::Tools)
+    }
+
+    /// Whether its cell runs this binary.
     pub const fn is_stock(self) -> bool {
         !matches!(self, ServiceKind::Command)
     }
 
     /// Whether each consumer has a credential of its own there.
     pub const fn has_consumers(self) -> bool {
-        self.is_stock()
+        matches!(
+            self,
+            ServiceKind::Postgres | ServiceKind::Git | ServiceKind::Site
+        )
     }
 }
 

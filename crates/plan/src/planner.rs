@@ -318,7 +318,7 @@ impl Work {
         };
         if let Some(action) = action {
             let program = match service.kind {
-                ServiceKind::Command => service.command.join(" "),
+                ServiceKind::Command | ServiceKind::Tools => service.command.join(" "),
                 kind => kind.name().to_owned(),
             };
             let detail = format!(

@@ -45,7 +45,8 @@ pub fn reaches(
     let place = |service: &Service| {
         let used = agent.uses.contains(&service.slug);
         let met = service.shared && service.slot.is_some() && walled;
-        if !used && !met {
+        // A tool server is asked by the house alone, which enters each call.
+        if (!used && !met) || service.kind == ServiceKind::Tools {
             return None;
         }
         let to = endpoint(registry, &service.slug)?;

@@ -22,8 +22,8 @@ const TAKEN: [&str; 4] = ["postgres", "template0", "template1", "abbey"];
 pub(crate) const SERVICES: Shape = Shape::Map(&Shape::Object(&[
     key(
         "kind",
-        Shape::Word(&["command", "postgres", "git", "site"], &[]),
-        "What it is: a program that `command` names (the default), or one of the house's own: `postgres` has a database for each agent that uses it, `git` a place for repositories, `site` serves files.",
+        Shape::Word(&["command", "postgres", "git", "site", "tools"], &[]),
+        "What it is: a program that `command` names (the default), or one of the house's own: `postgres` has a database for each agent that uses it, `git` a place for repositories, `site` a place for files that all read; `tools` is a program that offers tools by the Model Context Protocol on its standard streams.",
     ),
     key(
         "cell",
@@ -106,6 +106,7 @@ fn kind(node: Option<&Node>) -> ServiceKind {
         Some("postgres") => ServiceKind::Postgres,
         Some("git") => ServiceKind::Git,
         Some("site") => ServiceKind::Site,
+        Some("tools") => ServiceKind::Tools,
         _ => ServiceKind::Command,
     }
 }
@@ -140,7 +141,7 @@ impl Decoder<'_> {
         let node = Some(value);
         let kind = kind(node);
         let command = words(node, "command");
-        match (kind.is_stock(), value.get("command")) {
+        match (!kind.has_command(), value.get("command")) {
             (false, None) => self.mistakes.push(place.mistake(format!(
                 "`services.{slug}` needs `command`, or a `kind` that the house has a program for"
             ))),

@@ -7,6 +7,7 @@ mod git;
 pub mod postgres;
 mod registry;
 mod site;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -91,6 +92,11 @@ pub async fn run(args: &[OsString]) -> Result<i32> {
     match (word(0), word(1)) {
         ("postgres", "serve") => postgres::serve(&home, address, port).await,
         ("git", "serve") => git::serve(&home, address, port).await,
+        ("tools", "serve") => {
+            let at = args.iter().position(|a| a == "--");
+            let command = at.and_then(|at| args.get(at + 1..)).unwrap_or_default();
+            tools::serve(address, port, command).await
+        }
         ("site", "serve") => site::serve(&home, address, port).await,
         ("postgres", "ask") => ask::answer(|question| postgres::answer(&home, question)),
         ("git", "ask") => ask::answer(|question| git::answer(&home, question)),

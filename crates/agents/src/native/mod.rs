@@ -7,6 +7,7 @@ mod files;
 mod gate;
 mod model;
 mod prompt;
+mod servers;
 mod session;
 mod tools;
 mod work;

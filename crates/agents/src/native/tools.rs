@@ -142,19 +142,26 @@ pub(super) async fn perform(
         Ok(tool) => Err(format!("the tool `{tool}` is not granted")),
         Err(error) => Err(error),
     };
-    let (ok, mut text) = match outcome {
-        Ok(text) => (true, text),
-        Err(text) => (false, format!("refused or failed: {text}")),
-    };
-    if text.len() > SHOWN_MAX {
-        let mut end = SHOWN_MAX;
-        while !text.is_char_boundary(end) {
-            end -= 1;
+    Receipt::of(outcome)
+}
+
+impl Receipt {
+    /// What a model is shown of what came of a call.
+    pub(super) fn of(outcome: Result<String, String>) -> Receipt {
+        let (ok, mut text) = match outcome {
+            Ok(text) => (true, text),
+            Err(text) => (false, format!("refused or failed: {text}")),
+        };
+        if text.len() > SHOWN_MAX {
+            let mut end = SHOWN_MAX;
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text.truncate(end);
+            text.push_str("\n[cut: the rest is not shown]");
         }
-        text.truncate(end);
-        text.push_str("\n[cut: the rest is not shown]");
+        Receipt { ok, text }
     }
-    Receipt { ok, text }
 }
 
 async fn act(

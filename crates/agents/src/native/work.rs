@@ -1,7 +1,7 @@
 //! One run: the dual-layer decision, carried out (S4-23, S4-24).
 
 use super::session::Session;
-use super::{files, gate, model, prompt, through_restart, tools};
+use super::{files, gate, model, prompt, servers, through_restart, tools};
 use crate::digest;
 use crate::programs::{APPROVED, ASK, ASKS};
 use abbey_api::client::Client;
@@ -243,7 +243,9 @@ impl Work {
         };
         self.facts
             .insert("prompt_hash".to_owned(), digest(system.as_bytes()).into());
-        let definitions = tools::definitions(policy);
+        let servers = servers::Servers::of(&self.client).await;
+        let mut definitions = tools::definitions(policy);
+        definitions.extend(servers.definitions());
         let mut messages = vec![
             json!({ "role": "system", "content": system }),
             json!({ "role": "user", "content": self.offer.text }),
@@ -297,7 +299,10 @@ impl Work {
                 return self.finish(turn.text, Value::Null, receipts);
             }
             for call in &turn.calls {
-                let mut receipt = tools::perform(&self.client, policy, &self.right, call).await;
+                let mut receipt = match servers.perform(&self.client, call).await {
+                    Some(receipt) => receipt,
+                    None => tools::perform(&self.client, policy, &self.right, call).await,
+                };
                 let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
                 let lacks = self.lacks(&args["data"]);
                 if call.name == "finish" && receipt.ok && !lacks.is_empty() {

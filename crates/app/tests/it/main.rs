@@ -41,6 +41,7 @@ mod schedules;
 mod shared;
 mod shelves;
 mod stories;
+mod toolservers;
 mod units;
 mod workflows;
 
