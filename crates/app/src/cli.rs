@@ -575,6 +575,7 @@ pub(crate) enum ServiceCommand {
 
 /// Verbs that belong to the command line and have no mechanism yet.
 const NOT_BUILT: &[(&str, &str)] = &[
+    ("agent", "rename"),
     ("budget", "set"),
     ("budget", "reset"),
     ("policy", ""),

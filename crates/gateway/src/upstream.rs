@@ -114,6 +114,32 @@ impl Sender {
             .header(ACCEPT, "application/json")
             .body(Full::new(body))
             .map_err(|e| e.to_string())?;
+        self.whole(request, patience, most).await
+    }
+
+    /// Reads one JSON document; as [`Sender::ask_json`].
+    ///
+    /// # Errors
+    /// In words, when there was no answer, or a longer one.
+    pub async fn get_json(
+        &self,
+        url: &str,
+        patience: Duration,
+        most: usize,
+    ) -> Result<(u16, Bytes), String> {
+        let request = Request::get(url)
+            .header(ACCEPT, "application/json")
+            .body(Full::new(Bytes::new()))
+            .map_err(|e| e.to_string())?;
+        self.whole(request, patience, most).await
+    }
+
+    async fn whole(
+        &self,
+        request: Request<Full<Bytes>>,
+        patience: Duration,
+        most: usize,
+    ) -> Result<(u16, Bytes), String> {
         let asked = async {
             let response = self.0.request(request).await.map_err(|e| chain(&e))?;
             let status = response.status().as_u16();

@@ -1,7 +1,7 @@
 //! What is wrong with a house is found, named with its remedy, and mended where nothing can be lost (S2-26 to S2-29).
 
-use crate::{TWO, house};
-use abbey_testkit::house::{House, own_network};
+use crate::{TWO, house, up, with_model};
+use abbey_testkit::house::{House, own_network, until};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -103,4 +103,20 @@ fn a_port_that_somebody_else_has_is_named_with_its_holder() {
         text.contains("hook:told") && text.contains("hook.key"),
         "{text}"
     );
+}
+
+#[test]
+fn a_model_that_its_server_lacks_is_told_with_those_that_it_has() {
+    let house = up(&with_model(
+        "  a: { template: orchestrator }\n  b: { template: worker, model: scripted/absent-1 }\n",
+    ));
+    until("the model server answers", || {
+        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+    });
+    let told = check(&house, &[], 0, "models.scripted");
+    assert_eq!(told["state"], "attention");
+    assert_eq!(told["text"], "`model` lacks absent-1; it has scripted-1");
+    house.manifest(&with_model("  a: { template: orchestrator }\n"));
+    house.expect(0, &["up"]);
+    assert_eq!(check(&house, &[], 0, "models.scripted")["state"], "ok");
 }

@@ -42,6 +42,7 @@ pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
     let facts = house::host(house, &mut checks).await?;
     work::agents(house, &facts, &mut checks).await?;
     work::schedules(house, &mut checks).await?;
+    work::models(house, &mut checks).await;
     isolation::tried(house, &facts, &mut checks).await?;
     Ok(DoctorDoc {
         version: VERSION,

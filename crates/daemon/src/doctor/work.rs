@@ -6,7 +6,10 @@ use crate::house::House;
 use crate::schedules as timetable;
 use abbey_model::{CellName, Millis};
 use abbey_plan::HostFacts;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How late a schedule may be before something is wrong.
 const LATE: Millis = Millis::from_secs(90);
@@ -106,4 +109,69 @@ pub(super) async fn schedules(house: &Arc<House>, checks: &mut Checks) -> Result
         "look at the log of the control plane; `abbey schedule show NAME` tells what it did",
     );
     Ok(())
+}
+
+/// Longest list of models, bytes, and time for it.
+const MODELS_MAX: usize = 1 << 20;
+const MODELS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether the model servers of the house have the models that agents think with.
+pub(super) async fn models(house: &Arc<House>, checks: &mut Checks) {
+    let Some(current) = house.current() else {
+        return;
+    };
+    let sender = abbey_gateway::Sender::new();
+    for (name, provider) in &current.house.providers {
+        let abbey_plan::Endpoint::Service(service) = &provider.endpoint else {
+            continue;
+        };
+        let models = current
+            .house
+            .agents
+            .values()
+            .filter_map(|a| a.model.as_ref());
+        let wanted: BTreeSet<&str> = models
+            .filter(|m| m.provider == *name)
+            .map(|m| m.model.as_str())
+            .collect();
+        let at = abbey_plan::endpoint(&current.registry, service);
+        let (Some(at), false) = (at, wanted.is_empty()) else {
+            continue;
+        };
+        // Source: OpenAI API, `GET /v1/models`; Ollama and llama.cpp answer it as well.
+        let url = format!("http://{at}/v1/models");
+        let answer = sender.get_json(&url, MODELS_WITHIN, MODELS_MAX).await;
+        let list = answer.ok().filter(|(status, _)| *status == 200);
+        let list = list.and_then(|(_, bytes)| serde_json::from_slice::<Value>(&bytes).ok());
+        let id = format!("models.{name}");
+        let Some(list) = list else {
+            let text = format!("`{service}` does not say which models it has");
+            let remedy = format!("`abbey service logs {service}` shows its output");
+            checks.add(&id, false, "warn", text, &remedy);
+            continue;
+        };
+        let has: BTreeSet<&str> = list["data"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|m| m["id"].as_str())
+            .collect();
+        let lacks: Vec<&str> = wanted.difference(&has).copied().collect();
+        let text = match lacks.is_empty() {
+            true => format!("`{service}` has every model that agents think with"),
+            false => {
+                let has: Vec<&str> = has.into_iter().take(20).collect();
+                format!(
+                    "`{service}` lacks {}; it has {}",
+                    lacks.join(", "),
+                    has.join(", ")
+                )
+            }
+        };
+        let remedy = format!(
+            "bring it there (for Ollama: `ollama pull {}`), or set another `model`",
+            lacks.join(" ")
+        );
+        checks.add(&id, lacks.is_empty(), "warn", text, &remedy);
+    }
 }
