@@ -261,6 +261,9 @@ fn host_notes(
         }
     }
     for service in parsed.services.values() {
+        if service.at.is_some() {
+            continue;
+        }
         let found = match service.kind {
             ServiceKind::Command | ServiceKind::Tools => {
                 specs::find_command(&service.command, &body.base_dir).map(drop)

@@ -740,7 +740,7 @@ fn route(house: &House, slug: &Slug, asked: &str) -> std::result::Result<Route, 
     let base_url = match &provider.endpoint {
         Endpoint::Url(url) => url.clone(),
         Endpoint::Service(service) => {
-            let at = abbey_plan::endpoint(&current.registry, service);
+            let at = abbey_plan::endpoint(&current.house, &current.registry, service);
             let at = at.ok_or_else(|| unavailable(format!("service `{service}` has no port")))?;
             format!("http://{at}/v1")
         }

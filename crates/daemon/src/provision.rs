@@ -294,17 +294,25 @@ async fn make_home(house: &House, current: &Current, owner: CellName) -> Result<
             state: d.state,
             workspace: d.workspace,
         }),
+        elsewhere: match &owner {
+            CellName::Service(slug) => plan.services.get(slug).and_then(|s| s.at),
+            CellName::Agent(_) | CellName::Run(_) => None,
+        },
         door: current.port(&name, "door").filter(|_| subnet.is_some()),
         port: current.port(&name, "port"),
         egress: egress.filter(|_| subnet.is_some()).unwrap_or_default(),
     };
     let files = Vec::new();
+    let has_cell = claim.elsewhere.is_none();
     let claimed = Operation::Claim {
         owner: owner.clone(),
         claim,
     };
     ask(house, claimed).await?;
-    ask(house, Operation::Prepare { owner, files }).await
+    match has_cell {
+        true => ask(house, Operation::Prepare { owner, files }).await,
+        false => Ok(()),
+    }
 }
 
 /// Writes what the house owns in a workspace; seeds what the agent owns.

@@ -465,7 +465,7 @@ pub(crate) fn cell_spec(
                     (inside, Some(sandbox))
                 }
             };
-            let own = abbey_plan::endpoint(&current.registry, slug);
+            let own = abbey_plan::endpoint(&current.house, &current.registry, slug);
             let address = own.map_or(Ipv4Addr::LOCALHOST, |a| *a.ip());
             let mut env: Vec<(String, String)> = [
                 ("HOME", inside.display().to_string()),

@@ -55,7 +55,7 @@ async fn ask(current: &Current, service: &Slug, method: &str, params: Value) -> 
         let text = format!("tool server `{service}`: {why}");
         Problem::new(FaultKind::Unavailable, text)
     };
-    let at = abbey_plan::endpoint(&current.registry, service);
+    let at = abbey_plan::endpoint(&current.house, &current.registry, service);
     let at = at.ok_or_else(|| gone("it has no address".to_owned()))?;
     let body = json!({ "method": method, "params": params }).to_string();
     let url = format!("http://{at}/ask");

@@ -272,19 +272,20 @@ pub(crate) fn uses(plan: &abbey_plan::House, agent: &abbey_plan::Agent, service:
 /// Why a service is not well, as far as the house knows: nothing, where it is.
 pub(crate) async fn not_well(house: &House, current: &Current, service: &Slug) -> Option<String> {
     let declared = current.house.services.get(service)?;
-    let at = abbey_plan::endpoint(&current.registry, service);
+    let at = abbey_plan::endpoint(&current.house, &current.registry, service);
     let seen = seen(house);
     let seen = seen.get(&CellName::Service(service.clone()));
-    let running = seen.is_some_and(|s| {
-        matches!(
-            s.observed,
-            Observed::Running {
-                ready: true,
-                stopping: false,
-                ..
-            }
-        )
-    });
+    let running = declared.at.is_some()
+        || seen.is_some_and(|s| {
+            matches!(
+                s.observed,
+                Observed::Running {
+                    ready: true,
+                    stopping: false,
+                    ..
+                }
+            )
+        });
     if !running {
         return Some(format!("service `{service}` is not up"));
     }
@@ -310,18 +311,32 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
         .clone();
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {
-        let at = abbey_plan::endpoint(&current.registry, slug);
+        let at = abbey_plan::endpoint(&current.house, &current.registry, slug);
         let seen = seen.get(&CellName::Service(slug.clone()));
-        let (presence, healthy) = presence(house, seen, at, service.probe()).await;
+        let (presence, healthy) = match service.at {
+            // Somebody else runs it; whether it answers is all that can be said.
+            Some(at) => {
+                let path = service.probe().unwrap_or_default();
+                let answers = probe_fresh(house, at, path, 0).await;
+                ("elsewhere".to_owned(), Some(answers))
+            }
+            None => {
+                let (presence, healthy) = presence(house, seen, at, service.probe()).await;
+                (presence.to_string(), healthy)
+            }
+        };
         let record = seen
             .filter(|s| matches!(s.observed, Observed::Running { .. }))
             .and_then(|s| s.record.as_ref());
         let used = |a: &&abbey_plan::Agent| uses(&current.house, a, slug);
         services.push(ServiceView {
             name: slug.to_string(),
-            presence: presence.to_string(),
+            presence,
             healthy,
-            cell: service.cell.to_string(),
+            cell: match service.at {
+                Some(_) => "-".to_owned(),
+                None => service.cell.to_string(),
+            },
             pid: record.and_then(|r| r.child.as_ref()).map(|c| c.pid),
             port: at.map(|a| a.port()),
             generation: seen.map_or(0, |s| s.history.generation.0),

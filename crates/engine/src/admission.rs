@@ -1,6 +1,6 @@
 //! Admission: from a task's text and the state of the house to an offer or the reasons against.
 
-use crate::matcher::Match;
+use crate::matcher::{Candidate, Match};
 use crate::task::{Admission, Wait};
 use abbey_model::{Slug, WaitCode};
 use std::collections::BTreeMap;
@@ -44,7 +44,19 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
         };
         return (park(WaitCode::NoCapableAgent, text), Route::default());
     }
-    if let Match::One(found) = fit {
+    let owned = |c: &&Candidate| pool.iter().any(|a| a.skills.contains(&c.skill));
+    let found = match fit {
+        Match::One(found) => Some(found),
+        // What nobody here has makes nothing ambiguous.
+        Match::Ambiguous(found) => {
+            match found.iter().filter(owned).collect::<Vec<_>>().as_slice() {
+                [one] => Some(*one),
+                _ => None,
+            }
+        }
+        Match::None => None,
+    };
+    if let Some(found) = found {
         // Of several owners, those in whose list the skill stands nearest to the front.
         let place = |a: &&AgentFact| a.skills.iter().position(|s| *s == found.skill);
         let nearest = pool.iter().filter_map(&place).min();
@@ -108,7 +120,6 @@ fn park(code: WaitCode, text: String) -> Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matcher::Candidate;
 
     fn agent(
         slug: &str,
@@ -132,6 +143,25 @@ mod tests {
             score: 900,
             args: BTreeMap::new(),
         })
+    }
+
+    #[test]
+    fn a_skill_that_nobody_has_makes_nothing_ambiguous() {
+        let two = |a: &str, b: &str| {
+            let candidate = |skill: &str| Candidate {
+                skill: skill.to_owned(),
+                score: 900,
+                args: BTreeMap::new(),
+            };
+            Match::Ambiguous(vec![candidate(a), candidate(b)])
+        };
+        let agents = [agent("ops", &["disk-usage"], true, false, None)];
+        let (admission, route) = admit(None, &two("report", "disk-usage"), &agents);
+        assert!(matches!(admission, Admission::Offer(_)));
+        assert_eq!(route.skill.as_deref(), Some("disk-usage"));
+        let both = [agent("ops", &["disk-usage", "report"], true, false, None)];
+        let (admission, _) = admit(None, &two("report", "disk-usage"), &both);
+        assert!(matches!(admission, Admission::Park(_)));
     }
 
     #[test]

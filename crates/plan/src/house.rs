@@ -8,7 +8,7 @@ use abbey_model::{
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 /// Where a value of the effective configuration comes from (S2-21).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -193,6 +193,8 @@ pub struct Service {
     pub terminal: bool,
     /// Place in every agent's subnet.
     pub slot: Option<Slug>,
+    /// Where it answers, when somebody else runs it; then it has no cell.
+    pub at: Option<SocketAddrV4>,
     /// What of the house's own it is.
     pub kind: ServiceKind,
     /// Services that answer before it starts.

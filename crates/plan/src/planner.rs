@@ -277,6 +277,10 @@ impl Work {
         inventory: &Inventory,
         applied: &mut Applied,
     ) {
+        // Somebody else runs it.
+        if service.at.is_some() {
+            return;
+        }
         let owner = format!("service:{}", service.slug);
         let port = match service.port {
             Some(port) => self
@@ -516,7 +520,7 @@ fn wall(cell: CellKind) -> &'static str {
 fn house_digest(house: &House) -> String {
     // What of services concerns nobody's boot.
     let terms = |s: &Service| {
-        let names = (&s.needs, &s.names);
+        let names = (&s.needs, &s.names, s.at, &s.probe, s.shared);
         format!(
             "{} {names:?} {:?} {} {} {:?}",
             s.slug, s.grace, s.connections, s.rate, s.quota

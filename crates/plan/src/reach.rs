@@ -25,8 +25,11 @@ pub fn subnet(registry: &Registry, owner: &str) -> Option<Subnet> {
     registry.held(owner, "subnet")?.value.parse().ok()
 }
 
-/// Where a service answers on the host: in its own network, or on loopback.
-pub fn endpoint(registry: &Registry, service: &Slug) -> Option<SocketAddrV4> {
+/// Where a service answers on the host: in its own network, or on loopback; or wherever somebody else runs it.
+pub fn endpoint(house: &House, registry: &Registry, service: &Slug) -> Option<SocketAddrV4> {
+    if let Some(at) = house.services.get(service).and_then(|s| s.at) {
+        return Some(at);
+    }
     let owner = format!("service:{service}");
     let port = registry.held(&owner, "port")?.value.parse().ok()?;
     let address = subnet(registry, &owner).map_or(Ipv4Addr::LOCALHOST, Subnet::cell);
@@ -49,7 +52,7 @@ pub fn reaches(
         if (!used && !met) || service.kind == ServiceKind::Tools {
             return None;
         }
-        let to = endpoint(registry, &service.slug)?;
+        let to = endpoint(house, registry, &service.slug)?;
         let offset = service
             .slot
             .as_ref()

@@ -7,6 +7,7 @@ use crate::shape::{self, Shape, key};
 use crate::table::{EGRESS, LIMITS, NAMES, PROFILES, SERVICE_CELLS, WAIVE};
 use abbey_model::{Bytes, CellKind, Limits, Millis, Slug};
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 /// How long what a consumer left behind is kept, where nothing is said: seven days.
 const GRACE: Millis = Millis::from_secs(7 * 86_400);
@@ -34,6 +35,11 @@ pub(crate) const SERVICES: Shape = Shape::Map(&Shape::Object(&[
         "enabled",
         Shape::Boolean,
         "Whether it is part of the house; of two alternatives on one slot and port one is not. Default true.",
+    ),
+    key(
+        "at",
+        Shape::Socket,
+        "Where it answers, as `192.0.2.7:8080`, when somebody else runs it.",
     ),
     key(
         "command",
@@ -101,6 +107,14 @@ pub(crate) const SERVICES: Shape = Shape::Map(&Shape::Object(&[
     ),
 ]));
 
+/// Link-local addresses are those of a cloud's metadata as well.
+fn may_be_service(address: Ipv4Addr) -> bool {
+    !(address.is_link_local()
+        || address.is_multicast()
+        || address.is_unspecified()
+        || address.is_broadcast())
+}
+
 fn kind(node: Option<&Node>) -> ServiceKind {
     match text(node, "kind") {
         Some("postgres") => ServiceKind::Postgres,
@@ -142,7 +156,9 @@ impl Decoder<'_> {
         let kind = kind(node);
         let command = words(node, "command");
         match (!kind.has_command(), value.get("command")) {
-            (false, None) => self.mistakes.push(place.mistake(format!(
+            (false, None) if value.get("at").is_none() => self
+                .mistakes
+                .push(place.mistake(format!(
                 "`services.{slug}` needs `command`, or a `kind` that the house has a program for"
             ))),
             (false, Some(_)) if command.is_empty() => {
@@ -226,6 +242,7 @@ impl Decoder<'_> {
             quota: text(node, "quota")
                 .and_then(shape::bytes)
                 .map_or(QUOTA, Bytes),
+            at: self.elsewhere(&slug, kind, value),
             egress: egress(value.get("egress")),
             terminal: text(node, "terminal") == Some("true"),
             slot,
@@ -243,6 +260,35 @@ impl Decoder<'_> {
                 .unwrap_or_default(),
             line: place.line,
             slug,
+        }
+    }
+
+    /// The address of a service that somebody else runs: an IPv4 one that a service can have.
+    fn elsewhere(&mut self, slug: &Slug, kind: ServiceKind, value: &Node) -> Option<SocketAddrV4> {
+        let node = value.get("at")?;
+        let at: SocketAddr = node.text()?.parse().ok()?;
+        let taken = [
+            "command", "cell", "port", "limits", "egress", "terminal", "profile",
+        ];
+        for key in taken {
+            if let Some(there) = value.get(key) {
+                let text = format!("`{key}` has no meaning for a service that somebody else runs");
+                self.blame(Some(there), text);
+            }
+        }
+        if kind != ServiceKind::Command {
+            let text = format!("a `{}` is run by the house", kind.name());
+            self.blame(Some(node), text);
+        }
+        match at {
+            SocketAddr::V4(at) if may_be_service(*at.ip()) => Some(at),
+            _ => {
+                let text = format!(
+                    "`services.{slug}.at` is an IPv4 address of a server, and no link-local one"
+                );
+                self.blame(Some(node), text);
+                None
+            }
         }
     }
 

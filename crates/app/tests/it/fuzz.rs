@@ -56,6 +56,7 @@ fn agent(name: &str) -> CellName {
 fn seeds(uid: Option<u32>) -> Vec<Operation> {
     let owner = || agent("a");
     let claim = Claim {
+        elsewhere: None,
         bridged: false,
         disks: None,
         uid,

@@ -209,3 +209,57 @@ fn what_a_consumer_leaves_is_kept_as_bundles_and_services_wait_for_each_other() 
             .contains("`web` would wait for itself")
     );
 }
+
+/// A server that somebody else runs is declared, watched, and reached by those who use it alone.
+#[test]
+fn a_server_of_somebody_else_is_reached_by_who_uses_it() {
+    use std::io::{Read, Write};
+    abbey_testkit::house::own_network();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let at = listener.local_addr().unwrap();
+    drop(std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = [0u8; 1024];
+            let _a_probe_may_say_nothing = stream.read(&mut asked);
+            let _gone = stream.write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nfound\n",
+            );
+        }
+    }));
+    let manifest = |at: &str| {
+        format!(
+            "house: out\nservices:\n  search: {{ at: \"{at}\", probe: / }}\nagents:\n  a: {{ template: coder, uses: [search] }}\n  b: {{ template: coder }}\n"
+        )
+    };
+    let house = up(&manifest(&at.to_string()));
+    assert_eq!(
+        does(&house, "a", "curl -fsS http://$ABBEY_SERVICE_SEARCH/"),
+        "found\n"
+    );
+    let b = does(&house, "b", "env");
+    assert!(!b.contains("SEARCH"), "{b}");
+    let direct = format!("curl -s --noproxy '*' --max-time 2 http://{at}/");
+    assert!(!sh(&house, "b", &direct).status.success());
+    let list = house.json(0, &["service", "list"]);
+    let search = &list["services"][0];
+    assert_eq!(
+        (
+            &search["presence"],
+            &search["healthy"],
+            &search["consumers"]
+        ),
+        (
+            &Value::from("elsewhere"),
+            &Value::from(true),
+            &serde_json::json!(["a"])
+        )
+    );
+    for (wrong, told) in [
+        ("169.254.169.254:80", "no link-local one"),
+        ("[::1]:80", "is an IPv4 address"),
+    ] {
+        house.manifest(&manifest(wrong));
+        assert!(house.refused(2, &["plan"]).contains(told), "{wrong}");
+    }
+}

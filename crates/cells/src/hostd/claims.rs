@@ -40,6 +40,9 @@ pub struct Claim {
     /// Port on which it serves others.
     #[serde(default)]
     pub port: Option<u16>,
+    /// Where a service answers that somebody else runs.
+    #[serde(default)]
+    pub elsewhere: Option<SocketAddrV4>,
     /// What it may reach outside.
     #[serde(default)]
     pub egress: Egress,
@@ -48,6 +51,9 @@ pub struct Claim {
 impl Claim {
     /// Where it serves others.
     pub(super) fn endpoint(&self) -> Option<SocketAddrV4> {
+        if self.elsewhere.is_some() {
+            return self.elsewhere;
+        }
         let address = self.subnet.map_or(Ipv4Addr::LOCALHOST, Subnet::cell);
         Some(SocketAddrV4::new(address, self.port?))
     }
@@ -101,6 +107,17 @@ impl Claims {
         }
         if let Some(subnet) = claim.subnet {
             self.subnet(owner, subnet)?;
+        }
+        if let Some(at) = claim.elsewhere {
+            let address = at.ip();
+            // Link-local addresses are those of a cloud's metadata as well.
+            let none = address.is_link_local()
+                || address.is_multicast()
+                || address.is_unspecified()
+                || address.is_broadcast();
+            if none || !matches!(owner, CellName::Service(_)) {
+                return Err(format!("no service is reached at {at}"));
+            }
         }
         let mut claim = claim;
         match self.owners.get(owner).and_then(|held| held.uid) {

@@ -134,7 +134,7 @@ pub(super) async fn models(house: &Arc<House>, checks: &mut Checks) {
             .filter(|m| m.provider == *name)
             .map(|m| m.model.as_str())
             .collect();
-        let at = abbey_plan::endpoint(&current.registry, service);
+        let at = abbey_plan::endpoint(&current.house, &current.registry, service);
         let (Some(at), false) = (at, wanted.is_empty()) else {
             continue;
         };
