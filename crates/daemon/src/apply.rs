@@ -319,6 +319,18 @@ fn host_notes(
                 format!("there is no skill `{skill}`; `abbey skill list` shows all"),
             );
         }
+        for (name, wanted) in &agent.pins {
+            let is = skills
+                .all
+                .get(name)
+                .map(|s| s.version.as_deref().unwrap_or("none"));
+            if let Some(is) = is.filter(|is| *is != wanted.as_str()) {
+                let text = format!(
+                    "it has `{name}@{wanted}`, and the house has version {is} of it; look at what changed, then write that"
+                );
+                fatal(format!("agent:{}", agent.slug), text);
+            }
+        }
     }
     notes
 }

@@ -40,6 +40,19 @@ pub(crate) fn relations(node: Option<&Node>) -> BTreeMap<&'static str, Vec<Slug>
 }
 
 /// Skills of an agent, those that its schedules name included, after all others.
+/// Skills by name, and the versions that stand behind an `@`.
+pub(crate) fn pinned(skills: Vec<String>) -> (Vec<String>, BTreeMap<String, String>) {
+    let mut pins = BTreeMap::new();
+    let name = |skill: String| match skill.split_once('@') {
+        Some((name, version)) => {
+            pins.insert(name.to_owned(), version.to_owned());
+            name.to_owned()
+        }
+        None => skill,
+    };
+    (skills.into_iter().map(name).collect(), pins)
+}
+
 pub(crate) fn with_scheduled(
     mut skills: Vec<String>,
     schedules: &BTreeMap<Slug, Schedule>,

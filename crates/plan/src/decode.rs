@@ -1,7 +1,7 @@
 //! From a checked tree to a [`House`]: defaults filled in, references resolved, every mistake
 //! reported at once.
 
-use crate::colleagues::{delegates, grants, relations, with_scheduled};
+use crate::colleagues::{delegates, grants, pinned, relations, with_scheduled};
 use crate::house::{
     Agent, AgentBudget, Budget, Charter, Endpoint, House, Listen, ModelRef, Network, Origin,
     Provider, Runtime, Service, Wake,
@@ -428,6 +428,7 @@ impl Decoder<'_> {
             }
         };
         let schedules = self.schedules(entry.value.get("schedules"));
+        let (skills, pins) = pinned(skills);
         let skills = with_scheduled(skills, &schedules);
         let mut cell_limits = Limits::default();
         let mut tools = stock.map_or_else(ToolPolicy::default, |t| t.tool_policy());
@@ -539,6 +540,7 @@ impl Decoder<'_> {
             cell,
             model,
             skills,
+            pins,
             budget,
             share,
             wake,

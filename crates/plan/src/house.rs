@@ -365,6 +365,8 @@ pub struct Agent {
     pub model: Option<ModelRef>,
     /// Skills assigned to it.
     pub skills: Vec<String>,
+    /// Versions that some of them must have.
+    pub pins: BTreeMap<String, String>,
     /// Its daily limits; shares are already worked out.
     pub budget: AgentBudget,
     /// Share of the house's budget in percent, where one was given.

@@ -373,7 +373,7 @@ pub(crate) const MANIFEST: Shape = Shape::Object(&[
             key(
                 "skills",
                 Shape::List(&Shape::Text),
-                "Skills assigned to it, in place of its template's.",
+                "Skills assigned to it, in place of its template's; `NAME@VERSION` where it must be that version.",
             ),
             key(
                 "budget",

@@ -2,6 +2,7 @@
 
 use crate::{TWO, house, up, with_model};
 use abbey_testkit::house::{House, kill, until};
+use serde_json::Value;
 use std::os::unix::fs::MetadataExt;
 
 #[test]
@@ -394,10 +395,10 @@ fn a_reload_is_acknowledged_and_a_model_can_be_rolled_back() {
         "the other agent is as it was"
     );
     let entries = house.expect(0, &["activity", "--json"]);
-    let changes: Vec<serde_json::Value> = entries
+    let changes: Vec<Value> = entries
         .lines()
         .map(|l| serde_json::from_str(l).unwrap())
-        .filter(|e: &serde_json::Value| e["action"] == "agent.model")
+        .filter(|e: &Value| e["action"] == "agent.model")
         .collect();
     assert_eq!(changes.len(), 1);
     let detail = &changes[0]["detail"];
@@ -466,10 +467,45 @@ fn several_agents_are_spoken_to_and_each_failure_is_told() {
         "{said}"
     );
     let fleet = house.json(0, &["ps"]);
-    let down = |a: &serde_json::Value| a["pid"].is_null();
+    let down = |a: &Value| a["pid"].is_null();
     assert!(
         fleet["agents"].as_array().unwrap().iter().all(down),
         "{fleet}"
     );
     house.expect(0, &["start", "--all"]);
+}
+
+#[test]
+fn an_agent_may_pin_the_version_of_a_skill() {
+    let house = house();
+    let manifest = |skill: &str| {
+        house.manifest(&format!(
+            "house: pins\ndefaults: {{ cell: process }}\nagents:\n  a: {{ skills: [\"{skill}\"] }}\n"
+        ))
+    };
+    manifest("disk-usage@7");
+    let told = house.refused(4, &["up"]);
+    assert!(
+        told.contains("it has `disk-usage@7`, and the house has version 1 of it"),
+        "{told}"
+    );
+    manifest("disk-usage@1");
+    house.expect(0, &["up"]);
+    let task = house.json(0, &["task", "add", "How full is the disk?", "--wait"]);
+    assert_eq!(task["task"]["state"], "done");
+    // The list in the directory of skills says which there are, who answers for them, and what they are found by.
+    let list = house.home().join("skills/library.yaml");
+    std::fs::write(
+        &list,
+        "skills:\n  disk-usage: { owner: ops, tags: [platters] }\n  report: { enabled: false }\n",
+    )
+    .unwrap();
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    let found = house.json(0, &["skill", "search", "platters"]);
+    assert_eq!(
+        (&found["skills"][0]["name"], &found["skills"][0]["owner"]),
+        (&Value::from("disk-usage"), &Value::from("ops"))
+    );
+    house.refused(3, &["skill", "show", "report"]);
 }
