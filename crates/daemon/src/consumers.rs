@@ -130,30 +130,28 @@ async fn settle(
     let Answer::State {
         holdings,
         certificate,
-    } = ask(house, current, service, &Question::State {}).await?
+    } = ask(house, service, &Question::State {}).await?
     else {
         return Err(unexpected(service));
     };
+    let mut outcome = Ok(());
     for agent in &users {
         let name = service.name_for(agent);
         let held = holdings.iter().find(|h| h.name == name);
-        open(
-            house,
-            current,
-            (service, agent),
-            (held, certificate.as_deref()),
-            known,
-        )
-        .await?;
+        let held = (held, certificate.as_deref());
+        // One whose home is not there yet keeps nothing from the others.
+        if let Err(error) = open(house, current, (service, agent), held, known).await {
+            outcome = Err(error);
+        }
     }
     let wanted: BTreeSet<String> = users.iter().map(|a| service.name_for(a)).collect();
     let mut due = IDLE;
     for left in holdings.iter().filter(|h| !wanted.contains(&h.name)) {
-        if let Some(wait) = leave(house, current, service, left).await? {
+        if let Some(wait) = leave(house, service, left).await? {
             due = due.min(wait.to_std());
         }
     }
-    Ok(due)
+    outcome.map(|()| due)
 }
 
 /// Gives an agent its place, unless it is known to have it.
@@ -200,7 +198,7 @@ async fn open(
         rate: service.rate,
         bytes: service.quota.0,
     };
-    ask(house, current, service, &question).await?;
+    ask(house, service, &question).await?;
     crash::point("consumer.open.end");
     if !held.is_some_and(|h| h.open) {
         let detail = json!({ "agent": agent.as_str(), "name": name, "again": held.is_some() });
@@ -211,12 +209,7 @@ async fn open(
 }
 
 /// Keeps out who uses it no more; after the time of grace, what was left goes. The wait until then.
-async fn leave(
-    house: &Arc<House>,
-    current: &Current,
-    service: &Service,
-    left: &Holding,
-) -> Result<Option<Millis>> {
+async fn leave(house: &Arc<House>, service: &Service, left: &Holding) -> Result<Option<Millis>> {
     let now = house.store.now();
     let name = left.name.clone();
     let since = left.closed_ms.filter(|_| !left.open);
@@ -226,7 +219,7 @@ async fn leave(
             name: name.clone(),
             at_ms: now.0,
         };
-        let done = ask(house, current, service, &question).await?;
+        let done = ask(house, service, &question).await?;
         crash::point("consumer.close.end");
         let detail = json!({ "name": name, "backup": copy_of(&done), "grace_ms": service.grace.0 });
         note(house, service, "service.close", detail).await?;
@@ -241,7 +234,7 @@ async fn leave(
         name: name.clone(),
         at_ms: now.0,
     };
-    let done = ask(house, current, service, &question).await?;
+    let done = ask(house, service, &question).await?;
     crash::point("consumer.drop.end");
     let detail = json!({ "name": name, "backup": copy_of(&done) });
     note(house, service, "service.drop", detail).await?;
@@ -327,7 +320,6 @@ fn unexpected(service: &Service) -> Error {
 /// Asks a stock service in its own cell.
 pub(crate) async fn ask(
     house: &Arc<House>,
-    current: &Current,
     service: &Service,
     question: &Question,
 ) -> Result<Answer> {
@@ -343,7 +335,6 @@ pub(crate) async fn ask(
     let argv = [&program, "role", "service", kind, "ask"].map(str::to_owned);
     let text = serde_json::to_vec(question).unwrap_or_default();
     let cell = CellName::Service(service.slug.clone());
-    debug_assert!(current.house.services.contains_key(&service.slug));
     let answer = exec::ask(house, cell, argv.to_vec(), &text, WITHIN).await?;
     match serde_json::from_slice(&answer) {
         Ok(Answer::Failed { why }) => {

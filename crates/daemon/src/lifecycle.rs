@@ -346,7 +346,7 @@ async fn kept(house: &Arc<House>, slug: &Slug) -> Vec<KeptView> {
     };
     let services = current.house.services.values();
     for service in services.filter(|s| s.kind.has_consumers()) {
-        let asked = consumers::ask(house, &current, service, &Question::State {}).await;
+        let asked = consumers::ask(house, service, &Question::State {}).await;
         let Ok(Answer::State { holdings, .. }) = asked else {
             continue;
         };

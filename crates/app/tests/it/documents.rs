@@ -135,7 +135,7 @@ fn refusals_have_codes_and_remedies() {
     house.refused(3, &["why", "nobody"]);
     house.refused(2, &["task", "add", "x", "--priority", "P9"]);
     house.refused(2, &["nonsense"]);
-    for verb in [&["tui"][..], &["agent", "clone"], &["policy"]] {
+    for verb in [&["tui"][..], &["agent", "rename"], &["policy"]] {
         assert!(house.refused(2, verb).contains("not built yet"), "{verb:?}");
     }
     // Parked work says why, by code 8, and by `why`.
