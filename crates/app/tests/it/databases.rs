@@ -3,7 +3,7 @@
 
 use crate::crashes::{arm, armed_house};
 use crate::up;
-use abbey_testkit::house::{House, until};
+use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Output, Stdio};
@@ -437,6 +437,28 @@ fn restarting_a_service_is_asked_for_with_what_it_does_to_others() {
         "{}",
         said(&task)
     );
+}
+
+/// The server is killed in the middle of what it does, by its cell's end: what was committed is there, and it comes back.
+#[test]
+fn a_server_that_is_killed_comes_back_with_what_was_committed() {
+    let house = open();
+    query(&house, "iris", "CREATE TABLE t (n int)");
+    for n in 1..=2u64 {
+        query(&house, "iris", &format!("INSERT INTO t VALUES ({n})"));
+        let pid = house.json(0, &["service", "list"])["services"][0]["pid"].as_i64();
+        kill(i32::try_from(pid.unwrap()).unwrap());
+        until("it boots anew", || {
+            house.json(0, &["service", "list"])["services"][0]["generation"] == n + 1
+        });
+        until("it answers", || {
+            psql(&house, "iris", &[], "SELECT 1").status.success()
+        });
+        assert_eq!(
+            query(&house, "iris", "SELECT count(*) FROM t"),
+            n.to_string()
+        );
+    }
 }
 
 /// A crash at every named place of giving and taking: the same in the end.

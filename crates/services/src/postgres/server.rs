@@ -32,6 +32,15 @@ pub async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
     if places.version().is_none() {
         make(&places, &programs)?;
     }
+    // A server before this one is gone with its cell, which was swept before this boot; its number may be another
+    // process's by now, and would keep the server from starting.
+    let lock = places.data().join("postmaster.pid");
+    match fs::remove_file(&lock) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::file("remove", lock)(e));
+        }
+        _ => {}
+    }
     certify(&places)?;
     rules(&places)?;
     let text = |path: std::path::PathBuf| path.display().to_string();
