@@ -1,7 +1,7 @@
 //! Manifests of the examples, for `abbey init --example`.
 
 /// Name and text.
-pub(crate) const ALL: [(&str, &str); 3] = [
+pub(crate) const ALL: [(&str, &str); 4] = [
     (
         "clawdie",
         include_str!("../../../examples/clawdie/abbey.yaml"),
@@ -9,6 +9,10 @@ pub(crate) const ALL: [(&str, &str); 3] = [
     (
         "wizards",
         include_str!("../../../examples/wizards/abbey.yaml"),
+    ),
+    (
+        "harbour",
+        include_str!("../../../examples/harbour/abbey.yaml"),
     ),
     (
         "atomizer",
