@@ -232,7 +232,10 @@ fn tasks_are_exported_and_imported_once() {
 fn an_example_is_a_manifest_to_begin_with() {
     let house = house();
     let told = house.refused(3, &["init", "--example", "none"]);
-    assert!(told.contains("clawdie, wizards, harbour, atomizer"), "{told}");
+    assert!(
+        told.contains("clawdie, wizards, harbour, atomizer"),
+        "{told}"
+    );
     for name in ["clawdie", "wizards", "harbour", "atomizer"] {
         house.expect(0, &["init", name, "--example", name]);
         let file = format!("{name}/abbey.yaml");
