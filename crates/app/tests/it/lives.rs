@@ -204,7 +204,7 @@ fn whoever_goes_finishes_what_it_does_and_takes_nothing_new() {
     until("the model answers", || {
         house.json(0, &["service", "list"])["services"][0]["healthy"] == true
     });
-    script(&house, json!([{ "text": "well done", "delay_ms": 2000 }]));
+    script(&house, json!([{ "text": "well done", "delay_ms": 5000 }]));
     let state = |number: &str| house.json(0, &["task", "show", number])["task"]["state"].clone();
     let add = |text: &str| -> String {
         let task = house.json(0, &["task", "add", text, "--to", "b"]);
