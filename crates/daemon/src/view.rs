@@ -388,6 +388,16 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
             text,
         })
     };
+    let drained = house
+        .draining
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .contains(slug);
+    if drained {
+        let text =
+            format!("it is offered no more work, as it was to go; `abbey start {slug}` ends that");
+        say("draining", text);
+    }
     if let Some(seen) = seen {
         if let Some(error) = &seen.error {
             say("cannot_reconcile", error.clone());

@@ -223,3 +223,27 @@ fn whoever_goes_finishes_what_it_does_and_takes_nothing_new() {
         "{told}"
     );
 }
+
+/// Somebody began to take an agent out, and went away: it says so, and works again when it is told to.
+#[test]
+fn one_who_was_to_go_says_so_and_works_on_when_told() {
+    let house = up("house: d\ndefaults: { cell: process }\nagents:\n  a: { template: sysadmin }\n");
+    let operator = house.operator_token();
+    let drained = crate::doors::outside(
+        &house,
+        "POST",
+        "/api/v1/agents/a/drain",
+        &operator,
+        Some(json!({})),
+        &[],
+    );
+    assert_eq!(drained.0, 200);
+    let told = house.expect(0, &["why", "a"]);
+    assert!(told.contains("`abbey start a` ends that"), "{told}");
+    let task = house.json(0, &["task", "add", "show system stats", "--to", "a"]);
+    let number = task["task"]["number"].as_str().unwrap();
+    house.expect(0, &["start", "a"]);
+    until("it works on", || {
+        house.json(0, &["task", "show", number])["task"]["state"] == "done"
+    });
+}
