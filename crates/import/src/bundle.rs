@@ -80,15 +80,7 @@ pub(crate) fn workspace(source: &Source, import: &mut Import, dir: &str, agent: 
     }
     for name in source.names(&at("memory")) {
         let path = at(&format!("memory/{name}"));
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        let note = name.len() <= 80
-            && name.ends_with(".md")
-            && name.bytes().all(plain)
-            && name
-                .as_bytes()
-                .first()
-                .is_some_and(u8::is_ascii_alphanumeric);
-        if !note {
+        if !abbey_model::is_note_name(&name) {
             import.found(Kind::Left, path, "it is no note: those are called by letters, digits, `.`, `_` and `-`, and end in `.md`");
             continue;
         }

@@ -11,6 +11,7 @@ mod fault;
 mod id;
 mod manifest;
 mod network;
+mod note;
 mod principal;
 mod redact;
 mod secret;
@@ -36,6 +37,7 @@ pub use manifest::{SecretRef, SecretRefError};
 pub use network::{
     Allowed, Destination, Egress, RESERVED, Subnet, is_private, is_reserved, overlap,
 };
+pub use note::is_note_name;
 pub use principal::{Principal, PrincipalKind};
 pub use redact::Redactor;
 pub use secret::Secret;

@@ -288,6 +288,53 @@ impl House {
             .unwrap_or_else(|e| panic!("abbey {args:?} printed no document: {e}\n{text}"))
     }
 
+    /// Entries of the log with this action, oldest first.
+    ///
+    /// # Panics
+    /// When the log cannot be read.
+    pub fn entries(&self, action: &str) -> Vec<Value> {
+        let lines = self.expect(0, &["activity", "export"]);
+        let all = lines
+            .lines()
+            .map(|l| serde_json::from_str::<Value>(l).expect("an entry"));
+        all.filter(|e| e["action"] == action).collect()
+    }
+
+    /// Writes a file in the cell of an agent, as that agent.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn put(&self, agent: &str, path: &str, text: &str) {
+        use std::io::Write;
+        if let Some((dir, _)) = path.rsplit_once('/') {
+            self.expect(0, &["exec", agent, "--", "mkdir", "-p", dir]);
+        }
+        let mut child = self
+            .command(&["exec", agent, "--", "tee", path])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        let mut input = child.stdin.take().expect("a pipe");
+        input.write_all(text.as_bytes()).expect("it reads");
+        drop(input);
+        assert!(child.wait().expect("it ends").success(), "{agent}: {path}");
+    }
+
+    /// Waits until an agent is up.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn is_up(&self, agent: &str) {
+        until("it is up", || {
+            let fleet = self.json(0, &["ps"]);
+            let agents = fleet["agents"].as_array().expect("agents");
+            agents
+                .iter()
+                .any(|a| a["name"] == agent && a["presence"] == "robed")
+        });
+    }
+
     /// What a refused command said.
     ///
     /// # Panics

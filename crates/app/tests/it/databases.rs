@@ -5,8 +5,7 @@ use crate::crashes::{arm, armed_house};
 use crate::up;
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
-use std::io::Write;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 const MANIFEST: &str = "house: data
 services:
@@ -21,15 +20,6 @@ agents:
 fn program(name: &str) -> String {
     let bin = abbey_services::postgres::programs(None).expect("PostgreSQL is installed");
     bin.join(name).display().to_string()
-}
-
-/// Entries of the log by action.
-fn entries(house: &House, action: &str) -> Vec<Value> {
-    let lines = house.expect(0, &["activity", "export"]);
-    let all = lines
-        .lines()
-        .map(|l| serde_json::from_str::<Value>(l).unwrap());
-    all.filter(|e| e["action"] == action).collect()
 }
 
 fn psql(house: &House, agent: &str, more: &[&str], sql: &str) -> Output {
@@ -57,27 +47,9 @@ fn refused(house: &House, agent: &str, more: &[&str]) -> String {
 fn open() -> House {
     let house = up(MANIFEST);
     until("both have a database", || {
-        entries(&house, "service.open").len() == 2
+        house.entries("service.open").len() == 2
     });
     house
-}
-
-fn bring(house: &House, agent: &str, path: &str, text: &str) {
-    let dir = path.rsplit_once('/').map_or(".", |(d, _)| d);
-    house.expect(0, &["exec", agent, "--", "mkdir", "-p", dir]);
-    let mut child = house
-        .command(&["exec", agent, "--", "tee", path])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    assert!(child.wait().unwrap().success());
 }
 
 fn work(house: &House, code: i32, agent: &str, text: &str) -> Value {
@@ -157,14 +129,11 @@ fn each_has_its_database_and_cannot_connect_to_anothers() {
 #[test]
 fn a_database_is_migrated_backed_up_vacuumed_and_restored_by_skills() {
     let house = open();
-    bring(
-        &house,
-        "iris",
+    house.put("iris",
         "migrations/1_stock.sql",
         "CREATE TABLE stock (id int PRIMARY KEY, what text);\nINSERT INTO stock VALUES (1, 'it''s a pump');\n",
     );
-    bring(
-        &house,
+    house.put(
         "iris",
         "migrations/02_more.sql",
         "INSERT INTO stock SELECT g, 'bolt' FROM generate_series(2, 1000) g;\n",
@@ -242,15 +211,10 @@ fn a_database_is_migrated_backed_up_vacuumed_and_restored_by_skills() {
 #[test]
 fn a_migration_is_applied_whole_or_not_at_all() {
     let house = open();
-    bring(
-        &house,
-        "iris",
-        "migrations/1_a.sql",
-        "CREATE TABLE a (x int);\n",
-    );
+    house.put("iris", "migrations/1_a.sql", "CREATE TABLE a (x int);\n");
     work(&house, 0, "iris", "migrate the database");
     let fails = |text: &str, name: &str, content: &str| {
-        bring(&house, "iris", &format!("migrations/{name}"), content);
+        house.put("iris", &format!("migrations/{name}"), content);
         let told = said(&work(&house, 1, "iris", "migrate the database"));
         assert!(told.contains(text), "{text}: {told}");
     };
@@ -259,12 +223,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
         "1_a.sql",
         "CREATE TABLE a (x bigint);\n",
     );
-    bring(
-        &house,
-        "iris",
-        "migrations/1_a.sql",
-        "CREATE TABLE a (x int);\n",
-    );
+    house.put("iris", "migrations/1_a.sql", "CREATE TABLE a (x int);\n");
     fails(
         "syntax error",
         "2_b.sql",
@@ -295,8 +254,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
             .success()
     );
     // The server goes away in the middle of one: nothing of it is there, and it is applied when it is back.
-    bring(
-        &house,
+    house.put(
         "iris",
         "migrations/2_b.sql",
         "CREATE TABLE b (x int);\nSELECT pg_sleep(600);\n",
@@ -325,12 +283,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
         ),
         "0"
     );
-    bring(
-        &house,
-        "iris",
-        "migrations/2_b.sql",
-        "CREATE TABLE b (x int);\n",
-    );
+    house.put("iris", "migrations/2_b.sql", "CREATE TABLE b (x int);\n");
     let done = work(&house, 0, "iris", "migrate the database");
     assert_eq!(said(&done), "applied to ab_iris: 2_b.sql");
 }
@@ -345,10 +298,8 @@ fn what_an_agent_leaves_is_kept_for_its_time_and_then_goes() {
     );
     house.manifest(&without);
     house.expect(0, &["up"]);
-    until("otto is out", || {
-        entries(&house, "service.close").len() == 1
-    });
-    let closed = &entries(&house, "service.close")[0]["detail"];
+    until("otto is out", || house.entries("service.close").len() == 1);
+    let closed = &house.entries("service.close")[0]["detail"];
     let backup = closed["backup"].as_str().unwrap();
     assert!(house.home().join("services/db").join(backup).is_file());
     assert!(
@@ -368,21 +319,21 @@ fn what_an_agent_leaves_is_kept_for_its_time_and_then_goes() {
     house.manifest(MANIFEST);
     house.expect(0, &["up"]);
     until("otto is in again", || {
-        entries(&house, "service.open").len() == 3
+        house.entries("service.open").len() == 3
     });
     assert_eq!(query(&house, "otto", "SELECT seven FROM t"), "7");
     // After it, the database goes, and the last backup stays.
     let gone = without.replace("kind: postgres", "kind: postgres, grace: 1ms");
     house.manifest(&gone);
     house.expect(0, &["up"]);
-    until("it is gone", || entries(&house, "service.drop").len() == 1);
+    until("it is gone", || house.entries("service.drop").len() == 1);
     let names = query(
         &house,
         "iris",
         "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE NOT datistemplate",
     );
     assert_eq!(names, "ab_iris,postgres");
-    let dropped = &entries(&house, "service.drop")[0]["detail"];
+    let dropped = &house.entries("service.drop")[0]["detail"];
     assert!(
         house
             .home()
@@ -417,7 +368,7 @@ fn restarting_a_service_is_asked_for_with_what_it_does_to_others() {
     until("it boots anew", || {
         house.json(0, &["service", "list"])["services"][0]["generation"] == 2
     });
-    let restarts = entries(&house, "service.restart");
+    let restarts = house.entries("service.restart");
     assert_eq!(
         (restarts.len(), &restarts[0]["actor"]),
         (1, &Value::from("agent:sys"))
@@ -502,7 +453,7 @@ fn a_crash_while_something_goes_is_made_good() {
         house.manifest(&short);
         house.expect(0, &["up"]);
         until("both have a database", || {
-            entries(&house, "service.open").len() == 2
+            house.entries("service.open").len() == 2
         });
         arm(&armed);
         house.manifest(&short.replace(

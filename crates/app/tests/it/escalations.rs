@@ -3,7 +3,7 @@
 use crate::approvals::script;
 use crate::{house, up, with_model};
 use abbey_testkit::house::{House, until};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const AGENTS: &str = "  abbot: { template: orchestrator, model: scripted/scripted-1 }
   ops: { template: sysadmin, reports_to: abbot }
@@ -26,14 +26,6 @@ fn stand(escalation: &str) -> House {
     house
 }
 
-fn entries(house: &House, action: &str) -> Vec<Value> {
-    let lines = house.expect(0, &["activity", "export"]);
-    let all = lines
-        .lines()
-        .map(|l| serde_json::from_str::<Value>(l).unwrap());
-    all.filter(|e| e["action"] == action).collect()
-}
-
 #[test]
 fn who_is_named_decides_and_is_asked_once() {
     let house = stand("to: abbot, within: 1h");
@@ -52,7 +44,7 @@ fn who_is_named_decides_and_is_asked_once() {
         (&done["task"]["assignee"], &done["task"]["result"]["text"]),
         (&json!("abbot"), &json!("it is done by hand"))
     );
-    let given = entries(&house, "task.escalate");
+    let given = house.entries("task.escalate");
     assert_eq!(given.len(), 1);
     assert_eq!(given[0]["detail"]["to"], "abbot");
     assert!(
@@ -63,7 +55,7 @@ fn who_is_named_decides_and_is_asked_once() {
     );
     // What a skill does needs nobody's decision.
     house.expect(0, &["task", "add", "show system stats", "--wait"]);
-    assert_eq!(entries(&house, "task.escalate").len(), 1);
+    assert_eq!(house.entries("task.escalate").len(), 1);
 }
 
 #[test]
@@ -77,7 +69,7 @@ fn nobody_decided_in_time_has_the_outcome_that_was_named() {
     until("it is called off", || {
         house.json(0, &["task", "show", &number])["task"]["state"] == "cancelled"
     });
-    let over = entries(&house, "task.escalation_over");
+    let over = house.entries("task.escalation_over");
     assert_eq!(
         (over.len(), &over[0]["detail"]["then"]),
         (1, &json!("cancel"))
@@ -88,7 +80,7 @@ fn nobody_decided_in_time_has_the_outcome_that_was_named() {
     let task = house.json(0, &["task", "add", "write another poem", "--to", "ops"]);
     let number = task["task"]["number"].as_str().unwrap().to_owned();
     until("its time is over", || {
-        entries(&house, "task.escalation_over").len() == 2
+        house.entries("task.escalation_over").len() == 2
     });
     house.kill_serve();
     house.expect(0, &["up"]);
@@ -97,7 +89,7 @@ fn nobody_decided_in_time_has_the_outcome_that_was_named() {
         house.json(0, &["task", "show", &number])["task"]["state"],
         "parked"
     );
-    assert_eq!(entries(&house, "task.escalate").len(), 2);
+    assert_eq!(house.entries("task.escalate").len(), 2);
     assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
 }
 

@@ -2,7 +2,7 @@
 //! touched (S1-19, S2-24, S3-13).
 
 use crate::house;
-use abbey_testkit::house::{House, until};
+use abbey_testkit::house::House;
 use std::path::PathBuf;
 
 const HOUSE: &str = "house: harbour
@@ -33,16 +33,6 @@ fn names(house: &House) -> Vec<String> {
         .iter()
         .map(|a| a["name"].as_str().unwrap().to_owned())
         .collect()
-}
-
-fn is_up(house: &House, agent: &str) {
-    until("it is up", || {
-        let fleet = house.json(0, &["ps"]);
-        let agents = fleet["agents"].as_array().unwrap();
-        agents
-            .iter()
-            .any(|a| a["name"] == agent && a["presence"] == "robed")
-    });
 }
 
 fn manifest(house: &House) -> String {
@@ -88,7 +78,7 @@ fn every_kind_of_installation_comes_in_and_works() {
         ("archivist", "USER.md", "She prefers short answers.\n"),
         ("engineer", "SOUL.md", "You build what was decided."),
     ] {
-        is_up(&house, agent);
+        house.is_up(agent);
         assert_eq!(
             house.expect(0, &["exec", agent, "--", "cat", file]),
             text,
@@ -205,7 +195,7 @@ fn a_bundle_goes_from_one_house_to_another() {
     let to = one.path("bundle").display().to_string();
     one.expect(0, &["export", "abbot", &to]);
     two.expect(0, &["import", "bundle", &to, "--as", "prior"]);
-    is_up(&two, "prior");
+    two.is_up("prior");
     let charter = two.expect(0, &["exec", "prior", "--", "cat", "SOUL.md"]);
     assert_eq!(
         charter,

@@ -5,8 +5,6 @@ use crate::approvals::script;
 use crate::{house, up, with_model};
 use abbey_testkit::house::{House, until};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::process::Stdio;
 
 const HOUSE: &str = "house: lives
 budget: { tokens_per_day: 1000 }
@@ -33,41 +31,14 @@ fn stand() -> House {
     .unwrap();
     house.manifest(HOUSE);
     house.expect(0, &["up"]);
-    put(&house, "iris", "MEMORY.md", "The pump is in the cellar.\n");
-    put(
-        &house,
+    house.put("iris", "MEMORY.md", "The pump is in the cellar.\n");
+    house.put(
         "iris",
         "memory/2026-11-26.md",
         "Looked at the pump. Key: sk-ant-0123456789abcdef0123\n",
     );
-    put(&house, "iris", "notes.txt", "hers alone\n");
+    house.put("iris", "notes.txt", "hers alone\n");
     house
-}
-
-fn put(house: &House, agent: &str, path: &str, text: &str) {
-    let mut child = house
-        .command(&["exec", agent, "--", "tee", path])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    assert!(child.wait().unwrap().success());
-}
-
-fn is_up(house: &House, agent: &str) {
-    until("it is up", || {
-        let fleet = house.json(0, &["ps"]);
-        let agents = fleet["agents"].as_array().unwrap();
-        agents
-            .iter()
-            .any(|a| a["name"] == agent && a["presence"] == "robed")
-    });
 }
 
 fn read(house: &House, agent: &str, path: &str) -> String {
@@ -82,7 +53,7 @@ fn manifest(house: &House) -> String {
 fn a_clone_has_what_makes_an_agent_and_nothing_that_is_its_own() {
     let house = stand();
     house.expect(0, &["agent", "clone", "iris", "rosa"]);
-    is_up(&house, "rosa");
+    house.is_up("rosa");
     assert_eq!(
         read(&house, "rosa", "SOUL.md"),
         "# Iris\n\nWatches the north.\n"
@@ -141,13 +112,13 @@ fn who_went_comes_back_as_it_was_with_new_credentials() {
     // Its charter went from beside the manifest as well; the house knows it.
     std::fs::remove_file(house.path("charters/iris.md")).unwrap();
     house.expect(0, &["agent", "restore", "iris"]);
-    is_up(&house, "iris");
+    house.is_up("iris");
     assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
     assert_eq!(
         read(&house, "iris", "SOUL.md"),
         "# Iris\n\nWatches the north.\n"
     );
-    put(&house, "iris", "notes.txt", "and still hers to write\n");
+    house.put("iris", "notes.txt", "and still hers to write\n");
     assert_ne!(house.agent_token("iris"), token);
     if house.runs_as_root() {
         assert_ne!(

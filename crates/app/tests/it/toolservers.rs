@@ -76,14 +76,6 @@ fn call(name: &str, arguments: Value) -> Value {
     json!({ "tool_calls": [{ "name": name, "arguments": arguments }] })
 }
 
-fn entries(house: &House) -> Vec<Value> {
-    let lines = house.expect(0, &["activity", "export"]);
-    let all = lines
-        .lines()
-        .map(|l| serde_json::from_str::<Value>(l).unwrap());
-    all.filter(|e| e["action"] == "tool.call").collect()
-}
-
 #[test]
 fn tools_are_called_by_those_who_use_them_and_each_call_is_entered() {
     let house = stand();
@@ -107,7 +99,7 @@ fn tools_are_called_by_those_who_use_them_and_each_call_is_entered() {
         ],
     );
     assert_eq!(done["task"]["result"]["text"], "it is at 06:12");
-    let made = entries(&house);
+    let made = house.entries("tool.call");
     assert_eq!(made.len(), 2);
     assert_eq!(
         (
@@ -142,7 +134,7 @@ fn tools_are_called_by_those_who_use_them_and_each_call_is_entered() {
     };
     assert!(curl("cook").contains("uses no tool server `tides`"));
     assert!(curl("pilot").contains("works on nothing, so it calls no tool"));
-    assert_eq!(entries(&house).len(), 2);
+    assert_eq!(house.entries("tool.call").len(), 2);
     // There is no other way to it than the one that enters each call.
     let env = house.expect(0, &["exec", "pilot", "--", "env"]);
     assert!(!env.contains("TIDES"), "{env}");
@@ -156,7 +148,7 @@ fn a_server_that_ends_is_told_and_comes_back() {
         json!([call("tides__break", json!({})), { "text": "it broke" }]),
     );
     house.expect(0, &["task", "add", "Break it", "--to", "pilot", "--wait"]);
-    assert_eq!(entries(&house)[0]["detail"]["ok"], false);
+    assert_eq!(house.entries("tool.call")[0]["detail"]["ok"], false);
     until("it is back", || {
         let list = house.json(0, &["service", "list"]);
         let tides = list["services"]
@@ -178,5 +170,5 @@ fn a_server_that_ends_is_told_and_comes_back() {
         json!([call("tides__high_water", json!({ "port": "Koper" })), { "text": "fine" }]),
     );
     house.expect(0, &["task", "add", "And now?", "--to", "pilot", "--wait"]);
-    assert_eq!(entries(&house)[1]["detail"]["ok"], true);
+    assert_eq!(house.entries("tool.call")[1]["detail"]["ok"], true);
 }

@@ -72,15 +72,7 @@ pub struct NoteName(String);
 impl TryFrom<String> for NoteName {
     type Error = &'static str;
     fn try_from(name: String) -> std::result::Result<NoteName, &'static str> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        let good = name.len() <= 80
-            && name.ends_with(".md")
-            && name.bytes().all(plain)
-            && name
-                .as_bytes()
-                .first()
-                .is_some_and(u8::is_ascii_alphanumeric);
-        match good {
+        match abbey_model::is_note_name(&name) {
             true => Ok(NoteName(name)),
             false => {
                 Err("a note is called by letters, digits, `.`, `_` and `-`, and ends in `.md`")

@@ -1,0 +1,38 @@
+//! Names of an agent's notes.
+
+/// Longest name, bytes.
+const NAME_MAX: usize = 80;
+
+/// Whether a note may be called so: plain letters that begin with a letter or digit, and the end of Markdown.
+pub fn is_note_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    name.len() <= NAME_MAX
+        && name.ends_with(".md")
+        && name.bytes().all(plain)
+        && name
+            .as_bytes()
+            .first()
+            .is_some_and(u8::is_ascii_alphanumeric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_has_a_plain_name() {
+        assert!(is_note_name("2026-11-26.md"));
+        for bad in [
+            "",
+            ".md",
+            ".hidden.md",
+            "a/b.md",
+            "../x.md",
+            "x.txt",
+            "a b.md",
+        ] {
+            assert!(!is_note_name(bad), "{bad}");
+        }
+        assert!(!is_note_name(&format!("{}.md", "x".repeat(NAME_MAX))));
+    }
+}
