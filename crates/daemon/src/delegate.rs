@@ -54,9 +54,7 @@ pub(crate) async fn give(
     parent: Option<(TaskRef, LeaseToken)>,
     key: Option<String>,
 ) -> Result<Added> {
-    let current = house
-        .current()
-        .ok_or_else(|| Problem::new(FaultKind::Unavailable, "the house has no plan yet"))?;
+    let current = house.planned()?;
     let text = body.text.trim();
     if text.is_empty() || text.len() > 64 << 10 {
         return Err(invalid("work has a text of 1 to 65536 bytes").into());

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::house::House;
 use abbey_engine::task::Phase;
-use abbey_model::{Principal, Slug, TaskRef, TaskState, WaitCode};
+use abbey_model::{Slug, TaskRef, TaskState, WaitCode};
 use abbey_store::{Escalate, TaskEdit, TaskFilter, TaskRow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -100,23 +100,10 @@ async fn pass(house: &Arc<House>) -> Result<Duration> {
             next = next.min(until.since(now).to_std());
             continue;
         }
-        let row = house.store.task(TaskRef::Number(open.task)).await?;
-        let idle = matches!(
-            row.state(),
-            TaskState::Parked | TaskState::Ready | TaskState::Pending
-        );
-        // Whoever works on it has decided.
-        let cancels = declared.cancels && idle;
         house
             .store
-            .escalation_over(open.task, if cancels { "cancel" } else { "keep" })
+            .escalation_over(open.task, declared.cancels)
             .await?;
-        if cancels {
-            house
-                .store
-                .cancel(TaskRef::Number(open.task), Principal::House)
-                .await?;
-        }
         house.work.bump();
     }
     Ok(next.max(Duration::from_millis(10)))

@@ -3,12 +3,13 @@
 use crate::home::Home;
 use crate::{Error, auth::Keys, error::Result};
 use abbey_agents::skill::Skill;
+use abbey_api::Problem;
 use abbey_cells::Backend;
 use abbey_cells::hostd::Helper;
 use abbey_engine::admission::AgentFact;
 use abbey_engine::matcher::{self, Candidate, Match, Rule, SCORE_MAX};
 use abbey_model::{
-    Amounts, CellName, Principal, Priority, Redactor, Secret, SecretRef, Slug, Wish,
+    Amounts, CellName, FaultKind, Principal, Priority, Redactor, Secret, SecretRef, Slug, Wish,
 };
 use abbey_plan::{Agent, Applied, Registry};
 use abbey_store::{GenerationRow, Intake, NewTask, Storage, TaskRow, allocation::Allocation};
@@ -223,6 +224,12 @@ impl House {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The same, for what cannot do without a plan.
+    pub(crate) fn planned(&self) -> Result<Arc<Current>> {
+        let none = || Problem::new(FaultKind::Unavailable, "the house has no plan yet");
+        Ok(self.current().ok_or_else(none)?)
     }
 
     /// Where the operator reaches the house over the network; none before the first plan.

@@ -106,12 +106,6 @@ async fn authenticate(
     }
 }
 
-fn current(house: &House) -> Result<Arc<Current>> {
-    Ok(house
-        .current()
-        .ok_or_else(|| Problem::new(FaultKind::Unavailable, "the house has no plan yet"))?)
-}
-
 fn policy_of(current: &Current, agent: &abbey_plan::Agent, task: Option<&TaskRow>) -> ToolPolicy {
     let mut policy = match task.and_then(|t| t.policy.as_ref()) {
         Some(narrower) => agent.tools.narrowed(narrower),
@@ -132,7 +126,7 @@ fn policy_of(current: &Current, agent: &abbey_plan::Agent, task: Option<&TaskRow
 }
 
 async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<SelfDoc>> {
-    let current = current(&house)?;
+    let current = house.planned()?;
     let agent = find(&current, &slug)?;
     let accounts = house.store.budgets().await?;
     let mine = |a: &&abbey_engine::budget::Account| {
@@ -196,7 +190,7 @@ async fn next(
         tokio::pin!(changed);
         changed.as_mut().enable();
         let version = house.work.version();
-        let config = current(&house)?.config(&slug);
+        let config = house.planned()?.config(&slug);
         if let Some(said) = query.config {
             let mut configs = house
                 .configs
@@ -239,7 +233,7 @@ fn nothing(config: u64) -> Response {
 }
 
 async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
-    let current = current(house)?;
+    let current = house.planned()?;
     let agent = find(&current, slug)?;
     let skills = house.skills();
     let skill = task
@@ -293,7 +287,7 @@ async fn claim(
     Input(body): Input<ClaimBody>,
 ) -> Result<Doc<ClaimDoc>> {
     let task = task_ref(&name)?;
-    let current = current(&house)?;
+    let current = house.planned()?;
     let agent = find(&current, &slug)?;
     let model = agent.model.as_ref().map(ToString::to_string);
     let generation = view::seen(&house)
@@ -590,7 +584,7 @@ async fn skills(
     Extension(Me(slug)): Extension<Me>,
     Query(query): Query<SearchQuery>,
 ) -> Result<Doc<SkillsDoc>> {
-    let current = current(&house)?;
+    let current = house.planned()?;
     let agent = find(&current, &slug)?;
     Ok(Doc(find_skills(&house, query.q.as_deref(), |name| {
         agent.skills.iter().any(|s| s == name)
@@ -623,7 +617,7 @@ async fn operate(
 }
 
 async fn charter(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
-    let current = current(&house)?;
+    let current = house.planned()?;
     let text = current.charter(&slug);
     let language = find(&current, &slug)?.locale.assistant.clone();
     Ok(Doc(json!({
@@ -654,7 +648,7 @@ async fn note(
 }
 
 async fn models(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
-    let current = current(&house)?;
+    let current = house.planned()?;
     let model = find(&current, &slug)?
         .model
         .as_ref()

@@ -2,7 +2,7 @@
 //! it (S4-07, S4-25). What disturbs others waits for a person's yes first, who reads what it would do.
 
 use crate::error::Result;
-use crate::house::{Current, House};
+use crate::house::House;
 use crate::{approvals, firewall, view};
 use abbey_api::Problem;
 use abbey_cells::hostd::{Operation, Reply};
@@ -73,13 +73,8 @@ pub(crate) async fn granted(
     Ok(None)
 }
 
-fn current(house: &House) -> Result<Arc<Current>> {
-    let none = || Problem::new(FaultKind::Unavailable, "the house has no plan yet");
-    Ok(house.current().ok_or_else(none)?)
-}
-
 fn find(house: &House, who: &Principal, name: &str, args: &Value) -> Result<Deed> {
-    let current = current(house)?;
+    let current = house.planned()?;
     let named = |key: &str| -> Result<Slug> {
         let text = args[key].as_str().unwrap_or_default();
         let none = || Problem::new(FaultKind::Invalid, format!("`{key}` names nothing"));
@@ -118,7 +113,7 @@ fn find(house: &House, who: &Principal, name: &str, args: &Value) -> Result<Deed
 impl Deed {
     /// What it would do, for whoever is asked; none where nobody needs to be.
     async fn preview(&self, house: &Arc<House>) -> Result<Option<String>> {
-        let current = current(house)?;
+        let current = house.planned()?;
         match self {
             Deed::Service(slug) => {
                 let users = current.house.agents.values();
@@ -252,7 +247,7 @@ pub(crate) fn all(house: &House) -> Vec<Value> {
 
 /// Whether the firewall is as the plan says, and who is behind it.
 pub(crate) async fn firewall(house: &Arc<House>) -> Result<Value> {
-    let current = current(house)?;
+    let current = house.planned()?;
     let stood = {
         let _no_plan = house.applying.lock().await;
         !firewall::raise(house).await?

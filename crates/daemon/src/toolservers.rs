@@ -35,11 +35,6 @@ pub(crate) fn inside() -> Router<Arc<House>> {
         .route("/api/v1/self/tools/{service}/{tool}", post(call))
 }
 
-fn current(house: &House) -> Result<Arc<Current>> {
-    let none = || Problem::new(FaultKind::Unavailable, "the house has no plan yet");
-    Ok(house.current().ok_or_else(none)?)
-}
-
 /// Tool servers that an agent uses.
 fn servers(current: &Current, agent: &Slug) -> Vec<Slug> {
     let used = current.house.agents.get(agent).map(|a| &a.uses);
@@ -75,7 +70,7 @@ async fn ask(current: &Current, service: &Slug, method: &str, params: Value) -> 
 }
 
 async fn list(State(house): Shared, Extension(Me(me)): Extension<Me>) -> Result<Doc<ToolsDoc>> {
-    let current = current(&house)?;
+    let current = house.planned()?;
     let mut tools = Vec::new();
     for service in servers(&current, &me) {
         // One that does not answer keeps nothing from the others.
@@ -115,7 +110,7 @@ async fn call(
     Path((service, tool)): Path<(String, String)>,
     Input(body): Input<ToolBody>,
 ) -> Result<Doc<ToolDoc>> {
-    let current = current(&house)?;
+    let current = house.planned()?;
     let used = servers(&current, &me);
     let Some(service) = used.into_iter().find(|s| s.as_str() == service) else {
         let text = format!("`{me}` uses no tool server `{service}`");

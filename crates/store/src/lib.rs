@@ -87,8 +87,8 @@ pub trait Storage: Send + Sync {
     fn cancel(&self, task: TaskRef, who: Principal) -> Reply<TaskRow>;
     /// Gives work that nobody fits to its receiver; once for each task.
     fn escalate(&self, new: Escalate) -> Reply<TaskRow>;
-    /// The time of one is over; entered once.
-    fn escalation_over(&self, task: u64, then: &'static str) -> Reply<()>;
+    /// The time of one is over; entered once. With `cancels`, work that nobody took up is called off with it.
+    fn escalation_over(&self, task: u64, cancels: bool) -> Reply<()>;
     /// Those whose task is not over.
     fn escalations(&self) -> Reply<Vec<Escalation>>;
     /// Starts a finished task again.

@@ -3,7 +3,8 @@
 use super::writer::Tx;
 use super::{activity, edit, tasks};
 use crate::{Escalate, Escalation, Result, TaskRow};
-use abbey_model::{Principal, TaskRef, Timestamp};
+use abbey_engine::task::Event;
+use abbey_model::{Principal, TaskRef, TaskState, Timestamp};
 use rusqlite::{Connection, params};
 use serde_json::json;
 
@@ -49,24 +50,30 @@ pub(super) fn all(db: &Connection) -> Result<Vec<Escalation>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Its time is over, and nobody decided; what happens then is its caller's to do, in the order that a crash allows.
-pub(super) fn over(tx: &mut Tx<'_>, task: u64, then: &str) -> Result<()> {
+/// Its time is over. Work that nobody took up by now is called off in the same transaction, if that is what is agreed:
+/// no crash leaves it without an end.
+pub(super) fn over(tx: &mut Tx<'_>, task: u64, cancels: bool) -> Result<()> {
     let changed = tx
         .db
         .prepare_cached(
             "UPDATE escalations SET until = NULL WHERE task = ?1 AND until IS NOT NULL",
         )?
         .execute([task])?;
-    if changed > 0 {
-        let detail = json!({ "then": then });
-        let entity = format!("TASK-{task}");
-        activity::append(
-            tx,
-            &Principal::House,
-            "task.escalation_over",
-            &entity,
-            detail,
-        )?;
+    if changed == 0 {
+        return Ok(());
+    }
+    let row = tasks::load(tx.db, TaskRef::Number(task))?;
+    let idle = matches!(
+        row.state(),
+        TaskState::Parked | TaskState::Ready | TaskState::Pending
+    );
+    // Whoever works on it has decided.
+    let cancels = cancels && idle;
+    let detail = json!({ "then": if cancels { "cancel" } else { "keep" } });
+    let (who, entity) = (Principal::House, format!("TASK-{task}"));
+    activity::append(tx, &who, "task.escalation_over", &entity, detail)?;
+    if cancels {
+        tasks::simple(tx, TaskRef::Number(task), &Event::Cancel, &who)?;
     }
     Ok(())
 }

@@ -129,8 +129,8 @@ impl Storage for Sqlite {
     fn escalate(&self, new: crate::Escalate) -> Reply<TaskRow> {
         self.write(move |tx| escalations::escalate(tx, new))
     }
-    fn escalation_over(&self, task: u64, then: &'static str) -> Reply<()> {
-        self.write(move |tx| escalations::over(tx, task, then))
+    fn escalation_over(&self, task: u64, cancels: bool) -> Reply<()> {
+        self.write(move |tx| escalations::over(tx, task, cancels))
     }
     fn escalations(&self) -> Reply<Vec<crate::Escalation>> {
         self.read(escalations::all)
