@@ -2,6 +2,7 @@
 //! their credentials (S1-24, S2-24).
 
 use crate::approvals::script;
+use crate::crashes::{arm, armed_house};
 use crate::{house, up, with_model};
 use abbey_testkit::house::{House, until};
 use serde_json::{Value, json};
@@ -23,6 +24,11 @@ agents:
 
 fn stand() -> House {
     let house = house();
+    people(&house);
+    house
+}
+
+fn people(house: &House) {
     std::fs::create_dir(house.path("charters")).unwrap();
     std::fs::write(
         house.path("charters/iris.md"),
@@ -38,7 +44,6 @@ fn stand() -> House {
         "Looked at the pump. Key: sk-ant-0123456789abcdef0123\n",
     );
     house.put("iris", "notes.txt", "hers alone\n");
-    house
 }
 
 fn read(house: &House, agent: &str, path: &str) -> String {
@@ -138,6 +143,27 @@ fn who_went_comes_back_as_it_was_with_new_credentials() {
             .refused(4, &["agent", "restore", "iris"])
             .contains("lives here")
     );
+    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+}
+
+/// Files that come back change hands, place by place; a crash between two leaves none of them behind.
+#[test]
+fn who_comes_back_through_a_crash_has_all_its_files() {
+    let (mut house, armed) = armed_house("hostd.adopted");
+    people(&house);
+    house.put("iris", "memory/old.md", "kept\n");
+    house.expect(0, &["agent", "rm", "iris"]);
+    arm(&armed);
+    let _may_be_cut_off = house.run(&["agent", "restore", "iris"]);
+    until("the place was passed", || !armed.exists());
+    house.crash_at = None;
+    until("it is here again", || {
+        house.run(&["up"]).status.success() && manifest(&house).contains("iris:")
+    });
+    house.is_up("iris");
+    assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
+    house.put("iris", "notes.txt", "and still hers to write\n");
+    house.put("iris", "memory/old.md", "and this\n");
     assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
 }
 

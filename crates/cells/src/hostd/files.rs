@@ -241,14 +241,17 @@ pub(crate) fn prepare_in(
     let dir = make(CWD, path, 0o711, (0, 0))?;
     let before =
         rustix::fs::statat(&dir, "home", AtFlags::SYMLINK_NOFOLLOW).map_or(0, |s| s.st_uid);
-    let home = make(&dir, Path::new("home"), 0o700, theirs)?;
-    // Files that were brought back are of the user that their agent had then.
+    // Files that were brought back are of the user that their agent had then. Whose the directory itself is tells that
+    // this is still to do, so it changes last.
     if before != 0 && before != theirs.0 && uid.is_some() {
-        adopt(&home, before, theirs)?;
-        if let Ok(workspace) = open_dir(&dir, Path::new("workspace")) {
-            adopt(&workspace, before, theirs)?;
+        for place in ["home", "workspace"] {
+            if let Ok(place) = open_dir(&dir, Path::new(place)) {
+                adopt(&place, before, theirs)?;
+                crate::crash::point("hostd.adopted");
+            }
         }
     }
+    let home = make(&dir, Path::new("home"), 0o700, theirs)?;
     // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
     let mode = if uid.is_some() { 0o1770 } else { 0o700 };
     let workspace = make(&dir, Path::new("workspace"), mode, (0, theirs.1))?;
