@@ -56,8 +56,8 @@ documents! {
         version: u32,
         /// Which agent.
         agent: String,
-        /// Which of its files.
-        stamp: String,
+        /// Which of its files; none when an earlier try had brought them already.
+        stamp: Option<String>,
     }
     /// What an agent that went left behind.
     LeftoversDoc {

@@ -199,10 +199,10 @@ pub(crate) async fn restore(home: &Home, json: bool, args: &RestoreArgs) -> Outc
     let restored: RestoredDoc = client.post(&format!("{path}/restore"), &body, &[]).await?;
     let code = apply_edit(home, &args.file, edited, None, show(json)).await?;
     if code == exit::OK {
-        say(&format!(
-            "{name} is back with its files of {}",
-            restored.stamp
-        ));
+        let of = restored
+            .stamp
+            .map_or_else(String::new, |s| format!(" of {s}"));
+        say(&format!("{name} is back with its files{of}"));
     }
     Ok(code)
 }

@@ -254,6 +254,22 @@ async fn restore(
         let text = format!("agent `{slug}` lives here; nothing of it needs to come back");
         return Err(Problem::new(FaultKind::Conflict, text).into());
     }
+    // An earlier try brought them, and no plan has the agent yet.
+    if house.home.agent(slug.as_str()).is_dir() {
+        if let Some(stamp) = &body.stamp {
+            let text =
+                format!("files of `{slug}` are back already; those of {stamp} have no place");
+            let remedy = format!("`abbey agent restore {slug}` goes on with those");
+            return Err(Problem::new(FaultKind::Conflict, text)
+                .remedy(remedy)
+                .into());
+        }
+        return Ok(Doc(RestoredDoc {
+            version: VERSION,
+            agent: slug.to_string(),
+            stamp: None,
+        }));
+    }
     let stamps = removed(&house, &slug).await?;
     let wanted = match &body.stamp {
         Some(stamp) => stamps.iter().find(|s| *s == stamp),
@@ -283,7 +299,7 @@ async fn restore(
     Ok(Doc(RestoredDoc {
         version: VERSION,
         agent: slug.to_string(),
-        stamp,
+        stamp: Some(stamp),
     }))
 }
 

@@ -114,8 +114,35 @@ fn who_went_comes_back_as_it_was_with_new_credentials() {
             .refused(3, &["agent", "restore", "stranger"])
             .contains("never was one")
     );
+    // Whoever was cut off when the files were back, and the manifest was not, goes on.
+    let brought = std::process::Command::new("curl")
+        .args(["-fsS", "-d", "{}", "-H", "content-type: application/json"])
+        .args([
+            "-H",
+            &format!("authorization: Bearer {}", house.operator_token()),
+        ])
+        .arg("--unix-socket")
+        .arg(house.home().join("run/operator.sock"))
+        .arg("http://x/api/v1/agents/iris/restore")
+        .output()
+        .unwrap();
+    assert!(brought.status.success(), "{brought:?}");
     // Its charter went from beside the manifest as well; the house knows it.
     std::fs::remove_file(house.path("charters/iris.md")).unwrap();
+    assert!(
+        house
+            .refused(
+                4,
+                &[
+                    "agent",
+                    "restore",
+                    "iris",
+                    "--at",
+                    "2026-11-26T00-00-00-000Z"
+                ]
+            )
+            .contains("are back already")
+    );
     house.expect(0, &["agent", "restore", "iris"]);
     house.is_up("iris");
     assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
