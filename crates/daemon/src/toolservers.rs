@@ -6,6 +6,7 @@ use crate::house::{Current, House};
 use crate::inside::Me;
 use crate::web::{Doc, Input};
 use abbey_api::{Problem, ToolBody, ToolDoc, ToolView, ToolsDoc, VERSION};
+use abbey_cells::crash;
 use abbey_gateway::Sender;
 use abbey_model::{CellName, FaultKind, Principal, Slug, TaskState};
 use abbey_plan::ServiceKind;
@@ -128,24 +129,33 @@ async fn call(
         let text = format!("`{me}` works on nothing, so it calls no tool");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     };
+    let entity = CellName::Service(service.clone()).to_string();
+    let me = Principal::Agent(me);
+    let enter = |action: &str, detail: Value| Note {
+        actor: me.clone(),
+        action: action.to_owned(),
+        entity: entity.clone(),
+        detail,
+    };
+    // Before the call, so that none goes unentered, whoever dies.
+    let asked = json!({
+        "tool": tool,
+        "task": format!("TASK-{}", task.number),
+        // What it was called with may be anything; that it was this is what can be proved.
+        "args_hash": abbey_agents::digest(body.arguments.to_string().as_bytes()),
+    });
+    house.store.append(enter("tool.ask", asked.clone())).await?;
     let began = Instant::now();
     let params = json!({ "name": tool, "arguments": body.arguments });
     let answer = ask(&current, &service, "tools/call", params).await;
+    crash::point("tool.called");
     let outcome = answer.as_ref().map(|a| a["isError"] != true);
-    let note = Note {
-        actor: Principal::Agent(me),
-        action: "tool.call".to_owned(),
-        entity: CellName::Service(service).to_string(),
-        detail: json!({
-            "tool": tool,
-            "task": format!("TASK-{}", task.number),
-            // What it was called with may be anything; that it was this is what can be proved.
-            "args_hash": abbey_agents::digest(body.arguments.to_string().as_bytes()),
-            "ok": outcome.unwrap_or(false),
-            "ms": u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        }),
-    };
-    house.store.append(note).await?;
+    let mut called = asked;
+    called["ok"] = outcome.unwrap_or(false).into();
+    called["ms"] = u64::try_from(began.elapsed().as_millis())
+        .unwrap_or(u64::MAX)
+        .into();
+    house.store.append(enter("tool.call", called)).await?;
     let answer = answer?;
     let parts = answer["content"].as_array().into_iter().flatten();
     let text: Vec<&str> = parts.filter_map(|p| p["text"].as_str()).collect();

@@ -2,6 +2,7 @@
 //! every call is entered (S3-19).
 
 use crate::approvals::script;
+use crate::crashes::{arm, armed_house};
 use crate::house;
 use abbey_testkit::house::{House, until};
 use serde_json::{Value, json};
@@ -42,6 +43,11 @@ for line in sys.stdin:
 
 fn stand() -> House {
     let house = house();
+    furnish(&house);
+    house
+}
+
+fn furnish(house: &House) {
     let server = house.path("tides");
     std::fs::write(&server, SERVER).unwrap();
     std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -69,7 +75,6 @@ agents:
             .iter()
             .all(|s| s["healthy"] == true)
     });
-    house
 }
 
 fn call(name: &str, arguments: Value) -> Value {
@@ -171,4 +176,26 @@ fn a_server_that_ends_is_told_and_comes_back() {
     );
     house.expect(0, &["task", "add", "And now?", "--to", "pilot", "--wait"]);
     assert_eq!(house.entries("tool.call")[1]["detail"]["ok"], true);
+}
+
+/// Whoever dies between a call and its answer: that it was made is in the log.
+#[test]
+fn no_call_goes_unentered() {
+    let (mut house, armed) = armed_house("tool.called");
+    furnish(&house);
+    script(
+        &house,
+        json!([call("tides__high_water", json!({ "port": "Koper" })), { "text": "at 06:12" }]),
+    );
+    arm(&armed);
+    let _may_be_cut_off = house.run(&["task", "add", "When is it?", "--to", "pilot"]);
+    until("the place was passed", || !armed.exists());
+    house.crash_at = None;
+    until("it is up again", || house.run(&["up"]).status.success());
+    // It may be called again, and that is entered too.
+    let called = house.entries("tool.call");
+    let asked = house.entries("tool.ask");
+    assert!(asked.len() > called.len(), "{asked:?} {called:?}");
+    assert_eq!(asked[0]["detail"]["tool"], "high_water");
+    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
 }
