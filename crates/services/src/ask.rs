@@ -42,13 +42,6 @@ pub enum Question {
         /// Instant, milliseconds since 1970.
         at_ms: i64,
     },
-    /// Makes a copy of what a consumer has.
-    Backup {
-        /// What it is called here.
-        name: String,
-        /// Instant, milliseconds since 1970.
-        at_ms: i64,
-    },
 }
 
 /// One who has something here.
@@ -96,8 +89,7 @@ impl Question {
             Question::State {} => return Ok(self),
             Question::Open { name, .. }
             | Question::Close { name, .. }
-            | Question::Drop { name, .. }
-            | Question::Backup { name, .. } => name,
+            | Question::Drop { name, .. } => name,
         };
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
         let begins = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);

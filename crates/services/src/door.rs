@@ -157,7 +157,6 @@ pub(crate) fn answer(
             let copied = copy(name, *at_ms)?;
             registry.change(&question).map(|()| copied)
         }
-        Question::Backup { name, at_ms } => copy(name, *at_ms),
     }
 }
 

@@ -156,7 +156,7 @@ impl Registry {
                 }
                 all.remove(name);
             }
-            Question::State {} | Question::Backup { .. } => return Ok(()),
+            Question::State {} => return Ok(()),
         }
         self.write(&all)
     }

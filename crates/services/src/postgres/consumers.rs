@@ -140,7 +140,6 @@ pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
             psql(places, &[("name", &name)], DROP)?;
             Ok(copy)
         }
-        Question::Backup { name, at_ms } => backup(places, &name, at_ms),
     }
 }
 
