@@ -35,7 +35,7 @@ documents! {
         display_name: String,
         /// What it is for.
         role: String,
-        /// Robed, unrobed, lobster, dead, starting, stopping, degraded or unknown.
+        /// `ready`, `worker_only`, `ingress_only`, `down`, `starting`, `stopping`, `stopped`, `paused`, `idle`, `degraded` or `unknown`.
         presence: String,
         /// The program that thinks.
         runtime: String,
@@ -481,6 +481,9 @@ documents! {
         presence: String,
         /// Whether its probe answers; absent without a probe.
         healthy: Option<bool>,
+        /// Whether it runs outside the house, at an address that the manifest names.
+        #[serde(default)]
+        external: bool,
         /// Kind of cell.
         cell: String,
         /// Main process.

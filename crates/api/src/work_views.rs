@@ -366,7 +366,7 @@ documents! {
         kind: String,
         /// Steps that come before.
         needs: Vec<String>,
-        /// `unopened`, `working`, `waiting`, `retry`, `done`, `skipped` or `failed`.
+        /// `not_started`, `working`, `waiting`, `retry`, `done`, `skipped` or `failed`.
         state: String,
         /// `TASK-12` or `APPR-4` while that goes on.
         began: Option<String>,

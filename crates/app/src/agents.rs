@@ -44,9 +44,9 @@ pub(crate) async fn wish(home: &Home, json: bool, verb: &str, args: &AgentsArgs)
         "stop" => a.pid.is_none(),
         "pause" => a.presence == "paused",
         "restart" => {
-            a.presence == "robed" && boots.get(&a.name).is_none_or(|old| a.generation > *old)
+            a.presence == "ready" && boots.get(&a.name).is_none_or(|old| a.generation > *old)
         }
-        _ => matches!(a.presence.as_str(), "robed" | "degraded"),
+        _ => matches!(a.presence.as_str(), "ready" | "degraded"),
     };
     let until = Instant::now() + DOWN_WITHIN;
     let mut progress = Progress::new();

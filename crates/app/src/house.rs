@@ -283,7 +283,7 @@ pub(crate) async fn up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         let moving: Vec<&str> = fleet
             .agents
             .iter()
-            .filter(|a| !matches!(a.presence.as_str(), "robed" | "degraded") && wanted(a))
+            .filter(|a| !matches!(a.presence.as_str(), "ready" | "degraded") && wanted(a))
             .map(|a| a.name.as_str())
             .collect();
         if moving.is_empty() || Instant::now() >= until {
@@ -317,13 +317,14 @@ pub(crate) async fn up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         && fleet
             .agents
             .iter()
-            .any(|a| a.presence != "robed" && wanted(a));
+            .any(|a| a.presence != "ready" && wanted(a));
     Ok(if late { exit::DEGRADED } else { exit::OK })
 }
 
 /// An agent that was stopped or is held on purpose is not waited for.
 fn wanted(agent: &AgentView) -> bool {
-    agent.presence != "paused" && (agent.presence != "dead" || agent.generation == 0)
+    !matches!(agent.presence.as_str(), "paused" | "stopped")
+        && (agent.presence != "down" || agent.generation == 0)
 }
 
 pub(crate) fn print_fleet(fleet: &FleetDoc) {

@@ -51,7 +51,7 @@ pub(crate) async fn metrics(State(house): State<Arc<House>>) -> Result<Response>
     for agent in view::fleet(&house).await?.agents {
         let labels = vec![("agent".to_owned(), agent.name.clone())];
         up.get_or_create(&labels)
-            .set(i64::from(agent.presence == "robed"));
+            .set(i64::from(agent.presence == "ready"));
         memory
             .get_or_create(&labels)
             .set(i64::try_from(agent.memory_bytes.unwrap_or(0)).unwrap_or(0));
@@ -59,7 +59,7 @@ pub(crate) async fn metrics(State(house): State<Arc<House>>) -> Result<Response>
             .get_or_create(&labels)
             .set(i64::try_from(agent.restarts).unwrap_or(0));
     }
-    registry.register("agent_up", "Whether the agent is robed", up);
+    registry.register("agent_up", "Whether the agent is ready", up);
     registry.register("agent_memory_bytes", "Memory of the agent's cell", memory);
     registry.register("agent_restarts", "Starts after the first", restarts);
     let spent: Family<Labels, Gauge> = Family::default();

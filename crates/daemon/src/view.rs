@@ -314,11 +314,16 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
         let at = abbey_plan::endpoint(&current.house, &current.registry, slug);
         let seen = seen.get(&CellName::Service(slug.clone()));
         let (presence, healthy) = match service.at {
-            // Somebody else runs it; whether it answers is all that can be said.
+            // It runs outside the house, so the probe is all there is.
             Some(at) => {
                 let path = service.probe().unwrap_or_default();
                 let answers = probe_fresh(house, at, path, 0).await;
-                ("elsewhere".to_owned(), Some(answers))
+                let presence = if answers {
+                    Presence::Ready
+                } else {
+                    Presence::Down
+                };
+                (presence.to_string(), Some(answers))
             }
             None => {
                 let (presence, healthy) = presence(house, seen, at, service.probe()).await;
@@ -333,6 +338,7 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
             name: slug.to_string(),
             presence,
             healthy,
+            external: service.at.is_some(),
             cell: match service.at {
                 Some(_) => "-".to_owned(),
                 None => service.cell.to_string(),
@@ -591,7 +597,7 @@ pub(crate) async fn why_task(house: &Arc<House>, row: &TaskRow) -> Result<WhyDoc
                 .iter()
                 .filter(|a| candidates.iter().any(|c| c.as_str() == a.name))
             {
-                if agent.presence != "robed" {
+                if agent.presence != "ready" {
                     say(
                         WaitCode::AgentDown,
                         format!(

@@ -92,7 +92,7 @@ pub(crate) fn run(house: &House, row: &WorkflowRow) -> WorkflowView {
             index: 0,
             kind: step.act.kind().to_owned(),
             needs: step.needs.iter().map(ToString::to_string).collect(),
-            state: "unopened".to_owned(),
+            state: "not_started".to_owned(),
             began: None,
             attempts: 0,
             result: None,

@@ -8,67 +8,9 @@
 //!    └──Pending or Approved, and its task is over──▶ Lapsed
 //! ```
 
+pub use abbey_model::ApprovalState as State;
 use abbey_model::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
-
-/// Where an approval stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Nobody has decided.
-    Pending,
-    /// Yes, and not used yet.
-    Approved,
-    /// No.
-    Denied,
-    /// Ask again, differently.
-    Revise,
-    /// The yes was used.
-    Used,
-    /// Its task was over before it was decided or used.
-    Lapsed,
-}
-
-impl State {
-    /// Every state.
-    pub const ALL: [State; 6] = [
-        State::Pending,
-        State::Approved,
-        State::Denied,
-        State::Revise,
-        State::Used,
-        State::Lapsed,
-    ];
-
-    /// Word on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            State::Pending => "pending",
-            State::Approved => "approved",
-            State::Denied => "denied",
-            State::Revise => "revise",
-            State::Used => "used",
-            State::Lapsed => "lapsed",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for State {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut all = State::ALL.into_iter();
-        all.find(|s| s.name() == text)
-            .ok_or_else(|| format!("`{text}` is no state of an approval"))
-    }
-}
 
 /// What somebody decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,7 +149,7 @@ mod tests {
     /// Every state against every step: what is not here is refused.
     #[test]
     fn one_yes_for_one_action_once_and_in_time() {
-        for state in State::ALL {
+        for &state in State::ALL {
             let it = approval(state);
             for verdict in [Verdict::Approve, Verdict::Deny, Verdict::Revise] {
                 let decided = decide(&it, verdict, Timestamp(99));

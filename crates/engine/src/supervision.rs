@@ -198,9 +198,10 @@ pub fn presence(
             (true, ingress) => Presence::from_probes(ingress, true),
         },
         Observed::Nothing | Observed::Exited(_) | Observed::Orphaned { .. } => match desired {
-            Desired::Down | Desired::Paused { .. } => Presence::Dead,
+            Desired::Down => Presence::Stopped,
+            Desired::Paused { .. } => Presence::Down,
             Desired::Up { .. } if history.failures >= CRASH_LOOP => Presence::Degraded,
-            Desired::Up { .. } if history.failures > 0 => Presence::Dead,
+            Desired::Up { .. } if history.failures > 0 => Presence::Down,
             Desired::Up { .. } => Presence::Starting,
         },
     }

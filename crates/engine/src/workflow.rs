@@ -2,7 +2,7 @@
 //! (S3-29 to S3-33).
 //!
 //! ```text
-//! step: (unopened) ─needs settled─▶ Working ─▶ Done
+//! step: (not started) ─needs settled─▶ Working ─▶ Done
 //!            │ condition              │ failed ─▶ Retry ─▶ Working … ─▶ Failed
 //!            └─▶ Skipped
 //! run:  Running ─every step settled─▶ Done

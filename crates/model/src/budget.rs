@@ -1,5 +1,6 @@
 //! Nouns of the ledger.
 
+use crate::words::words;
 use crate::{NanoUsd, RunId, Slug, TaskId, Tokens};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -56,82 +57,42 @@ impl<'de> Deserialize<'de> for Scope {
     }
 }
 
-/// What a budget counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Metric {
-    /// Model tokens.
-    Tokens,
-    /// Money, in nano-dollars.
-    NanoUsd,
-    /// Runs started.
-    Runs,
-    /// Wall seconds of runs.
-    Seconds,
-}
-
-impl Metric {
-    /// Every metric.
-    pub const ALL: [Metric; 4] = [
-        Metric::Tokens,
-        Metric::NanoUsd,
-        Metric::Runs,
-        Metric::Seconds,
-    ];
-
-    /// Name on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Metric::Tokens => "tokens",
-            Metric::NanoUsd => "nano_usd",
-            Metric::Runs => "runs",
-            Metric::Seconds => "seconds",
-        }
+words! {
+    /// What a budget counts.
+    Metric {
+        /// Model tokens.
+        Tokens = "tokens",
+        /// Money, in billionths of a US dollar.
+        NanoUsd = "nano_usd",
+        /// Runs started.
+        Runs = "runs",
+        /// Wall seconds of runs.
+        Seconds = "seconds",
     }
 }
 
-impl FromStr for Metric {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        Metric::ALL
-            .into_iter()
-            .find(|m| m.name() == text)
-            .ok_or_else(|| format!("`{text}` is not a budget metric"))
+words! {
+    /// When a budget starts again.
+    Window {
+        /// At midnight of the house's time zone.
+        Day = "day",
+        /// Never.
+        Total = "total",
     }
 }
 
-/// When a budget starts again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Window {
-    /// At midnight of the house's time zone.
-    Day,
-    /// Never.
-    Total,
-}
-
-impl Window {
-    /// Name on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Window::Day => "day",
-            Window::Total => "total",
-        }
+words! {
+    /// How much of a budget is left.
+    BudgetState {
+        /// No limit is set; amounts are only counted.
+        Unlimited = "unlimited",
+        /// Below the warning level.
+        Ok = "ok",
+        /// At or above the warning level.
+        Warning = "warning",
+        /// Nothing is left.
+        Exhausted = "exhausted",
     }
-}
-
-/// How a budget stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BudgetState {
-    /// No limit is set; amounts are only counted.
-    Unlimited,
-    /// Below the warning level.
-    Ok,
-    /// At or above the warning level.
-    Warning,
-    /// Nothing is left.
-    Exhausted,
 }
 
 /// A bundle of amounts, one for each metric.

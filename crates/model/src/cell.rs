@@ -1,5 +1,6 @@
 //! Nouns of cells: kinds, limits, incarnations and how they end.
 
+use crate::words::words;
 use crate::{Bytes, Slug, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -475,60 +476,57 @@ pub struct Spent {
     pub memory_peak: Bytes,
 }
 
-/// Derived from two probes, never stored (S2-09).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Presence {
-    /// Ingress and worker answer.
-    Robed,
-    /// Only the worker answers.
-    Unrobed,
-    /// Only the ingress answers.
-    Lobster,
-    /// Neither answers.
-    Dead,
-    /// On its way up.
-    Starting,
-    /// On its way down.
-    Stopping,
-    /// Held where it is, on the operator's wish.
-    Paused,
-    /// Waiting before another attempt after repeated failures.
-    Degraded,
-    /// No observation yet.
-    Unknown,
+words! {
+    /// Whether an agent or a service can be used now. Derived from the cell's state and two probes, never stored.
+    Presence {
+        /// The worker runs and its address answers.
+        Ready = "ready",
+        /// The worker runs; its address doesn't answer.
+        WorkerOnly = "worker_only",
+        /// The address answers; the worker doesn't run.
+        IngressOnly = "ingress_only",
+        /// It should be up and isn't.
+        Down = "down",
+        /// On its way up.
+        Starting = "starting",
+        /// On its way down.
+        Stopping = "stopping",
+        /// Stopped by the operator.
+        Stopped = "stopped",
+        /// Suspended by the operator: its processes exist and don't run.
+        Paused = "paused",
+        /// Put to sleep by an idle policy; work wakes it.
+        Idle = "idle",
+        /// Failing repeatedly; waits before the next attempt.
+        Degraded = "degraded",
+        /// Not observed yet.
+        Unknown = "unknown",
+    }
 }
 
 impl Presence {
     /// Combines the two probes of a cell that is neither starting nor stopping.
     pub const fn from_probes(ingress: bool, worker: bool) -> Presence {
         match (ingress, worker) {
-            (true, true) => Presence::Robed,
-            (false, true) => Presence::Unrobed,
-            (true, false) => Presence::Lobster,
-            (false, false) => Presence::Dead,
+            (true, true) => Presence::Ready,
+            (false, true) => Presence::WorkerOnly,
+            (true, false) => Presence::IngressOnly,
+            (false, false) => Presence::Down,
         }
     }
 
-    /// Word on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Presence::Robed => "robed",
-            Presence::Unrobed => "unrobed",
-            Presence::Lobster => "lobster",
-            Presence::Dead => "dead",
-            Presence::Starting => "starting",
-            Presence::Stopping => "stopping",
-            Presence::Paused => "paused",
-            Presence::Degraded => "degraded",
-            Presence::Unknown => "unknown",
+    /// Parses a word of a filter, where the words of version 0.1 are still accepted.
+    ///
+    /// # Errors
+    /// When it is neither a presence nor one of the earlier words.
+    pub fn from_filter(word: &str) -> Result<Presence, String> {
+        match word {
+            "robed" => Ok(Presence::Ready),
+            "unrobed" => Ok(Presence::WorkerOnly),
+            "lobster" => Ok(Presence::IngressOnly),
+            "dead" => Ok(Presence::Down),
+            word => word.parse(),
         }
-    }
-}
-
-impl fmt::Display for Presence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything here is data with its own validity rules. Deliberately absent: I/O, clocks,
 //! randomness, async, HTTP and SQL. A type lives here when two rooms must agree on it.
 
+mod approval;
 mod authority;
 mod budget;
 mod cell;
@@ -20,7 +21,9 @@ mod task;
 mod time;
 mod tool;
 mod units;
+mod words;
 
+pub use approval::ApprovalState;
 pub use authority::{Authority, Grant, Grants, HookOrigin, Recipient};
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{

@@ -331,7 +331,7 @@ impl House {
             let agents = fleet["agents"].as_array().expect("agents");
             agents
                 .iter()
-                .any(|a| a["name"] == agent && a["presence"] == "robed")
+                .any(|a| a["name"] == agent && a["presence"] == "ready")
         });
     }
 

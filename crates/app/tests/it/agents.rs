@@ -115,7 +115,7 @@ fn a_crashed_agent_comes_back_and_says_why() {
     // From one document: between two, the state may change.
     until("a new boot", || {
         let now = show();
-        now["presence"] == "robed" && now["pid"].as_i64().is_some_and(|pid| pid != first)
+        now["presence"] == "ready" && now["pid"].as_i64().is_some_and(|pid| pid != first)
     });
     let why = house.json(0, &["why", "sysadmin"]);
     assert_eq!(
@@ -145,20 +145,20 @@ fn agents_are_added_stopped_and_removed_with_their_files_kept() {
             .as_array()
             .unwrap()
             .iter()
-            .any(|a| a["name"] == "helper" && a["presence"] == "robed")
+            .any(|a| a["name"] == "helper" && a["presence"] == "ready")
     });
     house.refused(4, &["agent", "new", "helper"]);
     house.expect(0, &["stop", "helper"]);
     assert_eq!(
         house.json(0, &["agent", "show", "helper"])["presence"],
-        "dead"
+        "stopped"
     );
     // A stopped agent stays stopped, also over a new control plane.
     house.kill_serve();
     house.expect(0, &["up"]);
     assert_eq!(
         house.json(0, &["agent", "show", "helper"])["presence"],
-        "dead"
+        "stopped"
     );
     house.expect(0, &["start", "helper"]);
     let before = house.json(0, &["agent", "show", "helper"])["generation"]
@@ -354,7 +354,7 @@ fn a_paused_agent_is_held_and_goes_on() {
                 .as_array()
                 .unwrap()
                 .iter()
-                .all(|a| a["presence"] == "robed")
+                .all(|a| a["presence"] == "ready")
         });
     }
 }

@@ -73,7 +73,7 @@ fn a_memory_bomb_goes_off_inside() {
     assert!(!said.contains("all of it"), "{status:?}");
     neighbour_is_well(&house);
     until("the agent is up", || {
-        house.json(0, &["agent", "show", "a"])["presence"] == "robed"
+        house.json(0, &["agent", "show", "a"])["presence"] == "ready"
     });
 }
 

@@ -169,7 +169,7 @@ fn a_container_works_for_its_agent_and_leaves_nothing() {
     kill(i32::try_from(record["shim"]["pid"].as_i64().unwrap()).unwrap());
     until("a new boot", || {
         let now = show(&house);
-        now["presence"] == "robed" && now["pid"].as_i64() != first["pid"].as_i64()
+        now["presence"] == "ready" && now["pid"].as_i64() != first["pid"].as_i64()
     });
     assert_eq!(shell(&house, "cat /agent/workspace/k"), "kept\n");
     assert_eq!(left(&house).0.lines().count(), 1, "one container");

@@ -138,11 +138,11 @@ fn processes(home: &str) -> Vec<String> {
     roles
 }
 
-fn robed(house: &House, agents: usize) -> bool {
+fn all_ready(house: &House, agents: usize) -> bool {
     let output = house.run(&["ps", "--json"]);
     let fleet: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let rows = fleet["agents"].as_array().cloned().unwrap_or_default();
-    rows.len() == agents && rows.iter().all(|a| a["presence"] == "robed")
+    rows.len() == agents && rows.iter().all(|a| a["presence"] == "ready")
 }
 
 /// One life of a house, with a crash at `place`: agents come, are booted anew, stopped, changed and
@@ -151,7 +151,7 @@ fn live_through(place: &str) {
     let (house, armed) = armed_house(place);
     house.manifest(ONE);
     house.expect(0, &["up"]);
-    until("the first agent is up", || robed(&house, 1));
+    until("the first agent is up", || all_ready(&house, 1));
     let before = inventory(&house);
     arm(&armed);
     house.manifest(&format!("{ONE}{TWO}"));
@@ -166,7 +166,7 @@ fn live_through(place: &str) {
     insist(&house, &["up"], &armed);
     assert!(!armed.exists(), "nobody came by {place}");
     insist(&house, &["up"], &armed);
-    until("one agent is up", || robed(&house, 1));
+    until("one agent is up", || all_ready(&house, 1));
     let end = std::time::Instant::now() + WITHIN;
     while inventory(&house) != before {
         let late = std::time::Instant::now() > end;
@@ -233,7 +233,7 @@ fn lives_on_drives_through(cell: &str, place: &str) {
     let machine = format!("  b: {{ template: sysadmin, reports_to: a, cell: {cell}, {drives} }}\n");
     house.manifest(ONE);
     house.expect(0, &["up"]);
-    until("the first agent is up", || robed(&house, 1));
+    until("the first agent is up", || all_ready(&house, 1));
     let before = inventory(&house);
     let moves = cell == "sandbox";
     if moves {
@@ -250,7 +250,7 @@ fn lives_on_drives_through(cell: &str, place: &str) {
     house.manifest(&format!("{ONE}{machine}"));
     insist(&house, &["up"], &armed);
     if moves {
-        until("it is up again", || robed(&house, 2));
+        until("it is up again", || all_ready(&house, 2));
         let read = ["exec", "b", "--", "sh", "-c", "cat $HOME/kept"];
         assert_eq!(house.expect(0, &read), "kept\n", "{place}");
         let below = house.home().join("agents/b/home");

@@ -596,7 +596,7 @@ fn the_outside_door_speaks_tls_where_the_manifest_says_so() {
     .unwrap();
     house.expect(0, &["up"]);
     let doc = house.expect(0, &["ps", "--json"]);
-    assert!(doc.contains("robed"), "the operator's socket needs no TLS");
+    assert!(doc.contains("ready"), "the operator's socket needs no TLS");
     let announced: Value =
         serde_json::from_slice(&std::fs::read(house.home().join("run/serve.json")).unwrap())
             .unwrap();

@@ -233,7 +233,7 @@ fn killing_the_shim_the_agent_and_everything_at_once_leaves_no_orphan() {
         second = now["pid"]
             .as_i64()
             .map_or(first, |pid| i32::try_from(pid).unwrap());
-        second != first && now["presence"] == "robed"
+        second != first && now["presence"] == "ready"
     });
     assert_eq!(
         house.json(0, &["why", "sysadmin"])["last_exit"],
@@ -246,7 +246,7 @@ fn killing_the_shim_the_agent_and_everything_at_once_leaves_no_orphan() {
     house.expect(0, &["up"]);
     until("it is up again", || {
         let now = agent();
-        now["presence"] == "robed" && now["pid"].as_i64() != Some(second.into())
+        now["presence"] == "ready" && now["pid"].as_i64() != Some(second.into())
     });
     house.expect(0, &["task", "add", "show system stats", "--wait"]);
     assert!(

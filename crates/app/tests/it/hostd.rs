@@ -337,7 +337,7 @@ fn serve_keeps_no_privilege_and_a_lost_hostd_comes_back() {
     assert!(said.contains("`abbey up` starts it again"), "{said}");
     let doctor = house.run(&["doctor"]);
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("does not answer"));
-    assert!(house.expect(0, &["ps"]).contains("robed"));
+    assert!(house.expect(0, &["ps"]).contains("ready"));
     house.expect(0, &["up"]);
     house.expect(0, &["exec", "abbot", "--", "true"]);
     // Going down without it is no different.

@@ -45,7 +45,7 @@ fn every_stock_skill_of_the_host_works_in_its_cell() {
     let house = up(&TWO.replace("template: sysadmin,", "template: sysadmin, skills: [disk-usage, system-stats, cell-status, service-status, log-search, backup-state],"));
     for (question, expect) in [
         ("show system stats", "processors"),
-        ("show agent status", "sysadmin: robed"),
+        ("show agent status", "sysadmin: ready"),
         ("show services status", "no service"),
         ("search the logs for \"is ready\"", "is ready in house two"),
         ("make a backup of the state", "state hash"),

@@ -85,7 +85,7 @@ fn an_agents_reports_notices_and_answers_are_in_its_languages() {
     );
     let text = asked["task"]["result"]["text"].as_str().unwrap();
     assert!(
-        text.contains("## Opaženo") && text.contains("ana: robed, 0 ponovnih zagonov"),
+        text.contains("## Opaženo") && text.contains("ana: ready, 0 ponovnih zagonov"),
         "{text}"
     );
     assert_eq!(asked["task"]["result"]["source"], "skill");

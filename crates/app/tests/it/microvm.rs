@@ -202,7 +202,7 @@ fn a_machine_is_reloaded_without_a_boot_and_adopted_by_the_next_control_plane() 
     kill(i32::try_from(first["pid"].as_i64().unwrap()).unwrap());
     until("a new boot", || {
         let now = show(&house);
-        now["presence"] == "robed" && now["pid"].as_i64() != first["pid"].as_i64()
+        now["presence"] == "ready" && now["pid"].as_i64() != first["pid"].as_i64()
     });
     assert_eq!(
         house.json(0, &["why", "alpha"])["last_exit"],
@@ -345,7 +345,7 @@ fn what_a_machine_lacks_is_said_before_or_when_it_starts() {
     start_in_vain("are attached to another machine");
     drop(lock);
     house.expect(0, &["start", "alpha"]);
-    assert_eq!(show(&house)["presence"], "robed");
+    assert_eq!(show(&house)["presence"], "ready");
     house.expect(0, &["down"]);
     assert!(!house.home().join("run/cells").exists());
 }

@@ -250,7 +250,7 @@ fn a_server_of_somebody_else_is_reached_by_who_uses_it() {
             &search["consumers"]
         ),
         (
-            &Value::from("elsewhere"),
+            &Value::from("ready"),
             &Value::from(true),
             &serde_json::json!(["a"])
         )

@@ -171,7 +171,7 @@ fn scripts_for_rc_are_sound_and_do_what_they_say() {
     house.expect(0, &["stop", "sysadmin"]);
     run("abbey_agents", &["start", "sysadmin"], "YES");
     until("the script started it", || {
-        house.json(0, &["ps"])["agents"][1]["presence"] == "robed"
+        house.json(0, &["ps"])["agents"][1]["presence"] == "ready"
     });
     assert!(run("abbey_agents", &["onestatus"], "NO").contains("sysadmin"));
 }
@@ -274,7 +274,7 @@ fn what_the_units_start_is_a_house_and_cells_outlive_both_of_them() {
     );
     assert!(printed.contains(&named), "{printed}");
     let before = boots();
-    assert!(before.iter().all(|(p, _)| p == "robed"), "{before:?}");
+    assert!(before.iter().all(|(p, _)| p == "ready"), "{before:?}");
     // Both of them end, as at an upgrade; the cells go on and are found again.
     kill(i32::try_from(serve.child.id()).unwrap());
     serve.child.wait().unwrap();

@@ -30,7 +30,7 @@ pub(super) async fn agents(
                 .map(|s| s.desired.clone()),
             Some(abbey_engine::supervision::Desired::Up { .. })
         );
-        let good = !wanted || matches!(agent.presence.as_str(), "robed" | "starting");
+        let good = !wanted || matches!(agent.presence.as_str(), "ready" | "starting");
         checks.add(
             &format!("agent.{}", agent.name),
             good,

@@ -100,7 +100,7 @@ pub(super) fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Repo
         report.advise("note", Text::new("metric-shared-then"));
     }
     for agent in seen.agents {
-        let up = ["robed", "unrobed"].contains(&agent.presence.as_str());
+        let up = ["ready", "worker_only"].contains(&agent.presence.as_str());
         let present = (up, !seen.resting.contains(&agent.name));
         let Some(percent) = uptime(&agent.name, present, seen.entries, since, now) else {
             continue;

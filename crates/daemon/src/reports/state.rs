@@ -26,8 +26,8 @@ pub(super) fn status(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
             about("agent-state").with("restarts", agent.restarts),
         );
         match agent.presence.as_str() {
-            "robed" | "stopping" | "starting" => {}
-            "dead" | "degraded" => {
+            "ready" | "stopping" | "starting" | "idle" => {}
+            "down" | "stopped" | "degraded" => {
                 report.means("error", about("agent-is"));
                 report.advise("action", about("why-agent"));
             }

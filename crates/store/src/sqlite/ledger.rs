@@ -133,7 +133,7 @@ pub(super) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
 
 /// Limits of one task over all its runs.
 pub(super) fn limit_task(tx: &mut Tx<'_>, task: TaskId, budget: &Amounts) -> Result<()> {
-    for metric in Metric::ALL {
+    for &metric in Metric::ALL {
         if budget.of(metric) > 0 {
             counter(tx, Scope::Task(task), metric, Some(budget.of(metric)))?;
         }
@@ -201,7 +201,7 @@ fn scopes(tx: &Tx<'_>, agent: &Slug, task: TaskId, run: RunId) -> Result<Vec<Sco
 /// Holds `amounts` on every scope that counts them, or on none.
 fn hold(tx: &mut Tx<'_>, scopes: &[Scope], amounts: &Amounts) -> Result<()> {
     for scope in scopes {
-        for metric in Metric::ALL {
+        for &metric in Metric::ALL {
             let amount = amounts.of(metric);
             if amount > 0
                 && let Some(mut account) = get(tx, scope, metric)?
@@ -307,7 +307,7 @@ fn release(tx: &mut Tx<'_>, id: ReservationId, actual: &Amounts) -> Result<Open>
     let amounts: Amounts = serde_json::from_str(&amounts)?;
     let scopes: Vec<Scope> = serde_json::from_str(&scopes)?;
     for scope in &scopes {
-        for metric in Metric::ALL {
+        for &metric in Metric::ALL {
             let (held, used) = (amounts.of(metric), actual.of(metric));
             if (held > 0 || used > 0)
                 && let Some(mut account) = get(tx, scope, metric)?

@@ -351,7 +351,7 @@ fn call_off(tx: &mut Tx<'_>, handle: Handle) -> Result<()> {
 fn tell(tx: &mut Tx<'_>, row: &WorkflowRow, before: &Run) -> Result<()> {
     let entity = format!("WF-{}", row.number);
     let word = |at: Option<&At>| match at {
-        None => "unopened",
+        None => "not_started",
         Some(At::Working(_)) => "working",
         Some(At::Waiting(_)) => "waiting",
         Some(At::Retry(_)) => "retry",

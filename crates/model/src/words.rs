@@ -1,0 +1,70 @@
+//! Enums whose variants have one word each, the same in JSON, in the database and in messages.
+
+/// Declares such an enum: its names, parsing, display, serde and OpenAPI schema come from one list.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+        )]
+        pub enum $name { $($(#[$vdoc])* #[serde(rename = $text)] $variant,)* }
+        impl $name {
+            /// Every value, in declaration order.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+            /// Word in JSON and in the database.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.name()) }
+        }
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($text => Ok($name::$variant),)*
+                    _ => Err(format!(
+                        "unknown {} `{text}`; one of: {}",
+                        crate::words::spaced(stringify!($name)),
+                        [$($text),*].join(", "),
+                    )),
+                }
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+/// `TaskState` as `task state`.
+pub(crate) fn spaced(type_name: &str) -> String {
+    let mut words = String::new();
+    for c in type_name.chars() {
+        if c.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(c.to_ascii_lowercase());
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Presence, TaskState};
+
+    #[test]
+    fn unknown_words_are_refused_with_the_known_ones() {
+        let error = "fine".parse::<TaskState>().unwrap_err();
+        assert!(
+            error.starts_with("unknown task state `fine`; one of: pending, parked"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn earlier_words_of_presence_are_accepted_by_filters_only() {
+        assert_eq!(Presence::from_filter("robed"), Ok(Presence::Ready));
+        assert_eq!(Presence::from_filter("idle"), Ok(Presence::Idle));
+        assert!("robed".parse::<Presence>().is_err());
+    }
+}
