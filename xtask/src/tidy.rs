@@ -7,23 +7,24 @@ use std::path::{Path, PathBuf};
 
 /// Which rooms a room may depend on; the design in one table.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("support", &[]),
     ("model", &[]),
     ("engine", &["model"]),
-    ("plan", &["model", "engine", "words"]),
-    ("store", &["model", "engine"]),
+    ("plan", &["support", "model", "engine", "words"]),
+    ("store", &["support", "model", "engine"]),
     ("launch", &[]),
-    ("cells", &["model", "plan", "launch"]),
-    ("api", &["model"]),
-    ("agents", &["model", "api"]),
-    ("gateway", &["model"]),
-    ("services", &[]),
+    ("cells", &["support", "model", "plan", "launch"]),
+    ("api", &["support", "model"]),
+    ("agents", &["support", "model", "api"]),
+    ("gateway", &["support", "model"]),
+    ("services", &["support"]),
     ("words", &[]),
     ("import", &["model"]),
     (
         "daemon",
         &[
-            "model", "plan", "engine", "store", "cells", "agents", "services", "gateway", "api",
-            "words",
+            "support", "model", "plan", "engine", "store", "cells", "agents", "services",
+            "gateway", "api", "words",
         ],
     ),
     // The entry functions of the roles live in `cells`, `agents` and `services`; `model` has the exit kinds; what is
@@ -31,13 +32,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "daemon", "api", "cells", "agents", "services", "import", "model",
+            "support", "daemon", "api", "cells", "agents", "services", "import", "model",
         ],
     ),
     (
         "testkit",
         &[
-            "model", "plan", "engine", "store", "launch", "cells", "api", "agents", "daemon",
+            "support", "model", "plan", "engine", "store", "launch", "cells", "api", "agents",
+            "daemon",
         ],
     ),
 ];

@@ -9,12 +9,3 @@ mod render;
 pub mod skill;
 
 pub use render::{Layout, native_environment};
-
-/// SHA-256 in hexadecimal.
-pub fn digest(bytes: &[u8]) -> String {
-    use sha2::Digest;
-    sha2::Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
-}

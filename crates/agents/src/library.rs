@@ -155,7 +155,7 @@ pub(crate) fn digest_of(dir: &Path) -> Result<String, String> {
         all.update([0, u8::from(runs)]);
         all.update(content);
     }
-    Ok(all.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(abbey_support::digest::hex(all.finalize()))
 }
 
 fn collect(

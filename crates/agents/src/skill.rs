@@ -274,7 +274,7 @@ pub fn parse(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, Invali
         args,
         grants,
         risk,
-        hash: crate::digest(text.as_bytes()),
+        hash: abbey_support::digest::sha256_hex(text.as_bytes()),
     })
 }
 

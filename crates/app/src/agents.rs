@@ -7,9 +7,11 @@ use crate::house::{DOWN_WITHIN, Outcome, body_of, print_fleet, print_plan};
 use crate::output::{self, Progress, dash, say, table};
 use abbey_api::*;
 use abbey_daemon::{Home, manifest};
+use abbey_support::file::{Sync, publish};
 use futures_util::StreamExt;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -191,10 +193,9 @@ pub(crate) async fn apply_edit(
         print_plan(&planned);
         return Ok(exit::CONFLICT);
     }
-    let temporary = file.with_extension("yaml.new");
-    let write =
-        std::fs::write(&temporary, &body.manifest).and_then(|()| std::fs::rename(&temporary, file));
-    write.map_err(|e| Failure::plain(format!("`{}` cannot be written: {e}", file.display())))?;
+    let mode = std::fs::metadata(file).map_or(0o644, |m| m.permissions().mode() & 0o7777);
+    let written = publish(file, &body.manifest, mode, Sync::Content);
+    written.map_err(|e| Failure::plain(format!("`{}` cannot be written: {e}", file.display())))?;
     let seen = [("if-match", format!("\"{}\"", current.generation))];
     let doc: PlanDoc = client.post("/api/v1/generations", &body, &seen).await?;
     show(&doc);

@@ -4,10 +4,9 @@ use crate::exit::Failure;
 use abbey_api::client::{Client, Endpoint};
 use abbey_daemon::Home;
 use abbey_model::Secret;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::net::UnixStream;
 
 /// The state directory.
 pub(crate) fn home(given: Option<&Path>) -> Home {
@@ -32,17 +31,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Whether a control plane answers on its socket. A connection alone tells nothing: one that was killed
 /// a moment ago may still hold the socket open.
-pub(crate) fn is_up(home: &Home) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = UnixStream::connect(home.operator())?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: abbey\r\nConnection: close\r\n\r\n")?;
-        let mut head = [0u8; 12];
-        stream.read_exact(&mut head)?;
-        Ok(&head == b"HTTP/1.1 200")
+pub(crate) async fn is_up(home: &Home) -> bool {
+    let Ok(stream) = UnixStream::connect(home.operator()).await else {
+        return false;
     };
-    ask().unwrap_or(false)
+    let status = abbey_support::http::get_status(stream, "/healthz", ANSWER_WITHIN).await;
+    status.is_ok_and(|s| s == 200)
 }
 
 /// A client with the operator's credential.
@@ -70,15 +64,5 @@ pub(crate) fn client(home: &Home) -> Result<Client, Failure> {
     Ok(Client::new(Endpoint::Unix(home.operator()), Some(token)))
 }
 
-/// A value for use in a path.
-pub(crate) fn segment(text: &str) -> String {
-    text.bytes()
-        .map(|b| {
-            if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
-}
+/// Text as one segment of a path or one value of a query.
+pub(crate) use abbey_support::url::encode_component as segment;

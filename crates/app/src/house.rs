@@ -116,7 +116,7 @@ pub(crate) async fn plan(home: &Home, json: bool, args: &PlanArgs) -> Outcome {
         return Ok(exit::OK);
     }
     let body = read_manifest(&args.file)?;
-    let doc: PlanDoc = if is_up(home) {
+    let doc: PlanDoc = if is_up(home).await {
         client(home)?.post("/api/v1/plans", &body, &[]).await?
     } else {
         abbey_daemon::plan_offline(home.root().to_owned(), body).await?
@@ -159,10 +159,10 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
 
 /// Starts a control plane in the background unless one runs. Of two that start at once, one gets
 /// the lock; the other waits until it answers, or takes its place if it goes away.
-fn ensure_up(home: &Home) -> Result<bool, Failure> {
+async fn ensure_up(home: &Home) -> Result<bool, Failure> {
     let until = Instant::now() + START_WITHIN;
     loop {
-        if is_up(home) {
+        if is_up(home).await {
             mend(home)?;
             return Ok(false);
         }
@@ -256,7 +256,7 @@ pub(crate) async fn up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     abbey_daemon::check_manifest(&body.manifest)?;
     let mut progress = Progress::new();
     progress.show("starting the control plane");
-    let started = ensure_up(home)?;
+    let started = ensure_up(home).await?;
     let client = client(home)?;
     progress.show("applying the manifest");
     let applied: Result<PlanDoc, _> = client.post("/api/v1/generations", &body, &[]).await;
@@ -388,12 +388,12 @@ async fn take_down(home: &Home, client: &Client) -> Result<(), Failure> {
     let pid = i32::try_from(house.pid).unwrap_or(0);
     // An ended process that nobody has collected yet is gone for our purposes.
     let running = || abbey_cells::identify(pid).is_some();
-    while (is_up(home) || running()) && Instant::now() < until {
+    while (is_up(home).await || running()) && Instant::now() < until {
         progress.show("stopping agents and services");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     progress.end();
-    if is_up(home) {
+    if is_up(home).await {
         return Err(Failure::plain("the house is still stopping")
             .hint("`abbey ps` shows what is left")
             .with_code(exit::TIMEOUT));
@@ -402,12 +402,12 @@ async fn take_down(home: &Home, client: &Client) -> Result<(), Failure> {
 }
 
 pub(crate) async fn down(home: &Home, json: bool) -> Outcome {
-    if !is_up(home) && !home.database().exists() {
+    if !is_up(home).await && !home.database().exists() {
         say(&format!("no house is up in `{}`", home.root().display()));
         return Ok(exit::OK);
     }
     // A control plane or hostd that was killed may have left cells: recover first, then go down.
-    ensure_up(home)?;
+    ensure_up(home).await?;
     take_down(home, &client(home)?).await?;
     if json {
         output::json(&serde_json::json!({ "version": VERSION, "down": true }));

@@ -161,7 +161,7 @@ fn prefix(file: &Path) -> String {
 }
 
 fn digest(text: &str) -> String {
-    abbey_agents::digest(text.as_bytes())[..16].to_owned()
+    abbey_support::digest::sha256_hex(text.as_bytes())[..16].to_owned()
 }
 
 /// Puts a text in the place of a file, and gives what was there. That stays for a while under a name that says what of

@@ -141,7 +141,7 @@ async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
     for (i, body) in &bodies {
         // The place and the content of a line make its key.
         let line = serde_json::to_vec(body).unwrap_or_default();
-        let key = format!("import-{i}-{}", abbey_agents::digest(&line));
+        let key = format!("import-{i}-{}", abbey_support::digest::sha256_hex(&line));
         let doc: TaskDoc = client
             .post("/api/v1/tasks", body, &[("idempotency-key", key)])
             .await?;

@@ -1,9 +1,9 @@
 //! Who calls: credentials by hash, compared in constant time.
 
-use abbey_agents::digest;
 use abbey_api::Problem;
 use abbey_model::{FaultKind, Principal, Timestamp};
 use abbey_store::TokenRow;
+use abbey_support::digest::sha256_hex;
 use std::sync::{PoisonError, RwLock};
 use subtle::ConstantTimeEq;
 
@@ -34,7 +34,7 @@ impl Keys {
                     "the request has no bearer credential",
                 )
             })?;
-        let hash = digest(token.trim().as_bytes());
+        let hash = sha256_hex(token.trim().as_bytes());
         let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let found = rows
             .iter()
@@ -69,7 +69,7 @@ mod tests {
     fn expired_unknown_and_misplaced_credentials_are_told_apart() {
         let keys = Keys::default();
         let row = |text: &str, scope: &str, expires_at| TokenRow {
-            hash: digest(text.as_bytes()),
+            hash: sha256_hex(text.as_bytes()),
             principal: Principal::Operator,
             scope: scope.to_owned(),
             expires_at,

@@ -8,6 +8,7 @@ use abbey_api::{BackupDoc, Problem, VERSION};
 use abbey_cells::hostd::Operation;
 use abbey_model::FaultKind;
 use abbey_store::{Options, Sqlite, Storage, SystemClock};
+use abbey_support::file;
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -45,11 +46,9 @@ pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
         archive
             .append_path_with_name(&copy, "abbey.db")
             .map_err(broken)?;
-        archive
-            .into_inner()
-            .and_then(|f| f.sync_all())
-            .map_err(broken)?;
-        fs::rename(&temporary, &target).map_err(Error::file("publish", &target))?;
+        archive.into_inner().map_err(broken)?;
+        file::publish_finished(&temporary, &target, file::Sync::Entry)
+            .map_err(Error::file("publish", &target))?;
         Ok(hash)
     });
     let outcome = packed
@@ -132,6 +131,7 @@ pub fn restore(root: PathBuf, from: &Path) -> std::result::Result<String, Error>
     for extension in ["db.restored-wal", "db.restored-shm"] {
         let _none = fs::remove_file(home.root().join("abbey").with_extension(extension));
     }
-    fs::rename(&staged, home.database()).map_err(Error::file("publish", home.database()))?;
+    file::publish_finished(&staged, &home.database(), file::Sync::Entry)
+        .map_err(Error::file("publish", home.database()))?;
     Ok(hash)
 }

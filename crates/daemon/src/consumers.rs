@@ -181,7 +181,8 @@ async fn open(
     let text = line_of(service.kind, &name, reach.at, &secret);
     let trust = certificate.unwrap_or_default();
     let taken = (service.connections, service.rate, service.quota);
-    let digest = abbey_agents::digest(format!("{text}\n{trust}\n{taken:?}").as_bytes());
+    let digest =
+        abbey_support::digest::sha256_hex(format!("{text}\n{trust}\n{taken:?}").as_bytes());
     let as_it_should =
         held.is_some_and(|h| h.open && h.connections == i64::from(service.connections));
     if as_it_should && known.given.get(&key) == Some(&digest) {

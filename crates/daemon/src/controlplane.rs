@@ -276,7 +276,9 @@ async fn add(
         return Err(invalid("a task has a title, and at most 65536 bytes").into());
     }
     let key = header(&headers, "idempotency-key").map(|k| format!("controlplane {k}"));
-    let digest = abbey_agents::digest(format!("{assignee} {text} {:?}", body.context).as_bytes());
+    let digest = abbey_support::digest::sha256_hex(
+        format!("{assignee} {text} {:?}", body.context).as_bytes(),
+    );
     let new = NewTask {
         author,
         priority: crate::outside::priority(body.priority.as_deref())?,

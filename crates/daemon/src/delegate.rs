@@ -116,7 +116,7 @@ pub(crate) async fn give(
             ..Amounts::default()
         },
         policy: None,
-        idempotency: key.map(|k| (k, abbey_agents::digest(&request))),
+        idempotency: key.map(|k| (k, abbey_support::digest::sha256_hex(&request))),
         intake,
         delegated: Some(delegated),
     };
@@ -344,7 +344,7 @@ async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
         idempotency: Some((
             format!("deliver TASK-{}", row.number),
             // The same, also when its reader has another language meanwhile.
-            abbey_agents::digest(outcome(&row).as_bytes()),
+            abbey_support::digest::sha256_hex(outcome(&row).as_bytes()),
         )),
         ..house.work_for(to, text)
     };

@@ -344,7 +344,7 @@ async fn publish(house: &Arc<House>, there: &mut There) -> Result<()> {
         for (name, (declared, text)) in &texts {
             let reads = declared.is_some_and(|d| d.read_by(agent));
             let content = if reads { text.as_str() } else { "" };
-            let digest = abbey_agents::digest(content.as_bytes());
+            let digest = abbey_support::digest::sha256_hex(content.as_bytes());
             if had.get(name) != Some(&digest) {
                 files.push(FileEntry {
                     name: FileName::Shared(name.clone()),

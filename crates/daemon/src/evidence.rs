@@ -125,7 +125,7 @@ async fn review(
         // Asked once about one result, however often its holder says that it is done.
         idempotency: Some((
             format!("review TASK-{number} {} {reviewer}", row.attempts),
-            abbey_agents::digest(result.as_bytes()),
+            abbey_support::digest::sha256_hex(result.as_bytes()),
         )),
         delegated: Some(Delegated {
             expects: vec!["accepted".to_owned()],

@@ -3,6 +3,7 @@
 use crate::Error;
 use abbey_cells::hostd::Config;
 use abbey_model::Secret;
+use abbey_support::file;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -112,7 +113,7 @@ impl Home {
             .root
             .canonicalize()
             .unwrap_or_else(|_| self.root.clone());
-        let digest = abbey_agents::digest(path.as_os_str().as_encoded_bytes());
+        let digest = abbey_support::digest::sha256_hex(path.as_os_str().as_encoded_bytes());
         format!("abbey-{}", &digest[..12])
     }
 
@@ -324,25 +325,9 @@ pub(crate) fn make_dir(dir: &Path, mode: u32) -> Result<(), Error> {
     fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(Error::file("protect", dir))
 }
 
-/// Writes a file whole or not at all.
+/// Publishes a file atomically, with exactly this mode.
 pub(crate) fn publish(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = path.with_file_name(name);
-    let _left_by_a_crash = fs::remove_file(&temporary);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(&temporary)
-        .map_err(Error::file("make", &temporary))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(Error::file("write", &temporary))?;
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))
-        .map_err(Error::file("protect", &temporary))?;
-    fs::rename(&temporary, path).map_err(Error::file("publish", path))
+    file::publish(path, bytes, mode, file::Sync::Content).map_err(Error::file("publish", path))
 }
 
 /// A fresh credential: 256 random bits after a prefix that redaction knows.

@@ -152,7 +152,7 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
             .map(|t| view::task(&house, t, Vec::new()))
             .collect(),
         model: agent.model.as_ref().map(ToString::to_string),
-        charter_hash: abbey_agents::digest(current.charter(&slug).as_bytes()),
+        charter_hash: abbey_support::digest::sha256_hex(current.charter(&slug).as_bytes()),
         policy: serde_json::to_value(&agent.tools).unwrap_or_default(),
         config: current.config(&slug),
     }))
@@ -255,7 +255,7 @@ async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
         trace: house.traces.task(task),
         failure: task.failure.clone(),
         files: agent.files.clone(),
-        charter_hash: abbey_agents::digest(current.charter(slug).as_bytes()),
+        charter_hash: abbey_support::digest::sha256_hex(current.charter(slug).as_bytes()),
         // Only a task that ran before can have asked for anything.
         approvals: match task.attempts {
             0 => Vec::new(),
@@ -304,7 +304,9 @@ async fn claim(
         seen: body.revision,
         configured_model: model.clone(),
         effective_model: model,
-        charter_hash: Some(abbey_agents::digest(current.charter(&slug).as_bytes())),
+        charter_hash: Some(abbey_support::digest::sha256_hex(
+            current.charter(&slug).as_bytes(),
+        )),
     };
     let claimed = house.store.claim(claim).await?;
     house.deadlines_changed.notify_one();
@@ -621,7 +623,7 @@ async fn charter(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Re
     let text = current.charter(&slug);
     let language = find(&current, &slug)?.locale.assistant.clone();
     Ok(Doc(json!({
-        "version": VERSION, "charter": text, "hash": abbey_agents::digest(text.as_bytes()),
+        "version": VERSION, "charter": text, "hash": abbey_support::digest::sha256_hex(text.as_bytes()),
         "language": language,
     })))
 }

@@ -111,7 +111,7 @@ pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) ->
         let new = NewTask {
             idempotency: Some((
                 format!("wake {} {number}", agent.slug),
-                abbey_agents::digest(text.as_bytes()),
+                abbey_support::digest::sha256_hex(text.as_bytes()),
             )),
             ..house.work_for(&agent.slug, text)
         };

@@ -309,7 +309,7 @@ async fn add_task(
         }
         Some(key) => {
             let request = serde_json::to_vec(&body).unwrap_or_default();
-            Some((key.to_owned(), abbey_agents::digest(&request)))
+            Some((key.to_owned(), abbey_support::digest::sha256_hex(&request)))
         }
         None => None,
     };

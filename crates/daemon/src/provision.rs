@@ -7,13 +7,13 @@ use crate::error::Result;
 use crate::firewall;
 use crate::home::new_token;
 use crate::house::{Current, House};
-use abbey_agents::digest;
 use abbey_api::Problem;
 use abbey_cells::crash;
 use abbey_cells::hostd::{Claim, Disks, FileEntry, FileName, Operation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
 use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Secret, Slug};
 use abbey_store::{SagaRow, TokenRow};
+use abbey_support::digest::sha256_hex;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -354,7 +354,7 @@ pub(crate) async fn credential(house: &Arc<House>, slug: &Slug, overlap: Millis)
         .await?;
     for (secret, scope) in [(&token, "agent"), (&key, "model")] {
         let row = TokenRow {
-            hash: digest(secret.expose().as_bytes()),
+            hash: sha256_hex(secret.expose().as_bytes()),
             principal: principal.clone(),
             scope: scope.to_owned(),
             expires_at: None,

@@ -68,14 +68,14 @@ fn moved_back(name: &str, instant: Timestamp, jitter: Millis) -> Millis {
     if jitter.0 <= 0 {
         return Millis(0);
     }
-    let digest = abbey_agents::digest(format!("{name} {}", instant.0).as_bytes());
+    let digest = abbey_support::digest::sha256_hex(format!("{name} {}", instant.0).as_bytes());
     let part = i64::from_str_radix(&digest[..12], 16).unwrap_or(0);
     Millis(part.rem_euclid(jitter.0 + 1))
 }
 
 fn digest_of(schedule: &Schedule, zone: &str) -> String {
     let text = serde_json::to_vec(&(&schedule.when, &schedule.timezone, zone)).unwrap_or_default();
-    abbey_agents::digest(&text)
+    abbey_support::digest::sha256_hex(&text)
 }
 
 fn work_of(house: &Arc<House>, one: &Planned<'_>, instant: Timestamp) -> Result<Work> {
@@ -96,7 +96,7 @@ fn work_of(house: &Arc<House>, one: &Planned<'_>, instant: Timestamp) -> Result<
 /// A task of the schedule's agent.
 fn task(house: &House, one: &Planned<'_>, text: &str, key: String) -> NewTask {
     NewTask {
-        idempotency: Some((key, abbey_agents::digest(text.as_bytes()))),
+        idempotency: Some((key, abbey_support::digest::sha256_hex(text.as_bytes()))),
         delegated: one.schedule.timeout.map(|within| Delegated {
             within: Some(within),
             ..Delegated::default()

@@ -5,12 +5,12 @@ use crate::home::{Home, publish};
 use crate::house::{Current, House, Skills};
 use crate::reconcile::pass;
 use crate::{Error, egress, inside, meter, names, outside, provision, supervisor};
-use abbey_agents::digest;
 use abbey_cells::hostd::{Client, Helper, Inline, Operation};
 use abbey_cells::{Backend, ShimBackend};
 use abbey_gateway::Gateway;
 use abbey_model::{Millis, Principal};
 use abbey_store::{Clock, Sqlite, Storage, TokenRow};
+use abbey_support::digest::sha256_hex;
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -249,7 +249,7 @@ pub(crate) async fn open(
         listen_override,
     });
     let operator = home.operator_secret()?;
-    let hash = digest(operator.expose().as_bytes());
+    let hash = sha256_hex(operator.expose().as_bytes());
     if !store.tokens().await?.iter().any(|t| t.hash == hash) {
         // A new credential file ends the old credential.
         store

@@ -142,7 +142,7 @@ async fn call(
         "tool": tool,
         "task": format!("TASK-{}", task.number),
         // What it was called with may be anything; that it was this is what can be proved.
-        "args_hash": abbey_agents::digest(body.arguments.to_string().as_bytes()),
+        "args_hash": abbey_support::digest::sha256_hex(body.arguments.to_string().as_bytes()),
     });
     house.store.append(enter("tool.ask", asked.clone())).await?;
     let began = Instant::now();

@@ -13,11 +13,13 @@ pub(crate) struct Traces(String);
 impl Traces {
     /// From the house's own key, which the traces do not tell.
     pub(crate) fn new(key: &[u8; 32]) -> Self {
-        Traces(abbey_agents::digest(&[&b"traces"[..], key].concat()))
+        Traces(abbey_support::digest::sha256_hex(
+            &[&b"traces"[..], key].concat(),
+        ))
     }
 
     fn of(&self, first: &str) -> String {
-        let mut hash = abbey_agents::digest(format!("{}/{first}", self.0).as_bytes());
+        let mut hash = abbey_support::digest::sha256_hex(format!("{}/{first}", self.0).as_bytes());
         hash.truncate(32);
         hash
     }
@@ -43,7 +45,7 @@ impl Traces {
 pub(crate) async fn parent(house: &House, run: RunId) -> Option<String> {
     let run = house.store.run(run).await.ok()?;
     let row = house.store.task(TaskRef::Id(run.task)).await.ok()?;
-    let parent = abbey_agents::digest(run.id.to_string().as_bytes());
+    let parent = abbey_support::digest::sha256_hex(run.id.to_string().as_bytes());
     Some(format!(
         "00-{}-{}-01",
         house.traces.task(&row),

@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// How long an answer of a probe and a reading of a control group stay good.
@@ -93,23 +92,14 @@ pub(crate) fn seen(house: &House) -> BTreeMap<CellName, Seen> {
 
 /// A real request, not only an open port, where a path says what to ask for.
 async fn probe(at: SocketAddrV4, path: &str) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(at).await.ok()?;
-        if path.is_empty() {
-            return Some(true);
-        }
-        let host = at.ip();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut head = [0u8; 12];
-        stream.read_exact(&mut head).await.ok()?;
-        Some(head.starts_with(b"HTTP/1.1 200") || head.starts_with(b"HTTP/1.0 200"))
+    let Ok(Ok(stream)) = tokio::time::timeout(PROBE, TcpStream::connect(at)).await else {
+        return false;
     };
-    tokio::time::timeout(PROBE, ask)
-        .await
-        .ok()
-        .flatten()
-        .unwrap_or(false)
+    if path.is_empty() {
+        return true;
+    }
+    let status = abbey_support::http::get_status(stream, path, PROBE).await;
+    status.is_ok_and(|s| s == 200)
 }
 
 pub(crate) async fn presence(

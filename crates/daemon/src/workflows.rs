@@ -27,7 +27,7 @@ fn invalid(text: impl Into<String>) -> crate::Error {
 
 /// Digest of a declaration.
 pub(crate) fn digest(workflow: &Workflow) -> String {
-    abbey_agents::digest(&serde_json::to_vec(workflow).unwrap_or_default())
+    abbey_support::digest::sha256_hex(&serde_json::to_vec(workflow).unwrap_or_default())
 }
 
 /// Brings runs on until the house stops.

@@ -4,8 +4,8 @@ use crate::allocate::{Conflict, HostFacts, Registry, footprint};
 use crate::house::{Agent, Charter, House, Service, ServiceKind};
 use crate::reach;
 use abbey_model::{Bytes, CellKind, Generation, Millis, Slug, Subnet};
+use abbey_support::digest::sha256_hex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a step does to its resource.
@@ -311,7 +311,7 @@ impl Work {
             quota: Bytes(0),
             ..service.clone()
         };
-        let digest = digest(&format!(
+        let digest = sha256_hex(format!(
             "{boot:?} {port} {uid:?} {subnet:?} {}",
             house.network.bridged
         ));
@@ -364,7 +364,7 @@ impl Work {
             agent.drives,
             agent.vmm,
         ));
-        let boot = digest(&format!(
+        let boot = sha256_hex(format!(
             "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?} {} {:?} {:?}",
             agent.runtime,
             agent.cell,
@@ -381,7 +381,7 @@ impl Work {
             .charters
             .get(&agent.slug)
             .map_or("", String::as_str);
-        let rest = digest(&format!(
+        let rest = sha256_hex(format!(
             "{} {} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?}",
             agent.display_name,
             agent.role,
@@ -527,7 +527,7 @@ fn house_digest(house: &House) -> String {
         )
     };
     let terms: Vec<String> = house.services.values().map(terms).collect();
-    digest(&format!(
+    sha256_hex(format!(
         "{} {:?} {:?} {:?} {:?} {:?}",
         house.name,
         house.listen,
@@ -544,12 +544,4 @@ fn house_digest(house: &House) -> String {
             (&house.escalation, &house.display, terms),
         )
     ))
-}
-
-/// SHA-256 in hexadecimal.
-fn digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes())
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
 }

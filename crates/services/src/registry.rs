@@ -2,12 +2,11 @@
 
 use crate::ask::{Holding, Question};
 use crate::{Error, Result};
+use abbey_support::digest::sha256_hex;
+use abbey_support::file;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
@@ -31,13 +30,6 @@ pub(crate) struct Consumer {
 #[derive(Debug, Clone)]
 pub(crate) struct Registry {
     home: PathBuf,
-}
-
-pub(crate) fn digest(secret: &str) -> String {
-    Sha256::digest(secret.as_bytes())
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
 }
 
 impl Registry {
@@ -67,25 +59,15 @@ impl Registry {
     }
 
     fn write(&self, all: &BTreeMap<String, Consumer>) -> Result<()> {
-        let (path, new) = (self.path(), self.path().with_extension("new"));
-        let _left_by_a_crash = fs::remove_file(&new);
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new);
-        let mut file = file.map_err(Error::file("make", &new))?;
+        let path = self.path();
         let text = serde_json::to_vec_pretty(all).unwrap_or_default();
-        file.write_all(&text)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(Error::file("write", path))
+        file::publish(&path, text, 0o600, file::Sync::Content).map_err(Error::file("write", path))
     }
 
     /// The consumer of this name, if this is its credential.
     pub(crate) fn admit(&self, name: &str, secret: &str) -> Result<Option<Consumer>> {
         let known = self.all()?.remove(name);
-        let given = digest(secret);
+        let given = sha256_hex(secret);
         let fits = |c: &Consumer| {
             let hash = c.hash.as_deref().unwrap_or_default();
             bool::from(hash.as_bytes().ct_eq(given.as_bytes()))
@@ -128,7 +110,7 @@ impl Registry {
                 all.insert(
                     name.clone(),
                     Consumer {
-                        hash: Some(digest(secret)),
+                        hash: Some(sha256_hex(secret)),
                         closed_ms: None,
                         connections: *connections,
                         rate: *rate,

@@ -4,6 +4,7 @@ use crate::ask::{Answer, Question};
 use crate::door::{self, Door, say};
 use crate::registry::{Registry, size};
 use crate::{Error, Result};
+use abbey_support::file;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -170,13 +171,8 @@ async fn write(door: &Arc<Door>, request: Request, path: &Path, place: PathBuf) 
 fn publish(place: &Path, bytes: &[u8]) -> Result<()> {
     let dir = place.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
-    // A part that begins with a point cannot be asked for.
-    let name = place
-        .file_name()
-        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let new = dir.join(format!(".{name}.new"));
-    fs::write(&new, bytes).map_err(Error::file("write", &new))?;
-    fs::rename(&new, place).map_err(Error::file("publish", place))
+    // The temporary file cannot be requested: its name begins with a dot.
+    file::publish(place, bytes, 0o600, file::Sync::None).map_err(Error::file("publish", place))
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 //! SHA-256 of the previous hash (in hexadecimal) and the entry; the first `prev` is 64 zeros.
 
 use abbey_model::Timestamp;
+use abbey_support::digest::sha256_hex;
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 /// `prev` of the first entry.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -82,20 +82,7 @@ pub fn entry_hash(
     let entry = serde_json::json!({
         "seq": seq, "at": at.0, "actor": actor, "action": action, "entity": entity, "detail": detail,
     });
-    let mut hash = Sha256::new();
-    hash.update(prev.as_bytes());
-    hash.update(canonical(&entry)?.as_bytes());
-    Ok(hex(&hash.finalize()))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for b in bytes {
-        text.push(DIGITS[usize::from(b >> 4)] as char);
-        text.push(DIGITS[usize::from(b & 15)] as char);
-    }
-    text
+    Ok(sha256_hex(format!("{prev}{}", canonical(&entry)?)))
 }
 
 /// Text that a checkpoint signs.

@@ -55,7 +55,7 @@ pub(super) async fn document(
         seen,
     };
     // A run that is done again after a loss adds the same entry of the same task once.
-    let digest = crate::digest(&serde_json::to_vec(&body).unwrap_or_default());
+    let digest = abbey_support::digest::sha256_hex(&serde_json::to_vec(&body).unwrap_or_default());
     let headers = [(
         "Idempotency-Key",
         format!("document {} {digest}", right.task),

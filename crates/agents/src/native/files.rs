@@ -5,6 +5,7 @@
 use super::work::Ending;
 use abbey_api::OfferDoc;
 use abbey_model::EndReason;
+use abbey_support::file;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -75,10 +76,7 @@ async fn attend(offer: &OfferDoc, command: &[String], output_max: u64) -> Result
     });
     let text =
         format!("{number}\n{text}{before}\n\nThe result goes to {COMPLETED}/{number}.txt.\n");
-    let new = active.0.with_extension("new");
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, &active.0))
-        .map_err(told("write", &active.0))?;
+    file::publish(&active.0, text, 0o600, file::Sync::None).map_err(told("write", &active.0))?;
     let result = result_of(number);
     let read = || read(&result, output_max);
     let Some((program, args)) = command.split_first() else {

@@ -15,6 +15,7 @@ mod work;
 use abbey_api::client::{Client, Endpoint, Error};
 use abbey_api::{ClaimBody, ClaimDoc, LeaseDoc, OfferDoc, RenewBody, SelfDoc};
 use abbey_model::{FaultKind, Secret};
+use abbey_support::retry::Backoff;
 use hyper::Method;
 use serde_json::{Value, json};
 use session::Session;
@@ -29,7 +30,9 @@ const POLL: Duration = Duration::from_secs(25);
 /// Longest outage of the house that a run waits out.
 const OUTAGE_MAX: Duration = Duration::from_secs(60);
 /// Pause after a failed exchange: first and longest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RETRY: Backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
 /// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +106,7 @@ pub async fn run() -> Result<(), StartError> {
             Err(Error::Refused(problem)) if problem.status == 409 => {}
             Err(error) => {
                 say(&format!("could not claim {}: {error}", offer.number));
-                tokio::time::sleep(RETRY.0).await;
+                tokio::time::sleep(RETRY_FIRST).await;
             }
         }
     }
@@ -130,16 +133,16 @@ async fn patiently<T, F: Future<Output = Result<T, Error>>>(
     what: &str,
     mut attempt: impl FnMut() -> F,
 ) -> T {
-    let mut pause = RETRY.0;
+    let mut backoff = RETRY;
     loop {
         match attempt().await {
             Ok(value) => return value,
             Err(error) => {
-                if pause == RETRY.1 {
+                let delay = backoff.next_delay();
+                if delay == RETRY_LONGEST {
                     say(&format!("could not {what}: {error}; trying again"));
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY.1);
+                tokio::time::sleep(delay).await;
             }
         }
     }
@@ -151,15 +154,14 @@ pub(crate) async fn through_restart<T, F: Future<Output = Result<T, Error>>>(
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, Error> {
     let until = tokio::time::Instant::now() + OUTAGE_MAX;
-    let mut pause = RETRY.0;
+    let mut backoff = RETRY;
     loop {
         match attempt().await {
             Err(error)
                 if error.kind() == FaultKind::Unavailable
                     && tokio::time::Instant::now() < until =>
             {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY.1);
+                tokio::time::sleep(backoff.next_delay()).await;
             }
             outcome => return outcome,
         }
@@ -267,7 +269,7 @@ async fn attend(
     // The house may look at evidence first, for as long as that takes.
     let client = Client::clone(client).timeout(RESULT_WITHIN);
     // The house may be restarting: the result is offered until it is taken or refused.
-    let mut pause = RETRY.0;
+    let mut backoff = RETRY;
     loop {
         match client.post::<Value>(&path(verb), &body, &header).await {
             Ok(_) => {
@@ -277,8 +279,7 @@ async fn attend(
                 return;
             }
             Err(error) if error.kind() == FaultKind::Unavailable => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY.1);
+                tokio::time::sleep(backoff.next_delay()).await;
             }
             Err(error) => {
                 say(&format!("{number}: the result was not taken: {error}"));

@@ -57,16 +57,7 @@ impl Servers {
             Ok(arguments) => arguments,
             Err(e) => return Some(Receipt::of(Err(format!("the arguments are not JSON: {e}")))),
         };
-        let segment: String = tool
-            .name
-            .bytes()
-            .map(|b| match b {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
-                    char::from(b).to_string()
-                }
-                b => format!("%{b:02X}"),
-            })
-            .collect();
+        let segment = abbey_support::url::encode_component(&tool.name);
         let path = format!("/api/v1/self/tools/{}/{segment}", tool.service);
         let done = client
             .post::<ToolDoc>(&path, &ToolBody { arguments }, &[])

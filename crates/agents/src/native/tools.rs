@@ -269,7 +269,7 @@ async fn delegate(
         tokens: None,
         task: Some(right.task.clone()),
     };
-    let key = crate::digest(&serde_json::to_vec(&body).unwrap_or_default());
+    let key = abbey_support::digest::sha256_hex(&serde_json::to_vec(&body).unwrap_or_default());
     let headers = [
         ("Abbey-Lease", right.lease.to_string()),
         ("Idempotency-Key", format!("{word} {} {key}", right.task)),

@@ -2,11 +2,11 @@
 
 use super::session::Session;
 use super::{files, gate, model, prompt, servers, through_restart, tools};
-use crate::digest;
 use crate::programs::{APPROVED, ASK, ASKS};
 use abbey_api::client::Client;
 use abbey_api::{OfferDoc, SkillView, SkillsDoc, UseBody};
 use abbey_model::{EndReason, ToolPolicy};
+use abbey_support::digest::sha256_hex;
 use serde_json::{Map, Value, json};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ impl Work {
             }
             gate::Word::Yes(_) | gate::Word::Nothing => {}
         }
-        let span = digest(self.run.as_bytes());
+        let span = sha256_hex(self.run.as_bytes());
         let span = span.get(..16).unwrap_or_default();
         let child = command
             // Source: W3C Trace Context; programs that trace look for it in this variable.
@@ -194,7 +194,7 @@ impl Work {
         let mut text = answer["text"].as_str().unwrap_or_default().to_owned();
         session.append(&json!({
             "event": "skill", "run": self.run, "skill": skill.name, "skill_hash": skill.hash, "args": args,
-            "status": status.code(), "output_hash": digest(printed.as_bytes()),
+            "status": status.code(), "output_hash": sha256_hex(printed.as_bytes()),
         }));
         if status.code() == Some(ASKS)
             && let Some(why) = answer[ASK]["why"].as_str()
@@ -241,8 +241,10 @@ impl Work {
             Ok(text) => text,
             Err(text) => return failed((EndReason::ProviderError, text)),
         };
-        self.facts
-            .insert("prompt_hash".to_owned(), digest(system.as_bytes()).into());
+        self.facts.insert(
+            "prompt_hash".to_owned(),
+            sha256_hex(system.as_bytes()).into(),
+        );
         let servers = servers::Servers::of(&self.client).await;
         let mut definitions = tools::definitions(policy);
         definitions.extend(servers.definitions());
@@ -315,7 +317,7 @@ impl Work {
                 receipts += 1;
                 session.append(&json!({
                     "event": "receipt", "run": self.run, "call": call.id, "tool": call.name, "ok": receipt.ok,
-                    "args_hash": digest(call.arguments.as_bytes()), "result_hash": digest(receipt.text.as_bytes()),
+                    "args_hash": sha256_hex(call.arguments.as_bytes()), "result_hash": sha256_hex(receipt.text.as_bytes()),
                 }));
                 self.facts.insert("receipts".to_owned(), receipts.into());
                 if call.name == "approval" && receipt.ok && receipt.text.starts_with(tools::ASKED) {

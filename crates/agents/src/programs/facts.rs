@@ -35,7 +35,10 @@ pub(super) async fn report(name: &str, question: &str, document: &str) -> Outcom
         let client = door_client().map_err(|e| e.to_string())?;
         let body = json!({ "text": text });
         // A run that is done again after a loss adds what it made once more only if it is another report.
-        let key = format!("report {}", crate::digest(text.as_bytes()));
+        let key = format!(
+            "report {}",
+            abbey_support::digest::sha256_hex(text.as_bytes())
+        );
         let headers = [("Idempotency-Key", key)];
         let path = format!("/api/v1/self/documents/{document}");
         through_restart(|| client.post::<Value>(&path, &body, &headers))

@@ -2,6 +2,7 @@
 //! variables and the password file; nothing of it is in argv.
 
 use super::Outcome;
+use abbey_support::file;
 use serde_json::json;
 use std::fs;
 use std::io::Write;
@@ -124,9 +125,7 @@ fn copy(name: &str, keep: usize) -> Result<(PathBuf, u64), String> {
         let _nothing_half_made_stays = fs::remove_file(&new);
         return Err(why);
     }
-    let synced = fs::File::open(&new).and_then(|f| f.sync_all());
-    synced
-        .and_then(|()| fs::rename(&new, &path))
+    file::publish_finished(&new, &path, file::Sync::Content)
         .map_err(|e| told("publish", &path, e))?;
     let mut all = copies()?;
     let surplus = all.len().saturating_sub(keep.max(1));
@@ -237,7 +236,7 @@ fn migrations(directory: &str) -> Result<Vec<Migration>, String> {
         }
         let text = fs::read_to_string(entry.path())
             .map_err(|e| format!("`{name}` cannot be read: {e}"))?;
-        let hash = crate::digest(text.as_bytes());
+        let hash = abbey_support::digest::sha256_hex(text.as_bytes());
         all.push(Migration {
             number,
             name,
@@ -263,7 +262,7 @@ fn word() -> Result<String, String> {
     let mut bytes = [0u8; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| format!("no random numbers: {e}"))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(abbey_support::digest::hex(bytes))
 }
 
 /// Whether this was the one that applied it: another may have, meanwhile.

@@ -211,7 +211,7 @@ fn print(dir: &Path, files: &[File]) {
 }
 
 fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
-    use std::os::unix::fs::PermissionsExt;
+    use abbey_support::file::{Sync, publish};
     let broken = |what: &str, path: &Path| {
         let text = format!("could not {what} `{}`", path.display());
         move |e: std::io::Error| Failure::plain(format!("{text}: {e}"))
@@ -219,11 +219,7 @@ fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
     std::fs::create_dir_all(dir).map_err(broken("make", dir))?;
     for file in files {
         let path = dir.join(file.name);
-        let new = dir.join(format!(".{}.new", file.name));
-        std::fs::write(&new, &file.text).map_err(broken("write", &new))?;
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(file.mode))
-            .map_err(broken("protect", &new))?;
-        std::fs::rename(&new, &path).map_err(broken("publish", &path))?;
+        publish(&path, &file.text, file.mode, Sync::Content).map_err(broken("write", &path))?;
         output::line(&path.display().to_string());
     }
     if kind == Kind::User && !lingers() {

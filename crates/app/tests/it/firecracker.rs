@@ -62,7 +62,7 @@ fn the_real_one_is_configured_confined_started_held_and_put_aside() {
     house.manifest(ONE);
     house.expect(0, &["up", "--no-wait"]);
     let dir = house.home().join("run/cells/agent-alpha/vmm");
-    let client = Client::new(&dir.join("api"), "agent-alpha").unwrap();
+    let client = Client::new(&dir.join("api"), "agent-alpha");
     // What serve told hostd, hostd the shim, and the shim Firecracker.
     until("its machine runs", || {
         client.describe().is_ok_and(|i| i.state == "Running")

@@ -160,7 +160,7 @@ pub(super) fn identity(config: &Config) -> Result<()> {
     let mut id = [0u8; 16];
     rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
         .map_err(step("read", "random bytes"))?;
-    let id: String = id.iter().map(|b| format!("{b:02x}")).collect();
+    let id = abbey_support::digest::hex(id);
     for (path, text) in [
         ("/etc/hostname", format!("{name}\n")),
         (

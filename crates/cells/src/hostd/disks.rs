@@ -11,6 +11,7 @@ use super::server::Config;
 use crate::machine::drives;
 use crate::{Error, Result, crash, enter};
 use abbey_model::{Bytes, CellName};
+use abbey_support::file;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -127,14 +128,10 @@ fn make(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
     copied?;
     fs::remove_dir(&at).map_err(Error::file("remove", &at))?;
     crash::point("disk.filled");
-    // It is on the disk before what it was made of is taken away.
-    let whole = fs::File::open(&new).and_then(|f| f.sync_all());
-    whole.map_err(Error::file("write", &new))?;
     fs::write(moved(image), "").map_err(Error::file("make", moved(image)))?;
-    fs::rename(&new, image).map_err(Error::file("publish", image))?;
-    let dir = image.parent().unwrap_or(image);
-    let listed = fs::File::open(dir).and_then(|f| f.sync_all());
-    listed.map_err(Error::file("write", dir))?;
+    // The image survives a power failure before the directory that it was made from is removed.
+    file::publish_finished(&new, image, file::Sync::Entry)
+        .map_err(Error::file("publish", image))?;
     crash::point("disk.published");
     Ok(())
 }

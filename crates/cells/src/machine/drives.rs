@@ -5,6 +5,7 @@
 use crate::enter::SYSTEM_PATH;
 use crate::{Error, Result, crash};
 use abbey_model::{Bytes, CellName, Drives};
+use abbey_support::file;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -85,7 +86,7 @@ fn make(
         .arg(format!("{}k", size.0 >> 10));
     run(command, &[0], path)?;
     crash::point("drive.made");
-    fs::rename(&temporary, path).map_err(Error::file("publish", path))
+    file::publish_finished(&temporary, path, file::Sync::None).map_err(Error::file("publish", path))
 }
 
 /// Makes an empty file system of root's at a temporary place, with a journal: it is used again after a crash.

@@ -6,10 +6,9 @@
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -460,16 +459,9 @@ fn file_system(at: &Path) -> Result<()> {
 }
 
 fn digest(path: &Path) -> Result<String> {
-    let mut file = fs::File::open(path).map_err(Error::file("read", path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(Error::file("read", path))? {
-            0 => break,
-            n => hash.update(&buffer[..n]),
-        }
-    }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    let file = fs::File::open(path);
+    file.and_then(abbey_support::digest::sha256_hex_of_reader)
+        .map_err(Error::file("read", path))
 }
 
 /// Brings a directory that holds an image, from wherever it was built.

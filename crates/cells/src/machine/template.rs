@@ -10,7 +10,6 @@ use crate::shim::Request;
 use crate::{Error, Result, client, passing};
 use abbey_model::Bytes;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -54,8 +53,7 @@ pub(crate) fn key(image: &Image, tools: &Path, memory: Bytes, cpus: u32, kvm: bo
         line("/proc/cpuinfo", "flags"),
         format!("{memory} {cpus} {kvm}"),
     ];
-    let digest = Sha256::digest(parts.join("\n").as_bytes());
-    digest.iter().map(|b| format!("{b:02x}")).collect()
+    abbey_support::digest::sha256_hex(parts.join("\n"))
 }
 
 impl Template {

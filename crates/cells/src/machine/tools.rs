@@ -2,6 +2,7 @@
 //! not fit the host that it is used on.
 
 use crate::{Error, Result};
+use abbey_support::file;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -120,7 +121,8 @@ fn drive(staging: &Path, total: u64, place: &Path) -> Result<()> {
     }
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o444))
         .map_err(Error::file("protect", &temporary))?;
-    fs::rename(&temporary, place).map_err(Error::file("publish", place))
+    file::publish_finished(&temporary, place, file::Sync::None)
+        .map_err(Error::file("publish", place))
 }
 
 /// What this process has mapped beside its program: its libraries and their loader.

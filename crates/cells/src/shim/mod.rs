@@ -20,6 +20,7 @@ use crate::{CellSpec, Error, Record, Result, crash, identity, machine};
 use abbey_model::{
     Bytes, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Spent, Timestamp,
 };
+use abbey_support::file;
 use forward::Forwarder;
 use log::Log;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,7 +29,7 @@ use serde::Serialize;
 use session::Session;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -96,36 +97,21 @@ pub(crate) fn now() -> Timestamp {
 
 /// Writes a record whole or not at all, also when the host goes down.
 pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    write(path, value, true)
+    write(path, value, file::Sync::Content)
 }
 
 /// As [`publish`], for what means something only until the host goes down: nothing waits for the disk
 /// (`hostd::reboot` sorts out what was cut short).
 fn publish_until_reboot<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    write(path, value, false)
+    write(path, value, file::Sync::None)
 }
 
-fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let temporary = path.with_extension("new");
-    let _left_by_a_crash = fs::remove_file(&temporary);
+fn write<T: Serialize>(path: &Path, value: &T, sync: file::Sync) -> Result<()> {
     let bytes = serde_json::to_vec(value).map_err(|e| Error::Record {
         path: path.into(),
         why: e.to_string(),
     })?;
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(&temporary)
-        .map_err(Error::file("make", &temporary))?;
-    file.write_all(&bytes)
-        .and_then(|()| match durable {
-            true => file.sync_all(),
-            false => Ok(()),
-        })
-        .map_err(Error::file("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(Error::file("publish", path))
+    file::publish(path, bytes, 0o640, sync).map_err(Error::file("publish", path))
 }
 
 /// Name of a machine's console in the log.

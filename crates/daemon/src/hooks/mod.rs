@@ -70,7 +70,7 @@ fn verified(
     let of_body = |signature: &str| -> std::result::Result<(String, bool), String> {
         let signature = hex(signature).ok_or_else(no)?;
         let good = signed(secret.expose().as_bytes(), &[body], &signature);
-        Ok((abbey_agents::digest(body), good))
+        Ok((abbey_support::digest::sha256_hex(body), good))
     };
     let (id, good) = match kind {
         HookKind::Standard => {
@@ -279,7 +279,7 @@ async fn task(
     };
     let new = NewTask {
         priority: Priority::P1,
-        idempotency: Some((key, abbey_agents::digest(text.as_bytes()))),
+        idempotency: Some((key, abbey_support::digest::sha256_hex(text.as_bytes()))),
         delegated: Some(Delegated {
             deliver,
             data: subject.data,

@@ -201,7 +201,7 @@ async fn give(
     within: Option<Millis>,
     key: Option<String>,
 ) -> Result<String, Response> {
-    let digest = abbey_agents::digest(format!("{agent} {text} {data}").as_bytes());
+    let digest = abbey_support::digest::sha256_hex(format!("{agent} {text} {data}").as_bytes());
     let data = match (hook.trusted, data) {
         (false, Value::Object(data)) => data,
         _ => Map::new(),

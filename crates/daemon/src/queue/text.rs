@@ -22,7 +22,7 @@ impl Fields {
     pub(super) fn digest(&self) -> String {
         let who = self.assignee.as_deref().unwrap_or("-");
         let text = format!("{}\0{who}\0{}", self.priority, self.text);
-        abbey_agents::digest(text.as_bytes())[..8].to_owned()
+        abbey_support::digest::sha256_hex(text.as_bytes())[..8].to_owned()
     }
 }
 

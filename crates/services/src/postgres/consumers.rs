@@ -4,6 +4,7 @@
 use super::{ADMIN, Places};
 use crate::ask::{Answer, Holding, Question};
 use crate::{Error, Result};
+use abbey_support::file;
 use serde::Deserialize;
 use std::fs;
 use std::io::Write;
@@ -243,9 +244,7 @@ fn backup(places: &Places, name: &str, at_ms: i64) -> Result<Answer> {
         "pg_restore --list",
         &restore,
     )?;
-    let synced = fs::File::open(&new).and_then(|f| f.sync_all());
-    synced
-        .and_then(|()| fs::rename(&new, &path))
+    file::publish_finished(&new, &path, file::Sync::Content)
         .map_err(Error::file("publish", &path))?;
     let bytes = fs::metadata(&path).map_or(0, |m| m.len());
     let prefix = format!("{name}@");

@@ -2,10 +2,10 @@
 
 use super::{ADMIN, Places};
 use crate::{Error, Result};
+use abbey_support::file;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -160,16 +160,5 @@ fn rules(places: &Places) -> Result<()> {
 }
 
 fn write(path: &Path, mode: u32, text: &str) -> Result<()> {
-    let new = path.with_extension("new");
-    let _left_by_a_crash = fs::remove_file(&new);
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&new);
-    let mut file = file.map_err(Error::file("make", &new))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(Error::file("write", path))
+    file::publish(path, text, mode, file::Sync::Content).map_err(Error::file("write", path))
 }

@@ -8,7 +8,6 @@ use abbey_engine::task::{self, Event};
 use abbey_model::{LeaseToken, Millis, Principal, TaskRef, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 /// How long a yes is good for.
 const GOOD_FOR: Millis = Millis::from_secs(24 * 3600);
@@ -18,7 +17,7 @@ const SELECT: &str = "SELECT number, task, agent, workflow, step, action, args, 
 /// Digest of one exact action with its arguments.
 pub(super) fn hash(action: &str, args: &Value) -> Result<String> {
     let text = crate::canonical(&json!({ "action": action, "args": args }))?;
-    Ok(crate::chain::hex(&Sha256::digest(text.as_bytes())))
+    Ok(abbey_support::digest::sha256_hex(text))
 }
 
 fn row(r: &rusqlite::Row<'_>) -> rusqlite::Result<Result<ApprovalRow>> {

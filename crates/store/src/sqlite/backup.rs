@@ -1,8 +1,10 @@
 //! Copies of the whole state, and its digest.
 
 use super::house::json_or_text;
-use crate::chain::{canonical, hex};
+use crate::chain::canonical;
 use crate::{Error, Result};
+use abbey_support::digest::hex;
+use abbey_support::file::{Sync, publish_finished};
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use serde_json::{Value, json};
@@ -37,10 +39,7 @@ pub(super) fn copy(db: &Connection, to: &Path) -> Result<()> {
         // One file, complete in itself.
         target.pragma_update(None, "journal_mode", "DELETE")?;
     }
-    std::fs::File::open(&temporary)
-        .and_then(|f| f.sync_all())
-        .map_err(file("flush"))?;
-    std::fs::rename(&temporary, to).map_err(file("publish"))
+    publish_finished(&temporary, to, Sync::Content).map_err(file("publish"))
 }
 
 /// SHA-256 over every row of every table but credentials, as canonical JSON, in key order.

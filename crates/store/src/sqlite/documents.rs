@@ -6,7 +6,6 @@ use crate::{DocumentRow, Error, Result, WriteDocument};
 use abbey_model::{Slug, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 /// Versions of a text that are kept.
 const VERSIONS_MAX: u64 = 100;
@@ -114,5 +113,5 @@ pub(super) fn write(tx: &mut Tx<'_>, new: WriteDocument) -> Result<DocumentRow> 
 }
 
 fn digest(text: &str) -> String {
-    crate::chain::hex(&Sha256::digest(text.as_bytes()))
+    abbey_support::digest::sha256_hex(text)
 }

@@ -97,7 +97,7 @@ pub(super) fn open(options: &Options) -> Result<Opened> {
         _ => Error::Sql(e),
     })?;
     let key = SigningKey::from_bytes(&options.signing_key);
-    let public = crate::chain::hex(key.verifying_key().as_bytes());
+    let public = abbey_support::digest::hex(key.verifying_key().as_bytes());
     connection.execute(
         "INSERT OR IGNORE INTO meta VALUES ('public_key', ?1)",
         [&public],

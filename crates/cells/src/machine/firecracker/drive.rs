@@ -70,7 +70,7 @@ pub(crate) struct Teller {
 impl Teller {
     /// Waits until it answers, and tells it everything.
     pub(crate) fn tell(&self) -> Result<()> {
-        let client = Client::new(&self.socket, &self.id)?;
+        let client = Client::new(&self.socket, &self.id);
         client.ready(ANSWERS_WITHIN)?;
         client.start(&self.steps)
     }

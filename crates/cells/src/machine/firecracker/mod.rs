@@ -11,10 +11,9 @@ pub use api::*;
 pub(crate) use drive::{Teller, prepare, unusable};
 
 use crate::{CellSpec, Error, Result};
+use abbey_support::http;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, Request, header};
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -164,24 +163,15 @@ pub fn steps(spec: &CellSpec, lasting: bool, drive_limit: Option<RateLimiter>) -
 pub struct Client {
     socket: PathBuf,
     id: String,
-    runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
-    /// The one that was given this name and this socket.
-    ///
-    /// # Errors
-    /// When the system gives no means to wait for it.
-    pub fn new(socket: &Path, id: &str) -> Result<Client> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Error::file("wait for", socket))?;
-        Ok(Client {
+    /// Client of the Firecracker process that was started with this socket and this instance id.
+    pub fn new(socket: &Path, id: &str) -> Client {
+        Client {
             socket: socket.to_owned(),
             id: id.to_owned(),
-            runtime,
-        })
+        }
     }
 
     fn failed(&self, what: impl Into<String>) -> Error {
@@ -258,46 +248,21 @@ impl Client {
         body: Bytes,
         within: Duration,
     ) -> Result<Bytes> {
-        let ask = async {
-            let broken = |e: &dyn std::fmt::Display| self.failed(format!("{path}: {e}"));
-            let stream = tokio::net::UnixStream::connect(&self.socket)
-                .await
-                .map_err(|e| broken(&e))?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                    .await
-                    .map_err(|e| broken(&e))?;
-            let request = Request::builder()
-                .method(method)
-                .uri(path)
-                .header(header::HOST, "localhost")
-                .header(header::ACCEPT, "application/json")
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(Full::new(body))
-                .map_err(|e| broken(&e))?;
-            let answer = async {
-                let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
-                let status = response.status();
-                let body = Limited::new(response.into_body(), ANSWER_MAX)
-                    .collect()
-                    .await;
-                Ok((status, body.map_err(|e| broken(&e))?.to_bytes()))
-            };
-            // Whoever answers may keep the connection open: the answer is the end of it.
-            let carried = async {
-                let _closed = connection.await;
-                std::future::pending().await
-            };
-            tokio::select! {
-                answer = answer => answer,
-                () = carried => Err(broken(&"the connection closed")),
-            }
+        let failed = |e: &dyn std::fmt::Display| self.failed(format!("{path}: {e}"));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(|e| failed(&e))?;
+        let limits = http::Limits {
+            within,
+            body_max: ANSWER_MAX,
         };
-        let timed = self
-            .runtime
-            .block_on(async { tokio::time::timeout(within, ask).await });
-        let (status, bytes): (StatusCode, Bytes) =
-            timed.map_err(|_| self.failed(format!("{path}: no answer in {within:?}")))??;
+        let response =
+            http::exchange_unix_blocking(&self.socket, request, limits).map_err(|e| failed(&e))?;
+        let (status, bytes) = (response.status(), response.into_body());
         if status.is_success() {
             return Ok(bytes);
         }

@@ -184,7 +184,7 @@ async fn answer(
 }
 
 fn client(fake: &Fake) -> Client {
-    Client::new(&fake.socket, "mine").unwrap()
+    Client::new(&fake.socket, "mine")
 }
 
 #[test]

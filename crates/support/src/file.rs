@@ -1,0 +1,141 @@
+//! Atomic file publication: a reader sees the old content or the new content, never a part of it, also after a crash.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// What of a publication must survive a power failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Nothing; for files that lose their meaning when the host goes down.
+    None,
+    /// Content: after a power failure the path holds the old content or the new content.
+    Content,
+    /// Content and directory entry: once the call has returned, the path holds the new content.
+    Entry,
+}
+
+/// Replaces the file at `path` by one with these bytes and exactly this mode, whatever the umask. The temporary file
+/// lies beside it as `.NAME.XXXXXX.new`; on failure it is removed and the old file stays.
+///
+/// # Errors
+/// The first step that failed; also when `path` has no file name.
+pub fn publish(path: &Path, bytes: impl AsRef<[u8]>, mode: u32, sync: Sync) -> io::Result<()> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"))?;
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    // `tempfile` opens with O_EXCL, so a link that somebody planted is never followed.
+    let mut temporary = tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(".new")
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(directory_of(path))?;
+    temporary.write_all(bytes.as_ref())?;
+    temporary
+        .as_file()
+        .set_permissions(Permissions::from_mode(mode))?;
+    if sync != Sync::None {
+        temporary.as_file().sync_all()?;
+    }
+    temporary.persist(path).map_err(|e| e.error)?;
+    match sync {
+        Sync::Entry => sync_directory_of(path),
+        Sync::None | Sync::Content => Ok(()),
+    }
+}
+
+/// Moves a file that is complete, for example one that another program wrote, to the path where readers look for it.
+/// Both must be on one file system.
+///
+/// # Errors
+/// The first step that failed; `from` stays where it is unless it was moved.
+pub fn publish_finished(from: &Path, to: &Path, sync: Sync) -> io::Result<()> {
+    if sync != Sync::None {
+        File::open(from)?.sync_all()?;
+    }
+    fs::rename(from, to)?;
+    match sync {
+        Sync::Entry => sync_directory_of(to),
+        Sync::None | Sync::Content => Ok(()),
+    }
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(directory_of(path))?.sync_all()
+}
+
+/// Directory in which a path lies; the current one for a bare name.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn publishing_replaces_the_content_and_sets_the_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        for (sync, mode) in [
+            (Sync::None, 0o644),
+            (Sync::Content, 0o600),
+            (Sync::Entry, 0o666),
+        ] {
+            publish(&path, format!("{sync:?}"), mode, sync).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{sync:?}"));
+            let kept = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(kept & 0o7777, mode);
+        }
+        assert_eq!(names(dir.path()), ["state.json"]);
+    }
+
+    #[test]
+    fn a_failed_publication_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir_all(path.join("full")).unwrap();
+        publish(&path, "x", 0o600, Sync::None).unwrap_err();
+        assert_eq!(names(dir.path()), ["taken"]);
+        let none = publish(Path::new("/"), "x", 0o600, Sync::None).unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn publishing_over_a_link_replaces_the_link_and_not_its_target() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        fs::write(&target, "untouched").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        publish(&link, "new", 0o600, Sync::None).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "untouched");
+        assert_eq!(fs::read_to_string(&link).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_finished_file_is_moved_over_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("made"), dir.path().join("published"));
+        fs::write(&to, "old").unwrap();
+        fs::write(&from, "new").unwrap();
+        publish_finished(&from, &to, Sync::Entry).unwrap();
+        assert_eq!(fs::read_to_string(&to).unwrap(), "new");
+        assert_eq!(names(dir.path()), ["published"]);
+    }
+}

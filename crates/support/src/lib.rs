@@ -1,0 +1,11 @@
+//! Small helpers that several crates need, each defined once: atomic file publication, SHA-256 in hexadecimal, URL
+//! escaping, delays between retries, and (feature `http`) one HTTP exchange over a Unix socket.
+//!
+//! Deliberately absent: everything that knows a noun of Abbey. This crate depends on no other crate of the workspace.
+
+pub mod digest;
+pub mod file;
+#[cfg(feature = "http")]
+pub mod http;
+pub mod retry;
+pub mod url;
