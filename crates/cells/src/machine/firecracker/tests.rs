@@ -1,6 +1,8 @@
 //! The client against a server that checks every body by the description of the API.
 
 use super::*;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
