@@ -1,576 +1,280 @@
-//! The command line.
+//! The command line: every verb, and which function carries it out.
 
-use clap::{Args, Parser, Subcommand};
+use crate::commands::{
+    activity, agent, agent_state, approvals, attach, backup, budget, delegate, doctor, document,
+    down, exec, export, image, import, init, logs, org, plan, ps, reload, report, run, schedule,
+    service, skill, task, template, unit, up, why, workflow,
+};
+use crate::connect;
+use crate::exit::{self, Failure, Outcome};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Houses many AI agents on one machine: each in its own cell, all under one control plane.
+/// Runs many AI agents on one machine, each in an isolated cell, under one control plane.
 #[derive(Debug, Parser)]
 #[command(name = "abbey", version, about, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// State directory; default /var/lib/abbey for root, ~/.local/state/abbey otherwise.
+    /// State directory [default: /var/lib/abbey for root, ~/.local/state/abbey for other users].
     #[arg(long, global = true, env = "ABBEY_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
-    /// Print one JSON document (JSON Lines for streams).
+    /// Print one JSON document, or JSON Lines for streams.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// Every verb. Each has an example, which a test parses; its group in `--help` is in the table of `help`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Write a manifest to start from.
-    Init(InitArgs),
-    /// Start the control plane if none runs, and apply the manifest.
-    Up(UpArgs),
-    /// Show what applying the manifest would change.
-    Plan(PlanArgs),
-    /// Stop every agent, every service and the control plane.
+    #[command(after_help = "Example:\n  abbey init --example clawdie my-house")]
+    Init(init::InitArgs),
+    /// Start the control plane if none is running, and apply the manifest.
+    #[command(after_help = "Example:\n  abbey up -f my-house/abbey.yaml")]
+    Up(up::UpArgs),
+    /// Show what applying the manifest would change; nothing is changed.
+    #[command(after_help = "Example:\n  abbey plan -f my-house/abbey.yaml")]
+    Plan(plan::PlanArgs),
+    /// Stop every agent, every service and the control plane; all state is kept.
+    #[command(after_help = "Example:\n  abbey down")]
     Down,
-    /// List the agents.
+    /// List agents with their presence, cell, memory and current task.
+    #[command(after_help = "Example:\n  abbey ps --json")]
     Ps,
     /// Start agents.
-    Start(AgentsArgs),
-    /// Stop agents; they stay stopped.
-    Stop(AgentsArgs),
-    /// Boot agents anew.
-    Restart(AgentsArgs),
-    /// Bring a changed manifest to running agents, without a new boot where none is needed, and wait
-    /// until each works under it.
-    Reload(ReloadArgs),
-    /// Hold agents where they are, without ending them.
-    Pause(AgentsArgs),
-    /// Let paused agents go on.
-    Resume(AgentsArgs),
-    /// Explain the state of an agent.
-    Why { agent: String },
-    /// Show the log of an agent.
-    Logs(LogsArgs),
-    /// Run a command in the cell of an agent.
+    #[command(after_help = "Example:\n  abbey start merlin")]
+    Start(agent_state::AgentsArgs),
+    /// Stop agents; they stay stopped until `abbey start`.
+    #[command(after_help = "Example:\n  abbey stop merlin nimue")]
+    Stop(agent_state::AgentsArgs),
+    /// Restart agents.
+    #[command(after_help = "Example:\n  abbey restart --all")]
+    Restart(agent_state::AgentsArgs),
+    /// Apply a changed manifest to running agents, without a restart where none is needed.
+    ///
+    /// Waits until each agent has acknowledged its new configuration.
+    #[command(
+        after_help = "Example:\n  abbey reload merlin --model scripted/scripted-1 --reason \"cheaper model\""
+    )]
+    Reload(reload::ReloadArgs),
+    /// Suspend agents: their processes keep their memory and use no CPU.
+    #[command(after_help = "Example:\n  abbey pause merlin")]
+    Pause(agent_state::AgentsArgs),
+    /// Resume paused agents.
+    #[command(after_help = "Example:\n  abbey resume merlin")]
+    Resume(agent_state::AgentsArgs),
+    /// Explain the state of an agent, with its last exit and next retry.
+    #[command(after_help = "Example:\n  abbey why merlin")]
+    Why {
+        /// Name of the agent.
+        agent: String,
+    },
+    /// Show what an agent printed.
+    #[command(after_help = "Example:\n  abbey logs merlin --follow")]
+    Logs(logs::LogsArgs),
+    /// Run a command in the cell of a running agent, as that agent's user.
+    #[command(after_help = "Example:\n  abbey exec merlin -- ls -l workspace")]
     Exec {
+        /// Name of the agent.
         agent: String,
         /// Program and arguments, after `--`.
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
-    /// Look on and type at the terminal of an agent, or of a service as `service/NAME`; Ctrl-] leaves
-    /// it as it is.
+    /// Attach to the terminal of an agent, or of a service as `service/NAME`.
+    ///
+    /// Ctrl-] detaches; the program keeps running.
+    #[command(after_help = "Example:\n  abbey attach service/web")]
     Attach {
-        /// Whose.
+        /// Name of the agent, or `service/NAME`.
         agent: String,
     },
-    /// Run one command in a fresh cell, which goes with it.
-    Run(RunArgs),
-    /// Add, remove or show agents.
-    #[command(subcommand)]
-    Agent(AgentCommand),
-    /// List or show the stock templates.
-    #[command(subcommand)]
-    Template(TemplateCommand),
-    /// Give work and look at it.
-    #[command(subcommand)]
-    Task(TaskCommand),
-    /// Give work to an agent by name, before other work, and say what is wanted back.
-    Delegate(DelegateArgs),
-    /// Show the org chart: who is above whom, who may give work to whom, and what follows.
+    /// Run one command in a fresh cell, which is removed afterwards.
+    #[command(
+        after_help = "Example:\n  abbey run --memory 512MiB --timeout 60s --in data.csv -- python3 -c \"print(len(open('data.csv').read()))\""
+    )]
+    Run(run::RunArgs),
+    /// Add, remove, move, clone, restore or show agents.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  abbey agent new merlin --template sysadmin"
+    )]
+    Agent(agent::AgentCommand),
+    /// List or show the stock templates for agents.
+    #[command(subcommand, after_help = "Example:\n  abbey template list")]
+    Template(template::TemplateCommand),
+    /// Add, list, show, explain, cancel, retry, export or import tasks.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  abbey task add \"show system stats\" --wait"
+    )]
+    Task(task::TaskCommand),
+    /// Give a task to an agent by name, and name the fields that its result must have.
+    #[command(
+        after_help = "Example:\n  abbey delegate merlin \"Compare the two offers.\" --expect winner --deadline 600 --wait"
+    )]
+    Delegate(delegate::DelegateArgs),
+    /// Show the org chart: who reports to whom, who may delegate to whom, and single points of failure.
+    #[command(after_help = "Example:\n  abbey org --svg")]
     Org {
-        /// Draw it instead, as SVG.
+        /// Print the chart as SVG.
         #[arg(long)]
         svg: bool,
     },
-    /// Show a report: what was observed, what it means, what one might do.
+    /// Show a report: what was observed, what it means, what to do about it.
+    #[command(
+        after_help = "Examples:\n  abbey report\n  abbey report tokens\n  abbey report who spent most today"
+    )]
     Report {
-        /// Which, by name or by a question in words; all are listed when not given.
+        /// Name of the report, or a question in words; without it, all reports are listed.
+        #[arg(value_name = "REPORT")]
         asked: Vec<String>,
-        /// Language of its texts, as `sl-SI`; the house's own when not given.
+        /// Language of the report's text, like `sl-SI` [default: the language of the house].
         #[arg(long)]
         locale: Option<String>,
     },
-    /// Write what makes an agent who it is into a directory, without credentials.
-    Export(crate::lives::ExportArgs),
-    /// Bring agents in from another installation, and tell what could not be carried over.
-    Import(crate::imports::ImportArgs),
-    /// Show what waits for a yes, and answer.
+    /// Write an agent's manifest entry, charter and identity files into a directory, without credentials.
+    #[command(after_help = "Example:\n  abbey export merlin merlin-bundle")]
+    Export(export::ExportArgs),
+    /// Import agents from another installation, with a report of what could not be imported.
+    #[command(after_help = "Example:\n  abbey import openclaw ~/.openclaw --dry-run")]
+    Import(import::ImportArgs),
+    /// List approval requests that wait for a decision, or decide one.
+    #[command(
+        after_help = "Examples:\n  abbey approvals\n  abbey approvals approve APPR-7 --note \"after 18:00\""
+    )]
     Approvals {
-        /// Also those that were answered.
+        /// Also list requests that were decided.
         #[arg(long)]
         all: bool,
         #[command(subcommand)]
-        command: Option<ApprovalCommand>,
+        command: Option<approvals::ApprovalCommand>,
     },
-    /// List and fire schedules; they are written in the manifest, with their agents.
-    #[command(subcommand)]
-    Schedule(ScheduleCommand),
-    /// Check, run and look at workflows; they are written in the manifest.
-    #[command(subcommand)]
-    Workflow(crate::workflows::WorkflowCommand),
-    /// List, show and write shared documents; they are declared in the manifest.
-    #[command(subcommand)]
-    Document(crate::documents::DocumentCommand),
-    /// Show budgets.
-    #[command(subcommand)]
-    Budget(BudgetCommand),
+    /// List, show, fire, add or remove schedules; they are part of the manifest.
+    #[command(subcommand, after_help = "Example:\n  abbey schedule list")]
+    Schedule(schedule::ScheduleCommand),
+    /// Check, run, list, show or cancel workflows; they are part of the manifest.
+    #[command(subcommand, after_help = "Example:\n  abbey workflow check")]
+    Workflow(workflow::WorkflowCommand),
+    /// List, show or write shared documents; they are declared in the manifest.
+    #[command(subcommand, after_help = "Example:\n  abbey document show plan")]
+    Document(document::DocumentCommand),
+    /// Show budgets: limits, spending and reservations.
+    #[command(subcommand, after_help = "Example:\n  abbey budget show")]
+    Budget(budget::BudgetCommand),
     /// List, search, show, check or run skills.
-    #[command(subcommand)]
-    Skill(SkillCommand),
-    /// Show, verify or export the activity chain.
-    Activity(ActivityArgs),
-    /// Build, bring, check and remove what microVMs boot from.
-    #[command(subcommand)]
-    Image(crate::image::ImageCommand),
-    /// Print or install files for the host's service manager, and use it.
-    #[command(subcommand)]
-    Unit(crate::units::UnitCommand),
-    /// Check the house: its state, its host, and by trying, whether agents are apart.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  abbey skill search \"disk usage\""
+    )]
+    Skill(skill::SkillCommand),
+    /// Show, verify or export the audit log.
+    #[command(after_help = "Examples:\n  abbey activity --follow\n  abbey activity verify")]
+    Activity(activity::ActivityArgs),
+    /// Build, import, list, verify or remove images that microVMs boot from.
+    #[command(subcommand, after_help = "Example:\n  abbey image build")]
+    Image(image::ImageCommand),
+    /// Print, install and control the files for the host's service manager.
+    #[command(subcommand, after_help = "Example:\n  abbey unit install")]
+    Unit(unit::UnitCommand),
+    /// Check the house, its host, and by probes the isolation between agents.
+    #[command(after_help = "Example:\n  abbey doctor --fix")]
     Doctor {
-        /// Mend what can be mended without losing anything first.
+        /// First fix what can be fixed without losing data.
         #[arg(long)]
         fix: bool,
     },
-    /// List services or show their logs.
-    #[command(subcommand)]
-    Service(ServiceCommand),
-    /// Write the state and the agents' files into one archive, while the house runs.
-    Backup { file: PathBuf },
-    /// Restore an archive into a home without state.
-    Restore { file: PathBuf },
-    /// Print completions for a shell.
-    Completions { shell: clap_complete::Shell },
+    /// List services, show their logs or restart them.
+    #[command(subcommand, after_help = "Example:\n  abbey service logs web --follow")]
+    Service(service::ServiceCommand),
+    /// Write the state and the agents' files into one archive, while the house is running.
+    #[command(after_help = "Example:\n  abbey backup house.tar")]
+    Backup {
+        /// The archive; it must not exist yet.
+        file: PathBuf,
+    },
+    /// Restore a backup into a home that has no state yet.
+    #[command(after_help = "Example:\n  abbey --home /srv/abbey restore house.tar")]
+    Restore {
+        /// An archive that `abbey backup` wrote.
+        file: PathBuf,
+    },
+    /// Print the completion script of a shell.
+    #[command(after_help = "Example:\n  abbey completions bash")]
+    Completions {
+        /// Shell that reads the script.
+        shell: clap_complete::Shell,
+    },
     /// Print the manual page.
+    #[command(after_help = "Example:\n  abbey man")]
     Man,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct InitArgs {
-    /// Where to write it.
-    #[arg(default_value = ".")]
-    pub(crate) dir: PathBuf,
-    /// Start from this example.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) example: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct UpArgs {
-    /// The manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
-    /// Do not wait until the agents are up.
-    #[arg(long)]
-    pub(crate) no_wait: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PlanArgs {
-    /// The manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
-    /// Print the manifest's JSON Schema instead, for editors.
-    #[arg(long)]
-    pub(crate) schema: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ApprovalCommand {
-    /// Yes, for exactly what it says, once.
-    Approve(DecideArgs),
-    /// No; the task has failed.
-    Deny(DecideArgs),
-    /// It is to be asked for differently; the note says how.
-    Revise(DecideArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DecideArgs {
-    /// APPR-7.
-    pub(crate) approval: String,
-    /// For the one who asked.
-    #[arg(long)]
-    pub(crate) note: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ScheduleCommand {
-    /// List every schedule.
-    List,
-    /// Show one with what it did.
-    Show {
-        /// AGENT/NAME.
-        schedule: String,
-    },
-    /// Fire one now, beside its own instants.
-    Run {
-        /// AGENT/NAME.
-        schedule: String,
-    },
-    /// Add one to the manifest, with its agent, and apply that.
-    Add(Box<ScheduleAddArgs>),
-    /// Take one out of the manifest, and apply that.
-    Rm {
-        /// AGENT/NAME.
-        schedule: String,
-        /// The manifest.
-        #[arg(short, long, default_value = "abbey.yaml")]
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("when").required(true))]
-#[command(group = clap::ArgGroup::new("does").required(true))]
-pub(crate) struct ScheduleAddArgs {
-    /// AGENT/NAME.
-    pub(crate) schedule: String,
-    /// Minute, hour, day, month, weekday.
-    #[arg(long, group = "when")]
-    pub(crate) cron: Option<String>,
-    /// Distance between two, like `30m`.
-    #[arg(long, group = "when")]
-    pub(crate) every: Option<String>,
-    /// One instant, like `2026-12-01T10:00:00Z`.
-    #[arg(long, group = "when")]
-    pub(crate) at: Option<String>,
-    /// What is to be done.
-    #[arg(long, group = "does")]
-    pub(crate) task: Option<String>,
-    /// The skill that runs.
-    #[arg(long, group = "does")]
-    pub(crate) skill: Option<String>,
-    /// The workflow that starts.
-    #[arg(long, group = "does")]
-    pub(crate) workflow: Option<String>,
-    /// Arguments of the skill or input of the workflow, `KEY=VALUE`; may be given several times.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) with: Vec<String>,
-    /// Zone of the pattern.
-    #[arg(long)]
-    pub(crate) timezone: Option<String>,
-    /// Most that it is moved back.
-    #[arg(long)]
-    pub(crate) jitter: Option<String>,
-    /// `skip`, `queue` or `replace`.
-    #[arg(long)]
-    pub(crate) overlap: Option<String>,
-    /// `skip`, `once` or a number.
-    #[arg(long)]
-    pub(crate) catch_up: Option<String>,
-    /// Time for one of them.
-    #[arg(long)]
-    pub(crate) timeout: Option<String>,
-    /// The manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DelegateArgs {
-    /// To whom.
-    pub(crate) agent: String,
-    /// What is to be done.
-    pub(crate) text: String,
-    /// Wait until it is over; the exit status tells how.
-    #[arg(long)]
-    pub(crate) wait: bool,
-    /// Seconds to wait.
-    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
-    pub(crate) timeout: u64,
-    /// Who is told of the result: `agent:NAME`.
-    #[arg(long, value_name = "RECIPIENT")]
-    pub(crate) deliver: Option<String>,
-    /// Tell nobody; the result stays with the task (the default).
-    #[arg(long, conflicts_with = "deliver")]
-    pub(crate) no_deliver: bool,
-    /// A field that the result must have; may be given several times.
-    #[arg(long = "expect", value_name = "FIELD")]
-    pub(crate) expects: Vec<String>,
-    /// Seconds for all of it, after which it has timed out.
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) deadline: Option<i64>,
-    /// Most tokens over all runs, those of pieces that are given on included.
-    #[arg(long)]
-    pub(crate) tokens: Option<u64>,
-    /// The same key gives the same work.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) idempotency_key: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AgentsArgs {
-    /// Agents by name.
-    #[arg(required_unless_present = "all")]
-    pub(crate) agents: Vec<String>,
-    /// All of them.
-    #[arg(long, conflicts_with = "agents")]
-    pub(crate) all: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LogsArgs {
-    pub(crate) agent: String,
-    /// Go on with new lines.
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-    /// Lines to begin with.
-    #[arg(short = 'n', long, default_value_t = 100)]
-    pub(crate) lines: usize,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReloadArgs {
-    /// Agents by name.
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub(crate) agents: Vec<String>,
-    /// All of them.
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// Give them this model, `PROVIDER/MODEL`, in the manifest first.
-    #[arg(long, conflicts_with = "rollback")]
-    pub(crate) model: Option<String>,
-    /// Give them the model that they had before this one.
-    #[arg(long)]
-    pub(crate) rollback: bool,
-    /// Why, for the activity chain.
-    #[arg(long)]
-    pub(crate) reason: Option<String>,
-    /// The manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RunArgs {
-    /// Kind of cell: `sandbox`, `microvm` or `process`.
-    #[arg(long, default_value = "sandbox")]
-    pub(crate) cell: String,
-    /// What a microVM boots from; default `base`.
-    #[arg(long)]
-    pub(crate) image: Option<String>,
-    /// Most memory, like `512MiB`.
-    #[arg(long)]
-    pub(crate) memory: Option<String>,
-    /// Most CPU time, in CPUs.
-    #[arg(long)]
-    pub(crate) cpus: Option<f64>,
-    /// Most processes.
-    #[arg(long)]
-    pub(crate) processes: Option<u32>,
-    /// Longest time, like `60s`; then the status is 124.
-    #[arg(long)]
-    pub(crate) timeout: Option<String>,
-    /// What it may reach outside: `none` (the default), `full`, or a destination like
-    /// `api.example.org:443`, once or several times.
-    #[arg(long)]
-    pub(crate) egress: Vec<String>,
-    /// System calls: `strict`, `jit` (the default) or `nested`.
-    #[arg(long)]
-    pub(crate) profile: Option<String>,
-    /// A layer that may be missing on this host.
-    #[arg(long)]
-    pub(crate) waive: Vec<String>,
-    /// A file or directory to bring along; it is in the working directory under its own name.
-    #[arg(long = "in", value_name = "PATH")]
-    pub(crate) bring: Vec<PathBuf>,
-    /// A file or directory of the working directory to take along at the end, to the same name
-    /// here.
-    #[arg(long = "out", value_name = "NAME")]
-    pub(crate) take: Vec<String>,
-    /// Program and arguments, after `--`.
-    #[arg(last = true, required = true)]
-    pub(crate) command: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AgentCommand {
-    /// Add an agent to the manifest and bring it up.
-    New(AgentNewArgs),
-    /// Take an agent out of the manifest when its work is over; its files are kept aside.
-    Rm(crate::lives::RmArgs),
-    /// Make an agent like another, without its credentials, logins, channels and schedules.
-    Clone(crate::lives::CloneArgs),
-    /// Bring an agent back that went, with its entry and its files.
-    Restore(crate::lives::RestoreArgs),
-    /// Show an agent.
-    Show {
-        agent: String,
-        /// Every value with its origin.
-        #[arg(long)]
-        effective: bool,
-    },
-    /// Put an agent below another one in the manifest, and apply that.
-    Move(AgentMoveArgs),
-    /// Give an agent a new credential; the old one ends after a minute.
-    Rotate { agent: String },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AgentNewArgs {
-    pub(crate) agent: String,
-    /// Stock template.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) template: Option<String>,
-    /// The agent above it.
-    #[arg(long, value_name = "AGENT")]
-    pub(crate) reports_to: Option<String>,
-    /// The manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AgentMoveArgs {
-    pub(crate) agent: String,
-    /// The agent above it from now on; `operator` for the top.
-    #[arg(long, value_name = "AGENT")]
-    pub(crate) to: String,
-    /// The manifest.
-    #[arg(short, long, default_value = "abbey.yaml")]
-    pub(crate) file: PathBuf,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TemplateCommand {
-    /// List the templates.
-    List,
-    /// Show a template with its charter.
-    Show { name: String },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TaskCommand {
-    /// Add a task.
-    Add(TaskAddArgs),
-    /// List tasks, newest first.
-    List {
-        /// Only in these states, by comma.
-        #[arg(long)]
-        state: Option<String>,
-        /// Only of this agent.
-        #[arg(long)]
-        agent: Option<String>,
-        #[arg(long, default_value_t = 50)]
-        limit: u32,
-    },
-    /// Show a task with its runs, or with everything that hangs on it.
-    Show {
-        task: String,
-        /// The tree of what was given on.
-        #[arg(long)]
-        tree: bool,
-    },
-    /// Explain why a task waits or how it ended.
-    Why { task: String },
-    /// Call a task off.
-    Cancel { task: String },
-    /// Start a finished task again.
-    Retry { task: String },
-    /// Print every task as JSON Lines, oldest first; or the work queue as Markdown.
-    Export {
-        /// As the work queue that people edit.
-        #[arg(long)]
-        markdown: bool,
-    },
-    /// Add the tasks of a file of JSON Lines (`text`, and `to`, `priority`, `tokens` if wanted);
-    /// the same file twice adds them once. Of a `.md`, do what the edited work queue wants.
-    Import { file: PathBuf },
-    /// Bring a work queue in Markdown and the house to the same: what people wrote becomes work, what happened
-    /// becomes text.
-    Sync {
-        /// The work queue; made if it is not there.
-        #[arg(default_value = "WORK-QUEUE.md")]
-        file: PathBuf,
-        /// Again whenever one of them changes, until it is ended.
-        #[arg(long)]
-        watch: bool,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TaskAddArgs {
-    /// What is to be done.
-    pub(crate) text: String,
-    /// Who is to do it; matched when not given.
-    #[arg(long, value_name = "AGENT")]
-    pub(crate) to: Option<String>,
-    /// P0 (urgent) to P3 (low).
-    #[arg(long)]
-    pub(crate) priority: Option<String>,
-    /// Most tokens over all runs.
-    #[arg(long)]
-    pub(crate) tokens: Option<u64>,
-    /// What must hold before it counts as done: `file:PATH` in the agent's workspace, `command:["PROGRAM",…]`
-    /// there, or `review:AGENT`, who says yes; may be given several times.
-    #[arg(long, value_name = "WHAT")]
-    pub(crate) evidence: Vec<abbey_api::EvidenceView>,
-    /// The same key adds one task only.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) idempotency_key: Option<String>,
-    /// Wait for the end; the exit status tells it.
-    #[arg(long)]
-    pub(crate) wait: bool,
-    /// Give up waiting after this many seconds.
-    #[arg(long, default_value_t = 900)]
-    pub(crate) timeout: u64,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BudgetCommand {
-    /// Show the budgets of the house and its agents.
-    Show,
-    /// Show all of them, with those of tasks and runs.
-    Report,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum SkillCommand {
-    /// List the skills.
-    List,
-    /// Find skills for a text.
-    Search { query: String },
-    /// Show a skill.
-    Show { name: String },
-    /// Check a skill's directory.
-    Check { dir: PathBuf },
-    /// Run a skill as a task and wait for its result.
-    Run {
-        name: String,
-        /// Arguments, `KEY=VALUE`.
-        args: Vec<String>,
-        /// Who runs it; the owner with the lowest load when not given.
-        #[arg(long, value_name = "AGENT")]
-        to: Option<String>,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct ActivityArgs {
-    /// Go on with new entries.
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-    /// Entries to begin with.
-    #[arg(short = 'n', long, default_value_t = 50)]
-    pub(crate) last: u64,
-    #[command(subcommand)]
-    pub(crate) command: Option<ActivityCommand>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ActivityCommand {
-    /// Check every hash and signature of the chain.
-    Verify,
-    /// Print the whole chain as JSON Lines.
-    Export,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ServiceCommand {
-    /// List the services.
-    List,
-    /// Show the log of a service.
-    Logs(LogsArgs),
-    /// Boot a service anew.
-    Restart { service: String },
+impl Cli {
+    /// Carries the command out and gives its exit code.
+    pub(crate) async fn execute(self) -> Outcome {
+        use Command as C;
+        let home = &connect::home(self.home.as_deref());
+        let json = self.json;
+        match self.command {
+            C::Init(args) => init::cmd_init(&args),
+            C::Up(args) => up::cmd_up(home, json, &args).await,
+            C::Plan(args) => plan::cmd_plan(home, json, &args).await,
+            C::Down => down::cmd_down(home, json).await,
+            C::Ps => ps::cmd_ps(home, json).await,
+            C::Start(args) => agent_state::cmd_set_agent_state(home, json, "start", &args).await,
+            C::Stop(args) => agent_state::cmd_set_agent_state(home, json, "stop", &args).await,
+            C::Restart(args) => {
+                agent_state::cmd_set_agent_state(home, json, "restart", &args).await
+            }
+            C::Pause(args) => agent_state::cmd_set_agent_state(home, json, "pause", &args).await,
+            C::Resume(args) => agent_state::cmd_set_agent_state(home, json, "resume", &args).await,
+            C::Reload(args) => reload::cmd_reload(home, json, &args).await,
+            C::Why { agent } => why::cmd_why(home, json, &agent).await,
+            C::Logs(args) => logs::cmd_logs(home, json, &args).await,
+            C::Exec { agent, command } => exec::cmd_exec(home, &agent, command).await,
+            C::Attach { agent } => attach::cmd_attach(home, &agent).await,
+            C::Run(args) => run::cmd_run(home, json, args).await,
+            C::Agent(command) => agent::cmd_agent(home, json, command).await,
+            C::Import(args) => import::cmd_import(home, json, &args).await,
+            C::Export(args) => export::cmd_export(home, json, &args).await,
+            C::Template(command) => template::cmd_template(json, command),
+            C::Delegate(args) => delegate::cmd_delegate(home, json, args).await,
+            C::Org { svg } => org::cmd_org(home, json, svg).await,
+            C::Report { asked, locale } => {
+                report::cmd_report(home, json, &asked, locale.as_deref()).await
+            }
+            C::Approvals { all, command } => {
+                approvals::cmd_approvals(home, json, all, command).await
+            }
+            C::Schedule(command) => schedule::cmd_schedule(home, json, command).await,
+            C::Workflow(command) => workflow::cmd_workflow(home, json, command).await,
+            C::Document(command) => document::cmd_document(home, json, command).await,
+            C::Task(command) => task::cmd_task(home, json, command).await,
+            C::Budget(command) => budget::cmd_budget(home, json, command).await,
+            C::Skill(command) => skill::cmd_skill(home, json, command).await,
+            C::Activity(args) => activity::cmd_activity(home, json, args).await,
+            C::Image(command) => image::cmd_image(home, json, command),
+            C::Unit(command) => unit::cmd_unit(home, command).await,
+            C::Doctor { fix } => doctor::cmd_doctor(home, json, fix).await,
+            C::Service(command) => service::cmd_service(home, json, command).await,
+            C::Backup { file } => backup::cmd_backup(home, json, &file).await,
+            C::Restore { file } => backup::cmd_restore(home, json, &file).await,
+            C::Completions { shell } => {
+                let mut out = std::io::stdout();
+                clap_complete::generate(shell, &mut Cli::command(), "abbey", &mut out);
+                Ok(exit::OK)
+            }
+            C::Man => {
+                let page = clap_mangen::Man::new(Cli::command());
+                let printed = page.render(&mut std::io::stdout());
+                printed.map_err(|e| Failure::plain(e.to_string()))?;
+                Ok(exit::OK)
+            }
+        }
+    }
 }
 
 /// Verbs that belong to the command line and have no mechanism yet.

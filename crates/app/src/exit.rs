@@ -1,20 +1,32 @@
-//! Kinds of failure to exit codes, in one place (the table of the README).
+//! Exit codes and failures: each kind of failure has one code (the table is in the README).
 
 use abbey_api::Problem;
 use abbey_api::client::Error;
 use abbey_model::FaultKind;
 
 pub(crate) const OK: u8 = 0;
+
 pub(crate) const FAILURE: u8 = 1;
+
 pub(crate) const USAGE: u8 = 2;
+
 pub(crate) const NOT_FOUND: u8 = 3;
+
 pub(crate) const CONFLICT: u8 = 4;
+
 pub(crate) const APPROVAL: u8 = 5;
+
 pub(crate) const UNREACHABLE: u8 = 6;
+
 pub(crate) const DEGRADED: u8 = 7;
+
 pub(crate) const PARKED: u8 = 8;
+
 pub(crate) const TIMEOUT: u8 = 124;
+
 pub(crate) const INTERRUPTED: u8 = 130;
+
+pub(crate) type Outcome = Result<u8, Failure>;
 
 /// What is told at the end of a command that failed.
 #[derive(Debug)]

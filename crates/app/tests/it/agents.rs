@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::os::unix::fs::MetadataExt;
 
 #[test]
-fn each_agent_has_a_user_an_environment_and_files_of_its_own() {
+fn each_agent_has_its_own_user_environment_and_files() {
     let house = up(TWO);
     let secret = house.home().join("agents/abbot/home/token");
     let read = house.run(&[
@@ -83,7 +83,7 @@ fn each_agent_has_a_user_an_environment_and_files_of_its_own() {
 }
 
 #[test]
-fn limits_are_in_force_and_read_back() {
+fn resource_limits_are_enforced_and_read_back() {
     let house = up(&TWO.replace(
         "template: sysadmin,",
         "template: sysadmin, limits: { memory: 64MiB, cpus: 0.5, processes: 32, io: 20MiB },",
@@ -107,7 +107,7 @@ fn limits_are_in_force_and_read_back() {
 }
 
 #[test]
-fn a_crashed_agent_comes_back_and_says_why() {
+fn a_crashed_agent_is_restarted_and_why_shows_the_cause() {
     let house = up(TWO);
     let show = || house.json(0, &["agent", "show", "sysadmin"]);
     let first = show()["pid"].as_i64().unwrap();
@@ -126,7 +126,7 @@ fn a_crashed_agent_comes_back_and_says_why() {
 }
 
 #[test]
-fn agents_are_added_stopped_and_removed_with_their_files_kept() {
+fn agents_are_added_stopped_and_removed_and_their_files_are_kept() {
     let house = up(TWO);
     house.expect(
         0,
@@ -182,7 +182,7 @@ fn agents_are_added_stopped_and_removed_with_their_files_kept() {
         1
     );
     assert_eq!(
-        crate::doors::inside(&house, "GET", "/api/v1/self", &token, None).0,
+        crate::api_access::inside(&house, "GET", "/api/v1/self", &token, None).0,
         401,
         "its credential is revoked"
     );
@@ -191,7 +191,7 @@ fn agents_are_added_stopped_and_removed_with_their_files_kept() {
 }
 
 #[test]
-fn limits_of_a_run_have_typed_ends_and_claims_without_receipts_are_flagged() {
+fn run_limits_have_typed_outcomes_and_claims_without_receipts_are_flagged() {
     let house = up(&with_model(
         "  abbot: { template: orchestrator, tools: { turns: 2, allow: [read_file, write_file, memory, finish] } }\n",
     ));
@@ -275,7 +275,7 @@ fn limits_of_a_run_have_typed_ends_and_claims_without_receipts_are_flagged() {
 }
 
 #[test]
-fn without_room_in_the_budget_nothing_is_called() {
+fn no_model_call_is_made_without_budget() {
     let house = house();
     house.manifest(&with_model(
         "  abbot: { template: orchestrator, budget: { tokens_per_day: 50 } }\n",
@@ -296,7 +296,7 @@ fn without_room_in_the_budget_nothing_is_called() {
 /// A paused agent does nothing at all, keeps its boot, takes no work, stays paused when the control
 /// plane is killed, and goes on where it was.
 #[test]
-fn a_paused_agent_is_held_and_goes_on() {
+fn a_paused_agent_is_suspended_and_resumes() {
     // By the kernel's freezer; by signals where an ordinary user has no control groups.
     let of_user = House::of_user(env!("CARGO_BIN_EXE_abbey"), 5125);
     for (house, cell) in [
@@ -362,7 +362,7 @@ fn a_paused_agent_is_held_and_goes_on() {
 /// A changed manifest reaches a running agent: it says under which configuration it works, keeps its
 /// boot, and the change of a model has a reason, an actor and a way back (S5-12, S3-05).
 #[test]
-fn a_reload_is_acknowledged_and_a_model_can_be_rolled_back() {
+fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
     let house = house();
     let agents = "  a: { template: orchestrator, model: scripted/scripted-1 }\n  b: { template: sysadmin, reports_to: a }\n";
     house.manifest(&with_model(agents).replace("cell: process, model", "cell: sandbox, model"));
@@ -459,7 +459,7 @@ fn a_reload_is_acknowledged_and_a_model_can_be_rolled_back() {
 
 /// One name that is wrong does not keep the others from being served, and is told with its name.
 #[test]
-fn several_agents_are_spoken_to_and_each_failure_is_told() {
+fn verbs_on_several_agents_report_each_failure() {
     let house = up(TWO);
     let said = house.refused(3, &["stop", "abbot", "nobody", "sysadmin"]);
     assert!(
@@ -476,7 +476,7 @@ fn several_agents_are_spoken_to_and_each_failure_is_told() {
 }
 
 #[test]
-fn an_agent_may_pin_the_version_of_a_skill() {
+fn an_agent_can_pin_a_skill_version() {
     let house = house();
     let manifest = |skill: &str| {
         house.manifest(&format!(

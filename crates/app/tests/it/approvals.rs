@@ -59,7 +59,7 @@ fn waits(house: &House, text: &str) -> (String, String) {
 }
 
 #[test]
-fn a_yes_is_for_exactly_this_once_and_lives_through_a_kill() {
+fn an_approval_is_used_once_for_the_exact_action_and_survives_a_kill() {
     let house = stand();
     script(&house, json!([ask(3600)]));
     let (task, approval) = waits(&house, "Publish the manual");
@@ -129,7 +129,7 @@ fn a_yes_is_for_exactly_this_once_and_lives_through_a_kill() {
 }
 
 #[test]
-fn a_no_a_revision_and_silence_are_answers_too() {
+fn denial_revision_and_timeout_decide_an_approval() {
     let house = stand();
     script(&house, json!([ask(3600)]));
     let (task, approval) = waits(&house, "Try this");

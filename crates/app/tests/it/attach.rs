@@ -63,7 +63,7 @@ impl Viewer {
 }
 
 #[test]
-fn several_viewers_share_a_terminal_and_leave_it_as_it_is() {
+fn several_viewers_share_a_terminal_and_detach_without_ending_it() {
     let house = crate::up(HOUSE);
     for name in ["service/shell", "service/walled"] {
         let mut one = Viewer::of(&house, name);
@@ -117,7 +117,7 @@ fn several_viewers_share_a_terminal_and_leave_it_as_it_is() {
 /// Keys cannot be put into the terminal of another: neither by ioctl from inside, nor by frames that
 /// make no sense.
 #[test]
-fn nonsense_on_the_wire_ends_the_viewer_and_nothing_else() {
+fn invalid_frames_disconnect_only_the_viewer_that_sent_them() {
     let house = crate::up(HOUSE);
     let socket = house.home().join("run/operator.sock");
     let token = house.operator_token();

@@ -134,27 +134,27 @@ fn outside() -> Outside {
 }
 
 #[test]
-fn a_sandbox_contains_every_probe() {
+fn sandbox_contains_every_escape_probe() {
     let _outside = outside();
     all_contained(&probe(&crate::house(), "sandbox"));
 }
 
 #[test]
-fn a_sandbox_of_an_ordinary_user_contains_every_probe() {
+fn unprivileged_sandbox_contains_every_escape_probe() {
     let _outside = outside();
     let house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
     all_contained(&probe(&house, "sandbox"));
 }
 
 #[test]
-fn a_machine_contains_every_probe() {
+fn microvm_contains_every_escape_probe() {
     let _outside = outside();
     all_contained(&probe(&crate::house(), "microvm"));
 }
 
 /// The same probes against a cell that is shown as "not isolated": they can fail.
 #[test]
-fn the_probes_get_out_of_a_plain_process() {
+fn escape_probes_succeed_in_a_plain_process() {
     let _outside = outside();
     let outcomes = probe(&crate::house(), "process");
     let out: Vec<u64> = outcomes

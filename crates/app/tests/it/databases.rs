@@ -1,7 +1,7 @@
 //! A real PostgreSQL in a cell: a database for each agent, and nobody else's; what is done with it by skills; what
 //! becomes of it when its agent goes (S1-17 to S1-19, S2-05, S4-25).
 
-use crate::crashes::{arm, armed_house};
+use crate::crash_points::{arm, armed_house};
 use crate::up;
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
@@ -66,7 +66,7 @@ fn said(task: &Value) -> String {
 }
 
 #[test]
-fn each_has_its_database_and_cannot_connect_to_anothers() {
+fn each_agent_has_its_database_and_cannot_connect_to_others() {
     let house = open();
     assert_eq!(
         query(
@@ -127,7 +127,7 @@ fn each_has_its_database_and_cannot_connect_to_anothers() {
 }
 
 #[test]
-fn a_database_is_migrated_backed_up_vacuumed_and_restored_by_skills() {
+fn skills_migrate_back_up_vacuum_and_restore_a_database() {
     let house = open();
     house.put("iris",
         "migrations/1_stock.sql",
@@ -209,7 +209,7 @@ fn a_database_is_migrated_backed_up_vacuumed_and_restored_by_skills() {
 }
 
 #[test]
-fn a_migration_is_applied_whole_or_not_at_all() {
+fn a_migration_is_atomic() {
     let house = open();
     house.put("iris", "migrations/1_a.sql", "CREATE TABLE a (x int);\n");
     work(&house, 0, "iris", "migrate the database");
@@ -289,7 +289,7 @@ fn a_migration_is_applied_whole_or_not_at_all() {
 }
 
 #[test]
-fn what_an_agent_leaves_is_kept_for_its_time_and_then_goes() {
+fn a_removed_agents_database_is_kept_for_its_retention_time() {
     let house = open();
     query(&house, "otto", "CREATE TABLE t AS SELECT 7 AS seven");
     let without = MANIFEST.replace(
@@ -351,7 +351,7 @@ fn what_an_agent_leaves_is_kept_for_its_time_and_then_goes() {
 }
 
 #[test]
-fn restarting_a_service_is_asked_for_with_what_it_does_to_others() {
+fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     let house = open();
     let task = work(&house, 5, "sys", "restart the service db");
     assert_eq!(task["state"], "awaiting_approval");
@@ -392,7 +392,7 @@ fn restarting_a_service_is_asked_for_with_what_it_does_to_others() {
 
 /// The server is killed in the middle of what it does, by its cell's end: what was committed is there, and it comes back.
 #[test]
-fn a_server_that_is_killed_comes_back_with_what_was_committed() {
+fn a_killed_database_server_restarts_with_committed_data() {
     let house = open();
     query(&house, "iris", "CREATE TABLE t (n int)");
     for n in 1..=2u64 {
@@ -414,7 +414,7 @@ fn a_server_that_is_killed_comes_back_with_what_was_committed() {
 
 /// A crash at every named place of giving and taking: the same in the end.
 #[test]
-fn a_crash_anywhere_in_it_is_made_good() {
+fn a_crash_while_granting_a_database_is_recovered() {
     for place in [
         "consumer.open.begin",
         "consumer.open.brought",
@@ -441,7 +441,7 @@ fn a_crash_anywhere_in_it_is_made_good() {
 }
 
 #[test]
-fn a_crash_while_something_goes_is_made_good() {
+fn a_crash_while_dropping_a_database_is_recovered() {
     for place in [
         "consumer.close.begin",
         "consumer.close.end",

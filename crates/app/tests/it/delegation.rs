@@ -45,7 +45,7 @@ fn entries(house: &House, action: &str) -> Vec<Value> {
 }
 
 #[test]
-fn work_is_given_down_the_chain_and_comes_back_as_asked() {
+fn delegated_work_returns_the_expected_fields_up_the_chain() {
     let house = stand(CLUSTER);
     script(
         &house,
@@ -133,7 +133,7 @@ fn work_is_given_down_the_chain_and_comes_back_as_asked() {
 }
 
 #[test]
-fn what_was_not_declared_is_refused_and_says_whom_to_ask() {
+fn undeclared_delegation_is_refused_with_an_alternative() {
     let house = stand(&format!(
         "{CLUSTER}  twin: {{ template: worker, delegates_to: [optimizer, tech-lead] }}\n"
     ));
@@ -230,7 +230,7 @@ fn what_was_not_declared_is_refused_and_says_whom_to_ask() {
 }
 
 #[test]
-fn it_waits_for_who_is_down_ends_in_time_and_goes_with_what_it_hangs_on() {
+fn delegated_work_waits_times_out_and_is_cancelled_with_its_parent() {
     let house = stand(CLUSTER);
     let skill = "How much free disk space is there?";
     // Queued while the other is down; told once to who is to hear of it.
@@ -321,7 +321,7 @@ fn it_waits_for_who_is_down_ends_in_time_and_goes_with_what_it_hangs_on() {
 }
 
 #[test]
-fn the_chart_says_who_reaches_whom_and_who_is_missed() {
+fn org_chart_shows_delegation_paths_and_single_points_of_failure() {
     let house = up(
         "house: chart\ndefaults: { cell: process }\nagents:\n  ezra: { role: archivist, template: orchestrator, delegates_to: [allegro], relations: { mentor: [primus] } }\n  allegro: { template: worker, reports_to: ezra, delegates_to: [primus] }\n  primus: { role: \"student <of> all\", template: worker, reports_to: allegro, relations: { lineage: [allegro, ezra], may_ask: [ezra] } }\n",
     );
@@ -345,7 +345,7 @@ fn the_chart_says_who_reaches_whom_and_who_is_missed() {
 /// Whoever may ask gets an answer in the same chain; who was not allowed, or would ask in a circle, is refused, and a
 /// question is data to the one who is asked (S2-35, S3-28).
 #[test]
-fn a_question_is_answered_within_what_was_declared_and_never_in_a_circle() {
+fn ask_is_limited_to_declared_agents_and_refuses_cycles() {
     let house = stand(
         "  ezra: { template: worker, asks: all }\n  primus: { template: worker, reports_to: ezra, asks: [ezra, third] }\n  third: { template: worker, reports_to: ezra }\n",
     );
@@ -396,7 +396,7 @@ fn a_question_is_answered_within_what_was_declared_and_never_in_a_circle() {
     let token = house.agent_token("third");
     let body = json!({ "to": "ezra", "text": "x", "task": "TASK-1" });
     let lease = [("abbey-lease", "1")];
-    let (status, told) = crate::doors::inside_with(
+    let (status, told) = crate::api_access::inside_with(
         &house,
         "POST",
         "/api/v1/self/messages",

@@ -20,7 +20,7 @@ fn mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn isolation_is_proved_by_trying_and_a_hole_is_found_and_closed() {
+fn doctor_probes_isolation_and_fix_closes_a_hole() {
     let house = house();
     house.manifest(TWO);
     house.expect(0, &["up"]);
@@ -69,7 +69,7 @@ fn isolation_is_proved_by_trying_and_a_hole_is_found_and_closed() {
 }
 
 #[test]
-fn a_port_that_somebody_else_has_is_named_with_its_holder() {
+fn doctor_names_the_process_that_holds_a_port() {
     own_network();
     let house = house();
     std::fs::write(house.path("hook.key"), "a secret of some length").unwrap();
@@ -106,7 +106,7 @@ fn a_port_that_somebody_else_has_is_named_with_its_holder() {
 }
 
 #[test]
-fn a_model_that_its_server_lacks_is_told_with_those_that_it_has() {
+fn doctor_reports_a_missing_model_with_the_available_ones() {
     let house = up(&with_model(
         "  a: { template: orchestrator }\n  b: { template: worker, model: scripted/absent-1 }\n",
     ));

@@ -27,7 +27,7 @@ fn stand(escalation: &str) -> House {
 }
 
 #[test]
-fn who_is_named_decides_and_is_asked_once() {
+fn escalated_work_is_decided_once_by_the_named_receiver() {
     let house = stand("to: abbot, within: 1h");
     script(&house, json!([{ "text": "it is done by hand" }]));
     // Given to one who cannot think about it, and has no skill for it.
@@ -59,7 +59,7 @@ fn who_is_named_decides_and_is_asked_once() {
 }
 
 #[test]
-fn nobody_decided_in_time_has_the_outcome_that_was_named() {
+fn undecided_escalation_takes_the_declared_outcome_at_its_deadline() {
     let house = stand("to: operator, within: 100ms, then: cancel");
     let task = house.json(
         0,
@@ -94,7 +94,7 @@ fn nobody_decided_in_time_has_the_outcome_that_was_named() {
 }
 
 #[test]
-fn a_receiver_who_cannot_decide_is_refused() {
+fn an_invalid_escalation_receiver_is_refused() {
     for (escalation, told) in [
         ("to: nobody", "no agent `nobody`"),
         (

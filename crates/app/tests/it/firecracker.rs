@@ -8,7 +8,7 @@ use std::time::Duration;
 const ONE: &str = "house: machines\ndefaults: { cell: microvm, vmm: firecracker, limits: { memory: 128MiB, io: 20MiB }, drives: { state: 16MiB, workspace: 32MiB, scratch: 64MiB } }\nagents:\n  alpha: { template: sysadmin }\n";
 
 #[test]
-fn without_it_the_plan_says_so() {
+fn plan_reports_a_missing_firecracker() {
     let house = crate::house();
     house.bring_image();
     house.manifest(ONE);
@@ -49,7 +49,7 @@ fn program(first: i32) -> Option<i32> {
 }
 
 #[test]
-fn the_real_one_is_configured_confined_started_held_and_put_aside() {
+fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
     let Some(binary) = tool("firecracker", "the_real_firecracker") else {
         return;
     };

@@ -1,8 +1,8 @@
 //! Deliveries from elsewhere: by their signature alone, each once, as a task, a run or an event; the end told where it
 //! came from; one trace through all of it (S3-25, S3-31, S3-33).
 
+use crate::api_access::exchange;
 use crate::approvals::{curl, script};
-use crate::doors::exchange;
 use crate::{house, with_model};
 use abbey_testkit::house::{House, own_network, until};
 use serde_json::{Value, json};
@@ -138,7 +138,7 @@ workflows:
 }
 
 #[test]
-fn an_issue_becomes_a_task_once_and_its_end_is_told_there() {
+fn a_forge_issue_becomes_one_task_and_its_outcome_is_posted_back() {
     // The first report meets a forge that is not well, and comes again.
     let (port, posts) = forge(VecDeque::from([503]));
     let house = up(port);
@@ -194,7 +194,7 @@ fn an_issue_becomes_a_task_once_and_its_end_is_told_there() {
 }
 
 #[test]
-fn a_delivery_starts_a_workflow_and_one_trace_goes_through_it() {
+fn a_hook_delivery_starts_a_workflow_under_one_trace() {
     let (port, _) = forge(VecDeque::new());
     let house = up(port);
     let body = json!({ "bread": "rye" });
@@ -231,7 +231,7 @@ fn a_delivery_starts_a_workflow_and_one_trace_goes_through_it() {
 
 /// Tools that speak OpenClaw's hooks: their fields and status codes, a credential of its own, and what comes is data.
 #[test]
-fn openclaw_hooks_are_served_with_their_codes_and_what_comes_is_data() {
+fn openclaw_hooks_keep_their_status_codes_and_treat_payloads_as_data() {
     let house = house();
     house.manifest(&with_model(
         "  a: { template: orchestrator }

@@ -56,7 +56,7 @@ fn start(spec: CellSpec) -> Operation {
 }
 
 #[test]
-fn hostd_gives_nobody_what_is_anothers() {
+fn hostd_refuses_access_to_other_owners_resources() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let uid = hostd.claim(&agent("a"), 1).unwrap();
     let refused = |operation: Operation, rule: &str| {
@@ -135,7 +135,7 @@ fn hostd_gives_nobody_what_is_anothers() {
 /// New rules stay only when the caller shows in time that it still gets through; else the old ones
 /// are back (S1-13).
 #[test]
-fn rules_that_nobody_confirms_are_put_back() {
+fn unconfirmed_firewall_rules_are_rolled_back() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let uid = hostd.claim(&agent("a"), 1);
     let give = |subnet: &str| Operation::Claim {
@@ -240,7 +240,7 @@ fn rules_that_nobody_confirms_are_put_back() {
 }
 
 #[test]
-fn a_dry_run_checks_and_changes_nothing() {
+fn hostd_dry_run_checks_without_changes() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let uid = hostd.claim(&agent("a"), 1);
     let sound = start(spec(&hostd, agent("a"), uid));
@@ -257,7 +257,7 @@ fn a_dry_run_checks_and_changes_nothing() {
 /// Bytes that are no request, however they look: a refusal or a closed connection each time, and
 /// the helper goes on.
 #[test]
-fn garbage_is_refused_and_hostd_goes_on() {
+fn hostd_refuses_garbage_and_keeps_serving() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let socket = hostd.config.home.join("run/hostd.sock");
     let deep = "[".repeat(100_000);
@@ -286,7 +286,7 @@ fn garbage_is_refused_and_hostd_goes_on() {
 
 /// What an agent puts in the place of a file is neither followed nor waited for (hazard 21).
 #[test]
-fn links_and_pipes_in_an_agents_files_lead_nowhere() {
+fn hostd_does_not_follow_links_or_open_pipes_in_agent_files() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let owner = agent("a");
     hostd.claim(&owner, 1);
@@ -317,7 +317,7 @@ fn links_and_pipes_in_an_agents_files_lead_nowhere() {
 
 /// The control plane is nobody, and says so in its own status (S1-25).
 #[test]
-fn serve_keeps_no_privilege_and_a_lost_hostd_comes_back() {
+fn serve_drops_privileges_and_restarts_a_lost_hostd() {
     let house = crate::up(crate::TWO);
     let status = std::fs::read_to_string(format!("/proc/{}/status", house.serve_pid())).unwrap();
     let field = |name: &str| {
@@ -349,7 +349,7 @@ fn serve_keeps_no_privilege_and_a_lost_hostd_comes_back() {
 /// What hostd did is in the house's chain, once, also what it did while no control plane was there
 /// (design: the journal is folded into the chain).
 #[test]
-fn the_journal_is_folded_into_the_chain() {
+fn hostd_journal_is_logged_to_the_audit_log() {
     let house = crate::up(crate::TWO);
     let hostd = |house: &House| {
         let entries = house.expect(0, &["activity", "export"]);

@@ -40,7 +40,7 @@ fn manifest(house: &House) -> String {
 }
 
 #[test]
-fn every_kind_of_installation_comes_in_and_works() {
+fn every_import_format_is_imported_and_its_agents_work() {
     let house = stand();
     let told = house.expect(0, &["import", "openclaw", &fixture("openclaw")]);
     assert!(
@@ -117,7 +117,7 @@ fn every_kind_of_installation_comes_in_and_works() {
 }
 
 #[test]
-fn agents_of_microvms_are_told_apart_from_what_this_host_can_do() {
+fn import_reports_microvm_agents_that_this_host_cannot_run() {
     let house = stand();
     let told = house.expect(
         0,
@@ -136,7 +136,7 @@ fn agents_of_microvms_are_told_apart_from_what_this_host_can_do() {
 }
 
 #[test]
-fn what_cannot_come_in_whole_leaves_nothing() {
+fn a_failed_import_changes_nothing() {
     let house = stand();
     let before = manifest(&house);
     let theirs = house.path("theirs");
@@ -190,7 +190,7 @@ fn what_cannot_come_in_whole_leaves_nothing() {
 }
 
 #[test]
-fn a_bundle_goes_from_one_house_to_another() {
+fn a_bundle_is_exported_from_one_house_and_imported_into_another() {
     let (one, two) = (stand(), stand());
     let to = one.path("bundle").display().to_string();
     one.expect(0, &["export", "abbot", &to]);

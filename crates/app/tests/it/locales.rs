@@ -34,7 +34,7 @@ agents:
 }
 
 #[test]
-fn every_report_is_made_in_every_language() {
+fn every_report_is_rendered_in_every_language() {
     let house = stand();
     let all = house.json(0, &["report", "--locale", "en"]);
     let names: Vec<&str> = all["reports"]
@@ -73,7 +73,7 @@ fn every_report_is_made_in_every_language() {
 }
 
 #[test]
-fn an_agents_reports_notices_and_answers_are_in_its_languages() {
+fn reports_notices_and_answers_use_the_agents_languages() {
     let house = stand();
     until("the model answers", || {
         house.json(0, &["service", "list"])["services"][0]["healthy"] == true
@@ -117,7 +117,7 @@ fn an_agents_reports_notices_and_answers_are_in_its_languages() {
 }
 
 #[test]
-fn programs_have_the_locale_that_there_is() {
+fn programs_get_an_available_locale() {
     let house = stand();
     let lang = |agent: &str| {
         let env = house.expect(0, &["exec", agent, "--", "env"]);

@@ -123,13 +123,13 @@ fn interfaces() -> Vec<String> {
 }
 
 #[test]
-fn an_agent_reaches_its_door_and_what_it_was_allowed_and_nothing_else() {
+fn an_agent_reaches_only_the_agent_api_and_its_allowed_destinations() {
     reaches_what_it_may("");
 }
 
 /// The layout of several subnets on one bridge lets nobody reach more (S1-03, S1-09).
 #[test]
-fn on_a_bridge_an_agent_reaches_no_more() {
+fn bridged_layout_allows_no_more_than_routed() {
     reaches_what_it_may(BRIDGE);
 }
 
@@ -236,7 +236,7 @@ fn reaches_what_it_may(layout: &str) {
 }
 
 #[test]
-fn services_are_met_at_their_slots() {
+fn services_are_reachable_at_their_service_addresses() {
     let (_outside, house, fleet) = stand(TWO);
     let prefix = addresses(&fleet, "a")
         .0
@@ -283,12 +283,12 @@ fn services_are_met_at_their_slots() {
 /// What a cell says about itself on the wire changes nothing: another address or hardware address
 /// gets nowhere. Tried with root's rights inside the cell's network, which no agent has.
 #[test]
-fn false_addresses_are_dropped() {
+fn spoofed_source_addresses_are_dropped() {
     drops_false_addresses("", "!= @sources");
 }
 
 #[test]
-fn false_addresses_are_dropped_at_the_ports_of_a_bridge() {
+fn spoofed_source_addresses_are_dropped_at_bridge_ports() {
     drops_false_addresses(BRIDGE, "!= @ports");
 }
 
@@ -333,7 +333,7 @@ fn drops_false_addresses(layout: &str, rule: &str) {
 
 /// A bridge that somebody took away stands again, with its gateways and ports, and no cell is started anew.
 #[test]
-fn a_bridge_that_was_deleted_by_hand_stands_again() {
+fn a_deleted_bridge_is_recreated() {
     let (_outside, house, fleet) = stand(&format!("{BRIDGE}{TWO}"));
     let to = format!("{OUTSIDE}:80");
     assert_eq!(reach(&house, "a", &to), "ok");
@@ -359,7 +359,7 @@ fn a_bridge_that_was_deleted_by_hand_stands_again() {
 
 /// Names go through the proxy, which connects to the address that it checked (S1-12).
 #[test]
-fn the_proxy_lets_through_what_was_named() {
+fn egress_proxy_allows_only_listed_destinations() {
     let (outside, house, _) = stand(TWO);
     proxied(&outside, &house);
     // Bytes and outcomes are on record, and a refusal is an entry of the agent's.
@@ -410,7 +410,7 @@ fn the_proxy_lets_through_what_was_named() {
 }
 
 #[test]
-fn the_proxy_is_the_way_out_of_a_cell_without_a_network() {
+fn egress_proxy_serves_cells_without_a_network() {
     let outside = beside();
     let mut house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 5123);
     house.hosts = Some(HOSTS.to_owned());
@@ -480,7 +480,7 @@ fn proxied(outside: &Outside, house: &House) {
 }
 
 #[test]
-fn the_bytes_of_a_day_are_bounded() {
+fn daily_egress_bytes_are_limited() {
     let manifest = TWO.replace(
         "egress: full",
         "egress: full, budget: { egress_per_day: 200B }",
@@ -499,7 +499,7 @@ fn the_bytes_of_a_day_are_bounded() {
 /// hostd's firewall: on trial until confirmed, its own table only, mended when somebody breaks it
 /// (S1-13, hazards of networks).
 #[test]
-fn the_firewall_touches_nothing_of_others_and_stands_again_when_it_was_broken() {
+fn firewall_leaves_foreign_tables_alone_and_is_repaired() {
     own_network();
     add_foreign();
     let foreign = nft(&["list", "table", "inet", "foreign"]);
@@ -545,7 +545,7 @@ fn the_firewall_touches_nothing_of_others_and_stands_again_when_it_was_broken() 
 
 /// A service that goes gives its place in the network back, and the house goes on.
 #[test]
-fn a_service_that_goes_takes_its_network_along() {
+fn removing_a_service_removes_its_network() {
     let (_outside, house, _) = stand(TWO);
     assert!(nft(&["list", "ruleset"]).contains("10.77.0.10"));
     let fewer: String = TWO
@@ -565,7 +565,7 @@ fn a_service_that_goes_takes_its_network_along() {
 /// Who may go everywhere asks for names as programs do, and the house asks its own name server; who
 /// may not gets no answer (S1-12).
 #[test]
-fn names_are_answered_for_those_who_may_go_everywhere() {
+fn dns_is_answered_only_for_cells_with_full_egress() {
     let (_outside, house, _) = stand(TWO);
     let name = "anything.example.net";
     assert_eq!(inside(&house, "b", &["resolve", name]), "['198.51.100.7']");

@@ -3,7 +3,7 @@
 use crate::{TWO, up};
 
 #[test]
-fn every_report_has_its_three_parts_and_exact_figures() {
+fn every_report_has_three_parts_and_exact_figures() {
     let house = up(TWO);
     let doc = house.json(0, &["report"]);
     let names: Vec<&str> = doc["reports"]

@@ -8,7 +8,7 @@ use serde_json::json;
 const HOUSE: &str = "house: times\ndefaults: { cell: process }\nagents:\n  a: { template: sysadmin, schedules: { disks: { every: 2s, overlap: queue, catch_up: '1000', task: 'How much free disk space is there?' }, night: { cron: '30 2 * * *', timezone: Europe/Ljubljana, task: 'show system stats' } } }\n";
 
 #[test]
-fn what_is_due_fires_once_through_a_kill_and_by_hand() {
+fn a_due_schedule_fires_once_across_a_kill_and_by_hand() {
     let house = up(HOUSE);
     let show = |name: &str| house.json(0, &["schedule", "show", name]);
     until("it has fired", || {
@@ -61,7 +61,7 @@ fn what_is_due_fires_once_through_a_kill_and_by_hand() {
 }
 
 #[test]
-fn a_wrong_schedule_is_told_with_its_place() {
+fn an_invalid_schedule_is_refused_with_its_line() {
     let house = crate::house();
     let wrong = |schedule: &str| {
         house.manifest(&format!("house: times\ndefaults: {{ cell: process }}\nagents:\n  a: {{ template: sysadmin, schedules: {{ s: {{ task: x, {schedule} }} }} }}\n"));
@@ -90,7 +90,7 @@ fn a_wrong_schedule_is_told_with_its_place() {
 /// Jobs of the house that come by themselves: a checkpoint that can be restored and a report in a shared log, without
 /// any model (S2-18, S2-19).
 #[test]
-fn checkpoints_leave_secrets_out_come_back_whole_and_the_oldest_go() {
+fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
     let house = up(
         "house: jobs\ndefaults: { cell: process }\nagents:\n  a:\n    template: worker\n    schedules:\n      hourly: { every: 1h, skill: checkpoint, with: { keep: 2 } }\n      half: { every: 30m, skill: report, with: { name: progress, document: diary } }\n  b: { template: worker, reports_to: a, skills: [checkpoint-restore] }\ndocuments: { diary: { kind: log } }\n",
     );
@@ -219,7 +219,7 @@ fn checkpoints_leave_secrets_out_come_back_whole_and_the_oldest_go() {
 
 /// By verbs, in the manifest, whose comments stay; what is wrong changes nothing (S2-20).
 #[test]
-fn schedules_are_added_and_taken_away_with_a_verb_and_agents_are_moved() {
+fn schedule_add_and_rm_and_agent_move_edit_the_manifest() {
     let house = up(
         "house: verbs\ndefaults: { cell: process }\nagents:\n  top: { template: orchestrator }\n  a: { template: sysadmin, reports_to: top } # the one\n  b: { template: sysadmin, reports_to: a }\nservices:\n  idle: { cell: process, command: [sleep, '1000'] }\n",
     );

@@ -52,7 +52,7 @@ fn actions(house: &House, wanted: &str) -> Vec<Value> {
 }
 
 #[test]
-fn steps_run_once_each_through_kills_with_a_gate_and_an_event() {
+fn workflow_steps_run_once_across_kills_with_approval_and_event() {
     let house = up(FLOW);
     let begun = house.json(
         0,
@@ -141,7 +141,7 @@ fn steps_run_once_each_through_kills_with_a_gate_and_an_event() {
 }
 
 #[test]
-fn what_was_done_is_undone_when_a_run_is_called_off_and_an_edit_changes_no_run() {
+fn cancelling_a_run_compensates_its_steps_and_edits_leave_runs_unchanged() {
     let house = up(FLOW);
     let begun = house.json(0, &["workflow", "run", "undone"]);
     let run = begun["run"]["id"].as_str().unwrap().to_owned();
@@ -198,7 +198,7 @@ fn what_was_done_is_undone_when_a_run_is_called_off_and_an_edit_changes_no_run()
 }
 
 #[test]
-fn a_wrong_workflow_is_told_before_anything_runs() {
+fn an_invalid_workflow_is_refused_before_it_runs() {
     let house = crate::house();
     let wrong = |steps: &str| {
         let file = house.manifest(&format!(
@@ -267,7 +267,7 @@ fn a_wrong_workflow_is_told_before_anything_runs() {
 }
 
 #[test]
-fn a_model_gets_values_as_data_and_gives_what_was_declared() {
+fn workflow_values_reach_the_model_as_data_and_outputs_match_their_declaration() {
     let house = up(&with_model(
         "  a: { template: orchestrator }\nworkflows:\n  w: { input: { topic: { type: text } }, steps: { think: { task: Write the summary of the topic, agent: a, with: { topic: $input.topic }, expects: { words: number }, retry: 1, retry_after: 1s } }, output: { words: $steps.think.words } }\n",
     ));

@@ -1,0 +1,169 @@
+//! `abbey agent`: adds, moves and shows agents.
+
+use crate::commands::agent_lifecycle::{self, CloneArgs, RestoreArgs, RmArgs};
+use crate::connect::{client, segment};
+use crate::exit::{self, Outcome};
+use crate::fleet_output::print_fleet;
+use crate::manifest_file::{apply_edit, edit, mistakes, show, slug};
+use crate::output::{self, say, table};
+use abbey_api::*;
+use abbey_daemon::{Home, manifest};
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Add an agent to the manifest and start it.
+    #[command(
+        after_help = "Example:\n  abbey agent new merlin --template sysadmin --reports-to abbot"
+    )]
+    New(AgentNewArgs),
+    /// Remove an agent from the manifest once its current task has ended; its files are kept.
+    #[command(after_help = "Example:\n  abbey agent rm merlin --within 300")]
+    Rm(RmArgs),
+    /// Create an agent like another one, without its credentials, logins, channels and schedules.
+    #[command(after_help = "Example:\n  abbey agent clone merlin nimue")]
+    Clone(CloneArgs),
+    /// Restore a removed agent with its manifest entry and its files, and new credentials.
+    #[command(after_help = "Example:\n  abbey agent restore merlin")]
+    Restore(RestoreArgs),
+    /// Show an agent.
+    #[command(after_help = "Example:\n  abbey agent show merlin --effective")]
+    Show {
+        /// Name of the agent.
+        agent: String,
+        /// Show every configuration value with its origin instead.
+        #[arg(long)]
+        effective: bool,
+    },
+    /// Change to whom an agent reports, in the manifest, and apply it.
+    #[command(after_help = "Example:\n  abbey agent move merlin --to abbot")]
+    Move(AgentMoveArgs),
+    /// Issue a new credential for an agent; the old one is valid for another minute.
+    #[command(after_help = "Example:\n  abbey agent rotate merlin")]
+    Rotate {
+        /// Name of the agent.
+        agent: String,
+    },
+}
+
+pub(crate) async fn cmd_agent(home: &Home, json: bool, command: AgentCommand) -> Outcome {
+    match command {
+        AgentCommand::New(args) => new(home, json, &args).await,
+        AgentCommand::Move(args) => move_below(home, json, &args).await,
+        AgentCommand::Rm(args) => agent_lifecycle::cmd_agent_rm(home, json, &args).await,
+        AgentCommand::Clone(args) => agent_lifecycle::cmd_agent_clone(home, json, &args).await,
+        AgentCommand::Restore(args) => agent_lifecycle::cmd_agent_restore(home, json, &args).await,
+        AgentCommand::Show { agent, effective } => show_agent(home, json, &agent, effective).await,
+        AgentCommand::Rotate { agent } => rotate_credential(home, json, &agent).await,
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentNewArgs {
+    /// Name of the new agent.
+    pub(crate) agent: String,
+    /// Template to start from; see `abbey template list`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// Agent to which it reports.
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) reports_to: Option<String>,
+    /// Path of the manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentMoveArgs {
+    /// Name of the agent.
+    pub(crate) agent: String,
+    /// Agent to which it reports from now on; `operator` for the top of the org chart.
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) to: String,
+    /// Path of the manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+}
+
+async fn new(home: &Home, json: bool, args: &AgentNewArgs) -> Outcome {
+    let name = slug(&args.agent)?;
+    let edited = edit(&args.file, |text| {
+        manifest::add_agent(
+            text,
+            &name,
+            args.template.as_deref(),
+            args.reports_to.as_deref(),
+        )
+        .map_err(|m| mistakes(&m))
+    })?;
+    apply_edit(home, &args.file, edited, None, show(json)).await
+}
+
+/// Changes to whom an agent reports.
+async fn move_below(home: &Home, json: bool, args: &AgentMoveArgs) -> Outcome {
+    let name = slug(&args.agent)?;
+    let edited = edit(&args.file, |text| {
+        let edited = match args.to.as_str() {
+            "operator" => manifest::remove_key(text, &name, "reports_to"),
+            above => manifest::set_key(text, &name, "reports_to", slug(above)?.as_str()),
+        };
+        edited.map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
+    })?;
+    apply_edit(home, &args.file, edited, None, show(json)).await
+}
+
+async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Outcome {
+    let client = client(home)?;
+    if effective {
+        let doc: EffectiveDoc = client
+            .get(&format!("/api/v1/agents/{}/effective", segment(agent)))
+            .await?;
+        if json {
+            output::json(&doc);
+        } else {
+            table(
+                &["KEY", "VALUE", "ORIGIN"],
+                doc.values
+                    .into_iter()
+                    .map(|v| vec![v.key, v.value, v.origin])
+                    .collect(),
+            );
+        }
+        return Ok(exit::OK);
+    }
+    let view: AgentView = client
+        .get(&format!("/api/v1/agents/{}", segment(agent)))
+        .await?;
+    if json {
+        output::json(&view);
+    } else {
+        print_fleet(&FleetDoc {
+            version: VERSION,
+            house: String::new(),
+            generation: 0,
+            agents: vec![view],
+        });
+    }
+    Ok(exit::OK)
+}
+
+async fn rotate_credential(home: &Home, json: bool, agent: &str) -> Outcome {
+    let doc: Value = client(home)?
+        .post(
+            &format!("/api/v1/agents/{}/rotate", segment(agent)),
+            &serde_json::json!({}),
+            &[],
+        )
+        .await?;
+    if json {
+        output::json(&doc);
+    } else {
+        say(&format!(
+            "{agent} has a new credential; restart it to use it, the old one ends in {} s",
+            doc["overlap_ms"].as_i64().unwrap_or(0) / 1000
+        ));
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,99 @@
+//! `abbey start`, `stop`, `restart`, `pause` and `resume`: the desired state of agents.
+
+use crate::connect::{client, segment};
+use crate::control_plane::DOWN_WITHIN;
+use crate::exit::{self, Failure, Outcome};
+use crate::fleet_output::print_fleet;
+use crate::output::{self, Progress, say};
+use abbey_api::*;
+use abbey_daemon::Home;
+use clap::Args;
+use futures_util::StreamExt;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentsArgs {
+    /// Names of agents.
+    #[arg(required_unless_present = "all")]
+    pub(crate) agents: Vec<String>,
+    /// All agents.
+    #[arg(long, conflicts_with = "agents")]
+    pub(crate) all: bool,
+}
+
+/// Most requests that are under way at the same time.
+const CONCURRENT_REQUESTS: usize = 8;
+
+pub(crate) async fn cmd_set_agent_state(
+    home: &Home,
+    json: bool,
+    verb: &str,
+    args: &AgentsArgs,
+) -> Outcome {
+    let client = client(home)?;
+    let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+    let names: Vec<String> = if args.all {
+        fleet.agents.iter().map(|a| a.name.clone()).collect()
+    } else {
+        args.agents.clone()
+    };
+    let boots: BTreeMap<String, u64> = fleet
+        .agents
+        .iter()
+        .map(|a| (a.name.clone(), a.generation))
+        .collect();
+    // Each agent for itself: the failure of one is reported at the end and does not stop the others (S5-14).
+    let requests = futures_util::stream::iter(&names).map(async |name| {
+        let path = format!("/api/v1/agents/{}/{verb}", segment(name));
+        let answer: Result<Value, _> = client.post(&path, &serde_json::json!({}), &[]).await;
+        (name, answer)
+    });
+    let failures: Vec<(String, _)> = requests
+        .buffered(CONCURRENT_REQUESTS)
+        .filter_map(async |(name, answer)| Some((name.clone(), answer.err()?)))
+        .collect()
+        .await;
+    let reached = |a: &AgentView| match verb {
+        "stop" => a.pid.is_none(),
+        "pause" => a.presence == "paused",
+        "restart" => {
+            a.presence == "ready" && boots.get(&a.name).is_none_or(|old| a.generation > *old)
+        }
+        _ => matches!(a.presence.as_str(), "ready" | "degraded"),
+    };
+    let until = Instant::now() + DOWN_WITHIN;
+    let mut progress = Progress::new();
+    loop {
+        let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+        let mine =
+            |a: &&AgentView| names.contains(&a.name) && !failures.iter().any(|(n, _)| *n == a.name);
+        let waiting: Vec<&str> = fleet
+            .agents
+            .iter()
+            .filter(mine)
+            .filter(|a| !reached(a))
+            .map(|a| a.name.as_str())
+            .collect();
+        if waiting.is_empty() || Instant::now() >= until {
+            progress.end();
+            if json {
+                output::json(&fleet)
+            } else {
+                print_fleet(&fleet)
+            }
+            break;
+        }
+        progress.show(&format!("{verb}: waiting for {}", waiting.join(", ")));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut code = exit::OK;
+    for (name, error) in failures {
+        let failure = Failure::from(error);
+        say(&format!("{verb} {name}:"));
+        failure.print();
+        code = failure.code();
+    }
+    Ok(code)
+}

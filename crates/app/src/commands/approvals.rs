@@ -1,0 +1,91 @@
+//! `abbey approvals`: lists requests for approval, and decides them.
+
+use crate::connect::{client, segment};
+use crate::exit::{self, Outcome};
+use crate::output;
+use abbey_api::{ApprovalView, ApprovalsDoc, DecideBody};
+use abbey_daemon::Home;
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalCommand {
+    /// Approve exactly this action with these arguments, once.
+    #[command(after_help = "Example:\n  abbey approvals approve APPR-7 --note \"after 18:00\"")]
+    Approve(DecideArgs),
+    /// Deny the action; its task fails.
+    #[command(after_help = "Example:\n  abbey approvals deny APPR-7 --note \"too risky\"")]
+    Deny(DecideArgs),
+    /// Ask the agent to request something else; the note says what.
+    #[command(
+        after_help = "Example:\n  abbey approvals revise APPR-7 --note \"only the staging database\""
+    )]
+    Revise(DecideArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DecideArgs {
+    /// Number of the request, like `APPR-7`.
+    pub(crate) approval: String,
+    /// Text for the agent that asked.
+    #[arg(long)]
+    pub(crate) note: Option<String>,
+}
+
+pub(crate) async fn cmd_approvals(
+    home: &Home,
+    json: bool,
+    all: bool,
+    command: Option<ApprovalCommand>,
+) -> Outcome {
+    let client = client(home)?;
+    let (verb, DecideArgs { approval, note }) = match command {
+        None => {
+            let doc: ApprovalsDoc = client.get(&format!("/api/v1/approvals?all={all}")).await?;
+            match json {
+                true => output::json(&doc),
+                false if doc.approvals.is_empty() => output::line("nothing waits for a yes"),
+                false => doc.approvals.iter().for_each(print_approval),
+            }
+            return Ok(exit::OK);
+        }
+        Some(ApprovalCommand::Approve(args)) => ("approve", args),
+        Some(ApprovalCommand::Deny(args)) => ("deny", args),
+        Some(ApprovalCommand::Revise(args)) => ("revise", args),
+    };
+    let path = format!("/api/v1/approvals/{}/{verb}", segment(&approval));
+    let view: ApprovalView = client.post(&path, &DecideBody { note }, &[]).await?;
+    match json {
+        true => output::json(&view),
+        false => print_approval(&view),
+    }
+    Ok(exit::OK)
+}
+
+/// Prints everything that a decision needs.
+fn print_approval(view: &ApprovalView) {
+    output::line(&format!(
+        "{} {}: {} wants to do `{}` for {}",
+        view.id, view.state, view.agent, view.action, view.task
+    ));
+    output::line(&format!("  with {}", view.args));
+    if !view.why.is_empty() {
+        output::line(&format!("  because {}", view.why));
+    }
+    output::line(&format!(
+        "  {} {} unless answered by then; digest {}",
+        if view.silence == "approve" {
+            "approved at"
+        } else {
+            "denied at"
+        },
+        view.expires_at,
+        view.hash.get(..16).unwrap_or(&view.hash)
+    ));
+    if let (Some(by), Some(at)) = (&view.decided_by, &view.decided_at) {
+        let note = view
+            .note
+            .as_deref()
+            .map_or_else(String::new, |n| format!(": {n}"));
+        output::line(&format!("  decided by {by} at {at}{note}"));
+    }
+}

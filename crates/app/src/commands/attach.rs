@@ -1,0 +1,121 @@
+//! `abbey attach`: the terminal of a cell on this one.
+
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure, Outcome};
+use crate::output;
+use abbey_daemon::Home;
+use hyper_util::rt::TokioIo;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use std::io::{IsTerminal, Read, Write};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Ctrl-], which leaves.
+const LEAVE: u8 = 0x1d;
+
+/// Passes every key through, and puts the terminal back as it was when dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Option<Raw> {
+        let stdin = std::io::stdin();
+        let before = tcgetattr(&stdin).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
+        Some(Raw(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _stays_raw = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
+    }
+}
+
+fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
+    let mut frame = vec![kind];
+    frame.extend(length.to_be_bytes());
+    frame.extend(&body[..usize::from(length)]);
+    frame
+}
+
+fn size() -> (u16, u16) {
+    tcgetwinsize(std::io::stdout()).map_or((24, 80), |s| (s.ws_row.max(1), s.ws_col.max(1)))
+}
+
+/// Keys, as they come; a thread of its own, since reading them cannot be called off.
+fn keys() -> mpsc::Receiver<Vec<u8>> {
+    let (tell, told) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        let mut buffer = [0u8; 1024];
+        let mut stdin = std::io::stdin().lock();
+        while let Ok(n @ 1..) = stdin.read(&mut buffer) {
+            if tell.blocking_send(buffer[..n].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    told
+}
+
+/// Carries keys and pictures until one side leaves.
+pub(crate) async fn cmd_attach(home: &Home, name: &str) -> Outcome {
+    let (kind, name) = match name.split_once('/') {
+        Some(("service", name)) => ("services", name),
+        _ => ("agents", name),
+    };
+    let (rows, columns) = size();
+    let path = format!(
+        "/api/v1/{kind}/{}/attach?rows={rows}&columns={columns}",
+        segment(name)
+    );
+    let connection = client(home)?.upgrade(&path, "abbey-terminal").await?;
+    let (mut pictures, mut typed) = tokio::io::split(TokioIo::new(connection));
+    let by_hand = std::io::stdin().is_terminal();
+    if by_hand {
+        output::say("attached; Ctrl-] leaves");
+    }
+    let raw = by_hand.then(Raw::enter).flatten();
+    let cannot = |e: std::io::Error| Failure::plain(format!("signals cannot be heard: {e}"));
+    let mut resized = signal(SignalKind::window_change()).map_err(cannot)?;
+    let mut keys = keys();
+    let mut buffer = [0u8; 8192];
+    let ended = loop {
+        let sent = tokio::select! {
+            read = pictures.read(&mut buffer) => match read {
+                Ok(n @ 1..) => {
+                    let mut out = std::io::stdout().lock();
+                    let _reader_gone = out.write_all(&buffer[..n]).and_then(|()| out.flush());
+                    continue;
+                }
+                _ => break true,
+            },
+            key = keys.recv() => match key {
+                Some(bytes) if by_hand && bytes.contains(&LEAVE) => break false,
+                Some(bytes) => typed.write_all(&frame(b'd', &bytes)).await,
+                None => break false,
+            },
+            _ = resized.recv() => {
+                let (rows, columns) = size();
+                let [a, b] = rows.to_be_bytes();
+                let [c, d] = columns.to_be_bytes();
+                typed.write_all(&frame(b'r', &[a, b, c, d])).await
+            }
+        };
+        if sent.is_err() {
+            break true;
+        }
+    };
+    drop(raw);
+    if by_hand {
+        output::say(if ended {
+            "the terminal has ended"
+        } else {
+            "left; it goes on"
+        });
+    }
+    Ok(exit::OK)
+}

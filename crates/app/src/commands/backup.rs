@@ -1,0 +1,77 @@
+//! `abbey backup` and `abbey restore`: the state and the agents' files in one archive.
+
+use crate::connect::client;
+use crate::exit::{self, Failure, Outcome};
+use crate::output;
+use abbey_api::{BackupBody, BackupDoc, VERSION};
+use abbey_daemon::Home;
+use std::path::Path;
+use std::time::Duration;
+
+pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome {
+    let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let exists = || {
+        Failure::plain(format!(
+            "`{}` exists already; choose another name",
+            path.display()
+        ))
+        .with_code(exit::CONFLICT)
+    };
+    if path.exists() {
+        return Err(exists());
+    }
+    // The control plane may write in its own directory only; what it made there is brought to its
+    // place by whoever asked.
+    let made = home
+        .backups()
+        .join(format!("asked-{}.tar", std::process::id()));
+    let mut doc: BackupDoc = client(home)?
+        .timeout(Duration::from_secs(600))
+        .post(
+            "/api/v1/backups",
+            &BackupBody {
+                path: made.display().to_string(),
+            },
+            &[],
+        )
+        .await?;
+    let place = || -> std::io::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut to = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        std::io::copy(&mut std::fs::File::open(&made)?, &mut to)?;
+        to.sync_all()
+    };
+    let placed = place();
+    let _gone_already = std::fs::remove_file(&made);
+    placed
+        .map_err(|e| Failure::plain(format!("`{}` could not be written: {e}", path.display())))?;
+    doc.path = path.display().to_string();
+    if json {
+        output::json(&doc);
+    } else {
+        output::line(&format!(
+            "{} ({} bytes), state hash {}",
+            doc.path, doc.bytes, doc.state_hash
+        ));
+    }
+    Ok(exit::OK)
+}
+
+pub(crate) async fn cmd_restore(home: &Home, json: bool, file: &Path) -> Outcome {
+    let (root, from) = (home.root().to_owned(), file.to_owned());
+    let restored = tokio::task::spawn_blocking(move || abbey_daemon::restore(root, &from)).await;
+    let hash = restored.map_err(|e| Failure::plain(e.to_string()))??;
+    if json {
+        output::json(&serde_json::json!({ "version": VERSION, "state_hash": hash }));
+    } else {
+        output::line(&format!(
+            "restored into {}, state hash {hash}",
+            home.root().display()
+        ));
+    }
+    Ok(exit::OK)
+}

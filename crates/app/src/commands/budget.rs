@@ -1,0 +1,63 @@
+//! `abbey budget`: limits, spending and reservations.
+
+use crate::connect::client;
+use crate::exit::{self, Outcome};
+use crate::output::{self, dash, table};
+use abbey_api::{BudgetDoc, BudgetScope};
+use abbey_daemon::Home;
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BudgetCommand {
+    /// Show the budgets of the house and its agents.
+    #[command(after_help = "Example:\n  abbey budget show")]
+    Show,
+    /// Show all budgets, including those of tasks and runs.
+    #[command(after_help = "Example:\n  abbey budget report --json")]
+    Report,
+}
+
+pub(crate) async fn cmd_budget(home: &Home, json: bool, command: BudgetCommand) -> Outcome {
+    print_budgets(home, json, matches!(command, BudgetCommand::Report)).await
+}
+
+async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
+    let mut doc: BudgetDoc = client(home)?.get("/api/v1/budgets").await?;
+    if !all {
+        doc.scopes
+            .retain(|s| s.scope == "house" || s.scope.starts_with("agent:"));
+    }
+    if json {
+        output::json(&doc);
+        return Ok(exit::OK);
+    }
+    let row = |s: &BudgetScope| {
+        let limit = s
+            .limit
+            .map_or_else(|| "unlimited".to_owned(), |l| l.to_string());
+        vec![
+            s.scope.clone(),
+            s.metric.clone(),
+            s.window.clone(),
+            limit,
+            s.spent.to_string(),
+            s.reserved.to_string(),
+            s.state.clone(),
+            dash(s.resets_at),
+        ]
+    };
+    table(
+        &[
+            "SCOPE",
+            "METRIC",
+            "WINDOW",
+            "LIMIT",
+            "SPENT",
+            "RESERVED",
+            "STATE",
+            "RESETS AT",
+        ],
+        doc.scopes.iter().map(row).collect(),
+    );
+    Ok(exit::OK)
+}

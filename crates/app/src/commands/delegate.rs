@@ -1,0 +1,67 @@
+//! `abbey delegate`: gives a task to an agent by name.
+
+use crate::connect::client;
+use crate::exit::{self, Outcome};
+use crate::task_output::{print_task, wait_for_end};
+use abbey_api::{DelegateBody, TaskDoc};
+use abbey_daemon::Home;
+use clap::Args;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(crate) struct DelegateArgs {
+    /// Agent that gets the task.
+    pub(crate) agent: String,
+    /// Text of the task.
+    pub(crate) text: String,
+    /// Wait until the task has ended; the exit code gives the outcome.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Longest wait, in seconds; then the exit code is 124.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub(crate) timeout: u64,
+    /// Recipient of the result: `agent:NAME`.
+    #[arg(long, value_name = "RECIPIENT")]
+    pub(crate) deliver: Option<String>,
+    /// Send the result to nobody; it stays with the task (the default).
+    #[arg(long, conflicts_with = "deliver")]
+    pub(crate) no_deliver: bool,
+    /// Field that the result must have; may be given several times.
+    #[arg(long = "expect", value_name = "FIELD")]
+    pub(crate) expects: Vec<String>,
+    /// Seconds after which the task and its subtasks time out.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) deadline: Option<i64>,
+    /// Limit on tokens over all runs, including those of subtasks.
+    #[arg(long)]
+    pub(crate) tokens: Option<u64>,
+    /// A second request with the same key returns the first task instead of adding another.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+}
+
+/// Gives a task to an agent by name.
+pub(crate) async fn cmd_delegate(home: &Home, json: bool, args: DelegateArgs) -> Outcome {
+    let client = client(home)?;
+    let body = DelegateBody {
+        to: args.agent,
+        text: args.text,
+        expects: args.expects,
+        deadline_ms: args.deadline.map(|s| s.saturating_mul(1000)),
+        deliver: args.deliver,
+        tokens: args.tokens,
+        task: None,
+    };
+    let headers: Vec<(&str, String)> = args
+        .idempotency_key
+        .map(|k| ("idempotency-key", k))
+        .into_iter()
+        .collect();
+    let doc: TaskDoc = client.post("/api/v1/delegations", &body, &headers).await?;
+    if !args.wait {
+        print_task(json, &doc);
+        return Ok(exit::OK);
+    }
+    let patience = Duration::from_secs(args.timeout);
+    wait_for_end(&client, json, &doc.task.id, patience).await
+}

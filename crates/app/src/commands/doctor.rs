@@ -1,0 +1,34 @@
+//! `abbey doctor`: checks the house, its host and its isolation.
+
+use crate::connect::client;
+use crate::exit::{self, Outcome};
+use crate::output;
+use abbey_api::DoctorDoc;
+use abbey_daemon::Home;
+
+pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
+    let client = client(home)?;
+    let doc: DoctorDoc = match fix {
+        true => {
+            client
+                .post("/api/v1/doctor", &serde_json::json!({}), &[])
+                .await?
+        }
+        false => client.get("/api/v1/doctor").await?,
+    };
+    let failed = doc.checks.iter().any(|c| c.state == "failed");
+    if json {
+        output::json(&doc);
+    } else {
+        for id in &doc.fixed {
+            output::line(&format!("{:9} {id}", "mended"));
+        }
+        for check in &doc.checks {
+            output::line(&format!("{:9} {}: {}", check.state, check.id, check.text));
+            if let Some(remedy) = &check.remedy {
+                output::line(&format!("{:9} remedy: {remedy}", ""));
+            }
+        }
+    }
+    Ok(if failed { exit::DEGRADED } else { exit::OK })
+}

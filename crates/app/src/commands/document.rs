@@ -1,0 +1,107 @@
+//! `abbey document`: lists, shows and writes shared documents.
+
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure, Outcome};
+use crate::output::{self, dash, table};
+use abbey_api::{DocumentBody, DocumentDoc, DocumentView, DocumentsDoc};
+use abbey_daemon::Home;
+use clap::Subcommand;
+use std::io::Read;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DocumentCommand {
+    /// List the documents with their writers and readers.
+    #[command(after_help = "Example:\n  abbey document list")]
+    List,
+    /// Print a document.
+    #[command(after_help = "Example:\n  abbey document show plan --version 3")]
+    Show {
+        /// Name of the document.
+        document: String,
+        /// Version to print [default: the newest].
+        #[arg(long)]
+        version: Option<u64>,
+    },
+    /// Write a new version of a text document, or append an entry to a log document.
+    #[command(after_help = "Example:\n  abbey document write plan --file plan.md --seen 3")]
+    Write {
+        /// Name of the document.
+        document: String,
+        /// File to read [default: standard input].
+        #[arg(short, long)]
+        file: Option<PathBuf>,
+        /// Version of the text that you edited, 0 for none; the write is refused if a newer one exists [default: the
+        /// newest].
+        #[arg(long)]
+        seen: Option<u64>,
+    },
+}
+
+pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentCommand) -> Outcome {
+    let client = client(home)?;
+    let path = |name: &str| format!("/api/v1/documents/{}", segment(name));
+    match command {
+        DocumentCommand::List => {
+            let doc: DocumentsDoc = client.get("/api/v1/documents").await?;
+            match json {
+                true => output::json(&doc),
+                false => list(&doc),
+            }
+        }
+        DocumentCommand::Show { document, version } => {
+            let query = version.map_or_else(String::new, |v| format!("?version={v}"));
+            let doc: DocumentDoc = client.get(&format!("{}{query}", path(&document))).await?;
+            match json {
+                true => output::json(&doc),
+                false => output::line(doc.text.trim_end()),
+            }
+        }
+        DocumentCommand::Write {
+            document,
+            file,
+            seen,
+        } => {
+            let text = match &file {
+                Some(file) => std::fs::read_to_string(file).map_err(|e| {
+                    Failure::plain(format!("could not read `{}`: {e}", file.display()))
+                })?,
+                None => {
+                    let mut text = String::new();
+                    let read = std::io::stdin().read_to_string(&mut text);
+                    read.map_err(|e| Failure::plain(format!("standard input is no text: {e}")))?;
+                    text
+                }
+            };
+            let now: DocumentDoc = client.get(&path(&document)).await?;
+            let seen = match now.document.kind.as_str() {
+                "text" => Some(seen.unwrap_or(now.document.newest)),
+                _ => seen,
+            };
+            let body = DocumentBody { text, seen };
+            let doc: DocumentDoc = client.post(&path(&document), &body, &[]).await?;
+            match json {
+                true => output::json(&doc),
+                false => output::line(&format!("{document} is at {}", doc.document.newest)),
+            }
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn list(doc: &DocumentsDoc) {
+    let row = |d: &DocumentView| {
+        vec![
+            d.name.clone(),
+            d.kind.clone(),
+            d.newest.to_string(),
+            dash(d.author.clone()),
+            d.writers.join(", "),
+            d.readers.join(", "),
+        ]
+    };
+    table(
+        &["DOCUMENT", "KIND", "NEWEST", "BY", "WRITERS", "READERS"],
+        doc.documents.iter().map(row).collect(),
+    );
+}

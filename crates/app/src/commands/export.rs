@@ -1,0 +1,59 @@
+//! `abbey export`: writes an agent's bundle into a directory.
+
+use crate::agent_files::{ENTRY_FILE, create_file};
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure, Outcome};
+use crate::output::{self, say};
+use abbey_api::*;
+use abbey_daemon::Home;
+use clap::Args;
+use std::fs;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Name of the agent.
+    pub(crate) agent: String,
+    /// Directory to write; it must not exist yet.
+    pub(crate) to: PathBuf,
+}
+
+/// Writes the bundle of an agent: its manifest entry, and identity files in a layout that other tools read as well.
+pub(crate) async fn cmd_export(home: &Home, json: bool, args: &ExportArgs) -> Outcome {
+    let client = client(home)?;
+    let path = format!("/api/v1/agents/{}", segment(&args.agent));
+    let entry: EntryDoc = client.get(&format!("{path}/entry")).await?;
+    let bundle: BundleDoc = client.get(&format!("{path}/bundle")).await?;
+    if args.to.exists() {
+        let text = format!(
+            "`{}` is there already; name a new directory",
+            args.to.display()
+        );
+        return Err(Failure::plain(text).with_code(exit::CONFLICT));
+    }
+    // Written beside and renamed, so that a partial bundle never has the final name.
+    let new = args.to.with_extension("new");
+    let _left_by_a_crash = fs::remove_dir_all(&new);
+    create_file(&new.join(ENTRY_FILE), &(entry.entry.join("\n") + "\n"))?;
+    for file in &bundle.files {
+        create_file(&new.join(&file.path), &file.text)?;
+    }
+    if !bundle.files.iter().any(|f| f.path == "SOUL.md") {
+        create_file(&new.join("SOUL.md"), &entry.charter)?;
+    }
+    fs::rename(&new, &args.to)
+        .map_err(|e| Failure::plain(format!("`{}` cannot be made: {e}", args.to.display())))?;
+    for left in &bundle.left_out {
+        say(&format!("left out: {left}"));
+    }
+    match json {
+        true => output::json(&bundle),
+        false => say(&format!(
+            "{} is in {}: its entry, its charter and {} more files, without credentials",
+            args.agent,
+            args.to.display(),
+            bundle.files.iter().filter(|f| f.path != "SOUL.md").count()
+        )),
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,106 @@
+//! `abbey image`: images that microVMs boot from.
+
+use crate::exit::{self, Failure, Outcome};
+use abbey_cells::machine::image::{self, DEFAULT, Image, Recipe};
+use abbey_daemon::Home;
+use clap::Subcommand;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Build an image from Debian packages; nothing of it runs and nothing is mounted.
+    #[command(after_help = "Example:\n  abbey image build --include git,curl")]
+    Build {
+        /// Name of the image.
+        #[arg(default_value = DEFAULT)]
+        name: String,
+        /// Debian release [default: the release of this host].
+        #[arg(long)]
+        suite: Option<String>,
+        /// Additional packages, separated by commas.
+        #[arg(long, value_delimiter = ',')]
+        include: Vec<String>,
+    },
+    /// Import an image that was built elsewhere; its digests are verified.
+    #[command(after_help = "Example:\n  abbey image import /srv/images/base")]
+    Import {
+        /// Directory that holds the image.
+        from: PathBuf,
+        /// Name of the image in this house.
+        #[arg(default_value = DEFAULT)]
+        name: String,
+    },
+    /// List the images.
+    #[command(visible_alias = "ls", after_help = "Example:\n  abbey image list")]
+    List,
+    /// Read an image and compare it with its digests.
+    #[command(after_help = "Example:\n  abbey image verify")]
+    Verify {
+        /// Name of the image.
+        #[arg(default_value = DEFAULT)]
+        name: String,
+    },
+    /// Remove an image; microVMs that run from it keep running.
+    #[command(after_help = "Example:\n  abbey image remove old")]
+    Remove {
+        /// Name of the image.
+        name: String,
+    },
+}
+
+fn failed(error: abbey_cells::Error) -> Failure {
+    Failure::from(abbey_daemon::Error::Cell(error))
+}
+
+/// Works on the image directory in this process, without the control plane: images belong to the operator.
+pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outcome {
+    let images = home.root().join("images");
+    let told = |image: &Image, done: &str| match json {
+        true => println!("{}", serde_json::json!(image)),
+        false => {
+            println!("{done} `{}`: {}, {}", image.name, image.suite, image.kernel);
+            for (part, digest) in &image.digests {
+                println!("  {part:<10} sha256 {digest}");
+            }
+        }
+    };
+    match command {
+        ImageCommand::Build {
+            name,
+            suite,
+            include,
+        } => {
+            let recipe = Recipe { suite, include };
+            let tell = |what: &str| eprintln!("{what}");
+            let image = image::build(&images, &name, &recipe, &tell).map_err(failed)?;
+            told(&image, "built");
+        }
+        ImageCommand::Import { from, name } => {
+            let image = image::import(&images, &name, &from).map_err(failed)?;
+            told(&image, "imported");
+        }
+        ImageCommand::List => {
+            let all = image::list(&images).map_err(failed)?;
+            match json {
+                true => println!("{}", serde_json::json!({ "images": all })),
+                false if all.is_empty() => {
+                    println!("no images; `abbey image build` builds one");
+                }
+                false => {
+                    for image in all {
+                        println!("{:<16} {:<10} {}", image.name, image.suite, image.kernel);
+                    }
+                }
+            }
+        }
+        ImageCommand::Verify { name } => {
+            let image = image::verify(&images, &name).map_err(failed)?;
+            told(&image, "verified");
+        }
+        ImageCommand::Remove { name } => {
+            image::remove(&images, &name).map_err(failed)?;
+            println!("removed `{name}`");
+        }
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,193 @@
+//! `abbey import`: agents of another installation become agents of the manifest, by the same plan as every other agent.
+
+use crate::agent_files::{create_file, send_bundle_files};
+use crate::connect::client;
+use crate::exit::{self, Failure, Outcome};
+use crate::manifest_file::{apply_edit, edit, mistakes, show, slug};
+use crate::output::{self, say, table};
+use abbey_api::*;
+use abbey_daemon::{Home, manifest};
+use abbey_import::{Format, Here, Import, Newcomer, read};
+use clap::Args;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Format: `bundle`, `fireclaw`, `env`, `openclaw`, `hermes` or `paperclip`.
+    pub(crate) format: String,
+    /// Path of the installation; nothing is written there.
+    pub(crate) from: PathBuf,
+    /// Name of the agent, for formats that hold one agent.
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) named: Option<String>,
+    /// Print the import report and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Path of the manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+}
+
+pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Outcome {
+    let usage = |text: String| Failure::plain(text).with_code(exit::USAGE);
+    let format: Format = args.format.parse().map_err(usage)?;
+    let text = edit(&args.file, |text| Ok(text.to_owned()))?;
+    let house = manifest::parse(&text).map_err(|m| mistakes(&m).with_code(exit::USAGE))?;
+    let taken = house.agents.keys().chain(house.services.keys());
+    let here = Here {
+        taken: taken.cloned().collect(),
+        providers: house.providers.keys().cloned().collect(),
+        named: args.named.as_deref().map(slug).transpose()?,
+    };
+    if let Some(named) = here.named.as_ref().filter(|n| here.taken.contains(*n)) {
+        let text = format!("`{named}` lives here already");
+        return Err(Failure::plain(text).with_code(exit::CONFLICT));
+    }
+    let import = read(format, &args.from, &here).map_err(|e| usage(e.to_string()))?;
+    let mut edited = text;
+    for agent in &import.agents {
+        edited =
+            manifest::add_entry(&edited, &agent.slug, &agent.lines()).map_err(|m| mistakes(&m))?;
+    }
+    // Checked before anything is written or sent.
+    if let Err(wrong) = manifest::parse(&edited) {
+        print_report(&import, json, false);
+        let text: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "as it is written there, the manifest would be wrong: {}",
+            text.join("; ")
+        );
+        return Err(Failure::plain(text)
+            .hint("change it there, or import with less, and try again; nothing was changed")
+            .with_code(exit::CONFLICT));
+    }
+    print_report(&import, json, !args.dry_run);
+    if args.dry_run || import.agents.is_empty() {
+        return Ok(exit::OK);
+    }
+    let client = client(home)?;
+    // Fails here, before anything is written, when no house answers.
+    let _up: HouseDoc = client.get("/api/v1/house").await?;
+    let charters = Charters::write(&args.file, &import.agents)?;
+    let code = apply_edit(home, &args.file, edited, None, |plan| {
+        if !json {
+            show(false)(plan);
+        }
+    })
+    .await?;
+    if code != exit::OK {
+        return Ok(code);
+    }
+    charters.keep();
+    for agent in import.agents {
+        let files = agent.files.into_iter();
+        let files = files.map(|(path, text)| BundleFile { path, text });
+        send_bundle_files(&client, agent.slug.as_str(), files.collect()).await?;
+    }
+    for task in import.tasks {
+        let key = format!("import {} {}", args.format, task.was);
+        let body = AddTask {
+            text: task.text,
+            to: task.to.map(|t| t.to_string()),
+            priority: Some(task.priority.to_owned()),
+            skill: None,
+            args: std::collections::BTreeMap::new(),
+            tokens: None,
+            evidence: Vec::new(),
+        };
+        let _doc: TaskDoc = client
+            .post("/api/v1/tasks", &body, &[("idempotency-key", key)])
+            .await?;
+    }
+    Ok(exit::OK)
+}
+
+/// Charters that were written beside the manifest; dropped without `keep`, they are deleted again.
+struct Charters(Vec<PathBuf>);
+
+impl Charters {
+    fn write(manifest: &Path, agents: &[Newcomer]) -> Result<Charters, Failure> {
+        let base = manifest.parent().unwrap_or(Path::new("."));
+        let mut written = Charters(Vec::new());
+        for agent in agents {
+            if let (Some(path), Some(text)) = (agent.charter_path(), &agent.charter) {
+                let path = base.join(path);
+                create_file(&path, text)?;
+                written.0.push(path);
+            }
+        }
+        Ok(written)
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Charters {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _gone_already = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Prints the import report: what is imported, and each finding with its place and reason.
+fn print_report(import: &Import, json: bool, applied: bool) {
+    if json {
+        let agents: Vec<Value> = import
+            .agents
+            .iter()
+            .map(|a| {
+                let files: Vec<&str> = a.files.iter().map(|(path, _)| path.as_str()).collect();
+                json!({
+                    "name": a.slug, "was": a.was, "entry": a.lines(), "charter": a.charter_path(), "files": files,
+                })
+            })
+            .collect();
+        let tasks: Vec<Value> = import
+            .tasks
+            .iter()
+            .map(|t| json!({ "was": t.was, "text": t.text, "to": t.to, "priority": t.priority }))
+            .collect();
+        let findings: Vec<Value> = import
+            .findings
+            .iter()
+            .map(|f| json!({ "kind": f.kind.name(), "place": f.place, "text": f.text }))
+            .collect();
+        output::json(&json!({
+            "version": VERSION, "applied": applied && !import.agents.is_empty(),
+            "agents": agents, "tasks": tasks, "findings": findings,
+        }));
+        return;
+    }
+    for agent in &import.agents {
+        for line in agent.lines() {
+            output::line(&format!("  {line}"));
+        }
+        if !agent.files.is_empty() {
+            let files: Vec<&str> = agent.files.iter().map(|(path, _)| path.as_str()).collect();
+            output::line(&format!("    # with {}", files.join(", ")));
+        }
+    }
+    for task in &import.tasks {
+        let first = task.text.lines().next().unwrap_or_default();
+        let to = task.to.as_ref().map_or("anybody", |t| t.as_str());
+        output::line(&format!("  # {} work for {to}: {first}", task.priority));
+    }
+    let kinds: BTreeSet<&str> = import.findings.iter().map(|f| f.kind.name()).collect();
+    if !kinds.is_empty() {
+        let row = |f: &abbey_import::Finding| {
+            vec![f.kind.name().to_owned(), f.place.clone(), f.text.clone()]
+        };
+        table(
+            &["WHAT", "WHERE", "WHY"],
+            import.findings.iter().map(row).collect(),
+        );
+    }
+    if import.agents.is_empty() {
+        say("nobody is brought in");
+    }
+}

@@ -1,0 +1,60 @@
+//! `abbey init`: writes a manifest to start from.
+
+use crate::examples;
+use crate::exit::{self, Failure, Outcome};
+use crate::output::say;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Directory in which `abbey.yaml` is written.
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Copy this example: `clawdie`, `wizards`, `harbour` or `atomizer`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) example: Option<String>,
+}
+
+const STARTER: &str = include_str!("starter.yaml");
+
+pub(crate) fn cmd_init(args: &InitArgs) -> Outcome {
+    let text = match &args.example {
+        None => STARTER,
+        Some(name) => {
+            let known = || examples::ALL.map(|(n, _)| n).join(", ");
+            let found = examples::ALL.iter().find(|(n, _)| n == name);
+            found
+                .ok_or_else(|| {
+                    Failure::plain(format!("there is no example `{name}`"))
+                        .hint(format!("there are: {}", known()))
+                        .with_code(exit::NOT_FOUND)
+                })?
+                .1
+        }
+    };
+    let path = args.dir.join("abbey.yaml");
+    let write = || -> std::io::Result<()> {
+        use std::io::Write;
+        std::fs::create_dir_all(&args.dir)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        file.write_all(text.as_bytes())
+    };
+    write().map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => Failure::plain(format!(
+            "`{}` is already there and is left as it is",
+            path.display()
+        ))
+        .with_code(exit::CONFLICT),
+        _ => Failure::plain(format!("`{}` cannot be written: {e}", path.display())),
+    })?;
+    say(&format!(
+        "wrote {}; next: abbey up -f {}",
+        path.display(),
+        path.display()
+    ));
+    Ok(exit::OK)
+}

@@ -1,0 +1,41 @@
+//! `abbey plan`: shows what applying the manifest would change.
+
+use crate::connect::{client, is_up};
+use crate::exit::{self, Outcome};
+use crate::manifest_file::read_manifest;
+use crate::output;
+use crate::plan_output::print_plan;
+use abbey_api::PlanDoc;
+use abbey_daemon::{Home, manifest};
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Path of the manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+    /// Print the JSON Schema of the manifest instead, for editors.
+    #[arg(long)]
+    pub(crate) schema: bool,
+}
+
+pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcome {
+    if args.schema {
+        output::json(&manifest::json_schema());
+        return Ok(exit::OK);
+    }
+    let body = read_manifest(&args.file)?;
+    let doc: PlanDoc = if is_up(home).await {
+        client(home)?.post("/api/v1/plans", &body, &[]).await?
+    } else {
+        abbey_daemon::plan_offline(home.root().to_owned(), body).await?
+    };
+    let fatal = doc.notes.iter().any(|n| n.severity == "fatal");
+    if json {
+        output::json(&doc);
+    } else {
+        print_plan(&doc);
+    }
+    Ok(if fatal { exit::CONFLICT } else { exit::OK })
+}

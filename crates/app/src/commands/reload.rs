@@ -1,0 +1,104 @@
+//! `abbey reload`: brings a changed manifest to running agents and waits until each works under it.
+
+use crate::connect::client;
+use crate::control_plane::DOWN_WITHIN;
+use crate::exit::{self, Failure, Outcome};
+use crate::fleet_output::print_fleet;
+use crate::manifest_file::{apply_edit, edit, mistakes, slug};
+use crate::output::{self, Progress, say};
+use crate::plan_output::print_plan;
+use abbey_api::*;
+use abbey_daemon::{Home, manifest};
+use clap::Args;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    /// Names of agents.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) agents: Vec<String>,
+    /// All agents.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// First set their `model` in the manifest, as `PROVIDER/MODEL`.
+    #[arg(long, conflicts_with = "rollback")]
+    pub(crate) model: Option<String>,
+    /// First set their `model` in the manifest back to the previous one.
+    #[arg(long)]
+    pub(crate) rollback: bool,
+    /// Reason that is logged to the audit log.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Path of the manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+}
+
+/// Brings the manifest to running agents and waits until each says that it works under it (S5-12).
+pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Outcome {
+    let client = client(home)?;
+    let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+    let names: Vec<String> = match args.all {
+        true => fleet.agents.iter().map(|a| a.name.clone()).collect(),
+        false => args.agents.clone(),
+    };
+    let mut edited = edit(&args.file, |text| Ok(text.to_owned()))?;
+    for name in &names {
+        let known = fleet.agents.iter().find(|a| a.name == *name);
+        let known = known.ok_or_else(|| {
+            Failure::plain(format!("there is no agent `{name}`")).with_code(exit::NOT_FOUND)
+        })?;
+        let model = match (&args.model, args.rollback) {
+            (Some(model), _) => model.clone(),
+            (None, true) => known.previous_model.clone().ok_or_else(|| {
+                Failure::plain(format!("agent `{name}` never had another model"))
+                    .with_code(exit::CONFLICT)
+            })?,
+            (None, false) => continue,
+        };
+        edited =
+            manifest::set_key(&edited, &slug(name)?, "model", &model).map_err(|m| mistakes(&m))?;
+    }
+    let code = apply_edit(home, &args.file, edited, args.reason.clone(), |plan| {
+        if !json && !plan.steps.is_empty() {
+            print_plan(plan);
+        }
+    })
+    .await?;
+    if code != exit::OK {
+        return Ok(code);
+    }
+    let until = Instant::now() + DOWN_WITHIN;
+    let mut progress = Progress::new();
+    loop {
+        let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+        let late: Vec<&AgentView> = fleet
+            .agents
+            .iter()
+            .filter(|a| names.contains(&a.name) && a.config_taken != Some(a.config))
+            .collect();
+        let waiting: Vec<&str> = late.iter().map(|a| a.name.as_str()).collect();
+        if late.is_empty() || Instant::now() >= until {
+            progress.end();
+            for agent in &late {
+                let why = match &agent.task {
+                    Some(task) => format!("it works on {task}"),
+                    None => format!("it is {}", agent.presence),
+                };
+                say(&format!("{} has not taken it over yet: {why}", agent.name));
+            }
+            match json {
+                true => output::json(&fleet),
+                false => print_fleet(&fleet),
+            }
+            return Ok(if late.is_empty() {
+                exit::OK
+            } else {
+                exit::DEGRADED
+            });
+        }
+        progress.show(&format!("reload: waiting for {}", waiting.join(", ")));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,59 @@
+//! `abbey report`: lists reports, or makes one.
+
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure, Outcome};
+use crate::output;
+use abbey_api::{ReportDoc, ReportsDoc};
+use abbey_daemon::Home;
+
+/// Lists reports, or makes one: by name, or by a question in words.
+pub(crate) async fn cmd_report(
+    home: &Home,
+    json: bool,
+    asked: &[String],
+    locale: Option<&str>,
+) -> Outcome {
+    let client = client(home)?;
+    let asked = asked.join(" ");
+    let locale = locale.map_or_else(String::new, |l| format!("locale={}", segment(l)));
+    let list = async |question: &str| -> Result<ReportsDoc, Failure> {
+        let question = match question.is_empty() {
+            true => String::new(),
+            false => format!("&q={}", segment(question)),
+        };
+        Ok(client
+            .get(&format!("/api/v1/reports?{locale}{question}"))
+            .await?)
+    };
+    let all = list("").await?;
+    if asked.is_empty() {
+        match json {
+            true => output::json(&all),
+            false => all
+                .reports
+                .iter()
+                .for_each(|r| output::line(&format!("{:<10} {}", r.label, r.value))),
+        }
+        return Ok(exit::OK);
+    }
+    // A name is a name; several words are a question.
+    let name = match asked.contains(' ') {
+        false => asked,
+        true => match list(&asked).await?.reports.first() {
+            Some(found) => found.label.clone(),
+            None => {
+                let names: Vec<&str> = all.reports.iter().map(|r| r.label.as_str()).collect();
+                return Err(Failure::plain(format!("no report answers `{asked}`"))
+                    .hint(format!("there are {}", names.join(", ")))
+                    .with_code(exit::NOT_FOUND));
+            }
+        },
+    };
+    let path = format!("/api/v1/reports/{}?{locale}", segment(&name));
+    let doc: ReportDoc = client.get(&path).await?;
+    match json {
+        true => output::json(&doc),
+        false => output::line(abbey_daemon::report_text(&doc).trim_end()),
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,187 @@
+//! `abbey run`: runs one command in a fresh cell.
+
+use crate::command_stream::{failed, follow, input, part, pass_on, status};
+use crate::exit::{self, Failure, Outcome};
+use crate::output;
+use abbey_api::{CommandBody, VERSION};
+use abbey_daemon::{Home, manifest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use clap::Args;
+use serde_json::json;
+use std::path::{Component, Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Kind of cell: `sandbox`, `microvm` or `process`.
+    #[arg(long, default_value = "sandbox")]
+    pub(crate) cell: String,
+    /// Image that a microVM boots from [default: base].
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// Memory limit, like `512MiB`.
+    #[arg(long)]
+    pub(crate) memory: Option<String>,
+    /// CPU limit in CPUs, like `0.5`.
+    #[arg(long)]
+    pub(crate) cpus: Option<f64>,
+    /// Limit on the number of processes.
+    #[arg(long)]
+    pub(crate) processes: Option<u32>,
+    /// Time limit, like `60s`; a command that exceeds it is killed and the exit code is 124.
+    #[arg(long)]
+    pub(crate) timeout: Option<String>,
+    /// Allowed destinations: `none` (the default), `full`, or a destination like `api.example.org:443`; may be
+    /// given several times.
+    #[arg(long)]
+    pub(crate) egress: Vec<String>,
+    /// System call profile: `strict`, `jit` (the default) or `nested`.
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    /// An isolation layer that may be missing on this host; may be given several times.
+    #[arg(long)]
+    pub(crate) waive: Vec<String>,
+    /// A file or directory to copy into the working directory under its own name; may be given several times.
+    #[arg(long = "in", value_name = "PATH")]
+    pub(crate) bring: Vec<PathBuf>,
+    /// A file or directory of the working directory to copy back at the end, under the same name; may be given
+    /// several times.
+    #[arg(long = "out", value_name = "NAME")]
+    pub(crate) take: Vec<String>,
+    /// Program and arguments, after `--`.
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<String>,
+}
+
+fn usage(why: String) -> Failure {
+    Failure::plain(why).with_code(exit::USAGE)
+}
+
+/// What is asked of the house.
+fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
+    let amount = |text: &String| {
+        manifest::bytes(text).ok_or_else(|| usage(format!("`{text}` is no amount like 512MiB")))
+    };
+    let duration = |text: &String| {
+        manifest::duration_ms(text).ok_or_else(|| usage(format!("`{text}` is no time like 60s")))
+    };
+    for name in &args.take {
+        let plain = |c: Component<'_>| matches!(c, Component::Normal(_));
+        if name.is_empty() || !Path::new(name).components().all(plain) {
+            return Err(usage(format!(
+                "`{name}` leads out of the working directory"
+            )));
+        }
+    }
+    if args.cpus.is_some_and(|c| !(0.001..=1024.0).contains(&c)) {
+        return Err(usage("CPUs are from 0.001 to 1024".to_owned()));
+    }
+    Ok(CommandBody {
+        argv: args.command,
+        stdin: input(),
+        cell: Some(args.cell),
+        image: args.image,
+        memory_bytes: args.memory.as_ref().map(amount).transpose()?,
+        cpu_milli: args.cpus.map(|c| (c * 1000.0).round() as u32),
+        processes: args.processes,
+        timeout_ms: args.timeout.as_ref().map(duration).transpose()?,
+        egress: args.egress,
+        profile: args.profile,
+        waive: args.waive,
+        files: pack(&args.bring).map_err(failed)?,
+        take: args.take,
+    })
+}
+
+/// Runs a command in a fresh cell; 125 when Abbey failed, 124 when it ran out of time.
+pub(crate) async fn cmd_run(home: &Home, json: bool, args: RunArgs) -> Outcome {
+    let body = request_body(args)?;
+    let names = body.take.clone();
+    let body = serde_json::to_value(body).unwrap_or_default();
+    let mut document = json!({ "version": VERSION, "stdout": "", "stderr": "" });
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let end = follow(home, "/api/v1/commands", body, |told| {
+        if !json {
+            return pass_on(told);
+        }
+        out.extend(part(told, "stdout").unwrap_or_default());
+        err.extend(part(told, "stderr").unwrap_or_default());
+        for key in ["cell", "layers", "boot"] {
+            if !told[key].is_null() {
+                document[key] = told[key].clone();
+            }
+        }
+    })
+    .await?;
+    if let Some(archive) = end["files"].as_str() {
+        let archive = BASE64.decode(archive).unwrap_or_default();
+        unpack(&archive, &names).map_err(failed)?;
+    }
+    if json {
+        document["stdout"] = String::from_utf8_lossy(&out).into();
+        document["stderr"] = String::from_utf8_lossy(&err).into();
+        for key in ["exit", "reason", "timed_out", "usage", "error"] {
+            document[key] = end[key].clone();
+        }
+        output::json(&document);
+        return Ok(status(&end));
+    }
+    let reason = end["reason"].as_str().unwrap_or("it did not run");
+    match (end["error"].as_str(), end["timed_out"] == true) {
+        (Some(why), _) => output::say(&format!("error: {why}")),
+        (None, true) => output::say("the command ran out of time and was ended"),
+        (None, false) if status(&end) == 125 || reason.contains("memory") => output::say(reason),
+        (None, false) => {}
+    }
+    Ok(status(&end))
+}
+
+/// An archive of files and directories under their own names.
+fn pack(paths: &[PathBuf]) -> Result<Option<String>, Failure> {
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.follow_symlinks(true);
+    for path in paths {
+        let cannot = |e: std::io::Error| {
+            Failure::plain(format!("`{}` cannot be brought along: {e}", path.display()))
+        };
+        let whole = path.canonicalize().map_err(cannot)?;
+        let name = whole.file_name().unwrap_or_default();
+        match whole.is_dir() {
+            true => archive.append_dir_all(name, &whole),
+            false => archive.append_path_with_name(&whole, name),
+        }
+        .map_err(cannot)?;
+    }
+    let bytes = archive.into_inner();
+    let bytes = bytes.map_err(|e| Failure::plain(format!("the files cannot be packed: {e}")))?;
+    Ok(Some(BASE64.encode(bytes)))
+}
+
+/// Writes what a command left: plain files and directories below the names that were asked for,
+/// whatever else its archive says.
+fn unpack(archive: &[u8], names: &[String]) -> Result<(), Failure> {
+    let cannot =
+        |e: std::io::Error| Failure::plain(format!("what it left cannot be written here: {e}"));
+    let mut archive = tar::Archive::new(archive);
+    archive.set_preserve_permissions(false);
+    for entry in archive.entries().map_err(cannot)? {
+        let mut entry = entry.map_err(cannot)?;
+        let path = entry.path().map_err(cannot)?.into_owned();
+        let plain = |c: Component<'_>| matches!(c, Component::Normal(_));
+        let wanted = names.iter().any(|n| path.starts_with(n));
+        let kind = entry.header().entry_type();
+        let simple = matches!(kind, tar::EntryType::Regular | tar::EntryType::Directory);
+        if !(path.components().all(plain) && wanted && simple) {
+            let odd = std::io::Error::other(format!("`{}` was not asked for", path.display()));
+            return Err(cannot(odd));
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(cannot)?;
+        }
+        entry.unpack_in(".").map_err(cannot)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! `abbey schedule`: lists, shows, fires, adds and removes schedules.
+
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure, Outcome};
+use crate::key_values::pairs;
+use crate::manifest_file::{self, apply_edit, edit, mistakes, slug};
+use crate::output::{self, dash, table};
+use abbey_api::client::Client;
+use abbey_api::{ScheduleDoc, ScheduleView, SchedulesDoc};
+use abbey_daemon::{Home, manifest};
+use abbey_model::Slug;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// List schedules with their next instant and their history in numbers.
+    #[command(after_help = "Example:\n  abbey schedule list")]
+    List,
+    /// Show a schedule with its history.
+    #[command(after_help = "Example:\n  abbey schedule show merlin/morning")]
+    Show {
+        /// Schedule, as `AGENT/NAME`.
+        schedule: String,
+    },
+    /// Fire a schedule now, in addition to its own instants.
+    #[command(after_help = "Example:\n  abbey schedule run merlin/morning")]
+    Run {
+        /// Schedule, as `AGENT/NAME`.
+        schedule: String,
+    },
+    /// Add a schedule to its agent in the manifest, and apply it.
+    #[command(
+        after_help = "Example:\n  abbey schedule add merlin/morning --cron \"0 8 * * 1-5\" --task \"Write the daily brief.\""
+    )]
+    Add(Box<ScheduleAddArgs>),
+    /// Remove a schedule from the manifest, and apply it.
+    #[command(after_help = "Example:\n  abbey schedule rm merlin/morning")]
+    Rm {
+        /// Schedule, as `AGENT/NAME`.
+        schedule: String,
+        /// Path of the manifest.
+        #[arg(short, long, default_value = "abbey.yaml")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("when").required(true))]
+#[command(group = clap::ArgGroup::new("does").required(true))]
+pub(crate) struct ScheduleAddArgs {
+    /// Schedule, as `AGENT/NAME`.
+    pub(crate) schedule: String,
+    /// Cron pattern: minute, hour, day of month, month, weekday.
+    #[arg(long, group = "when")]
+    pub(crate) cron: Option<String>,
+    /// Interval, like `30m`.
+    #[arg(long, group = "when")]
+    pub(crate) every: Option<String>,
+    /// One instant, like `2026-12-01T10:00:00Z`.
+    #[arg(long, group = "when")]
+    pub(crate) at: Option<String>,
+    /// Text of the task that it adds.
+    #[arg(long, group = "does")]
+    pub(crate) task: Option<String>,
+    /// Skill that it runs.
+    #[arg(long, group = "does")]
+    pub(crate) skill: Option<String>,
+    /// Workflow that it starts.
+    #[arg(long, group = "does")]
+    pub(crate) workflow: Option<String>,
+    /// Arguments of the skill or input of the workflow, `KEY=VALUE`; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) with: Vec<String>,
+    /// Time zone of the cron pattern, like `Europe/Ljubljana` [default: the time zone of the house].
+    #[arg(long)]
+    pub(crate) timezone: Option<String>,
+    /// Longest random delay, like `5m`.
+    #[arg(long)]
+    pub(crate) jitter: Option<String>,
+    /// What happens when the previous task still runs: `skip`, `queue` or `replace`.
+    #[arg(long)]
+    pub(crate) overlap: Option<String>,
+    /// How many missed instants are caught up: `skip`, `once` or a number.
+    #[arg(long)]
+    pub(crate) catch_up: Option<String>,
+    /// Time limit of each task, like `10m`.
+    #[arg(long)]
+    pub(crate) timeout: Option<String>,
+    /// Path of the manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+}
+
+pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleCommand) -> Outcome {
+    let client = client(home)?;
+    match command {
+        ScheduleCommand::Add(args) => {
+            let (agent, name) = parse_name(&args.schedule)?;
+            let does = manifest_entry(&args)?;
+            let edited = edit(&args.file, |text| {
+                let lives = manifest::parse(text).is_ok_and(|h| h.agents.contains_key(&agent));
+                let code = if lives {
+                    exit::CONFLICT
+                } else {
+                    exit::NOT_FOUND
+                };
+                manifest::add_schedule(text, &agent, &name, &does)
+                    .map_err(|m| mistakes(&m).with_code(code))
+            })?;
+            apply_edit(home, &args.file, edited, None, manifest_file::show(json)).await
+        }
+        ScheduleCommand::Rm { schedule, file } => {
+            let (agent, name) = parse_name(&schedule)?;
+            let edited = edit(&file, |text| {
+                manifest::remove_schedule(text, &agent, &name)
+                    .map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
+            })?;
+            apply_edit(home, &file, edited, None, manifest_file::show(json)).await
+        }
+        ScheduleCommand::List => list_schedules(&client, json).await,
+        ScheduleCommand::Show { schedule } => {
+            let doc: ScheduleDoc = client.get(&path(&schedule)?).await?;
+            print_schedule(json, &doc);
+            Ok(exit::OK)
+        }
+        ScheduleCommand::Run { schedule } => {
+            let path = format!("{}/run", path(&schedule)?);
+            let doc: ScheduleDoc = client.post(&path, &serde_json::json!({}), &[]).await?;
+            print_schedule(json, &doc);
+            Ok(exit::OK)
+        }
+    }
+}
+
+fn parse_name(text: &str) -> Result<(Slug, Slug), Failure> {
+    let (agent, name) = text.split_once('/').ok_or_else(|| {
+        Failure::plain(format!("`{text}` is no schedule: say AGENT/NAME")).with_code(exit::USAGE)
+    })?;
+    Ok((slug(agent)?, slug(name)?))
+}
+
+/// The manifest entry of a schedule, on one line; values are quoted as JSON, which is valid YAML.
+fn manifest_entry(args: &ScheduleAddArgs) -> Result<String, Failure> {
+    let keys = [
+        ("cron", &args.cron),
+        ("every", &args.every),
+        ("at", &args.at),
+        ("task", &args.task),
+        ("skill", &args.skill),
+        ("workflow", &args.workflow),
+        ("timezone", &args.timezone),
+        ("jitter", &args.jitter),
+        ("overlap", &args.overlap),
+        ("catch_up", &args.catch_up),
+        ("timeout", &args.timeout),
+    ];
+    let given = keys.iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
+    let mut parts: Vec<String> = given.map(|(k, v)| format!("{k}: {}", json!(v))).collect();
+    if !args.with.is_empty() {
+        let pairs = pairs(&args.with)?;
+        let pair = |(key, value): (&String, &serde_json::Value)| format!("{}: {value}", json!(key));
+        let pairs: Vec<String> = pairs.iter().map(pair).collect();
+        parts.push(format!("with: {{ {} }}", pairs.join(", ")));
+    }
+    Ok(format!("{{ {} }}", parts.join(", ")))
+}
+
+fn path(name: &str) -> Result<String, Failure> {
+    match name.split_once('/') {
+        Some((agent, name)) => Ok(format!(
+            "/api/v1/schedules/{}/{}",
+            segment(agent),
+            segment(name)
+        )),
+        None => Err(Failure::plain(format!(
+            "`{name}` is no schedule: say AGENT/NAME, as `abbey schedule list` shows them"
+        ))
+        .with_code(exit::USAGE)),
+    }
+}
+
+async fn list_schedules(client: &Client, json: bool) -> Outcome {
+    let doc: SchedulesDoc = client.get("/api/v1/schedules").await?;
+    if json {
+        output::json(&doc);
+        return Ok(exit::OK);
+    }
+    let row = |s: &ScheduleView| {
+        vec![
+            s.name.clone(),
+            s.when.clone(),
+            dash(s.next_at.map(|t| t.to_string())),
+            format!("{} / {} / {}", s.fired, s.skipped, s.missed),
+            dash(s.last_task.clone()),
+        ]
+    };
+    table(
+        &[
+            "SCHEDULE",
+            "WHEN",
+            "NEXT",
+            "FIRED / SKIPPED / MISSED",
+            "LAST TASK",
+        ],
+        doc.schedules.iter().map(row).collect(),
+    );
+    Ok(exit::OK)
+}
+
+fn print_schedule(json: bool, doc: &ScheduleDoc) {
+    if json {
+        output::json(doc);
+        return;
+    }
+    let s = &doc.schedule;
+    output::line(&format!("{} ({}): {}", s.name, s.when, s.task));
+    output::line(&format!(
+        "  next {}; overlap {}, catch up {}",
+        dash(s.next_at.map(|t| t.to_string())),
+        s.overlap,
+        s.catch_up
+    ));
+    for line in &doc.history {
+        output::line(&format!(
+            "  {} {} {}",
+            line.instant,
+            line.outcome,
+            dash(line.task.clone())
+        ));
+    }
+}

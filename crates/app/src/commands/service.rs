@@ -1,0 +1,83 @@
+//! `abbey service`: lists services, shows their logs, restarts them.
+
+use crate::commands::logs::{LogsArgs, print_logs};
+use crate::connect::{client, segment};
+use crate::exit::{self, Outcome};
+use crate::output::{self, dash, table};
+use abbey_api::{ServiceView, ServicesDoc};
+use abbey_daemon::Home;
+use clap::Subcommand;
+use std::time::Duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// List the services with their presence and consumers.
+    #[command(after_help = "Example:\n  abbey service list")]
+    List,
+    /// Show what a service printed.
+    #[command(after_help = "Example:\n  abbey service logs web --follow")]
+    Logs(LogsArgs),
+    /// Restart a service.
+    #[command(after_help = "Example:\n  abbey service restart web")]
+    Restart {
+        /// Name of the service.
+        service: String,
+    },
+}
+
+pub(crate) async fn cmd_service(home: &Home, json: bool, command: ServiceCommand) -> Outcome {
+    match command {
+        ServiceCommand::List => list_services(home, json).await,
+        ServiceCommand::Logs(args) => print_logs(home, json, "services", &args).await,
+        ServiceCommand::Restart { service } => restart_service(home, json, &service).await,
+    }
+}
+
+/// Restarts a service.
+async fn restart_service(home: &Home, json: bool, service: &str) -> Outcome {
+    let path = format!("/api/v1/services/{}/restart", segment(service));
+    let client = client(home)?.timeout(Duration::from_secs(60));
+    let doc: serde_json::Value = client.post(&path, &serde_json::json!({}), &[]).await?;
+    match json {
+        true => output::json(&doc),
+        false => output::line(&format!("service `{service}` restarts")),
+    }
+    Ok(exit::OK)
+}
+
+async fn list_services(home: &Home, json: bool) -> Outcome {
+    let doc: ServicesDoc = client(home)?.get("/api/v1/services").await?;
+    if json {
+        output::json(&doc);
+        return Ok(exit::OK);
+    }
+    let row = |s: &ServiceView| {
+        let health = s
+            .healthy
+            .map(|h| if h { "answers" } else { "does not answer" });
+        vec![
+            s.name.clone(),
+            s.presence.clone(),
+            dash(health),
+            s.cell.clone(),
+            dash(s.port),
+            dash(s.pid),
+            s.restarts.to_string(),
+            s.consumers.join(", "),
+        ]
+    };
+    table(
+        &[
+            "SERVICE",
+            "PRESENCE",
+            "PROBE",
+            "CELL",
+            "PORT",
+            "PID",
+            "RESTARTS",
+            "CONSUMERS",
+        ],
+        doc.services.iter().map(row).collect(),
+    );
+    Ok(exit::OK)
+}

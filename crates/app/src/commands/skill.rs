@@ -1,0 +1,156 @@
+//! `abbey skill`: lists, searches, shows, checks and runs skills.
+
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure, Outcome};
+use crate::output::{self, dash, table};
+use crate::task_output;
+use abbey_api::*;
+use abbey_daemon::Home;
+use clap::Subcommand;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SkillCommand {
+    /// List the skills.
+    #[command(after_help = "Example:\n  abbey skill list")]
+    List,
+    /// Find skills that match a text, best first.
+    #[command(after_help = "Example:\n  abbey skill search \"disk usage\"")]
+    Search {
+        /// Text to match, like the text of a task.
+        query: String,
+    },
+    /// Show a skill.
+    #[command(after_help = "Example:\n  abbey skill show system-stats")]
+    Show {
+        /// Name of the skill.
+        name: String,
+    },
+    /// Check the directory of a skill.
+    #[command(after_help = "Example:\n  abbey skill check skills/tides")]
+    Check {
+        /// Directory that holds `SKILL.md`.
+        dir: PathBuf,
+    },
+    /// Run a skill as a task and wait for its result.
+    #[command(after_help = "Example:\n  abbey skill run service-status name=ssh --to merlin")]
+    Run {
+        /// Name of the skill.
+        name: String,
+        /// Arguments of the skill, as `KEY=VALUE`.
+        args: Vec<String>,
+        /// Agent that runs it [default: the agent with the skill that has the least work].
+        #[arg(long, value_name = "AGENT")]
+        to: Option<String>,
+    },
+}
+
+pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) -> Outcome {
+    match command {
+        SkillCommand::List => {
+            let doc: SkillsDoc = client(home)?.get("/api/v1/skills").await?;
+            print_skills(json, &doc);
+            Ok(exit::OK)
+        }
+        SkillCommand::Search { query } => {
+            let doc: SkillsDoc = client(home)?
+                .get(&format!("/api/v1/skills?q={}", segment(&query)))
+                .await?;
+            print_skills(json, &doc);
+            Ok(if doc.skills.is_empty() {
+                exit::NOT_FOUND
+            } else {
+                exit::OK
+            })
+        }
+        SkillCommand::Show { name } => {
+            let doc: SkillsDoc = client(home)?.get("/api/v1/skills").await?;
+            let missing = || {
+                Failure::plain(format!("there is no skill `{name}`"))
+                    .hint("`abbey skill list` shows all")
+                    .with_code(exit::NOT_FOUND)
+            };
+            let skill = doc
+                .skills
+                .iter()
+                .find(|s| s.name == name)
+                .ok_or_else(missing)?;
+            output::json(skill);
+            Ok(exit::OK)
+        }
+        SkillCommand::Check { dir } => {
+            let path = dir.canonicalize().map_err(|e| {
+                Failure::plain(format!("`{}`: {e}", dir.display())).with_code(exit::NOT_FOUND)
+            })?;
+            let skill =
+                abbey_agents::skill::load(&path).map_err(|e| Failure::plain(e.to_string()))?;
+            if json {
+                output::json(
+                    &serde_json::json!({ "version": VERSION, "name": skill.name, "hash": skill.hash, "ok": true }),
+                );
+            } else {
+                output::line(&format!(
+                    "{} is valid: {} patterns, hash {}",
+                    skill.name,
+                    skill.patterns.len(),
+                    skill.hash
+                ));
+            }
+            Ok(exit::OK)
+        }
+        SkillCommand::Run { name, args, to } => {
+            let mut pairs = BTreeMap::new();
+            for arg in &args {
+                let (key, value) = arg.split_once('=').ok_or_else(|| {
+                    Failure::plain(format!("`{arg}` is not KEY=VALUE")).with_code(exit::USAGE)
+                })?;
+                pairs.insert(key.to_owned(), value.to_owned());
+            }
+            let client = client(home)?;
+            let text = format!("run skill {name} {}", args.join(" "));
+            let body = AddTask {
+                evidence: Vec::new(),
+                text: text.trim().to_owned(),
+                to,
+                priority: None,
+                skill: Some(name),
+                args: pairs,
+                tokens: None,
+            };
+            let doc: TaskDoc = client.post("/api/v1/tasks", &body, &[]).await?;
+            task_output::wait_for_end(&client, json, &doc.task.id, Duration::from_secs(900)).await
+        }
+    }
+}
+
+fn print_skills(json: bool, doc: &SkillsDoc) {
+    if json {
+        output::json(doc);
+        return;
+    }
+    let row = |s: &SkillView| {
+        vec![
+            s.name.clone(),
+            dash(s.skill_version.as_ref()),
+            dash(s.owner.as_ref()),
+            dash(s.score),
+            s.risk.clone(),
+            s.agents.join(", "),
+            s.description.clone(),
+        ]
+    };
+    table(
+        &[
+            "SKILL",
+            "VERSION",
+            "OWNER",
+            "SCORE",
+            "RISK",
+            "AGENTS",
+            "DESCRIPTION",
+        ],
+        doc.skills.iter().map(row).collect(),
+    );
+}

@@ -1,0 +1,313 @@
+//! `abbey task`: adds, lists, shows, explains, cancels, retries, exports and imports tasks.
+
+use crate::commands::work_queue;
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure, Outcome};
+use crate::output::{self, dash, table};
+use crate::task_output::{first_line, print_task, wait_for_end};
+use abbey_api::client::Client;
+use abbey_api::*;
+use abbey_daemon::Home;
+use clap::{Args, Subcommand};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// Add a task.
+    #[command(after_help = "Example:\n  abbey task add \"show system stats\" --to merlin --wait")]
+    Add(TaskAddArgs),
+    /// List tasks, newest first.
+    #[command(after_help = "Example:\n  abbey task list --state running,blocked --agent merlin")]
+    List {
+        /// Only tasks in these states, separated by commas.
+        #[arg(long)]
+        state: Option<String>,
+        /// Only tasks of this agent.
+        #[arg(long)]
+        agent: Option<String>,
+        /// Number of tasks to list.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show a task with its runs and its result.
+    #[command(after_help = "Example:\n  abbey task show TASK-12 --tree")]
+    Show {
+        /// Number of the task, like `TASK-12`.
+        task: String,
+        /// Show the task with all its subtasks instead.
+        #[arg(long)]
+        tree: bool,
+    },
+    /// Explain why a task waits or how it ended.
+    #[command(after_help = "Example:\n  abbey task why TASK-12")]
+    Why {
+        /// Number of the task, like `TASK-12`.
+        task: String,
+    },
+    /// Cancel a task and its subtasks.
+    #[command(after_help = "Example:\n  abbey task cancel TASK-12")]
+    Cancel {
+        /// Number of the task, like `TASK-12`.
+        task: String,
+    },
+    /// Queue a finished task again.
+    #[command(after_help = "Example:\n  abbey task retry TASK-12")]
+    Retry {
+        /// Number of the task, like `TASK-12`.
+        task: String,
+    },
+    /// Print every task as JSON Lines, oldest first.
+    #[command(after_help = "Example:\n  abbey task export")]
+    Export {
+        /// Print the work queue as Markdown instead, for editing.
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Add the tasks of a file, once each, however often it is imported.
+    ///
+    /// A `.md` file is read as an edited work queue. Any other file is JSON Lines with the key `text` and the optional
+    /// keys `to`, `priority` and `tokens`.
+    #[command(after_help = "Example:\n  abbey task import tasks.jsonl")]
+    Import {
+        /// File to read.
+        file: PathBuf,
+    },
+    /// Synchronise a work queue in Markdown with the house, in both directions.
+    ///
+    /// Lines that people added or edited become tasks; changes of tasks are written into the file.
+    #[command(after_help = "Example:\n  abbey task sync WORK-QUEUE.md --watch")]
+    Sync {
+        /// The work queue; created if it does not exist.
+        #[arg(default_value = "WORK-QUEUE.md")]
+        file: PathBuf,
+        /// Keep running, and synchronise again whenever the file or the house changes.
+        #[arg(long)]
+        watch: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TaskAddArgs {
+    /// Text of the task.
+    pub(crate) text: String,
+    /// Agent that gets the task; without it, an agent is chosen by skill.
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) to: Option<String>,
+    /// Priority, from P0 (urgent) to P3 (low).
+    #[arg(long)]
+    pub(crate) priority: Option<String>,
+    /// Limit on tokens over all runs.
+    #[arg(long)]
+    pub(crate) tokens: Option<u64>,
+    /// Evidence that is verified before the task counts as done; may be given several times: `file:PATH` in the agent's
+    /// workspace, `command:["PROGRAM",…]` that exits 0 there, or `review:AGENT` that approves it.
+    #[arg(long, value_name = "EVIDENCE")]
+    pub(crate) evidence: Vec<EvidenceView>,
+    /// A second request with the same key returns the first task instead of adding another.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Wait until the task has ended; the exit code gives the outcome.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Longest wait, in seconds; then the exit code is 124.
+    #[arg(long, default_value_t = 900)]
+    pub(crate) timeout: u64,
+}
+
+pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> Outcome {
+    let client = client(home)?;
+    match command {
+        TaskCommand::Add(args) => add(&client, json, args).await,
+        TaskCommand::List {
+            state,
+            agent,
+            limit,
+        } => {
+            let mut path = format!("/api/v1/tasks?limit={limit}");
+            for (key, value) in [("state", state), ("agent", agent)] {
+                if let Some(value) = value {
+                    path.push_str(&format!("&{key}={}", segment(&value)));
+                }
+            }
+            let doc: TasksDoc = client.get(&path).await?;
+            if json {
+                output::json(&doc);
+            } else {
+                let row = |t: &TaskView| {
+                    vec![
+                        t.number.clone(),
+                        t.state.clone(),
+                        t.priority.clone(),
+                        dash(t.assignee.clone()),
+                        dash(t.verified.clone()),
+                        first_line(&t.title),
+                    ]
+                };
+                table(
+                    &["TASK", "STATE", "PRIORITY", "ASSIGNEE", "VERIFIED", "TITLE"],
+                    doc.tasks.iter().map(row).collect(),
+                );
+            }
+            Ok(exit::OK)
+        }
+        TaskCommand::Show { task, tree: true } => print_tree(&client, json, &task).await,
+        TaskCommand::Show { task, tree: false } => {
+            let doc: TaskDoc = client
+                .get(&format!("/api/v1/tasks/{}", segment(&task)))
+                .await?;
+            print_task(json, &doc);
+            Ok(exit::OK)
+        }
+        TaskCommand::Why { task } => {
+            let doc: WhyDoc = client
+                .get(&format!("/api/v1/tasks/{}/why", segment(&task)))
+                .await?;
+            if json {
+                output::json(&doc);
+            } else {
+                output::line(&format!("{} is {}", doc.task, doc.state));
+                for reason in &doc.reasons {
+                    output::line(&format!("  {}: {}", reason.code, reason.text));
+                }
+            }
+            Ok(exit::OK)
+        }
+        TaskCommand::Export { markdown: true } => work_queue::export(&client).await,
+        TaskCommand::Export { markdown: false } => export(&client).await,
+        TaskCommand::Import { file } if file.extension().is_some_and(|e| e == "md") => {
+            work_queue::import(&client, json, &file).await
+        }
+        TaskCommand::Import { file } => import(&client, json, &file).await,
+        TaskCommand::Sync { file, watch } => work_queue::sync(home, json, &file, watch).await,
+        TaskCommand::Cancel { task } => change(&client, json, &task, "cancel").await,
+        TaskCommand::Retry { task } => change(&client, json, &task, "retry").await,
+    }
+}
+
+async fn change(client: &Client, json: bool, task: &str, verb: &str) -> Outcome {
+    let doc: TaskDoc = client
+        .post(
+            &format!("/api/v1/tasks/{}/{verb}", segment(task)),
+            &serde_json::json!({}),
+            &[],
+        )
+        .await?;
+    print_task(json, &doc);
+    Ok(exit::OK)
+}
+
+async fn export(client: &Client) -> Outcome {
+    let mut all: Vec<TaskView> = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page: TasksDoc = client
+            .get(&format!("/api/v1/tasks?limit=1000{cursor}"))
+            .await?;
+        all.extend(page.tasks);
+        match page.cursor {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    for task in all.iter().rev() {
+        let line = serde_json::json!({
+            "text": task.title, "to": task.assignee, "priority": task.priority,
+            "number": task.number, "state": task.state,
+        });
+        output::line(&line.to_string());
+    }
+    Ok(exit::OK)
+}
+
+async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
+    let wrong = |text: String| Failure::plain(text).with_code(exit::USAGE);
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| wrong(format!("`{}` cannot be read: {e}", file.display())))?;
+    // Everything is read before anything is added.
+    let mut bodies: Vec<(usize, AddTask)> = Vec::new();
+    for (i, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, l)| !l.trim().is_empty())
+    {
+        let body = serde_json::from_str(line)
+            .map_err(|e| wrong(format!("{}:{}: {e}", file.display(), i + 1)))?;
+        bodies.push((i, body));
+    }
+    let mut rows = Vec::new();
+    for (i, body) in &bodies {
+        // The place and the content of a line make its key.
+        let line = serde_json::to_vec(body).unwrap_or_default();
+        let key = format!("import-{i}-{}", abbey_support::digest::sha256_hex(&line));
+        let doc: TaskDoc = client
+            .post("/api/v1/tasks", body, &[("idempotency-key", key)])
+            .await?;
+        rows.push(doc.task);
+    }
+    if json {
+        output::json(&TasksDoc {
+            version: VERSION,
+            tasks: rows,
+            cursor: None,
+        });
+    } else {
+        let row = |t: &TaskView| vec![t.number.clone(), t.state.clone(), first_line(&t.title)];
+        table(&["TASK", "STATE", "TITLE"], rows.iter().map(row).collect());
+    }
+    Ok(exit::OK)
+}
+
+async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
+    let body = AddTask {
+        text: args.text,
+        to: args.to,
+        priority: args.priority,
+        skill: None,
+        args: BTreeMap::new(),
+        tokens: args.tokens,
+        evidence: args.evidence,
+    };
+    let headers: Vec<(&str, String)> = args
+        .idempotency_key
+        .map(|k| ("idempotency-key", k))
+        .into_iter()
+        .collect();
+    let doc: TaskDoc = client.post("/api/v1/tasks", &body, &headers).await?;
+    if !args.wait {
+        print_task(json, &doc);
+        return Ok(exit::OK);
+    }
+    wait_for_end(
+        client,
+        json,
+        &doc.task.id,
+        Duration::from_secs(args.timeout),
+    )
+    .await
+}
+
+/// The tree below a task.
+async fn print_tree(client: &Client, json: bool, task: &str) -> Outcome {
+    let doc: TreeDoc = client
+        .get(&format!("/api/v1/tasks/{}/tree", segment(task)))
+        .await?;
+    if json {
+        output::json(&doc);
+        return Ok(exit::OK);
+    }
+    for row in &doc.rows {
+        let indent = "  ".repeat(usize::try_from(row.depth).unwrap_or(0));
+        let task = &row.task;
+        output::line(&format!(
+            "{indent}{} {} ({} for {}): {}",
+            task.number,
+            task.state,
+            task.assignee.as_deref().unwrap_or("unassigned"),
+            task.author,
+            first_line(&task.title)
+        ));
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,274 @@
+//! `abbey unit`: files for the host's service manager, so that a house starts with its host (S3-08 to S3-12, S1-20).
+//! The files are rendered from what the house knows; enabling, starting and querying is left to the service manager.
+
+mod rcd;
+mod systemd;
+
+use crate::connect::client;
+use crate::exit::{self, Failure, Outcome};
+use crate::output;
+use abbey_api::ManifestDoc;
+use abbey_daemon::Home;
+use abbey_model::SecretRef;
+use clap::{Args, Subcommand, ValueEnum};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UnitCommand {
+    /// Print the files, each after a line with its path.
+    #[command(after_help = "Example:\n  abbey unit print")]
+    Print(UnitArgs),
+    /// Install the files; nothing is started or enabled.
+    #[command(after_help = "Example:\n  abbey unit install")]
+    Install(UnitArgs),
+    /// Start the house when the host boots.
+    #[command(after_help = "Example:\n  abbey unit enable")]
+    Enable(UnitArgs),
+    /// Do not start the house when the host boots.
+    #[command(after_help = "Example:\n  abbey unit disable")]
+    Disable(UnitArgs),
+    /// Start the house now.
+    #[command(after_help = "Example:\n  abbey unit start")]
+    Start(UnitArgs),
+    /// Stop the control plane; its cells keep running.
+    #[command(after_help = "Example:\n  abbey unit stop")]
+    Stop(UnitArgs),
+    /// Show the status that the service manager reports.
+    #[command(after_help = "Example:\n  abbey unit status")]
+    Status(UnitArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnitArgs {
+    /// Service manager [default: systemd for root, user for other users].
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// Directory for print and install [default: the directory of the service manager].
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// A service manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// systemd, system units of root.
+    Systemd,
+    /// systemd, units of a user.
+    User,
+    /// FreeBSD's rc.d.
+    Rcd,
+}
+
+/// What the files are written from.
+struct Facts {
+    /// The binary.
+    binary: String,
+    /// `ABBEY_HOME`.
+    home: String,
+    /// The user whom the control plane is; a house of a user's own has none.
+    serve_uid: u32,
+    /// Credentials by name that the manifest refers to.
+    credentials: BTreeSet<String>,
+    /// Version of systemd, where there is one.
+    systemd: u32,
+}
+
+/// One file.
+struct File {
+    name: &'static str,
+    mode: u32,
+    text: String,
+}
+
+pub(crate) async fn cmd_unit(home: &Home, command: UnitCommand) -> Outcome {
+    let verb = match &command {
+        UnitCommand::Print(args) | UnitCommand::Install(args) => {
+            let kind = kind_of(args)?;
+            let facts = facts(home, kind).await?;
+            let files = match kind {
+                Kind::Systemd => systemd::system(&facts),
+                Kind::User => systemd::user(&facts),
+                Kind::Rcd => rcd::scripts(&facts),
+            };
+            let dir = args.dir.clone().map_or_else(|| place(kind), Ok)?;
+            return match command {
+                UnitCommand::Install(_) => install(kind, &dir, &files),
+                _ => {
+                    print(&dir, &files);
+                    Ok(exit::OK)
+                }
+            };
+        }
+        UnitCommand::Enable(_) => "enable",
+        UnitCommand::Disable(_) => "disable",
+        UnitCommand::Start(_) => "start",
+        UnitCommand::Stop(_) => "stop",
+        UnitCommand::Status(_) => "status",
+    };
+    let (UnitCommand::Print(args)
+    | UnitCommand::Install(args)
+    | UnitCommand::Enable(args)
+    | UnitCommand::Disable(args)
+    | UnitCommand::Start(args)
+    | UnitCommand::Stop(args)
+    | UnitCommand::Status(args)) = &command;
+    manage(kind_of(args)?, verb)
+}
+
+fn kind_of(args: &UnitArgs) -> Result<Kind, Failure> {
+    let root = rustix::process::geteuid().is_root();
+    match args.kind {
+        None if root => Ok(Kind::Systemd),
+        None => Ok(Kind::User),
+        Some(Kind::User) if root => Err(Failure::plain(
+            "a house of root's is the system's: root has no units of a user's own",
+        )
+        .with_code(exit::USAGE)
+        .hint("leave `--kind` out, or run this as the user whose house it is")),
+        Some(kind) => Ok(kind),
+    }
+}
+
+fn place(kind: Kind) -> Result<PathBuf, Failure> {
+    match kind {
+        Kind::Systemd => Ok("/etc/systemd/system".into()),
+        Kind::Rcd => Ok("/usr/local/etc/rc.d".into()),
+        Kind::User => {
+            let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+            let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".config"));
+            let config = config.or_else(usual).ok_or_else(|| {
+                Failure::plain("neither HOME nor XDG_CONFIG_HOME says where units of a user are")
+            })?;
+            Ok(config.join("systemd/user"))
+        }
+    }
+}
+
+/// A path that needs no quoting in a unit, and in no shell either.
+fn plain(what: &str, path: &Path) -> Result<String, Failure> {
+    let text = path.to_str().unwrap_or_default();
+    let usual = |b: u8| b.is_ascii_alphanumeric() || b"/._-+".contains(&b);
+    match text.starts_with('/') && text.bytes().all(usual) {
+        true => Ok(text.to_owned()),
+        false => Err(Failure::plain(format!(
+            "{what} `{}` cannot stand in a unit: it has other characters than letters, digits and `/._-+`",
+            path.display()
+        ))
+        .with_code(exit::USAGE)
+        .hint("move it, or name it by a link without them")),
+    }
+}
+
+async fn facts(home: &Home, kind: Kind) -> Result<Facts, Failure> {
+    let binary = std::env::current_exe()
+        .map_err(|e| Failure::plain(format!("could not tell which binary this is: {e}")))?;
+    // The control plane's user and the directories are made now, so that the units can name them.
+    let serve_uid = home.prepare().map_err(Failure::from)?.serve_uid;
+    Ok(Facts {
+        binary: plain("the binary", &binary)?,
+        home: plain("the home", home.root())?,
+        serve_uid,
+        credentials: credentials(home).await,
+        systemd: match kind {
+            Kind::Rcd => 0,
+            Kind::Systemd | Kind::User => version(),
+        },
+    })
+}
+
+/// Credentials of the manifest that is in force; none where no house answers.
+async fn credentials(home: &Home) -> BTreeSet<String> {
+    let Ok(client) = client(home) else {
+        return BTreeSet::new();
+    };
+    let current = client.get::<ManifestDoc>("/api/v1/generations/current");
+    let manifest = current.await.map(|doc| doc.manifest).unwrap_or_default();
+    let Ok(house) = abbey_daemon::manifest::parse(&manifest) else {
+        return BTreeSet::new();
+    };
+    let named = house.secrets().filter_map(|(_, secret)| match secret {
+        SecretRef::Credential(name) => Some(name.clone()),
+        SecretRef::Env(_) | SecretRef::File(_) => None,
+    });
+    named.collect()
+}
+
+/// Version of systemd on this host: what an older one does not know would be a warning at every boot. The oldest one
+/// that is looked after, where there is none.
+fn version() -> u32 {
+    let output = std::process::Command::new("systemctl")
+        .arg("--version")
+        .output();
+    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+    let found = text
+        .ok()
+        .and_then(|t| t.split_whitespace().nth(1)?.parse().ok());
+    found.unwrap_or(systemd::OLDEST)
+}
+
+fn print(dir: &Path, files: &[File]) {
+    for (n, file) in files.iter().enumerate() {
+        let gap = if n == 0 { "" } else { "\n" };
+        output::line(&format!("{gap}# {}", dir.join(file.name).display()));
+        output::line(file.text.trim_end());
+    }
+}
+
+fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
+    use abbey_support::file::{Sync, publish};
+    let broken = |what: &str, path: &Path| {
+        let text = format!("could not {what} `{}`", path.display());
+        move |e: std::io::Error| Failure::plain(format!("{text}: {e}"))
+    };
+    std::fs::create_dir_all(dir).map_err(broken("make", dir))?;
+    for file in files {
+        let path = dir.join(file.name);
+        publish(&path, &file.text, file.mode, Sync::Content).map_err(broken("write", &path))?;
+        output::line(&path.display().to_string());
+    }
+    if kind == Kind::User && !lingers() {
+        output::say(
+            "note: this user does not linger, so the house ends with the last session and does not come up with the host; `loginctl enable-linger` changes that",
+        );
+    }
+    let next = match kind {
+        Kind::Systemd => "systemctl daemon-reload",
+        Kind::User => "systemctl --user daemon-reload",
+        Kind::Rcd => "",
+    };
+    let first = if next.is_empty() { "" } else { ", then " };
+    output::say(&format!(
+        "nothing is started: {next}{first}`abbey unit enable` and `abbey unit start`"
+    ));
+    Ok(exit::OK)
+}
+
+/// Whether a user's services go on without a session of theirs (S3-11).
+///
+/// Source: loginctl(1), `enable-linger`: the mark is a file of the user's name.
+fn lingers() -> bool {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+    user.is_ok_and(|name| {
+        let plain = !name.is_empty() && !name.contains('/');
+        plain && Path::new("/var/lib/systemd/linger").join(name).exists()
+    })
+}
+
+/// Has the host's service manager do it.
+fn manage(kind: Kind, verb: &str) -> Outcome {
+    let (program, args): (&str, Vec<&str>) = match kind {
+        Kind::Systemd => ("systemctl", vec![verb, systemd::HOUSE]),
+        Kind::User => ("systemctl", vec!["--user", verb, systemd::HOUSE]),
+        Kind::Rcd => ("service", vec![rcd::HOUSE, verb]),
+    };
+    let status = std::process::Command::new(program).args(&args).status();
+    match status {
+        Ok(status) => Ok(status
+            .code()
+            .and_then(|c| u8::try_from(c).ok())
+            .unwrap_or(exit::FAILURE)),
+        Err(e) => Err(Failure::plain(format!("`{program}` could not be run: {e}"))
+            .hint("`--kind` names the service manager of this host; without one, `abbey up` starts a house")),
+    }
+}

@@ -1,0 +1,103 @@
+//! `abbey up`: starts the control plane and applies the manifest.
+
+use crate::connect::client;
+use crate::control_plane::{ensure_up, take_down};
+use crate::exit::{self, Outcome};
+use crate::fleet_output::print_fleet;
+use crate::manifest_file::read_manifest;
+use crate::output::{self, Progress, say};
+use abbey_api::*;
+use abbey_daemon::Home;
+use clap::Args;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Path of the manifest.
+    #[arg(short, long, default_value = "abbey.yaml")]
+    pub(crate) file: PathBuf,
+    /// Return at once instead of waiting until the agents are ready.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// Longest wait for agents to come up.
+const UP_WITHIN: Duration = Duration::from_secs(90);
+
+pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
+    let body = read_manifest(&args.file)?;
+    // A wrong manifest must not leave a control plane behind.
+    abbey_daemon::check_manifest(&body.manifest)?;
+    let mut progress = Progress::new();
+    progress.show("starting the control plane");
+    let started = ensure_up(home).await?;
+    let client = client(home)?;
+    progress.show("applying the manifest");
+    let applied: Result<PlanDoc, _> = client.post("/api/v1/generations", &body, &[]).await;
+    let doc = match applied {
+        Ok(doc) => doc,
+        Err(error) => {
+            progress.end();
+            let empty: HouseDoc = client.get("/api/v1/house").await?;
+            if started && empty.house.is_none() {
+                // We started it for nothing; leave the host as it was.
+                take_down(home, &client).await?;
+            }
+            return Err(error.into());
+        }
+    };
+    let until = Instant::now()
+        + if args.no_wait {
+            Duration::ZERO
+        } else {
+            UP_WITHIN
+        };
+    let fleet = loop {
+        let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+        let moving: Vec<&str> = fleet
+            .agents
+            .iter()
+            .filter(|a| !matches!(a.presence.as_str(), "ready" | "degraded") && is_waited_for(a))
+            .map(|a| a.name.as_str())
+            .collect();
+        if moving.is_empty() || Instant::now() >= until {
+            break fleet;
+        }
+        progress.show(&format!("waiting for {}", moving.join(", ")));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    progress.end();
+    let house: HouseDoc = client.get("/api/v1/house").await?;
+    if json {
+        output::json(&fleet);
+    } else {
+        let steps = doc
+            .steps
+            .iter()
+            .filter(|s| s.action != "not_applicable")
+            .count();
+        let change = if doc.applied {
+            format!("{steps} steps")
+        } else {
+            "nothing to change".to_owned()
+        };
+        say(&format!(
+            "house {} is up, generation {} ({change}), outside door {}",
+            fleet.house, doc.generation, house.address
+        ));
+        print_fleet(&fleet);
+    }
+    let late = !args.no_wait
+        && fleet
+            .agents
+            .iter()
+            .any(|a| a.presence != "ready" && is_waited_for(a));
+    Ok(if late { exit::DEGRADED } else { exit::OK })
+}
+
+/// An agent that was stopped or is held on purpose is not waited for.
+fn is_waited_for(agent: &AgentView) -> bool {
+    !matches!(agent.presence.as_str(), "paused" | "stopped")
+        && (agent.presence != "down" || agent.generation == 0)
+}

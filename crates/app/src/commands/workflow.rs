@@ -1,0 +1,327 @@
+//! `abbey workflow`: checks, runs, lists, shows and cancels workflows, and reports events to them.
+
+use crate::connect::{client, segment};
+use crate::exit::{self, Failure, Outcome};
+use crate::key_values::pairs;
+use crate::manifest_file::read_manifest;
+use crate::output::{self, Progress, dash, table};
+use crate::workflow_drawing::{Node, draw_run, draw_steps};
+use abbey_api::client::Client;
+use abbey_api::*;
+use abbey_daemon::{Home, manifest};
+use clap::Subcommand;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Longest wait in one request.
+const WAIT: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkflowCommand {
+    /// Check the workflows of a manifest; nothing runs.
+    #[command(after_help = "Example:\n  abbey workflow check --svg release")]
+    Check {
+        /// Print this workflow as SVG instead.
+        #[arg(long, value_name = "WORKFLOW")]
+        svg: Option<String>,
+        /// Path of the manifest.
+        #[arg(short, long, default_value = "abbey.yaml")]
+        file: PathBuf,
+    },
+    /// Start a run of a workflow.
+    #[command(after_help = "Example:\n  abbey workflow run release version=1.4 --wait")]
+    Run {
+        /// Name of the workflow.
+        workflow: String,
+        /// Input, as `KEY=VALUE`; a value that is valid JSON is read as JSON, any other as text.
+        input: Vec<String>,
+        /// Wait until the run has ended; the exit code gives the outcome.
+        #[arg(long)]
+        wait: bool,
+        /// Longest wait, in seconds; then the exit code is 124.
+        #[arg(long, default_value_t = 900, value_name = "SECONDS")]
+        timeout: u64,
+        /// A second request with the same key returns the first run instead of starting another.
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
+    },
+    /// List runs, newest first.
+    #[command(after_help = "Example:\n  abbey workflow list --open")]
+    List {
+        /// Only runs that have not ended.
+        #[arg(long)]
+        open: bool,
+        /// Number of runs to list.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show a run with its steps.
+    #[command(after_help = "Example:\n  abbey workflow show WF-3 --svg")]
+    Show {
+        /// Number of the run, like `WF-3`.
+        run: String,
+        /// Print the run as SVG instead.
+        #[arg(long)]
+        svg: bool,
+    },
+    /// Cancel a run; completed steps are compensated.
+    #[command(after_help = "Example:\n  abbey workflow cancel WF-3")]
+    Cancel {
+        /// Number of the run, like `WF-3`.
+        run: String,
+    },
+    /// Report an event to waiting runs, and start the workflows that it triggers.
+    #[command(after_help = "Example:\n  abbey workflow event shipped --data '{\"order\": 7}'")]
+    Event {
+        /// Name of the event.
+        event: String,
+        /// Deliver the event to this run only, like `WF-3`.
+        #[arg(long, value_name = "RUN")]
+        run: Option<String>,
+        /// Data of the event, as JSON.
+        #[arg(long, value_name = "JSON")]
+        data: Option<String>,
+        /// A second event with the same key starts no second run.
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
+    },
+}
+
+pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowCommand) -> Outcome {
+    match command {
+        WorkflowCommand::Check { svg, file } => check(json, svg.as_deref(), &file),
+        WorkflowCommand::Run {
+            workflow,
+            input,
+            wait,
+            timeout,
+            idempotency_key,
+        } => {
+            let client = client(home)?;
+            let body = RunWorkflowBody {
+                input: pairs(&input)?,
+            };
+            let path = format!("/api/v1/workflows/{}/runs", segment(&workflow));
+            let doc: WorkflowDoc = client.post(&path, &body, &key(idempotency_key)).await?;
+            match wait {
+                true => {
+                    wait_for_end(&client, json, &doc.run.id, Duration::from_secs(timeout)).await
+                }
+                false => {
+                    show(json, &doc);
+                    Ok(exit::OK)
+                }
+            }
+        }
+        WorkflowCommand::List { open, limit } => {
+            let path = format!("/api/v1/workflow-runs?open={open}&limit={limit}");
+            let doc: WorkflowsDoc = client(home)?.get(&path).await?;
+            match json {
+                true => output::json(&doc),
+                false => list(&doc),
+            }
+            Ok(exit::OK)
+        }
+        WorkflowCommand::Show { run, svg } => {
+            let doc: WorkflowDoc = client(home)?.get(&path_of(&run)).await?;
+            match svg {
+                true => output::line(&draw_run(&doc.run).to_string()),
+                false => show(json, &doc),
+            }
+            Ok(exit::OK)
+        }
+        WorkflowCommand::Cancel { run } => {
+            let path = format!("{}/cancel", path_of(&run));
+            let none = serde_json::json!({});
+            let doc: WorkflowDoc = client(home)?.post(&path, &none, &[]).await?;
+            show(json, &doc);
+            Ok(exit::OK)
+        }
+        WorkflowCommand::Event {
+            event,
+            run,
+            data,
+            idempotency_key,
+        } => {
+            let data = match data {
+                None => Value::Null,
+                Some(text) => serde_json::from_str(&text).map_err(|e| {
+                    Failure::plain(format!("`--data` is not JSON: {e}")).with_code(exit::USAGE)
+                })?,
+            };
+            let body = EventBody { data, run };
+            let path = format!("/api/v1/events/{}", segment(&event));
+            let doc: HeardDoc = client(home)?
+                .post(&path, &body, &key(idempotency_key))
+                .await?;
+            match json {
+                true => output::json(&doc),
+                false => output::line(&format!(
+                    "told {}; started {}",
+                    names(&doc.told),
+                    names(&doc.started)
+                )),
+            }
+            Ok(exit::OK)
+        }
+    }
+}
+
+fn path_of(run: &str) -> String {
+    format!("/api/v1/workflow-runs/{}", segment(run))
+}
+
+fn key(key: Option<String>) -> Vec<(&'static str, String)> {
+    key.map(|k| ("idempotency-key", k)).into_iter().collect()
+}
+
+fn names(list: &[String]) -> String {
+    match list {
+        [] => "none".to_owned(),
+        list => list.join(", "),
+    }
+}
+
+/// Checks every workflow of the manifest and prints its steps.
+fn check(json: bool, svg: Option<&str>, file: &std::path::Path) -> Outcome {
+    let text = read_manifest(file)?.manifest;
+    let doc = manifest::workflows(&text).map_err(|mistakes| {
+        let lines: Vec<String> = mistakes
+            .iter()
+            .map(|m| format!("{}:{m}", file.display()))
+            .collect();
+        Failure::plain(lines.join("\n  ")).with_code(exit::USAGE)
+    })?;
+    if let Some(name) = svg {
+        let found = doc.workflows.iter().find(|w| w.name == name);
+        let found = found.ok_or_else(|| {
+            let names: Vec<String> = doc.workflows.iter().map(|w| w.name.clone()).collect();
+            let text = format!("`{}` declares no workflow `{name}`", file.display());
+            Failure::plain(text)
+                .hint(format!("it declares {}", self::names(&names)))
+                .with_code(exit::NOT_FOUND)
+        })?;
+        let node = |s: &DeclaredStep| Node {
+            name: s.name.clone(),
+            kind: s.kind.clone(),
+            needs: s.needs.clone(),
+            state: None,
+        };
+        let nodes = found.steps.iter().map(node).collect();
+        output::line(&draw_steps(&found.name, nodes).to_string());
+        return Ok(exit::OK);
+    }
+    if json {
+        output::json(&doc);
+        return Ok(exit::OK);
+    }
+    for workflow in &doc.workflows {
+        let input = workflow.input.iter().map(|(n, t)| format!("{n}: {t}"));
+        let input: Vec<String> = input.collect();
+        output::line(&format!("{} ({})", workflow.name, input.join(", ")));
+        for step in &workflow.steps {
+            let needs = match step.needs.as_slice() {
+                [] => String::new(),
+                needs => format!(", after {}", needs.join(", ")),
+            };
+            output::line(&format!(
+                "  {} ({}{needs}): {}",
+                step.name, step.kind, step.about
+            ));
+        }
+    }
+    output::line(&format!("{} workflows, no mistakes", doc.workflows.len()));
+    Ok(exit::OK)
+}
+
+/// Waits until a run has ended; the exit code gives the outcome.
+async fn wait_for_end(client: &Client, json: bool, run: &str, patience: Duration) -> Outcome {
+    let until = Instant::now() + patience;
+    let mut progress = Progress::new();
+    loop {
+        let left = until.saturating_duration_since(Instant::now()).min(WAIT);
+        let path = format!("{}?wait_ms={}", path_of(run), left.as_millis());
+        let doc: WorkflowDoc = client.get(&path).await?;
+        let code = match doc.run.state.as_str() {
+            "done" => Some(exit::OK),
+            "failed" | "cancelled" => Some(exit::FAILURE),
+            _ if Instant::now() >= until => Some(exit::TIMEOUT),
+            _ => None,
+        };
+        if let Some(code) = code {
+            progress.end();
+            show(json, &doc);
+            return Ok(code);
+        }
+        progress.show(&format!("{} is {}", doc.run.id, doc.run.state));
+    }
+}
+
+fn list(doc: &WorkflowsDoc) {
+    let row = |r: &WorkflowView| {
+        let settled = r.steps.iter().filter(|s| s.state == "done").count();
+        vec![
+            r.id.clone(),
+            r.workflow.clone(),
+            r.state.clone(),
+            format!("{settled} of {}", r.steps.len()),
+            r.by.clone(),
+            r.began_at.to_string(),
+        ]
+    };
+    table(
+        &["RUN", "WORKFLOW", "STATE", "DONE", "BY", "BEGAN"],
+        doc.runs.iter().map(row).collect(),
+    );
+}
+
+fn show(json: bool, doc: &WorkflowDoc) {
+    if json {
+        output::json(doc);
+        return;
+    }
+    let run = &doc.run;
+    output::line(&format!(
+        "{} {} {}, by {}",
+        run.id, run.workflow, run.state, run.by
+    ));
+    if run.changed {
+        output::line(
+            "  the workflow is declared otherwise by now; this run follows what it began with",
+        );
+    }
+    if let Some(why) = &run.failure {
+        output::line(&format!("  because {why}"));
+    }
+    let several = |step: &str| run.steps.iter().filter(|s| s.step == step).count() > 1;
+    for step in &run.steps {
+        let place = match several(&step.step) {
+            true => format!("{}[{}]", step.step, step.index),
+            false => step.step.clone(),
+        };
+        let again = match step.attempts {
+            0 | 1 => String::new(),
+            n => format!(", attempt {n}"),
+        };
+        let undo = step
+            .undo
+            .as_ref()
+            .map_or_else(String::new, |u| format!(", undoing {u}"));
+        let result = match &step.result {
+            None => String::new(),
+            Some(Value::String(text)) => format!(": {text}"),
+            Some(value) => format!(": {}", value["text"].as_str().unwrap_or_default()),
+        };
+        let first = result.lines().next().unwrap_or_default();
+        output::line(&format!(
+            "  {place} ({}) {}{again} {}{undo}{first}",
+            step.kind,
+            step.state,
+            dash(step.began.clone())
+        ));
+    }
+    if let Some(output) = &run.output {
+        output::line(&format!("  gives {output}"));
+    }
+}

@@ -1,0 +1,16 @@
+//! Arguments of the form `KEY=VALUE`.
+
+use crate::exit::{self, Failure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+pub(crate) fn pairs(input: &[String]) -> Result<BTreeMap<String, Value>, Failure> {
+    let pair = |text: &String| {
+        let (name, value) = text.split_once('=').ok_or_else(|| {
+            Failure::plain(format!("`{text}` is not KEY=VALUE")).with_code(exit::USAGE)
+        })?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        Ok((name.to_owned(), value))
+    };
+    input.iter().map(pair).collect()
+}

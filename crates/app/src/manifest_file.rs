@@ -1,0 +1,119 @@
+//! Reading the manifest file with what it refers to, and editing it in place: an edit is first planned, then written, then applied.
+
+use crate::connect::client;
+use crate::exit::{self, Failure, Outcome};
+use crate::output;
+use crate::plan_output::print_plan;
+use abbey_api::*;
+use abbey_daemon::{Home, manifest};
+use abbey_support::file::{Sync, publish};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The manifest with everything that it names by path.
+pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        Failure::plain(format!(
+            "the manifest `{}` cannot be read: {e}",
+            file.display()
+        ))
+        .hint("`abbey init` writes one to start from; `-f` names another")
+        .with_code(exit::USAGE)
+    })?;
+    body_of(file, text)
+}
+
+/// The text of a manifest with the charters that it names, which are looked for beside the file.
+pub(crate) fn body_of(file: &Path, text: String) -> Result<ManifestBody, Failure> {
+    let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let base = path
+        .parent()
+        .map_or_else(|| PathBuf::from("/"), Path::to_owned);
+    let mut charters = BTreeMap::new();
+    if let Ok(house) = manifest::parse(&text) {
+        for agent in house.agents.values() {
+            if let manifest::Charter::File(name) = &agent.charter {
+                let text = std::fs::read_to_string(base.join(name)).map_err(|e| {
+                    Failure::plain(format!(
+                        "{}:{}: the charter `{name}` of agent `{}` cannot be read: {e}",
+                        file.display(),
+                        agent.line,
+                        agent.slug
+                    ))
+                    .with_code(exit::USAGE)
+                })?;
+                charters.insert(name.clone(), text);
+            }
+        }
+    }
+    Ok(ManifestBody {
+        manifest: text,
+        base_dir: base.display().to_string(),
+        charters,
+        reason: None,
+    })
+}
+
+pub(crate) fn edit(
+    file: &Path,
+    change: impl FnOnce(&str) -> Result<String, Failure>,
+) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        Failure::plain(format!(
+            "the manifest `{}` cannot be read: {e}",
+            file.display()
+        ))
+        .with_code(exit::USAGE)
+    })?;
+    change(&text)
+}
+
+/// Applies an edited manifest: first as a plan, then to the file, then to the house.
+pub(crate) async fn apply_edit(
+    home: &Home,
+    file: &Path,
+    edited: String,
+    reason: Option<String>,
+    show: impl FnOnce(&PlanDoc),
+) -> Outcome {
+    abbey_daemon::check_manifest(&edited)?;
+    let client = client(home)?;
+    let current: ManifestDoc = client.get("/api/v1/generations/current").await?;
+    let mut body = body_of(file, edited)?;
+    body.reason = reason;
+    let planned: PlanDoc = client.post("/api/v1/plans", &body, &[]).await?;
+    if planned.notes.iter().any(|n| n.severity == "fatal") {
+        print_plan(&planned);
+        return Ok(exit::CONFLICT);
+    }
+    let mode = std::fs::metadata(file).map_or(0o644, |m| m.permissions().mode() & 0o7777);
+    let written = publish(file, &body.manifest, mode, Sync::Content);
+    written.map_err(|e| Failure::plain(format!("`{}` cannot be written: {e}", file.display())))?;
+    let seen = [("if-match", format!("\"{}\"", current.generation))];
+    let doc: PlanDoc = client.post("/api/v1/generations", &body, &seen).await?;
+    show(&doc);
+    Ok(exit::OK)
+}
+
+pub(crate) fn show(json: bool) -> impl FnOnce(&PlanDoc) {
+    move |plan| match json {
+        true => output::json(plan),
+        false => print_plan(plan),
+    }
+}
+
+pub(crate) fn slug(text: &str) -> Result<abbey_model::Slug, Failure> {
+    text.parse()
+        .map_err(|e: abbey_model::SlugError| Failure::plain(e.to_string()).with_code(exit::USAGE))
+}
+
+pub(crate) fn mistakes(list: &[impl std::fmt::Display]) -> Failure {
+    Failure::plain(
+        list.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; "),
+    )
+    .with_code(exit::CONFLICT)
+}

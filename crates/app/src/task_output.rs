@@ -1,0 +1,108 @@
+//! How a task is printed, and waiting for its end.
+
+use crate::exit::{self, Outcome};
+use crate::output::{self, Progress, dash};
+use abbey_api::TaskDoc;
+use abbey_api::client::Client;
+use std::time::{Duration, Instant};
+
+/// Longest wait in one request.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// Waits for the end of a task; the exit status tells it.
+pub(crate) async fn wait_for_end(
+    client: &Client,
+    json: bool,
+    id: &str,
+    patience: Duration,
+) -> Outcome {
+    let until = Instant::now() + patience;
+    let mut progress = Progress::new();
+    loop {
+        let left = until.saturating_duration_since(Instant::now()).min(WAIT);
+        let doc: TaskDoc = client
+            .get(&format!("/api/v1/tasks/{id}?wait_ms={}", left.as_millis()))
+            .await?;
+        let code = match doc.task.state.as_str() {
+            "done" => Some(exit::OK),
+            "failed" | "timed_out" | "cancelled" | "unverified" => Some(exit::FAILURE),
+            "blocked" | "awaiting_approval" => Some(exit::APPROVAL),
+            "parked" => Some(exit::PARKED),
+            _ if Instant::now() >= until => Some(exit::TIMEOUT),
+            _ => None,
+        };
+        if let Some(code) = code {
+            progress.end();
+            print_task(json, &doc);
+            return Ok(code);
+        }
+        progress.show(&format!("{} is {}", doc.task.number, doc.task.state));
+    }
+}
+
+pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
+    if json {
+        output::json(doc);
+        return;
+    }
+    let t = &doc.task;
+    let skill = t
+        .skill
+        .as_ref()
+        .map_or_else(String::new, |s| format!(" by skill {s}"));
+    let verified = t
+        .verified
+        .as_ref()
+        .map_or_else(String::new, |v| format!(", verified: {v}"));
+    output::line(&format!(
+        "{} is {}{verified} ({}{skill})",
+        t.number,
+        t.state,
+        t.assignee.as_deref().unwrap_or("unassigned")
+    ));
+    output::line(&format!("  {}", first_line(&t.title)));
+    if let Some(waiting) = &t.waiting_for {
+        output::line(&format!("  waiting for: {waiting}"));
+    }
+    if let Some(failure) = &t.failure {
+        output::line(&format!("  last failure: {failure}"));
+    }
+    for evidence in t.link.iter().flat_map(|l| &l.evidence) {
+        output::line(&format!("  evidence: {evidence}"));
+    }
+    output::line(&format!("  trace: {}", t.trace));
+    for run in &t.runs {
+        let tokens = match (run.usage.input, run.usage.output) {
+            (Some(i), Some(o)) if run.usage.source == "provider" => format!("{i} + {o} tokens"),
+            (Some(_), Some(_)) => "no model".to_owned(),
+            _ => "tokens unknown".to_owned(),
+        };
+        let flag = if run.flagged {
+            ", FLAGGED: it claims an action without a receipt"
+        } else {
+            ""
+        };
+        output::line(&format!(
+            "  run {} {} ({}), {tokens}, model {}{flag}",
+            run.id,
+            run.state,
+            dash(run.reason.clone()),
+            dash(run.actual_model.clone())
+        ));
+    }
+    if let Some(result) = &t.result {
+        output::line(&format!("  result ({}):", result.source));
+        for text in result.text.lines() {
+            output::line(&format!("    {text}"));
+        }
+    }
+}
+
+pub(crate) fn first_line(text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    if first.chars().count() <= 60 {
+        first.to_owned()
+    } else {
+        format!("{}…", first.chars().take(59).collect::<String>())
+    }
+}

@@ -1,0 +1,120 @@
+//! A workflow draw_steps as SVG: a column for each distance from the start.
+
+use abbey_api::WorkflowView;
+use std::collections::BTreeMap;
+use svg::Document;
+use svg::node::element::{Line, Rectangle, Text, Title};
+
+/// One box of a drawing.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) needs: Vec<String>,
+    pub(crate) state: Option<String>,
+}
+
+pub(crate) fn draw_run(run: &WorkflowView) -> Document {
+    let mut nodes: Vec<Node> = Vec::new();
+    for step in &run.steps {
+        // Of a list, what is worst of it.
+        let rank = |state: &str| match state {
+            "failed" => 3,
+            "working" | "waiting" | "retry" => 2,
+            "done" => 1,
+            _ => 0,
+        };
+        match nodes.iter_mut().find(|n| n.name == step.step) {
+            Some(node) => {
+                let known = node.state.as_deref().unwrap_or_default();
+                if rank(&step.state) > rank(known) {
+                    node.state = Some(step.state.clone());
+                }
+            }
+            None => nodes.push(Node {
+                name: step.step.clone(),
+                kind: step.kind.clone(),
+                needs: step.needs.clone(),
+                state: Some(step.state.clone()),
+            }),
+        }
+    }
+    draw_steps(&format!("{} {}", run.id, run.workflow), nodes)
+}
+
+/// A column for each distance from the start, lines from what comes before.
+pub(crate) fn draw_steps(title: &str, nodes: Vec<Node>) -> Document {
+    const BOX: (u32, u32) = (170, 44);
+    const STEP: (u32, u32) = (230, 64);
+    let mut column: BTreeMap<&str, u32> = BTreeMap::new();
+    // There is no circle: the check has seen to it, and each pass settles at least one more.
+    for _ in 0..nodes.len() {
+        for node in &nodes {
+            let before = node.needs.iter().filter_map(|n| column.get(n.as_str()));
+            let at = before.max().map_or(0, |c| c + 1);
+            column.insert(&node.name, at);
+        }
+    }
+    let mut rows: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut places: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
+    for node in &nodes {
+        let at = column.get(node.name.as_str()).copied().unwrap_or(0);
+        let row = rows.entry(at).or_insert(0);
+        places.insert(&node.name, (20 + at * STEP.0, 20 + *row * STEP.1));
+        *row += 1;
+    }
+    let width = 40 + rows.keys().max().map_or(0, |c| c * STEP.0) + BOX.0;
+    let height = 20 + rows.values().max().copied().unwrap_or(1) * STEP.1;
+    let mut drawing = Document::new()
+        .set("viewBox", (0, 0, width, height))
+        .set("font-family", "sans-serif")
+        .add(Title::new(title));
+    for node in &nodes {
+        let Some(to) = places.get(node.name.as_str()) else {
+            continue;
+        };
+        for from in node.needs.iter().filter_map(|n| places.get(n.as_str())) {
+            let line = Line::new()
+                .set("x1", from.0 + BOX.0)
+                .set("y1", from.1 + BOX.1 / 2)
+                .set("x2", to.0)
+                .set("y2", to.1 + BOX.1 / 2)
+                .set("stroke", "#888");
+            drawing = drawing.add(line);
+        }
+    }
+    for node in &nodes {
+        let Some((x, y)) = places.get(node.name.as_str()).copied() else {
+            continue;
+        };
+        let fill = match node.state.as_deref() {
+            Some("done") => "#dcefdc",
+            Some("failed") => "#f6d7d3",
+            Some("working" | "waiting" | "retry") => "#fdf0cc",
+            _ => "#f4f1ea",
+        };
+        let label = |text: String, dy: u32, size: u32| {
+            Text::new(text)
+                .set("x", x + 10)
+                .set("y", y + dy)
+                .set("font-size", size)
+        };
+        let second = match &node.state {
+            Some(state) => format!("{}, {state}", node.kind),
+            None => node.kind.clone(),
+        };
+        drawing = drawing
+            .add(
+                Rectangle::new()
+                    .set("x", x)
+                    .set("y", y)
+                    .set("width", BOX.0)
+                    .set("height", BOX.1)
+                    .set("rx", 6)
+                    .set("fill", fill)
+                    .set("stroke", "#555"),
+            )
+            .add(label(node.name.clone(), 18, 14))
+            .add(label(second, 35, 10));
+    }
+    drawing
+}

@@ -1,0 +1,631 @@
+//! Who may come in by which door, and what they are told.
+
+use crate::{TWO, up, with_model};
+use abbey_testkit::house::House;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// One request over a Unix socket, by hand.
+pub(crate) fn exchange(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, Value) {
+    let mut stream = UnixStream::connect(socket).expect("the door is open");
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    // A refusal may come before the whole body is read.
+    let _refused_early = stream.write_all(format!("{head}\r\n{body}").as_bytes());
+    let mut answer = Vec::new();
+    let _reset = stream.read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let status = text
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(0);
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, b)| b);
+    let json = body
+        .find('{')
+        .and_then(|start| serde_json::from_str(&body[start..=body.rfind('}')?]).ok());
+    (status, json.unwrap_or(Value::Null))
+}
+
+/// A request by the inside door.
+pub(crate) fn inside(
+    house: &House,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: Option<Value>,
+) -> (u16, Value) {
+    inside_with(house, method, path, token, body, &[])
+}
+
+pub(crate) fn inside_with(
+    house: &House,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: Option<Value>,
+    more: &[(&str, &str)],
+) -> (u16, Value) {
+    let bearer = format!("Bearer {token}");
+    let mut headers = vec![
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+    ];
+    headers.extend(more);
+    exchange(
+        &house.home().join("run/inside.sock"),
+        method,
+        path,
+        &headers,
+        &body.map(|b| b.to_string()).unwrap_or_default(),
+    )
+}
+
+/// A request by the outside door.
+pub(crate) fn outside(
+    house: &House,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: Option<Value>,
+    more: &[(&str, &str)],
+) -> (u16, Value) {
+    let bearer = format!("Bearer {token}");
+    let mut headers = vec![("authorization", bearer.as_str())];
+    headers.extend(more);
+    exchange(
+        &house.home().join("run/operator.sock"),
+        method,
+        path,
+        &headers,
+        &body.map(|b| b.to_string()).unwrap_or_default(),
+    )
+}
+
+#[test]
+fn each_api_refuses_missing_credentials_and_those_of_the_other_api() {
+    let house = up(TWO);
+    let (operator, agent) = (house.operator_token(), house.agent_token("sysadmin"));
+    assert_eq!(outside(&house, "GET", "/healthz", "", None, &[]).0, 200);
+    for route in abbey_api::routes::ROUTES {
+        let path = route
+            .path
+            .replace("{agent}", "sysadmin")
+            .replace("{task}", "1")
+            .replace("{run}", "run_0")
+            .replace("{service}", "x")
+            .replace("{fact}", "disks");
+        // The credential of a delivery is its signature; `hooks.rs` tests that.
+        if path == "/healthz"
+            || path == "/api/v1/down"
+            || path.starts_with("/hooks/")
+            || path.starts_with("/api/controlplane/")
+        {
+            continue;
+        }
+        let (none, wrong) = match route.door {
+            abbey_api::routes::Door::Outside => (
+                outside(&house, route.method, &path, "nonsense", None, &[]),
+                outside(&house, route.method, &path, &agent, None, &[]),
+            ),
+            abbey_api::routes::Door::Inside => (
+                inside(&house, route.method, &path, "nonsense", None),
+                inside(&house, route.method, &path, &operator, None),
+            ),
+        };
+        assert_eq!((none.0, wrong.0), (401, 403), "{} {path}", route.method);
+        assert!(
+            none.1["type"]
+                .as_str()
+                .unwrap()
+                .starts_with("urn:abbey:problem:"),
+            "{path}"
+        );
+        // With the right credential every route of the table is there.
+        if route.method == "GET" && !path.contains("next") && !path.contains("events") {
+            let right = match route.door {
+                abbey_api::routes::Door::Outside => {
+                    outside(&house, "GET", &path, &operator, None, &[])
+                }
+                abbey_api::routes::Door::Inside => inside(&house, "GET", &path, &agent, None),
+            };
+            assert!(
+                right.0 == 200
+                    || right.1["detail"]
+                        .as_str()
+                        .is_some_and(|d| !d.contains("no route")),
+                "{path}: {right:?}"
+            );
+        }
+    }
+    for (door, path) in abbey_api::routes::NOT_BUILT {
+        let told = match door {
+            abbey_api::routes::Door::Outside => outside(&house, "GET", path, &operator, None, &[]),
+            abbey_api::routes::Door::Inside => inside(&house, "GET", path, &agent, None),
+        };
+        assert_eq!(told.0, 501, "{path} is refused by name");
+    }
+    assert_eq!(
+        outside(&house, "GET", "/api/v1/nothing", &operator, None, &[]).0,
+        404
+    );
+}
+
+#[test]
+fn an_agent_acts_only_as_itself_and_under_its_own_lease() {
+    // Nobody works here: the cells are stopped, and the test plays the agents.
+    let house = up(TWO);
+    house.expect(0, &["stop", "--all"]);
+    house.expect(0, &["task", "add", "show system stats"]);
+    let (sysadmin, abbot) = (house.agent_token("sysadmin"), house.agent_token("abbot"));
+    let (status, offer) = inside(&house, "GET", "/api/v1/self/next", &sysadmin, None);
+    assert_eq!(
+        (status, offer["skill"]["name"].as_str()),
+        (200, Some("system-stats"))
+    );
+    let id = offer["task"].as_str().unwrap();
+    // Not a candidate.
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            &format!("/api/v1/self/tasks/{id}/claim"),
+            &abbot,
+            Some(json!({}))
+        )
+        .0,
+        403
+    );
+    // A claim from an older look is refused with the version now (S4-23).
+    let (status, stale) = inside(
+        &house,
+        "POST",
+        &format!("/api/v1/self/tasks/{id}/claim"),
+        &sysadmin,
+        Some(json!({ "revision": 1 })),
+    );
+    assert_eq!(
+        (status, stale["current"].as_u64()),
+        (409, offer["revision"].as_u64())
+    );
+    let (status, claim) = inside(
+        &house,
+        "POST",
+        &format!("/api/v1/self/tasks/{id}/claim"),
+        &sysadmin,
+        Some(json!({ "revision": offer["revision"] })),
+    );
+    assert_eq!(status, 200);
+    let token = claim["lease"]["token"].to_string();
+    let complete = |who: &str, lease: &str| {
+        let body = json!({ "text": "x", "source": "skill" });
+        inside_with(
+            &house,
+            "POST",
+            &format!("/api/v1/self/tasks/{id}/complete"),
+            who,
+            Some(body),
+            &[("abbey-lease", lease)],
+        )
+    };
+    // Another agent with the right token, the right agent with a wrong one, and none.
+    let (status, told) = complete(&abbot, &token);
+    assert_eq!((status, told["holder"].as_str()), (409, Some("sysadmin")));
+    assert_eq!(complete(&sysadmin, "99").0, 409);
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            &format!("/api/v1/self/tasks/{id}/complete"),
+            &sysadmin,
+            Some(json!({ "text": "x", "source": "skill" }))
+        )
+        .0,
+        422
+    );
+    // Facts are granted by the skill of a running task, and only those.
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/api/v1/self/facts/system",
+            &sysadmin,
+            Some(json!({}))
+        )
+        .0,
+        200
+    );
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/api/v1/self/facts/disks",
+            &sysadmin,
+            Some(json!({}))
+        )
+        .0,
+        403
+    );
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/api/v1/self/facts/system",
+            &abbot,
+            Some(json!({}))
+        )
+        .0,
+        403
+    );
+    assert_eq!(complete(&sysadmin, &token).0, 200);
+    // A second completion of the same right is refused.
+    assert_eq!(complete(&sysadmin, &token).0, 409);
+}
+
+#[test]
+fn bad_request_bodies_are_refused_with_a_reason_and_never_a_500() {
+    let house = up(&with_model("  abbot: { template: orchestrator }\n"));
+    let (operator, agent) = (house.operator_token(), house.agent_token("abbot"));
+    let huge = "x".repeat(3 << 20);
+    assert_eq!(
+        exchange(
+            &house.home().join("run/operator.sock"),
+            "POST",
+            "/api/v1/tasks",
+            &[("authorization", &format!("Bearer {operator}"))],
+            &huge
+        )
+        .0,
+        413
+    );
+    for body in [
+        "",
+        "[",
+        "[]",
+        "{\"text\":1}",
+        "{\"text\":\"\"}",
+        "{\"text\":\"x\",\"priority\":\"P7\"}",
+        "{\"text\":\"x\",\"skill\":\"none\"}",
+        "null",
+        "\"\\u0000\"",
+    ] {
+        let (status, _) = exchange(
+            &house.home().join("run/operator.sock"),
+            "POST",
+            "/api/v1/tasks",
+            &[("authorization", &format!("Bearer {operator}"))],
+            body,
+        );
+        assert!((400..500).contains(&status), "{body}: {status}");
+    }
+    for path in [
+        "/api/v1/tasks/../x",
+        "/api/v1/tasks/%00",
+        "/api/v1/agents/'; DROP",
+        "/api/v1/tasks?limit=x",
+        "/api/v1/tasks?state=none",
+        "/api/v1/runs/run_zz",
+    ] {
+        let (status, _) = outside(
+            &house,
+            "GET",
+            &path.replace(' ', "%20"),
+            &operator,
+            None,
+            &[],
+        );
+        assert!((400..500).contains(&status), "{path}: {status}");
+    }
+    // The gateway: no run, a foreign model, no messages.
+    let call =
+        |model: &str| json!({ "model": model, "messages": [{ "role": "user", "content": "x" }] });
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/v1/chat/completions",
+            &agent,
+            Some(call("scripted/scripted-1"))
+        )
+        .0,
+        403,
+        "no live lease"
+    );
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/v1/chat/completions",
+            &agent,
+            Some(call("other/model"))
+        )
+        .0,
+        403
+    );
+    assert_eq!(
+        inside(
+            &house,
+            "POST",
+            "/v1/chat/completions",
+            &agent,
+            Some(json!({ "model": "scripted-1" }))
+        )
+        .0,
+        400
+    );
+    assert_eq!(
+        inside(&house, "GET", "/v1/models", &agent, None).1["data"][0]["id"],
+        "scripted/scripted-1"
+    );
+    assert!(
+        house.json(0, &["activity", "verify"])["ok"]
+            .as_bool()
+            .unwrap()
+    );
+}
+
+#[test]
+fn rotated_credentials_overlap_and_stale_etags_are_refused() {
+    let house = up(TWO);
+    let old = house.agent_token("sysadmin");
+    house.expect(0, &["agent", "rotate", "sysadmin"]);
+    let new = house.agent_token("sysadmin");
+    assert_ne!(old, new);
+    assert_eq!(inside(&house, "GET", "/api/v1/self", &new, None).0, 200);
+    assert_eq!(
+        inside(&house, "GET", "/api/v1/self", &old, None).0,
+        200,
+        "the old one ends after an overlap"
+    );
+    let operator = house.operator_token();
+    house.json(8, &["task", "add", "think", "--wait"]);
+    let (status, told) = outside(
+        &house,
+        "POST",
+        "/api/v1/tasks/1/cancel",
+        &operator,
+        None,
+        &[("if-match", "\"1\"")],
+    );
+    assert_eq!(status, 409);
+    let current = told["current"].as_u64().unwrap();
+    assert_eq!(
+        outside(
+            &house,
+            "POST",
+            "/api/v1/tasks/1/cancel",
+            &operator,
+            None,
+            &[("if-match", &format!("\"{current}\""))]
+        )
+        .0,
+        200
+    );
+    let (_, manifest) = outside(
+        &house,
+        "GET",
+        "/api/v1/generations/current",
+        &operator,
+        None,
+        &[],
+    );
+    let body = json!({ "manifest": manifest["manifest"], "base_dir": manifest["base_dir"] });
+    assert_eq!(
+        outside(
+            &house,
+            "POST",
+            "/api/v1/generations",
+            &operator,
+            Some(body),
+            &[("if-match", "\"7\"")]
+        )
+        .0,
+        409
+    );
+}
+
+#[test]
+fn secrets_appear_only_in_their_own_files() {
+    let house = crate::house();
+    let canary = "canary-8d1f0a7be2-secret";
+    std::fs::write(house.path("provider.key"), canary).unwrap();
+    let manifest = with_model("  abbot: { template: orchestrator }\n")
+        .replace("service: model,", "service: model, key: file:provider.key,");
+    house.manifest(&manifest);
+    house.expect(0, &["up"]);
+    let token = house.agent_token("abbot");
+    // A careless operator and a careless agent.
+    house.expect(
+        0,
+        &[
+            "task",
+            "add",
+            &format!("remember {canary} and {}", token.trim()),
+            "--wait",
+        ],
+    );
+    inside(
+        &house,
+        "POST",
+        "/api/v1/self/activity",
+        &token,
+        Some(json!({ "text": format!("note {canary}") })),
+    );
+    house.expect(0, &["exec", "abbot", "--", "sh", "-c", "echo done"]);
+    let backup = house.path("b.tar");
+    house.expect(0, &["backup", &backup.display().to_string()]);
+    let shown = [
+        house.expect(0, &["activity", "export"]),
+        house.expect(0, &["logs", "abbot"]),
+        house.serve_log(),
+        house.expect(0, &["agent", "show", "abbot", "--effective"]),
+    ]
+    .join("\n");
+    for secret in [canary, token.trim(), house.operator_token().trim()] {
+        assert!(!shown.contains(secret), "a secret is shown");
+        let session =
+            std::fs::read_to_string(house.home().join("agents/abbot/home/session.jsonl")).unwrap();
+        assert!(!session.contains(secret), "a secret is in the session");
+        // The journal holds what the file does not hold yet.
+        let files = [
+            backup.clone(),
+            house.home().join("abbey.db"),
+            house.home().join("abbey.db-wal"),
+        ];
+        for file in files {
+            let bytes = std::fs::read(&file).unwrap();
+            let found = bytes.windows(secret.len()).any(|w| w == secret.as_bytes());
+            assert!(!found, "a secret is in {}", file.display());
+        }
+    }
+    // Arguments and environments of every process of this house.
+    let home = house.home().display().to_string();
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(argv) = std::fs::read(process.path().join("cmdline")) else {
+            continue;
+        };
+        let argv = String::from_utf8_lossy(&argv).into_owned();
+        if argv.contains(&home) || argv.contains("role\0") {
+            assert!(
+                !argv.contains(canary) && !argv.contains(token.trim()),
+                "{argv}"
+            );
+        }
+    }
+}
+
+#[test]
+fn event_stream_resumes_after_the_last_event_id() {
+    let house = up(TWO);
+    let operator = house.operator_token();
+    let head = house.json(0, &["activity", "verify"])["entries"]
+        .as_u64()
+        .unwrap();
+    let mut stream = UnixStream::connect(house.home().join("run/operator.sock")).unwrap();
+    let request = format!(
+        "GET /api/v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {operator}\r\nlast-event-id: {}\r\n\r\n",
+        head - 2
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+        .set_read_timeout(Some(abbey_testkit::house::WITHIN))
+        .unwrap();
+    house.expect(0, &["task", "add", "show system stats"]);
+    let mut text = String::new();
+    let mut buffer = [0u8; 4096];
+    while !text.contains(&format!("id: {}", head + 1)) {
+        let n = stream.read(&mut buffer).expect("events arrive");
+        text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
+    let ids: Vec<u64> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("id: ")?.trim().parse().ok())
+        .collect();
+    assert_eq!(
+        ids[..3],
+        [head - 1, head, head + 1],
+        "nothing is missed and nothing comes twice"
+    );
+}
+
+#[test]
+fn operator_api_serves_tls_when_the_manifest_says_so() {
+    let house = crate::house();
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+        ])
+        .current_dir(house.path(""))
+        .output()
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let path = house.manifest(TWO);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace(
+            "address: 127.0.0.1:0",
+            "address: 127.0.0.1:0, tls_certificate: cert.pem, tls_key: key.pem",
+        ),
+    )
+    .unwrap();
+    // The control plane is an ordinary user: a key that is root's alone is refused with the remedy.
+    let said = house.refused(4, &["up"]);
+    assert!(said.contains("put it into `credentials/`"), "{said}");
+    std::fs::rename(
+        house.path("key.pem"),
+        house.home().join("credentials/key.pem"),
+    )
+    .unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("tls_key: key.pem", "tls_key: home/credentials/key.pem"),
+    )
+    .unwrap();
+    house.expect(0, &["up"]);
+    let doc = house.expect(0, &["ps", "--json"]);
+    assert!(doc.contains("ready"), "the operator's socket needs no TLS");
+    let announced: Value =
+        serde_json::from_slice(&std::fs::read(house.home().join("run/serve.json")).unwrap())
+            .unwrap();
+    assert_eq!(announced["tls"], true);
+    let port = announced["address"]
+        .as_str()
+        .unwrap()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .to_owned();
+    let curl = |url: &str| {
+        let output = std::process::Command::new("curl")
+            .args([
+                "-s",
+                "--cacert",
+                &house.path("cert.pem").display().to_string(),
+                "-H",
+                &format!("authorization: Bearer {}", house.operator_token()),
+                url,
+            ])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(curl(&format!("https://localhost:{port}/api/v1/house")).contains("\"house\":\"two\""));
+    assert_eq!(
+        curl(&format!("http://localhost:{port}/api/v1/house")),
+        "",
+        "no plain answer on a TLS door"
+    );
+}

@@ -1,0 +1,303 @@
+//! Agents in containers of the real Podman. Images come by import; there is no registry.
+
+use abbey_testkit::house::{House, kill, until};
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+fn podman(args: &[&str]) -> String {
+    let output = Command::new("podman").args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "podman {args:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A root with a shell and nothing else, packed.
+pub(crate) fn root(dir: &Path) -> String {
+    let root = dir.join("root");
+    let places = [
+        "bin",
+        "abbey",
+        "tmp",
+        "run",
+        "proc",
+        "sys",
+        "dev",
+        "etc",
+        "agent/home",
+        "agent/workspace",
+    ];
+    for place in places {
+        std::fs::create_dir_all(root.join(place)).unwrap();
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    std::fs::write(root.join("run/abbey-config"), "").unwrap();
+    let programs = [
+        "sh", "id", "cat", "ls", "sleep", "seq", "grep", "hostname", "tail", "uname",
+    ];
+    for program in programs {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(program)).unwrap();
+    }
+    let archive = dir.join("image.tar");
+    let packed = Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .arg("-cf")
+        .arg(&archive)
+        .arg(".")
+        .status();
+    assert!(packed.unwrap().success());
+    archive.display().to_string()
+}
+
+/// An image of that, gone with the test.
+struct Image(String);
+
+impl Image {
+    fn new(dir: &Path) -> Image {
+        let name = format!("abbey-test-{}", std::process::id());
+        let reference = format!("localhost/{name}:latest");
+        podman(&["import", "-q", &root(dir), &reference]);
+        Image(name)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let name = format!("localhost/{}:latest", self.0);
+        let _gone_already = Command::new("podman").args(["rmi", "-f", &name]).output();
+    }
+}
+
+fn shell(house: &House, script: &str) -> String {
+    house.expect(0, &["exec", "alpha", "--", "sh", "-c", script])
+}
+
+fn show(house: &House) -> Value {
+    house.json(0, &["agent", "show", "alpha"])
+}
+
+/// Containers of this house that Podman knows, and groups that are left of it.
+fn left(house: &House) -> (String, Vec<String>) {
+    let group = abbey_daemon::Home::new(house.home()).group();
+    let containers = podman(&[
+        "ps",
+        "-a",
+        "--format",
+        "{{.Names}}",
+        "--filter",
+        &format!("name={group}"),
+    ]);
+    let roots = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    let groups = roots.map(|r| r.path().join(&group)).filter(|p| p.exists());
+    (
+        containers,
+        groups.map(|g| g.display().to_string()).collect(),
+    )
+}
+
+#[test]
+fn an_agent_works_in_a_container_that_leaves_nothing() {
+    let house = crate::house();
+    let image = Image::new(&house.path(""));
+    let manifest = format!(
+        "house: containers\nagents:\n  alpha: {{ template: sysadmin, charter: alpha.md, cell: container, image: {}, limits: {{ memory: 128MiB, cpus: 0.5, processes: 32 }} }}\n",
+        image.0
+    );
+    std::fs::write(house.path("alpha.md"), "# Alpha\n\nfirst\n").unwrap();
+    house.manifest(&manifest);
+    house.expect(0, &["up"]);
+    let first = show(&house);
+    // The house's kernel, and nothing else of it: no right, no interface, no root that can be written.
+    let status = shell(&house, "grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status");
+    assert_eq!(status.matches("0000000000000000").count(), 5, "{status}");
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"));
+    assert_eq!(
+        shell(
+            &house,
+            "hostname; ls /sys/class/net; id -u | grep -c '^0$' || true"
+        ),
+        "alpha\nlo\n0\n"
+    );
+    let refused = house.run(&["exec", "alpha", "--", "sh", "-c", "echo x > /x"]);
+    assert!(!refused.status.success());
+    let home = house.home().display().to_string();
+    assert!(
+        !house
+            .run(&["exec", "alpha", "--", "ls", &home])
+            .status
+            .success()
+    );
+    // The first process holds the channel: the agent, who has the same user, cannot look into it.
+    let looked = house.run(&["exec", "alpha", "--", "ls", "/proc/1/fd"]);
+    assert!(!looked.status.success());
+    // Work goes over the channel; so do programs.
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    let status = |args: &[&str]| house.run(args).status.code();
+    assert_eq!(
+        status(&["exec", "alpha", "--", "sh", "-c", "exit 42"]),
+        Some(42)
+    );
+    assert_eq!(
+        status(&["exec", "alpha", "--", "no-such-program"]),
+        Some(127)
+    );
+    // Limits are the runtime's and ours.
+    let bomb = "for i in $(seq 100); do sleep 3 & done; wait";
+    assert_ne!(status(&["exec", "alpha", "--", "sh", "-c", bomb]), Some(0));
+    until("it goes on", || {
+        status(&["exec", "alpha", "--", "sh", "-c", "true"]) == Some(0)
+    });
+    // Held and let go; changed while it runs; adopted.
+    house.expect(0, &["pause", "alpha"]);
+    house.expect(0, &["resume", "alpha"]);
+    std::fs::write(house.path("alpha.md"), "# Alpha\n\nsecond\n").unwrap();
+    house.expect(0, &["reload", "alpha"]);
+    assert_eq!(
+        shell(&house, "tail -n 1 /agent/workspace/SOUL.md"),
+        "second\n"
+    );
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    assert_eq!(show(&house)["pid"], first["pid"], "adopted");
+    // A shim that is killed leaves a container behind: it is taken away before the next boot.
+    shell(&house, "echo kept > /agent/workspace/k");
+    let record: Value = serde_json::from_slice(
+        &std::fs::read(house.home().join("run/cells/agent-alpha/shim.json")).unwrap(),
+    )
+    .unwrap();
+    kill(i32::try_from(record["shim"]["pid"].as_i64().unwrap()).unwrap());
+    until("a new boot", || {
+        let now = show(&house);
+        now["presence"] == "ready" && now["pid"].as_i64() != first["pid"].as_i64()
+    });
+    assert_eq!(shell(&house, "cat /agent/workspace/k"), "kept\n");
+    assert_eq!(left(&house).0.lines().count(), 1, "one container");
+    house.expect(0, &["down"]);
+    assert_eq!(left(&house), (String::new(), Vec::new()));
+    // An image that is not there is said when it starts.
+    house.manifest(&manifest.replace(&image.0, "no-such-image"));
+    house.expect(0, &["up", "--no-wait"]);
+    until("it says so", || {
+        let why = house.expect(0, &["why", "alpha"]);
+        let logs = house.expect(0, &["logs", "alpha"]);
+        why.contains("125") && logs.contains("no-such-image")
+    });
+    house.expect(0, &["down"]);
+    assert_eq!(left(&house), (String::new(), Vec::new()));
+}
+
+#[test]
+fn plan_reports_containers_that_this_host_cannot_run() {
+    let manifest = "house: containers\ndefaults: { waive: [limits] }\nagents:\n  alpha: { template: sysadmin, cell: container, egress: [\"192.0.2.7:5432\"] }\n";
+    let house = crate::house();
+    house.manifest(manifest);
+    let said = house.run(&["plan"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(
+        said.contains("cannot be reached from a container"),
+        "{said}"
+    );
+    house.manifest(&manifest.replace(
+        "cell: container, egress: [\"192.0.2.7:5432\"]",
+        "cell: jail",
+    ));
+    let said = house.run(&["plan"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("jails need FreeBSD"), "{said}");
+    let user = House::of_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
+    user.manifest(&manifest.replace(", egress: [\"192.0.2.7:5432\"]", ""));
+    let said = user.run(&["up"]);
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&said.stdout),
+        String::from_utf8_lossy(&said.stderr)
+    );
+    assert!(said.contains("has no subordinate users"), "{said}");
+}
+
+/// An ordinary user's house and an ordinary user's Podman: no root anywhere but in the two programs that map users.
+#[test]
+fn an_agent_of_an_unprivileged_user_works_in_a_container() {
+    const USER: u32 = 64_242;
+    let mut house = House::of_user(env!("CARGO_BIN_EXE_abbey"), USER);
+    let own = house.path("own");
+    std::fs::create_dir(&own).unwrap();
+    std::os::unix::fs::chown(&own, Some(USER), Some(USER)).unwrap();
+    let entry = format!("keeper:x:{USER}:{USER}::{}:/bin/sh\n", own.display());
+    let with = |path: &str, more: &str| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        (path.into(), format!("{text}{more}"))
+    };
+    house.hosts = Some("127.0.0.1 localhost\n".to_owned());
+    house.replaced = vec![
+        with("/etc/passwd", &entry),
+        with("/etc/group", &format!("keeper:x:{USER}:\n")),
+        ("/etc/subuid".into(), "keeper:700000:65536\n".to_owned()),
+        ("/etc/subgid".into(), "keeper:700000:65536\n".to_owned()),
+    ];
+    let archive = root(&house.path(""));
+    // Its own store of images, not root's: commands as that user, where its names are known.
+    let by_hand = |words: &[&str]| {
+        let abbey = house.command(&[]);
+        let mut args: Vec<_> = abbey.get_args().collect();
+        args.pop();
+        let output = Command::new(abbey.get_program())
+            .args(args)
+            .args(words)
+            .env_clear()
+            .env("HOME", &own)
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .current_dir("/")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let podman = ["podman", "--cgroup-manager", "cgroupfs"];
+    by_hand(
+        &[
+            &podman[..],
+            &["import", "-q", &archive, "localhost/abbey-test:latest"],
+        ]
+        .concat(),
+    );
+    house.manifest("house: mine\ndefaults: { waive: [limits] }\nagents:\n  alpha: { template: sysadmin, cell: container, image: abbey-test, limits: { memory: 128MiB } }\n");
+    house.expect(0, &["up"]);
+    let first = show(&house);
+    let status = shell(
+        &house,
+        "grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status; hostname; id -u",
+    );
+    assert_eq!(status.matches("0000000000000000").count(), 5, "{status}");
+    assert!(status.ends_with(&format!("alpha\n{USER}\n")), "{status}");
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.kill_serve();
+    house.expect(0, &["up"]);
+    assert_eq!(show(&house)["pid"], first["pid"], "adopted");
+    house.expect(0, &["down"]);
+    // Podman itself keeps one process for each user, which holds the mapping for whatever comes next.
+    until("nothing of the house's runs", || {
+        let user = USER.to_string();
+        let listed = Command::new("ps")
+            .args(["-u", &user, "-o", "stat=,comm="])
+            .output();
+        let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+        let mut others = listed.lines().filter(|l| !l.starts_with('Z'));
+        others.all(|l| l.contains("podman") || l.contains("catatonit"))
+    });
+    assert_eq!(by_hand(&[&podman[..], &["ps", "-aq"]].concat()), "");
+    // Its store has files of users that only it can map.
+    let store = own.join(".local").display().to_string();
+    by_hand(&[&podman[..], &["unshare", "rm", "-rf", &store]].concat());
+    let user = USER.to_string();
+    until("the user is gone", || {
+        let _gone_already = Command::new("pkill").args(["-KILL", "-u", &user]).status();
+        let listed = Command::new("ps")
+            .args(["-u", &user, "-o", "stat="])
+            .output();
+        let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
+        listed.lines().all(|l| l.starts_with('Z'))
+    });
+}

@@ -1,0 +1,355 @@
+//! Wrong input and hard days: each with a clear error, and nothing lost.
+
+use crate::{TWO, house, up};
+use abbey_testkit::house::{kill, until};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+#[test]
+fn port_and_secret_conflicts_name_the_resource_and_the_remedy() {
+    let house = house();
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = busy.local_addr().unwrap().port();
+    house.manifest(&format!(
+        "{TWO}services:\n  s: {{ cell: process, command: [sleep, '60'], port: {port} }}\n"
+    ));
+    let told = house.refused(4, &["up"]);
+    assert!(
+        told.contains(&format!(
+            "port {port} is held by pid {}",
+            std::process::id()
+        )),
+        "{told}"
+    );
+    house.manifest(&format!(
+        "{TWO}services:\n  s: {{ cell: process, command: [no-such-program] }}\n"
+    ));
+    assert!(
+        house
+            .refused(4, &["up"])
+            .contains("`no-such-program` was found neither")
+    );
+    house.manifest(&TWO.replace("defaults: {", "providers: { p: { kind: openai, base_url: http://127.0.0.1:1/v1, key: env:ABBEY_NO_SUCH_KEY } }\ndefaults: { model: p/m,"));
+    let told = house.refused(4, &["up"]);
+    assert!(
+        told.contains("ABBEY_NO_SUCH_KEY") && told.contains("set"),
+        "{told}"
+    );
+    house.manifest(&TWO.replace(
+        "template: sysadmin,",
+        "template: sysadmin, skills: [no-such-skill],",
+    ));
+    assert!(
+        house
+            .refused(4, &["up"])
+            .contains("no skill `no-such-skill`")
+    );
+    house.manifest(TWO);
+    house.expect(0, &["up"]);
+}
+
+#[test]
+fn a_second_control_plane_on_a_home_is_refused_with_the_holders_pid() {
+    let house = up(TWO);
+    let output = house.run(&["role", "serve"]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains(&format!("already kept by process {}", house.serve_pid()))
+    );
+}
+
+#[test]
+fn an_unusable_home_is_refused_by_path() {
+    let house = house();
+    house.manifest(TWO);
+    let file = house.path("file");
+    std::fs::write(&file, "x").unwrap();
+    let told = house.refused(
+        1,
+        &["--home", &file.join("below").display().to_string(), "up"],
+    );
+    assert!(told.contains("not writable"), "{told}");
+    // Agents could not walk to their files below a closed directory.
+    let closed = house.path("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let told = house.refused(
+        1,
+        &["--home", &closed.join("h").display().to_string(), "up"],
+    );
+    assert!(told.contains("chmod o+x"), "{told}");
+    let deep = house.path(&"d".repeat(90));
+    assert!(
+        house
+            .refused(1, &["--home", &deep.display().to_string(), "up"])
+            .contains("too long")
+    );
+}
+
+#[test]
+fn a_damaged_state_file_is_refused_and_a_backup_restores_it() {
+    let house = up(TWO);
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    let archive = house.path("backup.tar").display().to_string();
+    let backup = house.json(0, &["backup", &archive]);
+    house.refused(4, &["backup", &archive]);
+    house.expect(0, &["down"]);
+    let database = house.home().join("abbey.db");
+    let mut bytes = std::fs::read(&database).unwrap();
+    let middle = bytes.len() / 2;
+    for byte in &mut bytes[100..middle] {
+        *byte ^= 0x5a;
+    }
+    std::fs::write(&database, &bytes).unwrap();
+    let told = house.refused(1, &["up"]);
+    assert!(
+        told.contains("is damaged") && told.contains("abbey restore"),
+        "{told}"
+    );
+    // A truncated or foreign file is no empty house either (hazard 1).
+    std::fs::write(&database, &bytes[..50]).unwrap();
+    assert!(house.refused(1, &["up"]).contains("is damaged"));
+    assert!(
+        house
+            .refused(4, &["restore", &archive])
+            .contains("has state already")
+    );
+    std::fs::rename(&database, house.path("damaged.db")).unwrap();
+    for rest in ["abbey.db-wal", "abbey.db-shm"] {
+        let _gone = std::fs::remove_file(house.home().join(rest));
+    }
+    let restored = house.json(0, &["restore", &archive]);
+    assert_eq!(restored["state_hash"], backup["state_hash"]);
+    house.expect(0, &["up"]);
+    assert_eq!(
+        house.json(0, &["task", "show", "1"])["task"]["state"],
+        "done"
+    );
+    assert!(
+        house.json(0, &["activity", "verify"])["ok"]
+            .as_bool()
+            .unwrap()
+    );
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_recovers_without_restart() {
+    let house = house();
+    let mount = house.path("disk");
+    std::fs::create_dir(&mount).unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=16m,mode=711", "tmpfs"])
+        .arg(&mount)
+        .status()
+        .unwrap();
+    assert!(mounted.success(), "a tmpfs of 16 MB");
+    struct Unmount(std::path::PathBuf);
+    impl Drop for Unmount {
+        fn drop(&mut self) {
+            let _busy = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+    let _unmount = Unmount(mount.clone());
+    let home = mount.join("h").display().to_string();
+    house.manifest(TWO);
+    house.expect(0, &["--home", &home, "up"]);
+    house.expect(
+        0,
+        &[
+            "--home",
+            &home,
+            "task",
+            "add",
+            "show system stats",
+            "--wait",
+        ],
+    );
+    let filler = mount.join("filler");
+    let _full = Command::new("dd")
+        .args([
+            "if=/dev/zero",
+            "bs=64k",
+            &format!("of={}", filler.display()),
+        ])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    // Intake is refused with the reason once nothing more fits; what was acknowledged stays.
+    let mut acknowledged = 1;
+    let mut refusal = String::new();
+    let long = "x".repeat(20_000);
+    for _ in 0..400 {
+        let output = house.run(&["--home", &home, "task", "add", &long]);
+        if !output.status.success() {
+            refusal = String::from_utf8_lossy(&output.stderr).into_owned();
+            break;
+        }
+        acknowledged += 1;
+    }
+    assert!(refusal.contains("no space is left"), "{refusal}");
+    std::fs::remove_file(&filler).unwrap();
+    house.expect(
+        0,
+        &[
+            "--home",
+            &home,
+            "task",
+            "add",
+            "show system stats",
+            "--wait",
+        ],
+    );
+    let listed = house.json(0, &["--home", &home, "task", "list", "--limit", "1000"]);
+    assert_eq!(listed["tasks"].as_array().unwrap().len(), acknowledged + 1);
+    assert!(
+        house.json(0, &["--home", &home, "activity", "verify"])["ok"]
+            .as_bool()
+            .unwrap()
+    );
+    house.expect(0, &["--home", &home, "down"]);
+}
+
+#[test]
+fn killing_shim_and_agent_together_leaves_no_orphan() {
+    let house = up(TWO);
+    let agent = || house.json(0, &["agent", "show", "sysadmin"]);
+    let record = house.home().join("run/cells/agent-sysadmin/shim.json");
+    let shim = || -> i32 {
+        let value: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+        i32::try_from(value["shim"]["pid"].as_i64().unwrap()).unwrap()
+    };
+    let first = i32::try_from(agent()["pid"].as_i64().unwrap()).unwrap();
+    kill(shim());
+    until("the agent dies with its shim", || {
+        abbey_cells::identify(first).is_none()
+    });
+    // One document tells presence and process: until the loss is noticed, the old ones stand there.
+    let mut second = first;
+    until("it is booted anew", || {
+        let now = agent();
+        second = now["pid"]
+            .as_i64()
+            .map_or(first, |pid| i32::try_from(pid).unwrap());
+        second != first && now["presence"] == "ready"
+    });
+    assert_eq!(
+        house.json(0, &["why", "sysadmin"])["last_exit"],
+        "its shim vanished"
+    );
+    let (serve, shim) = (house.serve_pid(), shim());
+    for pid in [serve, shim, second] {
+        kill(pid);
+    }
+    house.expect(0, &["up"]);
+    until("it is up again", || {
+        let now = agent();
+        now["presence"] == "ready" && now["pid"].as_i64() != Some(second.into())
+    });
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    assert!(
+        house.json(0, &["activity", "verify"])["ok"]
+            .as_bool()
+            .unwrap()
+    );
+}
+
+#[test]
+fn audit_log_verification_finds_tampering() {
+    let house = up(TWO);
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, &["down"]);
+    let database = house.home().join("abbey.db");
+    let changed = Command::new("python3")
+        .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute(\"update activity set actor='operator' where seq=5\"); c.commit()"])
+        .arg(&database)
+        .status()
+        .unwrap();
+    assert!(changed.success());
+    house.expect(0, &["up"]);
+    let verdict = house.json(1, &["activity", "verify"]);
+    assert_eq!(
+        (verdict["ok"].as_bool(), verdict["first_bad"].as_u64()),
+        (Some(false), Some(5))
+    );
+}
+
+#[test]
+fn an_unprivileged_user_without_cgroups_is_refused_unless_waived() {
+    let house = house();
+    let mine = house.path("user");
+    std::fs::create_dir(&mine).unwrap();
+    std::os::unix::fs::chown(&mine, Some(65_534), Some(65_534)).unwrap();
+    let binary = mine.join("abbey");
+    std::fs::copy(env!("CARGO_BIN_EXE_abbey"), &binary).unwrap();
+    std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let manifest = mine.join("abbey.yaml");
+    let (first, last) = (house.ports.first, house.ports.last);
+    let write = |text: &str| {
+        let head = format!(
+            "version: 1\nlisten: {{ address: 127.0.0.1:0 }}\nnetwork: {{ ports: {first}-{last} }}\n"
+        );
+        std::fs::write(&manifest, format!("{head}{text}")).unwrap();
+    };
+    let run = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&binary)
+            .args(args);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("ABBEY_HOME", mine.join("h"))
+            .current_dir(&mine);
+        let output = command.output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    write(TWO);
+    let (code, told) = run(&["up"]);
+    assert_eq!(code, Some(4), "{told}");
+    assert!(
+        told.contains("limits cannot be enforced") && told.contains("waive: [limits]"),
+        "{told}"
+    );
+    write(&TWO.replace("defaults: {", "defaults: { waive: [limits],"));
+    let (code, told) = run(&["up"]);
+    assert_eq!(code, Some(0), "{told}");
+    let (code, told) = run(&["task", "add", "show system stats", "--wait"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        run(&["doctor"])
+            .1
+            .contains("agents share the user of the house")
+    );
+    assert_eq!(run(&["down"]).0, Some(0));
+}
+
+/// S3-07: a cell that does not fit waits, says why, and begins when it does.
+#[test]
+fn a_cell_waits_until_memory_is_available() {
+    let house = house();
+    let all = abbey_cells::memory("MemTotal:").unwrap();
+    let reserve = format!("admission: {{ memory_reserve: {}KiB }}\n", all.0 / 1024);
+    house.manifest(&format!("{reserve}{TWO}"));
+    house.expect(0, &["up", "--no-wait"]);
+    until("it says what it waits for", || {
+        let why = house.json(0, &["why", "sysadmin"]);
+        let reasons = why["reasons"].as_array().unwrap();
+        reasons
+            .iter()
+            .any(|r| r["code"] == "no_room" && r["text"].as_str().unwrap().contains("kept back"))
+    });
+    let entries = house.expect(0, &["activity", "--json"]);
+    let waits = entries.lines().filter(|l| l.contains("\"cell.waits\""));
+    assert_eq!(waits.count(), 2, "once for each agent\n{entries}");
+    house.manifest(TWO);
+    house.expect(0, &["up"]);
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+}

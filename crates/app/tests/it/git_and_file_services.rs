@@ -1,0 +1,265 @@
+//! Repositories and files that agents keep at services of the house: each its own, by the real git and real HTTP, with
+//! a credential, a quota and a rate of its own (S1-17, S1-18, S2-05).
+
+use crate::up;
+use abbey_testkit::house::{House, until};
+use serde_json::Value;
+use std::process::Output;
+
+const MANIFEST: &str = "house: shelves
+services:
+  forge: { kind: git, quota: 2MiB }
+  web: { kind: site, needs: [forge], rate: 40 }
+agents:
+  iris: { template: coder, skills: [git-mirror], uses: [forge, web] }
+  otto: { template: coder, uses: [forge, web] }
+  none: { template: worker }
+";
+
+fn opened(house: &House) -> usize {
+    let lines = house.expect(0, &["activity", "export"]);
+    lines.matches("\"service.open\"").count()
+}
+
+fn stand() -> House {
+    let house = up(MANIFEST);
+    until("everybody has a place", || opened(&house) == 4);
+    house
+}
+
+fn sh(house: &House, agent: &str, script: &str) -> Output {
+    house.run(&["exec", agent, "--", "sh", "-ec", script])
+}
+
+fn does(house: &House, agent: &str, script: &str) -> String {
+    let done = sh(house, agent, script);
+    let (out, err) = (
+        String::from_utf8_lossy(&done.stdout).into_owned(),
+        String::from_utf8_lossy(&done.stderr).into_owned(),
+    );
+    assert!(done.status.success(), "{script}\n{out}\n{err}");
+    out
+}
+
+const PUSH: &str = "git init -q -b main r && cd r && git config user.email a@b && git config user.name a && echo one > f && git add f && git commit -qm one && git push -q $ABBEY_GIT_FORGE/notes.git main";
+
+#[test]
+fn each_agent_pushes_to_and_reads_only_its_own_repositories() {
+    let house = stand();
+    does(&house, "iris", PUSH);
+    // Another copy of it, by the same credential, which is in no command and no file of the repository.
+    does(
+        &house,
+        "iris",
+        "git clone -q $ABBEY_GIT_FORGE/notes.git again && cmp r/f again/f && ! grep -r abbey_sv_ r/.git/config",
+    );
+    let others = sh(
+        &house,
+        "otto",
+        "git clone -q ${ABBEY_GIT_FORGE%/otto}/iris/notes.git",
+    );
+    assert!(
+        !others.status.success() && String::from_utf8_lossy(&others.stderr).contains("not found")
+    );
+    // Without a credential, or with a wrong one, nobody comes in.
+    let code = "curl -s -o /dev/null -w %{http_code}";
+    let bare = does(
+        &house,
+        "otto",
+        &format!("{code} $ABBEY_GIT_FORGE/x.git/info/refs?service=git-upload-pack"),
+    );
+    let wrong = does(
+        &house,
+        "otto",
+        &format!(
+            "{code} -u iris:abbey_sv_wrong ${{ABBEY_GIT_FORGE%/otto}}/iris/notes.git/info/refs?service=git-upload-pack"
+        ),
+    );
+    assert_eq!((bare.as_str(), wrong.as_str()), ("401", "401"));
+    assert!(
+        !sh(&house, "none", "test -e /agent/home/services")
+            .status
+            .success()
+    );
+    // What does not fit is refused, and what was there stays.
+    let large = sh(
+        &house,
+        "iris",
+        "cd r && head -c 4000000 /dev/urandom > big && git add big && git commit -qm big && git push -q $ABBEY_GIT_FORGE/notes.git main",
+    );
+    assert!(!large.status.success());
+    does(
+        &house,
+        "iris",
+        "git clone -q $ABBEY_GIT_FORGE/notes.git third && test ! -e third/big",
+    );
+    // The mirror of the skill is the same git.
+    let url = does(&house, "iris", "echo $ABBEY_GIT_FORGE/notes.git");
+    let done = house.json(
+        0,
+        &[
+            "task",
+            "add",
+            &format!("mirror {} as copy", url.trim()),
+            "--to",
+            "iris",
+            "--wait",
+        ],
+    );
+    assert_eq!(done["task"]["state"], "done", "{done}");
+    assert!(
+        done["task"]["result"]["text"]
+            .as_str()
+            .unwrap()
+            .contains("1 refs, 1 new or moved"),
+        "{done}"
+    );
+}
+
+#[test]
+fn shared_files_are_readable_by_all_and_writable_by_their_owner() {
+    let house = stand();
+    does(
+        &house,
+        "iris",
+        "echo '<h1>Iris</h1>' > page.html && curl -fsS -n --netrc-file /dev/null -u iris:$(sed 's/.*:\\(abbey_sv_[^@]*\\)@.*/\\1/' /agent/home/services/web) -T page.html http://$ABBEY_SERVICE_WEB/iris/index.html",
+    );
+    let page = does(&house, "otto", "curl -fsS http://$ABBEY_SERVICE_WEB/iris/");
+    assert_eq!(page, "<h1>Iris</h1>\n");
+    let key = "$(sed 's/.*:\\(abbey_sv_[^@]*\\)@.*/\\1/' /agent/home/services/web)";
+    let code = "curl -s -o /dev/null -w %{http_code} --path-as-is";
+    for (path, status) in [
+        ("iris/index.html", "403"),
+        ("otto/../iris/index.html", "400"),
+        ("otto/.git/x", "400"),
+        ("otto", "403"),
+    ] {
+        let got = does(
+            &house,
+            "otto",
+            &format!("{code} -u otto:{key} -X PUT -d x http://$ABBEY_SERVICE_WEB/{path}"),
+        );
+        assert_eq!(got, status, "{path}");
+    }
+    // One who asks too much waits, and nobody else does.
+    let many = does(
+        &house,
+        "otto",
+        &format!(
+            "for i in $(seq 50); do {code} -u otto:{key} -X DELETE http://$ABBEY_SERVICE_WEB/otto/x; echo; done"
+        ),
+    );
+    assert!(many.contains("404") && many.contains("429"), "{many}");
+    does(
+        &house,
+        "iris",
+        &format!("curl -fsS -u iris:{key} -X DELETE http://$ABBEY_SERVICE_WEB/iris/index.html"),
+    );
+}
+
+#[test]
+fn a_removed_consumers_repositories_become_bundles_and_services_start_in_order() {
+    let house = stand();
+    // `web` needs `forge`: it waited until that answered.
+    let entries = house.expect(0, &["activity", "export"]);
+    let waited = entries.lines().any(|l| {
+        l.contains("\"cell.waits\"") && l.contains("service-web") && l.contains("it needs another")
+    });
+    assert!(waited, "{entries}");
+    does(&house, "iris", PUSH);
+    house.manifest(
+        &MANIFEST
+            .replace("uses: [forge, web] }\n  otto", "uses: [web] }\n  otto")
+            .replace("kind: git,", "kind: git, grace: 1ms,"),
+    );
+    house.expect(0, &["up"]);
+    let dropped = || {
+        let lines = house.expect(0, &["activity", "export"]);
+        let mut all = lines
+            .lines()
+            .map(|l| serde_json::from_str::<Value>(l).unwrap());
+        all.find(|e| e["action"] == "service.drop")
+    };
+    until("its place is gone", || dropped().is_some());
+    let backup = dropped().unwrap()["detail"]["backup"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let bundle = house
+        .home()
+        .join("services/forge")
+        .join(backup)
+        .join("notes.bundle");
+    assert!(bundle.is_file());
+    assert!(!house.home().join("services/forge/data/iris").exists());
+    // Git reads it back, whole.
+    let copy = house.path("copy").display().to_string();
+    let cloned = std::process::Command::new("git")
+        .args(["clone", "-q", "-b", "main"])
+        .arg(&bundle)
+        .arg(&copy)
+        .status()
+        .unwrap();
+    assert!(cloned.success() && std::fs::read_to_string(house.path("copy/f")).unwrap() == "one\n");
+    let wrong = MANIFEST.replace("needs: [forge]", "needs: [web]");
+    house.manifest(&wrong);
+    assert!(
+        house
+            .refused(2, &["plan"])
+            .contains("`web` would wait for itself")
+    );
+}
+
+/// A server that somebody else runs is declared, watched, and reached by those who use it alone.
+#[test]
+fn an_external_service_is_reached_only_by_agents_that_use_it() {
+    use std::io::{Read, Write};
+    abbey_testkit::house::own_network();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let at = listener.local_addr().unwrap();
+    drop(std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = [0u8; 1024];
+            let _a_probe_may_say_nothing = stream.read(&mut asked);
+            let _gone = stream.write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nfound\n",
+            );
+        }
+    }));
+    let manifest = |at: &str| {
+        format!(
+            "house: out\nservices:\n  search: {{ at: \"{at}\", probe: / }}\nagents:\n  a: {{ template: coder, uses: [search] }}\n  b: {{ template: coder }}\n"
+        )
+    };
+    let house = up(&manifest(&at.to_string()));
+    assert_eq!(
+        does(&house, "a", "curl -fsS http://$ABBEY_SERVICE_SEARCH/"),
+        "found\n"
+    );
+    let b = does(&house, "b", "env");
+    assert!(!b.contains("SEARCH"), "{b}");
+    let direct = format!("curl -s --noproxy '*' --max-time 2 http://{at}/");
+    assert!(!sh(&house, "b", &direct).status.success());
+    let list = house.json(0, &["service", "list"]);
+    let search = &list["services"][0];
+    assert_eq!(
+        (
+            &search["presence"],
+            &search["healthy"],
+            &search["consumers"]
+        ),
+        (
+            &Value::from("ready"),
+            &Value::from(true),
+            &serde_json::json!(["a"])
+        )
+    );
+    for (wrong, told) in [
+        ("169.254.169.254:80", "no link-local one"),
+        ("[::1]:80", "is an IPv4 address"),
+    ] {
+        house.manifest(&manifest(wrong));
+        assert!(house.refused(2, &["plan"]).contains(told), "{wrong}");
+    }
+}

@@ -1,0 +1,307 @@
+//! From a manifest to done work, and back to nothing.
+
+use crate::{TWO, house, up, with_model};
+use abbey_testkit::house::until;
+
+#[test]
+fn a_skill_answers_a_question_without_a_model_call() {
+    let house = up(TWO);
+    let doc = house.json(
+        0,
+        &[
+            "task",
+            "add",
+            "How much free disk space is there?",
+            "--wait",
+        ],
+    );
+    let task = &doc["task"];
+    assert_eq!(
+        (
+            task["state"].as_str(),
+            task["verified"].as_str(),
+            task["assignee"].as_str()
+        ),
+        (Some("done"), Some("skill"), Some("sysadmin"))
+    );
+    assert_eq!(task["result"]["source"], "skill");
+    assert!(task["result"]["text"].as_str().unwrap().contains("free of"));
+    let run = &task["runs"][0];
+    assert_eq!(
+        (run["state"].as_str(), run["usage"]["source"].as_str()),
+        (Some("succeeded"), Some("none"))
+    );
+    assert_eq!(run["session"].as_array().unwrap().len(), 2);
+    assert_eq!(run["charter_hash"].as_str().unwrap().len(), 64);
+    assert!(
+        house
+            .expect(0, &["task", "why", "1"])
+            .contains("verified by: skill")
+    );
+}
+
+#[test]
+fn every_stock_host_skill_works_in_its_cell() {
+    let house = up(&TWO.replace("template: sysadmin,", "template: sysadmin, skills: [disk-usage, system-stats, cell-status, service-status, log-search, backup-state],"));
+    for (question, expect) in [
+        ("show system stats", "processors"),
+        ("show agent status", "sysadmin: ready"),
+        ("show services status", "no service"),
+        ("search the logs for \"is ready\"", "is ready in house two"),
+        ("make a backup of the state", "state hash"),
+    ] {
+        let doc = house.json(0, &["task", "add", question, "--wait"]);
+        let text = doc["task"]["result"]["text"].as_str().unwrap_or_default();
+        assert!(text.contains(expect), "{question}: {text}");
+    }
+}
+
+#[test]
+fn the_merge_skill_merges_a_branch_and_leaves_conflicts_alone() {
+    let house = up(
+        "house: g\ndefaults: { cell: process }\nagents:\n  git-admin: { template: git-admin }\n",
+    );
+    let script = "set -e; git init -q -b main demo; cd demo; git config user.name t; git config user.email t@abbey.invalid; \
+        echo one > a; git add a; git commit -qm one; git checkout -qb topic; echo two > b; git add b; git commit -qm two; \
+        git checkout -q main; echo three > c; git add c; git commit -qm three; git checkout -qb clash; echo four > a; git commit -qam four; \
+        git checkout -q main; echo five > a; git commit -qam five";
+    house.expect(0, &["exec", "git-admin", "--", "sh", "-c", script]);
+    let doc = house.json(
+        0,
+        &[
+            "task",
+            "add",
+            "Merge branch topic into main in demo",
+            "--wait",
+        ],
+    );
+    assert_eq!(doc["task"]["result"]["data"]["merged"], true);
+    let log = house.expect(
+        0,
+        &[
+            "exec",
+            "git-admin",
+            "--",
+            "git",
+            "-C",
+            "demo",
+            "log",
+            "--oneline",
+            "-1",
+        ],
+    );
+    assert!(log.contains("Merge branch 'topic' into main"), "{log}");
+    assert!(
+        house
+            .expect(0, &["exec", "git-admin", "--", "ls", "demo"])
+            .contains('b'),
+        "the working tree follows"
+    );
+    let told = house.json(
+        1,
+        &["task", "add", "merge clash into main in demo", "--wait"],
+    );
+    assert!(
+        told["task"]["failure"]
+            .as_str()
+            .unwrap()
+            .contains("conflict in a")
+    );
+    let after = house.expect(
+        0,
+        &[
+            "exec",
+            "git-admin",
+            "--",
+            "git",
+            "-C",
+            "demo",
+            "log",
+            "--oneline",
+            "-1",
+        ],
+    );
+    assert_eq!(log, after, "the branch is as it was");
+    house.expect(
+        0,
+        &["task", "add", "tag release v1.0 on main in demo", "--wait"],
+    );
+    assert!(
+        house
+            .expect(0, &["exec", "git-admin", "--", "git", "-C", "demo", "tag"])
+            .contains("v1.0")
+    );
+    assert!(
+        house.json(
+            1,
+            &["task", "add", "tag release v1.0 on main in demo", "--wait"]
+        )["task"]["failure"]
+            .as_str()
+            .unwrap()
+            .contains("exists already")
+    );
+    // Arguments never reach a shell, and never become options.
+    let hostile = house.json(
+        1,
+        &[
+            "task",
+            "add",
+            "merge --upload-pack=x into main in demo",
+            "--wait",
+        ],
+    );
+    assert!(
+        hostile["task"]["failure"]
+            .as_str()
+            .unwrap()
+            .contains("do not fit")
+    );
+}
+
+#[test]
+fn model_calls_are_reserved_metered_and_charged_on_every_level() {
+    let house = up(&with_model("  abbot: { template: orchestrator }\n"));
+    let doc = house.json(0, &["task", "add", "explain monasteries", "--wait"]);
+    let run = &doc["task"]["runs"][0];
+    assert_eq!(
+        (
+            run["configured_model"].as_str(),
+            run["effective_model"].as_str(),
+            run["actual_model"].as_str()
+        ),
+        (
+            Some("scripted/scripted-1"),
+            Some("scripted/scripted-1"),
+            Some("scripted-1-0613")
+        )
+    );
+    let (input, output) = (
+        run["usage"]["input"].as_u64().unwrap(),
+        run["usage"]["output"].as_u64().unwrap(),
+    );
+    assert!(input > 0 && output > 0);
+    assert_eq!(
+        run["cost_nano_usd"].as_u64().unwrap(),
+        input * 1000 + output * 2000
+    );
+    assert_eq!(run["prompt_hash"].as_str().unwrap().len(), 64);
+    let budgets = house.json(0, &["budget", "report"]);
+    for scope in [
+        "house",
+        "agent:abbot",
+        &format!("task:{}", doc["task"]["id"].as_str().unwrap()),
+        &format!("run:{}", run["id"].as_str().unwrap()),
+    ] {
+        let found = budgets["scopes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|s| s["scope"] == scope && s["metric"] == "tokens")
+            .unwrap();
+        assert_eq!(
+            (found["spent"].as_u64(), found["reserved"].as_u64()),
+            (Some(input + output), Some(0)),
+            "{scope}"
+        );
+    }
+    assert!(
+        house.json(0, &["activity", "verify"])["ok"]
+            .as_bool()
+            .unwrap()
+    );
+}
+
+#[test]
+fn applying_is_idempotent_and_safe_when_concurrent() {
+    let house = house();
+    house.manifest(TWO);
+    let all: Vec<_> = (0..3)
+        .map(|_| {
+            house
+                .command(&["up", "--json"])
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in all {
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    let before = house.json(0, &["ps"]);
+    house.expect(0, &["up"]);
+    let plan = house.json(0, &["plan"]);
+    assert_eq!(
+        (
+            plan["generation"].as_u64(),
+            plan["steps"].as_array().map(Vec::len)
+        ),
+        (Some(1), Some(0))
+    );
+    let after = house.json(0, &["ps"]);
+    for (a, b) in before["agents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(after["agents"].as_array().unwrap())
+    {
+        assert_eq!(
+            (&a["pid"], &a["generation"]),
+            (&b["pid"], &b["generation"]),
+            "nothing was restarted"
+        );
+    }
+}
+
+#[test]
+fn down_leaves_no_process_cgroup_socket_or_lock() {
+    let house = up(TWO);
+    let group = {
+        let ps = house.json(0, &["ps"]);
+        let pid = ps["agents"][0]["pid"].as_i64().unwrap();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        text.lines()
+            .find_map(|l| Some(l.split_once("/abbey-")?.1.split('/').next()?.to_owned()))
+            .unwrap()
+    };
+    let cgroups = || {
+        let found = std::process::Command::new("find")
+            .args([
+                "/sys/fs/cgroup",
+                "-maxdepth",
+                "3",
+                "-name",
+                &format!("abbey-{group}"),
+            ])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&found.stdout).lines().count()
+    };
+    assert!(cgroups() > 0);
+    house.expect(0, &["down"]);
+    assert_eq!(cgroups(), 0);
+    let left: Vec<_> = std::fs::read_dir(house.home().join("run"))
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    let home = house.home().display().to_string();
+    until("no process of the house is left", || {
+        let found = std::process::Command::new("pgrep")
+            .args(["-f", &home])
+            .output()
+            .unwrap();
+        found.stdout.is_empty()
+    });
+    // Down again is no failure, and everything comes back.
+    house.expect(0, &["down"]);
+    house.expect(0, &["up"]);
+    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+}

@@ -1,0 +1,146 @@
+//! What an agent can do to its own cell, and what of it reaches nobody else: memory, processor, processes, output
+//! (checks 27, 28 and 51 to 54). The neighbour and the house answer afterwards.
+
+use abbey_testkit::house::{House, until};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const HOUSE: &str = "house: bombs\ndefaults: { cell: sandbox, limits: { memory: 64MiB, cpus: 0.5, processes: 48 } }\nagents:\n  a: { template: sysadmin }\n  b: { template: sysadmin }\n";
+
+fn stand() -> House {
+    let house = crate::house();
+    house.manifest(HOUSE);
+    house.expect(0, &["up"]);
+    house
+}
+
+/// Runs a script in the cell of `a`, and gives status and output.
+fn script(house: &House, code: &str) -> (Option<i32>, String) {
+    let output = house.run(&["exec", "a", "--", "python3", "-c", code]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code(), said)
+}
+
+fn in_background(house: &House, code: &str) -> Child {
+    let args = ["exec", "a", "--", "python3", "-c", code];
+    let mut command = house.command(&args);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+fn neighbour_is_well(house: &House) {
+    let before = Instant::now();
+    assert_eq!(
+        house.expect(0, &["exec", "b", "--", "echo", "well"]),
+        "well\n"
+    );
+    assert!(before.elapsed() < Duration::from_secs(20), "within bounds");
+}
+
+/// Processes of the cell of `a`, by its control group.
+fn members(house: &House) -> Vec<i32> {
+    let group = abbey_daemon::Home::new(house.home()).group();
+    let bases = ["pids", "unified", ""].map(|b| std::path::Path::new("/sys/fs/cgroup").join(b));
+    let mut pids = Vec::new();
+    for base in bases {
+        let file = base.join(&group).join("agent-a/cgroup.procs");
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+    }
+    pids
+}
+
+#[test]
+fn a_memory_bomb_is_killed_inside_its_cell() {
+    let house = stand();
+    let (status, _) = script(&house, "x = [bytearray(1 << 20) for _ in range(4096)]");
+    // The kernel ends the largest of the cell; what it is told by is a signal.
+    assert_eq!(status, Some(137));
+    for place in ["/dev/shm", "/tmp"] {
+        let code = format!(
+            "import os\nf = open('{place}/fill', 'wb')\ntry:\n  for _ in range(4096): f.write(b'x' * (1 << 20)); f.flush()\n  print('all of it')\nexcept OSError as e: print(e.errno)\nfinally: os.unlink('{place}/fill')"
+        );
+        let (status, said) = script(&house, &code);
+        assert!(
+            status == Some(137) || said.trim() == "28",
+            "{place}: {status:?} {said}"
+        );
+    }
+    let (status, said) = script(
+        &house,
+        "import os\nf = os.memfd_create('x')\nfor _ in range(4096): os.write(f, b'x' * (1 << 20))\nprint('all of it')",
+    );
+    assert!(!said.contains("all of it"), "{status:?}");
+    neighbour_is_well(&house);
+    until("the agent is up", || {
+        house.json(0, &["agent", "show", "a"])["presence"] == "ready"
+    });
+}
+
+#[test]
+fn cpu_is_shared_by_weight_and_limit() {
+    let house = stand();
+    // Four that spin for three seconds, where half a processor was agreed.
+    let code = "import os, time\nkids = []\nfor _ in range(4):\n  pid = os.fork()\n  if pid == 0:\n    end = time.time() + 3\n    while time.time() < end: pass\n    os._exit(0)\n  kids.append(pid)\nused = 0\nfor pid in kids:\n  _, _, u = os.wait4(pid, 0)\n  used += u.ru_utime + u.ru_stime\nprint(used)";
+    let (status, said) = script(&house, code);
+    assert_eq!(status, Some(0));
+    let used: f64 = said.trim().parse().unwrap();
+    assert!(used < 3.0 * 0.5 * 1.5, "{used} s of a processor in 3 s");
+    neighbour_is_well(&house);
+}
+
+/// A flood of output is written down whole lines at a time, the log turns over, and the house reads on.
+#[test]
+fn output_flood_is_bounded_in_the_log() {
+    let house = crate::house();
+    house.manifest(&format!(
+        "{HOUSE}services:\n  flood: {{ command: [yes, {}] }}\n",
+        "x".repeat(2_000)
+    ));
+    house.expect(0, &["up"]);
+    let logs = house.home().join("logs/service-flood");
+    let size = || -> u64 {
+        let files = std::fs::read_dir(&logs).into_iter().flatten().flatten();
+        files.filter_map(|f| Some(f.metadata().ok()?.len())).sum()
+    };
+    until("the log has turned over", || {
+        std::fs::read_dir(&logs).is_ok_and(|d| d.count() > 1)
+    });
+    assert!(size() < 64 << 20, "{} bytes", size());
+    neighbour_is_well(&house);
+    house.expect(0, &["down"]);
+}
+
+#[test]
+fn stop_kills_every_process_of_a_fork_bomb() {
+    let house = stand();
+    // Each ignores requests, leaves its session, and makes more.
+    let bomb = "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True:\n  try:\n    if os.fork() == 0: os.setsid()\n  except OSError: pass";
+    let mut caller = in_background(&house, bomb);
+    until("it is full", || members(&house).len() > 40);
+    neighbour_is_well(&house);
+    house.expect(0, &["stop", "a"]);
+    until("nobody is left", || members(&house).is_empty());
+    let _status = caller.wait();
+    house.expect(0, &["start", "a"]);
+    neighbour_is_well(&house);
+}
+
+#[test]
+fn stop_kills_every_process_of_a_frozen_cell() {
+    let house = stand();
+    let sleepers = "import os, signal, time\nfor _ in range(10):\n  if os.fork() == 0:\n    os.setsid(); os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(600)";
+    let mut caller = in_background(&house, sleepers);
+    until("they stand", || members(&house).len() > 10);
+    let pids = members(&house);
+    for pid in &pids {
+        // The agent itself as well.
+        let _gone = Command::new("kill")
+            .args(["-STOP", &pid.to_string()])
+            .status();
+    }
+    house.expect(0, &["stop", "a"]);
+    until("nobody is left", || members(&house).is_empty());
+    assert!(pids.iter().all(|p| abbey_cells::identify(*p).is_none()));
+    let _status = caller.wait();
+}

@@ -1,0 +1,201 @@
+//! Tool servers in cells of their own, by the protocol that they speak: for those who use them, while they work, and
+//! every call is entered (S3-19).
+
+use crate::approvals::script;
+use crate::crash_points::{arm, armed_house};
+use crate::house;
+use abbey_testkit::house::{House, until};
+use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
+
+/// A server as the protocol's own documentation describes one: handshake, list, call, an error, and a question back.
+const SERVER: &str = r#"#!/usr/bin/python3
+import json, sys
+def say(m):
+    print(json.dumps(m), flush=True)
+ready = False
+for line in sys.stdin:
+    m = json.loads(line)
+    method, i = m.get("method"), m.get("id")
+    if method == "initialize":
+        assert m["params"]["protocolVersion"] == "2025-06-18"
+        say({"jsonrpc": "2.0", "id": i, "result": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "tides", "version": "1"}}})
+    elif method == "notifications/initialized":
+        ready = True
+        say({"jsonrpc": "2.0", "id": "q1", "method": "roots/list"})
+    elif i is None or method is None:
+        continue
+    elif method == "tools/list":
+        say({"jsonrpc": "2.0", "id": i, "result": {"tools": [
+            {"name": "high_water", "description": "When the water is high.", "inputSchema": {"type": "object", "properties": {"port": {"type": "string"}}, "required": ["port"]}},
+            {"name": "break", "description": "Ends the server.", "inputSchema": {"type": "object"}}]}})
+    elif method == "tools/call":
+        name, args = m["params"]["name"], m["params"]["arguments"]
+        if name == "break":
+            sys.exit(3)
+        if name != "high_water":
+            say({"jsonrpc": "2.0", "id": i, "error": {"code": -32602, "message": "no such tool"}})
+        elif args.get("port") == "nowhere":
+            say({"jsonrpc": "2.0", "id": i, "result": {"isError": True, "content": [{"type": "text", "text": "nowhere has no water"}]}})
+        else:
+            say({"jsonrpc": "2.0", "id": i, "result": {"content": [{"type": "text", "text": "high water at %s: 06:12" % args["port"]}]}})
+"#;
+
+fn stand() -> House {
+    let house = house();
+    furnish(&house);
+    house
+}
+
+fn furnish(house: &House) {
+    let server = house.path("tides");
+    std::fs::write(&server, SERVER).unwrap();
+    std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).unwrap();
+    house.manifest(&format!(
+        "house: harbour
+services:
+  model: {{ cell: process, command: [abbey-scripted-model, --port, \"{{port}}\"], probe: /v1/models }}
+  tides: {{ kind: tools, command: [{}] }}
+providers:
+  scripted: {{ kind: openai, service: model, output_tokens_max: 200 }}
+defaults: {{ model: scripted/scripted-1 }}
+budget: {{ tokens_per_day: 100000 }}
+agents:
+  pilot: {{ template: orchestrator, uses: [tides] }}
+  cook: {{ template: worker, reports_to: pilot }}
+",
+        server.display()
+    ));
+    house.expect(0, &["up"]);
+    until("everything answers", || {
+        let list = house.json(0, &["service", "list"]);
+        list["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|s| s["healthy"] == true)
+    });
+}
+
+fn call(name: &str, arguments: Value) -> Value {
+    json!({ "tool_calls": [{ "name": name, "arguments": arguments }] })
+}
+
+#[test]
+fn tools_are_called_only_by_their_users_and_each_call_is_logged() {
+    let house = stand();
+    script(
+        &house,
+        json!([
+            call("tides__high_water", json!({ "port": "nowhere" })),
+            call("tides__high_water", json!({ "port": "Koper" })),
+            { "text": "it is at 06:12" }
+        ]),
+    );
+    let done = house.json(
+        0,
+        &[
+            "task",
+            "add",
+            "When is high water?",
+            "--to",
+            "pilot",
+            "--wait",
+        ],
+    );
+    assert_eq!(done["task"]["result"]["text"], "it is at 06:12");
+    let made = house.entries("tool.call");
+    assert_eq!(made.len(), 2);
+    assert_eq!(
+        (
+            &made[0]["actor"],
+            &made[0]["detail"]["tool"],
+            &made[0]["detail"]["ok"]
+        ),
+        (&json!("agent:pilot"), &json!("high_water"), &json!(false))
+    );
+    assert_eq!(
+        (&made[1]["detail"]["ok"], &made[1]["detail"]["task"]),
+        (&json!(true), &json!("TASK-1"))
+    );
+    // Nobody else is shown them, or gets through to them.
+    script(
+        &house,
+        json!([call("tides__high_water", json!({ "port": "Koper" })), { "text": "no" }]),
+    );
+    house.expect(
+        0,
+        &[
+            "task",
+            "add",
+            "When is high water?",
+            "--to",
+            "cook",
+            "--wait",
+        ],
+    );
+    let curl = |agent: &str| {
+        house.expect(0, &["exec", agent, "--", "sh", "-c", "curl -s -X POST -H \"Authorization: Bearer $(cat $ABBEY_TOKEN_FILE)\" -H 'content-type: application/json' -d '{}' $ABBEY_URL/api/v1/self/tools/tides/high_water"])
+    };
+    assert!(curl("cook").contains("uses no tool server `tides`"));
+    assert!(curl("pilot").contains("works on nothing, so it calls no tool"));
+    assert_eq!(house.entries("tool.call").len(), 2);
+    // There is no other way to it than the one that enters each call.
+    let env = house.expect(0, &["exec", "pilot", "--", "env"]);
+    assert!(!env.contains("TIDES"), "{env}");
+}
+
+#[test]
+fn a_tool_server_that_exits_is_reported_and_restarted() {
+    let house = stand();
+    script(
+        &house,
+        json!([call("tides__break", json!({})), { "text": "it broke" }]),
+    );
+    house.expect(0, &["task", "add", "Break it", "--to", "pilot", "--wait"]);
+    assert_eq!(house.entries("tool.call")[0]["detail"]["ok"], false);
+    until("it is back", || {
+        let list = house.json(0, &["service", "list"]);
+        let tides = list["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|s| s["name"] == "tides")
+            .cloned()
+            .unwrap();
+        tides["healthy"] == true && tides["generation"] == 2
+    });
+    let log = house.expect(0, &["service", "logs", "tides"]);
+    assert!(
+        log.contains("the tool server ended: exit status: 3"),
+        "{log}"
+    );
+    script(
+        &house,
+        json!([call("tides__high_water", json!({ "port": "Koper" })), { "text": "fine" }]),
+    );
+    house.expect(0, &["task", "add", "And now?", "--to", "pilot", "--wait"]);
+    assert_eq!(house.entries("tool.call")[1]["detail"]["ok"], true);
+}
+
+/// Whoever dies between a call and its answer: that it was made is in the log.
+#[test]
+fn every_tool_call_is_logged_before_it_is_made() {
+    let (mut house, armed) = armed_house("tool.called");
+    furnish(&house);
+    script(
+        &house,
+        json!([call("tides__high_water", json!({ "port": "Koper" })), { "text": "at 06:12" }]),
+    );
+    arm(&armed);
+    let _may_be_cut_off = house.run(&["task", "add", "When is it?", "--to", "pilot"]);
+    until("the place was passed", || !armed.exists());
+    house.crash_at = None;
+    until("it is up again", || house.run(&["up"]).status.success());
+    // It may be called again, and that is entered too.
+    let called = house.entries("tool.call");
+    let asked = house.entries("tool.ask");
+    assert!(asked.len() > called.len(), "{asked:?} {called:?}");
+    assert_eq!(asked[0]["detail"]["tool"], "high_water");
+    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+}

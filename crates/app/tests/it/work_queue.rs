@@ -1,0 +1,498 @@
+//! Work for people and for agents that know only files: evidence is looked at by the house, results count wherever
+//! they were left (S2-10 to S2-15).
+
+use crate::approvals::script;
+use crate::{house, up, with_model};
+use abbey_testkit::house::{House, until};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// An agent that somebody works for by hand.
+const BY_HAND: &str = "house: hands\ndefaults: { cell: process }\nagents:\n  a: { template: orchestrator, files: {} }\n  b: { template: sysadmin, reports_to: a }\n";
+
+fn workspace(house: &House, agent: &str) -> PathBuf {
+    house.home().join("agents").join(agent).join("workspace")
+}
+
+fn task(house: &House, number: &str) -> Value {
+    house.json(0, &["task", "show", number])["task"].clone()
+}
+
+#[test]
+fn a_result_file_completes_the_task_in_any_order_of_deletion() {
+    let house = up(BY_HAND);
+    let sh = |script: &str| house.expect(0, &["exec", "a", "--", "sh", "-c", script]);
+    house.expect(0, &["task", "add", "Bake bread.", "--to", "a"]);
+    let active = workspace(&house, "a").join("work/TASK-1.active");
+    until("the work lies there", || active.exists());
+    let text = std::fs::read_to_string(&active).unwrap();
+    assert!(
+        text.contains("Bake bread.") && text.contains("completed/TASK-1.txt"),
+        "{text}"
+    );
+    // As the original did: the one who works removes the file itself, before anybody saw the result.
+    sh(
+        "rm work/TASK-1.active; echo 'two loaves' > completed/new; mv completed/new completed/TASK-1.txt",
+    );
+    until("it is done", || task(&house, "TASK-1")["state"] == "done");
+    let done = task(&house, "TASK-1");
+    assert_eq!(
+        done["result"],
+        json!({ "text": "two loaves", "source": "command", "data": null })
+    );
+    assert_eq!(done["verified"], "none");
+    until("the result is put aside", || {
+        !workspace(&house, "a").join("completed/TASK-1.txt").exists()
+    });
+    // Once more is another piece of work: the old result does not count for it.
+    house.expect(0, &["task", "add", "Bake more.", "--to", "a"]);
+    until("the next lies there", || {
+        workspace(&house, "a").join("work/TASK-2.active").exists()
+    });
+    // A result that was left while nobody looked is taken by the next boot.
+    house.expect(0, &["stop", "a"]);
+    let left = workspace(&house, "a").join("completed/TASK-2.txt");
+    std::fs::write(&left, "three loaves\n").unwrap();
+    house.expect(0, &["start", "a"]);
+    until("it is done", || task(&house, "TASK-2")["state"] == "done");
+    assert_eq!(task(&house, "TASK-2")["result"]["text"], "three loaves");
+    assert!(!active.exists());
+    // A link out of the cell is no result.
+    house.expect(0, &["task", "add", "Steal bread.", "--to", "a"]);
+    until("it lies there", || {
+        workspace(&house, "a").join("work/TASK-3.active").exists()
+    });
+    sh("ln -s /etc/hostname completed/TASK-3.txt; echo x > completed/y");
+    until("it has failed", || {
+        task(&house, "TASK-3")["state"] == "failed"
+    });
+}
+
+#[test]
+fn a_program_works_through_files_and_its_failure_is_recorded() {
+    let house = house();
+    let program = house.path("baker");
+    std::fs::write(
+        &program,
+        "#!/bin/sh\nn=$(basename \"$1\" .active)\ngrep -q stone \"$1\" && exit 3\nsed -n 2p \"$1\" > completed/$n.txt\n",
+    )
+    .unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    house.manifest(&BY_HAND.replace(
+        "files: {}",
+        &format!("files: {{ command: [{}] }}", program.display()),
+    ));
+    house.expect(0, &["up"]);
+    let done = house.json(0, &["task", "add", "Bake bread.", "--to", "a", "--wait"]);
+    assert_eq!(done["task"]["result"]["text"], "Bake bread.");
+    let failed = house.json(1, &["task", "add", "Bake a stone.", "--to", "a", "--wait"]);
+    assert!(
+        failed["task"]["failure"]
+            .as_str()
+            .unwrap()
+            .contains("ended (exit status: 3)")
+    );
+}
+
+#[test]
+fn a_task_is_done_only_after_its_evidence_is_verified() {
+    let house = up(BY_HAND);
+    let add = |evidence: &[&str], code: i32| {
+        let mut args = vec![
+            "task",
+            "add",
+            "Bake bread.",
+            "--to",
+            "a",
+            "--wait",
+            "--timeout",
+            "60",
+        ];
+        evidence.iter().for_each(|e| args.extend(["--evidence", e]));
+        house.json(code, &args)["task"].clone()
+    };
+    let sh = |script: &str| house.expect(0, &["exec", "a", "--", "sh", "-c", script]);
+    let left = |n: u32| {
+        sh(&format!(
+            "mkdir -p completed; echo done > completed/TASK-{n}.txt"
+        ))
+    };
+    sh("echo rye > bread");
+    left(1);
+    let good = add(
+        &["file:bread", "command:[\"grep\",\"-q\",\"rye\",\"bread\"]"],
+        0,
+    );
+    assert_eq!(
+        (&good["state"], &good["verified"]),
+        (&json!("done"), &json!("evidence"))
+    );
+    // What cannot be tried is neither yes nor no.
+    left(2);
+    let unknown = add(&["command:[\"no-such-program\"]"], 1);
+    assert_eq!(unknown["state"], "unverified");
+    for wrong in ["file:/etc/passwd", "file:../x", "command:[]"] {
+        house.refused(2, &["task", "add", "x", "--evidence", wrong]);
+    }
+    house.refused(2, &["task", "add", "x", "--evidence", "trust me"]);
+}
+
+/// Another agent's yes, by real runs of both; a no sends the work back with the reason.
+#[test]
+fn review_evidence_needs_the_reviewers_approval() {
+    let house = up(&with_model(
+        "  worker: { template: worker }\n  critic: { template: worker }\n",
+    ));
+    until("the model answers", || {
+        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+    });
+    let says = |accepted: bool, why: &str| json!({ "tool_calls": [{ "name": "finish", "arguments": { "result": why, "data": { "accepted": accepted } } }] });
+    script(
+        &house,
+        json!([{ "text": "a draft" }, says(false, "there is no ending"), { "text": "with an ending" }, says(true, "good")]),
+    );
+    let add = |reviewer: &str, code: i32| {
+        let evidence = format!("review:{reviewer}");
+        let args = [
+            "task",
+            "add",
+            "Write the story",
+            "--to",
+            "worker",
+            "--evidence",
+            &evidence,
+            "--wait",
+        ];
+        house.json(code, &args)["task"].clone()
+    };
+    let done = add("critic", 0);
+    assert_eq!(
+        (
+            &done["verified"],
+            &done["result"]["text"],
+            &done["attempts"]
+        ),
+        (&json!("evidence"), &json!("with an ending"), &json!(2))
+    );
+    let runs = house.json(0, &["task", "list", "--agent", "critic"]);
+    assert_eq!(runs["tasks"].as_array().unwrap().len(), 2, "{runs}");
+    // Nobody reviews their own work, and nobody who is not there does.
+    script(&house, json!([{ "text": "mine" }, { "text": "mine" }]));
+    for reviewer in ["worker", "nobody"] {
+        assert_eq!(add(reviewer, 1)["state"], "unverified", "{reviewer}");
+    }
+}
+
+/// Who waits for the answer cannot renew the lease, so the house keeps it while it looks.
+#[test]
+fn evidence_verification_can_outlast_a_lease() {
+    let house = house();
+    house.manifest(BY_HAND);
+    house.serve(&["--lease-ms", "1200"]);
+    house.expect(0, &["up"]);
+    house.expect(
+        0,
+        &[
+            "exec",
+            "a",
+            "--",
+            "sh",
+            "-c",
+            "mkdir -p completed; echo done > completed/TASK-1.txt",
+        ],
+    );
+    let slow = "command:[\"sleep\",\"4\"]";
+    let doc = house.json(
+        0,
+        &[
+            "task",
+            "add",
+            "Bake slowly.",
+            "--to",
+            "a",
+            "--evidence",
+            slow,
+            "--wait",
+        ],
+    );
+    assert_eq!(
+        (&doc["task"]["verified"], &doc["task"]["attempts"]),
+        (&json!("evidence"), &json!(1))
+    );
+}
+
+#[test]
+fn a_result_without_evidence_is_returned_with_the_reason() {
+    let house = up(&with_model("  a: { template: orchestrator }\n"));
+    until("the model answers", || {
+        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+    });
+    let write = json!({ "tool_calls": [{ "name": "write_file", "arguments": { "path": "report.md", "content": "all of it" } }] });
+    script(
+        &house,
+        json!([{ "text": "It is finished." }, write, { "text": "Now it is." }]),
+    );
+    let doc = house.json(
+        0,
+        &[
+            "task",
+            "add",
+            "Write the report.",
+            "--to",
+            "a",
+            "--evidence",
+            "file:report.md",
+            "--wait",
+        ],
+    );
+    let runs = doc["task"]["runs"].as_array().unwrap();
+    let reasons: Vec<&Value> = runs.iter().map(|r| &r["reason"]).collect();
+    assert_eq!(reasons, ["evidence_failed", "completed"]);
+    assert_eq!(doc["task"]["verified"], "evidence");
+    // One that never comes ends in a failure that says what is lacking.
+    script(
+        &house,
+        json!([{ "text": "Done." }, { "text": "Done." }, { "text": "Done." }]),
+    );
+    let doc = house.json(
+        1,
+        &[
+            "task",
+            "add",
+            "Write another.",
+            "--to",
+            "a",
+            "--evidence",
+            "file:other.md",
+            "--wait",
+        ],
+    );
+    assert_eq!(doc["task"]["state"], "failed");
+    assert!(
+        doc["task"]["failure"]
+            .as_str()
+            .unwrap()
+            .contains("the file `other.md` is not there")
+    );
+}
+
+fn view(house: &House) -> String {
+    std::fs::read_to_string(house.path("Q.md")).unwrap()
+}
+
+#[test]
+fn markdown_queue_merges_edits_by_people_with_task_changes() {
+    let house = up(BY_HAND);
+    let (queue, file) = (house.path("Q.md"), "Q.md");
+    std::fs::write(&queue, "# Ours\n\n- [ ] (P0, a) Bake bread\n  and much of it\n- [ ] How much free disk space is there?\n- [ ] (P1, nobody) Sing\n").unwrap();
+    let text = house.expect(4, &["task", "sync", file]);
+    assert!(
+        text.contains("TASK-1 was added") && text.contains("TASK-2 was added"),
+        "{text}"
+    );
+    assert!(
+        text.contains("Q.md:6: there is no agent `nobody`"),
+        "{text}"
+    );
+    let kept = std::fs::read_to_string(house.path("Q.md.before")).unwrap();
+    assert!(kept.starts_with("# Ours"));
+    let conflicts = std::fs::read_to_string(house.path("Q.md.conflicts")).unwrap();
+    assert!(
+        conflicts.contains("(P1, nobody) Sing"),
+        "nothing that was written is lost: {conflicts}"
+    );
+    until("one runs by hand, one is done by a skill", || {
+        task(&house, "TASK-1")["state"] == "running" && task(&house, "TASK-2")["state"] == "done"
+    });
+    house.expect(0, &["task", "sync", file]);
+    let now = view(&house);
+    assert!(
+        now.contains("- [ ] **TASK-1** (P0, a, running) Bake bread <!-- "),
+        "{now}"
+    );
+    assert!(now.contains("\n  and much of it\n"), "{now}");
+    assert!(
+        now.contains("- [x] **TASK-2** (P2, -, done) How much free disk space"),
+        "{now}"
+    );
+    // Nothing happened: the file is left as it is.
+    let before = std::fs::metadata(&queue).unwrap().modified().unwrap();
+    house.expect(0, &["task", "sync", file]);
+    assert_eq!(
+        std::fs::metadata(&queue).unwrap().modified().unwrap(),
+        before
+    );
+    // Edited while the house works: what waits is changed, what runs is not, and both are told.
+    house.expect(0, &["stop", "a"]);
+    house.expect(
+        0,
+        &[
+            "task",
+            "add",
+            "Sweep the yard",
+            "--to",
+            "a",
+            "--priority",
+            "P3",
+        ],
+    );
+    house.expect(0, &["task", "sync", file]);
+    let edited = view(&house)
+        .replace(
+            "(P3, a, ready) Sweep the yard",
+            "(P1, a, ready) Sweep the whole yard",
+        )
+        .replace("- [x] **TASK-2**", "- [ ] **TASK-2**")
+        + "\n## Notes\n\n- [ ] not work, only a note\n";
+    std::fs::write(&queue, edited).unwrap();
+    let text = house.expect(4, &["task", "sync", file]);
+    assert!(text.contains("TASK-3 was changed"), "{text}");
+    assert!(text.contains("TASK-2: it is done"), "{text}");
+    let changed = task(&house, "TASK-3");
+    assert_eq!(
+        (&changed["title"], &changed["priority"]),
+        (&json!("Sweep the whole yard"), &json!("P1"))
+    );
+    assert!(view(&house).ends_with("## Notes\n\n- [ ] not work, only a note\n"));
+    assert_eq!(
+        house.json(0, &["task", "list"])["tasks"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    // Both sides changed the same: the house's stays, and what was written is kept.
+    let mine = view(&house).replace("Sweep the whole yard", "Sweep nothing");
+    let theirs = view(&house).replace("Sweep the whole yard", "Sweep all");
+    std::fs::write(house.path("theirs.md"), theirs).unwrap();
+    house.expect(0, &["task", "import", "theirs.md"]);
+    std::fs::write(&queue, mine).unwrap();
+    let text = house.expect(4, &["task", "sync", file]);
+    assert!(text.contains("it was changed on both sides"), "{text}");
+    assert!(view(&house).contains("Sweep all"));
+    let conflicts = std::fs::read_to_string(house.path("Q.md.conflicts")).unwrap();
+    assert!(conflicts.contains("Sweep nothing"));
+    // Called off by a word.
+    std::fs::write(
+        &queue,
+        view(&house).replace("(P1, a, ready)", "(P1, a, cancelled)"),
+    )
+    .unwrap();
+    house.expect(0, &["task", "sync", file]);
+    assert_eq!(task(&house, "TASK-3")["state"], "cancelled");
+    assert!(
+        house
+            .expect(0, &["task", "export", "--markdown"])
+            .contains("TASK-3")
+    );
+}
+
+/// Whoever syncs may die between what the house did and what the file says; and a line that is written again later is
+/// new work, however much the house did meanwhile.
+#[test]
+fn a_queue_line_is_one_task_until_it_is_rewritten() {
+    let house = up(
+        "house: q
+defaults: { cell: process }
+agents:
+  a: { template: sysadmin }
+workflows:
+  many: { input: { q: { type: list } }, steps: { each: { skill: system-stats, agent: a, each: $input.q } } }
+",
+    );
+    let line = "- [ ] show system stats\n";
+    let write = |text: &str| std::fs::write(house.path("Q.md"), text).unwrap();
+    let mine = || {
+        let tasks = house.json(0, &["task", "list", "--limit", "1000"]);
+        let tasks = tasks["tasks"].as_array().unwrap().iter();
+        tasks.filter(|t| t["link"].is_null()).count()
+    };
+    write(line);
+    // Taken, and the file never written.
+    house.expect(0, &["task", "import", "Q.md"]);
+    house.expect(0, &["task", "sync", "Q.md"]);
+    assert_eq!(mine(), 1);
+    // Many pieces of other work come and go; none of them is in the file, and none hides what is.
+    let list: Vec<u32> = (0..60).collect();
+    let input = format!("q={}", json!(list));
+    house.expect(
+        0,
+        &[
+            "workflow",
+            "run",
+            "many",
+            &input,
+            "--wait",
+            "--timeout",
+            "120",
+        ],
+    );
+    house.expect(0, &["task", "sync", "Q.md"]);
+    assert!(view(&house).contains("**TASK-1**"), "{}", view(&house));
+    assert_eq!(view(&house).matches("TASK-").count(), 1);
+    write(&format!("{}{line}", view(&house)));
+    house.expect(0, &["task", "sync", "Q.md"]);
+    assert_eq!(mine(), 2, "written again, it is new work");
+}
+
+#[test]
+fn concurrent_queue_edits_and_kills_lose_and_double_nothing() {
+    let house = up(
+        "house: q\ndefaults: { cell: process }\nagents:\n  a: { template: orchestrator, files: {} }\n",
+    );
+    house.expect(0, &["stop", "a"]);
+    house.expect(0, &["task", "sync", "Q.md"]);
+    let mut watcher = house
+        .command(&["task", "sync", "Q.md", "--watch"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::create(house.path("watcher.log")).unwrap())
+        .spawn()
+        .unwrap();
+    let append = |text: &str| {
+        use std::io::Write;
+        let opened = std::fs::OpenOptions::new()
+            .append(true)
+            .open(house.path("Q.md"));
+        opened.unwrap().write_all(text.as_bytes()).unwrap();
+    };
+    append("- [ ] (P1, a) first\n");
+    until("the watcher took it", || {
+        view(&house).contains("**TASK-1** (P1, a, ready) first")
+    });
+    // A second one syncs by hand while the first looks on; the house dies in between.
+    for n in 0..5 {
+        append(&format!("- [ ] (P1, a) number {n}\n"));
+        if n % 2 == 1 {
+            house.kill_serve();
+            house.expect(0, &["up", "--no-wait"]);
+        }
+        house.expect(0, &["task", "sync", "Q.md"]);
+    }
+    house.expect(0, &["task", "cancel", "TASK-1"]);
+    until("what happened in the house comes into the file", || {
+        let told = std::fs::read_to_string(house.path("watcher.log")).unwrap();
+        assert!(watcher.try_wait().unwrap().is_none(), "it ended: {told}");
+        view(&house).contains("- [x] **TASK-1** (P1, a, cancelled)")
+    });
+    // What was written into a file that was being exchanged comes as well, a little later.
+    let wanted = [
+        "first", "number 0", "number 1", "number 2", "number 3", "number 4",
+    ];
+    let titles = || {
+        let tasks = house.json(0, &["task", "list"]);
+        let tasks = tasks["tasks"].as_array().unwrap().iter();
+        let mut titles: Vec<String> = tasks
+            .map(|t| t["title"].as_str().unwrap().to_owned())
+            .collect();
+        titles.sort_unstable();
+        titles
+    };
+    until("all of it is work", || titles() == wanted);
+    until("each has one line", || {
+        let once = |title: &&str| view(&house).matches(&format!(") {title} <!--")).count() == 1;
+        wanted.iter().all(once)
+    });
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+}
