@@ -1,75 +1,33 @@
 //! The control plane: everything below, composed.
 //!
-//! Opens the state, recovers, looks at the cells, opens both doors, and runs until it is told to
-//! stop. Deliberately absent: terminals and HTML.
+//! Opens the state, recovers, adopts running cells, serves both APIs, and runs until it is stopped.
+//! Deliberately absent: terminals and HTML.
+//!
+//! Folders, from top to bottom; each imports only from those below it:
+//!
+//! `boot` → `api_server` → `insight` → `planning` → `work` → `cells` → `net` → `core`
 
-mod apply;
-mod approvals;
-mod attach;
-mod auth;
-mod backup;
-mod command;
-mod consumers;
-mod controlplane;
-mod delegate;
-mod doctor;
-mod documents;
-mod egress;
-mod error;
-mod escalations;
-mod evidence;
-mod exec;
-mod facts;
-mod firewall;
-mod home;
-mod hooks;
-mod hostd;
-mod house;
-mod inside;
-mod journal;
-mod lifecycle;
-mod logs;
-mod loops;
-mod meter;
-mod metrics;
-mod names;
-mod operations;
-mod org;
-mod outside;
-mod outside_cells;
-mod outside_work;
-mod pool;
-mod provision;
-mod queue;
-mod reconcile;
-mod reports;
-mod room;
-mod schedules;
-mod serve;
-mod skill_costs;
-mod specs;
-mod supervisor;
-mod toolservers;
-mod trace;
-#[cfg(test)]
-mod turned;
-mod view;
-mod web;
-mod workflow_view;
-mod workflows;
+mod api_server;
+mod boot;
+mod cells;
+mod core;
+mod insight;
+mod net;
+mod planning;
+mod work;
 
-pub use backup::restore;
-pub use error::Error;
-pub use home::Home;
-pub use hostd::{descend, detach, mend, run as run_hostd};
-pub use house::House;
-pub use provision::crash_points;
-pub use reports::as_text as report_text;
-pub use serve::{Announcement, Options, check_manifest, plan_offline, serve};
+pub use boot::house::House;
+pub use boot::serve::{Announcement, Options, check_manifest, plan_offline, serve};
+pub use cells::provision::crash_points;
+pub use core::backup::restore;
+pub use core::error::Error;
+pub use core::home::Home;
+pub use core::hostd::{descend, detach, mend, run as run_hostd};
+pub use insight::reports::as_text as report_text;
 
 /// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.
 pub mod manifest {
-    pub use crate::workflow_view::declared_in as workflows;
+    pub use crate::insight::workflow_views::declared_in as workflows;
     pub use abbey_plan::edit::{
         add_agent, add_schedule, remove_agent, remove_key, remove_schedule, set_key,
     };

@@ -1,0 +1,781 @@
+//! The inside door: the agents' API and the model gateway.
+//!
+//! An agent acts only as itself: its name comes from its credential, never from a path or a body.
+
+use crate::api_server::operator_api::{SearchQuery, find_skills, refuse_unknown};
+use crate::api_server::web::{Doc, Input, header, problem};
+use crate::boot::house::{Current, House};
+use crate::core::error::Result;
+use crate::insight::{facts, views};
+use crate::work::evidence::Found;
+use crate::work::{evidence, operations};
+use abbey_api::routes::Door;
+use abbey_api::*;
+use abbey_engine::task::LEASE_TTL;
+use abbey_gateway::{Caller, Gateway, Refusal, Route, Upstream};
+use abbey_model::{
+    EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, ResultSource, Scope, Slug,
+    TaskRef, ToolPolicy,
+};
+use abbey_plan::Endpoint;
+use abbey_store::{Checked, Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow};
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+type Shared = State<Arc<House>>;
+/// The authenticated agent.
+#[derive(Clone)]
+pub(crate) struct Me(pub(crate) Slug);
+
+/// Longest wait for work in one request.
+const WAIT_MAX: Duration = Duration::from_secs(55);
+
+pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
+    let agents = Router::new()
+        .route("/api/v1/self", get(me))
+        .route("/api/v1/self/next", get(next))
+        .route("/api/v1/self/tasks/{task}/claim", post(claim))
+        .route("/api/v1/self/tasks/{task}/renew", post(renew))
+        .route("/api/v1/self/tasks/{task}/complete", post(complete))
+        .route("/api/v1/self/tasks/{task}/fail", post(fail))
+        .route("/api/v1/self/tasks/{task}/block", post(block))
+        .route("/api/v1/self/delegate", post(delegate))
+        .route("/api/v1/self/messages", post(message))
+        .route("/api/v1/self/messages/{task}", get(delegated))
+        .route("/api/v1/self/delegated/{task}", get(delegated))
+        .route("/api/v1/self/delegated/{task}/cancel", post(call_off))
+        .route("/api/v1/self/approvals", post(ask_approval))
+        .route("/api/v1/self/approvals/{approval}/use", post(use_approval))
+        .route("/api/v1/self/skills", get(skills))
+        .route("/api/v1/self/facts/{fact}", post(fact))
+        .route("/api/v1/self/operations/{operation}", post(operate))
+        .merge(crate::work::documents::inside())
+        .merge(crate::api_server::tool_servers::inside())
+        .route("/api/v1/self/charter", get(charter))
+        .route("/api/v1/self/activity", post(note))
+        .layer(axum::middleware::from_fn_with_state(
+            (Arc::clone(&house), &["agent"][..]),
+            authenticate,
+        ));
+    // Every route that reaches a provider passes this one gate.
+    let models = Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/models", get(models))
+        .layer(Extension(gateway))
+        .layer(axum::middleware::from_fn_with_state(
+            (Arc::clone(&house), &["agent", "model"][..]),
+            authenticate,
+        ));
+    let unknown = async |request: Request| refuse_unknown(Door::Inside, request.uri().path());
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .merge(agents)
+        .merge(models)
+        .fallback(unknown)
+        .with_state(house)
+}
+
+async fn authenticate(
+    State((house, scopes)): State<(Arc<House>, &'static [&'static str])>,
+    mut request: Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let authorization = header(request.headers(), "authorization");
+    match house
+        .keys
+        .principal(authorization, scopes, house.store.now())
+    {
+        Ok(Principal::Agent(slug)) => {
+            request.extensions_mut().insert(Me(slug));
+            next.run(request).await
+        }
+        Ok(other) => problem(Problem::new(
+            FaultKind::Forbidden,
+            format!("{other} is not an agent; this door is for agents"),
+        )),
+        Err(refusal) => problem(refusal.remedy(
+            "send the text of the file that ABBEY_TOKEN_FILE names as a bearer credential",
+        )),
+    }
+}
+
+fn policy_of(current: &Current, agent: &abbey_plan::Agent, task: Option<&TaskRow>) -> ToolPolicy {
+    let mut policy = match task.and_then(|t| t.policy.as_ref()) {
+        Some(narrower) => agent.tools.narrowed(narrower),
+        None => agent.tools.clone(),
+    };
+    // Nobody is shown how to do what there is nothing for.
+    if agent.delegates.is_none() {
+        policy.tools.remove(&abbey_model::Tool::Delegate);
+    }
+    if agent.asks.is_none() {
+        policy.tools.remove(&abbey_model::Tool::Ask);
+    }
+    let mut documents = current.house.documents.values();
+    if !documents.any(|d| d.read_by(&agent.slug)) {
+        policy.tools.remove(&abbey_model::Tool::Document);
+    }
+    policy
+}
+
+async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<SelfDoc>> {
+    let current = house.planned()?;
+    let agent = find(&current, &slug)?;
+    let accounts = house.store.budgets().await?;
+    let mine = |a: &&abbey_engine::budget::Account| {
+        matches!(&a.scope, Scope::House) || a.scope == Scope::Agent(slug.clone())
+    };
+    let accounts: Vec<_> = accounts
+        .iter()
+        .filter(mine)
+        .filter(|a| a.metric == Metric::Tokens || a.limit.is_some())
+        .cloned()
+        .collect();
+    let tasks = house.store.offers(slug.clone(), 20).await?;
+    Ok(Doc(SelfDoc {
+        version: VERSION,
+        agent: slug.to_string(),
+        display_name: agent.display_name.clone(),
+        role: agent.role.clone(),
+        house: current.house.name.to_string(),
+        snapshot: house.store.head(),
+        budget: views::budget(&accounts),
+        tasks: tasks
+            .iter()
+            .map(|t| views::task(&house, t, Vec::new()))
+            .collect(),
+        model: agent.model.as_ref().map(ToString::to_string),
+        charter_hash: abbey_support::digest::sha256_hex(current.charter(&slug).as_bytes()),
+        policy: serde_json::to_value(&agent.tools).unwrap_or_default(),
+        config: current.config(&slug),
+    }))
+}
+
+fn find<'a>(current: &'a Current, slug: &Slug) -> Result<&'a abbey_plan::Agent> {
+    let found = current.house.agents.get(slug);
+    Ok(found.ok_or_else(|| {
+        Problem::new(
+            FaultKind::NotFound,
+            format!("agent `{slug}` does not live here any more"),
+        )
+    })?)
+}
+
+#[derive(Deserialize)]
+struct NextQuery {
+    #[serde(default)]
+    wait_ms: Option<u64>,
+    /// Configuration under which the caller works; saying it is its acknowledgement.
+    #[serde(default)]
+    config: Option<u64>,
+}
+
+/// Waits for work. The database is asked only when something changed since the last look.
+async fn next(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Query(query): Query<NextQuery>,
+) -> Result<Response> {
+    let until = tokio::time::Instant::now()
+        + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+    loop {
+        let changed = house.work.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let version = house.work.version();
+        let config = house.planned()?.config(&slug);
+        if let Some(said) = query.config {
+            let mut configs = house
+                .configs
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            configs.insert(slug.clone(), said);
+            // A new one comes before new work.
+            if said != config {
+                return Ok(nothing(config));
+            }
+        }
+        let known = house.checked.lock().await.get(&slug).copied();
+        let drained = house
+            .draining
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&slug);
+        if known != Some(version) && !drained {
+            let offers = house.store.offers(slug.clone(), 1).await?;
+            if let Some(task) = offers.first() {
+                return Ok(Doc(offer(&house, &slug, task).await?).into_response());
+            }
+            house.checked.lock().await.insert(slug.clone(), version);
+        }
+        tokio::select! {
+            () = changed => {}
+            () = tokio::time::sleep_until(until) => return Ok(nothing(config)),
+            () = house.stop.cancelled() => return Ok(nothing(config)),
+        }
+    }
+}
+
+/// No work; the number of the caller's configuration goes along.
+fn nothing(config: u64) -> Response {
+    (
+        [(axum::http::header::ETAG, format!("\"{config}\""))],
+        Doc(Value::Null),
+    )
+        .into_response()
+}
+
+async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
+    let current = house.planned()?;
+    let agent = find(&current, slug)?;
+    let skills = house.skills();
+    let skill = task
+        .route
+        .skill
+        .as_ref()
+        .and_then(|name| skills.all.get(name));
+    Ok(OfferDoc {
+        version: VERSION,
+        task: task.id.to_string(),
+        number: format!("TASK-{}", task.number),
+        text: task.text.clone(),
+        revision: task.version,
+        snapshot: house.store.head(),
+        skill: skill.map(|s| views::skill(house, s, Some(task.route.score))),
+        args: task.route.args.clone(),
+        model: agent.model.as_ref().map(ToString::to_string),
+        policy: serde_json::to_value(policy_of(&current, agent, Some(task))).unwrap_or_default(),
+        trace: house.traces.task(task),
+        failure: task.failure.clone(),
+        files: agent.files.clone(),
+        charter_hash: abbey_support::digest::sha256_hex(current.charter(slug).as_bytes()),
+        // Only a task that ran before can have asked for anything.
+        approvals: match task.attempts {
+            0 => Vec::new(),
+            _ => crate::work::approvals::of_task(house, task.number).await?,
+        },
+        expects: task
+            .link
+            .as_ref()
+            .map(|l| l.expects.clone())
+            .unwrap_or_default(),
+        data: task
+            .link
+            .as_ref()
+            .map(|l| l.data.clone())
+            .unwrap_or_default(),
+    })
+}
+
+fn task_ref(text: &str) -> Result<TaskRef> {
+    Ok(text
+        .parse()
+        .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
+}
+
+async fn claim(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    Input(body): Input<ClaimBody>,
+) -> Result<Doc<ClaimDoc>> {
+    let task = task_ref(&name)?;
+    let current = house.planned()?;
+    let agent = find(&current, &slug)?;
+    let model = agent.model.as_ref().map(ToString::to_string);
+    let generation = views::seen(&house)
+        .get(&abbey_model::CellName::Agent(slug.clone()))
+        .map(|s| s.history.generation)
+        .unwrap_or_default();
+    let claim = Claim {
+        task,
+        agent: slug.clone(),
+        generation,
+        ttl: house.lease_ttl,
+        wall: Millis(agent.tools.wall_ms_max),
+        runs_max: agent.max_concurrent_runs,
+        seen: body.revision,
+        configured_model: model.clone(),
+        effective_model: model,
+        charter_hash: Some(abbey_support::digest::sha256_hex(
+            current.charter(&slug).as_bytes(),
+        )),
+    };
+    let claimed = house.store.claim(claim).await?;
+    house.deadlines_changed.notify_one();
+    Ok(Doc(ClaimDoc {
+        version: VERSION,
+        task: claimed.task.id.to_string(),
+        run: claimed.run.to_string(),
+        lease: LeaseDoc {
+            token: claimed.lease.token.0,
+            ttl_ms: claimed.lease.ttl.0,
+        },
+    }))
+}
+
+/// The right that a request claims to have, with the name from the credential.
+fn hold(house: &House, slug: Slug, headers: &HeaderMap) -> Result<Hold> {
+    let token = header(headers, "abbey-lease")
+        .and_then(|t| t.parse().ok())
+        .ok_or_else(|| {
+            Problem::new(
+                FaultKind::Invalid,
+                "the header `Abbey-Lease` with the lease's token is missing",
+            )
+        })?;
+    Ok(Hold {
+        agent: slug,
+        token: LeaseToken(token),
+        ttl: house.lease_ttl,
+    })
+}
+
+fn facts_of(value: Value) -> Result<RunFacts> {
+    if value.is_null() {
+        return Ok(RunFacts::default());
+    }
+    Ok(serde_json::from_value(value)
+        .map_err(|e| Problem::new(FaultKind::Invalid, format!("`facts`: {e}")))?)
+}
+
+fn word<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T> {
+    Ok(text
+        .parse()
+        .map_err(|e: String| Problem::new(FaultKind::Invalid, e))?)
+}
+
+async fn renew(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<RenewBody>,
+) -> Result<Doc<LeaseDoc>> {
+    let hold = hold(&house, slug, &headers)?;
+    let lease = house
+        .store
+        .renew(task_ref(&name)?, hold, facts_of(body.facts)?)
+        .await?;
+    house.deadlines_changed.notify_one();
+    Ok(Doc(LeaseDoc {
+        token: lease.token.0,
+        ttl_ms: lease.ttl.0,
+    }))
+}
+
+async fn complete(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<CompleteBody>,
+) -> Result<Doc<TaskDoc>> {
+    let hold = hold(&house, slug, &headers)?;
+    let limit = usize::try_from(ToolPolicy::default().output_bytes_max).unwrap_or(usize::MAX);
+    if body.text.len() > limit {
+        return Err(Problem::new(
+            FaultKind::TooLarge,
+            format!("a result has at most {limit} bytes"),
+        )
+        .into());
+    }
+    let outcome = Outcome {
+        text: body.text,
+        source: word::<ResultSource>(&body.source)?,
+        data: body.data,
+    };
+    let (task, facts) = (task_ref(&name)?, facts_of(body.facts)?);
+    let row = house.store.task(task).await?;
+    let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
+    let mut checked = Checked::No;
+    if !declared.is_empty() {
+        let looked = evidence::look_while_held(&house, task, &hold, (declared, &outcome.text));
+        checked = match looked.await? {
+            Found::Holds => Checked::Holds,
+            Found::Unknown(why) => {
+                tracing::warn!(task = %task, why, "evidence could not be told");
+                Checked::Unknown
+            }
+            Found::Lacks(text) => {
+                let failure = Failure {
+                    reason: EndReason::EvidenceFailed,
+                    text,
+                };
+                let row = house.store.fail(task, hold, failure, facts).await?;
+                house.work.bump();
+                house.deadlines_changed.notify_one();
+                return Ok(Doc(views::task_doc(&house, row).await?));
+            }
+        };
+    }
+    let row = house.store.complete(task, hold, (outcome, checked), facts);
+    let row = row.await?;
+    house.work.bump();
+    Ok(Doc(TaskDoc {
+        version: VERSION,
+        task: views::task(&house, &row, Vec::new()),
+    }))
+}
+
+async fn fail(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<FailBody>,
+) -> Result<Doc<TaskDoc>> {
+    let hold = hold(&house, slug, &headers)?;
+    let failure = Failure {
+        reason: word::<EndReason>(&body.reason)?,
+        text: body.text,
+    };
+    let row = house
+        .store
+        .fail(task_ref(&name)?, hold, failure, facts_of(body.facts)?)
+        .await?;
+    house.work.bump();
+    house.deadlines_changed.notify_one();
+    Ok(Doc(TaskDoc {
+        version: VERSION,
+        task: views::task(&house, &row, Vec::new()),
+    }))
+}
+
+async fn block(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<BlockBody>,
+) -> Result<Doc<TaskDoc>> {
+    let hold = hold(&house, slug, &headers)?;
+    if body.on.trim().is_empty() {
+        return Err(Problem::new(FaultKind::Invalid, "`on` names who unblocks the task").into());
+    }
+    let row = house
+        .store
+        .block(task_ref(&name)?, hold, body.on, body.why)
+        .await?;
+    house.work.bump();
+    Ok(Doc(TaskDoc {
+        version: VERSION,
+        task: views::task(&house, &row, Vec::new()),
+    }))
+}
+
+/// Asks a colleague something about the task whose lease the caller shows.
+async fn message(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    Input(body): Input<DelegateBody>,
+) -> Result<Doc<TaskDoc>> {
+    piece(
+        &house,
+        slug,
+        &headers,
+        &body,
+        crate::work::delegation::Way::Ask,
+    )
+    .await
+}
+
+/// Gives on a piece of the task whose lease the caller shows.
+async fn delegate(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    Input(body): Input<DelegateBody>,
+) -> Result<Doc<TaskDoc>> {
+    piece(
+        &house,
+        slug,
+        &headers,
+        &body,
+        crate::work::delegation::Way::Order,
+    )
+    .await
+}
+
+async fn piece(
+    house: &Arc<House>,
+    slug: Slug,
+    headers: &HeaderMap,
+    body: &DelegateBody,
+    way: crate::work::delegation::Way,
+) -> Result<Doc<TaskDoc>> {
+    let mine = body.task.as_deref().ok_or_else(|| {
+        Problem::new(
+            FaultKind::Invalid,
+            "`task` names the work that this is a piece of",
+        )
+    })?;
+    let parent = (task_ref(mine)?, hold(house, slug.clone(), headers)?.token);
+    let key = header(headers, "idempotency-key").map(str::to_owned);
+    let who = Principal::Agent(slug);
+    let added = crate::work::delegation::give(house, &who, (body, way), Some(parent), key).await?;
+    Ok(Doc(views::task_doc(house, added.task).await?))
+}
+
+async fn ask_approval(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    Input(body): Input<ApprovalBody>,
+) -> Result<Doc<ApprovalView>> {
+    let right = (
+        task_ref(&body.task)?,
+        hold(&house, slug.clone(), &headers)?.token,
+    );
+    Ok(Doc(
+        crate::work::approvals::ask(&house, slug, right, body).await?
+    ))
+}
+
+async fn use_approval(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Input(body): Input<UseBody>,
+) -> Result<Doc<ApprovalView>> {
+    let token = hold(&house, slug.clone(), &headers)?.token;
+    let number = crate::work::approvals::number(&name)?;
+    let used = crate::work::approvals::take(&house, slug, token, number, body);
+    Ok(Doc(used.await?))
+}
+
+#[derive(Deserialize)]
+struct WaitQuery {
+    #[serde(default)]
+    wait_ms: Option<u64>,
+}
+
+/// Work that the caller gave on, and no other.
+async fn given(house: &House, slug: &Slug, name: &str) -> Result<TaskRef> {
+    let row = house.store.task(task_ref(name)?).await?;
+    match row.author == Principal::Agent(slug.clone()) {
+        true => Ok(TaskRef::Id(row.id)),
+        // Whose it is does not concern others, nor that it is there.
+        false => Err(Problem::new(
+            FaultKind::NotFound,
+            format!("there is no task `{name}` of yours"),
+        )
+        .into()),
+    }
+}
+
+async fn delegated(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    Query(query): Query<WaitQuery>,
+) -> Result<Doc<TaskDoc>> {
+    let task = given(&house, &slug, &name).await?;
+    let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+    let row = crate::api_server::operator_api::rested(&house, task, patience).await?;
+    Ok(Doc(views::task_doc(&house, row).await?))
+}
+
+async fn call_off(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+) -> Result<Doc<TaskDoc>> {
+    let task = given(&house, &slug, &name).await?;
+    let row = house.store.cancel(task, Principal::Agent(slug)).await?;
+    house.work.bump();
+    Ok(Doc(views::task_doc(&house, row).await?))
+}
+
+/// Results are limited to what the caller may use (S4-13).
+async fn skills(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Query(query): Query<SearchQuery>,
+) -> Result<Doc<SkillsDoc>> {
+    let current = house.planned()?;
+    let agent = find(&current, &slug)?;
+    Ok(Doc(find_skills(&house, query.q.as_deref(), |name| {
+        agent.skills.iter().any(|s| s == name)
+    })))
+}
+
+/// A fact is read only while a task of the caller runs a skill that was granted it.
+async fn fact(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    Input(args): Input<Value>,
+) -> Result<Doc<Value>> {
+    let granted = operations::granted(&house, &slug, &format!("fact:{name}")).await?;
+    if granted.is_none() {
+        let text =
+            format!("no running task of `{slug}` uses a skill that may read the fact `{name}`");
+        return Err(Problem::new(FaultKind::Forbidden, text).into());
+    }
+    Ok(Doc(facts::fact(&house, &slug, &name, &args).await?))
+}
+
+/// The house does something for the caller, whose running task has a skill that may.
+async fn operate(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+) -> Result<Doc<Value>> {
+    Ok(Doc(operations::operate(&house, &slug, &name).await?))
+}
+
+async fn charter(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
+    let current = house.planned()?;
+    let text = current.charter(&slug);
+    let language = find(&current, &slug)?.locale.assistant.clone();
+    Ok(Doc(json!({
+        "version": VERSION, "charter": text, "hash": abbey_support::digest::sha256_hex(text.as_bytes()),
+        "language": language,
+    })))
+}
+
+async fn note(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Input(body): Input<NoteBody>,
+) -> Result<Doc<Value>> {
+    if body.text.trim().is_empty() || body.text.len() > 8192 {
+        return Err(
+            Problem::new(FaultKind::Invalid, "a note has a text of 1 to 8192 bytes").into(),
+        );
+    }
+    let entity = format!("agent:{slug}");
+    let note = Note {
+        actor: Principal::Agent(slug),
+        action: "agent.note".to_owned(),
+        entity,
+        detail: json!({ "text": body.text }),
+    };
+    let seq = house.store.append(note).await?;
+    Ok(Doc(json!({ "version": VERSION, "seq": seq })))
+}
+
+async fn models(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
+    let current = house.planned()?;
+    let model = find(&current, &slug)?
+        .model
+        .as_ref()
+        .map(|m| json!({ "id": m.to_string(), "object": "model", "owned_by": m.provider }));
+    Ok(Doc(
+        json!({ "object": "list", "data": model.into_iter().collect::<Vec<_>>() }),
+    ))
+}
+
+async fn chat(
+    State(house): Shared,
+    Extension(gateway): Extension<Gateway>,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let run = match header(&headers, "abbey-run").map(str::parse).transpose() {
+        Ok(run) => run,
+        Err(_) => {
+            return Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                "`Abbey-Run` is not the id of a run",
+            )
+            .into_response();
+        }
+    };
+    let trace = match run {
+        Some(run) => crate::work::trace::parent(&house, run).await,
+        None => None,
+    };
+    let caller = Caller {
+        agent: slug.clone(),
+        run,
+        trace,
+    };
+    gateway
+        .chat(caller, body, |asked| route(&house, &slug, asked))
+        .await
+}
+
+/// Where a call goes: the model that the agent is configured for, by its full or its short name.
+fn route(house: &House, slug: &Slug, asked: &str) -> std::result::Result<Route, Refusal> {
+    let refuse = |code, text: String| Refusal::new(StatusCode::FORBIDDEN, code, text);
+    let current = house
+        .current()
+        .ok_or_else(|| refuse("no_plan", "the house has no plan yet".to_owned()))?;
+    let agent = current.house.agents.get(slug).ok_or_else(|| {
+        refuse(
+            "unknown_agent",
+            format!("agent `{slug}` does not live here"),
+        )
+    })?;
+    let Some(model) = &agent.model else {
+        return Err(refuse(
+            "no_model",
+            format!("no model is configured for agent `{slug}`"),
+        ));
+    };
+    if asked != model.to_string() && asked != model.model {
+        return Err(refuse(
+            "model_not_allowed",
+            format!("agent `{slug}` may use `{model}`, not `{asked}`"),
+        ));
+    }
+    let provider = current
+        .house
+        .providers
+        .get(&model.provider)
+        .ok_or_else(|| {
+            refuse(
+                "no_model",
+                format!("there is no provider `{}`", model.provider),
+            )
+        })?;
+    let unavailable = |text: String| {
+        Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "provider_unavailable",
+            text,
+        )
+    };
+    let base_url = match &provider.endpoint {
+        Endpoint::Url(url) => url.clone(),
+        Endpoint::Service(service) => {
+            let at = abbey_plan::endpoint(&current.house, &current.registry, service);
+            let at = at.ok_or_else(|| unavailable(format!("service `{service}` has no port")))?;
+            format!("http://{at}/v1")
+        }
+    };
+    let key = provider
+        .key
+        .as_ref()
+        .map(|k| house.secret(k, &current.base_dir))
+        .transpose()
+        .map_err(unavailable)?;
+    let upstream = Upstream {
+        name: model.provider.to_string(),
+        base_url,
+        key,
+        price: provider.price,
+        output_tokens_max: provider.output_tokens_max,
+    };
+    Ok(Route {
+        upstream: Arc::new(upstream),
+        model: model.model.clone(),
+    })
+}
+
+/// The lease that this house grants unless told otherwise.
+pub(crate) const DEFAULT_LEASE: Millis = LEASE_TTL;

@@ -1,0 +1,403 @@
+//! Agents go and come back (S1-24, S2-24): what they were, what is left of them, what makes them who they are.
+
+use crate::api_server::operator_api::{known_agent, slug_of};
+use crate::api_server::web::{Doc, Input};
+use crate::boot::house::House;
+use crate::cells::{exec, service_consumers};
+use crate::core::error::{Error, Result};
+use abbey_api::*;
+use abbey_cells::hostd::{FileEntry, FileName, NoteName, Operation, Reply};
+use abbey_model::{CellName, FaultKind, Principal, Redactor, Slug, Timestamp};
+use abbey_services::ask::{Answer, Question};
+use abbey_store::{Note, TaskFilter};
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::{get, post};
+use serde_json::json;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::sync::{Arc, PoisonError};
+
+type Shared = State<Arc<House>>;
+
+/// Longest file of a bundle, bytes, and most of all together.
+const FILE_MAX: u64 = 64 << 10;
+const BUNDLE_MAX: usize = 2 << 20;
+/// Most of them that are brought at once; together they fit a request.
+const AT_ONCE: usize = 8;
+/// Files of the workspace that make an agent who it is.
+const IDENTITY: [&str; 6] = [
+    "SOUL.md",
+    "USER.md",
+    "IDENTITY.md",
+    "AGENTS.md",
+    "MEMORY.md",
+    "HEARTBEAT.md",
+];
+
+/// Its routes, for the door that asks for the operator's credential.
+pub(crate) fn routes() -> Router<Arc<House>> {
+    Router::new()
+        .route("/api/v1/agents/{agent}/entry", get(entry))
+        .route("/api/v1/agents/{agent}/bundle", get(bundle).post(bring))
+        .route("/api/v1/agents/{agent}/drain", post(drain))
+        .route("/api/v1/agents/{agent}/restore", post(restore))
+        .route("/api/v1/agents/{agent}/leftovers", get(leftovers))
+}
+
+/// What the manifest says of an agent, or said when it last lived here.
+async fn entry(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EntryDoc>> {
+    let slug = slug_of(&name)?;
+    let present = house
+        .current()
+        .is_some_and(|c| c.house.agents.contains_key(&slug));
+    let former = house.store.former(slug.clone()).await?;
+    let Some((generation, manifest, charter)) = former else {
+        let text = format!("there is no agent `{slug}`, and there never was one");
+        return Err(Problem::new(FaultKind::NotFound, text).into());
+    };
+    let entry = abbey_plan::edit::entry_of(&manifest, &slug).map_err(|m| {
+        let text: Vec<String> = m.iter().map(ToString::to_string).collect();
+        Problem::new(FaultKind::Conflict, text.join("; "))
+    })?;
+    Ok(Doc(EntryDoc {
+        version: VERSION,
+        agent: slug.to_string(),
+        generation,
+        present,
+        entry,
+        charter,
+    }))
+}
+
+/// Whether a path below the workspace goes along.
+fn goes_along(path: &std::path::Path) -> bool {
+    let note =
+        |name: &std::ffi::OsStr| NoteName::try_from(name.to_string_lossy().into_owned()).is_ok();
+    let parts: Vec<&std::ffi::OsStr> = path.iter().collect();
+    match parts.as_slice() {
+        [one] => IDENTITY.iter().any(|name| name == one),
+        [dir, name] => *dir == "memory" && note(name),
+        _ => false,
+    }
+}
+
+async fn bundle(State(house): Shared, Path(name): Path<String>) -> Result<Doc<BundleDoc>> {
+    let slug = known_agent(&house, &name)?;
+    let (out, to) = exec::pipe()?;
+    let hostd = Arc::clone(&house.hostd);
+    let owner = slug.clone();
+    let packing = tokio::task::spawn_blocking(move || {
+        let asked = Operation::Pack { owner: Some(owner) };
+        hostd.call(asked, &[to.as_fd()])
+    });
+    let workspace = format!("agents/{slug}/workspace");
+    let reading = tokio::task::spawn_blocking(move || unpack(std::fs::File::from(out), &workspace));
+    let lost = |e: tokio::task::JoinError| Problem::new(FaultKind::Internal, e.to_string());
+    let (files, mut left_out) = reading.await.map_err(lost)??;
+    packing.await.map_err(lost)??;
+    let redactor = Redactor::new([]);
+    let clean = files.into_iter().map(|mut file| {
+        let cleaned = redactor.clean(&file.text).into_owned();
+        if cleaned != file.text {
+            left_out.push(format!(
+                "{}: what looks like a credential is taken out of it",
+                file.path
+            ));
+            file.text = cleaned;
+        }
+        file
+    });
+    let files = clean.collect();
+    Ok(Doc(BundleDoc {
+        version: VERSION,
+        agent: slug.to_string(),
+        files,
+        left_out,
+    }))
+}
+
+/// Takes what goes along out of an archive of all that an agent has.
+fn unpack(archive: impl Read, workspace: &str) -> Result<(Vec<BundleFile>, Vec<String>)> {
+    let broken = |e| Error::file("read", "the agent's files")(e);
+    let (mut files, mut left_out, mut sum) = (Vec::new(), Vec::new(), 0);
+    let mut archive = tar::Archive::new(archive);
+    for entry in archive.entries().map_err(broken)? {
+        let entry = entry.map_err(broken)?;
+        let path = entry.path().map_err(broken)?.into_owned();
+        let Ok(path) = path.strip_prefix(workspace) else {
+            continue;
+        };
+        if !entry.header().entry_type().is_file() || !goes_along(path) {
+            continue;
+        }
+        let path = path.display().to_string();
+        let mut text = String::new();
+        let size = entry.size();
+        let read = entry.take(FILE_MAX + 1).read_to_string(&mut text);
+        sum += text.len();
+        let why = match read {
+            Err(_) => Some("it is no text"),
+            Ok(_) if size > FILE_MAX => Some("it is larger than 64 KiB"),
+            Ok(_) if sum > BUNDLE_MAX => Some("the bundle would be larger than 2 MiB"),
+            Ok(_) => None,
+        };
+        match why {
+            Some(why) => left_out.push(format!("{path}: {why}")),
+            None if text.is_empty() => {}
+            None => files.push(BundleFile { path, text }),
+        }
+    }
+    files.sort_by(|a: &BundleFile, b| a.path.cmp(&b.path));
+    // A later entry of one name counts, as in every archive.
+    files.reverse();
+    files.dedup_by(|a, b| a.path == b.path);
+    files.reverse();
+    Ok((files, left_out))
+}
+
+fn file_name(path: &str) -> Result<FileName> {
+    let wrong = |why: &str| Problem::new(FaultKind::Invalid, format!("`{path}`: {why}"));
+    Ok(match path {
+        "USER.md" => FileName::User,
+        "IDENTITY.md" => FileName::Identity,
+        "AGENTS.md" => FileName::BroughtRules,
+        "MEMORY.md" => FileName::BroughtMemory,
+        "HEARTBEAT.md" => FileName::BroughtHeartbeat,
+        "SOUL.md" => return Err(wrong("a charter comes with the manifest").into()),
+        other => match other.strip_prefix("memory/") {
+            Some(note) => FileName::Note(NoteName::try_from(note.to_owned()).map_err(wrong)?),
+            None => return Err(wrong("it is no file of a bundle").into()),
+        },
+    })
+}
+
+async fn bring(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Input(body): Input<BundleBody>,
+) -> Result<Doc<BundleDoc>> {
+    let slug = known_agent(&house, &name)?;
+    let sum: usize = body.files.iter().map(|f| f.text.len()).sum();
+    let large = body.files.iter().find(|f| f.text.len() as u64 > FILE_MAX);
+    if sum > BUNDLE_MAX || large.is_some() {
+        let text = "a bundle has at most 2 MiB, and each of its files 64 KiB";
+        return Err(Problem::new(FaultKind::TooLarge, text).into());
+    }
+    let mut entries = Vec::new();
+    for file in &body.files {
+        entries.push(FileEntry {
+            name: file_name(&file.path)?,
+            content: file.text.clone(),
+        });
+    }
+    for some in entries.chunks(AT_ONCE) {
+        let owner = CellName::Agent(slug.clone());
+        let files = some.to_vec();
+        crate::cells::provision::ask(&house, Operation::Prepare { owner, files }).await?;
+    }
+    let paths: Vec<&str> = body.files.iter().map(|f| f.path.as_str()).collect();
+    let note = Note {
+        actor: Principal::Operator,
+        action: "agent.bring".to_owned(),
+        entity: format!("agent-{slug}"),
+        detail: json!({ "files": paths }),
+    };
+    house.store.append(note).await?;
+    Ok(Doc(BundleDoc {
+        version: VERSION,
+        agent: slug.to_string(),
+        files: body.files,
+        left_out: Vec::new(),
+    }))
+}
+
+/// No more work is offered to an agent; what it has, it may finish. Starting it, or its going, ends that.
+async fn drain(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
+    let slug = known_agent(&house, &name)?;
+    house
+        .draining
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(slug.clone());
+    let fleet = crate::insight::views::fleet(&house).await?;
+    let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
+    Ok(Doc(found.ok_or_else(|| {
+        Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
+    })?))
+}
+
+/// Stamps of an agent's files that lie aside, oldest first.
+async fn removed(house: &House, slug: &Slug) -> Result<Vec<String>> {
+    let hostd = Arc::clone(&house.hostd);
+    let asked = crate::core::hostd::ask(move || hostd.call(Operation::Archives {}, &[])).await?;
+    let Reply::Archives { archives } = asked else {
+        return Err(Problem::new(FaultKind::Internal, "the helper gave another answer").into());
+    };
+    let mine = archives.into_iter().filter(|(agent, _)| agent == slug);
+    Ok(mine.map(|(_, stamp)| stamp).collect())
+}
+
+/// Brings the files of an agent back that went; the plan that has it again gives it all else.
+async fn restore(
+    State(house): Shared,
+    Path(name): Path<String>,
+    Input(body): Input<RestoreBody>,
+) -> Result<Doc<RestoredDoc>> {
+    let slug = slug_of(&name)?;
+    // No plan comes in between.
+    let _no_plan = house.applying.lock().await;
+    let lives = house
+        .current()
+        .is_some_and(|c| c.house.agents.contains_key(&slug));
+    if lives {
+        let text = format!("agent `{slug}` lives here; nothing of it needs to come back");
+        return Err(Problem::new(FaultKind::Conflict, text).into());
+    }
+    // An earlier try brought them, and no plan has the agent yet.
+    if house.home.agent(slug.as_str()).is_dir() {
+        if let Some(stamp) = &body.stamp {
+            let text =
+                format!("files of `{slug}` are back already; those of {stamp} have no place");
+            let remedy = format!("`abbey agent restore {slug}` goes on with those");
+            return Err(Problem::new(FaultKind::Conflict, text)
+                .remedy(remedy)
+                .into());
+        }
+        return Ok(Doc(RestoredDoc {
+            version: VERSION,
+            agent: slug.to_string(),
+            stamp: None,
+        }));
+    }
+    let stamps = removed(&house, &slug).await?;
+    let wanted = match &body.stamp {
+        Some(stamp) => stamps.iter().find(|s| *s == stamp),
+        None => stamps.last(),
+    };
+    let Some(stamp) = wanted.cloned() else {
+        let have = match stamps.is_empty() {
+            true => "nothing of it lies aside".to_owned(),
+            false => format!("there are {}", stamps.join(", ")),
+        };
+        let text = format!("no files of `{slug}` can be brought back: {have}");
+        return Err(Problem::new(FaultKind::NotFound, text).into());
+    };
+    let owner = CellName::Agent(slug.clone());
+    let asked = Operation::Restore {
+        owner,
+        stamp: stamp.clone(),
+    };
+    crate::cells::provision::ask(&house, asked).await?;
+    let note = Note {
+        actor: Principal::Operator,
+        action: "agent.restore".to_owned(),
+        entity: format!("agent-{slug}"),
+        detail: json!({ "stamp": stamp }),
+    };
+    house.store.append(note).await?;
+    Ok(Doc(RestoredDoc {
+        version: VERSION,
+        agent: slug.to_string(),
+        stamp: Some(stamp),
+    }))
+}
+
+async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc<LeftoversDoc>> {
+    let slug = slug_of(&name)?;
+    let cell = CellName::Agent(slug.clone());
+    let mut left = Vec::new();
+    if let Some(current) = house.current() {
+        if current.house.agents.contains_key(&slug) {
+            let text = format!("agent `{slug}` lives here; nothing is left over of it");
+            return Err(Problem::new(FaultKind::Conflict, text).into());
+        }
+        let owner = format!("agent:{slug}");
+        let held = current.registry.rows().filter(|r| r.owner == owner);
+        left.extend(held.map(|r| format!("{} {} is held by it", r.kind.name(), r.value)));
+    }
+    let hostd = Arc::clone(&house.hostd);
+    let owners = crate::core::hostd::ask(move || hostd.owners()).await?;
+    if owners.contains(&cell) {
+        left.push("the helper keeps a user for it".to_owned());
+    }
+    let backend = Arc::clone(&house.backend);
+    let cells = tokio::task::spawn_blocking(move || backend.list()).await;
+    let cells = cells.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
+    if cells.contains(&cell) {
+        left.push("its cell is not swept".to_owned());
+    }
+    let me = Principal::Agent(slug.clone());
+    let now = house.store.now();
+    let tokens = house.store.tokens().await?;
+    if tokens
+        .iter()
+        .any(|t| t.principal == me && t.expires_at.is_none_or(|e| e > now))
+    {
+        left.push("a credential of it is still good".to_owned());
+    }
+    let mine = TaskFilter {
+        assignee: Some(slug.clone()),
+        limit: 1000,
+        ..TaskFilter::default()
+    };
+    let tasks = house.store.tasks(mine).await?;
+    let open = tasks.iter().filter(|t| !t.state().is_terminal());
+    Ok(Doc(LeftoversDoc {
+        version: VERSION,
+        agent: slug.to_string(),
+        removed: removed(&house, &slug).await?,
+        place: house.home.root().join("removed").display().to_string(),
+        kept: kept(&house, &slug).await,
+        tasks: open.map(|t| format!("TASK-{}", t.number)).collect(),
+        leftovers: left,
+    }))
+}
+
+/// What services that answer keep of an agent.
+async fn kept(house: &Arc<House>, slug: &Slug) -> Vec<KeptView> {
+    let mut all = Vec::new();
+    let Some(current) = house.current() else {
+        return all;
+    };
+    let services = current.house.services.values();
+    for service in services.filter(|s| s.kind.has_consumers()) {
+        let asked = service_consumers::ask(house, service, &Question::State {}).await;
+        let Ok(Answer::State { holdings, .. }) = asked else {
+            continue;
+        };
+        let name = service.name_for(slug);
+        for held in holdings.into_iter().filter(|h| h.name == name) {
+            let until = held.closed_ms.filter(|_| !held.open);
+            all.push(KeptView {
+                service: service.slug.to_string(),
+                name: held.name,
+                until: until.map(|since| Time(Timestamp(since) + service.grace)),
+            });
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_makes_an_agent_goes_along() {
+        for path in ["SOUL.md", "memory/2026-11-26.md"] {
+            assert!(goes_along(std::path::Path::new(path)), "{path}");
+        }
+        for path in [
+            "secrets.txt",
+            "memory/.hidden.md",
+            "memory/a/b.md",
+            "memory/x.txt",
+            "../SOUL.md",
+            "src/SOUL.md",
+        ] {
+            assert!(!goes_along(std::path::Path::new(path)), "{path}");
+        }
+        assert!(file_name("SOUL.md").is_err() && file_name("memory/../x.md").is_err());
+    }
+}

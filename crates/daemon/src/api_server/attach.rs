@@ -1,0 +1,96 @@
+//! `abbey attach`: the terminal of a cell over an upgraded connection. Bytes are carried and nothing is
+//! understood; `abbey_cells::shim` says what they mean.
+
+use crate::api_server::operator_api::slug_of;
+use crate::boot::house::House;
+use crate::core::error::{Error, Result};
+use abbey_api::Problem;
+use abbey_model::{CellName, FaultKind, Principal};
+use abbey_store::Note;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
+
+/// Name of the protocol in `Upgrade`.
+const PROTOCOL: &str = "abbey-terminal";
+
+#[derive(Deserialize)]
+pub(crate) struct Size {
+    #[serde(default)]
+    rows: Option<u16>,
+    #[serde(default)]
+    columns: Option<u16>,
+}
+
+/// Of an agent, or of a service where the path says so.
+pub(crate) async fn agent(
+    State(house): State<Arc<House>>,
+    Path(name): Path<String>,
+    Query(size): Query<Size>,
+    request: Request,
+) -> Result<Response> {
+    attach(house, CellName::Agent(slug_of(&name)?), size, request).await
+}
+
+/// Of a service.
+pub(crate) async fn service(
+    State(house): State<Arc<House>>,
+    Path(name): Path<String>,
+    Query(size): Query<Size>,
+    request: Request,
+) -> Result<Response> {
+    attach(house, CellName::Service(slug_of(&name)?), size, request).await
+}
+
+async fn attach(
+    house: Arc<House>,
+    cell: CellName,
+    size: Size,
+    request: Request,
+) -> Result<Response> {
+    let wanted = request.headers().get(header::UPGRADE);
+    if wanted.is_none_or(|v| v != PROTOCOL) {
+        let text = format!("this route takes `Upgrade: {PROTOCOL}`");
+        return Err(Problem::new(FaultKind::Invalid, text).into());
+    }
+    let current = house.current();
+    let known = current.is_some_and(|c| match &cell {
+        CellName::Agent(slug) => c.house.agents.contains_key(slug),
+        CellName::Service(slug) => c.house.services.contains_key(slug),
+        CellName::Run(_) => false,
+    });
+    if !known {
+        return Err(Problem::new(FaultKind::NotFound, format!("there is no {cell}")).into());
+    }
+    let (backend, name) = (Arc::clone(&house.backend), cell.clone());
+    let (rows, columns) = (size.rows.unwrap_or(24), size.columns.unwrap_or(80));
+    let shim = crate::core::hostd::ask(move || backend.attach(&name, rows, columns)).await?;
+    shim.set_nonblocking(true)
+        .map_err(Error::file("use", "a connection"))?;
+    let mut shim =
+        tokio::net::UnixStream::from_std(shim).map_err(Error::file("use", "a connection"))?;
+    let note = Note {
+        actor: Principal::Operator,
+        action: "cell.attach".to_owned(),
+        entity: cell.to_string(),
+        detail: json!({}),
+    };
+    house.store.append(note).await?;
+    let stop = house.stop.clone();
+    drop(house.tracker.spawn(async move {
+        let Ok(viewer) = hyper::upgrade::on(request).await else {
+            return;
+        };
+        let mut viewer = TokioIo::new(viewer);
+        tokio::select! {
+            _either_gone = tokio::io::copy_bidirectional(&mut viewer, &mut shim) => {}
+            () = stop.cancelled() => {}
+        }
+    }));
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}

@@ -1,0 +1,402 @@
+//! `/api/controlplane`: the field names and codes that clients of an older control plane read and send, over the same
+//! state and the same checks. Beside the operator's and the agents' own credentials it knows one shared secret, where the
+//! manifest names one; that is good for nothing else (S4-03, S4-04).
+
+use crate::api_server::operator_api::known_agent;
+use crate::api_server::web::{Doc, Input, header};
+use crate::boot::house::House;
+use crate::core::error::Result;
+use crate::work::{approvals, operations};
+use abbey_api::{ApprovalBody, Problem, Time};
+use abbey_model::{
+    FaultKind, LeaseToken, Metric, Principal, Priority, Scope, Slug, TaskRef, TaskState,
+};
+use abbey_store::{Delegated, NewTask, Note, TaskFilter, TaskRow};
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+type Shared = State<Arc<House>>;
+
+/// Longest text of a task, bytes.
+const TEXT_MAX: usize = 64 << 10;
+/// Largest entry of the log, bytes.
+const ENTRY_MAX: usize = 16 << 10;
+/// Tasks of one answer.
+const TASKS_MAX: u32 = 1000;
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Caller {
+    Operator,
+    /// Whoever has the shared secret: they may ask and add, and are nobody in particular.
+    Shared,
+    Agent(Slug),
+}
+
+/// Its routes; each looks at the credential by itself, since more than the operator's are good here.
+pub(crate) fn routes() -> Router<Arc<House>> {
+    Router::new()
+        .route("/api/controlplane/state", get(state))
+        .route("/api/controlplane/tasks", get(tasks).post(add))
+        .route("/api/controlplane/approvals", get(pending))
+        .route("/api/controlplane/activity", post(log))
+        .route("/api/controlplane/hostd", get(operations).post(operate))
+        .route("/api/controlplane/{*rest}", get(unknown).post(unknown))
+}
+
+async fn unknown(Path(rest): Path<String>) -> Response {
+    crate::api_server::operator_api::refuse_unknown(
+        abbey_api::routes::Door::Outside,
+        &format!("/api/controlplane/{rest}"),
+    )
+}
+
+fn caller(house: &House, headers: &HeaderMap) -> Result<Caller> {
+    let authorization = header(headers, "authorization");
+    let known = house
+        .keys
+        .principal(authorization, &["operator", "agent"], house.store.now());
+    let refusal = match known {
+        Ok(Principal::Agent(slug)) => return Ok(Caller::Agent(slug)),
+        Ok(_) => return Ok(Caller::Operator),
+        Err(refusal) => refusal,
+    };
+    let current = house.current();
+    let secret = current.as_ref().and_then(|c| {
+        let named = c.house.controlplane_secret.as_ref()?;
+        Some(house.secret(named, &c.base_dir))
+    });
+    let given = authorization
+        .and_then(|h| h.strip_prefix("Bearer "))
+        .unwrap_or_default();
+    match secret {
+        Some(Ok(secret)) if bool::from(given.as_bytes().ct_eq(secret.expose().as_bytes())) => {
+            Ok(Caller::Shared)
+        }
+        Some(Err(why)) => Err(Problem::new(FaultKind::Unavailable, why).into()),
+        _ => Err(refusal.into()),
+    }
+}
+
+/// Privileged operations, and which agents a skill of theirs grants each.
+async fn operations(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
+    caller(&house, &headers)?;
+    Ok(Doc(json!({ "operations": operations::all(&house) })))
+}
+
+#[derive(Deserialize)]
+struct Operate {
+    operation: String,
+    #[serde(default)]
+    args: Map<String, Value>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// An agent acts within the task that runs a skill with that grant, with that task's arguments; the operator as such.
+/// Whoever holds what many share is nobody, so nothing privileged is done for them.
+async fn operate(
+    State(house): Shared,
+    headers: HeaderMap,
+    Input(body): Input<Operate>,
+) -> Result<Doc<Value>> {
+    let done = match caller(&house, &headers)? {
+        Caller::Agent(agent) => operations::operate(&house, &agent, &body.operation).await?,
+        Caller::Operator => {
+            let args = Value::Object(body.args);
+            operations::by_operator(&house, &body.operation, &args, body.dry_run).await?
+        }
+        Caller::Shared => {
+            let text = "the shared secret is nobody's, so nothing privileged is done for it; use a credential of your own";
+            return Err(Problem::new(FaultKind::Forbidden, text).into());
+        }
+    };
+    Ok(Doc(done))
+}
+
+async fn state(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
+    caller(&house, &headers)?;
+    let current = house.current();
+    let agents = current.iter().flat_map(|c| c.house.agents.values());
+    let agents: Vec<Value> = agents
+        .map(|a| {
+            json!({
+                "id": a.slug, "name": a.display_name, "role": a.role,
+                "heartbeat_enabled": a.wake.is_some(),
+            })
+        })
+        .collect();
+    let accounts = house.store.budgets().await?;
+    let tokens = || accounts.iter().filter(|a| a.metric == Metric::Tokens);
+    let whole = tokens().find(|a| a.scope == Scope::House);
+    let allocation: Map<String, Value> = tokens()
+        .filter_map(|a| match &a.scope {
+            Scope::Agent(slug) => Some((slug.to_string(), json!(a.limit))),
+            _ => None,
+        })
+        .collect();
+    let left = whole.and_then(abbey_engine::budget::Account::left);
+    Ok(Doc(json!({
+        "agents": agents,
+        "budget": {
+            "daily_tokens": whole.and_then(|a| a.limit),
+            "spent_today": whole.map_or(0, |a| a.spent),
+            "remaining": left,
+            "hard_limit_exceeded": left == Some(0),
+            "allocation": allocation,
+        },
+    })))
+}
+
+/// The words of that API for our states.
+const fn status_of(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Pending | TaskState::Parked | TaskState::Ready => "pending",
+        TaskState::Running => "in_progress",
+        TaskState::Blocked => "blocked",
+        TaskState::AwaitingApproval => "awaiting_approval",
+        TaskState::Done | TaskState::Unverified => "completed",
+        TaskState::Failed | TaskState::TimedOut => "failed",
+        TaskState::Cancelled => "cancelled",
+    }
+}
+
+fn task(row: &TaskRow) -> Value {
+    let priority = match row.priority {
+        Priority::P0 => "urgent",
+        Priority::P1 => "high",
+        Priority::P2 => "medium",
+        Priority::P3 => "low",
+    };
+    let data = row.link.as_ref().map(|l| l.data.clone());
+    json!({
+        "task_id": format!("TASK-{:03}", row.number),
+        "title": row.text.lines().next().unwrap_or_default(),
+        "description": row.text,
+        "assigned_to": row.assignee,
+        "priority": priority,
+        "status": status_of(row.state()),
+        "created_at": Time(row.created_at),
+        "context": data.unwrap_or_default(),
+        "result": row.result.as_ref().map(|r| &r.text),
+    })
+}
+
+#[derive(Deserialize)]
+struct RoleQuery {
+    role: Option<String>,
+    status: Option<String>,
+}
+
+async fn tasks(
+    State(house): Shared,
+    headers: HeaderMap,
+    Query(query): Query<RoleQuery>,
+) -> Result<Doc<Value>> {
+    let caller = caller(&house, &headers)?;
+    // An agent sees its own queue, whatever it asks for.
+    let own = match (&caller, &query.role) {
+        (Caller::Agent(me), _) => Some(me.clone()),
+        (_, Some(role)) => Some(by_role(&house, role)?),
+        (_, None) => None,
+    };
+    let filter = TaskFilter {
+        assignee: own,
+        limit: TASKS_MAX,
+        ..TaskFilter::default()
+    };
+    let rows = house.store.tasks(filter).await?;
+    let wanted = |r: &&TaskRow| match query.status.as_deref() {
+        Some(status) => status_of(r.state()) == status,
+        None => !r.state().is_terminal(),
+    };
+    let tasks: Vec<Value> = rows.iter().filter(wanted).map(task).collect();
+    Ok(Doc(json!({ "tasks": tasks })))
+}
+
+/// An agent by its name, or by its role where one has it.
+fn by_role(house: &House, text: &str) -> Result<Slug> {
+    let current = house.current();
+    let mut agents = current.iter().flat_map(|c| c.house.agents.values());
+    match agents.find(|a| a.role == text) {
+        Some(agent) => Ok(agent.slug.clone()),
+        None => known_agent(house, text),
+    }
+}
+
+#[derive(Deserialize)]
+struct NewBody {
+    title: String,
+    #[serde(default)]
+    description: String,
+    assigned_to: Option<String>,
+    #[serde(default)]
+    agent_id: Option<Value>,
+    #[serde(default)]
+    priority: Option<String>,
+    #[serde(default)]
+    context: Map<String, Value>,
+}
+
+async fn add(
+    State(house): Shared,
+    headers: HeaderMap,
+    Input(body): Input<NewBody>,
+) -> Result<Response> {
+    let invalid = |text: &str| Problem::new(FaultKind::Invalid, text.to_owned());
+    let author = match caller(&house, &headers)? {
+        Caller::Operator => Principal::Operator,
+        // Nobody in particular, so nobody's name stands for it.
+        Caller::Shared => Principal::House,
+        Caller::Agent(me) => {
+            let text = format!(
+                "{me} gives work on under the lease of its own task: POST /api/v1/self/delegate"
+            );
+            return Err(Problem::new(FaultKind::Forbidden, text).into());
+        }
+    };
+    if body.agent_id.is_some() {
+        return Err(invalid("`agent_id` is not taken; say `assigned_to`").into());
+    }
+    let to = body.assigned_to.as_deref();
+    let to = to.ok_or_else(|| invalid("`assigned_to` is missing"))?;
+    let assignee = by_role(&house, to)?;
+    let text = match body.description.trim() {
+        "" => body.title.trim().to_owned(),
+        more => format!("{}\n\n{more}", body.title.trim()),
+    };
+    if body.title.trim().is_empty() || text.len() > TEXT_MAX {
+        return Err(invalid("a task has a title, and at most 65536 bytes").into());
+    }
+    let key = header(&headers, "idempotency-key").map(|k| format!("controlplane {k}"));
+    let digest = abbey_support::digest::sha256_hex(
+        format!("{assignee} {text} {:?}", body.context).as_bytes(),
+    );
+    let new = NewTask {
+        author,
+        priority: crate::api_server::operator_api::priority(body.priority.as_deref())?,
+        idempotency: key.map(|key| (key, digest)),
+        delegated: (!body.context.is_empty()).then(|| Delegated {
+            data: body.context,
+            ..Delegated::default()
+        }),
+        ..house.work_for(&assignee, text)
+    };
+    let added = house.store.add_task(new).await?;
+    house.work.bump();
+    let status = if added.new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, Doc(task(&added.task))).into_response())
+}
+
+#[derive(Deserialize)]
+struct AgentQuery {
+    agent_id: Option<String>,
+}
+
+async fn pending(
+    State(house): Shared,
+    headers: HeaderMap,
+    Query(query): Query<AgentQuery>,
+) -> Result<Doc<Value>> {
+    let caller = caller(&house, &headers)?;
+    let of = match (&caller, &query.agent_id) {
+        (Caller::Agent(me), _) => Some(me.to_string()),
+        (_, Some(agent)) => Some(by_role(&house, agent)?.to_string()),
+        (_, None) => None,
+    };
+    let all = approvals::list(&house, false).await?.approvals;
+    let padded = |id: &str| match id.split_once('-') {
+        Some((kind, digits)) => format!("{kind}-{digits:0>3}"),
+        None => id.to_owned(),
+    };
+    let mine = all
+        .iter()
+        .filter(|a| of.as_ref().is_none_or(|o| *o == a.agent));
+    let pending: Vec<Value> = mine
+        .map(|a| {
+            json!({
+                "approval_id": padded(&a.id), "task_id": padded(&a.task), "agent_id": a.agent,
+                "operation": a.action, "arguments": a.args, "reason": a.why,
+                "created_at": a.created_at, "expires_at": a.expires_at,
+            })
+        })
+        .collect();
+    Ok(Doc(json!({ "pending": pending })))
+}
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(alias = "type")]
+    event: String,
+    #[serde(default)]
+    task_id: Option<String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// An entry of the log; or a question for a yes, by whoever holds the task.
+async fn log(
+    State(house): Shared,
+    headers: HeaderMap,
+    Input(body): Input<Event>,
+) -> Result<Response> {
+    let caller = caller(&house, &headers)?;
+    let text = |key: &str| {
+        body.rest
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    if body.event == "approval_request" {
+        let lease = header(&headers, "abbey-lease").and_then(|t| t.parse().ok());
+        let (Caller::Agent(me), Some(lease), Some(name)) = (&caller, lease, &body.task_id) else {
+            let text = "a yes is asked for by the agent that holds the task: its own credential, `task_id`, and the token of its lease in the header `Abbey-Lease`";
+            return Err(Problem::new(FaultKind::Forbidden, text).into());
+        };
+        let task: TaskRef = crate::api_server::operator_api::task_ref(name)?;
+        let asked = ApprovalBody {
+            task: name.clone(),
+            action: text("operation"),
+            args: body
+                .rest
+                .get("arguments")
+                .cloned()
+                .unwrap_or_else(|| json!({})),
+            why: text("reason"),
+            within_ms: None,
+        };
+        let asked = approvals::ask(&house, me.clone(), (task, LeaseToken(lease)), asked).await?;
+        let doc = json!({ "approval_id": asked.id, "status": asked.state });
+        return Ok((StatusCode::CREATED, Doc(doc)).into_response());
+    }
+    let detail = json!({ "event": body.event, "task": body.task_id, "data": body.rest });
+    if body.event.is_empty() || detail.to_string().len() > ENTRY_MAX {
+        let text = format!("an entry has an `event`, and at most {ENTRY_MAX} bytes");
+        return Err(Problem::new(FaultKind::Invalid, text).into());
+    }
+    let (actor, by) = match caller {
+        Caller::Agent(me) => (Principal::Agent(me), "agent"),
+        Caller::Operator => (Principal::Operator, "operator"),
+        Caller::Shared => (Principal::House, "shared secret"),
+    };
+    let note = Note {
+        actor,
+        action: "controlplane.activity".to_owned(),
+        entity: format!("controlplane:{by}"),
+        detail,
+    };
+    let seq = house.store.append(note).await?;
+    Ok((StatusCode::CREATED, Doc(json!({ "seq": seq }))).into_response())
+}

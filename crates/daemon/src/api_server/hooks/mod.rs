@@ -1,0 +1,440 @@
+//! Deliveries from elsewhere: authenticated by their signature alone, each taken once, made into a task, a run of a
+//! workflow or an event; and the end of such a task reported to where it came from.
+
+mod openclaw;
+
+use crate::api_server::web;
+use crate::api_server::web::{Doc, header};
+use crate::boot::house::House;
+use crate::core::error::Result;
+use crate::insight::reports;
+use crate::work::{delegation, workflows};
+use abbey_api::{EventBody, Problem};
+use abbey_gateway::Sender;
+use abbey_model::{
+    FaultKind, HookOrigin, Millis, Principal, Priority, Recipient, Secret, Slug, TaskState,
+};
+use abbey_plan::{Hook, HookKind, Then};
+use abbey_store::{Delegated, NewTask, TaskRow};
+use abbey_words::Text;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Map, Value, json};
+use sha2::Sha256;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+/// How far the clock of a sender may be off, as standardwebhooks.com says.
+const TOLERANCE: Millis = Millis::from_secs(300);
+/// Longest part of an issue's text that is given along, bytes.
+const BODY_MAX: usize = 32 << 10;
+/// Deliveries of one hook in a minute.
+const DELIVERIES_MAX: u32 = 240;
+/// Time for a report.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A report that nobody took for so long is given up.
+const GIVE_UP: Millis = Millis::from_secs(24 * 3600);
+
+static SENDER: LazyLock<Sender> = LazyLock::new(Sender::new);
+
+fn refused(text: impl Into<String>) -> crate::core::error::Error {
+    Problem::new(FaultKind::Unauthenticated, text.into()).into()
+}
+
+/// Whether a delivery is signed with a secret; a key by which the same one is known again.
+fn verified(
+    kind: HookKind,
+    secret: &Secret,
+    headers: &HeaderMap,
+    body: &[u8],
+    now_s: i64,
+) -> std::result::Result<String, String> {
+    let of = |name: &'static str| header(headers, name).ok_or(format!("it has no `{name}`"));
+    let signed = |key: &[u8], parts: &[&[u8]], signature: &[u8]| {
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+            return false;
+        };
+        parts.iter().for_each(|part| mac.update(part));
+        mac.verify_slice(signature).is_ok()
+    };
+    let no = || "it is not signed with the secret of this hook".to_owned();
+    let hex = |text: &str| -> Option<Vec<u8>> {
+        let digits = |n: usize| u8::from_str_radix(text.get(n..n + 2)?, 16).ok();
+        (0..text.len()).step_by(2).map(digits).collect()
+    };
+    // What a forge signs is the body alone, so that alone makes a delivery the same.
+    let of_body = |signature: &str| -> std::result::Result<(String, bool), String> {
+        let signature = hex(signature).ok_or_else(no)?;
+        let good = signed(secret.expose().as_bytes(), &[body], &signature);
+        Ok((abbey_support::digest::sha256_hex(body), good))
+    };
+    let (id, good) = match kind {
+        HookKind::Standard => {
+            let (id, at) = (of("webhook-id")?, of("webhook-timestamp")?);
+            let signatures = of("webhook-signature")?;
+            let seconds: i64 = at.parse().map_err(|_| "its timestamp is no number")?;
+            if seconds.abs_diff(now_s) > TOLERANCE.0.unsigned_abs() / 1000 {
+                return Err("it was signed too long ago, or in the future".to_owned());
+            }
+            let text = secret.expose().trim_start_matches("whsec_");
+            let key = STANDARD
+                .decode(text)
+                .map_err(|_| "the secret of this hook is no `whsec_` and base64")?;
+            let parts = [id.as_bytes(), b".", at.as_bytes(), b".", body];
+            let mut versions = signatures.split(' ').filter_map(|s| s.strip_prefix("v1,"));
+            let good = versions.any(|s| {
+                let signature = STANDARD.decode(s);
+                signature.is_ok_and(|s| signed(&key, &parts, &s))
+            });
+            (id.to_owned(), good)
+        }
+        HookKind::Github => {
+            let signature = of("x-hub-signature-256")?.strip_prefix("sha256=");
+            of_body(signature.ok_or_else(no)?)?
+        }
+        HookKind::Gitea => of_body(of("x-gitea-signature")?)?,
+        // It signs nothing, and its paths are its own.
+        HookKind::Openclaw => return Err("it is called at `/hooks/agent`".to_owned()),
+    };
+    match good {
+        true => Ok(id),
+        false => Err(no()),
+    }
+}
+
+/// The door for deliveries: their signature is their credential.
+pub(crate) async fn door(
+    State(house): State<Arc<House>>,
+    Path(name): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    if matches!(name.as_str(), "agent" | "wake") {
+        return openclaw::door(&house, &name, &uri, &headers, body).await;
+    }
+    let body = match web::read(body, web::BODY_MAX).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
+    };
+    match receive(&house, &name, &headers, &body).await {
+        Ok(answer) => (StatusCode::ACCEPTED, Doc(answer)).into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Whether one more delivery of a hook is taken in this minute: whoever has its secret cannot flood the house.
+fn allowed_now(house: &House, hook: &Slug) -> bool {
+    let minute = house.store.now().0 / 60_000;
+    let mut counts = house
+        .deliveries
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (at, count) = counts.entry(hook.clone()).or_insert((minute, 0));
+    if *at != minute {
+        (*at, *count) = (minute, 0);
+    }
+    *count += 1;
+    *count <= DELIVERIES_MAX
+}
+
+/// What a delivery comes to.
+async fn receive(
+    house: &Arc<House>,
+    name: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Value> {
+    let current = house.current();
+    let found = name.parse::<Slug>().ok();
+    let hook = found.zip(current.as_ref());
+    let hook = hook.and_then(|(name, c)| Some((name.clone(), c.house.hooks.get(&name)?, c)));
+    let Some((name, hook, current)) = hook else {
+        let text = format!("there is no hook `{name}`");
+        return Err(Problem::new(FaultKind::NotFound, text).into());
+    };
+    let secret = house
+        .secret(&hook.secret, &current.base_dir)
+        .map_err(|why| Problem::new(FaultKind::Unavailable, why))?;
+    let now = house.store.now();
+    let key = verified(hook.kind, &secret, headers, body, now.0 / 1000).map_err(|why| {
+        tracing::warn!(hook = name.as_str(), why, "a delivery was refused");
+        refused(format!("hook `{name}`: {why}"))
+    })?;
+    if !allowed_now(house, &name) {
+        let text = format!("hook `{name}`: too many deliveries; come again in a minute");
+        return Err(Problem::new(FaultKind::Limit, text).into());
+    }
+    let payload: Value = serde_json::from_slice(body).map_err(|e| {
+        let text = format!("hook `{name}`: a delivery is JSON: {e}");
+        Problem::new(FaultKind::Invalid, text)
+    })?;
+    let key = format!("hook {name} {key}");
+    match &hook.then {
+        Then::Workflow(workflow) => {
+            let payload = match payload {
+                payload @ Value::Object(_) => payload,
+                other => json!({ "value": other }),
+            };
+            let input = BTreeMap::from([("payload".to_owned(), payload)]);
+            let started = workflows::start(house, workflow, input, Principal::House, Some(key));
+            Ok(json!({ "run": format!("WF-{}", started.await?.0.number) }))
+        }
+        Then::Event(event) => {
+            let body = EventBody {
+                data: payload,
+                run: None,
+            };
+            let heard = workflows::event(house, event, body, Principal::House, Some(key));
+            let heard = heard.await?;
+            Ok(json!({ "told": heard.told, "started": heard.started }))
+        }
+        Then::Task(agent) => {
+            let event = header(headers, "x-github-event").or(header(headers, "x-gitea-event"));
+            match subject(event.unwrap_or_default(), &payload) {
+                Some(subject) => task(house, (&name, hook), agent, subject, key).await,
+                None => Ok(json!({ "heard": true })),
+            }
+        }
+    }
+}
+
+/// An issue or a pull request that asks for work.
+struct Subject {
+    kind: &'static str,
+    repository: String,
+    number: u64,
+    commit: Option<String>,
+    data: Map<String, Value>,
+}
+
+/// What a delivery asks for, if anything. Its words are data; none of them becomes part of an instruction.
+fn subject(event: &str, payload: &Value) -> Option<Subject> {
+    let action = payload["action"].as_str()?;
+    let (kind, it) = match event {
+        "issues" if ["opened", "reopened"].contains(&action) => ("Issue", &payload["issue"]),
+        "pull_request"
+            if ["opened", "reopened", "synchronize", "synchronized"].contains(&action) =>
+        {
+            ("Pull request", &payload["pull_request"])
+        }
+        _ => return None,
+    };
+    let plain = |part: &str| {
+        let usual = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        !part.is_empty() && part.len() <= 100 && part.bytes().all(usual)
+    };
+    let repository = payload["repository"]["full_name"].as_str()?;
+    let (owner, name) = repository.split_once('/')?;
+    if !plain(owner) || !plain(name) {
+        return None;
+    }
+    let commit = it["head"]["sha"].as_str().filter(|s| plain(s));
+    let short = |value: &Value| {
+        let text = value.as_str().unwrap_or_default();
+        let cut = text.char_indices().map(|(at, c)| at + c.len_utf8());
+        let end = cut.take_while(|end| *end <= BODY_MAX).last().unwrap_or(0);
+        Value::from(&text[..end])
+    };
+    let data = [
+        ("title", short(&it["title"])),
+        ("body", short(&it["body"])),
+        ("author", short(&it["user"]["login"])),
+        ("url", short(&it["html_url"])),
+        ("action", action.into()),
+    ];
+    Some(Subject {
+        kind,
+        repository: repository.to_owned(),
+        number: it["number"].as_u64()?,
+        commit: commit.map(str::to_owned),
+        data: data.map(|(k, v)| (k.to_owned(), v)).into_iter().collect(),
+    })
+}
+
+async fn task(
+    house: &Arc<House>,
+    (name, hook): (&Slug, &Hook),
+    agent: &Slug,
+    subject: Subject,
+    key: String,
+) -> Result<Value> {
+    let text = format!(
+        "{} #{} of {} was opened or changed; deal with it as your charter says",
+        subject.kind, subject.number, subject.repository
+    );
+    let origin = HookOrigin {
+        hook: name.clone(),
+        repository: subject.repository,
+        number: subject.number,
+        commit: subject.commit,
+    };
+    let deliver = match hook.api {
+        Some(_) => Recipient::Hook(origin),
+        None => Recipient::Kept,
+    };
+    let new = NewTask {
+        priority: Priority::P1,
+        idempotency: Some((key, abbey_support::digest::sha256_hex(text.as_bytes()))),
+        delegated: Some(Delegated {
+            deliver,
+            data: subject.data,
+            ..Delegated::default()
+        }),
+        ..house.work_for(agent, text)
+    };
+    let added = house.store.add_task(new).await?;
+    house.work.bump();
+    Ok(json!({ "task": format!("TASK-{}", added.task.number), "new": added.new }))
+}
+
+/// Reports the end of a task to where it came from: a comment, and the status of a pull request's commit.
+///
+/// # Errors
+/// When it is to be tried again.
+pub(crate) async fn report(house: &House, origin: &HookOrigin, row: &TaskRow) -> Result<()> {
+    let recipient = Recipient::Hook(origin.clone());
+    let current = house.current();
+    let hook = current
+        .as_ref()
+        .and_then(|c| c.house.hooks.get(&origin.hook));
+    let Some((hook, base, api)) = hook
+        .zip(current.as_ref())
+        .and_then(|(hook, c)| Some((hook, &c.base_dir, hook.api.as_ref()?)))
+    else {
+        let why = "the hook is gone, or has no `api` any more; the result stays with the task";
+        return delegation::undeliverable(house, row, &recipient, why).await;
+    };
+    let token = hook
+        .token
+        .as_ref()
+        .map(|t| house.secret(t, base))
+        .transpose();
+    let token = token.map_err(|why| Problem::new(FaultKind::Unavailable, why))?;
+    let token = token.map(|t| Secret::new(format!("token {}", t.expose())));
+    let number = format!("TASK-{}", row.number);
+    let repository = format!("{api}/repos/{}", origin.repository);
+    let state = row.state();
+    let told = Text::new("comment-outcome")
+        .with("task", &number)
+        .with("state", state.to_string());
+    let told = reports::language_of(house, row.assignee.as_ref()).say(&told);
+    let comment = json!({ "body": format!("{told}\n\n{}", delegation::outcome(row)) });
+    let mut posts = vec![(
+        format!("{repository}/issues/{}/comments", origin.number),
+        comment,
+    )];
+    if let Some(commit) = &origin.commit {
+        let good = matches!(state, TaskState::Done);
+        let status = json!({
+            "state": if good { "success" } else { "failure" },
+            "context": "abbey",
+            "description": format!("{number} is {state}"),
+        });
+        posts.push((format!("{repository}/statuses/{commit}"), status));
+    }
+    for (url, body) in posts {
+        let sent = SENDER.post_json(&url, token.as_ref(), body.to_string().into(), PATIENCE);
+        let why = match sent.await {
+            Ok(status) if (200..300).contains(&status) => continue,
+            Ok(status) => (
+                format!("`{url}` answers {status}"),
+                status / 100 != 4 || status == 429,
+            ),
+            Err(why) => (format!("`{url}`: {why}"), true),
+        };
+        let late = house.store.now().since(row.updated_at) > GIVE_UP;
+        match why {
+            (why, true) if !late => {
+                return Err(Problem::new(FaultKind::Unavailable, why).into());
+            }
+            (why, _) => return delegation::undeliverable(house, row, &recipient, &why).await,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pair = |(k, v): &(&'static str, &str)| ((*k).parse().unwrap(), v.parse().unwrap());
+        let pairs: Vec<(axum::http::HeaderName, axum::http::HeaderValue)> =
+            pairs.iter().map(pair).collect();
+        pairs.into_iter().collect()
+    }
+
+    /// The example of the specification of Standard Webhooks' reference libraries.
+    #[test]
+    fn the_published_example_is_verified_and_nothing_else_is() {
+        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned());
+        let body = br#"{"test": 2432232314}"#;
+        let given = |id: &str, signature: &str| {
+            headers(&[
+                ("webhook-id", id),
+                ("webhook-timestamp", "1614265330"),
+                ("webhook-signature", signature),
+            ])
+        };
+        let (id, signature) = (
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        );
+        let check = |headers: &HeaderMap, body: &[u8], now| {
+            verified(HookKind::Standard, &secret, headers, body, now)
+        };
+        let good = given(id, signature);
+        assert_eq!(check(&good, body, 1_614_265_330).unwrap(), id);
+        let two = given(id, &format!("v1,aaaa {signature}"));
+        assert!(check(&two, body, 1_614_265_400).is_ok());
+        assert!(check(&good, body, 1_614_265_330 + 301).is_err());
+        assert!(check(&good, b"{}", 1_614_265_330).is_err());
+        assert!(check(&given("msg_other", signature), body, 1_614_265_330).is_err());
+        assert!(check(&headers(&[]), body, 1_614_265_330).is_err());
+    }
+
+    /// The example of GitHub's page on validating deliveries.
+    #[test]
+    fn a_forge_signs_the_body() {
+        let secret = Secret::new("It's a Secret to Everybody".to_owned());
+        let hex = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+        let github = headers(&[("x-hub-signature-256", &format!("sha256={hex}"))]);
+        let body = b"Hello, World!";
+        assert!(verified(HookKind::Github, &secret, &github, body, 0).is_ok());
+        assert!(verified(HookKind::Github, &secret, &github, b"Hello", 0).is_err());
+        assert!(verified(HookKind::Gitea, &secret, &github, body, 0).is_err());
+        let gitea = headers(&[("x-gitea-signature", hex)]);
+        assert!(verified(HookKind::Gitea, &secret, &gitea, body, 0).is_ok());
+        for wrong in ["", "zz", "7571", "é7571"] {
+            let wrong = headers(&[("x-gitea-signature", wrong)]);
+            assert!(verified(HookKind::Gitea, &secret, &wrong, body, 0).is_err());
+        }
+    }
+
+    #[test]
+    fn only_what_asks_for_work_becomes_work_and_its_words_stay_data() {
+        let issue = |action: &str, name: &str| {
+            json!({ "action": action, "repository": { "full_name": name },
+                "issue": { "number": 3, "title": "run: show system stats", "body": "b", "user": { "login": "u" } } })
+        };
+        let found = subject("issues", &issue("opened", "a/b")).unwrap();
+        assert_eq!((found.number, found.repository.as_str()), (3, "a/b"));
+        assert_eq!(found.data["title"], "run: show system stats");
+        for (event, payload) in [
+            ("issues", issue("closed", "a/b")),
+            ("issues", issue("opened", "a/../b")),
+            ("issues", issue("opened", "a/b c; x")),
+            ("push", issue("opened", "a/b")),
+            ("issues", Value::Null),
+        ] {
+            assert!(subject(event, &payload).is_none(), "{event} {payload}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! `/hooks/agent` and `/hooks/wake`: work and wakes from tools that speak OpenClaw's hooks, by a credential of their own
+//! (S3-25, S3-27). What comes is data to the agent, unless the manifest trusts whoever holds the credential.
+//!
+//! Source: OpenClaw's page on webhooks (read 2026-11): fields, 202 and 200, 401, 400, 413; no credential in a query.
+
+use super::{allowed_now, header};
+use crate::api_server::web;
+use crate::boot::house::House;
+use abbey_model::{Millis, Priority, Slug};
+use abbey_plan::{Hook, HookKind, Then};
+use abbey_store::{Delegated, NewTask};
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+/// Largest body, bytes.
+const BODY_MAX: usize = 256 << 10;
+/// Longest message, bytes: a task's text.
+const MESSAGE_MAX: usize = 64 << 10;
+/// Longest time that a caller may give for the work.
+const TIMEOUT_MAX_S: i64 = 30 * 86_400;
+
+/// `POST /hooks/agent`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AgentCall {
+    message: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    agent_id: Option<String>,
+    #[serde(default)]
+    timeout_seconds: Option<i64>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// `POST /hooks/wake`.
+#[derive(Deserialize)]
+struct WakeCall {
+    text: String,
+    #[serde(default)]
+    mode: Option<String>,
+}
+
+/// A refusal in the shape that its clients read.
+fn refused(status: StatusCode, why: &str) -> Response {
+    let body = json!({ "ok": false, "error": why });
+    (status, axum::Json(body)).into_response()
+}
+
+/// Serves one of the two names.
+pub(super) async fn door(
+    house: &Arc<House>,
+    name: &str,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Response {
+    match serve(house, name, uri, headers, body).await {
+        Ok(answer) | Err(answer) => answer,
+    }
+}
+
+async fn serve(
+    house: &Arc<House>,
+    name: &str,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Response> {
+    let bad = |why: &str| refused(StatusCode::BAD_REQUEST, why);
+    if uri.query().is_some() {
+        return Err(bad(
+            "a credential comes in a header, and nothing else is asked for in a query",
+        ));
+    }
+    let current = house.current();
+    let declared = current.as_ref().and_then(|c| {
+        let mut hooks = c.house.hooks.iter();
+        hooks
+            .find(|(_, h)| h.kind == HookKind::Openclaw)
+            .map(|h| (h, c))
+    });
+    let Some(((hook_name, hook), current)) = declared else {
+        return Err(refused(
+            StatusCode::NOT_FOUND,
+            "no hook of kind `openclaw` is declared",
+        ));
+    };
+    let secret = house.secret(&hook.secret, &current.base_dir);
+    let secret = secret.map_err(|why| refused(StatusCode::SERVICE_UNAVAILABLE, &why))?;
+    let bearer = header(headers, "authorization").and_then(|h| h.strip_prefix("Bearer "));
+    let given = bearer
+        .or(header(headers, "x-openclaw-token"))
+        .unwrap_or_default();
+    if !bool::from(given.as_bytes().ct_eq(secret.expose().as_bytes())) {
+        tracing::warn!(
+            hook = hook_name.as_str(),
+            "a call with a wrong credential was refused"
+        );
+        return Err(refused(
+            StatusCode::UNAUTHORIZED,
+            "the credential is not that of this hook",
+        ));
+    }
+    if !allowed_now(house, hook_name) {
+        return Err(refused(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many calls; come again in a minute",
+        ));
+    }
+    let body = web::read(body, BODY_MAX).await;
+    let body =
+        body.map_err(|_| refused(StatusCode::PAYLOAD_TOO_LARGE, "a call has at most 256 KiB"))?;
+    let key = header(headers, "idempotency-key").map(|k| format!("hook {hook_name} {name} {k}"));
+    match name {
+        "wake" => {
+            let call: WakeCall = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
+            let ignored = call.mode.filter(|m| m != "now").map(|_| "mode");
+            let data = json!({ "text": call.text });
+            let agent = target(hook, None).map_err(|why| bad(&why))?;
+            let why = "You are woken; look whether what comes along needs anything of you";
+            let text = said(hook, why, &call.text).map_err(|why| bad(&why))?;
+            let number = give(house, agent, text, (hook, data), None, key).await?;
+            let ignored: Vec<&str> = ignored.into_iter().collect();
+            let body = json!({ "ok": true, "task": number, "ignored": ignored });
+            Ok((StatusCode::OK, axum::Json(body)).into_response())
+        }
+        _ => {
+            let call: AgentCall = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
+            if call.rest.get("to").is_some_and(|v| !v.is_null()) {
+                return Err(bad(
+                    "`to` names a chat, and this house has none; leave it out and read the result of the task",
+                ));
+            }
+            let timeout = call.timeout_seconds;
+            if timeout.is_some_and(|s| !(1..=TIMEOUT_MAX_S).contains(&s)) {
+                return Err(bad("`timeoutSeconds` is 1 to 2592000"));
+            }
+            let agent = target(hook, call.agent_id.as_deref()).map_err(|why| bad(&why))?;
+            let data = json!({ "message": call.message, "name": call.name });
+            let why = "A hook gives you work; do what comes along as your charter says";
+            let text = said(hook, why, &call.message).map_err(|why| bad(&why))?;
+            let within = timeout.map(|s| Millis(s * 1000));
+            let number = give(house, agent, text, (hook, data), within, key).await?;
+            // What changes nothing here is said, so that nobody relies on it.
+            let usual = [
+                "deliver",
+                "channel",
+                "sessionKey",
+                "wakeMode",
+                "model",
+                "thinking",
+            ];
+            let ignored = call.rest.keys().filter(|k| usual.contains(&k.as_str()));
+            let ignored: Vec<&String> = ignored.collect();
+            let body = json!({ "ok": true, "runId": number, "ignored": ignored });
+            Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
+        }
+    }
+}
+
+/// Whose work it is: who was named, if the hook may name them.
+fn target<'a>(hook: &'a Hook, named: Option<&str>) -> Result<&'a Slug, String> {
+    let Then::Task(usual) = &hook.then else {
+        return Err("this hook names no agent".to_owned());
+    };
+    match named {
+        None => Ok(usual),
+        Some(name) => {
+            let mut all = std::iter::once(usual).chain(&hook.agents);
+            let found = all.find(|a| a.as_str() == name);
+            found.ok_or_else(|| format!("this hook gives no work to `{name}`"))
+        }
+    }
+}
+
+/// The text of the task: a fixed one, or the message where its sender is trusted.
+fn said(hook: &Hook, fixed: &str, message: &str) -> Result<String, String> {
+    let message = message.trim();
+    match (
+        message.is_empty() || message.len() > MESSAGE_MAX,
+        hook.trusted,
+    ) {
+        (true, _) => Err(format!("a message has 1 to {MESSAGE_MAX} bytes")),
+        (false, true) => Ok(message.to_owned()),
+        (false, false) => Ok(fixed.to_owned()),
+    }
+}
+
+async fn give(
+    house: &Arc<House>,
+    agent: &Slug,
+    text: String,
+    (hook, data): (&Hook, Value),
+    within: Option<Millis>,
+    key: Option<String>,
+) -> Result<String, Response> {
+    let digest = abbey_support::digest::sha256_hex(format!("{agent} {text} {data}").as_bytes());
+    let data = match (hook.trusted, data) {
+        (false, Value::Object(data)) => data,
+        _ => Map::new(),
+    };
+    let new = NewTask {
+        priority: Priority::P1,
+        idempotency: key.map(|key| (key, digest)),
+        delegated: Some(Delegated {
+            within,
+            data,
+            ..Delegated::default()
+        }),
+        ..house.work_for(agent, text)
+    };
+    let added = house.store.add_task(new).await.map_err(|error| {
+        let status = match error.kind() {
+            abbey_model::FaultKind::Conflict => StatusCode::CONFLICT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        refused(status, &error.to_string())
+    })?;
+    house.work.bump();
+    house.deadlines_changed.notify_one();
+    Ok(format!("TASK-{}", added.task.number))
+}

@@ -1,0 +1,14 @@
+//! The HTTP servers: operator API, agent API, hooks, and compatibility routes.
+//!
+//! May import: every folder but `boot`. Never knows: how the control plane is composed and started.
+
+pub(crate) mod agent_api;
+pub(crate) mod agent_lifecycle;
+pub(crate) mod attach;
+pub(crate) mod controlplane_api;
+pub(crate) mod hooks;
+pub(crate) mod operator_api;
+pub(crate) mod operator_cells;
+pub(crate) mod operator_work;
+pub(crate) mod tool_servers;
+pub(crate) mod web;

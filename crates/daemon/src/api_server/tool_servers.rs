@@ -1,0 +1,167 @@
+//! Tools of servers in cells of their own: only for agents who use them, only while they work, and each call is
+//! entered (S3-19).
+
+use crate::api_server::agent_api::Me;
+use crate::api_server::web::{Doc, Input};
+use crate::boot::house::{Current, House};
+use crate::core::error::Result;
+use abbey_api::{Problem, ToolBody, ToolDoc, ToolView, ToolsDoc, VERSION};
+use abbey_cells::crash;
+use abbey_gateway::Sender;
+use abbey_model::{CellName, FaultKind, Principal, Slug, TaskState};
+use abbey_plan::ServiceKind;
+use abbey_store::{Note, TaskFilter};
+use axum::extract::{Path, State};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use serde_json::{Value, json};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+type Shared = State<Arc<House>>;
+
+/// Time for one call.
+const WITHIN: Duration = Duration::from_secs(130);
+/// Longest answer of a tool server, bytes.
+const ANSWER_MAX: usize = 4 << 20;
+/// Most tools of one server.
+const TOOLS_MAX: usize = 128;
+
+static SENDER: LazyLock<Sender> = LazyLock::new(Sender::new);
+
+/// Routes for agents, behind their credential.
+pub(crate) fn inside() -> Router<Arc<House>> {
+    Router::new()
+        .route("/api/v1/self/tools", get(list))
+        .route("/api/v1/self/tools/{service}/{tool}", post(call))
+}
+
+/// Tool servers that an agent uses.
+fn servers(current: &Current, agent: &Slug) -> Vec<Slug> {
+    let used = current.house.agents.get(agent).map(|a| &a.uses);
+    let is = |s: &&Slug| {
+        let service = current.house.services.get(*s);
+        service.is_some_and(|s| s.kind == ServiceKind::Tools)
+    };
+    used.into_iter().flatten().filter(is).cloned().collect()
+}
+
+async fn ask(current: &Current, service: &Slug, method: &str, params: Value) -> Result<Value> {
+    let gone = |why: String| {
+        let text = format!("tool server `{service}`: {why}");
+        Problem::new(FaultKind::Unavailable, text)
+    };
+    let at = abbey_plan::endpoint(&current.house, &current.registry, service);
+    let at = at.ok_or_else(|| gone("it has no address".to_owned()))?;
+    let body = json!({ "method": method, "params": params }).to_string();
+    let url = format!("http://{at}/ask");
+    let asked = SENDER.ask_json(&url, body.into(), WITHIN, ANSWER_MAX);
+    let (status, bytes) = asked.await.map_err(gone)?;
+    let answer: Value = serde_json::from_slice(&bytes)
+        .map_err(|_| gone(format!("it answers {status}, and no JSON")))?;
+    if status == 200 {
+        return Ok(answer);
+    }
+    let said = answer["message"].as_str().unwrap_or("it gave no reason");
+    Err(Problem::new(
+        FaultKind::Upstream,
+        format!("tool server `{service}`: {said}"),
+    )
+    .into())
+}
+
+async fn list(State(house): Shared, Extension(Me(me)): Extension<Me>) -> Result<Doc<ToolsDoc>> {
+    let current = house.planned()?;
+    let mut tools = Vec::new();
+    for service in servers(&current, &me) {
+        // One that does not answer keeps nothing from the others.
+        let answer = match ask(&current, &service, "tools/list", json!({})).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(%service, error = error.chain(), "a tool server did not say what it has");
+                continue;
+            }
+        };
+        let told = answer["tools"].as_array().into_iter().flatten();
+        let view = |tool: &Value| {
+            let name = tool["name"].as_str()?;
+            Some(ToolView {
+                service: service.to_string(),
+                name: name.to_owned(),
+                description: tool["description"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .chars()
+                    .take(1024)
+                    .collect(),
+                args: tool["inputSchema"].clone(),
+            })
+        };
+        tools.extend(told.filter_map(view).take(TOOLS_MAX));
+    }
+    Ok(Doc(ToolsDoc {
+        version: VERSION,
+        tools,
+    }))
+}
+
+async fn call(
+    State(house): Shared,
+    Extension(Me(me)): Extension<Me>,
+    Path((service, tool)): Path<(String, String)>,
+    Input(body): Input<ToolBody>,
+) -> Result<Doc<ToolDoc>> {
+    let current = house.planned()?;
+    let used = servers(&current, &me);
+    let Some(service) = used.into_iter().find(|s| s.as_str() == service) else {
+        let text = format!("`{me}` uses no tool server `{service}`");
+        return Err(Problem::new(FaultKind::Forbidden, text).into());
+    };
+    let running = TaskFilter {
+        states: vec![TaskState::Running],
+        assignee: Some(me.clone()),
+        limit: 64,
+        ..TaskFilter::default()
+    };
+    let tasks = house.store.tasks(running).await?;
+    let holds = |t: &&abbey_store::TaskRow| t.phase.lease().is_some_and(|l| l.holder == me);
+    let Some(task) = tasks.iter().find(holds) else {
+        let text = format!("`{me}` works on nothing, so it calls no tool");
+        return Err(Problem::new(FaultKind::Forbidden, text).into());
+    };
+    let entity = CellName::Service(service.clone()).to_string();
+    let me = Principal::Agent(me);
+    let enter = |action: &str, detail: Value| Note {
+        actor: me.clone(),
+        action: action.to_owned(),
+        entity: entity.clone(),
+        detail,
+    };
+    // Before the call, so that none goes unentered, whoever dies.
+    let asked = json!({
+        "tool": tool,
+        "task": format!("TASK-{}", task.number),
+        // What it was called with may be anything; that it was this is what can be proved.
+        "args_hash": abbey_support::digest::sha256_hex(body.arguments.to_string().as_bytes()),
+    });
+    house.store.append(enter("tool.ask", asked.clone())).await?;
+    let began = Instant::now();
+    let params = json!({ "name": tool, "arguments": body.arguments });
+    let answer = ask(&current, &service, "tools/call", params).await;
+    crash::point("tool.called");
+    let outcome = answer.as_ref().map(|a| a["isError"] != true);
+    let mut called = asked;
+    called["ok"] = outcome.unwrap_or(false).into();
+    called["ms"] = u64::try_from(began.elapsed().as_millis())
+        .unwrap_or(u64::MAX)
+        .into();
+    house.store.append(enter("tool.call", called)).await?;
+    let answer = answer?;
+    let parts = answer["content"].as_array().into_iter().flatten();
+    let text: Vec<&str> = parts.filter_map(|p| p["text"].as_str()).collect();
+    Ok(Doc(ToolDoc {
+        version: VERSION,
+        ok: answer["isError"] != true,
+        text: text.join("\n"),
+    }))
+}

@@ -1,0 +1,382 @@
+//! What every part of the control plane shares.
+
+use crate::core::credentials::Keys;
+use crate::core::error::{Error, Result};
+use crate::core::home::Home;
+use abbey_agents::skill::Skill;
+use abbey_api::Problem;
+use abbey_cells::Backend;
+use abbey_cells::hostd::Helper;
+use abbey_engine::admission::AgentFact;
+use abbey_engine::matcher::{self, Candidate, Match, Rule, SCORE_MAX};
+use abbey_model::{
+    Amounts, CellName, FaultKind, Principal, Priority, Redactor, Secret, SecretRef, Slug, Wish,
+};
+use abbey_plan::{Agent, Applied, Registry};
+use abbey_store::{GenerationRow, Intake, NewTask, Storage, TaskRow, allocation::Allocation};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::{Mutex, Notify, watch};
+
+/// Score of a skill that the author named, above every match.
+const NAMED: u32 = SCORE_MAX + 1;
+
+/// The plan that is in force.
+#[derive(Debug, Clone)]
+pub(crate) struct Current {
+    pub(crate) house: abbey_plan::House,
+    pub(crate) generation: u64,
+    pub(crate) applied: Applied,
+    pub(crate) registry: Registry,
+    pub(crate) newest_uid: u32,
+    pub(crate) charters: BTreeMap<Slug, String>,
+    pub(crate) manifest: String,
+    pub(crate) base_dir: String,
+}
+
+impl Current {
+    /// Reads a generation back. It parsed when it was committed; a newer version may refuse it.
+    pub(crate) fn from_row(row: GenerationRow) -> Result<Current> {
+        let damaged = |why: String| Error::Damaged {
+            path: "abbey.db (current generation)".into(),
+            why,
+        };
+        let house = abbey_plan::parse(&row.manifest).map_err(|m| {
+            damaged(
+                m.iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            )
+        })?;
+        let applied = serde_json::from_value(row.applied).map_err(|e| damaged(e.to_string()))?;
+        let charters = serde_json::from_value(row.charters).map_err(|e| damaged(e.to_string()))?;
+        Ok(Current {
+            house,
+            generation: row.generation,
+            applied,
+            registry: Registry::new(row.allocations.into_iter().filter_map(from_allocation)),
+            newest_uid: row.newest_uid,
+            charters,
+            manifest: row.manifest,
+            base_dir: row.base_dir,
+        })
+    }
+
+    pub(crate) fn port(&self, owner: &str, purpose: &str) -> Option<u16> {
+        self.registry.held(owner, purpose)?.value.parse().ok()
+    }
+
+    pub(crate) fn uid(&self, owner: &str) -> Option<u32> {
+        self.registry.held(owner, "uid")?.value.parse().ok()
+    }
+
+    /// Number of the plan that last changed anything about an agent.
+    pub(crate) fn config(&self, agent: &Slug) -> u64 {
+        self.applied.versions.get(agent).copied().unwrap_or(0)
+    }
+
+    /// Text of an agent's charter.
+    pub(crate) fn charter(&self, agent: &Slug) -> &str {
+        self.charters.get(agent).map_or("", String::as_str)
+    }
+}
+
+pub(crate) fn from_allocation(row: Allocation) -> Option<abbey_plan::Allocation> {
+    let kind = serde_json::from_value(row.kind.into()).ok()?;
+    Some(abbey_plan::Allocation {
+        kind,
+        value: row.value,
+        owner: row.owner,
+        purpose: row.purpose,
+    })
+}
+
+pub(crate) fn to_allocation(row: &abbey_plan::Allocation) -> Allocation {
+    Allocation {
+        kind: row.kind.name().to_owned(),
+        value: row.value.clone(),
+        owner: row.owner.clone(),
+        purpose: row.purpose.clone(),
+    }
+}
+
+/// The skills of the house, ready to match.
+#[derive(Default)]
+pub(crate) struct Skills {
+    pub(crate) all: BTreeMap<String, Skill>,
+    pub(crate) invalid: Vec<String>,
+    rules: Vec<Rule>,
+}
+
+impl Skills {
+    pub(crate) fn load(dir: &std::path::Path) -> Skills {
+        let (all, invalid) = abbey_agents::library::catalogue(dir);
+        let rules = all
+            .values()
+            .filter(|s| s.program.is_some())
+            .filter_map(|s| Rule::new(&s.name, &s.patterns).ok())
+            .collect();
+        Skills {
+            all,
+            invalid: invalid.iter().map(ToString::to_string).collect(),
+            rules,
+        }
+    }
+
+    /// Skills that fit a text, by score.
+    pub(crate) fn candidates(&self, text: &str) -> Vec<Candidate> {
+        matcher::candidates(&self.rules, text)
+    }
+}
+
+/// Wakes those who wait for work, and lets them skip the database when nothing changed.
+#[derive(Default)]
+pub(crate) struct Work {
+    version: AtomicU64,
+    notify: Notify,
+}
+
+impl Work {
+    pub(crate) fn bump(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        self.notify.notify_waiters();
+    }
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.notify.notified()
+    }
+}
+
+/// Shared by every listener and loop.
+pub struct House {
+    pub(crate) home: Home,
+    pub(crate) store: Arc<dyn Storage>,
+    pub(crate) backend: Arc<dyn Backend>,
+    /// Whoever does what takes privilege.
+    pub(crate) hostd: Arc<dyn Helper>,
+    pub(crate) current: RwLock<Option<Arc<Current>>>,
+    pub(crate) skills: RwLock<Arc<Skills>>,
+    pub(crate) keys: Keys,
+    pub(crate) traces: crate::work::trace::Traces,
+    pub(crate) redactor: Arc<RwLock<Redactor>>,
+    pub(crate) work: Work,
+    /// Something about cells changed: the reconciler looks again.
+    pub(crate) cells_changed: Notify,
+    /// Memory that was granted.
+    pub(crate) room: crate::cells::memory::Room,
+    /// A deadline may have come nearer: the sweeper looks again.
+    pub(crate) deadlines_changed: Notify,
+    /// Deliveries of each hook in the minute that runs.
+    pub(crate) deliveries: std::sync::Mutex<BTreeMap<Slug, (i64, u32)>>,
+    /// A shared document changed, or somebody who reads came.
+    pub(crate) documents_changed: Notify,
+    /// Agents who are offered no more work.
+    pub(crate) draining: RwLock<BTreeSet<Slug>>,
+    /// Why what belongs to agents in a service is not as it should be, by service.
+    pub(crate) consumers_trouble: RwLock<BTreeMap<Slug, String>>,
+    /// Sequence number of the newest entry.
+    pub(crate) head: watch::Receiver<u64>,
+    /// One plan at a time.
+    pub(crate) applying: Mutex<()>,
+    /// Newest look at every cell.
+    pub(crate) seen: RwLock<BTreeMap<CellName, crate::cells::reconciler::Seen>>,
+    /// What the operator wants of each cell.
+    pub(crate) wishes: RwLock<BTreeMap<CellName, Wish>>,
+    pub(crate) going_down: AtomicBool,
+    pub(crate) down_asked: Notify,
+    pub(crate) stop: tokio_util::sync::CancellationToken,
+    /// Wakes that were skipped because there was nothing to consider.
+    /// From when wakes count, by cell.
+    pub(crate) anchors: Mutex<BTreeMap<CellName, abbey_model::Timestamp>>,
+    /// Version of the work at which each agent last found nothing.
+    pub(crate) checked: Mutex<BTreeMap<Slug, u64>>,
+    pub(crate) lease_ttl: abbey_model::Millis,
+    pub(crate) readings: std::sync::Mutex<crate::insight::views::Readings>,
+    pub(crate) wakes_skipped: AtomicU64,
+    pub(crate) model_calls: AtomicU64,
+    pub(crate) address: RwLock<String>,
+    /// The outside door as it stands open: what it was opened for, and how it is closed.
+    pub(crate) outside: Mutex<Option<crate::boot::serve::OpenDoor>>,
+    /// Under which configuration each agent said to work.
+    pub(crate) configs: RwLock<BTreeMap<Slug, u64>>,
+    /// Bytes of hostd's journal at the last look.
+    pub(crate) journal: AtomicU64,
+    /// Single commands that run.
+    pub(crate) commands: crate::cells::commands::Commands,
+    /// Machines kept ready for them.
+    pub(crate) pool: crate::cells::vm_pool::Pool,
+    /// What goes out through the proxy.
+    pub(crate) egress: crate::net::egress::Ledger,
+    /// Number of the plan, for what must notice a new one while it goes on.
+    pub(crate) plans: watch::Sender<u64>,
+    /// Tasks that must end before the control plane does.
+    pub(crate) tracker: tokio_util::task::TaskTracker,
+    /// Address that replaces the manifest's, where tests want one.
+    pub(crate) listen_override: Option<std::net::SocketAddr>,
+}
+
+impl House {
+    pub(crate) fn current(&self) -> Option<Arc<Current>> {
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The same, for what cannot do without a plan.
+    pub(crate) fn planned(&self) -> Result<Arc<Current>> {
+        let none = || Problem::new(FaultKind::Unavailable, "the house has no plan yet");
+        Ok(self.current().ok_or_else(none)?)
+    }
+
+    /// Where the operator reaches the house over the network; none before the first plan.
+    pub(crate) fn outside_address(&self) -> Option<std::net::SocketAddr> {
+        let address = self.address.read().unwrap_or_else(PoisonError::into_inner);
+        address.parse().ok()
+    }
+
+    pub(crate) fn set_current(&self, current: Current) {
+        let generation = current.generation;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(current));
+        self.plans.send_replace(generation);
+    }
+
+    pub(crate) fn skills(&self) -> Arc<Skills> {
+        Arc::clone(&self.skills.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn reload_skills(&self) {
+        let fresh = Arc::new(Skills::load(&self.home.skills()));
+        *self.skills.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// What admission needs for a text.
+    pub(crate) fn intake(&self, text: &str) -> Intake {
+        let fit = matcher::find(&self.skills().rules, text);
+        Intake {
+            fit,
+            agents: self.facts(),
+        }
+    }
+
+    /// What admission needs for a skill that the author named.
+    pub(crate) fn intake_named(&self, skill: &str, args: BTreeMap<String, String>) -> Intake {
+        let fit = Match::One(Candidate {
+            skill: skill.to_owned(),
+            score: NAMED,
+            args,
+        });
+        Intake {
+            fit,
+            agents: self.facts(),
+        }
+    }
+
+    /// What admission needs to look at a waiting task again.
+    pub(crate) fn intake_again(&self, task: &TaskRow) -> Intake {
+        match &task.route.skill {
+            Some(skill) if task.route.score == NAMED => {
+                self.intake_named(skill, task.route.args.clone())
+            }
+            _ => self.intake(&task.text),
+        }
+    }
+
+    /// Work that the house itself gives to an agent: in the usual lane, without limits of its own.
+    pub(crate) fn work_for(&self, agent: &Slug, text: String) -> NewTask {
+        NewTask {
+            author: Principal::House,
+            assignee: Some(agent.clone()),
+            priority: Priority::P2,
+            budget: Amounts::default(),
+            policy: None,
+            idempotency: None,
+            intake: self.intake(&text),
+            delegated: None,
+            text,
+        }
+    }
+
+    fn facts(&self) -> Vec<AgentFact> {
+        let Some(current) = self.current() else {
+            return Vec::new();
+        };
+        let fact = |agent: &Agent| AgentFact {
+            slug: agent.slug.clone(),
+            skills: agent.skills.clone(),
+            is_root: agent.reports_to.is_none(),
+            // Who works by files thinks for itself.
+            has_model: agent.model.is_some() || agent.files.is_some(),
+            tokens_left: None,
+        };
+        current.house.agents.values().map(fact).collect()
+    }
+
+    /// Admits a waiting task anew. One that was claimed or called off meanwhile has moved on by
+    /// itself, which is as good.
+    pub(crate) async fn admit_again(&self, task: &TaskRow) -> Result<()> {
+        use abbey_engine::task::Refusal;
+        let id = abbey_model::TaskRef::Id(task.id);
+        match self.store.admit(id, self.intake_again(task)).await {
+            Ok(_) | Err(abbey_store::Error::Task(Refusal::Illegal { .. })) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Looks at every task that waits; after a change of agents, budgets or skills.
+    pub(crate) async fn admit_waiting(&self) -> Result<()> {
+        use abbey_model::TaskState;
+        let states = vec![TaskState::Parked, TaskState::Pending, TaskState::Ready];
+        let filter = abbey_store::TaskFilter {
+            states,
+            limit: 10_000,
+            ..Default::default()
+        };
+        for task in self.store.tasks(filter).await? {
+            self.admit_again(&task).await?;
+        }
+        self.work.bump();
+        Ok(())
+    }
+
+    /// Keeps these out of everything that is written from now on.
+    pub(crate) fn learn_secrets(&self, secrets: Vec<Secret>) {
+        *self
+            .redactor
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Redactor::new(secrets);
+    }
+
+    /// The value behind a reference.
+    pub(crate) fn secret(
+        &self,
+        reference: &SecretRef,
+        base_dir: &str,
+    ) -> std::result::Result<Secret, String> {
+        let file = |path: std::path::PathBuf| match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Secret::new(text.strip_suffix('\n').unwrap_or(&text))),
+            Err(e) => Err(format!(
+                "the secret `{reference}` cannot be read from `{}` by user {}, whom the control plane runs as: {e}",
+                path.display(),
+                rustix::process::geteuid().as_raw()
+            )),
+        };
+        match reference {
+            SecretRef::Env(name) => std::env::var(name).map(Secret::new).map_err(|_| {
+                format!("the secret `{reference}` is missing: set {name} in the environment of the control plane (it takes over that of `abbey up` when it starts)")
+            }),
+            SecretRef::File(path) => file(std::path::Path::new(base_dir).join(path)),
+            SecretRef::Credential(name) => {
+                // What a service manager hands over comes first; it is nobody else's to read.
+                let handed = std::env::var_os("CREDENTIALS_DIRECTORY");
+                let handed = handed.map(|dir| std::path::Path::new(&dir).join(name));
+                let place = handed.filter(|path| path.exists());
+                file(place.unwrap_or_else(|| self.home.credentials().join(name)))
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! `abbey exec`: one more program in a cell that is up, its output streamed as JSON Lines.
+
+use crate::boot::house::House;
+use crate::cells::specs;
+use crate::core::error::{Error, Result};
+use abbey_api::{ExecBody, Problem};
+use abbey_cells::hostd::{Operation, Reply};
+use abbey_model::{CellName, FaultKind, Principal, Slug};
+use abbey_store::Note;
+use axum::body::Body;
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::json;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+
+/// Most of what a program said that is kept, bytes.
+const SAID_MAX: usize = 2048;
+/// Longest answer of a program, bytes.
+const ANSWER_MAX: u64 = 1 << 20;
+
+/// A program that runs in a cell.
+struct Running {
+    feed: pipe::Sender,
+    out: pipe::Receiver,
+    err: pipe::Receiver,
+    end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>,
+}
+
+/// Starts a program in a cell of the plan; `note` goes into the log first.
+async fn begin(
+    house: &Arc<House>,
+    cell: CellName,
+    argv: Vec<String>,
+    note: Option<Note>,
+) -> Result<Running> {
+    let current = house.current().filter(|c| match &cell {
+        CellName::Agent(slug) => c.house.agents.contains_key(slug),
+        CellName::Service(slug) => c.house.services.contains_key(slug),
+        CellName::Run(_) => false,
+    });
+    let Some(current) = current else {
+        let (kind, slug) = match &cell {
+            CellName::Agent(slug) => ("agent", slug),
+            CellName::Service(slug) => ("service", slug),
+            CellName::Run(slug) => ("such cell", slug),
+        };
+        let text = format!("there is no {kind} `{slug}`");
+        return Err(Problem::new(FaultKind::NotFound, text).into());
+    };
+    if argv.is_empty() {
+        return Err(Problem::new(FaultKind::Invalid, "no command was given").into());
+    }
+    let record = house.backend.record(&cell)?;
+    if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {
+        return Err(Error::Cell(abbey_cells::Error::NotRunning(cell)));
+    }
+    let spec = specs::cell_spec(house, &current, &cell)?
+        .ok_or_else(|| Problem::new(FaultKind::NotFound, "no cell"))?;
+    let (stdin_child, stdin_ours) = pipe()?;
+    let (out, out_child) = pipe()?;
+    let (err, err_child) = pipe()?;
+    let enter = Operation::Enter {
+        cell,
+        argv,
+        env: spec.env,
+        cwd: spec.cwd,
+    };
+    if let Some(note) = note {
+        house.store.append(note).await?;
+    }
+    let hostd = Arc::clone(&house.hostd);
+    let end = tokio::task::spawn_blocking(move || {
+        let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
+        hostd.call(enter, &fds)
+    });
+    Ok(Running {
+        feed: pipe::Sender::from_owned_fd(stdin_ours).map_err(Error::file("use", "a pipe"))?,
+        out: pipe::Receiver::from_owned_fd(out).map_err(Error::file("use", "a pipe"))?,
+        err: pipe::Receiver::from_owned_fd(err).map_err(Error::file("use", "a pipe"))?,
+        end,
+    })
+}
+
+/// Runs a program to its end, without input; its status and the last of what it said. What runs longer than it may is
+/// ended in its cell, also when nobody here waits any more: then the status is 124, as timeout(1) has it.
+pub(crate) async fn quietly(
+    house: &Arc<House>,
+    slug: &Slug,
+    argv: Vec<String>,
+    within: Duration,
+) -> Result<(i32, String)> {
+    let cell = CellName::Agent(slug.clone());
+    let Running {
+        feed,
+        out,
+        err,
+        end,
+    } = begin(house, cell, bounded(argv, within), None).await?;
+    drop(feed);
+    let ((), said) = tokio::join!(drain(out), tail(err));
+    Ok(match ended(end).await? {
+        Some(code) => (code, said),
+        None => (125, "its end was lost".to_owned()),
+    })
+}
+
+/// Asks a program in a cell something on its standard input; what it answers, if it ends well and in time.
+pub(crate) async fn ask(
+    house: &Arc<House>,
+    cell: CellName,
+    argv: Vec<String>,
+    question: &[u8],
+    within: Duration,
+) -> Result<Vec<u8>> {
+    let name = cell.to_string();
+    let Running {
+        mut feed,
+        out,
+        err,
+        end,
+    } = begin(house, cell, bounded(argv, within), None).await?;
+    let tell = async move {
+        // Whoever does not read says why on its way out.
+        let _ended_early = feed.write_all(question).await;
+    };
+    let mut answer = Vec::new();
+    let mut out = out.take(ANSWER_MAX);
+    let ((), read, said) = tokio::join!(tell, out.read_to_end(&mut answer), tail(err));
+    read.map_err(Error::file("read", "an answer"))?;
+    match ended(end).await? {
+        Some(0) => Ok(answer),
+        code => {
+            let code = code.map_or_else(|| "lost".to_owned(), |c| c.to_string());
+            let text = format!(
+                "{name} was asked and did not answer (status {code}): {}",
+                said.trim()
+            );
+            Err(Problem::new(FaultKind::Unavailable, text).into())
+        }
+    }
+}
+
+/// Ended in its cell after its time, also when nobody here waits any more.
+fn bounded(argv: Vec<String>, within: Duration) -> Vec<String> {
+    let within = within.as_secs().max(1).to_string();
+    let bounded = ["timeout", "-k", "5", &within].map(str::to_owned);
+    bounded.into_iter().chain(argv).collect()
+}
+
+/// The status, unless that was lost.
+async fn ended(end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>) -> Result<Option<i32>> {
+    match end.await {
+        Ok(Ok(Reply::Exit { code })) => Ok(Some(code)),
+        Ok(Err(error)) => Err(Error::Cell(error)),
+        Ok(Ok(_)) | Err(_) => Ok(None),
+    }
+}
+
+async fn drain(mut pipe: pipe::Receiver) {
+    let mut buffer = vec![0u8; 16 << 10];
+    while let Ok(1..) = pipe.read(&mut buffer).await {}
+}
+
+/// The last of what comes.
+async fn tail(mut pipe: pipe::Receiver) -> String {
+    let (mut buffer, mut kept) = (vec![0u8; 16 << 10], Vec::new());
+    while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..n]);
+        let over = kept.len().saturating_sub(SAID_MAX);
+        kept.drain(..over);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Starts the program and streams it.
+pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Result<Response> {
+    let stdin = body
+        .stdin
+        .map(|t| BASE64.decode(t))
+        .transpose()
+        .map_err(|e| Problem::new(FaultKind::Invalid, e.to_string()))?;
+    let note = Note {
+        actor: Principal::Operator,
+        action: "cell.exec".to_owned(),
+        entity: CellName::Agent(slug.clone()).to_string(),
+        detail: json!({ "argv": body.argv }),
+    };
+    let Running {
+        mut feed,
+        out,
+        err,
+        end: running,
+    } = begin(house, CellName::Agent(slug.clone()), body.argv, Some(note)).await?;
+    drop(tokio::spawn(async move {
+        let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
+    }));
+    let (lines, stream) =
+        mpsc::channel::<std::result::Result<String, std::convert::Infallible>>(64);
+    drop(tokio::spawn(async move {
+        tokio::join!(pump("stdout", out, &lines), pump("stderr", err, &lines));
+        let end = match running.await {
+            Ok(Ok(Reply::Exit { code })) => json!({ "exit": code }),
+            Ok(Err(error)) => json!({ "exit": 125, "error": Error::Cell(error).chain() }),
+            Ok(Ok(_)) | Err(_) => json!({ "exit": 125 }),
+        };
+        let _caller_gone = lines.send(Ok(format!("{end}\n"))).await;
+    }));
+    let stream = futures_util::stream::unfold(stream, async |mut s| s.recv().await.map(|l| (l, s)));
+    Ok(Response::builder()
+        .header("content-type", "application/jsonl")
+        .body(Body::from_stream(stream))
+        .unwrap_or_default())
+}
+
+pub(crate) async fn pump(
+    name: &str,
+    mut pipe: impl AsyncRead + Unpin,
+    lines: &mpsc::Sender<std::result::Result<String, std::convert::Infallible>>,
+) {
+    let mut buffer = vec![0u8; 16 << 10];
+    while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
+        let line = format!("{}\n", json!({ name: BASE64.encode(&buffer[..n]) }));
+        if lines.send(Ok(line)).await.is_err() {
+            return;
+        }
+    }
+}
+
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let made = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    made.map_err(|e| Error::file("make", "a pipe")(e.into()))
+}

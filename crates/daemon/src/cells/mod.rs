@@ -1,0 +1,13 @@
+//! Cells: what a plan needs on disk and in memory, and bringing each cell to its desired state.
+//!
+//! May import: `net`, `core`. Never knows: tasks, reports, or routes.
+
+pub(crate) mod commands;
+pub(crate) mod exec;
+pub(crate) mod logs;
+pub(crate) mod memory;
+pub(crate) mod provision;
+pub(crate) mod reconciler;
+pub(crate) mod service_consumers;
+pub(crate) mod specs;
+pub(crate) mod vm_pool;

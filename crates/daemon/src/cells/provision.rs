@@ -1,0 +1,542 @@
+//! Agents come and go by saga: each step can be done twice and undone, and its intent is logged
+//! before its first side effect (S2-24).
+
+use crate::boot::house::{Current, House};
+use crate::core::credentials::Keys;
+use crate::core::error::{Error, Result};
+use crate::core::home::new_token;
+use crate::net::firewall;
+use abbey_api::Problem;
+use abbey_cells::crash;
+use abbey_cells::hostd::{Claim, Disks, FileEntry, FileName, Operation};
+use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
+use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Secret, Slug};
+use abbey_store::{SagaRow, TokenRow};
+use abbey_support::digest::sha256_hex;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How long an old credential stays valid after a new one was given.
+pub(crate) const OVERLAP: Millis = Millis::from_secs(60);
+
+const CREATE: [&str; 3] = ["home", "files", "credential"];
+const REMOVE: [&str; 4] = ["stop", "revoke", "archive", "forget"];
+
+/// Every place at which a test may end the control plane: in front of and behind each step of each
+/// saga, and around the change of plan.
+pub fn crash_points() -> Vec<String> {
+    let create = CREATE.map(|step| format!("agent.create.{step}"));
+    let remove = REMOVE.map(|step| format!("agent.remove.{step}"));
+    let steps = create.into_iter().chain(remove);
+    let around = steps.flat_map(|s| [format!("{s}.begin"), format!("{s}.end")]);
+    let plan = ["plan.commit", "plan.committed"].map(str::to_owned);
+    around.chain(plan).collect()
+}
+
+/// Brings every agent of the current plan to life on disk, and takes the others away. Resumes what
+/// a crash interrupted. Also run at start: recovery and the ordinary case are one path.
+pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
+    let Some(current) = house.current() else {
+        return Ok(());
+    };
+    for saga in house.store.open_sagas().await? {
+        if !matches!(saga.state, State::Stuck(_)) {
+            drive(house, &current, saga).await?;
+        }
+    }
+    let on_disk = names_in(&house.home.root().join("agents"))?;
+    // First, as agents are led to them.
+    for service in current.house.services.keys() {
+        let owner = CellName::Service(service.clone());
+        make_home(house, &current, owner).await?;
+    }
+    for slug in current.house.agents.keys() {
+        if own_token(house, slug).exists() {
+            // What it may reach changes with the plan, and so do charters; the same again changes
+            // nothing.
+            make_home(house, &current, CellName::Agent(slug.clone())).await?;
+            files(house, &current, slug).await?;
+        } else {
+            begin(house, &current, "agent.create", slug, &CREATE).await?;
+        }
+    }
+    let hostd = Arc::clone(&house.hostd);
+    let owners = crate::core::hostd::ask(move || hostd.owners()).await?;
+    // By what is there, not by what was begun: files, or anything that is held without any.
+    let holding = owners.iter().filter_map(|o| match o {
+        CellName::Agent(slug) => Some(slug),
+        CellName::Service(_) | CellName::Run(_) => None,
+    });
+    let known: BTreeSet<&Slug> = on_disk.iter().chain(holding).collect();
+    for slug in known
+        .into_iter()
+        .filter(|s| !current.house.agents.contains_key(*s))
+    {
+        begin(house, &current, "agent.remove", slug, &REMOVE).await?;
+    }
+    for cell in house.store.cells().await?.into_keys() {
+        let known = match &cell {
+            CellName::Agent(slug) => current.house.agents.contains_key(slug),
+            CellName::Service(slug) => current.house.services.contains_key(slug),
+            CellName::Run(_) => true,
+        };
+        if !known && !on_disk.contains(cell.slug()) {
+            house.store.forget_cell(cell).await?;
+        }
+    }
+    let gone = owners.iter().filter(|o| match o {
+        CellName::Service(slug) => !current.house.services.contains_key(slug),
+        CellName::Agent(_) | CellName::Run(_) => false,
+    });
+    // Its files and its user stay; what it had of the network is free again.
+    for owner in gone {
+        let claim = Claim {
+            uid: current.uid(&format!("service:{}", owner.slug())),
+            ..Claim::default()
+        };
+        let owner = owner.clone();
+        ask(house, Operation::Claim { owner, claim }).await?;
+    }
+    crate::cells::commands::clear_leftovers(house, &owners).await?;
+    firewall::raise(house).await?;
+    refresh_keys(house).await
+}
+
+/// Owners whose files are below a directory.
+pub(crate) fn names_in(dir: &std::path::Path) -> Result<BTreeSet<Slug>> {
+    let entries = fs::read_dir(dir).map_err(Error::file("list", dir))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+async fn begin(
+    house: &Arc<House>,
+    current: &Current,
+    kind: &str,
+    slug: &Slug,
+    steps: &[&str],
+) -> Result<()> {
+    let now = house.store.now();
+    let mut random = [0u8; 16];
+    getrandom::fill(&mut random).map_err(|e| Problem::new(FaultKind::Host, e.to_string()))?;
+    let id: SagaId = Id::v7(now.0.unsigned_abs(), u128::from_ne_bytes(random));
+    let steps: Vec<String> = steps.iter().map(|s| (*s).to_owned()).collect();
+    house
+        .store
+        .saga_begin(id, kind.to_owned(), slug.to_string(), steps.clone())
+        .await?;
+    let saga = SagaRow {
+        id,
+        kind: kind.to_owned(),
+        subject: slug.to_string(),
+        steps,
+        state: State::Doing(0),
+    };
+    drive(house, current, saga).await
+}
+
+/// Runs a saga from wherever its log says it stands.
+async fn drive(house: &Arc<House>, current: &Current, saga: SagaRow) -> Result<()> {
+    let slug: Slug = saga
+        .subject
+        .parse()
+        .map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::Internal, e.to_string()))?;
+    let mut state = saga.state;
+    let mut failure: Option<Error> = None;
+    let mut tries = 0;
+    loop {
+        let event = match state {
+            State::Doing(n) => {
+                let step = saga.steps.get(n as usize).map_or("", String::as_str);
+                crash::point(&format!("{}.{step}.begin", saga.kind));
+                match perform(house, current, &saga.kind, step, &slug).await {
+                    Ok(()) => {
+                        crash::point(&format!("{}.{step}.end", saga.kind));
+                        Event::StepDone(n)
+                    }
+                    Err(error) => {
+                        tracing::warn!(saga = saga.kind, step, agent = %slug, error = error.chain(), "a step failed and is undone");
+                        failure = Some(error);
+                        Event::StepFailed(n)
+                    }
+                }
+            }
+            State::Undoing(n) => {
+                let step = saga.steps.get(n as usize).map_or("", String::as_str);
+                match undo(house, &saga.kind, step, &slug).await {
+                    Ok(()) => Event::StepUndone(n),
+                    Err(error) if tries + 1 >= UNDO_TRIES_MAX => {
+                        tracing::error!(saga = saga.kind, step, agent = %slug, error = error.chain(), "an undo failed for good");
+                        failure = Some(error);
+                        Event::UndoGaveUp(n)
+                    }
+                    Err(_) => {
+                        tries += 1;
+                        tokio::time::sleep(std::time::Duration::from_millis(50 << tries)).await;
+                        continue;
+                    }
+                }
+            }
+            State::Done => return Ok(()),
+            State::Undone | State::Stuck(_) => {
+                return Err(failure.unwrap_or_else(|| {
+                    Problem::new(FaultKind::Internal, "a saga was undone").into()
+                }));
+            }
+        };
+        state = house.store.saga_event(saga.id, event).await?;
+    }
+}
+
+async fn perform(
+    house: &Arc<House>,
+    current: &Current,
+    kind: &str,
+    step: &str,
+    slug: &Slug,
+) -> Result<()> {
+    match (kind, step) {
+        ("agent.create", "home") => make_home(house, current, CellName::Agent(slug.clone())).await,
+        ("agent.create", "files") => files(house, current, slug).await,
+        ("agent.create", "credential") => credential(house, slug, Millis(0)).await,
+        ("agent.remove", "stop") => stop_for_good(house, slug).await,
+        ("agent.remove", "revoke") => {
+            house
+                .store
+                .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
+                .await?;
+            refresh_keys(house).await
+        }
+        ("agent.remove", "archive") => archive(house, slug).await,
+        ("agent.remove", "forget") => {
+            house
+                .draining
+                .write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .remove(slug);
+            let owner = CellName::Agent(slug.clone());
+            ask(
+                house,
+                Operation::Release {
+                    owner: owner.clone(),
+                },
+            )
+            .await?;
+            Ok(house.store.forget_cell(owner).await?)
+        }
+        _ => Err(Problem::new(
+            FaultKind::Internal,
+            format!("saga {kind} has no step {step}"),
+        )
+        .into()),
+    }
+}
+
+async fn undo(house: &Arc<House>, kind: &str, step: &str, slug: &Slug) -> Result<()> {
+    match (kind, step) {
+        ("agent.create", "credential") => {
+            house
+                .store
+                .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
+                .await?;
+            refresh_keys(house).await
+        }
+        // The home step made everything that the files step wrote into.
+        ("agent.create", "home") => {
+            archive(house, slug).await?;
+            let owner = CellName::Agent(slug.clone());
+            ask(house, Operation::Release { owner }).await
+        }
+        // A removal goes forward only: its undo leaves things as they are, and it is begun again.
+        _ => Ok(()),
+    }
+}
+
+pub(crate) async fn ask(house: &House, operation: Operation) -> Result<()> {
+    let hostd = Arc::clone(&house.hostd);
+    crate::core::hostd::ask(move || hostd.call(operation, &[]).map(drop)).await
+}
+
+/// Where the control plane's copy of an agent's credential is.
+pub(crate) fn own_token(house: &House, slug: &Slug) -> PathBuf {
+    house.home.agent(slug.as_str()).join("token")
+}
+
+/// Gives an owner its user, and makes its directories.
+async fn make_home(house: &House, current: &Current, owner: CellName) -> Result<()> {
+    let plan = &current.house;
+    let (name, egress) = match &owner {
+        CellName::Agent(slug) => (
+            format!("agent:{slug}"),
+            plan.agents.get(slug).map(|a| a.egress.clone()),
+        ),
+        CellName::Service(slug) => (
+            format!("service:{slug}"),
+            plan.services.get(slug).map(|s| s.egress.clone()),
+        ),
+        CellName::Run(slug) => (format!("run:{slug}"), None),
+    };
+    let subnet = abbey_plan::subnet(&current.registry, &name);
+    let claim = Claim {
+        uid: current.uid(&name),
+        subnet,
+        bridged: subnet.is_some() && plan.network.bridged,
+        disks: match &owner {
+            CellName::Agent(slug) => plan.agents.get(slug).and_then(|a| a.disks()),
+            CellName::Service(_) | CellName::Run(_) => None,
+        }
+        .map(|d| Disks {
+            state: d.state,
+            workspace: d.workspace,
+        }),
+        elsewhere: match &owner {
+            CellName::Service(slug) => plan.services.get(slug).and_then(|s| s.at),
+            CellName::Agent(_) | CellName::Run(_) => None,
+        },
+        door: current.port(&name, "door").filter(|_| subnet.is_some()),
+        port: current.port(&name, "port"),
+        egress: egress.filter(|_| subnet.is_some()).unwrap_or_default(),
+    };
+    let files = Vec::new();
+    let has_cell = claim.elsewhere.is_none();
+    let claimed = Operation::Claim {
+        owner: owner.clone(),
+        claim,
+    };
+    ask(house, claimed).await?;
+    match has_cell {
+        true => ask(house, Operation::Prepare { owner, files }).await,
+        false => Ok(()),
+    }
+}
+
+/// Writes what the house owns in a workspace; seeds what the agent owns.
+async fn files(house: &House, current: &Current, slug: &Slug) -> Result<()> {
+    let Some(agent) = current.house.agents.get(slug) else {
+        return Ok(());
+    };
+    let entry = |name, content: &str| FileEntry {
+        name,
+        content: content.to_owned(),
+    };
+    let charter = match agent.charter_writable {
+        true => FileName::OwnCharter,
+        false => FileName::Charter,
+    };
+    let files = vec![
+        entry(charter, current.charter(slug)),
+        entry(
+            FileName::Rules,
+            "# Rules of this house\n\nFinish with a result that another can check.\n",
+        ),
+        entry(FileName::Memory, ""),
+        entry(FileName::Heartbeat, ""),
+    ];
+    let owner = CellName::Agent(slug.clone());
+    ask(house, Operation::Prepare { owner, files }).await?;
+    house.documents_changed.notify_one();
+    Ok(())
+}
+
+/// Gives an agent a fresh credential; older ones end after `overlap`.
+pub(crate) async fn credential(house: &Arc<House>, slug: &Slug, overlap: Millis) -> Result<()> {
+    let token = new_token("abbey_ag_")?;
+    let key = new_token("sk-abbey-")?;
+    let principal = Principal::Agent(slug.clone());
+    house
+        .store
+        .revoke_tokens(principal.clone(), None, overlap)
+        .await?;
+    for (secret, scope) in [(&token, "agent"), (&key, "model")] {
+        let row = TokenRow {
+            hash: sha256_hex(secret.expose().as_bytes()),
+            principal: principal.clone(),
+            scope: scope.to_owned(),
+            expires_at: None,
+        };
+        house.store.add_token(row).await?;
+    }
+    let entry = |name, secret: &Secret| FileEntry {
+        name,
+        content: secret.expose().to_owned(),
+    };
+    let files = vec![entry(FileName::Key, &key), entry(FileName::Token, &token)];
+    let owner = CellName::Agent(slug.clone());
+    ask(house, Operation::Prepare { owner, files }).await?;
+    refresh_keys(house).await
+}
+
+async fn stop_for_good(house: &Arc<House>, slug: &Slug) -> Result<()> {
+    let cell = CellName::Agent(slug.clone());
+    let backend = Arc::clone(&house.backend);
+    let gone = tokio::task::spawn_blocking(move || {
+        let _not_running = backend.stop(&cell, Millis(2000));
+        backend.sweep(&cell)
+    });
+    gone.await
+        .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
+    house.store.holder_lost(slug.clone(), None).await?;
+    Ok(())
+}
+
+/// Moves an agent's files aside; nothing of an agent is deleted by the house.
+async fn archive(house: &House, slug: &Slug) -> Result<()> {
+    let stamp = abbey_api::Time(house.store.now())
+        .to_string()
+        .replace([':', '.'], "-");
+    let owner = CellName::Agent(slug.clone());
+    ask(house, Operation::Archive { owner, stamp }).await
+}
+
+/// The secret of an agent's credential at a service.
+fn credential_at(house: &House, agent: &Slug, service: &Slug) -> Option<Secret> {
+    let text = fs::read_to_string(crate::cells::service_consumers::own_copy(
+        house, agent, service,
+    ))
+    .ok()?;
+    crate::cells::service_consumers::secret_in(&text).map(Secret::new)
+}
+
+/// Loads every valid credential and every secret that must stay out of logs.
+pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
+    let keys: &Keys = &house.keys;
+    keys.replace(house.store.tokens().await?);
+    let mut secrets = vec![house.home.operator_secret()?];
+    if let Some(current) = house.current() {
+        for (slug, agent) in &current.house.agents {
+            let used = agent.uses.iter();
+            let used = used.filter_map(|s| credential_at(house, slug, s));
+            secrets.extend(used);
+            let key = house.home.agent(slug.as_str()).join("key");
+            secrets.extend(
+                [own_token(house, slug), key]
+                    .iter()
+                    .filter_map(|p| fs::read_to_string(p).ok())
+                    .map(Secret::new),
+            );
+        }
+        let references = current.house.secrets();
+        secrets.extend(references.filter_map(|(_, r)| house.secret(r, &current.base_dir).ok()));
+    }
+    house.learn_secrets(secrets);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::serve;
+    use crate::core::home::Home;
+    use crate::planning::apply;
+    use abbey_agents::Layout;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    const MANIFEST: &str = "version: 1
+house: sagas
+listen: { address: 127.0.0.1:0 }
+defaults: { cell: process, waive: [limits] }
+agents:
+  abbot: { template: orchestrator }
+";
+
+    async fn house(dir: &Path) -> Arc<House> {
+        crate::core::home::make_dir(dir, 0o711).unwrap();
+        let home = Home::new(dir.join("h"));
+        home.prepare().unwrap();
+        let clock = Arc::new(abbey_store::SystemClock::new());
+        let (house, _backend) = serve::open(&home, home.unprivileged_helper(), clock, (None, None))
+            .await
+            .unwrap();
+        let body = abbey_api::ManifestBody {
+            manifest: MANIFEST.to_owned(),
+            base_dir: "/".to_owned(),
+            charters: BTreeMap::new(),
+            reason: None,
+        };
+        apply::apply(&house, body, None, Principal::Operator)
+            .await
+            .unwrap();
+        house
+    }
+
+    /// A crash after the side effect of each step and before its entry: the step is done again,
+    /// the rest follows, and nothing is left open or doubled.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_crash_at_every_step_of_creation_is_resumed() {
+        for crash_at in 0..CREATE.len() {
+            let dir = tempfile::tempdir().unwrap();
+            let house = house(dir.path()).await;
+            let current = house.current().unwrap();
+            let slug: Slug = "abbot".parse().unwrap();
+            // Back to before it existed.
+            archive(&house, &slug).await.unwrap();
+            house
+                .store
+                .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
+                .await
+                .unwrap();
+            let id: SagaId = Id::v7(1, 7 + crash_at as u128);
+            let steps = CREATE.map(str::to_owned).to_vec();
+            house
+                .store
+                .saga_begin(id, "agent.create".into(), slug.to_string(), steps)
+                .await
+                .unwrap();
+            for (n, step) in CREATE.iter().enumerate().take(crash_at + 1) {
+                perform(&house, &current, "agent.create", step, &slug)
+                    .await
+                    .unwrap();
+                if n < crash_at {
+                    house
+                        .store
+                        .saga_event(id, Event::StepDone(u32::try_from(n).unwrap()))
+                        .await
+                        .unwrap();
+                }
+            }
+            settle(&house).await.unwrap();
+            assert!(
+                house.store.open_sagas().await.unwrap().is_empty(),
+                "crash at {crash_at}"
+            );
+            let layout = Layout::under(&house.home.agent("abbot"));
+            assert!(own_token(&house, &slug).exists() && layout.workspace.join("SOUL.md").exists());
+            // One valid credential for each scope; those of the crashed attempt are revoked.
+            let tokens = house.store.tokens().await.unwrap();
+            let mine = tokens
+                .iter()
+                .filter(|t| t.principal == Principal::Agent(slug.clone()));
+            assert_eq!(mine.count(), 2, "crash at {crash_at}");
+            let head = house.store.head();
+            settle(&house).await.unwrap();
+            assert_eq!(house.store.head(), head, "settled is settled");
+        }
+    }
+
+    /// A step that fails is undone with all before it, and the next attempt succeeds.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failing_step_leaves_no_half_made_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let house = house(dir.path()).await;
+        let slug: Slug = "abbot".parse().unwrap();
+        archive(&house, &slug).await.unwrap();
+        // The archive of an earlier agent is in the way of nothing; a file where the home should
+        // be is in the way of everything.
+        let root = house.home.agent("abbot");
+        fs::write(&root, "in the way").unwrap();
+        assert!(settle(&house).await.is_err());
+        assert!(
+            house.store.open_sagas().await.unwrap().is_empty(),
+            "undone, not stuck"
+        );
+        assert!(!root.join("home").exists());
+        let _moved_aside_by_the_undo = fs::remove_file(&root);
+        settle(&house).await.unwrap();
+        assert!(own_token(&house, &slug).exists());
+    }
+}

@@ -1,0 +1,361 @@
+//! The reconciler of cells: compares what is wanted with what is seen, and acts.
+//!
+//! Woken by signal, by a shim's end and by a timer; takes no input; compares everything on each
+//! pass; keeps cells independent of each other; publishes what it saw. Queries never come here.
+
+use crate::boot::house::{Current, House};
+use crate::cells::{memory, specs};
+use crate::core::error::Result;
+use crate::insight::views;
+use abbey_cells::{Backend, Record};
+use abbey_engine::supervision::{self, Action, Desired, History};
+use abbey_model::{CellName, Generation, Millis, Observed, Principal, Wish};
+use abbey_store::{CellChange, Note};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// Time for a cell to end by itself.
+const GRACE: Millis = Millis::from_secs(10);
+/// Safety net between two passes when nothing calls.
+const IDLE: Duration = Duration::from_secs(30);
+/// Pause while a cell is on its way up or down.
+const MOVING: Duration = Duration::from_millis(20);
+
+/// Pause while a cell waits for room.
+const WAITING: Duration = Duration::from_secs(2);
+
+/// What the last pass saw of one cell.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) desired: Desired,
+    pub(crate) observed: Observed,
+    pub(crate) history: History,
+    pub(crate) record: Option<Record>,
+    pub(crate) error: Option<String>,
+    /// What it waits for before it is started.
+    pub(crate) waits: Option<String>,
+}
+
+/// Runs passes until the house stops.
+pub(crate) async fn run(house: Arc<House>) {
+    let mut histories: BTreeMap<CellName, History> = BTreeMap::new();
+    loop {
+        let pause = match pass(&house, &mut histories).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::error!(error = error.chain(), "the pass over the cells failed");
+                Duration::from_secs(1)
+            }
+        };
+        let ends = watch_ends(&house);
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = house.cells_changed.notified() => {}
+            () = ends => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Resolves when the shim of any running cell ends.
+async fn watch_ends(house: &House) {
+    let pids: Vec<i32> = {
+        let seen = house.seen.read().unwrap_or_else(PoisonError::into_inner);
+        seen.values()
+            .filter(|s| matches!(s.observed, Observed::Running { .. }))
+            .filter_map(|s| Some(s.record.as_ref()?.shim.pid))
+            .collect()
+    };
+    let handles: Vec<_> = pids.into_iter().filter_map(handle).collect();
+    if handles.is_empty() {
+        return std::future::pending().await;
+    }
+    let waits = handles.iter().map(|h| Box::pin(h.readable()));
+    let _any = futures_util::future::select_all(waits).await;
+}
+
+/// Resolves when a process has ended, or at once when there is none.
+pub(crate) async fn process_end(pid: Option<i32>) {
+    if let Some(handle) = pid.and_then(handle) {
+        let _ended = handle.readable().await;
+    }
+}
+
+/// A process to wait for.
+#[expect(
+    deprecated,
+    reason = "sound here: an OwnedFd always returns the descriptor that it owns"
+)]
+fn handle(pid: i32) -> Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let fd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).ok()
+}
+
+/// One pass over every cell, known or found.
+pub(crate) async fn pass(
+    house: &Arc<House>,
+    histories: &mut BTreeMap<CellName, History>,
+) -> Result<Duration> {
+    let rows = match histories.is_empty() {
+        // Histories are read once; afterwards this loop is their only writer.
+        true => Some(house.store.cells().await?),
+        false => None,
+    };
+    if let Some(rows) = &rows {
+        histories.extend(rows.iter().map(|(c, r)| (c.clone(), r.history.clone())));
+    }
+    let wanted = wanted(house);
+    let backend = Arc::clone(&house.backend);
+    let found = blocking(move || backend.list()).await?;
+    // A single command belongs to whoever waits for it.
+    let theirs = |c: &CellName| matches!(c, CellName::Run(slug) if house.commands.runs(slug));
+    let found = found.into_iter().filter(|c| !theirs(c));
+    let names: BTreeSet<CellName> = wanted.keys().cloned().chain(found).collect();
+    let mut jobs = Vec::new();
+    for cell in names {
+        let desired = wanted.get(&cell).cloned().unwrap_or(Desired::Down);
+        let history = histories.get(&cell).cloned().unwrap_or_default();
+        jobs.push(one(Arc::clone(house), cell, desired, history));
+    }
+    let outcomes = futures_util::future::join_all(jobs).await;
+    let mut next = IDLE;
+    let mut published = BTreeMap::new();
+    for (cell, seen, pause) in outcomes {
+        next = next.min(pause);
+        histories.insert(cell.clone(), seen.history.clone());
+        published.insert(cell, seen);
+    }
+    histories.retain(|cell, _| published.contains_key(cell));
+    *house.seen.write().unwrap_or_else(PoisonError::into_inner) = published;
+    Ok(next)
+}
+
+/// What the plan and the operator want of each cell.
+fn wanted(house: &House) -> BTreeMap<CellName, Desired> {
+    let Some(current) = house.current() else {
+        return BTreeMap::new();
+    };
+    let down = house.going_down.load(Ordering::SeqCst);
+    let agents = current
+        .applied
+        .agents
+        .iter()
+        .map(|(s, (d, _))| (CellName::Agent(s.clone()), d.clone()));
+    let services = current
+        .applied
+        .services
+        .iter()
+        .map(|(s, d)| (CellName::Service(s.clone()), d.clone()));
+    let wishes = house.wishes.read().unwrap_or_else(PoisonError::into_inner);
+    let desire = |(cell, spec): (CellName, String)| {
+        let wish = wishes.get(&cell).copied().unwrap_or_default();
+        let desired = match wish {
+            _ if down => Desired::Down,
+            Wish::Down => Desired::Down,
+            Wish::Up => Desired::Up { spec },
+            Wish::Paused => Desired::Paused { spec },
+        };
+        (cell, desired)
+    };
+    agents.chain(services).map(desire).collect()
+}
+
+/// Looks at one cell and acts; its failure is its own.
+async fn one(
+    house: Arc<House>,
+    cell: CellName,
+    desired: Desired,
+    history: History,
+) -> (CellName, Seen, Duration) {
+    let mut seen = Seen {
+        desired,
+        observed: Observed::Nothing,
+        history,
+        record: None,
+        error: None,
+        waits: None,
+    };
+    let pause = match attend(&house, &cell, &mut seen).await {
+        Ok(pause) => pause,
+        Err(error) => {
+            tracing::warn!(%cell, error = error.chain(), "the cell could not be reconciled");
+            seen.error = Some(error.chain());
+            Duration::from_secs(2)
+        }
+    };
+    (cell, seen, pause)
+}
+
+async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<Duration> {
+    // Several steps may be due at once: exited, swept, and started again.
+    for _ in 0..4 {
+        seen.observed = look(house, cell, seen).await?;
+        let now = house.store.now();
+        let (next, action) = supervision::decide(&seen.desired, &seen.observed, &seen.history, now);
+        if matches!(action, Action::Start(_))
+            && let Some(why) = waits_for(house, cell, &seen.history).await?
+        {
+            seen.waits = Some(why);
+            return Ok(WAITING);
+        }
+        if next != seen.history {
+            remember(house, cell, &seen.history, &next).await?;
+            seen.history = next;
+        }
+        match action {
+            Action::Rest => return Ok(resting(&seen.observed)),
+            Action::WaitUntil(at) => {
+                return Ok(resting(&seen.observed).min(at.since(now).to_std().max(MOVING)));
+            }
+            Action::Stop => {
+                let (backend, name) = (Arc::clone(&house.backend), cell.clone());
+                blocking(move || backend.stop(&name, GRACE)).await?;
+                return Ok(MOVING);
+            }
+            Action::Pause | Action::Resume => {
+                let (backend, name) = (Arc::clone(&house.backend), cell.clone());
+                let pause = action == Action::Pause;
+                blocking(move || backend.pause(&name, pause)).await?;
+            }
+            Action::Sweep => {
+                let (backend, name) = (Arc::clone(&house.backend), cell.clone());
+                blocking(move || backend.sweep(&name)).await?;
+                if let CellName::Agent(slug) = cell {
+                    house.store.holder_lost(slug.clone(), None).await?;
+                    house.work.bump();
+                    house.deadlines_changed.notify_one();
+                }
+            }
+            Action::Start(generation) => start(house, cell, generation).await?,
+        }
+    }
+    Ok(MOVING)
+}
+
+/// Why a cell is not started yet. The first time is entered in the log.
+async fn waits_for(
+    house: &Arc<House>,
+    cell: &CellName,
+    history: &History,
+) -> Result<Option<String>> {
+    let Some(current) = house.current() else {
+        return Ok(None);
+    };
+    let last = history.last_exit.as_ref();
+    let peak = last.and_then(|e| e.spent).map(|s| s.memory_peak);
+    let why = match lacks_others(house, &current, cell).await {
+        Some(why) => why,
+        None => match memory::of_plan(house, &current, cell, peak) {
+            Ok(()) => return Ok(None),
+            Err(why) => why,
+        },
+    };
+    let waited = {
+        let seen = house.seen.read().unwrap_or_else(PoisonError::into_inner);
+        seen.get(cell).is_some_and(|s| s.waits.is_some())
+    };
+    if !waited {
+        let note = Note {
+            actor: Principal::House,
+            action: "cell.waits".to_owned(),
+            entity: cell.to_string(),
+            detail: json!({ "why": why }),
+        };
+        house.store.append(note).await?;
+    }
+    Ok(Some(why))
+}
+
+/// What a service needs and what is not well yet.
+async fn lacks_others(house: &House, current: &Current, cell: &CellName) -> Option<String> {
+    let CellName::Service(slug) = cell else {
+        return None;
+    };
+    for needed in &current.house.services.get(slug)?.needs {
+        if let Some(why) = views::not_well(house, current, needed).await {
+            return Some(format!("it needs another: {why}"));
+        }
+    }
+    None
+}
+
+async fn look(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<Observed> {
+    let (backend, name): (Arc<dyn Backend>, CellName) = (Arc::clone(&house.backend), cell.clone());
+    let (observed, record) =
+        blocking(move || Ok((backend.observe(&name)?, backend.record(&name)?))).await?;
+    seen.record = record;
+    Ok(observed)
+}
+
+fn resting(observed: &Observed) -> Duration {
+    match observed {
+        Observed::Running {
+            ready: true,
+            stopping: false,
+            ..
+        }
+        | Observed::Nothing => IDLE,
+        Observed::Running { .. } | Observed::Exited(_) | Observed::Orphaned { .. } => MOVING,
+    }
+}
+
+async fn start(house: &Arc<House>, cell: &CellName, generation: Generation) -> Result<()> {
+    let Some(current) = house.current() else {
+        return Ok(());
+    };
+    let Some(spec) = specs::cell_spec(house, &current, cell)? else {
+        return Ok(());
+    };
+    let backend = Arc::clone(&house.backend);
+    // A failed start leaves an exit record; the next look finds it and backs off.
+    let outcome = blocking(move || backend.start(&spec, generation)).await;
+    if let Err(error) = outcome {
+        tracing::warn!(%cell, error = error.chain(), "the cell did not start");
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Writes a changed history with the entry that explains it.
+async fn remember(house: &House, cell: &CellName, old: &History, new: &History) -> Result<()> {
+    let note = |action: &str, detail| {
+        Some(Note {
+            actor: Principal::House,
+            action: action.to_owned(),
+            entity: cell.to_string(),
+            detail,
+        })
+    };
+    let entry = if new.last_exit != old.last_exit {
+        let exit = new.last_exit.as_ref();
+        note(
+            "cell.exit",
+            json!({ "exit": exit.map(|e| e.exit.to_string()), "generation": exit.map(|e| e.generation), "failures": new.failures }),
+        )
+    } else if new.generation != old.generation {
+        note(
+            "cell.start",
+            json!({ "generation": new.generation, "restarts": new.restarts }),
+        )
+    } else {
+        None
+    };
+    let change = CellChange {
+        wish: None,
+        history: Some((new.clone(), entry)),
+    };
+    Ok(house.store.set_cell(cell.clone(), change).await?)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> abbey_cells::Result<T> + Send + 'static,
+) -> Result<T> {
+    use abbey_api::Problem;
+    use abbey_model::FaultKind;
+    let joined = tokio::task::spawn_blocking(work).await;
+    Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
+}

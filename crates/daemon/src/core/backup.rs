@@ -1,0 +1,136 @@
+//! Backups of a house: its state and its agents' files in one archive, without credentials.
+
+use crate::boot::house::House;
+use crate::core::error::{Error, Result};
+use crate::core::home::{Home, publish};
+use abbey_api::{BackupDoc, Problem, VERSION};
+use abbey_cells::hostd::Operation;
+use abbey_model::FaultKind;
+use abbey_store::{Options, Sqlite, Storage, SystemClock};
+use abbey_support::file;
+use std::fs;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Writes a backup while the house runs; published by rename.
+pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
+    if !to.is_absolute() {
+        return Err(Problem::new(
+            FaultKind::Invalid,
+            "a backup is written to an absolute path",
+        )
+        .into());
+    }
+    if to.exists() {
+        return Err(Problem::new(
+            FaultKind::Conflict,
+            format!("`{}` exists already; choose another name", to.display()),
+        )
+        .into());
+    }
+    let database = to.with_extension("db.partial");
+    house.store.backup(database.clone()).await?;
+    let hostd = Arc::clone(&house.hostd);
+    let (target, copy) = (to.to_owned(), database.clone());
+    let packed = tokio::task::spawn_blocking(move || -> Result<String> {
+        let hash = hash_of(&copy)?;
+        let temporary = target.with_extension("tar.partial");
+        let file = fs::File::create(&temporary).map_err(Error::file("make", &temporary))?;
+        let broken = |e| Error::file("write", &temporary)(e);
+        // Agents' files are theirs, so hostd packs them; it leaves the end of the archive to us.
+        hostd.call(Operation::Pack { owner: None }, &[file.as_fd()])?;
+        let mut archive = tar::Builder::new(file);
+        archive
+            .append_path_with_name(&copy, "abbey.db")
+            .map_err(broken)?;
+        archive.into_inner().map_err(broken)?;
+        file::publish_finished(&temporary, &target, file::Sync::Entry)
+            .map_err(Error::file("publish", &target))?;
+        Ok(hash)
+    });
+    let outcome = packed
+        .await
+        .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
+    let _part_of_the_archive_now = fs::remove_file(&database);
+    let bytes = fs::metadata(to).map_err(Error::file("look at", to))?.len();
+    Ok(BackupDoc {
+        version: VERSION,
+        path: to.display().to_string(),
+        state_hash: outcome?,
+        bytes,
+    })
+}
+
+/// Digest of the state in a database file that nobody uses.
+fn hash_of(database: &Path) -> Result<String> {
+    let store = Sqlite::open(Options {
+        path: database.to_owned(),
+        clock: Arc::new(SystemClock::new()),
+        redactor: Arc::default(),
+        signing_key: [0; 32],
+        on_commit: Arc::new(|_| {}),
+        on_fatal: Box::new(|_| {}),
+    })?;
+    Ok(store.state_hash().wait()?)
+}
+
+/// Restores a backup into a home without state; the digest of what is there then.
+///
+/// # Errors
+/// When the home has state, the archive is not a backup, or a file cannot be written.
+pub fn restore(root: PathBuf, from: &Path) -> std::result::Result<String, Error> {
+    let home = Home::new(root);
+    home.prepare()?;
+    let _lock = home.lock()?;
+    if home.database().exists() {
+        let text = format!(
+            "`{}` has state already; restore into an empty home, or move that file away first",
+            home.root().display()
+        );
+        return Err(Problem::new(FaultKind::Conflict, text).into());
+    }
+    let file = fs::File::open(from).map_err(Error::file("open", from))?;
+    let not_ours = |why: String| Error::Damaged {
+        path: from.to_owned(),
+        why,
+    };
+    let mut archive = tar::Archive::new(file);
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_ownerships(rustix::process::geteuid().is_root());
+    let staged = home.root().join("abbey.db.restored");
+    let mut found = false;
+    for entry in archive.entries().map_err(|e| not_ours(e.to_string()))? {
+        let mut entry = entry.map_err(|e| not_ours(e.to_string()))?;
+        let path = entry
+            .path()
+            .map_err(|e| not_ours(e.to_string()))?
+            .into_owned();
+        if path == Path::new("abbey.db") {
+            let mut bytes = Vec::new();
+            entry
+                .read_to_end(&mut bytes)
+                .map_err(|e| not_ours(e.to_string()))?;
+            publish(&staged, &bytes, 0o600)?;
+            found = true;
+        } else if (path.starts_with("agents") || path == Path::new("hostd/claims.json"))
+            && (entry.header().entry_type().is_file() || entry.header().entry_type().is_dir())
+        {
+            // `unpack_in` refuses paths that lead out of the directory.
+            entry
+                .unpack_in(home.root())
+                .map_err(|e| not_ours(e.to_string()))?;
+        }
+    }
+    if !found {
+        return Err(not_ours("it holds no state of a house".to_owned()));
+    }
+    let hash = hash_of(&staged)?;
+    for extension in ["db.restored-wal", "db.restored-shm"] {
+        let _none = fs::remove_file(home.root().join("abbey").with_extension(extension));
+    }
+    file::publish_finished(&staged, &home.database(), file::Sync::Entry)
+        .map_err(Error::file("publish", home.database()))?;
+    Ok(hash)
+}

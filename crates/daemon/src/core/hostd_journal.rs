@@ -1,0 +1,103 @@
+//! What hostd did, taken from its journal into the chain. The journal is hostd's own and goes on
+//! without a control plane; how far it was taken is kept with the chain, in one transaction.
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use abbey_cells::hostd::Line;
+use abbey_model::Principal;
+use abbey_store::Note;
+use serde_json::json;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time between two looks at the size of the journal; nothing else is read when it did not grow.
+const LOOK: Duration = Duration::from_secs(1);
+/// Most bytes that are taken at once.
+const CHUNK: u64 = 256 << 10;
+
+/// Takes new lines until the house stops, and once more then.
+pub(crate) async fn run(house: Arc<House>) {
+    loop {
+        let stopped = tokio::select! {
+            () = house.stop.cancelled() => true,
+            () = tokio::time::sleep(LOOK) => false,
+        };
+        if let Err(error) = fold(&house).await {
+            tracing::warn!(
+                error = error.chain(),
+                "the journal of hostd could not be taken over"
+            );
+        }
+        if stopped {
+            return;
+        }
+    }
+}
+
+fn path(house: &House) -> PathBuf {
+    house.home.root().join("hostd/journal.jsonl")
+}
+
+/// Takes everything new, a bounded part at a time.
+pub(crate) async fn fold(house: &House) -> Result<()> {
+    loop {
+        let size = match std::fs::metadata(path(house)) {
+            Ok(meta) => meta.len(),
+            Err(_) => return Ok(()),
+        };
+        if size == house.journal.load(std::sync::atomic::Ordering::Relaxed) {
+            return Ok(());
+        }
+        let known = house.store.folded().await?;
+        // A journal that is shorter than what was taken is another one, of a restored house.
+        let from = if known > size { 0 } else { known };
+        let (notes, to) = read(house, from).unwrap_or_default();
+        if to > from {
+            house.store.fold(known, to, notes).await?;
+        }
+        house
+            .journal
+            .store(to.max(from), std::sync::atomic::Ordering::Relaxed);
+        if to <= from {
+            return Ok(());
+        }
+    }
+}
+
+/// Whole lines from a place on, as entries, and where they end.
+fn read(house: &House, from: u64) -> std::io::Result<(Vec<Note>, u64)> {
+    let mut file = File::open(path(house))?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(CHUNK).read_to_end(&mut bytes)?;
+    let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+    let text = String::from_utf8_lossy(&bytes[..end]);
+    let notes = text
+        .lines()
+        .map(|line| match serde_json::from_str::<Line>(line) {
+            Ok(line) => Note {
+                actor: Principal::House,
+                action: format!("hostd.{}", line.op),
+                entity: match line.subject.is_empty() {
+                    true => "hostd".to_owned(),
+                    false => line.subject.clone(),
+                },
+                detail: json!({
+                    "done_at": abbey_api::Time(line.at).to_string(),
+                    "outcome": line.outcome,
+                    "dry_run": line.dry_run,
+                    "caller": { "uid": line.uid, "pid": line.pid },
+                }),
+            },
+            Err(_) => Note {
+                actor: Principal::House,
+                action: "hostd.damaged".to_owned(),
+                entity: "hostd".to_owned(),
+                detail: json!({ "bytes": line.len() }),
+            },
+        });
+    Ok((notes.collect(), from + end as u64))
+}

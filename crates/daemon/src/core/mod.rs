@@ -1,0 +1,13 @@
+//! What every feature stands on: the home directory, the clock, errors, credentials, and the calls
+//! to the privileged helper.
+//!
+//! May import: other crates only. Never knows: cells, tasks, routes, or any other folder.
+
+pub(crate) mod backup;
+pub(crate) mod credentials;
+pub(crate) mod error;
+pub(crate) mod home;
+pub(crate) mod hostd;
+pub(crate) mod hostd_journal;
+#[cfg(test)]
+pub(crate) mod manual_clock;

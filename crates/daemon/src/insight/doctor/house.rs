@@ -1,0 +1,230 @@
+//! What the house stands on: its state, its helper, its host.
+
+use super::Checks;
+use crate::boot::house::House;
+use crate::core::error::Result;
+use abbey_engine::saga::State;
+use abbey_model::{CellKind, Metric};
+use abbey_plan::HostFacts;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Free space below which the state is in danger, bytes.
+const SPACE_LEAST: u64 = 64 << 20;
+/// Most that the house's clock may be ahead of the host's, milliseconds.
+const CLOCK_AHEAD_MOST: i64 = 2000;
+
+/// Checks of state and host; what the host says.
+pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<HostFacts> {
+    let mut add = |id: &str, good, severity: &str, text, remedy: &str| {
+        checks.add(id, good, severity, text, remedy);
+    };
+    let verdict = house.store.verify().await?;
+    add(
+        "activity_chain",
+        verdict.ok,
+        "fail",
+        match &verdict.why {
+            None => format!(
+                "{} entries verify, {} signed checkpoints",
+                verdict.entries, verdict.checkpoints
+            ),
+            Some(why) => format!(
+                "entry {} does not verify: {why}",
+                verdict.first_bad.unwrap_or(0)
+            ),
+        },
+        "keep the file as evidence and restore a backup from before that entry",
+    );
+    let accounts = house.store.budgets().await?;
+    let over = accounts
+        .iter()
+        .filter(|a| a.metric == Metric::Tokens && a.left() == Some(0) && a.limit != Some(0))
+        .count();
+    add(
+        "budgets",
+        over == 0,
+        "warn",
+        format!("{over} token budgets are used up"),
+        "raise them in the manifest, or wait for their reset (`abbey budget show`)",
+    );
+    let stat = rustix::fs::statvfs(house.home.root()).ok();
+    let free = stat.map_or(0, |s| s.f_bavail * s.f_frsize);
+    add(
+        "disk_space",
+        free >= SPACE_LEAST,
+        "fail",
+        format!("{} MiB are free for the state", free >> 20),
+        "free some space on that file system",
+    );
+    let mode = std::fs::metadata(house.home.operator_token())
+        .map_or(0o777, |m| m.permissions().mode() & 0o777);
+    add(
+        "operator_credential",
+        mode == 0o600,
+        "fail",
+        format!("the operator's credential has mode {mode:03o}"),
+        "chmod 600 the file `operator.token`",
+    );
+    let hostd = Arc::clone(&house.hostd);
+    let helper = crate::core::hostd::ask(move || Ok((hostd.hello()?, hostd.observe()?))).await;
+    add(
+        "hostd",
+        helper.is_ok(),
+        "fail",
+        match &helper {
+            Ok((hello, _)) if hello.privileged => {
+                format!("hostd answers as process {} with privilege", hello.pid)
+            }
+            Ok((hello, _)) => format!("hostd answers as process {} without privilege", hello.pid),
+            Err(error) => error.chain(),
+        },
+        "`abbey up` starts it again; cells go on without it",
+    );
+    let facts = helper.ok().map(|(_, facts)| facts).unwrap_or_default();
+    let limits = facts.no_limits.clone();
+    add(
+        "limits",
+        limits.is_none(),
+        "warn",
+        limits.map_or_else(
+            || "control groups enforce memory, CPU and processes".to_owned(),
+            |why| format!("limits cannot be enforced: {why}"),
+        ),
+        "run as root or delegate a control group",
+    );
+    let network = facts.no_network.clone();
+    add(
+        "network",
+        network.is_none(),
+        "warn",
+        network.map_or_else(
+            || "cells can have networks of their own".to_owned(),
+            |why| format!("cells have loopback and the egress proxy only: {why}"),
+        ),
+        "start the house as root, with nftables installed",
+    );
+    let uses = |kind: CellKind| {
+        let current = house.current();
+        current.is_some_and(|c| c.house.agents.values().any(|a| a.cell == kind))
+    };
+    let images = facts.images.len();
+    add(
+        "machines",
+        facts.no_machines.is_none() || !uses(CellKind::Microvm),
+        "warn",
+        match &facts.no_machines {
+            None => format!("microVMs can run; {images} images"),
+            Some(why) => format!("microVMs cannot run: {why}"),
+        },
+        "install what is missing, then `abbey image build`",
+    );
+    add(
+        "containers",
+        facts.no_containers.is_none() || !uses(CellKind::Container),
+        "warn",
+        match &facts.no_containers {
+            None => "containers can run".to_owned(),
+            Some(why) => format!("containers cannot run: {why}"),
+        },
+        "install what is missing, or use another kind of cell",
+    );
+    let skills = house.skills();
+    add(
+        "skills",
+        skills.invalid.is_empty(),
+        "warn",
+        match skills.invalid.first() {
+            None => format!("{} skills are valid", skills.all.len()),
+            Some(first) => first.clone(),
+        },
+        "`abbey skill check DIR` tells every mistake",
+    );
+    let stuck = house
+        .store
+        .open_sagas()
+        .await?
+        .into_iter()
+        .filter(|s| matches!(s.state, State::Stuck(_)))
+        .count();
+    add(
+        "sagas",
+        stuck == 0,
+        "fail",
+        format!("{stuck} sagas are stuck"),
+        "look at the log of the control plane, mend the cause, and apply the manifest again",
+    );
+    let uids = facts.uid_first.is_some();
+    add(
+        "users",
+        uids,
+        "warn",
+        if uids {
+            "each agent has a user of its own"
+        } else {
+            "agents share the user of the house"
+        }
+        .to_owned(),
+        "run the house as root for one user per agent",
+    );
+    add(
+        "control_plane",
+        true,
+        "info",
+        format!(
+            "{} model calls and {} skipped wakes since its start",
+            house.model_calls.load(Ordering::Relaxed),
+            house.wakes_skipped.load(Ordering::Relaxed)
+        ),
+        "",
+    );
+    clock(house, checks);
+    credentials(house, checks);
+    Ok(facts)
+}
+
+/// The store's clock follows the wall forwards and never backwards, so a wall that was set back is behind it.
+fn clock(house: &House, checks: &mut Checks) {
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let wall = wall.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    let ahead = house.store.now().0.saturating_sub(wall);
+    checks.add(
+        "clock",
+        ahead <= CLOCK_AHEAD_MOST,
+        "warn",
+        match ahead <= CLOCK_AHEAD_MOST {
+            true => "the host's clock and the house's agree".to_owned(),
+            false => format!(
+                "the host's clock is {} s behind the newest entry; the house's stands still until then",
+                ahead / 1000
+            ),
+        },
+        "set the host's clock right, by NTP if possible",
+    );
+}
+
+/// Every secret that the house itself must read.
+fn credentials(house: &House, checks: &mut Checks) {
+    let Some(current) = house.current() else {
+        return;
+    };
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for (subject, secret) in current.house.secrets() {
+        count += 1;
+        if let Err(why) = house.secret(secret, &current.base_dir) {
+            missing.push(format!("{subject}: {why}"));
+        }
+    }
+    checks.add(
+        "credentials",
+        missing.is_empty(),
+        "fail",
+        match missing.first() {
+            None => format!("{count} credentials can be read"),
+            Some(first) => first.clone(),
+        },
+        "put it where the manifest says, readable for the control plane's user",
+    );
+}

@@ -1,0 +1,178 @@
+//! Who works, and what is to come by itself.
+
+use super::Checks;
+use crate::boot::house::House;
+use crate::core::error::Result;
+use crate::insight::views;
+use crate::work::schedules;
+use abbey_model::{CellName, Millis};
+use abbey_plan::HostFacts;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How late a schedule may be before something is wrong.
+const LATE: Millis = Millis::from_secs(90);
+
+/// Agents and services as they are wanted, and their ports.
+pub(super) async fn agents(
+    house: &Arc<House>,
+    facts: &HostFacts,
+    checks: &mut Checks,
+) -> Result<()> {
+    for agent in views::fleet(house).await?.agents {
+        let wanted = matches!(
+            views::seen(house)
+                .get(&CellName::Agent(match agent.name.parse() {
+                    Ok(s) => s,
+                    Err(_) => continue,
+                }))
+                .map(|s| s.desired.clone()),
+            Some(abbey_engine::supervision::Desired::Up { .. })
+        );
+        let good = !wanted || matches!(agent.presence.as_str(), "ready" | "starting");
+        checks.add(
+            &format!("agent.{}", agent.name),
+            good,
+            "warn",
+            format!("{} is {}", agent.name, agent.presence),
+            &format!("`abbey why {}` explains it", agent.name),
+        );
+    }
+    for service in views::services(house).await?.services {
+        let good = service.healthy != Some(false) && service.presence != "degraded";
+        let why = service.waits.as_ref().or(service.trouble.as_ref());
+        let more = why.map_or_else(String::new, |w| format!(": {w}"));
+        checks.add(
+            &format!("service.{}", service.name),
+            good && why.is_none(),
+            "warn",
+            format!("{} is {}{more}", service.name, service.presence),
+            &format!("`abbey service logs {}` shows its output", service.name),
+        );
+    }
+    let current = house.current();
+    let mut taken = Vec::new();
+    let up = |cell: &CellName| {
+        let record = house.backend.record(cell).ok().flatten();
+        record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive))
+    };
+    if let Some(current) = &current {
+        let agents = current
+            .house
+            .agents
+            .keys()
+            .map(|a| (CellName::Agent(a.clone()), "door"));
+        let services = current
+            .house
+            .services
+            .keys()
+            .map(|s| (CellName::Service(s.clone()), "port"));
+        // Whoever is up has its port; what matters is who has those of the others.
+        for (cell, purpose) in agents.chain(services).filter(|(c, _)| !up(c)) {
+            let owner = match &cell {
+                CellName::Service(slug) => format!("service:{slug}"),
+                other => format!("agent:{}", other.slug()),
+            };
+            let port = current.port(&owner, purpose);
+            if let Some((port, holder)) = port.and_then(|p| Some((p, facts.ports.get(&p)?))) {
+                taken.push(format!("port {port} of {cell} is held by {holder}"));
+            }
+        }
+    }
+    checks.add(
+        "ports",
+        taken.is_empty(),
+        "fail",
+        match taken.first() {
+            None => "nobody else has a port of this house".to_owned(),
+            Some(first) => first.clone(),
+        },
+        "end the holder, or give the house other ports (`network.ports`)",
+    );
+    Ok(())
+}
+
+/// Schedules that should have fired.
+pub(super) async fn schedules(house: &Arc<House>, checks: &mut Checks) -> Result<()> {
+    let now = house.store.now();
+    let all = schedules::list(house).await?.schedules;
+    let late = all.iter().find_map(|s| {
+        let next = s.next_at.filter(|at| now.since(at.0) > LATE)?;
+        Some(format!("{} was due at {next}", s.name))
+    });
+    checks.add(
+        "schedules",
+        late.is_none(),
+        "warn",
+        late.unwrap_or_else(|| format!("{} schedules are on time", all.len())),
+        "look at the log of the control plane; `abbey schedule show NAME` tells what it did",
+    );
+    Ok(())
+}
+
+/// Longest list of models, bytes, and time for it.
+const MODELS_MAX: usize = 1 << 20;
+const MODELS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether the model servers of the house have the models that agents think with.
+pub(super) async fn models(house: &Arc<House>, checks: &mut Checks) {
+    let Some(current) = house.current() else {
+        return;
+    };
+    let sender = abbey_gateway::Sender::new();
+    for (name, provider) in &current.house.providers {
+        let abbey_plan::Endpoint::Service(service) = &provider.endpoint else {
+            continue;
+        };
+        let models = current
+            .house
+            .agents
+            .values()
+            .filter_map(|a| a.model.as_ref());
+        let wanted: BTreeSet<&str> = models
+            .filter(|m| m.provider == *name)
+            .map(|m| m.model.as_str())
+            .collect();
+        let at = abbey_plan::endpoint(&current.house, &current.registry, service);
+        let (Some(at), false) = (at, wanted.is_empty()) else {
+            continue;
+        };
+        // Source: OpenAI API, `GET /v1/models`; Ollama and llama.cpp answer it as well.
+        let url = format!("http://{at}/v1/models");
+        let answer = sender.get_json(&url, MODELS_WITHIN, MODELS_MAX).await;
+        let list = answer.ok().filter(|(status, _)| *status == 200);
+        let list = list.and_then(|(_, bytes)| serde_json::from_slice::<Value>(&bytes).ok());
+        let id = format!("models.{name}");
+        let Some(list) = list else {
+            let text = format!("`{service}` does not say which models it has");
+            let remedy = format!("`abbey service logs {service}` shows its output");
+            checks.add(&id, false, "warn", text, &remedy);
+            continue;
+        };
+        let has: BTreeSet<&str> = list["data"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|m| m["id"].as_str())
+            .collect();
+        let lacks: Vec<&str> = wanted.difference(&has).copied().collect();
+        let text = match lacks.is_empty() {
+            true => format!("`{service}` has every model that agents think with"),
+            false => {
+                let has: Vec<&str> = has.into_iter().take(20).collect();
+                format!(
+                    "`{service}` lacks {}; it has {}",
+                    lacks.join(", "),
+                    has.join(", ")
+                )
+            }
+        };
+        let remedy = format!(
+            "bring it there (for Ollama: `ollama pull {}`), or set another `model`",
+            lacks.join(" ")
+        );
+        checks.add(&id, lacks.is_empty(), "warn", text, &remedy);
+    }
+}

@@ -1,0 +1,164 @@
+//! Host facts that skills are granted, read here and never changed (but `backup`, which writes a
+//! copy of the state into the house's own directory).
+
+use crate::boot::house::House;
+use crate::cells::logs;
+use crate::core::backup;
+use crate::core::error::{Error, Result};
+use crate::insight::{reports, views};
+use crate::work::operations;
+use abbey_api::Problem;
+use abbey_model::{FaultKind, Slug};
+use serde_json::{Value, json};
+use std::fs;
+use std::sync::Arc;
+
+/// Most hits of a search.
+const HITS_MAX: usize = 50;
+/// Backups kept of those that the house made by itself.
+const BACKUPS_MAX: usize = 5;
+
+/// One fact.
+pub(crate) async fn fact(
+    house: &Arc<House>,
+    agent: &Slug,
+    name: &str,
+    args: &Value,
+) -> Result<Value> {
+    match name {
+        "disks" => Ok(json!({ "disks": disks() })),
+        "system" => Ok(system()),
+        "cells" => Ok(json!({ "agents": views::fleet(house).await?.agents })),
+        "services" => Ok(json!({ "services": views::services(house).await?.services })),
+        "logs" => Ok(search(house, args["query"].as_str().unwrap_or_default()).await),
+        "backup" => own_backup(house).await,
+        "firewall" => operations::firewall(house).await,
+        "zfs" => Ok(operations::zfs().await),
+        "report" => {
+            let asked = args["question"].as_str().filter(|q| !q.is_empty());
+            let name = match (asked.and_then(reports::route), args["name"].as_str()) {
+                (Some(found), _) => found,
+                (None, Some(name)) if !name.is_empty() => name.to_owned(),
+                (None, _) => "progress".to_owned(),
+            };
+            let language = reports::language_of(house, Some(agent));
+            let report = reports::make(house, &name, language).await?;
+            Ok(json!({ "text": reports::as_text(&report), "report": report }))
+        }
+        other => {
+            Err(Problem::new(FaultKind::NotFound, format!("there is no fact `{other}`")).into())
+        }
+    }
+}
+
+/// Mounted file systems that hold data, each once.
+pub(crate) fn disks() -> Vec<Value> {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut disks = Vec::new();
+    for line in table.lines() {
+        let mut fields = line.split(' ');
+        let (Some(device), Some(mount), Some(kind)) = (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let stored = device.starts_with("/dev/")
+            || matches!(
+                kind,
+                "zfs" | "btrfs" | "overlay" | "nfs" | "nfs4" | "virtiofs"
+            );
+        if !stored || !seen.insert(device.to_owned()) {
+            continue;
+        }
+        // The table escapes blanks in octal.
+        let path = mount.replace("\\040", " ");
+        let Ok(stat) = rustix::fs::statvfs(path.as_str()) else {
+            continue;
+        };
+        if stat.f_blocks > 0 {
+            disks.push(json!({
+                "mount": path, "device": device, "type": kind,
+                "total_bytes": stat.f_blocks * stat.f_frsize, "available_bytes": stat.f_bavail * stat.f_frsize,
+                "used_bytes": stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize,
+            }));
+        }
+    }
+    disks
+}
+
+fn system() -> Value {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = |key: &str| {
+        memory
+            .lines()
+            .find_map(|l| {
+                l.strip_prefix(key)?
+                    .trim()
+                    .split(' ')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .unwrap_or(0)
+    };
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: Vec<f64> = load
+        .split(' ')
+        .take(3)
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    json!({
+        "processors": std::thread::available_parallelism().map_or(1, usize::from),
+        "load": load,
+        "memory_total_bytes": kib("MemTotal:") * 1024,
+        "memory_available_bytes": kib("MemAvailable:") * 1024,
+        "uptime_s": uptime.split('.').next().and_then(|s| s.parse::<u64>().ok()).unwrap_or(0),
+    })
+}
+
+async fn search(house: &Arc<House>, query: &str) -> Value {
+    let root = house.home.root().join("logs");
+    let query = query.to_owned();
+    let hits = tokio::task::spawn_blocking(move || {
+        let mut hits = Vec::new();
+        for dir in fs::read_dir(root)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|e| e.path().is_dir())
+        {
+            let cell = dir.file_name().to_string_lossy().into_owned();
+            let lines = logs::tail(&dir.path(), 5000);
+            hits.extend(
+                lines
+                    .into_iter()
+                    .filter(|l| l.text.contains(&query))
+                    .map(|l| (l.at, cell.clone(), l.text)),
+            );
+        }
+        hits.sort_by_key(|hit: &(abbey_api::Time, String, String)| std::cmp::Reverse(hit.0));
+        hits.truncate(HITS_MAX);
+        hits
+    });
+    let hits = hits.await.unwrap_or_default();
+    json!({ "hits": hits.into_iter().map(|(at, cell, text)| json!({ "at": at, "cell": cell, "text": text })).collect::<Vec<_>>() })
+}
+
+async fn own_backup(house: &Arc<House>) -> Result<Value> {
+    let dir = house.home.backups();
+    let path = dir.join(format!("state-{:012}.tar", house.store.head()));
+    let mut old: Vec<_> = fs::read_dir(&dir)
+        .map_err(Error::file("list", &dir))?
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    old.sort();
+    let surplus = (old.len() + 1).saturating_sub(BACKUPS_MAX);
+    for path in old.into_iter().take(surplus) {
+        fs::remove_file(&path).map_err(Error::file("remove", path))?;
+    }
+    let _same_state = fs::remove_file(&path);
+    let done = backup::write(house, &path).await?;
+    serde_json::to_value(done).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()).into())
+}

@@ -1,0 +1,106 @@
+//! The org chart as it is declared, and what follows from it (S4-02, S2-32).
+
+use crate::boot::house::House;
+use abbey_api::{OrgDoc, OrgRow, VERSION};
+use abbey_model::Slug;
+use abbey_plan::Agent;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+type Agents = BTreeMap<Slug, Agent>;
+
+/// Everybody whom work of `from` can reach by being given on, at most `depth` times.
+fn reach(agents: &Agents, from: &Slug, depth: u32, without: Option<&Slug>) -> BTreeSet<Slug> {
+    let mut found = BTreeSet::new();
+    let mut queue = VecDeque::from([(from, 0)]);
+    while let Some((at, steps)) = queue.pop_front() {
+        let Some(agent) = agents.get(at).filter(|_| steps <= depth) else {
+            continue;
+        };
+        let next = agents
+            .keys()
+            .filter(|to| *to != from && Some(*to) != without && agent.delegates.reaches(to));
+        for to in next {
+            if found.insert(to.clone()) {
+                queue.push_back((to, steps + 1));
+            }
+        }
+    }
+    found
+}
+
+/// The chart, a superior before those below it.
+fn ordered(agents: &Agents) -> Vec<(u32, &Agent)> {
+    let mut rows = Vec::new();
+    let mut stack: Vec<(u32, &Agent)> = agents
+        .values()
+        .rev()
+        .filter(|a| a.reports_to.is_none())
+        .map(|a| (1, a))
+        .collect();
+    while let Some((depth, agent)) = stack.pop() {
+        let below = agents.values().rev();
+        let below = below.filter(|a| a.reports_to.as_ref() == Some(&agent.slug));
+        stack.extend(below.map(|a| (depth + 1, a)));
+        rows.push((depth, agent));
+    }
+    rows
+}
+
+/// What a careful reader of the chart would notice.
+fn findings(agents: &Agents, depth: u32) -> Vec<String> {
+    let mut findings = Vec::new();
+    for agent in agents.values() {
+        // Without it, who is reached by nobody any more, though somebody reached them before?
+        let reached = |without: Option<&Slug>| -> BTreeSet<Slug> {
+            let from = agents.keys().filter(|s| Some(*s) != without);
+            from.flat_map(|s| reach(agents, s, depth, without))
+                .collect()
+        };
+        let mut lost = &reached(None) - &reached(Some(&agent.slug));
+        lost.remove(&agent.slug);
+        if !lost.is_empty() {
+            let names: Vec<&str> = lost.iter().map(Slug::as_str).collect();
+            findings.push(format!(
+                "{} is a single point of failure: without it nobody can give work to {}",
+                agent.slug,
+                names.join(", ")
+            ));
+        }
+    }
+    findings
+}
+
+pub(crate) fn document(house: &House) -> OrgDoc {
+    let current = house.current();
+    let empty = Agents::new();
+    let agents = current.as_ref().map_or(&empty, |c| &c.house.agents);
+    let depth = current.as_ref().map_or(0, |c| c.house.delegation.0);
+    let names = |slugs: &mut dyn Iterator<Item = &Slug>| slugs.map(ToString::to_string).collect();
+    let row = |(depth_of, agent): (u32, &Agent)| OrgRow {
+        name: agent.slug.to_string(),
+        role: agent.role.clone(),
+        reports_to: agent.reports_to.as_ref().map(ToString::to_string),
+        depth: depth_of,
+        delegates_to: names(
+            &mut agents
+                .keys()
+                .filter(|to| **to != agent.slug && agent.delegates.reaches(to)),
+        ),
+        asks: names(
+            &mut agents
+                .keys()
+                .filter(|to| **to != agent.slug && agent.asks.reaches(to)),
+        ),
+        reaches: names(&mut reach(agents, &agent.slug, depth, None).iter()),
+        relations: agent
+            .relations
+            .iter()
+            .map(|(kind, whom)| ((*kind).to_owned(), names(&mut whom.iter())))
+            .collect(),
+    };
+    OrgDoc {
+        version: VERSION,
+        agents: ordered(agents).into_iter().map(row).collect(),
+        findings: findings(agents, depth),
+    }
+}

@@ -1,0 +1,253 @@
+//! Reports in three parts: what was observed, what that means, and what an operator might do (S4-31, S2-30). Each is
+//! a pure function of what probes and rows say; a probe that failed leaves its part empty, and the report says so.
+//! What it says is put into words last, in the language of whoever reads it (S1-22).
+
+mod day;
+mod metrics;
+mod route;
+mod state;
+
+pub(crate) use route::route;
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use crate::insight::{doctor, facts, skill_costs, views};
+use abbey_api::{Finding, Observation, Problem, ReportDoc, Time, VERSION};
+use abbey_model::{CellName, FaultKind, Millis, Slug, Timestamp, Wish};
+use abbey_store::{Entry, TaskFilter, TaskRow};
+use abbey_words::{Language, Text};
+use std::sync::{Arc, PoisonError};
+
+/// Every report, with the text that says what it is about.
+pub(crate) const NAMES: [(&str, &str); 9] = [
+    ("status", "about-status"),
+    ("disk", "about-disk"),
+    ("budget", "about-budget"),
+    ("tokens", "about-tokens"),
+    ("policy", "about-policy"),
+    ("tests", "about-tests"),
+    ("progress", "about-progress"),
+    ("skills", "about-skills"),
+    ("metrics", "about-metrics"),
+];
+/// Time that `progress`, `tokens`, `tests` and `metrics` look back.
+const WINDOW: Millis = Millis::from_secs(86_400);
+/// Time that `skills` looks back.
+const WEEK: Millis = Millis::from_secs(7 * 86_400);
+/// Most entries and tasks that are looked at.
+const LOOK_MAX: u32 = 1000;
+const PAGES_MAX: usize = 100;
+
+/// A report that is put together.
+#[derive(Default)]
+pub(crate) struct Report {
+    observed: Vec<(Text, Text)>,
+    findings: Vec<(&'static str, Text)>,
+    notes: Vec<(&'static str, Text)>,
+}
+
+impl Report {
+    pub(crate) fn saw(&mut self, label: Text, value: Text) {
+        self.observed.push((label, value));
+    }
+    pub(crate) fn means(&mut self, severity: &'static str, text: Text) {
+        self.findings.push((severity, text));
+    }
+    pub(crate) fn advise(&mut self, kind: &'static str, text: Text) {
+        self.notes.push((kind, text));
+    }
+    /// Puts it into words.
+    pub(crate) fn finish(mut self, name: &str, at: Timestamp, language: Language) -> ReportDoc {
+        if self.observed.is_empty() {
+            self.means("error", Text::new("nothing-observed"));
+        } else if self.findings.is_empty() {
+            self.means("info", Text::new("nothing-unusual"));
+        }
+        let finding = |(kind, text): &(&'static str, Text)| Finding {
+            kind: (*kind).to_owned(),
+            text: language.say(text),
+        };
+        let observation = |(label, value): &(Text, Text)| Observation {
+            label: language.say(label),
+            value: language.say(value),
+        };
+        ReportDoc {
+            version: VERSION,
+            name: name.to_owned(),
+            at: Time(at),
+            language: language.tag().to_owned(),
+            observed: self.observed.iter().map(observation).collect(),
+            interpretation: self.findings.iter().map(finding).collect(),
+            notes: self.notes.iter().map(finding).collect(),
+        }
+    }
+}
+
+/// A text of its own for a number.
+pub(crate) fn number(n: impl ToString) -> Text {
+    Text::plain(n.to_string())
+}
+
+/// A report as a text of its own, for people and agents to read.
+pub fn as_text(report: &ReportDoc) -> String {
+    use std::fmt::Write as _;
+    let language = Language::of(&report.language).unwrap_or_default();
+    let part = |id| language.say(&Text::new(id));
+    let head = Text::new("report-at")
+        .with("name", &report.name)
+        .with("at", report.at.to_string());
+    let mut text = format!(
+        "# {}\n\n## {}\n\n",
+        language.say(&head),
+        part("part-observed")
+    );
+    for line in &report.observed {
+        let _to_a_string = writeln!(text, "- {}: {}", line.label, line.value);
+    }
+    for (id, findings) in [
+        ("part-interpretation", &report.interpretation),
+        ("part-notes", &report.notes),
+    ] {
+        let _to_a_string = write!(text, "\n## {}\n\n", part(id));
+        for finding in findings {
+            let kind = match finding.kind.as_str() {
+                "info" => "kind-info",
+                "warn" => "kind-warn",
+                "error" => "kind-error",
+                "action" => "kind-action",
+                _ => "kind-note",
+            };
+            let _to_a_string = writeln!(text, "- {}: {}", part(kind), finding.text);
+        }
+    }
+    text
+}
+
+/// The language in which an agent's reports and notices are, and those of everybody where none is named.
+pub(crate) fn language_of(house: &House, agent: Option<&Slug>) -> Language {
+    let current = house.current();
+    let display = current.as_ref().and_then(|c| match agent {
+        Some(agent) => c.house.agents.get(agent)?.locale.display.clone(),
+        None => c.house.display.clone(),
+    });
+    display
+        .and_then(|tag| Language::of(&tag))
+        .unwrap_or_default()
+}
+
+/// Entries of the window, oldest first.
+async fn entries(house: &House, since: Timestamp) -> Result<Vec<Entry>> {
+    let mut all: Vec<Entry> = Vec::new();
+    let mut before = house.store.head();
+    for _ in 0..PAGES_MAX {
+        let after = before.saturating_sub(u64::from(LOOK_MAX));
+        let page = house.store.activity(after, LOOK_MAX).await?;
+        let page: Vec<Entry> = page.into_iter().filter(|e| e.seq <= before).collect();
+        let reached = page.first().is_none_or(|e| e.at < since);
+        let fresh = page.into_iter().filter(|e| e.at >= since);
+        all.splice(0..0, fresh);
+        if reached || after == 0 {
+            break;
+        }
+        before = after;
+    }
+    Ok(all)
+}
+
+async fn tasks(house: &House) -> Result<Vec<TaskRow>> {
+    let filter = TaskFilter {
+        limit: LOOK_MAX,
+        ..TaskFilter::default()
+    };
+    Ok(house.store.tasks(filter).await?)
+}
+
+/// Makes a report.
+pub(crate) async fn make(house: &Arc<House>, name: &str, language: Language) -> Result<ReportDoc> {
+    let now = house.store.now();
+    let since = now + Millis(-WINDOW.0);
+    let report = match name {
+        "status" => state::status(&views::fleet(house).await?.agents, &tasks(house).await?),
+        "disk" => state::disk(&facts::disks()),
+        "budget" => state::budget(&house.store.budgets().await?),
+        "tokens" => day::tokens(&house.store.usage_since(since).await?),
+        "policy" => match house.current() {
+            Some(current) => state::policy(&current.house),
+            None => Report::default(),
+        },
+        "tests" => {
+            let chain = house.store.verify().await?;
+            let checks = doctor::examine(house).await?.checks;
+            day::tests(&tasks(house).await?, &checks, &chain, since)
+        }
+        "progress" => day::progress(&tasks(house).await?, since),
+        "skills" => {
+            let since = now + Millis(-WEEK.0);
+            skill_costs::costs(&house.store.runs_since(since).await?)
+        }
+        "metrics" => {
+            let fleet = views::fleet(house).await?;
+            let current = house.current();
+            let uids: Vec<Option<u32>> = current
+                .iter()
+                .flat_map(|c| c.house.agents.keys().map(|s| c.uid(&format!("agent:{s}"))))
+                .collect();
+            let shared = uids.iter().filter(|u| u.is_none()).count();
+            let seen = metrics::Seen {
+                agents: &fleet.agents,
+                resting: resting(house),
+                tasks: &tasks(house).await?,
+                entries: &entries(house, since).await?,
+                conflicts: conflicts(house).await?,
+                // One alone shares with nobody.
+                shared: if shared > 1 { shared as u64 } else { 0 },
+            };
+            metrics::metrics(&seen, since, now)
+        }
+        other => {
+            let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+            return Err(
+                Problem::new(FaultKind::NotFound, format!("there is no report `{other}`"))
+                    .remedy(format!("there are {}", names.join(", ")))
+                    .into(),
+            );
+        }
+    };
+    Ok(report.finish(name, now, language))
+}
+
+/// Agents that are down or held on somebody's wish.
+fn resting(house: &House) -> Vec<String> {
+    let wishes = house.wishes.read().unwrap_or_else(PoisonError::into_inner);
+    let of_agents = wishes.iter().filter_map(|(cell, wish)| match cell {
+        CellName::Agent(slug) => Some((slug, wish)),
+        _ => None,
+    });
+    of_agents
+        .filter(|(_, wish)| **wish != Wish::Up)
+        .map(|(slug, _)| slug.to_string())
+        .collect()
+}
+
+/// Ports of the plan on which somebody listens while their owner is down.
+async fn conflicts(house: &Arc<House>) -> Result<u64> {
+    let Some(current) = house.current() else {
+        return Ok(0);
+    };
+    let hostd = Arc::clone(&house.hostd);
+    let host = crate::core::hostd::ask(move || hostd.observe()).await?;
+    let seen = views::seen(house);
+    let down = |owner: &str| {
+        let cell = owner.replacen(':', "-", 1);
+        seen.iter().any(|(name, s)| {
+            name.to_string() == cell && matches!(s.observed, abbey_model::Observed::Nothing)
+        })
+    };
+    let rows = current.registry.rows();
+    let held = rows.filter(|r| {
+        r.value
+            .parse::<u16>()
+            .is_ok_and(|p| host.ports.contains_key(&p))
+    });
+    Ok(held.filter(|r| down(&r.owner)).count() as u64)
+}

@@ -1,0 +1,717 @@
+//! From rows to documents.
+
+use crate::boot::house::{Current, House};
+use crate::cells::reconciler::Seen;
+use crate::core::error::Result;
+use abbey_agents::skill::{Program, Skill};
+use abbey_api::*;
+use abbey_engine::budget::Account;
+use abbey_engine::supervision;
+use abbey_engine::task::Phase;
+use abbey_model::{
+    BudgetState, CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState, WaitCode,
+};
+use abbey_store::{Entry, RunRow, TaskFilter, TaskRow};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// How long an answer of a probe and a reading of a control group stay good.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// Answers of probes and readings of control groups, each with its instant: many viewers cost the
+/// agents no more than one.
+#[derive(Debug, Default)]
+pub(crate) struct Readings {
+    probes: BTreeMap<(SocketAddrV4, u64), (Instant, bool)>,
+    usages: BTreeMap<i32, (Instant, abbey_cells::Usage)>,
+}
+
+async fn probe_fresh(house: &House, address: SocketAddrV4, path: &str, generation: u64) -> bool {
+    let key = (address, generation);
+    let known = {
+        let readings = house
+            .readings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        readings.probes.get(&key).copied()
+    };
+    if let Some((at, answer)) = known
+        && answer
+        && at.elapsed() < FRESH
+    {
+        return answer;
+    }
+    let answer = probe(address, path).await;
+    let mut readings = house
+        .readings
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    readings
+        .probes
+        .retain(|(a, g), _| *a != address || *g == generation);
+    readings.probes.insert(key, (Instant::now(), answer));
+    answer
+}
+
+fn usage_fresh(house: &House, record: &abbey_cells::Record) -> abbey_cells::Usage {
+    let key = record.shim.pid;
+    let mut readings = house
+        .readings
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, usage)) = readings.usages.get(&key)
+        && at.elapsed() < FRESH
+    {
+        return *usage;
+    }
+    let usage = abbey_cells::Groups::at(record.groups.clone()).usage();
+    readings
+        .usages
+        .retain(|_, (at, _)| at.elapsed() < FRESH * 20);
+    readings.usages.insert(key, (Instant::now(), usage));
+    usage
+}
+
+/// Longest wait for a probe.
+const PROBE: Duration = Duration::from_millis(400);
+
+fn on_loopback(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
+}
+
+pub(crate) fn seen(house: &House) -> BTreeMap<CellName, Seen> {
+    house
+        .seen
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+/// A real request, not only an open port, where a path says what to ask for.
+async fn probe(at: SocketAddrV4, path: &str) -> bool {
+    let Ok(Ok(stream)) = tokio::time::timeout(PROBE, TcpStream::connect(at)).await else {
+        return false;
+    };
+    if path.is_empty() {
+        return true;
+    }
+    let status = abbey_support::http::get_status(stream, path, PROBE).await;
+    status.is_ok_and(|s| s == 200)
+}
+
+pub(crate) async fn presence(
+    house: &House,
+    seen: Option<&Seen>,
+    at: Option<SocketAddrV4>,
+    path: Option<&str>,
+) -> (Presence, Option<bool>) {
+    let Some(seen) = seen else {
+        return (Presence::Unknown, None);
+    };
+    let running = matches!(
+        seen.observed,
+        Observed::Running {
+            ready: true,
+            stopping: false,
+            ..
+        }
+    );
+    let answers = match (running, at, path) {
+        (true, Some(at), Some(path)) => {
+            Some(probe_fresh(house, at, path, seen.history.generation.0).await)
+        }
+        _ => None,
+    };
+    let ingress = answers.unwrap_or(running);
+    (
+        supervision::presence(&seen.desired, &seen.observed, &seen.history, ingress),
+        answers,
+    )
+}
+
+pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
+    let Some(current) = house.current() else {
+        return Ok(FleetDoc {
+            version: VERSION,
+            house: String::new(),
+            generation: 0,
+            agents: Vec::new(),
+        });
+    };
+    let seen = seen(house);
+    let accounts = house.store.budgets().await?;
+    let running = house
+        .store
+        .tasks(TaskFilter {
+            states: vec![TaskState::Running],
+            limit: 10_000,
+            ..TaskFilter::default()
+        })
+        .await?;
+    let rows = current
+        .house
+        .agents
+        .keys()
+        .map(|slug| agent(house, &current, slug, &seen, &accounts, &running));
+    let agents = futures_util::future::join_all(rows).await;
+    Ok(FleetDoc {
+        version: VERSION,
+        house: current.house.name.to_string(),
+        generation: current.generation,
+        agents,
+    })
+}
+
+async fn agent(
+    house: &House,
+    current: &Current,
+    slug: &Slug,
+    seen: &BTreeMap<CellName, Seen>,
+    accounts: &[Account],
+    running: &[TaskRow],
+) -> AgentView {
+    let agent = &current.house.agents[slug];
+    let cell = CellName::Agent(slug.clone());
+    let owner = format!("agent:{slug}");
+    let door = current.port(&owner, "door");
+    let seen = seen.get(&cell);
+    // Behind walls the door is in the cell's own network: its shim, whose answer made it
+    // `Running`, serves both from one loop.
+    let walled = seen.is_some_and(|s| {
+        s.record
+            .as_ref()
+            .is_some_and(|r| r.walls.is_some() || r.machine || r.container)
+    });
+    let path = (!walled).then_some("/healthz");
+    let (mut presence, _) = presence(house, seen, door.map(on_loopback), path).await;
+    // A boot of an older plan is on its way down, whether or not somebody has come by yet.
+    if let Some(Observed::Running { spec, .. }) = seen.map(|s| &s.observed)
+        && let Some((wanted, _)) = current.applied.agents.get(slug)
+        && spec != wanted
+    {
+        presence = Presence::Stopping;
+    }
+    let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
+    let record = up.and_then(|s| s.record.as_ref());
+    let usage = record.map(|r| usage_fresh(house, r));
+    let account = accounts
+        .iter()
+        .find(|a| a.scope == Scope::Agent(slug.clone()) && a.metric == Metric::Tokens);
+    let ports = current
+        .registry
+        .rows()
+        .filter(|r| r.owner == owner)
+        .filter_map(|r| r.value.parse().ok());
+    AgentView {
+        name: slug.to_string(),
+        display_name: agent.display_name.clone(),
+        role: agent.role.clone(),
+        presence: presence.to_string(),
+        runtime: agent.runtime.name().to_owned(),
+        cell: agent.cell.to_string(),
+        isolated: agent.cell.isolates(),
+        generation: seen.map_or(0, |s| s.history.generation.0),
+        pid: record.and_then(|r| r.child.as_ref()).map(|c| c.pid),
+        address: match abbey_plan::subnet(&current.registry, &owner) {
+            Some(subnet) => Some(subnet.cell().to_string()),
+            None => door.map(|p| format!("127.0.0.1:{p}")),
+        },
+        ports: ports.collect(),
+        uptime_s: record.map(|r| house.store.now().since(r.started_at).0 / 1000),
+        restarts: seen.map_or(0, |s| s.history.restarts),
+        model: agent.model.as_ref().map(ToString::to_string),
+        task: running
+            .iter()
+            .find(|t| t.phase.lease().is_some_and(|l| l.holder == *slug))
+            .map(|t| format!("TASK-{}", t.number)),
+        budget: BudgetBrief {
+            limit: account.and_then(|a| a.limit),
+            spent: account.map_or(0, |a| a.spent),
+            reserved: account.map_or(0, |a| a.reserved),
+        },
+        memory_bytes: usage.map(|u| u.memory.0),
+        cpu_us: usage.map(|u| u.cpu_us),
+        reports_to: agent.reports_to.as_ref().map(ToString::to_string),
+        previous_model: current
+            .applied
+            .models
+            .get(slug)
+            .and_then(|(_, previous)| previous.clone()),
+        config: current.config(slug),
+        config_taken: house
+            .configs
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(slug)
+            .copied(),
+    }
+}
+
+/// Whether an agent uses a service: by its own word, or because its model is there.
+pub(crate) fn uses(plan: &abbey_plan::House, agent: &abbey_plan::Agent, service: &Slug) -> bool {
+    let model = agent.model.as_ref();
+    let provider = model.and_then(|m| plan.providers.get(&m.provider));
+    let thinks =
+        provider.is_some_and(|p| p.endpoint == abbey_plan::Endpoint::Service(service.clone()));
+    thinks || agent.uses.contains(service)
+}
+
+/// Why a service is not well, as far as the house knows: nothing, where it is.
+pub(crate) async fn not_well(house: &House, current: &Current, service: &Slug) -> Option<String> {
+    let declared = current.house.services.get(service)?;
+    let at = abbey_plan::endpoint(&current.house, &current.registry, service);
+    let seen = seen(house);
+    let seen = seen.get(&CellName::Service(service.clone()));
+    let running = declared.at.is_some()
+        || seen.is_some_and(|s| {
+            matches!(
+                s.observed,
+                Observed::Running {
+                    ready: true,
+                    stopping: false,
+                    ..
+                }
+            )
+        });
+    if !running {
+        return Some(format!("service `{service}` is not up"));
+    }
+    let (at, path) = at.zip(declared.probe())?;
+    match probe(at, path).await {
+        true => None,
+        false => Some(format!("service `{service}` does not answer")),
+    }
+}
+
+pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
+    let Some(current) = house.current() else {
+        return Ok(ServicesDoc {
+            version: VERSION,
+            services: Vec::new(),
+        });
+    };
+    let seen = seen(house);
+    let trouble = house
+        .consumers_trouble
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let mut services = Vec::new();
+    for (slug, service) in &current.house.services {
+        let at = abbey_plan::endpoint(&current.house, &current.registry, slug);
+        let seen = seen.get(&CellName::Service(slug.clone()));
+        let (presence, healthy) = match service.at {
+            // It runs outside the house, so the probe is all there is.
+            Some(at) => {
+                let path = service.probe().unwrap_or_default();
+                let answers = probe_fresh(house, at, path, 0).await;
+                let presence = if answers {
+                    Presence::Ready
+                } else {
+                    Presence::Down
+                };
+                (presence.to_string(), Some(answers))
+            }
+            None => {
+                let (presence, healthy) = presence(house, seen, at, service.probe()).await;
+                (presence.to_string(), healthy)
+            }
+        };
+        let record = seen
+            .filter(|s| matches!(s.observed, Observed::Running { .. }))
+            .and_then(|s| s.record.as_ref());
+        let used = |a: &&abbey_plan::Agent| uses(&current.house, a, slug);
+        services.push(ServiceView {
+            name: slug.to_string(),
+            presence,
+            healthy,
+            external: service.at.is_some(),
+            cell: match service.at {
+                Some(_) => "-".to_owned(),
+                None => service.cell.to_string(),
+            },
+            pid: record.and_then(|r| r.child.as_ref()).map(|c| c.pid),
+            port: at.map(|a| a.port()),
+            generation: seen.map_or(0, |s| s.history.generation.0),
+            restarts: seen.map_or(0, |s| s.history.restarts),
+            kind: service.kind.name().to_owned(),
+            waits: seen.and_then(|s| s.waits.clone()),
+            trouble: trouble.get(slug).cloned(),
+            consumers: current
+                .house
+                .agents
+                .values()
+                .filter(used)
+                .map(|a| a.slug.to_string())
+                .collect(),
+        });
+    }
+    Ok(ServicesDoc {
+        version: VERSION,
+        services,
+    })
+}
+
+pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWhyDoc> {
+    let current = house.current();
+    let agent = current.as_ref().and_then(|c| c.house.agents.get(slug));
+    let Some(agent) = agent else {
+        return Err(
+            Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")).into(),
+        );
+    };
+    let seen = seen(house);
+    let seen = seen.get(&CellName::Agent(slug.clone()));
+    let door = current
+        .as_ref()
+        .and_then(|c| c.port(&format!("agent:{slug}"), "door"));
+    // Behind walls the door is in the cell's own network: its shim, whose answer made it
+    // `Running`, serves both from one loop.
+    let walled = seen.is_some_and(|s| {
+        s.record
+            .as_ref()
+            .is_some_and(|r| r.walls.is_some() || r.machine || r.container)
+    });
+    let path = (!walled).then_some("/healthz");
+    let (presence, _) = presence(house, seen, door.map(on_loopback), path).await;
+    let mut reasons = Vec::new();
+    let mut say = |code: &str, text: String| {
+        reasons.push(Reason {
+            code: code.to_owned(),
+            text,
+        })
+    };
+    let drained = house
+        .draining
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .contains(slug);
+    if drained {
+        let text =
+            format!("it is offered no more work, as it was to go; `abbey start {slug}` ends that");
+        say("draining", text);
+    }
+    if let Some(seen) = seen {
+        if let Some(error) = &seen.error {
+            say("cannot_reconcile", error.clone());
+        }
+        if let Some(why) = &seen.waits {
+            say("no_room", why.clone());
+        }
+        match &seen.observed {
+            Observed::Running { ready: true, .. } => {
+                say("up", format!("boot {} is up", seen.history.generation.0))
+            }
+            Observed::Running { .. } => say(
+                "not_ready",
+                "it has not announced that it is ready".to_owned(),
+            ),
+            _ if matches!(seen.desired, supervision::Desired::Down) => say(
+                "stopped",
+                format!("it is not wanted up; `abbey start {slug}` starts it"),
+            ),
+            _ => say("down", "it is wanted up and does not run".to_owned()),
+        }
+        if seen.history.failures > 0 {
+            say(
+                "failures",
+                format!("{} failures in a row", seen.history.failures),
+            );
+        }
+    } else {
+        say("unknown", "it has not been looked at yet".to_owned());
+    }
+    if !agent.cell.isolates() {
+        say(
+            "not_isolated",
+            format!("its cell `{}` is not a boundary", agent.cell),
+        );
+    }
+    let exit = seen.and_then(|s| s.history.last_exit.as_ref());
+    let in_force = seen
+        .and_then(|s| s.record.as_ref())
+        .and_then(|r| r.in_force);
+    Ok(AgentWhyDoc {
+        version: VERSION,
+        agent: slug.to_string(),
+        presence: presence.to_string(),
+        reasons,
+        last_exit: exit.map(|e| e.exit.to_string()),
+        last_exit_at: exit.map(|e| e.ended_at.into()),
+        failures: seen.map_or(0, |s| s.history.failures),
+        next_retry: seen.and_then(|s| s.history.retry_at).map(Time),
+        limits_in_force: in_force.and_then(|l| serde_json::to_value(l).ok()),
+    })
+}
+
+pub(crate) fn task(house: &House, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
+    let (verified, waiting_for) = match &row.phase {
+        Phase::Done { verified } => (Some(verified.to_string()), None),
+        Phase::Unverified => (Some("unverified".to_owned()), None),
+        Phase::Parked { reasons } => (None, reasons.first().map(|r| r.text.clone())),
+        Phase::Ready { candidates } => (None, Some(format!("a claim by {}", join(candidates)))),
+        Phase::Running { lease } => (
+            None,
+            Some(format!(
+                "{}, until {} unless renewed",
+                lease.holder,
+                Time(lease.expires_at)
+            )),
+        ),
+        Phase::Pending { not_before } => (
+            None,
+            Some(format!("its next attempt at {}", Time(*not_before))),
+        ),
+        Phase::Blocked { on, why } => (None, Some(format!("{on}: {why}"))),
+        Phase::AwaitingApproval { approval, until } => (
+            None,
+            Some(format!("a yes to APPR-{approval}, until {}", Time(*until))),
+        ),
+        Phase::Failed { .. } | Phase::TimedOut | Phase::Cancelled => (None, None),
+    };
+    TaskView {
+        id: row.id.to_string(),
+        number: format!("TASK-{}", row.number),
+        title: row.text.clone(),
+        state: row.state().name().to_owned(),
+        assignee: row.assignee.as_ref().map(ToString::to_string),
+        priority: row.priority.to_string(),
+        author: row.author.to_string(),
+        attempts: row.attempts,
+        verified,
+        waiting_for,
+        skill: row.route.skill.clone(),
+        result: row.result.as_ref().map(|r| ResultView {
+            text: r.text.clone(),
+            source: r.source.to_string(),
+            data: r.data.clone(),
+        }),
+        failure: row.failure.clone(),
+        trace: house.traces.task(row),
+        link: row.link.as_ref().map(|l| LinkView {
+            parent: l.parent.map(|p| format!("TASK-{p}")),
+            root: format!("TASK-{}", l.root),
+            chain: l.chain.iter().map(ToString::to_string).collect(),
+            expects: l.expects.clone(),
+            deliver: l.deliver.to_string(),
+            due_at: l.due.map(Time),
+            step: l.step.clone(),
+            data: l.data.clone(),
+            evidence: l.evidence.iter().map(crate::work::evidence::view).collect(),
+        }),
+        runs,
+        revision: row.version,
+        created_at: row.created_at.into(),
+        updated_at: row.updated_at.into(),
+    }
+}
+
+fn join(slugs: &[Slug]) -> String {
+    slugs
+        .iter()
+        .map(Slug::as_str)
+        .collect::<Vec<_>>()
+        .join(" or ")
+}
+
+pub(crate) async fn task_doc(house: &House, row: TaskRow) -> Result<TaskDoc> {
+    let runs = house.store.runs(row.id).await?.iter().map(run).collect();
+    Ok(TaskDoc {
+        version: VERSION,
+        task: task(house, &row, runs),
+    })
+}
+
+pub(crate) fn run(row: &RunRow) -> RunView {
+    let known = row.usage_source != "unknown";
+    RunView {
+        id: row.id.to_string(),
+        state: row.state.to_string(),
+        reason: row.reason.map(|r| r.to_string()),
+        agent: row.agent.to_string(),
+        configured_model: row.configured_model.clone(),
+        effective_model: row.effective_model.clone(),
+        actual_model: row.actual_model.clone(),
+        usage: UsageView {
+            input: known.then_some(row.input),
+            output: known.then_some(row.output),
+            cached: known.then_some(row.cached),
+            source: row.usage_source.clone(),
+        },
+        cost_nano_usd: (!row.cost_unknown).then_some(row.cost_nano_usd),
+        charter_hash: row.charter_hash.clone(),
+        prompt_hash: row.facts.prompt_hash.clone(),
+        session: row
+            .facts
+            .session_start
+            .zip(row.facts.session_end)
+            .map(|(a, b)| vec![a, b]),
+        receipts: row.facts.receipts,
+        flagged: row.facts.flagged.unwrap_or(false),
+        started_at: row.started_at.into(),
+        ended_at: row.ended_at.map(Time),
+    }
+}
+
+pub(crate) async fn why_task(house: &Arc<House>, row: &TaskRow) -> Result<WhyDoc> {
+    let mut reasons = Vec::new();
+    let mut say = |code: WaitCode, text: String| {
+        reasons.push(Reason {
+            code: code.name().to_owned(),
+            text,
+        })
+    };
+    match &row.phase {
+        Phase::Pending { not_before } => {
+            let last = row
+                .failure
+                .as_deref()
+                .unwrap_or("the last attempt was interrupted");
+            say(
+                WaitCode::Backoff,
+                format!("next attempt at {}; {last}", Time(*not_before)),
+            );
+        }
+        Phase::Parked { reasons } => reasons.iter().for_each(|r| say(r.code, r.text.clone())),
+        Phase::Ready { candidates } => {
+            say(
+                WaitCode::Offered,
+                format!("offered to {}", join(candidates)),
+            );
+            let fleet = fleet(house).await?;
+            for agent in fleet
+                .agents
+                .iter()
+                .filter(|a| candidates.iter().any(|c| c.as_str() == a.name))
+            {
+                if agent.presence != "ready" {
+                    say(
+                        WaitCode::AgentDown,
+                        format!(
+                            "{} is {}; see `abbey why {}`",
+                            agent.name, agent.presence, agent.name
+                        ),
+                    );
+                } else if let Some(task) = &agent.task {
+                    say(
+                        WaitCode::AgentBusy,
+                        format!("{} works on {task}", agent.name),
+                    );
+                }
+            }
+        }
+        Phase::Running { lease } => {
+            say(
+                WaitCode::Leased,
+                format!(
+                    "{} works on it (run {}); its lease ends at {} unless renewed",
+                    lease.holder,
+                    lease.run,
+                    Time(lease.expires_at)
+                ),
+            );
+        }
+        Phase::Blocked { on, why } => say(
+            WaitCode::BlockedOn,
+            format!("{on} must act: {why}; then `abbey task retry` or the unblock route"),
+        ),
+        Phase::AwaitingApproval { approval, until } => say(
+            WaitCode::BlockedOn,
+            format!(
+                "it waits until {} for a yes to APPR-{approval}; `abbey approvals` shows it",
+                Time(*until)
+            ),
+        ),
+        Phase::Failed {
+            reason,
+            quarantined,
+        } => {
+            let text = row.failure.clone().unwrap_or_else(|| reason.to_string());
+            if *quarantined {
+                say(
+                    WaitCode::Quarantined,
+                    format!("gave up after {} attempts: {text}", row.attempts),
+                );
+            } else {
+                say(WaitCode::Terminal, format!("failed ({reason}): {text}"));
+            }
+        }
+        Phase::Done { verified } => {
+            say(WaitCode::Terminal, format!("done; verified by: {verified}"))
+        }
+        Phase::Unverified | Phase::TimedOut | Phase::Cancelled => {
+            say(WaitCode::Terminal, format!("it is {}", row.state()))
+        }
+    }
+    Ok(WhyDoc {
+        version: VERSION,
+        task: format!("TASK-{}", row.number),
+        state: row.state().to_string(),
+        reasons,
+    })
+}
+
+pub(crate) fn budget(accounts: &[Account]) -> Vec<BudgetScope> {
+    let state = |s: BudgetState| match s {
+        BudgetState::Unlimited => "unlimited",
+        BudgetState::Ok => "ok",
+        BudgetState::Warning => "warning",
+        BudgetState::Exhausted => "exhausted",
+    };
+    let view = |a: &Account| BudgetScope {
+        scope: a.scope.to_string(),
+        metric: a.metric.name().to_owned(),
+        window: a.window.name().to_owned(),
+        limit: a.limit,
+        spent: a.spent,
+        reserved: a.reserved,
+        state: state(a.state()).to_owned(),
+        resets_at: a.resets_at.map(Time),
+    };
+    accounts.iter().map(view).collect()
+}
+
+pub(crate) fn entry(entry: Entry) -> EntryView {
+    EntryView {
+        seq: entry.seq,
+        at: entry.at.into(),
+        actor: entry.actor,
+        action: entry.action,
+        entity: entry.entity,
+        detail: entry.detail,
+        prev: entry.prev,
+        hash: entry.hash,
+    }
+}
+
+pub(crate) fn skill(house: &House, skill: &Skill, score: Option<u32>) -> SkillView {
+    let owners = house.current().map_or_else(Vec::new, |c| {
+        c.house
+            .agents
+            .values()
+            .filter(|a| a.skills.contains(&skill.name))
+            .map(|a| a.slug.to_string())
+            .collect()
+    });
+    SkillView {
+        name: skill.name.clone(),
+        description: skill.description.clone(),
+        hash: skill.hash.clone(),
+        skill_version: skill.version.clone(),
+        owner: skill.owner.clone(),
+        tags: skill.tags.clone(),
+        program: skill.program.as_ref().map(|p| match p {
+            Program::Builtin(name) => format!("builtin:{name}"),
+            Program::File(path) => path.display().to_string(),
+        }),
+        patterns: skill.patterns.clone(),
+        args: skill.args.clone(),
+        grants: skill.grants.clone(),
+        risk: skill.risk.clone(),
+        agents: owners,
+        score,
+    }
+}

@@ -1,0 +1,73 @@
+//! The firewall as the control plane sees it: brought to the plan, kept only when the operator still
+//! gets in, and looked at again and again, since somebody else may flush it.
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use abbey_model::{Millis, Principal};
+use abbey_store::Note;
+use serde_json::json;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time in which the control plane must have shown that it is still reached.
+const CONFIRM_WITHIN: Millis = Millis::from_secs(10);
+/// Time between two looks. While no rule of the host changes, one costs a question to the kernel.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Brings the firewall to what the plan says; true when something had to be done.
+pub(crate) async fn raise(house: &House) -> Result<bool> {
+    let hostd = Arc::clone(&house.hostd);
+    let address = house.outside_address();
+    let contact = move || address.is_none_or(|a| TcpStream::connect(a).is_ok());
+    crate::core::hostd::ask(move || hostd.firewall(CONFIRM_WITHIN, &contact)).await
+}
+
+/// Whether anybody in the plan has a network.
+fn is_wanted(house: &House) -> bool {
+    let Some(current) = house.current() else {
+        return false;
+    };
+    current
+        .registry
+        .rows()
+        .any(|r| r.kind == abbey_plan::ResourceKind::Subnet)
+}
+
+/// Puts the table up again when somebody took it away, until the house stops.
+pub(crate) async fn run(house: Arc<House>) {
+    loop {
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        if !is_wanted(&house) {
+            continue;
+        }
+        // A plan that is being applied does it itself.
+        let Ok(_no_plan) = house.applying.try_lock() else {
+            continue;
+        };
+        match raise(&house).await {
+            Ok(false) => {}
+            // A command that came or went meanwhile changes the table as well.
+            Ok(true) if house.commands.any() => {}
+            Ok(true) => {
+                tracing::warn!("the firewall was not as it should be and stands again");
+                let note = Note {
+                    actor: Principal::House,
+                    action: "firewall.restored".to_owned(),
+                    entity: "house".to_owned(),
+                    detail: json!({}),
+                };
+                if let Err(error) = house.store.append(note).await {
+                    tracing::warn!(%error, "that could not be entered");
+                }
+            }
+            Err(error) => tracing::error!(
+                error = error.chain(),
+                "the firewall could not be looked at; no cell with a network starts until it can"
+            ),
+        }
+    }
+}

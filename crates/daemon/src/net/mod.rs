@@ -1,0 +1,7 @@
+//! The network of cells: the egress proxy, DNS, and the firewall.
+//!
+//! May import: `core`. Never knows: how cells are started, tasks, or routes.
+
+pub(crate) mod dns;
+pub(crate) mod egress;
+pub(crate) mod firewall;

@@ -1,0 +1,429 @@
+//! From a manifest to a plan in force.
+
+use crate::boot::house::{Current, House, to_allocation};
+use crate::cells::{provision, specs};
+use crate::core::error::{Error, Result};
+use abbey_api::{ManifestBody, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
+use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window, Wish};
+use abbey_plan::{
+    AgentBudget, Applied, Charter, Endpoint, Inventory, Note, Plan, Registry, ServiceKind,
+    Severity, templates,
+};
+use abbey_store::{BudgetLimit, CellChange, Commit};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Largest charter, bytes.
+const CHARTER_MAX: usize = 64 << 10;
+
+/// A manifest that parsed, with its plan.
+struct Planned {
+    house: abbey_plan::House,
+    plan: Plan,
+    charters: BTreeMap<Slug, String>,
+    based_on: Generation,
+    newest_uid: u32,
+}
+
+/// Plans and changes nothing.
+pub(crate) async fn dry_run(house: &Arc<House>, body: ManifestBody) -> Result<PlanDoc> {
+    let planned = prepare(house, &body).await?;
+    Ok(document(&planned.plan, false))
+}
+
+/// Plans and, if nothing speaks against it, makes the plan current. `seen` is the generation that
+/// the caller looked at.
+pub(crate) async fn apply(
+    house: &Arc<House>,
+    body: ManifestBody,
+    seen: Option<u64>,
+    who: Principal,
+) -> Result<PlanDoc> {
+    let _one_at_a_time = house.applying.lock().await;
+    let planned = prepare(house, &body).await?;
+    if let Some(seen) = seen
+        && seen != planned.based_on.0
+    {
+        let current = planned.based_on.0;
+        return Err(abbey_store::Error::Stale {
+            what: "the plan".to_owned(),
+            seen,
+            current,
+        }
+        .into());
+    }
+    if planned.plan.is_fatal() {
+        let fatal = planned
+            .plan
+            .notes
+            .iter()
+            .filter(|n| n.severity == Severity::Fatal);
+        let mut problem = Problem::new(
+            FaultKind::Conflict,
+            "the plan cannot be carried out on this host; nothing was changed",
+        );
+        problem.mistakes = fatal
+            .map(|n| format!("{}: {}", n.subject, n.text))
+            .collect();
+        return Err(problem.into());
+    }
+    house.reload_skills();
+    if !planned.plan.is_empty() {
+        commit(house, &planned, &body, who).await?;
+    }
+    crate::boot::serve::open_outside(house).await?;
+    provision::settle(house).await?;
+    house.admit_waiting().await?;
+    house.cells_changed.notify_one();
+    Ok(document(&planned.plan, true))
+}
+
+/// Enters every change of a model: who, why, from and to (S3-05).
+async fn note_models(
+    house: &Arc<House>,
+    before: &Applied,
+    planned: &Planned,
+    reason: Option<&str>,
+    who: &Principal,
+) -> Result<()> {
+    for (slug, (model, _)) in &planned.plan.applied.models {
+        let Some((old, _)) = before.models.get(slug).filter(|(old, _)| old != model) else {
+            continue;
+        };
+        let note = abbey_store::Note {
+            actor: who.clone(),
+            action: "agent.model".to_owned(),
+            entity: format!("agent-{slug}"),
+            detail: serde_json::json!({
+                "from": old,
+                "to": model,
+                "reason": reason,
+                "generation": planned.plan.generation,
+                "effective": "from its next run on",
+            }),
+        };
+        house.store.append(note).await?;
+    }
+    Ok(())
+}
+
+async fn commit(
+    house: &Arc<House>,
+    planned: &Planned,
+    body: &ManifestBody,
+    who: Principal,
+) -> Result<()> {
+    let before = house
+        .current()
+        .map(|c| c.applied.clone())
+        .unwrap_or_default();
+    let plan = &planned.plan;
+    let internal =
+        |e: serde_json::Error| Error::Problem(Problem::new(FaultKind::Internal, e.to_string()));
+    let commit = Commit {
+        generation: plan.generation.0,
+        based_on: planned.based_on.0,
+        actor: who.clone(),
+        manifest: body.manifest.clone(),
+        base_dir: body.base_dir.clone(),
+        applied: serde_json::to_value(&plan.applied).map_err(internal)?,
+        charters: serde_json::to_value(&planned.charters).map_err(internal)?,
+        steps: serde_json::to_value(&plan.steps).map_err(internal)?,
+        allocations: plan.registry.rows().map(to_allocation).collect(),
+        newest_uid: planned.newest_uid,
+        budgets: limits(&planned.house),
+        timezone: planned.house.budget.timezone.clone(),
+    };
+    abbey_cells::crash::point("plan.commit");
+    house.store.commit_generation(commit).await?;
+    abbey_cells::crash::point("plan.committed");
+    house.set_current(Current {
+        house: planned.house.clone(),
+        generation: plan.generation.0,
+        applied: plan.applied.clone(),
+        registry: plan.registry.clone(),
+        newest_uid: planned.newest_uid,
+        charters: planned.charters.clone(),
+        manifest: body.manifest.clone(),
+        base_dir: body.base_dir.clone(),
+    });
+    note_models(house, &before, planned, body.reason.as_deref(), &who).await?;
+    // Only what is new is wanted up by itself: an agent that was stopped stays stopped.
+    let known = house.store.cells().await?;
+    let agents = planned.house.agents.keys().cloned().map(CellName::Agent);
+    let services = planned
+        .house
+        .services
+        .keys()
+        .cloned()
+        .map(CellName::Service);
+    for cell in agents.chain(services).filter(|c| !known.contains_key(c)) {
+        let change = CellChange {
+            wish: Some((Wish::Up, None)),
+            history: None,
+        };
+        house.store.set_cell(cell, change).await?;
+    }
+    Ok(())
+}
+
+/// Parses a manifest; every mistake in one problem.
+pub(crate) fn parse(text: &str) -> std::result::Result<abbey_plan::House, Problem> {
+    abbey_plan::parse(text).map_err(|mistakes| {
+        let count = mistakes.len();
+        let mut problem = Problem::new(
+            FaultKind::Invalid,
+            format!(
+                "the manifest has {count} mistake{}",
+                if count == 1 { "" } else { "s" }
+            ),
+        );
+        problem.mistakes = mistakes.iter().map(ToString::to_string).collect();
+        problem
+    })
+}
+
+async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
+    let parsed = parse(&body.manifest)?;
+    let charters = charters(&parsed, body)?;
+    let current = house.current();
+    let hostd = Arc::clone(&house.hostd);
+    let mut host = crate::core::hostd::ask(move || hostd.observe()).await?;
+    let (generation, applied, registry, newest_uid) = match &current {
+        Some(c) => (
+            Generation(c.generation),
+            c.applied.clone(),
+            c.registry.clone(),
+            c.newest_uid,
+        ),
+        None => (Generation(0), Applied::default(), Registry::default(), 0),
+    };
+    // Ports that we hold are busy because of us.
+    for row in registry.rows() {
+        if let Ok(port) = row.value.parse::<u16>() {
+            host.ports.remove(&port);
+        }
+    }
+    let inventory = Inventory {
+        generation,
+        applied,
+        registry,
+        newest_uid,
+        host,
+        charters: charters.clone(),
+    };
+    let mut plan = abbey_plan::plan(&parsed, &inventory);
+    plan.notes
+        .extend(host_notes(house, &parsed, body, &inventory.host));
+    let uids = plan
+        .registry
+        .rows()
+        .filter(|r| r.purpose == "uid")
+        .filter_map(|r| r.value.parse().ok());
+    let newest_uid = uids.max().unwrap_or(0).max(newest_uid);
+    Ok(Planned {
+        house: parsed,
+        plan,
+        charters,
+        based_on: generation,
+        newest_uid,
+    })
+}
+
+/// What only the running house can check: secrets, programs, skills.
+fn host_notes(
+    house: &House,
+    parsed: &abbey_plan::House,
+    body: &ManifestBody,
+    host: &abbey_plan::HostFacts,
+) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let mut fatal = |subject: String, text: String| {
+        notes.push(Note {
+            severity: Severity::Fatal,
+            subject,
+            text,
+        })
+    };
+    for (subject, secret) in parsed.secrets() {
+        if let Err(text) = house.secret(secret, &body.base_dir) {
+            fatal(subject, text);
+        }
+    }
+    for (name, provider) in &parsed.providers {
+        if let Endpoint::Service(service) = &provider.endpoint
+            && parsed.services.get(service).is_some_and(|s| !s.shared)
+        {
+            fatal(
+                format!("provider:{name}"),
+                format!("its service `{service}` is not shared"),
+            );
+        }
+    }
+    for service in parsed.services.values() {
+        if service.at.is_some() {
+            continue;
+        }
+        let found = match service.kind {
+            ServiceKind::Command | ServiceKind::Tools => {
+                specs::find_command(&service.command, &body.base_dir).map(drop)
+            }
+            kind => abbey_services::found(kind.name()).map_err(|e| e.to_string()),
+        };
+        if let Err(text) = found {
+            fatal(format!("service:{}", service.slug), text);
+        }
+    }
+    let listen = parsed.listen.address;
+    let moved = house
+        .current()
+        .is_none_or(|c| c.house.listen.address != listen)
+        && house.listen_override.is_none();
+    if moved
+        && listen.port() != 0
+        && let Err(e) = std::net::TcpListener::bind(listen)
+    {
+        let holder = host.ports.get(&listen.port()).cloned();
+        let why = holder.map_or_else(|| e.to_string(), |h| format!("the port is held by {h}"));
+        fatal(
+            "listen".to_owned(),
+            format!(
+                "the outside door cannot listen on {listen}: {why}; stop the holder or set another `listen.address`"
+            ),
+        );
+    }
+    let skills = house.skills();
+    for agent in parsed.agents.values() {
+        for (name, schedule) in &agent.schedules {
+            // A skill that is not there at all is told below, with those of the agent.
+            if let abbey_plan::Does::Skill(skill, args) = &schedule.does
+                && let Some(found) = skills.all.get(skill)
+                && let Err(why) =
+                    abbey_agents::skill::check_args(&found.args, &serde_json::json!(args))
+            {
+                let text = format!("its schedule `{name}`: skill `{skill}`: {why}");
+                fatal(format!("agent:{}", agent.slug), text);
+            }
+            if let Err(why) = crate::work::schedules::timing(schedule, &parsed.budget.timezone) {
+                fatal(
+                    format!("agent:{}", agent.slug),
+                    format!("its schedule `{name}`: {why}"),
+                );
+            }
+        }
+    }
+    for agent in parsed.agents.values() {
+        for skill in agent.skills.iter().filter(|s| !skills.all.contains_key(*s)) {
+            fatal(
+                format!("agent:{}", agent.slug),
+                format!("there is no skill `{skill}`; `abbey skill list` shows all"),
+            );
+        }
+        for (name, wanted) in &agent.pins {
+            let is = skills
+                .all
+                .get(name)
+                .map(|s| s.version.as_deref().unwrap_or("none"));
+            if let Some(is) = is.filter(|is| *is != wanted.as_str()) {
+                let text = format!(
+                    "it has `{name}@{wanted}`, and the house has version {is} of it; look at what changed, then write that"
+                );
+                fatal(format!("agent:{}", agent.slug), text);
+            }
+        }
+    }
+    notes
+}
+
+fn charters(parsed: &abbey_plan::House, body: &ManifestBody) -> Result<BTreeMap<Slug, String>> {
+    let mut charters = BTreeMap::new();
+    let mut mistakes = Vec::new();
+    for agent in parsed.agents.values() {
+        let text = match &agent.charter {
+            Charter::Stock(name) => templates::find(name).map(|t| t.charter.to_owned()),
+            Charter::File(path) => body.charters.get(path).cloned(),
+        };
+        match text {
+            Some(text) if text.len() <= CHARTER_MAX => {
+                drop(charters.insert(agent.slug.clone(), text))
+            }
+            Some(_) => mistakes.push(format!(
+                "line {}: the charter of `{}` is larger than {CHARTER_MAX} bytes",
+                agent.line, agent.slug
+            )),
+            None => mistakes.push(format!(
+                "line {}: the charter of `{}` cannot be read",
+                agent.line, agent.slug
+            )),
+        }
+    }
+    if mistakes.is_empty() {
+        return Ok(charters);
+    }
+    let mut problem = Problem::new(FaultKind::Invalid, "charters are missing");
+    problem.mistakes = mistakes;
+    Err(problem.into())
+}
+
+/// Every limit of a house, and counters where there is none.
+fn limits(house: &abbey_plan::House) -> Vec<BudgetLimit> {
+    let mut limits = Vec::new();
+    let mut add = |scope: Scope, budget: &AgentBudget| {
+        let values = [
+            (Metric::Tokens, budget.tokens, true),
+            (Metric::NanoUsd, budget.nano_usd, true),
+            (Metric::Runs, budget.runs, true),
+            (Metric::Seconds, budget.seconds, false),
+        ];
+        for (metric, limit, always) in values {
+            if always || limit.is_some() {
+                let warn_percent = house.budget.warn_percent;
+                limits.push(BudgetLimit {
+                    scope: scope.clone(),
+                    metric,
+                    window: Window::Day,
+                    limit,
+                    warn_percent,
+                });
+            }
+        }
+    };
+    add(Scope::House, &house.budget.limits);
+    for agent in house.agents.values() {
+        add(Scope::Agent(agent.slug.clone()), &agent.budget);
+    }
+    limits
+}
+
+fn document(plan: &Plan, applied: bool) -> PlanDoc {
+    let severity = |s: Severity| match s {
+        Severity::Info => "info",
+        Severity::Warning => "warning",
+        Severity::Fatal => "fatal",
+    };
+    PlanDoc {
+        version: VERSION,
+        generation: plan.generation.0,
+        applied: applied && !plan.is_empty(),
+        steps: plan
+            .steps
+            .iter()
+            .map(|s| PlanStep {
+                id: s.id,
+                action: s.action.name().to_owned(),
+                resource: s.resource.clone(),
+                agent: s.agent.clone(),
+                detail: s.detail.clone(),
+            })
+            .collect(),
+        notes: plan
+            .notes
+            .iter()
+            .map(|n| PlanNote {
+                severity: severity(n.severity).to_owned(),
+                subject: n.subject.clone(),
+                text: n.text.clone(),
+            })
+            .collect(),
+    }
+}

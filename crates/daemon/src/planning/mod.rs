@@ -1,0 +1,5 @@
+//! From a manifest to the plan in force.
+//!
+//! May import: `work`, `cells`, `net`, `core`. Never knows: reports or routes.
+
+pub(crate) mod apply;

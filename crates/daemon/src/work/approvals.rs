@@ -1,0 +1,152 @@
+//! One inbox for everything that waits for a person's yes (S4-18).
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use abbey_api::{ApprovalBody, ApprovalView, ApprovalsDoc, Problem, Time, UseBody, VERSION};
+use abbey_engine::approval::{State, Verdict};
+use abbey_model::{FaultKind, LeaseToken, Millis, Principal, Slug, TaskRef};
+use abbey_store::{ApprovalRow, AskApproval, Asker, UseApproval};
+use std::sync::Arc;
+
+/// Time for an answer where none is given.
+const WITHIN: Millis = Millis::from_secs(24 * 3600);
+/// Longest and shortest time for one.
+const WITHIN_RANGE: (Millis, Millis) = (Millis::from_secs(1), Millis::from_secs(30 * 86_400));
+/// Longest name of an action, and most of its arguments, bytes.
+const ACTION_MAX: usize = 200;
+const ARGS_MAX: usize = 16 << 10;
+
+fn invalid(text: impl Into<String>) -> crate::core::error::Error {
+    Problem::new(FaultKind::Invalid, text.into()).into()
+}
+
+pub(crate) fn view(row: &ApprovalRow) -> ApprovalView {
+    let (task, agent) = match &row.asker {
+        Asker::Task { task, agent } => (format!("TASK-{task}"), agent.to_string()),
+        Asker::Workflow { run, step } => (format!("WF-{run}"), format!("step {step}")),
+    };
+    ApprovalView {
+        id: format!("APPR-{}", row.number),
+        task,
+        agent,
+        action: row.action.clone(),
+        args: row.args.clone(),
+        hash: row.hash.clone(),
+        why: row.why.clone(),
+        state: row.state.to_string(),
+        silence: match row.silence {
+            Verdict::Approve => "approve",
+            Verdict::Deny | Verdict::Revise => "deny",
+        }
+        .to_owned(),
+        expires_at: row.expires_at.into(),
+        decided_by: row.decided_by.clone(),
+        note: row.note.clone(),
+        created_at: row.created_at.into(),
+        decided_at: row.decided_at.map(Time),
+    }
+}
+
+/// `APPR-7`, or 7.
+pub(crate) fn number(text: &str) -> Result<u64> {
+    let digits = text.strip_prefix("APPR-").unwrap_or(text);
+    digits.parse().map_err(|_| {
+        Problem::new(
+            FaultKind::NotFound,
+            format!("there is no approval `{text}`"),
+        )
+        .remedy("`abbey approvals` lists those that wait")
+        .into()
+    })
+}
+
+pub(crate) async fn list(house: &House, all: bool) -> Result<ApprovalsDoc> {
+    let rows = house.store.approvals(None, all).await?;
+    Ok(ApprovalsDoc {
+        version: VERSION,
+        approvals: rows.iter().map(view).collect(),
+    })
+}
+
+/// The holder of a task asks.
+pub(crate) async fn ask(
+    house: &House,
+    agent: Slug,
+    right: (TaskRef, LeaseToken),
+    body: ApprovalBody,
+) -> Result<ApprovalView> {
+    let action = body.action.trim().to_owned();
+    if action.is_empty() || action.len() > ACTION_MAX {
+        return Err(invalid(format!(
+            "`action` says in 1 to {ACTION_MAX} bytes what is to be done"
+        )));
+    }
+    if body.args.to_string().len() > ARGS_MAX || body.why.len() > ARGS_MAX {
+        return Err(invalid(format!(
+            "`args` and `why` have at most {ARGS_MAX} bytes"
+        )));
+    }
+    let within = body.within_ms.map_or(WITHIN, Millis);
+    if within < WITHIN_RANGE.0 || within > WITHIN_RANGE.1 {
+        return Err(invalid("an answer has between a second and 30 days"));
+    }
+    let ask = AskApproval {
+        task: right.0,
+        agent,
+        token: right.1,
+        action,
+        args: body.args,
+        why: body.why,
+        within,
+        // Only whoever runs the house can make silence a yes.
+        silence: Verdict::Deny,
+    };
+    let row = house.store.ask_approval(ask).await?;
+    house.work.bump();
+    house.deadlines_changed.notify_one();
+    Ok(view(&row))
+}
+
+/// The holder of a task does now what was approved.
+pub(crate) async fn take(
+    house: &House,
+    agent: Slug,
+    token: LeaseToken,
+    number: u64,
+    body: UseBody,
+) -> Result<ApprovalView> {
+    let take = UseApproval {
+        number,
+        agent: agent.clone(),
+        token,
+        action: body.action.trim().to_owned(),
+        args: body.args,
+    };
+    Ok(view(&house.store.use_approval(take).await?))
+}
+
+/// The operator decides.
+pub(crate) async fn decide(
+    house: &Arc<House>,
+    number: u64,
+    verdict: Verdict,
+    note: Option<String>,
+) -> Result<ApprovalView> {
+    let decided = house
+        .store
+        .decide_approval(number, verdict, note, Principal::Operator);
+    let (row, task) = decided.await?;
+    if let Some(task) = task {
+        house.admit_again(&task).await?;
+    }
+    house.work.bump();
+    house.deadlines_changed.notify_one();
+    Ok(view(&row))
+}
+
+/// What an agent is told of its task's approvals, oldest first.
+pub(crate) async fn of_task(house: &House, task: u64) -> Result<Vec<ApprovalView>> {
+    let rows = house.store.approvals(Some(task), true).await?;
+    let told = |r: &&ApprovalRow| r.state != State::Pending;
+    Ok(rows.iter().rev().filter(told).map(view).collect())
+}

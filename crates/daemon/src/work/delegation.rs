@@ -1,0 +1,355 @@
+//! Work that one gives to another: checked against what was declared, entered as a task with its chain, and told
+//! to whoever is to hear of its end (S3-21 to S3-24).
+
+use crate::api_server::hooks;
+use crate::boot::house::{Current, House};
+use crate::core::error::Result;
+use crate::insight::reports;
+use abbey_api::{DelegateBody, Problem, TreeDoc, TreeRow, VERSION};
+use abbey_engine::authority::{self, Bounds};
+use abbey_engine::matcher::Match;
+use abbey_model::{
+    Amounts, FaultKind, Grant, LeaseToken, Millis, Principal, Priority, Recipient, Slug, TaskRef,
+    Tokens,
+};
+use abbey_store::{Added, Delegated, NewTask, Note, Notice, TaskRow};
+use abbey_words::Text;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Most fields that a hand-off can be asked to have.
+const FIELDS_MAX: usize = 32;
+/// Longest name of one, bytes.
+const FIELD_MAX: usize = 64;
+/// Longest time for a piece of work.
+const WITHIN_MAX: Millis = Millis::from_secs(30 * 86_400);
+/// Largest part of a result that is told to its recipient, bytes; the rest stays with the task.
+const TOLD_MAX: usize = 16 << 10;
+/// First and longest pause before a notice that could not be delivered is tried again.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+/// Safety net between two looks at what is to be told.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// How a colleague is turned to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// With work that they are to do.
+    Order,
+    /// With a question that they may answer as they see fit.
+    Ask,
+}
+
+fn invalid(text: impl Into<String>) -> Problem {
+    Problem::new(FaultKind::Invalid, text.into())
+}
+
+/// Gives work to an agent, in the name of whoever was authenticated. An agent gives on a piece of the task whose
+/// lease it shows.
+pub(crate) async fn give(
+    house: &Arc<House>,
+    who: &Principal,
+    (body, way): (&DelegateBody, Way),
+    parent: Option<(TaskRef, LeaseToken)>,
+    key: Option<String>,
+) -> Result<Added> {
+    let current = house.planned()?;
+    let text = body.text.trim();
+    if text.is_empty() || text.len() > 64 << 10 {
+        return Err(invalid("work has a text of 1 to 65536 bytes").into());
+    }
+    let to = recipient_of_work(&current, &body.to)?;
+    let grant = match who.agent() {
+        Some(from) => allowed(house, &current, from, &to, way).await?,
+        None => Grant::default(),
+    };
+    // What a colleague asks is data; only what may be ordered is an instruction.
+    let (text, data) = match way {
+        Way::Order => (text.to_owned(), Map::new()),
+        Way::Ask => {
+            let asked = [
+                ("from", who.to_string().into()),
+                ("question", text.to_owned().into()),
+            ];
+            let asked = asked.map(|(k, v): (&str, Value)| (k.to_owned(), v));
+            let text =
+                format!("A colleague asks you something; answer them as your charter says ({who})");
+            (text, asked.into_iter().collect())
+        }
+    };
+    let intake = house.intake(&text);
+    if !grant.skills.is_empty() {
+        let fits = matches!(&intake.fit, Match::One(found) if grant.skills.contains(&found.skill));
+        if !fits {
+            let names: Vec<&str> = grant.skills.iter().map(String::as_str).collect();
+            let text = format!(
+                "{who} may give {to} only work for the skills {}; this text fits none of them",
+                names.join(", ")
+            );
+            return Err(Problem::new(FaultKind::Forbidden, text).into());
+        }
+    }
+    let (depth, fan_out) = current.house.delegation;
+    let delegated = Delegated {
+        parent,
+        expects: fields(&body.expects)?,
+        within: within(body.deadline_ms)?,
+        deliver: deliver(&current, who, body.deliver.as_deref())?,
+        tokens: grant.tokens,
+        bounds: Bounds { depth, fan_out },
+        data,
+        ..Delegated::default()
+    };
+    let request = serde_json::to_vec(body).unwrap_or_default();
+    let new = NewTask {
+        text,
+        author: who.clone(),
+        assignee: Some(to),
+        // A lane before other work; age sees to it that nothing starves (S3-25).
+        priority: match way {
+            Way::Order => Priority::P1,
+            Way::Ask => Priority::P2,
+        },
+        budget: Amounts {
+            tokens: Tokens(body.tokens.unwrap_or(0)),
+            ..Amounts::default()
+        },
+        policy: None,
+        idempotency: key.map(|k| (k, abbey_support::digest::sha256_hex(&request))),
+        intake,
+        delegated: Some(delegated),
+    };
+    let added = house.store.add_task(new).await?;
+    house.work.bump();
+    house.deadlines_changed.notify_one();
+    Ok(added)
+}
+
+fn recipient_of_work(current: &Current, name: &str) -> Result<Slug> {
+    let found = name.parse::<Slug>().ok();
+    let found = found.filter(|s| current.house.agents.contains_key(s));
+    Ok(found.ok_or_else(|| {
+        Problem::new(FaultKind::NotFound, format!("there is no agent `{name}`"))
+            .remedy("`abbey ps` lists the agents")
+    })?)
+}
+
+/// What the edge between two agents grants; a refusal is entered in the log.
+async fn allowed(
+    house: &House,
+    current: &Current,
+    from: &Slug,
+    to: &Slug,
+    way: Way,
+) -> Result<Grant> {
+    let agents = &current.house.agents;
+    let own = agents.get(from).ok_or_else(|| {
+        Problem::new(
+            FaultKind::NotFound,
+            format!("agent `{from}` does not live here any more"),
+        )
+    })?;
+    let others = agents.iter().map(|(slug, agent)| (slug, &agent.delegates));
+    let right = match way {
+        Way::Order => authority::right(from, to, &own.delegates, others),
+        Way::Ask => authority::may_ask(from, to, &own.asks),
+    };
+    if let Err(refusal) = right {
+        let note = Note {
+            actor: Principal::Agent(from.clone()),
+            action: match way {
+                Way::Order => "task.delegate.refused",
+                Way::Ask => "task.ask.refused",
+            }
+            .to_owned(),
+            entity: format!("agent-{to}"),
+            detail: json!({ "why": refusal.to_string() }),
+        };
+        house.store.append(note).await?;
+        return Err(abbey_store::Error::Authority(refusal).into());
+    }
+    Ok(match way {
+        Way::Order => own.grants.get(to).cloned().unwrap_or_default(),
+        Way::Ask => Grant::default(),
+    })
+}
+
+fn fields(expects: &[String]) -> Result<Vec<String>> {
+    let plain = |f: &String| {
+        !f.is_empty() && f.len() <= FIELD_MAX && f.bytes().all(|b| b.is_ascii_graphic())
+    };
+    match expects.len() <= FIELDS_MAX && expects.iter().all(plain) {
+        true => Ok(expects.to_vec()),
+        false => Err(invalid(format!(
+            "`expects` names at most {FIELDS_MAX} fields, each 1 to {FIELD_MAX} plain characters"
+        ))
+        .into()),
+    }
+}
+
+fn within(ms: Option<i64>) -> Result<Option<Millis>> {
+    match ms {
+        None => Ok(None),
+        Some(ms) if ms > 0 && Millis(ms) <= WITHIN_MAX => Ok(Some(Millis(ms))),
+        Some(_) => Err(invalid("a deadline is more than nothing and at most 30 days").into()),
+    }
+}
+
+fn deliver(current: &Current, who: &Principal, text: Option<&str>) -> Result<Recipient> {
+    let recipient = match (text, who.agent()) {
+        (None, _) => Recipient::Kept,
+        (Some("me"), Some(agent)) => Recipient::Agent(agent.clone()),
+        (Some(text), _) => text.parse().map_err(invalid)?,
+    };
+    match &recipient {
+        Recipient::Agent(name) if !current.house.agents.contains_key(name) => {
+            Err(invalid(format!("the recipient `{recipient}` does not live here")).into())
+        }
+        _ => Ok(recipient),
+    }
+}
+
+/// The chain that a task is part of, as a tree.
+pub(crate) async fn tree(house: &House, task: TaskRef) -> Result<TreeDoc> {
+    let rows = house.store.tree(task).await?;
+    let row = |(depth, row): (u32, TaskRow)| TreeRow {
+        depth,
+        task: crate::insight::views::task(house, &row, Vec::new()),
+    };
+    Ok(TreeDoc {
+        version: VERSION,
+        rows: rows.into_iter().map(row).collect(),
+    })
+}
+
+/// Tells recipients of work that is over, until the house stops.
+pub(crate) async fn deliveries(house: Arc<House>) {
+    // A forge that does not answer takes its time; nobody in the house waits for that.
+    let far = |to: &Recipient| matches!(to, Recipient::Hook(_));
+    tokio::join!(
+        tell_those(&house, move |to| !far(to)),
+        tell_those(&house, far)
+    );
+}
+
+/// When a notice that could not be delivered is tried again, and after which pause.
+type Later = BTreeMap<u64, (Instant, Duration)>;
+
+async fn tell_those(house: &Arc<House>, mine: impl Fn(&Recipient) -> bool) {
+    let mut later = Later::new();
+    loop {
+        let changed = house.work.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if let Err(error) = tell_all(house, &mine, &mut later).await {
+            tracing::warn!(error = error.chain(), "a result could not be delivered");
+        }
+        let now = Instant::now();
+        let next = later.values().map(|(at, _)| at.duration_since(now)).min();
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = changed => {}
+            () = tokio::time::sleep(next.unwrap_or(LOOK).min(LOOK)) => {}
+        }
+    }
+}
+
+/// What cannot be delivered holds up no other, and is not tried at every turn.
+async fn tell_all(
+    house: &Arc<House>,
+    mine: &impl Fn(&Recipient) -> bool,
+    later: &mut Later,
+) -> Result<()> {
+    let mut failed = None;
+    let notices = house.store.outbox().await?;
+    later.retain(|task, _| notices.iter().any(|n| n.task == *task));
+    for notice in notices.iter().filter(|n| mine(&n.recipient)) {
+        let before = later.get(&notice.task).copied();
+        if before.is_some_and(|(at, _)| Instant::now() < at) {
+            continue;
+        }
+        match tell(house, notice).await {
+            Ok(()) => {
+                later.remove(&notice.task);
+                house.store.delivered(notice.task).await?;
+            }
+            Err(error) => {
+                let pause = before.map_or(AGAIN.0, |(_, p)| (p * 2).min(AGAIN.1));
+                later.insert(notice.task, (Instant::now() + pause, pause));
+                failed = Some(error);
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// What cannot be delivered is entered in the log, and stays with its task.
+pub(crate) async fn undeliverable(
+    house: &House,
+    row: &TaskRow,
+    recipient: &Recipient,
+    why: &str,
+) -> Result<()> {
+    let note = Note {
+        actor: Principal::House,
+        action: "delivery.failed".to_owned(),
+        entity: format!("TASK-{}", row.number),
+        detail: json!({ "recipient": recipient.to_string(), "why": why }),
+    };
+    house.store.append(note).await?;
+    Ok(())
+}
+
+/// What a task came to, in at most so many bytes as one is told.
+pub(crate) fn outcome(row: &TaskRow) -> String {
+    let said = match (&row.result, &row.failure) {
+        (Some(result), _) => result.text.clone(),
+        (None, Some(failure)) => failure.clone(),
+        (None, None) => String::new(),
+    };
+    let mut end = said.len().min(TOLD_MAX);
+    while !said.is_char_boundary(end) {
+        end -= 1;
+    }
+    said[..end].to_owned()
+}
+
+async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
+    let row = house.store.task(TaskRef::Number(notice.task)).await?;
+    let to = match &notice.recipient {
+        Recipient::Kept => return Ok(()),
+        Recipient::Hook(origin) => return hooks::report(house, origin, &row).await,
+        Recipient::Agent(to) => to,
+    };
+    let lives = house
+        .current()
+        .is_some_and(|c| c.house.agents.contains_key(to));
+    if !lives {
+        let why = "it does not live here any more; the result stays with the task";
+        return undeliverable(house, &row, &notice.recipient, why).await;
+    }
+    let by = row.assignee.as_ref().map_or("nobody", Slug::as_str);
+    let first = row.text.lines().next().unwrap_or_default();
+    let told = Text::new("notice-outcome")
+        .with("task", format!("TASK-{}", row.number))
+        .with("title", first)
+        .with("agent", by)
+        .with("state", row.state().name());
+    let language = reports::language_of(house, Some(to));
+    let text = format!("{}\n{}", language.say(&told), outcome(&row));
+    let new = NewTask {
+        priority: Priority::P1,
+        // Told once, however often it is tried.
+        idempotency: Some((
+            format!("deliver TASK-{}", row.number),
+            // The same, also when its reader has another language meanwhile.
+            abbey_support::digest::sha256_hex(outcome(&row).as_bytes()),
+        )),
+        ..house.work_for(to, text)
+    };
+    house.store.add_task(new).await?;
+    house.work.bump();
+    Ok(())
+}

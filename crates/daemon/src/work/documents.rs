@@ -1,0 +1,368 @@
+//! Shared documents: each has one writer, or is only added to, or is made from the state at every reading (S3-17,
+//! S3-26, S3-41). What an agent reads also lies in its `shared/`, where it cannot write.
+
+use crate::api_server::agent_api::Me;
+use crate::api_server::web::{Doc, Input, header};
+use crate::boot::house::House;
+use crate::cells::provision;
+use crate::core::error::Result;
+use crate::insight::reports;
+use abbey_api::{DocumentBody, DocumentDoc, DocumentView, DocumentsDoc, Problem, Time, VERSION};
+use abbey_cells::hostd::{FileEntry, FileName, Operation};
+use abbey_model::{CellName, FaultKind, Principal, Slug};
+use abbey_plan::{Document, DocumentKind};
+use abbey_store::{DocumentRow, WriteDocument};
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+type Shared = State<Arc<House>>;
+
+/// Longest text, bytes: all documents of a house together fit what a machine is told.
+const TEXT_MAX: usize = 32 << 10;
+/// Longest entry of a log, bytes.
+const ENTRY_MAX: usize = 4 << 10;
+/// Entries of a log that are shown.
+const ENTRIES_MAX: u32 = 500;
+/// How long what could not be brought to an agent waits.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Routes for the operator, behind the operator's credential.
+pub(crate) fn outside() -> Router<Arc<House>> {
+    async fn list_all(State(house): Shared) -> Result<Doc<DocumentsDoc>> {
+        list(&house, &Principal::Operator).await.map(Doc)
+    }
+    async fn show(
+        State(house): Shared,
+        Path(name): Path<String>,
+        Query(query): Query<Which>,
+    ) -> Result<Doc<DocumentDoc>> {
+        let shown = read(&house, &name, &Principal::Operator, query.version);
+        shown.await.map(Doc)
+    }
+    async fn put(
+        State(house): Shared,
+        Path(name): Path<String>,
+        headers: HeaderMap,
+        Input(body): Input<DocumentBody>,
+    ) -> Result<Doc<DocumentDoc>> {
+        let key = header(&headers, "idempotency-key").map(|k| format!("operator {k}"));
+        let written = write(&house, &name, Principal::Operator, body, key);
+        written.await.map(Doc)
+    }
+    Router::new()
+        .route("/api/v1/documents", get(list_all))
+        .route("/api/v1/documents/{document}", get(show).post(put))
+}
+
+/// Routes for agents, behind their credential.
+pub(crate) fn inside() -> Router<Arc<House>> {
+    async fn list_mine(
+        State(house): Shared,
+        Extension(Me(me)): Extension<Me>,
+    ) -> Result<Doc<DocumentsDoc>> {
+        list(&house, &Principal::Agent(me)).await.map(Doc)
+    }
+    async fn show(
+        State(house): Shared,
+        Extension(Me(me)): Extension<Me>,
+        Path(name): Path<String>,
+        Query(query): Query<Which>,
+    ) -> Result<Doc<DocumentDoc>> {
+        let me = Principal::Agent(me);
+        let shown = read(&house, &name, &me, query.version);
+        shown.await.map(Doc)
+    }
+    async fn put(
+        State(house): Shared,
+        Extension(Me(me)): Extension<Me>,
+        Path(name): Path<String>,
+        headers: HeaderMap,
+        Input(body): Input<DocumentBody>,
+    ) -> Result<Doc<DocumentDoc>> {
+        let key = header(&headers, "idempotency-key").map(|k| format!("{me} {k}"));
+        let written = write(&house, &name, Principal::Agent(me), body, key);
+        written.await.map(Doc)
+    }
+    Router::new()
+        .route("/api/v1/self/documents", get(list_mine))
+        .route("/api/v1/self/documents/{document}", get(show))
+        .route("/api/v1/self/documents/{document}", post(put))
+}
+
+#[derive(Deserialize)]
+struct Which {
+    version: Option<u64>,
+}
+
+fn reads(document: &Document, who: &Principal) -> bool {
+    match who {
+        Principal::Agent(agent) => document.read_by(agent),
+        _ => true,
+    }
+}
+
+/// A document that somebody reads; for everybody else it is not there.
+fn find(house: &House, name: &str, who: &Principal) -> Result<(Slug, Document)> {
+    let current = house.current();
+    let found = name.parse::<Slug>().ok().and_then(|slug| {
+        let document = current.as_ref()?.house.documents.get(&slug)?;
+        reads(document, who).then(|| (slug, document.clone()))
+    });
+    let missing = || {
+        Problem::new(
+            FaultKind::NotFound,
+            format!("there is no document `{name}`"),
+        )
+    };
+    Ok(found.ok_or_else(missing)?)
+}
+
+fn view(
+    house: &House,
+    name: &Slug,
+    document: &Document,
+    newest: Option<&DocumentRow>,
+) -> DocumentView {
+    let current = house.current();
+    let all = || current.iter().flat_map(|c| c.house.agents.keys());
+    let operator = || vec![Principal::Operator.to_string()];
+    let (kind, writers) = match &document.kind {
+        DocumentKind::Text(writer) => {
+            let named = writer.as_ref().map(|w| vec![w.to_string()]);
+            ("text", named.unwrap_or_else(operator))
+        }
+        DocumentKind::Log(_) => {
+            let named = all().filter(|a| document.written_by(a));
+            let named = named.map(ToString::to_string);
+            ("log", named.chain(operator()).collect())
+        }
+        DocumentKind::Report(_) => ("report", Vec::new()),
+    };
+    let readers = all().filter(|a| document.read_by(a));
+    DocumentView {
+        name: name.to_string(),
+        kind: kind.to_owned(),
+        writers,
+        readers: readers.map(ToString::to_string).collect(),
+        newest: newest.map_or(0, |n| n.version),
+        at: newest.map(|n| Time(n.at)),
+        author: newest.map(|n| n.author.to_string()),
+    }
+}
+
+async fn list(house: &Arc<House>, who: &Principal) -> Result<DocumentsDoc> {
+    let rows = house.store.documents().await?;
+    let current = house.current();
+    let declared = current.iter().flat_map(|c| &c.house.documents);
+    let shown = declared.filter(|(_, d)| reads(d, who)).map(|(name, d)| {
+        let newest = rows.iter().find(|r| r.name == *name);
+        view(house, name, d, newest)
+    });
+    Ok(DocumentsDoc {
+        version: VERSION,
+        documents: shown.collect(),
+    })
+}
+
+async fn read(
+    house: &Arc<House>,
+    name: &str,
+    who: &Principal,
+    version: Option<u64>,
+) -> Result<DocumentDoc> {
+    let (name, document) = find(house, name, who)?;
+    let (rows, text) = match &document.kind {
+        DocumentKind::Report(report) => {
+            let reader = match who {
+                Principal::Agent(agent) => Some(agent),
+                _ => None,
+            };
+            let language = reports::language_of(house, reader);
+            let report = reports::make(house, report, language).await?;
+            (Vec::new(), reports::as_text(&report))
+        }
+        kind => text_of(house, &name, kind, version.unwrap_or(u64::MAX)).await?,
+    };
+    if let Some(wanted) = version
+        && rows.first().is_none_or(|r| r.version != wanted)
+    {
+        let text = format!("document `{name}` has no version {wanted} any more, or not yet");
+        return Err(Problem::new(FaultKind::NotFound, text).into());
+    }
+    let newest = house.store.document(name.clone(), u64::MAX, 1).await?;
+    Ok(DocumentDoc {
+        version: VERSION,
+        shown: rows.first().map_or(0, |r| r.version),
+        document: view(house, &name, &document, newest.first()),
+        text,
+    })
+}
+
+async fn text_of(
+    house: &House,
+    name: &Slug,
+    kind: &DocumentKind,
+    through: u64,
+) -> Result<(Vec<DocumentRow>, String)> {
+    let limit = match kind {
+        DocumentKind::Log(_) => ENTRIES_MAX,
+        DocumentKind::Text(_) | DocumentKind::Report(_) => 1,
+    };
+    let rows = house.store.document(name.clone(), through, limit).await?;
+    let text = match kind {
+        DocumentKind::Log(_) => {
+            let lines = rows.iter().map(|row| {
+                let text = row.text.trim_end().replace('\n', "\n  ");
+                format!("{} {}: {text}\n", Time(row.at), row.author)
+            });
+            // As many of the newest as fit, the oldest of them first.
+            let mut room = TEXT_MAX;
+            let fitting = lines.take_while(|line| {
+                let fits = line.len() <= room;
+                room = room.saturating_sub(line.len());
+                fits
+            });
+            let mut lines: Vec<String> = fitting.collect();
+            lines.reverse();
+            lines.concat()
+        }
+        DocumentKind::Text(_) | DocumentKind::Report(_) => {
+            rows.first().map(|r| r.text.clone()).unwrap_or_default()
+        }
+    };
+    Ok((rows, text))
+}
+
+async fn write(
+    house: &Arc<House>,
+    name: &str,
+    who: Principal,
+    body: DocumentBody,
+    key: Option<String>,
+) -> Result<DocumentDoc> {
+    let (name, document) = find(house, name, &who)?;
+    let refuse = |kind, text: String| Problem::new(kind, format!("document `{name}`: {text}"));
+    let allowed = match (&document.kind, &who) {
+        (DocumentKind::Report(_), _) => {
+            let text = "it is made from the state, so nobody writes it".to_owned();
+            return Err(refuse(FaultKind::Forbidden, text).into());
+        }
+        (_, Principal::Agent(agent)) => document.written_by(agent),
+        (DocumentKind::Text(writer), _) => writer.is_none(),
+        (DocumentKind::Log(_), _) => true,
+    };
+    if !allowed {
+        let writers = view(house, &name, &document, None).writers.join(", ");
+        let text = format!("{who} does not write it; {writers} does");
+        return Err(refuse(FaultKind::Forbidden, text).into());
+    }
+    let (based_on, most) = match (&document.kind, body.seen) {
+        (DocumentKind::Log(_), None) => (None, ENTRY_MAX),
+        (DocumentKind::Log(_), Some(_)) => {
+            let text = "a log is added to, so `seen` has no meaning".to_owned();
+            return Err(refuse(FaultKind::Invalid, text).into());
+        }
+        (_, Some(seen)) => (Some(seen), TEXT_MAX),
+        (_, None) => {
+            let text = "`seen` is missing: the version that you read, 0 for none".to_owned();
+            return Err(refuse(FaultKind::Invalid, text).into());
+        }
+    };
+    if body.text.trim().is_empty() || body.text.len() > most {
+        let text = format!("a text has 1 to {most} bytes, this one {}", body.text.len());
+        return Err(refuse(FaultKind::Invalid, text).into());
+    }
+    let new = WriteDocument {
+        name: name.clone(),
+        text: body.text,
+        author: who.clone(),
+        based_on,
+        key,
+    };
+    house.store.write_document(new).await?;
+    house.documents_changed.notify_one();
+    read(house, name.as_str(), &who, None).await
+}
+
+/// Brings documents to where their readers find them, until the house stops.
+pub(crate) async fn run(house: Arc<House>) {
+    let mut plans = house.plans.subscribe();
+    let mut there = BTreeMap::new();
+    loop {
+        let all = publish(&house, &mut there).await;
+        if let Err(error) = &all {
+            tracing::warn!(error = error.chain(), "a document could not be brought");
+        }
+        let again = async {
+            match all {
+                Ok(()) => std::future::pending().await,
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        };
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = house.documents_changed.notified() => {}
+            changed = plans.changed() => if changed.is_err() { return },
+            () = again => {}
+        }
+    }
+}
+
+/// What an agent has in its `shared/`: digests by document.
+type There = BTreeMap<Slug, BTreeMap<Slug, String>>;
+
+async fn publish(house: &Arc<House>, there: &mut There) -> Result<()> {
+    let Some(current) = house.current() else {
+        return Ok(());
+    };
+    there.retain(|agent, _| current.house.agents.contains_key(agent));
+    let known: BTreeSet<Slug> = house
+        .store
+        .documents()
+        .await?
+        .into_iter()
+        .map(|r| r.name)
+        .collect();
+    let mut texts = BTreeMap::new();
+    for name in known {
+        let declared = current.house.documents.get(&name);
+        let text = match declared {
+            Some(Document { kind, .. }) => text_of(house, &name, kind, u64::MAX).await?.1,
+            None => String::new(),
+        };
+        texts.insert(name, (declared, text));
+    }
+    let mut outcome = Ok(());
+    for agent in current.house.agents.keys() {
+        let had = there.entry(agent.clone()).or_default();
+        let (mut files, mut digests) = (Vec::new(), Vec::new());
+        for (name, (declared, text)) in &texts {
+            let reads = declared.is_some_and(|d| d.read_by(agent));
+            let content = if reads { text.as_str() } else { "" };
+            let digest = abbey_support::digest::sha256_hex(content.as_bytes());
+            if had.get(name) != Some(&digest) {
+                files.push(FileEntry {
+                    name: FileName::Shared(name.clone()),
+                    content: content.to_owned(),
+                });
+                digests.push((name.clone(), digest));
+            }
+        }
+        if files.is_empty() {
+            continue;
+        }
+        let owner = CellName::Agent(agent.clone());
+        match provision::ask(house, Operation::Prepare { owner, files }).await {
+            Ok(()) => had.extend(digests),
+            // One agent that is not there yet keeps nothing from the others.
+            Err(error) => outcome = Err(error),
+        }
+    }
+    outcome
+}

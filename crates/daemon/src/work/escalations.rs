@@ -1,0 +1,120 @@
+//! Work that nobody fits goes to whoever the manifest names, in time, and has an end when nobody decides (S4-24).
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use abbey_engine::task::Phase;
+use abbey_model::{Slug, TaskRef, TaskState, WaitCode};
+use abbey_store::{Escalate, TaskEdit, TaskFilter, TaskRow};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Pause between two looks; many tasks may change in it.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Longest sleep.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Most tasks of one look.
+const LOOK_MAX: u32 = 1000;
+
+/// Looks whenever work changes or a time is over, until the house stops.
+pub(crate) async fn run(house: Arc<House>) {
+    let mut plans = house.plans.subscribe();
+    loop {
+        let changed = house.work.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let next = match pass(&house).await {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::warn!(
+                    error = error.chain(),
+                    "work that nobody fits could not be looked at"
+                );
+                PAUSE * 10
+            }
+        };
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = changed => {}
+            gone = plans.changed() => if gone.is_err() { return },
+            () = tokio::time::sleep(next) => {}
+        }
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// Why a task waits, if somebody should decide about it.
+fn undecided(task: &TaskRow) -> Option<String> {
+    let Phase::Parked { reasons } = &task.phase else {
+        return None;
+    };
+    let stuck = |code| {
+        matches!(
+            code,
+            WaitCode::NoCapableAgent | WaitCode::AmbiguousSkill | WaitCode::NoModel
+        )
+    };
+    let found = reasons.iter().find(|w| stuck(w.code))?;
+    Some(found.text.clone())
+}
+
+/// The time until something is over.
+async fn pass(house: &Arc<House>) -> Result<Duration> {
+    let Some(current) = house.current() else {
+        return Ok(IDLE);
+    };
+    let Some(declared) = &current.house.escalation else {
+        return Ok(IDLE);
+    };
+    let parked = TaskFilter {
+        states: vec![TaskState::Parked],
+        limit: LOOK_MAX,
+        ..TaskFilter::default()
+    };
+    let known = house.store.escalations().await?;
+    let mut seen: BTreeSet<u64> = known.iter().map(|e| e.task).collect();
+    for task in house.store.tasks(parked).await? {
+        let Some(why) = undecided(&task).filter(|_| seen.insert(task.number)) else {
+            continue;
+        };
+        let edit = declared.to.as_ref().map(|to| edit(house, &task, to));
+        let new = Escalate {
+            task: TaskRef::Number(task.number),
+            within: declared.within,
+            edit,
+            why,
+        };
+        house.store.escalate(new).await?;
+        house.work.bump();
+    }
+    let now = house.store.now();
+    let mut next = IDLE;
+    for open in house.store.escalations().await? {
+        let Some(until) = open.until else {
+            continue;
+        };
+        if until > now {
+            next = next.min(until.since(now).to_std());
+            continue;
+        }
+        house
+            .store
+            .escalation_over(open.task, declared.cancels)
+            .await?;
+        house.work.bump();
+    }
+    Ok(next.max(Duration::from_millis(10)))
+}
+
+/// The same work, for one who is to decide.
+fn edit(house: &House, task: &TaskRow, to: &Slug) -> TaskEdit {
+    TaskEdit {
+        text: task.text.clone(),
+        priority: task.priority,
+        assignee: Some(to.clone()),
+        intake: house.intake_again(task),
+    }
+}

@@ -1,0 +1,312 @@
+//! What agents may have the house do: a closed set, each granted by a skill, with the arguments of the task that runs
+//! it (S4-07, S4-25). What disturbs others waits for a person's yes first, who reads what it would do.
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use crate::insight::views;
+use crate::net::firewall;
+use crate::work::approvals;
+use abbey_api::Problem;
+use abbey_cells::hostd::{Operation, Reply};
+use abbey_engine::approval::State;
+use abbey_model::{CellName, FaultKind, LeaseToken, Millis, Principal, Slug, TaskState};
+use abbey_store::{Note, TaskFilter, TaskRow};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Time for a cell to end by itself.
+const GRACE: Millis = Millis::from_secs(10);
+
+/// One of them, with what it is done to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Deed {
+    /// Boots a service anew.
+    Service(Slug),
+    /// Boots an agent's cell anew.
+    Cell(Slug),
+    /// Keeps the state of the house's files as it is now, where they are on ZFS.
+    Snapshot,
+}
+
+/// Boots a cell anew: it is ended, and the reconciler starts what is wanted up.
+pub(crate) async fn restart(house: &Arc<House>, cell: CellName, who: Principal) -> Result<()> {
+    let (backend, target) = (Arc::clone(&house.backend), cell.clone());
+    let asked = tokio::task::spawn_blocking(move || backend.stop(&target, GRACE)).await;
+    asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
+    let action = match &cell {
+        CellName::Service(_) => "service.restart",
+        CellName::Agent(_) | CellName::Run(_) => "cell.restart",
+    };
+    let note = Note {
+        actor: who,
+        action: action.to_owned(),
+        entity: cell.to_string(),
+        detail: json!({}),
+    };
+    house.store.append(note).await?;
+    house.cells_changed.notify_one();
+    Ok(())
+}
+
+/// A running task of the agent whose skill was granted this, with its lease.
+pub(crate) async fn granted(
+    house: &House,
+    agent: &Slug,
+    grant: &str,
+) -> Result<Option<(TaskRow, LeaseToken)>> {
+    let running = TaskFilter {
+        states: vec![TaskState::Running],
+        assignee: Some(agent.clone()),
+        limit: 64,
+        ..Default::default()
+    };
+    let skills = house.skills();
+    for task in house.store.tasks(running).await? {
+        let lease = task.phase.lease().filter(|l| l.holder == *agent);
+        let skill = task.route.skill.as_ref();
+        let skill = skill.and_then(|name| skills.all.get(name));
+        if let (Some(lease), Some(skill)) = (lease, skill)
+            && skill.grants.iter().any(|g| g == grant)
+        {
+            let token = lease.token;
+            return Ok(Some((task, token)));
+        }
+    }
+    Ok(None)
+}
+
+fn find(house: &House, who: &Principal, name: &str, args: &Value) -> Result<Deed> {
+    let current = house.planned()?;
+    let named = |key: &str| -> Result<Slug> {
+        let text = args[key].as_str().unwrap_or_default();
+        let none = || Problem::new(FaultKind::Invalid, format!("`{key}` names nothing"));
+        Ok(text.parse().map_err(|_| none())?)
+    };
+    let missing = |what: &str, slug: &Slug| {
+        Problem::new(FaultKind::NotFound, format!("there is no {what} `{slug}`"))
+    };
+    match name {
+        "service-restart" => {
+            let slug = named("service")?;
+            match current.house.services.contains_key(&slug) {
+                true => Ok(Deed::Service(slug)),
+                false => Err(missing("service", &slug).into()),
+            }
+        }
+        "cell-restart" => {
+            let slug = named("agent")?;
+            if *who == Principal::Agent(slug.clone()) {
+                let text = "whoever boots its own cell anew would end the work that asks for it";
+                return Err(Problem::new(FaultKind::Forbidden, text).into());
+            }
+            match current.house.agents.contains_key(&slug) {
+                true => Ok(Deed::Cell(slug)),
+                false => Err(missing("agent", &slug).into()),
+            }
+        }
+        "zfs-snapshot" => Ok(Deed::Snapshot),
+        other => {
+            let text = format!("there is no operation `{other}`");
+            Err(Problem::new(FaultKind::NotFound, text).into())
+        }
+    }
+}
+
+impl Deed {
+    /// What it would do, for whoever is asked; none where nobody needs to be.
+    async fn preview(&self, house: &Arc<House>) -> Result<Option<String>> {
+        let current = house.planned()?;
+        match self {
+            Deed::Service(slug) => {
+                let users = current.house.agents.values();
+                let users = users.filter(|a| views::uses(&current.house, a, slug));
+                let users: Vec<&str> = users.map(|a| a.slug.as_str()).collect();
+                let others = match users.is_empty() {
+                    true => "nobody uses it".to_owned(),
+                    false => format!("{} use it and are cut off meanwhile", users.join(", ")),
+                };
+                Ok(Some(format!(
+                    "service `{slug}` is ended and boots anew; {others}"
+                )))
+            }
+            Deed::Cell(slug) => {
+                let running = TaskFilter {
+                    states: vec![TaskState::Running],
+                    assignee: Some(slug.clone()),
+                    limit: 64,
+                    ..Default::default()
+                };
+                let tasks = house.store.tasks(running).await?;
+                let tasks: Vec<String> =
+                    tasks.iter().map(|t| format!("TASK-{}", t.number)).collect();
+                let work = match tasks.is_empty() {
+                    true => "it has no work at the moment".to_owned(),
+                    false => format!("{} is interrupted and tried again", tasks.join(", ")),
+                };
+                Ok(Some(format!(
+                    "the cell of `{slug}` is ended and boots anew; {work}"
+                )))
+            }
+            Deed::Snapshot => Ok(None),
+        }
+    }
+
+    async fn perform(self, house: &Arc<House>, who: Principal) -> Result<Value> {
+        match self {
+            Deed::Service(slug) => {
+                restart(house, CellName::Service(slug.clone()), who).await?;
+                Ok(json!({ "text": format!("service `{slug}` boots anew"), "service": slug }))
+            }
+            Deed::Cell(slug) => {
+                restart(house, CellName::Agent(slug.clone()), who).await?;
+                Ok(json!({ "text": format!("the cell of `{slug}` boots anew"), "agent": slug }))
+            }
+            Deed::Snapshot => {
+                let stamp = abbey_api::Time(house.store.now()).to_string();
+                let label = stamp.replace([':', '.'], "-").to_ascii_lowercase();
+                let hostd = Arc::clone(&house.hostd);
+                let asked = Operation::Snapshot { label };
+                let reply = crate::core::hostd::ask(move || hostd.call(asked, &[])).await?;
+                let Reply::Snapshot { name } = reply else {
+                    let text = "the helper gave another answer";
+                    return Err(Problem::new(FaultKind::Internal, text).into());
+                };
+                let note = Note {
+                    actor: who,
+                    action: "zfs.snapshot".to_owned(),
+                    entity: "house".to_owned(),
+                    detail: json!({ "snapshot": name }),
+                };
+                house.store.append(note).await?;
+                Ok(json!({ "text": format!("made the snapshot {name}"), "snapshot": name }))
+            }
+        }
+    }
+}
+
+/// An agent asks the house to do something, in a task that runs a skill with that grant. The answer says what was done,
+/// or what a person is to be asked first.
+pub(crate) async fn operate(house: &Arc<House>, agent: &Slug, name: &str) -> Result<Value> {
+    let granted = granted(house, agent, &format!("op:{name}")).await?;
+    let Some((task, token)) = granted else {
+        let text = format!("no running task of `{agent}` uses a skill that may do `{name}`");
+        return Err(Problem::new(FaultKind::Forbidden, text).into());
+    };
+    let args = json!(task.route.args);
+    let who = Principal::Agent(agent.clone());
+    let deed = find(house, &who, name, &args)?;
+    if let Some(why) = deed.preview(house).await? {
+        let action = format!("skill:{}", task.route.skill.as_deref().unwrap_or(name));
+        let asked = house.store.approvals(Some(task.number), true).await?;
+        let yes = asked
+            .iter()
+            .find(|a| a.state == State::Approved && a.action == action && a.args == args);
+        let Some(yes) = yes else {
+            return Ok(json!({ "approval": { "why": why } }));
+        };
+        let body = abbey_api::UseBody { action, args };
+        approvals::take(house, agent.clone(), token, yes.number, body).await?;
+    }
+    deed.perform(house, who).await
+}
+
+/// The operator has it done, or sees what it would do.
+pub(crate) async fn by_operator(
+    house: &Arc<House>,
+    name: &str,
+    args: &Value,
+    dry_run: bool,
+) -> Result<Value> {
+    let deed = find(house, &Principal::Operator, name, args)?;
+    if dry_run {
+        let would = deed.preview(house).await?;
+        return Ok(
+            json!({ "dry_run": true, "text": would.unwrap_or_else(|| "it disturbs nobody".to_owned()) }),
+        );
+    }
+    deed.perform(house, Principal::Operator).await
+}
+
+/// Every operation, with the agents whom a skill of theirs grants it.
+pub(crate) fn all(house: &House) -> Vec<Value> {
+    let skills = house.skills();
+    let current = house.current();
+    let of = |name: &str| {
+        let grant = format!("op:{name}");
+        let granted = |skill: &String| {
+            let skill = skills.all.get(skill);
+            skill.is_some_and(|s| s.grants.contains(&grant))
+        };
+        let agents = current.iter().flat_map(|c| c.house.agents.values());
+        let agents = agents.filter(|a| a.skills.iter().any(granted));
+        agents.map(|a| a.slug.to_string()).collect::<Vec<_>>()
+    };
+    let names = abbey_agents::skill::OPERATIONS.into_iter();
+    names
+        .map(|name| json!({ "operation": name, "agents": of(name) }))
+        .collect()
+}
+
+/// Whether the firewall is as the plan says, and who is behind it.
+pub(crate) async fn firewall(house: &Arc<House>) -> Result<Value> {
+    let current = house.planned()?;
+    let stood = {
+        let _no_plan = house.applying.lock().await;
+        !firewall::raise(house).await?
+    };
+    let agents = current.house.agents.values();
+    let agents = agents.map(|a| (format!("agent:{}", a.slug), a.egress.to_string()));
+    let services = current.house.services.values();
+    let services = services.map(|s| (format!("service:{}", s.slug), s.egress.to_string()));
+    let cells: Vec<Value> = agents
+        .chain(services)
+        .filter_map(|(owner, egress)| {
+            let subnet = abbey_plan::subnet(&current.registry, &owner)?;
+            let what = json!({ "cell": owner, "subnet": subnet.to_string(), "egress": egress });
+            Some(what)
+        })
+        .collect();
+    Ok(json!({ "stood": stood, "cells": cells }))
+}
+
+/// Pools and data sets of the host, where it has ZFS.
+pub(crate) async fn zfs() -> Value {
+    let list = |program: &'static str, fields: &'static str| async move {
+        let out = tokio::process::Command::new(program)
+            .args(["list", "-Hp", "-o", fields])
+            .env_clear()
+            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin")
+            .output()
+            .await
+            .ok()?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        out.status.success().then(|| rows(fields, &text))
+    };
+    let pools = list("zpool", "name,size,allocated,free,health").await;
+    let sets = list("zfs", "name,used,available,mountpoint").await;
+    json!({ "present": pools.is_some(), "pools": pools, "sets": sets })
+}
+
+/// Lines of fields between tabs.
+fn rows(fields: &str, text: &str) -> Vec<Value> {
+    let row = |line: &str| {
+        let pairs = fields.split(',').zip(line.split('\t'));
+        let pairs = pairs.map(|(k, v)| (k.to_owned(), Value::from(v)));
+        Value::Object(pairs.collect())
+    };
+    text.lines().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_zfs_are_read_by_field() {
+        let text = "tank\t1000\t10\t990\tONLINE\nspare\t5\t5\t0\tDEGRADED\n";
+        let rows = rows("name,size,allocated,free,health", text);
+        assert_eq!(rows.len(), 2);
+        assert_eq!(rows[0]["name"], "tank");
+        assert_eq!(rows[1]["health"], "DEGRADED");
+    }
+}

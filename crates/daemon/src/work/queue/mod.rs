@@ -1,0 +1,220 @@
+//! The work queue for people: a view of the tasks as Markdown that may be edited, by several and while the house works
+//! (S2-15). The tasks are the truth; a file only says what somebody wants of them.
+
+mod merge;
+mod text;
+
+use crate::api_server::operator_api::known_agent;
+use crate::api_server::web::{Doc, Input};
+use crate::boot::house::House;
+use crate::core::error::Result;
+use abbey_api::{Problem, QueueBody, QueueConflict, QueueDoc, VERSION};
+use abbey_model::{Amounts, FaultKind, Principal, TaskRef, TaskState};
+use abbey_store::{NewTask, TaskEdit, TaskFilter, TaskRow};
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use merge::Act;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use text::{Entry, Fields};
+
+type Shared = State<Arc<House>>;
+
+/// Most open tasks of a file.
+const OPEN_MAX: u32 = 2000;
+/// Tasks that are over and still shown, and how many are looked at for them.
+const OVER_MAX: usize = 50;
+const LOOKED_AT: u32 = 1000;
+/// Longest file, bytes.
+const TEXT_MAX: usize = 2 << 20;
+
+/// Its routes, behind the operator's credential.
+pub(crate) fn routes() -> Router<Arc<House>> {
+    async fn show(State(house): Shared) -> Result<Doc<QueueDoc>> {
+        let text = render(&house, None).await?;
+        Ok(Doc(QueueDoc {
+            version: VERSION,
+            text,
+            done: Vec::new(),
+            conflicts: Vec::new(),
+        }))
+    }
+    async fn merge(State(house): Shared, Input(body): Input<QueueBody>) -> Result<Doc<QueueDoc>> {
+        take(&house, &body.text).await.map(Doc)
+    }
+    Router::new().route("/api/v1/queue", get(show).post(merge))
+}
+
+/// A task as the file shows it.
+fn entry(row: &TaskRow) -> Entry {
+    let named = row.assignee.as_ref().filter(|_| row.pinned);
+    let holder = row.phase.lease().map(|l| &l.holder);
+    Entry {
+        number: row.number,
+        fields: Fields {
+            priority: row.priority,
+            assignee: named.map(ToString::to_string),
+            text: text::plain(&row.text),
+        },
+        state: row.state(),
+        holder: holder
+            .filter(|h| named != Some(*h))
+            .map(ToString::to_string),
+    }
+}
+
+/// What people gave to do: no pieces of it, and nothing that the house began by itself.
+async fn shown(house: &House) -> Result<Vec<TaskRow>> {
+    let whole = |row: &TaskRow| {
+        let link = row.link.as_ref();
+        let piece = link.is_some_and(|l| l.parent.is_some() || l.step.is_some());
+        !piece && row.author != Principal::House
+    };
+    let (over, open): (Vec<TaskState>, Vec<TaskState>) =
+        TaskState::ALL.iter().partition(|s| s.is_terminal());
+    let mut rows = Vec::new();
+    for (states, looked_at, most) in [(open, OPEN_MAX, usize::MAX), (over, LOOKED_AT, OVER_MAX)] {
+        let filter = TaskFilter {
+            states,
+            limit: looked_at,
+            ..TaskFilter::default()
+        };
+        let mut part = house.store.tasks(filter).await?;
+        part.retain(whole);
+        part.truncate(most);
+        part.sort_by_key(|r| match r.state().is_terminal() {
+            true => (0, u64::MAX - r.number),
+            false => (r.priority as u8, r.number),
+        });
+        rows.append(&mut part);
+    }
+    Ok(rows)
+}
+
+/// The house's part of a file; with the number of one that says the same, where that is given.
+async fn render(house: &House, before: Option<(u64, &str)>) -> Result<String> {
+    let rows = shown(house).await?;
+    let name = house.current().map(|c| c.house.name.to_string());
+    let name = name.unwrap_or_default();
+    let entries: Vec<Entry> = rows.iter().map(entry).collect();
+    // What nobody can see is no reason to write a file anew.
+    if let Some((version, file)) = before
+        && text::render(&name, version, &entries) == file
+    {
+        return Ok(file.to_owned());
+    }
+    let newest = TaskFilter {
+        limit: 1,
+        ..TaskFilter::default()
+    };
+    let newest = house.store.tasks(newest).await?;
+    let version = newest.first().map_or(0, |r| r.number);
+    Ok(text::render(&name, version, &entries))
+}
+
+/// Does what a file wants, and says how it stands afterwards.
+async fn take(house: &Arc<House>, file: &str) -> Result<QueueDoc> {
+    if file.len() > TEXT_MAX {
+        let text = format!("a work queue has at most {TEXT_MAX} bytes");
+        return Err(Problem::new(FaultKind::TooLarge, text).into());
+    }
+    let (file, notes) = text::with_notes(file);
+    let (version, items) = text::parse(file);
+    let mut tasks = BTreeMap::new();
+    for number in items.iter().filter_map(|i| i.number) {
+        match house.store.task(TaskRef::Number(number)).await {
+            Ok(row) => {
+                tasks.insert(number, entry(&row));
+            }
+            Err(abbey_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (acts, conflicts) = merge::merge(&items, &tasks);
+    let mut doc = QueueDoc {
+        version: VERSION,
+        text: String::new(),
+        done: Vec::new(),
+        conflicts: Vec::new(),
+    };
+    let told = |line, number: Option<u64>, wrote: &str, why: String| QueueConflict {
+        line: u64::try_from(line).unwrap_or(0),
+        task: number.map(|n| format!("TASK-{n}")),
+        wrote: wrote.to_owned(),
+        why,
+    };
+    for c in conflicts {
+        doc.conflicts.push(told(c.line, c.number, &c.wrote, c.why));
+    }
+    for (line, act) in acts {
+        match carry_out(house, version, act).await {
+            Ok(done) => doc.done.push(done),
+            // Somebody was quicker, or it names what is not there: the file is told, the rest goes on.
+            Err(error) => {
+                let item = items.iter().find(|i| i.line == line);
+                let wrote = item.map_or("", |i| i.raw.as_str());
+                let number = item.and_then(|i| i.number);
+                doc.conflicts.push(told(line, number, wrote, error.chain()));
+            }
+        }
+    }
+    if !doc.done.is_empty() {
+        house.work.bump();
+    }
+    doc.conflicts.sort_by_key(|c| c.line);
+    doc.text = format!("{}{notes}", render(house, Some((version, file))).await?);
+    Ok(doc)
+}
+
+async fn carry_out(house: &Arc<House>, version: u64, act: Act) -> Result<String> {
+    let assignee = |fields: &Fields| {
+        let name = fields.assignee.as_deref();
+        name.map(|name| known_agent(house, name)).transpose()
+    };
+    match act {
+        Act::Add(fields, nth) => {
+            let assignee = assignee(&fields)?;
+            // The same line of the same file is the same task, also when its number did not get into the file.
+            let key = format!("queue {version} {} {nth}", fields.digest());
+            let new = NewTask {
+                author: Principal::Operator,
+                assignee,
+                priority: fields.priority,
+                budget: Amounts::default(),
+                policy: None,
+                idempotency: Some((key, fields.digest())),
+                intake: house.intake(&fields.text),
+                delegated: None,
+                text: fields.text,
+            };
+            let added = house.store.add_task(new).await?;
+            Ok(format!("TASK-{} was added", added.task.number))
+        }
+        Act::Edit(number, fields) => {
+            let edit = TaskEdit {
+                assignee: assignee(&fields)?,
+                priority: fields.priority,
+                intake: house.intake(&fields.text),
+                text: fields.text,
+            };
+            let task = TaskRef::Number(number);
+            house
+                .store
+                .edit_task(task, edit, Principal::Operator)
+                .await?;
+            Ok(format!("TASK-{number} was changed"))
+        }
+        Act::Cancel(number) => {
+            let task = TaskRef::Number(number);
+            house.store.cancel(task, Principal::Operator).await?;
+            Ok(format!("TASK-{number} was called off"))
+        }
+        Act::Retry(number) => {
+            let task = TaskRef::Number(number);
+            let row = house.store.retry(task, Principal::Operator).await?;
+            house.admit_again(&row).await?;
+            Ok(format!("TASK-{number} is done again"))
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! Work that comes by itself: fired at its instants, once each, whatever the host slept through (S2-16, S4-05).
+//! Between two instants nothing is read and nothing is written.
+
+use crate::boot::house::{Current, House};
+use crate::core::error::Result;
+use crate::work::workflows;
+use abbey_api::{
+    Problem, ScheduleDoc, ScheduleLineView, ScheduleView, SchedulesDoc, Time, VERSION,
+};
+use abbey_engine::budget::TimeZone;
+use abbey_engine::timetable::{CatchUp, Overlap, Timing, cron};
+use abbey_model::{FaultKind, Millis, Principal, Slug, Timestamp};
+use abbey_plan::{Does, Schedule, When};
+use abbey_store::{Delegated, Fire, NewTask, ScheduleRow, Work};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest sleep: a clock that was set is noticed after that.
+const SLEEP_MAX: Duration = Duration::from_secs(30);
+
+/// One schedule of the plan.
+struct Planned<'a> {
+    name: String,
+    agent: &'a Slug,
+    schedule: &'a Schedule,
+    timing: Timing,
+}
+
+fn planned(current: &Current) -> Vec<Planned<'_>> {
+    let zone = &current.house.budget.timezone;
+    let agents = current.house.agents.values();
+    let all = agents.flat_map(|a| a.schedules.iter().map(move |(name, s)| (&a.slug, name, s)));
+    all.filter_map(|(agent, name, schedule)| {
+        Some(Planned {
+            name: format!("{agent}/{name}"),
+            agent,
+            schedule,
+            timing: timing(schedule, zone).ok()?,
+        })
+    })
+    .collect()
+}
+
+/// When a schedule fires.
+///
+/// # Errors
+/// What is wrong with its pattern or zone.
+pub(crate) fn timing(schedule: &Schedule, zone: &str) -> std::result::Result<Timing, String> {
+    match &schedule.when {
+        When::Every(every) => Ok(Timing::Every(*every)),
+        When::At(text) => {
+            let at = text.parse::<jiff::Timestamp>().map_err(|e| e.to_string())?;
+            Ok(Timing::At(Timestamp(at.as_millisecond())))
+        }
+        When::Cron(text) => {
+            let zone = schedule.timezone.as_deref().unwrap_or(zone);
+            Ok(Timing::Cron {
+                pattern: Box::new(cron(text)?),
+                zone: TimeZone::get(zone).map_err(|e| e.to_string())?,
+            })
+        }
+    }
+}
+
+/// A part of the jitter that is the instant's own.
+fn moved_back(name: &str, instant: Timestamp, jitter: Millis) -> Millis {
+    if jitter.0 <= 0 {
+        return Millis(0);
+    }
+    let digest = abbey_support::digest::sha256_hex(format!("{name} {}", instant.0).as_bytes());
+    let part = i64::from_str_radix(&digest[..12], 16).unwrap_or(0);
+    Millis(part.rem_euclid(jitter.0 + 1))
+}
+
+fn digest_of(schedule: &Schedule, zone: &str) -> String {
+    let text = serde_json::to_vec(&(&schedule.when, &schedule.timezone, zone)).unwrap_or_default();
+    abbey_support::digest::sha256_hex(&text)
+}
+
+fn work_of(house: &Arc<House>, one: &Planned<'_>, instant: Timestamp) -> Result<Work> {
+    let key = format!("schedule {} {}", one.name, instant.0);
+    match &one.schedule.does {
+        Does::Workflow(name, input) => {
+            let new = workflows::new_run(house, name, input.clone(), Principal::House, Some(key))?;
+            Ok(Work::Run(Box::new(new), workflows::intakes(house)))
+        }
+        Does::Skill(skill, args) => Ok(Work::Task(Box::new(NewTask {
+            intake: house.intake_named(skill, args.clone()),
+            ..task(house, one, &format!("{}: {skill}", one.name), key)
+        }))),
+        Does::Task(text) => Ok(Work::Task(Box::new(task(house, one, text, key)))),
+    }
+}
+
+/// A task of the schedule's agent.
+fn task(house: &House, one: &Planned<'_>, text: &str, key: String) -> NewTask {
+    NewTask {
+        idempotency: Some((key, abbey_support::digest::sha256_hex(text.as_bytes()))),
+        delegated: one.schedule.timeout.map(|within| Delegated {
+            within: Some(within),
+            ..Delegated::default()
+        }),
+        ..house.work_for(one.agent, text.to_owned())
+    }
+}
+
+/// Fires what is due until the house stops.
+pub(crate) async fn run(house: Arc<House>) {
+    let mut plans = house.plans.subscribe();
+    let mut known: Option<BTreeMap<String, ScheduleRow>> = None;
+    loop {
+        let pause = match look(&house, &mut known).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::error!(
+                    error = error.chain(),
+                    "the schedules could not be looked at"
+                );
+                known = None;
+                Duration::from_secs(5)
+            }
+        };
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            _ = plans.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// One look; the pause until the next instant. `known` is what the store says, read once.
+pub(crate) async fn look(
+    house: &Arc<House>,
+    known: &mut Option<BTreeMap<String, ScheduleRow>>,
+) -> Result<Duration> {
+    let Some(current) = house.current() else {
+        return Ok(SLEEP_MAX);
+    };
+    let zone = &current.house.budget.timezone;
+    let all = planned(&current);
+    let mut rows = match known.take() {
+        Some(rows) => rows,
+        None => house.store.schedules().await?,
+    };
+    let gone: Vec<String> = rows
+        .keys()
+        .filter(|name| !all.iter().any(|p| p.name == **name))
+        .cloned()
+        .collect();
+    if !gone.is_empty() {
+        rows.retain(|name, _| !gone.contains(name));
+        house.store.forget_schedules(gone).await?;
+    }
+    let mut fresh = false;
+    for one in &all {
+        let digest = digest_of(one.schedule, zone);
+        if rows.get(&one.name).is_none_or(|r| r.digest != digest) {
+            house.store.know_schedule(one.name.clone(), digest).await?;
+            fresh = true;
+        }
+    }
+    if fresh {
+        rows = house.store.schedules().await?;
+    }
+    let mut pause = SLEEP_MAX;
+    for one in &all {
+        if let Some(row) = rows.get_mut(&one.name) {
+            pause = pause.min(attend(house, one, row).await?);
+        }
+    }
+    *known = Some(rows);
+    Ok(pause)
+}
+
+/// Fires what is due of one schedule.
+async fn attend(house: &Arc<House>, one: &Planned<'_>, row: &mut ScheduleRow) -> Result<Duration> {
+    let now = house.store.now();
+    let catch_up: CatchUp = one.schedule.catch_up.parse().unwrap_or_default();
+    // What is moved back is not due before it was.
+    let ripe = |i: &Timestamp| *i + moved_back(&one.name, *i, one.schedule.jitter) <= now;
+    let mut due = one.timing.due(row.since, row.settled, now, catch_up);
+    if let Some(unripe) = due.fire.iter().find(|i| !ripe(i)).copied() {
+        due.fire.retain(|i| *i < unripe);
+        due.through = due.fire.last().copied();
+    }
+    if let Some(through) = due.through {
+        let overlap: Overlap = one.schedule.overlap.parse().unwrap_or_default();
+        let mut missed = due.missed;
+        let settle = |work, through, missed| Fire {
+            name: one.name.clone(),
+            by: Principal::House,
+            through,
+            missed,
+            work,
+            overlap,
+        };
+        for instant in &due.fire {
+            let work = Some((*instant, work_of(house, one, *instant)?));
+            let fire = settle(work, *instant, std::mem::take(&mut missed));
+            house.store.fire(fire).await?;
+        }
+        if missed > 0 || due.fire.last() != Some(&through) {
+            house.store.fire(settle(None, through, missed)).await?;
+        }
+        row.settled = through;
+        house.work.bump();
+        house.deadlines_changed.notify_one();
+    }
+    let next = one.timing.next(row.since, row.settled);
+    Ok(next.map_or(SLEEP_MAX, |next| {
+        let at = next + moved_back(&one.name, next, one.schedule.jitter);
+        at.since(now).to_std().max(Duration::from_millis(20))
+    }))
+}
+
+/// Fires one now, by hand, beside its own instants.
+pub(crate) async fn by_hand(house: &Arc<House>, name: &str) -> Result<()> {
+    let current = house.current();
+    let found = current.as_ref().and_then(|c| {
+        let mut all = planned(c).into_iter();
+        all.find(|p| p.name == name)
+    });
+    let Some(one) = found else {
+        return Err(unknown(name));
+    };
+    let rows = house.store.schedules().await?;
+    let now = house.store.now();
+    let fire = Fire {
+        name: one.name.clone(),
+        by: Principal::Operator,
+        through: rows.get(name).map_or(now, |r| r.settled),
+        missed: 0,
+        work: Some((now, work_of(house, &one, now)?)),
+        overlap: one.schedule.overlap.parse().unwrap_or_default(),
+    };
+    house.store.fire(fire).await?;
+    house.work.bump();
+    Ok(())
+}
+
+fn unknown(name: &str) -> crate::core::error::Error {
+    Problem::new(
+        FaultKind::NotFound,
+        format!("there is no schedule `{name}`"),
+    )
+    .remedy("`abbey schedule list` shows them as AGENT/NAME")
+    .into()
+}
+
+fn view(house: &House, one: &Planned<'_>, row: Option<&ScheduleRow>) -> ScheduleView {
+    let when = match &one.schedule.when {
+        When::Cron(text) => format!("cron {text}"),
+        When::Every(every) => format!("every {} s", every.0 / 1000),
+        When::At(text) => format!("at {text}"),
+    };
+    let (task, workflow) = match &one.schedule.does {
+        Does::Task(text) => (text.clone(), false),
+        Does::Skill(skill, _) => (skill.clone(), false),
+        Does::Workflow(name, _) => (name.to_string(), true),
+    };
+    let last = row.and_then(|r| match workflow {
+        true => r.last_run.map(|n| format!("WF-{n}")),
+        false => r.last_task.map(|n| format!("TASK-{n}")),
+    });
+    let now = house.store.now();
+    let next = row.and_then(|r| one.timing.next(r.since, r.settled.max(now)));
+    ScheduleView {
+        name: one.name.clone(),
+        agent: one.agent.to_string(),
+        when,
+        task,
+        workflow,
+        overlap: one.schedule.overlap.clone(),
+        catch_up: one.schedule.catch_up.clone(),
+        next_at: next.map(Time),
+        fired: row.map_or(0, |r| r.fired),
+        skipped: row.map_or(0, |r| r.skipped),
+        missed: row.map_or(0, |r| r.missed),
+        last_task: last,
+    }
+}
+
+/// Every schedule.
+pub(crate) async fn list(house: &Arc<House>) -> Result<SchedulesDoc> {
+    let rows = house.store.schedules().await?;
+    let current = house.current();
+    let all = current.as_ref().map(|c| planned(c)).unwrap_or_default();
+    Ok(SchedulesDoc {
+        version: VERSION,
+        schedules: all
+            .iter()
+            .map(|p| view(house, p, rows.get(&p.name)))
+            .collect(),
+    })
+}
+
+/// One of them with what it did.
+pub(crate) async fn show(house: &Arc<House>, name: &str) -> Result<ScheduleDoc> {
+    let all = list(house).await?.schedules;
+    let schedule = all.into_iter().find(|s| s.name == name);
+    let lines = house.store.schedule_history(name.to_owned()).await?;
+    Ok(ScheduleDoc {
+        version: VERSION,
+        schedule: schedule.ok_or_else(|| unknown(name))?,
+        history: lines
+            .into_iter()
+            .map(|l| ScheduleLineView {
+                instant: l.instant.into(),
+                at: l.at.into(),
+                outcome: l.outcome,
+                task: l.task.map(|n| format!("TASK-{n}")),
+            })
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::serve;
+    use crate::core::home::Home;
+    use crate::core::home::make_dir;
+    use crate::core::manual_clock::Turned;
+    use crate::planning::apply;
+    use abbey_model::TaskState;
+    use abbey_store::{Clock, TaskFilter, TaskRow};
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    fn manifest(schedules: &str) -> abbey_api::ManifestBody {
+        abbey_api::ManifestBody {
+            manifest: format!(
+                "version: 1\nhouse: times\nlisten: {{ address: 127.0.0.1:0 }}\nbudget: {{ timezone: Europe/Ljubljana }}\ndefaults: {{ cell: process, waive: [limits] }}\nagents:\n  a: {{ template: sysadmin, schedules: {{ {schedules} }} }}\n"
+            ),
+            base_dir: "/".to_owned(),
+            charters: BTreeMap::new(),
+            reason: None,
+        }
+    }
+
+    struct Stage {
+        house: Arc<House>,
+        clock: Arc<Turned>,
+        known: Option<BTreeMap<String, ScheduleRow>>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Stage {
+        async fn new(schedules: &str) -> Stage {
+            let dir = tempfile::tempdir().unwrap();
+            make_dir(dir.path(), 0o711).unwrap();
+            let home = Home::new(dir.path().join("h"));
+            home.prepare().unwrap();
+            // The evening before the clock goes back.
+            let start: jiff::Timestamp = "2026-10-24T20:00:00Z".parse().unwrap();
+            let clock = Arc::new(Turned(AtomicI64::new(start.as_millisecond())));
+            let injected: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
+            let (house, _backend) =
+                serve::open(&home, home.unprivileged_helper(), injected, (None, None))
+                    .await
+                    .unwrap();
+            let mut stage = Stage {
+                house,
+                clock,
+                known: None,
+                _dir: dir,
+            };
+            stage.apply(schedules).await;
+            stage
+        }
+
+        async fn apply(&mut self, schedules: &str) {
+            apply::apply(&self.house, manifest(schedules), None, Principal::Operator)
+                .await
+                .unwrap();
+            self.look().await;
+        }
+
+        async fn look(&mut self) -> Duration {
+            look(&self.house, &mut self.known).await.unwrap()
+        }
+
+        /// Time passes, and the house looks every so often.
+        async fn live(&mut self, hours: i64, every_s: i64) {
+            for _ in 0..hours * 3600 / every_s {
+                self.clock.0.fetch_add(every_s * 1000, Ordering::SeqCst);
+                self.look().await;
+            }
+        }
+
+        async fn sleep(&mut self, hours: i64) {
+            self.clock.0.fetch_add(hours * 3_600_000, Ordering::SeqCst);
+            self.look().await;
+        }
+
+        async fn row(&self) -> ScheduleRow {
+            self.house.store.schedules().await.unwrap()["a/s"].clone()
+        }
+
+        async fn tasks(&self) -> Vec<TaskRow> {
+            let filter = TaskFilter {
+                limit: 500,
+                ..Default::default()
+            };
+            self.house.store.tasks(filter).await.unwrap()
+        }
+    }
+
+    const WORK: &str = "task: 'How much free disk space is there?'";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_night_with_a_changed_clock_fires_each_instant_once() {
+        let mut stage = Stage::new(&format!(
+            "s: {{ cron: '30 2 * * *', overlap: queue, {WORK} }}"
+        ))
+        .await;
+        let before = stage.house.store.counters().0;
+        stage.live(2, 60).await;
+        assert_eq!(
+            stage.house.store.counters().0,
+            before,
+            "an idle evening writes nothing"
+        );
+        stage.live(12, 60).await;
+        assert_eq!((stage.row().await.fired, stage.tasks().await.len()), (1, 1));
+        // Whoever starts anew, or looks again, finds it settled.
+        stage.known = None;
+        stage.look().await;
+        stage.look().await;
+        assert_eq!(stage.tasks().await.len(), 1);
+        // The same instant asked for twice is one task, however it is asked for.
+        let task = stage.tasks().await.pop().unwrap();
+        assert_eq!(task.author, Principal::House);
+        assert_eq!(task.assignee.as_ref().map(Slug::as_str), Some("a"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_that_slept_a_day_catches_up_as_agreed() {
+        for (policy, fired, missed) in [("skip", 0, 24), ("once", 1, 23), ("'5'", 5, 19)] {
+            let schedule =
+                format!("s: {{ cron: '0 * * * *', overlap: queue, catch_up: {policy}, {WORK} }}");
+            let mut stage = Stage::new(&schedule).await;
+            stage.clock.0.fetch_add(600_000, Ordering::SeqCst);
+            stage.sleep(24).await;
+            let row = stage.row().await;
+            assert_eq!((row.fired, row.missed), (fired, missed), "{policy}");
+            assert_eq!(stage.tasks().await.len() as u64, fired, "{policy}");
+            // And goes on as before.
+            stage.live(1, 30).await;
+            assert_eq!(stage.row().await.fired, fired + 1, "{policy}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_one_before_may_be_in_the_way() {
+        for (overlap, fired, skipped) in [("skip", 1, 2), ("queue", 3, 0), ("replace", 3, 0)] {
+            let schedule = format!("s: {{ every: 1h, overlap: {overlap}, {WORK} }}");
+            let mut stage = Stage::new(&schedule).await;
+            stage.live(3, 30).await;
+            let row = stage.row().await;
+            assert_eq!((row.fired, row.skipped), (fired, skipped), "{overlap}");
+            let tasks = stage.tasks().await;
+            let open = tasks.iter().filter(|t| !t.state().is_terminal()).count();
+            let expected = if overlap == "queue" { 3 } else { 1 };
+            assert_eq!(open, expected, "{overlap}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn jitter_moves_back_and_a_schedule_goes_with_its_agent() {
+        let mut stage = Stage::new(&format!(
+            "s: {{ every: 1h, jitter: 20m, timeout: 5m, {WORK} }}"
+        ))
+        .await;
+        let first = stage.row().await.since;
+        stage.live(2, 10).await;
+        let lines = stage
+            .house
+            .store
+            .schedule_history("a/s".to_owned())
+            .await
+            .unwrap();
+        let line = lines.last().unwrap();
+        assert_eq!(line.instant, first + Millis::from_secs(3600));
+        let back = line.at.since(line.instant).0;
+        assert!((0..=1_210_000).contains(&back), "{back}");
+        // A piece of work has its own time, and then it is over.
+        let task = stage.tasks().await.pop().unwrap();
+        stage.clock.0.fetch_add(600_000, Ordering::SeqCst);
+        stage.house.store.sweep().await.unwrap();
+        let task = abbey_model::TaskRef::Id(task.id);
+        let state = stage.house.store.task(task).await.unwrap().state();
+        assert_eq!(state, TaskState::TimedOut);
+        // Changed, it begins anew; taken out, nothing of it is left.
+        stage.apply(&format!("s: {{ every: 2h, {WORK} }}")).await;
+        assert!(stage.row().await.since > first);
+        stage.apply("").await;
+        assert!(stage.house.store.schedules().await.unwrap().is_empty());
+    }
+}

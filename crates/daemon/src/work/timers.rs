@@ -1,0 +1,239 @@
+//! The timers of the house: leases, pauses, wakes, signatures, retention.
+//!
+//! Each sleeps until the next instant that it knows of; an idle house reads and writes nothing.
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use abbey_cells::hostd::FileName;
+use abbey_engine::schedule::Interval;
+use abbey_engine::task::Phase;
+use abbey_model::{CellName, Millis, Slug, Timestamp};
+use abbey_store::NewTask;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Least time between two looks at deadlines, so that a busy house does not read for each claim.
+const SWEEP_LEAST: Duration = Duration::from_millis(50);
+/// Time between two looks at the chain's head and at old tasks.
+const UPKEEP: Duration = Duration::from_secs(3600);
+/// How long finished tasks are kept.
+const RETENTION: Millis = Millis::from_secs(90 * 86_400);
+
+/// Ends leases and pauses at their instants.
+pub(crate) async fn sweeper(house: Arc<House>) {
+    loop {
+        let pause = match sweep(&house).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::error!(error = error.chain(), "the sweep of deadlines failed");
+                Duration::from_secs(1)
+            }
+        };
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = house.deadlines_changed.notified() => tokio::time::sleep(SWEEP_LEAST).await,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn sweep(house: &Arc<House>) -> Result<Duration> {
+    let Some(next) = house.store.next_deadline().await? else {
+        return Ok(Duration::from_secs(86_400));
+    };
+    let now = house.store.now();
+    if next > now {
+        return Ok(next.since(now).to_std());
+    }
+    let changed = house.store.sweep().await?;
+    for task in changed {
+        if matches!(task.phase, Phase::Pending { not_before } if not_before <= house.store.now()) {
+            house.admit_again(&task).await?;
+        }
+    }
+    house.work.bump();
+    Ok(SWEEP_LEAST)
+}
+
+/// Wakes agents at their instants, and only when there is something to consider (S3-20).
+pub(crate) async fn waker(house: Arc<House>) {
+    let mut fired: BTreeMap<Slug, u64> = match house.store.wakes().await {
+        Ok(fired) => fired,
+        Err(error) => {
+            tracing::error!(%error, "the wakes could not be read");
+            BTreeMap::new()
+        }
+    };
+    loop {
+        let pause = wake(&house, &mut fired).await.unwrap_or_else(|error| {
+            tracing::error!(error = error.chain(), "the wakes could not be looked at");
+            Duration::from_secs(60)
+        });
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Fires what is due; the pause until the next.
+pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) -> Result<Duration> {
+    // Often enough to notice a new plan, without asking the database for anything.
+    let mut pause = Duration::from_secs(30);
+    let Some(current) = house.current() else {
+        return Ok(pause);
+    };
+    for agent in current.house.agents.values() {
+        let Some(wake) = agent.wake else { continue };
+        let anchor = anchor(house, &agent.slug).await?;
+        let interval = Interval {
+            anchor,
+            every: wake.every,
+            jitter: wake.jitter,
+            seed: agent.slug.to_string(),
+        };
+        let now = house.store.now();
+        let last = fired.get(&agent.slug).copied().unwrap_or(0);
+        let (number, at) = interval.next(last, now);
+        if at > now {
+            pause = pause.min(at.since(now).to_std());
+            continue;
+        }
+        fired.insert(agent.slug.clone(), number);
+        let text = heartbeat(house, &agent.slug).await;
+        if text.trim().is_empty() {
+            // Nothing to consider: no task, no model, no entry; counted for the metrics.
+            house.wakes_skipped.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        let new = NewTask {
+            idempotency: Some((
+                format!("wake {} {number}", agent.slug),
+                abbey_support::digest::sha256_hex(text.as_bytes()),
+            )),
+            ..house.work_for(&agent.slug, text)
+        };
+        house.store.note_wake(agent.slug.clone(), number).await?;
+        house.store.add_task(new).await?;
+        house.work.bump();
+    }
+    Ok(pause)
+}
+
+/// From when an agent's wakes count: when its cell was first wanted. Read once and kept.
+async fn anchor(house: &House, agent: &Slug) -> Result<Timestamp> {
+    let cell = CellName::Agent(agent.clone());
+    if let Some(at) = house.anchors.lock().await.get(&cell) {
+        return Ok(*at);
+    }
+    let at = house
+        .store
+        .cells()
+        .await?
+        .get(&cell)
+        .map_or_else(|| house.store.now(), |row| row.since);
+    house.anchors.lock().await.insert(cell, at);
+    Ok(at)
+}
+
+/// The agent's heartbeat document, its own file; what cannot be read is taken for empty.
+async fn heartbeat(house: &House, agent: &Slug) -> String {
+    let (hostd, owner) = (Arc::clone(&house.hostd), CellName::Agent(agent.clone()));
+    let read = crate::core::hostd::ask(move || hostd.read(owner, FileName::Heartbeat)).await;
+    read.unwrap_or_default()
+}
+
+/// Signs the head of the chain and lets old tasks go.
+pub(crate) async fn upkeep(house: Arc<House>) {
+    loop {
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = tokio::time::sleep(UPKEEP) => {}
+        }
+        let signed = house.store.checkpoint().await.map(drop);
+        let retained = house.store.retain(RETENTION).await.map(drop);
+        if let Err(error) = signed.and(retained) {
+            tracing::error!(%error, "the upkeep failed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::serve;
+    use crate::core::home::Home;
+    use crate::core::home::make_dir;
+    use crate::core::manual_clock::Turned;
+    use crate::planning::apply;
+    use abbey_model::Principal;
+    use abbey_store::Clock;
+    use std::sync::atomic::AtomicI64;
+
+    const MANIFEST: &str = "version: 1
+house: idle
+listen: { address: 127.0.0.1:0 }
+providers: { p: { kind: openai, base_url: http://127.0.0.1:1/v1 } }
+defaults: { cell: process, model: p/m, waive: [limits] }
+agents:
+  abbot: { template: orchestrator }
+  sysadmin: { template: sysadmin, reports_to: abbot, wake: { every: 24h, jitter: 5m } }
+";
+
+    /// A whole day of the house's own timers on the turned clock: the daily wake comes due, finds
+    /// an empty heartbeat, and leaves no trace; with something in it, it becomes one task.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_idle_day_writes_nothing_and_asks_no_model() {
+        let dir = tempfile::tempdir().unwrap();
+        make_dir(dir.path(), 0o711).unwrap();
+        let home = Home::new(dir.path().join("h"));
+        home.prepare().unwrap();
+        let clock = Arc::new(Turned(AtomicI64::new(1_800_000_000_000)));
+        let injected: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
+        let (house, _backend) =
+            serve::open(&home, home.unprivileged_helper(), injected, (None, None))
+                .await
+                .unwrap();
+        let body = abbey_api::ManifestBody {
+            manifest: MANIFEST.to_owned(),
+            base_dir: "/".to_owned(),
+            charters: BTreeMap::new(),
+            reason: None,
+        };
+        apply::apply(&house, body, None, Principal::Operator)
+            .await
+            .unwrap();
+        let mut fired = BTreeMap::new();
+        let mut day = async |house: &Arc<House>| {
+            for _ in 0..50 {
+                clock.0.fetch_add(30 * 60 * 1000, Ordering::SeqCst);
+                sweep(house).await.unwrap();
+                wake(house, &mut fired).await.unwrap();
+            }
+        };
+        let before = (house.store.counters().0, house.store.head());
+        day(&house).await;
+        assert_eq!(
+            (house.store.counters().0, house.store.head()),
+            before,
+            "no transaction, no entry"
+        );
+        assert_eq!(house.wakes_skipped.load(Ordering::SeqCst), 1);
+        assert_eq!(house.model_calls.load(Ordering::SeqCst), 0);
+        let heartbeat = home.agent("sysadmin").join("workspace/HEARTBEAT.md");
+        std::fs::write(heartbeat, "How much free disk space is there?").unwrap();
+        day(&house).await;
+        let tasks = house
+            .store
+            .tasks(abbey_store::TaskFilter {
+                limit: 10,
+                ..Default::default()
+            })
+            .await
+            .unwrap();
+        assert_eq!(tasks.len(), 1, "one wake, one task");
+        assert_eq!(tasks[0].route.skill.as_deref(), Some("disk-usage"));
+    }
+}

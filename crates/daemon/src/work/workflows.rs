@@ -1,0 +1,252 @@
+//! Runs of workflows: started, brought on when something that they wait for is over, told of events, called off
+//! (S3-29 to S3-33). What a step begins and that the step has begun is one transaction, so nothing here can be
+//! interrupted at a wrong moment.
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use crate::insight::workflow_views;
+use abbey_api::{EventBody, HeardDoc, Problem, VERSION, WorkflowDoc};
+use abbey_engine::workflow::{Act, Begin, State, Workflow};
+use abbey_model::{FaultKind, Principal, Slug};
+use abbey_store::{Intakes, NewRun, Nudge, WorkflowRow};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest pause between two looks: a clock that was set is noticed after that.
+const LOOK: Duration = Duration::from_secs(30);
+/// Largest input or event, bytes.
+const DATA_MAX: usize = 256 << 10;
+/// Most runs that hear of one event.
+const HEARING_MAX: u32 = 10_000;
+
+fn invalid(text: impl Into<String>) -> crate::core::error::Error {
+    Problem::new(FaultKind::Invalid, text.into()).into()
+}
+
+/// Digest of a declaration.
+pub(crate) fn digest(workflow: &Workflow) -> String {
+    abbey_support::digest::sha256_hex(&serde_json::to_vec(workflow).unwrap_or_default())
+}
+
+/// Brings runs on until the house stops.
+pub(crate) async fn run(house: Arc<House>) {
+    loop {
+        let changed = house.work.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let pause = match look(&house).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::error!(
+                    error = error.chain(),
+                    "runs of workflows could not be looked at"
+                );
+                Duration::from_secs(5)
+            }
+        };
+        tokio::select! {
+            () = house.stop.cancelled() => return,
+            () = changed => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Brings on what can go on; the pause until something happens by itself.
+pub(crate) async fn look(house: &Arc<House>) -> Result<Duration> {
+    let mut stuck: Vec<u64> = Vec::new();
+    loop {
+        let (mut due, next) = house.store.workflows_due().await?;
+        due.retain(|number| !stuck.contains(number));
+        if due.is_empty() {
+            let now = house.store.now();
+            let pause = next.map_or(LOOK, |at| at.since(now).to_std().min(LOOK));
+            return Ok(pause.max(Duration::from_millis(20)));
+        }
+        for number in due {
+            // One that cannot go on holds up no other.
+            if let Err(error) = nudge(house, number, Nudge::Look).await {
+                tracing::error!(
+                    run = number,
+                    error = error.chain(),
+                    "a run of a workflow cannot go on"
+                );
+                stuck.push(number);
+            }
+        }
+    }
+}
+
+/// What admission needs to know of the tasks that runs begin.
+pub(crate) fn intakes(house: &Arc<House>) -> Intakes {
+    let house = Arc::clone(house);
+    Box::new(move |begin: &Begin| match &begin.act {
+        Act::Skill { skill, .. } => {
+            let text = |value: &Value| match value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let args = begin.data.iter().map(|(k, v)| (k.clone(), text(v)));
+            house.intake_named(skill, args.collect())
+        }
+        // Only what was written in the definition is matched, never what flows through it.
+        Act::Task { text, .. } => house.intake(text),
+        Act::Approval { .. } | Act::Event { .. } | Act::Pause(_) => house.intake(""),
+    })
+}
+
+async fn nudge(house: &Arc<House>, number: u64, nudge: Nudge) -> Result<WorkflowRow> {
+    let row = house
+        .store
+        .advance_workflow(number, nudge, intakes(house))
+        .await?;
+    house.work.bump();
+    house.deadlines_changed.notify_one();
+    Ok(row)
+}
+
+/// A run to be started, its input checked.
+pub(crate) fn new_run(
+    house: &House,
+    name: &Slug,
+    input: BTreeMap<String, Value>,
+    by: Principal,
+    key: Option<String>,
+) -> Result<NewRun> {
+    let current = house.current();
+    let workflow = current.as_ref().and_then(|c| c.house.workflows.get(name));
+    let workflow = workflow.ok_or_else(|| {
+        Problem::new(
+            FaultKind::NotFound,
+            format!("there is no workflow `{name}`"),
+        )
+        .remedy("`abbey workflow check` lists those of the manifest")
+    })?;
+    let size = serde_json::to_vec(&input).map_or(0, |v| v.len());
+    if size > DATA_MAX {
+        return Err(invalid(format!("an input has at most {DATA_MAX} bytes")));
+    }
+    let input = workflow.accept(input).map_err(|wrong| {
+        invalid(format!(
+            "the input of the workflow `{name}`: {}",
+            wrong.join("; ")
+        ))
+    })?;
+    Ok(NewRun {
+        name: name.to_string(),
+        digest: digest(workflow),
+        workflow: workflow.clone(),
+        input,
+        by,
+        key,
+    })
+}
+
+/// Starts a run; whether it is a new one.
+pub(crate) async fn start(
+    house: &Arc<House>,
+    name: &Slug,
+    input: BTreeMap<String, Value>,
+    by: Principal,
+    key: Option<String>,
+) -> Result<(WorkflowRow, bool)> {
+    let new = new_run(house, name, input, by, key)?;
+    let (number, new) = house.store.start_workflow(new).await?;
+    let row = match new {
+        true => nudge(house, number, Nudge::Look).await?,
+        false => house.store.workflow(number).await?,
+    };
+    Ok((row, new))
+}
+
+/// `WF-3`, or 3.
+pub(crate) fn number(text: &str) -> Result<u64> {
+    let digits = text.strip_prefix("WF-").unwrap_or(text);
+    digits.parse().map_err(|_| {
+        Problem::new(FaultKind::NotFound, format!("there is no run `{text}`"))
+            .remedy("`abbey workflow list` lists them")
+            .into()
+    })
+}
+
+/// Calls a run off.
+pub(crate) async fn cancel(house: &Arc<House>, number: u64) -> Result<WorkflowRow> {
+    nudge(house, number, Nudge::CallOff(Principal::Operator)).await
+}
+
+/// A run once it is over, or as it stands when patience is.
+pub(crate) async fn rested(
+    house: &Arc<House>,
+    number: u64,
+    patience: Duration,
+) -> Result<WorkflowDoc> {
+    let until = tokio::time::Instant::now() + patience;
+    let mut head = house.head.clone();
+    loop {
+        head.mark_unchanged();
+        let row = house.store.workflow(number).await?;
+        if row.run.state.is_over() || tokio::time::Instant::now() >= until {
+            return Ok(WorkflowDoc {
+                version: VERSION,
+                run: workflow_views::run(house, &row),
+            });
+        }
+        let _changed_or_over = tokio::time::timeout_at(until, head.changed()).await;
+    }
+}
+
+/// Something happened: runs that wait for it hear of it, and workflows that start at it start.
+pub(crate) async fn event(
+    house: &Arc<House>,
+    name: &Slug,
+    body: EventBody,
+    by: Principal,
+    key: Option<String>,
+) -> Result<HeardDoc> {
+    if body.data.to_string().len() > DATA_MAX {
+        return Err(invalid(format!("an event has at most {DATA_MAX} bytes")));
+    }
+    let told = |data: Value| Nudge::Event {
+        name: name.clone(),
+        data,
+        by: by.clone(),
+    };
+    let mut heard = HeardDoc {
+        version: VERSION,
+        told: Vec::new(),
+        started: Vec::new(),
+    };
+    if let Some(run) = &body.run {
+        let number = number(run)?;
+        nudge(house, number, told(body.data)).await?;
+        heard.told.push(format!("WF-{number}"));
+        return Ok(heard);
+    }
+    let waits = |row: &WorkflowRow| {
+        let mut steps = row.workflow.steps.values();
+        let event = Act::Event { name: name.clone() };
+        row.run.state == State::Running
+            && !row.run.heard.contains_key(name)
+            && steps.any(|s| s.act == event)
+    };
+    let open = house.store.workflows(true, HEARING_MAX).await?;
+    for row in open.iter().filter(|r| waits(r)) {
+        nudge(house, row.number, told(body.data.clone())).await?;
+        heard.told.push(format!("WF-{}", row.number));
+    }
+    let current = house.current();
+    let workflows = current.iter().flat_map(|c| &c.house.workflows);
+    for (workflow, _) in workflows.filter(|(_, w)| w.on.contains(name)) {
+        let payload = match &body.data {
+            Value::Object(_) => body.data.clone(),
+            other => serde_json::json!({ "value": other }),
+        };
+        let input = BTreeMap::from([("payload".to_owned(), payload)]);
+        let key = key.as_ref().map(|k| format!("event {name} {k} {workflow}"));
+        let (row, _) = start(house, workflow, input, by.clone(), key).await?;
+        heard.started.push(format!("WF-{}", row.number));
+    }
+    Ok(heard)
+}
