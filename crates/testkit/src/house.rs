@@ -1,5 +1,7 @@
 //! A house in a temporary directory, driven by the real binary as a user would.
 
+use crate::args::Args;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -189,14 +191,14 @@ impl House {
     }
 
     /// A command of the binary in this home, with an environment of its own.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: impl Into<Args>) -> Command {
         let mut command = match &self.hosts {
             Some(hosts) => self.with_names(hosts),
             None => Command::new(&self.abbey),
         };
         let dir = self.abbey.parent().unwrap_or(Path::new("/"));
         command
-            .args(args)
+            .args(args.into().0)
             .env_clear()
             .env(
                 "PATH",
@@ -253,7 +255,7 @@ impl House {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: impl Into<Args>) -> Output {
         self.command(args).output().expect("the binary runs")
     }
 
@@ -261,8 +263,9 @@ impl House {
     ///
     /// # Panics
     /// With everything it said, when the code is another.
-    pub fn expect(&self, code: i32, args: &[&str]) -> String {
-        let output = self.run(args);
+    pub fn expect(&self, code: i32, args: impl Into<Args>) -> String {
+        let args = args.into();
+        let output = self.run(&args);
         let (out, err) = (
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr),
@@ -270,7 +273,8 @@ impl House {
         assert_eq!(
             output.status.code(),
             Some(code),
-            "abbey {args:?}\n--- stdout\n{out}\n--- stderr\n{err}\n--- serve\n{}",
+            "abbey {:?}\n--- stdout\n{out}\n--- stderr\n{err}\n--- serve\n{}",
+            args.0,
             self.serve_log()
         );
         out.into_owned()
@@ -280,12 +284,19 @@ impl House {
     ///
     /// # Panics
     /// When the output is no document.
-    pub fn json(&self, code: i32, args: &[&str]) -> Value {
-        let mut all = args.to_vec();
-        all.push("--json");
-        let text = self.expect(code, &all);
+    pub fn json(&self, code: i32, args: impl Into<Args>) -> Value {
+        self.document(code, args)
+    }
+
+    /// As [`House::json`], as a document of the API.
+    ///
+    /// # Panics
+    /// When the output is no such document.
+    pub fn document<T: DeserializeOwned>(&self, code: i32, args: impl Into<Args>) -> T {
+        let args = args.into().with(&["--json"]);
+        let text = self.expect(code, &args);
         serde_json::from_str(&text)
-            .unwrap_or_else(|e| panic!("abbey {args:?} printed no document: {e}\n{text}"))
+            .unwrap_or_else(|e| panic!("abbey {:?} printed no such document: {e}\n{text}", args.0))
     }
 
     /// Entries of the log with this action, oldest first.
@@ -339,13 +350,15 @@ impl House {
     ///
     /// # Panics
     /// When it was not refused with this code.
-    pub fn refused(&self, code: i32, args: &[&str]) -> String {
-        let output = self.run(args);
+    pub fn refused(&self, code: i32, args: impl Into<Args>) -> String {
+        let args = args.into();
+        let output = self.run(&args);
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(
             output.status.code(),
             Some(code),
-            "abbey {args:?}\n{}\n{err}",
+            "abbey {:?}\n{}\n{err}",
+            args.0,
             String::from_utf8_lossy(&output.stdout)
         );
         err
@@ -390,7 +403,7 @@ impl House {
     ///
     /// # Panics
     /// When it does not come up.
-    pub fn serve(&self, args: &[&str]) {
+    pub fn serve(&self, args: impl Into<Args>) {
         use std::io::{BufRead, BufReader};
         std::fs::create_dir_all(self.home().join("logs")).expect("a directory");
         let log = std::fs::OpenOptions::new()
@@ -398,8 +411,8 @@ impl House {
             .create(true)
             .open(self.home().join("logs/serve.log"))
             .expect("a log");
-        let mut all = vec!["role", "serve"];
-        all.extend(args);
+        let mut all = Args::from("role serve");
+        all.0.extend(args.into().0);
         let mut child = self
             .command(&all)
             .stdout(Stdio::piped())

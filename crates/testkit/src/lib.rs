@@ -1,9 +1,14 @@
-//! What tests and examples stand on: a scripted model server, a fake backend, a turned clock, and
-//! a house in a temporary directory. Never shipped.
+//! Shared by the tests and examples: a scripted model server, a fake backend, and a house in a temporary directory with
+//! its command line, its APIs and its crash points. Never shipped.
 
+pub mod args;
 pub mod conformance;
+pub mod container;
+pub mod crash;
 pub mod fake;
 pub mod hostd;
 pub mod house;
+pub mod http;
 pub mod model;
 pub mod outside;
+pub mod scripted;

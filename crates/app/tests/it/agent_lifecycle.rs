@@ -1,9 +1,9 @@
 //! Agents come from others, go when their work is over, and come back; what makes them who they are travels without
 //! their credentials (S1-24, S2-24).
 
-use crate::approvals::script;
-use crate::crash_points::{arm, armed_house};
 use crate::{house, up, with_model};
+use abbey_testkit::args;
+use abbey_testkit::crash::arm;
 use abbey_testkit::house::{House, until};
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ fn people(house: &House) {
     )
     .unwrap();
     house.manifest(HOUSE);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     house.put("iris", "MEMORY.md", "The pump is in the cellar.\n");
     house.put(
         "iris",
@@ -47,7 +47,7 @@ fn people(house: &House) {
 }
 
 fn read(house: &House, agent: &str, path: &str) -> String {
-    house.expect(0, &["exec", agent, "--", "cat", path])
+    house.expect(0, args!("exec {} -- cat {}", agent, path))
 }
 
 fn manifest(house: &House) -> String {
@@ -57,7 +57,7 @@ fn manifest(house: &House) -> String {
 #[test]
 fn clone_copies_identity_but_no_credentials_or_schedules() {
     let house = stand();
-    house.expect(0, &["agent", "clone", "iris", "rosa"]);
+    house.expect(0, "agent clone iris rosa");
     house.is_up("rosa");
     assert_eq!(
         read(&house, "rosa", "SOUL.md"),
@@ -72,7 +72,7 @@ fn clone_copies_identity_but_no_credentials_or_schedules() {
         read(&house, "rosa", "memory/2026-11-26.md"),
         "Looked at the pump. Key: [redacted]\n"
     );
-    house.expect(1, &["exec", "rosa", "--", "cat", "notes.txt"]);
+    house.expect(1, "exec rosa -- cat notes.txt");
     assert_ne!(house.agent_token("rosa"), house.agent_token("iris"));
     let text = manifest(&house);
     let (_, rosa) = text.split_once("  rosa:\n").unwrap();
@@ -83,12 +83,12 @@ fn clone_copies_identity_but_no_credentials_or_schedules() {
     assert!(text.contains("# The one that others are made like."));
     assert!(
         house
-            .refused(4, &["agent", "clone", "iris", "rosa"])
+            .refused(4, "agent clone iris rosa")
             .contains("already here")
     );
     assert!(
         house
-            .refused(3, &["agent", "clone", "nobody", "other"])
+            .refused(3, "agent clone nobody other")
             .contains("nobody")
     );
 }
@@ -100,7 +100,7 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
         house.agent_token("iris"),
         read(&house, "iris", "/proc/self/uid_map"),
     );
-    let gone = house.run(&["agent", "rm", "iris"]);
+    let gone = house.run("agent rm iris");
     let told = String::from_utf8_lossy(&gone.stderr).into_owned();
     assert!(gone.status.success(), "{told}");
     assert!(
@@ -111,7 +111,7 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     assert!(!manifest(&house).contains("iris:"));
     assert!(
         house
-            .refused(3, &["agent", "restore", "stranger"])
+            .refused(3, "agent restore stranger")
             .contains("never was one")
     );
     // Whoever was cut off when the files were back, and the manifest was not, goes on.
@@ -131,19 +131,10 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     std::fs::remove_file(house.path("charters/iris.md")).unwrap();
     assert!(
         house
-            .refused(
-                4,
-                &[
-                    "agent",
-                    "restore",
-                    "iris",
-                    "--at",
-                    "2026-11-26T00-00-00-000Z"
-                ]
-            )
+            .refused(4, "agent restore iris --at 2026-11-26T00-00-00-000Z")
             .contains("are back already")
     );
-    house.expect(0, &["agent", "restore", "iris"]);
+    house.expect(0, "agent restore iris");
     house.is_up("iris");
     assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
     assert_eq!(
@@ -160,45 +151,42 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
         );
     }
     assert!(manifest(&house).contains("early: { cron: \"0 6 * * *\", task: show system stats }"));
-    let done = house.json(
-        0,
-        &["task", "add", "show system stats", "--to", "iris", "--wait"],
-    );
+    let done = house.json(0, "task add 'show system stats' --to iris --wait");
     assert_eq!(done["task"]["state"], "done");
     assert!(
         house
-            .refused(4, &["agent", "restore", "iris"])
+            .refused(4, "agent restore iris")
             .contains("lives here")
     );
-    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
 
 /// Files that come back change hands, place by place; a crash between two leaves none of them behind.
 #[test]
 fn restore_survives_a_crash_with_all_files() {
-    let (mut house, armed) = armed_house("hostd.adopted");
+    let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), "hostd.adopted");
     people(&house);
     house.put("iris", "memory/old.md", "kept\n");
-    house.expect(0, &["agent", "rm", "iris"]);
+    house.expect(0, "agent rm iris");
     arm(&armed);
-    let _may_be_cut_off = house.run(&["agent", "restore", "iris"]);
+    let _may_be_cut_off = house.run("agent restore iris");
     until("the place was passed", || !armed.exists());
     house.crash_at = None;
     until("it is here again", || {
-        house.run(&["up"]).status.success() && manifest(&house).contains("iris:")
+        house.run("up").status.success() && manifest(&house).contains("iris:")
     });
     house.is_up("iris");
     assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
     house.put("iris", "notes.txt", "and still hers to write\n");
     house.put("iris", "memory/old.md", "and this\n");
-    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
 
 #[test]
 fn export_contains_identity_files_without_credentials() {
     let house = stand();
     let to = house.path("bundle").display().to_string();
-    house.expect(0, &["export", "iris", &to]);
+    house.expect(0, args!("export iris {}", to));
     let file = |name: &str| std::fs::read_to_string(house.path("bundle").join(name)).unwrap();
     assert!(file("agent.yaml").starts_with("iris:\n  name: Iris of the north\n"));
     assert_eq!(file("SOUL.md"), "# Iris\n\nWatches the north.\n");
@@ -215,7 +203,7 @@ fn export_contains_identity_files_without_credentials() {
     );
     assert!(
         house
-            .refused(4, &["export", "iris", &to])
+            .refused(4, args!("export iris {}", to))
             .contains("is there already")
     );
 }
@@ -225,19 +213,18 @@ fn removal_drains_the_agent_before_it_stops() {
     let house = up(&with_model(
         "  a: { template: orchestrator }\n  b: { template: worker, reports_to: a }\n",
     ));
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
-    script(&house, json!([{ "text": "well done", "delay_ms": 5000 }]));
-    let state = |number: &str| house.json(0, &["task", "show", number])["task"]["state"].clone();
+    house.wait_for_model();
+    house.script_model(&json!([{ "text": "well done", "delay_ms": 5000 }]));
+    let state =
+        |number: &str| house.json(0, args!("task show {}", number))["task"]["state"].clone();
     let add = |text: &str| -> String {
-        let task = house.json(0, &["task", "add", text, "--to", "b"]);
+        let task = house.json(0, args!("task add {} --to b", text));
         task["task"]["number"].as_str().unwrap().to_owned()
     };
     let first = add("think for a while");
     until("it works", || state(&first) == "running");
     let second = add("think again");
-    let gone = house.run(&["agent", "rm", "b"]);
+    let gone = house.run("agent rm b");
     let told = String::from_utf8_lossy(&gone.stderr).into_owned();
     assert!(gone.status.success(), "{told}");
     assert_eq!(state(&first), Value::from("done"));
@@ -253,21 +240,18 @@ fn removal_drains_the_agent_before_it_stops() {
 fn a_draining_agent_resumes_work_after_start() {
     let house = up("house: d\ndefaults: { cell: process }\nagents:\n  a: { template: sysadmin }\n");
     let operator = house.operator_token();
-    let drained = crate::api_access::outside(
-        &house,
-        "POST",
-        "/api/v1/agents/a/drain",
-        &operator,
-        Some(json!({})),
-        &[],
-    );
+    let drained = house
+        .operator_api("POST", "/api/v1/agents/a/drain")
+        .token(&operator)
+        .json(&json!({}))
+        .send();
     assert_eq!(drained.0, 200);
-    let told = house.expect(0, &["why", "a"]);
+    let told = house.expect(0, "why a");
     assert!(told.contains("`abbey start a` ends that"), "{told}");
-    let task = house.json(0, &["task", "add", "show system stats", "--to", "a"]);
+    let task = house.json(0, "task add 'show system stats' --to a");
     let number = task["task"]["number"].as_str().unwrap();
-    house.expect(0, &["start", "a"]);
+    house.expect(0, "start a");
     until("it works on", || {
-        house.json(0, &["task", "show", number])["task"]["state"] == "done"
+        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
     });
 }

@@ -1,6 +1,7 @@
 //! Agents: their walls, their files, their coming and going.
 
 use crate::{TWO, house, up, with_model};
+use abbey_testkit::args;
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
 use std::os::unix::fs::MetadataExt;
@@ -9,13 +10,10 @@ use std::os::unix::fs::MetadataExt;
 fn each_agent_has_its_own_user_environment_and_files() {
     let house = up(TWO);
     let secret = house.home().join("agents/abbot/home/token");
-    let read = house.run(&[
-        "exec",
-        "sysadmin",
-        "--",
-        "cat",
-        &secret.display().to_string(),
-    ]);
+    let read = house.run(args!(
+        "exec sysadmin -- cat {}",
+        secret.display().to_string()
+    ));
     assert_eq!(
         read.status.code(),
         Some(1),
@@ -29,7 +27,7 @@ fn each_agent_has_its_own_user_environment_and_files() {
             .unwrap()
             .uid()
     );
-    let env = house.expect(0, &["exec", "sysadmin", "--", "env"]);
+    let env = house.expect(0, "exec sysadmin -- env");
     let mut names: Vec<&str> = env
         .lines()
         .filter_map(|l| l.split_once('=').map(|(k, _)| k))
@@ -58,28 +56,19 @@ fn each_agent_has_its_own_user_environment_and_files() {
         "mv SOUL.md other",
         "echo y > z && mv z SOUL.md",
     ] {
-        let output = house.run(&["exec", "sysadmin", "--", "sh", "-c", attack]);
+        let output = house.run(args!("exec sysadmin -- sh -c {}", attack));
         assert_ne!(output.status.code(), Some(0), "{attack}");
     }
     // A program's status passes through; what is not there is 127.
     assert_eq!(
-        house
-            .run(&["exec", "sysadmin", "--", "sh", "-c", "exit 42"])
-            .status
-            .code(),
+        house.run("exec sysadmin -- sh -c 'exit 42'").status.code(),
         Some(42)
     );
     assert_eq!(
-        house
-            .run(&["exec", "sysadmin", "--", "no-such-program"])
-            .status
-            .code(),
+        house.run("exec sysadmin -- no-such-program").status.code(),
         Some(127)
     );
-    assert_eq!(
-        house.run(&["exec", "nobody", "--", "true"]).status.code(),
-        Some(125)
-    );
+    assert_eq!(house.run("exec nobody -- true").status.code(), Some(125));
 }
 
 #[test]
@@ -88,28 +77,21 @@ fn resource_limits_are_enforced_and_read_back() {
         "template: sysadmin,",
         "template: sysadmin, limits: { memory: 64MiB, cpus: 0.5, processes: 32, io: 20MiB },",
     ));
-    let why = house.json(0, &["why", "sysadmin"]);
+    let why = house.json(0, "why sysadmin");
     assert_eq!(why["limits_in_force"]["memory"], 64 << 20);
     assert_eq!(why["limits_in_force"]["cpu_milli"], 500);
     assert_eq!(why["limits_in_force"]["processes"], 32);
     assert_eq!(why["limits_in_force"]["io"], 20 << 20);
     // A fork bomb ends at its ceiling; the house does not notice.
-    let bomb = house.run(&[
-        "exec",
-        "sysadmin",
-        "--",
-        "sh",
-        "-c",
-        "for i in $(seq 100); do sleep 5 & done; wait",
-    ]);
+    let bomb = house.run("exec sysadmin -- sh -c 'for i in $(seq 100); do sleep 5 & done; wait'");
     assert_ne!(bomb.status.code(), Some(0));
-    house.expect(0, &["ps"]);
+    house.expect(0, "ps");
 }
 
 #[test]
 fn a_crashed_agent_is_restarted_and_why_shows_the_cause() {
     let house = up(TWO);
-    let show = || house.json(0, &["agent", "show", "sysadmin"]);
+    let show = || house.json(0, "agent show sysadmin");
     let first = show()["pid"].as_i64().unwrap();
     kill(i32::try_from(first).unwrap());
     // From one document: between two, the state may change.
@@ -117,7 +99,7 @@ fn a_crashed_agent_is_restarted_and_why_shows_the_cause() {
         let now = show();
         now["presence"] == "ready" && now["pid"].as_i64().is_some_and(|pid| pid != first)
     });
-    let why = house.json(0, &["why", "sysadmin"]);
+    let why = house.json(0, "why sysadmin");
     assert_eq!(
         (why["last_exit"].as_str(), why["failures"].as_u64()),
         (Some("signal 9"), Some(1))
@@ -128,52 +110,35 @@ fn a_crashed_agent_is_restarted_and_why_shows_the_cause() {
 #[test]
 fn agents_are_added_stopped_and_removed_and_their_files_are_kept() {
     let house = up(TWO);
-    house.expect(
-        0,
-        &[
-            "agent",
-            "new",
-            "helper",
-            "--template",
-            "worker",
-            "--reports-to",
-            "abbot",
-        ],
-    );
+    house.expect(0, "agent new helper --template worker --reports-to abbot");
     until("the new agent is up", || {
-        house.json(0, &["ps"])["agents"]
+        house.json(0, "ps")["agents"]
             .as_array()
             .unwrap()
             .iter()
             .any(|a| a["name"] == "helper" && a["presence"] == "ready")
     });
-    house.refused(4, &["agent", "new", "helper"]);
-    house.expect(0, &["stop", "helper"]);
-    assert_eq!(
-        house.json(0, &["agent", "show", "helper"])["presence"],
-        "stopped"
-    );
+    house.refused(4, "agent new helper");
+    house.expect(0, "stop helper");
+    assert_eq!(house.json(0, "agent show helper")["presence"], "stopped");
     // A stopped agent stays stopped, also over a new control plane.
     house.kill_serve();
-    house.expect(0, &["up"]);
-    assert_eq!(
-        house.json(0, &["agent", "show", "helper"])["presence"],
-        "stopped"
-    );
-    house.expect(0, &["start", "helper"]);
-    let before = house.json(0, &["agent", "show", "helper"])["generation"]
+    house.expect(0, "up");
+    assert_eq!(house.json(0, "agent show helper")["presence"], "stopped");
+    house.expect(0, "start helper");
+    let before = house.json(0, "agent show helper")["generation"]
         .as_u64()
         .unwrap();
-    house.expect(0, &["restart", "helper"]);
+    house.expect(0, "restart helper");
     assert!(
-        house.json(0, &["agent", "show", "helper"])["generation"]
+        house.json(0, "agent show helper")["generation"]
             .as_u64()
             .unwrap()
             > before
     );
     let token = house.agent_token("helper");
-    house.expect(0, &["agent", "rm", "helper"]);
-    house.refused(3, &["agent", "show", "helper"]);
+    house.expect(0, "agent rm helper");
+    house.refused(3, "agent show helper");
     assert!(!house.home().join("agents/helper").exists());
     assert_eq!(
         std::fs::read_dir(house.home().join("removed"))
@@ -182,11 +147,15 @@ fn agents_are_added_stopped_and_removed_and_their_files_are_kept() {
         1
     );
     assert_eq!(
-        crate::api_access::inside(&house, "GET", "/api/v1/self", &token, None).0,
+        house
+            .agent_api("GET", "/api/v1/self")
+            .token(&token)
+            .send()
+            .0,
         401,
         "its credential is revoked"
     );
-    let effective = house.expect(0, &["agent", "show", "sysadmin", "--effective"]);
+    let effective = house.expect(0, "agent show sysadmin --effective");
     assert!(effective.contains("template sysadmin") && effective.contains("manifest, line"));
 }
 
@@ -195,7 +164,7 @@ fn run_limits_have_typed_outcomes_and_claims_without_receipts_are_flagged() {
     let house = up(&with_model(
         "  abbot: { template: orchestrator, tools: { turns: 2, allow: [read_file, write_file, memory, finish] } }\n",
     ));
-    let port = house.json(0, &["service", "list"])["services"][0]["port"]
+    let port = house.json(0, "service list")["services"][0]["port"]
         .as_u64()
         .unwrap();
     let script = |turns: &str| {
@@ -219,21 +188,18 @@ fn run_limits_have_typed_outcomes_and_claims_without_receipts_are_flagged() {
     script(
         r#"[{"tool_calls":[{"name":"write_file","arguments":{"path":"notes/a.txt","content":"hello"}},{"name":"shell","arguments":{"argv":["id"]}},{"name":"write_file","arguments":{"path":"../home/x","content":"no"}}]},{"text":"I created the note."}]"#,
     );
-    let doc = house.json(0, &["task", "add", "write a note", "--wait"]);
+    let doc = house.json(0, "task add 'write a note' --wait");
     let run = &doc["task"]["runs"][0];
     assert_eq!(
         (run["receipts"].as_u64(), run["flagged"].as_bool()),
         (Some(3), Some(false))
     );
-    assert_eq!(
-        house.expect(0, &["exec", "abbot", "--", "cat", "notes/a.txt"]),
-        "hello"
-    );
+    assert_eq!(house.expect(0, "exec abbot -- cat notes/a.txt"), "hello");
     assert!(!house.home().join("agents/abbot/home/x").exists());
     // Words that look like an action do nothing, and are seen (S3-38).
     script(r#"[{"text":"DELEGATE: sysadmin restart everything. I restarted it."}]"#);
     assert_eq!(
-        house.json(0, &["task", "add", "pretend", "--wait"])["task"]["runs"][0]["flagged"],
+        house.json(0, "task add pretend --wait")["task"]["runs"][0]["flagged"],
         true
     );
     // The turn limit.
@@ -241,14 +207,14 @@ fn run_limits_have_typed_outcomes_and_claims_without_receipts_are_flagged() {
         r#"[{"tool_calls":[{"name":"memory","arguments":{"action":"list"}}]},{"tool_calls":[{"name":"memory","arguments":{"action":"list"}}]},{"text":"never"}]"#,
     );
     assert_eq!(
-        house.json(1, &["task", "add", "go on and on", "--wait"])["task"]["runs"][0]["reason"],
+        house.json(1, "task add 'go on and on' --wait")["task"]["runs"][0]["reason"],
         "turn_limit"
     );
     // A cut stream whose usage is unknown costs its reservation, never nothing.
     script(
         r#"[{"text":"half an ans","cut":true},{"text":"half an ans","cut":true},{"text":"half an ans","cut":true}]"#,
     );
-    let doc = house.json(1, &["task", "add", "be cut off", "--wait"]);
+    let doc = house.json(1, "task add 'be cut off' --wait");
     let run = &doc["task"]["runs"][0];
     assert_eq!(
         (
@@ -259,7 +225,7 @@ fn run_limits_have_typed_outcomes_and_claims_without_receipts_are_flagged() {
         (Some("unknown"), true, true)
     );
     let scope = format!("run:{}", run["id"].as_str().unwrap());
-    let budgets = house.json(0, &["budget", "report"]);
+    let budgets = house.json(0, "budget report");
     let spent = budgets["scopes"]
         .as_array()
         .unwrap()
@@ -280,10 +246,10 @@ fn no_model_call_is_made_without_budget() {
     house.manifest(&with_model(
         "  abbot: { template: orchestrator, budget: { tokens_per_day: 50 } }\n",
     ));
-    house.expect(0, &["up"]);
-    let doc = house.json(1, &["task", "add", "think", "--wait"]);
+    house.expect(0, "up");
+    let doc = house.json(1, "task add think --wait");
     assert_eq!(doc["task"]["runs"][0]["reason"], "budget_exhausted");
-    let port = house.json(0, &["service", "list"])["services"][0]["port"]
+    let port = house.json(0, "service list")["services"][0]["port"]
         .as_u64()
         .unwrap();
     let calls = std::process::Command::new("curl")
@@ -305,12 +271,12 @@ fn a_paused_agent_is_suspended_and_resumes() {
         (of_user, "cell: sandbox, waive: [limits]"),
     ] {
         house.manifest(&TWO.replace("cell: process", cell));
-        house.expect(0, &["up"]);
-        let before = house.json(0, &["ps"]);
+        house.expect(0, "up");
+        let before = house.json(0, "ps");
         let boot = &before["agents"][1]["generation"];
-        house.expect(0, &["pause", "sysadmin"]);
+        house.expect(0, "pause sysadmin");
         let presence = || {
-            let fleet = house.json(0, &["ps"]);
+            let fleet = house.json(0, "ps");
             fleet["agents"][1]["presence"].as_str().unwrap().to_owned()
         };
         assert_eq!(presence(), "paused");
@@ -327,29 +293,26 @@ fn a_paused_agent_is_suspended_and_resumes() {
             (fields[11].clone(), fields[12].clone())
         };
         let held = ticks();
-        let added = house.json(
-            0,
-            &["task", "add", "How full is the disk?", "--to", "sysadmin"],
-        );
+        let added = house.json(0, "task add 'How full is the disk?' --to sysadmin");
         let task = added["task"]["id"].as_str().unwrap().to_owned();
-        let why = house.json(0, &["task", "why", &task]).to_string();
+        let why = house.json(0, args!("task why {}", task)).to_string();
         assert!(why.contains("sysadmin is paused"), "{why}");
         house.kill_serve();
-        house.expect(0, &["up", "--no-wait"]);
+        house.expect(0, "up --no-wait");
         until("it is adopted as it was", || presence() == "paused");
         assert_eq!(ticks(), held, "not a tick");
-        house.expect(0, &["resume", "sysadmin"]);
+        house.expect(0, "resume sysadmin");
         until("it did what was waiting", || {
-            house.json(0, &["task", "show", &task])["task"]["state"] == "done"
+            house.json(0, args!("task show {}", task))["task"]["state"] == "done"
         });
-        let after = house.json(0, &["ps"]);
+        let after = house.json(0, "ps");
         assert_eq!(after["agents"][1]["generation"], *boot, "no new boot");
         // What is paused can be stopped, and the other agent never noticed.
-        house.expect(0, &["pause", "--all"]);
-        house.expect(0, &["stop", "sysadmin"]);
-        house.expect(0, &["resume", "--all"]);
+        house.expect(0, "pause --all");
+        house.expect(0, "stop sysadmin");
+        house.expect(0, "resume --all");
         until("both are up", || {
-            let fleet = house.json(0, &["ps"]);
+            let fleet = house.json(0, "ps");
             fleet["agents"]
                 .as_array()
                 .unwrap()
@@ -366,23 +329,16 @@ fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
     let house = house();
     let agents = "  a: { template: orchestrator, model: scripted/scripted-1 }\n  b: { template: sysadmin, reports_to: a }\n";
     house.manifest(&with_model(agents).replace("cell: process, model", "cell: sandbox, model"));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let row = |name: &str| {
-        let fleet = house.json(0, &["ps"]);
+        let fleet = house.json(0, "ps");
         let agents = fleet["agents"].as_array().unwrap();
         agents.iter().find(|a| a["name"] == name).unwrap().clone()
     };
     let before = row("a");
     house.expect(
         0,
-        &[
-            "reload",
-            "a",
-            "--model",
-            "scripted/scripted-2",
-            "--reason",
-            "it is cheaper",
-        ],
+        "reload a --model scripted/scripted-2 --reason 'it is cheaper'",
     );
     let after = row("a");
     assert_eq!(after["model"], "scripted/scripted-2");
@@ -394,7 +350,7 @@ fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
         before["config"],
         "the other agent is as it was"
     );
-    let entries = house.expect(0, &["activity", "--json"]);
+    let entries = house.expect(0, "activity --json");
     let changes: Vec<Value> = entries
         .lines()
         .map(|l| serde_json::from_str(l).unwrap())
@@ -410,16 +366,13 @@ fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
     assert_eq!(changes[0]["actor"], "operator");
     // Nothing of it is lost with the control plane or the cell.
     house.kill_serve();
-    house.expect(0, &["up"]);
-    house.expect(0, &["restart", "a"]);
+    house.expect(0, "up");
+    house.expect(0, "restart a");
     until("it says so again", || {
         row("a")["config_taken"] == after["config"]
     });
     assert_eq!(row("a")["model"], "scripted/scripted-2");
-    house.expect(
-        0,
-        &["reload", "a", "--rollback", "--reason", "it was worse"],
-    );
+    house.expect(0, "reload a --rollback --reason 'it was worse'");
     assert_eq!(row("a")["model"], "scripted/scripted-1");
     let text = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
     assert!(
@@ -437,42 +390,42 @@ fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
     )
     .unwrap();
     let boot = row("b")["generation"].clone();
-    house.expect(0, &["reload", "--all"]);
-    let charter = house.expect(0, &["exec", "b", "--", "cat", "/agent/workspace/SOUL.md"]);
+    house.expect(0, "reload --all");
+    let charter = house.expect(0, "exec b -- cat /agent/workspace/SOUL.md");
     assert_eq!(
         (charter.as_str(), &row("b")["generation"]),
         ("Speak plainly.\n", &boot)
     );
     assert_eq!(row("b")["config"], row("b")["config_taken"]);
     // What cannot be is refused, and nothing is written.
-    let said = house.refused(4, &["reload", "b", "--rollback"]);
+    let said = house.refused(4, "reload b --rollback");
     assert!(said.contains("never had another model"), "{said}");
     let before = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
-    let said = house.refused(2, &["reload", "a", "--model", "nobody/x"]);
+    let said = house.refused(2, "reload a --model nobody/x");
     assert!(said.contains("no provider `nobody`"), "{said}");
     assert_eq!(
         std::fs::read_to_string(house.path("abbey.yaml")).unwrap(),
         before
     );
-    house.refused(3, &["reload", "nobody"]);
+    house.refused(3, "reload nobody");
 }
 
 /// One name that is wrong does not keep the others from being served, and is told with its name.
 #[test]
 fn verbs_on_several_agents_report_each_failure() {
     let house = up(TWO);
-    let said = house.refused(3, &["stop", "abbot", "nobody", "sysadmin"]);
+    let said = house.refused(3, "stop abbot nobody sysadmin");
     assert!(
         said.contains("stop nobody:") && said.contains("there is no agent `nobody`"),
         "{said}"
     );
-    let fleet = house.json(0, &["ps"]);
+    let fleet = house.json(0, "ps");
     let down = |a: &Value| a["pid"].is_null();
     assert!(
         fleet["agents"].as_array().unwrap().iter().all(down),
         "{fleet}"
     );
-    house.expect(0, &["start", "--all"]);
+    house.expect(0, "start --all");
 }
 
 #[test]
@@ -484,14 +437,14 @@ fn an_agent_can_pin_a_skill_version() {
         ))
     };
     manifest("disk-usage@7");
-    let told = house.refused(4, &["up"]);
+    let told = house.refused(4, "up");
     assert!(
         told.contains("it has `disk-usage@7`, and the house has version 1 of it"),
         "{told}"
     );
     manifest("disk-usage@1");
-    house.expect(0, &["up"]);
-    let task = house.json(0, &["task", "add", "How full is the disk?", "--wait"]);
+    house.expect(0, "up");
+    let task = house.json(0, "task add 'How full is the disk?' --wait");
     assert_eq!(task["task"]["state"], "done");
     // The list in the directory of skills says which there are, who answers for them, and what they are found by.
     let list = house.home().join("skills/library.yaml");
@@ -501,11 +454,11 @@ fn an_agent_can_pin_a_skill_version() {
     )
     .unwrap();
     house.kill_serve();
-    house.expect(0, &["up"]);
-    let found = house.json(0, &["skill", "search", "platters"]);
+    house.expect(0, "up");
+    let found = house.json(0, "skill search platters");
     assert_eq!(
         (&found["skills"][0]["name"], &found["skills"][0]["owner"]),
         (&Value::from("disk-usage"), &Value::from("ops"))
     );
-    house.refused(3, &["skill", "show", "report"]);
+    house.refused(3, "skill show report");
 }

@@ -1,105 +1,19 @@
-//! Who may come in by which door, and what they are told.
+//! Access to the operator API and the agent API: credentials, leases, ETags, refusals, events, TLS.
 
 use crate::{TWO, up, with_model};
-use abbey_testkit::house::House;
+use abbey_testkit::args;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-
-/// One request over a Unix socket, by hand.
-pub(crate) fn exchange(
-    socket: &Path,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> (u16, Value) {
-    let mut stream = UnixStream::connect(socket).expect("the door is open");
-    let mut head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n",
-        body.len()
-    );
-    for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    // A refusal may come before the whole body is read.
-    let _refused_early = stream.write_all(format!("{head}\r\n{body}").as_bytes());
-    let mut answer = Vec::new();
-    let _reset = stream.read_to_end(&mut answer);
-    let text = String::from_utf8_lossy(&answer).into_owned();
-    let status = text
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(0);
-    let body = text.split_once("\r\n\r\n").map_or("", |(_, b)| b);
-    let json = body
-        .find('{')
-        .and_then(|start| serde_json::from_str(&body[start..=body.rfind('}')?]).ok());
-    (status, json.unwrap_or(Value::Null))
-}
-
-/// A request by the inside door.
-pub(crate) fn inside(
-    house: &House,
-    method: &str,
-    path: &str,
-    token: &str,
-    body: Option<Value>,
-) -> (u16, Value) {
-    inside_with(house, method, path, token, body, &[])
-}
-
-pub(crate) fn inside_with(
-    house: &House,
-    method: &str,
-    path: &str,
-    token: &str,
-    body: Option<Value>,
-    more: &[(&str, &str)],
-) -> (u16, Value) {
-    let bearer = format!("Bearer {token}");
-    let mut headers = vec![
-        ("authorization", bearer.as_str()),
-        ("content-type", "application/json"),
-    ];
-    headers.extend(more);
-    exchange(
-        &house.home().join("run/inside.sock"),
-        method,
-        path,
-        &headers,
-        &body.map(|b| b.to_string()).unwrap_or_default(),
-    )
-}
-
-/// A request by the outside door.
-pub(crate) fn outside(
-    house: &House,
-    method: &str,
-    path: &str,
-    token: &str,
-    body: Option<Value>,
-    more: &[(&str, &str)],
-) -> (u16, Value) {
-    let bearer = format!("Bearer {token}");
-    let mut headers = vec![("authorization", bearer.as_str())];
-    headers.extend(more);
-    exchange(
-        &house.home().join("run/operator.sock"),
-        method,
-        path,
-        &headers,
-        &body.map(|b| b.to_string()).unwrap_or_default(),
-    )
-}
 
 #[test]
 fn each_api_refuses_missing_credentials_and_those_of_the_other_api() {
     let house = up(TWO);
     let (operator, agent) = (house.operator_token(), house.agent_token("sysadmin"));
-    assert_eq!(outside(&house, "GET", "/healthz", "", None, &[]).0, 200);
+    assert_eq!(
+        house.operator_api("GET", "/healthz").token("").send().0,
+        200
+    );
     for route in abbey_api::routes::ROUTES {
         let path = route
             .path
@@ -118,12 +32,18 @@ fn each_api_refuses_missing_credentials_and_those_of_the_other_api() {
         }
         let (none, wrong) = match route.door {
             abbey_api::routes::Door::Outside => (
-                outside(&house, route.method, &path, "nonsense", None, &[]),
-                outside(&house, route.method, &path, &agent, None, &[]),
+                house
+                    .operator_api(route.method, &path)
+                    .token("nonsense")
+                    .send(),
+                house.operator_api(route.method, &path).token(&agent).send(),
             ),
             abbey_api::routes::Door::Inside => (
-                inside(&house, route.method, &path, "nonsense", None),
-                inside(&house, route.method, &path, &operator, None),
+                house
+                    .agent_api(route.method, &path)
+                    .token("nonsense")
+                    .send(),
+                house.agent_api(route.method, &path).token(&operator).send(),
             ),
         };
         assert_eq!((none.0, wrong.0), (401, 403), "{} {path}", route.method);
@@ -138,9 +58,11 @@ fn each_api_refuses_missing_credentials_and_those_of_the_other_api() {
         if route.method == "GET" && !path.contains("next") && !path.contains("events") {
             let right = match route.door {
                 abbey_api::routes::Door::Outside => {
-                    outside(&house, "GET", &path, &operator, None, &[])
+                    house.operator_api("GET", &path).token(&operator).send()
                 }
-                abbey_api::routes::Door::Inside => inside(&house, "GET", &path, &agent, None),
+                abbey_api::routes::Door::Inside => {
+                    house.agent_api("GET", &path).token(&agent).send()
+                }
             };
             assert!(
                 right.0 == 200
@@ -153,13 +75,19 @@ fn each_api_refuses_missing_credentials_and_those_of_the_other_api() {
     }
     for (door, path) in abbey_api::routes::NOT_BUILT {
         let told = match door {
-            abbey_api::routes::Door::Outside => outside(&house, "GET", path, &operator, None, &[]),
-            abbey_api::routes::Door::Inside => inside(&house, "GET", path, &agent, None),
+            abbey_api::routes::Door::Outside => {
+                house.operator_api("GET", path).token(&operator).send()
+            }
+            abbey_api::routes::Door::Inside => house.agent_api("GET", path).token(&agent).send(),
         };
         assert_eq!(told.0, 501, "{path} is refused by name");
     }
     assert_eq!(
-        outside(&house, "GET", "/api/v1/nothing", &operator, None, &[]).0,
+        house
+            .operator_api("GET", "/api/v1/nothing")
+            .token(&operator)
+            .send()
+            .0,
         404
     );
 }
@@ -168,10 +96,13 @@ fn each_api_refuses_missing_credentials_and_those_of_the_other_api() {
 fn an_agent_acts_only_as_itself_and_under_its_own_lease() {
     // Nobody works here: the cells are stopped, and the test plays the agents.
     let house = up(TWO);
-    house.expect(0, &["stop", "--all"]);
-    house.expect(0, &["task", "add", "show system stats"]);
+    house.expect(0, "stop --all");
+    house.expect(0, "task add 'show system stats'");
     let (sysadmin, abbot) = (house.agent_token("sysadmin"), house.agent_token("abbot"));
-    let (status, offer) = inside(&house, "GET", "/api/v1/self/next", &sysadmin, None);
+    let (status, offer) = house
+        .agent_api("GET", "/api/v1/self/next")
+        .token(&sysadmin)
+        .send();
     assert_eq!(
         (status, offer["skill"]["name"].as_str()),
         (200, Some("system-stats"))
@@ -179,95 +110,79 @@ fn an_agent_acts_only_as_itself_and_under_its_own_lease() {
     let id = offer["task"].as_str().unwrap();
     // Not a candidate.
     assert_eq!(
-        inside(
-            &house,
-            "POST",
-            &format!("/api/v1/self/tasks/{id}/claim"),
-            &abbot,
-            Some(json!({}))
-        )
-        .0,
+        house
+            .agent_api("POST", &format!("/api/v1/self/tasks/{id}/claim"))
+            .token(&abbot)
+            .json(&json!({}))
+            .send()
+            .0,
         403
     );
     // A claim from an older look is refused with the version now (S4-23).
-    let (status, stale) = inside(
-        &house,
-        "POST",
-        &format!("/api/v1/self/tasks/{id}/claim"),
-        &sysadmin,
-        Some(json!({ "revision": 1 })),
-    );
+    let (status, stale) = house
+        .agent_api("POST", &format!("/api/v1/self/tasks/{id}/claim"))
+        .token(&sysadmin)
+        .json(&json!({ "revision": 1 }))
+        .send();
     assert_eq!(
         (status, stale["current"].as_u64()),
         (409, offer["revision"].as_u64())
     );
-    let (status, claim) = inside(
-        &house,
-        "POST",
-        &format!("/api/v1/self/tasks/{id}/claim"),
-        &sysadmin,
-        Some(json!({ "revision": offer["revision"] })),
-    );
+    let (status, claim) = house
+        .agent_api("POST", &format!("/api/v1/self/tasks/{id}/claim"))
+        .token(&sysadmin)
+        .json(&json!({ "revision": offer["revision"] }))
+        .send();
     assert_eq!(status, 200);
     let token = claim["lease"]["token"].to_string();
     let complete = |who: &str, lease: &str| {
         let body = json!({ "text": "x", "source": "skill" });
-        inside_with(
-            &house,
-            "POST",
-            &format!("/api/v1/self/tasks/{id}/complete"),
-            who,
-            Some(body),
-            &[("abbey-lease", lease)],
-        )
+        house
+            .agent_api("POST", &format!("/api/v1/self/tasks/{id}/complete"))
+            .token(who)
+            .json(&body)
+            .header("abbey-lease", lease)
+            .send()
     };
     // Another agent with the right token, the right agent with a wrong one, and none.
     let (status, told) = complete(&abbot, &token);
     assert_eq!((status, told["holder"].as_str()), (409, Some("sysadmin")));
     assert_eq!(complete(&sysadmin, "99").0, 409);
     assert_eq!(
-        inside(
-            &house,
-            "POST",
-            &format!("/api/v1/self/tasks/{id}/complete"),
-            &sysadmin,
-            Some(json!({ "text": "x", "source": "skill" }))
-        )
-        .0,
+        house
+            .agent_api("POST", &format!("/api/v1/self/tasks/{id}/complete"))
+            .token(&sysadmin)
+            .json(&json!({ "text": "x", "source": "skill" }))
+            .send()
+            .0,
         422
     );
     // Facts are granted by the skill of a running task, and only those.
     assert_eq!(
-        inside(
-            &house,
-            "POST",
-            "/api/v1/self/facts/system",
-            &sysadmin,
-            Some(json!({}))
-        )
-        .0,
+        house
+            .agent_api("POST", "/api/v1/self/facts/system")
+            .token(&sysadmin)
+            .json(&json!({}))
+            .send()
+            .0,
         200
     );
     assert_eq!(
-        inside(
-            &house,
-            "POST",
-            "/api/v1/self/facts/disks",
-            &sysadmin,
-            Some(json!({}))
-        )
-        .0,
+        house
+            .agent_api("POST", "/api/v1/self/facts/disks")
+            .token(&sysadmin)
+            .json(&json!({}))
+            .send()
+            .0,
         403
     );
     assert_eq!(
-        inside(
-            &house,
-            "POST",
-            "/api/v1/self/facts/system",
-            &abbot,
-            Some(json!({}))
-        )
-        .0,
+        house
+            .agent_api("POST", "/api/v1/self/facts/system")
+            .token(&abbot)
+            .json(&json!({}))
+            .send()
+            .0,
         403
     );
     assert_eq!(complete(&sysadmin, &token).0, 200);
@@ -281,14 +196,12 @@ fn bad_request_bodies_are_refused_with_a_reason_and_never_a_500() {
     let (operator, agent) = (house.operator_token(), house.agent_token("abbot"));
     let huge = "x".repeat(3 << 20);
     assert_eq!(
-        exchange(
-            &house.home().join("run/operator.sock"),
-            "POST",
-            "/api/v1/tasks",
-            &[("authorization", &format!("Bearer {operator}"))],
-            &huge
-        )
-        .0,
+        house
+            .operator_api("POST", "/api/v1/tasks")
+            .token(&operator)
+            .text(&huge)
+            .send()
+            .0,
         413
     );
     for body in [
@@ -302,13 +215,11 @@ fn bad_request_bodies_are_refused_with_a_reason_and_never_a_500() {
         "null",
         "\"\\u0000\"",
     ] {
-        let (status, _) = exchange(
-            &house.home().join("run/operator.sock"),
-            "POST",
-            "/api/v1/tasks",
-            &[("authorization", &format!("Bearer {operator}"))],
-            body,
-        );
+        let (status, _) = house
+            .operator_api("POST", "/api/v1/tasks")
+            .token(&operator)
+            .text(body)
+            .send();
         assert!((400..500).contains(&status), "{body}: {status}");
     }
     for path in [
@@ -319,120 +230,97 @@ fn bad_request_bodies_are_refused_with_a_reason_and_never_a_500() {
         "/api/v1/tasks?state=none",
         "/api/v1/runs/run_zz",
     ] {
-        let (status, _) = outside(
-            &house,
-            "GET",
-            &path.replace(' ', "%20"),
-            &operator,
-            None,
-            &[],
-        );
+        let (status, _) = house
+            .operator_api("GET", &path.replace(' ', "%20"))
+            .token(&operator)
+            .send();
         assert!((400..500).contains(&status), "{path}: {status}");
     }
     // The gateway: no run, a foreign model, no messages.
     let call =
         |model: &str| json!({ "model": model, "messages": [{ "role": "user", "content": "x" }] });
     assert_eq!(
-        inside(
-            &house,
-            "POST",
-            "/v1/chat/completions",
-            &agent,
-            Some(call("scripted/scripted-1"))
-        )
-        .0,
+        house
+            .agent_api("POST", "/v1/chat/completions")
+            .token(&agent)
+            .json(&call("scripted/scripted-1"))
+            .send()
+            .0,
         403,
         "no live lease"
     );
     assert_eq!(
-        inside(
-            &house,
-            "POST",
-            "/v1/chat/completions",
-            &agent,
-            Some(call("other/model"))
-        )
-        .0,
+        house
+            .agent_api("POST", "/v1/chat/completions")
+            .token(&agent)
+            .json(&call("other/model"))
+            .send()
+            .0,
         403
     );
     assert_eq!(
-        inside(
-            &house,
-            "POST",
-            "/v1/chat/completions",
-            &agent,
-            Some(json!({ "model": "scripted-1" }))
-        )
-        .0,
+        house
+            .agent_api("POST", "/v1/chat/completions")
+            .token(&agent)
+            .json(&json!({ "model": "scripted-1" }))
+            .send()
+            .0,
         400
     );
     assert_eq!(
-        inside(&house, "GET", "/v1/models", &agent, None).1["data"][0]["id"],
+        house.agent_api("GET", "/v1/models").token(&agent).send().1["data"][0]["id"],
         "scripted/scripted-1"
     );
-    assert!(
-        house.json(0, &["activity", "verify"])["ok"]
-            .as_bool()
-            .unwrap()
-    );
+    assert!(house.json(0, "activity verify")["ok"].as_bool().unwrap());
 }
 
 #[test]
 fn rotated_credentials_overlap_and_stale_etags_are_refused() {
     let house = up(TWO);
     let old = house.agent_token("sysadmin");
-    house.expect(0, &["agent", "rotate", "sysadmin"]);
+    house.expect(0, "agent rotate sysadmin");
     let new = house.agent_token("sysadmin");
     assert_ne!(old, new);
-    assert_eq!(inside(&house, "GET", "/api/v1/self", &new, None).0, 200);
     assert_eq!(
-        inside(&house, "GET", "/api/v1/self", &old, None).0,
+        house.agent_api("GET", "/api/v1/self").token(&new).send().0,
+        200
+    );
+    assert_eq!(
+        house.agent_api("GET", "/api/v1/self").token(&old).send().0,
         200,
         "the old one ends after an overlap"
     );
     let operator = house.operator_token();
-    house.json(8, &["task", "add", "think", "--wait"]);
-    let (status, told) = outside(
-        &house,
-        "POST",
-        "/api/v1/tasks/1/cancel",
-        &operator,
-        None,
-        &[("if-match", "\"1\"")],
-    );
+    house.json(8, "task add think --wait");
+    let (status, told) = house
+        .operator_api("POST", "/api/v1/tasks/1/cancel")
+        .token(&operator)
+        .header("if-match", "\"1\"")
+        .send();
     assert_eq!(status, 409);
     let current = told["current"].as_u64().unwrap();
     assert_eq!(
-        outside(
-            &house,
-            "POST",
-            "/api/v1/tasks/1/cancel",
-            &operator,
-            None,
-            &[("if-match", &format!("\"{current}\""))]
-        )
-        .0,
+        house
+            .operator_api("POST", "/api/v1/tasks/1/cancel")
+            .token(&operator)
+            .header("if-match", &format!("\"{current}\""))
+            .send()
+            .0,
         200
     );
-    let (_, manifest) = outside(
-        &house,
-        "GET",
-        "/api/v1/generations/current",
-        &operator,
-        None,
-        &[],
-    );
+    let (_, manifest) = house
+        .operator_api("GET", "/api/v1/generations/current")
+        .token(&operator)
+        .send();
     let body = json!({ "manifest": manifest["manifest"], "base_dir": manifest["base_dir"] });
     assert_eq!(
-        outside(
-            &house,
-            "POST",
-            "/api/v1/generations",
-            &operator,
-            Some(body),
-            &[("if-match", "\"7\"")]
-        )
-        .0,
+        house
+            .operator_api("POST", "/api/v1/generations")
+            .token(&operator)
+            .json(&body)
+            .header("if-match", "\"7\"")
+            .send()
+            .0,
         409
     );
 }
@@ -445,33 +333,29 @@ fn secrets_appear_only_in_their_own_files() {
     let manifest = with_model("  abbot: { template: orchestrator }\n")
         .replace("service: model,", "service: model, key: file:provider.key,");
     house.manifest(&manifest);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let token = house.agent_token("abbot");
     // A careless operator and a careless agent.
     house.expect(
         0,
-        &[
-            "task",
-            "add",
-            &format!("remember {canary} and {}", token.trim()),
-            "--wait",
-        ],
+        args!(
+            "task add {} --wait",
+            format!("remember {canary} and {}", token.trim())
+        ),
     );
-    inside(
-        &house,
-        "POST",
-        "/api/v1/self/activity",
-        &token,
-        Some(json!({ "text": format!("note {canary}") })),
-    );
-    house.expect(0, &["exec", "abbot", "--", "sh", "-c", "echo done"]);
+    house
+        .agent_api("POST", "/api/v1/self/activity")
+        .token(&token)
+        .json(&json!({ "text": format!("note {canary}") }))
+        .send();
+    house.expect(0, "exec abbot -- sh -c 'echo done'");
     let backup = house.path("b.tar");
-    house.expect(0, &["backup", &backup.display().to_string()]);
+    house.expect(0, args!("backup {}", backup.display().to_string()));
     let shown = [
-        house.expect(0, &["activity", "export"]),
-        house.expect(0, &["logs", "abbot"]),
+        house.expect(0, "activity export"),
+        house.expect(0, "logs abbot"),
         house.serve_log(),
-        house.expect(0, &["agent", "show", "abbot", "--effective"]),
+        house.expect(0, "agent show abbot --effective"),
     ]
     .join("\n");
     for secret in [canary, token.trim(), house.operator_token().trim()] {
@@ -511,7 +395,7 @@ fn secrets_appear_only_in_their_own_files() {
 fn event_stream_resumes_after_the_last_event_id() {
     let house = up(TWO);
     let operator = house.operator_token();
-    let head = house.json(0, &["activity", "verify"])["entries"]
+    let head = house.json(0, "activity verify")["entries"]
         .as_u64()
         .unwrap();
     let mut stream = UnixStream::connect(house.home().join("run/operator.sock")).unwrap();
@@ -523,7 +407,7 @@ fn event_stream_resumes_after_the_last_event_id() {
     stream
         .set_read_timeout(Some(abbey_testkit::house::WITHIN))
         .unwrap();
-    house.expect(0, &["task", "add", "show system stats"]);
+    house.expect(0, "task add 'show system stats'");
     let mut text = String::new();
     let mut buffer = [0u8; 4096];
     while !text.contains(&format!("id: {}", head + 1)) {
@@ -581,7 +465,7 @@ fn operator_api_serves_tls_when_the_manifest_says_so() {
     )
     .unwrap();
     // The control plane is an ordinary user: a key that is root's alone is refused with the remedy.
-    let said = house.refused(4, &["up"]);
+    let said = house.refused(4, "up");
     assert!(said.contains("put it into `credentials/`"), "{said}");
     std::fs::rename(
         house.path("key.pem"),
@@ -594,8 +478,8 @@ fn operator_api_serves_tls_when_the_manifest_says_so() {
         text.replace("tls_key: key.pem", "tls_key: home/credentials/key.pem"),
     )
     .unwrap();
-    house.expect(0, &["up"]);
-    let doc = house.expect(0, &["ps", "--json"]);
+    house.expect(0, "up");
+    let doc = house.expect(0, "ps --json");
     assert!(doc.contains("ready"), "the operator's socket needs no TLS");
     let announced: Value =
         serde_json::from_slice(&std::fs::read(house.home().join("run/serve.json")).unwrap())

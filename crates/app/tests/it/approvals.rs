@@ -1,48 +1,19 @@
 //! Approvals at the door: one yes for one exact action, once and in time; whoever asks does not poll (S4-18).
 
 use crate::{up, with_model};
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
+use abbey_testkit::scripted::tool_call;
 use serde_json::{Value, json};
 
 fn stand() -> House {
     let house = up(&with_model("  a: { template: orchestrator }\n"));
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
+    house.wait_for_model();
     house
 }
 
-pub(crate) fn curl(house: &House, path: &str, body: Option<&Value>) -> String {
-    let services = house.json(0, &["service", "list"]);
-    let port = services["services"][0]["port"].as_u64().unwrap();
-    let mut command = std::process::Command::new("curl");
-    command.arg("-fsS");
-    if let Some(body) = body {
-        command.args([
-            "-H",
-            "content-type: application/json",
-            "-d",
-            &body.to_string(),
-        ]);
-    }
-    let done = command
-        .arg(format!("http://127.0.0.1:{port}{path}"))
-        .output()
-        .unwrap();
-    assert!(done.status.success());
-    String::from_utf8(done.stdout).unwrap()
-}
-
-pub(crate) fn script(house: &House, turns: Value) {
-    curl(house, "/script", Some(&turns));
-}
-
-fn call(name: &str, arguments: Value) -> Value {
-    json!({ "tool_calls": [{ "name": name, "arguments": arguments }] })
-}
-
 fn ask(within_s: u64) -> Value {
-    call(
+    tool_call(
         "approval",
         json!({ "action": "deploy", "args": { "site": "docs", "version": 3 }, "why": "it is reviewed", "within_s": within_s }),
     )
@@ -50,7 +21,7 @@ fn ask(within_s: u64) -> Value {
 
 /// Adds a task and waits until it stands still; 5 means that somebody must act.
 fn waits(house: &House, text: &str) -> (String, String) {
-    let doc = house.json(5, &["task", "add", text, "--wait"]);
+    let doc = house.json(5, args!("task add {} --wait", text));
     assert_eq!(doc["task"]["state"], "awaiting_approval");
     let waiting = doc["task"]["waiting_for"].as_str().unwrap();
     let approval = waiting.split(' ').find(|w| w.starts_with("APPR-")).unwrap();
@@ -61,10 +32,10 @@ fn waits(house: &House, text: &str) -> (String, String) {
 #[test]
 fn an_approval_is_used_once_for_the_exact_action_and_survives_a_kill() {
     let house = stand();
-    script(&house, json!([ask(3600)]));
+    house.script_model(&json!([ask(3600)]));
     let (task, approval) = waits(&house, "Publish the manual");
-    let calls = curl(&house, "/calls", None);
-    let inbox = house.expect(0, &["approvals"]);
+    let calls = house.model_request("/calls", None);
+    let inbox = house.expect(0, "approvals");
     for part in [
         approval.as_str(),
         "wants to do `deploy`",
@@ -76,41 +47,33 @@ fn an_approval_is_used_once_for_the_exact_action_and_survives_a_kill() {
     }
     // Whoever asked holds nothing and asks nobody until there is an answer, whatever dies meanwhile.
     house.kill_serve();
-    house.expect(0, &["up"]);
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
-    assert_eq!(curl(&house, "/calls", None), calls);
+    house.expect(0, "up");
+    house.wait_for_model();
+    assert_eq!(house.model_request("/calls", None), calls);
     let use_it = |version: u64| {
-        call(
+        tool_call(
             "approval",
             json!({ "use": approval, "action": "deploy", "args": { "version": version, "site": "docs" } }),
         )
     };
-    script(
-        &house,
-        json!([
-            use_it(4),
-            use_it(3),
-            use_it(3),
-            call("finish", json!({ "result": "published" }))
-        ]),
-    );
-    let yes = house.json(
-        0,
-        &["approvals", "approve", &approval, "--note", "go ahead"],
-    );
+    house.script_model(&json!([
+        use_it(4),
+        use_it(3),
+        use_it(3),
+        tool_call("finish", json!({ "result": "published" }))
+    ]));
+    let yes = house.json(0, args!("approvals approve {} --note 'go ahead'", approval));
     assert_eq!(
         (yes["state"].as_str(), yes["decided_by"].as_str()),
         (Some("approved"), Some("operator"))
     );
     until("it is done", || {
-        house.json(0, &["task", "show", &task])["task"]["state"] == "done"
+        house.json(0, args!("task show {}", task))["task"]["state"] == "done"
     });
-    let all = house.json(0, &["approvals", "--all"]);
+    let all = house.json(0, "approvals --all");
     assert_eq!(all["approvals"][0]["state"], "used");
     // Other arguments and a second time were refused, and the log says what happened, in order.
-    let entries = house.expect(0, &["activity", "--json", "-n", "1000"]);
+    let entries = house.expect(0, "activity --json -n 1000");
     let actions: Vec<String> = entries
         .lines()
         .map(|l| {
@@ -122,22 +85,22 @@ fn an_approval_is_used_once_for_the_exact_action_and_survives_a_kill() {
         .filter(|a| a.starts_with("approval."))
         .collect();
     assert_eq!(actions, ["approval.ask", "approval.decide", "approval.use"]);
-    let told = house.refused(4, &["approvals", "deny", &approval]);
+    let told = house.refused(4, args!("approvals deny {}", approval));
     assert!(told.contains("is used"), "{told}");
-    house.refused(3, &["approvals", "approve", "APPR-99"]);
-    house.expect(0, &["activity", "verify"]);
+    house.refused(3, "approvals approve APPR-99");
+    house.expect(0, "activity verify");
 }
 
 #[test]
 fn denial_revision_and_timeout_decide_an_approval() {
     let house = stand();
-    script(&house, json!([ask(3600)]));
+    house.script_model(&json!([ask(3600)]));
     let (task, approval) = waits(&house, "Try this");
     house.expect(
         0,
-        &["approvals", "deny", &approval, "--note", "not on a Friday"],
+        args!("approvals deny {} --note 'not on a Friday'", approval),
     );
-    let doc = house.json(0, &["task", "show", &task]);
+    let doc = house.json(0, args!("task show {}", task));
     assert_eq!(doc["task"]["state"], "failed");
     assert!(
         doc["task"]["failure"]
@@ -146,42 +109,39 @@ fn denial_revision_and_timeout_decide_an_approval() {
             .contains("not on a Friday")
     );
     // Asked for differently, in a run of its own.
-    script(
-        &house,
-        json!([
-            ask(3600),
-            ask(3600),
-            call("finish", json!({ "result": "enough" }))
-        ]),
-    );
+    house.script_model(&json!([
+        ask(3600),
+        ask(3600),
+        tool_call("finish", json!({ "result": "enough" }))
+    ]));
     let (task, first) = waits(&house, "Try that");
     house.expect(
         0,
-        &["approvals", "revise", &first, "--note", "only the draft"],
+        args!("approvals revise {} --note 'only the draft'", first),
     );
     until("it asks again", || {
-        let pending = house.json(0, &["approvals"]);
+        let pending = house.json(0, "approvals");
         pending["approvals"]
             .as_array()
             .unwrap()
             .iter()
             .any(|a| a["id"] != first.as_str())
     });
-    let second = house.json(0, &["approvals"])["approvals"][0]["id"]
+    let second = house.json(0, "approvals")["approvals"][0]["id"]
         .as_str()
         .unwrap()
         .to_owned();
-    house.expect(0, &["approvals", "approve", &second]);
+    house.expect(0, args!("approvals approve {}", second));
     until("it is done", || {
-        house.json(0, &["task", "show", &task])["task"]["state"] == "done"
+        house.json(0, args!("task show {}", task))["task"]["state"] == "done"
     });
     // Nobody answers.
-    script(&house, json!([ask(1)]));
+    house.script_model(&json!([ask(1)]));
     let (task, approval) = waits(&house, "Try in vain");
     until("silence was the answer", || {
-        house.json(0, &["task", "show", &task])["task"]["state"] == "failed"
+        house.json(0, args!("task show {}", task))["task"]["state"] == "failed"
     });
-    let all = house.json(0, &["approvals", "--all"]);
+    let all = house.json(0, "approvals --all");
     let silent = all["approvals"]
         .as_array()
         .unwrap()
@@ -194,20 +154,20 @@ fn denial_revision_and_timeout_decide_an_approval() {
     );
     assert!(
         house
-            .refused(4, &["approvals", "approve", &approval])
+            .refused(4, args!("approvals approve {}", approval))
             .contains("denied")
     );
     // Called off while it waits: nothing is left to answer.
-    script(&house, json!([ask(3600)]));
+    house.script_model(&json!([ask(3600)]));
     let (task, approval) = waits(&house, "Never mind");
-    house.expect(0, &["task", "cancel", &task]);
+    house.expect(0, args!("task cancel {}", task));
     assert!(
         !house
-            .refused(4, &["approvals", "approve", &approval])
+            .refused(4, args!("approvals approve {}", approval))
             .is_empty()
     );
-    assert_eq!(house.json(0, &["approvals"])["approvals"], json!([]));
-    let all = house.json(0, &["approvals", "--all"]);
+    assert_eq!(house.json(0, "approvals")["approvals"], json!([]));
+    let all = house.json(0, "approvals --all");
     let newest = &all["approvals"][0];
     assert_eq!(
         (newest["id"].as_str(), newest["state"].as_str()),

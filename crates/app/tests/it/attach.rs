@@ -1,5 +1,6 @@
 //! Terminals: owned by the shim, with several viewers, who come and go (S1-21).
 
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
@@ -23,7 +24,7 @@ struct Viewer {
 
 impl Viewer {
     fn of(house: &House, name: &str) -> Viewer {
-        let mut command = house.command(&["attach", name]);
+        let mut command = house.command(args!("attach {}", name));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut out = child.stdout.take().unwrap();
@@ -85,7 +86,7 @@ fn several_viewers_share_a_terminal_and_detach_without_ending_it() {
     }
     // It outlives the control plane, with all that was on it.
     house.kill_serve();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let mut three = Viewer::of(&house, "service/shell");
     three.sees("still-kept");
     three.types("echo again-$x\n");
@@ -101,17 +102,17 @@ fn several_viewers_share_a_terminal_and_detach_without_ending_it() {
     view.leaves();
     assert!(
         house
-            .expect(0, &["logs", "a"])
+            .expect(0, "logs a")
             .contains("a is ready in house terminals")
     );
-    let said = house.refused(4, &["attach", "b"]);
+    let said = house.refused(4, "attach b");
     assert!(said.contains("`terminal: true`"), "{said}");
     assert!(
         house
-            .refused(4, &["attach", "service/plain"])
+            .refused(4, "attach service/plain")
             .contains("`terminal: true`")
     );
-    house.refused(3, &["attach", "nobody"]);
+    house.refused(3, "attach nobody");
 }
 
 /// Keys cannot be put into the terminal of another: neither by ioctl from inside, nor by frames that

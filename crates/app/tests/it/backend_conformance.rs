@@ -4,6 +4,7 @@ use abbey_cells::{Backend, CellSpec, Program, Sandbox, ShimBackend};
 use abbey_model::{
     Bytes, CellKind, CellName, ExitKind, Generation, Layer, Limits, Millis, Observed, Profile,
 };
+use abbey_testkit::args;
 use abbey_testkit::conformance;
 use abbey_testkit::hostd::Hostd;
 use abbey_testkit::house::until;
@@ -186,25 +187,22 @@ fn an_agent_that_fills_its_disk_affects_only_itself() {
     const SIZED: &str = "house: sized\ndefaults: { cell: sandbox }\nagents:\n  a: { template: sysadmin, drives: { state: 16MiB, workspace: 32MiB } }\n  b: { template: sysadmin }\n";
     let house = crate::house();
     let shell =
-        |agent: &str, script: &str| house.expect(0, &["exec", agent, "--", "sh", "-c", script]);
+        |agent: &str, script: &str| house.expect(0, args!("exec {} -- sh -c {}", agent, script));
     let plain = SIZED.replace(", drives: { state: 16MiB, workspace: 32MiB }", "");
     house.manifest(&plain);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     shell(
         "a",
         "echo before > $HOME/kept; echo work > /agent/workspace/kept",
     );
     // What was there comes along.
     house.manifest(SIZED);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert_eq!(
         shell("a", "cat $HOME/kept /agent/workspace/kept"),
         "before\nwork\n"
     );
-    house.expect(
-        0,
-        &["task", "add", "show system stats", "--to", "a", "--wait"],
-    );
+    house.expect(0, "task add 'show system stats' --to a --wait");
     let mounted = || std::fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounted().contains(&house.home().display().to_string()));
     for place in ["$HOME", "/agent/workspace"] {
@@ -222,12 +220,12 @@ fn an_agent_that_fills_its_disk_affects_only_itself() {
     // The charter is still the house's.
     assert!(
         !house
-            .run(&["exec", "a", "--", "rm", "-f", "/agent/workspace/SOUL.md"])
+            .run("exec a -- rm -f /agent/workspace/SOUL.md")
             .status
             .success()
     );
     let archive = house.path("backup.tar").display().to_string();
-    house.expect(0, &["backup", &archive]);
+    house.expect(0, args!("backup {}", archive));
     let listed = std::process::Command::new("tar")
         .args(["-xOf", &archive, "agents/a/workspace/kept"])
         .output()
@@ -235,21 +233,21 @@ fn an_agent_that_fills_its_disk_affects_only_itself() {
     assert_eq!(String::from_utf8_lossy(&listed.stdout), "work\n");
     // Larger at its next boot, and the same files.
     house.manifest(&SIZED.replace("32MiB", "48MiB"));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let blocks = shell("a", "df -m /agent/workspace | tail -1 | awk '{print $2}'");
     assert!(blocks.trim().parse::<u32>().unwrap() > 36, "{blocks}");
     assert_eq!(shell("a", "cat /agent/workspace/kept"), "work\n");
     // Without them it does not start beside them.
     house.manifest(&plain);
-    house.expect(7, &["up"]);
-    let why = house.json(0, &["why", "a"]).to_string();
+    house.expect(7, "up");
+    let why = house.json(0, "why a").to_string();
     assert!(
         why.contains("go back to `cell: sandbox` with `drives`"),
         "{why}"
     );
     house.manifest(SIZED);
-    house.expect(0, &["up"]);
-    house.expect(0, &["down"]);
+    house.expect(0, "up");
+    house.expect(0, "down");
     let devices = std::process::Command::new("losetup")
         .args(["-a"])
         .output()

@@ -1,7 +1,6 @@
 //! The routes of an older control plane: its fields and codes over the same state, and a shared secret that is good for
 //! nothing else (S4-03, S4-04).
 
-use crate::api_access::{inside, inside_with, outside};
 use crate::up;
 use serde_json::{Value, json};
 
@@ -16,10 +15,16 @@ agents:
 #[test]
 fn compatibility_routes_keep_their_fields_and_status_codes() {
     let house = up(HOUSE);
-    house.expect(0, &["stop", "--all"]);
+    house.expect(0, "stop --all");
     let operator = house.operator_token();
-    let get = |path: &str| outside(&house, "GET", path, &operator, None, &[]);
-    let post = |path: &str, body: Value| outside(&house, "POST", path, &operator, Some(body), &[]);
+    let get = |path: &str| house.operator_api("GET", path).token(&operator).send();
+    let post = |path: &str, body: Value| {
+        house
+            .operator_api("POST", path)
+            .token(&operator)
+            .json(&body)
+            .send()
+    };
     let (status, state) = get("/api/controlplane/state");
     assert_eq!(status, 200);
     let ops = state["agents"]
@@ -46,14 +51,12 @@ fn compatibility_routes_keep_their_fields_and_status_codes() {
     assert_eq!(made["context"], json!({ "ticket": 7 }));
     let keyed = |key: &str| {
         let headers = [("idempotency-key", key)];
-        outside(
-            &house,
-            "POST",
-            "/api/controlplane/tasks",
-            &operator,
-            Some(body.clone()),
-            &headers,
-        )
+        house
+            .operator_api("POST", "/api/controlplane/tasks")
+            .token(&operator)
+            .json(&body)
+            .headers(&headers)
+            .send()
     };
     assert_eq!((keyed("k").0, keyed("k").0), (201, 200));
     for (wrong, why) in [
@@ -84,26 +87,22 @@ fn compatibility_routes_keep_their_fields_and_status_codes() {
     );
     // A yes is asked for by whoever holds the task, and waits in the one inbox.
     let agent = house.agent_token("ops");
-    let (_, claim) = inside(
-        &house,
-        "POST",
-        "/api/v1/self/tasks/TASK-1/claim",
-        &agent,
-        Some(json!({})),
-    );
+    let (_, claim) = house
+        .agent_api("POST", "/api/v1/self/tasks/TASK-1/claim")
+        .token(&agent)
+        .json(&json!({}))
+        .send();
     let lease = claim["lease"]["token"].to_string();
     let ask = json!({ "event": "approval_request", "task_id": "TASK-001", "operation": "restart", "arguments": { "cell": "db" }, "reason": "it hangs" });
     let refused = post("/api/controlplane/activity", ask.clone());
     assert_eq!(refused.0, 403, "{refused:?}");
     let headers = [("abbey-lease", lease.as_str())];
-    let asked = outside(
-        &house,
-        "POST",
-        "/api/controlplane/activity",
-        &agent,
-        Some(ask),
-        &headers,
-    );
+    let asked = house
+        .operator_api("POST", "/api/controlplane/activity")
+        .token(&agent)
+        .json(&ask)
+        .headers(&headers)
+        .send();
     assert_eq!(asked.0, 201, "{asked:?}");
     let (_, pending) = get("/api/controlplane/approvals?agent_id=ops");
     let one = &pending["pending"][0];
@@ -121,23 +120,16 @@ fn compatibility_routes_keep_their_fields_and_status_codes() {
     );
     assert_eq!(status, 201);
     // An agent sees its own queue only, and gives no work here.
-    let seen = outside(
-        &house,
-        "GET",
-        "/api/controlplane/tasks?role=ops",
-        &house.agent_token("top"),
-        None,
-        &[],
-    );
+    let seen = house
+        .operator_api("GET", "/api/controlplane/tasks?role=ops")
+        .token(&house.agent_token("top"))
+        .send();
     assert_eq!(seen.1["tasks"], json!([]));
-    let given = outside(
-        &house,
-        "POST",
-        "/api/controlplane/tasks",
-        &agent,
-        Some(body.clone()),
-        &[],
-    );
+    let given = house
+        .operator_api("POST", "/api/controlplane/tasks")
+        .token(&agent)
+        .json(&body)
+        .send();
     assert_eq!(given.0, 403);
     // Privileged operations: who may is said, and what one would do; an agent only within its work.
     let (status, all) = get("/api/controlplane/hostd");
@@ -150,14 +142,11 @@ fn compatibility_routes_keep_their_fields_and_status_codes() {
     let hostd = |credential: &str, dry: bool| {
         let body =
             json!({ "operation": "cell-restart", "args": { "agent": "top" }, "dry_run": dry });
-        outside(
-            &house,
-            "POST",
-            "/api/controlplane/hostd",
-            credential,
-            Some(body),
-            &[],
-        )
+        house
+            .operator_api("POST", "/api/controlplane/hostd")
+            .token(credential)
+            .json(&body)
+            .send()
     };
     let (status, would) = hostd(&operator, true);
     assert!(
@@ -188,41 +177,39 @@ fn compatibility_routes_keep_their_fields_and_status_codes() {
 fn shared_secret_is_opt_in_and_limited_to_compatibility_routes() {
     let house = up(HOUSE);
     let secret = "a-secret-that-all-of-them-know";
-    let with = |path: &str| outside(&house, "GET", path, secret, None, &[]).0;
+    let with = |path: &str| house.operator_api("GET", path).token(secret).send().0;
     assert_eq!(with("/api/controlplane/state"), 401, "off by default");
     std::fs::write(house.path("shared.key"), secret).unwrap();
     house.manifest(&format!(
         "{HOUSE}compatibility: {{ controlplane_secret: \"file:shared.key\" }}\n"
     ));
-    let plan = house.json(0, &["plan"]);
+    let plan = house.json(0, "plan");
     let warned = plan["notes"]
         .as_array()
         .unwrap()
         .iter()
         .any(|n| n["subject"] == "compatibility" && n["severity"] == "warning");
     assert!(warned, "{plan}");
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert_eq!(with("/api/controlplane/state"), 200);
     // Nobody's name stands for what it adds.
     let body = json!({ "title": "show system stats", "assigned_to": "ops" });
-    let made = outside(
-        &house,
-        "POST",
-        "/api/controlplane/tasks",
-        secret,
-        Some(body),
-        &[],
-    );
+    let made = house
+        .operator_api("POST", "/api/controlplane/tasks")
+        .token(secret)
+        .json(&body)
+        .send();
     assert_eq!(made.0, 201, "{made:?}");
-    assert_eq!(
-        house.json(0, &["task", "show", "1"])["task"]["author"],
-        "house"
-    );
+    assert_eq!(house.json(0, "task show 1")["task"]["author"], "house");
     for path in ["/api/v1/agents", "/api/v1/tasks", "/metrics"] {
         assert_eq!(with(path), 401, "{path}");
     }
     assert_eq!(
-        inside_with(&house, "GET", "/api/v1/self", secret, None, &[]).0,
+        house
+            .agent_api("GET", "/api/v1/self")
+            .token(secret)
+            .send()
+            .0,
         401
     );
     assert!(!house.serve_log().contains(secret));

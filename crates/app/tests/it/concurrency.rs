@@ -1,7 +1,7 @@
 //! Many at once: one key, one task, one winner; a holder that slept too long.
 
-use crate::api_access::{inside, inside_with, outside};
 use crate::{TWO, house, up};
+use abbey_testkit::args;
 use abbey_testkit::house::until;
 use serde_json::json;
 
@@ -11,14 +11,12 @@ fn fifty_adds_with_one_idempotency_key_make_one_task() {
     let token = house.operator_token();
     let answers: Vec<_> = std::thread::scope(|scope| {
         let add = || {
-            outside(
-                &house,
-                "POST",
-                "/api/v1/tasks",
-                &token,
-                Some(json!({ "text": "show system stats" })),
-                &[("idempotency-key", "k1")],
-            )
+            house
+                .operator_api("POST", "/api/v1/tasks")
+                .token(&token)
+                .json(&json!({ "text": "show system stats" }))
+                .header("idempotency-key", "k1")
+                .send()
         };
         let all: Vec<_> = (0..50).map(|_| scope.spawn(add)).collect();
         all.into_iter().map(|t| t.join().unwrap()).collect()
@@ -31,20 +29,18 @@ fn fifty_adds_with_one_idempotency_key_make_one_task() {
             .all(|a| a.1["task"]["id"] == answers[0].1["task"]["id"])
     );
     assert_eq!(
-        house.json(0, &["task", "list"])["tasks"]
+        house.json(0, "task list")["tasks"]
             .as_array()
             .unwrap()
             .len(),
         1
     );
-    let other = outside(
-        &house,
-        "POST",
-        "/api/v1/tasks",
-        &token,
-        Some(json!({ "text": "other" })),
-        &[("idempotency-key", "k1")],
-    );
+    let other = house
+        .operator_api("POST", "/api/v1/tasks")
+        .token(&token)
+        .json(&json!({ "text": "other" }))
+        .header("idempotency-key", "k1")
+        .send();
     assert_eq!(other.0, 409, "the same key for something else is a mistake");
 }
 
@@ -56,10 +52,10 @@ fn eight_agents_race_for_one_task_and_one_wins() {
     let house = up(&format!(
         "house: race\ndefaults: {{ cell: process }}\nagents:\n{agents}"
     ));
-    house.expect(0, &["stop", "--all"]);
+    house.expect(0, "stop --all");
     for round in 1..=5 {
-        house.expect(0, &["task", "add", "show system stats"]);
-        let id = house.json(0, &["task", "show", &round.to_string()])["task"]["id"]
+        house.expect(0, "task add 'show system stats'");
+        let id = house.json(0, args!("task show {}", round.to_string()))["task"]["id"]
             .as_str()
             .unwrap()
             .to_owned();
@@ -72,7 +68,11 @@ fn eight_agents_race_for_one_task_and_one_wins() {
                     scope.spawn(move || {
                         (
                             format!("w{n}"),
-                            inside(house, "POST", &path, &token, Some(json!({}))),
+                            house
+                                .agent_api("POST", &path)
+                                .token(&token)
+                                .json(&json!({}))
+                                .send(),
                         )
                     })
                 })
@@ -96,14 +96,12 @@ fn eight_agents_race_for_one_task_and_one_wins() {
         let (_, claim) = answers.iter().find(|(n, _)| n == winners[0]).unwrap();
         let lease = claim.1["lease"]["token"].to_string();
         let body = json!({ "text": "done", "source": "skill" });
-        let done = inside_with(
-            &house,
-            "POST",
-            &format!("/api/v1/self/tasks/{id}/complete"),
-            &house.agent_token(winners[0]),
-            Some(body),
-            &[("abbey-lease", &lease)],
-        );
+        let done = house
+            .agent_api("POST", &format!("/api/v1/self/tasks/{id}/complete"))
+            .token(&house.agent_token(winners[0]))
+            .json(&body)
+            .header("abbey-lease", &lease)
+            .send();
         assert_eq!(done.0, 200);
     }
 }
@@ -133,12 +131,12 @@ fn an_agent_stopped_past_its_lease_cannot_complete_the_task() {
     ] {
         mode(&path);
     }
-    house.serve(&["--lease-ms", "1500"]);
-    house.expect(0, &["up"]);
-    house.expect(0, &["task", "add", "wait for it"]);
-    let show = || house.json(0, &["task", "show", "1"])["task"].clone();
+    house.serve("--lease-ms 1500");
+    house.expect(0, "up");
+    house.expect(0, "task add 'wait for it'");
+    let show = || house.json(0, "task show 1")["task"].clone();
     until("it runs", || show()["state"] == "running");
-    let pid = house.json(0, &["agent", "show", "sysadmin"])["pid"]
+    let pid = house.json(0, "agent show sysadmin")["pid"]
         .as_i64()
         .unwrap();
     let agent = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
@@ -146,7 +144,7 @@ fn an_agent_stopped_past_its_lease_cannot_complete_the_task() {
     until("the lease ran out", || {
         show()["runs"][0]["state"] == "superseded"
     });
-    house.expect(0, &["exec", "sysadmin", "--", "touch", "go"]);
+    house.expect(0, "exec sysadmin -- touch go");
     rustix::process::kill_process(agent, rustix::process::Signal::CONT).unwrap();
     // The late holder's work is refused; the task is done by a run of its own.
     until("it is done by another run", || show()["state"] == "done");

@@ -1,5 +1,7 @@
 //! Agents in containers of the real Podman. Images come by import; there is no registry.
 
+use abbey_testkit::args;
+use abbey_testkit::container::pack_busybox_root;
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
 use std::path::Path;
@@ -12,44 +14,6 @@ fn podman(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A root with a shell and nothing else, packed.
-pub(crate) fn root(dir: &Path) -> String {
-    let root = dir.join("root");
-    let places = [
-        "bin",
-        "abbey",
-        "tmp",
-        "run",
-        "proc",
-        "sys",
-        "dev",
-        "etc",
-        "agent/home",
-        "agent/workspace",
-    ];
-    for place in places {
-        std::fs::create_dir_all(root.join(place)).unwrap();
-    }
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    std::fs::write(root.join("run/abbey-config"), "").unwrap();
-    let programs = [
-        "sh", "id", "cat", "ls", "sleep", "seq", "grep", "hostname", "tail", "uname",
-    ];
-    for program in programs {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(program)).unwrap();
-    }
-    let archive = dir.join("image.tar");
-    let packed = Command::new("tar")
-        .arg("-C")
-        .arg(&root)
-        .arg("-cf")
-        .arg(&archive)
-        .arg(".")
-        .status();
-    assert!(packed.unwrap().success());
-    archive.display().to_string()
-}
-
 /// An image of that, gone with the test.
 struct Image(String);
 
@@ -57,7 +21,7 @@ impl Image {
     fn new(dir: &Path) -> Image {
         let name = format!("abbey-test-{}", std::process::id());
         let reference = format!("localhost/{name}:latest");
-        podman(&["import", "-q", &root(dir), &reference]);
+        podman(&["import", "-q", &pack_busybox_root(dir), &reference]);
         Image(name)
     }
 }
@@ -70,11 +34,11 @@ impl Drop for Image {
 }
 
 fn shell(house: &House, script: &str) -> String {
-    house.expect(0, &["exec", "alpha", "--", "sh", "-c", script])
+    house.expect(0, args!("exec alpha -- sh -c {}", script))
 }
 
 fn show(house: &House) -> Value {
-    house.json(0, &["agent", "show", "alpha"])
+    house.json(0, "agent show alpha")
 }
 
 /// Containers of this house that Podman knows, and groups that are left of it.
@@ -106,7 +70,7 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
     );
     std::fs::write(house.path("alpha.md"), "# Alpha\n\nfirst\n").unwrap();
     house.manifest(&manifest);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let first = show(&house);
     // The house's kernel, and nothing else of it: no right, no interface, no root that can be written.
     let status = shell(&house, "grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status");
@@ -119,20 +83,20 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
         ),
         "alpha\nlo\n0\n"
     );
-    let refused = house.run(&["exec", "alpha", "--", "sh", "-c", "echo x > /x"]);
+    let refused = house.run("exec alpha -- sh -c 'echo x > /x'");
     assert!(!refused.status.success());
     let home = house.home().display().to_string();
     assert!(
         !house
-            .run(&["exec", "alpha", "--", "ls", &home])
+            .run(args!("exec alpha -- ls {}", home))
             .status
             .success()
     );
     // The first process holds the channel: the agent, who has the same user, cannot look into it.
-    let looked = house.run(&["exec", "alpha", "--", "ls", "/proc/1/fd"]);
+    let looked = house.run("exec alpha -- ls /proc/1/fd");
     assert!(!looked.status.success());
     // Work goes over the channel; so do programs.
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "task add 'show system stats' --wait");
     let status = |args: &[&str]| house.run(args).status.code();
     assert_eq!(
         status(&["exec", "alpha", "--", "sh", "-c", "exit 42"]),
@@ -149,16 +113,16 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
         status(&["exec", "alpha", "--", "sh", "-c", "true"]) == Some(0)
     });
     // Held and let go; changed while it runs; adopted.
-    house.expect(0, &["pause", "alpha"]);
-    house.expect(0, &["resume", "alpha"]);
+    house.expect(0, "pause alpha");
+    house.expect(0, "resume alpha");
     std::fs::write(house.path("alpha.md"), "# Alpha\n\nsecond\n").unwrap();
-    house.expect(0, &["reload", "alpha"]);
+    house.expect(0, "reload alpha");
     assert_eq!(
         shell(&house, "tail -n 1 /agent/workspace/SOUL.md"),
         "second\n"
     );
     house.kill_serve();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert_eq!(show(&house)["pid"], first["pid"], "adopted");
     // A shim that is killed leaves a container behind: it is taken away before the next boot.
     shell(&house, "echo kept > /agent/workspace/k");
@@ -173,17 +137,17 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
     });
     assert_eq!(shell(&house, "cat /agent/workspace/k"), "kept\n");
     assert_eq!(left(&house).0.lines().count(), 1, "one container");
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert_eq!(left(&house), (String::new(), Vec::new()));
     // An image that is not there is said when it starts.
     house.manifest(&manifest.replace(&image.0, "no-such-image"));
-    house.expect(0, &["up", "--no-wait"]);
+    house.expect(0, "up --no-wait");
     until("it says so", || {
-        let why = house.expect(0, &["why", "alpha"]);
-        let logs = house.expect(0, &["logs", "alpha"]);
+        let why = house.expect(0, "why alpha");
+        let logs = house.expect(0, "logs alpha");
         why.contains("125") && logs.contains("no-such-image")
     });
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert_eq!(left(&house), (String::new(), Vec::new()));
 }
 
@@ -192,7 +156,7 @@ fn plan_reports_containers_that_this_host_cannot_run() {
     let manifest = "house: containers\ndefaults: { waive: [limits] }\nagents:\n  alpha: { template: sysadmin, cell: container, egress: [\"192.0.2.7:5432\"] }\n";
     let house = crate::house();
     house.manifest(manifest);
-    let said = house.run(&["plan"]);
+    let said = house.run("plan");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(
         said.contains("cannot be reached from a container"),
@@ -202,12 +166,12 @@ fn plan_reports_containers_that_this_host_cannot_run() {
         "cell: container, egress: [\"192.0.2.7:5432\"]",
         "cell: jail",
     ));
-    let said = house.run(&["plan"]);
+    let said = house.run("plan");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("jails need FreeBSD"), "{said}");
     let user = House::of_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
     user.manifest(&manifest.replace(", egress: [\"192.0.2.7:5432\"]", ""));
-    let said = user.run(&["up"]);
+    let said = user.run("up");
     let said = format!(
         "{}{}",
         String::from_utf8_lossy(&said.stdout),
@@ -236,7 +200,7 @@ fn an_agent_of_an_unprivileged_user_works_in_a_container() {
         ("/etc/subuid".into(), "keeper:700000:65536\n".to_owned()),
         ("/etc/subgid".into(), "keeper:700000:65536\n".to_owned()),
     ];
-    let archive = root(&house.path(""));
+    let archive = pack_busybox_root(&house.path(""));
     // Its own store of images, not root's: commands as that user, where its names are known.
     let by_hand = |words: &[&str]| {
         let abbey = house.command(&[]);
@@ -264,7 +228,7 @@ fn an_agent_of_an_unprivileged_user_works_in_a_container() {
         .concat(),
     );
     house.manifest("house: mine\ndefaults: { waive: [limits] }\nagents:\n  alpha: { template: sysadmin, cell: container, image: abbey-test, limits: { memory: 128MiB } }\n");
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let first = show(&house);
     let status = shell(
         &house,
@@ -272,11 +236,11 @@ fn an_agent_of_an_unprivileged_user_works_in_a_container() {
     );
     assert_eq!(status.matches("0000000000000000").count(), 5, "{status}");
     assert!(status.ends_with(&format!("alpha\n{USER}\n")), "{status}");
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "task add 'show system stats' --wait");
     house.kill_serve();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert_eq!(show(&house)["pid"], first["pid"], "adopted");
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     // Podman itself keeps one process for each user, which holds the mapping for whatever comes next.
     until("nothing of the house's runs", || {
         let user = USER.to_string();

@@ -2,6 +2,7 @@
 //! a sandbox made by root, in one made by an ordinary user, and in a plain process, where many of
 //! them succeed: so the probes can fail.
 
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use abbey_testkit::outside::Outside;
 use serde_json::{Value, json};
@@ -43,7 +44,7 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
          defaults: {{ cell: {cell}, {waive}limits: {{ memory: 256MiB, processes: {PROCESSES} }}{drives} }}\n\
          agents:\n  alpha: {{ template: sysadmin }}\n  beta: {{ template: sysadmin }}\n"
     ));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let home = house.home().display().to_string();
     let announced: Value =
         serde_json::from_slice(&std::fs::read(house.home().join("run/serve.json")).unwrap())
@@ -60,7 +61,7 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
     };
     assert!(
         !house
-            .expect(0, &["exec", "beta", "--", "ls", &mine])
+            .expect(0, args!("exec beta -- ls {}", mine))
             .is_empty()
     );
     let house_files = [
@@ -84,19 +85,11 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
     });
     let said = house.expect(
         0,
-        &[
-            "exec",
-            "alpha",
-            "--",
-            "python3",
-            "-c",
-            PROBES,
-            &facts.to_string(),
-        ],
+        args!("exec alpha -- python3 -c {} {}", PROBES, facts.to_string()),
     );
     // After all of it the house and the neighbour still answer.
     until("the neighbour answers", || {
-        house.run(&["exec", "beta", "--", "true"]).status.success()
+        house.run("exec beta -- true").status.success()
     });
     let read = |line: &str| {
         let probe: Value = serde_json::from_str(line).unwrap();

@@ -1,10 +1,9 @@
 //! `kill -9` at every step that the code names: of the control plane's sagas, of hostd's calls and of
 //! shims. Whatever was cut off is resumed or undone, and nothing is left over (hazards 3 to 13).
 
-use crate::house;
+use abbey_testkit::crash::arm;
 use abbey_testkit::house::{House, WITHIN, own_network, until};
 use serde_json::Value;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
@@ -31,7 +30,7 @@ fn insist(house: &House, args: &[&str], armed: &Path) {
             !armed.exists(),
             "{args:?} failed before the crash: {last:?}"
         );
-        let _may_meet_what_is_left = house.run(&["up"]);
+        let _may_meet_what_is_left = house.run("up");
     }
     panic!("{args:?}: {last:?}\n{}", house.serve_log());
 }
@@ -139,7 +138,7 @@ fn processes(home: &str) -> Vec<String> {
 }
 
 fn all_ready(house: &House, agents: usize) -> bool {
-    let output = house.run(&["ps", "--json"]);
+    let output = house.run("ps --json");
     let fleet: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let rows = fleet["agents"].as_array().cloned().unwrap_or_default();
     rows.len() == agents && rows.iter().all(|a| a["presence"] == "ready")
@@ -148,9 +147,9 @@ fn all_ready(house: &House, agents: usize) -> bool {
 /// One life of a house, with a crash at `place`: agents come, are booted anew, stopped, changed and
 /// go. In the end the house is as it was before the second agent came.
 fn live_through(place: &str) {
-    let (house, armed) = armed_house(place);
+    let (house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
     house.manifest(ONE);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("the first agent is up", || all_ready(&house, 1));
     let before = inventory(&house);
     arm(&armed);
@@ -180,8 +179,8 @@ fn live_through(place: &str) {
         );
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    house.expect(0, &["activity", "verify"]);
-    house.expect(0, &["down"]);
+    house.expect(0, "activity verify");
+    house.expect(0, "down");
     let left = inventory(&house);
     let stays = |i: &String| {
         ["agents/", "services/", "claim "]
@@ -226,13 +225,13 @@ fn a_crash_at_every_step_leaves_nothing_fourth_quarter() {
 
 /// The lives of a machine: it comes with its agent, works, is stopped, and goes.
 fn lives_on_drives_through(cell: &str, place: &str) {
-    let (mut house, armed) = armed_house(place);
+    let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
     house.bring_image();
     let drives =
         "limits: { memory: 192MiB }, drives: { state: 16MiB, workspace: 16MiB, scratch: 16MiB }";
     let machine = format!("  b: {{ template: sysadmin, reports_to: a, cell: {cell}, {drives} }}\n");
     house.manifest(ONE);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("the first agent is up", || all_ready(&house, 1));
     let before = inventory(&house);
     let moves = cell == "sandbox";
@@ -242,7 +241,7 @@ fn lives_on_drives_through(cell: &str, place: &str) {
             "{ONE}{}",
             machine.replace(drives, "limits: { memory: 192MiB }")
         ));
-        house.expect(0, &["up"]);
+        house.expect(0, "up");
         let write = ["exec", "b", "--", "sh", "-c", "echo kept > $HOME/kept"];
         house.expect(0, &write);
     }
@@ -263,16 +262,16 @@ fn lives_on_drives_through(cell: &str, place: &str) {
     assert!(!armed.exists(), "nobody came by {place}");
     house.crash_at = None;
     until("everything of it is gone", || inventory(&house) == before);
-    house.expect(0, &["activity", "verify"]);
-    house.expect(0, &["down"]);
+    house.expect(0, "activity verify");
+    house.expect(0, "down");
 }
 
 /// Commands in machines: one is booted, others begin where a template waits.
 fn commands_live_through(place: &str) {
-    let (house, armed) = armed_house(place);
+    let (house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
     house.bring_image();
     house.manifest("house: crash\nagents: {}\n");
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let before = inventory(&house);
     arm(&armed);
     let run = || {
@@ -288,24 +287,9 @@ fn commands_live_through(place: &str) {
     assert!(run(), "{place}: a command gets a machine all the same");
     // The next control plane knows none of what this one kept.
     house.kill_serve();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("everything of it is gone", || inventory(&house) == before);
-    house.expect(0, &["down"]);
-}
-
-pub(crate) fn armed_house(place: &str) -> (House, std::path::PathBuf) {
-    let mut house = house();
-    let open = house.path("open");
-    std::fs::create_dir(&open).unwrap();
-    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let armed = open.join("armed");
-    house.crash_at = Some(format!("{place}@{}", armed.display()));
-    (house, armed)
-}
-
-pub(crate) fn arm(armed: &Path) {
-    std::fs::write(armed, "").unwrap();
-    std::fs::set_permissions(armed, std::fs::Permissions::from_mode(0o666)).unwrap();
+    house.expect(0, "down");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A real PostgreSQL in a cell: a database for each agent, and nobody else's; what is done with it by skills; what
 //! becomes of it when its agent goes (S1-17 to S1-19, S2-05, S4-25).
 
-use crate::crash_points::{arm, armed_house};
 use crate::up;
+use abbey_testkit::args;
+use abbey_testkit::crash::arm;
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
 use std::process::Output;
@@ -53,7 +54,7 @@ fn open() -> House {
 }
 
 fn work(house: &House, code: i32, agent: &str, text: &str) -> Value {
-    let doc = house.json(code, &["task", "add", text, "--to", agent, "--wait"]);
+    let doc = house.json(code, args!("task add {} --to {} --wait", text, agent));
     doc["task"].clone()
 }
 
@@ -99,7 +100,7 @@ fn each_agent_has_its_database_and_cannot_connect_to_others() {
     assert!(told.contains("no encryption"), "{told}");
     assert!(
         !house
-            .run(&["exec", "sys", "--", "ls", "/agent/home/services"])
+            .run("exec sys -- ls /agent/home/services")
             .status
             .success()
     );
@@ -111,17 +112,17 @@ fn each_agent_has_its_database_and_cannot_connect_to_others() {
     ] {
         assert!(!psql(&house, "otto", &[], sql).status.success(), "{sql}");
     }
-    let services = house.json(0, &["service", "list"]);
+    let services = house.json(0, "service list");
     assert_eq!(
         services["services"][0]["consumers"],
         serde_json::json!(["iris", "otto"])
     );
     // The credential is in its agent's home, and in no log, no entry and no list of processes.
-    let secret = house.expect(0, &["exec", "iris", "--", "cat", "/agent/home/services/db"]);
+    let secret = house.expect(0, "exec iris -- cat /agent/home/services/db");
     let secret = secret.trim().rsplit(':').next().unwrap().to_owned();
     assert!(secret.starts_with("abbey_sv_"));
-    let mut told = house.expect(0, &["activity", "export"]);
-    told += &house.expect(0, &["service", "logs", "db"]);
+    let mut told = house.expect(0, "activity export");
+    told += &house.expect(0, "service logs db");
     told += &house.serve_log();
     assert!(!told.contains(&secret));
 }
@@ -170,7 +171,7 @@ fn skills_migrate_back_up_vacuum_and_restore_a_database() {
         &format!("restore the database from {backup}"),
     );
     assert_eq!(task["state"], "awaiting_approval");
-    let inbox = house.expect(0, &["approvals"]);
+    let inbox = house.expect(0, "approvals");
     for part in [
         "skill:db-restore",
         "ab_iris is replaced by",
@@ -179,14 +180,14 @@ fn skills_migrate_back_up_vacuum_and_restore_a_database() {
         assert!(inbox.contains(part), "{part}: {inbox}");
     }
     assert_eq!(query(&house, "iris", "SELECT count(*) FROM stock"), "10");
-    house.expect(0, &["approvals", "approve", "APPR-1"]);
+    house.expect(0, "approvals approve APPR-1");
     let number = task["number"].as_str().unwrap();
     until("it is restored", || {
-        house.json(0, &["task", "show", number])["task"]["state"] == "done"
+        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
     });
     assert_eq!(query(&house, "iris", "SELECT count(*) FROM stock"), "1000");
     // The state before lies in a backup of its own.
-    let kept = house.expect(0, &["exec", "iris", "--", "ls", "backups/db"]);
+    let kept = house.expect(0, "exec iris -- ls backups/db");
     assert_eq!(kept.lines().count(), 2, "{kept}");
     // A no is a no.
     let task = work(
@@ -195,14 +196,14 @@ fn skills_migrate_back_up_vacuum_and_restore_a_database() {
         "iris",
         &format!("restore the database from {backup}"),
     );
-    house.expect(0, &["approvals", "deny", "APPR-2", "--note", "not today"]);
+    house.expect(0, "approvals deny APPR-2 --note 'not today'");
     let number = task["number"].as_str().unwrap();
     until("it has failed", || {
-        house.json(0, &["task", "show", number])["task"]["state"] == "failed"
+        house.json(0, args!("task show {}", number))["task"]["state"] == "failed"
     });
     assert!(
         house
-            .json(0, &["task", "show", number])
+            .json(0, args!("task show {}", number))
             .to_string()
             .contains("not today")
     );
@@ -247,19 +248,14 @@ fn a_migration_is_atomic() {
         ),
         "0"
     );
-    assert!(
-        !house
-            .run(&["exec", "iris", "--", "test", "-e", "escaped"])
-            .status
-            .success()
-    );
+    assert!(!house.run("exec iris -- test -e escaped").status.success());
     // The server goes away in the middle of one: nothing of it is there, and it is applied when it is back.
     house.put(
         "iris",
         "migrations/2_b.sql",
         "CREATE TABLE b (x int);\nSELECT pg_sleep(600);\n",
     );
-    let task = house.json(0, &["task", "add", "migrate the database", "--to", "iris"]);
+    let task = house.json(0, "task add 'migrate the database' --to iris");
     let number = task["task"]["number"].as_str().unwrap();
     until("it is in the middle", || {
         query(
@@ -268,9 +264,9 @@ fn a_migration_is_atomic() {
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()",
         ) == "1"
     });
-    house.expect(0, &["service", "restart", "db"]);
+    house.expect(0, "service restart db");
     until("it has failed", || {
-        house.json(0, &["task", "show", number])["task"]["state"] == "failed"
+        house.json(0, args!("task show {}", number))["task"]["state"] == "failed"
     });
     until("the server is back", || {
         psql(&house, "iris", &[], "SELECT 1").status.success()
@@ -297,27 +293,20 @@ fn a_removed_agents_database_is_kept_for_its_retention_time() {
         "otto: { template: db-admin }",
     );
     house.manifest(&without);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("otto is out", || house.entries("service.close").len() == 1);
     let closed = &house.entries("service.close")[0]["detail"];
     let backup = closed["backup"].as_str().unwrap();
     assert!(house.home().join("services/db").join(backup).is_file());
     assert!(
         !house
-            .run(&[
-                "exec",
-                "otto",
-                "--",
-                "test",
-                "-e",
-                "/agent/home/services/db"
-            ])
+            .run("exec otto -- test -e /agent/home/services/db")
             .status
             .success()
     );
     // Within the time of grace it is all there again, under a credential of its own.
     house.manifest(MANIFEST);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("otto is in again", || {
         house.entries("service.open").len() == 3
     });
@@ -325,7 +314,7 @@ fn a_removed_agents_database_is_kept_for_its_retention_time() {
     // After it, the database goes, and the last backup stays.
     let gone = without.replace("kind: postgres", "kind: postgres, grace: 1ms");
     house.manifest(&gone);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("it is gone", || house.entries("service.drop").len() == 1);
     let names = query(
         &house,
@@ -345,7 +334,7 @@ fn a_removed_agents_database_is_kept_for_its_retention_time() {
     house.manifest(&gone.replace("services:\n  db: { kind: postgres, grace: 1ms }\n", ""));
     assert!(
         house
-            .refused(2, &["up"])
+            .refused(2, "up")
             .contains("agent `iris` uses `db`, and no such service is declared")
     );
 }
@@ -355,18 +344,18 @@ fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     let house = open();
     let task = work(&house, 5, "sys", "restart the service db");
     assert_eq!(task["state"], "awaiting_approval");
-    let inbox = house.expect(0, &["approvals"]);
+    let inbox = house.expect(0, "approvals");
     assert!(
         inbox.contains("iris, otto use it and are cut off meanwhile"),
         "{inbox}"
     );
-    house.expect(0, &["approvals", "approve", "APPR-1"]);
+    house.expect(0, "approvals approve APPR-1");
     let number = task["number"].as_str().unwrap();
     until("it is done", || {
-        house.json(0, &["task", "show", number])["task"]["state"] == "done"
+        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
     });
     until("it boots anew", || {
-        house.json(0, &["service", "list"])["services"][0]["generation"] == 2
+        house.json(0, "service list")["services"][0]["generation"] == 2
     });
     let restarts = house.entries("service.restart");
     assert_eq!(
@@ -376,8 +365,7 @@ fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     // An agent that was not granted it has no way to it, whatever it says.
     let token = house.agent_token("iris");
     assert!(!token.is_empty());
-    let told = house.expect(0, &["exec", "iris", "--", "sh", "-c",
-        "curl -s -X POST -H \"Authorization: Bearer $(cat $ABBEY_TOKEN_FILE)\" -H 'content-type: application/json' -d '{}' $ABBEY_URL/api/v1/self/operations/service-restart"]);
+    let told = house.expect(0, args!("exec iris -- sh -c {}", "curl -s -X POST -H \"Authorization: Bearer $(cat $ABBEY_TOKEN_FILE)\" -H 'content-type: application/json' -d '{}' $ABBEY_URL/api/v1/self/operations/service-restart"));
     assert!(
         told.contains("no running task of `iris` uses a skill that may do `service-restart`"),
         "{told}"
@@ -397,10 +385,10 @@ fn a_killed_database_server_restarts_with_committed_data() {
     query(&house, "iris", "CREATE TABLE t (n int)");
     for n in 1..=2u64 {
         query(&house, "iris", &format!("INSERT INTO t VALUES ({n})"));
-        let pid = house.json(0, &["service", "list"])["services"][0]["pid"].as_i64();
+        let pid = house.json(0, "service list")["services"][0]["pid"].as_i64();
         kill(i32::try_from(pid.unwrap()).unwrap());
         until("it boots anew", || {
-            house.json(0, &["service", "list"])["services"][0]["generation"] == n + 1
+            house.json(0, "service list")["services"][0]["generation"] == n + 1
         });
         until("it answers", || {
             psql(&house, "iris", &[], "SELECT 1").status.success()
@@ -420,23 +408,19 @@ fn a_crash_while_granting_a_database_is_recovered() {
         "consumer.open.brought",
         "consumer.open.end",
     ] {
-        let (mut house, armed) = armed_house(place);
+        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
         house.manifest(MANIFEST);
         arm(&armed);
-        let _may_be_cut_off = house.run(&["up"]);
+        let _may_be_cut_off = house.run("up");
         until("the place was passed", || !armed.exists());
         house.crash_at = None;
-        house.expect(0, &["up"]);
+        house.expect(0, "up");
         until("both come in", || {
             ["iris", "otto"]
                 .iter()
                 .all(|a| psql(&house, a, &[], "SELECT 1").status.success())
         });
-        assert_eq!(
-            house.json(0, &["activity", "verify"])["ok"],
-            true,
-            "{place}"
-        );
+        assert_eq!(house.json(0, "activity verify")["ok"], true, "{place}");
     }
 }
 
@@ -448,10 +432,10 @@ fn a_crash_while_dropping_a_database_is_recovered() {
         "consumer.drop.begin",
         "consumer.drop.end",
     ] {
-        let (mut house, armed) = armed_house(place);
+        let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
         let short = MANIFEST.replace("kind: postgres", "kind: postgres, grace: 1ms");
         house.manifest(&short);
-        house.expect(0, &["up"]);
+        house.expect(0, "up");
         until("both have a database", || {
             house.entries("service.open").len() == 2
         });
@@ -460,10 +444,10 @@ fn a_crash_while_dropping_a_database_is_recovered() {
             "otto: { template: db-admin, uses: [db] }",
             "otto: { template: db-admin }",
         ));
-        let _may_be_cut_off = house.run(&["up"]);
+        let _may_be_cut_off = house.run("up");
         until("the place was passed", || !armed.exists());
         house.crash_at = None;
-        until("it is up again", || house.run(&["up"]).status.success());
+        until("it is up again", || house.run("up").status.success());
         let gone = "SELECT count(*) FROM pg_database WHERE datname = 'ab_otto'";
         until("what was left is gone", || {
             let done = psql(&house, "iris", &[], gone);
@@ -471,10 +455,6 @@ fn a_crash_while_dropping_a_database_is_recovered() {
         });
         let kept = std::fs::read_dir(house.home().join("services/db/backups")).unwrap();
         assert!(kept.count() >= 1, "{place}: no backup is left");
-        assert_eq!(
-            house.json(0, &["activity", "verify"])["ok"],
-            true,
-            "{place}"
-        );
+        assert_eq!(house.json(0, "activity verify")["ok"], true, "{place}");
     }
 }

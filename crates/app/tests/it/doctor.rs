@@ -23,7 +23,7 @@ fn mode(path: &Path, mode: u32) {
 fn doctor_probes_isolation_and_fix_closes_a_hole() {
     let house = house();
     house.manifest(TWO);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let good = check(&house, &[], 0, "isolation.abbot");
     assert_eq!(good["state"], "ok", "{good}");
     // A careless hand opens what is another agent's, and the operator's credential.
@@ -39,7 +39,7 @@ fn doctor_probes_isolation_and_fix_closes_a_hole() {
         "{text}"
     );
     assert!(bad["remedy"].is_string());
-    let doc = house.json(0, &["doctor", "--fix"]);
+    let doc = house.json(0, "doctor --fix");
     let fixed: Vec<&str> = doc["fixed"]
         .as_array()
         .unwrap()
@@ -56,14 +56,10 @@ fn doctor_probes_isolation_and_fix_closes_a_hole() {
         "{doc}"
     );
     assert_eq!(check(&house, &[], 0, "isolation.abbot")["state"], "ok");
-    assert!(
-        house
-            .expect(0, &["activity", "-n", "50"])
-            .contains("house.mended")
-    );
+    assert!(house.expect(0, "activity -n 50").contains("house.mended"));
     // Mending twice mends nothing more.
     assert_eq!(
-        house.json(0, &["doctor", "--fix"])["fixed"],
+        house.json(0, "doctor --fix")["fixed"],
         serde_json::json!([])
     );
 }
@@ -76,7 +72,7 @@ fn doctor_names_the_process_that_holds_a_port() {
     house.manifest(&format!(
         "{TWO}hooks:\n  told: {{ kind: gitea, secret: \"file:hook.key\", event: news }}\n"
     ));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert_eq!(check(&house, &[], 0, "ports")["state"], "ok");
     assert_eq!(
         check(&house, &[], 0, "credentials")["text"],
@@ -84,7 +80,7 @@ fn doctor_names_the_process_that_holds_a_port() {
     );
     assert_eq!(check(&house, &[], 0, "clock")["state"], "ok");
     assert_eq!(check(&house, &[], 0, "schedules")["state"], "ok");
-    house.expect(0, &["stop", "sysadmin"]);
+    house.expect(0, "stop sysadmin");
     let port = house.ports.first + 1;
     let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
     let taken = check(&house, &[], 7, "ports");
@@ -111,12 +107,12 @@ fn doctor_reports_a_missing_model_with_the_available_ones() {
         "  a: { template: orchestrator }\n  b: { template: worker, model: scripted/absent-1 }\n",
     ));
     until("the model server answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
+        house.json(0, "service list")["services"][0]["healthy"] == true
     });
     let told = check(&house, &[], 0, "models.scripted");
     assert_eq!(told["state"], "attention");
     assert_eq!(told["text"], "`model` lacks absent-1; it has scripted-1");
     house.manifest(&with_model("  a: { template: orchestrator }\n"));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert_eq!(check(&house, &[], 0, "models.scripted")["state"], "ok");
 }

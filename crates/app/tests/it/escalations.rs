@@ -1,7 +1,7 @@
 //! Work that nobody fits goes to whoever the manifest names, and has an end when nobody decides (S4-24).
 
-use crate::approvals::script;
 use crate::{house, up, with_model};
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use serde_json::json;
 
@@ -20,26 +20,21 @@ fn manifest(escalation: &str) -> String {
 
 fn stand(escalation: &str) -> House {
     let house = up(&manifest(escalation));
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
+    house.wait_for_model();
     house
 }
 
 #[test]
 fn escalated_work_is_decided_once_by_the_named_receiver() {
     let house = stand("to: abbot, within: 1h");
-    script(&house, json!([{ "text": "it is done by hand" }]));
+    house.script_model(&json!([{ "text": "it is done by hand" }]));
     // Given to one who cannot think about it, and has no skill for it.
-    let task = house.json(
-        0,
-        &["task", "add", "write a poem about the sea", "--to", "ops"],
-    );
+    let task = house.json(0, "task add 'write a poem about the sea' --to ops");
     let number = task["task"]["number"].as_str().unwrap();
     until("it is decided", || {
-        house.json(0, &["task", "show", number])["task"]["state"] == "done"
+        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
     });
-    let done = house.json(0, &["task", "show", number]);
+    let done = house.json(0, args!("task show {}", number));
     assert_eq!(
         (&done["task"]["assignee"], &done["task"]["result"]["text"]),
         (&json!("abbot"), &json!("it is done by hand"))
@@ -54,20 +49,17 @@ fn escalated_work_is_decided_once_by_the_named_receiver() {
             .contains("no model is configured")
     );
     // What a skill does needs nobody's decision.
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "task add 'show system stats' --wait");
     assert_eq!(house.entries("task.escalate").len(), 1);
 }
 
 #[test]
 fn undecided_escalation_takes_the_declared_outcome_at_its_deadline() {
     let house = stand("to: operator, within: 100ms, then: cancel");
-    let task = house.json(
-        0,
-        &["task", "add", "write a poem about the sea", "--to", "ops"],
-    );
+    let task = house.json(0, "task add 'write a poem about the sea' --to ops");
     let number = task["task"]["number"].as_str().unwrap().to_owned();
     until("it is called off", || {
-        house.json(0, &["task", "show", &number])["task"]["state"] == "cancelled"
+        house.json(0, args!("task show {}", number))["task"]["state"] == "cancelled"
     });
     let over = house.entries("task.escalation_over");
     assert_eq!(
@@ -76,21 +68,21 @@ fn undecided_escalation_takes_the_declared_outcome_at_its_deadline() {
     );
     // The other outcome: it stays, and is not asked about again, whatever dies meanwhile.
     house.manifest(&manifest("to: operator, within: 100ms"));
-    house.expect(0, &["up"]);
-    let task = house.json(0, &["task", "add", "write another poem", "--to", "ops"]);
+    house.expect(0, "up");
+    let task = house.json(0, "task add 'write another poem' --to ops");
     let number = task["task"]["number"].as_str().unwrap().to_owned();
     until("its time is over", || {
         house.entries("task.escalation_over").len() == 2
     });
     house.kill_serve();
-    house.expect(0, &["up"]);
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "up");
+    house.expect(0, "task add 'show system stats' --wait");
     assert_eq!(
-        house.json(0, &["task", "show", &number])["task"]["state"],
+        house.json(0, args!("task show {}", number))["task"]["state"],
         "parked"
     );
     assert_eq!(house.entries("task.escalate").len(), 2);
-    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
 
 #[test]
@@ -105,7 +97,7 @@ fn an_invalid_escalation_receiver_is_refused() {
     ] {
         let house = house();
         house.manifest(&manifest(escalation));
-        let said = house.refused(2, &["plan"]);
+        let said = house.refused(2, "plan");
         assert!(said.contains(told), "{said}");
     }
 }

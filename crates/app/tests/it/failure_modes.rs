@@ -1,6 +1,7 @@
 //! Wrong input and hard days: each with a clear error, and nothing lost.
 
 use crate::{TWO, house, up};
+use abbey_testkit::args;
 use abbey_testkit::house::{kill, until};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -13,7 +14,7 @@ fn port_and_secret_conflicts_name_the_resource_and_the_remedy() {
     house.manifest(&format!(
         "{TWO}services:\n  s: {{ cell: process, command: [sleep, '60'], port: {port} }}\n"
     ));
-    let told = house.refused(4, &["up"]);
+    let told = house.refused(4, "up");
     assert!(
         told.contains(&format!(
             "port {port} is held by pid {}",
@@ -26,11 +27,11 @@ fn port_and_secret_conflicts_name_the_resource_and_the_remedy() {
     ));
     assert!(
         house
-            .refused(4, &["up"])
+            .refused(4, "up")
             .contains("`no-such-program` was found neither")
     );
     house.manifest(&TWO.replace("defaults: {", "providers: { p: { kind: openai, base_url: http://127.0.0.1:1/v1, key: env:ABBEY_NO_SUCH_KEY } }\ndefaults: { model: p/m,"));
-    let told = house.refused(4, &["up"]);
+    let told = house.refused(4, "up");
     assert!(
         told.contains("ABBEY_NO_SUCH_KEY") && told.contains("set"),
         "{told}"
@@ -39,19 +40,15 @@ fn port_and_secret_conflicts_name_the_resource_and_the_remedy() {
         "template: sysadmin,",
         "template: sysadmin, skills: [no-such-skill],",
     ));
-    assert!(
-        house
-            .refused(4, &["up"])
-            .contains("no skill `no-such-skill`")
-    );
+    assert!(house.refused(4, "up").contains("no skill `no-such-skill`"));
     house.manifest(TWO);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
 }
 
 #[test]
 fn a_second_control_plane_on_a_home_is_refused_with_the_holders_pid() {
     let house = up(TWO);
-    let output = house.run(&["role", "serve"]);
+    let output = house.run("role serve");
     assert_eq!(output.status.code(), Some(4));
     assert!(
         String::from_utf8_lossy(&output.stdout)
@@ -67,7 +64,7 @@ fn an_unusable_home_is_refused_by_path() {
     std::fs::write(&file, "x").unwrap();
     let told = house.refused(
         1,
-        &["--home", &file.join("below").display().to_string(), "up"],
+        args!("--home {} up", file.join("below").display().to_string()),
     );
     assert!(told.contains("not writable"), "{told}");
     // Agents could not walk to their files below a closed directory.
@@ -76,13 +73,13 @@ fn an_unusable_home_is_refused_by_path() {
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
     let told = house.refused(
         1,
-        &["--home", &closed.join("h").display().to_string(), "up"],
+        args!("--home {} up", closed.join("h").display().to_string()),
     );
     assert!(told.contains("chmod o+x"), "{told}");
     let deep = house.path(&"d".repeat(90));
     assert!(
         house
-            .refused(1, &["--home", &deep.display().to_string(), "up"])
+            .refused(1, args!("--home {} up", deep.display().to_string()))
             .contains("too long")
     );
 }
@@ -90,11 +87,11 @@ fn an_unusable_home_is_refused_by_path() {
 #[test]
 fn a_damaged_state_file_is_refused_and_a_backup_restores_it() {
     let house = up(TWO);
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "task add 'show system stats' --wait");
     let archive = house.path("backup.tar").display().to_string();
-    let backup = house.json(0, &["backup", &archive]);
-    house.refused(4, &["backup", &archive]);
-    house.expect(0, &["down"]);
+    let backup = house.json(0, args!("backup {}", archive));
+    house.refused(4, args!("backup {}", archive));
+    house.expect(0, "down");
     let database = house.home().join("abbey.db");
     let mut bytes = std::fs::read(&database).unwrap();
     let middle = bytes.len() / 2;
@@ -102,36 +99,29 @@ fn a_damaged_state_file_is_refused_and_a_backup_restores_it() {
         *byte ^= 0x5a;
     }
     std::fs::write(&database, &bytes).unwrap();
-    let told = house.refused(1, &["up"]);
+    let told = house.refused(1, "up");
     assert!(
         told.contains("is damaged") && told.contains("abbey restore"),
         "{told}"
     );
     // A truncated or foreign file is no empty house either (hazard 1).
     std::fs::write(&database, &bytes[..50]).unwrap();
-    assert!(house.refused(1, &["up"]).contains("is damaged"));
+    assert!(house.refused(1, "up").contains("is damaged"));
     assert!(
         house
-            .refused(4, &["restore", &archive])
+            .refused(4, args!("restore {}", archive))
             .contains("has state already")
     );
     std::fs::rename(&database, house.path("damaged.db")).unwrap();
     for rest in ["abbey.db-wal", "abbey.db-shm"] {
         let _gone = std::fs::remove_file(house.home().join(rest));
     }
-    let restored = house.json(0, &["restore", &archive]);
+    let restored = house.json(0, args!("restore {}", archive));
     assert_eq!(restored["state_hash"], backup["state_hash"]);
-    house.expect(0, &["up"]);
-    assert_eq!(
-        house.json(0, &["task", "show", "1"])["task"]["state"],
-        "done"
-    );
-    assert!(
-        house.json(0, &["activity", "verify"])["ok"]
-            .as_bool()
-            .unwrap()
-    );
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "up");
+    assert_eq!(house.json(0, "task show 1")["task"]["state"], "done");
+    assert!(house.json(0, "activity verify")["ok"].as_bool().unwrap());
+    house.expect(0, "task add 'show system stats' --wait");
 }
 
 #[test]
@@ -154,17 +144,10 @@ fn a_full_disk_loses_nothing_and_recovers_without_restart() {
     let _unmount = Unmount(mount.clone());
     let home = mount.join("h").display().to_string();
     house.manifest(TWO);
-    house.expect(0, &["--home", &home, "up"]);
+    house.expect(0, args!("--home {} up", home));
     house.expect(
         0,
-        &[
-            "--home",
-            &home,
-            "task",
-            "add",
-            "show system stats",
-            "--wait",
-        ],
+        args!("--home {} task add 'show system stats' --wait", home),
     );
     let filler = mount.join("filler");
     let _full = Command::new("dd")
@@ -181,7 +164,7 @@ fn a_full_disk_loses_nothing_and_recovers_without_restart() {
     let mut refusal = String::new();
     let long = "x".repeat(20_000);
     for _ in 0..400 {
-        let output = house.run(&["--home", &home, "task", "add", &long]);
+        let output = house.run(args!("--home {} task add {}", home, long));
         if !output.status.success() {
             refusal = String::from_utf8_lossy(&output.stderr).into_owned();
             break;
@@ -192,29 +175,22 @@ fn a_full_disk_loses_nothing_and_recovers_without_restart() {
     std::fs::remove_file(&filler).unwrap();
     house.expect(
         0,
-        &[
-            "--home",
-            &home,
-            "task",
-            "add",
-            "show system stats",
-            "--wait",
-        ],
+        args!("--home {} task add 'show system stats' --wait", home),
     );
-    let listed = house.json(0, &["--home", &home, "task", "list", "--limit", "1000"]);
+    let listed = house.json(0, args!("--home {} task list --limit 1000", home));
     assert_eq!(listed["tasks"].as_array().unwrap().len(), acknowledged + 1);
     assert!(
-        house.json(0, &["--home", &home, "activity", "verify"])["ok"]
+        house.json(0, args!("--home {} activity verify", home))["ok"]
             .as_bool()
             .unwrap()
     );
-    house.expect(0, &["--home", &home, "down"]);
+    house.expect(0, args!("--home {} down", home));
 }
 
 #[test]
 fn killing_shim_and_agent_together_leaves_no_orphan() {
     let house = up(TWO);
-    let agent = || house.json(0, &["agent", "show", "sysadmin"]);
+    let agent = || house.json(0, "agent show sysadmin");
     let record = house.home().join("run/cells/agent-sysadmin/shim.json");
     let shim = || -> i32 {
         let value: serde_json::Value =
@@ -236,31 +212,27 @@ fn killing_shim_and_agent_together_leaves_no_orphan() {
         second != first && now["presence"] == "ready"
     });
     assert_eq!(
-        house.json(0, &["why", "sysadmin"])["last_exit"],
+        house.json(0, "why sysadmin")["last_exit"],
         "its shim vanished"
     );
     let (serve, shim) = (house.serve_pid(), shim());
     for pid in [serve, shim, second] {
         kill(pid);
     }
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("it is up again", || {
         let now = agent();
         now["presence"] == "ready" && now["pid"].as_i64() != Some(second.into())
     });
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
-    assert!(
-        house.json(0, &["activity", "verify"])["ok"]
-            .as_bool()
-            .unwrap()
-    );
+    house.expect(0, "task add 'show system stats' --wait");
+    assert!(house.json(0, "activity verify")["ok"].as_bool().unwrap());
 }
 
 #[test]
 fn audit_log_verification_finds_tampering() {
     let house = up(TWO);
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
-    house.expect(0, &["down"]);
+    house.expect(0, "task add 'show system stats' --wait");
+    house.expect(0, "down");
     let database = house.home().join("abbey.db");
     let changed = Command::new("python3")
         .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute(\"update activity set actor='operator' where seq=5\"); c.commit()"])
@@ -268,8 +240,8 @@ fn audit_log_verification_finds_tampering() {
         .status()
         .unwrap();
     assert!(changed.success());
-    house.expect(0, &["up"]);
-    let verdict = house.json(1, &["activity", "verify"]);
+    house.expect(0, "up");
+    let verdict = house.json(1, "activity verify");
     assert_eq!(
         (verdict["ok"].as_bool(), verdict["first_bad"].as_u64()),
         (Some(false), Some(5))
@@ -338,18 +310,18 @@ fn a_cell_waits_until_memory_is_available() {
     let all = abbey_cells::memory("MemTotal:").unwrap();
     let reserve = format!("admission: {{ memory_reserve: {}KiB }}\n", all.0 / 1024);
     house.manifest(&format!("{reserve}{TWO}"));
-    house.expect(0, &["up", "--no-wait"]);
+    house.expect(0, "up --no-wait");
     until("it says what it waits for", || {
-        let why = house.json(0, &["why", "sysadmin"]);
+        let why = house.json(0, "why sysadmin");
         let reasons = why["reasons"].as_array().unwrap();
         reasons
             .iter()
             .any(|r| r["code"] == "no_room" && r["text"].as_str().unwrap().contains("kept back"))
     });
-    let entries = house.expect(0, &["activity", "--json"]);
+    let entries = house.expect(0, "activity --json");
     let waits = entries.lines().filter(|l| l.contains("\"cell.waits\""));
     assert_eq!(waits.count(), 2, "once for each agent\n{entries}");
     house.manifest(TWO);
-    house.expect(0, &["up"]);
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "up");
+    house.expect(0, "task add 'show system stats' --wait");
 }

@@ -12,7 +12,7 @@ fn plan_reports_a_missing_firecracker() {
     let house = crate::house();
     house.bring_image();
     house.manifest(ONE);
-    let told = house.refused(4, &["up"]);
+    let told = house.refused(4, "up");
     assert!(
         (told.contains("`firecracker` is not installed") || told.contains("needs KVM"))
             && told.contains("use `vmm: qemu`"),
@@ -60,7 +60,7 @@ fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
     )];
     house.bring_image();
     house.manifest(ONE);
-    house.expect(0, &["up", "--no-wait"]);
+    house.expect(0, "up --no-wait");
     let dir = house.home().join("run/cells/agent-alpha/vmm");
     let client = Client::new(&dir.join("api"), "agent-alpha");
     // What serve told hostd, hostd the shim, and the shim Firecracker.
@@ -100,7 +100,7 @@ fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
             state: VmState::Resumed,
         }))
         .unwrap();
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert!(!house.home().join("run/cells").exists(), "nothing is left");
     assert!(abbey_cells::identify(pid).is_none());
 }

@@ -2,6 +2,7 @@
 //! a credential, a quota and a rate of its own (S1-17, S1-18, S2-05).
 
 use crate::up;
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use serde_json::Value;
 use std::process::Output;
@@ -17,7 +18,7 @@ agents:
 ";
 
 fn opened(house: &House) -> usize {
-    let lines = house.expect(0, &["activity", "export"]);
+    let lines = house.expect(0, "activity export");
     lines.matches("\"service.open\"").count()
 }
 
@@ -28,7 +29,7 @@ fn stand() -> House {
 }
 
 fn sh(house: &House, agent: &str, script: &str) -> Output {
-    house.run(&["exec", agent, "--", "sh", "-ec", script])
+    house.run(args!("exec {} -- sh -ec {}", agent, script))
 }
 
 fn does(house: &House, agent: &str, script: &str) -> String {
@@ -97,14 +98,10 @@ fn each_agent_pushes_to_and_reads_only_its_own_repositories() {
     let url = does(&house, "iris", "echo $ABBEY_GIT_FORGE/notes.git");
     let done = house.json(
         0,
-        &[
-            "task",
-            "add",
-            &format!("mirror {} as copy", url.trim()),
-            "--to",
-            "iris",
-            "--wait",
-        ],
+        args!(
+            "task add {} --to iris --wait",
+            format!("mirror {} as copy", url.trim())
+        ),
     );
     assert_eq!(done["task"]["state"], "done", "{done}");
     assert!(
@@ -161,7 +158,7 @@ fn shared_files_are_readable_by_all_and_writable_by_their_owner() {
 fn a_removed_consumers_repositories_become_bundles_and_services_start_in_order() {
     let house = stand();
     // `web` needs `forge`: it waited until that answered.
-    let entries = house.expect(0, &["activity", "export"]);
+    let entries = house.expect(0, "activity export");
     let waited = entries.lines().any(|l| {
         l.contains("\"cell.waits\"") && l.contains("service-web") && l.contains("it needs another")
     });
@@ -172,9 +169,9 @@ fn a_removed_consumers_repositories_become_bundles_and_services_start_in_order()
             .replace("uses: [forge, web] }\n  otto", "uses: [web] }\n  otto")
             .replace("kind: git,", "kind: git, grace: 1ms,"),
     );
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let dropped = || {
-        let lines = house.expect(0, &["activity", "export"]);
+        let lines = house.expect(0, "activity export");
         let mut all = lines
             .lines()
             .map(|l| serde_json::from_str::<Value>(l).unwrap());
@@ -205,7 +202,7 @@ fn a_removed_consumers_repositories_become_bundles_and_services_start_in_order()
     house.manifest(&wrong);
     assert!(
         house
-            .refused(2, &["plan"])
+            .refused(2, "plan")
             .contains("`web` would wait for itself")
     );
 }
@@ -241,7 +238,7 @@ fn an_external_service_is_reached_only_by_agents_that_use_it() {
     assert!(!b.contains("SEARCH"), "{b}");
     let direct = format!("curl -s --noproxy '*' --max-time 2 http://{at}/");
     assert!(!sh(&house, "b", &direct).status.success());
-    let list = house.json(0, &["service", "list"]);
+    let list = house.json(0, "service list");
     let search = &list["services"][0];
     assert_eq!(
         (
@@ -260,6 +257,6 @@ fn an_external_service_is_reached_only_by_agents_that_use_it() {
         ("[::1]:80", "is an IPv4 address"),
     ] {
         house.manifest(&manifest(wrong));
-        assert!(house.refused(2, &["plan"]).contains(told), "{wrong}");
+        assert!(house.refused(2, "plan").contains(told), "{wrong}");
     }
 }

@@ -1,9 +1,8 @@
 //! Deliveries from elsewhere: by their signature alone, each once, as a task, a run or an event; the end told where it
 //! came from; one trace through all of it (S3-25, S3-31, S3-33).
 
-use crate::api_access::exchange;
-use crate::approvals::{curl, script};
 use crate::{house, with_model};
+use abbey_testkit::args;
 use abbey_testkit::house::{House, own_network, until};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -75,14 +74,8 @@ fn signature(key: &str, text: &str, how: &str) -> String {
 }
 
 fn deliver(house: &House, hook: &str, headers: &[(&str, &str)], body: &Value) -> (u16, Value) {
-    let door = house.home().join("run/operator.sock");
-    exchange(
-        &door,
-        "POST",
-        &format!("/hooks/{hook}"),
-        headers,
-        &body.to_string(),
-    )
+    let request = house.operator_api("POST", &format!("/hooks/{hook}"));
+    request.headers(headers).text(&body.to_string()).send()
 }
 
 fn from_forge(house: &House, event: &str, key: &str, body: &Value) -> (u16, Value) {
@@ -130,10 +123,8 @@ workflows:
     ] {
         std::fs::write(house.path(name), text).unwrap();
     }
-    house.expect(0, &["up"]);
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
+    house.expect(0, "up");
+    house.wait_for_model();
     house
 }
 
@@ -154,9 +145,9 @@ fn a_forge_issue_becomes_one_task_and_its_outcome_is_posted_back() {
     assert_eq!(status, 401);
     let (status, told) = deliver(&house, "none", &[], &pull);
     assert_eq!(status, 404, "{told}");
-    assert_eq!(house.json(0, &["task", "list"])["tasks"], json!([]));
+    assert_eq!(house.json(0, "task list")["tasks"], json!([]));
 
-    script(&house, json!([{ "text": "It is good bread." }]));
+    house.script_model(&json!([{ "text": "It is good bread." }]));
     let (status, made) = from_forge(&house, "pull_request", key, &pull);
     assert_eq!((status, &made["new"]), (202, &Value::Bool(true)), "{made}");
     let task = made["task"].as_str().unwrap();
@@ -169,7 +160,7 @@ fn a_forge_issue_becomes_one_task_and_its_outcome_is_posted_back() {
     until("the comment and the status are there", || {
         posts.lock().unwrap().len() >= 3
     });
-    let shown = house.json(0, &["task", "show", task]);
+    let shown = house.json(0, args!("task show {}", task));
     let shown = &shown["task"];
     assert_eq!(shown["link"]["data"]["title"], title, "words are data");
     assert!(shown["skill"].is_null(), "no word of it was matched");
@@ -204,28 +195,28 @@ fn a_hook_delivery_starts_a_workflow_under_one_trace() {
     assert_eq!(made, again);
     let run = made["run"].as_str().unwrap().to_owned();
     until("it is done", || {
-        house.json(0, &["workflow", "show", &run])["run"]["state"] == "done"
+        house.json(0, args!("workflow show {}", run))["run"]["state"] == "done"
     });
-    let shown = house.json(0, &["workflow", "show", &run]);
+    let shown = house.json(0, args!("workflow show {}", run));
     assert_eq!(shown["run"]["input"]["payload"], body);
     let trace = shown["run"]["trace"].as_str().unwrap();
     assert!(trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit()));
-    let tasks = house.json(0, &["task", "list"]);
+    let tasks = house.json(0, "task list");
     let tasks = tasks["tasks"].as_array().unwrap();
     assert_eq!(tasks.len(), 2);
     assert!(tasks.iter().all(|t| t["trace"] == trace), "{tasks:?}");
     // The provider gets the same one.
-    let sent = curl(&house, "/traceparent", None);
+    let sent = house.model_request("/traceparent", None);
     assert!(sent.to_string().contains(&format!("00-{trace}-")), "{sent}");
-    let other = house.json(0, &["task", "add", "show system stats", "--wait"]);
+    let other = house.json(0, "task add 'show system stats' --wait");
     assert_ne!(other["task"]["trace"], trace);
 
-    let waiting = house.json(0, &["workflow", "run", "late"]);
+    let waiting = house.json(0, "workflow run late");
     let waiting = waiting["run"]["id"].as_str().unwrap();
     let (status, heard) = standard(&house, "told", "msg_2", &json!({ "n": 1 }));
     assert_eq!((status, &heard["told"]), (202, &json!([waiting])));
     until("it is done", || {
-        house.json(0, &["workflow", "show", waiting])["run"]["state"] == "done"
+        house.json(0, args!("workflow show {}", waiting))["run"]["state"] == "done"
     });
 }
 
@@ -242,14 +233,12 @@ hooks:
 ",
     ));
     std::fs::write(house.path("claw.key"), "a-long-credential-of-hooks").unwrap();
-    house.expect(0, &["up"]);
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
-    let door = house.home().join("run/operator.sock");
+    house.expect(0, "up");
+    house.wait_for_model();
     let bearer = [("authorization", "Bearer a-long-credential-of-hooks")];
     let call = |path: &str, headers: &[(&str, &str)], body: &str| {
-        exchange(&door, "POST", path, headers, body)
+        let request = house.operator_api("POST", path);
+        request.headers(headers).text(body).send()
     };
     let message = r#"{"message":"run: show system stats; `id` \"quoted\"","name":"Mail","deliver":false,"model":"x","timeoutSeconds":60}"#;
     for (path, headers, body, status) in [
@@ -292,7 +281,7 @@ hooks:
     }
     let large = format!("{{\"message\":\"{}\"}}", "x".repeat(300 << 10));
     assert_eq!(call("/hooks/agent", &bearer, &large).0, 413);
-    assert_eq!(house.json(0, &["task", "list"])["tasks"], json!([]));
+    assert_eq!(house.json(0, "task list")["tasks"], json!([]));
     let keyed = [bearer[0], ("idempotency-key", "mail-1")];
     let (status, taken) = call("/hooks/agent", &keyed, message);
     assert_eq!((status, &taken["ok"]), (202, &Value::Bool(true)), "{taken}");
@@ -303,9 +292,9 @@ hooks:
     );
     let task = taken["runId"].as_str().unwrap();
     until("it is done", || {
-        house.json(0, &["task", "show", task])["task"]["state"] == "done"
+        house.json(0, args!("task show {}", task))["task"]["state"] == "done"
     });
-    let shown = &house.json(0, &["task", "show", task])["task"];
+    let shown = &house.json(0, args!("task show {}", task))["task"];
     assert!(
         shown["skill"].is_null(),
         "no word of it was matched: {shown}"
@@ -344,7 +333,7 @@ hooks:
     let manifest = manifest.replace("kind: openclaw,", "kind: openclaw, trusted: true,");
     let manifest = manifest.replace("  claw:", "  claws:");
     std::fs::write(house.path("abbey.yaml"), manifest).unwrap();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let (_, taken) = call(
         "/hooks/agent",
         &bearer,
@@ -352,6 +341,6 @@ hooks:
     );
     let task = taken["runId"].as_str().unwrap();
     until("it is done", || {
-        house.json(0, &["task", "show", task])["task"]["skill"] == "system-stats"
+        house.json(0, args!("task show {}", task))["task"]["skill"] == "system-stats"
     });
 }

@@ -333,16 +333,16 @@ fn serve_drops_privileges_and_restarts_a_lost_hostd() {
     // kill -9 of hostd: agents go on, what needs it says so, and `up` starts it again.
     let hostd = abbey_cells::hostd::Client::new(&house.home());
     abbey_testkit::house::kill(hostd.hello().unwrap().pid);
-    let said = house.refused(125, &["exec", "abbot", "--", "true"]);
+    let said = house.refused(125, "exec abbot -- true");
     assert!(said.contains("`abbey up` starts it again"), "{said}");
-    let doctor = house.run(&["doctor"]);
+    let doctor = house.run("doctor");
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("does not answer"));
-    assert!(house.expect(0, &["ps"]).contains("ready"));
-    house.expect(0, &["up"]);
-    house.expect(0, &["exec", "abbot", "--", "true"]);
+    assert!(house.expect(0, "ps").contains("ready"));
+    house.expect(0, "up");
+    house.expect(0, "exec abbot -- true");
     // Going down without it is no different.
     abbey_testkit::house::kill(hostd.hello().unwrap().pid);
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert!(!house.home().join("run/hostd.sock").exists());
 }
 
@@ -352,7 +352,7 @@ fn serve_drops_privileges_and_restarts_a_lost_hostd() {
 fn hostd_journal_is_logged_to_the_audit_log() {
     let house = crate::up(crate::TWO);
     let hostd = |house: &House| {
-        let entries = house.expect(0, &["activity", "export"]);
+        let entries = house.expect(0, "activity export");
         let all = entries.lines().map(|l| serde_json::from_str(l).unwrap());
         all.filter(|e: &serde_json::Value| e["action"].as_str().unwrap().starts_with("hostd."))
             .collect::<Vec<_>>()
@@ -383,7 +383,7 @@ fn hostd_journal_is_logged_to_the_audit_log() {
     };
     let client = abbey_cells::hostd::Client::new(&house.home());
     client.call(refused, &[]).unwrap_err();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("it is in the chain as well", || {
         hostd(&house).iter().any(|e| {
             e["detail"]["outcome"]
@@ -395,5 +395,5 @@ fn hostd_journal_is_logged_to_the_audit_log() {
     until("every line is one entry", || {
         hostd(&house).len() == lines(&house)
     });
-    house.expect(0, &["activity", "verify"]);
+    house.expect(0, "activity verify");
 }

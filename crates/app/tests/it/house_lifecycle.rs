@@ -1,20 +1,13 @@
 //! From a manifest to done work, and back to nothing.
 
 use crate::{TWO, house, up, with_model};
+use abbey_testkit::args;
 use abbey_testkit::house::until;
 
 #[test]
 fn a_skill_answers_a_question_without_a_model_call() {
     let house = up(TWO);
-    let doc = house.json(
-        0,
-        &[
-            "task",
-            "add",
-            "How much free disk space is there?",
-            "--wait",
-        ],
-    );
+    let doc = house.json(0, "task add 'How much free disk space is there?' --wait");
     let task = &doc["task"];
     assert_eq!(
         (
@@ -33,11 +26,7 @@ fn a_skill_answers_a_question_without_a_model_call() {
     );
     assert_eq!(run["session"].as_array().unwrap().len(), 2);
     assert_eq!(run["charter_hash"].as_str().unwrap().len(), 64);
-    assert!(
-        house
-            .expect(0, &["task", "why", "1"])
-            .contains("verified by: skill")
-    );
+    assert!(house.expect(0, "task why 1").contains("verified by: skill"));
 }
 
 #[test]
@@ -50,7 +39,7 @@ fn every_stock_host_skill_works_in_its_cell() {
         ("search the logs for \"is ready\"", "is ready in house two"),
         ("make a backup of the state", "state hash"),
     ] {
-        let doc = house.json(0, &["task", "add", question, "--wait"]);
+        let doc = house.json(0, args!("task add {} --wait", question));
         let text = doc["task"]["result"]["text"].as_str().unwrap_or_default();
         assert!(text.contains(expect), "{question}: {text}");
     }
@@ -65,77 +54,32 @@ fn the_merge_skill_merges_a_branch_and_leaves_conflicts_alone() {
         echo one > a; git add a; git commit -qm one; git checkout -qb topic; echo two > b; git add b; git commit -qm two; \
         git checkout -q main; echo three > c; git add c; git commit -qm three; git checkout -qb clash; echo four > a; git commit -qam four; \
         git checkout -q main; echo five > a; git commit -qam five";
-    house.expect(0, &["exec", "git-admin", "--", "sh", "-c", script]);
-    let doc = house.json(
-        0,
-        &[
-            "task",
-            "add",
-            "Merge branch topic into main in demo",
-            "--wait",
-        ],
-    );
+    house.expect(0, args!("exec git-admin -- sh -c {}", script));
+    let doc = house.json(0, "task add 'Merge branch topic into main in demo' --wait");
     assert_eq!(doc["task"]["result"]["data"]["merged"], true);
-    let log = house.expect(
-        0,
-        &[
-            "exec",
-            "git-admin",
-            "--",
-            "git",
-            "-C",
-            "demo",
-            "log",
-            "--oneline",
-            "-1",
-        ],
-    );
+    let log = house.expect(0, "exec git-admin -- git -C demo log --oneline -1");
     assert!(log.contains("Merge branch 'topic' into main"), "{log}");
     assert!(
-        house
-            .expect(0, &["exec", "git-admin", "--", "ls", "demo"])
-            .contains('b'),
+        house.expect(0, "exec git-admin -- ls demo").contains('b'),
         "the working tree follows"
     );
-    let told = house.json(
-        1,
-        &["task", "add", "merge clash into main in demo", "--wait"],
-    );
+    let told = house.json(1, "task add 'merge clash into main in demo' --wait");
     assert!(
         told["task"]["failure"]
             .as_str()
             .unwrap()
             .contains("conflict in a")
     );
-    let after = house.expect(
-        0,
-        &[
-            "exec",
-            "git-admin",
-            "--",
-            "git",
-            "-C",
-            "demo",
-            "log",
-            "--oneline",
-            "-1",
-        ],
-    );
+    let after = house.expect(0, "exec git-admin -- git -C demo log --oneline -1");
     assert_eq!(log, after, "the branch is as it was");
-    house.expect(
-        0,
-        &["task", "add", "tag release v1.0 on main in demo", "--wait"],
-    );
+    house.expect(0, "task add 'tag release v1.0 on main in demo' --wait");
     assert!(
         house
-            .expect(0, &["exec", "git-admin", "--", "git", "-C", "demo", "tag"])
+            .expect(0, "exec git-admin -- git -C demo tag")
             .contains("v1.0")
     );
     assert!(
-        house.json(
-            1,
-            &["task", "add", "tag release v1.0 on main in demo", "--wait"]
-        )["task"]["failure"]
+        house.json(1, "task add 'tag release v1.0 on main in demo' --wait")["task"]["failure"]
             .as_str()
             .unwrap()
             .contains("exists already")
@@ -143,12 +87,7 @@ fn the_merge_skill_merges_a_branch_and_leaves_conflicts_alone() {
     // Arguments never reach a shell, and never become options.
     let hostile = house.json(
         1,
-        &[
-            "task",
-            "add",
-            "merge --upload-pack=x into main in demo",
-            "--wait",
-        ],
+        "task add 'merge --upload-pack=x into main in demo' --wait",
     );
     assert!(
         hostile["task"]["failure"]
@@ -161,7 +100,7 @@ fn the_merge_skill_merges_a_branch_and_leaves_conflicts_alone() {
 #[test]
 fn model_calls_are_reserved_metered_and_charged_on_every_level() {
     let house = up(&with_model("  abbot: { template: orchestrator }\n"));
-    let doc = house.json(0, &["task", "add", "explain monasteries", "--wait"]);
+    let doc = house.json(0, "task add 'explain monasteries' --wait");
     let run = &doc["task"]["runs"][0];
     assert_eq!(
         (
@@ -185,7 +124,7 @@ fn model_calls_are_reserved_metered_and_charged_on_every_level() {
         input * 1000 + output * 2000
     );
     assert_eq!(run["prompt_hash"].as_str().unwrap().len(), 64);
-    let budgets = house.json(0, &["budget", "report"]);
+    let budgets = house.json(0, "budget report");
     for scope in [
         "house",
         "agent:abbot",
@@ -204,11 +143,7 @@ fn model_calls_are_reserved_metered_and_charged_on_every_level() {
             "{scope}"
         );
     }
-    assert!(
-        house.json(0, &["activity", "verify"])["ok"]
-            .as_bool()
-            .unwrap()
-    );
+    assert!(house.json(0, "activity verify")["ok"].as_bool().unwrap());
 }
 
 #[test]
@@ -218,7 +153,7 @@ fn applying_is_idempotent_and_safe_when_concurrent() {
     let all: Vec<_> = (0..3)
         .map(|_| {
             house
-                .command(&["up", "--json"])
+                .command("up --json")
                 .stdout(std::process::Stdio::piped())
                 .stderr(std::process::Stdio::piped())
                 .spawn()
@@ -233,10 +168,10 @@ fn applying_is_idempotent_and_safe_when_concurrent() {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
-    let before = house.json(0, &["ps"]);
-    house.expect(0, &["up"]);
-    let plan = house.json(0, &["plan"]);
+    house.expect(0, "task add 'show system stats' --wait");
+    let before = house.json(0, "ps");
+    house.expect(0, "up");
+    let plan = house.json(0, "plan");
     assert_eq!(
         (
             plan["generation"].as_u64(),
@@ -244,7 +179,7 @@ fn applying_is_idempotent_and_safe_when_concurrent() {
         ),
         (Some(1), Some(0))
     );
-    let after = house.json(0, &["ps"]);
+    let after = house.json(0, "ps");
     for (a, b) in before["agents"]
         .as_array()
         .unwrap()
@@ -263,7 +198,7 @@ fn applying_is_idempotent_and_safe_when_concurrent() {
 fn down_leaves_no_process_cgroup_socket_or_lock() {
     let house = up(TWO);
     let group = {
-        let ps = house.json(0, &["ps"]);
+        let ps = house.json(0, "ps");
         let pid = ps["agents"][0]["pid"].as_i64().unwrap();
         let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
         text.lines()
@@ -284,7 +219,7 @@ fn down_leaves_no_process_cgroup_socket_or_lock() {
         String::from_utf8_lossy(&found.stdout).lines().count()
     };
     assert!(cgroups() > 0);
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert_eq!(cgroups(), 0);
     let left: Vec<_> = std::fs::read_dir(house.home().join("run"))
         .unwrap()
@@ -301,7 +236,7 @@ fn down_leaves_no_process_cgroup_socket_or_lock() {
         found.stdout.is_empty()
     });
     // Down again is no failure, and everything comes back.
-    house.expect(0, &["down"]);
-    house.expect(0, &["up"]);
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "down");
+    house.expect(0, "up");
+    house.expect(0, "task add 'show system stats' --wait");
 }

@@ -1,6 +1,7 @@
 //! An idle house: no write, no model call.
 
 use crate::{up, with_model};
+use abbey_testkit::args;
 use abbey_testkit::house::until;
 use std::process::Command;
 
@@ -35,7 +36,7 @@ fn an_idle_house_writes_nothing_and_calls_no_model() {
     ));
     // What it took to start is in the chain before the silence begins.
     until("hostd's starts are in the chain", || {
-        let entries = house.expect(0, &["activity", "--json", "-n", "200"]);
+        let entries = house.expect(0, "activity --json -n 200");
         entries.matches("\"hostd.start\"").count() == 3
     });
     let before = (
@@ -66,17 +67,13 @@ fn a_heartbeat_with_content_becomes_a_task() {
     ));
     house.expect(
         0,
-        &[
-            "exec",
-            "sysadmin",
-            "--",
-            "sh",
-            "-c",
-            "echo 'How much free disk space is there?' > HEARTBEAT.md",
-        ],
+        args!(
+            "exec sysadmin -- sh -c {}",
+            "echo 'How much free disk space is there?' > HEARTBEAT.md"
+        ),
     );
     until("the wake became a task that a skill answered", || {
-        let tasks = house.json(0, &["task", "list"]);
+        let tasks = house.json(0, "task list");
         tasks["tasks"]
             .as_array()
             .unwrap()

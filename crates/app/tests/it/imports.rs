@@ -2,6 +2,7 @@
 //! touched (S1-19, S2-24, S3-13).
 
 use crate::house;
+use abbey_testkit::args;
 use abbey_testkit::house::House;
 use std::path::PathBuf;
 
@@ -22,12 +23,12 @@ fn fixture(name: &str) -> String {
 fn stand() -> House {
     let house = house();
     house.manifest(HOUSE);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     house
 }
 
 fn names(house: &House) -> Vec<String> {
-    let fleet = house.json(0, &["ps"]);
+    let fleet = house.json(0, "ps");
     let agents = fleet["agents"].as_array().unwrap();
     agents
         .iter()
@@ -42,17 +43,17 @@ fn manifest(house: &House) -> String {
 #[test]
 fn every_import_format_is_imported_and_its_agents_work() {
     let house = stand();
-    let told = house.expect(0, &["import", "openclaw", &fixture("openclaw")]);
+    let told = house.expect(0, args!("import openclaw {}", fixture("openclaw")));
     assert!(
         told.contains("channels are set up anew") && told.contains("elsewhere/model-x"),
         "{told}"
     );
     house.expect(
         0,
-        &["import", "hermes", &fixture("hermes"), "--as", "archivist"],
+        args!("import hermes {} --as archivist", fixture("hermes")),
     );
-    house.expect(0, &["import", "env", &fixture("env")]);
-    let company = house.json(0, &["import", "paperclip", &fixture("paperclip")]);
+    house.expect(0, args!("import env {}", fixture("env")));
+    let company = house.json(0, args!("import paperclip {}", fixture("paperclip")));
     assert_eq!(company["applied"], true);
     assert_eq!(
         names(&house),
@@ -80,23 +81,23 @@ fn every_import_format_is_imported_and_its_agents_work() {
     ] {
         house.is_up(agent);
         assert_eq!(
-            house.expect(0, &["exec", agent, "--", "cat", file]),
+            house.expect(0, args!("exec {} -- cat {}", agent, file)),
             text,
             "{agent} {file}"
         );
     }
-    let schedules = house.json(0, &["schedule", "list"]).to_string();
+    let schedules = house.json(0, "schedule list").to_string();
     for part in ["morning-round", "nightly", "weekly-review"] {
         assert!(schedules.contains(part), "{part}: {schedules}");
     }
     assert!(manifest(&house).contains("cron: \"0 7 * * *\", timezone: \"Europe/Ljubljana\""));
-    let org = house.json(0, &["agent", "show", "engineer"]);
+    let org = house.json(0, "agent show engineer");
     assert_eq!(
         (org["reports_to"].as_str(), org["display_name"].as_str()),
         (Some("ceo"), Some("Grace")),
         "{org}"
     );
-    let tasks = house.json(0, &["task", "list", "--agent", "engineer"]);
+    let tasks = house.json(0, "task list --agent engineer");
     assert!(
         tasks["tasks"][0]["title"]
             .as_str()
@@ -105,12 +106,12 @@ fn every_import_format_is_imported_and_its_agents_work() {
         "{tasks}"
     );
     // It was read, and is as it was.
-    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
     assert!(
         house
             .refused(
                 4,
-                &["import", "hermes", &fixture("hermes"), "--as", "archivist"]
+                args!("import hermes {} --as archivist", fixture("hermes"))
             )
             .contains("lives here already")
     );
@@ -121,7 +122,7 @@ fn import_reports_microvm_agents_that_this_host_cannot_run() {
     let house = stand();
     let told = house.expect(
         0,
-        &["import", "fireclaw", &fixture("fireclaw"), "--dry-run"],
+        args!("import fireclaw {} --dry-run", fixture("fireclaw")),
     );
     for part in [
         "worker-one:",
@@ -147,7 +148,7 @@ fn a_failed_import_changes_nothing() {
     // A time that is none: the manifest would be wrong.
     std::fs::write(theirs.join("cron/jobs.json"), r#"{"jobs":[{"name":"x","agentId":"main","schedule":{"kind":"cron","expr":"every day"},"payload":{"message":"y"}}]}"#).unwrap();
     let from = theirs.display().to_string();
-    let told = house.refused(4, &["import", "openclaw", &from]);
+    let told = house.refused(4, args!("import openclaw {}", from));
     assert!(
         told.contains("nothing was changed") && told.contains("every day"),
         "{told}"
@@ -156,7 +157,7 @@ fn a_failed_import_changes_nothing() {
     // A charter of that name lies there already, and is somebody's.
     std::fs::create_dir(house.path("charters")).unwrap();
     std::fs::write(house.path("charters/main.md"), "mine\n").unwrap();
-    let told = house.refused(4, &["import", "openclaw", &from]);
+    let told = house.refused(4, args!("import openclaw {}", from));
     assert!(
         told.contains("charters/main.md` cannot be written"),
         "{told}"
@@ -171,8 +172,8 @@ fn a_failed_import_changes_nothing() {
     );
     // Without a house that answers nothing is written either.
     std::fs::remove_dir_all(house.path("charters")).unwrap();
-    house.expect(0, &["down"]);
-    house.refused(6, &["import", "openclaw", &from]);
+    house.expect(0, "down");
+    house.refused(6, args!("import openclaw {}", from));
     assert!(!house.path("charters").exists());
     for (args, told) in [
         (
@@ -193,13 +194,10 @@ fn a_failed_import_changes_nothing() {
 fn a_bundle_is_exported_from_one_house_and_imported_into_another() {
     let (one, two) = (stand(), stand());
     let to = one.path("bundle").display().to_string();
-    one.expect(0, &["export", "abbot", &to]);
-    two.expect(0, &["import", "bundle", &to, "--as", "prior"]);
+    one.expect(0, args!("export abbot {}", to));
+    two.expect(0, args!("import bundle {} --as prior", to));
     two.is_up("prior");
-    let charter = two.expect(0, &["exec", "prior", "--", "cat", "SOUL.md"]);
-    assert_eq!(
-        charter,
-        one.expect(0, &["exec", "abbot", "--", "cat", "SOUL.md"])
-    );
+    let charter = two.expect(0, "exec prior -- cat SOUL.md");
+    assert_eq!(charter, one.expect(0, "exec abbot -- cat SOUL.md"));
     assert!(manifest(&two).contains("  prior: { template: orchestrator }"));
 }

@@ -1,6 +1,7 @@
 //! Documents of the contract keep their keys; refusals have their codes.
 
 use crate::{TWO, house, up};
+use abbey_testkit::args;
 use serde_json::Value;
 
 fn keys(value: &Value, wanted: &[&str]) {
@@ -12,7 +13,7 @@ fn keys(value: &Value, wanted: &[&str]) {
 #[test]
 fn json_documents_have_every_key_of_the_contract() {
     let house = up(TWO);
-    let task = house.json(0, &["task", "add", "show system stats", "--wait"]);
+    let task = house.json(0, "task add 'show system stats' --wait");
     assert_eq!(task["version"], 1);
     keys(
         &task["task"],
@@ -50,7 +51,7 @@ fn json_documents_have_every_key_of_the_contract() {
         &task["task"]["runs"][0]["usage"],
         &["input", "output", "cached", "source"],
     );
-    let ps = house.json(0, &["ps"]);
+    let ps = house.json(0, "ps");
     keys(
         &ps["agents"][0],
         &[
@@ -72,17 +73,17 @@ fn json_documents_have_every_key_of_the_contract() {
         ],
     );
     keys(&ps["agents"][0]["budget"], &["limit", "spent", "reserved"]);
-    let why = house.json(0, &["task", "why", "TASK-1"]);
+    let why = house.json(0, "task why TASK-1");
     keys(&why, &["version", "state", "reasons"]);
     keys(&why["reasons"][0], &["code", "text"]);
-    let plan = house.json(0, &["plan"]);
+    let plan = house.json(0, "plan");
     keys(&plan, &["version", "generation", "steps", "notes"]);
     keys(
-        &house.json(0, &["activity", "verify"]),
+        &house.json(0, "activity verify"),
         &["ok", "entries", "head", "first_bad"],
     );
     keys(
-        &house.json(0, &["budget", "show"])["scopes"][0],
+        &house.json(0, "budget show")["scopes"][0],
         &[
             "scope",
             "metric",
@@ -95,10 +96,10 @@ fn json_documents_have_every_key_of_the_contract() {
         ],
     );
     keys(
-        &house.json(0, &["doctor"])["checks"][0],
+        &house.json(0, "doctor")["checks"][0],
         &["id", "severity", "state", "text", "remedy"],
     );
-    let lines = house.expect(0, &["activity", "export"]);
+    let lines = house.expect(0, "activity export");
     let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
     keys(
         &first,
@@ -112,10 +113,10 @@ fn json_documents_have_every_key_of_the_contract() {
 #[test]
 fn refusals_have_exit_codes_and_hints() {
     let house = house();
-    assert!(house.refused(6, &["ps"]).contains("abbey up"));
-    assert!(house.refused(2, &["up"]).contains("abbey init"));
+    assert!(house.refused(6, "ps").contains("abbey up"));
+    assert!(house.refused(2, "up").contains("abbey init"));
     house.manifest(&TWO.replace("template: sysadmin", "template: sysadmni"));
-    let told = house.refused(2, &["up"]);
+    let told = house.refused(2, "up");
     assert!(
         told.contains("line 9") && told.contains("did you mean `sysadmin`"),
         "{told}"
@@ -125,46 +126,46 @@ fn refusals_have_exit_codes_and_hints() {
         "a wrong manifest starts nothing"
     );
     house.manifest(TWO);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert!(
         house
-            .refused(3, &["task", "add", "x", "--to", "nobody"])
+            .refused(3, "task add x --to nobody")
             .contains("no agent `nobody`")
     );
-    house.refused(3, &["task", "show", "TASK-99"]);
-    house.refused(3, &["why", "nobody"]);
-    house.refused(2, &["task", "add", "x", "--priority", "P9"]);
-    house.refused(2, &["nonsense"]);
+    house.refused(3, "task show TASK-99");
+    house.refused(3, "why nobody");
+    house.refused(2, "task add x --priority P9");
+    house.refused(2, "nonsense");
     for verb in [&["tui"][..], &["agent", "rename"], &["policy"]] {
         assert!(house.refused(2, verb).contains("not built yet"), "{verb:?}");
     }
     // Parked work says why, by code 8, and by `why`.
-    let parked = house.json(8, &["task", "add", "write a poem", "--wait"]);
+    let parked = house.json(8, "task add 'write a poem' --wait");
     assert_eq!(parked["task"]["state"], "parked");
     assert_eq!(
-        house.json(0, &["task", "why", "1"])["reasons"][0]["code"],
+        house.json(0, "task why 1")["reasons"][0]["code"],
         "no_model"
     );
-    house.expect(0, &["task", "cancel", "1"]);
-    house.refused(4, &["task", "cancel", "1"]);
-    house.json(0, &["task", "retry", "1"]);
+    house.expect(0, "task cancel 1");
+    house.refused(4, "task cancel 1");
+    house.json(0, "task retry 1");
 }
 
 #[test]
 fn plan_without_a_house_changes_nothing() {
     let house = house();
     house.manifest(TWO);
-    let plan = house.json(0, &["plan"]);
+    let plan = house.json(0, "plan");
     assert_eq!(plan["generation"], 1);
     assert!(!house.home().exists());
-    let schema = house.json(0, &["plan", "--schema"]);
+    let schema = house.json(0, "plan --schema");
     assert_eq!(schema["title"], "abbey.yaml");
 }
 
 #[test]
 fn help_man_page_and_completions_list_every_command() {
     let house = house();
-    let help = house.expect(0, &["--help"]);
+    let help = house.expect(0, "--help");
     for verb in [
         "init",
         "up",
@@ -192,8 +193,8 @@ fn help_man_page_and_completions_list_every_command() {
     ] {
         assert!(help.contains(verb), "{verb}");
     }
-    assert!(house.expect(0, &["man"]).contains(".TH"));
-    assert!(house.expect(0, &["completions", "bash"]).contains("_abbey"));
+    assert!(house.expect(0, "man").contains(".TH"));
+    assert!(house.expect(0, "completions bash").contains("_abbey"));
 }
 
 #[test]
@@ -202,9 +203,9 @@ fn importing_exported_tasks_twice_adds_them_once() {
     let file = house.path("tasks.jsonl");
     std::fs::write(&file, "{\"text\":\"show system stats\",\"to\":\"sysadmin\",\"priority\":\"P1\"}\n{\"text\":\"show agent status\"}\n").unwrap();
     let path = file.display().to_string();
-    house.expect(0, &["task", "import", &path]);
-    house.expect(0, &["task", "import", &path]);
-    let exported = house.expect(0, &["task", "export"]);
+    house.expect(0, args!("task import {}", path));
+    house.expect(0, args!("task import {}", path));
+    let exported = house.expect(0, "task export");
     let lines: Vec<Value> = exported
         .lines()
         .map(|l| serde_json::from_str(l).unwrap())
@@ -217,11 +218,11 @@ fn importing_exported_tasks_twice_adds_them_once() {
     std::fs::write(&file, "{\"text\":\"x\"}\nnonsense\n").unwrap();
     assert!(
         house
-            .refused(2, &["task", "import", &path])
+            .refused(2, args!("task import {}", path))
             .contains("tasks.jsonl:2")
     );
     assert_eq!(
-        house.expect(0, &["task", "export"]).lines().count(),
+        house.expect(0, "task export").lines().count(),
         2,
         "nothing of a wrong file is added"
     );
@@ -231,18 +232,18 @@ fn importing_exported_tasks_twice_adds_them_once() {
 #[test]
 fn init_writes_each_example_manifest() {
     let house = house();
-    let told = house.refused(3, &["init", "--example", "none"]);
+    let told = house.refused(3, "init --example none");
     assert!(
         told.contains("clawdie, wizards, harbour, atomizer"),
         "{told}"
     );
     for name in ["clawdie", "wizards", "harbour", "atomizer"] {
-        house.expect(0, &["init", name, "--example", name]);
+        house.expect(0, args!("init {} --example {}", name, name));
         let file = format!("{name}/abbey.yaml");
-        house.refused(4, &["init", name, "--example", name]);
+        house.refused(4, args!("init {} --example {}", name, name));
         // The scripted model lies beside this binary, and the secret of a hook is not made by us.
         let code = if name == "atomizer" { 4 } else { 0 };
-        let plan = house.json(code, &["plan", "-f", &file]);
+        let plan = house.json(code, args!("plan -f {}", file));
         let fatal = |n: &&Value| n["severity"] == "fatal" && n["subject"] != "hook:issues";
         let notes = plan["notes"].as_array().unwrap();
         assert!(!notes.iter().any(|n| fatal(&n)), "{name}: {notes:?}");

@@ -2,12 +2,11 @@
 //!
 //! 200 points here; `ABBEY_KILL_POINTS=10000` for the long run.
 
-use crate::api_access::{inside, inside_with};
+use abbey_testkit::args;
 use abbey_testkit::house::{House, kill};
+use abbey_testkit::http::Request;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -16,35 +15,13 @@ const WORKERS: usize = 16;
 
 /// A request that may be cut off by the kill: none then.
 fn attempt(
-    house: &House,
-    socket: &str,
-    method: &str,
-    path: &str,
+    request: Request,
     token: &str,
-    headers: &[(&str, String)],
+    headers: &[(&str, &str)],
     body: &Value,
 ) -> Option<(u16, Value)> {
-    let mut stream = UnixStream::connect(house.home().join("run").join(socket)).ok()?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .ok()?;
-    let text = body.to_string();
-    let mut head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n",
-        text.len()
-    );
-    for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    stream
-        .write_all(format!("{head}\r\n{text}").as_bytes())
-        .ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    let text = String::from_utf8(answer).ok()?;
-    let status = text.split(' ').nth(1)?.parse().ok()?;
-    let (_, body) = text.split_once("\r\n\r\n")?;
-    Some((status, serde_json::from_str(body).ok()?))
+    let request = request.token(token).headers(headers).json(body);
+    request.attempt().ok()
 }
 
 #[derive(Default)]
@@ -61,13 +38,11 @@ fn work(house: &House, ledger: &Ledger, n: usize, operator: &str, agent: &str) {
     let mut serial = 0u64;
     while !ledger.stop.load(Ordering::SeqCst) {
         serial += 1;
-        let key = [("idempotency-key", format!("w{n}-{serial}"))];
+        let key = format!("w{n}-{serial}");
+        let key = [("idempotency-key", key.as_str())];
         let body = json!({ "text": "show system stats", "to": format!("w{n}") });
         let Some((201, added)) = attempt(
-            house,
-            "operator.sock",
-            "POST",
-            "/api/v1/tasks",
+            house.operator_api("POST", "/api/v1/tasks"),
             operator,
             &key,
             &body,
@@ -79,23 +54,18 @@ fn work(house: &House, ledger: &Ledger, n: usize, operator: &str, agent: &str) {
         ledger.added.lock().unwrap().insert(id.clone());
         let path = |verb: &str| format!("/api/v1/self/tasks/{id}/{verb}");
         let Some((200, claim)) = attempt(
-            house,
-            "inside.sock",
-            "POST",
-            &path("claim"),
+            house.agent_api("POST", &path("claim")),
             agent,
             &[],
             &json!({}),
         ) else {
             continue;
         };
-        let lease = [("abbey-lease", claim["lease"]["token"].to_string())];
+        let lease = claim["lease"]["token"].to_string();
+        let lease = [("abbey-lease", lease.as_str())];
         let done = json!({ "text": "x", "source": "skill" });
         if let Some((200, _)) = attempt(
-            house,
-            "inside.sock",
-            "POST",
-            &path("complete"),
+            house.agent_api("POST", &path("complete")),
             agent,
             &lease,
             &done,
@@ -105,10 +75,7 @@ fn work(house: &House, ledger: &Ledger, n: usize, operator: &str, agent: &str) {
             }
             // A second completion must never be taken.
             if let Some((200, _)) = attempt(
-                house,
-                "inside.sock",
-                "POST",
-                &path("complete"),
+                house.agent_api("POST", &path("complete")),
                 agent,
                 &lease,
                 &done,
@@ -140,7 +107,7 @@ fn no_acknowledged_task_is_lost_or_doubled_by_kills() {
     let operator = house.operator_token();
     let tokens: Vec<String> = names.iter().map(|n| house.agent_token(n)).collect();
     let pids = |house: &House| -> Vec<Value> {
-        let ps = house.json(0, &["ps"]);
+        let ps = house.json(0, "ps");
         ps["agents"]
             .as_array()
             .unwrap()
@@ -192,14 +159,11 @@ fn no_acknowledged_task_is_lost_or_doubled_by_kills() {
     let mut cursor = String::new();
     loop {
         let path = format!("/api/v1/tasks?limit=1000{cursor}");
-        let (_, page) = crate::api_access::outside(
-            &house,
-            "GET",
-            &path,
-            &operator,
-            None,
-            &[("connection", "close")],
-        );
+        let (_, page) = house
+            .operator_api("GET", &path)
+            .token(&operator)
+            .header("connection", "close")
+            .send();
         let Some(tasks) = page["tasks"].as_array() else {
             panic!("no page: {page}")
         };
@@ -227,9 +191,9 @@ fn no_acknowledged_task_is_lost_or_doubled_by_kills() {
     );
     assert_eq!(ledger.twice.load(Ordering::SeqCst), 0, "completed twice");
     // The chain tells of each completion exactly once.
-    let verdict = house.json(0, &["activity", "verify"]);
+    let verdict = house.json(0, "activity verify");
     assert_eq!(verdict["ok"], true, "{verdict}");
-    let export = house.expect(0, &["activity", "export"]);
+    let export = house.expect(0, "activity export");
     let entities: Vec<String> = export
         .lines()
         .filter_map(|l| serde_json::from_str::<Value>(l).ok())
@@ -242,34 +206,29 @@ fn no_acknowledged_task_is_lost_or_doubled_by_kills() {
     for (name, token) in names.iter().zip(&tokens) {
         let running = house.json(
             0,
-            &[
-                "task", "list", "--state", "running", "--agent", name, "--limit", "1000",
-            ],
+            args!("task list --state running --agent {} --limit 1000", name),
         );
         for task in running["tasks"].as_array().unwrap() {
             let id = task["id"].as_str().unwrap();
-            let waiting = crate::api_access::outside(
-                &house,
-                "POST",
-                &format!("/api/v1/tasks/{id}/cancel"),
-                &operator,
-                None,
-                &[],
-            );
+            let waiting = house
+                .operator_api("POST", &format!("/api/v1/tasks/{id}/cancel"))
+                .token(&operator)
+                .send();
             assert_eq!(waiting.0, 200, "{waiting:?}");
         }
-        assert_eq!(inside(&house, "GET", "/api/v1/self", token, None).0, 200);
+        assert_eq!(
+            house.agent_api("GET", "/api/v1/self").token(token).send().0,
+            200
+        );
     }
-    let late = inside_with(
-        &house,
-        "POST",
-        "/api/v1/self/tasks/1/complete",
-        &tokens[0],
-        Some(json!({ "text": "x", "source": "skill" })),
-        &[("abbey-lease", "1")],
-    );
+    let late = house
+        .agent_api("POST", "/api/v1/self/tasks/1/complete")
+        .token(&tokens[0])
+        .json(&json!({ "text": "x", "source": "skill" }))
+        .header("abbey-lease", "1")
+        .send();
     assert_eq!(late.0, 409);
-    let budgets = house.json(0, &["budget", "report"]);
+    let budgets = house.json(0, "budget report");
     for scope in budgets["scopes"].as_array().unwrap() {
         assert_eq!(scope["reserved"], 0, "{scope}");
     }

@@ -1,8 +1,8 @@
 //! Languages and locales: what an agent's reports and notices are in, what it answers in, what its programs have
 //! (S1-22, S1-23).
 
-use crate::approvals::{curl, script};
 use crate::up;
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ agents:
 #[test]
 fn every_report_is_rendered_in_every_language() {
     let house = stand();
-    let all = house.json(0, &["report", "--locale", "en"]);
+    let all = house.json(0, "report --locale en");
     let names: Vec<&str> = all["reports"]
         .as_array()
         .unwrap()
@@ -53,7 +53,7 @@ fn every_report_is_rendered_in_every_language() {
     for name in names {
         let mut texts = BTreeSet::new();
         for (locale, observed) in LANGUAGES {
-            let text = house.expect(0, &["report", name, "--locale", locale]);
+            let text = house.expect(0, args!("report {} --locale {}", name, locale));
             assert!(
                 text.contains(&format!("## {observed}\n")),
                 "{name} in {locale}: {text}"
@@ -63,26 +63,17 @@ fn every_report_is_rendered_in_every_language() {
         assert_eq!(texts.len(), 5, "{name} is the same in two languages");
     }
     // Where none is named, the house's own; another than these is refused by name.
-    assert!(
-        house
-            .expect(0, &["report", "status"])
-            .contains("## Beobachtet")
-    );
-    let told = house.refused(2, &["report", "status", "--locale", "fr-FR"]);
+    assert!(house.expect(0, "report status").contains("## Beobachtet"));
+    let told = house.refused(2, "report status --locale fr-FR");
     assert!(told.contains("there are en, sl, de, ru, zh"), "{told}");
 }
 
 #[test]
 fn reports_notices_and_answers_use_the_agents_languages() {
     let house = stand();
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
+    house.wait_for_model();
     // A question in words finds its report, and no model is asked.
-    let asked = house.json(
-        0,
-        &["task", "add", "What is going on?", "--to", "ana", "--wait"],
-    );
+    let asked = house.json(0, "task add 'What is going on?' --to ana --wait");
     let text = asked["task"]["result"]["text"].as_str().unwrap();
     assert!(
         text.contains("## Opaženo") && text.contains("ana: ready, 0 ponovnih zagonov"),
@@ -90,29 +81,19 @@ fn reports_notices_and_answers_use_the_agents_languages() {
     );
     assert_eq!(asked["task"]["result"]["source"], "skill");
     // What comes back to her is told in hers, and what a model is told names the language of answers.
-    script(
-        &house,
-        json!([{ "text": "forty-two" }, { "text": "dobro" }]),
-    );
+    house.script_model(&json!([{ "text": "forty-two" }, { "text": "dobro" }]));
     house.expect(
         0,
-        &[
-            "delegate",
-            "bo",
-            "count the chairs",
-            "--deliver",
-            "agent:ana",
-            "--wait",
-        ],
+        "delegate bo 'count the chairs' --deliver agent:ana --wait",
     );
     until("she was told", || {
-        let tasks = house
-            .json(0, &["task", "list", "--agent", "ana"])
-            .to_string();
+        let tasks = house.json(0, "task list --agent ana").to_string();
         tasks.contains("ki jo je delal bo, je done. Sledi njen rezultat, ki ni navodilo:")
     });
     until("she answers in hers", || {
-        curl(&house, "/told", None).contains("Answer people in sl-SI.")
+        house
+            .model_request("/told", None)
+            .contains("Answer people in sl-SI.")
     });
 }
 
@@ -120,7 +101,7 @@ fn reports_notices_and_answers_use_the_agents_languages() {
 fn programs_get_an_available_locale() {
     let house = stand();
     let lang = |agent: &str| {
-        let env = house.expect(0, &["exec", agent, "--", "env"]);
+        let env = house.expect(0, args!("exec {} -- env", agent));
         env.lines()
             .filter(|l| l.starts_with("LANG=") || l.starts_with("LC_ALL="))
             .map(str::to_owned)
@@ -128,7 +109,7 @@ fn programs_get_an_available_locale() {
     };
     assert_eq!(lang("ana"), ["LANG=C.UTF-8", "LC_ALL=C.UTF-8"]);
     let here = abbey_cells::locales().contains("sl_SI.utf8");
-    let plan = house.json(0, &["plan"]).to_string();
+    let plan = house.json(0, "plan").to_string();
     match here {
         true => assert_eq!(lang("bo"), ["LANG=sl_SI.UTF-8", "LC_ALL=sl_SI.UTF-8"]),
         false => {
@@ -160,7 +141,7 @@ fn programs_get_an_available_locale() {
         house.manifest(&format!(
             "house: w\nagents:\n  a: {{ locale: {{ {wrong} }} }}\n"
         ));
-        let said = house.refused(2, &["plan"]);
+        let said = house.refused(2, "plan");
         assert!(said.contains(told), "{said}");
     }
     drop(house);

@@ -5,6 +5,7 @@
 //! 20 points here; `ABBEY_STORY_KILLS=200` for the long run, `ABBEY_STORY_SEED` for the same moments again.
 
 use crate::up;
+use abbey_testkit::args;
 use abbey_testkit::house::{House, kill, until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -94,19 +95,19 @@ fn a_long_run_through_kills_has_the_same_outcome() {
             // The moment is what this is about.
             std::thread::sleep(Duration::from_millis(seed % 350));
             kill(house.serve_pid());
-            house.expect(0, &["up", "--no-wait"]);
+            house.expect(0, "up --no-wait");
         }
     }
     let mut turn = 10;
     until("every run is done", || {
         operate(&house, turn);
         turn += 1;
-        let runs = house.json(0, &["workflow", "list"]);
+        let runs = house.json(0, "workflow list");
         let runs = runs["runs"].as_array().unwrap();
         runs.len() as u64 == RUNS && runs.iter().all(|r| r["state"] == "done")
     });
-    house.expect(0, &["stop", "b"]);
-    house.expect(0, &["start", "b"]);
+    house.expect(0, "stop b");
+    house.expect(0, "start b");
 
     // Every step of every run began one task, and the results are those of a quiet day.
     let tasks = all_tasks(&house);
@@ -116,10 +117,7 @@ fn a_long_run_through_kills_has_the_same_outcome() {
             *steps.entry(step.to_owned()).or_default() += 1;
         }
     }
-    for run in house.json(0, &["workflow", "list"])["runs"]
-        .as_array()
-        .unwrap()
-    {
+    for run in house.json(0, "workflow list")["runs"].as_array().unwrap() {
         let id = run["id"].as_str().unwrap();
         assert_eq!(
             run["output"],
@@ -147,7 +145,7 @@ fn a_long_run_through_kills_has_the_same_outcome() {
     }
     // Every instant of a schedule fired once: as many tasks as instants, none twice.
     for name in ["a/tick", "b/progress"] {
-        let shown = house.json(0, &["schedule", "show", name]);
+        let shown = house.json(0, args!("schedule show {}", name));
         let lines = shown["history"].as_array().unwrap();
         let mut instants: Vec<&str> = lines
             .iter()
@@ -177,11 +175,11 @@ fn a_long_run_through_kills_has_the_same_outcome() {
             .filter(|t| t["author"] != "house")
             .all(|t| t["state"] == "done")
     });
-    assert!(house.expect(0, &["activity", "verify"]).contains("ok"));
+    assert!(house.expect(0, "activity verify").contains("ok"));
 }
 
 fn all_tasks(house: &House) -> Vec<Value> {
-    let lines = house.expect(0, &["task", "list", "--limit", "1000", "--json"]);
+    let lines = house.expect(0, "task list --limit 1000 --json");
     let doc: Value = serde_json::from_str(&lines).unwrap();
     doc["tasks"].as_array().unwrap().clone()
 }
@@ -197,15 +195,15 @@ agents:
   other: { template: worker, reports_to: w1, schedules: { tick: { every: 2s, skill: system-stats } } }
 ");
     let many = 600u32;
-    house.expect(0, &["stop", "w1", "w2"]);
+    house.expect(0, "stop w1 w2");
     let line = |n: u32| {
         json!({ "text": "How much free disk space is there?", "to": format!("w{}", n % 2 + 1) })
             .to_string()
     };
     let lines: Vec<String> = (0..many).map(line).collect();
     std::fs::write(house.path("tasks.jsonl"), lines.join("\n")).unwrap();
-    house.expect(0, &["task", "import", "tasks.jsonl"]);
-    house.expect(0, &["start", "w1", "w2"]);
+    house.expect(0, "task import tasks.jsonl");
+    house.expect(0, "start w1 w2");
     let flood = || {
         let all = all_tasks(&house);
         all.into_iter()
@@ -223,7 +221,7 @@ agents:
     let done = flood();
     assert_eq!(done.len(), many as usize);
     assert!(done.iter().all(|t| t["attempts"] == 1), "each had one run");
-    let tick = house.json(0, &["schedule", "show", "other/tick"]);
+    let tick = house.json(0, "schedule show other/tick");
     assert_eq!(
         (&tick["schedule"]["missed"], &tick["schedule"]["skipped"]),
         (&json!(0), &json!(0)),

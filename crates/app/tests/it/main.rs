@@ -58,7 +58,7 @@ pub(crate) fn house() -> House {
 pub(crate) fn up(manifest: &str) -> House {
     let house = house();
     house.manifest(manifest);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     house
 }
 

@@ -1,5 +1,6 @@
 //! Agents in machines of their own: booted for real, without a processor that helps (S5-01 to S5-12).
 
+use abbey_testkit::args;
 use abbey_testkit::house::{House, image, kill, until};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -16,11 +17,11 @@ fn machines(manifest: &str) -> House {
 }
 
 fn shell(house: &House, script: &str) -> String {
-    house.expect(0, &["exec", "alpha", "--", "sh", "-c", script])
+    house.expect(0, args!("exec alpha -- sh -c {}", script))
 }
 
 fn show(house: &House) -> Value {
-    house.json(0, &["agent", "show", "alpha"])
+    house.json(0, "agent show alpha")
 }
 
 fn drive(house: &House, name: &str) -> PathBuf {
@@ -61,7 +62,7 @@ fn holders(house: &House, text: &str) -> String {
 #[test]
 fn a_microvm_agent_works_and_keeps_its_drives() {
     let house = machines(ONE);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     // A kernel of its own, an ordinary user, and nothing but loopback.
     let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_ne!(shell(&house, "uname -r").trim(), host.trim());
@@ -70,7 +71,7 @@ fn a_microvm_agent_works_and_keeps_its_drives() {
         "1000\nalpha\nlo\n"
     );
     // Work goes through the door of the guest.
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "task add 'show system stats' --wait");
     // Programs: status, input, both outputs, one that is not there.
     let status = |args: &[&str]| house.run(args).status.code();
     assert_eq!(
@@ -81,7 +82,7 @@ fn a_microvm_agent_works_and_keeps_its_drives() {
         status(&["exec", "alpha", "--", "no-such-program"]),
         Some(127)
     );
-    let mut cat = house.command(&["exec", "alpha", "--", "sh", "-c", "cat; echo errors >&2"]);
+    let mut cat = house.command("exec alpha -- sh -c 'cat; echo errors >&2'");
     cat.stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped());
@@ -103,14 +104,7 @@ fn a_microvm_agent_works_and_keeps_its_drives() {
         &house,
         "echo state > /agent/home/s; echo work > /agent/workspace/w; echo gone > /var/tmp/g",
     );
-    let refused = house.run(&[
-        "exec",
-        "alpha",
-        "--",
-        "sh",
-        "-c",
-        "echo x > /agent/workspace/SOUL.md",
-    ]);
+    let refused = house.run("exec alpha -- sh -c 'echo x > /agent/workspace/SOUL.md'");
     assert!(!refused.status.success(), "the charter is not the agent's");
     let full = shell(
         &house,
@@ -122,16 +116,16 @@ fn a_microvm_agent_works_and_keeps_its_drives() {
         "cat /etc/machine-id /proc/sys/kernel/random/boot_id",
     );
     // The agent first, then its guest: drives are whole and hold what was written.
-    house.expect(0, &["stop", "alpha"]);
+    house.expect(0, "stop alpha");
     assert_eq!(
-        house.json(0, &["why", "alpha"])["last_exit"],
+        house.json(0, "why alpha")["last_exit"],
         "stopped on request"
     );
     for name in ["state.ext4", "workspace.ext4"] {
         whole(&drive(&house, name));
     }
     assert_eq!(on(&drive(&house, "workspace.ext4"), "/w"), "work\n");
-    house.expect(0, &["start", "alpha"]);
+    house.expect(0, "start alpha");
     assert_eq!(
         shell(
             &house,
@@ -144,7 +138,7 @@ fn a_microvm_agent_works_and_keeps_its_drives() {
         "cat /etc/machine-id /proc/sys/kernel/random/boot_id",
     );
     assert_ne!(before, after, "each boot has an identity of its own");
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert!(!house.home().join("run/cells").exists());
 }
 
@@ -154,13 +148,11 @@ fn a_microvm_agent_works_and_keeps_its_drives() {
 fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane() {
     // On a terminal, as nothing else of this depends on it.
     let house = machines(&ONE.replace("charter: alpha.md", "charter: alpha.md, terminal: true"));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("what is on it is written down", || {
-        house
-            .expect(0, &["logs", "alpha"])
-            .contains("alpha is ready")
+        house.expect(0, "logs alpha").contains("alpha is ready")
     });
-    let mut attach = house.command(&["attach", "alpha"]);
+    let mut attach = house.command("attach alpha");
     attach
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped());
@@ -176,16 +168,16 @@ fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane()
     attach.wait().unwrap();
     let first = show(&house);
     std::fs::write(house.path("alpha.md"), "# Alpha\n\nsecond\n").unwrap();
-    house.expect(0, &["reload", "alpha"]);
+    house.expect(0, "reload alpha");
     let charter = "tail -1 /agent/workspace/SOUL.md; echo more >> /agent/workspace/MEMORY.md";
     assert_eq!(shell(&house, charter), "second\n");
     let reloaded = show(&house);
     assert_eq!(reloaded["config"], reloaded["config_taken"], "acknowledged");
     assert_eq!(reloaded["pid"], first["pid"], "no boot");
     // Held, the machine stands still; released, it goes on with the right time.
-    house.expect(0, &["pause", "alpha"]);
+    house.expect(0, "pause alpha");
     assert_eq!(show(&house)["presence"], "paused");
-    house.expect(0, &["resume", "alpha"]);
+    house.expect(0, "resume alpha");
     let seconds: i64 = shell(&house, "date +%s").trim().parse().unwrap();
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -193,10 +185,10 @@ fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane()
     assert!((now.as_secs().cast_signed() - seconds).abs() <= 5);
     // The control plane dies, and hostd with it; the machine does not notice.
     house.kill_serve();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert_eq!(show(&house)["pid"], first["pid"], "adopted");
     assert_eq!(shell(&house, "cat /agent/workspace/MEMORY.md"), "more\n");
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
+    house.expect(0, "task add 'show system stats' --wait");
     // The program around the machine is killed: said, and started anew with what was synced.
     shell(&house, "echo kept > /agent/workspace/k; sync");
     kill(i32::try_from(first["pid"].as_i64().unwrap()).unwrap());
@@ -205,7 +197,7 @@ fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane()
         now["presence"] == "ready" && now["pid"].as_i64() != first["pid"].as_i64()
     });
     assert_eq!(
-        house.json(0, &["why", "alpha"])["last_exit"],
+        house.json(0, "why alpha")["last_exit"],
         "the program that runs its machine was killed"
     );
     assert_eq!(
@@ -221,7 +213,7 @@ fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane()
 #[test]
 fn a_microvm_runs_in_a_sandbox_and_leaves_no_secrets() {
     let house = machines(ONE);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let record: Value = serde_json::from_slice(
         &std::fs::read(house.home().join("run/cells/agent-alpha/shim.json")).unwrap(),
     )
@@ -259,26 +251,12 @@ fn a_microvm_runs_in_a_sandbox_and_leaves_no_secrets() {
     );
     assert_eq!(tried, "");
     // A bomb of processes and one of memory end in the guest; the house does not notice.
-    let bomb = house.run(&[
-        "exec",
-        "alpha",
-        "--",
-        "sh",
-        "-c",
-        "for i in $(seq 400); do sleep 9 & done; wait",
-    ]);
+    let bomb = house.run("exec alpha -- sh -c 'for i in $(seq 400); do sleep 9 & done; wait'");
     assert_ne!(bomb.status.code(), Some(0));
-    let greedy = house.run(&[
-        "exec",
-        "alpha",
-        "--",
-        "python3",
-        "-c",
-        "x=bytearray(400<<20)",
-    ]);
+    let greedy = house.run("exec alpha -- python3 -c 'x=bytearray(400<<20)'");
     assert_ne!(greedy.status.code(), Some(0));
     until("it goes on", || {
-        house.run(&["exec", "alpha", "--", "true"]).status.success()
+        house.run("exec alpha -- true").status.success()
     });
 }
 
@@ -289,7 +267,7 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     std::fs::write(house.path("alpha.md"), "# Alpha\n").unwrap();
     house.manifest(ONE);
     // Without an image the plan is refused.
-    let said = house.run(&["up"]);
+    let said = house.run("up");
     let said = format!(
         "{}{}",
         String::from_utf8_lossy(&said.stdout),
@@ -298,10 +276,10 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     assert!(said.contains("abbey image build base"), "{said}");
     house.manifest(&ONE.replace("charter: alpha.md", "egress: [\"192.0.2.7:5432\"]"));
     house.bring_image();
-    let said = house.run(&["plan"]);
+    let said = house.run("plan");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("goes out by name"), "{said}");
-    let said = house.refused(2, &["up", "-f", &small(&house)]);
+    let said = house.refused(2, args!("up -f {}", small(&house)));
     assert!(said.contains("at least 16 MiB"), "{said}");
     // A part that was touched is found before anything boots from it.
     let images = house.home().join("images");
@@ -310,24 +288,24 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     std::fs::remove_file(&initrd).unwrap();
     std::fs::write(&initrd, &good[..good.len() - 1]).unwrap();
     house.manifest(ONE);
-    house.expect(0, &["up", "--no-wait"]);
+    house.expect(0, "up --no-wait");
     let why = |text: &str| {
         until(text, || {
-            let why = house.expect(0, &["why", "alpha"]);
+            let why = house.expect(0, "why alpha");
             why.contains(text)
         });
     };
     // Somebody waits for it in vain and gives up.
     let start_in_vain = |text: &str| {
-        let mut waiting = house.command(&["start", "alpha"]).spawn().unwrap();
+        let mut waiting = house.command("start alpha").spawn().unwrap();
         why(text);
         waiting.kill().unwrap();
         waiting.wait().unwrap();
-        house.expect(0, &["stop", "alpha"]);
+        house.expect(0, "stop alpha");
     };
     why("`initrd` of `base` is not what was built");
-    house.expect(0, &["stop", "alpha"]);
-    house.expect(1, &["image", "verify"]);
+    house.expect(0, "stop alpha");
+    house.expect(1, "image verify");
     // A kernel that finds nothing to run gives up, and that is told as what it is.
     std::fs::write(&initrd, b"").unwrap();
     let record = images.join("base/image.json");
@@ -335,18 +313,18 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     known["digests"]["initrd"] = empty.into();
     std::fs::write(&record, known.to_string()).unwrap();
-    house.expect(0, &["image", "verify"]);
+    house.expect(0, "image verify");
     start_in_vain("its kernel panicked");
     // Drives that another machine holds are not attached a second time.
-    house.expect(0, &["image", "remove", "base"]);
+    house.expect(0, "image remove base");
     house.bring_image();
     let lock = std::fs::File::open(drive(&house, "lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     start_in_vain("are attached to another machine");
     drop(lock);
-    house.expect(0, &["start", "alpha"]);
+    house.expect(0, "start alpha");
     assert_eq!(show(&house)["presence"], "ready");
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert!(!house.home().join("run/cells").exists());
 }
 
@@ -362,10 +340,10 @@ fn small(house: &House) -> String {
 #[test]
 fn drives_grow_with_the_manifest_and_are_removed_with_the_agent() {
     let house = machines(ONE);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     shell(&house, "echo old > /agent/workspace/o");
     house.manifest(&ONE.replace("workspace: 32MiB", "workspace: 96MiB"));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let size = shell(
         &house,
         "cat /agent/workspace/o; df -k --output=size /agent/workspace | tail -1",
@@ -383,12 +361,12 @@ fn drives_grow_with_the_manifest_and_are_removed_with_the_agent() {
     assert!(image.join("base.ext4").exists(), "shared and never written");
     // In a cell without drives it would begin with files of long ago: that is said, and not done.
     house.manifest(&ONE.replace("cell: microvm", "cell: sandbox"));
-    house.expect(0, &["up", "--no-wait"]);
+    house.expect(0, "up --no-wait");
     until("it is said", || {
-        let why = house.expect(0, &["why", "alpha"]);
+        let why = house.expect(0, "why alpha");
         why.contains("are on the drives of its microVM")
     });
-    house.expect(0, &["agent", "rm", "alpha"]);
+    house.expect(0, "agent rm alpha");
     assert!(!house.home().join("agents/alpha").exists());
     let removed: Vec<_> = std::fs::read_dir(house.home().join("removed"))
         .unwrap()
@@ -403,7 +381,7 @@ fn drives_grow_with_the_manifest_and_are_removed_with_the_agent() {
 #[test]
 fn a_backup_contains_microvm_drives() {
     let house = machines(ONE);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     shell(
         &house,
         "mkdir /agent/workspace/d; echo kept > /agent/workspace/d/f; echo mine > /agent/home/h",
@@ -415,7 +393,7 @@ fn a_backup_contains_microvm_drives() {
     let (running, stopped) = (house.path("running.tar"), house.path("stopped.tar"));
     for (archive, verb) in [(&running, "stop"), (&stopped, "start")] {
         let archive = archive.display().to_string();
-        house.expect(0, &["backup", &archive]);
+        house.expect(0, args!("backup {}", archive));
         let names = names(&archive);
         for wanted in ["agents/alpha/workspace/d/f", "agents/alpha/home/h"] {
             assert!(names.contains(wanted), "{verb}: {names}");
@@ -425,18 +403,18 @@ fn a_backup_contains_microvm_drives() {
             "{names}"
         );
         if verb == "stop" {
-            house.expect(0, &["stop", "alpha"]);
+            house.expect(0, "stop alpha");
         }
     }
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     let other = machines(ONE);
     for archive in [&running, &stopped] {
         let _first_time = std::fs::remove_dir_all(other.home());
         other.bring_image();
-        other.expect(0, &["restore", &archive.display().to_string()]);
-        other.expect(0, &["up"]);
+        other.expect(0, args!("restore {}", archive.display().to_string()));
+        other.expect(0, "up");
         // In the second one it was stopped, and so it stays.
-        other.expect(0, &["start", "alpha"]);
+        other.expect(0, "start alpha");
         assert_eq!(
             shell(
                 &other,
@@ -444,7 +422,7 @@ fn a_backup_contains_microvm_drives() {
             ),
             "kept\nmine\nagent\n"
         );
-        other.expect(0, &["down"]);
+        other.expect(0, "down");
     }
 }
 
@@ -454,23 +432,24 @@ fn an_unprivileged_user_runs_containers_in_a_microvm() {
     let house = crate::house();
     house.bring("podman");
     house.manifest("house: nested\nagents: {}\n");
-    house.expect(0, &["up"]);
-    let archive = crate::containers::root(&house.path(""));
+    house.expect(0, "up");
+    let archive = abbey_testkit::container::pack_busybox_root(&house.path(""));
     let script = "export HOME=$PWD XDG_RUNTIME_DIR=$PWD/run; mkdir -p $XDG_RUNTIME_DIR; \
                   podman='podman --storage-driver vfs --cgroup-manager cgroupfs'; \
                   $podman import -q image.tar localhost/test >/dev/null 2>&1; id -u; \
                   $podman run --rm --network none --cgroups=disabled localhost/test /bin/sh -c 'id -u; uname -r; ls /work || echo apart' 2>&1";
-    let arguments = [
-        "run", "--cell", "microvm", "--image", "podman", "--memory", "512MiB",
-    ];
-    let more = ["--in", &archive, "--", "sh", "-c", script];
-    let said = house.expect(0, &[&arguments[..], &more[..]].concat());
+    let run = args!(
+        "run --cell microvm --image podman --memory 512MiB --in {} -- sh -c {}",
+        archive,
+        script
+    );
+    let said = house.expect(0, run);
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!((lines[0], lines[1]), ("1000", "0"), "{said}");
     let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_ne!(lines[2], host.trim());
     assert_eq!(lines.last(), Some(&"apart"), "{said}");
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
 }
 
 fn run(house: &House, more: &[&str], script: &str) -> Value {
@@ -492,7 +471,7 @@ fn run_starts_from_a_warm_microvm() {
     house.manifest(
         "house: commands\nproviders:\n  far: { kind: openai, base_url: \"http://127.0.0.1:9\", key: \"file:canary\" }\nagents:\n  alpha: { template: sysadmin, cell: process }\n",
     );
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     std::fs::write(house.path("in.txt"), "brought\n").unwrap();
     let bring = house.path("in.txt").display().to_string();
     let files = ["--in", bring.as_str(), "--out", "out.txt"];
@@ -507,18 +486,7 @@ fn run_starts_from_a_warm_microvm() {
         "BROUGHT\n"
     );
     // Everything that was said arrives, however slowly it is read.
-    let mut slow = house.command(&[
-        "run",
-        "--cell",
-        "microvm",
-        "--memory",
-        "192MiB",
-        "--",
-        "head",
-        "-c",
-        "3000000",
-        "/dev/zero",
-    ]);
+    let mut slow = house.command("run --cell microvm --memory 192MiB -- head -c 3000000 /dev/zero");
     let mut slow = slow.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut out = slow.stdout.take().unwrap();
     let (mut got, mut buffer) = (0, vec![0u8; 100_000]);
@@ -619,13 +587,13 @@ fn run_starts_from_a_warm_microvm() {
     assert_eq!(run(&house, &[], "echo still")["stdout"], "still\n");
     // The control plane dies: what it kept is not kept for ever.
     house.kill_serve();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("what nobody waits for is gone", || {
         let left = std::fs::read_dir(&cells).unwrap().flatten();
         left.filter(|e| e.file_name().to_string_lossy().starts_with("run-"))
             .count()
             == 0
     });
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert!(!cells.exists());
 }

@@ -2,6 +2,7 @@
 //! own (S1-03, S1-07 to S1-13).
 
 use crate::house;
+use abbey_testkit::args;
 use abbey_testkit::house::{House, own_network, until};
 use abbey_testkit::outside::Outside;
 use serde_json::Value;
@@ -84,8 +85,8 @@ fn stand(manifest: &str) -> (Outside, House, Value) {
     let mut house = house();
     house.hosts = Some(HOSTS.to_owned());
     house.manifest(manifest);
-    house.expect(0, &["up"]);
-    let fleet = house.json(0, &["ps"]);
+    house.expect(0, "up");
+    let fleet = house.json(0, "ps");
     (outside, house, fleet)
 }
 
@@ -199,10 +200,10 @@ fn reaches_what_it_may(layout: &str) {
         text.replace("'198.51.100.7:80'", "'198.51.100.8:80'"),
     )
     .unwrap();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert_eq!(reach(&house, "a", &format!("{OUTSIDE}:80")), "ECONNREFUSED");
     assert_eq!(reach(&house, "a", &format!("{OTHER}:80")), "ok");
-    let after = house.json(0, &["ps"]);
+    let after = house.json(0, "ps");
     assert_eq!(
         after["agents"][0]["generation"],
         fleet["agents"][0]["generation"]
@@ -219,13 +220,13 @@ fn reaches_what_it_may(layout: &str) {
     };
     assert!(interfaces().iter().any(|i| i.ends_with(&name(&b))));
     assert!(nft(&["list", "ruleset"]).contains(&b));
-    house.expect(0, &["agent", "rm", "b"]);
+    house.expect(0, "agent rm b");
     until("the agent's network is gone", || {
         !interfaces().iter().any(|i| i.ends_with(&name(&b)))
             && !nft(&["list", "ruleset"]).contains(&b)
     });
     assert_eq!(reach(&house, "a", &format!("{OTHER}:80")), "ok");
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert_eq!(
         interfaces().iter().filter(|i| i.starts_with("ab")).count(),
         0
@@ -244,7 +245,7 @@ fn services_are_reachable_at_their_service_addresses() {
         .unwrap()
         .0
         .to_owned();
-    let services = || house.json(0, &["service", "list"]);
+    let services = || house.json(0, "service list");
     // An interpreter takes its time to listen; the probe goes where the service is.
     until("every service answers its probe", || {
         let all = services();
@@ -270,7 +271,7 @@ fn services_are_reachable_at_their_service_addresses() {
         reach(&house, "a", &format!("{prefix}.5:{}", port("hidden"))),
         "ECONNREFUSED"
     );
-    let env = house.expect(0, &["exec", "a", "--", "env"]);
+    let env = house.expect(0, "exec a -- env");
     let web = format!("{prefix}.3:{}", port("web"));
     assert!(
         env.contains(&format!("ABBEY_SERVICE_WEB={web}")) && !env.contains("ABBEY_SERVICE_HIDDEN"),
@@ -345,13 +346,13 @@ fn a_deleted_bridge_is_recreated() {
     until("it stands again", || {
         bridge().is_some() && reach(&house, "a", &to) == "ok"
     });
-    let after = house.json(0, &["ps"]);
+    let after = house.json(0, "ps");
     for n in 0..2 {
         assert_eq!(after["agents"][n]["pid"], fleet["agents"][n]["pid"]);
     }
     // The other layout: cells start anew, and the bridge is gone with its table.
     house.manifest(TWO);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("the bridge is gone", || bridge().is_none());
     assert_eq!(reach(&house, "a", &to), "ok");
     assert!(!nft(&["list", "ruleset"]).contains("table bridge"));
@@ -377,7 +378,7 @@ fn egress_proxy_allows_only_listed_destinations() {
         .unwrap();
     assert!(done["down"].as_u64().unwrap() >= 17, "{done}");
     assert!(lines.iter().any(|l| l["outcome"] == "reserved_address"));
-    let entries = house.expect(0, &["activity", "--json"]);
+    let entries = house.expect(0, "activity --json");
     let denied: Vec<Value> = entries
         .lines()
         .map(|l| serde_json::from_str(l).unwrap())
@@ -419,7 +420,7 @@ fn egress_proxy_serves_cells_without_a_network() {
         "house: nets\ndefaults:{}",
         agents.replace("cell: sandbox", "cell: sandbox, waive: [limits]")
     ));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     proxied(&outside, &house);
     // Nothing but the proxy leads out.
     assert_eq!(reach(&house, "b", &format!("{OUTSIDE}:80")), "ENETUNREACH");
@@ -492,7 +493,7 @@ fn daily_egress_bytes_are_limited() {
     assert!(fetch().contains("urn:abbey:egress:budget"));
     // Counted from the log after a restart of the control plane.
     house.kill_serve();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert!(fetch().starts_with("403"));
 }
 
@@ -514,7 +515,7 @@ fn firewall_leaves_foreign_tables_alone_and_is_repaired() {
         .replace("table inet ", "");
     // Somebody removes it: the next boot of a cell puts it up again before anything runs.
     nft(&["delete", "table", "inet", &table]);
-    house.expect(0, &["restart", "a"]);
+    house.expect(0, "restart a");
     assert!(nft(&["list", "tables"]).contains(&table));
     // Nobody needs to notice: the house looks by itself, and says so.
     nft(&["flush", "ruleset"]);
@@ -523,14 +524,14 @@ fn firewall_leaves_foreign_tables_alone_and_is_repaired() {
     });
     until("and said so", || {
         house
-            .expect(0, &["activity", "--json"])
+            .expect(0, "activity --json")
             .contains("\"firewall.restored\"")
     });
     add_foreign();
     // Somebody opens a hole: the next boot closes it.
     nft(&["flush", "set", "inet", &table, "sources"]);
     nft(&["insert", "rule", "inet", &table, "host", "accept"]);
-    house.expect(0, &["restart", "a"]);
+    house.expect(0, "restart a");
     let rules = nft(&["list", "table", "inet", &table]);
     let chain = rules.split_once("chain host").unwrap().1;
     assert!(
@@ -539,7 +540,7 @@ fn firewall_leaves_foreign_tables_alone_and_is_repaired() {
     );
     let (a, _) = addresses(&fleet, "a");
     assert!(rules.contains(&a));
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert_eq!(nft(&["list", "ruleset"]).trim(), foreign.trim());
 }
 
@@ -554,7 +555,7 @@ fn removing_a_service_removes_its_network() {
         .map(|l| format!("{l}\n"))
         .collect();
     house.manifest(&fewer);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let rules = nft(&["list", "ruleset"]);
     assert_eq!(rules.matches(" . 02:ab:").count(), 2, "{rules}");
     until("its interface is gone", || {
@@ -572,7 +573,7 @@ fn dns_is_answered_only_for_cells_with_full_egress() {
     assert!(inside(&house, "a", &["resolve", name]).starts_with("no "));
     // And it goes there without any proxy.
     let script = "import socket;s=socket.create_connection(('anything.example.net',80),5);s.send(b'x');print(s.recv(99))";
-    let said = house.expect(0, &["exec", "b", "--", "python3", "-c", script]);
+    let said = house.expect(0, args!("exec b -- python3 -c {}", script));
     assert!(said.contains("200 OK"), "{said}");
     let args = ["run", "--egress", "full", "--", "python3", "-c", script];
     assert!(house.expect(0, &args).contains("200 OK"));

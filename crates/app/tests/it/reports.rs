@@ -1,11 +1,12 @@
 //! Reports at the door: from probes and rows, never from a model (S4-31, S2-30).
 
 use crate::{TWO, up};
+use abbey_testkit::args;
 
 #[test]
 fn every_report_has_three_parts_and_exact_figures() {
     let house = up(TWO);
-    let doc = house.json(0, &["report"]);
+    let doc = house.json(0, "report");
     let names: Vec<&str> = doc["reports"]
         .as_array()
         .unwrap()
@@ -19,15 +20,15 @@ fn every_report_has_three_parts_and_exact_figures() {
             "metrics"
         ]
     );
-    house.expect(0, &["task", "add", "show system stats", "--wait"]);
-    let gone = house.json(0, &["task", "add", "write a poem"]);
+    house.expect(0, "task add 'show system stats' --wait");
+    let gone = house.json(0, "task add 'write a poem'");
     house.expect(
         0,
-        &["task", "cancel", gone["task"]["number"].as_str().unwrap()],
+        args!("task cancel {}", gone["task"]["number"].as_str().unwrap()),
     );
-    house.expect(8, &["task", "add", "write another", "--wait"]);
+    house.expect(8, "task add 'write another' --wait");
     for name in &names {
-        let doc = house.json(0, &["report", name]);
+        let doc = house.json(0, args!("report {}", name));
         assert!(!doc["observed"].as_array().unwrap().is_empty(), "{doc}");
         assert!(
             !doc["interpretation"].as_array().unwrap().is_empty(),
@@ -37,14 +38,14 @@ fn every_report_has_three_parts_and_exact_figures() {
             let text = note["text"].as_str().unwrap();
             assert!(note["kind"] == "note" || text.starts_with("if "), "{text}");
         }
-        let text = house.expect(0, &["report", name]);
+        let text = house.expect(0, args!("report {}", name));
         assert!(
             text.contains("Observed") && text.contains("Interpretation"),
             "{text}"
         );
     }
     let seen = |name: &str, label: &str| {
-        let doc = house.json(0, &["report", name]);
+        let doc = house.json(0, args!("report {}", name));
         let all = doc["observed"].as_array().unwrap().clone();
         let found = all
             .iter()
@@ -64,9 +65,9 @@ fn every_report_has_three_parts_and_exact_figures() {
     assert!(seen("tests", "the log").ends_with("entries, whole"));
     assert!(seen("policy", "sysadmin").starts_with("cell process, egress none, tools "));
     // Words find the report that answers them.
-    let asked = house.expect(0, &["report", "how full are the disks?"]);
+    let asked = house.expect(0, "report 'how full are the disks?'");
     assert!(asked.starts_with("# disk, "), "{asked}");
-    let told = house.refused(3, &["report", "sing a song"]);
+    let told = house.refused(3, "report 'sing a song'");
     assert!(told.contains("no report answers `sing a song`"), "{told}");
     assert_eq!(seen("metrics", "port conflicts"), "0");
     assert_eq!(seen("metrics", "agents that share a user"), "0");
@@ -74,11 +75,11 @@ fn every_report_has_three_parts_and_exact_figures() {
     assert_eq!(seen("metrics", "interventions"), "1");
     assert!(
         house
-            .refused(3, &["report", "weather"])
+            .refused(3, "report weather")
             .contains("there are status, disk")
     );
     // No model was asked for any of it.
-    let metrics = house.json(0, &["budget", "show"]);
+    let metrics = house.json(0, "budget show");
     assert!(
         metrics["scopes"]
             .as_array()

@@ -1,6 +1,7 @@
 //! What an agent can do to its own cell, and what of it reaches nobody else: memory, processor, processes, output
 //! (checks 27, 28 and 51 to 54). The neighbour and the house answer afterwards.
 
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,13 +11,13 @@ const HOUSE: &str = "house: bombs\ndefaults: { cell: sandbox, limits: { memory: 
 fn stand() -> House {
     let house = crate::house();
     house.manifest(HOUSE);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     house
 }
 
 /// Runs a script in the cell of `a`, and gives status and output.
 fn script(house: &House, code: &str) -> (Option<i32>, String) {
-    let output = house.run(&["exec", "a", "--", "python3", "-c", code]);
+    let output = house.run(args!("exec a -- python3 -c {}", code));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     (output.status.code(), said)
 }
@@ -30,10 +31,7 @@ fn in_background(house: &House, code: &str) -> Child {
 
 fn neighbour_is_well(house: &House) {
     let before = Instant::now();
-    assert_eq!(
-        house.expect(0, &["exec", "b", "--", "echo", "well"]),
-        "well\n"
-    );
+    assert_eq!(house.expect(0, "exec b -- echo well"), "well\n");
     assert!(before.elapsed() < Duration::from_secs(20), "within bounds");
 }
 
@@ -73,7 +71,7 @@ fn a_memory_bomb_is_killed_inside_its_cell() {
     assert!(!said.contains("all of it"), "{status:?}");
     neighbour_is_well(&house);
     until("the agent is up", || {
-        house.json(0, &["agent", "show", "a"])["presence"] == "ready"
+        house.json(0, "agent show a")["presence"] == "ready"
     });
 }
 
@@ -97,7 +95,7 @@ fn output_flood_is_bounded_in_the_log() {
         "{HOUSE}services:\n  flood: {{ command: [yes, {}] }}\n",
         "x".repeat(2_000)
     ));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let logs = house.home().join("logs/service-flood");
     let size = || -> u64 {
         let files = std::fs::read_dir(&logs).into_iter().flatten().flatten();
@@ -108,7 +106,7 @@ fn output_flood_is_bounded_in_the_log() {
     });
     assert!(size() < 64 << 20, "{} bytes", size());
     neighbour_is_well(&house);
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
 }
 
 #[test]
@@ -119,10 +117,10 @@ fn stop_kills_every_process_of_a_fork_bomb() {
     let mut caller = in_background(&house, bomb);
     until("it is full", || members(&house).len() > 40);
     neighbour_is_well(&house);
-    house.expect(0, &["stop", "a"]);
+    house.expect(0, "stop a");
     until("nobody is left", || members(&house).is_empty());
     let _status = caller.wait();
-    house.expect(0, &["start", "a"]);
+    house.expect(0, "start a");
     neighbour_is_well(&house);
 }
 
@@ -139,7 +137,7 @@ fn stop_kills_every_process_of_a_frozen_cell() {
             .args(["-STOP", &pid.to_string()])
             .status();
     }
-    house.expect(0, &["stop", "a"]);
+    house.expect(0, "stop a");
     until("nobody is left", || members(&house).is_empty());
     assert!(pids.iter().all(|p| abbey_cells::identify(*p).is_none()));
     let _status = caller.wait();

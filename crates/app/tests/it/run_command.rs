@@ -1,5 +1,6 @@
 //! Single commands in fresh cells (`abbey run`), as a user runs them.
 
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use abbey_testkit::outside::Outside;
 use std::process::Stdio;
@@ -40,7 +41,7 @@ fn run_uses_a_fresh_cell_and_removes_it() {
     let house = up();
     let script =
         "import os;sum(range(10**6));print(os.getuid(),os.getcwd(),os.path.exists('/home'))";
-    let said = house.expect(0, &["--json", "run", "--", "python3", "-c", script]);
+    let said = house.expect(0, args!("--json run -- python3 -c {}", script));
     let json: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!(json["stdout"], "1000 /work False\n", "{json}");
     assert_eq!(json["layers"].as_array().unwrap().len(), 13, "{json}");
@@ -50,31 +51,21 @@ fn run_uses_a_fresh_cell_and_removes_it() {
         "{json}"
     );
     // Its status is the caller's, as container tools have it.
-    assert_eq!(
-        house.expect(7, &["run", "--", "sh", "-c", "echo out; exit 7"]),
-        "out\n"
-    );
+    assert_eq!(house.expect(7, "run -- sh -c 'echo out; exit 7'"), "out\n");
     assert!(
         house
-            .refused(127, &["run", "--", "no-such-program"])
+            .refused(127, "run -- no-such-program")
             .contains("not found")
     );
+    assert!(house.refused(126, "run -- /etc").contains("denied"));
+    house.expect(143, "run -- sh -c 'kill -TERM $$'");
     assert!(
         house
-            .refused(126, &["run", "--", "/etc"])
-            .contains("denied")
-    );
-    house.expect(143, &["run", "--", "sh", "-c", "kill -TERM $$"]);
-    assert!(
-        house
-            .refused(124, &["run", "--timeout", "300ms", "--", "sleep", "60"])
+            .refused(124, "run --timeout 300ms -- sleep 60")
             .contains("out of time")
     );
     let bomb = "x='a'*300_000_000";
-    let said = house.refused(
-        137,
-        &["run", "--memory", "48MiB", "--", "python3", "-c", bomb],
-    );
+    let said = house.refused(137, args!("run --memory 48MiB -- python3 -c {}", bomb));
     assert!(said.contains("memory"), "{said}");
     // Bad wishes are refused before anything is made.
     for (args, rule) in [
@@ -92,12 +83,12 @@ fn run_uses_a_fresh_cell_and_removes_it() {
     }
     assert!(
         house
-            .refused(2, &["run", "--out", "../x", "--", "true"])
+            .refused(2, "run --out ../x -- true")
             .contains("leads out")
     );
     assert!(
         house
-            .refused(2, &["run", "--memory", "much", "--", "true"])
+            .refused(2, "run --memory much -- true")
             .contains("no amount")
     );
     nothing_left(&house);
@@ -112,10 +103,10 @@ fn run_copies_files_in_and_out() {
     let script = "tr a-z A-Z < in.txt > out.txt && mkdir -p made && cp tree/below/leaf made/ && ln -s /etc/hostname made/link && echo done";
     let said = house.expect(
         0,
-        &[
-            "run", "--in", "in.txt", "--in", "tree", "--out", "out.txt", "--out", "made", "--",
-            "sh", "-c", script,
-        ],
+        args!(
+            "run --in in.txt --in tree --out out.txt --out made -- sh -c {}",
+            script
+        ),
     );
     assert_eq!(said, "done\n");
     assert_eq!(
@@ -134,23 +125,13 @@ fn run_copies_files_in_and_out() {
     for script in ["ln -s /etc/hostname out.txt", "ln -s /etc made && true"] {
         let said = house.refused(
             125,
-            &[
-                "run",
-                "--out",
-                "out.txt",
-                "--out",
-                "made/passwd",
-                "--",
-                "sh",
-                "-c",
-                script,
-            ],
+            args!("run --out out.txt --out made/passwd -- sh -c {}", script),
         );
         assert!(said.contains("could not take along"), "{said}");
     }
     assert!(
         house
-            .refused(125, &["run", "--in", "absent", "--", "true"])
+            .refused(125, "run --in absent -- true")
             .contains("cannot be brought")
     );
     nothing_left(&house);
@@ -198,7 +179,7 @@ fn run_leaves_nothing_however_it_ends() {
         let runs: Vec<_> = (0..8)
             .map(|n| {
                 let house = &house;
-                scope.spawn(move || house.expect(0, &["run", "--", "echo", &n.to_string()]))
+                scope.spawn(move || house.expect(0, args!("run -- echo {}", n.to_string())))
             })
             .collect();
         for (n, run) in runs.into_iter().enumerate() {
@@ -214,7 +195,7 @@ fn run_leaves_nothing_however_it_ends() {
         })
     };
     let begin = || {
-        let mut command = house.command(&["run", "--egress", "full", "--", "sleep", "600"]);
+        let mut command = house.command("run --egress full -- sleep 600");
         let child = command
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -238,7 +219,7 @@ fn run_leaves_nothing_however_it_ends() {
     let mut caller = begin();
     house.kill_serve();
     caller.wait().unwrap();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("what a crash left is taken away", || {
         !running()
             && std::fs::read_dir(house.home().join("runs"))
@@ -247,14 +228,14 @@ fn run_leaves_nothing_however_it_ends() {
                 == 0
     });
     nothing_left(&house);
-    assert_eq!(house.expect(0, &["run", "--", "echo", "again"]), "again\n");
+    assert_eq!(house.expect(0, "run -- echo again"), "again\n");
 }
 
 #[test]
 fn an_unprivileged_user_can_run_commands() {
     let house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 5124);
     house.manifest(&ONE.replace("cell: sandbox", "cell: sandbox, waive: [limits]"));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let args = [
         "run",
         "--waive",

@@ -2,6 +2,7 @@
 //! (S2-16, S2-20, S4-05).
 
 use crate::up;
+use abbey_testkit::args;
 use abbey_testkit::house::until;
 use serde_json::json;
 
@@ -10,7 +11,7 @@ const HOUSE: &str = "house: times\ndefaults: { cell: process }\nagents:\n  a: { 
 #[test]
 fn a_due_schedule_fires_once_across_a_kill_and_by_hand() {
     let house = up(HOUSE);
-    let show = |name: &str| house.json(0, &["schedule", "show", name]);
+    let show = |name: &str| house.json(0, args!("schedule show {}", name));
     until("it has fired", || {
         show("a/disks")["schedule"]["fired"].as_u64() >= Some(2)
     });
@@ -21,7 +22,7 @@ fn a_due_schedule_fires_once_across_a_kill_and_by_hand() {
     );
     assert_eq!(night["fired"], 0);
     house.kill_serve();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("it goes on", || {
         show("a/disks")["schedule"]["fired"].as_u64() >= Some(4)
     });
@@ -34,30 +35,30 @@ fn a_due_schedule_fires_once_across_a_kill_and_by_hand() {
     let all = instants.len();
     instants.dedup();
     assert_eq!(instants.len(), all, "each instant once");
-    let ran = house.json(0, &["schedule", "run", "a/night"]);
+    let ran = house.json(0, "schedule run a/night");
     let number = ran["schedule"]["last_task"].as_str().unwrap().to_owned();
     until("it is done", || {
-        house.json(0, &["task", "show", &number])["task"]["state"] == "done"
+        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
     });
-    let tasks = house.json(0, &["task", "list", "--limit", "1000"]);
+    let tasks = house.json(0, "task list --limit 1000");
     let tasks = tasks["tasks"].as_array().unwrap();
     assert!(tasks.iter().all(|t| t["author"] == "house"));
-    let listed = house.expect(0, &["schedule", "list"]);
+    let listed = house.expect(0, "schedule list");
     assert!(
         listed.contains("a/night") && listed.contains("cron 30 2 * * *"),
         "{listed}"
     );
     assert!(
         house
-            .refused(3, &["schedule", "show", "a/none"])
+            .refused(3, "schedule show a/none")
             .contains("no schedule")
     );
     assert!(
         house
-            .refused(2, &["schedule", "show", "none"])
+            .refused(2, "schedule show none")
             .contains("AGENT/NAME")
     );
-    house.expect(0, &["activity", "verify"]);
+    house.expect(0, "activity verify");
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn an_invalid_schedule_is_refused_with_its_line() {
     let house = crate::house();
     let wrong = |schedule: &str| {
         house.manifest(&format!("house: times\ndefaults: {{ cell: process }}\nagents:\n  a: {{ template: sysadmin, schedules: {{ s: {{ task: x, {schedule} }} }} }}\n"));
-        let output = house.run(&["up"]);
+        let output = house.run("up");
         assert!(!output.status.success(), "{schedule}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
@@ -94,14 +95,14 @@ fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
     let house = up(
         "house: jobs\ndefaults: { cell: process }\nagents:\n  a:\n    template: worker\n    schedules:\n      hourly: { every: 1h, skill: checkpoint, with: { keep: 2 } }\n      half: { every: 30m, skill: report, with: { name: progress, document: diary } }\n  b: { template: worker, reports_to: a, skills: [checkpoint-restore] }\ndocuments: { diary: { kind: log } }\n",
     );
-    let sh = |script: &str| house.expect(0, &["exec", "a", "--", "sh", "-c", script]);
+    let sh = |script: &str| house.expect(0, args!("exec a -- sh -c {}", script));
     let tasks = || {
-        let doc = house.json(0, &["task", "list"]);
+        let doc = house.json(0, "task list");
         doc["tasks"].as_array().unwrap().clone()
     };
     let fire = |name: &str| {
         let before = tasks().len();
-        house.expect(0, &["schedule", "run", name]);
+        house.expect(0, args!("schedule run {}", name));
         until("it is over", || {
             let all = tasks();
             all.len() > before
@@ -151,15 +152,10 @@ fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
     // What was kept comes back byte by byte, beside what is there; the first one went.
     let restored = house.json(
         1,
-        &[
-            "skill",
-            "run",
-            "checkpoint-restore",
-            &format!("checkpoint={second}"),
-            "into=back",
-            "--to",
-            "b",
-        ],
+        args!(
+            "skill run checkpoint-restore {} into=back --to b",
+            format!("checkpoint={second}")
+        ),
     );
     assert_eq!(
         restored["task"]["state"], "failed",
@@ -172,7 +168,7 @@ fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
         "    template: worker\n    skills: [checkpoint-restore]\n    schedules",
     );
     std::fs::write(&file, manifest).unwrap();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     let restore = |args: &[&str], code: i32| {
         let mut all = vec!["skill", "run", "checkpoint-restore", "--to", "a"];
         all.extend(args);
@@ -200,7 +196,7 @@ fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
     // A report by schedule, in a log that others read.
     let report = fire("a/half");
     assert_eq!(report["state"], "done", "{report}");
-    let diary = house.expect(0, &["document", "show", "diary"]);
+    let diary = house.expect(0, "document show diary");
     assert!(
         diary.contains("# progress") && diary.contains("Observed"),
         "{diary}"
@@ -210,7 +206,7 @@ fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
         .unwrap()
         .replace("keep: 2", "keep: many");
     std::fs::write(&file, wrong).unwrap();
-    let told = house.refused(4, &["up"]);
+    let told = house.refused(4, "up");
     assert!(
         told.contains("its schedule `hourly`: skill `checkpoint`"),
         "{told}"
@@ -227,34 +223,17 @@ fn schedule_add_and_rm_and_agent_move_edit_the_manifest() {
     let task = "Say: \"hello, {you}\" & $(id)";
     house.expect(
         0,
-        &[
-            "schedule",
-            "add",
-            "a/nightly",
-            "--cron",
-            "30 2 * * *",
-            "--timezone",
-            "Europe/Ljubljana",
-            "--task",
-            task,
-        ],
+        args!(
+            "schedule add a/nightly --cron '30 2 * * *' --timezone Europe/Ljubljana --task {}",
+            task
+        ),
     );
     house.expect(
         0,
-        &[
-            "schedule",
-            "add",
-            "a/keep",
-            "--every",
-            "1h",
-            "--skill",
-            "checkpoint",
-            "--with",
-            "keep=3",
-        ],
+        "schedule add a/keep --every 1h --skill checkpoint --with keep=3",
     );
     assert!(text().contains("# the one"));
-    let list = house.json(0, &["schedule", "list"]);
+    let list = house.json(0, "schedule list");
     let names: Vec<&str> = list["schedules"]
         .as_array()
         .unwrap()
@@ -263,68 +242,45 @@ fn schedule_add_and_rm_and_agent_move_edit_the_manifest() {
         .collect();
     assert_eq!(names, ["a/keep", "a/nightly"]);
     assert_eq!(
-        house.json(0, &["schedule", "show", "a/nightly"])["schedule"]["task"],
+        house.json(0, "schedule show a/nightly")["schedule"]["task"],
         task
     );
     let before = text();
     assert!(
         house
-            .refused(
-                4,
-                &["schedule", "add", "a/keep", "--every", "1h", "--task", "x"]
-            )
+            .refused(4, "schedule add a/keep --every 1h --task x")
             .contains("already")
     );
-    house.refused(
-        3,
-        &[
-            "schedule", "add", "nobody/x", "--every", "1h", "--task", "x",
-        ],
-    );
-    house.refused(2, &["schedule", "add", "a/x", "--every", "1h"]);
-    house.refused(
-        2,
-        &[
-            "schedule", "add", "a/x", "--cron", "61 * * *", "--task", "x",
-        ],
-    );
+    house.refused(3, "schedule add nobody/x --every 1h --task x");
+    house.refused(2, "schedule add a/x --every 1h");
+    house.refused(2, "schedule add a/x --cron '61 * * *' --task x");
     house.refused(
         4,
-        &[
-            "schedule",
-            "add",
-            "a/x",
-            "--every",
-            "1h",
-            "--skill",
-            "checkpoint",
-            "--with",
-            "keep=many",
-        ],
+        "schedule add a/x --every 1h --skill checkpoint --with keep=many",
     );
     assert_eq!(text(), before, "what is wrong changes nothing");
-    house.expect(0, &["schedule", "rm", "a/nightly"]);
-    house.expect(0, &["schedule", "rm", "a/keep"]);
-    assert_eq!(house.json(0, &["schedule", "list"])["schedules"], json!([]));
-    house.refused(3, &["schedule", "rm", "a/keep"]);
+    house.expect(0, "schedule rm a/nightly");
+    house.expect(0, "schedule rm a/keep");
+    assert_eq!(house.json(0, "schedule list")["schedules"], json!([]));
+    house.refused(3, "schedule rm a/keep");
     // In the org chart: below another, to the top, and never below oneself.
-    house.expect(0, &["agent", "move", "b", "--to", "top"]);
+    house.expect(0, "agent move b --to top");
     let above = |agent: &str| {
-        let doc = house.json(0, &["org"]);
+        let doc = house.json(0, "org");
         let rows = doc["agents"].as_array().unwrap();
         rows.iter().find(|r| r["name"] == agent).unwrap()["reports_to"].clone()
     };
     assert_eq!(above("b"), "top");
-    let told = house.refused(2, &["agent", "move", "top", "--to", "b"]);
+    let told = house.refused(2, "agent move top --to b");
     assert!(told.contains("circle") || told.contains("cycle"), "{told}");
-    house.expect(0, &["agent", "move", "b", "--to", "operator"]);
+    house.expect(0, "agent move b --to operator");
     assert_eq!(above("b"), serde_json::Value::Null);
     // A service boots anew.
-    let pid = || house.json(0, &["service", "list"])["services"][0]["pid"].clone();
+    let pid = || house.json(0, "service list")["services"][0]["pid"].clone();
     let first = pid();
-    house.expect(0, &["service", "restart", "idle"]);
+    house.expect(0, "service restart idle");
     until("it is another process", || {
         pid() != first && !pid().is_null()
     });
-    house.refused(3, &["service", "restart", "none"]);
+    house.refused(3, "service restart none");
 }

@@ -1,6 +1,7 @@
 //! Files for the host's service manager: sound, walled, and what they start is a house (S3-08 to S3-12, S1-20).
 
 use crate::{TWO, house};
+use abbey_testkit::args;
 use abbey_testkit::house::{House, kill, until};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -11,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 fn written(house: &House, kind: &str) -> PathBuf {
     let dir = house.path(kind);
     let place = dir.display().to_string();
-    house.expect(0, &["unit", "install", "--kind", kind, "--dir", &place]);
+    house.expect(0, args!("unit install --kind {} --dir {}", kind, place));
     dir
 }
 
@@ -69,14 +70,14 @@ fn systemd_units_verify_and_have_low_exposure() {
         head.contains("StartLimitBurst=5") && !rest.contains("StartLimit"),
         "limits stand where they count"
     );
-    let printed = house.expect(0, &["unit", "print"]);
+    let printed = house.expect(0, "unit print");
     assert!(
         printed.contains("# /etc/systemd/system/abbey.service"),
         "{printed}"
     );
     // A place that would need quoting is refused, not quoted badly.
     let odd = house.path("a b").display().to_string();
-    let told = house.refused(2, &["--home", &odd, "unit", "print"]);
+    let told = house.refused(2, args!("--home {} unit print", odd));
     assert!(told.contains("cannot stand in a unit"), "{told}");
 }
 
@@ -85,7 +86,7 @@ fn user_units_are_installed_with_a_lingering_note() {
     let house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 4242);
     let dir = house.path("units");
     let place = dir.display().to_string();
-    let output = house.run(&["unit", "install", "--dir", &place]);
+    let output = house.run(args!("unit install --dir {}", place));
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         output.status.success() && told.contains("does not linger"),
@@ -95,7 +96,7 @@ fn user_units_are_installed_with_a_lingering_note() {
     let (_, err) = analyze(&["verify", "--user", "--man=no", &unit]);
     assert_eq!(err, "");
     let root = crate::house();
-    let told = root.refused(2, &["unit", "print", "--kind", "user"]);
+    let told = root.refused(2, "unit print --kind user");
     assert!(told.contains("root has no units of a user's own"), "{told}");
 }
 
@@ -167,11 +168,11 @@ fn rc_scripts_pass_shellcheck_and_run_their_verbs() {
         "started without being enabled: {started}"
     );
     house.manifest(TWO);
-    house.expect(0, &["up"]);
-    house.expect(0, &["stop", "sysadmin"]);
+    house.expect(0, "up");
+    house.expect(0, "stop sysadmin");
     run("abbey_agents", &["start", "sysadmin"], "YES");
     until("the script started it", || {
-        house.json(0, &["ps"])["agents"][1]["presence"] == "ready"
+        house.json(0, "ps")["agents"][1]["presence"] == "ready"
     });
     assert!(run("abbey_agents", &["onestatus"], "NO").contains("sysadmin"));
 }
@@ -253,21 +254,21 @@ fn units_start_a_house_and_cells_outlive_control_plane_and_hostd() {
     };
     let mut hostd = start("hostd", None, &hostd_args);
     let mut serve = start("serve", Some(uid), &serve_args);
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     assert_eq!(
         house.serve_pid(),
         i32::try_from(serve.child.id()).unwrap(),
         "no other control plane was started"
     );
     let boots = || {
-        house.json(0, &["ps"])["agents"]
+        house.json(0, "ps")["agents"]
             .as_array()
             .unwrap()
             .iter()
             .map(|a| (a["presence"].clone(), a["generation"].clone()))
             .collect::<Vec<_>>()
     };
-    let printed = house.expect(0, &["unit", "print"]);
+    let printed = house.expect(0, "unit print");
     let named = format!(
         "LoadCredential=hook:{}/credentials/hook",
         house.home().display()
@@ -284,7 +285,7 @@ fn units_start_a_house_and_cells_outlive_control_plane_and_hostd() {
     let mut serve = start("serve", Some(uid), &serve_args);
     until("the same boots are there", || boots() == before);
     // `abbey down` ends them for good, which a manager takes for a success.
-    house.expect(0, &["down"]);
+    house.expect(0, "down");
     assert!(serve.child.wait().unwrap().success());
     assert!(hostd.child.wait().unwrap().success());
 }

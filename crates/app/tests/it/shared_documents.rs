@@ -1,9 +1,8 @@
 //! Shared documents at the doors: one writer each, a log that is only added to, a status that nobody writes
 //! (S3-17, S3-26, S3-41).
 
-use crate::api_access::{inside, outside};
-use crate::approvals::script;
 use crate::{house, with_model};
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
@@ -20,18 +19,25 @@ fn up() -> House {
     house.manifest(&with_model(&format!(
         "  a: {{ template: orchestrator }}\n  b: {{ template: orchestrator, reports_to: a }}\n  c: {{ template: sysadmin, reports_to: a }}\n{DOCUMENTS}"
     )));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     house
 }
 
 fn put(house: &House, who: &str, name: &str, body: Value) -> (u16, Value) {
     let path = format!("/api/v1/self/documents/{name}");
-    inside(house, "POST", &path, &house.agent_token(who), Some(body))
+    house
+        .agent_api("POST", &path)
+        .token(&house.agent_token(who))
+        .json(&body)
+        .send()
 }
 
 fn get(house: &House, who: &str, name: &str) -> (u16, Value) {
     let path = format!("/api/v1/self/documents/{name}");
-    inside(house, "GET", &path, &house.agent_token(who), None)
+    house
+        .agent_api("GET", &path)
+        .token(&house.agent_token(who))
+        .send()
 }
 
 #[test]
@@ -58,15 +64,12 @@ fn a_document_has_one_writer_and_refuses_stale_writes() {
     }
     // Not even the operator: the gatekeeper alone.
     let token = house.operator_token();
-    let body = Some(json!({ "text": "mine", "seen": 1 }));
-    let written = outside(
-        &house,
-        "POST",
-        "/api/v1/documents/status",
-        &token,
-        body,
-        &[],
-    );
+    let body = json!({ "text": "mine", "seen": 1 });
+    let written = house
+        .operator_api("POST", "/api/v1/documents/status")
+        .token(&token)
+        .json(&body)
+        .send();
     assert_eq!(written.0, 403);
     let (status, _) = put(&house, "a", "status", json!({ "text": "no version" }));
     assert_eq!(status, 422);
@@ -90,10 +93,10 @@ fn a_document_has_one_writer_and_refuses_stale_writes() {
         outcomes == [200, 409] || outcomes == [409, 200],
         "{outcomes:?}"
     );
-    let old = house.json(0, &["document", "show", "status", "--version", "1"]);
+    let old = house.json(0, "document show status --version 1");
     assert_eq!(old["text"], "all is well");
-    house.refused(3, &["document", "show", "status", "--version", "9"]);
-    assert!(house.expect(0, &["document", "list"]).contains("status"));
+    house.refused(3, "document show status --version 9");
+    assert!(house.expect(0, "document list").contains("status"));
 }
 
 #[test]
@@ -101,7 +104,7 @@ fn readers_get_a_read_only_copy_of_a_document() {
     let house = up();
     std::fs::write(house.path("cluster.md"), "# How we work\n").unwrap();
     let file = house.path("cluster.md").display().to_string();
-    house.expect(0, &["document", "write", "cluster", "-f", &file]);
+    house.expect(0, args!("document write cluster -f {}", file));
     put(&house, "b", "diary", json!({ "text": "b was here" }));
     put(&house, "a", "diary", json!({ "text": "two\nlines" }));
     let place = |agent: &str, name: &str| {
@@ -115,13 +118,13 @@ fn readers_get_a_read_only_copy_of_a_document() {
         let meta = std::fs::metadata(place(agent, "cluster")).unwrap();
         assert_eq!((meta.uid(), meta.mode() & 0o777), (0, 0o444));
         let write = "cd shared && { echo x > cluster.md || rm -f cluster.md || mv cluster.md y || touch z; } 2>/dev/null";
-        house.expect(1, &["exec", agent, "--", "sh", "-c", write]);
+        house.expect(1, args!("exec {} -- sh -c {}", agent, write));
     }
     // Acknowledged, and the house dies before it brought it anywhere: the next one does.
     let body = json!({ "text": "all is well", "seen": 0 });
     assert_eq!(put(&house, "a", "status", body).0, 200);
     house.kill_serve();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("it came with the next control plane", || {
         std::fs::read_to_string(place("c", "status")).is_ok_and(|t| t == "all is well")
     });
@@ -150,7 +153,7 @@ fn readers_get_a_read_only_copy_of_a_document() {
         live["text"].as_str().unwrap().contains("## Observed"),
         "{live}"
     );
-    house.expect(0, &["pause", "c"]);
+    house.expect(0, "pause c");
     assert_ne!(get(&house, "a", "live").1["text"], live["text"]);
     assert_eq!(
         put(&house, "a", "live", json!({ "text": "x", "seen": 0 })).0,
@@ -161,20 +164,18 @@ fn readers_get_a_read_only_copy_of_a_document() {
     let manifest = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
     let without = manifest.replace("  cluster: {}\n", "");
     std::fs::write(house.path("abbey.yaml"), without).unwrap();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("it is gone", || !place("b", "cluster").exists());
     std::fs::write(house.path("abbey.yaml"), manifest).unwrap();
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("it is back", || place("b", "cluster").exists());
-    assert!(house.expect(0, &["activity", "verify"]).contains("ok"));
+    assert!(house.expect(0, "activity verify").contains("ok"));
 }
 
 #[test]
 fn a_model_reads_and_writes_documents_with_its_tool() {
     let house = up();
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
+    house.wait_for_model();
     let call = |args: Value| json!({ "tool_calls": [{ "name": "document", "arguments": args }] });
     let turns = json!([
         call(json!({ "action": "list" })),
@@ -183,17 +184,14 @@ fn a_model_reads_and_writes_documents_with_its_tool() {
         call(json!({ "action": "read", "name": "status" })),
         { "text": "done with it" },
     ]);
-    script(&house, turns);
-    let doc = house.json(
-        0,
-        &["task", "add", "Write the status.", "--to", "a", "--wait"],
-    );
+    house.script_model(&turns);
+    let doc = house.json(0, "task add 'Write the status.' --to a --wait");
     assert_eq!(doc["task"]["runs"][0]["receipts"], 4, "{doc}");
     assert_eq!(get(&house, "b", "status").1["text"], "written by a model");
     assert_eq!(
         get(&house, "b", "status").1["document"]["author"],
         "agent:a"
     );
-    let text = house.expect(0, &["document", "show", "diary"]);
+    let text = house.expect(0, "document show diary");
     assert!(text.contains("agent:a: so I did"), "{text}");
 }

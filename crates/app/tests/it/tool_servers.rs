@@ -1,11 +1,12 @@
 //! Tool servers in cells of their own, by the protocol that they speak: for those who use them, while they work, and
 //! every call is entered (S3-19).
 
-use crate::approvals::script;
-use crate::crash_points::{arm, armed_house};
 use crate::house;
+use abbey_testkit::args;
+use abbey_testkit::crash::arm;
 use abbey_testkit::house::{House, until};
-use serde_json::{Value, json};
+use abbey_testkit::scripted::tool_call;
+use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 
 /// A server as the protocol's own documentation describes one: handshake, list, call, an error, and a question back.
@@ -66,9 +67,9 @@ agents:
 ",
         server.display()
     ));
-    house.expect(0, &["up"]);
+    house.expect(0, "up");
     until("everything answers", || {
-        let list = house.json(0, &["service", "list"]);
+        let list = house.json(0, "service list");
         list["services"]
             .as_array()
             .unwrap()
@@ -77,32 +78,15 @@ agents:
     });
 }
 
-fn call(name: &str, arguments: Value) -> Value {
-    json!({ "tool_calls": [{ "name": name, "arguments": arguments }] })
-}
-
 #[test]
 fn tools_are_called_only_by_their_users_and_each_call_is_logged() {
     let house = stand();
-    script(
-        &house,
-        json!([
-            call("tides__high_water", json!({ "port": "nowhere" })),
-            call("tides__high_water", json!({ "port": "Koper" })),
-            { "text": "it is at 06:12" }
-        ]),
-    );
-    let done = house.json(
-        0,
-        &[
-            "task",
-            "add",
-            "When is high water?",
-            "--to",
-            "pilot",
-            "--wait",
-        ],
-    );
+    house.script_model(&json!([
+        tool_call("tides__high_water", json!({ "port": "nowhere" })),
+        tool_call("tides__high_water", json!({ "port": "Koper" })),
+        { "text": "it is at 06:12" }
+    ]));
+    let done = house.json(0, "task add 'When is high water?' --to pilot --wait");
     assert_eq!(done["task"]["result"]["text"], "it is at 06:12");
     let made = house.entries("tool.call");
     assert_eq!(made.len(), 2);
@@ -119,43 +103,29 @@ fn tools_are_called_only_by_their_users_and_each_call_is_logged() {
         (&json!(true), &json!("TASK-1"))
     );
     // Nobody else is shown them, or gets through to them.
-    script(
-        &house,
-        json!([call("tides__high_water", json!({ "port": "Koper" })), { "text": "no" }]),
+    house.script_model(
+        &json!([tool_call("tides__high_water", json!({ "port": "Koper" })), { "text": "no" }]),
     );
-    house.expect(
-        0,
-        &[
-            "task",
-            "add",
-            "When is high water?",
-            "--to",
-            "cook",
-            "--wait",
-        ],
-    );
+    house.expect(0, "task add 'When is high water?' --to cook --wait");
     let curl = |agent: &str| {
-        house.expect(0, &["exec", agent, "--", "sh", "-c", "curl -s -X POST -H \"Authorization: Bearer $(cat $ABBEY_TOKEN_FILE)\" -H 'content-type: application/json' -d '{}' $ABBEY_URL/api/v1/self/tools/tides/high_water"])
+        house.expect(0, args!("exec {} -- sh -c {}", agent, "curl -s -X POST -H \"Authorization: Bearer $(cat $ABBEY_TOKEN_FILE)\" -H 'content-type: application/json' -d '{}' $ABBEY_URL/api/v1/self/tools/tides/high_water"))
     };
     assert!(curl("cook").contains("uses no tool server `tides`"));
     assert!(curl("pilot").contains("works on nothing, so it calls no tool"));
     assert_eq!(house.entries("tool.call").len(), 2);
     // There is no other way to it than the one that enters each call.
-    let env = house.expect(0, &["exec", "pilot", "--", "env"]);
+    let env = house.expect(0, "exec pilot -- env");
     assert!(!env.contains("TIDES"), "{env}");
 }
 
 #[test]
 fn a_tool_server_that_exits_is_reported_and_restarted() {
     let house = stand();
-    script(
-        &house,
-        json!([call("tides__break", json!({})), { "text": "it broke" }]),
-    );
-    house.expect(0, &["task", "add", "Break it", "--to", "pilot", "--wait"]);
+    house.script_model(&json!([tool_call("tides__break", json!({})), { "text": "it broke" }]));
+    house.expect(0, "task add 'Break it' --to pilot --wait");
     assert_eq!(house.entries("tool.call")[0]["detail"]["ok"], false);
     until("it is back", || {
-        let list = house.json(0, &["service", "list"]);
+        let list = house.json(0, "service list");
         let tides = list["services"]
             .as_array()
             .unwrap()
@@ -165,37 +135,33 @@ fn a_tool_server_that_exits_is_reported_and_restarted() {
             .unwrap();
         tides["healthy"] == true && tides["generation"] == 2
     });
-    let log = house.expect(0, &["service", "logs", "tides"]);
+    let log = house.expect(0, "service logs tides");
     assert!(
         log.contains("the tool server ended: exit status: 3"),
         "{log}"
     );
-    script(
-        &house,
-        json!([call("tides__high_water", json!({ "port": "Koper" })), { "text": "fine" }]),
+    house.script_model(
+        &json!([tool_call("tides__high_water", json!({ "port": "Koper" })), { "text": "fine" }]),
     );
-    house.expect(0, &["task", "add", "And now?", "--to", "pilot", "--wait"]);
+    house.expect(0, "task add 'And now?' --to pilot --wait");
     assert_eq!(house.entries("tool.call")[1]["detail"]["ok"], true);
 }
 
 /// Whoever dies between a call and its answer: that it was made is in the log.
 #[test]
 fn every_tool_call_is_logged_before_it_is_made() {
-    let (mut house, armed) = armed_house("tool.called");
+    let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), "tool.called");
     furnish(&house);
-    script(
-        &house,
-        json!([call("tides__high_water", json!({ "port": "Koper" })), { "text": "at 06:12" }]),
-    );
+    house.script_model(&json!([tool_call("tides__high_water", json!({ "port": "Koper" })), { "text": "at 06:12" }]));
     arm(&armed);
-    let _may_be_cut_off = house.run(&["task", "add", "When is it?", "--to", "pilot"]);
+    let _may_be_cut_off = house.run("task add 'When is it?' --to pilot");
     until("the place was passed", || !armed.exists());
     house.crash_at = None;
-    until("it is up again", || house.run(&["up"]).status.success());
+    until("it is up again", || house.run("up").status.success());
     // It may be called again, and that is entered too.
     let called = house.entries("tool.call");
     let asked = house.entries("tool.ask");
     assert!(asked.len() > called.len(), "{asked:?} {called:?}");
     assert_eq!(asked[0]["detail"]["tool"], "high_water");
-    assert_eq!(house.json(0, &["activity", "verify"])["ok"], true);
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
 }

@@ -1,8 +1,8 @@
 //! Work for people and for agents that know only files: evidence is looked at by the house, results count wherever
 //! they were left (S2-10 to S2-15).
 
-use crate::approvals::script;
 use crate::{house, up, with_model};
+use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -15,14 +15,14 @@ fn workspace(house: &House, agent: &str) -> PathBuf {
 }
 
 fn task(house: &House, number: &str) -> Value {
-    house.json(0, &["task", "show", number])["task"].clone()
+    house.json(0, args!("task show {}", number))["task"].clone()
 }
 
 #[test]
 fn a_result_file_completes_the_task_in_any_order_of_deletion() {
     let house = up(BY_HAND);
-    let sh = |script: &str| house.expect(0, &["exec", "a", "--", "sh", "-c", script]);
-    house.expect(0, &["task", "add", "Bake bread.", "--to", "a"]);
+    let sh = |script: &str| house.expect(0, args!("exec a -- sh -c {}", script));
+    house.expect(0, "task add 'Bake bread.' --to a");
     let active = workspace(&house, "a").join("work/TASK-1.active");
     until("the work lies there", || active.exists());
     let text = std::fs::read_to_string(&active).unwrap();
@@ -45,20 +45,20 @@ fn a_result_file_completes_the_task_in_any_order_of_deletion() {
         !workspace(&house, "a").join("completed/TASK-1.txt").exists()
     });
     // Once more is another piece of work: the old result does not count for it.
-    house.expect(0, &["task", "add", "Bake more.", "--to", "a"]);
+    house.expect(0, "task add 'Bake more.' --to a");
     until("the next lies there", || {
         workspace(&house, "a").join("work/TASK-2.active").exists()
     });
     // A result that was left while nobody looked is taken by the next boot.
-    house.expect(0, &["stop", "a"]);
+    house.expect(0, "stop a");
     let left = workspace(&house, "a").join("completed/TASK-2.txt");
     std::fs::write(&left, "three loaves\n").unwrap();
-    house.expect(0, &["start", "a"]);
+    house.expect(0, "start a");
     until("it is done", || task(&house, "TASK-2")["state"] == "done");
     assert_eq!(task(&house, "TASK-2")["result"]["text"], "three loaves");
     assert!(!active.exists());
     // A link out of the cell is no result.
-    house.expect(0, &["task", "add", "Steal bread.", "--to", "a"]);
+    house.expect(0, "task add 'Steal bread.' --to a");
     until("it lies there", || {
         workspace(&house, "a").join("work/TASK-3.active").exists()
     });
@@ -83,10 +83,10 @@ fn a_program_works_through_files_and_its_failure_is_recorded() {
         "files: {}",
         &format!("files: {{ command: [{}] }}", program.display()),
     ));
-    house.expect(0, &["up"]);
-    let done = house.json(0, &["task", "add", "Bake bread.", "--to", "a", "--wait"]);
+    house.expect(0, "up");
+    let done = house.json(0, "task add 'Bake bread.' --to a --wait");
     assert_eq!(done["task"]["result"]["text"], "Bake bread.");
-    let failed = house.json(1, &["task", "add", "Bake a stone.", "--to", "a", "--wait"]);
+    let failed = house.json(1, "task add 'Bake a stone.' --to a --wait");
     assert!(
         failed["task"]["failure"]
             .as_str()
@@ -112,7 +112,7 @@ fn a_task_is_done_only_after_its_evidence_is_verified() {
         evidence.iter().for_each(|e| args.extend(["--evidence", e]));
         house.json(code, &args)["task"].clone()
     };
-    let sh = |script: &str| house.expect(0, &["exec", "a", "--", "sh", "-c", script]);
+    let sh = |script: &str| house.expect(0, args!("exec a -- sh -c {}", script));
     let left = |n: u32| {
         sh(&format!(
             "mkdir -p completed; echo done > completed/TASK-{n}.txt"
@@ -133,9 +133,9 @@ fn a_task_is_done_only_after_its_evidence_is_verified() {
     let unknown = add(&["command:[\"no-such-program\"]"], 1);
     assert_eq!(unknown["state"], "unverified");
     for wrong in ["file:/etc/passwd", "file:../x", "command:[]"] {
-        house.refused(2, &["task", "add", "x", "--evidence", wrong]);
+        house.refused(2, args!("task add x --evidence {}", wrong));
     }
-    house.refused(2, &["task", "add", "x", "--evidence", "trust me"]);
+    house.refused(2, "task add x --evidence 'trust me'");
 }
 
 /// Another agent's yes, by real runs of both; a no sends the work back with the reason.
@@ -144,14 +144,9 @@ fn review_evidence_needs_the_reviewers_approval() {
     let house = up(&with_model(
         "  worker: { template: worker }\n  critic: { template: worker }\n",
     ));
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
+    house.wait_for_model();
     let says = |accepted: bool, why: &str| json!({ "tool_calls": [{ "name": "finish", "arguments": { "result": why, "data": { "accepted": accepted } } }] });
-    script(
-        &house,
-        json!([{ "text": "a draft" }, says(false, "there is no ending"), { "text": "with an ending" }, says(true, "good")]),
-    );
+    house.script_model(&json!([{ "text": "a draft" }, says(false, "there is no ending"), { "text": "with an ending" }, says(true, "good")]));
     let add = |reviewer: &str, code: i32| {
         let evidence = format!("review:{reviewer}");
         let args = [
@@ -175,10 +170,10 @@ fn review_evidence_needs_the_reviewers_approval() {
         ),
         (&json!("evidence"), &json!("with an ending"), &json!(2))
     );
-    let runs = house.json(0, &["task", "list", "--agent", "critic"]);
+    let runs = house.json(0, "task list --agent critic");
     assert_eq!(runs["tasks"].as_array().unwrap().len(), 2, "{runs}");
     // Nobody reviews their own work, and nobody who is not there does.
-    script(&house, json!([{ "text": "mine" }, { "text": "mine" }]));
+    house.script_model(&json!([{ "text": "mine" }, { "text": "mine" }]));
     for reviewer in ["worker", "nobody"] {
         assert_eq!(add(reviewer, 1)["state"], "unverified", "{reviewer}");
     }
@@ -189,32 +184,16 @@ fn review_evidence_needs_the_reviewers_approval() {
 fn evidence_verification_can_outlast_a_lease() {
     let house = house();
     house.manifest(BY_HAND);
-    house.serve(&["--lease-ms", "1200"]);
-    house.expect(0, &["up"]);
+    house.serve("--lease-ms 1200");
+    house.expect(0, "up");
     house.expect(
         0,
-        &[
-            "exec",
-            "a",
-            "--",
-            "sh",
-            "-c",
-            "mkdir -p completed; echo done > completed/TASK-1.txt",
-        ],
+        "exec a -- sh -c 'mkdir -p completed; echo done > completed/TASK-1.txt'",
     );
     let slow = "command:[\"sleep\",\"4\"]";
     let doc = house.json(
         0,
-        &[
-            "task",
-            "add",
-            "Bake slowly.",
-            "--to",
-            "a",
-            "--evidence",
-            slow,
-            "--wait",
-        ],
+        args!("task add 'Bake slowly.' --to a --evidence {} --wait", slow),
     );
     assert_eq!(
         (&doc["task"]["verified"], &doc["task"]["attempts"]),
@@ -225,48 +204,22 @@ fn evidence_verification_can_outlast_a_lease() {
 #[test]
 fn a_result_without_evidence_is_returned_with_the_reason() {
     let house = up(&with_model("  a: { template: orchestrator }\n"));
-    until("the model answers", || {
-        house.json(0, &["service", "list"])["services"][0]["healthy"] == true
-    });
+    house.wait_for_model();
     let write = json!({ "tool_calls": [{ "name": "write_file", "arguments": { "path": "report.md", "content": "all of it" } }] });
-    script(
-        &house,
-        json!([{ "text": "It is finished." }, write, { "text": "Now it is." }]),
-    );
+    house.script_model(&json!([{ "text": "It is finished." }, write, { "text": "Now it is." }]));
     let doc = house.json(
         0,
-        &[
-            "task",
-            "add",
-            "Write the report.",
-            "--to",
-            "a",
-            "--evidence",
-            "file:report.md",
-            "--wait",
-        ],
+        "task add 'Write the report.' --to a --evidence file:report.md --wait",
     );
     let runs = doc["task"]["runs"].as_array().unwrap();
     let reasons: Vec<&Value> = runs.iter().map(|r| &r["reason"]).collect();
     assert_eq!(reasons, ["evidence_failed", "completed"]);
     assert_eq!(doc["task"]["verified"], "evidence");
     // One that never comes ends in a failure that says what is lacking.
-    script(
-        &house,
-        json!([{ "text": "Done." }, { "text": "Done." }, { "text": "Done." }]),
-    );
+    house.script_model(&json!([{ "text": "Done." }, { "text": "Done." }, { "text": "Done." }]));
     let doc = house.json(
         1,
-        &[
-            "task",
-            "add",
-            "Write another.",
-            "--to",
-            "a",
-            "--evidence",
-            "file:other.md",
-            "--wait",
-        ],
+        "task add 'Write another.' --to a --evidence file:other.md --wait",
     );
     assert_eq!(doc["task"]["state"], "failed");
     assert!(
@@ -286,7 +239,7 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
     let house = up(BY_HAND);
     let (queue, file) = (house.path("Q.md"), "Q.md");
     std::fs::write(&queue, "# Ours\n\n- [ ] (P0, a) Bake bread\n  and much of it\n- [ ] How much free disk space is there?\n- [ ] (P1, nobody) Sing\n").unwrap();
-    let text = house.expect(4, &["task", "sync", file]);
+    let text = house.expect(4, args!("task sync {}", file));
     assert!(
         text.contains("TASK-1 was added") && text.contains("TASK-2 was added"),
         "{text}"
@@ -305,7 +258,7 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
     until("one runs by hand, one is done by a skill", || {
         task(&house, "TASK-1")["state"] == "running" && task(&house, "TASK-2")["state"] == "done"
     });
-    house.expect(0, &["task", "sync", file]);
+    house.expect(0, args!("task sync {}", file));
     let now = view(&house);
     assert!(
         now.contains("- [ ] **TASK-1** (P0, a, running) Bake bread <!-- "),
@@ -318,26 +271,15 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
     );
     // Nothing happened: the file is left as it is.
     let before = std::fs::metadata(&queue).unwrap().modified().unwrap();
-    house.expect(0, &["task", "sync", file]);
+    house.expect(0, args!("task sync {}", file));
     assert_eq!(
         std::fs::metadata(&queue).unwrap().modified().unwrap(),
         before
     );
     // Edited while the house works: what waits is changed, what runs is not, and both are told.
-    house.expect(0, &["stop", "a"]);
-    house.expect(
-        0,
-        &[
-            "task",
-            "add",
-            "Sweep the yard",
-            "--to",
-            "a",
-            "--priority",
-            "P3",
-        ],
-    );
-    house.expect(0, &["task", "sync", file]);
+    house.expect(0, "stop a");
+    house.expect(0, "task add 'Sweep the yard' --to a --priority P3");
+    house.expect(0, args!("task sync {}", file));
     let edited = view(&house)
         .replace(
             "(P3, a, ready) Sweep the yard",
@@ -346,7 +288,7 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
         .replace("- [x] **TASK-2**", "- [ ] **TASK-2**")
         + "\n## Notes\n\n- [ ] not work, only a note\n";
     std::fs::write(&queue, edited).unwrap();
-    let text = house.expect(4, &["task", "sync", file]);
+    let text = house.expect(4, args!("task sync {}", file));
     assert!(text.contains("TASK-3 was changed"), "{text}");
     assert!(text.contains("TASK-2: it is done"), "{text}");
     let changed = task(&house, "TASK-3");
@@ -356,7 +298,7 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
     );
     assert!(view(&house).ends_with("## Notes\n\n- [ ] not work, only a note\n"));
     assert_eq!(
-        house.json(0, &["task", "list"])["tasks"]
+        house.json(0, "task list")["tasks"]
             .as_array()
             .unwrap()
             .len(),
@@ -366,9 +308,9 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
     let mine = view(&house).replace("Sweep the whole yard", "Sweep nothing");
     let theirs = view(&house).replace("Sweep the whole yard", "Sweep all");
     std::fs::write(house.path("theirs.md"), theirs).unwrap();
-    house.expect(0, &["task", "import", "theirs.md"]);
+    house.expect(0, "task import theirs.md");
     std::fs::write(&queue, mine).unwrap();
-    let text = house.expect(4, &["task", "sync", file]);
+    let text = house.expect(4, args!("task sync {}", file));
     assert!(text.contains("it was changed on both sides"), "{text}");
     assert!(view(&house).contains("Sweep all"));
     let conflicts = std::fs::read_to_string(house.path("Q.md.conflicts")).unwrap();
@@ -379,13 +321,9 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
         view(&house).replace("(P1, a, ready)", "(P1, a, cancelled)"),
     )
     .unwrap();
-    house.expect(0, &["task", "sync", file]);
+    house.expect(0, args!("task sync {}", file));
     assert_eq!(task(&house, "TASK-3")["state"], "cancelled");
-    assert!(
-        house
-            .expect(0, &["task", "export", "--markdown"])
-            .contains("TASK-3")
-    );
+    assert!(house.expect(0, "task export --markdown").contains("TASK-3"));
 }
 
 /// Whoever syncs may die between what the house did and what the file says; and a line that is written again later is
@@ -404,35 +342,24 @@ workflows:
     let line = "- [ ] show system stats\n";
     let write = |text: &str| std::fs::write(house.path("Q.md"), text).unwrap();
     let mine = || {
-        let tasks = house.json(0, &["task", "list", "--limit", "1000"]);
+        let tasks = house.json(0, "task list --limit 1000");
         let tasks = tasks["tasks"].as_array().unwrap().iter();
         tasks.filter(|t| t["link"].is_null()).count()
     };
     write(line);
     // Taken, and the file never written.
-    house.expect(0, &["task", "import", "Q.md"]);
-    house.expect(0, &["task", "sync", "Q.md"]);
+    house.expect(0, "task import Q.md");
+    house.expect(0, "task sync Q.md");
     assert_eq!(mine(), 1);
     // Many pieces of other work come and go; none of them is in the file, and none hides what is.
     let list: Vec<u32> = (0..60).collect();
     let input = format!("q={}", json!(list));
-    house.expect(
-        0,
-        &[
-            "workflow",
-            "run",
-            "many",
-            &input,
-            "--wait",
-            "--timeout",
-            "120",
-        ],
-    );
-    house.expect(0, &["task", "sync", "Q.md"]);
+    house.expect(0, args!("workflow run many {} --wait --timeout 120", input));
+    house.expect(0, "task sync Q.md");
     assert!(view(&house).contains("**TASK-1**"), "{}", view(&house));
     assert_eq!(view(&house).matches("TASK-").count(), 1);
     write(&format!("{}{line}", view(&house)));
-    house.expect(0, &["task", "sync", "Q.md"]);
+    house.expect(0, "task sync Q.md");
     assert_eq!(mine(), 2, "written again, it is new work");
 }
 
@@ -441,10 +368,10 @@ fn concurrent_queue_edits_and_kills_lose_and_double_nothing() {
     let house = up(
         "house: q\ndefaults: { cell: process }\nagents:\n  a: { template: orchestrator, files: {} }\n",
     );
-    house.expect(0, &["stop", "a"]);
-    house.expect(0, &["task", "sync", "Q.md"]);
+    house.expect(0, "stop a");
+    house.expect(0, "task sync Q.md");
     let mut watcher = house
-        .command(&["task", "sync", "Q.md", "--watch"])
+        .command("task sync Q.md --watch")
         .stdout(std::process::Stdio::null())
         .stderr(std::fs::File::create(house.path("watcher.log")).unwrap())
         .spawn()
@@ -465,11 +392,11 @@ fn concurrent_queue_edits_and_kills_lose_and_double_nothing() {
         append(&format!("- [ ] (P1, a) number {n}\n"));
         if n % 2 == 1 {
             house.kill_serve();
-            house.expect(0, &["up", "--no-wait"]);
+            house.expect(0, "up --no-wait");
         }
-        house.expect(0, &["task", "sync", "Q.md"]);
+        house.expect(0, "task sync Q.md");
     }
-    house.expect(0, &["task", "cancel", "TASK-1"]);
+    house.expect(0, "task cancel TASK-1");
     until("what happened in the house comes into the file", || {
         let told = std::fs::read_to_string(house.path("watcher.log")).unwrap();
         assert!(watcher.try_wait().unwrap().is_none(), "it ended: {told}");
@@ -480,7 +407,7 @@ fn concurrent_queue_edits_and_kills_lose_and_double_nothing() {
         "first", "number 0", "number 1", "number 2", "number 3", "number 4",
     ];
     let titles = || {
-        let tasks = house.json(0, &["task", "list"]);
+        let tasks = house.json(0, "task list");
         let tasks = tasks["tasks"].as_array().unwrap().iter();
         let mut titles: Vec<String> = tasks
             .map(|t| t["title"].as_str().unwrap().to_owned())
