@@ -1,17 +1,44 @@
-//! The model gateway: every call of every agent, in one visible order.
+//! The model gateway: every model call of every agent passes one stack of steps.
 //!
-//! limit → parse → route → reserve → forward → meter → settle
+//! limits → key → policy → reserve → forward → stream → meter → settle
 //!
-//! A call is reserved on every enclosing budget before it is forwarded, and settled exactly once:
-//! with what the provider said, or with all that was reserved when nothing is known. The types
-//! hold this: a [`Reserved`] call may be released, a forwarded one ([`InFlight`]) only settled,
-//! and one that is dropped settles itself as unknown. Deliberately absent: the task queue; the
-//! gateway asks a small [`Meter`].
+//! [`Gateway::serve`] in `stack.rs` is that order, readable from top to bottom. What differs between installations or
+//! providers is behind an interface:
+//!
+//! | interface | answers |
+//! |---|---|
+//! | [`Protocol`] | how a request, an answer, a stream, usage and an error look on the wire |
+//! | [`Router`] | which provider and model serve a call, in order of preference |
+//! | [`Providers`] | where a provider is, and what its tokens cost |
+//! | [`Credentials`] | how a call to a provider is authorized |
+//! | [`ProviderHealth`] | whether a provider is tried, and how its calls ended |
+//! | [`Meter`] | whether the budgets allow a call, and what it cost |
+//!
+//! A call is reserved on every enclosing budget before it is forwarded, and settled exactly once: with the usage that
+//! the provider reported, or with the whole reservation when nothing was reported. The types enforce this: a
+//! [`Reserved`] call is released when it is dropped, a forwarded one ([`InFlight`]) is charged in full.
+//! Deliberately absent: the task queue, the manifest and the ledger; the gateway reaches them by these interfaces.
 
-mod chat;
+mod http;
 mod meter;
-mod upstream;
+pub mod protocol;
+mod provider;
+mod refusal;
+mod route;
+mod stack;
+mod usage;
 
-pub use chat::{Caller, Gateway, Refusal, Route};
-pub use meter::{Hold, InFlight, Meter, MeterRefusal, Reserved, Used};
-pub use upstream::{Sender, Upstream};
+pub use http::{HttpClient, HttpError};
+pub use meter::{InFlight, Meter, ReservationRefused, ReservationRequest, Reserved, Settlement};
+pub use protocol::{Demand, Limits, ModelCall, Protocol, Reading, StreamReader, UpstreamRequest};
+pub use provider::{
+    Authorization, CallOutcome, Credentials, OutcomeCounts, Prices, Provider, ProviderHealth,
+    Providers,
+};
+pub use refusal::Refusal;
+pub use route::{Caller, Router, Target};
+pub use stack::{Gateway, GatewayParts};
+pub use usage::{Usage, UsageSource};
+
+/// A boxed future, for interfaces that are used as trait objects.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,116 +1,138 @@
-//! What the gateway asks of the ledger, and the two states of a call.
+//! What the gateway asks of the ledger, and the two states of a paid call.
+//!
+//! ```text
+//! ReservationRequest ─reserve─▶ Reserved ─forward─▶ InFlight ─settle─▶ Settlement
+//!                                  │ drop              │ drop
+//!                                  ▼                   ▼
+//!                               Released            Unmetered
+//! ```
 
-use abbey_model::{Amounts, NanoUsd, RunId, Slug, Tokens};
-use std::pin::Pin;
+use crate::{BoxFuture, Target, Usage};
+use abbey_model::{Amounts, NanoUsd, ReservationId, RunId, Slug};
 use std::sync::Arc;
 
-/// A boxed future.
-type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// What a call may use at most.
+/// A request to reserve funds for one call.
 #[derive(Debug, Clone)]
-pub struct Hold {
-    /// Who calls.
+pub struct ReservationRequest {
+    /// Agent that calls.
     pub agent: Slug,
-    /// For which run, where the caller named it.
+    /// Run that the call is made for, when the caller named one.
     pub run: Option<RunId>,
-    /// Most that it can use.
+    /// The most that the call can use.
     pub amounts: Amounts,
-    /// Where it goes, as `PROVIDER/MODEL`.
-    pub model: String,
+    /// Provider and model that the call goes to.
+    pub target: Target,
 }
 
-/// What a call used.
+/// How a reservation ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Used {
-    /// The provider said so.
-    Known {
-        /// Input tokens.
-        input: Tokens,
-        /// Output tokens.
-        output: Tokens,
-        /// Of the input, from the provider's cache.
-        cached: Tokens,
-        /// Cost, where the price is known.
+pub enum Settlement {
+    /// Charged with known usage.
+    Metered {
+        /// Tokens, by class.
+        usage: Usage,
+        /// Cost; unknown when the provider has no configured prices.
         cost: Option<NanoUsd>,
-        /// Model that answered.
+        /// Model that answered, as the provider named it.
         model: Option<String>,
     },
-    /// Forwarded, and nothing is known.
-    Unknown {
-        /// Model that answered, where it said so.
+    /// Forwarded, but no usage is known: charged with the whole reservation.
+    Unmetered {
+        /// Model that answered, as far as the provider named it.
         model: Option<String>,
     },
-    /// Never forwarded.
+    /// Nothing was sent: nothing is charged.
     Released,
 }
 
-/// Why the ledger said no.
+/// Why the ledger refused a reservation.
 #[derive(Debug, Clone)]
-pub struct MeterRefusal {
-    /// Stable word: `budget_exhausted`, `no_lease`, `unavailable`.
+pub struct ReservationRefused {
+    /// Stable code: `budget_exhausted`, `no_lease`, or `unavailable`.
     pub code: &'static str,
-    /// For people.
+    /// Which budget or precondition, for people.
     pub text: String,
-    /// Seconds until it may fit, where that is known.
+    /// Seconds after which it may succeed, when that is known.
     pub retry_after_s: Option<u64>,
 }
 
-/// The ledger as the gateway sees it.
+/// The ledger, as the gateway sees it.
 pub trait Meter: Send + Sync {
-    /// Holds funds on every enclosing budget, all or none; durable before it answers.
-    fn reserve(&self, hold: Hold) -> Task<Result<abbey_model::ReservationId, MeterRefusal>>;
-    /// Ends a hold.
-    fn settle(&self, id: abbey_model::ReservationId, used: Used) -> Task<()>;
+    /// Reserves funds on every enclosing budget, all or none. Durable before it answers.
+    fn reserve(
+        &self,
+        request: ReservationRequest,
+    ) -> BoxFuture<'static, Result<ReservationId, ReservationRefused>>;
+    /// Ends a reservation.
+    fn settle(&self, id: ReservationId, settlement: Settlement) -> BoxFuture<'static, ()>;
 }
 
-/// Funds are held and nothing was sent yet.
-#[must_use = "a reservation is forwarded or released"]
-pub struct Reserved {
+/// An open reservation, settled once: by [`OpenReservation::settle`], or when it is dropped.
+struct OpenReservation {
     meter: Arc<dyn Meter>,
-    id: abbey_model::ReservationId,
+    id: Option<ReservationId>,
+    on_drop: Settlement,
 }
+
+impl OpenReservation {
+    async fn settle(mut self, settlement: Settlement) {
+        if let Some(id) = self.id.take() {
+            self.meter.settle(id, settlement).await;
+        }
+    }
+}
+
+impl Drop for OpenReservation {
+    fn drop(&mut self) {
+        // The task that owned the call was cancelled. Without a runtime the reservation stays in the ledger, which
+        // charges it at its next start.
+        if let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) {
+            let settling = self.meter.settle(id, self.on_drop.clone());
+            drop(runtime.spawn(settling));
+        }
+    }
+}
+
+/// Funds are reserved and nothing was sent yet. Dropped, it is released.
+#[must_use = "a reservation is forwarded or released"]
+pub struct Reserved(OpenReservation);
 
 impl Reserved {
-    /// Takes over a hold.
-    pub fn new(meter: Arc<dyn Meter>, id: abbey_model::ReservationId) -> Self {
-        Reserved { meter, id }
+    /// Reserves funds for a call.
+    ///
+    /// # Errors
+    /// [`ReservationRefused`] by the ledger.
+    pub async fn reserve(
+        meter: &Arc<dyn Meter>,
+        request: ReservationRequest,
+    ) -> Result<Self, ReservationRefused> {
+        let id = meter.reserve(request).await?;
+        Ok(Reserved(OpenReservation {
+            meter: Arc::clone(meter),
+            id: Some(id),
+            on_drop: Settlement::Released,
+        }))
     }
-    /// Gives everything back.
+
+    /// Returns the funds.
     pub async fn release(self) {
-        self.meter.settle(self.id, Used::Released).await;
+        self.0.settle(Settlement::Released).await;
     }
-    /// From here on the provider may bill it.
-    pub fn forward(self) -> InFlight {
-        InFlight {
-            meter: self.meter,
-            id: Some(self.id),
-        }
+
+    /// Marks the call as being sent: from here on the provider may bill it.
+    pub fn forward(mut self) -> InFlight {
+        self.0.on_drop = Settlement::Unmetered { model: None };
+        InFlight(self.0)
     }
 }
 
-/// The call is with the provider.
+/// The call was sent to a provider. Dropped, it is charged with its whole reservation.
 #[must_use = "a forwarded call is settled"]
-pub struct InFlight {
-    meter: Arc<dyn Meter>,
-    id: Option<abbey_model::ReservationId>,
-}
+pub struct InFlight(OpenReservation);
 
 impl InFlight {
-    /// Books what was used.
-    pub async fn settle(mut self, used: Used) {
-        if let Some(id) = self.id.take() {
-            self.meter.settle(id, used).await;
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        // The task that watched the call went away; the provider may have billed it all the same.
-        if let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) {
-            let settle = self.meter.settle(id, Used::Unknown { model: None });
-            drop(runtime.spawn(settle));
-        }
+    /// Charges the call.
+    pub async fn settle(self, settlement: Settlement) {
+        self.0.settle(settlement).await;
     }
 }

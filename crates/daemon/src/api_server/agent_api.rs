@@ -12,16 +12,15 @@ use crate::work::{evidence, operations};
 use abbey_api::routes::Door;
 use abbey_api::*;
 use abbey_engine::task::LEASE_TTL;
-use abbey_gateway::{Caller, Gateway, Refusal, Route, Upstream};
+use abbey_gateway::protocol::openai_chat::OpenAiChat;
+use abbey_gateway::{Caller, Gateway, Protocol, Refusal};
 use abbey_model::{
     EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, ResultSource, Scope, Slug,
     TaskRef, ToolPolicy,
 };
-use abbey_plan::Endpoint;
 use abbey_store::{Checked, Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow};
-use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
@@ -680,101 +679,25 @@ async fn models(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Res
 async fn chat(
     State(house): Shared,
     Extension(gateway): Extension<Gateway>,
-    Extension(Me(slug)): Extension<Me>,
-    headers: HeaderMap,
-    body: Body,
+    Extension(Me(agent)): Extension<Me>,
+    request: Request,
 ) -> Response {
-    let run = match header(&headers, "abbey-run").map(str::parse).transpose() {
+    let run = match header(request.headers(), "abbey-run")
+        .map(str::parse)
+        .transpose()
+    {
         Ok(run) => run,
         Err(_) => {
-            return Refusal::new(
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "`Abbey-Run` is not the id of a run",
-            )
-            .into_response();
+            let text = "`Abbey-Run` is not the id of a run";
+            return OpenAiChat.refusal(&Refusal::invalid_request(text));
         }
     };
     let trace = match run {
         Some(run) => crate::work::trace::parent(&house, run).await,
         None => None,
     };
-    let caller = Caller {
-        agent: slug.clone(),
-        run,
-        trace,
-    };
-    gateway
-        .chat(caller, body, |asked| route(&house, &slug, asked))
-        .await
-}
-
-/// Where a call goes: the model that the agent is configured for, by its full or its short name.
-fn route(house: &House, slug: &Slug, asked: &str) -> std::result::Result<Route, Refusal> {
-    let refuse = |code, text: String| Refusal::new(StatusCode::FORBIDDEN, code, text);
-    let current = house
-        .current()
-        .ok_or_else(|| refuse("no_plan", "the house has no plan yet".to_owned()))?;
-    let agent = current.house.agents.get(slug).ok_or_else(|| {
-        refuse(
-            "unknown_agent",
-            format!("agent `{slug}` does not live here"),
-        )
-    })?;
-    let Some(model) = &agent.model else {
-        return Err(refuse(
-            "no_model",
-            format!("no model is configured for agent `{slug}`"),
-        ));
-    };
-    if asked != model.to_string() && asked != model.model {
-        return Err(refuse(
-            "model_not_allowed",
-            format!("agent `{slug}` may use `{model}`, not `{asked}`"),
-        ));
-    }
-    let provider = current
-        .house
-        .providers
-        .get(&model.provider)
-        .ok_or_else(|| {
-            refuse(
-                "no_model",
-                format!("there is no provider `{}`", model.provider),
-            )
-        })?;
-    let unavailable = |text: String| {
-        Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "provider_unavailable",
-            text,
-        )
-    };
-    let base_url = match &provider.endpoint {
-        Endpoint::Url(url) => url.clone(),
-        Endpoint::Service(service) => {
-            let at = abbey_plan::endpoint(&current.house, &current.registry, service);
-            let at = at.ok_or_else(|| unavailable(format!("service `{service}` has no port")))?;
-            format!("http://{at}/v1")
-        }
-    };
-    let key = provider
-        .key
-        .as_ref()
-        .map(|k| house.secret(k, &current.base_dir))
-        .transpose()
-        .map_err(unavailable)?;
-    let upstream = Upstream {
-        name: model.provider.to_string(),
-        base_url,
-        key,
-        price: provider.price,
-        output_tokens_max: provider.output_tokens_max,
-    };
-    Ok(Route {
-        upstream: Arc::new(upstream),
-        model: model.model.clone(),
-    })
+    let caller = Caller { agent, run, trace };
+    gateway.serve(&OpenAiChat, &caller, request).await
 }
 
 /// The lease that this house grants unless told otherwise.

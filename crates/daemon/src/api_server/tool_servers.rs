@@ -7,15 +7,16 @@ use crate::boot::house::{Current, House};
 use crate::core::error::Result;
 use abbey_api::{Problem, ToolBody, ToolDoc, ToolView, ToolsDoc, VERSION};
 use abbey_cells::crash;
-use abbey_gateway::Sender;
 use abbey_model::{CellName, FaultKind, Principal, Slug, TaskState};
 use abbey_plan::ServiceKind;
 use abbey_store::{Note, TaskFilter};
 use axum::extract::{Path, State};
+use axum::http::Request;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use http_body_util::Full;
 use serde_json::{Value, json};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 type Shared = State<Arc<House>>;
@@ -26,8 +27,6 @@ const WITHIN: Duration = Duration::from_secs(130);
 const ANSWER_MAX: usize = 4 << 20;
 /// Most tools of one server.
 const TOOLS_MAX: usize = 128;
-
-static SENDER: LazyLock<Sender> = LazyLock::new(Sender::new);
 
 /// Routes for agents, behind their credential.
 pub(crate) fn inside() -> Router<Arc<House>> {
@@ -46,7 +45,13 @@ fn servers(current: &Current, agent: &Slug) -> Vec<Slug> {
     used.into_iter().flatten().filter(is).cloned().collect()
 }
 
-async fn ask(current: &Current, service: &Slug, method: &str, params: Value) -> Result<Value> {
+/// Sends one MCP request to a tool server and returns its result.
+async fn request_tool_server(
+    house: &House,
+    current: &Current,
+    service: &Slug,
+    (method, params): (&str, Value),
+) -> Result<Value> {
     let gone = |why: String| {
         let text = format!("tool server `{service}`: {why}");
         Problem::new(FaultKind::Unavailable, text)
@@ -54,11 +59,16 @@ async fn ask(current: &Current, service: &Slug, method: &str, params: Value) -> 
     let at = abbey_plan::endpoint(&current.house, &current.registry, service);
     let at = at.ok_or_else(|| gone("it has no address".to_owned()))?;
     let body = json!({ "method": method, "params": params }).to_string();
-    let url = format!("http://{at}/ask");
-    let asked = SENDER.ask_json(&url, body.into(), WITHIN, ANSWER_MAX);
-    let (status, bytes) = asked.await.map_err(gone)?;
-    let answer: Value = serde_json::from_slice(&bytes)
-        .map_err(|_| gone(format!("it answers {status}, and no JSON")))?;
+    let request = Request::post(format!("http://{at}/ask"))
+        .header("content-type", "application/json")
+        .header("accept", "application/json")
+        .body(Full::from(body))
+        .map_err(|e| gone(e.to_string()))?;
+    let exchange = house.http.exchange(request, WITHIN, ANSWER_MAX);
+    let answer = exchange.await.map_err(|e| gone(e.to_string()))?;
+    let status = answer.status();
+    let answer: Value = serde_json::from_slice(answer.body())
+        .map_err(|_| gone(format!("its answer with status {status} is not JSON")))?;
     if status == 200 {
         return Ok(answer);
     }
@@ -75,7 +85,14 @@ async fn list(State(house): Shared, Extension(Me(me)): Extension<Me>) -> Result<
     let mut tools = Vec::new();
     for service in servers(&current, &me) {
         // One that does not answer keeps nothing from the others.
-        let answer = match ask(&current, &service, "tools/list", json!({})).await {
+        let answer = match request_tool_server(
+            &house,
+            &current,
+            &service,
+            ("tools/list", json!({})),
+        )
+        .await
+        {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::warn!(%service, error = error.chain(), "a tool server did not say what it has");
@@ -147,7 +164,7 @@ async fn call(
     house.store.append(enter("tool.ask", asked.clone())).await?;
     let began = Instant::now();
     let params = json!({ "name": tool, "arguments": body.arguments });
-    let answer = ask(&current, &service, "tools/call", params).await;
+    let answer = request_tool_server(&house, &current, &service, ("tools/call", params)).await;
     crash::point("tool.called");
     let outcome = answer.as_ref().map(|a| a["isError"] != true);
     let mut called = asked;

@@ -198,6 +198,10 @@ pub struct House {
     pub(crate) readings: std::sync::Mutex<crate::insight::views::Readings>,
     pub(crate) wakes_skipped: AtomicU64,
     pub(crate) model_calls: AtomicU64,
+    /// How calls to providers ended.
+    pub(crate) provider_outcomes: Arc<abbey_gateway::OutcomeCounts>,
+    /// The client for everything that the house itself calls over HTTP.
+    pub(crate) http: abbey_gateway::HttpClient,
     pub(crate) address: RwLock<String>,
     /// The outside door as it stands open: what it was opened for, and how it is closed.
     pub(crate) outside: Mutex<Option<crate::boot::serve::OpenDoor>>,

@@ -8,10 +8,9 @@ use crate::cells::reconciler::pass;
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, publish};
 use crate::net::{dns, egress};
-use crate::work::model_meter;
+use crate::work::model_gateway;
 use abbey_cells::hostd::{Client, Helper, Inline, Operation};
 use abbey_cells::{Backend, ShimBackend};
-use abbey_gateway::Gateway;
 use abbey_model::{Millis, Principal};
 use abbey_store::{Clock, Sqlite, Storage, TokenRow};
 use abbey_support::digest::sha256_hex;
@@ -80,7 +79,7 @@ pub async fn serve(options: Options) -> Result<()> {
 
     // Where cells are is known before anybody is answered; what runs is adopted here.
     pass(&house, &mut std::collections::BTreeMap::new()).await?;
-    let gateway = Gateway::new(Arc::new(model_meter::Ledger(Arc::clone(&house))));
+    let gateway = model_gateway::gateway(&house);
     let outside = operator_api::router(Arc::clone(&house));
     serve_unix(
         &house,
@@ -243,6 +242,8 @@ pub(crate) async fn open(
         readings: std::sync::Mutex::default(),
         wakes_skipped: AtomicU64::new(0),
         model_calls: AtomicU64::new(0),
+        provider_outcomes: Arc::default(),
+        http: abbey_gateway::HttpClient::new(),
         address: RwLock::default(),
         outside: Mutex::default(),
         egress: egress::Ledger::default(),

@@ -8,6 +8,7 @@ use abbey_model::FaultKind;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -44,6 +45,19 @@ pub(crate) async fn metrics(State(house): State<Arc<House>>) -> Result<Response>
         "wakes_skipped",
         "Wakes with nothing to consider since the start",
         house.wakes_skipped.load(Ordering::Relaxed),
+    );
+    let answers: Family<Labels, Counter> = Family::default();
+    for ((provider, outcome), count) in house.provider_outcomes.snapshot() {
+        let labels = vec![
+            ("provider".to_owned(), provider),
+            ("outcome".to_owned(), outcome.to_owned()),
+        ];
+        answers.get_or_create(&labels).inc_by(count);
+    }
+    registry.register(
+        "provider_calls",
+        "Calls sent to a model provider since the start, by outcome",
+        answers,
     );
     let up: Family<Labels, Gauge> = Family::default();
     let memory: Family<Labels, Gauge> = Family::default();

@@ -1,38 +1,38 @@
 //! The gateway's meter over the store's ledger.
 
 use crate::boot::house::House;
-use abbey_gateway::{Hold, Meter, MeterRefusal, Used};
+use abbey_gateway::{BoxFuture, Meter, ReservationRefused, ReservationRequest, Settlement};
 use abbey_model::ReservationId;
 use abbey_store::{CallHold, CallUse, Error};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// The ledger of a house, as the gateway sees it.
 pub(crate) struct Ledger(pub(crate) Arc<House>);
 
 impl Meter for Ledger {
     fn reserve(
         &self,
-        hold: Hold,
-    ) -> Pin<Box<dyn Future<Output = Result<ReservationId, MeterRefusal>> + Send>> {
+        request: ReservationRequest,
+    ) -> BoxFuture<'static, Result<ReservationId, ReservationRefused>> {
         let house = Arc::clone(&self.0);
         Box::pin(async move {
             let call = CallHold {
-                agent: hold.agent,
-                run: hold.run,
-                amounts: hold.amounts,
-                model: hold.model,
+                agent: request.agent,
+                run: request.run,
+                amounts: request.amounts,
+                model: request.target.to_string(),
             };
             house.model_calls.fetch_add(1, Ordering::Relaxed);
             house.store.reserve(call).await.map_err(|error| {
-                let (code, resets) = match &error {
+                let (code, resets_at) = match &error {
                     Error::Budget(refusal) => ("budget_exhausted", refusal.resets_at),
                     Error::NoLease(_) => ("no_lease", None),
                     _ => ("unavailable", None),
                 };
-                let retry_after_s = resets
+                let retry_after_s = resets_at
                     .and_then(|at| u64::try_from(at.since(house.store.now()).secs_ceil()).ok());
-                MeterRefusal {
+                ReservationRefused {
                     code,
                     text: error.to_string(),
                     retry_after_s,
@@ -41,29 +41,23 @@ impl Meter for Ledger {
         })
     }
 
-    fn settle(&self, id: ReservationId, used: Used) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn settle(&self, id: ReservationId, settlement: Settlement) -> BoxFuture<'static, ()> {
         let house = Arc::clone(&self.0);
         Box::pin(async move {
-            let used = match used {
-                Used::Known {
-                    input,
-                    output,
-                    cached,
-                    cost,
-                    model,
-                } => CallUse::Known {
-                    input: input.0,
-                    output: output.0,
-                    cached: cached.0,
+            let used = match settlement {
+                Settlement::Metered { usage, cost, model } => CallUse::Known {
+                    input: usage.input.0,
+                    output: usage.output.0,
+                    cached: usage.cached.0,
                     cost: cost.map(|c| c.0),
                     model,
                 },
-                Used::Unknown { model } => CallUse::Unknown { model },
-                Used::Released => CallUse::Released,
+                Settlement::Unmetered { model } => CallUse::Unknown { model },
+                Settlement::Released => CallUse::Released,
             };
             if let Err(error) = house.store.settle(id, used).await {
-                // The hold stays and is charged whole at the next start: nothing is lost.
-                tracing::error!(%error, reservation = %id, "a call could not be settled");
+                // The reservation stays in the ledger and is charged in full at the next start: nothing is lost.
+                tracing::error!(%error, reservation = %id, "could not settle a model call");
             }
         })
     }

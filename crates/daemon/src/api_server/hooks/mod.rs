@@ -10,7 +10,6 @@ use crate::core::error::Result;
 use crate::insight::reports;
 use crate::work::{delegation, workflows};
 use abbey_api::{EventBody, Problem};
-use abbey_gateway::Sender;
 use abbey_model::{
     FaultKind, HookOrigin, Millis, Principal, Priority, Recipient, Secret, Slug, TaskState,
 };
@@ -19,15 +18,16 @@ use abbey_store::{Delegated, NewTask, TaskRow};
 use abbey_words::Text;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use http_body_util::Full;
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How far the clock of a sender may be off, as standardwebhooks.com says.
@@ -40,8 +40,6 @@ const DELIVERIES_MAX: u32 = 240;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A report that nobody took for so long is given up.
 const GIVE_UP: Millis = Millis::from_secs(24 * 3600);
-
-static SENDER: LazyLock<Sender> = LazyLock::new(Sender::new);
 
 fn refused(text: impl Into<String>) -> crate::core::error::Error {
     Problem::new(FaultKind::Unauthenticated, text.into()).into()
@@ -340,14 +338,23 @@ pub(crate) async fn report(house: &House, origin: &HookOrigin, row: &TaskRow) ->
         posts.push((format!("{repository}/statuses/{commit}"), status));
     }
     for (url, body) in posts {
-        let sent = SENDER.post_json(&url, token.as_ref(), body.to_string().into(), PATIENCE);
-        let why = match sent.await {
-            Ok(status) if (200..300).contains(&status) => continue,
-            Ok(status) => (
-                format!("`{url}` answers {status}"),
-                status / 100 != 4 || status == 429,
-            ),
+        let mut request = Request::post(&url)
+            .header("content-type", "application/json")
+            .header("accept", "application/json")
+            .header("user-agent", "abbey");
+        if let Some(token) = &token {
+            request = request.header("authorization", token.expose());
+        }
+        let why = match request.body(Full::from(body.to_string())) {
             Err(why) => (format!("`{url}`: {why}"), true),
+            Ok(request) => match house.http.send(request, PATIENCE).await.map(|a| a.status()) {
+                Ok(status) if status.is_success() => continue,
+                Ok(status) => (
+                    format!("`{url}` answers {status}"),
+                    !status.is_client_error() || status == StatusCode::TOO_MANY_REQUESTS,
+                ),
+                Err(why) => (format!("`{url}`: {why}"), true),
+            },
         };
         let late = house.store.now().since(row.updated_at) > GIVE_UP;
         match why {

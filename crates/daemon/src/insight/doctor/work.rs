@@ -7,6 +7,8 @@ use crate::insight::views;
 use crate::work::schedules;
 use abbey_model::{CellName, Millis};
 use abbey_plan::HostFacts;
+use axum::http::Request;
+use http_body_util::Full;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -121,7 +123,6 @@ pub(super) async fn models(house: &Arc<House>, checks: &mut Checks) {
     let Some(current) = house.current() else {
         return;
     };
-    let sender = abbey_gateway::Sender::new();
     for (name, provider) in &current.house.providers {
         let abbey_plan::Endpoint::Service(service) = &provider.endpoint else {
             continue;
@@ -141,9 +142,17 @@ pub(super) async fn models(house: &Arc<House>, checks: &mut Checks) {
         };
         // Source: OpenAI API, `GET /v1/models`; Ollama and llama.cpp answer it as well.
         let url = format!("http://{at}/v1/models");
-        let answer = sender.get_json(&url, MODELS_WITHIN, MODELS_MAX).await;
-        let list = answer.ok().filter(|(status, _)| *status == 200);
-        let list = list.and_then(|(_, bytes)| serde_json::from_slice::<Value>(&bytes).ok());
+        let request = Request::get(url).header("accept", "application/json");
+        let list = match request.body(Full::default()) {
+            Ok(request) => house
+                .http
+                .exchange(request, MODELS_WITHIN, MODELS_MAX)
+                .await
+                .ok(),
+            Err(_) => None,
+        };
+        let list = list.filter(|answer| answer.status() == 200);
+        let list = list.and_then(|a| serde_json::from_slice::<Value>(a.body()).ok());
         let id = format!("models.{name}");
         let Some(list) = list else {
             let text = format!("`{service}` does not say which models it has");

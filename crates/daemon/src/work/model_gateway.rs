@@ -1,0 +1,121 @@
+//! The model gateway's interfaces, answered from the current plan: which model an agent may use, where its provider is,
+//! and the provider's key.
+
+use crate::boot::house::{Current, House};
+use abbey_gateway::{
+    Authorization, BoxFuture, Caller, Credentials, Gateway, GatewayParts, Prices, Provider,
+    Providers, Refusal, Router, Target,
+};
+use abbey_plan::Endpoint;
+use axum::http::StatusCode;
+use std::sync::Arc;
+
+/// The gateway of a house.
+pub(crate) fn gateway(house: &Arc<House>) -> Gateway {
+    let plan = Arc::new(PlannedModels(Arc::clone(house)));
+    Gateway::new(GatewayParts {
+        meter: Arc::new(super::model_meter::Ledger(Arc::clone(house))),
+        router: Arc::clone(&plan) as Arc<dyn Router>,
+        providers: Arc::clone(&plan) as Arc<dyn Providers>,
+        credentials: plan,
+        health: Arc::clone(&house.provider_outcomes) as _,
+        http: house.http.clone(),
+    })
+}
+
+/// Models, providers and keys as the manifest declares them.
+struct PlannedModels(Arc<House>);
+
+impl PlannedModels {
+    fn plan(&self) -> Result<Arc<Current>, Refusal> {
+        self.0
+            .current()
+            .ok_or_else(|| forbidden("no_plan", "the house has no plan yet"))
+    }
+}
+
+fn forbidden(code: &'static str, text: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, code, text)
+}
+
+fn unknown_provider(name: &str) -> Refusal {
+    forbidden("no_model", format!("there is no provider `{name}`"))
+}
+
+impl Router for PlannedModels {
+    /// The one model that the agent is configured for, asked for by its full or its short name.
+    fn candidates(&self, caller: &Caller, requested_model: &str) -> Result<Vec<Target>, Refusal> {
+        let slug = &caller.agent;
+        let plan = self.plan()?;
+        let agent = plan.house.agents.get(slug).ok_or_else(|| {
+            forbidden(
+                "unknown_agent",
+                format!("there is no agent `{slug}` in the plan"),
+            )
+        })?;
+        let Some(model) = &agent.model else {
+            let text = format!("no model is configured for agent `{slug}`");
+            return Err(forbidden("no_model", text));
+        };
+        if requested_model != model.to_string() && requested_model != model.model {
+            let text = format!("agent `{slug}` may use `{model}`, not `{requested_model}`");
+            return Err(forbidden("model_not_allowed", text));
+        }
+        Ok(vec![Target {
+            provider: model.provider.to_string(),
+            model: model.model.clone(),
+        }])
+    }
+}
+
+impl Providers for PlannedModels {
+    fn find(&self, name: &str) -> Result<Provider, Refusal> {
+        let plan = self.plan()?;
+        let mut providers = plan.house.providers.iter();
+        let (_, provider) = providers
+            .find(|(slug, _)| slug.as_str() == name)
+            .ok_or_else(|| unknown_provider(name))?;
+        let base_url = match &provider.endpoint {
+            Endpoint::Url(url) => url.clone(),
+            Endpoint::Service(service) => {
+                let address = abbey_plan::endpoint(&plan.house, &plan.registry, service);
+                let address = address.ok_or_else(|| {
+                    Refusal::provider_unavailable(format!("service `{service}` has no port"))
+                })?;
+                format!("http://{address}/v1")
+            }
+        };
+        Ok(Provider {
+            name: name.to_owned(),
+            base_url,
+            prices: provider
+                .price
+                .map(|(input, output)| Prices { input, output }),
+            output_tokens_max: provider.output_tokens_max,
+        })
+    }
+}
+
+impl Credentials for PlannedModels {
+    fn authorization<'a>(
+        &'a self,
+        provider: &'a Provider,
+    ) -> BoxFuture<'a, Result<Authorization, Refusal>> {
+        let authorization = || {
+            let plan = self.plan()?;
+            let mut providers = plan.house.providers.iter();
+            let (_, planned) = providers
+                .find(|(slug, _)| slug.as_str() == provider.name)
+                .ok_or_else(|| unknown_provider(&provider.name))?;
+            let Some(key) = &planned.key else {
+                return Ok(Authorization::None);
+            };
+            self.0
+                .secret(key, &plan.base_dir)
+                .map(Authorization::Bearer)
+                .map_err(Refusal::provider_unavailable)
+        };
+        let authorization = authorization();
+        Box::pin(async move { authorization })
+    }
+}

@@ -1,0 +1,160 @@
+//! Providers as the gateway sees them: where they are, how a call is authorized, and whether they answer.
+
+use crate::{BoxFuture, Refusal, Target, Usage};
+use abbey_model::{NanoUsd, Secret, Tokens};
+use hyper::StatusCode;
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// A provider of models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// Name in the manifest.
+    pub name: String,
+    /// Base URL of its API without a trailing slash, including a version segment such as `/v1`.
+    pub base_url: String,
+    /// Prices of its tokens; unknown when not configured.
+    pub prices: Option<Prices>,
+    /// Output tokens reserved for, and allowed to, a call that sets no limit of its own.
+    pub output_tokens_max: u64,
+}
+
+/// Prices of a million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prices {
+    /// A million input tokens, of every class.
+    pub input: NanoUsd,
+    /// A million output tokens, of every class.
+    pub output: NanoUsd,
+}
+
+impl Prices {
+    /// Price of so many tokens, rounded up.
+    pub fn cost(&self, input: Tokens, output: Tokens) -> NanoUsd {
+        NanoUsd::for_tokens(input, self.input) + NanoUsd::for_tokens(output, self.output)
+    }
+}
+
+impl Provider {
+    /// Cost of a call; `None` when the prices are unknown.
+    pub fn cost(&self, usage: &Usage) -> Option<NanoUsd> {
+        Some(self.prices?.cost(usage.input, usage.output))
+    }
+}
+
+/// The view of configured providers.
+pub trait Providers: Send + Sync {
+    /// Looks a provider up.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when there is no such provider, or it has no address at the moment.
+    fn find(&self, name: &str) -> Result<Provider, Refusal>;
+}
+
+/// How a call to a provider is authorized.
+#[derive(Debug, Clone)]
+pub enum Authorization {
+    /// Without a credential, as local model servers are.
+    None,
+    /// `Authorization: Bearer SECRET`.
+    Bearer(Secret),
+    /// A header of the provider's own, e.g. `x-api-key` or `x-goog-api-key`.
+    Header(HeaderName, Secret),
+}
+
+impl Authorization {
+    /// Adds the credential to the headers of a request.
+    ///
+    /// # Errors
+    /// When the secret holds characters that a header cannot carry. The message does not repeat the secret.
+    pub fn apply(&self, headers: &mut HeaderMap) -> Result<(), String> {
+        let (name, text) = match self {
+            Authorization::None => return Ok(()),
+            Authorization::Bearer(secret) => (AUTHORIZATION, format!("Bearer {}", secret.expose())),
+            Authorization::Header(name, secret) => (name.clone(), secret.expose().to_owned()),
+        };
+        let mut value = HeaderValue::from_str(&text)
+            .map_err(|_| "its credential holds characters that a header cannot carry".to_owned())?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+        Ok(())
+    }
+}
+
+/// The credentials of providers. Asked before each call, so that an implementation may refresh a short-lived one.
+pub trait Credentials: Send + Sync {
+    /// Current authorization for a provider.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the credential cannot be read or refreshed.
+    fn authorization<'a>(
+        &'a self,
+        provider: &'a Provider,
+    ) -> BoxFuture<'a, Result<Authorization, Refusal>>;
+}
+
+/// How one call to a provider ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CallOutcome {
+    /// Answered completely, with this status (which may be an error of the provider).
+    Answered(u16),
+    /// No connection; nothing was sent.
+    Unreachable,
+    /// Sent, but no answer came.
+    NoAnswer,
+    /// The answer or stream ended before its end.
+    Truncated,
+}
+
+impl CallOutcome {
+    /// Class for metrics.
+    pub fn class(self) -> &'static str {
+        match self {
+            CallOutcome::Answered(status) => match StatusCode::from_u16(status) {
+                Ok(s) if s.is_success() => "success",
+                Ok(StatusCode::TOO_MANY_REQUESTS) => "rate_limited",
+                Ok(s) if s.is_client_error() => "client_error",
+                _ => "server_error",
+            },
+            CallOutcome::Unreachable => "unreachable",
+            CallOutcome::NoAnswer => "no_answer",
+            CallOutcome::Truncated => "truncated",
+        }
+    }
+}
+
+/// The health of providers: decides whether a target is tried, and learns from every call.
+pub trait ProviderHealth: Send + Sync {
+    /// Whether a call may be sent to a target now.
+    fn admits(&self, target: &Target) -> bool;
+    /// Records how a call ended.
+    fn record(&self, target: &Target, outcome: CallOutcome);
+}
+
+/// Health that admits every target and counts outcomes by provider, for metrics.
+#[derive(Debug, Default)]
+pub struct OutcomeCounts(Mutex<BTreeMap<(String, &'static str), u64>>);
+
+impl OutcomeCounts {
+    /// Calls since the start of the process, by provider and [`CallOutcome::class`].
+    pub fn snapshot(&self) -> BTreeMap<(String, &'static str), u64> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl ProviderHealth for OutcomeCounts {
+    fn admits(&self, _target: &Target) -> bool {
+        true
+    }
+
+    fn record(&self, target: &Target, outcome: CallOutcome) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts
+            .entry((target.provider.clone(), outcome.class()))
+            .or_default() += 1;
+    }
+}

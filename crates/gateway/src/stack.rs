@@ -1,0 +1,346 @@
+//! One model call, from the caller's bytes to the settled reservation, in the order in which the steps happen.
+
+use crate::protocol::{Limits, ModelCall, Protocol, Reading, StreamReader};
+use crate::provider::{CallOutcome, Credentials, Provider, ProviderHealth, Providers};
+use crate::{
+    Caller, HttpClient, HttpError, InFlight, Meter, Refusal, ReservationRefused,
+    ReservationRequest, Reserved, Router, Settlement, Target, Usage, UsageSource,
+};
+use abbey_model::{Amounts, NanoUsd};
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Longest time until a provider's first byte.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(300);
+/// Chunks of a stream that wait for a slow caller before the provider's stream is read no further.
+const CHUNKS_QUEUED_MAX: usize = 16;
+
+/// What a gateway is composed of.
+pub struct GatewayParts {
+    /// The ledger.
+    pub meter: Arc<dyn Meter>,
+    /// The routing policy.
+    pub router: Arc<dyn Router>,
+    /// The configured providers.
+    pub providers: Arc<dyn Providers>,
+    /// Their credentials.
+    pub credentials: Arc<dyn Credentials>,
+    /// Their health.
+    pub health: Arc<dyn ProviderHealth>,
+    /// The way to them.
+    pub http: HttpClient,
+}
+
+/// The gateway. Clones share their parts.
+#[derive(Clone)]
+pub struct Gateway(Arc<GatewayParts>);
+
+/// A candidate that was chosen, with all that is known about its call.
+struct Chosen {
+    target: Target,
+    provider: Provider,
+}
+
+/// How the attempt to send a call to one candidate ended.
+enum Attempt {
+    /// The provider answered; the call is paid for until it is settled.
+    Answered(hyper::Response<Incoming>, InFlight),
+    /// Nothing was sent and nothing is charged, so the next candidate may be tried.
+    NotSent(Refusal),
+}
+
+impl Gateway {
+    /// Puts a gateway together.
+    pub fn new(parts: GatewayParts) -> Self {
+        Gateway(Arc::new(parts))
+    }
+
+    /// Serves one call; refusals come back in the protocol's own form.
+    pub async fn serve(
+        &self,
+        protocol: &dyn Protocol,
+        caller: &Caller,
+        request: Request,
+    ) -> Response {
+        self.process(protocol, caller, request)
+            .await
+            .unwrap_or_else(|refusal| protocol.refusal(&refusal))
+    }
+
+    async fn process(
+        &self,
+        protocol: &dyn Protocol,
+        caller: &Caller,
+        request: Request,
+    ) -> Result<Response, Refusal> {
+        // Limits: the body is bounded before it is read, then parsed.
+        let limits = protocol.limits();
+        let (head, body) = request.into_parts();
+        let body = read_request(body, limits.request_bytes_max).await?;
+        let call = protocol.parse(&head, body)?;
+
+        // Key and policy: the caller is authenticated; the router decides which models it may use.
+        let candidates = self.0.router.candidates(caller, call.requested_model())?;
+
+        // Reserve and forward: the first candidate that can be reached. Once anything was sent there is no other try.
+        let mut refused = Refusal::provider_unavailable(format!(
+            "no provider for model `{}` is available",
+            call.requested_model()
+        ));
+        for target in candidates {
+            if !self.0.health.admits(&target) {
+                continue;
+            }
+            let provider = self.0.providers.find(&target.provider)?;
+            let chosen = Chosen { target, provider };
+            match self
+                .reserve_and_forward(caller, call.as_ref(), &chosen)
+                .await?
+            {
+                Attempt::NotSent(refusal) => refused = refusal,
+                // Stream, meter and settle.
+                Attempt::Answered(answer, paid) => {
+                    return self
+                        .pass_back(limits, call.as_ref(), chosen, answer, paid)
+                        .await;
+                }
+            }
+        }
+        Err(refused)
+    }
+
+    /// Reserves the most that the call can cost at a candidate, and sends it there.
+    async fn reserve_and_forward(
+        &self,
+        caller: &Caller,
+        call: &dyn ModelCall,
+        Chosen { target, provider }: &Chosen,
+    ) -> Result<Attempt, Refusal> {
+        let unavailable =
+            |why: String| Refusal::provider_unavailable(format!("{}: {why}", provider.name));
+        let authorization = self.0.credentials.authorization(provider).await?;
+        let upstream = call.upstream_request(provider, target);
+        let mut request = hyper::Request::new(Full::new(upstream.body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = format!("{}{}", provider.base_url, upstream.path)
+            .parse()
+            .map_err(|e| unavailable(format!("its URL is not valid: {e}")))?;
+        *request.headers_mut() = upstream.headers;
+        authorization
+            .apply(request.headers_mut())
+            .map_err(unavailable)?;
+        if let Some(trace) = caller
+            .trace
+            .as_deref()
+            .and_then(|t| HeaderValue::from_str(t).ok())
+        {
+            let name = HeaderName::from_static("traceparent");
+            request.headers_mut().insert(name, trace);
+        }
+
+        let demand = call.demand(provider);
+        let cost = provider.prices.map(|p| p.cost(demand.input, demand.output));
+        let reservation = ReservationRequest {
+            agent: caller.agent.clone(),
+            run: caller.run,
+            amounts: Amounts {
+                tokens: demand.input + demand.output,
+                nano_usd: cost.unwrap_or_default(),
+                ..Amounts::default()
+            },
+            target: target.clone(),
+        };
+        let reserved = Reserved::reserve(&self.0.meter, reservation)
+            .await
+            .map_err(refusal_of_ledger)?;
+
+        let in_flight = reserved.forward();
+        let error = match self.0.http.send(request, FIRST_BYTE_MAX).await {
+            Ok(answer) => return Ok(Attempt::Answered(answer, in_flight)),
+            Err(error) => error,
+        };
+        let refusal = Refusal::new(
+            StatusCode::BAD_GATEWAY,
+            "provider_unreachable",
+            format!("{}: {error}", provider.name),
+        );
+        match error {
+            HttpError::Connect(_) => {
+                self.0.health.record(target, CallOutcome::Unreachable);
+                in_flight.settle(Settlement::Released).await;
+                Ok(Attempt::NotSent(refusal))
+            }
+            HttpError::NoAnswer(_) | HttpError::Answer(_) => {
+                self.0.health.record(target, CallOutcome::NoAnswer);
+                in_flight
+                    .settle(Settlement::Unmetered { model: None })
+                    .await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Passes the answer back to the caller, reads its usage on the way, and settles.
+    async fn pass_back(
+        &self,
+        limits: Limits,
+        call: &dyn ModelCall,
+        chosen: Chosen,
+        answer: hyper::Response<Incoming>,
+        paid: InFlight,
+    ) -> Result<Response, Refusal> {
+        let status = answer.status();
+        if status.is_success()
+            && let Some(reader) = call.stream_reader()
+        {
+            let (to_caller, chunks) = mpsc::channel(CHUNKS_QUEUED_MAX);
+            let content_type = HeaderValue::from_static(reader.content_type());
+            let relay = Relay {
+                gateway: self.clone(),
+                limits,
+                chosen,
+                reader,
+                to_caller,
+            };
+            // Its own task, so that the stream is read to its usage even when the caller has gone.
+            drop(tokio::spawn(relay.run(answer.into_body(), paid)));
+            let stream = futures_util::stream::unfold(chunks, async |mut chunks| {
+                chunks.recv().await.map(|chunk| (chunk, chunks))
+            });
+            let mut response = Response::new(Body::from_stream(stream));
+            *response.status_mut() = status;
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+            let no_cache = HeaderValue::from_static("no-cache");
+            response.headers_mut().insert(CACHE_CONTROL, no_cache);
+            return Ok(response);
+        }
+
+        let content_type = answer.headers().get(CONTENT_TYPE).cloned();
+        let whole = Limited::new(answer.into_body(), limits.answer_bytes_max);
+        let Ok(body) = whole.collect().await else {
+            self.0.health.record(&chosen.target, CallOutcome::Truncated);
+            paid.settle(Settlement::Unmetered { model: None }).await;
+            return Err(Refusal::new(
+                StatusCode::BAD_GATEWAY,
+                "provider_broke_off",
+                format!(
+                    "{} ended its answer early, or sent more than {} bytes",
+                    chosen.provider.name, limits.answer_bytes_max
+                ),
+            ));
+        };
+        let body = body.to_bytes();
+        let settled = match status.is_success() {
+            true => settlement(&chosen.provider, call.read_answer(&body)),
+            // No provider bills an error answer.
+            false => Settlement::Metered {
+                usage: Usage::zero(UsageSource::Estimated),
+                cost: Some(NanoUsd(0)),
+                model: None,
+            },
+        };
+        let outcome = CallOutcome::Answered(status.as_u16());
+        self.0.health.record(&chosen.target, outcome);
+        paid.settle(settled).await;
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        if let Some(content_type) = content_type {
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        Ok(response)
+    }
+}
+
+/// A stream on its way to the caller. Each chunk is passed on as it arrives. A caller that goes away does not stop the
+/// reading at once: the usage at the end is what the provider bills.
+struct Relay {
+    gateway: Gateway,
+    limits: Limits,
+    chosen: Chosen,
+    reader: Box<dyn StreamReader>,
+    to_caller: mpsc::Sender<Result<Bytes, std::io::Error>>,
+}
+
+impl Relay {
+    async fn run(mut self, mut body: Incoming, paid: InFlight) {
+        let mut drain_ends: Option<tokio::time::Instant> = None;
+        while !self.reader.is_complete() {
+            let frame = tokio::select! {
+                frame = tokio::time::timeout(self.limits.chunk_pause_max, body.frame()) => frame,
+                () = self.to_caller.closed(), if drain_ends.is_none() => {
+                    drain_ends = Some(tokio::time::Instant::now() + self.limits.drain_max);
+                    continue;
+                }
+                () = tokio::time::sleep_until(drain_ends.unwrap_or_else(tokio::time::Instant::now)),
+                    if drain_ends.is_some() => break,
+            };
+            let Ok(Some(Ok(frame))) = frame else { break };
+            let Ok(chunk) = frame.into_data() else {
+                continue;
+            };
+            let passed = self.reader.read(chunk);
+            let _caller_gone = self.to_caller.send(Ok(passed)).await;
+        }
+        let outcome = if self.reader.is_complete() {
+            CallOutcome::Answered(StatusCode::OK.as_u16())
+        } else {
+            let cut = std::io::Error::new(
+                std::io::ErrorKind::UnexpectedEof,
+                "the provider's stream ended before its end marker",
+            );
+            let _caller_gone = self.to_caller.send(Err(cut)).await;
+            CallOutcome::Truncated
+        };
+        self.gateway.0.health.record(&self.chosen.target, outcome);
+        let settled = settlement(&self.chosen.provider, self.reader.reading());
+        paid.settle(settled).await;
+    }
+}
+
+/// Reads a request body that is not longer than its limit.
+async fn read_request(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let whole = Limited::new(body, bytes_max).collect().await;
+    let whole = whole.map_err(|_| {
+        Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            format!("the request body is longer than {bytes_max} bytes, or ended early"),
+        )
+    })?;
+    Ok(whole.to_bytes())
+}
+
+fn refusal_of_ledger(refused: ReservationRefused) -> Refusal {
+    Refusal {
+        status: match refused.code {
+            "budget_exhausted" => StatusCode::TOO_MANY_REQUESTS,
+            "no_lease" => StatusCode::FORBIDDEN,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        },
+        code: refused.code,
+        text: refused.text,
+        retry_after_s: refused.retry_after_s,
+    }
+}
+
+fn settlement(provider: &Provider, reading: Reading) -> Settlement {
+    match reading.usage {
+        Some(usage) => Settlement::Metered {
+            cost: provider.cost(&usage),
+            usage,
+            model: reading.model,
+        },
+        None => Settlement::Unmetered {
+            model: reading.model,
+        },
+    }
+}
