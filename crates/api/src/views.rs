@@ -298,10 +298,24 @@ documents! {
         action: String,
         /// To what.
         resource: String,
-        /// Whose.
+        /// Name of the agent or service; empty for the house.
         agent: String,
         /// For people.
         detail: String,
+        /// Keys whose effective value changes.
+        #[serde(default)]
+        changes: Vec<PlanChange>,
+    }
+    /// One key of the manifest whose effective value changes.
+    PlanChange {
+        /// Path of the key below its agent, service or house.
+        key: String,
+        /// Value before, as the manifest writes it; a secret by reference. Null where there was none.
+        old: Option<String>,
+        /// Value after; null where there is none.
+        new: Option<String>,
+        /// What the change does to what runs: `restart`, `live` or `none`.
+        effect: String,
     }
     /// One note.
     PlanNote {

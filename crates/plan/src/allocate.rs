@@ -213,10 +213,16 @@ impl Registry {
         purpose: &str,
         host: &HostFacts,
     ) -> Result<u16, Conflict> {
-        if let Some(port) = self.held(owner, purpose).and_then(|r| r.value.parse().ok()) {
+        let (first, last) = network.ports;
+        let held = self.held(owner, purpose).and_then(|r| r.value.parse().ok());
+        // One that is outside a range that was changed is exchanged.
+        if let Some(port) = held.filter(|port| (first..=last).contains(port)) {
             return Ok(port);
         }
-        let (first, last) = network.ports;
+        self.rows.retain(|r| {
+            let own = r.purpose.split('+').next() == Some(purpose);
+            !(r.owner == owner && r.kind == ResourceKind::Port && own)
+        });
         let free = |port: u16| {
             port <= last
                 && !host.ports.contains_key(&port)

@@ -40,7 +40,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             "the house has no agent; add one under `agents`".to_owned(),
         );
     }
-    if house.controlplane_secret.is_some() {
+    if house.compatibility.controlplane_secret.is_some() {
         note(
             Severity::Warning,
             "compatibility",
@@ -116,8 +116,8 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             );
         }
         if agent.model.is_some()
-            && agent.budget == AgentBudget::default()
-            && house.budget.limits == AgentBudget::default()
+            && agent.budget() == AgentBudget::default()
+            && house.budget.limits() == AgentBudget::default()
         {
             note(
                 Severity::Warning,
@@ -227,7 +227,7 @@ fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String
     let Some(all) = inventory.host.memory else {
         return Vec::new();
     };
-    let most = Bytes(all.0.saturating_sub(house.memory_reserve.0));
+    let most = Bytes(all.0.saturating_sub(house.admission.memory_reserve.0));
     let agents = house.agents.values();
     let cells = agents.map(|a| (format!("agent:{}", a.slug), a.limits.memory, a.cell));
     let services = house.services.values();
@@ -246,7 +246,7 @@ fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String
         };
         let text = format!(
             "`limits.memory` is {limit}, and this host has {all}, of which {} are kept back; lower it",
-            house.memory_reserve
+            house.admission.memory_reserve
         );
         notes.push((severity, subject, text));
     }

@@ -1,45 +1,96 @@
 //! What an agent is to others, and work that comes by itself, out of the manifest's text.
 
-use crate::decode::{Decoder, integer, nearest, text, words};
+use crate::decode::{Decoder, nearest, text};
 use crate::house::{Agent, Does, Escalation, RELATIONS, Schedule, When};
-use crate::node::{Entry, Node};
-use crate::shape;
+use crate::key::{Key, live, must};
+use crate::keys::NAMES;
+use crate::node::Node;
+use crate::shape::{self, Shape};
 use crate::workflows::json;
-use abbey_model::{Authority, Grant, Grants, Millis, Slug};
+use abbey_model::{Millis, Slug};
 use std::collections::BTreeMap;
 
-pub(crate) fn delegates(node: Option<&Node>) -> Authority {
-    let mut authority = Authority::default();
-    let word = node.and_then(Node::text);
-    let items = node.map_or(&[][..], Node::items);
-    for word in word.into_iter().chain(items.iter().filter_map(Node::text)) {
-        // The shape has looked at it.
-        let _known = authority.add(word);
-    }
-    authority
-}
-pub(crate) fn grants(node: Option<&Node>) -> Grants {
-    let entries = node.map_or(&[][..], Node::entries);
-    let grant = |entry: &Entry| {
-        let value = Some(&entry.value);
-        let grant = Grant {
-            tokens: integer(value, "tokens"),
-            skills: words(value, "skills").into_iter().collect(),
-        };
-        Some((entry.key.parse().ok()?, grant))
-    };
-    entries.iter().filter_map(grant).collect()
-}
-pub(crate) fn relations(node: Option<&Node>) -> BTreeMap<&'static str, Vec<Slug>> {
-    let names = |kind: &&'static str| {
-        let names = words(node, kind);
-        let names: Vec<Slug> = names.iter().filter_map(|n| n.parse().ok()).collect();
-        (!names.is_empty()).then_some((*kind, names))
-    };
-    RELATIONS.iter().filter_map(names).collect()
-}
+/// Keys of `escalation`.
+pub(crate) const ESCALATION: Shape = Shape::Object(&[
+    must(
+        "to",
+        Shape::Name,
+        "The agent that decides about tasks without an eligible agent, or `operator`.",
+    ),
+    live(
+        "within",
+        Shape::Duration,
+        "Time for that decision; without a limit when not given.",
+    ),
+    live(
+        "then",
+        Shape::Word(&["keep", "cancel"], &[]),
+        "What happens to a task that nobody decided about in time: `keep` (the default) or `cancel`.",
+    ),
+]);
 
-/// Skills of an agent, those that its schedules name included, after all others.
+/// Keys of one grant of an agent.
+pub(crate) const GRANT: &[Key] = &[
+    live(
+        "tokens",
+        Shape::Integer(1, i64::MAX),
+        "Most tokens of one subtask.",
+    ),
+    live(
+        "skills",
+        Shape::Set(&Shape::Text),
+        "Skills that such work may use; any when not given.",
+    ),
+];
+
+/// Kinds of relations between agents.
+pub(crate) const RELATION_KINDS: &[Key] = &[
+    live("lineage", NAMES, "Whom it descends from."),
+    live("mentor", NAMES, "Who teaches it."),
+    live("works_with", NAMES, "Whom it works with."),
+    live("may_ask", NAMES, "Whom it may ask; a hint, and no right."),
+];
+
+/// Keys of one schedule of an agent.
+pub(crate) const SCHEDULE: &[Key] = &[
+    live(
+        "cron",
+        Shape::Text,
+        "Minute, hour, day, month and weekday, for example `30 2 * * *`.",
+    ),
+    live("every", Shape::Duration, "Distance between two."),
+    live("at", Shape::Text, "One instant, as `2026-12-01T10:00:00Z`."),
+    live(
+        "timezone",
+        Shape::TimeZone,
+        "Zone of `cron`; the budget's when not given.",
+    ),
+    live("task", Shape::Text, "What is to be done."),
+    live(
+        "skill",
+        Shape::Name,
+        "The skill that its agent runs, and is assigned by that: `checkpoint`, `report`, `service-status` or any other.",
+    ),
+    live("workflow", Shape::Name, "The workflow that starts."),
+    live(
+        "with",
+        Shape::Dict(&Shape::Value),
+        "Arguments of the skill, or input of the workflow.",
+    ),
+    live("jitter", Shape::Duration, "Most that it is moved back."),
+    live(
+        "overlap",
+        Shape::Word(&["skip", "queue", "replace"], &[]),
+        "When the one before is not over; default `skip`.",
+    ),
+    live(
+        "catch_up",
+        Shape::Text,
+        "What of those that were missed fires: `skip`, `once` (the default), or a number.",
+    ),
+    live("timeout", Shape::Duration, "Time for one of them."),
+];
+
 /// Skills by name, and the versions that stand behind an `@`.
 pub(crate) fn pinned(skills: Vec<String>) -> (Vec<String>, BTreeMap<String, String>) {
     let mut pins = BTreeMap::new();
@@ -53,6 +104,7 @@ pub(crate) fn pinned(skills: Vec<String>) -> (Vec<String>, BTreeMap<String, Stri
     (skills.into_iter().map(name).collect(), pins)
 }
 
+/// Skills of an agent, followed by those that its schedules name.
 pub(crate) fn with_scheduled(
     mut skills: Vec<String>,
     schedules: &BTreeMap<Slug, Schedule>,

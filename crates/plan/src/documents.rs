@@ -2,8 +2,9 @@
 
 use crate::decode::{Decoder, nearest, text, words};
 use crate::house::{Agent, Document, DocumentKind};
+use crate::key::live;
 use crate::node::Node;
-use crate::shape::{Shape, key};
+use crate::shape::Shape;
 use abbey_model::Slug;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,27 +13,27 @@ const DOCUMENTS_MAX: usize = 16;
 
 /// What may stand below `documents`.
 pub(crate) const DOCUMENTS: Shape = Shape::Map(&Shape::Object(&[
-    key(
+    live(
         "kind",
         Shape::Word(&["text", "log"], &[]),
         "`text` (the default) has versions, each whole; a `log` is only ever added to.",
     ),
-    key(
+    live(
         "writer",
         Shape::Name,
         "The one agent who writes a text; the operator alone when not given.",
     ),
-    key(
+    live(
         "writers",
-        Shape::List(&Shape::Name),
+        Shape::Set(&Shape::Name),
         "Who adds to a log; every agent when not given.",
     ),
-    key(
+    live(
         "readers",
-        Shape::List(&Shape::Name),
+        Shape::Set(&Shape::Name),
         "Who reads it; every agent when not given. Its writers do anyway.",
     ),
-    key(
+    live(
         "report",
         Shape::Word(
             &[

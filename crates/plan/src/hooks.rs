@@ -2,8 +2,9 @@
 
 use crate::decode::{Decoder, nearest, text, words};
 use crate::house::{Agent, Hook, HookKind, Then};
+use crate::key::{live, must};
 use crate::node::Node;
-use crate::shape::{Shape, key, must};
+use crate::shape::Shape;
 use crate::workflows::payload;
 use abbey_engine::workflow::Workflow;
 use abbey_model::Slug;
@@ -17,33 +18,33 @@ pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
         "How a delivery is signed: Standard Webhooks, as GitHub does, as Gitea and Forgejo do; `openclaw` is a credential for `/hooks/agent` and `/hooks/wake`.",
     ),
     must("secret", Shape::Secret, "With what it is signed."),
-    key(
+    live(
         "agent",
         Shape::Name,
         "Issues and pull requests become tasks of this agent; anything else is heard and left.",
     ),
-    key(
+    live(
         "agents",
         Shape::List(&Shape::Name),
         "Of `openclaw`: whom a caller may name beside `agent`.",
     ),
-    key(
+    live(
         "trusted",
         Shape::Boolean,
         "Of `openclaw`: a message is an instruction, as if the operator gave it; else it is data.",
     ),
-    key(
+    live(
         "workflow",
         Shape::Name,
         "The workflow that starts, with the delivery as its input `payload`.",
     ),
-    key("event", Shape::Name, "The event of the house that it is."),
-    key(
+    live("event", Shape::Name, "The event of the house that it is."),
+    live(
         "api",
         Shape::Text,
         "Where the end of a task is reported: `https://git.example.org/api/v1`.",
     ),
-    key("token", Shape::Secret, "Credential for `api`."),
+    live("token", Shape::Secret, "Credential for `api`."),
 ]));
 
 impl Decoder<'_> {

@@ -1,14 +1,17 @@
 //! The validated house: what the manifest means, with every default filled in.
 
-use crate::locale::Locale;
-use abbey_engine::workflow::Workflow;
-use abbey_model::{
-    Authority, Bytes, CellKind, Drives, Egress, Grants, Layer, Limits, Millis, NanoUsd, Profile,
-    SecretRef, Slug, Subnet, ToolPolicy, Vmm,
+use crate::key::{Effect, Key, keys};
+pub use crate::keys::{
+    Admission, Agent, AgentBudgetKeys, Budget, Compatibility, Delegation, Service,
 };
+use crate::settings::{Setting, Settings};
+use crate::shape::Shape;
+use abbey_engine::workflow::Workflow;
+use abbey_model::{Millis, NanoUsd, SecretRef, Slug, Subnet};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 
 /// Where a value of the effective configuration comes from (S2-21).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,6 +23,8 @@ pub enum Origin {
     Defaults(usize),
     /// The agent's template.
     Template(String),
+    /// Worked out from its share of the house's budget.
+    Share,
     /// Built in.
     BuiltIn,
 }
@@ -30,6 +35,7 @@ impl std::fmt::Display for Origin {
             Origin::Manifest(line) => write!(f, "manifest, line {line}"),
             Origin::Defaults(line) => write!(f, "defaults, line {line}"),
             Origin::Template(name) => write!(f, "template {name}"),
+            Origin::Share => f.write_str("share of the house's budget"),
             Origin::BuiltIn => f.write_str("built in"),
         }
     }
@@ -48,10 +54,10 @@ pub struct House {
     pub network: Network,
     /// Where work goes that nobody fits.
     pub escalation: Option<Escalation>,
-    /// Longest chain of delegation, and most open pieces of one task.
-    pub delegation: (u32, u32),
-    /// Memory of the host that cells leave free.
-    pub memory_reserve: Bytes,
+    /// How far delegation may go.
+    pub delegation: Delegation,
+    /// Whether one more cell fits.
+    pub admission: Admission,
     /// Model providers by name.
     pub providers: BTreeMap<Slug, Provider>,
     /// Budget of everything.
@@ -64,10 +70,14 @@ pub struct House {
     pub workflows: BTreeMap<Slug, Workflow>,
     /// Who may tell the house what happened elsewhere.
     pub hooks: BTreeMap<Slug, Hook>,
-    /// A secret that many share, good for `/api/controlplane` alone.
-    pub controlplane_secret: Option<SecretRef>,
+    /// What older clients need.
+    pub compatibility: Compatibility,
     /// What agents share to read.
     pub documents: BTreeMap<Slug, Document>,
+    /// Services that are declared and not enabled.
+    pub disabled: BTreeSet<Slug>,
+    /// Every effective value of the house itself, with where it comes from.
+    pub settings: Settings,
 }
 
 /// Where the operator's API listens.
@@ -131,17 +141,6 @@ pub enum Endpoint {
     Service(Slug),
 }
 
-/// Budget of the house.
-#[derive(Debug, Clone)]
-pub struct Budget {
-    /// Daily limits.
-    pub limits: AgentBudget,
-    /// IANA time zone of its midnight.
-    pub timezone: String,
-    /// Level of warning, percent.
-    pub warn_percent: u8,
-}
-
 /// Where work goes that nobody fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Escalation {
@@ -164,53 +163,6 @@ pub struct AgentBudget {
     pub runs: Option<u64>,
     /// Wall seconds.
     pub seconds: Option<u64>,
-}
-
-/// A program that agents use.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Service {
-    /// Its slug.
-    pub slug: Slug,
-    /// Kind of isolation.
-    pub cell: CellKind,
-    /// Program and arguments.
-    pub command: Vec<String>,
-    /// Fixed port.
-    pub port: Option<u16>,
-    /// Path that answers 200.
-    pub probe: Option<String>,
-    /// Whether every agent may use it.
-    pub shared: bool,
-    /// Ceilings.
-    pub limits: Limits,
-    /// Layers that may be missing on this host.
-    pub waived: BTreeSet<Layer>,
-    /// Filter of system calls in a sandbox.
-    pub profile: Profile,
-    /// What it may reach outside.
-    pub egress: Egress,
-    /// Whether it runs on a terminal.
-    pub terminal: bool,
-    /// Place in every agent's subnet.
-    pub slot: Option<Slug>,
-    /// Where it answers, when somebody else runs it; then it has no cell.
-    pub at: Option<SocketAddrV4>,
-    /// What of the house's own it is.
-    pub kind: ServiceKind,
-    /// Services that answer before it starts.
-    pub needs: BTreeSet<Slug>,
-    /// What belongs to a consumer in it, where its name is not by the rule.
-    pub names: BTreeMap<Slug, Slug>,
-    /// How long what a consumer left behind is kept.
-    pub grace: Millis,
-    /// Most connections of one consumer at once.
-    pub connections: u32,
-    /// Most requests of one consumer in a minute.
-    pub rate: u32,
-    /// Most bytes that one consumer keeps.
-    pub quota: Bytes,
-    /// Line of the manifest.
-    pub line: usize,
 }
 
 impl Service {
@@ -251,7 +203,24 @@ pub enum ServiceKind {
     Tools,
 }
 
+impl FromStr for ServiceKind {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut all = ServiceKind::ALL.into_iter();
+        all.find(|k| k.name() == text).ok_or(())
+    }
+}
+
 impl ServiceKind {
+    /// Every kind.
+    pub const ALL: [ServiceKind; 5] = [
+        ServiceKind::Command,
+        ServiceKind::Postgres,
+        ServiceKind::Git,
+        ServiceKind::Site,
+        ServiceKind::Tools,
+    ];
+
     /// Name in the manifest.
     pub const fn name(self) -> &'static str {
         match self {
@@ -299,6 +268,15 @@ impl Runtime {
     }
 }
 
+impl FromStr for Runtime {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        (text == Runtime::Native.name())
+            .then_some(Runtime::Native)
+            .ok_or(())
+    }
+}
+
 /// A model at a provider.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ModelRef {
@@ -306,6 +284,17 @@ pub struct ModelRef {
     pub provider: Slug,
     /// Name that the provider knows.
     pub model: String,
+}
+
+impl FromStr for ModelRef {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (provider, model) = text.split_once('/').ok_or(())?;
+        Ok(ModelRef {
+            provider: provider.parse().map_err(drop)?,
+            model: model.to_owned(),
+        })
+    }
 }
 
 impl std::fmt::Display for ModelRef {
@@ -323,92 +312,15 @@ pub enum Charter {
     Stock(String),
 }
 
-/// A repeating wake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wake {
-    /// Distance.
-    pub every: Millis,
-    /// Most that a wake is moved back.
-    pub jitter: Millis,
-}
-
-/// A named identity.
-#[derive(Debug, Clone)]
-pub struct Agent {
-    /// Keys everything.
-    pub slug: Slug,
-    /// Free text for people (S1-05).
-    pub display_name: String,
-    /// What it is for.
-    pub role: String,
-    /// Template that it was made from.
-    pub template: Option<String>,
-    /// Its charter.
-    pub charter: Charter,
-    /// Whether it may rewrite its own charter.
-    pub charter_writable: bool,
-    /// The agent above it.
-    pub reports_to: Option<Slug>,
-    /// Whom it may give work to.
-    pub delegates: Authority,
-    /// Whom it may ask something.
-    pub asks: Authority,
-    /// What work for a colleague is narrowed to.
-    pub grants: Grants,
-    /// What it is to others, by kind; no right comes of it (S2-01, S2-32).
-    pub relations: BTreeMap<&'static str, Vec<Slug>>,
-    /// The program that thinks.
-    pub runtime: Runtime,
-    /// Kind of isolation.
-    pub cell: CellKind,
-    /// Its model.
-    pub model: Option<ModelRef>,
-    /// Skills assigned to it.
-    pub skills: Vec<String>,
-    /// Versions that some of them must have.
-    pub pins: BTreeMap<String, String>,
-    /// Its daily limits; shares are already worked out.
-    pub budget: AgentBudget,
-    /// Share of the house's budget in percent, where one was given.
-    pub share: Option<u8>,
-    /// Its languages.
-    pub locale: Locale,
-    /// Services that it uses, in which something belongs to it.
-    pub uses: BTreeSet<Slug>,
-    /// It works by files: the program that does so, or none where somebody else looks for them.
-    pub files: Option<Vec<String>>,
-    /// Work that comes by itself, by name.
-    pub schedules: BTreeMap<Slug, Schedule>,
-    /// Repeating wake.
-    pub wake: Option<Wake>,
-    /// Ceilings of its cell.
-    pub limits: Limits,
-    /// Layers that may be missing on this host.
-    pub waived: BTreeSet<Layer>,
-    /// Filter of system calls in a sandbox.
-    pub profile: Profile,
-    /// What its microVM boots from.
-    pub image: String,
-    /// What runs its microVM.
-    pub vmm: Vmm,
-    /// Sizes of its microVM's drives.
-    pub drives: Drives,
-    /// Whether somebody named them, so that a sandbox has file systems of such sizes as well.
-    pub drives_named: bool,
-    /// What it may reach outside.
-    pub egress: Egress,
-    /// Whether it runs on a terminal.
-    pub terminal: bool,
-    /// Bytes that the egress proxy carries for it in a day.
-    pub egress_bytes: Option<u64>,
-    /// What its runs may do.
-    pub tools: ToolPolicy,
-    /// Most runs at once.
-    pub max_concurrent_runs: u32,
-    /// Line of the manifest.
-    pub line: usize,
-    /// Where each value comes from.
-    pub origins: BTreeMap<&'static str, Origin>,
+keys! {
+    /// A repeating wake.
+    #[derive(Copy, PartialEq, Eq)]
+    pub struct Wake {
+        /// Distance between two wakes.
+        pub every: Millis = Key::new("every", Shape::Duration, Effect::Live).required(),
+        /// Most that a wake is moved back, by chance.
+        pub jitter: Millis = Key::new("jitter", Shape::Duration, Effect::Live).default("0s"),
+    }
 }
 
 /// Work that comes by itself.
@@ -540,119 +452,17 @@ pub enum When {
 pub const RELATIONS: [&str; 4] = ["lineage", "mentor", "works_with", "may_ask"];
 
 impl Agent {
-    /// Sizes of the file systems of its sandbox, if it has any of its own.
-    pub fn disks(&self) -> Option<Drives> {
-        (self.cell == CellKind::Sandbox && self.drives_named).then_some(self.drives)
-    }
-
-    /// Every value with its origin, for `agent show --effective`; no secret is among them.
-    pub fn effective(&self) -> Vec<(&'static str, String, String)> {
-        let none = || "none".to_owned();
-        let tools: Vec<&str> = self.tools.tools.iter().map(|t| t.name()).collect();
-        let limit = |n: Option<u64>| n.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
-        let values = [
-            ("name", self.display_name.clone()),
-            ("role", self.role.clone()),
-            ("template", self.template.clone().unwrap_or_else(none)),
-            (
-                "charter",
-                match &self.charter {
-                    Charter::File(path) => path.clone(),
-                    Charter::Stock(name) => format!("stock charter `{name}`"),
-                },
-            ),
-            ("charter_writable", self.charter_writable.to_string()),
-            (
-                "reports_to",
-                self.reports_to
-                    .as_ref()
-                    .map_or_else(none, ToString::to_string),
-            ),
-            ("delegates_to", self.delegates.to_string()),
-            ("asks", self.asks.to_string()),
-            ("runtime", self.runtime.name().to_owned()),
-            (
-                "cell",
-                match self.cell.isolates() {
-                    true => self.cell.to_string(),
-                    false => format!("{} (not isolated)", self.cell),
-                },
-            ),
-            (
-                "model",
-                self.model.as_ref().map_or_else(none, ToString::to_string),
-            ),
-            ("skills", self.skills.join(", ")),
-            (
-                "budget.share",
-                self.share.map_or_else(none, |s| format!("{s}%")),
-            ),
-            ("budget.tokens_per_day", limit(self.budget.tokens)),
-            ("budget.nano_usd_per_day", limit(self.budget.nano_usd)),
-            ("budget.runs_per_day", limit(self.budget.runs)),
-            ("budget.seconds_per_day", limit(self.budget.seconds)),
-            (
-                "wake",
-                self.wake.map_or_else(none, |w| {
-                    format!(
-                        "every {} s, jitter {} s",
-                        w.every.0 / 1000,
-                        w.jitter.0 / 1000
-                    )
-                }),
-            ),
-            ("limits.memory", self.limits.memory.to_string()),
-            (
-                "limits.cpus",
-                format!(
-                    "{}.{:03}",
-                    self.limits.cpu_milli / 1000,
-                    self.limits.cpu_milli % 1000
-                ),
-            ),
-            ("limits.processes", self.limits.processes.to_string()),
-            (
-                "limits.io",
-                self.limits
-                    .io
-                    .map_or_else(|| "unlimited".to_owned(), |b| b.to_string()),
-            ),
-            ("tools.allow", tools.join(", ")),
-            ("tools.paths", self.tools.paths.join(", ")),
-            ("tools.turns", self.tools.turns_max.to_string()),
-            ("tools.output", self.tools.output_bytes_max.to_string()),
-            ("tools.wall", format!("{} s", self.tools.wall_ms_max / 1000)),
-            ("profile", self.profile.name().to_owned()),
-            ("image", self.image.clone()),
-            ("vmm", self.vmm.name().to_owned()),
-            ("drives.state", self.drives.state.to_string()),
-            ("drives.workspace", self.drives.workspace.to_string()),
-            ("drives.scratch", self.drives.scratch.to_string()),
-            ("egress", self.egress.to_string()),
-            ("terminal", self.terminal.to_string()),
-            ("budget.egress_per_day", limit(self.egress_bytes)),
-            ("max_concurrent_runs", self.max_concurrent_runs.to_string()),
-            (
-                "waive",
-                match self.waived.is_empty() {
-                    true => none(),
-                    false => {
-                        let names: Vec<&str> = self.waived.iter().map(|l| l.name()).collect();
-                        names.join(", ")
-                    }
-                },
-            ),
-        ];
-        values
-            .into_iter()
-            .map(|(key, value)| {
-                let origin = self
-                    .origins
-                    .get(key)
-                    .map_or_else(|| Origin::BuiltIn.to_string(), ToString::to_string);
-                (key, value, origin)
-            })
-            .collect()
+    /// Every effective value with its origin, for `agent show --effective`; secrets are references.
+    pub fn effective(&self) -> Vec<(String, String, String)> {
+        let row = |s: &Setting| {
+            let open = s.path == "cell" && !self.cell.isolates();
+            let text = match open {
+                true => format!("{} (not isolated)", s.text()),
+                false => s.text(),
+            };
+            (s.path.clone(), text, s.origin.to_string())
+        };
+        self.settings.iter().map(row).collect()
     }
 }
 
@@ -667,7 +477,7 @@ impl House {
             let both = std::iter::once(&hook.secret).chain(hook.token.as_ref());
             both.map(move |secret| (format!("hook:{name}"), secret))
         });
-        let shared = self.controlplane_secret.iter();
+        let shared = self.compatibility.controlplane_secret.iter();
         let shared = shared.map(|secret| ("compatibility".to_owned(), secret));
         providers.chain(hooks).chain(shared)
     }

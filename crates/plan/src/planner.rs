@@ -2,11 +2,15 @@
 
 use crate::allocate::{Conflict, HostFacts, Registry, footprint};
 use crate::house::{Agent, Charter, House, Service, ServiceKind};
+use crate::key::Effect;
 use crate::reach;
-use abbey_model::{Bytes, CellKind, Generation, Millis, Slug, Subnet};
+use crate::settings::Change;
+use abbey_model::{CellKind, Generation, Slug, Subnet};
 use abbey_support::digest::sha256_hex;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
 
 /// What a step does to its resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,6 +54,9 @@ pub struct Step {
     pub agent: String,
     /// For people.
     pub detail: String,
+    /// Keys whose effective value changes, with the value before and after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
 }
 
 /// Weight of a note.
@@ -75,14 +82,17 @@ pub struct Note {
     pub text: String,
 }
 
-/// Digest of what each thing was made from, as it was last applied.
+/// What was last applied.
+///
+/// A digest names one set of values that a cell was started with. It is carried on as long as those values are
+/// equal, so a release that computes digests in another way restarts nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// Digest of the house's own settings.
     pub house: String,
-    /// By agent: digests of what needs a restart and of the rest.
+    /// By agent: digest of what its cell was started with, and of everything.
     pub agents: BTreeMap<Slug, (String, String)>,
-    /// By service.
+    /// By service: digest of what its cell was started with.
     pub services: BTreeMap<Slug, String>,
     /// By agent: number of the plan in which anything about it changed last.
     #[serde(default)]
@@ -92,6 +102,15 @@ pub struct Applied {
     pub models: BTreeMap<Slug, (Option<String>, Option<String>)>,
 }
 
+/// What the plan in force says, read from its stored manifest by this release.
+#[derive(Debug, Clone)]
+pub struct InForce {
+    /// The house.
+    pub house: House,
+    /// Text of every charter, by agent.
+    pub charters: BTreeMap<Slug, String>,
+}
+
 /// What is there.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
@@ -99,6 +118,8 @@ pub struct Inventory {
     pub generation: Generation,
     /// What was applied.
     pub applied: Applied,
+    /// The plan in force; none before the first.
+    pub in_force: Option<InForce>,
     /// Who owns what.
     pub registry: Registry,
     /// Highest uid ever given out.
@@ -144,23 +165,8 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         steps: Vec::new(),
         notes: Vec::new(),
     };
-    let mut applied = Applied {
-        house: house_digest(house),
-        ..Applied::default()
-    };
-    if inventory.applied.house != applied.house {
-        let first = inventory.generation.0 == 0;
-        let action = if first {
-            Action::Create
-        } else {
-            Action::Update
-        };
-        let detail = format!(
-            "house `{}`: budget, network, doors, providers, terms of services",
-            house.name
-        );
-        work.push(action, "house", "", detail);
-    }
+    let mut applied = Applied::default();
+    work.house(house, inventory, &mut applied);
     // Gone first: what they free may be wanted by what comes.
     for slug in inventory
         .applied
@@ -173,18 +179,22 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         work.push(Action::Remove, "agent", slug.as_str(), text.to_owned());
         work.registry.release(&format!("agent:{slug}"));
     }
-    for slug in inventory
-        .applied
-        .services
-        .keys()
-        .filter(|s| !house.services.contains_key(*s))
-    {
-        work.push(
-            Action::Remove,
-            "service",
-            slug.as_str(),
-            "stop and release its port".to_owned(),
-        );
+    let external = inventory
+        .in_force
+        .iter()
+        .flat_map(|f| f.house.services.values());
+    let external = external.filter(|s| s.at.is_some()).map(|s| &s.slug);
+    let services: BTreeSet<&Slug> = inventory.applied.services.keys().chain(external).collect();
+    for slug in services {
+        if house.services.contains_key(slug) {
+            continue;
+        }
+        let detail = match inventory.applied.services.contains_key(slug) {
+            true => "stop and release its port",
+            false => "external service, no longer reached",
+        };
+        work.push(Action::Remove, "service", slug.as_str(), detail.to_owned());
+        work.explain(enabled(house.disabled.contains(slug), false));
         work.registry.release(&format!("service:{slug}"));
     }
     for service in house.services.values() {
@@ -227,7 +237,33 @@ impl Work {
             resource: resource.to_owned(),
             agent: agent.to_owned(),
             detail,
+            changes: Vec::new(),
         });
+    }
+
+    /// Adds changed keys to the last step.
+    fn explain(&mut self, changes: Vec<Change>) {
+        if let Some(step) = self.steps.last_mut() {
+            step.changes.extend(changes);
+        }
+    }
+
+    fn house(&mut self, house: &House, inventory: &Inventory, applied: &mut Applied) {
+        let Some(before) = &inventory.in_force else {
+            applied.house = digest(house.settings.values(None));
+            let detail = format!(
+                "house `{}`: budget, network, operator API, providers",
+                house.name
+            );
+            return self.push(Action::Create, "house", "", detail);
+        };
+        let changes = house.settings.changes(&before.house.settings, None);
+        applied.house = inventory.applied.house.clone();
+        if !changes.is_empty() {
+            applied.house = digest(house.settings.values(None));
+            self.push(Action::Update, "house", "", summary(&changes));
+            self.explain(changes);
+        }
     }
 
     fn fatal(&mut self, subject: &str, conflict: &Conflict) {
@@ -240,6 +276,31 @@ impl Work {
             subject: subject.to_owned(),
             text: format!("{conflict}; {remedy}"),
         });
+    }
+
+    /// The step for changed keys, if any changed: a restart where a cell was started with other values, else an
+    /// update. Gives the digest of what the cell is to be started with.
+    fn change(
+        &mut self,
+        (restarts, updates): (&str, &str),
+        name: &str,
+        changes: Vec<Change>,
+        (boot, old_boot): (Boot, Boot),
+        was: &str,
+    ) -> String {
+        let same = boot.values == old_boot.values;
+        if !changes.is_empty() {
+            let (action, resource) = match same {
+                true => (Action::Update, updates),
+                false => (Action::Restart, restarts),
+            };
+            self.push(action, resource, name, summary(&changes));
+            self.explain(changes);
+        }
+        match same {
+            true => was.to_owned(),
+            false => digest(boot.values),
+        }
     }
 
     /// The subnet of an owner whose cell has a network; none where it has none, and nothing when
@@ -277,9 +338,8 @@ impl Work {
         inventory: &Inventory,
         applied: &mut Applied,
     ) {
-        // Somebody else runs it.
-        if service.at.is_some() {
-            return;
+        if let Some(at) = service.at {
+            return self.external_service(service, at, inventory);
         }
         let owner = format!("service:{}", service.slug);
         let port = match service.port {
@@ -295,32 +355,21 @@ impl Work {
             Ok(port) => port,
             Err(conflict) => return self.fatal(&owner, &conflict),
         };
-        let uid = self.uid(&owner, inventory);
-        let Some(subnet) = self.subnet(service.cell, house, inventory, &owner) else {
+        self.uid(&owner, inventory);
+        let Some(_) = self.subnet(service.cell, house, inventory, &owner) else {
             return;
         };
-        // Its slot and what belongs to whom concern those who use it, and its line nobody.
-        let boot = Service {
-            slot: None,
-            line: 0,
-            needs: BTreeSet::new(),
-            names: BTreeMap::new(),
-            grace: Millis(0),
-            connections: 0,
-            rate: 0,
-            quota: Bytes(0),
-            ..service.clone()
-        };
-        let digest = sha256_hex(format!(
-            "{boot:?} {port} {uid:?} {subnet:?} {}",
-            house.network.bridged
-        ));
-        let action = match inventory.applied.services.get(&service.slug) {
-            None => Some(Action::Create),
-            Some(old) if *old != digest => Some(Action::Restart),
-            Some(_) => None,
-        };
-        if let Some(action) = action {
+        let boot = service_boot(service, house, &self.registry);
+        let was_applied = inventory.applied.services.get(&service.slug);
+        let before = inventory.in_force.as_ref().and_then(|f| {
+            let service = f.house.services.get(&service.slug)?;
+            Some((
+                service,
+                service_boot(service, &f.house, &inventory.registry),
+            ))
+        });
+        let name = service.slug.as_str();
+        let (Some(was), Some((old, old_boot))) = (was_applied, before) else {
             let program = match service.kind {
                 ServiceKind::Command | ServiceKind::Tools => service.command.join(" "),
                 kind => kind.name().to_owned(),
@@ -328,11 +377,38 @@ impl Work {
             let detail = format!(
                 "{program} on port {port}, cell {}{}",
                 service.cell,
-                wall(service.cell)
+                not_isolated(service.cell)
             );
-            self.push(action, "service", service.slug.as_str(), detail);
-        }
+            self.push(Action::Create, "service", name, detail);
+            let was_disabled = inventory
+                .in_force
+                .as_ref()
+                .is_some_and(|f| f.house.disabled.contains(&service.slug));
+            self.explain(enabled(was_disabled, true));
+            applied
+                .services
+                .insert(service.slug.clone(), digest(boot.values));
+            return;
+        };
+        let mut changes = service.settings.changes(&old.settings, Some(service.cell));
+        changes.extend(boot.changes(&old_boot));
+        let digest = self.change(("service", "service"), name, changes, (boot, old_boot), was);
         applied.services.insert(service.slug.clone(), digest);
+    }
+
+    /// A service that runs outside the house: nothing is allocated or started for it.
+    fn external_service(&mut self, service: &Service, at: SocketAddrV4, inventory: &Inventory) {
+        let name = service.slug.as_str();
+        let in_force = inventory.in_force.as_ref();
+        let Some(old) = in_force.and_then(|f| f.house.services.get(&service.slug)) else {
+            let detail = format!("external service at {at}");
+            return self.push(Action::Create, "service", name, detail);
+        };
+        let changes = service.settings.changes(&old.settings, None);
+        if !changes.is_empty() {
+            self.push(Action::Update, "service", name, summary(&changes));
+            self.explain(changes);
+        }
     }
 
     fn agent(
@@ -358,57 +434,40 @@ impl Work {
         };
         let reaches = reach::reaches(house, &self.registry, agent, subnet);
         let name = agent.slug.as_str();
-        // What only a new boot can change, and what the running agent asks the house for each time.
-        let machine = matches!(agent.cell, CellKind::Microvm | CellKind::Container).then_some((
-            &agent.image,
-            agent.drives,
-            agent.vmm,
-        ));
-        let boot = sha256_hex(format!(
-            "{:?} {:?} {:?} {:?} {:?} {} {} {door} {uid:?} {subnet:?} {reaches:?} {machine:?} {} {:?} {:?}",
-            agent.runtime,
-            agent.cell,
-            agent.limits,
-            agent.waived,
-            agent.profile,
-            agent.slug,
-            agent.terminal,
-            house.network.bridged,
-            agent.disks(),
-            agent.locale.system
-        ));
-        let charter = inventory
-            .charters
-            .get(&agent.slug)
-            .map_or("", String::as_str);
-        let rest = sha256_hex(format!(
-            "{} {} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?}",
-            agent.display_name,
-            agent.role,
-            agent.charter,
-            charter,
-            agent.reports_to,
-            (
-                &agent.delegates,
-                &agent.asks,
-                &agent.grants,
-                &agent.relations,
-                &agent.files,
-                &agent.schedules,
-                (&agent.locale.display, &agent.locale.assistant),
-            ),
-            agent.model.as_ref().map(ToString::to_string),
-            agent.skills,
-            agent.budget,
-            agent.wake,
-            agent.tools,
-            agent.max_concurrent_runs,
-            agent.charter_writable,
-            agent.egress,
-            agent.egress_bytes
-        ));
-        match inventory.applied.agents.get(&agent.slug) {
-            None => {
+        let boot = agent_boot(agent, house, &self.registry);
+        let charter = inventory.charters.get(&agent.slug);
+        let rest = {
+            let mut values = agent.settings.values(None);
+            values.insert("charter text".to_owned(), json!(charter));
+            digest(values)
+        };
+        let was_applied = inventory.applied.agents.get(&agent.slug);
+        let before = inventory.in_force.as_ref().and_then(|f| {
+            let agent = f.house.agents.get(&agent.slug)?;
+            Some((f, agent, agent_boot(agent, &f.house, &inventory.registry)))
+        });
+        let mut changed = true;
+        let digests = match (was_applied, before) {
+            (Some((was, was_rest)), Some((in_force, old, old_boot))) => {
+                let mut changes = agent.settings.changes(&old.settings, Some(agent.cell));
+                let old_charter = in_force.charters.get(&agent.slug);
+                if charter != old_charter && changes.iter().all(|c| c.key != "charter") {
+                    let text =
+                        |t: Option<&String>| t.map(|t| format!("sha256:{:.12}", sha256_hex(t)));
+                    changes.push(Change {
+                        key: "charter".to_owned(),
+                        old: text(old_charter),
+                        new: text(charter),
+                        effect: Effect::Live,
+                    });
+                }
+                changes.extend(boot.changes(&old_boot));
+                changed = !changes.is_empty();
+                let boot = self.change(("cell", "agent"), name, changes, (boot, old_boot), was);
+                let rest = if changed { rest } else { was_rest.clone() };
+                (boot, rest)
+            }
+            _ => {
                 let user = uid.map_or_else(|| "shared user".to_owned(), |u| format!("uid {u}"));
                 let charter = match &agent.charter {
                     Charter::File(path) => path.clone(),
@@ -426,35 +485,13 @@ impl Work {
                     "{} runtime, cell {}{}, door 127.0.0.1:{door}",
                     agent.runtime.name(),
                     agent.cell,
-                    wall(agent.cell)
+                    not_isolated(agent.cell)
                 );
                 self.push(Action::Create, "cell", name, detail);
+                (digest(boot.values), rest)
             }
-            Some((old_boot, _)) if *old_boot != boot => {
-                self.push(
-                    Action::Restart,
-                    "cell",
-                    name,
-                    format!(
-                        "new boot with changed cell settings, cell {}{}",
-                        agent.cell,
-                        wall(agent.cell)
-                    ),
-                );
-            }
-            Some((_, old_rest)) if *old_rest != rest => {
-                self.push(
-                    Action::Update,
-                    "agent",
-                    name,
-                    "charter, model, budget, skills or policy".to_owned(),
-                );
-            }
-            Some(_) => {}
-        }
-        let digests = (boot, rest);
+        };
         let before = &inventory.applied;
-        let changed = before.agents.get(&agent.slug) != Some(&digests);
         let version = match before.versions.get(&agent.slug) {
             Some(version) if !changed => *version,
             _ => inventory.generation.0 + 1,
@@ -509,7 +546,7 @@ fn network_step(
     }
 }
 
-fn wall(cell: CellKind) -> &'static str {
+fn not_isolated(cell: CellKind) -> &'static str {
     if cell.isolates() {
         ""
     } else {
@@ -517,31 +554,121 @@ fn wall(cell: CellKind) -> &'static str {
     }
 }
 
-fn house_digest(house: &House) -> String {
-    // What of services concerns nobody's boot.
-    let terms = |s: &Service| {
-        let names = (&s.needs, &s.names, s.at, &s.probe, s.shared);
-        format!(
-            "{} {names:?} {:?} {} {} {:?}",
-            s.slug, s.grace, s.connections, s.rate, s.quota
-        )
+/// The change of `enabled` that adds or removes a service.
+fn enabled(toggled: bool, now: bool) -> Vec<Change> {
+    let change = Change {
+        key: "enabled".to_owned(),
+        old: Some((!now).to_string()),
+        new: Some(now.to_string()),
+        effect: Effect::Restart,
     };
-    let terms: Vec<String> = house.services.values().map(terms).collect();
-    sha256_hex(format!(
-        "{} {:?} {:?} {:?} {:?} {:?}",
-        house.name,
-        house.listen,
-        house.network,
-        house.budget,
-        house.providers,
-        (
-            house.memory_reserve,
-            house.delegation,
-            &house.workflows,
-            &house.hooks,
-            &house.documents,
-            &house.controlplane_secret,
-            (&house.escalation, &house.display, terms),
-        )
-    ))
+    toggled.then_some(change).into_iter().collect()
+}
+
+/// Changed keys in one line.
+fn summary(changes: &[Change]) -> String {
+    let texts: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+/// What a cell is started with and only a restart can change.
+#[derive(Debug, Clone, PartialEq)]
+struct Boot {
+    /// Values of keys and allocations, by name.
+    values: Map<String, Value>,
+    /// Those of them that no key of the agent or service itself says: what was allocated.
+    allocated: Vec<String>,
+}
+
+impl Boot {
+    fn new(mut values: Map<String, Value>, allocated: Vec<(String, Value)>) -> Boot {
+        let names = allocated.iter().map(|(name, _)| name.clone()).collect();
+        values.extend(allocated);
+        Boot {
+            values,
+            allocated: names,
+        }
+    }
+
+    /// What differs among the allocations.
+    fn changes(&self, old: &Boot) -> Vec<Change> {
+        let gone = old.allocated.iter();
+        let gone = gone.filter(|n| !self.allocated.contains(n));
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
+        let differs = |name: &String| {
+            let (old, new) = (old.values.get(name), self.values.get(name));
+            (old != new).then(|| Change {
+                key: name.clone(),
+                old: old.map(text),
+                new: new.map(text),
+                effect: Effect::Restart,
+            })
+        };
+        let all = self.allocated.iter().chain(gone);
+        all.filter_map(differs).collect()
+    }
+}
+
+/// What an agent's cell is started with.
+fn agent_boot(agent: &Agent, house: &House, registry: &Registry) -> Boot {
+    let owner = format!("agent:{}", agent.slug);
+    let subnet = reach::subnet(registry, &owner);
+    let mut allocated = allocations(registry, &owner, &["door", "uid", "subnet"]);
+    if subnet.is_some() {
+        allocated.push(layout(house));
+    }
+    for reach in reach::reaches(house, registry, agent, subnet) {
+        let own = reach
+            .own
+            .map_or_else(String::new, |own| format!(" as {own}"));
+        let text = format!(
+            "{} at {} for {}{own}",
+            reach.kind.name(),
+            reach.at,
+            reach.to
+        );
+        allocated.push((format!("services.{}", reach.service), text.into()));
+    }
+    if agent.disks().is_some() {
+        allocated.push(("own file systems".to_owned(), true.into()));
+    }
+    Boot::new(agent.settings.values(Some(agent.cell)), allocated)
+}
+
+/// What a service's cell is started with.
+fn service_boot(service: &Service, house: &House, registry: &Registry) -> Boot {
+    let owner = format!("service:{}", service.slug);
+    let mut allocated = allocations(registry, &owner, &["port", "uid", "subnet"]);
+    if reach::subnet(registry, &owner).is_some() {
+        allocated.push(layout(house));
+    }
+    Boot::new(service.settings.values(Some(service.cell)), allocated)
+}
+
+fn allocations(registry: &Registry, owner: &str, purposes: &[&str]) -> Vec<(String, Value)> {
+    let held = |purpose: &&str| {
+        let row = registry.held(owner, purpose)?;
+        Some((format!("allocated {purpose}"), row.value.clone().into()))
+    };
+    purposes.iter().filter_map(held).collect()
+}
+
+fn layout(house: &House) -> (String, Value) {
+    let name = if house.network.bridged {
+        "bridge"
+    } else {
+        "routed"
+    };
+    ("network.layout".to_owned(), name.into())
+}
+
+/// Digest of canonical JSON (RFC 8785).
+fn digest(values: Map<String, Value>) -> String {
+    let values = Value::Object(values);
+    let text = serde_json_canonicalizer::to_string(&values);
+    sha256_hex(text.unwrap_or_else(|_| values.to_string()))
 }

@@ -1,9 +1,10 @@
-//! The manifest's table as a JSON Schema, for editors.
+//! The definitions of the manifest's keys as a JSON Schema, for editors.
 //!
 //! Source: JSON Schema, draft 2020-12.
 
-use crate::shape::{Field, Shape};
-use crate::table::MANIFEST;
+use crate::key::Key;
+use crate::keys::MANIFEST;
+use crate::shape::Shape;
 use abbey_model::Tool;
 use serde_json::{Map, Value, json};
 
@@ -24,7 +25,9 @@ pub fn json_schema() -> Value {
 
 fn shape(shape_of: &Shape) -> Value {
     match shape_of {
-        Shape::Text | Shape::Path | Shape::TimeZone => json!({ "type": "string", "minLength": 1 }),
+        Shape::Text | Shape::Path | Shape::TimeZone | Shape::Language | Shape::SystemLocale => {
+            json!({ "type": "string", "minLength": 1 })
+        }
         Shape::Name => json!({ "type": "string", "pattern": NAME_PATTERN, "maxLength": 32 }),
         Shape::Integer(least, most) => {
             json!({ "type": "integer", "minimum": least, "maximum": most })
@@ -41,6 +44,9 @@ fn shape(shape_of: &Shape) -> Value {
         Shape::Secret => json!({ "type": "string", "pattern": "^(env|file|credential):.+$" }),
         Shape::Word(words, _) => json!({ "enum": words }),
         Shape::List(inner) => json!({ "type": "array", "items": shape(inner) }),
+        Shape::Set(inner) => {
+            json!({ "type": "array", "items": shape(inner), "uniqueItems": true })
+        }
         Shape::Tools => {
             let tools: Vec<&str> = Tool::ALL.iter().map(|t| t.name()).collect();
             json!({ "oneOf": [
@@ -67,24 +73,33 @@ fn shape(shape_of: &Shape) -> Value {
             "propertyNames": { "pattern": NAME_PATTERN, "maxLength": 32 },
             "additionalProperties": shape(inner),
         }),
-        Shape::Object(fields) => object(fields),
+        Shape::Object(_) | Shape::Section(_) | Shape::Defaults(_) => object(shape_of),
     }
 }
 
-fn object(fields: &[Field]) -> Value {
-    let mut properties = Map::new();
-    for field in fields {
-        let mut value = shape(&field.shape);
-        if let Value::Object(map) = &mut value {
-            map.insert("description".into(), field.doc.into());
+/// A default as its type in JSON.
+fn default(key: &Key) -> Option<Value> {
+    let text = key.default?;
+    Some(match key.shape {
+        Shape::Integer(..) | Shape::Number(_) | Shape::Boolean => {
+            serde_json::from_str(text).unwrap_or_else(|_| text.into())
         }
-        properties.insert(field.name.into(), value);
+        _ => text.into(),
+    })
+}
+
+fn object(shape_of: &Shape) -> Value {
+    let mut properties = Map::new();
+    for key in shape_of.keys() {
+        let mut value = shape(&key.shape);
+        if let Value::Object(map) = &mut value {
+            map.insert("description".into(), key.text().into());
+            map.extend(default(key).map(|d| ("default".to_owned(), d)));
+        }
+        properties.insert(key.name.into(), value);
     }
-    let required: Vec<&str> = fields
-        .iter()
-        .filter(|f| f.required)
-        .map(|f| f.name)
-        .collect();
+    let required = shape_of.keys().filter(|k| k.required);
+    let required: Vec<&str> = required.map(|k| k.name).collect();
     let mut out =
         json!({ "type": "object", "additionalProperties": false, "properties": properties });
     if !required.is_empty() {

@@ -1,111 +1,15 @@
 //! Services out of the manifest's text: what each is, what it needs, and who uses it (S1-16 to S1-18, S2-05).
 
-use crate::decode::{Decoder, egress, integer, layers, limits, names, nearest, text, words};
+use crate::decode::{Decoder, names, nearest, text};
 use crate::house::{Agent, Service, ServiceKind};
 use crate::node::{Entry, Node};
-use crate::shape::{self, Shape, key};
-use crate::table::{EGRESS, LIMITS, NAMES, PROFILES, SERVICE_CELLS, WAIVE};
-use abbey_model::{Bytes, CellKind, Limits, Millis, Slug};
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use crate::settings::{self, Given, Layer};
+use abbey_model::Slug;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 
-/// How long what a consumer left behind is kept, where nothing is said: seven days.
-const GRACE: Millis = Millis::from_secs(7 * 86_400);
-/// Connections of one consumer, where nothing is said.
-const CONNECTIONS: u32 = 20;
-/// Requests of one consumer in a minute, and bytes that it keeps, where nothing is said.
-const RATE: u32 = 600;
-const QUOTA: Bytes = Bytes(1 << 30);
 /// Names that a database server has for itself.
 const TAKEN: [&str; 4] = ["postgres", "template0", "template1", "abbey"];
-
-/// What may stand below `services`.
-pub(crate) const SERVICES: Shape = Shape::Map(&Shape::Object(&[
-    key(
-        "kind",
-        Shape::Word(&["command", "postgres", "git", "site", "tools"], &[]),
-        "What it is: a program that `command` names (the default), or one of the house's own: `postgres` has a database for each agent that uses it, `git` a place for repositories, `site` a place for files that all read; `tools` is a program that offers tools by the Model Context Protocol on its standard streams.",
-    ),
-    key(
-        "cell",
-        SERVICE_CELLS,
-        "Kind of isolation; default `sandbox`.",
-    ),
-    key(
-        "enabled",
-        Shape::Boolean,
-        "Whether it is part of the house; of two alternatives on one slot and port one is not. Default true.",
-    ),
-    key(
-        "at",
-        Shape::Socket,
-        "Where it answers, as `192.0.2.7:8080`, when somebody else runs it.",
-    ),
-    key(
-        "command",
-        Shape::List(&Shape::Text),
-        "Program and arguments; `{port}` stands for the port.",
-    ),
-    key(
-        "port",
-        Shape::Integer(1, 65535),
-        "Port; one of the house's range when not given.",
-    ),
-    key(
-        "probe",
-        Shape::Text,
-        "Path that answers 200 when the service is well.",
-    ),
-    key(
-        "shared",
-        Shape::Boolean,
-        "Whether every agent may use it; default true. Otherwise only who `uses` it.",
-    ),
-    key("needs", NAMES, "Services that are well before it starts."),
-    key(
-        "names",
-        Shape::Map(&Shape::Name),
-        "What an agent's database or place for repositories is called, where not by the rule.",
-    ),
-    key(
-        "grace",
-        Shape::Duration,
-        "How long what an agent left behind in it is kept; default 7 days.",
-    ),
-    key(
-        "connections",
-        Shape::Integer(1, 10_000),
-        "Most connections of one agent at once; default 20.",
-    ),
-    key(
-        "rate",
-        Shape::Integer(1, 1_000_000),
-        "Most requests of one agent in a minute; default 600.",
-    ),
-    key(
-        "quota",
-        Shape::Bytes,
-        "Most that one agent keeps in it; default `1GiB`.",
-    ),
-    key("limits", LIMITS, "Ceilings of its cell."),
-    key(
-        "profile",
-        PROFILES,
-        "System calls of its sandbox: `strict`, `jit` (the default) or `nested`.",
-    ),
-    key("waive", WAIVE, "Layers that may be missing on this host."),
-    key(
-        "terminal",
-        Shape::Boolean,
-        "Whether it runs on a terminal, for `abbey attach`.",
-    ),
-    key("egress", Shape::Egress, EGRESS),
-    key(
-        "slot",
-        Shape::Name,
-        "Place in every agent's subnet at which it is reached; see `network.slots`.",
-    ),
-]));
 
 /// Link-local addresses are those of a cloud's metadata as well.
 fn may_be_service(address: Ipv4Addr) -> bool {
@@ -115,19 +19,14 @@ fn may_be_service(address: Ipv4Addr) -> bool {
         || address.is_broadcast())
 }
 
-fn kind(node: Option<&Node>) -> ServiceKind {
-    match text(node, "kind") {
-        Some("postgres") => ServiceKind::Postgres,
-        Some("git") => ServiceKind::Git,
-        Some("site") => ServiceKind::Site,
-        Some("tools") => ServiceKind::Tools,
-        _ => ServiceKind::Command,
-    }
-}
-
 impl Decoder<'_> {
-    pub(crate) fn services(&mut self, slots: &BTreeMap<Slug, u32>) -> BTreeMap<Slug, Service> {
+    /// Services that are enabled, and the names of those that are not.
+    pub(crate) fn services(
+        &mut self,
+        slots: &BTreeMap<Slug, u32>,
+    ) -> (BTreeMap<Slug, Service>, BTreeSet<Slug>) {
         let mut services: BTreeMap<Slug, Service> = BTreeMap::new();
+        let mut disabled = BTreeSet::new();
         let entries = self.root.get("services").map_or(&[][..], Node::entries);
         for entry in entries {
             let Ok(slug) = entry.key.parse::<Slug>() else {
@@ -135,13 +34,15 @@ impl Decoder<'_> {
             };
             // Alternatives share a slot and a port; of these at most one is enabled (S1-08).
             if text(Some(&entry.value), "enabled") == Some("false") {
+                disabled.insert(slug);
                 continue;
             }
-            let service = self.service(slug.clone(), entry, slots, &services);
-            services.insert(slug, service);
+            if let Some(service) = self.service(slug.clone(), entry, slots, &services) {
+                services.insert(slug, service);
+            }
         }
         self.needs(&services);
-        services
+        (services, disabled)
     }
 
     fn service(
@@ -150,18 +51,22 @@ impl Decoder<'_> {
         entry: &Entry,
         slots: &BTreeMap<Slug, u32>,
         others: &BTreeMap<Slug, Service>,
-    ) -> Service {
+    ) -> Option<Service> {
         let Entry { place, value, .. } = entry;
-        let node = Some(value);
-        let kind = kind(node);
-        let command = words(node, "command");
+        let own = Layer {
+            node: value,
+            defaults: false,
+        };
+        let (decoded, settings) = settings::resolve(Service::KEYS.iter(), &[own], Given::new());
+        let mut service = Service::read(&decoded, slug.clone(), place.line, settings)?;
+        let kind = service.kind;
         match (!kind.has_command(), value.get("command")) {
             (false, None) if value.get("at").is_none() => self
                 .mistakes
                 .push(place.mistake(format!(
                 "`services.{slug}` needs `command`, or a `kind` that the house has a program for"
             ))),
-            (false, Some(_)) if command.is_empty() => {
+            (false, Some(_)) if service.command.is_empty() => {
                 let text = format!("`services.{slug}.command` names no program");
                 self.mistakes.push(place.mistake(text));
             }
@@ -171,14 +76,13 @@ impl Decoder<'_> {
             }
             _ => {}
         }
-        let probe = text(node, "probe").map(str::to_owned);
-        if probe.as_ref().is_some_and(|p| !p.starts_with('/')) {
+        if service.probe.as_ref().is_some_and(|p| !p.starts_with('/')) {
             self.blame(
                 value.get("probe"),
                 format!("`services.{slug}.probe` is a path and begins with `/`"),
             );
         }
-        if kind.is_stock() && probe.is_some() {
+        if kind.is_stock() && service.probe.is_some() {
             let text = format!(
                 "the house knows by itself whether a `{}` is well",
                 kind.name()
@@ -203,68 +107,33 @@ impl Decoder<'_> {
                 self.blame(Some(at), text);
             }
         }
-        let slot: Option<Slug> = text(node, "slot").and_then(|s| s.parse().ok());
-        if let Some(name) = &slot {
+        if let Some(name) = &service.slot {
             let at = value.get("slot");
             if !slots.contains_key(name) {
                 let known = nearest(name.as_str(), slots.keys().map(Slug::as_str));
                 self.blame(at, format!("no slot `{name}` is declared{known}"));
             }
             // Two on one slot are told apart by port, so both ports must be known (S1-08).
-            let port = text(node, "port");
+            let port = service.port;
             let same = others.values().find(|other| {
-                other.slot.as_ref() == Some(name)
-                    && (port.is_none() || other.port.map(|p| p.to_string()).as_deref() == port)
+                other.slot.as_ref() == Some(name) && (port.is_none() || other.port == port)
             });
             if let Some(other) = same {
                 let other = &other.slug;
                 self.blame(at, format!("slot `{name}` is taken by service `{other}`; give both a `port` of their own, or set `enabled: false` on one of two alternatives"));
             }
         }
-        let own_names = value.get("names").map_or(&[][..], Node::entries);
-        let own_names = own_names.iter().filter_map(|e| {
-            let (agent, name) = (e.key.parse().ok()?, e.value.text()?.parse().ok()?);
-            Some((agent, name))
-        });
-        Service {
-            kind,
-            names: own_names.collect(),
-            needs: names(node, "needs"),
-            grace: text(node, "grace")
-                .and_then(shape::duration_ms)
-                .map_or(GRACE, Millis),
-            connections: integer(node, "connections")
-                .and_then(|n| u32::try_from(n).ok())
-                .unwrap_or(CONNECTIONS),
-            rate: integer(node, "rate")
-                .and_then(|n| u32::try_from(n).ok())
-                .unwrap_or(RATE),
-            quota: text(node, "quota")
-                .and_then(shape::bytes)
-                .map_or(QUOTA, Bytes),
-            at: self.elsewhere(&slug, kind, value),
-            egress: egress(value.get("egress")),
-            terminal: text(node, "terminal") == Some("true"),
-            slot,
-            cell: text(node, "cell")
-                .and_then(|c| c.parse().ok())
-                .unwrap_or(CellKind::Sandbox),
-            command,
-            port: integer(node, "port").and_then(|p| u16::try_from(p).ok()),
-            probe,
-            shared: text(node, "shared") != Some("false"),
-            limits: limits(Limits::default(), value.get("limits")).0,
-            waived: layers(value.get("waive")),
-            profile: text(node, "profile")
-                .and_then(|p| p.parse().ok())
-                .unwrap_or_default(),
-            line: place.line,
-            slug,
-        }
+        service.at = self.elsewhere(&slug, kind, value);
+        Some(service)
     }
 
     /// The address of a service that somebody else runs: an IPv4 one that a service can have.
-    fn elsewhere(&mut self, slug: &Slug, kind: ServiceKind, value: &Node) -> Option<SocketAddrV4> {
+    fn elsewhere(
+        &mut self,
+        slug: &Slug,
+        kind: ServiceKind,
+        value: &Node,
+    ) -> Option<std::net::SocketAddrV4> {
         let node = value.get("at")?;
         let at: SocketAddr = node.text()?.parse().ok()?;
         let taken = [
@@ -306,7 +175,7 @@ impl Decoder<'_> {
                 }
             }
             let mut waits: Vec<&Slug> = service.needs.iter().collect();
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen = BTreeSet::new();
             while let Some(next) = waits.pop() {
                 if *next == service.slug {
                     let text = format!("`{next}` would wait for itself");

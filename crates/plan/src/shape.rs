@@ -1,10 +1,15 @@
-//! One table describes the manifest. The checker, its error messages and the JSON Schema for
-//! editors all read it, so they cannot drift apart.
+//! What may stand in one place of the manifest, and the checker that compares a tree with it.
+//!
+//! The checker, its messages, the canonical values and the JSON Schema read the same shapes.
 
+use crate::key::Key;
 use crate::node::{Entry, Kind, Mistake, Node, Place};
+use abbey_engine::budget::TimeZone;
 use abbey_model::{Allowed, SecretRef, Slug, Tool};
+use abbey_words::SystemLocale;
 
 /// What may stand in one place of the manifest.
+#[derive(Debug)]
 pub(crate) enum Shape {
     /// Free text.
     Text,
@@ -38,8 +43,14 @@ pub(crate) enum Shape {
     Secret,
     /// One of these words. A word of the second list is known and refused until it is built.
     Word(&'static [&'static str], &'static [&'static str]),
-    /// A list.
+    /// A language as a tag of BCP 47: `sl-SI`.
+    Language,
+    /// A locale of programs: `sl_SI.UTF-8`.
+    SystemLocale,
+    /// A list in which the order counts.
     List(&'static Shape),
+    /// A list in which the order does not count.
+    Set(&'static Shape),
     /// A list of tools, or the word `all`.
     Tools,
     /// A list of destinations, or one of the words `none` and `full`.
@@ -52,33 +63,12 @@ pub(crate) enum Shape {
     Map(&'static Shape),
     /// A mapping from names of fields to things of one shape.
     Dict(&'static Shape),
-    /// A mapping with these keys.
-    Object(&'static [Field]),
-}
-
-/// One key of an object.
-pub(crate) struct Field {
-    pub(crate) name: &'static str,
-    pub(crate) shape: Shape,
-    pub(crate) required: bool,
-    pub(crate) doc: &'static str,
-}
-
-pub(crate) const fn key(name: &'static str, shape: Shape, doc: &'static str) -> Field {
-    Field {
-        name,
-        shape,
-        required: false,
-        doc,
-    }
-}
-pub(crate) const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Field {
-    Field {
-        name,
-        shape,
-        required: true,
-        doc,
-    }
+    /// A mapping with these keys, which is there or not.
+    Object(&'static [Key]),
+    /// A mapping with these keys, whose defaults hold also where it is not written.
+    Section(&'static [Key]),
+    /// A mapping with those of these keys that `defaults` may set.
+    Defaults(&'static [Key]),
 }
 
 /// Keys whose mechanism is known but not built; refused by name, not as unknown.
@@ -97,7 +87,10 @@ const NOT_BUILT: &[&str] = &[
 /// Checks a tree against a shape and collects every mistake.
 pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<Mistake>) {
     match shape {
-        Shape::Object(fields) => check_object(fields, node, path, mistakes),
+        Shape::Object(_) | Shape::Section(_) | Shape::Defaults(_) => {
+            let keys: Vec<&Key> = shape.keys().collect();
+            check_object(&keys, node, path, mistakes);
+        }
         Shape::Map(inner) => {
             let Kind::Map(entries) = &node.kind else {
                 if !node.is_null() {
@@ -133,7 +126,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
                 check(inner, value, &format!("{path}.{key}"), mistakes);
             }
         }
-        Shape::List(inner) => {
+        Shape::List(inner) | Shape::Set(inner) => {
             let Kind::List(items) = &node.kind else {
                 mistakes.push(
                     node.place
@@ -210,7 +203,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
     }
 }
 
-fn check_object(fields: &[Field], node: &Node, path: &str, mistakes: &mut Vec<Mistake>) {
+fn check_object(fields: &[&Key], node: &Node, path: &str, mistakes: &mut Vec<Mistake>) {
     let Kind::Map(entries) = &node.kind else {
         // An agent may be named and nothing more.
         if !node.is_null() || fields.iter().any(|f| f.required) {
@@ -241,13 +234,14 @@ fn check_object(fields: &[Field], node: &Node, path: &str, mistakes: &mut Vec<Mi
             };
             mistakes.push(node.place.mistake(format!(
                 "{owner} needs the key `{}`: {}",
-                field.name, field.doc
+                field.name,
+                field.text()
             )));
         }
     }
 }
 
-fn unknown(fields: &[Field], key: &str, at: &str, place: Place) -> Mistake {
+fn unknown(fields: &[&Key], key: &str, at: &str, place: Place) -> Mistake {
     if NOT_BUILT.contains(&key) {
         return place.mistake(format!(
             "`{at}` is not built yet; this version refuses it rather than ignore it"
@@ -271,6 +265,16 @@ fn unknown(fields: &[Field], key: &str, at: &str, place: Place) -> Mistake {
 }
 
 impl Shape {
+    /// Keys of a mapping.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'static Key> + use<> {
+        let (keys, inherited) = match *self {
+            Shape::Object(keys) | Shape::Section(keys) => (keys, false),
+            Shape::Defaults(keys) => (keys, true),
+            _ => (&[][..], false),
+        };
+        keys.iter().filter(move |k| !inherited || k.inherited)
+    }
+
     /// What the value is, for messages.
     pub(crate) fn title(&self) -> &'static str {
         match self {
@@ -290,17 +294,23 @@ impl Shape {
             Shape::Model => "a model like `ollama/qwen2.5:1.5b`",
             Shape::Secret => "a reference like `env:NAME`",
             Shape::Word(..) => "a word",
-            Shape::List(_) => "a list",
+            Shape::Language => "a language like `sl-SI`",
+            Shape::SystemLocale => "a locale like `sl_SI.UTF-8`",
+            Shape::List(_) | Shape::Set(_) => "a list",
             Shape::Tools => "a list of tools",
             Shape::Egress => "a list of destinations",
             Shape::Delegates => "a list of agents",
             Shape::Value => "a value",
-            Shape::Map(_) | Shape::Dict(_) | Shape::Object(_) => "a mapping",
+            Shape::Map(_)
+            | Shape::Dict(_)
+            | Shape::Object(_)
+            | Shape::Section(_)
+            | Shape::Defaults(_) => "a mapping",
         }
     }
 
     /// Whether a text fits a scalar shape.
-    fn accepts(&self, text: &str) -> Result<(), String> {
+    pub(crate) fn accepts(&self, text: &str) -> Result<(), String> {
         let not = || format!("`{text}` is not {}", self.title());
         let ok = |good: bool| if good { Ok(()) } else { Err(not()) };
         match self {
@@ -324,12 +334,14 @@ impl Shape {
             Shape::PortRange => ok(port_range(text).is_some()),
             Shape::Network => ok(network(text).is_some()),
             Shape::Socket => ok(text.parse::<std::net::SocketAddr>().is_ok()),
-            // The zone itself is looked up by the engine when the budget is opened.
-            Shape::TimeZone => ok(!text.is_empty()
-                && text.len() < 64
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"/_+-".contains(&b))),
+            Shape::TimeZone => TimeZone::get(text).map(drop).map_err(|_| {
+                format!("unknown time zone `{text}`; write an IANA name like `Europe/Ljubljana`")
+            }),
+            Shape::Language => abbey_words::tag(text).map(drop).map_err(|e| e.to_string()),
+            Shape::SystemLocale => text
+                .parse::<SystemLocale>()
+                .map(drop)
+                .map_err(|e| e.to_string()),
             Shape::Model => ok(text
                 .split_once('/')
                 .is_some_and(|(p, m)| p.parse::<Slug>().is_ok() && !m.is_empty())),
@@ -351,13 +363,16 @@ impl Shape {
                 }
             }
             Shape::List(_)
+            | Shape::Set(_)
             | Shape::Tools
             | Shape::Egress
             | Shape::Delegates
             | Shape::Value
             | Shape::Dict(_)
             | Shape::Map(_)
-            | Shape::Object(_) => Err(not()),
+            | Shape::Object(_)
+            | Shape::Section(_)
+            | Shape::Defaults(_) => Err(not()),
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use crate::decode::{Decoder, integer, nearest, text, words};
 use crate::house::{Agent, Does};
+use crate::key::{live, must};
 use crate::node::{Entry, Kind, Node};
-use crate::shape::{self, Shape, key, must};
+use crate::shape::{self, Shape};
 use abbey_engine::workflow::{
     Act, Condition, Field, Source, Step, Test, Type, Undo, With, Workflow,
 };
@@ -19,10 +20,10 @@ const VALUES: Shape = Shape::Dict(&Shape::Value);
 const TYPES: &str = "text, number, boolean, list or object";
 
 const UNDO: Shape = Shape::Object(&[
-    key("task", Shape::Text, "What an agent is to do."),
-    key("skill", Shape::Name, "The skill that runs."),
-    key("agent", Shape::Name, "Who does it."),
-    key("with", VALUES, "Values that it is given."),
+    live("task", Shape::Text, "What an agent is to do."),
+    live("skill", Shape::Name, "The skill that runs."),
+    live("agent", Shape::Name, "Who does it."),
+    live("with", VALUES, "Values that it is given."),
 ]);
 
 const CONDITION: Shape = Shape::Object(&[
@@ -31,52 +32,52 @@ const CONDITION: Shape = Shape::Object(&[
         Shape::Value,
         "What is looked at, as `$steps.check.count`.",
     ),
-    key("is", Shape::Value, "It is this."),
-    key("not", Shape::Value, "It is not this."),
-    key("above", Shape::Value, "It is a larger number."),
-    key("below", Shape::Value, "It is a smaller number."),
+    live("is", Shape::Value, "It is this."),
+    live("not", Shape::Value, "It is not this."),
+    live("above", Shape::Value, "It is a larger number."),
+    live("below", Shape::Value, "It is a smaller number."),
 ]);
 
 const STEP: Shape = Shape::Object(&[
-    key("task", Shape::Text, "What an agent is to do."),
-    key(
+    live("task", Shape::Text, "What an agent is to do."),
+    live(
         "skill",
         Shape::Name,
         "The skill that runs, without a model.",
     ),
-    key("approval", Shape::Text, "What a person is asked."),
-    key(
+    live("approval", Shape::Text, "What a person is asked."),
+    live(
         "event",
         Shape::Name,
         "What is to happen outside; `abbey workflow event` tells of it.",
     ),
-    key("pause", Shape::Duration, "How long nothing happens."),
-    key(
+    live("pause", Shape::Duration, "How long nothing happens."),
+    live(
         "agent",
         Shape::Name,
         "Who does it; the house decides when not given.",
     ),
-    key(
+    live(
         "needs",
         Shape::List(&Shape::Name),
         "Steps that come before; those whose values are used need no mention.",
     ),
-    key(
+    live(
         "when",
         Shape::List(&CONDITION),
         "All of these hold, or it is skipped.",
     ),
-    key(
+    live(
         "each",
         Shape::Text,
         "It runs for each of this list: `$input.hosts`.",
     ),
-    key(
+    live(
         "with",
         VALUES,
         "Values that it is given: literals, `$input.NAME`, `$steps.STEP.FIELD`, `$item`.",
     ),
-    key(
+    live(
         "expects",
         Shape::Dict(&Shape::Word(
             &["text", "number", "boolean", "list", "object"],
@@ -84,29 +85,29 @@ const STEP: Shape = Shape::Object(&[
         )),
         "Fields that its result must have.",
     ),
-    key("within", Shape::Duration, "Time for one attempt."),
-    key("retry", Shape::Integer(0, 3), "Attempts after the first."),
-    key(
+    live("within", Shape::Duration, "Time for one attempt."),
+    live("retry", Shape::Integer(0, 3), "Attempts after the first."),
+    live(
         "retry_after",
         Shape::Duration,
         "Pause before another; default `5s`.",
     ),
-    key(
+    live(
         "tokens",
         Shape::Integer(1, 1 << 40),
         "Most tokens of one attempt.",
     ),
-    key(
+    live(
         "may_fail",
         Shape::Boolean,
         "Whether the rest goes on without it.",
     ),
-    key(
+    live(
         "silence",
         Shape::Word(&["approve", "deny"], &[]),
         "What silence means to an approval; default `deny`.",
     ),
-    key(
+    live(
         "undo",
         UNDO,
         "What undoes it when the run fails later or is called off.",
@@ -115,7 +116,7 @@ const STEP: Shape = Shape::Object(&[
 
 /// What may stand below `workflows`.
 pub(crate) const WORKFLOWS: Shape = Shape::Map(&Shape::Object(&[
-    key(
+    live(
         "input",
         Shape::Dict(&Shape::Object(&[
             must(
@@ -123,7 +124,7 @@ pub(crate) const WORKFLOWS: Shape = Shape::Map(&Shape::Object(&[
                 Shape::Word(&["text", "number", "boolean", "list", "object"], &[]),
                 "What it is.",
             ),
-            key("default", Shape::Value, "What it is when nothing is said."),
+            live("default", Shape::Value, "What it is when nothing is said."),
         ])),
         "What it is given.",
     ),
@@ -132,9 +133,9 @@ pub(crate) const WORKFLOWS: Shape = Shape::Map(&Shape::Object(&[
         Shape::Map(&STEP),
         "Its steps; those that need no other begin at once.",
     ),
-    key("output", VALUES, "What it gives."),
-    key("within", Shape::Duration, "Time for all of it."),
-    key(
+    live("output", VALUES, "What it gives."),
+    live("within", Shape::Duration, "Time for all of it."),
+    live(
         "on",
         Shape::List(&Shape::Name),
         "Events at which it starts, with what is known of them as the input `payload`.",

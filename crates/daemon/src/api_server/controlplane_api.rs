@@ -70,7 +70,7 @@ fn caller(house: &House, headers: &HeaderMap) -> Result<Caller> {
     };
     let current = house.current();
     let secret = current.as_ref().and_then(|c| {
-        let named = c.house.controlplane_secret.as_ref()?;
+        let named = c.house.compatibility.controlplane_secret.as_ref()?;
         Some(house.secret(named, &c.base_dir))
     });
     let given = authorization

@@ -63,11 +63,7 @@ async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc
         .filter_map(|c| c.house.agents.get(&slug))
         .flat_map(abbey_plan::Agent::effective);
     let values = rows
-        .map(|(key, value, origin)| EffectiveValue {
-            key: key.to_owned(),
-            value,
-            origin,
-        })
+        .map(|(key, value, origin)| EffectiveValue { key, value, origin })
         .collect();
     Ok(Doc(EffectiveDoc {
         version: VERSION,

@@ -567,7 +567,7 @@ impl Running {
         let ((stdin_child, stdin), (stdout, out), (stderr, err)) = (pipe()?, pipe()?, pipe()?);
         if !matches!(self.source, Source::Warm { .. }) {
             let current = self.house.current();
-            let reserve = current.map_or(Bytes(0), |c| c.house.memory_reserve);
+            let reserve = current.map_or(Bytes(0), |c| c.house.admission.memory_reserve);
             let need = crate::cells::memory::need(wanted.cell, &wanted.limits, None);
             let cell = CellName::Run(self.slug.clone());
             let taken = self.house.room.take(&cell, need, reserve);

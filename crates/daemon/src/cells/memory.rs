@@ -68,7 +68,7 @@ pub(crate) fn of_plan(
     let Some((kind, limits)) = found else {
         return Ok(());
     };
-    let reserve = current.house.memory_reserve;
+    let reserve = current.house.admission.memory_reserve;
     house.room.take(cell, need(kind, &limits, peak), reserve)
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn document(house: &House) -> OrgDoc {
     let current = house.current();
     let empty = Agents::new();
     let agents = current.as_ref().map_or(&empty, |c| &c.house.agents);
-    let depth = current.as_ref().map_or(0, |c| c.house.delegation.0);
+    let depth = current.as_ref().map_or(0, |c| c.house.delegation.depth);
     let names = |slugs: &mut dyn Iterator<Item = &Slug>| slugs.map(ToString::to_string).collect();
     let row = |(depth_of, agent): (u32, &Agent)| OrgRow {
         name: agent.slug.to_string(),

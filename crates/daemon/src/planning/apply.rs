@@ -3,10 +3,10 @@
 use crate::boot::house::{Current, House, to_allocation};
 use crate::cells::{provision, specs};
 use crate::core::error::{Error, Result};
-use abbey_api::{ManifestBody, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
+use abbey_api::{ManifestBody, PlanChange, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
 use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window, Wish};
 use abbey_plan::{
-    AgentBudget, Applied, Charter, Endpoint, Inventory, Note, Plan, Registry, ServiceKind,
+    AgentBudget, Applied, Charter, Endpoint, InForce, Inventory, Note, Plan, Registry, ServiceKind,
     Severity, templates,
 };
 use abbey_store::{BudgetLimit, CellChange, Commit};
@@ -207,6 +207,10 @@ async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
     let inventory = Inventory {
         generation,
         applied,
+        in_force: current.as_ref().map(|c| InForce {
+            house: c.house.clone(),
+            charters: c.charters.clone(),
+        }),
         registry,
         newest_uid,
         host,
@@ -388,11 +392,20 @@ fn limits(house: &abbey_plan::House) -> Vec<BudgetLimit> {
             }
         }
     };
-    add(Scope::House, &house.budget.limits);
+    add(Scope::House, &house.budget.limits());
     for agent in house.agents.values() {
-        add(Scope::Agent(agent.slug.clone()), &agent.budget);
+        add(Scope::Agent(agent.slug.clone()), &agent.budget());
     }
     limits
+}
+
+fn change(change: &abbey_plan::Change) -> PlanChange {
+    PlanChange {
+        key: change.key.clone(),
+        old: change.old.clone(),
+        new: change.new.clone(),
+        effect: change.effect.name().to_owned(),
+    }
 }
 
 fn document(plan: &Plan, applied: bool) -> PlanDoc {
@@ -414,6 +427,7 @@ fn document(plan: &Plan, applied: bool) -> PlanDoc {
                 resource: s.resource.clone(),
                 agent: s.agent.clone(),
                 detail: s.detail.clone(),
+                changes: s.changes.iter().map(change).collect(),
             })
             .collect(),
         notes: plan

@@ -91,7 +91,7 @@ pub(crate) async fn give(
             return Err(Problem::new(FaultKind::Forbidden, text).into());
         }
     }
-    let (depth, fan_out) = current.house.delegation;
+    let abbey_plan::Delegation { depth, fan_out } = current.house.delegation;
     let delegated = Delegated {
         parent,
         expects: fields(&body.expects)?,

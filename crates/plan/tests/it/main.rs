@@ -5,7 +5,7 @@
     reason = "a test tells by failing, and by what it prints"
 )]
 
-use abbey_plan::{Action, HostFacts, Inventory, Severity, parse, plan};
+use abbey_plan::{Action, HostFacts, House, InForce, Inventory, Plan, Severity, parse, plan};
 
 const HOUSE: &str = r#"
 version: 1
@@ -26,6 +26,20 @@ fn inventory() -> Inventory {
             ..HostFacts::default()
         },
         ..Inventory::default()
+    }
+}
+
+/// The inventory once a plan was carried out.
+fn after(house: &House, plan: &Plan) -> Inventory {
+    Inventory {
+        generation: plan.generation,
+        applied: plan.applied.clone(),
+        registry: plan.registry.clone(),
+        in_force: Some(InForce {
+            house: house.clone(),
+            charters: Default::default(),
+        }),
+        ..inventory()
     }
 }
 
@@ -128,12 +142,7 @@ fn a_plan_is_numbered_and_the_second_one_is_empty() {
         })
         .collect();
     insta::assert_snapshot!(steps.join("\n"));
-    let then = Inventory {
-        generation: first.generation,
-        applied: first.applied.clone(),
-        registry: first.registry.clone(),
-        ..inventory()
-    };
+    let then = after(&house, &first);
     let second = plan(&house, &then);
     assert!(
         second.is_empty() && second.generation == first.generation,
@@ -152,12 +161,7 @@ fn a_plan_is_numbered_and_the_second_one_is_empty() {
 fn a_change_restarts_only_what_needs_it_and_removal_frees_everything() {
     let house = parse(HOUSE).unwrap();
     let first = plan(&house, &inventory());
-    let then = Inventory {
-        generation: first.generation,
-        applied: first.applied.clone(),
-        registry: first.registry.clone(),
-        ..inventory()
-    };
+    let then = after(&house, &first);
     let changed = parse(&HOUSE.replace(
         "reports_to: abbot,",
         "reports_to: abbot, limits: { memory: 64MiB }, name: \"Robert'); DROP\",",

@@ -119,8 +119,8 @@ pub(super) fn policy(house: &House) -> Report {
         let bare = agent.cell == CellKind::Process;
         let shell = agent.tools.tools.contains(&Tool::Shell);
         let unbounded = agent.model.is_some()
-            && agent.budget == AgentBudget::default()
-            && house.budget.limits == AgentBudget::default();
+            && agent.budget() == AgentBudget::default()
+            && house.budget.limits() == AgentBudget::default();
         for (is, severity, id) in [
             (bare && !shell, "info", "policy-open-cell"),
             (bare && shell, "warn", "policy-open-shell"),

@@ -108,7 +108,9 @@ pub(crate) fn policy_of(house: &House, cell: &CellName) -> (Egress, Option<u64>)
             .house
             .agents
             .get(slug)
-            .map_or((Egress::None, None), |a| (a.egress.clone(), a.egress_bytes)),
+            .map_or((Egress::None, None), |a| {
+                (a.egress.clone(), a.daily.egress.map(|b| b.0))
+            }),
         CellName::Service(slug) => current
             .house
             .services

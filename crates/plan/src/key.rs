@@ -1,0 +1,223 @@
+//! What a key of the manifest is, and the macro by which a key is defined once.
+//!
+//! `keys!` declares a struct whose fields are keys. From that one declaration come the shape that the checker and
+//! the JSON Schema read, the decoder, the effective view, change detection and `docs/reference/manifest.md`.
+
+use crate::shape::Shape;
+use abbey_model::CellKind;
+use serde::{Deserialize, Serialize};
+
+/// What a changed value does to what runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Nothing that runs changes; the value is recorded.
+    None,
+    /// It takes effect while everything goes on running.
+    Live,
+    /// The cell restarts.
+    Restart,
+}
+
+impl Effect {
+    /// Word on the wire and in the reference.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Effect::None => "none",
+            Effect::Live => "live",
+            Effect::Restart => "restart",
+        }
+    }
+}
+
+/// One key of the manifest: everything that is known about it.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Name in the manifest.
+    pub(crate) name: &'static str,
+    /// What may stand there.
+    pub(crate) shape: Shape,
+    /// What a changed value does.
+    pub(crate) effect: Effect,
+    /// Kinds of cells in which a change has that effect; all when empty.
+    pub(crate) cells: &'static [CellKind],
+    /// What a changed value does in other kinds of cells.
+    pub(crate) elsewhere: Effect,
+    /// Value where none is given, as the manifest writes it.
+    pub(crate) default: Option<&'static str>,
+    /// Whether it must be given.
+    pub(crate) required: bool,
+    /// Whether `defaults` may set it for all agents.
+    pub(crate) inherited: bool,
+    /// Whether an object is taken from one place as a whole, and not key by key.
+    pub(crate) whole: bool,
+    /// How people read that there is no value.
+    pub(crate) unset: &'static str,
+    /// Documentation.
+    doc: &'static str,
+}
+
+impl Key {
+    pub(crate) const fn new(name: &'static str, shape: Shape, effect: Effect) -> Key {
+        Key {
+            name,
+            shape,
+            effect,
+            cells: &[],
+            elsewhere: Effect::None,
+            default: None,
+            required: false,
+            inherited: false,
+            whole: false,
+            unset: "none",
+            doc: "",
+        }
+    }
+
+    /// Sets the documentation.
+    pub(crate) const fn doc(mut self, doc: &'static str) -> Key {
+        self.doc = doc;
+        self
+    }
+
+    /// Sets the value where none is given, as the manifest writes it.
+    pub(crate) const fn default(mut self, text: &'static str) -> Key {
+        self.default = Some(text);
+        self
+    }
+
+    /// Sets how people read that there is no value.
+    pub(crate) const fn unset(mut self, text: &'static str) -> Key {
+        self.unset = text;
+        self
+    }
+
+    /// The key must be given.
+    pub(crate) const fn required(mut self) -> Key {
+        self.required = true;
+        self
+    }
+
+    /// `defaults` may set it for all agents.
+    pub(crate) const fn inherited(mut self) -> Key {
+        self.inherited = true;
+        self
+    }
+
+    /// The object is taken from one place as a whole.
+    pub(crate) const fn whole(mut self) -> Key {
+        self.whole = true;
+        self
+    }
+
+    /// A change has its effect only in these kinds of cells, and another one in others.
+    pub(crate) const fn only_in(mut self, cells: &'static [CellKind], elsewhere: Effect) -> Key {
+        self.cells = cells;
+        self.elsewhere = elsewhere;
+        self
+    }
+
+    /// Documentation as one paragraph.
+    pub(crate) fn text(&self) -> String {
+        let lines: Vec<&str> = self.doc.lines().map(str::trim).collect();
+        lines.join(" ").trim().to_owned()
+    }
+
+    /// What a changed value does in a cell of this kind.
+    pub(crate) fn effect_in(&self, cell: Option<CellKind>) -> Effect {
+        match cell {
+            Some(cell) if !self.cells.is_empty() && !self.cells.contains(&cell) => self.elsewhere,
+            _ => self.effect,
+        }
+    }
+}
+
+/// A key that takes effect while everything goes on running.
+pub(crate) const fn live(name: &'static str, shape: Shape, doc: &'static str) -> Key {
+    Key::new(name, shape, Effect::Live).doc(doc)
+}
+
+/// A key that must be given, and takes effect while everything goes on running.
+pub(crate) const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Key {
+    live(name, shape, doc).required()
+}
+
+/// Declares a struct whose fields are keys of the manifest.
+///
+/// ```ignore
+/// keys! {
+///     /// Ceilings of a cell.
+///     pub(crate) struct LimitKeys {
+///         /// Most memory, for example `512MiB`.
+///         pub(crate) memory: Bytes = Key::new("memory", Shape::Bytes, Effect::Restart).default("512MiB"),
+///     }
+/// }
+/// ```
+///
+/// The doc comment of a field is the documentation of its key. The type decodes itself
+/// ([`FromValue`](crate::value::FromValue)), or `=> reader` names a function that does. Fields after `derived`
+/// are no keys; their values are arguments of `read`.
+macro_rules! keys {
+    (
+        $(#[$meta:meta])*
+        $vis:vis struct $name:ident {
+            $($(#[doc = $doc:literal])+ $field_vis:vis $field:ident: $type:ty = $key:expr $(=> $reader:path)?,)+
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone)]
+        $vis struct $name {
+            $($(#[doc = $doc])+ $field_vis $field: $type,)+
+        }
+        impl $name {
+            /// Definitions of its keys.
+            pub(crate) const KEYS: &'static [$crate::key::Key] =
+                &[$($key.doc(concat!($($doc, "\n"),+))),+];
+        }
+        impl $crate::value::FromValue for $name {
+            fn from_value(value: &serde_json::Value) -> Option<Self> {
+                Some($name {
+                    $($field: {
+                        const NAME: &str = $key.name;
+                        keys!(@read value.get(NAME).unwrap_or(&serde_json::Value::Null) $(, $reader)?)?
+                    },)+
+                })
+            }
+        }
+    };
+    (
+        $(#[$meta:meta])*
+        $vis:vis struct $name:ident {
+            $($(#[doc = $doc:literal])+ $field_vis:vis $field:ident: $type:ty = $key:expr $(=> $reader:path)?,)+
+        }
+        derived {
+            $($(#[$derived_meta:meta])+ $derived_vis:vis $derived:ident: $derived_type:ty,)+
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone)]
+        $vis struct $name {
+            $($(#[doc = $doc])+ $field_vis $field: $type,)+
+            $($(#[$derived_meta])+ $derived_vis $derived: $derived_type,)+
+        }
+        impl $name {
+            /// Definitions of its keys.
+            pub(crate) const KEYS: &'static [$crate::key::Key] =
+                &[$($key.doc(concat!($($doc, "\n"),+))),+];
+
+            /// Decodes its keys; the rest is given.
+            pub(crate) fn read(value: &serde_json::Value, $($derived: $derived_type),+) -> Option<Self> {
+                Some($name {
+                    $($field: {
+                        const NAME: &str = $key.name;
+                        keys!(@read value.get(NAME).unwrap_or(&serde_json::Value::Null) $(, $reader)?)?
+                    },)+
+                    $($derived,)+
+                })
+            }
+        }
+    };
+    (@read $value:expr) => { $crate::value::FromValue::from_value($value) };
+    (@read $value:expr, $reader:path) => { $reader($value) };
+}
+pub(crate) use keys;

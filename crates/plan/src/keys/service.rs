@@ -1,0 +1,71 @@
+//! Keys of a service.
+
+use crate::house::ServiceKind;
+use crate::key::Effect::{Live, Restart};
+use crate::key::{Key, keys};
+use crate::keys::{LimitKeys, NAMES, PROFILES, WAIVE};
+use crate::settings::Settings;
+use crate::shape::Shape;
+use abbey_model::{Bytes, CellKind, Egress, Layer, Limits, Millis, Profile, Slug};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddrV4;
+
+const CELLS: Shape = Shape::Word(&["process", "sandbox"], &["microvm", "container", "jail"]);
+
+keys! {
+    /// A program that agents use.
+    pub struct Service {
+        /// What it is: a program that `command` names, or one of the house's own: `postgres` has a database for
+        /// each agent that uses it, `git` a place for repositories, `site` a place for files that all read;
+        /// `tools` is a program that offers tools by the Model Context Protocol on its standard streams.
+        pub kind: ServiceKind =
+            Key::new("kind", Shape::Word(&["command", "postgres", "git", "site", "tools"], &[]), Restart)
+                .default("command"),
+        /// Kind of isolation.
+        pub cell: CellKind = Key::new("cell", CELLS, Restart).default("sandbox"),
+        /// Whether it is part of the house; of two alternatives on one slot and port one is not.
+        pub enabled: bool = Key::new("enabled", Shape::Boolean, Restart).default("true"),
+        /// Where it answers, as `192.0.2.7:8080`, when it does not run in this house.
+        pub at: Option<SocketAddrV4> = Key::new("at", Shape::Socket, Live),
+        /// Program and arguments; `{port}` stands for the port.
+        pub command: Vec<String> = Key::new("command", Shape::List(&Shape::Text), Restart),
+        /// Port; one of the house's range when not given.
+        pub port: Option<u16> = Key::new("port", Shape::Integer(1, 65535), Restart),
+        /// Path that answers 200 when the service is healthy.
+        pub probe: Option<String> = Key::new("probe", Shape::Text, Live),
+        /// Whether every agent may use it; otherwise only those whose `uses` names it.
+        pub shared: bool = Key::new("shared", Shape::Boolean, Live).default("true"),
+        /// Services that must be healthy before it starts.
+        pub needs: BTreeSet<Slug> = Key::new("needs", NAMES, Live),
+        /// Name of an agent's database or place for repositories, where not by the rule.
+        pub names: BTreeMap<Slug, Slug> = Key::new("names", Shape::Map(&Shape::Name), Live),
+        /// How long the data of an agent that no longer uses it is kept.
+        pub grace: Millis = Key::new("grace", Shape::Duration, Live).default("7d"),
+        /// Most connections of one agent at once.
+        pub connections: u32 = Key::new("connections", Shape::Integer(1, 10_000), Live).default("20"),
+        /// Most requests of one agent in a minute.
+        pub rate: u32 = Key::new("rate", Shape::Integer(1, 1_000_000), Live).default("600"),
+        /// Most bytes that one agent keeps in it.
+        pub quota: Bytes = Key::new("quota", Shape::Bytes, Live).default("1GiB"),
+        /// Resource limits of its cell.
+        pub limits: Limits = Key::new("limits", Shape::Section(LimitKeys::KEYS), Restart),
+        /// Filter of system calls in its sandbox: `strict`, `jit` or `nested`.
+        pub profile: Profile = Key::new("profile", PROFILES, Restart).default("jit"),
+        /// Isolation layers that may be missing on this host.
+        pub waived: BTreeSet<Layer> = Key::new("waive", WAIVE, Restart),
+        /// Whether it runs on a terminal, for `abbey attach`.
+        pub terminal: bool = Key::new("terminal", Shape::Boolean, Restart).default("false"),
+        /// What it may reach outside: `none`, `full`, or a list.
+        pub egress: Egress = Key::new("egress", Shape::Egress, Restart).default("none"),
+        /// Its service address: the slot in every agent's subnet at which it is reached; see `network.slots`.
+        pub slot: Option<Slug> = Key::new("slot", Shape::Name, Live),
+    }
+    derived {
+        /// Its slug.
+        pub slug: Slug,
+        /// Line of the manifest.
+        pub line: usize,
+        /// Every value, with where it comes from.
+        pub settings: Settings,
+    }
+}

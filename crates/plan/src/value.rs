@@ -1,0 +1,217 @@
+//! From a value of the resolved manifest to a type.
+//!
+//! Values are canonical: bytes and milliseconds are numbers, sets are sorted, defaults are filled in. The checker
+//! has reported what does not fit; such values are absent here.
+
+use crate::house::{Charter, ModelRef, RELATIONS, Runtime, ServiceKind};
+use crate::keys::{DriveKeys, LimitKeys, ToolKeys};
+use abbey_model::{
+    Allowed, Authority, Bytes, CellKind, Drives, Egress, Grant, Layer, Limits, Millis, Profile,
+    SecretRef, Slug, Tool, ToolPolicy, Vmm,
+};
+use abbey_words::SystemLocale;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, SocketAddrV4};
+
+/// A type that a canonical value decodes to.
+pub(crate) trait FromValue: Sized {
+    /// The decoded value; none where the value does not fit, which the checker has reported.
+    fn from_value(value: &Value) -> Option<Self>;
+}
+
+/// Types that are written as text.
+macro_rules! from_text {
+    ($($type:ty),+) => { $(impl FromValue for $type {
+        fn from_value(value: &Value) -> Option<Self> {
+            value.as_str()?.parse().ok()
+        }
+    })+ };
+}
+from_text!(
+    Slug,
+    CellKind,
+    Runtime,
+    Profile,
+    Vmm,
+    Layer,
+    Tool,
+    SecretRef,
+    SystemLocale,
+    SocketAddr,
+    Authority,
+    ModelRef,
+    ServiceKind,
+    Allowed
+);
+
+/// Types that are written as numbers.
+macro_rules! from_number {
+    ($($type:ty),+) => { $(impl FromValue for $type {
+        fn from_value(value: &Value) -> Option<Self> {
+            value.as_u64()?.try_into().ok()
+        }
+    })+ };
+}
+from_number!(u8, u16, u32, u64);
+
+impl FromValue for bool {
+    fn from_value(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
+impl FromValue for String {
+    fn from_value(value: &Value) -> Option<Self> {
+        value.as_str().map(str::to_owned)
+    }
+}
+
+impl FromValue for Bytes {
+    fn from_value(value: &Value) -> Option<Self> {
+        value.as_u64().map(Bytes)
+    }
+}
+
+impl FromValue for Millis {
+    fn from_value(value: &Value) -> Option<Self> {
+        value.as_i64().map(Millis)
+    }
+}
+
+impl FromValue for SocketAddrV4 {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value.as_str()?.parse().ok()? {
+            SocketAddr::V4(address) => Some(address),
+            SocketAddr::V6(_) => None,
+        }
+    }
+}
+
+impl<T: FromValue> FromValue for Option<T> {
+    fn from_value(value: &Value) -> Option<Self> {
+        Some(T::from_value(value))
+    }
+}
+
+impl<T: FromValue> FromValue for Vec<T> {
+    fn from_value(value: &Value) -> Option<Self> {
+        let items = value.as_array().map_or(&[][..], Vec::as_slice);
+        Some(items.iter().filter_map(T::from_value).collect())
+    }
+}
+
+impl<T: FromValue + Ord> FromValue for BTreeSet<T> {
+    fn from_value(value: &Value) -> Option<Self> {
+        Some(Vec::from_value(value)?.into_iter().collect())
+    }
+}
+
+impl<T: FromValue> FromValue for BTreeMap<Slug, T> {
+    fn from_value(value: &Value) -> Option<Self> {
+        let entries = value.as_object().into_iter().flatten();
+        let decoded = entries.filter_map(|(k, v)| Some((k.parse().ok()?, T::from_value(v)?)));
+        Some(decoded.collect())
+    }
+}
+
+/// Relations by kind.
+impl FromValue for BTreeMap<&'static str, Vec<Slug>> {
+    fn from_value(value: &Value) -> Option<Self> {
+        let named = RELATIONS.iter().filter_map(|kind| {
+            let names = Vec::from_value(value.get(kind)?)?;
+            (!names.is_empty()).then_some((*kind, names))
+        });
+        Some(named.collect())
+    }
+}
+
+impl FromValue for Egress {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(word) if word == "full" => Some(Egress::Full),
+            Value::Array(_) => Some(Egress::List(BTreeSet::from_value(value)?)),
+            _ => Some(Egress::None),
+        }
+    }
+}
+
+impl FromValue for Charter {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(path) => Some(Charter::File(path.clone())),
+            stock => Some(Charter::Stock(stock.get("stock")?.as_str()?.to_owned())),
+        }
+    }
+}
+
+impl FromValue for Grant {
+    fn from_value(value: &Value) -> Option<Self> {
+        Some(Grant {
+            tokens: value.get("tokens").and_then(Value::as_u64),
+            skills: BTreeSet::from_value(value.get("skills").unwrap_or(&Value::Null))?,
+        })
+    }
+}
+
+impl FromValue for Limits {
+    fn from_value(value: &Value) -> Option<Self> {
+        LimitKeys::from_value(value).map(|keys| Limits {
+            memory: keys.memory,
+            cpu_milli: keys.cpus,
+            processes: keys.processes,
+            io: keys.io,
+        })
+    }
+}
+
+impl FromValue for Drives {
+    fn from_value(value: &Value) -> Option<Self> {
+        DriveKeys::from_value(value).map(|keys| Drives {
+            state: keys.state,
+            workspace: keys.workspace,
+            scratch: keys.scratch,
+        })
+    }
+}
+
+impl FromValue for ToolPolicy {
+    fn from_value(value: &Value) -> Option<Self> {
+        ToolKeys::from_value(value).map(|keys| ToolPolicy {
+            tools: keys.allow,
+            paths: keys.paths,
+            turns_max: keys.turns,
+            output_bytes_max: keys.output.0,
+            wall_ms_max: keys.wall.0,
+        })
+    }
+}
+
+/// Billionths of a dollar, from dollars. The shape bounds the number, so the product fits; the last one may be
+/// rounded.
+pub(crate) fn nano_usd(value: &Value) -> Option<Option<u64>> {
+    Some(value.as_f64().map(|dollars| (dollars * 1e9).round() as u64))
+}
+
+/// Thousandths of a CPU, from CPUs; at least one.
+pub(crate) fn cpu_milli(value: &Value) -> Option<u32> {
+    value
+        .as_f64()
+        .map(|cpus| ((cpus * 1000.0).round() as u32).max(1))
+}
+
+/// Seconds, from minutes.
+pub(crate) fn seconds(value: &Value) -> Option<Option<u64>> {
+    Some(value.as_u64().map(|minutes| minutes.saturating_mul(60)))
+}
+
+/// The program of an agent that works by files: empty where somebody else looks for them.
+pub(crate) fn file_command(value: &Value) -> Option<Option<Vec<String>>> {
+    let command = |files: &Value| Vec::from_value(files.get("command").unwrap_or(&Value::Null));
+    Some(value.is_object().then(|| command(value)).flatten())
+}
+
+/// A value that the decoder fills in afterwards, because it reports mistakes of its own.
+pub(crate) fn later<T: Default>(_: &Value) -> Option<T> {
+    Some(T::default())
+}
