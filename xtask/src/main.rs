@@ -1,14 +1,15 @@
-//! What the repository does with itself: `check`, `tidy`, `quickstart`, `bless`.
+//! Tasks of the repository: `check`, `tidy`, `graph`, `quickstart`, `image`, `bless`.
 //!
 //! `./check` and `./quickstart` are thin wrappers over this; no step needs a host other than the
 //! package registries.
 #![allow(
     clippy::print_stdout,
-    reason = "a tool that talks to the person at the terminal"
+    reason = "its output is for the person at the terminal"
 )]
 
 mod check;
 mod firecracker;
+mod graph;
 mod image;
 mod quickstart;
 mod run;
@@ -21,12 +22,14 @@ fn main() -> ExitCode {
     let rest: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
     let outcome = match args.first().map(String::as_str) {
         Some("check") => check::check(&rest),
-        Some("tidy") => tidy::tidy(),
+        Some("tidy") => tidy::tidy(rest.contains(&"--lower")),
+        Some("graph") => tidy::graph(&rest),
         Some("quickstart") => quickstart::quickstart(),
         Some("image") => image::image(),
         Some("bless") => check::bless(),
         _ => Err(
-            "usage: cargo xtask check [--stories] | tidy | quickstart | image | bless".to_owned(),
+            "usage: cargo xtask check [--stories] | tidy [--lower] | graph [--at DIR] [CRATE] | quickstart | image | bless"
+                .to_owned(),
         ),
     };
     match outcome {

@@ -1,0 +1,77 @@
+//! Repository rules that a program can check, one file per rule.
+
+mod allowances;
+mod clock;
+mod crates;
+mod files;
+mod findings;
+mod language;
+mod modules;
+mod requirements;
+mod sources;
+
+use crate::run::root;
+use allowances::Allowances;
+use findings::Findings;
+use std::path::{Path, PathBuf};
+
+/// Runs every rule, prints what it found, and fails when there is an error. With `lower` the allowances are lowered to
+/// what is still needed.
+pub(crate) fn tidy(lower: bool) -> Result<(), String> {
+    let top = root();
+    let mut allowances = Allowances::read(&top)?;
+    let findings = check(&top, &mut allowances)?;
+    for table in &findings.tables {
+        println!("{table}");
+    }
+    for warning in &findings.warnings {
+        println!("tidy: warning: {warning}");
+    }
+    for error in &findings.errors {
+        eprintln!("tidy: {error}");
+    }
+    if lower {
+        allowances.lower(&top)?;
+    }
+    match findings.errors.len() {
+        0 => {
+            println!("== tidy: no errors, {} warnings", findings.warnings.len());
+            Ok(())
+        }
+        n => Err(format!("tidy found {n} errors")),
+    }
+}
+
+/// Prints the import graph of every crate, or of one, of this repository or of another checkout.
+pub(crate) fn graph(args: &[&str]) -> Result<(), String> {
+    let (mut top, mut only) = (root(), None);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match *arg {
+            "--at" => top = PathBuf::from(args.next().ok_or("`--at` needs a directory")?),
+            name => only = Some(name),
+        }
+    }
+    let graphs = modules::graphs(&top)?;
+    for graph in graphs
+        .iter()
+        .filter(|g| only.is_none_or(|name| g.name == name))
+    {
+        println!("{}", modules::table(graph));
+    }
+    Ok(())
+}
+
+/// Applies every rule to the repository in `top`.
+pub(crate) fn check(top: &Path, allowances: &mut Allowances) -> Result<Findings, String> {
+    let mut findings = Findings::default();
+    let sources = sources::all(top)?;
+    crates::check(top, &mut findings)?;
+    modules::check(top, allowances, &mut findings)?;
+    clock::check(&sources, allowances, &mut findings);
+    language::check(&sources, allowances, &mut findings)?;
+    files::check(&sources, &mut findings);
+    requirements::check(top, &sources, &mut findings)?;
+    allowances.report(&mut findings);
+    Ok(findings)
+}
