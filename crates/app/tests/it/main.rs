@@ -42,6 +42,7 @@ mod schedules;
 mod service_manager_units;
 mod shared_documents;
 mod tool_servers;
+mod upgrade;
 mod work_queue;
 mod workflows;
 

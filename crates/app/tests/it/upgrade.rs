@@ -1,0 +1,107 @@
+//! A home of the release before opens with this binary, with everything in it (`tests/fixtures/home-4e628c9`).
+
+use crate::house;
+use abbey_testkit::args;
+use abbey_testkit::house::{House, until};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// States that only a person or an agent changes: they must be there unchanged after the upgrade.
+const STILL: [&str; 8] = [
+    "done",
+    "unverified",
+    "failed",
+    "timed_out",
+    "cancelled",
+    "parked",
+    "blocked",
+    "awaiting_approval",
+];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/home-4e628c9")
+        .join(name)
+}
+
+fn contents() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(fixture("contents.json")).unwrap()).unwrap()
+}
+
+/// The old home, unpacked where this house expects its own.
+fn old_home() -> House {
+    let house = house();
+    let unpacked = Command::new("tar")
+        .args(["--numeric-owner", "-xzpf"])
+        .arg(fixture("home.tar.gz"))
+        .arg("-C")
+        .arg(house.home().parent().unwrap())
+        .status();
+    assert!(unpacked.unwrap().success());
+    std::fs::copy(fixture("abbey.yaml"), house.path("abbey.yaml")).unwrap();
+    house
+}
+
+#[test]
+fn home_of_the_previous_release_opens_with_everything_in_it() {
+    let house = old_home();
+    if !house.runs_as_root() {
+        println!("skipped: the home in the fixture belongs to root and users of its own");
+        return;
+    }
+    let expected = contents();
+    // Opens the store, applies migrations, and recovers: no manifest is applied yet.
+    house.serve("");
+    let states = expected["states"].as_object().unwrap();
+    for (number, state) in states {
+        let task = house.json(0, args!("task show {}", number))["task"].clone();
+        if STILL.contains(&state.as_str().unwrap()) {
+            assert_eq!(&task["state"], state, "{number}");
+        }
+    }
+    let verified = house.json(0, "activity verify");
+    assert_eq!(verified["ok"], true, "{verified}");
+    let (seq, hash) = (&expected["head"][0], &expected["head"][1]);
+    let log = house.expect(0, "activity export");
+    let head = log
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).unwrap())
+        .find(|e| &e["seq"] == seq);
+    assert_eq!(&head.unwrap()["hash"], hash, "entries are kept as they were");
+    let approvals = house.json(0, "approvals --all");
+    for approval in approvals["approvals"].as_array().unwrap() {
+        let id = approval["id"].as_str().unwrap();
+        assert_eq!(approval["state"], expected["approvals"][id], "{id}");
+    }
+    let count = |command: &str, key: &str| house.json(0, command)[key].as_array().unwrap().len();
+    assert_eq!(count("schedule list", "schedules"), 3);
+    assert_eq!(count("workflow list", "runs"), 2);
+    let plan = house.json(0, "document show plan");
+    assert!(plan.to_string().contains("Build a second bridge."), "{plan}");
+    let budget = house.json(0, "budget show");
+    let spent = |scope: &Value| scope["spent"].as_u64().unwrap_or(0) > 0;
+    assert!(budget["scopes"].as_array().unwrap().iter().any(spent), "{budget}");
+    // The same manifest, and the house goes on with its work.
+    house.expect(0, "up");
+    for agent in ["lead", "builder", "ops", "hands", "spare"] {
+        house.is_up(agent);
+    }
+    let note = house.expect(0, "exec builder -- cat memory/bridge.md notes/bridge.md");
+    assert!(note.contains("12 m"), "{note}");
+    let number = |state: &str| expected["tasks"][state].as_str().unwrap().to_owned();
+    for state in ["pending", "ready", "running"] {
+        let task = number(state);
+        until("unfinished work is taken up again", || {
+            let state = house.json(0, args!("task show {}", task))["task"]["state"].clone();
+            ["running", "ready", "done"].contains(&state.as_str().unwrap())
+        });
+    }
+    house.expect(0, "task add 'show system stats' --wait");
+    house.expect(0, "approvals approve APPR-3");
+    let waiting = number("awaiting_approval");
+    until("the approved task ends", || {
+        house.json(0, args!("task show {}", waiting))["task"]["state"] == "done"
+    });
+    assert_eq!(house.json(0, "activity verify")["ok"], true);
+}
