@@ -91,7 +91,7 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
                 times.push(one.elapsed());
                 let hold = Hold { agent: agent.clone(), token: claimed.lease.token, ttl: Millis(30_000) };
                 let outcome = Outcome { text: "done".into(), source: ResultSource::Skill, data: serde_json::Value::Null };
-                store.complete(task, hold, outcome, RunFacts::default()).wait().expect("completed");
+                store.complete(task, hold, (outcome, Checked::No), RunFacts::default()).wait().expect("completed");
             }
             times
         };
