@@ -1,55 +1,143 @@
-//! Everything that CI runs.
+//! Every check of the repository: `./check`, `./check --stories` (what CI runs), `./check --long`.
 
 use crate::run::{have, install, root, step};
+use crate::tools::tool;
 use crate::{firecracker, image, tidy};
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
 
-/// Runs every check; `--stories` runs the examples' own stories as well.
+/// Programs that checks and tests start, and the Debian packages that have them.
+const NEEDS: &[(&str, &str)] = &[
+    ("cc", "gcc"),
+    ("git", "git"),
+    ("curl", "curl"),
+    ("python3", "python3"),
+    ("pip3", "python3-pip"),
+    ("pgrep", "procps"),
+    ("openssl", "openssl"),
+    ("setpriv", "util-linux"),
+    ("mount", "mount"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("podman", "podman"),
+    ("runc", "runc"),
+    ("newuidmap", "uidmap"),
+    ("busybox", "busybox-static"),
+    ("systemd-analyze", "systemd"),
+    ("shellcheck", "shellcheck"),
+    ("pg_ctlcluster", "postgresql"),
+];
+/// Tests that run for hours in `--long`, and what makes them long.
+const LONG: [(&str, &str, &str); 3] = [
+    (
+        "kill -9 at 10,000 random moments",
+        "ABBEY_KILL_POINTS=10000",
+        "test(/kill_recovery/)",
+    ),
+    (
+        "a long story through 200 kills",
+        "ABBEY_STORY_KILLS=200",
+        "test(/long_run_under_kills/)",
+    ),
+    (
+        "an hour of malformed calls to hostd",
+        "ABBEY_FUZZ_SECONDS=3600",
+        "test(/hostd_fuzz/)",
+    ),
+];
+
+/// Runs every check; `--stories` runs the stories of the examples as well, `--long` only what takes hours.
 pub(crate) fn check(args: &[&str]) -> Result<(), String> {
-    install(&[
-        ("cc", "gcc"),
-        ("git", "git"),
-        ("curl", "curl"),
-        ("python3", "python3"),
-        ("pgrep", "procps"),
-        ("openssl", "openssl"),
-        ("setpriv", "util-linux"),
-        ("mount", "mount"),
-        ("nft", "nftables"),
-        ("ip", "iproute2"),
-        ("podman", "podman"),
-        ("runc", "runc"),
-        ("newuidmap", "uidmap"),
-        ("busybox", "busybox-static"),
-        ("systemd-analyze", "systemd"),
-        ("shellcheck", "shellcheck"),
-        ("pg_ctlcluster", "postgresql"),
-    ])?;
-    let lock = std::fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;
+    let start = Instant::now();
+    for arg in args
+        .iter()
+        .filter(|a| !["--stories", "--long"].contains(*a))
+    {
+        return Err(format!(
+            "unknown option `{arg}`; usage: ./check [--stories | --long]"
+        ));
+    }
+    install(NEEDS)?;
+    if args.contains(&"--long") {
+        long()?;
+    } else {
+        sources()?;
+        tests()?;
+        if args.contains(&"--stories") {
+            stories()?;
+        }
+    }
     println!(
-        "== lock file: {} packages",
-        lock.lines().filter(|l| l.starts_with("name = ")).count()
+        "== all checks passed in {:.0} s",
+        start.elapsed().as_secs_f32()
     );
+    Ok(())
+}
+
+/// What can be told without running Abbey.
+fn sources() -> Result<(), String> {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).map_err(|e| e.to_string())?;
+    let packages = lock.lines().filter(|l| l.starts_with("name = ")).count();
+    println!("== lock file: {packages} packages");
     step("format", "cargo", &["fmt", "--all", "--check"])?;
     tidy::tidy(false)?;
+    dependencies()?;
+    let lint = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    step("lint, benches included", "cargo", &lint)?;
+    // What the queue is compared with has dependencies of its own.
+    let peer = [
+        "check",
+        "--quiet",
+        "--locked",
+        "--manifest-path",
+        "bench/queue/peer/Cargo.toml",
+        "--target-dir",
+        "target/peer",
+    ];
+    step("bench of the queue's peer", "cargo", &peer)
+}
+
+/// Licences, bans, sources, advisories, and dependencies that nothing uses.
+fn dependencies() -> Result<(), String> {
+    let deny = tool("cargo-deny")?;
     step(
-        "lint",
-        "cargo",
-        &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--quiet",
-            "--",
-            "-D",
-            "warnings",
-        ],
+        "licences, bans, sources",
+        &deny,
+        &["--locked", "check", "licenses", "bans", "sources"],
     )?;
+    // The database of advisories is a git repository; a host without a way to it has to do without.
+    let database = "https://github.com/RustSec/advisory-db";
+    let reachable = have("timeout", &["20", "git", "ls-remote", "--heads", database]);
+    let cached = std::env::home_dir()
+        .is_some_and(|h| h.join(".cargo/advisory-dbs").join("advisory-db").exists());
+    match (reachable, cached) {
+        (true, _) => step("advisories", &deny, &["--locked", "check", "advisories"])?,
+        (false, true) => step(
+            "advisories",
+            &deny,
+            &["--locked", "check", "--disable-fetch", "advisories"],
+        )?,
+        (false, false) => println!("== advisories: skipped, {database} can't be reached from here"),
+    }
+    step("unused dependencies", &tool("cargo-shear")?, &[])
+}
+
+fn tests() -> Result<(), String> {
     // The binaries that the end-to-end tests start beside the one under test.
     step("build", "cargo", &["build", "--workspace", "--bins"])?;
     image::image()?;
     firecracker::firecracker();
     let skipped = root().join("target/skipped");
-    let _of_a_run_before = std::fs::remove_dir_all(&skipped);
+    let _of_an_earlier_run = fs::remove_dir_all(&skipped);
     if have("cargo", &["nextest", "--version"]) {
         step("test", "cargo", &["nextest", "run", "--workspace"])?;
     } else {
@@ -59,20 +147,39 @@ pub(crate) fn check(args: &[&str]) -> Result<(), String> {
             &["test", "--workspace", "--", "--test-threads", "4"],
         )?;
     }
-    let skipped: Vec<_> = std::fs::read_dir(&skipped)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .collect();
-    for reason in &skipped {
-        let text = std::fs::read_to_string(reason.path()).unwrap_or_default();
+    print_skipped(&skipped);
+    Ok(())
+}
+
+/// Tests that had to be skipped on this host leave their reason in a file.
+fn print_skipped(dir: &Path) {
+    let reasons: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
+    for reason in &reasons {
+        let text = fs::read_to_string(reason.path()).unwrap_or_default();
         println!("== skipped: {}: {text}", reason.file_name().display());
     }
-    println!("== tests that had to be skipped: {}", skipped.len());
-    if args.contains(&"--stories") {
-        stories()?;
+    println!("== tests that had to be skipped: {}", reasons.len());
+}
+
+fn long() -> Result<(), String> {
+    step("build", "cargo", &["build", "--workspace", "--bins"])?;
+    for (title, variable, filter) in LONG {
+        step(
+            title,
+            "env",
+            &[
+                variable,
+                "cargo",
+                "nextest",
+                "run",
+                "--workspace",
+                "--profile",
+                "long",
+                "-E",
+                filter,
+            ],
+        )?;
     }
-    println!("== all checks passed");
     Ok(())
 }
 
@@ -83,15 +190,14 @@ fn stories() -> Result<(), String> {
         "cargo",
         &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
     )?;
-    let examples = root().join("examples");
-    let mut names: Vec<_> = std::fs::read_dir(&examples)
+    let mut names: Vec<_> = fs::read_dir(root().join("examples"))
         .map_err(|e| e.to_string())?
         .flatten()
         .map(|e| e.path().join("try"))
         .filter(|p| p.exists())
         .collect();
     names.sort();
-    // Root's houses make interfaces and rules: here in a network of their own.
+    // Houses of root make interfaces and firewall rules: here in a network of their own.
     let root = have("sh", &["-c", "test \"$(id -u)\" = 0"]);
     for story in names {
         let story = story.display().to_string();
@@ -110,20 +216,17 @@ fn stories() -> Result<(), String> {
     Ok(())
 }
 
-/// Renders snapshots anew; look at the difference before you keep it.
+/// Renders snapshots anew, to be read with `git diff` before they are kept.
 pub(crate) fn bless() -> Result<(), String> {
-    println!("set INSTA_UPDATE=always for this one run, then read `git diff`");
-    step(
-        "bless",
-        "env",
-        &[
-            "INSTA_UPDATE=always",
-            "cargo",
-            "test",
-            "--workspace",
-            "--lib",
-            "--test",
-            "it",
-        ],
-    )
+    println!("read `git diff` before you commit what this changes");
+    let tests = [
+        "INSTA_UPDATE=always",
+        "cargo",
+        "test",
+        "--workspace",
+        "--lib",
+        "--test",
+        "it",
+    ];
+    step("bless", "env", &tests)
 }

@@ -14,6 +14,7 @@ mod image;
 mod quickstart;
 mod run;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         Some("image") => image::image(),
         Some("bless") => check::bless(),
         _ => Err(
-            "usage: cargo xtask check [--stories] | tidy [--lower] | graph [--at DIR] [CRATE] | quickstart | image | bless"
+            "usage: cargo xtask check [--stories | --long] | tidy [--lower] | graph [--at DIR] [CRATE] | quickstart | image | bless"
                 .to_owned(),
         ),
     };

@@ -1,24 +1,79 @@
-//! A fresh machine to a house that does real work, in one command.
+//! From a fresh machine to a house that does real work, in one command.
 
 use crate::run::{have, install, root, step};
+use std::path::Path;
 
-/// Builds the release binaries and tells the example's story, leaving the house up.
+/// Folder of `target` for the profile `quick`.
+const PROFILE: &str = "quick";
+
+/// Builds the binaries and runs the story of the example, leaving the house up.
 pub(crate) fn quickstart() -> Result<(), String> {
+    let is_root = have("sh", &["-c", "test \"$(id -u)\" = 0"]);
     let mut needs = vec![("cc", "gcc"), ("git", "git")];
     // Only root makes networks; without, cells have loopback and the proxy.
-    if have("sh", &["-c", "test \"$(id -u)\" = 0"]) {
+    if is_root {
         needs.push(("nft", "nftables"));
     }
+    println!("== quickstart, three steps:");
+    println!(
+        "   1. install with apt what is missing of: {}",
+        packages(&needs)
+    );
+    println!(
+        "   2. build Abbey in {} (a few minutes on two processors, once)",
+        root().join("target").display()
+    );
+    println!("   3. start a house of four agents, give it work, and leave it running");
+    if is_root {
+        println!(
+            "   You are root: the house gets users, interfaces and a firewall table of its own, and its helper runs as root."
+        );
+    }
+    println!("== step 1 of 3: packages");
     install(&needs)?;
+    println!("== step 2 of 3: build");
     step(
         "build",
         "cargo",
-        &["build", "--release", "-p", "abbey", "-p", "abbey-testkit"],
+        &[
+            "build",
+            "--profile",
+            PROFILE,
+            "-p",
+            "abbey",
+            "-p",
+            "abbey-testkit",
+        ],
     )?;
-    let story = root().join("examples/clawdie/try");
+    println!("== step 3 of 3: the house");
+    let story = root().join("examples/clawdie/try").display().to_string();
     step(
         "the house of four",
-        &story.display().to_string(),
-        &["--keep"],
-    )
+        "env",
+        &[&format!("ABBEY_PROFILE={PROFILE}"), &story, "--keep"],
+    )?;
+    what_next(&root().join("target").join(PROFILE));
+    Ok(())
+}
+
+fn packages(needs: &[(&str, &str)]) -> String {
+    let names: Vec<&str> = needs.iter().map(|(_, package)| *package).collect();
+    names.join(", ")
+}
+
+/// Commands that work as they are printed.
+fn what_next(programs: &Path) {
+    let home = "/var/lib/abbey-quickstart";
+    let home = match have("sh", &["-c", "test \"$(id -u)\" = 0"]) {
+        true => home.to_owned(),
+        false => "${XDG_STATE_HOME:-$HOME/.local/state}/abbey-quickstart".to_owned(),
+    };
+    println!("== The house is up and stays up until you stop it. In this shell:");
+    println!(
+        "   export PATH=\"{}:$PATH\" ABBEY_HOME=\"{home}\"",
+        programs.display()
+    );
+    println!("   abbey ps");
+    println!("   abbey task add \"How much free disk space is there?\" --wait");
+    println!("   abbey down        # stops everything; the state stays in $ABBEY_HOME");
 }
