@@ -16,8 +16,9 @@ mod net;
 mod planning;
 mod work;
 
+pub use api_server::listener::Announcement;
 pub use boot::house::House;
-pub use boot::serve::{Announcement, Options, check_manifest, plan_offline, serve};
+pub use boot::serve::{Options, check_manifest, plan_offline, serve};
 pub use cells::provision::crash_points;
 pub use core::backup::restore;
 pub use core::error::Error;

@@ -2,12 +2,15 @@
 //!
 //! An agent acts only as itself: its name comes from its credential, never from a path or a body.
 
-use crate::api_server::operator_api::{SearchQuery, find_skills, refuse_unknown};
-use crate::api_server::web::{Doc, Input, header, problem};
-use crate::boot::house::{Current, House};
+use crate::api_server::web::{Doc, Input, Me, SearchQuery, header, problem, refuse_unknown};
+use crate::boot::house::House;
+use crate::cells::status;
 use crate::core::error::Result;
+use crate::core::plan::PlanInForce;
+use crate::insight::views::find_skills;
 use crate::insight::{facts, views};
 use crate::work::evidence::Found;
+use crate::work::lookup::parse_task_ref;
 use crate::work::{evidence, operations};
 use abbey_api::routes::Door;
 use abbey_api::*;
@@ -30,9 +33,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 type Shared = State<Arc<House>>;
-/// The authenticated agent.
-#[derive(Clone)]
-pub(crate) struct Me(pub(crate) Slug);
 
 /// Longest wait for work in one request.
 const WAIT_MAX: Duration = Duration::from_secs(55);
@@ -56,7 +56,7 @@ pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
         .route("/api/v1/self/skills", get(skills))
         .route("/api/v1/self/facts/{fact}", post(fact))
         .route("/api/v1/self/operations/{operation}", post(operate))
-        .merge(crate::work::documents::inside())
+        .merge(crate::api_server::documents_api::agent_routes())
         .merge(crate::api_server::tool_servers::inside())
         .route("/api/v1/self/charter", get(charter))
         .route("/api/v1/self/activity", post(note))
@@ -106,7 +106,11 @@ async fn authenticate(
     }
 }
 
-fn policy_of(current: &Current, agent: &abbey_plan::Agent, task: Option<&TaskRow>) -> ToolPolicy {
+fn policy_of(
+    current: &PlanInForce,
+    agent: &abbey_plan::Agent,
+    task: Option<&TaskRow>,
+) -> ToolPolicy {
     let mut policy = match task.and_then(|t| t.policy.as_ref()) {
         Some(narrower) => agent.tools.narrowed(narrower),
         None => agent.tools.clone(),
@@ -158,7 +162,7 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
     }))
 }
 
-fn find<'a>(current: &'a Current, slug: &Slug) -> Result<&'a abbey_plan::Agent> {
+fn find<'a>(current: &'a PlanInForce, slug: &Slug) -> Result<&'a abbey_plan::Agent> {
     let found = current.house.agents.get(slug);
     Ok(found.ok_or_else(|| {
         Problem::new(
@@ -274,23 +278,17 @@ async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
     })
 }
 
-fn task_ref(text: &str) -> Result<TaskRef> {
-    Ok(text
-        .parse()
-        .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
-}
-
 async fn claim(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     Input(body): Input<ClaimBody>,
 ) -> Result<Doc<ClaimDoc>> {
-    let task = task_ref(&name)?;
+    let task = parse_task_ref(&name)?;
     let current = house.planned()?;
     let agent = find(&current, &slug)?;
     let model = agent.model.as_ref().map(ToString::to_string);
-    let generation = views::seen(&house)
+    let generation = status::seen(&house)
         .get(&abbey_model::CellName::Agent(slug.clone()))
         .map(|s| s.history.generation)
         .unwrap_or_default();
@@ -362,7 +360,7 @@ async fn renew(
     let hold = hold(&house, slug, &headers)?;
     let lease = house
         .store
-        .renew(task_ref(&name)?, hold, facts_of(body.facts)?)
+        .renew(parse_task_ref(&name)?, hold, facts_of(body.facts)?)
         .await?;
     house.deadlines_changed.notify_one();
     Ok(Doc(LeaseDoc {
@@ -392,7 +390,7 @@ async fn complete(
         source: word::<ResultSource>(&body.source)?,
         data: body.data,
     };
-    let (task, facts) = (task_ref(&name)?, facts_of(body.facts)?);
+    let (task, facts) = (parse_task_ref(&name)?, facts_of(body.facts)?);
     let row = house.store.task(task).await?;
     let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
     let mut checked = Checked::No;
@@ -439,7 +437,7 @@ async fn fail(
     };
     let row = house
         .store
-        .fail(task_ref(&name)?, hold, failure, facts_of(body.facts)?)
+        .fail(parse_task_ref(&name)?, hold, failure, facts_of(body.facts)?)
         .await?;
     house.work.bump();
     house.deadlines_changed.notify_one();
@@ -462,7 +460,7 @@ async fn block(
     }
     let row = house
         .store
-        .block(task_ref(&name)?, hold, body.on, body.why)
+        .block(parse_task_ref(&name)?, hold, body.on, body.why)
         .await?;
     house.work.bump();
     Ok(Doc(TaskDoc {
@@ -518,7 +516,10 @@ async fn piece(
             "`task` names the work that this is a piece of",
         )
     })?;
-    let parent = (task_ref(mine)?, hold(house, slug.clone(), headers)?.token);
+    let parent = (
+        parse_task_ref(mine)?,
+        hold(house, slug.clone(), headers)?.token,
+    );
     let key = header(headers, "idempotency-key").map(str::to_owned);
     let who = Principal::Agent(slug);
     let added = crate::work::delegation::give(house, &who, (body, way), Some(parent), key).await?;
@@ -532,7 +533,7 @@ async fn ask_approval(
     Input(body): Input<ApprovalBody>,
 ) -> Result<Doc<ApprovalView>> {
     let right = (
-        task_ref(&body.task)?,
+        parse_task_ref(&body.task)?,
         hold(&house, slug.clone(), &headers)?.token,
     );
     Ok(Doc(
@@ -561,7 +562,7 @@ struct WaitQuery {
 
 /// Work that the caller gave on, and no other.
 async fn given(house: &House, slug: &Slug, name: &str) -> Result<TaskRef> {
-    let row = house.store.task(task_ref(name)?).await?;
+    let row = house.store.task(parse_task_ref(name)?).await?;
     match row.author == Principal::Agent(slug.clone()) {
         true => Ok(TaskRef::Id(row.id)),
         // Whose it is does not concern others, nor that it is there.
@@ -581,7 +582,7 @@ async fn delegated(
 ) -> Result<Doc<TaskDoc>> {
     let task = given(&house, &slug, &name).await?;
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
-    let row = crate::api_server::operator_api::rested(&house, task, patience).await?;
+    let row = crate::work::lookup::wait_until_settled(&house, task, patience).await?;
     Ok(Doc(views::task_doc(&house, row).await?))
 }
 

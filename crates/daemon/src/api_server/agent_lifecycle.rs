@@ -1,10 +1,10 @@
 //! Agents go and come back (S1-24, S2-24): what they were, what is left of them, what makes them who they are.
 
-use crate::api_server::operator_api::{known_agent, slug_of};
 use crate::api_server::web::{Doc, Input};
 use crate::boot::house::House;
 use crate::cells::{exec, service_consumers};
 use crate::core::error::{Error, Result};
+use crate::work::lookup::{known_agent, parse_slug};
 use abbey_api::*;
 use abbey_cells::hostd::{FileEntry, FileName, NoteName, Operation, Reply};
 use abbey_model::{CellName, FaultKind, Principal, Redactor, Slug, Timestamp};
@@ -47,7 +47,7 @@ pub(crate) fn routes() -> Router<Arc<House>> {
 
 /// What the manifest says of an agent, or said when it last lived here.
 async fn entry(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EntryDoc>> {
-    let slug = slug_of(&name)?;
+    let slug = parse_slug(&name)?;
     let present = house
         .current()
         .is_some_and(|c| c.house.agents.contains_key(&slug));
@@ -194,7 +194,7 @@ async fn bring(
     for some in entries.chunks(AT_ONCE) {
         let owner = CellName::Agent(slug.clone());
         let files = some.to_vec();
-        crate::cells::provision::ask(&house, Operation::Prepare { owner, files }).await?;
+        crate::core::hostd::call(&house, Operation::Prepare { owner, files }).await?;
     }
     let paths: Vec<&str> = body.files.iter().map(|f| f.path.as_str()).collect();
     let note = Note {
@@ -244,7 +244,7 @@ async fn restore(
     Path(name): Path<String>,
     Input(body): Input<RestoreBody>,
 ) -> Result<Doc<RestoredDoc>> {
-    let slug = slug_of(&name)?;
+    let slug = parse_slug(&name)?;
     // No plan comes in between.
     let _no_plan = house.applying.lock().await;
     let lives = house
@@ -288,7 +288,7 @@ async fn restore(
         owner,
         stamp: stamp.clone(),
     };
-    crate::cells::provision::ask(&house, asked).await?;
+    crate::core::hostd::call(&house, asked).await?;
     let note = Note {
         actor: Principal::Operator,
         action: "agent.restore".to_owned(),
@@ -304,7 +304,7 @@ async fn restore(
 }
 
 async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc<LeftoversDoc>> {
-    let slug = slug_of(&name)?;
+    let slug = parse_slug(&name)?;
     let cell = CellName::Agent(slug.clone());
     let mut left = Vec::new();
     if let Some(current) = house.current() {

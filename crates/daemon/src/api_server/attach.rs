@@ -1,9 +1,9 @@
 //! `abbey attach`: the terminal of a cell over an upgraded connection. Bytes are carried and nothing is
 //! understood; `abbey_cells::shim` says what they mean.
 
-use crate::api_server::operator_api::slug_of;
 use crate::boot::house::House;
 use crate::core::error::{Error, Result};
+use crate::work::lookup::parse_slug;
 use abbey_api::Problem;
 use abbey_model::{CellName, FaultKind, Principal};
 use abbey_store::Note;
@@ -33,7 +33,7 @@ pub(crate) async fn agent(
     Query(size): Query<Size>,
     request: Request,
 ) -> Result<Response> {
-    attach(house, CellName::Agent(slug_of(&name)?), size, request).await
+    attach(house, CellName::Agent(parse_slug(&name)?), size, request).await
 }
 
 /// Of a service.
@@ -43,7 +43,7 @@ pub(crate) async fn service(
     Query(size): Query<Size>,
     request: Request,
 ) -> Result<Response> {
-    attach(house, CellName::Service(slug_of(&name)?), size, request).await
+    attach(house, CellName::Service(parse_slug(&name)?), size, request).await
 }
 
 async fn attach(

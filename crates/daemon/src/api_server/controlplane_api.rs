@@ -2,10 +2,10 @@
 //! state and the same checks. Beside the operator's and the agents' own credentials it knows one shared secret, where the
 //! manifest names one; that is good for nothing else (S4-03, S4-04).
 
-use crate::api_server::operator_api::known_agent;
 use crate::api_server::web::{Doc, Input, header};
 use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::work::lookup::known_agent;
 use crate::work::{approvals, operations};
 use abbey_api::{ApprovalBody, Problem, Time};
 use abbey_model::{
@@ -52,7 +52,7 @@ pub(crate) fn routes() -> Router<Arc<House>> {
 }
 
 async fn unknown(Path(rest): Path<String>) -> Response {
-    crate::api_server::operator_api::refuse_unknown(
+    crate::api_server::web::refuse_unknown(
         abbey_api::routes::Door::Outside,
         &format!("/api/controlplane/{rest}"),
     )
@@ -281,7 +281,7 @@ async fn add(
     );
     let new = NewTask {
         author,
-        priority: crate::api_server::operator_api::priority(body.priority.as_deref())?,
+        priority: crate::work::lookup::parse_priority(body.priority.as_deref())?,
         idempotency: key.map(|key| (key, digest)),
         delegated: (!body.context.is_empty()).then(|| Delegated {
             data: body.context,
@@ -365,7 +365,7 @@ async fn log(
             let text = "a yes is asked for by the agent that holds the task: its own credential, `task_id`, and the token of its lease in the header `Abbey-Lease`";
             return Err(Problem::new(FaultKind::Forbidden, text).into());
         };
-        let task: TaskRef = crate::api_server::operator_api::task_ref(name)?;
+        let task: TaskRef = crate::work::lookup::parse_task_ref(name)?;
         let asked = ApprovalBody {
             task: name.clone(),
             action: text("operation"),

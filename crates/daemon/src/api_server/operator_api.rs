@@ -1,18 +1,22 @@
 //! The outside door: the operator's API.
 
-use crate::api_server::web::{Doc, Input, etag, header, if_match, problem};
-use crate::api_server::{hooks, operator_cells, operator_work};
+use crate::api_server::web::large;
+use crate::api_server::web::{
+    Doc, Input, SearchQuery, etag, header, if_match, problem, refuse_unknown,
+};
+use crate::api_server::{hooks, operator_cells, operator_work, plans};
 use crate::boot::house::House;
 use crate::cells::commands;
 use crate::core::backup;
 use crate::core::error::{Error, Result};
+use crate::insight::views::find_skills;
 use crate::insight::{doctor, metrics, views};
 use crate::planning::apply;
-use abbey_api::routes::{Door, NOT_BUILT};
+use crate::work::lookup::parse_slug;
+use crate::work::lookup::{known_agent, parse_priority, parse_task_ref, wait_until_settled};
+use abbey_api::routes::Door;
 use abbey_api::*;
-use abbey_model::{
-    Amounts, FaultKind, Principal, Priority, RunId, Slug, TaskRef, TaskState, Tokens,
-};
+use abbey_model::{Amounts, FaultKind, Principal, RunId, TaskRef, TaskState, Tokens};
 use abbey_store::{NewTask, TaskFilter};
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
@@ -22,7 +26,6 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -36,7 +39,7 @@ const PAGE_MAX: u32 = 1000;
 
 pub(crate) fn router(house: Arc<House>) -> Router {
     let api = Router::new()
-        .route("/metrics", get(metrics::metrics))
+        .route("/metrics", get(metrics_text))
         .route("/openapi.json", get(async || Doc(openapi(Door::Outside))))
         .route("/api/v1/house", get(house_doc))
         .route("/api/v1/down", post(down))
@@ -44,7 +47,7 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/api/v1/generations", post(generation))
         .route("/api/v1/generations/current", get(current))
         .merge(operator_cells::routes())
-        .route("/api/v1/commands", commands::route())
+        .route("/api/v1/commands", post(run_command))
         .route("/api/v1/tasks", get(tasks).post(add_task))
         .route("/api/v1/tasks/{task}", get(task))
         .route("/api/v1/tasks/{task}/why", get(why_task))
@@ -88,47 +91,6 @@ async fn authenticate(State(house): Shared, request: Request, next: Next) -> Res
 async fn unknown(request: Request) -> Response {
     let path = request.uri().path();
     refuse_unknown(Door::Outside, path)
-}
-
-/// A path that belongs to the contract is refused by name; any other does not exist.
-pub(crate) fn refuse_unknown(door: Door, path: &str) -> Response {
-    let later = NOT_BUILT
-        .iter()
-        .any(|(d, prefix)| *d == door && path.starts_with(prefix));
-    if later {
-        return problem(Problem::new(
-            FaultKind::NotBuilt,
-            format!("`{path}` is not built yet in this version"),
-        ));
-    }
-    problem(
-        Problem::new(FaultKind::NotFound, format!("there is no route `{path}`"))
-            .remedy("see /openapi.json"),
-    )
-}
-
-pub(crate) fn slug_of(text: &str) -> Result<Slug> {
-    Ok(text
-        .parse()
-        .map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::NotFound, e.to_string()))?)
-}
-
-pub(crate) fn task_ref(text: &str) -> Result<TaskRef> {
-    Ok(text
-        .parse()
-        .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
-}
-
-pub(crate) fn known_agent(house: &House, text: &str) -> Result<Slug> {
-    let slug = slug_of(text)?;
-    match house.current() {
-        Some(current) if current.house.agents.contains_key(&slug) => Ok(slug),
-        _ => Err(
-            Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
-                .remedy("`abbey ps` lists the agents")
-                .into(),
-        ),
-    }
 }
 
 #[derive(Deserialize)]
@@ -179,7 +141,7 @@ async fn generation(
 ) -> Result<Doc<PlanDoc>> {
     let seen = if_match(&headers)?;
     Ok(Doc(
-        apply::apply(&house, body, seen, Principal::Operator).await?
+        plans::apply(&house, body, seen, Principal::Operator).await?
     ))
 }
 
@@ -225,7 +187,7 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
         })
         .transpose()?;
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
-    let assignee = query.agent.as_deref().map(slug_of).transpose()?;
+    let assignee = query.agent.as_deref().map(parse_slug).transpose()?;
     let rows = house
         .store
         .tasks(TaskFilter {
@@ -246,19 +208,6 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
             .collect(),
         cursor,
     }))
-}
-
-pub(crate) fn priority(text: Option<&str>) -> Result<Priority> {
-    let word = match text {
-        None | Some("medium") => return Ok(Priority::P2),
-        Some("urgent") => "P0",
-        Some("high") => "P1",
-        Some("low") => "P3",
-        Some(other) => other,
-    };
-    Ok(word.to_uppercase().parse().map_err(|e: String| {
-        Problem::new(FaultKind::Invalid, e).remedy("P0 to P3, or urgent, high, medium, low")
-    })?)
 }
 
 async fn add_task(
@@ -319,7 +268,7 @@ async fn add_task(
         text,
         author: Principal::Operator,
         assignee,
-        priority: priority(body.priority.as_deref())?,
+        priority: parse_priority(body.priority.as_deref())?,
         budget: Amounts {
             tokens: Tokens(body.tokens.unwrap_or(0)),
             ..Amounts::default()
@@ -359,42 +308,19 @@ async fn task(
     Query(query): Query<WaitQuery>,
 ) -> Result<Response> {
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
-    let row = rested(&house, task_ref(&name)?, patience).await?;
+    let row = wait_until_settled(&house, parse_task_ref(&name)?, patience).await?;
     let tag = etag(row.version);
     Ok(([("etag", tag)], Doc(views::task_doc(&house, row).await?)).into_response())
 }
 
-/// A task once it has stopped moving, or as it stands when patience is over.
-pub(crate) async fn rested(
-    house: &House,
-    task: TaskRef,
-    patience: Duration,
-) -> Result<abbey_store::TaskRow> {
-    let until = tokio::time::Instant::now() + patience;
-    let mut head = house.head.clone();
-    loop {
-        head.mark_unchanged();
-        let row = house.store.task(task).await?;
-        let resting = row.state().is_terminal()
-            || matches!(
-                row.state(),
-                TaskState::Parked | TaskState::Blocked | TaskState::AwaitingApproval
-            );
-        if resting || tokio::time::Instant::now() >= until {
-            return Ok(row);
-        }
-        let _changed_or_over = tokio::time::timeout_at(until, head.changed()).await;
-    }
-}
-
 async fn why_task(State(house): Shared, Path(name): Path<String>) -> Result<Doc<WhyDoc>> {
-    let row = house.store.task(task_ref(&name)?).await?;
+    let row = house.store.task(parse_task_ref(&name)?).await?;
     Ok(Doc(views::why_task(&house, &row).await?))
 }
 
 /// Refuses when the caller looked at an older revision.
 async fn checked(house: &House, name: &str, headers: &HeaderMap) -> Result<TaskRef> {
-    let task = task_ref(name)?;
+    let task = parse_task_ref(name)?;
     if let Some(seen) = if_match(headers)? {
         let current = house.store.task(task).await?.version;
         if seen != current {
@@ -572,55 +498,6 @@ async fn budgets(State(house): Shared) -> Result<Doc<BudgetDoc>> {
     }))
 }
 
-#[derive(Deserialize)]
-pub(crate) struct SearchQuery {
-    #[serde(default)]
-    pub(crate) q: Option<String>,
-}
-
-/// Skills, or those that fit a text: by pattern first, then by words.
-pub(crate) fn find_skills(
-    house: &House,
-    query: Option<&str>,
-    allowed: impl Fn(&str) -> bool,
-) -> SkillsDoc {
-    let skills = house.skills();
-    let all = skills.all.values().filter(|s| allowed(&s.name));
-    let found: Vec<SkillView> = match query.filter(|q| !q.trim().is_empty()) {
-        None => all.map(|s| views::skill(house, s, None)).collect(),
-        Some(query) => {
-            let scores: BTreeMap<String, u32> = skills
-                .candidates(query)
-                .into_iter()
-                .map(|c| (c.skill, c.score))
-                .collect();
-            let words: Vec<String> = query
-                .to_lowercase()
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect();
-            let score = |s: &abbey_agents::skill::Skill| {
-                let tags = s.tags.join(" ");
-                let text = format!("{} {} {tags}", s.name, s.description).to_lowercase();
-                let hits = words.iter().filter(|w| text.contains(w.as_str())).count();
-                let by_words = u32::try_from(hits * 400 / words.len().max(1)).unwrap_or(0);
-                scores.get(&s.name).copied().unwrap_or(0).max(by_words)
-            };
-            let mut found: Vec<SkillView> = all
-                .map(|s| (score(s), s))
-                .filter(|(n, _)| *n > 0)
-                .map(|(n, s)| views::skill(house, s, Some(n)))
-                .collect();
-            found.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
-            found
-        }
-    };
-    SkillsDoc {
-        version: VERSION,
-        skills: found,
-    }
-}
-
 async fn skills(State(house): Shared, Query(query): Query<SearchQuery>) -> Doc<SkillsDoc> {
     Doc(find_skills(&house, query.q.as_deref(), |_| true))
 }
@@ -644,4 +521,20 @@ async fn backup_now(
     Ok(Doc(
         backup::write(&house, std::path::Path::new(&body.path)).await?
     ))
+}
+
+async fn metrics_text(State(house): Shared) -> Result<Response> {
+    let text = metrics::render(&house).await?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([("content-type", kind)], text).into_response())
+}
+
+/// Largest request to run a command, bytes, with the files that come along.
+const COMMAND_REQUEST_MAX: usize = 96 << 20;
+
+async fn run_command(State(house): Shared, request: Request) -> Response {
+    match large(request.into_body(), COMMAND_REQUEST_MAX).await {
+        Ok(body) => commands::command(&house, body).await.into_response(),
+        Err(refused) => refused,
+    }
 }

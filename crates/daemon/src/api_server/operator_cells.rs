@@ -1,12 +1,12 @@
 //! The operator's API to agents and services as cells: how they are, what they say, and what is wanted of them.
 
 use crate::api_server::attach;
-use crate::api_server::operator_api::{known_agent, slug_of};
 use crate::api_server::web::{Doc, Input};
 use crate::boot::house::House;
-use crate::cells::{exec, logs, provision};
+use crate::cells::{agent_credentials, exec, logs};
 use crate::core::error::Result;
 use crate::insight::views;
+use crate::work::lookup::{known_agent, parse_slug};
 use crate::work::operations;
 use abbey_api::*;
 use abbey_model::{CellName, FaultKind, Principal, Wish};
@@ -73,7 +73,7 @@ async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc
 }
 
 async fn why_agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentWhyDoc>> {
-    Ok(Doc(views::why_agent(&house, &slug_of(&name)?).await?))
+    Ok(Doc(views::why_agent(&house, &parse_slug(&name)?).await?))
 }
 
 #[derive(Deserialize)]
@@ -108,7 +108,7 @@ async fn service_logs(
     Path(name): Path<String>,
     Query(query): Query<LogQuery>,
 ) -> Result<Doc<LogDoc>> {
-    let slug = slug_of(&name)?;
+    let slug = parse_slug(&name)?;
     if !house
         .current()
         .is_some_and(|c| c.house.services.contains_key(&slug))
@@ -169,7 +169,7 @@ async fn restart_service(
     State(house): Shared,
     Path(name): Path<String>,
 ) -> Result<Doc<serde_json::Value>> {
-    let slug = slug_of(&name)?;
+    let slug = parse_slug(&name)?;
     let known = house
         .current()
         .is_some_and(|c| c.house.services.contains_key(&slug));
@@ -185,9 +185,9 @@ async fn restart_service(
 
 async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
     let slug = known_agent(&house, &name)?;
-    provision::credential(&house, &slug, provision::OVERLAP).await?;
+    agent_credentials::credential(&house, &slug, agent_credentials::OVERLAP).await?;
     Ok(Doc(
-        serde_json::json!({ "version": VERSION, "agent": name, "overlap_ms": provision::OVERLAP }),
+        serde_json::json!({ "version": VERSION, "agent": name, "overlap_ms": agent_credentials::OVERLAP }),
     ))
 }
 
@@ -196,5 +196,5 @@ async fn exec_in(
     Path(name): Path<String>,
     Input(body): Input<ExecBody>,
 ) -> Result<Response> {
-    exec::exec(&house, &slug_of(&name)?, body).await
+    exec::exec(&house, &parse_slug(&name)?, body).await
 }

@@ -1,11 +1,13 @@
 //! The operator's API to work that is shared: delegation, the org chart, approvals, schedules, workflows.
 
-use crate::api_server::operator_api::{slug_of, task_ref};
+use crate::api_server::documents_api;
 use crate::api_server::web::{Doc, Input, header};
 use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::core::plan;
 use crate::insight::{org, reports, views, workflow_views};
-use crate::work::{approvals, delegation, documents, schedules, workflows};
+use crate::work::lookup::{parse_slug, parse_task_ref};
+use crate::work::{approvals, delegation, queue, schedules, workflows};
 use abbey_api::*;
 use abbey_engine::approval::Verdict;
 use abbey_model::{FaultKind, Principal};
@@ -32,8 +34,8 @@ pub(crate) fn routes() -> Router<Arc<House>> {
         .route("/api/v1/approvals/{approval}/approve", post(approve))
         .route("/api/v1/approvals/{approval}/deny", post(deny))
         .route("/api/v1/approvals/{approval}/revise", post(revise))
-        .merge(documents::outside())
-        .merge(crate::work::queue::routes())
+        .merge(documents_api::operator_routes())
+        .route("/api/v1/queue", get(show_queue).post(merge_queue))
         .route("/api/v1/org", get(org_doc))
         .route("/api/v1/workflows", get(declared))
         .route("/api/v1/workflows/{workflow}/runs", post(run_workflow))
@@ -59,7 +61,7 @@ struct InWhich {
 impl InWhich {
     fn language(&self, house: &House) -> Result<Language> {
         let Some(tag) = &self.locale else {
-            return Ok(reports::language_of(house, None));
+            return Ok(plan::language_of(house, None));
         };
         Ok(Language::of(tag).ok_or_else(|| {
             let all = Language::ALL.map(Language::tag).join(", ");
@@ -104,7 +106,7 @@ async fn report(
 }
 
 async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
-    Ok(Doc(delegation::tree(&house, task_ref(&name)?).await?))
+    Ok(Doc(views::task_tree(&house, parse_task_ref(&name)?).await?))
 }
 
 #[derive(Deserialize)]
@@ -188,7 +190,7 @@ async fn run_workflow(
     headers: HeaderMap,
     Input(body): Input<RunWorkflowBody>,
 ) -> Result<Response> {
-    let name = slug_of(&name)?;
+    let name = parse_slug(&name)?;
     let key = header(&headers, "idempotency-key").map(|k| format!("operator {k}"));
     let started = workflows::start(&house, &name, body.input, Principal::Operator, key);
     let (row, new) = started.await?;
@@ -243,7 +245,11 @@ async fn workflow_run(
 ) -> Result<Doc<WorkflowDoc>> {
     let patience = Duration::from_millis(query.wait_ms.min(60_000));
     let number = workflows::number(&name)?;
-    Ok(Doc(workflows::rested(&house, number, patience).await?))
+    let row = workflows::wait_until_over(&house, number, patience).await?;
+    Ok(Doc(WorkflowDoc {
+        version: VERSION,
+        run: workflow_views::run(&house, &row),
+    }))
 }
 
 async fn cancel_workflow(
@@ -263,7 +269,7 @@ async fn event(
     headers: HeaderMap,
     Input(body): Input<EventBody>,
 ) -> Result<Doc<HeardDoc>> {
-    let name = slug_of(&name)?;
+    let name = parse_slug(&name)?;
     let key = header(&headers, "idempotency-key").map(str::to_owned);
     let heard = workflows::event(&house, &name, body, Principal::Operator, key);
     Ok(Doc(heard.await?))
@@ -294,4 +300,17 @@ async fn delegate(
     };
     let doc = views::task_doc(&house, added.task).await?;
     Ok((status, Doc(doc)).into_response())
+}
+
+async fn show_queue(State(house): Shared) -> Result<Doc<QueueDoc>> {
+    Ok(Doc(QueueDoc {
+        version: VERSION,
+        text: queue::render(&house, None).await?,
+        done: Vec::new(),
+        conflicts: Vec::new(),
+    }))
+}
+
+async fn merge_queue(State(house): Shared, Input(body): Input<QueueBody>) -> Result<Doc<QueueDoc>> {
+    queue::merge_file(&house, &body.text).await.map(Doc)
 }

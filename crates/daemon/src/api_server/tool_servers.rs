@@ -1,10 +1,10 @@
 //! Tools of servers in cells of their own: only for agents who use them, only while they work, and each call is
 //! entered (S3-19).
 
-use crate::api_server::agent_api::Me;
-use crate::api_server::web::{Doc, Input};
-use crate::boot::house::{Current, House};
+use crate::api_server::web::{Doc, Input, Me};
+use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::core::plan::PlanInForce;
 use abbey_api::{Problem, ToolBody, ToolDoc, ToolView, ToolsDoc, VERSION};
 use abbey_cells::crash;
 use abbey_model::{CellName, FaultKind, Principal, Slug, TaskState};
@@ -36,7 +36,7 @@ pub(crate) fn inside() -> Router<Arc<House>> {
 }
 
 /// Tool servers that an agent uses.
-fn servers(current: &Current, agent: &Slug) -> Vec<Slug> {
+fn servers(current: &PlanInForce, agent: &Slug) -> Vec<Slug> {
     let used = current.house.agents.get(agent).map(|a| &a.uses);
     let is = |s: &&Slug| {
         let service = current.house.services.get(*s);
@@ -48,7 +48,7 @@ fn servers(current: &Current, agent: &Slug) -> Vec<Slug> {
 /// Sends one MCP request to a tool server and returns its result.
 async fn request_tool_server(
     house: &House,
-    current: &Current,
+    current: &PlanInForce,
     service: &Slug,
     (method, params): (&str, Value),
 ) -> Result<Value> {

@@ -2,10 +2,12 @@
 
 use crate::core::error::Error;
 use abbey_api::Problem;
+use abbey_api::routes::{Door, NOT_BUILT};
 use abbey_model::FaultKind;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -104,3 +106,30 @@ pub(crate) fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<u64>, P
         }),
     }
 }
+
+#[derive(Deserialize)]
+pub(crate) struct SearchQuery {
+    #[serde(default)]
+    pub(crate) q: Option<String>,
+}
+
+/// A path that belongs to the contract is refused by name; any other does not exist.
+pub(crate) fn refuse_unknown(door: Door, path: &str) -> Response {
+    let later = NOT_BUILT
+        .iter()
+        .any(|(d, prefix)| *d == door && path.starts_with(prefix));
+    if later {
+        return problem(Problem::new(
+            FaultKind::NotBuilt,
+            format!("`{path}` is not built yet in this version"),
+        ));
+    }
+    problem(
+        Problem::new(FaultKind::NotFound, format!("there is no route `{path}`"))
+            .remedy("see /openapi.json"),
+    )
+}
+
+/// The authenticated agent.
+#[derive(Clone)]
+pub(crate) struct Me(pub(crate) abbey_model::Slug);

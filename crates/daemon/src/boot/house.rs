@@ -1,8 +1,9 @@
 //! What every part of the control plane shares.
 
 use crate::core::credentials::Keys;
-use crate::core::error::{Error, Result};
+use crate::core::error::Result;
 use crate::core::home::Home;
+use crate::core::plan::PlanInForce;
 use abbey_agents::skill::Skill;
 use abbey_api::Problem;
 use abbey_cells::Backend;
@@ -12,8 +13,8 @@ use abbey_engine::matcher::{self, Candidate, Match, Rule, SCORE_MAX};
 use abbey_model::{
     Amounts, CellName, FaultKind, Principal, Priority, Redactor, Secret, SecretRef, Slug, Wish,
 };
-use abbey_plan::{Agent, Applied, Registry};
-use abbey_store::{GenerationRow, Intake, NewTask, Storage, TaskRow, allocation::Allocation};
+use abbey_plan::Agent;
+use abbey_store::{Intake, NewTask, Storage, TaskRow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,86 +22,6 @@ use tokio::sync::{Mutex, Notify, watch};
 
 /// Score of a skill that the author named, above every match.
 const NAMED: u32 = SCORE_MAX + 1;
-
-/// The plan that is in force.
-#[derive(Debug, Clone)]
-pub(crate) struct Current {
-    pub(crate) house: abbey_plan::House,
-    pub(crate) generation: u64,
-    pub(crate) applied: Applied,
-    pub(crate) registry: Registry,
-    pub(crate) newest_uid: u32,
-    pub(crate) charters: BTreeMap<Slug, String>,
-    pub(crate) manifest: String,
-    pub(crate) base_dir: String,
-}
-
-impl Current {
-    /// Reads a generation back. It parsed when it was committed; a newer version may refuse it.
-    pub(crate) fn from_row(row: GenerationRow) -> Result<Current> {
-        let damaged = |why: String| Error::Damaged {
-            path: "abbey.db (current generation)".into(),
-            why,
-        };
-        let house = abbey_plan::parse(&row.manifest).map_err(|m| {
-            damaged(
-                m.iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join("; "),
-            )
-        })?;
-        let applied = serde_json::from_value(row.applied).map_err(|e| damaged(e.to_string()))?;
-        let charters = serde_json::from_value(row.charters).map_err(|e| damaged(e.to_string()))?;
-        Ok(Current {
-            house,
-            generation: row.generation,
-            applied,
-            registry: Registry::new(row.allocations.into_iter().filter_map(from_allocation)),
-            newest_uid: row.newest_uid,
-            charters,
-            manifest: row.manifest,
-            base_dir: row.base_dir,
-        })
-    }
-
-    pub(crate) fn port(&self, owner: &str, purpose: &str) -> Option<u16> {
-        self.registry.held(owner, purpose)?.value.parse().ok()
-    }
-
-    pub(crate) fn uid(&self, owner: &str) -> Option<u32> {
-        self.registry.held(owner, "uid")?.value.parse().ok()
-    }
-
-    /// Number of the plan that last changed anything about an agent.
-    pub(crate) fn config(&self, agent: &Slug) -> u64 {
-        self.applied.versions.get(agent).copied().unwrap_or(0)
-    }
-
-    /// Text of an agent's charter.
-    pub(crate) fn charter(&self, agent: &Slug) -> &str {
-        self.charters.get(agent).map_or("", String::as_str)
-    }
-}
-
-pub(crate) fn from_allocation(row: Allocation) -> Option<abbey_plan::Allocation> {
-    let kind = serde_json::from_value(row.kind.into()).ok()?;
-    Some(abbey_plan::Allocation {
-        kind,
-        value: row.value,
-        owner: row.owner,
-        purpose: row.purpose,
-    })
-}
-
-pub(crate) fn to_allocation(row: &abbey_plan::Allocation) -> Allocation {
-    Allocation {
-        kind: row.kind.name().to_owned(),
-        value: row.value.clone(),
-        owner: row.owner.clone(),
-        purpose: row.purpose.clone(),
-    }
-}
 
 /// The skills of the house, ready to match.
 #[derive(Default)]
@@ -158,7 +79,7 @@ pub struct House {
     pub(crate) backend: Arc<dyn Backend>,
     /// Whoever does what takes privilege.
     pub(crate) hostd: Arc<dyn Helper>,
-    pub(crate) current: RwLock<Option<Arc<Current>>>,
+    pub(crate) current: RwLock<Option<Arc<PlanInForce>>>,
     pub(crate) skills: RwLock<Arc<Skills>>,
     pub(crate) keys: Keys,
     pub(crate) traces: crate::work::trace::Traces,
@@ -183,7 +104,7 @@ pub struct House {
     /// One plan at a time.
     pub(crate) applying: Mutex<()>,
     /// Newest look at every cell.
-    pub(crate) seen: RwLock<BTreeMap<CellName, crate::cells::reconciler::Seen>>,
+    pub(crate) seen: RwLock<BTreeMap<CellName, crate::cells::status::Seen>>,
     /// What the operator wants of each cell.
     pub(crate) wishes: RwLock<BTreeMap<CellName, Wish>>,
     pub(crate) going_down: AtomicBool,
@@ -195,7 +116,7 @@ pub struct House {
     /// Version of the work at which each agent last found nothing.
     pub(crate) checked: Mutex<BTreeMap<Slug, u64>>,
     pub(crate) lease_ttl: abbey_model::Millis,
-    pub(crate) readings: std::sync::Mutex<crate::insight::views::Readings>,
+    pub(crate) readings: std::sync::Mutex<crate::cells::status::Readings>,
     pub(crate) wakes_skipped: AtomicU64,
     pub(crate) model_calls: AtomicU64,
     /// How calls to providers ended.
@@ -204,7 +125,7 @@ pub struct House {
     pub(crate) http: abbey_gateway::HttpClient,
     pub(crate) address: RwLock<String>,
     /// The outside door as it stands open: what it was opened for, and how it is closed.
-    pub(crate) outside: Mutex<Option<crate::boot::serve::OpenDoor>>,
+    pub(crate) outside: Mutex<Option<crate::api_server::listener::OpenDoor>>,
     /// Under which configuration each agent said to work.
     pub(crate) configs: RwLock<BTreeMap<Slug, u64>>,
     /// Bytes of hostd's journal at the last look.
@@ -224,7 +145,7 @@ pub struct House {
 }
 
 impl House {
-    pub(crate) fn current(&self) -> Option<Arc<Current>> {
+    pub(crate) fn current(&self) -> Option<Arc<PlanInForce>> {
         self.current
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -232,7 +153,7 @@ impl House {
     }
 
     /// The same, for what cannot do without a plan.
-    pub(crate) fn planned(&self) -> Result<Arc<Current>> {
+    pub(crate) fn planned(&self) -> Result<Arc<PlanInForce>> {
         let none = || Problem::new(FaultKind::Unavailable, "the house has no plan yet");
         Ok(self.current().ok_or_else(none)?)
     }
@@ -243,7 +164,7 @@ impl House {
         address.parse().ok()
     }
 
-    pub(crate) fn set_current(&self, current: Current) {
+    pub(crate) fn set_current(&self, current: PlanInForce) {
         let generation = current.generation;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(current));
         self.plans.send_replace(generation);

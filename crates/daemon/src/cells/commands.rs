@@ -6,14 +6,16 @@
 
 use crate::boot::house::House;
 use crate::cells::exec::{pipe, pump};
-use crate::cells::provision::ask;
+use crate::cells::process_end;
 use crate::cells::specs::{Ways, tmp_size};
 use crate::cells::vm_pool::Source;
 use crate::core::error::{Error, Result};
+use crate::core::hostd;
 use crate::net::firewall;
 use abbey_api::{CommandBody, Problem};
 use abbey_cells::hostd::{Claim, Operation};
-use abbey_cells::machine::{Machine, Origin, image::DEFAULT};
+use abbey_cells::machine::image::DEFAULT;
+use abbey_cells::machine::{Machine, Origin};
 use abbey_cells::{Bind, CellSpec, Network, Program, Sandbox};
 use abbey_model::{
     Bytes, CellKind, CellName, Egress, ExitKind, FaultKind, Generation, Layer, Limits, Millis,
@@ -21,9 +23,7 @@ use abbey_model::{
 };
 use abbey_store::Note;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
-use axum::routing::MethodRouter;
+use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
@@ -212,19 +212,6 @@ impl Wanted {
     }
 }
 
-/// Largest request, bytes, with the files that come along.
-const REQUEST_MAX: usize = 96 << 20;
-
-/// The route of the outside door.
-pub(crate) fn route() -> MethodRouter<Arc<House>> {
-    axum::routing::post(async |State(house): State<Arc<House>>, request: Request| {
-        match crate::api_server::web::large(request.into_body(), REQUEST_MAX).await {
-            Ok(body) => command(&house, body).await.into_response(),
-            Err(refused) => refused,
-        }
-    })
-}
-
 /// Runs a command, and streams what it says as JSON Lines; the last line tells how it ended.
 pub(crate) async fn command(house: &Arc<House>, body: CommandBody) -> Result<Response> {
     let wanted = Wanted::of(body)?;
@@ -318,7 +305,7 @@ pub(crate) async fn start_waiting(
             machine.origin = origin;
         }
         let (spec, generation) = (Box::new(spec), Generation(1));
-        ask(house, Operation::Start { generation, spec }).await
+        hostd::call(house, Operation::Start { generation, spec }).await
     };
     match started.await {
         Ok(()) => Ok(slug),
@@ -338,7 +325,7 @@ pub(crate) async fn let_go(house: &Arc<House>, slug: &Slug) {
 async fn lease(house: &Arc<House>, slug: &Slug, wanted: &Wanted) -> Result<Lease> {
     let hostd = Arc::clone(&house.hostd);
     let network = wanted.goes_out() && wanted.cell.isolates();
-    let (hello, unusable) = crate::core::hostd::ask(move || {
+    let (hello, unusable) = hostd::ask(move || {
         let unusable = match network {
             true => hostd.observe()?.no_network,
             false => None,
@@ -426,12 +413,12 @@ impl Running {
             owner: self.cell.clone(),
             claim,
         };
-        ask(&self.house, owned).await?;
+        hostd::call(&self.house, owned).await?;
         let prepared = Operation::Prepare {
             owner: self.cell.clone(),
             files: Vec::new(),
         };
-        ask(&self.house, prepared).await
+        hostd::call(&self.house, prepared).await
     }
 
     async fn prepare(&self, lease: &Lease, wanted: &Wanted) -> Result<()> {
@@ -447,10 +434,7 @@ impl Running {
         if let Some(archive) = &wanted.files {
             let file = scratch(archive).map_err(Error::file("make", "a scratch file"))?;
             let (hostd, owner) = (Arc::clone(&self.house.hostd), owner());
-            crate::core::hostd::ask(move || {
-                hostd.call(Operation::Stage { owner }, &[file.as_fd()])
-            })
-            .await?;
+            hostd::ask(move || hostd.call(Operation::Stage { owner }, &[file.as_fd()])).await?;
         }
         match lease.subnet {
             Some(_) => firewall::raise(&self.house).await.map(drop),
@@ -556,7 +540,7 @@ impl Running {
                 // It waited in vain: something happened to it. The command gets a machine all the same.
                 tracing::warn!(cell = %self.cell, error = error.chain(), "a machine that waited is of no use");
                 let (backend, cell) = (Arc::clone(&self.house.backend), self.cell.clone());
-                crate::core::hostd::ask(move || backend.sweep(&cell)).await?;
+                hostd::ask(move || backend.sweep(&cell)).await?;
                 self.source = Source::Cold;
                 self.launch(lease, wanted).await
             }
@@ -582,7 +566,7 @@ impl Running {
                 spec,
             },
         };
-        crate::core::hostd::ask(move || {
+        hostd::ask(move || {
             let fds = [stdin_child.as_fd(), out.as_fd(), err.as_fd()];
             hostd.call(operation, &fds)
         })
@@ -668,7 +652,7 @@ impl Running {
             None => {
                 timed_out |= !lines.is_closed();
                 let (backend, cell) = (Arc::clone(&self.house.backend), self.cell.clone());
-                crate::core::hostd::ask(move || backend.stop(&cell, GRACE)).await?;
+                hostd::ask(move || backend.stop(&cell, GRACE)).await?;
                 self.ended().await?
             }
         };
@@ -704,12 +688,12 @@ impl Running {
     async fn ended(&self) -> Result<(ExitKind, Option<abbey_model::Spent>)> {
         loop {
             let (backend, cell) = (Arc::clone(&self.house.backend), self.cell.clone());
-            let observed = crate::core::hostd::ask(move || backend.observe(&cell)).await?;
+            let observed = hostd::ask(move || backend.observe(&cell)).await?;
             match observed {
                 Observed::Exited(record) => return Ok((record.exit, record.spent)),
                 Observed::Running { .. } => {
                     let record = self.house.backend.record(&self.cell)?;
-                    crate::cells::reconciler::process_end(record.map(|r| r.shim.pid)).await;
+                    process_end::process_end(record.map(|r| r.shim.pid)).await;
                 }
                 Observed::Nothing | Observed::Orphaned { .. } => return Ok((ExitKind::Lost, None)),
             }
@@ -726,10 +710,7 @@ impl Running {
             self.cell.clone(),
             paths.to_vec(),
         );
-        crate::core::hostd::ask(move || {
-            hostd.call(Operation::Collect { owner, paths }, &[to.as_fd()])
-        })
-        .await?;
+        hostd::ask(move || hostd.call(Operation::Collect { owner, paths }, &[to.as_fd()])).await?;
         let mut bytes = Vec::new();
         file.rewind()
             .and_then(|()| file.take(TAKEN_MAX + 1).read_to_end(&mut bytes))
@@ -759,14 +740,14 @@ impl Running {
 
 async fn discard(house: &House, cell: &CellName) -> Result<()> {
     let (backend, owner) = (Arc::clone(&house.backend), cell.clone());
-    crate::core::hostd::ask(move || backend.sweep(&owner)).await?;
+    hostd::ask(move || backend.sweep(&owner)).await?;
     let owner = cell.clone();
-    ask(house, Operation::Discard { owner }).await
+    hostd::call(house, Operation::Discard { owner }).await
 }
 
 /// Removes what commands left that nobody waits for any more, after a crash.
 pub(crate) async fn clear_leftovers(house: &House, owners: &[CellName]) -> Result<()> {
-    let on_disk = crate::cells::provision::names_in(&house.home.root().join("runs"))?;
+    let on_disk = crate::core::home::slugs_in(&house.home.root().join("runs"))?;
     let holding = owners.iter().filter_map(|o| match o {
         CellName::Run(slug) => Some(slug.clone()),
         CellName::Agent(_) | CellName::Service(_) => None,

@@ -1,7 +1,8 @@
 //! Whether one more cell fits into the host's memory (S3-07). What a cell may use is its limit; what it needs to
 //! begin is less, unless it is a machine. A cell that finds no room waits, says so, and begins when there is some.
 
-use crate::boot::house::{Current, House};
+use crate::boot::house::House;
+use crate::core::plan::PlanInForce;
 use abbey_model::{Bytes, CellKind, CellName, Limits};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -56,7 +57,7 @@ impl Room {
 /// As [`Room::take`].
 pub(crate) fn of_plan(
     house: &House,
-    current: &Current,
+    current: &PlanInForce,
     cell: &CellName,
     peak: Option<Bytes>,
 ) -> Result<(), String> {

@@ -1,25 +1,21 @@
 //! Agents come and go by saga: each step can be done twice and undone, and its intent is logged
 //! before its first side effect (S2-24).
 
-use crate::boot::house::{Current, House};
-use crate::core::credentials::Keys;
+use crate::boot::house::House;
+use crate::cells::agent_credentials::{credential, own_token, refresh_keys};
 use crate::core::error::{Error, Result};
-use crate::core::home::new_token;
+use crate::core::home::slugs_in;
+use crate::core::hostd;
+use crate::core::plan::PlanInForce;
 use crate::net::firewall;
 use abbey_api::Problem;
 use abbey_cells::crash;
 use abbey_cells::hostd::{Claim, Disks, FileEntry, FileName, Operation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
-use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Secret, Slug};
-use abbey_store::{SagaRow, TokenRow};
-use abbey_support::digest::sha256_hex;
+use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Slug};
+use abbey_store::SagaRow;
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
-
-/// How long an old credential stays valid after a new one was given.
-pub(crate) const OVERLAP: Millis = Millis::from_secs(60);
 
 const CREATE: [&str; 3] = ["home", "files", "credential"];
 const REMOVE: [&str; 4] = ["stop", "revoke", "archive", "forget"];
@@ -46,7 +42,7 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
             drive(house, &current, saga).await?;
         }
     }
-    let on_disk = names_in(&house.home.root().join("agents"))?;
+    let on_disk = slugs_in(&house.home.root().join("agents"))?;
     // First, as agents are led to them.
     for service in current.house.services.keys() {
         let owner = CellName::Service(service.clone());
@@ -63,7 +59,7 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
         }
     }
     let hostd = Arc::clone(&house.hostd);
-    let owners = crate::core::hostd::ask(move || hostd.owners()).await?;
+    let owners = hostd::ask(move || hostd.owners()).await?;
     // By what is there, not by what was begun: files, or anything that is held without any.
     let holding = owners.iter().filter_map(|o| match o {
         CellName::Agent(slug) => Some(slug),
@@ -97,25 +93,16 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
             ..Claim::default()
         };
         let owner = owner.clone();
-        ask(house, Operation::Claim { owner, claim }).await?;
+        hostd::call(house, Operation::Claim { owner, claim }).await?;
     }
     crate::cells::commands::clear_leftovers(house, &owners).await?;
     firewall::raise(house).await?;
     refresh_keys(house).await
 }
 
-/// Owners whose files are below a directory.
-pub(crate) fn names_in(dir: &std::path::Path) -> Result<BTreeSet<Slug>> {
-    let entries = fs::read_dir(dir).map_err(Error::file("list", dir))?;
-    Ok(entries
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.parse().ok())
-        .collect())
-}
-
 async fn begin(
     house: &Arc<House>,
-    current: &Current,
+    current: &PlanInForce,
     kind: &str,
     slug: &Slug,
     steps: &[&str],
@@ -140,7 +127,7 @@ async fn begin(
 }
 
 /// Runs a saga from wherever its log says it stands.
-async fn drive(house: &Arc<House>, current: &Current, saga: SagaRow) -> Result<()> {
+async fn drive(house: &Arc<House>, current: &PlanInForce, saga: SagaRow) -> Result<()> {
     let slug: Slug = saga
         .subject
         .parse()
@@ -194,7 +181,7 @@ async fn drive(house: &Arc<House>, current: &Current, saga: SagaRow) -> Result<(
 
 async fn perform(
     house: &Arc<House>,
-    current: &Current,
+    current: &PlanInForce,
     kind: &str,
     step: &str,
     slug: &Slug,
@@ -219,7 +206,7 @@ async fn perform(
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .remove(slug);
             let owner = CellName::Agent(slug.clone());
-            ask(
+            hostd::call(
                 house,
                 Operation::Release {
                     owner: owner.clone(),
@@ -249,25 +236,15 @@ async fn undo(house: &Arc<House>, kind: &str, step: &str, slug: &Slug) -> Result
         ("agent.create", "home") => {
             archive(house, slug).await?;
             let owner = CellName::Agent(slug.clone());
-            ask(house, Operation::Release { owner }).await
+            hostd::call(house, Operation::Release { owner }).await
         }
         // A removal goes forward only: its undo leaves things as they are, and it is begun again.
         _ => Ok(()),
     }
 }
 
-pub(crate) async fn ask(house: &House, operation: Operation) -> Result<()> {
-    let hostd = Arc::clone(&house.hostd);
-    crate::core::hostd::ask(move || hostd.call(operation, &[]).map(drop)).await
-}
-
-/// Where the control plane's copy of an agent's credential is.
-pub(crate) fn own_token(house: &House, slug: &Slug) -> PathBuf {
-    house.home.agent(slug.as_str()).join("token")
-}
-
 /// Gives an owner its user, and makes its directories.
-async fn make_home(house: &House, current: &Current, owner: CellName) -> Result<()> {
+async fn make_home(house: &House, current: &PlanInForce, owner: CellName) -> Result<()> {
     let plan = &current.house;
     let (name, egress) = match &owner {
         CellName::Agent(slug) => (
@@ -307,15 +284,15 @@ async fn make_home(house: &House, current: &Current, owner: CellName) -> Result<
         owner: owner.clone(),
         claim,
     };
-    ask(house, claimed).await?;
+    hostd::call(house, claimed).await?;
     match has_cell {
-        true => ask(house, Operation::Prepare { owner, files }).await,
+        true => hostd::call(house, Operation::Prepare { owner, files }).await,
         false => Ok(()),
     }
 }
 
 /// Writes what the house owns in a workspace; seeds what the agent owns.
-async fn files(house: &House, current: &Current, slug: &Slug) -> Result<()> {
+async fn files(house: &House, current: &PlanInForce, slug: &Slug) -> Result<()> {
     let Some(agent) = current.house.agents.get(slug) else {
         return Ok(());
     };
@@ -337,37 +314,9 @@ async fn files(house: &House, current: &Current, slug: &Slug) -> Result<()> {
         entry(FileName::Heartbeat, ""),
     ];
     let owner = CellName::Agent(slug.clone());
-    ask(house, Operation::Prepare { owner, files }).await?;
+    hostd::call(house, Operation::Prepare { owner, files }).await?;
     house.documents_changed.notify_one();
     Ok(())
-}
-
-/// Gives an agent a fresh credential; older ones end after `overlap`.
-pub(crate) async fn credential(house: &Arc<House>, slug: &Slug, overlap: Millis) -> Result<()> {
-    let token = new_token("abbey_ag_")?;
-    let key = new_token("sk-abbey-")?;
-    let principal = Principal::Agent(slug.clone());
-    house
-        .store
-        .revoke_tokens(principal.clone(), None, overlap)
-        .await?;
-    for (secret, scope) in [(&token, "agent"), (&key, "model")] {
-        let row = TokenRow {
-            hash: sha256_hex(secret.expose().as_bytes()),
-            principal: principal.clone(),
-            scope: scope.to_owned(),
-            expires_at: None,
-        };
-        house.store.add_token(row).await?;
-    }
-    let entry = |name, secret: &Secret| FileEntry {
-        name,
-        content: secret.expose().to_owned(),
-    };
-    let files = vec![entry(FileName::Key, &key), entry(FileName::Token, &token)];
-    let owner = CellName::Agent(slug.clone());
-    ask(house, Operation::Prepare { owner, files }).await?;
-    refresh_keys(house).await
 }
 
 async fn stop_for_good(house: &Arc<House>, slug: &Slug) -> Result<()> {
@@ -389,49 +338,15 @@ async fn archive(house: &House, slug: &Slug) -> Result<()> {
         .to_string()
         .replace([':', '.'], "-");
     let owner = CellName::Agent(slug.clone());
-    ask(house, Operation::Archive { owner, stamp }).await
-}
-
-/// The secret of an agent's credential at a service.
-fn credential_at(house: &House, agent: &Slug, service: &Slug) -> Option<Secret> {
-    let text = fs::read_to_string(crate::cells::service_consumers::own_copy(
-        house, agent, service,
-    ))
-    .ok()?;
-    crate::cells::service_consumers::secret_in(&text).map(Secret::new)
-}
-
-/// Loads every valid credential and every secret that must stay out of logs.
-pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
-    let keys: &Keys = &house.keys;
-    keys.replace(house.store.tokens().await?);
-    let mut secrets = vec![house.home.operator_secret()?];
-    if let Some(current) = house.current() {
-        for (slug, agent) in &current.house.agents {
-            let used = agent.uses.iter();
-            let used = used.filter_map(|s| credential_at(house, slug, s));
-            secrets.extend(used);
-            let key = house.home.agent(slug.as_str()).join("key");
-            secrets.extend(
-                [own_token(house, slug), key]
-                    .iter()
-                    .filter_map(|p| fs::read_to_string(p).ok())
-                    .map(Secret::new),
-            );
-        }
-        let references = current.house.secrets();
-        secrets.extend(references.filter_map(|(_, r)| house.secret(r, &current.base_dir).ok()));
-    }
-    house.learn_secrets(secrets);
-    Ok(())
+    hostd::call(house, Operation::Archive { owner, stamp }).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api_server::plans;
     use crate::boot::serve;
     use crate::core::home::Home;
-    use crate::planning::apply;
     use abbey_agents::Layout;
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -458,7 +373,7 @@ agents:
             charters: BTreeMap::new(),
             reason: None,
         };
-        apply::apply(&house, body, None, Principal::Operator)
+        plans::apply(&house, body, None, Principal::Operator)
             .await
             .unwrap();
         house
@@ -528,14 +443,14 @@ agents:
         // The archive of an earlier agent is in the way of nothing; a file where the home should
         // be is in the way of everything.
         let root = house.home.agent("abbot");
-        fs::write(&root, "in the way").unwrap();
+        std::fs::write(&root, "in the way").unwrap();
         assert!(settle(&house).await.is_err());
         assert!(
             house.store.open_sagas().await.unwrap().is_empty(),
             "undone, not stuck"
         );
         assert!(!root.join("home").exists());
-        let _moved_aside_by_the_undo = fs::remove_file(&root);
+        let _moved_aside_by_the_undo = std::fs::remove_file(&root);
         settle(&house).await.unwrap();
         assert!(own_token(&house, &slug).exists());
     }

@@ -3,11 +3,13 @@
 //! Woken by signal, by a shim's end and by a timer; takes no input; compares everything on each
 //! pass; keeps cells independent of each other; publishes what it saw. Queries never come here.
 
-use crate::boot::house::{Current, House};
-use crate::cells::{memory, specs};
+use crate::boot::house::House;
+use crate::cells::process_end;
+use crate::cells::status::Seen;
+use crate::cells::{memory, specs, status};
 use crate::core::error::Result;
-use crate::insight::views;
-use abbey_cells::{Backend, Record};
+use crate::core::plan::PlanInForce;
+use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Action, Desired, History};
 use abbey_model::{CellName, Generation, Millis, Observed, Principal, Wish};
 use abbey_store::{CellChange, Note};
@@ -26,18 +28,6 @@ const MOVING: Duration = Duration::from_millis(20);
 
 /// Pause while a cell waits for room.
 const WAITING: Duration = Duration::from_secs(2);
-
-/// What the last pass saw of one cell.
-#[derive(Debug, Clone)]
-pub(crate) struct Seen {
-    pub(crate) desired: Desired,
-    pub(crate) observed: Observed,
-    pub(crate) history: History,
-    pub(crate) record: Option<Record>,
-    pub(crate) error: Option<String>,
-    /// What it waits for before it is started.
-    pub(crate) waits: Option<String>,
-}
 
 /// Runs passes until the house stops.
 pub(crate) async fn run(house: Arc<House>) {
@@ -69,30 +59,15 @@ async fn watch_ends(house: &House) {
             .filter_map(|s| Some(s.record.as_ref()?.shim.pid))
             .collect()
     };
-    let handles: Vec<_> = pids.into_iter().filter_map(handle).collect();
+    let handles: Vec<_> = pids
+        .into_iter()
+        .filter_map(process_end::exit_watch)
+        .collect();
     if handles.is_empty() {
         return std::future::pending().await;
     }
     let waits = handles.iter().map(|h| Box::pin(h.readable()));
     let _any = futures_util::future::select_all(waits).await;
-}
-
-/// Resolves when a process has ended, or at once when there is none.
-pub(crate) async fn process_end(pid: Option<i32>) {
-    if let Some(handle) = pid.and_then(handle) {
-        let _ended = handle.readable().await;
-    }
-}
-
-/// A process to wait for.
-#[expect(
-    deprecated,
-    reason = "sound here: an OwnedFd always returns the descriptor that it owns"
-)]
-fn handle(pid: i32) -> Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
-    let fd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).ok()
 }
 
 /// One pass over every cell, known or found.
@@ -271,12 +246,12 @@ async fn waits_for(
 }
 
 /// What a service needs and what is not well yet.
-async fn lacks_others(house: &House, current: &Current, cell: &CellName) -> Option<String> {
+async fn lacks_others(house: &House, current: &PlanInForce, cell: &CellName) -> Option<String> {
     let CellName::Service(slug) = cell else {
         return None;
     };
     for needed in &current.house.services.get(slug)?.needs {
-        if let Some(why) = views::not_well(house, current, needed).await {
+        if let Some(why) = status::not_well(house, current, needed).await {
             return Some(format!("it needs another: {why}"));
         }
     }

@@ -4,10 +4,13 @@
 //! says, and acts; a crash anywhere in it is repaired by doing it again, as an agent's credential is on disk before the
 //! service is told of it.
 
-use crate::boot::house::{Current, House};
-use crate::cells::{exec, provision};
+use crate::boot::house::House;
+use crate::cells::agent_credentials::{SERVICE_PREFIX, own_copy, secret_in};
+use crate::cells::{agent_credentials, exec};
 use crate::core::error::{Error, Result};
 use crate::core::home::new_token;
+use crate::core::hostd;
+use crate::core::plan::PlanInForce;
 use abbey_api::Problem;
 use abbey_cells::crash;
 use abbey_cells::hostd::{FileEntry, FileName, Operation};
@@ -23,8 +26,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How every credential at a service begins.
-const PREFIX: &str = "abbey_sv_";
 /// Time for a service to answer; a backup of what a consumer left is part of some answers.
 const WITHIN: Duration = Duration::from_secs(600);
 /// How long what could not be done waits, at first and at most.
@@ -110,7 +111,7 @@ fn not_up(error: &Error) -> bool {
 
 async fn settle(
     house: &Arc<House>,
-    current: &Current,
+    current: &PlanInForce,
     service: &Service,
     known: &mut Known,
 ) -> Result<Duration> {
@@ -157,7 +158,7 @@ async fn settle(
 /// Gives an agent its place, unless it is known to have it.
 async fn open(
     house: &Arc<House>,
-    current: &Current,
+    current: &PlanInForce,
     (service, agent): (&Service, &&Slug),
     (held, certificate): (Option<&Holding>, Option<&str>),
     known: &mut Known,
@@ -167,7 +168,7 @@ async fn open(
     let copy = fs::read_to_string(own_copy(house, agent, &service.slug)).unwrap_or_default();
     let secret = match secret_in(&copy) {
         Some(secret) => secret.to_owned(),
-        None => new_token(PREFIX)?.expose().to_owned(),
+        None => new_token(SERVICE_PREFIX)?.expose().to_owned(),
     };
     let owner = format!("agent:{agent}");
     let subnet = abbey_plan::subnet(&current.registry, &owner);
@@ -190,7 +191,7 @@ async fn open(
     }
     crash::point("consumer.open.begin");
     bring(house, agent, &service.slug, &text, trust).await?;
-    provision::refresh_keys(house).await?;
+    agent_credentials::refresh_keys(house).await?;
     crash::point("consumer.open.brought");
     let question = Question::Open {
         name: name.clone(),
@@ -265,14 +266,6 @@ async fn note(
     Ok(())
 }
 
-/// The control plane's own copy of an agent's credential.
-pub(crate) fn own_copy(house: &House, agent: &Slug, service: &Slug) -> std::path::PathBuf {
-    house
-        .home
-        .agent(agent.as_str())
-        .join(format!("service-{service}"))
-}
-
 /// Brings an agent its credential and what it trusts; empty ones are taken away.
 async fn bring(
     house: &House,
@@ -290,7 +283,7 @@ async fn bring(
         entry(FileName::Trust(service.clone()), trust),
     ];
     let owner = CellName::Agent(agent.clone());
-    provision::ask(house, Operation::Prepare { owner, files }).await
+    hostd::call(house, Operation::Prepare { owner, files }).await
 }
 
 /// The line in which clients of a kind look for their credential.
@@ -303,14 +296,6 @@ fn line_of(kind: ServiceKind, name: &str, at: SocketAddrV4, secret: &str) -> Str
             format!("http://{name}:{secret}@{at}\n")
         }
     }
-}
-
-/// The secret in such a line.
-pub(crate) fn secret_in(line: &str) -> Option<&str> {
-    let rest = &line[line.find(PREFIX)?..];
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let end = rest.find(|c| !word(c)).unwrap_or(rest.len());
-    Some(&rest[..end])
 }
 
 fn unexpected(service: &Service) -> Error {

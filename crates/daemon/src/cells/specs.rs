@@ -1,8 +1,9 @@
 //! From the plan to what one boot of a cell needs.
 
-use crate::boot::house::{Current, House};
-use crate::cells::provision::own_token;
+use crate::boot::house::House;
+use crate::cells::agent_credentials::own_token;
 use crate::core::error::{Error, Result};
+use crate::core::plan::PlanInForce;
 use abbey_agents::{Layout, native_environment};
 use abbey_api::Problem;
 use abbey_cells::machine::{Machine, Origin};
@@ -203,7 +204,7 @@ pub(crate) struct Ways {
 }
 
 impl Ways {
-    fn of(house: &House, current: &Current, owner: &str, agent: &Agent, door: u16) -> Ways {
+    fn of(house: &House, current: &PlanInForce, owner: &str, agent: &Agent, door: u16) -> Ways {
         let subnet = abbey_plan::subnet(&current.registry, owner);
         Ways {
             door: Some(door),
@@ -318,7 +319,7 @@ impl Ways {
 /// Everything that one boot of a cell needs.
 pub(crate) fn cell_spec(
     house: &House,
-    current: &Current,
+    current: &PlanInForce,
     cell: &CellName,
 ) -> Result<Option<CellSpec>> {
     let run_dir = house.home.cells().join(cell.to_string());

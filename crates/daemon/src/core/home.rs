@@ -345,3 +345,12 @@ fn random(bytes: &mut [u8]) -> Result<(), Error> {
         why: e.to_string(),
     })
 }
+
+/// Owners whose files are below a directory.
+pub(crate) fn slugs_in(dir: &Path) -> Result<std::collections::BTreeSet<abbey_model::Slug>, Error> {
+    let entries = fs::read_dir(dir).map_err(Error::file("list", dir))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect())
+}

@@ -15,6 +15,15 @@ pub(crate) async fn ask<T: Send + 'static>(
     Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }
 
+/// Has the helper do one operation that answers nothing.
+pub(crate) async fn call(
+    house: &crate::boot::house::House,
+    operation: hostd::Operation,
+) -> Result<()> {
+    let helper = std::sync::Arc::clone(&house.hostd);
+    ask(move || helper.call(operation, &[]).map(drop)).await
+}
+
 /// Makes the home as it must be, and makes sure that hostd answers.
 ///
 /// # Errors

@@ -9,5 +9,7 @@ pub(crate) mod error;
 pub(crate) mod home;
 pub(crate) mod hostd;
 pub(crate) mod hostd_journal;
+pub(crate) mod listen;
 #[cfg(test)]
 pub(crate) mod manual_clock;
+pub(crate) mod plan;

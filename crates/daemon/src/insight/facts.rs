@@ -3,9 +3,9 @@
 
 use crate::boot::house::House;
 use crate::cells::logs;
-use crate::core::backup;
 use crate::core::error::{Error, Result};
-use crate::insight::{reports, views};
+use crate::core::{backup, plan};
+use crate::insight::{disks, reports, views};
 use crate::work::operations;
 use abbey_api::Problem;
 use abbey_model::{FaultKind, Slug};
@@ -26,7 +26,7 @@ pub(crate) async fn fact(
     args: &Value,
 ) -> Result<Value> {
     match name {
-        "disks" => Ok(json!({ "disks": disks() })),
+        "disks" => Ok(json!({ "disks": disks::disks() })),
         "system" => Ok(system()),
         "cells" => Ok(json!({ "agents": views::fleet(house).await?.agents })),
         "services" => Ok(json!({ "services": views::services(house).await?.services })),
@@ -41,7 +41,7 @@ pub(crate) async fn fact(
                 (None, Some(name)) if !name.is_empty() => name.to_owned(),
                 (None, _) => "progress".to_owned(),
             };
-            let language = reports::language_of(house, Some(agent));
+            let language = plan::language_of(house, Some(agent));
             let report = reports::make(house, &name, language).await?;
             Ok(json!({ "text": reports::as_text(&report), "report": report }))
         }
@@ -49,41 +49,6 @@ pub(crate) async fn fact(
             Err(Problem::new(FaultKind::NotFound, format!("there is no fact `{other}`")).into())
         }
     }
-}
-
-/// Mounted file systems that hold data, each once.
-pub(crate) fn disks() -> Vec<Value> {
-    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mut seen = std::collections::BTreeSet::new();
-    let mut disks = Vec::new();
-    for line in table.lines() {
-        let mut fields = line.split(' ');
-        let (Some(device), Some(mount), Some(kind)) = (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        let stored = device.starts_with("/dev/")
-            || matches!(
-                kind,
-                "zfs" | "btrfs" | "overlay" | "nfs" | "nfs4" | "virtiofs"
-            );
-        if !stored || !seen.insert(device.to_owned()) {
-            continue;
-        }
-        // The table escapes blanks in octal.
-        let path = mount.replace("\\040", " ");
-        let Ok(stat) = rustix::fs::statvfs(path.as_str()) else {
-            continue;
-        };
-        if stat.f_blocks > 0 {
-            disks.push(json!({
-                "mount": path, "device": device, "type": kind,
-                "total_bytes": stat.f_blocks * stat.f_frsize, "available_bytes": stat.f_bavail * stat.f_frsize,
-                "used_bytes": stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize,
-            }));
-        }
-    }
-    disks
 }
 
 fn system() -> Value {

@@ -5,8 +5,6 @@ use crate::core::error::Result;
 use crate::insight::views;
 use abbey_api::Problem;
 use abbey_model::FaultKind;
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,7 +15,8 @@ use std::sync::atomic::Ordering;
 
 type Labels = Vec<(String, String)>;
 
-pub(crate) async fn metrics(State(house): State<Arc<House>>) -> Result<Response> {
+/// All metrics as OpenMetrics text.
+pub(crate) async fn render(house: &Arc<House>) -> Result<String> {
     let mut registry = Registry::with_prefix("abbey");
     let mut number = |name: &str, help: &str, value: u64| {
         let gauge: Gauge = Gauge::default();
@@ -62,7 +61,7 @@ pub(crate) async fn metrics(State(house): State<Arc<House>>) -> Result<Response>
     let up: Family<Labels, Gauge> = Family::default();
     let memory: Family<Labels, Gauge> = Family::default();
     let restarts: Family<Labels, Gauge> = Family::default();
-    for agent in views::fleet(&house).await?.agents {
+    for agent in views::fleet(house).await?.agents {
         let labels = vec![("agent".to_owned(), agent.name.clone())];
         up.get_or_create(&labels)
             .set(i64::from(agent.presence == "ready"));
@@ -99,12 +98,5 @@ pub(crate) async fn metrics(State(house): State<Arc<House>>) -> Result<Response>
     registry.register("budget_reserved", "Held by open reservations", reserved);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
-    Ok((
-        [(
-            "content-type",
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response())
+    Ok(text)
 }

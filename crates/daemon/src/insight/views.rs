@@ -1,136 +1,23 @@
 //! From rows to documents.
 
-use crate::boot::house::{Current, House};
-use crate::cells::reconciler::Seen;
+use crate::boot::house::House;
+use crate::cells::status::Seen;
+use crate::cells::status::on_loopback;
+use crate::cells::status::{presence, probe_fresh, seen, usage_fresh};
 use crate::core::error::Result;
+use crate::core::plan::{PlanInForce, agent_uses_service};
 use abbey_agents::skill::{Program, Skill};
 use abbey_api::*;
 use abbey_engine::budget::Account;
 use abbey_engine::supervision;
 use abbey_engine::task::Phase;
+use abbey_model::TaskRef;
 use abbey_model::{
     BudgetState, CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState, WaitCode,
 };
 use abbey_store::{Entry, RunRow, TaskFilter, TaskRow};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
-
-/// How long an answer of a probe and a reading of a control group stay good.
-const FRESH: Duration = Duration::from_millis(500);
-
-/// Answers of probes and readings of control groups, each with its instant: many viewers cost the
-/// agents no more than one.
-#[derive(Debug, Default)]
-pub(crate) struct Readings {
-    probes: BTreeMap<(SocketAddrV4, u64), (Instant, bool)>,
-    usages: BTreeMap<i32, (Instant, abbey_cells::Usage)>,
-}
-
-async fn probe_fresh(house: &House, address: SocketAddrV4, path: &str, generation: u64) -> bool {
-    let key = (address, generation);
-    let known = {
-        let readings = house
-            .readings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        readings.probes.get(&key).copied()
-    };
-    if let Some((at, answer)) = known
-        && answer
-        && at.elapsed() < FRESH
-    {
-        return answer;
-    }
-    let answer = probe(address, path).await;
-    let mut readings = house
-        .readings
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    readings
-        .probes
-        .retain(|(a, g), _| *a != address || *g == generation);
-    readings.probes.insert(key, (Instant::now(), answer));
-    answer
-}
-
-fn usage_fresh(house: &House, record: &abbey_cells::Record) -> abbey_cells::Usage {
-    let key = record.shim.pid;
-    let mut readings = house
-        .readings
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    if let Some((at, usage)) = readings.usages.get(&key)
-        && at.elapsed() < FRESH
-    {
-        return *usage;
-    }
-    let usage = abbey_cells::Groups::at(record.groups.clone()).usage();
-    readings
-        .usages
-        .retain(|_, (at, _)| at.elapsed() < FRESH * 20);
-    readings.usages.insert(key, (Instant::now(), usage));
-    usage
-}
-
-/// Longest wait for a probe.
-const PROBE: Duration = Duration::from_millis(400);
-
-fn on_loopback(port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
-}
-
-pub(crate) fn seen(house: &House) -> BTreeMap<CellName, Seen> {
-    house
-        .seen
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone()
-}
-
-/// A real request, not only an open port, where a path says what to ask for.
-async fn probe(at: SocketAddrV4, path: &str) -> bool {
-    let Ok(Ok(stream)) = tokio::time::timeout(PROBE, TcpStream::connect(at)).await else {
-        return false;
-    };
-    if path.is_empty() {
-        return true;
-    }
-    let status = abbey_support::http::get_status(stream, path, PROBE).await;
-    status.is_ok_and(|s| s == 200)
-}
-
-pub(crate) async fn presence(
-    house: &House,
-    seen: Option<&Seen>,
-    at: Option<SocketAddrV4>,
-    path: Option<&str>,
-) -> (Presence, Option<bool>) {
-    let Some(seen) = seen else {
-        return (Presence::Unknown, None);
-    };
-    let running = matches!(
-        seen.observed,
-        Observed::Running {
-            ready: true,
-            stopping: false,
-            ..
-        }
-    );
-    let answers = match (running, at, path) {
-        (true, Some(at), Some(path)) => {
-            Some(probe_fresh(house, at, path, seen.history.generation.0).await)
-        }
-        _ => None,
-    };
-    let ingress = answers.unwrap_or(running);
-    (
-        supervision::presence(&seen.desired, &seen.observed, &seen.history, ingress),
-        answers,
-    )
-}
 
 pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
     let Some(current) = house.current() else {
@@ -167,7 +54,7 @@ pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
 
 async fn agent(
     house: &House,
-    current: &Current,
+    current: &PlanInForce,
     slug: &Slug,
     seen: &BTreeMap<CellName, Seen>,
     accounts: &[Account],
@@ -250,42 +137,6 @@ async fn agent(
     }
 }
 
-/// Whether an agent uses a service: by its own word, or because its model is there.
-pub(crate) fn uses(plan: &abbey_plan::House, agent: &abbey_plan::Agent, service: &Slug) -> bool {
-    let model = agent.model.as_ref();
-    let provider = model.and_then(|m| plan.providers.get(&m.provider));
-    let thinks =
-        provider.is_some_and(|p| p.endpoint == abbey_plan::Endpoint::Service(service.clone()));
-    thinks || agent.uses.contains(service)
-}
-
-/// Why a service is not well, as far as the house knows: nothing, where it is.
-pub(crate) async fn not_well(house: &House, current: &Current, service: &Slug) -> Option<String> {
-    let declared = current.house.services.get(service)?;
-    let at = abbey_plan::endpoint(&current.house, &current.registry, service);
-    let seen = seen(house);
-    let seen = seen.get(&CellName::Service(service.clone()));
-    let running = declared.at.is_some()
-        || seen.is_some_and(|s| {
-            matches!(
-                s.observed,
-                Observed::Running {
-                    ready: true,
-                    stopping: false,
-                    ..
-                }
-            )
-        });
-    if !running {
-        return Some(format!("service `{service}` is not up"));
-    }
-    let (at, path) = at.zip(declared.probe())?;
-    match probe(at, path).await {
-        true => None,
-        false => Some(format!("service `{service}` does not answer")),
-    }
-}
-
 pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
     let Some(current) = house.current() else {
         return Ok(ServicesDoc {
@@ -323,7 +174,7 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
         let record = seen
             .filter(|s| matches!(s.observed, Observed::Running { .. }))
             .and_then(|s| s.record.as_ref());
-        let used = |a: &&abbey_plan::Agent| uses(&current.house, a, slug);
+        let used = |a: &&abbey_plan::Agent| agent_uses_service(&current.house, a, slug);
         services.push(ServiceView {
             name: slug.to_string(),
             presence,
@@ -714,4 +565,60 @@ pub(crate) fn skill(house: &House, skill: &Skill, score: Option<u32>) -> SkillVi
         agents: owners,
         score,
     }
+}
+
+/// Skills, or those that fit a text: by pattern first, then by words.
+pub(crate) fn find_skills(
+    house: &House,
+    query: Option<&str>,
+    allowed: impl Fn(&str) -> bool,
+) -> SkillsDoc {
+    let skills = house.skills();
+    let all = skills.all.values().filter(|s| allowed(&s.name));
+    let found: Vec<SkillView> = match query.filter(|q| !q.trim().is_empty()) {
+        None => all.map(|s| skill(house, s, None)).collect(),
+        Some(query) => {
+            let scores: BTreeMap<String, u32> = skills
+                .candidates(query)
+                .into_iter()
+                .map(|c| (c.skill, c.score))
+                .collect();
+            let words: Vec<String> = query
+                .to_lowercase()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect();
+            let score = |s: &Skill| {
+                let tags = s.tags.join(" ");
+                let text = format!("{} {} {tags}", s.name, s.description).to_lowercase();
+                let hits = words.iter().filter(|w| text.contains(w.as_str())).count();
+                let by_words = u32::try_from(hits * 400 / words.len().max(1)).unwrap_or(0);
+                scores.get(&s.name).copied().unwrap_or(0).max(by_words)
+            };
+            let mut found: Vec<SkillView> = all
+                .map(|s| (score(s), s))
+                .filter(|(n, _)| *n > 0)
+                .map(|(n, s)| skill(house, s, Some(n)))
+                .collect();
+            found.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
+            found
+        }
+    };
+    SkillsDoc {
+        version: VERSION,
+        skills: found,
+    }
+}
+
+/// The chain that a task is part of, as a tree.
+pub(crate) async fn task_tree(house: &House, root: TaskRef) -> Result<TreeDoc> {
+    let rows = house.store.tree(root).await?;
+    let row = |(depth, row): (u32, TaskRow)| TreeRow {
+        depth,
+        task: task(house, &row, Vec::new()),
+    };
+    Ok(TreeDoc {
+        version: VERSION,
+        rows: rows.into_iter().map(row).collect(),
+    })
 }

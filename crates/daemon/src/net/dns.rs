@@ -3,8 +3,8 @@
 //! firewall's business. Cells that may not go out get no answer here.
 
 use crate::boot::house::House;
-use crate::boot::serve::{HEAD_WITHIN, listen_unix};
 use crate::core::error::Result;
+use crate::core::listen::{HEAD_WITHIN, listen_unix};
 use crate::net::egress::{policy_of, preface};
 use abbey_model::Egress;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,8 +1,9 @@
 //! From a manifest to a plan in force.
 
-use crate::boot::house::{Current, House, to_allocation};
+use crate::boot::house::House;
 use crate::cells::{provision, specs};
 use crate::core::error::{Error, Result};
+use crate::core::plan::{PlanInForce, to_allocation};
 use abbey_api::{ManifestBody, PlanChange, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
 use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window, Wish};
 use abbey_plan::{
@@ -31,15 +32,15 @@ pub(crate) async fn dry_run(house: &Arc<House>, body: ManifestBody) -> Result<Pl
     Ok(document(&planned.plan, false))
 }
 
-/// Plans and, if nothing speaks against it, makes the plan current. `seen` is the generation that
-/// the caller looked at.
-pub(crate) async fn apply(
+/// Plans a manifest and, if nothing speaks against it, commits the plan. `seen` is the generation
+/// that the caller read. The caller holds the lock on changes of the plan, reopens the operator
+/// API's listener, and then calls [`carry_out`].
+pub(crate) async fn commit_manifest(
     house: &Arc<House>,
     body: ManifestBody,
     seen: Option<u64>,
     who: Principal,
 ) -> Result<PlanDoc> {
-    let _one_at_a_time = house.applying.lock().await;
     let planned = prepare(house, &body).await?;
     if let Some(seen) = seen
         && seen != planned.based_on.0
@@ -71,11 +72,15 @@ pub(crate) async fn apply(
     if !planned.plan.is_empty() {
         commit(house, &planned, &body, who).await?;
     }
-    crate::boot::serve::open_outside(house).await?;
+    Ok(document(&planned.plan, true))
+}
+
+/// Brings files, cells and waiting tasks to the plan in force.
+pub(crate) async fn carry_out(house: &Arc<House>) -> Result<()> {
     provision::settle(house).await?;
     house.admit_waiting().await?;
     house.cells_changed.notify_one();
-    Ok(document(&planned.plan, true))
+    Ok(())
 }
 
 /// Enters every change of a model: who, why, from and to (S3-05).
@@ -137,7 +142,7 @@ async fn commit(
     abbey_cells::crash::point("plan.commit");
     house.store.commit_generation(commit).await?;
     abbey_cells::crash::point("plan.committed");
-    house.set_current(Current {
+    house.set_current(PlanInForce {
         house: planned.house.clone(),
         generation: plan.generation.0,
         applied: plan.applied.clone(),

@@ -1,18 +1,19 @@
 //! Work that one gives to another: checked against what was declared, entered as a task with its chain, and told
 //! to whoever is to hear of its end (S3-21 to S3-24).
 
-use crate::api_server::hooks;
-use crate::boot::house::{Current, House};
+use crate::boot::house::House;
 use crate::core::error::Result;
-use crate::insight::reports;
-use abbey_api::{DelegateBody, Problem, TreeDoc, TreeRow, VERSION};
+use crate::core::plan;
+use crate::core::plan::PlanInForce;
+use crate::work::{forge, outcomes};
+use abbey_api::{DelegateBody, Problem};
 use abbey_engine::authority::{self, Bounds};
 use abbey_engine::matcher::Match;
 use abbey_model::{
     Amounts, FaultKind, Grant, LeaseToken, Millis, Principal, Priority, Recipient, Slug, TaskRef,
     Tokens,
 };
-use abbey_store::{Added, Delegated, NewTask, Note, Notice, TaskRow};
+use abbey_store::{Added, Delegated, NewTask, Note, Notice};
 use abbey_words::Text;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -26,8 +27,7 @@ const FIELDS_MAX: usize = 32;
 const FIELD_MAX: usize = 64;
 /// Longest time for a piece of work.
 const WITHIN_MAX: Millis = Millis::from_secs(30 * 86_400);
-/// Largest part of a result that is told to its recipient, bytes; the rest stays with the task.
-const TOLD_MAX: usize = 16 << 10;
+
 /// First and longest pause before a notice that could not be delivered is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// Safety net between two looks at what is to be told.
@@ -127,7 +127,7 @@ pub(crate) async fn give(
     Ok(added)
 }
 
-fn recipient_of_work(current: &Current, name: &str) -> Result<Slug> {
+fn recipient_of_work(current: &PlanInForce, name: &str) -> Result<Slug> {
     let found = name.parse::<Slug>().ok();
     let found = found.filter(|s| current.house.agents.contains_key(s));
     Ok(found.ok_or_else(|| {
@@ -139,7 +139,7 @@ fn recipient_of_work(current: &Current, name: &str) -> Result<Slug> {
 /// What the edge between two agents grants; a refusal is entered in the log.
 async fn allowed(
     house: &House,
-    current: &Current,
+    current: &PlanInForce,
     from: &Slug,
     to: &Slug,
     way: Way,
@@ -197,7 +197,7 @@ fn within(ms: Option<i64>) -> Result<Option<Millis>> {
     }
 }
 
-fn deliver(current: &Current, who: &Principal, text: Option<&str>) -> Result<Recipient> {
+fn deliver(current: &PlanInForce, who: &Principal, text: Option<&str>) -> Result<Recipient> {
     let recipient = match (text, who.agent()) {
         (None, _) => Recipient::Kept,
         (Some("me"), Some(agent)) => Recipient::Agent(agent.clone()),
@@ -209,19 +209,6 @@ fn deliver(current: &Current, who: &Principal, text: Option<&str>) -> Result<Rec
         }
         _ => Ok(recipient),
     }
-}
-
-/// The chain that a task is part of, as a tree.
-pub(crate) async fn tree(house: &House, task: TaskRef) -> Result<TreeDoc> {
-    let rows = house.store.tree(task).await?;
-    let row = |(depth, row): (u32, TaskRow)| TreeRow {
-        depth,
-        task: crate::insight::views::task(house, &row, Vec::new()),
-    };
-    Ok(TreeDoc {
-        version: VERSION,
-        rows: rows.into_iter().map(row).collect(),
-    })
 }
 
 /// Tells recipients of work that is over, until the house stops.
@@ -285,42 +272,11 @@ async fn tell_all(
     failed.map_or(Ok(()), Err)
 }
 
-/// What cannot be delivered is entered in the log, and stays with its task.
-pub(crate) async fn undeliverable(
-    house: &House,
-    row: &TaskRow,
-    recipient: &Recipient,
-    why: &str,
-) -> Result<()> {
-    let note = Note {
-        actor: Principal::House,
-        action: "delivery.failed".to_owned(),
-        entity: format!("TASK-{}", row.number),
-        detail: json!({ "recipient": recipient.to_string(), "why": why }),
-    };
-    house.store.append(note).await?;
-    Ok(())
-}
-
-/// What a task came to, in at most so many bytes as one is told.
-pub(crate) fn outcome(row: &TaskRow) -> String {
-    let said = match (&row.result, &row.failure) {
-        (Some(result), _) => result.text.clone(),
-        (None, Some(failure)) => failure.clone(),
-        (None, None) => String::new(),
-    };
-    let mut end = said.len().min(TOLD_MAX);
-    while !said.is_char_boundary(end) {
-        end -= 1;
-    }
-    said[..end].to_owned()
-}
-
 async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
     let row = house.store.task(TaskRef::Number(notice.task)).await?;
     let to = match &notice.recipient {
         Recipient::Kept => return Ok(()),
-        Recipient::Hook(origin) => return hooks::report(house, origin, &row).await,
+        Recipient::Hook(origin) => return forge::report_outcome(house, origin, &row).await,
         Recipient::Agent(to) => to,
     };
     let lives = house
@@ -328,7 +284,7 @@ async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
         .is_some_and(|c| c.house.agents.contains_key(to));
     if !lives {
         let why = "it does not live here any more; the result stays with the task";
-        return undeliverable(house, &row, &notice.recipient, why).await;
+        return outcomes::undeliverable(house, &row, &notice.recipient, why).await;
     }
     let by = row.assignee.as_ref().map_or("nobody", Slug::as_str);
     let first = row.text.lines().next().unwrap_or_default();
@@ -337,15 +293,15 @@ async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
         .with("title", first)
         .with("agent", by)
         .with("state", row.state().name());
-    let language = reports::language_of(house, Some(to));
-    let text = format!("{}\n{}", language.say(&told), outcome(&row));
+    let language = plan::language_of(house, Some(to));
+    let text = format!("{}\n{}", language.say(&told), outcomes::outcome(&row));
     let new = NewTask {
         priority: Priority::P1,
         // Told once, however often it is tried.
         idempotency: Some((
             format!("deliver TASK-{}", row.number),
             // The same, also when its reader has another language meanwhile.
-            abbey_support::digest::sha256_hex(outcome(&row).as_bytes()),
+            abbey_support::digest::sha256_hex(outcomes::outcome(&row).as_bytes()),
         )),
         ..house.work_for(to, text)
     };

@@ -1,27 +1,17 @@
 //! Shared documents: each has one writer, or is only added to, or is made from the state at every reading (S3-17,
 //! S3-26, S3-41). What an agent reads also lies in its `shared/`, where it cannot write.
 
-use crate::api_server::agent_api::Me;
-use crate::api_server::web::{Doc, Input, header};
 use crate::boot::house::House;
-use crate::cells::provision;
 use crate::core::error::Result;
-use crate::insight::reports;
-use abbey_api::{DocumentBody, DocumentDoc, DocumentView, DocumentsDoc, Problem, Time, VERSION};
+use crate::core::hostd;
+use abbey_api::{DocumentBody, DocumentView, DocumentsDoc, Problem, Time, VERSION};
 use abbey_cells::hostd::{FileEntry, FileName, Operation};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
 use abbey_plan::{Document, DocumentKind};
 use abbey_store::{DocumentRow, WriteDocument};
-use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
-use axum::routing::{get, post};
-use axum::{Extension, Router};
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-
-type Shared = State<Arc<House>>;
 
 /// Longest text, bytes: all documents of a house together fit what a machine is told.
 const TEXT_MAX: usize = 32 << 10;
@@ -32,74 +22,6 @@ const ENTRIES_MAX: u32 = 500;
 /// How long what could not be brought to an agent waits.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Routes for the operator, behind the operator's credential.
-pub(crate) fn outside() -> Router<Arc<House>> {
-    async fn list_all(State(house): Shared) -> Result<Doc<DocumentsDoc>> {
-        list(&house, &Principal::Operator).await.map(Doc)
-    }
-    async fn show(
-        State(house): Shared,
-        Path(name): Path<String>,
-        Query(query): Query<Which>,
-    ) -> Result<Doc<DocumentDoc>> {
-        let shown = read(&house, &name, &Principal::Operator, query.version);
-        shown.await.map(Doc)
-    }
-    async fn put(
-        State(house): Shared,
-        Path(name): Path<String>,
-        headers: HeaderMap,
-        Input(body): Input<DocumentBody>,
-    ) -> Result<Doc<DocumentDoc>> {
-        let key = header(&headers, "idempotency-key").map(|k| format!("operator {k}"));
-        let written = write(&house, &name, Principal::Operator, body, key);
-        written.await.map(Doc)
-    }
-    Router::new()
-        .route("/api/v1/documents", get(list_all))
-        .route("/api/v1/documents/{document}", get(show).post(put))
-}
-
-/// Routes for agents, behind their credential.
-pub(crate) fn inside() -> Router<Arc<House>> {
-    async fn list_mine(
-        State(house): Shared,
-        Extension(Me(me)): Extension<Me>,
-    ) -> Result<Doc<DocumentsDoc>> {
-        list(&house, &Principal::Agent(me)).await.map(Doc)
-    }
-    async fn show(
-        State(house): Shared,
-        Extension(Me(me)): Extension<Me>,
-        Path(name): Path<String>,
-        Query(query): Query<Which>,
-    ) -> Result<Doc<DocumentDoc>> {
-        let me = Principal::Agent(me);
-        let shown = read(&house, &name, &me, query.version);
-        shown.await.map(Doc)
-    }
-    async fn put(
-        State(house): Shared,
-        Extension(Me(me)): Extension<Me>,
-        Path(name): Path<String>,
-        headers: HeaderMap,
-        Input(body): Input<DocumentBody>,
-    ) -> Result<Doc<DocumentDoc>> {
-        let key = header(&headers, "idempotency-key").map(|k| format!("{me} {k}"));
-        let written = write(&house, &name, Principal::Agent(me), body, key);
-        written.await.map(Doc)
-    }
-    Router::new()
-        .route("/api/v1/self/documents", get(list_mine))
-        .route("/api/v1/self/documents/{document}", get(show))
-        .route("/api/v1/self/documents/{document}", post(put))
-}
-
-#[derive(Deserialize)]
-struct Which {
-    version: Option<u64>,
-}
-
 fn reads(document: &Document, who: &Principal) -> bool {
     match who {
         Principal::Agent(agent) => document.read_by(agent),
@@ -108,7 +30,7 @@ fn reads(document: &Document, who: &Principal) -> bool {
 }
 
 /// A document that somebody reads; for everybody else it is not there.
-fn find(house: &House, name: &str, who: &Principal) -> Result<(Slug, Document)> {
+pub(crate) fn find(house: &House, name: &str, who: &Principal) -> Result<(Slug, Document)> {
     let current = house.current();
     let found = name.parse::<Slug>().ok().and_then(|slug| {
         let document = current.as_ref()?.house.documents.get(&slug)?;
@@ -123,7 +45,7 @@ fn find(house: &House, name: &str, who: &Principal) -> Result<(Slug, Document)> 
     Ok(found.ok_or_else(missing)?)
 }
 
-fn view(
+pub(crate) fn view(
     house: &House,
     name: &Slug,
     document: &Document,
@@ -156,7 +78,7 @@ fn view(
     }
 }
 
-async fn list(house: &Arc<House>, who: &Principal) -> Result<DocumentsDoc> {
+pub(crate) async fn list(house: &Arc<House>, who: &Principal) -> Result<DocumentsDoc> {
     let rows = house.store.documents().await?;
     let current = house.current();
     let declared = current.iter().flat_map(|c| &c.house.documents);
@@ -170,41 +92,7 @@ async fn list(house: &Arc<House>, who: &Principal) -> Result<DocumentsDoc> {
     })
 }
 
-async fn read(
-    house: &Arc<House>,
-    name: &str,
-    who: &Principal,
-    version: Option<u64>,
-) -> Result<DocumentDoc> {
-    let (name, document) = find(house, name, who)?;
-    let (rows, text) = match &document.kind {
-        DocumentKind::Report(report) => {
-            let reader = match who {
-                Principal::Agent(agent) => Some(agent),
-                _ => None,
-            };
-            let language = reports::language_of(house, reader);
-            let report = reports::make(house, report, language).await?;
-            (Vec::new(), reports::as_text(&report))
-        }
-        kind => text_of(house, &name, kind, version.unwrap_or(u64::MAX)).await?,
-    };
-    if let Some(wanted) = version
-        && rows.first().is_none_or(|r| r.version != wanted)
-    {
-        let text = format!("document `{name}` has no version {wanted} any more, or not yet");
-        return Err(Problem::new(FaultKind::NotFound, text).into());
-    }
-    let newest = house.store.document(name.clone(), u64::MAX, 1).await?;
-    Ok(DocumentDoc {
-        version: VERSION,
-        shown: rows.first().map_or(0, |r| r.version),
-        document: view(house, &name, &document, newest.first()),
-        text,
-    })
-}
-
-async fn text_of(
+pub(crate) async fn text_of(
     house: &House,
     name: &Slug,
     kind: &DocumentKind,
@@ -239,13 +127,13 @@ async fn text_of(
     Ok((rows, text))
 }
 
-async fn write(
+pub(crate) async fn write(
     house: &Arc<House>,
     name: &str,
     who: Principal,
     body: DocumentBody,
     key: Option<String>,
-) -> Result<DocumentDoc> {
+) -> Result<Slug> {
     let (name, document) = find(house, name, &who)?;
     let refuse = |kind, text: String| Problem::new(kind, format!("document `{name}`: {text}"));
     let allowed = match (&document.kind, &who) {
@@ -287,7 +175,7 @@ async fn write(
     };
     house.store.write_document(new).await?;
     house.documents_changed.notify_one();
-    read(house, name.as_str(), &who, None).await
+    Ok(name)
 }
 
 /// Brings documents to where their readers find them, until the house stops.
@@ -358,7 +246,7 @@ async fn publish(house: &Arc<House>, there: &mut There) -> Result<()> {
             continue;
         }
         let owner = CellName::Agent(agent.clone());
-        match provision::ask(house, Operation::Prepare { owner, files }).await {
+        match hostd::call(house, Operation::Prepare { owner, files }).await {
             Ok(()) => had.extend(digests),
             // One agent that is not there yet keeps nothing from the others.
             Err(error) => outcome = Err(error),

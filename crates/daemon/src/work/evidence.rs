@@ -141,7 +141,7 @@ async fn review(
     house.work.bump();
     house.deadlines_changed.notify_one();
     let id = TaskRef::Number(asked.task.number);
-    let over = crate::api_server::operator_api::rested(house, id, WITHIN).await?;
+    let over = crate::work::lookup::wait_until_settled(house, id, WITHIN).await?;
     let said = over.result.as_ref();
     match (
         over.state(),

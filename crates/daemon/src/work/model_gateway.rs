@@ -1,7 +1,8 @@
 //! The model gateway's interfaces, answered from the current plan: which model an agent may use, where its provider is,
 //! and the provider's key.
 
-use crate::boot::house::{Current, House};
+use crate::boot::house::House;
+use crate::core::plan::PlanInForce;
 use abbey_gateway::{
     Authorization, BoxFuture, Caller, Credentials, Gateway, GatewayParts, Prices, Provider,
     Providers, Refusal, Router, Target,
@@ -27,7 +28,7 @@ pub(crate) fn gateway(house: &Arc<House>) -> Gateway {
 struct PlannedModels(Arc<House>);
 
 impl PlannedModels {
-    fn plan(&self) -> Result<Arc<Current>, Refusal> {
+    fn plan(&self) -> Result<Arc<PlanInForce>, Refusal> {
         self.0
             .current()
             .ok_or_else(|| forbidden("no_plan", "the house has no plan yet"))

@@ -3,7 +3,7 @@
 
 use crate::boot::house::House;
 use crate::core::error::Result;
-use crate::insight::views;
+use crate::core::plan;
 use crate::net::firewall;
 use crate::work::approvals;
 use abbey_api::Problem;
@@ -119,7 +119,7 @@ impl Deed {
         match self {
             Deed::Service(slug) => {
                 let users = current.house.agents.values();
-                let users = users.filter(|a| views::uses(&current.house, a, slug));
+                let users = users.filter(|a| plan::agent_uses_service(&current.house, a, slug));
                 let users: Vec<&str> = users.map(|a| a.slug.as_str()).collect();
                 let others = match users.is_empty() {
                     true => "nobody uses it".to_owned(),

@@ -1,8 +1,9 @@
 //! Work that comes by itself: fired at its instants, once each, whatever the host slept through (S2-16, S4-05).
 //! Between two instants nothing is read and nothing is written.
 
-use crate::boot::house::{Current, House};
+use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::core::plan::PlanInForce;
 use crate::work::workflows;
 use abbey_api::{
     Problem, ScheduleDoc, ScheduleLineView, ScheduleView, SchedulesDoc, Time, VERSION,
@@ -27,7 +28,7 @@ struct Planned<'a> {
     timing: Timing,
 }
 
-fn planned(current: &Current) -> Vec<Planned<'_>> {
+fn planned(current: &PlanInForce) -> Vec<Planned<'_>> {
     let zone = &current.house.budget.timezone;
     let agents = current.house.agents.values();
     let all = agents.flat_map(|a| a.schedules.iter().map(move |(name, s)| (&a.slug, name, s)));
@@ -318,11 +319,11 @@ pub(crate) async fn show(house: &Arc<House>, name: &str) -> Result<ScheduleDoc> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api_server::plans;
     use crate::boot::serve;
     use crate::core::home::Home;
     use crate::core::home::make_dir;
     use crate::core::manual_clock::Turned;
-    use crate::planning::apply;
     use abbey_model::TaskState;
     use abbey_store::{Clock, TaskFilter, TaskRow};
     use std::sync::atomic::{AtomicI64, Ordering};
@@ -370,7 +371,7 @@ mod tests {
         }
 
         async fn apply(&mut self, schedules: &str) {
-            apply::apply(&self.house, manifest(schedules), None, Principal::Operator)
+            plans::apply(&self.house, manifest(schedules), None, Principal::Operator)
                 .await
                 .unwrap();
             self.look().await;

@@ -163,11 +163,11 @@ pub(crate) async fn upkeep(house: Arc<House>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api_server::plans;
     use crate::boot::serve;
     use crate::core::home::Home;
     use crate::core::home::make_dir;
     use crate::core::manual_clock::Turned;
-    use crate::planning::apply;
     use abbey_model::Principal;
     use abbey_store::Clock;
     use std::sync::atomic::AtomicI64;
@@ -202,7 +202,7 @@ agents:
             charters: BTreeMap::new(),
             reason: None,
         };
-        apply::apply(&house, body, None, Principal::Operator)
+        plans::apply(&house, body, None, Principal::Operator)
             .await
             .unwrap();
         let mut fired = BTreeMap::new();

@@ -4,8 +4,7 @@
 
 use crate::boot::house::House;
 use crate::core::error::Result;
-use crate::insight::workflow_views;
-use abbey_api::{EventBody, HeardDoc, Problem, VERSION, WorkflowDoc};
+use abbey_api::{EventBody, HeardDoc, Problem, VERSION};
 use abbey_engine::workflow::{Act, Begin, State, Workflow};
 use abbey_model::{FaultKind, Principal, Slug};
 use abbey_store::{Intakes, NewRun, Nudge, WorkflowRow};
@@ -177,21 +176,18 @@ pub(crate) async fn cancel(house: &Arc<House>, number: u64) -> Result<WorkflowRo
 }
 
 /// A run once it is over, or as it stands when patience is.
-pub(crate) async fn rested(
+pub(crate) async fn wait_until_over(
     house: &Arc<House>,
     number: u64,
     patience: Duration,
-) -> Result<WorkflowDoc> {
+) -> Result<WorkflowRow> {
     let until = tokio::time::Instant::now() + patience;
     let mut head = house.head.clone();
     loop {
         head.mark_unchanged();
         let row = house.store.workflow(number).await?;
         if row.run.state.is_over() || tokio::time::Instant::now() >= until {
-            return Ok(WorkflowDoc {
-                version: VERSION,
-                run: workflow_views::run(house, &row),
-            });
+            return Ok(row);
         }
         let _changed_or_over = tokio::time::timeout_at(until, head.changed()).await;
     }

@@ -7,28 +7,22 @@ use crate::api_server::web;
 use crate::api_server::web::{Doc, header};
 use crate::boot::house::House;
 use crate::core::error::Result;
-use crate::insight::reports;
-use crate::work::{delegation, workflows};
+use crate::work::workflows;
 use abbey_api::{EventBody, Problem};
-use abbey_model::{
-    FaultKind, HookOrigin, Millis, Principal, Priority, Recipient, Secret, Slug, TaskState,
-};
+use abbey_model::{FaultKind, HookOrigin, Millis, Principal, Priority, Recipient, Secret, Slug};
 use abbey_plan::{Hook, HookKind, Then};
-use abbey_store::{Delegated, NewTask, TaskRow};
-use abbey_words::Text;
+use abbey_store::{Delegated, NewTask};
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Request, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use http_body_util::Full;
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How far the clock of a sender may be off, as standardwebhooks.com says.
 const TOLERANCE: Millis = Millis::from_secs(300);
@@ -36,10 +30,6 @@ const TOLERANCE: Millis = Millis::from_secs(300);
 const BODY_MAX: usize = 32 << 10;
 /// Deliveries of one hook in a minute.
 const DELIVERIES_MAX: u32 = 240;
-/// Time for a report.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// A report that nobody took for so long is given up.
-const GIVE_UP: Millis = Millis::from_secs(24 * 3600);
 
 fn refused(text: impl Into<String>) -> crate::core::error::Error {
     Problem::new(FaultKind::Unauthenticated, text.into()).into()
@@ -290,81 +280,6 @@ async fn task(
     let added = house.store.add_task(new).await?;
     house.work.bump();
     Ok(json!({ "task": format!("TASK-{}", added.task.number), "new": added.new }))
-}
-
-/// Reports the end of a task to where it came from: a comment, and the status of a pull request's commit.
-///
-/// # Errors
-/// When it is to be tried again.
-pub(crate) async fn report(house: &House, origin: &HookOrigin, row: &TaskRow) -> Result<()> {
-    let recipient = Recipient::Hook(origin.clone());
-    let current = house.current();
-    let hook = current
-        .as_ref()
-        .and_then(|c| c.house.hooks.get(&origin.hook));
-    let Some((hook, base, api)) = hook
-        .zip(current.as_ref())
-        .and_then(|(hook, c)| Some((hook, &c.base_dir, hook.api.as_ref()?)))
-    else {
-        let why = "the hook is gone, or has no `api` any more; the result stays with the task";
-        return delegation::undeliverable(house, row, &recipient, why).await;
-    };
-    let token = hook
-        .token
-        .as_ref()
-        .map(|t| house.secret(t, base))
-        .transpose();
-    let token = token.map_err(|why| Problem::new(FaultKind::Unavailable, why))?;
-    let token = token.map(|t| Secret::new(format!("token {}", t.expose())));
-    let number = format!("TASK-{}", row.number);
-    let repository = format!("{api}/repos/{}", origin.repository);
-    let state = row.state();
-    let told = Text::new("comment-outcome")
-        .with("task", &number)
-        .with("state", state.to_string());
-    let told = reports::language_of(house, row.assignee.as_ref()).say(&told);
-    let comment = json!({ "body": format!("{told}\n\n{}", delegation::outcome(row)) });
-    let mut posts = vec![(
-        format!("{repository}/issues/{}/comments", origin.number),
-        comment,
-    )];
-    if let Some(commit) = &origin.commit {
-        let good = matches!(state, TaskState::Done);
-        let status = json!({
-            "state": if good { "success" } else { "failure" },
-            "context": "abbey",
-            "description": format!("{number} is {state}"),
-        });
-        posts.push((format!("{repository}/statuses/{commit}"), status));
-    }
-    for (url, body) in posts {
-        let mut request = Request::post(&url)
-            .header("content-type", "application/json")
-            .header("accept", "application/json")
-            .header("user-agent", "abbey");
-        if let Some(token) = &token {
-            request = request.header("authorization", token.expose());
-        }
-        let why = match request.body(Full::from(body.to_string())) {
-            Err(why) => (format!("`{url}`: {why}"), true),
-            Ok(request) => match house.http.send(request, PATIENCE).await.map(|a| a.status()) {
-                Ok(status) if status.is_success() => continue,
-                Ok(status) => (
-                    format!("`{url}` answers {status}"),
-                    !status.is_client_error() || status == StatusCode::TOO_MANY_REQUESTS,
-                ),
-                Err(why) => (format!("`{url}`: {why}"), true),
-            },
-        };
-        let late = house.store.now().since(row.updated_at) > GIVE_UP;
-        match why {
-            (why, true) if !late => {
-                return Err(Problem::new(FaultKind::Unavailable, why).into());
-            }
-            (why, _) => return delegation::undeliverable(house, row, &recipient, &why).await,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

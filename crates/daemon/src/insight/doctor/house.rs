@@ -1,6 +1,6 @@
 //! What the house stands on: its state, its helper, its host.
 
-use super::Checks;
+use super::checks::Checks;
 use crate::boot::house::House;
 use crate::core::error::Result;
 use abbey_engine::saga::State;

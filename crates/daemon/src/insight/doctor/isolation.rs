@@ -1,6 +1,6 @@
 //! Isolation, proved by trying: each agent that is up reads what is not its own, and must fail (S2-29).
 
-use super::Checks;
+use super::checks::Checks;
 use crate::boot::house::House;
 use crate::cells::exec;
 use crate::core::error::Result;

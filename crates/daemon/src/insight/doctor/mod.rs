@@ -1,5 +1,6 @@
 //! Checks of a house, each with a remedy; and what can be mended without losing anything (S2-26 to S2-29).
 
+mod checks;
 mod house;
 mod isolation;
 mod work;
@@ -7,34 +8,13 @@ mod work;
 use crate::boot::house::House;
 use crate::cells::provision;
 use crate::core::error::Result;
-use abbey_api::{CheckView, DoctorDoc, VERSION};
+use abbey_api::{DoctorDoc, VERSION};
 use abbey_model::Principal;
 use abbey_store::Note;
+use checks::Checks;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-
-/// What was found so far.
-#[derive(Default)]
-struct Checks(Vec<CheckView>);
-
-impl Checks {
-    /// One more; `severity` and the remedy count when it is not good.
-    fn add(&mut self, id: &str, good: bool, severity: &str, text: String, remedy: &str) {
-        let state = match (good, severity) {
-            (true, _) => "ok",
-            (false, "fail") => "failed",
-            (false, _) => "attention",
-        };
-        self.0.push(CheckView {
-            id: id.to_owned(),
-            severity: if good { "info" } else { severity }.to_owned(),
-            state: state.to_owned(),
-            text,
-            remedy: (!good).then(|| remedy.to_owned()),
-        });
-    }
-}
 
 /// Runs every check.
 pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {

@@ -1,7 +1,8 @@
 //! Who works, and what is to come by itself.
 
-use super::Checks;
+use super::checks::Checks;
 use crate::boot::house::House;
+use crate::cells::status;
 use crate::core::error::Result;
 use crate::insight::views;
 use crate::work::schedules;
@@ -25,7 +26,7 @@ pub(super) async fn agents(
 ) -> Result<()> {
     for agent in views::fleet(house).await?.agents {
         let wanted = matches!(
-            views::seen(house)
+            status::seen(house)
                 .get(&CellName::Agent(match agent.name.parse() {
                     Ok(s) => s,
                     Err(_) => continue,

@@ -1,6 +1,6 @@
 //! Reports of the last day: work, tokens, and what was checked.
 
-use super::{Report, number};
+use super::report::{Report, number};
 use abbey_api::CheckView;
 use abbey_engine::task::Phase;
 use abbey_model::{TaskState, Timestamp};

@@ -1,7 +1,7 @@
 //! The numbers that the house is measured by, with exact denominators (S2-30).
 
 use super::day::ended;
-use super::{Report, number};
+use super::report::{Report, number};
 use abbey_api::AgentView;
 use abbey_model::Timestamp;
 use abbey_store::{Entry, TaskRow};

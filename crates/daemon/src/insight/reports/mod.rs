@@ -4,18 +4,22 @@
 
 mod day;
 mod metrics;
+mod report;
 mod route;
+mod skill_costs;
 mod state;
 
 pub(crate) use route::route;
 
 use crate::boot::house::House;
+use crate::cells::status;
 use crate::core::error::Result;
-use crate::insight::{doctor, facts, skill_costs, views};
-use abbey_api::{Finding, Observation, Problem, ReportDoc, Time, VERSION};
-use abbey_model::{CellName, FaultKind, Millis, Slug, Timestamp, Wish};
+use crate::insight::{disks, doctor, views};
+use abbey_api::{Problem, ReportDoc};
+use abbey_model::{CellName, FaultKind, Millis, Timestamp, Wish};
 use abbey_store::{Entry, TaskFilter, TaskRow};
 use abbey_words::{Language, Text};
+use report::Report;
 use std::sync::{Arc, PoisonError};
 
 /// Every report, with the text that says what it is about.
@@ -37,56 +41,6 @@ const WEEK: Millis = Millis::from_secs(7 * 86_400);
 /// Most entries and tasks that are looked at.
 const LOOK_MAX: u32 = 1000;
 const PAGES_MAX: usize = 100;
-
-/// A report that is put together.
-#[derive(Default)]
-pub(crate) struct Report {
-    observed: Vec<(Text, Text)>,
-    findings: Vec<(&'static str, Text)>,
-    notes: Vec<(&'static str, Text)>,
-}
-
-impl Report {
-    pub(crate) fn saw(&mut self, label: Text, value: Text) {
-        self.observed.push((label, value));
-    }
-    pub(crate) fn means(&mut self, severity: &'static str, text: Text) {
-        self.findings.push((severity, text));
-    }
-    pub(crate) fn advise(&mut self, kind: &'static str, text: Text) {
-        self.notes.push((kind, text));
-    }
-    /// Puts it into words.
-    pub(crate) fn finish(mut self, name: &str, at: Timestamp, language: Language) -> ReportDoc {
-        if self.observed.is_empty() {
-            self.means("error", Text::new("nothing-observed"));
-        } else if self.findings.is_empty() {
-            self.means("info", Text::new("nothing-unusual"));
-        }
-        let finding = |(kind, text): &(&'static str, Text)| Finding {
-            kind: (*kind).to_owned(),
-            text: language.say(text),
-        };
-        let observation = |(label, value): &(Text, Text)| Observation {
-            label: language.say(label),
-            value: language.say(value),
-        };
-        ReportDoc {
-            version: VERSION,
-            name: name.to_owned(),
-            at: Time(at),
-            language: language.tag().to_owned(),
-            observed: self.observed.iter().map(observation).collect(),
-            interpretation: self.findings.iter().map(finding).collect(),
-            notes: self.notes.iter().map(finding).collect(),
-        }
-    }
-}
-
-/// A text of its own for a number.
-pub(crate) fn number(n: impl ToString) -> Text {
-    Text::plain(n.to_string())
-}
 
 /// A report as a text of its own, for people and agents to read.
 pub fn as_text(report: &ReportDoc) -> String {
@@ -123,18 +77,6 @@ pub fn as_text(report: &ReportDoc) -> String {
     text
 }
 
-/// The language in which an agent's reports and notices are, and those of everybody where none is named.
-pub(crate) fn language_of(house: &House, agent: Option<&Slug>) -> Language {
-    let current = house.current();
-    let display = current.as_ref().and_then(|c| match agent {
-        Some(agent) => c.house.agents.get(agent)?.locale.display.clone(),
-        None => c.house.display.clone(),
-    });
-    display
-        .and_then(|tag| Language::of(&tag))
-        .unwrap_or_default()
-}
-
 /// Entries of the window, oldest first.
 async fn entries(house: &House, since: Timestamp) -> Result<Vec<Entry>> {
     let mut all: Vec<Entry> = Vec::new();
@@ -168,7 +110,7 @@ pub(crate) async fn make(house: &Arc<House>, name: &str, language: Language) -> 
     let since = now + Millis(-WINDOW.0);
     let report = match name {
         "status" => state::status(&views::fleet(house).await?.agents, &tasks(house).await?),
-        "disk" => state::disk(&facts::disks()),
+        "disk" => state::disk(&disks::disks()),
         "budget" => state::budget(&house.store.budgets().await?),
         "tokens" => day::tokens(&house.store.usage_since(since).await?),
         "policy" => match house.current() {
@@ -236,7 +178,7 @@ async fn conflicts(house: &Arc<House>) -> Result<u64> {
     };
     let hostd = Arc::clone(&house.hostd);
     let host = crate::core::hostd::ask(move || hostd.observe()).await?;
-    let seen = views::seen(house);
+    let seen = status::seen(house);
     let down = |owner: &str| {
         let cell = owner.replacen(':', "-", 1);
         seen.iter().any(|(name, s)| {

@@ -1,6 +1,6 @@
 //! Reports of how things are: agents and work, disks, budgets, what everybody may do.
 
-use super::{Report, number};
+use super::report::{Report, number};
 use abbey_api::AgentView;
 use abbey_engine::budget::Account;
 use abbey_model::{BudgetState, CellKind, Egress, Scope, TaskState, Tool};

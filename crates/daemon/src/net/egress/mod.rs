@@ -13,8 +13,8 @@ mod stream;
 pub(crate) use ledger::Ledger;
 
 use crate::boot::house::House;
-use crate::boot::serve::{HEAD_WITHIN, listen_unix};
 use crate::core::error::Result;
+use crate::core::listen::{HEAD_WITHIN, listen_unix};
 use abbey_api::Problem;
 use abbey_model::{CellName, Egress, FaultKind, Principal};
 use abbey_store::Note;

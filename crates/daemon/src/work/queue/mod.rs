@@ -4,22 +4,16 @@
 mod merge;
 mod text;
 
-use crate::api_server::operator_api::known_agent;
-use crate::api_server::web::{Doc, Input};
 use crate::boot::house::House;
 use crate::core::error::Result;
-use abbey_api::{Problem, QueueBody, QueueConflict, QueueDoc, VERSION};
+use crate::work::lookup::known_agent;
+use abbey_api::{Problem, QueueConflict, QueueDoc, VERSION};
 use abbey_model::{Amounts, FaultKind, Principal, TaskRef, TaskState};
 use abbey_store::{NewTask, TaskEdit, TaskFilter, TaskRow};
-use axum::Router;
-use axum::extract::State;
-use axum::routing::get;
 use merge::Act;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use text::{Entry, Fields};
-
-type Shared = State<Arc<House>>;
 
 /// Most open tasks of a file.
 const OPEN_MAX: u32 = 2000;
@@ -28,23 +22,6 @@ const OVER_MAX: usize = 50;
 const LOOKED_AT: u32 = 1000;
 /// Longest file, bytes.
 const TEXT_MAX: usize = 2 << 20;
-
-/// Its routes, behind the operator's credential.
-pub(crate) fn routes() -> Router<Arc<House>> {
-    async fn show(State(house): Shared) -> Result<Doc<QueueDoc>> {
-        let text = render(&house, None).await?;
-        Ok(Doc(QueueDoc {
-            version: VERSION,
-            text,
-            done: Vec::new(),
-            conflicts: Vec::new(),
-        }))
-    }
-    async fn merge(State(house): Shared, Input(body): Input<QueueBody>) -> Result<Doc<QueueDoc>> {
-        take(&house, &body.text).await.map(Doc)
-    }
-    Router::new().route("/api/v1/queue", get(show).post(merge))
-}
 
 /// A task as the file shows it.
 fn entry(row: &TaskRow) -> Entry {
@@ -93,7 +70,7 @@ async fn shown(house: &House) -> Result<Vec<TaskRow>> {
 }
 
 /// The house's part of a file; with the number of one that says the same, where that is given.
-async fn render(house: &House, before: Option<(u64, &str)>) -> Result<String> {
+pub(crate) async fn render(house: &House, before: Option<(u64, &str)>) -> Result<String> {
     let rows = shown(house).await?;
     let name = house.current().map(|c| c.house.name.to_string());
     let name = name.unwrap_or_default();
@@ -114,7 +91,7 @@ async fn render(house: &House, before: Option<(u64, &str)>) -> Result<String> {
 }
 
 /// Does what a file wants, and says how it stands afterwards.
-async fn take(house: &Arc<House>, file: &str) -> Result<QueueDoc> {
+pub(crate) async fn merge_file(house: &Arc<House>, file: &str) -> Result<QueueDoc> {
     if file.len() > TEXT_MAX {
         let text = format!("a work queue has at most {TEXT_MAX} bytes");
         return Err(Problem::new(FaultKind::TooLarge, text).into());

@@ -1,6 +1,6 @@
 //! What skills cost, and which run cost far more than its like (S4-19): a pure function of runs.
 
-use crate::insight::reports::{Report, number};
+use super::report::{Report, number};
 use abbey_store::RunCost;
 use abbey_words::Text;
 use std::collections::BTreeMap;

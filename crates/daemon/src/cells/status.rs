@@ -1,0 +1,175 @@
+//! What is known of each cell now: the reconciler's newest observation, health checks, and resource
+//! use, each cached for a moment so that many viewers cost no more than one.
+
+use crate::boot::house::House;
+use crate::core::plan::PlanInForce;
+use abbey_cells::Record;
+use abbey_engine::supervision::{self, Desired, History};
+use abbey_model::{CellName, Observed, Presence, Slug};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// What the last pass saw of one cell.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) desired: Desired,
+    pub(crate) observed: Observed,
+    pub(crate) history: History,
+    pub(crate) record: Option<Record>,
+    pub(crate) error: Option<String>,
+    /// What it waits for before it is started.
+    pub(crate) waits: Option<String>,
+}
+
+/// How long an answer of a probe and a reading of a control group stay good.
+pub(crate) const FRESH: Duration = Duration::from_millis(500);
+
+/// Answers of probes and readings of control groups, each with its instant: many viewers cost the
+/// agents no more than one.
+#[derive(Debug, Default)]
+pub(crate) struct Readings {
+    probes: BTreeMap<(SocketAddrV4, u64), (Instant, bool)>,
+    usages: BTreeMap<i32, (Instant, abbey_cells::Usage)>,
+}
+
+pub(crate) async fn probe_fresh(
+    house: &House,
+    address: SocketAddrV4,
+    path: &str,
+    generation: u64,
+) -> bool {
+    let key = (address, generation);
+    let known = {
+        let readings = house
+            .readings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        readings.probes.get(&key).copied()
+    };
+    if let Some((at, answer)) = known
+        && answer
+        && at.elapsed() < FRESH
+    {
+        return answer;
+    }
+    let answer = probe(address, path).await;
+    let mut readings = house
+        .readings
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    readings
+        .probes
+        .retain(|(a, g), _| *a != address || *g == generation);
+    readings.probes.insert(key, (Instant::now(), answer));
+    answer
+}
+
+pub(crate) fn usage_fresh(house: &House, record: &Record) -> abbey_cells::Usage {
+    let key = record.shim.pid;
+    let mut readings = house
+        .readings
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, usage)) = readings.usages.get(&key)
+        && at.elapsed() < FRESH
+    {
+        return *usage;
+    }
+    let usage = abbey_cells::Groups::at(record.groups.clone()).usage();
+    readings
+        .usages
+        .retain(|_, (at, _)| at.elapsed() < FRESH * 20);
+    readings.usages.insert(key, (Instant::now(), usage));
+    usage
+}
+
+/// Longest wait for a probe.
+pub(crate) const PROBE: Duration = Duration::from_millis(400);
+
+pub(crate) fn on_loopback(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
+}
+
+pub(crate) fn seen(house: &House) -> BTreeMap<CellName, Seen> {
+    house
+        .seen
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+/// A real request, not only an open port, where a path says what to ask for.
+pub(crate) async fn probe(at: SocketAddrV4, path: &str) -> bool {
+    let Ok(Ok(stream)) = tokio::time::timeout(PROBE, TcpStream::connect(at)).await else {
+        return false;
+    };
+    if path.is_empty() {
+        return true;
+    }
+    let status = abbey_support::http::get_status(stream, path, PROBE).await;
+    status.is_ok_and(|s| s == 200)
+}
+
+pub(crate) async fn presence(
+    house: &House,
+    seen: Option<&Seen>,
+    at: Option<SocketAddrV4>,
+    path: Option<&str>,
+) -> (Presence, Option<bool>) {
+    let Some(seen) = seen else {
+        return (Presence::Unknown, None);
+    };
+    let running = matches!(
+        seen.observed,
+        Observed::Running {
+            ready: true,
+            stopping: false,
+            ..
+        }
+    );
+    let answers = match (running, at, path) {
+        (true, Some(at), Some(path)) => {
+            Some(probe_fresh(house, at, path, seen.history.generation.0).await)
+        }
+        _ => None,
+    };
+    let ingress = answers.unwrap_or(running);
+    (
+        supervision::presence(&seen.desired, &seen.observed, &seen.history, ingress),
+        answers,
+    )
+}
+
+/// Why a service is not well, as far as the house knows: nothing, where it is.
+pub(crate) async fn not_well(
+    house: &House,
+    current: &PlanInForce,
+    service: &Slug,
+) -> Option<String> {
+    let declared = current.house.services.get(service)?;
+    let at = abbey_plan::endpoint(&current.house, &current.registry, service);
+    let seen = seen(house);
+    let seen = seen.get(&CellName::Service(service.clone()));
+    let running = declared.at.is_some()
+        || seen.is_some_and(|s| {
+            matches!(
+                s.observed,
+                Observed::Running {
+                    ready: true,
+                    stopping: false,
+                    ..
+                }
+            )
+        });
+    if !running {
+        return Some(format!("service `{service}` is not up"));
+    }
+    let (at, path) = at.zip(declared.probe())?;
+    match probe(at, path).await {
+        true => None,
+        false => Some(format!("service `{service}` does not answer")),
+    }
+}

@@ -1,0 +1,55 @@
+//! A report while it is put together.
+
+use abbey_api::{Finding, Observation, ReportDoc, Time, VERSION};
+use abbey_model::Timestamp;
+use abbey_words::{Language, Text};
+
+/// A report that is put together.
+#[derive(Default)]
+pub(crate) struct Report {
+    observed: Vec<(Text, Text)>,
+    findings: Vec<(&'static str, Text)>,
+    notes: Vec<(&'static str, Text)>,
+}
+
+impl Report {
+    pub(crate) fn saw(&mut self, label: Text, value: Text) {
+        self.observed.push((label, value));
+    }
+    pub(crate) fn means(&mut self, severity: &'static str, text: Text) {
+        self.findings.push((severity, text));
+    }
+    pub(crate) fn advise(&mut self, kind: &'static str, text: Text) {
+        self.notes.push((kind, text));
+    }
+    /// Puts it into words.
+    pub(crate) fn finish(mut self, name: &str, at: Timestamp, language: Language) -> ReportDoc {
+        if self.observed.is_empty() {
+            self.means("error", Text::new("nothing-observed"));
+        } else if self.findings.is_empty() {
+            self.means("info", Text::new("nothing-unusual"));
+        }
+        let finding = |(kind, text): &(&'static str, Text)| Finding {
+            kind: (*kind).to_owned(),
+            text: language.say(text),
+        };
+        let observation = |(label, value): &(Text, Text)| Observation {
+            label: language.say(label),
+            value: language.say(value),
+        };
+        ReportDoc {
+            version: VERSION,
+            name: name.to_owned(),
+            at: Time(at),
+            language: language.tag().to_owned(),
+            observed: self.observed.iter().map(observation).collect(),
+            interpretation: self.findings.iter().map(finding).collect(),
+            notes: self.notes.iter().map(finding).collect(),
+        }
+    }
+}
+
+/// A text of its own for a number.
+pub(crate) fn number(n: impl ToString) -> Text {
+    Text::plain(n.to_string())
+}

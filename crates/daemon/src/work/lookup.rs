@@ -1,0 +1,67 @@
+//! Names from outside, resolved: slugs, tasks, agents, priorities; and waiting for a task.
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use abbey_api::Problem;
+use abbey_model::{FaultKind, Priority, Slug, TaskRef, TaskState};
+use std::time::Duration;
+
+pub(crate) fn parse_slug(text: &str) -> Result<Slug> {
+    Ok(text
+        .parse()
+        .map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::NotFound, e.to_string()))?)
+}
+
+pub(crate) fn parse_task_ref(text: &str) -> Result<TaskRef> {
+    Ok(text
+        .parse()
+        .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
+}
+
+pub(crate) fn known_agent(house: &House, text: &str) -> Result<Slug> {
+    let slug = parse_slug(text)?;
+    match house.current() {
+        Some(current) if current.house.agents.contains_key(&slug) => Ok(slug),
+        _ => Err(
+            Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
+                .remedy("`abbey ps` lists the agents")
+                .into(),
+        ),
+    }
+}
+
+pub(crate) fn parse_priority(text: Option<&str>) -> Result<Priority> {
+    let word = match text {
+        None | Some("medium") => return Ok(Priority::P2),
+        Some("urgent") => "P0",
+        Some("high") => "P1",
+        Some("low") => "P3",
+        Some(other) => other,
+    };
+    Ok(word.to_uppercase().parse().map_err(|e: String| {
+        Problem::new(FaultKind::Invalid, e).remedy("P0 to P3, or urgent, high, medium, low")
+    })?)
+}
+
+/// A task once it has stopped moving, or as it stands when patience is over.
+pub(crate) async fn wait_until_settled(
+    house: &House,
+    task: TaskRef,
+    patience: Duration,
+) -> Result<abbey_store::TaskRow> {
+    let until = tokio::time::Instant::now() + patience;
+    let mut head = house.head.clone();
+    loop {
+        head.mark_unchanged();
+        let row = house.store.task(task).await?;
+        let resting = row.state().is_terminal()
+            || matches!(
+                row.state(),
+                TaskState::Parked | TaskState::Blocked | TaskState::AwaitingApproval
+            );
+        if resting || tokio::time::Instant::now() >= until {
+            return Ok(row);
+        }
+        let _changed_or_over = tokio::time::timeout_at(until, head.changed()).await;
+    }
+}

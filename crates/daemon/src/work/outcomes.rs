@@ -1,0 +1,41 @@
+//! What a finished task is reported as, and deliveries that failed for good.
+
+use crate::boot::house::House;
+use crate::core::error::Result;
+use abbey_model::{Principal, Recipient};
+use abbey_store::{Note, TaskRow};
+use serde_json::json;
+
+/// Largest part of a result that is told to its recipient, bytes; the rest stays with the task.
+pub(crate) const TOLD_MAX: usize = 16 << 10;
+
+/// What cannot be delivered is entered in the log, and stays with its task.
+pub(crate) async fn undeliverable(
+    house: &House,
+    row: &TaskRow,
+    recipient: &Recipient,
+    why: &str,
+) -> Result<()> {
+    let note = Note {
+        actor: Principal::House,
+        action: "delivery.failed".to_owned(),
+        entity: format!("TASK-{}", row.number),
+        detail: json!({ "recipient": recipient.to_string(), "why": why }),
+    };
+    house.store.append(note).await?;
+    Ok(())
+}
+
+/// What a task came to, in at most so many bytes as one is told.
+pub(crate) fn outcome(row: &TaskRow) -> String {
+    let said = match (&row.result, &row.failure) {
+        (Some(result), _) => result.text.clone(),
+        (None, Some(failure)) => failure.clone(),
+        (None, None) => String::new(),
+    };
+    let mut end = said.len().min(TOLD_MAX);
+    while !said.is_char_boundary(end) {
+        end -= 1;
+    }
+    said[..end].to_owned()
+}
