@@ -49,6 +49,7 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
         clock: Arc::new(SystemClock::new()),
         redactor: Arc::default(),
         signing_key: [1; 32],
+        entropy: Arc::new(SystemEntropy),
         on_commit: Arc::new(|_| {}),
         on_fatal: Box::new(|why| panic!("{why}")),
     })

@@ -8,6 +8,7 @@ use abbey_support::digest::sha256_hex;
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::ops::ControlFlow;
 
 /// `prev` of the first entry.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -50,14 +51,6 @@ pub struct Verdict {
     pub why: Option<String>,
 }
 
-/// A signed statement that the chain had this head.
-#[derive(Debug, Clone)]
-pub(crate) struct Checkpoint {
-    pub(crate) seq: u64,
-    pub(crate) hash: String,
-    pub(crate) signature: Vec<u8>,
-}
-
 /// Canonical JSON.
 ///
 /// # Errors
@@ -90,52 +83,53 @@ pub(crate) fn checkpoint_text(seq: u64, hash: &str) -> String {
     format!("abbey checkpoint 1\n{seq}\n{hash}\n")
 }
 
-/// Checks entries in order against each other and against signed checkpoints. A checkpoint beyond
-/// the last entry means that the end was cut off.
-pub fn verify(
-    entries: impl Iterator<Item = Result<Entry, crate::Error>>,
-    known_head: u64,
-    key: Option<&VerifyingKey>,
-    checkpoints: &[(u64, String, Vec<u8>)],
-) -> Result<Verdict, crate::Error> {
-    let mut verdict = Verdict {
-        ok: true,
-        entries: 0,
-        head: GENESIS.to_owned(),
-        first_bad: None,
-        checkpoints: 0,
-        why: None,
-    };
-    let mut marks = checkpoints
-        .iter()
-        .map(|(seq, hash, signature)| Checkpoint {
-            seq: *seq,
-            hash: hash.clone(),
-            signature: signature.clone(),
-        })
-        .peekable();
-    let bad = |mut verdict: Verdict, seq: u64, why: String| {
-        verdict.ok = false;
-        verdict.first_bad = Some(seq);
-        verdict.why = Some(why);
-        verdict
-    };
-    for entry in entries {
-        let entry = entry?;
-        let expected = verdict.entries + 1;
-        if entry.seq != expected {
-            return Ok(bad(
-                verdict,
-                expected,
-                format!("entry {expected} is missing"),
-            ));
+/// A check of entries in order, against each other and against signed checkpoints.
+pub(crate) struct Check {
+    key: Option<VerifyingKey>,
+    /// Sequence number, hash and signature of each, in order.
+    checkpoints: std::iter::Peekable<std::vec::IntoIter<(u64, String, Vec<u8>)>>,
+    verdict: Verdict,
+}
+
+impl Check {
+    pub(crate) fn new(key: Option<VerifyingKey>, checkpoints: Vec<(u64, String, Vec<u8>)>) -> Self {
+        Check {
+            key,
+            checkpoints: checkpoints.into_iter().peekable(),
+            verdict: Verdict {
+                ok: true,
+                entries: 0,
+                head: GENESIS.to_owned(),
+                first_bad: None,
+                checkpoints: 0,
+                why: None,
+            },
         }
-        if entry.prev != verdict.head {
-            return Ok(bad(
-                verdict,
-                entry.seq,
-                "it does not continue the entry before it".to_owned(),
-            ));
+    }
+
+    fn fail(&mut self, seq: u64, why: String) {
+        self.verdict.ok = false;
+        self.verdict.first_bad = Some(seq);
+        self.verdict.why = Some(why);
+    }
+
+    /// Takes the next entry; `Break` after the first that is wrong.
+    pub(crate) fn entry(&mut self, entry: &Entry) -> Result<ControlFlow<()>, crate::Error> {
+        if let Err((seq, why)) = self.next(entry)? {
+            self.fail(seq, why);
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn next(&mut self, entry: &Entry) -> Result<Result<(), (u64, String)>, crate::Error> {
+        let wrong = |seq, why: &str| Ok(Err((seq, why.to_owned())));
+        let expected = self.verdict.entries + 1;
+        if entry.seq != expected {
+            return wrong(expected, &format!("entry {expected} is missing"));
+        }
+        if entry.prev != self.verdict.head {
+            return wrong(entry.seq, "it does not continue the entry before it");
         }
         let hash = entry_hash(
             &entry.prev,
@@ -147,44 +141,43 @@ pub fn verify(
             &entry.detail,
         )?;
         if hash != entry.hash {
-            return Ok(bad(
-                verdict,
-                entry.seq,
-                "its content does not fit its hash".to_owned(),
-            ));
+            return wrong(entry.seq, "its content does not fit its hash");
         }
-        while let Some(mark) = marks.next_if(|m| m.seq == entry.seq) {
-            let signed = key.is_some_and(|key| {
-                Signature::from_slice(&mark.signature).is_ok_and(|s| {
-                    key.verify_strict(checkpoint_text(mark.seq, &mark.hash).as_bytes(), &s)
+        while let Some((seq, hash, signature)) =
+            self.checkpoints.next_if(|(seq, ..)| *seq == entry.seq)
+        {
+            let signed = self.key.is_some_and(|key| {
+                Signature::from_slice(&signature).is_ok_and(|s| {
+                    key.verify_strict(checkpoint_text(seq, &hash).as_bytes(), &s)
                         .is_ok()
                 })
             });
-            if !signed || mark.hash != entry.hash {
-                return Ok(bad(
-                    verdict,
-                    entry.seq,
-                    "the signed checkpoint does not fit".to_owned(),
-                ));
+            if !signed || hash != entry.hash {
+                return wrong(entry.seq, "the signed checkpoint does not fit");
             }
-            verdict.checkpoints += 1;
+            self.verdict.checkpoints += 1;
         }
-        verdict.entries = entry.seq;
-        verdict.head = entry.hash;
+        self.verdict.entries = entry.seq;
+        self.verdict.head.clone_from(&entry.hash);
+        Ok(Ok(()))
     }
-    let cut = marks
-        .peek()
-        .map(|m| m.seq)
-        .or((known_head > verdict.entries).then_some(known_head));
-    if let Some(seq) = cut {
-        let at = verdict.entries + 1;
-        return Ok(bad(
-            verdict,
-            at,
-            format!("the chain was cut: entry {seq} is known to have existed"),
-        ));
+
+    /// The outcome after the last entry. A checkpoint beyond it, or a known head, means that the end was cut off.
+    pub(crate) fn finish(mut self, known_head: u64) -> Verdict {
+        if !self.verdict.ok {
+            return self.verdict;
+        }
+        let known = (known_head > self.verdict.entries).then_some(known_head);
+        let cut = self.checkpoints.peek().map(|(seq, ..)| *seq).or(known);
+        if let Some(seq) = cut {
+            let at = self.verdict.entries + 1;
+            self.fail(
+                at,
+                format!("the chain was cut: entry {seq} is known to have existed"),
+            );
+        }
+        self.verdict
     }
-    Ok(verdict)
 }
 
 #[cfg(test)]
@@ -216,9 +209,13 @@ mod tests {
     }
 
     fn check(entries: Vec<Entry>, head: u64) -> Option<u64> {
-        verify(entries.into_iter().map(Ok), head, None, &[])
-            .unwrap()
-            .first_bad
+        let mut check = Check::new(None, Vec::new());
+        for entry in &entries {
+            if check.entry(entry).unwrap().is_break() {
+                break;
+            }
+        }
+        check.finish(head).first_bad
     }
 
     #[test]

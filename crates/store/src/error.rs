@@ -111,7 +111,10 @@ pub enum Error {
     },
     /// The database failed.
     #[error("the database failed")]
-    Sql(#[source] rusqlite::Error),
+    Database(#[source] DatabaseError),
+    /// The host gave no random bytes.
+    #[error("the host gives no random bytes")]
+    Entropy(#[source] std::io::Error),
     /// A row does not hold what the schema promises.
     #[error("a row of the database is not readable: {0}")]
     Row(String),
@@ -123,11 +126,28 @@ pub enum Error {
     Closed,
 }
 
-impl From<rusqlite::Error> for Error {
-    fn from(error: rusqlite::Error) -> Self {
-        Error::Sql(error)
+/// A failure of the database, whichever it is.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct DatabaseError {
+    /// Whether it failed because no space was left.
+    pub out_of_space: bool,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl DatabaseError {
+    /// Wraps a driver's own error.
+    pub fn new(
+        out_of_space: bool,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        DatabaseError {
+            out_of_space,
+            source: source.into(),
+        }
     }
 }
+
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
         Error::Row(error.to_string())
@@ -167,7 +187,8 @@ impl Error {
             | Error::Newer { .. }
             | Error::OldSqlite(_)
             | Error::File { .. }
-            | Error::Sql(_)
+            | Error::Database(_)
+            | Error::Entropy(_)
             | Error::Row(_) => FaultKind::Internal,
         }
     }

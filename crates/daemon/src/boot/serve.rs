@@ -170,6 +170,7 @@ pub(crate) async fn open(
         clock,
         redactor: Arc::clone(&redactor),
         signing_key,
+        entropy: Arc::new(abbey_store::SystemEntropy),
         on_commit: Arc::new(move |seq| {
             head_sender.send_replace(seq);
         }),

@@ -70,6 +70,7 @@ fn hash_of(database: &Path) -> Result<String> {
         clock: Arc::new(SystemClock::new()),
         redactor: Arc::default(),
         signing_key: [0; 32],
+        entropy: Arc::new(abbey_store::SystemEntropy),
         on_commit: Arc::new(|_| {}),
         on_fatal: Box::new(|_| {}),
     })?;

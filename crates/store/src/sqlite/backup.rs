@@ -1,6 +1,6 @@
 //! Copies of the whole state, and its digest.
 
-use super::house::json_or_text;
+use super::connection::database_error;
 use crate::chain::canonical;
 use crate::{Error, Result};
 use abbey_support::digest::hex;
@@ -27,51 +27,64 @@ pub(super) fn copy(db: &Connection, to: &Path) -> Result<()> {
     };
     let temporary = to.with_extension("partial");
     let _left_by_a_crash = std::fs::remove_file(&temporary);
-    {
-        let mut target = Connection::open(&temporary)?;
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
-            .map_err(file("protect"))?;
-        rusqlite::backup::Backup::new(db, &mut target)?.run_to_completion(
-            PAGES,
-            Duration::from_millis(1),
-            None,
-        )?;
-        // One file, complete in itself.
-        target.pragma_update(None, "journal_mode", "DELETE")?;
-    }
+    let mut target = Connection::open(&temporary).map_err(database_error)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
+        .map_err(file("protect"))?;
+    copy_pages(db, &mut target).map_err(database_error)?;
+    drop(target);
     publish_finished(&temporary, to, Sync::Content).map_err(file("publish"))
+}
+
+fn copy_pages(db: &Connection, target: &mut Connection) -> rusqlite::Result<()> {
+    rusqlite::backup::Backup::new(db, target)?.run_to_completion(
+        PAGES,
+        Duration::from_millis(1),
+        None,
+    )?;
+    // One file, complete in itself.
+    target.pragma_update(None, "journal_mode", "DELETE")
 }
 
 /// SHA-256 over every row of every table but credentials, as canonical JSON, in key order.
 pub(super) fn state_hash(db: &Connection) -> Result<String> {
     let mut hash = Sha256::new();
+    for table in tables(db).map_err(database_error)? {
+        hash_table(db, &table, &mut hash)?;
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+fn tables(db: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut names = db.prepare(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name != 'tokens' ORDER BY name",
     )?;
-    let names: Vec<String> = names
-        .query_map([], |r| r.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for table in names {
-        // Table names come from our own schema.
-        let mut statement = db.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2"))?;
-        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let mut object = json!({ "table": table });
-            for (i, column) in columns.iter().enumerate() {
-                object[column] = match row.get_ref(i)? {
-                    ValueRef::Null => Value::Null,
-                    ValueRef::Integer(n) => json!(n.to_string()),
-                    ValueRef::Real(x) => json!(x.to_string()),
-                    ValueRef::Text(bytes) => {
-                        json_or_text(String::from_utf8_lossy(bytes).into_owned())
-                    }
-                    ValueRef::Blob(bytes) => json!(hex(bytes)),
-                };
-            }
-            hash.update(canonical(&object)?.as_bytes());
-            hash.update(b"\n");
+    names.query_map([], |r| r.get(0))?.collect()
+}
+
+fn hash_table(db: &Connection, table: &str, hash: &mut Sha256) -> Result<()> {
+    // Names of tables come from our own schema.
+    let sql = format!("SELECT * FROM {table} ORDER BY 1, 2");
+    let mut statement = db.prepare(&sql).map_err(database_error)?;
+    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
+    let mut rows = statement.query([]).map_err(database_error)?;
+    while let Some(row) = rows.next().map_err(database_error)? {
+        let mut object = json!({ "table": table });
+        for (i, column) in columns.iter().enumerate() {
+            object[column] = match row.get_ref(i).map_err(database_error)? {
+                ValueRef::Null => Value::Null,
+                ValueRef::Integer(n) => json!(n.to_string()),
+                ValueRef::Real(x) => json!(x.to_string()),
+                ValueRef::Text(bytes) => json_or_text(String::from_utf8_lossy(bytes).into_owned()),
+                ValueRef::Blob(bytes) => json!(hex(bytes)),
+            };
         }
+        hash.update(canonical(&object)?.as_bytes());
+        hash.update(b"\n");
     }
-    Ok(hex(&hash.finalize()))
+    Ok(())
+}
+
+/// Value of a JSON text, or the text.
+fn json_or_text(text: String) -> Value {
+    serde_json::from_str(&text).unwrap_or(Value::String(text))
 }

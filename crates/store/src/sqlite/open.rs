@@ -1,7 +1,8 @@
 //! Opening the state file: sound, of a known format, with the right promises about durability.
 
+use super::connection::database_error;
 use crate::chain::GENESIS;
-use crate::{Clock, Error, Result};
+use crate::{Clock, Entropy, Error, Result};
 use abbey_model::{Redactor, Timestamp};
 use ed25519_dalek::SigningKey;
 use rusqlite::{Connection, OptionalExtension};
@@ -10,14 +11,14 @@ use std::sync::Arc;
 
 /// `user_version` of each migration, in order; a new format is one more entry.
 const MIGRATIONS: &[&str] = &[
-    include_str!("schema.sql"),
-    include_str!("schema_2.sql"),
-    include_str!("schema_3.sql"),
-    include_str!("schema_4.sql"),
-    include_str!("schema_5.sql"),
-    include_str!("schema_6.sql"),
-    include_str!("schema_7.sql"),
-    include_str!("schema_8.sql"),
+    include_str!("schema/1_initial.sql"),
+    include_str!("schema/2_task_links.sql"),
+    include_str!("schema/3_schedules.sql"),
+    include_str!("schema/4_approvals.sql"),
+    include_str!("schema/5_approval_numbers.sql"),
+    include_str!("schema/6_workflows.sql"),
+    include_str!("schema/7_documents.sql"),
+    include_str!("schema/8_escalations.sql"),
 ];
 /// First SQLite without the WAL-reset fault (sqlite.org/wal.html, "walresetbug").
 const SQLITE_LEAST: i32 = 3_051_003;
@@ -33,7 +34,9 @@ pub struct Options {
     pub path: PathBuf,
     /// The clock that decides leases.
     pub clock: Arc<dyn Clock>,
-    /// Keeps secrets out of the log.
+    /// Where identifiers get their random bits from.
+    pub entropy: Arc<dyn Entropy>,
+    /// Keeps secrets out of the audit log and out of every text that is stored.
     pub redactor: Arc<std::sync::RwLock<Redactor>>,
     /// Key that signs checkpoints, 32 bytes.
     pub signing_key: [u8; 32],
@@ -45,9 +48,10 @@ pub struct Options {
 
 pub(super) struct Opened {
     pub(super) connection: Connection,
+    /// The newest instant in the file: the clock never goes behind it.
     pub(super) newest: Timestamp,
+    /// Sequence number and hash of the newest audit entry.
     pub(super) head: (u64, String),
-    pub(super) key: SigningKey,
 }
 
 pub(super) fn open(options: &Options) -> Result<Opened> {
@@ -80,7 +84,8 @@ pub(super) fn open(options: &Options) -> Result<Opened> {
             known,
         });
     }
-    if existed && format == 0 && (id != 0 || has_tables(&connection)?) {
+    let foreign = id != 0 || has_tables(&connection).map_err(database_error)?;
+    if existed && format == 0 && foreign {
         return Err(corrupt("it is a database, but not of a house".to_owned()));
     }
     let size = path.metadata().map_or(0, |m| m.len());
@@ -94,18 +99,31 @@ pub(super) fn open(options: &Options) -> Result<Opened> {
     }
     migrate(&connection, format).map_err(|e| match e.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => Error::DiskFull(path.clone()),
-        _ => Error::Sql(e),
+        _ => database_error(e),
     })?;
-    let key = SigningKey::from_bytes(&options.signing_key);
-    let public = abbey_support::digest::hex(key.verifying_key().as_bytes());
+    let (newest, head) = read_newest(&connection, &options.signing_key).map_err(database_error)?;
+    Ok(Opened {
+        connection,
+        newest,
+        head,
+    })
+}
+
+/// Stores the public key of a new house; the newest instant in the file, and the head of the audit log.
+fn read_newest(
+    connection: &Connection,
+    signing_key: &[u8; 32],
+) -> rusqlite::Result<(Timestamp, (u64, String))> {
+    let key = SigningKey::from_bytes(signing_key).verifying_key();
     connection.execute(
         "INSERT OR IGNORE INTO meta VALUES ('public_key', ?1)",
-        [&public],
+        [abbey_support::digest::hex(key.as_bytes())],
     )?;
-    let newest: Option<i64> = connection
-        .query_row("SELECT max(at) FROM (SELECT max(at) at FROM activity UNION ALL SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'newest')", [], |r| r.get(0))
-        .optional()?
-        .flatten();
+    let newest: Option<i64> = connection.query_row(
+        "SELECT max(at) FROM (SELECT max(at) at FROM activity UNION ALL SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'newest')",
+        [],
+        |r| r.get(0),
+    )?;
     let head = connection
         .query_row(
             "SELECT seq, hash FROM activity ORDER BY seq DESC LIMIT 1",
@@ -114,12 +132,7 @@ pub(super) fn open(options: &Options) -> Result<Opened> {
         )
         .optional()?
         .unwrap_or((0, GENESIS.to_owned()));
-    Ok(Opened {
-        connection,
-        newest: Timestamp(newest.unwrap_or(0)),
-        head,
-        key,
-    })
+    Ok((Timestamp(newest.unwrap_or(0)), head))
 }
 
 /// Settings that every connection of ours has.
@@ -132,16 +145,12 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "mmap_size", 0)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "wal_autocheckpoint", 2000)?;
-    connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
 
-fn has_tables(connection: &Connection) -> Result<bool> {
-    Ok(
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| {
-            r.get::<_, i64>(0)
-        })? > 0,
-    )
+fn has_tables(connection: &Connection) -> rusqlite::Result<bool> {
+    let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0));
+    tables.map(|tables: i64| tables > 0)
 }
 
 fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {

@@ -35,6 +35,7 @@ fn open(dir: &Path, clock: Arc<Turned>) -> Result<Box<dyn Storage>> {
         clock,
         redactor: Arc::default(),
         signing_key: [7; 32],
+        entropy: Arc::new(SystemEntropy),
         on_commit: Arc::new(|_| {}),
         on_fatal: Box::new(|why| panic!("{why}")),
     })?))

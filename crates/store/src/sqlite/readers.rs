@@ -1,5 +1,6 @@
 //! Read-only connections beside the writer, each on a thread of its own.
 
+use super::connection::{SqliteRows, database_error};
 use crate::{Error, Reply, Result};
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
@@ -11,7 +12,7 @@ const READERS: usize = 2;
 /// Most reads waiting.
 const QUEUE_MAX: usize = 4096;
 
-type Job = Box<dyn FnOnce(&Connection) + Send>;
+type Job = Box<dyn FnOnce(&SqliteRows) + Send>;
 
 pub(super) struct Readers {
     queue: Option<SyncSender<Job>>,
@@ -24,14 +25,11 @@ impl Readers {
         let jobs = Arc::new(Mutex::new(jobs));
         let mut threads = Vec::new();
         for _ in 0..READERS {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(path, flags)?;
-            connection.busy_timeout(std::time::Duration::from_secs(5))?;
-            connection.set_prepared_statement_cache_capacity(64);
+            let rows = connect(path).map_err(database_error)?;
             let jobs = Arc::clone(&jobs);
             let thread = std::thread::Builder::new()
                 .name("store-reader".to_owned())
-                .spawn(move || serve(&connection, &jobs))
+                .spawn(move || serve(&rows, &jobs))
                 .map_err(|source| Error::File {
                     what: "start a reader of",
                     path: path.to_owned(),
@@ -47,11 +45,11 @@ impl Readers {
 
     pub(super) fn submit<T: Send + 'static>(
         &self,
-        op: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+        op: impl FnOnce(&SqliteRows) -> Result<T> + Send + 'static,
     ) -> Reply<T> {
         let (sender, reply) = Reply::new();
-        let job: Job = Box::new(move |connection| {
-            let _caller_gone = sender.send(op(connection));
+        let job: Job = Box::new(move |rows| {
+            let _caller_gone = sender.send(op(rows));
         });
         if let Some(queue) = &self.queue {
             let _closed = queue.send(job);
@@ -60,11 +58,18 @@ impl Readers {
     }
 }
 
-fn serve(connection: &Connection, jobs: &Mutex<Receiver<Job>>) {
+fn connect(path: &Path) -> rusqlite::Result<SqliteRows> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(SqliteRows::new(connection))
+}
+
+fn serve(rows: &SqliteRows, jobs: &Mutex<Receiver<Job>>) {
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match next {
-            Ok(job) => job(connection),
+            Ok(job) => job(rows),
             Err(_) => return,
         }
     }

@@ -1,0 +1,127 @@
+//! The audit log: a hash chain of entries, signed every so often.
+
+use crate::chain::{self, Entry, Verdict, checkpoint_text, entry_hash};
+use crate::rows::{Columns, Query, Rows, params};
+use crate::topic::Topic;
+use crate::transaction::Tx;
+use crate::{Note, Result};
+use abbey_model::{Principal, Redactor};
+use ed25519_dalek::{Signer, VerifyingKey};
+use serde_json::Value;
+
+/// Entries between two signatures.
+const CHECKPOINT_EVERY: u64 = 1000;
+
+const SELECT: &str = "SELECT seq, at, actor, action, entity, detail, prev, hash FROM activity";
+
+/// Appends an entry, redacted, in the transaction of the change that it records; its sequence number.
+pub(crate) fn append(
+    tx: &mut Tx<'_>,
+    actor: &Principal,
+    action: &str,
+    entity: &str,
+    mut detail: Value,
+) -> Result<u64> {
+    redact(&mut detail, &tx.redactor());
+    let seq = tx.head.0 + 1;
+    let actor = actor.to_string();
+    let hash = entry_hash(&tx.head.1, seq, tx.now, &actor, action, entity, &detail)?;
+    tx.execute(
+        "INSERT INTO activity (seq, at, actor, action, entity, detail, prev, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![seq, tx.now, actor, action, entity, detail.to_string(), &tx.head.1, &hash],
+    )?;
+    tx.head = (seq, hash);
+    tx.publish(Topic::Audit);
+    if seq.is_multiple_of(CHECKPOINT_EVERY) {
+        sign_head(tx)?;
+    }
+    Ok(seq)
+}
+
+/// Appends an entry that a caller wrote.
+pub(crate) fn append_note(tx: &mut Tx<'_>, note: Note) -> Result<u64> {
+    append(tx, &note.actor, &note.action, &note.entity, note.detail)
+}
+
+/// Signs the head if it moved since the last signature; its sequence number.
+pub(crate) fn checkpoint(tx: &mut Tx<'_>) -> Result<Option<u64>> {
+    let signed: Option<u64> = tx
+        .rows
+        .aggregate("SELECT max(seq) FROM checkpoints", params![])?;
+    if tx.head.0 == 0 || signed == Some(tx.head.0) {
+        return Ok(None);
+    }
+    sign_head(tx)?;
+    Ok(Some(tx.head.0))
+}
+
+fn sign_head(tx: &Tx<'_>) -> Result<()> {
+    let (seq, hash) = &tx.head;
+    let text = checkpoint_text(*seq, hash);
+    let signature = tx.context.signing_key.sign(text.as_bytes()).to_bytes();
+    tx.execute(
+        "INSERT INTO checkpoints VALUES (?1, ?2, ?3, ?4) ON CONFLICT (seq) DO NOTHING",
+        params![*seq, hash, signature.as_slice(), tx.now],
+    )?;
+    Ok(())
+}
+
+fn redact(value: &mut Value, redactor: &Redactor) {
+    match value {
+        Value::String(text) => {
+            if let std::borrow::Cow::Owned(clean) = redactor.clean(text) {
+                *text = clean;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|v| redact(v, redactor)),
+        Value::Object(map) => map.values_mut().for_each(|v| redact(v, redactor)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn read_entry(columns: &mut Columns<'_>) -> Result<Entry> {
+    Ok(Entry {
+        seq: columns.get()?,
+        at: columns.get()?,
+        actor: columns.get()?,
+        action: columns.get()?,
+        entity: columns.get()?,
+        // A damaged text reads as itself, so that the check of its hash fails and names the entry.
+        detail: {
+            let detail: String = columns.get()?;
+            serde_json::from_str(&detail).unwrap_or(Value::String(detail))
+        },
+        prev: columns.get()?,
+        hash: columns.get()?,
+    })
+}
+
+/// Entries after a sequence number, oldest first.
+pub(crate) fn list(rows: &dyn Rows, after: u64, limit: u32) -> Result<Vec<Entry>> {
+    rows.all(
+        &format!("{SELECT} WHERE seq > ?1 ORDER BY seq LIMIT ?2"),
+        params![after, limit],
+        read_entry,
+    )
+}
+
+/// Checks every entry against the one before it and against the signed checkpoints.
+pub(crate) fn verify(rows: &dyn Rows) -> Result<Verdict> {
+    let public: Option<String> =
+        rows.value("SELECT value FROM meta WHERE key = 'public_key'", params![])?;
+    let key = public.and_then(|hex| {
+        let byte = |i: usize| u8::from_str_radix(hex.get(2 * i..2 * i + 2)?, 16).ok();
+        let bytes: Vec<u8> = (0..32).map_while(byte).collect();
+        VerifyingKey::from_bytes(&bytes.try_into().ok()?).ok()
+    });
+    let checkpoints = rows.all(
+        "SELECT seq, hash, signature FROM checkpoints ORDER BY seq",
+        params![],
+        |c| Ok((c.get()?, c.get()?, c.get()?)),
+    )?;
+    let mut check = chain::Check::new(key, checkpoints);
+    rows.visit(&format!("{SELECT} ORDER BY seq"), params![], &mut |row| {
+        check.entry(&read_entry(&mut Columns::of(row))?)
+    })?;
+    Ok(check.finish(0))
+}

@@ -1,0 +1,80 @@
+//! Cells: what the operator wants of each, and its supervision so far.
+
+use super::audit_log;
+use crate::rows::{Query, Rows, params};
+use crate::topic::Topic;
+use crate::transaction::Tx;
+use crate::{CellChange, CellRow, Result};
+use abbey_engine::supervision::History;
+use abbey_model::{CellName, Wish};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Stores the desired state of a cell, its supervision, or both.
+pub(crate) fn set(tx: &mut Tx<'_>, cell: &CellName, change: CellChange) -> Result<()> {
+    let name = cell.to_string();
+    let history = serde_json::to_string(&History::default())?;
+    let inserted = tx.execute(
+        "INSERT INTO cells VALUES (?1, 0, ?2, ?3) ON CONFLICT (name) DO NOTHING",
+        params![&name, history, tx.now],
+    )?;
+    if inserted > 0 {
+        tx.publish(Topic::Cells);
+    }
+    if let Some((desired, who)) = change.wish {
+        let changed = tx.execute(
+            "UPDATE cells SET wanted_up = ?2 WHERE name = ?1 AND wanted_up <> ?2",
+            params![&name, desired.number()],
+        )?;
+        if changed > 0 {
+            tx.publish(Topic::Cells);
+        }
+        if let (1, Some(who)) = (changed, who) {
+            let action = format!("cell.want_{}", desired.name());
+            audit_log::append(tx, &who, &action, &name, json!({}))?;
+        }
+    }
+    // Supervision is written by the reconciler alone, so it wakes nobody.
+    if let Some((history, note)) = change.history {
+        tx.execute(
+            "UPDATE cells SET history = ?2 WHERE name = ?1",
+            params![&name, serde_json::to_string(&history)?],
+        )?;
+        if let Some(note) = note {
+            audit_log::append_note(tx, note)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a cell, with the wakes of its agent.
+pub(crate) fn remove(tx: &mut Tx<'_>, cell: &CellName) -> Result<()> {
+    tx.execute(
+        "DELETE FROM cells WHERE name = ?1",
+        params![cell.to_string()],
+    )?;
+    if let CellName::Agent(slug) = cell {
+        tx.execute("DELETE FROM wakes WHERE agent = ?1", params![slug.as_str()])?;
+    }
+    tx.publish(Topic::Cells);
+    Ok(())
+}
+
+/// Every cell with its desired state and supervision.
+pub(crate) fn list(rows: &dyn Rows) -> Result<BTreeMap<CellName, CellRow>> {
+    let cells = rows.all(
+        "SELECT name, wanted_up, history, since FROM cells",
+        params![],
+        |c| {
+            Ok((
+                c.parse()?,
+                CellRow {
+                    wish: Wish::of_number(c.get()?),
+                    history: c.json()?,
+                    since: c.get()?,
+                },
+            ))
+        },
+    )?;
+    Ok(cells.into_iter().collect())
+}

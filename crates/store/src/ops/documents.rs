@@ -1,0 +1,119 @@
+//! Shared documents: a row for each version of a text, a row for each entry of a log (S3-26).
+
+use super::audit_log;
+use crate::rows::{Columns, Query, Rows, params};
+use crate::topic::Topic;
+use crate::transaction::Tx;
+use crate::{DocumentRow, Error, Result, WriteDocument};
+use abbey_model::Slug;
+use serde_json::json;
+
+/// Versions of a text that are kept.
+const VERSIONS_MAX: u64 = 100;
+
+const SELECT: &str = "SELECT name, version, at, author, text FROM documents";
+
+fn read_document(columns: &mut Columns<'_>) -> Result<DocumentRow> {
+    Ok(DocumentRow {
+        name: columns.parse()?,
+        version: columns.get()?,
+        at: columns.get()?,
+        author: columns.parse()?,
+        text: columns.get()?,
+    })
+}
+
+/// The newest version or entry of every document.
+pub(crate) fn list(rows: &dyn Rows) -> Result<Vec<DocumentRow>> {
+    rows.all(
+        &format!(
+            "{SELECT} AS d WHERE version = (SELECT max(version) FROM documents WHERE name = d.name) ORDER BY name"
+        ),
+        params![],
+        read_document,
+    )
+}
+
+/// Versions or entries of one document up to a number, newest first.
+pub(crate) fn history(
+    rows: &dyn Rows,
+    name: &Slug,
+    through: u64,
+    limit: u32,
+) -> Result<Vec<DocumentRow>> {
+    rows.all(
+        &format!("{SELECT} WHERE name = ?1 AND version <= ?2 ORDER BY version DESC LIMIT ?3"),
+        params![name.as_str(), through, limit],
+        read_document,
+    )
+}
+
+/// Writes a version of a text, or adds an entry to a log; with a key that is known, the row of that key.
+///
+/// # Errors
+/// [`Error::Stale`] when the writer saw an older version, [`Error::KeyReused`] when the key came with another text.
+pub(crate) fn write(tx: &mut Tx<'_>, new: WriteDocument) -> Result<DocumentRow> {
+    let name = new.name.as_str();
+    let text = tx.redact(&new.text);
+    if let Some(key) = &new.key {
+        let known = tx.rows.first(
+            &format!("{SELECT} WHERE name = ?1 AND key = ?2"),
+            params![name, key],
+            read_document,
+        )?;
+        match known {
+            Some(known) if known.text == text => return Ok(known),
+            Some(_) => return Err(Error::KeyReused(key.clone())),
+            None => {}
+        }
+    }
+    let current: u64 = tx.rows.aggregate(
+        "SELECT coalesce(max(version), 0) FROM documents WHERE name = ?1",
+        params![name],
+    )?;
+    if let Some(seen) = new.based_on
+        && seen != current
+    {
+        return Err(Error::Stale {
+            what: format!("document `{name}`"),
+            seen,
+            current,
+        });
+    }
+    let written = DocumentRow {
+        name: new.name.clone(),
+        version: current + 1,
+        at: tx.now,
+        author: new.author.clone(),
+        text,
+    };
+    tx.execute(
+        "INSERT INTO documents VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            name,
+            written.version,
+            written.at,
+            written.author.to_string(),
+            &written.text,
+            &new.key
+        ],
+    )?;
+    let action = match new.based_on {
+        Some(_) => {
+            let oldest = written.version.saturating_sub(VERSIONS_MAX);
+            tx.execute(
+                "DELETE FROM documents WHERE name = ?1 AND version <= ?2",
+                params![name, oldest],
+            )?;
+            "document.written"
+        }
+        None => "document.appended",
+    };
+    let digest = abbey_support::digest::sha256_hex(&written.text);
+    let detail =
+        json!({ "version": written.version, "bytes": written.text.len(), "digest": digest });
+    let entity = format!("document:{name}");
+    audit_log::append(tx, &new.author, action, &entity, detail)?;
+    tx.publish(Topic::Documents);
+    Ok(written)
+}

@@ -1,0 +1,30 @@
+//! The journal of hostd, as far as it is part of the audit log.
+
+use super::audit_log;
+use crate::rows::{Query, Rows, params};
+use crate::transaction::Tx;
+use crate::{Note, Result};
+
+/// Bytes of the journal that are in the audit log already.
+pub(crate) fn offset(rows: &dyn Rows) -> Result<u64> {
+    let found: Option<u64> = rows.value(
+        "SELECT CAST(value AS BIGINT) FROM meta WHERE key = 'journal'",
+        params![],
+    )?;
+    Ok(found.unwrap_or(0))
+}
+
+/// Logs the journal's lines from byte `from` to `to`, all or none; false when another caller was there first.
+pub(crate) fn import(tx: &mut Tx<'_>, from: u64, to: u64, notes: Vec<Note>) -> Result<bool> {
+    if offset(tx.rows)? != from {
+        return Ok(false);
+    }
+    tx.execute(
+        "INSERT INTO meta VALUES ('journal', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+        params![to.to_string()],
+    )?;
+    for note in notes {
+        audit_log::append_note(tx, note)?;
+    }
+    Ok(true)
+}

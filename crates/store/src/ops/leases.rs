@@ -1,0 +1,291 @@
+//! Leases: claiming a task, keeping it, and every way in which a run ends.
+
+use super::transitions::{engine_task, finish, merge_facts, save, task_name};
+use super::{approvals, audit_log, delegation, ledger, runs, tasks};
+use crate::rows::{Query, params};
+use crate::transaction::Tx;
+use crate::{
+    Checked, Claim, Claimed, Error, Failure, Hold, LeaseView, Outcome, Result, RunFacts, TaskRow,
+};
+use abbey_engine::run;
+use abbey_engine::task::{self, Event, Phase, Refusal};
+use abbey_model::{
+    Amounts, Generation, Principal, ResultSource, RunId, RunState, Slug, TaskRef, Verified,
+};
+use serde_json::{Value, json};
+
+/// Tasks that one pass over expired deadlines handles at most.
+const EXPIRED_MAX: u32 = 500;
+
+/// Grants the lease of a ready task to one agent and begins a run.
+pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
+    let mut row = tasks::load(tx.rows, claim.task)?;
+    if let Some(seen) = claim.seen
+        && seen != row.version
+        && matches!(row.phase, Phase::Ready { .. })
+    {
+        return Err(Error::Stale {
+            what: task_name(&row),
+            seen,
+            current: row.version,
+        });
+    }
+    let who = Principal::Agent(claim.agent.clone());
+    let run: RunId = tx.new_id()?;
+    let event = Event::Claim {
+        run,
+        generation: claim.generation,
+        ttl: claim.ttl,
+        wall: claim.wall,
+    };
+    let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
+    let running: u32 = tx.rows.aggregate(
+        "SELECT count(*) FROM tasks WHERE holder = ?1",
+        params![claim.agent.as_str()],
+    )?;
+    if running >= claim.runs_max {
+        return Err(Error::Busy {
+            agent: claim.agent,
+            running,
+        });
+    }
+    let amounts = Amounts {
+        runs: 1,
+        seconds: u64::try_from(claim.wall.secs_ceil()).unwrap_or(0),
+        ..Amounts::default()
+    };
+    ledger::reserve_run(tx, &claim.agent, row.id, run, amounts)?;
+    let state =
+        run::step(RunState::Queued, run::Event::Claimed).map_err(|e| Error::Row(e.to_string()))?;
+    tx.execute(
+        "INSERT INTO runs (id, task, agent, generation, state, configured_model, effective_model, charter_hash, started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            run.to_string(), row.id.to_string(), claim.agent.as_str(), claim.generation.0, state.name(),
+            &claim.configured_model, &claim.effective_model, &claim.charter_hash, tx.now,
+        ],
+    )?;
+    row.assignee = Some(claim.agent);
+    save(tx, &mut row, step.task)?;
+    let detail = json!({ "run": run, "token": row.token, "generation": claim.generation });
+    audit_log::append(tx, &who, "task.claim", &task_name(&row), detail)?;
+    let lease = LeaseView {
+        token: row.token,
+        ttl: claim.ttl,
+    };
+    Ok(Claimed {
+        task: row,
+        run,
+        lease,
+    })
+}
+
+/// Extends a lease. A heartbeat is not news: it leaves no entry in the audit log.
+pub(crate) fn renew(
+    tx: &mut Tx<'_>,
+    task: TaskRef,
+    proof: &Hold,
+    facts: &RunFacts,
+) -> Result<LeaseView> {
+    let mut row = tasks::load(tx.rows, task)?;
+    let event = Event::Renew {
+        token: proof.token,
+        ttl: proof.ttl,
+    };
+    let who = Principal::Agent(proof.agent.clone());
+    let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
+    if let Some(lease) = row.phase.lease() {
+        store_report(tx, lease.run, facts)?;
+    }
+    save(tx, &mut row, step.task)?;
+    Ok(LeaseView {
+        token: proof.token,
+        ttl: proof.ttl,
+    })
+}
+
+/// Stores what a worker reports of its run; the first report makes the run `running`.
+fn store_report(tx: &Tx<'_>, run: RunId, facts: &RunFacts) -> Result<()> {
+    let row = runs::load(tx.rows, run)?;
+    if row.state == RunState::Running && *facts == RunFacts::default() {
+        return Ok(());
+    }
+    let state =
+        run::step(row.state, run::Event::Reported).map_err(|e| Error::Row(e.to_string()))?;
+    let facts = merge_facts(row.facts, facts);
+    tx.execute(
+        "UPDATE runs SET state = ?2, facts = ?3 WHERE id = ?1",
+        params![
+            run.to_string(),
+            state.name(),
+            serde_json::to_string(&facts)?
+        ],
+    )?;
+    Ok(())
+}
+
+/// Ends a run with a result.
+///
+/// # Errors
+/// [`Error::Handoff`] when the result is missing a field that the delegation expects.
+pub(crate) fn complete(
+    tx: &mut Tx<'_>,
+    task: TaskRef,
+    proof: &Hold,
+    (outcome, checked): (Outcome, Checked),
+    facts: &RunFacts,
+) -> Result<TaskRow> {
+    let mut row = tasks::load(tx.rows, task)?;
+    let declared = row.link.as_ref().is_some_and(|l| !l.evidence.is_empty());
+    if let Some(link) = &row.link {
+        let missing = delegation::missing_fields(link, &outcome);
+        if !missing.is_empty() {
+            return Err(Error::Handoff { missing });
+        }
+    }
+    // What stands behind a result follows from its source, not from what the agent claims.
+    let verified = match (outcome.source, checked) {
+        (_, Checked::Holds) if declared => Some(Verified::Evidence),
+        (_, _) if declared => None,
+        (ResultSource::Skill, _) if row.route.skill.is_some() => Some(Verified::Skill),
+        (ResultSource::Skill | ResultSource::Model | ResultSource::Command, _) => {
+            Some(Verified::None)
+        }
+    };
+    let who = Principal::Agent(proof.agent.clone());
+    let event = Event::Complete {
+        token: proof.token,
+        verified,
+    };
+    let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
+    let detail = json!({ "verified": verified, "source": outcome.source });
+    row.result = Some(redact_outcome(tx, outcome));
+    let entry = ("task.complete", detail);
+    finish(tx, &mut row, step, &who, entry, Some(facts))?;
+    Ok(row)
+}
+
+fn redact_outcome(tx: &Tx<'_>, outcome: Outcome) -> Outcome {
+    let redactor = tx.redactor();
+    let data = outcome.data.to_string();
+    let data = match redactor.clean(&data) {
+        std::borrow::Cow::Borrowed(_) => outcome.data,
+        std::borrow::Cow::Owned(clean) => serde_json::from_str(&clean).unwrap_or(Value::Null),
+    };
+    Outcome {
+        text: redactor.clean(&outcome.text).into_owned(),
+        data,
+        ..outcome
+    }
+}
+
+/// Ends a run with a failure.
+pub(crate) fn fail(
+    tx: &mut Tx<'_>,
+    task: TaskRef,
+    proof: &Hold,
+    failure: &Failure,
+    facts: &RunFacts,
+) -> Result<TaskRow> {
+    let mut row = tasks::load(tx.rows, task)?;
+    let who = Principal::Agent(proof.agent.clone());
+    let event = Event::Fail {
+        token: proof.token,
+        reason: failure.reason,
+    };
+    let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
+    let text = tx.redact(&failure.text);
+    let detail = json!({ "reason": failure.reason, "text": text });
+    row.failure = Some(text);
+    let entry = ("task.fail", detail);
+    finish(tx, &mut row, step, &who, entry, Some(facts))?;
+    Ok(row)
+}
+
+/// Ends a run because the task waits for somebody.
+pub(crate) fn block(
+    tx: &mut Tx<'_>,
+    task: TaskRef,
+    proof: &Hold,
+    (on, why): (&str, &str),
+) -> Result<TaskRow> {
+    let (on, why) = (tx.redact(on), tx.redact(why));
+    let mut row = tasks::load(tx.rows, task)?;
+    let who = Principal::Agent(proof.agent.clone());
+    let detail = json!({ "on": on, "why": why });
+    let event = Event::Block {
+        token: proof.token,
+        on,
+        why,
+    };
+    let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
+    finish(tx, &mut row, step, &who, ("task.block", detail), None)?;
+    Ok(row)
+}
+
+/// Revokes every lease of an agent whose boot came before `keep` (all of them without one).
+pub(crate) fn revoke(
+    tx: &mut Tx<'_>,
+    agent: &Slug,
+    keep: Option<Generation>,
+) -> Result<Vec<TaskRow>> {
+    let held = tasks::select(tx.rows, "holder = ?1", params![agent.as_str()])?;
+    let who = Principal::House;
+    let mut changed = Vec::new();
+    for mut row in held {
+        let Some(lease) = row.phase.lease() else {
+            continue;
+        };
+        if keep.is_some_and(|keep| lease.generation >= keep) {
+            continue;
+        }
+        let event = Event::HolderLost { token: lease.token };
+        let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
+        let entry = ("task.holder_lost", json!({ "holder": agent }));
+        finish(tx, &mut row, step, &who, entry, None)?;
+        changed.push(row);
+    }
+    Ok(changed)
+}
+
+/// Ends leases, runs, approvals and tasks whose time is over, and returns them with the tasks whose pause is over.
+pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
+    let expired = tasks::select(
+        tx.rows,
+        "deadline <= ?1 ORDER BY deadline LIMIT ?2",
+        params![tx.now, EXPIRED_MAX],
+    )?;
+    let who = Principal::House;
+    let mut changed = Vec::new();
+    for mut row in expired {
+        let due = row.link.as_ref().and_then(|l| l.due);
+        let overdue = due.is_some_and(|due| due <= tx.now);
+        if let Phase::AwaitingApproval { approval, .. } = row.phase
+            && !overdue
+        {
+            approvals::expire_of_task(tx, approval, &mut row)?;
+            changed.push(row);
+            continue;
+        }
+        let event = match &row.phase {
+            _ if overdue => Event::Overdue,
+            Phase::Running { lease } if tx.now >= lease.wall_ends_at => Event::WallTime,
+            Phase::Running { .. } => Event::Expire,
+            // A pause is over: the caller, who knows the agents, admits the task again.
+            Phase::Pending { .. } => {
+                changed.push(row);
+                continue;
+            }
+            _ => continue,
+        };
+        match task::step(&engine_task(&row), &event, &who, tx.now) {
+            Ok(step) => {
+                let action = format!("task.{}", event.name());
+                finish(tx, &mut row, step, &who, (&action, json!({})), None)?;
+                changed.push(row);
+            }
+            Err(Refusal::NotDue) => {}
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+    Ok(changed)
+}

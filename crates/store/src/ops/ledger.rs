@@ -1,0 +1,441 @@
+//! The ledger: reservations on every enclosing budget, all or none, settled exactly once.
+
+use super::{audit_log, delegation};
+use crate::rows::{Columns, Query, Rows, params, parse};
+use crate::topic::Topic;
+use crate::transaction::Tx;
+use crate::{BudgetLimit, CallHold, CallUse, Error, Result};
+use abbey_engine::budget::{Account, TimeZone};
+use abbey_engine::task::Phase;
+use abbey_model::{
+    Amounts, Metric, NanoUsd, Principal, ReservationId, RunId, Scope, Slug, TaskId, Timestamp,
+    Tokens, Window,
+};
+use serde_json::json;
+
+const SELECT: &str = "SELECT scope, metric, \"window\", limit_, warn, spent, reserved, period_start, resets_at FROM budgets";
+
+fn read_account(columns: &mut Columns<'_>) -> Result<Account> {
+    Ok(Account {
+        scope: columns.parse()?,
+        metric: columns.parse()?,
+        window: match columns.get::<String>()?.as_str() {
+            "day" => Window::Day,
+            _ => Window::Total,
+        },
+        limit: columns.get()?,
+        warn_percent: columns.get()?,
+        spent: columns.get()?,
+        reserved: columns.get()?,
+        period_start: columns.get()?,
+        resets_at: columns.get()?,
+    })
+}
+
+/// The time zone of the house's budgets; UTC until one is set.
+pub(crate) fn time_zone(rows: &dyn Rows) -> Result<TimeZone> {
+    let name: Option<String> =
+        rows.value("SELECT value FROM meta WHERE key = 'timezone'", params![])?;
+    Ok(name
+        .and_then(|n| TimeZone::get(&n).ok())
+        .unwrap_or(TimeZone::UTC))
+}
+
+/// The account of a scope as it stands now; read once for each group of operations.
+fn account(tx: &mut Tx<'_>, scope: &Scope, metric: Metric) -> Result<Option<Account>> {
+    let key = (scope.to_string(), metric.name());
+    if let Some(cached) = tx.accounts.get(&key) {
+        return Ok(cached.as_ref().map(|(a, _)| a.clone()));
+    }
+    let found = tx
+        .rows
+        .first(
+            &format!("{SELECT} WHERE scope = ?1 AND metric = ?2"),
+            params![&key.0, key.1],
+            read_account,
+        )?
+        .map(|a| a.at(tx.now, &tx.zone));
+    tx.accounts.insert(key, found.clone().map(|a| (a, false)));
+    Ok(found)
+}
+
+/// Changes an account in this group of operations; [`flush`] writes it.
+fn put_account(tx: &mut Tx<'_>, account: Account) {
+    let key = (account.scope.to_string(), account.metric.name());
+    let old = tx.accounts.insert(key.clone(), Some((account, true)));
+    tx.undo.push((key, old.flatten()));
+}
+
+/// Writes the accounts that this group of operations changed.
+pub(crate) fn flush(tx: &mut Tx<'_>) -> Result<()> {
+    for (account, changed) in std::mem::take(&mut tx.accounts).into_values().flatten() {
+        if changed {
+            tx.execute(
+                "INSERT INTO budgets VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (scope, metric) DO UPDATE SET
+                 \"window\" = ?3, limit_ = ?4, warn = ?5, spent = ?6, reserved = ?7, period_start = ?8, resets_at = ?9",
+                params![
+                    account.scope.to_string(), account.metric.name(), account.window.name(), account.limit,
+                    account.warn_percent, account.spent, account.reserved, account.period_start, account.resets_at,
+                ],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Every budget as it stands now.
+pub(crate) fn list(rows: &dyn Rows, now: Timestamp) -> Result<Vec<Account>> {
+    let zone = time_zone(rows)?;
+    rows.all(
+        &format!("{SELECT} ORDER BY scope, metric"),
+        params![],
+        |c| Ok(read_account(c)?.at(now, &zone)),
+    )
+}
+
+/// Sets limits. What was spent stays: applying a manifest again does not start a new day (S4-14).
+pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str) -> Result<()> {
+    tx.zone = TimeZone::get(timezone).map_err(|_| Error::TimeZone(timezone.to_owned()))?;
+    tx.execute(
+        "INSERT INTO meta VALUES ('timezone', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+        params![timezone],
+    )?;
+    for limit in limits {
+        let account = match account(tx, &limit.scope, limit.metric)? {
+            Some(old) => Account {
+                limit: limit.limit,
+                warn_percent: limit.warn_percent,
+                window: limit.window,
+                resets_at: None,
+                ..old
+            },
+            None => Account {
+                scope: limit.scope.clone(),
+                metric: limit.metric,
+                window: limit.window,
+                limit: limit.limit,
+                warn_percent: limit.warn_percent,
+                spent: 0,
+                reserved: 0,
+                period_start: tx.now,
+                resets_at: None,
+            },
+        };
+        let account = account.at(tx.now, &tx.zone);
+        put_account(tx, account);
+    }
+    tx.publish(Topic::Budgets);
+    Ok(())
+}
+
+/// Sets the limits of one task over all its runs.
+pub(crate) fn limit_task(tx: &mut Tx<'_>, task: TaskId, budget: &Amounts) -> Result<()> {
+    for &metric in Metric::ALL {
+        if budget.of(metric) > 0 {
+            open_account(tx, Scope::Task(task), metric, Some(budget.of(metric)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that a task's tokens are counted, whichever agent works on it.
+pub(crate) fn count_task(tx: &mut Tx<'_>, task: TaskId) -> Result<()> {
+    open_account(tx, Scope::Task(task), Metric::Tokens, None)
+}
+
+/// Makes sure that a scope is counted; an account that exists stays as it is.
+fn open_account(tx: &mut Tx<'_>, scope: Scope, metric: Metric, limit: Option<u64>) -> Result<()> {
+    if account(tx, &scope, metric)?.is_none() {
+        let account = Account {
+            scope,
+            metric,
+            window: Window::Total,
+            limit,
+            warn_percent: 80,
+            spent: 0,
+            reserved: 0,
+            period_start: tx.now,
+            resets_at: None,
+        };
+        put_account(tx, account);
+    }
+    Ok(())
+}
+
+/// Tokens left in an agent's own and the house's budget; none when neither limits them.
+pub(crate) fn tokens_left(tx: &mut Tx<'_>, agent: &Slug) -> Result<Option<u64>> {
+    let mut least: Option<u64> = None;
+    for scope in [Scope::House, Scope::Agent(agent.clone())] {
+        for metric in [Metric::Tokens, Metric::NanoUsd] {
+            let left = account(tx, &scope, metric)?.and_then(|a| a.left());
+            // Money left says whether anything can be bought, not how many tokens.
+            let left = if metric == Metric::NanoUsd {
+                left.filter(|l| *l == 0)
+            } else {
+                left
+            };
+            least = match (least, left) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+    Ok(least)
+}
+
+/// Everything that a call of a run is charged to, with the tasks above its own.
+fn scopes_of_run(tx: &Tx<'_>, agent: &Slug, task: TaskId, run: RunId) -> Result<Vec<Scope>> {
+    let mut scopes = vec![
+        Scope::House,
+        Scope::Agent(agent.clone()),
+        Scope::Task(task),
+        Scope::Run(run),
+    ];
+    let above = delegation::ancestors(tx.rows, task)?;
+    scopes.extend(above.into_iter().map(Scope::Task));
+    Ok(scopes)
+}
+
+/// Reserves `amounts` on every scope that counts them; when one refuses, the operation fails and none is reserved.
+fn reserve(tx: &mut Tx<'_>, scopes: &[Scope], amounts: &Amounts) -> Result<()> {
+    for scope in scopes {
+        for &metric in Metric::ALL {
+            let amount = amounts.of(metric);
+            if amount > 0
+                && let Some(mut account) = account(tx, scope, metric)?
+            {
+                account.reserve(amount)?;
+                put_account(tx, account);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a reservation is for.
+struct Purpose<'a> {
+    agent: &'a Slug,
+    task: TaskId,
+    run: RunId,
+    /// `run` or `call`.
+    kind: &'static str,
+}
+
+fn insert_reservation(
+    tx: &Tx<'_>,
+    purpose: &Purpose<'_>,
+    amounts: &Amounts,
+    scopes: &[Scope],
+) -> Result<ReservationId> {
+    let id: ReservationId = tx.new_id()?;
+    tx.execute(
+        "INSERT INTO reservations VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            id.to_string(),
+            purpose.run.to_string(),
+            purpose.task.to_string(),
+            purpose.agent.as_str(),
+            purpose.kind,
+            serde_json::to_string(amounts)?,
+            serde_json::to_string(scopes)?,
+            tx.now,
+        ],
+    )?;
+    Ok(id)
+}
+
+/// Reserves one run and its wall time. Scopes that count neither are left out.
+pub(crate) fn reserve_run(
+    tx: &mut Tx<'_>,
+    agent: &Slug,
+    task: TaskId,
+    run: RunId,
+    amounts: Amounts,
+) -> Result<()> {
+    let mut counted = Vec::new();
+    let own = scopes_of_run(tx, agent, task, run)?;
+    for scope in own.into_iter().filter(|s| !matches!(s, Scope::Run(_))) {
+        if account(tx, &scope, Metric::Runs)?.is_some()
+            || account(tx, &scope, Metric::Seconds)?.is_some()
+        {
+            counted.push(scope);
+        }
+    }
+    if counted.is_empty() {
+        return Ok(());
+    }
+    reserve(tx, &counted, &amounts)?;
+    let purpose = Purpose {
+        agent,
+        task,
+        run,
+        kind: "run",
+    };
+    insert_reservation(tx, &purpose, &amounts, &counted)?;
+    Ok(())
+}
+
+/// Settles the reservation of a run with the seconds that it took.
+pub(crate) fn settle_run(tx: &mut Tx<'_>, run: RunId, seconds: u64) -> Result<()> {
+    let found: Option<String> = tx.rows.value(
+        "SELECT id FROM reservations WHERE run = ?1 AND kind = 'run'",
+        params![run.to_string()],
+    )?;
+    let Some(id) = found else { return Ok(()) };
+    let actual = Amounts {
+        runs: 1,
+        seconds,
+        ..Amounts::default()
+    };
+    close_reservation(tx, parse(&id)?, &actual)?;
+    Ok(())
+}
+
+/// A reservation that was closed.
+struct Closed {
+    run: RunId,
+    agent: Slug,
+    amounts: Amounts,
+}
+
+/// Ends a reservation and charges what was really used.
+fn close_reservation(tx: &mut Tx<'_>, id: ReservationId, actual: &Amounts) -> Result<Closed> {
+    let found = tx.rows.first(
+        "DELETE FROM reservations WHERE id = ?1 RETURNING run, agent, amounts, scopes",
+        params![id.to_string()],
+        |c| {
+            let closed = Closed {
+                run: c.parse()?,
+                agent: c.parse()?,
+                amounts: c.json()?,
+            };
+            Ok((closed, c.json::<Vec<Scope>>()?))
+        },
+    )?;
+    let (closed, scopes) = found.ok_or_else(|| not_open(id))?;
+    for scope in &scopes {
+        for &metric in Metric::ALL {
+            let (held, used) = (closed.amounts.of(metric), actual.of(metric));
+            if (held > 0 || used > 0)
+                && let Some(mut account) = account(tx, scope, metric)?
+            {
+                account.settle(held, used);
+                put_account(tx, account);
+            }
+        }
+    }
+    Ok(closed)
+}
+
+fn not_open(id: ReservationId) -> Error {
+    Error::NotFound {
+        what: "open reservation",
+        name: id.to_string(),
+    }
+}
+
+/// Reserves funds for a model call of a live run.
+///
+/// # Errors
+/// [`Error::NoLease`] unless exactly one live lease of this very agent stands behind the call.
+pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallHold) -> Result<ReservationId> {
+    let held = tx.rows.all(
+        "SELECT id, phase FROM tasks WHERE holder = ?1",
+        params![call.agent.as_str()],
+        |c| Ok((c.parse::<TaskId>()?, c.json::<Phase>()?)),
+    )?;
+    let mut fitting = held.iter().filter_map(|(task, phase)| {
+        let lease = phase.lease().filter(|l| l.expires_at > tx.now)?;
+        let wanted = call.run.is_none_or(|run| run == lease.run);
+        wanted.then_some((*task, lease.run))
+    });
+    let (Some((task, run)), None) = (fitting.next(), fitting.next()) else {
+        return Err(Error::NoLease(call.run.map_or_else(
+            || "(name it in the header Abbey-Run)".to_owned(),
+            |run| run.to_string(),
+        )));
+    };
+    let scopes = scopes_of_run(tx, &call.agent, task, run)?;
+    for scope in [Scope::Task(task), Scope::Run(run)] {
+        open_account(tx, scope, Metric::Tokens, None)?;
+    }
+    reserve(tx, &scopes, &call.amounts)?;
+    let purpose = Purpose {
+        agent: &call.agent,
+        task,
+        run,
+        kind: "call",
+    };
+    let id = insert_reservation(tx, &purpose, &call.amounts, &scopes)?;
+    let detail = json!({ "run": run, "reservation": id, "tokens": call.amounts.tokens, "model": call.model });
+    let who = Principal::Agent(call.agent.clone());
+    audit_log::append(tx, &who, "budget.reserve", "model-call", detail)?;
+    Ok(id)
+}
+
+/// Ends the reservation of a model call with what the call used.
+pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUse) -> Result<()> {
+    let held: Option<Amounts> = tx.rows.first(
+        "SELECT amounts FROM reservations WHERE id = ?1",
+        params![id.to_string()],
+        |c| c.json(),
+    )?;
+    let held = held.ok_or_else(|| not_open(id))?;
+    let actual = match used {
+        CallUse::Known {
+            input,
+            output,
+            cost,
+            ..
+        } => Amounts {
+            tokens: Tokens(input + output),
+            // Without a price the money that was reserved is what it costs: unknown is never 0.
+            nano_usd: cost.map_or(held.nano_usd, NanoUsd),
+            ..Amounts::default()
+        },
+        CallUse::Unknown { .. } => held,
+        CallUse::Released => Amounts::default(),
+    };
+    let closed = close_reservation(tx, id, &actual)?;
+    let run = closed.run.to_string();
+    let detail = match used {
+        CallUse::Known {
+            input,
+            output,
+            cached,
+            cost,
+            model,
+        } => {
+            tx.execute(
+                "UPDATE runs SET input = input + ?2, output = output + ?3, cached = cached + ?4, cost = cost + ?5, cost_unknown = CASE WHEN ?6 > cost_unknown THEN ?6 ELSE cost_unknown END,
+                 actual_model = coalesce(?7, actual_model), usage_source = CASE usage_source WHEN 'unknown' THEN 'unknown' ELSE 'provider' END WHERE id = ?1",
+                params![run, *input, *output, *cached, cost.unwrap_or(0), cost.is_none(), model],
+            )?;
+            json!({ "run": closed.run, "input": input, "output": output, "cached": cached, "model": model })
+        }
+        CallUse::Unknown { model } => {
+            tx.execute(
+                "UPDATE runs SET usage_source = 'unknown', cost_unknown = 1, actual_model = coalesce(?2, actual_model) WHERE id = ?1",
+                params![run, model],
+            )?;
+            json!({ "run": closed.run, "unknown": true, "charged_tokens": closed.amounts.tokens, "model": model })
+        }
+        CallUse::Released => json!({ "run": closed.run, "released": true }),
+    };
+    let who = Principal::Agent(closed.agent);
+    audit_log::append(tx, &who, "budget.settle", "model-call", detail)?;
+    Ok(())
+}
+
+/// Charges every model call that a crash cut off in full, since the provider may have billed it; how many there were.
+pub(crate) fn charge_lost_calls(tx: &mut Tx<'_>) -> Result<u64> {
+    let open: Vec<ReservationId> = tx.rows.all(
+        "SELECT id FROM reservations WHERE kind = 'call'",
+        params![],
+        |c| c.parse(),
+    )?;
+    for id in &open {
+        settle_call(tx, *id, &CallUse::Unknown { model: None })?;
+    }
+    Ok(open.len() as u64)
+}

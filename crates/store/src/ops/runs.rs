@@ -1,0 +1,95 @@
+//! Runs: one row for each attempt at a task.
+
+use crate::rows::{Columns, Query, Rows, params};
+use crate::{Error, Result, RunCost, RunRow, Usage};
+use abbey_engine::admission::Route;
+use abbey_model::{Generation, RunId, RunState, TaskId, Timestamp};
+
+const SELECT: &str = "SELECT id, task, agent, generation, state, reason, configured_model, effective_model, actual_model, input, output, cached, usage_source, cost, cost_unknown, charter_hash, facts, started_at, ended_at FROM runs";
+
+/// Most runs that [`costs`] answers with.
+const COSTS_MAX: u32 = 5000;
+
+fn read_run(columns: &mut Columns<'_>) -> Result<RunRow> {
+    Ok(RunRow {
+        id: columns.parse()?,
+        task: columns.parse()?,
+        agent: columns.parse()?,
+        generation: Generation(columns.get()?),
+        state: columns.parse()?,
+        reason: columns.parse_optional()?,
+        configured_model: columns.get()?,
+        effective_model: columns.get()?,
+        actual_model: columns.get()?,
+        input: columns.get()?,
+        output: columns.get()?,
+        cached: columns.get()?,
+        usage_source: columns.get()?,
+        cost_nano_usd: columns.get()?,
+        cost_unknown: columns.get()?,
+        charter_hash: columns.get()?,
+        facts: columns.json()?,
+        started_at: columns.get()?,
+        ended_at: columns.get()?,
+    })
+}
+
+/// One run.
+pub(crate) fn load(rows: &dyn Rows, run: RunId) -> Result<RunRow> {
+    let found = rows.first(
+        &format!("{SELECT} WHERE id = ?1"),
+        params![run.to_string()],
+        read_run,
+    )?;
+    found.ok_or_else(|| Error::NotFound {
+        what: "run",
+        name: run.to_string(),
+    })
+}
+
+/// Runs of a task, oldest first.
+pub(crate) fn of_task(rows: &dyn Rows, task: TaskId) -> Result<Vec<RunRow>> {
+    rows.all(
+        &format!("{SELECT} WHERE task = ?1 ORDER BY id"),
+        params![task.to_string()],
+        read_run,
+    )
+}
+
+/// What runs that ended at or after an instant cost, newest first.
+pub(crate) fn costs(rows: &dyn Rows, since: Timestamp) -> Result<Vec<RunCost>> {
+    rows.all(
+        "SELECT t.number, t.route, r.agent, r.input + r.output, r.ended_at - r.started_at, r.state FROM runs r JOIN tasks t ON t.id = r.task WHERE r.ended_at >= ?1 ORDER BY r.ended_at DESC LIMIT ?2",
+        params![since, COSTS_MAX],
+        |c| {
+            Ok(RunCost {
+                task: c.get()?,
+                skill: c.json::<Route>()?.skill,
+                agent: c.parse()?,
+                tokens: c.get()?,
+                time_ms: u64::try_from(c.get::<i64>()?).unwrap_or(0),
+                good: c.parse::<RunState>()? == RunState::Succeeded,
+            })
+        },
+    )
+}
+
+/// Model usage of runs that began at or after an instant, by agent and model.
+pub(crate) fn usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<Usage>> {
+    rows.all(
+        "SELECT agent, coalesce(actual_model, effective_model, ''), count(*), CAST(sum(input) AS BIGINT), CAST(sum(output) AS BIGINT), CAST(sum(cached) AS BIGINT), CAST(sum(cost) AS BIGINT), CAST(sum(cost_unknown) AS BIGINT) FROM runs WHERE started_at >= ?1 AND usage_source <> 'none' GROUP BY 1, 2 ORDER BY 1, 2",
+        params![since],
+        |c| {
+            Ok(Usage {
+                agent: c.get()?,
+                model: c.get()?,
+                runs: c.get()?,
+                input: c.get()?,
+                output: c.get()?,
+                cached: c.get()?,
+                cost_nano_usd: c.get()?,
+                cost_unknown: c.get()?,
+            })
+        },
+    )
+}

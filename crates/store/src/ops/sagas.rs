@@ -1,0 +1,87 @@
+//! Sagas: operations of several steps, each with its undo. The log of events alone decides what comes next.
+
+use super::audit_log;
+use crate::rows::{Query, Rows, params};
+use crate::transaction::Tx;
+use crate::{Error, Result, SagaRow};
+use abbey_engine::saga;
+use abbey_model::{Principal, SagaId};
+use serde_json::json;
+
+/// Begins a saga at its first step.
+pub(crate) fn begin(
+    tx: &mut Tx<'_>,
+    id: SagaId,
+    kind: &str,
+    subject: &str,
+    steps: &[String],
+) -> Result<()> {
+    let state = serde_json::to_string(&saga::State::Doing(0))?;
+    tx.execute(
+        "INSERT INTO sagas VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6)",
+        params![
+            id.to_string(),
+            kind,
+            subject,
+            serde_json::to_string(steps)?,
+            state,
+            tx.now
+        ],
+    )?;
+    let detail = json!({ "saga": id, "kind": kind, "steps": steps });
+    audit_log::append(tx, &Principal::House, "saga.begin", subject, detail)?;
+    Ok(())
+}
+
+/// Appends an event to a saga's log; the state that it leads to.
+pub(crate) fn log_event(tx: &mut Tx<'_>, id: SagaId, event: saga::Event) -> Result<saga::State> {
+    let saga = id.to_string();
+    let found = tx.rows.first(
+        "SELECT state, steps, subject FROM sagas WHERE id = ?1",
+        params![&saga],
+        |c| {
+            Ok((
+                c.json::<saga::State>()?,
+                c.json::<Vec<String>>()?,
+                c.get::<String>()?,
+            ))
+        },
+    )?;
+    let (state, steps, subject) = found.ok_or_else(|| Error::NotFound {
+        what: "saga",
+        name: saga.clone(),
+    })?;
+    let count = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+    let next = saga::step(state, event, count).map_err(|e| Error::Row(e.to_string()))?;
+    tx.execute(
+        "INSERT INTO saga_log VALUES (?1, (SELECT count(*) FROM saga_log WHERE saga = ?1), ?2, ?3)",
+        params![&saga, serde_json::to_string(&event)?, tx.now],
+    )?;
+    let open = !next.is_over() || matches!(next, saga::State::Stuck(_));
+    tx.execute(
+        "UPDATE sagas SET state = ?2, open = ?3 WHERE id = ?1",
+        params![&saga, serde_json::to_string(&next)?, open],
+    )?;
+    if next.is_over() {
+        let detail = json!({ "saga": id, "state": next });
+        audit_log::append(tx, &Principal::House, "saga.end", &subject, detail)?;
+    }
+    Ok(next)
+}
+
+/// Sagas that are not over, or stuck in an undo.
+pub(crate) fn list_open(rows: &dyn Rows) -> Result<Vec<SagaRow>> {
+    rows.all(
+        "SELECT id, kind, subject, steps, state FROM sagas WHERE open = 1 ORDER BY id",
+        params![],
+        |c| {
+            Ok(SagaRow {
+                id: c.parse()?,
+                kind: c.get()?,
+                subject: c.get()?,
+                steps: c.json()?,
+                state: c.json()?,
+            })
+        },
+    )
+}

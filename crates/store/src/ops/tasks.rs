@@ -1,0 +1,311 @@
+//! Tasks as rows: adding, reading, editing and admitting them.
+
+use super::transitions::{engine_task, finish, save, task_name};
+use super::{audit_log, delegation, ledger};
+use crate::rows::{Columns, Query, Row, Rows, Scalar, params};
+use crate::topic::Topic;
+use crate::transaction::Tx;
+use crate::{Added, Error, Intake, NewTask, Result, TaskEdit, TaskFilter, TaskRow};
+use abbey_engine::task::{self, Event, Phase};
+use abbey_engine::{admission, queue};
+use abbey_model::{LeaseToken, Principal, Slug, TaskId, TaskRef, Timestamp};
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+
+const SELECT: &str = "SELECT number, id, text, phase, assignee, pinned, priority, author, attempts, token, route, policy, result, failure, version, created_at, updated_at, link FROM tasks";
+/// Place of the phase among the columns of [`SELECT`].
+const PHASE_COLUMN: usize = 3;
+
+fn read_task(columns: &mut Columns<'_>) -> Result<TaskRow> {
+    Ok(TaskRow {
+        number: columns.get()?,
+        id: columns.parse()?,
+        text: columns.get()?,
+        phase: columns.json()?,
+        assignee: columns.parse_optional()?,
+        pinned: columns.get()?,
+        priority: columns.parse()?,
+        author: columns.parse()?,
+        attempts: columns.get()?,
+        token: LeaseToken(columns.get()?),
+        route: columns.json()?,
+        policy: columns.json_optional()?,
+        result: columns.json_optional()?,
+        failure: columns.get()?,
+        version: columns.get()?,
+        created_at: columns.get()?,
+        updated_at: columns.get()?,
+        link: columns.json_optional()?,
+    })
+}
+
+/// One task.
+pub(crate) fn load(rows: &dyn Rows, task: TaskRef) -> Result<TaskRow> {
+    let found = match task {
+        TaskRef::Number(number) => rows.first(
+            &format!("{SELECT} WHERE number = ?1"),
+            params![number],
+            read_task,
+        )?,
+        TaskRef::Id(id) => rows.first(
+            &format!("{SELECT} WHERE id = ?1"),
+            params![id.to_string()],
+            read_task,
+        )?,
+    };
+    found.ok_or_else(|| Error::NotFound {
+        what: "task",
+        name: task.to_string(),
+    })
+}
+
+/// Tasks by a condition in SQL, for the operations beside this one.
+pub(crate) fn select(
+    rows: &dyn Rows,
+    condition: &str,
+    parameters: &[Scalar<'_>],
+) -> Result<Vec<TaskRow>> {
+    rows.all(
+        &format!("{SELECT} WHERE {condition}"),
+        parameters,
+        read_task,
+    )
+}
+
+/// Tasks by filter, newest first.
+pub(crate) fn list(rows: &dyn Rows, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
+    let mut parameters = vec![
+        Scalar::from(filter.assignee.as_ref().map(Slug::as_str)),
+        Scalar::from(filter.before.unwrap_or(u64::MAX)),
+        Scalar::from(filter.limit),
+    ];
+    let mut states = String::new();
+    if !filter.states.is_empty() {
+        let first = parameters.len() + 1;
+        let places: Vec<String> = (first..first + filter.states.len())
+            .map(|n| format!("?{n}"))
+            .collect();
+        states = format!("state IN ({}) AND ", places.join(", "));
+        parameters.extend(filter.states.iter().map(|s| Scalar::from(s.name())));
+    }
+    let condition = format!(
+        "{states}(?1 IS NULL OR assignee = ?1) AND number < ?2 ORDER BY number DESC LIMIT ?3"
+    );
+    select(rows, &condition, &parameters)
+}
+
+/// Tasks that an agent may claim, most urgent first.
+pub(crate) fn offers(rows: &dyn Rows, agent: &Slug, limit: u32) -> Result<Vec<TaskRow>> {
+    let quoted = format!("\"{agent}\"");
+    // A row whose text does not name the agent is passed over without being read as JSON.
+    let may_claim = |row: &dyn Row| -> Result<bool> {
+        let Scalar::Text(phase) = row.scalar(PHASE_COLUMN)? else {
+            return Ok(false);
+        };
+        let named = phase.contains(&quoted);
+        Ok(named
+            && matches!(serde_json::from_str(&phase)?, Phase::Ready { candidates } if candidates.contains(agent)))
+    };
+    let mut found = Vec::new();
+    let sql = format!("{SELECT} WHERE state = 'ready' ORDER BY queue_key, number");
+    rows.visit(&sql, params![], &mut |row| {
+        if found.len() >= limit as usize {
+            return Ok(ControlFlow::Break(()));
+        }
+        if may_claim(row)? {
+            found.push(read_task(&mut Columns::of(row))?);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// The next instant at which a lease, wall time, pause, approval or task is over.
+pub(crate) fn next_deadline(rows: &dyn Rows) -> Result<Option<Timestamp>> {
+    rows.aggregate(
+        "SELECT min(deadline) FROM tasks WHERE deadline IS NOT NULL",
+        params![],
+    )
+}
+
+/// Adds a task and admits it; with a key that is known, the task of that key.
+pub(crate) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
+    if let Some(task) = added_before(tx, &new)? {
+        return Ok(Added { task, new: false });
+    }
+    let number = tx.next_number("tasks")?;
+    let mut row = TaskRow {
+        id: tx.new_id()?,
+        number,
+        text: tx.redact(&new.text),
+        phase: Phase::Pending { not_before: tx.now },
+        assignee: new.assignee.clone(),
+        pinned: new.assignee.is_some(),
+        priority: new.priority,
+        author: new.author.clone(),
+        attempts: 0,
+        token: LeaseToken(0),
+        route: admission::Route::default(),
+        policy: new.policy,
+        result: None,
+        failure: None,
+        link: None,
+        version: 1,
+        created_at: tx.now,
+        updated_at: tx.now,
+    };
+    if let Some(asked) = &new.delegated {
+        let link = delegation::link(tx, number, &new.author, new.assignee.as_ref(), asked)?;
+        row.link = Some(link);
+    }
+    let link = row.link.as_ref();
+    tx.execute(
+        "INSERT INTO tasks (number, id, text, state, phase, holder, assignee, pinned, priority, author, attempts, token, route, policy, version, queue_key, deadline, created_at, updated_at, parent, link)
+         VALUES (?1, ?2, ?3, 'pending', '{}', NULL, ?4, ?5, ?6, ?7, 0, 0, '{}', ?8, 1, ?9, NULL, ?10, ?10, ?11, ?12)",
+        params![
+            row.number, row.id.to_string(), &row.text, row.assignee.as_ref().map(Slug::as_str), row.pinned,
+            row.priority.name(), row.author.to_string(), row.policy.as_ref().map(|p| json!(p).to_string()),
+            queue::key(row.priority, tx.now), tx.now,
+            link.and_then(|l| l.parent), link.map(serde_json::to_string).transpose()?,
+        ],
+    )?;
+    if let Some((key, digest)) = &new.idempotency {
+        tx.execute(
+            "INSERT INTO idempotency VALUES (?1, ?2, ?3, ?4)",
+            params![key_of(&new.author, key), digest, row.id.to_string(), tx.now],
+        )?;
+    }
+    let budget = match &new.delegated {
+        Some(asked) => delegation::budget(asked, new.budget),
+        None => new.budget,
+    };
+    ledger::limit_task(tx, row.id, &budget)?;
+    apply_admission(tx, &mut row, &new.intake)?;
+    let mut detail = json!({
+        "text": row.text, "priority": row.priority, "state": row.state().name(), "assignee": row.assignee,
+        "skill": row.route.skill, "score": row.route.score,
+    });
+    if let (Some(link), Value::Object(map)) = (&row.link, &mut detail) {
+        map.insert("root".to_owned(), json!(format!("TASK-{}", link.root)));
+        map.insert(
+            "parent".to_owned(),
+            json!(link.parent.map(|p| format!("TASK-{p}"))),
+        );
+    }
+    let action = if row.link.is_some() {
+        "task.delegate"
+    } else {
+        "task.add"
+    };
+    audit_log::append(tx, &new.author, action, &task_name(&row), detail)?;
+    Ok(Added {
+        task: row,
+        new: true,
+    })
+}
+
+/// Idempotency keys of different authors never meet.
+fn key_of(author: &Principal, key: &str) -> String {
+    format!("{author} {key}")
+}
+
+/// The task that was added before with the same key and the same request.
+fn added_before(tx: &Tx<'_>, new: &NewTask) -> Result<Option<TaskRow>> {
+    let Some((key, digest)) = &new.idempotency else {
+        return Ok(None);
+    };
+    let known: Option<(String, TaskId)> = tx.rows.first(
+        "SELECT digest, task FROM idempotency WHERE key = ?1",
+        params![key_of(&new.author, key)],
+        |c| Ok((c.get()?, c.parse()?)),
+    )?;
+    match known {
+        None => Ok(None),
+        Some((seen, id)) if seen == *digest => load(tx.rows, TaskRef::Id(id)).map(Some),
+        Some(_) => Err(Error::KeyReused(key.clone())),
+    }
+}
+
+/// Changes a task that nobody holds, and admits it again.
+pub(crate) fn edit(
+    tx: &mut Tx<'_>,
+    task: TaskRef,
+    edit: TaskEdit,
+    who: &Principal,
+) -> Result<TaskRow> {
+    let mut row = load(tx.rows, task)?;
+    let step = task::step(&engine_task(&row), &Event::Edit, who, tx.now)?;
+    row.text = tx.redact(&edit.text);
+    row.priority = edit.priority;
+    row.pinned = edit.assignee.is_some();
+    row.assignee = edit.assignee;
+    tx.execute(
+        "UPDATE tasks SET text = ?2, priority = ?3, pinned = ?4, assignee = ?5, queue_key = ?6 WHERE number = ?1",
+        params![
+            row.number,
+            &row.text,
+            row.priority.name(),
+            row.pinned,
+            row.assignee.as_ref().map(Slug::as_str),
+            queue::key(row.priority, row.created_at)
+        ],
+    )?;
+    let detail = json!({ "text": row.text, "priority": row.priority, "assignee": row.assignee });
+    finish(tx, &mut row, step, who, ("task.edit", detail), None)?;
+    match row.phase {
+        // A task that waits for its next attempt is admitted then.
+        Phase::Pending { not_before } if not_before > tx.now => {}
+        _ => apply_admission(tx, &mut row, &edit.intake)?,
+    }
+    tx.publish(Topic::Work);
+    Ok(row)
+}
+
+/// Admits a waiting task again, and logs it when its phase changed.
+pub(crate) fn admit(tx: &mut Tx<'_>, task: TaskRef, intake: &Intake) -> Result<TaskRow> {
+    let mut row = load(tx.rows, task)?;
+    let before = row.phase.clone();
+    apply_admission(tx, &mut row, intake)?;
+    if row.phase != before {
+        let detail = json!({ "state": row.state().name(), "assignee": row.assignee, "skill": row.route.skill });
+        audit_log::append(
+            tx,
+            &Principal::House,
+            "task.admit",
+            &task_name(&row),
+            detail,
+        )?;
+    }
+    Ok(row)
+}
+
+/// Runs admission and stores its decision: offered to candidates, or parked with reasons.
+fn apply_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Result<()> {
+    let mut agents = intake.agents.clone();
+    for agent in &mut agents {
+        agent.tokens_left = ledger::tokens_left(tx, &agent.slug)?;
+    }
+    let assignee = row.assignee.as_ref().filter(|_| row.pinned);
+    let (decision, route) = admission::admit(assignee, &intake.fit, &agents);
+    let step = task::step(
+        &engine_task(row),
+        &Event::Admit(decision),
+        &Principal::House,
+        tx.now,
+    )?;
+    if step.task.phase == row.phase && route == row.route {
+        // The same decision again is no change: a claim based on it stays good.
+        return Ok(());
+    }
+    row.route = route;
+    for value in row.route.args.values_mut() {
+        *value = tx.redact(value);
+    }
+    if !row.pinned {
+        row.assignee = match &step.task.phase {
+            Phase::Ready { candidates } if candidates.len() == 1 => candidates.first().cloned(),
+            _ => None,
+        };
+    }
+    save(tx, row, step.task)
+}

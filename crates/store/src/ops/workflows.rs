@@ -1,0 +1,405 @@
+//! Runs of workflows: what `engine::workflow` decides to begin is begun in the transaction that stores the decision,
+//! so a crash repeats no step and loses none (S3-31).
+
+use super::transitions::apply_event;
+use super::{TERMINAL_STATES, approvals, audit_log, tasks};
+use crate::rows::{Columns, Query, Rows, params};
+use crate::topic::Topic;
+use crate::transaction::Tx;
+use crate::{
+    ApprovalRow, Delegated, Error, Intakes, NewRun, NewTask, Nudge, Result, TaskRow, WorkflowRow,
+};
+use abbey_engine::approval::{State as Answer, Verdict};
+use abbey_engine::task::Event;
+use abbey_engine::workflow::{self, Act, At, Begin, Effect, Fact, Handle, Item, Run};
+use abbey_model::{
+    Amounts, Millis, Principal, Priority, Slug, TaskRef, TaskState, Timestamp, Tokens,
+};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+/// Time for a decision where the step gives none.
+const ANSWER_WITHIN: Millis = Millis::from_secs(24 * 3600);
+
+const SELECT: &str =
+    "SELECT number, name, digest, definition, run, author, next_at, created_at FROM workflow_runs";
+
+fn read_workflow(columns: &mut Columns<'_>) -> Result<WorkflowRow> {
+    Ok(WorkflowRow {
+        number: columns.get()?,
+        name: columns.get()?,
+        digest: columns.get()?,
+        workflow: columns.json()?,
+        run: columns.json()?,
+        by: columns.parse()?,
+        next_at: columns.get()?,
+        created_at: columns.get()?,
+    })
+}
+
+/// One run of a workflow.
+pub(crate) fn load(rows: &dyn Rows, number: u64) -> Result<WorkflowRow> {
+    let found = rows.first(
+        &format!("{SELECT} WHERE number = ?1"),
+        params![number],
+        read_workflow,
+    )?;
+    found.ok_or_else(|| Error::NotFound {
+        what: "run of a workflow",
+        name: format!("WF-{number}"),
+    })
+}
+
+/// Runs, newest first; with `open`, only those that are not over.
+pub(crate) fn list(rows: &dyn Rows, open: bool, limit: u32) -> Result<Vec<WorkflowRow>> {
+    let state = if open {
+        " WHERE state IN ('running', 'undoing')"
+    } else {
+        ""
+    };
+    rows.all(
+        &format!("{SELECT}{state} ORDER BY number DESC LIMIT ?1"),
+        params![limit],
+        read_workflow,
+    )
+}
+
+/// Runs that can be advanced, because something that they wait for is over or their instant has come; and the next
+/// instant of any run.
+pub(crate) fn due(rows: &dyn Rows, now: Timestamp) -> Result<(Vec<u64>, Option<Timestamp>)> {
+    let due = rows.all(
+        &format!(
+            "SELECT number FROM workflow_runs WHERE next_at <= ?1
+             UNION SELECT run FROM workflow_waits w LEFT JOIN tasks t ON t.number = w.number
+               WHERE kind = 'task' AND coalesce(t.state, 'done') IN ({TERMINAL_STATES})
+             UNION SELECT run FROM workflow_waits w LEFT JOIN approvals a ON a.number = w.number
+               WHERE kind = 'approval' AND coalesce(a.state, 'lapsed') <> 'pending'"
+        ),
+        params![now],
+        |c| c.get(),
+    )?;
+    let next = rows.aggregate(
+        "SELECT min(next_at) FROM workflow_runs WHERE next_at > ?1",
+        params![now],
+    )?;
+    Ok((due, next))
+}
+
+/// Stores what a run waits for, so that [`due`] finds the run when that is over.
+fn store_waits(tx: &Tx<'_>, number: u64, open: &[Handle]) -> Result<()> {
+    tx.execute("DELETE FROM workflow_waits WHERE run = ?1", params![number])?;
+    for handle in open {
+        let (kind, of) = match handle {
+            Handle::Task(n) => ("task", *n),
+            Handle::Approval(n) => ("approval", *n),
+        };
+        tx.execute(
+            "INSERT INTO workflow_waits VALUES (?1, ?2, ?3)",
+            params![number, kind, of],
+        )?;
+    }
+    Ok(())
+}
+
+/// Starts a run; its number, and whether it is new. A key that is known gives the run of that key.
+pub(crate) fn start(tx: &mut Tx<'_>, new: NewRun) -> Result<(u64, bool)> {
+    if let Some(key) = &new.key {
+        let known: Option<(u64, String)> = tx.rows.first(
+            "SELECT number, digest FROM workflow_runs WHERE key = ?1",
+            params![key],
+            |c| Ok((c.get()?, c.get()?)),
+        )?;
+        match known {
+            Some((number, digest)) if digest == new.digest => return Ok((number, false)),
+            Some(_) => return Err(Error::KeyReused(key.clone())),
+            None => {}
+        }
+    }
+    let number = tx.next_number("workflows")?;
+    let input: BTreeMap<String, Value> = tx.redact_json(&new.input)?;
+    let run = Run::new(input, tx.now);
+    tx.execute(
+        "INSERT INTO workflow_runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?7, ?7)",
+        params![
+            number,
+            &new.name,
+            &new.digest,
+            serde_json::to_string(&new.workflow)?,
+            serde_json::to_string(&run)?,
+            run.state.name(),
+            tx.now,
+            new.by.to_string(),
+            &new.key,
+        ],
+    )?;
+    let detail = json!({ "workflow": new.name, "digest": new.digest, "input": run.input });
+    let entity = format!("WF-{number}");
+    audit_log::append(tx, &new.by, "workflow.start", &entity, detail)?;
+    tx.publish(Topic::Workflows);
+    Ok((number, true))
+}
+
+/// Takes what happened outside into a run, and advances the run as far as it goes by itself.
+pub(crate) fn advance(
+    tx: &mut Tx<'_>,
+    number: u64,
+    nudge: Nudge,
+    intakes: &Intakes,
+) -> Result<WorkflowRow> {
+    let mut row = load(tx.rows, number)?;
+    let before = row.run.clone();
+    accept(tx, &mut row, nudge)?;
+    let mut facts: Vec<(Handle, Fact)> = Vec::new();
+    for handle in row.run.open() {
+        facts.push((handle, observe(tx, handle)?));
+    }
+    let known = |handle: Handle| {
+        let found = facts.iter().find(|(h, _)| *h == handle);
+        found.map_or(Fact::Open, |(_, fact)| fact.clone())
+    };
+    let effects = workflow::advance(&row.workflow, &mut row.run, &known, tx.now);
+    for effect in effects {
+        match effect {
+            Effect::Begin(begin) => {
+                let handle = begin_step(tx, &row, &begin, intakes)?;
+                row.run.bind(&begin, handle);
+            }
+            Effect::CallOff(handle) => cancel_handle(tx, handle)?,
+        }
+    }
+    let expiry = |handle: Handle| match handle {
+        Handle::Approval(n) => approvals::load(tx.rows, n).ok().map(|a| a.expires_at),
+        Handle::Task(_) => None,
+    };
+    let answers = row.run.open().into_iter().filter_map(expiry);
+    row.next_at = answers.chain(row.run.next(&row.workflow)).min();
+    store_waits(tx, number, &row.run.open())?;
+    log_changes(tx, &row, &before)?;
+    tx.execute(
+        "UPDATE workflow_runs SET run = ?2, state = ?3, next_at = ?4, updated_at = ?5 WHERE number = ?1",
+        params![
+            number,
+            serde_json::to_string(&row.run)?,
+            row.run.state.name(),
+            row.next_at,
+            tx.now,
+        ],
+    )?;
+    if row.run != before {
+        tx.publish(Topic::Workflows);
+    }
+    Ok(row)
+}
+
+/// Takes a signal from outside into a run.
+fn accept(tx: &mut Tx<'_>, row: &mut WorkflowRow, nudge: Nudge) -> Result<()> {
+    let entity = format!("WF-{}", row.number);
+    match nudge {
+        Nudge::Look => {}
+        Nudge::CallOff(by) => {
+            if row.run.state.is_over() {
+                return Err(over(row, "cancelled"));
+            }
+            if !row.run.called_off {
+                row.run.called_off = true;
+                audit_log::append(tx, &by, "workflow.cancel", &entity, json!({}))?;
+            }
+        }
+        Nudge::Event { name, data, by } => {
+            if row.run.state.is_over() {
+                return Err(over(row, "sent events"));
+            }
+            // The first report of an event is the one that counts.
+            if let Entry::Vacant(first) = row.run.heard.entry(name) {
+                let data = tx.redact_json(&data)?;
+                let detail = json!({ "event": first.key(), "data": data });
+                first.insert(data);
+                audit_log::append(tx, &by, "workflow.event", &entity, detail)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn over(row: &WorkflowRow, what: &'static str) -> Error {
+    Error::WorkflowOver {
+        number: row.number,
+        state: row.run.state.name(),
+        what,
+    }
+}
+
+/// What is known now of the task or approval that a step began.
+fn observe(tx: &mut Tx<'_>, handle: Handle) -> Result<Fact> {
+    match handle {
+        Handle::Task(number) => match tasks::load(tx.rows, TaskRef::Number(number)) {
+            Ok(task) => Ok(fact_of_task(&task)),
+            // A task that was over long ago may be removed already.
+            Err(Error::NotFound { .. }) => {
+                Ok(Fact::Failed(format!("TASK-{number} is not kept any more")))
+            }
+            Err(error) => Err(error),
+        },
+        Handle::Approval(number) => Ok(fact_of_approval(&approvals::observe_for_step(tx, number)?)),
+    }
+}
+
+fn fact_of_task(task: &TaskRow) -> Fact {
+    match task.state() {
+        TaskState::Done | TaskState::Unverified => {
+            let mut output = match task.result.as_ref().map(|r| &r.data) {
+                Some(Value::Object(map)) => map.clone(),
+                _ => Map::new(),
+            };
+            let text = task.result.as_ref().map(|r| r.text.clone());
+            output.entry("text").or_insert_with(|| text.into());
+            Fact::Done(Value::Object(output))
+        }
+        state if state.is_terminal() => {
+            let why = task.failure.as_deref().unwrap_or("no reason was given");
+            Fact::Failed(format!("TASK-{} is {state}: {why}", task.number))
+        }
+        _ => Fact::Open,
+    }
+}
+
+fn fact_of_approval(row: &ApprovalRow) -> Fact {
+    let note = row.note.as_deref().unwrap_or_default();
+    match row.state {
+        Answer::Pending => Fact::Open,
+        Answer::Approved | Answer::Used => {
+            Fact::Done(json!({ "by": row.decided_by, "note": note, "text": note }))
+        }
+        Answer::Denied | Answer::Revise | Answer::Lapsed => {
+            Fact::Failed(format!("APPR-{} is {}: {note}", row.number, row.state))
+        }
+    }
+}
+
+/// Begins what a step asks for: an approval or a task.
+fn begin_step(
+    tx: &mut Tx<'_>,
+    row: &WorkflowRow,
+    begin: &Begin,
+    intakes: &Intakes,
+) -> Result<Handle> {
+    let step = row.workflow.steps.get(&begin.step);
+    let within = step.and_then(|s| s.within);
+    let place = format!("WF-{}/{}", row.number, begin.step);
+    if let Act::Approval { ask, silence } = &begin.act {
+        let question = approvals::Question {
+            action: ask.clone(),
+            args: Value::Object(begin.data.clone()),
+            why: format!("{place} of the workflow {}", row.name),
+            silence: match silence {
+                true => Verdict::Approve,
+                false => Verdict::Deny,
+            },
+            until: tx.now + within.unwrap_or(ANSWER_WITHIN),
+        };
+        let asked = approvals::ask_for_step(tx, row.number, &begin.step, question)?;
+        return Ok(Handle::Approval(asked.number));
+    }
+    let (text, agent) = match &begin.act {
+        Act::Task { text, agent } => (text.clone(), agent.clone()),
+        Act::Skill { skill, agent } => {
+            (format!("{skill}, as a step of {}", row.name), agent.clone())
+        }
+        Act::Approval { .. } | Act::Event { .. } | Act::Pause(_) => (String::new(), None),
+    };
+    let expects = step.filter(|_| !begin.undo).map(|s| &s.expects);
+    let new = NewTask {
+        text,
+        author: Principal::House,
+        assignee: agent,
+        priority: Priority::P1,
+        budget: Amounts {
+            tokens: Tokens(step.and_then(|s| s.tokens).unwrap_or(0)),
+            ..Amounts::default()
+        },
+        policy: None,
+        idempotency: None,
+        intake: intakes(begin),
+        delegated: Some(Delegated {
+            expects: expects
+                .map(|e| e.keys().cloned().collect())
+                .unwrap_or_default(),
+            within,
+            step: Some(place),
+            data: tx.redact_json(&begin.data)?,
+            ..Delegated::default()
+        }),
+    };
+    Ok(Handle::Task(tasks::add(tx, new)?.task.number))
+}
+
+fn cancel_handle(tx: &mut Tx<'_>, handle: Handle) -> Result<()> {
+    match handle {
+        Handle::Task(number) => {
+            let task = TaskRef::Number(number);
+            if !tasks::load(tx.rows, task)?.state().is_terminal() {
+                apply_event(tx, task, &Event::Cancel, &Principal::House)?;
+            }
+            Ok(())
+        }
+        Handle::Approval(number) => approvals::lapse_of_step(tx, number),
+    }
+}
+
+/// Logs every step whose state changed, and the run's own.
+fn log_changes(tx: &mut Tx<'_>, row: &WorkflowRow, before: &Run) -> Result<()> {
+    let entity = format!("WF-{}", row.number);
+    let was = |step: &Slug, index: usize| -> Option<&Item> { before.steps.get(step)?.get(index) };
+    for (step, items) in &row.run.steps {
+        for (index, item) in items.iter().enumerate() {
+            let old = was(step, index);
+            let old_undo = old.and_then(|i| i.undo.as_ref());
+            let places = [
+                ("workflow.step", old.map(|i| &i.at), Some(&item.at)),
+                ("workflow.undo", old_undo, item.undo.as_ref()),
+            ];
+            for (action, old, new) in places {
+                if let Some(new) = new
+                    && old != Some(new)
+                {
+                    let mut detail =
+                        json!({ "step": step, "index": index, "attempt": item.attempts });
+                    detail["state"] = json!(step_state(new));
+                    detail["began"] = json!(began(new));
+                    detail["why"] = match new {
+                        At::Failed(why) => json!(why),
+                        _ => Value::Null,
+                    };
+                    audit_log::append(tx, &Principal::House, action, &entity, detail)?;
+                }
+            }
+        }
+    }
+    if before.state != row.run.state {
+        let detail = json!({ "state": row.run.state, "why": row.run.failure });
+        audit_log::append(tx, &Principal::House, "workflow.state", &entity, detail)?;
+    }
+    Ok(())
+}
+
+/// Word for a step's state in the audit log.
+fn step_state(at: &At) -> &'static str {
+    match at {
+        At::Working(_) => "working",
+        At::Waiting(_) => "waiting",
+        At::Retry(_) => "retry",
+        At::Done(_) => "done",
+        At::Skipped => "skipped",
+        At::Failed(_) => "failed",
+    }
+}
+
+/// Name of the task or approval that a step began.
+fn began(at: &At) -> Option<String> {
+    match at {
+        At::Working(Some(Handle::Task(n))) => Some(format!("TASK-{n}")),
+        At::Working(Some(Handle::Approval(n))) => Some(format!("APPR-{n}")),
+        _ => None,
+    }
+}

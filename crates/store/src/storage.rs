@@ -1,0 +1,270 @@
+//! The storage interface: every operation is declared once, with the function of [`crate::ops`] that does it.
+
+use crate::driver::Driver;
+use crate::ops::*;
+use crate::topic::{Subscription, Topic};
+use crate::types::*;
+use crate::{
+    AskApproval, DocumentRow, Entry, Escalate, Escalation, Reply, Result, UseApproval, Verdict,
+    WriteDocument,
+};
+use abbey_engine::task::Event;
+use abbey_engine::{approval, budget, saga};
+use abbey_model::{
+    CellName, Generation, Millis, Principal, ReservationId, RunId, SagaId, Slug, TaskId, TaskRef,
+    Timestamp,
+};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Declares the trait, its implementation for every driver, and the list of names.
+///
+/// `write name(arguments) -> T = |tx| …` runs in a transaction, `read name(arguments) -> T = |rows, now| …` on a
+/// committed view at the store's instant `now`, and `driver name(arguments) -> T` is the driver's own.
+macro_rules! operations {
+    ($(
+        $(#[$doc:meta])*
+        $kind:ident $name:ident($($argument:ident: $type:ty),* $(,)?) -> $answer:ty $(= |$($bound:pat_param),+| $body:expr)?;
+    )*) => {
+        /// Everything that the house asks of its store. Each write is one transaction with its audit entries;
+        /// dropping a [`Reply`] does not undo it.
+        pub trait Storage: Send + Sync {
+            $(
+                $(#[$doc])*
+                fn $name(&self $(, $argument: $type)*) -> operations!(@answer $kind $answer);
+            )*
+            /// Calls of each operation since the store was opened, by name.
+            fn calls(&self) -> BTreeMap<&'static str, u64>;
+        }
+
+        /// Names of all operations, in the order of their declaration.
+        pub const OPERATIONS: &[&str] = &[$(stringify!($name)),*];
+
+        /// Numbers of operations: their places in [`OPERATIONS`].
+        #[allow(non_camel_case_types, reason = "named after the operations")]
+        #[derive(Clone, Copy)]
+        enum Number { $($name),* }
+
+        impl<D: Driver> Storage for D {
+            $(
+                fn $name(&self $(, $argument: $type)*) -> operations!(@answer $kind $answer) {
+                    self.count_call(Number::$name as usize);
+                    operations!(@body $kind self $name ($($argument),*) $(|$($bound),+| $body)?)
+                }
+            )*
+            fn calls(&self) -> BTreeMap<&'static str, u64> {
+                OPERATIONS.iter().copied().zip(Driver::calls(self)).collect()
+            }
+        }
+    };
+    (@answer write $answer:ty) => { Reply<$answer> };
+    (@answer read $answer:ty) => { Reply<$answer> };
+    (@answer driver $answer:ty) => { $answer };
+    (@body write $self:ident $name:ident ($($argument:ident),*) |$tx:pat_param| $body:expr) => {
+        Driver::write($self, move |$tx| $body)
+    };
+    (@body read $self:ident $name:ident ($($argument:ident),*) |$rows:pat_param, $now:pat_param| $body:expr) => {{
+        let $now = Driver::now($self);
+        Driver::read($self, move |$rows| $body)
+    }};
+    (@body driver $self:ident $name:ident ($($argument:ident),*)) => {
+        Driver::$name($self $(, $argument)*)
+    };
+}
+
+operations! {
+    /// Adds a task and admits it. The same idempotency key gives the same task.
+    write add_task(new: NewTask) -> Added = |tx| tasks::add(tx, new);
+    /// Admits a waiting task again.
+    write admit(task: TaskRef, intake: Intake) -> TaskRow = |tx| tasks::admit(tx, task, &intake);
+    /// Grants the lease of a ready task to one agent and begins a run.
+    write claim(claim: Claim) -> Claimed = |tx| leases::claim(tx, claim);
+    /// Extends a lease and stores what the worker reports of its run.
+    write renew(task: TaskRef, proof: Hold, facts: RunFacts) -> LeaseView = |tx| leases::renew(tx, task, &proof, &facts);
+    /// Ends a run with a result; the caller has checked the declared evidence.
+    write complete(task: TaskRef, proof: Hold, outcome: (Outcome, Checked), facts: RunFacts) -> TaskRow =
+        |tx| leases::complete(tx, task, &proof, outcome, &facts);
+    /// Ends a run with a failure.
+    write fail(task: TaskRef, proof: Hold, failure: Failure, facts: RunFacts) -> TaskRow =
+        |tx| leases::fail(tx, task, &proof, &failure, &facts);
+    /// Ends a run because the task waits for somebody: for whom, and what is asked.
+    write block(task: TaskRef, proof: Hold, on: String, why: String) -> TaskRow =
+        |tx| leases::block(tx, task, &proof, (&on, &why));
+    /// Ends such a wait.
+    write unblock(task: TaskRef, who: Principal) -> TaskRow =
+        |tx| transitions::apply_event(tx, task, &Event::Unblock, &who);
+    /// Changes a task that nobody holds, and admits it again.
+    write edit_task(task: TaskRef, edit: TaskEdit, who: Principal) -> TaskRow = |tx| tasks::edit(tx, task, edit, &who);
+    /// Cancels a task with its subtasks.
+    write cancel(task: TaskRef, who: Principal) -> TaskRow =
+        |tx| transitions::apply_event(tx, task, &Event::Cancel, &who);
+    /// Starts a finished task again.
+    write retry(task: TaskRef, who: Principal) -> TaskRow =
+        |tx| transitions::apply_event(tx, task, &Event::Retry, &who);
+    /// Gives a task without an eligible agent to its receiver; once for each task.
+    write escalate(new: Escalate) -> TaskRow = |tx| escalations::escalate(tx, new);
+    /// Ends the time for a decision on an escalated task, once. With `cancels`, a task that nobody took up is
+    /// cancelled with it.
+    write escalation_over(task: u64, cancels: bool) -> () = |tx| escalations::close(tx, task, cancels);
+    /// Escalations whose task is not over.
+    read escalations() -> Vec<Escalation> = |rows, _| escalations::open(rows);
+    /// Revokes every lease of an agent's boots before `keep` (all of them without one).
+    write holder_lost(agent: Slug, keep: Option<Generation>) -> Vec<TaskRow> =
+        |tx| leases::revoke(tx, &agent, keep);
+    /// Ends leases, runs, approvals and tasks whose time is over; returns them with the tasks whose pause is over,
+    /// which the caller admits again. Writes nothing when there are none.
+    write sweep() -> Vec<TaskRow> = |tx| leases::expire(tx);
+
+    /// Reserves funds on every enclosing budget, all or none, for a model call of a live run.
+    write reserve(call: CallHold) -> ReservationId = |tx| ledger::reserve_call(tx, &call);
+    /// Ends a reservation with what the call used.
+    write settle(reservation: ReservationId, used: CallUse) -> () =
+        |tx| ledger::settle_call(tx, reservation, &used);
+    /// Charges in full the reservations that a crash left open; how many there were.
+    write charge_lost() -> u64 = |tx| ledger::charge_lost_calls(tx);
+    /// Sets limits; what was spent stays.
+    write set_budgets(limits: Vec<BudgetLimit>, timezone: String) -> () =
+        |tx| ledger::set_limits(tx, &limits, &timezone);
+    /// Every budget as it stands now.
+    read budgets() -> Vec<budget::Account> = |rows, now| ledger::list(rows, now);
+
+    /// Appends an entry to the audit log; its sequence number.
+    write append(note: Note) -> u64 = |tx| audit_log::append_note(tx, note);
+    /// Signs the head of the audit log if it moved since the last signature; its sequence number.
+    write checkpoint() -> Option<u64> = |tx| audit_log::checkpoint(tx);
+    /// Entries of the audit log after a sequence number.
+    read activity(after: u64, limit: u32) -> Vec<Entry> = |rows, _| audit_log::list(rows, after, limit);
+    /// Checks the whole audit log.
+    read verify() -> Verdict = |rows, _| audit_log::verify(rows);
+    /// Bytes of hostd's journal that are in the audit log already.
+    read folded() -> u64 = |rows, _| hostd_journal::offset(rows);
+    /// Logs the journal's lines from byte `from` to `to`, all or none; false when another caller was there first.
+    write fold(from: u64, to: u64, notes: Vec<Note>) -> bool =
+        |tx| hostd_journal::import(tx, from, to, notes);
+
+    /// Makes a plan current; refused when another became current meanwhile.
+    write commit_generation(commit: Commit) -> u64 = |tx| generations::commit(tx, &commit);
+    /// The current generation; none before the first.
+    read current() -> Option<GenerationRow> = |rows, _| generations::current(rows);
+    /// The newest manifest that had an agent: its generation, its text, and the agent's charter.
+    read former(agent: Slug) -> Option<(u64, String, String)> =
+        |rows, _| generations::last_with_agent(rows, &agent);
+    /// Stores the desired state of a cell, its supervision, or both.
+    write set_cell(cell: CellName, change: CellChange) -> () = |tx| cells::set(tx, &cell, change);
+    /// Removes a cell.
+    write forget_cell(cell: CellName) -> () = |tx| cells::remove(tx, &cell);
+    /// Every cell with its desired state and supervision.
+    read cells() -> BTreeMap<CellName, CellRow> = |rows, _| cells::list(rows);
+
+    /// Registers a credential by its hash.
+    write add_token(token: TokenRow) -> () = |tx| credentials::add(tx, &token);
+    /// Ends every credential of a principal `overlap` from now, except `keep`; how many that changed.
+    write revoke_tokens(principal: Principal, keep: Option<String>, overlap: Millis) -> u64 =
+        |tx| credentials::revoke(tx, &principal, keep.as_deref(), overlap);
+    /// Every credential that is still valid.
+    read tokens() -> Vec<TokenRow> = |rows, now| credentials::list(rows, now);
+
+    /// Begins a saga.
+    write saga_begin(id: SagaId, kind: String, subject: String, steps: Vec<String>) -> () =
+        |tx| sagas::begin(tx, id, &kind, &subject, &steps);
+    /// Appends an event to a saga's log; the state that it leads to.
+    write saga_event(id: SagaId, event: saga::Event) -> saga::State = |tx| sagas::log_event(tx, id, event);
+    /// Sagas that are not over.
+    read open_sagas() -> Vec<SagaRow> = |rows, _| sagas::list_open(rows);
+    /// Records that a wake fired.
+    write note_wake(agent: Slug, number: u64) -> () = |tx| wakes::record(tx, &agent, number);
+    /// Number of the newest wake that fired, by agent.
+    read wakes() -> BTreeMap<Slug, u64> = |rows, _| wakes::list(rows);
+    /// Removes what was over `keep` ago: tasks with their runs, idempotency keys, sagas, runs of workflows; how many
+    /// tasks. The audit log stays.
+    write retain(keep: Millis) -> u64 = |tx| retention::remove_old(tx, keep);
+
+    /// One task.
+    read task(task: TaskRef) -> TaskRow = |rows, _| tasks::load(rows, task);
+    /// Tasks by filter, newest first.
+    read tasks(filter: TaskFilter) -> Vec<TaskRow> = |rows, _| tasks::list(rows, &filter);
+    /// Tasks that an agent may claim, most urgent first.
+    read offers(agent: Slug, limit: u32) -> Vec<TaskRow> = |rows, _| tasks::offers(rows, &agent, limit);
+    /// A task with every subtask below it, depth first, each with its depth.
+    read tree(task: TaskRef) -> Vec<(u32, TaskRow)> = |rows, _| delegation::tree(rows, task);
+    /// When the next lease, wall time, pause, approval or task is over.
+    read next_deadline() -> Option<Timestamp> = |rows, _| tasks::next_deadline(rows);
+    /// Ends of tasks that a recipient is to be told of and was not yet, oldest first.
+    read outbox() -> Vec<Notice> = |rows, _| delegation::outbox(rows);
+    /// Removes the notice of this task from the outbox.
+    write delivered(task: u64) -> () = |tx| delegation::mark_delivered(tx, task);
+    /// Runs of a task, oldest first.
+    read runs(task: TaskId) -> Vec<RunRow> = |rows, _| runs::of_task(rows, task);
+    /// One run.
+    read run(run: RunId) -> RunRow = |rows, _| runs::load(rows, run);
+    /// What runs that ended since then cost, newest first, at most 5,000.
+    read runs_since(since: Timestamp) -> Vec<RunCost> = |rows, _| runs::costs(rows, since);
+    /// Model usage of runs that began since then, by agent and model.
+    read usage_since(since: Timestamp) -> Vec<Usage> = |rows, _| runs::usage(rows, since);
+
+    /// Asks for an approval as the holder of a task; its run ends and the task waits.
+    write ask_approval(ask: AskApproval) -> ApprovalRow = |tx| approvals::ask(tx, ask);
+    /// Decides; a task that asked resumes or is over.
+    write decide_approval(number: u64, verdict: approval::Verdict, note: Option<String>, by: Principal) -> (ApprovalRow, Option<TaskRow>) =
+        |tx| approvals::decide(tx, number, verdict, note, &by);
+    /// Uses an approval: for exactly what it was given for, once, in time.
+    write use_approval(used: UseApproval) -> ApprovalRow = |tx| approvals::consume(tx, &used);
+    /// One approval.
+    read approval(number: u64) -> ApprovalRow = |rows, _| approvals::load(rows, number);
+    /// Approvals of a task or of all, pending ones or every one, newest first.
+    read approvals(task: Option<u64>, all: bool) -> Vec<ApprovalRow> =
+        |rows, _| approvals::list(rows, task, all);
+
+    /// Starts a run of a workflow: its number, and whether it is new. The same key gives the same run.
+    write start_workflow(new: NewRun) -> (u64, bool) = |tx| workflows::start(tx, new);
+    /// Advances a run as far as it goes by itself, with what came from outside: everything that is begun, cancelled
+    /// and decided is one transaction.
+    write advance_workflow(number: u64, nudge: Nudge, intakes: Intakes) -> WorkflowRow =
+        |tx| workflows::advance(tx, number, nudge, &intakes);
+    /// One run of a workflow.
+    read workflow(number: u64) -> WorkflowRow = |rows, _| workflows::load(rows, number);
+    /// Runs, newest first; with `open`, only those that are not over.
+    read workflows(open: bool, limit: u32) -> Vec<WorkflowRow> =
+        |rows, _| workflows::list(rows, open, limit);
+    /// Runs that can be advanced now, and the next instant at which one can.
+    read workflows_due() -> (Vec<u64>, Option<Timestamp>) = |rows, now| workflows::due(rows, now);
+
+    /// Writes a version of a document, or adds an entry.
+    write write_document(new: WriteDocument) -> DocumentRow = |tx| documents::write(tx, new);
+    /// The newest version or entry of every document.
+    read documents() -> Vec<DocumentRow> = |rows, _| documents::list(rows);
+    /// Versions or entries of a document up to one, newest first; none when nobody wrote it yet.
+    read document(name: Slug, through: u64, limit: u32) -> Vec<DocumentRow> =
+        |rows, _| documents::history(rows, &name, through, limit);
+
+    /// Every registered schedule, by `agent/name`.
+    read schedules() -> BTreeMap<String, ScheduleRow> = |rows, _| schedules::list(rows);
+    /// What a schedule did, newest first.
+    read schedule_history(name: String) -> Vec<ScheduleLine> = |rows, _| schedules::history(rows, &name);
+    /// Registers a schedule from now on; one whose digest changed starts anew.
+    write know_schedule(name: String, digest: String) -> () =
+        |tx| schedules::register(tx, &name, &digest);
+    /// Removes schedules.
+    write forget_schedules(names: Vec<String>) -> () = |tx| schedules::remove(tx, &names);
+    /// Settles instants of a schedule, each once.
+    write fire(fire: Fire) -> () = |tx| schedules::fire(tx, fire);
+
+    /// The store's clock.
+    driver now() -> Timestamp;
+    /// Sequence number of the newest entry of the audit log.
+    driver head() -> u64;
+    /// The version of a topic: raised after every commit that touched it.
+    driver subscribe(topic: Topic) -> Subscription;
+    /// Transactions and operations since the store was opened.
+    driver counters() -> (u64, u64);
+    /// Copies the whole state into a file while the house runs.
+    driver backup(to: PathBuf) -> Reply<()>;
+    /// SHA-256 of the canonical export of everything but credentials.
+    driver state_hash() -> Reply<String>;
+}
+
+#[allow(dead_code, reason = "keeps the trait usable as an object")]
+fn is_an_object(store: &dyn Storage) -> Result<()> {
+    store.counters();
+    Ok(())
+}

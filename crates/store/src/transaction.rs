@@ -1,0 +1,139 @@
+//! What an operation that writes sees: the open transaction, its instant, and the state that is flushed with it.
+//! The same for every database; a driver opens the transaction, runs operations, and commits.
+
+use crate::entropy::Entropy;
+use crate::rows::{Query, Scalar, WriteRows, params};
+use crate::topic::{Topic, Topics};
+use crate::{Error, Result};
+use abbey_engine::budget::{Account, TimeZone};
+use abbey_model::{Id, Redactor, Timestamp};
+use ed25519_dalek::SigningKey;
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
+
+/// Scope and metric of a budget.
+pub(crate) type AccountKey = (String, &'static str);
+/// A budget as read, and whether this group of operations changed it; none where nobody counts that.
+pub(crate) type CachedAccount = Option<(Account, bool)>;
+
+/// What transactions of one store have in common.
+pub(crate) struct Context {
+    pub(crate) signing_key: SigningKey,
+    pub(crate) redactor: std::sync::Arc<RwLock<Redactor>>,
+    pub(crate) entropy: std::sync::Arc<dyn Entropy>,
+}
+
+/// An open transaction, which may hold the operations of many callers.
+pub(crate) struct Tx<'a> {
+    pub(crate) rows: &'a dyn WriteRows,
+    pub(crate) context: &'a Context,
+    /// Stamped once for the whole transaction.
+    pub(crate) now: Timestamp,
+    /// Sequence number and hash of the newest audit entry.
+    pub(crate) head: (u64, String),
+    /// Time zone in which budgets start anew.
+    pub(crate) zone: TimeZone,
+    /// Budgets that this group of operations read; the changed ones are written once, at its end.
+    pub(crate) accounts: BTreeMap<AccountKey, CachedAccount>,
+    /// Values of `accounts` to go back to when the current operation fails.
+    pub(crate) undo: Vec<(AccountKey, CachedAccount)>,
+    /// What the commit publishes.
+    topics: Topics,
+}
+
+impl<'a> Tx<'a> {
+    pub(crate) fn new(
+        rows: &'a dyn WriteRows,
+        context: &'a Context,
+        now: Timestamp,
+        head: (u64, String),
+        zone: TimeZone,
+    ) -> Self {
+        Tx {
+            rows,
+            context,
+            now,
+            head,
+            zone,
+            accounts: BTreeMap::new(),
+            undo: Vec::new(),
+            topics: Topics::default(),
+        }
+    }
+
+    /// Runs one operation so that its failure leaves no trace: no row, no entry, no topic.
+    pub(crate) fn isolated<T>(&mut self, op: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.undo.clear();
+        let (head, topics) = (self.head.clone(), self.topics);
+        self.execute("SAVEPOINT op", params![])?;
+        let outcome = op(self);
+        if outcome.is_err() {
+            self.execute("ROLLBACK TO op", params![])?;
+            self.head = head;
+            self.topics = topics;
+            for (key, value) in self.undo.drain(..).rev() {
+                match value {
+                    Some(_) => self.accounts.insert(key, value),
+                    None => self.accounts.remove(&key),
+                };
+            }
+        }
+        self.execute("RELEASE op", params![])?;
+        outcome
+    }
+
+    /// Runs a statement; the number of rows that it changed.
+    pub(crate) fn execute(&self, sql: &str, parameters: &[Scalar<'_>]) -> Result<u64> {
+        self.rows.execute(sql, parameters)
+    }
+
+    /// Says what this operation changed: subscribers are woken once it is on disk.
+    pub(crate) fn publish(&mut self, topic: Topic) {
+        self.topics.insert(topic);
+    }
+
+    /// What was published in this transaction.
+    pub(crate) fn topics(&self) -> Topics {
+        self.topics
+    }
+
+    /// The next number of a kind (tasks, approvals, runs of workflows); none is given out twice.
+    pub(crate) fn next_number(&self, kind: &str) -> Result<u64> {
+        self.rows.aggregate(
+            "INSERT INTO meta VALUES (?1, '1') ON CONFLICT (key) DO UPDATE SET value = CAST(CAST(meta.value AS BIGINT) + 1 AS TEXT) RETURNING CAST(value AS BIGINT)",
+            params![kind],
+        )
+    }
+
+    /// A new identifier, which sorts by the instant of this transaction.
+    pub(crate) fn new_id<K>(&self) -> Result<Id<K>> {
+        let mut random = [0u8; 16];
+        self.context
+            .entropy
+            .fill(&mut random)
+            .map_err(Error::Entropy)?;
+        Ok(Id::v7(
+            u64::try_from(self.now.0).unwrap_or(0),
+            u128::from_ne_bytes(random),
+        ))
+    }
+
+    /// A text without secrets: none is written to the database in clear.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        self.redactor().clean(text).into_owned()
+    }
+
+    /// A value without secrets in any of its texts.
+    pub(crate) fn redact_json<T: serde::Serialize + serde::de::DeserializeOwned>(
+        &self,
+        value: &T,
+    ) -> Result<T> {
+        let text = self.redact(&serde_json::to_string(value)?);
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    pub(crate) fn redactor(&self) -> std::sync::RwLockReadGuard<'_, Redactor> {
+        let redactor = &self.context.redactor;
+        redactor.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
