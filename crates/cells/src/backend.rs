@@ -1,9 +1,11 @@
-//! Cells that a shim owns, whatever is around them.
+//! What the control plane can do with cells, and the implementation for cells that a shim owns.
 
-use crate::cgroup::{Groups, Usage};
+use crate::control::{Request, Status, client};
 use crate::hostd::{Client, Helper, Operation};
-use crate::shim::{self, Request, Status};
-use crate::{Backend, CellSpec, Error, Record, Result, client, crash, identity, machine};
+use crate::record;
+use crate::sys::cgroup::{Groups, Usage};
+use crate::sys::process;
+use crate::{CellSpec, Error, Record, Result};
 use abbey_model::{CellName, ExitRecord, Generation, Millis, Observed};
 use std::fs;
 use std::io;
@@ -11,10 +13,66 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Time for killed processes to vanish.
-const KILL_WITHIN: Duration = Duration::from_secs(10);
 /// Time for a live shim to answer before it counts as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(2);
+
+/// What the control plane can do with cells. Every operation may block and is idempotent; queries change nothing.
+pub trait Backend: Send + Sync {
+    /// Starts a boot. The cell must have been swept before.
+    ///
+    /// # Errors
+    /// When the shim does not report that the child runs; nothing is left then but a record.
+    fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()>;
+
+    /// Looks at a cell.
+    ///
+    /// # Errors
+    /// [`Error::Record`] for a damaged record, which is never read as "nothing there".
+    fn observe(&self, cell: &CellName) -> Result<Observed>;
+
+    /// Asks a cell to end within `grace`, after which its shim kills it.
+    ///
+    /// # Errors
+    /// When the shim cannot be reached.
+    fn stop(&self, cell: &CellName, grace: Millis) -> Result<()>;
+
+    /// Holds everything in a cell where it is, or lets it go on; twice is once.
+    ///
+    /// # Errors
+    /// When the shim cannot be reached, or something goes on all the same.
+    fn pause(&self, cell: &CellName, pause: bool) -> Result<()>;
+
+    /// A connection to the terminal of a cell, for a viewer of this size; see [`shim`] for what
+    /// goes over it.
+    ///
+    /// # Errors
+    /// [`Error::NoTerminal`], or when the shim cannot be reached.
+    fn attach(&self, cell: &CellName, rows: u16, columns: u16) -> Result<UnixStream>;
+
+    /// Ends whatever is left of a cell, verifies that it is gone, and removes its records.
+    ///
+    /// # Errors
+    /// [`Error::Leftover`] when processes survive; the records stay then.
+    fn sweep(&self, cell: &CellName) -> Result<()>;
+
+    /// Every cell of this house that left a trace, known or not.
+    ///
+    /// # Errors
+    /// When the records cannot be listed.
+    fn list(&self) -> Result<Vec<CellName>>;
+
+    /// What a cell uses now.
+    ///
+    /// # Errors
+    /// When it is not running.
+    fn usage(&self, cell: &CellName) -> Result<Usage>;
+
+    /// The record of a running cell: processes, limits in force, groups.
+    ///
+    /// # Errors
+    /// As [`Backend::observe`].
+    fn record(&self, cell: &CellName) -> Result<Option<Record>>;
+}
 
 /// Asks hostd to start and sweep, and looks at what shims left.
 #[derive(Debug)]
@@ -43,7 +101,7 @@ impl ShimBackend {
         cell: &CellName,
         file: &str,
     ) -> Result<Option<T>> {
-        shim::read(&self.dir(cell).join(file))
+        record::read(&self.dir(cell).join(file))
     }
 
     fn status(&self, cell: &CellName) -> Option<Status> {
@@ -66,7 +124,7 @@ impl Backend for ShimBackend {
             return Ok(Observed::Nothing);
         };
         let until = Instant::now() + HUNG_AFTER;
-        while identity::is_alive(&record.shim) {
+        while process::is_alive(&record.shim) {
             if let Some(status) = self.status(cell) {
                 return Ok(Observed::Running {
                     generation: status.generation,
@@ -170,48 +228,6 @@ impl Backend for ShimBackend {
 fn traces(group: &str, cell: &CellName) -> bool {
     let name = cell.to_string();
     Groups::leftovers(group).iter().any(|p| p.ends_with(&name))
-}
-
-/// Ends whatever is left of a cell, verifies that it is gone, and removes its records. Done by
-/// hostd, as it takes the rights over other users' processes.
-pub(crate) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> {
-    let dir = run_dir.join(cell.to_string());
-    crash::point("hostd.sweep");
-    let mut groups = Vec::new();
-    if let Some(record) = shim::read::<Record>(&dir.join("shim.json"))? {
-        identity::kill(&record.shim);
-        let until = Instant::now() + KILL_WITHIN;
-        while identity::is_alive(&record.shim) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if let Some(child) = &record.child {
-            identity::kill(child);
-        }
-        if record.container {
-            machine::container::remove(group, cell)?;
-            groups = Groups::everywhere(group, &cell.to_string())
-                .paths()
-                .to_vec();
-        }
-        groups.extend(record.groups);
-    }
-    if groups.is_empty() {
-        groups = Groups::everywhere(group, &cell.to_string())
-            .paths()
-            .to_vec();
-    }
-    let groups = Groups::at(groups);
-    groups.kill(KILL_WITHIN).map_err(|pids| Error::Leftover {
-        cell: cell.clone(),
-        count: pids.len(),
-        pids,
-    })?;
-    groups.remove()?;
-    crash::point("hostd.killed");
-    match fs::remove_dir_all(&dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", dir)(e)),
-        _ => Ok(()),
-    }
 }
 
 fn names_in(dir: &Path) -> Result<Vec<CellName>> {

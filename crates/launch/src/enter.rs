@@ -1,7 +1,7 @@
 //! One more program behind walls that stand already.
 
-use crate::walls::{Error, Instruction, Landlock, Result};
-use crate::{inside, landlock};
+use crate::isolation::{Error, Instruction, Landlock, Result};
+use crate::{isolated_child, landlock};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -23,8 +23,9 @@ pub struct Target {
 ///
 /// # Errors
 /// [`Error`] with the step; the program does not run then.
-pub fn run_behind(spec: &crate::Spec, target: &Target) -> Result<crate::Child> {
-    crate::enter_groups(&spec.groups).map_err(|e| Error::new("join a control group", "", e))?;
+pub fn run_in_isolation(spec: &crate::spawn::Spec, target: &Target) -> Result<crate::spawn::Child> {
+    crate::spawn::enter_groups(&spec.groups)
+        .map_err(|e| Error::new("join a control group", "", e))?;
     let places = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET
@@ -34,20 +35,21 @@ pub fn run_behind(spec: &crate::Spec, target: &Target) -> Result<crate::Child> {
     if target.rootless {
         set_ns(&target.init, places | libc::CLONE_NEWUSER)?;
     } else {
-        inside::drop_groups()?;
+        isolated_child::drop_groups()?;
         set_ns(&target.init, places)?;
         set_ns(&target.init, libc::CLONE_NEWUSER)?;
     }
-    inside::become_user()?;
-    inside::drop_capabilities()?;
+    isolated_child::become_user()?;
+    isolated_child::drop_capabilities()?;
     rustix::thread::set_no_new_privs(true).map_err(|e| Error::new("set", "no_new_privs", e))?;
     if let Some(rules) = &target.landlock {
         landlock::restrict(&rules.write).map_err(|e| Error::new("apply", "Landlock", e))?;
     }
     for filter in &target.filters {
-        crate::filter(filter).map_err(|e| Error::new("install", "a filter of system calls", e))?;
+        crate::spawn::filter(filter)
+            .map_err(|e| Error::new("install", "a filter of system calls", e))?;
     }
-    crate::spawn_here(spec).map_err(|e| Error::new(e.stage, "", e.source))
+    crate::spawn::spawn_here(spec).map_err(|e| Error::new(e.stage, "", e.source))
 }
 
 fn set_ns(init: &OwnedFd, kinds: libc::c_int) -> Result<()> {

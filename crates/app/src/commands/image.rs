@@ -1,7 +1,7 @@
 //! `abbey image`: images that microVMs boot from.
 
 use crate::exit::{self, Failure, Outcome};
-use abbey_cells::machine::image::{self, DEFAULT, Image, Recipe};
+use abbey_cells::microvm::image::{self, DEFAULT, Image, Recipe};
 use abbey_daemon::Home;
 use clap::Subcommand;
 use std::path::PathBuf;

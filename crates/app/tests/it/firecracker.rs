@@ -1,7 +1,7 @@
 //! Machines of the real Firecracker, as far as a host gets that lends no processor to guests: it is configured,
 //! confined, started, held and put aside; what its guest would do then cannot be seen here (S5-07).
 
-use abbey_cells::machine::firecracker::{Call, Client, SnapshotCreate, SnapshotType, Vm, VmState};
+use abbey_cells::microvm::firecracker::{Call, Client, SnapshotCreate, SnapshotType, Vm, VmState};
 use abbey_testkit::house::{House, tool, until};
 use std::time::Duration;
 

@@ -4,11 +4,12 @@
 //! many bytes. To the guest: `i` input, `z` the end of it. From the guest: `o` output, `e` errors, `x`
 //! the exit status as text. A connection that ends takes the program along.
 
+use super::protocol::{Answer, Ask, Command, Config};
 use super::serve::{launch, pipe, read_all};
-use super::{Answer, Ask, Command, Config};
-use crate::cgroup::Groups;
-use crate::frame::{self, NoFrame};
-use crate::hostd::{FileEntry, pack_below, prepare_in, read_in};
+use crate::files::{FileEntry, pack_below, prepare_in, read_in};
+use crate::sys::cgroup::Groups;
+use crate::sys::frame;
+use crate::sys::frame::NoFrame;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -37,7 +38,7 @@ pub(super) fn serve(config: &Config, groups: &Groups, ask: &Ask, stream: &UnixSt
         }
     };
     if let Err(error) = outcome {
-        let why = crate::chain(&error);
+        let why = crate::error::chain(&error);
         let _nobody_listens = reply(stream, &Answer::Failed { why });
     }
 }

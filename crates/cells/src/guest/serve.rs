@@ -1,11 +1,12 @@
 //! The loop of the first process.
 
-use super::{Ask, Config, News, Offer, Order, UID, request, setup};
-use crate::cgroup::Groups;
-use crate::channel::{Channel, Ends, Peer, Side};
-use crate::enter::{find_program, text};
-use crate::hostd::{pack_below, unpack_in};
-use crate::shim::terminal::Terminal;
+use super::channel::{Channel, Ends, Peer, Side};
+use super::protocol::{Ask, Config, News, Offer, Order, UID};
+use super::{request, setup};
+use crate::files::{pack_below, unpack_in};
+use crate::sys::cgroup::Groups;
+use crate::sys::programs::{find_program, text};
+use crate::sys::terminal::Terminal;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -39,17 +40,20 @@ const OWN: [&str; 4] = [
 ];
 
 /// Runs as the first process, and never comes back.
-pub(crate) fn run() -> ! {
+pub fn run() -> ! {
     let contained = setup::contained();
     // Whatever goes wrong is told on the console, which the shim writes down.
     match port(contained) {
-        Err(error) => tell(&format!("the guest has no port: {}", crate::chain(&error))),
+        Err(error) => tell(&format!(
+            "the guest has no port: {}",
+            crate::error::chain(&error)
+        )),
         Ok(port) => {
             let mut channel = Channel::new(port, Side::Guest);
             match Guest::start(&mut channel) {
                 Ok(guest) => guest.live(channel),
                 Err(error) => {
-                    let why = crate::chain(&error);
+                    let why = crate::error::chain(&error);
                     tell(&format!("the guest cannot start: {why}"));
                     say(&mut channel, &News::Failed { why });
                     flush(&mut channel);
@@ -192,7 +196,7 @@ fn warm_up() {
     };
     // Without it the first program merely takes longer.
     if let Err(error) = run() {
-        tell(&crate::chain(&error));
+        tell(&crate::error::chain(&error));
     }
 }
 
@@ -209,7 +213,7 @@ fn transfer(
             drop(ends);
             let done = work(stream.into());
             if let Err(error) = &done {
-                tell(&crate::chain(error));
+                tell(&crate::error::chain(error));
             }
             abbey_launch::leave(i32::from(done.is_err()))
         }
@@ -440,7 +444,7 @@ impl Guest {
                 pack_below(Path::new(setup::WORK), &take, stream)
             });
             if let Err(error) = taken {
-                tell(&crate::chain(&error));
+                tell(&crate::error::chain(&error));
             }
         }
         let clean = setup::part(&self.config);

@@ -1,9 +1,8 @@
 //! From a kernel that has just started to a machine in which a program can run.
 
-use super::{Config, UID};
-use crate::cgroup::Groups;
-use crate::hostd::{FileEntry, brought_to, prepare_in};
-use crate::machine::container::CONFIG;
+use super::protocol::{CONTAINER_CONFIG, Config, UID};
+use crate::files::{FileEntry, brought_to, prepare_in};
+use crate::sys::cgroup::Groups;
 use crate::{Error, Result};
 use abbey_model::{Bytes, CellName, Limits};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -52,7 +51,7 @@ pub(super) fn drive(serial: &str) -> Option<PathBuf> {
 
 /// Whether this is a container, whose instructions are a file.
 pub(super) fn contained() -> bool {
-    Path::new(CONFIG).exists()
+    Path::new(CONTAINER_CONFIG).exists()
 }
 
 /// Ends the machine, or the container with its first process.
@@ -72,7 +71,7 @@ pub(super) fn waits() -> bool {
 /// What this boot is told.
 pub(super) fn config() -> Result<Config> {
     let place = match contained() {
-        true => Some(PathBuf::from(CONFIG)),
+        true => Some(PathBuf::from(CONTAINER_CONFIG)),
         false => drive("config"),
     };
     let path = place.ok_or_else(|| {

@@ -1,8 +1,10 @@
 //! Calling hostd.
 
-use super::server::Config;
-use super::{Helper, Operation, Reply, Request};
-use crate::{Error, Result, passing};
+use super::Config;
+use super::Helper;
+use super::operation::{Operation, Reply, Request};
+use crate::sys::descriptors;
+use crate::{Error, Result};
 use abbey_model::Millis;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -57,7 +59,7 @@ impl Client {
         bytes.push(b'\n');
         let stream = UnixStream::connect(&self.socket).map_err(gone)?;
         stream.set_read_timeout(patience).map_err(gone)?;
-        passing::send(&stream, &bytes, fds).map_err(gone)?;
+        descriptors::send(&stream, &bytes, fds).map_err(gone)?;
         let mut lines = BufReader::new(&stream);
         let mut next = || {
             let mut line = String::new();

@@ -6,31 +6,20 @@
 //! ends. The kernel has one loop device for an image, so all of them see the same files. The images are root's;
 //! no agent can write what the kernel is to take for a file system.
 
-use super::files::dir_of;
-use super::server::Config;
-use crate::machine::drives;
-use crate::{Error, Result, crash, enter};
+use super::Config;
+use crate::allocation::Disks;
+use crate::files::archive::DISKS;
+use crate::microvm::drives;
+use crate::sys::programs;
+use crate::{Error, Result, crash};
 use abbey_model::{Bytes, CellName};
 use abbey_support::file;
-use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Directory of the images among an owner's files.
-pub(super) const DIR: &str = "disks";
 /// How they are mounted. The kernel takes the device away after the last use of it.
 const OPTIONS: &str = "loop,nosuid,nodev,noatime";
-
-/// Sizes of an agent's file systems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Disks {
-    /// Of `home`.
-    pub state: Bytes,
-    /// Of `workspace`.
-    pub workspace: Bytes,
-}
 
 /// Why there can be none here; none when there can.
 pub(crate) fn unusable(privileged: bool) -> Option<String> {
@@ -42,7 +31,7 @@ pub(crate) fn unusable(privileged: bool) -> Option<String> {
     }
     let missing = [("mkfs.ext4", "e2fsprogs"), ("mount", "mount")]
         .into_iter()
-        .find(|(program, _)| !enter::installed(program));
+        .find(|(program, _)| !programs::installed(program));
     missing.map(|(program, package)| format!("`{program}` is not installed (package {package})"))
 }
 
@@ -57,8 +46,8 @@ fn mount(image: &Path, at: &Path) -> Result<()> {
 /// Mounts what an owner has, for the rest of this process. Makes it where it is not there, with the files that
 /// there are so far.
 pub(super) fn enter(config: &Config, owner: &CellName, disks: Disks) -> Result<()> {
-    let files = dir_of(config, owner);
-    let dir = files.join(DIR);
+    let files = config.dir_of(owner);
+    let dir = files.join(DISKS);
     if !files.exists() {
         return Ok(());
     }
@@ -67,7 +56,7 @@ pub(super) fn enter(config: &Config, owner: &CellName, disks: Disks) -> Result<(
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
         .map_err(Error::file("protect", &dir))?;
     // One at a time: two that mount at once could make two devices of one image.
-    let _lock = crate::lock::wait(&dir.join("lock"))?;
+    let _lock = crate::sys::lock::wait(&dir.join("lock"))?;
     let parts = [
         ("state", "abbey-state", disks.state, "home"),
         ("workspace", "abbey-work", disks.workspace, "workspace"),

@@ -1,10 +1,12 @@
 //! Asking the guest of a machine, over its shim.
 
-use super::files::{FileEntry, FileName};
-use super::server::Config;
+use super::Config;
+use crate::control::{Request, Status, client};
+use crate::files::{FileEntry, FileName};
 use crate::guest::{Answer, Ask, Command};
-use crate::shim::{self, Request, Status};
-use crate::{CellSpec, Error, Record, Result, client, frame, identity, passing};
+use crate::record;
+use crate::sys::{descriptors, frame, process};
+use crate::{CellSpec, Error, Record, Result};
 use abbey_model::CellName;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{Read, Write};
@@ -20,10 +22,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_MAX: u64 = 256 << 10;
 
 fn live(cells: &Path, cell: &CellName) -> Result<Option<Record>> {
-    let record: Option<Record> = shim::read(&cells.join(cell.to_string()).join("shim.json"))?;
-    Ok(record.filter(|r| {
-        r.child.as_ref().is_some_and(identity::is_alive) && identity::is_alive(&r.shim)
-    }))
+    let record: Option<Record> = record::read(&cells.join(cell.to_string()).join("shim.json"))?;
+    Ok(record
+        .filter(|r| r.child.as_ref().is_some_and(process::is_alive) && process::is_alive(&r.shim)))
 }
 
 /// Whether a cell is a machine that runs, so that its files are in it.
@@ -66,8 +67,8 @@ pub(super) fn begin(config: &Config, spec: CellSpec, streams: &[OwnedFd; 3]) -> 
     let mut line = serde_json::to_vec(&request).unwrap_or_default();
     line.push(b'\n');
     let fds: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
-    passing::send(&stream, &line, &fds).map_err(lost)?;
-    let (answer, _) = passing::receive(&stream, ANSWER_MAX).map_err(lost)?;
+    descriptors::send(&stream, &line, &fds).map_err(lost)?;
+    let (answer, _) = descriptors::receive(&stream, ANSWER_MAX).map_err(lost)?;
     match serde_json::from_slice::<Status>(&answer) {
         Ok(status) if status.begun => Ok(()),
         _ => Err(failed(&cell, "does not wait for anything")),
@@ -130,7 +131,7 @@ pub(super) fn pack(config: &Config, cell: &CellName) -> Result<UnixStream> {
     }
 }
 
-/// Runs one more program in a machine to its end; see [`super::enter::run`].
+/// Runs one more program in a machine to its end; see [`super::exec::run`].
 pub(super) fn enter(
     cells: &Path,
     cell: &CellName,

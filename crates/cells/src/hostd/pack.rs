@@ -1,32 +1,22 @@
 //! Agents' files in one archive. Each is opened beneath its directory without following links, so
 //! that nothing an agent puts there, or swaps while we read, leads out of it.
 
-use super::claims::Claims;
-use super::files::dir_of;
-use super::guest;
-use super::server::Config;
-use crate::machine::drives;
+use super::{Config, guest};
+use crate::allocation::Claims;
+use crate::files::archive::{EXCLUDED, LEFT_OUT, UNLOADED, add, is_credential, open};
+use crate::microvm::drives;
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{CWD, OFlags};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Component, Path, PathBuf};
 
-/// Files that are never in a backup.
-const EXCLUDED: [&str; 3] = ["token", "key", "session.lock"];
-/// Directories that are packed by what is on them, or not at all.
-const LEFT_OUT: [&str; 4] = ["drives", super::disks::DIR, "lost+found", UNLOADED];
-/// Where the files of a drive are while they are packed.
-const UNLOADED: &str = "unloaded";
 /// Most that a guest may send of its files, bytes.
 const GUEST_MAX: u64 = 64 << 30;
-/// Deepest directory; an agent could nest without end.
-const DEPTH_MAX: usize = 64;
-
 /// Packs every agent's files and the claims, or one agent's alone, into `to`, which the caller goes on writing: the end
 /// of the archive is its to set.
 pub(super) fn pack(
@@ -56,7 +46,7 @@ pub(super) fn pack(
     let depth = usize::from(one.is_some());
     add(&mut archive, &dir, &name, depth).map_err(Error::file("pack", agents))?;
     for (owner, claim) in owners() {
-        if dir_of(config, owner).join("drives").exists() {
+        if config.dir_of(owner).join("drives").exists() {
             machine(config, owner, claim.uid, &mut archive)?;
         }
     }
@@ -69,17 +59,6 @@ pub(super) fn pack(
     // Dropping it would write the end.
     std::mem::forget(archive);
     Ok(())
-}
-
-/// Whether something below `agents/NAME` is a credential at a service.
-fn is_credential(path: &Path) -> bool {
-    let below: PathBuf = path.components().skip(2).collect();
-    let first = below
-        .iter()
-        .next()
-        .and_then(|f| f.to_str())
-        .unwrap_or_default();
-    below.starts_with("home/services") || first.starts_with(super::files::CREDENTIAL)
 }
 
 /// What is on the drives of a machine: its guest tells while it runs; else programs of its user's look.
@@ -95,14 +74,14 @@ fn machine(
         let stream = guest::pack(config, owner)?;
         return copy(stream, &name, uid, archive).map_err(Error::file("pack", name));
     }
-    let staging = dir_of(config, owner).join(UNLOADED);
+    let staging = config.dir_of(owner).join(UNLOADED);
     let _left_by_a_crash = std::fs::remove_dir_all(&staging);
     std::fs::create_dir(&staging).map_err(Error::file("make", &staging))?;
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::Permissions::from_mode(0o711);
     let packed = std::fs::set_permissions(&staging, mode)
         .map_err(Error::file("protect", &staging))
-        .and_then(|()| drives::unload(owner, &dir_of(config, owner), &staging, uid))
+        .and_then(|()| drives::unload(owner, &config.dir_of(owner), &staging, uid))
         .and_then(|()| {
             let dir = open(CWD, staging.as_os_str().as_bytes(), OFlags::DIRECTORY);
             dir.and_then(|dir| add(archive, &dir, &name, 0))
@@ -148,91 +127,4 @@ fn copy(
         archive.append_data(&mut header, name.join(&path), entry)?;
     }
     Ok(())
-}
-
-fn open(at: impl AsFd, name: &[u8], kind: OFlags) -> std::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | kind;
-    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
-}
-
-fn add(
-    archive: &mut tar::Builder<File>,
-    dir: &OwnedFd,
-    name: &Path,
-    depth: usize,
-) -> std::io::Result<()> {
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let bytes = entry.file_name().to_bytes();
-        if bytes == b"." || bytes == b".." {
-            continue;
-        }
-        let path = name.join(std::ffi::OsStr::from_bytes(bytes));
-        if is_credential(&path) {
-            continue;
-        }
-        // An agent may remove or swap an entry while we read: what is gone is left out.
-        let Ok(stat) = rustix::fs::statat(dir, bytes, AtFlags::SYMLINK_NOFOLLOW) else {
-            continue;
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if LEFT_OUT.iter().any(|l| l.as_bytes() == bytes) => {}
-            FileType::Directory if depth < DEPTH_MAX => {
-                let Ok(below) = open(dir, bytes, OFlags::DIRECTORY) else {
-                    continue;
-                };
-                archive.append_dir(&path, format!("/proc/self/fd/{}", raw(&below)))?;
-                add(archive, &below, &path, depth + 1)?;
-            }
-            FileType::RegularFile if !EXCLUDED.iter().any(|e| e.as_bytes() == bytes) => {
-                let Ok(fd) = open(dir, bytes, OFlags::empty()) else {
-                    continue;
-                };
-                let mut file = File::from(fd);
-                if file.metadata()?.is_file() {
-                    archive.append_file(&path, &mut file)?;
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Adds one file or directory at a path below `root`, every part of it opened without following
-/// links.
-pub(super) fn add_below(
-    archive: &mut tar::Builder<File>,
-    root: &Path,
-    path: &Path,
-) -> std::io::Result<()> {
-    let mut at = open(CWD, root.as_os_str().as_bytes(), OFlags::DIRECTORY)?;
-    let parts: Vec<&[u8]> = path
-        .iter()
-        .map(OsStrExt::as_bytes)
-        .filter(|p| *p != b".")
-        .collect();
-    let Some((last, parents)) = parts.split_last() else {
-        return Err(std::io::ErrorKind::NotFound.into());
-    };
-    for part in parents {
-        at = open(&at, part, OFlags::DIRECTORY)?;
-    }
-    let fd = open(&at, last, OFlags::empty())?;
-    let stat = rustix::fs::fstat(&fd)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => {
-            archive.append_dir(path, format!("/proc/self/fd/{}", raw(&fd)))?;
-            add(archive, &fd, path, 0)
-        }
-        FileType::RegularFile => archive.append_file(path, &mut File::from(fd)),
-        _ => Err(std::io::Error::other(
-            "it is neither a file nor a directory",
-        )),
-    }
-}
-
-fn raw(fd: &OwnedFd) -> i32 {
-    use std::os::fd::AsRawFd;
-    fd.as_raw_fd()
 }

@@ -4,7 +4,8 @@
 //! reads them goes down with it. One that was cut short that way is replaced here by the one thing that is
 //! known: that the cell is gone. A record that is damaged while the host stays up remains an error (hazard 1).
 
-use crate::shim::{self, publish};
+use crate::record;
+use crate::record::publish;
 use crate::{Error, Record, Result, boot_id};
 use abbey_model::{ExitKind, ExitRecord, Generation};
 use std::fs;
@@ -16,7 +17,7 @@ const BOOT: &str = "boot.json";
 
 /// Settles what an earlier boot of the host left, once; done before any cell is started.
 pub(crate) fn settle(own: &Path, cells: &Path) -> Result<()> {
-    let known: Option<String> = shim::read(&own.join(BOOT)).unwrap_or_default();
+    let known: Option<String> = record::read(&own.join(BOOT)).unwrap_or_default();
     if known.as_deref() == Some(boot_id()) {
         return Ok(());
     }
@@ -42,13 +43,13 @@ fn cells_in(cells: &Path) -> Result<Vec<PathBuf>> {
 /// What is known goes in before what is damaged goes out, so a crash in between settles it again.
 fn settle_one(dir: &Path) -> Result<()> {
     let (record, exit) = (dir.join("shim.json"), dir.join("exit.json"));
-    let cut_short = shim::read::<Record>(&record).is_err();
-    let known = shim::read::<ExitRecord>(&exit);
+    let cut_short = record::read::<Record>(&record).is_err();
+    let known = record::read::<ExitRecord>(&exit);
     if known.is_err() || cut_short && matches!(known, Ok(None)) {
         let lost = ExitRecord {
             generation: Generation(0),
             exit: ExitKind::Lost,
-            ended_at: shim::now(),
+            ended_at: record::now(),
             spent: None,
         };
         publish(&exit, &lost)?;
@@ -75,7 +76,7 @@ mod tests {
         let (own, cells) = (home.path(), &home.path().join("cells"));
         cell(cells, "agent-a", "");
         settle(own, cells).unwrap();
-        let exit: Option<ExitRecord> = shim::read(&cells.join("agent-a/exit.json")).unwrap();
+        let exit: Option<ExitRecord> = record::read(&cells.join("agent-a/exit.json")).unwrap();
         assert_eq!(exit.unwrap().exit, ExitKind::Lost);
         assert!(!cells.join("agent-a/shim.json").exists());
         // Also when only its end was cut short; and an end that is known stays.
@@ -85,13 +86,13 @@ mod tests {
         let ended = ExitRecord {
             generation: Generation(7),
             exit: ExitKind::Stopped,
-            ended_at: shim::now(),
+            ended_at: record::now(),
             spent: None,
         };
         publish(&cells.join("agent-c/exit.json"), &ended).unwrap();
         settle(own, cells).unwrap();
         let exit = |cell: &str| -> ExitRecord {
-            shim::read(&cells.join(cell).join("exit.json"))
+            record::read(&cells.join(cell).join("exit.json"))
                 .unwrap()
                 .unwrap()
         };

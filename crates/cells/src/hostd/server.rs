@@ -1,62 +1,30 @@
 //! The helper itself: one thread that accepts, and a process for each call.
 
-use super::claims::{self, Claims};
 use super::journal::{self, Line};
-use super::{
-    Hello, Operation, REQUEST_MAX, Reply, Request, enter, files, guard, guest, pack, stage,
-};
+use super::operation::{Hello, Operation, REQUEST_MAX, Reply, Request};
+use super::{Config, admission, exec, guest, host_facts, owner_files, pack, stage, sweep};
+use crate::allocation::Claims;
 use crate::network::firewall;
-use crate::{Error, Result, crash, passing, shim};
+use crate::sys::{descriptors, lock};
+use crate::{Error, Result, allocation, crash, files, record, shim};
 use abbey_model::{CellName, Millis};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// Time for a request to arrive.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
-
-/// What hostd knows from its start on; nothing of it comes from a caller.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// `ABBEY_HOME`.
-    pub home: PathBuf,
-    /// Name of the house's control groups.
-    pub group: String,
-    /// User of the control plane.
-    pub serve_uid: u32,
-    /// Whether this process is root.
-    pub privileged: bool,
-}
-
-impl Config {
-    /// Its own directory.
-    pub fn dir(&self) -> PathBuf {
-        self.home.join("hostd")
-    }
-    /// Records of cells.
-    pub fn cells(&self) -> PathBuf {
-        self.home.join("run/cells")
-    }
-    /// Images of virtual machines.
-    pub fn images(&self) -> PathBuf {
-        self.home.join("images")
-    }
-    /// Its socket.
-    pub fn socket(home: &Path) -> PathBuf {
-        home.join("run/hostd.sock")
-    }
-}
 
 /// Serves until it is told to end. `ready` is called once calls are accepted.
 ///
 /// # Errors
 /// When it cannot listen.
 pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
-    let lock = lock(config)?;
+    let held = take_lock(config)?;
     let path = Config::socket(&config.home);
     let _stale = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
@@ -93,7 +61,7 @@ pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
         match abbey_launch::fork() {
             Ok(None) => {
                 // A copy that lives on as a shim must not hold the helper's place.
-                drop((lock, listener, children));
+                drop((held, listener, children));
                 abbey_launch::unblock_signals();
                 let status = i32::from(attend(config, &stream).is_err());
                 abbey_launch::leave(status);
@@ -105,10 +73,10 @@ pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
 }
 
 /// One hostd a house: the second finds out and leaves.
-fn lock(config: &Config) -> Result<fs::File> {
+fn take_lock(config: &Config) -> Result<fs::File> {
     let path = config.dir().join("hostd.lock");
     let busy = || Error::file("lock", &path)(io::ErrorKind::WouldBlock.into());
-    crate::lock::try_take(&path)?.ok_or_else(busy)
+    lock::try_take(&path)?.ok_or_else(busy)
 }
 
 /// The control plane may call, and nobody else but root.
@@ -127,7 +95,7 @@ fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
     let peer = rustix::net::sockopt::socket_peercred(stream)?;
     let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero().get());
     let mut line = Line {
-        at: shim::now(),
+        at: record::now(),
         uid,
         pid,
         op: "call".to_owned(),
@@ -142,7 +110,7 @@ fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
         }
     } else {
         stream.set_read_timeout(Some(REQUEST_WITHIN))?;
-        let (bytes, fds) = passing::receive(stream, REQUEST_MAX)?;
+        let (bytes, fds) = descriptors::receive(stream, REQUEST_MAX)?;
         match parse(&bytes) {
             Err(why) => Reply::Refused { why },
             Ok(request) => {
@@ -207,7 +175,7 @@ fn perform(
     match attempt(config, request, fds, stream, line) {
         Ok(reply) => reply,
         Err(error) => Reply::Failed {
-            why: crate::chain(&error),
+            why: crate::error::chain(&error),
         },
     }
 }
@@ -216,7 +184,7 @@ fn refused(why: impl Into<String>) -> Result<Reply> {
     Ok(Reply::Refused { why: why.into() })
 }
 
-fn attempt(
+pub(super) fn attempt(
     config: &Config,
     request: Request,
     fds: Vec<OwnedFd>,
@@ -224,7 +192,7 @@ fn attempt(
     line: &Line,
 ) -> Result<Reply> {
     let dry = request.dry_run;
-    let held = || claims::open(&config.dir());
+    let held = || allocation::open(&config.dir());
     match request.operation {
         Operation::Hello {} => {
             let uid_first = held()?.claims.uid_first;
@@ -261,7 +229,7 @@ fn attempt(
             if config.cells().join(owner.to_string()).exists() {
                 return refused(format!("{owner} still has a cell"));
             }
-            if files::dir_of(config, &owner).exists() {
+            if config.dir_of(&owner).exists() {
                 return refused(format!("{owner} still has files"));
             }
             if !dry && held.claims.owners.remove(&owner).is_some() {
@@ -278,7 +246,13 @@ fn attempt(
             if !dry {
                 crash::point("hostd.prepare");
                 mounted(config, &owner)?;
-                files::prepare(config, &owner, uid, &files)?;
+                files::prepare_in(
+                    &config.dir_of(&owner),
+                    &owner,
+                    config.serve_uid,
+                    uid,
+                    &files,
+                )?;
                 let agent = matches!(owner, CellName::Agent(_));
                 if agent && guest::runs(&config.cells(), &owner)? {
                     guest::prepare(config, &owner, &files)?;
@@ -290,7 +264,7 @@ fn attempt(
         Operation::Observe {} => {
             let claims = held()?.claims;
             let first = config.privileged.then_some(claims.uid_first + 1);
-            let facts = crate::host::observe(&config.group, first, claims.tag(), &config.images());
+            let facts = host_facts::observe(&config.group, first, claims.tag(), &config.images());
             Ok(Reply::Host {
                 facts: Box::new(facts),
             })
@@ -300,13 +274,13 @@ fn attempt(
                 true => guest::read(config, &owner, file)?,
                 false => {
                     mounted(config, &owner)?;
-                    files::read(config, &owner, file)?
+                    files::read_in(&config.dir_of(&owner), &file)?
                 }
             };
             Ok(Reply::Text { text })
         }
         Operation::Archives {} => Ok(Reply::Archives {
-            archives: files::archives(config)?,
+            archives: owner_files::archives(config)?,
         }),
         Operation::Restore { owner, stamp } => {
             if !is_stamp(&stamp) || !matches!(owner, CellName::Agent(_)) {
@@ -314,7 +288,7 @@ fn attempt(
             }
             if !dry {
                 crash::point("hostd.restore");
-                files::restore(config, &owner, &stamp)?;
+                owner_files::restore(config, &owner, &stamp)?;
                 crash::point("hostd.restored");
             }
             Ok(Reply::Done)
@@ -335,7 +309,7 @@ fn attempt(
             }
             if !dry {
                 crash::point("hostd.archive");
-                files::archive(config, &owner, &stamp)?;
+                owner_files::archive(config, &owner, &stamp)?;
                 crash::point("hostd.archived");
             }
             Ok(Reply::Done)
@@ -393,7 +367,7 @@ fn attempt(
         Operation::Firewall { confirm_within } => firewall(config, dry, confirm_within, stream),
         Operation::Start { generation, spec } => {
             let claims = held()?.claims;
-            let spec = match guard::admit(config, &claims, *spec) {
+            let spec = match admission::admit(config, &claims, *spec) {
                 Ok(spec) => spec,
                 Err(why) => return refused(why),
             };
@@ -418,7 +392,7 @@ fn attempt(
             start(config, generation, spec, streams, stream, line)
         }
         Operation::Begin { spec } => {
-            let spec = match guard::admit(config, &held()?.claims, *spec) {
+            let spec = match admission::admit(config, &held()?.claims, *spec) {
                 Ok(spec) => spec,
                 Err(why) => return refused(why),
             };
@@ -435,7 +409,7 @@ fn attempt(
         }
         Operation::Sweep { cell } => {
             if !dry {
-                crate::backend::sweep(&config.cells(), &config.group, &cell)?;
+                sweep::sweep(&config.cells(), &config.group, &cell)?;
             }
             Ok(Reply::Done)
         }
@@ -463,8 +437,8 @@ fn attempt(
                 return guest::enter(&config.cells(), &cell, &program, streams, stream)
                     .map(|code| Reply::Exit { code });
             }
-            let program = enter::Program { argv, env, cwd };
-            enter::run(&config.cells(), &cell, uid, &program, streams, stream)
+            let program = exec::Program { argv, env, cwd };
+            exec::run(&config.cells(), &cell, uid, &program, streams, stream)
                 .map(|code| Reply::Exit { code })
         }
         Operation::End {} => {
@@ -486,7 +460,7 @@ fn attempt(
 }
 
 /// Takes everything of the house off the network of the host.
-fn part(config: &Config, tag: crate::network::Tag) -> Result<()> {
+fn part(config: &Config, tag: crate::Tag) -> Result<()> {
     crate::network::disconnect_all(tag).map_err(Error::file("remove", "interfaces"))?;
     firewall::remove(&config.dir(), tag)
 }
@@ -508,10 +482,10 @@ fn firewall(
     if confirm_within <= Millis(0) || confirm_within > TRIAL_MAX {
         return refused("a trial takes more than nothing and at most a minute");
     }
-    let _one_at_a_time = crate::lock::wait(&dir.join("firewall.lock"))?;
+    let _one_at_a_time = lock::wait(&dir.join("firewall.lock"))?;
     // Others may change what they hold while it is on trial; the lock of the claims is not kept.
     // By value: a borrow would keep the lock with it.
-    let claims = claims::open(&dir)?.claims;
+    let claims = allocation::open(&dir)?.claims;
     let tag = claims.tag();
     if claims.owners.values().all(|c| c.subnet.is_none()) {
         return match dry || !firewall::is_there(&dir) {
@@ -552,9 +526,9 @@ fn firewall(
 /// the start fails.
 fn stand_guard(config: &Config) -> Result<()> {
     let dir = config.dir();
-    let _one_at_a_time = crate::lock::wait(&dir.join("firewall.lock"))?;
+    let _one_at_a_time = lock::wait(&dir.join("firewall.lock"))?;
     // Read under the lock: rules are never made from what somebody held a moment ago.
-    let claims = claims::open(&dir)?.claims;
+    let claims = allocation::open(&dir)?.claims;
     let tag = claims.tag();
     crate::network::bridge::stand(tag, &claims.on_bridge())
         .map_err(Error::file("set up", "the bridge"))?;
@@ -566,7 +540,7 @@ fn stand_guard(config: &Config) -> Result<()> {
 
 /// Mounts the file systems that an owner's files are on, for the rest of this process.
 fn mounted(config: &Config, owner: &CellName) -> Result<()> {
-    let claims = claims::open(&config.dir())?.claims;
+    let claims = allocation::open(&config.dir())?.claims;
     match claims.owners.get(owner).and_then(|c| c.disks) {
         Some(disks) if config.privileged => super::disks::enter(config, owner, disks),
         _ => Ok(()),
@@ -588,42 +562,6 @@ fn claimed(
     match claims.owners.get(owner) {
         Some(claim) if !config.privileged || claim.uid.is_some() => Ok(claim.uid),
         _ => Err(format!("{owner} was not claimed")),
-    }
-}
-
-/// An operation in this process, for those that need no process of their own: tools that work on
-/// a home without a running house, and tests.
-///
-/// # Errors
-/// As the operation; [`Error::Hostd`] when it is refused or is one that starts a program.
-pub fn inline(config: &Config, operation: Operation, fds: Vec<OwnedFd>) -> Result<Reply> {
-    let op = operation.summary().0;
-    let no = |why: String| Err(Error::Hostd { op, why });
-    if let Operation::Start { .. }
-    | Operation::Enter { .. }
-    | Operation::Firewall { .. }
-    | Operation::End {} = operation
-        && (config.privileged || !matches!(operation, Operation::Firewall { .. }))
-    {
-        return no("this needs a running hostd".to_owned());
-    }
-    let (one, _other) = UnixStream::pair().map_err(Error::file("make", "a socket pair"))?;
-    let line = Line {
-        at: shim::now(),
-        uid: config.serve_uid,
-        pid: 0,
-        op: op.to_owned(),
-        subject: String::new(),
-        dry_run: false,
-        outcome: String::new(),
-    };
-    let request = Request {
-        operation,
-        dry_run: false,
-    };
-    match attempt(config, request, fds, &one, &line)? {
-        Reply::Refused { why } => no(format!("refused: {why}")),
-        reply => Ok(reply),
     }
 }
 

@@ -2,8 +2,9 @@
 //! (S1-03, S1-09). Its ports are isolated from each other, so cells meet no more than with pairs of their own,
 //! and what a port may send is checked at the port (`rules`).
 
+use super::addresses::{bridge_mac, cell_mac};
 use super::link::{self, Route};
-use super::{Tag, bridge_mac, cell_mac};
+use crate::Tag;
 use abbey_model::Subnet;
 use abbey_plan::BRIDGE_PORTS_MAX;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -36,7 +37,7 @@ pub(crate) fn stand(tag: Tag, subnets: &BTreeSet<Subnet>) -> io::Result<()> {
         Err(_) => (make(&mut host, tag)?, true),
     };
     // What it has beyond that was an owner's who is gone: routes tell its addresses.
-    let here = crate::host::routes();
+    let here = crate::sys::host::routes();
     let here: BTreeSet<Subnet> = here
         .into_iter()
         .filter(|(_, _, interface)| *interface == name)

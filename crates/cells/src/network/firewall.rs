@@ -1,9 +1,11 @@
 //! The table in the kernel: checked, applied in one transaction, read back, and put back as it was
 //! when contact is lost (S1-13). Nothing but the house's own table is ever touched.
 
-use super::Tag;
-use crate::hostd::Claims;
-use crate::{Error, Result, crash, identity, shim};
+use super::rules;
+use crate::allocation::Claims;
+use crate::record;
+use crate::sys::process;
+use crate::{Error, Result, Tag, crash};
 use abbey_model::Egress;
 use netlink_packet_core::{Emitable, NLM_F_REQUEST, NetlinkHeader, NlasIterator};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -152,7 +154,7 @@ fn wanted(claims: &Claims) -> bool {
 /// How the table is to look, and whether the house has to make the host forward.
 fn wish(tag: Tag, claims: &Claims, before: &Applied) -> (String, bool) {
     let forward = wanted(claims) && (before.forwards || !forwards());
-    (super::render(tag, claims, forward), forward)
+    (rules::render(tag, claims, forward), forward)
 }
 
 /// Whether the table is there as it should be. Costs one question to the kernel as long as nothing
@@ -163,7 +165,7 @@ pub(crate) fn in_force(dir: &Path, tag: Tag, claims: &Claims) -> bool {
     };
     let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     let now = Seen {
-        place: format!("{} {}", identity::boot_id(), network.display()),
+        place: format!("{} {}", process::boot_id(), network.display()),
         claims: claims.version,
         generation,
     };
@@ -177,7 +179,7 @@ pub(crate) fn in_force(dir: &Path, tag: Tag, claims: &Claims) -> bool {
     let (text, _) = wish(tag, claims, &applied);
     let same = applied.text == text && list(tag).is_ok_and(|listed| listed == applied.listed);
     if same {
-        let _looked_at_again_next_time = shim::publish(&seen_path(dir), &now);
+        let _looked_at_again_next_time = record::publish(&seen_path(dir), &now);
     }
     same
 }
@@ -220,7 +222,7 @@ fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
         true => without("bridge", &tag.table()),
         false => String::new(),
     };
-    shim::publish(&path(dir), &applied)?;
+    record::publish(&path(dir), &applied)?;
     run(&["-f", "-"], &(gone + &applied.text)).map_err(failed("apply"))?;
     crash::point("hostd.ruled");
     applied.listed = list(tag).map_err(failed("read back"))?;
@@ -228,7 +230,7 @@ fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
     if forward {
         std::fs::write(FORWARD, "1").map_err(Error::file("write", FORWARD))?;
     }
-    shim::publish(&path(dir), &applied)
+    record::publish(&path(dir), &applied)
 }
 
 /// Ends the forwarding that the house began, unless another house needs it.

@@ -5,8 +5,8 @@
 //! (`pfctl(8)`: `-n`). Aliases stop at the first missing number when the system boots
 //! (`rc.conf(5)`), so they are numbered anew without gaps, and those behind the last are removed.
 
-use super::Tag;
-use crate::hostd::Claims;
+use crate::Tag;
+use crate::allocation::Claims;
 use abbey_model::{Egress, RESERVED, Subnet};
 use std::fmt::Write;
 

@@ -1,8 +1,9 @@
 //! Interfaces, addresses and routes by netlink (`rtnetlink(7)`): a few messages in one datagram,
 //! the acknowledgements read afterwards.
 
-use super::{Tag, bridge, bridge_mac, cell_mac, host_mac};
-use crate::spec::Network;
+use super::addresses::{bridge_mac, cell_mac, host_mac};
+use super::bridge;
+use crate::{Network, Tag};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,

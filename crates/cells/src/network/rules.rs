@@ -3,8 +3,9 @@
 //! Every packet of a cell is judged on its way out, also of connections that exist already, so a
 //! destination that is taken away is lost at once. Other tables of the host have their say as well.
 
-use super::{Tag, cell_mac};
-use crate::hostd::Claims;
+use super::addresses::cell_mac;
+use crate::Tag;
+use crate::allocation::Claims;
 use abbey_model::{Egress, RESERVED};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -162,7 +163,7 @@ fn bridge(out: &mut String, tag: Tag, ports: &BTreeSet<String>) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::hostd::Claim;
+    use crate::allocation::Claim;
     use abbey_model::CellName;
     use std::collections::BTreeMap;
 

@@ -4,7 +4,7 @@
 mod render;
 mod seccomp;
 
-pub(crate) use render::walls;
+pub(crate) use render::isolation;
 
 use crate::{CellSpec, Error, Result, Sandbox};
 use abbey_launch::InForce;

@@ -1,9 +1,9 @@
 //! What the walls of a cell are: pure, from its specification and the shape of the host's base.
 
 use super::seccomp;
-use crate::enter::text;
+use crate::sys::programs::text;
 use crate::{CellSpec, Error, Listen, Result, Sandbox};
-use abbey_launch::{Attributes, INNER_UID, Landlock, Mount, Walls};
+use abbey_launch::{Attributes, INNER_UID, Isolation, Landlock, Mount};
 use abbey_model::Layer;
 use std::ffi::CString;
 use std::path::Path;
@@ -61,7 +61,7 @@ pub(crate) fn look(name: &str) -> Base {
 }
 
 /// The walls of a cell.
-pub(crate) fn walls(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Result<Walls> {
+pub(crate) fn isolation(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Result<Isolation> {
     let inside = spec.forwards.iter().filter_map(|f| match f.at {
         Listen::Cell(address) => Some(address),
         Listen::Host(_) => None,
@@ -70,7 +70,7 @@ pub(crate) fn walls(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Resul
     let exe = Path::new("/proc/self/exe");
     let own = std::fs::read_link(exe).map_err(Error::file("find", exe))?;
     let without = abbey_launch::landlock_version() == 0 && spec.waived.contains(&Layer::Landlock);
-    Ok(Walls {
+    Ok(Isolation {
         rootless,
         outer_uid: spec
             .uid

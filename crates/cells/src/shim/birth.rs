@@ -1,8 +1,8 @@
 //! From a specification to a running child: pipes, program, and walls if it has any.
 
-use super::terminal::Terminal;
-use crate::cgroup::Groups;
-use crate::enter::{find_program, text};
+use crate::sys::cgroup::Groups;
+use crate::sys::programs::{find_program, text};
+use crate::sys::terminal::Terminal;
 use crate::{CellSpec, Error, Listen, Program, Result, Sandbox, crash, network, sandbox};
 use abbey_model::Layer;
 use std::collections::BTreeSet;
@@ -59,7 +59,7 @@ pub(super) fn give(
         });
     };
     let rootless = !rustix::process::geteuid().is_root();
-    let walls = sandbox::walls(spec, walls, rootless)?;
+    let walls = sandbox::isolation(spec, walls, rootless)?;
     let slots = slots(spec);
     let mut born = |pid: i32| {
         if let Some(network) = spec.network {
@@ -78,7 +78,7 @@ pub(super) fn give(
             text
         })
     };
-    let walled = abbey_launch::spawn_walled(&launch, &walls, &mut born, &mut content);
+    let walled = abbey_launch::spawn_isolated(&launch, &walls, &mut born, &mut content);
     let walled = match (walled, refusal) {
         (Ok(walled), _) => walled,
         (Err(_), Some(refusal)) => return Err(refusal),

@@ -2,11 +2,11 @@
 
 use super::Shim;
 use super::session::Session;
+use crate::control::{Request, Status};
 use crate::guest::Ask;
-use crate::machine::Template;
-use crate::{CellSpec, crash, machine, passing};
-use abbey_model::{Generation, Millis};
-use serde::{Deserialize, Serialize};
+use crate::microvm::Template;
+use crate::sys::descriptors;
+use crate::{CellSpec, crash, microvm};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -14,68 +14,6 @@ use std::time::Duration;
 
 /// Longest request, bytes.
 const REQUEST_MAX: u64 = 4 << 20;
-
-/// What the control plane asks.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case")]
-pub enum Request {
-    /// How it stands.
-    Status,
-    /// End within `grace`.
-    Stop {
-        /// Time to end by itself.
-        grace: Millis,
-    },
-    /// Look on and type: after the answer the connection carries the terminal.
-    Attach {
-        /// Rows of the viewer.
-        rows: u16,
-        /// Its columns.
-        columns: u16,
-    },
-    /// Speak to the guest of a machine: after the answer the connection is a stream to it.
-    Guest {
-        /// What for.
-        ask: Ask,
-    },
-    /// The memory of a machine that was put aside: two descriptors come with the answer.
-    Template {},
-    /// Run a program in a machine that waits: three descriptors come along, where it speaks.
-    Begin {
-        /// Of what.
-        spec: Box<CellSpec>,
-    },
-    /// Hold everything where it is, or let it go on.
-    Pause {
-        /// Which.
-        pause: bool,
-    },
-}
-
-/// What the shim answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// Which boot.
-    pub generation: Generation,
-    /// Digest of the specification.
-    pub digest: String,
-    /// Whether the child announced readiness.
-    pub ready: bool,
-    /// Whether it was asked to stop.
-    pub stopping: bool,
-    /// Whether everything in it is held.
-    #[serde(default)]
-    pub paused: bool,
-    /// Whether there is a terminal to attach to.
-    #[serde(default)]
-    pub terminal: bool,
-    /// What a template was made from, if this is one.
-    #[serde(default)]
-    pub template: Option<String>,
-    /// Whether a machine that waited was told what for.
-    #[serde(default)]
-    pub begun: bool,
-}
 
 impl Shim {
     /// Tells a machine that waits what it waited for.
@@ -87,7 +25,7 @@ impl Shim {
         if !waits || self.begun || self.stopping.is_some() || !self.ready {
             return false;
         }
-        if machine::tell(spec, machine, self.generation.0).is_err() {
+        if microvm::tell(spec, machine, self.generation.0).is_err() {
             return false;
         }
         crash::point("machine.begun");
@@ -120,7 +58,7 @@ impl Shim {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
-        let (line, passed) = passing::receive(stream, REQUEST_MAX)?;
+        let (line, passed) = descriptors::receive(stream, REQUEST_MAX)?;
         let (mut stays, mut lends) = (None, false);
         let request = serde_json::from_slice(&line)?;
         // What hostd checks first goes by hostd alone: the control plane's own user may look, hold and stop.
@@ -159,7 +97,7 @@ impl Shim {
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');
         let fds = self.template().filter(|_| lends).map(Template::fds);
-        passing::send(stream, &answer, fds.as_ref().map_or(&[], |f| f.as_slice()))?;
+        descriptors::send(stream, &answer, fds.as_ref().map_or(&[], |f| f.as_slice()))?;
         Ok(stays)
     }
 

@@ -22,8 +22,12 @@ pub(super) struct Log {
     partial: [(&'static str, Vec<u8>); STREAMS.len()],
 }
 
-/// What a program says, what the kernel of its machine does, and what runs the machine or container.
-const STREAMS: [&str; 4] = ["out", "err", super::CONSOLE, super::AROUND];
+/// Name of the console of a microVM in the log.
+pub(super) const CONSOLE: &str = "console";
+/// Name in the log of the program that runs a microVM or container.
+pub(super) const AROUND: &str = "machine";
+/// Streams of the log.
+const STREAMS: [&str; 4] = ["out", "err", CONSOLE, AROUND];
 
 impl Log {
     pub(super) fn open(dir: &Path, redactor: Redactor) -> Result<Log> {

@@ -9,23 +9,22 @@ mod control;
 mod forward;
 mod log;
 mod session;
-pub(crate) mod terminal;
 
-pub use control::{Request, Status};
-
-use crate::cgroup::Groups;
+use crate::container;
 use crate::guest::Order;
+use crate::record::{now, publish_until_reboot};
 use crate::spec::{Forward, Listen};
-use crate::{CellSpec, Error, Record, Result, crash, identity, machine};
+use crate::sys::cgroup::Groups;
+use crate::sys::process;
+use crate::sys::terminal::Terminal;
+use crate::{CellSpec, Error, Record, Result, crash, microvm};
 use abbey_model::{
-    Bytes, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Spent, Timestamp,
+    Bytes, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Spent,
 };
-use abbey_support::file;
 use forward::Forwarder;
-use log::Log;
+use log::{AROUND, CONSOLE, Log};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
-use serde::Serialize;
 use session::Session;
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,8 +32,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use terminal::Terminal;
+use std::time::{Duration, Instant};
 
 /// Runs a shim in this process, which becomes it: reports once whether the child runs, and stays
 /// until the cell has ended. With `streams` the program speaks to the caller and not to the log.
@@ -57,7 +55,7 @@ pub(crate) fn run(
             Ok(())
         }
         Err((spec, generation, error)) => {
-            let why = crate::chain(&error);
+            let why = crate::error::chain(&error);
             // Another boot may be up: its records are not ours to overwrite.
             if !matches!(error, Error::Busy(_)) {
                 let record = ExitRecord {
@@ -73,51 +71,6 @@ pub(crate) fn run(
         }
     }
 }
-
-/// Reads a record; one that is not there is none, one that is damaged is an error (hazard 1).
-pub(crate) fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| Error::Record {
-                path: path.to_owned(),
-                why: e.to_string(),
-            }),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::file("read", path)(e)),
-    }
-}
-
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// Writes a record whole or not at all, also when the host goes down.
-pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    write(path, value, file::Sync::Content)
-}
-
-/// As [`publish`], for what means something only until the host goes down: nothing waits for the disk
-/// (`hostd::reboot` sorts out what was cut short).
-fn publish_until_reboot<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    write(path, value, file::Sync::None)
-}
-
-fn write<T: Serialize>(path: &Path, value: &T, sync: file::Sync) -> Result<()> {
-    let bytes = serde_json::to_vec(value).map_err(|e| Error::Record {
-        path: path.into(),
-        why: e.to_string(),
-    })?;
-    file::publish(path, bytes, 0o640, sync).map_err(Error::file("publish", path))
-}
-
-/// Name of a machine's console in the log.
-const CONSOLE: &str = "console";
-/// Name there of what the program around a machine or container says.
-const AROUND: &str = "machine";
 
 /// Reads of one stream in one turn; there are others to hear.
 const READS_MAX: usize = 32;
@@ -179,7 +132,7 @@ fn claim_cell(spec: &CellSpec) -> Result<fs::File> {
     let staging = spec.staging();
     fs::create_dir_all(&staging).map_err(Error::file("make", staging))?;
     let path = spec.run_dir.join("lock");
-    crate::lock::try_take(&path)?.ok_or_else(|| Error::Busy(spec.cell.clone()))
+    crate::sys::lock::try_take(&path)?.ok_or_else(|| Error::Busy(spec.cell.clone()))
 }
 
 impl Shim {
@@ -207,7 +160,7 @@ impl Shim {
         let mut record = Record {
             generation,
             digest: spec.digest.clone(),
-            shim: identity::identify(me).ok_or_else(lost)?,
+            shim: process::identify(me).ok_or_else(lost)?,
             child: None,
             started_at: now(),
             groups: Vec::new(),
@@ -230,9 +183,9 @@ impl Shim {
             Redactor::new(spec.secrets.iter().map(Secret::new)),
         )?;
         let mut prepared = match (&spec.machine, &spec.container) {
-            (Some(machine), _) => Some(machine::prepare(spec, machine, generation.0)?),
+            (Some(machine), _) => Some(microvm::prepare(spec, machine, generation.0)?),
             (None, Some(container)) => {
-                let prepared = machine::container::prepare(spec, container, generation.0);
+                let prepared = container::prepare(spec, container, generation.0);
                 Some(prepared?)
             }
             (None, None) => None,
@@ -282,7 +235,7 @@ impl Shim {
         };
         let birth = birth::give(outer, groups.as_ref(), limited, streams, beside)?;
         crash::point("shim.running");
-        record.child = identity::identify(birth.child.pid);
+        record.child = process::identify(birth.child.pid);
         record.layers.clone_from(&birth.layers);
         publish_until_reboot(&spec.run_dir.join("shim.json"), &record)?;
         let ready_until = spec
@@ -467,8 +420,8 @@ impl Shim {
         let done = match &self.groups {
             Some(groups) => groups.freeze(pause, HOLD_WITHIN),
             None => {
-                let below = || identity::below(self.child.pid);
-                identity::hold(below, pause, Instant::now() + HOLD_WITHIN)
+                let below = || process::below(self.child.pid);
+                process::hold(below, pause, Instant::now() + HOLD_WITHIN)
             }
         };
         match (pause, done) {
@@ -577,7 +530,10 @@ impl Shim {
             let ran_out = self.groups.as_ref().is_some_and(Groups::ran_out_of_memory);
             let own = (status.exit_status(), status.terminating_signal());
             // When the first process itself was killed, all went with it and it said nothing.
-            let told = self.channel.as_ref().and_then(abbey_launch::Walled::status);
+            let told = self
+                .channel
+                .as_ref()
+                .and_then(abbey_launch::IsolatedChild::status);
             let ended = told.map_or(own, |raw| {
                 use std::os::unix::process::ExitStatusExt;
                 let status = std::process::ExitStatus::from_raw(raw);

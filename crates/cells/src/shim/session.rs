@@ -1,13 +1,13 @@
 //! What a shim has with the guest of its machine: the channel, and what its end was.
 
 use super::forward::connect;
-use crate::channel::{Channel, Ends, Peer, Side};
+use crate::files::{pack_below, unpack_in};
+use crate::guest::channel::{Channel, Ends, Peer, Side};
 use crate::guest::{Ask, News, Offer, Order};
-use crate::hostd::{pack_below, unpack_in};
-use crate::machine::firecracker::Teller;
-use crate::machine::{Aside, Line, Monitor, Prepared, Template};
+use crate::microvm::firecracker::Teller;
+use crate::microvm::{Aside, Line, Monitor, Prepared, Template};
 use crate::spec::{Forward, Listen, Target};
-use crate::{CellSpec, Error, Result, crash, machine};
+use crate::{CellSpec, Error, Result, crash, microvm};
 use abbey_model::{ExitKind, MachineEnd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions};
@@ -39,7 +39,7 @@ pub(super) struct Session {
     console: Vec<u8>,
     panicked: bool,
     plan: Plan,
-    _held: Option<machine::drives::Held>,
+    _held: Option<microvm::drives::Held>,
 }
 
 /// What is done with the machine beside running it.
@@ -111,7 +111,7 @@ impl Session {
                 streams: streams.map(|s| s.map(Some)),
                 outputs: Vec::new(),
                 files,
-                config: machine::config_path(spec),
+                config: microvm::config_path(spec),
                 ready: false,
                 waiting: false,
                 warm: false,
@@ -131,7 +131,7 @@ impl Session {
                     session.house.helpers.push(pid);
                     session.teller = Some(said);
                 }
-                Err(error) => session.house.failed = Some(crate::chain(&error)),
+                Err(error) => session.house.failed = Some(crate::error::chain(&error)),
             }
         }
         session
@@ -373,7 +373,7 @@ fn tell(teller: &Teller) -> Result<(i32, OwnedFd)> {
             let _told_to_a_dead_shim = rustix::process::set_parent_process_death_signal(signal);
             let told = teller.tell();
             if let Err(error) = &told {
-                let _nobody_hears = rustix::io::write(&says, crate::chain(error).as_bytes());
+                let _nobody_hears = rustix::io::write(&says, crate::error::chain(error).as_bytes());
             }
             abbey_launch::leave(i32::from(told.is_err()))
         }
@@ -630,7 +630,7 @@ mod tests {
                     let _full_or_closed = qemu.write_all(b"\n");
                 }
                 let (outputs, fair) = session.turn();
-                assert!(outputs.len() <= crate::channel::STREAMS_MAX);
+                assert!(outputs.len() <= crate::guest::channel::STREAMS_MAX);
                 if chance.below(4) == 0 {
                     let mut heard = [0u8; 4096];
                     let _nothing = std::io::Read::read(&mut guest, &mut heard);

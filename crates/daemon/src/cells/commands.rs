@@ -14,8 +14,8 @@ use crate::core::hostd;
 use crate::net::firewall;
 use abbey_api::{CommandBody, Problem};
 use abbey_cells::hostd::{Claim, Operation};
-use abbey_cells::machine::image::DEFAULT;
-use abbey_cells::machine::{Machine, Origin};
+use abbey_cells::microvm::image::DEFAULT;
+use abbey_cells::microvm::{Machine, Origin};
 use abbey_cells::{Bind, CellSpec, Network, Program, Sandbox};
 use abbey_model::{
     Bytes, CellKind, CellName, Egress, ExitKind, FaultKind, Generation, Layer, Limits, Millis,

@@ -6,7 +6,7 @@ use crate::core::error::{Error, Result};
 use crate::core::plan::PlanInForce;
 use abbey_agents::{Layout, native_environment};
 use abbey_api::Problem;
-use abbey_cells::machine::{Machine, Origin};
+use abbey_cells::microvm::{Machine, Origin};
 use abbey_cells::{Bind, CellSpec, Container, Forward, Listen, Network, Program, Sandbox, Target};
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
 use abbey_plan::{Agent, Reach, Service, ServiceKind};

@@ -6,7 +6,7 @@ use crate::boot::house::House;
 use crate::cells::commands;
 use crate::cells::commands::Shape;
 use crate::core::error::Result;
-use abbey_cells::machine::Origin;
+use abbey_cells::microvm::Origin;
 use abbey_model::{CellName, Observed, Slug};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! A database and a role for each consumer. The server itself remembers who is closed and since when, so what it says
 //! is the whole state, also after a backup of it was put back.
 
-use super::{ADMIN, Places};
+use super::places::{ADMIN, Places};
 use crate::ask::{Answer, Holding, Question};
 use crate::{Error, Result};
 use abbey_support::file;

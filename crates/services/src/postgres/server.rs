@@ -1,6 +1,6 @@
 //! The server itself: made once, told how to listen at every start, ended without waiting for its clients.
 
-use super::{ADMIN, Places};
+use super::places::{ADMIN, Places};
 use crate::{Error, Result};
 use abbey_support::file;
 use rustix::process::{Pid, Signal, kill_process};

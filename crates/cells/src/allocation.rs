@@ -1,0 +1,257 @@
+//! What hostd has given to whom. Kept in a file of its own, so that a control plane that was taken
+//! over cannot give one agent the user of another.
+
+use crate::{Error, Result, Tag};
+use abbey_model::{Bytes, CellName, Egress, Subnet, is_private, overlap};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+/// First user number that any house uses; below it live ordinary users and their containers.
+const UIDS_FIRST: u32 = 0x2000_0000;
+/// User numbers of one house.
+pub(crate) const UIDS: u32 = 1 << 16;
+/// Houses that fit without sharing; each takes a place by chance on its first start.
+const PLACES: u32 = 0x5000;
+
+/// Sizes of an agent's file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disks {
+    /// Of `home`.
+    pub state: Bytes,
+    /// Of `workspace`.
+    pub workspace: Bytes,
+}
+
+/// Things of one owner.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// User number; none when cells share the house's user.
+    pub uid: Option<u32>,
+    /// Addresses of its own network.
+    #[serde(default)]
+    pub subnet: Option<Subnet>,
+    /// Whether it is a port of the house's bridge, and has no wire of its own.
+    #[serde(default)]
+    pub bridged: bool,
+    /// File systems of its own for its files.
+    #[serde(default)]
+    pub disks: Option<Disks>,
+    /// Port of its door, on its gateway's address.
+    #[serde(default)]
+    pub door: Option<u16>,
+    /// Port on which it serves others.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Where a service answers that somebody else runs.
+    #[serde(default)]
+    pub elsewhere: Option<SocketAddrV4>,
+    /// What it may reach outside.
+    #[serde(default)]
+    pub egress: Egress,
+}
+
+impl Claim {
+    /// Where it serves others.
+    pub(crate) fn endpoint(&self) -> Option<SocketAddrV4> {
+        if self.elsewhere.is_some() {
+            return self.elsewhere;
+        }
+        let address = self.subnet.map_or(Ipv4Addr::LOCALHOST, Subnet::cell);
+        Some(SocketAddrV4::new(address, self.port?))
+    }
+}
+
+/// Everything that was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// First user number of the house. It is the control plane's; cells have those after it.
+    pub uid_first: u32,
+    /// Part of the names of what the house makes.
+    #[serde(default)]
+    pub tag: Option<Tag>,
+    /// Grows with every change.
+    #[serde(default)]
+    pub version: u64,
+    /// By owner.
+    pub owners: BTreeMap<CellName, Claim>,
+}
+
+impl Claims {
+    /// Subnets on the house's bridge.
+    pub(crate) fn on_bridge(&self) -> BTreeSet<Subnet> {
+        let bridged = self.owners.values().filter(|c| c.bridged);
+        bridged.filter_map(|c| c.subnet).collect()
+    }
+
+    /// Part of the names of what the house makes.
+    pub(crate) fn tag(&self) -> Tag {
+        self.tag.unwrap_or(Tag::new(0))
+    }
+
+    /// Gives `claim` to `owner`.
+    ///
+    /// # Errors
+    /// A sentence that names the rule and the holder.
+    pub fn give(&mut self, owner: &CellName, claim: Claim) -> std::result::Result<(), String> {
+        if let Some(uid) = claim.uid {
+            let range = self.uid_first + 1..self.uid_first + UIDS;
+            if !range.contains(&uid) {
+                return Err(format!(
+                    "user {uid} is not of this house, whose cells have {} to {}",
+                    range.start,
+                    range.end - 1
+                ));
+            }
+            let mut others = self.owners.iter().filter(|(o, _)| *o != owner);
+            if let Some((holder, _)) = others.find(|(_, c)| c.uid == Some(uid)) {
+                return Err(format!("user {uid} is held by {holder}"));
+            }
+        }
+        if let Some(subnet) = claim.subnet {
+            self.subnet(owner, subnet)?;
+        }
+        if let Some(at) = claim.elsewhere {
+            let address = at.ip();
+            // Link-local addresses are those of a cloud's metadata as well.
+            let none = address.is_link_local()
+                || address.is_multicast()
+                || address.is_unspecified()
+                || address.is_broadcast();
+            if none || !matches!(owner, CellName::Service(_)) {
+                return Err(format!("no service is reached at {at}"));
+            }
+        }
+        let mut claim = claim;
+        match self.owners.get(owner).and_then(|held| held.uid) {
+            Some(held) if claim.uid.is_some_and(|asked| asked != held) => Err(format!(
+                "{owner} holds user {held} and keeps it until it is released"
+            )),
+            held => {
+                claim.uid = claim.uid.or(held);
+                self.owners.insert(owner.clone(), claim);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Claims {
+    /// Whether an owner may have a subnet: private, nobody's, and not where the host goes already.
+    fn subnet(&self, owner: &CellName, subnet: Subnet) -> std::result::Result<(), String> {
+        let net = (subnet.base(), subnet.prefix());
+        if !is_private(net) {
+            return Err(format!("subnet {subnet} is not of a private range"));
+        }
+        let mut others = self.owners.iter().filter(|(o, _)| *o != owner);
+        let taken = others.find(|(_, c)| c.subnet.is_some_and(|s| s.overlaps(subnet)));
+        if let Some((holder, _)) = taken {
+            return Err(format!("subnet {subnet} is held by {holder}"));
+        }
+        let own = self.tag.map(Tag::prefix);
+        let foreign = |name: &str| own.as_ref().is_none_or(|own| !name.starts_with(own));
+        let routes = crate::sys::host::routes();
+        match routes
+            .iter()
+            .find(|(a, p, name)| foreign(name) && overlap((*a, *p), net))
+        {
+            Some((address, prefix, name)) => Err(format!(
+                "subnet {subnet} overlaps {address}/{prefix}, which this host reaches by {name}"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The file, locked for one change.
+pub(crate) struct Held {
+    path: PathBuf,
+    pub(crate) claims: Claims,
+    _lock: fs::File,
+}
+
+/// Opens the claims; makes them on the first start.
+pub(crate) fn open(dir: &Path) -> Result<Held> {
+    let lock = crate::sys::lock::wait(&dir.join("claims.lock"))?;
+    let path = dir.join("claims.json");
+    let claims: Claims = match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Record {
+            path: path.clone(),
+            why: e.to_string(),
+        })?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Claims {
+            uid_first: UIDS_FIRST + chance()? % PLACES * UIDS,
+            tag: None,
+            version: 0,
+            owners: BTreeMap::new(),
+        },
+        Err(e) => return Err(Error::file("read", &path)(e)),
+    };
+    let mut held = Held {
+        path,
+        claims,
+        _lock: lock,
+    };
+    if held.claims.tag.is_none() {
+        held.claims.tag = Some(Tag::new(chance()?));
+        held.save()?;
+    }
+    Ok(held)
+}
+
+impl Held {
+    pub(crate) fn save(&mut self) -> Result<()> {
+        self.claims.version += 1;
+        crate::record::publish(&self.path, &self.claims)
+    }
+}
+
+/// A number by chance: two houses on one host share their users once in twenty thousand, and their
+/// names once in a million.
+fn chance() -> Result<u32> {
+    let mut bytes = [0u8; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::file("read", "/dev/urandom")(e.into()))?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(name: &str) -> CellName {
+        CellName::Agent(name.parse().unwrap())
+    }
+
+    #[test]
+    fn a_user_has_one_owner_for_as_long_as_it_is_held() {
+        let mut claims = Claims {
+            uid_first: UIDS_FIRST,
+            tag: None,
+            version: 0,
+            owners: BTreeMap::new(),
+        };
+        let uid = |n| Claim {
+            uid: Some(UIDS_FIRST + n),
+            ..Claim::default()
+        };
+        claims.give(&owner("a"), uid(1)).unwrap();
+        claims.give(&owner("a"), uid(1)).unwrap();
+        let refused = claims.give(&owner("b"), uid(1)).unwrap_err();
+        assert!(refused.ends_with("is held by agent-a"), "{refused}");
+        assert!(claims.give(&owner("a"), uid(2)).is_err());
+        // Neither root, nor the control plane's own, nor beyond the range.
+        for bad in [0, UIDS_FIRST, UIDS_FIRST + UIDS] {
+            let claim = Claim {
+                uid: Some(bad),
+                ..Claim::default()
+            };
+            assert!(claims.give(&owner("c"), claim).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Containers, by Podman: its program makes and keeps one, and the same first process as in a machine runs in
+//! it, over the same channel. So a container needs no network, no mapped ports, and no second way to run
+//! programs or to end.
+//!
+//! Nothing of the operator's own containers is touched: ours have names and control groups of this house.
+//! Source: podman-run(1), version 4.
+
+use crate::guest::CONTAINER_CONFIG as CONFIG;
+use crate::microvm::{
+    Aside, Line, Prepared, config_path, instructions, tools_directory, write_config,
+};
+use crate::spec::Container;
+use crate::sys::accounts;
+use crate::sys::programs::{SYSTEM_PATH, installed};
+use crate::{CellSpec, Error, Program, Result};
+use abbey_model::{Bytes, CellName, Limits};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const PROGRAM: &str = "podman";
+/// What Podman and its monitor need beside the container.
+const OVERHEAD: Bytes = Bytes(192 << 20);
+const PROCESSES: u32 = 96;
+/// Time for a container to be taken away.
+const REMOVE_WITHIN_S: u32 = 20;
+
+/// Whether control groups of both versions are mounted, which not every runtime takes.
+fn hybrid() -> bool {
+    Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()
+}
+
+/// Why containers cannot run on this host; none when they can.
+pub(crate) fn unusable() -> Option<String> {
+    if !installed(PROGRAM) {
+        return Some("`podman` is not installed (package podman on Debian)".to_owned());
+    }
+    if hybrid() && !installed("runc") {
+        return Some(
+            "this host has control groups of both versions, which only the runtime `runc` takes; install it"
+                .to_owned(),
+        );
+    }
+    let user = rustix::process::geteuid().as_raw();
+    if user != 0 && !installed("newuidmap") {
+        return Some("`newuidmap` is not installed (package uidmap on Debian)".to_owned());
+    }
+    if user != 0 && !has_users(user) {
+        return Some(format!(
+            "user {user} has no subordinate users in /etc/subuid and /etc/subgid, which Podman needs; give it some (usermod --add-subuids)"
+        ));
+    }
+    None
+}
+
+/// Whether a user was given other users to map. Source: subuid(5).
+fn has_users(uid: u32) -> bool {
+    let name = accounts::find(|a| a.uid == uid).map(|a| a.name);
+    ["/etc/subuid", "/etc/subgid"].into_iter().all(|path| {
+        let table = std::fs::read_to_string(path).unwrap_or_default();
+        let mut names = table.lines().filter_map(|l| l.split(':').next());
+        names.any(|n| Some(n) == name.as_deref() || n == uid.to_string())
+    })
+}
+
+/// What Podman is told of its surroundings: where this user's images are.
+fn environment() -> Vec<(String, String)> {
+    let uid = rustix::process::geteuid().as_raw();
+    let home = accounts::find(|a| a.uid == uid).map_or_else(|| "/root".to_owned(), |a| a.home);
+    let mut env = vec![
+        ("PATH".to_owned(), SYSTEM_PATH.to_owned()),
+        ("HOME".to_owned(), home),
+    ];
+    let runtime = format!("/run/user/{uid}");
+    if uid != 0 && Path::new(&runtime).is_dir() {
+        env.push(("XDG_RUNTIME_DIR".to_owned(), runtime));
+    }
+    env
+}
+
+/// Name of the container of a cell.
+pub(crate) fn name(group: &str, cell: &CellName) -> String {
+    format!("{group}-{cell}")
+}
+
+/// The whole command line, nothing of which comes from an agent.
+pub(super) fn arguments(
+    spec: &CellSpec,
+    container: &Container,
+    tools: &Path,
+    config: &Path,
+    hybrid: bool,
+    rootless: bool,
+) -> Vec<String> {
+    let mut all: Vec<String> = vec![PROGRAM.to_owned()];
+    let mut add = |arguments: &[&str]| all.extend(arguments.iter().map(|a| (*a).to_owned()));
+    // The manager of this host is Abbey: it made the group that the container is put below.
+    add(&["--cgroup-manager", "cgroupfs"]);
+    if hybrid {
+        add(&["--runtime", "runc"]);
+    }
+    add(&[
+        "run",
+        "--rm",
+        "--replace",
+        "--pull",
+        "never",
+        "--log-driver",
+        "none",
+    ]);
+    add(&["--name", &name(&spec.group, &spec.cell)]);
+    add(&["--hostname", spec.cell.slug().as_str(), "--network", "none"]);
+    // An ordinary user's groups are its own to make only where there is one version of them.
+    let limited = !(rootless && hybrid);
+    match rootless {
+        true => add(&["--userns", "keep-id"]),
+        false => add(&["--cgroup-parent", &format!("/{}/{}", spec.group, spec.cell)]),
+    }
+    if let Some(uid) = spec.uid {
+        add(&["--user", &format!("{uid}:{uid}")]);
+    }
+    add(&["--cap-drop", "all", "--security-opt", "no-new-privileges"]);
+    add(&["--read-only", "--read-only-tmpfs=false"]);
+    let tmp = format!(
+        "/tmp:rw,mode=1777,size={}",
+        (spec.limits.memory.0 / 4).max(16 << 20)
+    );
+    add(&["--tmpfs", &tmp]);
+    let cpus = format!(
+        "{}.{:03}",
+        spec.limits.cpu_milli / 1000,
+        spec.limits.cpu_milli % 1000
+    );
+    if limited {
+        add(&[
+            "--memory",
+            &spec.limits.memory.0.to_string(),
+            "--cpus",
+            &cpus,
+        ]);
+        // One more: the first process.
+        add(&["--pids-limit", &(spec.limits.processes + 1).to_string()]);
+    }
+    for limit in ["nofile=4096:4096", "nproc=4096:4096", "core=0:0"] {
+        add(&["--ulimit", limit]);
+    }
+    // The channel is descriptor 4; 3 is what announces readiness elsewhere.
+    add(&["--preserve-fds", "2"]);
+    let mut volume = |from: &Path, to: &str, how: &str| {
+        add(&["--volume", &format!("{}:{to}:{how}", from.display())]);
+    };
+    volume(tools, "/abbey", "ro");
+    volume(config, CONFIG, "ro");
+    volume(&container.files.join("home"), "/agent/home", "rw");
+    volume(&container.files.join("workspace"), "/agent/workspace", "rw");
+    add(&["--workdir", "/", "--entrypoint", "/abbey/lib/ld.so"]);
+    add(&[&format!("localhost/{}", container.image)]);
+    add(&[
+        "--library-path",
+        "/abbey/lib",
+        "/abbey/abbey",
+        "role",
+        "guest",
+    ]);
+    all
+}
+
+/// Makes everything that a container needs.
+pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Result<Prepared> {
+    let tools = tools_directory(&container.images)?;
+    let config = config_path(spec);
+    let mut told = instructions(spec, boot)?;
+    told.contained = true;
+    write_config(&config, Some(&told), spec.uid)?;
+    let rootless = !rustix::process::geteuid().is_root();
+    let broken = || Error::file("make", "a socket pair");
+    let (channel, end) = UnixStream::pair().map_err(broken())?;
+    channel.set_nonblocking(true).map_err(broken())?;
+    let outer = CellSpec {
+        program: Program::Path(PathBuf::from(PROGRAM)),
+        argv: arguments(spec, container, &tools, &config, hybrid(), rootless),
+        env: environment(),
+        cwd: PathBuf::from("/"),
+        uid: None,
+        limits: Limits {
+            memory: Bytes(spec.limits.memory.0 + OVERHEAD.0),
+            processes: spec.limits.processes + PROCESSES,
+            ..spec.limits
+        },
+        network: None,
+        forwards: Vec::new(),
+        terminal: false,
+        ready_within: None,
+        container: None,
+        asks_root: rootless,
+        ..spec.clone()
+    };
+    Ok(Prepared {
+        outer,
+        fds: vec![end.into()],
+        line: Line::Open(channel.into()),
+        teller: None,
+        monitor: None,
+        held: None,
+        aside: Aside::Nothing,
+    })
+}
+
+/// Takes the container of a cell away, whatever state it is in. One that is not there is gone already.
+pub(crate) fn remove(group: &str, cell: &CellName) -> Result<()> {
+    let ended = Command::new(PROGRAM)
+        .args([
+            "--cgroup-manager",
+            "cgroupfs",
+            "rm",
+            "--force",
+            "--ignore",
+            "--time",
+            "0",
+        ])
+        .arg(name(group, cell))
+        .env_clear()
+        .envs(environment())
+        .env("CONTAINERS_TIMEOUT", REMOVE_WITHIN_S.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output();
+    match ended {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(Error::Monitor {
+            socket: PathBuf::from(PROGRAM),
+            why: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }),
+        Err(e) => Err(Error::file("run", PROGRAM)(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_made_by_this_command() {
+        let mut spec = CellSpec::sample();
+        spec.uid = Some(70_001);
+        spec.group = "abbey-0123".to_owned();
+        let container = Container {
+            image: "base".to_owned(),
+            images: "/h/images".into(),
+            files: "/h/agents/a".into(),
+        };
+        let all = arguments(
+            &spec,
+            &container,
+            Path::new("/h/images/.tools/t.d"),
+            Path::new("/h/run/cells/agent-a/config"),
+            true,
+            false,
+        );
+        insta::assert_snapshot!(all.join("\n"));
+        // An ordinary user keeps its own number in the container, and has no groups to limit it with here.
+        spec.uid = None;
+        let config = Path::new("/h/run/cells/agent-a/config");
+        let tools = Path::new("/h/images/.tools/t.d");
+        let theirs = arguments(&spec, &container, tools, config, true, true);
+        assert!(theirs.windows(2).any(|w| w == ["--userns", "keep-id"]));
+        assert!(
+            !theirs
+                .iter()
+                .any(|a| a == "--memory" || a == "--cgroup-parent")
+        );
+        let limited = arguments(&spec, &container, tools, config, false, true);
+        assert!(limited.iter().any(|a| a == "--memory"));
+    }
+}

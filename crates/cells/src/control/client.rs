@@ -1,0 +1,52 @@
+//! Talking to a shim: one line of JSON each way over its control socket.
+
+use super::{Request, Status};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// Longest time to wait for a shim, which answers from memory.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Longest answer, bytes.
+const ANSWER_MAX: usize = 1 << 16;
+
+pub(crate) fn ask(run_dir: &Path, request: &Request) -> io::Result<Status> {
+    open(run_dir, request).map(|(status, _)| status)
+}
+
+/// A connection to the shim of a cell.
+pub(crate) fn connect_to(run_dir: &Path) -> io::Result<UnixStream> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    connect(&socket, &SocketAddrUnix::new(run_dir.join("control.sock"))?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Asks, and gives the connection as well, behind the answer.
+pub(crate) fn open(run_dir: &Path, request: &Request) -> io::Result<(Status, UnixStream)> {
+    let mut stream = connect_to(run_dir)?;
+    let mut line = serde_json::to_string(request)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes())?;
+    // Byte by byte: what follows the answer is not ours.
+    let mut answer = Vec::new();
+    let mut byte = [0u8; 1];
+    while answer.len() < ANSWER_MAX {
+        stream.read_exact(&mut byte)?;
+        match byte[0] {
+            b'\n' => break,
+            byte => answer.push(byte),
+        }
+    }
+    Ok((serde_json::from_slice(&answer)?, stream))
+}

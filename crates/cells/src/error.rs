@@ -1,0 +1,147 @@
+//! Why an operation on a cell failed.
+
+use abbey_model::CellName;
+use std::path::PathBuf;
+
+/// Why an operation on a cell failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory of the cell could not be used.
+    #[error("could not {what} `{path}`")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The shim could not be started or died before it reported.
+    #[error("the shim of {cell} did not start: {why}")]
+    Shim {
+        /// Whose.
+        cell: CellName,
+        /// What it said.
+        why: String,
+    },
+    /// A record on disk is not readable; it is not taken for an absent one (hazard 1).
+    #[error(
+        "the record `{path}` is damaged: {why}; look at the processes of this cell, then remove the file"
+    )]
+    Record {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A wall could not be built, or is not there when looked for.
+    #[error("the walls of {cell} do not stand: {why}")]
+    Walls {
+        /// Whose.
+        cell: CellName,
+        /// Which and why.
+        why: String,
+    },
+    /// hostd did not do what was asked.
+    #[error("hostd could not {op}: {why}")]
+    Hostd {
+        /// Which operation.
+        op: &'static str,
+        /// What it said, or that it did not answer.
+        why: String,
+    },
+    /// The process that served a call ended before it answered.
+    #[error("hostd ended in the middle of `{op}`; `abbey up` mends what it left")]
+    HostdLost {
+        /// Which operation.
+        op: &'static str,
+    },
+    /// The program of the cell does not run on a terminal.
+    #[error("{0} has no terminal; give it `terminal: true` in the manifest")]
+    NoTerminal(CellName),
+    /// Limits cannot be enforced here.
+    #[error("limits cannot be enforced: {0}")]
+    Limits(String),
+    /// Processes are left that could not be ended.
+    #[error("{count} processes of {cell} did not end: {pids:?}")]
+    Leftover {
+        /// Whose.
+        cell: CellName,
+        /// How many.
+        count: usize,
+        /// Which.
+        pids: Vec<i32>,
+    },
+    /// An image could not be made or used.
+    #[error("could not {what} an image: {why}")]
+    Image {
+        /// Which step.
+        what: &'static str,
+        /// What went wrong.
+        why: String,
+    },
+    /// A drive could not be made, checked or grown.
+    #[error("the drive `{drive}` cannot be used: {why}")]
+    Drive {
+        /// Which.
+        drive: PathBuf,
+        /// What went wrong.
+        why: String,
+    },
+    /// The program that runs machines did not do what was asked.
+    #[error("what answers at `{socket}` does not do it: {why}")]
+    Monitor {
+        /// Where.
+        socket: PathBuf,
+        /// What it said.
+        why: String,
+    },
+    /// What was asked was understood and refused.
+    #[error("refused: {why}")]
+    Refused {
+        /// In its own words.
+        why: String,
+    },
+    /// The drives of an owner are in use by another machine.
+    #[error("the drives of {0} are attached to another machine; stop that first")]
+    Attached(CellName),
+    /// A guest did not do what it was asked.
+    #[error("the guest of {cell} {why}")]
+    Guest {
+        /// Whose.
+        cell: CellName,
+        /// What it did.
+        why: String,
+    },
+    /// Another boot of the cell holds it.
+    #[error("another boot of {0} is up; stop it before it is started again")]
+    Busy(CellName),
+    /// The cell is not up.
+    #[error("the cell {0} is not running")]
+    NotRunning(CellName),
+}
+
+impl Error {
+    pub(crate) fn file(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::File { what, path, source }
+    }
+}
+
+/// An error with everything below it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}
+
+/// Result of an operation on a cell.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,195 @@
+//! What hostd insists on before it starts anything: everything in a specification that could reach
+//! beyond its own cell is either derived here or compared with what was claimed.
+
+use super::Config;
+use crate::allocation::{Claim, Claims};
+use crate::files::archive::DISKS;
+use crate::microvm::drives::SIZE_MIN;
+use crate::spec::{Machine, Origin};
+use crate::{Bind, CellSpec, Forward, Listen, Target};
+use abbey_model::{CellKind, CellName, Slug, Vmm, overlap};
+use std::path::{Component, Path};
+
+/// Largest drive, bytes.
+const DRIVE_MAX: u64 = 16 << 40;
+
+/// Checks a specification, and puts the house's own places into it.
+///
+/// # Errors
+/// A sentence that names the rule.
+pub(super) fn admit(
+    config: &Config,
+    claims: &Claims,
+    mut spec: CellSpec,
+) -> Result<CellSpec, String> {
+    let cell = spec.cell.clone();
+    let claimed = claims.owners.get(&cell).cloned().unwrap_or_default();
+    if config.privileged && claimed.uid.is_none() {
+        return Err(format!("{cell} holds no user; it was not claimed"));
+    }
+    if spec.uid != claimed.uid {
+        return Err(format!(
+            "{cell} asks to run as {:?} and holds {:?}",
+            spec.uid, claimed.uid
+        ));
+    }
+    match (spec.kind, &spec.sandbox, &spec.machine, &spec.container) {
+        (CellKind::Process, None, None, None)
+        | (CellKind::Sandbox, Some(_), None, None)
+        | (CellKind::Microvm, None, Some(_), None)
+        | (CellKind::Container, None, None, Some(_)) => {}
+        (kind, ..) => return Err(format!("{cell} is no whole {kind}")),
+    }
+    let drives = config.dir_of(&cell).join("drives");
+    if spec.machine.is_none() && drives.exists() {
+        return Err(format!(
+            "the files of {cell} are on the drives of its microVM, in `{}`; go back to `cell: microvm`, or move that directory away to start without them",
+            drives.display()
+        ));
+    }
+    let on_disks = config.dir_of(&cell).join(DISKS).exists();
+    if on_disks && (spec.sandbox.is_none() || claimed.disks.is_none()) {
+        return Err(format!(
+            "the files of {cell} are on file systems of its sandbox's; go back to `cell: sandbox` with `drives`, or move `{}` away to start without them",
+            config.dir_of(&cell).join(DISKS).display()
+        ));
+    }
+    if let Some(container) = &mut spec.container {
+        if container.image.parse::<Slug>().is_err() || !matches!(cell, CellName::Agent(_)) {
+            return Err(format!(
+                "`{}` is no name of an image for {cell}",
+                container.image
+            ));
+        }
+        container.images = config.images();
+        container.files = config.dir_of(&cell);
+    }
+    if let Some(machine) = &mut spec.machine {
+        sized(machine)?;
+        machine.images = config.images();
+        machine.files = config.dir_of(&cell);
+        let known = |c: &CellName| matches!(c, CellName::Run(_)) && claims.owners.contains_key(c);
+        if let Some(template) = machine.origin.template().filter(|t| !known(t)) {
+            return Err(format!("{template} is no template of this house"));
+        }
+    }
+    spec.run_dir = config.cells().join(cell.to_string());
+    spec.log_dir = config.home.join("logs").join(cell.to_string());
+    config.group.clone_into(&mut spec.group);
+    if spec.network.map(|n| n.subnet) != claimed.subnet.filter(|_| spec.network.is_some()) {
+        return Err(format!("{cell} asks for a network that it does not hold"));
+    }
+    if let Some(network) = &mut spec.network {
+        if spec.sandbox.is_none() {
+            return Err(format!("{cell} has no walls to have a network in"));
+        }
+        network.tag = Some(claims.tag());
+        network.bridged = claimed.bridged;
+    }
+    for forward in &mut spec.forwards {
+        reachable(config, claims, &claimed, spec.network.is_some(), forward)?;
+    }
+    let binds = spec.sandbox.iter().flat_map(|s| &s.binds);
+    for bind in binds {
+        bindable(config, &cell, bind)?;
+    }
+    Ok(spec)
+}
+
+/// A machine boots from an image of the house, and its drives have sizes that a file system can have.
+fn sized(machine: &Machine) -> Result<(), String> {
+    if machine.image.parse::<Slug>().is_err() {
+        return Err(format!("`{}` is no name of an image", machine.image));
+    }
+    if machine.vmm == Vmm::Firecracker && machine.origin != Origin::Cold {
+        return Err(
+            "templates are made and used by QEMU; with Firecracker a machine boots".to_owned(),
+        );
+    }
+    // What others begin from, or begins from another, has no drive of its own.
+    if machine.origin != Origin::Cold && machine.drives.is_some() {
+        return Err("a machine with drives of its own is booted".to_owned());
+    }
+    let sizes = machine
+        .drives
+        .iter()
+        .flat_map(|d| [d.state, d.workspace, d.scratch]);
+    for size in sizes {
+        if size < SIZE_MIN || size.0 > DRIVE_MAX {
+            return Err(format!("a drive of {size} is not made; 16 MiB to 16 TiB"));
+        }
+    }
+    Ok(())
+}
+
+/// A forward listens where its owner is, and leads to the house or to one of its services.
+fn reachable(
+    config: &Config,
+    claims: &Claims,
+    claimed: &Claim,
+    networked: bool,
+    forward: &mut Forward,
+) -> Result<(), String> {
+    let at = *forward.at.address().ip();
+    let subnet = claimed.subnet.filter(|_| networked);
+    let own = match forward.at {
+        _ if at.is_loopback() => true,
+        Listen::Host(_) => subnet.is_some_and(|s| s.gateway() == at),
+        Listen::Cell(_) => subnet.is_some_and(|s| {
+            let taken = at == s.gateway() || at == s.cell();
+            !taken && overlap((s.base(), s.prefix()), (at, 32))
+        }),
+    };
+    if !own {
+        return Err(format!("{at} is not where this cell may listen"));
+    }
+    match &mut forward.to {
+        Target::House(socket) => *socket = config.home.join("run/inside.sock"),
+        Target::Egress(socket) => *socket = config.home.join("run/egress.sock"),
+        Target::Names(socket) => *socket = config.home.join("run/names.sock"),
+        Target::Service(to) => {
+            let services = claims
+                .owners
+                .iter()
+                .filter(|(name, _)| matches!(name, CellName::Service(_)));
+            if !services.into_iter().any(|(_, c)| c.endpoint() == Some(*to)) {
+                return Err(format!("no service of this house answers at {to}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A cell sees its own files, and of the rest of the host at most a program that everybody may
+/// run, and cannot write that.
+fn bindable(config: &Config, cell: &CellName, bind: &Bind) -> Result<(), String> {
+    let plain = |path: &Path| {
+        path.is_absolute()
+            && path
+                .components()
+                .all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
+    };
+    let source = bind.source.display();
+    if !plain(&bind.source) || !plain(&bind.path) {
+        return Err(format!("`{source}` is no plain absolute path"));
+    }
+    if bind.source.starts_with(config.dir_of(cell)) {
+        return Ok(());
+    }
+    if bind.writable {
+        return Err(format!("{cell} may not write `{source}`"));
+    }
+    let home = &config.home;
+    if bind.source.starts_with(home) || home.starts_with(&bind.source) {
+        return Err(format!("`{source}` is of the house and not of {cell}"));
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let program = std::fs::symlink_metadata(&bind.source)
+        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o005 == 0o005);
+    match program {
+        true => Ok(()),
+        false => Err(format!(
+            "`{source}` is not a program that everybody may run"
+        )),
+    }
+}

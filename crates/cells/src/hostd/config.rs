@@ -1,0 +1,79 @@
+//! What hostd knows from its start on.
+
+use crate::sys::accounts;
+use crate::{Error, Result, allocation};
+use abbey_model::CellName;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The user whom the control plane becomes where the system has one.
+const USER: &str = "abbey";
+/// What hostd knows from its start on; nothing of it comes from a caller.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `ABBEY_HOME`.
+    pub home: PathBuf,
+    /// Name of the house's control groups.
+    pub group: String,
+    /// User of the control plane.
+    pub serve_uid: u32,
+    /// Whether this process is root.
+    pub privileged: bool,
+}
+
+impl Config {
+    /// Its own directory.
+    pub fn dir(&self) -> PathBuf {
+        self.home.join("hostd")
+    }
+    /// Records of cells.
+    pub fn cells(&self) -> PathBuf {
+        self.home.join("run/cells")
+    }
+    /// Images of virtual machines.
+    pub fn images(&self) -> PathBuf {
+        self.home.join("images")
+    }
+    /// Its socket.
+    pub fn socket(home: &Path) -> PathBuf {
+        home.join("run/hostd.sock")
+    }
+    /// Directory of an owner's files.
+    pub(super) fn dir_of(&self, owner: &CellName) -> PathBuf {
+        let kind = match owner {
+            CellName::Agent(_) => "agents",
+            CellName::Service(_) => "services",
+            CellName::Run(_) => "runs",
+        };
+        self.home.join(kind).join(owner.slug().as_str())
+    }
+}
+
+impl Config {
+    /// Of the house in `home`, for a process of this user. Makes hostd's own directory.
+    ///
+    /// # Errors
+    /// When it cannot be made or is damaged.
+    pub fn of(home: &Path, group: String) -> Result<Config> {
+        let euid = rustix::process::geteuid();
+        let mut config = Config {
+            home: home.to_owned(),
+            group,
+            serve_uid: euid.as_raw(),
+            privileged: euid.is_root(),
+        };
+        let dir = config.dir();
+        fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
+        if config.privileged {
+            let first = allocation::open(&dir)?.claims.uid_first;
+            config.serve_uid = accounts::find(|a| a.name == USER).map_or(first, |a| a.uid);
+            // The control plane reads the journal.
+            std::os::unix::fs::chown(&dir, Some(0), Some(config.serve_uid))
+                .map_err(Error::file("hand over", &dir))?;
+        }
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o2750))
+            .map_err(Error::file("protect", &dir))?;
+        Ok(config)
+    }
+}

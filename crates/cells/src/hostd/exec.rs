@@ -1,0 +1,133 @@
+//! One more program in a cell that is up.
+
+use crate::record;
+use crate::sys::cgroup::Groups;
+use crate::sys::process;
+use crate::sys::programs::{find_program, text};
+use crate::{Error, Record, Result, sandbox};
+use abbey_model::CellName;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// What to run.
+pub(super) struct Program {
+    pub(super) argv: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) cwd: PathBuf,
+}
+
+/// Runs it to its end, and ends it when the caller goes away. The status is as a shell gives it:
+/// 127 not found, 126 cannot be executed, 128 and the number of a signal.
+pub(super) fn run(
+    cells: &Path,
+    cell: &CellName,
+    uid: Option<u32>,
+    program: &Program,
+    streams: [OwnedFd; 3],
+    caller: &UnixStream,
+) -> Result<i32> {
+    let not_running = || Error::NotRunning(cell.clone());
+    let record: Record =
+        record::read(&cells.join(cell.to_string()).join("shim.json"))?.ok_or_else(not_running)?;
+    let child = record.child.as_ref().ok_or_else(not_running)?;
+    // The handle first, the check after: the number cannot change its meaning in between.
+    let init = pidfd_open(
+        Pid::from_raw(child.pid).ok_or_else(not_running)?,
+        PidfdFlags::empty(),
+    )
+    .map_err(|_| not_running())?;
+    if !process::is_alive(child) {
+        return Err(not_running());
+    }
+    let search = program.env.iter().find(|(k, _)| k == "PATH");
+    let search = search.map_or("", |(_, v)| v.as_str());
+    let name = program.argv.first().map_or("", String::as_str);
+    let walled = record.walls.is_some();
+    let path = match find_program(name, search, &program.cwd) {
+        Some(path) => path,
+        // Behind walls a path means what it means there.
+        None if walled && name.contains('/') => program.cwd.join(name),
+        None => return Ok(127),
+    };
+    let texts = |all: &mut dyn Iterator<Item = String>| {
+        all.map(|t| text(t.as_bytes())).collect::<Result<Vec<_>>>()
+    };
+    let launch = abbey_launch::Spec {
+        program: abbey_launch::Program::Path(text(path.as_os_str().as_encoded_bytes())?, None),
+        argv: texts(&mut program.argv.iter().cloned())?,
+        env: texts(&mut program.env.iter().map(|(k, v)| format!("{k}={v}")))?,
+        cwd: text(program.cwd.as_os_str().as_encoded_bytes())?,
+        user: uid.filter(|_| !walled),
+        groups: Groups::at(record.groups.clone()).entrances()?,
+        rlimits: vec![(abbey_launch::CORE, 0)],
+        fds: streams.into(),
+        new_session: true,
+        terminal: false,
+        dies_with_parent: true,
+        new_privileges: false,
+    };
+    let child = match &record.walls {
+        None => abbey_launch::spawn(&launch).map_err(|e| (e.stage.to_owned(), e.source)),
+        Some(walls) => {
+            let door = way_in(init, child.pid).ok_or_else(not_running)?;
+            let target = sandbox::target(door, walls)?;
+            abbey_launch::run_in_isolation(&launch, &target).map_err(|e| (e.what, e.source))
+        }
+    };
+    let child = match child {
+        Ok(child) => child,
+        // Only the program's own execution is its caller's affair.
+        Err((stage, e)) => match e.kind() {
+            io::ErrorKind::NotFound if stage == abbey_launch::EXECUTE => return Ok(127),
+            io::ErrorKind::PermissionDenied if stage == abbey_launch::EXECUTE => return Ok(126),
+            _ => {
+                return Err(Error::Walls {
+                    cell: cell.clone(),
+                    why: format!("could not {stage}: {e}"),
+                });
+            }
+        },
+    };
+    drop(launch);
+    wait(&child, caller)
+}
+
+/// A process through whose namespaces one may enter. The first process of a cell hides from other
+/// users, and so from an ordinary user's hostd; its program, which was executed inside, does not.
+fn way_in(init: OwnedFd, pid: i32) -> Option<OwnedFd> {
+    if rustix::process::geteuid().is_root() {
+        return Some(init);
+    }
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let program = children.split_whitespace().next()?.parse().ok()?;
+    let handle = pidfd_open(Pid::from_raw(program)?, PidfdFlags::empty()).ok()?;
+    // Still its child after we hold it: the number meant the same all the while.
+    let after = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let same = after.split_whitespace().any(|p| p.parse() == Ok(program));
+    same.then_some(handle)
+}
+
+fn wait(child: &abbey_launch::Child, caller: &UnixStream) -> Result<i32> {
+    loop {
+        let mut fds = [
+            PollFd::new(&child.pidfd, PollFlags::IN),
+            PollFd::new(caller, PollFlags::RDHUP),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::file("wait for", "the program")(e.into())),
+        }
+        if !fds[1].revents().is_empty() {
+            let _gone_already = pidfd_send_signal(&child.pidfd, Signal::KILL);
+        }
+        let pid = Pid::from_raw(child.pid);
+        if let Ok(Some((_, status))) = rustix::process::waitpid(pid, WaitOptions::NOHANG) {
+            let signal = status.terminating_signal().map(|s| 128 + s);
+            return Ok(status.exit_status().or(signal).unwrap_or(125));
+        }
+    }
+}

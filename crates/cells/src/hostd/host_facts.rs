@@ -1,0 +1,87 @@
+//! What the host uses already, read and never changed.
+
+use crate::sys::cgroup::Groups;
+use crate::sys::host;
+use crate::{Tag, container, microvm, network};
+use abbey_plan::HostFacts;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Looks at interfaces' routes, listening ports and control groups. `uid_first` is the first user
+/// of the house's cells, where they can have their own.
+pub(super) fn observe(group: &str, uid_first: Option<u32>, tag: Tag, images: &Path) -> HostFacts {
+    let own = tag.prefix();
+    let others = host::routes()
+        .into_iter()
+        .filter(|r| !r.2.starts_with(&own));
+    HostFacts {
+        subnets: others
+            .map(|(a, p, name)| (a, p, format!("route by {name}")))
+            .collect(),
+        ports: listening(),
+        uid_first,
+        no_limits: Groups::unusable(group),
+        no_network: network::unusable(uid_first.is_some()),
+        no_machines: microvm::unusable(),
+        no_firecracker: microvm::firecracker::unusable(),
+        no_containers: container::unusable(),
+        no_disks: super::disks::unusable(uid_first.is_some()),
+        memory: host::memory("MemTotal:"),
+        // A damaged one is found when it is to be used, and said then.
+        images: microvm::image::names(images),
+        locales: host::locales(),
+    }
+}
+
+/// Listening TCP ports with the name of the holder where we may see it.
+fn listening() -> BTreeMap<u16, String> {
+    let mut inodes: BTreeMap<String, u16> = BTreeMap::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in fs::read_to_string(table)
+            .unwrap_or_default()
+            .lines()
+            .skip(1)
+        {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // State 0A is LISTEN; the inode is field 10.
+            if let [_, local, _, "0A", _, _, _, _, _, inode, ..] = fields[..]
+                && let Some(port) = local
+                    .rsplit_once(':')
+                    .and_then(|(_, p)| u16::from_str_radix(p, 16).ok())
+            {
+                inodes.insert(format!("socket:[{inode}]"), port);
+            }
+        }
+    }
+    let mut ports: BTreeMap<u16, String> = inodes
+        .values()
+        .map(|p| (*p, "another program".to_owned()))
+        .collect();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes.filter(|p| {
+        p.file_name()
+            .to_string_lossy()
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+    }) {
+        for fd in fs::read_dir(process.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let Ok(target) = fs::read_link(fd.path()) else {
+                continue;
+            };
+            if let Some(port) = inodes.get(target.to_string_lossy().as_ref()) {
+                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+                let pid = process.file_name();
+                ports.insert(
+                    *port,
+                    format!("pid {} ({})", pid.to_string_lossy(), name.trim()),
+                );
+            }
+        }
+    }
+    ports
+}

@@ -1,0 +1,131 @@
+//! Getting hostd up, and the control plane down to an ordinary user.
+
+use super::{Client, Config, Helper, Operation};
+use crate::{Error, Result, crash};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Time for an older hostd to end.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether a privileged hostd of this version keeps a home already.
+pub fn keeps(home: &Path) -> bool {
+    let hello = Client::new(home).hello();
+    hello.is_ok_and(|h| h.privileged && h.version == env!("CARGO_PKG_VERSION"))
+}
+
+/// Makes sure that a hostd of this version and privilege answers; starts `binary` as one if not.
+///
+/// # Errors
+/// [`Error::Hostd`] when it does not come up.
+pub fn ensure(config: &Config, binary: &Path) -> Result<()> {
+    let client = Client::new(&config.home);
+    if let Ok(hello) = client.hello() {
+        if hello.version == env!("CARGO_PKG_VERSION") && hello.privileged == config.privileged {
+            return Ok(());
+        }
+        client.call(Operation::End {}, &[])?;
+        let until = Instant::now() + END_WITHIN;
+        while crate::identify(hello.pid).is_some() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    let failed = |why: String| Error::Hostd {
+        op: "start",
+        why: format!("`{}`: {why}", binary.display()),
+    };
+    let log = log(config).map_err(Error::file("open", "the log of hostd"))?;
+    let mut child = Command::new(binary)
+        .args(["role", "hostd", "--serve-uid"])
+        .arg(config.serve_uid.to_string())
+        .arg("--home")
+        .arg(&config.home)
+        .env_clear()
+        .envs(crash::of_tests())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|e| failed(e.to_string()))?;
+    let mut line = String::new();
+    if let Some(pipe) = child.stdout.take() {
+        let _ended_early = BufReader::new(pipe).read_line(&mut line);
+    }
+    // What we started leaves by a second fork; the helper itself goes on.
+    let _status = child.wait();
+    if client.hello().is_ok() {
+        // It, or one that somebody else started at the same time.
+        return Ok(());
+    }
+    match line.trim() {
+        "ok" => Err(failed("it does not answer".to_owned())),
+        "" => Err(failed("it ended before it answered".to_owned())),
+        why => Err(failed(why.to_owned())),
+    }
+}
+
+fn log(config: &Config) -> std::io::Result<fs::File> {
+    let path: PathBuf = config.dir().join("hostd.log");
+    fs::OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// Leaves the process that started the caller, and its session.
+///
+/// # Errors
+/// What the system says.
+pub fn detach() -> Result<()> {
+    abbey_launch::detach().map_err(Error::file("detach", "hostd"))?;
+    let _already_leader = rustix::process::setsid();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    Ok(())
+}
+
+/// Makes the caller, which must have one thread, the ordinary user of the control plane for good.
+/// Nothing happens where it is one already.
+///
+/// # Errors
+/// [`Error::Hostd`] when any privilege would be left; the caller must end then.
+pub fn descend(config: &Config) -> Result<()> {
+    if !config.privileged {
+        return Ok(());
+    }
+    abbey_launch::become_ordinary(config.serve_uid)
+        .map_err(Error::file("become", "the user of the control plane"))?;
+    match privileges() {
+        None => Ok(()),
+        Some(left) => Err(Error::Hostd {
+            op: "descend",
+            why: format!("the control plane would keep {left}"),
+        }),
+    }
+}
+
+/// What this process could still do that an ordinary user cannot, read back from the kernel.
+fn privileges() -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .map(str::trim)
+    };
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        match field(set) {
+            Some(bits) if bits.bytes().all(|b| b == b'0') => {}
+            other => return Some(format!("{set} {}", other.unwrap_or("unknown"))),
+        }
+    }
+    let ids = field("Uid:")
+        .unwrap_or("0")
+        .split_whitespace()
+        .chain(field("Gid:").unwrap_or("0").split_whitespace());
+    let mut ids = ids.filter(|id| *id == "0");
+    if ids.next().is_some() {
+        return Some("the user or group root".to_owned());
+    }
+    (field("NoNewPrivs:") != Some("1")).then(|| "the way back".to_owned())
+}

@@ -1,0 +1,220 @@
+//! Drives of a virtual machine: made beside their place and renamed, held by one machine at a time,
+//! and never mounted or read by the house. What a guest wrote into a drive is looked at by programs
+//! that run as the guest's own user.
+
+use crate::sys::programs::SYSTEM_PATH;
+use crate::{Error, Result, crash};
+use abbey_model::{Bytes, CellName, Drives};
+use abbey_support::file;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Smallest size that a file system is made with.
+pub const SIZE_MIN: Bytes = Bytes(16 << 20);
+
+/// A program of the host that is told everything by its arguments; for [`run`].
+pub(crate) fn tool(program: &str, as_user: Option<u32>) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", SYSTEM_PATH)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .current_dir("/");
+    if let Some(uid) = as_user {
+        command.uid(uid).gid(uid);
+    }
+    command
+}
+
+/// Runs it to its end; `fine` are the statuses that mean success.
+pub(crate) fn run(mut command: Command, fine: &[i32], drive: &Path) -> Result<()> {
+    let broken = |why: String| Error::Drive {
+        drive: drive.to_owned(),
+        why,
+    };
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .map_err(|e| broken(format!("`{name}`: {e}; install e2fsprogs")))?;
+    let code = output.status.code().unwrap_or(-1);
+    if fine.contains(&code) {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let text = text.lines().last().unwrap_or_default().trim();
+    Err(broken(format!("`{name}` ended with status {code}: {text}")))
+}
+
+/// Makes a file system of this size, whole or not at all, with the files of a directory if there is one. One
+/// that is read again after a crash has a journal. Where files are copied, their user does it: they may be an agent's.
+fn make(
+    path: &Path,
+    label: &str,
+    size: Bytes,
+    from: Option<&Path>,
+    uid: Option<u32>,
+) -> Result<()> {
+    let temporary = path.with_extension("new");
+    let _left_by_a_crash = fs::remove_file(&temporary);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&temporary);
+    drop(file.map_err(Error::file("make", &temporary))?);
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))
+        .map_err(Error::file("protect", &temporary))?;
+    if let Some(uid) = uid {
+        chown(&temporary, Some(uid), Some(uid)).map_err(Error::file("hand over", &temporary))?;
+    }
+    let mut command = tool("mkfs.ext4", uid.filter(|_| from.is_some()));
+    if let Some(from) = from {
+        command.arg("-d").arg(from);
+    }
+    command
+        .args(["-q", "-F", "-m", "0", "-L", label, "-E"])
+        .arg("lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0")
+        .args(match from {
+            Some(_) => ["-O", "has_journal"],
+            None => ["-O", "^has_journal"],
+        })
+        .arg(&temporary)
+        .arg(format!("{}k", size.0 >> 10));
+    run(command, &[0], path)?;
+    crash::point("drive.made");
+    file::publish_finished(&temporary, path, file::Sync::None).map_err(Error::file("publish", path))
+}
+
+/// Makes an empty file system of root's at a temporary place, with a journal: it is used again after a crash.
+pub(crate) fn make_empty(path: &Path, label: &str, size: Bytes) -> Result<()> {
+    let _left_by_a_crash = fs::remove_file(path);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(Error::file("make", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(Error::file("protect", path))?;
+    drop(file);
+    let mut command = tool("mkfs.ext4", None);
+    command
+        .args(["-q", "-F", "-m", "0", "-L", label, "-E"])
+        .arg("lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0")
+        .arg(path)
+        .arg(format!("{}k", size.0 >> 10));
+    run(command, &[0], path)
+}
+
+/// Makes a drive larger, as its owner's user: what is on it came from a guest.
+pub(crate) fn grow(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(Error::file("open", path))?;
+    file.set_len(size.0).map_err(Error::file("grow", path))?;
+    drop(file);
+    let mut check = tool("e2fsck", uid);
+    check.args(["-f", "-p"]).arg(path);
+    // 1: something was mended.
+    run(check, &[0, 1], path)?;
+    let mut resize = tool("resize2fs", uid);
+    resize.arg(path);
+    run(resize, &[0], path)
+}
+
+/// Whether a drive's file system is whole. It is not changed.
+///
+/// # Errors
+/// [`Error::Drive`] with what the checker says.
+pub fn check(path: &Path, uid: Option<u32>) -> Result<()> {
+    let mut check = tool("e2fsck", uid);
+    check.args(["-f", "-n"]).arg(path);
+    run(check, &[0], path)
+}
+
+/// The drives of an owner, held for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) state: PathBuf,
+    pub(crate) workspace: PathBuf,
+    _lock: fs::File,
+}
+
+/// Makes the lasting drives of an owner, with the files that it has so far, where they are not there, makes
+/// larger those that should be, and takes them.
+pub(crate) fn take(
+    cell: &CellName,
+    files: &Path,
+    classes: &Drives,
+    uid: Option<u32>,
+) -> Result<Held> {
+    let dir = &files.join("drives");
+    fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
+        .map_err(Error::file("protect", dir))?;
+    let lock = dir.join("lock");
+    let lock = crate::sys::lock::try_take(&lock)?.ok_or_else(|| Error::Attached(cell.clone()))?;
+    let held = Held {
+        state: dir.join("state.ext4"),
+        workspace: dir.join("workspace.ext4"),
+        _lock: lock,
+    };
+    for (path, label, size, from) in [
+        (&held.state, "abbey-state", classes.state, "home"),
+        (
+            &held.workspace,
+            "abbey-work",
+            classes.workspace,
+            "workspace",
+        ),
+    ] {
+        match fs::symlink_metadata(path) {
+            Err(_) => make(path, label, size, Some(&files.join(from)), uid)?,
+            Ok(meta) if meta.is_file() && meta.size() < size.0 => grow(path, size, uid)?,
+            Ok(_) => {}
+        }
+    }
+    Ok(held)
+}
+
+/// Brings the files of drives that nobody holds into `to`, which belongs to their user; so do the programs that
+/// read what a guest wrote.
+pub(crate) fn unload(cell: &CellName, files: &Path, to: &Path, uid: Option<u32>) -> Result<()> {
+    let dir = files.join("drives");
+    let lock = crate::sys::lock::try_take(&dir.join("lock"))?;
+    let _held = lock.ok_or_else(|| Error::Attached(cell.clone()))?;
+    for (drive, name) in [("state", "home"), ("workspace", "workspace")] {
+        let drive = dir.join(drive).with_extension("ext4");
+        let place = to.join(name);
+        fs::create_dir_all(&place).map_err(Error::file("make", &place))?;
+        if let Some(uid) = uid {
+            chown(&place, Some(uid), Some(uid)).map_err(Error::file("hand over", &place))?;
+        }
+        let mut dump = tool("debugfs", uid);
+        dump.arg("-R")
+            .arg(format!("rdump / {}", place.display()))
+            .arg(&drive);
+        let said = dump.output().map_err(Error::file("read", &drive))?;
+        // Its status tells nothing. An ordinary user cannot give files away, and need not.
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        let complaint = said
+            .lines()
+            .find(|l| !l.starts_with("debugfs ") && !l.contains("changing ownership"));
+        if let Some(why) = complaint {
+            return Err(Error::Drive {
+                drive,
+                why: why.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A drive for one boot.
+pub(crate) fn scratch(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
+    make(path, "abbey-scratch", size, None, uid)
+}

@@ -1,0 +1,11 @@
+//! MicroVMs by Firecracker.
+
+mod api;
+mod client;
+mod drive;
+mod teller;
+
+pub use api::*;
+pub use client::{Call, Client};
+pub(crate) use drive::{prepare, unusable};
+pub(crate) use teller::Teller;

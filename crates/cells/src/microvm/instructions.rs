@@ -1,0 +1,126 @@
+//! Instructions of a guest: what its first process is told, on a drive or file that it reads once.
+
+use crate::files::{FileEntry, FileName};
+use crate::guest::Config;
+use crate::spec::Machine;
+use crate::{CellSpec, Error, Listen, Program, Result, files, record};
+use abbey_model::CellName;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The drive with the guest's instructions has always this size: a machine that was put aside before it
+/// got any must find a drive of the same size.
+const CONFIG_SIZE: usize = 1 << 20;
+
+/// Where the guest's instructions are until it has read them.
+pub(crate) fn config_path(spec: &CellSpec) -> PathBuf {
+    spec.run_dir.join("config")
+}
+
+/// What the first process of a machine is told.
+pub(crate) fn instructions_of(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Config> {
+    Ok(Config {
+        files: files_of(&spec.cell, &machine.files)?,
+        brings: machine.brings,
+        take: machine.take.clone(),
+        ..instructions(spec, boot)?
+    })
+}
+
+/// What every first process is told.
+pub(crate) fn instructions(spec: &CellSpec, boot: u64) -> Result<Config> {
+    let mut entropy = [0u8; 64];
+    let mut filled = 0;
+    while filled < entropy.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled += rustix::rand::getrandom(&mut entropy[filled..], flags)
+            .map_err(|e| Error::file("read", "random bytes")(e.into()))?;
+    }
+    let listen = spec.forwards.iter().filter_map(|f| match f.at {
+        Listen::Cell(at) => Some(at),
+        Listen::Host(_) => None,
+    });
+    Ok(Config {
+        cell: spec.cell.clone(),
+        boot,
+        own: spec.program == Program::Own,
+        argv: spec.argv.clone(),
+        env: spec.env.clone(),
+        cwd: spec.cwd.clone(),
+        terminal: spec.terminal,
+        announces: spec.ready_within.is_some(),
+        processes: spec.limits.processes,
+        memory: spec.limits.memory,
+        listen: listen.collect(),
+        files: Vec::new(),
+        brings: false,
+        take: Vec::new(),
+        contained: false,
+        entropy: entropy.to_vec(),
+        clock_ms: record::now().0,
+    })
+}
+
+/// What the house wrote for an agent.
+fn files_of(cell: &CellName, files: &Path) -> Result<Vec<FileEntry>> {
+    if !matches!(cell, CellName::Agent(_)) {
+        return Ok(Vec::new());
+    }
+    let names = FileName::FOR_AGENTS.into_iter();
+    names
+        .chain(files::brought_to(files)?)
+        .filter_map(|name| match files::kept(files, &name) {
+            Ok(None) => None,
+            Ok(Some(content)) => Some(Ok(FileEntry { name, content })),
+            Err(e) => Some(Err(e)),
+        })
+        .collect()
+}
+
+/// Tells a machine that waited, on the drive that it has not read yet.
+pub(crate) fn tell(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<()> {
+    let path = config_path(spec);
+    let bytes = padded(&path, &instructions_of(spec, machine, boot)?)?;
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut f| f.write_all(&bytes))
+        .map_err(Error::file("write", path))
+}
+
+fn padded(path: &Path, config: &Config) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(config).map_err(|e| Error::Record {
+        path: path.to_owned(),
+        why: e.to_string(),
+    })?;
+    if bytes.len() >= CONFIG_SIZE {
+        return Err(Error::Record {
+            path: path.to_owned(),
+            why: "what the guest is told is longer than a megabyte".to_owned(),
+        });
+    }
+    bytes.resize(CONFIG_SIZE, b'\n');
+    Ok(bytes)
+}
+
+pub(crate) fn write_config(path: &Path, config: Option<&Config>, uid: Option<u32>) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let _left_by_a_crash = fs::remove_file(path);
+    let bytes = match config {
+        Some(config) => padded(path, config)?,
+        None => vec![b'\n'; CONFIG_SIZE],
+    };
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::file("make", path))?;
+    file.write_all(&bytes).map_err(Error::file("write", path))?;
+    match uid {
+        Some(uid) => std::os::unix::fs::fchown(&file, Some(uid), Some(uid))
+            .map_err(Error::file("hand over", path)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,61 @@
+//! What is ready before the program that runs a microVM or container starts.
+
+use super::drives;
+use super::firecracker::Teller;
+use super::template::Template;
+use crate::CellSpec;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+
+/// A machine that is about to run.
+pub(crate) struct Prepared {
+    /// The cell around the program that runs it.
+    pub(crate) outer: CellSpec,
+    /// That program's descriptors from 4 on.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Our end of the guest's channel.
+    pub(crate) line: Line,
+    /// What the program must be told before the machine begins.
+    pub(crate) teller: Option<Teller>,
+    /// Our end of the program's own, if it has one.
+    pub(crate) monitor: Option<OwnedFd>,
+    /// Drives that are held.
+    pub(crate) held: Option<drives::Held>,
+    /// What is put aside, or brought back.
+    pub(crate) aside: Aside,
+}
+
+/// Our end of a guest's channel.
+#[derive(Debug)]
+pub(crate) enum Line {
+    /// It stands.
+    Open(OwnedFd),
+    /// The guest calls here, by way of a program of this user.
+    Called {
+        /// Where.
+        at: UnixListener,
+        /// Who runs the machine; none shares the house's user.
+        uid: Option<u32>,
+    },
+}
+
+/// What a machine has to do with templates.
+#[derive(Debug)]
+pub(crate) enum Aside {
+    /// Nothing.
+    Nothing,
+    /// It becomes one.
+    Make(Template),
+    /// It begins with these devices of one.
+    Restore(OwnedFd),
+}
+
+impl Aside {
+    /// Word in the record.
+    pub(crate) const fn boot(&self) -> &'static str {
+        match self {
+            Aside::Nothing | Aside::Make(_) => "cold",
+            Aside::Restore(_) => "template",
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! QEMU's `microvm` machine, with KVM where it is usable and by translation where it is not.
+//! Source: QEMU's documentation, system/i386/microvm.
+
+use crate::CellSpec;
+use abbey_model::Bytes;
+
+/// The program.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+/// Where its files are in its own eyes.
+pub(super) const ROOT: &str = "/vm";
+/// Name of the port to the first process of the guest.
+pub(crate) const PORT: &str = "abbey.guest";
+/// Numbers of the descriptors that it is given.
+const CHANNEL: u32 = 4;
+const MONITOR: u32 = 5;
+const MEMORY: u32 = 6;
+/// Memory for translated code.
+const TRANSLATED_MIB: u32 = 64;
+
+/// Whose memory a machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// Its own.
+    Own,
+    /// A template's, which it writes.
+    Shared,
+    /// A template's, of which it copies what it writes to; it begins where the template ended.
+    Copied,
+}
+
+/// Memory of a machine.
+pub(super) fn memory(spec: &CellSpec) -> Bytes {
+    Bytes((spec.limits.memory.0 >> 20).max(64) << 20)
+}
+
+/// The whole command line, nothing of which comes from a guest or an agent.
+pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool, whose: Memory) -> Vec<String> {
+    let memory = memory(spec).0 >> 20;
+    let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1);
+    let (accelerator, clock) = match kvm {
+        true => ("kvm".to_owned(), ""),
+        // Without a real processor the kernel cannot measure its clock and need not defend itself against it.
+        false => (
+            format!("tcg,tb-size={TRANSLATED_MIB}"),
+            " nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 tsc_early_khz=2000000",
+        ),
+    };
+    let mut all: Vec<String> = vec![PROGRAM.to_owned()];
+    let mut add = |arguments: &[&str]| all.extend(arguments.iter().map(|a| (*a).to_owned()));
+    add(&[
+        "-M",
+        "microvm,acpi=on,pit=on,pic=on,rtc=on,memory-backend=ram",
+    ]);
+    add(&["-accel", &accelerator]);
+    add(&["-cpu", "max", "-smp", &cpus.to_string()]);
+    add(&["-m", &memory.to_string()]);
+    let file = |share: &str| {
+        format!(
+            "memory-backend-file,id=ram,size={memory}M,mem-path=/proc/self/fd/{MEMORY},share={share}"
+        )
+    };
+    let object = match whose {
+        Memory::Own => format!("memory-backend-ram,id=ram,size={memory}M"),
+        Memory::Shared => file("on"),
+        Memory::Copied => file("off"),
+    };
+    add(&["-object", &object]);
+    if whose == Memory::Copied {
+        add(&["-incoming", "defer"]);
+    }
+    let waits = match whose {
+        Memory::Own => "",
+        Memory::Shared | Memory::Copied => " abbey.wait",
+    };
+    add(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    add(&[
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]);
+    add(&["-kernel", &format!("{ROOT}/kernel")]);
+    add(&["-initrd", &format!("{ROOT}/initrd")]);
+    add(&[
+        "-append",
+        &format!("console=ttyS0 quiet reboot=t panic=-1{clock}{waits}"),
+    ]);
+    add(&[
+        "-chardev",
+        "stdio,id=console,signal=off",
+        "-serial",
+        "chardev:console",
+    ]);
+    add(&["-device", "virtio-serial-device"]);
+    add(&["-chardev", &format!("socket,id=guest,fd={CHANNEL}")]);
+    add(&[
+        "-device",
+        &format!("virtserialport,chardev=guest,name={PORT}"),
+    ]);
+    add(&["-device", "virtio-rng-device"]);
+    let throttled = spec.limits.io.map_or_else(String::new, |Bytes(io)| {
+        format!(",throttling.bps-read={io},throttling.bps-write={io}")
+    });
+    let mut drive = |name: &str, options: &str| {
+        add(&[
+            "-drive",
+            &format!("if=none,id={name},file={ROOT}/{name},format=raw,{options}"),
+            "-device",
+            &format!("virtio-blk-device,drive={name},serial={name}"),
+        ]);
+    };
+    for name in ["base", "tools", "config"] {
+        drive(name, "readonly=on");
+    }
+    if drives {
+        drive("scratch", &format!("cache=unsafe,discard=unmap{throttled}"));
+        for name in ["state", "workspace"] {
+            // A flush of the guest is a flush of the host's disk.
+            drive(name, &format!("cache=writeback,discard=unmap{throttled}"));
+        }
+    }
+    add(&["-chardev", &format!("socket,id=monitor,fd={MONITOR}")]);
+    add(&["-mon", "chardev=monitor,mode=control"]);
+    all
+}

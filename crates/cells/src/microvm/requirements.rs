@@ -1,0 +1,23 @@
+//! What a host needs to run microVMs.
+
+use super::qemu;
+use crate::sys::programs;
+
+/// Why machines cannot run on this host; none when they can.
+pub(crate) fn unusable() -> Option<String> {
+    let missing = [
+        (qemu::PROGRAM, "qemu-system-x86"),
+        ("mkfs.ext4", "e2fsprogs"),
+    ]
+    .into_iter()
+    .find(|(program, _)| !programs::installed(program));
+    if std::env::consts::ARCH != "x86_64" {
+        return Some(format!(
+            "machines are built for x86_64, and this host is {}",
+            std::env::consts::ARCH
+        ));
+    }
+    missing.map(|(program, package)| {
+        format!("`{program}` is not installed (package {package} on Debian)")
+    })
+}

@@ -1,0 +1,128 @@
+//! Machines put aside: one that has booted and waits for its instructions is stopped, and others begin where it
+//! stopped, each with a view of its memory that is copied as it is written to.
+//!
+//! A template never had any instructions, so it holds no secret; each machine from it gets a clock, a name and
+//! randomness of its own before anything runs in it. Its memory is sealed against writing: QEMU insists on
+//! opening it for that, and one that was taken over could otherwise reach all that begin after it.
+
+use super::image::Image;
+use crate::control::{Request, client};
+use crate::sys::descriptors;
+use crate::{Error, Result};
+use abbey_model::Bytes;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A machine that was put aside, or is to be.
+#[derive(Debug)]
+pub(crate) struct Template {
+    /// What it was made from; see [`key`].
+    pub(crate) key: String,
+    /// Its memory.
+    pub(crate) memory: OwnedFd,
+    /// Its devices.
+    pub(crate) devices: OwnedFd,
+}
+
+fn broken(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> Error {
+    move |e| Error::file(what, "the memory of a template")(e.into())
+}
+
+/// Everything that a template depends on: image, our own program, QEMU, kernel and processor of the host, and
+/// the shape of the machine. A template with another key is never used.
+pub(crate) fn key(image: &Image, tools: &Path, memory: Bytes, cpus: u32, kvm: bool) -> String {
+    let file = |path: &Path| {
+        fs::metadata(path).map_or_else(
+            |_| "none".to_owned(),
+            |m| format!("{}:{}:{}:{}", m.dev(), m.ino(), m.mtime(), m.len()),
+        )
+    };
+    let line = |path: &str, start: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let found = text.lines().find(|l| l.starts_with(start));
+        found.unwrap_or_default().to_owned()
+    };
+    let parts = [
+        format!("{:?}", image.digests),
+        file(tools),
+        file(&Path::new("/usr/bin").join(super::qemu::PROGRAM)),
+        line("/proc/version", ""),
+        line("/proc/cpuinfo", "model name"),
+        line("/proc/cpuinfo", "flags"),
+        format!("{memory} {cpus} {kvm}"),
+    ];
+    abbey_support::digest::sha256_hex(parts.join("\n"))
+}
+
+impl Template {
+    /// Room for one.
+    pub(crate) fn empty(key: String, memory: Bytes) -> Result<Template> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let make = |name: &str| rustix::fs::memfd_create(name, flags).map_err(broken("make"));
+        let (ram, devices) = (
+            make("abbey-template-memory")?,
+            make("abbey-template-devices")?,
+        );
+        rustix::fs::ftruncate(&ram, memory.0).map_err(broken("size"))?;
+        Ok(Template {
+            key,
+            memory: ram,
+            devices,
+        })
+    }
+
+    /// Makes both unchangeable, for good.
+    pub(crate) fn seal(&self) -> Result<()> {
+        let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        for fd in [&self.memory, &self.devices] {
+            rustix::fs::fcntl_add_seals(fd, all).map_err(broken("seal"))?;
+        }
+        Ok(())
+    }
+
+    /// Its devices once more, read from the beginning.
+    pub(crate) fn devices(&self) -> Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.devices.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).map_err(broken("open"))
+    }
+
+    /// Asks the shim that holds one, and takes it only if it is what is needed and cannot change any more.
+    pub(crate) fn fetch(run_dir: &Path, key: &str) -> Result<Template> {
+        let no = |why: &str| Error::Image {
+            what: "begin from a template of",
+            why: why.to_owned(),
+        };
+        let stream = client::connect_to(run_dir).map_err(Error::file("reach", run_dir))?;
+        let line = serde_json::to_string(&Request::Template {}).unwrap_or_default() + "\n";
+        descriptors::send(&stream, line.as_bytes(), &[]).map_err(Error::file("ask", run_dir))?;
+        let (bytes, fds) =
+            descriptors::receive(&stream, 1 << 16).map_err(Error::file("ask", run_dir))?;
+        let status: crate::control::Status =
+            serde_json::from_slice(&bytes).map_err(|_| no("what holds it does not answer"))?;
+        if status.template.as_deref() != Some(key) {
+            return Err(no("it was made from something else"));
+        }
+        let Ok([memory, devices]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return Err(no("it did not come along"));
+        };
+        for fd in [&memory, &devices] {
+            let seals = rustix::fs::fcntl_get_seals(fd).map_err(broken("look at"))?;
+            if !seals.contains(SealFlags::WRITE) {
+                return Err(no("it could still change"));
+            }
+        }
+        Ok(Template {
+            key: key.to_owned(),
+            memory,
+            devices,
+        })
+    }
+
+    pub(crate) fn fds(&self) -> [std::os::fd::BorrowedFd<'_>; 2] {
+        [self.memory.as_fd(), self.devices.as_fd()]
+    }
+}

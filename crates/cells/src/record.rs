@@ -1,0 +1,88 @@
+//! JSON files of the house's own, written whole or not at all, and the record that a shim keeps about a boot.
+
+use crate::{Error, Network, Result, Sandbox};
+use abbey_model::{Generation, Layer, Limits, ProcessIdentity, Timestamp};
+use abbey_support::file;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the shim writes down about a boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Which boot.
+    pub generation: Generation,
+    /// Digest of the specification.
+    pub digest: String,
+    /// The shim.
+    pub shim: ProcessIdentity,
+    /// The child; absent until it runs.
+    pub child: Option<ProcessIdentity>,
+    /// When the shim began.
+    pub started_at: Timestamp,
+    /// Control groups of the cell.
+    pub groups: Vec<PathBuf>,
+    /// Limits that were read back from the kernel; absent when they are waived or unsupported.
+    pub in_force: Option<Limits>,
+    /// Layers that were read back from inside.
+    #[serde(default)]
+    pub layers: BTreeSet<Layer>,
+    /// The walls, for those who enter later; none for a plain process.
+    #[serde(default)]
+    pub walls: Option<Sandbox>,
+    /// Whether it is a virtual machine: programs go in through its guest.
+    #[serde(default)]
+    pub machine: bool,
+    /// Whether it is a container, which is taken away by name.
+    #[serde(default)]
+    pub container: bool,
+    /// Where it began: `cold`, or from a `template`.
+    #[serde(default)]
+    pub boot: Option<String>,
+    /// Its network, for those who look at it.
+    #[serde(default)]
+    pub network: Option<Network>,
+}
+
+/// Reads a record; one that is not there is none, one that is damaged is an error (hazard 1).
+pub(crate) fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Error::Record {
+                path: path.to_owned(),
+                why: e.to_string(),
+            }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::file("read", path)(e)),
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Writes a record whole or not at all, also when the host goes down.
+pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    write(path, value, file::Sync::Content)
+}
+
+/// As [`publish`], for what means something only until the host goes down: nothing waits for the disk
+/// (`hostd::reboot` sorts out what was cut short).
+pub(crate) fn publish_until_reboot<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    write(path, value, file::Sync::None)
+}
+
+fn write<T: Serialize>(path: &Path, value: &T, sync: file::Sync) -> Result<()> {
+    let bytes = serde_json::to_vec(value).map_err(|e| Error::Record {
+        path: path.into(),
+        why: e.to_string(),
+    })?;
+    file::publish(path, bytes, 0o640, sync).map_err(Error::file("publish", path))
+}

@@ -1,0 +1,61 @@
+//! Specification of a microVM.
+
+use abbey_model::{CellName, Drives, Vmm};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where a machine begins.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// At its boot.
+    #[default]
+    Cold,
+    /// At its boot, and it ends where its program would begin: others begin there.
+    Template,
+    /// Where a template ended.
+    From {
+        /// Which.
+        template: CellName,
+        /// Whether it is kept there, ready, until it is told what for.
+        waits: bool,
+    },
+}
+
+impl Origin {
+    /// Whether a machine is kept without a program.
+    pub(crate) const fn waits(&self) -> bool {
+        matches!(self, Origin::From { waits: true, .. })
+    }
+
+    /// What it begins from.
+    pub(crate) const fn template(&self) -> Option<&CellName> {
+        match self {
+            Origin::From { template, .. } => Some(template),
+            Origin::Cold | Origin::Template => None,
+        }
+    }
+}
+
+/// A virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Image that it boots from.
+    pub image: String,
+    /// What runs it.
+    #[serde(default)]
+    pub vmm: Vmm,
+    /// Sizes of its drives; none for a single command, which keeps nothing.
+    pub drives: Option<Drives>,
+    /// Where it begins.
+    #[serde(default)]
+    pub origin: Origin,
+    /// Whether it starts with the files that were staged for it.
+    pub brings: bool,
+    /// Files that are taken from it when it has ended.
+    pub take: Vec<PathBuf>,
+    /// Where images are; hostd puts it in.
+    pub images: PathBuf,
+    /// The owner's files; hostd puts it in.
+    pub files: PathBuf,
+}

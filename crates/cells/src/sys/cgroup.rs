@@ -1,0 +1,498 @@
+//! Control groups: limits that a cell cannot leave, and a kill that misses nobody.
+//!
+//! Two layouts. Version 2 alone: one directory does everything. Hybrid (controllers bound to
+//! version 1): one directory in each controller for limits, and one in the bare version 2 tree,
+//! whose `cgroup.kill` works without any controller.
+//! Source: kernel documentation, admin-guide/cgroup-v2 and cgroup-v1.
+
+use crate::sys::process;
+use crate::{Error, Result};
+use abbey_model::{Bytes, Limits};
+use rustix::fs::{Mode, OFlags};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const ROOT: &str = "/sys/fs/cgroup";
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+const PERIOD_US: u64 = 100_000;
+/// Bounds of version 1 on reading and writing.
+const THROTTLES: [&str; 2] = [
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.write_bps_device",
+];
+
+/// Number of the whole disk that holds a path; parts of one have no bounds.
+fn disk_of(path: &Path) -> Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let device = fs::metadata(path)
+        .map_err(Error::file("look at", path))?
+        .dev();
+    let number = format!(
+        "{}:{}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    );
+    let known = Path::new("/sys/dev/block").join(&number);
+    let none = || {
+        let text = format!(
+            "`{}` is on no disk that the kernel could bound",
+            path.display()
+        );
+        Error::Limits(text)
+    };
+    let place = known.canonicalize().map_err(|_| none())?;
+    if !place.join("partition").exists() {
+        return Ok(number);
+    }
+    let whole = place.parent().map(|p| p.join("dev")).ok_or_else(none)?;
+    let text = fs::read_to_string(whole).map_err(|_| none())?;
+    Ok(text.trim().to_owned())
+}
+
+/// What a cell uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Memory.
+    pub memory: Bytes,
+    /// CPU time since the boot, microseconds.
+    pub cpu_us: u64,
+    /// Processes.
+    pub processes: u64,
+}
+
+/// The control groups of one cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Groups {
+    dirs: Vec<PathBuf>,
+}
+
+enum Layout {
+    V2(PathBuf),
+    Hybrid {
+        controllers: Vec<PathBuf>,
+        unified: Option<PathBuf>,
+    },
+}
+
+fn layout() -> std::result::Result<Layout, String> {
+    let root = Path::new(ROOT);
+    if root.join("cgroup.controllers").exists() {
+        return Ok(Layout::V2(base_v2(root)));
+    }
+    let mut controllers = Vec::new();
+    for name in CONTROLLERS {
+        let found = [name.to_owned(), "cpu,cpuacct".to_owned()]
+            .into_iter()
+            .map(|n| root.join(n))
+            .find(|d| d.join("cgroup.procs").exists() && (name == "cpu" || d.ends_with(name)));
+        controllers.push(
+            found.ok_or_else(|| format!("the `{name}` controller is not mounted under {ROOT}"))?,
+        );
+    }
+    let unified = root.join("unified");
+    let unified = unified.join("cgroup.procs").exists().then_some(unified);
+    Ok(Layout::Hybrid {
+        controllers,
+        unified,
+    })
+}
+
+/// Where our groups go in version 2: root makes them at the top; a user inside what was
+/// delegated to it.
+fn base_v2(root: &Path) -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return root.to_owned();
+    }
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = own
+        .lines()
+        .find_map(|l| l.strip_prefix("0::"))
+        .unwrap_or("/");
+    root.join(path.trim_start_matches('/'))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(Error::file("write", path))
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The groups directly below one. A group has dozens of files, so none of them is asked what it is.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let dirs = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    dirs.map(|e| e.path()).collect()
+}
+
+impl Groups {
+    /// Groups at known places, as a record names them.
+    pub fn at(dirs: Vec<PathBuf>) -> Self {
+        Groups { dirs }
+    }
+
+    /// Every group of a cell in any hierarchy: runtimes of containers make some that we do not.
+    pub(crate) fn everywhere(house: &str, cell: &str) -> Groups {
+        let mounted = fs::read_dir(ROOT).into_iter().flatten().flatten();
+        let roots = mounted.map(|e| e.path()).chain([PathBuf::from(ROOT)]);
+        // The same directory may be mounted under two names; twice removed is once.
+        let dirs = roots.map(|r| r.join(house).join(cell));
+        Groups {
+            dirs: dirs.filter(|d| d.is_dir()).collect(),
+        }
+    }
+
+    /// Why limits cannot be enforced here; none when they can.
+    pub fn unusable(house: &str) -> Option<String> {
+        let probe = || -> std::result::Result<(), String> {
+            let dirs = Self::dirs(house, None)?;
+            for dir in &dirs {
+                let existed = dir.exists();
+                fs::create_dir_all(dir)
+                    .map_err(|e| format!("`{}` cannot be made: {e}", dir.display()))?;
+                if !existed {
+                    let _still_used = fs::remove_dir(dir);
+                }
+            }
+            if let Layout::V2(base) = layout()? {
+                let have = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
+                for name in CONTROLLERS {
+                    if !have.split_whitespace().any(|c| c == name) {
+                        return Err(format!(
+                            "the `{name}` controller is not delegated to `{}`",
+                            base.display()
+                        ));
+                    }
+                }
+            }
+            Ok(())
+        };
+        probe().err()
+    }
+
+    fn dirs(house: &str, cell: Option<&str>) -> std::result::Result<Vec<PathBuf>, String> {
+        let name = |base: PathBuf| match cell {
+            Some(cell) => base.join(house).join(cell),
+            None => base.join(house),
+        };
+        Ok(match layout()? {
+            Layout::V2(base) => vec![name(base)],
+            Layout::Hybrid {
+                controllers,
+                unified,
+            } => controllers.into_iter().chain(unified).map(name).collect(),
+        })
+    }
+
+    /// Makes the groups of a cell and sets its limits.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] when the host has no usable groups, [`Error::File`] when one refuses.
+    pub fn create(house: &str, cell: &str, limits: &Limits) -> Result<Groups> {
+        let dirs = Self::dirs(house, Some(cell)).map_err(Error::Limits)?;
+        if let Layout::V2(base) = layout().map_err(Error::Limits)? {
+            for dir in [base.clone(), base.join(house)] {
+                fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
+                write(&dir.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
+            }
+        }
+        for dir in &dirs {
+            fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
+        }
+        let groups = Groups { dirs };
+        let memory = limits.memory.0.to_string();
+        let quota = u64::from(limits.cpu_milli) * PERIOD_US / 1000;
+        if let Some(dir) = groups.with("memory.max") {
+            write(&dir.join("memory.max"), &memory)?;
+            // Without this a cell could push its excess to swap.
+            let _no_swap_accounting = fs::write(dir.join("memory.swap.max"), "0");
+            write(&dir.join("cpu.max"), &format!("{quota} {PERIOD_US}"))?;
+        } else {
+            if let Some(dir) = groups.with("memory.limit_in_bytes") {
+                write(&dir.join("memory.limit_in_bytes"), &memory)?;
+                let _no_swap_accounting =
+                    fs::write(dir.join("memory.memsw.limit_in_bytes"), &memory);
+            }
+            if let Some(dir) = groups.with("cpu.cfs_quota_us") {
+                write(&dir.join("cpu.cfs_period_us"), &PERIOD_US.to_string())?;
+                write(&dir.join("cpu.cfs_quota_us"), &quota.max(1000).to_string())?;
+            }
+        }
+        if let Some(dir) = groups.with("pids.max") {
+            write(&dir.join("pids.max"), &limits.processes.to_string())?;
+        }
+        Ok(groups)
+    }
+
+    /// The limits that the kernel really applies; none when a layer is missing.
+    pub fn read_back(&self) -> Option<Limits> {
+        let memory = self
+            .with("memory.max")
+            .and_then(|d| number(&d.join("memory.max")))
+            .or_else(|| {
+                self.with("memory.limit_in_bytes")
+                    .and_then(|d| number(&d.join("memory.limit_in_bytes")))
+            })?;
+        let (quota, period) = match self.with("cpu.max") {
+            Some(dir) => {
+                let text = fs::read_to_string(dir.join("cpu.max")).ok()?;
+                let (quota, period) = text.trim().split_once(' ')?;
+                (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?)
+            }
+            None => {
+                let dir = self.with("cpu.cfs_quota_us")?;
+                (
+                    number(&dir.join("cpu.cfs_quota_us"))?,
+                    number(&dir.join("cpu.cfs_period_us"))?,
+                )
+            }
+        };
+        let processes = self
+            .with("pids.max")
+            .and_then(|d| number(&d.join("pids.max")))?;
+        Some(Limits {
+            memory: Bytes(memory),
+            cpu_milli: u32::try_from(quota * 1000 / period.max(1)).ok()?,
+            processes: u32::try_from(processes).ok()?,
+            io: self.io(),
+        })
+    }
+
+    /// Bounds what is read from and written to the disk that holds `path`.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] when the kernel has no such bound here, [`Error::File`] when it refuses.
+    pub fn limit_io(&mut self, house: &str, cell: &str, path: &Path, io: Bytes) -> Result<()> {
+        let disk = disk_of(path)?;
+        match layout().map_err(Error::Limits)? {
+            Layout::V2(base) => {
+                for dir in [base.clone(), base.join(house)] {
+                    write(&dir.join("cgroup.subtree_control"), "+io")?;
+                }
+                let dir = base.join(house).join(cell);
+                let line = format!("{disk} rbps={0} wbps={0}", io.0);
+                write(&dir.join("io.max"), &line)
+            }
+            Layout::Hybrid { .. } => {
+                let root = Path::new(ROOT).join("blkio");
+                if !root.join("blkio.throttle.read_bps_device").exists() {
+                    let why = "the `blkio` controller is not mounted or does not throttle";
+                    return Err(Error::Limits(why.to_owned()));
+                }
+                let dir = root.join(house).join(cell);
+                fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
+                self.dirs.push(dir.clone());
+                for file in THROTTLES {
+                    write(&dir.join(file), &format!("{disk} {}", io.0))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The bound on the disk that the kernel applies in both directions.
+    fn io(&self) -> Option<Bytes> {
+        if let Some(dir) = self.with("io.max") {
+            let text = fs::read_to_string(dir.join("io.max")).ok()?;
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let bound = |name: &str| {
+                words
+                    .iter()
+                    .find_map(|w| w.strip_prefix(name)?.parse().ok())
+            };
+            let (read, written): (u64, u64) = (bound("rbps=")?, bound("wbps=")?);
+            return Some(Bytes(read.max(written)));
+        }
+        let dir = self.with(THROTTLES[0])?;
+        let bound = |file: &str| {
+            let text = fs::read_to_string(dir.join(file)).ok()?;
+            text.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        let (read, written) = (bound(THROTTLES[0])?, bound(THROTTLES[1])?);
+        Some(Bytes(read.max(written)))
+    }
+
+    /// The directories, for the record.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.dirs
+    }
+
+    /// The first directory that has this file.
+    fn with(&self, file: &str) -> Option<&PathBuf> {
+        self.dirs.iter().find(|d| d.join(file).exists())
+    }
+
+    /// The ways in, for the launch.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn entrances(&self) -> Result<abbey_launch::Groups> {
+        let mut groups = abbey_launch::Groups::default();
+        for dir in &self.dirs {
+            let tasks = dir.join("tasks");
+            if tasks.exists() {
+                let open = fs::OpenOptions::new().write(true).open(&tasks);
+                groups
+                    .joined
+                    .push(open.map_err(Error::file("open", tasks))?.into());
+            } else {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let open = rustix::fs::open(dir, flags, Mode::empty());
+                groups.born_in = Some(open.map_err(|e| Error::file("open", dir)(e.into()))?);
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Every process in the groups.
+    pub fn processes(&self) -> Vec<i32> {
+        let mut dirs = self.dirs.clone();
+        let mut pids: Vec<i32> = Vec::new();
+        while let Some(dir) = dirs.pop() {
+            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+            dirs.extend(below(&dir));
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Holds every process where it is, or lets all go on; whether the kernel has done so. Where it
+    /// has no freezer, each process is stopped by signal, until no new one appears.
+    pub fn freeze(&self, on: bool, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        let Some(dir) = self.with("cgroup.freeze") else {
+            return process::hold(|| self.processes(), on, until);
+        };
+        if fs::write(dir.join("cgroup.freeze"), if on { "1" } else { "0" }).is_err() {
+            return false;
+        }
+        let wanted = if on { "frozen 1" } else { "frozen 0" };
+        loop {
+            let events = fs::read_to_string(dir.join("cgroup.events")).unwrap_or_default();
+            if events.lines().any(|l| l == wanted) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Kills everything in the groups and waits until they are empty.
+    ///
+    /// # Errors
+    /// The processes that survived `within`.
+    pub fn kill(&self, within: Duration) -> std::result::Result<(), Vec<i32>> {
+        let until = Instant::now() + within;
+        loop {
+            for dir in &self.dirs {
+                let _older_kernel = fs::write(dir.join("cgroup.kill"), "1");
+            }
+            let left = self.processes();
+            if left.is_empty() {
+                return Ok(());
+            }
+            for pid in &left {
+                // Still listed in our group a moment ago, so the number is ours.
+                if let Some(pid) = rustix::process::Pid::from_raw(*pid) {
+                    let _gone_already =
+                        rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
+            }
+            if Instant::now() >= until {
+                return Err(left);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Removes the groups, which must be empty, and the house's when it was the last cell.
+    ///
+    /// # Errors
+    /// When a group stays in use.
+    pub fn remove(&self) -> Result<()> {
+        for dir in &self.dirs {
+            // What was made below, by whoever runs containers.
+            for below in below(dir) {
+                Groups::at(vec![below]).remove()?;
+            }
+            let mut tries = 0;
+            loop {
+                match fs::remove_dir(dir) {
+                    Ok(()) => break,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                    // A process that just died can keep the group busy for a moment.
+                    Err(e) if e.kind() == io::ErrorKind::ResourceBusy && tries < 200 => {
+                        tries += 1;
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    Err(e) => return Err(Error::file("remove", dir)(e)),
+                }
+            }
+            if let Some(house) = dir.parent() {
+                let _other_cells = fs::remove_dir(house);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel killed something here for memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        ["memory.events", "memory.oom_control"].iter().any(|file| {
+            self.with(file)
+                .and_then(|d| fs::read_to_string(d.join(file)).ok())
+                .is_some_and(|text| {
+                    text.lines()
+                        .filter_map(|l| l.strip_prefix("oom_kill "))
+                        .any(|n| n.trim() != "0")
+                })
+        })
+    }
+
+    /// Most memory that was in use at any time; 0 where the kernel does not tell.
+    pub fn memory_peak(&self) -> Bytes {
+        let read = |file: &str| self.with(file).and_then(|d| number(&d.join(file)));
+        let peak = read("memory.peak").or_else(|| read("memory.max_usage_in_bytes"));
+        Bytes(peak.unwrap_or(0))
+    }
+
+    /// What the cell uses.
+    pub fn usage(&self) -> Usage {
+        let memory = self
+            .with("memory.current")
+            .and_then(|d| number(&d.join("memory.current")))
+            .or_else(|| {
+                self.with("memory.usage_in_bytes")
+                    .and_then(|d| number(&d.join("memory.usage_in_bytes")))
+            });
+        let cpu_us = self
+            .with("cpu.stat")
+            .and_then(|d| fs::read_to_string(d.join("cpu.stat")).ok())
+            .and_then(|t| {
+                t.lines()
+                    .find_map(|l| l.strip_prefix("usage_usec ")?.trim().parse().ok())
+            });
+        Usage {
+            memory: Bytes(memory.unwrap_or(0)),
+            cpu_us: cpu_us.unwrap_or(0),
+            processes: self.processes().len() as u64,
+        }
+    }
+
+    /// Groups of this house that still exist, with the name of their cell.
+    pub fn leftovers(house: &str) -> Vec<PathBuf> {
+        let dirs = Self::dirs(house, None).unwrap_or_default();
+        let inner = dirs
+            .iter()
+            .filter_map(|d| fs::read_dir(d).ok())
+            .flatten()
+            .flatten();
+        inner.map(|e| e.path()).filter(|p| p.is_dir()).collect()
+    }
+}

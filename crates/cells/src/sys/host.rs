@@ -1,0 +1,52 @@
+//! What the host has, read from `/proc` and the C library's files.
+
+use abbey_model::Bytes;
+use std::fs;
+use std::net::Ipv4Addr;
+
+/// Locales of the host as their files are called: directories, and those in the archive of the C library.
+/// Source: localedef(1), `--list-archive`.
+pub fn locales() -> std::collections::BTreeSet<String> {
+    let entries = fs::read_dir("/usr/lib/locale").into_iter().flatten();
+    let whole = entries
+        .flatten()
+        .filter(|e| e.path().join("LC_CTYPE").exists());
+    let mut names: std::collections::BTreeSet<String> = whole
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    let archive = std::process::Command::new("localedef")
+        .arg("--list-archive")
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .output();
+    if let Ok(archive) = archive {
+        let text = String::from_utf8_lossy(&archive.stdout).into_owned();
+        names.extend(text.lines().map(str::to_owned));
+    }
+    names
+}
+
+/// A line of `/proc/meminfo`, for example `MemAvailable:`; none where it cannot be read.
+pub fn memory(line: &str) -> Option<Bytes> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let rest = text.lines().find_map(|l| l.strip_prefix(line))?;
+    let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
+    Some(Bytes(kib << 10))
+}
+
+/// Routes and their interfaces, of `/proc/net/route` (hexadecimal, in host byte order of a little-endian word).
+pub(crate) fn routes() -> Vec<(Ipv4Addr, u8, String)> {
+    let text = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let route = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let word = |i: usize| {
+            u32::from_str_radix(fields.get(i)?, 16)
+                .ok()
+                .map(u32::swap_bytes)
+        };
+        let (address, mask) = (word(1)?, word(7)?);
+        let prefix = u8::try_from(mask.count_ones()).ok()?;
+        (prefix > 0).then(|| (Ipv4Addr::from(address), prefix, fields[0].to_owned()))
+    };
+    text.lines().skip(1).filter_map(route).collect()
+}

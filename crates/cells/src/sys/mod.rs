@@ -1,0 +1,11 @@
+//! Helpers over the operating system of the host, each without a notion of cells.
+
+pub(crate) mod accounts;
+pub(crate) mod cgroup;
+pub(crate) mod descriptors;
+pub(crate) mod frame;
+pub(crate) mod host;
+pub(crate) mod lock;
+pub(crate) mod process;
+pub(crate) mod programs;
+pub(crate) mod terminal;

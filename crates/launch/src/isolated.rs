@@ -1,0 +1,199 @@
+//! A program behind walls: its own namespaces, root, users, filters.
+//!
+//! The caller is the shim. It makes a child in new namespaces; the child builds its own root,
+//! takes away its own rights, reads back what is in force and says so; only when the caller is
+//! content does it start the program. The child stays as the first process of its PID namespace:
+//! it reaps, forwards signals, and tells how the program ended.
+//!
+//! Two orders of events. With privilege, everything is built by root and the user namespace comes
+//! last, so that no right inside it reaches the mounts, the network or the processes of the cell.
+//! Without, the user namespace comes first and lends the rights to build.
+
+use crate::isolated_child;
+use crate::isolation::{Error, INNER_UID, InForce, Isolation, Result};
+use crate::spawn::{Child, Spec, clone_with};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
+    SocketType,
+};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// A program that runs behind walls.
+#[derive(Debug)]
+pub struct IsolatedChild {
+    /// The first process of the cell, whose end is the end of all of it.
+    pub child: Child,
+    /// Listeners in the cell's network, in the order asked for.
+    pub listeners: Vec<OwnedFd>,
+    /// What holds.
+    pub in_force: InForce,
+    /// Where the first process says how the program ended.
+    pub channel: OwnedFd,
+}
+
+impl IsolatedChild {
+    /// The wait status of the program, once [`IsolatedChild::child`] has ended by itself.
+    pub fn status(channel: &OwnedFd) -> Option<i32> {
+        let mut buffer = [0u8; 64];
+        loop {
+            match rustix::net::recv(channel, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((5, _)) if buffer[0] == b'X' => {
+                    return Some(i32::from_ne_bytes([
+                        buffer[1], buffer[2], buffer[3], buffer[4],
+                    ]));
+                }
+                Ok((0, _)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// Starts `spec` behind `walls`. `born` is called once with the number of the cell's first
+/// process, before it builds anything: the time to connect its network. `content` sees what is
+/// in force and decides whether the program may run.
+///
+/// # Errors
+/// [`Error`] with the step; no process is left then.
+pub fn spawn(
+    spec: &Spec,
+    walls: &Isolation,
+    born: &mut dyn FnMut(i32) -> io::Result<()>,
+    content: &mut dyn FnMut(&InForce) -> io::Result<()>,
+) -> Result<IsolatedChild> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|e| Error::new("make", "a socket pair", e))?;
+    let mut flags = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWNET;
+    if walls.rootless {
+        flags |= libc::CLONE_NEWUSER;
+    }
+    let outside = isolated_child::Namespaces::of_self();
+    let (pid, pidfd) = clone_with(flags, spec.groups.born_in.as_ref())
+        .map_err(|e| Error::new("make", "namespaces", e))?;
+    let Some(pidfd) = pidfd else {
+        drop(ours);
+        isolated_child::run(spec, walls, &outside, theirs);
+    };
+    drop(theirs);
+    let child = Child { pid, pidfd };
+    match attend(&ours, walls, &child, born, content) {
+        Ok((listeners, in_force)) => Ok(IsolatedChild {
+            child,
+            listeners,
+            in_force,
+            channel: ours,
+        }),
+        Err(error) => {
+            let _gone_already =
+                rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
+            let _reaped_by_another = rustix::process::waitid(
+                rustix::process::WaitId::PidFd(child.pidfd.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            );
+            Err(error)
+        }
+    }
+}
+
+/// Serves the child until its program runs.
+fn attend(
+    channel: &OwnedFd,
+    walls: &Isolation,
+    child: &Child,
+    born: &mut dyn FnMut(i32) -> io::Result<()>,
+    content: &mut dyn FnMut(&InForce) -> io::Result<()>,
+) -> Result<(Vec<OwnedFd>, InForce)> {
+    let mut listeners = Vec::new();
+    let mut in_force = InForce::default();
+    let go_on = || {
+        rustix::net::send(channel, b"k", SendFlags::NOSIGNAL)
+            .map(drop)
+            .map_err(|e| Error::new("speak to", "the cell's first process", e))
+    };
+    loop {
+        let message = receive(channel, &mut listeners)?;
+        let (kind, body) = message.split_first().unwrap_or((&0, &[]));
+        match kind {
+            b'U' => {
+                write_maps(walls, child.pid)?;
+                go_on()?;
+            }
+            b'N' => {
+                born(child.pid).map_err(|e| Error::new("connect the network", "", e))?;
+                go_on()?;
+            }
+            b'L' => go_on()?,
+            b'R' => {
+                let bits = body.try_into().map_or(0, u32::from_ne_bytes);
+                in_force = InForce::from_bits(bits);
+                content(&in_force).map_err(|e| Error::new("accept the walls", "", e))?;
+                go_on()?;
+            }
+            b'P' => return Ok((listeners, in_force)),
+            b'E' => return Err(told(body)),
+            _ => {
+                return Err(Error::new(
+                    "hear from",
+                    "the cell's first process",
+                    io::Error::from(io::ErrorKind::UnexpectedEof),
+                ));
+            }
+        }
+    }
+}
+
+/// The map has one entry: the program is its user and nobody else, so nothing it makes can belong
+/// to another.
+fn write_maps(walls: &Isolation, pid: i32) -> Result<()> {
+    let put = |file: &str, text: String| {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::write(&path, text).map_err(|e| Error::new("write", path, e))
+    };
+    if walls.rootless {
+        put("setgroups", "deny".to_owned())?;
+    }
+    let map = format!("{INNER_UID} {} 1\n", walls.outer_uid);
+    put("gid_map", map.clone())?;
+    put("uid_map", map)
+}
+
+/// An error as the child put it: step, thing, number.
+fn told(body: &[u8]) -> Error {
+    let text = String::from_utf8_lossy(body);
+    let mut parts = text.split('\0');
+    let mut next = || parts.next().unwrap_or_default().to_owned();
+    let (what, on, number) = (next(), next(), next());
+    let source = io::Error::from_raw_os_error(number.parse().unwrap_or(0));
+    Error { what, on, source }
+}
+
+fn receive(channel: &OwnedFd, fds: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {
+    let mut buffer = [0u8; 2048];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let got = loop {
+        let mut io = [IoSliceMut::new(&mut buffer)];
+        match rustix::net::recvmsg(channel, &mut io, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Ok(got) => break got.bytes,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::new("hear from", "the cell's first process", e)),
+        }
+    };
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            fds.extend(passed);
+        }
+    }
+    Ok(buffer[..got].to_vec())
+}

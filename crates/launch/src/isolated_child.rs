@@ -1,0 +1,445 @@
+//! The first process of a cell: builds the walls around itself, then starts the program.
+//!
+//! It is a copy of the shim, which has one thread, so it may allocate and use ordinary code. It
+//! never returns: every way out is an exit.
+
+use crate::isolation::{Attributes, Error, INNER_UID, Isolation, Landlock, Mount, Result};
+use crate::landlock;
+use crate::spawn::Spec;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_change, move_mount, open_tree, unmount,
+};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::process::Signal;
+use std::ffi::{CStr, CString};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// Builds, restricts, starts, waits. The channel's end at the other side is our end.
+pub(crate) fn run(spec: &Spec, walls: &Isolation, outside: &Namespaces, channel: OwnedFd) -> ! {
+    let status = match build(spec, walls, outside, &channel) {
+        Ok(program) => crate::init::serve(program, &channel),
+        Err(error) => {
+            let number = error.source.raw_os_error().unwrap_or(0);
+            tell(
+                &channel,
+                b'E',
+                format!("{}\0{}\0{number}", error.what, error.on).as_bytes(),
+            );
+            127
+        }
+    };
+    // SAFETY: ends this process at once; nothing of the copied parent may run.
+    unsafe { libc::_exit(status) }
+}
+
+fn build(spec: &Spec, walls: &Isolation, outside: &Namespaces, channel: &OwnedFd) -> Result<i32> {
+    let _not_a_leader = rustix::process::setsid();
+    tie_to_parent()?;
+    crate::spawn::join(&spec.groups.joined)
+        .map_err(|e| Error::new("join a control group", "", e))?;
+    unshare(libc::CLONE_NEWCGROUP, "a control group namespace")?;
+    if walls.rootless {
+        ask(channel, b'U')?;
+    } else {
+        drop_groups()?;
+    }
+    crate::loopback_up().map_err(|e| Error::new("bring up", "lo", e))?;
+    ask(channel, b'N')?;
+    let listeners = listen(walls)?;
+    hand_over(channel, &listeners)?;
+    drop(listeners);
+    build_root(walls)?;
+    rustix::system::sethostname(walls.hostname.as_bytes())
+        .map_err(|e| Error::new("set", "the host name", e))?;
+    if !walls.rootless {
+        unshare(libc::CLONE_NEWUSER, "a user namespace")?;
+        ask(channel, b'U')?;
+    }
+    crate::spawn::limit(&spec.rlimits).map_err(|e| Error::new("set", "a resource limit", e))?;
+    become_user()?;
+    drop_capabilities()?;
+    rustix::thread::set_no_new_privs(true).map_err(|e| Error::new("set", "no_new_privs", e))?;
+    // The change of user cleared it. A parent that died in between is noticed at the next question.
+    tie_to_parent()?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|e| Error::new("forbid", "core dumps", e))?;
+    if let Some(rules) = &walls.landlock {
+        landlock::restrict(&rules.write).map_err(|e| Error::new("apply", "Landlock", e))?;
+    }
+    for filter in &walls.filters {
+        crate::spawn::filter(filter)
+            .map_err(|e| Error::new("install", "a filter of system calls", e))?;
+    }
+    let bits = read_back(outside, walls.landlock.as_ref());
+    tell(channel, b'R', &bits.to_ne_bytes());
+    answered(channel)?;
+    let program =
+        crate::spawn::spawn_here(spec).map_err(|e| Error::new(e.stage, argv0(spec), e.source))?;
+    tell(channel, b'P', &[]);
+    Ok(program.pid)
+}
+
+fn argv0(spec: &Spec) -> String {
+    spec.argv
+        .first()
+        .map(|a| a.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn tie_to_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|e| Error::new("tie its life to", "the shim", e))
+}
+
+fn unshare(flag: libc::c_int, what: &str) -> Result<()> {
+    // SAFETY: changes namespaces of this process only, which has one thread.
+    match unsafe { libc::unshare(flag) } {
+        0 => Ok(()),
+        _ => Err(Error::new("make", what, io::Error::last_os_error())),
+    }
+}
+
+pub(crate) fn drop_groups() -> Result<()> {
+    // SAFETY: an empty list; the pointer is not read.
+    match unsafe { libc::setgroups(0, std::ptr::null()) } {
+        0 => Ok(()),
+        _ => Err(Error::new("drop", "groups", io::Error::last_os_error())),
+    }
+}
+
+/// Says something that is not waited for.
+fn tell(channel: &OwnedFd, kind: u8, body: &[u8]) {
+    let mut message = vec![kind];
+    message.extend_from_slice(body);
+    let _parent_gone = rustix::net::send(channel, &message, SendFlags::NOSIGNAL);
+}
+
+fn ask(channel: &OwnedFd, kind: u8) -> Result<()> {
+    tell(channel, kind, &[]);
+    answered(channel)
+}
+
+/// Waits for the parent's word; its silence is the end.
+fn answered(channel: &OwnedFd) -> Result<()> {
+    let mut word = [0u8; 1];
+    loop {
+        match rustix::net::recv(channel, &mut word[..], rustix::net::RecvFlags::empty()) {
+            Ok((1, _)) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => {
+                let gone = io::Error::from(io::ErrorKind::UnexpectedEof);
+                return Err(Error::new("hear from", "the shim", gone));
+            }
+            Err(e) => return Err(Error::new("hear from", "the shim", e)),
+        }
+    }
+}
+
+/// Listens where the shim wants to.
+fn listen(walls: &Isolation) -> Result<Vec<std::net::TcpListener>> {
+    let listen = |address| {
+        std::net::TcpListener::bind(address)
+            .map_err(|e| Error::new("listen on", format!("{address}"), e))
+    };
+    walls.listen.iter().map(listen).collect()
+}
+
+fn hand_over(channel: &OwnedFd, listeners: &[std::net::TcpListener]) -> Result<()> {
+    if listeners.is_empty() {
+        return Ok(());
+    }
+    let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fits = ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = rustix::net::sendmsg(
+        channel,
+        &[IoSlice::new(b"L")],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    );
+    match (fits, sent) {
+        (true, Ok(_)) => answered(channel),
+        (_, Err(e)) => Err(Error::new("hand over", "listeners", e)),
+        (false, _) => {
+            let many = io::Error::from(io::ErrorKind::InvalidInput);
+            Err(Error::new("hand over", "listeners", many))
+        }
+    }
+}
+
+fn build_root(walls: &Isolation) -> Result<()> {
+    let quiet = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change(c"/", quiet).map_err(|e| Error::new("part from", "the host's mounts", e))?;
+    let owner = if walls.rootless {
+        INNER_UID
+    } else {
+        walls.outer_uid
+    };
+    let staging = walls.staging.as_c_str();
+    let named = |e: rustix::io::Errno| Error::new("mount", staging.to_string_lossy(), e);
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount(c"abbey", staging, c"tmpfs", flags, c"mode=755,size=1m").map_err(named)?;
+    let root = rustix::fs::open(
+        staging,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(named)?;
+    rustix::process::fchdir(&root).map_err(named)?;
+    for step in &walls.mounts {
+        apply(step, owner)?;
+    }
+    rustix::process::pivot_root(c".", c".").map_err(|e| Error::new("enter", "its root", e))?;
+    unmount(c".", UnmountFlags::DETACH).map_err(|e| Error::new("leave", "the host's root", e))?;
+    rustix::process::chdir(c"/").map_err(|e| Error::new("enter", "its root", e))?;
+    let sealed = Attributes {
+        read_only: true,
+        ..Attributes::default()
+    };
+    set_attributes(CWD.as_raw_fd(), c"/", sealed, false)
+        .map_err(|e| Error::new("seal", "its root", e))
+}
+
+/// One step, in the directory that becomes the root.
+fn apply(step: &Mount, owner: u32) -> Result<()> {
+    let (what, path, done) = match step {
+        Mount::Dir(path, mode) => ("make", path, make_dir(path, *mode)),
+        Mount::Link(path, to) => (
+            "link",
+            path,
+            rustix::fs::symlink(to, path).map_err(Into::into),
+        ),
+        Mount::File(path, content, mode) => ("write", path, make_file(path, content, *mode)),
+        Mount::Bind {
+            source,
+            path,
+            attributes,
+            optional,
+        } => match bind(source, path, *attributes) {
+            Err(e) if *optional && e.kind() == io::ErrorKind::NotFound => ("bind", path, Ok(())),
+            Err(e) => return Err(Error::new("bind", source.to_string_lossy(), e)),
+            Ok(()) => ("bind", path, Ok(())),
+        },
+        Mount::Tmpfs(path, options, attributes) => {
+            ("mount", path, tmpfs(path, options, owner, *attributes))
+        }
+        Mount::Proc(path) => ("mount", path, {
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            make_dir(path, 0o555).and_then(|()| {
+                mount(c"proc", path.as_c_str(), c"proc", flags, c"").map_err(Into::into)
+            })
+        }),
+        Mount::Pts(path) => ("mount", path, {
+            let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+            let options = c"newinstance,ptmxmode=0666,mode=0620";
+            make_dir(path, 0o755).and_then(|()| {
+                mount(c"devpts", path.as_c_str(), c"devpts", flags, options).map_err(Into::into)
+            })
+        }),
+        Mount::Mask(path) => ("mask", path, mask(path)),
+        Mount::ReadOnly(path) => ("seal", path, read_only(path)),
+    };
+    done.map_err(|e| Error::new(what, path.to_string_lossy(), e))
+}
+
+fn make_dir(path: &CStr, mode: u32) -> io::Result<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
+        Ok(()) => rustix::fs::chmod(path, Mode::from_raw_mode(mode)).map_err(Into::into),
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn make_file(path: &CStr, content: &[u8], mode: u32) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    io::Write::write_all(&mut std::fs::File::from(file), content)
+}
+
+/// Makes what is mounted over, unless it is there.
+fn make_target(path: &CStr, is_dir: bool) -> io::Result<()> {
+    match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(()),
+        Err(_) if is_dir => make_dir(path, 0o755),
+        Err(_) => make_file(path, &[], 0o644),
+    }
+}
+
+fn bind(source: &CStr, path: &CStr, attributes: Attributes) -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, source, flags)?;
+    let is_dir = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode)
+        == rustix::fs::FileType::Directory;
+    make_target(path, is_dir)?;
+    set_attributes(tree.as_raw_fd(), c"", attributes, true)?;
+    move_mount(
+        &tree,
+        c"",
+        CWD,
+        path,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(Into::into)
+}
+
+fn tmpfs(path: &CStr, options: &str, owner: u32, attributes: Attributes) -> io::Result<()> {
+    make_dir(path, 0o755)?;
+    let mut flags = MountFlags::NOSUID;
+    if !attributes.devices {
+        flags |= MountFlags::NODEV;
+    }
+    if attributes.no_exec {
+        flags |= MountFlags::NOEXEC;
+    }
+    let data = CString::new(format!("{options},uid={owner},gid={owner}"))?;
+    mount(c"abbey", path, c"tmpfs", flags, data.as_c_str()).map_err(Into::into)
+}
+
+fn mask(path: &CStr) -> io::Result<()> {
+    let Ok(stat) = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) else {
+        return Ok(());
+    };
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
+        let flags =
+            MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+        return mount(
+            c"abbey",
+            path,
+            c"tmpfs",
+            flags,
+            c"mode=555,size=0,nr_inodes=1",
+        )
+        .map_err(Into::into);
+    }
+    bind(
+        c"/dev/null",
+        path,
+        Attributes {
+            devices: true,
+            ..Attributes::default()
+        },
+    )
+}
+
+fn read_only(path: &CStr) -> io::Result<()> {
+    if rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        return Ok(());
+    }
+    let sealed = Attributes {
+        read_only: true,
+        devices: true,
+        no_exec: false,
+    };
+    bind(path, path, sealed)
+}
+
+/// `mount_setattr(2)`; no set-user-id programs anywhere.
+fn set_attributes(fd: i32, path: &CStr, attributes: Attributes, below: bool) -> io::Result<()> {
+    let mut set = libc::MOUNT_ATTR_NOSUID;
+    if attributes.read_only {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    if !attributes.devices {
+        set |= libc::MOUNT_ATTR_NODEV;
+    }
+    if attributes.no_exec {
+        set |= libc::MOUNT_ATTR_NOEXEC;
+    }
+    let change = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    let mut flags = libc::AT_EMPTY_PATH;
+    if below {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: the structure and the path outlive the call, and the size is the structure's.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd,
+            path.as_ptr(),
+            flags,
+            &raw const change,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+pub(crate) fn become_user() -> Result<()> {
+    // SAFETY: plain calls; the ids are the only ones of this namespace.
+    let done = unsafe {
+        libc::setresgid(INNER_UID, INNER_UID, INNER_UID) == 0
+            && libc::setresuid(INNER_UID, INNER_UID, INNER_UID) == 0
+    };
+    match done {
+        true => Ok(()),
+        false => Err(Error::new("become", "its user", io::Error::last_os_error())),
+    }
+}
+
+pub(crate) fn drop_capabilities() -> Result<()> {
+    let failed = |e: io::Error| Error::new("drop", "capabilities", e);
+    crate::drop_all_capabilities().map_err(failed)
+}
+
+/// Namespaces of a process, as links in `/proc`.
+pub(crate) struct Namespaces(Vec<Option<std::path::PathBuf>>);
+
+/// Kinds, in the order of the bits.
+const KINDS: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "cgroup", "net"];
+
+impl Namespaces {
+    /// Those of the caller.
+    pub(crate) fn of_self() -> Self {
+        let link = |kind| std::fs::read_link(format!("/proc/self/ns/{kind}")).ok();
+        Namespaces(KINDS.into_iter().map(link).collect())
+    }
+}
+
+/// Looks at itself with the eyes of the program, one bit a layer.
+fn read_back(before: &Namespaces, rules: Option<&Landlock>) -> u32 {
+    let mut bits = 0;
+    let pairs = before.0.iter().zip(Namespaces::of_self().0);
+    for (n, (theirs, ours)) in pairs.enumerate() {
+        let other = matches!((theirs, ours), (Some(a), Some(b)) if *a != b);
+        bits |= u32::from(other) << n;
+    }
+    let root = rustix::fs::statvfs(c"/").ok();
+    let read_only = root.is_some_and(|s| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    let no_host = rustix::fs::stat(c"/abbey").is_ok();
+    bits |= u32::from(read_only && no_host) << 7;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .map(str::trim)
+    };
+    let empty = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"]
+        .iter()
+        .all(|set| field(set).is_some_and(|v| v.bytes().all(|b| b == b'0')));
+    bits |= u32::from(empty) << 8;
+    bits |= u32::from(field("NoNewPrivs:") == Some("1")) << 9;
+    bits |= u32::from(field("Seccomp:") == Some("2")) << 10;
+    if let Some(rules) = rules {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let made = rustix::fs::open(rules.probe.as_c_str(), flags, Mode::from_raw_mode(0o600));
+        bits |= u32::from(matches!(made, Err(rustix::io::Errno::ACCESS))) << 11;
+    }
+    bits
+}

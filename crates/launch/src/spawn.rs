@@ -1,0 +1,500 @@
+//! Starts a program in a child process: control groups, limits, user, descriptors, then exec.
+
+use crate::isolation::Instruction;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// The program to run.
+#[derive(Debug)]
+pub enum Program {
+    /// A path. When the child's user cannot reach it, the file opened here is used instead.
+    Path(CString, Option<OwnedFd>),
+    /// This open file.
+    File(OwnedFd),
+}
+
+/// Control groups that a child is in before it does anything.
+///
+/// Each way in is the one that does not wait for every processor: a process that moves itself by
+/// `cgroup.procs` waits for the kernel to see that no other forks or executes just then, about 10 ms. Source:
+/// clone(2), and `cgroup_procs_write_start` of the kernel.
+#[derive(Debug, Default)]
+pub struct Groups {
+    /// Directory of version 2, in which the child is born.
+    pub born_in: Option<OwnedFd>,
+    /// Open `tasks` of version 1, by which the child moves itself, being one thread.
+    pub joined: Vec<OwnedFd>,
+}
+
+/// What the child becomes.
+#[derive(Debug)]
+pub struct Spec {
+    /// The program.
+    pub program: Program,
+    /// Arguments, the first being the name.
+    pub argv: Vec<CString>,
+    /// The whole environment, `NAME=value`.
+    pub env: Vec<CString>,
+    /// Working directory.
+    pub cwd: CString,
+    /// User and group to become; none keeps the caller's.
+    pub user: Option<u32>,
+    /// Its control groups.
+    pub groups: Groups,
+    /// Resource limits, as (resource, value), soft and hard alike.
+    pub rlimits: Vec<(i32, u64)>,
+    /// Descriptors for standard input, output and error, and from 3 on what follows.
+    pub fds: Vec<OwnedFd>,
+    /// Whether it starts a session of its own.
+    pub new_session: bool,
+    /// Whether standard input is a terminal, which becomes that of the session.
+    pub terminal: bool,
+    /// Whether it dies with the thread that spawned it.
+    pub dies_with_parent: bool,
+    /// Whether programs of its may give it more rights: only inside a machine of its own.
+    pub new_privileges: bool,
+}
+
+/// Steps of a launch, for messages.
+const STAGES: [&str; 9] = [
+    "join a control group",
+    "start a session",
+    "set a resource limit",
+    "enter the working directory",
+    "become its user",
+    "forbid new privileges",
+    "arrange descriptors",
+    "tie its life to the shim",
+    EXECUTE,
+];
+
+/// The stage at which the program itself could not be executed.
+pub const EXECUTE: &str = "execute the program";
+
+/// A launch that failed.
+#[derive(Debug)]
+pub struct Error {
+    /// What could not be done.
+    pub stage: &'static str,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+impl Error {
+    fn fork(source: io::Error) -> Self {
+        Error {
+            stage: "fork",
+            source,
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "could not {}", self.stage)
+    }
+}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Pointers prepared before the fork; they borrow from the [`Spec`] beside them.
+struct Prepared<'a> {
+    spec: &'a Spec,
+    groups: &'a [OwnedFd],
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    fds: Vec<RawFd>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(spec: &'a Spec, groups: &'a Groups) -> Self {
+        let pointers = |texts: &[CString]| {
+            texts
+                .iter()
+                .map(|t| t.as_ptr())
+                .chain([std::ptr::null()])
+                .collect::<Vec<_>>()
+        };
+        Prepared {
+            spec,
+            groups: &groups.joined,
+            argv: pointers(&spec.argv),
+            env: pointers(&spec.env),
+            fds: spec.fds.iter().map(AsRawFd::as_raw_fd).collect(),
+        }
+    }
+
+    /// Becomes the program; returns only on failure, with the stage and the error number.
+    ///
+    /// # Safety
+    /// Only in a process that may be replaced; after a fork only when the parent had one thread
+    /// or the child does nothing but this. Makes system calls only: no allocation, no locks.
+    unsafe fn become_it(&self) -> (usize, i32) {
+        // SAFETY: of the whole body: every pointer comes from a CString, Vec or fd that `self` borrows
+        // and that outlives the call; all calls are plain system calls with checked results.
+        unsafe {
+            let failed = |stage: usize| (stage, *libc::__errno_location());
+            if join(self.groups).is_err() {
+                return failed(0);
+            }
+            if self.spec.new_session && libc::setsid() < 0 {
+                return failed(1);
+            }
+            if limit(&self.spec.rlimits).is_err() {
+                return failed(2);
+            }
+            // The directory is entered before the user changes: its parents need not be open.
+            if libc::chdir(self.spec.cwd.as_ptr()) != 0 {
+                return failed(3);
+            }
+            libc::umask(0o077);
+            if let Some(id) = self.spec.user
+                && (libc::setgroups(0, std::ptr::null()) != 0
+                    || libc::setresgid(id, id, id) != 0
+                    || libc::setresuid(id, id, id) != 0)
+            {
+                return failed(4);
+            }
+            if !self.spec.new_privileges && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            {
+                return failed(5);
+            }
+            // Move every wanted descriptor out of the way first, then into place.
+            let base = 100;
+            for (i, fd) in self.fds.iter().enumerate() {
+                if libc::dup3(*fd, base + i as i32, libc::O_CLOEXEC) < 0 {
+                    return failed(6);
+                }
+            }
+            for i in 0..self.fds.len() as i32 {
+                if libc::dup2(base + i, i) < 0 {
+                    return failed(6);
+                }
+            }
+            if self.spec.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
+                return failed(6);
+            }
+            // Nothing else is inherited: all other descriptors close on exec.
+            let first = self.fds.len() as libc::c_uint;
+            libc::syscall(
+                libc::SYS_close_range,
+                first,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
+            for signal in 1..32 {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+            // After the change of user, which clears it.
+            if self.spec.dies_with_parent
+                && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) != 0
+            {
+                return failed(7);
+            }
+            let by_file = |fd: RawFd| {
+                libc::syscall(
+                    libc::SYS_execveat,
+                    fd,
+                    c"".as_ptr(),
+                    self.argv.as_ptr(),
+                    self.env.as_ptr(),
+                    libc::AT_EMPTY_PATH,
+                );
+            };
+            match &self.spec.program {
+                Program::Path(path, file) => {
+                    libc::execve(path.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
+                    if *libc::__errno_location() == libc::EACCES
+                        && let Some(file) = file
+                    {
+                        by_file(file.as_raw_fd());
+                    }
+                }
+                Program::File(file) => by_file(file.as_raw_fd()),
+            }
+            failed(8)
+        }
+    }
+
+    /// The whole of a forked child: becomes the program, or reports why not and ends.
+    fn run(&self, report: &OwnedFd) -> ! {
+        // SAFETY: we are the child; see `become_it`. The report's descriptor is moved above those that are
+        // arranged, so that it survives until exec closes it.
+        unsafe {
+            let report = libc::fcntl(report.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 200);
+            let (stage, errno) = self.become_it();
+            let message = [stage as i32, errno];
+            libc::write(report, message.as_ptr().cast(), 8);
+            libc::_exit(127);
+        }
+    }
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number.
+    pub pid: i32,
+    /// A handle that cannot come to mean another process.
+    pub pidfd: OwnedFd,
+}
+
+/// Moves the calling thread into each group, by its open `tasks`.
+pub(crate) fn join(groups: &[OwnedFd]) -> io::Result<()> {
+    for group in groups {
+        rustix::io::write(group, b"0")?;
+    }
+    Ok(())
+}
+
+/// Sets resource limits, soft and hard alike.
+pub(crate) fn limit(limits: &[(i32, u64)]) -> io::Result<()> {
+    for (resource, value) in limits {
+        let limit = libc::rlimit {
+            rlim_cur: *value,
+            rlim_max: *value,
+        };
+        // SAFETY: the structure outlives the call.
+        if unsafe { libc::setrlimit(*resource as _, &raw const limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Moves the calling process, which was born elsewhere, into the groups.
+pub(crate) fn enter_groups(groups: &Groups) -> io::Result<()> {
+    join(&groups.joined)?;
+    if let Some(directory) = &groups.born_in {
+        use rustix::fs::{Mode, OFlags, openat};
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let entrance = openat(directory, "cgroup.procs", flags, Mode::empty())?;
+        rustix::io::write(&entrance, b"0")?;
+    }
+    Ok(())
+}
+
+/// Source: `linux/sched.h`; the value that `libc` has is cut to 32 bits.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A copy of the caller in new namespaces and in a control group of version 2: in the caller its
+/// number and handle, in the copy no handle.
+pub(crate) fn clone_with(
+    flags: libc::c_int,
+    group: Option<&OwnedFd>,
+) -> io::Result<(i32, Option<OwnedFd>)> {
+    let mut pidfd: libc::c_int = -1;
+    let mut flags = u64::from((flags | libc::CLONE_PIDFD).cast_unsigned());
+    if group.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
+    let arguments = libc::clone_args {
+        flags,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: group.map_or(0, |g| g.as_raw_fd().cast_unsigned().into()),
+    };
+    // SAFETY: without CLONE_VM and with no stack this is a fork; the caller has one thread, so the
+    // copy is consistent. The structure and the handle's place outlive the call.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match pid {
+        0 => Ok((0, None)),
+        // SAFETY: the kernel has just made the descriptor for us.
+        1.. => Ok((i32::try_from(pid).unwrap_or(0), unsafe {
+            Some(OwnedFd::from_raw_fd(pidfd))
+        })),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Installs a filter of system calls on the caller.
+pub(crate) fn filter(program: &[Instruction]) -> io::Result<()> {
+    let program: Vec<libc::sock_filter> = program
+        .iter()
+        .map(|(code, jt, jf, k)| libc::sock_filter {
+            code: *code,
+            jt: *jt,
+            jf: *jf,
+            k: *k,
+        })
+        .collect();
+    let header = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap_or(u16::MAX),
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the program outlives the call, which copies it.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const header,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Starts a child.
+///
+/// # Errors
+/// [`Error`] with the stage; no process is left then.
+pub fn spawn(spec: &Spec) -> Result<Child, Error> {
+    spawn_into(spec, &spec.groups)
+}
+
+/// Starts a child from the first process of a cell, which is in the groups already: behind walls nothing may be
+/// moved. The child borrows the memory of its parent, which waits until the program runs, so nothing is copied;
+/// it must not be one that changes its user, because whether a process may be looked into belongs to the memory.
+pub(crate) fn spawn_here(spec: &Spec) -> Result<Child, Error> {
+    const STACK: usize = 64 << 10;
+    debug_assert!(spec.user.is_none());
+    let groups = Groups::default();
+    let errand = (Prepared::new(spec, &groups), report_pipe()?);
+    let mut stack = vec![0u128; STACK / 16];
+    extern "C" fn child(errand: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the pointer is to the errand of the waiting parent.
+        let (prepared, (_, out)) = unsafe { &*errand.cast::<(Prepared<'_>, (OwnedFd, OwnedFd))>() };
+        prepared.run(out)
+    }
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack grows down from its end, is aligned to 16 bytes and, as the errand, outlives the child's
+    // use of it: the parent goes on only when the child has executed its program or is gone.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(stack.len()).cast();
+        libc::clone(child, top, flags, (&raw const errand).cast_mut().cast())
+    };
+    if pid < 0 {
+        return Err(Error::fork(io::Error::last_os_error()));
+    }
+    let (_, (report_in, report_out)) = errand;
+    drop(report_out);
+    hear(pid, &report_in)
+}
+
+pub(crate) fn spawn_into(spec: &Spec, groups: &Groups) -> Result<Child, Error> {
+    let prepared = Prepared::new(spec, groups);
+    let (report_in, report_out) = report_pipe()?;
+    // The caller has one thread, so the child's copy is consistent; the child only runs `become_it`, writes
+    // its report and leaves without running destructors.
+    let forked = match &groups.born_in {
+        Some(group) => clone_with(0, Some(group)).map(|(pid, _)| pid),
+        // SAFETY: as said.
+        None => match unsafe { libc::fork() } {
+            pid @ 0.. => Ok(pid),
+            _ => Err(io::Error::last_os_error()),
+        },
+    };
+    let pid = forked.map_err(Error::fork)?;
+    if pid == 0 {
+        prepared.run(&report_out);
+    }
+    drop(report_out);
+    hear(pid, &report_in)
+}
+
+/// Over which a child says why it did not become its program.
+pub(crate) fn report_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| Error {
+        stage: "make a pipe",
+        source: e.into(),
+    })
+}
+
+/// Waits until a child runs its program or has said why not.
+pub(crate) fn hear(pid: i32, report: &OwnedFd) -> Result<Child, Error> {
+    let pidfd = pidfd_open(pid);
+    let mut message = [0u8; 8];
+    let mut got = 0;
+    while got < 8 {
+        match rustix::io::read(report, &mut message[got..]) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => {
+                return Err(Error {
+                    stage: "hear from the child",
+                    source: e.into(),
+                });
+            }
+        }
+    }
+    if got == 8 {
+        let number = |b: &[u8]| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
+        let stage = usize::try_from(number(&message[..4]))
+            .unwrap_or(0)
+            .min(STAGES.len() - 1);
+        // SAFETY: waits for the child that we forked and nobody else knows.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        let source = io::Error::from_raw_os_error(number(&message[4..]));
+        return Err(Error {
+            stage: STAGES[stage],
+            source,
+        });
+    }
+    Ok(Child {
+        pid,
+        pidfd: pidfd.map_err(|source| Error {
+            stage: "open a handle of the child",
+            source,
+        })?,
+    })
+}
+
+fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call; the result is checked before it is owned.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// A copy of the caller: its number in the caller, none in the copy. The caller must have one
+/// thread.
+///
+/// # Errors
+/// What the system says.
+pub fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: with one thread the copy is consistent, and both go on as ordinary processes.
+    match unsafe { libc::fork() } {
+        0 => Ok(None),
+        pid if pid > 0 => Ok(Some(pid)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends the caller at once, without what a copied process must not run twice.
+pub fn leave(status: i32) -> ! {
+    // SAFETY: ends this process.
+    unsafe { libc::_exit(status) }
+}
+
+/// Number of the resource limit on open files.
+pub const NOFILE: i32 = libc::RLIMIT_NOFILE as i32;
+/// Number of the resource limit on core dumps.
+pub const CORE: i32 = libc::RLIMIT_CORE as i32;
