@@ -3,7 +3,7 @@
 
 use crate::{House, percentiles, private_kib};
 use abbey_cells::hostd::{Helper, Operation};
-use abbey_cells::machine::{Machine, Origin};
+use abbey_cells::microvm::{Machine, Origin};
 use abbey_cells::{CellSpec, Program};
 use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Millis};
 use std::io::Read;
