@@ -25,11 +25,18 @@ fn spec(cell: &CellName, uid: u32, origin: Origin, waits: bool) -> CellSpec {
         kind: CellKind::Microvm,
         digest: String::new(),
         program: Program::Path("sh".into()),
-        argv: ["sh", "-c", "echo done; exec sleep 60"].map(str::to_owned).to_vec(),
+        argv: ["sh", "-c", "echo done; exec sleep 60"]
+            .map(str::to_owned)
+            .to_vec(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         cwd: PathBuf::from("/work"),
         uid: Some(uid),
-        limits: Limits { memory: Bytes(192 << 20), cpu_milli: 1000, processes: 64, io: None },
+        limits: Limits {
+            memory: Bytes(192 << 20),
+            cpu_milli: 1000,
+            processes: 64,
+            io: None,
+        },
         waived: Default::default(),
         sandbox: None,
         machine: Some(Machine {
@@ -62,17 +69,25 @@ fn until_output(house: &House, operation: Operation) -> Duration {
     let (output, stdout) = pipe();
     let (_errors, stderr) = pipe();
     let begin = Instant::now();
-    house.client.call(operation, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]).expect("hostd does it");
+    house
+        .client
+        .call(operation, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+        .expect("hostd does it");
     drop(stdout);
     let mut bytes = [0u8; 5];
-    std::fs::File::from(OwnedFd::from(output)).read_exact(&mut bytes).expect("its output");
+    std::fs::File::from(OwnedFd::from(output))
+        .read_exact(&mut bytes)
+        .expect("its output");
     let took = begin.elapsed();
     assert_eq!(&bytes, b"done\n");
     took
 }
 
 fn start(spec: CellSpec) -> Operation {
-    Operation::Start { generation: Generation(1), spec: Box::new(spec) }
+    Operation::Start {
+        generation: Generation(1),
+        spec: Box::new(spec),
+    }
 }
 
 fn ready(house: &House, cell: &CellName) {
@@ -81,7 +96,9 @@ fn ready(house: &House, cell: &CellName) {
     loop {
         match abbey_cells::Backend::observe(&backend, cell).expect("a look") {
             abbey_model::Observed::Running { ready: true, .. } => return,
-            abbey_model::Observed::Running { .. } if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            abbey_model::Observed::Running { .. } if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
             other => panic!("{cell}: {other:?}"),
         }
     }
@@ -90,16 +107,31 @@ fn ready(house: &House, cell: &CellName) {
 /// Memory of the program that runs a machine: its share, and what is its own.
 fn memory(house: &House, cell: &CellName) -> (u64, u64) {
     let init = house.record(cell)["child"]["pid"].as_i64().unwrap_or(0);
-    let below = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap_or_default();
-    let pid = below.split_whitespace().next().and_then(|p| p.parse().ok()).unwrap_or(0);
+    let below =
+        std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap_or_default();
+    let pid = below
+        .split_whitespace()
+        .next()
+        .and_then(|p| p.parse().ok())
+        .unwrap_or(0);
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let pss = text.lines().find_map(|l| l.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let pss = text.lines().find_map(|l| {
+        l.strip_prefix("Pss:")?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse()
+            .ok()
+    });
     (pss.unwrap_or(0), private_kib(pid))
 }
 
 pub(crate) fn machines(house: &House, abbey: &Path) {
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images/base");
-    let brought = Command::new(abbey).args(["image", "import"]).arg(&image).env("ABBEY_HOME", &house.config.home).output();
+    let brought = Command::new(abbey)
+        .args(["image", "import"])
+        .arg(&image)
+        .env("ABBEY_HOME", &house.config.home)
+        .output();
     if !brought.is_ok_and(|o| o.status.success()) {
         println!("\nleft out: machines: there is no image; run `cargo xtask image`");
         return;
@@ -110,34 +142,62 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
     house.call(start(spec(&template, uid, Origin::Template, true)));
     ready(house, &template);
     let made = begin.elapsed();
-    let from = |waits| Origin::From { template: template.clone(), waits };
+    let from = |waits| Origin::From {
+        template: template.clone(),
+        waits,
+    };
     let (mut cold, mut restored, mut warm) = (Vec::new(), Vec::new(), Vec::new());
     let mut sizes = [(0, 0); 2];
     for n in 0..ROUNDS {
         let cells = [named(1 + 3 * n), named(2 + 3 * n), named(3 + 3 * n)];
-        let uids: Vec<u32> = cells.iter().enumerate().map(|(i, c)| house.claim(c, u32::try_from(1001 + 3 * n + i).expect("small"), None)).collect();
+        let uids: Vec<u32> = cells
+            .iter()
+            .enumerate()
+            .map(|(i, c)| house.claim(c, u32::try_from(1001 + 3 * n + i).expect("small"), None))
+            .collect();
         house.call(start(spec(&cells[2], uids[2], from(true), true)));
         ready(house, &cells[2]);
-        cold.push(until_output(house, start(spec(&cells[0], uids[0], Origin::Cold, false))));
+        cold.push(until_output(
+            house,
+            start(spec(&cells[0], uids[0], Origin::Cold, false)),
+        ));
         sizes[0] = memory(house, &cells[0]);
-        restored.push(until_output(house, start(spec(&cells[1], uids[1], from(false), false))));
+        restored.push(until_output(
+            house,
+            start(spec(&cells[1], uids[1], from(false), false)),
+        ));
         sizes[1] = memory(house, &cells[1]);
         let told = spec(&cells[2], uids[2], from(true), false);
-        warm.push(until_output(house, Operation::Begin { spec: Box::new(told) }));
+        warm.push(until_output(
+            house,
+            Operation::Begin {
+                spec: Box::new(told),
+            },
+        ));
         for cell in cells {
             house.call(Operation::Sweep { cell });
         }
     }
-    house.call(Operation::Sweep { cell: template.clone() });
-    println!("\n## a command in a machine of 192 MiB, {ROUNDS} interleaved runs, until its output is back (ms)\n");
+    house.call(Operation::Sweep {
+        cell: template.clone(),
+    });
+    println!(
+        "\n## a command in a machine of 192 MiB, {ROUNDS} interleaved runs, until its output is back (ms)\n"
+    );
     println!("| how | median | p10 | p90 |\n|---|---:|---:|---:|");
-    for (name, mut times) in [("booted for it", cold), ("begun from a template", restored), ("waiting warm", warm)] {
+    for (name, mut times) in [
+        ("booted for it", cold),
+        ("begun from a template", restored),
+        ("waiting warm", warm),
+    ] {
         let (p50, p10, p90) = percentiles(&mut times);
         println!("| {name} | {p50:.1} | {p10:.1} | {p90:.1} |");
     }
     println!("\n| figure | value |\n|---|---:|");
     println!("| a template made | {:.2} s |", made.as_secs_f64());
     for (name, (pss, private)) in ["booted", "from a template"].iter().zip(sizes) {
-        println!("| memory of a machine that was {name}: share / its own | {pss} / {private} KiB |");
+        println!(
+            "| memory of a machine that was {name}: share / its own | {pss} / {private} KiB |"
+        );
     }
 }

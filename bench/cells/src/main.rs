@@ -27,13 +27,23 @@ struct House {
 impl House {
     fn start(abbey: &Path) -> House {
         let dir = tempfile::tempdir().expect("a directory");
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("its mode");
+        std::fs::set_permissions(
+            dir.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o711),
+        )
+        .expect("its mode");
         let home = abbey_daemon::Home::new(dir.path().join("home"));
         let config = home.prepare().expect("a home");
         ensure(&config, abbey).expect("hostd");
         let client = Client::new(home.root());
         let first = client.hello().expect("hello").uid_first;
-        House { _dir: dir, client, config, first, generation: std::cell::Cell::new(0) }
+        House {
+            _dir: dir,
+            client,
+            config,
+            first,
+            generation: std::cell::Cell::new(0),
+        }
     }
 
     fn call(&self, operation: Operation) {
@@ -42,29 +52,63 @@ impl House {
 
     fn claim(&self, cell: &CellName, number: u32, subnet: Option<Subnet>) -> u32 {
         let uid = self.first + number;
-        let claim = Claim { uid: Some(uid), subnet, ..Claim::default() };
-        self.call(Operation::Claim { owner: cell.clone(), claim });
-        self.call(Operation::Prepare { owner: cell.clone(), files: Vec::new() });
+        let claim = Claim {
+            uid: Some(uid),
+            subnet,
+            ..Claim::default()
+        };
+        self.call(Operation::Claim {
+            owner: cell.clone(),
+            claim,
+        });
+        self.call(Operation::Prepare {
+            owner: cell.clone(),
+            files: Vec::new(),
+        });
         uid
     }
 
-    fn spec(&self, cell: &CellName, uid: u32, subnet: Option<Subnet>, walls: bool, argv: &[&str]) -> CellSpec {
-        let sandbox = Sandbox { binds: Vec::new(), profile: Profile::Strict, tmp: Bytes(16 << 20) };
+    fn spec(
+        &self,
+        cell: &CellName,
+        uid: u32,
+        subnet: Option<Subnet>,
+        walls: bool,
+        argv: &[&str],
+    ) -> CellSpec {
+        let sandbox = Sandbox {
+            binds: Vec::new(),
+            profile: Profile::Strict,
+            tmp: Bytes(16 << 20),
+        };
         CellSpec {
             cell: cell.clone(),
-            kind: if walls { CellKind::Sandbox } else { CellKind::Process },
+            kind: if walls {
+                CellKind::Sandbox
+            } else {
+                CellKind::Process
+            },
             digest: "d".into(),
             program: Program::Path(argv[0].into()),
             argv: argv.iter().map(|a| (*a).to_owned()).collect(),
             env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             cwd: PathBuf::from("/"),
             uid: Some(uid),
-            limits: Limits { memory: Bytes(256 << 20), cpu_milli: 2000, processes: 64, io: None },
+            limits: Limits {
+                memory: Bytes(256 << 20),
+                cpu_milli: 2000,
+                processes: 64,
+                io: None,
+            },
             waived: Default::default(),
             sandbox: walls.then_some(sandbox),
             machine: None,
-        container: None,
-            network: subnet.map(|subnet| Network { subnet, tag: None, bridged: false }),
+            container: None,
+            network: subnet.map(|subnet| Network {
+                subnet,
+                tag: None,
+                bridged: false,
+            }),
             forwards: Vec::new(),
             terminal: false,
             ready_within: None,
@@ -79,7 +123,10 @@ impl House {
     fn start_cell(&self, spec: CellSpec) {
         self.generation.set(self.generation.get() + 1);
         let generation = Generation(self.generation.get());
-        self.call(Operation::Start { generation, spec: Box::new(spec) });
+        self.call(Operation::Start {
+            generation,
+            spec: Box::new(spec),
+        });
     }
 
     fn record(&self, cell: &CellName) -> serde_json::Value {
@@ -92,9 +139,17 @@ impl House {
         let cell = spec.cell.clone();
         let begin = Instant::now();
         self.start_cell(spec);
-        let pid = self.record(&cell)["shim"]["pid"].as_i64().and_then(|p| i32::try_from(p).ok());
-        if let Some(Ok(fd)) = pid.and_then(Pid::from_raw).map(|p| pidfd_open(p, PidfdFlags::empty())) {
-            let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+        let pid = self.record(&cell)["shim"]["pid"]
+            .as_i64()
+            .and_then(|p| i32::try_from(p).ok());
+        if let Some(Ok(fd)) = pid
+            .and_then(Pid::from_raw)
+            .map(|p| pidfd_open(p, PidfdFlags::empty()))
+        {
+            let mut fds = [rustix::event::PollFd::new(
+                &fd,
+                rustix::event::PollFlags::IN,
+            )];
             rustix::event::poll(&mut fds, None).expect("poll");
         }
         let took = begin.elapsed();
@@ -114,12 +169,19 @@ fn agent(n: usize) -> CellName {
 }
 
 fn subnet(n: usize) -> Subnet {
-    format!("10.{}.{}.0/24", 100 + n / 256, n % 256).parse().expect("a subnet")
+    format!("10.{}.{}.0/24", 100 + n / 256, n % 256)
+        .parse()
+        .expect("a subnet")
 }
 
 fn command(argv: &[&str]) -> Duration {
     let begin = Instant::now();
-    let status = Command::new(argv[0]).args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status = Command::new(argv[0])
+        .args(&argv[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     assert!(status.expect("it runs").success(), "{argv:?}");
     begin.elapsed()
 }
@@ -141,7 +203,8 @@ fn bundle(dir: &Path) {
     let _made = Command::new("sh").args(["-c", script]).arg(&root).status();
     let _made = Command::new("runc").args(["spec", "-b"]).arg(dir).status();
     let path = dir.join("config.json");
-    let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap_or_default()).unwrap_or_default();
+    let mut spec: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap_or_default()).unwrap_or_default();
     spec["process"]["terminal"] = false.into();
     spec["process"]["args"] = serde_json::json!(["/bin/true"]);
     spec["process"]["rlimits"] = serde_json::json!([]);
@@ -151,11 +214,22 @@ fn bundle(dir: &Path) {
 
 /// Whether a peer runs here at all; said when not.
 fn works(argv: &[&str]) -> bool {
-    let done = Command::new(argv[0]).args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).output();
+    let done = Command::new(argv[0])
+        .args(&argv[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .output();
     match done {
         Ok(output) if output.status.success() => true,
         Ok(output) => {
-            println!("left out: {}: {}", argv[0], String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("failed"));
+            println!(
+                "left out: {}: {}",
+                argv[0],
+                String::from_utf8_lossy(&output.stderr)
+                    .lines()
+                    .next()
+                    .unwrap_or("failed")
+            );
             false
         }
         Err(error) => {
@@ -170,28 +244,68 @@ fn programs(house: &House) {
     bundle(dir.path());
     let bundle = dir.path().display().to_string();
     let (walled, plain, netted) = (agent(0), agent(1), agent(2));
-    let uids = [house.claim(&walled, 1, None), house.claim(&plain, 2, None), house.claim(&netted, 3, Some(subnet(0)))];
-    house.client.firewall(Millis(5000), &|| true).expect("rules");
-    let peers: Vec<&str> = ["crun", "runc"].into_iter().filter(|r| works(&[r, "run", "-b", &bundle, "bench-probe"])).collect();
+    let uids = [
+        house.claim(&walled, 1, None),
+        house.claim(&plain, 2, None),
+        house.claim(&netted, 3, Some(subnet(0))),
+    ];
+    house
+        .client
+        .firewall(Millis(5000), &|| true)
+        .expect("rules");
+    let peers: Vec<&str> = ["crun", "runc"]
+        .into_iter()
+        .filter(|r| works(&[r, "run", "-b", &bundle, "bench-probe"]))
+        .collect();
     let bubblewrap = works(&["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]);
     println!("\n## one program to its end, {ROUNDS} interleaved runs (ms)\n");
     println!("| cell | program | median | p10 | p90 |\n|---|---|---:|---:|---:|");
     for argv in [&["/bin/true"][..], &["/usr/bin/python3", "-c", "pass"][..]] {
         let mut times: BTreeMap<(usize, &str), Vec<Duration>> = BTreeMap::new();
-        let bwrap: Vec<&str> = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"].iter().chain(argv).copied().collect();
+        let bwrap: Vec<&str> = [
+            "bwrap",
+            "--unshare-all",
+            "--ro-bind",
+            "/",
+            "/",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+        ]
+        .iter()
+        .chain(argv)
+        .copied()
+        .collect();
         for round in 0..ROUNDS {
             let id = format!("bench-{}-{round}", std::process::id());
             let mut note = |n, name, took| times.entry((n, name)).or_default().push(took);
             note(0, "fork and exec", command(argv));
-            note(1, "our process cell", house.run_to_end(house.spec(&plain, uids[1], None, false, argv)));
-            note(2, "our sandbox, loopback only", house.run_to_end(house.spec(&walled, uids[0], None, true, argv)));
-            note(3, "our sandbox with a network", house.run_to_end(house.spec(&netted, uids[2], Some(subnet(0)), true, argv)));
+            note(
+                1,
+                "our process cell",
+                house.run_to_end(house.spec(&plain, uids[1], None, false, argv)),
+            );
+            note(
+                2,
+                "our sandbox, loopback only",
+                house.run_to_end(house.spec(&walled, uids[0], None, true, argv)),
+            );
+            note(
+                3,
+                "our sandbox with a network",
+                house.run_to_end(house.spec(&netted, uids[2], Some(subnet(0)), true, argv)),
+            );
             if bubblewrap {
                 note(4, "bubblewrap --unshare-all", command(&bwrap));
             }
             if argv[0] == "/bin/true" {
                 for (n, runtime) in peers.iter().enumerate() {
-                    note(5 + n, runtime, command(&[runtime, "run", "-b", &bundle, &id]));
+                    note(
+                        5 + n,
+                        runtime,
+                        command(&[runtime, "run", "-b", &bundle, &id]),
+                    );
                 }
             }
         }
@@ -218,7 +332,10 @@ fn networks(house: &House) {
             (cell, uid)
         })
         .collect();
-    house.client.firewall(Millis(5000), &|| true).expect("rules");
+    house
+        .client
+        .firewall(Millis(5000), &|| true)
+        .expect("rules");
     let (mut with, mut without, mut tools) = (Vec::new(), Vec::new(), Vec::new());
     for n in 0..ROUNDS {
         let (cell, uid) = &cells[n];
@@ -236,21 +353,36 @@ fn networks(house: &House) {
         let_the_kernel_finish();
         let begin = Instant::now();
         for line in [
-            format!("netns add b{n}"), format!("link add v{n} type veth peer name e{n} netns b{n}"), format!("addr add 10.9.{n}.1/32 dev v{n}"), format!("link set v{n} up"),
-            format!("route add 10.9.{n}.2/32 dev v{n}"), format!("-n b{n} addr add 10.9.{n}.2/32 dev e{n}"), format!("-n b{n} link set e{n} up"),
+            format!("netns add b{n}"),
+            format!("link add v{n} type veth peer name e{n} netns b{n}"),
+            format!("addr add 10.9.{n}.1/32 dev v{n}"),
+            format!("link set v{n} up"),
+            format!("route add 10.9.{n}.2/32 dev v{n}"),
+            format!("-n b{n} addr add 10.9.{n}.2/32 dev e{n}"),
+            format!("-n b{n} link set e{n} up"),
             format!("-n b{n} route add default dev e{n}"),
         ] {
-            command(&std::iter::once("ip").chain(line.split(' ')).collect::<Vec<_>>());
+            command(
+                &std::iter::once("ip")
+                    .chain(line.split(' '))
+                    .collect::<Vec<_>>(),
+            );
         }
         command(&["nft", "add", "table", "inet", &format!("bench{n}")]);
         tools.push(begin.elapsed());
         command(&["ip", "netns", "del", &format!("b{n}")]);
         command(&["nft", "delete", "table", "inet", &format!("bench{n}")]);
     }
-    let paired: Vec<Duration> = with.iter().zip(&without).map(|(a, b)| a.saturating_sub(*b)).collect();
+    let paired: Vec<Duration> = with
+        .iter()
+        .zip(&without)
+        .map(|(a, b)| a.saturating_sub(*b))
+        .collect();
     for (name, mut times) in [
-        ("start of a sandbox with a network", with), ("start of a sandbox without", without),
-        ("the difference, pair by pair", paired), ("eight `ip` commands and one `nft`", tools),
+        ("start of a sandbox with a network", with),
+        ("start of a sandbox without", without),
+        ("the difference, pair by pair", paired),
+        ("eight `ip` commands and one `nft`", tools),
     ] {
         let (p50, p10, p90) = percentiles(&mut times);
         println!("| {name} | {p50:.2} | {p10:.2} | {p90:.2} |");
@@ -265,23 +397,45 @@ fn let_the_kernel_finish() {
 
 fn private_kib(pid: i64) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    text.lines().filter(|l| l.starts_with("Private_")).filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+    text.lines()
+        .filter(|l| l.starts_with("Private_"))
+        .filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum()
 }
 
 fn fleet(house: &House, count: usize) {
     println!("\n## {count} idle sandboxes, each with a network of its own\n");
     let cells: Vec<CellName> = (10..10 + count).map(agent).collect();
     let begin = Instant::now();
-    let uids: Vec<u32> = cells.iter().enumerate().map(|(n, c)| house.claim(c, u32::try_from(10 + n).expect("small"), Some(subnet(1 + n)))).collect();
+    let uids: Vec<u32> = cells
+        .iter()
+        .enumerate()
+        .map(|(n, c)| {
+            house.claim(
+                c,
+                u32::try_from(10 + n).expect("small"),
+                Some(subnet(1 + n)),
+            )
+        })
+        .collect();
     let claimed = begin.elapsed();
     let begin = Instant::now();
-    house.client.firewall(Millis(30_000), &|| true).expect("rules");
+    house
+        .client
+        .firewall(Millis(30_000), &|| true)
+        .expect("rules");
     let ruled = begin.elapsed();
     let begin = Instant::now();
     let mut times = Vec::new();
     for (n, cell) in cells.iter().enumerate() {
         let one = Instant::now();
-        house.start_cell(house.spec(cell, uids[n], Some(subnet(1 + n)), true, &["/bin/sleep", "3600"]));
+        house.start_cell(house.spec(
+            cell,
+            uids[n],
+            Some(subnet(1 + n)),
+            true,
+            &["/bin/sleep", "3600"],
+        ));
         times.push(one.elapsed());
     }
     let up = begin.elapsed();
@@ -299,19 +453,37 @@ fn fleet(house: &House, count: usize) {
             let client = &house.client;
             scope.spawn(move || {
                 for cell in half {
-                    client.call(Operation::Sweep { cell: cell.clone() }, &[]).expect("swept");
+                    client
+                        .call(Operation::Sweep { cell: cell.clone() }, &[])
+                        .expect("swept");
                 }
             });
         }
     });
     let down = begin.elapsed();
     println!("| figure | value |\n|---|---:|");
-    println!("| users, directories and subnets claimed | {:.2} s |", claimed.as_secs_f64());
-    println!("| firewall table for all of them, once | {:.0} ms |", ms(ruled));
+    println!(
+        "| users, directories and subnets claimed | {:.2} s |",
+        claimed.as_secs_f64()
+    );
+    println!(
+        "| firewall table for all of them, once | {:.0} ms |",
+        ms(ruled)
+    );
     println!("| up | {:.2} s |", up.as_secs_f64());
-    println!("| one start: first {part} / last {part}, median | {:.2} / {:.2} ms |", median(&times[..part]), median(&times[count - part..]));
-    println!("| private memory of the shim, each | {} KiB |", shims / count as u64);
-    println!("| private memory of the cell's first process, each | {} KiB |", inits / count as u64);
+    println!(
+        "| one start: first {part} / last {part}, median | {:.2} / {:.2} ms |",
+        median(&times[..part]),
+        median(&times[count - part..])
+    );
+    println!(
+        "| private memory of the shim, each | {} KiB |",
+        shims / count as u64
+    );
+    println!(
+        "| private memory of the cell's first process, each | {} KiB |",
+        inits / count as u64
+    );
     println!("| down, two at a time | {:.2} s |", down.as_secs_f64());
 }
 
@@ -331,5 +503,8 @@ fn main() {
     fleet(&house, count);
     drop(house);
     let left = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
-    println!("| interfaces left once hostd has ended | {} |", left.lines().filter(|l| l.trim().starts_with("ab")).count());
+    println!(
+        "| interfaces left once hostd has ended | {} |",
+        left.lines().filter(|l| l.trim().starts_with("ab")).count()
+    );
 }

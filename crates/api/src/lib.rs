@@ -1,27 +1,60 @@
-//! What travels between the house and everybody else: documents, routes, problems, and a client.
+//! What travels between the house and everybody else: documents, requests, problems, and the typed client.
 //!
-//! Every front end shows these structs; none has a view of its own. Deliberately absent: how
-//! anything is done.
+//! Each module holds one part of the API whole: its documents, its requests and the client's operations on it. The
+//! routes themselves are defined beside their handlers in `abbey-daemon`; a test there holds both to each other. Every
+//! front end shows these structs; none has a view of its own. Deliberately absent: how anything is done.
 
-mod agent_views;
+mod activity;
+mod agents;
+mod approvals;
+mod budgets;
+mod cells;
 pub mod client;
-mod document_views;
+mod commands;
+mod doctor;
+mod documents;
 mod evidence;
+pub mod headers;
+mod house;
+mod macros;
+mod me;
 mod openapi;
+pub mod operation;
+mod org;
 mod problem;
+mod queue;
+mod reports;
 pub mod routes;
+mod schedules;
+mod services;
+mod skills;
+mod tasks;
 mod time;
-mod views;
-mod work_views;
+mod workflows;
 
-pub use agent_views::*;
-pub use document_views::*;
+pub use activity::*;
+pub use agents::*;
+pub use approvals::*;
+pub use budgets::*;
+pub use cells::*;
+pub use commands::*;
+pub use doctor::*;
+pub use documents::*;
 pub use evidence::EvidenceView;
+pub use house::*;
+pub use me::*;
 pub use openapi::openapi;
+pub use operation::Api;
+pub use org::*;
 pub use problem::{PROBLEM_TYPE, Problem, status_of};
+pub use queue::*;
+pub use reports::*;
+pub use schedules::*;
+pub use services::*;
+pub use skills::*;
+pub use tasks::*;
 pub use time::Time;
-pub use views::*;
-pub use work_views::*;
+pub use workflows::*;
 
 /// Version of every document.
 pub const VERSION: u32 = 1;

@@ -1,10 +1,7 @@
 //! The OpenAPI document, from the table of routes and the documents' own schemas.
 
-use crate::agent_views::*;
-use crate::document_views::*;
 use crate::routes::{Door, ROUTES, Route};
-use crate::views::*;
-use crate::work_views::*;
+use crate::*;
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem,
 };
@@ -84,7 +81,6 @@ fn components() -> ComponentsBuilder {
             for (name, schema) in inner { all = all.schema(name, schema); }
         )*};
     }
-    use crate::Problem;
     add!(Problem FleetDoc AgentWhyDoc EffectiveDoc TaskDoc TasksDoc WhyDoc AddTask PlanDoc ManifestBody ManifestDoc ActivityDoc
         VerifyDoc BudgetDoc DoctorDoc SkillsDoc ServicesDoc LogDoc HouseDoc ExecBody CommandBody BackupBody BackupDoc SelfDoc OfferDoc
         ReportDoc ReportsDoc DelegateBody TreeDoc OrgDoc SchedulesDoc ScheduleDoc ApprovalBody UseBody DecideBody ApprovalsDoc ApprovalView DeclaredDoc RunWorkflowBody WorkflowsDoc WorkflowDoc EventBody HeardDoc ClaimBody ClaimDoc LeaseDoc RenewBody CompleteBody FailBody BlockBody NoteBody

@@ -12,7 +12,7 @@ pub(crate) fn print_fleet(fleet: &FleetDoc) {
         vec![
             a.name.clone(),
             a.role.clone(),
-            a.presence.clone(),
+            a.presence.to_string(),
             if a.isolated {
                 a.cell.clone()
             } else {

@@ -4,6 +4,7 @@ use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use crate::plan_output::print_plan;
+use abbey_api::PlanSeverity;
 use abbey_api::*;
 use abbey_daemon::{Home, manifest};
 use abbey_support::file::{Sync, publish};
@@ -83,7 +84,11 @@ pub(crate) async fn apply_edit(
     let mut body = body_of(file, edited)?;
     body.reason = reason;
     let planned: PlanDoc = client.post("/api/v1/plans", &body, &[]).await?;
-    if planned.notes.iter().any(|n| n.severity == "fatal") {
+    if planned
+        .notes
+        .iter()
+        .any(|n| n.severity == PlanSeverity::Fatal)
+    {
         print_plan(&planned);
         return Ok(exit::CONFLICT);
     }

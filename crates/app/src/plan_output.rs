@@ -11,7 +11,7 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
         let row = |s: &PlanStep| {
             vec![
                 s.id.to_string(),
-                s.action.clone(),
+                s.action.to_string(),
                 s.resource.clone(),
                 s.agent.clone(),
                 s.detail.clone(),

@@ -3,7 +3,9 @@
 use crate::exit::{self, Outcome};
 use crate::output::{self, Progress, dash};
 use abbey_api::TaskDoc;
+use abbey_api::UsageSource;
 use abbey_api::client::Client;
+use abbey_model::TaskState;
 use std::time::{Duration, Instant};
 
 /// Longest wait in one request.
@@ -23,11 +25,14 @@ pub(crate) async fn wait_for_end(
         let doc: TaskDoc = client
             .get(&format!("/api/v1/tasks/{id}?wait_ms={}", left.as_millis()))
             .await?;
-        let code = match doc.task.state.as_str() {
-            "done" => Some(exit::OK),
-            "failed" | "timed_out" | "cancelled" | "unverified" => Some(exit::FAILURE),
-            "blocked" | "awaiting_approval" => Some(exit::APPROVAL),
-            "parked" => Some(exit::PARKED),
+        let code = match doc.task.state {
+            TaskState::Done => Some(exit::OK),
+            TaskState::Failed
+            | TaskState::TimedOut
+            | TaskState::Cancelled
+            | TaskState::Unverified => Some(exit::FAILURE),
+            TaskState::Blocked | TaskState::AwaitingApproval => Some(exit::APPROVAL),
+            TaskState::Parked => Some(exit::PARKED),
             _ if Instant::now() >= until => Some(exit::TIMEOUT),
             _ => None,
         };
@@ -73,7 +78,9 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
     output::line(&format!("  trace: {}", t.trace));
     for run in &t.runs {
         let tokens = match (run.usage.input, run.usage.output) {
-            (Some(i), Some(o)) if run.usage.source == "provider" => format!("{i} + {o} tokens"),
+            (Some(i), Some(o)) if run.usage.source == UsageSource::Provider => {
+                format!("{i} + {o} tokens")
+            }
             (Some(_), Some(_)) => "no model".to_owned(),
             _ => "tokens unknown".to_owned(),
         };

@@ -1,6 +1,7 @@
 //! A workflow draw_steps as SVG: a column for each distance from the start.
 
 use abbey_api::WorkflowView;
+use abbey_api::{StepKind, StepState};
 use std::collections::BTreeMap;
 use svg::Document;
 use svg::node::element::{Line, Rectangle, Text, Title};
@@ -8,33 +9,32 @@ use svg::node::element::{Line, Rectangle, Text, Title};
 /// One box of a drawing.
 pub(crate) struct Node {
     pub(crate) name: String,
-    pub(crate) kind: String,
+    pub(crate) kind: StepKind,
     pub(crate) needs: Vec<String>,
-    pub(crate) state: Option<String>,
+    pub(crate) state: Option<StepState>,
 }
 
 pub(crate) fn draw_run(run: &WorkflowView) -> Document {
     let mut nodes: Vec<Node> = Vec::new();
     for step in &run.steps {
         // Of a list, what is worst of it.
-        let rank = |state: &str| match state {
-            "failed" => 3,
-            "working" | "waiting" | "retry" => 2,
-            "done" => 1,
-            _ => 0,
+        let rank = |state: StepState| match state {
+            StepState::Failed => 3,
+            StepState::Working | StepState::Waiting | StepState::Retry => 2,
+            StepState::Done => 1,
+            StepState::NotStarted | StepState::Skipped => 0,
         };
         match nodes.iter_mut().find(|n| n.name == step.step) {
             Some(node) => {
-                let known = node.state.as_deref().unwrap_or_default();
-                if rank(&step.state) > rank(known) {
-                    node.state = Some(step.state.clone());
+                if rank(step.state) > node.state.map_or(0, rank) {
+                    node.state = Some(step.state);
                 }
             }
             None => nodes.push(Node {
                 name: step.step.clone(),
-                kind: step.kind.clone(),
+                kind: step.kind,
                 needs: step.needs.clone(),
-                state: Some(step.state.clone()),
+                state: Some(step.state),
             }),
         }
     }
@@ -86,10 +86,10 @@ pub(crate) fn draw_steps(title: &str, nodes: Vec<Node>) -> Document {
         let Some((x, y)) = places.get(node.name.as_str()).copied() else {
             continue;
         };
-        let fill = match node.state.as_deref() {
-            Some("done") => "#dcefdc",
-            Some("failed") => "#f6d7d3",
-            Some("working" | "waiting" | "retry") => "#fdf0cc",
+        let fill = match node.state {
+            Some(StepState::Done) => "#dcefdc",
+            Some(StepState::Failed) => "#f6d7d3",
+            Some(StepState::Working | StepState::Waiting | StepState::Retry) => "#fdf0cc",
             _ => "#f4f1ea",
         };
         let label = |text: String, dy: u32, size: u32| {
@@ -100,7 +100,7 @@ pub(crate) fn draw_steps(title: &str, nodes: Vec<Node>) -> Document {
         };
         let second = match &node.state {
             Some(state) => format!("{}, {state}", node.kind),
-            None => node.kind.clone(),
+            None => node.kind.to_string(),
         };
         drawing = drawing
             .add(

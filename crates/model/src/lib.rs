@@ -21,7 +21,8 @@ mod task;
 mod time;
 mod tool;
 mod units;
-mod words;
+#[doc(hidden)]
+pub mod words;
 
 pub use approval::ApprovalState;
 pub use authority::{Authority, Grant, Grants, HookOrigin, Recipient};

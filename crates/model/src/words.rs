@@ -1,6 +1,8 @@
 //! Enums whose variants have one word each, the same in JSON, in the database and in messages.
 
-/// Declares such an enum: its names, parsing, display, serde and OpenAPI schema come from one list.
+/// Declares an enum of words: its names, parsing, display, serde and OpenAPI schema come from one list. The crate that
+/// uses it depends on `serde` and `utoipa`.
+#[macro_export]
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -26,7 +28,7 @@ macro_rules! words {
                     $($text => Ok($name::$variant),)*
                     _ => Err(format!(
                         "unknown {} `{text}`; one of: {}",
-                        crate::words::spaced(stringify!($name)),
+                        $crate::words::spaced(stringify!($name)),
                         [$($text),*].join(", "),
                     )),
                 }
@@ -34,10 +36,11 @@ macro_rules! words {
         }
     };
 }
-pub(crate) use words;
+pub use crate::words;
 
 /// `TaskState` as `task state`.
-pub(crate) fn spaced(type_name: &str) -> String {
+#[doc(hidden)]
+pub fn spaced(type_name: &str) -> String {
     let mut words = String::new();
     for c in type_name.chars() {
         if c.is_ascii_uppercase() && !words.is_empty() {

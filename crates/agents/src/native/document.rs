@@ -1,13 +1,14 @@
 //! The tool for shared documents.
 
 use super::tools::Right;
-use abbey_api::client::Client;
-use abbey_api::{DocumentBody, DocumentDoc, DocumentView, DocumentsDoc};
+use abbey_api::client::AgentClient;
+use abbey_api::headers::IdempotencyKey;
+use abbey_api::{DocumentBody, DocumentQuery, DocumentView, DocumentsQuery};
 use serde_json::Value;
 
 /// Carries it out; the house decides who may.
 pub(super) async fn document(
-    client: &Client,
+    client: &AgentClient,
     right: &Right,
     args: &Value,
 ) -> Result<String, String> {
@@ -17,10 +18,9 @@ pub(super) async fn document(
     };
     let action = get("action")?;
     if action == "list" {
-        let doc: DocumentsDoc = client
-            .get("/api/v1/self/documents")
-            .await
-            .map_err(|e| e.to_string())?;
+        let all = DocumentsQuery::default();
+        let doc = client.me().documents(&all).await;
+        let doc = doc.map_err(|e| e.to_string())?;
         let line = |d: &DocumentView| {
             let writers = d.writers.join(", ");
             format!(
@@ -36,10 +36,11 @@ pub(super) async fn document(
     if !name.chars().all(plain) {
         return Err(format!("`{name}` is no document"));
     }
-    let path = format!("/api/v1/self/documents/{name}");
     let seen = match action {
         "read" => {
-            let doc: DocumentDoc = client.get(&path).await.map_err(|e| e.to_string())?;
+            let newest = DocumentQuery::default();
+            let doc = client.me().document(name, &newest).await;
+            let doc = doc.map_err(|e| e.to_string())?;
             return Ok(format!("version {}\n{}", doc.shown, doc.text));
         }
         "write" => Some(
@@ -56,13 +57,8 @@ pub(super) async fn document(
     };
     // A run that is done again after a loss adds the same entry of the same task once.
     let digest = abbey_support::digest::sha256_hex(&serde_json::to_vec(&body).unwrap_or_default());
-    let headers = [(
-        "Idempotency-Key",
-        format!("document {} {digest}", right.task),
-    )];
-    let doc: DocumentDoc = client
-        .post(&path, &body, &headers)
-        .await
-        .map_err(|e| e.to_string())?;
+    let key = IdempotencyKey(format!("document {} {digest}", right.task));
+    let doc = client.me().write_document(name, &body, Some(key)).await;
+    let doc = doc.map_err(|e| e.to_string())?;
     Ok(format!("`{name}` is at {}", doc.document.newest))
 }

@@ -4,7 +4,7 @@
 
 use super::work::Ending;
 use abbey_api::OfferDoc;
-use abbey_model::EndReason;
+use abbey_model::{EndReason, ResultSource};
 use abbey_support::file;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
@@ -42,7 +42,7 @@ pub(super) async fn perform(offer: &OfferDoc, command: &[String], output_max: u6
     match attend(offer, command, output_max).await {
         Ok(text) => Ending::Done {
             text,
-            source: "command",
+            source: ResultSource::Command,
             data: Value::Null,
         },
         Err(text) => Ending::Failed {

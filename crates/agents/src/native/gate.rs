@@ -1,8 +1,10 @@
 //! A skill that needs a person's yes: its program says what it would do, the run ends, and it runs again under the yes.
 
 use super::tools::Right;
-use abbey_api::client::Client;
-use abbey_api::{ApprovalBody, ApprovalView, OfferDoc, SkillView, UseBody};
+use abbey_api::client::AgentClient;
+use abbey_api::headers::Lease;
+use abbey_api::{ApprovalBody, OfferDoc, SkillView, UseBody};
+use abbey_model::ApprovalState;
 use serde_json::Value;
 
 /// What was said about this skill with these arguments, last.
@@ -30,9 +32,11 @@ pub(super) fn decided(offer: &OfferDoc, skill: &str, args: &Value) -> Word {
         .note
         .as_deref()
         .map_or_else(String::new, |n| format!(": {n}"));
-    match last.state.as_str() {
-        "approved" => Word::Yes(last.id.clone()),
-        "denied" | "revise" => Word::No(format!("{} is {}{note}", last.id, last.state)),
+    match last.state {
+        ApprovalState::Approved => Word::Yes(last.id.clone()),
+        ApprovalState::Denied | ApprovalState::Revise => {
+            Word::No(format!("{} is {}{note}", last.id, last.state))
+        }
         _ => Word::Nothing,
     }
 }
@@ -44,25 +48,23 @@ pub(super) fn is_the_houses(skill: &SkillView) -> bool {
 
 /// Uses a yes up.
 pub(super) async fn take(
-    client: &Client,
+    client: &AgentClient,
     right: &Right,
     number: &str,
     body: &UseBody,
 ) -> Result<(), String> {
-    let headers = [("Abbey-Lease", right.lease.to_string())];
-    let path = format!("/api/v1/self/approvals/{number}/use");
-    let used = client.post::<ApprovalView>(&path, body, &headers).await;
+    let used = client.me().use_approval(number, body, Lease(right.lease));
+    let used = used.await;
     used.map(drop).map_err(|e| e.to_string())
 }
 
 /// Asks; the right to the task is gone then, and it waits.
 pub(super) async fn ask(
-    client: &Client,
+    client: &AgentClient,
     right: &Right,
     (skill, args): (&str, Value),
     why: &str,
 ) -> Result<String, String> {
-    let headers = [("Abbey-Lease", right.lease.to_string())];
     let body = ApprovalBody {
         task: right.task.clone(),
         action: action(skill),
@@ -70,6 +72,6 @@ pub(super) async fn ask(
         why: why.to_owned(),
         within_ms: None,
     };
-    let asked = client.post::<ApprovalView>("/api/v1/self/approvals", &body, &headers);
+    let asked = client.me().request_approval(&body, Lease(right.lease));
     Ok(asked.await.map_err(|e| e.to_string())?.id)
 }

@@ -12,12 +12,15 @@ mod session;
 mod tools;
 mod work;
 
-use abbey_api::client::{Client, Endpoint, Error};
-use abbey_api::{ClaimBody, ClaimDoc, LeaseDoc, OfferDoc, RenewBody, SelfDoc};
+use abbey_api::client::{AgentClient, Endpoint, Error};
+use abbey_api::headers::Lease;
+use abbey_api::{
+    ClaimBody, ClaimDoc, CompleteBody, FailBody, LeaseDoc, NextQuery, OfferDoc, RenewBody,
+    RunFactsView,
+};
 use abbey_model::{FaultKind, Secret};
 use abbey_support::retry::Backoff;
-use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use session::Session;
 use std::io;
 use std::path::PathBuf;
@@ -58,7 +61,7 @@ pub enum StartError {
 ///
 /// # Errors
 /// [`StartError`] when the environment is not that of a cell.
-pub fn door_client() -> Result<Client, StartError> {
+pub fn door_client() -> Result<AgentClient, StartError> {
     let url = std::env::var("ABBEY_URL").map_err(|_| StartError::Environment("ABBEY_URL"))?;
     let path = PathBuf::from(
         std::env::var("ABBEY_TOKEN_FILE")
@@ -70,7 +73,7 @@ pub fn door_client() -> Result<Client, StartError> {
         .trim_start_matches("http://")
         .trim_end_matches('/')
         .to_owned();
-    Ok(Client::new(
+    Ok(AgentClient::new(
         Endpoint::Tcp(address),
         Some(Secret::new(token.trim())),
     ))
@@ -88,15 +91,15 @@ pub async fn run() -> Result<(), StartError> {
     let home = std::env::var("HOME").map_err(|_| StartError::Environment("HOME"))?;
     let session = Session::open(&PathBuf::from(home)).map_err(StartError::Session)?;
     let session = Arc::new(tokio::sync::Mutex::new(session));
-    let look = || client.get::<SelfDoc>("/api/v1/self");
-    let me = patiently("look at myself", look).await;
+    let me = patiently("read my configuration", || client.me().show()).await;
     let mut config = me.config;
     announce();
     say(&format!("{} is ready in house {}", me.agent, me.house));
     loop {
         let (offer, newest) = patiently("wait for work", || next(&client, config)).await;
         if newest.is_some_and(|n| n != config) {
-            config = patiently("look at myself", look).await.config;
+            let me = patiently("read my configuration", || client.me().show());
+            config = me.await.config;
             say(&format!("works under configuration {config} from now on"));
         }
         let Some(offer) = offer else { continue };
@@ -169,58 +172,44 @@ pub(crate) async fn through_restart<T, F: Future<Output = Result<T, Error>>>(
 }
 
 /// An offer, if there is one, and the number of the newest configuration, if the house says it.
-async fn next(client: &Client, config: u64) -> Result<(Option<OfferDoc>, Option<u64>), Error> {
-    let wait = POLL.as_millis();
-    let path = format!("/api/v1/self/next?wait_ms={wait}&config={config}");
-    let answer = client.send(Method::GET, &path, None, &[]).await?;
-    let newest = answer.etag.and_then(|t| t.trim_matches('"').parse().ok());
-    if answer.body.is_null() {
-        return Ok((None, newest));
-    }
-    serde_json::from_value(answer.body)
-        .map(|offer| (Some(offer), newest))
-        .map_err(|e| Error::Broken(e.into()))
+async fn next(client: &AgentClient, config: u64) -> Result<(Option<OfferDoc>, Option<u64>), Error> {
+    let query = NextQuery {
+        wait_ms: u64::try_from(POLL.as_millis()).ok(),
+        config: Some(config),
+    };
+    let answer = client.me().next(&query).await?;
+    Ok((answer.document, answer.version))
 }
 
-async fn claim(client: &Client, offer: &OfferDoc) -> Result<ClaimDoc, Error> {
+async fn claim(client: &AgentClient, offer: &OfferDoc) -> Result<ClaimDoc, Error> {
     let body = ClaimBody {
         revision: Some(offer.revision),
     };
-    client
-        .post(
-            &format!("/api/v1/self/tasks/{}/claim", offer.task),
-            &body,
-            &[],
-        )
-        .await
+    client.me().claim(&offer.task, &body).await
 }
 
 /// Works under a lease. Renewal runs beside the work; a refused renewal ends the work at once.
 async fn attend(
-    client: &Arc<Client>,
+    client: &Arc<AgentClient>,
     session: &Arc<tokio::sync::Mutex<Session>>,
     offer: OfferDoc,
     claimed: ClaimDoc,
 ) {
     let number = offer.number.clone();
     let lease = claimed.lease.clone();
-    let path = |verb: &str| format!("/api/v1/self/tasks/{}/{verb}", claimed.task);
-    let header = [("Abbey-Lease", lease.token.to_string())];
+    let right = Lease(lease.token);
     let mut session = session.lock().await;
     let start = session.position();
     session.append(
         &json!({ "event": "run_begin", "task": number, "run": claimed.run, "text": offer.text }),
     );
-    let first: Result<LeaseDoc, Error> = client
-        .post(
-            &path("renew"),
-            &RenewBody {
-                facts: json!({ "session_start": start }),
-            },
-            &header,
-        )
-        .await;
-    if let Err(error) = first {
+    let begun = RenewBody {
+        facts: RunFactsView {
+            session_start: Some(start),
+            ..RunFactsView::default()
+        },
+    };
+    if let Err(error) = client.me().renew(&claimed.task, &begun, right).await {
         say(&format!("{number}: {error}"));
         return;
     }
@@ -232,12 +221,11 @@ async fn attend(
             task: claimed.task.clone(),
             lease: lease.token,
         },
-        facts: serde_json::Map::new(),
+        facts: RunFactsView::default(),
     };
-    let renew = path("renew");
     let ending = tokio::select! {
         ending = work.perform(&mut session) => Some(ending),
-        () = keep(client, &renew, &header, &lease) => None,
+        () = keep(client, &claimed.task, &lease) => None,
     };
     let Some(ending) = ending else {
         session.append(&json!({ "event": "run_lost", "run": claimed.run }));
@@ -249,29 +237,36 @@ async fn attend(
     session.append(&json!({ "event": "run_end", "run": claimed.run, "ending": ending.summary() }));
     session.sync();
     let mut facts = std::mem::take(&mut work.facts);
-    facts.insert("session_start".to_owned(), start.into());
-    facts.insert("session_end".to_owned(), session.position().into());
+    facts.session_start = Some(start);
+    facts.session_end = Some(session.position());
     let by_files = work.offer.files.is_some();
-    let (verb, body) = match ending {
-        Ending::Done { text, source, data } => (
-            "complete",
-            json!({ "text": text, "source": source, "data": data, "facts": facts }),
-        ),
+    let result = match ending {
+        Ending::Done { text, source, data } => Ok(CompleteBody {
+            text,
+            source,
+            data,
+            facts,
+        }),
         Ending::Waits { text } => {
             say(&format!("{number}: {text}"));
             return;
         }
-        Ending::Failed { reason, text } => (
-            "fail",
-            json!({ "reason": reason, "text": text, "facts": facts }),
-        ),
+        Ending::Failed { reason, text } => Err(FailBody {
+            reason,
+            text,
+            facts,
+        }),
     };
     // The house may look at evidence first, for as long as that takes.
-    let client = Client::clone(client).timeout(RESULT_WITHIN);
+    let client = AgentClient::clone(client).timeout(RESULT_WITHIN);
     // The house may be restarting: the result is offered until it is taken or refused.
     let mut backoff = RETRY;
     loop {
-        match client.post::<Value>(&path(verb), &body, &header).await {
+        let taken = match &result {
+            Ok(done) => client.me().complete(&claimed.task, done, right).await,
+            Err(failed) => client.me().fail(&claimed.task, failed, right).await,
+        };
+        match taken {
             Ok(_) => {
                 if by_files {
                     files::settled(&number, &claimed.run);
@@ -290,15 +285,15 @@ async fn attend(
 }
 
 /// Renews at a third of the lease; returns when the right is gone.
-async fn keep(client: &Client, path: &str, header: &[(&str, String)], lease: &LeaseDoc) {
+async fn keep(client: &AgentClient, task: &str, lease: &LeaseDoc) {
+    let same = RenewBody {
+        facts: RunFactsView::default(),
+    };
     let every = Duration::from_millis(lease.ttl_ms.max(300).unsigned_abs() / 3);
     let mut failing_since: Option<tokio::time::Instant> = None;
     loop {
         tokio::time::sleep(every).await;
-        match client
-            .post::<LeaseDoc>(path, &RenewBody { facts: json!({}) }, header)
-            .await
-        {
+        match client.me().renew(task, &same, Lease(lease.token)).await {
             Ok(_) => failing_since = None,
             Err(error) if error.kind() == FaultKind::Unavailable => {
                 let since = *failing_since.get_or_insert_with(tokio::time::Instant::now);

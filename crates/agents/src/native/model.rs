@@ -2,12 +2,11 @@
 //!
 //! Source: OpenAI chat completions, streaming format (read 2026-11).
 
-use abbey_api::client::Client;
+use abbey_api::client::AgentClient;
 use abbey_model::EndReason;
 use eventsource_stream::Eventsource;
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, BodyStream, Limited};
-use hyper::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -47,7 +46,7 @@ impl Turn {
 
 /// Asks for the next turn.
 pub(super) async fn ask(
-    client: &Client,
+    client: &AgentClient,
     run: &str,
     model: &str,
     messages: &[Value],
@@ -61,9 +60,8 @@ pub(super) async fn ask(
     if !tools.is_empty() {
         body["tools"] = tools.into();
     }
-    let headers = [("Abbey-Run", run.to_owned())];
     let response = client
-        .open(Method::POST, "/v1/chat/completions", Some(body), &headers)
+        .chat(run, &body)
         .await
         .map_err(|e| provider(e.to_string()))?;
     let status = response.status();

@@ -2,8 +2,8 @@
 
 use super::model::Call;
 use super::tools::Receipt;
-use abbey_api::client::Client;
-use abbey_api::{ToolBody, ToolDoc, ToolView, ToolsDoc};
+use abbey_api::client::AgentClient;
+use abbey_api::{ToolBody, ToolView, ToolsQuery};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ pub(super) struct Servers(BTreeMap<String, ToolView>);
 
 impl Servers {
     /// Asks the house which there are; none when it cannot tell.
-    pub(super) async fn of(client: &Client) -> Servers {
-        let told = client.get::<ToolsDoc>("/api/v1/self/tools").await;
+    pub(super) async fn of(client: &AgentClient) -> Servers {
+        let told = client.me().tools(&ToolsQuery::default()).await;
         let tools = told.map_or_else(|_| Vec::new(), |doc| doc.tools);
         let mut named = BTreeMap::new();
         for tool in tools {
@@ -51,16 +51,16 @@ impl Servers {
     }
 
     /// Carries a call out, if it is one of theirs.
-    pub(super) async fn perform(&self, client: &Client, call: &Call) -> Option<Receipt> {
+    pub(super) async fn perform(&self, client: &AgentClient, call: &Call) -> Option<Receipt> {
         let tool = self.0.get(&call.name)?;
         let arguments: Value = match serde_json::from_str(&call.arguments) {
             Ok(arguments) => arguments,
             Err(e) => return Some(Receipt::of(Err(format!("the arguments are not JSON: {e}")))),
         };
-        let segment = abbey_support::url::encode_component(&tool.name);
-        let path = format!("/api/v1/self/tools/{}/{segment}", tool.service);
+        let body = ToolBody { arguments };
         let done = client
-            .post::<ToolDoc>(&path, &ToolBody { arguments }, &[])
+            .me()
+            .call_tool(&tool.service, &tool.name, &body)
             .await;
         Some(Receipt::of(match done {
             Ok(done) if done.ok => Ok(done.text),

@@ -2,9 +2,10 @@
 //! outside the model.
 
 use super::model::Call;
-use abbey_api::client::Client;
-use abbey_api::{ApprovalBody, ApprovalView, DelegateBody, TaskDoc, UseBody};
-use abbey_model::{Tool, ToolPolicy};
+use abbey_api::client::AgentClient;
+use abbey_api::headers::{IdempotencyKey, Lease};
+use abbey_api::{ApprovalBody, DelegateBody, SkillView, SkillsQuery, UseBody, WaitQuery};
+use abbey_model::{TaskState, Tool, ToolPolicy};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -127,7 +128,7 @@ pub(super) struct Right {
 
 /// Carries out a call within the policy.
 pub(super) async fn perform(
-    client: &Client,
+    client: &AgentClient,
     policy: &ToolPolicy,
     right: &Right,
     call: &Call,
@@ -165,7 +166,7 @@ impl Receipt {
 }
 
 async fn act(
-    client: &Client,
+    client: &AgentClient,
     policy: &ToolPolicy,
     right: &Right,
     tool: Tool,
@@ -198,28 +199,15 @@ async fn act(
         }
         Tool::Memory => memory(args["action"].as_str().unwrap_or("list"), &get),
         Tool::SearchSkills => {
-            let query: String = get("query")?
-                .chars()
-                .map(|c| if c.is_ascii_alphanumeric() { c } else { '+' })
-                .collect();
-            let found: Value = client
-                .get(&format!("/api/v1/self/skills?q={query}"))
-                .await
-                .map_err(|e| e.to_string())?;
-            let line = |s: &Value| {
-                format!(
-                    "{}: {}",
-                    s["name"].as_str().unwrap_or("?"),
-                    s["description"].as_str().unwrap_or("?")
-                )
+            let query = SkillsQuery {
+                q: Some(get("query")?.to_owned()),
+                ..SkillsQuery::default()
             };
-            Ok(found["skills"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(line)
-                .collect::<Vec<_>>()
-                .join("\n"))
+            let found = client.me().skills(&query).await;
+            let found = found.map_err(|e| e.to_string())?;
+            let line = |s: &SkillView| format!("{}: {}", s.name, s.description);
+            let lines: Vec<String> = found.skills.iter().map(line).collect();
+            Ok(lines.join("\n"))
         }
         Tool::Delegate => delegate(client, right, args, Way::Order).await,
         Tool::Ask => delegate(client, right, args, Way::Ask).await,
@@ -244,14 +232,14 @@ enum Way {
 /// Gives a piece of the task on. The same piece of the same task is the same work, so a run that is done again
 /// after a loss finds what the first one asked for.
 async fn delegate(
-    client: &Client,
+    client: &AgentClient,
     right: &Right,
     args: &Value,
     way: Way,
 ) -> Result<String, String> {
-    let (what, path, word) = match way {
-        Way::Order => ("task", "/api/v1/self/delegate", "delegate"),
-        Way::Ask => ("question", "/api/v1/self/messages", "ask"),
+    let (what, word) = match way {
+        Way::Order => ("task", "delegate"),
+        Way::Ask => ("question", "ask"),
     };
     let text = |key: &str| args[key].as_str().map(str::to_owned);
     let seconds = args["deadline_s"].as_i64();
@@ -270,14 +258,13 @@ async fn delegate(
         task: Some(right.task.clone()),
     };
     let key = abbey_support::digest::sha256_hex(&serde_json::to_vec(&body).unwrap_or_default());
-    let headers = [
-        ("Abbey-Lease", right.lease.to_string()),
-        ("Idempotency-Key", format!("{word} {} {key}", right.task)),
-    ];
-    let given: TaskDoc = client
-        .post(path, &body, &headers)
-        .await
-        .map_err(|e| e.to_string())?;
+    let key = Some(IdempotencyKey(format!("{word} {} {key}", right.task)));
+    let lease = Lease(right.lease);
+    let given = match way {
+        Way::Order => client.me().delegate(&body, lease, key).await,
+        Way::Ask => client.me().ask_agent(&body, lease, key).await,
+    };
+    let given = given.map_err(|e| e.to_string())?;
     if args["wait"] == false {
         return Ok(format!(
             "{} was given to {} as {}; it is {}",
@@ -289,8 +276,10 @@ async fn delegate(
         .clamp(1, COLLEAGUE_MAX * 10);
     let until = tokio::time::Instant::now() + Duration::from_secs(patience.unsigned_abs());
     loop {
-        let path = format!("/api/v1/self/delegated/{}?wait_ms=20000", given.task.id);
-        let task = match client.get::<TaskDoc>(&path).await {
+        let wait = WaitQuery {
+            wait_ms: Some(20_000),
+        };
+        let task = match client.me().delegated(&given.task.id, &wait).await {
             Ok(doc) => doc.task,
             // The house may be restarting; the work goes on.
             Err(error)
@@ -302,17 +291,14 @@ async fn delegate(
             }
             Err(error) => return Err(error.to_string()),
         };
-        let over = abbey_model::TaskState::ALL
-            .iter()
-            .any(|s| s.name() == task.state && s.is_terminal());
-        if over {
+        if task.state.is_terminal() {
             let record = json!({
                 "task": task.number, "by": task.assignee, "state": task.state, "verified": task.verified,
                 "result": task.result.as_ref().map(|r| &r.text), "data": task.result.as_ref().map(|r| &r.data),
                 "failure": task.failure,
             });
-            return match task.state.as_str() {
-                "done" => Ok(record.to_string()),
+            return match task.state {
+                TaskState::Done => Ok(record.to_string()),
                 _ => Err(record.to_string()),
             };
         }
@@ -328,9 +314,9 @@ async fn delegate(
 /// Begins what the tool says when the run is over because a person must answer.
 pub(super) const ASKED: &str = "asked for ";
 
-async fn approval(client: &Client, right: &Right, args: &Value) -> Result<String, String> {
+async fn approval(client: &AgentClient, right: &Right, args: &Value) -> Result<String, String> {
     let text = |key: &str| args[key].as_str().unwrap_or_default().to_owned();
-    let headers = [("Abbey-Lease", right.lease.to_string())];
+    let lease = Lease(right.lease);
     let arguments = match &args["args"] {
         Value::Null => json!({}),
         given => given.clone(),
@@ -345,11 +331,8 @@ async fn approval(client: &Client, right: &Right, args: &Value) -> Result<String
             action: text("action"),
             args: arguments,
         };
-        let path = format!("/api/v1/self/approvals/{number}/use");
-        let used: ApprovalView = client
-            .post(&path, &body, &headers)
-            .await
-            .map_err(|e| e.to_string())?;
+        let used = client.me().use_approval(&number, &body, lease).await;
+        let used = used.map_err(|e| e.to_string())?;
         return Ok(format!("{} is used: do it now, once", used.id));
     }
     let body = ApprovalBody {
@@ -359,10 +342,8 @@ async fn approval(client: &Client, right: &Right, args: &Value) -> Result<String
         why: text("why"),
         within_ms: args["within_s"].as_i64().map(|s| s.saturating_mul(1000)),
     };
-    let asked: ApprovalView = client
-        .post("/api/v1/self/approvals", &body, &headers)
-        .await
-        .map_err(|e| e.to_string())?;
+    let asked = client.me().request_approval(&body, lease).await;
+    let asked = asked.map_err(|e| e.to_string())?;
     Ok(format!("{ASKED}{}", asked.id))
 }
 

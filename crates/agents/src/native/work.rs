@@ -3,11 +3,11 @@
 use super::session::Session;
 use super::{files, gate, model, prompt, servers, through_restart, tools};
 use crate::programs::{APPROVED, ASK, ASKS};
-use abbey_api::client::Client;
-use abbey_api::{OfferDoc, SkillView, SkillsDoc, UseBody};
-use abbey_model::{EndReason, ToolPolicy};
+use abbey_api::client::AgentClient;
+use abbey_api::{OfferDoc, RunFactsView, SkillView, SkillsQuery, UseBody};
+use abbey_model::{EndReason, ResultSource, ToolPolicy};
 use abbey_support::digest::sha256_hex;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(super) enum Ending {
     /// Well.
     Done {
         text: String,
-        source: &'static str,
+        source: ResultSource,
         data: Value,
     },
     /// Not yet: a person must answer first, and the right to the task is gone until then.
@@ -58,11 +58,11 @@ impl Ending {
 
 /// One run's work.
 pub(super) struct Work {
-    pub(super) client: Arc<Client>,
+    pub(super) client: Arc<AgentClient>,
     pub(super) offer: OfferDoc,
     pub(super) run: String,
     pub(super) right: tools::Right,
-    pub(super) facts: Map<String, Value>,
+    pub(super) facts: RunFactsView,
 }
 
 impl Work {
@@ -102,8 +102,7 @@ impl Work {
         policy: &ToolPolicy,
         session: &mut Session,
     ) -> Ending {
-        self.facts
-            .insert("skill_hash".to_owned(), skill.hash.clone().into());
+        self.facts.skill_hash = Some(skill.hash.clone());
         let args: Value = json!(self.offer.args);
         let failed = |text: String| Ending::Failed {
             reason: EndReason::SkillFailed,
@@ -207,7 +206,7 @@ impl Work {
                 Err(why) => failed(why),
             };
         }
-        self.facts.insert("receipts".to_owned(), 1.into());
+        self.facts.receipts = Some(1);
         let lacks = self.lacks(&answer["data"]);
         if status.success() && !lacks.is_empty() {
             return failed(format!(
@@ -219,7 +218,7 @@ impl Work {
         if status.success() {
             return Ending::Done {
                 text,
-                source: "skill",
+                source: ResultSource::Skill,
                 data: answer["data"].clone(),
             };
         }
@@ -241,10 +240,7 @@ impl Work {
             Ok(text) => text,
             Err(text) => return failed((EndReason::ProviderError, text)),
         };
-        self.facts.insert(
-            "prompt_hash".to_owned(),
-            sha256_hex(system.as_bytes()).into(),
-        );
+        self.facts.prompt_hash = Some(sha256_hex(system.as_bytes()));
         let servers = servers::Servers::of(&self.client).await;
         let mut definitions = tools::definitions(policy);
         definitions.extend(servers.definitions());
@@ -319,7 +315,7 @@ impl Work {
                     "event": "receipt", "run": self.run, "call": call.id, "tool": call.name, "ok": receipt.ok,
                     "args_hash": sha256_hex(call.arguments.as_bytes()), "result_hash": sha256_hex(receipt.text.as_bytes()),
                 }));
-                self.facts.insert("receipts".to_owned(), receipts.into());
+                self.facts.receipts = Some(receipts);
                 if call.name == "approval" && receipt.ok && receipt.text.starts_with(tools::ASKED) {
                     return Ending::Waits { text: receipt.text };
                 }
@@ -371,31 +367,29 @@ impl Work {
     fn finish(&mut self, text: String, data: Value, receipts: u32) -> Ending {
         let lower = text.to_lowercase();
         let claims = CLAIMS.iter().any(|c| lower.contains(c));
-        self.facts
-            .insert("flagged".to_owned(), (claims && receipts == 0).into());
+        self.facts.flagged = Some(claims && receipts == 0);
         Ending::Done {
             text,
-            source: "model",
+            source: ResultSource::Model,
             data,
         }
     }
 
     async fn system_prompt(&self, policy: &ToolPolicy) -> Result<String, String> {
-        let charter: Value = through_restart(|| self.client.get("/api/v1/self/charter"))
-            .await
-            .map_err(|e| e.to_string())?;
-        let skills: SkillsDoc = through_restart(|| self.client.get("/api/v1/self/skills"))
-            .await
-            .map_err(|e| e.to_string())?;
+        let me = self.client.me();
+        let charter = through_restart(|| me.charter()).await;
+        let charter = charter.map_err(|e| e.to_string())?;
+        let all = SkillsQuery::default();
+        let skills = through_restart(|| me.skills(&all)).await;
+        let skills = skills.map_err(|e| e.to_string())?;
         let file = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
-        let text = charter["charter"].as_str().unwrap_or_default();
         Ok(prompt::assemble(
-            text,
+            &charter.charter,
             &file("AGENTS.md"),
             &file("MEMORY.md"),
             &skills.skills,
             &policy.tools,
-            charter["language"].as_str(),
+            charter.language.as_deref(),
         ))
     }
 }

@@ -2,13 +2,14 @@
 
 use super::Outcome;
 use crate::native::{door_client, through_restart};
+use abbey_api::DocumentBody;
+use abbey_api::headers::IdempotencyKey;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 async fn fact(name: &str, body: Value) -> Result<Value, String> {
     let client = door_client().map_err(|e| e.to_string())?;
-    let path = format!("/api/v1/self/facts/{name}");
-    through_restart(|| client.post::<Value>(&path, &body, &[]))
+    through_restart(|| client.me().fact(name, &body))
         .await
         .map_err(|e| format!("the house did not give the fact `{name}`: {e}"))
 }
@@ -33,15 +34,20 @@ pub(super) async fn report(name: &str, question: &str, document: &str) -> Outcom
     let text = data["text"].as_str().unwrap_or_default().trim_end();
     if !document.is_empty() {
         let client = door_client().map_err(|e| e.to_string())?;
-        let body = json!({ "text": text });
+        let body = DocumentBody {
+            text: text.to_owned(),
+            seen: None,
+        };
         // A run that is done again after a loss adds what it made once more only if it is another report.
-        let key = format!(
+        let key = IdempotencyKey(format!(
             "report {}",
             abbey_support::digest::sha256_hex(text.as_bytes())
-        );
-        let headers = [("Idempotency-Key", key)];
-        let path = format!("/api/v1/self/documents/{document}");
-        through_restart(|| client.post::<Value>(&path, &body, &headers))
+        ));
+        let add = || {
+            let key = Some(key.clone());
+            client.me().write_document(document, &body, key)
+        };
+        through_restart(add)
             .await
             .map_err(|e| format!("the report was not added to `{document}`: {e}"))?;
     }
@@ -171,9 +177,7 @@ pub(super) async fn backup_state() -> Outcome {
 /// Has the house do something; what it answers may be a question to a person first.
 pub(super) async fn operate(name: &str) -> Outcome {
     let client = door_client().map_err(|e| e.to_string())?;
-    let path = format!("/api/v1/self/operations/{name}");
-    let body = json!({});
-    let done = through_restart(|| client.post::<Value>(&path, &body, &[])).await;
+    let done = through_restart(|| client.me().operate(name)).await;
     let done = done.map_err(|e| format!("the house did not do it: {e}"))?;
     let text = done["text"].as_str().unwrap_or_default().to_owned();
     Ok((text, done))

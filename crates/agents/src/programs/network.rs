@@ -13,7 +13,7 @@ const WITHIN: Duration = Duration::from_secs(2);
 pub(super) async fn check() -> Outcome {
     let client = door_client().map_err(|e| e.to_string())?;
     let mut tried: Vec<(String, Result<(), String>)> = Vec::new();
-    let door = client.get::<Value>("/api/v1/self").await;
+    let door = client.me().show().await;
     tried.push((
         "the house".to_owned(),
         door.map(drop).map_err(|e| e.to_string()),

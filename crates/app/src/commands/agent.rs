@@ -144,6 +144,7 @@ async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Ou
             house: String::new(),
             generation: 0,
             agents: vec![view],
+            cursor: None,
         });
     }
     Ok(exit::OK)

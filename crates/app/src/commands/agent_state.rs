@@ -7,6 +7,7 @@ use crate::fleet_output::print_fleet;
 use crate::output::{self, Progress, say};
 use abbey_api::*;
 use abbey_daemon::Home;
+use abbey_model::Presence;
 use clap::Args;
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -57,11 +58,12 @@ pub(crate) async fn cmd_set_agent_state(
         .await;
     let reached = |a: &AgentView| match verb {
         "stop" => a.pid.is_none(),
-        "pause" => a.presence == "paused",
+        "pause" => a.presence == Presence::Paused,
         "restart" => {
-            a.presence == "ready" && boots.get(&a.name).is_none_or(|old| a.generation > *old)
+            a.presence == Presence::Ready
+                && boots.get(&a.name).is_none_or(|old| a.generation > *old)
         }
-        _ => matches!(a.presence.as_str(), "ready" | "degraded"),
+        _ => matches!(a.presence, Presence::Ready | Presence::Degraded),
     };
     let until = Instant::now() + DOWN_WITHIN;
     let mut progress = Progress::new();

@@ -3,6 +3,7 @@
 use crate::connect::{client, segment};
 use crate::exit::{self, Outcome};
 use crate::output;
+use abbey_api::Silence;
 use abbey_api::{ApprovalView, ApprovalsDoc, DecideBody};
 use abbey_daemon::Home;
 use clap::{Args, Subcommand};
@@ -73,7 +74,7 @@ fn print_approval(view: &ApprovalView) {
     }
     output::line(&format!(
         "  {} {} unless answered by then; digest {}",
-        if view.silence == "approve" {
+        if view.silence == Silence::Approve {
             "approved at"
         } else {
             "denied at"

@@ -37,12 +37,12 @@ async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
             .map_or_else(|| "unlimited".to_owned(), |l| l.to_string());
         vec![
             s.scope.clone(),
-            s.metric.clone(),
-            s.window.clone(),
+            s.metric.to_string(),
+            s.window.to_string(),
             limit,
             s.spent.to_string(),
             s.reserved.to_string(),
-            s.state.clone(),
+            s.state.to_string(),
             dash(s.resets_at),
         ]
     };

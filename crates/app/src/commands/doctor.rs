@@ -16,7 +16,10 @@ pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
         }
         false => client.get("/api/v1/doctor").await?,
     };
-    let failed = doc.checks.iter().any(|c| c.state == "failed");
+    let failed = doc
+        .checks
+        .iter()
+        .any(|c| c.state == abbey_api::CheckState::Failed);
     if json {
         output::json(&doc);
     } else {

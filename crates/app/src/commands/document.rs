@@ -3,6 +3,7 @@
 use crate::connect::{client, segment};
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, dash, table};
+use abbey_api::DocumentType;
 use abbey_api::{DocumentBody, DocumentDoc, DocumentView, DocumentsDoc};
 use abbey_daemon::Home;
 use clap::Subcommand;
@@ -74,8 +75,8 @@ pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentComma
                 }
             };
             let now: DocumentDoc = client.get(&path(&document)).await?;
-            let seen = match now.document.kind.as_str() {
-                "text" => Some(seen.unwrap_or(now.document.newest)),
+            let seen = match now.document.kind {
+                DocumentType::Text => Some(seen.unwrap_or(now.document.newest)),
                 _ => seen,
             };
             let body = DocumentBody { text, seen };
@@ -93,7 +94,7 @@ fn list(doc: &DocumentsDoc) {
     let row = |d: &DocumentView| {
         vec![
             d.name.clone(),
-            d.kind.clone(),
+            d.kind.to_string(),
             d.newest.to_string(),
             dash(d.author.clone()),
             d.writers.join(", "),

@@ -6,6 +6,7 @@ use crate::manifest_file::read_manifest;
 use crate::output;
 use crate::plan_output::print_plan;
 use abbey_api::PlanDoc;
+use abbey_api::PlanSeverity;
 use abbey_daemon::{Home, manifest};
 use clap::Args;
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
     } else {
         abbey_daemon::plan_offline(home.root().to_owned(), body).await?
     };
-    let fatal = doc.notes.iter().any(|n| n.severity == "fatal");
+    let fatal = doc.notes.iter().any(|n| n.severity == PlanSeverity::Fatal);
     if json {
         output::json(&doc);
     } else {

@@ -57,7 +57,7 @@ async fn list_services(home: &Home, json: bool) -> Outcome {
             .map(|h| if h { "answers" } else { "does not answer" });
         vec![
             s.name.clone(),
-            s.presence.clone(),
+            s.presence.to_string(),
             dash(health),
             s.cell.clone(),
             dash(s.port),

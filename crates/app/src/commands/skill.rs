@@ -136,7 +136,7 @@ fn print_skills(json: bool, doc: &SkillsDoc) {
             dash(s.skill_version.as_ref()),
             dash(s.owner.as_ref()),
             dash(s.score),
-            s.risk.clone(),
+            s.risk.to_string(),
             s.agents.join(", "),
             s.description.clone(),
         ]

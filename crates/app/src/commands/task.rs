@@ -138,8 +138,8 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
                 let row = |t: &TaskView| {
                     vec![
                         t.number.clone(),
-                        t.state.clone(),
-                        t.priority.clone(),
+                        t.state.to_string(),
+                        t.priority.to_string(),
                         dash(t.assignee.clone()),
                         dash(t.verified.clone()),
                         first_line(&t.title),
@@ -253,7 +253,7 @@ async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
             cursor: None,
         });
     } else {
-        let row = |t: &TaskView| vec![t.number.clone(), t.state.clone(), first_line(&t.title)];
+        let row = |t: &TaskView| vec![t.number.clone(), t.state.to_string(), first_line(&t.title)];
         table(&["TASK", "STATE", "TITLE"], rows.iter().map(row).collect());
     }
     Ok(exit::OK)

@@ -6,8 +6,10 @@ use crate::exit::{self, Outcome};
 use crate::fleet_output::print_fleet;
 use crate::manifest_file::read_manifest;
 use crate::output::{self, Progress, say};
+use abbey_api::PlanAction;
 use abbey_api::*;
 use abbey_daemon::Home;
+use abbey_model::Presence;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -58,7 +60,9 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         let moving: Vec<&str> = fleet
             .agents
             .iter()
-            .filter(|a| !matches!(a.presence.as_str(), "ready" | "degraded") && is_waited_for(a))
+            .filter(|a| {
+                !matches!(a.presence, Presence::Ready | Presence::Degraded) && is_waited_for(a)
+            })
             .map(|a| a.name.as_str())
             .collect();
         if moving.is_empty() || Instant::now() >= until {
@@ -75,7 +79,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         let steps = doc
             .steps
             .iter()
-            .filter(|s| s.action != "not_applicable")
+            .filter(|s| s.action != PlanAction::NotApplicable)
             .count();
         let change = if doc.applied {
             format!("{steps} steps")
@@ -92,12 +96,12 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         && fleet
             .agents
             .iter()
-            .any(|a| a.presence != "ready" && is_waited_for(a));
+            .any(|a| a.presence != Presence::Ready && is_waited_for(a));
     Ok(if late { exit::DEGRADED } else { exit::OK })
 }
 
 /// An agent that was stopped or is held on purpose is not waited for.
 fn is_waited_for(agent: &AgentView) -> bool {
-    !matches!(agent.presence.as_str(), "paused" | "stopped")
-        && (agent.presence != "down" || agent.generation == 0)
+    !matches!(agent.presence, Presence::Paused | Presence::Stopped)
+        && (agent.presence != Presence::Down || agent.generation == 0)
 }

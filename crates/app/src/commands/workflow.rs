@@ -8,6 +8,7 @@ use crate::output::{self, Progress, dash, table};
 use crate::workflow_drawing::{Node, draw_run, draw_steps};
 use abbey_api::client::Client;
 use abbey_api::*;
+use abbey_api::{StepState, WorkflowState};
 use abbey_daemon::{Home, manifest};
 use clap::Subcommand;
 use serde_json::Value;
@@ -204,7 +205,7 @@ fn check(json: bool, svg: Option<&str>, file: &std::path::Path) -> Outcome {
         })?;
         let node = |s: &DeclaredStep| Node {
             name: s.name.clone(),
-            kind: s.kind.clone(),
+            kind: s.kind,
             needs: s.needs.clone(),
             state: None,
         };
@@ -243,9 +244,9 @@ async fn wait_for_end(client: &Client, json: bool, run: &str, patience: Duration
         let left = until.saturating_duration_since(Instant::now()).min(WAIT);
         let path = format!("{}?wait_ms={}", path_of(run), left.as_millis());
         let doc: WorkflowDoc = client.get(&path).await?;
-        let code = match doc.run.state.as_str() {
-            "done" => Some(exit::OK),
-            "failed" | "cancelled" => Some(exit::FAILURE),
+        let code = match doc.run.state {
+            WorkflowState::Done => Some(exit::OK),
+            WorkflowState::Failed | WorkflowState::Cancelled => Some(exit::FAILURE),
             _ if Instant::now() >= until => Some(exit::TIMEOUT),
             _ => None,
         };
@@ -260,11 +261,15 @@ async fn wait_for_end(client: &Client, json: bool, run: &str, patience: Duration
 
 fn list(doc: &WorkflowsDoc) {
     let row = |r: &WorkflowView| {
-        let settled = r.steps.iter().filter(|s| s.state == "done").count();
+        let settled = r
+            .steps
+            .iter()
+            .filter(|s| s.state == StepState::Done)
+            .count();
         vec![
             r.id.clone(),
             r.workflow.clone(),
-            r.state.clone(),
+            r.state.to_string(),
             format!("{settled} of {}", r.steps.len()),
             r.by.clone(),
             r.began_at.to_string(),

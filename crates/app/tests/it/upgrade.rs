@@ -68,7 +68,11 @@ fn home_of_the_previous_release_opens_with_everything_in_it() {
         .lines()
         .map(|l| serde_json::from_str::<Value>(l).unwrap())
         .find(|e| &e["seq"] == seq);
-    assert_eq!(&head.unwrap()["hash"], hash, "entries are kept as they were");
+    assert_eq!(
+        &head.unwrap()["hash"],
+        hash,
+        "entries are kept as they were"
+    );
     let approvals = house.json(0, "approvals --all");
     for approval in approvals["approvals"].as_array().unwrap() {
         let id = approval["id"].as_str().unwrap();
@@ -78,10 +82,16 @@ fn home_of_the_previous_release_opens_with_everything_in_it() {
     assert_eq!(count("schedule list", "schedules"), 3);
     assert_eq!(count("workflow list", "runs"), 2);
     let plan = house.json(0, "document show plan");
-    assert!(plan.to_string().contains("Build a second bridge."), "{plan}");
+    assert!(
+        plan.to_string().contains("Build a second bridge."),
+        "{plan}"
+    );
     let budget = house.json(0, "budget show");
     let spent = |scope: &Value| scope["spent"].as_u64().unwrap_or(0) > 0;
-    assert!(budget["scopes"].as_array().unwrap().iter().any(spent), "{budget}");
+    assert!(
+        budget["scopes"].as_array().unwrap().iter().any(spent),
+        "{budget}"
+    );
     // The same manifest, and the house goes on with its work.
     house.expect(0, "up");
     for agent in ["lead", "builder", "ops", "hands", "spare"] {

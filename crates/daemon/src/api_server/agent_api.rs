@@ -18,8 +18,7 @@ use abbey_engine::task::LEASE_TTL;
 use abbey_gateway::protocol::openai_chat::OpenAiChat;
 use abbey_gateway::{Caller, Gateway, Protocol, Refusal};
 use abbey_model::{
-    EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, ResultSource, Scope, Slug,
-    TaskRef, ToolPolicy,
+    EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, Scope, Slug, TaskRef, ToolPolicy,
 };
 use abbey_store::{Checked, Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow};
 use axum::extract::{Path, Query, Request, State};
@@ -336,18 +335,15 @@ fn hold(house: &House, slug: Slug, headers: &HeaderMap) -> Result<Hold> {
     })
 }
 
-fn facts_of(value: Value) -> Result<RunFacts> {
-    if value.is_null() {
-        return Ok(RunFacts::default());
+fn facts_of(facts: RunFactsView) -> RunFacts {
+    RunFacts {
+        prompt_hash: facts.prompt_hash,
+        skill_hash: facts.skill_hash,
+        session_start: facts.session_start,
+        session_end: facts.session_end,
+        receipts: facts.receipts,
+        flagged: facts.flagged,
     }
-    Ok(serde_json::from_value(value)
-        .map_err(|e| Problem::new(FaultKind::Invalid, format!("`facts`: {e}")))?)
-}
-
-fn word<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T> {
-    Ok(text
-        .parse()
-        .map_err(|e: String| Problem::new(FaultKind::Invalid, e))?)
 }
 
 async fn renew(
@@ -360,7 +356,7 @@ async fn renew(
     let hold = hold(&house, slug, &headers)?;
     let lease = house
         .store
-        .renew(parse_task_ref(&name)?, hold, facts_of(body.facts)?)
+        .renew(parse_task_ref(&name)?, hold, facts_of(body.facts))
         .await?;
     house.deadlines_changed.notify_one();
     Ok(Doc(LeaseDoc {
@@ -387,10 +383,10 @@ async fn complete(
     }
     let outcome = Outcome {
         text: body.text,
-        source: word::<ResultSource>(&body.source)?,
+        source: body.source,
         data: body.data,
     };
-    let (task, facts) = (parse_task_ref(&name)?, facts_of(body.facts)?);
+    let (task, facts) = (parse_task_ref(&name)?, facts_of(body.facts));
     let row = house.store.task(task).await?;
     let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
     let mut checked = Checked::No;
@@ -432,12 +428,12 @@ async fn fail(
 ) -> Result<Doc<TaskDoc>> {
     let hold = hold(&house, slug, &headers)?;
     let failure = Failure {
-        reason: word::<EndReason>(&body.reason)?,
+        reason: body.reason,
         text: body.text,
     };
     let row = house
         .store
-        .fail(parse_task_ref(&name)?, hold, failure, facts_of(body.facts)?)
+        .fail(parse_task_ref(&name)?, hold, failure, facts_of(body.facts))
         .await?;
     house.work.bump();
     house.deadlines_changed.notify_one();

@@ -495,6 +495,7 @@ async fn budgets(State(house): Shared) -> Result<Doc<BudgetDoc>> {
     Ok(Doc(BudgetDoc {
         version: VERSION,
         scopes: views::budget(&accounts),
+        cursor: None,
     }))
 }
 

@@ -229,6 +229,7 @@ async fn workflow_runs(
             .iter()
             .map(|r| workflow_views::run(&house, r))
             .collect(),
+        cursor: None,
     }))
 }
 

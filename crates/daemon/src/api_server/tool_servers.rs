@@ -119,6 +119,7 @@ async fn list(State(house): Shared, Extension(Me(me)): Extension<Me>) -> Result<
     Ok(Doc(ToolsDoc {
         version: VERSION,
         tools,
+        cursor: None,
     }))
 }
 

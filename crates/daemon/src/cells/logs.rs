@@ -32,7 +32,7 @@ fn line(text: &str) -> Option<LogLine> {
     let value: Value = serde_json::from_str(text).ok()?;
     Some(LogLine {
         at: Time(Timestamp(value["at"].as_i64()?)),
-        stream: value["stream"].as_str()?.to_owned(),
+        stream: value["stream"].as_str()?.parse().ok()?,
         text: value["text"].as_str()?.to_owned(),
     })
 }

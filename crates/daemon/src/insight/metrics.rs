@@ -64,7 +64,7 @@ pub(crate) async fn render(house: &Arc<House>) -> Result<String> {
     for agent in views::fleet(house).await?.agents {
         let labels = vec![("agent".to_owned(), agent.name.clone())];
         up.get_or_create(&labels)
-            .set(i64::from(agent.presence == "ready"));
+            .set(i64::from(agent.presence == abbey_model::Presence::Ready));
         memory
             .get_or_create(&labels)
             .set(i64::try_from(agent.memory_bytes.unwrap_or(0)).unwrap_or(0));

@@ -13,7 +13,7 @@ use abbey_engine::supervision;
 use abbey_engine::task::Phase;
 use abbey_model::TaskRef;
 use abbey_model::{
-    BudgetState, CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState, WaitCode,
+    CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState, Verified, WaitCode,
 };
 use abbey_store::{Entry, RunRow, TaskFilter, TaskRow};
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
             house: String::new(),
             generation: 0,
             agents: Vec::new(),
+            cursor: None,
         });
     };
     let seen = seen(house);
@@ -49,6 +50,7 @@ pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
         house: current.house.name.to_string(),
         generation: current.generation,
         agents,
+        cursor: None,
     })
 }
 
@@ -96,7 +98,7 @@ async fn agent(
         name: slug.to_string(),
         display_name: agent.display_name.clone(),
         role: agent.role.clone(),
-        presence: presence.to_string(),
+        presence,
         runtime: agent.runtime.name().to_owned(),
         cell: agent.cell.to_string(),
         isolated: agent.cell.isolates(),
@@ -142,6 +144,7 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
         return Ok(ServicesDoc {
             version: VERSION,
             services: Vec::new(),
+            cursor: None,
         });
     };
     let seen = seen(house);
@@ -164,11 +167,11 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
                 } else {
                     Presence::Down
                 };
-                (presence.to_string(), Some(answers))
+                (presence, Some(answers))
             }
             None => {
                 let (presence, healthy) = presence(house, seen, at, service.probe()).await;
-                (presence.to_string(), healthy)
+                (presence, healthy)
             }
         };
         let record = seen
@@ -203,6 +206,7 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
     Ok(ServicesDoc {
         version: VERSION,
         services,
+        cursor: None,
     })
 }
 
@@ -288,7 +292,7 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
     Ok(AgentWhyDoc {
         version: VERSION,
         agent: slug.to_string(),
-        presence: presence.to_string(),
+        presence,
         reasons,
         last_exit: exit.map(|e| e.exit.to_string()),
         last_exit_at: exit.map(|e| e.ended_at.into()),
@@ -300,8 +304,8 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
 
 pub(crate) fn task(house: &House, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
     let (verified, waiting_for) = match &row.phase {
-        Phase::Done { verified } => (Some(verified.to_string()), None),
-        Phase::Unverified => (Some("unverified".to_owned()), None),
+        Phase::Done { verified } => (Some(verification(*verified)), None),
+        Phase::Unverified => (Some(Verification::Unverified), None),
         Phase::Parked { reasons } => (None, reasons.first().map(|r| r.text.clone())),
         Phase::Ready { candidates } => (None, Some(format!("a claim by {}", join(candidates)))),
         Phase::Running { lease } => (
@@ -327,9 +331,9 @@ pub(crate) fn task(house: &House, row: &TaskRow, runs: Vec<RunView>) -> TaskView
         id: row.id.to_string(),
         number: format!("TASK-{}", row.number),
         title: row.text.clone(),
-        state: row.state().name().to_owned(),
+        state: row.state(),
         assignee: row.assignee.as_ref().map(ToString::to_string),
-        priority: row.priority.to_string(),
+        priority: row.priority,
         author: row.author.to_string(),
         attempts: row.attempts,
         verified,
@@ -337,7 +341,7 @@ pub(crate) fn task(house: &House, row: &TaskRow, runs: Vec<RunView>) -> TaskView
         skill: row.route.skill.clone(),
         result: row.result.as_ref().map(|r| ResultView {
             text: r.text.clone(),
-            source: r.source.to_string(),
+            source: r.source,
             data: r.data.clone(),
         }),
         failure: row.failure.clone(),
@@ -357,6 +361,14 @@ pub(crate) fn task(house: &House, row: &TaskRow, runs: Vec<RunView>) -> TaskView
         revision: row.version,
         created_at: row.created_at.into(),
         updated_at: row.updated_at.into(),
+    }
+}
+
+const fn verification(verified: Verified) -> Verification {
+    match verified {
+        Verified::Skill => Verification::Skill,
+        Verified::Evidence => Verification::Evidence,
+        Verified::None => Verification::None,
     }
 }
 
@@ -380,8 +392,8 @@ pub(crate) fn run(row: &RunRow) -> RunView {
     let known = row.usage_source != "unknown";
     RunView {
         id: row.id.to_string(),
-        state: row.state.to_string(),
-        reason: row.reason.map(|r| r.to_string()),
+        state: row.state,
+        reason: row.reason,
         agent: row.agent.to_string(),
         configured_model: row.configured_model.clone(),
         effective_model: row.effective_model.clone(),
@@ -390,7 +402,7 @@ pub(crate) fn run(row: &RunRow) -> RunView {
             input: known.then_some(row.input),
             output: known.then_some(row.output),
             cached: known.then_some(row.cached),
-            source: row.usage_source.clone(),
+            source: row.usage_source.parse().unwrap_or(UsageSource::Unknown),
         },
         cost_nano_usd: (!row.cost_unknown).then_some(row.cost_nano_usd),
         charter_hash: row.charter_hash.clone(),
@@ -438,7 +450,7 @@ pub(crate) async fn why_task(house: &Arc<House>, row: &TaskRow) -> Result<WhyDoc
                 .iter()
                 .filter(|a| candidates.iter().any(|c| c.as_str() == a.name))
             {
-                if agent.presence != "ready" {
+                if agent.presence != Presence::Ready {
                     say(
                         WaitCode::AgentDown,
                         format!(
@@ -500,26 +512,20 @@ pub(crate) async fn why_task(house: &Arc<House>, row: &TaskRow) -> Result<WhyDoc
     Ok(WhyDoc {
         version: VERSION,
         task: format!("TASK-{}", row.number),
-        state: row.state().to_string(),
+        state: row.state(),
         reasons,
     })
 }
 
 pub(crate) fn budget(accounts: &[Account]) -> Vec<BudgetScope> {
-    let state = |s: BudgetState| match s {
-        BudgetState::Unlimited => "unlimited",
-        BudgetState::Ok => "ok",
-        BudgetState::Warning => "warning",
-        BudgetState::Exhausted => "exhausted",
-    };
     let view = |a: &Account| BudgetScope {
         scope: a.scope.to_string(),
-        metric: a.metric.name().to_owned(),
-        window: a.window.name().to_owned(),
+        metric: a.metric,
+        window: a.window,
         limit: a.limit,
         spent: a.spent,
         reserved: a.reserved,
-        state: state(a.state()).to_owned(),
+        state: a.state(),
         resets_at: a.resets_at.map(Time),
     };
     accounts.iter().map(view).collect()
@@ -561,7 +567,7 @@ pub(crate) fn skill(house: &House, skill: &Skill, score: Option<u32>) -> SkillVi
         patterns: skill.patterns.clone(),
         args: skill.args.clone(),
         grants: skill.grants.clone(),
-        risk: skill.risk.clone(),
+        risk: skill.risk.parse().unwrap_or(Risk::Medium),
         agents: owners,
         score,
     }
@@ -607,6 +613,7 @@ pub(crate) fn find_skills(
     SkillsDoc {
         version: VERSION,
         skills: found,
+        cursor: None,
     }
 }
 

@@ -2,8 +2,11 @@
 
 use crate::boot::house::House;
 use crate::work::workflows::digest;
-use abbey_api::{DeclaredDoc, DeclaredStep, DeclaredView, StepView, Time, VERSION, WorkflowView};
-use abbey_engine::workflow::{Act, At, Field, Handle, Step, Workflow};
+use abbey_api::{
+    DeclaredDoc, DeclaredStep, DeclaredView, StepKind, StepState, StepView, Time, VERSION,
+    WorkflowState, WorkflowView,
+};
+use abbey_engine::workflow::{Act, At, Field, Handle, State, Step, Workflow};
 use abbey_model::Slug;
 use abbey_plan::Mistake;
 use abbey_store::WorkflowRow;
@@ -29,6 +32,7 @@ fn of(workflows: &BTreeMap<Slug, Workflow>) -> DeclaredDoc {
     DeclaredDoc {
         version: VERSION,
         workflows: all.map(|(name, workflow)| one(name, workflow)).collect(),
+        cursor: None,
     }
 }
 
@@ -39,7 +43,7 @@ fn one(name: &Slug, workflow: &Workflow) -> DeclaredView {
     };
     let step = |(name, step): (&Slug, &Step)| DeclaredStep {
         name: name.to_string(),
-        kind: step.act.kind().to_owned(),
+        kind: kind(&step.act),
         about: about(step),
         needs: step.needs.iter().map(ToString::to_string).collect(),
     };
@@ -70,14 +74,34 @@ fn about(step: &Step) -> String {
     }
 }
 
-fn word(at: &At) -> &'static str {
+const fn kind(act: &Act) -> StepKind {
+    match act {
+        Act::Task { .. } => StepKind::Task,
+        Act::Skill { .. } => StepKind::Skill,
+        Act::Approval { .. } => StepKind::Approval,
+        Act::Event { .. } => StepKind::Event,
+        Act::Pause(_) => StepKind::Pause,
+    }
+}
+
+const fn run_state(state: State) -> WorkflowState {
+    match state {
+        State::Running => WorkflowState::Running,
+        State::Undoing => WorkflowState::Undoing,
+        State::Done => WorkflowState::Done,
+        State::Failed => WorkflowState::Failed,
+        State::Cancelled => WorkflowState::Cancelled,
+    }
+}
+
+const fn step_state(at: &At) -> StepState {
     match at {
-        At::Working(_) => "working",
-        At::Waiting(_) => "waiting",
-        At::Retry(_) => "retry",
-        At::Done(_) => "done",
-        At::Skipped => "skipped",
-        At::Failed(_) => "failed",
+        At::Working(_) => StepState::Working,
+        At::Waiting(_) => StepState::Waiting,
+        At::Retry(_) => StepState::Retry,
+        At::Done(_) => StepState::Done,
+        At::Skipped => StepState::Skipped,
+        At::Failed(_) => StepState::Failed,
     }
 }
 
@@ -90,9 +114,9 @@ pub(crate) fn run(house: &House, row: &WorkflowRow) -> WorkflowView {
         let blank = StepView {
             step: name.to_string(),
             index: 0,
-            kind: step.act.kind().to_owned(),
+            kind: kind(&step.act),
             needs: step.needs.iter().map(ToString::to_string).collect(),
-            state: "not_started".to_owned(),
+            state: StepState::NotStarted,
             began: None,
             attempts: 0,
             result: None,
@@ -104,7 +128,7 @@ pub(crate) fn run(house: &House, row: &WorkflowRow) -> WorkflowView {
         for (index, item) in items.iter().enumerate() {
             steps.push(StepView {
                 index: u32::try_from(index).unwrap_or(u32::MAX),
-                state: word(&item.at).to_owned(),
+                state: step_state(&item.at),
                 began: match item.at {
                     At::Working(Some(Handle::Task(n))) => Some(format!("TASK-{n}")),
                     At::Working(Some(Handle::Approval(n))) => Some(format!("APPR-{n}")),
@@ -116,7 +140,7 @@ pub(crate) fn run(house: &House, row: &WorkflowRow) -> WorkflowView {
                     At::Failed(why) => Some(Value::String(why.clone())),
                     _ => None,
                 },
-                undo: item.undo.as_ref().map(|u| word(u).to_owned()),
+                undo: item.undo.as_ref().map(step_state),
                 ..blank.clone()
             });
         }
@@ -133,7 +157,7 @@ pub(crate) fn run(house: &House, row: &WorkflowRow) -> WorkflowView {
         workflow: row.name.clone(),
         digest: row.digest.clone(),
         changed: declared.is_none_or(|(_, w)| digest(w) != row.digest),
-        state: run.state.name().to_owned(),
+        state: run_state(run.state),
         by: row.by.to_string(),
         trace: house.traces.workflow(row.number),
         input: run.input.clone(),

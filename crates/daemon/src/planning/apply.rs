@@ -4,11 +4,14 @@ use crate::boot::house::House;
 use crate::cells::{provision, specs};
 use crate::core::error::{Error, Result};
 use crate::core::plan::{PlanInForce, to_allocation};
-use abbey_api::{ManifestBody, PlanChange, PlanDoc, PlanNote, PlanStep, Problem, VERSION};
+use abbey_api::{
+    ChangeEffect, ManifestBody, PlanAction, PlanChange, PlanDoc, PlanNote, PlanSeverity, PlanStep,
+    Problem, VERSION,
+};
 use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window, Wish};
 use abbey_plan::{
-    AgentBudget, Applied, Charter, Endpoint, InForce, Inventory, Note, Plan, Registry, ServiceKind,
-    Severity, templates,
+    Action, AgentBudget, Applied, Charter, Effect, Endpoint, InForce, Inventory, Note, Plan,
+    Registry, ServiceKind, Severity, templates,
 };
 use abbey_store::{BudgetLimit, CellChange, Commit};
 use std::collections::BTreeMap;
@@ -409,16 +412,15 @@ fn change(change: &abbey_plan::Change) -> PlanChange {
         key: change.key.clone(),
         old: change.old.clone(),
         new: change.new.clone(),
-        effect: change.effect.name().to_owned(),
+        effect: match change.effect {
+            Effect::Restart => ChangeEffect::Restart,
+            Effect::Live => ChangeEffect::Live,
+            Effect::None => ChangeEffect::None,
+        },
     }
 }
 
 fn document(plan: &Plan, applied: bool) -> PlanDoc {
-    let severity = |s: Severity| match s {
-        Severity::Info => "info",
-        Severity::Warning => "warning",
-        Severity::Fatal => "fatal",
-    };
     PlanDoc {
         version: VERSION,
         generation: plan.generation.0,
@@ -428,7 +430,13 @@ fn document(plan: &Plan, applied: bool) -> PlanDoc {
             .iter()
             .map(|s| PlanStep {
                 id: s.id,
-                action: s.action.name().to_owned(),
+                action: match s.action {
+                    Action::Create => PlanAction::Create,
+                    Action::Update => PlanAction::Update,
+                    Action::Restart => PlanAction::Restart,
+                    Action::Remove => PlanAction::Remove,
+                    Action::NotApplicable => PlanAction::NotApplicable,
+                },
                 resource: s.resource.clone(),
                 agent: s.agent.clone(),
                 detail: s.detail.clone(),
@@ -439,7 +447,11 @@ fn document(plan: &Plan, applied: bool) -> PlanDoc {
             .notes
             .iter()
             .map(|n| PlanNote {
-                severity: severity(n.severity).to_owned(),
+                severity: match n.severity {
+                    Severity::Info => PlanSeverity::Info,
+                    Severity::Warning => PlanSeverity::Warning,
+                    Severity::Fatal => PlanSeverity::Fatal,
+                },
                 subject: n.subject.clone(),
                 text: n.text.clone(),
             })

@@ -2,7 +2,9 @@
 
 use crate::boot::house::House;
 use crate::core::error::Result;
-use abbey_api::{ApprovalBody, ApprovalView, ApprovalsDoc, Problem, Time, UseBody, VERSION};
+use abbey_api::{
+    ApprovalBody, ApprovalView, ApprovalsDoc, Problem, Silence, Time, UseBody, VERSION,
+};
 use abbey_engine::approval::{State, Verdict};
 use abbey_model::{FaultKind, LeaseToken, Millis, Principal, Slug, TaskRef};
 use abbey_store::{ApprovalRow, AskApproval, Asker, UseApproval};
@@ -33,12 +35,11 @@ pub(crate) fn view(row: &ApprovalRow) -> ApprovalView {
         args: row.args.clone(),
         hash: row.hash.clone(),
         why: row.why.clone(),
-        state: row.state.to_string(),
+        state: row.state,
         silence: match row.silence {
-            Verdict::Approve => "approve",
-            Verdict::Deny | Verdict::Revise => "deny",
-        }
-        .to_owned(),
+            Verdict::Approve => Silence::Approve,
+            Verdict::Deny | Verdict::Revise => Silence::Deny,
+        },
         expires_at: row.expires_at.into(),
         decided_by: row.decided_by.clone(),
         note: row.note.clone(),
@@ -65,6 +66,7 @@ pub(crate) async fn list(house: &House, all: bool) -> Result<ApprovalsDoc> {
     Ok(ApprovalsDoc {
         version: VERSION,
         approvals: rows.iter().map(view).collect(),
+        cursor: None,
     })
 }
 

@@ -4,7 +4,7 @@
 use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::core::hostd;
-use abbey_api::{DocumentBody, DocumentView, DocumentsDoc, Problem, Time, VERSION};
+use abbey_api::{DocumentBody, DocumentType, DocumentView, DocumentsDoc, Problem, Time, VERSION};
 use abbey_cells::hostd::{FileEntry, FileName, Operation};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
 use abbey_plan::{Document, DocumentKind};
@@ -57,19 +57,19 @@ pub(crate) fn view(
     let (kind, writers) = match &document.kind {
         DocumentKind::Text(writer) => {
             let named = writer.as_ref().map(|w| vec![w.to_string()]);
-            ("text", named.unwrap_or_else(operator))
+            (DocumentType::Text, named.unwrap_or_else(operator))
         }
         DocumentKind::Log(_) => {
             let named = all().filter(|a| document.written_by(a));
             let named = named.map(ToString::to_string);
-            ("log", named.chain(operator()).collect())
+            (DocumentType::Log, named.chain(operator()).collect())
         }
-        DocumentKind::Report(_) => ("report", Vec::new()),
+        DocumentKind::Report(_) => (DocumentType::Report, Vec::new()),
     };
     let readers = all().filter(|a| document.read_by(a));
     DocumentView {
         name: name.to_string(),
-        kind: kind.to_owned(),
+        kind,
         writers,
         readers: readers.map(ToString::to_string).collect(),
         newest: newest.map_or(0, |n| n.version),
@@ -89,6 +89,7 @@ pub(crate) async fn list(house: &Arc<House>, who: &Principal) -> Result<Document
     Ok(DocumentsDoc {
         version: VERSION,
         documents: shown.collect(),
+        cursor: None,
     })
 }
 

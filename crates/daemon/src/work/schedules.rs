@@ -293,6 +293,7 @@ pub(crate) async fn list(house: &Arc<House>) -> Result<SchedulesDoc> {
             .iter()
             .map(|p| view(house, p, rows.get(&p.name)))
             .collect(),
+        cursor: None,
     })
 }
 

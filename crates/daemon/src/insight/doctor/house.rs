@@ -3,6 +3,7 @@
 use super::checks::Checks;
 use crate::boot::house::House;
 use crate::core::error::Result;
+use abbey_api::CheckSeverity;
 use abbey_engine::saga::State;
 use abbey_model::{CellKind, Metric};
 use abbey_plan::HostFacts;
@@ -17,14 +18,14 @@ const CLOCK_AHEAD_MOST: i64 = 2000;
 
 /// Checks of state and host; what the host says.
 pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<HostFacts> {
-    let mut add = |id: &str, good, severity: &str, text, remedy: &str| {
+    let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
     let verdict = house.store.verify().await?;
     add(
         "activity_chain",
         verdict.ok,
-        "fail",
+        CheckSeverity::Fail,
         match &verdict.why {
             None => format!(
                 "{} entries verify, {} signed checkpoints",
@@ -45,7 +46,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "budgets",
         over == 0,
-        "warn",
+        CheckSeverity::Warn,
         format!("{over} token budgets are used up"),
         "raise them in the manifest, or wait for their reset (`abbey budget show`)",
     );
@@ -54,7 +55,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "disk_space",
         free >= SPACE_LEAST,
-        "fail",
+        CheckSeverity::Fail,
         format!("{} MiB are free for the state", free >> 20),
         "free some space on that file system",
     );
@@ -63,7 +64,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "operator_credential",
         mode == 0o600,
-        "fail",
+        CheckSeverity::Fail,
         format!("the operator's credential has mode {mode:03o}"),
         "chmod 600 the file `operator.token`",
     );
@@ -72,7 +73,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "hostd",
         helper.is_ok(),
-        "fail",
+        CheckSeverity::Fail,
         match &helper {
             Ok((hello, _)) if hello.privileged => {
                 format!("hostd answers as process {} with privilege", hello.pid)
@@ -87,7 +88,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "limits",
         limits.is_none(),
-        "warn",
+        CheckSeverity::Warn,
         limits.map_or_else(
             || "control groups enforce memory, CPU and processes".to_owned(),
             |why| format!("limits cannot be enforced: {why}"),
@@ -98,7 +99,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "network",
         network.is_none(),
-        "warn",
+        CheckSeverity::Warn,
         network.map_or_else(
             || "cells can have networks of their own".to_owned(),
             |why| format!("cells have loopback and the egress proxy only: {why}"),
@@ -113,7 +114,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "machines",
         facts.no_machines.is_none() || !uses(CellKind::Microvm),
-        "warn",
+        CheckSeverity::Warn,
         match &facts.no_machines {
             None => format!("microVMs can run; {images} images"),
             Some(why) => format!("microVMs cannot run: {why}"),
@@ -123,7 +124,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "containers",
         facts.no_containers.is_none() || !uses(CellKind::Container),
-        "warn",
+        CheckSeverity::Warn,
         match &facts.no_containers {
             None => "containers can run".to_owned(),
             Some(why) => format!("containers cannot run: {why}"),
@@ -134,7 +135,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "skills",
         skills.invalid.is_empty(),
-        "warn",
+        CheckSeverity::Warn,
         match skills.invalid.first() {
             None => format!("{} skills are valid", skills.all.len()),
             Some(first) => first.clone(),
@@ -151,7 +152,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "sagas",
         stuck == 0,
-        "fail",
+        CheckSeverity::Fail,
         format!("{stuck} sagas are stuck"),
         "look at the log of the control plane, mend the cause, and apply the manifest again",
     );
@@ -159,7 +160,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "users",
         uids,
-        "warn",
+        CheckSeverity::Warn,
         if uids {
             "each agent has a user of its own"
         } else {
@@ -171,7 +172,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
     add(
         "control_plane",
         true,
-        "info",
+        CheckSeverity::Info,
         format!(
             "{} model calls and {} skipped wakes since its start",
             house.model_calls.load(Ordering::Relaxed),
@@ -192,7 +193,7 @@ fn clock(house: &House, checks: &mut Checks) {
     checks.add(
         "clock",
         ahead <= CLOCK_AHEAD_MOST,
-        "warn",
+        CheckSeverity::Warn,
         match ahead <= CLOCK_AHEAD_MOST {
             true => "the host's clock and the house's agree".to_owned(),
             false => format!(
@@ -220,7 +221,7 @@ fn credentials(house: &House, checks: &mut Checks) {
     checks.add(
         "credentials",
         missing.is_empty(),
-        "fail",
+        CheckSeverity::Fail,
         match missing.first() {
             None => format!("{count} credentials can be read"),
             Some(first) => first.clone(),

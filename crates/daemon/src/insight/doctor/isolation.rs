@@ -4,6 +4,7 @@ use super::checks::Checks;
 use crate::boot::house::House;
 use crate::cells::exec;
 use crate::core::error::Result;
+use abbey_api::CheckSeverity;
 use abbey_model::{CellName, Slug};
 use abbey_plan::HostFacts;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ pub(super) async fn tried(
         checks.add(
             &format!("isolation.{slug}"),
             good,
-            if promised { "fail" } else { "warn" },
+            if promised { CheckSeverity::Fail } else { CheckSeverity::Warn },
             text,
             "use `cell: sandbox`, or run the house as root, so that each agent has a user of its own",
         );

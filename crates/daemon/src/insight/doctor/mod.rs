@@ -8,7 +8,7 @@ mod work;
 use crate::boot::house::House;
 use crate::cells::provision;
 use crate::core::error::Result;
-use abbey_api::{DoctorDoc, VERSION};
+use abbey_api::{CheckState, DoctorDoc, VERSION};
 use abbey_model::Principal;
 use abbey_store::Note;
 use checks::Checks;
@@ -53,11 +53,15 @@ pub(crate) async fn fix(house: &Arc<House>) -> Result<DoctorDoc> {
     house.admit_waiting().await?;
     house.cells_changed.notify_one();
     let mut after = examine(house).await?;
-    let good = |doc: &DoctorDoc, id: &str| doc.checks.iter().any(|c| c.id == id && c.state == "ok");
+    let good = |doc: &DoctorDoc, id: &str| {
+        doc.checks
+            .iter()
+            .any(|c| c.id == id && c.state == CheckState::Ok)
+    };
     let mended = before
         .checks
         .iter()
-        .filter(|c| c.state != "ok" && good(&after, &c.id));
+        .filter(|c| c.state != CheckState::Ok && good(&after, &c.id));
     after.fixed = mended.map(|c| c.id.clone()).collect();
     if !after.fixed.is_empty() {
         let note = Note {

@@ -6,7 +6,8 @@ use crate::cells::status;
 use crate::core::error::Result;
 use crate::insight::views;
 use crate::work::schedules;
-use abbey_model::{CellName, Millis};
+use abbey_api::CheckSeverity;
+use abbey_model::{CellName, Millis, Presence};
 use abbey_plan::HostFacts;
 use axum::http::Request;
 use http_body_util::Full;
@@ -34,23 +35,27 @@ pub(super) async fn agents(
                 .map(|s| s.desired.clone()),
             Some(abbey_engine::supervision::Desired::Up { .. })
         );
-        let good = !wanted || matches!(agent.presence.as_str(), "ready" | "starting");
+        let good = !wanted
+            || matches!(
+                agent.presence,
+                Presence::Ready | Presence::Starting | Presence::Idle
+            );
         checks.add(
             &format!("agent.{}", agent.name),
             good,
-            "warn",
+            CheckSeverity::Warn,
             format!("{} is {}", agent.name, agent.presence),
             &format!("`abbey why {}` explains it", agent.name),
         );
     }
     for service in views::services(house).await?.services {
-        let good = service.healthy != Some(false) && service.presence != "degraded";
+        let good = service.healthy != Some(false) && service.presence != Presence::Degraded;
         let why = service.waits.as_ref().or(service.trouble.as_ref());
         let more = why.map_or_else(String::new, |w| format!(": {w}"));
         checks.add(
             &format!("service.{}", service.name),
             good && why.is_none(),
-            "warn",
+            CheckSeverity::Warn,
             format!("{} is {}{more}", service.name, service.presence),
             &format!("`abbey service logs {}` shows its output", service.name),
         );
@@ -87,7 +92,7 @@ pub(super) async fn agents(
     checks.add(
         "ports",
         taken.is_empty(),
-        "fail",
+        CheckSeverity::Fail,
         match taken.first() {
             None => "nobody else has a port of this house".to_owned(),
             Some(first) => first.clone(),
@@ -108,7 +113,7 @@ pub(super) async fn schedules(house: &Arc<House>, checks: &mut Checks) -> Result
     checks.add(
         "schedules",
         late.is_none(),
-        "warn",
+        CheckSeverity::Warn,
         late.unwrap_or_else(|| format!("{} schedules are on time", all.len())),
         "look at the log of the control plane; `abbey schedule show NAME` tells what it did",
     );
@@ -158,7 +163,7 @@ pub(super) async fn models(house: &Arc<House>, checks: &mut Checks) {
         let Some(list) = list else {
             let text = format!("`{service}` does not say which models it has");
             let remedy = format!("`abbey service logs {service}` shows its output");
-            checks.add(&id, false, "warn", text, &remedy);
+            checks.add(&id, false, CheckSeverity::Warn, text, &remedy);
             continue;
         };
         let has: BTreeSet<&str> = list["data"]
@@ -183,6 +188,6 @@ pub(super) async fn models(house: &Arc<House>, checks: &mut Checks) {
             "bring it there (for Ollama: `ollama pull {}`), or set another `model`",
             lacks.join(" ")
         );
-        checks.add(&id, lacks.is_empty(), "warn", text, &remedy);
+        checks.add(&id, lacks.is_empty(), CheckSeverity::Warn, text, &remedy);
     }
 }

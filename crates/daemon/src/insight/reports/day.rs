@@ -2,6 +2,7 @@
 
 use super::report::{Report, number};
 use abbey_api::CheckView;
+use abbey_api::{CheckSeverity, CheckState, FindingKind};
 use abbey_engine::task::Phase;
 use abbey_model::{TaskState, Timestamp};
 use abbey_store::{TaskRow, Usage, Verdict};
@@ -32,7 +33,7 @@ pub(super) fn progress(tasks: &[TaskRow], since: Timestamp) -> Report {
         report.saw(Text::plain(&agent), counted);
         if done < all {
             let text = Text::new("not-well").with("count", all - done);
-            report.means("warn", text.with("agent", &agent));
+            report.means(FindingKind::Warn, text.with("agent", &agent));
         }
     }
     let open = tasks.iter().filter(|t| !t.state().is_terminal()).count();
@@ -79,8 +80,8 @@ pub(super) fn tokens(usage: &[Usage]) -> Report {
     }
     if sum.cost_unknown > 0 {
         let text = Text::new("tokens-unknown").with("count", sum.cost_unknown);
-        report.means("warn", text);
-        report.advise("note", Text::new("tokens-price"));
+        report.means(FindingKind::Warn, text);
+        report.advise(FindingKind::Note, Text::new("tokens-price"));
     }
     report
 }
@@ -106,7 +107,7 @@ pub(super) fn tests(
         let label = Text::new("tests-results").with("verified", verified);
         report.saw(label, number(count));
     }
-    let good = checks.iter().filter(|c| c.state == "ok").count();
+    let good = checks.iter().filter(|c| c.state == CheckState::Ok).count();
     let counted = Text::new("tests-checked")
         .with("good", good)
         .with("all", checks.len());
@@ -118,27 +119,29 @@ pub(super) fn tests(
     report.saw(Text::new("tests-chain"), whole);
     if unverified > 0 {
         report.means(
-            "warn",
+            FindingKind::Warn,
             Text::new("tests-unverified").with("count", unverified),
         );
     }
     if let Some(entry) = chain.first_bad {
         report.means(
-            "error",
+            FindingKind::Error,
             Text::new("tests-chain-broken").with("entry", entry),
         );
     }
-    let bad: Vec<&CheckView> = checks.iter().filter(|c| c.state != "ok").collect();
+    let bad: Vec<&CheckView> = checks
+        .iter()
+        .filter(|c| c.state != CheckState::Ok)
+        .collect();
     for check in &bad {
-        let severity = if check.severity == "error" {
-            "error"
-        } else {
-            "warn"
+        let severity = match check.severity {
+            CheckSeverity::Fail => FindingKind::Error,
+            CheckSeverity::Warn | CheckSeverity::Info => FindingKind::Warn,
         };
         report.means(severity, Text::plain(&check.text));
     }
     if !bad.is_empty() {
-        report.advise("action", Text::new("tests-doctor"));
+        report.advise(FindingKind::Action, Text::new("tests-doctor"));
     }
     report
 }

@@ -3,6 +3,8 @@
 use super::day::ended;
 use super::report::{Report, number};
 use abbey_api::AgentView;
+use abbey_api::FindingKind;
+use abbey_model::Presence;
 use abbey_model::Timestamp;
 use abbey_store::{Entry, TaskRow};
 use abbey_words::Text;
@@ -91,16 +93,16 @@ pub(super) fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Repo
     let mut report = Report::default();
     report.saw(Text::new("metric-conflicts"), number(seen.conflicts));
     if seen.conflicts > 0 {
-        report.means("error", Text::new("metric-conflicts-found"));
-        report.advise("action", Text::new("metric-conflicts-then"));
+        report.means(FindingKind::Error, Text::new("metric-conflicts-found"));
+        report.advise(FindingKind::Action, Text::new("metric-conflicts-then"));
     }
     report.saw(Text::new("metric-shared"), number(seen.shared));
     if seen.shared > 0 {
-        report.means("warn", Text::new("metric-shared-found"));
-        report.advise("note", Text::new("metric-shared-then"));
+        report.means(FindingKind::Warn, Text::new("metric-shared-found"));
+        report.advise(FindingKind::Note, Text::new("metric-shared-then"));
     }
     for agent in seen.agents {
-        let up = ["ready", "worker_only"].contains(&agent.presence.as_str());
+        let up = matches!(agent.presence, Presence::Ready | Presence::WorkerOnly);
         let present = (up, !seen.resting.contains(&agent.name));
         let Some(percent) = uptime(&agent.name, present, seen.entries, since, now) else {
             continue;
@@ -113,7 +115,7 @@ pub(super) fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Repo
             let text = Text::new("metric-uptime-low")
                 .with("agent", &agent.name)
                 .with("percent", format!("{percent:.1}"));
-            report.means("warn", text);
+            report.means(FindingKind::Warn, text);
         }
     }
     let (done, all) = ended(seen.tasks, since)
@@ -132,7 +134,7 @@ pub(super) fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Repo
             report.saw(target, counted);
             if percent <= COMPLETION_LEAST {
                 let text = Text::new("metric-completion-low").with("percent", written);
-                report.means("warn", text);
+                report.means(FindingKind::Warn, text);
             }
         }
     }
@@ -152,7 +154,7 @@ pub(super) fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Repo
     report.saw(label, number(interventions));
     if interventions >= INTERVENTIONS_MOST {
         let text = Text::new("metric-interventions-high").with("count", interventions);
-        report.means("info", text);
+        report.means(FindingKind::Info, text);
     }
     report
 }

@@ -15,7 +15,7 @@ use crate::boot::house::House;
 use crate::cells::status;
 use crate::core::error::Result;
 use crate::insight::{disks, doctor, views};
-use abbey_api::{Problem, ReportDoc};
+use abbey_api::{FindingKind, Problem, ReportDoc};
 use abbey_model::{CellName, FaultKind, Millis, Timestamp, Wish};
 use abbey_store::{Entry, TaskFilter, TaskRow};
 use abbey_words::{Language, Text};
@@ -64,12 +64,12 @@ pub fn as_text(report: &ReportDoc) -> String {
     ] {
         let _to_a_string = write!(text, "\n## {}\n\n", part(id));
         for finding in findings {
-            let kind = match finding.kind.as_str() {
-                "info" => "kind-info",
-                "warn" => "kind-warn",
-                "error" => "kind-error",
-                "action" => "kind-action",
-                _ => "kind-note",
+            let kind = match finding.kind {
+                FindingKind::Info => "kind-info",
+                FindingKind::Warn => "kind-warn",
+                FindingKind::Error => "kind-error",
+                FindingKind::Action => "kind-action",
+                FindingKind::Note => "kind-note",
             };
             let _to_a_string = writeln!(text, "- {}: {}", part(kind), finding.text);
         }

@@ -1,6 +1,6 @@
 //! A report while it is put together.
 
-use abbey_api::{Finding, Observation, ReportDoc, Time, VERSION};
+use abbey_api::{Finding, FindingKind, Observation, ReportDoc, Time, VERSION};
 use abbey_model::Timestamp;
 use abbey_words::{Language, Text};
 
@@ -8,29 +8,29 @@ use abbey_words::{Language, Text};
 #[derive(Default)]
 pub(crate) struct Report {
     observed: Vec<(Text, Text)>,
-    findings: Vec<(&'static str, Text)>,
-    notes: Vec<(&'static str, Text)>,
+    findings: Vec<(FindingKind, Text)>,
+    notes: Vec<(FindingKind, Text)>,
 }
 
 impl Report {
     pub(crate) fn saw(&mut self, label: Text, value: Text) {
         self.observed.push((label, value));
     }
-    pub(crate) fn means(&mut self, severity: &'static str, text: Text) {
+    pub(crate) fn means(&mut self, severity: FindingKind, text: Text) {
         self.findings.push((severity, text));
     }
-    pub(crate) fn advise(&mut self, kind: &'static str, text: Text) {
+    pub(crate) fn advise(&mut self, kind: FindingKind, text: Text) {
         self.notes.push((kind, text));
     }
     /// Puts it into words.
     pub(crate) fn finish(mut self, name: &str, at: Timestamp, language: Language) -> ReportDoc {
         if self.observed.is_empty() {
-            self.means("error", Text::new("nothing-observed"));
+            self.means(FindingKind::Error, Text::new("nothing-observed"));
         } else if self.findings.is_empty() {
-            self.means("info", Text::new("nothing-unusual"));
+            self.means(FindingKind::Info, Text::new("nothing-unusual"));
         }
-        let finding = |(kind, text): &(&'static str, Text)| Finding {
-            kind: (*kind).to_owned(),
+        let finding = |(kind, text): &(FindingKind, Text)| Finding {
+            kind: *kind,
             text: language.say(text),
         };
         let observation = |(label, value): &(Text, Text)| Observation {

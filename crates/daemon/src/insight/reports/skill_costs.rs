@@ -1,6 +1,7 @@
 //! What skills cost, and which run cost far more than its like (S4-19): a pure function of runs.
 
 use super::report::{Report, number};
+use abbey_api::FindingKind;
 use abbey_store::RunCost;
 use abbey_words::Text;
 use std::collections::BTreeMap;
@@ -62,12 +63,12 @@ pub(crate) fn costs(runs: &[RunCost]) -> Report {
             told += 1;
             if told <= TOLD_MAX {
                 let text = text.with("task", format!("TASK-{}", run.task));
-                report.means("warn", text.with("kind", kind.clone()));
+                report.means(FindingKind::Warn, text.with("kind", kind.clone()));
             }
         }
     }
     if told > 0 {
-        report.advise("note", Text::new("far-then"));
+        report.advise(FindingKind::Note, Text::new("far-then"));
     }
     if runs.is_empty() {
         report.saw(Text::new("runs"), number(0));
@@ -136,7 +137,7 @@ mod tests {
                 .finish("skills", Timestamp(0), Language::English)
                 .interpretation[0]
                 .kind,
-            "info"
+            FindingKind::Info
         );
     }
 }

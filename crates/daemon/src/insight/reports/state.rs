@@ -2,7 +2,9 @@
 
 use super::report::{Report, number};
 use abbey_api::AgentView;
+use abbey_api::FindingKind;
 use abbey_engine::budget::Account;
+use abbey_model::Presence;
 use abbey_model::{BudgetState, CellKind, Egress, Scope, TaskState, Tool};
 use abbey_plan::{AgentBudget, House};
 use abbey_store::TaskRow;
@@ -11,7 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Free space below which a file system is full soon, and full, percent.
-const SPACE: [(u64, &str); 2] = [(5, "error"), (15, "warn")];
+const SPACE: [(u64, FindingKind); 2] = [(5, FindingKind::Error), (15, FindingKind::Warn)];
 
 pub(super) fn status(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
     let mut report = Report::default();
@@ -19,19 +21,19 @@ pub(super) fn status(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
         let about = |id| {
             Text::new(id)
                 .with("agent", &agent.name)
-                .with("presence", &agent.presence)
+                .with("presence", agent.presence.name())
         };
         report.saw(
             Text::plain(&agent.name),
             about("agent-state").with("restarts", agent.restarts),
         );
-        match agent.presence.as_str() {
-            "ready" | "stopping" | "starting" | "idle" => {}
-            "down" | "stopped" | "degraded" => {
-                report.means("error", about("agent-is"));
-                report.advise("action", about("why-agent"));
+        match agent.presence {
+            Presence::Ready | Presence::Stopping | Presence::Starting | Presence::Idle => {}
+            Presence::Down | Presence::Stopped | Presence::Degraded => {
+                report.means(FindingKind::Error, about("agent-is"));
+                report.advise(FindingKind::Action, about("why-agent"));
             }
-            _ => report.means("warn", about("agent-is")),
+            _ => report.means(FindingKind::Warn, about("agent-is")),
         }
     }
     let mut states: BTreeMap<&str, u64> = BTreeMap::new();
@@ -42,12 +44,18 @@ pub(super) fn status(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
         report.saw(Text::new("tasks-in").with("state", *state), number(count));
     }
     if let Some(n) = states.get(TaskState::AwaitingApproval.name()) {
-        report.means("warn", Text::new("wait-for-yes").with("count", *n));
-        report.advise("action", Text::new("see-approvals"));
+        report.means(
+            FindingKind::Warn,
+            Text::new("wait-for-yes").with("count", *n),
+        );
+        report.advise(FindingKind::Action, Text::new("see-approvals"));
     }
     if let Some(n) = states.get(TaskState::Parked.name()) {
-        report.means("warn", Text::new("tasks-parked").with("count", *n));
-        report.advise("note", Text::new("see-task-why"));
+        report.means(
+            FindingKind::Warn,
+            Text::new("tasks-parked").with("count", *n),
+        );
+        report.advise(FindingKind::Note, Text::new("see-task-why"));
     }
     report
 }
@@ -65,8 +73,8 @@ pub(super) fn disk(disks: &[Value]) -> Report {
             about("disk-free").with("size", abbey_model::Bytes(total).to_string()),
         );
         if let Some((_, severity)) = SPACE.iter().find(|(least, _)| percent < *least) {
-            report.means(severity, about("disk-left"));
-            report.advise("action", about("disk-room"));
+            report.means(*severity, about("disk-left"));
+            report.advise(FindingKind::Action, about("disk-room"));
         }
     }
     report
@@ -89,11 +97,17 @@ pub(super) fn budget(accounts: &[Account]) -> Report {
         match account.state() {
             BudgetState::Ok | BudgetState::Unlimited => {}
             BudgetState::Warning => {
-                report.means("warn", Text::new("budget-warning").with("name", &name));
+                report.means(
+                    FindingKind::Warn,
+                    Text::new("budget-warning").with("name", &name),
+                );
             }
             BudgetState::Exhausted => {
-                report.means("error", Text::new("budget-used-up").with("name", &name));
-                report.advise("note", Text::new("budget-then"));
+                report.means(
+                    FindingKind::Error,
+                    Text::new("budget-used-up").with("name", &name),
+                );
+                report.advise(FindingKind::Note, Text::new("budget-then"));
             }
         }
     }
@@ -122,11 +136,19 @@ pub(super) fn policy(house: &House) -> Report {
             && agent.budget() == AgentBudget::default()
             && house.budget.limits() == AgentBudget::default();
         for (is, severity, id) in [
-            (bare && !shell, "info", "policy-open-cell"),
-            (bare && shell, "warn", "policy-open-shell"),
-            (agent.egress == Egress::Full, "warn", "policy-open-egress"),
-            (agent.charter_writable, "info", "policy-open-charter"),
-            (unbounded, "warn", "policy-no-budget"),
+            (bare && !shell, FindingKind::Info, "policy-open-cell"),
+            (bare && shell, FindingKind::Warn, "policy-open-shell"),
+            (
+                agent.egress == Egress::Full,
+                FindingKind::Warn,
+                "policy-open-egress",
+            ),
+            (
+                agent.charter_writable,
+                FindingKind::Info,
+                "policy-open-charter",
+            ),
+            (unbounded, FindingKind::Warn, "policy-no-budget"),
         ] {
             if is {
                 open = true;
@@ -135,7 +157,7 @@ pub(super) fn policy(house: &House) -> Report {
         }
     }
     if open {
-        report.advise("note", Text::new("policy-close"));
+        report.advise(FindingKind::Note, Text::new("policy-close"));
     }
     report
 }
@@ -149,17 +171,14 @@ mod tests {
     #[test]
     fn a_probe_that_failed_says_so() {
         let doc = disk(&[]).finish("disk", Timestamp(0), Language::English);
-        assert_eq!(doc.interpretation[0].kind, "error");
+        assert_eq!(doc.interpretation[0].kind, FindingKind::Error);
         let full = serde_json::json!({ "mount": "/", "total_bytes": 1000, "available_bytes": 40 });
         let full =
             || disk(std::slice::from_ref(&full)).finish("disk", Timestamp(0), Language::English);
         let doc = full();
         assert_eq!(
-            (
-                doc.interpretation[0].kind.as_str(),
-                doc.notes[0].kind.as_str()
-            ),
-            ("error", "action")
+            (doc.interpretation[0].kind, doc.notes[0].kind),
+            (FindingKind::Error, FindingKind::Action)
         );
         assert!(
             doc.notes[0].text.starts_with("if "),

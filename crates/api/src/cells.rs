@@ -1,0 +1,49 @@
+//! What agents and services have in common as cells: logs and terminals.
+
+use crate::Time;
+use crate::macros::{documents, queries};
+use abbey_model::words;
+
+words! {
+    /// Output stream of a process.
+    LogStream {
+        /// Standard output.
+        Out = "out",
+        /// Standard error.
+        Err = "err",
+    }
+}
+
+documents! {
+    /// Lines of a log.
+    LogDoc {
+        /// Always 1.
+        version: u32,
+        /// Lines, oldest first.
+        lines: Vec<LogLine>,
+    }
+    /// One line.
+    LogLine {
+        /// When.
+        at: Time,
+        /// `out` or `err`.
+        stream: LogStream,
+        /// Text without secrets.
+        text: String,
+    }
+}
+
+queries! {
+    /// How much of a log to return.
+    LogQuery {
+        /// Newest lines to return; 200 when not given.
+        lines: Option<u32>,
+    }
+    /// Size of the terminal.
+    TerminalQuery {
+        /// Rows; 24 when not given.
+        rows: Option<u16>,
+        /// Columns; 80 when not given.
+        columns: Option<u16>,
+    }
+}

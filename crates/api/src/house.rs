@@ -1,0 +1,191 @@
+//! The house as a whole: its state, its manifest, backups.
+
+use crate::headers::IfMatch;
+use crate::macros::{documents, operations, queries, requests};
+use abbey_model::words;
+use std::collections::BTreeMap;
+
+words! {
+    /// What a step of a plan does to its resource.
+    PlanAction {
+        /// It is created.
+        Create = "create",
+        /// It changes in place.
+        Update = "update",
+        /// It changes, and its cell is restarted.
+        Restart = "restart",
+        /// It is removed.
+        Remove = "remove",
+        /// The kind of cell has no use for it.
+        NotApplicable = "not_applicable",
+    }
+}
+
+words! {
+    /// Weight of a note about a plan.
+    PlanSeverity {
+        /// Worth knowing.
+        Info = "info",
+        /// Probably not meant.
+        Warning = "warning",
+        /// The plan can't be carried out.
+        Fatal = "fatal",
+    }
+}
+
+words! {
+    /// What a change of a key does to what runs.
+    ChangeEffect {
+        /// The cell is restarted.
+        Restart = "restart",
+        /// It takes effect at once, without a restart.
+        Live = "live",
+        /// Nothing.
+        None = "none",
+    }
+}
+
+documents! {
+    /// State of the whole house.
+    HouseDoc {
+        /// Always 1.
+        version: u32,
+        /// Name; absent before the first plan.
+        house: Option<String>,
+        /// Number of the current plan.
+        generation: u64,
+        /// Version of the binary.
+        software: String,
+        /// Control plane's process.
+        pid: u32,
+        /// Address of the outside door.
+        address: String,
+        /// Digest of everything but credentials, where asked for.
+        state_hash: Option<String>,
+    }
+    /// `abbey plan` and `abbey up`.
+    PlanDoc {
+        /// Always 1.
+        version: u32,
+        /// Number of the plan.
+        generation: u64,
+        /// Whether it was made current.
+        applied: bool,
+        /// What is done, in order.
+        steps: Vec<PlanStep>,
+        /// What the checker says.
+        notes: Vec<PlanNote>,
+    }
+    /// One step.
+    PlanStep {
+        /// Number.
+        id: u32,
+        /// What is done.
+        action: PlanAction,
+        /// To what.
+        resource: String,
+        /// Name of the agent or service; empty for the house.
+        agent: String,
+        /// For people.
+        detail: String,
+        /// Keys whose effective value changes.
+        #[serde(default)]
+        changes: Vec<PlanChange>,
+    }
+    /// One key of the manifest whose effective value changes.
+    PlanChange {
+        /// Path of the key below its agent, service or house.
+        key: String,
+        /// Value before, as the manifest writes it; a secret by reference. Null where there was none.
+        old: Option<String>,
+        /// Value after; null where there is none.
+        new: Option<String>,
+        /// What the change does to what runs.
+        effect: ChangeEffect,
+    }
+    /// One note.
+    PlanNote {
+        /// `info`, `warning` or `fatal`.
+        severity: PlanSeverity,
+        /// About what.
+        subject: String,
+        /// For people.
+        text: String,
+    }
+    /// The current manifest.
+    ManifestDoc {
+        /// Always 1.
+        version: u32,
+        /// Number of the plan.
+        generation: u64,
+        /// Its text.
+        manifest: String,
+        /// Directory of relative paths.
+        base_dir: String,
+    }
+    /// A backup that was written.
+    BackupDoc {
+        /// Always 1.
+        version: u32,
+        /// Where.
+        path: String,
+        /// Digest of the state in it.
+        state_hash: String,
+        /// Size.
+        bytes: u64,
+    }
+    /// The house is going down.
+    DownDoc {
+        /// Always 1.
+        version: u32,
+        /// Always true.
+        going_down: bool,
+    }
+}
+
+requests! {
+    /// A manifest to be planned or applied.
+    ManifestBody {
+        /// Its text.
+        manifest: String,
+        /// Directory of relative paths.
+        base_dir: String,
+        /// Text of charters named by file.
+        #[serde(default)]
+        charters: BTreeMap<String, String>,
+        /// Why, for the activity chain.
+        #[serde(default)]
+        reason: Option<String>,
+    }
+    /// Where to write a backup.
+    BackupBody {
+        /// Absolute path of a file that does not exist.
+        path: String,
+    }
+}
+
+queries! {
+    /// What to include in the state of the house.
+    HouseQuery {
+        /// Whether to compute the digest of everything but credentials.
+        state_hash: Option<bool>,
+    }
+}
+
+operations! {
+    /// The house as a whole: `client.house()`.
+    HouseClient {
+        /// State of the house.
+        GET "/api/v1/house" show() [query HouseQuery] -> json(HouseDoc);
+        /// Stops every cell and then the control plane.
+        POST "/api/v1/down" down() -> json(DownDoc);
+        /// Plans a manifest and changes nothing.
+        POST "/api/v1/plans" plan() [body ManifestBody] -> json(PlanDoc);
+        /// Plans a manifest and makes it current.
+        POST "/api/v1/generations" apply() [body ManifestBody] [header seen: Option<IfMatch>] -> json(PlanDoc);
+        /// The current manifest.
+        GET "/api/v1/generations/current" manifest() -> json(ManifestDoc);
+        /// Writes a backup while the house runs.
+        POST "/api/v1/backups" back_up() [body BackupBody] -> json(BackupDoc);
+    }
+}

@@ -1,0 +1,301 @@
+//! The agent API: what an agent learns and does as itself. Its name comes from its credential.
+
+use crate::approvals::{ApprovalBody, ApprovalView, UseBody};
+use crate::budgets::BudgetScope;
+use crate::documents::{DocumentBody, DocumentDoc, DocumentQuery, DocumentsDoc, DocumentsQuery};
+use crate::headers::{IdempotencyKey, Lease};
+use crate::macros::{documents, operations, queries, requests};
+use crate::skills::{SkillView, SkillsDoc, SkillsQuery};
+use crate::tasks::{DelegateBody, TaskDoc, TaskView, WaitQuery};
+use abbey_model::{EndReason, ResultSource};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+documents! {
+    /// What an agent learns about itself.
+    SelfDoc {
+        /// Always 1.
+        version: u32,
+        /// Slug.
+        agent: String,
+        /// Free text.
+        display_name: String,
+        /// What it is for.
+        role: String,
+        /// House.
+        house: String,
+        /// Grows with every change of anything below; writes based on an older one are refused.
+        snapshot: u64,
+        /// Its budgets and the house's.
+        budget: Vec<BudgetScope>,
+        /// Tasks that it holds or may claim.
+        tasks: Vec<TaskView>,
+        /// Model for its calls.
+        model: Option<String>,
+        /// Digest of its charter.
+        charter_hash: String,
+        /// Tool policy.
+        policy: Value,
+        /// Number of the plan that last changed anything about it; to be said when asking for work.
+        config: u64,
+    }
+    /// An offer of work.
+    OfferDoc {
+        /// Always 1.
+        version: u32,
+        /// `task_…`.
+        task: String,
+        /// `TASK-12`.
+        number: String,
+        /// What is to be done.
+        text: String,
+        /// Revision of the task, for the claim.
+        revision: u64,
+        /// Snapshot that this offer was made from.
+        snapshot: u64,
+        /// The deterministic skill, where one was matched.
+        skill: Option<SkillView>,
+        /// Its arguments.
+        args: BTreeMap<String, String>,
+        /// Model for its calls.
+        model: Option<String>,
+        /// Tool policy of this run.
+        policy: Value,
+        /// Trace that it belongs to; 32 hexadecimal digits.
+        #[serde(default)]
+        trace: String,
+        /// Why the run before did not end well.
+        #[serde(default)]
+        failure: Option<String>,
+        /// The agent works by files: the program that does the work, or nothing where somebody else does.
+        #[serde(default)]
+        files: Option<Vec<String>>,
+        /// Digest of the charter that this run is under.
+        charter_hash: String,
+        /// Fields that the result's `data` must have.
+        #[serde(default)]
+        expects: Vec<String>,
+        /// What was given along: data, and no instruction.
+        #[serde(default)]
+        data: Map<String, Value>,
+        /// What was decided for this task, oldest first.
+        #[serde(default)]
+        approvals: Vec<ApprovalView>,
+    }
+    /// A granted claim.
+    ClaimDoc {
+        /// Always 1.
+        version: u32,
+        /// `task_…`.
+        task: String,
+        /// `run_…`.
+        run: String,
+        /// The right.
+        lease: LeaseDoc,
+    }
+    /// A lease.
+    LeaseDoc {
+        /// Fencing token, sent in the header `Abbey-Lease`.
+        token: u64,
+        /// Time until it ends.
+        ttl_ms: i64,
+    }
+    /// Tools of the servers that an agent uses.
+    ToolsDoc {
+        /// Always 1.
+        version: u32,
+        /// Each of them.
+        tools: Vec<ToolView>,
+        /// Names the next page; absent on the last one.
+        #[serde(default)]
+        cursor: Option<String>,
+    }
+    /// One tool.
+    ToolView {
+        /// The service that offers it.
+        service: String,
+        /// What it is called there.
+        name: String,
+        /// What it does.
+        description: String,
+        /// Arguments, as JSON Schema.
+        args: Value,
+    }
+    /// What came of it.
+    ToolDoc {
+        /// Always 1.
+        version: u32,
+        /// Whether the tool says that it went well.
+        ok: bool,
+        /// What it says.
+        text: String,
+    }
+    /// The charter of an agent.
+    CharterDoc {
+        /// Always 1.
+        version: u32,
+        /// Its text.
+        charter: String,
+        /// Digest of the text.
+        hash: String,
+        /// Language that the agent speaks, a language tag, where the manifest names one.
+        language: Option<String>,
+    }
+    /// An entry was written to the audit log.
+    LoggedDoc {
+        /// Always 1.
+        version: u32,
+        /// Number of the entry.
+        seq: u64,
+    }
+}
+
+requests! {
+    /// A claim.
+    ClaimBody {
+        /// Revision of the task that the claimant saw.
+        #[serde(default)]
+        revision: Option<u64>,
+    }
+    /// What a worker reports.
+    RenewBody {
+        /// Facts of the run.
+        #[serde(default)]
+        facts: RunFactsView,
+    }
+    /// A result.
+    CompleteBody {
+        /// For people.
+        text: String,
+        /// `skill`, `model` or `command`.
+        source: ResultSource,
+        /// For programs.
+        #[serde(default)]
+        data: Value,
+        /// Facts of the run.
+        #[serde(default)]
+        facts: RunFactsView,
+    }
+    /// A failure.
+    FailBody {
+        /// Stable word.
+        reason: EndReason,
+        /// For people.
+        text: String,
+        /// Facts of the run.
+        #[serde(default)]
+        facts: RunFactsView,
+    }
+    /// A wait.
+    BlockBody {
+        /// Who unblocks it.
+        on: String,
+        /// What is asked.
+        why: String,
+    }
+    /// A note for the activity log.
+    NoteBody {
+        /// What happened.
+        text: String,
+    }
+    /// A call of one.
+    ToolBody {
+        /// Its arguments.
+        #[serde(default)]
+        arguments: Value,
+    }
+    /// Facts of a run; a fact that is absent keeps its earlier value.
+    #[derive(Default)]
+    RunFactsView {
+        /// Digest of the assembled prompt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prompt_hash: Option<String>,
+        /// Digest of the skill that ran.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        skill_hash: Option<String>,
+        /// First byte of the run in the session file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session_start: Option<u64>,
+        /// First byte after the run in the session file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session_end: Option<u64>,
+        /// Tool calls with a receipt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        receipts: Option<u32>,
+        /// Whether the result claims actions without a receipt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        flagged: Option<bool>,
+    }
+}
+
+queries! {
+    /// How to wait for work.
+    NextQuery {
+        /// Longest wait, milliseconds; at most 55000.
+        wait_ms: Option<u64>,
+        /// Configuration that the caller works under; naming it acknowledges it.
+        config: Option<u64>,
+    }
+    /// Which tools to list.
+    ToolsQuery {
+        /// Most rows of one page.
+        #[param(minimum = 1, maximum = 1000)]
+        limit: Option<u32>,
+        /// `cursor` of the page before.
+        cursor: Option<String>,
+    }
+}
+
+operations! {
+    /// What an agent does as itself: `client.me()`.
+    MeClient {
+        /// The agent, its budget, its tasks, and a snapshot number.
+        GET "/api/v1/self" show() -> json(SelfDoc);
+        /// Waits for work: an offer, or none; with the number of the newest configuration.
+        GET "/api/v1/self/next" next() [query NextQuery] -> versioned(Option<OfferDoc>);
+        /// Claims an offered task.
+        POST "/api/v1/self/tasks/{task}/claim" claim(task) [body ClaimBody] -> json(ClaimDoc);
+        /// Renews the lease.
+        POST "/api/v1/self/tasks/{task}/renew" renew(task) [body RenewBody] [header lease: Lease] -> json(LeaseDoc);
+        /// Completes the task.
+        POST "/api/v1/self/tasks/{task}/complete" complete(task) [body CompleteBody] [header lease: Lease] -> json(TaskDoc);
+        /// Reports that the run failed.
+        POST "/api/v1/self/tasks/{task}/fail" fail(task) [body FailBody] [header lease: Lease] -> json(TaskDoc);
+        /// Waits for a named person or agent.
+        POST "/api/v1/self/tasks/{task}/block" block(task) [body BlockBody] [header lease: Lease] -> json(TaskDoc);
+        /// Delegates a subtask to another agent.
+        POST "/api/v1/self/delegate" delegate() [body DelegateBody] [header lease: Lease] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
+        /// A delegated subtask; `wait_ms` waits for its end.
+        GET "/api/v1/self/delegated/{task}" delegated(task) [query WaitQuery] -> json(TaskDoc);
+        /// Cancels a delegated subtask.
+        POST "/api/v1/self/delegated/{task}/cancel" cancel_delegated(task) -> json(TaskDoc);
+        /// Asks another agent a question about the own task.
+        POST "/api/v1/self/messages" ask_agent() [body DelegateBody] [header lease: Lease] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
+        /// A question that was asked, with its answer; `wait_ms` waits for that.
+        GET "/api/v1/self/messages/{task}" question(task) [query WaitQuery] -> json(TaskDoc);
+        /// Requests an approval; the run ends and the task waits.
+        POST "/api/v1/self/approvals" request_approval() [body ApprovalBody] [header lease: Lease] -> json(ApprovalView);
+        /// Uses an approval, for exactly what it was given for.
+        POST "/api/v1/self/approvals/{approval}/use" use_approval(approval) [body UseBody] [header lease: Lease] -> json(ApprovalView);
+        /// Skills that the agent may use, or those that match a query.
+        GET "/api/v1/self/skills" skills() [query SkillsQuery] -> json(SkillsDoc);
+        /// Tools of the tool servers that the agent uses.
+        GET "/api/v1/self/tools" tools() [query ToolsQuery] -> json(ToolsDoc);
+        /// Calls a tool within a running task; each call is logged.
+        POST "/api/v1/self/tools/{service}/{tool}" call_tool(service, tool) [body ToolBody] -> json(ToolDoc);
+        /// Has the house perform an operation that the skill of the running task was granted; the answer may be a request for an approval.
+        POST "/api/v1/self/operations/{operation}" operate(operation) -> json(Value);
+        /// A host fact that the skill of the running task was granted.
+        POST "/api/v1/self/facts/{fact}" fact(fact) [body Value] -> json(Value);
+        /// Documents that the agent reads.
+        GET "/api/v1/self/documents" documents() [query DocumentsQuery] -> json(DocumentsDoc);
+        /// One of them.
+        GET "/api/v1/self/documents/{document}" document(document) [query DocumentQuery] -> json(DocumentDoc);
+        /// Writes a version, or adds to a log, where the agent may.
+        POST "/api/v1/self/documents/{document}" write_document(document) [body DocumentBody] [header key: Option<IdempotencyKey>] -> json(DocumentDoc);
+        /// The agent's charter.
+        GET "/api/v1/self/charter" charter() -> json(CharterDoc);
+        /// Writes a note to the audit log.
+        POST "/api/v1/self/activity" note() [body NoteBody] -> json(LoggedDoc);
+    }
+}

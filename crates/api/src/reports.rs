@@ -1,0 +1,87 @@
+//! Reports in words, in the languages of the house.
+
+use crate::Time;
+use crate::macros::{documents, operations, queries};
+use abbey_model::words;
+
+words! {
+    /// How serious a finding is, or whether it is a remark or a recommended action.
+    FindingKind {
+        /// Worth knowing.
+        Info = "info",
+        /// Needs attention.
+        Warn = "warn",
+        /// Something is wrong.
+        Error = "error",
+        /// A remark for the operator.
+        Note = "note",
+        /// An action that the operator might take.
+        Action = "action",
+    }
+}
+
+documents! {
+    /// `abbey report NAME`.
+    ReportDoc {
+        /// Always 1.
+        version: u32,
+        /// Which report.
+        name: String,
+        /// When it was made.
+        at: Time,
+        /// Language of its texts.
+        language: String,
+        /// What probes and rows say; empty when the probe failed.
+        observed: Vec<Observation>,
+        /// What that means: `info`, `warn` or `error`. No advice.
+        interpretation: Vec<Finding>,
+        /// What an operator might do: `note` or `action`, always conditional.
+        notes: Vec<Finding>,
+    }
+    /// `abbey report`.
+    ReportsDoc {
+        /// Always 1.
+        version: u32,
+        /// Every report, with what it is about.
+        reports: Vec<Observation>,
+    }
+    /// One thing that was seen.
+    Observation {
+        /// What.
+        label: String,
+        /// How it is.
+        value: String,
+    }
+    /// One conclusion or piece of advice.
+    Finding {
+        /// How serious, or what it is.
+        kind: FindingKind,
+        /// In words.
+        text: String,
+    }
+}
+
+queries! {
+    /// Which reports, and in which language.
+    ReportsQuery {
+        /// Language tag; the house's own language when not given.
+        locale: Option<String>,
+        /// A question in words; only the report that answers it is listed.
+        q: Option<String>,
+    }
+    /// In which language.
+    ReportQuery {
+        /// Language tag; the house's own language when not given.
+        locale: Option<String>,
+    }
+}
+
+operations! {
+    /// Reports: `client.reports()`.
+    ReportsClient {
+        /// Every report.
+        GET "/api/v1/reports" list() [query ReportsQuery] -> json(ReportsDoc);
+        /// One report: what was observed, what it means, what an operator might do.
+        GET "/api/v1/reports/{report}" show(report) [query ReportQuery] -> json(ReportDoc);
+    }
+}

@@ -1,0 +1,80 @@
+//! Services of the house.
+
+use crate::cells::{LogDoc, LogQuery, TerminalQuery};
+use crate::macros::{documents, operations, queries};
+use abbey_model::Presence;
+
+documents! {
+    /// `abbey service list`.
+    ServicesDoc {
+        /// Always 1.
+        version: u32,
+        /// The services.
+        services: Vec<ServiceView>,
+        /// Names the next page; absent on the last one.
+        #[serde(default)]
+        cursor: Option<String>,
+    }
+    /// A service.
+    ServiceView {
+        /// Slug.
+        name: String,
+        /// Presence.
+        presence: Presence,
+        /// Whether its probe answers; absent without a probe.
+        healthy: Option<bool>,
+        /// Whether it runs outside the house, at an address that the manifest names.
+        #[serde(default)]
+        external: bool,
+        /// Kind of cell.
+        cell: String,
+        /// Main process.
+        pid: Option<i32>,
+        /// Port.
+        port: Option<u16>,
+        /// Boot.
+        generation: u64,
+        /// Starts after the first.
+        restarts: u64,
+        /// What it is: `command`, or one of the house's own.
+        kind: String,
+        /// What it waits for before it starts.
+        waits: Option<String>,
+        /// Why what belongs to its consumers is not as it should be.
+        trouble: Option<String>,
+        /// Who uses it.
+        consumers: Vec<String>,
+    }
+    /// A service is being restarted.
+    RestartedDoc {
+        /// Always 1.
+        version: u32,
+        /// Slug of the service.
+        service: String,
+    }
+}
+
+queries! {
+    /// Which services to list.
+    ServicesQuery {
+        /// Most rows of one page.
+        #[param(minimum = 1, maximum = 1000)]
+        limit: Option<u32>,
+        /// `cursor` of the page before.
+        cursor: Option<String>,
+    }
+}
+
+operations! {
+    /// Services: `client.services()`.
+    ServicesClient {
+        /// Every service.
+        GET "/api/v1/services" list() [query ServicesQuery] -> json(ServicesDoc);
+        /// Its newest log lines.
+        GET "/api/v1/services/{service}/logs" logs(service) [query LogQuery] -> json(LogDoc);
+        /// Restarts its cell.
+        POST "/api/v1/services/{service}/restart" restart(service) -> json(RestartedDoc);
+        /// Its terminal.
+        GET "/api/v1/services/{service}/attach" attach(service) [query TerminalQuery] -> upgrade("abbey-terminal");
+    }
+}
