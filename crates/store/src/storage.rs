@@ -14,7 +14,7 @@ use abbey_model::{
     CellName, Generation, Millis, Principal, ReservationId, RunId, SagaId, Slug, TaskId, TaskRef,
     Timestamp,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// Declares the trait, its implementation for every driver, and the list of names.
@@ -156,6 +156,12 @@ operations! {
     /// Every cell with its desired state and supervision.
     read cells() -> BTreeMap<CellName, CellRow> = |rows, _| cells::list(rows);
 
+    /// Starts or ends the draining of an agent, which is offered no work meanwhile and finishes what it has.
+    write set_draining(agent: Slug, draining: bool, who: Principal) -> () =
+        |tx| draining::set(tx, &agent, draining, &who);
+    /// Agents that are draining.
+    read draining() -> BTreeSet<Slug> = |rows, _| draining::list(rows);
+
     /// Registers a credential by its hash.
     write add_token(token: TokenRow) -> () = |tx| credentials::add(tx, &token);
     /// Ends every credential of a principal `overlap` from now, except `keep`; how many that changed.
@@ -183,7 +189,7 @@ operations! {
     read task(task: TaskRef) -> TaskRow = |rows, _| tasks::load(rows, task);
     /// Tasks by filter, newest first.
     read tasks(filter: TaskFilter) -> Vec<TaskRow> = |rows, _| tasks::list(rows, &filter);
-    /// Tasks that an agent may claim, most urgent first.
+    /// Tasks that an agent may claim, most urgent first; none while it is draining.
     read offers(agent: Slug, limit: u32) -> Vec<TaskRow> = |rows, _| tasks::offers(rows, &agent, limit);
     /// A task with every subtask below it, depth first, each with its depth.
     read tree(task: TaskRef) -> Vec<(u32, TaskRow)> = |rows, _| delegation::tree(rows, task);

@@ -47,14 +47,19 @@ pub(crate) fn set(tx: &mut Tx<'_>, cell: &CellName, change: CellChange) -> Resul
     Ok(())
 }
 
-/// Removes a cell, with the wakes of its agent.
+/// Removes a cell, with the wakes and the draining of its agent.
 pub(crate) fn remove(tx: &mut Tx<'_>, cell: &CellName) -> Result<()> {
     tx.execute(
         "DELETE FROM cells WHERE name = ?1",
         params![cell.to_string()],
     )?;
     if let CellName::Agent(slug) = cell {
-        tx.execute("DELETE FROM wakes WHERE agent = ?1", params![slug.as_str()])?;
+        for sql in [
+            "DELETE FROM wakes WHERE agent = ?1",
+            "DELETE FROM draining_agents WHERE agent = ?1",
+        ] {
+            tx.execute(sql, params![slug.as_str()])?;
+        }
     }
     tx.publish(Topic::Cells);
     Ok(())

@@ -9,6 +9,7 @@ pub(crate) mod cells;
 pub(crate) mod credentials;
 pub(crate) mod delegation;
 pub(crate) mod documents;
+pub(crate) mod draining;
 pub(crate) mod escalations;
 pub(crate) mod generations;
 pub(crate) mod hostd_journal;

@@ -1,7 +1,7 @@
 //! Tasks as rows: adding, reading, editing and admitting them.
 
 use super::transitions::{engine_task, finish, save, task_name};
-use super::{audit_log, delegation, ledger};
+use super::{audit_log, delegation, draining, ledger};
 use crate::rows::{Columns, Query, Row, Rows, Scalar, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
@@ -94,8 +94,11 @@ pub(crate) fn list(rows: &dyn Rows, filter: &TaskFilter) -> Result<Vec<TaskRow>>
     select(rows, &condition, &parameters)
 }
 
-/// Tasks that an agent may claim, most urgent first.
+/// Tasks that an agent may claim, most urgent first; none while it is draining.
 pub(crate) fn offers(rows: &dyn Rows, agent: &Slug, limit: u32) -> Result<Vec<TaskRow>> {
+    if draining::is_draining(rows, agent)? {
+        return Ok(Vec::new());
+    }
     let quoted = format!("\"{agent}\"");
     // A row whose text does not name the agent is passed over without being read as JSON.
     let may_claim = |row: &dyn Row| -> Result<bool> {

@@ -1,69 +1,160 @@
-//! A store on a clock that the test turns.
+//! A store on a clock that the test turns, and the objects that cases put into it.
 
 use abbey_engine::admission::AgentFact;
 use abbey_engine::matcher::{Candidate, Match};
 use abbey_model::*;
 use abbey_store::*;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-#[derive(Debug)]
-pub(crate) struct Turned(AtomicI64);
+/// Instant at which every case begins.
+pub(crate) const START: Timestamp = Timestamp(1_800_000_000_000);
+/// Length of the leases that cases take, in milliseconds.
+pub(crate) const LEASE_MS: i64 = 30_000;
 
-impl Turned {
-    pub(crate) fn turn(&self, ms: i64) {
+/// A clock that moves only when a test moves it.
+#[derive(Debug)]
+pub(crate) struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    pub(crate) fn advance(&self, ms: i64) {
         self.0.fetch_add(ms, Ordering::SeqCst);
     }
 }
 
-impl Clock for Turned {
+impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::SeqCst))
     }
 }
 
-pub(crate) struct Bench {
-    pub(crate) store: Box<dyn Storage>,
-    pub(crate) clock: Arc<Turned>,
-    dir: tempfile::TempDir,
+/// Where a case's store lies. A second database gives its own.
+pub(crate) trait Factory {
+    /// Opens the store: empty the first time, as it was left later.
+    fn open(&self, clock: Arc<dyn Clock>) -> Result<Box<dyn Storage>>;
+    /// Opens a copy that [`Storage::backup`] made.
+    fn open_backup(&self, copy: &Path, clock: Arc<dyn Clock>) -> Result<Box<dyn Storage>>;
+    /// A path for a copy.
+    fn backup_path(&self) -> PathBuf;
 }
 
-fn open(dir: &Path, clock: Arc<Turned>) -> Result<Box<dyn Storage>> {
+/// SQLite in a temporary directory.
+pub(crate) struct SqliteFactory(tempfile::TempDir);
+
+impl SqliteFactory {
+    pub(crate) fn new() -> Self {
+        SqliteFactory(tempfile::tempdir().expect("a directory"))
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.path().join("abbey.db")
+    }
+}
+
+impl Factory for SqliteFactory {
+    fn open(&self, clock: Arc<dyn Clock>) -> Result<Box<dyn Storage>> {
+        open_sqlite(&self.path(), clock)
+    }
+
+    fn open_backup(&self, copy: &Path, clock: Arc<dyn Clock>) -> Result<Box<dyn Storage>> {
+        open_sqlite(copy, clock)
+    }
+
+    fn backup_path(&self) -> PathBuf {
+        self.0.path().join("copy.db")
+    }
+}
+
+pub(crate) fn open_sqlite(path: &Path, clock: Arc<dyn Clock>) -> Result<Box<dyn Storage>> {
     Ok(Box::new(Sqlite::open(Options {
-        path: dir.join("abbey.db"),
+        path: path.to_owned(),
         clock,
+        entropy: Arc::new(SystemEntropy),
         redactor: Arc::default(),
         signing_key: [7; 32],
-        entropy: Arc::new(SystemEntropy),
         on_commit: Arc::new(|_| {}),
         on_fatal: Box::new(|why| panic!("{why}")),
     })?))
 }
 
-pub(crate) fn try_open(dir: &Path) -> Result<Box<dyn Storage>> {
-    open(dir, Arc::new(Turned(AtomicI64::new(1_800_000_000_000))))
+pub(crate) fn manual_clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock(AtomicI64::new(START.0)))
 }
 
-pub(crate) fn sqlite() -> Bench {
-    let dir = tempfile::tempdir().expect("a directory");
-    let clock = Arc::new(Turned(AtomicI64::new(1_800_000_000_000)));
-    Bench {
-        store: open(dir.path(), Arc::clone(&clock)).expect("it opens"),
-        clock,
-        dir,
+/// Waits for an answer that must be good.
+pub(crate) trait Done<T> {
+    fn done(self) -> T;
+}
+
+impl<T> Done<T> for Reply<T> {
+    #[track_caller]
+    fn done(self) -> T {
+        match self.wait() {
+            Ok(answer) => answer,
+            Err(error) => panic!("the operation failed: {error:?}"),
+        }
     }
 }
 
-pub(crate) fn set_format(path: &Path, format: u32) {
-    use std::io::{Seek, SeekFrom, Write};
-    // `user_version` lies at byte 60 of the file (sqlite.org/fileformat).
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .expect("the file");
-    file.seek(SeekFrom::Start(60)).expect("a seek");
-    file.write_all(&format.to_be_bytes()).expect("a write");
+/// A store with its clock.
+pub(crate) struct Bench {
+    store: Option<Box<dyn Storage>>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) factory: Box<dyn Factory>,
+    /// Calls of operations before the store was last reopened.
+    earlier_calls: BTreeMap<&'static str, u64>,
+}
+
+pub(crate) fn slug(text: &str) -> Slug {
+    text.parse().expect("a slug")
+}
+
+/// A fact about an agent with the skill `s` and a model.
+pub(crate) fn agent_fact(agent: &str) -> AgentFact {
+    AgentFact {
+        slug: slug(agent),
+        skills: vec!["s".into()],
+        is_root: true,
+        has_model: true,
+        tokens_left: None,
+    }
+}
+
+/// Admission by the skill `s`, to one of these agents; parked when there are none.
+pub(crate) fn intake(agents: &[&str]) -> Intake {
+    Intake {
+        fit: Match::One(Candidate {
+            skill: "s".into(),
+            score: 900,
+            args: BTreeMap::default(),
+        }),
+        agents: agents.iter().map(|a| agent_fact(a)).collect(),
+    }
+}
+
+/// A task for one agent by name.
+pub(crate) fn new_task(agent: &str, text: &str) -> NewTask {
+    NewTask {
+        text: text.into(),
+        author: Principal::Operator,
+        assignee: Some(slug(agent)),
+        priority: Priority::P2,
+        budget: Amounts::default(),
+        policy: None,
+        idempotency: None,
+        delegated: None,
+        intake: intake(&[agent]),
+    }
+}
+
+pub(crate) fn outcome(data: serde_json::Value) -> Outcome {
+    Outcome {
+        text: "x".into(),
+        source: ResultSource::Skill,
+        data,
+    }
 }
 
 pub(crate) fn limits(tokens: u64) -> Vec<BudgetLimit> {
@@ -78,27 +169,49 @@ pub(crate) fn limits(tokens: u64) -> Vec<BudgetLimit> {
         limit(Scope::House, Metric::Tokens, Some(tokens)),
         limit(Scope::House, Metric::Runs, Some(1_000_000)),
         limit(
-            Scope::Agent("agent-a".parse().expect("a slug")),
+            Scope::Agent(slug("agent-a")),
             Metric::Tokens,
             Some(tokens / 2),
         ),
     ]
 }
 
+/// SQLite, empty.
+pub(crate) fn sqlite() -> Bench {
+    Bench::new(Box::new(SqliteFactory::new()))
+}
+
 impl Bench {
-    pub(crate) fn reopen(self) -> Bench {
-        let Bench { store, clock, dir } = self;
-        drop(store);
+    pub(crate) fn new(factory: Box<dyn Factory>) -> Bench {
+        let clock = manual_clock();
+        let store = factory.open(clock.clone()).expect("it opens");
         Bench {
-            store: open(dir.path(), Arc::clone(&clock)).expect("it opens again"),
+            store: Some(store),
             clock,
-            dir,
+            factory,
+            earlier_calls: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn close(self) -> PathBuf {
-        drop(self.store);
-        self.dir.keep()
+    pub(crate) fn store(&self) -> &dyn Storage {
+        self.store.as_deref().expect("it is open")
+    }
+
+    /// Closes the store and opens it again, as after a restart.
+    pub(crate) fn reopen(&mut self) {
+        self.earlier_calls = self.calls();
+        drop(self.store.take());
+        let clock = self.clock.clone();
+        self.store = Some(self.factory.open(clock).expect("it opens again"));
+    }
+
+    /// Calls of operations in this case so far.
+    pub(crate) fn calls(&self) -> BTreeMap<&'static str, u64> {
+        let mut calls = self.store().calls();
+        for (operation, earlier) in &self.earlier_calls {
+            *calls.entry(operation).or_default() += earlier;
+        }
+        calls
     }
 
     pub(crate) fn add(&self, agent: &str, key: Option<&str>) -> TaskRef {
@@ -106,82 +219,57 @@ impl Bench {
     }
 
     pub(crate) fn try_add(&self, agent: &str, key: Option<&str>, text: &str) -> Result<TaskRef> {
-        let slug: Slug = agent.parse().expect("a slug");
-        let fact = AgentFact {
-            slug: slug.clone(),
-            skills: vec!["s".into()],
-            is_root: true,
-            has_model: true,
-            tokens_left: None,
-        };
-        let fit = Match::One(Candidate {
-            skill: "s".into(),
-            score: 900,
-            args: Default::default(),
-        });
         let new = NewTask {
-            text: text.into(),
-            author: Principal::Operator,
-            assignee: Some(slug),
-            priority: Priority::P2,
-            budget: Amounts::default(),
-            policy: None,
             idempotency: key.map(|k| (k.to_owned(), text.to_owned())),
-            delegated: None,
-            intake: Intake {
-                fit,
-                agents: vec![fact],
-            },
+            ..new_task(agent, text)
         };
-        self.store
-            .add_task(new)
-            .wait()
-            .map(|a| TaskRef::Id(a.task.id))
+        let added = self.store().add_task(new).wait()?;
+        Ok(TaskRef::Id(added.task.id))
+    }
+
+    pub(crate) fn task(&self, task: &TaskRef) -> TaskRow {
+        self.store().task(*task).done()
     }
 
     pub(crate) fn claim(&self, task: &TaskRef, agent: &str) -> Result<Claimed> {
-        let claim = Claim {
-            task: *task,
-            agent: agent.parse().expect("a slug"),
-            generation: Generation(1),
-            ttl: Millis(30_000),
-            wall: Millis(900_000),
-            runs_max: 1000,
-            seen: None,
-            configured_model: None,
-            effective_model: None,
-            charter_hash: None,
-        };
-        self.store.claim(claim).wait()
+        self.store().claim(claim(task, agent)).wait()
     }
 
-    pub(crate) fn hold(&self, agent: &str, token: u64) -> Hold {
+    /// Adds a task for an agent and claims it.
+    pub(crate) fn claimed(&self, agent: &str) -> (TaskRef, Claimed) {
+        let task = self.add(agent, None);
+        let claimed = self.claim(&task, agent).expect("claimed");
+        (task, claimed)
+    }
+
+    pub(crate) fn proof(&self, agent: &str, token: u64) -> Hold {
         Hold {
-            agent: agent.parse().expect("a slug"),
+            agent: slug(agent),
             token: LeaseToken(token),
-            ttl: Millis(30_000),
+            ttl: Millis(LEASE_MS),
         }
     }
 
     pub(crate) fn renew(&self, task: &TaskRef, agent: &str, token: u64) -> Result<LeaseView> {
-        self.store
-            .renew(*task, self.hold(agent, token), RunFacts::default())
-            .wait()
+        let proof = self.proof(agent, token);
+        self.store().renew(*task, proof, RunFacts::default()).wait()
     }
 
     pub(crate) fn complete(&self, task: &TaskRef, agent: &str, token: u64) -> Result<TaskRow> {
-        let outcome = Outcome {
-            text: "x".into(),
-            source: ResultSource::Skill,
-            data: serde_json::Value::Null,
-        };
-        self.store
-            .complete(
-                *task,
-                self.hold(agent, token),
-                (outcome, Checked::No),
-                RunFacts::default(),
-            )
+        self.complete_with(task, agent, token, serde_json::Value::Null)
+    }
+
+    pub(crate) fn complete_with(
+        &self,
+        task: &TaskRef,
+        agent: &str,
+        token: u64,
+        data: serde_json::Value,
+    ) -> Result<TaskRow> {
+        let result = (outcome(data), Checked::No);
+        let proof = self.proof(agent, token);
+        self.store()
+            .complete(*task, proof, result, RunFacts::default())
             .wait()
     }
 
@@ -190,9 +278,9 @@ impl Bench {
             tokens: Tokens(tokens),
             ..Amounts::default()
         };
-        self.store
+        self.store()
             .reserve(CallHold {
-                agent: agent.parse().expect("a slug"),
+                agent: slug(agent),
                 run: Some(run),
                 amounts,
                 model: "p/m".into(),
@@ -201,19 +289,39 @@ impl Bench {
     }
 
     pub(crate) fn reserved(&self) -> u64 {
-        self.store
+        self.store()
             .budgets()
-            .wait()
-            .expect("budgets")
+            .done()
             .iter()
             .map(|a| a.reserved)
             .sum()
     }
 
     pub(crate) fn account(&self, scope: &str, metric: Metric) -> abbey_engine::budget::Account {
-        let all = self.store.budgets().wait().expect("budgets");
+        let all = self.store().budgets().done();
         all.into_iter()
             .find(|a| a.scope.to_string() == scope && a.metric == metric)
             .expect("it is counted")
+    }
+
+    /// Actions of the audit entries after a sequence number.
+    pub(crate) fn logged_after(&self, seq: u64) -> Vec<String> {
+        let entries = self.store().activity(seq, 10_000).done();
+        entries.into_iter().map(|e| e.action).collect()
+    }
+}
+
+pub(crate) fn claim(task: &TaskRef, agent: &str) -> Claim {
+    Claim {
+        task: *task,
+        agent: slug(agent),
+        generation: Generation(1),
+        ttl: Millis(LEASE_MS),
+        wall: Millis(900_000),
+        runs_max: 1000,
+        seen: None,
+        configured_model: None,
+        effective_model: None,
+        charter_hash: None,
     }
 }

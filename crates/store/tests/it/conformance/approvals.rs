@@ -1,0 +1,177 @@
+//! Approvals of tasks; those of workflows are in `workflows`.
+
+use super::cases;
+use crate::support::{Bench, Done, slug};
+use abbey_engine::approval::{State, Verdict};
+use abbey_model::*;
+use abbey_store::*;
+use serde_json::{Value, json};
+
+cases! {
+    an_approved_action_is_used_once_by_the_holder checks ask_approval decide_approval use_approval;
+    an_approval_is_valid_for_its_exact_action checks use_approval;
+    a_denial_fails_the_task checks decide_approval task;
+    a_revision_resumes_the_task_without_an_approval checks decide_approval use_approval;
+    silence_decides_as_agreed checks sweep approval;
+    approvals_are_listed_by_task_and_state checks approvals;
+    a_cancelled_task_asks_nothing_any_more checks cancel approval;
+    a_decision_is_made_once checks decide_approval;
+    numbers_of_approvals_are_never_reused checks ask_approval retain approval;
+}
+
+fn ask(bench: &Bench, task: &TaskRef, silence: Verdict) -> ApprovalRow {
+    let token = bench.task(task).token;
+    let ask = AskApproval {
+        task: *task,
+        agent: slug("agent-a"),
+        token,
+        action: "deploy".into(),
+        args: json!({ "host": "db" }),
+        why: "it is ready".into(),
+        within: Millis(60_000),
+        silence,
+    };
+    bench.store().ask_approval(ask).done()
+}
+
+fn asked(bench: &Bench) -> (TaskRef, ApprovalRow) {
+    let (task, _) = bench.claimed("agent-a");
+    let row = ask(bench, &task, Verdict::Deny);
+    (task, row)
+}
+
+fn decide(bench: &Bench, number: u64, verdict: Verdict) -> Result<(ApprovalRow, Option<TaskRow>)> {
+    let note = Some("after lunch".to_owned());
+    bench
+        .store()
+        .decide_approval(number, verdict, note, Principal::Operator)
+        .wait()
+}
+
+/// The task is admitted and claimed again, as it is after a decision.
+fn resume(bench: &Bench, task: &TaskRef) -> LeaseToken {
+    bench
+        .store()
+        .admit(*task, crate::support::intake(&["agent-a"]))
+        .done();
+    bench.claim(task, "agent-a").unwrap().lease.token
+}
+
+fn use_it(bench: &Bench, number: u64, token: LeaseToken, args: Value) -> Result<ApprovalRow> {
+    let used = UseApproval {
+        number,
+        agent: slug("agent-a"),
+        token,
+        action: "deploy".into(),
+        args,
+    };
+    bench.store().use_approval(used).wait()
+}
+
+fn an_approved_action_is_used_once_by_the_holder(bench: &mut Bench) {
+    let (task, row) = asked(bench);
+    assert_eq!(bench.task(&task).state(), TaskState::AwaitingApproval);
+    assert_eq!((row.number, row.state), (1, State::Pending));
+    let (decided, resumed) = decide(bench, 1, Verdict::Approve).unwrap();
+    assert_eq!(decided.state, State::Approved);
+    assert_eq!(decided.decided_by.as_deref(), Some("operator"));
+    assert_eq!(decided.note.as_deref(), Some("after lunch"));
+    assert_eq!(resumed.unwrap().state(), TaskState::Pending);
+    let token = resume(bench, &task);
+    let late = LeaseToken(token.0 - 1);
+    assert!(use_it(bench, 1, late, json!({ "host": "db" })).is_err());
+    assert_eq!(
+        use_it(bench, 1, token, json!({ "host": "db" }))
+            .unwrap()
+            .state,
+        State::Used
+    );
+    let twice = use_it(bench, 1, token, json!({ "host": "db" }));
+    assert!(matches!(twice, Err(Error::Approval(_))));
+}
+
+fn an_approval_is_valid_for_its_exact_action(bench: &mut Bench) {
+    let (task, _) = asked(bench);
+    decide(bench, 1, Verdict::Approve).unwrap();
+    let token = resume(bench, &task);
+    let other = use_it(bench, 1, token, json!({ "host": "web" }));
+    assert!(matches!(other, Err(Error::Approval(_))));
+    bench.clock.advance(20_000);
+    bench.renew(&task, "agent-a", token.0).unwrap();
+    use_it(bench, 1, token, json!({ "host": "db" })).unwrap();
+}
+
+fn a_denial_fails_the_task(bench: &mut Bench) {
+    let (task, _) = asked(bench);
+    let (row, over) = decide(bench, 1, Verdict::Deny).unwrap();
+    assert_eq!(row.state, State::Denied);
+    assert!(over.unwrap().state().is_terminal());
+    let failure = bench.task(&task).failure.unwrap();
+    assert_eq!(failure, "APPR-1 was denied: after lunch");
+}
+
+fn a_revision_resumes_the_task_without_an_approval(bench: &mut Bench) {
+    let (task, _) = asked(bench);
+    decide(bench, 1, Verdict::Revise).unwrap();
+    let token = resume(bench, &task);
+    let refused = use_it(bench, 1, token, json!({ "host": "db" }));
+    assert!(matches!(refused, Err(Error::Approval(_))));
+}
+
+fn silence_decides_as_agreed(bench: &mut Bench) {
+    let (denied, _) = asked(bench);
+    let (approved, _) = bench.claimed("agent-a");
+    ask(bench, &approved, Verdict::Approve);
+    bench.clock.advance(59_999);
+    assert!(bench.store().sweep().done().is_empty());
+    bench.clock.advance(1);
+    assert_eq!(bench.store().sweep().done().len(), 2);
+    let states = [1, 2].map(|n| bench.store().approval(n).done().state);
+    assert_eq!(states, [State::Denied, State::Approved]);
+    assert!(bench.task(&denied).state().is_terminal());
+    assert_eq!(bench.task(&approved).state(), TaskState::Pending);
+}
+
+fn approvals_are_listed_by_task_and_state(bench: &mut Bench) {
+    asked(bench);
+    let (task, _) = asked(bench);
+    decide(bench, 1, Verdict::Approve).unwrap();
+    let numbers = |task, all| -> Vec<u64> {
+        let found = bench.store().approvals(task, all).done();
+        found.into_iter().map(|a| a.number).collect()
+    };
+    assert_eq!(numbers(None, true), [2, 1]);
+    assert_eq!(numbers(None, false), [2]);
+    assert_eq!(numbers(Some(bench.task(&task).number), true), [2]);
+    assert!(numbers(Some(1), false).is_empty());
+}
+
+fn a_cancelled_task_asks_nothing_any_more(bench: &mut Bench) {
+    let (task, _) = asked(bench);
+    bench.store().cancel(task, Principal::Operator).done();
+    let row = bench.store().approval(1).done();
+    assert_eq!(row.state, State::Lapsed);
+    assert!(matches!(&row.asker, Asker::Task { task: 1, agent } if *agent == slug("agent-a")));
+}
+
+fn a_decision_is_made_once(bench: &mut Bench) {
+    asked(bench);
+    decide(bench, 1, Verdict::Deny).unwrap();
+    assert!(matches!(
+        decide(bench, 1, Verdict::Approve),
+        Err(Error::Approval(_))
+    ));
+    assert!(matches!(
+        decide(bench, 9, Verdict::Approve),
+        Err(Error::NotFound { .. })
+    ));
+}
+
+fn numbers_of_approvals_are_never_reused(bench: &mut Bench) {
+    asked(bench);
+    decide(bench, 1, Verdict::Deny).unwrap();
+    bench.clock.advance(1000);
+    assert_eq!(bench.store().retain(Millis(1)).done(), 1);
+    assert!(bench.store().approval(1).wait().is_err());
+    assert_eq!(asked(bench).1.number, 2);
+}

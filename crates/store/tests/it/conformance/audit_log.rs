@@ -1,0 +1,116 @@
+//! The audit log and the journal of hostd.
+
+use super::cases;
+use crate::support::{Bench, Done, claim, limits, new_task, outcome};
+use abbey_model::*;
+use abbey_store::*;
+use serde_json::{Value, json};
+
+cases! {
+    many_at_once_keep_the_chain_whole checks append checkpoint verify activity tasks;
+    entries_are_read_in_order checks append activity head;
+    the_journal_is_imported_once checks fold folded;
+    a_failed_operation_leaves_no_entry checks head activity;
+}
+
+fn note(action: &str) -> Note {
+    Note {
+        actor: Principal::House,
+        action: action.into(),
+        entity: "e".into(),
+        detail: json!({}),
+    }
+}
+
+/// 1, 16 and 256 workers: no busy error, no token granted twice, a whole chain with signatures.
+fn many_at_once_keep_the_chain_whole(bench: &mut Bench) {
+    let store = bench.store();
+    store.set_budgets(limits(1_000_000), "UTC".into()).done();
+    let complete = |task: TaskRef| {
+        let proof = bench.proof("agent-a", 1);
+        let result = (outcome(Value::Null), Checked::No);
+        (task, proof, result, RunFacts::default())
+    };
+    let work = |(task, proof, result, facts): (TaskRef, Hold, (Outcome, Checked), RunFacts)| {
+        store.complete(task, proof, result, facts).wait()
+    };
+    for workers in [1, 16, 256] {
+        let calls: Vec<_> = (0..workers)
+            .map(|_| {
+                let added = store.add_task(new_task("agent-a", "do it")).done();
+                let task = TaskRef::Id(added.task.id);
+                (claim(&task, "agent-a"), complete(task), complete(task))
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            for (claim, first, second) in calls {
+                scope.spawn(move || {
+                    let claimed = store.claim(claim).done();
+                    assert_eq!(claimed.lease.token.0, 1);
+                    assert!(work(first).is_ok());
+                    assert!(work(second).is_err());
+                });
+            }
+        });
+    }
+    let done = TaskFilter {
+        states: vec![TaskState::Done],
+        limit: 10_000,
+        ..TaskFilter::default()
+    };
+    assert_eq!(store.tasks(done).done().len(), 273);
+    for _ in 0..300 {
+        let detail = json!({ "key": format!("sk-abbey-{}", "A1b2".repeat(8)) });
+        store
+            .append(Note {
+                detail,
+                ..note("x.y")
+            })
+            .done();
+    }
+    store.checkpoint().done();
+    assert_eq!(store.checkpoint().done(), None, "signed once");
+    let verdict = store.verify().done();
+    assert!(verdict.ok && verdict.checkpoints >= 2, "{verdict:?}");
+    let newest = store.activity(verdict.entries - 1, 1).done();
+    assert_eq!(newest[0].detail["key"], "[redacted]");
+    assert_eq!(bench.reserved(), 0);
+}
+
+fn entries_are_read_in_order(bench: &mut Bench) {
+    assert_eq!(bench.store().head(), 0);
+    for (n, action) in ["a.b", "c.d", "e.f"].into_iter().enumerate() {
+        assert_eq!(bench.store().append(note(action)).done(), n as u64 + 1);
+    }
+    assert_eq!(bench.store().head(), 3);
+    assert_eq!(bench.logged_after(1), ["c.d", "e.f"]);
+    let entries = bench.store().activity(0, 2).done();
+    assert_eq!(entries[0].prev, GENESIS);
+    assert_eq!(entries[1].prev, entries[0].hash);
+    bench.reopen();
+    assert_eq!(bench.store().head(), 3);
+    assert_eq!(bench.store().append(note("g.h")).done(), 4);
+    assert!(bench.store().verify().done().ok);
+}
+
+fn the_journal_is_imported_once(bench: &mut Bench) {
+    assert_eq!(bench.store().folded().done(), 0);
+    let lines = || vec![note("hostd.a"), note("hostd.b")];
+    assert!(bench.store().fold(0, 40, lines()).done());
+    assert!(
+        !bench.store().fold(0, 40, lines()).done(),
+        "another caller was first"
+    );
+    assert_eq!(bench.store().folded().done(), 40);
+    assert!(bench.store().fold(40, 50, vec![note("hostd.c")]).done());
+    assert_eq!(bench.logged_after(0), ["hostd.a", "hostd.b", "hostd.c"]);
+}
+
+fn a_failed_operation_leaves_no_entry(bench: &mut Bench) {
+    let task = bench.add("agent-a", None);
+    let head = bench.store().head();
+    assert!(bench.complete(&task, "agent-a", 1).is_err());
+    assert_eq!(bench.store().head(), head);
+    assert!(bench.logged_after(head).is_empty());
+    assert!(bench.store().verify().done().ok);
+}

@@ -1,0 +1,184 @@
+//! Subtasks, their bounds, and the outbox.
+
+use super::cases;
+use crate::support::{Bench, Done, new_task, slug};
+use abbey_engine::authority::Bounds;
+use abbey_model::*;
+use abbey_store::*;
+use serde_json::json;
+
+cases! {
+    a_subtask_hangs_below_its_parent checks add_task tree;
+    only_the_holder_of_the_parent_delegates checks add_task;
+    chains_and_width_are_bounded checks add_task;
+    a_subtask_is_due_no_later_than_its_parent checks add_task sweep next_deadline;
+    cancelling_a_task_cancels_its_subtasks checks cancel tree;
+    a_result_must_have_the_expected_fields checks complete;
+    a_finished_subtask_is_in_the_outbox_until_it_is_delivered checks outbox delivered;
+    costs_of_subtasks_are_charged_to_their_root checks reserve settle budgets;
+}
+
+fn delegation(parent: &TaskRef, token: u64) -> Delegated {
+    Delegated {
+        parent: Some((*parent, LeaseToken(token))),
+        bounds: Bounds {
+            depth: 2,
+            fan_out: 2,
+        },
+        ..Delegated::default()
+    }
+}
+
+fn try_delegate(bench: &Bench, from: &str, to: &str, delegated: Delegated) -> Result<TaskRow> {
+    let new = NewTask {
+        author: Principal::Agent(slug(from)),
+        delegated: Some(delegated),
+        ..new_task(to, "a part of it")
+    };
+    Ok(bench.store().add_task(new).wait()?.task)
+}
+
+fn a_subtask_hangs_below_its_parent(bench: &mut Bench) {
+    let (parent, _) = bench.claimed("agent-a");
+    let first = try_delegate(bench, "agent-a", "agent-b", delegation(&parent, 1)).unwrap();
+    let second = try_delegate(bench, "agent-a", "agent-c", delegation(&parent, 1)).unwrap();
+    let below = TaskRef::Id(first.id);
+    bench.claim(&below, "agent-b").unwrap();
+    try_delegate(bench, "agent-b", "agent-c", delegation(&below, 1)).unwrap();
+    let tree = bench.store().tree(parent).done();
+    let shape: Vec<(u32, u64)> = tree.iter().map(|(depth, t)| (*depth, t.number)).collect();
+    assert_eq!(shape, [(0, 1), (1, 2), (2, 4), (1, 3)]);
+    let link = second.link.unwrap();
+    assert_eq!(
+        (link.parent, link.root, link.chain),
+        (Some(1), 1, vec![slug("agent-a")])
+    );
+}
+
+fn only_the_holder_of_the_parent_delegates(bench: &mut Bench) {
+    let (parent, _) = bench.claimed("agent-a");
+    let stale = try_delegate(bench, "agent-a", "agent-b", delegation(&parent, 2));
+    assert!(matches!(stale, Err(Error::Task(_))));
+    let stranger = try_delegate(bench, "agent-c", "agent-b", delegation(&parent, 1));
+    assert!(matches!(stranger, Err(Error::Task(_))));
+    assert_eq!(bench.store().tree(parent).done().len(), 1);
+}
+
+fn chains_and_width_are_bounded(bench: &mut Bench) {
+    let (parent, _) = bench.claimed("agent-a");
+    let first = try_delegate(bench, "agent-a", "agent-b", delegation(&parent, 1)).unwrap();
+    try_delegate(bench, "agent-a", "agent-c", delegation(&parent, 1)).unwrap();
+    let third = try_delegate(bench, "agent-a", "agent-d", delegation(&parent, 1));
+    assert!(matches!(third, Err(Error::Authority(_))), "two at once");
+    let first = TaskRef::Id(first.id);
+    bench.claim(&first, "agent-b").unwrap();
+    let circle = try_delegate(bench, "agent-b", "agent-a", delegation(&first, 1));
+    assert!(
+        matches!(circle, Err(Error::Authority(_))),
+        "not back to agent-a"
+    );
+    let second = try_delegate(bench, "agent-b", "agent-c", delegation(&first, 1)).unwrap();
+    let second = TaskRef::Id(second.id);
+    bench.claim(&second, "agent-c").unwrap();
+    let deep = try_delegate(bench, "agent-c", "agent-d", delegation(&second, 1));
+    assert!(matches!(deep, Err(Error::Authority(_))), "two deep");
+}
+
+fn a_subtask_is_due_no_later_than_its_parent(bench: &mut Bench) {
+    let within = |ms| Delegated {
+        within: Some(Millis(ms)),
+        ..Delegated::default()
+    };
+    let root = NewTask {
+        delegated: Some(within(20_000)),
+        ..new_task("agent-a", "x")
+    };
+    let root = TaskRef::Number(bench.store().add_task(root).done().task.number);
+    bench.claim(&root, "agent-a").unwrap();
+    let asked = Delegated {
+        within: Some(Millis(99_000)),
+        ..delegation(&root, 1)
+    };
+    let subtask = try_delegate(bench, "agent-a", "agent-b", asked).unwrap();
+    let due = bench.store().now() + Millis(20_000);
+    assert_eq!(subtask.link.unwrap().due, Some(due));
+    assert_eq!(bench.store().next_deadline().done(), Some(due));
+    bench.clock.advance(20_000);
+    let over = bench.store().sweep().done();
+    assert_eq!(over.len(), 2);
+    assert!(over.iter().all(|t| t.state() == TaskState::TimedOut));
+}
+
+fn cancelling_a_task_cancels_its_subtasks(bench: &mut Bench) {
+    let (parent, _) = bench.claimed("agent-a");
+    let below = try_delegate(bench, "agent-a", "agent-b", delegation(&parent, 1)).unwrap();
+    let below = TaskRef::Id(below.id);
+    bench.claim(&below, "agent-b").unwrap();
+    try_delegate(bench, "agent-b", "agent-c", delegation(&below, 1)).unwrap();
+    bench.store().cancel(parent, Principal::Operator).done();
+    let tree = bench.store().tree(parent).done();
+    assert_eq!(tree.len(), 3);
+    assert!(tree.iter().all(|(_, t)| t.state() == TaskState::Cancelled));
+}
+
+fn a_result_must_have_the_expected_fields(bench: &mut Bench) {
+    let (parent, _) = bench.claimed("agent-a");
+    let asked = Delegated {
+        expects: vec!["price".into(), "unit".into()],
+        ..delegation(&parent, 1)
+    };
+    let task = try_delegate(bench, "agent-a", "agent-b", asked).unwrap();
+    let task = TaskRef::Id(task.id);
+    bench.claim(&task, "agent-b").unwrap();
+    let missing = bench.complete_with(&task, "agent-b", 1, json!({ "price": 1, "unit": null }));
+    assert!(matches!(missing, Err(Error::Handoff { missing }) if missing == ["unit"]));
+    assert_eq!(bench.task(&task).state(), TaskState::Running);
+    let whole = json!({ "price": 1, "unit": "kg" });
+    bench.complete_with(&task, "agent-b", 1, whole).unwrap();
+}
+
+fn a_finished_subtask_is_in_the_outbox_until_it_is_delivered(bench: &mut Bench) {
+    let deliver = Recipient::Agent(slug("agent-b"));
+    let delegated = Some(Delegated {
+        deliver: deliver.clone(),
+        ..Delegated::default()
+    });
+    let new = NewTask {
+        delegated,
+        ..new_task("agent-a", "x")
+    };
+    let number = bench.store().add_task(new).done().task.number;
+    let task = TaskRef::Number(number);
+    bench.claim(&task, "agent-a").unwrap();
+    assert!(bench.store().outbox().done().is_empty());
+    bench.complete(&task, "agent-a", 1).unwrap();
+    let at = bench.store().now();
+    let notice = Notice {
+        task: number,
+        recipient: deliver,
+        at,
+    };
+    assert_eq!(bench.store().outbox().done(), [notice]);
+    bench.reopen();
+    assert_eq!(bench.store().outbox().done().len(), 1);
+    bench.store().delivered(number).done();
+    assert!(bench.store().outbox().done().is_empty());
+}
+
+fn costs_of_subtasks_are_charged_to_their_root(bench: &mut Bench) {
+    let (parent, claimed) = bench.claimed("agent-a");
+    let subtask = try_delegate(bench, "agent-a", "agent-b", delegation(&parent, 1)).unwrap();
+    let run = bench
+        .claim(&TaskRef::Id(subtask.id), "agent-b")
+        .unwrap()
+        .run;
+    let reservation = bench.reserve("agent-b", run, 50).unwrap();
+    let root = Scope::Task(claimed.task.id).to_string();
+    assert_eq!(bench.account(&root, Metric::Tokens).reserved, 50);
+    bench
+        .store()
+        .settle(reservation, CallUse::Unknown { model: None })
+        .done();
+    let account = bench.account(&root, Metric::Tokens);
+    assert_eq!((account.spent, account.reserved), (50, 0));
+}

@@ -1,0 +1,103 @@
+//! Generations and their allocations.
+
+use super::cases;
+use crate::support::{Bench, Done, limits, slug};
+use abbey_model::*;
+use abbey_store::*;
+use serde_json::json;
+
+cases! {
+    generations_are_compared_and_allocations_kept checks commit_generation current;
+    a_commit_replaces_allocations_and_sets_budgets checks commit_generation current budgets;
+    a_refused_commit_changes_nothing checks commit_generation current;
+    the_last_manifest_with_an_agent_is_found checks former;
+}
+
+fn commit(generation: u64, based_on: u64) -> Commit {
+    Commit {
+        generation,
+        based_on,
+        actor: Principal::Operator,
+        manifest: format!("m{generation}"),
+        base_dir: "/".into(),
+        applied: json!({ "a": generation }),
+        charters: json!({}),
+        steps: json!([]),
+        allocations: vec![allocation::Allocation {
+            kind: "port".into(),
+            value: generation.to_string(),
+            owner: "o".into(),
+            purpose: "p".into(),
+        }],
+        newest_uid: 5,
+        budgets: limits(10),
+        timezone: "UTC".into(),
+    }
+}
+
+fn generations_are_compared_and_allocations_kept(bench: &mut Bench) {
+    assert!(bench.store().current().done().is_none());
+    bench.store().commit_generation(commit(1, 0)).done();
+    let refused = bench.store().commit_generation(commit(2, 0)).wait();
+    assert!(matches!(refused, Err(Error::Stale { current: 1, .. })));
+    let row = bench.store().current().done().unwrap();
+    assert_eq!(
+        (row.generation, row.allocations.len(), row.newest_uid),
+        (1, 1, 5)
+    );
+}
+
+fn a_commit_replaces_allocations_and_sets_budgets(bench: &mut Bench) {
+    bench.store().commit_generation(commit(1, 0)).done();
+    bench.clock.advance(5);
+    bench.store().commit_generation(commit(2, 1)).done();
+    let row = bench.store().current().done().unwrap();
+    assert_eq!(
+        (row.manifest.as_str(), row.applied["a"].as_u64()),
+        ("m2", Some(2))
+    );
+    assert_eq!(
+        (row.allocations.len(), row.allocations[0].value.as_str()),
+        (1, "2")
+    );
+    assert_eq!(row.at, bench.store().now());
+    assert_eq!(bench.account("house", Metric::Tokens).limit, Some(10));
+}
+
+fn a_refused_commit_changes_nothing(bench: &mut Bench) {
+    bench.store().commit_generation(commit(1, 0)).done();
+    let hash = bench.store().state_hash().done();
+    let wrong = Commit {
+        timezone: "Mars/Base".into(),
+        ..commit(2, 1)
+    };
+    assert!(bench.store().commit_generation(wrong).wait().is_err());
+    assert_eq!(bench.store().state_hash().done(), hash);
+    assert_eq!(bench.store().current().done().unwrap().generation, 1);
+}
+
+fn the_last_manifest_with_an_agent_is_found(bench: &mut Bench) {
+    let with = |generation, based_on, charters| Commit {
+        charters,
+        ..commit(generation, based_on)
+    };
+    bench
+        .store()
+        .commit_generation(with(1, 0, json!({ "atlas": "old" })))
+        .done();
+    bench
+        .store()
+        .commit_generation(with(2, 1, json!({ "atlas": "new", "abbot": "x" })))
+        .done();
+    bench
+        .store()
+        .commit_generation(with(3, 2, json!({ "abbot": "x" })))
+        .done();
+    let found = bench.store().former(slug("atlas")).done();
+    assert_eq!(found, Some((2, "m2".into(), "new".into())));
+    assert_eq!(
+        bench.store().former(slug("abbot")).done().map(|f| f.0),
+        Some(3)
+    );
+    assert_eq!(bench.store().former(slug("nobody")).done(), None);
+}

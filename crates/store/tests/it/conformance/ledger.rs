@@ -1,0 +1,175 @@
+//! Budgets and reservations.
+
+use super::cases;
+use crate::support::{Bench, Done, limits};
+use abbey_model::*;
+use abbey_store::*;
+
+cases! {
+    reservations_hold_on_every_level_or_on_none checks set_budgets budgets reserve settle;
+    thirty_two_calls_against_room_for_ten checks reserve;
+    a_crash_charges_what_was_forwarded checks charge_lost run;
+    a_new_day_starts_with_nothing_spent checks budgets settle;
+    a_released_call_costs_nothing checks settle;
+    usage_is_summed_by_agent_and_model checks usage_since settle;
+    an_unknown_time_zone_is_refused checks set_budgets;
+}
+
+fn set_limits(bench: &Bench, tokens: u64, timezone: &str) {
+    bench
+        .store()
+        .set_budgets(limits(tokens), timezone.into())
+        .done();
+}
+
+fn known(input: u64, output: u64, model: &str) -> CallUse {
+    CallUse::Known {
+        input,
+        output,
+        cached: 0,
+        cost: Some(5),
+        model: Some(model.into()),
+    }
+}
+
+fn reservations_hold_on_every_level_or_on_none(bench: &mut Bench) {
+    set_limits(bench, 1000, "UTC");
+    let (task, claimed) = bench.claimed("agent-a");
+    let run = claimed.run;
+    // The agent's half is the tighter one: refused there, nothing is held anywhere.
+    let before = bench.reserved();
+    assert!(matches!(
+        bench.reserve("agent-a", run, 501),
+        Err(Error::Budget(_))
+    ));
+    assert_eq!(bench.reserved(), before);
+    let id = bench.reserve("agent-a", run, 400).unwrap();
+    for scope in ["house", "agent:agent-a", &format!("run:{run}")] {
+        assert_eq!(
+            bench.account(scope, Metric::Tokens).reserved,
+            400,
+            "{scope}"
+        );
+    }
+    let used = known(100, 450, "m");
+    bench.store().settle(id, used.clone()).done();
+    // Spend above its reservation is recorded; settling twice is refused.
+    assert_eq!(bench.account("house", Metric::Tokens).spent, 550);
+    assert!(bench.store().settle(id, used).wait().is_err());
+    // Applying limits again never resets spend.
+    set_limits(bench, 2000, "UTC");
+    assert_eq!(bench.account("house", Metric::Tokens).spent, 550);
+    bench.complete(&task, "agent-a", 1).unwrap();
+    assert_eq!(bench.reserved(), 0);
+    assert!(
+        matches!(bench.reserve("agent-a", run, 1), Err(Error::NoLease(_))),
+        "no lease, no call"
+    );
+}
+
+fn thirty_two_calls_against_room_for_ten(bench: &mut Bench) {
+    set_limits(bench, 2000, "UTC");
+    let (_, claimed) = bench.claimed("agent-a");
+    let (store, run) = (bench.store(), claimed.run);
+    let call = || CallHold {
+        agent: crate::support::slug("agent-a"),
+        run: Some(run),
+        amounts: Amounts {
+            tokens: Tokens(100),
+            ..Amounts::default()
+        },
+        model: "p/m".into(),
+    };
+    let granted = std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..32)
+            .map(|_| scope.spawn(|| store.reserve(call()).wait().is_ok()))
+            .collect();
+        let granted = calls.into_iter().map(|c| c.join().unwrap());
+        granted.filter(|ok| *ok).count()
+    });
+    assert_eq!(granted, 10);
+}
+
+fn a_crash_charges_what_was_forwarded(bench: &mut Bench) {
+    set_limits(bench, 1000, "UTC");
+    let (_, claimed) = bench.claimed("agent-a");
+    bench.reserve("agent-a", claimed.run, 300).unwrap();
+    bench.reopen();
+    assert_eq!(bench.store().charge_lost().done(), 1);
+    let account = bench.account("house", Metric::Tokens);
+    assert_eq!((account.spent, account.reserved), (300, 0));
+    assert_eq!(
+        bench.store().run(claimed.run).done().usage_source,
+        "unknown"
+    );
+    assert_eq!(bench.store().charge_lost().done(), 0);
+}
+
+fn a_new_day_starts_with_nothing_spent(bench: &mut Bench) {
+    set_limits(bench, 1000, "Europe/Ljubljana");
+    let (_, claimed) = bench.claimed("agent-a");
+    let id = bench.reserve("agent-a", claimed.run, 300).unwrap();
+    bench
+        .store()
+        .settle(id, CallUse::Unknown { model: None })
+        .done();
+    let reset = bench.account("house", Metric::Tokens).resets_at.unwrap();
+    let left = reset.since(bench.store().now()).0;
+    bench.clock.advance(left - 1);
+    assert_eq!(bench.account("house", Metric::Tokens).spent, 300);
+    bench.clock.advance(1);
+    assert_eq!(bench.account("house", Metric::Tokens).spent, 0);
+}
+
+fn a_released_call_costs_nothing(bench: &mut Bench) {
+    set_limits(bench, 1000, "UTC");
+    let (_, claimed) = bench.claimed("agent-a");
+    let id = bench.reserve("agent-a", claimed.run, 300).unwrap();
+    bench.store().settle(id, CallUse::Released).done();
+    let account = bench.account("house", Metric::Tokens);
+    assert_eq!((account.spent, account.reserved), (0, 0));
+    assert_eq!(bench.store().run(claimed.run).done().usage_source, "none");
+}
+
+fn usage_is_summed_by_agent_and_model(bench: &mut Bench) {
+    let since = bench.store().now();
+    for (agent, model) in [("agent-a", "m"), ("agent-a", "m"), ("agent-b", "n")] {
+        let (_, claimed) = bench.claimed(agent);
+        let id = bench.reserve(agent, claimed.run, 10).unwrap();
+        bench.store().settle(id, known(3, 4, model)).done();
+    }
+    let usage = bench.store().usage_since(since).done();
+    let sums: Vec<_> = usage
+        .iter()
+        .map(|u| {
+            (
+                u.agent.as_str(),
+                u.model.as_str(),
+                u.runs,
+                u.input,
+                u.output,
+                u.cost_nano_usd,
+            )
+        })
+        .collect();
+    assert_eq!(
+        sums,
+        [("agent-a", "m", 2, 6, 8, 10), ("agent-b", "n", 1, 3, 4, 5)]
+    );
+    assert!(
+        bench
+            .store()
+            .usage_since(since + Millis(1))
+            .done()
+            .is_empty()
+    );
+}
+
+fn an_unknown_time_zone_is_refused(bench: &mut Bench) {
+    let refused = bench
+        .store()
+        .set_budgets(limits(5), "Mars/Base".into())
+        .wait();
+    assert!(matches!(refused, Err(Error::TimeZone(_))));
+    assert!(bench.store().budgets().done().is_empty(), "nothing was set");
+}

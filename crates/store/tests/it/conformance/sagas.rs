@@ -1,0 +1,66 @@
+//! Sagas.
+
+use super::cases;
+use crate::support::{Bench, Done};
+use abbey_engine::saga::{Event, State};
+use abbey_model::*;
+
+cases! {
+    sagas_are_replayed_from_their_log checks saga_begin saga_event open_sagas;
+    a_finished_saga_is_no_longer_open checks saga_event open_sagas;
+}
+
+fn begin(bench: &Bench) -> SagaId {
+    let id = Id::v7(1, 1);
+    let steps = vec!["a".into(), "b".into()];
+    bench
+        .store()
+        .saga_begin(id, "k".into(), "s".into(), steps)
+        .done();
+    id
+}
+
+fn sagas_are_replayed_from_their_log(bench: &mut Bench) {
+    let id = begin(bench);
+    bench.store().saga_event(id, Event::StepDone(0)).done();
+    bench.reopen();
+    assert_eq!(bench.store().open_sagas().done()[0].state, State::Doing(1));
+    assert!(
+        bench
+            .store()
+            .saga_event(id, Event::StepDone(0))
+            .wait()
+            .is_err(),
+        "a step is done once"
+    );
+    assert_eq!(
+        bench.store().saga_event(id, Event::StepFailed(1)).done(),
+        State::Undoing(1)
+    );
+}
+
+fn a_finished_saga_is_no_longer_open(bench: &mut Bench) {
+    let id = begin(bench);
+    let open = bench.store().open_sagas().done();
+    assert_eq!(
+        (open[0].kind.as_str(), open[0].subject.as_str()),
+        ("k", "s")
+    );
+    assert_eq!(open[0].steps, ["a", "b"]);
+    bench.store().saga_event(id, Event::StepDone(0)).done();
+    assert!(
+        bench
+            .store()
+            .saga_event(id, Event::StepDone(1))
+            .done()
+            .is_over()
+    );
+    assert!(bench.store().open_sagas().done().is_empty());
+    assert!(
+        bench
+            .store()
+            .saga_event(Id::v7(1, 2), Event::StepDone(0))
+            .wait()
+            .is_err()
+    );
+}
