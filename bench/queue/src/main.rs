@@ -61,7 +61,6 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
         redactor: Arc::default(),
         signing_key: [1; 32],
         entropy: Arc::new(SystemEntropy),
-        on_commit: Arc::new(|_| {}),
         on_fatal: Box::new(|why| panic!("{why}")),
     })
     .expect("opens");

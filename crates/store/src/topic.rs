@@ -24,10 +24,12 @@ pub enum Topic {
     Schedules,
     /// Runs of workflows.
     Workflows,
-    /// Notices for recipients outside the task: one is to be delivered, or was.
+    /// Notices of tasks that are over: one is to be delivered.
     Outbox,
     /// Plans: another generation is current.
     Generations,
+    /// Sagas: one began, or a step is over.
+    Sagas,
     /// Credentials.
     Credentials,
     /// Budgets: a limit changed.
@@ -38,7 +40,7 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic, in the order of their numbers.
-    pub const ALL: [Topic; 12] = [
+    pub const ALL: [Topic; 13] = [
         Topic::Work,
         Topic::Deadlines,
         Topic::Cells,
@@ -48,6 +50,7 @@ impl Topic {
         Topic::Workflows,
         Topic::Outbox,
         Topic::Generations,
+        Topic::Sagas,
         Topic::Credentials,
         Topic::Budgets,
         Topic::Audit,

@@ -20,7 +20,7 @@ use abbey_gateway::{Caller, Gateway, Protocol, Refusal};
 use abbey_model::{
     EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, Scope, Slug, TaskRef, ToolPolicy,
 };
-use abbey_store::{Checked, Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow};
+use abbey_store::{Checked, Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow, Topic};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -188,11 +188,11 @@ async fn next(
 ) -> Result<Response> {
     let until = tokio::time::Instant::now()
         + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+    let mut work = house.store.subscribe(Topic::Work);
+    let mut plans = house.plans.subscribe();
     loop {
-        let changed = house.work.changed();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
-        let version = house.work.version();
+        let version = *work.borrow_and_update();
+        plans.mark_unchanged();
         let config = house.planned()?.config(&slug);
         if let Some(said) = query.config {
             let mut configs = house
@@ -206,12 +206,7 @@ async fn next(
             }
         }
         let known = house.checked.lock().await.get(&slug).copied();
-        let drained = house
-            .draining
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&slug);
-        if known != Some(version) && !drained {
+        if known != Some(version) {
             let offers = house.store.offers(slug.clone(), 1).await?;
             if let Some(task) = offers.first() {
                 return Ok(Doc(offer(&house, &slug, task).await?).into_response());
@@ -219,7 +214,8 @@ async fn next(
             house.checked.lock().await.insert(slug.clone(), version);
         }
         tokio::select! {
-            () = changed => {}
+            _ = work.changed() => {}
+            _ = plans.changed() => {}
             () = tokio::time::sleep_until(until) => return Ok(nothing(config)),
             () = house.stop.cancelled() => return Ok(nothing(config)),
         }
@@ -306,7 +302,6 @@ async fn claim(
         )),
     };
     let claimed = house.store.claim(claim).await?;
-    house.deadlines_changed.notify_one();
     Ok(Doc(ClaimDoc {
         version: VERSION,
         task: claimed.task.id.to_string(),
@@ -358,7 +353,6 @@ async fn renew(
         .store
         .renew(parse_task_ref(&name)?, hold, facts_of(body.facts))
         .await?;
-    house.deadlines_changed.notify_one();
     Ok(Doc(LeaseDoc {
         token: lease.token.0,
         ttl_ms: lease.ttl.0,
@@ -404,15 +398,12 @@ async fn complete(
                     text,
                 };
                 let row = house.store.fail(task, hold, failure, facts).await?;
-                house.work.bump();
-                house.deadlines_changed.notify_one();
                 return Ok(Doc(views::task_doc(&house, row).await?));
             }
         };
     }
     let row = house.store.complete(task, hold, (outcome, checked), facts);
     let row = row.await?;
-    house.work.bump();
     Ok(Doc(TaskDoc {
         version: VERSION,
         task: views::task(&house, &row, Vec::new()),
@@ -435,8 +426,6 @@ async fn fail(
         .store
         .fail(parse_task_ref(&name)?, hold, failure, facts_of(body.facts))
         .await?;
-    house.work.bump();
-    house.deadlines_changed.notify_one();
     Ok(Doc(TaskDoc {
         version: VERSION,
         task: views::task(&house, &row, Vec::new()),
@@ -458,7 +447,6 @@ async fn block(
         .store
         .block(parse_task_ref(&name)?, hold, body.on, body.why)
         .await?;
-    house.work.bump();
     Ok(Doc(TaskDoc {
         version: VERSION,
         task: views::task(&house, &row, Vec::new()),
@@ -589,7 +577,6 @@ async fn call_off(
 ) -> Result<Doc<TaskDoc>> {
     let task = given(&house, &slug, &name).await?;
     let row = house.store.cancel(task, Principal::Agent(slug)).await?;
-    house.work.bump();
     Ok(Doc(views::task_doc(&house, row).await?))
 }
 

@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use serde_json::json;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 type Shared = State<Arc<House>>;
 
@@ -216,10 +216,9 @@ async fn bring(
 async fn drain(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
     let slug = known_agent(&house, &name)?;
     house
-        .draining
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(slug.clone());
+        .store
+        .set_draining(slug.clone(), true, Principal::Operator)
+        .await?;
     let fleet = crate::insight::views::fleet(&house).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {

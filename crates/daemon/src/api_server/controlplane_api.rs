@@ -290,7 +290,6 @@ async fn add(
         ..house.work_for(&assignee, text)
     };
     let added = house.store.add_task(new).await?;
-    house.work.bump();
     let status = if added.new {
         StatusCode::CREATED
     } else {

@@ -17,7 +17,7 @@ use crate::work::lookup::{known_agent, parse_priority, parse_task_ref, wait_unti
 use abbey_api::routes::Door;
 use abbey_api::*;
 use abbey_model::{Amounts, FaultKind, Principal, RunId, TaskRef, TaskState, Tokens};
-use abbey_store::{NewTask, TaskFilter};
+use abbey_store::{NewTask, TaskFilter, Topic};
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::HeaderMap;
@@ -279,7 +279,6 @@ async fn add_task(
         delegated: crate::work::evidence::declared(&body.evidence)?,
     };
     let added = house.store.add_task(new).await?;
-    house.work.bump();
     let status = if added.new {
         axum::http::StatusCode::CREATED
     } else {
@@ -342,7 +341,6 @@ async fn cancel(
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
     let row = house.store.cancel(task, Principal::Operator).await?;
-    house.work.bump();
     Ok(Doc(views::task_doc(&house, row).await?))
 }
 
@@ -369,7 +367,6 @@ async fn unblock(
 async fn again(house: &Arc<House>, row: abbey_store::TaskRow) -> Result<Doc<TaskDoc>> {
     let intake = house.intake_again(&row);
     let row = house.store.admit(TaskRef::Id(row.id), intake).await?;
-    house.work.bump();
     Ok(Doc(views::task_doc(house, row).await?))
 }
 
@@ -438,7 +435,7 @@ async fn events(
     let from = header(&headers, "last-event-id")
         .and_then(|t| t.parse().ok())
         .unwrap_or_else(|| house.store.head());
-    let head = house.head.clone();
+    let head = house.store.subscribe(Topic::Audit);
     let state = (
         house,
         head,

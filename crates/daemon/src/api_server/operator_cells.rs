@@ -133,7 +133,6 @@ async fn wish(house: &Arc<House>, name: &str, wish: Wish) -> Result<Doc<serde_js
         .write()
         .unwrap_or_else(PoisonError::into_inner)
         .insert(cell, wish);
-    house.cells_changed.notify_one();
     Ok(Doc(
         serde_json::json!({ "version": VERSION, "agent": name, "wish": wish, "wanted_up": wish == Wish::Up }),
     ))
@@ -142,11 +141,9 @@ async fn wish(house: &Arc<House>, name: &str, wish: Wish) -> Result<Doc<serde_js
 async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
     let slug = known_agent(&house, &name)?;
     house
-        .draining
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .remove(&slug);
-    house.work.bump();
+        .store
+        .set_draining(slug, false, Principal::Operator)
+        .await?;
     wish(&house, &name, Wish::Up).await
 }
 

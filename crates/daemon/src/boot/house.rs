@@ -15,8 +15,8 @@ use abbey_model::{
 };
 use abbey_plan::Agent;
 use abbey_store::{Intake, NewTask, Storage, TaskRow};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{Mutex, Notify, watch};
 
@@ -52,26 +52,6 @@ impl Skills {
     }
 }
 
-/// Wakes those who wait for work, and lets them skip the database when nothing changed.
-#[derive(Default)]
-pub(crate) struct Work {
-    version: AtomicU64,
-    notify: Notify,
-}
-
-impl Work {
-    pub(crate) fn bump(&self) {
-        self.version.fetch_add(1, Ordering::SeqCst);
-        self.notify.notify_waiters();
-    }
-    pub(crate) fn version(&self) -> u64 {
-        self.version.load(Ordering::SeqCst)
-    }
-    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.notify.notified()
-    }
-}
-
 /// Shared by every listener and loop.
 pub struct House {
     pub(crate) home: Home,
@@ -84,23 +64,14 @@ pub struct House {
     pub(crate) keys: Keys,
     pub(crate) traces: crate::work::trace::Traces,
     pub(crate) redactor: Arc<RwLock<Redactor>>,
-    pub(crate) work: Work,
-    /// Something about cells changed: the reconciler looks again.
+    /// Asks the reconciler for a pass, where what changed is not in the store.
     pub(crate) cells_changed: Notify,
     /// Memory that was granted.
     pub(crate) room: crate::cells::memory::Room,
-    /// A deadline may have come nearer: the sweeper looks again.
-    pub(crate) deadlines_changed: Notify,
     /// Deliveries of each hook in the minute that runs.
     pub(crate) deliveries: std::sync::Mutex<BTreeMap<Slug, (i64, u32)>>,
-    /// A shared document changed, or somebody who reads came.
-    pub(crate) documents_changed: Notify,
-    /// Agents who are offered no more work.
-    pub(crate) draining: RwLock<BTreeSet<Slug>>,
     /// Why what belongs to agents in a service is not as it should be, by service.
     pub(crate) consumers_trouble: RwLock<BTreeMap<Slug, String>>,
-    /// Sequence number of the newest entry.
-    pub(crate) head: watch::Receiver<u64>,
     /// One plan at a time.
     pub(crate) applying: Mutex<()>,
     /// Newest look at every cell.
@@ -264,7 +235,6 @@ impl House {
         for task in self.store.tasks(filter).await? {
             self.admit_again(&task).await?;
         }
-        self.work.bump();
         Ok(())
     }
 

@@ -163,7 +163,6 @@ pub(crate) async fn open(
     (lease_ttl, listen_override): (Option<Millis>, Option<SocketAddr>),
 ) -> Result<(Arc<House>, Arc<dyn Backend>)> {
     let redactor = Arc::<RwLock<_>>::default();
-    let (head_sender, head) = watch::channel(0u64);
     let signing_key = home.signing_key()?;
     let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::Options {
         path: home.database(),
@@ -171,9 +170,6 @@ pub(crate) async fn open(
         redactor: Arc::clone(&redactor),
         signing_key,
         entropy: Arc::new(abbey_store::SystemEntropy),
-        on_commit: Arc::new(move |seq| {
-            head_sender.send_replace(seq);
-        }),
         on_fatal: Box::new(|why| {
             // What reached the disk is unknown: end at once, and recover at the next start.
             tracing::error!(
@@ -207,15 +203,10 @@ pub(crate) async fn open(
         keys: crate::core::credentials::Keys::default(),
         traces: crate::work::trace::Traces::new(&signing_key),
         redactor,
-        work: crate::boot::house::Work::default(),
         cells_changed: Notify::new(),
         room: crate::cells::memory::Room::default(),
-        deadlines_changed: Notify::new(),
-        documents_changed: Notify::new(),
-        draining: RwLock::default(),
         consumers_trouble: RwLock::default(),
         deliveries: std::sync::Mutex::default(),
-        head,
         applying: Mutex::new(()),
         seen: RwLock::default(),
         wishes: RwLock::new(cells.iter().map(|(c, r)| (c.clone(), r.wish)).collect()),

@@ -200,11 +200,6 @@ async fn perform(
         }
         ("agent.remove", "archive") => archive(house, slug).await,
         ("agent.remove", "forget") => {
-            house
-                .draining
-                .write()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .remove(slug);
             let owner = CellName::Agent(slug.clone());
             hostd::call(
                 house,
@@ -315,7 +310,6 @@ async fn files(house: &House, current: &PlanInForce, slug: &Slug) -> Result<()> 
     ];
     let owner = CellName::Agent(slug.clone());
     hostd::call(house, Operation::Prepare { owner, files }).await?;
-    house.documents_changed.notify_one();
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::core::plan::PlanInForce;
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Action, Desired, History};
 use abbey_model::{CellName, Generation, Millis, Observed, Principal, Wish};
-use abbey_store::{CellChange, Note};
+use abbey_store::{CellChange, Note, Topic};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -32,7 +32,17 @@ const WAITING: Duration = Duration::from_secs(2);
 /// Runs passes until the house stops.
 pub(crate) async fn run(house: Arc<House>) {
     let mut histories: BTreeMap<CellName, History> = BTreeMap::new();
+    let mut desired = house.store.subscribe(Topic::Cells);
     loop {
+        if desired.has_changed().unwrap_or(false) {
+            desired.mark_unchanged();
+            if let Err(error) = read_desired(&house).await {
+                tracing::error!(
+                    error = error.chain(),
+                    "the desired state of cells could not be read"
+                );
+            }
+        }
         let pause = match pass(&house, &mut histories).await {
             Ok(pause) => pause,
             Err(error) => {
@@ -44,10 +54,19 @@ pub(crate) async fn run(house: Arc<House>) {
         tokio::select! {
             () = house.stop.cancelled() => return,
             () = house.cells_changed.notified() => {}
+            _ = desired.changed() => {}
             () = ends => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Reads what the operator wants of each cell.
+async fn read_desired(house: &House) -> Result<()> {
+    let cells = house.store.cells().await?;
+    let desired = cells.into_iter().map(|(cell, row)| (cell, row.wish));
+    *house.wishes.write().unwrap_or_else(PoisonError::into_inner) = desired.collect();
+    Ok(())
 }
 
 /// Resolves when the shim of any running cell ends.
@@ -201,8 +220,6 @@ async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<
                 blocking(move || backend.sweep(&name)).await?;
                 if let CellName::Agent(slug) = cell {
                     house.store.holder_lost(slug.clone(), None).await?;
-                    house.work.bump();
-                    house.deadlines_changed.notify_one();
                 }
             }
             Action::Start(generation) => start(house, cell, generation).await?,

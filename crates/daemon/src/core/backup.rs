@@ -71,7 +71,6 @@ fn hash_of(database: &Path) -> Result<String> {
         redactor: Arc::default(),
         signing_key: [0; 32],
         entropy: Arc::new(abbey_store::SystemEntropy),
-        on_commit: Arc::new(|_| {}),
         on_fatal: Box::new(|_| {}),
     })?;
     Ok(store.state_hash().wait()?)

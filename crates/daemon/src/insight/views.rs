@@ -239,12 +239,7 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
             text,
         })
     };
-    let drained = house
-        .draining
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .contains(slug);
-    if drained {
+    if house.store.draining().await?.contains(slug) {
         let text =
             format!("it is offered no more work, as it was to go; `abbey start {slug}` ends that");
         say("draining", text);

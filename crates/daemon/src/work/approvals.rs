@@ -104,8 +104,6 @@ pub(crate) async fn ask(
         silence: Verdict::Deny,
     };
     let row = house.store.ask_approval(ask).await?;
-    house.work.bump();
-    house.deadlines_changed.notify_one();
     Ok(view(&row))
 }
 
@@ -141,8 +139,6 @@ pub(crate) async fn decide(
     if let Some(task) = task {
         house.admit_again(&task).await?;
     }
-    house.work.bump();
-    house.deadlines_changed.notify_one();
     Ok(view(&row))
 }
 

@@ -13,7 +13,7 @@ use abbey_model::{
     Amounts, FaultKind, Grant, LeaseToken, Millis, Principal, Priority, Recipient, Slug, TaskRef,
     Tokens,
 };
-use abbey_store::{Added, Delegated, NewTask, Note, Notice};
+use abbey_store::{Added, Delegated, NewTask, Note, Notice, Topic};
 use abbey_words::Text;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -122,8 +122,6 @@ pub(crate) async fn give(
         delegated: Some(delegated),
     };
     let added = house.store.add_task(new).await?;
-    house.work.bump();
-    house.deadlines_changed.notify_one();
     Ok(added)
 }
 
@@ -226,10 +224,8 @@ type Later = BTreeMap<u64, (Instant, Duration)>;
 
 async fn tell_those(house: &Arc<House>, mine: impl Fn(&Recipient) -> bool) {
     let mut later = Later::new();
+    let mut outbox = house.store.subscribe(Topic::Outbox);
     loop {
-        let changed = house.work.changed();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
         if let Err(error) = tell_all(house, &mine, &mut later).await {
             tracing::warn!(error = error.chain(), "a result could not be delivered");
         }
@@ -237,7 +233,7 @@ async fn tell_those(house: &Arc<House>, mine: impl Fn(&Recipient) -> bool) {
         let next = later.values().map(|(at, _)| at.duration_since(now)).min();
         tokio::select! {
             () = house.stop.cancelled() => return,
-            () = changed => {}
+            _ = outbox.changed() => {}
             () = tokio::time::sleep(next.unwrap_or(LOOK).min(LOOK)) => {}
         }
     }
@@ -306,6 +302,5 @@ async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
         ..house.work_for(to, text)
     };
     house.store.add_task(new).await?;
-    house.work.bump();
     Ok(())
 }

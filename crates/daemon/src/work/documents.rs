@@ -8,7 +8,7 @@ use abbey_api::{DocumentBody, DocumentType, DocumentView, DocumentsDoc, Problem,
 use abbey_cells::hostd::{FileEntry, FileName, Operation};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
 use abbey_plan::{Document, DocumentKind};
-use abbey_store::{DocumentRow, WriteDocument};
+use abbey_store::{DocumentRow, Topic, WriteDocument};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,7 +175,6 @@ pub(crate) async fn write(
         key,
     };
     house.store.write_document(new).await?;
-    house.documents_changed.notify_one();
     Ok(name)
 }
 
@@ -183,6 +182,9 @@ pub(crate) async fn write(
 pub(crate) async fn run(house: Arc<House>) {
     let mut plans = house.plans.subscribe();
     let mut there = BTreeMap::new();
+    let mut documents = house.store.subscribe(Topic::Documents);
+    // A new reader has a place for them once its saga got there.
+    let mut sagas = house.store.subscribe(Topic::Sagas);
     loop {
         let all = publish(&house, &mut there).await;
         if let Err(error) = &all {
@@ -196,7 +198,8 @@ pub(crate) async fn run(house: Arc<House>) {
         };
         tokio::select! {
             () = house.stop.cancelled() => return,
-            () = house.documents_changed.notified() => {}
+            _ = documents.changed() => {}
+            _ = sagas.changed() => {}
             changed = plans.changed() => if changed.is_err() { return },
             () = again => {}
         }

@@ -4,7 +4,7 @@ use crate::boot::house::House;
 use crate::core::error::Result;
 use abbey_engine::task::Phase;
 use abbey_model::{Slug, TaskRef, TaskState, WaitCode};
-use abbey_store::{Escalate, TaskEdit, TaskFilter, TaskRow};
+use abbey_store::{Escalate, TaskEdit, TaskFilter, TaskRow, Topic};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,8 @@ const LOOK_MAX: u32 = 1000;
 /// Looks whenever work changes or a time is over, until the house stops.
 pub(crate) async fn run(house: Arc<House>) {
     let mut plans = house.plans.subscribe();
+    let mut work = house.store.subscribe(Topic::Work);
     loop {
-        let changed = house.work.changed();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
         let next = match pass(&house).await {
             Ok(next) => next,
             Err(error) => {
@@ -35,7 +33,7 @@ pub(crate) async fn run(house: Arc<House>) {
         };
         tokio::select! {
             () = house.stop.cancelled() => return,
-            () = changed => {}
+            _ = work.changed() => {}
             gone = plans.changed() => if gone.is_err() { return },
             () = tokio::time::sleep(next) => {}
         }
@@ -88,7 +86,6 @@ async fn pass(house: &Arc<House>) -> Result<Duration> {
             why,
         };
         house.store.escalate(new).await?;
-        house.work.bump();
     }
     let now = house.store.now();
     let mut next = IDLE;
@@ -104,7 +101,6 @@ async fn pass(house: &Arc<House>) -> Result<Duration> {
             .store
             .escalation_over(open.task, declared.cancels)
             .await?;
-        house.work.bump();
     }
     Ok(next.max(Duration::from_millis(10)))
 }

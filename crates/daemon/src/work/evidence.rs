@@ -138,8 +138,6 @@ async fn review(
         ..house.work_for(reviewer, text)
     };
     let asked = house.store.add_task(new).await?;
-    house.work.bump();
-    house.deadlines_changed.notify_one();
     let id = TaskRef::Number(asked.task.number);
     let over = crate::work::lookup::wait_until_settled(house, id, WITHIN).await?;
     let said = over.result.as_ref();

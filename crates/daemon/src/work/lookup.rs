@@ -4,6 +4,7 @@ use crate::boot::house::House;
 use crate::core::error::Result;
 use abbey_api::Problem;
 use abbey_model::{FaultKind, Priority, Slug, TaskRef, TaskState};
+use abbey_store::Topic;
 use std::time::Duration;
 
 pub(crate) fn parse_slug(text: &str) -> Result<Slug> {
@@ -50,9 +51,9 @@ pub(crate) async fn wait_until_settled(
     patience: Duration,
 ) -> Result<abbey_store::TaskRow> {
     let until = tokio::time::Instant::now() + patience;
-    let mut head = house.head.clone();
+    let mut work = house.store.subscribe(Topic::Work);
     loop {
-        head.mark_unchanged();
+        work.mark_unchanged();
         let row = house.store.task(task).await?;
         let resting = row.state().is_terminal()
             || matches!(
@@ -62,6 +63,6 @@ pub(crate) async fn wait_until_settled(
         if resting || tokio::time::Instant::now() >= until {
             return Ok(row);
         }
-        let _changed_or_over = tokio::time::timeout_at(until, head.changed()).await;
+        let _changed_or_over = tokio::time::timeout_at(until, work.changed()).await;
     }
 }

@@ -205,8 +205,6 @@ async fn attend(house: &Arc<House>, one: &Planned<'_>, row: &mut ScheduleRow) ->
             house.store.fire(settle(None, through, missed)).await?;
         }
         row.settled = through;
-        house.work.bump();
-        house.deadlines_changed.notify_one();
     }
     let next = one.timing.next(row.since, row.settled);
     Ok(next.map_or(SLEEP_MAX, |next| {
@@ -236,7 +234,6 @@ pub(crate) async fn by_hand(house: &Arc<House>, name: &str) -> Result<()> {
         overlap: one.schedule.overlap.parse().unwrap_or_default(),
     };
     house.store.fire(fire).await?;
-    house.work.bump();
     Ok(())
 }
 

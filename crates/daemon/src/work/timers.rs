@@ -8,7 +8,7 @@ use abbey_cells::hostd::FileName;
 use abbey_engine::schedule::Interval;
 use abbey_engine::task::Phase;
 use abbey_model::{CellName, Millis, Slug, Timestamp};
-use abbey_store::NewTask;
+use abbey_store::{NewTask, Topic};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,6 +23,7 @@ const RETENTION: Millis = Millis::from_secs(90 * 86_400);
 
 /// Ends leases and pauses at their instants.
 pub(crate) async fn sweeper(house: Arc<House>) {
+    let mut deadlines = house.store.subscribe(Topic::Deadlines);
     loop {
         let pause = match sweep(&house).await {
             Ok(pause) => pause,
@@ -33,7 +34,7 @@ pub(crate) async fn sweeper(house: Arc<House>) {
         };
         tokio::select! {
             () = house.stop.cancelled() => return,
-            () = house.deadlines_changed.notified() => tokio::time::sleep(SWEEP_LEAST).await,
+            _ = deadlines.changed() => tokio::time::sleep(SWEEP_LEAST).await,
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -53,7 +54,6 @@ async fn sweep(house: &Arc<House>) -> Result<Duration> {
             house.admit_again(&task).await?;
         }
     }
-    house.work.bump();
     Ok(SWEEP_LEAST)
 }
 
@@ -117,7 +117,6 @@ pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) ->
         };
         house.store.note_wake(agent.slug.clone(), number).await?;
         house.store.add_task(new).await?;
-        house.work.bump();
     }
     Ok(pause)
 }

@@ -7,7 +7,7 @@ use crate::core::error::Result;
 use abbey_api::{EventBody, HeardDoc, Problem, VERSION};
 use abbey_engine::workflow::{Act, Begin, State, Workflow};
 use abbey_model::{FaultKind, Principal, Slug};
-use abbey_store::{Intakes, NewRun, Nudge, WorkflowRow};
+use abbey_store::{Intakes, NewRun, Nudge, Topic, WorkflowRow};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,10 +31,10 @@ pub(crate) fn digest(workflow: &Workflow) -> String {
 
 /// Brings runs on until the house stops.
 pub(crate) async fn run(house: Arc<House>) {
+    let mut work = house.store.subscribe(Topic::Work);
+    let mut approvals = house.store.subscribe(Topic::Approvals);
+    let mut runs = house.store.subscribe(Topic::Workflows);
     loop {
-        let changed = house.work.changed();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
         let pause = match look(&house).await {
             Ok(pause) => pause,
             Err(error) => {
@@ -47,7 +47,9 @@ pub(crate) async fn run(house: Arc<House>) {
         };
         tokio::select! {
             () = house.stop.cancelled() => return,
-            () = changed => {}
+            _ = work.changed() => {}
+            _ = approvals.changed() => {}
+            _ = runs.changed() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -101,8 +103,6 @@ async fn nudge(house: &Arc<House>, number: u64, nudge: Nudge) -> Result<Workflow
         .store
         .advance_workflow(number, nudge, intakes(house))
         .await?;
-    house.work.bump();
-    house.deadlines_changed.notify_one();
     Ok(row)
 }
 
@@ -182,14 +182,14 @@ pub(crate) async fn wait_until_over(
     patience: Duration,
 ) -> Result<WorkflowRow> {
     let until = tokio::time::Instant::now() + patience;
-    let mut head = house.head.clone();
+    let mut runs = house.store.subscribe(Topic::Workflows);
     loop {
-        head.mark_unchanged();
+        runs.mark_unchanged();
         let row = house.store.workflow(number).await?;
         if row.run.state.is_over() || tokio::time::Instant::now() >= until {
             return Ok(row);
         }
-        let _changed_or_over = tokio::time::timeout_at(until, head.changed()).await;
+        let _changed_or_over = tokio::time::timeout_at(until, runs.changed()).await;
     }
 }
 

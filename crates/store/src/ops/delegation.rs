@@ -190,6 +190,5 @@ pub(crate) fn outbox(rows: &dyn Rows) -> Result<Vec<Notice>> {
 /// Removes the notice of a task from the outbox.
 pub(crate) fn mark_delivered(tx: &mut Tx<'_>, task: u64) -> Result<()> {
     tx.execute("DELETE FROM outbox WHERE task = ?1", params![task])?;
-    tx.publish(Topic::Outbox);
     Ok(())
 }

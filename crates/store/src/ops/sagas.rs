@@ -2,6 +2,7 @@
 
 use super::audit_log;
 use crate::rows::{Query, Rows, params};
+use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{Error, Result, SagaRow};
 use abbey_engine::saga;
@@ -30,6 +31,7 @@ pub(crate) fn begin(
     )?;
     let detail = json!({ "saga": id, "kind": kind, "steps": steps });
     audit_log::append(tx, &Principal::House, "saga.begin", subject, detail)?;
+    tx.publish(Topic::Sagas);
     Ok(())
 }
 
@@ -62,6 +64,7 @@ pub(crate) fn log_event(tx: &mut Tx<'_>, id: SagaId, event: saga::Event) -> Resu
         "UPDATE sagas SET state = ?2, open = ?3 WHERE id = ?1",
         params![&saga, serde_json::to_string(&next)?, open],
     )?;
+    tx.publish(Topic::Sagas);
     if next.is_over() {
         let detail = json!({ "saga": id, "state": next });
         audit_log::append(tx, &Principal::House, "saga.end", &subject, detail)?;

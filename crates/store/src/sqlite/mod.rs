@@ -47,14 +47,7 @@ impl Sqlite {
             redactor: options.redactor,
             entropy: options.entropy,
         };
-        let writer = Writer::start(
-            opened,
-            Arc::clone(&clock),
-            &path,
-            context,
-            options.on_commit,
-            options.on_fatal,
-        )?;
+        let writer = Writer::start(opened, Arc::clone(&clock), &path, context, options.on_fatal)?;
         let calls = OPERATIONS.iter().map(|_| AtomicU64::new(0)).collect();
         Ok(Sqlite {
             writer,

@@ -41,8 +41,6 @@ pub struct Options {
     pub redactor: Arc<std::sync::RwLock<Redactor>>,
     /// Key that signs checkpoints, 32 bytes.
     pub signing_key: [u8; 32],
-    /// Called after every commit with the sequence number of the newest entry.
-    pub on_commit: Arc<dyn Fn(u64) + Send + Sync>,
     /// Called when a flush failed: the state on disk is unknown and the process must end.
     pub on_fatal: Box<dyn FnOnce(&str) + Send>,
 }

@@ -25,8 +25,6 @@ const QUEUE_MAX: usize = 8192;
 
 /// Called when a flush failed.
 type OnFatal = Box<dyn FnOnce(&str) + Send>;
-/// Called after every commit, with the sequence number of the newest audit entry.
-type OnCommit = Arc<dyn Fn(u64) + Send + Sync>;
 /// Sends an operation's answer, once it is known whether its group was committed.
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 /// One operation, with the way to its caller.
@@ -52,7 +50,6 @@ impl Writer {
         clock: Arc<Guarded>,
         path: &Path,
         context: Context,
-        on_commit: OnCommit,
         on_fatal: OnFatal,
     ) -> Result<Writer> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
@@ -72,7 +69,6 @@ impl Writer {
             head: opened.head,
             zone,
             shared: Arc::clone(&shared),
-            on_commit,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
@@ -144,7 +140,6 @@ struct State {
     head: (u64, String),
     zone: TimeZone,
     shared: Arc<Shared>,
-    on_commit: OnCommit,
 }
 
 impl State {
@@ -225,7 +220,6 @@ impl State {
         (self.head, self.zone) = (tx.head, tx.zone);
         shared.head.store(self.head.0, Ordering::SeqCst);
         shared.transactions.fetch_add(1, Ordering::Relaxed);
-        (self.on_commit)(self.head.0);
         shared.publisher.publish(topics);
         Ok(())
     }

@@ -74,7 +74,6 @@ pub(crate) fn open_sqlite(path: &Path, clock: Arc<dyn Clock>) -> Result<Box<dyn 
         entropy: Arc::new(SystemEntropy),
         redactor: Arc::default(),
         signing_key: [7; 32],
-        on_commit: Arc::new(|_| {}),
         on_fatal: Box::new(|why| panic!("{why}")),
     })?))
 }

@@ -278,7 +278,6 @@ async fn task(
         ..house.work_for(agent, text)
     };
     let added = house.store.add_task(new).await?;
-    house.work.bump();
     Ok(json!({ "task": format!("TASK-{}", added.task.number), "new": added.new }))
 }
 

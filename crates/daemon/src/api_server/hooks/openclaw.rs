@@ -223,7 +223,5 @@ async fn give(
         };
         refused(status, &error.to_string())
     })?;
-    house.work.bump();
-    house.deadlines_changed.notify_one();
     Ok(format!("TASK-{}", added.task.number))
 }

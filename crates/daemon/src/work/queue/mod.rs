@@ -136,9 +136,7 @@ pub(crate) async fn merge_file(house: &Arc<House>, file: &str) -> Result<QueueDo
             }
         }
     }
-    if !doc.done.is_empty() {
-        house.work.bump();
-    }
+    if !doc.done.is_empty() {}
     doc.conflicts.sort_by_key(|c| c.line);
     doc.text = format!("{}{notes}", render(house, Some((version, file))).await?);
     Ok(doc)
