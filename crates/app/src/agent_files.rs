@@ -49,8 +49,7 @@ pub(crate) fn write_charter(
 /// Creates a file; one that exists is an error.
 pub(crate) fn create_file(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |e: std::io::Error| {
-        Failure::plain(format!("`{}` cannot be written: {e}", path.display()))
-            .with_code(exit::CONFLICT)
+        Failure::plain(format!("cannot write `{}`: {e}", path.display())).with_code(exit::CONFLICT)
     };
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(failed)?;

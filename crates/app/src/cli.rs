@@ -5,9 +5,9 @@ use crate::commands::{
     down, exec, export, image, import, init, logs, org, plan, ps, reload, report, run, schedule,
     service, skill, task, template, unit, up, why, workflow,
 };
-use crate::connect;
 use crate::exit::{self, Failure, Outcome};
-use clap::{CommandFactory, Parser, Subcommand};
+use crate::{connect, help, manual};
+use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -16,7 +16,13 @@ use std::path::PathBuf;
 #[command(name = "abbey", version, about, max_term_width = 100)]
 pub(crate) struct Cli {
     /// State directory [default: /var/lib/abbey for root, ~/.local/state/abbey for other users].
-    #[arg(long, global = true, env = "ABBEY_HOME", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "ABBEY_HOME",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub(crate) home: Option<PathBuf>,
     /// Print one JSON document, or JSON Lines for streams.
     #[arg(long, global = true)]
@@ -29,7 +35,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Write a manifest to start from.
-    #[command(after_help = "Example:\n  abbey init --example clawdie my-house")]
+    #[command(after_help = "Example:\n  abbey init my-house")]
     Init(init::InitArgs),
     /// Start the control plane if none is running, and apply the manifest.
     #[command(after_help = "Example:\n  abbey up -f my-house/abbey.yaml")]
@@ -116,7 +122,7 @@ pub(crate) enum Command {
         after_help = "Example:\n  abbey delegate merlin \"Compare the two offers.\" --expect winner --deadline 600 --wait"
     )]
     Delegate(delegate::DelegateArgs),
-    /// Show the org chart: who reports to whom, who may delegate to whom, and single points of failure.
+    /// Show the org chart: reporting lines, delegation rights, single points of failure.
     #[command(after_help = "Example:\n  abbey org --svg")]
     Org {
         /// Print the chart as SVG.
@@ -135,10 +141,12 @@ pub(crate) enum Command {
         #[arg(long)]
         locale: Option<String>,
     },
-    /// Write an agent's manifest entry, charter and identity files into a directory, without credentials.
+    /// Export an agent into a directory.
+    ///
+    /// The bundle holds its manifest entry, charter and identity files, without credentials.
     #[command(after_help = "Example:\n  abbey export merlin merlin-bundle")]
     Export(export::ExportArgs),
-    /// Import agents from another installation, with a report of what could not be imported.
+    /// Import agents from another installation, with a report of what is left out.
     #[command(after_help = "Example:\n  abbey import openclaw ~/.openclaw --dry-run")]
     Import(import::ImportArgs),
     /// List approval requests that wait for a decision, or decide one.
@@ -208,8 +216,12 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the manual page.
-    #[command(after_help = "Example:\n  abbey man")]
-    Man,
+    #[command(after_help = "Examples:\n  abbey man\n  abbey man --markdown")]
+    Man {
+        /// Print the reference of every command as Markdown instead.
+        #[arg(long)]
+        markdown: bool,
+    },
 }
 
 impl Cli {
@@ -264,11 +276,15 @@ impl Cli {
             C::Restore { file } => backup::cmd_restore(home, json, &file).await,
             C::Completions { shell } => {
                 let mut out = std::io::stdout();
-                clap_complete::generate(shell, &mut Cli::command(), "abbey", &mut out);
+                clap_complete::generate(shell, &mut help::command(), "abbey", &mut out);
                 Ok(exit::OK)
             }
-            C::Man => {
-                let page = clap_mangen::Man::new(Cli::command());
+            C::Man { markdown: true } => {
+                print!("{}", manual::markdown(help::command()));
+                Ok(exit::OK)
+            }
+            C::Man { markdown: false } => {
+                let page = clap_mangen::Man::new(help::command());
                 let printed = page.render(&mut std::io::stdout());
                 printed.map_err(|e| Failure::plain(e.to_string()))?;
                 Ok(exit::OK)

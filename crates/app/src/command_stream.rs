@@ -13,11 +13,11 @@ use hyper::Method;
 use serde_json::Value;
 use std::io::{IsTerminal, Read, Write};
 
-/// Most bytes of standard input.
+/// Limit on standard input, in bytes.
 const STDIN_MAX: u64 = 1 << 20;
 
-/// Standard input, unless a person sits there.
-pub(crate) fn input() -> Option<String> {
+/// Standard input as Base64, unless it is a terminal.
+pub(crate) fn read_stdin() -> Option<String> {
     let mut input = Vec::new();
     if !std::io::stdin().is_terminal() {
         let _nothing = std::io::stdin()
@@ -28,27 +28,27 @@ pub(crate) fn input() -> Option<String> {
     (!input.is_empty()).then(|| BASE64.encode(&input))
 }
 
-pub(crate) fn failed(failure: impl Into<Failure>) -> Failure {
+pub(crate) fn internal_failure(failure: impl Into<Failure>) -> Failure {
     failure.into().with_code(125)
 }
 
-/// Asks for a program, and passes each line of the answer to `told` until the one that ends it.
+/// Starts a program, passes each message of its output to `on_output`, and returns the last one, which has the exit code.
 pub(crate) async fn follow(
     home: &Home,
     path: &str,
     body: Value,
-    mut told: impl FnMut(&Value),
+    mut on_output: impl FnMut(&Value),
 ) -> Result<Value, Failure> {
-    let client = client(home).map_err(failed)?;
+    let client = client(home).map_err(internal_failure)?;
     let response = client
         .open(Method::POST, path, Some(body), &[])
         .await
-        .map_err(failed)?;
+        .map_err(internal_failure)?;
     let ok = response.status().is_success();
     let mut stream = Box::pin(bytes(response));
     let mut pending = Vec::new();
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| failed(Error::Broken(e.into())))?;
+        let chunk = chunk.map_err(|e| internal_failure(Error::Broken(e.into())))?;
         pending.extend_from_slice(&chunk);
         if !ok {
             continue;
@@ -59,30 +59,32 @@ pub(crate) async fn follow(
             if value["exit"].is_u64() {
                 return Ok(value);
             }
-            told(&value);
+            on_output(&value);
         }
     }
     match serde_json::from_slice::<Problem>(&pending) {
-        Ok(problem) => Err(failed(problem)),
-        Err(_) => Err(failed(Failure::plain("the program's output was cut off"))),
+        Ok(problem) => Err(internal_failure(problem)),
+        Err(_) => Err(internal_failure(Failure::plain(
+            "the connection closed before the program ended",
+        ))),
     }
 }
 
-pub(crate) fn part(told: &Value, stream: &str) -> Option<Vec<u8>> {
-    told[stream].as_str().and_then(|t| BASE64.decode(t).ok())
+pub(crate) fn decode_part(output: &Value, stream: &str) -> Option<Vec<u8>> {
+    output[stream].as_str().and_then(|t| BASE64.decode(t).ok())
 }
 
-/// Passes what a program said on.
-pub(crate) fn pass_on(told: &Value) {
-    if let Some(bytes) = part(told, "stdout") {
+/// Writes the output of a program to the standard streams.
+pub(crate) fn pass_on(output: &Value) {
+    if let Some(bytes) = decode_part(output, "stdout") {
         let _reader_gone = std::io::stdout().lock().write_all(&bytes);
     }
-    if let Some(bytes) = part(told, "stderr") {
+    if let Some(bytes) = decode_part(output, "stderr") {
         let _reader_gone = std::io::stderr().lock().write_all(&bytes);
     }
 }
 
-pub(crate) fn status(end: &Value) -> u8 {
+pub(crate) fn exit_code(end: &Value) -> u8 {
     end["exit"]
         .as_u64()
         .and_then(|code| u8::try_from(code).ok())

@@ -1,4 +1,4 @@
-//! Finding the house and talking to it.
+//! Locating the house, and a client of its operator API.
 
 use crate::exit::Failure;
 use abbey_api::client::{Client, Endpoint};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// The state directory.
+/// State directory: the given one, or the default of the user.
 pub(crate) fn home(given: Option<&Path>) -> Home {
     let default = || {
         if rustix::process::geteuid().is_root() {
@@ -22,15 +22,15 @@ pub(crate) fn home(given: Option<&Path>) -> Home {
         state.unwrap_or_else(user).join("abbey")
     };
     let path = given.map_or_else(default, Path::to_owned);
-    // Cells are started elsewhere, so the path must mean the same there.
+    // Absolute, since cells are started from other working directories.
     Home::new(std::path::absolute(&path).unwrap_or(path))
 }
 
-/// Time for a control plane to answer the simplest question.
+/// Longest wait for the health check of a control plane.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// Whether a control plane answers on its socket. A connection alone tells nothing: one that was killed
-/// a moment ago may still hold the socket open.
+/// Whether a control plane answers on its socket. Connecting is not enough: the socket of one that was just killed may
+/// still be open.
 pub(crate) async fn is_up(home: &Home) -> bool {
     let Ok(stream) = UnixStream::connect(home.operator()).await else {
         return false;
@@ -42,21 +42,22 @@ pub(crate) async fn is_up(home: &Home) -> bool {
 /// A client with the operator's credential.
 ///
 /// # Errors
-/// When there is no house here or its credential cannot be read.
+/// When the home holds no house, or the credential cannot be read.
 pub(crate) fn client(home: &Home) -> Result<Client, Failure> {
     let path = home.operator_token();
     let token = match std::fs::read_to_string(&path) {
         Ok(text) => Secret::new(text.trim()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(
-                Failure::plain(format!("no house lives in `{}`", home.root().display()))
-                    .with_code(crate::exit::UNREACHABLE)
-                    .hint("`abbey up` starts one; `--home` or ABBEY_HOME names another directory"),
-            );
+            return Err(Failure::plain(format!(
+                "there is no house in `{}`",
+                home.root().display()
+            ))
+            .with_code(crate::exit::UNREACHABLE)
+            .hint("`abbey up` starts one; `--home` or ABBEY_HOME selects another directory"));
         }
         Err(e) => {
             return Err(Failure::plain(format!(
-                "the operator's credential `{}` cannot be read: {e}",
+                "cannot read the operator's credential `{}`: {e}",
                 path.display()
             )));
         }

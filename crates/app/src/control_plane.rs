@@ -12,14 +12,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest wait for another control plane to answer or to let go.
+/// Longest wait while another process starts or stops a control plane of this home.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
-/// Longest wait for everything to be gone.
+/// Longest wait until every agent, service and the control plane have stopped.
 pub(crate) const DOWN_WITHIN: Duration = Duration::from_secs(60);
 
-/// Starts a control plane in the background unless one runs. Of two that start at once, one gets
-/// the lock; the other waits until it answers, or takes its place if it goes away.
+/// Starts a control plane in the background unless one is running; returns whether it was started. Of two that start
+/// at once, one gets the lock; the other waits until that one answers, or starts its own when it exits.
 pub(crate) async fn ensure_up(home: &Home) -> Result<bool, Failure> {
     let until = Instant::now() + START_WITHIN;
     loop {
@@ -37,8 +37,7 @@ pub(crate) async fn ensure_up(home: &Home) -> Result<bool, Failure> {
     }
 }
 
-/// Mends what only the owner of the home can: its permissions, and a lost hostd. For others there
-/// is nothing to do.
+/// Repairs what only the owner of the home can repair: its permissions, and a lost hostd. Does nothing for other users.
 fn repair_home(home: &Home) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
     let owner = std::fs::metadata(home.root()).map_or(u32::MAX, |m| m.uid());
@@ -51,7 +50,7 @@ fn repair_home(home: &Home) -> Result<(), Failure> {
 
 enum Started {
     Up,
-    /// Another one holds the home.
+    /// Another control plane holds the lock of the home.
     Locked(Failure),
 }
 
@@ -68,10 +67,10 @@ fn start_serve(home: &Home) -> Result<Started, Failure> {
     };
     let log_file = prepared().map_err(|e| {
         Failure::plain(format!(
-            "the home `{}` is not writable: {e}",
+            "cannot write to the home `{}`: {e}",
             home.root().display()
         ))
-        .hint("choose another with `--home` or ABBEY_HOME, or mend its permissions")
+        .hint("fix its permissions, or select another home with `--home` or ABBEY_HOME")
     })?;
     let mut child = Command::new("/proc/self/exe")
         .args(["role", "serve", "--home"])
@@ -81,37 +80,37 @@ fn start_serve(home: &Home) -> Result<Started, Failure> {
         .stdout(Stdio::piped())
         .stderr(log_file)
         .spawn()
-        .map_err(|e| Failure::plain(format!("the control plane could not be started: {e}")))?;
+        .map_err(|e| Failure::plain(format!("cannot start the control plane: {e}")))?;
     let mut line = String::new();
     if let Some(pipe) = child.stdout.take() {
         let _ended_early = BufReader::new(pipe).read_line(&mut line);
     }
-    let told: Value = serde_json::from_str(&line).unwrap_or_default();
-    if told["pid"].is_u64() {
+    let announcement: Value = serde_json::from_str(&line).unwrap_or_default();
+    if announcement["pid"].is_u64() {
         return Ok(Started::Up);
     }
-    let text = told["error"].as_str().map_or_else(
+    let text = announcement["error"].as_str().map_or_else(
         || {
             format!(
-                "the control plane ended before it was up; its log is `{}`",
+                "the control plane exited before it was ready; see its log `{}`",
                 log.display()
             )
         },
         str::to_owned,
     );
-    let code = told["code"]
+    let code = announcement["code"]
         .as_u64()
         .and_then(|c| u8::try_from(c).ok())
         .unwrap_or(exit::FAILURE);
     let failure = Failure::plain(text).with_code(code);
-    if told["locked"] == true {
+    if announcement["locked"] == true {
         Ok(Started::Locked(failure))
     } else {
         Err(failure)
     }
 }
 
-/// Asks the house to go down and waits until nothing of it is left.
+/// Requests a shutdown and waits until every process of the house has ended.
 pub(crate) async fn take_down(home: &Home, client: &Client) -> Result<(), Failure> {
     let house: HouseDoc = client.get("/api/v1/house").await?;
     let _going: Value = client
@@ -120,7 +119,7 @@ pub(crate) async fn take_down(home: &Home, client: &Client) -> Result<(), Failur
     let mut progress = Progress::new();
     let until = Instant::now() + DOWN_WITHIN;
     let pid = i32::try_from(house.pid).unwrap_or(0);
-    // An ended process that nobody has collected yet is gone for our purposes.
+    // A zombie counts as ended.
     let running = || abbey_cells::identify(pid).is_some();
     while (is_up(home).await || running()) && Instant::now() < until {
         progress.show("stopping agents and services");
@@ -129,7 +128,7 @@ pub(crate) async fn take_down(home: &Home, client: &Client) -> Result<(), Failur
     progress.end();
     if is_up(home).await {
         return Err(Failure::plain("the house is still stopping")
-            .hint("`abbey ps` shows what is left")
+            .hint("`abbey ps` shows what is still running; run `abbey down` again to wait for it")
             .with_code(exit::TIMEOUT));
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Manifests of the examples, for `abbey init --example`.
 
-/// Name and text.
+/// Name and manifest of each example.
 pub(crate) const ALL: [(&str, &str); 4] = [
     (
         "clawdie",

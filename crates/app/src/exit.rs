@@ -26,9 +26,10 @@ pub(crate) const TIMEOUT: u8 = 124;
 
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// Exit code of a command, or its failure.
 pub(crate) type Outcome = Result<u8, Failure>;
 
-/// What is told at the end of a command that failed.
+/// A failed command: message, details, hint and exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
     text: String,
@@ -110,7 +111,7 @@ impl From<Error> for Failure {
                 };
                 Failure::plain(text)
                     .with_code(UNREACHABLE)
-                    .hint("`abbey up` starts the house; `--home` or ABBEY_HOME names another one")
+                    .hint("`abbey up` starts the house; `--home` or ABBEY_HOME selects another one")
             }
         }
     }

@@ -40,5 +40,6 @@ pub(crate) fn print_fleet(fleet: &FleetDoc) {
             "TASK",
         ],
         fleet.agents.iter().map(row).collect(),
+        "no agents; `abbey agent new NAME --template sysadmin` adds one, `abbey template list` lists the templates",
     );
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub(crate) fn pairs(input: &[String]) -> Result<BTreeMap<String, Value>, Failure> {
     let pair = |text: &String| {
         let (name, value) = text.split_once('=').ok_or_else(|| {
-            Failure::plain(format!("`{text}` is not KEY=VALUE")).with_code(exit::USAGE)
+            Failure::plain(format!("argument `{text}` must be KEY=VALUE")).with_code(exit::USAGE)
         })?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         Ok((name.to_owned(), value))

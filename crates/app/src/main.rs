@@ -1,4 +1,4 @@
-//! `abbey`: arguments in, documents out. It sees the system through the API's types.
+//! The binary `abbey`: the command line, and the hidden roles. The command line uses the system through the operator API.
 #![allow(clippy::print_stdout, reason = "the command line prints")]
 
 mod agent_files;
@@ -10,16 +10,19 @@ mod control_plane;
 mod examples;
 mod exit;
 mod fleet_output;
+mod help;
 mod http_stream;
 mod key_values;
 mod manifest_file;
+mod manual;
 mod output;
 mod plan_output;
 mod roles;
 mod task_output;
 mod workflow_drawing;
 
-use clap::Parser;
+use clap::FromArgMatches;
+use clap::error::ErrorKind;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -31,8 +34,21 @@ fn main() -> ExitCode {
         eprintln!("error: {refusal}");
         return ExitCode::from(exit::USAGE);
     }
-    let cli = match cli::Cli::try_parse() {
+    let parsed = help::command()
+        .try_get_matches_from(&args)
+        .and_then(|matches| cli::Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
+        // A noun alone, such as `abbey task`, prints the help of that noun.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            ) =>
+        {
+            print!("{}", help::help_of(&args));
+            return ExitCode::from(exit::OK);
+        }
         Err(error) => {
             let usage = error.use_stderr();
             let _closed = error.print();
@@ -45,7 +61,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: could not start: {error}");
+            eprintln!("error: cannot start the async runtime: {error}");
             return ExitCode::from(exit::FAILURE);
         }
     };

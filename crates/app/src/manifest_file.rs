@@ -1,4 +1,5 @@
-//! Reading the manifest file with what it refers to, and editing it in place: an edit is first planned, then written, then applied.
+//! The manifest file: reading it with the charters that it names, and editing it in place. An edit is first planned, then
+//! written, then applied.
 
 use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
@@ -12,20 +13,20 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The manifest with everything that it names by path.
+/// Reads a manifest and the charters that it names.
 pub(crate) fn read_manifest(file: &Path) -> Result<ManifestBody, Failure> {
     let text = std::fs::read_to_string(file).map_err(|e| {
         Failure::plain(format!(
-            "the manifest `{}` cannot be read: {e}",
+            "cannot read the manifest `{}`: {e}",
             file.display()
         ))
-        .hint("`abbey init` writes one to start from; `-f` names another")
+        .hint("`abbey init` writes a manifest to start from; `-f` selects another file")
         .with_code(exit::USAGE)
     })?;
     body_of(file, text)
 }
 
-/// The text of a manifest with the charters that it names, which are looked for beside the file.
+/// A request body from the text of a manifest; charters are read from paths relative to the file.
 pub(crate) fn body_of(file: &Path, text: String) -> Result<ManifestBody, Failure> {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let base = path
@@ -37,7 +38,7 @@ pub(crate) fn body_of(file: &Path, text: String) -> Result<ManifestBody, Failure
             if let manifest::Charter::File(name) = &agent.charter {
                 let text = std::fs::read_to_string(base.join(name)).map_err(|e| {
                     Failure::plain(format!(
-                        "{}:{}: the charter `{name}` of agent `{}` cannot be read: {e}",
+                        "{}:{}: cannot read the charter `{name}` of agent `{}`: {e}",
                         file.display(),
                         agent.line,
                         agent.slug
@@ -62,7 +63,7 @@ pub(crate) fn edit(
 ) -> Result<String, Failure> {
     let text = std::fs::read_to_string(file).map_err(|e| {
         Failure::plain(format!(
-            "the manifest `{}` cannot be read: {e}",
+            "cannot read the manifest `{}`: {e}",
             file.display()
         ))
         .with_code(exit::USAGE)
@@ -70,7 +71,7 @@ pub(crate) fn edit(
     change(&text)
 }
 
-/// Applies an edited manifest: first as a plan, then to the file, then to the house.
+/// Applies an edited manifest: plans it, writes the file, then applies it to the house.
 pub(crate) async fn apply_edit(
     home: &Home,
     file: &Path,
@@ -94,7 +95,12 @@ pub(crate) async fn apply_edit(
     }
     let mode = std::fs::metadata(file).map_or(0o644, |m| m.permissions().mode() & 0o7777);
     let written = publish(file, &body.manifest, mode, Sync::Content);
-    written.map_err(|e| Failure::plain(format!("`{}` cannot be written: {e}", file.display())))?;
+    written.map_err(|e| {
+        Failure::plain(format!(
+            "cannot write the manifest `{}`: {e}",
+            file.display()
+        ))
+    })?;
     let seen = [("if-match", format!("\"{}\"", current.generation))];
     let doc: PlanDoc = client.post("/api/v1/generations", &body, &seen).await?;
     show(&doc);

@@ -1,4 +1,4 @@
-//! Tables for people, documents for programs.
+//! Output: tables for people, JSON documents for programs, progress on a terminal.
 
 use comfy_table::presets;
 use comfy_table::{ContentArrangement, Table};
@@ -15,13 +15,16 @@ pub(crate) fn line(text: &str) {
     let _reader_gone = writeln!(std::io::stdout().lock(), "{text}");
 }
 
-/// Talks to the person at the terminal.
+/// Prints a message for the person at the terminal, on standard error.
 pub(crate) fn say(text: &str) {
     let _reader_gone = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// Prints a table; nothing but its head when there is no row.
-pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) {
+/// Prints a table, or one line that says what to do next when there is no row.
+pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>, when_empty: &str) {
+    if rows.is_empty() {
+        return line(when_empty);
+    }
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -35,7 +38,7 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) {
     }
 }
 
-/// A dash where there is nothing.
+/// The value as text, or `-` when there is none.
 pub(crate) fn dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |t| t.to_string())
 }

@@ -20,6 +20,7 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
         table(
             &["STEP", "ACTION", "RESOURCE", "WHOSE", "DETAIL"],
             doc.steps.iter().map(row).collect(),
+            "no steps",
         );
     }
     for note in &doc.notes {

@@ -1,4 +1,4 @@
-//! The hidden entry points: one binary plays every part.
+//! Hidden entry points: the roles in which this binary runs beside the command line.
 
 use crate::exit;
 use abbey_daemon::{Options, SystemClock};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// Plays a role.
+/// Runs the role that the arguments name.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let word = |i: usize| args.get(i).and_then(|a| a.to_str()).unwrap_or_default();
     match word(0) {
@@ -22,19 +22,21 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
             None
         }),
         other => {
-            eprintln!("error: there is no role `{other}`; roles are started by the house itself");
+            eprintln!(
+                "error: unknown role `{other}`; roles are internal and started by `abbey up`"
+            );
             ExitCode::from(exit::USAGE)
         }
     }
 }
 
-/// A runtime of one thread, for what runs in a cell.
+/// Async runtime with one thread, for roles that run in a cell.
 fn small_runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
     let built = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     built.map_err(|error| {
-        eprintln!("error: could not start: {error}");
+        eprintln!("error: cannot start the async runtime: {error}");
         ExitCode::from(exit::FAILURE)
     })
 }
@@ -73,8 +75,8 @@ fn native(skill: Option<&str>) -> ExitCode {
     })
 }
 
-/// Runs the control plane in the foreground. Reports on standard output, one JSON line: where it
-/// is, or why it could not start.
+/// Runs the control plane in the foreground. Prints one JSON line on standard output: its announcement, or why it could
+/// not start.
 fn serve(args: &[OsString]) -> ExitCode {
     let value = |name: &str| {
         args.iter()
@@ -96,9 +98,9 @@ fn serve(args: &[OsString]) -> ExitCode {
         .with_max_level(tracing::Level::INFO)
         .init();
     let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    // While this process has one thread: hostd is started, and every privilege given up.
+    // Before any thread is started: starts hostd and drops every privilege.
     if let Err(error) = abbey_daemon::descend(home.root().to_owned(), &binary) {
-        return refuse(error);
+        return report_failed_start(error);
     }
     let options = Options {
         home: home.root().to_owned(),
@@ -107,7 +109,7 @@ fn serve(args: &[OsString]) -> ExitCode {
         listen: value("--listen").and_then(|v| v.to_str()?.parse().ok()),
         on_ready: Box::new(|announcement| {
             report(&serde_json::to_string(announcement).unwrap_or_default());
-            tell_manager();
+            notify_service_manager();
         }),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -125,28 +127,30 @@ fn serve(args: &[OsString]) -> ExitCode {
     };
     match runtime.block_on(abbey_daemon::serve(options)) {
         Ok(()) => ExitCode::from(exit::OK),
-        Err(error) => refuse(error),
+        Err(error) => report_failed_start(error),
     }
 }
 
-/// Says why the control plane did not start.
-fn refuse(error: abbey_daemon::Error) -> ExitCode {
+/// Reports why the control plane did not start.
+fn report_failed_start(error: abbey_daemon::Error) -> ExitCode {
     let text = error.chain();
     let locked = matches!(error, abbey_daemon::Error::Locked { .. });
-    tracing::error!(error = text, "the control plane could not start");
+    tracing::error!(error = text, "cannot start the control plane");
     let code = exit::Failure::from(error).code();
     report(&serde_json::json!({ "error": text, "code": code, "locked": locked }).to_string());
     ExitCode::from(code)
 }
 
-/// Runs the privileged helper, away from whoever started it. Reports `ok` or why not.
+/// Runs hostd, detached from the process that started it. Prints `ok`, or why it could not start.
 fn hostd(args: &[OsString]) -> ExitCode {
     let given = args.iter().position(|a| a == "--home");
     let Some(home) = given.and_then(|i| args.get(i + 1)).map(PathBuf::from) else {
-        eprintln!("error: hostd is started by the house itself");
+        eprintln!(
+            "error: `role hostd` needs `--home DIR`; it is internal and started by `abbey up`"
+        );
         return ExitCode::from(exit::USAGE);
     };
-    // A service manager wants the process that it started; the house lets go of it.
+    // A service manager supervises the process that it started; otherwise hostd detaches.
     let foreground = args.iter().any(|a| a == "--foreground");
     let begun = match foreground {
         true => abbey_daemon::Home::new(home.clone()).prepare().map(drop),
@@ -158,7 +162,7 @@ fn hostd(args: &[OsString]) -> ExitCode {
     }
     let ready = || {
         report("ok");
-        tell_manager();
+        notify_service_manager();
     };
     match abbey_daemon::run_hostd(home, ready) {
         Ok(()) => ExitCode::from(exit::OK),
@@ -169,14 +173,14 @@ fn hostd(args: &[OsString]) -> ExitCode {
     }
 }
 
-/// Tells a service manager that waits for it that this process answers.
-fn tell_manager() {
+/// Notifies a waiting service manager that this process is ready.
+fn notify_service_manager() {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        eprintln!("error: the service manager could not be told: {error}");
+        eprintln!("error: cannot notify the service manager: {error}");
     }
 }
 
-/// One line to whoever started us, who then lets go of the pipe.
+/// Prints one line for the process that started this one, and closes standard output.
 fn report(line: &str) {
     let mut out = std::io::stdout().lock();
     let _reader_gone = writeln!(out, "{line}");

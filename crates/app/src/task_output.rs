@@ -8,10 +8,10 @@ use abbey_api::client::Client;
 use abbey_model::TaskState;
 use std::time::{Duration, Instant};
 
-/// Longest wait in one request.
+/// Longest time that one request waits on the server.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// Waits for the end of a task; the exit status tells it.
+/// Waits until a task has ended or needs a person; the exit code gives the outcome.
 pub(crate) async fn wait_for_end(
     client: &Client,
     json: bool,
@@ -81,20 +81,23 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
             (Some(i), Some(o)) if run.usage.source == UsageSource::Provider => {
                 format!("{i} + {o} tokens")
             }
-            (Some(_), Some(_)) => "no model".to_owned(),
+            (Some(_), Some(_)) => "no tokens".to_owned(),
             _ => "tokens unknown".to_owned(),
         };
+        let model = run.actual_model.as_ref().map_or_else(
+            || "no model used".to_owned(),
+            |m| format!("model {m}, {tokens}"),
+        );
         let flag = if run.flagged {
-            ", FLAGGED: it claims an action without a receipt"
+            ", FLAGGED: the result claims an action without a receipt"
         } else {
             ""
         };
         output::line(&format!(
-            "  run {} {} ({}), {tokens}, model {}{flag}",
+            "  run {} {} ({}), {model}{flag}",
             run.id,
             run.state,
-            dash(run.reason.clone()),
-            dash(run.actual_model.clone())
+            dash(run.reason.clone())
         ));
     }
     if let Some(result) = &t.result {

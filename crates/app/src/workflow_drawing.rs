@@ -1,4 +1,4 @@
-//! A workflow draw_steps as SVG: a column for each distance from the start.
+//! A workflow drawn as SVG: a column for each distance from the start.
 
 use abbey_api::WorkflowView;
 use abbey_api::{StepKind, StepState};
@@ -17,7 +17,7 @@ pub(crate) struct Node {
 pub(crate) fn draw_run(run: &WorkflowView) -> Document {
     let mut nodes: Vec<Node> = Vec::new();
     for step in &run.steps {
-        // Of a list, what is worst of it.
+        // A step with several items has the state of its worst item.
         let rank = |state: StepState| match state {
             StepState::Failed => 3,
             StepState::Working | StepState::Waiting | StepState::Retry => 2,
@@ -41,12 +41,12 @@ pub(crate) fn draw_run(run: &WorkflowView) -> Document {
     draw_steps(&format!("{} {}", run.id, run.workflow), nodes)
 }
 
-/// A column for each distance from the start, lines from what comes before.
+/// Draws one box for each step, in a column for its distance from the start, with lines from its predecessors.
 pub(crate) fn draw_steps(title: &str, nodes: Vec<Node>) -> Document {
     const BOX: (u32, u32) = (170, 44);
     const STEP: (u32, u32) = (230, 64);
     let mut column: BTreeMap<&str, u32> = BTreeMap::new();
-    // There is no circle: the check has seen to it, and each pass settles at least one more.
+    // The plan refuses cycles, so each pass places at least one more step.
     for _ in 0..nodes.len() {
         for node in &nodes {
             let before = node.needs.iter().filter_map(|n| column.get(n.as_str()));

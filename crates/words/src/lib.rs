@@ -1,5 +1,6 @@
-//! What the house says to people, in the languages that they read; and which languages and locales there are to name
-//! (S1-22, S1-23). A text is a name with arguments until somebody reads it.
+//! Texts for people in five languages, and the tags of languages and locales (S1-22, S1-23).
+//!
+//! A [`Text`] is the id of a Fluent message with its arguments; it is rendered only when its reader's language is known.
 
 mod locale;
 
@@ -10,7 +11,7 @@ use fluent_bundle::{FluentArgs, FluentResource, FluentValue};
 use std::sync::OnceLock;
 use unic_langid::LanguageIdentifier;
 
-/// A language that the house speaks.
+/// Language in which texts exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Language {
     /// English.
@@ -27,7 +28,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// All of them.
+    /// Every language.
     pub const ALL: [Language; 5] = [
         Language::English,
         Language::Slovenian,
@@ -36,7 +37,7 @@ impl Language {
         Language::Chinese,
     ];
 
-    /// Its tag. Source: BCP 47.
+    /// Language tag, as in BCP 47.
     pub const fn tag(self) -> &'static str {
         match self {
             Language::English => "en",
@@ -47,7 +48,7 @@ impl Language {
         }
     }
 
-    /// Its name in English, for a model that is told to answer in it.
+    /// English name, for the prompt of a model that must answer in this language.
     pub const fn name(self) -> &'static str {
         match self {
             Language::English => "English",
@@ -58,11 +59,11 @@ impl Language {
         }
     }
 
-    /// The language of a tag such as `sl-SI`; none when the house does not speak it.
+    /// Language of a tag such as `sl-SI`; `None` when there are no texts in it.
     pub fn of(tag: &str) -> Option<Language> {
-        let wanted: LanguageIdentifier = tag.parse().ok()?;
+        let parsed: LanguageIdentifier = tag.parse().ok()?;
         let mut all = Language::ALL.into_iter();
-        all.find(|l| l.tag() == wanted.language.as_str())
+        all.find(|l| l.tag() == parsed.language.as_str())
     }
 
     const fn source(self) -> &'static str {
@@ -92,7 +93,7 @@ impl Language {
         })
     }
 
-    fn find(self, text: &Text) -> Option<String> {
+    fn format_message(self, text: &Text) -> Option<String> {
         let bundle = self.bundle();
         let pattern = bundle.get_message(text.id)?.value()?;
         let mut args = FluentArgs::new();
@@ -100,7 +101,7 @@ impl Language {
             let value = match arg {
                 Arg::Number(n) => FluentValue::from(*n),
                 Arg::Word(w) => FluentValue::from(w.as_str()),
-                Arg::Text(t) => FluentValue::from(self.say(t)),
+                Arg::Text(t) => FluentValue::from(self.render(t)),
             };
             args.set(*name, value);
         }
@@ -112,30 +113,30 @@ impl Language {
         )
     }
 
-    /// A text in this language.
-    pub fn say(self, text: &Text) -> String {
+    /// Renders a text in this language. A message that is missing is rendered in English.
+    pub fn render(self, text: &Text) -> String {
         if text.id.is_empty() {
-            let said = text.args.iter().map(|(_, arg)| match arg {
+            let parts = text.args.iter().map(|(_, arg)| match arg {
                 Arg::Number(n) => n.to_string(),
                 Arg::Word(w) => w.clone(),
-                Arg::Text(t) => self.say(t),
+                Arg::Text(t) => self.render(t),
             });
-            return said.collect();
+            return parts.collect();
         }
-        self.find(text)
-            .or_else(|| Language::English.find(text))
+        self.format_message(text)
+            .or_else(|| Language::English.format_message(text))
             .unwrap_or_else(|| text.id.to_owned())
     }
 }
 
-/// Something that is put into a text.
+/// Argument of a text.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Arg {
-    /// A number; languages count each in their way.
+    /// Number; each language chooses the plural form.
     Number(f64),
-    /// A name, or words that nobody translates.
+    /// Name or other words that are not translated.
     Word(String),
-    /// Another text.
+    /// Another text, rendered in the same language.
     Text(Text),
 }
 
@@ -161,7 +162,7 @@ impl From<Text> for Arg {
 }
 impl From<u64> for Arg {
     fn from(n: u64) -> Arg {
-        // What people are told of fits a double.
+        // Every number in a report is exact as a double.
         Arg::Number(n as f64)
     }
 }
@@ -171,7 +172,7 @@ impl From<usize> for Arg {
     }
 }
 
-/// Something that is said: which text, and what is put into it.
+/// Message with its arguments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Text {
     id: &'static str,
@@ -179,7 +180,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// A text by its name.
+    /// The message with this id.
     pub fn new(id: &'static str) -> Text {
         Text {
             id,
@@ -187,14 +188,14 @@ impl Text {
         }
     }
 
-    /// With something put in.
+    /// Adds an argument.
     #[must_use]
     pub fn with(mut self, name: &'static str, arg: impl Into<Arg>) -> Text {
         self.args.push((name, arg.into()));
         self
     }
 
-    /// Words that nobody translates: names, numbers, what somebody else said.
+    /// Words that are not translated: names, numbers, output of other programs.
     pub fn plain(words: impl Into<String>) -> Text {
         Text {
             id: "",
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn every_language_has_every_text_with_the_same_put_in() {
+    fn every_language_has_every_message_with_the_same_arguments() {
         let english = texts(Language::English);
         for language in Language::ALL {
             let own = texts(language);
@@ -265,17 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_counted_as_each_language_does() {
-        let tasks =
-            |language: Language, n: u64| language.say(&Text::new("wait-for-yes").with("count", n));
-        assert_eq!(
-            tasks(Language::English, 1),
-            "1 piece of work waits for a yes"
-        );
-        assert_eq!(
-            tasks(Language::English, 2),
-            "2 pieces of work wait for a yes"
-        );
+    fn plurals_follow_the_rules_of_each_language() {
+        let tasks = |language: Language, n: u64| {
+            language.render(&Text::new("waiting-for-approval").with("count", n))
+        };
+        assert_eq!(tasks(Language::English, 1), "1 task waits for an approval");
+        assert_eq!(tasks(Language::English, 2), "2 tasks wait for an approval");
         let slovenian: BTreeSet<String> = [1, 2, 3, 5]
             .map(|n| tasks(Language::Slovenian, n).replace(char::is_numeric, ""))
             .into();
@@ -291,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_language_is_found_by_any_tag_of_it() {
+    fn a_language_is_found_by_any_of_its_tags() {
         assert_eq!(Language::of("sl-SI"), Some(Language::Slovenian));
         assert_eq!(Language::of("zh-Hans-CN"), Some(Language::Chinese));
         assert_eq!(Language::of("fr-FR"), None);

@@ -1,24 +1,24 @@
-//! Names of languages and locales in both of their notations (S1-22).
+//! Tags of languages (BCP 47) and names of locales (POSIX), parsed and normalised (S1-22).
 
 use std::fmt;
 use std::str::FromStr;
 use unic_langid::LanguageIdentifier;
 
-/// Why a name is none.
+/// Why a tag or a name of a locale is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocaleError {
-    /// Of a language.
+    /// Not a language tag.
     #[error("`{0}` is no language tag; write it as `sl-SI`")]
     Tag(String),
-    /// Of a locale of the system.
+    /// Not a name of a POSIX locale.
     #[error("`{0}` is no locale of the system; write it as `sl_SI.UTF-8`")]
     System(String),
-    /// One that would not hold every letter.
+    /// A locale with another encoding than UTF-8.
     #[error("`{0}` is not in UTF-8; write it as `{1}.UTF-8`")]
     Charset(String, String),
 }
 
-/// A language tag in its usual form. Source: BCP 47.
+/// Normalises a language tag to its canonical form, as in BCP 47.
 ///
 /// # Errors
 /// [`LocaleError::Tag`].
@@ -32,8 +32,8 @@ pub fn tag(text: &str) -> Result<String, LocaleError> {
     }
 }
 
-/// A locale as programs know it: `sl_SI.UTF-8`. Source: POSIX, "Internationalization Variables"; names as in
-/// locale(7) of Linux.
+/// Name of a locale, like `sl_SI.UTF-8`. Source: POSIX, "Internationalization Variables"; names as in locale(7) of
+/// Linux.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SystemLocale {
     language: String,
@@ -41,7 +41,7 @@ pub struct SystemLocale {
 }
 
 impl SystemLocale {
-    /// The one that is everywhere.
+    /// `C.UTF-8`, which every host has.
     pub fn plain() -> SystemLocale {
         SystemLocale {
             language: "C".to_owned(),
@@ -49,12 +49,12 @@ impl SystemLocale {
         }
     }
 
-    /// Whether it needs no files.
+    /// Whether the C library knows it without locale files.
     pub fn is_plain(&self) -> bool {
         self.language == "C" || self.language == "POSIX"
     }
 
-    /// Its name in the directory of locales and in their archive: `sl_SI.utf8`.
+    /// Name in the directory and the archive of locales, like `sl_SI.utf8`.
     pub fn file_name(&self) -> String {
         let modifier = self.modifier.as_ref();
         let modifier = modifier.map_or_else(String::new, |m| format!("@{m}"));

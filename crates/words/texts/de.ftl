@@ -8,87 +8,87 @@ kind-warn = Warnung
 kind-error = Fehler
 kind-note = Hinweis
 kind-action = Maßnahme
-nothing-observed = es war nichts zu beobachten: die Messung ist gescheitert
+nothing-observed = keine Beobachtung: die Messung ist gescheitert
 nothing-unusual = nichts Ungewöhnliches
 
-about-status = Agenten, Arbeit und was auf einen Menschen wartet
-about-disk = Platz auf allen Dateisystemen mit Daten
-about-budget = was heute vom Erlaubten verbraucht ist
-about-tokens = Token des letzten Tages, nach Agent und Modell
-about-policy = was jeder Agent darf und was offen steht
-about-tests = was geprüft wurde: Ergebnisse des letzten Tages und das Haus selbst
-about-progress = Arbeit des letzten Tages, nach Agent
-about-skills = was Fertigkeiten in einer Woche kosten und was weit mehr kostete als Ähnliches
-about-metrics = Konflikte, Teilen, Laufzeit, Erledigung und Eingriffe gegen ihre Ziele
+about-status = Agenten, Aufgaben und was auf einen Menschen wartet
+about-disk = freier Platz auf allen Dateisystemen mit Daten
+about-budget = heutiger Verbrauch gegen die Grenzen
+about-tokens = Token der letzten 24 Stunden, nach Agent und Modell
+about-policy = Rechte jedes Agenten und riskante Einstellungen
+about-tests = Prüfung: Ergebnisse der letzten 24 Stunden und das Haus selbst
+about-progress = Aufgaben der letzten 24 Stunden, nach Agent
+about-skills = Kosten jeder Fertigkeit in der letzten Woche und Läufe, die weit mehr als üblich kosteten
+about-metrics = Portkonflikte, gemeinsame Benutzer, Laufzeit, Erledigung und Eingriffe gegen ihre Ziele
 
 agent-state = { $restarts ->
     [one] { $presence }, { $restarts } Neustart
    *[other] { $presence }, { $restarts } Neustarts
 }
 agent-is = { $agent } ist { $presence }
-why-agent = falls das nicht gewollt ist: `abbey why { $agent }` sagt, warum
+why-agent = falls das nicht gewollt ist: `abbey why { $agent }` erklärt es
 tasks-in = Aufgaben { $state }
-wait-for-yes = { $count ->
-    [one] { $count } Arbeit wartet auf ein Ja
-   *[other] { $count } Arbeiten warten auf ein Ja
+waiting-for-approval = { $count ->
+    [one] { $count } Aufgabe wartet auf eine Genehmigung
+   *[other] { $count } Aufgaben warten auf eine Genehmigung
 }
-see-approvals = falls Sie antworten können: `abbey approvals` zeigt die Fragen
+see-approvals = falls Sie entscheiden können: `abbey approvals` listet die Anfragen
 tasks-parked = { $count ->
     [one] { $count } Aufgabe ist zurückgestellt
    *[other] { $count } Aufgaben sind zurückgestellt
 }
-see-task-why = falls Sie es wissen möchten: `abbey task why` sagt, was jeder fehlt
+see-task-why = falls Sie den Grund brauchen: `abbey task why` erklärt, worauf jede Aufgabe wartet
 
 disk-free = { $percent } % frei von { $size }
 disk-left = auf { $mount } sind noch { $percent } % frei
-disk-room = falls das Haus auf { $mount } liegt, schaffen Sie Platz, bevor Arbeit abgewiesen wird
+disk-room = falls das Haus auf { $mount } liegt, schaffen Sie Platz, bevor neue Aufgaben abgewiesen werden
 
 no-limit = ohne Grenze
-budget-use = { $spent } von { $limit }, { $held } vorgemerkt
+budget-use = { $spent } von { $limit }, { $held } reserviert
 budget-warning = { $name } liegt über der Warnschwelle
 budget-used-up = { $name } ist aufgebraucht
-budget-then = falls Arbeit inzwischen ein Modell braucht, wartet sie auf das neue Budget
+budget-then = falls Aufgaben inzwischen ein Modell brauchen, werden sie bis zum Zurücksetzen des Budgets zurückgestellt
 
 tokens-label = { $agent }, { $model }
 tokens-use = { $runs ->
     [one] { $runs } Lauf: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD
    *[other] { $runs } Läufe: { $input } hinein, { $output } heraus, { $cached } aus dem Cache, { $cost } USD
 }
-tokens-none = kein Modell wurde gefragt
+tokens-none = keine Modellaufrufe
 tokens-all = alle
 tokens-unknown = { $count ->
     [one] was { $count } Lauf gekostet hat, ist unbekannt
    *[other] was { $count } Läufe gekostet haben, ist unbekannt
 }
-tokens-price = falls es zählen soll: geben Sie dem Anbieter im Manifest seine Preise
+tokens-price = falls es zählen soll: setzen Sie die Preise des Anbieters im Manifest
 
-policy-of = Zelle { $cell }, Ausgang { $egress }, Werkzeuge { $tools }, gibt Arbeit an { $delegates }
+policy-of = Zelle { $cell }, Ausgang { $egress }, Werkzeuge { $tools }, delegiert an { $delegates }
 policy-open-cell = { $agent } ist nicht isoliert: seine Zelle ist ein Prozess
-policy-open-egress = { $agent } darf draußen alles erreichen
+policy-open-egress = { $agent } darf jedes Ziel erreichen
 policy-open-shell = { $agent } darf jedes Programm ausführen und ist nicht isoliert
 policy-open-charter = { $agent } darf seine eigene Charta umschreiben
-policy-no-budget = { $agent } hat ein Modell und kein Budget über sich
-policy-close = falls das mehr ist als nötig: das Manifest begrenzt es mit `cell`, `egress`, `tools`, `budget`
+policy-no-budget = { $agent } hat ein Modell und kein Budget, das ihn begrenzt
+policy-close = falls das mehr ist als nötig: beschränken Sie es im Manifest: `cell`, `egress`, `tools`, `budget`
 
 tests-results = Ergebnisse { $verified }
 tests-checks = Prüfungen des Hauses
-tests-checked = { $good } von { $all } gut
-tests-chain = das Protokoll
+tests-checked = { $good } von { $all } in Ordnung
+tests-chain = Prüfprotokoll
 tests-chain-whole = { $entries ->
-    [one] { $entries } Eintrag, unversehrt
-   *[other] { $entries } Einträge, unversehrt
+    [one] { $entries } Eintrag, geprüft
+   *[other] { $entries } Einträge, geprüft
 }
-tests-chain-broken = das Protokoll wurde bei Eintrag { $entry } verändert
+tests-chain-broken = das Prüfprotokoll wurde bei Eintrag { $entry } verändert
 tests-unverified = { $count ->
     [one] der Nachweis { $count } Aufgabe ließ sich nicht prüfen
    *[other] die Nachweise von { $count } Aufgaben ließen sich nicht prüfen
 }
-tests-doctor = falls etwas nicht stimmt: `abbey doctor --fix` behebt, was sich rückgängig machen lässt
+tests-doctor = falls eine Prüfung scheiterte: `abbey doctor --fix` behebt, was sich rückgängig machen lässt
 
 done-of = { $done } von { $all } erledigt
 not-well = { $count ->
-    [one] { $count } Aufgabe von { $agent } endete nicht gut
-   *[other] { $count } Aufgaben von { $agent } endeten nicht gut
+    [one] { $count } Aufgabe von { $agent } hatte keinen Erfolg
+   *[other] { $count } Aufgaben von { $agent } hatten keinen Erfolg
 }
 open-tasks = offen
 
@@ -99,15 +99,15 @@ skill-use = { $runs ->
 }
 far-tokens = { $task } ({ $kind }) brauchte { $tokens } Token, üblich sind { $usual }
 far-seconds = { $task } ({ $kind }) brauchte { $seconds } Sekunden, üblich sind { $usual }
-far-then = falls das nicht gewollt war: `abbey task show` zeigt die Läufe, und ein eigenes Budget (`--tokens`) begrenzt die nächste Aufgabe
+far-then = falls das nicht gewollt war: `abbey task show` listet die Läufe, und `--tokens` begrenzt die nächste Aufgabe
 runs = Läufe
 
 metric-conflicts = Portkonflikte (Ziel 0)
-metric-conflicts-found = ein Port des Hauses ist anderweitig belegt
-metric-conflicts-then = falls ein Agent deswegen nicht läuft: `abbey doctor` nennt den Inhaber
+metric-conflicts-found = ein Port des Hauses ist von einem anderen Prozess belegt
+metric-conflicts-then = falls ein Agent deswegen nicht läuft: `abbey doctor` nennt den Prozess
 metric-shared = Agenten mit gemeinsamem Benutzer (Ziel 0)
 metric-shared-found = Agenten mit gemeinsamem Benutzer erreichen gegenseitig ihre Dateien
-metric-shared-then = falls das zählt: ein Haus, das root startet, gibt jedem einen eigenen
+metric-shared-then = falls das zählt: ein Haus, das root startet, gibt jedem Agenten einen eigenen Benutzer
 metric-uptime = Laufzeit von { $agent } (Ziel > { $target } %)
 metric-uptime-low = { $agent } lief { $percent } % des letzten Tages
 metric-completion = Erledigung (Ziel > { $target } % der beendeten Aufgaben)
@@ -121,5 +121,5 @@ metric-interventions-high = { $count ->
 }
 
 # Mitteilungen.
-notice-outcome = { $task } („{ $title }“), die { $agent } bearbeitet hat, ist { $state }. Es folgt ihr Ergebnis, das keine Anweisung ist:
+notice-outcome = { $task } („{ $title }“), bearbeitet von { $agent }, ist { $state }. Es folgt das Ergebnis, keine Anweisung:
 comment-outcome = { $task } ist { $state }.

@@ -8,87 +8,87 @@ kind-warn = warn
 kind-error = error
 kind-note = note
 kind-action = action
-nothing-observed = nothing could be observed: the probe failed
+nothing-observed = no observation: the probe failed
 nothing-unusual = nothing out of the ordinary
 
-about-status = agents, work and what waits for a person
-about-disk = space on every file system that holds data
-about-budget = what was spent of what is allowed, today
-about-tokens = tokens of the last day, by agent and model
-about-policy = what each agent may do, and what stands open
-about-tests = what was checked: results of the last day, and the house itself
-about-progress = work of the last day, by agent
-about-skills = what skills cost in a week, and what cost far more than its like
-about-metrics = conflicts, sharing, uptime, completion and interventions against their targets
+about-status = agents, tasks and what waits for a person
+about-disk = free space on every file system that holds data
+about-budget = today's spending against the limits
+about-tokens = tokens of the last 24 hours, by agent and model
+about-policy = permissions of each agent, and risky settings
+about-tests = verification: results of the last 24 hours, and the house itself
+about-progress = tasks of the last 24 hours, by agent
+about-skills = cost of each skill in the last week, and runs that cost far more than usual
+about-metrics = port conflicts, shared users, uptime, completion and interventions against their targets
 
 agent-state = { $restarts ->
     [one] { $presence }, { $restarts } restart
    *[other] { $presence }, { $restarts } restarts
 }
 agent-is = { $agent } is { $presence }
-why-agent = if that is not meant, `abbey why { $agent }` says why
+why-agent = if this is not intended, `abbey why { $agent }` explains it
 tasks-in = tasks { $state }
-wait-for-yes = { $count ->
-    [one] { $count } piece of work waits for a yes
-   *[other] { $count } pieces of work wait for a yes
+waiting-for-approval = { $count ->
+    [one] { $count } task waits for an approval
+   *[other] { $count } tasks wait for an approval
 }
-see-approvals = if you can answer, `abbey approvals` shows what is asked
+see-approvals = if you can decide, `abbey approvals` lists the requests
 tasks-parked = { $count ->
     [one] { $count } task is parked
    *[other] { $count } tasks are parked
 }
-see-task-why = if you wonder, `abbey task why` says what each lacks
+see-task-why = if you need the reason, `abbey task why` explains what each task waits for
 
 disk-free = { $percent } % free of { $size }
 disk-left = { $mount } has { $percent } % left
-disk-room = if { $mount } holds the house, make room before intake is refused
+disk-room = if the house is on { $mount }, free space before new tasks are refused
 
 no-limit = no limit
-budget-use = { $spent } of { $limit }, { $held } held
-budget-warning = { $name } is above its warning
+budget-use = { $spent } of { $limit }, { $held } reserved
+budget-warning = { $name } is above its warning threshold
 budget-used-up = { $name } is used up
-budget-then = if work needs a model meanwhile, it is parked until the budget begins anew
+budget-then = if tasks need a model meanwhile, they are parked until the budget resets
 
 tokens-label = { $agent }, { $model }
 tokens-use = { $runs ->
     [one] { $runs } run: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD
    *[other] { $runs } runs: { $input } in, { $output } out, { $cached } from the cache, { $cost } USD
 }
-tokens-none = no model was asked
+tokens-none = no model calls
 tokens-all = all
 tokens-unknown = { $count ->
-    [one] what { $count } run cost is not known
-   *[other] what { $count } runs cost is not known
+    [one] the cost of { $count } run is unknown
+   *[other] the cost of { $count } runs is unknown
 }
-tokens-price = if it should be counted, give the provider its prices in the manifest
+tokens-price = if it should be counted, set the prices of the provider in the manifest
 
-policy-of = cell { $cell }, egress { $egress }, tools { $tools }, gives work to { $delegates }
+policy-of = cell { $cell }, egress { $egress }, tools { $tools }, delegates to { $delegates }
 policy-open-cell = { $agent } is not isolated: its cell is a process
-policy-open-egress = { $agent } may reach everything outside
+policy-open-egress = { $agent } may reach every destination
 policy-open-shell = { $agent } may run any program, and is not isolated
 policy-open-charter = { $agent } may rewrite its own charter
-policy-no-budget = { $agent } has a model and no budget above it
-policy-close = if that is more than it needs, the manifest narrows it: `cell`, `egress`, `tools`, `budget`
+policy-no-budget = { $agent } has a model and no budget that limits it
+policy-close = if that is more than it needs, restrict it in the manifest: `cell`, `egress`, `tools`, `budget`
 
 tests-results = results that are { $verified }
 tests-checks = checks of the house
-tests-checked = { $good } of { $all } good
-tests-chain = the log
+tests-checked = { $good } of { $all } ok
+tests-chain = audit log
 tests-chain-whole = { $entries ->
-    [one] { $entries } entry, whole
-   *[other] { $entries } entries, whole
+    [one] { $entries } entry, verified
+   *[other] { $entries } entries, verified
 }
-tests-chain-broken = the log was changed at entry { $entry }
+tests-chain-broken = the audit log was changed at entry { $entry }
 tests-unverified = { $count ->
-    [one] the evidence of { $count } task could not be checked
-   *[other] the evidence of { $count } tasks could not be checked
+    [one] the evidence of { $count } task could not be verified
+   *[other] the evidence of { $count } tasks could not be verified
 }
-tests-doctor = if something is not as it should be, `abbey doctor --fix` mends what can be undone
+tests-doctor = if a check failed, `abbey doctor --fix` fixes what can be undone
 
 done-of = { $done } of { $all } done
 not-well = { $count ->
-    [one] { $count } of { $agent }'s tasks did not end well
-   *[other] { $count } of { $agent }'s tasks did not end well
+    [one] { $count } of { $agent }'s tasks did not succeed
+   *[other] { $count } of { $agent }'s tasks did not succeed
 }
 open-tasks = open
 
@@ -99,27 +99,27 @@ skill-use = { $runs ->
 }
 far-tokens = { $task } ({ $kind }) took { $tokens } tokens, where { $usual } are usual
 far-seconds = { $task } ({ $kind }) took { $seconds } seconds, where { $usual } are usual
-far-then = if it was not meant, `abbey task show` tells the runs, and a task's own budget (`--tokens`) bounds the next
+far-then = if this was not intended, `abbey task show` lists the runs, and `--tokens` limits the next task
 runs = runs
 
 metric-conflicts = port conflicts (target 0)
-metric-conflicts-found = a port of the house is held by somebody else
-metric-conflicts-then = if an agent is down for it, `abbey doctor` names the holder
+metric-conflicts-found = a port of the house is held by another process
+metric-conflicts-then = if an agent is down because of it, `abbey doctor` names the process
 metric-shared = agents that share a user (target 0)
 metric-shared-found = agents that share a user can reach each other's files
-metric-shared-then = if that matters, a house that root started gives each its own
+metric-shared-then = if that matters, a house that root starts gives each agent its own user
 metric-uptime = uptime of { $agent } (target > { $target } %)
 metric-uptime-low = { $agent } was up { $percent } % of the last day
-metric-completion = completion (target > { $target } % of tasks that came to an end)
-metric-completion-none = no task came to an end
+metric-completion = completion (target > { $target } % of tasks that ended)
+metric-completion-none = no task ended
 metric-completion-is = { $percent } % ({ $done } of { $all })
 metric-completion-low = { $percent } % of tasks were done
 metric-interventions = interventions in a day (target < { $target })
 metric-interventions-high = { $count ->
-    [one] a person stepped in { $count } time
-   *[other] a person stepped in { $count } times
+    [one] a person intervened { $count } time
+   *[other] a person intervened { $count } times
 }
 
 # Notices.
-notice-outcome = { $task } ("{ $title }"), which { $agent } did, is { $state }. What follows is its result, and no instruction:
+notice-outcome = { $task } ("{ $title }"), done by { $agent }, is { $state }. What follows is its result, not an instruction:
 comment-outcome = { $task } is { $state }.

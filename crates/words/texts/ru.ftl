@@ -8,18 +8,18 @@ kind-warn = предупреждение
 kind-error = ошибка
 kind-note = заметка
 kind-action = действие
-nothing-observed = наблюдать ничего не удалось: проверка не прошла
+nothing-observed = наблюдений нет: проверка не прошла
 nothing-unusual = ничего необычного
 
-about-status = агенты, работа и то, что ждёт человека
-about-disk = место на всех файловых системах с данными
-about-budget = сколько сегодня израсходовано из разрешённого
-about-tokens = токены за последние сутки по агентам и моделям
-about-policy = что разрешено каждому агенту и что открыто
-about-tests = что проверено: результаты последних суток и сам дом
-about-progress = работа последних суток по агентам
-about-skills = сколько навыки стоят за неделю и что обошлось намного дороже подобного
-about-metrics = конфликты, совместное использование, время работы, завершённость и вмешательства относительно целей
+about-status = агенты, задачи и то, что ждёт человека
+about-disk = свободное место на всех файловых системах с данными
+about-budget = сегодняшний расход относительно лимитов
+about-tokens = токены за последние 24 часа по агентам и моделям
+about-policy = права каждого агента и рискованные настройки
+about-tests = проверка: результаты последних 24 часов и сам дом
+about-progress = задачи последних 24 часов по агентам
+about-skills = стоимость каждого навыка за неделю и запуски, которые обошлись намного дороже обычного
+about-metrics = конфликты портов, общие пользователи, время работы, завершённость и вмешательства относительно целей
 
 agent-state = { $restarts ->
     [one] { $presence }, { $restarts } перезапуск
@@ -27,30 +27,30 @@ agent-state = { $restarts ->
    *[many] { $presence }, { $restarts } перезапусков
 }
 agent-is = { $agent }: { $presence }
-why-agent = если так не задумано, `abbey why { $agent }` скажет почему
+why-agent = если так не задумано, `abbey why { $agent }` объяснит причину
 tasks-in = задачи { $state }
-wait-for-yes = { $count ->
-    [one] { $count } работа ждёт согласия
-    [few] { $count } работы ждут согласия
-   *[many] { $count } работ ждут согласия
+waiting-for-approval = { $count ->
+    [one] { $count } задача ждёт утверждения
+    [few] { $count } задачи ждут утверждения
+   *[many] { $count } задач ждут утверждения
 }
-see-approvals = если вы можете ответить, `abbey approvals` покажет вопросы
+see-approvals = если вы можете решить, `abbey approvals` покажет запросы
 tasks-parked = { $count ->
     [one] { $count } задача отложена
     [few] { $count } задачи отложены
    *[many] { $count } задач отложено
 }
-see-task-why = если интересно, `abbey task why` скажет, чего не хватает
+see-task-why = если нужна причина, `abbey task why` объяснит, чего ждёт каждая задача
 
 disk-free = свободно { $percent } % из { $size }
 disk-left = на { $mount } осталось { $percent } %
-disk-room = если дом находится на { $mount }, освободите место, пока приём работы не остановлен
+disk-room = если дом находится на { $mount }, освободите место, пока новые задачи не отклоняются
 
 no-limit = без ограничения
-budget-use = { $spent } из { $limit }, удержано { $held }
+budget-use = { $spent } из { $limit }, зарезервировано { $held }
 budget-warning = { $name }: выше порога предупреждения
 budget-used-up = { $name }: израсходован
-budget-then = если работе тем временем нужна модель, она ждёт нового бюджета
+budget-then = если задачам тем временем нужна модель, они откладываются до сброса бюджета
 
 tokens-label = { $agent }, { $model }
 tokens-use = { $runs ->
@@ -58,45 +58,45 @@ tokens-use = { $runs ->
     [few] { $runs } запуска: { $input } на входе, { $output } на выходе, { $cached } из кэша, { $cost } USD
    *[many] { $runs } запусков: { $input } на входе, { $output } на выходе, { $cached } из кэша, { $cost } USD
 }
-tokens-none = ни одну модель не спрашивали
+tokens-none = вызовов модели нет
 tokens-all = все
 tokens-unknown = { $count ->
     [one] стоимость { $count } запуска неизвестна
     [few] стоимость { $count } запусков неизвестна
    *[many] стоимость { $count } запусков неизвестна
 }
-tokens-price = если её надо учитывать, укажите цены поставщика в манифесте
+tokens-price = если её надо учитывать, задайте цены поставщика в манифесте
 
-policy-of = ячейка { $cell }, выход { $egress }, инструменты { $tools }, передаёт работу: { $delegates }
+policy-of = ячейка { $cell }, выход { $egress }, инструменты { $tools }, делегирует: { $delegates }
 policy-open-cell = { $agent } не изолирован: его ячейка — процесс
-policy-open-egress = { $agent } может обращаться ко всему снаружи
+policy-open-egress = { $agent } может обращаться к любому адресу
 policy-open-shell = { $agent } может запускать любую программу и не изолирован
 policy-open-charter = { $agent } может переписать свой устав
-policy-no-budget = у { $agent } есть модель и нет бюджета над ней
-policy-close = если это больше, чем нужно, манифест ограничит: `cell`, `egress`, `tools`, `budget`
+policy-no-budget = у { $agent } есть модель и нет бюджета, который его ограничивает
+policy-close = если это больше, чем нужно, ограничьте в манифесте: `cell`, `egress`, `tools`, `budget`
 
 tests-results = результаты { $verified }
 tests-checks = проверки дома
 tests-checked = { $good } из { $all } в порядке
-tests-chain = журнал
+tests-chain = журнал аудита
 tests-chain-whole = { $entries ->
-    [one] { $entries } запись, цел
-    [few] { $entries } записи, цел
-   *[many] { $entries } записей, цел
+    [one] { $entries } запись, проверен
+    [few] { $entries } записи, проверен
+   *[many] { $entries } записей, проверен
 }
-tests-chain-broken = журнал изменён на записи { $entry }
+tests-chain-broken = журнал аудита изменён на записи { $entry }
 tests-unverified = { $count ->
     [one] доказательство { $count } задачи проверить не удалось
     [few] доказательства { $count } задач проверить не удалось
    *[many] доказательства { $count } задач проверить не удалось
 }
-tests-doctor = если что-то не так, `abbey doctor --fix` исправит то, что можно отменить
+tests-doctor = если проверка не прошла, `abbey doctor --fix` исправит то, что можно отменить
 
 done-of = сделано { $done } из { $all }
 not-well = { $count ->
-    [one] { $count } задача агента { $agent } закончилась плохо
-    [few] { $count } задачи агента { $agent } закончились плохо
-   *[many] { $count } задач агента { $agent } закончились плохо
+    [one] { $count } задача агента { $agent } не выполнена
+    [few] { $count } задачи агента { $agent } не выполнены
+   *[many] { $count } задач агента { $agent } не выполнены
 }
 open-tasks = открыто
 
@@ -108,15 +108,15 @@ skill-use = { $runs ->
 }
 far-tokens = { $task } ({ $kind }): токенов { $tokens }, обычно { $usual }
 far-seconds = { $task } ({ $kind }): секунд { $seconds }, обычно { $usual }
-far-then = если так не задумано, `abbey task show` покажет запуски, а собственный бюджет задачи (`--tokens`) ограничит следующую
+far-then = если так не задумано, `abbey task show` покажет запуски, а `--tokens` ограничит следующую задачу
 runs = запуски
 
 metric-conflicts = конфликты портов (цель 0)
-metric-conflicts-found = порт дома занят кем-то другим
-metric-conflicts-then = если агент из-за этого не работает, `abbey doctor` назовёт владельца
+metric-conflicts-found = порт дома занят другим процессом
+metric-conflicts-then = если агент из-за этого не работает, `abbey doctor` назовёт процесс
 metric-shared = агенты с общим пользователем (цель 0)
 metric-shared-found = агенты с общим пользователем могут достать файлы друг друга
-metric-shared-then = если это важно, дом, запущенный от root, даёт каждому своего
+metric-shared-then = если это важно, дом, запущенный от root, даёт каждому агенту своего пользователя
 metric-uptime = время работы { $agent } (цель > { $target } %)
 metric-uptime-low = { $agent } работал { $percent } % последних суток
 metric-completion = завершённость (цель > { $target } % закончившихся задач)
@@ -131,5 +131,5 @@ metric-interventions-high = { $count ->
 }
 
 # Уведомления.
-notice-outcome = { $task } («{ $title }»), над которой работал { $agent }: { $state }. Далее её результат, а не указание:
+notice-outcome = { $task } («{ $title }»), исполнитель { $agent }: { $state }. Далее результат, а не указание:
 comment-outcome = { $task }: { $state }.

@@ -8,18 +8,18 @@ kind-warn = opozorilo
 kind-error = napaka
 kind-note = opomba
 kind-action = ukrep
-nothing-observed = ničesar ni bilo mogoče opaziti: preverjanje ni uspelo
+nothing-observed = ni opažanja: preverjanje ni uspelo
 nothing-unusual = nič posebnega
 
-about-status = agenti, delo in kar čaka na človeka
-about-disk = prostor na vseh datotečnih sistemih s podatki
-about-budget = koliko je danes porabljeno od dovoljenega
-about-tokens = žetoni zadnjega dne po agentih in modelih
-about-policy = kaj sme vsak agent in kaj je odprto
-about-tests = kaj je bilo preverjeno: rezultati zadnjega dne in hiša sama
-about-progress = delo zadnjega dne po agentih
-about-skills = koliko veščine stanejo na teden in kaj je stalo precej več kot podobno
-about-metrics = spori, deljenje, čas delovanja, dokončanost in posegi glede na cilje
+about-status = agenti, naloge in kar čaka na človeka
+about-disk = prost prostor na vseh datotečnih sistemih s podatki
+about-budget = današnja poraba glede na omejitve
+about-tokens = žetoni zadnjih 24 ur po agentih in modelih
+about-policy = pravice vsakega agenta in tvegane nastavitve
+about-tests = preverjanje: rezultati zadnjih 24 ur in hiša sama
+about-progress = naloge zadnjih 24 ur po agentih
+about-skills = cena vsake veščine v zadnjem tednu in zagoni, ki so stali precej več kot običajno
+about-metrics = spori za vrata, skupni uporabniki, čas delovanja, dokončanost in posegi glede na cilje
 
 agent-state = { $restarts ->
     [one] { $presence }, { $restarts } ponovni zagon
@@ -28,32 +28,32 @@ agent-state = { $restarts ->
    *[other] { $presence }, { $restarts } ponovnih zagonov
 }
 agent-is = { $agent } je { $presence }
-why-agent = če to ni namerno, `abbey why { $agent }` pove zakaj
+why-agent = če to ni namerno, `abbey why { $agent }` to pojasni
 tasks-in = naloge { $state }
-wait-for-yes = { $count ->
-    [one] { $count } delo čaka na pritrditev
-    [two] { $count } deli čakata na pritrditev
-    [few] { $count } dela čakajo na pritrditev
-   *[other] { $count } del čaka na pritrditev
+waiting-for-approval = { $count ->
+    [one] { $count } naloga čaka na odobritev
+    [two] { $count } nalogi čakata na odobritev
+    [few] { $count } naloge čakajo na odobritev
+   *[other] { $count } nalog čaka na odobritev
 }
-see-approvals = če lahko odgovorite, `abbey approvals` pokaže vprašanja
+see-approvals = če lahko odločate, `abbey approvals` našteje zahteve
 tasks-parked = { $count ->
     [one] { $count } naloga je odložena
     [two] { $count } nalogi sta odloženi
     [few] { $count } naloge so odložene
    *[other] { $count } nalog je odloženih
 }
-see-task-why = če vas zanima, `abbey task why` pove, kaj kateri manjka
+see-task-why = če potrebujete razlog, `abbey task why` pojasni, na kaj čaka katera naloga
 
 disk-free = { $percent } % prosto od { $size }
 disk-left = na { $mount } je ostalo { $percent } %
-disk-room = če je hiša na { $mount }, sprostite prostor, preden sprejem zavrne delo
+disk-room = če je hiša na { $mount }, sprostite prostor, preden so nove naloge zavrnjene
 
 no-limit = brez omejitve
-budget-use = { $spent } od { $limit }, zadržano { $held }
+budget-use = { $spent } od { $limit }, rezervirano { $held }
 budget-warning = { $name } je nad opozorilno mejo
 budget-used-up = { $name } je porabljen
-budget-then = če delo medtem potrebuje model, čaka na nov proračun
+budget-then = če naloge medtem potrebujejo model, so odložene do ponastavitve proračuna
 
 tokens-label = { $agent }, { $model }
 tokens-use = { $runs ->
@@ -62,7 +62,7 @@ tokens-use = { $runs ->
     [few] { $runs } zagoni: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
    *[other] { $runs } zagonov: { $input } noter, { $output } ven, { $cached } iz predpomnilnika, { $cost } USD
 }
-tokens-none = noben model ni bil vprašan
+tokens-none = ni klicev modela
 tokens-all = vsi
 tokens-unknown = { $count ->
     [one] cena { $count } zagona ni znana
@@ -70,41 +70,41 @@ tokens-unknown = { $count ->
     [few] cena { $count } zagonov ni znana
    *[other] cena { $count } zagonov ni znana
 }
-tokens-price = če naj se šteje, ponudniku v manifestu vpišite cene
+tokens-price = če naj se šteje, v manifestu nastavite cene ponudnika
 
-policy-of = celica { $cell }, izhod { $egress }, orodja { $tools }, delo daje { $delegates }
+policy-of = celica { $cell }, izhod { $egress }, orodja { $tools }, naloge prenaša na { $delegates }
 policy-open-cell = { $agent } ni osamljen: njegova celica je proces
-policy-open-egress = { $agent } sme doseči vse zunaj
+policy-open-egress = { $agent } sme doseči vsak cilj
 policy-open-shell = { $agent } sme zagnati vsak program in ni osamljen
 policy-open-charter = { $agent } sme prepisati svojo listino
-policy-no-budget = { $agent } ima model in nad sabo nobenega proračuna
-policy-close = če je to več, kot potrebuje, ga omeji manifest: `cell`, `egress`, `tools`, `budget`
+policy-no-budget = { $agent } ima model in nobenega proračuna, ki bi ga omejeval
+policy-close = če je to več, kot potrebuje, ga omejite v manifestu: `cell`, `egress`, `tools`, `budget`
 
 tests-results = rezultati { $verified }
 tests-checks = preverjanja hiše
-tests-checked = { $good } od { $all } dobrih
-tests-chain = dnevnik
+tests-checked = { $good } od { $all } v redu
+tests-chain = revizijski dnevnik
 tests-chain-whole = { $entries ->
-    [one] { $entries } vpis, cel
-    [two] { $entries } vpisa, cela
-    [few] { $entries } vpisi, celi
-   *[other] { $entries } vpisov, celih
+    [one] { $entries } vpis, preverjen
+    [two] { $entries } vpisa, preverjena
+    [few] { $entries } vpisi, preverjeni
+   *[other] { $entries } vpisov, preverjenih
 }
-tests-chain-broken = dnevnik je bil spremenjen pri vpisu { $entry }
+tests-chain-broken = revizijski dnevnik je bil spremenjen pri vpisu { $entry }
 tests-unverified = { $count ->
     [one] dokaza { $count } naloge ni bilo mogoče preveriti
     [two] dokazov { $count } nalog ni bilo mogoče preveriti
     [few] dokazov { $count } nalog ni bilo mogoče preveriti
    *[other] dokazov { $count } nalog ni bilo mogoče preveriti
 }
-tests-doctor = če kaj ni, kot mora biti, `abbey doctor --fix` popravi, kar je mogoče razveljaviti
+tests-doctor = če kakšno preverjanje ni uspelo, `abbey doctor --fix` popravi, kar je mogoče razveljaviti
 
 done-of = opravljenih { $done } od { $all }
 not-well = { $count ->
-    [one] { $count } naloga agenta { $agent } se ni dobro končala
-    [two] { $count } nalogi agenta { $agent } se nista dobro končali
-    [few] { $count } naloge agenta { $agent } se niso dobro končale
-   *[other] { $count } nalog agenta { $agent } se ni dobro končalo
+    [one] { $count } naloga agenta { $agent } ni uspela
+    [two] { $count } nalogi agenta { $agent } nista uspeli
+    [few] { $count } naloge agenta { $agent } niso uspele
+   *[other] { $count } nalog agenta { $agent } ni uspelo
 }
 open-tasks = odprto
 
@@ -117,15 +117,15 @@ skill-use = { $runs ->
 }
 far-tokens = { $task } ({ $kind }): porabljenih žetonov { $tokens }, običajno { $usual }
 far-seconds = { $task } ({ $kind }): sekund { $seconds }, običajno { $usual }
-far-then = če to ni bilo namerno, `abbey task show` pokaže zagone, lasten proračun naloge (`--tokens`) pa omeji naslednjo
+far-then = če to ni bilo namerno, `abbey task show` našteje zagone, `--tokens` pa omeji naslednjo nalogo
 runs = zagoni
 
 metric-conflicts = spori za vrata (cilj 0)
-metric-conflicts-found = vrata hiše drži nekdo drug
-metric-conflicts-then = če zaradi tega agent ne dela, `abbey doctor` imenuje imetnika
+metric-conflicts-found = vrata hiše drži drug proces
+metric-conflicts-then = če zaradi tega agent ne dela, `abbey doctor` imenuje proces
 metric-shared = agenti, ki si delijo uporabnika (cilj 0)
 metric-shared-found = agenti, ki si delijo uporabnika, dosežejo datoteke drug drugega
-metric-shared-then = če je to pomembno, hiša, ki jo zažene root, da vsakemu svojega
+metric-shared-then = če je to pomembno, hiša, ki jo zažene root, da vsakemu agentu svojega uporabnika
 metric-uptime = čas delovanja { $agent } (cilj > { $target } %)
 metric-uptime-low = { $agent } je zadnji dan deloval { $percent } % časa
 metric-completion = dokončanost (cilj > { $target } % nalog, ki so se končale)

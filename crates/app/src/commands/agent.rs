@@ -129,6 +129,7 @@ async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Ou
                     .into_iter()
                     .map(|v| vec![v.key, v.value, v.origin])
                     .collect(),
+                "no values",
             );
         }
         return Ok(exit::OK);
@@ -162,7 +163,7 @@ async fn rotate_credential(home: &Home, json: bool, agent: &str) -> Outcome {
         output::json(&doc);
     } else {
         say(&format!(
-            "{agent} has a new credential; restart it to use it, the old one ends in {} s",
+            "agent `{agent}` has a new credential; `abbey restart {agent}` makes it use it; the old one expires in {} s",
             doc["overlap_ms"].as_i64().unwrap_or(0) / 1000
         ));
     }

@@ -105,13 +105,13 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
     let left: LeftoversDoc = client.get(&format!("{path}/leftovers")).await?;
     if let Some(stamp) = left.removed.last() {
         say(&format!(
-            "its files are set aside in {}/{name}-{stamp}; `abbey agent restore {name}` brings it back",
+            "its files are kept in {}/{name}-{stamp}; `abbey agent restore {name}` restores the agent",
             left.place
         ));
     }
     for kept in &left.kept {
         let until = kept.until.map_or_else(
-            || "is closed in a moment".to_owned(),
+            || "is being removed".to_owned(),
             |t| format!("is kept until {t}"),
         );
         say(&format!(
@@ -120,11 +120,14 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
         ));
     }
     if !left.tasks.is_empty() {
-        say(&format!("nobody works on {} now", left.tasks.join(", ")));
+        say(&format!(
+            "no agent works on {} any more; `abbey task show` shows the task",
+            left.tasks.join(", ")
+        ));
     }
     for leftover in &left.leftovers {
         say(&format!(
-            "left over: {leftover}; `abbey doctor --fix` clears it"
+            "left over: {leftover}; `abbey doctor --fix` removes it"
         ));
     }
     Ok(match left.leftovers.is_empty() {
@@ -143,11 +146,11 @@ async fn wait_until_drained(client: &Client, path: &str, within: Duration) -> Re
         if Instant::now() >= until {
             progress.end();
             say(&format!(
-                "{task} is not over; it is interrupted and stays in the queue"
+                "{task} has not ended in time; it is interrupted and returns to the queue"
             ));
             return Ok(());
         }
-        progress.show(&format!("waiting until {task} is over"));
+        progress.show(&format!("waiting until {task} has ended"));
         tokio::time::sleep(Duration::from_millis(50)).await;
         agent = client.get(path).await?;
     }
@@ -162,7 +165,10 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     let path = format!("/api/v1/agents/{}", segment(name.as_str()));
     let entry: EntryDoc = client.get(&format!("{path}/entry")).await?;
     if entry.present {
-        return Err(Failure::plain(format!("agent `{name}` lives here")).with_code(exit::CONFLICT));
+        return Err(Failure::plain(format!(
+            "agent `{name}` exists; only a removed agent can be restored"
+        ))
+        .with_code(exit::CONFLICT));
     }
     let edited = edit(&args.file, |text| {
         manifest::add_entry(text, &name, &entry.entry).map_err(|m| mistakes(&m))
@@ -178,7 +184,7 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
         let of = restored
             .stamp
             .map_or_else(String::new, |s| format!(" of {s}"));
-        say(&format!("{name} is back with its files{of}"));
+        say(&format!("agent `{name}` is restored with its files{of}"));
     }
     Ok(code)
 }

@@ -44,7 +44,9 @@ pub(crate) async fn cmd_approvals(
             let doc: ApprovalsDoc = client.get(&format!("/api/v1/approvals?all={all}")).await?;
             match json {
                 true => output::json(&doc),
-                false if doc.approvals.is_empty() => output::line("nothing waits for a yes"),
+                false if doc.approvals.is_empty() => output::line(
+                    "no requests wait for a decision; `abbey approvals --all` lists the decided ones",
+                ),
                 false => doc.approvals.iter().for_each(print_approval),
             }
             return Ok(exit::OK);
@@ -65,15 +67,15 @@ pub(crate) async fn cmd_approvals(
 /// Prints everything that a decision needs.
 fn print_approval(view: &ApprovalView) {
     output::line(&format!(
-        "{} {}: {} wants to do `{}` for {}",
+        "{} {}: agent {} requests `{}` for {}",
         view.id, view.state, view.agent, view.action, view.task
     ));
-    output::line(&format!("  with {}", view.args));
+    output::line(&format!("  arguments: {}", view.args));
     if !view.why.is_empty() {
-        output::line(&format!("  because {}", view.why));
+        output::line(&format!("  reason: {}", view.why));
     }
     output::line(&format!(
-        "  {} {} unless answered by then; digest {}",
+        "  {} {} unless decided before; digest {}",
         if view.silence == Silence::Approve {
             "approved at"
         } else {

@@ -11,10 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// Ctrl-], which leaves.
+/// Ctrl-], which detaches.
 const LEAVE: u8 = 0x1d;
 
-/// Passes every key through, and puts the terminal back as it was when dropped.
+/// Raw mode of the terminal; dropped, it restores the previous mode.
 struct Raw(Termios);
 
 impl Raw {
@@ -46,22 +46,22 @@ fn size() -> (u16, u16) {
     tcgetwinsize(std::io::stdout()).map_or((24, 80), |s| (s.ws_row.max(1), s.ws_col.max(1)))
 }
 
-/// Keys, as they come; a thread of its own, since reading them cannot be called off.
+/// Reads keys in a thread of its own, since a blocking read cannot be cancelled.
 fn keys() -> mpsc::Receiver<Vec<u8>> {
-    let (tell, told) = mpsc::channel(16);
+    let (sender, receiver) = mpsc::channel(16);
     std::thread::spawn(move || {
         let mut buffer = [0u8; 1024];
         let mut stdin = std::io::stdin().lock();
         while let Ok(n @ 1..) = stdin.read(&mut buffer) {
-            if tell.blocking_send(buffer[..n].to_vec()).is_err() {
+            if sender.blocking_send(buffer[..n].to_vec()).is_err() {
                 return;
             }
         }
     });
-    told
+    receiver
 }
 
-/// Carries keys and pictures until one side leaves.
+/// Relays keys and output until the viewer detaches or the program ends.
 pub(crate) async fn cmd_attach(home: &Home, name: &str) -> Outcome {
     let (kind, name) = match name.split_once('/') {
         Some(("service", name)) => ("services", name),
@@ -73,19 +73,20 @@ pub(crate) async fn cmd_attach(home: &Home, name: &str) -> Outcome {
         segment(name)
     );
     let connection = client(home)?.upgrade(&path, "abbey-terminal").await?;
-    let (mut pictures, mut typed) = tokio::io::split(TokioIo::new(connection));
+    let (mut output_stream, mut typed) = tokio::io::split(TokioIo::new(connection));
     let by_hand = std::io::stdin().is_terminal();
     if by_hand {
-        output::say("attached; Ctrl-] leaves");
+        output::say("attached; Ctrl-] detaches");
     }
     let raw = by_hand.then(Raw::enter).flatten();
-    let cannot = |e: std::io::Error| Failure::plain(format!("signals cannot be heard: {e}"));
+    let cannot =
+        |e: std::io::Error| Failure::plain(format!("cannot wait for window size changes: {e}"));
     let mut resized = signal(SignalKind::window_change()).map_err(cannot)?;
     let mut keys = keys();
     let mut buffer = [0u8; 8192];
     let ended = loop {
         let sent = tokio::select! {
-            read = pictures.read(&mut buffer) => match read {
+            read = output_stream.read(&mut buffer) => match read {
                 Ok(n @ 1..) => {
                     let mut out = std::io::stdout().lock();
                     let _reader_gone = out.write_all(&buffer[..n]).and_then(|()| out.flush());
@@ -112,9 +113,9 @@ pub(crate) async fn cmd_attach(home: &Home, name: &str) -> Outcome {
     drop(raw);
     if by_hand {
         output::say(if ended {
-            "the terminal has ended"
+            "the program has ended"
         } else {
-            "left; it goes on"
+            "detached; the program keeps running"
         });
     }
     Ok(exit::OK)

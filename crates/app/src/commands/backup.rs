@@ -11,17 +11,14 @@ use std::time::Duration;
 pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let exists = || {
-        Failure::plain(format!(
-            "`{}` exists already; choose another name",
-            path.display()
-        ))
-        .with_code(exit::CONFLICT)
+        Failure::plain(format!("`{}` exists; choose another name", path.display()))
+            .with_code(exit::CONFLICT)
     };
     if path.exists() {
         return Err(exists());
     }
-    // The control plane may write in its own directory only; what it made there is brought to its
-    // place by whoever asked.
+    // The control plane can write in its own directory only; this process, which runs as the caller, copies the archive
+    // to its destination.
     let made = home
         .backups()
         .join(format!("asked-{}.tar", std::process::id()));
@@ -47,8 +44,9 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome 
     };
     let placed = place();
     let _gone_already = std::fs::remove_file(&made);
-    placed
-        .map_err(|e| Failure::plain(format!("`{}` could not be written: {e}", path.display())))?;
+    placed.map_err(|e| {
+        Failure::plain(format!("cannot write the backup `{}`: {e}", path.display()))
+    })?;
     doc.path = path.display().to_string();
     if json {
         output::json(&doc);

@@ -58,6 +58,7 @@ async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
             "RESETS AT",
         ],
         doc.scopes.iter().map(row).collect(),
+        "no budgets; the key `budget` of the manifest sets limits for the house and each agent",
     );
     Ok(exit::OK)
 }

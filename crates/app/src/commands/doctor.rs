@@ -24,7 +24,7 @@ pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
         output::json(&doc);
     } else {
         for id in &doc.fixed {
-            output::line(&format!("{:9} {id}", "mended"));
+            output::line(&format!("{:9} {id}", "fixed"));
         }
         for check in &doc.checks {
             output::line(&format!("{:9} {}: {}", check.state, check.id, check.text));

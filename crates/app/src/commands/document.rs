@@ -65,12 +65,14 @@ pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentComma
         } => {
             let text = match &file {
                 Some(file) => std::fs::read_to_string(file).map_err(|e| {
-                    Failure::plain(format!("could not read `{}`: {e}", file.display()))
+                    Failure::plain(format!("cannot read `{}`: {e}", file.display()))
                 })?,
                 None => {
                     let mut text = String::new();
                     let read = std::io::stdin().read_to_string(&mut text);
-                    read.map_err(|e| Failure::plain(format!("standard input is no text: {e}")))?;
+                    read.map_err(|e| {
+                        Failure::plain(format!("cannot read standard input as UTF-8 text: {e}"))
+                    })?;
                     text
                 }
             };
@@ -83,7 +85,10 @@ pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentComma
             let doc: DocumentDoc = client.post(&path(&document), &body, &[]).await?;
             match json {
                 true => output::json(&doc),
-                false => output::line(&format!("{document} is at {}", doc.document.newest)),
+                false => output::line(&format!(
+                    "document `{document}` is at version {}",
+                    doc.document.newest
+                )),
             }
         }
     }
@@ -104,5 +109,6 @@ fn list(doc: &DocumentsDoc) {
     table(
         &["DOCUMENT", "KIND", "NEWEST", "BY", "WRITERS", "READERS"],
         doc.documents.iter().map(row).collect(),
+        "no documents; the key `documents` of the manifest declares them",
     );
 }

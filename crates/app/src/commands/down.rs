@@ -9,10 +9,13 @@ use abbey_daemon::Home;
 
 pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
     if !is_up(home).await && !home.database().exists() {
-        say(&format!("no house is up in `{}`", home.root().display()));
+        say(&format!(
+            "no house is running in `{}`",
+            home.root().display()
+        ));
         return Ok(exit::OK);
     }
-    // A control plane or hostd that was killed may have left cells: recover first, then go down.
+    // A control plane or hostd that was killed may have left cells: recover them first, then stop them.
     ensure_up(home).await?;
     take_down(home, &client(home)?).await?;
     if json {

@@ -25,10 +25,7 @@ pub(crate) async fn cmd_export(home: &Home, json: bool, args: &ExportArgs) -> Ou
     let entry: EntryDoc = client.get(&format!("{path}/entry")).await?;
     let bundle: BundleDoc = client.get(&format!("{path}/bundle")).await?;
     if args.to.exists() {
-        let text = format!(
-            "`{}` is there already; name a new directory",
-            args.to.display()
-        );
+        let text = format!("`{}` exists; choose a new directory", args.to.display());
         return Err(Failure::plain(text).with_code(exit::CONFLICT));
     }
     // Written beside and renamed, so that a partial bundle never has the final name.
@@ -42,14 +39,14 @@ pub(crate) async fn cmd_export(home: &Home, json: bool, args: &ExportArgs) -> Ou
         create_file(&new.join("SOUL.md"), &entry.charter)?;
     }
     fs::rename(&new, &args.to)
-        .map_err(|e| Failure::plain(format!("`{}` cannot be made: {e}", args.to.display())))?;
+        .map_err(|e| Failure::plain(format!("cannot create `{}`: {e}", args.to.display())))?;
     for left in &bundle.left_out {
         say(&format!("left out: {left}"));
     }
     match json {
         true => output::json(&bundle),
         false => say(&format!(
-            "{} is in {}: its entry, its charter and {} more files, without credentials",
+            "agent `{}` is exported to {}: manifest entry, charter and {} more files, without credentials",
             args.agent,
             args.to.display(),
             bundle.files.iter().filter(|f| f.path != "SOUL.md").count()

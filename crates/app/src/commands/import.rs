@@ -1,4 +1,4 @@
-//! `abbey import`: agents of another installation become agents of the manifest, by the same plan as every other agent.
+//! `abbey import`: agents of another installation become agents of the manifest, through a plan like every other agent.
 
 use crate::agent_files::{create_file, send_bundle_files};
 use crate::connect::client;
@@ -42,7 +42,9 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
         named: args.named.as_deref().map(slug).transpose()?,
     };
     if let Some(named) = here.named.as_ref().filter(|n| here.taken.contains(*n)) {
-        let text = format!("`{named}` lives here already");
+        let text = format!(
+            "an agent or service `{named}` exists in the manifest; choose another name with `--as`"
+        );
         return Err(Failure::plain(text).with_code(exit::CONFLICT));
     }
     let import = read(format, &args.from, &here).map_err(|e| usage(e.to_string()))?;
@@ -56,11 +58,11 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
         print_report(&import, json, false);
         let text: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         let text = format!(
-            "as it is written there, the manifest would be wrong: {}",
+            "the imported entries would make the manifest invalid: {}",
             text.join("; ")
         );
         return Err(Failure::plain(text)
-            .hint("change it there, or import with less, and try again; nothing was changed")
+            .hint("nothing was changed; correct the source and import again")
             .with_code(exit::CONFLICT));
     }
     print_report(&import, json, !args.dry_run);
@@ -174,7 +176,7 @@ fn print_report(import: &Import, json: bool, applied: bool) {
     }
     for task in &import.tasks {
         let first = task.text.lines().next().unwrap_or_default();
-        let to = task.to.as_ref().map_or("anybody", |t| t.as_str());
+        let to = task.to.as_ref().map_or("any agent", |t| t.as_str());
         output::line(&format!("  # {} work for {to}: {first}", task.priority));
     }
     let kinds: BTreeSet<&str> = import.findings.iter().map(|f| f.kind.name()).collect();
@@ -185,9 +187,10 @@ fn print_report(import: &Import, json: bool, applied: bool) {
         table(
             &["WHAT", "WHERE", "WHY"],
             import.findings.iter().map(row).collect(),
+            "nothing to report",
         );
     }
     if import.agents.is_empty() {
-        say("nobody is brought in");
+        say("no agents were found to import");
     }
 }

@@ -11,7 +11,7 @@ pub(crate) struct InitArgs {
     /// Directory in which `abbey.yaml` is written.
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
-    /// Copy this example: `clawdie`, `wizards`, `harbour` or `atomizer`.
+    /// Copy the manifest of this example; an unknown name lists the examples.
     #[arg(long, value_name = "NAME")]
     pub(crate) example: Option<String>,
 }
@@ -27,7 +27,7 @@ pub(crate) fn cmd_init(args: &InitArgs) -> Outcome {
             found
                 .ok_or_else(|| {
                     Failure::plain(format!("there is no example `{name}`"))
-                        .hint(format!("there are: {}", known()))
+                        .hint(format!("examples: {}", known()))
                         .with_code(exit::NOT_FOUND)
                 })?
                 .1
@@ -44,12 +44,11 @@ pub(crate) fn cmd_init(args: &InitArgs) -> Outcome {
         file.write_all(text.as_bytes())
     };
     write().map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::plain(format!(
-            "`{}` is already there and is left as it is",
-            path.display()
-        ))
-        .with_code(exit::CONFLICT),
-        _ => Failure::plain(format!("`{}` cannot be written: {e}", path.display())),
+        std::io::ErrorKind::AlreadyExists => {
+            Failure::plain(format!("`{}` exists and was not changed", path.display()))
+                .with_code(exit::CONFLICT)
+        }
+        _ => Failure::plain(format!("cannot write `{}`: {e}", path.display())),
     })?;
     say(&format!(
         "wrote {}; next: abbey up -f {}",

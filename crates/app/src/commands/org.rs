@@ -8,7 +8,7 @@ use abbey_daemon::Home;
 use svg::Document;
 use svg::node::element::{Line, Rectangle, Text, Title};
 
-/// Size of a box and of the space around it, in the drawing's units.
+/// Width and height of a box, in units of the drawing.
 const BOX: (u32, u32) = (180, 44);
 
 const STEP: (u32, u32) = (210, 64);
@@ -36,7 +36,7 @@ fn print_chart(doc: &OrgDoc) {
     for row in &doc.agents {
         let indent = "  ".repeat(usize::try_from(row.depth).unwrap_or(0));
         output::line(&format!(
-            "{indent}{} ({}), may give work to {}",
+            "{indent}{} ({}), may delegate to {}",
             row.name,
             row.role,
             list(&row.delegates_to)
@@ -53,11 +53,11 @@ fn print_chart(doc: &OrgDoc) {
     }
 }
 
-/// One row for each, indented by its place, with a line to whom it reports.
+/// Draws one box for each agent, indented by its depth, with a line to the agent to which it reports.
 fn draw_chart(doc: &OrgDoc) -> Document {
     let operator = OrgRow {
         name: "operator".to_owned(),
-        role: "the human above all".to_owned(),
+        role: "the human in charge".to_owned(),
         reports_to: None,
         depth: 0,
         delegates_to: Vec::new(),

@@ -35,7 +35,7 @@ pub(crate) struct ReloadArgs {
     pub(crate) file: PathBuf,
 }
 
-/// Brings the manifest to running agents and waits until each says that it works under it (S5-12).
+/// Applies the manifest to running agents and waits until each has acknowledged its new configuration (S5-12).
 pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Outcome {
     let client = client(home)?;
     let fleet: FleetDoc = client.get("/api/v1/agents").await?;
@@ -52,8 +52,10 @@ pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Ou
         let model = match (&args.model, args.rollback) {
             (Some(model), _) => model.clone(),
             (None, true) => known.previous_model.clone().ok_or_else(|| {
-                Failure::plain(format!("agent `{name}` never had another model"))
-                    .with_code(exit::CONFLICT)
+                Failure::plain(format!(
+                    "agent `{name}` has no previous model to roll back to"
+                ))
+                .with_code(exit::CONFLICT)
             })?,
             (None, false) => continue,
         };
@@ -83,10 +85,13 @@ pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Ou
             progress.end();
             for agent in &late {
                 let why = match &agent.task {
-                    Some(task) => format!("it works on {task}"),
+                    Some(task) => format!("it is working on {task}"),
                     None => format!("it is {}", agent.presence),
                 };
-                say(&format!("{} has not taken it over yet: {why}", agent.name));
+                say(&format!(
+                    "agent `{}` has not acknowledged the new configuration: {why}",
+                    agent.name
+                ));
             }
             match json {
                 true => output::json(&fleet),

@@ -6,7 +6,7 @@ use crate::output;
 use abbey_api::{ReportDoc, ReportsDoc};
 use abbey_daemon::Home;
 
-/// Lists reports, or makes one: by name, or by a question in words.
+/// Lists reports, or shows one that is selected by its name or by a question.
 pub(crate) async fn cmd_report(
     home: &Home,
     json: bool,
@@ -36,15 +36,15 @@ pub(crate) async fn cmd_report(
         }
         return Ok(exit::OK);
     }
-    // A name is a name; several words are a question.
+    // One word is a name; several words are a question.
     let name = match asked.contains(' ') {
         false => asked,
         true => match list(&asked).await?.reports.first() {
             Some(found) => found.label.clone(),
             None => {
                 let names: Vec<&str> = all.reports.iter().map(|r| r.label.as_str()).collect();
-                return Err(Failure::plain(format!("no report answers `{asked}`"))
-                    .hint(format!("there are {}", names.join(", ")))
+                return Err(Failure::plain(format!("no report matches `{asked}`"))
+                    .hint(format!("reports: {}", names.join(", ")))
                     .with_code(exit::NOT_FOUND));
             }
         },

@@ -1,6 +1,8 @@
 //! `abbey run`: runs one command in a fresh cell.
 
-use crate::command_stream::{failed, follow, input, part, pass_on, status};
+use crate::command_stream::{
+    decode_part, exit_code, follow, internal_failure, pass_on, read_stdin,
+};
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_api::{CommandBody, VERSION};
@@ -57,28 +59,36 @@ fn usage(why: String) -> Failure {
     Failure::plain(why).with_code(exit::USAGE)
 }
 
-/// What is asked of the house.
+/// The request that the arguments describe.
 fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     let amount = |text: &String| {
-        manifest::bytes(text).ok_or_else(|| usage(format!("`{text}` is no amount like 512MiB")))
+        manifest::bytes(text).ok_or_else(|| {
+            usage(format!(
+                "invalid size `{text}`: write a number with a unit, like `512MiB`"
+            ))
+        })
     };
     let duration = |text: &String| {
-        manifest::duration_ms(text).ok_or_else(|| usage(format!("`{text}` is no time like 60s")))
+        manifest::duration_ms(text).ok_or_else(|| {
+            usage(format!(
+                "invalid duration `{text}`: write a number with a unit, like `60s`"
+            ))
+        })
     };
     for name in &args.take {
         let plain = |c: Component<'_>| matches!(c, Component::Normal(_));
         if name.is_empty() || !Path::new(name).components().all(plain) {
             return Err(usage(format!(
-                "`{name}` leads out of the working directory"
+                "`--out {name}` must be a path inside the working directory"
             )));
         }
     }
     if args.cpus.is_some_and(|c| !(0.001..=1024.0).contains(&c)) {
-        return Err(usage("CPUs are from 0.001 to 1024".to_owned()));
+        return Err(usage("`--cpus` must be from 0.001 to 1024".to_owned()));
     }
     Ok(CommandBody {
         argv: args.command,
-        stdin: input(),
+        stdin: read_stdin(),
         cell: Some(args.cell),
         image: args.image,
         memory_bytes: args.memory.as_ref().map(amount).transpose()?,
@@ -88,34 +98,34 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
         egress: args.egress,
         profile: args.profile,
         waive: args.waive,
-        files: pack(&args.bring).map_err(failed)?,
+        files: pack(&args.bring).map_err(internal_failure)?,
         take: args.take,
     })
 }
 
-/// Runs a command in a fresh cell; 125 when Abbey failed, 124 when it ran out of time.
+/// Runs a command in a fresh cell. The exit code is that of the command, 124 after its time limit, 125 when Abbey failed.
 pub(crate) async fn cmd_run(home: &Home, json: bool, args: RunArgs) -> Outcome {
     let body = request_body(args)?;
     let names = body.take.clone();
     let body = serde_json::to_value(body).unwrap_or_default();
     let mut document = json!({ "version": VERSION, "stdout": "", "stderr": "" });
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let end = follow(home, "/api/v1/commands", body, |told| {
+    let end = follow(home, "/api/v1/commands", body, |output| {
         if !json {
-            return pass_on(told);
+            return pass_on(output);
         }
-        out.extend(part(told, "stdout").unwrap_or_default());
-        err.extend(part(told, "stderr").unwrap_or_default());
+        out.extend(decode_part(output, "stdout").unwrap_or_default());
+        err.extend(decode_part(output, "stderr").unwrap_or_default());
         for key in ["cell", "layers", "boot"] {
-            if !told[key].is_null() {
-                document[key] = told[key].clone();
+            if !output[key].is_null() {
+                document[key] = output[key].clone();
             }
         }
     })
     .await?;
     if let Some(archive) = end["files"].as_str() {
         let archive = BASE64.decode(archive).unwrap_or_default();
-        unpack(&archive, &names).map_err(failed)?;
+        unpack(&archive, &names).map_err(internal_failure)?;
     }
     if json {
         document["stdout"] = String::from_utf8_lossy(&out).into();
@@ -124,19 +134,19 @@ pub(crate) async fn cmd_run(home: &Home, json: bool, args: RunArgs) -> Outcome {
             document[key] = end[key].clone();
         }
         output::json(&document);
-        return Ok(status(&end));
+        return Ok(exit_code(&end));
     }
-    let reason = end["reason"].as_str().unwrap_or("it did not run");
+    let reason = end["reason"].as_str().unwrap_or("the command did not run");
     match (end["error"].as_str(), end["timed_out"] == true) {
         (Some(why), _) => output::say(&format!("error: {why}")),
-        (None, true) => output::say("the command ran out of time and was ended"),
-        (None, false) if status(&end) == 125 || reason.contains("memory") => output::say(reason),
+        (None, true) => output::say("the command exceeded its time limit and was killed"),
+        (None, false) if exit_code(&end) == 125 || reason.contains("memory") => output::say(reason),
         (None, false) => {}
     }
-    Ok(status(&end))
+    Ok(exit_code(&end))
 }
 
-/// An archive of files and directories under their own names.
+/// Packs files and directories under their own names as a Base64 tar archive.
 fn pack(paths: &[PathBuf]) -> Result<Option<String>, Failure> {
     if paths.is_empty() {
         return Ok(None);
@@ -145,7 +155,10 @@ fn pack(paths: &[PathBuf]) -> Result<Option<String>, Failure> {
     archive.follow_symlinks(true);
     for path in paths {
         let cannot = |e: std::io::Error| {
-            Failure::plain(format!("`{}` cannot be brought along: {e}", path.display()))
+            Failure::plain(format!(
+                "cannot copy `{}` into the cell: {e}",
+                path.display()
+            ))
         };
         let whole = path.canonicalize().map_err(cannot)?;
         let name = whole.file_name().unwrap_or_default();
@@ -156,27 +169,30 @@ fn pack(paths: &[PathBuf]) -> Result<Option<String>, Failure> {
         .map_err(cannot)?;
     }
     let bytes = archive.into_inner();
-    let bytes = bytes.map_err(|e| Failure::plain(format!("the files cannot be packed: {e}")))?;
+    let bytes =
+        bytes.map_err(|e| Failure::plain(format!("cannot pack the files of `--in`: {e}")))?;
     Ok(Some(BASE64.encode(bytes)))
 }
 
-/// Writes what a command left: plain files and directories below the names that were asked for,
-/// whatever else its archive says.
+/// Unpacks the files that a command returned. Only plain files and directories below the requested names are written.
 fn unpack(archive: &[u8], names: &[String]) -> Result<(), Failure> {
     let cannot =
-        |e: std::io::Error| Failure::plain(format!("what it left cannot be written here: {e}"));
+        |e: std::io::Error| Failure::plain(format!("cannot write the files of `--out`: {e}"));
     let mut archive = tar::Archive::new(archive);
     archive.set_preserve_permissions(false);
     for entry in archive.entries().map_err(cannot)? {
         let mut entry = entry.map_err(cannot)?;
         let path = entry.path().map_err(cannot)?.into_owned();
         let plain = |c: Component<'_>| matches!(c, Component::Normal(_));
-        let wanted = names.iter().any(|n| path.starts_with(n));
+        let requested = names.iter().any(|n| path.starts_with(n));
         let kind = entry.header().entry_type();
         let simple = matches!(kind, tar::EntryType::Regular | tar::EntryType::Directory);
-        if !(path.components().all(plain) && wanted && simple) {
-            let odd = std::io::Error::other(format!("`{}` was not asked for", path.display()));
-            return Err(cannot(odd));
+        if !(path.components().all(plain) && requested && simple) {
+            let unexpected = std::io::Error::other(format!(
+                "the cell returned `{}`, which `--out` does not name",
+                path.display()
+            ));
+            return Err(cannot(unexpected));
         }
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(cannot)?;

@@ -136,7 +136,8 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
 
 fn parse_name(text: &str) -> Result<(Slug, Slug), Failure> {
     let (agent, name) = text.split_once('/').ok_or_else(|| {
-        Failure::plain(format!("`{text}` is no schedule: say AGENT/NAME")).with_code(exit::USAGE)
+        Failure::plain(format!("invalid schedule `{text}`: write AGENT/NAME"))
+            .with_code(exit::USAGE)
     })?;
     Ok((slug(agent)?, slug(name)?))
 }
@@ -175,7 +176,7 @@ fn path(name: &str) -> Result<String, Failure> {
             segment(name)
         )),
         None => Err(Failure::plain(format!(
-            "`{name}` is no schedule: say AGENT/NAME, as `abbey schedule list` shows them"
+            "invalid schedule `{name}`: write AGENT/NAME, as `abbey schedule list` prints it"
         ))
         .with_code(exit::USAGE)),
     }
@@ -205,6 +206,7 @@ async fn list_schedules(client: &Client, json: bool) -> Outcome {
             "LAST TASK",
         ],
         doc.schedules.iter().map(row).collect(),
+        "no schedules; `abbey schedule add AGENT/NAME --every 1h --task TEXT` adds one",
     );
     Ok(exit::OK)
 }

@@ -78,6 +78,7 @@ async fn list_services(home: &Home, json: bool) -> Outcome {
             "CONSUMERS",
         ],
         doc.services.iter().map(row).collect(),
+        "no services; the key `services` of the manifest declares them",
     );
     Ok(exit::OK)
 }

@@ -69,7 +69,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             let doc: SkillsDoc = client(home)?.get("/api/v1/skills").await?;
             let missing = || {
                 Failure::plain(format!("there is no skill `{name}`"))
-                    .hint("`abbey skill list` shows all")
+                    .hint("`abbey skill list` lists all skills")
                     .with_code(exit::NOT_FOUND)
             };
             let skill = doc
@@ -82,7 +82,11 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
         }
         SkillCommand::Check { dir } => {
             let path = dir.canonicalize().map_err(|e| {
-                Failure::plain(format!("`{}`: {e}", dir.display())).with_code(exit::NOT_FOUND)
+                Failure::plain(format!(
+                    "cannot read the directory `{}`: {e}",
+                    dir.display()
+                ))
+                .with_code(exit::NOT_FOUND)
             })?;
             let skill =
                 abbey_agents::skill::load(&path).map_err(|e| Failure::plain(e.to_string()))?;
@@ -104,7 +108,8 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             let mut pairs = BTreeMap::new();
             for arg in &args {
                 let (key, value) = arg.split_once('=').ok_or_else(|| {
-                    Failure::plain(format!("`{arg}` is not KEY=VALUE")).with_code(exit::USAGE)
+                    Failure::plain(format!("argument `{arg}` must be KEY=VALUE"))
+                        .with_code(exit::USAGE)
                 })?;
                 pairs.insert(key.to_owned(), value.to_owned());
             }
@@ -152,5 +157,6 @@ fn print_skills(json: bool, doc: &SkillsDoc) {
             "DESCRIPTION",
         ],
         doc.skills.iter().map(row).collect(),
+        "no skills match; `abbey skill list` lists all, the key `skills` of an agent grants them",
     );
 }

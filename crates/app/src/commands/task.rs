@@ -148,6 +148,7 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
                 table(
                     &["TASK", "STATE", "PRIORITY", "ASSIGNEE", "VERIFIED", "TITLE"],
                     doc.tasks.iter().map(row).collect(),
+                    "no tasks; `abbey task add TEXT` adds one",
                 );
             }
             Ok(exit::OK)
@@ -224,8 +225,8 @@ async fn export(client: &Client) -> Outcome {
 async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
     let wrong = |text: String| Failure::plain(text).with_code(exit::USAGE);
     let text = std::fs::read_to_string(file)
-        .map_err(|e| wrong(format!("`{}` cannot be read: {e}", file.display())))?;
-    // Everything is read before anything is added.
+        .map_err(|e| wrong(format!("cannot read `{}`: {e}", file.display())))?;
+    // The whole file is parsed before the first task is added.
     let mut bodies: Vec<(usize, AddTask)> = Vec::new();
     for (i, line) in text
         .lines()
@@ -238,7 +239,7 @@ async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
     }
     let mut rows = Vec::new();
     for (i, body) in &bodies {
-        // The place and the content of a line make its key.
+        // The idempotency key is the number and the content of the line.
         let line = serde_json::to_vec(body).unwrap_or_default();
         let key = format!("import-{i}-{}", abbey_support::digest::sha256_hex(&line));
         let doc: TaskDoc = client
@@ -254,7 +255,11 @@ async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
         });
     } else {
         let row = |t: &TaskView| vec![t.number.clone(), t.state.to_string(), first_line(&t.title)];
-        table(&["TASK", "STATE", "TITLE"], rows.iter().map(row).collect());
+        table(
+            &["TASK", "STATE", "TITLE"],
+            rows.iter().map(row).collect(),
+            "the file holds no tasks",
+        );
     }
     Ok(exit::OK)
 }
@@ -288,7 +293,7 @@ async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
     .await
 }
 
-/// The tree below a task.
+/// Prints a task with all its subtasks.
 async fn print_tree(client: &Client, json: bool, task: &str) -> Outcome {
     let doc: TreeDoc = client
         .get(&format!("/api/v1/tasks/{}/tree", segment(task)))

@@ -43,6 +43,7 @@ fn list(json: bool) -> Outcome {
         table(
             &["TEMPLATE", "ROLE", "FOR", "SKILLS"],
             manifest::templates::ALL.iter().map(row).collect(),
+            "no templates",
         );
     }
     Ok(exit::OK)
@@ -51,7 +52,7 @@ fn list(json: bool) -> Outcome {
 fn show(json: bool, name: &str) -> Outcome {
     let missing = || {
         Failure::plain(format!("there is no template `{name}`"))
-            .hint("`abbey template list` shows all")
+            .hint("`abbey template list` lists all templates")
             .with_code(exit::NOT_FOUND)
     };
     let t = manifest::templates::find(name).ok_or_else(missing)?;

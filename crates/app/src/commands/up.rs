@@ -24,12 +24,12 @@ pub(crate) struct UpArgs {
     pub(crate) no_wait: bool,
 }
 
-/// Longest wait for agents to come up.
+/// Longest wait until the agents are ready.
 const UP_WITHIN: Duration = Duration::from_secs(90);
 
 pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let body = read_manifest(&args.file)?;
-    // A wrong manifest must not leave a control plane behind.
+    // An invalid manifest must not leave a control plane running.
     abbey_daemon::check_manifest(&body.manifest)?;
     let mut progress = Progress::new();
     progress.show("starting the control plane");
@@ -43,7 +43,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
             progress.end();
             let empty: HouseDoc = client.get("/api/v1/house").await?;
             if started && empty.house.is_none() {
-                // We started it for nothing; leave the host as it was.
+                // It was started for this manifest only; leave the host as it was.
                 take_down(home, &client).await?;
             }
             return Err(error.into());
@@ -87,7 +87,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
             "nothing to change".to_owned()
         };
         say(&format!(
-            "house {} is up, generation {} ({change}), outside door {}",
+            "house {} is up, generation {} ({change}), operator API {}",
             fleet.house, doc.generation, house.address
         ));
         print_fleet(&fleet);
@@ -100,7 +100,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     Ok(if late { exit::DEGRADED } else { exit::OK })
 }
 
-/// An agent that was stopped or is held on purpose is not waited for.
+/// Whether `up` waits for an agent; not for those that were stopped or paused on purpose.
 fn is_waited_for(agent: &AgentView) -> bool {
     !matches!(agent.presence, Presence::Paused | Presence::Stopped)
         && (agent.presence != Presence::Down || agent.generation == 0)

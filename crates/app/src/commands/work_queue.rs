@@ -18,31 +18,31 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Changes that follow each other so closely are taken together.
-const TOGETHER: Duration = Duration::from_millis(300);
+/// Time in which further changes are collected before a synchronisation.
+const DEBOUNCE: Duration = Duration::from_millis(300);
 
-/// Pause before a house that does not answer is asked again.
-const AGAIN: Duration = Duration::from_secs(2);
+/// Delay before a house that does not answer is tried again.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// How long what a file was before is kept, for whoever has it open.
-const KEPT: Duration = Duration::from_secs(600);
+/// How long previous content of the file is kept, for editors that still have it open.
+const KEEP_PREVIOUS: Duration = Duration::from_secs(600);
 
-/// Turns in which a file may change under our hands before we leave it to whoever changes it.
-const TURNS_MAX: u32 = 20;
+/// Rounds in which the file may change during a synchronisation before it is given up.
+const ROUNDS_MAX: u32 = 20;
 
 fn broken(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
-    let text = format!("could not {what} `{}`", path.display());
+    let text = format!("cannot {what} `{}`", path.display());
     move |e| Failure::plain(format!("{text}: {e}"))
 }
 
-/// Prints it.
+/// Prints the work queue as Markdown.
 pub(crate) async fn export(client: &Client) -> Outcome {
     let doc: QueueDoc = client.get("/api/v1/queue").await?;
     output::line(doc.text.trim_end());
     Ok(exit::OK)
 }
 
-/// Does what a file wants, and leaves the file alone.
+/// Applies the edits in a work queue file; the file itself is not changed.
 pub(crate) async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
     let text = std::fs::read_to_string(file).map_err(broken("read", file))?;
     let doc: QueueDoc = client
@@ -71,23 +71,23 @@ fn report(json: bool, file: &Path, doc: &QueueDoc) -> Outcome {
     })
 }
 
-/// Brings file and house to the same; with `watch`, whenever one of them changes, until it is ended.
+/// Synchronises the file and the house; with `watch`, again whenever one of them changes, until interrupted.
 pub(crate) async fn sync(home: &Home, json: bool, file: &Path, watch: bool) -> Outcome {
     let client = client(home)?;
     if !watch {
-        let doc = once(&client, file).await?;
+        let doc = synchronize(&client, file).await?;
         return report(json, file, &doc);
     }
-    let (tell, mut changes) = mpsc::channel(1);
-    watch_file(file, tell.clone())?;
-    drop(tokio::spawn(watch_house(home.clone(), tell)));
+    let (changed, mut changes) = mpsc::channel(1);
+    watch_file(file, changed.clone())?;
+    drop(tokio::spawn(watch_house(home.clone(), changed)));
     loop {
-        match once(&client, file).await {
+        match synchronize(&client, file).await {
             Ok(doc) if doc.done.is_empty() && doc.conflicts.is_empty() => {}
             Ok(doc) => drop(report(json, file, &doc)?),
             Err(error) if error.code() == exit::UNREACHABLE => {
-                // What people write meanwhile stays in the file.
-                tokio::time::sleep(AGAIN).await;
+                // Edits that people make meanwhile stay in the file.
+                tokio::time::sleep(RETRY_DELAY).await;
                 continue;
             }
             Err(error) => return Err(error),
@@ -96,28 +96,28 @@ pub(crate) async fn sync(home: &Home, json: bool, file: &Path, watch: bool) -> O
             _ = tokio::signal::ctrl_c() => return Ok(exit::OK),
             change = changes.recv() => if change.is_none() { return Ok(exit::OK) },
         }
-        tokio::time::sleep(TOGETHER).await;
+        tokio::time::sleep(DEBOUNCE).await;
         let _those_meanwhile = changes.try_recv();
     }
 }
 
-/// One turn. A file that somebody writes at the same moment is exchanged, not overwritten: what was there is looked
-/// at once more, and taken along. Also what was written into it later, by somebody who had it open, is found.
-async fn once(client: &Client, file: &Path) -> Result<QueueDoc, Failure> {
+/// One synchronisation. The file is exchanged atomically, never overwritten, so that an edit made at the same moment is
+/// found in the previous content and applied too; so is one that an editor writes later into the file it had open.
+async fn synchronize(client: &Client, file: &Path) -> Result<QueueDoc, Failure> {
     let mut all = QueueDoc {
         version: abbey_api::VERSION,
         text: String::new(),
         done: Vec::new(),
         conflicts: Vec::new(),
     };
-    for (place, late) in left_behind(file)? {
-        take(client, file, &late, &mut all).await?;
-        put_aside(file, &place, &late)?;
+    for (place, late) in find_late_edits(file)? {
+        apply_edits(client, file, &late, &mut all).await?;
+        keep_previous(file, &place, &late)?;
     }
     let mut text = read(file)?;
-    keep_own(file, &text)?;
-    for _ in 0..TURNS_MAX {
-        take(client, file, &text, &mut all).await?;
+    keep_original(file, &text)?;
+    for _ in 0..ROUNDS_MAX {
+        apply_edits(client, file, &text, &mut all).await?;
         let found = match all.text == text {
             true => read(file)?,
             false => exchange(file, &all.text)?,
@@ -128,14 +128,19 @@ async fn once(client: &Client, file: &Path) -> Result<QueueDoc, Failure> {
         text = found;
     }
     let text = format!(
-        "`{}` changes all the time; what it says was taken, and the file is left as it is",
+        "`{}` keeps changing; its content was imported and the file was not rewritten; run the command again",
         file.display()
     );
     Err(Failure::plain(text).with_code(exit::CONFLICT))
 }
 
-/// Does what a text wants.
-async fn take(client: &Client, file: &Path, text: &str, all: &mut QueueDoc) -> Result<(), Failure> {
+/// Sends the text of a work queue to the house and collects the outcome.
+async fn apply_edits(
+    client: &Client,
+    file: &Path,
+    text: &str,
+    all: &mut QueueDoc,
+) -> Result<(), Failure> {
     let text = text.to_owned();
     let doc: QueueDoc = client
         .post("/api/v1/queue", &QueueBody { text }, &[])
@@ -155,7 +160,7 @@ fn read(file: &Path) -> Result<String, Failure> {
     }
 }
 
-/// `.NAME.queue-`, with which the names begin of what a file was before.
+/// Prefix of the names of files with previous content: `.NAME.queue-`.
 fn prefix(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     format!(".{name}.queue-")
@@ -165,8 +170,8 @@ fn digest(text: &str) -> String {
     abbey_support::digest::sha256_hex(text.as_bytes())[..16].to_owned()
 }
 
-/// Puts a text in the place of a file, and gives what was there. That stays for a while under a name that says what of
-/// it was taken, for whoever still has it open and writes.
+/// Replaces the content of the file and returns the previous content, which is kept for a while in a hidden file for
+/// editors that still have it open.
 fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
     let new = file.with_file_name(format!("{}new-{}", prefix(file), std::process::id()));
     let mode = std::fs::metadata(file).map(|m| m.permissions());
@@ -179,7 +184,7 @@ fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
         Err(rustix::io::Errno::NOENT) => {
             return match renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE) {
                 Ok(()) => Ok(String::new()),
-                // Somebody made it this very moment: what they wrote is looked at first.
+                // Somebody created the file at this moment: apply its content first.
                 Err(rustix::io::Errno::EXIST) => read(file),
                 Err(e) => Err(broken("write", file)(e.into())),
             };
@@ -187,27 +192,28 @@ fn exchange(file: &Path, text: &str) -> Result<String, Failure> {
         Err(e) => return Err(broken("replace", file)(e.into())),
     }
     let was = std::fs::read_to_string(&new).map_err(broken("read", &new))?;
-    put_aside(file, &new, &was)?;
+    keep_previous(file, &new, &was)?;
     Ok(was)
 }
 
-/// Names what a file was by what of it was taken, and by itself: two of them may say the same.
-fn put_aside(file: &Path, place: &Path, taken: &str) -> Result<(), Failure> {
+/// Names a file with previous content by the digest of what was applied of it, and by a number, since two may have the
+/// same content.
+fn keep_previous(file: &Path, place: &Path, taken: &str) -> Result<(), Failure> {
     let rename = || {
         let number = std::fs::symlink_metadata(place)?.ino();
         let name = format!("{}{}-{number}", prefix(file), digest(taken));
         std::fs::rename(place, file.with_file_name(name))
     };
     match rename() {
-        // Another turn was quicker, and took the same.
+        // A concurrent synchronisation applied the same content.
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(broken("put aside", place)(e)),
         _ => Ok(()),
     }
 }
 
-/// What was written into a file after it was exchanged, or by a turn that did not come to its end; what nobody has
-/// written for a while is removed.
-fn left_behind(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
+/// Edits that were written into previous content after the exchange, or that an interrupted synchronisation left. Files
+/// that nobody has changed for a while are removed.
+fn find_late_edits(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
     let dir = dir_of(file);
     let begins = prefix(file);
     let mut found = Vec::new();
@@ -221,7 +227,7 @@ fn left_behind(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
         if writes.is_some_and(|pid| Path::new("/proc").join(pid).exists()) {
             continue;
         }
-        // Another turn may be quicker.
+        // A concurrent synchronisation may remove it first.
         let (Ok(text), Ok(meta)) = (std::fs::read_to_string(&place), entry.metadata()) else {
             continue;
         };
@@ -230,15 +236,15 @@ fn left_behind(file: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
             continue;
         }
         let age = meta.modified().ok().and_then(|at| at.elapsed().ok());
-        if age.is_some_and(|age| age > KEPT) {
-            let _quicker = std::fs::remove_file(&place);
+        if age.is_some_and(|age| age > KEEP_PREVIOUS) {
+            let _already_removed = std::fs::remove_file(&place);
         }
     }
     Ok(found)
 }
 
-/// A file that the house did not write is kept beside the one that takes its place.
-fn keep_own(file: &Path, text: &str) -> Result<(), Failure> {
+/// Keeps a copy of a file that the house did not write, beside the file that replaces it.
+fn keep_original(file: &Path, text: &str) -> Result<(), Failure> {
     if text.trim().is_empty() || text.contains("<!-- abbey ") {
         return Ok(());
     }
@@ -246,11 +252,13 @@ fn keep_own(file: &Path, text: &str) -> Result<(), Failure> {
     let place = file.with_file_name(format!("{name}.before"));
     let new = file.with_file_name(format!(".{name}.before-{}", std::process::id()));
     std::fs::write(&new, text).map_err(broken("write", &new))?;
-    // Whole or not at all; and the first one is the one that people wrote.
+    // Atomic, and never over an earlier copy: the first one is what people wrote.
     match renameat_with(CWD, &new, CWD, &place, RenameFlags::NOREPLACE) {
         Ok(()) => {
             let place = place.display();
-            output::say(&format!("the file as it was is kept as `{place}`"));
+            output::say(&format!(
+                "the previous content of the file is kept in `{place}`"
+            ));
             Ok(())
         }
         Err(rustix::io::Errno::EXIST) => std::fs::remove_file(&new).map_err(broken("remove", &new)),
@@ -258,7 +266,7 @@ fn keep_own(file: &Path, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// What people wrote and was not done is not lost with the line that it stood in.
+/// Appends edits that were refused to a file beside the queue, since their lines are rewritten.
 fn keep_conflicts(file: &Path, doc: &QueueDoc) -> Result<(), Failure> {
     if doc.conflicts.is_empty() {
         return Ok(());
@@ -283,8 +291,8 @@ fn dir_of(file: &Path) -> PathBuf {
     parent.unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Tells when the file was written or replaced.
-fn watch_file(file: &Path, tell: mpsc::Sender<()>) -> Result<(), Failure> {
+/// Sends a message whenever the file is written or replaced.
+fn watch_file(file: &Path, changed: mpsc::Sender<()>) -> Result<(), Failure> {
     let dir = dir_of(file);
     let watch = || -> rustix::io::Result<_> {
         let fd = inotify::init(CreateFlags::CLOEXEC)?;
@@ -295,26 +303,26 @@ fn watch_file(file: &Path, tell: mpsc::Sender<()>) -> Result<(), Failure> {
     let fd = watch().map_err(|e| broken("watch", &dir)(e.into()))?;
     std::thread::spawn(move || {
         let mut buffer = [0u8; 4096];
-        // Which file it was does not matter: a look that finds nothing new changes nothing.
+        // Other files of the directory count too: a synchronisation without changes does nothing.
         while let Ok(1..) = rustix::io::read(&fd, &mut buffer) {
-            let _one_is_enough = tell.try_send(());
+            let _already_pending = changed.try_send(());
         }
     });
     Ok(())
 }
 
-/// Tells when something happened in the house; goes on when the house comes back.
-async fn watch_house(home: Home, tell: mpsc::Sender<()>) {
-    while !tell.is_closed() {
+/// Sends a message for every event of the house; reconnects when the house restarts.
+async fn watch_house(home: Home, changed: mpsc::Sender<()>) {
+    while !changed.is_closed() {
         if let Ok(client) = client(&home)
             && let Ok(response) = client.open(Method::GET, "/api/v1/events", None, &[]).await
             && response.status().is_success()
         {
             let mut events = Box::pin(bytes(response).eventsource());
             while let Some(Ok(_)) = events.next().await {
-                let _one_is_enough = tell.try_send(());
+                let _already_pending = changed.try_send(());
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }

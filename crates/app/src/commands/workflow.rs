@@ -159,7 +159,7 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             match json {
                 true => output::json(&doc),
                 false => output::line(&format!(
-                    "told {}; started {}",
+                    "delivered to {}; started {}",
                     names(&doc.told),
                     names(&doc.started)
                 )),
@@ -198,9 +198,9 @@ fn check(json: bool, svg: Option<&str>, file: &std::path::Path) -> Outcome {
         let found = doc.workflows.iter().find(|w| w.name == name);
         let found = found.ok_or_else(|| {
             let names: Vec<String> = doc.workflows.iter().map(|w| w.name.clone()).collect();
-            let text = format!("`{}` declares no workflow `{name}`", file.display());
+            let text = format!("`{}` has no workflow `{name}`", file.display());
             Failure::plain(text)
-                .hint(format!("it declares {}", self::names(&names)))
+                .hint(format!("its workflows: {}", self::names(&names)))
                 .with_code(exit::NOT_FOUND)
         })?;
         let node = |s: &DeclaredStep| Node {
@@ -232,7 +232,7 @@ fn check(json: bool, svg: Option<&str>, file: &std::path::Path) -> Outcome {
             ));
         }
     }
-    output::line(&format!("{} workflows, no mistakes", doc.workflows.len()));
+    output::line(&format!("{} workflows, no errors", doc.workflows.len()));
     Ok(exit::OK)
 }
 
@@ -278,6 +278,7 @@ fn list(doc: &WorkflowsDoc) {
     table(
         &["RUN", "WORKFLOW", "STATE", "DONE", "BY", "BEGAN"],
         doc.runs.iter().map(row).collect(),
+        "no runs; `abbey workflow run NAME` starts one, `abbey workflow check` lists the workflows",
     );
 }
 
@@ -293,11 +294,11 @@ fn show(json: bool, doc: &WorkflowDoc) {
     ));
     if run.changed {
         output::line(
-            "  the workflow is declared otherwise by now; this run follows what it began with",
+            "  the workflow was changed since; this run follows the version with which it began",
         );
     }
     if let Some(why) = &run.failure {
-        output::line(&format!("  because {why}"));
+        output::line(&format!("  reason: {why}"));
     }
     let several = |step: &str| run.steps.iter().filter(|s| s.step == step).count() > 1;
     for step in &run.steps {
@@ -312,7 +313,7 @@ fn show(json: bool, doc: &WorkflowDoc) {
         let undo = step
             .undo
             .as_ref()
-            .map_or_else(String::new, |u| format!(", undoing {u}"));
+            .map_or_else(String::new, |u| format!(", compensation {u}"));
         let result = match &step.result {
             None => String::new(),
             Some(Value::String(text)) => format!(": {text}"),
@@ -327,6 +328,6 @@ fn show(json: bool, doc: &WorkflowDoc) {
         ));
     }
     if let Some(output) = &run.output {
-        output::line(&format!("  gives {output}"));
+        output::line(&format!("  output: {output}"));
     }
 }

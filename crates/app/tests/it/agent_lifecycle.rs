@@ -1,5 +1,4 @@
-//! Agents come from others, go when their work is over, and come back; what makes them who they are travels without
-//! their credentials (S1-24, S2-24).
+//! Cloning, removing, restoring and exporting agents; identity travels without credentials (S1-24, S2-24).
 
 use crate::{house, up, with_model};
 use abbey_testkit::args;
@@ -156,12 +155,12 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     assert!(
         house
             .refused(4, "agent restore iris")
-            .contains("lives here")
+            .contains("only a removed agent can be restored")
     );
     assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
 
-/// Files that come back change hands, place by place; a crash between two leaves none of them behind.
+/// Restored files change their owner directory by directory; a crash between two steps loses none.
 #[test]
 fn restore_survives_a_crash_with_all_files() {
     let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), "hostd.adopted");
@@ -230,12 +229,12 @@ fn removal_drains_the_agent_before_it_stops() {
     assert_eq!(state(&first), Value::from("done"));
     assert_ne!(state(&second), Value::from("done"));
     assert!(
-        told.contains(&format!("nobody works on {second} now")),
+        told.contains(&format!("no agent works on {second} any more")),
         "{told}"
     );
 }
 
-/// Somebody began to take an agent out, and went away: it says so, and works again when it is told to.
+/// A removal was started and abandoned: `why` shows that the agent is draining, and `start` ends that.
 #[test]
 fn a_draining_agent_resumes_work_after_start() {
     let house = up("house: d\ndefaults: { cell: process }\nagents:\n  a: { template: sysadmin }\n");

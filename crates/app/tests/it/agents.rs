@@ -1,4 +1,4 @@
-//! Agents: their walls, their files, their coming and going.
+//! Agents: isolation, limits, restarts, pausing, reloading, and their files.
 
 use crate::{TWO, house, up, with_model};
 use abbey_testkit::args;
@@ -259,8 +259,8 @@ fn no_model_call_is_made_without_budget() {
     assert_eq!(String::from_utf8_lossy(&calls.stdout), "{\"calls\":0}");
 }
 
-/// A paused agent does nothing at all, keeps its boot, takes no work, stays paused when the control
-/// plane is killed, and goes on where it was.
+/// A paused agent uses no CPU, keeps its processes, claims no task, stays paused when the control plane is killed, and
+/// resumes where it was.
 #[test]
 fn a_paused_agent_is_suspended_and_resumes() {
     // By the kernel's freezer; by signals where an ordinary user has no control groups.
@@ -322,8 +322,8 @@ fn a_paused_agent_is_suspended_and_resumes() {
     }
 }
 
-/// A changed manifest reaches a running agent: it says under which configuration it works, keeps its
-/// boot, and the change of a model has a reason, an actor and a way back (S5-12, S3-05).
+/// A changed manifest reaches a running agent without a restart: the agent acknowledges the configuration, and a change
+/// of model has a reason, an actor and a rollback (S5-12, S3-05).
 #[test]
 fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
     let house = house();
@@ -399,7 +399,10 @@ fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
     assert_eq!(row("b")["config"], row("b")["config_taken"]);
     // What cannot be is refused, and nothing is written.
     let said = house.refused(4, "reload b --rollback");
-    assert!(said.contains("never had another model"), "{said}");
+    assert!(
+        said.contains("has no previous model to roll back to"),
+        "{said}"
+    );
     let before = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
     let said = house.refused(2, "reload a --model nobody/x");
     assert!(said.contains("no provider `nobody`"), "{said}");
@@ -410,7 +413,7 @@ fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
     house.refused(3, "reload nobody");
 }
 
-/// One name that is wrong does not keep the others from being served, and is told with its name.
+/// One unknown name does not stop the others, and is reported by name.
 #[test]
 fn verbs_on_several_agents_report_each_failure() {
     let house = up(TWO);

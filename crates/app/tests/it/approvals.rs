@@ -1,4 +1,4 @@
-//! Approvals at the door: one yes for one exact action, once and in time; whoever asks does not poll (S4-18).
+//! Approvals: one approval for one exact action, once and in time; the agent that asks does not poll (S4-18).
 
 use crate::{up, with_model};
 use abbey_testkit::args;
@@ -19,7 +19,7 @@ fn ask(within_s: u64) -> Value {
     )
 }
 
-/// Adds a task and waits until it stands still; 5 means that somebody must act.
+/// Adds a task and waits until it needs a decision (exit code 5); gives the numbers of task and approval.
 fn waits(house: &House, text: &str) -> (String, String) {
     let doc = house.json(5, args!("task add {} --wait", text));
     assert_eq!(doc["task"]["state"], "awaiting_approval");
@@ -38,7 +38,7 @@ fn an_approval_is_used_once_for_the_exact_action_and_survives_a_kill() {
     let inbox = house.expect(0, "approvals");
     for part in [
         approval.as_str(),
-        "wants to do `deploy`",
+        "requests `deploy`",
         "\"version\":3",
         "it is reviewed",
         "denied at",

@@ -1,4 +1,4 @@
-//! Terminals: owned by the shim, with several viewers, who come and go (S1-21).
+//! Terminals: owned by the shim, with several viewers that attach and detach (S1-21).
 
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
@@ -16,7 +16,7 @@ agents:
   b: { template: sysadmin, reports_to: a }
 ";
 
-/// `abbey attach` with pipes in the place of a person.
+/// `abbey attach` with pipes instead of a terminal.
 struct Viewer {
     child: Child,
     seen: Arc<Mutex<String>>,
@@ -115,8 +115,7 @@ fn several_viewers_share_a_terminal_and_detach_without_ending_it() {
     house.refused(3, "attach nobody");
 }
 
-/// Keys cannot be put into the terminal of another: neither by ioctl from inside, nor by frames that
-/// make no sense.
+/// Nothing can inject keys into the terminal of another: neither an ioctl from inside, nor malformed frames.
 #[test]
 fn invalid_frames_disconnect_only_the_viewer_that_sent_them() {
     let house = crate::up(HOUSE);

@@ -1,4 +1,4 @@
-//! The process backend against the conformance suite, on the real kernel.
+//! The process and sandbox backends against the conformance suite, on the real kernel.
 
 use abbey_cells::{Backend, CellSpec, Program, Sandbox, ShimBackend};
 use abbey_model::{
@@ -53,7 +53,7 @@ fn process_backend_passes_the_conformance_suite() {
     conformance::run(&backend, &spec);
 }
 
-/// The same cell behind walls.
+/// The same cell as a sandbox.
 fn walled(spec: CellSpec) -> CellSpec {
     CellSpec {
         kind: CellKind::Sandbox,
@@ -180,8 +180,8 @@ fn a_damaged_record_is_reported_not_treated_as_missing() {
     );
 }
 
-/// An agent on file systems of its own fills those and not the host's; what it wrote stays, grows with the manifest,
-/// is in a backup, and is mounted nowhere on the host.
+/// An agent with drives fills those and not the disk of the host; its files survive, grow with the manifest, are in a
+/// backup, and are not mounted on the host.
 #[test]
 fn an_agent_that_fills_its_disk_affects_only_itself() {
     const SIZED: &str = "house: sized\ndefaults: { cell: sandbox }\nagents:\n  a: { template: sysadmin, drives: { state: 16MiB, workspace: 32MiB } }\n  b: { template: sysadmin }\n";

@@ -1,5 +1,5 @@
-//! The routes of an older control plane: its fields and codes over the same state, and a shared secret that is good for
-//! nothing else (S4-03, S4-04).
+//! Compatibility routes of an older control plane: their fields and status codes over the same state, and a shared secret
+//! that is valid for nothing else (S4-03, S4-04).
 
 use crate::up;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Many at once: one key, one task, one winner; a holder that slept too long.
+//! Concurrent requests: one idempotency key, one task, one winner; a lease that expired while its holder was stopped.
 
 use crate::{TWO, house, up};
 use abbey_testkit::args;

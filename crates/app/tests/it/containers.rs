@@ -1,4 +1,4 @@
-//! Agents in containers of the real Podman. Images come by import; there is no registry.
+//! Agents in containers of the real Podman. Images are imported; there is no registry.
 
 use abbey_testkit::args;
 use abbey_testkit::container::pack_busybox_root;
@@ -14,7 +14,7 @@ fn podman(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// An image of that, gone with the test.
+/// An image of that root, removed with the test.
 struct Image(String);
 
 impl Image {
@@ -41,7 +41,7 @@ fn show(house: &House) -> Value {
     house.json(0, "agent show alpha")
 }
 
-/// Containers of this house that Podman knows, and groups that are left of it.
+/// Containers of this house that Podman lists, and control groups that are left of them.
 fn left(house: &House) -> (String, Vec<String>) {
     let group = abbey_daemon::Home::new(house.home()).group();
     let containers = podman(&[
@@ -180,7 +180,7 @@ fn plan_reports_containers_that_this_host_cannot_run() {
     assert!(said.contains("has no subordinate users"), "{said}");
 }
 
-/// An ordinary user's house and an ordinary user's Podman: no root anywhere but in the two programs that map users.
+/// A house and a Podman of an unprivileged user: only the two programs that map users run as root.
 #[test]
 fn an_agent_of_an_unprivileged_user_works_in_a_container() {
     const USER: u32 = 64_242;

@@ -1,6 +1,5 @@
-//! The containment suite: what a program in a cell tries, and must not reach. The same probes run in
-//! a sandbox made by root, in one made by an ordinary user, and in a plain process, where many of
-//! them succeed: so the probes can fail.
+//! The containment suite: what a program in a cell tries, and must not reach. The same probes run in a sandbox of root,
+//! in one of an unprivileged user, in a microVM, and in a plain process, where many succeed: so the probes can fail.
 
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
@@ -12,7 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 const PROBES: &str = include_str!("containment.py");
 const PROCESSES: u64 = 64;
 
-/// One probe as it came out.
+/// Outcome of one probe.
 struct Outcome {
     number: u64,
     name: String,
@@ -114,7 +113,7 @@ fn all_contained(outcomes: &[Outcome]) {
     assert_eq!(outcomes.last().map(|o| o.number), Some(58), "all were run");
 }
 
-/// Everything that a cell must not reach is there and answers.
+/// Every target that a cell must not reach exists and answers.
 fn outside() -> Outside {
     Outside::beside(&[
         "9.9.9.9",
@@ -145,7 +144,7 @@ fn microvm_contains_every_escape_probe() {
     all_contained(&probe(&crate::house(), "microvm"));
 }
 
-/// The same probes against a cell that is shown as "not isolated": they can fail.
+/// The same probes in a cell that is shown as "not isolated" succeed, so they are able to detect a hole.
 #[test]
 fn escape_probes_succeed_in_a_plain_process() {
     let _outside = outside();

@@ -1,5 +1,5 @@
-//! `kill -9` at every step that the code names: of the control plane's sagas, of hostd's calls and of
-//! shims. Whatever was cut off is resumed or undone, and nothing is left over (hazards 3 to 13).
+//! `kill -9` at every named step of the sagas of the control plane, of the calls of hostd, and of shims. Whatever was
+//! interrupted is resumed or undone, and nothing is left over (hazards 3 to 13).
 
 use abbey_testkit::crash::arm;
 use abbey_testkit::house::{House, WITHIN, own_network, until};
@@ -16,8 +16,7 @@ agents:
 ";
 const TWO: &str = "  b: { template: sysadmin, reports_to: a }\n";
 
-/// Runs a command that a crash may cut off: then the house is brought up again, as an operator
-/// would, and the command is given once more.
+/// Runs a command that a crash may interrupt; then runs `up` as an operator would, and the command again.
 fn insist(house: &House, args: &[&str], armed: &Path) {
     let mut last: Option<Output> = None;
     for _ in 0..4 {
@@ -35,7 +34,7 @@ fn insist(house: &House, args: &[&str], armed: &Path) {
     panic!("{args:?}: {last:?}\n{}", house.serve_log());
 }
 
-/// Everything of the house that the host knows of, by name.
+/// Names of everything on the host that belongs to the house.
 fn inventory(house: &House) -> Vec<String> {
     let mut all = Vec::new();
     let mut list = |dir: &str, prefix: &str| {
@@ -108,7 +107,7 @@ fn inventory(house: &House) -> Vec<String> {
     all
 }
 
-/// Roles of every process that was started for this home.
+/// Roles of every process of this home.
 fn processes(home: &str) -> Vec<String> {
     let mut roles = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -144,8 +143,8 @@ fn all_ready(house: &House, agents: usize) -> bool {
     rows.len() == agents && rows.iter().all(|a| a["presence"] == "ready")
 }
 
-/// One life of a house, with a crash at `place`: agents come, are booted anew, stopped, changed and
-/// go. In the end the house is as it was before the second agent came.
+/// A scenario with a crash at `place`: agents are added, restarted, stopped, changed and removed. In the end the house is
+/// as it was before the second agent was added.
 fn live_through(place: &str) {
     let (house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
     house.manifest(ONE);
@@ -192,7 +191,7 @@ fn live_through(place: &str) {
     assert!(left.is_empty(), "{place}: {left:?}");
 }
 
-/// Every `nth` of all places, from the one that a test takes first.
+/// Runs the scenario at every fourth crash point, beginning with the `first`.
 fn some(first: usize) {
     own_network();
     let places: Vec<String> = abbey_daemon::crash_points()
@@ -223,7 +222,7 @@ fn a_crash_at_every_step_leaves_nothing_fourth_quarter() {
     some(3);
 }
 
-/// The lives of a machine: it comes with its agent, works, is stopped, and goes.
+/// A scenario with a microVM: added with its agent, used, stopped, removed.
 fn lives_on_drives_through(cell: &str, place: &str) {
     let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
     house.bring_image();
@@ -266,7 +265,7 @@ fn lives_on_drives_through(cell: &str, place: &str) {
     house.expect(0, "down");
 }
 
-/// Commands in machines: one is booted, others begin where a template waits.
+/// Commands in microVMs: the first one boots, later ones start from the template.
 fn commands_live_through(place: &str) {
     let (house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
     house.bring_image();

@@ -1,5 +1,5 @@
-//! A real PostgreSQL in a cell: a database for each agent, and nobody else's; what is done with it by skills; what
-//! becomes of it when its agent goes (S1-17 to S1-19, S2-05, S4-25).
+//! A real PostgreSQL in a cell: a database for each agent, skills that work on it, and what happens to it when its agent
+//! is removed (S1-17 to S1-19, S2-05, S4-25).
 
 use crate::up;
 use abbey_testkit::args;
@@ -17,7 +17,7 @@ agents:
   sys: { template: sysadmin }
 ";
 
-/// Where PostgreSQL's programs are on this host, as everywhere on Debian.
+/// Directory of the programs of PostgreSQL, as on Debian.
 fn program(name: &str) -> String {
     let bin = abbey_services::postgres::programs(None).expect("PostgreSQL is installed");
     bin.join(name).display().to_string()
@@ -44,7 +44,7 @@ fn refused(house: &House, agent: &str, more: &[&str]) -> String {
     String::from_utf8_lossy(&done.stderr).into_owned()
 }
 
-/// A house in which both have their database.
+/// A house in which both agents have their database.
 fn open() -> House {
     let house = up(MANIFEST);
     until("both have a database", || {
@@ -378,7 +378,7 @@ fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     );
 }
 
-/// The server is killed in the middle of what it does, by its cell's end: what was committed is there, and it comes back.
+/// The server is killed together with its cell while it works: it restarts, and committed data is there.
 #[test]
 fn a_killed_database_server_restarts_with_committed_data() {
     let house = open();
@@ -400,7 +400,7 @@ fn a_killed_database_server_restarts_with_committed_data() {
     }
 }
 
-/// A crash at every named place of giving and taking: the same in the end.
+/// A crash at every named step of granting and dropping a database leads to the same end.
 #[test]
 fn a_crash_while_granting_a_database_is_recovered() {
     for place in [

@@ -1,5 +1,5 @@
-//! Work that agents give to each other: within what was declared, in a chain that is bounded, charged to what was
-//! asked first, and called off with it (S3-21 to S3-29, S2-35).
+//! Delegation between agents: only as declared, in chains of bounded length, charged to the root task, cancelled with it
+//! (S3-21 to S3-29, S2-35).
 
 use crate::{up, with_model};
 use abbey_testkit::args;
@@ -275,8 +275,8 @@ fn org_chart_shows_delegation_paths_and_single_points_of_failure() {
     );
 }
 
-/// Whoever may ask gets an answer in the same chain; who was not allowed, or would ask in a circle, is refused, and a
-/// question is data to the one who is asked (S2-35, S3-28).
+/// An allowed question is answered in the same chain; an undeclared or circular one is refused; the question is data to
+/// the agent that answers (S2-35, S3-28).
 #[test]
 fn ask_is_limited_to_declared_agents_and_refuses_cycles() {
     let house = stand(

@@ -1,4 +1,5 @@
-//! What is wrong with a house is found, named with its remedy, and mended where nothing can be lost (S2-26 to S2-29).
+//! `abbey doctor` finds what is wrong with a house, names the remedy, and fixes what can be fixed without losing data
+//! (S2-26 to S2-29).
 
 use crate::{TWO, house, up, with_model};
 use abbey_testkit::house::{House, own_network, until};

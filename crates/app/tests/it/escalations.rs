@@ -1,4 +1,4 @@
-//! Work that nobody fits goes to whoever the manifest names, and has an end when nobody decides (S4-24).
+//! Tasks without an eligible agent go to the receiver that the manifest names, and end at a deadline (S4-24).
 
 use crate::{house, up, with_model};
 use abbey_testkit::args;

@@ -1,4 +1,4 @@
-//! Wrong input and hard days: each with a clear error, and nothing lost.
+//! Invalid input and failing hosts: each has a clear error, and nothing is lost.
 
 use crate::{TWO, house, up};
 use abbey_testkit::args;
@@ -303,7 +303,7 @@ fn an_unprivileged_user_without_cgroups_is_refused_unless_waived() {
     assert_eq!(run(&["down"]).0, Some(0));
 }
 
-/// S3-07: a cell that does not fit waits, says why, and begins when it does.
+/// S3-07: a cell without enough memory waits, reports why, and starts when there is enough.
 #[test]
 fn a_cell_waits_until_memory_is_available() {
     let house = house();

@@ -1,5 +1,5 @@
-//! Machines of the real Firecracker, as far as a host gets that lends no processor to guests: it is configured,
-//! confined, started, held and put aside; what its guest would do then cannot be seen here (S5-07).
+//! The real Firecracker on a host without KVM: it is configured, confined, started, paused and snapshotted; the guest
+//! itself cannot run here (S5-07).
 
 use abbey_cells::microvm::firecracker::{Call, Client, SnapshotCreate, SnapshotType, Vm, VmState};
 use abbey_testkit::house::{House, tool, until};
@@ -20,14 +20,14 @@ fn plan_reports_a_missing_firecracker() {
     );
 }
 
-/// The cell's own entry in what is running.
+/// Process ID of the first process of the cell, from the record of its shim.
 fn monitor(house: &House) -> Option<i32> {
     let record = house.home().join("run/cells/agent-alpha/shim.json");
     let record: serde_json::Value = serde_json::from_slice(&std::fs::read(record).ok()?).ok()?;
     i32::try_from(record["child"]["pid"].as_i64()?).ok()
 }
 
-/// Its threads' common facts: user, capabilities, filter.
+/// Fields of `/proc/PID/status`: user, capabilities, seccomp mode.
 fn facts(pid: i32) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let lines = text.lines().filter_map(|l| l.split_once(':'));
@@ -36,7 +36,7 @@ fn facts(pid: i32) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The program below the first process of the cell.
+/// The child of the first process of the cell.
 fn program(first: i32) -> Option<i32> {
     let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children")).ok()?;
     children

@@ -1,5 +1,5 @@
-//! Repositories and files that agents keep at services of the house: each its own, by the real git and real HTTP, with
-//! a credential, a quota and a rate of its own (S1-17, S1-18, S2-05).
+//! Git repositories and files that services keep for agents, with the real git over real HTTP: own credential, quota and
+//! rate limit for each agent (S1-17, S1-18, S2-05).
 
 use crate::up;
 use abbey_testkit::args;
@@ -207,7 +207,7 @@ fn a_removed_consumers_repositories_become_bundles_and_services_start_in_order()
     );
 }
 
-/// A server that somebody else runs is declared, watched, and reached by those who use it alone.
+/// An external server is declared, probed, and reached only by the agents that use it.
 #[test]
 fn an_external_service_is_reached_only_by_agents_that_use_it() {
     use std::io::{Read, Write};

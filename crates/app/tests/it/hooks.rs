@@ -1,5 +1,5 @@
-//! Deliveries from elsewhere: by their signature alone, each once, as a task, a run or an event; the end told where it
-//! came from; one trace through all of it (S3-25, S3-31, S3-33).
+//! Hook deliveries: authenticated by their signature, accepted once, as a task, a workflow run or an event; the outcome is
+//! posted back; one trace covers it all (S3-25, S3-31, S3-33).
 
 use crate::{house, with_model};
 use abbey_testkit::args;
@@ -11,10 +11,10 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-/// What came to a forge: path, credential, body.
+/// Requests that the forge received: path, credential, body.
 type Posts = Arc<Mutex<Vec<(String, String, Value)>>>;
 
-/// A forge's API that answers with these statuses and then with 201.
+/// API of a forge that answers with these statuses, and then with 201.
 fn forge(mut answers: VecDeque<u16>) -> (u16, Posts) {
     own_network();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -54,7 +54,7 @@ fn serve(mut stream: TcpStream, posts: &Posts, status: u16) {
     stream.write_all(head.as_bytes()).unwrap();
 }
 
-/// A signature as another implementation makes it.
+/// A signature by an independent implementation.
 fn signature(key: &str, text: &str, how: &str) -> String {
     let program = "import sys,hmac,hashlib,base64\nkey=sys.argv[1]\nkey=base64.b64decode(key[6:]) if key.startswith('whsec_') else key.encode()\nmac=hmac.new(key,sys.stdin.buffer.read(),hashlib.sha256)\nprint(mac.hexdigest() if sys.argv[2]=='hex' else base64.b64encode(mac.digest()).decode())";
     let mut child = Command::new("python3")
@@ -220,7 +220,7 @@ fn a_hook_delivery_starts_a_workflow_under_one_trace() {
     });
 }
 
-/// Tools that speak OpenClaw's hooks: their fields and status codes, a credential of its own, and what comes is data.
+/// Hooks of OpenClaw: their fields and status codes, their own credential, and payloads are data.
 #[test]
 fn openclaw_hooks_keep_their_status_codes_and_treat_payloads_as_data() {
     let house = house();

@@ -1,4 +1,4 @@
-//! hostd at its socket: what it refuses, whoever asks; and what the control plane may still do.
+//! hostd at its socket: what it refuses to every caller, and what the control plane may still do.
 
 use abbey_cells::hostd::{Claim, FileName, Helper, Operation, Reply};
 use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
@@ -132,8 +132,8 @@ fn hostd_refuses_access_to_other_owners_resources() {
     assert!(journal.lines().count() >= 20 && journal.contains("refused: "));
 }
 
-/// New rules stay only when the caller shows in time that it still gets through; else the old ones
-/// are back (S1-13).
+/// New rules stay only when the caller confirms in time that it is still connected; otherwise the old ones are restored
+/// (S1-13).
 #[test]
 fn unconfirmed_firewall_rules_are_rolled_back() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
@@ -254,8 +254,7 @@ fn hostd_dry_run_checks_without_changes() {
     assert!(hostd.config.home.join("agents/a").exists());
 }
 
-/// Bytes that are no request, however they look: a refusal or a closed connection each time, and
-/// the helper goes on.
+/// Bytes that are not a request end in a refusal or a closed connection, and hostd keeps serving.
 #[test]
 fn hostd_refuses_garbage_and_keeps_serving() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
@@ -284,7 +283,7 @@ fn hostd_refuses_garbage_and_keeps_serving() {
     }
 }
 
-/// What an agent puts in the place of a file is neither followed nor waited for (hazard 21).
+/// A link is not followed and a pipe is not waited for, where an agent put it instead of a file (hazard 21).
 #[test]
 fn hostd_does_not_follow_links_or_open_pipes_in_agent_files() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
@@ -315,7 +314,7 @@ fn hostd_does_not_follow_links_or_open_pipes_in_agent_files() {
     assert!(hostd.client.read(owner, FileName::Heartbeat).is_err());
 }
 
-/// The control plane is nobody, and says so in its own status (S1-25).
+/// The control plane runs without privileges, as its process status shows (S1-25).
 #[test]
 fn serve_drops_privileges_and_restarts_a_lost_hostd() {
     let house = crate::up(crate::TWO);
@@ -346,8 +345,7 @@ fn serve_drops_privileges_and_restarts_a_lost_hostd() {
     assert!(!house.home().join("run/hostd.sock").exists());
 }
 
-/// What hostd did is in the house's chain, once, also what it did while no control plane was there
-/// (design: the journal is folded into the chain).
+/// What hostd did is logged to the audit log once, also what it did while no control plane was running.
 #[test]
 fn hostd_journal_is_logged_to_the_audit_log() {
     let house = crate::up(crate::TWO);

@@ -1,5 +1,5 @@
-//! hostd under a stream of broken requests: a minute in every check, as long as wanted by
-//! `ABBEY_FUZZ_SECONDS`, from a start that `ABBEY_FUZZ_SEED` repeats.
+//! hostd under a stream of malformed requests: one minute in every check, longer with `ABBEY_FUZZ_SECONDS`;
+//! `ABBEY_FUZZ_SEED` repeats a run.
 
 use abbey_cells::hostd::{Claim, FileEntry, FileName, Helper, Operation, Reply, Request};
 use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Numbers that look like chance and can be had again (xorshift64*).
+/// Reproducible random numbers (xorshift64*).
 struct Chance(u64);
 
 impl Chance {
@@ -31,7 +31,7 @@ impl Chance {
     }
 }
 
-/// What a text is replaced by.
+/// Replacements for a text.
 const HOSTILE: [&str; 13] = [
     "",
     "..",
@@ -52,7 +52,7 @@ fn agent(name: &str) -> CellName {
     CellName::Agent(name.parse().unwrap())
 }
 
-/// One sound request of every operation but the one that ends hostd.
+/// One valid request of every operation except the one that ends hostd.
 fn seeds(uid: Option<u32>) -> Vec<Operation> {
     let owner = || agent("a");
     let claim = Claim {
@@ -166,7 +166,7 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
     ]
 }
 
-/// Changes a document somewhere: another value, a key less or more, a piece twice.
+/// Mutates a document: another value, a key removed or added, an element doubled.
 fn twist(value: &mut serde_json::Value, chance: &mut Chance) {
     use serde_json::Value;
     let deeper = chance.below(4) != 0;
@@ -204,7 +204,7 @@ fn twist(value: &mut serde_json::Value, chance: &mut Chance) {
     }
 }
 
-/// Bytes that may or may not be a request.
+/// Bytes that may or may not form a request.
 fn request(seeds: &[Operation], chance: &mut Chance) -> Vec<u8> {
     let request = Request {
         operation: chance.one_of(seeds).clone(),
@@ -230,7 +230,7 @@ fn request(seeds: &[Operation], chance: &mut Chance) -> Vec<u8> {
     bytes
 }
 
-/// Sends it, in one piece or two, with descriptors that nobody asked for.
+/// Sends the bytes in one or two writes, with unexpected file descriptors.
 fn send(socket: &Path, bytes: &[u8], chance: &mut Chance) -> String {
     let null = std::fs::File::open("/dev/null").unwrap();
     let mut stream = UnixStream::connect(socket).unwrap();
@@ -270,7 +270,7 @@ fn send(socket: &Path, bytes: &[u8], chance: &mut Chance) -> String {
     answer
 }
 
-/// Name, size and content of everything below.
+/// Name, size and content of every file below a directory.
 fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     let mut dirs = vec![dir.to_owned()];

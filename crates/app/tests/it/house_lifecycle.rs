@@ -1,4 +1,4 @@
-//! From a manifest to done work, and back to nothing.
+//! From a manifest to completed tasks, and down to nothing.
 
 use crate::{TWO, house, up, with_model};
 use abbey_testkit::args;

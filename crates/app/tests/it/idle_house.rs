@@ -1,4 +1,4 @@
-//! An idle house: no write, no model call.
+//! An idle house writes nothing and calls no model.
 
 use crate::{up, with_model};
 use abbey_testkit::args;

@@ -1,4 +1,4 @@
-//! Documents of the contract keep their keys; refusals have their codes.
+//! JSON documents keep the keys of their contract; refusals have exit codes and hints.
 
 use crate::{TWO, house, up};
 use abbey_testkit::args;
@@ -228,7 +228,7 @@ fn importing_exported_tasks_twice_adds_them_once() {
     );
 }
 
-/// Every example can be begun from, and says what is missing where something is.
+/// Every example manifest can be planned, and the plan reports what is missing.
 #[test]
 fn init_writes_each_example_manifest() {
     let house = house();

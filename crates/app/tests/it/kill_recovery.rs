@@ -1,4 +1,4 @@
-//! `kill -9` of the control plane at random moments under load and running agents.
+//! `kill -9` of the control plane at random moments, under load and with running agents.
 //!
 //! 200 points here; `ABBEY_KILL_POINTS=10000` for the long run.
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const WORKERS: usize = 16;
 
-/// A request that may be cut off by the kill: none then.
+/// A request that the kill may interrupt: `None` then.
 fn attempt(
     request: Request,
     token: &str,
@@ -32,8 +32,7 @@ struct Ledger {
     stop: AtomicBool,
 }
 
-/// Adds tasks and plays an agent that claims and completes them, and remembers what was
-/// acknowledged.
+/// Adds tasks, claims and completes them as an agent, and records what was acknowledged.
 fn work(house: &House, ledger: &Ledger, n: usize, operator: &str, agent: &str) {
     let mut serial = 0u64;
     while !ledger.stop.load(Ordering::SeqCst) {

@@ -1,5 +1,4 @@
-//! Languages and locales: what an agent's reports and notices are in, what it answers in, what its programs have
-//! (S1-22, S1-23).
+//! Languages and locales of reports, notices, answers and programs (S1-22, S1-23).
 
 use crate::up;
 use abbey_testkit::args;

@@ -1,8 +1,8 @@
-//! One long run of what the house does by itself, through `kill -9` at random moments: schedules, a workflow with
-//! parallel steps, a gate and an event, a queue that people edit, work by files, reports in a shared log. Afterwards the
-//! result is the one that there would have been: no step twice, no instant twice, nothing missing.
+//! One long run through `kill -9` at random moments: schedules, a workflow with parallel steps, an approval and an event,
+//! a queue that people edit, work through files, reports in a shared log. The outcome is the same as without kills: no step
+//! and no instant twice, nothing missing.
 //!
-//! 20 points here; `ABBEY_STORY_KILLS=200` for the long run, `ABBEY_STORY_SEED` for the same moments again.
+//! 20 points here; `ABBEY_STORY_KILLS=200` for the long run, `ABBEY_STORY_SEED` repeats the moments.
 
 use crate::up;
 use abbey_testkit::args;
@@ -32,10 +32,10 @@ workflows:
     output: { loaf: $steps.made.text, note: $steps.gate.note }
 ";
 
-/// Runs of the workflow.
+/// Number of runs of the workflow.
 const RUNS: u64 = 5;
 
-/// A command that may meet a house that is dead for the moment.
+/// Runs a command while the house may be down.
 fn attempt(house: &House, args: &[&str]) -> Option<Value> {
     let mut all = args.to_vec();
     all.push("--json");
@@ -46,7 +46,7 @@ fn attempt(house: &House, args: &[&str]) -> Option<Value> {
         .then(|| serde_json::from_slice(&output.stdout).ok())?
 }
 
-/// The next step of whoever sits before the house; doing it twice is doing it once.
+/// The next step of the operator; every step is idempotent.
 fn operate(house: &House, turn: u64) {
     let n = turn % RUNS;
     let (key, input) = (format!("story-{n}"), format!("n={n}"));
@@ -184,7 +184,7 @@ fn all_tasks(house: &House) -> Vec<Value> {
     doc["tasks"].as_array().unwrap().clone()
 }
 
-/// Many tasks that are due at once are each done once, and keep nobody else waiting (hard days).
+/// Many tasks that are due at once run once each, and do not delay others.
 #[test]
 fn a_flood_of_tasks_runs_once_each_and_schedules_stay_on_time() {
     let house = up("house: flood

@@ -1,4 +1,4 @@
-//! The real binary, driven as a user drives it, each test in a home and on ports of its own.
+//! End-to-end tests: the real binary, driven as a user drives it, each test with its own home and ports.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -48,14 +48,14 @@ mod workflows;
 
 use abbey_testkit::house::House;
 
-/// Two agents that need no model.
+/// Manifest with two agents that need no model.
 pub(crate) const TWO: &str = "house: two\ndefaults: { cell: process }\nbudget: { tokens_per_day: 1000 }\nagents:\n  abbot: { template: orchestrator, budget: { share: 50% } }\n  sysadmin: { template: sysadmin, reports_to: abbot, budget: { share: 50% } }\n";
 
 pub(crate) fn house() -> House {
     House::new(env!("CARGO_BIN_EXE_abbey"))
 }
 
-/// A house that is up.
+/// A running house.
 pub(crate) fn up(manifest: &str) -> House {
     let house = house();
     house.manifest(manifest);
@@ -63,7 +63,7 @@ pub(crate) fn up(manifest: &str) -> House {
     house
 }
 
-/// A manifest with the scripted model; its binary is built beside ours.
+/// Manifest with the scripted model, whose binary is built beside `abbey`.
 pub(crate) fn with_model(agents: &str) -> String {
     format!(
         "house: thinking\nproviders:\n  scripted: {{ kind: openai, service: model, output_tokens_max: 200, input_usd_per_mtok: 1, output_usd_per_mtok: 2 }}\nservices:\n  model: {{ cell: process, command: [abbey-scripted-model, --port, \"{{port}}\"], probe: /v1/models }}\ndefaults: {{ cell: process, model: scripted/scripted-1 }}\nbudget: {{ tokens_per_day: 100000 }}\nagents:\n{agents}"

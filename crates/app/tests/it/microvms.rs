@@ -1,4 +1,4 @@
-//! Agents in machines of their own: booted for real, without a processor that helps (S5-01 to S5-12).
+//! Agents in microVMs that really boot, without KVM (S5-01 to S5-12).
 
 use abbey_testkit::args;
 use abbey_testkit::house::{House, image, kill, until};
@@ -28,7 +28,7 @@ fn drive(house: &House, name: &str) -> PathBuf {
     house.home().join("agents/alpha/drives").join(name)
 }
 
-/// Looks at a drive from outside, without mounting it.
+/// Inspects a drive without mounting it.
 fn whole(drive: &Path) {
     let output = Command::new("e2fsck")
         .args(["-f", "-n"])
@@ -39,7 +39,7 @@ fn whole(drive: &Path) {
     assert!(output.status.success(), "{}: {said}", drive.display());
 }
 
-/// A file on a drive, read from outside.
+/// Content of a file on a drive, read without mounting it.
 fn on(drive: &Path, file: &str) -> String {
     let output = Command::new("debugfs")
         .args(["-R", &format!("cat {file}")])
@@ -49,7 +49,7 @@ fn on(drive: &Path, file: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Every file of the house that holds a text, drives and images left out.
+/// Files of the house that contain a text, except drives and images.
 fn holders(house: &House, text: &str) -> String {
     let output = Command::new("grep")
         .args(["-rlF", "--exclude=*.ext4", "--exclude=initrd", text])
@@ -142,8 +142,8 @@ fn a_microvm_agent_works_and_keeps_its_drives() {
     assert!(!house.home().join("run/cells").exists());
 }
 
-/// The charter and the model reach a machine that runs, with a number that the agent acknowledges; what the
-/// host keeps is what the next boot starts with (S5-12).
+/// Charter and model reach a running microVM, and the agent acknowledges their number; the next boot starts with them
+/// (S5-12).
 #[test]
 fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane() {
     // On a terminal, as nothing else of this depends on it.
@@ -209,7 +209,7 @@ fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane()
     );
 }
 
-/// The program around a machine is confined like any cell, and has no network at all.
+/// The VMM is confined like any cell, and has no network.
 #[test]
 fn a_microvm_runs_in_a_sandbox_and_leaves_no_secrets() {
     let house = machines(ONE);
@@ -260,7 +260,7 @@ fn a_microvm_runs_in_a_sandbox_and_leaves_no_secrets() {
     });
 }
 
-/// Every way in which a machine cannot begin is said with its remedy, and leaves nothing.
+/// Every reason why a microVM cannot start is reported with its remedy, and nothing is left over.
 #[test]
 fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     let house = crate::house();
@@ -335,8 +335,7 @@ fn small(house: &House) -> String {
     path.display().to_string()
 }
 
-/// Two agents at once; one takes everything it can, the other answers all the same. Both are one
-/// `abbey agent rm` away from nothing.
+/// One agent uses all resources of its microVM and the other still answers; `abbey agent rm` leaves nothing of either.
 #[test]
 fn drives_grow_with_the_manifest_and_are_removed_with_the_agent() {
     let house = machines(ONE);
@@ -376,8 +375,7 @@ fn drives_grow_with_the_manifest_and_are_removed_with_the_agent() {
     whole(&removed[0].path().join("drives/workspace.ext4"));
 }
 
-/// A backup has what is on the drives, whether the machine runs or not, and a house that is restored from it
-/// makes drives with that.
+/// A backup contains the content of drives whether the microVM runs or not, and a restored house creates drives from it.
 #[test]
 fn a_backup_contains_microvm_drives() {
     let house = machines(ONE);
@@ -426,7 +424,7 @@ fn a_backup_contains_microvm_drives() {
     }
 }
 
-/// What has a kernel of its own may share that further: Podman of an ordinary user works in a machine (S5-15).
+/// Rootless Podman works inside a microVM (S5-15).
 #[test]
 fn an_unprivileged_user_runs_containers_in_a_microvm() {
     let house = crate::house();
@@ -460,8 +458,8 @@ fn run(house: &House, more: &[&str], script: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The first command boots its machine and says so; later ones begin where another waited, each with an
-/// identity of its own, from a memory that holds no secret and that nobody can change (S5-15).
+/// The first command boots a microVM; later ones start from a template, each with its own identity, from memory that
+/// holds no secret and is sealed (S5-15).
 #[test]
 fn run_starts_from_a_warm_microvm() {
     let house = crate::house();

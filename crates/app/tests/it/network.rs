@@ -1,5 +1,5 @@
-//! Networks of cells: what an agent reaches, and what it does not, with an outside of the test's
-//! own (S1-03, S1-07 to S1-13).
+//! Networks of cells: what an agent reaches and what it does not, with a simulated outside network (S1-03, S1-07 to
+//! S1-13).
 
 use crate::house;
 use abbey_testkit::args;
@@ -18,7 +18,7 @@ fn beside() -> Outside {
     Outside::beside(&[OUTSIDE, OTHER, PRIVATE, METADATA])
 }
 
-/// Tries something in the cell of an agent; what it printed.
+/// Runs a probe in the cell of an agent and gives its output.
 fn inside(house: &House, agent: &str, what: &[&str]) -> String {
     let mut args = vec![
         "exec",
@@ -48,8 +48,7 @@ fn reach(house: &House, agent: &str, to: &str) -> String {
     inside(house, agent, &["reach", host, port])
 }
 
-/// Asks the proxy for a tunnel and says something through it; status, and the reason of a refusal
-/// or everything that was said.
+/// Opens a tunnel through the proxy and sends data; gives the status, and the reason of a refusal or the data received.
 fn tunnel(house: &House, agent: &str, to: &str, say: (&str, &str)) -> (u16, String) {
     let said = inside(house, agent, &["tunnel", to, say.0, say.1]);
     let status = said.split(' ').nth(1).and_then(|s| s.parse().ok());
@@ -90,7 +89,7 @@ fn stand(manifest: &str) -> (Outside, House, Value) {
     (outside, house, fleet)
 }
 
-/// Address of an agent's cell, and of its gateway.
+/// Address of the cell of an agent, and of its gateway.
 fn addresses(fleet: &Value, agent: &str) -> (String, String) {
     let agents = fleet["agents"].as_array().unwrap();
     let row = agents.iter().find(|a| a["name"] == agent).unwrap();
@@ -104,7 +103,7 @@ fn nft(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A table that is not the house's.
+/// A firewall table of another program.
 fn add_foreign() {
     nft(&["add", "table", "inet", "foreign"]);
     nft(&[
@@ -128,7 +127,7 @@ fn an_agent_reaches_only_the_agent_api_and_its_allowed_destinations() {
     reaches_what_it_may("");
 }
 
-/// The layout of several subnets on one bridge lets nobody reach more (S1-03, S1-09).
+/// The bridged layout allows no more than the routed one (S1-03, S1-09).
 #[test]
 fn bridged_layout_allows_no_more_than_routed() {
     reaches_what_it_may(BRIDGE);
@@ -281,8 +280,8 @@ fn services_are_reachable_at_their_service_addresses() {
     assert!(listing.contains("Directory listing"), "{listing}");
 }
 
-/// What a cell says about itself on the wire changes nothing: another address or hardware address
-/// gets nowhere. Tried with root's rights inside the cell's network, which no agent has.
+/// Packets with another source address or hardware address are dropped. Tried as root inside the network of the cell,
+/// which no agent is.
 #[test]
 fn spoofed_source_addresses_are_dropped() {
     drops_false_addresses("", "!= @sources");
@@ -332,7 +331,7 @@ fn drops_false_addresses(layout: &str, rule: &str) {
     assert!(!counted.contains("packets 0 "), "{counted}");
 }
 
-/// A bridge that somebody took away stands again, with its gateways and ports, and no cell is started anew.
+/// A deleted bridge is recreated with its gateways and ports, without restarting a cell.
 #[test]
 fn a_deleted_bridge_is_recreated() {
     let (_outside, house, fleet) = stand(&format!("{BRIDGE}{TWO}"));
@@ -497,8 +496,7 @@ fn daily_egress_bytes_are_limited() {
     assert!(fetch().starts_with("403"));
 }
 
-/// hostd's firewall: on trial until confirmed, its own table only, mended when somebody breaks it
-/// (S1-13, hazards of networks).
+/// The firewall of hostd: on trial until confirmed, one table of its own, repaired when another program changes it (S1-13).
 #[test]
 fn firewall_leaves_foreign_tables_alone_and_is_repaired() {
     own_network();
@@ -544,7 +542,7 @@ fn firewall_leaves_foreign_tables_alone_and_is_repaired() {
     assert_eq!(nft(&["list", "ruleset"]).trim(), foreign.trim());
 }
 
-/// A service that goes gives its place in the network back, and the house goes on.
+/// A removed service frees its subnet, and the house keeps running.
 #[test]
 fn removing_a_service_removes_its_network() {
     let (_outside, house, _) = stand(TWO);
@@ -563,8 +561,7 @@ fn removing_a_service_removes_its_network() {
     });
 }
 
-/// Who may go everywhere asks for names as programs do, and the house asks its own name server; who
-/// may not gets no answer (S1-12).
+/// Cells with full egress resolve names through the name server of the house; other cells get no answer (S1-12).
 #[test]
 fn dns_is_answered_only_for_cells_with_full_egress() {
     let (_outside, house, _) = stand(TWO);

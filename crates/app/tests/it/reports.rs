@@ -1,4 +1,4 @@
-//! Reports at the door: from probes and rows, never from a model (S4-31, S2-30).
+//! Reports: computed from probes and rows, without a model call (S4-31, S2-30).
 
 use crate::{TWO, up};
 use abbey_testkit::args;
@@ -60,15 +60,15 @@ fn every_report_has_three_parts_and_exact_figures() {
     assert!(
         seen("skills", "system-stats").starts_with("1 run, 0 failed; tokens 0, most 0; seconds ")
     );
-    assert_eq!(seen("tokens", "all"), "no model was asked");
+    assert_eq!(seen("tokens", "all"), "no model calls");
     assert_eq!(seen("tests", "results that are skill"), "1");
-    assert!(seen("tests", "the log").ends_with("entries, whole"));
+    assert!(seen("tests", "audit log").ends_with("entries, verified"));
     assert!(seen("policy", "sysadmin").starts_with("cell process, egress none, tools "));
     // Words find the report that answers them.
     let asked = house.expect(0, "report 'how full are the disks?'");
     assert!(asked.starts_with("# disk, "), "{asked}");
     let told = house.refused(3, "report 'sing a song'");
-    assert!(told.contains("no report answers `sing a song`"), "{told}");
+    assert!(told.contains("no report matches `sing a song`"), "{told}");
     assert_eq!(seen("metrics", "port conflicts"), "0");
     assert_eq!(seen("metrics", "agents that share a user"), "0");
     assert_eq!(seen("metrics", "uptime of sysadmin"), "100.0 %");

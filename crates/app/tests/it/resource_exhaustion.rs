@@ -1,5 +1,5 @@
-//! What an agent can do to its own cell, and what of it reaches nobody else: memory, processor, processes, output
-//! (checks 27, 28 and 51 to 54). The neighbour and the house answer afterwards.
+//! What an agent can exhaust in its own cell without affecting others: memory, CPU, processes, output (checks 27, 28 and
+//! 51 to 54). The neighbour and the house still answer afterwards.
 
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
@@ -87,7 +87,7 @@ fn cpu_is_shared_by_weight_and_limit() {
     neighbour_is_well(&house);
 }
 
-/// A flood of output is written down whole lines at a time, the log turns over, and the house reads on.
+/// A flood of output is logged in whole lines, the log is rotated, and the house keeps reading.
 #[test]
 fn output_flood_is_bounded_in_the_log() {
     let house = crate::house();

@@ -1,4 +1,4 @@
-//! Single commands in fresh cells (`abbey run`), as a user runs them.
+//! Single commands in fresh cells (`abbey run`).
 
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
@@ -19,7 +19,7 @@ fn rules() -> String {
     String::from_utf8(listed.unwrap().stdout).unwrap()
 }
 
-/// Nothing of any command is left: no files, cells, groups, users held, rules or interfaces.
+/// No command left anything: no files, cells, control groups, allocations, rules or interfaces.
 fn nothing_left(house: &House) {
     let list = |dir: &str| {
         let entries = std::fs::read_dir(house.home().join(dir)).unwrap();
@@ -132,12 +132,12 @@ fn run_copies_files_in_and_out() {
     assert!(
         house
             .refused(125, "run --in absent -- true")
-            .contains("cannot be brought")
+            .contains("cannot copy")
     );
     nothing_left(&house);
 }
 
-/// What it may reach is what was said: nothing, names by the proxy, or everything public.
+/// A command reaches what its arguments allow: nothing, listed names through the proxy, or every public address.
 #[test]
 fn run_reaches_only_its_allowed_destinations() {
     let _outside = Outside::beside(&["198.51.100.7", "192.168.77.7"]);
@@ -171,7 +171,7 @@ fn run_reaches_only_its_allowed_destinations() {
     nothing_left(&house);
 }
 
-/// Many at once, a caller who leaves, and a control plane that is killed in the middle.
+/// Many commands at once, a caller that disconnects, and a control plane that is killed meanwhile.
 #[test]
 fn run_leaves_nothing_however_it_ends() {
     let house = up();

@@ -1,5 +1,4 @@
-//! Schedules at the door: written with their agents, told by the plan when wrong, fired once also through a kill
-//! (S2-16, S2-20, S4-05).
+//! Schedules: part of the manifest, refused by the plan when invalid, fired once also across a kill (S2-16, S2-20, S4-05).
 
 use crate::up;
 use abbey_testkit::args;
@@ -88,8 +87,7 @@ fn an_invalid_schedule_is_refused_with_its_line() {
     }
 }
 
-/// Jobs of the house that come by themselves: a checkpoint that can be restored and a report in a shared log, without
-/// any model (S2-18, S2-19).
+/// Scheduled jobs: a checkpoint that can be restored and a report in a shared log, without a model call (S2-18, S2-19).
 #[test]
 fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
     let house = up(
@@ -213,7 +211,7 @@ fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
     );
 }
 
-/// By verbs, in the manifest, whose comments stay; what is wrong changes nothing (S2-20).
+/// The verbs edit the manifest and keep its comments; an invalid edit changes nothing (S2-20).
 #[test]
 fn schedule_add_and_rm_and_agent_move_edit_the_manifest() {
     let house = up(

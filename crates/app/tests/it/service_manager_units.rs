@@ -1,4 +1,4 @@
-//! Files for the host's service manager: sound, walled, and what they start is a house (S3-08 to S3-12, S1-20).
+//! Files for the service manager of the host: they verify, are restricted, and start a house (S3-08 to S3-12, S1-20).
 
 use crate::{TWO, house};
 use abbey_testkit::args;
@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Writes the units of a kind into a directory beside the home.
+/// Installs the units of a kind into a directory beside the home.
 fn written(house: &House, kind: &str) -> PathBuf {
     let dir = house.path(kind);
     let place = dir.display().to_string();
@@ -26,7 +26,7 @@ fn analyze(args: &[&str]) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
-/// Exposure of a unit, from 0 to 10, as systemd counts it.
+/// Exposure of a unit as `systemd-analyze security` counts it, from 0 to 10.
 fn exposure(dir: &Path, unit: &str) -> f64 {
     let place = dir.join(unit).display().to_string();
     let (out, err) = analyze(&["security", "--offline=true", "--no-pager", &place]);
@@ -177,7 +177,7 @@ fn rc_scripts_pass_shellcheck_and_run_their_verbs() {
     assert!(run("abbey_agents", &["onestatus"], "NO").contains("sysadmin"));
 }
 
-/// A process as a service manager starts it, and the socket on which it says that it is ready.
+/// A process as a service manager starts it, and the socket for its readiness notification.
 struct Started {
     child: Child,
     told: UnixDatagram,

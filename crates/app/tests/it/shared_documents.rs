@@ -1,5 +1,4 @@
-//! Shared documents at the doors: one writer each, a log that is only added to, a status that nobody writes
-//! (S3-17, S3-26, S3-41).
+//! Shared documents: one writer each, append-only logs, and a status that only its gatekeeper writes (S3-17, S3-26, S3-41).
 
 use crate::{house, with_model};
 use abbey_testkit::args;

@@ -1,5 +1,5 @@
-//! Tool servers in cells of their own, by the protocol that they speak: for those who use them, while they work, and
-//! every call is entered (S3-19).
+//! Tool servers in their own cells, over the Model Context Protocol: only for the agents that use them, and every call is
+//! logged (S3-19).
 
 use crate::house;
 use abbey_testkit::args;
@@ -9,7 +9,7 @@ use abbey_testkit::scripted::tool_call;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 
-/// A server as the protocol's own documentation describes one: handshake, list, call, an error, and a question back.
+/// A server as the documentation of the protocol describes it: handshake, list, call, an error, and a request of its own.
 const SERVER: &str = r#"#!/usr/bin/python3
 import json, sys
 def say(m):
@@ -147,7 +147,7 @@ fn a_tool_server_that_exits_is_reported_and_restarted() {
     assert_eq!(house.entries("tool.call")[1]["detail"]["ok"], true);
 }
 
-/// Whoever dies between a call and its answer: that it was made is in the log.
+/// A crash between a call and its answer: the call is in the log.
 #[test]
 fn every_tool_call_is_logged_before_it_is_made() {
     let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), "tool.called");

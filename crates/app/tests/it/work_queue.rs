@@ -1,5 +1,5 @@
-//! Work for people and for agents that know only files: evidence is looked at by the house, results count wherever
-//! they were left (S2-10 to S2-15).
+//! The work queue for people and for agents that work through files: evidence is verified by the house, and results count
+//! wherever they were written (S2-10 to S2-15).
 
 use crate::{house, up, with_model};
 use abbey_testkit::args;
@@ -7,7 +7,7 @@ use abbey_testkit::house::{House, until};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// An agent that somebody works for by hand.
+/// An agent without a program; the test does its work by hand.
 const BY_HAND: &str = "house: hands\ndefaults: { cell: process }\nagents:\n  a: { template: orchestrator, files: {} }\n  b: { template: sysadmin, reports_to: a }\n";
 
 fn workspace(house: &House, agent: &str) -> PathBuf {
@@ -138,7 +138,7 @@ fn a_task_is_done_only_after_its_evidence_is_verified() {
     house.refused(2, "task add x --evidence 'trust me'");
 }
 
-/// Another agent's yes, by real runs of both; a no sends the work back with the reason.
+/// Approval by another agent, with real runs of both; a denial returns the task with the reason.
 #[test]
 fn review_evidence_needs_the_reviewers_approval() {
     let house = up(&with_model(
@@ -179,7 +179,7 @@ fn review_evidence_needs_the_reviewers_approval() {
     }
 }
 
-/// Who waits for the answer cannot renew the lease, so the house keeps it while it looks.
+/// An agent that waits for the answer cannot renew its lease, so the house extends it during verification.
 #[test]
 fn evidence_verification_can_outlast_a_lease() {
     let house = house();
@@ -326,8 +326,8 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
     assert!(house.expect(0, "task export --markdown").contains("TASK-3"));
 }
 
-/// Whoever syncs may die between what the house did and what the file says; and a line that is written again later is
-/// new work, however much the house did meanwhile.
+/// A synchronisation may be killed between the change in the house and the change in the file; a line that is written
+/// again later is a new task.
 #[test]
 fn a_queue_line_is_one_task_until_it_is_rewritten() {
     let house = up(

@@ -1,5 +1,5 @@
-//! Workflows at the door: checked before anything runs, each step once through kills, values as data, undone when
-//! called off (S3-29 to S3-33).
+//! Workflows: checked before anything runs, each step once across kills, values passed as data, compensated when
+//! cancelled (S3-29 to S3-33).
 
 use crate::{up, with_model};
 use abbey_testkit::args;
@@ -226,7 +226,7 @@ fn an_invalid_workflow_is_refused_before_it_runs() {
     let file = house.manifest(FLOW);
     let file = file.to_str().unwrap();
     let text = house.expect(0, args!("workflow check -f {}", file));
-    assert!(text.contains("3 workflows, no mistakes"), "{text}");
+    assert!(text.contains("3 workflows, no errors"), "{text}");
     let drawn = house.expect(0, args!("workflow check -f {} --svg survey", file));
     assert!(
         drawn.contains("<svg") && drawn.contains("approval"),

@@ -83,7 +83,7 @@ async fn reports_doc(
     let found = asked.map(reports::route);
     let report = |(name, about): (&str, &'static str)| Observation {
         label: name.to_owned(),
-        value: language.say(&Text::new(about)),
+        value: language.render(&Text::new(about)),
     };
     let all = reports::NAMES.map(report).into_iter();
     let fits = |o: &Observation| match &found {

@@ -290,7 +290,7 @@ async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
         .with("agent", by)
         .with("state", row.state().name());
     let language = plan::language_of(house, Some(to));
-    let text = format!("{}\n{}", language.say(&told), outcomes::outcome(&row));
+    let text = format!("{}\n{}", language.render(&told), outcomes::outcome(&row));
     let new = NewTask {
         priority: Priority::P1,
         // Told once, however often it is tried.

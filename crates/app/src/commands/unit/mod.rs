@@ -60,21 +60,21 @@ pub(crate) enum Kind {
     Rcd,
 }
 
-/// What the files are written from.
+/// Facts from which the files are rendered.
 struct Facts {
     /// The binary.
     binary: String,
     /// `ABBEY_HOME`.
     home: String,
-    /// The user whom the control plane is; a house of a user's own has none.
+    /// User ID of the control plane; 0 for a house that an unprivileged user owns.
     serve_uid: u32,
-    /// Credentials by name that the manifest refers to.
+    /// Names of the credentials that the manifest refers to.
     credentials: BTreeSet<String>,
-    /// Version of systemd, where there is one.
+    /// Version of systemd.
     systemd: u32,
 }
 
-/// One file.
+/// Rendered file.
 struct File {
     name: &'static str,
     mode: u32,
@@ -122,10 +122,10 @@ fn kind_of(args: &UnitArgs) -> Result<Kind, Failure> {
         None if root => Ok(Kind::Systemd),
         None => Ok(Kind::User),
         Some(Kind::User) if root => Err(Failure::plain(
-            "a house of root's is the system's: root has no units of a user's own",
+            "root has no user units: its house is started by system units",
         )
         .with_code(exit::USAGE)
-        .hint("leave `--kind` out, or run this as the user whose house it is")),
+        .hint("omit `--kind`, or run this command as the user who owns the house")),
         Some(kind) => Ok(kind),
     }
 }
@@ -138,32 +138,32 @@ fn place(kind: Kind) -> Result<PathBuf, Failure> {
             let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
             let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".config"));
             let config = config.or_else(usual).ok_or_else(|| {
-                Failure::plain("neither HOME nor XDG_CONFIG_HOME says where units of a user are")
+                Failure::plain("cannot find the directory of user units: neither HOME nor XDG_CONFIG_HOME is set")
             })?;
             Ok(config.join("systemd/user"))
         }
     }
 }
 
-/// A path that needs no quoting in a unit, and in no shell either.
+/// Checks that a path needs no quoting in a unit or a shell.
 fn plain(what: &str, path: &Path) -> Result<String, Failure> {
     let text = path.to_str().unwrap_or_default();
     let usual = |b: u8| b.is_ascii_alphanumeric() || b"/._-+".contains(&b);
     match text.starts_with('/') && text.bytes().all(usual) {
         true => Ok(text.to_owned()),
         false => Err(Failure::plain(format!(
-            "{what} `{}` cannot stand in a unit: it has other characters than letters, digits and `/._-+`",
+            "{what} `{}` cannot be used in a unit: only letters, digits and `/._-+` are allowed",
             path.display()
         ))
         .with_code(exit::USAGE)
-        .hint("move it, or name it by a link without them")),
+        .hint("move it, or use a symbolic link with an allowed path")),
     }
 }
 
 async fn facts(home: &Home, kind: Kind) -> Result<Facts, Failure> {
     let binary = std::env::current_exe()
-        .map_err(|e| Failure::plain(format!("could not tell which binary this is: {e}")))?;
-    // The control plane's user and the directories are made now, so that the units can name them.
+        .map_err(|e| Failure::plain(format!("cannot find the path of this binary: {e}")))?;
+    // Allocates the user of the control plane and creates the directories that the units name.
     let serve_uid = home.prepare().map_err(Failure::from)?.serve_uid;
     Ok(Facts {
         binary: plain("the binary", &binary)?,
@@ -177,7 +177,7 @@ async fn facts(home: &Home, kind: Kind) -> Result<Facts, Failure> {
     })
 }
 
-/// Credentials of the manifest that is in force; none where no house answers.
+/// Credentials of the applied manifest; none when no house answers.
 async fn credentials(home: &Home) -> BTreeSet<String> {
     let Ok(client) = client(home) else {
         return BTreeSet::new();
@@ -194,8 +194,8 @@ async fn credentials(home: &Home) -> BTreeSet<String> {
     named.collect()
 }
 
-/// Version of systemd on this host: what an older one does not know would be a warning at every boot. The oldest one
-/// that is looked after, where there is none.
+/// Version of systemd on this host, or the oldest supported one. Settings that it does not know are left out, since each
+/// would be a warning at every boot.
 fn version() -> u32 {
     let output = std::process::Command::new("systemctl")
         .arg("--version")
@@ -218,10 +218,10 @@ fn print(dir: &Path, files: &[File]) {
 fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
     use abbey_support::file::{Sync, publish};
     let broken = |what: &str, path: &Path| {
-        let text = format!("could not {what} `{}`", path.display());
+        let text = format!("cannot {what} `{}`", path.display());
         move |e: std::io::Error| Failure::plain(format!("{text}: {e}"))
     };
-    std::fs::create_dir_all(dir).map_err(broken("make", dir))?;
+    std::fs::create_dir_all(dir).map_err(broken("create", dir))?;
     for file in files {
         let path = dir.join(file.name);
         publish(&path, &file.text, file.mode, Sync::Content).map_err(broken("write", &path))?;
@@ -229,7 +229,7 @@ fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
     }
     if kind == Kind::User && !lingers() {
         output::say(
-            "note: this user does not linger, so the house ends with the last session and does not come up with the host; `loginctl enable-linger` changes that",
+            "note: lingering is off for this user, so the house stops with the last session and does not start at boot; `loginctl enable-linger` turns it on",
         );
     }
     let next = match kind {
@@ -239,12 +239,12 @@ fn install(kind: Kind, dir: &Path, files: &[File]) -> Outcome {
     };
     let first = if next.is_empty() { "" } else { ", then " };
     output::say(&format!(
-        "nothing is started: {next}{first}`abbey unit enable` and `abbey unit start`"
+        "installed, not started; next: {next}{first}`abbey unit enable` and `abbey unit start`"
     ));
     Ok(exit::OK)
 }
 
-/// Whether a user's services go on without a session of theirs (S3-11).
+/// Whether the user's services keep running without a session (S3-11).
 ///
 /// Source: loginctl(1), `enable-linger`: the mark is a file of the user's name.
 fn lingers() -> bool {
@@ -255,7 +255,7 @@ fn lingers() -> bool {
     })
 }
 
-/// Has the host's service manager do it.
+/// Passes the verb on to the service manager of the host.
 fn manage(kind: Kind, verb: &str) -> Outcome {
     let (program, args): (&str, Vec<&str>) = match kind {
         Kind::Systemd => ("systemctl", vec![verb, systemd::HOUSE]),
@@ -268,7 +268,7 @@ fn manage(kind: Kind, verb: &str) -> Outcome {
             .code()
             .and_then(|c| u8::try_from(c).ok())
             .unwrap_or(exit::FAILURE)),
-        Err(e) => Err(Failure::plain(format!("`{program}` could not be run: {e}"))
-            .hint("`--kind` names the service manager of this host; without one, `abbey up` starts a house")),
+        Err(e) => Err(Failure::plain(format!("cannot run `{program}`: {e}"))
+            .hint("`--kind` selects the service manager; on a host without one, `abbey up` starts the house")),
     }
 }

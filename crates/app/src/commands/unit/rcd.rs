@@ -1,16 +1,16 @@
-//! Scripts for FreeBSD's rc.d: the house, its helper, and its agents as a list that the house is asked to start.
+//! Scripts for FreeBSD's rc.d: the control plane, hostd, and one that starts the agents of a list.
 //!
 //! Source: rc.subr(8), rc(8), daemon(8), FreeBSD 14.
 
 use super::{Facts, File};
 
-/// The control plane's script.
+/// Script of the control plane.
 pub(super) const HOUSE: &str = "abbey";
 
-/// All of them.
+/// Every script.
 pub(super) fn scripts(facts: &Facts) -> Vec<File> {
     let Facts { binary, home, .. } = facts;
-    // The control plane becomes an ordinary user by itself.
+    // The control plane drops its privileges by itself.
     let supervised = |name: &str, about: &str, needs: &str, role: &str| {
         format!(
             r#"#!/bin/sh
@@ -21,7 +21,7 @@ pub(super) fn scripts(facts: &Facts) -> Vec<File> {
 # REQUIRE: {needs}
 # KEYWORD: shutdown
 #
-# Add to /etc/rc.conf, or have `service {name} enable` do it:
+# Add to /etc/rc.conf, or run `service {name} enable`:
 #   {name}_enable="YES"
 
 # shellcheck disable=SC1091
@@ -36,7 +36,7 @@ load_rc_config "$name"
 
 : "${{{name}_enable:=NO}}"
 
-# The one that starts it anew, and the one that works.
+# Process IDs of daemon(8), which restarts the program, and of the program.
 # shellcheck disable=SC2034
 pidfile="/var/run/{name}.daemon.pid"
 child_pidfile="/var/run/{name}.pid"
@@ -80,7 +80,7 @@ status_cmd="abbey_agents_status"
 # shellcheck disable=SC2034
 extra_commands="status"
 
-# Arguments behind the verb are agents; without, the list is.
+# Arguments after the verb are agents; without any, those of abbey_agents_list.
 abbey_agents_each()
 {{
 	_verb="$1"

@@ -1,21 +1,21 @@
-//! Units of systemd: the control plane as an ordinary user behind every wall that it can live with, hostd as root, and
-//! a template whose instances are agents.
+//! systemd units: the control plane as an unprivileged user with every restriction under which it works, hostd as
+//! root, and a template unit whose instances are agents.
 //!
 //! Source: systemd.unit(5), systemd.service(5), systemd.exec(5), systemd.resource-control(5), version 252.
 
 use super::{Facts, File};
 use std::fmt::Write as _;
 
-/// The control plane.
+/// Unit of the control plane.
 pub(super) const HOUSE: &str = "abbey.service";
-/// Oldest version that is looked after: Debian 12 has it.
+/// Oldest supported version of systemd, the one of Debian 12.
 pub(super) const OLDEST: u32 = 252;
-/// First version whose pauses between restarts grow.
-const GROWING_PAUSES: u32 = 254;
+/// First version with increasing delays between restarts.
+const RESTART_BACKOFF: u32 = 254;
 
-/// Walls that every unit of an ordinary user has. What is left open: the processes of other users can be seen, because
-/// whose shim lives is read from them; and the network, where there is one.
-const WALLS: &str = "NoNewPrivileges=yes
+/// Restrictions of every unit of an unprivileged user. Two things stay open: processes of other users are visible,
+/// because the control plane checks which shims are alive, and the network.
+const RESTRICTIONS: &str = "NoNewPrivileges=yes
 CapabilityBoundingSet=
 AmbientCapabilities=
 LockPersonality=yes
@@ -41,8 +41,8 @@ DevicePolicy=closed
 UMask=0077
 ";
 
-/// Directories that a unit may hide, unless the house lives there.
-fn hidden(home: &str) -> String {
+/// Restrictions on directories, except those that hold the house.
+fn private_directories(home: &str) -> String {
     let mut text = String::new();
     let below = |dirs: &[&str]| dirs.iter().any(|d| home.starts_with(d));
     if !below(&["/home/", "/root/", "/run/user/"]) {
@@ -56,7 +56,7 @@ fn hidden(home: &str) -> String {
 
 fn restarts(facts: &Facts) -> String {
     let mut text = "Restart=on-failure\nRestartSec=2\n".to_owned();
-    if facts.systemd >= GROWING_PAUSES {
+    if facts.systemd >= RESTART_BACKOFF {
         text.push_str("RestartSteps=6\nRestartMaxDelaySec=60\n");
     }
     text
@@ -74,7 +74,7 @@ fn credentials(facts: &Facts) -> String {
     text
 }
 
-/// Of a house that root set up.
+/// Units of a house that root owns.
 pub(super) fn system(facts: &Facts) -> Vec<File> {
     let Facts {
         binary,
@@ -95,13 +95,13 @@ NotifyAccess=main
 ExecStart={binary} role hostd --foreground --home {home}
 Restart=on-failure
 RestartSec=2
-# Cells are started from it and go on without it: the next one finds them.
+# Cells are its children and keep running without it; the next hostd adopts them.
 KillMode=process
 Delegate=yes
 TasksMax=infinity
 LimitNOFILE=65536
 OOMScoreAdjust=-900
-# No wall around it: every wall would be one around the cells too, and theirs are built in it.
+# No sandboxing here: cells are started from this unit and would inherit every restriction.
 "
     );
     let house = format!(
@@ -124,7 +124,7 @@ ExecStart={binary} role serve --home {home}
 LimitNOFILE=65536
 TasksMax=1024
 OOMScoreAdjust=-500
-{credentials}{WALLS}{hidden}ReadWritePaths={home}
+{credentials}{RESTRICTIONS}{private}ReadWritePaths={home}
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 
 [Install]
@@ -132,7 +132,7 @@ WantedBy=multi-user.target
 ",
         restarts = restarts(facts),
         credentials = credentials(facts),
-        hidden = hidden(home),
+        private = private_directories(home),
     );
     vec![
         File {
@@ -157,10 +157,10 @@ WantedBy=multi-user.target
     ]
 }
 
-/// Of a house of a user's own.
+/// Units of a house that an unprivileged user owns.
 pub(super) fn user(facts: &Facts) -> Vec<File> {
     let Facts { binary, home, .. } = facts;
-    // hostd and every cell are begun from here, so what walls they need they build themselves.
+    // hostd and every cell are started from this unit and would inherit every restriction.
     let house = format!(
         "[Unit]
 Description=House in {home}
@@ -173,7 +173,7 @@ Type=notify
 NotifyAccess=main
 ExecStart={binary} role serve --home {home}
 {restarts}TimeoutStopSec=20
-# Cells go on without it, and the next one finds them.
+# Cells keep running without it; the next control plane adopts them.
 KillMode=process
 Delegate=yes
 TasksMax=infinity
@@ -200,15 +200,15 @@ WantedBy=default.target
     ]
 }
 
-/// An agent as a unit: it asks the house, which starts, limits and watches the cell; so the walls around the unit are
-/// the same whatever runs in the cell.
-fn agent(facts: &Facts, user: &str, walled: bool) -> String {
+/// Template unit of an agent. It only asks the house to start and stop the agent; the house isolates, limits and
+/// supervises the cell, so the restrictions of the unit do not depend on what runs there.
+fn agent(facts: &Facts, user: &str, restricted: bool) -> String {
     let Facts { binary, home, .. } = facts;
-    let (walls, target) = match walled {
+    let (restrictions, target) = match restricted {
         true => (
             format!(
-                "{WALLS}{}PrivateNetwork=yes\nIPAddressDeny=any\nRestrictAddressFamilies=AF_UNIX\nProtectProc=invisible\nProcSubset=pid\n",
-                hidden(home)
+                "{RESTRICTIONS}{}PrivateNetwork=yes\nIPAddressDeny=any\nRestrictAddressFamilies=AF_UNIX\nProtectProc=invisible\nProcSubset=pid\n",
+                private_directories(home)
             ),
             "multi-user.target",
         ),
@@ -229,7 +229,7 @@ RemainAfterExit=yes
 ExecStop={binary} --home {home} stop %i
 TimeoutStartSec=120
 TimeoutStopSec=60
-{walls}
+{restrictions}
 [Install]
 WantedBy={target}
 "

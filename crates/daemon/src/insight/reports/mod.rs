@@ -46,13 +46,13 @@ const PAGES_MAX: usize = 100;
 pub fn as_text(report: &ReportDoc) -> String {
     use std::fmt::Write as _;
     let language = Language::of(&report.language).unwrap_or_default();
-    let part = |id| language.say(&Text::new(id));
+    let part = |id| language.render(&Text::new(id));
     let head = Text::new("report-at")
         .with("name", &report.name)
         .with("at", report.at.to_string());
     let mut text = format!(
         "# {}\n\n## {}\n\n",
-        language.say(&head),
+        language.render(&head),
         part("part-observed")
     );
     for line in &report.observed {

@@ -31,11 +31,11 @@ impl Report {
         }
         let finding = |(kind, text): &(FindingKind, Text)| Finding {
             kind: *kind,
-            text: language.say(text),
+            text: language.render(text),
         };
         let observation = |(label, value): &(Text, Text)| Observation {
-            label: language.say(label),
-            value: language.say(value),
+            label: language.render(label),
+            value: language.render(value),
         };
         ReportDoc {
             version: VERSION,

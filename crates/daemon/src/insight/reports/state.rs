@@ -46,7 +46,7 @@ pub(super) fn status(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
     if let Some(n) = states.get(TaskState::AwaitingApproval.name()) {
         report.means(
             FindingKind::Warn,
-            Text::new("wait-for-yes").with("count", *n),
+            Text::new("waiting-for-approval").with("count", *n),
         );
         report.advise(FindingKind::Action, Text::new("see-approvals"));
     }

@@ -1,0 +1,118 @@
+//! The manual of the command line, rendered from its definitions: as Markdown for `docs/reference/cli.md`.
+
+use clap::{Arg, Command};
+use std::fmt::Write as _;
+
+/// Every command with its arguments, options and examples, as Markdown.
+pub(crate) fn markdown(mut root: Command) -> String {
+    root.build();
+    let mut out = String::from(
+        "# Command line\n\n<!-- Generated: `abbey man --markdown > docs/reference/cli.md` -->\n\n\
+         Every command takes the options of `abbey` itself; `--json` prints one JSON document, or JSON Lines for streams.\n",
+    );
+    write_command(&mut out, &mut root, 2);
+    out
+}
+
+fn write_command(out: &mut String, command: &mut Command, level: usize) {
+    let name = command.get_bin_name().unwrap_or("abbey").to_owned();
+    let usage = command.render_usage().to_string();
+    let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage);
+    let about = command
+        .get_long_about()
+        .or(command.get_about())
+        .unwrap_or_default();
+    let heading = "#".repeat(level);
+    let _to_a_string = write!(
+        out,
+        "\n{heading} {name}\n\n{about}\n\n```text\n{usage}\n```\n"
+    );
+    let root = level == 2;
+    let shown: Vec<&Arg> = command
+        .get_arguments()
+        .filter(|a| !a.is_hide_set() && (root || !a.is_global_set()) && a.get_id() != "help")
+        .collect();
+    if !shown.is_empty() {
+        out.push('\n');
+    }
+    for arg in shown {
+        write_argument(out, arg);
+    }
+    let after = command.get_after_help().map(ToString::to_string);
+    let examples: Vec<&str> = after.iter().flat_map(|t| t.lines().skip(1)).collect();
+    if !examples.is_empty() {
+        let lines: Vec<&str> = examples.iter().map(|l| l.trim_start()).collect();
+        let _to_a_string = write!(out, "\n```sh\n{}\n```\n", lines.join("\n"));
+    }
+    for sub in command.get_subcommands_mut() {
+        if sub.get_name() != "help" {
+            write_command(out, sub, if root { 2 } else { level } + 1);
+        }
+    }
+}
+
+fn write_argument(out: &mut String, arg: &Arg) {
+    let value = arg.get_value_names().map(|names| {
+        let names: Vec<String> = names.iter().map(|n| format!("<{n}>")).collect();
+        names.join(" ")
+    });
+    let takes_value = arg.get_action().takes_values();
+    let value = value.filter(|_| takes_value).unwrap_or_default();
+    let short = arg.get_short().map(|s| format!("-{s}"));
+    let long = arg.get_long().map(|l| format!("--{l}"));
+    let mut name: Vec<String> = [short, long].into_iter().flatten().collect();
+    if name.is_empty() {
+        name.push(value.clone());
+    }
+    let mut name = name.join(", ");
+    if !arg.is_positional() && !value.is_empty() {
+        let _to_a_string = write!(name, " {value}");
+    }
+    let help = arg.get_help().unwrap_or_default().to_string();
+    let defaults: Vec<_> = match takes_value {
+        true => arg.get_default_values().iter().collect(),
+        false => Vec::new(),
+    };
+    let default = defaults
+        .first()
+        .map_or_else(String::new, |d| format!(" Default: `{}`.", d.display()));
+    let _to_a_string = writeln!(out, "- `{name}`: {}{default}", help.replace('\n', " "));
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::help::command;
+    use clap::Command;
+    use std::fmt::Write as _;
+
+    fn write_help(out: &mut String, command: &mut Command) {
+        let name = command.get_bin_name().unwrap_or("abbey").to_owned();
+        let help = command.render_long_help();
+        let _to_a_string = writeln!(out, "$ {name} --help\n{help}\n");
+        for sub in command.get_subcommands_mut() {
+            if sub.get_name() != "help" {
+                write_help(out, sub);
+            }
+        }
+    }
+
+    #[test]
+    fn help_of_every_verb_is_as_recorded() {
+        let mut root = command();
+        root.build();
+        let mut manual = String::new();
+        write_help(&mut manual, &mut root);
+        let lines: Vec<&str> = manual.lines().map(str::trim_end).collect();
+        insta::assert_snapshot!("manual", lines.join("\n"));
+    }
+
+    #[test]
+    fn reference_of_the_command_line_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == super::markdown(command()),
+            "docs/reference/cli.md is out of date; run `abbey man --markdown > docs/reference/cli.md`"
+        );
+    }
+}
