@@ -124,7 +124,8 @@ mod tests {
             let name = command.get_bin_name().unwrap_or("abbey").to_owned();
             let about = command.get_about().unwrap_or_default().to_string();
             assert!(!about.is_empty(), "`{name}` has no description");
-            assert!(about.len() <= ABOUT_MAX, "`{name}`: {about}");
+            let listed = name.contains(' ');
+            assert!(!listed || about.len() <= ABOUT_MAX, "`{name}`: {about}");
             for arg in command.get_arguments() {
                 assert!(arg.get_help().is_some(), "`{name}`: {}", arg.get_id());
             }

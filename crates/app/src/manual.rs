@@ -75,7 +75,7 @@ fn write_argument(out: &mut String, arg: &Arg) {
     };
     let default = defaults
         .first()
-        .map_or_else(String::new, |d| format!(" Default: `{}`.", d.display()));
+        .map_or_else(String::new, |d| format!(" (default `{}`)", d.display()));
     let _to_a_string = writeln!(out, "- `{name}`: {}{default}", help.replace('\n', " "));
 }
 

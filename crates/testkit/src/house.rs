@@ -1,6 +1,9 @@
 //! A house in a temporary directory, driven by the real binary as a user would.
 
+use crate::args;
 use crate::args::Args;
+use abbey_api::{AgentView, FleetDoc, TaskDoc, TaskView};
+use abbey_model::{Presence, TaskState};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::os::linux::net::SocketAddrExt;
@@ -299,7 +302,36 @@ impl House {
             .unwrap_or_else(|e| panic!("abbey {:?} printed no such document: {e}\n{text}", args.0))
     }
 
-    /// Entries of the log with this action, oldest first.
+    /// The task with this number.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn task(&self, number: &str) -> TaskView {
+        let doc: TaskDoc = self.document(0, args!("task show {}", number));
+        doc.task
+    }
+
+    /// Waits until a task is in this state.
+    ///
+    /// # Panics
+    /// When it does not get there.
+    pub fn wait_for_task(&self, number: &str, state: TaskState) {
+        until(&format!("{number} is {state}"), || {
+            self.task(number).state == state
+        });
+    }
+
+    /// The agent of this name, as `abbey ps` lists it.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn agent(&self, name: &str) -> AgentView {
+        let fleet: FleetDoc = self.document(0, "ps");
+        let found = fleet.agents.into_iter().find(|a| a.name == name);
+        found.unwrap_or_else(|| panic!("there is no agent `{name}`"))
+    }
+
+    /// Entries of the audit log with this action, oldest first.
     ///
     /// # Panics
     /// When the log cannot be read.
@@ -337,12 +369,8 @@ impl House {
     /// # Panics
     /// When it does not come up.
     pub fn is_up(&self, agent: &str) {
-        until("it is up", || {
-            let fleet = self.json(0, &["ps"]);
-            let agents = fleet["agents"].as_array().expect("agents");
-            agents
-                .iter()
-                .any(|a| a["name"] == agent && a["presence"] == "ready")
+        until("the agent is ready", || {
+            self.agent(agent).presence == Presence::Ready
         });
     }
 

@@ -1,6 +1,7 @@
 //! Cloning, removing, restoring and exporting agents; identity travels without credentials (S1-24, S2-24).
 
 use crate::{house, up, with_model};
+use abbey_model::TaskState;
 use abbey_testkit::args;
 use abbey_testkit::crash::arm;
 use abbey_testkit::house::{House, until};
@@ -250,7 +251,5 @@ fn a_draining_agent_resumes_work_after_start() {
     let task = house.json(0, "task add 'show system stats' --to a");
     let number = task["task"]["number"].as_str().unwrap();
     house.expect(0, "start a");
-    until("it works on", || {
-        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
-    });
+    house.wait_for_task(number, TaskState::Done);
 }

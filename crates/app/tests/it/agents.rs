@@ -1,6 +1,7 @@
 //! Agents: isolation, limits, restarts, pausing, reloading, and their files.
 
 use crate::{TWO, house, up, with_model};
+use abbey_model::TaskState;
 use abbey_testkit::args;
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
@@ -302,9 +303,7 @@ fn a_paused_agent_is_suspended_and_resumes() {
         until("it is adopted as it was", || presence() == "paused");
         assert_eq!(ticks(), held, "not a tick");
         house.expect(0, "resume sysadmin");
-        until("it did what was waiting", || {
-            house.json(0, args!("task show {}", task))["task"]["state"] == "done"
-        });
+        house.wait_for_task(&task, TaskState::Done);
         let after = house.json(0, "ps");
         assert_eq!(after["agents"][1]["generation"], *boot, "no new boot");
         // What is paused can be stopped, and the other agent never noticed.

@@ -1,6 +1,7 @@
 //! Approvals: one approval for one exact action, once and in time; the agent that asks does not poll (S4-18).
 
 use crate::{up, with_model};
+use abbey_model::TaskState;
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use abbey_testkit::scripted::tool_call;
@@ -67,9 +68,7 @@ fn an_approval_is_used_once_for_the_exact_action_and_survives_a_kill() {
         (yes["state"].as_str(), yes["decided_by"].as_str()),
         (Some("approved"), Some("operator"))
     );
-    until("it is done", || {
-        house.json(0, args!("task show {}", task))["task"]["state"] == "done"
-    });
+    house.wait_for_task(&task, TaskState::Done);
     let all = house.json(0, "approvals --all");
     assert_eq!(all["approvals"][0]["state"], "used");
     // Other arguments and a second time were refused, and the log says what happened, in order.
@@ -132,15 +131,11 @@ fn denial_revision_and_timeout_decide_an_approval() {
         .unwrap()
         .to_owned();
     house.expect(0, args!("approvals approve {}", second));
-    until("it is done", || {
-        house.json(0, args!("task show {}", task))["task"]["state"] == "done"
-    });
+    house.wait_for_task(&task, TaskState::Done);
     // Nobody answers.
     house.script_model(&json!([ask(1)]));
     let (task, approval) = waits(&house, "Try in vain");
-    until("silence was the answer", || {
-        house.json(0, args!("task show {}", task))["task"]["state"] == "failed"
-    });
+    house.wait_for_task(&task, TaskState::Failed);
     let all = house.json(0, "approvals --all");
     let silent = all["approvals"]
         .as_array()

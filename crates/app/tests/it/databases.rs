@@ -2,6 +2,7 @@
 //! is removed (S1-17 to S1-19, S2-05, S4-25).
 
 use crate::up;
+use abbey_model::TaskState;
 use abbey_testkit::args;
 use abbey_testkit::crash::arm;
 use abbey_testkit::house::{House, kill, until};
@@ -182,9 +183,7 @@ fn skills_migrate_back_up_vacuum_and_restore_a_database() {
     assert_eq!(query(&house, "iris", "SELECT count(*) FROM stock"), "10");
     house.expect(0, "approvals approve APPR-1");
     let number = task["number"].as_str().unwrap();
-    until("it is restored", || {
-        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
-    });
+    house.wait_for_task(number, TaskState::Done);
     assert_eq!(query(&house, "iris", "SELECT count(*) FROM stock"), "1000");
     // The state before lies in a backup of its own.
     let kept = house.expect(0, "exec iris -- ls backups/db");
@@ -198,9 +197,7 @@ fn skills_migrate_back_up_vacuum_and_restore_a_database() {
     );
     house.expect(0, "approvals deny APPR-2 --note 'not today'");
     let number = task["number"].as_str().unwrap();
-    until("it has failed", || {
-        house.json(0, args!("task show {}", number))["task"]["state"] == "failed"
-    });
+    house.wait_for_task(number, TaskState::Failed);
     assert!(
         house
             .json(0, args!("task show {}", number))
@@ -265,9 +262,7 @@ fn a_migration_is_atomic() {
         ) == "1"
     });
     house.expect(0, "service restart db");
-    until("it has failed", || {
-        house.json(0, args!("task show {}", number))["task"]["state"] == "failed"
-    });
+    house.wait_for_task(number, TaskState::Failed);
     until("the server is back", || {
         psql(&house, "iris", &[], "SELECT 1").status.success()
     });
@@ -351,9 +346,7 @@ fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     );
     house.expect(0, "approvals approve APPR-1");
     let number = task["number"].as_str().unwrap();
-    until("it is done", || {
-        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
-    });
+    house.wait_for_task(number, TaskState::Done);
     until("it boots anew", || {
         house.json(0, "service list")["services"][0]["generation"] == 2
     });

@@ -1,6 +1,7 @@
 //! Tasks without an eligible agent go to the receiver that the manifest names, and end at a deadline (S4-24).
 
 use crate::{house, up, with_model};
+use abbey_model::TaskState;
 use abbey_testkit::args;
 use abbey_testkit::house::{House, until};
 use serde_json::json;
@@ -31,9 +32,7 @@ fn escalated_work_is_decided_once_by_the_named_receiver() {
     // Given to one who cannot think about it, and has no skill for it.
     let task = house.json(0, "task add 'write a poem about the sea' --to ops");
     let number = task["task"]["number"].as_str().unwrap();
-    until("it is decided", || {
-        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
-    });
+    house.wait_for_task(number, TaskState::Done);
     let done = house.json(0, args!("task show {}", number));
     assert_eq!(
         (&done["task"]["assignee"], &done["task"]["result"]["text"]),
@@ -58,9 +57,7 @@ fn undecided_escalation_takes_the_declared_outcome_at_its_deadline() {
     let house = stand("to: operator, within: 100ms, then: cancel");
     let task = house.json(0, "task add 'write a poem about the sea' --to ops");
     let number = task["task"]["number"].as_str().unwrap().to_owned();
-    until("it is called off", || {
-        house.json(0, args!("task show {}", number))["task"]["state"] == "cancelled"
-    });
+    house.wait_for_task(&number, TaskState::Cancelled);
     let over = house.entries("task.escalation_over");
     assert_eq!(
         (over.len(), &over[0]["detail"]["then"]),

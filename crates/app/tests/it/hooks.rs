@@ -2,6 +2,7 @@
 //! posted back; one trace covers it all (S3-25, S3-31, S3-33).
 
 use crate::{house, with_model};
+use abbey_model::TaskState;
 use abbey_testkit::args;
 use abbey_testkit::house::{House, own_network, until};
 use serde_json::{Value, json};
@@ -291,9 +292,7 @@ hooks:
         taken["runId"]
     );
     let task = taken["runId"].as_str().unwrap();
-    until("it is done", || {
-        house.json(0, args!("task show {}", task))["task"]["state"] == "done"
-    });
+    house.wait_for_task(task, TaskState::Done);
     let shown = &house.json(0, args!("task show {}", task))["task"];
     assert!(
         shown["skill"].is_null(),

@@ -1,6 +1,7 @@
 //! Schedules: part of the manifest, refused by the plan when invalid, fired once also across a kill (S2-16, S2-20, S4-05).
 
 use crate::up;
+use abbey_model::TaskState;
 use abbey_testkit::args;
 use abbey_testkit::house::until;
 use serde_json::json;
@@ -36,9 +37,7 @@ fn a_due_schedule_fires_once_across_a_kill_and_by_hand() {
     assert_eq!(instants.len(), all, "each instant once");
     let ran = house.json(0, "schedule run a/night");
     let number = ran["schedule"]["last_task"].as_str().unwrap().to_owned();
-    until("it is done", || {
-        house.json(0, args!("task show {}", number))["task"]["state"] == "done"
-    });
+    house.wait_for_task(&number, TaskState::Done);
     let tasks = house.json(0, "task list --limit 1000");
     let tasks = tasks["tasks"].as_array().unwrap();
     assert!(tasks.iter().all(|t| t["author"] == "house"));
