@@ -16,8 +16,7 @@ mod net;
 mod planning;
 mod work;
 
-pub use api_server::listener::Announcement;
-pub use boot::house::House;
+pub use api_server::operator_listener::Announcement;
 pub use boot::serve::{Options, check_manifest, plan_offline, serve};
 pub use cells::provision::crash_points;
 pub use core::backup::restore;

@@ -2,9 +2,8 @@
 //!
 //! An agent acts only as itself: its name comes from its credential, never from a path or a body.
 
+use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Input, Me, SearchQuery, header, problem, refuse_unknown};
-use crate::boot::house::House;
-use crate::cells::status;
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
 use crate::insight::views::find_skills;
@@ -14,7 +13,6 @@ use crate::work::lookup::parse_task_ref;
 use crate::work::{evidence, operations};
 use abbey_api::routes::Door;
 use abbey_api::*;
-use abbey_engine::task::LEASE_TTL;
 use abbey_gateway::protocol::openai_chat::OpenAiChat;
 use abbey_gateway::{Caller, Gateway, Protocol, Refusal};
 use abbey_model::{
@@ -28,15 +26,15 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-type Shared = State<Arc<House>>;
+type Shared = State<Arc<ApiState>>;
 
 /// Longest wait for work in one request.
 const WAIT_MAX: Duration = Duration::from_secs(55);
 
-pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
+pub(crate) fn router(house: Arc<ApiState>, gateway: Gateway) -> Router {
     let agents = Router::new()
         .route("/api/v1/self", get(me))
         .route("/api/v1/self/next", get(next))
@@ -82,14 +80,15 @@ pub(crate) fn router(house: Arc<House>, gateway: Gateway) -> Router {
 }
 
 async fn authenticate(
-    State((house, scopes)): State<(Arc<House>, &'static [&'static str])>,
+    State((house, scopes)): State<(Arc<ApiState>, &'static [&'static str])>,
     mut request: Request,
     next: axum::middleware::Next,
 ) -> Response {
     let authorization = header(request.headers(), "authorization");
     match house
+        .core
         .keys
-        .principal(authorization, scopes, house.store.now())
+        .principal(authorization, scopes, house.core.store.now())
     {
         Ok(Principal::Agent(slug)) => {
             request.extensions_mut().insert(Me(slug));
@@ -129,9 +128,9 @@ fn policy_of(
 }
 
 async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<SelfDoc>> {
-    let current = house.planned()?;
+    let current = house.core.plan.require()?;
     let agent = find(&current, &slug)?;
-    let accounts = house.store.budgets().await?;
+    let accounts = house.core.store.budgets().await?;
     let mine = |a: &&abbey_engine::budget::Account| {
         matches!(&a.scope, Scope::House) || a.scope == Scope::Agent(slug.clone())
     };
@@ -141,18 +140,18 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
         .filter(|a| a.metric == Metric::Tokens || a.limit.is_some())
         .cloned()
         .collect();
-    let tasks = house.store.offers(slug.clone(), 20).await?;
+    let tasks = house.core.store.offers(slug.clone(), 20).await?;
     Ok(Doc(SelfDoc {
         version: VERSION,
         agent: slug.to_string(),
         display_name: agent.display_name.clone(),
         role: agent.role.clone(),
         house: current.house.name.to_string(),
-        snapshot: house.store.head(),
+        snapshot: house.core.store.head(),
         budget: views::budget(&accounts),
         tasks: tasks
             .iter()
-            .map(|t| views::task(&house, t, Vec::new()))
+            .map(|t| views::task(&house.work, t, Vec::new()))
             .collect(),
         model: agent.model.as_ref().map(ToString::to_string),
         charter_hash: abbey_support::digest::sha256_hex(current.charter(&slug).as_bytes()),
@@ -188,36 +187,31 @@ async fn next(
 ) -> Result<Response> {
     let until = tokio::time::Instant::now()
         + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
-    let mut work = house.store.subscribe(Topic::Work);
-    let mut plans = house.plans.subscribe();
+    let mut work = house.core.store.subscribe(Topic::Work);
+    let mut plans = house.core.plan.subscribe();
     loop {
         let version = *work.borrow_and_update();
         plans.mark_unchanged();
-        let config = house.planned()?.config(&slug);
+        let config = house.core.plan.require()?.config(&slug);
         if let Some(said) = query.config {
-            let mut configs = house
-                .configs
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            configs.insert(slug.clone(), said);
+            house.work.acknowledge_config(&slug, said);
             // A new one comes before new work.
             if said != config {
                 return Ok(nothing(config));
             }
         }
-        let known = house.checked.lock().await.get(&slug).copied();
-        if known != Some(version) {
-            let offers = house.store.offers(slug.clone(), 1).await?;
+        if !house.found_nothing_at(&slug, version) {
+            let offers = house.core.store.offers(slug.clone(), 1).await?;
             if let Some(task) = offers.first() {
                 return Ok(Doc(offer(&house, &slug, task).await?).into_response());
             }
-            house.checked.lock().await.insert(slug.clone(), version);
+            house.note_nothing_found(&slug, version);
         }
         tokio::select! {
             _ = work.changed() => {}
             _ = plans.changed() => {}
             () = tokio::time::sleep_until(until) => return Ok(nothing(config)),
-            () = house.stop.cancelled() => return Ok(nothing(config)),
+            () = house.core.rt.stopped() => return Ok(nothing(config)),
         }
     }
 }
@@ -231,10 +225,10 @@ fn nothing(config: u64) -> Response {
         .into_response()
 }
 
-async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
-    let current = house.planned()?;
+async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
+    let current = house.core.plan.require()?;
     let agent = find(&current, slug)?;
-    let skills = house.skills();
+    let skills = house.work.skills.current();
     let skill = task
         .route
         .skill
@@ -246,19 +240,19 @@ async fn offer(house: &House, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
         number: format!("TASK-{}", task.number),
         text: task.text.clone(),
         revision: task.version,
-        snapshot: house.store.head(),
-        skill: skill.map(|s| views::skill(house, s, Some(task.route.score))),
+        snapshot: house.core.store.head(),
+        skill: skill.map(|s| views::skill(&house.work, s, Some(task.route.score))),
         args: task.route.args.clone(),
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(&current, agent, Some(task))).unwrap_or_default(),
-        trace: house.traces.task(task),
+        trace: house.work.traces.task(task),
         failure: task.failure.clone(),
         files: agent.files.clone(),
         charter_hash: abbey_support::digest::sha256_hex(current.charter(slug).as_bytes()),
         // Only a task that ran before can have asked for anything.
         approvals: match task.attempts {
             0 => Vec::new(),
-            _ => crate::work::approvals::of_task(house, task.number).await?,
+            _ => crate::work::approvals::of_task(&house.work, task.number).await?,
         },
         expects: task
             .link
@@ -280,10 +274,13 @@ async fn claim(
     Input(body): Input<ClaimBody>,
 ) -> Result<Doc<ClaimDoc>> {
     let task = parse_task_ref(&name)?;
-    let current = house.planned()?;
+    let current = house.core.plan.require()?;
     let agent = find(&current, &slug)?;
     let model = agent.model.as_ref().map(ToString::to_string);
-    let generation = status::seen(&house)
+    let generation = house
+        .cells
+        .observations
+        .all()
         .get(&abbey_model::CellName::Agent(slug.clone()))
         .map(|s| s.history.generation)
         .unwrap_or_default();
@@ -291,7 +288,7 @@ async fn claim(
         task,
         agent: slug.clone(),
         generation,
-        ttl: house.lease_ttl,
+        ttl: house.work.lease_ttl,
         wall: Millis(agent.tools.wall_ms_max),
         runs_max: agent.max_concurrent_runs,
         seen: body.revision,
@@ -301,7 +298,7 @@ async fn claim(
             current.charter(&slug).as_bytes(),
         )),
     };
-    let claimed = house.store.claim(claim).await?;
+    let claimed = house.core.store.claim(claim).await?;
     Ok(Doc(ClaimDoc {
         version: VERSION,
         task: claimed.task.id.to_string(),
@@ -314,7 +311,7 @@ async fn claim(
 }
 
 /// The right that a request claims to have, with the name from the credential.
-fn hold(house: &House, slug: Slug, headers: &HeaderMap) -> Result<Hold> {
+fn hold(house: &ApiState, slug: Slug, headers: &HeaderMap) -> Result<Hold> {
     let token = header(headers, "abbey-lease")
         .and_then(|t| t.parse().ok())
         .ok_or_else(|| {
@@ -326,7 +323,7 @@ fn hold(house: &House, slug: Slug, headers: &HeaderMap) -> Result<Hold> {
     Ok(Hold {
         agent: slug,
         token: LeaseToken(token),
-        ttl: house.lease_ttl,
+        ttl: house.work.lease_ttl,
     })
 }
 
@@ -350,6 +347,7 @@ async fn renew(
 ) -> Result<Doc<LeaseDoc>> {
     let hold = hold(&house, slug, &headers)?;
     let lease = house
+        .core
         .store
         .renew(parse_task_ref(&name)?, hold, facts_of(body.facts))
         .await?;
@@ -381,11 +379,11 @@ async fn complete(
         data: body.data,
     };
     let (task, facts) = (parse_task_ref(&name)?, facts_of(body.facts));
-    let row = house.store.task(task).await?;
+    let row = house.core.store.task(task).await?;
     let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
     let mut checked = Checked::No;
     if !declared.is_empty() {
-        let looked = evidence::look_while_held(&house, task, &hold, (declared, &outcome.text));
+        let looked = evidence::look_while_held(&house.work, task, &hold, (declared, &outcome.text));
         checked = match looked.await? {
             Found::Holds => Checked::Holds,
             Found::Unknown(why) => {
@@ -397,16 +395,19 @@ async fn complete(
                     reason: EndReason::EvidenceFailed,
                     text,
                 };
-                let row = house.store.fail(task, hold, failure, facts).await?;
-                return Ok(Doc(views::task_doc(&house, row).await?));
+                let row = house.core.store.fail(task, hold, failure, facts).await?;
+                return Ok(Doc(views::task_doc(&house.work, row).await?));
             }
         };
     }
-    let row = house.store.complete(task, hold, (outcome, checked), facts);
+    let row = house
+        .core
+        .store
+        .complete(task, hold, (outcome, checked), facts);
     let row = row.await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: views::task(&house, &row, Vec::new()),
+        task: views::task(&house.work, &row, Vec::new()),
     }))
 }
 
@@ -423,12 +424,13 @@ async fn fail(
         text: body.text,
     };
     let row = house
+        .core
         .store
         .fail(parse_task_ref(&name)?, hold, failure, facts_of(body.facts))
         .await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: views::task(&house, &row, Vec::new()),
+        task: views::task(&house.work, &row, Vec::new()),
     }))
 }
 
@@ -444,12 +446,13 @@ async fn block(
         return Err(Problem::new(FaultKind::Invalid, "`on` names who unblocks the task").into());
     }
     let row = house
+        .core
         .store
         .block(parse_task_ref(&name)?, hold, body.on, body.why)
         .await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: views::task(&house, &row, Vec::new()),
+        task: views::task(&house.work, &row, Vec::new()),
     }))
 }
 
@@ -488,7 +491,7 @@ async fn delegate(
 }
 
 async fn piece(
-    house: &Arc<House>,
+    house: &Arc<ApiState>,
     slug: Slug,
     headers: &HeaderMap,
     body: &DelegateBody,
@@ -506,8 +509,9 @@ async fn piece(
     );
     let key = header(headers, "idempotency-key").map(str::to_owned);
     let who = Principal::Agent(slug);
-    let added = crate::work::delegation::give(house, &who, (body, way), Some(parent), key).await?;
-    Ok(Doc(views::task_doc(house, added.task).await?))
+    let added =
+        crate::work::delegation::give(&house.work, &who, (body, way), Some(parent), key).await?;
+    Ok(Doc(views::task_doc(&house.work, added.task).await?))
 }
 
 async fn ask_approval(
@@ -520,9 +524,13 @@ async fn ask_approval(
         parse_task_ref(&body.task)?,
         hold(&house, slug.clone(), &headers)?.token,
     );
-    Ok(Doc(
-        crate::work::approvals::ask(&house, slug, right, body).await?
-    ))
+    Ok(Doc(crate::work::approvals::ask(
+        &house.work,
+        slug,
+        right,
+        body,
+    )
+    .await?))
 }
 
 async fn use_approval(
@@ -534,7 +542,7 @@ async fn use_approval(
 ) -> Result<Doc<ApprovalView>> {
     let token = hold(&house, slug.clone(), &headers)?.token;
     let number = crate::work::approvals::number(&name)?;
-    let used = crate::work::approvals::take(&house, slug, token, number, body);
+    let used = crate::work::approvals::take(&house.work, slug, token, number, body);
     Ok(Doc(used.await?))
 }
 
@@ -545,8 +553,8 @@ struct WaitQuery {
 }
 
 /// Work that the caller gave on, and no other.
-async fn given(house: &House, slug: &Slug, name: &str) -> Result<TaskRef> {
-    let row = house.store.task(parse_task_ref(name)?).await?;
+async fn given(house: &ApiState, slug: &Slug, name: &str) -> Result<TaskRef> {
+    let row = house.core.store.task(parse_task_ref(name)?).await?;
     match row.author == Principal::Agent(slug.clone()) {
         true => Ok(TaskRef::Id(row.id)),
         // Whose it is does not concern others, nor that it is there.
@@ -566,8 +574,8 @@ async fn delegated(
 ) -> Result<Doc<TaskDoc>> {
     let task = given(&house, &slug, &name).await?;
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
-    let row = crate::work::lookup::wait_until_settled(&house, task, patience).await?;
-    Ok(Doc(views::task_doc(&house, row).await?))
+    let row = crate::work::lookup::wait_until_settled(&house.work, task, patience).await?;
+    Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
 async fn call_off(
@@ -576,8 +584,12 @@ async fn call_off(
     Path(name): Path<String>,
 ) -> Result<Doc<TaskDoc>> {
     let task = given(&house, &slug, &name).await?;
-    let row = house.store.cancel(task, Principal::Agent(slug)).await?;
-    Ok(Doc(views::task_doc(&house, row).await?))
+    let row = house
+        .core
+        .store
+        .cancel(task, Principal::Agent(slug))
+        .await?;
+    Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
 /// Results are limited to what the caller may use (S4-13).
@@ -586,9 +598,9 @@ async fn skills(
     Extension(Me(slug)): Extension<Me>,
     Query(query): Query<SearchQuery>,
 ) -> Result<Doc<SkillsDoc>> {
-    let current = house.planned()?;
+    let current = house.core.plan.require()?;
     let agent = find(&current, &slug)?;
-    Ok(Doc(find_skills(&house, query.q.as_deref(), |name| {
+    Ok(Doc(find_skills(&house.work, query.q.as_deref(), |name| {
         agent.skills.iter().any(|s| s == name)
     })))
 }
@@ -600,13 +612,13 @@ async fn fact(
     Path(name): Path<String>,
     Input(args): Input<Value>,
 ) -> Result<Doc<Value>> {
-    let granted = operations::granted(&house, &slug, &format!("fact:{name}")).await?;
+    let granted = operations::granted(&house.work, &slug, &format!("fact:{name}")).await?;
     if granted.is_none() {
         let text =
             format!("no running task of `{slug}` uses a skill that may read the fact `{name}`");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     }
-    Ok(Doc(facts::fact(&house, &slug, &name, &args).await?))
+    Ok(Doc(facts::fact(&house.work, &slug, &name, &args).await?))
 }
 
 /// The house does something for the caller, whose running task has a skill that may.
@@ -615,11 +627,11 @@ async fn operate(
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
 ) -> Result<Doc<Value>> {
-    Ok(Doc(operations::operate(&house, &slug, &name).await?))
+    Ok(Doc(operations::operate(&house.work, &slug, &name).await?))
 }
 
 async fn charter(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
-    let current = house.planned()?;
+    let current = house.core.plan.require()?;
     let text = current.charter(&slug);
     let language = find(&current, &slug)?.locale.assistant.clone();
     Ok(Doc(json!({
@@ -645,12 +657,12 @@ async fn note(
         entity,
         detail: json!({ "text": body.text }),
     };
-    let seq = house.store.append(note).await?;
+    let seq = house.core.store.append(note).await?;
     Ok(Doc(json!({ "version": VERSION, "seq": seq })))
 }
 
 async fn models(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
-    let current = house.planned()?;
+    let current = house.core.plan.require()?;
     let model = find(&current, &slug)?
         .model
         .as_ref()
@@ -677,12 +689,9 @@ async fn chat(
         }
     };
     let trace = match run {
-        Some(run) => crate::work::trace::parent(&house, run).await,
+        Some(run) => crate::work::trace::parent(&*house.core.store, &house.work.traces, run).await,
         None => None,
     };
     let caller = Caller { agent, run, trace };
     gateway.serve(&OpenAiChat, &caller, request).await
 }
-
-/// The lease that this house grants unless told otherwise.
-pub(crate) const DEFAULT_LEASE: Millis = LEASE_TTL;

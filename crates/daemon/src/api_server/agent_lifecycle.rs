@@ -1,7 +1,7 @@
 //! Agents go and come back (S1-24, S2-24): what they were, what is left of them, what makes them who they are.
 
+use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Input};
-use crate::boot::house::House;
 use crate::cells::{exec, service_consumers};
 use crate::core::error::{Error, Result};
 use crate::work::lookup::{known_agent, parse_slug};
@@ -18,7 +18,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-type Shared = State<Arc<House>>;
+type Shared = State<Arc<ApiState>>;
 
 /// Longest file of a bundle, bytes, and most of all together.
 const FILE_MAX: u64 = 64 << 10;
@@ -36,7 +36,7 @@ const IDENTITY: [&str; 6] = [
 ];
 
 /// Its routes, for the door that asks for the operator's credential.
-pub(crate) fn routes() -> Router<Arc<House>> {
+pub(crate) fn routes() -> Router<Arc<ApiState>> {
     Router::new()
         .route("/api/v1/agents/{agent}/entry", get(entry))
         .route("/api/v1/agents/{agent}/bundle", get(bundle).post(bring))
@@ -49,9 +49,11 @@ pub(crate) fn routes() -> Router<Arc<House>> {
 async fn entry(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EntryDoc>> {
     let slug = parse_slug(&name)?;
     let present = house
+        .core
+        .plan
         .current()
         .is_some_and(|c| c.house.agents.contains_key(&slug));
-    let former = house.store.former(slug.clone()).await?;
+    let former = house.core.store.former(slug.clone()).await?;
     let Some((generation, manifest, charter)) = former else {
         let text = format!("there is no agent `{slug}`, and there never was one");
         return Err(Problem::new(FaultKind::NotFound, text).into());
@@ -83,9 +85,9 @@ fn goes_along(path: &std::path::Path) -> bool {
 }
 
 async fn bundle(State(house): Shared, Path(name): Path<String>) -> Result<Doc<BundleDoc>> {
-    let slug = known_agent(&house, &name)?;
+    let slug = known_agent(&house.work, &name)?;
     let (out, to) = exec::pipe()?;
-    let hostd = Arc::clone(&house.hostd);
+    let hostd = Arc::clone(&house.core.hostd);
     let owner = slug.clone();
     let packing = tokio::task::spawn_blocking(move || {
         let asked = Operation::Pack { owner: Some(owner) };
@@ -177,7 +179,7 @@ async fn bring(
     Path(name): Path<String>,
     Input(body): Input<BundleBody>,
 ) -> Result<Doc<BundleDoc>> {
-    let slug = known_agent(&house, &name)?;
+    let slug = known_agent(&house.work, &name)?;
     let sum: usize = body.files.iter().map(|f| f.text.len()).sum();
     let large = body.files.iter().find(|f| f.text.len() as u64 > FILE_MAX);
     if sum > BUNDLE_MAX || large.is_some() {
@@ -194,7 +196,7 @@ async fn bring(
     for some in entries.chunks(AT_ONCE) {
         let owner = CellName::Agent(slug.clone());
         let files = some.to_vec();
-        crate::core::hostd::call(&house, Operation::Prepare { owner, files }).await?;
+        crate::core::hostd::call(&house.core.hostd, Operation::Prepare { owner, files }).await?;
     }
     let paths: Vec<&str> = body.files.iter().map(|f| f.path.as_str()).collect();
     let note = Note {
@@ -203,7 +205,7 @@ async fn bring(
         entity: format!("agent-{slug}"),
         detail: json!({ "files": paths }),
     };
-    house.store.append(note).await?;
+    house.core.store.append(note).await?;
     Ok(Doc(BundleDoc {
         version: VERSION,
         agent: slug.to_string(),
@@ -214,12 +216,13 @@ async fn bring(
 
 /// No more work is offered to an agent; what it has, it may finish. Starting it, or its going, ends that.
 async fn drain(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
-    let slug = known_agent(&house, &name)?;
+    let slug = known_agent(&house.work, &name)?;
     house
+        .core
         .store
         .set_draining(slug.clone(), true, Principal::Operator)
         .await?;
-    let fleet = crate::insight::views::fleet(&house).await?;
+    let fleet = crate::insight::views::fleet(&house.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {
         Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
@@ -227,8 +230,8 @@ async fn drain(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Age
 }
 
 /// Stamps of an agent's files that lie aside, oldest first.
-async fn removed(house: &House, slug: &Slug) -> Result<Vec<String>> {
-    let hostd = Arc::clone(&house.hostd);
+async fn removed(house: &ApiState, slug: &Slug) -> Result<Vec<String>> {
+    let hostd = Arc::clone(&house.core.hostd);
     let asked = crate::core::hostd::ask(move || hostd.call(Operation::Archives {}, &[])).await?;
     let Reply::Archives { archives } = asked else {
         return Err(Problem::new(FaultKind::Internal, "the helper gave another answer").into());
@@ -245,8 +248,10 @@ async fn restore(
 ) -> Result<Doc<RestoredDoc>> {
     let slug = parse_slug(&name)?;
     // No plan comes in between.
-    let _no_plan = house.applying.lock().await;
+    let _no_plan = house.core.plan.lock_changes().await;
     let lives = house
+        .core
+        .plan
         .current()
         .is_some_and(|c| c.house.agents.contains_key(&slug));
     if lives {
@@ -254,7 +259,7 @@ async fn restore(
         return Err(Problem::new(FaultKind::Conflict, text).into());
     }
     // An earlier try brought them, and no plan has the agent yet.
-    if house.home.agent(slug.as_str()).is_dir() {
+    if house.core.home.agent(slug.as_str()).is_dir() {
         if let Some(stamp) = &body.stamp {
             let text =
                 format!("files of `{slug}` are back already; those of {stamp} have no place");
@@ -287,14 +292,14 @@ async fn restore(
         owner,
         stamp: stamp.clone(),
     };
-    crate::core::hostd::call(&house, asked).await?;
+    crate::core::hostd::call(&house.core.hostd, asked).await?;
     let note = Note {
         actor: Principal::Operator,
         action: "agent.restore".to_owned(),
         entity: format!("agent-{slug}"),
         detail: json!({ "stamp": stamp }),
     };
-    house.store.append(note).await?;
+    house.core.store.append(note).await?;
     Ok(Doc(RestoredDoc {
         version: VERSION,
         agent: slug.to_string(),
@@ -306,7 +311,7 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
     let slug = parse_slug(&name)?;
     let cell = CellName::Agent(slug.clone());
     let mut left = Vec::new();
-    if let Some(current) = house.current() {
+    if let Some(current) = house.core.plan.current() {
         if current.house.agents.contains_key(&slug) {
             let text = format!("agent `{slug}` lives here; nothing is left over of it");
             return Err(Problem::new(FaultKind::Conflict, text).into());
@@ -315,20 +320,20 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
         let held = current.registry.rows().filter(|r| r.owner == owner);
         left.extend(held.map(|r| format!("{} {} is held by it", r.kind.name(), r.value)));
     }
-    let hostd = Arc::clone(&house.hostd);
+    let hostd = Arc::clone(&house.core.hostd);
     let owners = crate::core::hostd::ask(move || hostd.owners()).await?;
     if owners.contains(&cell) {
         left.push("the helper keeps a user for it".to_owned());
     }
-    let backend = Arc::clone(&house.backend);
+    let backend = Arc::clone(&house.cells.backend);
     let cells = tokio::task::spawn_blocking(move || backend.list()).await;
     let cells = cells.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     if cells.contains(&cell) {
         left.push("its cell is not swept".to_owned());
     }
     let me = Principal::Agent(slug.clone());
-    let now = house.store.now();
-    let tokens = house.store.tokens().await?;
+    let now = house.core.store.now();
+    let tokens = house.core.store.tokens().await?;
     if tokens
         .iter()
         .any(|t| t.principal == me && t.expires_at.is_none_or(|e| e > now))
@@ -340,13 +345,13 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
         limit: 1000,
         ..TaskFilter::default()
     };
-    let tasks = house.store.tasks(mine).await?;
+    let tasks = house.core.store.tasks(mine).await?;
     let open = tasks.iter().filter(|t| !t.state().is_terminal());
     Ok(Doc(LeftoversDoc {
         version: VERSION,
         agent: slug.to_string(),
         removed: removed(&house, &slug).await?,
-        place: house.home.root().join("removed").display().to_string(),
+        place: house.core.home.root().join("removed").display().to_string(),
         kept: kept(&house, &slug).await,
         tasks: open.map(|t| format!("TASK-{}", t.number)).collect(),
         leftovers: left,
@@ -354,14 +359,14 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
 }
 
 /// What services that answer keep of an agent.
-async fn kept(house: &Arc<House>, slug: &Slug) -> Vec<KeptView> {
+async fn kept(house: &Arc<ApiState>, slug: &Slug) -> Vec<KeptView> {
     let mut all = Vec::new();
-    let Some(current) = house.current() else {
+    let Some(current) = house.core.plan.current() else {
         return all;
     };
     let services = current.house.services.values();
     for service in services.filter(|s| s.kind.has_consumers()) {
-        let asked = service_consumers::ask(house, service, &Question::State {}).await;
+        let asked = service_consumers::ask(&house.cells, service, &Question::State {}).await;
         let Ok(Answer::State { holdings, .. }) = asked else {
             continue;
         };

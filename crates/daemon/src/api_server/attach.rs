@@ -1,7 +1,7 @@
 //! `abbey attach`: the terminal of a cell over an upgraded connection. Bytes are carried and nothing is
 //! understood; `abbey_cells::shim` says what they mean.
 
-use crate::boot::house::House;
+use crate::api_server::state::ApiState;
 use crate::core::error::{Error, Result};
 use crate::work::lookup::parse_slug;
 use abbey_api::Problem;
@@ -28,7 +28,7 @@ pub(crate) struct Size {
 
 /// Of an agent, or of a service where the path says so.
 pub(crate) async fn agent(
-    State(house): State<Arc<House>>,
+    State(house): State<Arc<ApiState>>,
     Path(name): Path<String>,
     Query(size): Query<Size>,
     request: Request,
@@ -38,7 +38,7 @@ pub(crate) async fn agent(
 
 /// Of a service.
 pub(crate) async fn service(
-    State(house): State<Arc<House>>,
+    State(house): State<Arc<ApiState>>,
     Path(name): Path<String>,
     Query(size): Query<Size>,
     request: Request,
@@ -47,7 +47,7 @@ pub(crate) async fn service(
 }
 
 async fn attach(
-    house: Arc<House>,
+    house: Arc<ApiState>,
     cell: CellName,
     size: Size,
     request: Request,
@@ -57,7 +57,7 @@ async fn attach(
         let text = format!("this route takes `Upgrade: {PROTOCOL}`");
         return Err(Problem::new(FaultKind::Invalid, text).into());
     }
-    let current = house.current();
+    let current = house.core.plan.current();
     let known = current.is_some_and(|c| match &cell {
         CellName::Agent(slug) => c.house.agents.contains_key(slug),
         CellName::Service(slug) => c.house.services.contains_key(slug),
@@ -66,7 +66,7 @@ async fn attach(
     if !known {
         return Err(Problem::new(FaultKind::NotFound, format!("there is no {cell}")).into());
     }
-    let (backend, name) = (Arc::clone(&house.backend), cell.clone());
+    let (backend, name) = (Arc::clone(&house.cells.backend), cell.clone());
     let (rows, columns) = (size.rows.unwrap_or(24), size.columns.unwrap_or(80));
     let shim = crate::core::hostd::ask(move || backend.attach(&name, rows, columns)).await?;
     shim.set_nonblocking(true)
@@ -79,9 +79,9 @@ async fn attach(
         entity: cell.to_string(),
         detail: json!({}),
     };
-    house.store.append(note).await?;
-    let stop = house.stop.clone();
-    drop(house.tracker.spawn(async move {
+    house.core.store.append(note).await?;
+    let stop = house.core.rt.stop_token();
+    drop(house.core.rt.spawn(async move {
         let Ok(viewer) = hyper::upgrade::on(request).await else {
             return;
         };

@@ -2,8 +2,8 @@
 //! state and the same checks. Beside the operator's and the agents' own credentials it knows one shared secret, where the
 //! manifest names one; that is good for nothing else (S4-03, S4-04).
 
+use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Input, header};
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::work::lookup::known_agent;
 use crate::work::{approvals, operations};
@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
-type Shared = State<Arc<House>>;
+type Shared = State<Arc<ApiState>>;
 
 /// Longest text of a task, bytes.
 const TEXT_MAX: usize = 64 << 10;
@@ -41,7 +41,7 @@ enum Caller {
 }
 
 /// Its routes; each looks at the credential by itself, since more than the operator's are good here.
-pub(crate) fn routes() -> Router<Arc<House>> {
+pub(crate) fn routes() -> Router<Arc<ApiState>> {
     Router::new()
         .route("/api/controlplane/state", get(state))
         .route("/api/controlplane/tasks", get(tasks).post(add))
@@ -58,20 +58,22 @@ async fn unknown(Path(rest): Path<String>) -> Response {
     )
 }
 
-fn caller(house: &House, headers: &HeaderMap) -> Result<Caller> {
+fn caller(house: &ApiState, headers: &HeaderMap) -> Result<Caller> {
     let authorization = header(headers, "authorization");
-    let known = house
-        .keys
-        .principal(authorization, &["operator", "agent"], house.store.now());
+    let known = house.core.keys.principal(
+        authorization,
+        &["operator", "agent"],
+        house.core.store.now(),
+    );
     let refusal = match known {
         Ok(Principal::Agent(slug)) => return Ok(Caller::Agent(slug)),
         Ok(_) => return Ok(Caller::Operator),
         Err(refusal) => refusal,
     };
-    let current = house.current();
+    let current = house.core.plan.current();
     let secret = current.as_ref().and_then(|c| {
         let named = c.house.compatibility.controlplane_secret.as_ref()?;
-        Some(house.secret(named, &c.base_dir))
+        Some(house.core.secrets.resolve(named, &c.base_dir))
     });
     let given = authorization
         .and_then(|h| h.strip_prefix("Bearer "))
@@ -88,7 +90,7 @@ fn caller(house: &House, headers: &HeaderMap) -> Result<Caller> {
 /// Privileged operations, and which agents a skill of theirs grants each.
 async fn operations(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
     caller(&house, &headers)?;
-    Ok(Doc(json!({ "operations": operations::all(&house) })))
+    Ok(Doc(json!({ "operations": operations::all(&house.work) })))
 }
 
 #[derive(Deserialize)]
@@ -108,10 +110,10 @@ async fn operate(
     Input(body): Input<Operate>,
 ) -> Result<Doc<Value>> {
     let done = match caller(&house, &headers)? {
-        Caller::Agent(agent) => operations::operate(&house, &agent, &body.operation).await?,
+        Caller::Agent(agent) => operations::operate(&house.work, &agent, &body.operation).await?,
         Caller::Operator => {
             let args = Value::Object(body.args);
-            operations::by_operator(&house, &body.operation, &args, body.dry_run).await?
+            operations::by_operator(&house.work, &body.operation, &args, body.dry_run).await?
         }
         Caller::Shared => {
             let text = "the shared secret is nobody's, so nothing privileged is done for it; use a credential of your own";
@@ -123,7 +125,7 @@ async fn operate(
 
 async fn state(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
     caller(&house, &headers)?;
-    let current = house.current();
+    let current = house.core.plan.current();
     let agents = current.iter().flat_map(|c| c.house.agents.values());
     let agents: Vec<Value> = agents
         .map(|a| {
@@ -133,7 +135,7 @@ async fn state(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
             })
         })
         .collect();
-    let accounts = house.store.budgets().await?;
+    let accounts = house.core.store.budgets().await?;
     let tokens = || accounts.iter().filter(|a| a.metric == Metric::Tokens);
     let whole = tokens().find(|a| a.scope == Scope::House);
     let allocation: Map<String, Value> = tokens()
@@ -212,7 +214,7 @@ async fn tasks(
         limit: TASKS_MAX,
         ..TaskFilter::default()
     };
-    let rows = house.store.tasks(filter).await?;
+    let rows = house.core.store.tasks(filter).await?;
     let wanted = |r: &&TaskRow| match query.status.as_deref() {
         Some(status) => status_of(r.state()) == status,
         None => !r.state().is_terminal(),
@@ -222,12 +224,12 @@ async fn tasks(
 }
 
 /// An agent by its name, or by its role where one has it.
-fn by_role(house: &House, text: &str) -> Result<Slug> {
-    let current = house.current();
+fn by_role(house: &ApiState, text: &str) -> Result<Slug> {
+    let current = house.core.plan.current();
     let mut agents = current.iter().flat_map(|c| c.house.agents.values());
     match agents.find(|a| a.role == text) {
         Some(agent) => Ok(agent.slug.clone()),
-        None => known_agent(house, text),
+        None => known_agent(&house.work, text),
     }
 }
 
@@ -287,9 +289,9 @@ async fn add(
             data: body.context,
             ..Delegated::default()
         }),
-        ..house.work_for(&assignee, text)
+        ..house.work.task_for(&assignee, text)
     };
-    let added = house.store.add_task(new).await?;
+    let added = house.core.store.add_task(new).await?;
     let status = if added.new {
         StatusCode::CREATED
     } else {
@@ -314,7 +316,7 @@ async fn pending(
         (_, Some(agent)) => Some(by_role(&house, agent)?.to_string()),
         (_, None) => None,
     };
-    let all = approvals::list(&house, false).await?.approvals;
+    let all = approvals::list(&house.work, false).await?.approvals;
     let padded = |id: &str| match id.split_once('-') {
         Some((kind, digits)) => format!("{kind}-{digits:0>3}"),
         None => id.to_owned(),
@@ -376,7 +378,8 @@ async fn log(
             why: text("reason"),
             within_ms: None,
         };
-        let asked = approvals::ask(&house, me.clone(), (task, LeaseToken(lease)), asked).await?;
+        let asked =
+            approvals::ask(&house.work, me.clone(), (task, LeaseToken(lease)), asked).await?;
         let doc = json!({ "approval_id": asked.id, "status": asked.state });
         return Ok((StatusCode::CREATED, Doc(doc)).into_response());
     }
@@ -396,6 +399,6 @@ async fn log(
         entity: format!("controlplane:{by}"),
         detail,
     };
-    let seq = house.store.append(note).await?;
+    let seq = house.core.store.append(note).await?;
     Ok((StatusCode::CREATED, Doc(json!({ "seq": seq }))).into_response())
 }

@@ -1,9 +1,8 @@
 //! Routes of shared documents in both APIs.
 
+use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Input, Me, header};
-use crate::boot::house::House;
 use crate::core::error::Result;
-use crate::core::plan;
 use crate::insight::reports;
 use crate::work::documents;
 use abbey_api::{DocumentBody, DocumentDoc, DocumentsDoc, Problem, VERSION};
@@ -16,12 +15,14 @@ use axum::{Extension, Router};
 use serde::Deserialize;
 use std::sync::Arc;
 
-type Shared = State<Arc<House>>;
+type Shared = State<Arc<ApiState>>;
 
 /// Routes for the operator, behind the operator's credential.
-pub(crate) fn operator_routes() -> Router<Arc<House>> {
+pub(crate) fn operator_routes() -> Router<Arc<ApiState>> {
     async fn list_all(State(house): Shared) -> Result<Doc<DocumentsDoc>> {
-        documents::list(&house, &Principal::Operator).await.map(Doc)
+        documents::list(&house.work, &Principal::Operator)
+            .await
+            .map(Doc)
     }
     async fn show(
         State(house): Shared,
@@ -38,7 +39,7 @@ pub(crate) fn operator_routes() -> Router<Arc<House>> {
         Input(body): Input<DocumentBody>,
     ) -> Result<Doc<DocumentDoc>> {
         let key = header(&headers, "idempotency-key").map(|k| format!("operator {k}"));
-        let name = documents::write(&house, &name, Principal::Operator, body, key).await?;
+        let name = documents::write(&house.work, &name, Principal::Operator, body, key).await?;
         let shown = read(&house, name.as_str(), &Principal::Operator, None);
         shown.await.map(Doc)
     }
@@ -48,12 +49,12 @@ pub(crate) fn operator_routes() -> Router<Arc<House>> {
 }
 
 /// Routes for agents, behind their credential.
-pub(crate) fn agent_routes() -> Router<Arc<House>> {
+pub(crate) fn agent_routes() -> Router<Arc<ApiState>> {
     async fn list_mine(
         State(house): Shared,
         Extension(Me(me)): Extension<Me>,
     ) -> Result<Doc<DocumentsDoc>> {
-        documents::list(&house, &Principal::Agent(me))
+        documents::list(&house.work, &Principal::Agent(me))
             .await
             .map(Doc)
     }
@@ -76,7 +77,7 @@ pub(crate) fn agent_routes() -> Router<Arc<House>> {
     ) -> Result<Doc<DocumentDoc>> {
         let key = header(&headers, "idempotency-key").map(|k| format!("{me} {k}"));
         let me = Principal::Agent(me);
-        let name = documents::write(&house, &name, me.clone(), body, key).await?;
+        let name = documents::write(&house.work, &name, me.clone(), body, key).await?;
         let shown = read(&house, name.as_str(), &me, None);
         shown.await.map(Doc)
     }
@@ -92,23 +93,23 @@ struct Which {
 }
 
 async fn read(
-    house: &Arc<House>,
+    house: &Arc<ApiState>,
     name: &str,
     who: &Principal,
     version: Option<u64>,
 ) -> Result<DocumentDoc> {
-    let (name, document) = documents::find(house, name, who)?;
+    let (name, document) = documents::find(&house.work, name, who)?;
     let (rows, text) = match &document.kind {
         DocumentKind::Report(report) => {
             let reader = match who {
                 Principal::Agent(agent) => Some(agent),
                 _ => None,
             };
-            let language = plan::language_of(house, reader);
-            let report = reports::make(house, report, language).await?;
+            let language = house.core.plan.language_of(reader);
+            let report = reports::make(&house.work, report, language).await?;
             (Vec::new(), reports::as_text(&report))
         }
-        kind => documents::text_of(house, &name, kind, version.unwrap_or(u64::MAX)).await?,
+        kind => documents::text_of(&house.work, &name, kind, version.unwrap_or(u64::MAX)).await?,
     };
     if let Some(wanted) = version
         && rows.first().is_none_or(|r| r.version != wanted)
@@ -116,11 +117,11 @@ async fn read(
         let text = format!("document `{name}` has no version {wanted} any more, or not yet");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     }
-    let newest = house.store.document(name.clone(), u64::MAX, 1).await?;
+    let newest = house.core.store.document(name.clone(), u64::MAX, 1).await?;
     Ok(DocumentDoc {
         version: VERSION,
         shown: rows.first().map_or(0, |r| r.version),
-        document: documents::view(house, &name, &document, newest.first()),
+        document: documents::view(&house.work, &name, &document, newest.first()),
         text,
     })
 }

@@ -1,19 +1,19 @@
 //! The outside door: the operator's API.
 
-use crate::api_server::web::large;
+use crate::api_server::state::ApiState;
 use crate::api_server::web::{
-    Doc, Input, SearchQuery, etag, header, if_match, problem, refuse_unknown,
+    Doc, Input, SearchQuery, etag, header, if_match, large, problem, refuse_unknown,
 };
 use crate::api_server::{hooks, operator_cells, operator_work, plans};
-use crate::boot::house::House;
 use crate::cells::commands;
 use crate::core::backup;
 use crate::core::error::{Error, Result};
 use crate::insight::views::find_skills;
 use crate::insight::{doctor, metrics, views};
 use crate::planning::apply;
-use crate::work::lookup::parse_slug;
-use crate::work::lookup::{known_agent, parse_priority, parse_task_ref, wait_until_settled};
+use crate::work::lookup::{
+    known_agent, parse_priority, parse_slug, parse_task_ref, wait_until_settled,
+};
 use abbey_api::routes::Door;
 use abbey_api::*;
 use abbey_model::{Amounts, FaultKind, Principal, RunId, TaskRef, TaskState, Tokens};
@@ -27,17 +27,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-type Shared = State<Arc<House>>;
+type Shared = State<Arc<ApiState>>;
 
 /// Entries that a slow reader of events may lag before it is told of a gap.
 const LAG_MAX: u64 = 10_000;
 /// Most rows of one page.
 const PAGE_MAX: u32 = 1000;
 
-pub(crate) fn router(house: Arc<House>) -> Router {
+pub(crate) fn router(house: Arc<ApiState>) -> Router {
     let api = Router::new()
         .route("/metrics", get(metrics_text))
         .route("/openapi.json", get(async || Doc(openapi(Door::Outside))))
@@ -78,8 +78,9 @@ pub(crate) fn router(house: Arc<House>) -> Router {
 async fn authenticate(State(house): Shared, request: Request, next: Next) -> Response {
     let header = header(request.headers(), "authorization");
     match house
+        .core
         .keys
-        .principal(header, &["operator"], house.store.now())
+        .principal(header, &["operator"], house.core.store.now())
     {
         Ok(_) => next.run(request).await,
         Err(refusal) => problem(refusal.remedy(
@@ -100,9 +101,9 @@ struct HouseQuery {
 }
 
 async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Result<Doc<HouseDoc>> {
-    let current = house.current();
+    let current = house.core.plan.current();
     let state_hash = if query.state_hash {
-        Some(house.store.state_hash().await?)
+        Some(house.core.store.state_hash().await?)
     } else {
         None
     };
@@ -112,26 +113,19 @@ async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Res
         generation: current.as_ref().map_or(0, |c| c.generation),
         software: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        address: house
-            .address
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone(),
+        address: house.net.operator_address.text(),
         state_hash,
     }))
 }
 
 async fn down(State(house): Shared) -> Doc<serde_json::Value> {
-    house
-        .going_down
-        .store(true, std::sync::atomic::Ordering::SeqCst);
-    house.cells_changed.notify_one();
-    house.down_asked.notify_one();
+    house.core.shutdown.request();
+    house.cells.request_pass();
     Doc(serde_json::json!({ "version": VERSION, "going_down": true }))
 }
 
 async fn plan(State(house): Shared, Input(body): Input<ManifestBody>) -> Result<Doc<PlanDoc>> {
-    Ok(Doc(apply::dry_run(&house, body).await?))
+    Ok(Doc(apply::dry_run(&house.work, body).await?))
 }
 
 async fn generation(
@@ -146,7 +140,7 @@ async fn generation(
 }
 
 async fn current(State(house): Shared) -> Result<Response> {
-    let current = house.current().ok_or_else(|| {
+    let current = house.core.plan.current().ok_or_else(|| {
         Problem::new(FaultKind::NotFound, "no manifest was applied yet")
             .remedy("`abbey up` applies one")
     })?;
@@ -189,6 +183,7 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
     let assignee = query.agent.as_deref().map(parse_slug).transpose()?;
     let rows = house
+        .core
         .store
         .tasks(TaskFilter {
             states,
@@ -204,7 +199,7 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
         version: VERSION,
         tasks: rows
             .iter()
-            .map(|r| views::task(&house, r, Vec::new()))
+            .map(|r| views::task(&house.work, r, Vec::new()))
             .collect(),
         cursor,
     }))
@@ -221,7 +216,7 @@ async fn add_task(
             Problem::new(FaultKind::Invalid, "a task has a text of 1 to 65536 bytes").into(),
         );
     }
-    if house.going_down.load(std::sync::atomic::Ordering::SeqCst) {
+    if house.core.shutdown.is_requested() {
         return Err(Problem::new(
             FaultKind::Unavailable,
             "the house is going down and takes no more tasks",
@@ -231,11 +226,11 @@ async fn add_task(
     let assignee = body
         .to
         .as_deref()
-        .map(|name| known_agent(&house, name))
+        .map(|name| known_agent(&house.work, name))
         .transpose()?;
     let intake = match &body.skill {
         Some(skill) => {
-            let skills = house.skills();
+            let skills = house.work.skills.current();
             let found = skills.all.get(skill).ok_or_else(|| {
                 Problem::new(FaultKind::NotFound, format!("there is no skill `{skill}`"))
             })?;
@@ -246,9 +241,9 @@ async fn add_task(
                     format!("the arguments do not fit skill `{skill}`: {why}"),
                 )
             })?;
-            house.intake_named(skill, body.args.clone())
+            house.work.intake_named(skill, body.args.clone())
         }
-        None => house.intake(&text),
+        None => house.work.intake(&text),
     };
     let idempotency = match header(&headers, "idempotency-key") {
         Some(key) if key.is_empty() || key.len() > 200 => {
@@ -278,7 +273,7 @@ async fn add_task(
         intake,
         delegated: crate::work::evidence::declared(&body.evidence)?,
     };
-    let added = house.store.add_task(new).await?;
+    let added = house.core.store.add_task(new).await?;
     let status = if added.new {
         axum::http::StatusCode::CREATED
     } else {
@@ -288,7 +283,7 @@ async fn add_task(
         status,
         Doc(TaskDoc {
             version: VERSION,
-            task: views::task(&house, &added.task, Vec::new()),
+            task: views::task(&house.work, &added.task, Vec::new()),
         }),
     )
         .into_response())
@@ -307,21 +302,25 @@ async fn task(
     Query(query): Query<WaitQuery>,
 ) -> Result<Response> {
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
-    let row = wait_until_settled(&house, parse_task_ref(&name)?, patience).await?;
+    let row = wait_until_settled(&house.work, parse_task_ref(&name)?, patience).await?;
     let tag = etag(row.version);
-    Ok(([("etag", tag)], Doc(views::task_doc(&house, row).await?)).into_response())
+    Ok((
+        [("etag", tag)],
+        Doc(views::task_doc(&house.work, row).await?),
+    )
+        .into_response())
 }
 
 async fn why_task(State(house): Shared, Path(name): Path<String>) -> Result<Doc<WhyDoc>> {
-    let row = house.store.task(parse_task_ref(&name)?).await?;
-    Ok(Doc(views::why_task(&house, &row).await?))
+    let row = house.core.store.task(parse_task_ref(&name)?).await?;
+    Ok(Doc(views::why_task(&house.work, &row).await?))
 }
 
 /// Refuses when the caller looked at an older revision.
-async fn checked(house: &House, name: &str, headers: &HeaderMap) -> Result<TaskRef> {
+async fn checked(house: &ApiState, name: &str, headers: &HeaderMap) -> Result<TaskRef> {
     let task = parse_task_ref(name)?;
     if let Some(seen) = if_match(headers)? {
-        let current = house.store.task(task).await?.version;
+        let current = house.core.store.task(task).await?.version;
         if seen != current {
             return Err(abbey_store::Error::Stale {
                 what: name.to_owned(),
@@ -340,8 +339,8 @@ async fn cancel(
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
-    let row = house.store.cancel(task, Principal::Operator).await?;
-    Ok(Doc(views::task_doc(&house, row).await?))
+    let row = house.core.store.cancel(task, Principal::Operator).await?;
+    Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
 async fn retry(
@@ -350,7 +349,7 @@ async fn retry(
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
-    let row = house.store.retry(task, Principal::Operator).await?;
+    let row = house.core.store.retry(task, Principal::Operator).await?;
     again(&house, row).await
 }
 
@@ -360,21 +359,21 @@ async fn unblock(
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
-    let row = house.store.unblock(task, Principal::Operator).await?;
+    let row = house.core.store.unblock(task, Principal::Operator).await?;
     again(&house, row).await
 }
 
-async fn again(house: &Arc<House>, row: abbey_store::TaskRow) -> Result<Doc<TaskDoc>> {
-    let intake = house.intake_again(&row);
-    let row = house.store.admit(TaskRef::Id(row.id), intake).await?;
-    Ok(Doc(views::task_doc(house, row).await?))
+async fn again(house: &Arc<ApiState>, row: abbey_store::TaskRow) -> Result<Doc<TaskDoc>> {
+    let intake = house.work.intake_again(&row);
+    let row = house.core.store.admit(TaskRef::Id(row.id), intake).await?;
+    Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
 async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunView>> {
     let id: RunId = name
         .parse()
         .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?;
-    Ok(Doc(views::run(&house.store.run(id).await?)))
+    Ok(Doc(views::run(&house.core.store.run(id).await?)))
 }
 
 #[derive(Deserialize)]
@@ -393,10 +392,11 @@ async fn activity(
 ) -> Result<Doc<ActivityDoc>> {
     let limit = query.limit.unwrap_or(200).clamp(1, PAGE_MAX);
     let after = match query.last {
-        Some(last) => house.store.head().saturating_sub(last),
+        Some(last) => house.core.store.head().saturating_sub(last),
         None => query.cursor.unwrap_or(0),
     };
     let entries: Vec<EntryView> = house
+        .core
         .store
         .activity(after, limit)
         .await?
@@ -414,7 +414,7 @@ async fn activity(
 }
 
 async fn verify(State(house): Shared) -> Result<Doc<VerifyDoc>> {
-    let v = house.store.verify().await?;
+    let v = house.core.store.verify().await?;
     Ok(Doc(VerifyDoc {
         version: VERSION,
         ok: v.ok,
@@ -434,8 +434,8 @@ async fn events(
 ) -> Sse<impl futures_util::Stream<Item = std::result::Result<Event, Infallible>>> {
     let from = header(&headers, "last-event-id")
         .and_then(|t| t.parse().ok())
-        .unwrap_or_else(|| house.store.head());
-    let head = house.store.subscribe(Topic::Audit);
+        .unwrap_or_else(|| house.core.store.head());
+    let head = house.core.store.subscribe(Topic::Audit);
     let state = (
         house,
         head,
@@ -449,7 +449,7 @@ async fn events(
                     return Some((Ok(event), (house, head, after, ready)));
                 }
                 head.mark_unchanged();
-                let newest = house.store.head();
+                let newest = house.core.store.head();
                 if newest.saturating_sub(after) > LAG_MAX {
                     let skipped = newest - after - LAG_MAX;
                     after += skipped;
@@ -462,7 +462,12 @@ async fn events(
                     continue;
                 }
                 let entries = if newest > after {
-                    house.store.activity(after, 256).await.unwrap_or_default()
+                    house
+                        .core
+                        .store
+                        .activity(after, 256)
+                        .await
+                        .unwrap_or_default()
                 } else {
                     Vec::new()
                 };
@@ -479,7 +484,7 @@ async fn events(
                 if ready.is_empty() {
                     tokio::select! {
                         changed = head.changed() => if changed.is_err() { return None },
-                        () = house.stop.cancelled() => return None,
+                        () = house.core.rt.stopped() => return None,
                     }
                 }
             }
@@ -488,7 +493,7 @@ async fn events(
 }
 
 async fn budgets(State(house): Shared) -> Result<Doc<BudgetDoc>> {
-    let accounts = house.store.budgets().await?;
+    let accounts = house.core.store.budgets().await?;
     Ok(Doc(BudgetDoc {
         version: VERSION,
         scopes: views::budget(&accounts),
@@ -497,32 +502,34 @@ async fn budgets(State(house): Shared) -> Result<Doc<BudgetDoc>> {
 }
 
 async fn skills(State(house): Shared, Query(query): Query<SearchQuery>) -> Doc<SkillsDoc> {
-    Doc(find_skills(&house, query.q.as_deref(), |_| true))
+    Doc(find_skills(&house.work, query.q.as_deref(), |_| true))
 }
 
 async fn services(State(house): Shared) -> Result<Doc<ServicesDoc>> {
-    Ok(Doc(views::services(&house).await?))
+    Ok(Doc(views::services(&house.work).await?))
 }
 
 async fn doctor_fix(State(house): Shared) -> Result<Doc<DoctorDoc>> {
-    Ok(Doc(doctor::fix(&house).await?))
+    Ok(Doc(doctor::fix(&house.work).await?))
 }
 
 async fn doctor_doc(State(house): Shared) -> Result<Doc<DoctorDoc>> {
-    Ok(Doc(doctor::examine(&house).await?))
+    Ok(Doc(doctor::examine(&house.work).await?))
 }
 
 async fn backup_now(
     State(house): Shared,
     Input(body): Input<BackupBody>,
 ) -> std::result::Result<Doc<BackupDoc>, Error> {
-    Ok(Doc(
-        backup::write(&house, std::path::Path::new(&body.path)).await?
-    ))
+    Ok(Doc(backup::write(
+        &house.core,
+        std::path::Path::new(&body.path),
+    )
+    .await?))
 }
 
 async fn metrics_text(State(house): Shared) -> Result<Response> {
-    let text = metrics::render(&house).await?;
+    let text = metrics::render(&house.work).await?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([("content-type", kind)], text).into_response())
 }
@@ -532,7 +539,7 @@ const COMMAND_REQUEST_MAX: usize = 96 << 20;
 
 async fn run_command(State(house): Shared, request: Request) -> Response {
     match large(request.into_body(), COMMAND_REQUEST_MAX).await {
-        Ok(body) => commands::command(&house, body).await.into_response(),
+        Ok(body) => commands::command(&house.cells, body).await.into_response(),
         Err(refused) => refused,
     }
 }

@@ -1,8 +1,8 @@
 //! The operator's API to agents and services as cells: how they are, what they say, and what is wanted of them.
 
 use crate::api_server::attach;
+use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Input};
-use crate::boot::house::House;
 use crate::cells::{agent_credentials, exec, logs};
 use crate::core::error::Result;
 use crate::insight::views;
@@ -16,12 +16,12 @@ use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Deserialize;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-type Shared = State<Arc<House>>;
+type Shared = State<Arc<ApiState>>;
 
 /// Its routes, for the door that asks for the operator's credential.
-pub(crate) fn routes() -> Router<Arc<House>> {
+pub(crate) fn routes() -> Router<Arc<ApiState>> {
     Router::new()
         .merge(crate::api_server::agent_lifecycle::routes())
         .route("/api/v1/agents/{agent}", get(agent))
@@ -43,12 +43,12 @@ pub(crate) fn routes() -> Router<Arc<House>> {
 }
 
 async fn agents(State(house): Shared) -> Result<Doc<FleetDoc>> {
-    Ok(Doc(views::fleet(&house).await?))
+    Ok(Doc(views::fleet(&house.work).await?))
 }
 
 async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
-    let slug = known_agent(&house, &name)?;
-    let fleet = views::fleet(&house).await?;
+    let slug = known_agent(&house.work, &name)?;
+    let fleet = views::fleet(&house.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {
         Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
@@ -56,8 +56,8 @@ async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Age
 }
 
 async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EffectiveDoc>> {
-    let slug = known_agent(&house, &name)?;
-    let current = house.current();
+    let slug = known_agent(&house.work, &name)?;
+    let current = house.core.plan.current();
     let rows = current
         .iter()
         .filter_map(|c| c.house.agents.get(&slug))
@@ -73,7 +73,9 @@ async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc
 }
 
 async fn why_agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentWhyDoc>> {
-    Ok(Doc(views::why_agent(&house, &parse_slug(&name)?).await?))
+    Ok(Doc(
+        views::why_agent(&house.work, &parse_slug(&name)?).await?
+    ))
 }
 
 #[derive(Deserialize)]
@@ -82,8 +84,8 @@ struct LogQuery {
     lines: Option<usize>,
 }
 
-async fn read_logs(house: &House, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
-    let dir = house.home.cell_logs(&cell.to_string());
+async fn read_logs(house: &ApiState, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
+    let dir = house.core.home.cell_logs(&cell.to_string());
     let lines = query.lines.unwrap_or(200).min(10_000);
     let lines = tokio::task::spawn_blocking(move || logs::tail(&dir, lines))
         .await
@@ -99,7 +101,7 @@ async fn agent_logs(
     Path(name): Path<String>,
     Query(query): Query<LogQuery>,
 ) -> Result<Doc<LogDoc>> {
-    let slug = known_agent(&house, &name)?;
+    let slug = known_agent(&house.work, &name)?;
     Ok(read_logs(&house, CellName::Agent(slug), query).await)
 }
 
@@ -110,6 +112,8 @@ async fn service_logs(
 ) -> Result<Doc<LogDoc>> {
     let slug = parse_slug(&name)?;
     if !house
+        .core
+        .plan
         .current()
         .is_some_and(|c| c.house.services.contains_key(&slug))
     {
@@ -120,27 +124,24 @@ async fn service_logs(
     Ok(read_logs(&house, CellName::Service(slug), query).await)
 }
 
-async fn wish(house: &Arc<House>, name: &str, wish: Wish) -> Result<Doc<serde_json::Value>> {
-    let slug = known_agent(house, name)?;
+async fn wish(house: &Arc<ApiState>, name: &str, wish: Wish) -> Result<Doc<serde_json::Value>> {
+    let slug = known_agent(&house.work, name)?;
     let cell = CellName::Agent(slug);
     let change = CellChange {
         wish: Some((wish, Some(Principal::Operator))),
         history: None,
     };
-    house.store.set_cell(cell.clone(), change).await?;
-    house
-        .wishes
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(cell, wish);
+    house.core.store.set_cell(cell.clone(), change).await?;
+    house.cells.desired.set(cell, wish);
     Ok(Doc(
         serde_json::json!({ "version": VERSION, "agent": name, "wish": wish, "wanted_up": wish == Wish::Up }),
     ))
 }
 
 async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    let slug = known_agent(&house, &name)?;
+    let slug = known_agent(&house.work, &name)?;
     house
+        .core
         .store
         .set_draining(slug, false, Principal::Operator)
         .await?;
@@ -156,8 +157,8 @@ async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<ser
 }
 
 async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    let cell = CellName::Agent(known_agent(&house, &name)?);
-    operations::restart(&house, cell, Principal::Operator).await?;
+    let cell = CellName::Agent(known_agent(&house.work, &name)?);
+    operations::restart(&house.work, cell, Principal::Operator).await?;
     // It is wanted up, so the reconciler boots it anew once it has ended.
     wish(&house, &name, Wish::Up).await
 }
@@ -168,21 +169,23 @@ async fn restart_service(
 ) -> Result<Doc<serde_json::Value>> {
     let slug = parse_slug(&name)?;
     let known = house
+        .core
+        .plan
         .current()
         .is_some_and(|c| c.house.services.contains_key(&slug));
     if !known {
         let text = format!("there is no service `{name}`");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     }
-    operations::restart(&house, CellName::Service(slug), Principal::Operator).await?;
+    operations::restart(&house.work, CellName::Service(slug), Principal::Operator).await?;
     Ok(Doc(
         serde_json::json!({ "version": VERSION, "service": name }),
     ))
 }
 
 async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
-    let slug = known_agent(&house, &name)?;
-    agent_credentials::credential(&house, &slug, agent_credentials::OVERLAP).await?;
+    let slug = known_agent(&house.work, &name)?;
+    agent_credentials::credential(&house.cells, &slug, agent_credentials::OVERLAP).await?;
     Ok(Doc(
         serde_json::json!({ "version": VERSION, "agent": name, "overlap_ms": agent_credentials::OVERLAP }),
     ))
@@ -193,5 +196,5 @@ async fn exec_in(
     Path(name): Path<String>,
     Input(body): Input<ExecBody>,
 ) -> Result<Response> {
-    exec::exec(&house, &parse_slug(&name)?, body).await
+    exec::exec(&house.cells, &parse_slug(&name)?, body).await
 }

@@ -1,10 +1,9 @@
 //! The operator's API to work that is shared: delegation, the org chart, approvals, schedules, workflows.
 
 use crate::api_server::documents_api;
+use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Input, header};
-use crate::boot::house::House;
 use crate::core::error::Result;
-use crate::core::plan;
 use crate::insight::{org, reports, views, workflow_views};
 use crate::work::lookup::{parse_slug, parse_task_ref};
 use crate::work::{approvals, delegation, queue, schedules, workflows};
@@ -21,10 +20,10 @@ use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 
-type Shared = State<Arc<House>>;
+type Shared = State<Arc<ApiState>>;
 
 /// Its routes, for the door that asks for the operator's credential.
-pub(crate) fn routes() -> Router<Arc<House>> {
+pub(crate) fn routes() -> Router<Arc<ApiState>> {
     Router::new()
         .route("/api/v1/tasks/{task}/tree", get(tree))
         .route("/api/v1/delegations", post(delegate))
@@ -59,9 +58,9 @@ struct InWhich {
 }
 
 impl InWhich {
-    fn language(&self, house: &House) -> Result<Language> {
+    fn language(&self, house: &ApiState) -> Result<Language> {
         let Some(tag) = &self.locale else {
-            return Ok(plan::language_of(house, None));
+            return Ok(house.core.plan.language_of(None));
         };
         Ok(Language::of(tag).ok_or_else(|| {
             let all = Language::ALL.map(Language::tag).join(", ");
@@ -102,11 +101,13 @@ async fn report(
     Query(query): Query<InWhich>,
 ) -> Result<Doc<ReportDoc>> {
     let language = query.language(&house)?;
-    Ok(Doc(reports::make(&house, &name, language).await?))
+    Ok(Doc(reports::make(&house.work, &name, language).await?))
 }
 
 async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
-    Ok(Doc(views::task_tree(&house, parse_task_ref(&name)?).await?))
+    Ok(Doc(
+        views::task_tree(&house.work, parse_task_ref(&name)?).await?
+    ))
 }
 
 #[derive(Deserialize)]
@@ -119,19 +120,23 @@ async fn approvals_doc(
     State(house): Shared,
     Query(query): Query<InboxQuery>,
 ) -> Result<Doc<ApprovalsDoc>> {
-    Ok(Doc(approvals::list(&house, query.all).await?))
+    Ok(Doc(approvals::list(&house.work, query.all).await?))
 }
 
 async fn decide(
-    house: &Arc<House>,
+    house: &Arc<ApiState>,
     name: &str,
     verdict: Verdict,
     body: DecideBody,
 ) -> Result<Doc<ApprovalView>> {
     let number = approvals::number(name)?;
-    Ok(Doc(
-        approvals::decide(house, number, verdict, body.note).await?
-    ))
+    Ok(Doc(approvals::decide(
+        &house.work,
+        number,
+        verdict,
+        body.note,
+    )
+    .await?))
 }
 
 async fn approve(
@@ -159,16 +164,18 @@ async fn revise(
 }
 
 async fn schedules_doc(State(house): Shared) -> Result<Doc<SchedulesDoc>> {
-    Ok(Doc(schedules::list(&house).await?))
+    Ok(Doc(schedules::list(&house.work).await?))
 }
 
 async fn schedule_doc(
     State(house): Shared,
     Path((agent, name)): Path<(String, String)>,
 ) -> Result<Doc<ScheduleDoc>> {
-    Ok(Doc(
-        schedules::show(&house, &format!("{agent}/{name}")).await?
-    ))
+    Ok(Doc(schedules::show(
+        &house.work,
+        &format!("{agent}/{name}"),
+    )
+    .await?))
 }
 
 async fn fire(
@@ -176,12 +183,12 @@ async fn fire(
     Path((agent, name)): Path<(String, String)>,
 ) -> Result<Doc<ScheduleDoc>> {
     let name = format!("{agent}/{name}");
-    schedules::by_hand(&house, &name).await?;
-    Ok(Doc(schedules::show(&house, &name).await?))
+    schedules::by_hand(&house.work, &name).await?;
+    Ok(Doc(schedules::show(&house.work, &name).await?))
 }
 
 async fn declared(State(house): Shared) -> Doc<DeclaredDoc> {
-    Doc(workflow_views::declared(&house))
+    Doc(workflow_views::declared(&house.work))
 }
 
 async fn run_workflow(
@@ -192,11 +199,11 @@ async fn run_workflow(
 ) -> Result<Response> {
     let name = parse_slug(&name)?;
     let key = header(&headers, "idempotency-key").map(|k| format!("operator {k}"));
-    let started = workflows::start(&house, &name, body.input, Principal::Operator, key);
+    let started = workflows::start(&house.work, &name, body.input, Principal::Operator, key);
     let (row, new) = started.await?;
     let doc = WorkflowDoc {
         version: VERSION,
-        run: workflow_views::run(&house, &row),
+        run: workflow_views::run(&house.work, &row),
     };
     let status = match new {
         true => axum::http::StatusCode::CREATED,
@@ -221,13 +228,16 @@ async fn workflow_runs(
     State(house): Shared,
     Query(query): Query<RunsQuery>,
 ) -> Result<Doc<WorkflowsDoc>> {
-    let rows = house.store.workflows(query.open, query.limit.min(1000));
+    let rows = house
+        .core
+        .store
+        .workflows(query.open, query.limit.min(1000));
     let rows = rows.await?;
     Ok(Doc(WorkflowsDoc {
         version: VERSION,
         runs: rows
             .iter()
-            .map(|r| workflow_views::run(&house, r))
+            .map(|r| workflow_views::run(&house.work, r))
             .collect(),
         cursor: None,
     }))
@@ -246,10 +256,10 @@ async fn workflow_run(
 ) -> Result<Doc<WorkflowDoc>> {
     let patience = Duration::from_millis(query.wait_ms.min(60_000));
     let number = workflows::number(&name)?;
-    let row = workflows::wait_until_over(&house, number, patience).await?;
+    let row = workflows::wait_until_over(&house.work, number, patience).await?;
     Ok(Doc(WorkflowDoc {
         version: VERSION,
-        run: workflow_views::run(&house, &row),
+        run: workflow_views::run(&house.work, &row),
     }))
 }
 
@@ -257,10 +267,10 @@ async fn cancel_workflow(
     State(house): Shared,
     Path(name): Path<String>,
 ) -> Result<Doc<WorkflowDoc>> {
-    let row = workflows::cancel(&house, workflows::number(&name)?).await?;
+    let row = workflows::cancel(&house.work, workflows::number(&name)?).await?;
     Ok(Doc(WorkflowDoc {
         version: VERSION,
-        run: workflow_views::run(&house, &row),
+        run: workflow_views::run(&house.work, &row),
     }))
 }
 
@@ -272,12 +282,12 @@ async fn event(
 ) -> Result<Doc<HeardDoc>> {
     let name = parse_slug(&name)?;
     let key = header(&headers, "idempotency-key").map(str::to_owned);
-    let heard = workflows::event(&house, &name, body, Principal::Operator, key);
+    let heard = workflows::event(&house.work, &name, body, Principal::Operator, key);
     Ok(Doc(heard.await?))
 }
 
 async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {
-    Doc(org::document(&house))
+    Doc(org::document(&house.work))
 }
 
 /// The operator gives work by name; whatever a body says, it begins a chain of its own.
@@ -288,7 +298,7 @@ async fn delegate(
 ) -> Result<Response> {
     let key = header(&headers, "idempotency-key").map(str::to_owned);
     let added = delegation::give(
-        &house,
+        &house.work,
         &Principal::Operator,
         (&body, delegation::Way::Order),
         None,
@@ -299,19 +309,19 @@ async fn delegate(
         true => axum::http::StatusCode::CREATED,
         false => axum::http::StatusCode::OK,
     };
-    let doc = views::task_doc(&house, added.task).await?;
+    let doc = views::task_doc(&house.work, added.task).await?;
     Ok((status, Doc(doc)).into_response())
 }
 
 async fn show_queue(State(house): Shared) -> Result<Doc<QueueDoc>> {
     Ok(Doc(QueueDoc {
         version: VERSION,
-        text: queue::render(&house, None).await?,
+        text: queue::render(&house.work, None).await?,
         done: Vec::new(),
         conflicts: Vec::new(),
     }))
 }
 
 async fn merge_queue(State(house): Shared, Input(body): Input<QueueBody>) -> Result<Doc<QueueDoc>> {
-    queue::merge_file(&house, &body.text).await.map(Doc)
+    queue::merge_file(&house.work, &body.text).await.map(Doc)
 }

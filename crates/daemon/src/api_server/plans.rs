@@ -1,7 +1,6 @@
 //! Applying a manifest through the operator API.
 
-use crate::api_server::listener::open_outside;
-use crate::boot::house::House;
+use crate::api_server::state::ApiState;
 use crate::core::error::Result;
 use crate::planning::apply::{carry_out, commit_manifest};
 use abbey_api::{ManifestBody, PlanDoc};
@@ -10,14 +9,14 @@ use std::sync::Arc;
 
 /// Commits the plan of a manifest, listens where it says, and carries it out.
 pub(crate) async fn apply(
-    house: &Arc<House>,
+    house: &Arc<ApiState>,
     body: ManifestBody,
     seen: Option<u64>,
     who: Principal,
 ) -> Result<PlanDoc> {
-    let _one_at_a_time = house.applying.lock().await;
-    let applied = commit_manifest(house, body, seen, who).await?;
-    open_outside(house).await?;
-    carry_out(house).await?;
+    let _one_at_a_time = house.core.plan.lock_changes().await;
+    let applied = commit_manifest(&house.work, body, seen, who).await?;
+    house.operator_listener.follow_plan(&house.net).await?;
+    carry_out(&house.work).await?;
     Ok(applied)
 }

@@ -1,8 +1,8 @@
 //! Tools of servers in cells of their own: only for agents who use them, only while they work, and each call is
 //! entered (S3-19).
 
+use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Input, Me};
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
 use abbey_api::{Problem, ToolBody, ToolDoc, ToolView, ToolsDoc, VERSION};
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-type Shared = State<Arc<House>>;
+type Shared = State<Arc<ApiState>>;
 
 /// Time for one call.
 const WITHIN: Duration = Duration::from_secs(130);
@@ -29,7 +29,7 @@ const ANSWER_MAX: usize = 4 << 20;
 const TOOLS_MAX: usize = 128;
 
 /// Routes for agents, behind their credential.
-pub(crate) fn inside() -> Router<Arc<House>> {
+pub(crate) fn inside() -> Router<Arc<ApiState>> {
     Router::new()
         .route("/api/v1/self/tools", get(list))
         .route("/api/v1/self/tools/{service}/{tool}", post(call))
@@ -47,7 +47,7 @@ fn servers(current: &PlanInForce, agent: &Slug) -> Vec<Slug> {
 
 /// Sends one MCP request to a tool server and returns its result.
 async fn request_tool_server(
-    house: &House,
+    house: &ApiState,
     current: &PlanInForce,
     service: &Slug,
     (method, params): (&str, Value),
@@ -64,7 +64,7 @@ async fn request_tool_server(
         .header("accept", "application/json")
         .body(Full::from(body))
         .map_err(|e| gone(e.to_string()))?;
-    let exchange = house.http.exchange(request, WITHIN, ANSWER_MAX);
+    let exchange = house.core.http.exchange(request, WITHIN, ANSWER_MAX);
     let answer = exchange.await.map_err(|e| gone(e.to_string()))?;
     let status = answer.status();
     let answer: Value = serde_json::from_slice(answer.body())
@@ -81,7 +81,7 @@ async fn request_tool_server(
 }
 
 async fn list(State(house): Shared, Extension(Me(me)): Extension<Me>) -> Result<Doc<ToolsDoc>> {
-    let current = house.planned()?;
+    let current = house.core.plan.require()?;
     let mut tools = Vec::new();
     for service in servers(&current, &me) {
         // One that does not answer keeps nothing from the others.
@@ -129,7 +129,7 @@ async fn call(
     Path((service, tool)): Path<(String, String)>,
     Input(body): Input<ToolBody>,
 ) -> Result<Doc<ToolDoc>> {
-    let current = house.planned()?;
+    let current = house.core.plan.require()?;
     let used = servers(&current, &me);
     let Some(service) = used.into_iter().find(|s| s.as_str() == service) else {
         let text = format!("`{me}` uses no tool server `{service}`");
@@ -141,7 +141,7 @@ async fn call(
         limit: 64,
         ..TaskFilter::default()
     };
-    let tasks = house.store.tasks(running).await?;
+    let tasks = house.core.store.tasks(running).await?;
     let holds = |t: &&abbey_store::TaskRow| t.phase.lease().is_some_and(|l| l.holder == me);
     let Some(task) = tasks.iter().find(holds) else {
         let text = format!("`{me}` works on nothing, so it calls no tool");
@@ -162,7 +162,11 @@ async fn call(
         // What it was called with may be anything; that it was this is what can be proved.
         "args_hash": abbey_support::digest::sha256_hex(body.arguments.to_string().as_bytes()),
     });
-    house.store.append(enter("tool.ask", asked.clone())).await?;
+    house
+        .core
+        .store
+        .append(enter("tool.ask", asked.clone()))
+        .await?;
     let began = Instant::now();
     let params = json!({ "name": tool, "arguments": body.arguments });
     let answer = request_tool_server(&house, &current, &service, ("tools/call", params)).await;
@@ -173,7 +177,7 @@ async fn call(
     called["ms"] = u64::try_from(began.elapsed().as_millis())
         .unwrap_or(u64::MAX)
         .into();
-    house.store.append(enter("tool.call", called)).await?;
+    house.core.store.append(enter("tool.call", called)).await?;
     let answer = answer?;
     let parts = answer["content"].as_array().into_iter().flatten();
     let text: Vec<&str> = parts.filter_map(|p| p["text"].as_str()).collect();

@@ -1,14 +1,13 @@
 //! Supervision as data: every long-lived task of the control plane is a variant, with what
 //! happens when it ends.
 
-use crate::boot::house::House;
+use crate::boot::control_plane::ControlPlane;
 use crate::cells::{reconciler, service_consumers};
 use crate::core::hostd_journal;
 use crate::net::firewall;
 use crate::work::{delegation, documents, escalations, schedules, timers, workflows};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::task::TaskTracker;
 
 /// A long-lived task, in the order in which they start; they stop together by one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,40 +83,40 @@ impl Duty {
         }
     }
 
-    async fn run(self, house: Arc<House>) {
+    async fn run(self, house: Arc<ControlPlane>) {
         match self {
-            Duty::Reconcile => reconciler::run(house).await,
-            Duty::Sweep => timers::sweeper(house).await,
-            Duty::Wake => timers::waker(house).await,
-            Duty::Upkeep => timers::upkeep(house).await,
-            Duty::Journal => hostd_journal::run(house).await,
-            Duty::Firewall => firewall::run(house).await,
-            Duty::Deliver => delegation::deliveries(house).await,
-            Duty::Schedule => schedules::run(house).await,
-            Duty::Workflow => workflows::run(house).await,
-            Duty::Documents => documents::run(house).await,
-            Duty::Consumers => service_consumers::run(house).await,
-            Duty::Escalate => escalations::run(house).await,
+            Duty::Reconcile => reconciler::run(Arc::clone(&house.cells)).await,
+            Duty::Sweep => timers::sweeper(Arc::clone(&house.work)).await,
+            Duty::Wake => timers::waker(Arc::clone(&house.work)).await,
+            Duty::Upkeep => timers::upkeep(Arc::clone(&house.work)).await,
+            Duty::Journal => hostd_journal::run(Arc::clone(&house.core)).await,
+            Duty::Firewall => firewall::run(Arc::clone(&house.net)).await,
+            Duty::Deliver => delegation::deliveries(Arc::clone(&house.work)).await,
+            Duty::Schedule => schedules::run(Arc::clone(&house.work)).await,
+            Duty::Workflow => workflows::run(Arc::clone(&house.work)).await,
+            Duty::Documents => documents::run(Arc::clone(&house.work)).await,
+            Duty::Consumers => service_consumers::run(Arc::clone(&house.cells)).await,
+            Duty::Escalate => escalations::run(Arc::clone(&house.work)).await,
         }
     }
 }
 
 /// Starts every duty and keeps it running.
-pub(crate) fn start(house: &Arc<House>, tracker: &TaskTracker) {
+pub(crate) fn start(house: &Arc<ControlPlane>) {
     for duty in Duty::ALL {
         let house = Arc::clone(house);
-        drop(tracker.spawn(watch(duty, house)));
+        drop(house.core.rt.clone().spawn(watch(duty, house)));
     }
 }
 
-async fn watch(duty: Duty, house: Arc<House>) {
+async fn watch(duty: Duty, house: Arc<ControlPlane>) {
     let policy = duty.policy();
-    let mut failures: Vec<tokio::time::Instant> = Vec::new();
-    while !house.stop.is_cancelled() {
+    let mut failures: Vec<std::time::Instant> = Vec::new();
+    while !house.core.rt.is_stopping() {
         let outcome = tokio::spawn(duty.run(Arc::clone(&house))).await;
         let Err(error) = outcome else { return };
         tracing::error!(?duty, %error, "a duty failed and is started again");
-        let now = tokio::time::Instant::now();
+        let now = house.core.rt.instant();
         failures.retain(|at| now - *at < policy.period);
         failures.push(now);
         if failures.len() > policy.restarts_max as usize {
@@ -125,7 +124,7 @@ async fn watch(duty: Duty, house: Arc<House>) {
                 ?duty,
                 "a duty keeps failing; the control plane exits to be recovered"
             );
-            house.stop.cancel();
+            house.core.rt.stop();
         }
     }
 }

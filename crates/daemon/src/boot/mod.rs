@@ -2,6 +2,8 @@
 //!
 //! May import: every folder. Nothing imports it.
 
+pub(crate) mod control_plane;
 pub(crate) mod duties;
-pub(crate) mod house;
 pub(crate) mod serve;
+#[cfg(test)]
+pub(crate) mod testing;

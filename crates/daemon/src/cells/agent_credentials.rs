@@ -1,7 +1,7 @@
 //! Credentials of agents: at the agent API, at the model gateway, and at services; where the control
 //! plane's own copies are, and what must stay out of logs.
 
-use crate::boot::house::House;
+use crate::cells::state::CellsState;
 use crate::core::credentials::Keys;
 use crate::core::error::Result;
 use crate::core::home::new_token;
@@ -18,16 +18,21 @@ use std::sync::Arc;
 pub(crate) const OVERLAP: Millis = Millis::from_secs(60);
 
 /// Where the control plane's copy of an agent's credential is.
-pub(crate) fn own_token(house: &House, slug: &Slug) -> PathBuf {
-    house.home.agent(slug.as_str()).join("token")
+pub(crate) fn own_token(cells: &CellsState, slug: &Slug) -> PathBuf {
+    cells.core.home.agent(slug.as_str()).join("token")
 }
 
 /// Gives an agent a fresh credential; older ones end after `overlap`.
-pub(crate) async fn credential(house: &Arc<House>, slug: &Slug, overlap: Millis) -> Result<()> {
+pub(crate) async fn credential(
+    cells: &Arc<CellsState>,
+    slug: &Slug,
+    overlap: Millis,
+) -> Result<()> {
     let token = new_token("abbey_ag_")?;
     let key = new_token("sk-abbey-")?;
     let principal = Principal::Agent(slug.clone());
-    house
+    cells
+        .core
         .store
         .revoke_tokens(principal.clone(), None, overlap)
         .await?;
@@ -38,7 +43,7 @@ pub(crate) async fn credential(house: &Arc<House>, slug: &Slug, overlap: Millis)
             scope: scope.to_owned(),
             expires_at: None,
         };
-        house.store.add_token(row).await?;
+        cells.core.store.add_token(row).await?;
     }
     let entry = |name, secret: &Secret| FileEntry {
         name,
@@ -46,44 +51,47 @@ pub(crate) async fn credential(house: &Arc<House>, slug: &Slug, overlap: Millis)
     };
     let files = vec![entry(FileName::Key, &key), entry(FileName::Token, &token)];
     let owner = CellName::Agent(slug.clone());
-    hostd::call(house, Operation::Prepare { owner, files }).await?;
-    refresh_keys(house).await
+    hostd::call(&cells.core.hostd, Operation::Prepare { owner, files }).await?;
+    refresh_keys(cells).await
 }
 
 /// The secret of an agent's credential at a service.
-pub(crate) fn credential_at(house: &House, agent: &Slug, service: &Slug) -> Option<Secret> {
-    let text = fs::read_to_string(own_copy(house, agent, service)).ok()?;
+pub(crate) fn credential_at(cells: &CellsState, agent: &Slug, service: &Slug) -> Option<Secret> {
+    let text = fs::read_to_string(own_copy(cells, agent, service)).ok()?;
     secret_in(&text).map(Secret::new)
 }
 
 /// Loads every valid credential and every secret that must stay out of logs.
-pub(crate) async fn refresh_keys(house: &Arc<House>) -> Result<()> {
-    let keys: &Keys = &house.keys;
-    keys.replace(house.store.tokens().await?);
-    let mut secrets = vec![house.home.operator_secret()?];
-    if let Some(current) = house.current() {
+pub(crate) async fn refresh_keys(cells: &Arc<CellsState>) -> Result<()> {
+    let keys: &Keys = &cells.core.keys;
+    keys.replace(cells.core.store.tokens().await?);
+    let mut secrets = vec![cells.core.home.operator_secret()?];
+    if let Some(current) = cells.core.plan.current() {
         for (slug, agent) in &current.house.agents {
             let used = agent.uses.iter();
-            let used = used.filter_map(|s| credential_at(house, slug, s));
+            let used = used.filter_map(|s| credential_at(cells, slug, s));
             secrets.extend(used);
-            let key = house.home.agent(slug.as_str()).join("key");
+            let key = cells.core.home.agent(slug.as_str()).join("key");
             secrets.extend(
-                [own_token(house, slug), key]
+                [own_token(cells, slug), key]
                     .iter()
                     .filter_map(|p| fs::read_to_string(p).ok())
                     .map(Secret::new),
             );
         }
         let references = current.house.secrets();
-        secrets.extend(references.filter_map(|(_, r)| house.secret(r, &current.base_dir).ok()));
+        secrets.extend(
+            references.filter_map(|(_, r)| cells.core.secrets.resolve(r, &current.base_dir).ok()),
+        );
     }
-    house.learn_secrets(secrets);
+    cells.core.secrets.redact(secrets);
     Ok(())
 }
 
 /// The control plane's own copy of an agent's credential.
-pub(crate) fn own_copy(house: &House, agent: &Slug, service: &Slug) -> PathBuf {
-    house
+pub(crate) fn own_copy(cells: &CellsState, agent: &Slug, service: &Slug) -> PathBuf {
+    cells
+        .core
         .home
         .agent(agent.as_str())
         .join(format!("service-{service}"))

@@ -4,11 +4,12 @@
 //! far end of the house's ranges, so that it never meets what the plan gives, and taken back when
 //! it has ended, however it ended.
 
-use crate::boot::house::House;
+use crate::cells::command_table::CommandGrant;
 use crate::cells::exec::{pipe, pump};
 use crate::cells::process_end;
 use crate::cells::specs::{Ways, tmp_size};
-use crate::cells::vm_pool::Source;
+use crate::cells::state::CellsState;
+use crate::cells::vm_shapes::{Shape, Source};
 use crate::core::error::{Error, Result};
 use crate::core::hostd;
 use crate::net::firewall;
@@ -27,13 +28,13 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
@@ -50,48 +51,6 @@ const WAITS_WITHIN: Millis = Millis::from_secs(180);
 const ROOT: &str = "/work";
 /// Most bytes of files that are handed back, packed.
 const TAKEN_MAX: u64 = 64 << 20;
-
-/// What a running command holds.
-#[derive(Debug, Clone, Default)]
-struct Lease {
-    uid: Option<u32>,
-    subnet: Option<Subnet>,
-    egress: Egress,
-}
-
-/// Commands that run.
-#[derive(Debug, Default)]
-pub(crate) struct Commands(Mutex<BTreeMap<Slug, Lease>>);
-
-impl Commands {
-    fn leases(&self) -> std::sync::MutexGuard<'_, BTreeMap<Slug, Lease>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a command is somebody's who waits for it.
-    pub(crate) fn runs(&self, slug: &Slug) -> bool {
-        self.leases().contains_key(slug)
-    }
-
-    /// Gives a machine that waited to a command.
-    fn take_over(&self, slug: &Slug, egress: &Egress) -> Option<Lease> {
-        let mut leases = self.leases();
-        let lease = leases.get_mut(slug)?;
-        lease.egress = egress.clone();
-        Some(lease.clone())
-    }
-
-    /// Whether any runs.
-    pub(crate) fn any(&self) -> bool {
-        !self.leases().is_empty()
-    }
-
-    /// What a command may reach by name.
-    pub(crate) fn egress(&self, slug: &Slug) -> Egress {
-        let leases = self.leases();
-        leases.get(slug).map_or(Egress::None, |l| l.egress.clone())
-    }
-}
 
 /// What was asked for, understood.
 struct Wanted {
@@ -213,16 +172,20 @@ impl Wanted {
 }
 
 /// Runs a command, and streams what it says as JSON Lines; the last line tells how it ended.
-pub(crate) async fn command(house: &Arc<House>, body: CommandBody) -> Result<Response> {
+pub(crate) async fn command(cells: &Arc<CellsState>, body: CommandBody) -> Result<Response> {
     let wanted = Wanted::of(body)?;
     let mut source = match wanted.shape() {
-        Some(shape) => house.pool.take(&shape),
+        Some(shape) => cells.pool.take(&shape),
         None => Source::Cold,
     };
     let waiting = match &source {
         Source::Warm { slug, .. } => {
-            let lease = house.commands.take_over(slug, &wanted.egress);
-            lease.map(|lease| (slug.clone(), lease))
+            let lease = cells.commands.take_over(slug, &wanted.egress);
+            lease.map(|lease| {
+                let egress = wanted.egress.clone();
+                cells.net.command_egress.set(slug.clone(), egress);
+                (slug.clone(), lease)
+            })
         }
         Source::Template(_) | Source::Cold => None,
     };
@@ -233,17 +196,18 @@ pub(crate) async fn command(house: &Arc<House>, body: CommandBody) -> Result<Res
                 source = Source::Cold;
             }
             let slug = fresh_name()?;
-            let lease = lease(house, &slug, &wanted).await?;
+            let lease = lease(cells, &slug, &wanted).await?;
             (slug, lease)
         }
     };
-    let running = Running::of(house, slug, source);
+    let running = Running::of(cells, slug, source);
     let (lines, stream) = mpsc::channel(64);
     let (ready, begun) = oneshot::channel();
     // A task of its own: a caller who leaves at any moment must not leave the command behind.
     drop(
-        house
-            .tracker
+        cells
+            .core
+            .rt
             .spawn(running.live(lease, wanted, lines, ready)),
     );
     let lost = |_| Problem::new(FaultKind::Internal, "the command was lost");
@@ -263,17 +227,9 @@ fn fresh_name() -> Result<Slug> {
     name.parse().map_err(|_| invalid("no name"))
 }
 
-/// What machines must have in common to be used for each other's commands.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Shape {
-    image: String,
-    memory: Bytes,
-    cpu_milli: u32,
-}
-
 /// Starts a machine that has no command yet; it waits for one, or becomes what others begin from.
 pub(crate) async fn start_waiting(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     shape: &Shape,
     origin: Origin,
 ) -> Result<Slug> {
@@ -295,8 +251,8 @@ pub(crate) async fn start_waiting(
         take: Vec::new(),
     };
     let slug = fresh_name()?;
-    let lease = lease(house, &slug, &wanted).await?;
-    let running = Running::of(house, slug.clone(), Source::Cold);
+    let lease = lease(cells, &slug, &wanted).await?;
+    let running = Running::of(cells, slug.clone(), Source::Cold);
     let started = async {
         running.own(&lease).await?;
         let mut spec = running.spec(&lease, &wanted);
@@ -305,7 +261,7 @@ pub(crate) async fn start_waiting(
             machine.origin = origin;
         }
         let (spec, generation) = (Box::new(spec), Generation(1));
-        hostd::call(house, Operation::Start { generation, spec }).await
+        hostd::call(&cells.core.hostd, Operation::Start { generation, spec }).await
     };
     match started.await {
         Ok(()) => Ok(slug),
@@ -317,13 +273,13 @@ pub(crate) async fn start_waiting(
 }
 
 /// Ends a machine that was kept, and takes everything back from it.
-pub(crate) async fn let_go(house: &Arc<House>, slug: &Slug) {
-    Running::of(house, slug.clone(), Source::Cold).clear().await;
+pub(crate) async fn let_go(cells: &Arc<CellsState>, slug: &Slug) {
+    Running::of(cells, slug.clone(), Source::Cold).clear().await;
 }
 
 /// Takes a place among the running commands, with a user and addresses that no other has.
-async fn lease(house: &Arc<House>, slug: &Slug, wanted: &Wanted) -> Result<Lease> {
-    let hostd = Arc::clone(&house.hostd);
+async fn lease(cells: &Arc<CellsState>, slug: &Slug, wanted: &Wanted) -> Result<CommandGrant> {
+    let hostd = Arc::clone(&cells.core.hostd);
     let network = wanted.goes_out() && wanted.cell.isolates();
     let (hello, unusable) = hostd::ask(move || {
         let unusable = match network {
@@ -333,8 +289,8 @@ async fn lease(house: &Arc<House>, slug: &Slug, wanted: &Wanted) -> Result<Lease
         Ok((hostd.hello()?, unusable))
     })
     .await?;
-    let current = house.current();
-    let mut leases = house.commands.leases();
+    let current = cells.core.plan.current();
+    let mut leases = cells.commands.leases();
     if leases.len() >= COMMANDS_MAX {
         let text = format!("{COMMANDS_MAX} commands run already; wait for one to end");
         return Err(Problem::new(FaultKind::Limit, text).into());
@@ -360,11 +316,13 @@ async fn lease(house: &Arc<House>, slug: &Slug, wanted: &Wanted) -> Result<Lease
             return Err(Problem::new(FaultKind::Limit, "no subnet is left in the pool").into());
         }
     }
-    let lease = Lease {
+    let lease = CommandGrant {
         uid,
         subnet,
         egress: wanted.egress.clone(),
     };
+    let egress = wanted.egress.clone();
+    cells.net.command_egress.set(slug.clone(), egress);
     leases.insert(slug.clone(), lease.clone());
     Ok(lease)
 }
@@ -373,7 +331,7 @@ async fn lease(house: &Arc<House>, slug: &Slug, wanted: &Wanted) -> Result<Lease
 type Lines = mpsc::Sender<std::result::Result<String, std::convert::Infallible>>;
 
 struct Running {
-    house: Arc<House>,
+    cells: Arc<CellsState>,
     slug: Slug,
     cell: CellName,
     source: Source,
@@ -387,9 +345,9 @@ struct Streams {
 }
 
 impl Running {
-    fn of(house: &Arc<House>, slug: Slug, source: Source) -> Running {
+    fn of(cells: &Arc<CellsState>, slug: Slug, source: Source) -> Running {
         Running {
-            house: Arc::clone(house),
+            cells: Arc::clone(cells),
             cell: CellName::Run(slug.clone()),
             slug,
             source,
@@ -397,13 +355,15 @@ impl Running {
     }
 
     /// Claims what it has and makes its directory; twice is once.
-    async fn own(&self, lease: &Lease) -> Result<()> {
+    async fn own(&self, lease: &CommandGrant) -> Result<()> {
         let claim = Claim {
             uid: lease.uid,
             subnet: lease.subnet,
             bridged: lease.subnet.is_some()
                 && self
-                    .house
+                    .cells
+                    .core
+                    .plan
                     .current()
                     .is_some_and(|c| c.house.network.bridged),
             egress: lease.egress.clone(),
@@ -413,15 +373,15 @@ impl Running {
             owner: self.cell.clone(),
             claim,
         };
-        hostd::call(&self.house, owned).await?;
+        hostd::call(&self.cells.core.hostd, owned).await?;
         let prepared = Operation::Prepare {
             owner: self.cell.clone(),
             files: Vec::new(),
         };
-        hostd::call(&self.house, prepared).await
+        hostd::call(&self.cells.core.hostd, prepared).await
     }
 
-    async fn prepare(&self, lease: &Lease, wanted: &Wanted) -> Result<()> {
+    async fn prepare(&self, lease: &CommandGrant, wanted: &Wanted) -> Result<()> {
         let owner = || self.cell.clone();
         let note = Note {
             actor: Principal::Operator,
@@ -429,23 +389,23 @@ impl Running {
             entity: self.cell.to_string(),
             detail: json!({ "argv": wanted.argv, "cell": wanted.cell, "egress": wanted.egress.to_string() }),
         };
-        self.house.store.append(note).await?;
+        self.cells.core.store.append(note).await?;
         self.own(lease).await?;
         if let Some(archive) = &wanted.files {
             let file = scratch(archive).map_err(Error::file("make", "a scratch file"))?;
-            let (hostd, owner) = (Arc::clone(&self.house.hostd), owner());
+            let (hostd, owner) = (Arc::clone(&self.cells.core.hostd), owner());
             hostd::ask(move || hostd.call(Operation::Stage { owner }, &[file.as_fd()])).await?;
         }
         match lease.subnet {
-            Some(_) => firewall::raise(&self.house).await.map(drop),
+            Some(_) => firewall::raise(&self.cells.net).await.map(drop),
             None => Ok(()),
         }
     }
 
-    fn spec(&self, lease: &Lease, wanted: &Wanted) -> CellSpec {
-        let home = &self.house.home;
+    fn spec(&self, lease: &CommandGrant, wanted: &Wanted) -> CellSpec {
+        let home = &self.cells.core.home;
         let dir = home.command(self.slug.as_str());
-        let ways = Ways::of_command(&self.house, wanted.cell, lease.subnet);
+        let ways = Ways::of_command(&self.cells, wanted.cell, lease.subnet);
         let machine = (wanted.cell == CellKind::Microvm).then(|| Machine {
             image: wanted.image.clone(),
             origin: self.origin(),
@@ -530,7 +490,7 @@ impl Running {
         Origin::From { template, waits }
     }
 
-    async fn start(&mut self, lease: &Lease, wanted: &Wanted) -> Result<Streams> {
+    async fn start(&mut self, lease: &CommandGrant, wanted: &Wanted) -> Result<Streams> {
         if !matches!(self.source, Source::Warm { .. }) {
             return self.launch(lease, wanted).await;
         }
@@ -539,7 +499,7 @@ impl Running {
             Err(error) => {
                 // It waited in vain: something happened to it. The command gets a machine all the same.
                 tracing::warn!(cell = %self.cell, error = error.chain(), "a machine that waited is of no use");
-                let (backend, cell) = (Arc::clone(&self.house.backend), self.cell.clone());
+                let (backend, cell) = (Arc::clone(&self.cells.backend), self.cell.clone());
                 hostd::ask(move || backend.sweep(&cell)).await?;
                 self.source = Source::Cold;
                 self.launch(lease, wanted).await
@@ -547,18 +507,18 @@ impl Running {
         }
     }
 
-    async fn launch(&self, lease: &Lease, wanted: &Wanted) -> Result<Streams> {
+    async fn launch(&self, lease: &CommandGrant, wanted: &Wanted) -> Result<Streams> {
         let ((stdin_child, stdin), (stdout, out), (stderr, err)) = (pipe()?, pipe()?, pipe()?);
         if !matches!(self.source, Source::Warm { .. }) {
-            let current = self.house.current();
+            let current = self.cells.core.plan.current();
             let reserve = current.map_or(Bytes(0), |c| c.house.admission.memory_reserve);
             let need = crate::cells::memory::need(wanted.cell, &wanted.limits, None);
             let cell = CellName::Run(self.slug.clone());
-            let taken = self.house.room.take(&cell, need, reserve);
+            let taken = self.cells.memory.take(&cell, need, reserve);
             taken.map_err(|why| Problem::new(FaultKind::Conflict, why))?;
         }
         let spec = Box::new(self.spec(lease, wanted));
-        let hostd = Arc::clone(&self.house.hostd);
+        let hostd = Arc::clone(&self.cells.core.hostd);
         let operation = match self.source {
             Source::Warm { .. } => Operation::Begin { spec },
             Source::Template(_) | Source::Cold => Operation::Start {
@@ -581,7 +541,7 @@ impl Running {
     /// From nothing to nothing: prepares, starts, follows, and takes everything away.
     async fn live(
         mut self,
-        lease: Lease,
+        lease: CommandGrant,
         wanted: Wanted,
         lines: Lines,
         ready: oneshot::Sender<Result<()>>,
@@ -600,7 +560,7 @@ impl Running {
         };
         let _caller_gone = ready.send(Ok(()));
         if let Some(shape) = wanted.shape() {
-            crate::cells::vm_pool::refill(&self.house, &shape);
+            crate::cells::vm_pool::refill(&self.cells, &shape);
         }
         let end = match self.follow(streams, &wanted, &lines).await {
             Ok(end) => end,
@@ -621,7 +581,7 @@ impl Running {
         drop(tokio::spawn(async move {
             let _ended_early = feed.write_all(&input).await;
         }));
-        let record = self.house.backend.record(&self.cell)?;
+        let record = self.cells.backend.record(&self.cell)?;
         if let Some(record) = &record {
             let boot = match self.source {
                 Source::Warm { .. } => Some("warm".to_owned()),
@@ -638,10 +598,10 @@ impl Running {
             _ends = carried => {}
             () = tokio::time::sleep(patience.to_std()) => timed_out = true,
             () = lines.closed() => {}
-            () = self.house.stop.cancelled() => {}
+            () = self.cells.core.rt.stopped() => {}
         }
         // Its output may end before it does; without output it may go on for as long as it may.
-        let ended = match timed_out || lines.is_closed() || self.house.stop.is_cancelled() {
+        let ended = match timed_out || lines.is_closed() || self.cells.core.rt.is_stopping() {
             true => None,
             false => tokio::time::timeout(patience.to_std(), self.ended())
                 .await
@@ -651,7 +611,7 @@ impl Running {
             Some(exit) => exit?,
             None => {
                 timed_out |= !lines.is_closed();
-                let (backend, cell) = (Arc::clone(&self.house.backend), self.cell.clone());
+                let (backend, cell) = (Arc::clone(&self.cells.backend), self.cell.clone());
                 hostd::ask(move || backend.stop(&cell, GRACE)).await?;
                 self.ended().await?
             }
@@ -687,12 +647,12 @@ impl Running {
     /// Resolves when the cell has ended, with its record.
     async fn ended(&self) -> Result<(ExitKind, Option<abbey_model::Spent>)> {
         loop {
-            let (backend, cell) = (Arc::clone(&self.house.backend), self.cell.clone());
+            let (backend, cell) = (Arc::clone(&self.cells.backend), self.cell.clone());
             let observed = hostd::ask(move || backend.observe(&cell)).await?;
             match observed {
                 Observed::Exited(record) => return Ok((record.exit, record.spent)),
                 Observed::Running { .. } => {
-                    let record = self.house.backend.record(&self.cell)?;
+                    let record = self.cells.backend.record(&self.cell)?;
                     process_end::process_end(record.map(|r| r.shim.pid)).await;
                 }
                 Observed::Nothing | Observed::Orphaned { .. } => return Ok((ExitKind::Lost, None)),
@@ -706,7 +666,7 @@ impl Running {
             .try_clone()
             .map_err(Error::file("make", "a scratch file"))?;
         let (hostd, owner, paths) = (
-            Arc::clone(&self.house.hostd),
+            Arc::clone(&self.cells.core.hostd),
             self.cell.clone(),
             paths.to_vec(),
         );
@@ -723,12 +683,13 @@ impl Running {
 
     /// Takes everything away.
     async fn clear(&self) {
-        if let Err(error) = discard(&self.house, &self.cell).await {
+        if let Err(error) = discard(&self.cells, &self.cell).await {
             tracing::warn!(cell = %self.cell, error = error.chain(), "a command left something; it is removed at the next start");
         }
-        let lease = self.house.commands.leases().remove(&self.slug);
+        let lease = self.cells.commands.leases().remove(&self.slug);
+        self.cells.net.command_egress.remove(&self.slug);
         if lease.is_some_and(|l| l.subnet.is_some())
-            && let Err(error) = firewall::raise(&self.house).await
+            && let Err(error) = firewall::raise(&self.cells.net).await
         {
             tracing::warn!(
                 error = error.chain(),
@@ -738,23 +699,23 @@ impl Running {
     }
 }
 
-async fn discard(house: &House, cell: &CellName) -> Result<()> {
-    let (backend, owner) = (Arc::clone(&house.backend), cell.clone());
+async fn discard(cells: &CellsState, cell: &CellName) -> Result<()> {
+    let (backend, owner) = (Arc::clone(&cells.backend), cell.clone());
     hostd::ask(move || backend.sweep(&owner)).await?;
     let owner = cell.clone();
-    hostd::call(house, Operation::Discard { owner }).await
+    hostd::call(&cells.core.hostd, Operation::Discard { owner }).await
 }
 
 /// Removes what commands left that nobody waits for any more, after a crash.
-pub(crate) async fn clear_leftovers(house: &House, owners: &[CellName]) -> Result<()> {
-    let on_disk = crate::core::home::slugs_in(&house.home.root().join("runs"))?;
+pub(crate) async fn clear_leftovers(cells: &CellsState, owners: &[CellName]) -> Result<()> {
+    let on_disk = crate::core::home::slugs_in(&cells.core.home.root().join("runs"))?;
     let holding = owners.iter().filter_map(|o| match o {
         CellName::Run(slug) => Some(slug.clone()),
         CellName::Agent(_) | CellName::Service(_) => None,
     });
     let known: BTreeSet<Slug> = on_disk.into_iter().chain(holding).collect();
-    for slug in known.into_iter().filter(|s| !house.commands.runs(s)) {
-        discard(house, &CellName::Run(slug)).await?;
+    for slug in known.into_iter().filter(|s| !cells.commands.runs(s)) {
+        discard(cells, &CellName::Run(slug)).await?;
     }
     Ok(())
 }

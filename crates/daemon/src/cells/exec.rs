@@ -1,7 +1,7 @@
 //! `abbey exec`: one more program in a cell that is up, its output streamed as JSON Lines.
 
-use crate::boot::house::House;
 use crate::cells::specs;
+use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
 use abbey_api::{ExecBody, Problem};
 use abbey_cells::hostd::{Operation, Reply};
@@ -34,12 +34,12 @@ struct Running {
 
 /// Starts a program in a cell of the plan; `note` goes into the log first.
 async fn begin(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     cell: CellName,
     argv: Vec<String>,
     note: Option<Note>,
 ) -> Result<Running> {
-    let current = house.current().filter(|c| match &cell {
+    let current = cells.core.plan.current().filter(|c| match &cell {
         CellName::Agent(slug) => c.house.agents.contains_key(slug),
         CellName::Service(slug) => c.house.services.contains_key(slug),
         CellName::Run(_) => false,
@@ -56,11 +56,11 @@ async fn begin(
     if argv.is_empty() {
         return Err(Problem::new(FaultKind::Invalid, "no command was given").into());
     }
-    let record = house.backend.record(&cell)?;
+    let record = cells.backend.record(&cell)?;
     if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {
         return Err(Error::Cell(abbey_cells::Error::NotRunning(cell)));
     }
-    let spec = specs::cell_spec(house, &current, &cell)?
+    let spec = specs::cell_spec(cells, &current, &cell)?
         .ok_or_else(|| Problem::new(FaultKind::NotFound, "no cell"))?;
     let (stdin_child, stdin_ours) = pipe()?;
     let (out, out_child) = pipe()?;
@@ -72,9 +72,9 @@ async fn begin(
         cwd: spec.cwd,
     };
     if let Some(note) = note {
-        house.store.append(note).await?;
+        cells.core.store.append(note).await?;
     }
-    let hostd = Arc::clone(&house.hostd);
+    let hostd = Arc::clone(&cells.core.hostd);
     let end = tokio::task::spawn_blocking(move || {
         let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
         hostd.call(enter, &fds)
@@ -90,7 +90,7 @@ async fn begin(
 /// Runs a program to its end, without input; its status and the last of what it said. What runs longer than it may is
 /// ended in its cell, also when nobody here waits any more: then the status is 124, as timeout(1) has it.
 pub(crate) async fn quietly(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     slug: &Slug,
     argv: Vec<String>,
     within: Duration,
@@ -101,7 +101,7 @@ pub(crate) async fn quietly(
         out,
         err,
         end,
-    } = begin(house, cell, bounded(argv, within), None).await?;
+    } = begin(cells, cell, bounded(argv, within), None).await?;
     drop(feed);
     let ((), said) = tokio::join!(drain(out), tail(err));
     Ok(match ended(end).await? {
@@ -112,7 +112,7 @@ pub(crate) async fn quietly(
 
 /// Asks a program in a cell something on its standard input; what it answers, if it ends well and in time.
 pub(crate) async fn ask(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     cell: CellName,
     argv: Vec<String>,
     question: &[u8],
@@ -124,7 +124,7 @@ pub(crate) async fn ask(
         out,
         err,
         end,
-    } = begin(house, cell, bounded(argv, within), None).await?;
+    } = begin(cells, cell, bounded(argv, within), None).await?;
     let tell = async move {
         // Whoever does not read says why on its way out.
         let _ended_early = feed.write_all(question).await;
@@ -179,7 +179,7 @@ async fn tail(mut pipe: pipe::Receiver) -> String {
 }
 
 /// Starts the program and streams it.
-pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Result<Response> {
+pub(crate) async fn exec(cells: &Arc<CellsState>, slug: &Slug, body: ExecBody) -> Result<Response> {
     let stdin = body
         .stdin
         .map(|t| BASE64.decode(t))
@@ -196,7 +196,7 @@ pub(crate) async fn exec(house: &Arc<House>, slug: &Slug, body: ExecBody) -> Res
         out,
         err,
         end: running,
-    } = begin(house, CellName::Agent(slug.clone()), body.argv, Some(note)).await?;
+    } = begin(cells, CellName::Agent(slug.clone()), body.argv, Some(note)).await?;
     drop(tokio::spawn(async move {
         let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
     }));

@@ -1,11 +1,10 @@
 //! Whether one more cell fits into the host's memory (S3-07). What a cell may use is its limit; what it needs to
 //! begin is less, unless it is a machine. A cell that finds no room waits, says so, and begins when there is some.
 
-use crate::boot::house::House;
 use crate::core::plan::PlanInForce;
 use abbey_model::{Bytes, CellKind, CellName, Limits};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What an ordinary cell that was never seen is taken to need.
@@ -15,7 +14,7 @@ const SHOWS_AFTER: Duration = Duration::from_secs(20);
 
 /// What was granted and does not show yet.
 #[derive(Debug, Default)]
-pub(crate) struct Room {
+pub(crate) struct MemoryGrants {
     granted: Mutex<BTreeMap<CellName, (Bytes, Instant)>>,
 }
 
@@ -27,7 +26,7 @@ pub(crate) fn need(kind: CellKind, limits: &Limits, peak: Option<Bytes>) -> Byte
     }
 }
 
-impl Room {
+impl MemoryGrants {
     /// Grants a cell what it needs.
     ///
     /// # Errors
@@ -36,7 +35,7 @@ impl Room {
         let Some(free) = abbey_cells::memory("MemAvailable:") else {
             return Ok(());
         };
-        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut granted = self.granted.lock();
         granted.retain(|other, (_, at)| other != cell && at.elapsed() < SHOWS_AFTER);
         let promised: u64 = granted.values().map(|(bytes, _)| bytes.0).sum();
         let left = free.0.saturating_sub(promised).saturating_sub(reserve.0);
@@ -54,9 +53,9 @@ impl Room {
 /// Whether a cell of the plan finds room.
 ///
 /// # Errors
-/// As [`Room::take`].
+/// As [`MemoryGrants::take`].
 pub(crate) fn of_plan(
-    house: &House,
+    grants: &MemoryGrants,
     current: &PlanInForce,
     cell: &CellName,
     peak: Option<Bytes>,
@@ -70,7 +69,7 @@ pub(crate) fn of_plan(
         return Ok(());
     };
     let reserve = current.house.admission.memory_reserve;
-    house.room.take(cell, need(kind, &limits, peak), reserve)
+    grants.take(cell, need(kind, &limits, peak), reserve)
 }
 
 #[cfg(test)]
@@ -79,16 +78,16 @@ mod tests {
 
     #[test]
     fn what_was_granted_is_not_granted_again() {
-        let room = Room::default();
+        let grants = MemoryGrants::default();
         let free = abbey_cells::memory("MemAvailable:").unwrap();
         let cell = |n: u32| CellName::Agent(format!("a{n}").parse().unwrap());
         let most = Bytes(free.0 / 10 * 6);
-        room.take(&cell(1), most, Bytes(0)).unwrap();
-        let told = room.take(&cell(2), most, Bytes(0)).unwrap_err();
+        grants.take(&cell(1), most, Bytes(0)).unwrap();
+        let told = grants.take(&cell(2), most, Bytes(0)).unwrap_err();
         assert!(told.contains("waits for memory"), "{told}");
         // Asking again is not asking twice.
-        room.take(&cell(1), most, Bytes(0)).unwrap();
-        assert!(room.take(&cell(3), Bytes(1), free).is_err(), "kept back");
+        grants.take(&cell(1), most, Bytes(0)).unwrap();
+        assert!(grants.take(&cell(3), Bytes(1), free).is_err(), "kept back");
     }
 
     #[test]

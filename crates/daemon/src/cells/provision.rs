@@ -1,8 +1,8 @@
 //! Agents come and go by saga: each step can be done twice and undone, and its intent is logged
 //! before its first side effect (S2-24).
 
-use crate::boot::house::House;
 use crate::cells::agent_credentials::{credential, own_token, refresh_keys};
+use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
 use crate::core::home::slugs_in;
 use crate::core::hostd;
@@ -33,32 +33,32 @@ pub fn crash_points() -> Vec<String> {
 
 /// Brings every agent of the current plan to life on disk, and takes the others away. Resumes what
 /// a crash interrupted. Also run at start: recovery and the ordinary case are one path.
-pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
-    let Some(current) = house.current() else {
+pub(crate) async fn settle(cells: &Arc<CellsState>) -> Result<()> {
+    let Some(current) = cells.core.plan.current() else {
         return Ok(());
     };
-    for saga in house.store.open_sagas().await? {
+    for saga in cells.core.store.open_sagas().await? {
         if !matches!(saga.state, State::Stuck(_)) {
-            drive(house, &current, saga).await?;
+            drive(cells, &current, saga).await?;
         }
     }
-    let on_disk = slugs_in(&house.home.root().join("agents"))?;
+    let on_disk = slugs_in(&cells.core.home.root().join("agents"))?;
     // First, as agents are led to them.
     for service in current.house.services.keys() {
         let owner = CellName::Service(service.clone());
-        make_home(house, &current, owner).await?;
+        make_home(cells, &current, owner).await?;
     }
     for slug in current.house.agents.keys() {
-        if own_token(house, slug).exists() {
+        if own_token(cells, slug).exists() {
             // What it may reach changes with the plan, and so do charters; the same again changes
             // nothing.
-            make_home(house, &current, CellName::Agent(slug.clone())).await?;
-            files(house, &current, slug).await?;
+            make_home(cells, &current, CellName::Agent(slug.clone())).await?;
+            files(cells, &current, slug).await?;
         } else {
-            begin(house, &current, "agent.create", slug, &CREATE).await?;
+            begin(cells, &current, "agent.create", slug, &CREATE).await?;
         }
     }
-    let hostd = Arc::clone(&house.hostd);
+    let hostd = Arc::clone(&cells.core.hostd);
     let owners = hostd::ask(move || hostd.owners()).await?;
     // By what is there, not by what was begun: files, or anything that is held without any.
     let holding = owners.iter().filter_map(|o| match o {
@@ -70,16 +70,16 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
         .into_iter()
         .filter(|s| !current.house.agents.contains_key(*s))
     {
-        begin(house, &current, "agent.remove", slug, &REMOVE).await?;
+        begin(cells, &current, "agent.remove", slug, &REMOVE).await?;
     }
-    for cell in house.store.cells().await?.into_keys() {
+    for cell in cells.core.store.cells().await?.into_keys() {
         let known = match &cell {
             CellName::Agent(slug) => current.house.agents.contains_key(slug),
             CellName::Service(slug) => current.house.services.contains_key(slug),
             CellName::Run(_) => true,
         };
         if !known && !on_disk.contains(cell.slug()) {
-            house.store.forget_cell(cell).await?;
+            cells.core.store.forget_cell(cell).await?;
         }
     }
     let gone = owners.iter().filter(|o| match o {
@@ -93,26 +93,27 @@ pub(crate) async fn settle(house: &Arc<House>) -> Result<()> {
             ..Claim::default()
         };
         let owner = owner.clone();
-        hostd::call(house, Operation::Claim { owner, claim }).await?;
+        hostd::call(&cells.core.hostd, Operation::Claim { owner, claim }).await?;
     }
-    crate::cells::commands::clear_leftovers(house, &owners).await?;
-    firewall::raise(house).await?;
-    refresh_keys(house).await
+    crate::cells::commands::clear_leftovers(cells, &owners).await?;
+    firewall::raise(&cells.net).await?;
+    refresh_keys(cells).await
 }
 
 async fn begin(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     current: &PlanInForce,
     kind: &str,
     slug: &Slug,
     steps: &[&str],
 ) -> Result<()> {
-    let now = house.store.now();
+    let now = cells.core.store.now();
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).map_err(|e| Problem::new(FaultKind::Host, e.to_string()))?;
     let id: SagaId = Id::v7(now.0.unsigned_abs(), u128::from_ne_bytes(random));
     let steps: Vec<String> = steps.iter().map(|s| (*s).to_owned()).collect();
-    house
+    cells
+        .core
         .store
         .saga_begin(id, kind.to_owned(), slug.to_string(), steps.clone())
         .await?;
@@ -123,11 +124,11 @@ async fn begin(
         steps,
         state: State::Doing(0),
     };
-    drive(house, current, saga).await
+    drive(cells, current, saga).await
 }
 
 /// Runs a saga from wherever its log says it stands.
-async fn drive(house: &Arc<House>, current: &PlanInForce, saga: SagaRow) -> Result<()> {
+async fn drive(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow) -> Result<()> {
     let slug: Slug = saga
         .subject
         .parse()
@@ -140,7 +141,7 @@ async fn drive(house: &Arc<House>, current: &PlanInForce, saga: SagaRow) -> Resu
             State::Doing(n) => {
                 let step = saga.steps.get(n as usize).map_or("", String::as_str);
                 crash::point(&format!("{}.{step}.begin", saga.kind));
-                match perform(house, current, &saga.kind, step, &slug).await {
+                match perform(cells, current, &saga.kind, step, &slug).await {
                     Ok(()) => {
                         crash::point(&format!("{}.{step}.end", saga.kind));
                         Event::StepDone(n)
@@ -154,7 +155,7 @@ async fn drive(house: &Arc<House>, current: &PlanInForce, saga: SagaRow) -> Resu
             }
             State::Undoing(n) => {
                 let step = saga.steps.get(n as usize).map_or("", String::as_str);
-                match undo(house, &saga.kind, step, &slug).await {
+                match undo(cells, &saga.kind, step, &slug).await {
                     Ok(()) => Event::StepUndone(n),
                     Err(error) if tries + 1 >= UNDO_TRIES_MAX => {
                         tracing::error!(saga = saga.kind, step, agent = %slug, error = error.chain(), "an undo failed for good");
@@ -175,40 +176,41 @@ async fn drive(house: &Arc<House>, current: &PlanInForce, saga: SagaRow) -> Resu
                 }));
             }
         };
-        state = house.store.saga_event(saga.id, event).await?;
+        state = cells.core.store.saga_event(saga.id, event).await?;
     }
 }
 
 async fn perform(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     current: &PlanInForce,
     kind: &str,
     step: &str,
     slug: &Slug,
 ) -> Result<()> {
     match (kind, step) {
-        ("agent.create", "home") => make_home(house, current, CellName::Agent(slug.clone())).await,
-        ("agent.create", "files") => files(house, current, slug).await,
-        ("agent.create", "credential") => credential(house, slug, Millis(0)).await,
-        ("agent.remove", "stop") => stop_for_good(house, slug).await,
+        ("agent.create", "home") => make_home(cells, current, CellName::Agent(slug.clone())).await,
+        ("agent.create", "files") => files(cells, current, slug).await,
+        ("agent.create", "credential") => credential(cells, slug, Millis(0)).await,
+        ("agent.remove", "stop") => stop_for_good(cells, slug).await,
         ("agent.remove", "revoke") => {
-            house
+            cells
+                .core
                 .store
                 .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
                 .await?;
-            refresh_keys(house).await
+            refresh_keys(cells).await
         }
-        ("agent.remove", "archive") => archive(house, slug).await,
+        ("agent.remove", "archive") => archive(cells, slug).await,
         ("agent.remove", "forget") => {
             let owner = CellName::Agent(slug.clone());
             hostd::call(
-                house,
+                &cells.core.hostd,
                 Operation::Release {
                     owner: owner.clone(),
                 },
             )
             .await?;
-            Ok(house.store.forget_cell(owner).await?)
+            Ok(cells.core.store.forget_cell(owner).await?)
         }
         _ => Err(Problem::new(
             FaultKind::Internal,
@@ -218,20 +220,21 @@ async fn perform(
     }
 }
 
-async fn undo(house: &Arc<House>, kind: &str, step: &str, slug: &Slug) -> Result<()> {
+async fn undo(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug) -> Result<()> {
     match (kind, step) {
         ("agent.create", "credential") => {
-            house
+            cells
+                .core
                 .store
                 .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
                 .await?;
-            refresh_keys(house).await
+            refresh_keys(cells).await
         }
         // The home step made everything that the files step wrote into.
         ("agent.create", "home") => {
-            archive(house, slug).await?;
+            archive(cells, slug).await?;
             let owner = CellName::Agent(slug.clone());
-            hostd::call(house, Operation::Release { owner }).await
+            hostd::call(&cells.core.hostd, Operation::Release { owner }).await
         }
         // A removal goes forward only: its undo leaves things as they are, and it is begun again.
         _ => Ok(()),
@@ -239,7 +242,7 @@ async fn undo(house: &Arc<House>, kind: &str, step: &str, slug: &Slug) -> Result
 }
 
 /// Gives an owner its user, and makes its directories.
-async fn make_home(house: &House, current: &PlanInForce, owner: CellName) -> Result<()> {
+async fn make_home(cells: &CellsState, current: &PlanInForce, owner: CellName) -> Result<()> {
     let plan = &current.house;
     let (name, egress) = match &owner {
         CellName::Agent(slug) => (
@@ -279,15 +282,15 @@ async fn make_home(house: &House, current: &PlanInForce, owner: CellName) -> Res
         owner: owner.clone(),
         claim,
     };
-    hostd::call(house, claimed).await?;
+    hostd::call(&cells.core.hostd, claimed).await?;
     match has_cell {
-        true => hostd::call(house, Operation::Prepare { owner, files }).await,
+        true => hostd::call(&cells.core.hostd, Operation::Prepare { owner, files }).await,
         false => Ok(()),
     }
 }
 
 /// Writes what the house owns in a workspace; seeds what the agent owns.
-async fn files(house: &House, current: &PlanInForce, slug: &Slug) -> Result<()> {
+async fn files(cells: &CellsState, current: &PlanInForce, slug: &Slug) -> Result<()> {
     let Some(agent) = current.house.agents.get(slug) else {
         return Ok(());
     };
@@ -309,38 +312,38 @@ async fn files(house: &House, current: &PlanInForce, slug: &Slug) -> Result<()> 
         entry(FileName::Heartbeat, ""),
     ];
     let owner = CellName::Agent(slug.clone());
-    hostd::call(house, Operation::Prepare { owner, files }).await?;
+    hostd::call(&cells.core.hostd, Operation::Prepare { owner, files }).await?;
     Ok(())
 }
 
-async fn stop_for_good(house: &Arc<House>, slug: &Slug) -> Result<()> {
+async fn stop_for_good(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
     let cell = CellName::Agent(slug.clone());
-    let backend = Arc::clone(&house.backend);
+    let backend = Arc::clone(&cells.backend);
     let gone = tokio::task::spawn_blocking(move || {
         let _not_running = backend.stop(&cell, Millis(2000));
         backend.sweep(&cell)
     });
     gone.await
         .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
-    house.store.holder_lost(slug.clone(), None).await?;
+    cells.core.store.holder_lost(slug.clone(), None).await?;
     Ok(())
 }
 
-/// Moves an agent's files aside; nothing of an agent is deleted by the house.
-async fn archive(house: &House, slug: &Slug) -> Result<()> {
-    let stamp = abbey_api::Time(house.store.now())
+/// Moves an agent's files aside; nothing of an agent is deleted by the cells.
+async fn archive(cells: &CellsState, slug: &Slug) -> Result<()> {
+    let stamp = abbey_api::Time(cells.core.store.now())
         .to_string()
         .replace([':', '.'], "-");
     let owner = CellName::Agent(slug.clone());
-    hostd::call(house, Operation::Archive { owner, stamp }).await
+    hostd::call(&cells.core.hostd, Operation::Archive { owner, stamp }).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api_server::plans;
-    use crate::boot::serve;
-    use crate::core::home::Home;
+    use crate::boot::control_plane::ControlPlane;
+    use crate::boot::testing;
     use abbey_agents::Layout;
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -353,21 +356,16 @@ agents:
   abbot: { template: orchestrator }
 ";
 
-    async fn house(dir: &Path) -> Arc<House> {
-        crate::core::home::make_dir(dir, 0o711).unwrap();
-        let home = Home::new(dir.join("h"));
-        home.prepare().unwrap();
+    async fn house(dir: &Path) -> Arc<ControlPlane> {
         let clock = Arc::new(abbey_store::SystemClock::new());
-        let (house, _backend) = serve::open(&home, home.unprivileged_helper(), clock, (None, None))
-            .await
-            .unwrap();
+        let house = testing::control_plane(dir, clock).await;
         let body = abbey_api::ManifestBody {
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
         };
-        plans::apply(&house, body, None, Principal::Operator)
+        plans::apply(&house.api, body, None, Principal::Operator)
             .await
             .unwrap();
         house
@@ -380,11 +378,12 @@ agents:
         for crash_at in 0..CREATE.len() {
             let dir = tempfile::tempdir().unwrap();
             let house = house(dir.path()).await;
-            let current = house.current().unwrap();
+            let current = house.core.plan.current().unwrap();
             let slug: Slug = "abbot".parse().unwrap();
             // Back to before it existed.
-            archive(&house, &slug).await.unwrap();
+            archive(&house.cells, &slug).await.unwrap();
             house
+                .core
                 .store
                 .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
                 .await
@@ -392,38 +391,43 @@ agents:
             let id: SagaId = Id::v7(1, 7 + crash_at as u128);
             let steps = CREATE.map(str::to_owned).to_vec();
             house
+                .core
                 .store
                 .saga_begin(id, "agent.create".into(), slug.to_string(), steps)
                 .await
                 .unwrap();
             for (n, step) in CREATE.iter().enumerate().take(crash_at + 1) {
-                perform(&house, &current, "agent.create", step, &slug)
+                perform(&house.cells, &current, "agent.create", step, &slug)
                     .await
                     .unwrap();
                 if n < crash_at {
                     house
+                        .core
                         .store
                         .saga_event(id, Event::StepDone(u32::try_from(n).unwrap()))
                         .await
                         .unwrap();
                 }
             }
-            settle(&house).await.unwrap();
+            settle(&house.cells).await.unwrap();
             assert!(
-                house.store.open_sagas().await.unwrap().is_empty(),
+                house.core.store.open_sagas().await.unwrap().is_empty(),
                 "crash at {crash_at}"
             );
-            let layout = Layout::under(&house.home.agent("abbot"));
-            assert!(own_token(&house, &slug).exists() && layout.workspace.join("SOUL.md").exists());
+            let layout = Layout::under(&house.core.home.agent("abbot"));
+            assert!(
+                own_token(&house.cells, &slug).exists()
+                    && layout.workspace.join("SOUL.md").exists()
+            );
             // One valid credential for each scope; those of the crashed attempt are revoked.
-            let tokens = house.store.tokens().await.unwrap();
+            let tokens = house.core.store.tokens().await.unwrap();
             let mine = tokens
                 .iter()
                 .filter(|t| t.principal == Principal::Agent(slug.clone()));
             assert_eq!(mine.count(), 2, "crash at {crash_at}");
-            let head = house.store.head();
-            settle(&house).await.unwrap();
-            assert_eq!(house.store.head(), head, "settled is settled");
+            let head = house.core.store.head();
+            settle(&house.cells).await.unwrap();
+            assert_eq!(house.core.store.head(), head, "settled is settled");
         }
     }
 
@@ -433,19 +437,19 @@ agents:
         let dir = tempfile::tempdir().unwrap();
         let house = house(dir.path()).await;
         let slug: Slug = "abbot".parse().unwrap();
-        archive(&house, &slug).await.unwrap();
+        archive(&house.cells, &slug).await.unwrap();
         // The archive of an earlier agent is in the way of nothing; a file where the home should
         // be is in the way of everything.
-        let root = house.home.agent("abbot");
+        let root = house.core.home.agent("abbot");
         std::fs::write(&root, "in the way").unwrap();
-        assert!(settle(&house).await.is_err());
+        assert!(settle(&house.cells).await.is_err());
         assert!(
-            house.store.open_sagas().await.unwrap().is_empty(),
+            house.core.store.open_sagas().await.unwrap().is_empty(),
             "undone, not stuck"
         );
         assert!(!root.join("home").exists());
         let _moved_aside_by_the_undo = std::fs::remove_file(&root);
-        settle(&house).await.unwrap();
-        assert!(own_token(&house, &slug).exists());
+        settle(&house.cells).await.unwrap();
+        assert!(own_token(&house.cells, &slug).exists());
     }
 }

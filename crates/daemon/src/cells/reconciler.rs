@@ -3,10 +3,9 @@
 //! Woken by signal, by a shim's end and by a timer; takes no input; compares everything on each
 //! pass; keeps cells independent of each other; publishes what it saw. Queries never come here.
 
-use crate::boot::house::House;
-use crate::cells::process_end;
-use crate::cells::status::Seen;
-use crate::cells::{memory, specs, status};
+use crate::cells::observations::Seen;
+use crate::cells::state::CellsState;
+use crate::cells::{memory, process_end, specs, status};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
 use abbey_cells::Backend;
@@ -15,8 +14,7 @@ use abbey_model::{CellName, Generation, Millis, Observed, Principal, Wish};
 use abbey_store::{CellChange, Note, Topic};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Time for a cell to end by itself.
@@ -30,30 +28,30 @@ const MOVING: Duration = Duration::from_millis(20);
 const WAITING: Duration = Duration::from_secs(2);
 
 /// Runs passes until the house stops.
-pub(crate) async fn run(house: Arc<House>) {
+pub(crate) async fn run(cells: Arc<CellsState>) {
     let mut histories: BTreeMap<CellName, History> = BTreeMap::new();
-    let mut desired = house.store.subscribe(Topic::Cells);
+    let mut desired = cells.core.store.subscribe(Topic::Cells);
     loop {
         if desired.has_changed().unwrap_or(false) {
             desired.mark_unchanged();
-            if let Err(error) = read_desired(&house).await {
+            if let Err(error) = read_desired(&cells).await {
                 tracing::error!(
                     error = error.chain(),
                     "the desired state of cells could not be read"
                 );
             }
         }
-        let pause = match pass(&house, &mut histories).await {
+        let pause = match pass(&cells, &mut histories).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(error = error.chain(), "the pass over the cells failed");
                 Duration::from_secs(1)
             }
         };
-        let ends = watch_ends(&house);
+        let ends = watch_ends(&cells);
         tokio::select! {
-            () = house.stop.cancelled() => return,
-            () = house.cells_changed.notified() => {}
+            () = cells.core.rt.stopped() => return,
+            () = cells.pass_requested() => {}
             _ = desired.changed() => {}
             () = ends => {}
             () = tokio::time::sleep(pause) => {}
@@ -62,22 +60,16 @@ pub(crate) async fn run(house: Arc<House>) {
 }
 
 /// Reads what the operator wants of each cell.
-async fn read_desired(house: &House) -> Result<()> {
-    let cells = house.store.cells().await?;
-    let desired = cells.into_iter().map(|(cell, row)| (cell, row.wish));
-    *house.wishes.write().unwrap_or_else(PoisonError::into_inner) = desired.collect();
+async fn read_desired(cells: &CellsState) -> Result<()> {
+    let rows = cells.core.store.cells().await?;
+    let desired = rows.into_iter().map(|(cell, row)| (cell, row.wish));
+    cells.desired.replace(desired.collect());
     Ok(())
 }
 
 /// Resolves when the shim of any running cell ends.
-async fn watch_ends(house: &House) {
-    let pids: Vec<i32> = {
-        let seen = house.seen.read().unwrap_or_else(PoisonError::into_inner);
-        seen.values()
-            .filter(|s| matches!(s.observed, Observed::Running { .. }))
-            .filter_map(|s| Some(s.record.as_ref()?.shim.pid))
-            .collect()
-    };
+async fn watch_ends(cells: &CellsState) {
+    let pids = cells.observations.running_shims();
     let handles: Vec<_> = pids
         .into_iter()
         .filter_map(process_end::exit_watch)
@@ -91,29 +83,29 @@ async fn watch_ends(house: &House) {
 
 /// One pass over every cell, known or found.
 pub(crate) async fn pass(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     histories: &mut BTreeMap<CellName, History>,
 ) -> Result<Duration> {
     let rows = match histories.is_empty() {
         // Histories are read once; afterwards this loop is their only writer.
-        true => Some(house.store.cells().await?),
+        true => Some(cells.core.store.cells().await?),
         false => None,
     };
     if let Some(rows) = &rows {
         histories.extend(rows.iter().map(|(c, r)| (c.clone(), r.history.clone())));
     }
-    let wanted = wanted(house);
-    let backend = Arc::clone(&house.backend);
+    let wanted = wanted(cells);
+    let backend = Arc::clone(&cells.backend);
     let found = blocking(move || backend.list()).await?;
     // A single command belongs to whoever waits for it.
-    let theirs = |c: &CellName| matches!(c, CellName::Run(slug) if house.commands.runs(slug));
+    let theirs = |c: &CellName| matches!(c, CellName::Run(slug) if cells.commands.runs(slug));
     let found = found.into_iter().filter(|c| !theirs(c));
     let names: BTreeSet<CellName> = wanted.keys().cloned().chain(found).collect();
     let mut jobs = Vec::new();
     for cell in names {
         let desired = wanted.get(&cell).cloned().unwrap_or(Desired::Down);
         let history = histories.get(&cell).cloned().unwrap_or_default();
-        jobs.push(one(Arc::clone(house), cell, desired, history));
+        jobs.push(one(Arc::clone(cells), cell, desired, history));
     }
     let outcomes = futures_util::future::join_all(jobs).await;
     let mut next = IDLE;
@@ -124,16 +116,16 @@ pub(crate) async fn pass(
         published.insert(cell, seen);
     }
     histories.retain(|cell, _| published.contains_key(cell));
-    *house.seen.write().unwrap_or_else(PoisonError::into_inner) = published;
+    cells.observations.publish(published);
     Ok(next)
 }
 
 /// What the plan and the operator want of each cell.
-fn wanted(house: &House) -> BTreeMap<CellName, Desired> {
-    let Some(current) = house.current() else {
+fn wanted(cells: &CellsState) -> BTreeMap<CellName, Desired> {
+    let Some(current) = cells.core.plan.current() else {
         return BTreeMap::new();
     };
-    let down = house.going_down.load(Ordering::SeqCst);
+    let down = cells.core.shutdown.is_requested();
     let agents = current
         .applied
         .agents
@@ -144,9 +136,8 @@ fn wanted(house: &House) -> BTreeMap<CellName, Desired> {
         .services
         .iter()
         .map(|(s, d)| (CellName::Service(s.clone()), d.clone()));
-    let wishes = house.wishes.read().unwrap_or_else(PoisonError::into_inner);
     let desire = |(cell, spec): (CellName, String)| {
-        let wish = wishes.get(&cell).copied().unwrap_or_default();
+        let wish = cells.desired.of(&cell);
         let desired = match wish {
             _ if down => Desired::Down,
             Wish::Down => Desired::Down,
@@ -160,7 +151,7 @@ fn wanted(house: &House) -> BTreeMap<CellName, Desired> {
 
 /// Looks at one cell and acts; its failure is its own.
 async fn one(
-    house: Arc<House>,
+    cells: Arc<CellsState>,
     cell: CellName,
     desired: Desired,
     history: History,
@@ -173,7 +164,7 @@ async fn one(
         error: None,
         waits: None,
     };
-    let pause = match attend(&house, &cell, &mut seen).await {
+    let pause = match attend(&cells, &cell, &mut seen).await {
         Ok(pause) => pause,
         Err(error) => {
             tracing::warn!(%cell, error = error.chain(), "the cell could not be reconciled");
@@ -184,20 +175,20 @@ async fn one(
     (cell, seen, pause)
 }
 
-async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<Duration> {
+async fn attend(cells: &Arc<CellsState>, cell: &CellName, seen: &mut Seen) -> Result<Duration> {
     // Several steps may be due at once: exited, swept, and started again.
     for _ in 0..4 {
-        seen.observed = look(house, cell, seen).await?;
-        let now = house.store.now();
+        seen.observed = look(cells, cell, seen).await?;
+        let now = cells.core.store.now();
         let (next, action) = supervision::decide(&seen.desired, &seen.observed, &seen.history, now);
         if matches!(action, Action::Start(_))
-            && let Some(why) = waits_for(house, cell, &seen.history).await?
+            && let Some(why) = waits_for(cells, cell, &seen.history).await?
         {
             seen.waits = Some(why);
             return Ok(WAITING);
         }
         if next != seen.history {
-            remember(house, cell, &seen.history, &next).await?;
+            remember(cells, cell, &seen.history, &next).await?;
             seen.history = next;
         }
         match action {
@@ -206,23 +197,23 @@ async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<
                 return Ok(resting(&seen.observed).min(at.since(now).to_std().max(MOVING)));
             }
             Action::Stop => {
-                let (backend, name) = (Arc::clone(&house.backend), cell.clone());
+                let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
                 blocking(move || backend.stop(&name, GRACE)).await?;
                 return Ok(MOVING);
             }
             Action::Pause | Action::Resume => {
-                let (backend, name) = (Arc::clone(&house.backend), cell.clone());
+                let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
                 let pause = action == Action::Pause;
                 blocking(move || backend.pause(&name, pause)).await?;
             }
             Action::Sweep => {
-                let (backend, name) = (Arc::clone(&house.backend), cell.clone());
+                let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
                 blocking(move || backend.sweep(&name)).await?;
                 if let CellName::Agent(slug) = cell {
-                    house.store.holder_lost(slug.clone(), None).await?;
+                    cells.core.store.holder_lost(slug.clone(), None).await?;
                 }
             }
-            Action::Start(generation) => start(house, cell, generation).await?,
+            Action::Start(generation) => start(cells, cell, generation).await?,
         }
     }
     Ok(MOVING)
@@ -230,26 +221,23 @@ async fn attend(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<
 
 /// Why a cell is not started yet. The first time is entered in the log.
 async fn waits_for(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     cell: &CellName,
     history: &History,
 ) -> Result<Option<String>> {
-    let Some(current) = house.current() else {
+    let Some(current) = cells.core.plan.current() else {
         return Ok(None);
     };
     let last = history.last_exit.as_ref();
     let peak = last.and_then(|e| e.spent).map(|s| s.memory_peak);
-    let why = match lacks_others(house, &current, cell).await {
+    let why = match lacks_others(cells, &current, cell).await {
         Some(why) => why,
-        None => match memory::of_plan(house, &current, cell, peak) {
+        None => match memory::of_plan(&cells.memory, &current, cell, peak) {
             Ok(()) => return Ok(None),
             Err(why) => why,
         },
     };
-    let waited = {
-        let seen = house.seen.read().unwrap_or_else(PoisonError::into_inner);
-        seen.get(cell).is_some_and(|s| s.waits.is_some())
-    };
+    let waited = cells.observations.waits(cell);
     if !waited {
         let note = Note {
             actor: Principal::House,
@@ -257,26 +245,30 @@ async fn waits_for(
             entity: cell.to_string(),
             detail: json!({ "why": why }),
         };
-        house.store.append(note).await?;
+        cells.core.store.append(note).await?;
     }
     Ok(Some(why))
 }
 
 /// What a service needs and what is not well yet.
-async fn lacks_others(house: &House, current: &PlanInForce, cell: &CellName) -> Option<String> {
+async fn lacks_others(
+    cells: &CellsState,
+    current: &PlanInForce,
+    cell: &CellName,
+) -> Option<String> {
     let CellName::Service(slug) = cell else {
         return None;
     };
     for needed in &current.house.services.get(slug)?.needs {
-        if let Some(why) = status::not_well(house, current, needed).await {
+        if let Some(why) = status::not_well(cells, current, needed).await {
             return Some(format!("it needs another: {why}"));
         }
     }
     None
 }
 
-async fn look(house: &Arc<House>, cell: &CellName, seen: &mut Seen) -> Result<Observed> {
-    let (backend, name): (Arc<dyn Backend>, CellName) = (Arc::clone(&house.backend), cell.clone());
+async fn look(cells: &Arc<CellsState>, cell: &CellName, seen: &mut Seen) -> Result<Observed> {
+    let (backend, name): (Arc<dyn Backend>, CellName) = (Arc::clone(&cells.backend), cell.clone());
     let (observed, record) =
         blocking(move || Ok((backend.observe(&name)?, backend.record(&name)?))).await?;
     seen.record = record;
@@ -295,14 +287,14 @@ fn resting(observed: &Observed) -> Duration {
     }
 }
 
-async fn start(house: &Arc<House>, cell: &CellName, generation: Generation) -> Result<()> {
-    let Some(current) = house.current() else {
+async fn start(cells: &Arc<CellsState>, cell: &CellName, generation: Generation) -> Result<()> {
+    let Some(current) = cells.core.plan.current() else {
         return Ok(());
     };
-    let Some(spec) = specs::cell_spec(house, &current, cell)? else {
+    let Some(spec) = specs::cell_spec(cells, &current, cell)? else {
         return Ok(());
     };
-    let backend = Arc::clone(&house.backend);
+    let backend = Arc::clone(&cells.backend);
     // A failed start leaves an exit record; the next look finds it and backs off.
     let outcome = blocking(move || backend.start(&spec, generation)).await;
     if let Err(error) = outcome {
@@ -313,7 +305,7 @@ async fn start(house: &Arc<House>, cell: &CellName, generation: Generation) -> R
 }
 
 /// Writes a changed history with the entry that explains it.
-async fn remember(house: &House, cell: &CellName, old: &History, new: &History) -> Result<()> {
+async fn remember(cells: &CellsState, cell: &CellName, old: &History, new: &History) -> Result<()> {
     let note = |action: &str, detail| {
         Some(Note {
             actor: Principal::House,
@@ -340,7 +332,7 @@ async fn remember(house: &House, cell: &CellName, old: &History, new: &History) 
         wish: None,
         history: Some((new.clone(), entry)),
     };
-    Ok(house.store.set_cell(cell.clone(), change).await?)
+    Ok(cells.core.store.set_cell(cell.clone(), change).await?)
 }
 
 async fn blocking<T: Send + 'static>(

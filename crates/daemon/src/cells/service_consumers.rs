@@ -4,8 +4,8 @@
 //! says, and acts; a crash anywhere in it is repaired by doing it again, as an agent's credential is on disk before the
 //! service is told of it.
 
-use crate::boot::house::House;
 use crate::cells::agent_credentials::{SERVICE_PREFIX, own_copy, secret_in};
+use crate::cells::state::CellsState;
 use crate::cells::{agent_credentials, exec};
 use crate::core::error::{Error, Result};
 use crate::core::home::new_token;
@@ -42,12 +42,12 @@ struct Known {
 }
 
 /// Compares and acts until the house stops.
-pub(crate) async fn run(house: Arc<House>) {
-    let mut plans = house.plans.subscribe();
+pub(crate) async fn run(cells: Arc<CellsState>) {
+    let mut plans = cells.core.plan.subscribe();
     let mut known = Known::default();
     let mut again = AGAIN.0;
     loop {
-        let (settled, next) = pass(&house, &mut known).await;
+        let (settled, next) = pass(&cells, &mut known).await;
         let pause = match settled {
             true => {
                 again = AGAIN.0;
@@ -59,7 +59,7 @@ pub(crate) async fn run(house: Arc<House>) {
             }
         };
         tokio::select! {
-            () = house.stop.cancelled() => return,
+            () = cells.core.rt.stopped() => return,
             changed = plans.changed() => {
                 if changed.is_err() {
                     return;
@@ -72,8 +72,8 @@ pub(crate) async fn run(house: Arc<House>) {
 }
 
 /// Whether everything is as it should be, and when something is due that is not yet.
-async fn pass(house: &Arc<House>, known: &mut Known) -> (bool, Duration) {
-    let Some(current) = house.current() else {
+async fn pass(cells: &Arc<CellsState>, known: &mut Known) -> (bool, Duration) {
+    let Some(current) = cells.core.plan.current() else {
         return (true, IDLE);
     };
     let (mut settled, mut next) = (true, IDLE);
@@ -81,7 +81,7 @@ async fn pass(house: &Arc<House>, known: &mut Known) -> (bool, Duration) {
         if !service.kind.has_consumers() {
             continue;
         }
-        match settle(house, &current, service, known).await {
+        match settle(cells, &current, service, known).await {
             Ok(due) => {
                 known.trouble.remove(&service.slug);
                 next = next.min(due);
@@ -97,10 +97,7 @@ async fn pass(house: &Arc<House>, known: &mut Known) -> (bool, Duration) {
             }
         }
     }
-    *house
-        .consumers_trouble
-        .write()
-        .unwrap_or_else(std::sync::PoisonError::into_inner) = known.trouble.clone();
+    cells.set_consumer_problems(known.trouble.clone());
     (settled, next)
 }
 
@@ -110,7 +107,7 @@ fn not_up(error: &Error) -> bool {
 }
 
 async fn settle(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     current: &PlanInForce,
     service: &Service,
     known: &mut Known,
@@ -124,14 +121,14 @@ async fn settle(
         .collect();
     for agent in current.house.agents.keys().filter(|a| !users.contains(a)) {
         known.given.remove(&(service.slug.clone(), agent.clone()));
-        if own_copy(house, agent, &service.slug).exists() {
-            bring(house, agent, &service.slug, "", "").await?;
+        if own_copy(cells, agent, &service.slug).exists() {
+            bring(cells, agent, &service.slug, "", "").await?;
         }
     }
     let Answer::State {
         holdings,
         certificate,
-    } = ask(house, service, &Question::State {}).await?
+    } = ask(cells, service, &Question::State {}).await?
     else {
         return Err(unexpected(service));
     };
@@ -141,14 +138,14 @@ async fn settle(
         let held = holdings.iter().find(|h| h.name == name);
         let held = (held, certificate.as_deref());
         // One whose home is not there yet keeps nothing from the others.
-        if let Err(error) = open(house, current, (service, agent), held, known).await {
+        if let Err(error) = open(cells, current, (service, agent), held, known).await {
             outcome = Err(error);
         }
     }
     let wanted: BTreeSet<String> = users.iter().map(|a| service.name_for(a)).collect();
     let mut due = IDLE;
     for left in holdings.iter().filter(|h| !wanted.contains(&h.name)) {
-        if let Some(wait) = leave(house, service, left).await? {
+        if let Some(wait) = leave(cells, service, left).await? {
             due = due.min(wait.to_std());
         }
     }
@@ -157,7 +154,7 @@ async fn settle(
 
 /// Gives an agent its place, unless it is known to have it.
 async fn open(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     current: &PlanInForce,
     (service, agent): (&Service, &&Slug),
     (held, certificate): (Option<&Holding>, Option<&str>),
@@ -165,7 +162,7 @@ async fn open(
 ) -> Result<()> {
     let name = service.name_for(agent);
     let key = (service.slug.clone(), (*agent).clone());
-    let copy = fs::read_to_string(own_copy(house, agent, &service.slug)).unwrap_or_default();
+    let copy = fs::read_to_string(own_copy(cells, agent, &service.slug)).unwrap_or_default();
     let secret = match secret_in(&copy) {
         Some(secret) => secret.to_owned(),
         None => new_token(SERVICE_PREFIX)?.expose().to_owned(),
@@ -190,8 +187,8 @@ async fn open(
         return Ok(());
     }
     crash::point("consumer.open.begin");
-    bring(house, agent, &service.slug, &text, trust).await?;
-    agent_credentials::refresh_keys(house).await?;
+    bring(cells, agent, &service.slug, &text, trust).await?;
+    agent_credentials::refresh_keys(cells).await?;
     crash::point("consumer.open.brought");
     let question = Question::Open {
         name: name.clone(),
@@ -200,19 +197,23 @@ async fn open(
         rate: service.rate,
         bytes: service.quota.0,
     };
-    ask(house, service, &question).await?;
+    ask(cells, service, &question).await?;
     crash::point("consumer.open.end");
     if !held.is_some_and(|h| h.open) {
         let detail = json!({ "agent": agent.as_str(), "name": name, "again": held.is_some() });
-        note(house, service, "service.open", detail).await?;
+        note(cells, service, "service.open", detail).await?;
     }
     known.given.insert(key, digest);
     Ok(())
 }
 
 /// Keeps out who uses it no more; after the time of grace, what was left goes. The wait until then.
-async fn leave(house: &Arc<House>, service: &Service, left: &Holding) -> Result<Option<Millis>> {
-    let now = house.store.now();
+async fn leave(
+    cells: &Arc<CellsState>,
+    service: &Service,
+    left: &Holding,
+) -> Result<Option<Millis>> {
+    let now = cells.core.store.now();
     let name = left.name.clone();
     let since = left.closed_ms.filter(|_| !left.open);
     let Some(since) = since else {
@@ -221,10 +222,10 @@ async fn leave(house: &Arc<House>, service: &Service, left: &Holding) -> Result<
             name: name.clone(),
             at_ms: now.0,
         };
-        let done = ask(house, service, &question).await?;
+        let done = ask(cells, service, &question).await?;
         crash::point("consumer.close.end");
         let detail = json!({ "name": name, "backup": copy_of(&done), "grace_ms": service.grace.0 });
-        note(house, service, "service.close", detail).await?;
+        note(cells, service, "service.close", detail).await?;
         return Ok(Some(service.grace));
     };
     let kept = now.since(Timestamp(since));
@@ -236,10 +237,10 @@ async fn leave(house: &Arc<House>, service: &Service, left: &Holding) -> Result<
         name: name.clone(),
         at_ms: now.0,
     };
-    let done = ask(house, service, &question).await?;
+    let done = ask(cells, service, &question).await?;
     crash::point("consumer.drop.end");
     let detail = json!({ "name": name, "backup": copy_of(&done) });
-    note(house, service, "service.drop", detail).await?;
+    note(cells, service, "service.drop", detail).await?;
     Ok(None)
 }
 
@@ -251,7 +252,7 @@ fn copy_of(answer: &Answer) -> Option<&str> {
 }
 
 async fn note(
-    house: &House,
+    cells: &CellsState,
     service: &Service,
     action: &str,
     detail: serde_json::Value,
@@ -262,13 +263,13 @@ async fn note(
         entity: CellName::Service(service.slug.clone()).to_string(),
         detail,
     };
-    house.store.append(note).await?;
+    cells.core.store.append(note).await?;
     Ok(())
 }
 
 /// Brings an agent its credential and what it trusts; empty ones are taken away.
 async fn bring(
-    house: &House,
+    cells: &CellsState,
     agent: &Slug,
     service: &Slug,
     credential: &str,
@@ -283,7 +284,7 @@ async fn bring(
         entry(FileName::Trust(service.clone()), trust),
     ];
     let owner = CellName::Agent(agent.clone());
-    hostd::call(house, Operation::Prepare { owner, files }).await
+    hostd::call(&cells.core.hostd, Operation::Prepare { owner, files }).await
 }
 
 /// The line in which clients of a kind look for their credential.
@@ -305,7 +306,7 @@ fn unexpected(service: &Service) -> Error {
 
 /// Asks a stock service in its own cell.
 pub(crate) async fn ask(
-    house: &Arc<House>,
+    cells: &Arc<CellsState>,
     service: &Service,
     question: &Question,
 ) -> Result<Answer> {
@@ -321,7 +322,7 @@ pub(crate) async fn ask(
     let argv = [&program, "role", "service", kind, "ask"].map(str::to_owned);
     let text = serde_json::to_vec(question).unwrap_or_default();
     let cell = CellName::Service(service.slug.clone());
-    let answer = exec::ask(house, cell, argv.to_vec(), &text, WITHIN).await?;
+    let answer = exec::ask(cells, cell, argv.to_vec(), &text, WITHIN).await?;
     match serde_json::from_slice(&answer) {
         Ok(Answer::Failed { why }) => {
             let text = format!("service `{}`: {why}", service.slug);

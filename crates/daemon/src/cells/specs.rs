@@ -1,7 +1,7 @@
 //! From the plan to what one boot of a cell needs.
 
-use crate::boot::house::House;
 use crate::cells::agent_credentials::own_token;
+use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
 use crate::core::plan::PlanInForce;
 use abbey_agents::{Layout, native_environment};
@@ -186,7 +186,7 @@ pub(crate) fn tmp_size(limits: &Limits) -> Bytes {
     Bytes((limits.memory.0 / 4).max(16 << 20))
 }
 
-/// How a cell gets to the house, to services and outside.
+/// How a cell gets to the cells, to services and outside.
 pub(crate) struct Ways {
     /// The house's socket for agents.
     inside: PathBuf,
@@ -204,22 +204,28 @@ pub(crate) struct Ways {
 }
 
 impl Ways {
-    fn of(house: &House, current: &PlanInForce, owner: &str, agent: &Agent, door: u16) -> Ways {
+    fn of(
+        cells: &CellsState,
+        current: &PlanInForce,
+        owner: &str,
+        agent: &Agent,
+        door: u16,
+    ) -> Ways {
         let subnet = abbey_plan::subnet(&current.registry, owner);
         Ways {
             door: Some(door),
             reaches: abbey_plan::reaches(&current.house, &current.registry, agent, subnet),
-            ..Ways::of_service(house, agent.cell, subnet, 0)
+            ..Ways::of_service(cells, agent.cell, subnet, 0)
         }
         .with_free_proxy_port()
     }
 
     /// Of a service, which listens on this port itself.
-    fn of_service(house: &House, cell: CellKind, subnet: Option<Subnet>, port: u16) -> Ways {
+    fn of_service(cells: &CellsState, cell: CellKind, subnet: Option<Subnet>, port: u16) -> Ways {
         Ways {
-            inside: house.home.inside(),
-            egress: house.home.egress_socket(),
-            names: house.home.names_socket(),
+            inside: cells.core.home.inside(),
+            egress: cells.core.home.egress_socket(),
+            names: cells.core.home.names_socket(),
             walled: cell.isolates(),
             subnet,
             door: None,
@@ -231,8 +237,8 @@ impl Ways {
     }
 
     /// Of a single command, which has no door and meets no service.
-    pub(crate) fn of_command(house: &House, cell: CellKind, subnet: Option<Subnet>) -> Ways {
-        Ways::of_service(house, cell, subnet, 0)
+    pub(crate) fn of_command(cells: &CellsState, cell: CellKind, subnet: Option<Subnet>) -> Ways {
+        Ways::of_service(cells, cell, subnet, 0)
     }
 
     /// Whether something of the cell has this port.
@@ -318,12 +324,12 @@ impl Ways {
 
 /// Everything that one boot of a cell needs.
 pub(crate) fn cell_spec(
-    house: &House,
+    cells: &CellsState,
     current: &PlanInForce,
     cell: &CellName,
 ) -> Result<Option<CellSpec>> {
-    let run_dir = house.home.cells().join(cell.to_string());
-    let log_dir = house.home.cell_logs(&cell.to_string());
+    let run_dir = cells.core.home.cells().join(cell.to_string());
+    let log_dir = cells.core.home.cell_logs(&cell.to_string());
     let base =
         |digest: &str, kind: CellKind, limits: Limits, waived: &BTreeSet<Layer>, owner: &str| {
             CellSpec {
@@ -350,7 +356,7 @@ pub(crate) fn cell_spec(
                 ready_within: None,
                 run_dir: run_dir.clone(),
                 log_dir: log_dir.clone(),
-                group: house.home.group(),
+                group: cells.core.home.group(),
                 secrets: Vec::new(),
                 asks_root: false,
             }
@@ -364,13 +370,13 @@ pub(crate) fn cell_spec(
                 return Ok(None);
             };
             let owner = format!("agent:{slug}");
-            let layout = Layout::under(&house.home.agent(slug.as_str()));
+            let layout = Layout::under(&cells.core.home.agent(slug.as_str()));
             let Some(door) = current.port(&owner, "door") else {
                 return Ok(None);
             };
             let key_path = layout.root.join("key");
             let key = fs::read_to_string(&key_path).map_err(Error::file("read", &key_path))?;
-            let token_path = own_token(house, slug);
+            let token_path = own_token(cells, slug);
             let token =
                 fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
             let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
@@ -404,7 +410,7 @@ pub(crate) fn cell_spec(
                     (inside, Some(sandbox))
                 }
             };
-            let ways = Ways::of(house, current, &owner, agent, door);
+            let ways = Ways::of(cells, current, &owner, agent, door);
             let mut env = native_environment(slug.as_str(), &inside, door, &key);
             env.extend(ways.environment());
             env.extend(client_environment(&inside.home, &ways.reaches));
@@ -452,7 +458,7 @@ pub(crate) fn cell_spec(
                 (ServiceKind::Command, Some(path)) => Program::Path(path.clone()),
                 _ => Program::Own,
             };
-            let dir = house.home.service(slug.as_str());
+            let dir = cells.core.home.service(slug.as_str());
             let (inside, sandbox) = match service.cell {
                 CellKind::Process => (dir.clone(), None),
                 _ => {
@@ -476,7 +482,7 @@ pub(crate) fn cell_spec(
             .map(|(k, v)| (k.to_owned(), v))
             .to_vec();
             let subnet = abbey_plan::subnet(&current.registry, &owner);
-            let ways = Ways::of_service(house, service.cell, subnet, port);
+            let ways = Ways::of_service(cells, service.cell, subnet, port);
             env.extend(ways.environment());
             Ok(Some(CellSpec {
                 program,

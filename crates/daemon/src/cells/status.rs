@@ -1,52 +1,28 @@
 //! What is known of each cell now: the reconciler's newest observation, health checks, and resource
 //! use, each cached for a moment so that many viewers cost no more than one.
 
-use crate::boot::house::House;
+use crate::cells::observations::Seen;
+use crate::cells::state::CellsState;
 use crate::core::plan::PlanInForce;
 use abbey_cells::Record;
-use abbey_engine::supervision::{self, Desired, History};
+use abbey_engine::supervision::{self};
 use abbey_model::{CellName, Observed, Presence, Slug};
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
-
-/// What the last pass saw of one cell.
-#[derive(Debug, Clone)]
-pub(crate) struct Seen {
-    pub(crate) desired: Desired,
-    pub(crate) observed: Observed,
-    pub(crate) history: History,
-    pub(crate) record: Option<Record>,
-    pub(crate) error: Option<String>,
-    /// What it waits for before it is started.
-    pub(crate) waits: Option<String>,
-}
 
 /// How long an answer of a probe and a reading of a control group stay good.
 pub(crate) const FRESH: Duration = Duration::from_millis(500);
 
-/// Answers of probes and readings of control groups, each with its instant: many viewers cost the
-/// agents no more than one.
-#[derive(Debug, Default)]
-pub(crate) struct Readings {
-    probes: BTreeMap<(SocketAddrV4, u64), (Instant, bool)>,
-    usages: BTreeMap<i32, (Instant, abbey_cells::Usage)>,
-}
-
 pub(crate) async fn probe_fresh(
-    house: &House,
+    cells: &CellsState,
     address: SocketAddrV4,
     path: &str,
     generation: u64,
 ) -> bool {
     let key = (address, generation);
     let known = {
-        let readings = house
-            .readings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let readings = cells.observations.readings.lock();
         readings.probes.get(&key).copied()
     };
     if let Some((at, answer)) = known
@@ -56,10 +32,7 @@ pub(crate) async fn probe_fresh(
         return answer;
     }
     let answer = probe(address, path).await;
-    let mut readings = house
-        .readings
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut readings = cells.observations.readings.lock();
     readings
         .probes
         .retain(|(a, g), _| *a != address || *g == generation);
@@ -67,12 +40,9 @@ pub(crate) async fn probe_fresh(
     answer
 }
 
-pub(crate) fn usage_fresh(house: &House, record: &Record) -> abbey_cells::Usage {
+pub(crate) fn usage_fresh(cells: &CellsState, record: &Record) -> abbey_cells::Usage {
     let key = record.shim.pid;
-    let mut readings = house
-        .readings
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut readings = cells.observations.readings.lock();
     if let Some((at, usage)) = readings.usages.get(&key)
         && at.elapsed() < FRESH
     {
@@ -93,14 +63,6 @@ pub(crate) fn on_loopback(port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
 }
 
-pub(crate) fn seen(house: &House) -> BTreeMap<CellName, Seen> {
-    house
-        .seen
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone()
-}
-
 /// A real request, not only an open port, where a path says what to ask for.
 pub(crate) async fn probe(at: SocketAddrV4, path: &str) -> bool {
     let Ok(Ok(stream)) = tokio::time::timeout(PROBE, TcpStream::connect(at)).await else {
@@ -114,7 +76,7 @@ pub(crate) async fn probe(at: SocketAddrV4, path: &str) -> bool {
 }
 
 pub(crate) async fn presence(
-    house: &House,
+    cells: &CellsState,
     seen: Option<&Seen>,
     at: Option<SocketAddrV4>,
     path: Option<&str>,
@@ -132,7 +94,7 @@ pub(crate) async fn presence(
     );
     let answers = match (running, at, path) {
         (true, Some(at), Some(path)) => {
-            Some(probe_fresh(house, at, path, seen.history.generation.0).await)
+            Some(probe_fresh(cells, at, path, seen.history.generation.0).await)
         }
         _ => None,
     };
@@ -145,13 +107,13 @@ pub(crate) async fn presence(
 
 /// Why a service is not well, as far as the house knows: nothing, where it is.
 pub(crate) async fn not_well(
-    house: &House,
+    cells: &CellsState,
     current: &PlanInForce,
     service: &Slug,
 ) -> Option<String> {
     let declared = current.house.services.get(service)?;
     let at = abbey_plan::endpoint(&current.house, &current.registry, service);
-    let seen = seen(house);
+    let seen = cells.observations.all();
     let seen = seen.get(&CellName::Service(service.clone()));
     let running = declared.at.is_some()
         || seen.is_some_and(|s| {

@@ -1,8 +1,8 @@
-//! Backups of a house: its state and its agents' files in one archive, without credentials.
+//! Backups of a core: its state and its agents' files in one archive, without credentials.
 
-use crate::boot::house::House;
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, publish};
+use crate::core::state::CoreState;
 use abbey_api::{BackupDoc, Problem, VERSION};
 use abbey_cells::hostd::Operation;
 use abbey_model::FaultKind;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Writes a backup while the house runs; published by rename.
-pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
+pub(crate) async fn write(core: &Arc<CoreState>, to: &Path) -> Result<BackupDoc> {
     if !to.is_absolute() {
         return Err(Problem::new(
             FaultKind::Invalid,
@@ -31,8 +31,8 @@ pub(crate) async fn write(house: &Arc<House>, to: &Path) -> Result<BackupDoc> {
         .into());
     }
     let database = to.with_extension("db.partial");
-    house.store.backup(database.clone()).await?;
-    let hostd = Arc::clone(&house.hostd);
+    core.store.backup(database.clone()).await?;
+    let hostd = Arc::clone(&core.hostd);
     let (target, copy) = (to.to_owned(), database.clone());
     let packed = tokio::task::spawn_blocking(move || -> Result<String> {
         let hash = hash_of(&copy)?;

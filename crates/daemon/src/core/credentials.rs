@@ -4,7 +4,7 @@ use abbey_api::Problem;
 use abbey_model::{FaultKind, Principal, Timestamp};
 use abbey_store::TokenRow;
 use abbey_support::digest::sha256_hex;
-use std::sync::{PoisonError, RwLock};
+use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
 
 /// Every credential that may be valid, in memory.
@@ -13,7 +13,7 @@ pub(crate) struct Keys(RwLock<Vec<TokenRow>>);
 
 impl Keys {
     pub(crate) fn replace(&self, rows: Vec<TokenRow>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rows;
+        *self.0.write() = rows;
     }
 
     /// The principal behind an `Authorization` header, if it has one of the scopes.
@@ -35,7 +35,7 @@ impl Keys {
                 )
             })?;
         let hash = sha256_hex(token.trim().as_bytes());
-        let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.0.read();
         let found = rows
             .iter()
             .find(|r| bool::from(r.hash.as_bytes().ct_eq(hash.as_bytes())));

@@ -34,7 +34,7 @@ impl Home {
     pub fn database(&self) -> PathBuf {
         self.root.join("abbey.db")
     }
-    /// Sockets, locks and records; nothing in it outlives the house.
+    /// Sockets, locks and records; nothing in it outlives the core.
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }
@@ -94,7 +94,7 @@ impl Home {
     pub fn removed(&self) -> PathBuf {
         self.root.join("removed")
     }
-    /// Skills of this house.
+    /// Skills of this core.
     pub fn skills(&self) -> PathBuf {
         self.root.join("skills")
     }
@@ -107,7 +107,7 @@ impl Home {
         self.root.join("backups")
     }
 
-    /// Name of the control groups of this house: tells installations on one host apart.
+    /// Name of the control groups of this core: tells installations on one host apart.
     pub fn group(&self) -> String {
         let path = self
             .root

@@ -17,10 +17,10 @@ pub(crate) async fn ask<T: Send + 'static>(
 
 /// Has the helper do one operation that answers nothing.
 pub(crate) async fn call(
-    house: &crate::boot::house::House,
+    helper: &std::sync::Arc<dyn hostd::Helper>,
     operation: hostd::Operation,
 ) -> Result<()> {
-    let helper = std::sync::Arc::clone(&house.hostd);
+    let helper = std::sync::Arc::clone(helper);
     ask(move || helper.call(operation, &[]).map(drop)).await
 }
 

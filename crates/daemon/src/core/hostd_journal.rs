@@ -1,8 +1,8 @@
 //! What hostd did, taken from its journal into the chain. The journal is hostd's own and goes on
 //! without a control plane; how far it was taken is kept with the chain, in one transaction.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::core::state::CoreState;
 use abbey_cells::hostd::Line;
 use abbey_model::Principal;
 use abbey_store::Note;
@@ -19,13 +19,14 @@ const LOOK: Duration = Duration::from_secs(1);
 const CHUNK: u64 = 256 << 10;
 
 /// Takes new lines until the house stops, and once more then.
-pub(crate) async fn run(house: Arc<House>) {
+pub(crate) async fn run(core: Arc<CoreState>) {
+    let mut size_seen = 0;
     loop {
         let stopped = tokio::select! {
-            () = house.stop.cancelled() => true,
+            () = core.rt.stopped() => true,
             () = tokio::time::sleep(LOOK) => false,
         };
-        if let Err(error) = fold(&house).await {
+        if let Err(error) = fold(&core, &mut size_seen).await {
             tracing::warn!(
                 error = error.chain(),
                 "the journal of hostd could not be taken over"
@@ -37,30 +38,28 @@ pub(crate) async fn run(house: Arc<House>) {
     }
 }
 
-fn path(house: &House) -> PathBuf {
-    house.home.root().join("hostd/journal.jsonl")
+fn path(core: &CoreState) -> PathBuf {
+    core.home.root().join("hostd/journal.jsonl")
 }
 
 /// Takes everything new, a bounded part at a time.
-pub(crate) async fn fold(house: &House) -> Result<()> {
+async fn fold(core: &CoreState, size_seen: &mut u64) -> Result<()> {
     loop {
-        let size = match std::fs::metadata(path(house)) {
+        let size = match std::fs::metadata(path(core)) {
             Ok(meta) => meta.len(),
             Err(_) => return Ok(()),
         };
-        if size == house.journal.load(std::sync::atomic::Ordering::Relaxed) {
+        if size == *size_seen {
             return Ok(());
         }
-        let known = house.store.folded().await?;
-        // A journal that is shorter than what was taken is another one, of a restored house.
+        let known = core.store.folded().await?;
+        // A journal that is shorter than what was taken is another one, of a restored core.
         let from = if known > size { 0 } else { known };
-        let (notes, to) = read(house, from).unwrap_or_default();
+        let (notes, to) = read(core, from).unwrap_or_default();
         if to > from {
-            house.store.fold(known, to, notes).await?;
+            core.store.fold(known, to, notes).await?;
         }
-        house
-            .journal
-            .store(to.max(from), std::sync::atomic::Ordering::Relaxed);
+        *size_seen = to.max(from);
         if to <= from {
             return Ok(());
         }
@@ -68,8 +67,8 @@ pub(crate) async fn fold(house: &House) -> Result<()> {
 }
 
 /// Whole lines from a place on, as entries, and where they end.
-fn read(house: &House, from: u64) -> std::io::Result<(Vec<Note>, u64)> {
-    let mut file = File::open(path(house))?;
+fn read(core: &CoreState, from: u64) -> std::io::Result<(Vec<Note>, u64)> {
+    let mut file = File::open(path(core))?;
     file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
     file.take(CHUNK).read_to_end(&mut bytes)?;

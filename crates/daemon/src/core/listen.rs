@@ -1,13 +1,12 @@
-//! Unix sockets of the house: bound for its own user, with a bound on connections.
+//! Unix sockets of the core: bound for its own user, with a bound on connections.
 
-use crate::boot::house::House;
 use crate::core::error::{Error, Result};
+use crate::core::runtime::Runtime;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 /// Connections at once on each listener.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
@@ -18,8 +17,7 @@ pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// Listens on a socket that only the house's own user and root can reach, and attends to each
 /// connection by itself.
 pub(crate) fn listen_unix<F>(
-    house: &Arc<House>,
-    tracker: &TaskTracker,
+    rt: &Runtime,
     path: PathBuf,
     attend: impl Fn(UnixStream) -> F + Send + 'static,
 ) -> Result<()>
@@ -32,13 +30,13 @@ where
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .map_err(Error::file("protect", &path))?;
-    let (house, inner) = (Arc::clone(house), tracker.clone());
-    drop(tracker.spawn(async move {
+    let inner = rt.clone();
+    drop(rt.spawn(async move {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = house.stop.cancelled() => return,
+                () = inner.stopped() => return,
             };
             let Ok((stream, _)) = accepted else { continue };
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {

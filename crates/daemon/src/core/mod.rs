@@ -13,3 +13,7 @@ pub(crate) mod listen;
 #[cfg(test)]
 pub(crate) mod manual_clock;
 pub(crate) mod plan;
+pub(crate) mod runtime;
+pub(crate) mod secrets;
+pub(crate) mod shutdown;
+pub(crate) mod state;

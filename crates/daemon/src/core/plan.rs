@@ -1,12 +1,15 @@
 //! The plan in force: what the newest applied manifest declares, with what was allocated to it.
 
-use crate::boot::house::House;
 use crate::core::error::{Error, Result};
-use abbey_model::Slug;
+use abbey_api::Problem;
+use abbey_model::{FaultKind, Slug};
 use abbey_plan::{Applied, Registry};
 use abbey_store::{GenerationRow, allocation::Allocation};
 use abbey_words::Language;
+use parking_lot::RwLock;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 /// The plan that is in force.
 #[derive(Debug, Clone)]
@@ -101,14 +104,63 @@ pub(crate) fn agent_uses_service(
     thinks || agent.uses.contains(service)
 }
 
-/// The language in which an agent's reports and notices are, and those of everybody where none is named.
-pub(crate) fn language_of(house: &House, agent: Option<&Slug>) -> Language {
-    let current = house.current();
-    let display = current.as_ref().and_then(|c| match agent {
-        Some(agent) => c.house.agents.get(agent)?.locale.display.clone(),
-        None => c.house.display.clone(),
-    });
-    display
-        .and_then(|tag| Language::of(&tag))
-        .unwrap_or_default()
+/// The plan in force, and the lock under which it changes.
+pub(crate) struct PlanState {
+    current: RwLock<Option<Arc<PlanInForce>>>,
+    generations: watch::Sender<u64>,
+    changes: Mutex<()>,
+}
+
+impl PlanState {
+    pub(crate) fn new(current: Option<PlanInForce>) -> PlanState {
+        PlanState {
+            current: RwLock::new(current.map(Arc::new)),
+            generations: watch::Sender::new(0),
+            changes: Mutex::new(()),
+        }
+    }
+
+    /// The plan in force; none before the first manifest was applied.
+    pub(crate) fn current(&self) -> Option<Arc<PlanInForce>> {
+        self.current.read().clone()
+    }
+
+    /// The same, for callers that cannot do without a plan.
+    pub(crate) fn require(&self) -> Result<Arc<PlanInForce>> {
+        let none = || Problem::new(FaultKind::Unavailable, "the house has no plan yet");
+        Ok(self.current().ok_or_else(none)?)
+    }
+
+    pub(crate) fn set(&self, plan: PlanInForce) {
+        let generation = plan.generation;
+        *self.current.write() = Some(Arc::new(plan));
+        self.generations.send_replace(generation);
+    }
+
+    /// Receives the generation of each new plan.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.generations.subscribe()
+    }
+
+    /// Holds off every other change of the plan, and of what is made from it, while the guard lives.
+    pub(crate) async fn lock_changes(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().await
+    }
+
+    /// The same, if nobody holds the lock.
+    pub(crate) fn try_lock_changes(&self) -> Option<MutexGuard<'_, ()>> {
+        self.changes.try_lock().ok()
+    }
+
+    /// Language of an agent's reports and notices; the house's own without an agent.
+    pub(crate) fn language_of(&self, agent: Option<&Slug>) -> Language {
+        let current = self.current();
+        let display = current.as_ref().and_then(|c| match agent {
+            Some(agent) => c.house.agents.get(agent)?.locale.display.clone(),
+            None => c.house.display.clone(),
+        });
+        display
+            .and_then(|tag| Language::of(&tag))
+            .unwrap_or_default()
+    }
 }

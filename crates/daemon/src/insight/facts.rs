@@ -1,12 +1,12 @@
 //! Host facts that skills are granted, read here and never changed (but `backup`, which writes a
 //! copy of the state into the house's own directory).
 
-use crate::boot::house::House;
 use crate::cells::logs;
+use crate::core::backup;
 use crate::core::error::{Error, Result};
-use crate::core::{backup, plan};
 use crate::insight::{disks, reports, views};
 use crate::work::operations;
+use crate::work::state::WorkState;
 use abbey_api::Problem;
 use abbey_model::{FaultKind, Slug};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ const BACKUPS_MAX: usize = 5;
 
 /// One fact.
 pub(crate) async fn fact(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     agent: &Slug,
     name: &str,
     args: &Value,
@@ -28,11 +28,11 @@ pub(crate) async fn fact(
     match name {
         "disks" => Ok(json!({ "disks": disks::disks() })),
         "system" => Ok(system()),
-        "cells" => Ok(json!({ "agents": views::fleet(house).await?.agents })),
-        "services" => Ok(json!({ "services": views::services(house).await?.services })),
-        "logs" => Ok(search(house, args["query"].as_str().unwrap_or_default()).await),
-        "backup" => own_backup(house).await,
-        "firewall" => operations::firewall(house).await,
+        "cells" => Ok(json!({ "agents": views::fleet(work).await?.agents })),
+        "services" => Ok(json!({ "services": views::services(work).await?.services })),
+        "logs" => Ok(search(work, args["query"].as_str().unwrap_or_default()).await),
+        "backup" => own_backup(work).await,
+        "firewall" => operations::firewall(work).await,
         "zfs" => Ok(operations::zfs().await),
         "report" => {
             let asked = args["question"].as_str().filter(|q| !q.is_empty());
@@ -41,8 +41,8 @@ pub(crate) async fn fact(
                 (None, Some(name)) if !name.is_empty() => name.to_owned(),
                 (None, _) => "progress".to_owned(),
             };
-            let language = plan::language_of(house, Some(agent));
-            let report = reports::make(house, &name, language).await?;
+            let language = work.core.plan.language_of(Some(agent));
+            let report = reports::make(work, &name, language).await?;
             Ok(json!({ "text": reports::as_text(&report), "report": report }))
         }
         other => {
@@ -82,8 +82,8 @@ fn system() -> Value {
     })
 }
 
-async fn search(house: &Arc<House>, query: &str) -> Value {
-    let root = house.home.root().join("logs");
+async fn search(work: &Arc<WorkState>, query: &str) -> Value {
+    let root = work.core.home.root().join("logs");
     let query = query.to_owned();
     let hits = tokio::task::spawn_blocking(move || {
         let mut hits = Vec::new();
@@ -110,9 +110,9 @@ async fn search(house: &Arc<House>, query: &str) -> Value {
     json!({ "hits": hits.into_iter().map(|(at, cell, text)| json!({ "at": at, "cell": cell, "text": text })).collect::<Vec<_>>() })
 }
 
-async fn own_backup(house: &Arc<House>) -> Result<Value> {
-    let dir = house.home.backups();
-    let path = dir.join(format!("state-{:012}.tar", house.store.head()));
+async fn own_backup(work: &Arc<WorkState>) -> Result<Value> {
+    let dir = work.core.home.backups();
+    let path = dir.join(format!("state-{:012}.tar", work.core.store.head()));
     let mut old: Vec<_> = fs::read_dir(&dir)
         .map_err(Error::file("list", &dir))?
         .flatten()
@@ -124,6 +124,6 @@ async fn own_backup(house: &Arc<House>) -> Result<Value> {
         fs::remove_file(&path).map_err(Error::file("remove", path))?;
     }
     let _same_state = fs::remove_file(&path);
-    let done = backup::write(house, &path).await?;
+    let done = backup::write(&work.core, &path).await?;
     serde_json::to_value(done).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()).into())
 }

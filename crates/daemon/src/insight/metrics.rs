@@ -1,8 +1,8 @@
 //! Metrics in OpenMetrics text.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::insight::views;
+use crate::work::state::WorkState;
 use abbey_api::Problem;
 use abbey_model::FaultKind;
 use prometheus_client::encoding::text::encode;
@@ -16,14 +16,14 @@ use std::sync::atomic::Ordering;
 type Labels = Vec<(String, String)>;
 
 /// All metrics as OpenMetrics text.
-pub(crate) async fn render(house: &Arc<House>) -> Result<String> {
+pub(crate) async fn render(work: &Arc<WorkState>) -> Result<String> {
     let mut registry = Registry::with_prefix("abbey");
     let mut number = |name: &str, help: &str, value: u64| {
         let gauge: Gauge = Gauge::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     };
-    let (transactions, operations) = house.store.counters();
+    let (transactions, operations) = work.core.store.counters();
     number(
         "store_transactions",
         "Transactions since the start",
@@ -33,20 +33,20 @@ pub(crate) async fn render(house: &Arc<House>) -> Result<String> {
     number(
         "activity_head",
         "Sequence number of the newest entry",
-        house.store.head(),
+        work.core.store.head(),
     );
     number(
         "model_calls",
         "Model calls since the start",
-        house.model_calls.load(Ordering::Relaxed),
+        work.counters.model_calls.load(Ordering::Relaxed),
     );
     number(
         "wakes_skipped",
         "Wakes with nothing to consider since the start",
-        house.wakes_skipped.load(Ordering::Relaxed),
+        work.counters.wakes_skipped.load(Ordering::Relaxed),
     );
     let answers: Family<Labels, Counter> = Family::default();
-    for ((provider, outcome), count) in house.provider_outcomes.snapshot() {
+    for ((provider, outcome), count) in work.provider_outcomes.snapshot() {
         let labels = vec![
             ("provider".to_owned(), provider),
             ("outcome".to_owned(), outcome.to_owned()),
@@ -61,7 +61,7 @@ pub(crate) async fn render(house: &Arc<House>) -> Result<String> {
     let up: Family<Labels, Gauge> = Family::default();
     let memory: Family<Labels, Gauge> = Family::default();
     let restarts: Family<Labels, Gauge> = Family::default();
-    for agent in views::fleet(house).await?.agents {
+    for agent in views::fleet(work).await?.agents {
         let labels = vec![("agent".to_owned(), agent.name.clone())];
         up.get_or_create(&labels)
             .set(i64::from(agent.presence == abbey_model::Presence::Ready));
@@ -77,7 +77,7 @@ pub(crate) async fn render(house: &Arc<House>) -> Result<String> {
     registry.register("agent_restarts", "Starts after the first", restarts);
     let spent: Family<Labels, Gauge> = Family::default();
     let reserved: Family<Labels, Gauge> = Family::default();
-    for account in house.store.budgets().await? {
+    for account in work.core.store.budgets().await? {
         let scope = account.scope.to_string();
         // Tasks and runs come and go; as labels they would grow without end.
         if scope.starts_with("task:") || scope.starts_with("run:") {

@@ -1,6 +1,6 @@
 //! The org chart as it is declared, and what follows from it (S4-02, S2-32).
 
-use crate::boot::house::House;
+use crate::work::state::WorkState;
 use abbey_api::{OrgDoc, OrgRow, VERSION};
 use abbey_model::Slug;
 use abbey_plan::Agent;
@@ -70,8 +70,8 @@ fn findings(agents: &Agents, depth: u32) -> Vec<String> {
     findings
 }
 
-pub(crate) fn document(house: &House) -> OrgDoc {
-    let current = house.current();
+pub(crate) fn document(work: &WorkState) -> OrgDoc {
+    let current = work.core.plan.current();
     let empty = Agents::new();
     let agents = current.as_ref().map_or(&empty, |c| &c.house.agents);
     let depth = current.as_ref().map_or(0, |c| c.house.delegation.depth);

@@ -1,11 +1,10 @@
 //! From rows to documents.
 
-use crate::boot::house::House;
-use crate::cells::status::Seen;
-use crate::cells::status::on_loopback;
-use crate::cells::status::{presence, probe_fresh, seen, usage_fresh};
+use crate::cells::observations::Seen;
+use crate::cells::status::{on_loopback, presence, probe_fresh, usage_fresh};
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
+use crate::work::state::WorkState;
 use abbey_agents::skill::{Program, Skill};
 use abbey_api::*;
 use abbey_engine::budget::Account;
@@ -17,10 +16,10 @@ use abbey_model::{
 };
 use abbey_store::{Entry, RunRow, TaskFilter, TaskRow};
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
-    let Some(current) = house.current() else {
+pub(crate) async fn fleet(work: &Arc<WorkState>) -> Result<FleetDoc> {
+    let Some(current) = work.core.plan.current() else {
         return Ok(FleetDoc {
             version: VERSION,
             house: String::new(),
@@ -29,9 +28,10 @@ pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
             cursor: None,
         });
     };
-    let seen = seen(house);
-    let accounts = house.store.budgets().await?;
-    let running = house
+    let seen = work.cells.observations.all();
+    let accounts = work.core.store.budgets().await?;
+    let running = work
+        .core
         .store
         .tasks(TaskFilter {
             states: vec![TaskState::Running],
@@ -43,7 +43,7 @@ pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
         .house
         .agents
         .keys()
-        .map(|slug| agent(house, &current, slug, &seen, &accounts, &running));
+        .map(|slug| agent(work, &current, slug, &seen, &accounts, &running));
     let agents = futures_util::future::join_all(rows).await;
     Ok(FleetDoc {
         version: VERSION,
@@ -55,7 +55,7 @@ pub(crate) async fn fleet(house: &Arc<House>) -> Result<FleetDoc> {
 }
 
 async fn agent(
-    house: &House,
+    work: &WorkState,
     current: &PlanInForce,
     slug: &Slug,
     seen: &BTreeMap<CellName, Seen>,
@@ -75,7 +75,7 @@ async fn agent(
             .is_some_and(|r| r.walls.is_some() || r.machine || r.container)
     });
     let path = (!walled).then_some("/healthz");
-    let (mut presence, _) = presence(house, seen, door.map(on_loopback), path).await;
+    let (mut presence, _) = presence(&work.cells, seen, door.map(on_loopback), path).await;
     // A boot of an older plan is on its way down, whether or not somebody has come by yet.
     if let Some(Observed::Running { spec, .. }) = seen.map(|s| &s.observed)
         && let Some((wanted, _)) = current.applied.agents.get(slug)
@@ -85,7 +85,7 @@ async fn agent(
     }
     let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
     let record = up.and_then(|s| s.record.as_ref());
-    let usage = record.map(|r| usage_fresh(house, r));
+    let usage = record.map(|r| usage_fresh(&work.cells, r));
     let account = accounts
         .iter()
         .find(|a| a.scope == Scope::Agent(slug.clone()) && a.metric == Metric::Tokens);
@@ -109,7 +109,7 @@ async fn agent(
             None => door.map(|p| format!("127.0.0.1:{p}")),
         },
         ports: ports.collect(),
-        uptime_s: record.map(|r| house.store.now().since(r.started_at).0 / 1000),
+        uptime_s: record.map(|r| work.core.store.now().since(r.started_at).0 / 1000),
         restarts: seen.map_or(0, |s| s.history.restarts),
         model: agent.model.as_ref().map(ToString::to_string),
         task: running
@@ -130,38 +130,29 @@ async fn agent(
             .get(slug)
             .and_then(|(_, previous)| previous.clone()),
         config: current.config(slug),
-        config_taken: house
-            .configs
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(slug)
-            .copied(),
+        config_taken: work.acknowledged_config(slug),
     }
 }
 
-pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
-    let Some(current) = house.current() else {
+pub(crate) async fn services(work: &Arc<WorkState>) -> Result<ServicesDoc> {
+    let Some(current) = work.core.plan.current() else {
         return Ok(ServicesDoc {
             version: VERSION,
             services: Vec::new(),
             cursor: None,
         });
     };
-    let seen = seen(house);
-    let trouble = house
-        .consumers_trouble
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let seen = work.cells.observations.all();
+    let trouble = work.cells.consumer_problems();
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {
         let at = abbey_plan::endpoint(&current.house, &current.registry, slug);
         let seen = seen.get(&CellName::Service(slug.clone()));
         let (presence, healthy) = match service.at {
-            // It runs outside the house, so the probe is all there is.
+            // It runs outside the work, so the probe is all there is.
             Some(at) => {
                 let path = service.probe().unwrap_or_default();
-                let answers = probe_fresh(house, at, path, 0).await;
+                let answers = probe_fresh(&work.cells, at, path, 0).await;
                 let presence = if answers {
                     Presence::Ready
                 } else {
@@ -170,7 +161,7 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
                 (presence, Some(answers))
             }
             None => {
-                let (presence, healthy) = presence(house, seen, at, service.probe()).await;
+                let (presence, healthy) = presence(&work.cells, seen, at, service.probe()).await;
                 (presence, healthy)
             }
         };
@@ -210,15 +201,15 @@ pub(crate) async fn services(house: &Arc<House>) -> Result<ServicesDoc> {
     })
 }
 
-pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWhyDoc> {
-    let current = house.current();
+pub(crate) async fn why_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<AgentWhyDoc> {
+    let current = work.core.plan.current();
     let agent = current.as_ref().and_then(|c| c.house.agents.get(slug));
     let Some(agent) = agent else {
         return Err(
             Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")).into(),
         );
     };
-    let seen = seen(house);
+    let seen = work.cells.observations.all();
     let seen = seen.get(&CellName::Agent(slug.clone()));
     let door = current
         .as_ref()
@@ -231,7 +222,7 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
             .is_some_and(|r| r.walls.is_some() || r.machine || r.container)
     });
     let path = (!walled).then_some("/healthz");
-    let (presence, _) = presence(house, seen, door.map(on_loopback), path).await;
+    let (presence, _) = presence(&work.cells, seen, door.map(on_loopback), path).await;
     let mut reasons = Vec::new();
     let mut say = |code: &str, text: String| {
         reasons.push(Reason {
@@ -239,7 +230,7 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
             text,
         })
     };
-    if house.store.draining().await?.contains(slug) {
+    if work.core.store.draining().await?.contains(slug) {
         let text =
             format!("it is offered no more work, as it was to go; `abbey start {slug}` ends that");
         say("draining", text);
@@ -297,7 +288,7 @@ pub(crate) async fn why_agent(house: &Arc<House>, slug: &Slug) -> Result<AgentWh
     })
 }
 
-pub(crate) fn task(house: &House, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
+pub(crate) fn task(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
     let (verified, waiting_for) = match &row.phase {
         Phase::Done { verified } => (Some(verification(*verified)), None),
         Phase::Unverified => (Some(Verification::Unverified), None),
@@ -340,7 +331,7 @@ pub(crate) fn task(house: &House, row: &TaskRow, runs: Vec<RunView>) -> TaskView
             data: r.data.clone(),
         }),
         failure: row.failure.clone(),
-        trace: house.traces.task(row),
+        trace: work.traces.task(row),
         link: row.link.as_ref().map(|l| LinkView {
             parent: l.parent.map(|p| format!("TASK-{p}")),
             root: format!("TASK-{}", l.root),
@@ -375,11 +366,18 @@ fn join(slugs: &[Slug]) -> String {
         .join(" or ")
 }
 
-pub(crate) async fn task_doc(house: &House, row: TaskRow) -> Result<TaskDoc> {
-    let runs = house.store.runs(row.id).await?.iter().map(run).collect();
+pub(crate) async fn task_doc(work: &WorkState, row: TaskRow) -> Result<TaskDoc> {
+    let runs = work
+        .core
+        .store
+        .runs(row.id)
+        .await?
+        .iter()
+        .map(run)
+        .collect();
     Ok(TaskDoc {
         version: VERSION,
-        task: task(house, &row, runs),
+        task: task(work, &row, runs),
     })
 }
 
@@ -414,7 +412,7 @@ pub(crate) fn run(row: &RunRow) -> RunView {
     }
 }
 
-pub(crate) async fn why_task(house: &Arc<House>, row: &TaskRow) -> Result<WhyDoc> {
+pub(crate) async fn why_task(work: &Arc<WorkState>, row: &TaskRow) -> Result<WhyDoc> {
     let mut reasons = Vec::new();
     let mut say = |code: WaitCode, text: String| {
         reasons.push(Reason {
@@ -439,7 +437,7 @@ pub(crate) async fn why_task(house: &Arc<House>, row: &TaskRow) -> Result<WhyDoc
                 WaitCode::Offered,
                 format!("offered to {}", join(candidates)),
             );
-            let fleet = fleet(house).await?;
+            let fleet = fleet(work).await?;
             for agent in fleet
                 .agents
                 .iter()
@@ -539,8 +537,8 @@ pub(crate) fn entry(entry: Entry) -> EntryView {
     }
 }
 
-pub(crate) fn skill(house: &House, skill: &Skill, score: Option<u32>) -> SkillView {
-    let owners = house.current().map_or_else(Vec::new, |c| {
+pub(crate) fn skill(work: &WorkState, skill: &Skill, score: Option<u32>) -> SkillView {
+    let owners = work.core.plan.current().map_or_else(Vec::new, |c| {
         c.house
             .agents
             .values()
@@ -570,14 +568,14 @@ pub(crate) fn skill(house: &House, skill: &Skill, score: Option<u32>) -> SkillVi
 
 /// Skills, or those that fit a text: by pattern first, then by words.
 pub(crate) fn find_skills(
-    house: &House,
+    work: &WorkState,
     query: Option<&str>,
     allowed: impl Fn(&str) -> bool,
 ) -> SkillsDoc {
-    let skills = house.skills();
+    let skills = work.skills.current();
     let all = skills.all.values().filter(|s| allowed(&s.name));
     let found: Vec<SkillView> = match query.filter(|q| !q.trim().is_empty()) {
-        None => all.map(|s| skill(house, s, None)).collect(),
+        None => all.map(|s| skill(work, s, None)).collect(),
         Some(query) => {
             let scores: BTreeMap<String, u32> = skills
                 .candidates(query)
@@ -599,7 +597,7 @@ pub(crate) fn find_skills(
             let mut found: Vec<SkillView> = all
                 .map(|s| (score(s), s))
                 .filter(|(n, _)| *n > 0)
-                .map(|(n, s)| skill(house, s, Some(n)))
+                .map(|(n, s)| skill(work, s, Some(n)))
                 .collect();
             found.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
             found
@@ -613,11 +611,11 @@ pub(crate) fn find_skills(
 }
 
 /// The chain that a task is part of, as a tree.
-pub(crate) async fn task_tree(house: &House, root: TaskRef) -> Result<TreeDoc> {
-    let rows = house.store.tree(root).await?;
+pub(crate) async fn task_tree(work: &WorkState, root: TaskRef) -> Result<TreeDoc> {
+    let rows = work.core.store.tree(root).await?;
     let row = |(depth, row): (u32, TaskRow)| TreeRow {
         depth,
-        task: task(house, &row, Vec::new()),
+        task: task(work, &row, Vec::new()),
     };
     Ok(TreeDoc {
         version: VERSION,

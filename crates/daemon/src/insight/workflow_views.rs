@@ -1,6 +1,6 @@
 //! Workflows as documents.
 
-use crate::boot::house::House;
+use crate::work::state::WorkState;
 use crate::work::workflows::digest;
 use abbey_api::{
     DeclaredDoc, DeclaredStep, DeclaredView, StepKind, StepState, StepView, Time, VERSION,
@@ -14,8 +14,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// What is declared in the plan that is in force.
-pub(crate) fn declared(house: &House) -> DeclaredDoc {
-    let current = house.current();
+pub(crate) fn declared(work: &WorkState) -> DeclaredDoc {
+    let current = work.core.plan.current();
     current.map_or_else(|| of(&BTreeMap::new()), |c| of(&c.house.workflows))
 }
 
@@ -106,7 +106,7 @@ const fn step_state(at: &At) -> StepState {
 }
 
 /// One run as it stands.
-pub(crate) fn run(house: &House, row: &WorkflowRow) -> WorkflowView {
+pub(crate) fn run(work: &WorkState, row: &WorkflowRow) -> WorkflowView {
     let run = &row.run;
     let mut steps = Vec::new();
     for (name, step) in &row.workflow.steps {
@@ -145,7 +145,7 @@ pub(crate) fn run(house: &House, row: &WorkflowRow) -> WorkflowView {
             });
         }
     }
-    let current = house.current();
+    let current = work.core.plan.current();
     let declared = current.as_ref().and_then(|c| {
         c.house
             .workflows
@@ -159,7 +159,7 @@ pub(crate) fn run(house: &House, row: &WorkflowRow) -> WorkflowView {
         changed: declared.is_none_or(|(_, w)| digest(w) != row.digest),
         state: run_state(run.state),
         by: row.by.to_string(),
-        trace: house.traces.workflow(row.number),
+        trace: work.traces.workflow(row.number),
         input: run.input.clone(),
         steps,
         heard: run.heard.keys().map(ToString::to_string).collect(),

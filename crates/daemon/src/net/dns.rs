@@ -2,17 +2,16 @@
 //! host, and to nobody else. A question is carried as it is; what its answer leads to is the
 //! firewall's business. Cells that may not go out get no answer here.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::core::listen::{HEAD_WITHIN, listen_unix};
 use crate::net::egress::{policy_of, preface};
+use crate::net::state::NetState;
 use abbey_model::Egress;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, UnixStream};
-use tokio_util::task::TaskTracker;
 
 /// Longest wait for one name server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -24,21 +23,21 @@ const DATAGRAM_MAX: usize = 4096;
 const HEADER: usize = 12;
 
 /// Listens for shims.
-pub(crate) fn open(house: &Arc<House>, tracker: &TaskTracker) -> Result<()> {
-    let path = house.home.names_socket();
-    let shared = Arc::clone(house);
-    listen_unix(house, tracker, path, move |stream| {
+pub(crate) fn open(net: &Arc<NetState>) -> Result<()> {
+    let path = net.core.home.names_socket();
+    let shared = Arc::clone(net);
+    listen_unix(&net.core.rt, path, move |stream| {
         attend(Arc::clone(&shared), stream)
     })
 }
 
-async fn attend(house: Arc<House>, mut stream: UnixStream) {
+async fn attend(net: Arc<NetState>, mut stream: UnixStream) {
     let whose = tokio::time::timeout(HEAD_WITHIN, preface(&mut stream)).await;
     let Ok(Some(cell)) = whose else { return };
     loop {
         let read = tokio::time::timeout(HEAD_WITHIN, framed(&mut stream)).await;
         let Ok(Some(question)) = read else { return };
-        if policy_of(&house, &cell).0 != Egress::Full {
+        if policy_of(&net, &cell).0 != Egress::Full {
             return;
         }
         let mut answer = None;

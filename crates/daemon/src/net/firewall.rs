@@ -1,8 +1,8 @@
 //! The firewall as the control plane sees it: brought to the plan, kept only when the operator still
 //! gets in, and looked at again and again, since somebody else may flush it.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::net::state::NetState;
 use abbey_model::{Millis, Principal};
 use abbey_store::Note;
 use serde_json::json;
@@ -16,16 +16,16 @@ const CONFIRM_WITHIN: Millis = Millis::from_secs(10);
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Brings the firewall to what the plan says; true when something had to be done.
-pub(crate) async fn raise(house: &House) -> Result<bool> {
-    let hostd = Arc::clone(&house.hostd);
-    let address = house.outside_address();
+pub(crate) async fn raise(net: &NetState) -> Result<bool> {
+    let hostd = Arc::clone(&net.core.hostd);
+    let address = net.operator_address.socket();
     let contact = move || address.is_none_or(|a| TcpStream::connect(a).is_ok());
     crate::core::hostd::ask(move || hostd.firewall(CONFIRM_WITHIN, &contact)).await
 }
 
 /// Whether anybody in the plan has a network.
-fn is_wanted(house: &House) -> bool {
-    let Some(current) = house.current() else {
+fn is_wanted(net: &NetState) -> bool {
+    let Some(current) = net.core.plan.current() else {
         return false;
     };
     current
@@ -35,23 +35,23 @@ fn is_wanted(house: &House) -> bool {
 }
 
 /// Puts the table up again when somebody took it away, until the house stops.
-pub(crate) async fn run(house: Arc<House>) {
+pub(crate) async fn run(net: Arc<NetState>) {
     loop {
         tokio::select! {
-            () = house.stop.cancelled() => return,
+            () = net.core.rt.stopped() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
-        if !is_wanted(&house) {
+        if !is_wanted(&net) {
             continue;
         }
         // A plan that is being applied does it itself.
-        let Ok(_no_plan) = house.applying.try_lock() else {
+        let Some(_no_plan) = net.core.plan.try_lock_changes() else {
             continue;
         };
-        match raise(&house).await {
+        match raise(&net).await {
             Ok(false) => {}
             // A command that came or went meanwhile changes the table as well.
-            Ok(true) if house.commands.any() => {}
+            Ok(true) if net.command_egress.any() => {}
             Ok(true) => {
                 tracing::warn!("the firewall was not as it should be and stands again");
                 let note = Note {
@@ -60,7 +60,7 @@ pub(crate) async fn run(house: Arc<House>) {
                     entity: "house".to_owned(),
                     detail: json!({}),
                 };
-                if let Err(error) = house.store.append(note).await {
+                if let Err(error) = net.core.store.append(note).await {
                     tracing::warn!(%error, "that could not be entered");
                 }
             }

@@ -1,9 +1,9 @@
 //! From a manifest to a plan in force.
 
-use crate::boot::house::House;
 use crate::cells::{provision, specs};
 use crate::core::error::{Error, Result};
 use crate::core::plan::{PlanInForce, to_allocation};
+use crate::work::state::WorkState;
 use abbey_api::{
     ChangeEffect, ManifestBody, PlanAction, PlanChange, PlanDoc, PlanNote, PlanSeverity, PlanStep,
     Problem, VERSION,
@@ -30,8 +30,8 @@ struct Planned {
 }
 
 /// Plans and changes nothing.
-pub(crate) async fn dry_run(house: &Arc<House>, body: ManifestBody) -> Result<PlanDoc> {
-    let planned = prepare(house, &body).await?;
+pub(crate) async fn dry_run(work: &Arc<WorkState>, body: ManifestBody) -> Result<PlanDoc> {
+    let planned = prepare(work, &body).await?;
     Ok(document(&planned.plan, false))
 }
 
@@ -39,12 +39,12 @@ pub(crate) async fn dry_run(house: &Arc<House>, body: ManifestBody) -> Result<Pl
 /// that the caller read. The caller holds the lock on changes of the plan, reopens the operator
 /// API's listener, and then calls [`carry_out`].
 pub(crate) async fn commit_manifest(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     body: ManifestBody,
     seen: Option<u64>,
     who: Principal,
 ) -> Result<PlanDoc> {
-    let planned = prepare(house, &body).await?;
+    let planned = prepare(work, &body).await?;
     if let Some(seen) = seen
         && seen != planned.based_on.0
     {
@@ -71,24 +71,24 @@ pub(crate) async fn commit_manifest(
             .collect();
         return Err(problem.into());
     }
-    house.reload_skills();
+    work.skills.reload();
     if !planned.plan.is_empty() {
-        commit(house, &planned, &body, who).await?;
+        commit(work, &planned, &body, who).await?;
     }
     Ok(document(&planned.plan, true))
 }
 
 /// Brings files, cells and waiting tasks to the plan in force.
-pub(crate) async fn carry_out(house: &Arc<House>) -> Result<()> {
-    provision::settle(house).await?;
-    house.admit_waiting().await?;
-    house.cells_changed.notify_one();
+pub(crate) async fn carry_out(work: &Arc<WorkState>) -> Result<()> {
+    provision::settle(&work.cells).await?;
+    work.admit_waiting().await?;
+    work.cells.request_pass();
     Ok(())
 }
 
 /// Enters every change of a model: who, why, from and to (S3-05).
 async fn note_models(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     before: &Applied,
     planned: &Planned,
     reason: Option<&str>,
@@ -110,18 +110,20 @@ async fn note_models(
                 "effective": "from its next run on",
             }),
         };
-        house.store.append(note).await?;
+        work.core.store.append(note).await?;
     }
     Ok(())
 }
 
 async fn commit(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     planned: &Planned,
     body: &ManifestBody,
     who: Principal,
 ) -> Result<()> {
-    let before = house
+    let before = work
+        .core
+        .plan
         .current()
         .map(|c| c.applied.clone())
         .unwrap_or_default();
@@ -143,9 +145,9 @@ async fn commit(
         timezone: planned.house.budget.timezone.clone(),
     };
     abbey_cells::crash::point("plan.commit");
-    house.store.commit_generation(commit).await?;
+    work.core.store.commit_generation(commit).await?;
     abbey_cells::crash::point("plan.committed");
-    house.set_current(PlanInForce {
+    work.core.plan.set(PlanInForce {
         house: planned.house.clone(),
         generation: plan.generation.0,
         applied: plan.applied.clone(),
@@ -155,9 +157,9 @@ async fn commit(
         manifest: body.manifest.clone(),
         base_dir: body.base_dir.clone(),
     });
-    note_models(house, &before, planned, body.reason.as_deref(), &who).await?;
+    note_models(work, &before, planned, body.reason.as_deref(), &who).await?;
     // Only what is new is wanted up by itself: an agent that was stopped stays stopped.
-    let known = house.store.cells().await?;
+    let known = work.core.store.cells().await?;
     let agents = planned.house.agents.keys().cloned().map(CellName::Agent);
     let services = planned
         .house
@@ -170,7 +172,7 @@ async fn commit(
             wish: Some((Wish::Up, None)),
             history: None,
         };
-        house.store.set_cell(cell, change).await?;
+        work.core.store.set_cell(cell, change).await?;
     }
     Ok(())
 }
@@ -191,11 +193,11 @@ pub(crate) fn parse(text: &str) -> std::result::Result<abbey_plan::House, Proble
     })
 }
 
-async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
+async fn prepare(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Planned> {
     let parsed = parse(&body.manifest)?;
     let charters = charters(&parsed, body)?;
-    let current = house.current();
-    let hostd = Arc::clone(&house.hostd);
+    let current = work.core.plan.current();
+    let hostd = Arc::clone(&work.core.hostd);
     let mut host = crate::core::hostd::ask(move || hostd.observe()).await?;
     let (generation, applied, registry, newest_uid) = match &current {
         Some(c) => (
@@ -226,7 +228,7 @@ async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
     };
     let mut plan = abbey_plan::plan(&parsed, &inventory);
     plan.notes
-        .extend(host_notes(house, &parsed, body, &inventory.host));
+        .extend(host_notes(work, &parsed, body, &inventory.host));
     let uids = plan
         .registry
         .rows()
@@ -244,7 +246,7 @@ async fn prepare(house: &Arc<House>, body: &ManifestBody) -> Result<Planned> {
 
 /// What only the running house can check: secrets, programs, skills.
 fn host_notes(
-    house: &House,
+    work: &WorkState,
     parsed: &abbey_plan::House,
     body: &ManifestBody,
     host: &abbey_plan::HostFacts,
@@ -258,7 +260,7 @@ fn host_notes(
         })
     };
     for (subject, secret) in parsed.secrets() {
-        if let Err(text) = house.secret(secret, &body.base_dir) {
+        if let Err(text) = work.core.secrets.resolve(secret, &body.base_dir) {
             fatal(subject, text);
         }
     }
@@ -287,10 +289,12 @@ fn host_notes(
         }
     }
     let listen = parsed.listen.address;
-    let moved = house
+    let moved = work
+        .core
+        .plan
         .current()
         .is_none_or(|c| c.house.listen.address != listen)
-        && house.listen_override.is_none();
+        && work.cells.net.operator_address.forced().is_none();
     if moved
         && listen.port() != 0
         && let Err(e) = std::net::TcpListener::bind(listen)
@@ -304,7 +308,7 @@ fn host_notes(
             ),
         );
     }
-    let skills = house.skills();
+    let skills = work.skills.current();
     for agent in parsed.agents.values() {
         for (name, schedule) in &agent.schedules {
             // A skill that is not there at all is told below, with those of the agent.
@@ -377,7 +381,7 @@ fn charters(parsed: &abbey_plan::House, body: &ManifestBody) -> Result<BTreeMap<
     Err(problem.into())
 }
 
-/// Every limit of a house, and counters where there is none.
+/// Every limit of a work, and counters where there is none.
 fn limits(house: &abbey_plan::House) -> Vec<BudgetLimit> {
     let mut limits = Vec::new();
     let mut add = |scope: Scope, budget: &AgentBudget| {

@@ -1,7 +1,7 @@
 //! One inbox for everything that waits for a person's yes (S4-18).
 
-use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::work::state::WorkState;
 use abbey_api::{
     ApprovalBody, ApprovalView, ApprovalsDoc, Problem, Silence, Time, UseBody, VERSION,
 };
@@ -61,8 +61,8 @@ pub(crate) fn number(text: &str) -> Result<u64> {
     })
 }
 
-pub(crate) async fn list(house: &House, all: bool) -> Result<ApprovalsDoc> {
-    let rows = house.store.approvals(None, all).await?;
+pub(crate) async fn list(work: &WorkState, all: bool) -> Result<ApprovalsDoc> {
+    let rows = work.core.store.approvals(None, all).await?;
     Ok(ApprovalsDoc {
         version: VERSION,
         approvals: rows.iter().map(view).collect(),
@@ -72,7 +72,7 @@ pub(crate) async fn list(house: &House, all: bool) -> Result<ApprovalsDoc> {
 
 /// The holder of a task asks.
 pub(crate) async fn ask(
-    house: &House,
+    work: &WorkState,
     agent: Slug,
     right: (TaskRef, LeaseToken),
     body: ApprovalBody,
@@ -103,13 +103,13 @@ pub(crate) async fn ask(
         // Only whoever runs the house can make silence a yes.
         silence: Verdict::Deny,
     };
-    let row = house.store.ask_approval(ask).await?;
+    let row = work.core.store.ask_approval(ask).await?;
     Ok(view(&row))
 }
 
 /// The holder of a task does now what was approved.
 pub(crate) async fn take(
-    house: &House,
+    work: &WorkState,
     agent: Slug,
     token: LeaseToken,
     number: u64,
@@ -122,29 +122,30 @@ pub(crate) async fn take(
         action: body.action.trim().to_owned(),
         args: body.args,
     };
-    Ok(view(&house.store.use_approval(take).await?))
+    Ok(view(&work.core.store.use_approval(take).await?))
 }
 
 /// The operator decides.
 pub(crate) async fn decide(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     number: u64,
     verdict: Verdict,
     note: Option<String>,
 ) -> Result<ApprovalView> {
-    let decided = house
+    let decided = work
+        .core
         .store
         .decide_approval(number, verdict, note, Principal::Operator);
     let (row, task) = decided.await?;
     if let Some(task) = task {
-        house.admit_again(&task).await?;
+        work.admit_again(&task).await?;
     }
     Ok(view(&row))
 }
 
 /// What an agent is told of its task's approvals, oldest first.
-pub(crate) async fn of_task(house: &House, task: u64) -> Result<Vec<ApprovalView>> {
-    let rows = house.store.approvals(Some(task), true).await?;
+pub(crate) async fn of_task(work: &WorkState, task: u64) -> Result<Vec<ApprovalView>> {
+    let rows = work.core.store.approvals(Some(task), true).await?;
     let told = |r: &&ApprovalRow| r.state != State::Pending;
     Ok(rows.iter().rev().filter(told).map(view).collect())
 }

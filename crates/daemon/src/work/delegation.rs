@@ -1,10 +1,9 @@
 //! Work that one gives to another: checked against what was declared, entered as a task with its chain, and told
 //! to whoever is to hear of its end (S3-21 to S3-24).
 
-use crate::boot::house::House;
 use crate::core::error::Result;
-use crate::core::plan;
 use crate::core::plan::PlanInForce;
+use crate::work::state::WorkState;
 use crate::work::{forge, outcomes};
 use abbey_api::{DelegateBody, Problem};
 use abbey_engine::authority::{self, Bounds};
@@ -49,20 +48,20 @@ fn invalid(text: impl Into<String>) -> Problem {
 /// Gives work to an agent, in the name of whoever was authenticated. An agent gives on a piece of the task whose
 /// lease it shows.
 pub(crate) async fn give(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     who: &Principal,
     (body, way): (&DelegateBody, Way),
     parent: Option<(TaskRef, LeaseToken)>,
     key: Option<String>,
 ) -> Result<Added> {
-    let current = house.planned()?;
+    let current = work.core.plan.require()?;
     let text = body.text.trim();
     if text.is_empty() || text.len() > 64 << 10 {
         return Err(invalid("work has a text of 1 to 65536 bytes").into());
     }
     let to = recipient_of_work(&current, &body.to)?;
     let grant = match who.agent() {
-        Some(from) => allowed(house, &current, from, &to, way).await?,
+        Some(from) => allowed(work, &current, from, &to, way).await?,
         None => Grant::default(),
     };
     // What a colleague asks is data; only what may be ordered is an instruction.
@@ -79,7 +78,7 @@ pub(crate) async fn give(
             (text, asked.into_iter().collect())
         }
     };
-    let intake = house.intake(&text);
+    let intake = work.intake(&text);
     if !grant.skills.is_empty() {
         let fits = matches!(&intake.fit, Match::One(found) if grant.skills.contains(&found.skill));
         if !fits {
@@ -121,7 +120,7 @@ pub(crate) async fn give(
         intake,
         delegated: Some(delegated),
     };
-    let added = house.store.add_task(new).await?;
+    let added = work.core.store.add_task(new).await?;
     Ok(added)
 }
 
@@ -136,7 +135,7 @@ fn recipient_of_work(current: &PlanInForce, name: &str) -> Result<Slug> {
 
 /// What the edge between two agents grants; a refusal is entered in the log.
 async fn allowed(
-    house: &House,
+    work: &WorkState,
     current: &PlanInForce,
     from: &Slug,
     to: &Slug,
@@ -165,7 +164,7 @@ async fn allowed(
             entity: format!("agent-{to}"),
             detail: json!({ "why": refusal.to_string() }),
         };
-        house.store.append(note).await?;
+        work.core.store.append(note).await?;
         return Err(abbey_store::Error::Authority(refusal).into());
     }
     Ok(match way {
@@ -210,29 +209,29 @@ fn deliver(current: &PlanInForce, who: &Principal, text: Option<&str>) -> Result
 }
 
 /// Tells recipients of work that is over, until the house stops.
-pub(crate) async fn deliveries(house: Arc<House>) {
+pub(crate) async fn deliveries(work: Arc<WorkState>) {
     // A forge that does not answer takes its time; nobody in the house waits for that.
     let far = |to: &Recipient| matches!(to, Recipient::Hook(_));
     tokio::join!(
-        tell_those(&house, move |to| !far(to)),
-        tell_those(&house, far)
+        tell_those(&work, move |to| !far(to)),
+        tell_those(&work, far)
     );
 }
 
 /// When a notice that could not be delivered is tried again, and after which pause.
 type Later = BTreeMap<u64, (Instant, Duration)>;
 
-async fn tell_those(house: &Arc<House>, mine: impl Fn(&Recipient) -> bool) {
+async fn tell_those(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
     let mut later = Later::new();
-    let mut outbox = house.store.subscribe(Topic::Outbox);
+    let mut outbox = work.core.store.subscribe(Topic::Outbox);
     loop {
-        if let Err(error) = tell_all(house, &mine, &mut later).await {
+        if let Err(error) = tell_all(work, &mine, &mut later).await {
             tracing::warn!(error = error.chain(), "a result could not be delivered");
         }
         let now = Instant::now();
         let next = later.values().map(|(at, _)| at.duration_since(now)).min();
         tokio::select! {
-            () = house.stop.cancelled() => return,
+            () = work.core.rt.stopped() => return,
             _ = outbox.changed() => {}
             () = tokio::time::sleep(next.unwrap_or(LOOK).min(LOOK)) => {}
         }
@@ -241,22 +240,22 @@ async fn tell_those(house: &Arc<House>, mine: impl Fn(&Recipient) -> bool) {
 
 /// What cannot be delivered holds up no other, and is not tried at every turn.
 async fn tell_all(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     mine: &impl Fn(&Recipient) -> bool,
     later: &mut Later,
 ) -> Result<()> {
     let mut failed = None;
-    let notices = house.store.outbox().await?;
+    let notices = work.core.store.outbox().await?;
     later.retain(|task, _| notices.iter().any(|n| n.task == *task));
     for notice in notices.iter().filter(|n| mine(&n.recipient)) {
         let before = later.get(&notice.task).copied();
         if before.is_some_and(|(at, _)| Instant::now() < at) {
             continue;
         }
-        match tell(house, notice).await {
+        match tell(work, notice).await {
             Ok(()) => {
                 later.remove(&notice.task);
-                house.store.delivered(notice.task).await?;
+                work.core.store.delivered(notice.task).await?;
             }
             Err(error) => {
                 let pause = before.map_or(AGAIN.0, |(_, p)| (p * 2).min(AGAIN.1));
@@ -268,19 +267,21 @@ async fn tell_all(
     failed.map_or(Ok(()), Err)
 }
 
-async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
-    let row = house.store.task(TaskRef::Number(notice.task)).await?;
+async fn tell(work: &Arc<WorkState>, notice: &Notice) -> Result<()> {
+    let row = work.core.store.task(TaskRef::Number(notice.task)).await?;
     let to = match &notice.recipient {
         Recipient::Kept => return Ok(()),
-        Recipient::Hook(origin) => return forge::report_outcome(house, origin, &row).await,
+        Recipient::Hook(origin) => return forge::report_outcome(work, origin, &row).await,
         Recipient::Agent(to) => to,
     };
-    let lives = house
+    let lives = work
+        .core
+        .plan
         .current()
         .is_some_and(|c| c.house.agents.contains_key(to));
     if !lives {
         let why = "it does not live here any more; the result stays with the task";
-        return outcomes::undeliverable(house, &row, &notice.recipient, why).await;
+        return outcomes::undeliverable(work, &row, &notice.recipient, why).await;
     }
     let by = row.assignee.as_ref().map_or("nobody", Slug::as_str);
     let first = row.text.lines().next().unwrap_or_default();
@@ -289,7 +290,7 @@ async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
         .with("title", first)
         .with("agent", by)
         .with("state", row.state().name());
-    let language = plan::language_of(house, Some(to));
+    let language = work.core.plan.language_of(Some(to));
     let text = format!("{}\n{}", language.render(&told), outcomes::outcome(&row));
     let new = NewTask {
         priority: Priority::P1,
@@ -299,8 +300,8 @@ async fn tell(house: &Arc<House>, notice: &Notice) -> Result<()> {
             // The same, also when its reader has another language meanwhile.
             abbey_support::digest::sha256_hex(outcomes::outcome(&row).as_bytes()),
         )),
-        ..house.work_for(to, text)
+        ..work.task_for(to, text)
     };
-    house.store.add_task(new).await?;
+    work.core.store.add_task(new).await?;
     Ok(())
 }

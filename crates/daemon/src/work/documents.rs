@@ -1,9 +1,9 @@
 //! Shared documents: each has one writer, or is only added to, or is made from the state at every reading (S3-17,
 //! S3-26, S3-41). What an agent reads also lies in its `shared/`, where it cannot write.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::core::hostd;
+use crate::work::state::WorkState;
 use abbey_api::{DocumentBody, DocumentType, DocumentView, DocumentsDoc, Problem, Time, VERSION};
 use abbey_cells::hostd::{FileEntry, FileName, Operation};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
@@ -30,8 +30,8 @@ fn reads(document: &Document, who: &Principal) -> bool {
 }
 
 /// A document that somebody reads; for everybody else it is not there.
-pub(crate) fn find(house: &House, name: &str, who: &Principal) -> Result<(Slug, Document)> {
-    let current = house.current();
+pub(crate) fn find(work: &WorkState, name: &str, who: &Principal) -> Result<(Slug, Document)> {
+    let current = work.core.plan.current();
     let found = name.parse::<Slug>().ok().and_then(|slug| {
         let document = current.as_ref()?.house.documents.get(&slug)?;
         reads(document, who).then(|| (slug, document.clone()))
@@ -46,12 +46,12 @@ pub(crate) fn find(house: &House, name: &str, who: &Principal) -> Result<(Slug, 
 }
 
 pub(crate) fn view(
-    house: &House,
+    work: &WorkState,
     name: &Slug,
     document: &Document,
     newest: Option<&DocumentRow>,
 ) -> DocumentView {
-    let current = house.current();
+    let current = work.core.plan.current();
     let all = || current.iter().flat_map(|c| c.house.agents.keys());
     let operator = || vec![Principal::Operator.to_string()];
     let (kind, writers) = match &document.kind {
@@ -78,13 +78,13 @@ pub(crate) fn view(
     }
 }
 
-pub(crate) async fn list(house: &Arc<House>, who: &Principal) -> Result<DocumentsDoc> {
-    let rows = house.store.documents().await?;
-    let current = house.current();
+pub(crate) async fn list(work: &Arc<WorkState>, who: &Principal) -> Result<DocumentsDoc> {
+    let rows = work.core.store.documents().await?;
+    let current = work.core.plan.current();
     let declared = current.iter().flat_map(|c| &c.house.documents);
     let shown = declared.filter(|(_, d)| reads(d, who)).map(|(name, d)| {
         let newest = rows.iter().find(|r| r.name == *name);
-        view(house, name, d, newest)
+        view(work, name, d, newest)
     });
     Ok(DocumentsDoc {
         version: VERSION,
@@ -94,7 +94,7 @@ pub(crate) async fn list(house: &Arc<House>, who: &Principal) -> Result<Document
 }
 
 pub(crate) async fn text_of(
-    house: &House,
+    work: &WorkState,
     name: &Slug,
     kind: &DocumentKind,
     through: u64,
@@ -103,7 +103,11 @@ pub(crate) async fn text_of(
         DocumentKind::Log(_) => ENTRIES_MAX,
         DocumentKind::Text(_) | DocumentKind::Report(_) => 1,
     };
-    let rows = house.store.document(name.clone(), through, limit).await?;
+    let rows = work
+        .core
+        .store
+        .document(name.clone(), through, limit)
+        .await?;
     let text = match kind {
         DocumentKind::Log(_) => {
             let lines = rows.iter().map(|row| {
@@ -129,13 +133,13 @@ pub(crate) async fn text_of(
 }
 
 pub(crate) async fn write(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     name: &str,
     who: Principal,
     body: DocumentBody,
     key: Option<String>,
 ) -> Result<Slug> {
-    let (name, document) = find(house, name, &who)?;
+    let (name, document) = find(work, name, &who)?;
     let refuse = |kind, text: String| Problem::new(kind, format!("document `{name}`: {text}"));
     let allowed = match (&document.kind, &who) {
         (DocumentKind::Report(_), _) => {
@@ -147,7 +151,7 @@ pub(crate) async fn write(
         (DocumentKind::Log(_), _) => true,
     };
     if !allowed {
-        let writers = view(house, &name, &document, None).writers.join(", ");
+        let writers = view(work, &name, &document, None).writers.join(", ");
         let text = format!("{who} does not write it; {writers} does");
         return Err(refuse(FaultKind::Forbidden, text).into());
     }
@@ -174,19 +178,19 @@ pub(crate) async fn write(
         based_on,
         key,
     };
-    house.store.write_document(new).await?;
+    work.core.store.write_document(new).await?;
     Ok(name)
 }
 
 /// Brings documents to where their readers find them, until the house stops.
-pub(crate) async fn run(house: Arc<House>) {
-    let mut plans = house.plans.subscribe();
+pub(crate) async fn run(work: Arc<WorkState>) {
+    let mut plans = work.core.plan.subscribe();
     let mut there = BTreeMap::new();
-    let mut documents = house.store.subscribe(Topic::Documents);
+    let mut documents = work.core.store.subscribe(Topic::Documents);
     // A new reader has a place for them once its saga got there.
-    let mut sagas = house.store.subscribe(Topic::Sagas);
+    let mut sagas = work.core.store.subscribe(Topic::Sagas);
     loop {
-        let all = publish(&house, &mut there).await;
+        let all = publish(&work, &mut there).await;
         if let Err(error) = &all {
             tracing::warn!(error = error.chain(), "a document could not be brought");
         }
@@ -197,7 +201,7 @@ pub(crate) async fn run(house: Arc<House>) {
             }
         };
         tokio::select! {
-            () = house.stop.cancelled() => return,
+            () = work.core.rt.stopped() => return,
             _ = documents.changed() => {}
             _ = sagas.changed() => {}
             changed = plans.changed() => if changed.is_err() { return },
@@ -209,12 +213,13 @@ pub(crate) async fn run(house: Arc<House>) {
 /// What an agent has in its `shared/`: digests by document.
 type There = BTreeMap<Slug, BTreeMap<Slug, String>>;
 
-async fn publish(house: &Arc<House>, there: &mut There) -> Result<()> {
-    let Some(current) = house.current() else {
+async fn publish(work: &Arc<WorkState>, there: &mut There) -> Result<()> {
+    let Some(current) = work.core.plan.current() else {
         return Ok(());
     };
     there.retain(|agent, _| current.house.agents.contains_key(agent));
-    let known: BTreeSet<Slug> = house
+    let known: BTreeSet<Slug> = work
+        .core
         .store
         .documents()
         .await?
@@ -225,7 +230,7 @@ async fn publish(house: &Arc<House>, there: &mut There) -> Result<()> {
     for name in known {
         let declared = current.house.documents.get(&name);
         let text = match declared {
-            Some(Document { kind, .. }) => text_of(house, &name, kind, u64::MAX).await?.1,
+            Some(Document { kind, .. }) => text_of(work, &name, kind, u64::MAX).await?.1,
             None => String::new(),
         };
         texts.insert(name, (declared, text));
@@ -250,7 +255,7 @@ async fn publish(house: &Arc<House>, there: &mut There) -> Result<()> {
             continue;
         }
         let owner = CellName::Agent(agent.clone());
-        match hostd::call(house, Operation::Prepare { owner, files }).await {
+        match hostd::call(&work.core.hostd, Operation::Prepare { owner, files }).await {
             Ok(()) => had.extend(digests),
             // One agent that is not there yet keeps nothing from the others.
             Err(error) => outcome = Err(error),

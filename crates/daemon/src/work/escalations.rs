@@ -1,7 +1,7 @@
 //! Work that nobody fits goes to whoever the manifest names, in time, and has an end when nobody decides (S4-24).
 
-use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::work::state::WorkState;
 use abbey_engine::task::Phase;
 use abbey_model::{Slug, TaskRef, TaskState, WaitCode};
 use abbey_store::{Escalate, TaskEdit, TaskFilter, TaskRow, Topic};
@@ -17,11 +17,11 @@ const IDLE: Duration = Duration::from_secs(3600);
 const LOOK_MAX: u32 = 1000;
 
 /// Looks whenever work changes or a time is over, until the house stops.
-pub(crate) async fn run(house: Arc<House>) {
-    let mut plans = house.plans.subscribe();
-    let mut work = house.store.subscribe(Topic::Work);
+pub(crate) async fn run(work: Arc<WorkState>) {
+    let mut plans = work.core.plan.subscribe();
+    let mut tasks = work.core.store.subscribe(Topic::Work);
     loop {
-        let next = match pass(&house).await {
+        let next = match pass(&work).await {
             Ok(next) => next,
             Err(error) => {
                 tracing::warn!(
@@ -32,13 +32,13 @@ pub(crate) async fn run(house: Arc<House>) {
             }
         };
         tokio::select! {
-            () = house.stop.cancelled() => return,
-            _ = work.changed() => {}
+            () = work.core.rt.stopped() => return,
+            _ = tasks.changed() => {}
             gone = plans.changed() => if gone.is_err() { return },
             () = tokio::time::sleep(next) => {}
         }
         tokio::select! {
-            () = house.stop.cancelled() => return,
+            () = work.core.rt.stopped() => return,
             () = tokio::time::sleep(PAUSE) => {}
         }
     }
@@ -60,8 +60,8 @@ fn undecided(task: &TaskRow) -> Option<String> {
 }
 
 /// The time until something is over.
-async fn pass(house: &Arc<House>) -> Result<Duration> {
-    let Some(current) = house.current() else {
+async fn pass(work: &Arc<WorkState>) -> Result<Duration> {
+    let Some(current) = work.core.plan.current() else {
         return Ok(IDLE);
     };
     let Some(declared) = &current.house.escalation else {
@@ -72,24 +72,24 @@ async fn pass(house: &Arc<House>) -> Result<Duration> {
         limit: LOOK_MAX,
         ..TaskFilter::default()
     };
-    let known = house.store.escalations().await?;
+    let known = work.core.store.escalations().await?;
     let mut seen: BTreeSet<u64> = known.iter().map(|e| e.task).collect();
-    for task in house.store.tasks(parked).await? {
+    for task in work.core.store.tasks(parked).await? {
         let Some(why) = undecided(&task).filter(|_| seen.insert(task.number)) else {
             continue;
         };
-        let edit = declared.to.as_ref().map(|to| edit(house, &task, to));
+        let edit = declared.to.as_ref().map(|to| edit(work, &task, to));
         let new = Escalate {
             task: TaskRef::Number(task.number),
             within: declared.within,
             edit,
             why,
         };
-        house.store.escalate(new).await?;
+        work.core.store.escalate(new).await?;
     }
-    let now = house.store.now();
+    let now = work.core.store.now();
     let mut next = IDLE;
-    for open in house.store.escalations().await? {
+    for open in work.core.store.escalations().await? {
         let Some(until) = open.until else {
             continue;
         };
@@ -97,7 +97,7 @@ async fn pass(house: &Arc<House>) -> Result<Duration> {
             next = next.min(until.since(now).to_std());
             continue;
         }
-        house
+        work.core
             .store
             .escalation_over(open.task, declared.cancels)
             .await?;
@@ -106,11 +106,11 @@ async fn pass(house: &Arc<House>) -> Result<Duration> {
 }
 
 /// The same work, for one who is to decide.
-fn edit(house: &House, task: &TaskRow, to: &Slug) -> TaskEdit {
+fn edit(work: &WorkState, task: &TaskRow, to: &Slug) -> TaskEdit {
     TaskEdit {
         text: task.text.clone(),
         priority: task.priority,
         assignee: Some(to.clone()),
-        intake: house.intake_again(task),
+        intake: work.intake_again(task),
     }
 }

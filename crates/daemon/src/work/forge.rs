@@ -1,9 +1,8 @@
 //! Outcomes of tasks reported to the forge that they came from: a comment, and a commit status.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
-use crate::core::plan;
 use crate::work::outcomes;
+use crate::work::state::WorkState;
 use abbey_api::Problem;
 use abbey_model::{FaultKind, HookOrigin, Millis, Recipient, Secret, TaskState};
 use abbey_store::TaskRow;
@@ -24,12 +23,12 @@ const GIVE_UP: Millis = Millis::from_secs(24 * 3600);
 /// # Errors
 /// When it is to be tried again.
 pub(crate) async fn report_outcome(
-    house: &House,
+    work: &WorkState,
     origin: &HookOrigin,
     row: &TaskRow,
 ) -> Result<()> {
     let recipient = Recipient::Hook(origin.clone());
-    let current = house.current();
+    let current = work.core.plan.current();
     let hook = current
         .as_ref()
         .and_then(|c| c.house.hooks.get(&origin.hook));
@@ -38,12 +37,12 @@ pub(crate) async fn report_outcome(
         .and_then(|(hook, c)| Some((hook, &c.base_dir, hook.api.as_ref()?)))
     else {
         let why = "the hook is gone, or has no `api` any more; the result stays with the task";
-        return outcomes::undeliverable(house, row, &recipient, why).await;
+        return outcomes::undeliverable(work, row, &recipient, why).await;
     };
     let token = hook
         .token
         .as_ref()
-        .map(|t| house.secret(t, base))
+        .map(|t| work.core.secrets.resolve(t, base))
         .transpose();
     let token = token.map_err(|why| Problem::new(FaultKind::Unavailable, why))?;
     let token = token.map(|t| Secret::new(format!("token {}", t.expose())));
@@ -53,7 +52,7 @@ pub(crate) async fn report_outcome(
     let told = Text::new("comment-outcome")
         .with("task", &number)
         .with("state", state.to_string());
-    let told = plan::language_of(house, row.assignee.as_ref()).render(&told);
+    let told = work.core.plan.language_of(row.assignee.as_ref()).render(&told);
     let comment = json!({ "body": format!("{told}\n\n{}", outcomes::outcome(row)) });
     let mut posts = vec![(
         format!("{repository}/issues/{}/comments", origin.number),
@@ -78,7 +77,13 @@ pub(crate) async fn report_outcome(
         }
         let why = match request.body(Full::from(body.to_string())) {
             Err(why) => (format!("`{url}`: {why}"), true),
-            Ok(request) => match house.http.send(request, PATIENCE).await.map(|a| a.status()) {
+            Ok(request) => match work
+                .core
+                .http
+                .send(request, PATIENCE)
+                .await
+                .map(|a| a.status())
+            {
                 Ok(status) if status.is_success() => continue,
                 Ok(status) => (
                     format!("`{url}` answers {status}"),
@@ -87,12 +92,12 @@ pub(crate) async fn report_outcome(
                 Err(why) => (format!("`{url}`: {why}"), true),
             },
         };
-        let late = house.store.now().since(row.updated_at) > GIVE_UP;
+        let late = work.core.store.now().since(row.updated_at) > GIVE_UP;
         match why {
             (why, true) if !late => {
                 return Err(Problem::new(FaultKind::Unavailable, why).into());
             }
-            (why, _) => return outcomes::undeliverable(house, row, &recipient, &why).await,
+            (why, _) => return outcomes::undeliverable(work, row, &recipient, &why).await,
         }
     }
     Ok(())

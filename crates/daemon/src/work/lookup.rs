@@ -1,7 +1,7 @@
 //! Names from outside, resolved: slugs, tasks, agents, priorities; and waiting for a task.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::work::state::WorkState;
 use abbey_api::Problem;
 use abbey_model::{FaultKind, Priority, Slug, TaskRef, TaskState};
 use abbey_store::Topic;
@@ -19,9 +19,9 @@ pub(crate) fn parse_task_ref(text: &str) -> Result<TaskRef> {
         .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
 }
 
-pub(crate) fn known_agent(house: &House, text: &str) -> Result<Slug> {
+pub(crate) fn known_agent(work: &WorkState, text: &str) -> Result<Slug> {
     let slug = parse_slug(text)?;
-    match house.current() {
+    match work.core.plan.current() {
         Some(current) if current.house.agents.contains_key(&slug) => Ok(slug),
         _ => Err(
             Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
@@ -46,15 +46,15 @@ pub(crate) fn parse_priority(text: Option<&str>) -> Result<Priority> {
 
 /// A task once it has stopped moving, or as it stands when patience is over.
 pub(crate) async fn wait_until_settled(
-    house: &House,
+    work: &WorkState,
     task: TaskRef,
     patience: Duration,
 ) -> Result<abbey_store::TaskRow> {
     let until = tokio::time::Instant::now() + patience;
-    let mut work = house.store.subscribe(Topic::Work);
+    let mut tasks = work.core.store.subscribe(Topic::Work);
     loop {
-        work.mark_unchanged();
-        let row = house.store.task(task).await?;
+        tasks.mark_unchanged();
+        let row = work.core.store.task(task).await?;
         let resting = row.state().is_terminal()
             || matches!(
                 row.state(),
@@ -63,6 +63,6 @@ pub(crate) async fn wait_until_settled(
         if resting || tokio::time::Instant::now() >= until {
             return Ok(row);
         }
-        let _changed_or_over = tokio::time::timeout_at(until, work.changed()).await;
+        let _changed_or_over = tokio::time::timeout_at(until, tasks.changed()).await;
     }
 }

@@ -1,8 +1,8 @@
 //! The model gateway's interfaces, answered from the current plan: which model an agent may use, where its provider is,
 //! and the provider's key.
 
-use crate::boot::house::House;
 use crate::core::plan::PlanInForce;
+use crate::work::state::WorkState;
 use abbey_gateway::{
     Authorization, BoxFuture, Caller, Credentials, Gateway, GatewayParts, Prices, Provider,
     Providers, Refusal, Router, Target,
@@ -11,25 +11,27 @@ use abbey_plan::Endpoint;
 use axum::http::StatusCode;
 use std::sync::Arc;
 
-/// The gateway of a house.
-pub(crate) fn gateway(house: &Arc<House>) -> Gateway {
-    let plan = Arc::new(PlannedModels(Arc::clone(house)));
+/// The gateway of a work.
+pub(crate) fn gateway(work: &Arc<WorkState>) -> Gateway {
+    let plan = Arc::new(PlannedModels(Arc::clone(work)));
     Gateway::new(GatewayParts {
-        meter: Arc::new(super::model_meter::Ledger(Arc::clone(house))),
+        meter: Arc::new(crate::work::model_meter::Ledger(Arc::clone(work))),
         router: Arc::clone(&plan) as Arc<dyn Router>,
         providers: Arc::clone(&plan) as Arc<dyn Providers>,
         credentials: plan,
-        health: Arc::clone(&house.provider_outcomes) as _,
-        http: house.http.clone(),
+        health: Arc::clone(&work.provider_outcomes) as _,
+        http: work.core.http.clone(),
     })
 }
 
 /// Models, providers and keys as the manifest declares them.
-struct PlannedModels(Arc<House>);
+struct PlannedModels(Arc<WorkState>);
 
 impl PlannedModels {
     fn plan(&self) -> Result<Arc<PlanInForce>, Refusal> {
         self.0
+            .core
+            .plan
             .current()
             .ok_or_else(|| forbidden("no_plan", "the house has no plan yet"))
     }
@@ -112,7 +114,9 @@ impl Credentials for PlannedModels {
                 return Ok(Authorization::None);
             };
             self.0
-                .secret(key, &plan.base_dir)
+                .core
+                .secrets
+                .resolve(key, &plan.base_dir)
                 .map(Authorization::Bearer)
                 .map_err(Refusal::provider_unavailable)
         };

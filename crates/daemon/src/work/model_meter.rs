@@ -1,21 +1,21 @@
 //! The gateway's meter over the store's ledger.
 
-use crate::boot::house::House;
+use crate::work::state::WorkState;
 use abbey_gateway::{BoxFuture, Meter, ReservationRefused, ReservationRequest, Settlement};
 use abbey_model::ReservationId;
 use abbey_store::{CallHold, CallUse, Error};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The ledger of a house, as the gateway sees it.
-pub(crate) struct Ledger(pub(crate) Arc<House>);
+/// The ledger of a work, as the gateway sees it.
+pub(crate) struct Ledger(pub(crate) Arc<WorkState>);
 
 impl Meter for Ledger {
     fn reserve(
         &self,
         request: ReservationRequest,
     ) -> BoxFuture<'static, Result<ReservationId, ReservationRefused>> {
-        let house = Arc::clone(&self.0);
+        let work = Arc::clone(&self.0);
         Box::pin(async move {
             let call = CallHold {
                 agent: request.agent,
@@ -23,15 +23,15 @@ impl Meter for Ledger {
                 amounts: request.amounts,
                 model: request.target.to_string(),
             };
-            house.model_calls.fetch_add(1, Ordering::Relaxed);
-            house.store.reserve(call).await.map_err(|error| {
+            work.counters.model_calls.fetch_add(1, Ordering::Relaxed);
+            work.core.store.reserve(call).await.map_err(|error| {
                 let (code, resets_at) = match &error {
                     Error::Budget(refusal) => ("budget_exhausted", refusal.resets_at),
                     Error::NoLease(_) => ("no_lease", None),
                     _ => ("unavailable", None),
                 };
                 let retry_after_s = resets_at
-                    .and_then(|at| u64::try_from(at.since(house.store.now()).secs_ceil()).ok());
+                    .and_then(|at| u64::try_from(at.since(work.core.store.now()).secs_ceil()).ok());
                 ReservationRefused {
                     code,
                     text: error.to_string(),
@@ -42,7 +42,7 @@ impl Meter for Ledger {
     }
 
     fn settle(&self, id: ReservationId, settlement: Settlement) -> BoxFuture<'static, ()> {
-        let house = Arc::clone(&self.0);
+        let work = Arc::clone(&self.0);
         Box::pin(async move {
             let used = match settlement {
                 Settlement::Metered { usage, cost, model } => CallUse::Known {
@@ -55,7 +55,7 @@ impl Meter for Ledger {
                 Settlement::Unmetered { model } => CallUse::Unknown { model },
                 Settlement::Released => CallUse::Released,
             };
-            if let Err(error) = house.store.settle(id, used).await {
+            if let Err(error) = work.core.store.settle(id, used).await {
                 // The reservation stays in the ledger and is charged in full at the next start: nothing is lost.
                 tracing::error!(%error, reservation = %id, "could not settle a model call");
             }

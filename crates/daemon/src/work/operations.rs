@@ -1,11 +1,11 @@
 //! What agents may have the house do: a closed set, each granted by a skill, with the arguments of the task that runs
 //! it (S4-07, S4-25). What disturbs others waits for a person's yes first, who reads what it would do.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::core::plan;
 use crate::net::firewall;
 use crate::work::approvals;
+use crate::work::state::WorkState;
 use abbey_api::Problem;
 use abbey_cells::hostd::{Operation, Reply};
 use abbey_engine::approval::State;
@@ -29,8 +29,8 @@ enum Deed {
 }
 
 /// Boots a cell anew: it is ended, and the reconciler starts what is wanted up.
-pub(crate) async fn restart(house: &Arc<House>, cell: CellName, who: Principal) -> Result<()> {
-    let (backend, target) = (Arc::clone(&house.backend), cell.clone());
+pub(crate) async fn restart(work: &Arc<WorkState>, cell: CellName, who: Principal) -> Result<()> {
+    let (backend, target) = (Arc::clone(&work.cells.backend), cell.clone());
     let asked = tokio::task::spawn_blocking(move || backend.stop(&target, GRACE)).await;
     asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     let action = match &cell {
@@ -43,14 +43,14 @@ pub(crate) async fn restart(house: &Arc<House>, cell: CellName, who: Principal) 
         entity: cell.to_string(),
         detail: json!({}),
     };
-    house.store.append(note).await?;
-    house.cells_changed.notify_one();
+    work.core.store.append(note).await?;
+    work.cells.request_pass();
     Ok(())
 }
 
 /// A running task of the agent whose skill was granted this, with its lease.
 pub(crate) async fn granted(
-    house: &House,
+    work: &WorkState,
     agent: &Slug,
     grant: &str,
 ) -> Result<Option<(TaskRow, LeaseToken)>> {
@@ -60,8 +60,8 @@ pub(crate) async fn granted(
         limit: 64,
         ..Default::default()
     };
-    let skills = house.skills();
-    for task in house.store.tasks(running).await? {
+    let skills = work.skills.current();
+    for task in work.core.store.tasks(running).await? {
         let lease = task.phase.lease().filter(|l| l.holder == *agent);
         let skill = task.route.skill.as_ref();
         let skill = skill.and_then(|name| skills.all.get(name));
@@ -75,8 +75,8 @@ pub(crate) async fn granted(
     Ok(None)
 }
 
-fn find(house: &House, who: &Principal, name: &str, args: &Value) -> Result<Deed> {
-    let current = house.planned()?;
+fn find(work: &WorkState, who: &Principal, name: &str, args: &Value) -> Result<Deed> {
+    let current = work.core.plan.require()?;
     let named = |key: &str| -> Result<Slug> {
         let text = args[key].as_str().unwrap_or_default();
         let none = || Problem::new(FaultKind::Invalid, format!("`{key}` names nothing"));
@@ -114,8 +114,8 @@ fn find(house: &House, who: &Principal, name: &str, args: &Value) -> Result<Deed
 
 impl Deed {
     /// What it would do, for whoever is asked; none where nobody needs to be.
-    async fn preview(&self, house: &Arc<House>) -> Result<Option<String>> {
-        let current = house.planned()?;
+    async fn preview(&self, work: &Arc<WorkState>) -> Result<Option<String>> {
+        let current = work.core.plan.require()?;
         match self {
             Deed::Service(slug) => {
                 let users = current.house.agents.values();
@@ -136,7 +136,7 @@ impl Deed {
                     limit: 64,
                     ..Default::default()
                 };
-                let tasks = house.store.tasks(running).await?;
+                let tasks = work.core.store.tasks(running).await?;
                 let tasks: Vec<String> =
                     tasks.iter().map(|t| format!("TASK-{}", t.number)).collect();
                 let work = match tasks.is_empty() {
@@ -151,20 +151,20 @@ impl Deed {
         }
     }
 
-    async fn perform(self, house: &Arc<House>, who: Principal) -> Result<Value> {
+    async fn perform(self, work: &Arc<WorkState>, who: Principal) -> Result<Value> {
         match self {
             Deed::Service(slug) => {
-                restart(house, CellName::Service(slug.clone()), who).await?;
+                restart(work, CellName::Service(slug.clone()), who).await?;
                 Ok(json!({ "text": format!("service `{slug}` boots anew"), "service": slug }))
             }
             Deed::Cell(slug) => {
-                restart(house, CellName::Agent(slug.clone()), who).await?;
+                restart(work, CellName::Agent(slug.clone()), who).await?;
                 Ok(json!({ "text": format!("the cell of `{slug}` boots anew"), "agent": slug }))
             }
             Deed::Snapshot => {
-                let stamp = abbey_api::Time(house.store.now()).to_string();
+                let stamp = abbey_api::Time(work.core.store.now()).to_string();
                 let label = stamp.replace([':', '.'], "-").to_ascii_lowercase();
-                let hostd = Arc::clone(&house.hostd);
+                let hostd = Arc::clone(&work.core.hostd);
                 let asked = Operation::Snapshot { label };
                 let reply = crate::core::hostd::ask(move || hostd.call(asked, &[])).await?;
                 let Reply::Snapshot { name } = reply else {
@@ -177,7 +177,7 @@ impl Deed {
                     entity: "house".to_owned(),
                     detail: json!({ "snapshot": name }),
                 };
-                house.store.append(note).await?;
+                work.core.store.append(note).await?;
                 Ok(json!({ "text": format!("made the snapshot {name}"), "snapshot": name }))
             }
         }
@@ -186,18 +186,18 @@ impl Deed {
 
 /// An agent asks the house to do something, in a task that runs a skill with that grant. The answer says what was done,
 /// or what a person is to be asked first.
-pub(crate) async fn operate(house: &Arc<House>, agent: &Slug, name: &str) -> Result<Value> {
-    let granted = granted(house, agent, &format!("op:{name}")).await?;
+pub(crate) async fn operate(work: &Arc<WorkState>, agent: &Slug, name: &str) -> Result<Value> {
+    let granted = granted(work, agent, &format!("op:{name}")).await?;
     let Some((task, token)) = granted else {
         let text = format!("no running task of `{agent}` uses a skill that may do `{name}`");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     };
     let args = json!(task.route.args);
     let who = Principal::Agent(agent.clone());
-    let deed = find(house, &who, name, &args)?;
-    if let Some(why) = deed.preview(house).await? {
+    let deed = find(work, &who, name, &args)?;
+    if let Some(why) = deed.preview(work).await? {
         let action = format!("skill:{}", task.route.skill.as_deref().unwrap_or(name));
-        let asked = house.store.approvals(Some(task.number), true).await?;
+        let asked = work.core.store.approvals(Some(task.number), true).await?;
         let yes = asked
             .iter()
             .find(|a| a.state == State::Approved && a.action == action && a.args == args);
@@ -205,32 +205,32 @@ pub(crate) async fn operate(house: &Arc<House>, agent: &Slug, name: &str) -> Res
             return Ok(json!({ "approval": { "why": why } }));
         };
         let body = abbey_api::UseBody { action, args };
-        approvals::take(house, agent.clone(), token, yes.number, body).await?;
+        approvals::take(work, agent.clone(), token, yes.number, body).await?;
     }
-    deed.perform(house, who).await
+    deed.perform(work, who).await
 }
 
 /// The operator has it done, or sees what it would do.
 pub(crate) async fn by_operator(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     name: &str,
     args: &Value,
     dry_run: bool,
 ) -> Result<Value> {
-    let deed = find(house, &Principal::Operator, name, args)?;
+    let deed = find(work, &Principal::Operator, name, args)?;
     if dry_run {
-        let would = deed.preview(house).await?;
+        let would = deed.preview(work).await?;
         return Ok(
             json!({ "dry_run": true, "text": would.unwrap_or_else(|| "it disturbs nobody".to_owned()) }),
         );
     }
-    deed.perform(house, Principal::Operator).await
+    deed.perform(work, Principal::Operator).await
 }
 
 /// Every operation, with the agents whom a skill of theirs grants it.
-pub(crate) fn all(house: &House) -> Vec<Value> {
-    let skills = house.skills();
-    let current = house.current();
+pub(crate) fn all(work: &WorkState) -> Vec<Value> {
+    let skills = work.skills.current();
+    let current = work.core.plan.current();
     let of = |name: &str| {
         let grant = format!("op:{name}");
         let granted = |skill: &String| {
@@ -248,11 +248,11 @@ pub(crate) fn all(house: &House) -> Vec<Value> {
 }
 
 /// Whether the firewall is as the plan says, and who is behind it.
-pub(crate) async fn firewall(house: &Arc<House>) -> Result<Value> {
-    let current = house.planned()?;
+pub(crate) async fn firewall(work: &Arc<WorkState>) -> Result<Value> {
+    let current = work.core.plan.require()?;
     let stood = {
-        let _no_plan = house.applying.lock().await;
-        !firewall::raise(house).await?
+        let _no_plan = work.core.plan.lock_changes().await;
+        !firewall::raise(&work.cells.net).await?
     };
     let agents = current.house.agents.values();
     let agents = agents.map(|a| (format!("agent:{}", a.slug), a.egress.to_string()));

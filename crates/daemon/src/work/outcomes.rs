@@ -1,7 +1,7 @@
 //! What a finished task is reported as, and deliveries that failed for good.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::work::state::WorkState;
 use abbey_model::{Principal, Recipient};
 use abbey_store::{Note, TaskRow};
 use serde_json::json;
@@ -11,7 +11,7 @@ pub(crate) const TOLD_MAX: usize = 16 << 10;
 
 /// What cannot be delivered is entered in the log, and stays with its task.
 pub(crate) async fn undeliverable(
-    house: &House,
+    work: &WorkState,
     row: &TaskRow,
     recipient: &Recipient,
     why: &str,
@@ -22,7 +22,7 @@ pub(crate) async fn undeliverable(
         entity: format!("TASK-{}", row.number),
         detail: json!({ "recipient": recipient.to_string(), "why": why }),
     };
-    house.store.append(note).await?;
+    work.core.store.append(note).await?;
     Ok(())
 }
 

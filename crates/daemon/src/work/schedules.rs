@@ -1,9 +1,9 @@
 //! Work that comes by itself: fired at its instants, once each, whatever the host slept through (S2-16, S4-05).
 //! Between two instants nothing is read and nothing is written.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
+use crate::work::state::WorkState;
 use crate::work::workflows;
 use abbey_api::{
     Problem, ScheduleDoc, ScheduleLineView, ScheduleView, SchedulesDoc, Time, VERSION,
@@ -79,39 +79,39 @@ fn digest_of(schedule: &Schedule, zone: &str) -> String {
     abbey_support::digest::sha256_hex(&text)
 }
 
-fn work_of(house: &Arc<House>, one: &Planned<'_>, instant: Timestamp) -> Result<Work> {
+fn work_of(work: &Arc<WorkState>, one: &Planned<'_>, instant: Timestamp) -> Result<Work> {
     let key = format!("schedule {} {}", one.name, instant.0);
     match &one.schedule.does {
         Does::Workflow(name, input) => {
-            let new = workflows::new_run(house, name, input.clone(), Principal::House, Some(key))?;
-            Ok(Work::Run(Box::new(new), workflows::intakes(house)))
+            let new = workflows::new_run(work, name, input.clone(), Principal::House, Some(key))?;
+            Ok(Work::Run(Box::new(new), workflows::intakes(work)))
         }
         Does::Skill(skill, args) => Ok(Work::Task(Box::new(NewTask {
-            intake: house.intake_named(skill, args.clone()),
-            ..task(house, one, &format!("{}: {skill}", one.name), key)
+            intake: work.intake_named(skill, args.clone()),
+            ..task(work, one, &format!("{}: {skill}", one.name), key)
         }))),
-        Does::Task(text) => Ok(Work::Task(Box::new(task(house, one, text, key)))),
+        Does::Task(text) => Ok(Work::Task(Box::new(task(work, one, text, key)))),
     }
 }
 
 /// A task of the schedule's agent.
-fn task(house: &House, one: &Planned<'_>, text: &str, key: String) -> NewTask {
+fn task(work: &WorkState, one: &Planned<'_>, text: &str, key: String) -> NewTask {
     NewTask {
         idempotency: Some((key, abbey_support::digest::sha256_hex(text.as_bytes()))),
         delegated: one.schedule.timeout.map(|within| Delegated {
             within: Some(within),
             ..Delegated::default()
         }),
-        ..house.work_for(one.agent, text.to_owned())
+        ..work.task_for(one.agent, text.to_owned())
     }
 }
 
 /// Fires what is due until the house stops.
-pub(crate) async fn run(house: Arc<House>) {
-    let mut plans = house.plans.subscribe();
+pub(crate) async fn run(work: Arc<WorkState>) {
+    let mut plans = work.core.plan.subscribe();
     let mut known: Option<BTreeMap<String, ScheduleRow>> = None;
     loop {
-        let pause = match look(&house, &mut known).await {
+        let pause = match look(&work, &mut known).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(
@@ -123,7 +123,7 @@ pub(crate) async fn run(house: Arc<House>) {
             }
         };
         tokio::select! {
-            () = house.stop.cancelled() => return,
+            () = work.core.rt.stopped() => return,
             _ = plans.changed() => {}
             () = tokio::time::sleep(pause) => {}
         }
@@ -132,17 +132,17 @@ pub(crate) async fn run(house: Arc<House>) {
 
 /// One look; the pause until the next instant. `known` is what the store says, read once.
 pub(crate) async fn look(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     known: &mut Option<BTreeMap<String, ScheduleRow>>,
 ) -> Result<Duration> {
-    let Some(current) = house.current() else {
+    let Some(current) = work.core.plan.current() else {
         return Ok(SLEEP_MAX);
     };
     let zone = &current.house.budget.timezone;
     let all = planned(&current);
     let mut rows = match known.take() {
         Some(rows) => rows,
-        None => house.store.schedules().await?,
+        None => work.core.store.schedules().await?,
     };
     let gone: Vec<String> = rows
         .keys()
@@ -151,23 +151,26 @@ pub(crate) async fn look(
         .collect();
     if !gone.is_empty() {
         rows.retain(|name, _| !gone.contains(name));
-        house.store.forget_schedules(gone).await?;
+        work.core.store.forget_schedules(gone).await?;
     }
     let mut fresh = false;
     for one in &all {
         let digest = digest_of(one.schedule, zone);
         if rows.get(&one.name).is_none_or(|r| r.digest != digest) {
-            house.store.know_schedule(one.name.clone(), digest).await?;
+            work.core
+                .store
+                .know_schedule(one.name.clone(), digest)
+                .await?;
             fresh = true;
         }
     }
     if fresh {
-        rows = house.store.schedules().await?;
+        rows = work.core.store.schedules().await?;
     }
     let mut pause = SLEEP_MAX;
     for one in &all {
         if let Some(row) = rows.get_mut(&one.name) {
-            pause = pause.min(attend(house, one, row).await?);
+            pause = pause.min(attend(work, one, row).await?);
         }
     }
     *known = Some(rows);
@@ -175,8 +178,12 @@ pub(crate) async fn look(
 }
 
 /// Fires what is due of one schedule.
-async fn attend(house: &Arc<House>, one: &Planned<'_>, row: &mut ScheduleRow) -> Result<Duration> {
-    let now = house.store.now();
+async fn attend(
+    work: &Arc<WorkState>,
+    one: &Planned<'_>,
+    row: &mut ScheduleRow,
+) -> Result<Duration> {
+    let now = work.core.store.now();
     let catch_up: CatchUp = one.schedule.catch_up.parse().unwrap_or_default();
     // What is moved back is not due before it was.
     let ripe = |i: &Timestamp| *i + moved_back(&one.name, *i, one.schedule.jitter) <= now;
@@ -197,12 +204,12 @@ async fn attend(house: &Arc<House>, one: &Planned<'_>, row: &mut ScheduleRow) ->
             overlap,
         };
         for instant in &due.fire {
-            let work = Some((*instant, work_of(house, one, *instant)?));
-            let fire = settle(work, *instant, std::mem::take(&mut missed));
-            house.store.fire(fire).await?;
+            let due = Some((*instant, work_of(work, one, *instant)?));
+            let fire = settle(due, *instant, std::mem::take(&mut missed));
+            work.core.store.fire(fire).await?;
         }
         if missed > 0 || due.fire.last() != Some(&through) {
-            house.store.fire(settle(None, through, missed)).await?;
+            work.core.store.fire(settle(None, through, missed)).await?;
         }
         row.settled = through;
     }
@@ -214,8 +221,8 @@ async fn attend(house: &Arc<House>, one: &Planned<'_>, row: &mut ScheduleRow) ->
 }
 
 /// Fires one now, by hand, beside its own instants.
-pub(crate) async fn by_hand(house: &Arc<House>, name: &str) -> Result<()> {
-    let current = house.current();
+pub(crate) async fn by_hand(work: &Arc<WorkState>, name: &str) -> Result<()> {
+    let current = work.core.plan.current();
     let found = current.as_ref().and_then(|c| {
         let mut all = planned(c).into_iter();
         all.find(|p| p.name == name)
@@ -223,17 +230,17 @@ pub(crate) async fn by_hand(house: &Arc<House>, name: &str) -> Result<()> {
     let Some(one) = found else {
         return Err(unknown(name));
     };
-    let rows = house.store.schedules().await?;
-    let now = house.store.now();
+    let rows = work.core.store.schedules().await?;
+    let now = work.core.store.now();
     let fire = Fire {
         name: one.name.clone(),
         by: Principal::Operator,
         through: rows.get(name).map_or(now, |r| r.settled),
         missed: 0,
-        work: Some((now, work_of(house, &one, now)?)),
+        work: Some((now, work_of(work, &one, now)?)),
         overlap: one.schedule.overlap.parse().unwrap_or_default(),
     };
-    house.store.fire(fire).await?;
+    work.core.store.fire(fire).await?;
     Ok(())
 }
 
@@ -246,7 +253,7 @@ fn unknown(name: &str) -> crate::core::error::Error {
     .into()
 }
 
-fn view(house: &House, one: &Planned<'_>, row: Option<&ScheduleRow>) -> ScheduleView {
+fn view(work: &WorkState, one: &Planned<'_>, row: Option<&ScheduleRow>) -> ScheduleView {
     let when = match &one.schedule.when {
         When::Cron(text) => format!("cron {text}"),
         When::Every(every) => format!("every {} s", every.0 / 1000),
@@ -261,7 +268,7 @@ fn view(house: &House, one: &Planned<'_>, row: Option<&ScheduleRow>) -> Schedule
         true => r.last_run.map(|n| format!("WF-{n}")),
         false => r.last_task.map(|n| format!("TASK-{n}")),
     });
-    let now = house.store.now();
+    let now = work.core.store.now();
     let next = row.and_then(|r| one.timing.next(r.since, r.settled.max(now)));
     ScheduleView {
         name: one.name.clone(),
@@ -280,25 +287,25 @@ fn view(house: &House, one: &Planned<'_>, row: Option<&ScheduleRow>) -> Schedule
 }
 
 /// Every schedule.
-pub(crate) async fn list(house: &Arc<House>) -> Result<SchedulesDoc> {
-    let rows = house.store.schedules().await?;
-    let current = house.current();
+pub(crate) async fn list(work: &Arc<WorkState>) -> Result<SchedulesDoc> {
+    let rows = work.core.store.schedules().await?;
+    let current = work.core.plan.current();
     let all = current.as_ref().map(|c| planned(c)).unwrap_or_default();
     Ok(SchedulesDoc {
         version: VERSION,
         schedules: all
             .iter()
-            .map(|p| view(house, p, rows.get(&p.name)))
+            .map(|p| view(work, p, rows.get(&p.name)))
             .collect(),
         cursor: None,
     })
 }
 
 /// One of them with what it did.
-pub(crate) async fn show(house: &Arc<House>, name: &str) -> Result<ScheduleDoc> {
-    let all = list(house).await?.schedules;
+pub(crate) async fn show(work: &Arc<WorkState>, name: &str) -> Result<ScheduleDoc> {
+    let all = list(work).await?.schedules;
     let schedule = all.into_iter().find(|s| s.name == name);
-    let lines = house.store.schedule_history(name.to_owned()).await?;
+    let lines = work.core.store.schedule_history(name.to_owned()).await?;
     Ok(ScheduleDoc {
         version: VERSION,
         schedule: schedule.ok_or_else(|| unknown(name))?,
@@ -318,9 +325,8 @@ pub(crate) async fn show(house: &Arc<House>, name: &str) -> Result<ScheduleDoc> 
 mod tests {
     use super::*;
     use crate::api_server::plans;
-    use crate::boot::serve;
-    use crate::core::home::Home;
-    use crate::core::home::make_dir;
+    use crate::boot::control_plane::ControlPlane;
+    use crate::boot::testing;
     use crate::core::manual_clock::Turned;
     use abbey_model::TaskState;
     use abbey_store::{Clock, TaskFilter, TaskRow};
@@ -338,7 +344,7 @@ mod tests {
     }
 
     struct Stage {
-        house: Arc<House>,
+        house: Arc<ControlPlane>,
         clock: Arc<Turned>,
         known: Option<BTreeMap<String, ScheduleRow>>,
         _dir: tempfile::TempDir,
@@ -347,17 +353,11 @@ mod tests {
     impl Stage {
         async fn new(schedules: &str) -> Stage {
             let dir = tempfile::tempdir().unwrap();
-            make_dir(dir.path(), 0o711).unwrap();
-            let home = Home::new(dir.path().join("h"));
-            home.prepare().unwrap();
             // The evening before the clock goes back.
             let start: jiff::Timestamp = "2026-10-24T20:00:00Z".parse().unwrap();
             let clock = Arc::new(Turned(AtomicI64::new(start.as_millisecond())));
-            let injected: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
-            let (house, _backend) =
-                serve::open(&home, home.unprivileged_helper(), injected, (None, None))
-                    .await
-                    .unwrap();
+            let house =
+                testing::control_plane(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>).await;
             let mut stage = Stage {
                 house,
                 clock,
@@ -369,14 +369,19 @@ mod tests {
         }
 
         async fn apply(&mut self, schedules: &str) {
-            plans::apply(&self.house, manifest(schedules), None, Principal::Operator)
-                .await
-                .unwrap();
+            plans::apply(
+                &self.house.api,
+                manifest(schedules),
+                None,
+                Principal::Operator,
+            )
+            .await
+            .unwrap();
             self.look().await;
         }
 
         async fn look(&mut self) -> Duration {
-            look(&self.house, &mut self.known).await.unwrap()
+            look(&self.house.work, &mut self.known).await.unwrap()
         }
 
         /// Time passes, and the house looks every so often.
@@ -393,7 +398,7 @@ mod tests {
         }
 
         async fn row(&self) -> ScheduleRow {
-            self.house.store.schedules().await.unwrap()["a/s"].clone()
+            self.house.core.store.schedules().await.unwrap()["a/s"].clone()
         }
 
         async fn tasks(&self) -> Vec<TaskRow> {
@@ -401,7 +406,7 @@ mod tests {
                 limit: 500,
                 ..Default::default()
             };
-            self.house.store.tasks(filter).await.unwrap()
+            self.house.core.store.tasks(filter).await.unwrap()
         }
     }
 
@@ -413,10 +418,10 @@ mod tests {
             "s: {{ cron: '30 2 * * *', overlap: queue, {WORK} }}"
         ))
         .await;
-        let before = stage.house.store.counters().0;
+        let before = stage.house.core.store.counters().0;
         stage.live(2, 60).await;
         assert_eq!(
-            stage.house.store.counters().0,
+            stage.house.core.store.counters().0,
             before,
             "an idle evening writes nothing"
         );
@@ -475,6 +480,7 @@ mod tests {
         stage.live(2, 10).await;
         let lines = stage
             .house
+            .core
             .store
             .schedule_history("a/s".to_owned())
             .await
@@ -486,14 +492,14 @@ mod tests {
         // A piece of work has its own time, and then it is over.
         let task = stage.tasks().await.pop().unwrap();
         stage.clock.0.fetch_add(600_000, Ordering::SeqCst);
-        stage.house.store.sweep().await.unwrap();
+        stage.house.core.store.sweep().await.unwrap();
         let task = abbey_model::TaskRef::Id(task.id);
-        let state = stage.house.store.task(task).await.unwrap().state();
+        let state = stage.house.core.store.task(task).await.unwrap().state();
         assert_eq!(state, TaskState::TimedOut);
         // Changed, it begins anew; taken out, nothing of it is left.
         stage.apply(&format!("s: {{ every: 2h, {WORK} }}")).await;
         assert!(stage.row().await.since > first);
         stage.apply("").await;
-        assert!(stage.house.store.schedules().await.unwrap().is_empty());
+        assert!(stage.house.core.store.schedules().await.unwrap().is_empty());
     }
 }

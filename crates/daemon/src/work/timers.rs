@@ -1,9 +1,9 @@
-//! The timers of the house: leases, pauses, wakes, signatures, retention.
+//! The timers of the work: leases, pauses, wakes, signatures, retention.
 //!
 //! Each sleeps until the next instant that it knows of; an idle house reads and writes nothing.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::work::state::WorkState;
 use abbey_cells::hostd::FileName;
 use abbey_engine::schedule::Interval;
 use abbey_engine::task::Phase;
@@ -22,10 +22,10 @@ const UPKEEP: Duration = Duration::from_secs(3600);
 const RETENTION: Millis = Millis::from_secs(90 * 86_400);
 
 /// Ends leases and pauses at their instants.
-pub(crate) async fn sweeper(house: Arc<House>) {
-    let mut deadlines = house.store.subscribe(Topic::Deadlines);
+pub(crate) async fn sweeper(work: Arc<WorkState>) {
+    let mut deadlines = work.core.store.subscribe(Topic::Deadlines);
     loop {
-        let pause = match sweep(&house).await {
+        let pause = match sweep(&work).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(error = error.chain(), "the sweep of deadlines failed");
@@ -33,68 +33,77 @@ pub(crate) async fn sweeper(house: Arc<House>) {
             }
         };
         tokio::select! {
-            () = house.stop.cancelled() => return,
+            () = work.core.rt.stopped() => return,
             _ = deadlines.changed() => tokio::time::sleep(SWEEP_LEAST).await,
             () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-async fn sweep(house: &Arc<House>) -> Result<Duration> {
-    let Some(next) = house.store.next_deadline().await? else {
+async fn sweep(work: &Arc<WorkState>) -> Result<Duration> {
+    let Some(next) = work.core.store.next_deadline().await? else {
         return Ok(Duration::from_secs(86_400));
     };
-    let now = house.store.now();
+    let now = work.core.store.now();
     if next > now {
         return Ok(next.since(now).to_std());
     }
-    let changed = house.store.sweep().await?;
+    let changed = work.core.store.sweep().await?;
     for task in changed {
-        if matches!(task.phase, Phase::Pending { not_before } if not_before <= house.store.now()) {
-            house.admit_again(&task).await?;
+        if matches!(task.phase, Phase::Pending { not_before } if not_before <= work.core.store.now())
+        {
+            work.admit_again(&task).await?;
         }
     }
     Ok(SWEEP_LEAST)
 }
 
+/// What the waker knows of each agent's wakes; all of it is in the store as well.
+#[derive(Default)]
+pub(crate) struct Heartbeats {
+    /// Number of the last wake that fired.
+    fired: BTreeMap<Slug, u64>,
+    /// When the counting of wakes began.
+    anchors: BTreeMap<CellName, Timestamp>,
+}
+
 /// Wakes agents at their instants, and only when there is something to consider (S3-20).
-pub(crate) async fn waker(house: Arc<House>) {
-    let mut fired: BTreeMap<Slug, u64> = match house.store.wakes().await {
-        Ok(fired) => fired,
-        Err(error) => {
-            tracing::error!(%error, "the wakes could not be read");
-            BTreeMap::new()
-        }
-    };
+pub(crate) async fn waker(work: Arc<WorkState>) {
+    let mut heartbeats = Heartbeats::default();
+    match work.core.store.wakes().await {
+        Ok(fired) => heartbeats.fired = fired,
+        Err(error) => tracing::error!(%error, "the wakes could not be read"),
+    }
     loop {
-        let pause = wake(&house, &mut fired).await.unwrap_or_else(|error| {
+        let pause = wake(&work, &mut heartbeats).await.unwrap_or_else(|error| {
             tracing::error!(error = error.chain(), "the wakes could not be looked at");
             Duration::from_secs(60)
         });
         tokio::select! {
-            () = house.stop.cancelled() => return,
+            () = work.core.rt.stopped() => return,
             () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
 /// Fires what is due; the pause until the next.
-pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) -> Result<Duration> {
+pub(crate) async fn wake(work: &Arc<WorkState>, heartbeats: &mut Heartbeats) -> Result<Duration> {
+    let Heartbeats { fired, anchors } = heartbeats;
     // Often enough to notice a new plan, without asking the database for anything.
     let mut pause = Duration::from_secs(30);
-    let Some(current) = house.current() else {
+    let Some(current) = work.core.plan.current() else {
         return Ok(pause);
     };
     for agent in current.house.agents.values() {
         let Some(wake) = agent.wake else { continue };
-        let anchor = anchor(house, &agent.slug).await?;
+        let anchor = anchor(work, anchors, &agent.slug).await?;
         let interval = Interval {
             anchor,
             every: wake.every,
             jitter: wake.jitter,
             seed: agent.slug.to_string(),
         };
-        let now = house.store.now();
+        let now = work.core.store.now();
         let last = fired.get(&agent.slug).copied().unwrap_or(0);
         let (number, at) = interval.next(last, now);
         if at > now {
@@ -102,10 +111,10 @@ pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) ->
             continue;
         }
         fired.insert(agent.slug.clone(), number);
-        let text = heartbeat(house, &agent.slug).await;
+        let text = heartbeat(work, &agent.slug).await;
         if text.trim().is_empty() {
             // Nothing to consider: no task, no model, no entry; counted for the metrics.
-            house.wakes_skipped.fetch_add(1, Ordering::Relaxed);
+            work.counters.wakes_skipped.fetch_add(1, Ordering::Relaxed);
             continue;
         }
         let new = NewTask {
@@ -113,46 +122,54 @@ pub(crate) async fn wake(house: &Arc<House>, fired: &mut BTreeMap<Slug, u64>) ->
                 format!("wake {} {number}", agent.slug),
                 abbey_support::digest::sha256_hex(text.as_bytes()),
             )),
-            ..house.work_for(&agent.slug, text)
+            ..work.task_for(&agent.slug, text)
         };
-        house.store.note_wake(agent.slug.clone(), number).await?;
-        house.store.add_task(new).await?;
+        work.core
+            .store
+            .note_wake(agent.slug.clone(), number)
+            .await?;
+        work.core.store.add_task(new).await?;
     }
     Ok(pause)
 }
 
 /// From when an agent's wakes count: when its cell was first wanted. Read once and kept.
-async fn anchor(house: &House, agent: &Slug) -> Result<Timestamp> {
+async fn anchor(
+    work: &WorkState,
+    anchors: &mut BTreeMap<CellName, Timestamp>,
+    agent: &Slug,
+) -> Result<Timestamp> {
     let cell = CellName::Agent(agent.clone());
-    if let Some(at) = house.anchors.lock().await.get(&cell) {
+    if let Some(at) = anchors.get(&cell) {
         return Ok(*at);
     }
-    let at = house
+    let at = work
+        .core
         .store
         .cells()
         .await?
         .get(&cell)
-        .map_or_else(|| house.store.now(), |row| row.since);
-    house.anchors.lock().await.insert(cell, at);
+        .map_or_else(|| work.core.store.now(), |row| row.since);
+    anchors.insert(cell, at);
     Ok(at)
 }
 
 /// The agent's heartbeat document, its own file; what cannot be read is taken for empty.
-async fn heartbeat(house: &House, agent: &Slug) -> String {
-    let (hostd, owner) = (Arc::clone(&house.hostd), CellName::Agent(agent.clone()));
+async fn heartbeat(work: &WorkState, agent: &Slug) -> String {
+    let (hostd, owner) = (Arc::clone(&work.core.hostd), CellName::Agent(agent.clone()));
     let read = crate::core::hostd::ask(move || hostd.read(owner, FileName::Heartbeat)).await;
     read.unwrap_or_default()
 }
 
 /// Signs the head of the chain and lets old tasks go.
-pub(crate) async fn upkeep(house: Arc<House>) {
+pub(crate) async fn upkeep(work: Arc<WorkState>) {
     loop {
         tokio::select! {
-            () = house.stop.cancelled() => return,
+            () = work.core.rt.stopped() => return,
             () = tokio::time::sleep(UPKEEP) => {}
         }
-        let signed = house.store.checkpoint().await.map(drop);
-        let retained = house.store.retain(RETENTION).await.map(drop);
+        let signed = work.core.store.checkpoint().await.map(drop);
+        let retained = work.core.store.retain(RETENTION).await.map(drop);
         if let Err(error) = signed.and(retained) {
             tracing::error!(%error, "the upkeep failed");
         }
@@ -163,9 +180,9 @@ pub(crate) async fn upkeep(house: Arc<House>) {
 mod tests {
     use super::*;
     use crate::api_server::plans;
-    use crate::boot::serve;
+    use crate::boot::control_plane::ControlPlane;
+    use crate::boot::testing;
     use crate::core::home::Home;
-    use crate::core::home::make_dir;
     use crate::core::manual_clock::Turned;
     use abbey_model::Principal;
     use abbey_store::Clock;
@@ -186,45 +203,40 @@ agents:
     #[tokio::test(flavor = "multi_thread")]
     async fn an_idle_day_writes_nothing_and_asks_no_model() {
         let dir = tempfile::tempdir().unwrap();
-        make_dir(dir.path(), 0o711).unwrap();
         let home = Home::new(dir.path().join("h"));
-        home.prepare().unwrap();
         let clock = Arc::new(Turned(AtomicI64::new(1_800_000_000_000)));
-        let injected: Arc<dyn Clock> = Arc::clone(&clock) as Arc<dyn Clock>;
-        let (house, _backend) =
-            serve::open(&home, home.unprivileged_helper(), injected, (None, None))
-                .await
-                .unwrap();
+        let house = testing::control_plane(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>).await;
         let body = abbey_api::ManifestBody {
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
         };
-        plans::apply(&house, body, None, Principal::Operator)
+        plans::apply(&house.api, body, None, Principal::Operator)
             .await
             .unwrap();
-        let mut fired = BTreeMap::new();
-        let mut day = async |house: &Arc<House>| {
+        let mut heartbeats = Heartbeats::default();
+        let mut day = async |house: &Arc<ControlPlane>| {
             for _ in 0..50 {
                 clock.0.fetch_add(30 * 60 * 1000, Ordering::SeqCst);
-                sweep(house).await.unwrap();
-                wake(house, &mut fired).await.unwrap();
+                sweep(&house.work).await.unwrap();
+                wake(&house.work, &mut heartbeats).await.unwrap();
             }
         };
-        let before = (house.store.counters().0, house.store.head());
+        let before = (house.core.store.counters().0, house.core.store.head());
         day(&house).await;
         assert_eq!(
-            (house.store.counters().0, house.store.head()),
+            (house.core.store.counters().0, house.core.store.head()),
             before,
             "no transaction, no entry"
         );
-        assert_eq!(house.wakes_skipped.load(Ordering::SeqCst), 1);
-        assert_eq!(house.model_calls.load(Ordering::SeqCst), 0);
+        assert_eq!(house.work.counters.wakes_skipped.load(Ordering::SeqCst), 1);
+        assert_eq!(house.work.counters.model_calls.load(Ordering::SeqCst), 0);
         let heartbeat = home.agent("sysadmin").join("workspace/HEARTBEAT.md");
         std::fs::write(heartbeat, "How much free disk space is there?").unwrap();
         day(&house).await;
         let tasks = house
+            .core
             .store
             .tasks(abbey_store::TaskFilter {
                 limit: 10,

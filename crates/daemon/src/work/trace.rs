@@ -3,9 +3,8 @@
 //!
 //! Source: W3C Trace Context, level 1, `traceparent`: version, 16 bytes of trace, 8 of parent, flags; in hexadecimal.
 
-use crate::boot::house::House;
 use abbey_model::{RunId, TaskRef};
-use abbey_store::TaskRow;
+use abbey_store::{Storage, TaskRow};
 
 /// What makes the traces of this house its own.
 pub(crate) struct Traces(String);
@@ -42,13 +41,9 @@ impl Traces {
 }
 
 /// What is sent along with a call of a model: the trace of the run's task, and the run as its parent.
-pub(crate) async fn parent(house: &House, run: RunId) -> Option<String> {
-    let run = house.store.run(run).await.ok()?;
-    let row = house.store.task(TaskRef::Id(run.task)).await.ok()?;
+pub(crate) async fn parent(store: &dyn Storage, traces: &Traces, run: RunId) -> Option<String> {
+    let run = store.run(run).await.ok()?;
+    let row = store.task(TaskRef::Id(run.task)).await.ok()?;
     let parent = abbey_support::digest::sha256_hex(run.id.to_string().as_bytes());
-    Some(format!(
-        "00-{}-{}-01",
-        house.traces.task(&row),
-        parent.get(..16)?
-    ))
+    Some(format!("00-{}-{}-01", traces.task(&row), parent.get(..16)?))
 }

@@ -2,8 +2,8 @@
 //! (S3-29 to S3-33). What a step begins and that the step has begun is one transaction, so nothing here can be
 //! interrupted at a wrong moment.
 
-use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::work::state::WorkState;
 use abbey_api::{EventBody, HeardDoc, Problem, VERSION};
 use abbey_engine::workflow::{Act, Begin, State, Workflow};
 use abbey_model::{FaultKind, Principal, Slug};
@@ -30,12 +30,12 @@ pub(crate) fn digest(workflow: &Workflow) -> String {
 }
 
 /// Brings runs on until the house stops.
-pub(crate) async fn run(house: Arc<House>) {
-    let mut work = house.store.subscribe(Topic::Work);
-    let mut approvals = house.store.subscribe(Topic::Approvals);
-    let mut runs = house.store.subscribe(Topic::Workflows);
+pub(crate) async fn run(work: Arc<WorkState>) {
+    let mut tasks = work.core.store.subscribe(Topic::Work);
+    let mut approvals = work.core.store.subscribe(Topic::Approvals);
+    let mut runs = work.core.store.subscribe(Topic::Workflows);
     loop {
-        let pause = match look(&house).await {
+        let pause = match look(&work).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(
@@ -46,8 +46,8 @@ pub(crate) async fn run(house: Arc<House>) {
             }
         };
         tokio::select! {
-            () = house.stop.cancelled() => return,
-            _ = work.changed() => {}
+            () = work.core.rt.stopped() => return,
+            _ = tasks.changed() => {}
             _ = approvals.changed() => {}
             _ = runs.changed() => {}
             () = tokio::time::sleep(pause) => {}
@@ -56,19 +56,19 @@ pub(crate) async fn run(house: Arc<House>) {
 }
 
 /// Brings on what can go on; the pause until something happens by itself.
-pub(crate) async fn look(house: &Arc<House>) -> Result<Duration> {
+pub(crate) async fn look(work: &Arc<WorkState>) -> Result<Duration> {
     let mut stuck: Vec<u64> = Vec::new();
     loop {
-        let (mut due, next) = house.store.workflows_due().await?;
+        let (mut due, next) = work.core.store.workflows_due().await?;
         due.retain(|number| !stuck.contains(number));
         if due.is_empty() {
-            let now = house.store.now();
+            let now = work.core.store.now();
             let pause = next.map_or(LOOK, |at| at.since(now).to_std().min(LOOK));
             return Ok(pause.max(Duration::from_millis(20)));
         }
         for number in due {
             // One that cannot go on holds up no other.
-            if let Err(error) = nudge(house, number, Nudge::Look).await {
+            if let Err(error) = nudge(work, number, Nudge::Look).await {
                 tracing::error!(
                     run = number,
                     error = error.chain(),
@@ -81,8 +81,8 @@ pub(crate) async fn look(house: &Arc<House>) -> Result<Duration> {
 }
 
 /// What admission needs to know of the tasks that runs begin.
-pub(crate) fn intakes(house: &Arc<House>) -> Intakes {
-    let house = Arc::clone(house);
+pub(crate) fn intakes(work: &Arc<WorkState>) -> Intakes {
+    let work = Arc::clone(work);
     Box::new(move |begin: &Begin| match &begin.act {
         Act::Skill { skill, .. } => {
             let text = |value: &Value| match value {
@@ -90,31 +90,32 @@ pub(crate) fn intakes(house: &Arc<House>) -> Intakes {
                 other => other.to_string(),
             };
             let args = begin.data.iter().map(|(k, v)| (k.clone(), text(v)));
-            house.intake_named(skill, args.collect())
+            work.intake_named(skill, args.collect())
         }
         // Only what was written in the definition is matched, never what flows through it.
-        Act::Task { text, .. } => house.intake(text),
-        Act::Approval { .. } | Act::Event { .. } | Act::Pause(_) => house.intake(""),
+        Act::Task { text, .. } => work.intake(text),
+        Act::Approval { .. } | Act::Event { .. } | Act::Pause(_) => work.intake(""),
     })
 }
 
-async fn nudge(house: &Arc<House>, number: u64, nudge: Nudge) -> Result<WorkflowRow> {
-    let row = house
+async fn nudge(work: &Arc<WorkState>, number: u64, nudge: Nudge) -> Result<WorkflowRow> {
+    let row = work
+        .core
         .store
-        .advance_workflow(number, nudge, intakes(house))
+        .advance_workflow(number, nudge, intakes(work))
         .await?;
     Ok(row)
 }
 
 /// A run to be started, its input checked.
 pub(crate) fn new_run(
-    house: &House,
+    work: &WorkState,
     name: &Slug,
     input: BTreeMap<String, Value>,
     by: Principal,
     key: Option<String>,
 ) -> Result<NewRun> {
-    let current = house.current();
+    let current = work.core.plan.current();
     let workflow = current.as_ref().and_then(|c| c.house.workflows.get(name));
     let workflow = workflow.ok_or_else(|| {
         Problem::new(
@@ -145,17 +146,17 @@ pub(crate) fn new_run(
 
 /// Starts a run; whether it is a new one.
 pub(crate) async fn start(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     name: &Slug,
     input: BTreeMap<String, Value>,
     by: Principal,
     key: Option<String>,
 ) -> Result<(WorkflowRow, bool)> {
-    let new = new_run(house, name, input, by, key)?;
-    let (number, new) = house.store.start_workflow(new).await?;
+    let new = new_run(work, name, input, by, key)?;
+    let (number, new) = work.core.store.start_workflow(new).await?;
     let row = match new {
-        true => nudge(house, number, Nudge::Look).await?,
-        false => house.store.workflow(number).await?,
+        true => nudge(work, number, Nudge::Look).await?,
+        false => work.core.store.workflow(number).await?,
     };
     Ok((row, new))
 }
@@ -171,21 +172,21 @@ pub(crate) fn number(text: &str) -> Result<u64> {
 }
 
 /// Calls a run off.
-pub(crate) async fn cancel(house: &Arc<House>, number: u64) -> Result<WorkflowRow> {
-    nudge(house, number, Nudge::CallOff(Principal::Operator)).await
+pub(crate) async fn cancel(work: &Arc<WorkState>, number: u64) -> Result<WorkflowRow> {
+    nudge(work, number, Nudge::CallOff(Principal::Operator)).await
 }
 
 /// A run once it is over, or as it stands when patience is.
 pub(crate) async fn wait_until_over(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     number: u64,
     patience: Duration,
 ) -> Result<WorkflowRow> {
     let until = tokio::time::Instant::now() + patience;
-    let mut runs = house.store.subscribe(Topic::Workflows);
+    let mut runs = work.core.store.subscribe(Topic::Workflows);
     loop {
         runs.mark_unchanged();
-        let row = house.store.workflow(number).await?;
+        let row = work.core.store.workflow(number).await?;
         if row.run.state.is_over() || tokio::time::Instant::now() >= until {
             return Ok(row);
         }
@@ -195,7 +196,7 @@ pub(crate) async fn wait_until_over(
 
 /// Something happened: runs that wait for it hear of it, and workflows that start at it start.
 pub(crate) async fn event(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     name: &Slug,
     body: EventBody,
     by: Principal,
@@ -216,7 +217,7 @@ pub(crate) async fn event(
     };
     if let Some(run) = &body.run {
         let number = number(run)?;
-        nudge(house, number, told(body.data)).await?;
+        nudge(work, number, told(body.data)).await?;
         heard.told.push(format!("WF-{number}"));
         return Ok(heard);
     }
@@ -227,12 +228,12 @@ pub(crate) async fn event(
             && !row.run.heard.contains_key(name)
             && steps.any(|s| s.act == event)
     };
-    let open = house.store.workflows(true, HEARING_MAX).await?;
+    let open = work.core.store.workflows(true, HEARING_MAX).await?;
     for row in open.iter().filter(|r| waits(r)) {
-        nudge(house, row.number, told(body.data.clone())).await?;
+        nudge(work, row.number, told(body.data.clone())).await?;
         heard.told.push(format!("WF-{}", row.number));
     }
-    let current = house.current();
+    let current = work.core.plan.current();
     let workflows = current.iter().flat_map(|c| &c.house.workflows);
     for (workflow, _) in workflows.filter(|(_, w)| w.on.contains(name)) {
         let payload = match &body.data {
@@ -241,7 +242,7 @@ pub(crate) async fn event(
         };
         let input = BTreeMap::from([("payload".to_owned(), payload)]);
         let key = key.as_ref().map(|k| format!("event {name} {k} {workflow}"));
-        let (row, _) = start(house, workflow, input, by.clone(), key).await?;
+        let (row, _) = start(work, workflow, input, by.clone(), key).await?;
         heard.started.push(format!("WF-{}", row.number));
     }
     Ok(heard)

@@ -3,9 +3,9 @@
 
 mod openclaw;
 
+use crate::api_server::state::ApiState;
 use crate::api_server::web;
 use crate::api_server::web::{Doc, header};
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::work::workflows;
 use abbey_api::{EventBody, Problem};
@@ -98,7 +98,7 @@ fn verified(
 
 /// The door for deliveries: their signature is their credential.
 pub(crate) async fn door(
-    State(house): State<Arc<House>>,
+    State(house): State<Arc<ApiState>>,
     Path(name): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -118,28 +118,19 @@ pub(crate) async fn door(
 }
 
 /// Whether one more delivery of a hook is taken in this minute: whoever has its secret cannot flood the house.
-fn allowed_now(house: &House, hook: &Slug) -> bool {
-    let minute = house.store.now().0 / 60_000;
-    let mut counts = house
-        .deliveries
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let (at, count) = counts.entry(hook.clone()).or_insert((minute, 0));
-    if *at != minute {
-        (*at, *count) = (minute, 0);
-    }
-    *count += 1;
-    *count <= DELIVERIES_MAX
+fn allowed_now(house: &ApiState, hook: &Slug) -> bool {
+    let minute = house.core.store.now().0 / 60_000;
+    house.count_delivery(hook, minute) <= DELIVERIES_MAX
 }
 
 /// What a delivery comes to.
 async fn receive(
-    house: &Arc<House>,
+    house: &Arc<ApiState>,
     name: &str,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Value> {
-    let current = house.current();
+    let current = house.core.plan.current();
     let found = name.parse::<Slug>().ok();
     let hook = found.zip(current.as_ref());
     let hook = hook.and_then(|(name, c)| Some((name.clone(), c.house.hooks.get(&name)?, c)));
@@ -148,9 +139,11 @@ async fn receive(
         return Err(Problem::new(FaultKind::NotFound, text).into());
     };
     let secret = house
-        .secret(&hook.secret, &current.base_dir)
+        .core
+        .secrets
+        .resolve(&hook.secret, &current.base_dir)
         .map_err(|why| Problem::new(FaultKind::Unavailable, why))?;
-    let now = house.store.now();
+    let now = house.core.store.now();
     let key = verified(hook.kind, &secret, headers, body, now.0 / 1000).map_err(|why| {
         tracing::warn!(hook = name.as_str(), why, "a delivery was refused");
         refused(format!("hook `{name}`: {why}"))
@@ -171,7 +164,8 @@ async fn receive(
                 other => json!({ "value": other }),
             };
             let input = BTreeMap::from([("payload".to_owned(), payload)]);
-            let started = workflows::start(house, workflow, input, Principal::House, Some(key));
+            let started =
+                workflows::start(&house.work, workflow, input, Principal::House, Some(key));
             Ok(json!({ "run": format!("WF-{}", started.await?.0.number) }))
         }
         Then::Event(event) => {
@@ -179,7 +173,7 @@ async fn receive(
                 data: payload,
                 run: None,
             };
-            let heard = workflows::event(house, event, body, Principal::House, Some(key));
+            let heard = workflows::event(&house.work, event, body, Principal::House, Some(key));
             let heard = heard.await?;
             Ok(json!({ "told": heard.told, "started": heard.started }))
         }
@@ -247,7 +241,7 @@ fn subject(event: &str, payload: &Value) -> Option<Subject> {
 }
 
 async fn task(
-    house: &Arc<House>,
+    house: &Arc<ApiState>,
     (name, hook): (&Slug, &Hook),
     agent: &Slug,
     subject: Subject,
@@ -275,9 +269,9 @@ async fn task(
             data: subject.data,
             ..Delegated::default()
         }),
-        ..house.work_for(agent, text)
+        ..house.work.task_for(agent, text)
     };
-    let added = house.store.add_task(new).await?;
+    let added = house.core.store.add_task(new).await?;
     Ok(json!({ "task": format!("TASK-{}", added.task.number), "new": added.new }))
 }
 

@@ -4,8 +4,8 @@
 //! Source: OpenClaw's page on webhooks (read 2026-11): fields, 202 and 200, 401, 400, 413; no credential in a query.
 
 use super::{allowed_now, header};
+use crate::api_server::state::ApiState;
 use crate::api_server::web;
-use crate::boot::house::House;
 use abbey_model::{Millis, Priority, Slug};
 use abbey_plan::{Hook, HookKind, Then};
 use abbey_store::{Delegated, NewTask};
@@ -55,7 +55,7 @@ fn refused(status: StatusCode, why: &str) -> Response {
 
 /// Serves one of the two names.
 pub(super) async fn door(
-    house: &Arc<House>,
+    house: &Arc<ApiState>,
     name: &str,
     uri: &Uri,
     headers: &HeaderMap,
@@ -67,7 +67,7 @@ pub(super) async fn door(
 }
 
 async fn serve(
-    house: &Arc<House>,
+    house: &Arc<ApiState>,
     name: &str,
     uri: &Uri,
     headers: &HeaderMap,
@@ -79,7 +79,7 @@ async fn serve(
             "a credential comes in a header, and nothing else is asked for in a query",
         ));
     }
-    let current = house.current();
+    let current = house.core.plan.current();
     let declared = current.as_ref().and_then(|c| {
         let mut hooks = c.house.hooks.iter();
         hooks
@@ -92,7 +92,7 @@ async fn serve(
             "no hook of kind `openclaw` is declared",
         ));
     };
-    let secret = house.secret(&hook.secret, &current.base_dir);
+    let secret = house.core.secrets.resolve(&hook.secret, &current.base_dir);
     let secret = secret.map_err(|why| refused(StatusCode::SERVICE_UNAVAILABLE, &why))?;
     let bearer = header(headers, "authorization").and_then(|h| h.strip_prefix("Bearer "));
     let given = bearer
@@ -194,7 +194,7 @@ fn said(hook: &Hook, fixed: &str, message: &str) -> Result<String, String> {
 }
 
 async fn give(
-    house: &Arc<House>,
+    house: &Arc<ApiState>,
     agent: &Slug,
     text: String,
     (hook, data): (&Hook, Value),
@@ -214,9 +214,9 @@ async fn give(
             data,
             ..Delegated::default()
         }),
-        ..house.work_for(agent, text)
+        ..house.work.task_for(agent, text)
     };
-    let added = house.store.add_task(new).await.map_err(|error| {
+    let added = house.core.store.add_task(new).await.map_err(|error| {
         let status = match error.kind() {
             abbey_model::FaultKind::Conflict => StatusCode::CONFLICT,
             _ => StatusCode::SERVICE_UNAVAILABLE,

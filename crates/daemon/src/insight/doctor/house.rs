@@ -1,8 +1,8 @@
 //! What the house stands on: its state, its helper, its host.
 
 use super::checks::Checks;
-use crate::boot::house::House;
 use crate::core::error::Result;
+use crate::work::state::WorkState;
 use abbey_api::CheckSeverity;
 use abbey_engine::saga::State;
 use abbey_model::{CellKind, Metric};
@@ -17,11 +17,11 @@ const SPACE_LEAST: u64 = 64 << 20;
 const CLOCK_AHEAD_MOST: i64 = 2000;
 
 /// Checks of state and host; what the host says.
-pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<HostFacts> {
+pub(super) async fn host(work: &Arc<WorkState>, checks: &mut Checks) -> Result<HostFacts> {
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
-    let verdict = house.store.verify().await?;
+    let verdict = work.core.store.verify().await?;
     add(
         "activity_chain",
         verdict.ok,
@@ -38,7 +38,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
         },
         "keep the file as evidence and restore a backup from before that entry",
     );
-    let accounts = house.store.budgets().await?;
+    let accounts = work.core.store.budgets().await?;
     let over = accounts
         .iter()
         .filter(|a| a.metric == Metric::Tokens && a.left() == Some(0) && a.limit != Some(0))
@@ -50,7 +50,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
         format!("{over} token budgets are used up"),
         "raise them in the manifest, or wait for their reset (`abbey budget show`)",
     );
-    let stat = rustix::fs::statvfs(house.home.root()).ok();
+    let stat = rustix::fs::statvfs(work.core.home.root()).ok();
     let free = stat.map_or(0, |s| s.f_bavail * s.f_frsize);
     add(
         "disk_space",
@@ -59,7 +59,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
         format!("{} MiB are free for the state", free >> 20),
         "free some space on that file system",
     );
-    let mode = std::fs::metadata(house.home.operator_token())
+    let mode = std::fs::metadata(work.core.home.operator_token())
         .map_or(0o777, |m| m.permissions().mode() & 0o777);
     add(
         "operator_credential",
@@ -68,7 +68,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
         format!("the operator's credential has mode {mode:03o}"),
         "chmod 600 the file `operator.token`",
     );
-    let hostd = Arc::clone(&house.hostd);
+    let hostd = Arc::clone(&work.core.hostd);
     let helper = crate::core::hostd::ask(move || Ok((hostd.hello()?, hostd.observe()?))).await;
     add(
         "hostd",
@@ -107,7 +107,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
         "start the house as root, with nftables installed",
     );
     let uses = |kind: CellKind| {
-        let current = house.current();
+        let current = work.core.plan.current();
         current.is_some_and(|c| c.house.agents.values().any(|a| a.cell == kind))
     };
     let images = facts.images.len();
@@ -131,7 +131,7 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
         },
         "install what is missing, or use another kind of cell",
     );
-    let skills = house.skills();
+    let skills = work.skills.current();
     add(
         "skills",
         skills.invalid.is_empty(),
@@ -142,7 +142,8 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
         },
         "`abbey skill check DIR` tells every mistake",
     );
-    let stuck = house
+    let stuck = work
+        .core
         .store
         .open_sagas()
         .await?
@@ -175,21 +176,21 @@ pub(super) async fn host(house: &Arc<House>, checks: &mut Checks) -> Result<Host
         CheckSeverity::Info,
         format!(
             "{} model calls and {} skipped wakes since its start",
-            house.model_calls.load(Ordering::Relaxed),
-            house.wakes_skipped.load(Ordering::Relaxed)
+            work.counters.model_calls.load(Ordering::Relaxed),
+            work.counters.wakes_skipped.load(Ordering::Relaxed)
         ),
         "",
     );
-    clock(house, checks);
-    credentials(house, checks);
+    clock(work, checks);
+    credentials(work, checks);
     Ok(facts)
 }
 
 /// The store's clock follows the wall forwards and never backwards, so a wall that was set back is behind it.
-fn clock(house: &House, checks: &mut Checks) {
+fn clock(work: &WorkState, checks: &mut Checks) {
     let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let wall = wall.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
-    let ahead = house.store.now().0.saturating_sub(wall);
+    let ahead = work.core.store.now().0.saturating_sub(wall);
     checks.add(
         "clock",
         ahead <= CLOCK_AHEAD_MOST,
@@ -206,15 +207,15 @@ fn clock(house: &House, checks: &mut Checks) {
 }
 
 /// Every secret that the house itself must read.
-fn credentials(house: &House, checks: &mut Checks) {
-    let Some(current) = house.current() else {
+fn credentials(work: &WorkState, checks: &mut Checks) {
+    let Some(current) = work.core.plan.current() else {
         return;
     };
     let mut missing = Vec::new();
     let mut count = 0;
     for (subject, secret) in current.house.secrets() {
         count += 1;
-        if let Err(why) = house.secret(secret, &current.base_dir) {
+        if let Err(why) = work.core.secrets.resolve(secret, &current.base_dir) {
             missing.push(format!("{subject}: {why}"));
         }
     }

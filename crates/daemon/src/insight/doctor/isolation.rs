@@ -1,9 +1,9 @@
 //! Isolation, proved by trying: each agent that is up reads what is not its own, and must fail (S2-29).
 
 use super::checks::Checks;
-use crate::boot::house::House;
 use crate::cells::exec;
 use crate::core::error::Result;
+use crate::work::state::WorkState;
 use abbey_api::CheckSeverity;
 use abbey_model::{CellName, Slug};
 use abbey_plan::HostFacts;
@@ -20,32 +20,32 @@ const PROBE: &str =
 
 /// Tries every agent that is up.
 pub(super) async fn tried(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     facts: &HostFacts,
     checks: &mut Checks,
 ) -> Result<()> {
-    let Some(current) = house.current() else {
+    let Some(current) = work.core.plan.current() else {
         return Ok(());
     };
     let up = |slug: &&Slug| {
-        let record = house.backend.record(&CellName::Agent((*slug).clone()));
+        let record = work.cells.backend.record(&CellName::Agent((*slug).clone()));
         let record = record.ok().flatten();
         record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive))
     };
     for slug in current.house.agents.keys().filter(up).take(TRIED_MAX) {
         let others = current.house.agents.keys().filter(|o| *o != slug);
         let theirs = others.flat_map(|other| {
-            let dir = house.home.agent(other.as_str());
+            let dir = work.core.home.agent(other.as_str());
             [
                 dir.join("home/token"),
                 dir.join("key"),
                 dir.join("workspace/MEMORY.md"),
             ]
         });
-        let ours = [house.home.operator_token(), house.home.database()];
+        let ours = [work.core.home.operator_token(), work.core.home.database()];
         let mut argv = ["sh", "-c", PROBE, "sh"].map(str::to_owned).to_vec();
         argv.extend(theirs.chain(ours).map(|p| p.display().to_string()));
-        let (good, text) = match exec::quietly(house, slug, argv, WITHIN).await {
+        let (good, text) = match exec::quietly(&work.cells, slug, argv, WITHIN).await {
             Ok((0, read)) if read.trim().is_empty() => {
                 (true, format!("{slug} reads nothing that is not its own"))
             }

@@ -1,13 +1,13 @@
-//! Checks of a house, each with a remedy; and what can be mended without losing anything (S2-26 to S2-29).
+//! Checks of a work, each with a remedy; and what can be mended without losing anything (S2-26 to S2-29).
 
 mod checks;
 mod house;
 mod isolation;
 mod work;
 
-use crate::boot::house::House;
 use crate::cells::provision;
 use crate::core::error::Result;
+use crate::work::state::WorkState;
 use abbey_api::{CheckState, DoctorDoc, VERSION};
 use abbey_model::Principal;
 use abbey_store::Note;
@@ -17,13 +17,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 /// Runs every check.
-pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
+pub(crate) async fn examine(work: &Arc<WorkState>) -> Result<DoctorDoc> {
     let mut checks = Checks::default();
-    let facts = house::host(house, &mut checks).await?;
-    work::agents(house, &facts, &mut checks).await?;
-    work::schedules(house, &mut checks).await?;
-    work::models(house, &mut checks).await;
-    isolation::tried(house, &facts, &mut checks).await?;
+    let facts = house::host(work, &mut checks).await?;
+    work::agents(work, &facts, &mut checks).await?;
+    work::schedules(work, &mut checks).await?;
+    work::models(work, &mut checks).await;
+    isolation::tried(work, &facts, &mut checks).await?;
     Ok(DoctorDoc {
         version: VERSION,
         checks: checks.0,
@@ -33,9 +33,9 @@ pub(crate) async fn examine(house: &Arc<House>) -> Result<DoctorDoc> {
 
 /// Mends what can be mended and undone, and looks again: modes and owners of the house's files, files and claims of
 /// agents that came or went half, the firewall, work that waits for what is there by now.
-pub(crate) async fn fix(house: &Arc<House>) -> Result<DoctorDoc> {
-    let before = examine(house).await?;
-    let token = house.home.operator_token();
+pub(crate) async fn fix(work: &Arc<WorkState>) -> Result<DoctorDoc> {
+    let before = examine(work).await?;
+    let token = work.core.home.operator_token();
     if let Ok(meta) = std::fs::metadata(&token)
         && meta.permissions().mode() & 0o777 != 0o600
     {
@@ -44,15 +44,15 @@ pub(crate) async fn fix(house: &Arc<House>) -> Result<DoctorDoc> {
             .map_err(crate::core::error::Error::file("protect", &token))?;
     }
     let settled = {
-        let _one_at_a_time = house.applying.lock().await;
-        provision::settle(house).await
+        let _one_at_a_time = work.core.plan.lock_changes().await;
+        provision::settle(&work.cells).await
     };
     if let Err(error) = settled {
         tracing::error!(error = error.chain(), "not everything could be mended");
     }
-    house.admit_waiting().await?;
-    house.cells_changed.notify_one();
-    let mut after = examine(house).await?;
+    work.admit_waiting().await?;
+    work.cells.request_pass();
+    let mut after = examine(work).await?;
     let good = |doc: &DoctorDoc, id: &str| {
         doc.checks
             .iter()
@@ -70,7 +70,7 @@ pub(crate) async fn fix(house: &Arc<House>) -> Result<DoctorDoc> {
             entity: "house".to_owned(),
             detail: json!({ "checks": after.fixed }),
         };
-        house.store.append(note).await?;
+        work.core.store.append(note).await?;
     }
     Ok(after)
 }

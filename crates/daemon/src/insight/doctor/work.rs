@@ -1,11 +1,10 @@
 //! Who works, and what is to come by itself.
 
 use super::checks::Checks;
-use crate::boot::house::House;
-use crate::cells::status;
 use crate::core::error::Result;
 use crate::insight::views;
 use crate::work::schedules;
+use crate::work::state::WorkState;
 use abbey_api::CheckSeverity;
 use abbey_model::{CellName, Millis, Presence};
 use abbey_plan::HostFacts;
@@ -21,13 +20,15 @@ const LATE: Millis = Millis::from_secs(90);
 
 /// Agents and services as they are wanted, and their ports.
 pub(super) async fn agents(
-    house: &Arc<House>,
+    work: &Arc<WorkState>,
     facts: &HostFacts,
     checks: &mut Checks,
 ) -> Result<()> {
-    for agent in views::fleet(house).await?.agents {
+    for agent in views::fleet(work).await?.agents {
         let wanted = matches!(
-            status::seen(house)
+            work.cells
+                .observations
+                .all()
                 .get(&CellName::Agent(match agent.name.parse() {
                     Ok(s) => s,
                     Err(_) => continue,
@@ -48,7 +49,7 @@ pub(super) async fn agents(
             &format!("`abbey why {}` explains it", agent.name),
         );
     }
-    for service in views::services(house).await?.services {
+    for service in views::services(work).await?.services {
         let good = service.healthy != Some(false) && service.presence != Presence::Degraded;
         let why = service.waits.as_ref().or(service.trouble.as_ref());
         let more = why.map_or_else(String::new, |w| format!(": {w}"));
@@ -60,10 +61,10 @@ pub(super) async fn agents(
             &format!("`abbey service logs {}` shows its output", service.name),
         );
     }
-    let current = house.current();
+    let current = work.core.plan.current();
     let mut taken = Vec::new();
     let up = |cell: &CellName| {
-        let record = house.backend.record(cell).ok().flatten();
+        let record = work.cells.backend.record(cell).ok().flatten();
         record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive))
     };
     if let Some(current) = &current {
@@ -103,9 +104,9 @@ pub(super) async fn agents(
 }
 
 /// Schedules that should have fired.
-pub(super) async fn schedules(house: &Arc<House>, checks: &mut Checks) -> Result<()> {
-    let now = house.store.now();
-    let all = schedules::list(house).await?.schedules;
+pub(super) async fn schedules(work: &Arc<WorkState>, checks: &mut Checks) -> Result<()> {
+    let now = work.core.store.now();
+    let all = schedules::list(work).await?.schedules;
     let late = all.iter().find_map(|s| {
         let next = s.next_at.filter(|at| now.since(at.0) > LATE)?;
         Some(format!("{} was due at {next}", s.name))
@@ -125,8 +126,8 @@ const MODELS_MAX: usize = 1 << 20;
 const MODELS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether the model servers of the house have the models that agents think with.
-pub(super) async fn models(house: &Arc<House>, checks: &mut Checks) {
-    let Some(current) = house.current() else {
+pub(super) async fn models(work: &Arc<WorkState>, checks: &mut Checks) {
+    let Some(current) = work.core.plan.current() else {
         return;
     };
     for (name, provider) in &current.house.providers {
@@ -150,7 +151,8 @@ pub(super) async fn models(house: &Arc<House>, checks: &mut Checks) {
         let url = format!("http://{at}/v1/models");
         let request = Request::get(url).header("accept", "application/json");
         let list = match request.body(Full::default()) {
-            Ok(request) => house
+            Ok(request) => work
+                .core
                 .http
                 .exchange(request, MODELS_WITHIN, MODELS_MAX)
                 .await

@@ -11,16 +11,15 @@ mod state;
 
 pub(crate) use route::route;
 
-use crate::boot::house::House;
-use crate::cells::status;
 use crate::core::error::Result;
 use crate::insight::{disks, doctor, views};
+use crate::work::state::WorkState;
 use abbey_api::{FindingKind, Problem, ReportDoc};
-use abbey_model::{CellName, FaultKind, Millis, Timestamp, Wish};
+use abbey_model::{CellName, FaultKind, Millis, Timestamp};
 use abbey_store::{Entry, TaskFilter, TaskRow};
 use abbey_words::{Language, Text};
 use report::Report;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Every report, with the text that says what it is about.
 pub(crate) const NAMES: [(&str, &str); 9] = [
@@ -78,12 +77,12 @@ pub fn as_text(report: &ReportDoc) -> String {
 }
 
 /// Entries of the window, oldest first.
-async fn entries(house: &House, since: Timestamp) -> Result<Vec<Entry>> {
+async fn entries(work: &WorkState, since: Timestamp) -> Result<Vec<Entry>> {
     let mut all: Vec<Entry> = Vec::new();
-    let mut before = house.store.head();
+    let mut before = work.core.store.head();
     for _ in 0..PAGES_MAX {
         let after = before.saturating_sub(u64::from(LOOK_MAX));
-        let page = house.store.activity(after, LOOK_MAX).await?;
+        let page = work.core.store.activity(after, LOOK_MAX).await?;
         let page: Vec<Entry> = page.into_iter().filter(|e| e.seq <= before).collect();
         let reached = page.first().is_none_or(|e| e.at < since);
         let fresh = page.into_iter().filter(|e| e.at >= since);
@@ -96,40 +95,44 @@ async fn entries(house: &House, since: Timestamp) -> Result<Vec<Entry>> {
     Ok(all)
 }
 
-async fn tasks(house: &House) -> Result<Vec<TaskRow>> {
+async fn tasks(work: &WorkState) -> Result<Vec<TaskRow>> {
     let filter = TaskFilter {
         limit: LOOK_MAX,
         ..TaskFilter::default()
     };
-    Ok(house.store.tasks(filter).await?)
+    Ok(work.core.store.tasks(filter).await?)
 }
 
 /// Makes a report.
-pub(crate) async fn make(house: &Arc<House>, name: &str, language: Language) -> Result<ReportDoc> {
-    let now = house.store.now();
+pub(crate) async fn make(
+    work: &Arc<WorkState>,
+    name: &str,
+    language: Language,
+) -> Result<ReportDoc> {
+    let now = work.core.store.now();
     let since = now + Millis(-WINDOW.0);
     let report = match name {
-        "status" => state::status(&views::fleet(house).await?.agents, &tasks(house).await?),
+        "status" => state::status(&views::fleet(work).await?.agents, &tasks(work).await?),
         "disk" => state::disk(&disks::disks()),
-        "budget" => state::budget(&house.store.budgets().await?),
-        "tokens" => day::tokens(&house.store.usage_since(since).await?),
-        "policy" => match house.current() {
+        "budget" => state::budget(&work.core.store.budgets().await?),
+        "tokens" => day::tokens(&work.core.store.usage_since(since).await?),
+        "policy" => match work.core.plan.current() {
             Some(current) => state::policy(&current.house),
             None => Report::default(),
         },
         "tests" => {
-            let chain = house.store.verify().await?;
-            let checks = doctor::examine(house).await?.checks;
-            day::tests(&tasks(house).await?, &checks, &chain, since)
+            let chain = work.core.store.verify().await?;
+            let checks = doctor::examine(work).await?.checks;
+            day::tests(&tasks(work).await?, &checks, &chain, since)
         }
-        "progress" => day::progress(&tasks(house).await?, since),
+        "progress" => day::progress(&tasks(work).await?, since),
         "skills" => {
             let since = now + Millis(-WEEK.0);
-            skill_costs::costs(&house.store.runs_since(since).await?)
+            skill_costs::costs(&work.core.store.runs_since(since).await?)
         }
         "metrics" => {
-            let fleet = views::fleet(house).await?;
-            let current = house.current();
+            let fleet = views::fleet(work).await?;
+            let current = work.core.plan.current();
             let uids: Vec<Option<u32>> = current
                 .iter()
                 .flat_map(|c| c.house.agents.keys().map(|s| c.uid(&format!("agent:{s}"))))
@@ -137,10 +140,10 @@ pub(crate) async fn make(house: &Arc<House>, name: &str, language: Language) -> 
             let shared = uids.iter().filter(|u| u.is_none()).count();
             let seen = metrics::Seen {
                 agents: &fleet.agents,
-                resting: resting(house),
-                tasks: &tasks(house).await?,
-                entries: &entries(house, since).await?,
-                conflicts: conflicts(house).await?,
+                resting: resting(work),
+                tasks: &tasks(work).await?,
+                entries: &entries(work, since).await?,
+                conflicts: conflicts(work).await?,
                 // One alone shares with nobody.
                 shared: if shared > 1 { shared as u64 } else { 0 },
             };
@@ -159,26 +162,23 @@ pub(crate) async fn make(house: &Arc<House>, name: &str, language: Language) -> 
 }
 
 /// Agents that are down or held on somebody's wish.
-fn resting(house: &House) -> Vec<String> {
-    let wishes = house.wishes.read().unwrap_or_else(PoisonError::into_inner);
-    let of_agents = wishes.iter().filter_map(|(cell, wish)| match cell {
-        CellName::Agent(slug) => Some((slug, wish)),
-        _ => None,
+fn resting(work: &WorkState) -> Vec<String> {
+    let not_up = work.cells.desired.not_up().into_iter();
+    let agents = not_up.filter_map(|cell| match cell {
+        CellName::Agent(slug) => Some(slug.to_string()),
+        CellName::Service(_) | CellName::Run(_) => None,
     });
-    of_agents
-        .filter(|(_, wish)| **wish != Wish::Up)
-        .map(|(slug, _)| slug.to_string())
-        .collect()
+    agents.collect()
 }
 
 /// Ports of the plan on which somebody listens while their owner is down.
-async fn conflicts(house: &Arc<House>) -> Result<u64> {
-    let Some(current) = house.current() else {
+async fn conflicts(work: &Arc<WorkState>) -> Result<u64> {
+    let Some(current) = work.core.plan.current() else {
         return Ok(0);
     };
-    let hostd = Arc::clone(&house.hostd);
+    let hostd = Arc::clone(&work.core.hostd);
     let host = crate::core::hostd::ask(move || hostd.observe()).await?;
-    let seen = status::seen(house);
+    let seen = work.cells.observations.all();
     let down = |owner: &str| {
         let cell = owner.replacen(':', "-", 1);
         seen.iter().any(|(name, s)| {

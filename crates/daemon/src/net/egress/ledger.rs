@@ -1,15 +1,16 @@
 //! What went out, by cell and day: a line for each connection, and the bytes against a budget.
 
-use crate::boot::house::House;
 use crate::core::error::{Error, Result};
+use crate::core::state::CoreState;
 use abbey_model::CellName;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Days for which lines are kept.
@@ -51,13 +52,13 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Bytes of a cell since midnight, shared by its connections. After a start they are added up
     /// from the log.
-    pub(crate) fn bytes(&self, house: &House, cell: &CellName) -> Result<Arc<AtomicU64>> {
-        let date = date(house);
-        let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn bytes(&self, core: &CoreState, cell: &CellName) -> Result<Arc<AtomicU64>> {
+        let date = date(core);
+        let mut today = self.today.lock();
         if let Some((_, bytes)) = today.get(cell).filter(|(d, _)| *d == date) {
             return Ok(Arc::clone(bytes));
         }
-        let path = path(house, cell, &date);
+        let path = path(core, cell, &date);
         let spent = match fs::File::open(&path) {
             Ok(file) => BufReader::new(file)
                 .lines()
@@ -75,7 +76,7 @@ impl Ledger {
 
     /// Whether a refusal is new enough to be told again.
     pub(crate) fn is_news(&self, refusal: String) -> bool {
-        let mut known = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.refusals.lock();
         known.retain(|_, at| at.elapsed() < QUIET);
         if known.contains_key(&refusal) || known.len() >= REMEMBERED_MAX {
             return false;
@@ -86,8 +87,8 @@ impl Ledger {
 }
 
 /// Adds a line; a full disk loses the line and not the connection.
-pub(crate) fn write(house: &House, cell: &CellName, line: &Line) {
-    let path = path(house, cell, &date(house));
+pub(crate) fn write(core: &CoreState, cell: &CellName, line: &Line) {
+    let path = path(core, cell, &date(core));
     if let Err(error) = append(&path, line) {
         tracing::warn!(%cell, %error, "a line about egress could not be written");
     }
@@ -126,23 +127,24 @@ fn forget_old(dir: &std::path::Path) {
     }
 }
 
-fn path(house: &House, cell: &CellName, date: &str) -> PathBuf {
+fn path(core: &CoreState, cell: &CellName, date: &str) -> PathBuf {
     // Single commands come and go; theirs are kept together.
     let name = match cell {
         CellName::Agent(_) | CellName::Service(_) => cell.to_string(),
         CellName::Run(_) => "commands".to_owned(),
     };
-    let dir = house.home.egress_logs().join(name);
+    let dir = core.home.egress_logs().join(name);
     dir.join(format!("{date}.jsonl"))
 }
 
 /// The day of the house's budget zone.
-fn date(house: &House) -> String {
-    let zone = house
+fn date(core: &CoreState) -> String {
+    let zone = core
+        .plan
         .current()
         .and_then(|c| jiff::tz::TimeZone::get(&c.house.budget.timezone).ok())
         .unwrap_or(jiff::tz::TimeZone::UTC);
-    let now = jiff::Timestamp::from_millisecond(house.store.now().0).unwrap_or_default();
+    let now = jiff::Timestamp::from_millisecond(core.store.now().0).unwrap_or_default();
     now.to_zoned(zone).date().to_string()
 }
 

@@ -6,15 +6,13 @@
 //! looking into TLS, following redirects.
 
 mod hello;
-mod ledger;
+pub(crate) mod ledger;
 mod policy;
 mod stream;
 
-pub(crate) use ledger::Ledger;
-
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::core::listen::{HEAD_WITHIN, listen_unix};
+use crate::net::state::NetState;
 use abbey_api::Problem;
 use abbey_model::{CellName, Egress, FaultKind, Principal};
 use abbey_store::Note;
@@ -36,7 +34,6 @@ use std::time::Duration;
 use stream::Counted;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_util::task::TaskTracker;
 
 /// Longest wait for a name or a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -59,21 +56,21 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 type Body = BoxBody<Bytes, hyper::Error>;
 
 /// Listens for shims.
-pub(crate) fn open(house: &Arc<House>, tracker: &TaskTracker) -> Result<()> {
-    let path = house.home.egress_socket();
-    let shared = Arc::clone(house);
-    listen_unix(house, tracker, path, move |stream| {
+pub(crate) fn open(net: &Arc<NetState>) -> Result<()> {
+    let path = net.core.home.egress_socket();
+    let shared = Arc::clone(net);
+    listen_unix(&net.core.rt, path, move |stream| {
         attend(Arc::clone(&shared), stream)
     })
 }
 
 /// One connection of a cell.
-async fn attend(house: Arc<House>, mut stream: UnixStream) {
+async fn attend(net: Arc<NetState>, mut stream: UnixStream) {
     let whose = tokio::time::timeout(HEAD_WITHIN, preface(&mut stream)).await;
     let Ok(Some(cell)) = whose else { return };
     let service = hyper::service::service_fn(|request| {
-        let (house, cell) = (Arc::clone(&house), cell.clone());
-        async move { Ok::<_, Infallible>(serve(house, cell, request).await) }
+        let (net, cell) = (Arc::clone(&net), cell.clone());
+        async move { Ok::<_, Infallible>(serve(net, cell, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -82,7 +79,7 @@ async fn attend(house: Arc<House>, mut stream: UnixStream) {
         .with_upgrades();
     tokio::select! {
         _caller_gone = connection => {}
-        () = house.stop.cancelled() => {}
+        () = net.core.rt.stopped() => {}
     }
 }
 
@@ -99,8 +96,8 @@ pub(crate) async fn preface(stream: &mut UnixStream) -> Option<CellName> {
 }
 
 /// What one cell may do now.
-pub(crate) fn policy_of(house: &House, cell: &CellName) -> (Egress, Option<u64>) {
-    let Some(current) = house.current() else {
+pub(crate) fn policy_of(net: &NetState, cell: &CellName) -> (Egress, Option<u64>) {
+    let Some(current) = net.core.plan.current() else {
         return (Egress::None, None);
     };
     match cell {
@@ -116,22 +113,22 @@ pub(crate) fn policy_of(house: &House, cell: &CellName) -> (Egress, Option<u64>)
             .services
             .get(slug)
             .map_or((Egress::None, None), |s| (s.egress.clone(), None)),
-        CellName::Run(slug) => (house.commands.egress(slug), None),
+        CellName::Run(slug) => (net.command_egress.of(slug), None),
     }
 }
 
 /// One wish for a connection.
 struct Wish {
-    house: Arc<House>,
+    net: Arc<NetState>,
     cell: CellName,
     host: String,
     port: u16,
 }
 
-async fn serve(house: Arc<House>, cell: CellName, request: Request<Incoming>) -> Response<Body> {
+async fn serve(net: Arc<NetState>, cell: CellName, request: Request<Incoming>) -> Response<Body> {
     let wanted = match destination(&request) {
         Ok((host, port)) => Wish {
-            house,
+            net,
             cell,
             host,
             port,
@@ -165,7 +162,7 @@ async fn serve(house: Arc<House>, cell: CellName, request: Request<Incoming>) ->
     };
     match *request.method() == Method::CONNECT {
         true => {
-            let tracker = wanted.house.tracker.clone();
+            let tracker = wanted.net.core.rt.clone();
             drop(tracker.spawn(tunnel(wanted, request, outside, address, counter)));
             Response::new(empty())
         }
@@ -195,7 +192,7 @@ fn destination(request: &Request<Incoming>) -> std::result::Result<(String, u16)
 impl Wish {
     /// Decides, and resolves the name.
     async fn admit(&self) -> std::result::Result<(SocketAddrV4, Arc<Counter>), Denied> {
-        let (egress, limit) = policy_of(&self.house, &self.cell);
+        let (egress, limit) = policy_of(&self.net, &self.cell);
         let address = match policy::may_ask(&egress, &self.host, self.port)? {
             Some(address) => SocketAddrV4::new(address, self.port),
             None => {
@@ -211,9 +208,9 @@ impl Wish {
             }
         };
         let spent = self
-            .house
+            .net
             .egress
-            .bytes(&self.house, &self.cell)
+            .bytes(&self.net.core, &self.cell)
             .map_err(|e| Denied::new("no_account", e.chain()))?;
         let counter = Counter {
             spent,
@@ -232,7 +229,7 @@ impl Wish {
 
     /// Whether a connection that stands may go on under the plan of now.
     fn still_allowed(&self, address: SocketAddrV4) -> bool {
-        let (egress, _) = policy_of(&self.house, &self.cell);
+        let (egress, _) = policy_of(&self.net, &self.cell);
         policy::may_ask(&egress, &self.host, self.port).is_ok()
             && policy::may_reach(&egress, &self.host, *address.ip(), self.port).is_ok()
     }
@@ -241,7 +238,7 @@ impl Wish {
     async fn deny(&self, denied: &Denied, address: Option<SocketAddrV4>) {
         self.write(address, denied.code, None);
         let key = format!("{} {} {} {}", self.cell, self.host, self.port, denied.code);
-        if !self.house.egress.is_news(key) {
+        if !self.net.egress.is_news(key) {
             return;
         }
         let actor = match &self.cell {
@@ -254,7 +251,7 @@ impl Wish {
             entity: self.cell.to_string(),
             detail: json!({ "host": self.host, "port": self.port, "code": denied.code, "text": denied.text }),
         };
-        if let Err(error) = self.house.store.append(note).await {
+        if let Err(error) = self.net.core.store.append(note).await {
             tracing::warn!(%error, "a refusal could not be entered");
         }
     }
@@ -262,7 +259,7 @@ impl Wish {
     fn write(&self, address: Option<SocketAddrV4>, outcome: &str, counter: Option<&Counter>) {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let line = Line {
-            at: abbey_api::Time(self.house.store.now()).to_string(),
+            at: abbey_api::Time(self.net.core.store.now()).to_string(),
             host: self.host.clone(),
             port: self.port,
             address: address.map(|a| a.to_string()),
@@ -270,7 +267,7 @@ impl Wish {
             up: counter.map_or(0, |c| load(&c.up)),
             down: counter.map_or(0, |c| load(&c.down)),
         };
-        ledger::write(&self.house, &self.cell, &line);
+        ledger::write(&self.net.core, &self.cell, &line);
     }
 }
 
@@ -285,13 +282,13 @@ async fn tunnel(
     let Ok(inside) = hyper::upgrade::on(request).await else {
         return;
     };
-    let mut plans = wish.house.plans.subscribe();
+    let mut plans = wish.net.core.plan.subscribe();
     let carried = carry(&wish, TokioIo::new(inside), outside);
     tokio::pin!(carried);
     let outcome = loop {
         tokio::select! {
             outcome = &mut carried => break outcome,
-            () = wish.house.stop.cancelled() => break Ok(()),
+            () = wish.net.core.rt.stopped() => break Ok(()),
             _ = plans.changed() => {
                 if !wish.still_allowed(address) {
                     let text = "the plan changed and no longer allows it";
@@ -373,14 +370,14 @@ async fn forward(
             Ok(pair) => pair,
             Err(error) => return unreachable(error.to_string()),
         };
-    let tracker = wish.house.tracker.clone();
+    let tracker = wish.net.core.rt.clone();
     drop(tracker.spawn(async move {
-        let mut plans = wish.house.plans.subscribe();
+        let mut plans = wish.net.core.plan.subscribe();
         tokio::pin!(connection);
         loop {
             tokio::select! {
                 _ended = &mut connection => break,
-                () = wish.house.stop.cancelled() => break,
+                () = wish.net.core.rt.stopped() => break,
                 _ = plans.changed() => if !wish.still_allowed(address) { break },
             }
         }

@@ -4,9 +4,9 @@
 mod merge;
 mod text;
 
-use crate::boot::house::House;
 use crate::core::error::Result;
 use crate::work::lookup::known_agent;
+use crate::work::state::WorkState;
 use abbey_api::{Problem, QueueConflict, QueueDoc, VERSION};
 use abbey_model::{Amounts, FaultKind, Principal, TaskRef, TaskState};
 use abbey_store::{NewTask, TaskEdit, TaskFilter, TaskRow};
@@ -42,7 +42,7 @@ fn entry(row: &TaskRow) -> Entry {
 }
 
 /// What people gave to do: no pieces of it, and nothing that the house began by itself.
-async fn shown(house: &House) -> Result<Vec<TaskRow>> {
+async fn shown(work: &WorkState) -> Result<Vec<TaskRow>> {
     let whole = |row: &TaskRow| {
         let link = row.link.as_ref();
         let piece = link.is_some_and(|l| l.parent.is_some() || l.step.is_some());
@@ -57,7 +57,7 @@ async fn shown(house: &House) -> Result<Vec<TaskRow>> {
             limit: looked_at,
             ..TaskFilter::default()
         };
-        let mut part = house.store.tasks(filter).await?;
+        let mut part = work.core.store.tasks(filter).await?;
         part.retain(whole);
         part.truncate(most);
         part.sort_by_key(|r| match r.state().is_terminal() {
@@ -70,9 +70,9 @@ async fn shown(house: &House) -> Result<Vec<TaskRow>> {
 }
 
 /// The house's part of a file; with the number of one that says the same, where that is given.
-pub(crate) async fn render(house: &House, before: Option<(u64, &str)>) -> Result<String> {
-    let rows = shown(house).await?;
-    let name = house.current().map(|c| c.house.name.to_string());
+pub(crate) async fn render(work: &WorkState, before: Option<(u64, &str)>) -> Result<String> {
+    let rows = shown(work).await?;
+    let name = work.core.plan.current().map(|c| c.house.name.to_string());
     let name = name.unwrap_or_default();
     let entries: Vec<Entry> = rows.iter().map(entry).collect();
     // What nobody can see is no reason to write a file anew.
@@ -85,13 +85,13 @@ pub(crate) async fn render(house: &House, before: Option<(u64, &str)>) -> Result
         limit: 1,
         ..TaskFilter::default()
     };
-    let newest = house.store.tasks(newest).await?;
+    let newest = work.core.store.tasks(newest).await?;
     let version = newest.first().map_or(0, |r| r.number);
     Ok(text::render(&name, version, &entries))
 }
 
 /// Does what a file wants, and says how it stands afterwards.
-pub(crate) async fn merge_file(house: &Arc<House>, file: &str) -> Result<QueueDoc> {
+pub(crate) async fn merge_file(work: &Arc<WorkState>, file: &str) -> Result<QueueDoc> {
     if file.len() > TEXT_MAX {
         let text = format!("a work queue has at most {TEXT_MAX} bytes");
         return Err(Problem::new(FaultKind::TooLarge, text).into());
@@ -100,7 +100,7 @@ pub(crate) async fn merge_file(house: &Arc<House>, file: &str) -> Result<QueueDo
     let (version, items) = text::parse(file);
     let mut tasks = BTreeMap::new();
     for number in items.iter().filter_map(|i| i.number) {
-        match house.store.task(TaskRef::Number(number)).await {
+        match work.core.store.task(TaskRef::Number(number)).await {
             Ok(row) => {
                 tasks.insert(number, entry(&row));
             }
@@ -125,7 +125,7 @@ pub(crate) async fn merge_file(house: &Arc<House>, file: &str) -> Result<QueueDo
         doc.conflicts.push(told(c.line, c.number, &c.wrote, c.why));
     }
     for (line, act) in acts {
-        match carry_out(house, version, act).await {
+        match carry_out(work, version, act).await {
             Ok(done) => doc.done.push(done),
             // Somebody was quicker, or it names what is not there: the file is told, the rest goes on.
             Err(error) => {
@@ -136,16 +136,15 @@ pub(crate) async fn merge_file(house: &Arc<House>, file: &str) -> Result<QueueDo
             }
         }
     }
-    if !doc.done.is_empty() {}
     doc.conflicts.sort_by_key(|c| c.line);
-    doc.text = format!("{}{notes}", render(house, Some((version, file))).await?);
+    doc.text = format!("{}{notes}", render(work, Some((version, file))).await?);
     Ok(doc)
 }
 
-async fn carry_out(house: &Arc<House>, version: u64, act: Act) -> Result<String> {
+async fn carry_out(work: &Arc<WorkState>, version: u64, act: Act) -> Result<String> {
     let assignee = |fields: &Fields| {
         let name = fields.assignee.as_deref();
-        name.map(|name| known_agent(house, name)).transpose()
+        name.map(|name| known_agent(work, name)).transpose()
     };
     match act {
         Act::Add(fields, nth) => {
@@ -159,22 +158,22 @@ async fn carry_out(house: &Arc<House>, version: u64, act: Act) -> Result<String>
                 budget: Amounts::default(),
                 policy: None,
                 idempotency: Some((key, fields.digest())),
-                intake: house.intake(&fields.text),
+                intake: work.intake(&fields.text),
                 delegated: None,
                 text: fields.text,
             };
-            let added = house.store.add_task(new).await?;
+            let added = work.core.store.add_task(new).await?;
             Ok(format!("TASK-{} was added", added.task.number))
         }
         Act::Edit(number, fields) => {
             let edit = TaskEdit {
                 assignee: assignee(&fields)?,
                 priority: fields.priority,
-                intake: house.intake(&fields.text),
+                intake: work.intake(&fields.text),
                 text: fields.text,
             };
             let task = TaskRef::Number(number);
-            house
+            work.core
                 .store
                 .edit_task(task, edit, Principal::Operator)
                 .await?;
@@ -182,13 +181,13 @@ async fn carry_out(house: &Arc<House>, version: u64, act: Act) -> Result<String>
         }
         Act::Cancel(number) => {
             let task = TaskRef::Number(number);
-            house.store.cancel(task, Principal::Operator).await?;
+            work.core.store.cancel(task, Principal::Operator).await?;
             Ok(format!("TASK-{number} was called off"))
         }
         Act::Retry(number) => {
             let task = TaskRef::Number(number);
-            let row = house.store.retry(task, Principal::Operator).await?;
-            house.admit_again(&row).await?;
+            let row = work.core.store.retry(task, Principal::Operator).await?;
+            work.admit_again(&row).await?;
             Ok(format!("TASK-{number} is done again"))
         }
     }

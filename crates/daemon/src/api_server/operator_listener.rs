@@ -1,0 +1,231 @@
+//! Serving HTTP on the Unix sockets of both APIs, and on the operator API's TCP or TLS port, which
+//! moves when the plan does.
+
+use crate::core::error::{Error, Result};
+use crate::core::home::{Home, publish};
+use crate::core::listen::{CONNECTIONS_MAX, HEAD_WITHIN, listen_unix};
+use crate::core::runtime::Runtime;
+use crate::net::state::NetState;
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// Who and where a running control plane is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Its process.
+    pub pid: u32,
+    /// Its outside door.
+    pub address: String,
+    /// Whether that door speaks TLS.
+    pub tls: bool,
+}
+
+/// The operator API's network listener.
+#[derive(Default)]
+pub(crate) struct OperatorListener {
+    router: parking_lot::Mutex<Option<Router>>,
+    open: Mutex<Option<Open>>,
+}
+
+/// A listener that accepts connections.
+struct Open {
+    /// Address and TLS files that it was opened for.
+    wanted: String,
+    close: CancellationToken,
+    announcement: Announcement,
+}
+
+/// Serves a router on a Unix socket.
+pub(crate) fn serve_unix(rt: &Runtime, path: PathBuf, router: Router) -> Result<()> {
+    let stop = rt.stop_token();
+    listen_unix(rt, path, move |stream| {
+        converse(stream, router.clone(), stop.clone())
+    })
+}
+
+impl OperatorListener {
+    /// Sets what is served. The router holds the state that holds this listener, so [`Self::close`]
+    /// must follow.
+    pub(crate) fn set_router(&self, router: Router) {
+        *self.router.lock() = Some(router);
+    }
+
+    /// Lets go of the router.
+    pub(crate) fn close(&self) {
+        drop(self.router.lock().take());
+    }
+
+    /// Listens where the plan says, or leaves the listener as it is when it does so already. Before
+    /// the first plan, and without a router, there is none: the operator's tools use the Unix socket.
+    pub(crate) async fn follow_plan(&self, net: &NetState) -> Result<Announcement> {
+        let core = &net.core;
+        let current = core.plan.current();
+        let mut open = self.open.lock().await;
+        let (Some(current), Some(router)) = (&current, self.router.lock().clone()) else {
+            let announcement = Announcement {
+                pid: std::process::id(),
+                address: String::new(),
+                tls: false,
+            };
+            announce(&core.home, &announcement)?;
+            return Ok(announcement);
+        };
+        let listen = &current.house.listen;
+        let address = net.operator_address.forced().unwrap_or(listen.address);
+        let wanted = format!("{address} {:?}", listen.tls);
+        if let Some(open) = open.as_ref().filter(|o| o.wanted == wanted) {
+            return Ok(open.announcement.clone());
+        }
+        let refused = |why: String| Error::Listen {
+            address: address.to_string(),
+            why,
+        };
+        let tls = match &listen.tls {
+            Some((certificate, key)) => {
+                Some(acceptor(&current.base_dir, certificate, key).map_err(refused)?)
+            }
+            None if !address.ip().is_loopback() => {
+                return Err(refused(
+                    "it is reachable from other hosts, so TLS is required".to_owned(),
+                ));
+            }
+            None => None,
+        };
+        if let Some(old) = open.take() {
+            old.close.cancel();
+        }
+        let listener = TcpListener::bind(address).await.map_err(|e| {
+            let facts = core.hostd.observe().ok();
+            let holder = facts.and_then(|facts| facts.ports.get(&address.port()).cloned());
+            refused(match holder {
+                Some(holder) => format!(
+                    "the port is held by {holder}; stop it, or set `listen.address` in the manifest"
+                ),
+                None => e.to_string(),
+            })
+        })?;
+        let bound = listener.local_addr().map_err(|e| refused(e.to_string()))?;
+        let bound = bound.to_string();
+        net.operator_address.set(&bound);
+        let announcement = Announcement {
+            pid: std::process::id(),
+            address: bound,
+            tls: tls.is_some(),
+        };
+        announce(&core.home, &announcement)?;
+        let close = core.rt.stop_token().child_token();
+        let accepting = accept(
+            core.rt.clone(),
+            router.clone(),
+            listener,
+            tls,
+            close.clone(),
+        );
+        drop(core.rt.spawn(accepting));
+        *open = Some(Open {
+            wanted,
+            close,
+            announcement: announcement.clone(),
+        });
+        Ok(announcement)
+    }
+}
+
+fn announce(home: &Home, announcement: &Announcement) -> Result<()> {
+    let bytes = serde_json::to_vec(announcement).unwrap_or_default();
+    publish(&home.announcement(), &bytes, 0o600)
+}
+
+async fn accept(
+    rt: Runtime,
+    router: Router,
+    listener: TcpListener,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    close: CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = close.cancelled() => return,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
+        let _slower_without = stream.set_nodelay(true);
+        let (router, stop, tls) = (router.clone(), rt.stop_token(), tls.clone());
+        let timers = rt.clone();
+        drop(rt.spawn(async move {
+            match tls {
+                None => converse(stream, router, stop).await,
+                Some(tls) => {
+                    let accepted = timers.timeout(HEAD_WITHIN, tls.accept(stream)).await;
+                    if let Ok(Ok(stream)) = accepted {
+                        converse(stream, router, stop).await;
+                    }
+                }
+            }
+            drop(permit);
+        }));
+    }
+}
+
+/// One connection, until it ends or the house does.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let service = TowerToHyperService::new(router);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let _caller_gone = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+}
+
+fn acceptor(
+    base_dir: &str,
+    certificate: &str,
+    key: &str,
+) -> std::result::Result<tokio_rustls::TlsAcceptor, String> {
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let at = |path: &str| std::path::Path::new(base_dir).join(path);
+    let chain = CertificateDer::pem_file_iter(at(certificate))
+        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+        .map_err(|e| format!("the certificate `{certificate}` cannot be read: {e}"))?;
+    let key = PrivateKeyDer::from_pem_file(at(key))
+        .map_err(|e| {
+            format!(
+                "the key `{key}` cannot be read by the control plane, which is user {}: {e}; put it into `credentials/` of the home, whose files it may read",
+                rustix::process::geteuid().as_raw()
+            )
+        })?;
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| e.to_string())?;
+    Ok(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
+}

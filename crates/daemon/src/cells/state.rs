@@ -1,0 +1,71 @@
+//! State of cells.
+
+use crate::cells::command_table::CommandTable;
+use crate::cells::desired::DesiredStates;
+use crate::cells::memory::MemoryGrants;
+use crate::cells::observations::Observations;
+use crate::cells::vm_shapes::Pool;
+use crate::core::state::CoreState;
+use crate::net::state::NetState;
+use abbey_cells::Backend;
+use abbey_model::{CellName, Slug, Wish};
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// What the reconciler, provisioning, commands and service consumers share.
+pub(crate) struct CellsState {
+    pub(crate) core: Arc<CoreState>,
+    pub(crate) net: Arc<NetState>,
+    /// Starts, stops and observes cells.
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) desired: DesiredStates,
+    pub(crate) observations: Observations,
+    pub(super) memory: MemoryGrants,
+    pub(super) commands: CommandTable,
+    pub(super) pool: Pool,
+    pass_requested: Notify,
+    consumer_problems: RwLock<BTreeMap<Slug, String>>,
+}
+
+impl CellsState {
+    /// `desired` is what the store has on record.
+    pub(crate) fn new(
+        net: Arc<NetState>,
+        backend: Arc<dyn Backend>,
+        desired: BTreeMap<CellName, Wish>,
+    ) -> CellsState {
+        CellsState {
+            core: Arc::clone(&net.core),
+            net,
+            backend,
+            desired: DesiredStates::new(desired),
+            observations: Observations::default(),
+            memory: MemoryGrants::default(),
+            commands: CommandTable::default(),
+            pool: Pool::default(),
+            pass_requested: Notify::new(),
+            consumer_problems: RwLock::default(),
+        }
+    }
+
+    /// Asks the reconciler for a pass, where what changed is not in the store.
+    pub(crate) fn request_pass(&self) {
+        self.pass_requested.notify_one();
+    }
+
+    /// Resolves when a pass is requested.
+    pub(super) async fn pass_requested(&self) {
+        self.pass_requested.notified().await;
+    }
+
+    /// Why the databases and accounts of agents in a service are not as planned, by service.
+    pub(crate) fn consumer_problems(&self) -> BTreeMap<Slug, String> {
+        self.consumer_problems.read().clone()
+    }
+
+    pub(super) fn set_consumer_problems(&self, problems: BTreeMap<Slug, String>) {
+        *self.consumer_problems.write() = problems;
+    }
+}

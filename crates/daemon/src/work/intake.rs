@@ -1,0 +1,103 @@
+//! What admission needs to know of a task: matching skills and the agents of the plan.
+
+use crate::core::error::Result;
+use crate::work::state::WorkState;
+use abbey_engine::admission::AgentFact;
+use abbey_engine::matcher::{Candidate, Match, SCORE_MAX};
+use abbey_model::{Amounts, Principal, Priority, Slug};
+use abbey_plan::Agent;
+use abbey_store::{Intake, NewTask, TaskRow};
+use std::collections::BTreeMap;
+
+/// Score of a skill that the author named, above every match.
+const NAMED: u32 = SCORE_MAX + 1;
+
+impl WorkState {
+    /// What admission needs for a text.
+    pub(crate) fn intake(&self, text: &str) -> Intake {
+        let fit = self.skills.current().find(text);
+        Intake {
+            fit,
+            agents: self.facts(),
+        }
+    }
+
+    /// What admission needs for a skill that the author named.
+    pub(crate) fn intake_named(&self, skill: &str, args: BTreeMap<String, String>) -> Intake {
+        let fit = Match::One(Candidate {
+            skill: skill.to_owned(),
+            score: NAMED,
+            args,
+        });
+        Intake {
+            fit,
+            agents: self.facts(),
+        }
+    }
+
+    /// What admission needs to look at a waiting task again.
+    pub(crate) fn intake_again(&self, task: &TaskRow) -> Intake {
+        match &task.route.skill {
+            Some(skill) if task.route.score == NAMED => {
+                self.intake_named(skill, task.route.args.clone())
+            }
+            _ => self.intake(&task.text),
+        }
+    }
+
+    /// Work that the house itself gives to an agent: in the usual lane, without limits of its own.
+    pub(crate) fn task_for(&self, agent: &Slug, text: String) -> NewTask {
+        NewTask {
+            author: Principal::House,
+            assignee: Some(agent.clone()),
+            priority: Priority::P2,
+            budget: Amounts::default(),
+            policy: None,
+            idempotency: None,
+            intake: self.intake(&text),
+            delegated: None,
+            text,
+        }
+    }
+
+    fn facts(&self) -> Vec<AgentFact> {
+        let Some(current) = self.core.plan.current() else {
+            return Vec::new();
+        };
+        let fact = |agent: &Agent| AgentFact {
+            slug: agent.slug.clone(),
+            skills: agent.skills.clone(),
+            is_root: agent.reports_to.is_none(),
+            // Who works by files thinks for itself.
+            has_model: agent.model.is_some() || agent.files.is_some(),
+            tokens_left: None,
+        };
+        current.house.agents.values().map(fact).collect()
+    }
+
+    /// Admits a waiting task anew. One that was claimed or called off meanwhile has moved on by
+    /// itself, which is as good.
+    pub(crate) async fn admit_again(&self, task: &TaskRow) -> Result<()> {
+        use abbey_engine::task::Refusal;
+        let id = abbey_model::TaskRef::Id(task.id);
+        match self.core.store.admit(id, self.intake_again(task)).await {
+            Ok(_) | Err(abbey_store::Error::Task(Refusal::Illegal { .. })) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Looks at every task that waits; after a change of agents, budgets or skills.
+    pub(crate) async fn admit_waiting(&self) -> Result<()> {
+        use abbey_model::TaskState;
+        let states = vec![TaskState::Parked, TaskState::Pending, TaskState::Ready];
+        let filter = abbey_store::TaskFilter {
+            states,
+            limit: 10_000,
+            ..Default::default()
+        };
+        for task in self.core.store.tasks(filter).await? {
+            self.admit_again(&task).await?;
+        }
+        Ok(())
+    }
+}

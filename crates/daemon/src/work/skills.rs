@@ -1,0 +1,64 @@
+//! The skill library in memory.
+
+use abbey_agents::skill::Skill;
+use abbey_engine::matcher::{self, Candidate, Match, Rule};
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The skills of the work, ready to match.
+#[derive(Default)]
+pub(crate) struct Skills {
+    pub(crate) all: BTreeMap<String, Skill>,
+    pub(crate) invalid: Vec<String>,
+    rules: Vec<Rule>,
+}
+
+impl Skills {
+    pub(crate) fn load(dir: &std::path::Path) -> Skills {
+        let (all, invalid) = abbey_agents::library::catalogue(dir);
+        let rules = all
+            .values()
+            .filter(|s| s.program.is_some())
+            .filter_map(|s| Rule::new(&s.name, &s.patterns).ok())
+            .collect();
+        Skills {
+            all,
+            invalid: invalid.iter().map(ToString::to_string).collect(),
+            rules,
+        }
+    }
+
+    /// Skills that fit a text, by score.
+    pub(crate) fn candidates(&self, text: &str) -> Vec<Candidate> {
+        matcher::candidates(&self.rules, text)
+    }
+
+    /// The one skill that fits a text, if exactly one does.
+    pub(crate) fn find(&self, text: &str) -> Match {
+        matcher::find(&self.rules, text)
+    }
+}
+
+/// The skills as they were read last.
+pub(crate) struct SkillLibrary {
+    dir: PathBuf,
+    current: RwLock<Arc<Skills>>,
+}
+
+impl SkillLibrary {
+    pub(crate) fn load(dir: PathBuf) -> SkillLibrary {
+        let current = RwLock::new(Arc::new(Skills::load(&dir)));
+        SkillLibrary { dir, current }
+    }
+
+    pub(crate) fn current(&self) -> Arc<Skills> {
+        Arc::clone(&self.current.read())
+    }
+
+    /// Reads the directory again.
+    pub(crate) fn reload(&self) {
+        *self.current.write() = Arc::new(Skills::load(&self.dir));
+    }
+}
