@@ -1,8 +1,9 @@
 //! How a plan is printed.
 
-use crate::output::{self, table};
-use abbey_api::{PlanDoc, PlanStep};
+use crate::output::{self, dash, table};
+use abbey_api::{PlanChange, PlanDoc, PlanStep};
 
+/// Prints the steps of a plan, the keys that change with their old and new values, and the notes.
 pub(crate) fn print_plan(doc: &PlanDoc) {
     if doc.steps.is_empty() {
         output::line(&format!("generation {}: nothing to change", doc.generation));
@@ -18,15 +19,38 @@ pub(crate) fn print_plan(doc: &PlanDoc) {
             ]
         };
         table(
-            &["STEP", "ACTION", "RESOURCE", "WHOSE", "DETAIL"],
+            &["STEP", "ACTION", "RESOURCE", "OWNER", "DETAIL"],
             doc.steps.iter().map(row).collect(),
             "no steps",
         );
+        print_changes(doc);
     }
     for note in &doc.notes {
         output::line(&format!(
             "{}: {}: {}",
             note.severity, note.subject, note.text
         ));
+    }
+}
+
+/// Prints each key whose effective value changes; nothing where no key does.
+fn print_changes(doc: &PlanDoc) {
+    let row = |step: &PlanStep, change: &PlanChange| {
+        vec![
+            step.id.to_string(),
+            change.key.clone(),
+            dash(change.old.as_ref()),
+            dash(change.new.as_ref()),
+            change.effect.to_string(),
+        ]
+    };
+    let changes = doc
+        .steps
+        .iter()
+        .flat_map(|s| s.changes.iter().map(move |c| row(s, c)));
+    let rows: Vec<Vec<String>> = changes.collect();
+    if !rows.is_empty() {
+        output::line("changed keys");
+        table(&["STEP", "KEY", "OLD", "NEW", "EFFECT"], rows, "");
     }
 }

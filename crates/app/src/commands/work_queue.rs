@@ -206,7 +206,7 @@ fn keep_previous(file: &Path, place: &Path, taken: &str) -> Result<(), Failure> 
     };
     match rename() {
         // A concurrent synchronisation applied the same content.
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(broken("put aside", place)(e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(broken("keep", place)(e)),
         _ => Ok(()),
     }
 }

@@ -152,7 +152,7 @@ fn denial_revision_and_timeout_decide_an_approval() {
             .refused(4, args!("approvals approve {}", approval))
             .contains("denied")
     );
-    // Called off while it waits: nothing is left to answer.
+    // Cancelled while it waits: nothing is left to decide.
     house.script_model(&json!([ask(3600)]));
     let (task, approval) = waits(&house, "Never mind");
     house.expect(0, args!("task cancel {}", task));

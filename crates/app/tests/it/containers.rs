@@ -188,7 +188,7 @@ fn an_agent_of_an_unprivileged_user_works_in_a_container() {
     let own = house.path("own");
     std::fs::create_dir(&own).unwrap();
     std::os::unix::fs::chown(&own, Some(USER), Some(USER)).unwrap();
-    let entry = format!("keeper:x:{USER}:{USER}::{}:/bin/sh\n", own.display());
+    let entry = format!("abbeytest:x:{USER}:{USER}::{}:/bin/sh\n", own.display());
     let with = |path: &str, more: &str| {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         (path.into(), format!("{text}{more}"))
@@ -196,9 +196,9 @@ fn an_agent_of_an_unprivileged_user_works_in_a_container() {
     house.hosts = Some("127.0.0.1 localhost\n".to_owned());
     house.replaced = vec![
         with("/etc/passwd", &entry),
-        with("/etc/group", &format!("keeper:x:{USER}:\n")),
-        ("/etc/subuid".into(), "keeper:700000:65536\n".to_owned()),
-        ("/etc/subgid".into(), "keeper:700000:65536\n".to_owned()),
+        with("/etc/group", &format!("abbeytest:x:{USER}:\n")),
+        ("/etc/subuid".into(), "abbeytest:700000:65536\n".to_owned()),
+        ("/etc/subgid".into(), "abbeytest:700000:65536\n".to_owned()),
     ];
     let archive = pack_busybox_root(&house.path(""));
     // Its own store of images, not root's: commands as that user, where its names are known.

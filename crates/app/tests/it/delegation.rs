@@ -218,7 +218,7 @@ fn delegated_work_waits_times_out_and_is_cancelled_with_its_parent() {
     assert_eq!(late.status.code(), Some(1));
     let late: Value = serde_json::from_slice(&late.stdout).unwrap();
     assert_eq!(late["task"]["state"], "timed_out");
-    // Called off with what it hangs on.
+    // Cancelled with its parent.
     house.script_model(&json!([
         tool_call(
             "delegate",

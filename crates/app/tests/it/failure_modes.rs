@@ -52,7 +52,7 @@ fn a_second_control_plane_on_a_home_is_refused_with_the_holders_pid() {
     assert_eq!(output.status.code(), Some(4));
     assert!(
         String::from_utf8_lossy(&output.stdout)
-            .contains(&format!("already kept by process {}", house.serve_pid()))
+            .contains(&format!("already running (pid {})", house.serve_pid()))
     );
 }
 

@@ -80,7 +80,7 @@ fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
     assert_eq!((fact("NoNewPrivs"), fact("Seccomp")), ("1", "2"));
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
     assert!(!mounts.contains(&format!(" {} ", house.home().display())));
-    // Held, put aside, let go on.
+    // Paused, snapshotted, resumed.
     client
         .call(&Call::State(Vm {
             state: VmState::Paused,

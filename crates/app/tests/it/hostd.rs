@@ -35,7 +35,7 @@ fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
         forwards: Vec::new(),
         terminal: false,
         ready_within: None,
-        // A caller's own places are put aside for the house's.
+        // Paths that the caller chose are replaced by those of the house.
         run_dir: PathBuf::from("/etc"),
         log_dir: PathBuf::from("/etc"),
         group: "other-house".into(),

@@ -41,7 +41,7 @@ fn a_result_file_completes_the_task_in_any_order_of_deletion() {
         json!({ "text": "two loaves", "source": "command", "data": null })
     );
     assert_eq!(done["verified"], "none");
-    until("the result is put aside", || {
+    until("the result file is archived", || {
         !workspace(&house, "a").join("completed/TASK-1.txt").exists()
     });
     // Once more is another piece of work: the old result does not count for it.
@@ -315,7 +315,7 @@ fn markdown_queue_merges_edits_by_people_with_task_changes() {
     assert!(view(&house).contains("Sweep all"));
     let conflicts = std::fs::read_to_string(house.path("Q.md.conflicts")).unwrap();
     assert!(conflicts.contains("Sweep nothing"));
-    // Called off by a word.
+    // Cancelled by a word in the line.
     std::fs::write(
         &queue,
         view(&house).replace("(P1, a, ready)", "(P1, a, cancelled)"),

@@ -121,7 +121,7 @@ fn workflow_steps_run_once_across_kills_with_approval_and_event() {
     house.expect(0, "activity verify");
     let drawn = house.expect(0, args!("workflow show {} --svg", run));
     assert!(drawn.contains("<svg") && drawn.contains("gate"), "{drawn}");
-    // It is over: it can neither be called off nor told anything.
+    // It has ended: it can neither be cancelled nor receive an event.
     assert!(
         house
             .refused(4, args!("workflow cancel {}", run))

@@ -29,7 +29,7 @@ pub enum Error {
         why: String,
     },
     /// Another control plane runs on this home.
-    #[error("the house in `{home}` is already kept by process {holder}")]
+    #[error("the house in `{home}` is already running (pid {holder})")]
     Locked {
         /// Which home.
         home: PathBuf,

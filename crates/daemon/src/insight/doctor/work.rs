@@ -115,8 +115,11 @@ pub(super) async fn schedules(work: &Arc<WorkState>, checks: &mut Checks) -> Res
         "schedules",
         late.is_none(),
         CheckSeverity::Warn,
-        late.unwrap_or_else(|| format!("{} schedules are on time", all.len())),
-        "look at the log of the control plane; `abbey schedule show NAME` tells what it did",
+        late.unwrap_or_else(|| match all.len() {
+            0 => "no schedules".to_owned(),
+            n => format!("{n} schedules are on time"),
+        }),
+        "`abbey schedule show NAME` shows the history; the log of the control plane has errors",
     );
     Ok(())
 }
