@@ -1,11 +1,13 @@
-//! What runs inside a cell: adapters for runtimes, skills, and the native agent.
+//! What runs inside an agent's cell: the worker, drivers for runtimes, skills and their programs.
 //!
-//! Deliberately absent: which kind of cell it is in, and every way to the house but the inside door.
+//! Deliberately absent: which kind of cell it is in, and every way to the control plane but the agent API.
 
+mod agent_api;
 pub mod library;
-pub mod native;
+mod native;
 pub mod programs;
-mod render;
+pub mod runtime;
 pub mod skill;
+pub mod worker;
 
-pub use render::{Layout, native_environment};
+pub use agent_api::StartError;

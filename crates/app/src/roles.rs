@@ -65,7 +65,7 @@ fn native(skill: Option<&str>) -> ExitCode {
             let code = abbey_agents::programs::run(name).await;
             return ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILURE));
         }
-        match abbey_agents::native::run().await {
+        match abbey_agents::runtime::drive(abbey_model::Runtime::Native).await {
             Ok(()) => ExitCode::from(exit::OK),
             Err(error) => {
                 eprintln!("error: {error}");

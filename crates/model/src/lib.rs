@@ -15,6 +15,7 @@ mod network;
 mod note;
 mod principal;
 mod redact;
+mod runtime;
 mod secret;
 mod slug;
 mod task;
@@ -44,6 +45,7 @@ pub use network::{
 pub use note::is_note_name;
 pub use principal::{Principal, PrincipalKind};
 pub use redact::Redactor;
+pub use runtime::Runtime;
 pub use secret::Secret;
 pub use slug::{Slug, SlugError};
 pub use task::{

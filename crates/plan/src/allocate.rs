@@ -3,7 +3,7 @@
 //! What is taken is data: the registry's rows and what the host already uses. Nothing is found
 //! by scanning, and a conflict names the holder.
 
-use crate::house::{Network, Runtime};
+use crate::house::Network;
 use abbey_model::{Bytes, Subnet, overlap};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,14 +108,6 @@ pub enum Conflict {
         /// How many are taken.
         used: usize,
     },
-}
-
-/// Offsets of the ports that one instance of a runtime takes from its base port (S3-02): its
-/// door, and whatever else a version of it opens beside.
-pub const fn footprint(runtime: Runtime) -> &'static [u16] {
-    match runtime {
-        Runtime::Native => &[0],
-    }
 }
 
 /// Every allocation of the house.

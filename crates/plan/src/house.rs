@@ -7,6 +7,7 @@ pub use crate::keys::{
 use crate::settings::{Setting, Settings};
 use crate::shape::Shape;
 use abbey_engine::workflow::Workflow;
+pub use abbey_model::Runtime;
 use abbey_model::{Millis, NanoUsd, SecretRef, Slug, Subnet};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -248,32 +249,6 @@ impl ServiceKind {
             self,
             ServiceKind::Postgres | ServiceKind::Git | ServiceKind::Site
         )
-    }
-}
-
-/// The program that thinks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Runtime {
-    /// Abbey's own loop.
-    Native,
-}
-
-impl Runtime {
-    /// Name in the manifest.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Runtime::Native => "native",
-        }
-    }
-}
-
-impl FromStr for Runtime {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        (text == Runtime::Native.name())
-            .then_some(Runtime::Native)
-            .ok_or(())
     }
 }
 

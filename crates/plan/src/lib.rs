@@ -26,7 +26,7 @@ pub mod templates;
 mod value;
 mod workflows;
 
-pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind, footprint};
+pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind};
 pub use check::{BRIDGE_PORTS_MAX, check, home_fits};
 pub use decode::parse;
 pub use house::{

@@ -1,6 +1,6 @@
 //! House and inventory to a numbered plan: what differs, in the order in which it is done.
 
-use crate::allocate::{Conflict, HostFacts, Registry, footprint};
+use crate::allocate::{Conflict, HostFacts, Registry};
 use crate::house::{Agent, Charter, House, Service, ServiceKind};
 use crate::key::Effect;
 use crate::reach;
@@ -421,7 +421,7 @@ impl Work {
         let owner = format!("agent:{}", agent.slug);
         let door = self.registry.any_port(
             &house.network,
-            footprint(agent.runtime),
+            agent.runtime.ports(),
             &owner,
             "door",
             &inventory.host,

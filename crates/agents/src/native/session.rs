@@ -10,10 +10,11 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Size at which a session is put aside, bytes.
+/// Size at which a session file is rotated, in bytes.
 const FILE_MAX: u64 = 8 << 20;
 
-pub(super) struct Session {
+/// The session file of an agent's home.
+pub(crate) struct Session {
     home: PathBuf,
     file: File,
     position: u64,
@@ -21,11 +22,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Opens the session of this home.
+    /// Opens the session file of a home directory.
     ///
     /// # Errors
     /// When it cannot be written, or another process writes it.
-    pub(super) fn open(home: &Path) -> io::Result<Session> {
+    pub(crate) fn open(home: &Path) -> io::Result<Session> {
         let path = home.join("session.jsonl");
         let mut file = open(&path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
@@ -54,31 +55,31 @@ impl Session {
         })
     }
 
-    /// First byte of the next line.
-    pub(super) fn position(&self) -> u64 {
+    /// Position of the next line, in bytes.
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Appends one line without secrets. A full disk costs the line, not the run.
-    pub(super) fn append(&mut self, event: &Value) {
+    /// Appends one line, with secrets redacted. A full disk loses the line, not the run.
+    pub(crate) fn append(&mut self, event: &Value) {
         let line = format!("{}\n", self.redactor.clean(&event.to_string()));
         if self.file.write_all(line.as_bytes()).is_ok() {
             self.position += line.len() as u64;
         }
     }
 
-    /// Brings it to the disk, and puts a large one aside between two runs.
-    pub(super) fn sync(&mut self) {
+    /// Flushes the file to the disk, and rotates a large one between two runs.
+    pub(crate) fn sync(&mut self) {
         let _disk_full = self.file.sync_data();
         if self.position < FILE_MAX {
             return;
         }
         let path = self.home.join("session.jsonl");
-        let aside = (1..)
+        let rotated = (1..)
             .map(|n| self.home.join(format!("session-{n}.jsonl")))
             .find(|p| !p.exists());
-        if let Some(aside) = aside
-            && fs::rename(&path, aside).is_ok()
+        if let Some(rotated) = rotated
+            && fs::rename(&path, rotated).is_ok()
             && let Ok(file) = open(&path)
         {
             let _ours_alone =
@@ -104,7 +105,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_torn_line_is_closed_off_and_there_is_one_writer() {
+    fn a_torn_line_is_ended_and_a_second_writer_is_refused() {
         let dir = std::env::temp_dir().join(format!("abbey-session-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         fs::write(

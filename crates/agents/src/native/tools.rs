@@ -1,9 +1,9 @@
-//! Tools of a model: what they are called, and what they really do. The policy is enforced here,
-//! outside the model.
+//! The tools of a model: their definitions, and what they do. The tool policy is enforced here, outside the model.
 
-use super::model::Call;
+use super::model_turn::ToolCall;
+use crate::runtime::Lease;
 use abbey_api::client::AgentClient;
-use abbey_api::headers::{IdempotencyKey, Lease};
+use abbey_api::headers::IdempotencyKey;
 use abbey_api::{ApprovalBody, DelegateBody, SkillView, SkillsQuery, UseBody, WaitQuery};
 use abbey_model::{TaskState, Tool, ToolPolicy};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
@@ -15,14 +15,14 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
-/// Most bytes of a tool's answer that a model is shown.
+/// Longest part of a tool's answer that a model is shown, in bytes.
 const SHOWN_MAX: usize = 32 << 10;
-/// Longest run of one program.
+/// Longest time of one program.
 const SHELL_MAX: Duration = Duration::from_secs(300);
-/// Largest file that is read or edited, bytes.
+/// Largest file that is read or edited, in bytes.
 const FILE_MAX: u64 = 4 << 20;
 
-/// What a tool said, and whether it did what was asked.
+/// Answer of a tool, and whether it did what was requested.
 pub(super) struct Receipt {
     pub(super) ok: bool,
     pub(super) text: String,
@@ -37,7 +37,7 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
         .map(|tool| {
             let (doc, properties, required): (&str, Value, &[&str]) = match tool {
                 Tool::Shell => (
-                    "Runs a program in the cell, by argument vector; no shell interprets it.",
+                    "Runs a program in the cell, by argument vector. No shell interprets it.",
                     json!({ "argv": { "type": "array", "items": { "type": "string" }, "minItems": 1 } }),
                     &["argv"],
                 ),
@@ -59,54 +59,54 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
                 ),
                 Tool::SearchSkills => ("Finds skills by words.", json!({ "query": text("Words.") }), &["query"]),
                 Tool::Delegate => (
-                    "Gives a piece of this task to a colleague, and waits for the result unless told not to.",
+                    "Delegates a subtask to another agent, and waits for the result unless `wait` is false.",
                     json!({
-                        "to": text("The colleague's name."),
-                        "task": text("What is to be done, with everything that they need to know."),
-                        "wait": { "type": "boolean", "description": "Whether to wait for the result; true when not given." },
-                        "expects": { "type": "array", "items": { "type": "string" }, "description": "Fields that the result must have." },
-                        "deadline_s": { "type": "integer", "minimum": 1, "description": "Seconds for all of it." },
-                        "deliver": text("Who is told of the result when nobody waits: `me`, or `agent:NAME`."),
+                        "to": text("Name of the agent."),
+                        "task": text("What to do, with everything that the agent needs to know."),
+                        "wait": { "type": "boolean", "description": "Whether to wait for the result; true by default." },
+                        "expects": { "type": "array", "items": { "type": "string" }, "description": "Fields that the data of the result must have." },
+                        "deadline_s": { "type": "integer", "minimum": 1, "description": "Seconds until the result must be there." },
+                        "deliver": text("Recipient of the result when `wait` is false: `me`, or `agent:NAME`."),
                     }),
                     &["to", "task"],
                 ),
                 Tool::Ask => (
-                    "Asks a colleague something about this task, and waits for the answer unless told not to. They answer as they see fit.",
+                    "Asks another agent a question about this task, and waits for the answer unless `wait` is false.",
                     json!({
-                        "to": text("The colleague's name."),
-                        "question": text("What you want to know, with everything that they need to answer."),
-                        "wait": { "type": "boolean", "description": "Whether to wait for the answer; true when not given." },
-                        "deadline_s": { "type": "integer", "minimum": 1, "description": "Seconds for an answer." },
-                        "deliver": text("Who is told of the answer when nobody waits: `me`, or `agent:NAME`."),
+                        "to": text("Name of the agent."),
+                        "question": text("The question, with everything that the agent needs to answer it."),
+                        "wait": { "type": "boolean", "description": "Whether to wait for the answer; true by default." },
+                        "deadline_s": { "type": "integer", "minimum": 1, "description": "Seconds until the answer must be there." },
+                        "deliver": text("Recipient of the answer when `wait` is false: `me`, or `agent:NAME`."),
                     }),
                     &["to", "question"],
                 ),
                 Tool::Document => (
-                    "Shared documents: `list` shows them, `read` one, `write` a new version of a text that is yours to write, `append` an entry to a log.",
+                    "Shared documents: `list` them, `read` one, `write` a new version of a text that you may write, `append` an entry to a log.",
                     json!({
                         "action": { "enum": ["list", "read", "write", "append"] },
                         "name": text("Name of the document."),
-                        "text": text("What it is to say."),
-                        "seen": { "type": "integer", "minimum": 0, "description": "For `write`: the version that you read, 0 for none; refused when somebody wrote since." },
+                        "text": text("The new text, or the entry to append."),
+                        "seen": { "type": "integer", "minimum": 0, "description": "For `write`: the version that you read, or 0 for a new document. Refused when there is a newer version." },
                     }),
                     &["action"],
                 ),
                 Tool::Approval => (
-                    "Asks a person for a yes to one exact action, after which this run ends and goes on when there is an answer; or uses a yes, right before the action is done.",
+                    "Requests a person's approval for one exact action: this run ends then, and a later run continues after the decision. Or uses an approval, immediately before the action is carried out.",
                     json!({
-                        "use": text("`APPR-7` to use that yes; not given to ask for one."),
-                        "action": text("What is to be done, in a word."),
-                        "args": { "type": "object", "description": "With what exactly; the yes is for this and nothing else." },
-                        "why": text("Why it is needed."),
-                        "within_s": { "type": "integer", "minimum": 1, "description": "Seconds for an answer; silence is a no." },
+                        "use": text("Id of an approval to use, such as `APPR-7`. Leave it out to request an approval."),
+                        "action": text("Short name of the action."),
+                        "args": { "type": "object", "description": "Exact arguments of the action. The approval is valid for these only." },
+                        "why": text("Why the action is needed."),
+                        "within_s": { "type": "integer", "minimum": 1, "description": "Seconds until the decision; without one by then, the request is denied." },
                     }),
                     &["action"],
                 ),
                 Tool::Finish => (
                     "Ends the task with a result.",
                     json!({
-                        "result": text("The result, for the one who asked."),
-                        "data": { "type": "object", "description": "Fields that were asked for, if any." },
+                        "result": text("The result, for the author of the task."),
+                        "data": { "type": "object", "description": "Expected fields, if the task names any." },
                     }),
                     &["result"],
                 ),
@@ -119,24 +119,17 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
         .collect()
 }
 
-/// The task that a run works on, and its right to it.
-#[derive(Debug, Clone)]
-pub(super) struct Right {
-    pub(super) task: String,
-    pub(super) lease: u64,
-}
-
-/// Carries out a call within the policy.
-pub(super) async fn perform(
+/// Carries out a tool call within the policy.
+pub(super) async fn call(
     client: &AgentClient,
     policy: &ToolPolicy,
-    right: &Right,
-    call: &Call,
+    lease: &Lease,
+    call: &ToolCall,
 ) -> Receipt {
     let outcome = match call.name.parse::<Tool>() {
         Ok(tool) if policy.tools.contains(&tool) => {
             match serde_json::from_str::<Value>(&call.arguments) {
-                Ok(args) => act(client, policy, right, tool, &args).await,
+                Ok(args) => perform(client, policy, lease, tool, &args).await,
                 Err(e) => Err(format!("the arguments are not JSON: {e}")),
             }
         }
@@ -147,7 +140,7 @@ pub(super) async fn perform(
 }
 
 impl Receipt {
-    /// What a model is shown of what came of a call.
+    /// The answer that a model is shown for an outcome.
     pub(super) fn of(outcome: Result<String, String>) -> Receipt {
         let (ok, mut text) = match outcome {
             Ok(text) => (true, text),
@@ -159,16 +152,16 @@ impl Receipt {
                 end -= 1;
             }
             text.truncate(end);
-            text.push_str("\n[cut: the rest is not shown]");
+            text.push_str("\n[truncated]");
         }
         Receipt { ok, text }
     }
 }
 
-async fn act(
+async fn perform(
     client: &AgentClient,
     policy: &ToolPolicy,
-    right: &Right,
+    lease: &Lease,
     tool: Tool,
     args: &Value,
 ) -> Result<String, String> {
@@ -193,7 +186,7 @@ async fn act(
                     .map(|()| format!("changed {path}")),
                 0 => Err(format!("the text does not occur in {path}")),
                 n => Err(format!(
-                    "the text occurs {n} times in {path}; give more of it"
+                    "the text occurs {n} times in {path}; give a longer, unique text"
                 )),
             }
         }
@@ -209,37 +202,37 @@ async fn act(
             let lines: Vec<String> = found.skills.iter().map(line).collect();
             Ok(lines.join("\n"))
         }
-        Tool::Delegate => delegate(client, right, args, Way::Order).await,
-        Tool::Ask => delegate(client, right, args, Way::Ask).await,
-        Tool::Document => super::document::document(client, right, args).await,
-        Tool::Approval => approval(client, right, args).await,
+        Tool::Delegate => delegate(client, lease, args, Delegation::Subtask).await,
+        Tool::Ask => delegate(client, lease, args, Delegation::Question).await,
+        Tool::Document => super::documents::use_documents(client, lease, args).await,
+        Tool::Approval => approval(client, lease, args).await,
         Tool::Finish => Ok("finished".to_owned()),
     }
 }
 
-/// Longest wait for a colleague when no deadline was given, seconds.
-const COLLEAGUE_MAX: i64 = 600;
+/// Longest wait for another agent when no deadline was given, in seconds.
+const DELEGATE_WAIT_MAX: i64 = 600;
 
-/// How a colleague is turned to.
+/// What another agent is given.
 #[derive(Debug, Clone, Copy)]
-enum Way {
-    /// With work that they are to do.
-    Order,
-    /// With a question that they may answer as they see fit.
-    Ask,
+enum Delegation {
+    /// A subtask that they carry out.
+    Subtask,
+    /// A question that they answer.
+    Question,
 }
 
-/// Gives a piece of the task on. The same piece of the same task is the same work, so a run that is done again
-/// after a loss finds what the first one asked for.
+/// Delegates a subtask or a question. The idempotency key is derived from its content, so a run that is repeated after a
+/// loss finds the subtask that the first one created.
 async fn delegate(
     client: &AgentClient,
-    right: &Right,
+    lease: &Lease,
     args: &Value,
-    way: Way,
+    delegation: Delegation,
 ) -> Result<String, String> {
-    let (what, word) = match way {
-        Way::Order => ("task", "delegate"),
-        Way::Ask => ("question", "ask"),
+    let (what, word) = match delegation {
+        Delegation::Subtask => ("task", "delegate"),
+        Delegation::Question => ("question", "ask"),
     };
     let text = |key: &str| args[key].as_str().map(str::to_owned);
     let seconds = args["deadline_s"].as_i64();
@@ -255,25 +248,24 @@ async fn delegate(
         deadline_ms: seconds.map(|s| s.saturating_mul(1000)),
         deliver: text("deliver"),
         tokens: None,
-        task: Some(right.task.clone()),
+        task: Some(lease.task.clone()),
     };
     let key = abbey_support::digest::sha256_hex(&serde_json::to_vec(&body).unwrap_or_default());
-    let key = Some(IdempotencyKey(format!("{word} {} {key}", right.task)));
-    let lease = Lease(right.lease);
-    let given = match way {
-        Way::Order => client.me().delegate(&body, lease, key).await,
-        Way::Ask => client.me().ask_agent(&body, lease, key).await,
+    let key = Some(IdempotencyKey(format!("{word} {} {key}", lease.task)));
+    let given = match delegation {
+        Delegation::Subtask => client.me().delegate(&body, lease.header(), key).await,
+        Delegation::Question => client.me().ask_agent(&body, lease.header(), key).await,
     };
     let given = given.map_err(|e| e.to_string())?;
     if args["wait"] == false {
         return Ok(format!(
-            "{} was given to {} as {}; it is {}",
+            "{} was delegated to {} as {}; its state is {}",
             given.task.title, body.to, given.task.number, given.task.state
         ));
     }
     let patience = seconds
-        .unwrap_or(COLLEAGUE_MAX)
-        .clamp(1, COLLEAGUE_MAX * 10);
+        .unwrap_or(DELEGATE_WAIT_MAX)
+        .clamp(1, DELEGATE_WAIT_MAX * 10);
     let until = tokio::time::Instant::now() + Duration::from_secs(patience.unsigned_abs());
     loop {
         let wait = WaitQuery {
@@ -281,7 +273,7 @@ async fn delegate(
         };
         let task = match client.me().delegated(&given.task.id, &wait).await {
             Ok(doc) => doc.task,
-            // The house may be restarting; the work goes on.
+            // The control plane may be restarting; the subtask continues.
             Err(error)
                 if error.kind() == abbey_model::FaultKind::Unavailable
                     && tokio::time::Instant::now() < until =>
@@ -304,19 +296,18 @@ async fn delegate(
         }
         if tokio::time::Instant::now() >= until {
             return Err(format!(
-                "{} is still {}; it goes on without you",
+                "{} is still {}; it continues, and this run no longer waits for it",
                 task.number, task.state
             ));
         }
     }
 }
 
-/// Begins what the tool says when the run is over because a person must answer.
-pub(super) const ASKED: &str = "asked for ";
+/// Begins the tool's answer when an approval was requested, which ends the run.
+pub(super) const REQUESTED: &str = "requested approval ";
 
-async fn approval(client: &AgentClient, right: &Right, args: &Value) -> Result<String, String> {
+async fn approval(client: &AgentClient, lease: &Lease, args: &Value) -> Result<String, String> {
     let text = |key: &str| args[key].as_str().unwrap_or_default().to_owned();
-    let lease = Lease(right.lease);
     let arguments = match &args["args"] {
         Value::Null => json!({}),
         given => given.clone(),
@@ -325,26 +316,32 @@ async fn approval(client: &AgentClient, right: &Right, args: &Value) -> Result<S
     if !number.is_empty() {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if !number.chars().all(plain) {
-            return Err(format!("`{number}` is no approval"));
+            return Err(format!("`{number}` is not an approval"));
         }
         let body = UseBody {
             action: text("action"),
             args: arguments,
         };
-        let used = client.me().use_approval(&number, &body, lease).await;
+        let used = client
+            .me()
+            .use_approval(&number, &body, lease.header())
+            .await;
         let used = used.map_err(|e| e.to_string())?;
-        return Ok(format!("{} is used: do it now, once", used.id));
+        return Ok(format!(
+            "approval {} is used: carry out the action now, once",
+            used.id
+        ));
     }
     let body = ApprovalBody {
-        task: right.task.clone(),
+        task: lease.task.clone(),
         action: text("action"),
         args: arguments,
         why: text("why"),
         within_ms: args["within_s"].as_i64().map(|s| s.saturating_mul(1000)),
     };
-    let asked = client.me().request_approval(&body, lease).await;
+    let asked = client.me().request_approval(&body, lease.header()).await;
     let asked = asked.map_err(|e| e.to_string())?;
-    Ok(format!("{ASKED}{}", asked.id))
+    Ok(format!("{REQUESTED}{}", asked.id))
 }
 
 async fn shell(args: &Value) -> Result<String, String> {
@@ -363,7 +360,7 @@ async fn shell(args: &Value) -> Result<String, String> {
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| format!("`{program}` could not be run: {e}"))?;
+        .map_err(|e| format!("could not run `{program}`: {e}"))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let limit = SHOWN_MAX as u64;
     let collect = async {
@@ -397,7 +394,7 @@ async fn shell(args: &Value) -> Result<String, String> {
     }
 }
 
-/// Opens a file below the working directory; the kernel refuses every way out of it.
+/// Opens a file below the working directory. The kernel refuses paths and links that leave it (`openat2`).
 fn open(policy: &ToolPolicy, path: &str, flags: OFlags) -> Result<File, String> {
     let clean = path.trim_start_matches("./");
     if !policy.paths.is_empty() && !policy.paths.iter().any(|p| clean.starts_with(p.as_str())) {
@@ -474,7 +471,7 @@ fn memory<'a>(
         if legal {
             Ok(format!("memory/{name}.md"))
         } else {
-            Err(format!("`{name}` is not a name of a note"))
+            Err(format!("`{name}` is not the name of a note"))
         }
     };
     match action {

@@ -1,15 +1,15 @@
 //! Programs that read a host fact through the inside door and say it in words.
 
 use super::Outcome;
-use crate::native::{door_client, through_restart};
+use crate::agent_api::{client_from_environment, retry_through_restart};
 use abbey_api::DocumentBody;
 use abbey_api::headers::IdempotencyKey;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 async fn fact(name: &str, body: Value) -> Result<Value, String> {
-    let client = door_client().map_err(|e| e.to_string())?;
-    through_restart(|| client.me().fact(name, &body))
+    let client = client_from_environment().map_err(|e| e.to_string())?;
+    retry_through_restart(|| client.me().fact(name, &body))
         .await
         .map_err(|e| format!("the house did not give the fact `{name}`: {e}"))
 }
@@ -33,7 +33,7 @@ pub(super) async fn report(name: &str, question: &str, document: &str) -> Outcom
     let data = fact("report", asked).await?;
     let text = data["text"].as_str().unwrap_or_default().trim_end();
     if !document.is_empty() {
-        let client = door_client().map_err(|e| e.to_string())?;
+        let client = client_from_environment().map_err(|e| e.to_string())?;
         let body = DocumentBody {
             text: text.to_owned(),
             seen: None,
@@ -47,7 +47,7 @@ pub(super) async fn report(name: &str, question: &str, document: &str) -> Outcom
             let key = Some(key.clone());
             client.me().write_document(document, &body, key)
         };
-        through_restart(add)
+        retry_through_restart(add)
             .await
             .map_err(|e| format!("the report was not added to `{document}`: {e}"))?;
     }
@@ -176,8 +176,8 @@ pub(super) async fn backup_state() -> Outcome {
 
 /// Has the house do something; what it answers may be a question to a person first.
 pub(super) async fn operate(name: &str) -> Outcome {
-    let client = door_client().map_err(|e| e.to_string())?;
-    let done = through_restart(|| client.me().operate(name)).await;
+    let client = client_from_environment().map_err(|e| e.to_string())?;
+    let done = retry_through_restart(|| client.me().operate(name)).await;
     let done = done.map_err(|e| format!("the house did not do it: {e}"))?;
     let text = done["text"].as_str().unwrap_or_default().to_owned();
     Ok((text, done))

@@ -1,7 +1,7 @@
 //! What the network is like in the eyes of a cell: tried, not read.
 
 use super::Outcome;
-use crate::native::door_client;
+use crate::agent_api::client_from_environment;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -11,7 +11,7 @@ const WITHIN: Duration = Duration::from_secs(2);
 
 /// Tries what the cell was told of.
 pub(super) async fn check() -> Outcome {
-    let client = door_client().map_err(|e| e.to_string())?;
+    let client = client_from_environment().map_err(|e| e.to_string())?;
     let mut tried: Vec<(String, Result<(), String>)> = Vec::new();
     let door = client.me().show().await;
     tried.push((

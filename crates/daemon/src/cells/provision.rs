@@ -344,7 +344,7 @@ mod tests {
     use crate::api_server::plans;
     use crate::boot::control_plane::ControlPlane;
     use crate::boot::testing;
-    use abbey_agents::Layout;
+    use abbey_agents::runtime::Layout;
     use std::collections::BTreeMap;
     use std::path::Path;
 

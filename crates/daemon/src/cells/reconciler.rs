@@ -10,15 +10,13 @@ use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Action, Desired, History};
-use abbey_model::{CellName, Generation, Millis, Observed, Principal, Wish};
+use abbey_model::{CellName, Generation, Observed, Principal, Wish};
 use abbey_store::{CellChange, Note, Topic};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Time for a cell to end by itself.
-const GRACE: Millis = Millis::from_secs(10);
 /// Safety net between two passes when nothing calls.
 const IDLE: Duration = Duration::from_secs(30);
 /// Pause while a cell is on its way up or down.
@@ -198,7 +196,8 @@ async fn attend(cells: &Arc<CellsState>, cell: &CellName, seen: &mut Seen) -> Re
             }
             Action::Stop => {
                 let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
-                blocking(move || backend.stop(&name, GRACE)).await?;
+                let grace = specs::stop_grace(cells, cell);
+                blocking(move || backend.stop(&name, grace)).await?;
                 return Ok(MOVING);
             }
             Action::Pause | Action::Resume => {

@@ -4,7 +4,7 @@ use crate::cells::agent_credentials::own_token;
 use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
 use crate::core::plan::PlanInForce;
-use abbey_agents::{Layout, native_environment};
+use abbey_agents::runtime::{self, CellEnvironment, Layout};
 use abbey_api::Problem;
 use abbey_cells::microvm::{Machine, Origin};
 use abbey_cells::{Bind, CellSpec, Container, Forward, Listen, Network, Program, Sandbox, Target};
@@ -15,11 +15,8 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-/// Time for an agent to announce that it is up.
-const READY_WITHIN: Millis = Millis::from_secs(30);
-/// The same, with a machine that boots first; without a processor that helps, and several at once, it takes a
-/// while.
-const MACHINE_READY_WITHIN: Millis = Millis::from_secs(180);
+/// Time for an orderly stop of a cell that runs no runtime, after which its processes are killed.
+const STOP_GRACE: Millis = Millis::from_secs(10);
 /// Where the egress proxy is in the eyes of a cell, unless something else has that port.
 const PROXY_PORT: u16 = 3128;
 /// Where programs ask for names.
@@ -52,7 +49,7 @@ const SERVICE_ROOT: &str = "/service";
 const BASE: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
 
 /// An agent sees its home and workspace, and may not write its own charter (S2-23).
-fn agent_binds(host: &Layout, inside: &Layout, charter_writable: bool) -> Vec<Bind> {
+fn agent_binds(host: &Layout, inside: &Layout, charter: Option<&str>) -> Vec<Bind> {
     let bind = |source: &Path, path: &Path, writable| Bind {
         source: source.to_owned(),
         path: path.to_owned(),
@@ -62,8 +59,7 @@ fn agent_binds(host: &Layout, inside: &Layout, charter_writable: bool) -> Vec<Bi
         bind(&host.home, &inside.home, true),
         bind(&host.workspace, &inside.workspace, true),
     ];
-    if !charter_writable {
-        let charter = "SOUL.md";
+    if let Some(charter) = charter {
         binds.push(bind(
             &host.workspace.join(charter),
             &inside.workspace.join(charter),
@@ -71,6 +67,16 @@ fn agent_binds(host: &Layout, inside: &Layout, charter_writable: bool) -> Vec<Bi
         ));
     }
     binds
+}
+
+/// Time for an orderly stop of a cell.
+pub(crate) fn stop_grace(cells: &CellsState, cell: &CellName) -> Millis {
+    let CellName::Agent(slug) = cell else {
+        return STOP_GRACE;
+    };
+    let current = cells.core.plan.current();
+    let agent = current.as_ref().and_then(|c| c.house.agents.get(slug));
+    agent.map_or(STOP_GRACE, |a| runtime::spec(a.runtime).stop_grace)
 }
 
 /// A service sees its directory, and its program where that is not of the base.
@@ -379,7 +385,7 @@ pub(crate) fn cell_spec(
             let token_path = own_token(cells, slug);
             let token =
                 fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
-            let argv = ["abbey", "role", "native"].map(str::to_owned).to_vec();
+            let runtime = runtime::spec(agent.runtime);
             let machine = (agent.cell == CellKind::Microvm).then(|| Machine {
                 image: agent.image.clone(),
                 vmm: agent.vmm,
@@ -403,7 +409,11 @@ pub(crate) fn cell_spec(
                 _ => {
                     let inside = Layout::under(Path::new(AGENT_ROOT));
                     let sandbox = Sandbox {
-                        binds: agent_binds(&layout, &inside, agent.charter_writable),
+                        binds: agent_binds(
+                            &layout,
+                            &inside,
+                            (!agent.charter_writable).then_some(runtime.files.charter),
+                        ),
                         profile: agent.profile,
                         tmp: tmp_size(&agent.limits),
                     };
@@ -411,7 +421,12 @@ pub(crate) fn cell_spec(
                 }
             };
             let ways = Ways::of(cells, current, &owner, agent, door);
-            let mut env = native_environment(slug.as_str(), &inside, door, &key);
+            let mut env = (runtime.environment)(&CellEnvironment {
+                agent: slug.as_str(),
+                layout: &inside,
+                port: door,
+                model_key: &key,
+            });
             env.extend(ways.environment());
             env.extend(client_environment(&inside.home, &ways.reaches));
             if let Some(locale) = effective_locale(agent) {
@@ -419,13 +434,13 @@ pub(crate) fn cell_spec(
                 env.extend(["LANG", "LC_ALL"].map(|n| (n.to_owned(), locale.clone())));
             }
             Ok(Some(CellSpec {
-                argv,
+                argv: runtime.driver.iter().map(|a| (*a).to_owned()).collect(),
                 env,
                 cwd: inside.workspace,
                 sandbox,
                 ready_within: Some(match machine {
-                    Some(_) => MACHINE_READY_WITHIN,
-                    None => READY_WITHIN,
+                    Some(_) => runtime.readiness.within_microvm,
+                    None => runtime.readiness.within,
                 }),
                 machine,
                 container,

@@ -5,6 +5,7 @@ use crate::cells::status::{on_loopback, presence, probe_fresh, usage_fresh};
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;
+use abbey_agents::runtime;
 use abbey_agents::skill::{Program, Skill};
 use abbey_api::*;
 use abbey_engine::budget::Account;
@@ -280,7 +281,7 @@ pub(crate) async fn why_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<Agen
         agent: slug.to_string(),
         presence,
         reasons,
-        last_exit: exit.map(|e| e.exit.to_string()),
+        last_exit: exit.map(|e| runtime::spec(agent.runtime).describe_exit(&e.exit)),
         last_exit_at: exit.map(|e| e.ended_at.into()),
         failures: seen.map_or(0, |s| s.history.failures),
         next_retry: seen.and_then(|s| s.history.retry_at).map(Time),

@@ -52,7 +52,11 @@ pub(crate) async fn report_outcome(
     let told = Text::new("comment-outcome")
         .with("task", &number)
         .with("state", state.to_string());
-    let told = work.core.plan.language_of(row.assignee.as_ref()).render(&told);
+    let told = work
+        .core
+        .plan
+        .language_of(row.assignee.as_ref())
+        .render(&told);
     let comment = json!({ "body": format!("{told}\n\n{}", outcomes::outcome(row)) });
     let mut posts = vec![(
         format!("{repository}/issues/{}/comments", origin.number),

@@ -9,13 +9,10 @@ use crate::work::state::WorkState;
 use abbey_api::Problem;
 use abbey_cells::hostd::{Operation, Reply};
 use abbey_engine::approval::State;
-use abbey_model::{CellName, FaultKind, LeaseToken, Millis, Principal, Slug, TaskState};
+use abbey_model::{CellName, FaultKind, LeaseToken, Principal, Slug, TaskState};
 use abbey_store::{Note, TaskFilter, TaskRow};
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// Time for a cell to end by itself.
-const GRACE: Millis = Millis::from_secs(10);
 
 /// One of them, with what it is done to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +28,8 @@ enum Deed {
 /// Boots a cell anew: it is ended, and the reconciler starts what is wanted up.
 pub(crate) async fn restart(work: &Arc<WorkState>, cell: CellName, who: Principal) -> Result<()> {
     let (backend, target) = (Arc::clone(&work.cells.backend), cell.clone());
-    let asked = tokio::task::spawn_blocking(move || backend.stop(&target, GRACE)).await;
+    let grace = crate::cells::specs::stop_grace(&work.cells, &cell);
+    let asked = tokio::task::spawn_blocking(move || backend.stop(&target, grace)).await;
     asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     let action = match &cell {
         CellName::Service(_) => "service.restart",

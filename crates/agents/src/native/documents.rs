@@ -1,15 +1,15 @@
 //! The tool for shared documents.
 
-use super::tools::Right;
+use crate::runtime::Lease;
 use abbey_api::client::AgentClient;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{DocumentBody, DocumentQuery, DocumentView, DocumentsQuery};
 use serde_json::Value;
 
-/// Carries it out; the house decides who may.
-pub(super) async fn document(
+/// Lists, reads, writes or appends to a shared document. The control plane checks who may.
+pub(super) async fn use_documents(
     client: &AgentClient,
-    right: &Right,
+    lease: &Lease,
     args: &Value,
 ) -> Result<String, String> {
     let get = |key: &str| {
@@ -24,7 +24,7 @@ pub(super) async fn document(
         let line = |d: &DocumentView| {
             let writers = d.writers.join(", ");
             format!(
-                "{} ({}, at {}): written by {writers}",
+                "{} ({}, version {}): writers {writers}",
                 d.name, d.kind, d.newest
             )
         };
@@ -34,7 +34,7 @@ pub(super) async fn document(
     let name = get("name")?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     if !name.chars().all(plain) {
-        return Err(format!("`{name}` is no document"));
+        return Err(format!("`{name}` is not the name of a document"));
     }
     let seen = match action {
         "read" => {
@@ -46,7 +46,7 @@ pub(super) async fn document(
         "write" => Some(
             args["seen"]
                 .as_u64()
-                .ok_or("the argument `seen` is missing: the version that you read, 0 for none")?,
+                .ok_or("the argument `seen` is missing: give the version that you read, or 0 for a new document")?,
         ),
         "append" => None,
         other => return Err(format!("documents have no action `{other}`")),
@@ -55,10 +55,10 @@ pub(super) async fn document(
         text: get("text")?.to_owned(),
         seen,
     };
-    // A run that is done again after a loss adds the same entry of the same task once.
+    // A run that is repeated after a loss appends the same entry of the same task once.
     let digest = abbey_support::digest::sha256_hex(&serde_json::to_vec(&body).unwrap_or_default());
-    let key = IdempotencyKey(format!("document {} {digest}", right.task));
+    let key = IdempotencyKey(format!("document {} {digest}", lease.task));
     let doc = client.me().write_document(name, &body, Some(key)).await;
     let doc = doc.map_err(|e| e.to_string())?;
-    Ok(format!("`{name}` is at {}", doc.document.newest))
+    Ok(format!("`{name}` has version {} now", doc.document.newest))
 }

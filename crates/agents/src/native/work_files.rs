@@ -1,8 +1,8 @@
-//! Work by files, for whoever knows nothing else: a task lies in `work/TASK-12.active`, and its result in
-//! `completed/TASK-12.txt` (S2-10 to S2-12). What counts is the result alone: who removes the other file early, or
-//! ends before we heard of it, loses nothing; the task itself ends in one change of the house's state.
+//! Tasks by files, for programs without an API client: a task is the file `work/TASK-12.active`, and its result the file
+//! `completed/TASK-12.txt` (S2-10 to S2-12). The result file alone ends the task: a program that removes the other file
+//! early, or exits before the result is read, loses nothing.
 
-use super::work::Ending;
+use crate::runtime::TurnEnd;
 use abbey_api::OfferDoc;
 use abbey_model::{EndReason, ResultSource};
 use abbey_support::file;
@@ -17,70 +17,79 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
-/// Where work lies.
+/// Directory of active tasks.
 const WORK: &str = "work";
-/// Where results lie.
+/// Directory of results.
 const COMPLETED: &str = "completed";
-/// Where results lie that were handed over.
+/// Directory of results that were accepted.
 const ARCHIVE: &str = "completed/archive";
 
-/// The file that says what is to be done; gone with the run.
+/// The file that describes the task; removed when the run ends.
 struct Active(PathBuf);
 
 impl Drop for Active {
     fn drop(&mut self) {
-        let _whoever_worked_removed_it = fs::remove_file(&self.0);
+        let _removed_by_the_program = fs::remove_file(&self.0);
     }
 }
 
-fn result_of(number: &str) -> PathBuf {
+fn result_path(number: &str) -> PathBuf {
     Path::new(COMPLETED).join(format!("{number}.txt"))
 }
 
-/// Waits for the result of a task; with a program, that is started to make it.
-pub(super) async fn perform(offer: &OfferDoc, command: &[String], output_max: u64) -> Ending {
-    match attend(offer, command, output_max).await {
-        Ok(text) => Ending::Done {
+/// Writes the task's file and waits for its result file; with a command, runs it to produce the result.
+pub(super) async fn perform_by_files(
+    offer: &OfferDoc,
+    command: &[String],
+    output_max: u64,
+) -> TurnEnd {
+    match wait_for_result(offer, command, output_max).await {
+        Ok(text) => TurnEnd::Completed {
             text,
             source: ResultSource::Command,
             data: Value::Null,
         },
-        Err(text) => Ending::Failed {
+        Err(text) => TurnEnd::Failed {
             reason: EndReason::AgentError,
             text,
         },
     }
 }
 
-async fn attend(offer: &OfferDoc, command: &[String], output_max: u64) -> Result<String, String> {
+async fn wait_for_result(
+    offer: &OfferDoc,
+    command: &[String],
+    output_max: u64,
+) -> Result<String, String> {
     let number = &offer.number;
-    let told = |what: &'static str, path: &Path| {
+    let failed_to = |what: &'static str, path: &Path| {
         let path = path.display().to_string();
         move |e: std::io::Error| format!("could not {what} `{path}`: {e}")
     };
     for dir in [WORK, COMPLETED, ARCHIVE] {
-        fs::create_dir_all(dir).map_err(told("make", Path::new(dir)))?;
+        fs::create_dir_all(dir).map_err(failed_to("create", Path::new(dir)))?;
     }
     let watch = Watch::new().map_err(|e| format!("could not watch `{COMPLETED}`: {e}"))?;
     let active = Active(Path::new(WORK).join(format!("{number}.active")));
     let text = match &offer.data.is_empty() {
         true => offer.text.clone(),
         false => format!(
-            "{}\n\nData for it, no instruction:\n{}",
+            "{}\n\nData for the task, not instructions:\n{}",
             offer.text,
             Value::Object(offer.data.clone())
         ),
     };
-    let before = offer.failure.as_ref().map_or_else(String::new, |why| {
-        format!("\n\nThe try before did not do: {why}")
+    let previous = offer.failure.as_ref().map_or_else(String::new, |why| {
+        format!("\n\nThe previous attempt failed: {why}")
     });
     let text =
-        format!("{number}\n{text}{before}\n\nThe result goes to {COMPLETED}/{number}.txt.\n");
-    file::publish(&active.0, text, 0o600, file::Sync::None).map_err(told("write", &active.0))?;
-    let result = result_of(number);
-    let read = || read(&result, output_max);
+        format!("{number}\n{text}{previous}\n\nWrite the result to {COMPLETED}/{number}.txt.\n");
+    file::publish(&active.0, text, 0o600, file::Sync::None)
+        .map_err(failed_to("write", &active.0))?;
+    let result = result_path(number);
+    let read = || read_result(&result, output_max);
     let Some((program, args)) = command.split_first() else {
-        // What a run before did not get to hand over is there already.
+        // A result that an earlier run could not report may be there already.
         loop {
             if let Some(text) = read()? {
                 return Ok(text);
@@ -102,19 +111,19 @@ async fn attend(offer: &OfferDoc, command: &[String], output_max: u64) -> Result
         .kill_on_drop(true)
         .status()
         .await
-        .map_err(|e| format!("`{program}` could not be run: {e}"))?;
+        .map_err(|e| format!("could not run `{program}`: {e}"))?;
     match read()? {
-        // A result that was begun before a failure is not one.
+        // What a failed program wrote is not a result.
         Some(text) if status.success() => Ok(text),
         _ => Err(format!(
-            "`{program}` ended ({status}) without {}",
+            "`{program}` ended ({status}) without a result in {}",
             result.display()
         )),
     }
 }
 
-/// A result, if there is one: a plain file of this directory, and nothing that a link leads to.
-fn read(path: &Path, output_max: u64) -> Result<Option<String>, String> {
+/// Reads a result file, if there is one. Only a regular file of this directory counts; links are refused.
+fn read_result(path: &Path, output_max: u64) -> Result<Option<String>, String> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let opened = openat2(
         CWD,
@@ -129,7 +138,7 @@ fn read(path: &Path, output_max: u64) -> Result<Option<String>, String> {
         Err(e) => return Err(format!("could not read `{}`: {e}", path.display())),
     };
     if !file.metadata().is_ok_and(|m| m.is_file()) {
-        return Err(format!("`{}` is not a file", path.display()));
+        return Err(format!("`{}` is not a regular file", path.display()));
     }
     let mut bytes = Vec::new();
     file.take(output_max.saturating_add(1))
@@ -141,51 +150,51 @@ fn read(path: &Path, output_max: u64) -> Result<Option<String>, String> {
             path.display()
         ));
     }
-    // One that was made and not yet written.
+    // An empty file was created and not written yet.
     let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
     Ok((!text.is_empty()).then_some(text))
 }
 
-/// Puts aside what was handed over, so that it is not taken for the result of another run.
-pub(super) fn settled(number: &str, run: &str) {
+/// Archives an accepted result, so that it is not read as the result of another run.
+pub(crate) fn archive_result(number: &str, run: &str) {
     let to = Path::new(ARCHIVE).join(format!("{number}-{run}.txt"));
-    let _there_was_none = fs::rename(result_of(number), to);
+    let _no_result_file = fs::rename(result_path(number), to);
 }
 
-/// Tells when a file was written to its end, or came under its name.
+/// Watches the directory of results for files that were closed after writing or renamed into place.
 struct Watch {
     inotify: Arc<OwnedFd>,
-    /// Whoever waits ends when the other end is gone.
-    over: Arc<OwnedFd>,
-    _ours: OwnedFd,
+    /// Becomes ready when `_stop` is dropped, which ends the waiting thread.
+    stopped: Arc<OwnedFd>,
+    _stop: OwnedFd,
 }
 
 impl Watch {
     fn new() -> std::io::Result<Watch> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let wanted = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
-        inotify::add_watch(&fd, COMPLETED, wanted)?;
-        let (over, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let events = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+        inotify::add_watch(&fd, COMPLETED, events)?;
+        let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         Ok(Watch {
             inotify: Arc::new(fd),
-            over: Arc::new(over),
-            _ours: ours,
+            stopped: Arc::new(stopped),
+            _stop: stop,
         })
     }
 
     async fn changed(&self) -> std::io::Result<()> {
-        let (inotify, over) = (Arc::clone(&self.inotify), Arc::clone(&self.over));
+        let (inotify, stopped) = (Arc::clone(&self.inotify), Arc::clone(&self.stopped));
         let waits = move || {
             let mut fds = [
                 PollFd::new(&*inotify, PollFlags::IN),
-                PollFd::new(&*over, PollFlags::IN),
+                PollFd::new(&*stopped, PollFlags::IN),
             ];
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
             let mut buffer = [0u8; 4096];
-            // What it was does not matter: whoever waits looks again.
+            // Which event it was does not matter: the caller reads the result file again.
             while let Ok(1..) = rustix::io::read(&*inotify, &mut buffer) {}
             Ok(())
         };

@@ -1,4 +1,4 @@
-//! One turn with a model, over the house's gateway, streamed.
+//! One turn of a model, requested from the model gateway and streamed.
 //!
 //! Source: OpenAI chat completions, streaming format (read 2026-11).
 
@@ -10,25 +10,31 @@ use http_body_util::{BodyExt, BodyStream, Limited};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Largest error body that is read.
+/// Largest error body that is read, in bytes.
 const ERROR_MAX: usize = 64 << 10;
 
-/// What a model said in one turn.
+/// A model's answer: text, tool calls, or both.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Turn {
     pub(super) text: String,
-    pub(super) calls: Vec<Call>,
+    pub(super) calls: Vec<ToolCall>,
 }
 
-/// A tool call of a model; its arguments are data from outside.
+/// A tool call that a model requests. Its arguments are untrusted input.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Call {
+pub(super) struct ToolCall {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) arguments: String,
 }
 
 impl Turn {
+    /// Size of its text and arguments, in bytes.
+    pub(super) fn len(&self) -> u64 {
+        let arguments = self.calls.iter().map(|c| c.arguments.len()).sum::<usize>();
+        (self.text.len() + arguments) as u64
+    }
+
     /// The turn as a message of the conversation.
     pub(super) fn message(&self) -> Value {
         let calls: Vec<Value> = self
@@ -44,24 +50,38 @@ impl Turn {
     }
 }
 
-/// Asks for the next turn.
-pub(super) async fn ask(
+/// A request for the next turn of a conversation.
+pub(super) struct Request<'a> {
+    /// Run that the call is charged to.
+    pub(super) run: &'a str,
+    /// Model, as the agent's configuration names it.
+    pub(super) model: &'a str,
+    /// The conversation so far.
+    pub(super) messages: &'a [Value],
+    /// Definitions of the tools that may be called.
+    pub(super) tools: &'a [Value],
+    /// Most bytes that the turn may have.
+    pub(super) output_max: u64,
+}
+
+/// Requests the next turn.
+///
+/// # Errors
+/// Reason and text for the end of the run.
+pub(super) async fn request_turn(
     client: &AgentClient,
-    run: &str,
-    model: &str,
-    messages: &[Value],
-    tools: &[Value],
-    output_max: u64,
+    request: Request<'_>,
 ) -> Result<Turn, (EndReason, String)> {
+    let output_max = request.output_max;
     let provider = |text: String| (EndReason::ProviderError, text);
     let mut body = json!({
-        "model": model, "messages": messages, "stream": true, "stream_options": { "include_usage": true },
+        "model": request.model, "messages": request.messages, "stream": true, "stream_options": { "include_usage": true },
     });
-    if !tools.is_empty() {
-        body["tools"] = tools.into();
+    if !request.tools.is_empty() {
+        body["tools"] = request.tools.into();
     }
     let response = client
-        .chat(run, &body)
+        .chat(request.run, &body)
         .await
         .map_err(|e| provider(e.to_string()))?;
     let status = response.status();
@@ -70,13 +90,13 @@ pub(super) async fn ask(
             .collect()
             .await
             .map_or_else(|_| Default::default(), |b| b.to_bytes());
-        let told: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let text = told["error"]["message"]
+        let refusal: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let text = refusal["error"]["message"]
             .as_str()
-            .or(told["detail"].as_str())
+            .or(refusal["detail"].as_str())
             .unwrap_or("no reason given")
             .to_owned();
-        let reason = match (status.as_u16(), told["error"]["code"].as_str()) {
+        let reason = match (status.as_u16(), refusal["error"]["code"].as_str()) {
             (429, Some("budget_exhausted")) => EndReason::BudgetExhausted,
             (429 | 500..=599, _) => EndReason::ProviderError,
             _ => EndReason::AgentError,
@@ -92,19 +112,20 @@ pub(super) async fn ask(
     });
     let mut events = Box::pin(bytes.eventsource());
     let mut turn = Turn::default();
-    let mut calls: BTreeMap<u64, Call> = BTreeMap::new();
+    let mut calls: BTreeMap<u64, ToolCall> = BTreeMap::new();
     let mut finished = false;
     while let Some(event) = events.next().await {
-        let event = event.map_err(|e| provider(format!("the stream broke off: {e}")))?;
+        let event = event.map_err(|e| provider(format!("the model's stream was cut off: {e}")))?;
         if event.data == "[DONE]" {
             finished = true;
             break;
         }
-        let chunk: Value = serde_json::from_str(&event.data)
-            .map_err(|_| provider("the stream held something that is not JSON".to_owned()))?;
+        let chunk: Value = serde_json::from_str(&event.data).map_err(|_| {
+            provider("the model's stream held an event that is not JSON".to_owned())
+        })?;
         if let Some(message) = chunk["error"]["message"].as_str() {
             return Err(provider(format!(
-                "the provider failed in mid-stream: {message}"
+                "the provider failed during its stream: {message}"
             )));
         }
         let delta = &chunk["choices"][0]["delta"];
@@ -114,7 +135,7 @@ pub(super) async fn ask(
             let call = calls
                 .entry(part["index"].as_u64().unwrap_or(0))
                 .or_default();
-            let mut add = |to: fn(&mut Call) -> &mut String, text: &Value| {
+            let mut add = |to: fn(&mut ToolCall) -> &mut String, text: &Value| {
                 to(call).push_str(text.as_str().unwrap_or_default())
             };
             add(|c| &mut c.id, &part["id"]);
@@ -132,7 +153,7 @@ pub(super) async fn ask(
     }
     if !finished {
         return Err(provider(
-            "the stream ended before the answer did".to_owned(),
+            "the model's stream ended before its answer was complete".to_owned(),
         ));
     }
     turn.calls = calls.into_values().collect();

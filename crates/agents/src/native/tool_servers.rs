@@ -1,24 +1,24 @@
-//! Tools of servers: what they are called for a model, and how a call of one gets there.
+//! Tools of the tool servers that the agent uses: their names for a model, and their calls by the agent API.
 
-use super::model::Call;
+use super::model_turn::ToolCall;
 use super::tools::Receipt;
 use abbey_api::client::AgentClient;
 use abbey_api::{ToolBody, ToolView, ToolsQuery};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Longest name of a function. Source: OpenAI chat completions, `tools`.
+/// Longest name of a function, in characters. Source: OpenAI chat completions, `tools`.
 const NAME_MAX: usize = 64;
 
-/// By the name that a model calls them by.
+/// Tools, by the name under which a model calls them.
 #[derive(Debug, Default)]
-pub(super) struct Servers(BTreeMap<String, ToolView>);
+pub(super) struct ToolServers(BTreeMap<String, ToolView>);
 
-impl Servers {
-    /// Asks the house which there are; none when it cannot tell.
-    pub(super) async fn of(client: &AgentClient) -> Servers {
-        let told = client.me().tools(&ToolsQuery::default()).await;
-        let tools = told.map_or_else(|_| Vec::new(), |doc| doc.tools);
+impl ToolServers {
+    /// Lists the tools; none when the control plane cannot list them.
+    pub(super) async fn load(client: &AgentClient) -> ToolServers {
+        let listed = client.me().tools(&ToolsQuery::default()).await;
+        let tools = listed.map_or_else(|_| Vec::new(), |doc| doc.tools);
         let mut named = BTreeMap::new();
         for tool in tools {
             let plain = |c: char| {
@@ -35,9 +35,10 @@ impl Servers {
                 .collect();
             named.entry(name).or_insert(tool);
         }
-        Servers(named)
+        ToolServers(named)
     }
 
+    /// Definitions for a model.
     pub(super) fn definitions(&self) -> impl Iterator<Item = Value> {
         self.0.iter().map(|(name, tool)| {
             let schema = match tool.args.is_object() {
@@ -50,8 +51,8 @@ impl Servers {
         })
     }
 
-    /// Carries a call out, if it is one of theirs.
-    pub(super) async fn perform(&self, client: &AgentClient, call: &Call) -> Option<Receipt> {
+    /// Carries out a call; `None` when it is not to one of these tools.
+    pub(super) async fn call(&self, client: &AgentClient, call: &ToolCall) -> Option<Receipt> {
         let tool = self.0.get(&call.name)?;
         let arguments: Value = match serde_json::from_str(&call.arguments) {
             Ok(arguments) => arguments,

@@ -1,0 +1,132 @@
+//! What a runtime does with one claimed task.
+
+use abbey_api::client::AgentClient;
+use abbey_api::{OfferDoc, RunFactsView, headers};
+use abbey_model::{EndReason, ResultSource};
+use serde_json::Value;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Carries out the tasks that the worker claims, with one runtime. It lives in the cell beside its runtime, in a process
+/// of its own role, so the runtime's work goes on while the control plane restarts.
+pub trait Driver {
+    /// Prepares a run. Facts that are recorded here are reported before the turn begins.
+    fn begin(&mut self, _assignment: &Assignment, _events: &Events) {}
+
+    /// Submits the task to the runtime, and waits for its end. What becomes known on the way is recorded as events,
+    /// which the worker reports with each renewal.
+    ///
+    /// **Cancel safety:** the worker drops this future when the lease is lost, then calls [`Driver::cancel`].
+    fn submit_turn(
+        &mut self,
+        assignment: &Assignment,
+        events: &Events,
+    ) -> impl Future<Output = TurnEnd>;
+
+    /// Ends a turn whose lease was lost: another worker may have the task, so the runtime must not go on with it.
+    fn cancel(&mut self, assignment: &Assignment) -> impl Future<Output = ()>;
+
+    /// The control plane accepted the reported end.
+    fn accepted(&mut self, _assignment: &Assignment) {}
+}
+
+/// A claimed task.
+pub struct Assignment {
+    /// Client for the agent API, with the agent's credential.
+    pub client: Arc<AgentClient>,
+    /// The task, as it was offered.
+    pub offer: OfferDoc,
+    /// Id of the run.
+    pub run: String,
+    /// The right to change the task.
+    pub lease: Lease,
+}
+
+/// The right to renew, complete and fail a task.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// Id of the task.
+    pub task: String,
+    /// Fencing token.
+    pub token: u64,
+}
+
+impl Lease {
+    /// Header that carries the token.
+    pub fn header(&self) -> headers::Lease {
+        headers::Lease(self.token)
+    }
+}
+
+/// How a turn ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TurnEnd {
+    /// With a result.
+    Completed {
+        /// For people.
+        text: String,
+        /// What produced it.
+        source: ResultSource,
+        /// For programs.
+        data: Value,
+    },
+    /// An approval was requested, which ended the run and released the lease; a later run continues.
+    AwaitsApproval {
+        /// Names the approval.
+        text: String,
+    },
+    /// Without success.
+    Failed {
+        /// Class of the failure, which decides about another attempt.
+        reason: EndReason,
+        /// What failed, and why.
+        text: String,
+    },
+}
+
+/// Facts about a run, recorded by its driver while it goes on and reported by the worker.
+#[derive(Debug, Clone, Default)]
+pub struct Events(Arc<Mutex<RunFactsView>>);
+
+impl Events {
+    fn record(&self, change: impl FnOnce(&mut RunFactsView)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Digest of the system prompt.
+    pub fn prompt_hash(&self, hash: String) {
+        self.record(|facts| facts.prompt_hash = Some(hash));
+    }
+
+    /// Digest of the skill that runs.
+    pub fn skill_hash(&self, hash: String) {
+        self.record(|facts| facts.skill_hash = Some(hash));
+    }
+
+    /// Position in the session file before the first line of the run, in bytes.
+    pub fn session_start(&self, position: u64) {
+        self.record(|facts| facts.session_start = Some(position));
+    }
+
+    /// Position in the session file after the last line of the run, in bytes.
+    pub fn session_end(&self, position: u64) {
+        self.record(|facts| facts.session_end = Some(position));
+    }
+
+    /// Number of tool calls with a receipt.
+    pub fn receipts(&self, count: u32) {
+        self.record(|facts| facts.receipts = Some(count));
+    }
+
+    /// Whether the result claims actions for which there is no receipt.
+    pub fn flagged(&self, flagged: bool) {
+        self.record(|facts| facts.flagged = Some(flagged));
+    }
+
+    /// Everything recorded so far.
+    pub(crate) fn facts(&self) -> RunFactsView {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
