@@ -1,6 +1,7 @@
 //! What a shim is asked over its control socket, and what it answers.
 
 use super::Shim;
+use super::phase::{Event, Phase};
 use super::session::Session;
 use crate::control::{Request, Status};
 use crate::guest::Ask;
@@ -22,19 +23,19 @@ impl Shim {
         let (Some(machine), Ok(streams)) = (&spec.machine, <[OwnedFd; 3]>::try_from(fds)) else {
             return false;
         };
-        if !waits || self.begun || self.stopping.is_some() || !self.ready {
+        if !waits || !self.phase.may_begin() {
             return false;
         }
         if microvm::tell(spec, machine, self.generation.0).is_err() {
             return false;
         }
         crash::point("machine.begun");
-        self.begun = true;
+        self.advance(Event::Begun);
         self.pause(false);
         if let Some(session) = &mut self.session {
             session.begin(spec, streams);
         }
-        !self.paused
+        !self.phase.is_paused()
     }
 
     pub(super) fn answer(&mut self) {
@@ -82,17 +83,17 @@ impl Shim {
                 self.pause(false);
                 self.ask_to_stop(grace);
             }
-            Request::Pause { pause } => self.pause(pause && self.stopping.is_none()),
+            Request::Pause { pause } => self.pause(pause && self.phase.may_pause()),
         }
         let status = Status {
             generation: self.generation,
             digest: self.spec.digest.clone(),
-            ready: self.ready,
-            stopping: self.stopping.is_some(),
-            paused: self.paused,
+            ready: self.phase.is_ready(),
+            stopping: self.phase.stop_requested(),
+            paused: self.phase.is_paused(),
             terminal: self.terminal.is_some() || self.session.is_some() && self.spec.terminal,
             template: self.template().map(|t| t.key.clone()),
-            begun: self.begun,
+            begun: self.phase.has_begun(),
         };
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');
@@ -103,7 +104,10 @@ impl Shim {
 
     /// What this machine has become for others.
     fn template(&self) -> Option<&Template> {
-        let session = self.session.as_ref().filter(|_| self.keeping);
+        let session = self
+            .session
+            .as_ref()
+            .filter(|_| matches!(self.phase, Phase::Keeping { .. }));
         session.and_then(Session::template)
     }
 }

@@ -8,6 +8,7 @@ mod birth;
 mod control;
 mod forward;
 mod log;
+mod phase;
 mod session;
 
 use crate::container;
@@ -23,6 +24,7 @@ use abbey_model::{
 };
 use forward::Forwarder;
 use log::{AROUND, CONSOLE, Log};
+use phase::{Action, Event, Phase};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
 use session::Session;
@@ -75,10 +77,6 @@ pub(crate) fn run(
 /// Reads of one stream in one turn; there are others to hear.
 const READS_MAX: usize = 32;
 
-/// Part of the time to end by itself after which a terminal is hung up: shells do not heed a request
-/// to terminate.
-const HANG_UP_AFTER: u32 = 10;
-
 /// Time for the last words of a guest to be taken by whoever reads them.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -94,27 +92,13 @@ struct Shim {
     channel: Option<OwnedFd>,
     output: Vec<(&'static str, Option<OwnedFd>)>,
     ready_pipe: Option<OwnedFd>,
-    ready: bool,
-    ready_until: Option<Instant>,
-    stopping: Option<Instant>,
-    /// When the terminal is hung up, which ends what does not heed the request.
-    hang_up: Option<Instant>,
-    paused: bool,
-    killed: bool,
-    /// Whether a guest that broke the rules was ended.
-    ending: bool,
-    /// Whether the machine is over, and what it became is kept for others.
-    keeping: bool,
-    /// Whether a machine that waited was told what for.
-    begun: bool,
-    exit: Option<ExitKind>,
+    /// Changed by [`Shim::advance`] alone.
+    phase: Phase,
     control: UnixListener,
     forwards: Vec<Forwarder>,
     terminal: Option<Terminal>,
     /// Of a machine.
     session: Option<Session>,
-    /// When the program around a guest is asked to end.
-    terminate: Option<Instant>,
     log: Log,
     /// Held for as long as the cell lives: no second boot of it can begin (hazard 4).
     _lock: fs::File,
@@ -257,24 +241,14 @@ impl Shim {
                 None => vec![("out", Some(stdout)), ("err", Some(stderr))],
                 Some(_) => vec![(CONSOLE, Some(stdout)), (AROUND, Some(stderr))],
             },
-            ready: ready_until.is_none(),
             ready_pipe: ready_until
                 .filter(|_| session.is_none())
                 .map(|_| ready_pipe),
-            ready_until,
-            stopping: None,
-            hang_up: None,
-            paused: false,
-            killed: false,
-            ending: false,
-            keeping: false,
-            begun: false,
-            exit: None,
+            phase: Phase::first(ready_until),
             control,
             forwards,
             terminal,
             session,
-            terminate: None,
             log,
             spec,
             _lock: lock,
@@ -284,11 +258,11 @@ impl Shim {
     fn serve(&mut self) {
         loop {
             self.reap();
-            if let Some(exit) = self.exit.take() {
-                self.finish(exit);
+            if let Phase::Ended(exit) = &self.phase {
+                self.finish(exit.clone());
                 return;
             }
-            self.deadlines();
+            self.advance(Event::Clock(Instant::now()));
             if self.wait().is_err() {
                 // Without poll the shim is blind; end the cell rather than lose sight of it.
                 self.kill();
@@ -304,25 +278,19 @@ impl Shim {
 
     /// Waits for anything to happen.
     fn wait(&mut self) -> io::Result<()> {
-        let ready_until = self.ready_until.filter(|_| !self.ready);
+        let keeping = matches!(self.phase, Phase::Keeping { .. });
         let monitor = self.session.as_ref().and_then(Session::next);
-        let next = [
-            self.stopping,
-            self.hang_up,
-            self.terminate,
-            ready_until,
-            monitor.filter(|_| !self.keeping),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
+        let next = [self.phase.deadline(), monitor.filter(|_| !keeping)]
+            .into_iter()
+            .flatten()
+            .min();
         // The ordinary wait is bounded as a safety net only; everything wakes by descriptor.
         let patience = next.map_or(Duration::from_secs(30), |at| {
             at.saturating_duration_since(Instant::now())
         });
         let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
         let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
-        if !self.keeping {
+        if !keeping {
             fds.push(PollFd::new(&self.child.pidfd, PollFlags::IN));
         }
         fds.extend(
@@ -379,9 +347,12 @@ impl Shim {
         if let Some(fd) = &self.ready_pipe {
             match rustix::io::read(fd, &mut buffer) {
                 Ok(n) => {
-                    self.ready |= buffer[..n].contains(&b'\n');
-                    if n == 0 || self.ready {
+                    let announced = buffer[..n].contains(&b'\n');
+                    if n == 0 || announced {
                         self.ready_pipe = None;
+                    }
+                    if announced {
+                        self.advance(Event::Announced);
                     }
                 }
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
@@ -396,25 +367,51 @@ impl Shim {
             return;
         };
         let (outputs, fair) = session.turn();
-        self.ready |= session.is_ready();
-        // With everything in memory it stands still until it is needed.
-        let holds = session.is_warm() && !self.begun && !self.paused;
-        let over = !fair || session.failed().is_some();
+        let (ready, warm) = (session.is_ready(), session.is_warm());
+        let failed = !fair || session.failed().is_some();
         let outputs = outputs.into_iter().map(|(name, fd)| (name, Some(fd)));
         self.output.extend(outputs);
-        if over && !self.ending {
-            self.ending = true;
-            self.kill();
+        if ready {
+            self.advance(Event::Announced);
         }
-        if holds && self.stopping.is_none() {
+        if failed {
+            self.advance(Event::GuestFailed);
+        }
+        // With everything in memory it is paused until it is needed.
+        if warm && self.phase.may_wait() {
             self.pause(true);
-            self.ready |= self.paused;
+            if self.phase.is_paused() {
+                self.advance(Event::Warmed);
+            }
+        }
+    }
+
+    /// Goes to the phase after an event, and does what that takes.
+    fn advance(&mut self, event: Event) {
+        let (phase, actions) = self.phase.next(event);
+        self.phase = phase;
+        for action in actions {
+            match action {
+                Action::RequestStop(grace) => self.request_stop(grace),
+                Action::HangUp => {
+                    // Closing our end is what tells the session that its terminal is gone.
+                    self.terminal = None;
+                    if let Some(session) = &mut self.session {
+                        session.order(&Order::HangUp {});
+                    }
+                }
+                Action::Terminate => {
+                    let _gone_already =
+                        rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM);
+                }
+                Action::Kill => self.kill(),
+            }
         }
     }
 
     /// Holds everything below us, or lets it go on.
     fn pause(&mut self, pause: bool) {
-        if pause == self.paused {
+        if pause == self.phase.is_paused() {
             return;
         }
         let done = match &self.groups {
@@ -427,65 +424,36 @@ impl Shim {
         match (pause, done) {
             // Held by halves is worse than not at all.
             (true, false) => drop(self.groups.as_ref().map(|g| g.freeze(false, HOLD_WITHIN))),
-            (pause, _) => self.paused = pause,
+            (pause, _) => self.advance(Event::Paused(pause)),
         }
         // Its clock stood still.
-        if let Some(session) = self.session.as_mut().filter(|_| !self.paused) {
+        let paused = self.phase.is_paused();
+        if let Some(session) = self.session.as_mut().filter(|_| !paused) {
             session.order(&Order::Clock { now_ms: now().0 });
         }
     }
 
     fn ask_to_stop(&mut self, grace: Millis) {
-        if self.keeping {
-            self.exit = Some(ExitKind::Stopped);
-            return;
-        }
-        if self.stopping.is_none() {
-            self.stopping = Some(Instant::now() + grace.to_std());
-            self.hang_up = self
-                .spec
-                .terminal
-                .then(|| Instant::now() + grace.to_std() / HANG_UP_AFTER);
-            if let Some(session) = &mut self.session {
-                // The agent first, then its guest, then the program around it, then force.
-                let within_ms =
-                    u64::try_from(grace.to_std().as_millis()).unwrap_or(u64::MAX) * 6 / 10;
-                session.order(&Order::Stop { within_ms });
-                self.terminate = Some(Instant::now() + grace.to_std() * 9 / 10);
-                self.hang_up = self.hang_up.filter(|_| self.spec.terminal);
-                return;
-            }
-            // Behind walls the first process passes it on; else the child's whole group is meant,
-            // as it may be a launcher of something else.
-            if self.channel.is_some() {
-                let _gone_already =
-                    rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM);
-            } else if let Some(group) = Pid::from_raw(self.child.pid) {
-                let _gone_already = rustix::process::kill_process_group(group, Signal::TERM);
-            }
-        }
+        self.advance(Event::StopRequested {
+            now: Instant::now(),
+            grace: grace.to_std(),
+            terminal: self.spec.terminal,
+            guest: self.session.is_some(),
+        });
     }
 
-    fn deadlines(&mut self) {
-        let now = Instant::now();
-        if self.hang_up.is_some_and(|at| now >= at) {
-            self.hang_up = None;
-            // Closing our end is what tells the session that its terminal is gone.
-            self.terminal = None;
-            if let Some(session) = &mut self.session {
-                session.order(&Order::HangUp {});
-            }
-        }
-        if self.terminate.is_some_and(|at| now >= at) {
-            self.terminate = None;
+    /// Asks the program to end by itself.
+    fn request_stop(&mut self, grace: Duration) {
+        if let Some(session) = &mut self.session {
+            // The agent first, then its guest, then the program around it, then force.
+            let within_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) * 6 / 10;
+            session.order(&Order::Stop { within_ms });
+        } else if self.channel.is_some() {
+            // The first process of an isolated cell passes the signal on.
             let _gone_already = rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM);
-        }
-        if self.stopping.is_some_and(|at| now >= at) && !self.killed {
-            self.killed = true;
-            self.kill();
-        }
-        if !self.ready && self.ready_until.is_some_and(|at| now >= at) {
-            self.exit = Some(ExitKind::NotReady);
+        } else if let Some(group) = Pid::from_raw(self.child.pid) {
+            // The whole group, as the child may be a launcher of something else.
+            let _gone_already = rustix::process::kill_process_group(group, Signal::TERM);
         }
     }
 
@@ -539,28 +507,28 @@ impl Shim {
                 let status = std::process::ExitStatus::from_raw(raw);
                 (status.code(), status.signal())
             });
-            if let Some(session) = self.session.as_mut().filter(|_| !self.killed) {
+            let stop_requested = self.phase.stop_requested();
+            let timed_out = self.phase.stop_timed_out();
+            if let Some(session) = self.session.as_mut().filter(|_| !timed_out) {
                 // Its last words came before its end.
                 let _heard = session.turn();
-                if let Some(template) = session.template()
-                    && template.seal().is_ok()
-                {
-                    crash::point("template.sealed");
-                    self.keeping = true;
-                    self.ready = true;
-                    continue;
-                }
-                self.exit = Some(session.verdict(self.stopping.is_some(), ended.0));
+                let sealed = session.template().is_some_and(|t| t.seal().is_ok());
+                let event = match sealed {
+                    true => {
+                        crash::point("template.sealed");
+                        Event::TemplateSealed
+                    }
+                    false => Event::GuestEnded(session.verdict(stop_requested, ended.0)),
+                };
+                self.advance(event);
                 continue;
             }
-            self.exit = Some(match ended {
-                _ if self.killed => ExitKind::Killed,
-                _ if self.stopping.is_some() => ExitKind::Stopped,
+            self.advance(Event::ProgramEnded(match ended {
                 (_, Some(9)) if ran_out => ExitKind::OutOfMemory,
                 (Some(code), _) => ExitKind::Code { code },
                 (None, Some(signal)) => ExitKind::Signal { signal },
                 (None, None) => ExitKind::Lost,
-            });
+            }));
         }
     }
 

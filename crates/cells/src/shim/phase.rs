@@ -1,0 +1,575 @@
+//! Life of a cell in the eyes of its shim: named states, and the one function that leads from one to the next.
+//!
+//! ```text
+//!            announced            stop requested               end
+//!  Starting ───────────▶ Running ───────────────▶ Stopping ─────────▶ Ended
+//!      │   warm   ▲ begun    ▲│                      │ deadline        ▲
+//!      └────────▶ Waiting ───┘│ guest failed         ▼                 │
+//!                             └──────────────────▶ Killing ────────────┤
+//!                      template sealed: Keeping ───────────────────────┘
+//! ```
+//!
+//! [`Phase::next`] is pure: it gets an event and gives the next phase and what the shim has to do. Time is in the
+//! events.
+
+use abbey_model::ExitKind;
+use std::time::{Duration, Instant};
+
+/// Part of the time to end by itself after which a terminal is hung up: shells ignore a request to terminate.
+const HANG_UP_AFTER: u32 = 10;
+
+/// Whether the program announced that it is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// It did, or does not have to.
+    Announced,
+    /// It has to by this instant.
+    Due(Instant),
+}
+
+/// Why a cell is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KillReason {
+    /// It did not end within the time that the request to stop gave it.
+    StopTimedOut,
+    /// Its guest broke the protocol or could not start its program.
+    GuestFailed,
+}
+
+/// State of a cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The child runs and has not announced that it is up. Ends with the announcement, with a microVM that waits, with
+    /// a request to stop, with the end of the child, or at `due` as [`ExitKind::NotReady`]; being paused does not stop
+    /// that clock.
+    Starting {
+        /// Instant by which the program has to announce that it is up.
+        due: Instant,
+        /// Whether every process of the cell is paused.
+        paused: bool,
+    },
+    /// The child runs and is ready. Lasts until a request to stop or the end of the child.
+    Running {
+        /// Whether every process of the cell is paused.
+        paused: bool,
+        /// Whether a microVM that waited was given its program.
+        begun: bool,
+    },
+    /// A microVM has everything in memory, is paused, and has no program yet. It counts as ready. Ends when it begins
+    /// its program, when somebody resumes it, or with a request to stop.
+    Waiting,
+    /// The program was asked to end, and everything in the cell runs. Each deadline is cleared when it has passed. Ends
+    /// with the child, or at `kill_at`.
+    Stopping {
+        /// When everything left in the cell is killed.
+        kill_at: Instant,
+        /// When the terminal is hung up.
+        hang_up_at: Option<Instant>,
+        /// When the program around a guest is asked to end.
+        terminate_at: Option<Instant>,
+        /// As before the request.
+        readiness: Readiness,
+        /// As before the request.
+        begun: bool,
+    },
+    /// Everything in the cell was killed, and the child has not been collected. Ends with the child.
+    Killing {
+        /// Why.
+        reason: KillReason,
+        /// Whether somebody asked the cell to stop.
+        stop_requested: bool,
+        /// As before.
+        readiness: Readiness,
+        /// As before.
+        begun: bool,
+    },
+    /// The child of a template has ended; its sealed memory is kept for microVMs that start from it. Ends with a
+    /// request to stop.
+    Keeping {
+        /// Whether somebody asked to pause it; there is nothing left to pause.
+        paused: bool,
+    },
+    /// The cell is over, for this reason. What is left of it is killed, and the exit record is written.
+    Ended(ExitKind),
+}
+
+/// What happened to a cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The program announced that it is up.
+    Announced,
+    /// Every process was paused, or resumed.
+    Paused(bool),
+    /// A microVM has everything in memory and was paused.
+    Warmed,
+    /// A microVM was given its program.
+    Begun,
+    /// Somebody asked the cell to stop.
+    StopRequested {
+        /// Time of the request.
+        now: Instant,
+        /// Time for the program to end by itself.
+        grace: Duration,
+        /// Whether the program runs on a terminal.
+        terminal: bool,
+        /// Whether the program runs in a guest.
+        guest: bool,
+    },
+    /// The guest broke the protocol, or could not start its program.
+    GuestFailed,
+    /// Time passed.
+    Clock(Instant),
+    /// The child, which is the program itself, ended; how, as the kernel reports it.
+    ProgramEnded(ExitKind),
+    /// The child, which runs a guest, ended; the reason takes a request to stop into account.
+    GuestEnded(ExitKind),
+    /// The child of a template ended, and its memory was sealed.
+    TemplateSealed,
+}
+
+/// What the shim has to do on the way into a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Ask the program to end within this time.
+    RequestStop(Duration),
+    /// Close the program's terminal.
+    HangUp,
+    /// Ask the program around a guest to end.
+    Terminate,
+    /// Kill the child and everything below it.
+    Kill,
+}
+
+impl Phase {
+    /// First phase of a cell whose child runs.
+    pub(super) fn first(ready_due: Option<Instant>) -> Phase {
+        match ready_due {
+            Some(due) => Phase::Starting { due, paused: false },
+            None => Phase::Running {
+                paused: false,
+                begun: false,
+            },
+        }
+    }
+
+    /// Phase after an event, and what the shim has to do. An event without a meaning in a phase changes nothing.
+    pub(super) fn next(&self, event: Event) -> (Phase, Vec<Action>) {
+        use Phase::{Ended, Keeping, Killing, Running, Starting, Stopping, Waiting};
+        let mut actions = Vec::new();
+        let next = match (self.clone(), event) {
+            (Starting { paused, .. }, Event::Announced) => Running {
+                paused,
+                begun: false,
+            },
+            (
+                Stopping {
+                    kill_at,
+                    hang_up_at,
+                    terminate_at,
+                    begun,
+                    ..
+                },
+                Event::Announced,
+            ) => Stopping {
+                kill_at,
+                hang_up_at,
+                terminate_at,
+                readiness: Readiness::Announced,
+                begun,
+            },
+
+            (Starting { due, .. }, Event::Paused(paused)) => Starting { due, paused },
+            (Running { begun, .. }, Event::Paused(paused)) => Running { paused, begun },
+            (Waiting, Event::Paused(false)) => Running {
+                paused: false,
+                begun: false,
+            },
+            (Keeping { .. }, Event::Paused(paused)) => Keeping { paused },
+
+            (Starting { .. } | Running { begun: false, .. }, Event::Warmed) => Waiting,
+            (Waiting, Event::Begun) => Running {
+                paused: true,
+                begun: true,
+            },
+            (
+                Running {
+                    paused,
+                    begun: false,
+                },
+                Event::Begun,
+            ) => Running {
+                paused,
+                begun: true,
+            },
+
+            (
+                Starting { .. } | Running { .. } | Waiting,
+                Event::StopRequested {
+                    now,
+                    grace,
+                    terminal,
+                    guest,
+                },
+            ) => {
+                actions.push(Action::RequestStop(grace));
+                Stopping {
+                    kill_at: now + grace,
+                    hang_up_at: terminal.then(|| now + grace / HANG_UP_AFTER),
+                    terminate_at: guest.then(|| now + grace * 9 / 10),
+                    readiness: self.readiness(),
+                    begun: self.has_begun(),
+                }
+            }
+            (
+                Killing {
+                    reason,
+                    readiness,
+                    begun,
+                    ..
+                },
+                Event::StopRequested { .. },
+            ) => Killing {
+                reason,
+                stop_requested: true,
+                readiness,
+                begun,
+            },
+            // There is nothing to wait for.
+            (Keeping { .. }, Event::StopRequested { .. }) => Ended(ExitKind::Stopped),
+
+            (Starting { .. } | Running { .. } | Waiting | Stopping { .. }, Event::GuestFailed) => {
+                actions.push(Action::Kill);
+                self.killing(KillReason::GuestFailed)
+            }
+
+            (Stopping { kill_at, .. }, Event::Clock(now)) if now >= kill_at => {
+                actions.push(Action::Kill);
+                self.killing(KillReason::StopTimedOut)
+            }
+            (Starting { .. } | Stopping { .. } | Killing { .. }, Event::Clock(now)) if matches!(self.readiness(), Readiness::Due(due) if now >= due) => {
+                Ended(ExitKind::NotReady)
+            }
+            (
+                Stopping {
+                    kill_at,
+                    hang_up_at,
+                    terminate_at,
+                    readiness,
+                    begun,
+                },
+                Event::Clock(now),
+            ) => {
+                let mut due = |at: Option<Instant>, action| match at {
+                    Some(at) if now >= at => {
+                        actions.push(action);
+                        None
+                    }
+                    at => at,
+                };
+                Stopping {
+                    kill_at,
+                    hang_up_at: due(hang_up_at, Action::HangUp),
+                    terminate_at: due(terminate_at, Action::Terminate),
+                    readiness,
+                    begun,
+                }
+            }
+
+            (
+                Killing {
+                    reason: KillReason::StopTimedOut,
+                    ..
+                },
+                Event::ProgramEnded(_) | Event::GuestEnded(_),
+            ) => Ended(ExitKind::Killed),
+            (_, Event::ProgramEnded(_)) if self.stop_requested() => Ended(ExitKind::Stopped),
+            (_, Event::ProgramEnded(exit) | Event::GuestEnded(exit)) => Ended(exit),
+            // A template that nobody wants any more is not kept.
+            (_, Event::TemplateSealed) if self.stop_requested() => Ended(ExitKind::Stopped),
+            (_, Event::TemplateSealed) => Keeping { paused: false },
+
+            (phase, _) => phase,
+        };
+        (next, actions)
+    }
+
+    fn killing(&self, reason: KillReason) -> Phase {
+        Phase::Killing {
+            reason,
+            stop_requested: self.stop_requested(),
+            readiness: self.readiness(),
+            begun: self.has_begun(),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self {
+            Phase::Starting { due, .. } => Readiness::Due(*due),
+            Phase::Stopping { readiness, .. } | Phase::Killing { readiness, .. } => *readiness,
+            Phase::Running { .. } | Phase::Waiting | Phase::Keeping { .. } | Phase::Ended(_) => {
+                Readiness::Announced
+            }
+        }
+    }
+
+    /// Whether the program is, or was, up.
+    pub(super) fn is_ready(&self) -> bool {
+        self.readiness() == Readiness::Announced
+    }
+
+    /// Whether somebody asked the cell to stop.
+    pub(super) fn stop_requested(&self) -> bool {
+        match self {
+            Phase::Stopping { .. } => true,
+            Phase::Killing { stop_requested, .. } => *stop_requested,
+            _ => false,
+        }
+    }
+
+    /// Whether the cell did not end in time and was killed.
+    pub(super) fn stop_timed_out(&self) -> bool {
+        let timed_out = KillReason::StopTimedOut;
+        matches!(self, Phase::Killing { reason, .. } if *reason == timed_out)
+    }
+
+    /// Whether every process of the cell is paused.
+    pub(super) fn is_paused(&self) -> bool {
+        match self {
+            Phase::Starting { paused, .. }
+            | Phase::Running { paused, .. }
+            | Phase::Keeping { paused } => *paused,
+            Phase::Waiting => true,
+            Phase::Stopping { .. } | Phase::Killing { .. } | Phase::Ended(_) => false,
+        }
+    }
+
+    /// Whether the cell may be paused.
+    pub(super) fn may_pause(&self) -> bool {
+        matches!(
+            self,
+            Phase::Starting { .. } | Phase::Running { .. } | Phase::Waiting | Phase::Keeping { .. }
+        )
+    }
+
+    /// Whether a microVM that has everything in memory is to be paused until it is given its program.
+    pub(super) fn may_wait(&self) -> bool {
+        !self.is_paused()
+            && matches!(
+                self,
+                Phase::Starting { .. } | Phase::Running { begun: false, .. }
+            )
+    }
+
+    /// Whether a microVM that waits may be given its program.
+    pub(super) fn may_begin(&self) -> bool {
+        matches!(self, Phase::Waiting | Phase::Running { begun: false, .. })
+    }
+
+    /// Whether a microVM that waited was given its program.
+    pub(super) fn has_begun(&self) -> bool {
+        match self {
+            Phase::Running { begun, .. }
+            | Phase::Stopping { begun, .. }
+            | Phase::Killing { begun, .. } => *begun,
+            Phase::Starting { .. } | Phase::Waiting | Phase::Keeping { .. } | Phase::Ended(_) => {
+                false
+            }
+        }
+    }
+
+    /// Earliest instant at which [`Event::Clock`] means something.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let due = match self.readiness() {
+            Readiness::Due(due) => Some(due),
+            Readiness::Announced => None,
+        };
+        match self {
+            Phase::Stopping {
+                kill_at,
+                hang_up_at,
+                terminate_at,
+                ..
+            } => [Some(*kill_at), *hang_up_at, *terminate_at, due]
+                .into_iter()
+                .flatten()
+                .min(),
+            _ => due,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(10);
+
+    /// Sends events in order; gives the last phase and all actions.
+    fn after(first: Phase, events: impl IntoIterator<Item = Event>) -> (Phase, Vec<Action>) {
+        events
+            .into_iter()
+            .fold((first, Vec::new()), |(phase, mut all), event| {
+                let (next, actions) = phase.next(event);
+                all.extend(actions);
+                (next, all)
+            })
+    }
+
+    fn stop(now: Instant) -> Event {
+        Event::StopRequested {
+            now,
+            grace: GRACE,
+            terminal: false,
+            guest: false,
+        }
+    }
+
+    const fn running() -> Phase {
+        Phase::Running {
+            paused: false,
+            begun: false,
+        }
+    }
+
+    fn code(code: i32) -> ExitKind {
+        ExitKind::Code { code }
+    }
+
+    #[test]
+    fn a_program_that_does_not_announce_itself_in_time_is_not_ready() {
+        let now = Instant::now();
+        let due = now + GRACE;
+        let first = Phase::first(Some(due));
+        assert!(!first.is_ready());
+        assert_eq!(first.deadline(), Some(due));
+        let (phase, _) = after(first.clone(), [Event::Clock(now), Event::Paused(true)]);
+        assert!(phase.is_paused() && !phase.is_ready());
+        let (phase, actions) = after(phase, [Event::Clock(due)]);
+        assert_eq!(phase, Phase::Ended(ExitKind::NotReady));
+        assert_eq!(actions, []);
+        // In time, it is ready for good.
+        let (phase, _) = after(first, [Event::Announced, Event::Clock(due)]);
+        assert_eq!(phase, running());
+        assert_eq!(phase.deadline(), None);
+    }
+
+    #[test]
+    fn a_program_that_ends_by_itself_ends_with_its_own_status() {
+        let due = Instant::now() + GRACE;
+        for first in [Phase::first(None), Phase::first(Some(due))] {
+            let (phase, _) = after(first, [Event::ProgramEnded(code(3))]);
+            assert_eq!(phase, Phase::Ended(code(3)));
+        }
+    }
+
+    #[test]
+    fn a_program_that_ends_after_a_request_was_stopped() {
+        let now = Instant::now();
+        let (phase, actions) = after(running(), [stop(now)]);
+        assert!(phase.stop_requested() && phase.is_ready());
+        assert_eq!(phase.deadline(), Some(now + GRACE));
+        // A second request does not extend the time.
+        let (phase, more) = after(phase, [stop(now + GRACE / 2)]);
+        assert_eq!(phase.deadline(), Some(now + GRACE));
+        assert_eq!([actions, more].concat(), [Action::RequestStop(GRACE)]);
+        let (phase, _) = after(phase, [Event::ProgramEnded(code(0))]);
+        assert_eq!(phase, Phase::Ended(ExitKind::Stopped));
+    }
+
+    #[test]
+    fn a_program_that_outlives_its_time_to_stop_is_killed_once() {
+        let now = Instant::now();
+        let late = Event::Clock(now + GRACE);
+        let (phase, actions) = after(running(), [stop(now), late.clone(), late]);
+        assert!(phase.stop_timed_out() && phase.stop_requested());
+        assert_eq!(actions, [Action::RequestStop(GRACE), Action::Kill]);
+        assert_eq!(phase.deadline(), None);
+        for ended in [
+            Event::ProgramEnded(ExitKind::Signal { signal: 9 }),
+            Event::GuestEnded(ExitKind::Stopped),
+        ] {
+            assert_eq!(phase.next(ended).0, Phase::Ended(ExitKind::Killed));
+        }
+    }
+
+    #[test]
+    fn a_guest_on_a_terminal_is_hung_up_then_terminated_then_killed() {
+        let now = Instant::now();
+        let request = Event::StopRequested {
+            now,
+            grace: GRACE,
+            terminal: true,
+            guest: true,
+        };
+        let mut phase = running().next(request).0;
+        for (passed, expected) in [
+            (GRACE / 10, Action::HangUp),
+            (GRACE * 9 / 10, Action::Terminate),
+            (GRACE, Action::Kill),
+        ] {
+            assert_eq!(phase.deadline(), Some(now + passed));
+            let (before, none) = phase.next(Event::Clock(now + passed - Duration::from_millis(1)));
+            assert_eq!((before, none), (phase.clone(), vec![]));
+            let (next, actions) = phase.next(Event::Clock(now + passed));
+            assert_eq!(actions, [expected]);
+            phase = next;
+        }
+    }
+
+    #[test]
+    fn readiness_may_still_be_announced_or_missed_while_stopping() {
+        let now = Instant::now();
+        let due = now + GRACE / 2;
+        let (stopping, _) = after(Phase::first(Some(due)), [stop(now)]);
+        assert!(!stopping.is_ready());
+        let missed = stopping.next(Event::Clock(due)).0;
+        assert_eq!(missed, Phase::Ended(ExitKind::NotReady));
+        let (ready, _) = after(stopping, [Event::Announced, Event::Clock(due)]);
+        assert!(ready.is_ready() && ready.stop_requested());
+    }
+
+    #[test]
+    fn a_failed_guest_is_killed_and_its_own_reason_is_kept() {
+        let why = ExitKind::SpawnFailed {
+            error: "no such program".to_owned(),
+        };
+        let (phase, actions) = after(running(), [Event::GuestFailed, Event::GuestFailed]);
+        assert_eq!(actions, [Action::Kill]);
+        assert!(!phase.stop_requested() && !phase.stop_timed_out());
+        let (requested, _) = phase.next(stop(Instant::now()));
+        assert!(requested.stop_requested());
+        for phase in [phase, requested] {
+            let (ended, _) = phase.next(Event::GuestEnded(why.clone()));
+            assert_eq!(ended, Phase::Ended(why.clone()));
+        }
+    }
+
+    #[test]
+    fn a_waiting_microvm_is_ready_and_begins_once() {
+        let due = Instant::now() + GRACE;
+        let (phase, _) = after(Phase::first(Some(due)), [Event::Warmed]);
+        assert_eq!(phase, Phase::Waiting);
+        assert!(phase.is_ready() && phase.is_paused() && phase.may_begin());
+        assert!(!phase.has_begun() && !phase.may_wait());
+        // Somebody who resumes it makes it wait again.
+        assert!(phase.next(Event::Paused(false)).0.may_wait());
+        let (phase, _) = after(phase, [Event::Begun, Event::Paused(false)]);
+        assert!(phase.has_begun() && !phase.is_paused());
+        assert!(!phase.may_begin() && !phase.may_wait());
+        assert_eq!(phase.next(Event::Warmed).0, phase);
+        // Also while it stops.
+        assert!(phase.next(stop(Instant::now())).0.has_begun());
+    }
+
+    #[test]
+    fn a_template_is_kept_until_somebody_stops_it() {
+        let (phase, _) = after(running(), [Event::TemplateSealed]);
+        assert!(phase.is_ready() && !phase.stop_requested());
+        assert_eq!(phase.next(Event::GuestFailed).0, phase);
+        let (ended, actions) = phase.next(stop(Instant::now()));
+        assert_eq!(ended, Phase::Ended(ExitKind::Stopped));
+        assert_eq!(actions, []);
+        let (unwanted, _) = after(running(), [stop(Instant::now()), Event::TemplateSealed]);
+        assert_eq!(unwanted, Phase::Ended(ExitKind::Stopped));
+    }
+}
