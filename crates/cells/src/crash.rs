@@ -20,7 +20,7 @@ pub const POINTS: [&str; 20] = [
     "shim.intent",
     "shim.groups",
     "shim.connected",
-    "shim.walls",
+    "shim.isolated",
     "shim.running",
     "shim.reported",
     "shim.ended",

@@ -9,9 +9,9 @@ pub enum Error {
     /// A file or directory of the cell could not be used.
     #[error("could not {what} `{path}`")]
     File {
-        /// What was tried.
+        /// Verb for the message, such as `open`.
         what: &'static str,
-        /// On which file.
+        /// Path of the file.
         path: PathBuf,
         /// What the system says.
         #[source]
@@ -20,41 +20,41 @@ pub enum Error {
     /// The shim could not be started or died before it reported.
     #[error("the shim of {cell} did not start: {why}")]
     Shim {
-        /// Whose.
+        /// Cell that it concerns.
         cell: CellName,
-        /// What it said.
+        /// Reason that it reported.
         why: String,
     },
     /// A record on disk is not readable; it is not taken for an absent one (hazard 1).
     #[error(
-        "the record `{path}` is damaged: {why}; look at the processes of this cell, then remove the file"
+        "the record `{path}` is damaged: {why}; check that no process of this cell runs, then remove the file"
     )]
     Record {
-        /// Which file.
+        /// Path of the record.
         path: PathBuf,
         /// What is wrong.
         why: String,
     },
-    /// A wall could not be built, or is not there when looked for.
-    #[error("the walls of {cell} do not stand: {why}")]
-    Walls {
-        /// Whose.
+    /// A layer of isolation could not be set up, or was not in force when it was read back.
+    #[error("isolation setup of {cell} failed: {why}")]
+    Isolation {
+        /// Cell that it concerns.
         cell: CellName,
-        /// Which and why.
+        /// Layer and reason.
         why: String,
     },
     /// hostd did not do what was asked.
     #[error("hostd could not {op}: {why}")]
     Hostd {
-        /// Which operation.
+        /// Name of the operation.
         op: &'static str,
         /// What it said, or that it did not answer.
         why: String,
     },
     /// The process that served a call ended before it answered.
-    #[error("hostd ended in the middle of `{op}`; `abbey up` mends what it left")]
+    #[error("hostd ended in the middle of `{op}`; `abbey up` repairs what it left")]
     HostdLost {
-        /// Which operation.
+        /// Name of the operation.
         op: &'static str,
     },
     /// The program of the cell does not run on a terminal.
@@ -66,17 +66,17 @@ pub enum Error {
     /// Processes are left that could not be ended.
     #[error("{count} processes of {cell} did not end: {pids:?}")]
     Leftover {
-        /// Whose.
+        /// Cell that it concerns.
         cell: CellName,
-        /// How many.
+        /// Number of processes.
         count: usize,
-        /// Which.
+        /// Their process ids.
         pids: Vec<i32>,
     },
     /// An image could not be made or used.
     #[error("could not {what} an image: {why}")]
     Image {
-        /// Which step.
+        /// Step that failed.
         what: &'static str,
         /// What went wrong.
         why: String,
@@ -84,23 +84,23 @@ pub enum Error {
     /// A drive could not be made, checked or grown.
     #[error("the drive `{drive}` cannot be used: {why}")]
     Drive {
-        /// Which.
+        /// Path of the drive.
         drive: PathBuf,
         /// What went wrong.
         why: String,
     },
     /// The program that runs machines did not do what was asked.
-    #[error("what answers at `{socket}` does not do it: {why}")]
+    #[error("the program that answers at `{socket}` failed: {why}")]
     Monitor {
-        /// Where.
+        /// Socket of the program.
         socket: PathBuf,
-        /// What it said.
+        /// Reason that it reported.
         why: String,
     },
     /// What was asked was understood and refused.
     #[error("refused: {why}")]
     Refused {
-        /// In its own words.
+        /// Reason that was given.
         why: String,
     },
     /// The drives of an owner are in use by another machine.
@@ -109,13 +109,13 @@ pub enum Error {
     /// A guest did not do what it was asked.
     #[error("the guest of {cell} {why}")]
     Guest {
-        /// Whose.
+        /// Cell that it concerns.
         cell: CellName,
-        /// What it did.
+        /// What it did, as the rest of a sentence.
         why: String,
     },
-    /// Another boot of the cell holds it.
-    #[error("another boot of {0} is up; stop it before it is started again")]
+    /// Another boot of the cell is running.
+    #[error("another boot of {0} is running; stop it before starting it again")]
     Busy(CellName),
     /// The cell is not up.
     #[error("the cell {0} is not running")]

@@ -10,10 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What the shim writes down about a boot.
+/// What a shim writes down about a boot, in `shim.json`. A later release reads it to adopt the cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Which boot.
+    /// Number of the boot.
     pub generation: Generation,
     /// Digest of the specification.
     pub digest: String,
@@ -30,9 +30,9 @@ pub struct Record {
     /// Layers that were read back from inside.
     #[serde(default)]
     pub layers: BTreeSet<Layer>,
-    /// The walls, for those who enter later; none for a plain process.
-    #[serde(default)]
-    pub walls: Option<Sandbox>,
+    /// Isolation of the program, for others that run in the cell later; none for a plain process.
+    #[serde(default, rename = "walls")]
+    pub sandbox: Option<Sandbox>,
     /// Whether it is a virtual machine: programs go in through its guest.
     #[serde(default)]
     pub machine: bool,
@@ -85,4 +85,34 @@ fn write<T: Serialize>(path: &Path, value: &T, sync: file::Sync) -> Result<()> {
         why: e.to_string(),
     })?;
     file::publish(path, bytes, 0o640, sync).map_err(Error::file("publish", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the release before the first tagged one wrote it.
+    const PREVIOUS: &str = r#"{"generation":3,"digest":"d","shim":{"pid":7,"start_ticks":9,"boot_id":"b"},
+        "child":null,"started_at":12,"groups":["/sys/fs/cgroup/x"],"in_force":null,"layers":[],
+        "walls":{"binds":[{"source":"/h","path":"/w","writable":true}],"profile":"default","tmp":16},
+        "machine":false,"container":false,"boot":null,"network":null}"#;
+
+    #[test]
+    fn a_record_of_the_previous_release_is_read_and_written_with_the_same_keys() {
+        let record: Record = serde_json::from_str(PREVIOUS).unwrap();
+        assert_eq!(record.generation, Generation(3));
+        assert_eq!(record.sandbox.as_ref().unwrap().binds.len(), 1);
+        let written = serde_json::to_value(&record).unwrap();
+        let previous: serde_json::Value = serde_json::from_str(PREVIOUS).unwrap();
+        assert_eq!(written, previous);
+    }
+
+    #[test]
+    fn a_missing_record_is_none_and_a_damaged_one_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shim.json");
+        assert_eq!(read::<Record>(&path).unwrap(), None);
+        fs::write(&path, "{").unwrap();
+        assert!(matches!(read::<Record>(&path), Err(Error::Record { .. })));
+    }
 }

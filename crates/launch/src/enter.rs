@@ -1,11 +1,11 @@
-//! One more program behind walls that stand already.
+//! One more program in isolation that stand already.
 
 use crate::isolation::{Error, Instruction, Landlock, Result};
 use crate::{isolated_child, landlock};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Which walls.
+/// Which isolation.
 #[derive(Debug)]
 pub struct Target {
     /// Handle of the cell's first process.

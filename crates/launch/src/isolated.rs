@@ -1,4 +1,4 @@
-//! A program behind walls: its own namespaces, root, users, filters.
+//! Starts a program in isolation: its own namespaces, root, users, filters.
 //!
 //! The caller is the shim. It makes a child in new namespaces; the child builds its own root,
 //! takes away its own rights, reads back what is in force and says so; only when the caller is
@@ -20,7 +20,7 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// A program that runs behind walls.
+/// A program that runs in isolation.
 #[derive(Debug)]
 pub struct IsolatedChild {
     /// The first process of the cell, whose end is the end of all of it.
@@ -51,7 +51,7 @@ impl IsolatedChild {
     }
 }
 
-/// Starts `spec` behind `walls`. `born` is called once with the number of the cell's first
+/// Starts `spec` behind `isolation`. `born` is called once with the number of the cell's first
 /// process, before it builds anything: the time to connect its network. `content` sees what is
 /// in force and decides whether the program may run.
 ///
@@ -59,7 +59,7 @@ impl IsolatedChild {
 /// [`Error`] with the step; no process is left then.
 pub fn spawn(
     spec: &Spec,
-    walls: &Isolation,
+    isolation: &Isolation,
     born: &mut dyn FnMut(i32) -> io::Result<()>,
     content: &mut dyn FnMut(&InForce) -> io::Result<()>,
 ) -> Result<IsolatedChild> {
@@ -75,7 +75,7 @@ pub fn spawn(
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWNET;
-    if walls.rootless {
+    if isolation.rootless {
         flags |= libc::CLONE_NEWUSER;
     }
     let outside = isolated_child::Namespaces::of_self();
@@ -83,11 +83,11 @@ pub fn spawn(
         .map_err(|e| Error::new("make", "namespaces", e))?;
     let Some(pidfd) = pidfd else {
         drop(ours);
-        isolated_child::run(spec, walls, &outside, theirs);
+        isolated_child::run(spec, isolation, &outside, theirs);
     };
     drop(theirs);
     let child = Child { pid, pidfd };
-    match attend(&ours, walls, &child, born, content) {
+    match attend(&ours, isolation, &child, born, content) {
         Ok((listeners, in_force)) => Ok(IsolatedChild {
             child,
             listeners,
@@ -109,7 +109,7 @@ pub fn spawn(
 /// Serves the child until its program runs.
 fn attend(
     channel: &OwnedFd,
-    walls: &Isolation,
+    isolation: &Isolation,
     child: &Child,
     born: &mut dyn FnMut(i32) -> io::Result<()>,
     content: &mut dyn FnMut(&InForce) -> io::Result<()>,
@@ -126,7 +126,7 @@ fn attend(
         let (kind, body) = message.split_first().unwrap_or((&0, &[]));
         match kind {
             b'U' => {
-                write_maps(walls, child.pid)?;
+                write_maps(isolation, child.pid)?;
                 go_on()?;
             }
             b'N' => {
@@ -137,7 +137,7 @@ fn attend(
             b'R' => {
                 let bits = body.try_into().map_or(0, u32::from_ne_bytes);
                 in_force = InForce::from_bits(bits);
-                content(&in_force).map_err(|e| Error::new("accept the walls", "", e))?;
+                content(&in_force).map_err(|e| Error::new("accept the isolation", "", e))?;
                 go_on()?;
             }
             b'P' => return Ok((listeners, in_force)),
@@ -155,15 +155,15 @@ fn attend(
 
 /// The map has one entry: the program is its user and nobody else, so nothing it makes can belong
 /// to another.
-fn write_maps(walls: &Isolation, pid: i32) -> Result<()> {
+fn write_maps(isolation: &Isolation, pid: i32) -> Result<()> {
     let put = |file: &str, text: String| {
         let path = format!("/proc/{pid}/{file}");
         std::fs::write(&path, text).map_err(|e| Error::new("write", path, e))
     };
-    if walls.rootless {
+    if isolation.rootless {
         put("setgroups", "deny".to_owned())?;
     }
-    let map = format!("{INNER_UID} {} 1\n", walls.outer_uid);
+    let map = format!("{INNER_UID} {} 1\n", isolation.outer_uid);
     put("gid_map", map.clone())?;
     put("uid_map", map)
 }

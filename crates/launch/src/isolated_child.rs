@@ -1,4 +1,4 @@
-//! The first process of a cell: builds the walls around itself, then starts the program.
+//! The first process of a cell: builds the isolation around itself, then starts the program.
 //!
 //! It is a copy of the shim, which has one thread, so it may allocate and use ordinary code. It
 //! never returns: every way out is an exit.
@@ -19,8 +19,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Builds, restricts, starts, waits. The channel's end at the other side is our end.
-pub(crate) fn run(spec: &Spec, walls: &Isolation, outside: &Namespaces, channel: OwnedFd) -> ! {
-    let status = match build(spec, walls, outside, &channel) {
+pub(crate) fn run(spec: &Spec, isolation: &Isolation, outside: &Namespaces, channel: OwnedFd) -> ! {
+    let status = match build(spec, isolation, outside, &channel) {
         Ok(program) => crate::init::serve(program, &channel),
         Err(error) => {
             let number = error.source.raw_os_error().unwrap_or(0);
@@ -36,26 +36,31 @@ pub(crate) fn run(spec: &Spec, walls: &Isolation, outside: &Namespaces, channel:
     unsafe { libc::_exit(status) }
 }
 
-fn build(spec: &Spec, walls: &Isolation, outside: &Namespaces, channel: &OwnedFd) -> Result<i32> {
+fn build(
+    spec: &Spec,
+    isolation: &Isolation,
+    outside: &Namespaces,
+    channel: &OwnedFd,
+) -> Result<i32> {
     let _not_a_leader = rustix::process::setsid();
     tie_to_parent()?;
     crate::spawn::join(&spec.groups.joined)
         .map_err(|e| Error::new("join a control group", "", e))?;
     unshare(libc::CLONE_NEWCGROUP, "a control group namespace")?;
-    if walls.rootless {
+    if isolation.rootless {
         ask(channel, b'U')?;
     } else {
         drop_groups()?;
     }
     crate::loopback_up().map_err(|e| Error::new("bring up", "lo", e))?;
     ask(channel, b'N')?;
-    let listeners = listen(walls)?;
+    let listeners = listen(isolation)?;
     hand_over(channel, &listeners)?;
     drop(listeners);
-    build_root(walls)?;
-    rustix::system::sethostname(walls.hostname.as_bytes())
+    build_root(isolation)?;
+    rustix::system::sethostname(isolation.hostname.as_bytes())
         .map_err(|e| Error::new("set", "the host name", e))?;
-    if !walls.rootless {
+    if !isolation.rootless {
         unshare(libc::CLONE_NEWUSER, "a user namespace")?;
         ask(channel, b'U')?;
     }
@@ -67,14 +72,14 @@ fn build(spec: &Spec, walls: &Isolation, outside: &Namespaces, channel: &OwnedFd
     tie_to_parent()?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|e| Error::new("forbid", "core dumps", e))?;
-    if let Some(rules) = &walls.landlock {
+    if let Some(rules) = &isolation.landlock {
         landlock::restrict(&rules.write).map_err(|e| Error::new("apply", "Landlock", e))?;
     }
-    for filter in &walls.filters {
+    for filter in &isolation.filters {
         crate::spawn::filter(filter)
             .map_err(|e| Error::new("install", "a filter of system calls", e))?;
     }
-    let bits = read_back(outside, walls.landlock.as_ref());
+    let bits = read_back(outside, isolation.landlock.as_ref());
     tell(channel, b'R', &bits.to_ne_bytes());
     answered(channel)?;
     let program =
@@ -140,12 +145,12 @@ fn answered(channel: &OwnedFd) -> Result<()> {
 }
 
 /// Listens where the shim wants to.
-fn listen(walls: &Isolation) -> Result<Vec<std::net::TcpListener>> {
+fn listen(isolation: &Isolation) -> Result<Vec<std::net::TcpListener>> {
     let listen = |address| {
         std::net::TcpListener::bind(address)
             .map_err(|e| Error::new("listen on", format!("{address}"), e))
     };
-    walls.listen.iter().map(listen).collect()
+    isolation.listen.iter().map(listen).collect()
 }
 
 fn hand_over(channel: &OwnedFd, listeners: &[std::net::TcpListener]) -> Result<()> {
@@ -172,15 +177,15 @@ fn hand_over(channel: &OwnedFd, listeners: &[std::net::TcpListener]) -> Result<(
     }
 }
 
-fn build_root(walls: &Isolation) -> Result<()> {
+fn build_root(isolation: &Isolation) -> Result<()> {
     let quiet = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", quiet).map_err(|e| Error::new("part from", "the host's mounts", e))?;
-    let owner = if walls.rootless {
+    let owner = if isolation.rootless {
         INNER_UID
     } else {
-        walls.outer_uid
+        isolation.outer_uid
     };
-    let staging = walls.staging.as_c_str();
+    let staging = isolation.staging.as_c_str();
     let named = |e: rustix::io::Errno| Error::new("mount", staging.to_string_lossy(), e);
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount(c"abbey", staging, c"tmpfs", flags, c"mode=755,size=1m").map_err(named)?;
@@ -191,7 +196,7 @@ fn build_root(walls: &Isolation) -> Result<()> {
     )
     .map_err(named)?;
     rustix::process::fchdir(&root).map_err(named)?;
-    for step in &walls.mounts {
+    for step in &isolation.mounts {
         apply(step, owner)?;
     }
     rustix::process::pivot_root(c".", c".").map_err(|e| Error::new("enter", "its root", e))?;

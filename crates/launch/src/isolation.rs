@@ -62,7 +62,7 @@ pub struct Landlock {
 /// One instruction of a filter: code, jumps, operand (`seccomp(2)`).
 pub type Instruction = (u16, u8, u8, u32);
 
-/// The walls.
+/// Isolation of one program.
 #[derive(Debug)]
 pub struct Isolation {
     /// Whether the caller is an ordinary user.
@@ -152,7 +152,7 @@ impl InForce {
     }
 }
 
-/// A wall that could not be built.
+/// A step of setting up isolation that failed.
 #[derive(Debug)]
 pub struct Error {
     /// What could not be done.

@@ -365,7 +365,7 @@ pub fn spawn(spec: &Spec) -> Result<Child, Error> {
     spawn_into(spec, &spec.groups)
 }
 
-/// Starts a child from the first process of a cell, which is in the groups already: behind walls nothing may be
+/// Starts a child from the first process of a cell, which is in the groups already: in isolation nothing may be
 /// moved. The child borrows the memory of its parent, which waits until the program runs, so nothing is copied;
 /// it must not be one that changes its user, because whether a process may be looked into belongs to the memory.
 pub(crate) fn spawn_here(spec: &Spec) -> Result<Child, Error> {

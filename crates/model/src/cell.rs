@@ -379,14 +379,14 @@ pub enum ExitKind {
     /// Its machine ended, and not because its program had.
     Machine {
         /// How.
-        end: MachineEnd,
+        end: VmEnd,
     },
 }
 
 /// How a virtual machine ended without its program's doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "snake_case")]
-pub enum MachineEnd {
+pub enum VmEnd {
     /// Its kernel gave up.
     Panicked,
     /// It was started anew from inside.
@@ -405,25 +405,25 @@ pub enum MachineEnd {
     },
 }
 
-impl fmt::Display for MachineEnd {
+impl fmt::Display for VmEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            MachineEnd::Panicked => f.write_str("its kernel panicked"),
-            MachineEnd::Rebooted => f.write_str("its machine was rebooted from inside"),
-            MachineEnd::PoweredOff => f.write_str("its machine was switched off from inside"),
-            MachineEnd::Garbage { what } => {
+            VmEnd::Panicked => f.write_str("its kernel panicked"),
+            VmEnd::Rebooted => f.write_str("its machine was rebooted from inside"),
+            VmEnd::PoweredOff => f.write_str("its machine was switched off from inside"),
+            VmEnd::Garbage { what } => {
                 write!(
                     f,
                     "its machine was ended: {what} on the channel of the guest"
                 )
             }
-            MachineEnd::Monitor { status: Some(code) } => {
+            VmEnd::Monitor { status: Some(code) } => {
                 write!(
                     f,
                     "the program that runs its machine ended with status {code}"
                 )
             }
-            MachineEnd::Monitor { status: None } => {
+            VmEnd::Monitor { status: None } => {
                 f.write_str("the program that runs its machine was killed")
             }
         }

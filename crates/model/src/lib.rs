@@ -30,7 +30,7 @@ pub use authority::{Authority, Grant, Grants, HookOrigin, Recipient};
 pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
     Address, CellKind, CellName, Drives, ExitKind, ExitRecord, Generation, Incarnation, Layer,
-    Limits, MachineEnd, Observed, Presence, ProcessIdentity, Profile, Spent, Vmm, Wish,
+    Limits, Observed, Presence, ProcessIdentity, Profile, Spent, VmEnd, Vmm, Wish,
 };
 pub use evidence::Evidence;
 pub use fault::FaultKind;

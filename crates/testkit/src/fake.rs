@@ -176,7 +176,7 @@ impl Backend for FakeBackend {
                 groups: Vec::new(),
                 in_force: Some(c.spec.limits),
                 layers: Default::default(),
-                walls: None,
+                sandbox: None,
             })
         }))
     }

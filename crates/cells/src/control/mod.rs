@@ -7,47 +7,47 @@ use crate::guest::Ask;
 use abbey_model::{Generation, Millis};
 use serde::{Deserialize, Serialize};
 
-/// What the control plane asks.
+/// Request to a shim.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum Request {
-    /// How it stands.
+    /// State of the cell.
     Status,
     /// End within `grace`.
     Stop {
         /// Time to end by itself.
         grace: Millis,
     },
-    /// Look on and type: after the answer the connection carries the terminal.
+    /// Attach to the terminal: after the answer the connection carries it.
     Attach {
         /// Rows of the viewer.
         rows: u16,
         /// Its columns.
         columns: u16,
     },
-    /// Speak to the guest of a machine: after the answer the connection is a stream to it.
+    /// Open a stream to the guest of a microVM: after the answer the connection is that stream.
     Guest {
-        /// What for.
+        /// Purpose of the stream.
         ask: Ask,
     },
-    /// The memory of a machine that was put aside: two descriptors come with the answer.
+    /// The memory and devices of a template: two descriptors come with the answer.
     Template {},
-    /// Run a program in a machine that waits: three descriptors come along, where it speaks.
+    /// Run a program in a microVM that waits; its standard input, output and error come along as descriptors.
     Begin {
-        /// Of what.
+        /// Specification of the program and its cell.
         spec: Box<CellSpec>,
     },
-    /// Hold everything where it is, or let it go on.
+    /// Pause every process of the cell, or resume them.
     Pause {
-        /// Which.
+        /// True to pause.
         pause: bool,
     },
 }
 
-/// What the shim answers.
+/// Answer of a shim: the state of its cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Status {
-    /// Which boot.
+    /// Number of the boot.
     pub generation: Generation,
     /// Digest of the specification.
     pub digest: String,
@@ -55,7 +55,7 @@ pub(crate) struct Status {
     pub ready: bool,
     /// Whether it was asked to stop.
     pub stopping: bool,
-    /// Whether everything in it is held.
+    /// Whether every process of the cell is paused.
     #[serde(default)]
     pub paused: bool,
     /// Whether there is a terminal to attach to.
@@ -64,7 +64,7 @@ pub(crate) struct Status {
     /// What a template was made from, if this is one.
     #[serde(default)]
     pub template: Option<String>,
-    /// Whether a machine that waited was told what for.
+    /// Whether a microVM that waited was given its program.
     #[serde(default)]
     pub begun: bool,
 }

@@ -45,7 +45,7 @@ pub enum FileName {
     BroughtHeartbeat,
     /// A file of `workspace/memory/`.
     Note(NoteName),
-    /// The credential of the inside door: one for the agent, one for the control plane.
+    /// The credential for the agent API: one copy for the agent, one for the control plane.
     Token,
     /// The virtual key, for the control plane.
     Key,

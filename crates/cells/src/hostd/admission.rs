@@ -81,7 +81,9 @@ pub(super) fn admit(
     }
     if let Some(network) = &mut spec.network {
         if spec.sandbox.is_none() {
-            return Err(format!("{cell} has no walls to have a network in"));
+            return Err(format!(
+                "{cell} has no isolation, so it cannot have a network of its own"
+            ));
         }
         network.tag = Some(claims.tag());
         network.bridged = claimed.bridged;

@@ -46,11 +46,11 @@ pub(super) fn run(
     let search = program.env.iter().find(|(k, _)| k == "PATH");
     let search = search.map_or("", |(_, v)| v.as_str());
     let name = program.argv.first().map_or("", String::as_str);
-    let walled = record.walls.is_some();
+    let isolated = record.sandbox.is_some();
     let path = match find_program(name, search, &program.cwd) {
         Some(path) => path,
-        // Behind walls a path means what it means there.
-        None if walled && name.contains('/') => program.cwd.join(name),
+        // In an isolated cell a path is one of its own root.
+        None if isolated && name.contains('/') => program.cwd.join(name),
         None => return Ok(127),
     };
     let texts = |all: &mut dyn Iterator<Item = String>| {
@@ -61,7 +61,7 @@ pub(super) fn run(
         argv: texts(&mut program.argv.iter().cloned())?,
         env: texts(&mut program.env.iter().map(|(k, v)| format!("{k}={v}")))?,
         cwd: text(program.cwd.as_os_str().as_encoded_bytes())?,
-        user: uid.filter(|_| !walled),
+        user: uid.filter(|_| !isolated),
         groups: Groups::at(record.groups.clone()).entrances()?,
         rlimits: vec![(abbey_launch::CORE, 0)],
         fds: streams.into(),
@@ -70,11 +70,11 @@ pub(super) fn run(
         dies_with_parent: true,
         new_privileges: false,
     };
-    let child = match &record.walls {
+    let child = match &record.sandbox {
         None => abbey_launch::spawn(&launch).map_err(|e| (e.stage.to_owned(), e.source)),
-        Some(walls) => {
+        Some(sandbox_spec) => {
             let door = way_in(init, child.pid).ok_or_else(not_running)?;
-            let target = sandbox::target(door, walls)?;
+            let target = sandbox::target(door, sandbox_spec)?;
             abbey_launch::run_in_isolation(&launch, &target).map_err(|e| (e.what, e.source))
         }
     };
@@ -85,7 +85,7 @@ pub(super) fn run(
             io::ErrorKind::NotFound if stage == abbey_launch::EXECUTE => return Ok(127),
             io::ErrorKind::PermissionDenied if stage == abbey_launch::EXECUTE => return Ok(126),
             _ => {
-                return Err(Error::Walls {
+                return Err(Error::Isolation {
                     cell: cell.clone(),
                     why: format!("could not {stage}: {e}"),
                 });

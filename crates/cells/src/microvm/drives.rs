@@ -119,7 +119,7 @@ pub(crate) fn grow(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
     drop(file);
     let mut check = tool("e2fsck", uid);
     check.args(["-f", "-p"]).arg(path);
-    // 1: something was mended.
+    // 1: something was repaired.
     run(check, &[0, 1], path)?;
     let mut resize = tool("resize2fs", uid);
     resize.arg(path);

@@ -9,8 +9,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The drive with the guest's instructions has always this size: a machine that was put aside before it
-/// got any must find a drive of the same size.
+/// The drive with the guest's instructions has always this size: a microVM whose snapshot was
+/// made before it got any must find a drive of the same size.
 const CONFIG_SIZE: usize = 1 << 20;
 
 /// Where the guest's instructions are until it has read them.

@@ -7,7 +7,7 @@ use crate::CellSpec;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
-/// A machine that is about to run.
+/// A microVM or container whose files and channel are ready; its program is not started yet.
 pub(crate) struct Prepared {
     /// The cell around the program that runs it.
     pub(crate) outer: CellSpec,
@@ -21,7 +21,7 @@ pub(crate) struct Prepared {
     pub(crate) monitor: Option<OwnedFd>,
     /// Drives that are held.
     pub(crate) held: Option<drives::Held>,
-    /// What is put aside, or brought back.
+    /// Snapshot that is created, or restored.
     pub(crate) aside: Aside,
 }
 
@@ -39,7 +39,7 @@ pub(crate) enum Line {
     },
 }
 
-/// What a machine has to do with templates.
+/// Role of a boot in the use of templates.
 #[derive(Debug)]
 pub(crate) enum Aside {
     /// Nothing.

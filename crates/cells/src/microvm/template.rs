@@ -1,5 +1,5 @@
-//! Machines put aside: one that has booted and waits for its instructions is stopped, and others begin where it
-//! stopped, each with a view of its memory that is copied as it is written to.
+//! Templates: snapshots of microVMs that have booted and wait for their instructions. Others start from one, each
+//! with a copy-on-write view of its memory.
 //!
 //! A template never had any instructions, so it holds no secret; each machine from it gets a clock, a name and
 //! randomness of its own before anything runs in it. Its memory is sealed against writing: QEMU insists on
@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A machine that was put aside, or is to be.
+/// Snapshot of a microVM, or room for one.
 #[derive(Debug)]
 pub(crate) struct Template {
     /// What it was made from; see [`key`].
@@ -58,7 +58,7 @@ pub(crate) fn key(image: &Image, tools: &Path, memory: Bytes, cpus: u32, kvm: bo
 }
 
 impl Template {
-    /// Room for one.
+    /// An empty template of this size, which QEMU fills.
     pub(crate) fn empty(key: String, memory: Bytes) -> Result<Template> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let make = |name: &str| rustix::fs::memfd_create(name, flags).map_err(broken("make"));
@@ -74,7 +74,7 @@ impl Template {
         })
     }
 
-    /// Makes both unchangeable, for good.
+    /// Seals memory and devices against every change.
     pub(crate) fn seal(&self) -> Result<()> {
         let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         for fd in [&self.memory, &self.devices] {
@@ -90,7 +90,7 @@ impl Template {
         rustix::fs::open(path, flags, Mode::empty()).map_err(broken("open"))
     }
 
-    /// Asks the shim that holds one, and takes it only if it is what is needed and cannot change any more.
+    /// Fetches a template from the shim that keeps it. Fails when its key differs or when it is not sealed.
     pub(crate) fn fetch(run_dir: &Path, key: &str) -> Result<Template> {
         let no = |why: &str| Error::Image {
             what: "begin from a template of",

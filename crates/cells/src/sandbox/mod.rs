@@ -1,4 +1,4 @@
-//! The `sandbox` backend: namespaces, a root of its own, filters. [`render`] says what the walls
+//! The `sandbox` backend: namespaces, a root of its own, filters. [`render`] says what the isolation layers
 //! are, `launch` builds them, and the shim compares what was read back with what was asked.
 
 mod render;
@@ -41,10 +41,10 @@ pub(crate) fn insist(spec: &CellSpec, have: &BTreeSet<Layer>) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::Walls {
+    Err(Error::Isolation {
         cell: spec.cell.clone(),
         why: format!(
-            "{} could not be read back from inside; mend the host, or accept it by name with `waive: [{}]`",
+            "{} could not be read back from inside; fix the host, or accept it by name with `waive: [{}]`",
             missing.join(", "),
             missing.join(", ")
         ),

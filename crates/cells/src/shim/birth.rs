@@ -1,4 +1,4 @@
-//! From a specification to a running child: pipes, program, and walls if it has any.
+//! From a specification to a running child: pipes, program, and isolation if it has any.
 
 use crate::sys::cgroup::Groups;
 use crate::sys::programs::{find_program, text};
@@ -18,7 +18,7 @@ const OPEN_FILES: u64 = 4096;
 /// A child that runs.
 pub(super) struct Birth {
     pub(super) child: abbey_launch::Child,
-    /// Of a child behind walls.
+    /// Of an isolated child.
     pub(super) channel: Option<OwnedFd>,
     /// In the cell's own network.
     pub(super) listeners: Vec<OwnedFd>,
@@ -43,7 +43,7 @@ pub(super) fn give(
     if limited {
         layers.insert(Layer::Limits);
     }
-    let Some(walls) = &spec.sandbox else {
+    let Some(sandbox_spec) = &spec.sandbox else {
         let child = abbey_launch::spawn(&launch).map_err(|e| Error::File {
             what: e.stage,
             path: spec.argv.first().map_or_else(Default::default, Into::into),
@@ -59,7 +59,7 @@ pub(super) fn give(
         });
     };
     let rootless = !rustix::process::geteuid().is_root();
-    let walls = sandbox::isolation(spec, walls, rootless)?;
+    let isolation = sandbox::isolation(spec, sandbox_spec, rootless)?;
     let slots = slots(spec);
     let mut born = |pid: i32| {
         if let Some(network) = spec.network {
@@ -71,28 +71,28 @@ pub(super) fn give(
     let mut refusal = None;
     let mut content = |in_force: &abbey_launch::InForce| {
         layers.extend(sandbox::layers(in_force));
-        crash::point("shim.walls");
+        crash::point("shim.isolated");
         sandbox::insist(spec, &layers).map_err(|e| {
             let text = io::Error::other(e.to_string());
             refusal = Some(e);
             text
         })
     };
-    let walled = abbey_launch::spawn_isolated(&launch, &walls, &mut born, &mut content);
-    let walled = match (walled, refusal) {
-        (Ok(walled), _) => walled,
+    let isolated = abbey_launch::spawn_isolated(&launch, &isolation, &mut born, &mut content);
+    let isolated = match (isolated, refusal) {
+        (Ok(isolated), _) => isolated,
         (Err(_), Some(refusal)) => return Err(refusal),
         (Err(error), None) => {
-            return Err(Error::Walls {
+            return Err(Error::Isolation {
                 cell: spec.cell.clone(),
                 why: format!("{error}: {}", error.source),
             });
         }
     };
     Ok(Birth {
-        child: walled.child,
-        channel: Some(walled.channel),
-        listeners: walled.listeners,
+        child: isolated.child,
+        channel: Some(isolated.channel),
+        listeners: isolated.listeners,
         pipes,
         terminal,
         layers,
@@ -146,7 +146,7 @@ fn prepare(
             let own = Path::new("/proc/self/exe");
             abbey_launch::Program::File(open(own).map_err(Error::file("open", own))?)
         }
-        // Behind walls a path means what it means there.
+        // In an isolated cell a path is one of its own root.
         Program::Path(path) if spec.sandbox.is_some() && path.components().count() > 1 => {
             abbey_launch::Program::Path(text(path.as_os_str().as_encoded_bytes())?, None)
         }

@@ -7,9 +7,9 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Size at which a file is put aside, bytes.
+/// Size at which the log file is rotated, bytes.
 const FILE_MAX: u64 = 4 << 20;
-/// Files put aside and kept.
+/// Rotated files that are kept.
 const FILES_MAX: u32 = 4;
 /// Longest line; the rest begins a new one, so that a child cannot fill memory.
 const LINE_MAX: usize = 8192;

@@ -88,7 +88,7 @@ struct Shim {
     generation: Generation,
     groups: Option<Groups>,
     child: abbey_launch::Child,
-    /// Where the first process behind walls says how the program ended; none for a plain child.
+    /// Where the first process of an isolated cell reports how the program ended; none for a plain child.
     channel: Option<OwnedFd>,
     output: Vec<(&'static str, Option<OwnedFd>)>,
     ready_pipe: Option<OwnedFd>,
@@ -150,7 +150,7 @@ impl Shim {
             groups: Vec::new(),
             in_force: None,
             layers: BTreeSet::new(),
-            walls: spec.sandbox.clone(),
+            sandbox: spec.sandbox.clone(),
             machine: spec.machine.is_some(),
             container: spec.container.is_some(),
             boot: None,

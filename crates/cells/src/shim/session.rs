@@ -1,4 +1,4 @@
-//! What a shim has with the guest of its machine: the channel, and what its end was.
+//! Session of a shim with the guest of its microVM or container: the channel, and how the guest ended.
 
 use super::forward::connect;
 use crate::files::{pack_below, unpack_in};
@@ -8,7 +8,7 @@ use crate::microvm::firecracker::Teller;
 use crate::microvm::{Aside, Line, Monitor, Prepared, Template};
 use crate::spec::{Forward, Listen, Target};
 use crate::{CellSpec, Error, Result, crash, microvm};
-use abbey_model::{ExitKind, MachineEnd};
+use abbey_model::{ExitKind, VmEnd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions};
 use std::fs;
@@ -46,7 +46,7 @@ pub(super) struct Session {
 enum Plan {
     /// Nothing.
     Run,
-    /// It is put aside once it waits.
+    /// A snapshot is created once it waits.
     Make { template: Template, asked: bool },
     /// It is brought back, and told to go on or to warm up.
     Restore { waits: bool, told: bool },
@@ -207,7 +207,8 @@ impl Session {
             return;
         };
         if let Some(why) = &monitor.failed {
-            let text = format!("its machine could not be put aside or brought back: {why}");
+            let text =
+                format!("the snapshot of the microVM could not be created or restored: {why}");
             self.house.failed.get_or_insert(text);
             return;
         }
@@ -318,15 +319,15 @@ impl Session {
         }
         let shutdown = self.monitor.as_ref().and_then(|m| m.shutdown.as_deref());
         let end = match (&self.broken, shutdown) {
-            (Some(what), _) => MachineEnd::Garbage {
+            (Some(what), _) => VmEnd::Garbage {
                 what: (*what).to_owned(),
             },
-            _ if self.panicked => MachineEnd::Panicked,
-            (None, Some("guest-panic")) => MachineEnd::Panicked,
-            (None, Some("guest-shutdown")) => MachineEnd::PoweredOff,
-            (None, Some("guest-reset")) => MachineEnd::Rebooted,
+            _ if self.panicked => VmEnd::Panicked,
+            (None, Some("guest-panic")) => VmEnd::Panicked,
+            (None, Some("guest-shutdown")) => VmEnd::PoweredOff,
+            (None, Some("guest-reset")) => VmEnd::Rebooted,
             (None, _) if asked => return ExitKind::Stopped,
-            (None, _) => MachineEnd::Monitor { status },
+            (None, _) => VmEnd::Monitor { status },
         };
         ExitKind::Machine { end }
     }

@@ -73,7 +73,7 @@ async fn agent(
     let walled = seen.is_some_and(|s| {
         s.record
             .as_ref()
-            .is_some_and(|r| r.walls.is_some() || r.machine || r.container)
+            .is_some_and(|r| r.sandbox.is_some() || r.machine || r.container)
     });
     let path = (!walled).then_some("/healthz");
     let (mut presence, _) = presence(&work.cells, seen, door.map(on_loopback), path).await;
@@ -220,7 +220,7 @@ pub(crate) async fn why_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<Agen
     let walled = seen.is_some_and(|s| {
         s.record
             .as_ref()
-            .is_some_and(|r| r.walls.is_some() || r.machine || r.container)
+            .is_some_and(|r| r.sandbox.is_some() || r.machine || r.container)
     });
     let path = (!walled).then_some("/healthz");
     let (presence, _) = presence(&work.cells, seen, door.map(on_loopback), path).await;

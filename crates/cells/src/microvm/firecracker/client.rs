@@ -50,11 +50,11 @@ pub enum Call {
     Entropy(Entropy),
     /// Something to do.
     Action(Action),
-    /// Stand still, or go on.
+    /// Pause or resume.
     State(Vm),
-    /// Put aside.
+    /// Create a snapshot.
     Create(SnapshotCreate),
-    /// Bring back.
+    /// Load a snapshot.
     Load(SnapshotLoad),
 }
 

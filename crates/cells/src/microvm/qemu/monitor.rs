@@ -86,7 +86,7 @@ impl Monitor {
         monitor
     }
 
-    /// Brings back what was put aside, and lets it go on.
+    /// Restores a snapshot and resumes the microVM.
     pub(crate) fn restore(&mut self, state: OwnedFd) {
         let incoming = json!({ "uri": "fd:state" });
         self.steps.extend([
