@@ -16,6 +16,7 @@ mod net;
 mod planning;
 mod work;
 
+pub use api_server::openapi::openapi;
 pub use api_server::operator_listener::Announcement;
 pub use boot::serve::{Options, check_manifest, plan_offline, serve};
 pub use cells::provision::crash_points;

@@ -1,17 +1,19 @@
-//! The inside door: the agents' API and the model gateway.
+//! The agent API, and the model gateway.
 //!
 //! An agent acts only as itself: its name comes from its credential, never from a path or a body.
 
+use crate::api_server::openapi;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Input, Me, SearchQuery, header, problem, refuse_unknown};
+use crate::api_server::web::{self, Path, Query, idempotency_key, page};
+use crate::api_server::web::{Doc, Json, Me, header, problem, refuse_unknown};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
 use crate::insight::views::find_skills;
 use crate::insight::{facts, views};
+use crate::work::delegation::Way;
 use crate::work::evidence::Found;
 use crate::work::lookup::parse_task_ref;
 use crate::work::{evidence, operations};
-use abbey_api::routes::Door;
 use abbey_api::*;
 use abbey_gateway::protocol::openai_chat::OpenAiChat;
 use abbey_gateway::{Caller, Gateway, Protocol, Refusal};
@@ -19,60 +21,96 @@ use abbey_model::{
     EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, Scope, Slug, TaskRef, ToolPolicy,
 };
 use abbey_store::{Checked, Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow, Topic};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Extension, Router};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::LazyLock;
 use std::time::Duration;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
 /// Longest wait for work in one request.
 const WAIT_MAX: Duration = Duration::from_secs(55);
 
-pub(crate) fn router(house: Arc<ApiState>, gateway: Gateway) -> Router {
-    let agents = Router::new()
-        .route("/api/v1/self", get(me))
-        .route("/api/v1/self/next", get(next))
-        .route("/api/v1/self/tasks/{task}/claim", post(claim))
-        .route("/api/v1/self/tasks/{task}/renew", post(renew))
-        .route("/api/v1/self/tasks/{task}/complete", post(complete))
-        .route("/api/v1/self/tasks/{task}/fail", post(fail))
-        .route("/api/v1/self/tasks/{task}/block", post(block))
-        .route("/api/v1/self/delegate", post(delegate))
-        .route("/api/v1/self/messages", post(message))
-        .route("/api/v1/self/messages/{task}", get(delegated))
-        .route("/api/v1/self/delegated/{task}", get(delegated))
-        .route("/api/v1/self/delegated/{task}/cancel", post(call_off))
-        .route("/api/v1/self/approvals", post(ask_approval))
-        .route("/api/v1/self/approvals/{approval}/use", post(use_approval))
-        .route("/api/v1/self/skills", get(skills))
-        .route("/api/v1/self/facts/{fact}", post(fact))
-        .route("/api/v1/self/operations/{operation}", post(operate))
+/// Routes for an agent's own credential.
+fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(me))
+        .routes(routes!(next))
+        .routes(routes!(claim))
+        .routes(routes!(renew))
+        .routes(routes!(complete))
+        .routes(routes!(fail))
+        .routes(routes!(block))
+        .routes(routes!(delegate))
+        .routes(routes!(message))
+        .routes(routes!(question))
+        .routes(routes!(delegated))
+        .routes(routes!(call_off))
+        .routes(routes!(ask_approval))
+        .routes(routes!(use_approval))
+        .routes(routes!(skills))
+        .routes(routes!(fact))
+        .routes(routes!(operate))
         .merge(crate::api_server::documents_api::agent_routes())
-        .merge(crate::api_server::tool_servers::inside())
-        .route("/api/v1/self/charter", get(charter))
-        .route("/api/v1/self/activity", post(note))
-        .layer(axum::middleware::from_fn_with_state(
-            (Arc::clone(&house), &["agent"][..]),
-            authenticate,
-        ));
-    // Every route that reaches a provider passes this one gate.
-    let models = Router::new()
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/models", get(models))
+        .merge(crate::api_server::tool_servers::routes())
+        .routes(routes!(charter))
+        .routes(routes!(note))
+}
+
+/// Routes that reach a model provider, all behind one gate.
+fn model_routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(chat))
+        .routes(routes!(models))
+}
+
+/// Routes without a credential: nothing that they answer with depends on the house's state.
+fn open_routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(web::health))
+        .routes(routes!(openapi_json))
+}
+
+/// The OpenAPI document of this API.
+pub(crate) fn document() -> OpenApi {
+    let routes = agent_routes().merge(model_routes()).merge(open_routes());
+    openapi::complete(Api::Agent, routes.into_openapi())
+}
+
+static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(document);
+
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "house_openapi", tag = "house",
+    summary = "This document; needs no credential",
+    security(()),
+    responses((status = 200, body = serde_json::Value)),
+)]
+async fn openapi_json() -> Doc<&'static OpenApi> {
+    Doc(&DOCUMENT)
+}
+
+/// The server of the agent API.
+pub(crate) fn router(house: Arc<ApiState>, gateway: Gateway) -> Router {
+    let guard = |scopes: &'static [&'static str]| {
+        axum::middleware::from_fn_with_state((Arc::clone(&house), scopes), authenticate)
+    };
+    let agents = Router::from(agent_routes())
+        .method_not_allowed_fallback(web::refuse_method)
+        .layer(guard(&["agent"]));
+    let models = Router::from(model_routes())
+        .method_not_allowed_fallback(web::refuse_method)
         .layer(Extension(gateway))
-        .layer(axum::middleware::from_fn_with_state(
-            (Arc::clone(&house), &["agent", "model"][..]),
-            authenticate,
-        ));
-    let unknown = async |request: Request| refuse_unknown(Door::Inside, request.uri().path());
-    Router::new()
-        .route("/healthz", get(async || "ok\n"))
+        .layer(guard(&["agent", "model"]));
+    let unknown = async |request: Request| refuse_unknown(Api::Agent, request.uri().path());
+    Router::from(open_routes())
+        .method_not_allowed_fallback(web::refuse_method)
         .merge(agents)
         .merge(models)
         .fallback(unknown)
@@ -127,6 +165,11 @@ fn policy_of(
     policy
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/self", operation_id = "me_show", tag = "me",
+    summary = "The agent, its budget, its tasks, and a snapshot number",
+    responses((status = 200, body = SelfDoc)),
+)]
 async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<SelfDoc>> {
     let current = house.core.plan.require()?;
     let agent = find(&current, &slug)?;
@@ -170,16 +213,12 @@ fn find<'a>(current: &'a PlanInForce, slug: &Slug) -> Result<&'a abbey_plan::Age
     })?)
 }
 
-#[derive(Deserialize)]
-struct NextQuery {
-    #[serde(default)]
-    wait_ms: Option<u64>,
-    /// Configuration under which the caller works; saying it is its acknowledgement.
-    #[serde(default)]
-    config: Option<u64>,
-}
-
 /// Waits for work. The database is asked only when something changed since the last look.
+#[utoipa::path(
+    get, path = "/api/v1/self/next", operation_id = "me_next", tag = "me",
+    summary = "Waits for work: an offer, or none; with the number of the newest configuration",
+    responses((status = 200, body = Option<OfferDoc>)),
+)]
 async fn next(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
@@ -267,11 +306,16 @@ async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc
     })
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/tasks/{task}/claim", operation_id = "me_claim", tag = "me",
+    summary = "Claims an offered task",
+    responses((status = 200, body = ClaimDoc)),
+)]
 async fn claim(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
-    Input(body): Input<ClaimBody>,
+    Json(body): Json<ClaimBody>,
 ) -> Result<Doc<ClaimDoc>> {
     let task = parse_task_ref(&name)?;
     let current = house.core.plan.require()?;
@@ -338,12 +382,18 @@ fn facts_of(facts: RunFactsView) -> RunFacts {
     }
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/tasks/{task}/renew", operation_id = "me_renew", tag = "me",
+    summary = "Renews the lease",
+    params(headers::Lease),
+    responses((status = 200, body = LeaseDoc)),
+)]
 async fn renew(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Input(body): Input<RenewBody>,
+    Json(body): Json<RenewBody>,
 ) -> Result<Doc<LeaseDoc>> {
     let hold = hold(&house, slug, &headers)?;
     let lease = house
@@ -357,12 +407,18 @@ async fn renew(
     }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/tasks/{task}/complete", operation_id = "me_complete", tag = "me",
+    summary = "Completes the task",
+    params(headers::Lease),
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn complete(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Input(body): Input<CompleteBody>,
+    Json(body): Json<CompleteBody>,
 ) -> Result<Doc<TaskDoc>> {
     let hold = hold(&house, slug, &headers)?;
     let limit = usize::try_from(ToolPolicy::default().output_bytes_max).unwrap_or(usize::MAX);
@@ -411,12 +467,18 @@ async fn complete(
     }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/tasks/{task}/fail", operation_id = "me_fail", tag = "me",
+    summary = "Reports that the run failed",
+    params(headers::Lease),
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn fail(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Input(body): Input<FailBody>,
+    Json(body): Json<FailBody>,
 ) -> Result<Doc<TaskDoc>> {
     let hold = hold(&house, slug, &headers)?;
     let failure = Failure {
@@ -434,12 +496,18 @@ async fn fail(
     }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/tasks/{task}/block", operation_id = "me_block", tag = "me",
+    summary = "Waits for a named person or agent",
+    params(headers::Lease),
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn block(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Input(body): Input<BlockBody>,
+    Json(body): Json<BlockBody>,
 ) -> Result<Doc<TaskDoc>> {
     let hold = hold(&house, slug, &headers)?;
     if body.on.trim().is_empty() {
@@ -457,37 +525,35 @@ async fn block(
 }
 
 /// Asks a colleague something about the task whose lease the caller shows.
+#[utoipa::path(
+    post, path = "/api/v1/self/messages", operation_id = "me_ask_agent", tag = "me",
+    summary = "Asks another agent a question about the own task",
+    params(headers::Lease, headers::IdempotencyKey),
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn message(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     headers: HeaderMap,
-    Input(body): Input<DelegateBody>,
+    Json(body): Json<DelegateBody>,
 ) -> Result<Doc<TaskDoc>> {
-    piece(
-        &house,
-        slug,
-        &headers,
-        &body,
-        crate::work::delegation::Way::Ask,
-    )
-    .await
+    piece(&house, slug, &headers, &body, Way::Ask).await
 }
 
 /// Gives on a piece of the task whose lease the caller shows.
+#[utoipa::path(
+    post, path = "/api/v1/self/delegate", operation_id = "me_delegate", tag = "me",
+    summary = "Delegates a subtask to another agent",
+    params(headers::Lease, headers::IdempotencyKey),
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn delegate(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     headers: HeaderMap,
-    Input(body): Input<DelegateBody>,
+    Json(body): Json<DelegateBody>,
 ) -> Result<Doc<TaskDoc>> {
-    piece(
-        &house,
-        slug,
-        &headers,
-        &body,
-        crate::work::delegation::Way::Order,
-    )
-    .await
+    piece(&house, slug, &headers, &body, Way::Order).await
 }
 
 async fn piece(
@@ -495,7 +561,7 @@ async fn piece(
     slug: Slug,
     headers: &HeaderMap,
     body: &DelegateBody,
-    way: crate::work::delegation::Way,
+    way: Way,
 ) -> Result<Doc<TaskDoc>> {
     let mine = body.task.as_deref().ok_or_else(|| {
         Problem::new(
@@ -507,18 +573,31 @@ async fn piece(
         parse_task_ref(mine)?,
         hold(house, slug.clone(), headers)?.token,
     );
-    let key = header(headers, "idempotency-key").map(str::to_owned);
     let who = Principal::Agent(slug);
+    let key = idempotency_key(
+        headers,
+        &who,
+        match way {
+            Way::Order => "self/delegate",
+            Way::Ask => "self/messages",
+        },
+    )?;
     let added =
         crate::work::delegation::give(&house.work, &who, (body, way), Some(parent), key).await?;
     Ok(Doc(views::task_doc(&house.work, added.task).await?))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/approvals", operation_id = "me_request_approval", tag = "me",
+    summary = "Requests an approval; the run ends and the task waits",
+    params(headers::Lease),
+    responses((status = 200, body = ApprovalView)),
+)]
 async fn ask_approval(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     headers: HeaderMap,
-    Input(body): Input<ApprovalBody>,
+    Json(body): Json<ApprovalBody>,
 ) -> Result<Doc<ApprovalView>> {
     let right = (
         parse_task_ref(&body.task)?,
@@ -533,23 +612,23 @@ async fn ask_approval(
     .await?))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/approvals/{approval}/use", operation_id = "me_use_approval", tag = "me",
+    summary = "Uses an approval, for exactly what it was given for",
+    params(headers::Lease),
+    responses((status = 200, body = ApprovalView)),
+)]
 async fn use_approval(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Input(body): Input<UseBody>,
+    Json(body): Json<UseBody>,
 ) -> Result<Doc<ApprovalView>> {
     let token = hold(&house, slug.clone(), &headers)?.token;
     let number = crate::work::approvals::number(&name)?;
     let used = crate::work::approvals::take(&house.work, slug, token, number, body);
     Ok(Doc(used.await?))
-}
-
-#[derive(Deserialize)]
-struct WaitQuery {
-    #[serde(default)]
-    wait_ms: Option<u64>,
 }
 
 /// Work that the caller gave on, and no other.
@@ -566,6 +645,25 @@ async fn given(house: &ApiState, slug: &Slug, name: &str) -> Result<TaskRef> {
     }
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/self/messages/{task}", operation_id = "me_question", tag = "me",
+    summary = "A question that was asked, with its answer; `wait_ms` waits for that",
+    responses((status = 200, body = TaskDoc)),
+)]
+async fn question(
+    state: Shared,
+    me: Extension<Me>,
+    name: Path<String>,
+    query: Query<WaitQuery>,
+) -> Result<Doc<TaskDoc>> {
+    delegated(state, me, name, query).await
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/self/delegated/{task}", operation_id = "me_delegated", tag = "me",
+    summary = "A delegated subtask; `wait_ms` waits for its end",
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn delegated(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
@@ -578,6 +676,11 @@ async fn delegated(
     Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/delegated/{task}/cancel", operation_id = "me_cancel_delegated", tag = "me",
+    summary = "Cancels a delegated subtask",
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn call_off(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
@@ -593,24 +696,40 @@ async fn call_off(
 }
 
 /// Results are limited to what the caller may use (S4-13).
+#[utoipa::path(
+    get, path = "/api/v1/self/skills", operation_id = "me_skills", tag = "me",
+    summary = "Skills that the agent may use, or those that match a query",
+    responses((status = 200, body = SkillsDoc)),
+)]
 async fn skills(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
-    Query(query): Query<SearchQuery>,
+    Query(query): Query<SkillsQuery>,
 ) -> Result<Doc<SkillsDoc>> {
     let current = house.core.plan.require()?;
     let agent = find(&current, &slug)?;
-    Ok(Doc(find_skills(&house.work, query.q.as_deref(), |name| {
-        agent.skills.iter().any(|s| s == name)
-    })))
+    let allowed = |name: &str| agent.skills.iter().any(|s| s == name);
+    let found = find_skills(&house.work, query.q.as_deref(), allowed);
+    let name = |s: &SkillView| s.name.clone();
+    let (skills, cursor) = page(found.skills, query.limit, query.cursor.as_deref(), name)?;
+    Ok(Doc(SkillsDoc {
+        version: VERSION,
+        skills,
+        cursor,
+    }))
 }
 
 /// A fact is read only while a task of the caller runs a skill that was granted it.
+#[utoipa::path(
+    post, path = "/api/v1/self/facts/{fact}", operation_id = "me_fact", tag = "me",
+    summary = "A host fact that the skill of the running task was granted",
+    responses((status = 200, body = serde_json::Value)),
+)]
 async fn fact(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
-    Input(args): Input<Value>,
+    Json(args): Json<Value>,
 ) -> Result<Doc<Value>> {
     let granted = operations::granted(&house.work, &slug, &format!("fact:{name}")).await?;
     if granted.is_none() {
@@ -622,6 +741,11 @@ async fn fact(
 }
 
 /// The house does something for the caller, whose running task has a skill that may.
+#[utoipa::path(
+    post, path = "/api/v1/self/operations/{operation}", operation_id = "me_operate", tag = "me",
+    summary = "Has the house perform an operation that the skill of the running task was granted; the answer may be a request for an approval",
+    responses((status = 200, body = serde_json::Value)),
+)]
 async fn operate(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
@@ -630,21 +754,36 @@ async fn operate(
     Ok(Doc(operations::operate(&house.work, &slug, &name).await?))
 }
 
-async fn charter(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
+#[utoipa::path(
+    get, path = "/api/v1/self/charter", operation_id = "me_charter", tag = "me",
+    summary = "The agent's charter",
+    responses((status = 200, body = CharterDoc)),
+)]
+async fn charter(
+    State(house): Shared,
+    Extension(Me(slug)): Extension<Me>,
+) -> Result<Doc<CharterDoc>> {
     let current = house.core.plan.require()?;
     let text = current.charter(&slug);
     let language = find(&current, &slug)?.locale.assistant.clone();
-    Ok(Doc(json!({
-        "version": VERSION, "charter": text, "hash": abbey_support::digest::sha256_hex(text.as_bytes()),
-        "language": language,
-    })))
+    Ok(Doc(CharterDoc {
+        version: VERSION,
+        hash: abbey_support::digest::sha256_hex(text.as_bytes()),
+        charter: text.to_owned(),
+        language,
+    }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/activity", operation_id = "me_note", tag = "me",
+    summary = "Writes a note to the audit log",
+    responses((status = 200, body = LoggedDoc)),
+)]
 async fn note(
     State(house): Shared,
     Extension(Me(slug)): Extension<Me>,
-    Input(body): Input<NoteBody>,
-) -> Result<Doc<Value>> {
+    Json(body): Json<NoteBody>,
+) -> Result<Doc<LoggedDoc>> {
     if body.text.trim().is_empty() || body.text.len() > 8192 {
         return Err(
             Problem::new(FaultKind::Invalid, "a note has a text of 1 to 8192 bytes").into(),
@@ -658,9 +797,17 @@ async fn note(
         detail: json!({ "text": body.text }),
     };
     let seq = house.core.store.append(note).await?;
-    Ok(Doc(json!({ "version": VERSION, "seq": seq })))
+    Ok(Doc(LoggedDoc {
+        version: VERSION,
+        seq,
+    }))
 }
 
+#[utoipa::path(
+    get, path = "/v1/models", operation_id = "models_list", tag = "models",
+    summary = "Models that the agent may use, in OpenAI format",
+    responses((status = 200, body = serde_json::Value)),
+)]
 async fn models(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
     let current = house.core.plan.require()?;
     let model = find(&current, &slug)?
@@ -672,6 +819,12 @@ async fn models(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Res
     ))
 }
 
+#[utoipa::path(
+    post, path = "/v1/chat/completions", operation_id = "models_chat", tag = "models",
+    summary = "OpenAI chat completions, metered and within budget; refusals are in that format",
+    request_body = serde_json::Value,
+    responses((status = 200, body = serde_json::Value, description = "A completion, or its stream of server-sent events")),
+)]
 async fn chat(
     State(house): Shared,
     Extension(gateway): Extension<Gateway>,

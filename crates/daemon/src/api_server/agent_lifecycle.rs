@@ -1,7 +1,8 @@
 //! Agents go and come back (S1-24, S2-24): what they were, what is left of them, what makes them who they are.
 
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Input};
+use crate::api_server::web::Path;
+use crate::api_server::web::{Doc, Json};
 use crate::cells::{exec, service_consumers};
 use crate::core::error::{Error, Result};
 use crate::work::lookup::{known_agent, parse_slug};
@@ -10,13 +11,13 @@ use abbey_cells::hostd::{FileEntry, FileName, NoteName, Operation, Reply};
 use abbey_model::{CellName, FaultKind, Principal, Redactor, Slug, Timestamp};
 use abbey_services::ask::{Answer, Question};
 use abbey_store::{Note, TaskFilter};
-use axum::Router;
-use axum::extract::{Path, State};
-use axum::routing::{get, post};
+use axum::extract::State;
 use serde_json::json;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
@@ -36,16 +37,21 @@ const IDENTITY: [&str; 6] = [
 ];
 
 /// Its routes, for the door that asks for the operator's credential.
-pub(crate) fn routes() -> Router<Arc<ApiState>> {
-    Router::new()
-        .route("/api/v1/agents/{agent}/entry", get(entry))
-        .route("/api/v1/agents/{agent}/bundle", get(bundle).post(bring))
-        .route("/api/v1/agents/{agent}/drain", post(drain))
-        .route("/api/v1/agents/{agent}/restore", post(restore))
-        .route("/api/v1/agents/{agent}/leftovers", get(leftovers))
+pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(entry))
+        .routes(routes!(bundle, bring))
+        .routes(routes!(drain))
+        .routes(routes!(restore))
+        .routes(routes!(leftovers))
 }
 
 /// What the manifest says of an agent, or said when it last lived here.
+#[utoipa::path(
+    get, path = "/api/v1/agents/{agent}/entry", operation_id = "agents_entry", tag = "agents",
+    summary = "The manifest entry of an agent, now or when it last was part of the house",
+    responses((status = 200, body = EntryDoc)),
+)]
 async fn entry(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EntryDoc>> {
     let slug = parse_slug(&name)?;
     let present = house
@@ -84,6 +90,11 @@ fn goes_along(path: &std::path::Path) -> bool {
     }
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/agents/{agent}/bundle", operation_id = "agents_export_bundle", tag = "agents",
+    summary = "The files that make an agent who it is, without credentials",
+    responses((status = 200, body = BundleDoc)),
+)]
 async fn bundle(State(house): Shared, Path(name): Path<String>) -> Result<Doc<BundleDoc>> {
     let slug = known_agent(&house.work, &name)?;
     let (out, to) = exec::pipe()?;
@@ -174,10 +185,15 @@ fn file_name(path: &str) -> Result<FileName> {
     })
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/bundle", operation_id = "agents_import_bundle", tag = "agents",
+    summary = "Brings an agent files from elsewhere",
+    responses((status = 200, body = BundleDoc)),
+)]
 async fn bring(
     State(house): Shared,
     Path(name): Path<String>,
-    Input(body): Input<BundleBody>,
+    Json(body): Json<BundleBody>,
 ) -> Result<Doc<BundleDoc>> {
     let slug = known_agent(&house.work, &name)?;
     let sum: usize = body.files.iter().map(|f| f.text.len()).sum();
@@ -215,6 +231,11 @@ async fn bring(
 }
 
 /// No more work is offered to an agent; what it has, it may finish. Starting it, or its going, ends that.
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/drain", operation_id = "agents_drain", tag = "agents",
+    summary = "Offers an agent no more work; starting it ends that",
+    responses((status = 200, body = AgentView)),
+)]
 async fn drain(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
     let slug = known_agent(&house.work, &name)?;
     house
@@ -241,10 +262,15 @@ async fn removed(house: &ApiState, slug: &Slug) -> Result<Vec<String>> {
 }
 
 /// Brings the files of an agent back that went; the plan that has it again gives it all else.
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/restore", operation_id = "agents_restore", tag = "agents",
+    summary = "Restores the files of a removed agent, before a plan that has it again",
+    responses((status = 200, body = RestoredDoc)),
+)]
 async fn restore(
     State(house): Shared,
     Path(name): Path<String>,
-    Input(body): Input<RestoreBody>,
+    Json(body): Json<RestoreBody>,
 ) -> Result<Doc<RestoredDoc>> {
     let slug = parse_slug(&name)?;
     // No plan comes in between.
@@ -307,6 +333,11 @@ async fn restore(
     }))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/agents/{agent}/leftovers", operation_id = "agents_leftovers", tag = "agents",
+    summary = "What a removed agent left behind",
+    responses((status = 200, body = LeftoversDoc)),
+)]
 async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc<LeftoversDoc>> {
     let slug = parse_slug(&name)?;
     let cell = CellName::Agent(slug.clone());

@@ -2,45 +2,47 @@
 //! understood; `abbey_cells::shim` says what they mean.
 
 use crate::api_server::state::ApiState;
+use crate::api_server::web::{Path, Query};
 use crate::core::error::{Error, Result};
 use crate::work::lookup::parse_slug;
-use abbey_api::Problem;
+use abbey_api::{Problem, TerminalQuery};
 use abbey_model::{CellName, FaultKind, Principal};
 use abbey_store::Note;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 
 /// Name of the protocol in `Upgrade`.
 const PROTOCOL: &str = "abbey-terminal";
 
-#[derive(Deserialize)]
-pub(crate) struct Size {
-    #[serde(default)]
-    rows: Option<u16>,
-    #[serde(default)]
-    columns: Option<u16>,
-}
-
 /// Of an agent, or of a service where the path says so.
+#[utoipa::path(
+    get, path = "/api/v1/agents/{agent}/attach", operation_id = "agents_attach", tag = "agents",
+    summary = "Its terminal",
+    responses((status = 101, description = "The connection carries the terminal from here on")),
+)]
 pub(crate) async fn agent(
     State(house): State<Arc<ApiState>>,
     Path(name): Path<String>,
-    Query(size): Query<Size>,
+    Query(size): Query<TerminalQuery>,
     request: Request,
 ) -> Result<Response> {
     attach(house, CellName::Agent(parse_slug(&name)?), size, request).await
 }
 
 /// Of a service.
+#[utoipa::path(
+    get, path = "/api/v1/services/{service}/attach", operation_id = "services_attach", tag = "services",
+    summary = "Its terminal",
+    responses((status = 101, description = "The connection carries the terminal from here on")),
+)]
 pub(crate) async fn service(
     State(house): State<Arc<ApiState>>,
     Path(name): Path<String>,
-    Query(size): Query<Size>,
+    Query(size): Query<TerminalQuery>,
     request: Request,
 ) -> Result<Response> {
     attach(house, CellName::Service(parse_slug(&name)?), size, request).await
@@ -49,7 +51,7 @@ pub(crate) async fn service(
 async fn attach(
     house: Arc<ApiState>,
     cell: CellName,
-    size: Size,
+    size: TerminalQuery,
     request: Request,
 ) -> Result<Response> {
     let wanted = request.headers().get(header::UPGRADE);

@@ -3,7 +3,8 @@
 //! manifest names one; that is good for nothing else (S4-03, S4-04).
 
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Input, header};
+use crate::api_server::web::{Doc, Json, header};
+use crate::api_server::web::{Query, idempotency_key};
 use crate::core::error::Result;
 use crate::work::lookup::known_agent;
 use crate::work::{approvals, operations};
@@ -12,15 +13,15 @@ use abbey_model::{
     FaultKind, LeaseToken, Metric, Principal, Priority, Scope, Slug, TaskRef, TaskState,
 };
 use abbey_store::{Delegated, NewTask, Note, TaskFilter, TaskRow};
-use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
@@ -41,21 +42,13 @@ enum Caller {
 }
 
 /// Its routes; each looks at the credential by itself, since more than the operator's are good here.
-pub(crate) fn routes() -> Router<Arc<ApiState>> {
-    Router::new()
-        .route("/api/controlplane/state", get(state))
-        .route("/api/controlplane/tasks", get(tasks).post(add))
-        .route("/api/controlplane/approvals", get(pending))
-        .route("/api/controlplane/activity", post(log))
-        .route("/api/controlplane/hostd", get(operations).post(operate))
-        .route("/api/controlplane/{*rest}", get(unknown).post(unknown))
-}
-
-async fn unknown(Path(rest): Path<String>) -> Response {
-    crate::api_server::web::refuse_unknown(
-        abbey_api::routes::Door::Outside,
-        &format!("/api/controlplane/{rest}"),
-    )
+pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(state))
+        .routes(routes!(tasks, add))
+        .routes(routes!(pending))
+        .routes(routes!(log))
+        .routes(routes!(operations, operate))
 }
 
 fn caller(house: &ApiState, headers: &HeaderMap) -> Result<Caller> {
@@ -88,12 +81,18 @@ fn caller(house: &ApiState, headers: &HeaderMap) -> Result<Caller> {
 }
 
 /// Privileged operations, and which agents a skill of theirs grants each.
+#[utoipa::path(
+    get, path = "/api/controlplane/hostd", operation_id = "controlplane_operations", tag = "controlplane",
+    summary = "Privileged operations, and which agents a skill grants each",
+    responses((status = 200, body = serde_json::Value)),
+)]
 async fn operations(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
     caller(&house, &headers)?;
     Ok(Doc(json!({ "operations": operations::all(&house.work) })))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
+#[schema(as = ControlplaneOperate)]
 struct Operate {
     operation: String,
     #[serde(default)]
@@ -104,10 +103,15 @@ struct Operate {
 
 /// An agent acts within the task that runs a skill with that grant, with that task's arguments; the operator as such.
 /// Whoever holds what many share is nobody, so nothing privileged is done for them.
+#[utoipa::path(
+    post, path = "/api/controlplane/hostd", operation_id = "controlplane_operate", tag = "controlplane",
+    summary = "Performs an operation: for an agent within its task, for the operator as such",
+    responses((status = 200, body = serde_json::Value)),
+)]
 async fn operate(
     State(house): Shared,
     headers: HeaderMap,
-    Input(body): Input<Operate>,
+    Json(body): Json<Operate>,
 ) -> Result<Doc<Value>> {
     let done = match caller(&house, &headers)? {
         Caller::Agent(agent) => operations::operate(&house.work, &agent, &body.operation).await?,
@@ -123,6 +127,11 @@ async fn operate(
     Ok(Doc(done))
 }
 
+#[utoipa::path(
+    get, path = "/api/controlplane/state", operation_id = "controlplane_state", tag = "controlplane",
+    summary = "Agents and budget, in the format of older clients",
+    responses((status = 200, body = serde_json::Value)),
+)]
 async fn state(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
     caller(&house, &headers)?;
     let current = house.core.plan.current();
@@ -191,12 +200,18 @@ fn task(row: &TaskRow) -> Value {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 struct RoleQuery {
     role: Option<String>,
     status: Option<String>,
 }
 
+#[utoipa::path(
+    get, path = "/api/controlplane/tasks", operation_id = "controlplane_tasks", tag = "controlplane",
+    summary = "Open tasks of a role",
+    responses((status = 200, body = serde_json::Value)),
+)]
 async fn tasks(
     State(house): Shared,
     headers: HeaderMap,
@@ -233,7 +248,8 @@ fn by_role(house: &ApiState, text: &str) -> Result<Slug> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
+#[schema(as = ControlplaneNewBody)]
 struct NewBody {
     title: String,
     #[serde(default)]
@@ -247,10 +263,16 @@ struct NewBody {
     context: Map<String, Value>,
 }
 
+#[utoipa::path(
+    post, path = "/api/controlplane/tasks", operation_id = "controlplane_add_task", tag = "controlplane",
+    summary = "Adds a task; `assigned_to` is required",
+    params(abbey_api::headers::IdempotencyKey),
+    responses((status = 200, body = serde_json::Value), (status = 201, body = serde_json::Value, description = "Created")),
+)]
 async fn add(
     State(house): Shared,
     headers: HeaderMap,
-    Input(body): Input<NewBody>,
+    Json(body): Json<NewBody>,
 ) -> Result<Response> {
     let invalid = |text: &str| Problem::new(FaultKind::Invalid, text.to_owned());
     let author = match caller(&house, &headers)? {
@@ -277,7 +299,7 @@ async fn add(
     if body.title.trim().is_empty() || text.len() > TEXT_MAX {
         return Err(invalid("a task has a title, and at most 65536 bytes").into());
     }
-    let key = header(&headers, "idempotency-key").map(|k| format!("controlplane {k}"));
+    let key = idempotency_key(&headers, &author, "controlplane/tasks")?;
     let digest = abbey_support::digest::sha256_hex(
         format!("{assignee} {text} {:?}", body.context).as_bytes(),
     );
@@ -300,11 +322,17 @@ async fn add(
     Ok((status, Doc(task(&added.task))).into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 struct AgentQuery {
     agent_id: Option<String>,
 }
 
+#[utoipa::path(
+    get, path = "/api/controlplane/approvals", operation_id = "controlplane_approvals", tag = "controlplane",
+    summary = "Approvals that wait, of an agent",
+    responses((status = 200, body = serde_json::Value)),
+)]
 async fn pending(
     State(house): Shared,
     headers: HeaderMap,
@@ -336,7 +364,8 @@ async fn pending(
     Ok(Doc(json!({ "pending": pending })))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
+#[schema(as = ControlplaneEvent)]
 struct Event {
     #[serde(alias = "type")]
     event: String,
@@ -347,10 +376,15 @@ struct Event {
 }
 
 /// An entry of the log; or a question for a yes, by whoever holds the task.
+#[utoipa::path(
+    post, path = "/api/controlplane/activity", operation_id = "controlplane_log", tag = "controlplane",
+    summary = "Adds an entry to the audit log, or requests an approval",
+    responses((status = 200, body = serde_json::Value), (status = 201, body = serde_json::Value, description = "Created")),
+)]
 async fn log(
     State(house): Shared,
     headers: HeaderMap,
-    Input(body): Input<Event>,
+    Json(body): Json<Event>,
 ) -> Result<Response> {
     let caller = caller(&house, &headers)?;
     let text = |key: &str| {

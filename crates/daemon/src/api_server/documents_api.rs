@@ -1,95 +1,143 @@
 //! Routes of shared documents in both APIs.
 
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Input, Me, header};
+use crate::api_server::web::{Doc, Json, Me, idempotency_key, page};
+use crate::api_server::web::{Path, Query};
 use crate::core::error::Result;
 use crate::insight::reports;
 use crate::work::documents;
-use abbey_api::{DocumentBody, DocumentDoc, DocumentsDoc, Problem, VERSION};
+use abbey_api::{
+    DocumentBody, DocumentDoc, DocumentQuery, DocumentView, DocumentsDoc, DocumentsQuery, Problem,
+    VERSION,
+};
 use abbey_model::{FaultKind, Principal};
 use abbey_plan::DocumentKind;
-use axum::extract::{Path, Query, State};
+use axum::Extension;
+use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::routing::{get, post};
-use axum::{Extension, Router};
-use serde::Deserialize;
 use std::sync::Arc;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
 /// Routes for the operator, behind the operator's credential.
-pub(crate) fn operator_routes() -> Router<Arc<ApiState>> {
-    async fn list_all(State(house): Shared) -> Result<Doc<DocumentsDoc>> {
-        documents::list(&house.work, &Principal::Operator)
-            .await
-            .map(Doc)
+pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
+    #[utoipa::path(
+        get, path = "/api/v1/documents", operation_id = "documents_list", tag = "documents",
+        summary = "Every shared document",
+        responses((status = 200, body = DocumentsDoc)),
+    )]
+    async fn list_all(
+        State(house): Shared,
+        Query(query): Query<DocumentsQuery>,
+    ) -> Result<Doc<DocumentsDoc>> {
+        list(&house, &Principal::Operator, &query).await.map(Doc)
     }
+    #[utoipa::path(
+        get, path = "/api/v1/documents/{document}", operation_id = "documents_show", tag = "documents",
+        summary = "One shared document",
+        responses((status = 200, body = DocumentDoc)),
+    )]
     async fn show(
         State(house): Shared,
         Path(name): Path<String>,
-        Query(query): Query<Which>,
+        Query(query): Query<DocumentQuery>,
     ) -> Result<Doc<DocumentDoc>> {
         let shown = read(&house, &name, &Principal::Operator, query.version);
         shown.await.map(Doc)
     }
+    #[utoipa::path(
+        post, path = "/api/v1/documents/{document}", operation_id = "documents_write", tag = "documents",
+        summary = "Writes a version of a text, or adds to a log",
+        params(abbey_api::headers::IdempotencyKey),
+        responses((status = 200, body = DocumentDoc)),
+    )]
     async fn put(
         State(house): Shared,
         Path(name): Path<String>,
         headers: HeaderMap,
-        Input(body): Input<DocumentBody>,
+        Json(body): Json<DocumentBody>,
     ) -> Result<Doc<DocumentDoc>> {
-        let key = header(&headers, "idempotency-key").map(|k| format!("operator {k}"));
+        let route = format!("documents/{name}");
+        let key = idempotency_key(&headers, &Principal::Operator, &route)?;
         let name = documents::write(&house.work, &name, Principal::Operator, body, key).await?;
         let shown = read(&house, name.as_str(), &Principal::Operator, None);
         shown.await.map(Doc)
     }
-    Router::new()
-        .route("/api/v1/documents", get(list_all))
-        .route("/api/v1/documents/{document}", get(show).post(put))
+    OpenApiRouter::new()
+        .routes(routes!(list_all))
+        .routes(routes!(show, put))
 }
 
 /// Routes for agents, behind their credential.
-pub(crate) fn agent_routes() -> Router<Arc<ApiState>> {
+pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
+    #[utoipa::path(
+        get, path = "/api/v1/self/documents", operation_id = "me_documents", tag = "me",
+        summary = "Documents that the agent reads",
+        responses((status = 200, body = DocumentsDoc)),
+    )]
     async fn list_mine(
         State(house): Shared,
         Extension(Me(me)): Extension<Me>,
+        Query(query): Query<DocumentsQuery>,
     ) -> Result<Doc<DocumentsDoc>> {
-        documents::list(&house.work, &Principal::Agent(me))
-            .await
-            .map(Doc)
+        list(&house, &Principal::Agent(me), &query).await.map(Doc)
     }
+    #[utoipa::path(
+        get, path = "/api/v1/self/documents/{document}", operation_id = "me_document", tag = "me",
+        summary = "One of them",
+        responses((status = 200, body = DocumentDoc)),
+    )]
     async fn show(
         State(house): Shared,
         Extension(Me(me)): Extension<Me>,
         Path(name): Path<String>,
-        Query(query): Query<Which>,
+        Query(query): Query<DocumentQuery>,
     ) -> Result<Doc<DocumentDoc>> {
         let me = Principal::Agent(me);
         let shown = read(&house, &name, &me, query.version);
         shown.await.map(Doc)
     }
+    #[utoipa::path(
+        post, path = "/api/v1/self/documents/{document}", operation_id = "me_write_document", tag = "me",
+        summary = "Writes a version, or adds to a log, where the agent may",
+        params(abbey_api::headers::IdempotencyKey),
+        responses((status = 200, body = DocumentDoc)),
+    )]
     async fn put(
         State(house): Shared,
         Extension(Me(me)): Extension<Me>,
         Path(name): Path<String>,
         headers: HeaderMap,
-        Input(body): Input<DocumentBody>,
+        Json(body): Json<DocumentBody>,
     ) -> Result<Doc<DocumentDoc>> {
-        let key = header(&headers, "idempotency-key").map(|k| format!("{me} {k}"));
         let me = Principal::Agent(me);
+        let route = format!("documents/{name}");
+        let key = idempotency_key(&headers, &me, &route)?;
         let name = documents::write(&house.work, &name, me.clone(), body, key).await?;
         let shown = read(&house, name.as_str(), &me, None);
         shown.await.map(Doc)
     }
-    Router::new()
-        .route("/api/v1/self/documents", get(list_mine))
-        .route("/api/v1/self/documents/{document}", get(show))
-        .route("/api/v1/self/documents/{document}", post(put))
+    OpenApiRouter::new()
+        .routes(routes!(list_mine))
+        .routes(routes!(show))
+        .routes(routes!(put))
 }
 
-#[derive(Deserialize)]
-struct Which {
-    version: Option<u64>,
+async fn list(
+    house: &Arc<ApiState>,
+    who: &Principal,
+    query: &DocumentsQuery,
+) -> Result<DocumentsDoc> {
+    let all = documents::list(&house.work, who).await?.documents;
+    let name = |d: &DocumentView| d.name.clone();
+    let (documents, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
+    Ok(DocumentsDoc {
+        version: VERSION,
+        documents,
+        cursor,
+    })
 }
 
 async fn read(

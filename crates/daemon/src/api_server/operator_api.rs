@@ -1,80 +1,109 @@
-//! The outside door: the operator's API.
+//! The operator API: routes of the house itself, tasks, the audit log, budgets, skills, checks.
 
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{
-    Doc, Input, SearchQuery, etag, header, if_match, large, problem, refuse_unknown,
+    self, Doc, Json, PAGE_MAX, etag, failed_precondition, header, idempotency_key, if_match,
+    is_unchanged, large, page, problem, refuse_unknown, unchanged,
 };
-use crate::api_server::{hooks, operator_cells, operator_work, plans};
+use crate::api_server::web::{Path, Query};
+use crate::api_server::{controlplane_api, hooks, openapi, operator_cells, operator_work, plans};
 use crate::cells::commands;
 use crate::core::backup;
 use crate::core::error::{Error, Result};
 use crate::insight::views::find_skills;
 use crate::insight::{doctor, metrics, views};
 use crate::planning::apply;
-use crate::work::lookup::{
-    known_agent, parse_priority, parse_slug, parse_task_ref, wait_until_settled,
-};
-use abbey_api::routes::Door;
+use crate::work::lookup::parse_slug;
+use crate::work::lookup::{known_agent, parse_priority, parse_task_ref, wait_until_settled};
 use abbey_api::*;
 use abbey_model::{Amounts, FaultKind, Principal, RunId, TaskRef, TaskState, Tokens};
 use abbey_store::{NewTask, TaskFilter, Topic};
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use serde::Deserialize;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
 /// Entries that a slow reader of events may lag before it is told of a gap.
 const LAG_MAX: u64 = 10_000;
-/// Most rows of one page.
-const PAGE_MAX: u32 = 1000;
-
-pub(crate) fn router(house: Arc<ApiState>) -> Router {
-    let api = Router::new()
-        .route("/metrics", get(metrics_text))
-        .route("/openapi.json", get(async || Doc(openapi(Door::Outside))))
-        .route("/api/v1/house", get(house_doc))
-        .route("/api/v1/down", post(down))
-        .route("/api/v1/plans", post(plan))
-        .route("/api/v1/generations", post(generation))
-        .route("/api/v1/generations/current", get(current))
+/// Routes that need the operator's credential.
+fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(metrics_text))
+        .routes(routes!(openapi_json))
+        .routes(routes!(house_doc))
+        .routes(routes!(down))
+        .routes(routes!(plan))
+        .routes(routes!(generation))
+        .routes(routes!(current))
         .merge(operator_cells::routes())
-        .route("/api/v1/commands", post(run_command))
-        .route("/api/v1/tasks", get(tasks).post(add_task))
-        .route("/api/v1/tasks/{task}", get(task))
-        .route("/api/v1/tasks/{task}/why", get(why_task))
-        .route("/api/v1/tasks/{task}/cancel", post(cancel))
-        .route("/api/v1/tasks/{task}/retry", post(retry))
-        .route("/api/v1/tasks/{task}/unblock", post(unblock))
-        .route("/api/v1/runs/{run}", get(run))
-        .route("/api/v1/activity", get(activity))
-        .route("/api/v1/activity/verify", get(verify))
-        .route("/api/v1/events", get(events))
-        .route("/api/v1/budgets", get(budgets))
-        .route("/api/v1/skills", get(skills))
-        .route("/api/v1/services", get(services))
-        .route("/api/v1/doctor", get(doctor_doc).post(doctor_fix))
-        .route("/api/v1/backups", post(backup_now))
+        .routes(routes!(run_command))
+        .routes(routes!(tasks, add_task))
+        .routes(routes!(task))
+        .routes(routes!(why_task))
+        .routes(routes!(cancel))
+        .routes(routes!(retry))
+        .routes(routes!(unblock))
+        .routes(routes!(run))
+        .routes(routes!(activity))
+        .routes(routes!(verify))
+        .routes(routes!(events))
+        .routes(routes!(budgets))
+        .routes(routes!(skills))
+        .routes(routes!(services))
+        .routes(routes!(doctor_doc, doctor_fix))
+        .routes(routes!(backup_now))
         .merge(operator_work::routes())
-        .layer(from_fn_with_state(Arc::clone(&house), authenticate));
-    Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/hooks/{hook}", post(hooks::door))
-        .merge(crate::api_server::controlplane_api::routes())
-        .merge(api)
+}
+
+/// Routes with credentials of their own, or none.
+fn other_routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(web::health))
+        .routes(routes!(hooks::door))
+        .merge(controlplane_api::routes())
+}
+
+/// The OpenAPI document of this API.
+pub(crate) fn document() -> OpenApi {
+    let routes = guarded_routes().merge(other_routes());
+    openapi::complete(Api::Operator, routes.into_openapi())
+}
+
+static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(document);
+
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "house_openapi", tag = "house",
+    summary = "This document",
+    responses((status = 200, body = serde_json::Value)),
+)]
+async fn openapi_json() -> Doc<&'static OpenApi> {
+    Doc(&DOCUMENT)
+}
+
+/// The server of the operator API.
+pub(crate) fn router(house: Arc<ApiState>) -> Router {
+    let guard = from_fn_with_state(Arc::clone(&house), authenticate);
+    let guarded = Router::from(guarded_routes())
+        .method_not_allowed_fallback(web::refuse_method)
+        .layer(guard);
+    Router::from(other_routes())
+        .method_not_allowed_fallback(web::refuse_method)
+        .merge(guarded)
         .fallback(unknown)
         .with_state(house)
 }
 
-/// Nothing behind this door answers without the operator's credential, not even on loopback.
+/// Refuses requests without the operator's credential, also on loopback.
 async fn authenticate(State(house): Shared, request: Request, next: Next) -> Response {
     let header = header(request.headers(), "authorization");
     match house
@@ -91,18 +120,17 @@ async fn authenticate(State(house): Shared, request: Request, next: Next) -> Res
 
 async fn unknown(request: Request) -> Response {
     let path = request.uri().path();
-    refuse_unknown(Door::Outside, path)
+    refuse_unknown(Api::Operator, path)
 }
 
-#[derive(Deserialize)]
-struct HouseQuery {
-    #[serde(default)]
-    state_hash: bool,
-}
-
+#[utoipa::path(
+    get, path = "/api/v1/house", operation_id = "house_show", tag = "house",
+    summary = "State of the house",
+    responses((status = 200, body = HouseDoc)),
+)]
 async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Result<Doc<HouseDoc>> {
     let current = house.core.plan.current();
-    let state_hash = if query.state_hash {
+    let state_hash = if query.state_hash == Some(true) {
         Some(house.core.store.state_hash().await?)
     } else {
         None
@@ -118,32 +146,59 @@ async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Res
     }))
 }
 
-async fn down(State(house): Shared) -> Doc<serde_json::Value> {
+#[utoipa::path(
+    post, path = "/api/v1/down", operation_id = "house_down", tag = "house",
+    summary = "Stops every cell and then the control plane",
+    responses((status = 200, body = DownDoc)),
+)]
+async fn down(State(house): Shared) -> Doc<DownDoc> {
     house.core.shutdown.request();
     house.cells.request_pass();
-    Doc(serde_json::json!({ "version": VERSION, "going_down": true }))
+    Doc(DownDoc {
+        version: VERSION,
+        going_down: true,
+    })
 }
 
-async fn plan(State(house): Shared, Input(body): Input<ManifestBody>) -> Result<Doc<PlanDoc>> {
+#[utoipa::path(
+    post, path = "/api/v1/plans", operation_id = "house_plan", tag = "house",
+    summary = "Plans a manifest and changes nothing",
+    responses((status = 200, body = PlanDoc)),
+)]
+async fn plan(State(house): Shared, Json(body): Json<ManifestBody>) -> Result<Doc<PlanDoc>> {
     Ok(Doc(apply::dry_run(&house.work, body).await?))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/generations", operation_id = "house_apply", tag = "house",
+    summary = "Plans a manifest and makes it current",
+    params(headers::IfMatch),
+    responses((status = 200, body = PlanDoc)),
+)]
 async fn generation(
     State(house): Shared,
     headers: HeaderMap,
-    Input(body): Input<ManifestBody>,
+    Json(body): Json<ManifestBody>,
 ) -> Result<Doc<PlanDoc>> {
     let seen = if_match(&headers)?;
-    Ok(Doc(
-        plans::apply(&house, body, seen, Principal::Operator).await?
-    ))
+    let applied = plans::apply(&house, body, seen, Principal::Operator).await;
+    Ok(Doc(applied.map_err(failed_precondition)?))
 }
 
-async fn current(State(house): Shared) -> Result<Response> {
+#[utoipa::path(
+    get, path = "/api/v1/generations/current", operation_id = "house_manifest", tag = "house",
+    summary = "The current manifest",
+    params(headers::IfNoneMatch),
+    responses((status = 200, body = ManifestDoc), (status = 304, description = "Unchanged")),
+)]
+async fn current(State(house): Shared, headers: HeaderMap) -> Result<Response> {
     let current = house.core.plan.current().ok_or_else(|| {
         Problem::new(FaultKind::NotFound, "no manifest was applied yet")
             .remedy("`abbey up` applies one")
     })?;
+    if is_unchanged(&headers, current.generation) {
+        return Ok(unchanged(current.generation));
+    }
     let doc = ManifestDoc {
         version: VERSION,
         generation: current.generation,
@@ -153,18 +208,11 @@ async fn current(State(house): Shared) -> Result<Response> {
     Ok(([("etag", etag(current.generation))], Doc(doc)).into_response())
 }
 
-#[derive(Deserialize)]
-struct TaskQuery {
-    #[serde(default)]
-    state: Option<String>,
-    #[serde(default)]
-    agent: Option<String>,
-    #[serde(default)]
-    cursor: Option<String>,
-    #[serde(default)]
-    limit: Option<u32>,
-}
-
+#[utoipa::path(
+    get, path = "/api/v1/tasks", operation_id = "tasks_list", tag = "tasks",
+    summary = "A page of tasks, newest first",
+    responses((status = 200, body = TasksDoc)),
+)]
 async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<Doc<TasksDoc>> {
     let invalid = |text: String| Problem::new(FaultKind::Invalid, text);
     let states = query
@@ -205,10 +253,16 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
     }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/tasks", operation_id = "tasks_add", tag = "tasks",
+    summary = "Adds a task",
+    params(headers::IdempotencyKey),
+    responses((status = 200, body = TaskDoc), (status = 201, body = TaskDoc, description = "Created")),
+)]
 async fn add_task(
     State(house): Shared,
     headers: HeaderMap,
-    Input(body): Input<AddTask>,
+    Json(body): Json<AddTask>,
 ) -> Result<Response> {
     let text = body.text.trim().to_owned();
     if text.is_empty() || text.len() > 64 << 10 {
@@ -245,20 +299,11 @@ async fn add_task(
         }
         None => house.work.intake(&text),
     };
-    let idempotency = match header(&headers, "idempotency-key") {
-        Some(key) if key.is_empty() || key.len() > 200 => {
-            return Err(Problem::new(
-                FaultKind::Invalid,
-                "an idempotency key has 1 to 200 characters",
-            )
-            .into());
-        }
-        Some(key) => {
-            let request = serde_json::to_vec(&body).unwrap_or_default();
-            Some((key.to_owned(), abbey_support::digest::sha256_hex(&request)))
-        }
-        None => None,
-    };
+    let key = idempotency_key(&headers, &Principal::Operator, "tasks")?;
+    let idempotency = key.map(|key| {
+        let request = serde_json::to_vec(&body).unwrap_or_default();
+        (key, abbey_support::digest::sha256_hex(&request))
+    });
     let new = NewTask {
         text,
         author: Principal::Operator,
@@ -289,20 +334,24 @@ async fn add_task(
         .into_response())
 }
 
-#[derive(Deserialize)]
-struct WaitQuery {
-    #[serde(default)]
-    wait_ms: Option<u64>,
-}
-
 /// One task; with `wait_ms`, answers once it has stopped moving or the time is over.
+#[utoipa::path(
+    get, path = "/api/v1/tasks/{task}", operation_id = "tasks_show", tag = "tasks",
+    summary = "One task with its runs; `wait_ms` waits until it comes to rest",
+    params(headers::IfNoneMatch),
+    responses((status = 200, body = TaskDoc), (status = 304, description = "Unchanged")),
+)]
 async fn task(
     State(house): Shared,
     Path(name): Path<String>,
     Query(query): Query<WaitQuery>,
+    headers: HeaderMap,
 ) -> Result<Response> {
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
     let row = wait_until_settled(&house.work, parse_task_ref(&name)?, patience).await?;
+    if is_unchanged(&headers, row.version) {
+        return Ok(unchanged(row.version));
+    }
     let tag = etag(row.version);
     Ok((
         [("etag", tag)],
@@ -311,6 +360,11 @@ async fn task(
         .into_response())
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/tasks/{task}/why", operation_id = "tasks_why", tag = "tasks",
+    summary = "Why it waits, or how it ended",
+    responses((status = 200, body = WhyDoc)),
+)]
 async fn why_task(State(house): Shared, Path(name): Path<String>) -> Result<Doc<WhyDoc>> {
     let row = house.core.store.task(parse_task_ref(&name)?).await?;
     Ok(Doc(views::why_task(&house.work, &row).await?))
@@ -322,17 +376,23 @@ async fn checked(house: &ApiState, name: &str, headers: &HeaderMap) -> Result<Ta
     if let Some(seen) = if_match(headers)? {
         let current = house.core.store.task(task).await?.version;
         if seen != current {
-            return Err(abbey_store::Error::Stale {
+            let stale = abbey_store::Error::Stale {
                 what: name.to_owned(),
                 seen,
                 current,
-            }
-            .into());
+            };
+            return Err(failed_precondition(stale.into()));
         }
     }
     Ok(task)
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/tasks/{task}/cancel", operation_id = "tasks_cancel", tag = "tasks",
+    summary = "Cancels it",
+    params(headers::IfMatch),
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn cancel(
     State(house): Shared,
     Path(name): Path<String>,
@@ -343,6 +403,12 @@ async fn cancel(
     Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/tasks/{task}/retry", operation_id = "tasks_retry", tag = "tasks",
+    summary = "Starts it again",
+    params(headers::IfMatch),
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn retry(
     State(house): Shared,
     Path(name): Path<String>,
@@ -353,6 +419,12 @@ async fn retry(
     again(&house, row).await
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/tasks/{task}/unblock", operation_id = "tasks_unblock", tag = "tasks",
+    summary = "Ends its wait for somebody",
+    params(headers::IfMatch),
+    responses((status = 200, body = TaskDoc)),
+)]
 async fn unblock(
     State(house): Shared,
     Path(name): Path<String>,
@@ -369,6 +441,11 @@ async fn again(house: &Arc<ApiState>, row: abbey_store::TaskRow) -> Result<Doc<T
     Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/runs/{run}", operation_id = "tasks_run", tag = "tasks",
+    summary = "One run",
+    responses((status = 200, body = RunView)),
+)]
 async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunView>> {
     let id: RunId = name
         .parse()
@@ -376,19 +453,14 @@ async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunVi
     Ok(Doc(views::run(&house.core.store.run(id).await?)))
 }
 
-#[derive(Deserialize)]
-struct PageQuery {
-    #[serde(default)]
-    cursor: Option<u64>,
-    #[serde(default)]
-    last: Option<u64>,
-    #[serde(default)]
-    limit: Option<u32>,
-}
-
+#[utoipa::path(
+    get, path = "/api/v1/activity", operation_id = "activity_page", tag = "activity",
+    summary = "A page of the audit log, oldest first",
+    responses((status = 200, body = ActivityDoc)),
+)]
 async fn activity(
     State(house): Shared,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<ActivityQuery>,
 ) -> Result<Doc<ActivityDoc>> {
     let limit = query.limit.unwrap_or(200).clamp(1, PAGE_MAX);
     let after = match query.last {
@@ -413,6 +485,11 @@ async fn activity(
     }))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/activity/verify", operation_id = "activity_verify", tag = "activity",
+    summary = "Verifies the whole audit log",
+    responses((status = 200, body = VerifyDoc)),
+)]
 async fn verify(State(house): Shared) -> Result<Doc<VerifyDoc>> {
     let v = house.core.store.verify().await?;
     Ok(Doc(VerifyDoc {
@@ -428,6 +505,12 @@ async fn verify(State(house): Shared) -> Result<Doc<VerifyDoc>> {
 
 /// New entries as they are committed. The id is the sequence number, so a reader resumes where it
 /// was; one that lags too far is told of the gap and goes on at the newest.
+#[utoipa::path(
+    get, path = "/api/v1/events", operation_id = "activity_follow", tag = "activity",
+    summary = "New entries as server-sent events, after the one named",
+    params(headers::LastEventId),
+    responses((status = 200, body = String, content_type = "text/event-stream")),
+)]
 async fn events(
     State(house): Shared,
     headers: HeaderMap,
@@ -492,34 +575,86 @@ async fn events(
     Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
 }
 
-async fn budgets(State(house): Shared) -> Result<Doc<BudgetDoc>> {
-    let accounts = house.core.store.budgets().await?;
+#[utoipa::path(
+    get, path = "/api/v1/budgets", operation_id = "budgets_list", tag = "budgets",
+    summary = "A page of budgets, by scope",
+    responses((status = 200, body = BudgetDoc)),
+)]
+async fn budgets(
+    State(house): Shared,
+    Query(query): Query<BudgetsQuery>,
+) -> Result<Doc<BudgetDoc>> {
+    let scopes = views::budget(&house.core.store.budgets().await?);
+    let key = |s: &BudgetScope| format!("{}/{}/{}", s.scope, s.metric, s.window);
+    let (scopes, cursor) = page(scopes, query.limit, query.cursor.as_deref(), key)?;
     Ok(Doc(BudgetDoc {
         version: VERSION,
-        scopes: views::budget(&accounts),
-        cursor: None,
+        scopes,
+        cursor,
     }))
 }
 
-async fn skills(State(house): Shared, Query(query): Query<SearchQuery>) -> Doc<SkillsDoc> {
-    Doc(find_skills(&house.work, query.q.as_deref(), |_| true))
+#[utoipa::path(
+    get, path = "/api/v1/skills", operation_id = "skills_list", tag = "skills",
+    summary = "Skills, or those that match a query",
+    responses((status = 200, body = SkillsDoc)),
+)]
+async fn skills(State(house): Shared, Query(query): Query<SkillsQuery>) -> Result<Doc<SkillsDoc>> {
+    let found = find_skills(&house.work, query.q.as_deref(), |_| true);
+    let name = |s: &SkillView| s.name.clone();
+    let (skills, cursor) = page(found.skills, query.limit, query.cursor.as_deref(), name)?;
+    Ok(Doc(SkillsDoc {
+        version: VERSION,
+        skills,
+        cursor,
+    }))
 }
 
-async fn services(State(house): Shared) -> Result<Doc<ServicesDoc>> {
-    Ok(Doc(views::services(&house.work).await?))
+#[utoipa::path(
+    get, path = "/api/v1/services", operation_id = "services_list", tag = "services",
+    summary = "Every service",
+    responses((status = 200, body = ServicesDoc)),
+)]
+async fn services(
+    State(house): Shared,
+    Query(query): Query<ServicesQuery>,
+) -> Result<Doc<ServicesDoc>> {
+    let all = views::services(&house.work).await?.services;
+    let name = |s: &ServiceView| s.name.clone();
+    let (services, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
+    Ok(Doc(ServicesDoc {
+        version: VERSION,
+        services,
+        cursor,
+    }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/doctor", operation_id = "doctor_fix", tag = "doctor",
+    summary = "Fixes what can be fixed without losing anything, and runs every check again",
+    responses((status = 200, body = DoctorDoc)),
+)]
 async fn doctor_fix(State(house): Shared) -> Result<Doc<DoctorDoc>> {
     Ok(Doc(doctor::fix(&house.work).await?))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/doctor", operation_id = "doctor_check", tag = "doctor",
+    summary = "Runs every check",
+    responses((status = 200, body = DoctorDoc)),
+)]
 async fn doctor_doc(State(house): Shared) -> Result<Doc<DoctorDoc>> {
     Ok(Doc(doctor::examine(&house.work).await?))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/backups", operation_id = "house_back_up", tag = "house",
+    summary = "Writes a backup while the house runs",
+    responses((status = 200, body = BackupDoc)),
+)]
 async fn backup_now(
     State(house): Shared,
-    Input(body): Input<BackupBody>,
+    Json(body): Json<BackupBody>,
 ) -> std::result::Result<Doc<BackupDoc>, Error> {
     Ok(Doc(backup::write(
         &house.core,
@@ -528,6 +663,11 @@ async fn backup_now(
     .await?))
 }
 
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "house_metrics", tag = "house",
+    summary = "Metrics in OpenMetrics text",
+    responses((status = 200, body = String, content_type = "application/openmetrics-text")),
+)]
 async fn metrics_text(State(house): Shared) -> Result<Response> {
     let text = metrics::render(&house.work).await?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -537,6 +677,11 @@ async fn metrics_text(State(house): Shared) -> Result<Response> {
 /// Largest request to run a command, bytes, with the files that come along.
 const COMMAND_REQUEST_MAX: usize = 96 << 20;
 
+#[utoipa::path(
+    post, path = "/api/v1/commands", operation_id = "commands_run", tag = "commands",
+    summary = "Runs a command in a fresh cell: JSON Lines of output, then status, usage and files",
+    responses((status = 200, body = String, content_type = "application/jsonl")),
+)]
 async fn run_command(State(house): Shared, request: Request) -> Response {
     match large(request.into_body(), COMMAND_REQUEST_MAX).await {
         Ok(body) => commands::command(&house.cells, body).await.into_response(),

@@ -2,50 +2,78 @@
 
 use crate::api_server::attach;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Input};
+use crate::api_server::web::{Doc, Json};
+use crate::api_server::web::{Path, Query, page};
 use crate::cells::{agent_credentials, exec, logs};
 use crate::core::error::Result;
 use crate::insight::views;
 use crate::work::lookup::{known_agent, parse_slug};
 use crate::work::operations;
 use abbey_api::*;
+use abbey_model::Presence;
 use abbey_model::{CellName, FaultKind, Principal, Wish};
 use abbey_store::CellChange;
-use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
-use axum::routing::{get, post};
-use serde::Deserialize;
 use std::sync::Arc;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
 /// Its routes, for the door that asks for the operator's credential.
-pub(crate) fn routes() -> Router<Arc<ApiState>> {
-    Router::new()
+pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
         .merge(crate::api_server::agent_lifecycle::routes())
-        .route("/api/v1/agents/{agent}", get(agent))
-        .route("/api/v1/agents", get(agents))
-        .route("/api/v1/agents/{agent}/effective", get(effective))
-        .route("/api/v1/agents/{agent}/why", get(why_agent))
-        .route("/api/v1/agents/{agent}/logs", get(agent_logs))
-        .route("/api/v1/agents/{agent}/start", post(start))
-        .route("/api/v1/agents/{agent}/stop", post(stop))
-        .route("/api/v1/agents/{agent}/pause", post(pause))
-        .route("/api/v1/agents/{agent}/resume", post(start))
-        .route("/api/v1/agents/{agent}/restart", post(restart))
-        .route("/api/v1/agents/{agent}/rotate", post(rotate))
-        .route("/api/v1/agents/{agent}/exec", post(exec_in))
-        .route("/api/v1/agents/{agent}/attach", get(attach::agent))
-        .route("/api/v1/services/{service}/attach", get(attach::service))
-        .route("/api/v1/services/{service}/restart", post(restart_service))
-        .route("/api/v1/services/{service}/logs", get(service_logs))
+        .routes(routes!(agent))
+        .routes(routes!(agents))
+        .routes(routes!(effective))
+        .routes(routes!(why_agent))
+        .routes(routes!(agent_logs))
+        .routes(routes!(start))
+        .routes(routes!(stop))
+        .routes(routes!(pause))
+        .routes(routes!(resume))
+        .routes(routes!(restart))
+        .routes(routes!(rotate))
+        .routes(routes!(exec_in))
+        .routes(routes!(attach::agent))
+        .routes(routes!(attach::service))
+        .routes(routes!(restart_service))
+        .routes(routes!(service_logs))
 }
 
-async fn agents(State(house): Shared) -> Result<Doc<FleetDoc>> {
-    Ok(Doc(views::fleet(&house.work).await?))
+#[utoipa::path(
+    get, path = "/api/v1/agents", operation_id = "agents_list", tag = "agents",
+    summary = "Every agent",
+    responses((status = 200, body = FleetDoc)),
+)]
+async fn agents(State(house): Shared, Query(query): Query<FleetQuery>) -> Result<Doc<FleetDoc>> {
+    let wanted = query
+        .presence
+        .iter()
+        .flat_map(|words| words.split(','))
+        .map(Presence::from_filter)
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|why| Problem::new(FaultKind::Invalid, why))?;
+    let mut fleet = views::fleet(&house.work).await?;
+    if !wanted.is_empty() {
+        fleet.agents.retain(|a| wanted.contains(&a.presence));
+    }
+    let name = |a: &AgentView| a.name.clone();
+    let (agents, cursor) = page(fleet.agents, query.limit, query.cursor.as_deref(), name)?;
+    Ok(Doc(FleetDoc {
+        agents,
+        cursor,
+        ..fleet
+    }))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/agents/{agent}", operation_id = "agents_show", tag = "agents",
+    summary = "One agent",
+    responses((status = 200, body = AgentView)),
+)]
 async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
     let slug = known_agent(&house.work, &name)?;
     let fleet = views::fleet(&house.work).await?;
@@ -55,6 +83,11 @@ async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Age
     })?))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/agents/{agent}/effective", operation_id = "agents_effective", tag = "agents",
+    summary = "Every value of its configuration with its origin",
+    responses((status = 200, body = EffectiveDoc)),
+)]
 async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EffectiveDoc>> {
     let slug = known_agent(&house.work, &name)?;
     let current = house.core.plan.current();
@@ -72,21 +105,20 @@ async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc
     }))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/agents/{agent}/why", operation_id = "agents_why", tag = "agents",
+    summary = "Why it is as it is",
+    responses((status = 200, body = AgentWhyDoc)),
+)]
 async fn why_agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentWhyDoc>> {
     Ok(Doc(
         views::why_agent(&house.work, &parse_slug(&name)?).await?
     ))
 }
 
-#[derive(Deserialize)]
-struct LogQuery {
-    #[serde(default)]
-    lines: Option<usize>,
-}
-
 async fn read_logs(house: &ApiState, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
     let dir = house.core.home.cell_logs(&cell.to_string());
-    let lines = query.lines.unwrap_or(200).min(10_000);
+    let lines = query.lines.unwrap_or(200).min(10_000) as usize;
     let lines = tokio::task::spawn_blocking(move || logs::tail(&dir, lines))
         .await
         .unwrap_or_default();
@@ -96,6 +128,11 @@ async fn read_logs(house: &ApiState, cell: CellName, query: LogQuery) -> Doc<Log
     })
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/agents/{agent}/logs", operation_id = "agents_logs", tag = "agents",
+    summary = "Its newest log lines",
+    responses((status = 200, body = LogDoc)),
+)]
 async fn agent_logs(
     State(house): Shared,
     Path(name): Path<String>,
@@ -105,6 +142,11 @@ async fn agent_logs(
     Ok(read_logs(&house, CellName::Agent(slug), query).await)
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/services/{service}/logs", operation_id = "services_logs", tag = "services",
+    summary = "Its newest log lines",
+    responses((status = 200, body = LogDoc)),
+)]
 async fn service_logs(
     State(house): Shared,
     Path(name): Path<String>,
@@ -124,7 +166,7 @@ async fn service_logs(
     Ok(read_logs(&house, CellName::Service(slug), query).await)
 }
 
-async fn wish(house: &Arc<ApiState>, name: &str, wish: Wish) -> Result<Doc<serde_json::Value>> {
+async fn wish(house: &Arc<ApiState>, name: &str, wish: Wish) -> Result<Doc<DesiredDoc>> {
     let slug = known_agent(&house.work, name)?;
     let cell = CellName::Agent(slug);
     let change = CellChange {
@@ -133,12 +175,24 @@ async fn wish(house: &Arc<ApiState>, name: &str, wish: Wish) -> Result<Doc<serde
     };
     house.core.store.set_cell(cell.clone(), change).await?;
     house.cells.desired.set(cell, wish);
-    Ok(Doc(
-        serde_json::json!({ "version": VERSION, "agent": name, "wish": wish, "wanted_up": wish == Wish::Up }),
-    ))
+    Ok(Doc(DesiredDoc {
+        version: VERSION,
+        agent: name.to_owned(),
+        wish: match wish {
+            Wish::Up => DesiredWord::Up,
+            Wish::Down => DesiredWord::Down,
+            Wish::Paused => DesiredWord::Paused,
+        },
+        wanted_up: wish == Wish::Up,
+    }))
 }
 
-async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/start", operation_id = "agents_start", tag = "agents",
+    summary = "Starts its cell, and ends draining",
+    responses((status = 200, body = DesiredDoc)),
+)]
+async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
     let slug = known_agent(&house.work, &name)?;
     house
         .core
@@ -148,25 +202,54 @@ async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<ser
     wish(&house, &name, Wish::Up).await
 }
 
-async fn stop(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/resume", operation_id = "agents_resume", tag = "agents",
+    summary = "Resumes a suspended cell",
+    responses((status = 200, body = DesiredDoc)),
+)]
+async fn resume(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
+    start(State(house), Path(name)).await
+}
+
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/stop", operation_id = "agents_stop", tag = "agents",
+    summary = "Stops its cell",
+    responses((status = 200, body = DesiredDoc)),
+)]
+async fn stop(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
     wish(&house, &name, Wish::Down).await
 }
 
-async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/pause", operation_id = "agents_pause", tag = "agents",
+    summary = "Suspends everything in its cell",
+    responses((status = 200, body = DesiredDoc)),
+)]
+async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
     wish(&house, &name, Wish::Paused).await
 }
 
-async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/restart", operation_id = "agents_restart", tag = "agents",
+    summary = "Restarts its cell",
+    responses((status = 200, body = DesiredDoc)),
+)]
+async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
     let cell = CellName::Agent(known_agent(&house.work, &name)?);
     operations::restart(&house.work, cell, Principal::Operator).await?;
     // It is wanted up, so the reconciler boots it anew once it has ended.
     wish(&house, &name, Wish::Up).await
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/services/{service}/restart", operation_id = "services_restart", tag = "services",
+    summary = "Restarts its cell",
+    responses((status = 200, body = RestartedDoc)),
+)]
 async fn restart_service(
     State(house): Shared,
     Path(name): Path<String>,
-) -> Result<Doc<serde_json::Value>> {
+) -> Result<Doc<RestartedDoc>> {
     let slug = parse_slug(&name)?;
     let known = house
         .core
@@ -178,23 +261,36 @@ async fn restart_service(
         return Err(Problem::new(FaultKind::NotFound, text).into());
     }
     operations::restart(&house.work, CellName::Service(slug), Principal::Operator).await?;
-    Ok(Doc(
-        serde_json::json!({ "version": VERSION, "service": name }),
-    ))
+    Ok(Doc(RestartedDoc {
+        version: VERSION,
+        service: name,
+    }))
 }
 
-async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<serde_json::Value>> {
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/rotate", operation_id = "agents_rotate_credential", tag = "agents",
+    summary = "Replaces its credential; the old one stays valid for an overlap",
+    responses((status = 200, body = RotatedDoc)),
+)]
+async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RotatedDoc>> {
     let slug = known_agent(&house.work, &name)?;
     agent_credentials::credential(&house.cells, &slug, agent_credentials::OVERLAP).await?;
-    Ok(Doc(
-        serde_json::json!({ "version": VERSION, "agent": name, "overlap_ms": agent_credentials::OVERLAP }),
-    ))
+    Ok(Doc(RotatedDoc {
+        version: VERSION,
+        agent: name,
+        overlap_ms: agent_credentials::OVERLAP.0,
+    }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent}/exec", operation_id = "agents_exec", tag = "agents",
+    summary = "Runs a command in its cell: JSON Lines of output, then the exit status",
+    responses((status = 200, body = String, content_type = "application/jsonl")),
+)]
 async fn exec_in(
     State(house): Shared,
     Path(name): Path<String>,
-    Input(body): Input<ExecBody>,
+    Json(body): Json<ExecBody>,
 ) -> Result<Response> {
     exec::exec(&house.cells, &parse_slug(&name)?, body).await
 }

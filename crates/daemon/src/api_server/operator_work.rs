@@ -2,7 +2,8 @@
 
 use crate::api_server::documents_api;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Input, header};
+use crate::api_server::web::{Doc, Json};
+use crate::api_server::web::{Path, Query, idempotency_key, page};
 use crate::core::error::Result;
 use crate::insight::{org, reports, views, workflow_views};
 use crate::work::lookup::{parse_slug, parse_task_ref};
@@ -11,73 +12,66 @@ use abbey_api::*;
 use abbey_engine::approval::Verdict;
 use abbey_model::{FaultKind, Principal};
 use abbey_words::{Language, Text};
-use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
 /// Its routes, for the door that asks for the operator's credential.
-pub(crate) fn routes() -> Router<Arc<ApiState>> {
-    Router::new()
-        .route("/api/v1/tasks/{task}/tree", get(tree))
-        .route("/api/v1/delegations", post(delegate))
-        .route("/api/v1/reports", get(reports_doc))
-        .route("/api/v1/reports/{report}", get(report))
-        .route("/api/v1/approvals", get(approvals_doc))
-        .route("/api/v1/approvals/{approval}/approve", post(approve))
-        .route("/api/v1/approvals/{approval}/deny", post(deny))
-        .route("/api/v1/approvals/{approval}/revise", post(revise))
+pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(tree))
+        .routes(routes!(delegate))
+        .routes(routes!(reports_doc))
+        .routes(routes!(report))
+        .routes(routes!(approvals_doc))
+        .routes(routes!(approve))
+        .routes(routes!(deny))
+        .routes(routes!(revise))
         .merge(documents_api::operator_routes())
-        .route("/api/v1/queue", get(show_queue).post(merge_queue))
-        .route("/api/v1/org", get(org_doc))
-        .route("/api/v1/workflows", get(declared))
-        .route("/api/v1/workflows/{workflow}/runs", post(run_workflow))
-        .route("/api/v1/workflow-runs", get(workflow_runs))
-        .route("/api/v1/workflow-runs/{run}", get(workflow_run))
-        .route("/api/v1/workflow-runs/{run}/cancel", post(cancel_workflow))
-        .route("/api/v1/events/{event}", post(event))
-        .route("/api/v1/schedules", get(schedules_doc))
-        .route("/api/v1/schedules/{agent}/{name}", get(schedule_doc))
-        .route("/api/v1/schedules/{agent}/{name}/run", post(fire))
+        .routes(routes!(show_queue, merge_queue))
+        .routes(routes!(org_doc))
+        .routes(routes!(declared))
+        .routes(routes!(run_workflow))
+        .routes(routes!(workflow_runs))
+        .routes(routes!(workflow_run))
+        .routes(routes!(cancel_workflow))
+        .routes(routes!(event))
+        .routes(routes!(schedules_doc))
+        .routes(routes!(schedule_doc))
+        .routes(routes!(fire))
 }
 
-#[derive(Deserialize)]
-struct InWhich {
-    /// Language tag; the house's own when not given.
-    #[serde(default)]
-    locale: Option<String>,
-    /// A question in words.
-    #[serde(default)]
-    q: Option<String>,
+/// The language that a request asks for, or the house's own.
+fn language_of(house: &ApiState, locale: Option<&str>) -> Result<Language> {
+    let Some(tag) = locale else {
+        return Ok(house.core.plan.language_of(None));
+    };
+    Ok(Language::of(tag).ok_or_else(|| {
+        let all = Language::ALL.map(Language::tag).join(", ");
+        Problem::new(
+            FaultKind::Invalid,
+            format!("no reports are made in `{tag}`"),
+        )
+        .remedy(format!("there are {all}"))
+    })?)
 }
 
-impl InWhich {
-    fn language(&self, house: &ApiState) -> Result<Language> {
-        let Some(tag) = &self.locale else {
-            return Ok(house.core.plan.language_of(None));
-        };
-        Ok(Language::of(tag).ok_or_else(|| {
-            let all = Language::ALL.map(Language::tag).join(", ");
-            Problem::new(
-                FaultKind::Invalid,
-                format!("no reports are made in `{tag}`"),
-            )
-            .remedy(format!("there are {all}"))
-        })?)
-    }
-}
-
+#[utoipa::path(
+    get, path = "/api/v1/reports", operation_id = "reports_list", tag = "reports",
+    summary = "Every report",
+    responses((status = 200, body = ReportsDoc)),
+)]
 async fn reports_doc(
     State(house): Shared,
-    Query(query): Query<InWhich>,
+    Query(query): Query<ReportsQuery>,
 ) -> Result<Doc<ReportsDoc>> {
-    let language = query.language(&house)?;
+    let language = language_of(&house, query.locale.as_deref())?;
     let asked = query.q.as_deref();
     let found = asked.map(reports::route);
     let report = |(name, about): (&str, &'static str)| Observation {
@@ -95,32 +89,50 @@ async fn reports_doc(
     }))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/reports/{report}", operation_id = "reports_show", tag = "reports",
+    summary = "One report: what was observed, what it means, what an operator might do",
+    responses((status = 200, body = ReportDoc)),
+)]
 async fn report(
     State(house): Shared,
     Path(name): Path<String>,
-    Query(query): Query<InWhich>,
+    Query(query): Query<ReportQuery>,
 ) -> Result<Doc<ReportDoc>> {
-    let language = query.language(&house)?;
+    let language = language_of(&house, query.locale.as_deref())?;
     Ok(Doc(reports::make(&house.work, &name, language).await?))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/tasks/{task}/tree", operation_id = "tasks_tree", tag = "tasks",
+    summary = "The task with its subtasks, depth first",
+    responses((status = 200, body = TreeDoc)),
+)]
 async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
     Ok(Doc(
         views::task_tree(&house.work, parse_task_ref(&name)?).await?
     ))
 }
 
-#[derive(Deserialize)]
-struct InboxQuery {
-    #[serde(default)]
-    all: bool,
-}
-
+#[utoipa::path(
+    get, path = "/api/v1/approvals", operation_id = "approvals_list", tag = "approvals",
+    summary = "Approvals that wait for a decision, or all of them, newest first",
+    responses((status = 200, body = ApprovalsDoc)),
+)]
 async fn approvals_doc(
     State(house): Shared,
-    Query(query): Query<InboxQuery>,
+    Query(query): Query<ApprovalsQuery>,
 ) -> Result<Doc<ApprovalsDoc>> {
-    Ok(Doc(approvals::list(&house.work, query.all).await?))
+    let all = approvals::list(&house.work, query.all == Some(true))
+        .await?
+        .approvals;
+    let id = |a: &ApprovalView| a.id.clone();
+    let (approvals, cursor) = page(all, query.limit, query.cursor.as_deref(), id)?;
+    Ok(Doc(ApprovalsDoc {
+        version: VERSION,
+        approvals,
+        cursor,
+    }))
 }
 
 async fn decide(
@@ -139,34 +151,69 @@ async fn decide(
     .await?))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/approvals/{approval}/approve", operation_id = "approvals_approve", tag = "approvals",
+    summary = "Approves exactly this action, once",
+    responses((status = 200, body = ApprovalView)),
+)]
 async fn approve(
     State(house): Shared,
     Path(name): Path<String>,
-    Input(body): Input<DecideBody>,
+    Json(body): Json<DecideBody>,
 ) -> Result<Doc<ApprovalView>> {
     decide(&house, &name, Verdict::Approve, body).await
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/approvals/{approval}/deny", operation_id = "approvals_deny", tag = "approvals",
+    summary = "Denies it; the task fails",
+    responses((status = 200, body = ApprovalView)),
+)]
 async fn deny(
     State(house): Shared,
     Path(name): Path<String>,
-    Input(body): Input<DecideBody>,
+    Json(body): Json<DecideBody>,
 ) -> Result<Doc<ApprovalView>> {
     decide(&house, &name, Verdict::Deny, body).await
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/approvals/{approval}/revise", operation_id = "approvals_revise", tag = "approvals",
+    summary = "Asks for a different request; the note says how",
+    responses((status = 200, body = ApprovalView)),
+)]
 async fn revise(
     State(house): Shared,
     Path(name): Path<String>,
-    Input(body): Input<DecideBody>,
+    Json(body): Json<DecideBody>,
 ) -> Result<Doc<ApprovalView>> {
     decide(&house, &name, Verdict::Revise, body).await
 }
 
-async fn schedules_doc(State(house): Shared) -> Result<Doc<SchedulesDoc>> {
-    Ok(Doc(schedules::list(&house.work).await?))
+#[utoipa::path(
+    get, path = "/api/v1/schedules", operation_id = "schedules_list", tag = "schedules",
+    summary = "Every schedule",
+    responses((status = 200, body = SchedulesDoc)),
+)]
+async fn schedules_doc(
+    State(house): Shared,
+    Query(query): Query<SchedulesQuery>,
+) -> Result<Doc<SchedulesDoc>> {
+    let all = schedules::list(&house.work).await?.schedules;
+    let name = |s: &ScheduleView| s.name.clone();
+    let (schedules, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
+    Ok(Doc(SchedulesDoc {
+        version: VERSION,
+        schedules,
+        cursor,
+    }))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/schedules/{agent}/{name}", operation_id = "schedules_show", tag = "schedules",
+    summary = "One schedule with its history",
+    responses((status = 200, body = ScheduleDoc)),
+)]
 async fn schedule_doc(
     State(house): Shared,
     Path((agent, name)): Path<(String, String)>,
@@ -178,6 +225,11 @@ async fn schedule_doc(
     .await?))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/schedules/{agent}/{name}/run", operation_id = "schedules_fire", tag = "schedules",
+    summary = "Fires it now, in addition to its own instants",
+    responses((status = 200, body = ScheduleDoc)),
+)]
 async fn fire(
     State(house): Shared,
     Path((agent, name)): Path<(String, String)>,
@@ -187,18 +239,40 @@ async fn fire(
     Ok(Doc(schedules::show(&house.work, &name).await?))
 }
 
-async fn declared(State(house): Shared) -> Doc<DeclaredDoc> {
-    Doc(workflow_views::declared(&house.work))
+#[utoipa::path(
+    get, path = "/api/v1/workflows", operation_id = "workflows_list", tag = "workflows",
+    summary = "Every workflow as it is declared",
+    responses((status = 200, body = DeclaredDoc)),
+)]
+async fn declared(
+    State(house): Shared,
+    Query(query): Query<DeclaredQuery>,
+) -> Result<Doc<DeclaredDoc>> {
+    let all = workflow_views::declared(&house.work).workflows;
+    let name = |w: &DeclaredView| w.name.clone();
+    let (workflows, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
+    Ok(Doc(DeclaredDoc {
+        version: VERSION,
+        workflows,
+        cursor,
+    }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/workflows/{workflow}/runs", operation_id = "workflows_start", tag = "workflows",
+    summary = "Starts a run",
+    params(headers::IdempotencyKey),
+    responses((status = 200, body = WorkflowDoc), (status = 201, body = WorkflowDoc, description = "Created")),
+)]
 async fn run_workflow(
     State(house): Shared,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Input(body): Input<RunWorkflowBody>,
+    Json(body): Json<RunWorkflowBody>,
 ) -> Result<Response> {
     let name = parse_slug(&name)?;
-    let key = header(&headers, "idempotency-key").map(|k| format!("operator {k}"));
+    let route = format!("workflows/{name}/runs");
+    let key = idempotency_key(&headers, &Principal::Operator, &route)?;
     let started = workflows::start(&house.work, &name, body.input, Principal::Operator, key);
     let (row, new) = started.await?;
     let doc = WorkflowDoc {
@@ -212,49 +286,47 @@ async fn run_workflow(
     Ok((status, Doc(doc)).into_response())
 }
 
-#[derive(Deserialize)]
-struct RunsQuery {
-    #[serde(default)]
-    open: bool,
-    #[serde(default = "usual")]
-    limit: u32,
-}
+/// Runs of a page where no limit is given.
+const RUNS_USUAL: u32 = 50;
+/// Most runs that pages walk through.
+const RUNS_MAX: u32 = 100_000;
 
-const fn usual() -> u32 {
-    50
-}
-
+#[utoipa::path(
+    get, path = "/api/v1/workflow-runs", operation_id = "workflows_runs", tag = "workflows",
+    summary = "Runs of workflows, newest first",
+    responses((status = 200, body = WorkflowsDoc)),
+)]
 async fn workflow_runs(
     State(house): Shared,
-    Query(query): Query<RunsQuery>,
+    Query(query): Query<WorkflowRunsQuery>,
 ) -> Result<Doc<WorkflowsDoc>> {
     let rows = house
         .core
         .store
-        .workflows(query.open, query.limit.min(1000));
+        .workflows(query.open == Some(true), RUNS_MAX);
     let rows = rows.await?;
+    let views = rows.iter().map(|r| workflow_views::run(&house.work, r));
+    let limit = Some(query.limit.unwrap_or(RUNS_USUAL));
+    let id = |r: &WorkflowView| r.id.clone();
+    let (runs, cursor) = page(views.collect(), limit, query.cursor.as_deref(), id)?;
     Ok(Doc(WorkflowsDoc {
         version: VERSION,
-        runs: rows
-            .iter()
-            .map(|r| workflow_views::run(&house.work, r))
-            .collect(),
-        cursor: None,
+        runs,
+        cursor,
     }))
 }
 
-#[derive(Deserialize)]
-struct PatienceQuery {
-    #[serde(default)]
-    wait_ms: u64,
-}
-
+#[utoipa::path(
+    get, path = "/api/v1/workflow-runs/{run}", operation_id = "workflows_run", tag = "workflows",
+    summary = "One run; `wait_ms` waits for its end",
+    responses((status = 200, body = WorkflowDoc)),
+)]
 async fn workflow_run(
     State(house): Shared,
     Path(name): Path<String>,
-    Query(query): Query<PatienceQuery>,
+    Query(query): Query<WaitQuery>,
 ) -> Result<Doc<WorkflowDoc>> {
-    let patience = Duration::from_millis(query.wait_ms.min(60_000));
+    let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
     let number = workflows::number(&name)?;
     let row = workflows::wait_until_over(&house.work, number, patience).await?;
     Ok(Doc(WorkflowDoc {
@@ -263,6 +335,11 @@ async fn workflow_run(
     }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/workflow-runs/{run}/cancel", operation_id = "workflows_cancel", tag = "workflows",
+    summary = "Cancels a run; steps that were done are undone",
+    responses((status = 200, body = WorkflowDoc)),
+)]
 async fn cancel_workflow(
     State(house): Shared,
     Path(name): Path<String>,
@@ -274,29 +351,47 @@ async fn cancel_workflow(
     }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/events/{event}", operation_id = "workflows_report_event", tag = "workflows",
+    summary = "Reports an event: runs that wait for it go on, workflows that start at it start",
+    params(headers::IdempotencyKey),
+    responses((status = 200, body = HeardDoc)),
+)]
 async fn event(
     State(house): Shared,
     Path(name): Path<String>,
     headers: HeaderMap,
-    Input(body): Input<EventBody>,
+    Json(body): Json<EventBody>,
 ) -> Result<Doc<HeardDoc>> {
     let name = parse_slug(&name)?;
-    let key = header(&headers, "idempotency-key").map(str::to_owned);
+    let route = format!("events/{name}");
+    let key = idempotency_key(&headers, &Principal::Operator, &route)?;
     let heard = workflows::event(&house.work, &name, body, Principal::Operator, key);
     Ok(Doc(heard.await?))
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/org", operation_id = "org_show", tag = "org",
+    summary = "The org chart, and what follows from it",
+    responses((status = 200, body = OrgDoc)),
+)]
 async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {
     Doc(org::document(&house.work))
 }
 
 /// The operator gives work by name; whatever a body says, it begins a chain of its own.
+#[utoipa::path(
+    post, path = "/api/v1/delegations", operation_id = "tasks_delegate", tag = "tasks",
+    summary = "Gives work to an agent by name",
+    params(headers::IdempotencyKey),
+    responses((status = 200, body = TaskDoc), (status = 201, body = TaskDoc, description = "Created")),
+)]
 async fn delegate(
     State(house): Shared,
     headers: HeaderMap,
-    Input(body): Input<DelegateBody>,
+    Json(body): Json<DelegateBody>,
 ) -> Result<Response> {
-    let key = header(&headers, "idempotency-key").map(str::to_owned);
+    let key = idempotency_key(&headers, &Principal::Operator, "delegations")?;
     let added = delegation::give(
         &house.work,
         &Principal::Operator,
@@ -313,6 +408,11 @@ async fn delegate(
     Ok((status, Doc(doc)).into_response())
 }
 
+#[utoipa::path(
+    get, path = "/api/v1/queue", operation_id = "queue_show", tag = "queue",
+    summary = "The work queue as Markdown",
+    responses((status = 200, body = QueueDoc)),
+)]
 async fn show_queue(State(house): Shared) -> Result<Doc<QueueDoc>> {
     Ok(Doc(QueueDoc {
         version: VERSION,
@@ -322,6 +422,11 @@ async fn show_queue(State(house): Shared) -> Result<Doc<QueueDoc>> {
     }))
 }
 
-async fn merge_queue(State(house): Shared, Input(body): Input<QueueBody>) -> Result<Doc<QueueDoc>> {
+#[utoipa::path(
+    post, path = "/api/v1/queue", operation_id = "queue_merge", tag = "queue",
+    summary = "Carries out the edits of a work queue, and returns the queue as it is then",
+    responses((status = 200, body = QueueDoc)),
+)]
+async fn merge_queue(State(house): Shared, Json(body): Json<QueueBody>) -> Result<Doc<QueueDoc>> {
     queue::merge_file(&house.work, &body.text).await.map(Doc)
 }

@@ -2,22 +2,24 @@
 //! entered (S3-19).
 
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Input, Me};
+use crate::api_server::web::{Doc, Json, Me};
+use crate::api_server::web::{Path, Query, page};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
-use abbey_api::{Problem, ToolBody, ToolDoc, ToolView, ToolsDoc, VERSION};
+use abbey_api::{Problem, ToolBody, ToolDoc, ToolView, ToolsDoc, ToolsQuery, VERSION};
 use abbey_cells::crash;
 use abbey_model::{CellName, FaultKind, Principal, Slug, TaskState};
 use abbey_plan::ServiceKind;
 use abbey_store::{Note, TaskFilter};
-use axum::extract::{Path, State};
+use axum::Extension;
+use axum::extract::State;
 use axum::http::Request;
-use axum::routing::{get, post};
-use axum::{Extension, Router};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
@@ -29,10 +31,10 @@ const ANSWER_MAX: usize = 4 << 20;
 const TOOLS_MAX: usize = 128;
 
 /// Routes for agents, behind their credential.
-pub(crate) fn inside() -> Router<Arc<ApiState>> {
-    Router::new()
-        .route("/api/v1/self/tools", get(list))
-        .route("/api/v1/self/tools/{service}/{tool}", post(call))
+pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(call))
 }
 
 /// Tool servers that an agent uses.
@@ -80,7 +82,16 @@ async fn request_tool_server(
     .into())
 }
 
-async fn list(State(house): Shared, Extension(Me(me)): Extension<Me>) -> Result<Doc<ToolsDoc>> {
+#[utoipa::path(
+    get, path = "/api/v1/self/tools", operation_id = "me_tools", tag = "me",
+    summary = "Tools of the tool servers that the agent uses",
+    responses((status = 200, body = ToolsDoc)),
+)]
+async fn list(
+    State(house): Shared,
+    Extension(Me(me)): Extension<Me>,
+    Query(query): Query<ToolsQuery>,
+) -> Result<Doc<ToolsDoc>> {
     let current = house.core.plan.require()?;
     let mut tools = Vec::new();
     for service in servers(&current, &me) {
@@ -116,18 +127,25 @@ async fn list(State(house): Shared, Extension(Me(me)): Extension<Me>) -> Result<
         };
         tools.extend(told.filter_map(view).take(TOOLS_MAX));
     }
+    let name = |t: &ToolView| format!("{}/{}", t.service, t.name);
+    let (tools, cursor) = page(tools, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(ToolsDoc {
         version: VERSION,
         tools,
-        cursor: None,
+        cursor,
     }))
 }
 
+#[utoipa::path(
+    post, path = "/api/v1/self/tools/{service}/{tool}", operation_id = "me_call_tool", tag = "me",
+    summary = "Calls a tool within a running task; each call is logged",
+    responses((status = 200, body = ToolDoc)),
+)]
 async fn call(
     State(house): Shared,
     Extension(Me(me)): Extension<Me>,
     Path((service, tool)): Path<(String, String)>,
-    Input(body): Input<ToolBody>,
+    Json(body): Json<ToolBody>,
 ) -> Result<Doc<ToolDoc>> {
     let current = house.core.plan.require()?;
     let used = servers(&current, &me);

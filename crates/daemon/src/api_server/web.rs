@@ -1,13 +1,15 @@
-//! What both doors share: problems as responses, bounded bodies, JSON.
+//! What both APIs share: problems as responses, extractors that refuse with problems, pages, versions, keys.
 
 use crate::core::error::Error;
+use abbey_api::Api;
 use abbey_api::Problem;
-use abbey_api::routes::{Door, NOT_BUILT};
-use abbey_model::FaultKind;
+use abbey_api::headers::{HeaderField, IdempotencyKey};
+use abbey_model::{FaultKind, Principal};
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -26,11 +28,13 @@ impl IntoResponse for Error {
 /// A problem as a response.
 pub(crate) fn problem(problem: Problem) -> Response {
     let body = serde_json::to_string(&problem).unwrap_or_default();
-    Response::builder()
+    let mut response = Response::builder()
         .status(problem.status)
-        .header("content-type", "application/problem+json")
-        .body(Body::from(body))
-        .unwrap_or_default()
+        .header("content-type", "application/problem+json");
+    if problem.status == 401 {
+        response = response.header("www-authenticate", "Bearer realm=\"abbey\"");
+    }
+    response.body(Body::from(body)).unwrap_or_default()
 }
 
 /// A document.
@@ -48,17 +52,148 @@ impl<T: Serialize> IntoResponse for Doc<T> {
     }
 }
 
-/// A bounded JSON body; what does not fit is a problem with a reason. An empty one is `{}`.
-pub(crate) struct Input<T>(pub(crate) T);
+/// A bounded JSON body; one that does not fit is refused with the reason. An empty one is `{}`.
+pub(crate) struct Json<T>(pub(crate) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Response> {
+        let native = request.uri().path().starts_with("/api/v1/");
+        let kind = header(request.headers(), "content-type").unwrap_or("application/json");
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if native && !kind.eq_ignore_ascii_case("application/json") {
+            let text = format!("the body is `{kind}`; this route takes `application/json`");
+            let mut refusal = Problem::new(FaultKind::Invalid, text);
+            refusal.status = 415;
+            return Err(problem(refusal));
+        }
         let bytes = read(request.into_body(), BODY_MAX).await?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        parse(text).map(Input)
+        parse(text).map(Json)
     }
+}
+
+/// Parameters of the path.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        match axum::extract::Path::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Path(value)),
+            Err(why) => Err(problem(Problem::new(
+                FaultKind::Invalid,
+                format!("the path is not valid: {}", why.body_text()),
+            ))),
+        }
+    }
+}
+
+/// Parameters of the query.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        match axum::extract::Query::from_request_parts(parts, state).await {
+            Ok(axum::extract::Query(value)) => Ok(Query(value)),
+            Err(why) => Err(problem(Problem::new(
+                FaultKind::Invalid,
+                format!("the query is not valid: {}", why.body_text()),
+            ))),
+        }
+    }
+}
+
+/// Most rows of one page.
+pub(crate) const PAGE_MAX: u32 = 1000;
+
+/// One page of a list: the items after the one whose key is the cursor, and the key that names the next page.
+pub(crate) fn page<T>(
+    items: Vec<T>,
+    limit: Option<u32>,
+    cursor: Option<&str>,
+    key: impl Fn(&T) -> String,
+) -> Result<(Vec<T>, Option<String>), Problem> {
+    let limit = limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX) as usize;
+    let start = match cursor {
+        None => 0,
+        Some(cursor) => {
+            let at = items.iter().position(|item| key(item) == cursor);
+            1 + at.ok_or_else(|| {
+                let text = format!("no page begins after `{cursor}`; its item may be gone");
+                Problem::new(FaultKind::Invalid, text).remedy("begin again without a cursor")
+            })?
+        }
+    };
+    let more = items.len() > start + limit;
+    let page: Vec<T> = items.into_iter().skip(start).take(limit).collect();
+    let next = page.last().filter(|_| more).map(key);
+    Ok((page, next))
+}
+
+/// The idempotency key of a request, apart from those of other callers and of other routes.
+pub(crate) fn idempotency_key(
+    headers: &HeaderMap,
+    caller: &Principal,
+    route: &str,
+) -> Result<Option<String>, Problem> {
+    let Some(text) = header(headers, IdempotencyKey::NAME) else {
+        return Ok(None);
+    };
+    let key: IdempotencyKey = text
+        .parse()
+        .map_err(|why| Problem::new(FaultKind::Invalid, why))?;
+    Ok(Some(format!("{caller} {route} {key}")))
+}
+
+/// Whether the caller already has this version.
+pub(crate) fn is_unchanged(headers: &HeaderMap, version: u64) -> bool {
+    let tags = header(headers, "if-none-match").unwrap_or_default();
+    let mine = etag(version);
+    tags.split(',').any(|t| {
+        let tag = t.trim();
+        tag == "*" || tag.trim_start_matches("W/") == mine
+    })
+}
+
+/// `304 Not Modified`.
+pub(crate) fn unchanged(version: u64) -> Response {
+    (StatusCode::NOT_MODIFIED, [("etag", etag(version))]).into_response()
+}
+
+/// A refusal of a request whose `If-Match` named an older version, as HTTP has it: 412.
+pub(crate) fn failed_precondition(error: Error) -> Error {
+    let mut problem = Problem::from(error);
+    if problem.fault() == FaultKind::Stale {
+        problem.status = 412;
+    }
+    problem.into()
+}
+
+/// Whether the house answers.
+#[utoipa::path(
+    get, path = "/healthz", operation_id = "house_health", tag = "house",
+    summary = "Whether the house answers; needs no credential",
+    security(()),
+    responses((status = 200, body = String, content_type = "text/plain")),
+)]
+pub(crate) async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// A method that a path doesn't have; the header `Allow` names those that it has.
+pub(crate) async fn refuse_method(request: Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let mut refusal = Problem::new(
+        FaultKind::Invalid,
+        format!("`{path}` has no method {method}"),
+    );
+    refusal.status = 405;
+    problem(refusal)
 }
 
 /// The JSON of a body of up to `limit` bytes.
@@ -85,7 +220,7 @@ pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {
 }
 
 /// Value of a header as text.
-pub(crate) fn header<'a>(headers: &'a axum::http::HeaderMap, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
@@ -95,7 +230,7 @@ pub(crate) fn etag(version: u64) -> String {
 }
 
 /// The version that a caller saw.
-pub(crate) fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<u64>, Problem> {
+pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     match header(headers, "if-match") {
         None | Some("*") => Ok(None),
         Some(text) => text.trim_matches('"').parse().map(Some).map_err(|_| {
@@ -107,29 +242,64 @@ pub(crate) fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<u64>, P
     }
 }
 
-#[derive(Deserialize)]
-pub(crate) struct SearchQuery {
-    #[serde(default)]
-    pub(crate) q: Option<String>,
-}
+/// Paths that are reserved and have no mechanism yet: refused by name, never as unknown.
+const NOT_BUILT: [(Api, &str); 6] = [
+    (Api::Operator, "/api/v1/nodes"),
+    (Api::Operator, "/api/v1/channels"),
+    (Api::Agent, "/api/v1/self/memory"),
+    (Api::Agent, "/v1/responses"),
+    (Api::Agent, "/v1/embeddings"),
+    (Api::Agent, "/v1/messages"),
+];
 
-/// A path that belongs to the contract is refused by name; any other does not exist.
-pub(crate) fn refuse_unknown(door: Door, path: &str) -> Response {
-    let later = NOT_BUILT
-        .iter()
-        .any(|(d, prefix)| *d == door && path.starts_with(prefix));
-    if later {
-        return problem(Problem::new(
-            FaultKind::NotBuilt,
-            format!("`{path}` is not built yet in this version"),
-        ));
+/// Refuses a path that an API doesn't have.
+pub(crate) fn refuse_unknown(api: Api, path: &str) -> Response {
+    let mut later = NOT_BUILT.iter();
+    if later.any(|(a, prefix)| *a == api && path.starts_with(prefix)) {
+        let text = format!("`{path}` is not built yet in this version");
+        return problem(Problem::new(FaultKind::NotBuilt, text));
     }
-    problem(
-        Problem::new(FaultKind::NotFound, format!("there is no route `{path}`"))
-            .remedy("see /openapi.json"),
-    )
+    let text = format!("there is no route `{path}`");
+    problem(Problem::new(FaultKind::NotFound, text).remedy("see /openapi.json"))
 }
 
 /// The authenticated agent.
 #[derive(Clone)]
 pub(crate) struct Me(pub(crate) abbey_model::Slug);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_meet_every_item_once() {
+        let all: Vec<u32> = (0..7).collect();
+        let (mut seen, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            let next = page(all.clone(), Some(3), cursor.as_deref(), ToString::to_string);
+            let (items, next) = next.unwrap();
+            seen.extend(items);
+            match next {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(seen, all);
+        assert!(page(all, None, Some("gone"), ToString::to_string).is_err());
+    }
+
+    #[test]
+    fn idempotency_keys_are_apart_by_caller_and_route() {
+        let headers: HeaderMap = [("idempotency-key".parse().unwrap(), "k".parse().unwrap())]
+            .into_iter()
+            .collect();
+        let key = |who: Principal, route| idempotency_key(&headers, &who, route).unwrap();
+        let agent = Principal::Agent("a".parse().unwrap());
+        let all = [
+            key(Principal::Operator, "tasks"),
+            key(Principal::Operator, "delegations"),
+            key(agent, "tasks"),
+        ];
+        assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2]);
+    }
+}

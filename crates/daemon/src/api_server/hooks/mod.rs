@@ -5,6 +5,7 @@ mod openclaw;
 
 use crate::api_server::state::ApiState;
 use crate::api_server::web;
+use crate::api_server::web::Path;
 use crate::api_server::web::{Doc, header};
 use crate::core::error::Result;
 use crate::work::workflows;
@@ -13,7 +14,7 @@ use abbey_model::{FaultKind, HookOrigin, Millis, Principal, Priority, Recipient,
 use abbey_plan::{Hook, HookKind, Then};
 use abbey_store::{Delegated, NewTask};
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -97,6 +98,13 @@ fn verified(
 }
 
 /// The door for deliveries: their signature is their credential.
+#[utoipa::path(
+    post, path = "/hooks/{hook}", operation_id = "hooks_deliver", tag = "hooks",
+    summary = "A delivery from elsewhere, authenticated by its signature",
+    request_body = serde_json::Value,
+    params(("hook" = String, Path)),
+    responses((status = 202, body = serde_json::Value)),
+)]
 pub(crate) async fn door(
     State(house): State<Arc<ApiState>>,
     Path(name): Path<String>,

@@ -1,0 +1,131 @@
+//! The OpenAPI document of each API: made from the routes, completed with what holds for all of them.
+
+use abbey_api::headers::{HeaderField, IdempotencyKey, IfMatch};
+use abbey_api::{Api, Problem};
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Components, ContentBuilder, Info, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::{PartialSchema, ToSchema};
+
+/// Name of the one security scheme.
+const BEARER: &str = "bearer";
+
+/// Completes what the routes say of themselves: title, credentials, and the refusals that any such route may send.
+pub(crate) fn complete(api: Api, mut document: OpenApi) -> OpenApi {
+    let title = match api {
+        Api::Operator => "Abbey operator API",
+        Api::Agent => "Abbey agent API",
+    };
+    document.info = Info::new(title, env!("CARGO_PKG_VERSION"));
+    document.servers = None;
+    let components = document.components.get_or_insert_with(Components::new);
+    let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    components.add_security_scheme(BEARER, bearer);
+    let mut schemas = vec![(Problem::name().into_owned(), Problem::schema())];
+    Problem::schemas(&mut schemas);
+    api.operations().for_each(|operation| {
+        for schema in [operation.body, operation.answer].into_iter().flatten() {
+            schema.add_to(&mut schemas);
+        }
+    });
+    for (name, schema) in schemas {
+        components.schemas.entry(name).or_insert(schema);
+    }
+    components
+        .schemas
+        .retain(|name, _| name != "Value" && !name.starts_with("Option"));
+    document.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(
+        BEARER,
+        [],
+    )]);
+    for (path, item) in &mut document.paths.paths {
+        let open = path == "/healthz" || path.starts_with("/hooks/");
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            add_refusals(operation, open);
+        }
+    }
+    document
+}
+
+fn add_refusals(operation: &mut Operation, open: bool) {
+    let inline = |p: &RefOr<Parameter>| match p {
+        RefOr::T(parameter) => Some((parameter.parameter_in.clone(), parameter.name.clone())),
+        RefOr::Ref(_) => None,
+    };
+    let parameters: Vec<(ParameterIn, String)> = operation
+        .parameters
+        .iter()
+        .flatten()
+        .filter_map(inline)
+        .collect();
+    let has = |place: &ParameterIn| parameters.iter().any(|(at, _)| at == place);
+    let header = |name: &str| {
+        let mut all = parameters.iter();
+        all.any(|(at, n)| *at == ParameterIn::Header && n == name)
+    };
+    let body = operation.request_body.is_some();
+    let mut statuses = vec![500, 503];
+    if !open {
+        statuses.extend([401, 403]);
+    }
+    if has(&ParameterIn::Path) {
+        statuses.extend([404, 422]);
+    }
+    if has(&ParameterIn::Query) || has(&ParameterIn::Header) {
+        statuses.push(422);
+    }
+    if body {
+        statuses.extend([409, 413, 415, 422]);
+    }
+    if header(IdempotencyKey::NAME) {
+        statuses.push(409);
+    }
+    if header(IfMatch::NAME) {
+        statuses.extend([409, 412]);
+    }
+    for status in statuses {
+        let status = status.to_string();
+        let known = &mut operation.responses.responses;
+        known
+            .entry(status.clone())
+            .or_insert_with(|| refusal(&status).into());
+    }
+    let others = refusal("default");
+    let known = &mut operation.responses.responses;
+    known
+        .entry("default".to_owned())
+        .or_insert_with(|| others.into());
+}
+
+fn refusal(status: &str) -> utoipa::openapi::Response {
+    let about = match status {
+        "401" => "No valid credential",
+        "403" => "Not allowed",
+        "404" => "No such thing",
+        "409" => "In conflict with the state of the thing",
+        "412" => "There is a newer version than the one in `If-Match`",
+        "413" => "Larger than allowed",
+        "415" => "The body is not JSON",
+        "422" => "The request is not valid",
+        "500" => "A fault of the house",
+        "503" => "Not available for the moment",
+        _ => "Any other refusal or failure",
+    };
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
+    let response = ResponseBuilder::new().description(about);
+    response
+        .content("application/problem+json", content.build())
+        .build()
+}
+
+/// The document of an API, as text.
+pub fn openapi(api: Api) -> String {
+    let document = match api {
+        Api::Operator => super::operator_api::document(),
+        Api::Agent => super::agent_api::document(),
+    };
+    serde_json::to_string_pretty(&document).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
