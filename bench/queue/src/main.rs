@@ -105,7 +105,7 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
                 author: Principal::Operator,
                 assignee: Some(agent.clone()),
                 priority: Priority::P2,
-                budget: Amounts::default(),
+                budget: BudgetAmounts::default(),
                 policy: None,
                 idempotency: None,
                 delegated: None,

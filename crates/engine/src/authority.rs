@@ -101,11 +101,11 @@ pub fn right<'a>(
     if from == to {
         return Err(Refusal::Oneself(from.clone()));
     }
-    if own.reaches(to) {
+    if own.includes(to) {
         return Ok(());
     }
     let may =
-        |(name, theirs): &(&Slug, &Authority)| *name != from && *name != to && theirs.reaches(to);
+        |(name, theirs): &(&Slug, &Authority)| *name != from && *name != to && theirs.includes(to);
     let whom = others.filter(may).map(|(name, _)| name.clone());
     Err(Refusal::NotAllowed {
         from: from.clone(),
@@ -119,7 +119,7 @@ pub fn right<'a>(
 /// # Errors
 /// [`Refusal::MayNotAsk`] or [`Refusal::Oneself`].
 pub fn may_ask(from: &Slug, to: &Slug, own: &Authority) -> Result<(), Refusal> {
-    match (from == to, own.reaches(to)) {
+    match (from == to, own.includes(to)) {
         (true, _) => Err(Refusal::Oneself(from.clone())),
         (false, true) => Ok(()),
         (false, false) => Err(Refusal::MayNotAsk {

@@ -167,7 +167,7 @@ fn note_exit(history: &mut History, record: ExitRecord, now: Timestamp) {
     if history.last_exit.as_ref() == Some(&record) {
         return;
     }
-    if record.exit.was_asked() {
+    if record.exit.was_requested() {
         history.failures = 0;
         history.retry_at = None;
     } else {

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::{BoxFuture, Target, Usage};
-use abbey_model::{Amounts, NanoUsd, ReservationId, RunId, Slug};
+use abbey_model::{BudgetAmounts, NanoUsd, ReservationId, RunId, Slug};
 use std::sync::Arc;
 
 /// A request to reserve funds for one call.
@@ -19,7 +19,7 @@ pub struct ReservationRequest {
     /// Run that the call is made for, when the caller named one.
     pub run: Option<RunId>,
     /// The most that the call can use.
-    pub amounts: Amounts,
+    pub amounts: BudgetAmounts,
     /// Provider and model that the call goes to.
     pub target: Target,
 }

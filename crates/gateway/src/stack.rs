@@ -6,7 +6,7 @@ use crate::{
     Caller, HttpClient, HttpError, InFlight, Meter, Refusal, ReservationRefused,
     ReservationRequest, Reserved, Router, Settlement, Target, Usage, UsageSource,
 };
-use abbey_model::{Amounts, NanoUsd};
+use abbey_model::{BudgetAmounts, NanoUsd};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
@@ -152,10 +152,10 @@ impl Gateway {
         let reservation = ReservationRequest {
             agent: caller.agent.clone(),
             run: caller.run,
-            amounts: Amounts {
+            amounts: BudgetAmounts {
                 tokens: demand.input + demand.output,
                 nano_usd: cost.unwrap_or_default(),
-                ..Amounts::default()
+                ..BudgetAmounts::default()
             },
             target: target.clone(),
         };

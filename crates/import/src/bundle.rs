@@ -1,11 +1,11 @@
-//! A directory that holds what makes an agent: as `abbey export` writes it, or a workspace of another tool.
+//! A bundle: a directory with an agent's files, as `abbey export` writes it, or a workspace of another tool.
 
+use crate::imported_agent::ImportedAgent;
 use crate::names::Names;
-use crate::newcomer::Newcomer;
 use crate::source::Source;
-use crate::{Error, Here, Import, Kind, Result};
+use crate::{Error, Import, ReportKind, Result, TargetHouse};
 
-/// Files of a workspace that are carried over as they are, beside `memory/`.
+/// Files of a workspace that are imported unchanged, beside `memory/`.
 const FILES: [&str; 5] = [
     "USER.md",
     "IDENTITY.md",
@@ -16,7 +16,7 @@ const FILES: [&str; 5] = [
 
 pub(crate) fn read(
     source: &Source,
-    here: &Here,
+    here: &TargetHouse,
     names: &mut Names,
     import: &mut Import,
 ) -> Result<()> {
@@ -35,28 +35,28 @@ pub(crate) fn read(
         .file_name()
         .map(|n| n.to_string_lossy().into_owned());
     let was = first.or(dir).unwrap_or_default();
-    let charter = source.clean(import, "SOUL.md");
+    let charter = source.agent_text(import, "SOUL.md");
     if charter.is_none() && lines.is_empty() {
-        return Err(Error::NotOne {
+        return Err(Error::WrongFormat {
             path: source.path.clone(),
             what: "bundle",
-            why: "it holds neither `agent.yaml` nor `SOUL.md`".to_owned(),
+            why: "there is neither `agent.yaml` nor `SOUL.md`".to_owned(),
         });
     }
-    let slug = names.give(import, &was, here.named.as_ref());
-    let mut agent = Newcomer::new(slug, &was);
+    let slug = names.assign(import, &was, here.named.as_ref());
+    let mut agent = ImportedAgent::new(slug, &was);
     agent.charter = charter;
     workspace(source, import, "", &mut agent);
     if !lines.is_empty() {
-        agent.entry = Some(own(&lines, &agent));
+        agent.entry = Some(with_own_charter(&lines, &agent));
     }
-    source.secrets(import);
+    source.report_secrets(import);
     import.agents.push(agent);
     Ok(())
 }
 
-/// The entry as it was, with its charter where it lies here.
-fn own(lines: &[String], agent: &Newcomer) -> Vec<String> {
+/// The original entry, with the path of its charter in this house.
+fn with_own_charter(lines: &[String], agent: &ImportedAgent) -> Vec<String> {
     let Some(path) = agent.charter_path() else {
         return lines.to_vec();
     };
@@ -67,24 +67,29 @@ fn own(lines: &[String], agent: &Newcomer) -> Vec<String> {
     lines.iter().map(told).collect()
 }
 
-/// Carries the files of a workspace over.
-pub(crate) fn workspace(source: &Source, import: &mut Import, dir: &str, agent: &mut Newcomer) {
+/// Imports the files of a workspace.
+pub(crate) fn workspace(
+    source: &Source,
+    import: &mut Import,
+    dir: &str,
+    agent: &mut ImportedAgent,
+) {
     let at = |name: &str| match dir.is_empty() {
         true => name.to_owned(),
         false => format!("{dir}/{name}"),
     };
     for name in FILES {
-        if let Some(text) = source.clean(import, &at(name)) {
+        if let Some(text) = source.agent_text(import, &at(name)) {
             agent.files.push((name.to_owned(), text));
         }
     }
     for name in source.names(&at("memory")) {
         let path = at(&format!("memory/{name}"));
         if !abbey_model::is_note_name(&name) {
-            import.found(Kind::Left, path, "it is no note: those are called by letters, digits, `.`, `_` and `-`, and end in `.md`");
+            import.report(ReportKind::Left, path, "not a valid name of a note: use letters, digits, `.`, `_` and `-`, ending in `.md`");
             continue;
         }
-        if let Some(text) = source.clean(import, &path) {
+        if let Some(text) = source.agent_text(import, &path) {
             agent.files.push((format!("memory/{name}"), text));
         }
     }
@@ -94,7 +99,7 @@ pub(crate) fn workspace(source: &Source, import: &mut Import, dir: &str, agent: 
             .is_some()
         {
             let place = at(&format!("skills/{name}"));
-            import.found(Kind::Left, place, "a skill becomes the house's when its directory is copied into `skills/` of its home; `abbey skill check` looks at it");
+            import.report(ReportKind::Left, place, "skills are not imported: copy its directory into `skills/` of the house's home, then run `abbey skill check`");
         }
     }
 }

@@ -1,13 +1,13 @@
 //! `agents.json` of a host of microVMs, and the templates beside it (S5-01, S5-08).
 
+use crate::imported_agent::ImportedAgent;
 use crate::names::{Names, shown};
-use crate::newcomer::Newcomer;
 use crate::source::{Source, is_file};
-use crate::{Error, Here, Import, Kind, Result};
+use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use serde_json::Value;
 use std::path::Path;
 
-/// What the house gives by itself.
+/// Fields that the house allocates.
 const GIVEN: [&str; 7] = [
     "ip",
     "octet",
@@ -18,7 +18,12 @@ const GIVEN: [&str; 7] = [
     "startedAt",
 ];
 
-pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Import) -> Result<()> {
+pub(crate) fn read(
+    path: &Path,
+    here: &TargetHouse,
+    names: &mut Names,
+    import: &mut Import,
+) -> Result<()> {
     // The file itself, or the directory that holds it.
     let (dir, file) = match is_file(path) {
         true => (
@@ -34,14 +39,14 @@ pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Imp
     };
     let source = Source::open(dir)?;
     let file = file.unwrap_or_else(|| "agents.json".to_owned());
-    let not_one = |why: String| Error::NotOne {
+    let wrong_format = |why: String| Error::WrongFormat {
         path: path.to_owned(),
         what: "state of a host of microVMs",
         why,
     };
     let text = source.text(&file);
-    let text = text.ok_or_else(|| not_one(format!("`{file}` is not there")))?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| not_one(e.to_string()))?;
+    let text = text.ok_or_else(|| wrong_format(format!("`{file}` is missing")))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| wrong_format(e.to_string()))?;
     // A list, a list below `agents`, or by name.
     let rows: Vec<Value> = match value.get("agents").unwrap_or(&value) {
         Value::Array(rows) => rows.clone(),
@@ -55,17 +60,17 @@ pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Imp
                 row
             })
             .collect(),
-        _ => return Err(not_one("it holds no agents".to_owned())),
+        _ => return Err(wrong_format("it lists no agents".to_owned())),
     };
     let mut used = Vec::new();
     for row in &rows {
         let text = |key: &str| row[key].as_str().filter(|t| !t.is_empty());
         let Some(was) = text("name").or(text("nick")) else {
-            import.found(Kind::Left, &file, "an agent without a name");
+            import.report(ReportKind::Left, &file, "an agent without a name");
             continue;
         };
-        let slug = names.give(import, was, None);
-        let mut agent = Newcomer::new(slug, was);
+        let slug = names.assign(import, was, None);
+        let mut agent = ImportedAgent::new(slug, was);
         let place = format!("{file}: {}", shown(was));
         agent.name = text("nick").or(text("name")).map(shown);
         agent.cell = Some("microvm");
@@ -84,13 +89,13 @@ pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Imp
         agent.role = template.clone();
         agent.charter = from("persona").map(|p| {
             let at = format!("templates/{}.json", template.as_deref().unwrap_or_default());
-            crate::source::cleaned(import, &at, &p)
+            crate::source::redact_secrets(import, &at, &p)
         });
         if agent.charter.is_none() {
-            import.found(
-                Kind::Left,
+            import.report(
+                ReportKind::Left,
                 &place,
-                "no template with a `persona` is there; it has a stock charter",
+                "no template with a `persona` was found; imported with a stock charter",
             );
         }
         if let Some(model) = text("model").map(str::to_owned).or(from("model")) {
@@ -100,16 +105,16 @@ pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Imp
         let size = size.or_else(|| kind.as_ref().and_then(|k| k["workspaceSizeMib"].as_u64()));
         agent.workspace_mib = size.map(|mib| mib.clamp(16, 1 << 20));
         if text("trigger").is_some() || from("trigger").is_some() {
-            import.found(
-                Kind::Left,
+            import.report(
+                ReportKind::Left,
                 &place,
-                "its trigger: it belongs to a channel, and channels are set up anew",
+                "its trigger belongs to a channel; channels are not imported",
             );
         }
         let given: Vec<&str> = GIVEN.into_iter().filter(|k| !row[*k].is_null()).collect();
         if !given.is_empty() {
-            let text = format!("{}: the house gives these by itself", given.join(", "));
-            import.found(Kind::Left, &place, text);
+            let text = format!("{}: allocated by the house", given.join(", "));
+            import.report(ReportKind::Left, &place, text);
         }
         import.agents.push(agent);
     }
@@ -119,13 +124,13 @@ pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Imp
         };
         if !used.iter().any(|u| u == stem) {
             let place = format!("templates/{}", shown(&name));
-            import.found(
-                Kind::Left,
+            import.report(
+                ReportKind::Left,
                 place,
-                "no agent was made from it; its persona can be a charter",
+                "no agent uses it; its persona can be a charter",
             );
         }
     }
-    source.secrets(import);
+    source.report_secrets(import);
     Ok(())
 }

@@ -1,32 +1,32 @@
 //! A `HERMES_HOME`. Source: Hermes Agent 0.19, its directory layout, `config.yaml`, and `cron/jobs.json` (read 2026-11).
 
+use crate::imported_agent::{ImportedAgent, ScheduleTime};
 use crate::names::{Names, shown};
-use crate::newcomer::{Newcomer, When};
 use crate::source::Source;
-use crate::{Error, Here, Import, Kind, Result};
+use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use serde_json::Value;
 
 pub(crate) fn read(
     source: &Source,
-    here: &Here,
+    here: &TargetHouse,
     names: &mut Names,
     import: &mut Import,
 ) -> Result<()> {
-    let not_one = |why: String| Error::NotOne {
+    let wrong_format = |why: String| Error::WrongFormat {
         path: source.path.clone(),
         what: "Hermes home",
         why,
     };
     let config = source.text("config.yaml");
     if config.is_none() && source.text("SOUL.md").is_none() {
-        return Err(not_one(
-            "it holds neither `config.yaml` nor `SOUL.md`".to_owned(),
+        return Err(wrong_format(
+            "there is neither `config.yaml` nor `SOUL.md`".to_owned(),
         ));
     }
     let config: Value = match &config {
         // The message of the library may quote the text, and so a secret.
         Some(text) => serde_saphyr::from_str(text)
-            .map_err(|_| not_one("`config.yaml` is no YAML".to_owned()))?,
+            .map_err(|_| wrong_format("`config.yaml` is not valid YAML".to_owned()))?,
         None => Value::Null,
     };
     let dir = source
@@ -35,8 +35,8 @@ pub(crate) fn read(
         .map(|n| n.to_string_lossy().into_owned());
     let was = dir.unwrap_or_default();
     let was = was.trim_start_matches('.').to_owned();
-    let slug = names.give(import, &was, here.named.as_ref());
-    let mut agent = Newcomer::new(slug, &was);
+    let slug = names.assign(import, &was, here.named.as_ref());
+    let mut agent = ImportedAgent::new(slug, &was);
     let model = &config["model"];
     let wanted = model
         .as_str()
@@ -49,62 +49,62 @@ pub(crate) fn read(
         };
         agent.model = here.model(import, "config.yaml: model", &wanted);
     }
-    agent.charter = source.clean(import, "SOUL.md");
+    agent.charter = source.agent_text(import, "SOUL.md");
     for (from, to) in [
         ("memories/MEMORY.md", "MEMORY.md"),
         ("memories/USER.md", "USER.md"),
         ("AGENTS.md", "AGENTS.md"),
     ] {
-        if let Some(text) = source.clean(import, from) {
+        if let Some(text) = source.agent_text(import, from) {
             agent.files.push((to.to_owned(), text));
         }
     }
     jobs(source, import, &mut agent);
     for name in source.names("skills") {
         if source.is_dir(&format!("skills/{name}")) {
-            import.found(Kind::Left, format!("skills/{}", shown(&name)), "a skill becomes the house's when its directory is copied into `skills/` of its home; `abbey skill check` looks at it");
+            import.report(ReportKind::Left, format!("skills/{}", shown(&name)), "skills are not imported: copy its directory into `skills/` of the house's home, then run `abbey skill check`");
         }
     }
     for (path, why) in [
         (
             "state.db",
-            "conversations stay where they are; what is to be remembered belongs in `MEMORY.md`",
+            "conversations are not imported; copy what the agent should remember to `MEMORY.md`",
         ),
         (
             "sessions",
-            "conversations stay where they are; what is to be remembered belongs in `MEMORY.md`",
+            "conversations are not imported; copy what the agent should remember to `MEMORY.md`",
         ),
-        ("gateway.pid", "the house supervises its agents by itself"),
-        ("gateway.lock", "the house supervises its agents by itself"),
+        ("gateway.pid", "agents are supervised by the house"),
+        ("gateway.lock", "agents are supervised by the house"),
     ] {
         if source.text(path).is_some()
             || source.is_dir(path)
             || source.names("").iter().any(|n| n == path)
         {
-            import.found(Kind::Left, path, why);
+            import.report(ReportKind::Left, path, why);
         }
     }
     if let Value::Object(all) = &config {
         for key in all.keys().filter(|k| *k != "model") {
-            import.found(
-                Kind::Left,
+            import.report(
+                ReportKind::Left,
                 format!("config.yaml: {}", shown(key)),
-                "a setting of that tool's own",
+                "a setting without an equivalent",
             );
         }
     }
-    source.secrets(import);
+    source.report_secrets(import);
     import.agents.push(agent);
     Ok(())
 }
 
-fn jobs(source: &Source, import: &mut Import, agent: &mut Newcomer) {
+fn jobs(source: &Source, import: &mut Import, agent: &mut ImportedAgent) {
     let file = "cron/jobs.json";
     let Some(text) = source.text(file) else {
         return;
     };
     let Ok(value) = serde_json::from_str::<Value>(&text) else {
-        import.found(Kind::Left, file, "it is no JSON");
+        import.report(ReportKind::Left, file, "not valid JSON");
         return;
     };
     for job in value["jobs"]
@@ -116,35 +116,39 @@ fn jobs(source: &Source, import: &mut Import, agent: &mut Newcomer) {
         let name = job["name"].as_str().or(job["id"].as_str()).unwrap_or("job");
         let place = format!("{file}: {}", shown(name));
         if job["enabled"] == false || !job["paused_at"].is_null() {
-            import.found(Kind::Left, place, "it is switched off");
+            import.report(ReportKind::Left, place, "disabled");
             continue;
         }
         let at = &job["schedule"];
         let when = match at["kind"].as_str() {
-            Some("cron") => at["expr"].as_str().map(|e| When::Cron(shown(e), None)),
-            Some("interval") => at["minutes"].as_u64().map(|m| When::Every(m.max(1) * 60)),
-            Some("once") => at["run_at"].as_str().map(|t| When::At(shown(t))),
+            Some("cron") => at["expr"]
+                .as_str()
+                .map(|e| ScheduleTime::Cron(shown(e), None)),
+            Some("interval") => at["minutes"]
+                .as_u64()
+                .map(|m| ScheduleTime::Every(m.max(1) * 60)),
+            Some("once") => at["run_at"].as_str().map(|t| ScheduleTime::At(shown(t))),
             _ => None,
         };
         let task = job["prompt"].as_str().filter(|p| !p.trim().is_empty());
         if job["no_agent"] == true || !job["script"].is_null() {
-            import.found(
-                Kind::Left,
+            import.report(
+                ReportKind::Left,
                 place,
-                "it runs a script of its own; make that a skill",
+                "runs a script; turn it into a skill",
             );
             continue;
         }
         if job["deliver"].as_str().is_some_and(|d| d != "local") {
-            import.found(
-                Kind::Left,
+            import.report(
+                ReportKind::Left,
                 &place,
-                "where its result is told: channels are set up anew",
+                "its delivery target: channels are not imported",
             );
         }
         match (when, task) {
-            (Some(when), Some(task)) => agent.plan(name, when, task.to_owned()),
-            _ => import.found(Kind::Left, place, "its time or its work is not known"),
+            (Some(when), Some(task)) => agent.add_schedule(name, when, task.to_owned()),
+            _ => import.report(ReportKind::Left, place, "its schedule or task is missing"),
         }
     }
 }

@@ -1,17 +1,17 @@
-//! Other installations become agents of a manifest: what can be carried over is, and what cannot is told. Nothing of
-//! theirs is run, nothing is written there, and no file outside the directory that was named is read.
+//! Imports agents of other tools into a manifest, and reports what was changed or not imported. Nothing of the other
+//! installation is executed or written, and no file outside the named directory is read.
 
 mod bundle;
+mod env_file;
 mod fireclaw;
 mod hermes;
+mod imported_agent;
 mod names;
-mod newcomer;
 mod openclaw;
 mod paperclip;
 mod source;
-mod variables;
 
-pub use newcomer::{Newcomer, Planned, When};
+pub use imported_agent::{ImportedAgent, ImportedSchedule, ScheduleTime};
 
 use abbey_model::Slug;
 use names::Names;
@@ -19,7 +19,7 @@ use source::Source;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// What is brought in.
+/// Format of an installation to import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// A directory that `abbey export` wrote, or any that holds an agent's workspace files.
@@ -37,7 +37,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Every one, by name.
+    /// Every format, with its name.
     pub const ALL: [(&str, Format); 6] = [
         ("bundle", Format::Bundle),
         ("fireclaw", Format::Fireclaw),
@@ -54,97 +54,97 @@ impl std::str::FromStr for Format {
         let found = Format::ALL.iter().find(|(name, _)| *name == text);
         found.map(|(_, format)| *format).ok_or_else(|| {
             let all = Format::ALL.map(|(name, _)| name).join(", ");
-            format!("`{text}` is nothing that can be imported; there are {all}")
+            format!("unknown import format `{text}`; one of: {all}")
         })
     }
 }
 
-/// Why nothing could be brought in.
+/// Why an import failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is not what it was said to be.
-    #[error("`{}` is no {what}: {why}", path.display())]
-    NotOne {
-        /// Where.
+    /// The path does not have the stated format.
+    #[error("`{}` is not a {what}: {why}", path.display())]
+    WrongFormat {
+        /// Path that was read.
         path: PathBuf,
-        /// What it should be.
+        /// Expected format.
         what: &'static str,
-        /// What is missing or wrong.
+        /// What is missing or invalid.
         why: String,
     },
-    /// A file of it cannot be read.
-    #[error("`{}` cannot be read: {source}", path.display())]
+    /// A file cannot be read.
+    #[error("could not read `{}`: {source}", path.display())]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Error of the operating system.
         source: std::io::Error,
     },
 }
 
-/// Outcome of reading.
+/// Result of an importer.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Something that a person should know.
+/// Entry of an import report.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Finding {
-    /// What kind of thing.
-    pub kind: Kind,
-    /// Where it was seen.
+pub struct ReportEntry {
+    /// ReportKind of entry.
+    pub kind: ReportKind,
+    /// File or key that it is about.
     pub place: String,
-    /// In words.
+    /// Explanation for people.
     pub text: String,
 }
 
-/// Kinds of findings.
+/// ReportKind of a report entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// It was carried over as something else.
+pub enum ReportKind {
+    /// Imported with a change.
     Changed,
-    /// It was not carried over.
+    /// Not imported.
     Left,
-    /// A secret lies there.
+    /// A secret was found.
     Secret,
 }
 
-impl Kind {
-    /// Word for people and documents.
+impl ReportKind {
+    /// Name in reports and JSON.
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::Changed => "changed",
-            Kind::Left => "not carried over",
-            Kind::Secret => "secret",
+            ReportKind::Changed => "changed",
+            ReportKind::Left => "not imported",
+            ReportKind::Secret => "secret",
         }
     }
 }
 
-/// Work that comes along.
+/// Open task of the imported installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Work {
-    /// Name at its origin, which makes it the same when it comes again.
+pub struct ImportedTask {
+    /// Name in the imported installation; a repeated import recognizes the task by it.
     pub was: String,
-    /// What is to be done.
+    /// Text of the task.
     pub text: String,
-    /// Who is to do it.
+    /// Assignee.
     pub to: Option<Slug>,
     /// `P0` to `P3`.
     pub priority: &'static str,
 }
 
-/// What was read.
+/// Result of an import.
 #[derive(Debug, Default)]
 pub struct Import {
     /// Agents, in the order in which they are added.
-    pub agents: Vec<Newcomer>,
-    /// Work that is open.
-    pub tasks: Vec<Work>,
-    /// What a person should know, sorted.
-    pub findings: Vec<Finding>,
+    pub agents: Vec<ImportedAgent>,
+    /// Open tasks.
+    pub tasks: Vec<ImportedTask>,
+    /// Report, sorted.
+    pub findings: Vec<ReportEntry>,
 }
 
 impl Import {
-    fn found(&mut self, kind: Kind, place: impl Into<String>, text: impl Into<String>) {
-        self.findings.push(Finding {
+    fn report(&mut self, kind: ReportKind, place: impl Into<String>, text: impl Into<String>) {
+        self.findings.push(ReportEntry {
             kind,
             place: place.into(),
             text: text.into(),
@@ -152,19 +152,19 @@ impl Import {
     }
 }
 
-/// What of the house decides how things are carried over.
+/// Facts about the house that receives the import.
 #[derive(Debug, Clone, Default)]
-pub struct Here {
-    /// Names of agents and services that are taken.
+pub struct TargetHouse {
+    /// Names of agents and services that are in use.
     pub taken: BTreeSet<Slug>,
-    /// Providers of models that are declared.
+    /// Declared model providers.
     pub providers: BTreeSet<Slug>,
-    /// What the one agent is to be called.
+    /// Name for the imported agent, when there is only one.
     pub named: Option<Slug>,
 }
 
-impl Here {
-    /// The model as the house names it; none, and a finding, when no provider of that name is declared.
+impl TargetHouse {
+    /// The model in the house's notation; none, with an entry in the report, when its provider is not declared.
     fn model(&self, import: &mut Import, place: &str, wanted: &str) -> Option<String> {
         let plain = !wanted.is_empty() && wanted.chars().all(|c| c.is_ascii_graphic() && c != '"');
         let provider = wanted
@@ -179,30 +179,30 @@ impl Here {
             .take(80)
             .collect();
         let text = format!(
-            "the model `{shown}`: no provider of that name is declared; declare one under `providers` and set `model`"
+            "model `{shown}`: its provider is not declared; declare it under `providers` and set `model`"
         );
-        import.found(Kind::Left, place, text);
+        import.report(ReportKind::Left, place, text);
         None
     }
 }
 
-/// Reads another installation.
+/// Reads an installation.
 ///
 /// # Errors
-/// When it is not what it was said to be; what is wrong with single agents is a finding.
-pub fn read(format: Format, path: &Path, here: &Here) -> Result<Import> {
+/// When it does not have the stated format. Problems with single agents are report entries.
+pub fn read(format: Format, path: &Path, here: &TargetHouse) -> Result<Import> {
     let mut import = Import::default();
     let mut names = Names::new(here.taken.clone());
     let open = |path: &Path| Source::open(path);
     match format {
         Format::Bundle => bundle::read(&open(path)?, here, &mut names, &mut import)?,
         Format::Fireclaw => fireclaw::read(path, here, &mut names, &mut import)?,
-        Format::Env => variables::read(path, here, &mut names, &mut import)?,
+        Format::Env => env_file::read(path, here, &mut names, &mut import)?,
         Format::Openclaw => openclaw::read(&open(path)?, here, &mut names, &mut import)?,
         Format::Hermes => hermes::read(&open(path)?, here, &mut names, &mut import)?,
         Format::Paperclip => paperclip::read(&open(path)?, here, &mut names, &mut import)?,
     }
-    names::chart(&mut import);
+    names::remove_reporting_cycles(&mut import);
     import.findings.sort();
     import.findings.dedup();
     Ok(import)

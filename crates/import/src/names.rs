@@ -1,17 +1,17 @@
-//! Names of somewhere else become names of this house: plain, short, and each of one agent alone (S1-04, S1-06).
+//! Converts names of other installations to valid, unique names of this house (S1-04, S1-06).
 
-use crate::{Import, Kind};
+use crate::{Import, ReportKind};
 use abbey_model::Slug;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names that are given.
+/// Names in use, and names assigned during an import.
 #[derive(Debug)]
 pub(crate) struct Names {
     taken: BTreeSet<Slug>,
     given: BTreeMap<String, Slug>,
 }
 
-/// As much of a text as can be a name.
+/// The part of a text that is valid in a name.
 fn plain(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars().flat_map(char::to_lowercase) {
@@ -32,7 +32,7 @@ fn plain(text: &str) -> String {
     }
 }
 
-/// A text that people read, on one line and not too long.
+/// A text for people, on one line and shortened.
 pub(crate) fn shown(text: &str) -> String {
     let one: String = text
         .chars()
@@ -54,35 +54,35 @@ impl Names {
         }
     }
 
-    /// A name for what is called so there; another than that is told.
-    pub(crate) fn give(&mut self, import: &mut Import, was: &str, wanted: Option<&Slug>) -> Slug {
+    /// Assigns a name, and reports a changed one.
+    pub(crate) fn assign(&mut self, import: &mut Import, was: &str, wanted: Option<&Slug>) -> Slug {
         let base = wanted.map_or_else(|| plain(was), ToString::to_string);
         let numbered = (2u32..).map(|n| format!("{base}-{n}"));
         let free = std::iter::once(base.clone())
             .chain(numbered)
             .filter_map(|name| name.parse::<Slug>().ok())
             .find(|slug| !self.taken.contains(slug));
-        // A base that is no name even with a number would be one of the house's own making.
-        let slug = free.unwrap_or_else(|| unnamed(&self.taken));
+        // A base that is not valid even with a number is replaced.
+        let slug = free.unwrap_or_else(|| first_free_name(&self.taken));
         self.taken.insert(slug.clone());
         self.given.insert(was.to_owned(), slug.clone());
         if slug.as_str() != was {
-            import.found(
-                Kind::Changed,
+            import.report(
+                ReportKind::Changed,
                 shown(was),
-                format!("it is called `{slug}` here"),
+                format!("renamed to `{slug}`"),
             );
         }
         slug
     }
 
-    /// What was given to a name of there.
-    pub(crate) fn of(&self, was: &str) -> Option<Slug> {
+    /// Name that was assigned for a name of the imported installation.
+    pub(crate) fn assigned(&self, was: &str) -> Option<Slug> {
         self.given.get(was).cloned()
     }
 }
 
-fn unnamed(taken: &BTreeSet<Slug>) -> Slug {
+fn first_free_name(taken: &BTreeSet<Slug>) -> Slug {
     let mut n = 1u64;
     loop {
         if let Ok(slug) = format!("agent-{n}").parse::<Slug>()
@@ -94,8 +94,8 @@ fn unnamed(taken: &BTreeSet<Slug>) -> Slug {
     }
 }
 
-/// Takes out of the chart what would go in a circle, or leads to nobody, and puts everybody behind whom they report to.
-pub(crate) fn chart(import: &mut Import) {
+/// Removes reporting lines that form a cycle.
+pub(crate) fn remove_reporting_cycles(import: &mut Import) {
     let all: BTreeMap<Slug, Option<Slug>> = import
         .agents
         .iter()
@@ -119,12 +119,12 @@ pub(crate) fn chart(import: &mut Import) {
         {
             told.push((
                 agent.was.clone(),
-                format!("that it reports to `{above}`, as that goes in a circle"),
+                format!("reporting to `{above}` would be a cycle"),
             ));
         }
     }
     for (place, text) in told {
-        import.found(Kind::Left, shown(&place), text);
+        import.report(ReportKind::Left, shown(&place), text);
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
     fn hostile_names_become_plain_ones() {
         let mut import = Import::default();
         let mut names = Names::new(["taken".parse().unwrap()].into());
-        let mut give = |was: &str| names.give(&mut import, was, None).to_string();
+        let mut give = |was: &str| names.assign(&mut import, was, None).to_string();
         assert_eq!(give("Taken"), "taken-2");
         assert_eq!(give("../../etc/passwd"), "etc-passwd");
         assert_eq!(give("$(rm -rf /)"), "rm-rf");

@@ -1,56 +1,53 @@
 //! The directory of an OpenClaw instance. Source: its configuration reference, `agents.entries`, and, of versions
 //! before, `agents.list` and `cron/jobs.json` (read 2026-11).
 
+use crate::imported_agent::{ImportedAgent, ScheduleTime};
 use crate::names::{Names, shown};
-use crate::newcomer::{Newcomer, When};
 use crate::source::Source;
-use crate::{Error, Here, Import, Kind, Result, bundle};
+use crate::{Error, Import, ReportKind, Result, TargetHouse, bundle};
 use serde_json::Value;
 
-/// Parts of the configuration that have no place here.
+/// Parts of the configuration that are not imported, and why.
 const LEFT: [(&str, &str); 9] = [
-    ("gateway", "the house has its own doors"),
+    ("gateway", "the house has its own APIs"),
     (
         "bindings",
-        "who answers on a channel is said where the channel is set up",
+        "routing of messages is configured with each channel",
     ),
     (
         "multiAgent",
-        "who answers on a channel is said where the channel is set up",
+        "routing of messages is configured with each channel",
     ),
     (
         "messages",
-        "how messages are handled is said where channels are set up",
+        "handling of messages is configured with each channel",
     ),
     (
         "tools",
-        "what agents may do is said in `tools`, and nothing is allowed by coming along",
+        "permissions are declared in `tools`, and none are imported",
     ),
-    ("plugins", "tool servers are services"),
-    ("mcp", "tool servers are services"),
-    (
-        "hooks",
-        "who may tell the house something is said in `hooks`",
-    ),
+    ("plugins", "tool servers are declared under `services`"),
+    ("mcp", "tool servers are declared under `services`"),
+    ("hooks", "incoming webhooks are declared under `hooks`"),
     (
         "models",
-        "models are said in `providers`, with their prices",
+        "models are declared under `providers`, with their prices",
     ),
 ];
 
 pub(crate) fn read(
     source: &Source,
-    here: &Here,
+    here: &TargetHouse,
     names: &mut Names,
     import: &mut Import,
 ) -> Result<()> {
-    let not_one = |why: String| Error::NotOne {
+    let wrong_format = |why: String| Error::WrongFormat {
         path: source.path.clone(),
         what: "directory of an OpenClaw instance",
         why,
     };
     let text = source.text("openclaw.json");
-    let text = text.ok_or_else(|| not_one("`openclaw.json` is not there".to_owned()))?;
+    let text = text.ok_or_else(|| wrong_format("`openclaw.json` is missing".to_owned()))?;
     let config: Value = json5::from_str(&text).map_err(|e| {
         // Its message may quote the text, and so a secret.
         let place = e.to_string();
@@ -58,7 +55,7 @@ pub(crate) fn read(
             .split("-->")
             .nth(1)
             .map_or("", |p| p.lines().next().unwrap_or("").trim());
-        not_one(format!("`openclaw.json` is no JSON5 {place}"))
+        wrong_format(format!("`openclaw.json` is not valid JSON5 {place}"))
     })?;
     let defaults = &config["agents"]["defaults"];
     let mut rows: Vec<(String, Value)> = Vec::new();
@@ -75,8 +72,8 @@ pub(crate) fn read(
     let single = rows.len() == 1;
     for (id, row) in &rows {
         let wanted = here.named.as_ref().filter(|_| single);
-        let slug = names.give(import, id, wanted);
-        let mut agent = Newcomer::new(slug, id);
+        let slug = names.assign(import, id, wanted);
+        let mut agent = ImportedAgent::new(slug, id);
         let place = format!("openclaw.json: agent {}", shown(id));
         let named = row["identity"]["name"].as_str().or(row["name"].as_str());
         agent.name = named.map(shown);
@@ -91,7 +88,7 @@ pub(crate) fn read(
         };
         let more = from["fallbacks"].as_array();
         if more.is_some_and(|m| !m.is_empty()) {
-            import.found(Kind::Left, &place, "the models that stand in for another");
+            import.report(ReportKind::Left, &place, "fallback models");
         }
         let every = row["heartbeat"]["every"]
             .as_str()
@@ -99,13 +96,13 @@ pub(crate) fn read(
         agent.wake = every.and_then(seconds).filter(|s| *s >= 30);
         match directory(source, id, row, defaults, single) {
             Some(dir) => {
-                agent.charter = source.clean(import, &format!("{dir}/SOUL.md"));
+                agent.charter = source.agent_text(import, &format!("{dir}/SOUL.md"));
                 bundle::workspace(source, import, &dir, &mut agent);
             }
-            None => import.found(
-                Kind::Left,
+            None => import.report(
+                ReportKind::Left,
                 &place,
-                "its workspace: it is not below this directory; import it as a `bundle`",
+                "its workspace is not in this directory; import it as a `bundle`",
             ),
         }
         for key in [
@@ -118,10 +115,9 @@ pub(crate) fn read(
             "groupChat",
         ] {
             if !row[key].is_null() {
-                let text = format!(
-                    "`{key}`: what an agent may do, and where it runs, is said in the manifest"
-                );
-                import.found(Kind::Left, &place, text);
+                let text =
+                    format!("`{key}`: permissions and isolation are declared in the manifest");
+                import.report(ReportKind::Left, &place, text);
             }
         }
         import.agents.push(agent);
@@ -131,33 +127,33 @@ pub(crate) fn read(
         for (name, channel) in channels {
             let place = format!("openclaw.json: channel {}", shown(name));
             if has_secret(channel) {
-                import.found(Kind::Secret, &place, "its token stands in the configuration; take it out when the channel has moved, and make a new one");
+                import.report(ReportKind::Secret, &place, "its token is in the configuration file: remove it there once the channel has moved, and create a new one");
             }
-            import.found(Kind::Left, place, "channels are set up anew");
+            import.report(ReportKind::Left, place, "channels are not imported");
         }
     }
     if has_secret(&config["gateway"]) {
-        import.found(
-            Kind::Secret,
+        import.report(
+            ReportKind::Secret,
             "openclaw.json: gateway",
-            "its token stands in the configuration; nothing here needs it",
+            "its token is in the configuration file, and nothing in the house needs it",
         );
     }
     for (key, why) in LEFT {
         if !config[key].is_null() {
-            import.found(Kind::Left, format!("openclaw.json: {key}"), why);
+            import.report(ReportKind::Left, format!("openclaw.json: {key}"), why);
         }
     }
     for dir in ["sessions", "agents"] {
         if source.is_dir(dir) {
-            import.found(Kind::Left, dir, "conversations stay where they are; what is to be remembered belongs in `MEMORY.md`");
+            import.report(ReportKind::Left, dir, "conversations are not imported; copy what the agent should remember to `MEMORY.md`");
         }
     }
-    source.secrets(import);
+    source.report_secrets(import);
     Ok(())
 }
 
-/// Whether a part of the configuration holds what nobody should read.
+/// Whether a part of the configuration holds a secret.
 fn has_secret(value: &Value) -> bool {
     match value {
         Value::Object(map) => map.iter().any(|(key, value)| {
@@ -176,7 +172,7 @@ fn has_secret(value: &Value) -> bool {
     }
 }
 
-/// Where the workspace of an agent is, below the instance.
+/// Directory of an agent's workspace, below the instance.
 fn directory(
     source: &Source,
     id: &str,
@@ -185,7 +181,7 @@ fn directory(
     single: bool,
 ) -> Option<String> {
     let said = row["workspace"].as_str().or(defaults["workspace"].as_str());
-    // Wherever it lay, its last part is where it is looked for here.
+    // Only the last part of its path counts, as the instance may have been moved.
     let last = said.and_then(|s| s.trim_end_matches('/').rsplit('/').next());
     let usual = [format!("workspace-{id}"), "workspace".to_owned()];
     let own = usual
@@ -211,54 +207,56 @@ fn seconds(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
-/// Jobs of versions that kept them in a file; newer ones keep them in a database of their own.
+/// Imports the jobs of versions that kept them in a file; newer versions keep them in a database.
 fn jobs(source: &Source, names: &Names, import: &mut Import) {
     let file = ["cron/jobs.json", "cron/jobs.json.migrated"]
         .into_iter()
         .find_map(|f| Some((f, source.text(f)?)));
     let Some((file, text)) = file else {
         if source.is_dir("cron") {
-            import.found(Kind::Left, "cron", "its jobs are in a database of its own; `openclaw automations list` shows them, `abbey schedule add` takes them");
+            import.report(ReportKind::Left, "cron", "its jobs are in a database: `openclaw automations list` shows them; add them with `abbey schedule add`");
         }
         return;
     };
     let Ok(value) = serde_json::from_str::<Value>(&text) else {
-        import.found(Kind::Left, file, "it is no JSON");
+        import.report(ReportKind::Left, file, "not valid JSON");
         return;
     };
     for job in value["jobs"].as_array().into_iter().flatten() {
         let name = job["name"].as_str().or(job["id"].as_str()).unwrap_or("job");
         let place = format!("{file}: {}", shown(name));
         if job["enabled"] == false {
-            import.found(Kind::Left, place, "it is switched off");
+            import.report(ReportKind::Left, place, "disabled");
             continue;
         }
         let when = &job["schedule"];
         let when = match when["kind"].as_str() {
             Some("cron") => when["expr"]
                 .as_str()
-                .map(|e| When::Cron(shown(e), when["tz"].as_str().map(shown))),
+                .map(|e| ScheduleTime::Cron(shown(e), when["tz"].as_str().map(shown))),
             Some("every") => when["everyMs"]
                 .as_u64()
-                .map(|ms| When::Every((ms / 1000).max(1))),
-            Some("at") => when["at"].as_str().map(|at| When::At(shown(at))),
+                .map(|ms| ScheduleTime::Every((ms / 1000).max(1))),
+            Some("at") => when["at"].as_str().map(|at| ScheduleTime::At(shown(at))),
             _ => None,
         };
         let task = job["payload"]["message"]
             .as_str()
             .or(job["payload"]["text"].as_str());
         let agent = job["agentId"].as_str().unwrap_or("main");
-        let slug = names.of(agent);
+        let slug = names.assigned(agent);
         let found = import
             .agents
             .iter_mut()
             .find(|a| Some(&a.slug) == slug.as_ref());
         match (when, task, found) {
-            (Some(when), Some(task), Some(agent)) => agent.plan(name, when, task.to_owned()),
-            _ => import.found(
-                Kind::Left,
+            (Some(when), Some(task), Some(agent)) => {
+                agent.add_schedule(name, when, task.to_owned())
+            }
+            _ => import.report(
+                ReportKind::Left,
                 place,
-                "its time, its work or its agent is not known",
+                "its schedule, task or agent is missing",
             ),
         }
     }

@@ -1,17 +1,17 @@
 //! A company that Paperclip exported: Markdown with front matter, and `.paperclip.yaml` beside it. Source: the package
 //! format `agentcompanies/v1` and the extension `paperclip/v1`, as its server 2026.8 writes them (read 2026-11).
 
+use crate::imported_agent::{ImportedAgent, ScheduleTime};
 use crate::names::{Names, shown};
-use crate::newcomer::{Newcomer, When};
-use crate::source::{Source, TEXT_MAX, cleaned};
-use crate::{Error, Here, Import, Kind, Result, Work};
+use crate::source::{Source, TEXT_MAX, redact_secrets};
+use crate::{Error, Import, ImportedTask, ReportKind, Result, TargetHouse};
 use serde_json::Value;
 
-/// Skills that the house has by the same name.
-const STATES_OVER: [&str; 3] = ["done", "cancelled", "archived"];
+/// States of tasks that are not imported.
+const FINAL_STATES: [&str; 3] = ["done", "cancelled", "archived"];
 
 /// Front matter and what follows it.
-fn parts(text: &str) -> (Value, &str) {
+fn split_front_matter(text: &str) -> (Value, &str) {
     let split = text
         .strip_prefix("---\n")
         .and_then(|rest| rest.split_once("\n---"));
@@ -24,15 +24,15 @@ fn parts(text: &str) -> (Value, &str) {
 
 pub(crate) fn read(
     source: &Source,
-    here: &Here,
+    here: &TargetHouse,
     names: &mut Names,
     import: &mut Import,
 ) -> Result<()> {
     if source.text("COMPANY.md").is_none() {
-        return Err(Error::NotOne {
+        return Err(Error::WrongFormat {
             path: source.path.clone(),
             what: "company export of Paperclip",
-            why: "`COMPANY.md` is not there; unpack an archive first".to_owned(),
+            why: "`COMPANY.md` is missing; unpack an archive first".to_owned(),
         });
     }
     let extension = [".paperclip.yaml", ".paperclip.yml"]
@@ -50,18 +50,18 @@ pub(crate) fn read(
         let Some((text, file)) = entry else {
             continue;
         };
-        let (front, body) = parts(&text);
+        let (front, body) = split_front_matter(&text);
         let told = &extension["agents"][was.as_str()];
-        let slug = names.give(import, &was, None);
-        let mut agent = Newcomer::new(slug, &was);
+        let slug = names.assign(import, &was, None);
+        let mut agent = ImportedAgent::new(slug, &was);
         agent.name = front["name"].as_str().map(shown);
         agent.role = front["title"].as_str().or(told["role"].as_str()).map(shown);
-        let body = cleaned(import, &file, body);
+        let body = redact_secrets(import, &file, body);
         if body.len() > TEXT_MAX {
-            import.found(
-                Kind::Left,
+            import.report(
+                ReportKind::Left,
                 &file,
-                format!("its instructions: more than {TEXT_MAX} bytes"),
+                format!("its instructions were not imported: more than {TEXT_MAX} bytes"),
             );
         } else if !body.is_empty() {
             agent.charter = Some(body);
@@ -75,65 +75,78 @@ pub(crate) fn read(
         }
         if let Some(kind) = adapter["type"].as_str() {
             let text = format!(
-                "its adapter `{}`: the agent is a native one; `runtime` says otherwise where the house has that",
+                "adapter `{}`: imported with the native runtime",
                 shown(kind)
             );
-            import.found(Kind::Left, format!(".paperclip.yaml: agent {was}"), text);
+            import.report(
+                ReportKind::Left,
+                format!(".paperclip.yaml: agent {was}"),
+                text,
+            );
         }
         if let Some(cents) = told["budgetMonthlyCents"].as_u64().filter(|c| *c > 0) {
             // A month of thirty days; a thousandth of a dollar is a tenth of a cent.
             let daily = (cents * 10).div_ceil(30);
             agent.milli_usd_per_day = Some(daily);
             let text = format!(
-                "its budget of {}.{:02} USD a month is {}.{:03} USD a day",
+                "monthly budget of {}.{:02} USD imported as {}.{:03} USD a day",
                 cents / 100,
                 cents % 100,
                 daily / 1000,
                 daily % 1000
             );
-            import.found(Kind::Changed, format!(".paperclip.yaml: agent {was}"), text);
+            import.report(
+                ReportKind::Changed,
+                format!(".paperclip.yaml: agent {was}"),
+                text,
+            );
         }
         if let Value::Object(inputs) = &told["inputs"]["env"] {
             for (name, input) in inputs {
                 let kind = match input["kind"].as_str() {
-                    Some("secret") => Kind::Secret,
-                    _ => Kind::Left,
+                    Some("secret") => ReportKind::Secret,
+                    _ => ReportKind::Left,
                 };
-                import.found(
+                import.report(
                     kind,
                     format!(".paperclip.yaml: agent {was}"),
-                    format!("it wants the variable `{}`", shown(name)),
+                    format!("needs the environment variable `{}`", shown(name)),
                 );
             }
         }
         let skills = front["skills"].as_array().into_iter().flatten();
         for skill in skills.filter_map(Value::as_str) {
             let text = format!(
-                "the skill `{}`: copy its directory into `skills/` of the house's home, then name it in `skills`",
+                "skill `{}`: copy its directory into `skills/` of the house's home, then list it in `skills`",
                 shown(skill)
             );
-            import.found(Kind::Left, &file, text);
+            import.report(ReportKind::Left, &file, text);
         }
         for key in ["permissions", "permissionGrants", "runtime", "metadata"] {
             if !told[key].is_null() {
-                import.found(
-                    Kind::Left,
+                import.report(
+                    ReportKind::Left,
                     format!(".paperclip.yaml: agent {was}"),
-                    format!("`{key}`: rights are said in the manifest, and none come along"),
+                    format!(
+                        "`{key}`: permissions are declared in the manifest, and none are imported"
+                    ),
                 );
             }
         }
         import.agents.push(agent);
     }
     for (at, to) in above {
-        match names.of(&to) {
+        match names.assigned(&to) {
             Some(slug) => import.agents[at].reports_to = Some(slug),
             None => {
                 let was = import.agents[at].was.clone();
-                import.found(
-                    Kind::Left,
+                import.report(
+                    ReportKind::Left,
                     format!("agents/{was}"),
-                    format!("that it reports to `{}`, who is not there", shown(&to)),
+                    format!(
+                        "reports to `{}`, which is not an agent of the export",
+                        shown(&to)
+                    ),
                 );
             }
         }
@@ -142,18 +155,18 @@ pub(crate) fn read(
     for (dir, why) in [
         (
             "projects",
-            "work has no projects here; what a project is about can be a shared document",
+            "there are no projects; describe it in a shared document",
         ),
-        ("images", "pictures"),
+        ("images", "images are not imported"),
     ] {
         for name in source.names(dir) {
-            import.found(Kind::Left, format!("{dir}/{}", shown(&name)), why);
+            import.report(ReportKind::Left, format!("{dir}/{}", shown(&name)), why);
         }
     }
     for name in source.names("skills") {
-        import.found(Kind::Left, format!("skills/{}", shown(&name)), "a skill becomes the house's when its directory is copied into `skills/` of its home; `abbey skill check` looks at it");
+        import.report(ReportKind::Left, format!("skills/{}", shown(&name)), "skills are not imported: copy its directory into `skills/` of the house's home, then run `abbey skill check`");
     }
-    source.secrets(import);
+    source.report_secrets(import);
     Ok(())
 }
 
@@ -163,14 +176,14 @@ fn tasks(source: &Source, extension: &Value, names: &Names, import: &mut Import)
         let Some(text) = source.text(&file) else {
             continue;
         };
-        let (front, body) = parts(&text);
+        let (front, body) = split_front_matter(&text);
         let title = front["name"]
             .as_str()
             .or(front["title"].as_str())
             .unwrap_or(&was);
         let assignee = front["assignee"].as_str();
-        let to = assignee.and_then(|a| names.of(a));
-        let body = cleaned(import, &file, body);
+        let to = assignee.and_then(|a| names.assigned(a));
+        let body = redact_secrets(import, &file, body);
         let text = match body.is_empty() {
             true => shown(title),
             false => format!("{}\n\n{body}", shown(title)),
@@ -178,19 +191,23 @@ fn tasks(source: &Source, extension: &Value, names: &Names, import: &mut Import)
         let routine = &extension["routines"][was.as_str()];
         let told = &extension["tasks"][was.as_str()];
         if front["recurring"] == true || !routine.is_null() {
-            routine_of(import, routine, (&was, title, &file), to.as_ref(), &text);
+            import_routine(import, routine, (&was, title, &file), to.as_ref(), &text);
             continue;
         }
         let state = told["status"].as_str().unwrap_or("todo");
-        if STATES_OVER.contains(&state) {
-            import.found(Kind::Left, file, format!("it is {}", shown(state)));
+        if FINAL_STATES.contains(&state) {
+            import.report(
+                ReportKind::Left,
+                file,
+                format!("its state is {}", shown(state)),
+            );
             continue;
         }
         if assignee.is_some() && to.is_none() {
-            import.found(
-                Kind::Changed,
+            import.report(
+                ReportKind::Changed,
                 &file,
-                "whoever was to do it is not there; the house finds somebody",
+                "its assignee is not an agent of the export; imported without an assignee",
             );
         }
         let priority = match told["priority"].as_str() {
@@ -199,7 +216,7 @@ fn tasks(source: &Source, extension: &Value, names: &Names, import: &mut Import)
             Some("low") => "P3",
             _ => "P2",
         };
-        import.tasks.push(Work {
+        import.tasks.push(ImportedTask {
             was: was.clone(),
             text,
             to,
@@ -207,14 +224,14 @@ fn tasks(source: &Source, extension: &Value, names: &Names, import: &mut Import)
         });
         for key in ["comments", "labels", "documents", "workProducts"] {
             if !told[key].is_null() {
-                import.found(Kind::Left, &file, format!("its {key}"));
+                import.report(ReportKind::Left, &file, format!("its {key}"));
             }
         }
     }
 }
 
-/// Work that comes again becomes schedules of whoever does it.
-fn routine_of(
+/// Imports a recurring task as schedules of its assignee.
+fn import_routine(
     import: &mut Import,
     routine: &Value,
     (was, title, file): (&str, &str, &str),
@@ -223,32 +240,36 @@ fn routine_of(
 ) {
     let status = routine["status"].as_str().unwrap_or("active");
     if status != "active" {
-        return import.found(Kind::Left, file, format!("it is {}", shown(status)));
+        return import.report(
+            ReportKind::Left,
+            file,
+            format!("its state is {}", shown(status)),
+        );
     }
     let mut planned = 0;
     for trigger in routine["triggers"].as_array().into_iter().flatten() {
         let cron = trigger["cronExpression"].as_str();
         let place = format!(".paperclip.yaml: routine {was}");
         if trigger["enabled"] == false {
-            import.found(Kind::Left, place, "a trigger of it is switched off");
+            import.report(ReportKind::Left, place, "a disabled trigger");
             continue;
         }
         let Some(cron) = cron.filter(|_| trigger["kind"] == "schedule") else {
-            import.found(
-                Kind::Left,
+            import.report(
+                ReportKind::Left,
                 place,
-                "a trigger of another kind; `hooks` and workflows take those",
+                "a trigger that is not a schedule; use `hooks` or workflows",
             );
             continue;
         };
         let agent = import.agents.iter_mut().find(|a| Some(&a.slug) == to);
         let Some(agent) = agent else {
-            import.found(Kind::Left, place, "nobody is named who does it");
+            import.report(ReportKind::Left, place, "no agent is assigned");
             continue;
         };
-        let when = When::Cron(shown(cron), trigger["timezone"].as_str().map(shown));
-        agent.plan(was, when, text.to_owned());
-        // What that tool does where nothing is said.
+        let when = ScheduleTime::Cron(shown(cron), trigger["timezone"].as_str().map(shown));
+        agent.add_schedule(was, when, text.to_owned());
+        // Default of Paperclip.
         let skips = routine["catchUpPolicy"]
             .as_str()
             .is_none_or(|p| p == "skip_missed");
@@ -258,10 +279,10 @@ fn routine_of(
         planned += 1;
     }
     if planned == 0 {
-        import.found(
-            Kind::Left,
+        import.report(
+            ReportKind::Left,
             file,
-            format!("`{}` comes again, and no time is said for it", shown(title)),
+            format!("`{}` is recurring, and has no schedule", shown(title)),
         );
     }
 }

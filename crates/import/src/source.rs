@@ -1,6 +1,6 @@
-//! Files of another installation: read only below the directory that was named, following no link, bounded, as text.
+//! Files of another installation: read only below the named directory, without following links, bounded, as text.
 
-use crate::{Error, Import, Kind, Result};
+use crate::{Error, Import, ReportKind, Result};
 use abbey_model::Redactor;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
 use std::fs::File;
@@ -8,11 +8,11 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// Largest file that is looked at, bytes.
+/// Largest file that is read, in bytes.
 const FILE_MAX: u64 = 4 << 20;
-/// Largest text that becomes an agent's, bytes.
+/// Largest text that is imported, in bytes.
 pub(crate) const TEXT_MAX: usize = 64 << 10;
-/// Files that hold secrets wherever they lie.
+/// Names of files that hold secrets, in any directory.
 const SECRETS: [&str; 8] = [
     ".env",
     ".discord-tokens.env",
@@ -23,15 +23,15 @@ const SECRETS: [&str; 8] = [
     "id_ed25519",
     ".netrc",
 ];
-/// Deepest directory, and most files, that are looked through for them.
+/// Deepest directory that is searched for secrets, and largest number of files.
 const DEPTH_MAX: usize = 6;
-const LOOK_MAX: usize = 5000;
+const FILES_MAX: usize = 5000;
 
-/// A directory.
+/// Directory of the imported installation.
 #[derive(Debug)]
 pub(crate) struct Source {
     root: OwnedFd,
-    /// As it was named.
+    /// Path as the operator named it.
     pub(crate) path: PathBuf,
 }
 
@@ -54,7 +54,7 @@ impl Source {
         })
     }
 
-    /// Opens something below; none where it is not there, or is a link.
+    /// Opens a path below the directory; none when it does not exist or leads through a link.
     fn below(&self, path: &str, last: OFlags) -> Option<OwnedFd> {
         let parts: Vec<&str> = path
             .split('/')
@@ -84,7 +84,7 @@ impl Source {
         }
     }
 
-    /// The text of a plain file; none where there is none.
+    /// Text of a regular file; none when there is none.
     pub(crate) fn text(&self, path: &str) -> Option<String> {
         let file = File::from(self.below(path, OFlags::empty())?);
         let plain = file
@@ -99,7 +99,7 @@ impl Source {
         self.below(path, OFlags::DIRECTORY).is_some()
     }
 
-    /// Names in a directory, sorted; empty where it is not there.
+    /// Names in a directory, sorted; empty when it does not exist.
     pub(crate) fn names(&self, path: &str) -> Vec<String> {
         let Some(dir) = self.below(path, OFlags::DIRECTORY) else {
             return Vec::new();
@@ -111,27 +111,27 @@ impl Source {
         names
     }
 
-    /// The text of a file for an agent: bounded, and without what looks like a secret, which is told.
-    pub(crate) fn clean(&self, import: &mut Import, path: &str) -> Option<String> {
+    /// Text of a file for an agent: bounded, with secrets redacted and reported.
+    pub(crate) fn agent_text(&self, import: &mut Import, path: &str) -> Option<String> {
         let text = self.text(path)?;
         if text.trim().is_empty() {
             return None;
         }
-        let text = cleaned(import, path, &text);
+        let text = redact_secrets(import, path, &text);
         if text.len() > TEXT_MAX {
             let why = format!(
-                "it has {} bytes, and at most {TEXT_MAX} become an agent's",
+                "not imported: it has {} bytes, the limit is {TEXT_MAX}",
                 text.len()
             );
-            import.found(Kind::Left, path, why);
+            import.report(ReportKind::Left, path, why);
             return None;
         }
         Some(text)
     }
 
-    /// Tells of files that hold secrets, and of documents in which some stand, everywhere below.
-    pub(crate) fn secrets(&self, import: &mut Import) {
-        let mut left = LOOK_MAX;
+    /// Reports files that hold secrets, and documents that contain some, everywhere below.
+    pub(crate) fn report_secrets(&self, import: &mut Import) {
+        let mut left = FILES_MAX;
         let mut waits = vec![(String::new(), 0)];
         while let Some((dir, depth)) = waits.pop() {
             for name in self.names(&dir) {
@@ -141,10 +141,10 @@ impl Source {
                 };
                 left = left.saturating_sub(1);
                 if left == 0 {
-                    import.found(
-                        Kind::Left,
+                    import.report(
+                        ReportKind::Left,
                         &dir,
-                        "not every file was looked through for secrets: there are too many",
+                        "too many files: not all of them were checked for secrets",
                     );
                     return;
                 }
@@ -159,20 +159,20 @@ impl Source {
                 let holds =
                     SECRETS.contains(&name.as_str()) || dir.split('/').any(|d| d == "credentials");
                 if holds {
-                    import.found(Kind::Secret, &path, "it holds credentials and stays there; give its agent what it needs by reference, then take the file away");
+                    import.report(ReportKind::Secret, &path, "holds credentials, which are not imported: reference what the agent needs in the manifest, then delete the file");
                     continue;
                 }
                 let document = name.ends_with(".md") || name.ends_with(".txt");
                 if let Some(text) = document.then(|| self.text(&path)).flatten() {
-                    let _told = cleaned(import, &path, &text);
+                    let _told = redact_secrets(import, &path, &text);
                 }
             }
         }
     }
 }
 
-/// A text without what looks like a secret; each line that had one is told.
-pub(crate) fn cleaned(import: &mut Import, path: &str, text: &str) -> String {
+/// Redacts what looks like a secret, and reports each line that had one.
+pub(crate) fn redact_secrets(import: &mut Import, path: &str, text: &str) -> String {
     let redactor = Redactor::new([]);
     let clean = redactor.clean(text).into_owned();
     if clean != text {
@@ -182,12 +182,16 @@ pub(crate) fn cleaned(import: &mut Import, path: &str, text: &str) -> String {
             true => path.to_owned(),
             false => format!("{path}:{}", lines.join(",")),
         };
-        import.found(Kind::Secret, place, "what looks like a credential stands in it; it is taken out on the way, and should be revoked");
+        import.report(
+            ReportKind::Secret,
+            place,
+            "contains what looks like a credential: it is redacted in the copy; revoke it",
+        );
     }
     clean
 }
 
-/// Whether something is a plain file, for a path that a person named.
+/// Whether a path that the operator named is a regular file.
 pub(crate) fn is_file(path: &Path) -> bool {
     let stat = rustix::fs::statat(CWD, path, rustix::fs::AtFlags::empty());
     stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile)

@@ -1,7 +1,7 @@
-//! Every importer on a realistic fixture; and on what hostile people write (S5-01, S5-08, S1-15, S3-13).
-#![allow(clippy::unwrap_used, reason = "a test tells by failing")]
+//! Every importer on a realistic fixture, and on hostile input (S5-01, S5-08, S1-15, S3-13).
+#![allow(clippy::unwrap_used, reason = "a test reports by failing")]
 
-use abbey_import::{Format, Here, Import, Kind, read};
+use abbey_import::{Format, Import, ReportKind, TargetHouse, read};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,15 +12,15 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn here() -> Here {
-    Here {
+fn here() -> TargetHouse {
+    TargetHouse {
         taken: ["scribe".parse().unwrap()].into(),
         providers: ["cloud", "local"].map(|p| p.parse().unwrap()).into(),
         named: None,
     }
 }
 
-fn told(import: &Import) -> String {
+fn as_text(import: &Import) -> String {
     let mut text = String::new();
     for agent in &import.agents {
         let _to_a_string = writeln!(text, "{}", agent.lines().join("\n"));
@@ -59,37 +59,37 @@ fn imported(format: Format, name: &str) -> Import {
 }
 
 #[test]
-fn agents_of_microvms() {
-    insta::assert_snapshot!(told(&imported(Format::Fireclaw, "fireclaw")));
-    // The file itself is as good as its directory.
+fn a_fireclaw_host() {
+    insta::assert_snapshot!(as_text(&imported(Format::Fireclaw, "fireclaw")));
+    // The path of the file is accepted as well as its directory.
     let file = imported(Format::Fireclaw, "fireclaw/agents.json");
     assert_eq!(file.agents.len(), 2);
 }
 
 #[test]
-fn variables_of_an_agent() {
-    insta::assert_snapshot!(told(&imported(Format::Env, "env")));
+fn an_env_file() {
+    insta::assert_snapshot!(as_text(&imported(Format::Env, "env")));
 }
 
 #[test]
 fn an_openclaw_instance() {
-    insta::assert_snapshot!(told(&imported(Format::Openclaw, "openclaw")));
+    insta::assert_snapshot!(as_text(&imported(Format::Openclaw, "openclaw")));
 }
 
 #[test]
 fn a_hermes_home() {
-    insta::assert_snapshot!(told(&imported(Format::Hermes, "hermes")));
+    insta::assert_snapshot!(as_text(&imported(Format::Hermes, "hermes")));
 }
 
 #[test]
 fn a_paperclip_company() {
-    insta::assert_snapshot!(told(&imported(Format::Paperclip, "paperclip")));
+    insta::assert_snapshot!(as_text(&imported(Format::Paperclip, "paperclip")));
 }
 
 #[test]
-fn a_bundle_and_what_is_none() {
+fn a_bundle_and_directories_that_are_not() {
     let import = imported(Format::Bundle, "openclaw/workspace");
-    insta::assert_snapshot!(told(&import));
+    insta::assert_snapshot!(as_text(&import));
     for (format, name) in [
         (Format::Bundle, "paperclip"),
         (Format::Fireclaw, "hermes"),
@@ -112,7 +112,7 @@ fn secret() -> String {
 }
 
 #[test]
-fn secrets_are_told_and_taken_out_and_never_shown() {
+fn secrets_are_reported_and_redacted_and_never_shown() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     fs::create_dir_all(root.join("workspace/memory")).unwrap();
@@ -134,7 +134,7 @@ fn secrets_are_told_and_taken_out_and_never_shown() {
     fs::write(root.join("credentials/telegram.json"), secret()).unwrap();
     fs::write(root.join(".env"), format!("KEY={}", secret())).unwrap();
     let import = read(Format::Openclaw, root, &here()).unwrap();
-    let text = told(&import);
+    let text = as_text(&import);
     assert!(
         !text.contains(&secret()) && text.contains("the key is [redacted]"),
         "{text}"
@@ -142,7 +142,7 @@ fn secrets_are_told_and_taken_out_and_never_shown() {
     let places: Vec<&str> = import
         .findings
         .iter()
-        .filter(|f| f.kind == Kind::Secret)
+        .filter(|f| f.kind == ReportKind::Secret)
         .map(|f| f.place.as_str())
         .collect();
     for place in [
@@ -153,7 +153,7 @@ fn secrets_are_told_and_taken_out_and_never_shown() {
     ] {
         assert!(places.contains(&place), "{place}: {places:?}");
     }
-    // Also where it stands in what is not understood.
+    // Nor in errors about files that cannot be parsed.
     fs::write(
         root.join("openclaw.json"),
         format!("{{ a: '{}' b }}", secret()),
@@ -173,7 +173,7 @@ fn secrets_are_told_and_taken_out_and_never_shown() {
 }
 
 #[test]
-fn hostile_names_links_and_circles_lead_nowhere() {
+fn hostile_names_links_and_reporting_cycles_are_neutralized() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     fs::write(root.join("outside.md"), "not theirs").unwrap();
@@ -188,7 +188,7 @@ fn hostile_names_links_and_circles_lead_nowhere() {
         .unwrap();
     fs::write(company.join("COMPANY.md"), "---\nname: c\n---\n").unwrap();
     let import = read(Format::Paperclip, &company, &here()).unwrap();
-    let text = told(&import);
+    let text = as_text(&import);
     assert!(
         !text.contains("not theirs") && import.agents.len() == 3,
         "{text}"
@@ -202,7 +202,7 @@ fn hostile_names_links_and_circles_lead_nowhere() {
             <= 1,
         "no circle is left: {text}"
     );
-    assert_eq!(text.matches("goes in a circle").count(), 3, "{text}");
+    assert_eq!(text.matches("would be a cycle").count(), 3, "{text}");
     // Whatever they are called, the lines are an entry and nothing else.
     for agent in &import.agents {
         let lines = agent.lines();

@@ -1,41 +1,41 @@
-//! Whom an agent may give work to, as data.
+//! Which agents an agent may delegate to, and who receives a result.
 
-use crate::Slug;
+use crate::{ChannelAddress, Slug};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-/// Declared rights to delegate; nobody by default.
+/// Set of agents to which an agent may delegate; empty by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Authority {
-    /// Everybody but the excepted.
+    /// Every agent but those in `except`.
     pub all: bool,
-    /// By name.
+    /// Agents by name.
     pub names: BTreeSet<Slug>,
-    /// Not these, whatever else is said.
+    /// Agents that are excluded, whatever else is listed.
     pub except: BTreeSet<Slug>,
 }
 
 impl Authority {
-    /// Whether the right reaches an agent.
-    pub fn reaches(&self, to: &Slug) -> bool {
+    /// Whether it includes an agent.
+    pub fn includes(&self, to: &Slug) -> bool {
         (self.all || self.names.contains(to)) && !self.except.contains(to)
     }
 
-    /// Whether there is any right at all.
+    /// Whether it includes no agent.
     pub fn is_none(&self) -> bool {
         !self.all && self.names.is_empty()
     }
 
-    /// Adds one word: `all`, a name, or `-NAME` for all but that one.
+    /// Adds one word: `all`, `none`, a name, or `-NAME` to exclude an agent.
     ///
     /// # Errors
     /// What is wrong with the word.
     pub fn add(&mut self, word: &str) -> Result<(), String> {
         let slug = |text: &str| {
             text.parse::<Slug>()
-                .map_err(|e| format!("`{text}` is no agent: {e}"))
+                .map_err(|e| format!("`{text}` is not the name of an agent: {e}"))
         };
         match word.strip_prefix('-') {
             Some(name) => drop(self.except.insert(slug(name)?)),
@@ -70,41 +70,45 @@ impl fmt::Display for Authority {
     }
 }
 
-/// What one edge of delegation is narrowed to.
+/// Limits of what one agent may delegate to another.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Grant {
-    /// Most tokens of one piece of work.
+    /// Token budget of one subtask; that of the parent when absent.
     pub tokens: Option<u64>,
-    /// Skills that such work may use; any when empty.
+    /// Skills that the subtask may use; any when empty.
     pub skills: BTreeSet<String>,
 }
 
-/// Grants by the one who gets the work.
+/// Grants, by the agent that receives the subtask.
 pub type Grants = BTreeMap<Slug, Grant>;
 
-/// Who gets the result of a piece of work, by type: never a bare name or number (S3-36).
+/// Recipient of a result, by type: never a bare name or number (S3-36).
+///
+/// **Shape:** `kept`, `agent:NAME`, `channel:NAME`, `channel:NAME/PLACE`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(tag = "to", content = "name", rename_all = "snake_case")]
 pub enum Recipient {
-    /// Nobody: it is kept with the work.
+    /// Nobody: the result is kept with its task.
     #[default]
     Kept,
     /// An agent, as a message.
     Agent(Slug),
-    /// Where a hook's delivery came from; only the house names it.
+    /// People, by a channel.
+    Channel(ChannelAddress),
+    /// Issue or pull request that a hook delivered; set only by the control plane.
     Hook(HookOrigin),
 }
 
-/// An issue or a pull request of a forge, as a hook told of it.
+/// Issue or pull request of a forge, as a hook delivered it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookOrigin {
-    /// The hook.
+    /// Hook, by its name in the manifest.
     pub hook: Slug,
     /// `owner/repository`.
     pub repository: String,
     /// Number of the issue or pull request.
     pub number: u64,
-    /// The commit of a pull request.
+    /// Head commit of a pull request.
     pub commit: Option<String>,
 }
 
@@ -116,9 +120,10 @@ impl FromStr for Recipient {
             Some(("agent", name)) => name
                 .parse()
                 .map(Recipient::Agent)
-                .map_err(|e| format!("`{name}` is no agent: {e}")),
+                .map_err(|e| format!("`{name}` is not the name of an agent: {e}")),
+            Some(("channel", address)) => address.parse().map(Recipient::Channel),
             _ => Err(format!(
-                "`{text}` is no recipient: say `agent:NAME`, or `kept` to leave the result with its task"
+                "`{text}` is not a recipient; one of: agent:NAME, channel:NAME, kept (the result stays with its task)"
             )),
         }
     }
@@ -129,6 +134,7 @@ impl fmt::Display for Recipient {
         match self {
             Recipient::Kept => f.write_str("kept"),
             Recipient::Agent(name) => write!(f, "agent:{name}"),
+            Recipient::Channel(address) => write!(f, "channel:{address}"),
             Recipient::Hook(HookOrigin {
                 hook,
                 repository,
@@ -145,16 +151,23 @@ mod tests {
 
     #[test]
     fn recipients_have_a_type() {
-        for text in ["kept", "agent:atlas"] {
+        for text in ["kept", "agent:atlas", "channel:ops", "channel:ops/7"] {
             assert_eq!(text.parse::<Recipient>().unwrap().to_string(), text);
         }
-        for text in ["atlas", "1234567890", "agent:", "#ops", "agent:No Such"] {
+        for text in [
+            "atlas",
+            "1234567890",
+            "agent:",
+            "#ops",
+            "agent:No Such",
+            "channel:",
+        ] {
             assert!(text.parse::<Recipient>().is_err(), "{text}");
         }
     }
 
     #[test]
-    fn rights_say_what_they_said() {
+    fn authorities_keep_their_text_form() {
         for text in ["none", "all", "all -manager", "a b"] {
             assert_eq!(text.parse::<Authority>().unwrap().to_string(), text);
         }

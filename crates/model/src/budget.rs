@@ -1,12 +1,12 @@
-//! Nouns of the ledger.
+//! Nouns of budgets and the ledger.
 
-use crate::words::words;
+use crate::words::{text_form, words};
 use crate::{NanoUsd, RunId, Slug, TaskId, Tokens};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What a budget belongs to; a call is held against every scope that encloses it.
+/// What a budget belongs to. A call is reserved in every scope that encloses it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// The whole house.
@@ -33,7 +33,9 @@ impl fmt::Display for Scope {
 impl FromStr for Scope {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is not a budget scope");
+        let bad = || {
+            format!("`{text}` is not a budget scope; one of: house, agent:NAME, task:ID, run:ID")
+        };
         match text.split_once(':') {
             None if text == "house" => Ok(Scope::House),
             Some(("agent", rest)) => rest.parse().map(Scope::Agent).map_err(|_| bad()),
@@ -44,18 +46,7 @@ impl FromStr for Scope {
     }
 }
 
-impl Serialize for Scope {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-impl<'de> Deserialize<'de> for Scope {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
+text_form!(Scope);
 
 words! {
     /// What a budget counts.
@@ -97,7 +88,7 @@ words! {
 
 /// A bundle of amounts, one for each metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Amounts {
+pub struct BudgetAmounts {
     /// Tokens of all classes.
     #[serde(default)]
     pub tokens: Tokens,
@@ -112,7 +103,7 @@ pub struct Amounts {
     pub seconds: u64,
 }
 
-impl Amounts {
+impl BudgetAmounts {
     /// The amount of one metric.
     pub const fn of(&self, metric: Metric) -> u64 {
         match metric {

@@ -1,246 +1,109 @@
-//! Nouns of cells: kinds, limits, incarnations and how they end.
+//! Nouns of cells: kinds of isolation, limits, incarnations, and how they end.
 
-use crate::words::words;
+use crate::words::{text_form, words};
 use crate::{Bytes, Slug, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// Kind of isolation around an agent or service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CellKind {
-    /// Own processes, uid and limits, but no wall: shown as "not isolated" (S4-35).
-    Process,
-    /// Linux namespaces, seccomp and Landlock.
-    Sandbox,
-    /// A virtual machine.
-    Microvm,
-    /// Podman or Docker.
-    Container,
-    /// A FreeBSD jail.
-    Jail,
+words! {
+    /// Kind of isolation around an agent or service.
+    CellKind {
+        /// Its own processes, uid and limits, but no isolation; shown as "not isolated" (S4-35).
+        Process = "process",
+        /// Linux namespaces, seccomp and Landlock.
+        Sandbox = "sandbox",
+        /// A microVM.
+        Microvm = "microvm",
+        /// Podman or Docker.
+        Container = "container",
+        /// A FreeBSD jail.
+        Jail = "jail",
+    }
 }
 
 impl CellKind {
-    /// Every kind.
-    pub const ALL: [CellKind; 5] = [
-        CellKind::Process,
-        CellKind::Sandbox,
-        CellKind::Microvm,
-        CellKind::Container,
-        CellKind::Jail,
-    ];
-
-    /// Name in the manifest.
-    pub const fn name(self) -> &'static str {
-        match self {
-            CellKind::Process => "process",
-            CellKind::Sandbox => "sandbox",
-            CellKind::Microvm => "microvm",
-            CellKind::Container => "container",
-            CellKind::Jail => "jail",
-        }
-    }
-
-    /// Whether the kind is a boundary that an agent cannot look across.
+    /// Whether the kind isolates its processes from the host and from other cells.
     pub const fn isolates(self) -> bool {
         !matches!(self, CellKind::Process)
     }
 }
 
-impl fmt::Display for CellKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+words! {
+    /// Virtual machine monitor that runs a microVM.
+    #[derive(Default)]
+    Vmm {
+        /// QEMU with its machine type `microvm`, with KVM or by translation.
+        #[default]
+        Qemu = "qemu",
+        /// Firecracker, which needs KVM.
+        Firecracker = "firecracker",
     }
 }
 
-impl FromStr for CellKind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        CellKind::ALL
-            .into_iter()
-            .find(|k| k.name() == text)
-            .ok_or_else(|| format!("`{text}` is not a kind of cell"))
+words! {
+    /// Strictness of the system call filter.
+    #[derive(Default)]
+    Profile {
+        /// Memory is never writable and executable at once.
+        Strict = "strict",
+        /// Programs may generate code at run time, as Node and other engines do.
+        #[default]
+        Jit = "jit",
+        /// Programs may build a sandbox of their own inside the cell.
+        Nested = "nested",
     }
 }
 
-/// The program that runs a virtual machine.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Vmm {
-    /// QEMU's `microvm`, with KVM or by translation.
-    #[default]
-    Qemu,
-    /// Firecracker, which needs KVM.
-    Firecracker,
-}
-
-impl Vmm {
-    /// Every one.
-    pub const ALL: [Vmm; 2] = [Vmm::Qemu, Vmm::Firecracker];
-
-    /// Name in the manifest.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Vmm::Qemu => "qemu",
-            Vmm::Firecracker => "firecracker",
-        }
+words! {
+    /// Layer of isolation, as it is read back from inside a cell.
+    Layer {
+        /// User namespace: users of the cell have no identity outside.
+        User = "user",
+        /// Mount namespace.
+        Mounts = "mounts",
+        /// PID namespace.
+        Pids = "pids",
+        /// IPC namespace.
+        Ipc = "ipc",
+        /// UTS namespace: a host name of its own.
+        Uts = "uts",
+        /// Control group namespace.
+        Cgroup = "cgroup",
+        /// Network namespace.
+        Network = "network",
+        /// A read-only root file system of its own.
+        Root = "root",
+        /// No capability in any set.
+        Capabilities = "capabilities",
+        /// No program gains privileges by being executed (`no_new_privs`).
+        NoNewPrivs = "no_new_privs",
+        /// System calls are filtered by seccomp.
+        Seccomp = "seccomp",
+        /// Paths are restricted by Landlock.
+        Landlock = "landlock",
+        /// Memory, CPU time and processes are limited by a control group.
+        Limits = "limits",
     }
 }
 
-impl FromStr for Vmm {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut all = Vmm::ALL.into_iter();
-        all.find(|v| v.name() == text)
-            .ok_or_else(|| format!("`{text}` runs no machines"))
-    }
-}
-
-/// How far the filter of system calls reaches.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Profile {
-    /// Nothing is writable and executable at once.
-    Strict,
-    /// Programs may make code at run time, as Node and other engines do.
-    #[default]
-    Jit,
-    /// Programs may build a sandbox of their own inside the cell.
-    Nested,
-}
-
-impl Profile {
-    /// Every profile.
-    pub const ALL: [Profile; 3] = [Profile::Strict, Profile::Jit, Profile::Nested];
-
-    /// Name in the manifest.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Profile::Strict => "strict",
-            Profile::Jit => "jit",
-            Profile::Nested => "nested",
-        }
-    }
-}
-
-impl FromStr for Profile {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut all = Profile::ALL.into_iter();
-        all.find(|p| p.name() == text)
-            .ok_or_else(|| format!("`{text}` is not a profile of system calls"))
-    }
-}
-
-/// One layer of isolation, as it is read back from inside a cell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Layer {
-    /// Users of the cell are nobody outside.
-    User,
-    /// Its own view of the file system.
-    Mounts,
-    /// Its own processes.
-    Pids,
-    /// Its own shared memory and queues.
-    Ipc,
-    /// Its own host name.
-    Uts,
-    /// Its own view of control groups.
-    Cgroup,
-    /// Its own network.
-    Network,
-    /// A root of its own, which cannot be written.
-    Root,
-    /// No capability in any set.
-    Capabilities,
-    /// No program gives new privileges.
-    NoNewPrivs,
-    /// System calls are filtered.
-    Seccomp,
-    /// Paths are restricted a second time.
-    Landlock,
-    /// Memory, CPU time and processes are bounded.
-    Limits,
-}
-
-impl Layer {
-    /// Every layer of a sandbox.
-    pub const ALL: [Layer; 13] = [
-        Layer::User,
-        Layer::Mounts,
-        Layer::Pids,
-        Layer::Ipc,
-        Layer::Uts,
-        Layer::Cgroup,
-        Layer::Network,
-        Layer::Root,
-        Layer::Capabilities,
-        Layer::NoNewPrivs,
-        Layer::Seccomp,
-        Layer::Landlock,
-        Layer::Limits,
-    ];
-
-    /// Word in the manifest and on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Layer::User => "user",
-            Layer::Mounts => "mounts",
-            Layer::Pids => "pids",
-            Layer::Ipc => "ipc",
-            Layer::Uts => "uts",
-            Layer::Cgroup => "cgroup",
-            Layer::Network => "network",
-            Layer::Root => "root",
-            Layer::Capabilities => "capabilities",
-            Layer::NoNewPrivs => "no_new_privs",
-            Layer::Seccomp => "seccomp",
-            Layer::Landlock => "landlock",
-            Layer::Limits => "limits",
-        }
-    }
-}
-
-impl fmt::Display for Layer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Layer {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut all = Layer::ALL.into_iter();
-        all.find(|l| l.name() == text)
-            .ok_or_else(|| format!("`{text}` is not a layer of isolation"))
-    }
-}
-
-/// Number of the boot of a cell; an executor that holds an older one is refused.
+/// Number of a boot of a cell. A caller that names an older one is refused.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
 )]
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
-/// Ceilings of one cell.
+/// Resource limits of one cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory, bytes.
     pub memory: Bytes,
     /// CPU time per wall time, in thousandths of one CPU.
     pub cpu_milli: u32,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub processes: u32,
-    /// Bytes a second that are read from the disk, and as many that are written to it; none when it is not
-    /// bounded.
+    /// Disk bandwidth in bytes per second, for reads and for writes separately; unlimited when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub io: Option<Bytes>,
 }
@@ -256,15 +119,15 @@ impl Default for Limits {
     }
 }
 
-/// How much room each class of an agent's files has in a machine of its own (S3-16). Identity is a fourth
-/// class: the house writes it, and it is on no drive that the guest can write.
+/// Sizes of a microVM's drives, one for each class of an agent's files (S3-16). Its identity (charter, credentials) is on
+/// no drive that the guest can write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drives {
-    /// Runtime state: `home`. Lasts, is backed up.
+    /// Drive of `home`: state of the runtime. Kept and backed up.
     pub state: Bytes,
-    /// Charter, memory and work: `workspace`. Lasts, is backed up.
+    /// Drive of `workspace`: charter, memory and work. Kept and backed up.
     pub workspace: Bytes,
-    /// Everything else that is written. Gone with the boot.
+    /// Drive of everything else that is written. Discarded with the boot.
     pub scratch: Bytes,
 }
 
@@ -292,7 +155,7 @@ pub enum Wish {
 }
 
 impl Wish {
-    /// Number in the state.
+    /// Number in the database.
     pub const fn number(self) -> i64 {
         match self {
             Wish::Down => 0,
@@ -310,7 +173,7 @@ impl Wish {
         }
     }
 
-    /// Word in the activity chain.
+    /// Word in the audit log.
     pub const fn name(self) -> &'static str {
         match self {
             Wish::Down => "down",
@@ -320,10 +183,10 @@ impl Wish {
     }
 }
 
-/// A process that cannot be mistaken for another with the same number (hazard 9).
+/// Identity of a process, which a later process with the same PID does not share (hazard 9).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessIdentity {
-    /// Process number.
+    /// PID.
     pub pid: i32,
     /// Start time in clock ticks since boot (field 22 of `/proc/PID/stat`).
     pub start_ticks: u64,
@@ -334,73 +197,73 @@ pub struct ProcessIdentity {
 /// One boot of one cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incarnation {
-    /// Which boot this is.
+    /// Number of this boot.
     pub generation: Generation,
-    /// The process that owns the cell.
+    /// Shim that owns the cell.
     pub shim: ProcessIdentity,
-    /// The first process inside; absent before it runs.
+    /// Main process; absent before it runs.
     pub child: Option<ProcessIdentity>,
-    /// When it was started.
+    /// Time of the start.
     pub started_at: Timestamp,
 }
 
-/// Address on which a cell's door or port listens.
+/// Address on which a cell or service listens.
 pub type Address = std::net::SocketAddr;
 
 /// How a cell's main process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ExitKind {
-    /// It returned a status.
+    /// It exited.
     Code {
         /// Exit status.
         code: i32,
     },
-    /// A signal ended it.
+    /// A signal killed it.
     Signal {
         /// Signal number.
         signal: i32,
     },
-    /// The kernel ended it for memory.
+    /// The kernel killed it: the cell was over its memory limit.
     OutOfMemory,
-    /// It never announced readiness in time.
+    /// It did not announce readiness in time.
     NotReady,
-    /// It could not be started at all.
+    /// It could not be started.
     SpawnFailed {
-        /// Step and system error.
+        /// Failed step, and the error of the operating system.
         error: String,
     },
-    /// Its shim vanished, so the way it ended is not known.
+    /// Its shim disappeared, so how it ended is unknown.
     Lost,
     /// It was asked to stop and did.
     Stopped,
     /// It ignored the request and was killed.
     Killed,
-    /// Its machine ended, and not because its program had.
+    /// Its microVM ended although its program had not.
     Machine {
-        /// How.
+        /// Cause.
         end: VmEnd,
     },
 }
 
-/// How a virtual machine ended without its program's doing.
+/// How a microVM ended although its program had not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "snake_case")]
 pub enum VmEnd {
-    /// Its kernel gave up.
+    /// The guest's kernel panicked.
     Panicked,
-    /// It was started anew from inside.
+    /// The guest rebooted itself.
     Rebooted,
-    /// It was switched off from inside.
+    /// The guest powered itself off.
     PoweredOff,
-    /// It sent what is not in the protocol, and was ended.
+    /// The guest violated the channel's protocol, and was ended.
     Garbage {
-        /// What it did.
+        /// The violation.
         what: String,
     },
-    /// The program that runs it ended.
+    /// The virtual machine monitor ended.
     Monitor {
-        /// Its status; none when a signal ended it.
+        /// Its exit status; absent when a signal killed it.
         status: Option<i32>,
     },
 }
@@ -409,30 +272,24 @@ impl fmt::Display for VmEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             VmEnd::Panicked => f.write_str("its kernel panicked"),
-            VmEnd::Rebooted => f.write_str("its machine was rebooted from inside"),
-            VmEnd::PoweredOff => f.write_str("its machine was switched off from inside"),
+            VmEnd::Rebooted => f.write_str("its microVM was rebooted from inside"),
+            VmEnd::PoweredOff => f.write_str("its microVM was powered off from inside"),
             VmEnd::Garbage { what } => {
-                write!(
-                    f,
-                    "its machine was ended: {what} on the channel of the guest"
-                )
+                write!(f, "its microVM was ended: {what} on the guest channel")
             }
             VmEnd::Monitor { status: Some(code) } => {
-                write!(
-                    f,
-                    "the program that runs its machine ended with status {code}"
-                )
+                write!(f, "its virtual machine monitor exited with status {code}")
             }
             VmEnd::Monitor { status: None } => {
-                f.write_str("the program that runs its machine was killed")
+                f.write_str("its virtual machine monitor was killed")
             }
         }
     }
 }
 
 impl ExitKind {
-    /// Whether the operator or the house asked for this end.
-    pub const fn was_asked(&self) -> bool {
+    /// Whether the stop was requested by the operator or the control plane.
+    pub const fn was_requested(&self) -> bool {
         matches!(self, ExitKind::Stopped | ExitKind::Killed)
     }
 }
@@ -443,9 +300,9 @@ impl fmt::Display for ExitKind {
             ExitKind::Code { code } => write!(f, "exit status {code}"),
             ExitKind::Signal { signal } => write!(f, "signal {signal}"),
             ExitKind::OutOfMemory => f.write_str("killed: over its memory limit"),
-            ExitKind::NotReady => f.write_str("never announced that it was ready"),
+            ExitKind::NotReady => f.write_str("did not announce readiness in time"),
             ExitKind::SpawnFailed { error } => write!(f, "could not be started: {error}"),
-            ExitKind::Lost => f.write_str("its shim vanished"),
+            ExitKind::Lost => f.write_str("its shim disappeared"),
             ExitKind::Stopped => f.write_str("stopped on request"),
             ExitKind::Killed => f.write_str("killed after ignoring the request to stop"),
             ExitKind::Machine { end } => end.fmt(f),
@@ -453,26 +310,26 @@ impl fmt::Display for ExitKind {
     }
 }
 
-/// The record a shim leaves behind.
+/// Record of a cell's end, written by its shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
-    /// Which boot ended.
+    /// Boot that ended.
     pub generation: Generation,
-    /// How.
+    /// How it ended.
     pub exit: ExitKind,
-    /// When.
+    /// Time of the end.
     pub ended_at: Timestamp,
-    /// What it used up; absent when nobody was left to count.
+    /// Resources that the cell used; absent when its shim was not there to count.
     #[serde(default)]
-    pub spent: Option<Spent>,
+    pub spent: Option<CellUsage>,
 }
 
-/// What a cell used up over its whole life.
+/// Resources that a cell used in one boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Spent {
-    /// CPU time, microseconds.
+pub struct CellUsage {
+    /// CPU time, in microseconds.
     pub cpu_us: u64,
-    /// Most memory at any time, bytes; 0 where the kernel does not tell.
+    /// Peak memory; 0 where the kernel does not report it.
     pub memory_peak: Bytes,
 }
 
@@ -530,48 +387,48 @@ impl Presence {
     }
 }
 
-/// What a look at the host shows of one cell.
+/// State of one cell as observed on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observed {
-    /// No process, no record.
+    /// There is no process and no record.
     Nothing,
     /// The shim answers.
     Running {
-        /// Which boot.
+        /// Number of the boot.
         generation: Generation,
-        /// Digest of the specification that it was started from.
+        /// Digest of the specification that the cell was started from.
         spec: String,
-        /// Whether the child announced readiness.
+        /// Whether the main process announced readiness.
         ready: bool,
-        /// When it was started.
+        /// Time of the start.
         started_at: Timestamp,
-        /// Whether it was already asked to stop.
+        /// Whether a stop was requested.
         stopping: bool,
-        /// Whether nothing in it goes on.
+        /// Whether its processes are suspended.
         paused: bool,
     },
-    /// The shim ended and left its record.
+    /// The shim ended and left a record.
     Exited(ExitRecord),
-    /// The shim is gone without a record; processes may be left.
+    /// The shim is gone without a record; processes may remain.
     Orphaned {
-        /// Which boot.
+        /// Number of the boot.
         generation: Generation,
     },
 }
 
-/// Name of a cell on the host: whose it is.
+/// Name of a cell on the host: kind and name of its owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CellName {
     /// The cell of an agent.
     Agent(Slug),
     /// The cell of a service.
     Service(Slug),
-    /// A cell for one command, gone with it.
+    /// The cell of a single command, removed when the command ends.
     Run(Slug),
 }
 
 impl CellName {
-    /// The slug of its owner.
+    /// Slug of the owner.
     pub const fn slug(&self) -> &Slug {
         match self {
             CellName::Agent(slug) | CellName::Service(slug) | CellName::Run(slug) => slug,
@@ -602,15 +459,4 @@ impl FromStr for CellName {
     }
 }
 
-impl Serialize for CellName {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-impl<'de> Deserialize<'de> for CellName {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
+text_form!(CellName);

@@ -1,26 +1,26 @@
-//! What must hold before work counts as done.
+//! Evidence that a task declares and the control plane verifies before the task counts as done.
 
 use crate::Slug;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One thing that the house looks at, in the cell of whoever says that the work is done.
+/// Evidence, verified in the cell of the agent that completes the task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Evidence {
-    /// A file of the workspace that is there and not empty.
+    /// A file of the workspace that exists and is not empty.
     File(String),
-    /// A program that ends with 0, by argument vector, in the workspace.
+    /// A command, as argument vector, that exits with 0 in the workspace.
     Command(Vec<String>),
-    /// Another agent reads the result and says yes.
+    /// Approval of the result by another agent.
     Review(Slug),
 }
 
 impl Evidence {
-    /// What is wrong with it, if anything.
+    /// Checks that the declaration is valid.
     ///
     /// # Errors
-    /// In words.
+    /// What is wrong with it.
     pub fn check(&self) -> Result<(), String> {
         match self {
             Evidence::File(path) => {
@@ -28,14 +28,14 @@ impl Evidence {
                     && !path.contains('\0')
                     && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
                 inside.then_some(()).ok_or(format!(
-                    "evidence is a file of the workspace by its relative path, not `{path}`"
+                    "`{path}` is not evidence: give the path of a file relative to the workspace"
                 ))
             }
             Evidence::Command(argv) => match argv.first() {
                 Some(program) if !program.is_empty() && !argv.iter().any(|a| a.contains('\0')) => {
                     Ok(())
                 }
-                _ => Err("evidence by a command names a program".to_owned()),
+                _ => Err("evidence by a command must name a program".to_owned()),
             },
             Evidence::Review(_) => Ok(()),
         }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_stays_in_the_workspace_and_a_command_has_a_program() {
+    fn files_outside_the_workspace_and_commands_without_a_program_are_refused() {
         for path in ["", "/etc/passwd", "../x", "a//b", "a/./b", "-e", "a\0"] {
             assert!(Evidence::File(path.to_owned()).check().is_err(), "{path:?}");
         }

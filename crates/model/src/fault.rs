@@ -1,4 +1,4 @@
-//! Kinds of failure, mapped once to exit codes and once to HTTP statuses.
+//! Kinds of failure, mapped to exit codes and to HTTP statuses in one place each.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +10,11 @@ pub enum FaultKind {
     Invalid,
     /// No valid credential.
     Unauthenticated,
-    /// A valid credential without the right.
+    /// A valid credential that lacks the permission.
     Forbidden,
     /// The named thing does not exist.
     NotFound,
-    /// Somebody else holds it, or it changed meanwhile.
+    /// Another party holds it, or its state does not permit the request.
     Conflict,
     /// A stated precondition (a version) no longer holds.
     Stale,
@@ -22,14 +22,14 @@ pub enum FaultKind {
     TooLarge,
     /// A limit or budget is used up; wait or raise it.
     Limit,
-    /// The host lacks something (a tool, a right, space).
+    /// Something is missing on the host: a tool, a permission, space.
     Host,
-    /// A provider failed.
+    /// A model provider or another external service failed.
     Upstream,
-    /// Not available for the moment; try again.
+    /// Temporarily unavailable; try again.
     Unavailable,
-    /// The verb, route or key has no mechanism yet.
+    /// The command, route or key is not implemented.
     NotBuilt,
-    /// A fault of the house itself.
+    /// A fault of the control plane itself.
     Internal,
 }

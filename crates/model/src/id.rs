@@ -28,12 +28,16 @@ macro_rules! kinds {
 }
 
 kinds! {
+    /// Marks ids of conversations.
+    ConversationKind = "conv" as ConversationId;
     /// Marks ids of reservations.
     ReservationKind = "resv" as ReservationId;
     /// Marks ids of runs.
     RunKind = "run" as RunId;
     /// Marks ids of sagas.
     SagaKind = "saga" as SagaId;
+    /// Marks ids of sessions.
+    SessionKind = "sess" as SessionId;
     /// Marks ids of tasks.
     TaskKind = "task" as TaskId;
 }

@@ -1,12 +1,13 @@
 //! The nouns of the house: ids, slugs, time, amounts, states, principals and secrets.
 //!
 //! Everything here is data with its own validity rules. Deliberately absent: I/O, clocks,
-//! randomness, async, HTTP and SQL. A type lives here when two rooms must agree on it.
+//! randomness, async, HTTP and SQL. A type lives here when two crates must agree on it.
 
 mod approval;
 mod authority;
 mod budget;
 mod cell;
+mod conversation;
 mod evidence;
 mod fault;
 mod id;
@@ -27,23 +28,24 @@ pub mod words;
 
 pub use approval::ApprovalState;
 pub use authority::{Authority, Grant, Grants, HookOrigin, Recipient};
-pub use budget::{Amounts, BudgetState, Metric, Scope, Window};
+pub use budget::{BudgetAmounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
-    Address, CellKind, CellName, Drives, ExitKind, ExitRecord, Generation, Incarnation, Layer,
-    Limits, Observed, Presence, ProcessIdentity, Profile, Spent, VmEnd, Vmm, Wish,
+    Address, CellKind, CellName, CellUsage, Drives, ExitKind, ExitRecord, Generation, Incarnation,
+    Layer, Limits, Observed, Presence, ProcessIdentity, Profile, VmEnd, Vmm, Wish,
 };
+pub use conversation::{ChannelAddress, Conversation, Session};
 pub use evidence::Evidence;
 pub use fault::FaultKind;
 pub use id::{
-    Id, IdError, IdKind, ReservationId, ReservationKind, RunId, RunKind, SagaId, SagaKind, TaskId,
-    TaskKind, TaskRef,
+    ConversationId, ConversationKind, Id, IdError, IdKind, ReservationId, ReservationKind, RunId,
+    RunKind, SagaId, SagaKind, SessionId, SessionKind, TaskId, TaskKind, TaskRef,
 };
 pub use manifest::{SecretRef, SecretRefError};
 pub use network::{
-    Allowed, Destination, Egress, RESERVED, Subnet, is_private, is_reserved, overlap,
+    Destination, Egress, EgressRule, RESERVED, Subnet, is_private, is_reserved, overlap,
 };
 pub use note::is_note_name;
-pub use principal::{Principal, PrincipalKind};
+pub use principal::{AccessScope, AccessScopes, Principal, PrincipalKind};
 pub use redact::Redactor;
 pub use runtime::Runtime;
 pub use secret::Secret;

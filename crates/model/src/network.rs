@@ -1,12 +1,13 @@
-//! Nouns of networks: one subnet an agent, and what it may reach outside.
+//! Nouns of networks: the subnet of each agent, and the destinations that it may reach outside.
 
+use crate::words::text_form;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// The addresses of one owner. The first is the house's gateway; slots and the cell follow.
+/// Addresses of one owner: the gateway first, then service addresses and the cell's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subnet {
     base: Ipv4Addr,
@@ -20,7 +21,7 @@ impl Subnet {
         sound.then_some(Subnet { base, prefix })
     }
 
-    /// Its first address, which nobody has.
+    /// Network address, which no interface has.
     pub const fn base(self) -> Ipv4Addr {
         self.base
     }
@@ -36,12 +37,12 @@ impl Subnet {
         (offset > 0 && offset < last).then(|| Ipv4Addr::from(u32::from(self.base) + offset))
     }
 
-    /// The house's address (S1-09).
+    /// Gateway address, on the host's side (S1-09).
     pub fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.base) + 1)
     }
 
-    /// Offset of the cell: 10, which leaves room for slots, or the last one of a small subnet.
+    /// Offset of the cell's address: 10, which leaves room for service addresses, or the last one of a small subnet.
     pub const fn cell_offset(prefix: u8) -> u32 {
         let last = (u32::MAX >> prefix) - 1;
         if last < 10 { last } else { 10 }
@@ -81,29 +82,29 @@ impl FromStr for Subnet {
     }
 }
 
-/// What a rule names.
+/// Destination that an egress rule names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Destination {
     /// Exactly this host name, in lower case.
     Name(String),
     /// Every name below this one: `*.example.org`.
     Below(String),
-    /// Addresses, whatever their names.
+    /// Addresses, by prefix.
     Net(Ipv4Addr, u8),
 }
 
-/// One thing outside that a cell may reach: `api.example.org:443`, `*.example.org:443`,
+/// Rule that allows a cell to reach a destination outside: `api.example.org:443`, `*.example.org:443`,
 /// `192.0.2.7:5432`, `192.0.2.0/24:5432`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Allowed {
-    /// Where.
+pub struct EgressRule {
+    /// Host name, domain or addresses.
     pub destination: Destination,
     /// TCP port.
     pub port: u16,
 }
 
-impl Allowed {
-    /// Whether a name and port are meant. Letters count alike and a final dot does not.
+impl EgressRule {
+    /// Whether the rule allows a host name and port. Case and a final dot are ignored.
     pub fn names(&self, host: &str, port: u16) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         self.port == port
@@ -116,7 +117,7 @@ impl Allowed {
             }
     }
 
-    /// Whether an address and port are meant.
+    /// Whether the rule allows an address and port.
     pub fn covers(&self, address: Ipv4Addr, port: u16) -> bool {
         match self.destination {
             Destination::Net(base, prefix) => {
@@ -127,7 +128,7 @@ impl Allowed {
     }
 }
 
-impl fmt::Display for Allowed {
+impl fmt::Display for EgressRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.destination {
             Destination::Name(name) => write!(f, "{name}:{}", self.port),
@@ -138,7 +139,7 @@ impl fmt::Display for Allowed {
     }
 }
 
-impl FromStr for Allowed {
+impl FromStr for EgressRule {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = |why: &str| {
@@ -158,7 +159,7 @@ impl FromStr for Allowed {
                 return Err(bad("has host bits set"));
             }
             let destination = Destination::Net(base, prefix);
-            return Ok(Allowed { destination, port });
+            return Ok(EgressRule { destination, port });
         }
         let (name, below) = match host.strip_prefix("*.") {
             Some(parent) => (parent, true),
@@ -184,48 +185,28 @@ impl FromStr for Allowed {
             true => Destination::Below(name),
             false => Destination::Name(name),
         };
-        Ok(Allowed { destination, port })
+        Ok(EgressRule { destination, port })
     }
 }
 
-impl Serialize for Subnet {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-impl<'de> Deserialize<'de> for Subnet {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-impl Serialize for Allowed {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-impl<'de> Deserialize<'de> for Allowed {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+text_form!(Subnet);
+text_form!(EgressRule);
 
-/// What a cell may reach outside the house.
+/// Destinations outside the house that a cell may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Egress {
     /// Nothing.
     #[default]
     None,
-    /// These, and nothing else.
-    List(BTreeSet<Allowed>),
+    /// Destinations of these rules only.
+    List(BTreeSet<EgressRule>),
     /// Every public address.
     Full,
 }
 
 impl Egress {
-    /// Rules by address, which the firewall carries out.
+    /// Rules by address, which the firewall enforces: address, prefix length, port.
     pub fn nets(&self) -> impl Iterator<Item = (Ipv4Addr, u8, u16)> {
         let list = match self {
             Egress::List(list) => Some(list),
@@ -253,8 +234,8 @@ impl fmt::Display for Egress {
     }
 }
 
-/// Networks that are nobody's business outside: this host, private ones, those of providers'
-/// metadata, and what cannot be a destination (RFC 6890 and what clouds add to it).
+/// Networks that are never destinations outside: loopback, private networks, cloud metadata services, and special-purpose
+/// addresses (RFC 6890).
 pub const RESERVED: [(Ipv4Addr, u8); 12] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -271,7 +252,7 @@ pub const RESERVED: [(Ipv4Addr, u8); 12] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// Ranges that belong to nobody, from which a house may take its own (RFC 1918, RFC 6598).
+/// Private ranges, from which a house takes its own networks (RFC 1918, RFC 6598).
 const PRIVATE: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(172, 16, 0, 0), 12),
@@ -279,7 +260,7 @@ const PRIVATE: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(100, 64, 0, 0), 10),
 ];
 
-/// Whether a network lies wholly in a range that belongs to nobody.
+/// Whether a network lies wholly in a private range.
 pub fn is_private(net: (Ipv4Addr, u8)) -> bool {
     PRIVATE.iter().any(|p| p.1 <= net.1 && overlap(*p, net))
 }
@@ -309,7 +290,7 @@ mod tests {
 
     #[test]
     fn rules_mean_what_they_say_and_no_more() {
-        let rule = |text: &str| text.parse::<Allowed>().unwrap();
+        let rule = |text: &str| text.parse::<EgressRule>().unwrap();
         let name = rule("API.Example.org:443");
         assert!(name.names("api.example.org", 443) && name.names("api.example.org.", 443));
         assert!(!name.names("api.example.org", 80) && !name.names("x.api.example.org", 443));
@@ -342,7 +323,7 @@ mod tests {
             "[::1]:80",
             "пример.рф:443",
         ] {
-            assert!(bad.parse::<Allowed>().is_err(), "{bad}");
+            assert!(bad.parse::<EgressRule>().is_err(), "{bad}");
         }
     }
 

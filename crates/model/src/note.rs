@@ -1,9 +1,10 @@
 //! Names of an agent's notes.
 
-/// Longest name, bytes.
+/// Longest name, in bytes.
 const NAME_MAX: usize = 80;
 
-/// Whether a note may be called so: plain letters that begin with a letter or digit, and the end of Markdown.
+/// Whether a text is a valid name of a note: ASCII letters, digits, `.`, `_` and `-`, beginning with a letter or digit and
+/// ending in `.md`.
 pub fn is_note_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     name.len() <= NAME_MAX
@@ -20,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_has_a_plain_name() {
+    fn note_names_are_plain_and_end_in_md() {
         assert!(is_note_name("2026-11-26.md"));
         for bad in [
             "",

@@ -1,6 +1,6 @@
-//! Takes secrets out of text before anything is written.
+//! Removes secrets from text before it is written.
 //!
-//! Two rules: texts that the house knows to be secret, and texts that have the shape of a
+//! Two rules: texts that are known to be secret, and texts that have the shape of a
 //! credential. The shapes are published token prefixes; a false positive costs a few letters of
 //! a log line, a false negative costs a key.
 
@@ -8,7 +8,7 @@ use crate::Secret;
 
 const MARK: &str = "[redacted]";
 
-/// Prefix, least number of token characters after it.
+/// Prefix of a credential, and the least number of token characters after it.
 const SHAPES: [(&str, usize); 15] = [
     ("abbey_op_", 20),
     ("abbey_ag_", 20),

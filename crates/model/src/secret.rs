@@ -1,4 +1,4 @@
-//! A secret that cannot be printed by accident.
+//! Secrets that cannot be printed by accident.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes the text in.
+    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
         Secret(text.into())
     }
 
-    /// The text, for the one function that hands it on.
+    /// The text, for the function that passes it to its destination.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,6 +1,6 @@
 //! The one validated form of a name, and the escaped form that each target needs (S1-04).
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use crate::words::text_form;
 use std::fmt;
 use std::str::FromStr;
 
@@ -134,17 +134,7 @@ impl AsRef<str> for Slug {
         &self.0
     }
 }
-impl Serialize for Slug {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-impl<'de> Deserialize<'de> for Slug {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+text_form!(Slug);
 
 #[cfg(test)]
 mod tests {

@@ -8,17 +8,17 @@ words! {
     TaskState {
         /// Waiting for an instant: new, or between attempts.
         Pending = "pending",
-        /// Cannot start; the reasons say why.
+        /// Cannot start; its wait reasons say why.
         Parked = "parked",
-        /// Offered; any of its candidates may claim it.
+        /// Offered to its candidates; any of them may claim it.
         Ready = "ready",
-        /// Held by a lease.
+        /// Claimed; a run works on it under a lease.
         Running = "running",
         /// Waiting for a named person or agent.
         Blocked = "blocked",
-        /// Waiting for the operator's yes.
+        /// Waiting for an approval.
         AwaitingApproval = "awaiting_approval",
-        /// Finished; `verified` says what stands behind it.
+        /// Finished; `verified` names the proof.
         Done = "done",
         /// Finished, but its declared evidence could not be checked.
         Unverified = "unverified",
@@ -26,13 +26,13 @@ words! {
         Failed = "failed",
         /// Ran out of its wall time.
         TimedOut = "timed_out",
-        /// Called off.
+        /// Cancelled.
         Cancelled = "cancelled",
     }
 }
 
 impl TaskState {
-    /// Whether nothing more happens by itself.
+    /// Whether the state is final.
     pub const fn is_terminal(self) -> bool {
         matches!(
             self,
@@ -60,11 +60,11 @@ words! {
         Failed = "failed",
         /// Ran out of time.
         TimedOut = "timed_out",
-        /// Called off.
+        /// Cancelled.
         Cancelled = "cancelled",
-        /// Its holder died.
+        /// The process that held its lease ended.
         Interrupted = "interrupted",
-        /// Its lease ran out and the right went on.
+        /// Its lease expired, and the task was offered again.
         Superseded = "superseded",
     }
 }
@@ -84,40 +84,40 @@ words! {
     EndReason {
         /// The work was done.
         Completed = "completed",
-        /// The agent said that it failed.
+        /// The agent reported a failure.
         AgentError = "agent_error",
-        /// A deterministic skill ended with a status other than 0.
+        /// A skill's program exited with a status other than 0.
         SkillFailed = "skill_failed",
         /// The model or its provider failed.
         ProviderError = "provider_error",
-        /// A budget refused the next call.
+        /// A budget refused a model call.
         BudgetExhausted = "budget_exhausted",
-        /// The wall time of the run passed.
+        /// The run exceeded its wall time.
         WallTime = "wall_time",
         /// The output limit of the run was reached.
         OutputLimit = "output_limit",
         /// The turn limit of the run was reached.
         TurnLimit = "turn_limit",
-        /// The cell died under the run.
+        /// The cell ended during the run.
         CellLost = "cell_lost",
-        /// The lease ran out.
+        /// The lease expired.
         LeaseExpired = "lease_expired",
-        /// The operator or the author called it off.
+        /// Cancelled by the operator or the author.
         CancelledByRequest = "cancelled_by_request",
-        /// Somebody said no to what it needs.
+        /// An approval that it needs was denied.
         Denied = "denied",
-        /// The time for the whole work was over.
+        /// The deadline of the task passed.
         Overdue = "overdue",
-        /// The agent waits for somebody.
+        /// The agent waits for a person or another agent.
         Blocked = "blocked",
-        /// Declared evidence was not there.
+        /// Declared evidence was missing or wrong.
         EvidenceFailed = "evidence_failed",
     }
 }
 
 impl EndReason {
-    /// Whether the house may try again by itself: what infrastructure broke, and what is not there yet although the
-    /// agent said so; not the agent's own error.
+    /// Whether another attempt is made automatically: after failures of infrastructure, and when declared evidence is
+    /// missing; not after the agent's own errors.
     pub const fn may_retry(self) -> bool {
         matches!(
             self,
@@ -130,21 +130,21 @@ impl EndReason {
 }
 
 words! {
-    /// What stands behind a `done`.
+    /// Proof that a task is done.
     Verified {
-        /// A deterministic program ended with 0.
+        /// A skill's program exited with 0.
         Skill = "skill",
-        /// Declared evidence was checked.
+        /// Declared evidence was verified.
         Evidence = "evidence",
-        /// Nothing but the agent's word.
+        /// None but the agent's report.
         None = "none",
     }
 }
 
 words! {
-    /// Where a result came from.
+    /// What produced a result.
     ResultSource {
-        /// A deterministic skill.
+        /// A skill's program.
         Skill = "skill",
         /// A model.
         Model = "model",
@@ -156,29 +156,29 @@ words! {
 words! {
     /// Why a task waits (S2-28).
     WaitCode {
-        /// No agent of the house fits.
+        /// No agent is eligible.
         NoCapableAgent = "no_capable_agent",
-        /// Several skills fit about equally well and no model is there to decide.
+        /// Several skills match about equally well, and no model is configured to decide.
         AmbiguousSkill = "ambiguous_skill",
-        /// No skill fits and no model is configured.
+        /// No skill matches, and no model is configured.
         NoModel = "no_model",
-        /// A budget has nothing left.
+        /// A budget is exhausted.
         Budget = "budget",
         /// The assignee is stopped, paused or not up.
         AgentDown = "agent_down",
-        /// The assignee works at its limit.
+        /// The assignee has as many runs as it may.
         AgentBusy = "agent_busy",
-        /// Waiting for its instant after a failed attempt.
+        /// Waiting for the next attempt after a failed one.
         Backoff = "backoff",
         /// Offered and waiting for a claim.
         Offered = "offered",
-        /// Held by a lease.
+        /// Claimed; a run works on it under a lease.
         Leased = "leased",
         /// Waiting for a person or agent.
         BlockedOn = "blocked_on",
-        /// Gave up after too many attempts.
+        /// No further attempt after too many failures.
         Quarantined = "quarantined",
-        /// Over.
+        /// In a final state.
         Terminal = "terminal",
     }
 }
@@ -204,7 +204,7 @@ impl Priority {
     }
 }
 
-/// Fencing token of a lease: grows with every claim of one task, so a late holder is known.
+/// Fencing token of a lease: grows with every claim of a task, so a late holder is recognized.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
 )]

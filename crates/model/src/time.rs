@@ -1,4 +1,4 @@
-//! Instants and durations as whole milliseconds. Who reads the clock is decided elsewhere.
+//! Instants and durations in whole milliseconds. Nothing here reads a clock.
 
 use serde::{Deserialize, Serialize};
 use std::ops::{Add, Sub};
@@ -10,7 +10,7 @@ use std::ops::{Add, Sub};
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
-/// Length of time in milliseconds.
+/// Duration in milliseconds.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
 )]
@@ -18,18 +18,18 @@ pub struct Timestamp(pub i64);
 pub struct Millis(pub i64);
 
 impl Timestamp {
-    /// Time from `earlier` to here, never negative.
+    /// Time since `earlier`; zero when that is later.
     pub fn since(self, earlier: Timestamp) -> Millis {
         Millis((self.0 - earlier.0).max(0))
     }
 }
 
 impl Millis {
-    /// That many seconds.
+    /// A duration of so many seconds.
     pub const fn from_secs(secs: i64) -> Self {
         Millis(secs.saturating_mul(1000))
     }
-    /// As a standard duration; a negative length is zero.
+    /// As a standard duration; zero when negative.
     pub fn to_std(self) -> std::time::Duration {
         std::time::Duration::from_millis(self.0.max(0).unsigned_abs())
     }

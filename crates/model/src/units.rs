@@ -1,4 +1,4 @@
-//! Amounts that must not be mixed: adding tokens to bytes does not compile.
+//! Units that must not be mixed: adding tokens to bytes does not compile.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

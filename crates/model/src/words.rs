@@ -38,6 +38,24 @@ macro_rules! words {
 }
 pub use crate::words;
 
+/// Serializes a type as the text of its `Display` and `FromStr`.
+macro_rules! text_form {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use text_form;
+
 /// `TaskState` as `task state`.
 #[doc(hidden)]
 pub fn spaced(type_name: &str) -> String {

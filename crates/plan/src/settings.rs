@@ -363,7 +363,7 @@ fn canonical(shape: &Shape, node: &Node) -> Option<Value> {
         Shape::List(inner) => Value::Array(all(inner)),
         Shape::Set(inner) => sorted(all(inner)),
         Shape::Tools => match text {
-            Some("all") => tools(Tool::ALL),
+            Some("all") => tools(Tool::ALL.iter().copied()),
             Some(_) => return None,
             None => tools(node.items().iter().filter_map(|i| i.text()?.parse().ok())),
         },

@@ -5,7 +5,7 @@
 use crate::key::Key;
 use crate::node::{Entry, Kind, Mistake, Node, Place};
 use abbey_engine::budget::TimeZone;
-use abbey_model::{Allowed, SecretRef, Slug, Tool};
+use abbey_model::{EgressRule, SecretRef, Slug, Tool};
 use abbey_words::SystemLocale;
 
 /// What may stand in one place of the manifest.
@@ -142,7 +142,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
             Kind::Scalar { text, .. } if text == "none" || text == "full" => {}
             Kind::List(items) => {
                 for item in items {
-                    if let Err(error) = item.text().unwrap_or("").parse::<Allowed>() {
+                    if let Err(error) = item.text().unwrap_or("").parse::<EgressRule>() {
                         mistakes.push(item.place.mistake(format!("`{path}`: {error}")));
                     }
                 }

@@ -6,7 +6,7 @@
 use crate::house::{Charter, ModelRef, RELATIONS, Runtime, ServiceKind};
 use crate::keys::{DriveKeys, LimitKeys, ToolKeys};
 use abbey_model::{
-    Allowed, Authority, Bytes, CellKind, Drives, Egress, Grant, Layer, Limits, Millis, Profile,
+    Authority, Bytes, CellKind, Drives, Egress, EgressRule, Grant, Layer, Limits, Millis, Profile,
     SecretRef, Slug, Tool, ToolPolicy, Vmm,
 };
 use abbey_words::SystemLocale;
@@ -42,7 +42,7 @@ from_text!(
     Authority,
     ModelRef,
     ServiceKind,
-    Allowed
+    EgressRule
 );
 
 /// Types that are written as numbers.

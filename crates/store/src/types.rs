@@ -7,9 +7,9 @@ use abbey_engine::supervision::History;
 use abbey_engine::task::Phase;
 use abbey_engine::workflow::Workflow;
 use abbey_model::{
-    Amounts, EndReason, Evidence, Generation, LeaseToken, Metric, Millis, Principal, Priority,
-    Recipient, ResultSource, RunId, RunState, SagaId, Scope, Slug, TaskId, TaskRef, TaskState,
-    Timestamp, ToolPolicy, Window, Wish,
+    BudgetAmounts, EndReason, Evidence, Generation, LeaseToken, Metric, Millis, Principal,
+    Priority, Recipient, ResultSource, RunId, RunState, SagaId, Scope, Slug, TaskId, TaskRef,
+    TaskState, Timestamp, ToolPolicy, Window, Wish,
 };
 use allocation::Allocation;
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,7 @@ pub struct NewTask {
     /// Lane.
     pub priority: Priority,
     /// Limits of its own, over all runs.
-    pub budget: Amounts,
+    pub budget: BudgetAmounts,
     /// Narrows the agent's policy.
     pub policy: Option<ToolPolicy>,
     /// Key and digest of the request.
@@ -624,7 +624,7 @@ pub struct CallHold {
     /// For which run; the only live one when absent.
     pub run: Option<RunId>,
     /// Most that the call can use.
-    pub amounts: Amounts,
+    pub amounts: BudgetAmounts,
     /// Where the call goes.
     pub model: String,
 }

@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn the_same_parts_assemble_to_the_same_bytes() {
-        let tools: BTreeSet<Tool> = Tool::ALL.into_iter().collect();
+        let tools: BTreeSet<Tool> = Tool::ALL.iter().copied().collect();
         let first = assemble("c", "a", "", &[], &tools, None);
         assert_eq!(first, assemble("c", "a", "", &[], &tools, None));
         assert!(!first.contains("<memory>") && !first.contains("<language>"));

@@ -7,7 +7,7 @@ use crate::manifest_file::{apply_edit, edit, mistakes, show, slug};
 use crate::output::{self, say, table};
 use abbey_api::*;
 use abbey_daemon::{Home, manifest};
-use abbey_import::{Format, Here, Import, Newcomer, read};
+use abbey_import::{Format, Import, ImportedAgent, TargetHouse, read};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     let text = edit(&args.file, |text| Ok(text.to_owned()))?;
     let house = manifest::parse(&text).map_err(|m| mistakes(&m).with_code(exit::USAGE))?;
     let taken = house.agents.keys().chain(house.services.keys());
-    let here = Here {
+    let here = TargetHouse {
         taken: taken.cloned().collect(),
         providers: house.providers.keys().cloned().collect(),
         named: args.named.as_deref().map(slug).transpose()?,
@@ -110,7 +110,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
 struct Charters(Vec<PathBuf>);
 
 impl Charters {
-    fn write(manifest: &Path, agents: &[Newcomer]) -> Result<Charters, Failure> {
+    fn write(manifest: &Path, agents: &[ImportedAgent]) -> Result<Charters, Failure> {
         let base = manifest.parent().unwrap_or(Path::new("."));
         let mut written = Charters(Vec::new());
         for agent in agents {
@@ -181,7 +181,7 @@ fn print_report(import: &Import, json: bool, applied: bool) {
     }
     let kinds: BTreeSet<&str> = import.findings.iter().map(|f| f.kind.name()).collect();
     if !kinds.is_empty() {
-        let row = |f: &abbey_import::Finding| {
+        let row = |f: &abbey_import::ReportEntry| {
             vec![f.kind.name().to_owned(), f.place.clone(), f.text.clone()]
         };
         table(

@@ -73,7 +73,7 @@ fn sandbox_backend_passes_the_conformance_suite_and_reads_back_every_layer() {
     conformance::run(&backend, &spec);
     backend.start(&spec, Generation(3)).unwrap();
     let record = backend.record(&spec.cell).unwrap().unwrap();
-    assert_eq!(record.layers, Layer::ALL.into_iter().collect());
+    assert_eq!(record.layers, Layer::ALL.iter().copied().collect());
     backend.sweep(&spec.cell).unwrap();
 }
 

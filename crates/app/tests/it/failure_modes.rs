@@ -213,7 +213,7 @@ fn killing_shim_and_agent_together_leaves_no_orphan() {
     });
     assert_eq!(
         house.json(0, "why sysadmin")["last_exit"],
-        "its shim vanished"
+        "its shim disappeared"
     );
     let (serve, shim) = (house.serve_pid(), shim());
     for pid in [serve, shim, second] {

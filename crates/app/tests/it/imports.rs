@@ -44,7 +44,7 @@ fn every_import_format_is_imported_and_its_agents_work() {
     let house = stand();
     let told = house.expect(0, args!("import openclaw {}", fixture("openclaw")));
     assert!(
-        told.contains("channels are set up anew") && told.contains("elsewhere/model-x"),
+        told.contains("channels are not imported") && told.contains("elsewhere/model-x"),
         "{told}"
     );
     house.expect(

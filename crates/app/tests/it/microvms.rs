@@ -198,7 +198,7 @@ fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane()
     });
     assert_eq!(
         house.json(0, "why alpha")["last_exit"],
-        "the program that runs its machine was killed"
+        "its virtual machine monitor was killed"
     );
     assert_eq!(
         shell(

@@ -34,7 +34,8 @@ pub(crate) fn layers(in_force: &InForce) -> BTreeSet<Layer> {
 /// Refuses to go on when a layer is missing that was not waived by name.
 pub(crate) fn insist(spec: &CellSpec, have: &BTreeSet<Layer>) -> Result<()> {
     let missing: Vec<&str> = Layer::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .filter(|l| !have.contains(l) && !spec.waived.contains(l))
         .map(Layer::name)
         .collect();

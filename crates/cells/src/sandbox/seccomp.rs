@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn every_profile_compiles_within_the_kernels_bound() {
-        for profile in Profile::ALL {
+        for &profile in Profile::ALL {
             for program in filters(profile).unwrap() {
                 assert!(!program.is_empty() && program.len() <= 4096, "{profile:?}");
             }

@@ -20,7 +20,7 @@ use crate::sys::process;
 use crate::sys::terminal::Terminal;
 use crate::{CellSpec, Error, Record, Result, crash, microvm};
 use abbey_model::{
-    Bytes, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret, Spent,
+    Bytes, CellUsage, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret,
 };
 use forward::Forwarder;
 use log::{AROUND, CONSOLE, Log};
@@ -558,7 +558,7 @@ impl Shim {
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
         self.pump();
         self.log.flush(now());
-        let spent = Spent {
+        let spent = CellUsage {
             cpu_us: abbey_launch::children_cpu_us(),
             memory_peak: self.groups.as_ref().map_or(Bytes(0), Groups::memory_peak),
         };

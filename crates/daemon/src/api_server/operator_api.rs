@@ -16,7 +16,7 @@ use crate::planning::apply;
 use crate::work::lookup::parse_slug;
 use crate::work::lookup::{known_agent, parse_priority, parse_task_ref, wait_until_settled};
 use abbey_api::*;
-use abbey_model::{Amounts, FaultKind, Principal, RunId, TaskRef, TaskState, Tokens};
+use abbey_model::{BudgetAmounts, FaultKind, Principal, RunId, TaskRef, TaskState, Tokens};
 use abbey_store::{NewTask, TaskFilter, Topic};
 use axum::Router;
 use axum::extract::{Request, State};
@@ -309,9 +309,9 @@ async fn add_task(
         author: Principal::Operator,
         assignee,
         priority: parse_priority(body.priority.as_deref())?,
-        budget: Amounts {
+        budget: BudgetAmounts {
             tokens: Tokens(body.tokens.unwrap_or(0)),
-            ..Amounts::default()
+            ..BudgetAmounts::default()
         },
         policy: None,
         idempotency,

@@ -645,7 +645,7 @@ impl Running {
     }
 
     /// Resolves when the cell has ended, with its record.
-    async fn ended(&self) -> Result<(ExitKind, Option<abbey_model::Spent>)> {
+    async fn ended(&self) -> Result<(ExitKind, Option<abbey_model::CellUsage>)> {
         loop {
             let (backend, cell) = (Arc::clone(&self.cells.backend), self.cell.clone());
             let observed = hostd::ask(move || backend.observe(&cell)).await?;

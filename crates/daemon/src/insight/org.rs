@@ -18,7 +18,7 @@ fn reach(agents: &Agents, from: &Slug, depth: u32, without: Option<&Slug>) -> BT
         };
         let next = agents
             .keys()
-            .filter(|to| *to != from && Some(*to) != without && agent.delegates.reaches(to));
+            .filter(|to| *to != from && Some(*to) != without && agent.delegates.includes(to));
         for to in next {
             if found.insert(to.clone()) {
                 queue.push_back((to, steps + 1));
@@ -84,12 +84,12 @@ pub(crate) fn document(work: &WorkState) -> OrgDoc {
         delegates_to: names(
             &mut agents
                 .keys()
-                .filter(|to| **to != agent.slug && agent.delegates.reaches(to)),
+                .filter(|to| **to != agent.slug && agent.delegates.includes(to)),
         ),
         asks: names(
             &mut agents
                 .keys()
-                .filter(|to| **to != agent.slug && agent.asks.reaches(to)),
+                .filter(|to| **to != agent.slug && agent.asks.includes(to)),
         ),
         reaches: names(&mut reach(agents, &agent.slug, depth, None).iter()),
         relations: agent

@@ -9,8 +9,8 @@ use abbey_api::{DelegateBody, Problem};
 use abbey_engine::authority::{self, Bounds};
 use abbey_engine::matcher::Match;
 use abbey_model::{
-    Amounts, FaultKind, Grant, LeaseToken, Millis, Principal, Priority, Recipient, Slug, TaskRef,
-    Tokens,
+    BudgetAmounts, ChannelAddress, FaultKind, Grant, LeaseToken, Millis, Principal, Priority,
+    Recipient, Slug, TaskRef, Tokens,
 };
 use abbey_store::{Added, Delegated, NewTask, Note, Notice, Topic};
 use abbey_words::Text;
@@ -111,9 +111,9 @@ pub(crate) async fn give(
             Way::Order => Priority::P1,
             Way::Ask => Priority::P2,
         },
-        budget: Amounts {
+        budget: BudgetAmounts {
             tokens: Tokens(body.tokens.unwrap_or(0)),
-            ..Amounts::default()
+            ..BudgetAmounts::default()
         },
         policy: None,
         idempotency: key.map(|k| (k, abbey_support::digest::sha256_hex(&request))),
@@ -194,6 +194,14 @@ fn within(ms: Option<i64>) -> Result<Option<Millis>> {
     }
 }
 
+/// Channels are configured by connectors, of which this house has none.
+fn no_channel(address: &ChannelAddress) -> Problem {
+    invalid(format!(
+        "there is no channel `{}`: this house has no connectors",
+        address.channel
+    ))
+}
+
 fn deliver(current: &PlanInForce, who: &Principal, text: Option<&str>) -> Result<Recipient> {
     let recipient = match (text, who.agent()) {
         (None, _) => Recipient::Kept,
@@ -204,6 +212,7 @@ fn deliver(current: &PlanInForce, who: &Principal, text: Option<&str>) -> Result
         Recipient::Agent(name) if !current.house.agents.contains_key(name) => {
             Err(invalid(format!("the recipient `{recipient}` does not live here")).into())
         }
+        Recipient::Channel(address) => Err(no_channel(address).into()),
         _ => Ok(recipient),
     }
 }
@@ -272,6 +281,10 @@ async fn tell(work: &Arc<WorkState>, notice: &Notice) -> Result<()> {
     let to = match &notice.recipient {
         Recipient::Kept => return Ok(()),
         Recipient::Hook(origin) => return forge::report_outcome(work, origin, &row).await,
+        Recipient::Channel(address) => {
+            let why = no_channel(address).detail;
+            return outcomes::undeliverable(work, &row, &notice.recipient, &why).await;
+        }
         Recipient::Agent(to) => to,
     };
     let lives = work

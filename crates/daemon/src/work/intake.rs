@@ -4,7 +4,7 @@ use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_engine::admission::AgentFact;
 use abbey_engine::matcher::{Candidate, Match, SCORE_MAX};
-use abbey_model::{Amounts, Principal, Priority, Slug};
+use abbey_model::{BudgetAmounts, Principal, Priority, Slug};
 use abbey_plan::Agent;
 use abbey_store::{Intake, NewTask, TaskRow};
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ impl WorkState {
             author: Principal::House,
             assignee: Some(agent.clone()),
             priority: Priority::P2,
-            budget: Amounts::default(),
+            budget: BudgetAmounts::default(),
             policy: None,
             idempotency: None,
             intake: self.intake(&text),

@@ -10,7 +10,7 @@ use crate::transaction::Tx;
 use crate::{Delegated, Error, Link, Notice, Outcome, Result, TaskRow};
 use abbey_engine::authority;
 use abbey_engine::task::{self, Event};
-use abbey_model::{Amounts, Millis, Principal, Recipient, Slug, TaskId, TaskRef, Tokens};
+use abbey_model::{BudgetAmounts, Millis, Principal, Recipient, Slug, TaskId, TaskRef, Tokens};
 
 /// Most links that are followed upwards; no house allows longer chains.
 const CHAIN_MAX: usize = 32;
@@ -78,13 +78,13 @@ pub(crate) fn link(
 }
 
 /// Limits of a subtask: what its delegation grants, within what the caller asks for.
-pub(crate) fn budget(asked: &Delegated, own: Amounts) -> Amounts {
+pub(crate) fn budget(asked: &Delegated, own: BudgetAmounts) -> BudgetAmounts {
     match (asked.tokens, own.tokens.0) {
-        (Some(most), 0) => Amounts {
+        (Some(most), 0) => BudgetAmounts {
             tokens: Tokens(most),
             ..own
         },
-        (Some(most), own_tokens) => Amounts {
+        (Some(most), own_tokens) => BudgetAmounts {
             tokens: Tokens(most.min(own_tokens)),
             ..own
         },
@@ -153,7 +153,7 @@ pub(crate) fn missing_fields(link: &Link, outcome: &Outcome) -> Vec<String> {
 /// Puts the end of a task into the outbox for its recipient, in the same transaction.
 pub(crate) fn notify_recipient(tx: &mut Tx<'_>, row: &TaskRow) -> Result<()> {
     let Some(Link {
-        deliver: deliver @ (Recipient::Agent(_) | Recipient::Hook(_)),
+        deliver: deliver @ (Recipient::Agent(_) | Recipient::Channel(_) | Recipient::Hook(_)),
         ..
     }) = &row.link
     else {

@@ -10,7 +10,7 @@ use crate::{
 use abbey_engine::run;
 use abbey_engine::task::{self, Event, Phase, Refusal};
 use abbey_model::{
-    Amounts, Generation, Principal, ResultSource, RunId, RunState, Slug, TaskRef, Verified,
+    BudgetAmounts, Generation, Principal, ResultSource, RunId, RunState, Slug, TaskRef, Verified,
 };
 use serde_json::{Value, json};
 
@@ -49,10 +49,10 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
             running,
         });
     }
-    let amounts = Amounts {
+    let amounts = BudgetAmounts {
         runs: 1,
         seconds: u64::try_from(claim.wall.secs_ceil()).unwrap_or(0),
-        ..Amounts::default()
+        ..BudgetAmounts::default()
     };
     ledger::reserve_run(tx, &claim.agent, row.id, run, amounts)?;
     let state =

@@ -8,8 +8,8 @@ use crate::{BudgetLimit, CallHold, CallUse, Error, Result};
 use abbey_engine::budget::{Account, TimeZone};
 use abbey_engine::task::Phase;
 use abbey_model::{
-    Amounts, Metric, NanoUsd, Principal, ReservationId, RunId, Scope, Slug, TaskId, Timestamp,
-    Tokens, Window,
+    BudgetAmounts, Metric, NanoUsd, Principal, ReservationId, RunId, Scope, Slug, TaskId,
+    Timestamp, Tokens, Window,
 };
 use serde_json::json;
 
@@ -129,7 +129,7 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
 }
 
 /// Sets the limits of one task over all its runs.
-pub(crate) fn limit_task(tx: &mut Tx<'_>, task: TaskId, budget: &Amounts) -> Result<()> {
+pub(crate) fn limit_task(tx: &mut Tx<'_>, task: TaskId, budget: &BudgetAmounts) -> Result<()> {
     for &metric in Metric::ALL {
         if budget.of(metric) > 0 {
             open_account(tx, Scope::Task(task), metric, Some(budget.of(metric)))?;
@@ -197,7 +197,7 @@ fn scopes_of_run(tx: &Tx<'_>, agent: &Slug, task: TaskId, run: RunId) -> Result<
 }
 
 /// Reserves `amounts` on every scope that counts them; when one refuses, the operation fails and none is reserved.
-fn reserve(tx: &mut Tx<'_>, scopes: &[Scope], amounts: &Amounts) -> Result<()> {
+fn reserve(tx: &mut Tx<'_>, scopes: &[Scope], amounts: &BudgetAmounts) -> Result<()> {
     for scope in scopes {
         for &metric in Metric::ALL {
             let amount = amounts.of(metric);
@@ -224,7 +224,7 @@ struct Purpose<'a> {
 fn insert_reservation(
     tx: &Tx<'_>,
     purpose: &Purpose<'_>,
-    amounts: &Amounts,
+    amounts: &BudgetAmounts,
     scopes: &[Scope],
 ) -> Result<ReservationId> {
     let id: ReservationId = tx.new_id()?;
@@ -250,7 +250,7 @@ pub(crate) fn reserve_run(
     agent: &Slug,
     task: TaskId,
     run: RunId,
-    amounts: Amounts,
+    amounts: BudgetAmounts,
 ) -> Result<()> {
     let mut counted = Vec::new();
     let own = scopes_of_run(tx, agent, task, run)?;
@@ -282,10 +282,10 @@ pub(crate) fn settle_run(tx: &mut Tx<'_>, run: RunId, seconds: u64) -> Result<()
         params![run.to_string()],
     )?;
     let Some(id) = found else { return Ok(()) };
-    let actual = Amounts {
+    let actual = BudgetAmounts {
         runs: 1,
         seconds,
-        ..Amounts::default()
+        ..BudgetAmounts::default()
     };
     close_reservation(tx, parse(&id)?, &actual)?;
     Ok(())
@@ -295,11 +295,11 @@ pub(crate) fn settle_run(tx: &mut Tx<'_>, run: RunId, seconds: u64) -> Result<()
 struct Closed {
     run: RunId,
     agent: Slug,
-    amounts: Amounts,
+    amounts: BudgetAmounts,
 }
 
 /// Ends a reservation and charges what was really used.
-fn close_reservation(tx: &mut Tx<'_>, id: ReservationId, actual: &Amounts) -> Result<Closed> {
+fn close_reservation(tx: &mut Tx<'_>, id: ReservationId, actual: &BudgetAmounts) -> Result<Closed> {
     let found = tx.rows.first(
         "DELETE FROM reservations WHERE id = ?1 RETURNING run, agent, amounts, scopes",
         params![id.to_string()],
@@ -375,7 +375,7 @@ pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallHold) -> Result<Reservati
 
 /// Ends the reservation of a model call with what the call used.
 pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUse) -> Result<()> {
-    let held: Option<Amounts> = tx.rows.first(
+    let held: Option<BudgetAmounts> = tx.rows.first(
         "SELECT amounts FROM reservations WHERE id = ?1",
         params![id.to_string()],
         |c| c.json(),
@@ -387,14 +387,14 @@ pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUse) ->
             output,
             cost,
             ..
-        } => Amounts {
+        } => BudgetAmounts {
             tokens: Tokens(input + output),
             // Without a price the money that was reserved is what it costs: unknown is never 0.
             nano_usd: cost.map_or(held.nano_usd, NanoUsd),
-            ..Amounts::default()
+            ..BudgetAmounts::default()
         },
         CallUse::Unknown { .. } => held,
-        CallUse::Released => Amounts::default(),
+        CallUse::Released => BudgetAmounts::default(),
     };
     let closed = close_reservation(tx, id, &actual)?;
     let run = closed.run.to_string();

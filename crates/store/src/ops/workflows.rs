@@ -13,7 +13,7 @@ use abbey_engine::approval::{State as Answer, Verdict};
 use abbey_engine::task::Event;
 use abbey_engine::workflow::{self, Act, At, Begin, Effect, Fact, Handle, Item, Run};
 use abbey_model::{
-    Amounts, Millis, Principal, Priority, Slug, TaskRef, TaskState, Timestamp, Tokens,
+    BudgetAmounts, Millis, Principal, Priority, Slug, TaskRef, TaskState, Timestamp, Tokens,
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -314,9 +314,9 @@ fn begin_step(
         author: Principal::House,
         assignee: agent,
         priority: Priority::P1,
-        budget: Amounts {
+        budget: BudgetAmounts {
             tokens: Tokens(step.and_then(|s| s.tokens).unwrap_or(0)),
-            ..Amounts::default()
+            ..BudgetAmounts::default()
         },
         policy: None,
         idempotency: None,

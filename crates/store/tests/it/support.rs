@@ -140,7 +140,7 @@ pub(crate) fn new_task(agent: &str, text: &str) -> NewTask {
         author: Principal::Operator,
         assignee: Some(slug(agent)),
         priority: Priority::P2,
-        budget: Amounts::default(),
+        budget: BudgetAmounts::default(),
         policy: None,
         idempotency: None,
         delegated: None,
@@ -273,9 +273,9 @@ impl Bench {
     }
 
     pub(crate) fn reserve(&self, agent: &str, run: RunId, tokens: u64) -> Result<ReservationId> {
-        let amounts = Amounts {
+        let amounts = BudgetAmounts {
             tokens: Tokens(tokens),
-            ..Amounts::default()
+            ..BudgetAmounts::default()
         };
         self.store()
             .reserve(CallHold {

@@ -120,7 +120,10 @@ pub(super) fn policy(house: &House) -> Report {
     let mut open = false;
     for agent in house.agents.values() {
         let tools = format!("{}/{}", agent.tools.tools.len(), Tool::ALL.len());
-        let delegates = house.agents.keys().filter(|to| agent.delegates.reaches(to));
+        let delegates = house
+            .agents
+            .keys()
+            .filter(|to| agent.delegates.includes(to));
         let given = Text::new("policy-of")
             .with("cell", agent.cell.to_string())
             .with("egress", agent.egress.to_string())

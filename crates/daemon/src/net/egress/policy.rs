@@ -1,7 +1,7 @@
 //! What a cell may reach by name: decided on the name as it was asked for, then once more on the
 //! address that it turned out to have.
 
-use abbey_model::{Allowed, Egress, is_reserved};
+use abbey_model::{Egress, EgressRule, is_reserved};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 /// Why a connection is refused. The code is stable and goes into logs and answers.
@@ -20,7 +20,7 @@ impl Denied {
     }
 }
 
-fn rules(egress: &Egress) -> impl Iterator<Item = &Allowed> {
+fn rules(egress: &Egress) -> impl Iterator<Item = &EgressRule> {
     let list = match egress {
         Egress::List(list) => Some(list),
         Egress::None | Egress::Full => None,
@@ -49,7 +49,7 @@ pub(crate) fn may_ask(egress: &Egress, host: &str, port: u16) -> Result<Option<I
     // What is neither an address in four parts nor a name with letters in its last part is read
     // as an address by some programs; a rule can only name what everybody reads alike.
     let named = format!("{}:{port}", host.strip_suffix('.').unwrap_or(host));
-    if named.parse::<Allowed>().is_err() || named.starts_with("*.") {
+    if named.parse::<EgressRule>().is_err() || named.starts_with("*.") {
         return Err(Denied::new(
             "no_name",
             format!("`{host}` is neither a host name nor an address"),

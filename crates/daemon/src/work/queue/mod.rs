@@ -8,7 +8,7 @@ use crate::core::error::Result;
 use crate::work::lookup::known_agent;
 use crate::work::state::WorkState;
 use abbey_api::{Problem, QueueConflict, QueueDoc, VERSION};
-use abbey_model::{Amounts, FaultKind, Principal, TaskRef, TaskState};
+use abbey_model::{BudgetAmounts, FaultKind, Principal, TaskRef, TaskState};
 use abbey_store::{NewTask, TaskEdit, TaskFilter, TaskRow};
 use merge::Act;
 use std::collections::BTreeMap;
@@ -155,7 +155,7 @@ async fn carry_out(work: &Arc<WorkState>, version: u64, act: Act) -> Result<Stri
                 author: Principal::Operator,
                 assignee,
                 priority: fields.priority,
-                budget: Amounts::default(),
+                budget: BudgetAmounts::default(),
                 policy: None,
                 idempotency: Some((key, fields.digest())),
                 intake: work.intake(&fields.text),

@@ -74,9 +74,9 @@ fn thirty_two_calls_against_room_for_ten(bench: &mut Bench) {
     let call = || CallHold {
         agent: crate::support::slug("agent-a"),
         run: Some(run),
-        amounts: Amounts {
+        amounts: BudgetAmounts {
             tokens: Tokens(100),
-            ..Amounts::default()
+            ..BudgetAmounts::default()
         },
         model: "p/m".into(),
     };

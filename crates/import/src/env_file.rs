@@ -1,24 +1,29 @@
-//! The `.env` of one agent on a host of jails (S1-04 to S1-08, S1-15, S1-16, S1-22).
+//! The `.env` file of one agent on a host of jails (S1-04 to S1-08, S1-15, S1-16, S1-22).
 
+use crate::imported_agent::ImportedAgent;
 use crate::names::{Names, shown};
-use crate::newcomer::Newcomer;
 use crate::source::is_file;
-use crate::{Error, Here, Import, Kind, Result};
+use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use std::path::Path;
 
-/// Words in the name of a variable whose value nobody should read.
+/// Words in the names of variables that hold secrets.
 const SECRET: [&str; 5] = ["TOKEN", "SECRET", "PASSWORD", "API_KEY", "PRIVATE_KEY"];
-/// Largest file, bytes.
+/// Largest file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Import) -> Result<()> {
+pub(crate) fn read(
+    path: &Path,
+    here: &TargetHouse,
+    names: &mut Names,
+    import: &mut Import,
+) -> Result<()> {
     let file = match is_file(path) {
         true => path.to_owned(),
         false => path.join(".env"),
     };
-    let not_one = |why: String| Error::NotOne {
+    let wrong_format = |why: String| Error::WrongFormat {
         path: file.clone(),
-        what: "`.env` of an agent",
+        what: "`.env` file of an agent",
         why,
     };
     let failed = |source| Error::File {
@@ -26,13 +31,13 @@ pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Imp
         source,
     };
     if std::fs::metadata(&file).map_err(failed)?.len() > FILE_MAX {
-        return Err(not_one("it is larger than 1 MiB".to_owned()));
+        return Err(wrong_format("it is larger than 1 MiB".to_owned()));
     }
     let open = std::fs::File::open(&file).map_err(failed)?;
     let mut all = Vec::new();
     for variable in dotenvy::from_read_iter(open) {
         // The message of the library holds the line, and so perhaps a secret.
-        all.push(variable.map_err(|_| not_one("a line is no `NAME=value`".to_owned()))?);
+        all.push(variable.map_err(|_| wrong_format("a line is not `NAME=value`".to_owned()))?);
     }
     let get = |name: &str| {
         let found = all.iter().find(|(n, _)| n == name);
@@ -41,10 +46,10 @@ pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Imp
             .filter(|v| !v.is_empty())
     };
     let Some(was) = get("AGENT_NAME") else {
-        return Err(not_one("`AGENT_NAME` is not set".to_owned()));
+        return Err(wrong_format("`AGENT_NAME` is not set".to_owned()));
     };
-    let slug = names.give(import, was, here.named.as_ref());
-    let mut agent = Newcomer::new(slug, was);
+    let slug = names.assign(import, was, here.named.as_ref());
+    let mut agent = ImportedAgent::new(slug, was);
     agent.name = get("ASSISTANT_NAME").map(shown);
     agent.locale = [
         get("DISPLAY_LOCALE").map(shown),
@@ -67,30 +72,34 @@ pub(crate) fn read(path: &Path, here: &Here, names: &mut Names, import: &mut Imp
             | "SYSTEM_LOCALE" | "MODEL" | "AGENT_MODEL" => continue,
             n if SECRET.iter().any(|s| n.contains(s)) => {
                 holds = true;
-                import.found(Kind::Secret, format!("{place}: {name}"), "it is named in the manifest by reference, as `env:NAME` or `file:PATH`, and never written there");
+                import.report(
+                    ReportKind::Secret,
+                    format!("{place}: {name}"),
+                    "not imported: reference it in the manifest as `env:NAME` or `file:PATH`",
+                );
                 continue;
             }
             n if n.starts_with("AGENT_SUBNET") || n.starts_with("WARDEN_") => {
-                "the house gives addresses: `network.pool` names the range, `network.slots` the places of services"
+                "addresses are allocated by the house from `network.pool`; `network.slots` names service addresses"
             }
             n if n.ends_with("_JAIL_NAME") => {
-                "services are named in `services`; what is an agent's in them, in `names`"
+                "services are declared under `services`, and an agent's names in them under `names`"
             }
             n if n.starts_with("DB_") || n.starts_with("POSTGRES") || n == "DATABASE_URL" => {
-                "a service of `kind: postgres` gives an agent its database where it says `uses`; bring the data over with pg_dump"
+                "declare a service of `kind: postgres` and list it in the agent's `uses`; move the data with pg_dump"
             }
-            _ => "the house has nothing of that name",
+            _ => "no equivalent",
         };
-        import.found(Kind::Left, format!("{place}: {name}"), text);
+        import.report(ReportKind::Left, format!("{place}: {name}"), text);
     }
     if holds {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(&file).map_or(0, |m| m.permissions().mode() & 0o777);
         if mode & 0o077 != 0 {
             let text = format!(
-                "others can read it (mode {mode:o}); `chmod 600` it, and take it away when nothing needs it"
+                "readable by other users (mode {mode:o}): `chmod 600` it, and delete it when nothing needs it"
             );
-            import.found(Kind::Secret, place, text);
+            import.report(ReportKind::Secret, place, text);
         }
     }
     import.agents.push(agent);

@@ -1,72 +1,72 @@
-//! An agent that comes from somewhere else, and its entry in a manifest.
+//! An imported agent, and its entry in a manifest.
 
 use abbey_model::Slug;
 
-/// When work comes by itself.
+/// Time of a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum When {
-    /// By minute, hour, day, month and weekday, in a zone.
+pub enum ScheduleTime {
+    /// Cron expression, and its time zone.
     Cron(String, Option<String>),
-    /// Every so many seconds.
+    /// Interval in seconds.
     Every(u64),
-    /// Once, at an instant.
+    /// Once, at this instant.
     At(String),
 }
 
-/// Work that comes by itself.
+/// Schedule of an imported agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Planned {
-    /// Its name.
+pub struct ImportedSchedule {
+    /// Name.
     pub name: String,
-    /// When.
-    pub when: When,
-    /// What is to be done.
+    /// Time.
+    pub when: ScheduleTime,
+    /// Text of the task.
     pub task: String,
-    /// What of those that were missed fires, where that is not as usual.
+    /// Policy for missed instants; the default when absent.
     pub catch_up: Option<&'static str>,
 }
 
-/// An agent as it is to be.
+/// Imported agent.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Newcomer {
-    /// What it is called here.
+pub struct ImportedAgent {
+    /// Name in this house.
     pub slug: Slug,
-    /// What it was called there.
+    /// Name in the imported installation.
     pub was: String,
     /// Display name.
     pub name: Option<String>,
-    /// What it is for.
+    /// Role.
     pub role: Option<String>,
-    /// Whom it reports to.
+    /// Agent that it reports to.
     pub reports_to: Option<Slug>,
     /// Its model, as `PROVIDER/MODEL`.
     pub model: Option<String>,
-    /// Kind of isolation.
+    /// ReportKind of isolation.
     pub cell: Option<&'static str>,
-    /// Skills of the house that it has.
+    /// Assigned skills.
     pub skills: Vec<String>,
-    /// Money in a day, in thousandths of a dollar.
+    /// Daily budget, in thousandths of a dollar.
     pub milli_usd_per_day: Option<u64>,
-    /// Size of its workspace, MiB.
+    /// Size of its workspace, in MiB.
     pub workspace_mib: Option<u64>,
-    /// Languages: display, assistant, system.
+    /// Locales: display, assistant, system.
     pub locale: [Option<String>; 3],
-    /// Repeating wake, seconds.
+    /// Interval of its wake-ups, in seconds.
     pub wake: Option<u64>,
-    /// Work that comes by itself.
-    pub schedules: Vec<Planned>,
-    /// Its charter; a stock one when there is none.
+    /// Schedule of an imported agent.
+    pub schedules: Vec<ImportedSchedule>,
+    /// Charter; a stock one when absent.
     pub charter: Option<String>,
     /// Files of its workspace: path and text.
     pub files: Vec<(String, String)>,
-    /// Lines of an entry that is taken as it is, in place of all of these.
+    /// Lines of a manifest entry that is used unchanged, in place of the fields above.
     pub entry: Option<Vec<String>>,
 }
 
-impl Newcomer {
-    /// One of whom nothing is known but its names.
-    pub(crate) fn new(slug: Slug, was: &str) -> Newcomer {
-        Newcomer {
+impl ImportedAgent {
+    /// An agent of which only the names are known.
+    pub(crate) fn new(slug: Slug, was: &str) -> ImportedAgent {
+        ImportedAgent {
             slug,
             was: was.to_owned(),
             name: None,
@@ -86,14 +86,14 @@ impl Newcomer {
         }
     }
 
-    /// Where its charter lies beside the manifest, if it has one of its own.
+    /// Path of its charter relative to the manifest, if it has one of its own.
     pub fn charter_path(&self) -> Option<String> {
         self.charter.as_ref()?;
         Some(format!("charters/{}.md", self.slug))
     }
 
-    /// Adds a schedule, under a name that none of its others has.
-    pub(crate) fn plan(&mut self, name: &str, when: When, task: String) {
+    /// Adds a schedule under a unique name.
+    pub(crate) fn add_schedule(&mut self, name: &str, when: ScheduleTime, task: String) {
         let base: String = name
             .chars()
             .flat_map(char::to_lowercase)
@@ -110,7 +110,7 @@ impl Newcomer {
             .chain(numbered)
             .find(|n| !self.schedules.iter().any(|s| s.name == *n));
         let name = free.unwrap_or(base);
-        self.schedules.push(Planned {
+        self.schedules.push(ImportedSchedule {
             name,
             when,
             task,
@@ -118,42 +118,42 @@ impl Newcomer {
         });
     }
 
-    /// Lines of its entry in a manifest. Every text of somebody's is quoted as JSON is, which YAML reads as well.
+    /// Lines of its entry in a manifest. Every imported text is quoted as JSON, which is valid YAML.
     pub fn lines(&self) -> Vec<String> {
         if let Some(lines) = &self.entry {
             return lines.clone();
         }
         let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
         let mut lines = vec![format!("{}:", self.slug)];
-        let mut say = |key: &str, value: String| lines.push(format!("  {key}: {value}"));
+        let mut key = |key: &str, value: String| lines.push(format!("  {key}: {value}"));
         if let Some(name) = &self.name {
-            say("name", quoted(name));
+            key("name", quoted(name));
         }
         if let Some(role) = &self.role {
-            say("role", quoted(role));
+            key("role", quoted(role));
         }
         if let Some(path) = self.charter_path() {
-            say("charter", path);
+            key("charter", path);
         }
         if let Some(above) = &self.reports_to {
-            say("reports_to", above.to_string());
+            key("reports_to", above.to_string());
         }
         if let Some(cell) = self.cell {
-            say("cell", cell.to_owned());
+            key("cell", cell.to_owned());
         }
         if let Some(model) = &self.model {
-            say("model", quoted(model));
+            key("model", quoted(model));
         }
         if !self.skills.is_empty() {
             let skills: Vec<String> = self.skills.iter().map(|s| quoted(s)).collect();
-            say("skills", format!("[{}]", skills.join(", ")));
+            key("skills", format!("[{}]", skills.join(", ")));
         }
         if let Some(milli) = self.milli_usd_per_day {
             let usd = format!("{}.{:03}", milli / 1000, milli % 1000);
-            say("budget", format!("{{ usd_per_day: {usd} }}"));
+            key("budget", format!("{{ usd_per_day: {usd} }}"));
         }
         if let Some(mib) = self.workspace_mib {
-            say("drives", format!("{{ workspace: {mib}MiB }}"));
+            key("drives", format!("{{ workspace: {mib}MiB }}"));
         }
         let names = ["display", "assistant", "system"];
         let locale = names.iter().zip(&self.locale);
@@ -161,22 +161,22 @@ impl Newcomer {
             .filter_map(|(name, value)| Some(format!("{name}: {}", quoted(value.as_ref()?))))
             .collect();
         if !locale.is_empty() {
-            say("locale", format!("{{ {} }}", locale.join(", ")));
+            key("locale", format!("{{ {} }}", locale.join(", ")));
         }
         if let Some(seconds) = self.wake {
-            say("wake", format!("{{ every: {seconds}s }}"));
+            key("wake", format!("{{ every: {seconds}s }}"));
         }
         if !self.schedules.is_empty() {
             lines.push("  schedules:".to_owned());
         }
         for planned in &self.schedules {
             let when = match &planned.when {
-                When::Cron(cron, None) => format!("cron: {}", quoted(cron)),
-                When::Cron(cron, Some(zone)) => {
+                ScheduleTime::Cron(cron, None) => format!("cron: {}", quoted(cron)),
+                ScheduleTime::Cron(cron, Some(zone)) => {
                     format!("cron: {}, timezone: {}", quoted(cron), quoted(zone))
                 }
-                When::Every(seconds) => format!("every: {seconds}s"),
-                When::At(instant) => format!("at: {}", quoted(instant)),
+                ScheduleTime::Every(seconds) => format!("every: {seconds}s"),
+                ScheduleTime::At(instant) => format!("at: {}", quoted(instant)),
             };
             let task = quoted(&planned.task);
             let catch_up = planned
