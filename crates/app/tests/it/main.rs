@@ -19,6 +19,7 @@ mod crash_points;
 mod databases;
 mod delegation;
 mod doctor;
+mod documentation;
 mod escalations;
 mod failure_modes;
 mod firecracker;
