@@ -9,6 +9,7 @@ const CRATES: &[&str] = &["daemon", "store"];
 /// The seam itself: files that may call these.
 const SEAM: &[&str] = &[
     "crates/store/src/clock.rs",
+    "crates/store/src/entropy.rs",
     "crates/daemon/src/core/clock.rs",
     "crates/daemon/src/core/runtime.rs",
 ];

@@ -69,8 +69,10 @@ fn instance_names(path: &str, text: &str, findings: &mut Findings) {
         return;
     }
     for name in INSTANCE_NAMES {
-        // The list of examples has to name their folders.
-        let used = |line: &str| line.to_lowercase().contains(name) && !line.contains("examples/");
+        // What copies or lists examples has to name them.
+        let used = |line: &str| {
+            line.to_lowercase().contains(name) && !line.to_lowercase().contains("example")
+        };
         if text.lines().any(used) {
             findings.error(format!(
                 "{path}: contains `{name}`, the name of an agent of an example"

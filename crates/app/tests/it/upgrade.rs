@@ -86,12 +86,10 @@ fn home_of_the_previous_release_opens_with_everything_in_it() {
         plan.to_string().contains("Build a second bridge."),
         "{plan}"
     );
-    let budget = house.json(0, "budget show");
-    let spent = |scope: &Value| scope["spent"].as_u64().unwrap_or(0) > 0;
-    assert!(
-        budget["scopes"].as_array().unwrap().iter().any(spent),
-        "{budget}"
-    );
+    // Spend of an agent's run, in tokens and money.
+    let runs = house.json(0, "task show TASK-3")["task"]["runs"].clone();
+    assert!(runs[0]["usage"]["input"].as_u64() > Some(0), "{runs}");
+    assert!(runs[0]["cost_nano_usd"].as_u64() > Some(0), "{runs}");
     // The same manifest, and the house goes on with its work.
     house.expect(0, "up");
     for agent in ["lead", "builder", "ops", "hands", "spare"] {
@@ -102,9 +100,10 @@ fn home_of_the_previous_release_opens_with_everything_in_it() {
     let number = |state: &str| expected["tasks"][state].as_str().unwrap().to_owned();
     for state in ["pending", "ready", "running"] {
         let task = number(state);
-        until("unfinished work is taken up again", || {
+        until("unfinished work goes on", || {
             let state = house.json(0, args!("task show {}", task))["task"]["state"].clone();
-            ["running", "ready", "done"].contains(&state.as_str().unwrap())
+            // The run of the task that was running is long over its wall time.
+            ["running", "ready", "done", "timed_out"].contains(&state.as_str().unwrap())
         });
     }
     house.expect(0, "task add 'show system stats' --wait");
