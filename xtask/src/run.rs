@@ -1,4 +1,4 @@
-//! Running other programs, visibly.
+//! Runs other programs and prints what they do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,10 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
-/// Runs a step and says how long it took.
+/// Runs a program as a step and prints how long it took.
+///
+/// # Errors
+/// When it can't be started or fails.
 pub(crate) fn step(title: &str, program: &str, args: &[&str]) -> Result<(), String> {
     println!("== {title}: {program} {}", args.join(" "));
     let start = Instant::now();
@@ -20,7 +23,7 @@ pub(crate) fn step(title: &str, program: &str, args: &[&str]) -> Result<(), Stri
         .args(args)
         .current_dir(root())
         .status()
-        .map_err(|e| format!("`{program}` could not be run: {e}"))?;
+        .map_err(|e| format!("`{program}` can't be started: {e}"))?;
     println!("== {title}: {:.1} s", start.elapsed().as_secs_f32());
     if status.success() {
         Ok(())
@@ -29,7 +32,7 @@ pub(crate) fn step(title: &str, program: &str, args: &[&str]) -> Result<(), Stri
     }
 }
 
-/// Whether a program can be run.
+/// Whether a program can be run and succeeds.
 pub(crate) fn have(program: &str, args: &[&str]) -> bool {
     Command::new(program)
         .args(args)
@@ -37,7 +40,10 @@ pub(crate) fn have(program: &str, args: &[&str]) -> bool {
         .is_ok_and(|o| o.status.success())
 }
 
-/// Installs Debian packages whose programs are missing.
+/// Installs the Debian packages of programs that are missing.
+///
+/// # Errors
+/// Names the packages when they can't be installed here.
 pub(crate) fn install(needs: &[(&str, &str)]) -> Result<(), String> {
     let missing: Vec<&str> = needs
         .iter()

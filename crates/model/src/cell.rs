@@ -378,9 +378,9 @@ impl Presence {
     /// When it is neither a presence nor one of the earlier words.
     pub fn from_filter(word: &str) -> Result<Presence, String> {
         match word {
-            "robed" => Ok(Presence::Ready),
-            "unrobed" => Ok(Presence::WorkerOnly),
-            "lobster" => Ok(Presence::IngressOnly),
+            "robed" => Ok(Presence::Ready),         // retired term
+            "unrobed" => Ok(Presence::WorkerOnly),  // retired term
+            "lobster" => Ok(Presence::IngressOnly), // retired term
             "dead" => Ok(Presence::Down),
             word => word.parse(),
         }

@@ -84,8 +84,8 @@ mod tests {
 
     #[test]
     fn earlier_words_of_presence_are_accepted_by_filters_only() {
-        assert_eq!(Presence::from_filter("robed"), Ok(Presence::Ready));
+        assert_eq!(Presence::from_filter("robed"), Ok(Presence::Ready)); // retired term
         assert_eq!(Presence::from_filter("idle"), Ok(Presence::Idle));
-        assert!("robed".parse::<Presence>().is_err());
+        assert!("robed".parse::<Presence>().is_err()); // retired term
     }
 }

@@ -12,19 +12,8 @@ const CYCLE_MAX: usize = 3;
 
 /// Folders (or modules) of a crate from top to bottom: each may import those below it, and none above. The root file
 /// is above all of them. A crate that is not here has no folders to order, but no large cycle either.
-<<<<<<< HEAD
 const LAYERS: &[(&str, &[&str])] = &[
     (
-=======
-const LAYERS: &[(&str, &[&str])] = &[(
-    "daemon",
-    &[
-        "boot",
-        "api_server",
-        "insight",
-        "planning",
-        "work",
->>>>>>> b21f2e6 (The fixture's approvals stay open; exceptions of tidy as they are now)
         "cells",
         &[
             "backend",
@@ -57,6 +46,50 @@ const LAYERS: &[(&str, &[&str])] = &[(
             "cells",
             "net",
             "core",
+        ],
+    ),
+    (
+        "gateway",
+        &[
+            "stack", "http", "meter", "protocol", "provider", "route", "usage", "refusal",
+        ],
+    ),
+    (
+        "launch",
+        &[
+            "enter",
+            "isolated",
+            "isolated_child",
+            "init",
+            "landlock",
+            "spawn",
+            "system",
+            "isolation",
+        ],
+    ),
+    (
+        "services",
+        &[
+            "git", "postgres", "site", "tools", "door", "registry", "ask", "error",
+        ],
+    ),
+    (
+        "store",
+        &[
+            "sqlite",
+            "storage",
+            "driver",
+            "ops",
+            "clock",
+            "chain",
+            "document",
+            "escalation",
+            "transaction",
+            "entropy",
+            "rows",
+            "topic",
+            "types",
+            "error",
         ],
     ),
 ];

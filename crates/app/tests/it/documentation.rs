@@ -39,6 +39,7 @@ fn blocks(page: &str) -> Vec<(String, String)> {
 
 /// Arguments of the `abbey` of a line, as a shell splits them; none for other lines.
 fn arguments(line: &str) -> Option<Vec<String>> {
+    let line = line.strip_prefix("$ ").unwrap_or(line);
     let line = line.split("  #").next().unwrap_or(line);
     let line = line.rsplit_once("| ").map_or(line, |(_, last)| last);
     let rest = line.strip_prefix("abbey ")?;
