@@ -141,7 +141,7 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
                 };
                 let claimed = store.claim(claim).wait().expect("claimed");
                 times.push(one.elapsed());
-                let hold = Hold {
+                let hold = LeaseProof {
                     agent: agent.clone(),
                     token: claimed.lease.token,
                     ttl: Millis(30_000),
@@ -152,7 +152,12 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
                     data: serde_json::Value::Null,
                 };
                 store
-                    .complete(task, hold, (outcome, Checked::No), RunFacts::default())
+                    .complete(
+                        task,
+                        hold,
+                        (outcome, EvidenceCheck::NotRun),
+                        RunFacts::default(),
+                    )
                     .wait()
                     .expect("completed");
             }
@@ -165,7 +170,7 @@ fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
             .collect()
     });
     let rate = tasks as f64 / start.elapsed().as_secs_f64();
-    let verdict = store.verify().wait().expect("verified");
+    let verdict = store.verify_audit_log().wait().expect("verified");
     assert!(verdict.ok, "the chain verifies after the run");
     let reserved: u64 = store
         .budgets()

@@ -144,7 +144,7 @@ impl Default for Drives {
 /// What the operator wants of a cell; the rest of the wish is the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wish {
+pub enum DesiredState {
     /// Nothing of it.
     Down,
     /// Up.
@@ -154,31 +154,31 @@ pub enum Wish {
     Paused,
 }
 
-impl Wish {
+impl DesiredState {
     /// Number in the database.
     pub const fn number(self) -> i64 {
         match self {
-            Wish::Down => 0,
-            Wish::Up => 1,
-            Wish::Paused => 2,
+            DesiredState::Down => 0,
+            DesiredState::Up => 1,
+            DesiredState::Paused => 2,
         }
     }
 
     /// The wish with this number; down for one that nobody wrote.
-    pub const fn of_number(number: i64) -> Wish {
+    pub const fn of_number(number: i64) -> DesiredState {
         match number {
-            1 => Wish::Up,
-            2 => Wish::Paused,
-            _ => Wish::Down,
+            1 => DesiredState::Up,
+            2 => DesiredState::Paused,
+            _ => DesiredState::Down,
         }
     }
 
     /// Word in the audit log.
     pub const fn name(self) -> &'static str {
         match self {
-            Wish::Down => "down",
-            Wish::Up => "up",
-            Wish::Paused => "paused",
+            DesiredState::Down => "down",
+            DesiredState::Up => "up",
+            DesiredState::Paused => "paused",
         }
     }
 }

@@ -30,8 +30,8 @@ pub use approval::ApprovalState;
 pub use authority::{Authority, Grant, Grants, HookOrigin, Recipient};
 pub use budget::{BudgetAmounts, BudgetState, Metric, Scope, Window};
 pub use cell::{
-    Address, CellKind, CellName, CellUsage, Drives, ExitKind, ExitRecord, Generation, Incarnation,
-    Layer, Limits, Observed, Presence, ProcessIdentity, Profile, VmEnd, Vmm, Wish,
+    Address, CellKind, CellName, CellUsage, DesiredState, Drives, ExitKind, ExitRecord, Generation,
+    Incarnation, Layer, Limits, Observed, Presence, ProcessIdentity, Profile, VmEnd, Vmm,
 };
 pub use conversation::{ChannelAddress, Conversation, Session};
 pub use evidence::Evidence;

@@ -1,6 +1,6 @@
 //! The activity chain: each entry hashes the one before it.
 //!
-//! Entry = canonical JSON (RFC 8785) of `seq, at, actor, action, entity, detail`; `hash` =
+//! AuditEntry = canonical JSON (RFC 8785) of `seq, at, actor, action, entity, detail`; `hash` =
 //! SHA-256 of the previous hash (in hexadecimal) and the entry; the first `prev` is 64 zeros.
 
 use abbey_model::Timestamp;
@@ -15,7 +15,7 @@ pub const GENESIS: &str = "00000000000000000000000000000000000000000000000000000
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct AuditEntry {
     /// Number, from 1, without gaps.
     pub seq: u64,
     /// When, by the store's clock.
@@ -36,7 +36,7 @@ pub struct Entry {
 
 /// Outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub struct AuditVerification {
     /// Whether everything fits.
     pub ok: bool,
     /// Entries checked.
@@ -88,7 +88,7 @@ pub(crate) struct Check {
     key: Option<VerifyingKey>,
     /// Sequence number, hash and signature of each, in order.
     checkpoints: std::iter::Peekable<std::vec::IntoIter<(u64, String, Vec<u8>)>>,
-    verdict: Verdict,
+    verdict: AuditVerification,
 }
 
 impl Check {
@@ -96,7 +96,7 @@ impl Check {
         Check {
             key,
             checkpoints: checkpoints.into_iter().peekable(),
-            verdict: Verdict {
+            verdict: AuditVerification {
                 ok: true,
                 entries: 0,
                 head: GENESIS.to_owned(),
@@ -114,7 +114,7 @@ impl Check {
     }
 
     /// Takes the next entry; `Break` after the first that is wrong.
-    pub(crate) fn entry(&mut self, entry: &Entry) -> Result<ControlFlow<()>, crate::Error> {
+    pub(crate) fn entry(&mut self, entry: &AuditEntry) -> Result<ControlFlow<()>, crate::Error> {
         if let Err((seq, why)) = self.next(entry)? {
             self.fail(seq, why);
             return Ok(ControlFlow::Break(()));
@@ -122,7 +122,7 @@ impl Check {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn next(&mut self, entry: &Entry) -> Result<Result<(), (u64, String)>, crate::Error> {
+    fn next(&mut self, entry: &AuditEntry) -> Result<Result<(), (u64, String)>, crate::Error> {
         let wrong = |seq, why: &str| Ok(Err((seq, why.to_owned())));
         let expected = self.verdict.entries + 1;
         if entry.seq != expected {
@@ -163,7 +163,7 @@ impl Check {
     }
 
     /// The outcome after the last entry. A checkpoint beyond it, or a known head, means that the end was cut off.
-    pub(crate) fn finish(mut self, known_head: u64) -> Verdict {
+    pub(crate) fn finish(mut self, known_head: u64) -> AuditVerification {
         if !self.verdict.ok {
             return self.verdict;
         }
@@ -185,14 +185,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn chain(n: u64) -> Vec<Entry> {
+    fn chain(n: u64) -> Vec<AuditEntry> {
         let mut prev = GENESIS.to_owned();
         (1..=n)
             .map(|seq| {
                 let detail = json!({ "b": seq, "a": "ž" });
                 let hash =
                     entry_hash(&prev, seq, Timestamp(5), "operator", "x.y", "e", &detail).unwrap();
-                let entry = Entry {
+                let entry = AuditEntry {
                     seq,
                     at: Timestamp(5),
                     actor: "operator".into(),
@@ -208,7 +208,7 @@ mod tests {
             .collect()
     }
 
-    fn check(entries: Vec<Entry>, head: u64) -> Option<u64> {
+    fn check(entries: Vec<AuditEntry>, head: u64) -> Option<u64> {
         let mut check = Check::new(None, Vec::new());
         for entry in &entries {
             if check.entry(entry).unwrap().is_break() {

@@ -56,15 +56,15 @@ fn wall() -> i64 {
 }
 
 /// A clock behind a floor: never before the newest instant that the store has on disk.
-pub struct Guarded {
+pub struct MonotonicClock {
     inner: std::sync::Arc<dyn Clock>,
     floor: AtomicI64,
 }
 
-impl Guarded {
+impl MonotonicClock {
     /// Guards a clock.
     pub fn new(inner: std::sync::Arc<dyn Clock>, floor: Timestamp) -> Self {
-        Guarded {
+        MonotonicClock {
             inner,
             floor: AtomicI64::new(floor.0),
         }

@@ -21,8 +21,8 @@ pub(crate) trait Driver: Send + Sync {
     ) -> Reply<T>;
     /// See [`Storage::now`](crate::Storage::now).
     fn now(&self) -> Timestamp;
-    /// See [`Storage::head`](crate::Storage::head).
-    fn head(&self) -> u64;
+    /// See [`Storage::audit_head`](crate::Storage::audit_head).
+    fn audit_head(&self) -> u64;
     /// See [`Storage::subscribe`](crate::Storage::subscribe).
     fn subscribe(&self, topic: Topic) -> Subscription;
     /// See [`Storage::counters`](crate::Storage::counters).

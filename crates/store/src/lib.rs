@@ -11,11 +11,9 @@
 
 mod chain;
 mod clock;
-mod document;
 mod driver;
 mod entropy;
 mod error;
-mod escalation;
 mod ops;
 mod rows;
 mod sqlite;
@@ -24,12 +22,10 @@ mod topic;
 mod transaction;
 mod types;
 
-pub use chain::{Entry, GENESIS, Verdict, canonical, entry_hash};
-pub use clock::{Clock, Guarded, SystemClock};
-pub use document::{DocumentRow, WriteDocument};
+pub use chain::{AuditEntry, AuditVerification, GENESIS, canonical, entry_hash};
+pub use clock::{Clock, MonotonicClock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{DatabaseError, Error, Result};
-pub use escalation::{Escalate, Escalation};
 pub use rows::{Row, Rows, Scalar, WriteRows};
 pub use sqlite::{Options, Sqlite};
 pub use storage::{OPERATIONS, Storage};

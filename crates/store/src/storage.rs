@@ -5,8 +5,8 @@ use crate::ops::*;
 use crate::topic::{Subscription, Topic};
 use crate::types::*;
 use crate::{
-    AskApproval, DocumentRow, Entry, Escalate, Escalation, Reply, Result, UseApproval, Verdict,
-    WriteDocument,
+    AskApproval, AuditEntry, AuditVerification, DocumentRow, Escalation, NewEscalation, Reply,
+    Result, UseApproval, WriteDocument,
 };
 use abbey_engine::task::Event;
 use abbey_engine::{approval, budget, saga};
@@ -76,52 +76,52 @@ operations! {
     /// Adds a task and admits it. The same idempotency key gives the same task.
     write add_task(new: NewTask) -> Added = |tx| tasks::add(tx, new);
     /// Admits a waiting task again.
-    write admit(task: TaskRef, intake: Intake) -> TaskRow = |tx| tasks::admit(tx, task, &intake);
+    write admit_task(task: TaskRef, intake: Intake) -> TaskRow = |tx| tasks::admit(tx, task, &intake);
     /// Grants the lease of a ready task to one agent and begins a run.
     write claim(claim: Claim) -> Claimed = |tx| leases::claim(tx, claim);
     /// Extends a lease and stores what the worker reports of its run.
-    write renew(task: TaskRef, proof: Hold, facts: RunFacts) -> LeaseView = |tx| leases::renew(tx, task, &proof, &facts);
+    write renew(task: TaskRef, proof: LeaseProof, facts: RunFacts) -> LeaseView = |tx| leases::renew(tx, task, &proof, &facts);
     /// Ends a run with a result; the caller has checked the declared evidence.
-    write complete(task: TaskRef, proof: Hold, outcome: (Outcome, Checked), facts: RunFacts) -> TaskRow =
+    write complete(task: TaskRef, proof: LeaseProof, outcome: (Outcome, EvidenceCheck), facts: RunFacts) -> TaskRow =
         |tx| leases::complete(tx, task, &proof, outcome, &facts);
     /// Ends a run with a failure.
-    write fail(task: TaskRef, proof: Hold, failure: Failure, facts: RunFacts) -> TaskRow =
+    write fail(task: TaskRef, proof: LeaseProof, failure: Failure, facts: RunFacts) -> TaskRow =
         |tx| leases::fail(tx, task, &proof, &failure, &facts);
     /// Ends a run because the task waits for somebody: for whom, and what is asked.
-    write block(task: TaskRef, proof: Hold, on: String, why: String) -> TaskRow =
+    write block_task(task: TaskRef, proof: LeaseProof, on: String, why: String) -> TaskRow =
         |tx| leases::block(tx, task, &proof, (&on, &why));
     /// Ends such a wait.
-    write unblock(task: TaskRef, who: Principal) -> TaskRow =
+    write unblock_task(task: TaskRef, who: Principal) -> TaskRow =
         |tx| transitions::apply_event(tx, task, &Event::Unblock, &who);
     /// Changes a task that nobody holds, and admits it again.
     write edit_task(task: TaskRef, edit: TaskEdit, who: Principal) -> TaskRow = |tx| tasks::edit(tx, task, edit, &who);
     /// Cancels a task with its subtasks.
-    write cancel(task: TaskRef, who: Principal) -> TaskRow =
+    write cancel_task(task: TaskRef, who: Principal) -> TaskRow =
         |tx| transitions::apply_event(tx, task, &Event::Cancel, &who);
     /// Starts a finished task again.
-    write retry(task: TaskRef, who: Principal) -> TaskRow =
+    write retry_task(task: TaskRef, who: Principal) -> TaskRow =
         |tx| transitions::apply_event(tx, task, &Event::Retry, &who);
     /// Gives a task without an eligible agent to its receiver; once for each task.
-    write escalate(new: Escalate) -> TaskRow = |tx| escalations::escalate(tx, new);
+    write escalate(new: NewEscalation) -> TaskRow = |tx| escalations::escalate(tx, new);
     /// Ends the time for a decision on an escalated task, once. With `cancels`, a task that nobody took up is
     /// cancelled with it.
-    write escalation_over(task: u64, cancels: bool) -> () = |tx| escalations::close(tx, task, cancels);
+    write close_escalation(task: u64, cancels: bool) -> () = |tx| escalations::close(tx, task, cancels);
     /// Escalations whose task is not over.
     read escalations() -> Vec<Escalation> = |rows, _| escalations::open(rows);
     /// Revokes every lease of an agent's boots before `keep` (all of them without one).
-    write holder_lost(agent: Slug, keep: Option<Generation>) -> Vec<TaskRow> =
+    write revoke_leases(agent: Slug, keep: Option<Generation>) -> Vec<TaskRow> =
         |tx| leases::revoke(tx, &agent, keep);
     /// Ends leases, runs, approvals and tasks whose time is over; returns them with the tasks whose pause is over,
     /// which the caller admits again. Writes nothing when there are none.
-    write sweep() -> Vec<TaskRow> = |tx| leases::expire(tx);
+    write expire_deadlines() -> Vec<TaskRow> = |tx| leases::expire(tx);
 
     /// Reserves funds on every enclosing budget, all or none, for a model call of a live run.
-    write reserve(call: CallHold) -> ReservationId = |tx| ledger::reserve_call(tx, &call);
+    write reserve_call(call: CallReservation) -> ReservationId = |tx| ledger::reserve_call(tx, &call);
     /// Ends a reservation with what the call used.
-    write settle(reservation: ReservationId, used: CallUse) -> () =
+    write settle_call(reservation: ReservationId, used: CallUsage) -> () =
         |tx| ledger::settle_call(tx, reservation, &used);
     /// Charges in full the reservations that a crash left open; how many there were.
-    write charge_lost() -> u64 = |tx| ledger::charge_lost_calls(tx);
+    write charge_lost_calls() -> u64 = |tx| ledger::charge_lost_calls(tx);
     /// Sets limits; what was spent stays.
     write set_budgets(limits: Vec<BudgetLimit>, timezone: String) -> () =
         |tx| ledger::set_limits(tx, &limits, &timezone);
@@ -129,30 +129,30 @@ operations! {
     read budgets() -> Vec<budget::Account> = |rows, now| ledger::list(rows, now);
 
     /// Appends an entry to the audit log; its sequence number.
-    write append(note: Note) -> u64 = |tx| audit_log::append_note(tx, note);
+    write append_audit_entry(note: NewAuditEntry) -> u64 = |tx| audit_log::append_note(tx, note);
     /// Signs the head of the audit log if it moved since the last signature; its sequence number.
     write checkpoint() -> Option<u64> = |tx| audit_log::checkpoint(tx);
     /// Entries of the audit log after a sequence number.
-    read activity(after: u64, limit: u32) -> Vec<Entry> = |rows, _| audit_log::list(rows, after, limit);
+    read audit_entries(after: u64, limit: u32) -> Vec<AuditEntry> = |rows, _| audit_log::list(rows, after, limit);
     /// Checks the whole audit log.
-    read verify() -> Verdict = |rows, _| audit_log::verify(rows);
+    read verify_audit_log() -> AuditVerification = |rows, _| audit_log::verify(rows);
     /// Bytes of hostd's journal that are in the audit log already.
-    read folded() -> u64 = |rows, _| hostd_journal::offset(rows);
+    read journal_offset() -> u64 = |rows, _| hostd_journal::offset(rows);
     /// Logs the journal's lines from byte `from` to `to`, all or none; false when another caller was there first.
-    write fold(from: u64, to: u64, notes: Vec<Note>) -> bool =
+    write import_journal(from: u64, to: u64, notes: Vec<NewAuditEntry>) -> bool =
         |tx| hostd_journal::import(tx, from, to, notes);
 
     /// Makes a plan current; refused when another became current meanwhile.
     write commit_generation(commit: Commit) -> u64 = |tx| generations::commit(tx, &commit);
     /// The current generation; none before the first.
-    read current() -> Option<GenerationRow> = |rows, _| generations::current(rows);
+    read current_generation() -> Option<GenerationRow> = |rows, _| generations::current(rows);
     /// The newest manifest that had an agent: its generation, its text, and the agent's charter.
-    read former(agent: Slug) -> Option<(u64, String, String)> =
+    read last_manifest_with_agent(agent: Slug) -> Option<(u64, String, String)> =
         |rows, _| generations::last_with_agent(rows, &agent);
     /// Stores the desired state of a cell, its supervision, or both.
     write set_cell(cell: CellName, change: CellChange) -> () = |tx| cells::set(tx, &cell, change);
     /// Removes a cell.
-    write forget_cell(cell: CellName) -> () = |tx| cells::remove(tx, &cell);
+    write remove_cell(cell: CellName) -> () = |tx| cells::remove(tx, &cell);
     /// Every cell with its desired state and supervision.
     read cells() -> BTreeMap<CellName, CellRow> = |rows, _| cells::list(rows);
 
@@ -171,19 +171,19 @@ operations! {
     read tokens() -> Vec<TokenRow> = |rows, now| credentials::list(rows, now);
 
     /// Begins a saga.
-    write saga_begin(id: SagaId, kind: String, subject: String, steps: Vec<String>) -> () =
+    write begin_saga(id: SagaId, kind: String, subject: String, steps: Vec<String>) -> () =
         |tx| sagas::begin(tx, id, &kind, &subject, &steps);
     /// Appends an event to a saga's log; the state that it leads to.
-    write saga_event(id: SagaId, event: saga::Event) -> saga::State = |tx| sagas::log_event(tx, id, event);
+    write log_saga_event(id: SagaId, event: saga::Event) -> saga::State = |tx| sagas::log_event(tx, id, event);
     /// Sagas that are not over.
     read open_sagas() -> Vec<SagaRow> = |rows, _| sagas::list_open(rows);
     /// Records that a wake fired.
-    write note_wake(agent: Slug, number: u64) -> () = |tx| wakes::record(tx, &agent, number);
+    write record_wake(agent: Slug, number: u64) -> () = |tx| wakes::record(tx, &agent, number);
     /// Number of the newest wake that fired, by agent.
     read wakes() -> BTreeMap<Slug, u64> = |rows, _| wakes::list(rows);
     /// Removes what was over `keep` ago: tasks with their runs, idempotency keys, sagas, runs of workflows; how many
     /// tasks. The audit log stays.
-    write retain(keep: Millis) -> u64 = |tx| retention::remove_old(tx, keep);
+    write remove_old_records(keep: Millis) -> u64 = |tx| retention::remove_old(tx, keep);
 
     /// One task.
     read task(task: TaskRef) -> TaskRow = |rows, _| tasks::load(rows, task);
@@ -192,13 +192,13 @@ operations! {
     /// Tasks that an agent may claim, most urgent first; none while it is draining.
     read offers(agent: Slug, limit: u32) -> Vec<TaskRow> = |rows, _| tasks::offers(rows, &agent, limit);
     /// A task with every subtask below it, depth first, each with its depth.
-    read tree(task: TaskRef) -> Vec<(u32, TaskRow)> = |rows, _| delegation::tree(rows, task);
+    read task_tree(task: TaskRef) -> Vec<(u32, TaskRow)> = |rows, _| delegation::tree(rows, task);
     /// When the next lease, wall time, pause, approval or task is over.
     read next_deadline() -> Option<Timestamp> = |rows, _| tasks::next_deadline(rows);
     /// Ends of tasks that a recipient is to be told of and was not yet, oldest first.
     read outbox() -> Vec<Notice> = |rows, _| delegation::outbox(rows);
     /// Removes the notice of this task from the outbox.
-    write delivered(task: u64) -> () = |tx| delegation::mark_delivered(tx, task);
+    write mark_delivered(task: u64) -> () = |tx| delegation::mark_delivered(tx, task);
     /// Runs of a task, oldest first.
     read runs(task: TaskId) -> Vec<RunRow> = |rows, _| runs::of_task(rows, task);
     /// One run.
@@ -206,7 +206,7 @@ operations! {
     /// What runs that ended since then cost, newest first, at most 5,000.
     read runs_since(since: Timestamp) -> Vec<RunCost> = |rows, _| runs::costs(rows, since);
     /// Model usage of runs that began since then, by agent and model.
-    read usage_since(since: Timestamp) -> Vec<Usage> = |rows, _| runs::usage(rows, since);
+    read usage_since(since: Timestamp) -> Vec<ModelUsage> = |rows, _| runs::usage(rows, since);
 
     /// Asks for an approval as the holder of a task; its run ends and the task waits.
     write ask_approval(ask: AskApproval) -> ApprovalRow = |tx| approvals::ask(tx, ask);
@@ -225,7 +225,7 @@ operations! {
     write start_workflow(new: NewRun) -> (u64, bool) = |tx| workflows::start(tx, new);
     /// Advances a run as far as it goes by itself, with what came from outside: everything that is begun, cancelled
     /// and decided is one transaction.
-    write advance_workflow(number: u64, nudge: Nudge, intakes: Intakes) -> WorkflowRow =
+    write advance_workflow(number: u64, nudge: WorkflowSignal, intakes: Intakes) -> WorkflowRow =
         |tx| workflows::advance(tx, number, nudge, &intakes);
     /// One run of a workflow.
     read workflow(number: u64) -> WorkflowRow = |rows, _| workflows::load(rows, number);
@@ -246,19 +246,19 @@ operations! {
     /// Every registered schedule, by `agent/name`.
     read schedules() -> BTreeMap<String, ScheduleRow> = |rows, _| schedules::list(rows);
     /// What a schedule did, newest first.
-    read schedule_history(name: String) -> Vec<ScheduleLine> = |rows, _| schedules::history(rows, &name);
+    read schedule_history(name: String) -> Vec<ScheduleRecord> = |rows, _| schedules::history(rows, &name);
     /// Registers a schedule from now on; one whose digest changed starts anew.
-    write know_schedule(name: String, digest: String) -> () =
+    write register_schedule(name: String, digest: String) -> () =
         |tx| schedules::register(tx, &name, &digest);
     /// Removes schedules.
-    write forget_schedules(names: Vec<String>) -> () = |tx| schedules::remove(tx, &names);
+    write remove_schedules(names: Vec<String>) -> () = |tx| schedules::remove(tx, &names);
     /// Settles instants of a schedule, each once.
-    write fire(fire: Fire) -> () = |tx| schedules::fire(tx, fire);
+    write fire_schedule(fire: FireSchedule) -> () = |tx| schedules::fire(tx, fire);
 
     /// The store's clock.
     driver now() -> Timestamp;
     /// Sequence number of the newest entry of the audit log.
-    driver head() -> u64;
+    driver audit_head() -> u64;
     /// The version of a topic: raised after every commit that touched it.
     driver subscribe(topic: Topic) -> Subscription;
     /// Transactions and operations since the store was opened.

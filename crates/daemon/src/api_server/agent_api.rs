@@ -20,7 +20,9 @@ use abbey_gateway::{Caller, Gateway, Protocol, Refusal};
 use abbey_model::{
     EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, Scope, Slug, TaskRef, ToolPolicy,
 };
-use abbey_store::{Checked, Claim, Failure, Hold, Note, Outcome, RunFacts, TaskRow, Topic};
+use abbey_store::{
+    Claim, EvidenceCheck, Failure, LeaseProof, NewAuditEntry, Outcome, RunFacts, TaskRow, Topic,
+};
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -190,7 +192,7 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
         display_name: agent.display_name.clone(),
         role: agent.role.clone(),
         house: current.house.name.to_string(),
-        snapshot: house.core.store.head(),
+        snapshot: house.core.store.audit_head(),
         budget: views::budget(&accounts),
         tasks: tasks
             .iter()
@@ -279,7 +281,7 @@ async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc
         number: format!("TASK-{}", task.number),
         text: task.text.clone(),
         revision: task.version,
-        snapshot: house.core.store.head(),
+        snapshot: house.core.store.audit_head(),
         skill: skill.map(|s| views::skill(&house.work, s, Some(task.route.score))),
         args: task.route.args.clone(),
         model: agent.model.as_ref().map(ToString::to_string),
@@ -355,7 +357,7 @@ async fn claim(
 }
 
 /// The right that a request claims to have, with the name from the credential.
-fn hold(house: &ApiState, slug: Slug, headers: &HeaderMap) -> Result<Hold> {
+fn lease_proof(house: &ApiState, slug: Slug, headers: &HeaderMap) -> Result<LeaseProof> {
     let token = header(headers, "abbey-lease")
         .and_then(|t| t.parse().ok())
         .ok_or_else(|| {
@@ -364,7 +366,7 @@ fn hold(house: &ApiState, slug: Slug, headers: &HeaderMap) -> Result<Hold> {
                 "the header `Abbey-Lease` with the lease's token is missing",
             )
         })?;
-    Ok(Hold {
+    Ok(LeaseProof {
         agent: slug,
         token: LeaseToken(token),
         ttl: house.work.lease_ttl,
@@ -395,7 +397,7 @@ async fn renew(
     headers: HeaderMap,
     Json(body): Json<RenewBody>,
 ) -> Result<Doc<LeaseDoc>> {
-    let hold = hold(&house, slug, &headers)?;
+    let hold = lease_proof(&house, slug, &headers)?;
     let lease = house
         .core
         .store
@@ -420,7 +422,7 @@ async fn complete(
     headers: HeaderMap,
     Json(body): Json<CompleteBody>,
 ) -> Result<Doc<TaskDoc>> {
-    let hold = hold(&house, slug, &headers)?;
+    let hold = lease_proof(&house, slug, &headers)?;
     let limit = usize::try_from(ToolPolicy::default().output_bytes_max).unwrap_or(usize::MAX);
     if body.text.len() > limit {
         return Err(Problem::new(
@@ -437,14 +439,14 @@ async fn complete(
     let (task, facts) = (parse_task_ref(&name)?, facts_of(body.facts));
     let row = house.core.store.task(task).await?;
     let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
-    let mut checked = Checked::No;
+    let mut checked = EvidenceCheck::NotRun;
     if !declared.is_empty() {
         let looked = evidence::look_while_held(&house.work, task, &hold, (declared, &outcome.text));
         checked = match looked.await? {
-            Found::Holds => Checked::Holds,
+            Found::Holds => EvidenceCheck::Holds,
             Found::Unknown(why) => {
                 tracing::warn!(task = %task, why, "evidence could not be told");
-                Checked::Unknown
+                EvidenceCheck::Unknown
             }
             Found::Lacks(text) => {
                 let failure = Failure {
@@ -480,7 +482,7 @@ async fn fail(
     headers: HeaderMap,
     Json(body): Json<FailBody>,
 ) -> Result<Doc<TaskDoc>> {
-    let hold = hold(&house, slug, &headers)?;
+    let hold = lease_proof(&house, slug, &headers)?;
     let failure = Failure {
         reason: body.reason,
         text: body.text,
@@ -509,14 +511,14 @@ async fn block(
     headers: HeaderMap,
     Json(body): Json<BlockBody>,
 ) -> Result<Doc<TaskDoc>> {
-    let hold = hold(&house, slug, &headers)?;
+    let hold = lease_proof(&house, slug, &headers)?;
     if body.on.trim().is_empty() {
         return Err(Problem::new(FaultKind::Invalid, "`on` names who unblocks the task").into());
     }
     let row = house
         .core
         .store
-        .block(parse_task_ref(&name)?, hold, body.on, body.why)
+        .block_task(parse_task_ref(&name)?, hold, body.on, body.why)
         .await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
@@ -571,7 +573,7 @@ async fn piece(
     })?;
     let parent = (
         parse_task_ref(mine)?,
-        hold(house, slug.clone(), headers)?.token,
+        lease_proof(house, slug.clone(), headers)?.token,
     );
     let who = Principal::Agent(slug);
     let key = idempotency_key(
@@ -601,7 +603,7 @@ async fn ask_approval(
 ) -> Result<Doc<ApprovalView>> {
     let right = (
         parse_task_ref(&body.task)?,
-        hold(&house, slug.clone(), &headers)?.token,
+        lease_proof(&house, slug.clone(), &headers)?.token,
     );
     Ok(Doc(crate::work::approvals::ask(
         &house.work,
@@ -625,7 +627,7 @@ async fn use_approval(
     headers: HeaderMap,
     Json(body): Json<UseBody>,
 ) -> Result<Doc<ApprovalView>> {
-    let token = hold(&house, slug.clone(), &headers)?.token;
+    let token = lease_proof(&house, slug.clone(), &headers)?.token;
     let number = crate::work::approvals::number(&name)?;
     let used = crate::work::approvals::take(&house.work, slug, token, number, body);
     Ok(Doc(used.await?))
@@ -690,7 +692,7 @@ async fn call_off(
     let row = house
         .core
         .store
-        .cancel(task, Principal::Agent(slug))
+        .cancel_task(task, Principal::Agent(slug))
         .await?;
     Ok(Doc(views::task_doc(&house.work, row).await?))
 }
@@ -790,13 +792,13 @@ async fn note(
         );
     }
     let entity = format!("agent:{slug}");
-    let note = Note {
+    let note = NewAuditEntry {
         actor: Principal::Agent(slug),
         action: "agent.note".to_owned(),
         entity,
         detail: json!({ "text": body.text }),
     };
-    let seq = house.core.store.append(note).await?;
+    let seq = house.core.store.append_audit_entry(note).await?;
     Ok(Doc(LoggedDoc {
         version: VERSION,
         seq,

@@ -10,7 +10,7 @@ use abbey_api::*;
 use abbey_cells::hostd::{FileEntry, FileName, NoteName, Operation, Reply};
 use abbey_model::{CellName, FaultKind, Principal, Redactor, Slug, Timestamp};
 use abbey_services::ask::{Answer, Question};
-use abbey_store::{Note, TaskFilter};
+use abbey_store::{NewAuditEntry, TaskFilter};
 use axum::extract::State;
 use serde_json::json;
 use std::io::Read;
@@ -59,7 +59,11 @@ async fn entry(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Ent
         .plan
         .current()
         .is_some_and(|c| c.house.agents.contains_key(&slug));
-    let former = house.core.store.former(slug.clone()).await?;
+    let former = house
+        .core
+        .store
+        .last_manifest_with_agent(slug.clone())
+        .await?;
     let Some((generation, manifest, charter)) = former else {
         let text = format!("there is no agent `{slug}`, and there never was one");
         return Err(Problem::new(FaultKind::NotFound, text).into());
@@ -215,13 +219,13 @@ async fn bring(
         crate::core::hostd::call(&house.core.hostd, Operation::Prepare { owner, files }).await?;
     }
     let paths: Vec<&str> = body.files.iter().map(|f| f.path.as_str()).collect();
-    let note = Note {
+    let note = NewAuditEntry {
         actor: Principal::Operator,
         action: "agent.bring".to_owned(),
         entity: format!("agent-{slug}"),
         detail: json!({ "files": paths }),
     };
-    house.core.store.append(note).await?;
+    house.core.store.append_audit_entry(note).await?;
     Ok(Doc(BundleDoc {
         version: VERSION,
         agent: slug.to_string(),
@@ -319,13 +323,13 @@ async fn restore(
         stamp: stamp.clone(),
     };
     crate::core::hostd::call(&house.core.hostd, asked).await?;
-    let note = Note {
+    let note = NewAuditEntry {
         actor: Principal::Operator,
         action: "agent.restore".to_owned(),
         entity: format!("agent-{slug}"),
         detail: json!({ "stamp": stamp }),
     };
-    house.core.store.append(note).await?;
+    house.core.store.append_audit_entry(note).await?;
     Ok(Doc(RestoredDoc {
         version: VERSION,
         agent: slug.to_string(),

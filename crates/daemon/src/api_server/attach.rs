@@ -7,7 +7,7 @@ use crate::core::error::{Error, Result};
 use crate::work::lookup::parse_slug;
 use abbey_api::{Problem, TerminalQuery};
 use abbey_model::{CellName, FaultKind, Principal};
-use abbey_store::Note;
+use abbey_store::NewAuditEntry;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -75,13 +75,13 @@ async fn attach(
         .map_err(Error::file("use", "a connection"))?;
     let mut shim =
         tokio::net::UnixStream::from_std(shim).map_err(Error::file("use", "a connection"))?;
-    let note = Note {
+    let note = NewAuditEntry {
         actor: Principal::Operator,
         action: "cell.attach".to_owned(),
         entity: cell.to_string(),
         detail: json!({}),
     };
-    house.core.store.append(note).await?;
+    house.core.store.append_audit_entry(note).await?;
     let stop = house.core.rt.stop_token();
     drop(house.core.rt.spawn(async move {
         let Ok(viewer) = hyper::upgrade::on(request).await else {

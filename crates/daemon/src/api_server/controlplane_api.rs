@@ -12,7 +12,7 @@ use abbey_api::{ApprovalBody, Problem, Time};
 use abbey_model::{
     FaultKind, LeaseToken, Metric, Principal, Priority, Scope, Slug, TaskRef, TaskState,
 };
-use abbey_store::{Delegated, NewTask, Note, TaskFilter, TaskRow};
+use abbey_store::{DelegationRequest, NewAuditEntry, NewTask, TaskFilter, TaskRow};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -307,9 +307,9 @@ async fn add(
         author,
         priority: crate::work::lookup::parse_priority(body.priority.as_deref())?,
         idempotency: key.map(|key| (key, digest)),
-        delegated: (!body.context.is_empty()).then(|| Delegated {
+        delegated: (!body.context.is_empty()).then(|| DelegationRequest {
             data: body.context,
-            ..Delegated::default()
+            ..DelegationRequest::default()
         }),
         ..house.work.task_for(&assignee, text)
     };
@@ -427,12 +427,12 @@ async fn log(
         Caller::Operator => (Principal::Operator, "operator"),
         Caller::Shared => (Principal::House, "shared secret"),
     };
-    let note = Note {
+    let note = NewAuditEntry {
         actor,
         action: "controlplane.activity".to_owned(),
         entity: format!("controlplane:{by}"),
         detail,
     };
-    let seq = house.core.store.append(note).await?;
+    let seq = house.core.store.append_audit_entry(note).await?;
     Ok((StatusCode::CREATED, Doc(json!({ "seq": seq }))).into_response())
 }

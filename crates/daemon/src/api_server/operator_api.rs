@@ -399,7 +399,11 @@ async fn cancel(
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
-    let row = house.core.store.cancel(task, Principal::Operator).await?;
+    let row = house
+        .core
+        .store
+        .cancel_task(task, Principal::Operator)
+        .await?;
     Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
@@ -415,7 +419,11 @@ async fn retry(
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
-    let row = house.core.store.retry(task, Principal::Operator).await?;
+    let row = house
+        .core
+        .store
+        .retry_task(task, Principal::Operator)
+        .await?;
     again(&house, row).await
 }
 
@@ -431,13 +439,21 @@ async fn unblock(
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
-    let row = house.core.store.unblock(task, Principal::Operator).await?;
+    let row = house
+        .core
+        .store
+        .unblock_task(task, Principal::Operator)
+        .await?;
     again(&house, row).await
 }
 
 async fn again(house: &Arc<ApiState>, row: abbey_store::TaskRow) -> Result<Doc<TaskDoc>> {
     let intake = house.work.intake_again(&row);
-    let row = house.core.store.admit(TaskRef::Id(row.id), intake).await?;
+    let row = house
+        .core
+        .store
+        .admit_task(TaskRef::Id(row.id), intake)
+        .await?;
     Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
@@ -464,13 +480,13 @@ async fn activity(
 ) -> Result<Doc<ActivityDoc>> {
     let limit = query.limit.unwrap_or(200).clamp(1, PAGE_MAX);
     let after = match query.last {
-        Some(last) => house.core.store.head().saturating_sub(last),
+        Some(last) => house.core.store.audit_head().saturating_sub(last),
         None => query.cursor.unwrap_or(0),
     };
     let entries: Vec<EntryView> = house
         .core
         .store
-        .activity(after, limit)
+        .audit_entries(after, limit)
         .await?
         .into_iter()
         .map(views::entry)
@@ -491,7 +507,7 @@ async fn activity(
     responses((status = 200, body = VerifyDoc)),
 )]
 async fn verify(State(house): Shared) -> Result<Doc<VerifyDoc>> {
-    let v = house.core.store.verify().await?;
+    let v = house.core.store.verify_audit_log().await?;
     Ok(Doc(VerifyDoc {
         version: VERSION,
         ok: v.ok,
@@ -517,7 +533,7 @@ async fn events(
 ) -> Sse<impl futures_util::Stream<Item = std::result::Result<Event, Infallible>>> {
     let from = header(&headers, "last-event-id")
         .and_then(|t| t.parse().ok())
-        .unwrap_or_else(|| house.core.store.head());
+        .unwrap_or_else(|| house.core.store.audit_head());
     let head = house.core.store.subscribe(Topic::Audit);
     let state = (
         house,
@@ -532,7 +548,7 @@ async fn events(
                     return Some((Ok(event), (house, head, after, ready)));
                 }
                 head.mark_unchanged();
-                let newest = house.core.store.head();
+                let newest = house.core.store.audit_head();
                 if newest.saturating_sub(after) > LAG_MAX {
                     let skipped = newest - after - LAG_MAX;
                     after += skipped;
@@ -548,7 +564,7 @@ async fn events(
                     house
                         .core
                         .store
-                        .activity(after, 256)
+                        .audit_entries(after, 256)
                         .await
                         .unwrap_or_default()
                 } else {

@@ -11,7 +11,7 @@ use crate::work::lookup::{known_agent, parse_slug};
 use crate::work::operations;
 use abbey_api::*;
 use abbey_model::Presence;
-use abbey_model::{CellName, FaultKind, Principal, Wish};
+use abbey_model::{CellName, DesiredState, FaultKind, Principal};
 use abbey_store::CellChange;
 use axum::extract::State;
 use axum::response::Response;
@@ -166,11 +166,11 @@ async fn service_logs(
     Ok(read_logs(&house, CellName::Service(slug), query).await)
 }
 
-async fn wish(house: &Arc<ApiState>, name: &str, wish: Wish) -> Result<Doc<DesiredDoc>> {
+async fn wish(house: &Arc<ApiState>, name: &str, wish: DesiredState) -> Result<Doc<DesiredDoc>> {
     let slug = known_agent(&house.work, name)?;
     let cell = CellName::Agent(slug);
     let change = CellChange {
-        wish: Some((wish, Some(Principal::Operator))),
+        desired: Some((wish, Some(Principal::Operator))),
         history: None,
     };
     house.core.store.set_cell(cell.clone(), change).await?;
@@ -179,11 +179,11 @@ async fn wish(house: &Arc<ApiState>, name: &str, wish: Wish) -> Result<Doc<Desir
         version: VERSION,
         agent: name.to_owned(),
         wish: match wish {
-            Wish::Up => DesiredWord::Up,
-            Wish::Down => DesiredWord::Down,
-            Wish::Paused => DesiredWord::Paused,
+            DesiredState::Up => DesiredWord::Up,
+            DesiredState::Down => DesiredWord::Down,
+            DesiredState::Paused => DesiredWord::Paused,
         },
-        wanted_up: wish == Wish::Up,
+        wanted_up: wish == DesiredState::Up,
     }))
 }
 
@@ -199,7 +199,7 @@ async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Des
         .store
         .set_draining(slug, false, Principal::Operator)
         .await?;
-    wish(&house, &name, Wish::Up).await
+    wish(&house, &name, DesiredState::Up).await
 }
 
 #[utoipa::path(
@@ -217,7 +217,7 @@ async fn resume(State(house): Shared, Path(name): Path<String>) -> Result<Doc<De
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn stop(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
-    wish(&house, &name, Wish::Down).await
+    wish(&house, &name, DesiredState::Down).await
 }
 
 #[utoipa::path(
@@ -226,7 +226,7 @@ async fn stop(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Desi
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
-    wish(&house, &name, Wish::Paused).await
+    wish(&house, &name, DesiredState::Paused).await
 }
 
 #[utoipa::path(
@@ -238,7 +238,7 @@ async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<D
     let cell = CellName::Agent(known_agent(&house.work, &name)?);
     operations::restart(&house.work, cell, Principal::Operator).await?;
     // It is wanted up, so the reconciler boots it anew once it has ended.
-    wish(&house, &name, Wish::Up).await
+    wish(&house, &name, DesiredState::Up).await
 }
 
 #[utoipa::path(

@@ -10,7 +10,7 @@ use abbey_api::{Problem, ToolBody, ToolDoc, ToolView, ToolsDoc, ToolsQuery, VERS
 use abbey_cells::crash;
 use abbey_model::{CellName, FaultKind, Principal, Slug, TaskState};
 use abbey_plan::ServiceKind;
-use abbey_store::{Note, TaskFilter};
+use abbey_store::{NewAuditEntry, TaskFilter};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::Request;
@@ -167,7 +167,7 @@ async fn call(
     };
     let entity = CellName::Service(service.clone()).to_string();
     let me = Principal::Agent(me);
-    let enter = |action: &str, detail: Value| Note {
+    let enter = |action: &str, detail: Value| NewAuditEntry {
         actor: me.clone(),
         action: action.to_owned(),
         entity: entity.clone(),
@@ -183,7 +183,7 @@ async fn call(
     house
         .core
         .store
-        .append(enter("tool.ask", asked.clone()))
+        .append_audit_entry(enter("tool.ask", asked.clone()))
         .await?;
     let began = Instant::now();
     let params = json!({ "name": tool, "arguments": body.arguments });
@@ -195,7 +195,11 @@ async fn call(
     called["ms"] = u64::try_from(began.elapsed().as_millis())
         .unwrap_or(u64::MAX)
         .into();
-    house.core.store.append(enter("tool.call", called)).await?;
+    house
+        .core
+        .store
+        .append_audit_entry(enter("tool.call", called))
+        .await?;
     let answer = answer?;
     let parts = answer["content"].as_array().into_iter().flatten();
     let text: Vec<&str> = parts.filter_map(|p| p["text"].as_str()).collect();

@@ -85,7 +85,7 @@ pub(crate) async fn open(home: &Home, parts: Parts) -> Result<Arc<ControlPlane>>
             std::process::exit(70);
         }),
     })?);
-    let lost = store.charge_lost().await?;
+    let lost = store.charge_lost_calls().await?;
     if lost > 0 {
         tracing::warn!(
             calls = lost,
@@ -93,7 +93,7 @@ pub(crate) async fn open(home: &Home, parts: Parts) -> Result<Arc<ControlPlane>>
         );
     }
     let current = store
-        .current()
+        .current_generation()
         .await?
         .map(PlanInForce::from_row)
         .transpose()?;
@@ -110,7 +110,7 @@ pub(crate) async fn open(home: &Home, parts: Parts) -> Result<Arc<ControlPlane>>
         http: abbey_gateway::HttpClient::new(),
     });
     let net = Arc::new(NetState::new(Arc::clone(&core), listen));
-    let desired = cells.into_iter().map(|(cell, row)| (cell, row.wish));
+    let desired = cells.into_iter().map(|(cell, row)| (cell, row.desired));
     let cells = Arc::new(CellsState::new(
         Arc::clone(&net),
         backend,

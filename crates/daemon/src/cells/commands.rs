@@ -22,7 +22,7 @@ use abbey_model::{
     Bytes, CellKind, CellName, Egress, ExitKind, FaultKind, Generation, Layer, Limits, Millis,
     Observed, Principal, Slug, Subnet, Vmm,
 };
-use abbey_store::Note;
+use abbey_store::NewAuditEntry;
 use axum::body::Body;
 use axum::response::Response;
 use base64::Engine;
@@ -383,13 +383,13 @@ impl Running {
 
     async fn prepare(&self, lease: &CommandGrant, wanted: &Wanted) -> Result<()> {
         let owner = || self.cell.clone();
-        let note = Note {
+        let note = NewAuditEntry {
             actor: Principal::Operator,
             action: "command.run".to_owned(),
             entity: self.cell.to_string(),
             detail: json!({ "argv": wanted.argv, "cell": wanted.cell, "egress": wanted.egress.to_string() }),
         };
-        self.cells.core.store.append(note).await?;
+        self.cells.core.store.append_audit_entry(note).await?;
         self.own(lease).await?;
         if let Some(archive) = &wanted.files {
             let file = scratch(archive).map_err(Error::file("make", "a scratch file"))?;

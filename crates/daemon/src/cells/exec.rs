@@ -6,7 +6,7 @@ use crate::core::error::{Error, Result};
 use abbey_api::{ExecBody, Problem};
 use abbey_cells::hostd::{Operation, Reply};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
-use abbey_store::Note;
+use abbey_store::NewAuditEntry;
 use axum::body::Body;
 use axum::response::Response;
 use base64::Engine;
@@ -37,7 +37,7 @@ async fn begin(
     cells: &Arc<CellsState>,
     cell: CellName,
     argv: Vec<String>,
-    note: Option<Note>,
+    note: Option<NewAuditEntry>,
 ) -> Result<Running> {
     let current = cells.core.plan.current().filter(|c| match &cell {
         CellName::Agent(slug) => c.house.agents.contains_key(slug),
@@ -72,7 +72,7 @@ async fn begin(
         cwd: spec.cwd,
     };
     if let Some(note) = note {
-        cells.core.store.append(note).await?;
+        cells.core.store.append_audit_entry(note).await?;
     }
     let hostd = Arc::clone(&cells.core.hostd);
     let end = tokio::task::spawn_blocking(move || {
@@ -185,7 +185,7 @@ pub(crate) async fn exec(cells: &Arc<CellsState>, slug: &Slug, body: ExecBody) -
         .map(|t| BASE64.decode(t))
         .transpose()
         .map_err(|e| Problem::new(FaultKind::Invalid, e.to_string()))?;
-    let note = Note {
+    let note = NewAuditEntry {
         actor: Principal::Operator,
         action: "cell.exec".to_owned(),
         entity: CellName::Agent(slug.clone()).to_string(),

@@ -79,7 +79,7 @@ pub(crate) async fn settle(cells: &Arc<CellsState>) -> Result<()> {
             CellName::Run(_) => true,
         };
         if !known && !on_disk.contains(cell.slug()) {
-            cells.core.store.forget_cell(cell).await?;
+            cells.core.store.remove_cell(cell).await?;
         }
     }
     let gone = owners.iter().filter(|o| match o {
@@ -115,7 +115,7 @@ async fn begin(
     cells
         .core
         .store
-        .saga_begin(id, kind.to_owned(), slug.to_string(), steps.clone())
+        .begin_saga(id, kind.to_owned(), slug.to_string(), steps.clone())
         .await?;
     let saga = SagaRow {
         id,
@@ -176,7 +176,7 @@ async fn drive(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow) ->
                 }));
             }
         };
-        state = cells.core.store.saga_event(saga.id, event).await?;
+        state = cells.core.store.log_saga_event(saga.id, event).await?;
     }
 }
 
@@ -210,7 +210,7 @@ async fn perform(
                 },
             )
             .await?;
-            Ok(cells.core.store.forget_cell(owner).await?)
+            Ok(cells.core.store.remove_cell(owner).await?)
         }
         _ => Err(Problem::new(
             FaultKind::Internal,
@@ -325,7 +325,7 @@ async fn stop_for_good(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
     });
     gone.await
         .map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
-    cells.core.store.holder_lost(slug.clone(), None).await?;
+    cells.core.store.revoke_leases(slug.clone(), None).await?;
     Ok(())
 }
 
@@ -393,7 +393,7 @@ agents:
             house
                 .core
                 .store
-                .saga_begin(id, "agent.create".into(), slug.to_string(), steps)
+                .begin_saga(id, "agent.create".into(), slug.to_string(), steps)
                 .await
                 .unwrap();
             for (n, step) in CREATE.iter().enumerate().take(crash_at + 1) {
@@ -404,7 +404,7 @@ agents:
                     house
                         .core
                         .store
-                        .saga_event(id, Event::StepDone(u32::try_from(n).unwrap()))
+                        .log_saga_event(id, Event::StepDone(u32::try_from(n).unwrap()))
                         .await
                         .unwrap();
                 }
@@ -425,9 +425,9 @@ agents:
                 .iter()
                 .filter(|t| t.principal == Principal::Agent(slug.clone()));
             assert_eq!(mine.count(), 2, "crash at {crash_at}");
-            let head = house.core.store.head();
+            let head = house.core.store.audit_head();
             settle(&house.cells).await.unwrap();
-            assert_eq!(house.core.store.head(), head, "settled is settled");
+            assert_eq!(house.core.store.audit_head(), head, "settled is settled");
         }
     }
 

@@ -10,8 +10,8 @@ use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Action, Desired, History};
-use abbey_model::{CellName, Generation, Observed, Principal, Wish};
-use abbey_store::{CellChange, Note, Topic};
+use abbey_model::{CellName, DesiredState, Generation, Observed, Principal};
+use abbey_store::{CellChange, NewAuditEntry, Topic};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub(crate) async fn run(cells: Arc<CellsState>) {
 /// Reads what the operator wants of each cell.
 async fn read_desired(cells: &CellsState) -> Result<()> {
     let rows = cells.core.store.cells().await?;
-    let desired = rows.into_iter().map(|(cell, row)| (cell, row.wish));
+    let desired = rows.into_iter().map(|(cell, row)| (cell, row.desired));
     cells.desired.replace(desired.collect());
     Ok(())
 }
@@ -138,9 +138,9 @@ fn wanted(cells: &CellsState) -> BTreeMap<CellName, Desired> {
         let wish = cells.desired.of(&cell);
         let desired = match wish {
             _ if down => Desired::Down,
-            Wish::Down => Desired::Down,
-            Wish::Up => Desired::Up { spec },
-            Wish::Paused => Desired::Paused { spec },
+            DesiredState::Down => Desired::Down,
+            DesiredState::Up => Desired::Up { spec },
+            DesiredState::Paused => Desired::Paused { spec },
         };
         (cell, desired)
     };
@@ -209,7 +209,7 @@ async fn attend(cells: &Arc<CellsState>, cell: &CellName, seen: &mut Seen) -> Re
                 let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
                 blocking(move || backend.sweep(&name)).await?;
                 if let CellName::Agent(slug) = cell {
-                    cells.core.store.holder_lost(slug.clone(), None).await?;
+                    cells.core.store.revoke_leases(slug.clone(), None).await?;
                 }
             }
             Action::Start(generation) => start(cells, cell, generation).await?,
@@ -238,13 +238,13 @@ async fn waits_for(
     };
     let waited = cells.observations.waits(cell);
     if !waited {
-        let note = Note {
+        let note = NewAuditEntry {
             actor: Principal::House,
             action: "cell.waits".to_owned(),
             entity: cell.to_string(),
             detail: json!({ "why": why }),
         };
-        cells.core.store.append(note).await?;
+        cells.core.store.append_audit_entry(note).await?;
     }
     Ok(Some(why))
 }
@@ -306,7 +306,7 @@ async fn start(cells: &Arc<CellsState>, cell: &CellName, generation: Generation)
 /// Writes a changed history with the entry that explains it.
 async fn remember(cells: &CellsState, cell: &CellName, old: &History, new: &History) -> Result<()> {
     let note = |action: &str, detail| {
-        Some(Note {
+        Some(NewAuditEntry {
             actor: Principal::House,
             action: action.to_owned(),
             entity: cell.to_string(),
@@ -328,7 +328,7 @@ async fn remember(cells: &CellsState, cell: &CellName, old: &History, new: &Hist
         None
     };
     let change = CellChange {
-        wish: None,
+        desired: None,
         history: Some((new.clone(), entry)),
     };
     Ok(cells.core.store.set_cell(cell.clone(), change).await?)

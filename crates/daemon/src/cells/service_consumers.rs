@@ -17,7 +17,7 @@ use abbey_cells::hostd::{FileEntry, FileName, Operation};
 use abbey_model::{CellKind, CellName, FaultKind, Millis, Principal, Slug, Timestamp};
 use abbey_plan::{Service, ServiceKind};
 use abbey_services::ask::{Answer, Holding, Question};
-use abbey_store::Note;
+use abbey_store::NewAuditEntry;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -257,13 +257,13 @@ async fn note(
     action: &str,
     detail: serde_json::Value,
 ) -> Result<()> {
-    let note = Note {
+    let note = NewAuditEntry {
         actor: Principal::House,
         action: action.to_owned(),
         entity: CellName::Service(service.slug.clone()).to_string(),
         detail,
     };
-    cells.core.store.append(note).await?;
+    cells.core.store.append_audit_entry(note).await?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use crate::cells::vm_shapes::Pool;
 use crate::core::state::CoreState;
 use crate::net::state::NetState;
 use abbey_cells::Backend;
-use abbey_model::{CellName, Slug, Wish};
+use abbey_model::{CellName, DesiredState, Slug};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl CellsState {
     pub(crate) fn new(
         net: Arc<NetState>,
         backend: Arc<dyn Backend>,
-        desired: BTreeMap<CellName, Wish>,
+        desired: BTreeMap<CellName, DesiredState>,
     ) -> CellsState {
         CellsState {
             core: Arc::clone(&net.core),

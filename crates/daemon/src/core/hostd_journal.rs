@@ -5,7 +5,7 @@ use crate::core::error::Result;
 use crate::core::state::CoreState;
 use abbey_cells::hostd::Line;
 use abbey_model::Principal;
-use abbey_store::Note;
+use abbey_store::NewAuditEntry;
 use serde_json::json;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -52,12 +52,12 @@ async fn fold(core: &CoreState, size_seen: &mut u64) -> Result<()> {
         if size == *size_seen {
             return Ok(());
         }
-        let known = core.store.folded().await?;
+        let known = core.store.journal_offset().await?;
         // A journal that is shorter than what was taken is another one, of a restored core.
         let from = if known > size { 0 } else { known };
         let (notes, to) = read(core, from).unwrap_or_default();
         if to > from {
-            core.store.fold(known, to, notes).await?;
+            core.store.import_journal(known, to, notes).await?;
         }
         *size_seen = to.max(from);
         if to <= from {
@@ -67,7 +67,7 @@ async fn fold(core: &CoreState, size_seen: &mut u64) -> Result<()> {
 }
 
 /// Whole lines from a place on, as entries, and where they end.
-fn read(core: &CoreState, from: u64) -> std::io::Result<(Vec<Note>, u64)> {
+fn read(core: &CoreState, from: u64) -> std::io::Result<(Vec<NewAuditEntry>, u64)> {
     let mut file = File::open(path(core))?;
     file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
@@ -77,7 +77,7 @@ fn read(core: &CoreState, from: u64) -> std::io::Result<(Vec<Note>, u64)> {
     let notes = text
         .lines()
         .map(|line| match serde_json::from_str::<Line>(line) {
-            Ok(line) => Note {
+            Ok(line) => NewAuditEntry {
                 actor: Principal::House,
                 action: format!("hostd.{}", line.op),
                 entity: match line.subject.is_empty() {
@@ -91,7 +91,7 @@ fn read(core: &CoreState, from: u64) -> std::io::Result<(Vec<Note>, u64)> {
                     "caller": { "uid": line.uid, "pid": line.pid },
                 }),
             },
-            Err(_) => Note {
+            Err(_) => NewAuditEntry {
                 actor: Principal::House,
                 action: "hostd.damaged".to_owned(),
                 entity: "hostd".to_owned(),

@@ -112,7 +112,7 @@ async fn search(work: &Arc<WorkState>, query: &str) -> Value {
 
 async fn own_backup(work: &Arc<WorkState>) -> Result<Value> {
     let dir = work.core.home.backups();
-    let path = dir.join(format!("state-{:012}.tar", work.core.store.head()));
+    let path = dir.join(format!("state-{:012}.tar", work.core.store.audit_head()));
     let mut old: Vec<_> = fs::read_dir(&dir)
         .map_err(Error::file("list", &dir))?
         .flatten()

@@ -33,7 +33,7 @@ pub(crate) async fn render(work: &Arc<WorkState>) -> Result<String> {
     number(
         "activity_head",
         "Sequence number of the newest entry",
-        work.core.store.head(),
+        work.core.store.audit_head(),
     );
     number(
         "model_calls",

@@ -15,7 +15,7 @@ use abbey_model::TaskRef;
 use abbey_model::{
     CellName, FaultKind, Metric, Observed, Presence, Scope, Slug, TaskState, Verified, WaitCode,
 };
-use abbey_store::{Entry, RunRow, TaskFilter, TaskRow};
+use abbey_store::{AuditEntry, RunRow, TaskFilter, TaskRow};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -525,7 +525,7 @@ pub(crate) fn budget(accounts: &[Account]) -> Vec<BudgetScope> {
     accounts.iter().map(view).collect()
 }
 
-pub(crate) fn entry(entry: Entry) -> EntryView {
+pub(crate) fn entry(entry: AuditEntry) -> EntryView {
     EntryView {
         seq: entry.seq,
         at: entry.at.into(),
@@ -613,7 +613,7 @@ pub(crate) fn find_skills(
 
 /// The chain that a task is part of, as a tree.
 pub(crate) async fn task_tree(work: &WorkState, root: TaskRef) -> Result<TreeDoc> {
-    let rows = work.core.store.tree(root).await?;
+    let rows = work.core.store.task_tree(root).await?;
     let row = |(depth, row): (u32, TaskRow)| TreeRow {
         depth,
         task: task(work, &row, Vec::new()),

@@ -4,7 +4,7 @@
 use crate::core::error::Result;
 use crate::net::state::NetState;
 use abbey_model::{Millis, Principal};
-use abbey_store::Note;
+use abbey_store::NewAuditEntry;
 use serde_json::json;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -54,13 +54,13 @@ pub(crate) async fn run(net: Arc<NetState>) {
             Ok(true) if net.command_egress.any() => {}
             Ok(true) => {
                 tracing::warn!("the firewall was not as it should be and stands again");
-                let note = Note {
+                let note = NewAuditEntry {
                     actor: Principal::House,
                     action: "firewall.restored".to_owned(),
                     entity: "house".to_owned(),
                     detail: json!({}),
                 };
-                if let Err(error) = net.core.store.append(note).await {
+                if let Err(error) = net.core.store.append_audit_entry(note).await {
                     tracing::warn!(%error, "that could not be entered");
                 }
             }

@@ -8,7 +8,9 @@ use abbey_api::{
     ChangeEffect, ManifestBody, PlanAction, PlanChange, PlanDoc, PlanNote, PlanSeverity, PlanStep,
     Problem, VERSION,
 };
-use abbey_model::{CellName, FaultKind, Generation, Metric, Principal, Scope, Slug, Window, Wish};
+use abbey_model::{
+    CellName, DesiredState, FaultKind, Generation, Metric, Principal, Scope, Slug, Window,
+};
 use abbey_plan::{
     Action, AgentBudget, Applied, Charter, Effect, Endpoint, InForce, Inventory, Note, Plan,
     Registry, ServiceKind, Severity, templates,
@@ -98,7 +100,7 @@ async fn note_models(
         let Some((old, _)) = before.models.get(slug).filter(|(old, _)| old != model) else {
             continue;
         };
-        let note = abbey_store::Note {
+        let note = abbey_store::NewAuditEntry {
             actor: who.clone(),
             action: "agent.model".to_owned(),
             entity: format!("agent-{slug}"),
@@ -110,7 +112,7 @@ async fn note_models(
                 "effective": "from its next run on",
             }),
         };
-        work.core.store.append(note).await?;
+        work.core.store.append_audit_entry(note).await?;
     }
     Ok(())
 }
@@ -169,7 +171,7 @@ async fn commit(
         .map(CellName::Service);
     for cell in agents.chain(services).filter(|c| !known.contains_key(c)) {
         let change = CellChange {
-            wish: Some((Wish::Up, None)),
+            desired: Some((DesiredState::Up, None)),
             history: None,
         };
         work.core.store.set_cell(cell, change).await?;

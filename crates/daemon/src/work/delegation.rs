@@ -12,7 +12,7 @@ use abbey_model::{
     BudgetAmounts, ChannelAddress, FaultKind, Grant, LeaseToken, Millis, Principal, Priority,
     Recipient, Slug, TaskRef, Tokens,
 };
-use abbey_store::{Added, Delegated, NewTask, Note, Notice, Topic};
+use abbey_store::{Added, DelegationRequest, NewAuditEntry, NewTask, Notice, Topic};
 use abbey_words::Text;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ pub(crate) async fn give(
         }
     }
     let abbey_plan::Delegation { depth, fan_out } = current.house.delegation;
-    let delegated = Delegated {
+    let delegated = DelegationRequest {
         parent,
         expects: fields(&body.expects)?,
         within: within(body.deadline_ms)?,
@@ -99,7 +99,7 @@ pub(crate) async fn give(
         tokens: grant.tokens,
         bounds: Bounds { depth, fan_out },
         data,
-        ..Delegated::default()
+        ..DelegationRequest::default()
     };
     let request = serde_json::to_vec(body).unwrap_or_default();
     let new = NewTask {
@@ -154,7 +154,7 @@ async fn allowed(
         Way::Ask => authority::may_ask(from, to, &own.asks),
     };
     if let Err(refusal) = right {
-        let note = Note {
+        let note = NewAuditEntry {
             actor: Principal::Agent(from.clone()),
             action: match way {
                 Way::Order => "task.delegate.refused",
@@ -164,7 +164,7 @@ async fn allowed(
             entity: format!("agent-{to}"),
             detail: json!({ "why": refusal.to_string() }),
         };
-        work.core.store.append(note).await?;
+        work.core.store.append_audit_entry(note).await?;
         return Err(abbey_store::Error::Authority(refusal).into());
     }
     Ok(match way {
@@ -264,7 +264,7 @@ async fn tell_all(
         match tell(work, notice).await {
             Ok(()) => {
                 later.remove(&notice.task);
-                work.core.store.delivered(notice.task).await?;
+                work.core.store.mark_delivered(notice.task).await?;
             }
             Err(error) => {
                 let pause = before.map_or(AGAIN.0, |(_, p)| (p * 2).min(AGAIN.1));

@@ -4,7 +4,7 @@ use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_engine::task::Phase;
 use abbey_model::{Slug, TaskRef, TaskState, WaitCode};
-use abbey_store::{Escalate, TaskEdit, TaskFilter, TaskRow, Topic};
+use abbey_store::{NewEscalation, TaskEdit, TaskFilter, TaskRow, Topic};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ async fn pass(work: &Arc<WorkState>) -> Result<Duration> {
             continue;
         };
         let edit = declared.to.as_ref().map(|to| edit(work, &task, to));
-        let new = Escalate {
+        let new = NewEscalation {
             task: TaskRef::Number(task.number),
             within: declared.within,
             edit,
@@ -99,7 +99,7 @@ async fn pass(work: &Arc<WorkState>) -> Result<Duration> {
         }
         work.core
             .store
-            .escalation_over(open.task, declared.cancels)
+            .close_escalation(open.task, declared.cancels)
             .await?;
     }
     Ok(next.max(Duration::from_millis(10)))

@@ -5,7 +5,7 @@ use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_api::{EvidenceView, Problem};
 use abbey_model::{Evidence, FaultKind, Millis, Slug, TaskRef, TaskState};
-use abbey_store::{Delegated, Hold, NewTask, RunFacts};
+use abbey_store::{DelegationRequest, LeaseProof, NewTask, RunFacts};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(crate) enum Found {
 pub(crate) async fn look_while_held(
     work: &Arc<WorkState>,
     task: TaskRef,
-    hold: &Hold,
+    hold: &LeaseProof,
     (evidence, said): (&[Evidence], &str),
 ) -> Result<Found> {
     let renew = || {
@@ -133,13 +133,13 @@ async fn review(
             format!("review TASK-{number} {} {reviewer}", row.attempts),
             abbey_support::digest::sha256_hex(result.as_bytes()),
         )),
-        delegated: Some(Delegated {
+        delegated: Some(DelegationRequest {
             expects: vec!["accepted".to_owned()],
             within: Some(Millis(
                 i64::try_from(WITHIN.as_millis()).unwrap_or(i64::MAX),
             )),
             data: data.as_object().cloned().unwrap_or_default(),
-            ..Delegated::default()
+            ..DelegationRequest::default()
         }),
         ..work.task_for(reviewer, text)
     };
@@ -171,7 +171,7 @@ async fn review(
 ///
 /// # Errors
 /// When one of it is none.
-pub(crate) fn declared(views: &[EvidenceView]) -> Result<Option<Delegated>> {
+pub(crate) fn declared(views: &[EvidenceView]) -> Result<Option<DelegationRequest>> {
     if views.is_empty() {
         return Ok(None);
     }
@@ -193,9 +193,9 @@ pub(crate) fn declared(views: &[EvidenceView]) -> Result<Option<Delegated>> {
         evidence.check().map(|()| evidence)
     };
     let evidence = views.iter().map(one).collect::<std::result::Result<_, _>>();
-    Ok(Some(Delegated {
+    Ok(Some(DelegationRequest {
         evidence: evidence.map_err(|why| Problem::new(FaultKind::Invalid, why))?,
-        ..Delegated::default()
+        ..DelegationRequest::default()
     }))
 }
 

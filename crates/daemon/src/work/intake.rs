@@ -80,7 +80,12 @@ impl WorkState {
     pub(crate) async fn admit_again(&self, task: &TaskRow) -> Result<()> {
         use abbey_engine::task::Refusal;
         let id = abbey_model::TaskRef::Id(task.id);
-        match self.core.store.admit(id, self.intake_again(task)).await {
+        match self
+            .core
+            .store
+            .admit_task(id, self.intake_again(task))
+            .await
+        {
             Ok(_) | Err(abbey_store::Error::Task(Refusal::Illegal { .. })) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -3,7 +3,7 @@
 use crate::work::state::WorkState;
 use abbey_gateway::{BoxFuture, Meter, ReservationRefused, ReservationRequest, Settlement};
 use abbey_model::ReservationId;
-use abbey_store::{CallHold, CallUse, Error};
+use abbey_store::{CallReservation, CallUsage, Error};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,14 +17,14 @@ impl Meter for Ledger {
     ) -> BoxFuture<'static, Result<ReservationId, ReservationRefused>> {
         let work = Arc::clone(&self.0);
         Box::pin(async move {
-            let call = CallHold {
+            let call = CallReservation {
                 agent: request.agent,
                 run: request.run,
                 amounts: request.amounts,
                 model: request.target.to_string(),
             };
             work.counters.model_calls.fetch_add(1, Ordering::Relaxed);
-            work.core.store.reserve(call).await.map_err(|error| {
+            work.core.store.reserve_call(call).await.map_err(|error| {
                 let (code, resets_at) = match &error {
                     Error::Budget(refusal) => ("budget_exhausted", refusal.resets_at),
                     Error::NoLease(_) => ("no_lease", None),
@@ -45,17 +45,17 @@ impl Meter for Ledger {
         let work = Arc::clone(&self.0);
         Box::pin(async move {
             let used = match settlement {
-                Settlement::Metered { usage, cost, model } => CallUse::Known {
+                Settlement::Metered { usage, cost, model } => CallUsage::Known {
                     input: usage.input.0,
                     output: usage.output.0,
                     cached: usage.cached.0,
                     cost: cost.map(|c| c.0),
                     model,
                 },
-                Settlement::Unmetered { model } => CallUse::Unknown { model },
-                Settlement::Released => CallUse::Released,
+                Settlement::Unmetered { model } => CallUsage::Unknown { model },
+                Settlement::Released => CallUsage::Released,
             };
-            if let Err(error) = work.core.store.settle(id, used).await {
+            if let Err(error) = work.core.store.settle_call(id, used).await {
                 // The reservation stays in the ledger and is charged in full at the next start: nothing is lost.
                 tracing::error!(%error, reservation = %id, "could not settle a model call");
             }

@@ -10,7 +10,7 @@ use abbey_api::Problem;
 use abbey_cells::hostd::{Operation, Reply};
 use abbey_engine::approval::State;
 use abbey_model::{CellName, FaultKind, LeaseToken, Principal, Slug, TaskState};
-use abbey_store::{Note, TaskFilter, TaskRow};
+use abbey_store::{NewAuditEntry, TaskFilter, TaskRow};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -35,13 +35,13 @@ pub(crate) async fn restart(work: &Arc<WorkState>, cell: CellName, who: Principa
         CellName::Service(_) => "service.restart",
         CellName::Agent(_) | CellName::Run(_) => "cell.restart",
     };
-    let note = Note {
+    let note = NewAuditEntry {
         actor: who,
         action: action.to_owned(),
         entity: cell.to_string(),
         detail: json!({}),
     };
-    work.core.store.append(note).await?;
+    work.core.store.append_audit_entry(note).await?;
     work.cells.request_pass();
     Ok(())
 }
@@ -169,13 +169,13 @@ impl Deed {
                     let text = "the helper gave another answer";
                     return Err(Problem::new(FaultKind::Internal, text).into());
                 };
-                let note = Note {
+                let note = NewAuditEntry {
                     actor: who,
                     action: "zfs.snapshot".to_owned(),
                     entity: "house".to_owned(),
                     detail: json!({ "snapshot": name }),
                 };
-                work.core.store.append(note).await?;
+                work.core.store.append_audit_entry(note).await?;
                 Ok(json!({ "text": format!("made the snapshot {name}"), "snapshot": name }))
             }
         }

@@ -3,7 +3,7 @@
 use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_model::{Principal, Recipient};
-use abbey_store::{Note, TaskRow};
+use abbey_store::{NewAuditEntry, TaskRow};
 use serde_json::json;
 
 /// Largest part of a result that is told to its recipient, bytes; the rest stays with the task.
@@ -16,13 +16,13 @@ pub(crate) async fn undeliverable(
     recipient: &Recipient,
     why: &str,
 ) -> Result<()> {
-    let note = Note {
+    let note = NewAuditEntry {
         actor: Principal::House,
         action: "delivery.failed".to_owned(),
         entity: format!("TASK-{}", row.number),
         detail: json!({ "recipient": recipient.to_string(), "why": why }),
     };
-    work.core.store.append(note).await?;
+    work.core.store.append_audit_entry(note).await?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use abbey_engine::budget::TimeZone;
 use abbey_engine::timetable::{CatchUp, Overlap, Timing, cron};
 use abbey_model::{FaultKind, Millis, Principal, Slug, Timestamp};
 use abbey_plan::{Does, Schedule, When};
-use abbey_store::{Delegated, Fire, NewTask, ScheduleRow, Work};
+use abbey_store::{DelegationRequest, FireSchedule, NewTask, ScheduleRow, ScheduledStart};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,18 +79,21 @@ fn digest_of(schedule: &Schedule, zone: &str) -> String {
     abbey_support::digest::sha256_hex(&text)
 }
 
-fn work_of(work: &Arc<WorkState>, one: &Planned<'_>, instant: Timestamp) -> Result<Work> {
+fn work_of(work: &Arc<WorkState>, one: &Planned<'_>, instant: Timestamp) -> Result<ScheduledStart> {
     let key = format!("schedule {} {}", one.name, instant.0);
     match &one.schedule.does {
         Does::Workflow(name, input) => {
             let new = workflows::new_run(work, name, input.clone(), Principal::House, Some(key))?;
-            Ok(Work::Run(Box::new(new), workflows::intakes(work)))
+            Ok(ScheduledStart::Workflow(
+                Box::new(new),
+                workflows::intakes(work),
+            ))
         }
-        Does::Skill(skill, args) => Ok(Work::Task(Box::new(NewTask {
+        Does::Skill(skill, args) => Ok(ScheduledStart::Task(Box::new(NewTask {
             intake: work.intake_named(skill, args.clone()),
             ..task(work, one, &format!("{}: {skill}", one.name), key)
         }))),
-        Does::Task(text) => Ok(Work::Task(Box::new(task(work, one, text, key)))),
+        Does::Task(text) => Ok(ScheduledStart::Task(Box::new(task(work, one, text, key)))),
     }
 }
 
@@ -98,9 +101,9 @@ fn work_of(work: &Arc<WorkState>, one: &Planned<'_>, instant: Timestamp) -> Resu
 fn task(work: &WorkState, one: &Planned<'_>, text: &str, key: String) -> NewTask {
     NewTask {
         idempotency: Some((key, abbey_support::digest::sha256_hex(text.as_bytes()))),
-        delegated: one.schedule.timeout.map(|within| Delegated {
+        delegated: one.schedule.timeout.map(|within| DelegationRequest {
             within: Some(within),
-            ..Delegated::default()
+            ..DelegationRequest::default()
         }),
         ..work.task_for(one.agent, text.to_owned())
     }
@@ -151,7 +154,7 @@ pub(crate) async fn look(
         .collect();
     if !gone.is_empty() {
         rows.retain(|name, _| !gone.contains(name));
-        work.core.store.forget_schedules(gone).await?;
+        work.core.store.remove_schedules(gone).await?;
     }
     let mut fresh = false;
     for one in &all {
@@ -159,7 +162,7 @@ pub(crate) async fn look(
         if rows.get(&one.name).is_none_or(|r| r.digest != digest) {
             work.core
                 .store
-                .know_schedule(one.name.clone(), digest)
+                .register_schedule(one.name.clone(), digest)
                 .await?;
             fresh = true;
         }
@@ -195,7 +198,7 @@ async fn attend(
     if let Some(through) = due.through {
         let overlap: Overlap = one.schedule.overlap.parse().unwrap_or_default();
         let mut missed = due.missed;
-        let settle = |work, through, missed| Fire {
+        let settle = |work, through, missed| FireSchedule {
             name: one.name.clone(),
             by: Principal::House,
             through,
@@ -206,10 +209,13 @@ async fn attend(
         for instant in &due.fire {
             let due = Some((*instant, work_of(work, one, *instant)?));
             let fire = settle(due, *instant, std::mem::take(&mut missed));
-            work.core.store.fire(fire).await?;
+            work.core.store.fire_schedule(fire).await?;
         }
         if missed > 0 || due.fire.last() != Some(&through) {
-            work.core.store.fire(settle(None, through, missed)).await?;
+            work.core
+                .store
+                .fire_schedule(settle(None, through, missed))
+                .await?;
         }
         row.settled = through;
     }
@@ -232,7 +238,7 @@ pub(crate) async fn by_hand(work: &Arc<WorkState>, name: &str) -> Result<()> {
     };
     let rows = work.core.store.schedules().await?;
     let now = work.core.store.now();
-    let fire = Fire {
+    let fire = FireSchedule {
         name: one.name.clone(),
         by: Principal::Operator,
         through: rows.get(name).map_or(now, |r| r.settled),
@@ -240,7 +246,7 @@ pub(crate) async fn by_hand(work: &Arc<WorkState>, name: &str) -> Result<()> {
         work: Some((now, work_of(work, &one, now)?)),
         overlap: one.schedule.overlap.parse().unwrap_or_default(),
     };
-    work.core.store.fire(fire).await?;
+    work.core.store.fire_schedule(fire).await?;
     Ok(())
 }
 
@@ -492,7 +498,7 @@ mod tests {
         // A piece of work has its own time, and then it is over.
         let task = stage.tasks().await.pop().unwrap();
         stage.clock.0.fetch_add(600_000, Ordering::SeqCst);
-        stage.house.core.store.sweep().await.unwrap();
+        stage.house.core.store.expire_deadlines().await.unwrap();
         let task = abbey_model::TaskRef::Id(task.id);
         let state = stage.house.core.store.task(task).await.unwrap().state();
         assert_eq!(state, TaskState::TimedOut);

@@ -48,7 +48,7 @@ async fn sweep(work: &Arc<WorkState>) -> Result<Duration> {
     if next > now {
         return Ok(next.since(now).to_std());
     }
-    let changed = work.core.store.sweep().await?;
+    let changed = work.core.store.expire_deadlines().await?;
     for task in changed {
         if matches!(task.phase, Phase::Pending { not_before } if not_before <= work.core.store.now())
         {
@@ -126,7 +126,7 @@ pub(crate) async fn wake(work: &Arc<WorkState>, heartbeats: &mut Heartbeats) -> 
         };
         work.core
             .store
-            .note_wake(agent.slug.clone(), number)
+            .record_wake(agent.slug.clone(), number)
             .await?;
         work.core.store.add_task(new).await?;
     }
@@ -169,7 +169,12 @@ pub(crate) async fn upkeep(work: Arc<WorkState>) {
             () = tokio::time::sleep(UPKEEP) => {}
         }
         let signed = work.core.store.checkpoint().await.map(drop);
-        let retained = work.core.store.retain(RETENTION).await.map(drop);
+        let retained = work
+            .core
+            .store
+            .remove_old_records(RETENTION)
+            .await
+            .map(drop);
         if let Err(error) = signed.and(retained) {
             tracing::error!(%error, "the upkeep failed");
         }
@@ -223,10 +228,10 @@ agents:
                 wake(&house.work, &mut heartbeats).await.unwrap();
             }
         };
-        let before = (house.core.store.counters().0, house.core.store.head());
+        let before = (house.core.store.counters().0, house.core.store.audit_head());
         day(&house).await;
         assert_eq!(
-            (house.core.store.counters().0, house.core.store.head()),
+            (house.core.store.counters().0, house.core.store.audit_head()),
             before,
             "no transaction, no entry"
         );

@@ -7,7 +7,7 @@ use crate::work::state::WorkState;
 use abbey_api::{EventBody, HeardDoc, Problem, VERSION};
 use abbey_engine::workflow::{Act, Begin, State, Workflow};
 use abbey_model::{FaultKind, Principal, Slug};
-use abbey_store::{Intakes, NewRun, Nudge, Topic, WorkflowRow};
+use abbey_store::{Intakes, NewRun, Topic, WorkflowRow, WorkflowSignal};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub(crate) async fn look(work: &Arc<WorkState>) -> Result<Duration> {
         }
         for number in due {
             // One that cannot go on holds up no other.
-            if let Err(error) = nudge(work, number, Nudge::Look).await {
+            if let Err(error) = nudge(work, number, WorkflowSignal::Refresh).await {
                 tracing::error!(
                     run = number,
                     error = error.chain(),
@@ -98,7 +98,7 @@ pub(crate) fn intakes(work: &Arc<WorkState>) -> Intakes {
     })
 }
 
-async fn nudge(work: &Arc<WorkState>, number: u64, nudge: Nudge) -> Result<WorkflowRow> {
+async fn nudge(work: &Arc<WorkState>, number: u64, nudge: WorkflowSignal) -> Result<WorkflowRow> {
     let row = work
         .core
         .store
@@ -155,7 +155,7 @@ pub(crate) async fn start(
     let new = new_run(work, name, input, by, key)?;
     let (number, new) = work.core.store.start_workflow(new).await?;
     let row = match new {
-        true => nudge(work, number, Nudge::Look).await?,
+        true => nudge(work, number, WorkflowSignal::Refresh).await?,
         false => work.core.store.workflow(number).await?,
     };
     Ok((row, new))
@@ -173,7 +173,7 @@ pub(crate) fn number(text: &str) -> Result<u64> {
 
 /// Calls a run off.
 pub(crate) async fn cancel(work: &Arc<WorkState>, number: u64) -> Result<WorkflowRow> {
-    nudge(work, number, Nudge::CallOff(Principal::Operator)).await
+    nudge(work, number, WorkflowSignal::Cancel(Principal::Operator)).await
 }
 
 /// A run once it is over, or as it stands when patience is.
@@ -205,7 +205,7 @@ pub(crate) async fn event(
     if body.data.to_string().len() > DATA_MAX {
         return Err(invalid(format!("an event has at most {DATA_MAX} bytes")));
     }
-    let told = |data: Value| Nudge::Event {
+    let told = |data: Value| WorkflowSignal::Event {
         name: name.clone(),
         data,
         by: by.clone(),

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const VALID_FOR: Millis = Millis::from_secs(24 * 3600);
 /// Most approvals of one list.
 const LIST_MAX: u32 = 500;
-/// Note of a decision that nobody made in time.
+/// NewAuditEntry of a decision that nobody made in time.
 const TIMED_OUT: &str = "nobody decided in time";
 
 const SELECT: &str = "SELECT number, task, agent, workflow, step, action, args, hash, why, state, silence, expires_at, decided_by, note, created_at, decided_at FROM approvals";

@@ -1,10 +1,10 @@
 //! The audit log: a hash chain of entries, signed every so often.
 
-use crate::chain::{self, Entry, Verdict, checkpoint_text, entry_hash};
+use crate::chain::{self, AuditEntry, AuditVerification, checkpoint_text, entry_hash};
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{Note, Result};
+use crate::{NewAuditEntry, Result};
 use abbey_model::{Principal, Redactor};
 use ed25519_dalek::{Signer, VerifyingKey};
 use serde_json::Value;
@@ -39,7 +39,7 @@ pub(crate) fn append(
 }
 
 /// Appends an entry that a caller wrote.
-pub(crate) fn append_note(tx: &mut Tx<'_>, note: Note) -> Result<u64> {
+pub(crate) fn append_note(tx: &mut Tx<'_>, note: NewAuditEntry) -> Result<u64> {
     append(tx, &note.actor, &note.action, &note.entity, note.detail)
 }
 
@@ -79,8 +79,8 @@ fn redact(value: &mut Value, redactor: &Redactor) {
     }
 }
 
-fn read_entry(columns: &mut Columns<'_>) -> Result<Entry> {
-    Ok(Entry {
+fn read_entry(columns: &mut Columns<'_>) -> Result<AuditEntry> {
+    Ok(AuditEntry {
         seq: columns.get()?,
         at: columns.get()?,
         actor: columns.get()?,
@@ -97,7 +97,7 @@ fn read_entry(columns: &mut Columns<'_>) -> Result<Entry> {
 }
 
 /// Entries after a sequence number, oldest first.
-pub(crate) fn list(rows: &dyn Rows, after: u64, limit: u32) -> Result<Vec<Entry>> {
+pub(crate) fn list(rows: &dyn Rows, after: u64, limit: u32) -> Result<Vec<AuditEntry>> {
     rows.all(
         &format!("{SELECT} WHERE seq > ?1 ORDER BY seq LIMIT ?2"),
         params![after, limit],
@@ -106,7 +106,7 @@ pub(crate) fn list(rows: &dyn Rows, after: u64, limit: u32) -> Result<Vec<Entry>
 }
 
 /// Checks every entry against the one before it and against the signed checkpoints.
-pub(crate) fn verify(rows: &dyn Rows) -> Result<Verdict> {
+pub(crate) fn verify(rows: &dyn Rows) -> Result<AuditVerification> {
     let public: Option<String> =
         rows.value("SELECT value FROM meta WHERE key = 'public_key'", params![])?;
     let key = public.and_then(|hex| {

@@ -6,7 +6,7 @@ use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{CellChange, CellRow, Result};
 use abbey_engine::supervision::History;
-use abbey_model::{CellName, Wish};
+use abbey_model::{CellName, DesiredState};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub(crate) fn set(tx: &mut Tx<'_>, cell: &CellName, change: CellChange) -> Resul
     if inserted > 0 {
         tx.publish(Topic::Cells);
     }
-    if let Some((desired, who)) = change.wish {
+    if let Some((desired, who)) = change.desired {
         let changed = tx.execute(
             "UPDATE cells SET wanted_up = ?2 WHERE name = ?1 AND wanted_up <> ?2",
             params![&name, desired.number()],
@@ -74,7 +74,7 @@ pub(crate) fn list(rows: &dyn Rows) -> Result<BTreeMap<CellName, CellRow>> {
             Ok((
                 c.parse()?,
                 CellRow {
-                    wish: Wish::of_number(c.get()?),
+                    desired: DesiredState::of_number(c.get()?),
                     history: c.json()?,
                     since: c.get()?,
                 },

@@ -7,7 +7,7 @@ use super::{TERMINAL_STATES, ledger};
 use crate::rows::{Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{Delegated, Error, Link, Notice, Outcome, Result, TaskRow};
+use crate::{DelegationLink, DelegationRequest, Error, Notice, Outcome, Result, TaskRow};
 use abbey_engine::authority;
 use abbey_engine::task::{self, Event};
 use abbey_model::{BudgetAmounts, Millis, Principal, Recipient, Slug, TaskId, TaskRef, Tokens};
@@ -28,10 +28,10 @@ pub(crate) fn link(
     number: u64,
     author: &Principal,
     assignee: Option<&Slug>,
-    asked: &Delegated,
-) -> Result<Link> {
+    asked: &DelegationRequest,
+) -> Result<DelegationLink> {
     let due = asked.within.map(|within| tx.now + within);
-    let mut link = Link {
+    let mut link = DelegationLink {
         parent: None,
         root: number,
         chain: Vec::new(),
@@ -55,7 +55,7 @@ pub(crate) fn link(
     let above = parent
         .link
         .clone()
-        .unwrap_or_else(|| Link::root(parent.number));
+        .unwrap_or_else(|| DelegationLink::root(parent.number));
     link.chain = above.chain;
     link.chain.extend(author.agent().cloned());
     link.parent = Some(parent.number);
@@ -78,7 +78,7 @@ pub(crate) fn link(
 }
 
 /// Limits of a subtask: what its delegation grants, within what the caller asks for.
-pub(crate) fn budget(asked: &Delegated, own: BudgetAmounts) -> BudgetAmounts {
+pub(crate) fn budget(asked: &DelegationRequest, own: BudgetAmounts) -> BudgetAmounts {
     match (asked.tokens, own.tokens.0) {
         (Some(most), 0) => BudgetAmounts {
             tokens: Tokens(most),
@@ -140,7 +140,7 @@ pub(crate) fn tree(rows: &dyn Rows, task: TaskRef) -> Result<Vec<(u32, TaskRow)>
 }
 
 /// Fields that the delegation expects and the result does not have.
-pub(crate) fn missing_fields(link: &Link, outcome: &Outcome) -> Vec<String> {
+pub(crate) fn missing_fields(link: &DelegationLink, outcome: &Outcome) -> Vec<String> {
     let has = |field: &&String| {
         outcome
             .data
@@ -152,7 +152,7 @@ pub(crate) fn missing_fields(link: &Link, outcome: &Outcome) -> Vec<String> {
 
 /// Puts the end of a task into the outbox for its recipient, in the same transaction.
 pub(crate) fn notify_recipient(tx: &mut Tx<'_>, row: &TaskRow) -> Result<()> {
-    let Some(Link {
+    let Some(DelegationLink {
         deliver: deliver @ (Recipient::Agent(_) | Recipient::Channel(_) | Recipient::Hook(_)),
         ..
     }) = &row.link

@@ -5,13 +5,13 @@ use super::{TERMINAL_STATES, audit_log, tasks};
 use crate::rows::{Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{Escalate, Escalation, Result, TaskRow};
+use crate::{Escalation, NewEscalation, Result, TaskRow};
 use abbey_engine::task::Event;
 use abbey_model::{Principal, TaskRef, TaskState};
 use serde_json::json;
 
 /// Gives a task to its receiver; a task that was escalated before stays as it is.
-pub(crate) fn escalate(tx: &mut Tx<'_>, new: Escalate) -> Result<TaskRow> {
+pub(crate) fn escalate(tx: &mut Tx<'_>, new: NewEscalation) -> Result<TaskRow> {
     let row = tasks::load(tx.rows, new.task)?;
     let until = new.within.map(|w| tx.now + w);
     let receiver = match &new.edit {

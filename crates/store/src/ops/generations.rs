@@ -1,10 +1,10 @@
 //! Generations: the plans that were made current, with the allocations of the newest.
 
 use super::{audit_log, ledger};
+use crate::allocation::Allocation;
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::types::allocation::Allocation;
 use crate::{Commit, Error, GenerationRow, Result};
 use abbey_model::Slug;
 use serde_json::{Map, Value, json};

@@ -3,7 +3,7 @@
 use super::audit_log;
 use crate::rows::{Query, Rows, params};
 use crate::transaction::Tx;
-use crate::{Note, Result};
+use crate::{NewAuditEntry, Result};
 
 /// Bytes of the journal that are in the audit log already.
 pub(crate) fn offset(rows: &dyn Rows) -> Result<u64> {
@@ -15,7 +15,12 @@ pub(crate) fn offset(rows: &dyn Rows) -> Result<u64> {
 }
 
 /// Logs the journal's lines from byte `from` to `to`, all or none; false when another caller was there first.
-pub(crate) fn import(tx: &mut Tx<'_>, from: u64, to: u64, notes: Vec<Note>) -> Result<bool> {
+pub(crate) fn import(
+    tx: &mut Tx<'_>,
+    from: u64,
+    to: u64,
+    notes: Vec<NewAuditEntry>,
+) -> Result<bool> {
     if offset(tx.rows)? != from {
         return Ok(false);
     }

@@ -5,7 +5,8 @@ use super::{approvals, audit_log, delegation, ledger, runs, tasks};
 use crate::rows::{Query, params};
 use crate::transaction::Tx;
 use crate::{
-    Checked, Claim, Claimed, Error, Failure, Hold, LeaseView, Outcome, Result, RunFacts, TaskRow,
+    Claim, Claimed, Error, EvidenceCheck, Failure, LeaseProof, LeaseView, Outcome, Result,
+    RunFacts, TaskRow,
 };
 use abbey_engine::run;
 use abbey_engine::task::{self, Event, Phase, Refusal};
@@ -83,7 +84,7 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
 pub(crate) fn renew(
     tx: &mut Tx<'_>,
     task: TaskRef,
-    proof: &Hold,
+    proof: &LeaseProof,
     facts: &RunFacts,
 ) -> Result<LeaseView> {
     let mut row = tasks::load(tx.rows, task)?;
@@ -130,8 +131,8 @@ fn store_report(tx: &Tx<'_>, run: RunId, facts: &RunFacts) -> Result<()> {
 pub(crate) fn complete(
     tx: &mut Tx<'_>,
     task: TaskRef,
-    proof: &Hold,
-    (outcome, checked): (Outcome, Checked),
+    proof: &LeaseProof,
+    (outcome, checked): (Outcome, EvidenceCheck),
     facts: &RunFacts,
 ) -> Result<TaskRow> {
     let mut row = tasks::load(tx.rows, task)?;
@@ -144,7 +145,7 @@ pub(crate) fn complete(
     }
     // What stands behind a result follows from its source, not from what the agent claims.
     let verified = match (outcome.source, checked) {
-        (_, Checked::Holds) if declared => Some(Verified::Evidence),
+        (_, EvidenceCheck::Holds) if declared => Some(Verified::Evidence),
         (_, _) if declared => None,
         (ResultSource::Skill, _) if row.route.skill.is_some() => Some(Verified::Skill),
         (ResultSource::Skill | ResultSource::Model | ResultSource::Command, _) => {
@@ -182,7 +183,7 @@ fn redact_outcome(tx: &Tx<'_>, outcome: Outcome) -> Outcome {
 pub(crate) fn fail(
     tx: &mut Tx<'_>,
     task: TaskRef,
-    proof: &Hold,
+    proof: &LeaseProof,
     failure: &Failure,
     facts: &RunFacts,
 ) -> Result<TaskRow> {
@@ -205,7 +206,7 @@ pub(crate) fn fail(
 pub(crate) fn block(
     tx: &mut Tx<'_>,
     task: TaskRef,
-    proof: &Hold,
+    proof: &LeaseProof,
     (on, why): (&str, &str),
 ) -> Result<TaskRow> {
     let (on, why) = (tx.redact(on), tx.redact(why));

@@ -4,7 +4,7 @@ use super::{audit_log, delegation};
 use crate::rows::{Columns, Query, Rows, params, parse};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{BudgetLimit, CallHold, CallUse, Error, Result};
+use crate::{BudgetLimit, CallReservation, CallUsage, Error, Result};
 use abbey_engine::budget::{Account, TimeZone};
 use abbey_engine::task::Phase;
 use abbey_model::{
@@ -338,7 +338,7 @@ fn not_open(id: ReservationId) -> Error {
 ///
 /// # Errors
 /// [`Error::NoLease`] unless exactly one live lease of this very agent stands behind the call.
-pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallHold) -> Result<ReservationId> {
+pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallReservation) -> Result<ReservationId> {
     let held = tx.rows.all(
         "SELECT id, phase FROM tasks WHERE holder = ?1",
         params![call.agent.as_str()],
@@ -374,7 +374,7 @@ pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallHold) -> Result<Reservati
 }
 
 /// Ends the reservation of a model call with what the call used.
-pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUse) -> Result<()> {
+pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUsage) -> Result<()> {
     let held: Option<BudgetAmounts> = tx.rows.first(
         "SELECT amounts FROM reservations WHERE id = ?1",
         params![id.to_string()],
@@ -382,7 +382,7 @@ pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUse) ->
     )?;
     let held = held.ok_or_else(|| not_open(id))?;
     let actual = match used {
-        CallUse::Known {
+        CallUsage::Known {
             input,
             output,
             cost,
@@ -393,13 +393,13 @@ pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUse) ->
             nano_usd: cost.map_or(held.nano_usd, NanoUsd),
             ..BudgetAmounts::default()
         },
-        CallUse::Unknown { .. } => held,
-        CallUse::Released => BudgetAmounts::default(),
+        CallUsage::Unknown { .. } => held,
+        CallUsage::Released => BudgetAmounts::default(),
     };
     let closed = close_reservation(tx, id, &actual)?;
     let run = closed.run.to_string();
     let detail = match used {
-        CallUse::Known {
+        CallUsage::Known {
             input,
             output,
             cached,
@@ -413,14 +413,14 @@ pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUse) ->
             )?;
             json!({ "run": closed.run, "input": input, "output": output, "cached": cached, "model": model })
         }
-        CallUse::Unknown { model } => {
+        CallUsage::Unknown { model } => {
             tx.execute(
                 "UPDATE runs SET usage_source = 'unknown', cost_unknown = 1, actual_model = coalesce(?2, actual_model) WHERE id = ?1",
                 params![run, model],
             )?;
             json!({ "run": closed.run, "unknown": true, "charged_tokens": closed.amounts.tokens, "model": model })
         }
-        CallUse::Released => json!({ "run": closed.run, "released": true }),
+        CallUsage::Released => json!({ "run": closed.run, "released": true }),
     };
     let who = Principal::Agent(closed.agent);
     audit_log::append(tx, &who, "budget.settle", "model-call", detail)?;
@@ -435,7 +435,7 @@ pub(crate) fn charge_lost_calls(tx: &mut Tx<'_>) -> Result<u64> {
         |c| c.parse(),
     )?;
     for id in &open {
-        settle_call(tx, *id, &CallUse::Unknown { model: None })?;
+        settle_call(tx, *id, &CallUsage::Unknown { model: None })?;
     }
     Ok(open.len() as u64)
 }

@@ -1,7 +1,7 @@
 //! Runs: one row for each attempt at a task.
 
 use crate::rows::{Columns, Query, Rows, params};
-use crate::{Error, Result, RunCost, RunRow, Usage};
+use crate::{Error, ModelUsage, Result, RunCost, RunRow};
 use abbey_engine::admission::Route;
 use abbey_model::{Generation, RunId, RunState, TaskId, Timestamp};
 
@@ -75,12 +75,12 @@ pub(crate) fn costs(rows: &dyn Rows, since: Timestamp) -> Result<Vec<RunCost>> {
 }
 
 /// Model usage of runs that began at or after an instant, by agent and model.
-pub(crate) fn usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<Usage>> {
+pub(crate) fn usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<ModelUsage>> {
     rows.all(
         "SELECT agent, coalesce(actual_model, effective_model, ''), count(*), CAST(sum(input) AS BIGINT), CAST(sum(output) AS BIGINT), CAST(sum(cached) AS BIGINT), CAST(sum(cost) AS BIGINT), CAST(sum(cost_unknown) AS BIGINT) FROM runs WHERE started_at >= ?1 AND usage_source <> 'none' GROUP BY 1, 2 ORDER BY 1, 2",
         params![since],
         |c| {
-            Ok(Usage {
+            Ok(ModelUsage {
                 agent: c.get()?,
                 model: c.get()?,
                 runs: c.get()?,

@@ -5,7 +5,9 @@ use super::{audit_log, tasks, workflows};
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{Error, Fire, Nudge, Result, ScheduleLine, ScheduleRow, Work};
+use crate::{
+    Error, FireSchedule, Result, ScheduleRecord, ScheduleRow, ScheduledStart, WorkflowSignal,
+};
 use abbey_engine::task::Event;
 use abbey_engine::timetable::Overlap;
 use abbey_model::{Principal, TaskRef};
@@ -40,12 +42,12 @@ pub(crate) fn list(rows: &dyn Rows) -> Result<BTreeMap<String, ScheduleRow>> {
 }
 
 /// What a schedule did, newest first.
-pub(crate) fn history(rows: &dyn Rows, name: &str) -> Result<Vec<ScheduleLine>> {
+pub(crate) fn history(rows: &dyn Rows, name: &str) -> Result<Vec<ScheduleRecord>> {
     rows.all(
         "SELECT instant, at, outcome, task FROM schedule_log WHERE name = ?1 ORDER BY instant DESC LIMIT ?2",
         params![name, LINES_MAX],
         |c| {
-            Ok(ScheduleLine {
+            Ok(ScheduleRecord {
                 instant: c.get()?,
                 at: c.get()?,
                 outcome: c.get()?,
@@ -81,7 +83,7 @@ pub(crate) fn remove(tx: &mut Tx<'_>, names: &[String]) -> Result<()> {
 
 /// Settles instants of a schedule, each once, whoever asks again. The one that has work starts it, unless what the
 /// instant before started is not over and the schedule skips then.
-pub(crate) fn fire(tx: &mut Tx<'_>, fire: Fire) -> Result<()> {
+pub(crate) fn fire(tx: &mut Tx<'_>, fire: FireSchedule) -> Result<()> {
     let known = tx.rows.first(
         &format!("{SELECT} WHERE name = ?1"),
         params![&fire.name],
@@ -171,16 +173,16 @@ impl std::fmt::Display for Started {
 fn unfinished_start(
     rows: &dyn Rows,
     schedule: &ScheduleRow,
-    work: &Work,
+    work: &ScheduledStart,
 ) -> Result<Option<Started>> {
     Ok(match work {
-        Work::Task(_) => {
+        ScheduledStart::Task(_) => {
             let last = schedule.last_task;
             let task = last.and_then(|n| tasks::load(rows, TaskRef::Number(n)).ok());
             let open = task.filter(|t| !t.state().is_terminal());
             open.map(|t| Started::Task(t.number))
         }
-        Work::Run(..) => {
+        ScheduledStart::Workflow(..) => {
             let last = schedule.last_run;
             let run = last.and_then(|n| workflows::load(rows, n).ok());
             let open = run.filter(|r| !r.run.state.is_over());
@@ -189,23 +191,23 @@ fn unfinished_start(
     })
 }
 
-fn cancel_start(tx: &mut Tx<'_>, started: Started, work: &Work) -> Result<()> {
+fn cancel_start(tx: &mut Tx<'_>, started: Started, work: &ScheduledStart) -> Result<()> {
     match (started, work) {
-        (Started::Run(number), Work::Run(_, intakes)) => {
-            let cancel = Nudge::CallOff(Principal::House);
+        (Started::Run(number), ScheduledStart::Workflow(_, intakes)) => {
+            let cancel = WorkflowSignal::Cancel(Principal::House);
             workflows::advance(tx, number, cancel, intakes).map(drop)
         }
         (Started::Task(number), _) => {
             let task = TaskRef::Number(number);
             apply_event(tx, task, &Event::Cancel, &Principal::House).map(drop)
         }
-        (Started::Run(_), Work::Task(_)) => Ok(()),
+        (Started::Run(_), ScheduledStart::Task(_)) => Ok(()),
     }
 }
 
-fn start(tx: &mut Tx<'_>, work: Work) -> Result<Started> {
+fn start(tx: &mut Tx<'_>, work: ScheduledStart) -> Result<Started> {
     match work {
-        Work::Task(new) => Ok(Started::Task(tasks::add(tx, *new)?.task.number)),
-        Work::Run(new, _) => Ok(Started::Run(workflows::start(tx, *new)?.0)),
+        ScheduledStart::Task(new) => Ok(Started::Task(tasks::add(tx, *new)?.task.number)),
+        ScheduledStart::Workflow(new, _) => Ok(Started::Run(workflows::start(tx, *new)?.0)),
     }
 }

@@ -7,7 +7,8 @@ use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{
-    ApprovalRow, Delegated, Error, Intakes, NewRun, NewTask, Nudge, Result, TaskRow, WorkflowRow,
+    ApprovalRow, DelegationRequest, Error, Intakes, NewRun, NewTask, Result, TaskRow, WorkflowRow,
+    WorkflowSignal,
 };
 use abbey_engine::approval::{State as Answer, Verdict};
 use abbey_engine::task::Event;
@@ -144,7 +145,7 @@ pub(crate) fn start(tx: &mut Tx<'_>, new: NewRun) -> Result<(u64, bool)> {
 pub(crate) fn advance(
     tx: &mut Tx<'_>,
     number: u64,
-    nudge: Nudge,
+    nudge: WorkflowSignal,
     intakes: &Intakes,
 ) -> Result<WorkflowRow> {
     let mut row = load(tx.rows, number)?;
@@ -193,11 +194,11 @@ pub(crate) fn advance(
 }
 
 /// Takes a signal from outside into a run.
-fn accept(tx: &mut Tx<'_>, row: &mut WorkflowRow, nudge: Nudge) -> Result<()> {
+fn accept(tx: &mut Tx<'_>, row: &mut WorkflowRow, nudge: WorkflowSignal) -> Result<()> {
     let entity = format!("WF-{}", row.number);
     match nudge {
-        Nudge::Look => {}
-        Nudge::CallOff(by) => {
+        WorkflowSignal::Refresh => {}
+        WorkflowSignal::Cancel(by) => {
             if row.run.state.is_over() {
                 return Err(over(row, "cancelled"));
             }
@@ -206,7 +207,7 @@ fn accept(tx: &mut Tx<'_>, row: &mut WorkflowRow, nudge: Nudge) -> Result<()> {
                 audit_log::append(tx, &by, "workflow.cancel", &entity, json!({}))?;
             }
         }
-        Nudge::Event { name, data, by } => {
+        WorkflowSignal::Event { name, data, by } => {
             if row.run.state.is_over() {
                 return Err(over(row, "sent events"));
             }
@@ -321,14 +322,14 @@ fn begin_step(
         policy: None,
         idempotency: None,
         intake: intakes(begin),
-        delegated: Some(Delegated {
+        delegated: Some(DelegationRequest {
             expects: expects
                 .map(|e| e.keys().cloned().collect())
                 .unwrap_or_default(),
             within,
             step: Some(place),
             data: tx.redact_json(&begin.data)?,
-            ..Delegated::default()
+            ..DelegationRequest::default()
         }),
     };
     Ok(Handle::Task(tasks::add(tx, new)?.task.number))

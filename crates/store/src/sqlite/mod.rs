@@ -12,7 +12,7 @@ use crate::driver::Driver;
 use crate::rows::Rows;
 use crate::topic::{Subscription, Topic};
 use crate::transaction::{Context, Tx};
-use crate::{Guarded, OPERATIONS, Reply, Result};
+use crate::{MonotonicClock, OPERATIONS, Reply, Result};
 use abbey_model::Timestamp;
 use ed25519_dalek::SigningKey;
 use readers::Readers;
@@ -25,7 +25,7 @@ use writer::Writer;
 pub struct Sqlite {
     writer: Writer,
     readers: Readers,
-    clock: Arc<Guarded>,
+    clock: Arc<MonotonicClock>,
     path: PathBuf,
     /// Calls of each operation, in the order of [`OPERATIONS`].
     calls: Vec<AtomicU64>,
@@ -40,7 +40,7 @@ impl Sqlite {
     pub fn open(options: Options) -> Result<Sqlite> {
         let path = options.path.clone();
         let opened = open::open(&options)?;
-        let clock = Arc::new(Guarded::new(options.clock, opened.newest));
+        let clock = Arc::new(MonotonicClock::new(options.clock, opened.newest));
         let readers = Readers::open(&path)?;
         let context = Context {
             signing_key: SigningKey::from_bytes(&options.signing_key),
@@ -83,7 +83,7 @@ impl Driver for Sqlite {
         self.clock.now()
     }
 
-    fn head(&self) -> u64 {
+    fn audit_head(&self) -> u64 {
         self.writer.head()
     }
 

@@ -10,7 +10,7 @@ use crate::ops::ledger;
 use crate::rows::{WriteRows, params};
 use crate::topic::{Publisher, Subscription, Topic};
 use crate::transaction::{Context, Tx};
-use crate::{Error, Guarded, Reply, Result};
+use crate::{Error, MonotonicClock, Reply, Result};
 use abbey_engine::budget::TimeZone;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(
         opened: Opened,
-        clock: Arc<Guarded>,
+        clock: Arc<MonotonicClock>,
         path: &Path,
         context: Context,
         on_fatal: OnFatal,
@@ -134,7 +134,7 @@ impl Drop for Writer {
 struct State {
     rows: SqliteRows,
     context: Context,
-    clock: Arc<Guarded>,
+    clock: Arc<MonotonicClock>,
     path: PathBuf,
     /// Sequence number and hash of the newest committed audit entry.
     head: (u64, String),

@@ -16,7 +16,7 @@ fn an_idle_day_on_the_turned_clock_writes_nothing() {
         bench.clock.advance(30 * 60 * 1000);
         // What the house's timers do while nothing happens.
         assert_eq!(bench.store().next_deadline().done(), None);
-        assert!(bench.store().sweep().done().is_empty());
+        assert!(bench.store().expire_deadlines().done().is_empty());
         assert_eq!(bench.store().wakes().done().len(), 0);
     }
     assert_eq!(
@@ -36,7 +36,7 @@ fn a_step_back_of_the_clock_gives_no_lease_twice_and_time_goes_on() {
     assert!(bench.renew(&task, "agent-a", first.lease.token.0).is_ok());
     bench.clock.advance(3_600_000 + 31_000);
     assert!(bench.renew(&task, "agent-a", first.lease.token.0).is_err());
-    assert_eq!(bench.store().sweep().done().len(), 1);
+    assert_eq!(bench.store().expire_deadlines().done().len(), 1);
 }
 
 fn try_open(path: &Path) -> Result<Box<dyn Storage>> {
@@ -58,7 +58,7 @@ fn state_and_chain_survive_a_reopening_and_a_newer_format_is_refused() {
     let hash = bench.store().state_hash().done();
     bench.reopen();
     assert_eq!(bench.store().state_hash().done(), hash);
-    assert!(bench.store().verify().done().ok);
+    assert!(bench.store().verify_audit_log().done().ok);
 
     let factory = SqliteFactory::new();
     drop(factory.open(manual_clock()).unwrap());

@@ -241,8 +241,8 @@ impl Bench {
         (task, claimed)
     }
 
-    pub(crate) fn proof(&self, agent: &str, token: u64) -> Hold {
-        Hold {
+    pub(crate) fn proof(&self, agent: &str, token: u64) -> LeaseProof {
+        LeaseProof {
             agent: slug(agent),
             token: LeaseToken(token),
             ttl: Millis(LEASE_MS),
@@ -265,7 +265,7 @@ impl Bench {
         token: u64,
         data: serde_json::Value,
     ) -> Result<TaskRow> {
-        let result = (outcome(data), Checked::No);
+        let result = (outcome(data), EvidenceCheck::NotRun);
         let proof = self.proof(agent, token);
         self.store()
             .complete(*task, proof, result, RunFacts::default())
@@ -278,7 +278,7 @@ impl Bench {
             ..BudgetAmounts::default()
         };
         self.store()
-            .reserve(CallHold {
+            .reserve_call(CallReservation {
                 agent: slug(agent),
                 run: Some(run),
                 amounts,
@@ -305,7 +305,7 @@ impl Bench {
 
     /// Actions of the audit entries after a sequence number.
     pub(crate) fn logged_after(&self, seq: u64) -> Vec<String> {
-        let entries = self.store().activity(seq, 10_000).done();
+        let entries = self.store().audit_entries(seq, 10_000).done();
         entries.into_iter().map(|e| e.action).collect()
     }
 }

@@ -44,9 +44,9 @@ fn operate(bench: &Bench, numbers: &mut Numbers) {
         assignee: Some(slug(agent)),
         intake: intake(&[agent]),
     };
-    let within = Delegated {
+    let within = DelegationRequest {
         within: Some(Millis(1 + numbers.below(40_000) as i64)),
-        ..Delegated::default()
+        ..DelegationRequest::default()
     };
     match numbers.below(18) {
         0 => drop(store.add_task(new_task(agent, "x")).wait()),
@@ -67,11 +67,11 @@ fn operate(bench: &Bench, numbers: &mut Numbers) {
             drop(store.add_task(new).wait());
         }
         3..=5 => drop(store.claim(claim(&task, agent)).wait()),
-        6 => drop(store.admit(task, intake(&AGENTS)).wait()),
-        7 => drop(store.admit(task, intake(&[])).wait()),
+        6 => drop(store.admit_task(task, intake(&AGENTS)).wait()),
+        7 => drop(store.admit_task(task, intake(&[])).wait()),
         8 => drop(store.renew(task, proof(), RunFacts::default()).wait()),
         9 => {
-            let result = (outcome(serde_json::Value::Null), Checked::No);
+            let result = (outcome(serde_json::Value::Null), EvidenceCheck::NotRun);
             drop(
                 store
                     .complete(task, proof(), result, RunFacts::default())
@@ -99,10 +99,10 @@ fn operate(bench: &Bench, numbers: &mut Numbers) {
             );
         }
         13 => drop(store.edit_task(task, edit(), Principal::Operator).wait()),
-        14 => drop(store.retry(task, Principal::Operator).wait()),
-        15 => drop(store.holder_lost(slug(agent), None).wait()),
-        16 => drop(store.cancel(task, Principal::Operator).wait()),
-        _ => drop(store.sweep().wait()),
+        14 => drop(store.retry_task(task, Principal::Operator).wait()),
+        15 => drop(store.revoke_leases(slug(agent), None).wait()),
+        16 => drop(store.cancel_task(task, Principal::Operator).wait()),
+        _ => drop(store.expire_deadlines().wait()),
     }
 }
 
@@ -175,7 +175,7 @@ fn each_change_is_published_under_its_topic() {
     let store = bench.store();
     let cell = CellName::Agent(slug("agent-a"));
     let up = || CellChange {
-        wish: Some((Wish::Up, None)),
+        desired: Some((DesiredState::Up, None)),
         ..CellChange::default()
     };
     assert_eq!(
@@ -196,7 +196,7 @@ fn each_change_is_published_under_its_topic() {
     };
     let write = || drop(store.write_document(document()).done());
     assert_eq!(published(&write), [Topic::Documents]);
-    let register = || store.know_schedule("a/b".into(), "d".into()).done();
+    let register = || store.register_schedule("a/b".into(), "d".into()).done();
     assert_eq!(published(&register), [Topic::Schedules]);
     assert_eq!(published(&register), [], "no change");
     let (task, claimed) = bench.claimed("agent-a");

@@ -12,7 +12,7 @@ use crate::work::workflows;
 use abbey_api::{EventBody, Problem};
 use abbey_model::{FaultKind, HookOrigin, Millis, Principal, Priority, Recipient, Secret, Slug};
 use abbey_plan::{Hook, HookKind, Then};
-use abbey_store::{Delegated, NewTask};
+use abbey_store::{DelegationRequest, NewTask};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -272,10 +272,10 @@ async fn task(
     let new = NewTask {
         priority: Priority::P1,
         idempotency: Some((key, abbey_support::digest::sha256_hex(text.as_bytes()))),
-        delegated: Some(Delegated {
+        delegated: Some(DelegationRequest {
             deliver,
             data: subject.data,
-            ..Delegated::default()
+            ..DelegationRequest::default()
         }),
         ..house.work.task_for(agent, text)
     };

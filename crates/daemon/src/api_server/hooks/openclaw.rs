@@ -8,7 +8,7 @@ use crate::api_server::state::ApiState;
 use crate::api_server::web;
 use abbey_model::{Millis, Priority, Slug};
 use abbey_plan::{Hook, HookKind, Then};
-use abbey_store::{Delegated, NewTask};
+use abbey_store::{DelegationRequest, NewTask};
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -209,10 +209,10 @@ async fn give(
     let new = NewTask {
         priority: Priority::P1,
         idempotency: key.map(|key| (key, digest)),
-        delegated: Some(Delegated {
+        delegated: Some(DelegationRequest {
             within,
             data,
-            ..Delegated::default()
+            ..DelegationRequest::default()
         }),
         ..house.work.task_for(agent, text)
     };

@@ -10,7 +10,7 @@ use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_api::{CheckState, DoctorDoc, VERSION};
 use abbey_model::Principal;
-use abbey_store::Note;
+use abbey_store::NewAuditEntry;
 use checks::Checks;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
@@ -64,13 +64,13 @@ pub(crate) async fn fix(work: &Arc<WorkState>) -> Result<DoctorDoc> {
         .filter(|c| c.state != CheckState::Ok && good(&after, &c.id));
     after.fixed = mended.map(|c| c.id.clone()).collect();
     if !after.fixed.is_empty() {
-        let note = Note {
+        let note = NewAuditEntry {
             actor: Principal::Operator,
             action: "house.mended".to_owned(),
             entity: "house".to_owned(),
             detail: json!({ "checks": after.fixed }),
         };
-        work.core.store.append(note).await?;
+        work.core.store.append_audit_entry(note).await?;
     }
     Ok(after)
 }

@@ -5,7 +5,7 @@ use abbey_api::CheckView;
 use abbey_api::{CheckSeverity, CheckState, FindingKind};
 use abbey_engine::task::Phase;
 use abbey_model::{TaskState, Timestamp};
-use abbey_store::{TaskRow, Usage, Verdict};
+use abbey_store::{AuditVerification, ModelUsage, TaskRow};
 use abbey_words::Text;
 use std::collections::BTreeMap;
 
@@ -51,9 +51,9 @@ fn usd(nano: u64) -> String {
 }
 
 /// What models were asked, by agent and model.
-pub(super) fn tokens(usage: &[Usage]) -> Report {
+pub(super) fn tokens(usage: &[ModelUsage]) -> Report {
     let mut report = Report::default();
-    let said = |u: &Usage| {
+    let said = |u: &ModelUsage| {
         Text::new("tokens-use")
             .with("runs", u.runs)
             .with("input", u.input)
@@ -61,7 +61,7 @@ pub(super) fn tokens(usage: &[Usage]) -> Report {
             .with("cached", u.cached)
             .with("cost", usd(u.cost_nano_usd))
     };
-    let mut sum = Usage::default();
+    let mut sum = ModelUsage::default();
     for row in usage {
         let label = Text::new("tokens-label")
             .with("agent", &row.agent)
@@ -90,7 +90,7 @@ pub(super) fn tokens(usage: &[Usage]) -> Report {
 pub(super) fn tests(
     tasks: &[TaskRow],
     checks: &[CheckView],
-    chain: &Verdict,
+    chain: &AuditVerification,
     since: Timestamp,
 ) -> Report {
     let mut report = Report::default();

@@ -6,7 +6,7 @@ use abbey_api::AgentView;
 use abbey_api::FindingKind;
 use abbey_model::Presence;
 use abbey_model::Timestamp;
-use abbey_store::{Entry, TaskRow};
+use abbey_store::{AuditEntry, TaskRow};
 use abbey_words::Text;
 
 /// What the house is measured by.
@@ -28,12 +28,12 @@ enum Aspect {
 fn uptime(
     agent: &str,
     (up_now, wanted_now): (bool, bool),
-    entries: &[Entry],
+    entries: &[AuditEntry],
     since: Timestamp,
     now: Timestamp,
 ) -> Option<f64> {
     let cell = format!("agent-{agent}");
-    let change = |e: &Entry| {
+    let change = |e: &AuditEntry| {
         Some(match e.action.as_str() {
             "cell.start" => (e.at, Aspect::Up, true),
             "cell.exit" => (e.at, Aspect::Up, false),
@@ -82,7 +82,7 @@ pub(super) struct Seen<'a> {
     /// Those that are not wanted up.
     pub(super) resting: Vec<String>,
     pub(super) tasks: &'a [TaskRow],
-    pub(super) entries: &'a [Entry],
+    pub(super) entries: &'a [AuditEntry],
     /// Ports of the house that somebody else holds.
     pub(super) conflicts: u64,
     /// Agents that share a user with another.
@@ -164,8 +164,8 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    fn entry(at: i64, action: &str, actor: &str) -> Entry {
-        Entry {
+    fn entry(at: i64, action: &str, actor: &str) -> AuditEntry {
+        AuditEntry {
             seq: 0,
             at: Timestamp(at),
             actor: actor.to_owned(),
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn uptime_counts_what_was_and_nothing_else() {
         let (since, now) = (Timestamp(0), Timestamp(1000));
-        let of = |entries: &[Entry], up| uptime("a", (up, true), entries, since, now);
+        let of = |entries: &[AuditEntry], up| uptime("a", (up, true), entries, since, now);
         // Up all day; down all day; up again at half the day; down for a tenth.
         assert_eq!(of(&[], true), Some(100.0));
         assert_eq!(of(&[], false), Some(0.0));

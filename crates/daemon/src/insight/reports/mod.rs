@@ -16,7 +16,7 @@ use crate::insight::{disks, doctor, views};
 use crate::work::state::WorkState;
 use abbey_api::{FindingKind, Problem, ReportDoc};
 use abbey_model::{CellName, FaultKind, Millis, Timestamp};
-use abbey_store::{Entry, TaskFilter, TaskRow};
+use abbey_store::{AuditEntry, TaskFilter, TaskRow};
 use abbey_words::{Language, Text};
 use report::Report;
 use std::sync::Arc;
@@ -77,13 +77,13 @@ pub fn as_text(report: &ReportDoc) -> String {
 }
 
 /// Entries of the window, oldest first.
-async fn entries(work: &WorkState, since: Timestamp) -> Result<Vec<Entry>> {
-    let mut all: Vec<Entry> = Vec::new();
-    let mut before = work.core.store.head();
+async fn entries(work: &WorkState, since: Timestamp) -> Result<Vec<AuditEntry>> {
+    let mut all: Vec<AuditEntry> = Vec::new();
+    let mut before = work.core.store.audit_head();
     for _ in 0..PAGES_MAX {
         let after = before.saturating_sub(u64::from(LOOK_MAX));
-        let page = work.core.store.activity(after, LOOK_MAX).await?;
-        let page: Vec<Entry> = page.into_iter().filter(|e| e.seq <= before).collect();
+        let page = work.core.store.audit_entries(after, LOOK_MAX).await?;
+        let page: Vec<AuditEntry> = page.into_iter().filter(|e| e.seq <= before).collect();
         let reached = page.first().is_none_or(|e| e.at < since);
         let fresh = page.into_iter().filter(|e| e.at >= since);
         all.splice(0..0, fresh);
@@ -121,7 +121,7 @@ pub(crate) async fn make(
             None => Report::default(),
         },
         "tests" => {
-            let chain = work.core.store.verify().await?;
+            let chain = work.core.store.verify_audit_log().await?;
             let checks = doctor::examine(work).await?.checks;
             day::tests(&tasks(work).await?, &checks, &chain, since)
         }

@@ -15,7 +15,7 @@ use crate::core::listen::{HEAD_WITHIN, listen_unix};
 use crate::net::state::NetState;
 use abbey_api::Problem;
 use abbey_model::{CellName, Egress, FaultKind, Principal};
-use abbey_store::Note;
+use abbey_store::NewAuditEntry;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -245,13 +245,13 @@ impl Wish {
             CellName::Agent(slug) => Principal::Agent(slug.clone()),
             CellName::Service(_) | CellName::Run(_) => Principal::House,
         };
-        let note = Note {
+        let note = NewAuditEntry {
             actor,
             action: "egress.denied".to_owned(),
             entity: self.cell.to_string(),
             detail: json!({ "host": self.host, "port": self.port, "code": denied.code, "text": denied.text }),
         };
-        if let Err(error) = self.net.core.store.append(note).await {
+        if let Err(error) = self.net.core.store.append_audit_entry(note).await {
             tracing::warn!(%error, "a refusal could not be entered");
         }
     }

@@ -181,12 +181,19 @@ async fn carry_out(work: &Arc<WorkState>, version: u64, act: Act) -> Result<Stri
         }
         Act::Cancel(number) => {
             let task = TaskRef::Number(number);
-            work.core.store.cancel(task, Principal::Operator).await?;
+            work.core
+                .store
+                .cancel_task(task, Principal::Operator)
+                .await?;
             Ok(format!("TASK-{number} was called off"))
         }
         Act::Retry(number) => {
             let task = TaskRef::Number(number);
-            let row = work.core.store.retry(task, Principal::Operator).await?;
+            let row = work
+                .core
+                .store
+                .retry_task(task, Principal::Operator)
+                .await?;
             work.admit_again(&row).await?;
             Ok(format!("TASK-{number} is done again"))
         }

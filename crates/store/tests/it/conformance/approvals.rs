@@ -12,11 +12,11 @@ cases! {
     an_approval_is_valid_for_its_exact_action checks use_approval;
     a_denial_fails_the_task checks decide_approval task;
     a_revision_resumes_the_task_without_an_approval checks decide_approval use_approval;
-    silence_decides_as_agreed checks sweep approval;
+    silence_decides_as_agreed checks expire_deadlines approval;
     approvals_are_listed_by_task_and_state checks approvals;
-    a_cancelled_task_asks_nothing_any_more checks cancel approval;
+    a_cancelled_task_asks_nothing_any_more checks cancel_task approval;
     a_decision_is_made_once checks decide_approval;
-    numbers_of_approvals_are_never_reused checks ask_approval retain approval;
+    numbers_of_approvals_are_never_reused checks ask_approval remove_old_records approval;
 }
 
 fn ask(bench: &Bench, task: &TaskRef, silence: Verdict) -> ApprovalRow {
@@ -52,7 +52,7 @@ fn decide(bench: &Bench, number: u64, verdict: Verdict) -> Result<(ApprovalRow, 
 fn resume(bench: &Bench, task: &TaskRef) -> LeaseToken {
     bench
         .store()
-        .admit(*task, crate::support::intake(&["agent-a"]))
+        .admit_task(*task, crate::support::intake(&["agent-a"]))
         .done();
     bench.claim(task, "agent-a").unwrap().lease.token
 }
@@ -123,9 +123,9 @@ fn silence_decides_as_agreed(bench: &mut Bench) {
     let (approved, _) = bench.claimed("agent-a");
     ask(bench, &approved, Verdict::Approve);
     bench.clock.advance(59_999);
-    assert!(bench.store().sweep().done().is_empty());
+    assert!(bench.store().expire_deadlines().done().is_empty());
     bench.clock.advance(1);
-    assert_eq!(bench.store().sweep().done().len(), 2);
+    assert_eq!(bench.store().expire_deadlines().done().len(), 2);
     let states = [1, 2].map(|n| bench.store().approval(n).done().state);
     assert_eq!(states, [State::Denied, State::Approved]);
     assert!(bench.task(&denied).state().is_terminal());
@@ -148,7 +148,7 @@ fn approvals_are_listed_by_task_and_state(bench: &mut Bench) {
 
 fn a_cancelled_task_asks_nothing_any_more(bench: &mut Bench) {
     let (task, _) = asked(bench);
-    bench.store().cancel(task, Principal::Operator).done();
+    bench.store().cancel_task(task, Principal::Operator).done();
     let row = bench.store().approval(1).done();
     assert_eq!(row.state, State::Lapsed);
     assert!(matches!(&row.asker, Asker::Task { task: 1, agent } if *agent == slug("agent-a")));
@@ -171,7 +171,7 @@ fn numbers_of_approvals_are_never_reused(bench: &mut Bench) {
     asked(bench);
     decide(bench, 1, Verdict::Deny).unwrap();
     bench.clock.advance(1000);
-    assert_eq!(bench.store().retain(Millis(1)).done(), 1);
+    assert_eq!(bench.store().remove_old_records(Millis(1)).done(), 1);
     assert!(bench.store().approval(1).wait().is_err());
     assert_eq!(asked(bench).1.number, 2);
 }

@@ -7,14 +7,14 @@ use abbey_store::*;
 use serde_json::{Value, json};
 
 cases! {
-    many_at_once_keep_the_chain_whole checks append checkpoint verify activity tasks;
-    entries_are_read_in_order checks append activity head;
-    the_journal_is_imported_once checks fold folded;
-    a_failed_operation_leaves_no_entry checks head activity;
+    many_at_once_keep_the_chain_whole checks append_audit_entry checkpoint verify_audit_log audit_entries tasks;
+    entries_are_read_in_order checks append_audit_entry audit_entries audit_head;
+    the_journal_is_imported_once checks import_journal journal_offset;
+    a_failed_operation_leaves_no_entry checks audit_head audit_entries;
 }
 
-fn note(action: &str) -> Note {
-    Note {
+fn note(action: &str) -> NewAuditEntry {
+    NewAuditEntry {
         actor: Principal::House,
         action: action.into(),
         entity: "e".into(),
@@ -28,12 +28,15 @@ fn many_at_once_keep_the_chain_whole(bench: &mut Bench) {
     store.set_budgets(limits(1_000_000), "UTC".into()).done();
     let complete = |task: TaskRef| {
         let proof = bench.proof("agent-a", 1);
-        let result = (outcome(Value::Null), Checked::No);
+        let result = (outcome(Value::Null), EvidenceCheck::NotRun);
         (task, proof, result, RunFacts::default())
     };
-    let work = |(task, proof, result, facts): (TaskRef, Hold, (Outcome, Checked), RunFacts)| {
-        store.complete(task, proof, result, facts).wait()
-    };
+    let work = |(task, proof, result, facts): (
+        TaskRef,
+        LeaseProof,
+        (Outcome, EvidenceCheck),
+        RunFacts,
+    )| { store.complete(task, proof, result, facts).wait() };
     for workers in [1, 16, 256] {
         let calls: Vec<_> = (0..workers)
             .map(|_| {
@@ -62,7 +65,7 @@ fn many_at_once_keep_the_chain_whole(bench: &mut Bench) {
     for _ in 0..300 {
         let detail = json!({ "key": format!("sk-abbey-{}", "A1b2".repeat(8)) });
         store
-            .append(Note {
+            .append_audit_entry(NewAuditEntry {
                 detail,
                 ..note("x.y")
             })
@@ -70,47 +73,55 @@ fn many_at_once_keep_the_chain_whole(bench: &mut Bench) {
     }
     store.checkpoint().done();
     assert_eq!(store.checkpoint().done(), None, "signed once");
-    let verdict = store.verify().done();
+    let verdict = store.verify_audit_log().done();
     assert!(verdict.ok && verdict.checkpoints >= 2, "{verdict:?}");
-    let newest = store.activity(verdict.entries - 1, 1).done();
+    let newest = store.audit_entries(verdict.entries - 1, 1).done();
     assert_eq!(newest[0].detail["key"], "[redacted]");
     assert_eq!(bench.reserved(), 0);
 }
 
 fn entries_are_read_in_order(bench: &mut Bench) {
-    assert_eq!(bench.store().head(), 0);
+    assert_eq!(bench.store().audit_head(), 0);
     for (n, action) in ["a.b", "c.d", "e.f"].into_iter().enumerate() {
-        assert_eq!(bench.store().append(note(action)).done(), n as u64 + 1);
+        assert_eq!(
+            bench.store().append_audit_entry(note(action)).done(),
+            n as u64 + 1
+        );
     }
-    assert_eq!(bench.store().head(), 3);
+    assert_eq!(bench.store().audit_head(), 3);
     assert_eq!(bench.logged_after(1), ["c.d", "e.f"]);
-    let entries = bench.store().activity(0, 2).done();
+    let entries = bench.store().audit_entries(0, 2).done();
     assert_eq!(entries[0].prev, GENESIS);
     assert_eq!(entries[1].prev, entries[0].hash);
     bench.reopen();
-    assert_eq!(bench.store().head(), 3);
-    assert_eq!(bench.store().append(note("g.h")).done(), 4);
-    assert!(bench.store().verify().done().ok);
+    assert_eq!(bench.store().audit_head(), 3);
+    assert_eq!(bench.store().append_audit_entry(note("g.h")).done(), 4);
+    assert!(bench.store().verify_audit_log().done().ok);
 }
 
 fn the_journal_is_imported_once(bench: &mut Bench) {
-    assert_eq!(bench.store().folded().done(), 0);
+    assert_eq!(bench.store().journal_offset().done(), 0);
     let lines = || vec![note("hostd.a"), note("hostd.b")];
-    assert!(bench.store().fold(0, 40, lines()).done());
+    assert!(bench.store().import_journal(0, 40, lines()).done());
     assert!(
-        !bench.store().fold(0, 40, lines()).done(),
+        !bench.store().import_journal(0, 40, lines()).done(),
         "another caller was first"
     );
-    assert_eq!(bench.store().folded().done(), 40);
-    assert!(bench.store().fold(40, 50, vec![note("hostd.c")]).done());
+    assert_eq!(bench.store().journal_offset().done(), 40);
+    assert!(
+        bench
+            .store()
+            .import_journal(40, 50, vec![note("hostd.c")])
+            .done()
+    );
     assert_eq!(bench.logged_after(0), ["hostd.a", "hostd.b", "hostd.c"]);
 }
 
 fn a_failed_operation_leaves_no_entry(bench: &mut Bench) {
     let task = bench.add("agent-a", None);
-    let head = bench.store().head();
+    let head = bench.store().audit_head();
     assert!(bench.complete(&task, "agent-a", 1).is_err());
-    assert_eq!(bench.store().head(), head);
+    assert_eq!(bench.store().audit_head(), head);
     assert!(bench.logged_after(head).is_empty());
-    assert!(bench.store().verify().done().ok);
+    assert!(bench.store().verify_audit_log().done().ok);
 }

@@ -10,28 +10,31 @@ use serde_json::json;
 cases! {
     desired_state_and_supervision_are_kept_apart checks set_cell cells;
     a_change_of_desired_state_is_logged_once checks set_cell;
-    a_removed_cell_takes_its_wakes_along checks forget_cell cells wakes note_wake;
-    the_newest_wake_counts checks note_wake wakes;
+    a_removed_cell_takes_its_wakes_along checks remove_cell cells wakes record_wake;
+    the_newest_wake_counts checks record_wake wakes;
     credentials_end_when_they_are_revoked checks add_token tokens revoke_tokens;
     an_expired_credential_is_not_listed checks tokens;
     a_draining_agent_is_offered_nothing_and_finishes_its_task checks set_draining draining offers;
-    draining_survives_a_restart_and_ends_with_the_cell checks set_draining draining forget_cell;
+    draining_survives_a_restart_and_ends_with_the_cell checks set_draining draining remove_cell;
 }
 
 fn cell() -> CellName {
     CellName::Agent(slug("agent-a"))
 }
 
-fn desired(state: Wish) -> CellChange {
+fn desired(state: DesiredState) -> CellChange {
     CellChange {
-        wish: Some((state, Some(Principal::Operator))),
+        desired: Some((state, Some(Principal::Operator))),
         ..CellChange::default()
     }
 }
 
 fn desired_state_and_supervision_are_kept_apart(bench: &mut Bench) {
     let since = bench.store().now();
-    bench.store().set_cell(cell(), desired(Wish::Up)).done();
+    bench
+        .store()
+        .set_cell(cell(), desired(DesiredState::Up))
+        .done();
     bench.clock.advance(1000);
     let history = History {
         failures: 2,
@@ -42,28 +45,37 @@ fn desired_state_and_supervision_are_kept_apart(bench: &mut Bench) {
         ..CellChange::default()
     };
     bench.store().set_cell(cell(), change).done();
-    bench.store().set_cell(cell(), desired(Wish::Paused)).done();
+    bench
+        .store()
+        .set_cell(cell(), desired(DesiredState::Paused))
+        .done();
     let rows = bench.store().cells().done();
     let row = &rows[&cell()];
     assert_eq!(
-        (row.wish, &row.history, row.since),
-        (Wish::Paused, &history, since)
+        (row.desired, &row.history, row.since),
+        (DesiredState::Paused, &history, since)
     );
 }
 
 fn a_change_of_desired_state_is_logged_once(bench: &mut Bench) {
-    let head = bench.store().head();
+    let head = bench.store().audit_head();
     for _ in 0..2 {
-        bench.store().set_cell(cell(), desired(Wish::Up)).done();
+        bench
+            .store()
+            .set_cell(cell(), desired(DesiredState::Up))
+            .done();
     }
     assert_eq!(bench.logged_after(head), ["cell.want_up"]);
 }
 
 fn a_removed_cell_takes_its_wakes_along(bench: &mut Bench) {
-    bench.store().set_cell(cell(), desired(Wish::Up)).done();
-    bench.store().note_wake(slug("agent-a"), 3).done();
-    bench.store().note_wake(slug("agent-b"), 1).done();
-    bench.store().forget_cell(cell()).done();
+    bench
+        .store()
+        .set_cell(cell(), desired(DesiredState::Up))
+        .done();
+    bench.store().record_wake(slug("agent-a"), 3).done();
+    bench.store().record_wake(slug("agent-b"), 1).done();
+    bench.store().remove_cell(cell()).done();
     assert!(bench.store().cells().done().is_empty());
     let wakes = bench.store().wakes().done();
     assert_eq!(
@@ -74,7 +86,7 @@ fn a_removed_cell_takes_its_wakes_along(bench: &mut Bench) {
 
 fn the_newest_wake_counts(bench: &mut Bench) {
     for number in [2, 5, 4] {
-        bench.store().note_wake(slug("agent-a"), number).done();
+        bench.store().record_wake(slug("agent-a"), number).done();
     }
     assert_eq!(bench.store().wakes().done()[&slug("agent-a")], 5);
 }
@@ -132,7 +144,7 @@ fn an_expired_credential_is_not_listed(bench: &mut Bench) {
     assert_eq!(bench.store().tokens().done(), [new]);
     bench.clock.advance(10);
     assert!(hashes(bench).is_empty());
-    let logged = bench.store().activity(0, 10).done();
+    let logged = bench.store().audit_entries(0, 10).done();
     assert!(
         logged
             .iter()
@@ -161,7 +173,7 @@ fn a_draining_agent_is_offered_nothing_and_finishes_its_task(bench: &mut Bench) 
     let (task, claimed) = bench.claimed("agent-a");
     bench.add("agent-a", None);
     bench.add("agent-b", None);
-    let head = bench.store().head();
+    let head = bench.store().audit_head();
     drain(bench, true);
     drain(bench, true);
     assert_eq!(
@@ -187,6 +199,6 @@ fn draining_survives_a_restart_and_ends_with_the_cell(bench: &mut Bench) {
     drain(bench, true);
     bench.reopen();
     assert!(bench.store().draining().done().contains(&slug("agent-a")));
-    bench.store().forget_cell(cell()).done();
+    bench.store().remove_cell(cell()).done();
     assert!(bench.store().draining().done().is_empty());
 }

@@ -8,28 +8,33 @@ use abbey_store::*;
 use serde_json::json;
 
 cases! {
-    a_subtask_hangs_below_its_parent checks add_task tree;
+    a_subtask_hangs_below_its_parent checks add_task task_tree;
     only_the_holder_of_the_parent_delegates checks add_task;
     chains_and_width_are_bounded checks add_task;
-    a_subtask_is_due_no_later_than_its_parent checks add_task sweep next_deadline;
-    cancelling_a_task_cancels_its_subtasks checks cancel tree;
+    a_subtask_is_due_no_later_than_its_parent checks add_task expire_deadlines next_deadline;
+    cancelling_a_task_cancels_its_subtasks checks cancel_task task_tree;
     a_result_must_have_the_expected_fields checks complete;
-    a_finished_subtask_is_in_the_outbox_until_it_is_delivered checks outbox delivered;
-    costs_of_subtasks_are_charged_to_their_root checks reserve settle budgets;
+    a_finished_subtask_is_in_the_outbox_until_it_is_delivered checks outbox mark_delivered;
+    costs_of_subtasks_are_charged_to_their_root checks reserve_call settle_call budgets;
 }
 
-fn delegation(parent: &TaskRef, token: u64) -> Delegated {
-    Delegated {
+fn delegation(parent: &TaskRef, token: u64) -> DelegationRequest {
+    DelegationRequest {
         parent: Some((*parent, LeaseToken(token))),
         bounds: Bounds {
             depth: 2,
             fan_out: 2,
         },
-        ..Delegated::default()
+        ..DelegationRequest::default()
     }
 }
 
-fn try_delegate(bench: &Bench, from: &str, to: &str, delegated: Delegated) -> Result<TaskRow> {
+fn try_delegate(
+    bench: &Bench,
+    from: &str,
+    to: &str,
+    delegated: DelegationRequest,
+) -> Result<TaskRow> {
     let new = NewTask {
         author: Principal::Agent(slug(from)),
         delegated: Some(delegated),
@@ -45,7 +50,7 @@ fn a_subtask_hangs_below_its_parent(bench: &mut Bench) {
     let below = TaskRef::Id(first.id);
     bench.claim(&below, "agent-b").unwrap();
     try_delegate(bench, "agent-b", "agent-c", delegation(&below, 1)).unwrap();
-    let tree = bench.store().tree(parent).done();
+    let tree = bench.store().task_tree(parent).done();
     let shape: Vec<(u32, u64)> = tree.iter().map(|(depth, t)| (*depth, t.number)).collect();
     assert_eq!(shape, [(0, 1), (1, 2), (2, 4), (1, 3)]);
     let link = second.link.unwrap();
@@ -61,7 +66,7 @@ fn only_the_holder_of_the_parent_delegates(bench: &mut Bench) {
     assert!(matches!(stale, Err(Error::Task(_))));
     let stranger = try_delegate(bench, "agent-c", "agent-b", delegation(&parent, 1));
     assert!(matches!(stranger, Err(Error::Task(_))));
-    assert_eq!(bench.store().tree(parent).done().len(), 1);
+    assert_eq!(bench.store().task_tree(parent).done().len(), 1);
 }
 
 fn chains_and_width_are_bounded(bench: &mut Bench) {
@@ -85,9 +90,9 @@ fn chains_and_width_are_bounded(bench: &mut Bench) {
 }
 
 fn a_subtask_is_due_no_later_than_its_parent(bench: &mut Bench) {
-    let within = |ms| Delegated {
+    let within = |ms| DelegationRequest {
         within: Some(Millis(ms)),
-        ..Delegated::default()
+        ..DelegationRequest::default()
     };
     let root = NewTask {
         delegated: Some(within(20_000)),
@@ -95,7 +100,7 @@ fn a_subtask_is_due_no_later_than_its_parent(bench: &mut Bench) {
     };
     let root = TaskRef::Number(bench.store().add_task(root).done().task.number);
     bench.claim(&root, "agent-a").unwrap();
-    let asked = Delegated {
+    let asked = DelegationRequest {
         within: Some(Millis(99_000)),
         ..delegation(&root, 1)
     };
@@ -104,7 +109,7 @@ fn a_subtask_is_due_no_later_than_its_parent(bench: &mut Bench) {
     assert_eq!(subtask.link.unwrap().due, Some(due));
     assert_eq!(bench.store().next_deadline().done(), Some(due));
     bench.clock.advance(20_000);
-    let over = bench.store().sweep().done();
+    let over = bench.store().expire_deadlines().done();
     assert_eq!(over.len(), 2);
     assert!(over.iter().all(|t| t.state() == TaskState::TimedOut));
 }
@@ -115,15 +120,18 @@ fn cancelling_a_task_cancels_its_subtasks(bench: &mut Bench) {
     let below = TaskRef::Id(below.id);
     bench.claim(&below, "agent-b").unwrap();
     try_delegate(bench, "agent-b", "agent-c", delegation(&below, 1)).unwrap();
-    bench.store().cancel(parent, Principal::Operator).done();
-    let tree = bench.store().tree(parent).done();
+    bench
+        .store()
+        .cancel_task(parent, Principal::Operator)
+        .done();
+    let tree = bench.store().task_tree(parent).done();
     assert_eq!(tree.len(), 3);
     assert!(tree.iter().all(|(_, t)| t.state() == TaskState::Cancelled));
 }
 
 fn a_result_must_have_the_expected_fields(bench: &mut Bench) {
     let (parent, _) = bench.claimed("agent-a");
-    let asked = Delegated {
+    let asked = DelegationRequest {
         expects: vec!["price".into(), "unit".into()],
         ..delegation(&parent, 1)
     };
@@ -139,9 +147,9 @@ fn a_result_must_have_the_expected_fields(bench: &mut Bench) {
 
 fn a_finished_subtask_is_in_the_outbox_until_it_is_delivered(bench: &mut Bench) {
     let deliver = Recipient::Agent(slug("agent-b"));
-    let delegated = Some(Delegated {
+    let delegated = Some(DelegationRequest {
         deliver: deliver.clone(),
-        ..Delegated::default()
+        ..DelegationRequest::default()
     });
     let new = NewTask {
         delegated,
@@ -161,7 +169,7 @@ fn a_finished_subtask_is_in_the_outbox_until_it_is_delivered(bench: &mut Bench) 
     assert_eq!(bench.store().outbox().done(), [notice]);
     bench.reopen();
     assert_eq!(bench.store().outbox().done().len(), 1);
-    bench.store().delivered(number).done();
+    bench.store().mark_delivered(number).done();
     assert!(bench.store().outbox().done().is_empty());
 }
 
@@ -177,7 +185,7 @@ fn costs_of_subtasks_are_charged_to_their_root(bench: &mut Bench) {
     assert_eq!(bench.account(&root, Metric::Tokens).reserved, 50);
     bench
         .store()
-        .settle(reservation, CallUse::Unknown { model: None })
+        .settle_call(reservation, CallUsage::Unknown { model: None })
         .done();
     let account = bench.account(&root, Metric::Tokens);
     assert_eq!((account.spent, account.reserved), (50, 0));

@@ -8,8 +8,8 @@ use abbey_store::*;
 cases! {
     a_task_is_escalated_once checks escalate escalations;
     an_escalation_to_an_agent_edits_the_task checks escalate offers;
-    an_untouched_task_is_cancelled_when_the_time_is_over checks escalation_over task;
-    a_task_that_was_taken_up_is_kept checks escalation_over;
+    an_untouched_task_is_cancelled_when_the_time_is_over checks close_escalation task;
+    a_task_that_was_taken_up_is_kept checks close_escalation;
 }
 
 fn parked(bench: &Bench) -> TaskRef {
@@ -21,8 +21,8 @@ fn parked(bench: &Bench) -> TaskRef {
     TaskRef::Number(bench.store().add_task(new).done().task.number)
 }
 
-fn to_operator(task: TaskRef) -> Escalate {
-    Escalate {
+fn to_operator(task: TaskRef) -> NewEscalation {
+    NewEscalation {
         task,
         within: Some(Millis(5000)),
         edit: None,
@@ -30,14 +30,14 @@ fn to_operator(task: TaskRef) -> Escalate {
     }
 }
 
-fn to_agent(task: TaskRef) -> Escalate {
+fn to_agent(task: TaskRef) -> NewEscalation {
     let edit = TaskEdit {
         text: "decide about x".into(),
         priority: Priority::P1,
         assignee: Some(slug("agent-a")),
         intake: intake(&["agent-a"]),
     };
-    Escalate {
+    NewEscalation {
         edit: Some(edit),
         ..to_operator(task)
     }
@@ -47,17 +47,17 @@ fn a_task_is_escalated_once(bench: &mut Bench) {
     let task = parked(bench);
     bench.store().escalate(to_operator(task)).done();
     let until = Some(bench.store().now() + Millis(5000));
-    let head = bench.store().head();
+    let head = bench.store().audit_head();
     bench.clock.advance(1000);
     bench.store().escalate(to_agent(task)).done();
-    assert_eq!(bench.store().head(), head, "the second is no change");
+    assert_eq!(bench.store().audit_head(), head, "the second is no change");
     let escalation = Escalation {
         task: 1,
         receiver: "operator".into(),
         until,
     };
     assert_eq!(bench.store().escalations().done(), [escalation]);
-    bench.store().cancel(task, Principal::Operator).done();
+    bench.store().cancel_task(task, Principal::Operator).done();
     assert!(
         bench.store().escalations().done().is_empty(),
         "its task is over"
@@ -78,10 +78,10 @@ fn an_escalation_to_an_agent_edits_the_task(bench: &mut Bench) {
 fn an_untouched_task_is_cancelled_when_the_time_is_over(bench: &mut Bench) {
     let task = parked(bench);
     bench.store().escalate(to_operator(task)).done();
-    let head = bench.store().head();
-    bench.store().escalation_over(1, true).done();
+    let head = bench.store().audit_head();
+    bench.store().close_escalation(1, true).done();
     assert_eq!(bench.task(&task).state(), TaskState::Cancelled);
-    bench.store().escalation_over(1, true).done();
+    bench.store().close_escalation(1, true).done();
     assert_eq!(
         bench.logged_after(head),
         ["task.escalation_over", "task.cancel"]
@@ -92,7 +92,7 @@ fn a_task_that_was_taken_up_is_kept(bench: &mut Bench) {
     let task = parked(bench);
     bench.store().escalate(to_agent(task)).done();
     bench.claim(&task, "agent-a").unwrap();
-    bench.store().escalation_over(1, true).done();
+    bench.store().close_escalation(1, true).done();
     assert_eq!(bench.task(&task).state(), TaskState::Running);
     assert_eq!(bench.store().escalations().done()[0].until, None);
 }

@@ -7,10 +7,10 @@ use abbey_store::*;
 use serde_json::json;
 
 cases! {
-    generations_are_compared_and_allocations_kept checks commit_generation current;
-    a_commit_replaces_allocations_and_sets_budgets checks commit_generation current budgets;
-    a_refused_commit_changes_nothing checks commit_generation current;
-    the_last_manifest_with_an_agent_is_found checks former;
+    generations_are_compared_and_allocations_kept checks commit_generation current_generation;
+    a_commit_replaces_allocations_and_sets_budgets checks commit_generation current_generation budgets;
+    a_refused_commit_changes_nothing checks commit_generation current_generation;
+    the_last_manifest_with_an_agent_is_found checks last_manifest_with_agent;
 }
 
 fn commit(generation: u64, based_on: u64) -> Commit {
@@ -36,11 +36,11 @@ fn commit(generation: u64, based_on: u64) -> Commit {
 }
 
 fn generations_are_compared_and_allocations_kept(bench: &mut Bench) {
-    assert!(bench.store().current().done().is_none());
+    assert!(bench.store().current_generation().done().is_none());
     bench.store().commit_generation(commit(1, 0)).done();
     let refused = bench.store().commit_generation(commit(2, 0)).wait();
     assert!(matches!(refused, Err(Error::Stale { current: 1, .. })));
-    let row = bench.store().current().done().unwrap();
+    let row = bench.store().current_generation().done().unwrap();
     assert_eq!(
         (row.generation, row.allocations.len(), row.newest_uid),
         (1, 1, 5)
@@ -51,7 +51,7 @@ fn a_commit_replaces_allocations_and_sets_budgets(bench: &mut Bench) {
     bench.store().commit_generation(commit(1, 0)).done();
     bench.clock.advance(5);
     bench.store().commit_generation(commit(2, 1)).done();
-    let row = bench.store().current().done().unwrap();
+    let row = bench.store().current_generation().done().unwrap();
     assert_eq!(
         (row.manifest.as_str(), row.applied["a"].as_u64()),
         ("m2", Some(2))
@@ -73,7 +73,15 @@ fn a_refused_commit_changes_nothing(bench: &mut Bench) {
     };
     assert!(bench.store().commit_generation(wrong).wait().is_err());
     assert_eq!(bench.store().state_hash().done(), hash);
-    assert_eq!(bench.store().current().done().unwrap().generation, 1);
+    assert_eq!(
+        bench
+            .store()
+            .current_generation()
+            .done()
+            .unwrap()
+            .generation,
+        1
+    );
 }
 
 fn the_last_manifest_with_an_agent_is_found(bench: &mut Bench) {
@@ -93,11 +101,21 @@ fn the_last_manifest_with_an_agent_is_found(bench: &mut Bench) {
         .store()
         .commit_generation(with(3, 2, json!({ "abbot": "x" })))
         .done();
-    let found = bench.store().former(slug("atlas")).done();
+    let found = bench.store().last_manifest_with_agent(slug("atlas")).done();
     assert_eq!(found, Some((2, "m2".into(), "new".into())));
     assert_eq!(
-        bench.store().former(slug("abbot")).done().map(|f| f.0),
+        bench
+            .store()
+            .last_manifest_with_agent(slug("abbot"))
+            .done()
+            .map(|f| f.0),
         Some(3)
     );
-    assert_eq!(bench.store().former(slug("nobody")).done(), None);
+    assert_eq!(
+        bench
+            .store()
+            .last_manifest_with_agent(slug("nobody"))
+            .done(),
+        None
+    );
 }

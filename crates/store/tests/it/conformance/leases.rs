@@ -8,17 +8,17 @@ use abbey_store::*;
 use serde_json::json;
 
 cases! {
-    one_claim_wins_and_late_holders_are_fenced_off checks claim complete sweep runs;
+    one_claim_wins_and_late_holders_are_fenced_off checks claim complete expire_deadlines runs;
     a_claim_of_an_older_version_is_stale checks claim;
     an_agent_has_no_more_runs_than_its_limit checks claim;
     a_renewal_extends_the_lease_and_stores_facts checks renew run next_deadline;
     a_renewal_with_another_token_is_refused checks renew;
     a_result_is_stored_with_what_stands_behind_it checks complete task run;
     a_failure_ends_the_run_with_its_reason checks fail run;
-    a_blocked_task_waits_until_it_is_unblocked checks block unblock;
-    cancelling_a_running_task_ends_its_run checks cancel runs;
-    leases_of_earlier_boots_are_revoked checks holder_lost;
-    wall_time_ends_a_run_that_is_renewed checks sweep renew;
+    a_blocked_task_waits_until_it_is_unblocked checks block_task unblock_task;
+    cancelling_a_running_task_ends_its_run checks cancel_task runs;
+    leases_of_earlier_boots_are_revoked checks revoke_leases;
+    wall_time_ends_a_run_that_is_renewed checks expire_deadlines renew;
     the_next_deadline_is_the_nearest checks next_deadline;
     runs_are_listed_with_their_cost checks runs_since runs;
 }
@@ -34,9 +34,12 @@ fn one_claim_wins_and_late_holders_are_fenced_off(bench: &mut Bench) {
             .is_err(),
         "over at its instant"
     );
-    assert_eq!(bench.store().sweep().done()[0].state(), TaskState::Pending);
+    assert_eq!(
+        bench.store().expire_deadlines().done()[0].state(),
+        TaskState::Pending
+    );
     bench.clock.advance(10_000);
-    let due = bench.store().sweep().done();
+    let due = bench.store().expire_deadlines().done();
     assert_eq!(due.len(), 1, "its pause is over");
     let runs = bench.store().runs(due[0].id).done();
     assert_eq!(
@@ -75,7 +78,7 @@ fn an_agent_has_no_more_runs_than_its_limit(bench: &mut Bench) {
 
 fn a_renewal_extends_the_lease_and_stores_facts(bench: &mut Bench) {
     let (task, claimed) = bench.claimed("agent-a");
-    let (run, head) = (claimed.run, bench.store().head());
+    let (run, head) = (claimed.run, bench.store().audit_head());
     assert_eq!(bench.store().run(run).done().state, RunState::Starting);
     bench.clock.advance(LEASE_MS - 1);
     let facts = RunFacts {
@@ -97,7 +100,11 @@ fn a_renewal_extends_the_lease_and_stores_facts(bench: &mut Bench) {
     );
     let until = bench.store().now() + Millis(LEASE_MS);
     assert_eq!(bench.store().next_deadline().done(), Some(until));
-    assert_eq!(bench.store().head(), head, "a heartbeat is not logged");
+    assert_eq!(
+        bench.store().audit_head(),
+        head,
+        "a heartbeat is not logged"
+    );
 }
 
 fn a_renewal_with_another_token_is_refused(bench: &mut Bench) {
@@ -113,7 +120,7 @@ fn a_result_is_stored_with_what_stands_behind_it(bench: &mut Bench) {
         prompt_hash: Some("p".into()),
         ..RunFacts::default()
     };
-    let result = (outcome(json!({ "n": 1 })), Checked::No);
+    let result = (outcome(json!({ "n": 1 })), EvidenceCheck::NotRun);
     let proof = bench.proof("agent-a", 1);
     bench.store().complete(task, proof, result, facts).done();
     let row = bench.task(&task);
@@ -156,7 +163,7 @@ fn a_blocked_task_waits_until_it_is_unblocked(bench: &mut Bench) {
     let proof = bench.proof("agent-a", 1);
     let row = bench
         .store()
-        .block(task, proof, "operator".into(), "which one?".into())
+        .block_task(task, proof, "operator".into(), "which one?".into())
         .done();
     assert!(
         matches!(&row.phase, Phase::Blocked { on, why } if on == "operator" && why == "which one?")
@@ -165,13 +172,13 @@ fn a_blocked_task_waits_until_it_is_unblocked(bench: &mut Bench) {
         bench.renew(&task, "agent-a", 1).is_err(),
         "its lease is over"
     );
-    let row = bench.store().unblock(task, Principal::Operator).done();
+    let row = bench.store().unblock_task(task, Principal::Operator).done();
     assert_eq!(row.state(), TaskState::Pending);
 }
 
 fn cancelling_a_running_task_ends_its_run(bench: &mut Bench) {
     let (task, claimed) = bench.claimed("agent-a");
-    bench.store().cancel(task, Principal::Operator).done();
+    bench.store().cancel_task(task, Principal::Operator).done();
     let runs = bench.store().runs(claimed.task.id).done();
     assert_eq!((runs.len(), runs[0].state), (1, RunState::Cancelled));
     assert!(bench.complete(&task, "agent-a", 1).is_err());
@@ -188,7 +195,7 @@ fn leases_of_earlier_boots_are_revoked(bench: &mut Bench) {
     bench.claimed("agent-b");
     let lost = bench
         .store()
-        .holder_lost(slug("agent-a"), Some(Generation(2)))
+        .revoke_leases(slug("agent-a"), Some(Generation(2)))
         .done();
     let numbers: Vec<u64> = lost.iter().map(|t| t.number).collect();
     assert_eq!(numbers, [bench.task(&old).number]);
@@ -196,7 +203,7 @@ fn leases_of_earlier_boots_are_revoked(bench: &mut Bench) {
     assert_eq!(
         bench
             .store()
-            .holder_lost(slug("agent-a"), None)
+            .revoke_leases(slug("agent-a"), None)
             .done()
             .len(),
         1
@@ -204,7 +211,7 @@ fn leases_of_earlier_boots_are_revoked(bench: &mut Bench) {
     assert!(
         bench
             .store()
-            .holder_lost(slug("agent-a"), None)
+            .revoke_leases(slug("agent-a"), None)
             .done()
             .is_empty()
     );
@@ -220,7 +227,10 @@ fn wall_time_ends_a_run_that_is_renewed(bench: &mut Bench) {
     bench.clock.advance(20_000);
     bench.renew(&task, "agent-a", 1).unwrap();
     bench.clock.advance(20_000);
-    assert_eq!(bench.store().sweep().done()[0].state(), TaskState::TimedOut);
+    assert_eq!(
+        bench.store().expire_deadlines().done()[0].state(),
+        TaskState::TimedOut
+    );
 }
 
 fn the_next_deadline_is_the_nearest(bench: &mut Bench) {

@@ -6,12 +6,12 @@ use abbey_model::*;
 use abbey_store::*;
 
 cases! {
-    reservations_hold_on_every_level_or_on_none checks set_budgets budgets reserve settle;
-    thirty_two_calls_against_room_for_ten checks reserve;
-    a_crash_charges_what_was_forwarded checks charge_lost run;
-    a_new_day_starts_with_nothing_spent checks budgets settle;
-    a_released_call_costs_nothing checks settle;
-    usage_is_summed_by_agent_and_model checks usage_since settle;
+    reservations_hold_on_every_level_or_on_none checks set_budgets budgets reserve_call settle_call;
+    thirty_two_calls_against_room_for_ten checks reserve_call;
+    a_crash_charges_what_was_forwarded checks charge_lost_calls run;
+    a_new_day_starts_with_nothing_spent checks budgets settle_call;
+    a_released_call_costs_nothing checks settle_call;
+    usage_is_summed_by_agent_and_model checks usage_since settle_call;
     an_unknown_time_zone_is_refused checks set_budgets;
 }
 
@@ -22,8 +22,8 @@ fn set_limits(bench: &Bench, tokens: u64, timezone: &str) {
         .done();
 }
 
-fn known(input: u64, output: u64, model: &str) -> CallUse {
-    CallUse::Known {
+fn known(input: u64, output: u64, model: &str) -> CallUsage {
+    CallUsage::Known {
         input,
         output,
         cached: 0,
@@ -52,10 +52,10 @@ fn reservations_hold_on_every_level_or_on_none(bench: &mut Bench) {
         );
     }
     let used = known(100, 450, "m");
-    bench.store().settle(id, used.clone()).done();
+    bench.store().settle_call(id, used.clone()).done();
     // Spend above its reservation is recorded; settling twice is refused.
     assert_eq!(bench.account("house", Metric::Tokens).spent, 550);
-    assert!(bench.store().settle(id, used).wait().is_err());
+    assert!(bench.store().settle_call(id, used).wait().is_err());
     // Applying limits again never resets spend.
     set_limits(bench, 2000, "UTC");
     assert_eq!(bench.account("house", Metric::Tokens).spent, 550);
@@ -71,7 +71,7 @@ fn thirty_two_calls_against_room_for_ten(bench: &mut Bench) {
     set_limits(bench, 2000, "UTC");
     let (_, claimed) = bench.claimed("agent-a");
     let (store, run) = (bench.store(), claimed.run);
-    let call = || CallHold {
+    let call = || CallReservation {
         agent: crate::support::slug("agent-a"),
         run: Some(run),
         amounts: BudgetAmounts {
@@ -82,7 +82,7 @@ fn thirty_two_calls_against_room_for_ten(bench: &mut Bench) {
     };
     let granted = std::thread::scope(|scope| {
         let calls: Vec<_> = (0..32)
-            .map(|_| scope.spawn(|| store.reserve(call()).wait().is_ok()))
+            .map(|_| scope.spawn(|| store.reserve_call(call()).wait().is_ok()))
             .collect();
         let granted = calls.into_iter().map(|c| c.join().unwrap());
         granted.filter(|ok| *ok).count()
@@ -95,14 +95,14 @@ fn a_crash_charges_what_was_forwarded(bench: &mut Bench) {
     let (_, claimed) = bench.claimed("agent-a");
     bench.reserve("agent-a", claimed.run, 300).unwrap();
     bench.reopen();
-    assert_eq!(bench.store().charge_lost().done(), 1);
+    assert_eq!(bench.store().charge_lost_calls().done(), 1);
     let account = bench.account("house", Metric::Tokens);
     assert_eq!((account.spent, account.reserved), (300, 0));
     assert_eq!(
         bench.store().run(claimed.run).done().usage_source,
         "unknown"
     );
-    assert_eq!(bench.store().charge_lost().done(), 0);
+    assert_eq!(bench.store().charge_lost_calls().done(), 0);
 }
 
 fn a_new_day_starts_with_nothing_spent(bench: &mut Bench) {
@@ -111,7 +111,7 @@ fn a_new_day_starts_with_nothing_spent(bench: &mut Bench) {
     let id = bench.reserve("agent-a", claimed.run, 300).unwrap();
     bench
         .store()
-        .settle(id, CallUse::Unknown { model: None })
+        .settle_call(id, CallUsage::Unknown { model: None })
         .done();
     let reset = bench.account("house", Metric::Tokens).resets_at.unwrap();
     let left = reset.since(bench.store().now()).0;
@@ -125,7 +125,7 @@ fn a_released_call_costs_nothing(bench: &mut Bench) {
     set_limits(bench, 1000, "UTC");
     let (_, claimed) = bench.claimed("agent-a");
     let id = bench.reserve("agent-a", claimed.run, 300).unwrap();
-    bench.store().settle(id, CallUse::Released).done();
+    bench.store().settle_call(id, CallUsage::Released).done();
     let account = bench.account("house", Metric::Tokens);
     assert_eq!((account.spent, account.reserved), (0, 0));
     assert_eq!(bench.store().run(claimed.run).done().usage_source, "none");
@@ -136,7 +136,7 @@ fn usage_is_summed_by_agent_and_model(bench: &mut Bench) {
     for (agent, model) in [("agent-a", "m"), ("agent-a", "m"), ("agent-b", "n")] {
         let (_, claimed) = bench.claimed(agent);
         let id = bench.reserve(agent, claimed.run, 10).unwrap();
-        bench.store().settle(id, known(3, 4, model)).done();
+        bench.store().settle_call(id, known(3, 4, model)).done();
     }
     let usage = bench.store().usage_since(since).done();
     let sums: Vec<_> = usage

@@ -6,8 +6,8 @@ use abbey_engine::saga::{Event, State};
 use abbey_model::*;
 
 cases! {
-    sagas_are_replayed_from_their_log checks saga_begin saga_event open_sagas;
-    a_finished_saga_is_no_longer_open checks saga_event open_sagas;
+    sagas_are_replayed_from_their_log checks begin_saga log_saga_event open_sagas;
+    a_finished_saga_is_no_longer_open checks log_saga_event open_sagas;
 }
 
 fn begin(bench: &Bench) -> SagaId {
@@ -15,26 +15,29 @@ fn begin(bench: &Bench) -> SagaId {
     let steps = vec!["a".into(), "b".into()];
     bench
         .store()
-        .saga_begin(id, "k".into(), "s".into(), steps)
+        .begin_saga(id, "k".into(), "s".into(), steps)
         .done();
     id
 }
 
 fn sagas_are_replayed_from_their_log(bench: &mut Bench) {
     let id = begin(bench);
-    bench.store().saga_event(id, Event::StepDone(0)).done();
+    bench.store().log_saga_event(id, Event::StepDone(0)).done();
     bench.reopen();
     assert_eq!(bench.store().open_sagas().done()[0].state, State::Doing(1));
     assert!(
         bench
             .store()
-            .saga_event(id, Event::StepDone(0))
+            .log_saga_event(id, Event::StepDone(0))
             .wait()
             .is_err(),
         "a step is done once"
     );
     assert_eq!(
-        bench.store().saga_event(id, Event::StepFailed(1)).done(),
+        bench
+            .store()
+            .log_saga_event(id, Event::StepFailed(1))
+            .done(),
         State::Undoing(1)
     );
 }
@@ -47,11 +50,11 @@ fn a_finished_saga_is_no_longer_open(bench: &mut Bench) {
         ("k", "s")
     );
     assert_eq!(open[0].steps, ["a", "b"]);
-    bench.store().saga_event(id, Event::StepDone(0)).done();
+    bench.store().log_saga_event(id, Event::StepDone(0)).done();
     assert!(
         bench
             .store()
-            .saga_event(id, Event::StepDone(1))
+            .log_saga_event(id, Event::StepDone(1))
             .done()
             .is_over()
     );
@@ -59,7 +62,7 @@ fn a_finished_saga_is_no_longer_open(bench: &mut Bench) {
     assert!(
         bench
             .store()
-            .saga_event(Id::v7(1, 2), Event::StepDone(0))
+            .log_saga_event(Id::v7(1, 2), Event::StepDone(0))
             .wait()
             .is_err()
     );

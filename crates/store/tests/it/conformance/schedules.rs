@@ -9,19 +9,22 @@ use abbey_store::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 cases! {
-    a_schedule_is_registered_once_and_anew_when_it_changes checks know_schedule schedules;
-    an_instant_fires_once checks fire schedule_history;
-    an_overlap_is_skipped_queued_or_replaced checks fire;
-    missed_instants_are_counted checks fire schedules;
-    a_schedule_starts_workflows checks fire workflow;
-    a_removed_schedule_is_forgotten_with_its_history checks forget_schedules fire;
-    history_is_bounded checks schedule_history fire;
+    a_schedule_is_registered_once_and_anew_when_it_changes checks register_schedule schedules;
+    an_instant_fires_once checks fire_schedule schedule_history;
+    an_overlap_is_skipped_queued_or_replaced checks fire_schedule;
+    missed_instants_are_counted checks fire_schedule schedules;
+    a_schedule_starts_workflows checks fire_schedule workflow;
+    a_removed_schedule_is_forgotten_with_its_history checks remove_schedules fire_schedule;
+    history_is_bounded checks schedule_history fire_schedule;
 }
 
 const NAME: &str = "agent-a/nightly";
 
 fn register(bench: &Bench) {
-    bench.store().know_schedule(NAME.into(), "d1".into()).done();
+    bench
+        .store()
+        .register_schedule(NAME.into(), "d1".into())
+        .done();
 }
 
 fn row(bench: &Bench) -> ScheduleRow {
@@ -32,13 +35,16 @@ fn at(bench: &Bench, ms: i64) -> Timestamp {
     bench.store().now() + Millis(ms)
 }
 
-fn fire_task(instant: Timestamp, overlap: Overlap) -> Fire {
-    Fire {
+fn fire_task(instant: Timestamp, overlap: Overlap) -> FireSchedule {
+    FireSchedule {
         name: NAME.into(),
         by: Principal::House,
         through: instant,
         missed: 0,
-        work: Some((instant, Work::Task(Box::new(new_task("agent-a", "tidy"))))),
+        work: Some((
+            instant,
+            ScheduledStart::Task(Box::new(new_task("agent-a", "tidy"))),
+        )),
         overlap,
     }
 }
@@ -49,7 +55,10 @@ fn a_schedule_is_registered_once_and_anew_when_it_changes(bench: &mut Bench) {
     bench.clock.advance(1000);
     register(bench);
     assert_eq!(row(bench).since, since);
-    bench.store().know_schedule(NAME.into(), "d2".into()).done();
+    bench
+        .store()
+        .register_schedule(NAME.into(), "d2".into())
+        .done();
     let changed = row(bench);
     assert_eq!(
         (changed.since, changed.settled),
@@ -63,7 +72,7 @@ fn an_instant_fires_once(bench: &mut Bench) {
     for _ in 0..3 {
         bench
             .store()
-            .fire(fire_task(instant, Overlap::Queue))
+            .fire_schedule(fire_task(instant, Overlap::Queue))
             .done();
     }
     let settled = row(bench);
@@ -81,7 +90,12 @@ fn an_instant_fires_once(bench: &mut Bench) {
 fn an_overlap_is_skipped_queued_or_replaced(bench: &mut Bench) {
     register(bench);
     let (one, two, three, four) = (at(bench, 1), at(bench, 2), at(bench, 3), at(bench, 4));
-    let fire = |instant, overlap| bench.store().fire(fire_task(instant, overlap)).done();
+    let fire = |instant, overlap| {
+        bench
+            .store()
+            .fire_schedule(fire_task(instant, overlap))
+            .done()
+    };
     fire(one, Overlap::Skip);
     fire(two, Overlap::Skip);
     let settled = row(bench);
@@ -108,13 +122,13 @@ fn an_overlap_is_skipped_queued_or_replaced(bench: &mut Bench) {
 fn missed_instants_are_counted(bench: &mut Bench) {
     register(bench);
     let through = at(bench, 5000);
-    let head = bench.store().head();
-    let missed = Fire {
+    let head = bench.store().audit_head();
+    let missed = FireSchedule {
         missed: 4,
         work: None,
         ..fire_task(through, Overlap::Skip)
     };
-    bench.store().fire(missed).done();
+    bench.store().fire_schedule(missed).done();
     let settled = row(bench);
     assert_eq!(
         (settled.missed, settled.fired, settled.settled),
@@ -141,12 +155,12 @@ fn a_schedule_starts_workflows(bench: &mut Bench) {
         key: None,
     };
     let intakes: Intakes = Box::new(|_| intake(&["agent-a"]));
-    let work = Some((instant, Work::Run(Box::new(run), intakes)));
-    let fire = Fire {
+    let work = Some((instant, ScheduledStart::Workflow(Box::new(run), intakes)));
+    let fire = FireSchedule {
         work,
         ..fire_task(instant, Overlap::Skip)
     };
-    bench.store().fire(fire).done();
+    bench.store().fire_schedule(fire).done();
     assert_eq!(row(bench).last_run, Some(1));
     assert_eq!(bench.store().workflow(1).done().run.state, State::Running);
     let lines = bench.store().schedule_history(NAME.into()).done();
@@ -156,8 +170,11 @@ fn a_schedule_starts_workflows(bench: &mut Bench) {
 fn a_removed_schedule_is_forgotten_with_its_history(bench: &mut Bench) {
     register(bench);
     let instant = at(bench, 1000);
-    bench.store().fire(fire_task(instant, Overlap::Skip)).done();
-    bench.store().forget_schedules(vec![NAME.into()]).done();
+    bench
+        .store()
+        .fire_schedule(fire_task(instant, Overlap::Skip))
+        .done();
+    bench.store().remove_schedules(vec![NAME.into()]).done();
     assert!(bench.store().schedules().done().is_empty());
     assert!(
         bench
@@ -166,7 +183,10 @@ fn a_removed_schedule_is_forgotten_with_its_history(bench: &mut Bench) {
             .done()
             .is_empty()
     );
-    let gone = bench.store().fire(fire_task(instant, Overlap::Skip)).wait();
+    let gone = bench
+        .store()
+        .fire_schedule(fire_task(instant, Overlap::Skip))
+        .wait();
     assert!(matches!(gone, Err(Error::NotFound { .. })));
 }
 
@@ -175,7 +195,10 @@ fn history_is_bounded(bench: &mut Bench) {
     let start = at(bench, 0);
     for n in 0..205 {
         let instant = start + Millis(n);
-        bench.store().fire(fire_task(instant, Overlap::Skip)).done();
+        bench
+            .store()
+            .fire_schedule(fire_task(instant, Overlap::Skip))
+            .done();
     }
     let lines = bench.store().schedule_history(NAME.into()).done();
     assert_eq!((lines.len(), lines[0].instant), (200, start + Millis(204)));

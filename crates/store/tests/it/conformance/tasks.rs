@@ -10,14 +10,14 @@ cases! {
     one_key_adds_one_task checks add_task;
     a_task_is_stored_as_it_was_added checks add_task task;
     keys_of_different_authors_do_not_meet checks add_task;
-    a_task_without_an_eligible_agent_is_parked_until_it_is_admitted_again checks add_task admit offers;
-    the_same_admission_again_changes_nothing checks admit;
+    a_task_without_an_eligible_agent_is_parked_until_it_is_admitted_again checks add_task admit_task offers;
+    the_same_admission_again_changes_nothing checks admit_task;
     offers_are_ordered_by_urgency_and_limited checks offers;
     tasks_are_filtered_by_state_assignee_and_number checks tasks;
     an_edit_changes_text_priority_and_assignee checks edit_task offers;
     a_running_task_is_not_edited checks edit_task;
-    a_finished_task_can_be_retried checks retry;
-    a_task_that_does_not_exist_is_not_found checks task cancel;
+    a_finished_task_can_be_retried checks retry_task;
+    a_task_that_does_not_exist_is_not_found checks task cancel_task;
     secrets_are_redacted_before_they_are_stored checks add_task task;
 }
 
@@ -84,7 +84,7 @@ fn a_task_without_an_eligible_agent_is_parked_until_it_is_admitted_again(bench: 
     assert!(bench.store().offers(slug("agent-a"), 10).done().is_empty());
     let row = bench
         .store()
-        .admit(task, intake(&["agent-a", "agent-b"]))
+        .admit_task(task, intake(&["agent-a", "agent-b"]))
         .done();
     assert_eq!(row.state(), TaskState::Ready);
     for agent in ["agent-a", "agent-b"] {
@@ -106,10 +106,10 @@ fn a_task_without_an_eligible_agent_is_parked_until_it_is_admitted_again(bench: 
 fn the_same_admission_again_changes_nothing(bench: &mut Bench) {
     let task = bench.add("agent-a", None);
     let before = bench.task(&task);
-    let head = bench.store().head();
-    let after = bench.store().admit(task, intake(&["agent-a"])).done();
+    let head = bench.store().audit_head();
+    let after = bench.store().admit_task(task, intake(&["agent-a"])).done();
     assert_eq!(
-        (after.version, bench.store().head()),
+        (after.version, bench.store().audit_head()),
         (before.version, head)
     );
 }
@@ -218,13 +218,13 @@ fn a_finished_task_can_be_retried(bench: &mut Bench) {
     assert!(
         bench
             .store()
-            .retry(task, Principal::Operator)
+            .retry_task(task, Principal::Operator)
             .wait()
             .is_err()
     );
-    bench.store().cancel(task, Principal::Operator).done();
+    bench.store().cancel_task(task, Principal::Operator).done();
     assert_eq!(bench.task(&task).state(), TaskState::Cancelled);
-    let row = bench.store().retry(task, Principal::Operator).done();
+    let row = bench.store().retry_task(task, Principal::Operator).done();
     assert_eq!(row.state(), TaskState::Pending);
 }
 
@@ -234,7 +234,10 @@ fn a_task_that_does_not_exist_is_not_found(bench: &mut Bench) {
         bench.store().task(nowhere).wait(),
         Err(Error::NotFound { what: "task", .. })
     ));
-    let cancelled = bench.store().cancel(nowhere, Principal::Operator).wait();
+    let cancelled = bench
+        .store()
+        .cancel_task(nowhere, Principal::Operator)
+        .wait();
     assert!(matches!(cancelled, Err(Error::NotFound { .. })));
 }
 

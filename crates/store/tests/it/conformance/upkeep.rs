@@ -6,8 +6,8 @@ use abbey_model::*;
 use abbey_store::*;
 
 cases! {
-    retention_forgets_tasks_and_keeps_the_chain checks retain task verify;
-    retention_removes_all_that_belongs_to_a_task checks retain runs budgets;
+    retention_forgets_tasks_and_keeps_the_chain checks remove_old_records task verify_audit_log;
+    retention_removes_all_that_belongs_to_a_task checks remove_old_records runs budgets;
     backups_are_the_same_state checks backup state_hash;
     the_hash_of_the_state_leaves_out_credentials checks state_hash add_token;
     the_clock_never_goes_back checks now;
@@ -20,25 +20,25 @@ fn retention_forgets_tasks_and_keeps_the_chain(bench: &mut Bench) {
     bench.complete(&task, "agent-a", 1).unwrap();
     bench.add("agent-a", None);
     bench.clock.advance(1000);
-    assert_eq!(bench.store().retain(Millis(500)).done(), 1);
+    assert_eq!(bench.store().remove_old_records(Millis(500)).done(), 1);
     assert!(matches!(
         bench.store().task(task).wait(),
         Err(Error::NotFound { .. })
     ));
-    assert!(bench.store().verify().done().ok);
+    assert!(bench.store().verify_audit_log().done().ok);
 }
 
 fn retention_removes_all_that_belongs_to_a_task(bench: &mut Bench) {
     let (task, claimed) = bench.claimed("agent-a");
     let id = bench.reserve("agent-a", claimed.run, 10).unwrap();
-    bench.store().settle(id, CallUse::Released).done();
+    bench.store().settle_call(id, CallUsage::Released).done();
     bench.complete(&task, "agent-a", 1).unwrap();
     assert!(!bench.store().budgets().done().is_empty());
     bench.clock.advance(1000);
-    bench.store().retain(Millis(500)).done();
+    bench.store().remove_old_records(Millis(500)).done();
     assert!(bench.store().runs(claimed.task.id).done().is_empty());
     assert!(bench.store().budgets().done().is_empty());
-    assert_eq!(bench.store().retain(Millis(500)).done(), 0);
+    assert_eq!(bench.store().remove_old_records(Millis(500)).done(), 0);
 }
 
 fn backups_are_the_same_state(bench: &mut Bench) {
@@ -57,13 +57,13 @@ fn backups_are_the_same_state(bench: &mut Bench) {
 
 fn the_hash_of_the_state_leaves_out_credentials(bench: &mut Bench) {
     let hash = bench.store().state_hash().done();
-    let note = Note {
+    let note = NewAuditEntry {
         actor: Principal::House,
         action: "x.y".into(),
         entity: "e".into(),
         detail: serde_json::json!({}),
     };
-    bench.store().append(note).done();
+    bench.store().append_audit_entry(note).done();
     let after = bench.store().state_hash().done();
     assert_ne!(after, hash);
     bench
@@ -92,7 +92,7 @@ fn the_clock_never_goes_back(bench: &mut Bench) {
 fn counters_count_transactions_and_operations(bench: &mut Bench) {
     let before = bench.store().counters();
     bench.add("agent-a", None);
-    bench.store().sweep().done();
+    bench.store().expire_deadlines().done();
     let after = bench.store().counters();
     assert_eq!(
         (after.0 - before.0, after.1 - before.1),
@@ -111,7 +111,7 @@ fn a_topic_is_published_by_the_commit_that_touched_it(bench: &mut Bench) {
     assert!(work.has_changed().unwrap() && !cells.has_changed().unwrap());
     let version = *work.borrow();
     assert!(bench.complete(&task, "agent-a", 1).is_err());
-    bench.store().admit(task, intake(&["agent-a"])).done();
+    bench.store().admit_task(task, intake(&["agent-a"])).done();
     assert_eq!(
         *work.borrow(),
         version,

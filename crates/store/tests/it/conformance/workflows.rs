@@ -87,7 +87,7 @@ fn intakes() -> Intakes {
     Box::new(|_| intake(&["agent-a"]))
 }
 
-fn signal(bench: &Bench, number: u64, signal: Nudge) -> Result<WorkflowRow> {
+fn signal(bench: &Bench, number: u64, signal: WorkflowSignal) -> Result<WorkflowRow> {
     bench
         .store()
         .advance_workflow(number, signal, intakes())
@@ -95,7 +95,7 @@ fn signal(bench: &Bench, number: u64, signal: Nudge) -> Result<WorkflowRow> {
 }
 
 fn advance(bench: &Bench, number: u64) -> WorkflowRow {
-    signal(bench, number, Nudge::Look).unwrap()
+    signal(bench, number, WorkflowSignal::Refresh).unwrap()
 }
 
 /// Claims and completes a task of a run.
@@ -166,7 +166,7 @@ fn a_failed_step_fails_the_run(bench: &mut Bench) {
     advance(bench, run);
     bench
         .store()
-        .cancel(TaskRef::Number(1), Principal::Operator)
+        .cancel_task(TaskRef::Number(1), Principal::Operator)
         .done();
     let row = advance(bench, run);
     assert_eq!(row.run.state, State::Failed);
@@ -180,13 +180,13 @@ fn a_failed_step_fails_the_run(bench: &mut Bench) {
 fn a_cancelled_run_cancels_what_it_began(bench: &mut Bench) {
     let run = start(bench, two_tasks());
     advance(bench, run);
-    let row = signal(bench, run, Nudge::CallOff(Principal::Operator)).unwrap();
+    let row = signal(bench, run, WorkflowSignal::Cancel(Principal::Operator)).unwrap();
     assert_eq!(row.run.state, State::Cancelled);
     assert_eq!(
         bench.task(&TaskRef::Number(1)).state(),
         TaskState::Cancelled
     );
-    let again = signal(bench, run, Nudge::CallOff(Principal::Operator));
+    let again = signal(bench, run, WorkflowSignal::Cancel(Principal::Operator));
     assert!(matches!(again, Err(Error::WorkflowOver { .. })));
 }
 
@@ -194,7 +194,7 @@ fn an_event_is_accepted_once(bench: &mut Bench) {
     let wait = step(Act::Event { name: slug("paid") }, &[]);
     let run = start(bench, workflow(vec![("wait", wait)]));
     assert_eq!(advance(bench, run).run.state, State::Running);
-    let paid = |amount: u64| Nudge::Event {
+    let paid = |amount: u64| WorkflowSignal::Event {
         name: slug("paid"),
         data: json!({ "amount": amount }),
         by: Principal::Operator,
@@ -255,7 +255,7 @@ fn an_unanswered_approval_of_a_step_is_decided_by_its_time(bench: &mut Bench) {
 
 fn runs_are_listed_newest_first(bench: &mut Bench) {
     let (first, second) = (start(bench, two_tasks()), start(bench, two_tasks()));
-    signal(bench, first, Nudge::CallOff(Principal::Operator)).unwrap();
+    signal(bench, first, WorkflowSignal::Cancel(Principal::Operator)).unwrap();
     let numbers = |open, limit| -> Vec<u64> {
         let found = bench.store().workflows(open, limit).done();
         found.into_iter().map(|w| w.number).collect()

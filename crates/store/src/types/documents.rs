@@ -1,4 +1,4 @@
-//! What the store says of shared documents.
+//! Shared documents.
 
 use abbey_model::{Principal, Slug, Timestamp};
 
@@ -7,28 +7,28 @@ use abbey_model::{Principal, Slug, Timestamp};
 pub struct DocumentRow {
     /// Name of the document.
     pub name: Slug,
-    /// Its number, from 1.
+    /// Number of the version or entry, from 1.
     pub version: u64,
-    /// When it was written.
+    /// Instant at which it was written.
     pub at: Timestamp,
-    /// By whom.
+    /// Author.
     pub author: Principal,
-    /// What it says.
+    /// Text.
     pub text: String,
 }
 
-/// A new version or entry. Who may write it was decided before.
+/// A new version or entry. The caller has checked that its author may write it.
 #[derive(Debug, Clone)]
 pub struct WriteDocument {
     /// Name of the document.
     pub name: Slug,
-    /// What it says.
+    /// Text.
     pub text: String,
-    /// By whom.
+    /// Author.
     pub author: Principal,
-    /// Version that the writer saw, 0 for none: refused if it is not the newest any more. Not given, it is one more
-    /// entry of a log.
+    /// Version that the author saw, 0 for none: refused if it is no longer the newest. Without one, an entry is
+    /// added to a log.
     pub based_on: Option<u64>,
-    /// The same key writes once.
+    /// Idempotency key: the same key writes once.
     pub key: Option<String>,
 }

@@ -1,0 +1,77 @@
+//! Budgets, reservations, and usage.
+
+use abbey_model::{BudgetAmounts, Metric, RunId, Scope, Slug, Window};
+
+/// One limit of a budget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BudgetLimit {
+    /// Scope that is limited.
+    pub scope: Scope,
+    /// Metric that is counted.
+    pub metric: Metric,
+    /// Period after which spending starts again from 0.
+    pub window: Window,
+    /// Most that may be spent in a period; without one it is only counted.
+    pub limit: Option<u64>,
+    /// Share of the limit at which a warning is due, in percent.
+    pub warn_percent: u8,
+}
+
+/// A reservation for one model call.
+#[derive(Debug, Clone)]
+pub struct CallReservation {
+    /// Agent, from authentication.
+    pub agent: Slug,
+    /// Run that the call belongs to; the agent's only live run when absent.
+    pub run: Option<RunId>,
+    /// Most that the call can use.
+    pub amounts: BudgetAmounts,
+    /// Model that the call goes to.
+    pub model: String,
+}
+
+/// What a model call used.
+#[derive(Debug, Clone)]
+pub enum CallUsage {
+    /// The provider reported usage.
+    Known {
+        /// Input tokens.
+        input: u64,
+        /// Output tokens.
+        output: u64,
+        /// Input tokens that the provider had cached.
+        cached: u64,
+        /// Cost in billionths of a dollar; none when the price is unknown.
+        cost: Option<u64>,
+        /// Model that answered.
+        model: Option<String>,
+    },
+    /// It was forwarded and its usage is unknown: all that was reserved is charged.
+    Unknown {
+        /// Model that answered, where the provider named it.
+        model: Option<String>,
+    },
+    /// It was never forwarded: nothing is charged.
+    Released,
+}
+
+/// Model usage of one agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelUsage {
+    /// Agent.
+    pub agent: String,
+    /// Model, as the provider named it last.
+    pub model: String,
+    /// Number of runs.
+    pub runs: u64,
+    /// Input tokens.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Input tokens that the provider had cached.
+    pub cached: u64,
+    /// Cost in billionths of a dollar.
+    pub cost_nano_usd: u64,
+    /// Number of runs with a call of unknown price.
+    pub cost_unknown: u64,
+}

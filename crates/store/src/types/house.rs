@@ -1,0 +1,136 @@
+//! Generations, cells, credentials, sagas, and entries of the audit log.
+
+use super::BudgetLimit;
+use abbey_engine::supervision::History;
+use abbey_model::{DesiredState, Principal, SagaId, Timestamp};
+use allocation::Allocation;
+use serde_json::Value;
+
+/// Allocations as the store keeps them: text, so that the store does not depend on the planner.
+pub mod allocation {
+    use serde::{Deserialize, Serialize};
+
+    /// One allocation.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Allocation {
+        /// Kind of resource.
+        pub kind: String,
+        /// Allocated value, such as a port or a user id.
+        pub value: String,
+        /// Cell that it is allocated to.
+        pub owner: String,
+        /// Purpose within the cell.
+        pub purpose: String,
+    }
+}
+
+/// A plan to make current.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// Number of the generation.
+    pub generation: u64,
+    /// Generation that the plan was made against.
+    pub based_on: u64,
+    /// Principal, from authentication.
+    pub actor: Principal,
+    /// Text of the manifest.
+    pub manifest: String,
+    /// Directory that relative paths of the manifest refer to.
+    pub base_dir: String,
+    /// Digests of the applied values, for the next plan.
+    pub applied: Value,
+    /// Texts of the charters, by agent.
+    pub charters: Value,
+    /// Steps of the plan, for the audit log.
+    pub steps: Value,
+    /// Every allocation that holds afterwards.
+    pub allocations: Vec<Allocation>,
+    /// Highest user id that was ever allocated.
+    pub newest_uid: u32,
+    /// Budget limits that hold afterwards.
+    pub budgets: Vec<BudgetLimit>,
+    /// Time zone in which days of budgets begin.
+    pub timezone: String,
+}
+
+/// A stored generation.
+#[derive(Debug, Clone)]
+pub struct GenerationRow {
+    /// Number of the generation.
+    pub generation: u64,
+    /// Text of the manifest.
+    pub manifest: String,
+    /// Directory that relative paths of the manifest refer to.
+    pub base_dir: String,
+    /// Digests of the applied values, for the next plan.
+    pub applied: Value,
+    /// Texts of the charters, by agent.
+    pub charters: Value,
+    /// Every allocation of the generation.
+    pub allocations: Vec<Allocation>,
+    /// Highest user id that was ever allocated.
+    pub newest_uid: u32,
+    /// Instant at which it became current.
+    pub at: Timestamp,
+}
+
+/// A stored cell.
+#[derive(Debug, Clone, Default)]
+pub struct CellRow {
+    /// State that the operator wants.
+    pub desired: DesiredState,
+    /// Boots and failures so far.
+    pub history: History,
+    /// Instant at which it was first wanted; wakes are counted from it.
+    pub since: Timestamp,
+}
+
+/// A change of a cell; absent fields stay.
+#[derive(Debug, Clone, Default)]
+pub struct CellChange {
+    /// New desired state, and who asks for it; without one nothing is logged.
+    pub desired: Option<(DesiredState, Option<Principal>)>,
+    /// New supervision, with the audit entry that explains it.
+    pub history: Option<(History, Option<NewAuditEntry>)>,
+}
+
+/// A stored credential, by hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRow {
+    /// SHA-256 of the credential, hexadecimal.
+    pub hash: String,
+    /// Principal that it authenticates.
+    pub principal: Principal,
+    /// What it grants: `operator` or `agent`.
+    pub scope: String,
+    /// First instant at which it is no longer valid.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A saga that is not over.
+#[derive(Debug, Clone)]
+pub struct SagaRow {
+    /// Identifier.
+    pub id: SagaId,
+    /// Kind of saga, such as `agent.create`.
+    pub kind: String,
+    /// Object of the saga.
+    pub subject: String,
+    /// Names of its steps.
+    pub steps: Vec<String>,
+    /// State after the events so far.
+    pub state: abbey_engine::saga::State,
+}
+
+/// An entry for the audit log, before it has a number and a hash.
+#[derive(Debug, Clone)]
+pub struct NewAuditEntry {
+    /// Principal, from authentication.
+    pub actor: Principal,
+    /// Action as `noun.verb`.
+    pub action: String,
+    /// Object of the action.
+    pub entity: String,
+    /// Details; secrets are redacted.
+    pub detail: Value,
+}
