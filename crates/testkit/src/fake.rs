@@ -15,6 +15,8 @@ struct Cell {
     generation: Generation,
     state: State,
     paused: bool,
+    /// When it started, or ended.
+    since: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +31,19 @@ enum State {
 pub struct FakeBackend {
     cells: Mutex<BTreeMap<CellName, Cell>>,
     refuse: Mutex<bool>,
+    now: Mutex<Timestamp>,
 }
 
 impl FakeBackend {
     fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<CellName, Cell>) -> T) -> T {
         look(&mut self.cells.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+    /// Sets the time at which cells start and end from now on.
+    pub fn set_time(&self, now: Timestamp) {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+    fn time(&self) -> Timestamp {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Lets the next starts fail.
     pub fn refuse_starts(&self, refuse: bool) {
@@ -41,9 +51,11 @@ impl FakeBackend {
     }
     /// Ends a cell from inside.
     pub fn crash(&self, cell: &CellName, exit: ExitKind) {
+        let now = self.time();
         self.with(|cells| {
             if let Some(found) = cells.get_mut(cell) {
                 found.state = State::Exited(exit);
+                found.since = now;
             }
         });
     }
@@ -60,6 +72,7 @@ impl FakeBackend {
 impl Backend for FakeBackend {
     fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()> {
         let refused = *self.refuse.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.time();
         self.with(|cells| {
             let state = if refused {
                 State::Exited(ExitKind::SpawnFailed {
@@ -75,6 +88,7 @@ impl Backend for FakeBackend {
                     generation,
                     state,
                     paused: false,
+                    since: now,
                 },
             );
         });
@@ -96,14 +110,14 @@ impl Backend for FakeBackend {
                     generation: c.generation,
                     spec: c.spec.digest.clone(),
                     ready: true,
-                    started_at: Timestamp(0),
+                    started_at: c.since,
                     stopping: false,
                     paused: c.paused,
                 },
                 State::Exited(exit) => Observed::Exited(ExitRecord {
                     generation: c.generation,
                     exit: exit.clone(),
-                    ended_at: Timestamp(0),
+                    ended_at: c.since,
                     spent: None,
                 }),
                 State::Orphaned => Observed::Orphaned {
@@ -114,9 +128,11 @@ impl Backend for FakeBackend {
     }
 
     fn stop(&self, cell: &CellName, _grace: Millis) -> Result<()> {
+        let now = self.time();
         self.with(|cells| {
             if let Some(found) = cells.get_mut(cell).filter(|c| c.state == State::Running) {
                 found.state = State::Exited(ExitKind::Stopped);
+                found.since = now;
             }
         });
         Ok(())
@@ -172,7 +188,7 @@ impl Backend for FakeBackend {
                 digest: c.spec.digest.clone(),
                 shim: identity.clone(),
                 child: Some(identity.clone()),
-                started_at: Timestamp(0),
+                started_at: c.since,
                 groups: Vec::new(),
                 in_force: Some(c.spec.limits),
                 layers: Default::default(),

@@ -226,8 +226,8 @@ async fn next(
     Extension(Me(slug)): Extension<Me>,
     Query(query): Query<NextQuery>,
 ) -> Result<Response> {
-    let until = tokio::time::Instant::now()
-        + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+    let until =
+        house.core.rt.instant() + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
     let mut work = house.core.store.subscribe(Topic::Work);
     let mut plans = house.core.plan.subscribe();
     loop {
@@ -251,7 +251,7 @@ async fn next(
         tokio::select! {
             _ = work.changed() => {}
             _ = plans.changed() => {}
-            () = tokio::time::sleep_until(until) => return Ok(nothing(config)),
+            () = house.core.rt.sleep_until(until) => return Ok(nothing(config)),
             () = house.core.rt.stopped() => return Ok(nothing(config)),
         }
     }

@@ -5,6 +5,7 @@ use crate::api_server::web::Path;
 use crate::api_server::web::{Doc, Json};
 use crate::cells::{exec, service_consumers};
 use crate::core::error::{Error, Result};
+use crate::core::runtime;
 use crate::work::lookup::{known_agent, parse_slug};
 use abbey_api::*;
 use abbey_cells::hostd::{FileEntry, FileName, NoteName, Operation, Reply};
@@ -104,12 +105,12 @@ async fn bundle(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Bu
     let (out, to) = exec::pipe()?;
     let hostd = Arc::clone(&house.core.hostd);
     let owner = slug.clone();
-    let packing = tokio::task::spawn_blocking(move || {
+    let packing = runtime::spawn_blocking(move || {
         let asked = Operation::Pack { owner: Some(owner) };
         hostd.call(asked, &[to.as_fd()])
     });
     let workspace = format!("agents/{slug}/workspace");
-    let reading = tokio::task::spawn_blocking(move || unpack(std::fs::File::from(out), &workspace));
+    let reading = runtime::spawn_blocking(move || unpack(std::fs::File::from(out), &workspace));
     let lost = |e: tokio::task::JoinError| Problem::new(FaultKind::Internal, e.to_string());
     let (files, mut left_out) = reading.await.map_err(lost)??;
     packing.await.map_err(lost)??;
@@ -361,7 +362,7 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
         left.push("the helper keeps a user for it".to_owned());
     }
     let backend = Arc::clone(&house.cells.backend);
-    let cells = tokio::task::spawn_blocking(move || backend.list()).await;
+    let cells = runtime::spawn_blocking(move || backend.list()).await;
     let cells = cells.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     if cells.contains(&cell) {
         left.push("its cell is not swept".to_owned());

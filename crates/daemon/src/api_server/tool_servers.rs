@@ -17,7 +17,7 @@ use axum::http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -185,14 +185,14 @@ async fn call(
         .store
         .append_audit_entry(enter("tool.ask", asked.clone()))
         .await?;
-    let began = Instant::now();
+    let began = house.core.rt.instant();
     let params = json!({ "name": tool, "arguments": body.arguments });
     let answer = request_tool_server(&house, &current, &service, ("tools/call", params)).await;
     crash::point("tool.called");
     let outcome = answer.as_ref().map(|a| a["isError"] != true);
     let mut called = asked;
     called["ok"] = outcome.unwrap_or(false).into();
-    called["ms"] = u64::try_from(began.elapsed().as_millis())
+    called["ms"] = u64::try_from(house.core.rt.instant().duration_since(began).as_millis())
         .unwrap_or(u64::MAX)
         .into();
     house

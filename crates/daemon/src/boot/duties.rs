@@ -113,7 +113,7 @@ async fn watch(duty: Duty, house: Arc<ControlPlane>) {
     let policy = duty.policy();
     let mut failures: Vec<std::time::Instant> = Vec::new();
     while !house.core.rt.is_stopping() {
-        let outcome = tokio::spawn(duty.run(Arc::clone(&house))).await;
+        let outcome = house.core.rt.detach(duty.run(Arc::clone(&house))).await;
         let Err(error) = outcome else { return };
         tracing::error!(?duty, %error, "a duty failed and is started again");
         let now = house.core.rt.instant();

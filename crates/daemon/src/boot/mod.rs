@@ -4,6 +4,8 @@
 
 pub(crate) mod control_plane;
 pub(crate) mod duties;
+#[cfg(test)]
+mod reconciler_tests;
 pub(crate) mod serve;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -8,6 +8,7 @@ use crate::cells::provision;
 use crate::cells::reconciler::pass;
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
+use crate::core::runtime;
 use crate::net::{dns, egress};
 use crate::work::model_gateway;
 use abbey_cells::hostd::{Client, Inline, Operation};
@@ -177,7 +178,7 @@ async fn emptied(house: &Arc<ControlPlane>) {
     crate::cells::vm_pool::close(&house.cells).await;
     loop {
         let backend = Arc::clone(&house.cells.backend);
-        let left = tokio::task::spawn_blocking(move || backend.list()).await;
+        let left = runtime::spawn_blocking(move || backend.list()).await;
         if matches!(left, Ok(Ok(cells)) if cells.is_empty()) {
             return;
         }

@@ -12,6 +12,7 @@ use crate::cells::state::CellsState;
 use crate::cells::vm_shapes::{Shape, Source};
 use crate::core::error::{Error, Result};
 use crate::core::hostd;
+use crate::core::runtime::Runtime;
 use crate::net::firewall;
 use abbey_api::{CommandBody, Problem};
 use abbey_cells::hostd::{Claim, Operation};
@@ -175,7 +176,7 @@ impl Wanted {
 pub(crate) async fn command(cells: &Arc<CellsState>, body: CommandBody) -> Result<Response> {
     let wanted = Wanted::of(body)?;
     let mut source = match wanted.shape() {
-        Some(shape) => cells.pool.take(&shape),
+        Some(shape) => cells.pool.take(&shape, cells.core.rt.instant()),
         None => Source::Cold,
     };
     let waiting = match &source {
@@ -195,7 +196,7 @@ pub(crate) async fn command(cells: &Arc<CellsState>, body: CommandBody) -> Resul
             if matches!(source, Source::Warm { .. }) {
                 source = Source::Cold;
             }
-            let slug = fresh_name()?;
+            let slug = fresh_name(&cells.core.rt)?;
             let lease = lease(cells, &slug, &wanted).await?;
             (slug, lease)
         }
@@ -220,9 +221,9 @@ pub(crate) async fn command(cells: &Arc<CellsState>, body: CommandBody) -> Resul
 }
 
 /// A name that no other command has.
-fn fresh_name() -> Result<Slug> {
+fn fresh_name(rt: &Runtime) -> Result<Slug> {
     let mut random = [0u8; 4];
-    getrandom::fill(&mut random).map_err(|e| Problem::new(FaultKind::Host, e.to_string()))?;
+    rt.fill_random(&mut random)?;
     let name = format!("r{:08x}", u32::from_be_bytes(random));
     name.parse().map_err(|_| invalid("no name"))
 }
@@ -250,7 +251,7 @@ pub(crate) async fn start_waiting(
         files: None,
         take: Vec::new(),
     };
-    let slug = fresh_name()?;
+    let slug = fresh_name(&cells.core.rt)?;
     let lease = lease(cells, &slug, &wanted).await?;
     let running = Running::of(cells, slug.clone(), Source::Cold);
     let started = async {
@@ -514,7 +515,10 @@ impl Running {
             let reserve = current.map_or(Bytes(0), |c| c.house.admission.memory_reserve);
             let need = crate::cells::memory::need(wanted.cell, &wanted.limits, None);
             let cell = CellName::Run(self.slug.clone());
-            let taken = self.cells.memory.take(&cell, need, reserve);
+            let taken = self
+                .cells
+                .memory
+                .take(&cell, need, reserve, self.cells.core.rt.instant());
             taken.map_err(|why| Problem::new(FaultKind::Conflict, why))?;
         }
         let spec = Box::new(self.spec(lease, wanted));
@@ -578,7 +582,7 @@ impl Running {
         let out = pipe::Receiver::from_owned_fd(streams.stdout).map_err(broken())?;
         let err = pipe::Receiver::from_owned_fd(streams.stderr).map_err(broken())?;
         let input = wanted.stdin.clone();
-        drop(tokio::spawn(async move {
+        drop(self.cells.core.rt.detach(async move {
             let _ended_early = feed.write_all(&input).await;
         }));
         let record = self.cells.backend.record(&self.cell)?;
@@ -596,14 +600,18 @@ impl Running {
         let mut timed_out = false;
         tokio::select! {
             _ends = carried => {}
-            () = tokio::time::sleep(patience.to_std()) => timed_out = true,
+            () = self.cells.core.rt.sleep(patience.to_std()) => timed_out = true,
             () = lines.closed() => {}
             () = self.cells.core.rt.stopped() => {}
         }
         // Its output may end before it does; without output it may go on for as long as it may.
         let ended = match timed_out || lines.is_closed() || self.cells.core.rt.is_stopping() {
             true => None,
-            false => tokio::time::timeout(patience.to_std(), self.ended())
+            false => self
+                .cells
+                .core
+                .rt
+                .timeout(patience.to_std(), self.ended())
                 .await
                 .ok(),
         };

@@ -3,6 +3,7 @@
 use crate::cells::specs;
 use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
+use crate::core::runtime;
 use abbey_api::{ExecBody, Problem};
 use abbey_cells::hostd::{Operation, Reply};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
@@ -75,7 +76,7 @@ async fn begin(
         cells.core.store.append_audit_entry(note).await?;
     }
     let hostd = Arc::clone(&cells.core.hostd);
-    let end = tokio::task::spawn_blocking(move || {
+    let end = runtime::spawn_blocking(move || {
         let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
         hostd.call(enter, &fds)
     });
@@ -197,12 +198,12 @@ pub(crate) async fn exec(cells: &Arc<CellsState>, slug: &Slug, body: ExecBody) -
         err,
         end: running,
     } = begin(cells, CellName::Agent(slug.clone()), body.argv, Some(note)).await?;
-    drop(tokio::spawn(async move {
+    drop(cells.core.rt.detach(async move {
         let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
     }));
     let (lines, stream) =
         mpsc::channel::<std::result::Result<String, std::convert::Infallible>>(64);
-    drop(tokio::spawn(async move {
+    drop(cells.core.rt.detach(async move {
         tokio::join!(pump("stdout", out, &lines), pump("stderr", err, &lines));
         let end = match running.await {
             Ok(Ok(Reply::Exit { code })) => json!({ "exit": code }),

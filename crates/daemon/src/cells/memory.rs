@@ -31,12 +31,18 @@ impl MemoryGrants {
     ///
     /// # Errors
     /// The sentence for whoever asks why it does not begin.
-    pub(crate) fn take(&self, cell: &CellName, need: Bytes, reserve: Bytes) -> Result<(), String> {
+    pub(crate) fn take(
+        &self,
+        cell: &CellName,
+        need: Bytes,
+        reserve: Bytes,
+        now: Instant,
+    ) -> Result<(), String> {
         let Some(free) = abbey_cells::memory("MemAvailable:") else {
             return Ok(());
         };
         let mut granted = self.granted.lock();
-        granted.retain(|other, (_, at)| other != cell && at.elapsed() < SHOWS_AFTER);
+        granted.retain(|other, (_, at)| other != cell && now.duration_since(*at) < SHOWS_AFTER);
         let promised: u64 = granted.values().map(|(bytes, _)| bytes.0).sum();
         let left = free.0.saturating_sub(promised).saturating_sub(reserve.0);
         if need.0 > left {
@@ -45,7 +51,7 @@ impl MemoryGrants {
                 Bytes(promised)
             ));
         }
-        granted.insert(cell.clone(), (need, Instant::now()));
+        granted.insert(cell.clone(), (need, now));
         Ok(())
     }
 }
@@ -59,6 +65,7 @@ pub(crate) fn of_plan(
     current: &PlanInForce,
     cell: &CellName,
     peak: Option<Bytes>,
+    now: Instant,
 ) -> Result<(), String> {
     let found = match cell {
         CellName::Agent(slug) => current.house.agents.get(slug).map(|a| (a.cell, a.limits)),
@@ -69,7 +76,7 @@ pub(crate) fn of_plan(
         return Ok(());
     };
     let reserve = current.house.admission.memory_reserve;
-    grants.take(cell, need(kind, &limits, peak), reserve)
+    grants.take(cell, need(kind, &limits, peak), reserve, now)
 }
 
 #[cfg(test)]
@@ -82,12 +89,23 @@ mod tests {
         let free = abbey_cells::memory("MemAvailable:").unwrap();
         let cell = |n: u32| CellName::Agent(format!("a{n}").parse().unwrap());
         let most = Bytes(free.0 / 10 * 6);
-        grants.take(&cell(1), most, Bytes(0)).unwrap();
-        let told = grants.take(&cell(2), most, Bytes(0)).unwrap_err();
+        grants
+            .take(&cell(1), most, Bytes(0), Instant::now())
+            .unwrap();
+        let told = grants
+            .take(&cell(2), most, Bytes(0), Instant::now())
+            .unwrap_err();
         assert!(told.contains("waits for memory"), "{told}");
         // Asking again is not asking twice.
-        grants.take(&cell(1), most, Bytes(0)).unwrap();
-        assert!(grants.take(&cell(3), Bytes(1), free).is_err(), "kept back");
+        grants
+            .take(&cell(1), most, Bytes(0), Instant::now())
+            .unwrap();
+        assert!(
+            grants
+                .take(&cell(3), Bytes(1), free, Instant::now())
+                .is_err(),
+            "kept back"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::core::error::{Error, Result};
 use crate::core::home::slugs_in;
 use crate::core::hostd;
 use crate::core::plan::PlanInForce;
+use crate::core::runtime;
 use crate::net::firewall;
 use abbey_api::Problem;
 use abbey_cells::crash;
@@ -109,7 +110,7 @@ async fn begin(
 ) -> Result<()> {
     let now = cells.core.store.now();
     let mut random = [0u8; 16];
-    getrandom::fill(&mut random).map_err(|e| Problem::new(FaultKind::Host, e.to_string()))?;
+    cells.core.rt.fill_random(&mut random)?;
     let id: SagaId = Id::v7(now.0.unsigned_abs(), u128::from_ne_bytes(random));
     let steps: Vec<String> = steps.iter().map(|s| (*s).to_owned()).collect();
     cells
@@ -164,7 +165,11 @@ async fn drive(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow) ->
                     }
                     Err(_) => {
                         tries += 1;
-                        tokio::time::sleep(std::time::Duration::from_millis(50 << tries)).await;
+                        cells
+                            .core
+                            .rt
+                            .sleep(std::time::Duration::from_millis(50 << tries))
+                            .await;
                         continue;
                     }
                 }
@@ -319,7 +324,7 @@ async fn files(cells: &CellsState, current: &PlanInForce, slug: &Slug) -> Result
 async fn stop_for_good(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
     let cell = CellName::Agent(slug.clone());
     let backend = Arc::clone(&cells.backend);
-    let gone = tokio::task::spawn_blocking(move || {
+    let gone = runtime::spawn_blocking(move || {
         let _not_running = backend.stop(&cell, Millis(2000));
         backend.sweep(&cell)
     });

@@ -8,6 +8,7 @@ use crate::cells::state::CellsState;
 use crate::cells::{memory, process_end, specs, status};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
+use crate::core::runtime;
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Action, Desired, History};
 use abbey_model::{CellName, DesiredState, Generation, Observed, Principal};
@@ -52,7 +53,7 @@ pub(crate) async fn run(cells: Arc<CellsState>) {
             () = cells.pass_requested() => {}
             _ = desired.changed() => {}
             () = ends => {}
-            () = tokio::time::sleep(pause) => {}
+            () = cells.core.rt.sleep(pause) => {}
         }
     }
 }
@@ -231,7 +232,8 @@ async fn waits_for(
     let peak = last.and_then(|e| e.spent).map(|s| s.memory_peak);
     let why = match lacks_others(cells, &current, cell).await {
         Some(why) => why,
-        None => match memory::of_plan(&cells.memory, &current, cell, peak) {
+        None => match memory::of_plan(&cells.memory, &current, cell, peak, cells.core.rt.instant())
+        {
             Ok(()) => return Ok(None),
             Err(why) => why,
         },
@@ -339,6 +341,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     use abbey_api::Problem;
     use abbey_model::FaultKind;
-    let joined = tokio::task::spawn_blocking(work).await;
+    let joined = runtime::spawn_blocking(work).await;
     Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }

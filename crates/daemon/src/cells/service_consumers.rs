@@ -66,7 +66,7 @@ pub(crate) async fn run(cells: Arc<CellsState>) {
                 }
                 again = AGAIN.0;
             }
-            () = tokio::time::sleep(pause) => {}
+            () = cells.core.rt.sleep(pause) => {}
         }
     }
 }

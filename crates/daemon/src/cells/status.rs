@@ -4,11 +4,12 @@
 use crate::cells::observations::Seen;
 use crate::cells::state::CellsState;
 use crate::core::plan::PlanInForce;
+use crate::core::runtime::Runtime;
 use abbey_cells::Record;
 use abbey_engine::supervision::{self};
 use abbey_model::{CellName, Observed, Presence, Slug};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// How long an answer of a probe and a reading of a control group stay good.
@@ -27,32 +28,35 @@ pub(crate) async fn probe_fresh(
     };
     if let Some((at, answer)) = known
         && answer
-        && at.elapsed() < FRESH
+        && cells.core.rt.instant().duration_since(at) < FRESH
     {
         return answer;
     }
-    let answer = probe(address, path).await;
+    let answer = probe(&cells.core.rt, address, path).await;
     let mut readings = cells.observations.readings.lock();
     readings
         .probes
         .retain(|(a, g), _| *a != address || *g == generation);
-    readings.probes.insert(key, (Instant::now(), answer));
+    readings
+        .probes
+        .insert(key, (cells.core.rt.instant(), answer));
     answer
 }
 
 pub(crate) fn usage_fresh(cells: &CellsState, record: &Record) -> abbey_cells::Usage {
     let key = record.shim.pid;
+    let now = cells.core.rt.instant();
     let mut readings = cells.observations.readings.lock();
     if let Some((at, usage)) = readings.usages.get(&key)
-        && at.elapsed() < FRESH
+        && now.duration_since(*at) < FRESH
     {
         return *usage;
     }
     let usage = abbey_cells::Groups::at(record.groups.clone()).usage();
     readings
         .usages
-        .retain(|_, (at, _)| at.elapsed() < FRESH * 20);
-    readings.usages.insert(key, (Instant::now(), usage));
+        .retain(|_, (at, _)| now.duration_since(*at) < FRESH * 20);
+    readings.usages.insert(key, (now, usage));
     usage
 }
 
@@ -64,8 +68,8 @@ pub(crate) fn on_loopback(port: u16) -> SocketAddrV4 {
 }
 
 /// A real request, not only an open port, where a path says what to ask for.
-pub(crate) async fn probe(at: SocketAddrV4, path: &str) -> bool {
-    let Ok(Ok(stream)) = tokio::time::timeout(PROBE, TcpStream::connect(at)).await else {
+pub(crate) async fn probe(rt: &Runtime, at: SocketAddrV4, path: &str) -> bool {
+    let Ok(Ok(stream)) = rt.timeout(PROBE, TcpStream::connect(at)).await else {
         return false;
     };
     if path.is_empty() {
@@ -130,7 +134,7 @@ pub(crate) async fn not_well(
         return Some(format!("service `{service}` is not up"));
     }
     let (at, path) = at.zip(declared.probe())?;
-    match probe(at, path).await {
+    match probe(&cells.core.rt, at, path).await {
         true => None,
         false => Some(format!("service `{service}` does not answer")),
     }

@@ -11,7 +11,7 @@ use abbey_model::{CellName, Observed, Slug};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Machines that wait, of each shape.
 const WARM: usize = 2;
@@ -39,7 +39,7 @@ pub(crate) fn refill(cells: &Arc<CellsState>, shape: &Shape) {
             template: None,
             warm: VecDeque::new(),
             busy: false,
-            used: Instant::now(),
+            used: cells.core.rt.instant(),
         });
         if std::mem::replace(&mut entry.busy, true) {
             return;
@@ -105,14 +105,16 @@ async fn fill(cells: &Arc<CellsState>, shape: &Shape) -> Result<()> {
 /// Starts a machine without a command, and waits until it is ready. Nothing is left when it fails.
 async fn keep(cells: &Arc<CellsState>, shape: &Shape, origin: Origin) -> Result<Slug> {
     let slug = commands::start_waiting(cells, shape, origin).await?;
-    let until = Instant::now() + READY_WITHIN;
+    let until = cells.core.rt.instant() + READY_WITHIN;
     loop {
         let (backend, cell) = (Arc::clone(&cells.backend), CellName::Run(slug.clone()));
         let seen = crate::core::hostd::ask(move || backend.observe(&cell)).await;
         let why = match seen {
             Ok(Observed::Running { ready: true, .. }) => return Ok(slug),
-            Ok(Observed::Running { .. }) if Instant::now() < until && !cells.pool.is_closed() => {
-                tokio::time::sleep(LOOK_EVERY).await;
+            Ok(Observed::Running { .. })
+                if cells.core.rt.instant() < until && !cells.pool.is_closed() =>
+            {
+                cells.core.rt.sleep(LOOK_EVERY).await;
                 continue;
             }
             Ok(Observed::Exited(record)) => record.exit.to_string(),
@@ -129,7 +131,7 @@ async fn keep(cells: &Arc<CellsState>, shape: &Shape, origin: Origin) -> Result<
 /// Lets go of everything, for good.
 pub(crate) async fn close(cells: &Arc<CellsState>) {
     cells.pool.closed.store(true, Ordering::SeqCst);
-    for slug in cells.pool.clear(false) {
+    for slug in cells.pool.clear(false, cells.core.rt.instant()) {
         commands::let_go(cells, &slug).await;
     }
 }
@@ -138,13 +140,13 @@ pub(crate) async fn close(cells: &Arc<CellsState>) {
 pub(crate) async fn expire(cells: Arc<CellsState>) {
     loop {
         let over = tokio::select! {
-            () = tokio::time::sleep(EXPIRE_EVERY) => false,
+            () = cells.core.rt.sleep(EXPIRE_EVERY) => false,
             () = cells.core.rt.stopped() => true,
         };
         if over {
             return close(&cells).await;
         }
-        for slug in cells.pool.clear(true) {
+        for slug in cells.pool.clear(true, cells.core.rt.instant()) {
             commands::let_go(&cells, &slug).await;
         }
     }

@@ -60,12 +60,12 @@ impl Pool {
     }
 
     /// The best there is for a command of this shape.
-    pub(crate) fn take(&self, shape: &Shape) -> Source {
+    pub(crate) fn take(&self, shape: &Shape, now: Instant) -> Source {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(shape) else {
             return Source::Cold;
         };
-        entry.used = Instant::now();
+        entry.used = now;
         match (entry.warm.pop_front(), &entry.template) {
             (Some(slug), Some(template)) => Source::Warm {
                 slug,
@@ -83,11 +83,11 @@ impl Pool {
     }
 
     /// Takes everything out.
-    pub(super) fn clear(&self, only_idle: bool) -> Vec<Slug> {
+    pub(super) fn clear(&self, only_idle: bool, now: Instant) -> Vec<Slug> {
         let mut entries = self.entries();
         let mut gone = Vec::new();
         entries.retain(|_, entry| {
-            let over = !only_idle || (entry.used.elapsed() > IDLE && !entry.busy);
+            let over = !only_idle || (now.duration_since(entry.used) > IDLE && !entry.busy);
             if over {
                 gone.extend(entry.warm.drain(..));
                 gone.extend(entry.template.take());

@@ -2,6 +2,7 @@
 
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
+use crate::core::runtime;
 use abbey_api::Problem;
 use abbey_cells::hostd;
 use abbey_model::FaultKind;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub(crate) async fn ask<T: Send + 'static>(
     call: impl FnOnce() -> abbey_cells::Result<T> + Send + 'static,
 ) -> Result<T> {
-    let joined = tokio::task::spawn_blocking(call).await;
+    let joined = runtime::spawn_blocking(call).await;
     Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }
 

@@ -24,7 +24,7 @@ pub(crate) async fn run(core: Arc<CoreState>) {
     loop {
         let stopped = tokio::select! {
             () = core.rt.stopped() => true,
-            () = tokio::time::sleep(LOOK) => false,
+            () = core.rt.sleep(LOOK) => false,
         };
         if let Err(error) = fold(&core, &mut size_seen).await {
             tracing::warn!(

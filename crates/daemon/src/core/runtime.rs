@@ -129,16 +129,13 @@ impl Runtime {
         self.tracker.spawn(task)
     }
 
-    /// Runs something that blocks its thread.
-    ///
-    /// # Errors
-    /// When it panics.
-    pub(crate) async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Problem> {
-        let joined = tokio::task::spawn_blocking(work).await;
-        joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))
+    /// Starts a task that may be cut off when the control plane ends.
+    pub(crate) fn detach<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        tokio::spawn(task)
     }
 
     /// # Errors
@@ -170,4 +167,11 @@ impl Runtime {
     pub(crate) fn tracker(&self) -> TaskTracker {
         self.tracker.clone()
     }
+}
+
+/// Runs something that blocks its thread.
+pub(crate) fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(work)
 }

@@ -4,6 +4,7 @@
 use crate::cells::logs;
 use crate::core::backup;
 use crate::core::error::{Error, Result};
+use crate::core::runtime;
 use crate::insight::{disks, reports, views};
 use crate::work::operations;
 use crate::work::state::WorkState;
@@ -85,7 +86,7 @@ fn system() -> Value {
 async fn search(work: &Arc<WorkState>, query: &str) -> Value {
     let root = work.core.home.root().join("logs");
     let query = query.to_owned();
-    let hits = tokio::task::spawn_blocking(move || {
+    let hits = runtime::spawn_blocking(move || {
         let mut hits = Vec::new();
         for dir in fs::read_dir(root)
             .into_iter()

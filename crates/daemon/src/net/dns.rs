@@ -4,6 +4,7 @@
 
 use crate::core::error::Result;
 use crate::core::listen::{HEAD_WITHIN, listen_unix};
+use crate::core::runtime::Runtime;
 use crate::net::egress::{policy_of, preface};
 use crate::net::state::NetState;
 use abbey_model::Egress;
@@ -32,17 +33,17 @@ pub(crate) fn open(net: &Arc<NetState>) -> Result<()> {
 }
 
 async fn attend(net: Arc<NetState>, mut stream: UnixStream) {
-    let whose = tokio::time::timeout(HEAD_WITHIN, preface(&mut stream)).await;
+    let whose = net.core.rt.timeout(HEAD_WITHIN, preface(&mut stream)).await;
     let Ok(Some(cell)) = whose else { return };
     loop {
-        let read = tokio::time::timeout(HEAD_WITHIN, framed(&mut stream)).await;
+        let read = net.core.rt.timeout(HEAD_WITHIN, framed(&mut stream)).await;
         let Ok(Some(question)) = read else { return };
         if policy_of(&net, &cell).0 != Egress::Full {
             return;
         }
         let mut answer = None;
         for server in servers() {
-            answer = ask(server, &question).await;
+            answer = ask(&net.core.rt, server, &question).await;
             if answer.is_some() {
                 break;
             }
@@ -59,7 +60,7 @@ async fn attend(net: Arc<NetState>, mut stream: UnixStream) {
         if sent.await.is_err() {
             return;
         }
-        tokio::time::sleep(PACE).await;
+        net.core.rt.sleep(PACE).await;
     }
 }
 
@@ -85,7 +86,7 @@ fn servers() -> Vec<SocketAddr> {
 }
 
 /// Asks one server: by datagram, and by connection when the answer is longer than that.
-async fn ask(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
+async fn ask(rt: &Runtime, server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
     let exchange = async {
         let local = match server {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -113,5 +114,5 @@ async fn ask(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
         stream.write_all(question).await.ok()?;
         framed(&mut stream).await
     };
-    tokio::time::timeout(ANSWER_WITHIN, exchange).await.ok()?
+    rt.timeout(ANSWER_WITHIN, exchange).await.ok()?
 }

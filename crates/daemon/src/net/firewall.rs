@@ -39,7 +39,7 @@ pub(crate) async fn run(net: Arc<NetState>) {
     loop {
         tokio::select! {
             () = net.core.rt.stopped() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = net.core.rt.sleep(LOOK) => {}
         }
         if !is_wanted(&net) {
             continue;

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use std::time::Instant;
 
 /// Most fields that a hand-off can be asked to have.
 const FIELDS_MAX: usize = 32;
@@ -237,12 +237,12 @@ async fn tell_those(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
         if let Err(error) = tell_all(work, &mine, &mut later).await {
             tracing::warn!(error = error.chain(), "a result could not be delivered");
         }
-        let now = Instant::now();
+        let now = work.core.rt.instant();
         let next = later.values().map(|(at, _)| at.duration_since(now)).min();
         tokio::select! {
             () = work.core.rt.stopped() => return,
             _ = outbox.changed() => {}
-            () = tokio::time::sleep(next.unwrap_or(LOOK).min(LOOK)) => {}
+            () = work.core.rt.sleep(next.unwrap_or(LOOK).min(LOOK)) => {}
         }
     }
 }
@@ -258,7 +258,7 @@ async fn tell_all(
     later.retain(|task, _| notices.iter().any(|n| n.task == *task));
     for notice in notices.iter().filter(|n| mine(&n.recipient)) {
         let before = later.get(&notice.task).copied();
-        if before.is_some_and(|(at, _)| Instant::now() < at) {
+        if before.is_some_and(|(at, _)| work.core.rt.instant() < at) {
             continue;
         }
         match tell(work, notice).await {
@@ -268,7 +268,7 @@ async fn tell_all(
             }
             Err(error) => {
                 let pause = before.map_or(AGAIN.0, |(_, p)| (p * 2).min(AGAIN.1));
-                later.insert(notice.task, (Instant::now() + pause, pause));
+                later.insert(notice.task, (work.core.rt.instant() + pause, pause));
                 failed = Some(error);
             }
         }

@@ -197,7 +197,7 @@ pub(crate) async fn run(work: Arc<WorkState>) {
         let again = async {
             match all {
                 Ok(()) => std::future::pending().await,
-                Err(_) => tokio::time::sleep(AGAIN).await,
+                Err(_) => work.core.rt.sleep(AGAIN).await,
             }
         };
         tokio::select! {

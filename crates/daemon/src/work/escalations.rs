@@ -35,11 +35,11 @@ pub(crate) async fn run(work: Arc<WorkState>) {
             () = work.core.rt.stopped() => return,
             _ = tasks.changed() => {}
             gone = plans.changed() => if gone.is_err() { return },
-            () = tokio::time::sleep(next) => {}
+            () = work.core.rt.sleep(next) => {}
         }
         tokio::select! {
             () = work.core.rt.stopped() => return,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = work.core.rt.sleep(PAUSE) => {}
         }
     }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn look_while_held(
     loop {
         tokio::select! {
             found = &mut look => return Ok(found),
-            () = tokio::time::sleep(every) => drop(renew().await?),
+            () = work.core.rt.sleep(every) => drop(renew().await?),
         }
     }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn wait_until_settled(
     task: TaskRef,
     patience: Duration,
 ) -> Result<abbey_store::TaskRow> {
-    let until = tokio::time::Instant::now() + patience;
+    let until = work.core.rt.instant() + patience;
     let mut tasks = work.core.store.subscribe(Topic::Work);
     loop {
         tasks.mark_unchanged();
@@ -60,9 +60,9 @@ pub(crate) async fn wait_until_settled(
                 row.state(),
                 TaskState::Parked | TaskState::Blocked | TaskState::AwaitingApproval
             );
-        if resting || tokio::time::Instant::now() >= until {
+        if resting || work.core.rt.instant() >= until {
             return Ok(row);
         }
-        let _changed_or_over = tokio::time::timeout_at(until, tasks.changed()).await;
+        let _changed_or_over = work.core.rt.timeout_at(until, tasks.changed()).await;
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::core::error::Result;
 use crate::core::plan;
+use crate::core::runtime;
 use crate::net::firewall;
 use crate::work::approvals;
 use crate::work::state::WorkState;
@@ -29,7 +30,7 @@ enum Deed {
 pub(crate) async fn restart(work: &Arc<WorkState>, cell: CellName, who: Principal) -> Result<()> {
     let (backend, target) = (Arc::clone(&work.cells.backend), cell.clone());
     let grace = crate::cells::specs::stop_grace(&work.cells, &cell);
-    let asked = tokio::task::spawn_blocking(move || backend.stop(&target, grace)).await;
+    let asked = runtime::spawn_blocking(move || backend.stop(&target, grace)).await;
     asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     let action = match &cell {
         CellName::Service(_) => "service.restart",

@@ -128,7 +128,7 @@ pub(crate) async fn run(work: Arc<WorkState>) {
         tokio::select! {
             () = work.core.rt.stopped() => return,
             _ = plans.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = work.core.rt.sleep(pause) => {}
         }
     }
 }

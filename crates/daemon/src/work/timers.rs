@@ -34,8 +34,8 @@ pub(crate) async fn sweeper(work: Arc<WorkState>) {
         };
         tokio::select! {
             () = work.core.rt.stopped() => return,
-            _ = deadlines.changed() => tokio::time::sleep(SWEEP_LEAST).await,
-            () = tokio::time::sleep(pause) => {}
+            _ = deadlines.changed() => work.core.rt.sleep(SWEEP_LEAST).await,
+            () = work.core.rt.sleep(pause) => {}
         }
     }
 }
@@ -81,7 +81,7 @@ pub(crate) async fn waker(work: Arc<WorkState>) {
         });
         tokio::select! {
             () = work.core.rt.stopped() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = work.core.rt.sleep(pause) => {}
         }
     }
 }
@@ -166,7 +166,7 @@ pub(crate) async fn upkeep(work: Arc<WorkState>) {
     loop {
         tokio::select! {
             () = work.core.rt.stopped() => return,
-            () = tokio::time::sleep(UPKEEP) => {}
+            () = work.core.rt.sleep(UPKEEP) => {}
         }
         let signed = work.core.store.checkpoint().await.map(drop);
         let retained = work

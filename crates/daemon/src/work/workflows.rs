@@ -50,7 +50,7 @@ pub(crate) async fn run(work: Arc<WorkState>) {
             _ = tasks.changed() => {}
             _ = approvals.changed() => {}
             _ = runs.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = work.core.rt.sleep(pause) => {}
         }
     }
 }
@@ -182,15 +182,15 @@ pub(crate) async fn wait_until_over(
     number: u64,
     patience: Duration,
 ) -> Result<WorkflowRow> {
-    let until = tokio::time::Instant::now() + patience;
+    let until = work.core.rt.instant() + patience;
     let mut runs = work.core.store.subscribe(Topic::Workflows);
     loop {
         runs.mark_unchanged();
         let row = work.core.store.workflow(number).await?;
-        if row.run.state.is_over() || tokio::time::Instant::now() >= until {
+        if row.run.state.is_over() || work.core.rt.instant() >= until {
             return Ok(row);
         }
-        let _changed_or_over = tokio::time::timeout_at(until, runs.changed()).await;
+        let _changed_or_over = work.core.rt.timeout_at(until, runs.changed()).await;
     }
 }
 

@@ -75,13 +75,13 @@ impl Ledger {
     }
 
     /// Whether a refusal is new enough to be told again.
-    pub(crate) fn is_news(&self, refusal: String) -> bool {
+    pub(crate) fn is_news(&self, refusal: String, now: Instant) -> bool {
         let mut known = self.refusals.lock();
-        known.retain(|_, at| at.elapsed() < QUIET);
+        known.retain(|_, at| now.duration_since(*at) < QUIET);
         if known.contains_key(&refusal) || known.len() >= REMEMBERED_MAX {
             return false;
         }
-        known.insert(refusal, Instant::now());
+        known.insert(refusal, now);
         true
     }
 }

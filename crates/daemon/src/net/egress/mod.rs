@@ -66,7 +66,7 @@ pub(crate) fn open(net: &Arc<NetState>) -> Result<()> {
 
 /// One connection of a cell.
 async fn attend(net: Arc<NetState>, mut stream: UnixStream) {
-    let whose = tokio::time::timeout(HEAD_WITHIN, preface(&mut stream)).await;
+    let whose = net.core.rt.timeout(HEAD_WITHIN, preface(&mut stream)).await;
     let Ok(Some(cell)) = whose else { return };
     let service = hyper::service::service_fn(|request| {
         let (net, cell) = (Arc::clone(&net), cell.clone());
@@ -147,9 +147,14 @@ async fn serve(net: Arc<NetState>, cell: CellName, request: Request<Incoming>) -
             return refusal(StatusCode::FORBIDDEN, &denied);
         }
     };
-    let connected = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(address)).await;
+    let connected = wanted
+        .net
+        .core
+        .rt
+        .timeout(CONNECT_WITHIN, TcpStream::connect(address))
+        .await;
     let outside = match connected {
-        Ok(Ok(stream)) => Counted::new(stream, Arc::clone(&counter)),
+        Ok(Ok(stream)) => Counted::new(wanted.net.core.rt.clone(), stream, Arc::clone(&counter)),
         failed => {
             let why = match failed {
                 Ok(Err(error)) => error.to_string(),
@@ -200,7 +205,11 @@ impl Wish {
                 let unknown = |why: String| {
                     Denied::new("no_address", format!("{} has no address: {why}", self.host))
                 };
-                let answers = tokio::time::timeout(CONNECT_WITHIN, lookup)
+                let answers = self
+                    .net
+                    .core
+                    .rt
+                    .timeout(CONNECT_WITHIN, lookup)
                     .await
                     .map_err(|_| unknown("no answer in time".to_owned()))?
                     .map_err(|e| unknown(e.to_string()))?;
@@ -238,7 +247,7 @@ impl Wish {
     async fn deny(&self, denied: &Denied, address: Option<SocketAddrV4>) {
         self.write(address, denied.code, None);
         let key = format!("{} {} {} {}", self.cell, self.host, self.port, denied.code);
-        if !self.net.egress.is_news(key) {
+        if !self.net.egress.is_news(key, self.net.core.rt.instant()) {
             return;
         }
         let actor = match &self.cell {
@@ -314,7 +323,7 @@ async fn carry(
 ) -> std::result::Result<(), Denied> {
     let mut said = Vec::new();
     let (mut here, mut there) = ([0u8; 8192], [0u8; 8192]);
-    let deadline = tokio::time::sleep(CONNECT_WITHIN);
+    let deadline = wish.net.core.rt.sleep(CONNECT_WITHIN);
     tokio::pin!(deadline);
     loop {
         match hello::judge(&said, &wish.host, wish.port)? {

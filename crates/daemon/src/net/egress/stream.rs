@@ -3,28 +3,35 @@
 use super::IDLE;
 use super::ledger::Counter;
 use super::policy::Denied;
+use crate::core::runtime::{Runtime, Sleep};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
 
 /// Ends itself when the budget is used up or nothing moves.
 pub(super) struct Counted {
+    rt: Runtime,
     stream: TcpStream,
     counter: Arc<Counter>,
-    idle: Pin<Box<Sleep>>,
+    /// When bytes moved last.
+    moved_at: Instant,
+    /// Not moved with every byte: when it is ready, `moved_at` tells whether the time is over.
+    idle: Sleep,
 }
 
 impl Counted {
-    pub(super) fn new(stream: TcpStream, counter: Arc<Counter>) -> Counted {
+    pub(super) fn new(rt: Runtime, stream: TcpStream, counter: Arc<Counter>) -> Counted {
         let _slower_without = stream.set_nodelay(true);
         Counted {
             stream,
             counter,
-            idle: Box::pin(tokio::time::sleep(IDLE)),
+            moved_at: rt.instant(),
+            idle: rt.sleep(IDLE),
+            rt,
         }
     }
 
@@ -43,14 +50,18 @@ impl Counted {
         if self.counter.is_over() {
             return Err(io::Error::from(io::ErrorKind::QuotaExceeded));
         }
-        match self.idle.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-            Poll::Pending => Ok(()),
+        while self.idle.as_mut().poll(cx).is_ready() {
+            let over = self.moved_at + IDLE;
+            if self.rt.instant() >= over {
+                return Err(io::Error::from(io::ErrorKind::TimedOut));
+            }
+            self.idle = self.rt.sleep_until(over);
         }
+        Ok(())
     }
 
     fn moved(&mut self) {
-        self.idle.as_mut().reset(Instant::now() + IDLE);
+        self.moved_at = self.rt.instant();
     }
 }
 
