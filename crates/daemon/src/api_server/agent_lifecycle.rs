@@ -105,12 +105,12 @@ async fn bundle(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Bu
     let (out, to) = exec::pipe()?;
     let hostd = Arc::clone(&house.core.hostd);
     let owner = slug.clone();
-    let packing = runtime::spawn_blocking(move || {
+    let packing = runtime::blocking(move || {
         let asked = Operation::Pack { owner: Some(owner) };
         hostd.call(asked, &[to.as_fd()])
     });
     let workspace = format!("agents/{slug}/workspace");
-    let reading = runtime::spawn_blocking(move || unpack(std::fs::File::from(out), &workspace));
+    let reading = runtime::blocking(move || unpack(std::fs::File::from(out), &workspace));
     let lost = |e: tokio::task::JoinError| Problem::new(FaultKind::Internal, e.to_string());
     let (files, mut left_out) = reading.await.map_err(lost)??;
     packing.await.map_err(lost)??;
@@ -362,7 +362,7 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
         left.push("the helper keeps a user for it".to_owned());
     }
     let backend = Arc::clone(&house.cells.backend);
-    let cells = runtime::spawn_blocking(move || backend.list()).await;
+    let cells = runtime::blocking(move || backend.list()).await;
     let cells = cells.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     if cells.contains(&cell) {
         left.push("its cell is not swept".to_owned());

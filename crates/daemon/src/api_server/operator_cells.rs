@@ -120,7 +120,7 @@ async fn why_agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc
 async fn read_logs(house: &ApiState, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
     let dir = house.core.home.cell_logs(&cell.to_string());
     let lines = query.lines.unwrap_or(200).min(10_000) as usize;
-    let lines = runtime::spawn_blocking(move || logs::tail(&dir, lines))
+    let lines = runtime::blocking(move || logs::tail(&dir, lines))
         .await
         .unwrap_or_default();
     Doc(LogDoc {

@@ -9,7 +9,7 @@ use crate::core::manual_clock::Turned;
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Desired, History};
 use abbey_model::{
-    CellName, ExitKind, Observed, Presence, Principal, Slug, TaskState, Timestamp, Wish,
+    CellName, DesiredState, ExitKind, Observed, Presence, Principal, Slug, TaskState, Timestamp,
 };
 use abbey_store::{CellChange, Clock};
 use abbey_testkit::fake::FakeBackend;
@@ -96,9 +96,9 @@ impl Stage {
         self.backend.set_time(Timestamp(before + ms));
     }
 
-    async fn want(&self, desired: Wish) {
+    async fn want(&self, desired: DesiredState) {
         let change = CellChange {
-            wish: Some((desired, Some(Principal::Operator))),
+            desired: Some((desired, Some(Principal::Operator))),
             history: None,
         };
         let store = &self.plane.core.store;
@@ -136,10 +136,10 @@ async fn a_new_agent_is_started_by_one_pass() {
     let pause = stage.pass().await;
     assert_eq!((stage.presence(), stage.generation()), (Presence::Ready, 1));
     assert!(pause >= Duration::from_secs(30), "nothing else is due");
-    let entries = stage.plane.core.store.head();
+    let entries = stage.plane.core.store.audit_head();
     stage.pass().await;
     assert_eq!(
-        stage.plane.core.store.head(),
+        stage.plane.core.store.audit_head(),
         entries,
         "a second pass writes nothing"
     );
@@ -217,7 +217,7 @@ async fn a_start_that_fails_is_tried_again_after_its_backoff() {
 #[tokio::test]
 async fn a_stopped_agent_stays_stopped_until_it_is_started() {
     let mut stage = Stage::running().await;
-    stage.want(Wish::Down).await;
+    stage.want(DesiredState::Down).await;
     stage.pass().await;
     stage.pass().await;
     assert_eq!(stage.presence(), Presence::Stopped);
@@ -229,7 +229,7 @@ async fn a_stopped_agent_stays_stopped_until_it_is_started() {
     stage.advance(Duration::from_secs(3600));
     stage.pass().await;
     assert_eq!(stage.presence(), Presence::Stopped);
-    stage.want(Wish::Up).await;
+    stage.want(DesiredState::Up).await;
     stage.pass().await;
     assert_eq!((stage.presence(), stage.generation()), (Presence::Ready, 2));
 }
@@ -260,7 +260,7 @@ async fn a_restarted_control_plane_remembers_backoff_and_stopped_agents() {
         (stage.presence(), stage.seen().history.failures),
         (Presence::Down, 1)
     );
-    stage.want(Wish::Down).await;
+    stage.want(DesiredState::Down).await;
     stage.restart_control_plane().await;
     assert_eq!(stage.seen().desired, Desired::Down);
 }
@@ -278,12 +278,12 @@ async fn an_orphaned_cell_is_swept_and_started_again() {
 #[tokio::test]
 async fn a_paused_agent_keeps_its_generation_and_resumes() {
     let mut stage = Stage::running().await;
-    stage.want(Wish::Paused).await;
+    stage.want(DesiredState::Paused).await;
     stage.pass().await;
     assert_eq!(stage.presence(), Presence::Paused);
     stage.restart_control_plane().await;
     assert_eq!(stage.presence(), Presence::Paused);
-    stage.want(Wish::Up).await;
+    stage.want(DesiredState::Up).await;
     stage.pass().await;
     assert_eq!((stage.presence(), stage.generation()), (Presence::Ready, 1));
 }

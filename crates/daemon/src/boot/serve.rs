@@ -178,7 +178,7 @@ async fn emptied(house: &Arc<ControlPlane>) {
     crate::cells::vm_pool::close(&house.cells).await;
     loop {
         let backend = Arc::clone(&house.cells.backend);
-        let left = runtime::spawn_blocking(move || backend.list()).await;
+        let left = runtime::blocking(move || backend.list()).await;
         if matches!(left, Ok(Ok(cells)) if cells.is_empty()) {
             return;
         }

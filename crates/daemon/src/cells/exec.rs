@@ -76,7 +76,7 @@ async fn begin(
         cells.core.store.append_audit_entry(note).await?;
     }
     let hostd = Arc::clone(&cells.core.hostd);
-    let end = runtime::spawn_blocking(move || {
+    let end = runtime::blocking(move || {
         let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
         hostd.call(enter, &fds)
     });

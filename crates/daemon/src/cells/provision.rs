@@ -324,7 +324,7 @@ async fn files(cells: &CellsState, current: &PlanInForce, slug: &Slug) -> Result
 async fn stop_for_good(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
     let cell = CellName::Agent(slug.clone());
     let backend = Arc::clone(&cells.backend);
-    let gone = runtime::spawn_blocking(move || {
+    let gone = runtime::blocking(move || {
         let _not_running = backend.stop(&cell, Millis(2000));
         backend.sweep(&cell)
     });

@@ -341,6 +341,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     use abbey_api::Problem;
     use abbey_model::FaultKind;
-    let joined = runtime::spawn_blocking(work).await;
+    let joined = runtime::blocking(work).await;
     Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }

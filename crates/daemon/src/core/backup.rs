@@ -35,7 +35,7 @@ pub(crate) async fn write(core: &Arc<CoreState>, to: &Path) -> Result<BackupDoc>
     core.store.backup(database.clone()).await?;
     let hostd = Arc::clone(&core.hostd);
     let (target, copy) = (to.to_owned(), database.clone());
-    let packed = runtime::spawn_blocking(move || -> Result<String> {
+    let packed = runtime::blocking(move || -> Result<String> {
         let hash = hash_of(&copy)?;
         let temporary = target.with_extension("tar.partial");
         let file = fs::File::create(&temporary).map_err(Error::file("make", &temporary))?;

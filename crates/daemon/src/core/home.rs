@@ -1,6 +1,7 @@
 //! The state directory: layout, lock, keys and the operator's credential.
 
 use crate::core::error::Error;
+use crate::core::runtime::{self, Random, Timers};
 use abbey_cells::hostd::Config;
 use abbey_model::Secret;
 use abbey_support::file;
@@ -9,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Time for the lock of a holder that was killed to come free.
 const LOCK_WITHIN: Duration = Duration::from_secs(5);
@@ -242,7 +243,7 @@ impl Home {
             .mode(0o600)
             .open(&path)
             .map_err(Error::file("open", &path))?;
-        let until = Instant::now() + LOCK_WITHIN;
+        let until = runtime::System.now() + LOCK_WITHIN;
         while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let holder = fs::read_to_string(&path)
                 .unwrap_or_default()
@@ -252,13 +253,13 @@ impl Home {
                 .parse()
                 .is_ok_and(|pid| abbey_cells::identify(pid).is_some());
             // The threads of a killed holder let go one after the other.
-            if lives || Instant::now() >= until {
+            if lives || runtime::System.now() >= until {
                 return Err(Error::Locked {
                     home: self.root.clone(),
                     holder,
                 });
             }
-            std::thread::sleep(Duration::from_millis(10));
+            runtime::pause_thread(Duration::from_millis(10));
         }
         file.set_len(0)
             .and_then(|()| write!(file, "{}", std::process::id()))
@@ -340,9 +341,9 @@ pub(crate) fn new_token(prefix: &str) -> Result<Secret, Error> {
 }
 
 fn random(bytes: &mut [u8]) -> Result<(), Error> {
-    getrandom::fill(bytes).map_err(|e| Error::Damaged {
+    runtime::System.fill(bytes).map_err(|why| Error::Damaged {
         path: "/dev/urandom".into(),
-        why: e.to_string(),
+        why,
     })
 }
 

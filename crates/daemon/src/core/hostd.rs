@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub(crate) async fn ask<T: Send + 'static>(
     call: impl FnOnce() -> abbey_cells::Result<T> + Send + 'static,
 ) -> Result<T> {
-    let joined = runtime::spawn_blocking(call).await;
+    let joined = runtime::blocking(call).await;
     Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }
 

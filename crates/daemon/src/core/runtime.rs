@@ -5,10 +5,10 @@
 //! timers and randomness of its own.
 
 use abbey_api::Problem;
-use abbey_model::FaultKind;
+use abbey_model::{FaultKind, Timestamp};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
@@ -170,8 +170,19 @@ impl Runtime {
 }
 
 /// Runs something that blocks its thread.
-pub(crate) fn spawn_blocking<T: Send + 'static>(
+pub(crate) fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
     tokio::task::spawn_blocking(work)
+}
+
+/// Time of the host's clock, which may be set back; the store's never is.
+pub(crate) fn host_time() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
+}
+
+/// Pauses this thread; for start-up, which has no tasks yet.
+pub(crate) fn pause_thread(time: Duration) {
+    std::thread::sleep(time);
 }

@@ -86,7 +86,7 @@ fn system() -> Value {
 async fn search(work: &Arc<WorkState>, query: &str) -> Value {
     let root = work.core.home.root().join("logs");
     let query = query.to_owned();
-    let hits = runtime::spawn_blocking(move || {
+    let hits = runtime::blocking(move || {
         let mut hits = Vec::new();
         for dir in fs::read_dir(root)
             .into_iter()

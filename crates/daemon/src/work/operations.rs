@@ -30,7 +30,7 @@ enum Deed {
 pub(crate) async fn restart(work: &Arc<WorkState>, cell: CellName, who: Principal) -> Result<()> {
     let (backend, target) = (Arc::clone(&work.cells.backend), cell.clone());
     let grace = crate::cells::specs::stop_grace(&work.cells, &cell);
-    let asked = runtime::spawn_blocking(move || backend.stop(&target, grace)).await;
+    let asked = runtime::blocking(move || backend.stop(&target, grace)).await;
     asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     let action = match &cell {
         CellName::Service(_) => "service.restart",

@@ -2,6 +2,7 @@
 
 use super::checks::Checks;
 use crate::core::error::Result;
+use crate::core::runtime;
 use crate::work::state::WorkState;
 use abbey_api::CheckSeverity;
 use abbey_engine::saga::State;
@@ -188,9 +189,12 @@ pub(super) async fn host(work: &Arc<WorkState>, checks: &mut Checks) -> Result<H
 
 /// The store's clock follows the wall forwards and never backwards, so a wall that was set back is behind it.
 fn clock(work: &WorkState, checks: &mut Checks) {
-    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let wall = wall.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
-    let ahead = work.core.store.now().0.saturating_sub(wall);
+    let ahead = work
+        .core
+        .store
+        .now()
+        .0
+        .saturating_sub(runtime::host_time().0);
     checks.add(
         "clock",
         ahead <= CLOCK_AHEAD_MOST,
