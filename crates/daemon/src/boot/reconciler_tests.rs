@@ -127,7 +127,10 @@ async fn open(
 ) -> Arc<ControlPlane> {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
     let backend = Arc::clone(backend) as Arc<dyn Backend>;
-    control_plane_on(dir.path(), clock, backend).await
+    let plane = control_plane_on(dir.path(), clock, backend).await;
+    // As at start-up: no cell starts before this.
+    crate::cells::provision::settle(&plane.cells).await.unwrap();
+    plane
 }
 
 #[tokio::test]
@@ -143,6 +146,24 @@ async fn a_new_agent_is_started_by_one_pass() {
         entries,
         "a second pass writes nothing"
     );
+}
+
+#[tokio::test]
+async fn no_cell_starts_before_its_plan_is_provisioned() {
+    let mut stage = Stage::new().await;
+    let plan = stage.plane.core.plan.current().unwrap();
+    let next = crate::core::plan::PlanInForce {
+        generation: plan.generation + 1,
+        ..(*plan).clone()
+    };
+    stage.plane.core.plan.set(next);
+    stage.pass().await;
+    assert_eq!((stage.presence(), stage.generation()), (Presence::Down, 0));
+    crate::cells::provision::settle(&stage.plane.cells)
+        .await
+        .unwrap();
+    stage.pass().await;
+    assert_eq!((stage.presence(), stage.generation()), (Presence::Ready, 1));
 }
 
 #[tokio::test]

@@ -34,29 +34,38 @@ pub fn crash_points() -> Vec<String> {
 
 /// Brings every agent of the current plan to life on disk, and takes the others away. Resumes what
 /// a crash interrupted. Also run at start: recovery and the ordinary case are one path.
+///
+/// Cells start once this has ended for the plan in force. Where it failed they start as well: what is
+/// missing is then reported by the cell that needs it, and holds up no other.
 pub(crate) async fn settle(cells: &Arc<CellsState>) -> Result<()> {
     let Some(current) = cells.core.plan.current() else {
         return Ok(());
     };
+    let outcome = provision_all(cells, &current).await;
+    cells.set_provisioned(current.generation);
+    outcome
+}
+
+async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result<()> {
     for saga in cells.core.store.open_sagas().await? {
         if !matches!(saga.state, State::Stuck(_)) {
-            drive(cells, &current, saga).await?;
+            drive(cells, current, saga).await?;
         }
     }
     let on_disk = slugs_in(&cells.core.home.root().join("agents"))?;
     // First, as agents are led to them.
     for service in current.house.services.keys() {
         let owner = CellName::Service(service.clone());
-        make_home(cells, &current, owner).await?;
+        make_home(cells, current, owner).await?;
     }
     for slug in current.house.agents.keys() {
         if own_token(cells, slug).exists() {
             // What it may reach changes with the plan, and so do charters; the same again changes
             // nothing.
-            make_home(cells, &current, CellName::Agent(slug.clone())).await?;
-            files(cells, &current, slug).await?;
+            make_home(cells, current, CellName::Agent(slug.clone())).await?;
+            files(cells, current, slug).await?;
         } else {
-            begin(cells, &current, "agent.create", slug, &CREATE).await?;
+            begin(cells, current, "agent.create", slug, &CREATE).await?;
         }
     }
     let hostd = Arc::clone(&cells.core.hostd);
@@ -71,7 +80,7 @@ pub(crate) async fn settle(cells: &Arc<CellsState>) -> Result<()> {
         .into_iter()
         .filter(|s| !current.house.agents.contains_key(*s))
     {
-        begin(cells, &current, "agent.remove", slug, &REMOVE).await?;
+        begin(cells, current, "agent.remove", slug, &REMOVE).await?;
     }
     for cell in cells.core.store.cells().await?.into_keys() {
         let known = match &cell {

@@ -180,6 +180,10 @@ async fn attend(cells: &Arc<CellsState>, cell: &CellName, seen: &mut Seen) -> Re
         seen.observed = look(cells, cell, seen).await?;
         let now = cells.core.store.now();
         let (next, action) = supervision::decide(&seen.desired, &seen.observed, &seen.history, now);
+        // The end of provisioning asks for a pass.
+        if matches!(action, Action::Start(_)) && !provisioned(cells) {
+            return Ok(WAITING);
+        }
         if matches!(action, Action::Start(_))
             && let Some(why) = waits_for(cells, cell, &seen.history).await?
         {
@@ -217,6 +221,12 @@ async fn attend(cells: &Arc<CellsState>, cell: &CellName, seen: &mut Seen) -> Re
         }
     }
     Ok(MOVING)
+}
+
+/// Whether the plan in force has its files in place, so that cells may start.
+fn provisioned(cells: &CellsState) -> bool {
+    let current = cells.core.plan.current();
+    current.is_none_or(|plan| cells.is_provisioned(plan.generation))
 }
 
 /// Why a cell is not started yet. The first time is entered in the log.

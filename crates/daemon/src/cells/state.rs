@@ -12,6 +12,7 @@ use abbey_model::{CellName, DesiredState, Slug};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// What the reconciler, provisioning, commands and service consumers share.
@@ -26,6 +27,8 @@ pub(crate) struct CellsState {
     pub(super) commands: CommandTable,
     pub(super) pool: Pool,
     pass_requested: Notify,
+    /// Generation of the plan whose agents and services have their files; cells start under no other.
+    provisioned: AtomicU64,
     consumer_problems: RwLock<BTreeMap<Slug, String>>,
 }
 
@@ -46,6 +49,7 @@ impl CellsState {
             commands: CommandTable::default(),
             pool: Pool::default(),
             pass_requested: Notify::new(),
+            provisioned: AtomicU64::new(0),
             consumer_problems: RwLock::default(),
         }
     }
@@ -53,6 +57,17 @@ impl CellsState {
     /// Asks the reconciler for a pass, where what changed is not in the store.
     pub(crate) fn request_pass(&self) {
         self.pass_requested.notify_one();
+    }
+
+    /// Lets the cells of a generation start: its provisioning has come to an end.
+    pub(super) fn set_provisioned(&self, generation: u64) {
+        self.provisioned.store(generation, Ordering::SeqCst);
+        self.request_pass();
+    }
+
+    /// Whether provisioning for this generation has come to an end.
+    pub(super) fn is_provisioned(&self, generation: u64) -> bool {
+        self.provisioned.load(Ordering::SeqCst) == generation
     }
 
     /// Resolves when a pass is requested.
