@@ -1,7 +1,7 @@
 //! What hostd has given to whom. Kept in a file of its own, so that a control plane that was taken
 //! over cannot give one agent the user of another.
 
-use crate::{Error, Result, Tag};
+use crate::{Error, Result, Tag, external};
 use abbey_model::{Bytes, CellName, Egress, Subnet, is_private, overlap};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -201,13 +201,31 @@ pub(crate) fn open(dir: &Path) -> Result<Held> {
         held.claims.tag = Some(Tag::new(chance()?));
         held.save()?;
     }
+    // A home of a release that had no such record.
+    if !external::record(dir).exists() {
+        held.publish_external()?;
+    }
     Ok(held)
 }
 
 impl Held {
     pub(crate) fn save(&mut self) -> Result<()> {
         self.claims.version += 1;
-        crate::record::publish(&self.path, &self.claims)
+        crate::record::publish(&self.path, &self.claims)?;
+        self.publish_external()
+    }
+
+    fn publish_external(&self) -> Result<()> {
+        let addresses = self
+            .claims
+            .owners
+            .iter()
+            .filter_map(|(owner, claim)| match owner {
+                CellName::Service(service) => Some((service.clone(), claim.elsewhere?)),
+                CellName::Agent(_) | CellName::Run(_) => None,
+            });
+        let dir = self.path.parent().unwrap_or(&self.path);
+        external::publish(&external::record(dir), &addresses.collect())
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `error`, `crash`, `sys` | errors; crash points for tests; locks, processes, control groups, terminals of the host |
 //! | `spec` | specification of one boot of a cell |
 //! | `record` | JSON files of the house's own, and what a shim writes down about a boot |
+//! | `external` | addresses of services outside the house, which shims look up |
 //! | `files` | an agent's files by name, and archives of them |
 //! | `allocation` | what hostd has given to whom: users, subnets, ports |
 //! | `guest` | first process of a microVM or container: its protocol, channel and program |
@@ -26,6 +27,7 @@ mod container;
 mod control;
 pub mod crash;
 mod error;
+mod external;
 mod files;
 mod guest;
 pub mod hostd;

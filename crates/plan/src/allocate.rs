@@ -4,7 +4,8 @@
 //! by scanning, and a conflict names the holder.
 
 use crate::house::Network;
-use abbey_model::{Bytes, Subnet, overlap};
+use crate::reach::INSIDE_PORT;
+use abbey_model::{Bytes, Slug, Subnet, overlap};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +14,7 @@ use std::net::Ipv4Addr;
 /// Number of uids that a house can give.
 const UID_COUNT: u32 = 60_000;
 
-/// Kind of thing that can have only one owner.
+/// Kind of resource that can have only one owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResourceKind {
@@ -23,6 +24,8 @@ pub enum ResourceKind {
     Port,
     /// A user number.
     Uid,
+    /// A port that a service outside the house has inside cells: `models:8080`.
+    InsidePort,
 }
 
 impl ResourceKind {
@@ -32,16 +35,17 @@ impl ResourceKind {
             ResourceKind::Subnet => "subnet",
             ResourceKind::Port => "port",
             ResourceKind::Uid => "uid",
+            ResourceKind::InsidePort => "inside_port",
         }
     }
 }
 
-/// One thing and its owner.
+/// One resource and its owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Allocation {
-    /// Kind.
+    /// Kind of resource.
     pub kind: ResourceKind,
-    /// The thing.
+    /// The resource: a port, subnet or user number.
     pub value: String,
     /// `agent:SLUG` or `service:SLUG`.
     pub owner: String,
@@ -85,27 +89,27 @@ pub struct HostFacts {
     pub images: BTreeSet<String>,
 }
 
-/// Something is held by somebody else, or used up.
+/// An allocation that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
-    /// Held.
+    /// Another owner holds it.
     #[error("{kind} {value} is held by {holder}", kind = kind.name())]
     Held {
-        /// Kind.
+        /// Kind of resource.
         kind: ResourceKind,
-        /// Which.
+        /// The resource: a port, subnet or user number.
         value: String,
-        /// By whom.
+        /// Present holder.
         holder: String,
     },
-    /// Nothing is left.
+    /// The whole range is in use.
     #[error("no {kind} is left in {range}: {used} are in use", kind = kind.name())]
     Exhausted {
-        /// Kind.
+        /// Kind of resource.
         kind: ResourceKind,
-        /// Where was looked.
+        /// Range that was searched.
         range: String,
-        /// How many are taken.
+        /// Number of allocations in it.
         used: usize,
     },
 }
@@ -143,13 +147,22 @@ impl Registry {
             .map(|r| r.owner.as_str())
     }
 
-    /// Gives back what an owner holds for a purpose.
+    /// Records the port that a service outside the house has inside cells, unless it has one.
+    pub(crate) fn keep_inside_port(&mut self, service: &Slug, port: u16) {
+        let owner = format!("service:{service}");
+        if self.held(&owner, INSIDE_PORT).is_none() {
+            let value = format!("{service}:{port}");
+            self.insert(ResourceKind::InsidePort, value, &owner, INSIDE_PORT);
+        }
+    }
+
+    /// Releases what an owner holds for a purpose.
     pub fn yield_up(&mut self, owner: &str, purpose: &str) {
         self.rows
             .retain(|r| !(r.owner == owner && r.purpose == purpose));
     }
 
-    /// Gives back everything of an owner.
+    /// Releases everything that an owner holds.
     pub fn release(&mut self, owner: &str) {
         self.rows.retain(|r| r.owner != owner);
     }
@@ -163,7 +176,7 @@ impl Registry {
         });
     }
 
-    /// Takes exactly this port.
+    /// Allocates exactly this port.
     ///
     /// # Errors
     /// [`Conflict::Held`] with the holder.
@@ -193,7 +206,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Takes the first base port whose whole footprint is free; what is held already is kept.
+    /// Allocates the first base port whose whole footprint is free; a port that is held and inside the range is kept.
     ///
     /// # Errors
     /// [`Conflict::Exhausted`].
@@ -251,7 +264,7 @@ impl Registry {
         Ok(base)
     }
 
-    /// Takes the first free subnet of the pool that overlaps nothing of the host.
+    /// Allocates the first free subnet of the pool that overlaps no network of the host.
     ///
     /// # Errors
     /// [`Conflict::Exhausted`].
@@ -308,7 +321,7 @@ impl Registry {
         })
     }
 
-    /// Takes the first free uid of the range. A released one is not given out again while a
+    /// Allocates the first free uid of the range. A released one is not allocated again while a
     /// higher one is free, so that files of the old owner do not pass to the new.
     ///
     /// # Errors

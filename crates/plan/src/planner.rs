@@ -1,4 +1,4 @@
-//! House and inventory to a numbered plan: what differs, in the order in which it is done.
+//! From a house and an inventory to a numbered plan: what differs, in the order in which it is done.
 
 use crate::allocate::{Conflict, HostFacts, Registry};
 use crate::house::{Agent, Charter, House, Service, ServiceKind};
@@ -16,13 +16,13 @@ use std::net::SocketAddrV4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// It is new.
+    /// The resource is new.
     Create,
-    /// It changes in place.
+    /// The resource changes while it runs.
     Update,
-    /// It changes and its cell is started anew.
+    /// The resource changes and its cell restarts.
     Restart,
-    /// It goes.
+    /// The resource is removed.
     Remove,
     /// The kind of cell has no use for it (S1-02).
     NotApplicable,
@@ -46,11 +46,11 @@ impl Action {
 pub struct Step {
     /// Number, from 1.
     pub id: u32,
-    /// What is done.
+    /// What happens to the resource.
     pub action: Action,
-    /// To what: `house`, `home`, `network`, `cell`, `service`.
+    /// Kind of resource: `house`, `home`, `network`, `cell`, `agent`, `service`.
     pub resource: String,
-    /// Whose; empty for the house.
+    /// Name of the agent or service; empty for the house.
     pub agent: String,
     /// For people.
     pub detail: String,
@@ -59,24 +59,24 @@ pub struct Step {
     pub changes: Vec<Change>,
 }
 
-/// Weight of a note.
+/// How severe a note is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Worth knowing.
+    /// For information.
     Info,
-    /// Probably not meant.
+    /// Probably a mistake.
     Warning,
-    /// The plan must not be carried out.
+    /// The plan is refused.
     Fatal,
 }
 
-/// Something that the checker has to say.
+/// A finding of the checker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
-    /// Weight.
+    /// How severe it is.
     pub severity: Severity,
-    /// About what.
+    /// What it is about: `agent:NAME`, `service:NAME`, `network`.
     pub subject: String,
     /// For people, with the remedy.
     pub text: String,
@@ -111,7 +111,7 @@ pub struct InForce {
     pub charters: BTreeMap<Slug, String>,
 }
 
-/// What is there.
+/// What exists before the plan.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     /// Number of the current plan; 0 before the first.
@@ -120,29 +120,29 @@ pub struct Inventory {
     pub applied: Applied,
     /// The plan in force; none before the first.
     pub in_force: Option<InForce>,
-    /// Who owns what.
+    /// Allocations of ports, subnets and users.
     pub registry: Registry,
-    /// Highest uid ever given out.
+    /// Highest uid ever allocated.
     pub newest_uid: u32,
-    /// What the host uses.
+    /// What the host has and uses.
     pub host: HostFacts,
     /// Text of every charter, by agent.
     pub charters: BTreeMap<Slug, String>,
 }
 
-/// The validated difference between what is wanted and what is there.
+/// The validated difference between the desired house and what exists.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
     /// Number; the current one again when nothing changes.
     pub generation: Generation,
     /// What is done, in order.
     pub steps: Vec<Step>,
-    /// What the checker says.
+    /// Findings of the checker.
     pub notes: Vec<Note>,
     /// What is applied once the steps are done.
     #[serde(skip)]
     pub applied: Applied,
-    /// Who owns what then.
+    /// Allocations once the steps are done.
     #[serde(skip)]
     pub registry: Registry,
 }
@@ -160,14 +160,14 @@ impl Plan {
 
 /// Works out the difference. The same input gives the same bytes.
 pub fn plan(house: &House, inventory: &Inventory) -> Plan {
-    let mut work = Work {
+    let mut work = Planner {
         registry: inventory.registry.clone(),
         steps: Vec::new(),
         notes: Vec::new(),
     };
     let mut applied = Applied::default();
     work.house(house, inventory, &mut applied);
-    // Gone first: what they free may be wanted by what comes.
+    // Removals first: what they release may be allocated again.
     for slug in inventory
         .applied
         .agents
@@ -176,7 +176,7 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
     {
         let text =
             "stop, revoke its token, keep its files under `removed/`, release addresses and ports";
-        work.push(Action::Remove, "agent", slug.as_str(), text.to_owned());
+        work.add_step(Action::Remove, "agent", slug.as_str(), text.to_owned());
         work.registry.release(&format!("agent:{slug}"));
     }
     let external = inventory
@@ -193,7 +193,7 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
             true => "stop and release its port",
             false => "external service, no longer reached",
         };
-        work.push(Action::Remove, "service", slug.as_str(), detail.to_owned());
+        work.add_step(Action::Remove, "service", slug.as_str(), detail.to_owned());
         work.explain(enabled(house.disabled.contains(slug), false));
         work.registry.release(&format!("service:{slug}"));
     }
@@ -222,14 +222,15 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
     plan
 }
 
-struct Work {
+/// A plan while it is made.
+struct Planner {
     registry: Registry,
     steps: Vec<Step>,
     notes: Vec<Note>,
 }
 
-impl Work {
-    fn push(&mut self, action: Action, resource: &str, agent: &str, detail: String) {
+impl Planner {
+    fn add_step(&mut self, action: Action, resource: &str, agent: &str, detail: String) {
         let id = u32::try_from(self.steps.len() + 1).unwrap_or(u32::MAX);
         self.steps.push(Step {
             id,
@@ -255,13 +256,13 @@ impl Work {
                 "house `{}`: budget, network, operator API, providers",
                 house.name
             );
-            return self.push(Action::Create, "house", "", detail);
+            return self.add_step(Action::Create, "house", "", detail);
         };
         let changes = house.settings.changes(&before.house.settings, None);
         applied.house = inventory.applied.house.clone();
         if !changes.is_empty() {
             applied.house = digest(house.settings.values(None));
-            self.push(Action::Update, "house", "", summary(&changes));
+            self.add_step(Action::Update, "house", "", summary(&changes));
             self.explain(changes);
         }
     }
@@ -294,7 +295,7 @@ impl Work {
                 true => (Action::Update, updates),
                 false => (Action::Restart, restarts),
             };
-            self.push(action, resource, name, summary(&changes));
+            self.add_step(action, resource, name, summary(&changes));
             self.explain(changes);
         }
         match same {
@@ -312,7 +313,7 @@ impl Work {
         inventory: &Inventory,
         owner: &str,
     ) -> Option<Option<Subnet>> {
-        // A machine or container has ways to the house through its guest, and no interface at all.
+        // A microVM or container has streams to the house through its guest, and no network interface.
         let guest = matches!(cell, CellKind::Microvm | CellKind::Container);
         let networked = cell.isolates() && !guest;
         if !networked || inventory.host.no_network.is_some() {
@@ -379,7 +380,7 @@ impl Work {
                 service.cell,
                 not_isolated(service.cell)
             );
-            self.push(Action::Create, "service", name, detail);
+            self.add_step(Action::Create, "service", name, detail);
             let was_disabled = inventory
                 .in_force
                 .as_ref()
@@ -400,13 +401,16 @@ impl Work {
     fn external_service(&mut self, service: &Service, at: SocketAddrV4, inventory: &Inventory) {
         let name = service.slug.as_str();
         let in_force = inventory.in_force.as_ref();
+        let before = in_force.and_then(|f| f.house.services.get(&service.slug)?.at);
+        let first = before.unwrap_or(at).port();
+        self.registry.keep_inside_port(&service.slug, first);
         let Some(old) = in_force.and_then(|f| f.house.services.get(&service.slug)) else {
             let detail = format!("external service at {at}");
-            return self.push(Action::Create, "service", name, detail);
+            return self.add_step(Action::Create, "service", name, detail);
         };
         let changes = service.settings.changes(&old.settings, None);
         if !changes.is_empty() {
-            self.push(Action::Update, "service", name, summary(&changes));
+            self.add_step(Action::Update, "service", name, summary(&changes));
             self.explain(changes);
         }
     }
@@ -459,6 +463,7 @@ impl Work {
                         old: text(old_charter),
                         new: text(charter),
                         effect: Effect::Live,
+                        unset: "none",
                     });
                 }
                 changes.extend(boot.changes(&old_boot));
@@ -473,21 +478,21 @@ impl Work {
                     Charter::File(path) => path.clone(),
                     Charter::Stock(name) => format!("stock `{name}`"),
                 };
-                self.push(
+                self.add_step(
                     Action::Create,
                     "home",
                     name,
                     format!("private home and workspace, {user}, charter {charter}"),
                 );
                 let (action, detail) = network_step(agent, subnet, &reaches, inventory);
-                self.push(action, "network", name, detail);
+                self.add_step(action, "network", name, detail);
                 let detail = format!(
-                    "{} runtime, cell {}{}, door 127.0.0.1:{door}",
+                    "{} runtime, cell {}{}, agent API at 127.0.0.1:{door}",
                     agent.runtime.name(),
                     agent.cell,
                     not_isolated(agent.cell)
                 );
-                self.push(Action::Create, "cell", name, detail);
+                self.add_step(Action::Create, "cell", name, detail);
                 (digest(boot.values), rest)
             }
         };
@@ -508,7 +513,7 @@ impl Work {
     }
 }
 
-/// What becomes of an agent's network; a step that is not needed says why (S1-02).
+/// The step for an agent's network; one that does not apply gives the reason (S1-02).
 fn network_step(
     agent: &Agent,
     subnet: Option<Subnet>,
@@ -534,7 +539,7 @@ fn network_step(
         }
         (None, Some(reason)) if agent.cell.isolates() => {
             let text = format!(
-                "loopback only, because {reason}; the house by its door, the outside by the egress proxy ({}){services}",
+                "loopback only, because {reason}; the agent API on its own port, the outside by the egress proxy ({}){services}",
                 agent.egress
             );
             (Action::NotApplicable, text)
@@ -561,6 +566,7 @@ fn enabled(toggled: bool, now: bool) -> Vec<Change> {
         old: Some((!now).to_string()),
         new: Some(now.to_string()),
         effect: Effect::Restart,
+        unset: "none",
     };
     toggled.then_some(change).into_iter().collect()
 }
@@ -576,7 +582,7 @@ fn summary(changes: &[Change]) -> String {
 struct Boot {
     /// Values of keys and allocations, by name.
     values: Map<String, Value>,
-    /// Those of them that no key of the agent or service itself says: what was allocated.
+    /// Names of those that are allocations.
     allocated: Vec<String>,
 }
 
@@ -606,6 +612,7 @@ impl Boot {
                 old: old.map(text),
                 new: new.map(text),
                 effect: Effect::Restart,
+                unset: "none",
             })
         };
         let all = self.allocated.iter().chain(gone);
@@ -625,16 +632,15 @@ fn agent_boot(agent: &Agent, house: &House, registry: &Registry) -> Boot {
         let own = reach
             .own
             .map_or_else(String::new, |own| format!(" as {own}"));
-        let text = format!(
-            "{} at {} for {}{own}",
-            reach.kind.name(),
-            reach.at,
-            reach.to
-        );
+        let to = match reach.external {
+            true => String::new(),
+            false => format!(" for {}", reach.to),
+        };
+        let text = format!("{} at {}{to}{own}", reach.kind.name(), reach.at);
         allocated.push((format!("services.{}", reach.service), text.into()));
     }
     if agent.disks().is_some() {
-        allocated.push(("own file systems".to_owned(), true.into()));
+        allocated.push(("allocated.file_systems".to_owned(), true.into()));
     }
     Boot::new(agent.settings.values(Some(agent.cell)), allocated)
 }
@@ -649,10 +655,21 @@ fn service_boot(service: &Service, house: &House, registry: &Registry) -> Boot {
     Boot::new(service.settings.values(Some(service.cell)), allocated)
 }
 
+/// How people read the purpose of an allocation.
+fn allocation_name(purpose: &str) -> &str {
+    match purpose {
+        "door" => "agent_api_port",
+        other => other,
+    }
+}
+
 fn allocations(registry: &Registry, owner: &str, purposes: &[&str]) -> Vec<(String, Value)> {
     let held = |purpose: &&str| {
         let row = registry.held(owner, purpose)?;
-        Some((format!("allocated {purpose}"), row.value.clone().into()))
+        Some((
+            format!("allocated.{}", allocation_name(purpose)),
+            row.value.clone().into(),
+        ))
     };
     purposes.iter().filter_map(held).collect()
 }

@@ -1,31 +1,42 @@
-//! Where an agent meets the services of the house (S1-08).
+//! Addresses at which an agent reaches services (S1-08).
 
 use crate::allocate::Registry;
 use crate::house::{Agent, House, Service, ServiceKind};
 use abbey_model::{Slug, Subnet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+/// Purpose of the allocation that keeps a service's port inside cells.
+pub(crate) const INSIDE_PORT: &str = "inside port";
+
 /// One service as one agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {
-    /// Which.
+    /// Name of the service.
     pub service: Slug,
-    /// Address in the eyes of the agent.
+    /// Its address inside the agent's cell.
     pub at: SocketAddrV4,
-    /// Address on the host.
+    /// Its address on the host.
     pub to: SocketAddrV4,
-    /// What it is.
+    /// Whether it runs outside the house. Then `to` may change while the cell runs.
+    pub external: bool,
+    /// Kind of the service.
     pub kind: ServiceKind,
-    /// What belongs to the agent in it, if anything does.
+    /// Name of the agent's own database or place in it, if it has one.
     pub own: Option<String>,
 }
 
-/// The subnet of an owner.
+/// The allocated subnet of an owner: `agent:NAME` or `service:NAME`.
 pub fn subnet(registry: &Registry, owner: &str) -> Option<Subnet> {
     registry.held(owner, "subnet")?.value.parse().ok()
 }
 
-/// Where a service answers on the host: in its own network, or on loopback; or wherever somebody else runs it.
+/// Port inside cells of a service outside the house: its first port, so that cells keep it when the service moves.
+fn inside_port(registry: &Registry, service: &Slug) -> Option<u16> {
+    let held = registry.held(&format!("service:{service}"), INSIDE_PORT)?;
+    held.value.rsplit(':').next()?.parse().ok()
+}
+
+/// Where a service answers in the eyes of the host: in its own network, on loopback, or outside the house.
 pub fn endpoint(house: &House, registry: &Registry, service: &Slug) -> Option<SocketAddrV4> {
     if let Some(at) = house.services.get(service).and_then(|s| s.at) {
         return Some(at);
@@ -37,18 +48,18 @@ pub fn endpoint(house: &House, registry: &Registry, service: &Slug) -> Option<So
 }
 
 /// Every shared service that has a slot, and what the agent uses: at its place in `subnet`; on loopback where it
-/// has none, or the cell has no network of its own; and where it is in a cell without walls.
+/// has none, or the cell has no network of its own; and at its host address where the agent's cell is not isolated.
 pub fn reaches(
     house: &House,
     registry: &Registry,
     agent: &Agent,
     subnet: Option<Subnet>,
 ) -> Vec<Reach> {
-    let walled = agent.cell.isolates();
+    let isolated = agent.cell.isolates();
     let place = |service: &Service| {
         let used = agent.uses.contains(&service.slug);
-        let met = service.shared && service.slot.is_some() && walled;
-        // A tool server is asked by the house alone, which enters each call.
+        let met = service.shared && service.slot.is_some() && isolated;
+        // Only the control plane calls a tool server, and logs each call.
         if (!used && !met) || service.kind == ServiceKind::Tools {
             return None;
         }
@@ -57,15 +68,20 @@ pub fn reaches(
             .slot
             .as_ref()
             .and_then(|s| house.network.slots.get(s));
-        let address = match (walled, subnet, offset) {
+        let address = match (isolated, subnet, offset) {
             (false, ..) => *to.ip(),
             (true, Some(subnet), Some(offset)) => subnet.address(*offset)?,
             _ => Ipv4Addr::LOCALHOST,
         };
+        let port = match isolated && service.at.is_some() {
+            true => inside_port(registry, &service.slug).unwrap_or(to.port()),
+            false => to.port(),
+        };
         Some(Reach {
             service: service.slug.clone(),
-            at: SocketAddrV4::new(address, to.port()),
+            at: SocketAddrV4::new(address, port),
             to,
+            external: service.at.is_some(),
             kind: service.kind,
             own: used.then(|| service.name_for(&agent.slug)),
         })

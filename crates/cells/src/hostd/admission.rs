@@ -3,6 +3,7 @@
 
 use super::Config;
 use crate::allocation::{Claim, Claims};
+use crate::external;
 use crate::files::archive::DISKS;
 use crate::microvm::drives::SIZE_MIN;
 use crate::spec::{Machine, Origin};
@@ -157,6 +158,13 @@ fn reachable(
             if !services.into_iter().any(|(_, c)| c.endpoint() == Some(*to)) {
                 return Err(format!("no service of this house answers at {to}"));
             }
+        }
+        Target::External { service, record } => {
+            let owner = claims.owners.get(&CellName::Service(service.clone()));
+            if owner.is_none_or(|claim| claim.elsewhere.is_none()) {
+                return Err(format!("`{service}` is no service outside this house"));
+            }
+            *record = external::record(&config.dir());
         }
     }
     Ok(())

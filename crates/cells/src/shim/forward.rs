@@ -4,13 +4,14 @@
 //! Bytes are copied, nothing is understood. Each connection has two bounded buffers; a slow side
 //! stops the other one instead of filling memory.
 
+use crate::external;
 use crate::spec::{Forward, Target};
 use crate::{Error, Result};
 use abbey_model::CellName;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socket_with};
-use std::net::TcpListener;
+use std::net::{SocketAddrV4, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -49,7 +50,7 @@ impl Forwarder {
         ))?;
         let preface = match forward.to {
             Target::Egress(_) | Target::Names(_) => format!("{cell}\n").into_bytes(),
-            Target::House(_) | Target::Service(_) => Vec::new(),
+            Target::House(_) | Target::Service(_) | Target::External { .. } => Vec::new(),
         };
         Ok(Forwarder {
             listener,
@@ -104,14 +105,17 @@ pub(super) fn connect(target: &Target) -> std::io::Result<OwnedFd> {
     };
     match target {
         Target::House(path) | Target::Egress(path) | Target::Names(path) => unix(path),
-        Target::Service(address) => {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-            match rustix::net::connect(&socket, address) {
-                Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-                Err(e) => Err(e.into()),
-            }
-        }
+        Target::Service(address) => tcp(address),
+        Target::External { service, record } => tcp(&external::address_of(record, service)?),
+    }
+}
+
+fn tcp(address: &SocketAddrV4) -> std::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -53,6 +53,13 @@ pub enum Target {
     Names(PathBuf),
     /// A service of the house.
     Service(SocketAddrV4),
+    /// A service outside the house, at the address that hostd's record has for it when a connection begins.
+    External {
+        /// Its name.
+        service: Slug,
+        /// The record; hostd sets it.
+        record: PathBuf,
+    },
 }
 
 /// A port of a cell that leads to the house, to the proxy, or to a service.

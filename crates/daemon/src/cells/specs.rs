@@ -294,7 +294,14 @@ impl Ways {
             );
         }
         for reach in self.reaches.iter().filter(|_| self.walled) {
-            add(Listen::Cell(reach.at), Target::Service(reach.to));
+            let to = match reach.external {
+                true => Target::External {
+                    service: reach.service.clone(),
+                    record: PathBuf::new(),
+                },
+                false => Target::Service(reach.to),
+            };
+            add(Listen::Cell(reach.at), to);
         }
         forwards
     }
