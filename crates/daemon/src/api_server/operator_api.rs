@@ -166,7 +166,7 @@ async fn down(State(house): Shared) -> Doc<DownDoc> {
     responses((status = 200, body = PlanDoc)),
 )]
 async fn plan(State(house): Shared, Json(body): Json<ManifestBody>) -> Result<Doc<PlanDoc>> {
-    Ok(Doc(apply::dry_run(&house.work, body).await?))
+    Ok(Doc(apply::dry_run(&house.work, body, None).await?))
 }
 
 #[utoipa::path(

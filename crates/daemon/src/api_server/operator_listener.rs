@@ -89,9 +89,9 @@ impl OperatorListener {
             why,
         };
         let tls = match &listen.tls {
-            Some((certificate, key)) => {
-                Some(acceptor(&current.base_dir, certificate, key).map_err(refused)?)
-            }
+            Some((certificate, key)) => Some(
+                crate::core::tls::acceptor(&current.base_dir, certificate, key).map_err(refused)?,
+            ),
             None if !address.ip().is_loopback() => {
                 return Err(refused(
                     "it is reachable from other hosts, so TLS is required".to_owned(),
@@ -199,33 +199,4 @@ async fn converse(
             connection.await
         }
     };
-}
-
-fn acceptor(
-    base_dir: &str,
-    certificate: &str,
-    key: &str,
-) -> std::result::Result<tokio_rustls::TlsAcceptor, String> {
-    use tokio_rustls::rustls::ServerConfig;
-    use tokio_rustls::rustls::pki_types::pem::PemObject;
-    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let at = |path: &str| std::path::Path::new(base_dir).join(path);
-    let chain = CertificateDer::pem_file_iter(at(certificate))
-        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
-        .map_err(|e| format!("the certificate `{certificate}` cannot be read: {e}"))?;
-    let key = PrivateKeyDer::from_pem_file(at(key))
-        .map_err(|e| {
-            format!(
-                "the key `{key}` cannot be read by the control plane, which is user {}: {e}; put it into `credentials/` of the home, whose files it may read",
-                rustix::process::geteuid().as_raw()
-            )
-        })?;
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|e| e.to_string())?;
-    Ok(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
 }

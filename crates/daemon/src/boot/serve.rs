@@ -139,20 +139,31 @@ pub async fn plan_offline(
     let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
     if real.database().exists() {
         let _lock = real.lock()?;
-        let helper = Arc::new(Inline(real.hostd_config()?));
+        let config = real.hostd_config()?;
+        let runs_as = config.privileged.then_some(config.serve_uid);
+        let helper = Arc::new(Inline(config));
         let house = open(&real, Parts::system(&real, helper, clock)).await?;
-        return crate::planning::apply::dry_run(&house.work, body).await;
+        return crate::planning::apply::dry_run(&house.work, body, runs_as).await;
     }
-    // Nothing is there yet, and planning must leave nothing: an empty state in a scratch place.
+    // Nothing is there yet, and planning must leave nothing: an empty state in a scratch place, with what the
+    // operator has put into the home already.
     let scratch = tempfile::Builder::new()
         .prefix("abbey-plan-")
         .tempdir()
         .map_err(Error::file("make", "a scratch directory"))?;
     let home = Home::new(scratch.path().to_owned());
     crate::core::home::make_dir(&home.run(), 0o700)?;
-    let helper = Arc::new(Inline(home.hostd_config()?));
+    for name in ["images", "skills", "credentials"] {
+        let here = home.root().join(name);
+        if let Ok(there) = real.root().join(name).canonicalize() {
+            std::os::unix::fs::symlink(there, &here).map_err(Error::file("link", &here))?;
+        }
+    }
+    let config = home.hostd_config()?;
+    let runs_as = config.privileged.then_some(config.serve_uid);
+    let helper = Arc::new(Inline(config));
     let house = open(&home, Parts::system(&home, helper, clock)).await?;
-    crate::planning::apply::dry_run(&house.work, body).await
+    crate::planning::apply::dry_run(&house.work, body, runs_as).await
 }
 
 /// Waits for `down`, for a signal, or for a duty that gave up.

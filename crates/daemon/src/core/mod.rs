@@ -17,3 +17,4 @@ pub(crate) mod runtime;
 pub(crate) mod secrets;
 pub(crate) mod shutdown;
 pub(crate) mod state;
+pub(crate) mod tls;

@@ -3,6 +3,8 @@
 use crate::cells::{provision, specs};
 use crate::core::error::{Error, Result};
 use crate::core::plan::{PlanInForce, to_allocation};
+use crate::planning::file_access;
+use crate::work::skills::Skills;
 use crate::work::state::WorkState;
 use abbey_api::{
     ChangeEffect, ManifestBody, PlanAction, PlanChange, PlanDoc, PlanNote, PlanSeverity, PlanStep,
@@ -31,9 +33,23 @@ struct Planned {
     newest_uid: u32,
 }
 
-/// Plans and changes nothing.
-pub(crate) async fn dry_run(work: &Arc<WorkState>, body: ManifestBody) -> Result<PlanDoc> {
-    let planned = prepare(work, &body).await?;
+/// Plans and changes nothing. `runs_as` is the user that the control plane will run as, where another user plans in
+/// its place.
+pub(crate) async fn dry_run(
+    work: &Arc<WorkState>,
+    body: ManifestBody,
+    runs_as: Option<u32>,
+) -> Result<PlanDoc> {
+    let mut planned = prepare(work, &body).await?;
+    if let Some(user) = runs_as {
+        let closed = file_access::unreadable(&planned.house, &body.base_dir, user);
+        let fatal = closed.into_iter().map(|(subject, text)| Note {
+            severity: Severity::Fatal,
+            subject,
+            text,
+        });
+        planned.plan.notes.extend(fatal);
+    }
     Ok(document(&planned.plan, false))
 }
 
@@ -310,7 +326,13 @@ fn host_notes(
             ),
         );
     }
-    let skills = work.skills.current();
+    if let Some((certificate, key)) = &parsed.listen.tls
+        && let Err(text) = crate::core::tls::acceptor(&body.base_dir, certificate, key)
+    {
+        fatal("listen".to_owned(), text);
+    }
+    // What is in the catalogue now, which may be newer than what runs.
+    let skills = Skills::load(&work.core.home.skills());
     for agent in parsed.agents.values() {
         for (name, schedule) in &agent.schedules {
             // A skill that is not there at all is told below, with those of the agent.

@@ -3,3 +3,4 @@
 //! May import: `work`, `cells`, `net`, `core`. Never knows: reports or routes.
 
 pub(crate) mod apply;
+mod file_access;

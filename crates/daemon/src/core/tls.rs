@@ -1,0 +1,36 @@
+//! TLS of the operator API: certificate chain and key from PEM files.
+
+use std::sync::Arc;
+
+/// Accepts TLS connections with a certificate chain and its key; both paths are relative to `base_dir`.
+///
+/// # Errors
+/// Which file cannot be read or does not fit, with the remedy.
+pub(crate) fn acceptor(
+    base_dir: &str,
+    certificate: &str,
+    key: &str,
+) -> std::result::Result<tokio_rustls::TlsAcceptor, String> {
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let at = |path: &str| std::path::Path::new(base_dir).join(path);
+    let chain = CertificateDer::pem_file_iter(at(certificate))
+        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+        .map_err(|e| format!("the certificate `{certificate}` cannot be read: {e}"))?;
+    let key = PrivateKeyDer::from_pem_file(at(key))
+        .map_err(|e| {
+            format!(
+                "the key `{key}` cannot be read by the control plane, which is user {}: {e}; put it into `credentials/` of the home, whose files it may read",
+                rustix::process::geteuid().as_raw()
+            )
+        })?;
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| e.to_string())?;
+    Ok(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
+}

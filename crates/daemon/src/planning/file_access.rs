@@ -1,0 +1,83 @@
+//! Whether the control plane, as another user, will be able to read files that a manifest names.
+
+use abbey_model::SecretRef;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Files that user `runs_as` cannot read: what each is for, and what to do.
+pub(super) fn unreadable(
+    manifest: &abbey_plan::House,
+    base_dir: &str,
+    runs_as: u32,
+) -> Vec<(String, String)> {
+    let base = Path::new(base_dir);
+    let secrets = manifest
+        .secrets()
+        .filter_map(|(subject, secret)| match secret {
+            SecretRef::File(path) => Some((subject, base.join(path))),
+            SecretRef::Env(_) | SecretRef::Credential(_) => None,
+        });
+    let tls = manifest.listen.tls.iter();
+    let tls = tls.flat_map(|(certificate, key)| [certificate, key]);
+    let tls = tls.map(|path| ("listen".to_owned(), base.join(path)));
+    let closed = secrets.chain(tls).filter_map(|(subject, path)| {
+        let at = closed_at(&path, runs_as)?;
+        let text = format!(
+            "`{}` cannot be read by user {runs_as}, which the control plane runs as: permission denied at {}; put it into `credentials/` of the home and write `credential:NAME`, or the path there for TLS",
+            path.display(),
+            at.display()
+        );
+        Some((subject, text))
+    });
+    closed.collect()
+}
+
+/// The directory or file on the way to a file that a user without further groups may not enter or read, by its mode.
+fn closed_at(path: &Path, user: u32) -> Option<PathBuf> {
+    let path = path.canonicalize().ok()?;
+    let mut places: Vec<&Path> = path.ancestors().collect();
+    places.reverse();
+    let closed = places.into_iter().find(|place| {
+        let Ok(found) = place.metadata() else {
+            return true;
+        };
+        let wanted = if found.is_dir() { 0o1 } else { 0o4 };
+        let shift = match (found.uid() == user, found.gid() == user) {
+            (true, _) => 6,
+            (_, true) => 3,
+            _ => 0,
+        };
+        (found.mode() >> shift) & wanted == 0
+    });
+    closed.map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_is_closed_to_another_user_by_its_mode_or_by_a_directory_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let file = inner.join("key");
+        fs::write(&file, "x").unwrap();
+        let other = fs::metadata(&file).unwrap().uid() + 4242;
+        let modes = |top, directory, mode| {
+            let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+            set(&file, mode).unwrap();
+            set(&inner, directory).unwrap();
+            set(dir.path(), top).unwrap();
+        };
+        let real = dir.path().canonicalize().unwrap();
+        modes(0o755, 0o755, 0o600);
+        assert_eq!(closed_at(&file, other), Some(real.join("inner/key")));
+        modes(0o755, 0o755, 0o644);
+        assert_eq!(closed_at(&file, other), None);
+        modes(0o755, 0o700, 0o644);
+        assert_eq!(closed_at(&file, other), Some(real.join("inner")));
+    }
+}
