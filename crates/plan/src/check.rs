@@ -1,11 +1,11 @@
-//! The checker of plans: what a careful colleague would say before the plan is carried out.
+//! Checks of a house against its host before a plan is carried out: notes with severity, subject and remedy.
 
 use crate::house::{Agent, AgentBudget, House, ServiceKind};
 use crate::planner::{Inventory, Note, Severity};
 use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Vmm};
 use abbey_words::SystemLocale;
 
-/// Least memory of a machine: its kernel and first process keep 40 MiB of it.
+/// Least memory of a microVM: its kernel and first process use 40 MiB of it.
 const MACHINE_MEMORY_MIN: Bytes = Bytes(128 << 20);
 /// Least bytes a second of a disk.
 const IO_MIN: Bytes = Bytes(1 << 20);
@@ -23,7 +23,7 @@ fn has_locale(cell: CellKind, locale: &SystemLocale, inventory: &Inventory) -> b
             && inventory.host.locales.contains(&locale.file_name()))
 }
 
-/// Looks at a house and the host that it is to stand on.
+/// Checks a house against the host on which it is to run.
 pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
     let mut notes = Vec::new();
     let mut note = |severity, subject: &str, text: String| {
@@ -44,7 +44,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         note(
             Severity::Warning,
             "compatibility",
-            "whoever has the shared secret may read and add tasks at `/api/controlplane`, and nobody can tell who it was; give clients credentials of their own, then take it out".to_owned(),
+            "every client with the shared secret may read and add tasks at `/api/controlplane`, and the audit log cannot tell them apart; give each client its own token, then remove `compatibility.controlplane_secret`".to_owned(),
         );
     }
     for agent in house.agents.values() {
@@ -58,7 +58,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             note(
                 Severity::Info,
                 &subject,
-                format!("not isolated: a process cell has {user} no wall around it"),
+                format!("not isolated: a process cell has {user} no isolation layers"),
             );
         }
         if let Some(reason) = &inventory.host.no_limits
@@ -97,15 +97,15 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             );
         }
         let lacking = match agent.cell {
-            CellKind::Microvm => machine(agent, inventory),
-            CellKind::Container => container(inventory),
+            CellKind::Microvm => missing_for_microvm(agent, inventory),
+            CellKind::Container => missing_for_container(inventory),
             CellKind::Jail => vec![
                 "its jail cannot run: jails need FreeBSD, and this host is none; use `cell: sandbox`"
                     .to_owned(),
             ],
             CellKind::Process | CellKind::Sandbox => Vec::new(),
         };
-        for text in lacking.into_iter().chain(raw(agent)) {
+        for text in lacking.into_iter().chain(unreachable_network(agent)) {
             note(Severity::Fatal, &subject, text);
         }
         if agent.tools.tools.contains(&abbey_model::Tool::Shell) && !agent.cell.isolates() {
@@ -127,7 +127,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
         }
     }
     for service in house.services.values() {
-        // Its programs ask for the name of their user, and a cell's has one only behind walls.
+        // Its programs look up the name of their user, and only an isolated cell has one.
         if service.kind == ServiceKind::Postgres
             && service.cell == CellKind::Process
             && inventory.host.uid_first.is_some()
@@ -184,7 +184,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
                 Severity::Fatal,
                 &format!("service:{}", service.slug),
                 format!(
-                    "nobody could reach it behind walls: {reason}; mend that, or accept `cell: process`"
+                    "agents could not reach it in an isolated cell: {reason}; fix that, or accept `cell: process`"
                 ),
             );
         }
@@ -222,7 +222,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
     notes
 }
 
-/// Cells that can never begin on this host, and whether all of them fit at once.
+/// Cells that are too large for this host, and whether all of them fit at once.
 fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String)> {
     let Some(all) = inventory.host.memory else {
         return Vec::new();
@@ -252,15 +252,15 @@ fn memory(house: &House, inventory: &Inventory) -> Vec<(Severity, String, String
     }
     if sum > most {
         let text = format!(
-            "all cells together may use {sum}, and this host has {all}; those that find no room wait"
+            "all cells together may use {sum}, and this host has {all}; cells that do not fit wait"
         );
         notes.push((Severity::Warning, "agents".to_owned(), text));
     }
     notes
 }
 
-/// What keeps an agent's machine from running here.
-fn machine(agent: &Agent, inventory: &Inventory) -> Vec<String> {
+/// Reasons why an agent's microVM cannot run on this host.
+fn missing_for_microvm(agent: &Agent, inventory: &Inventory) -> Vec<String> {
     let mut texts = Vec::new();
     let (lacking, instead) = match agent.vmm {
         Vmm::Qemu => (&inventory.host.no_machines, "`cell: sandbox`"),
@@ -268,11 +268,11 @@ fn machine(agent: &Agent, inventory: &Inventory) -> Vec<String> {
     };
     if let Some(reason) = lacking {
         texts.push(format!(
-            "its microVM cannot run: {reason}; mend that, or use {instead}"
+            "its microVM cannot run: {reason}; fix that, or use {instead}"
         ));
     } else if !inventory.host.images.contains(&agent.image) {
         texts.push(format!(
-            "its image `{0}` is not there; build it with `abbey image build {0}`",
+            "its image `{0}` does not exist; build it with `abbey image build {0}`",
             agent.image
         ));
     }
@@ -282,16 +282,16 @@ fn machine(agent: &Agent, inventory: &Inventory) -> Vec<String> {
     texts
 }
 
-/// What keeps an agent's container from running here.
-fn container(inventory: &Inventory) -> Vec<String> {
+/// Reasons why an agent's container cannot run on this host.
+fn missing_for_container(inventory: &Inventory) -> Vec<String> {
     let reason = inventory.host.no_containers.iter();
     reason
         .map(|r| format!("its container cannot run: {r}; install it, or use `cell: sandbox`"))
         .collect()
 }
 
-/// What a cell without an interface cannot reach.
-fn raw(agent: &Agent) -> Option<String> {
+/// A rule of `egress` that a cell without a network interface cannot use.
+fn unreachable_network(agent: &Agent) -> Option<String> {
     if !matches!(agent.cell, CellKind::Microvm | CellKind::Container) {
         return None;
     }

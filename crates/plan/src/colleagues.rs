@@ -1,4 +1,4 @@
-//! What an agent is to others, and work that comes by itself, out of the manifest's text.
+//! Decodes delegation, grants, relations, schedules and escalation.
 
 use crate::decode::{Decoder, nearest, text};
 use crate::house::{Agent, Does, Escalation, RELATIONS, Schedule, When};
@@ -77,16 +77,20 @@ pub(crate) const SCHEDULE: &[Key] = &[
         Shape::Dict(&Shape::Value),
         "Arguments of the skill, or input of the workflow.",
     ),
-    live("jitter", Shape::Duration, "Most that it is moved back."),
+    live(
+        "jitter",
+        Shape::Duration,
+        "Most that it is moved back, by chance.",
+    ),
     live(
         "overlap",
         Shape::Word(&["skip", "queue", "replace"], &[]),
-        "When the one before is not over; default `skip`.",
+        "What happens when the previous one still runs; default `skip`.",
     ),
     live(
         "catch_up",
         Shape::Text,
-        "What of those that were missed fires: `skip`, `once` (the default), or a number.",
+        "How many missed ones fire: `skip`, `once` (the default), or a number.",
     ),
     live("timeout", Shape::Duration, "Time for one of them."),
 ];
@@ -140,13 +144,18 @@ impl Decoder<'_> {
             ];
             let mut given = written.into_iter().flatten();
             let (Some(when), None) = (given.next(), given.next()) else {
-                blame("", "says one of `cron`, `every` and `at`".to_owned());
+                blame(
+                    "",
+                    "needs exactly one of `cron`, `every` and `at`".to_owned(),
+                );
                 continue;
             };
             match &when {
                 When::Cron(text) if text.split_whitespace().count() != 5 => blame(
                     "cron",
-                    format!("`{text}` has not the five fields minute, hour, day, month, weekday"),
+                    format!(
+                        "`{text}` does not have the five fields minute, hour, day, month, weekday"
+                    ),
                 ),
                 When::Every(every) if every.0 < 1000 => {
                     blame("every", "is at least a second".to_owned());
@@ -180,7 +189,10 @@ impl Decoder<'_> {
                     Does::Workflow(workflow, with.collect())
                 }
                 _ => {
-                    blame("", "says one of `task`, `skill` and `workflow`".to_owned());
+                    blame(
+                        "",
+                        "needs exactly one of `task`, `skill` and `workflow`".to_owned(),
+                    );
                     continue;
                 }
             };
@@ -198,8 +210,8 @@ impl Decoder<'_> {
         schedules
     }
 
-    /// Everybody who is named as a colleague lives here.
-    pub(crate) fn colleagues(&mut self, agents: &BTreeMap<Slug, Agent>) {
+    /// Reports colleagues that are no agents of this house.
+    pub(crate) fn check_colleagues(&mut self, agents: &BTreeMap<Slug, Agent>) {
         let entries = self.root.get("agents").map_or(&[][..], Node::entries);
         for entry in entries {
             let mut named: Vec<(&Node, String)> = Vec::new();
@@ -233,7 +245,7 @@ impl Decoder<'_> {
 }
 
 impl Decoder<'_> {
-    /// Where work goes that nobody fits (S4-24).
+    /// What happens to tasks without an eligible agent (S4-24).
     pub(crate) fn escalation(&mut self, agents: &BTreeMap<Slug, Agent>) -> Option<Escalation> {
         let node = self.root.get("escalation");
         let to = text(node, "to")?;

@@ -88,7 +88,7 @@ impl Decoder<'_> {
         let providers = self.providers(keys.providers, &services);
         let agents = self.agents(&keys.budget, &providers);
         self.org_chart(&agents);
-        self.colleagues(&agents);
+        self.check_colleagues(&agents);
         self.shares(&agents);
         self.consumers(&services, &agents);
         let workflows = self.workflows(&agents);

@@ -1,4 +1,4 @@
-//! Shared documents out of the manifest's text: who writes each, and who reads it (S3-17, S3-26, S3-41).
+//! Decodes shared documents: which agents write and read each (S3-17, S3-26, S3-41).
 
 use crate::decode::{Decoder, nearest, text, words};
 use crate::house::{Agent, Document, DocumentKind};
@@ -8,7 +8,7 @@ use crate::shape::Shape;
 use abbey_model::Slug;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most documents: all of them fit what a machine is told when it boots.
+/// Most documents: all of them fit into the boot instructions of a microVM.
 const DOCUMENTS_MAX: usize = 16;
 
 /// What may stand below `documents`.
@@ -16,22 +16,22 @@ pub(crate) const DOCUMENTS: Shape = Shape::Map(&Shape::Object(&[
     live(
         "kind",
         Shape::Word(&["text", "log"], &[]),
-        "`text` (the default) has versions, each whole; a `log` is only ever added to.",
+        "`text` (the default) has versions, each whole; a `log` is append-only.",
     ),
     live(
         "writer",
         Shape::Name,
-        "The one agent who writes a text; the operator alone when not given.",
+        "The one agent that writes a text; the operator alone when not given.",
     ),
     live(
         "writers",
         Shape::Set(&Shape::Name),
-        "Who adds to a log; every agent when not given.",
+        "Agents that append to a log; every agent when not given.",
     ),
     live(
         "readers",
         Shape::Set(&Shape::Name),
-        "Who reads it; every agent when not given. Its writers do anyway.",
+        "Agents that read it; every agent when not given. Its writers always do.",
     ),
     live(
         "report",
@@ -42,7 +42,7 @@ pub(crate) const DOCUMENTS: Shape = Shape::Map(&Shape::Object(&[
             ],
             &[],
         ),
-        "It is this report, made from the state at every reading; nobody writes it.",
+        "It is this report, generated from the state at every reading; no agent writes it.",
     ),
 ]));
 

@@ -1,4 +1,4 @@
-//! Hooks out of the manifest's text: who may tell the house what happened elsewhere.
+//! Decodes webhooks: which senders may report outside events, and what follows.
 
 use crate::decode::{Decoder, nearest, text, words};
 use crate::house::{Agent, Hook, HookKind, Then};
@@ -17,32 +17,40 @@ pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
         Shape::Word(&["standard", "github", "gitea", "openclaw"], &[]),
         "How a delivery is signed: Standard Webhooks, as GitHub does, as Gitea and Forgejo do; `openclaw` is a credential for `/hooks/agent` and `/hooks/wake`.",
     ),
-    must("secret", Shape::Secret, "With what it is signed."),
+    must(
+        "secret",
+        Shape::Secret,
+        "Reference to the secret that signs deliveries.",
+    ),
     live(
         "agent",
         Shape::Name,
-        "Issues and pull requests become tasks of this agent; anything else is heard and left.",
+        "Issues and pull requests become tasks of this agent; other deliveries are accepted and ignored.",
     ),
     live(
         "agents",
         Shape::List(&Shape::Name),
-        "Of `openclaw`: whom a caller may name beside `agent`.",
+        "Kind `openclaw`: agents that a caller may name besides `agent`.",
     ),
     live(
         "trusted",
         Shape::Boolean,
-        "Of `openclaw`: a message is an instruction, as if the operator gave it; else it is data.",
+        "Kind `openclaw`: a message is an instruction, as if the operator gave it; otherwise it is data.",
     ),
     live(
         "workflow",
         Shape::Name,
         "The workflow that starts, with the delivery as its input `payload`.",
     ),
-    live("event", Shape::Name, "The event of the house that it is."),
+    live(
+        "event",
+        Shape::Name,
+        "Name of the event that a delivery becomes.",
+    ),
     live(
         "api",
         Shape::Text,
-        "Where the end of a task is reported: `https://git.example.org/api/v1`.",
+        "Where the result of a task is reported: `https://git.example.org/api/v1`.",
     ),
     live("token", Shape::Secret, "Credential for `api`."),
 ]));
@@ -68,7 +76,7 @@ impl Decoder<'_> {
             ];
             let mut given = given.into_iter().flatten();
             let (Some(then), None) = (given.next(), given.next()) else {
-                blame("says one of `agent`, `workflow` and `event`".to_owned());
+                blame("needs exactly one of `agent`, `workflow` and `event`".to_owned());
                 continue;
             };
             let kind = match text(value, "kind") {
@@ -94,7 +102,7 @@ impl Decoder<'_> {
             let trusted = text(value, "trusted") == Some("true");
             if kind == HookKind::Openclaw {
                 if !matches!(then, Then::Task(_)) {
-                    blame("a hook of kind `openclaw` says `agent`".to_owned());
+                    blame("a hook of kind `openclaw` needs `agent`".to_owned());
                 }
                 if hooks.values().any(|h: &Hook| h.kind == HookKind::Openclaw) {
                     blame("there is a hook of kind `openclaw` already".to_owned());

@@ -45,15 +45,15 @@ impl std::fmt::Display for Origin {
 /// A whole installation.
 #[derive(Debug, Clone)]
 pub struct House {
-    /// Language of reports that are nobody's; a tag of BCP 47.
+    /// Language of the house's own reports; a tag of BCP 47.
     pub display: Option<String>,
-    /// Its name.
+    /// Name of the installation.
     pub name: Slug,
-    /// Outside door.
+    /// Where the operator API listens.
     pub listen: Listen,
     /// Addresses and ports.
     pub network: Network,
-    /// Where work goes that nobody fits.
+    /// What happens to tasks without an eligible agent.
     pub escalation: Option<Escalation>,
     /// How far delegation may go.
     pub delegation: Delegation,
@@ -63,17 +63,17 @@ pub struct House {
     pub providers: BTreeMap<Slug, Provider>,
     /// Budget of everything.
     pub budget: Budget,
-    /// Programs that agents use.
+    /// Enabled services by name.
     pub services: BTreeMap<Slug, Service>,
-    /// The agents.
+    /// Agents by name.
     pub agents: BTreeMap<Slug, Agent>,
-    /// Work in steps.
+    /// Workflows by name.
     pub workflows: BTreeMap<Slug, Workflow>,
-    /// Who may tell the house what happened elsewhere.
+    /// Webhooks by name.
     pub hooks: BTreeMap<Slug, Hook>,
     /// What older clients need.
     pub compatibility: Compatibility,
-    /// What agents share to read.
+    /// Shared documents by name.
     pub documents: BTreeMap<Slug, Document>,
     /// Services that are declared and not enabled.
     pub disabled: BTreeSet<Slug>,
@@ -125,7 +125,7 @@ impl Network {
 pub struct Provider {
     /// Base of its API, or the service that speaks it.
     pub endpoint: Endpoint,
-    /// Its key.
+    /// Reference to the API key.
     pub key: Option<SecretRef>,
     /// Prices of a million tokens, input and output; unknown when not given.
     pub price: Option<(NanoUsd, NanoUsd)>,
@@ -142,14 +142,14 @@ pub enum Endpoint {
     Service(Slug),
 }
 
-/// Where work goes that nobody fits.
+/// What happens to tasks without an eligible agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Escalation {
-    /// The agent who decides; the operator when there is none.
+    /// The agent that decides; the operator when there is none.
     pub to: Option<Slug>,
-    /// Time for that.
+    /// Time for the decision; without a limit when not given.
     pub within: Option<Millis>,
-    /// Whether it is called off when nobody decided in time.
+    /// Whether a task is cancelled when it was not decided about in time; otherwise it is kept.
     pub cancels: bool,
 }
 
@@ -167,7 +167,7 @@ pub struct AgentBudget {
 }
 
 impl Service {
-    /// The path that says whether it is well; empty where a connection says it.
+    /// The HTTP path of its health check; empty where an accepted connection is the check.
     pub fn probe(&self) -> Option<&str> {
         match self.kind {
             ServiceKind::Command => self.probe.as_deref(),
@@ -200,7 +200,7 @@ pub enum ServiceKind {
     Git,
     /// Files over HTTP.
     Site,
-    /// A program that offers tools to the agents who use it.
+    /// A program that offers tools to the agents that use it.
     Tools,
 }
 
@@ -298,14 +298,14 @@ keys! {
     }
 }
 
-/// Work that comes by itself.
+/// A task that starts by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Schedule {
-    /// When.
+    /// When it fires.
     pub when: When,
     /// Zone of a pattern; the house's when not given.
     pub timezone: Option<String>,
-    /// What is to be done.
+    /// What it starts.
     pub does: Does,
     /// Most that it is moved back.
     pub jitter: Millis,
@@ -334,7 +334,7 @@ pub enum Does {
 pub struct Document {
     /// How it comes to be.
     pub kind: DocumentKind,
-    /// Agents who read it; everybody when not given. Its writers do anyway.
+    /// Agents that read it; every agent when not given. Its writers always do.
     pub readers: Option<BTreeSet<Slug>>,
 }
 
@@ -366,22 +366,22 @@ impl Document {
     }
 }
 
-/// Who may tell the house what happened elsewhere, at `/hooks/NAME`.
+/// A webhook: a sender that may report outside events at `/hooks/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
     /// How a delivery is signed.
     pub kind: HookKind,
-    /// With what.
+    /// Secret that signs deliveries.
     pub secret: SecretRef,
-    /// What comes of a delivery.
+    /// What a delivery starts.
     pub then: Then,
-    /// Where the end of a task is reported: the root of the sender's API.
+    /// Where the result of a task is reported: the root of the sender's API.
     pub api: Option<String>,
-    /// With which credential.
+    /// Credential for `api`.
     pub token: Option<SecretRef>,
-    /// Whom a caller may name beside the agent of `then`; of kind `openclaw`.
+    /// Agents that a caller may name besides that of `then`; kind `openclaw` only.
     pub agents: Vec<Slug>,
-    /// Whether a message is an instruction, and not only data; of kind `openclaw`.
+    /// Whether a message is an instruction and not only data; kind `openclaw` only.
     pub trusted: bool,
 }
 
@@ -399,7 +399,7 @@ pub enum HookKind {
     Openclaw,
 }
 
-/// What comes of a delivery.
+/// What a delivery starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {

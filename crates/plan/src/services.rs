@@ -1,4 +1,4 @@
-//! Services out of the manifest's text: what each is, what it needs, and who uses it (S1-16 to S1-18, S2-05).
+//! Decodes services and checks their dependencies and users (S1-16 to S1-18, S2-05).
 
 use crate::decode::{Decoder, names, nearest, text};
 use crate::house::{Agent, Service, ServiceKind};
@@ -8,7 +8,7 @@ use abbey_model::Slug;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// Names that a database server has for itself.
+/// Names that PostgreSQL or the house uses itself.
 const TAKEN: [&str; 4] = ["postgres", "template0", "template1", "abbey"];
 
 /// Link-local addresses are those of a cloud's metadata as well.
@@ -84,7 +84,7 @@ impl Decoder<'_> {
         }
         if kind.is_stock() && service.probe.is_some() {
             let text = format!(
-                "the house knows by itself whether a `{}` is well",
+                "`probe` has no meaning for a `{}`: the house has a health check of its own",
                 kind.name()
             );
             self.blame(value.get("probe"), text);
@@ -113,7 +113,7 @@ impl Decoder<'_> {
                 let known = nearest(name.as_str(), slots.keys().map(Slug::as_str));
                 self.blame(at, format!("no slot `{name}` is declared{known}"));
             }
-            // Two on one slot are told apart by port, so both ports must be known (S1-08).
+            // Two services on one slot differ by port, so both ports must be given (S1-08).
             let port = service.port;
             let same = others.values().find(|other| {
                 other.slot.as_ref() == Some(name) && (port.is_none() || other.port == port)
@@ -123,12 +123,12 @@ impl Decoder<'_> {
                 self.blame(at, format!("slot `{name}` is taken by service `{other}`; give both a `port` of their own, or set `enabled: false` on one of two alternatives"));
             }
         }
-        service.at = self.elsewhere(&slug, kind, value);
+        service.at = self.external_address(&slug, kind, value);
         Some(service)
     }
 
-    /// The address of a service that somebody else runs: an IPv4 one that a service can have.
-    fn elsewhere(
+    /// The address of a service outside the house; it must be an IPv4 address that a server can have.
+    fn external_address(
         &mut self,
         slug: &Slug,
         kind: ServiceKind,
@@ -141,7 +141,7 @@ impl Decoder<'_> {
         ];
         for key in taken {
             if let Some(there) = value.get(key) {
-                let text = format!("`{key}` has no meaning for a service that somebody else runs");
+                let text = format!("`{key}` has no meaning for a service outside the house (`at`)");
                 self.blame(Some(there), text);
             }
         }
@@ -161,7 +161,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// What a service needs is there, and nothing waits for itself.
+    /// Reports needed services that are not declared, and services that need themselves.
     fn needs(&mut self, services: &BTreeMap<Slug, Service>) {
         for entry in self.root.get("services").map_or(&[][..], Node::entries) {
             let Some(service) = entry.key.parse().ok().and_then(|s: Slug| services.get(&s)) else {
@@ -189,7 +189,7 @@ impl Decoder<'_> {
         }
     }
 
-    /// Who uses what, and that nothing of two agents has one name (S1-16).
+    /// Reports `uses` of services that are not declared, and names in a service that two agents would share (S1-16).
     pub(crate) fn consumers(
         &mut self,
         services: &BTreeMap<Slug, Service>,
@@ -228,13 +228,16 @@ impl Decoder<'_> {
                     && (TAKEN.contains(&name.as_str()) || name.starts_with("pg_"))
                 {
                     let text = format!(
-                        "`{name}` is a name of the server's own; give `{}` another",
+                        "`{name}` is reserved by the server; give `{}` another name under `names`",
                         agent.slug
                     );
                     self.blame(at, text);
                 }
                 if let Some(other) = held.insert(name.clone(), &agent.slug) {
-                    let text = format!("`{name}` would be of both `{other}` and `{}`", agent.slug);
+                    let text = format!(
+                        "`{name}` would belong to both `{other}` and `{}`; give one of them another name under `names`",
+                        agent.slug
+                    );
                     self.blame(at.or(Some(&entry.value)), text);
                 }
             }

@@ -53,18 +53,16 @@ pub struct Change {
     pub new: Option<String>,
     /// What the change does to what runs.
     pub effect: Effect,
+    /// How people read that there is no value.
+    #[serde(skip)]
+    pub(crate) unset: &'static str,
 }
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let value = |v: &Option<String>| v.clone().unwrap_or_else(|| "none".to_owned());
-        write!(
-            f,
-            "{}: {} → {}",
-            self.key,
-            value(&self.old),
-            value(&self.new)
-        )?;
+        let old = self.old.as_deref().unwrap_or(self.unset);
+        let new = self.new.as_deref().unwrap_or(self.unset);
+        write!(f, "{}: {old} → {new}", self.key)?;
         match self.effect {
             Effect::None => f.write_str(" (no effect on what runs)"),
             Effect::Live | Effect::Restart => Ok(()),
@@ -121,6 +119,7 @@ impl Settings {
                 old: old.map(|s| s.text()),
                 new: new.map(|s| s.text()),
                 effect: setting.effect_in(cell),
+                unset: setting.key.unset,
             });
         }
         changes

@@ -55,7 +55,7 @@ pub(crate) enum Shape {
     Tools,
     /// A list of destinations, or one of the words `none` and `full`.
     Egress,
-    /// Whom an agent may give work to: a word, or a list of them.
+    /// Agents that an agent may give work to: a word, or a list of them.
     Delegates,
     /// Anything: a value of JSON.
     Value,
@@ -71,7 +71,7 @@ pub(crate) enum Shape {
     Defaults(&'static [Key]),
 }
 
-/// Keys whose mechanism is known but not built; refused by name, not as unknown.
+/// Keys of planned features; refused by name, not as unknown.
 const NOT_BUILT: &[&str] = &[
     "fallback",
     "channels",
@@ -120,7 +120,7 @@ pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<M
                 let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
                 if key.is_empty() || key.len() > 64 || !key.bytes().all(plain) {
                     mistakes.push(place.mistake(format!(
-                        "`{key}` is no name of a field: 1 to 64 letters, digits, `_` and `-`"
+                        "`{key}` is not a field name; use 1 to 64 letters, digits, `_` and `-`"
                     )));
                 }
                 check(inner, value, &format!("{path}.{key}"), mistakes);
@@ -309,6 +309,24 @@ impl Shape {
         }
     }
 
+    /// What may stand there, for the reference.
+    pub(crate) fn notation(&self) -> String {
+        match self {
+            Shape::Integer(least, most) if *most == i64::MAX => {
+                format!("a whole number from {least}")
+            }
+            Shape::Integer(least, most) => format!("a whole number from {least} to {most}"),
+            Shape::Number(most) => format!("a number above 0, at most {most}"),
+            Shape::Word(words, _) => quoted(words),
+            Shape::List(inner) => format!("a list; each {}", inner.notation()),
+            Shape::Set(inner) => format!("a list in any order; each {}", inner.notation()),
+            Shape::Tools => "`all`, or a list of tools".to_owned(),
+            Shape::Egress => "`none`, `full`, or a list like `[api.example.org:443]`".to_owned(),
+            Shape::Delegates => "`all`, `none`, or a list of agents".to_owned(),
+            other => other.title().to_owned(),
+        }
+    }
+
     /// Whether a text fits a scalar shape.
     pub(crate) fn accepts(&self, text: &str) -> Result<(), String> {
         let not = || format!("`{text}` is not {}", self.title());
@@ -359,7 +377,7 @@ impl Shape {
                         quoted(words)
                     ))
                 } else {
-                    Err(format!("`{text}` is none of {}", quoted(words)))
+                    Err(format!("unknown word `{text}`; one of {}", quoted(words)))
                 }
             }
             Shape::List(_)

@@ -1,5 +1,4 @@
-//! Workflows out of the manifest's text, and what can be known of them before anything runs: no cycle, nothing
-//! unknown, nothing of another type (S3-30).
+//! Decodes workflows and checks them before they run: no cycle, no unknown step or value, matching types (S3-30).
 
 use crate::decode::{Decoder, integer, nearest, text, words};
 use crate::house::{Agent, Does};
@@ -20,62 +19,74 @@ const VALUES: Shape = Shape::Dict(&Shape::Value);
 const TYPES: &str = "text, number, boolean, list or object";
 
 const UNDO: Shape = Shape::Object(&[
-    live("task", Shape::Text, "What an agent is to do."),
-    live("skill", Shape::Name, "The skill that runs."),
-    live("agent", Shape::Name, "Who does it."),
-    live("with", VALUES, "Values that it is given."),
+    live("task", Shape::Text, "What an agent does, in words."),
+    live("skill", Shape::Name, "Skill that runs."),
+    live("agent", Shape::Name, "Agent that does it."),
+    live("with", VALUES, "Values passed to it."),
 ]);
 
 const CONDITION: Shape = Shape::Object(&[
     must(
         "value",
         Shape::Value,
-        "What is looked at, as `$steps.check.count`.",
+        "Value that is compared, as `$steps.check.count`.",
     ),
-    live("is", Shape::Value, "It is this."),
-    live("not", Shape::Value, "It is not this."),
-    live("above", Shape::Value, "It is a larger number."),
-    live("below", Shape::Value, "It is a smaller number."),
+    live("is", Shape::Value, "It must equal this."),
+    live("not", Shape::Value, "It must differ from this."),
+    live(
+        "above",
+        Shape::Value,
+        "It must be a larger number than this.",
+    ),
+    live(
+        "below",
+        Shape::Value,
+        "It must be a smaller number than this.",
+    ),
 ]);
 
 const STEP: Shape = Shape::Object(&[
-    live("task", Shape::Text, "What an agent is to do."),
+    live("task", Shape::Text, "What an agent does, in words."),
     live(
         "skill",
         Shape::Name,
         "The skill that runs, without a model.",
     ),
-    live("approval", Shape::Text, "What a person is asked."),
+    live(
+        "approval",
+        Shape::Text,
+        "Question to the person who approves.",
+    ),
     live(
         "event",
         Shape::Name,
-        "What is to happen outside; `abbey workflow event` tells of it.",
+        "Name of an outside event to wait for; `abbey workflow event` reports it.",
     ),
-    live("pause", Shape::Duration, "How long nothing happens."),
+    live("pause", Shape::Duration, "How long to wait."),
     live(
         "agent",
         Shape::Name,
-        "Who does it; the house decides when not given.",
+        "Agent that does it; chosen by the house when not given.",
     ),
     live(
         "needs",
         Shape::List(&Shape::Name),
-        "Steps that come before; those whose values are used need no mention.",
+        "Steps that must be done first; a step whose value is used is needed without mention.",
     ),
     live(
         "when",
         Shape::List(&CONDITION),
-        "All of these hold, or it is skipped.",
+        "Conditions that must all hold; otherwise the step is skipped.",
     ),
     live(
         "each",
         Shape::Text,
-        "It runs for each of this list: `$input.hosts`.",
+        "It runs once for each item of this list: `$input.hosts`.",
     ),
     live(
         "with",
         VALUES,
-        "Values that it is given: literals, `$input.NAME`, `$steps.STEP.FIELD`, `$item`.",
+        "Values passed to it: literals, `$input.NAME`, `$steps.STEP.FIELD`, `$item`.",
     ),
     live(
         "expects",
@@ -100,17 +111,17 @@ const STEP: Shape = Shape::Object(&[
     live(
         "may_fail",
         Shape::Boolean,
-        "Whether the rest goes on without it.",
+        "Whether the run continues when it fails.",
     ),
     live(
         "silence",
         Shape::Word(&["approve", "deny"], &[]),
-        "What silence means to an approval; default `deny`.",
+        "What an approval without an answer in time counts as; default `deny`.",
     ),
     live(
         "undo",
         UNDO,
-        "What undoes it when the run fails later or is called off.",
+        "What undoes it when the run fails later or is cancelled.",
     ),
 ]);
 
@@ -122,23 +133,23 @@ pub(crate) const WORKFLOWS: Shape = Shape::Map(&Shape::Object(&[
             must(
                 "type",
                 Shape::Word(&["text", "number", "boolean", "list", "object"], &[]),
-                "What it is.",
+                "Type of the field.",
             ),
-            live("default", Shape::Value, "What it is when nothing is said."),
+            live("default", Shape::Value, "Value when none is given."),
         ])),
-        "What it is given.",
+        "Its input fields by name.",
     ),
     must(
         "steps",
         Shape::Map(&STEP),
-        "Its steps; those that need no other begin at once.",
+        "Its steps by name; those that need no other start at once.",
     ),
-    live("output", VALUES, "What it gives."),
-    live("within", Shape::Duration, "Time for all of it."),
+    live("output", VALUES, "Its output values by name."),
+    live("within", Shape::Duration, "Time for the whole run."),
     live(
         "on",
         Shape::List(&Shape::Name),
-        "Events at which it starts, with what is known of them as the input `payload`.",
+        "Events that start it; the data of the event is its input `payload`.",
     ),
 ]));
 
@@ -248,7 +259,7 @@ impl Reading<'_, '_, '_> {
         let (Some(act), None) = (given.next(), given.next()) else {
             self.blame(
                 place,
-                "a step says one of `task`, `skill`, `approval`, `event` and `pause`",
+                "a step needs exactly one of `task`, `skill`, `approval`, `event` and `pause`",
             );
             return None;
         };
@@ -277,7 +288,7 @@ impl Reading<'_, '_, '_> {
         let (Some(test), None) = (given.next(), given.next()) else {
             self.blame(
                 node,
-                "a condition says one of `is`, `not`, `above NUMBER` and `below NUMBER`",
+                "a condition needs exactly one of `is`, `not`, `above NUMBER` and `below NUMBER`",
             );
             return None;
         };

@@ -36,6 +36,7 @@ mod locales;
 mod long_run_under_kills;
 mod microvms;
 mod network;
+mod plan_changes;
 mod reports;
 mod resource_exhaustion;
 mod run_command;

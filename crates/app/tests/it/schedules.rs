@@ -74,7 +74,7 @@ fn an_invalid_schedule_is_refused_with_its_line() {
             "every: 1h, cron: '* * * * *'",
             "one of `cron`, `every` and `at`",
         ),
-        ("cron: '* * * *'", "has not the five fields"),
+        ("cron: '* * * *'", "does not have the five fields"),
         ("cron: '61 2 * * *'", "is no cron pattern of five fields"),
         ("cron: '0 2 * * *', timezone: Mars/Base", "time zone"),
         ("at: tomorrow", "schedule `s`"),

@@ -119,6 +119,44 @@ fn tools_are_called_only_by_their_users_and_each_call_is_logged() {
 }
 
 #[test]
+fn a_tool_server_added_to_an_agent_is_usable_without_a_restart() {
+    let house = stand();
+    let boot = |house: &House| {
+        let fleet = house.json(0, "ps");
+        let agents = fleet["agents"].as_array().unwrap().clone();
+        let cook = agents.into_iter().find(|a| a["name"] == "cook").unwrap();
+        cook["generation"].clone()
+    };
+    house.is_up("cook");
+    let before = boot(&house);
+    let path = house.path("abbey.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("reports_to: pilot", "reports_to: pilot, uses: [tides]");
+    std::fs::write(&path, text).unwrap();
+    let plan = house.json(0, "plan");
+    assert_eq!(
+        (&plan["steps"][0]["action"], &plan["steps"][0]["changes"]),
+        (
+            &json!("update"),
+            &json!([{ "key": "uses", "old": null, "new": "tides", "effect": "live" }])
+        ),
+        "{plan}"
+    );
+    house.expect(0, "up");
+    house.script_model(&json!([
+        tool_call("tides__high_water", json!({ "port": "Koper" })),
+        { "text": "it is at 06:12" }
+    ]));
+    house.expect(0, "task add 'High water?' --to cook --wait");
+    let made = house.entries("tool.call");
+    assert_eq!(
+        (made.len(), &made[0]["actor"], &made[0]["detail"]["ok"]),
+        (1, &json!("agent:cook"), &json!(true))
+    );
+    assert_eq!(boot(&house), before);
+}
+
+#[test]
 fn a_tool_server_that_exits_is_reported_and_restarted() {
     let house = stand();
     house.script_model(&json!([tool_call("tides__break", json!({})), { "text": "it broke" }]));

@@ -211,7 +211,7 @@ fn an_invalid_workflow_is_refused_before_it_runs() {
             "gives no `rows`",
         ),
         ("x: { skill: disk-usage, with: { a: $item } }", "`$item`"),
-        ("x: { skill: disk-usage, event: e }", "says one of"),
+        ("x: { skill: disk-usage, event: e }", "needs exactly one of"),
         (
             "x: { skill: disk-usage, with: { a: $env.HOME } }",
             "is not `$input.FIELD`",

@@ -6,7 +6,7 @@ mod network;
 pub use microvm::{Machine, Origin};
 pub use network::{Network, Tag};
 
-use abbey_model::{Bytes, CellKind, CellName, Layer, Limits, Millis, Profile};
+use abbey_model::{Bytes, CellKind, CellName, Layer, Limits, Millis, Profile, Slug};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;

@@ -56,7 +56,7 @@ keys! {
         /// Whether it runs on a terminal, for `abbey attach`.
         pub terminal: bool = Key::new("terminal", Shape::Boolean, Restart).default("false"),
         /// What it may reach outside: `none`, `full`, or a list.
-        pub egress: Egress = Key::new("egress", Shape::Egress, Restart).default("none"),
+        pub egress: Egress = Key::new("egress", Shape::Egress, Live).default("none"),
         /// Its service address: the slot in every agent's subnet at which it is reached; see `network.slots`.
         pub slot: Option<Slug> = Key::new("slot", Shape::Name, Live),
     }

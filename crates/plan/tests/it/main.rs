@@ -5,6 +5,8 @@
     reason = "a test tells by failing, and by what it prints"
 )]
 
+mod keys;
+
 use abbey_plan::{Action, HostFacts, House, InForce, Inventory, Plan, Severity, parse, plan};
 
 const HOUSE: &str = r#"
@@ -201,6 +203,23 @@ fn the_schema_knows_every_key() {
         "every"
     );
     assert_eq!(schema["additionalProperties"], false);
+}
+
+#[test]
+fn the_reference_of_the_manifest_is_current() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/reference/manifest.md"
+    );
+    if std::env::var_os("MANIFEST_REFERENCE").is_some_and(|v| v == "write") {
+        std::fs::create_dir_all(std::path::Path::new(path).parent().unwrap()).unwrap();
+        std::fs::write(path, abbey_plan::reference()).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == abbey_plan::reference(),
+        "{path} is not current; run MANIFEST_REFERENCE=write cargo test -p abbey-plan"
+    );
 }
 
 #[test]
