@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "guest",
             "files",
             "allocation",
+            "external",
             "record",
             "spec",
             "sys",

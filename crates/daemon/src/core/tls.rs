@@ -10,13 +10,13 @@ pub(crate) fn acceptor(
     base_dir: &str,
     certificate: &str,
     key: &str,
-) -> std::result::Result<tokio_rustls::TlsAcceptor, String> {
+) -> Result<tokio_rustls::TlsAcceptor, String> {
     use tokio_rustls::rustls::ServerConfig;
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let at = |path: &str| std::path::Path::new(base_dir).join(path);
     let chain = CertificateDer::pem_file_iter(at(certificate))
-        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| format!("the certificate `{certificate}` cannot be read: {e}"))?;
     let key = PrivateKeyDer::from_pem_file(at(key))
         .map_err(|e| {
