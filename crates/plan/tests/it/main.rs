@@ -187,6 +187,32 @@ fn a_change_restarts_only_what_needs_it_and_removal_frees_everything() {
 }
 
 #[test]
+fn digests_of_an_earlier_release_restart_nothing_and_are_carried_on() {
+    let text = format!("{HOUSE}services: {{ web: {{ command: [cat] }} }}\n");
+    let house = parse(&text).unwrap();
+    let first = plan(&house, &inventory());
+    let mut then = after(&house, &first);
+    let slug = "sysadmin".parse().unwrap();
+    let old = ("boot of 0.1".to_owned(), "rest of 0.1".to_owned());
+    then.applied.agents.insert(slug, old);
+    then.applied.house = "house of 0.1".to_owned();
+    for digest in then.applied.services.values_mut() {
+        *digest = "service of 0.1".to_owned();
+    }
+    let second = plan(&house, &then);
+    assert!(second.is_empty(), "{:?}", second.steps);
+    assert_eq!(second.applied, then.applied);
+    // What changes gets a digest of this release, and nothing else does.
+    let louder = text.replace("reports_to: abbot,", "reports_to: abbot, role: watch,");
+    let third = plan(&parse(&louder).unwrap(), &then);
+    assert_eq!(third.steps.len(), 1, "{:?}", third.steps);
+    let (boot, rest) = &third.applied.agents[&"sysadmin".parse().unwrap()];
+    assert_eq!(boot, "boot of 0.1");
+    assert_eq!(rest.len(), 64);
+    assert_eq!(third.applied.services, then.applied.services);
+}
+
+#[test]
 fn a_host_without_cgroups_is_refused_unless_waived() {
     let mut bare = inventory();
     bare.host.no_limits = Some("no cgroup is writable".into());
