@@ -94,7 +94,7 @@ mod tests {
     /// As the release before the first tagged one wrote it.
     const PREVIOUS: &str = r#"{"generation":3,"digest":"d","shim":{"pid":7,"start_ticks":9,"boot_id":"b"},
         "child":null,"started_at":12,"groups":["/sys/fs/cgroup/x"],"in_force":null,"layers":[],
-        "walls":{"binds":[{"source":"/h","path":"/w","writable":true}],"profile":"default","tmp":16},
+        "walls":{"binds":[{"source":"/h","path":"/w","writable":true}],"profile":"jit","tmp":16},
         "machine":false,"container":false,"boot":null,"network":null}"#;
 
     #[test]
