@@ -9,7 +9,7 @@
 //! Every runtime is worked by this one loop, in the agent's cell, so leases are kept while the control plane restarts.
 
 use crate::agent_api::{RETRY, RETRY_FIRST, RETRY_LONGEST};
-use crate::runtime::{Assignment, Driver, Events, Lease, TurnEnd};
+use crate::runtime::driver::{Assignment, Driver, Events, Lease, TurnEnd};
 use abbey_api::client::{AgentClient, Error};
 use abbey_api::{
     ClaimBody, ClaimDoc, CompleteBody, FailBody, LeaseDoc, NextQuery, OfferDoc, RenewBody,

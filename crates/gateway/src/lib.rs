@@ -19,6 +19,7 @@
 //! [`Reserved`] call is released when it is dropped, a forwarded one ([`InFlight`]) is charged in full.
 //! Deliberately absent: the task queue, the manifest and the ledger; the gateway reaches them by these interfaces.
 
+mod future;
 mod http;
 mod meter;
 pub mod protocol;
@@ -28,6 +29,7 @@ mod route;
 mod stack;
 mod usage;
 
+pub use future::BoxFuture;
 pub use http::{HttpClient, HttpError};
 pub use meter::{InFlight, Meter, ReservationRefused, ReservationRequest, Reserved, Settlement};
 pub use protocol::{Demand, Limits, ModelCall, Protocol, Reading, StreamReader, UpstreamRequest};
@@ -39,6 +41,3 @@ pub use refusal::Refusal;
 pub use route::{Caller, Router, Target};
 pub use stack::{Gateway, GatewayParts};
 pub use usage::{Usage, UsageSource};
-
-/// A boxed future, for interfaces that are used as trait objects.
-pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

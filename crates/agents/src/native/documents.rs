@@ -1,6 +1,6 @@
 //! The tool for shared documents.
 
-use crate::runtime::Lease;
+use crate::runtime::driver::Lease;
 use abbey_api::client::AgentClient;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{DocumentBody, DocumentQuery, DocumentView, DocumentsQuery};

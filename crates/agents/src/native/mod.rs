@@ -14,7 +14,7 @@ mod work_files;
 pub(crate) use session::Session;
 pub(crate) use work_files::archive_result;
 
-use crate::runtime::{Assignment, Events, TurnEnd};
+use crate::runtime::driver::{Assignment, Events, TurnEnd};
 use abbey_model::{EndReason, ToolPolicy};
 use serde_json::Value;
 use std::time::Duration;

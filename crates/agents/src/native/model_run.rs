@@ -4,7 +4,7 @@ use super::model_turn::{self, ToolCall, Turn};
 use super::tool_servers::ToolServers;
 use super::{RunContext, prompt, tools};
 use crate::agent_api::retry_through_restart;
-use crate::runtime::{Assignment, TurnEnd};
+use crate::runtime::driver::{Assignment, TurnEnd};
 use abbey_api::SkillsQuery;
 use abbey_model::{EndReason, ResultSource};
 use abbey_support::digest::sha256_hex;

@@ -1,7 +1,7 @@
 //! Skills that need an approval: the program describes what it would do, the run ends, and a later run executes it under
 //! the approval.
 
-use crate::runtime::{Assignment, Lease, TurnEnd};
+use crate::runtime::driver::{Assignment, Lease, TurnEnd};
 use abbey_api::client::AgentClient;
 use abbey_api::{ApprovalBody, OfferDoc, SkillView, UseBody};
 use abbey_model::{ApprovalState, EndReason};

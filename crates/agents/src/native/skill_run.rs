@@ -3,7 +3,7 @@
 use super::RunContext;
 use super::skill_approval::{self, Decision};
 use crate::programs::{APPROVED, ASK, ASKS};
-use crate::runtime::TurnEnd;
+use crate::runtime::driver::TurnEnd;
 use abbey_api::{SkillView, UseBody};
 use abbey_model::{EndReason, ResultSource};
 use abbey_support::digest::sha256_hex;

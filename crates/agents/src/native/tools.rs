@@ -1,7 +1,7 @@
 //! The tools of a model: their definitions, and what they do. The tool policy is enforced here, outside the model.
 
 use super::model_turn::ToolCall;
-use crate::runtime::Lease;
+use crate::runtime::driver::Lease;
 use abbey_api::client::AgentClient;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{ApprovalBody, DelegateBody, SkillView, SkillsQuery, UseBody, WaitQuery};

@@ -2,7 +2,7 @@
 //! `completed/TASK-12.txt` (S2-10 to S2-12). The result file alone ends the task: a program that removes the other file
 //! early, or exits before the result is read, loses nothing.
 
-use crate::runtime::TurnEnd;
+use crate::runtime::driver::TurnEnd;
 use abbey_api::OfferDoc;
 use abbey_model::{EndReason, ResultSource};
 use abbey_support::file;

@@ -1,8 +1,8 @@
 //! Checkpoints of the workspace in a bare git repository beside it: each a commit of its own under a ref of its time, so
 //! that the oldest can go. Secrets and live databases stay out (S2-19).
 
-use super::Outcome;
 use super::git::plumb;
+use super::outcome::Outcome;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,6 +1,6 @@
 //! Programs that read a host fact through the inside door and say it in words.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::agent_api::{client_from_environment, retry_through_restart};
 use abbey_api::DocumentBody;
 use abbey_api::headers::IdempotencyKey;

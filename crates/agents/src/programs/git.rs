@@ -1,7 +1,7 @@
 //! Programs that change a repository of the workspace: argument vectors only, and never a half
 //! merge left behind.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};

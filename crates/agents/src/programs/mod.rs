@@ -5,7 +5,10 @@ mod checkpoint;
 mod facts;
 mod git;
 mod network;
+mod outcome;
 mod postgres;
+
+pub(crate) use outcome::{APPROVED, ASK, ASKS};
 
 use serde_json::{Map, Value, json};
 use std::io::Read;
@@ -35,16 +38,6 @@ pub const NAMES: [&str; 22] = [
     "zfs-snapshot",
     "git-mirror",
 ];
-
-/// An answer: for people, and for programs.
-type Outcome = Result<(String, Value), String>;
-
-/// Field of `data` with which a program asks for a person's yes: `{"why": …}` says what it would do.
-pub(crate) const ASK: &str = "approval";
-/// Status of a program that asks. Source: `EX_TEMPFAIL` of sysexits(3).
-pub(crate) const ASKS: i32 = 75;
-/// Variable that names the yes under which a program runs.
-pub(crate) const APPROVED: &str = "ABBEY_APPROVED";
 
 /// Runs a program; the exit status of the process.
 pub async fn run(name: &str) -> i32 {

@@ -1,6 +1,6 @@
 //! What the network is like in the eyes of a cell: tried, not read.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::agent_api::client_from_environment;
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpStream};

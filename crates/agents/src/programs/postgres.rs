@@ -1,7 +1,7 @@
 //! Programs on the database of their agent. It is found and opened as every client of PostgreSQL does, by `PG…`
 //! variables and the password file; nothing of it is in argv.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use abbey_support::file;
 use serde_json::json;
 use std::fs;

@@ -2,7 +2,7 @@
 //!
 //! [`spec`] is the one table of runtimes. `docs/recipes/add-a-runtime.md` walks through adding one.
 
-mod driver;
+pub(crate) mod driver;
 mod native;
 mod spec;
 

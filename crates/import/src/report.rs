@@ -1,0 +1,77 @@
+//! What an import found: agents, tasks, and a report for the operator.
+
+use crate::imported_agent::ImportedAgent;
+use abbey_model::Slug;
+
+/// Entry of an import report.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReportEntry {
+    /// ReportKind of entry.
+    pub kind: ReportKind,
+    /// File or key that it is about.
+    pub place: String,
+    /// Explanation for people.
+    pub text: String,
+}
+
+/// ReportKind of a report entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReportKind {
+    /// Imported with a change.
+    Changed,
+    /// Not imported.
+    Left,
+    /// A secret was found.
+    Secret,
+}
+
+impl ReportKind {
+    /// Name in reports and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ReportKind::Changed => "changed",
+            ReportKind::Left => "not imported",
+            ReportKind::Secret => "secret",
+        }
+    }
+}
+
+/// Open task of the imported installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedTask {
+    /// Name in the imported installation; a repeated import recognizes the task by it.
+    pub was: String,
+    /// Text of the task.
+    pub text: String,
+    /// Assignee.
+    pub to: Option<Slug>,
+    /// `P0` to `P3`.
+    pub priority: &'static str,
+}
+
+/// Result of an import.
+#[derive(Debug, Default)]
+pub struct Import {
+    /// Agents, in the order in which they are added.
+    pub agents: Vec<ImportedAgent>,
+    /// Open tasks.
+    pub tasks: Vec<ImportedTask>,
+    /// Report, sorted.
+    pub findings: Vec<ReportEntry>,
+}
+
+impl Import {
+    /// Adds an entry to the report.
+    pub(crate) fn report(
+        &mut self,
+        kind: ReportKind,
+        place: impl Into<String>,
+        text: impl Into<String>,
+    ) {
+        self.findings.push(ReportEntry {
+            kind,
+            place: place.into(),
+            text: text.into(),
+        });
+    }
+}

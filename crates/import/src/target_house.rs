@@ -1,0 +1,39 @@
+//! The house that receives an import.
+
+use crate::report::{Import, ReportKind};
+use abbey_model::Slug;
+use std::collections::BTreeSet;
+
+/// Facts about the house that receives the import.
+#[derive(Debug, Clone, Default)]
+pub struct TargetHouse {
+    /// Names of agents and services that are in use.
+    pub taken: BTreeSet<Slug>,
+    /// Declared model providers.
+    pub providers: BTreeSet<Slug>,
+    /// Name for the imported agent, when there is only one.
+    pub named: Option<Slug>,
+}
+
+impl TargetHouse {
+    /// The model in the house's notation; none, with an entry in the report, when its provider is not declared.
+    pub(crate) fn model(&self, import: &mut Import, place: &str, wanted: &str) -> Option<String> {
+        let plain = !wanted.is_empty() && wanted.chars().all(|c| c.is_ascii_graphic() && c != '"');
+        let provider = wanted
+            .split_once('/')
+            .and_then(|(p, _)| p.parse::<Slug>().ok());
+        if plain && provider.is_some_and(|p| self.providers.contains(&p)) {
+            return Some(wanted.to_owned());
+        }
+        let shown: String = wanted
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(80)
+            .collect();
+        let text = format!(
+            "model `{shown}`: its provider is not declared; declare it under `providers` and set `model`"
+        );
+        import.report(ReportKind::Left, place, text);
+        None
+    }
+}
