@@ -154,7 +154,7 @@ fn compatibility_routes_keep_their_fields_and_status_codes() {
             && would["text"]
                 .as_str()
                 .unwrap()
-                .contains("`top` is ended and boots anew"),
+                .contains("`top` is restarted"),
         "{would}"
     );
     let (status, told) = hostd(&house.agent_token("ops"), false);

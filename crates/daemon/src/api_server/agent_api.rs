@@ -136,7 +136,7 @@ async fn authenticate(
         }
         Ok(other) => problem(Problem::new(
             FaultKind::Forbidden,
-            format!("{other} is not an agent; this door is for agents"),
+            format!("{other} is not an agent; this API is for agents"),
         )),
         Err(refusal) => problem(refusal.remedy(
             "send the text of the file that ABBEY_TOKEN_FILE names as a bearer credential",
@@ -445,7 +445,7 @@ async fn complete(
         checked = match looked.await? {
             Found::Holds => EvidenceCheck::Holds,
             Found::Unknown(why) => {
-                tracing::warn!(task = %task, why, "evidence could not be told");
+                tracing::warn!(task = %task, why, "evidence could not be verified");
                 EvidenceCheck::Unknown
             }
             Found::Lacks(text) => {
@@ -539,10 +539,10 @@ async fn message(
     headers: HeaderMap,
     Json(body): Json<DelegateBody>,
 ) -> Result<Doc<TaskDoc>> {
-    piece(&house, slug, &headers, &body, Way::Ask).await
+    delegate_subtask(&house, slug, &headers, &body, Way::Ask).await
 }
 
-/// Gives on a piece of the task whose lease the caller shows.
+/// Delegates a subtask of the task whose lease the caller presents.
 #[utoipa::path(
     post, path = "/api/v1/self/delegate", operation_id = "me_delegate", tag = "me",
     summary = "Delegates a subtask to another agent",
@@ -555,10 +555,10 @@ async fn delegate(
     headers: HeaderMap,
     Json(body): Json<DelegateBody>,
 ) -> Result<Doc<TaskDoc>> {
-    piece(&house, slug, &headers, &body, Way::Order).await
+    delegate_subtask(&house, slug, &headers, &body, Way::Order).await
 }
 
-async fn piece(
+async fn delegate_subtask(
     house: &Arc<ApiState>,
     slug: Slug,
     headers: &HeaderMap,
@@ -568,7 +568,7 @@ async fn piece(
     let mine = body.task.as_deref().ok_or_else(|| {
         Problem::new(
             FaultKind::Invalid,
-            "`task` names the work that this is a piece of",
+            "`task` is missing: the task that this is a subtask of",
         )
     })?;
     let parent = (

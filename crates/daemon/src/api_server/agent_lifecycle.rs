@@ -37,7 +37,7 @@ const IDENTITY: [&str; 6] = [
     "HEARTBEAT.md",
 ];
 
-/// Its routes, for the door that asks for the operator's credential.
+/// Routes of the operator API.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(entry))

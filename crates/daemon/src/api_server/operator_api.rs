@@ -33,7 +33,7 @@ use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
-/// Entries that a slow reader of events may lag before it is told of a gap.
+/// Entries that a slow reader of events may lag before some are skipped.
 const LAG_MAX: u64 = 10_000;
 /// Routes that need the operator's credential.
 fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
@@ -520,7 +520,7 @@ async fn verify(State(house): Shared) -> Result<Doc<VerifyDoc>> {
 }
 
 /// New entries as they are committed. The id is the sequence number, so a reader resumes where it
-/// was; one that lags too far is told of the gap and goes on at the newest.
+/// was; one that lags too far receives a `gap` event and continues at the newest.
 #[utoipa::path(
     get, path = "/api/v1/events", operation_id = "activity_follow", tag = "activity",
     summary = "New entries as server-sent events, after the one named",

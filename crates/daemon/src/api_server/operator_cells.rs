@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
-/// Its routes, for the door that asks for the operator's credential.
+/// Routes of the operator API.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .merge(crate::api_server::agent_lifecycle::routes())
@@ -238,7 +238,7 @@ async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Des
 async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
     let cell = CellName::Agent(known_agent(&house.work, &name)?);
     operations::restart(&house.work, cell, Principal::Operator).await?;
-    // It is wanted up, so the reconciler boots it anew once it has ended.
+    // Its desired state is up, so the reconciler starts it again once it has ended.
     wish(&house, &name, DesiredState::Up).await
 }
 

@@ -17,14 +17,14 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Who and where a running control plane is.
+/// Process and address of a running control plane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
     /// Its process.
     pub pid: u32,
-    /// Its outside door.
+    /// Network address of the operator API; empty before the first plan.
     pub address: String,
-    /// Whether that door speaks TLS.
+    /// Whether that address speaks TLS.
     pub tls: bool,
 }
 

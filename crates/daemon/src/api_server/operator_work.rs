@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
-/// Its routes, for the door that asks for the operator's credential.
+/// Routes of the operator API.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(tree))

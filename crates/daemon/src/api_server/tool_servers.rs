@@ -173,7 +173,7 @@ async fn call(
         entity: entity.clone(),
         detail,
     };
-    // Before the call, so that none goes unentered, whoever dies.
+    // Before the call, so that a call is in the audit log even when a crash follows.
     let asked = json!({
         "tool": tool,
         "task": format!("TASK-{}", task.number),

@@ -30,7 +30,7 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Length of leases, where tests need shorter ones.
     pub lease_ttl: Option<Millis>,
-    /// Where the outside door listens before a manifest says otherwise.
+    /// Address of the operator API, in place of the manifest's.
     pub listen: Option<SocketAddr>,
     /// Called once both doors answer.
     pub on_ready: Box<dyn FnOnce(&Announcement) + Send>,
@@ -84,7 +84,7 @@ pub async fn serve(options: Options) -> Result<()> {
     );
     (options.on_ready)(&announcement);
 
-    until_told(&house).await?;
+    wait_for_end(&house).await?;
     rt.stop();
     house.api.operator_listener.close();
     let tracker = rt.tracker();
@@ -166,8 +166,8 @@ pub async fn plan_offline(
     crate::planning::apply::dry_run(&house.work, body, runs_as).await
 }
 
-/// Waits for `down`, for a signal, or for a duty that gave up.
-async fn until_told(house: &Arc<ControlPlane>) -> Result<()> {
+/// Waits for `abbey down`, for a signal, or for a duty that keeps failing.
+async fn wait_for_end(house: &Arc<ControlPlane>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = |kind| signal(kind).map_err(Error::file("listen for", "signals"));
     let (mut terminate, mut interrupt) = (
@@ -178,13 +178,13 @@ async fn until_told(house: &Arc<ControlPlane>) -> Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = house.core.rt.stopped() => {}
-        () = emptied(house) => {}
+        () = no_cell_left(house) => {}
     }
     Ok(())
 }
 
-/// Resolves when the house was told to go down and no cell is left.
-async fn emptied(house: &Arc<ControlPlane>) {
+/// Resolves once `abbey down` was requested and no cell is left.
+async fn no_cell_left(house: &Arc<ControlPlane>) {
     house.core.shutdown.requested().await;
     crate::cells::vm_pool::close(&house.cells).await;
     loop {

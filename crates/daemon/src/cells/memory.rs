@@ -1,5 +1,5 @@
 //! Whether one more cell fits into the host's memory (S3-07). What a cell may use is its limit; what it needs to
-//! begin is less, unless it is a machine. A cell that finds no room waits, says so, and begins when there is some.
+//! begin is less, unless it is a machine. A cell without enough memory waits, reports why, and starts when there is some.
 
 use crate::core::plan::PlanInForce;
 use abbey_model::{Bytes, CellKind, CellName, Limits};

@@ -343,7 +343,7 @@ async fn stop_for_good(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
     Ok(())
 }
 
-/// Moves an agent's files aside; nothing of an agent is deleted by the cells.
+/// Archives an agent's files; the house deletes nothing of an agent.
 async fn archive(cells: &CellsState, slug: &Slug) -> Result<()> {
     let stamp = abbey_api::Time(cells.core.store.now())
         .to_string()

@@ -37,7 +37,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 #[derive(Default)]
 struct Known {
     given: BTreeMap<(Slug, Slug), String>,
-    /// The last trouble of each service, so that one cause is told once.
+    /// Last problem of each service, so that one cause is logged once.
     trouble: BTreeMap<Slug, String>,
 }
 

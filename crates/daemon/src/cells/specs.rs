@@ -192,7 +192,7 @@ pub(crate) fn tmp_size(limits: &Limits) -> Bytes {
     Bytes((limits.memory.0 / 4).max(16 << 20))
 }
 
-/// How a cell gets to the cells, to services and outside.
+/// How a cell reaches the control plane, services and the internet.
 pub(crate) struct Ways {
     /// The house's socket for agents.
     inside: PathBuf,

@@ -1,4 +1,4 @@
-//! Backups of a core: its state and its agents' files in one archive, without credentials.
+//! Backups of a house: its state and its agents' files in one archive, without credentials.
 
 use crate::core::error::{Error, Result};
 use crate::core::home::{Home, publish};

@@ -35,7 +35,7 @@ impl Home {
     pub fn database(&self) -> PathBuf {
         self.root.join("abbey.db")
     }
-    /// Sockets, locks and records; nothing in it outlives the core.
+    /// Sockets, locks and records; nothing in it outlives the house.
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }
@@ -43,7 +43,7 @@ impl Home {
     pub fn cells(&self) -> PathBuf {
         self.run().join("cells")
     }
-    /// Socket of the inside door.
+    /// Socket of the agent API.
     pub fn inside(&self) -> PathBuf {
         self.run().join("inside.sock")
     }
@@ -95,7 +95,7 @@ impl Home {
     pub fn removed(&self) -> PathBuf {
         self.root.join("removed")
     }
-    /// Skills of this core.
+    /// Skills of this house.
     pub fn skills(&self) -> PathBuf {
         self.root.join("skills")
     }
@@ -108,7 +108,7 @@ impl Home {
         self.root.join("backups")
     }
 
-    /// Name of the control groups of this core: tells installations on one host apart.
+    /// Name of the control groups of this house: tells installations on one host apart.
     pub fn group(&self) -> String {
         let path = self
             .root

@@ -1,4 +1,4 @@
-//! Unix sockets of the core: bound for its own user, with a bound on connections.
+//! Unix sockets of the control plane: for its own user only, with a limit on connections.
 
 use crate::core::error::{Error, Result};
 use crate::core::runtime::Runtime;

@@ -68,7 +68,7 @@ async fn agent(
     let owner = format!("agent:{slug}");
     let door = current.port(&owner, "door");
     let seen = seen.get(&cell);
-    // Behind walls the door is in the cell's own network: its shim, whose answer made it
+    // An isolated cell's health port is in its own network: its shim, whose answer made it
     // `Running`, serves both from one loop.
     let walled = seen.is_some_and(|s| {
         s.record
@@ -150,7 +150,7 @@ pub(crate) async fn services(work: &Arc<WorkState>) -> Result<ServicesDoc> {
         let at = abbey_plan::endpoint(&current.house, &current.registry, slug);
         let seen = seen.get(&CellName::Service(slug.clone()));
         let (presence, healthy) = match service.at {
-            // It runs outside the work, so the probe is all there is.
+            // Another party runs it, so the probe is all that is known of it.
             Some(at) => {
                 let path = service.probe().unwrap_or_default();
                 let answers = probe_fresh(&work.cells, at, path, 0).await;
@@ -215,7 +215,7 @@ pub(crate) async fn why_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<Agen
     let door = current
         .as_ref()
         .and_then(|c| c.port(&format!("agent:{slug}"), "door"));
-    // Behind walls the door is in the cell's own network: its shim, whose answer made it
+    // An isolated cell's health port is in its own network: its shim, whose answer made it
     // `Running`, serves both from one loop.
     let walled = seen.is_some_and(|s| {
         s.record

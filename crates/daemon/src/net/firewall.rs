@@ -53,7 +53,7 @@ pub(crate) async fn run(net: Arc<NetState>) {
             // A command that came or went meanwhile changes the table as well.
             Ok(true) if net.command_egress.any() => {}
             Ok(true) => {
-                tracing::warn!("the firewall was not as it should be and stands again");
+                tracing::warn!("the firewall differed from the plan and was restored");
                 let note = NewAuditEntry {
                     actor: Principal::House,
                     action: "firewall.restored".to_owned(),
@@ -61,7 +61,7 @@ pub(crate) async fn run(net: Arc<NetState>) {
                     detail: json!({}),
                 };
                 if let Err(error) = net.core.store.append_audit_entry(note).await {
-                    tracing::warn!(%error, "that could not be entered");
+                    tracing::warn!(%error, "the restored firewall could not be logged to the audit log");
                 }
             }
             Err(error) => tracing::error!(

@@ -322,7 +322,7 @@ fn host_notes(
         fatal(
             "listen".to_owned(),
             format!(
-                "the outside door cannot listen on {listen}: {why}; stop the holder or set another `listen.address`"
+                "the operator API cannot listen on {listen}: {why}; stop the holder or set another `listen.address`"
             ),
         );
     }
@@ -335,7 +335,7 @@ fn host_notes(
     let skills = Skills::load(&work.core.home.skills());
     for agent in parsed.agents.values() {
         for (name, schedule) in &agent.schedules {
-            // A skill that is not there at all is told below, with those of the agent.
+            // A skill that does not exist is reported below, with the other skills of the agent.
             if let abbey_plan::Does::Skill(skill, args) = &schedule.does
                 && let Some(found) = skills.all.get(skill)
                 && let Err(why) =
@@ -405,7 +405,7 @@ fn charters(parsed: &abbey_plan::House, body: &ManifestBody) -> Result<BTreeMap<
     Err(problem.into())
 }
 
-/// Every limit of a work, and counters where there is none.
+/// Every budget limit of a house, and a counter where there is no limit.
 fn limits(house: &abbey_plan::House) -> Vec<BudgetLimit> {
     let mut limits = Vec::new();
     let mut add = |scope: Scope, budget: &AgentBudget| {

@@ -1,4 +1,4 @@
-//! One inbox for everything that waits for a person's yes (S4-18).
+//! One inbox for everything that waits for a person's approval (S4-18).
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;
@@ -100,7 +100,7 @@ pub(crate) async fn ask(
         args: body.args,
         why: body.why,
         within,
-        // Only whoever runs the house can make silence a yes.
+        // Only the operator can make silence an approval.
         silence: Verdict::Deny,
     };
     let row = work.core.store.ask_approval(ask).await?;
@@ -143,7 +143,7 @@ pub(crate) async fn decide(
     Ok(view(&row))
 }
 
-/// What an agent is told of its task's approvals, oldest first.
+/// Decided approvals of a task, oldest first, for its agent.
 pub(crate) async fn of_task(work: &WorkState, task: u64) -> Result<Vec<ApprovalView>> {
     let rows = work.core.store.approvals(Some(task), true).await?;
     let told = |r: &&ApprovalRow| r.state != State::Pending;

@@ -1,5 +1,5 @@
-//! Work that one gives to another: checked against what was declared, entered as a task with its chain, and told
-//! to whoever is to hear of its end (S3-21 to S3-24).
+//! Delegation between agents: checked against the manifest, added as a task with its chain, and its outcome
+//! delivered to the recipient (S3-21 to S3-24).
 
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
@@ -24,12 +24,12 @@ use std::time::Instant;
 const FIELDS_MAX: usize = 32;
 /// Longest name of one, bytes.
 const FIELD_MAX: usize = 64;
-/// Longest time for a piece of work.
+/// Longest deadline of delegated work.
 const WITHIN_MAX: Millis = Millis::from_secs(30 * 86_400);
 
 /// First and longest pause before a notice that could not be delivered is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
-/// Safety net between two looks at what is to be told.
+/// Longest pause between two reads of the outbox.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// How a colleague is turned to.
@@ -133,7 +133,7 @@ fn recipient_of_work(current: &PlanInForce, name: &str) -> Result<Slug> {
     })?)
 }
 
-/// What the edge between two agents grants; a refusal is entered in the log.
+/// What one agent may delegate to another; a refusal is logged.
 async fn allowed(
     work: &WorkState,
     current: &PlanInForce,
@@ -217,24 +217,24 @@ fn deliver(current: &PlanInForce, who: &Principal, text: Option<&str>) -> Result
     }
 }
 
-/// Tells recipients of work that is over, until the house stops.
+/// Delivers outcomes of finished tasks to their recipients, until the control plane stops.
 pub(crate) async fn deliveries(work: Arc<WorkState>) {
     // A forge that does not answer takes its time; nobody in the house waits for that.
     let far = |to: &Recipient| matches!(to, Recipient::Hook(_));
     tokio::join!(
-        tell_those(&work, move |to| !far(to)),
-        tell_those(&work, far)
+        deliver_matching(&work, move |to| !far(to)),
+        deliver_matching(&work, far)
     );
 }
 
 /// When a notice that could not be delivered is tried again, and after which pause.
 type Later = BTreeMap<u64, (Instant, Duration)>;
 
-async fn tell_those(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
+async fn deliver_matching(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
     let mut later = Later::new();
     let mut outbox = work.core.store.subscribe(Topic::Outbox);
     loop {
-        if let Err(error) = tell_all(work, &mine, &mut later).await {
+        if let Err(error) = deliver_outbox(work, &mine, &mut later).await {
             tracing::warn!(error = error.chain(), "a result could not be delivered");
         }
         let now = work.core.rt.instant();
@@ -248,7 +248,7 @@ async fn tell_those(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
 }
 
 /// What cannot be delivered holds up no other, and is not tried at every turn.
-async fn tell_all(
+async fn deliver_outbox(
     work: &Arc<WorkState>,
     mine: &impl Fn(&Recipient) -> bool,
     later: &mut Later,
@@ -261,7 +261,7 @@ async fn tell_all(
         if before.is_some_and(|(at, _)| work.core.rt.instant() < at) {
             continue;
         }
-        match tell(work, notice).await {
+        match deliver_notice(work, notice).await {
             Ok(()) => {
                 later.remove(&notice.task);
                 work.core.store.mark_delivered(notice.task).await?;
@@ -276,7 +276,7 @@ async fn tell_all(
     failed.map_or(Ok(()), Err)
 }
 
-async fn tell(work: &Arc<WorkState>, notice: &Notice) -> Result<()> {
+async fn deliver_notice(work: &Arc<WorkState>, notice: &Notice) -> Result<()> {
     let row = work.core.store.task(TaskRef::Number(notice.task)).await?;
     let to = match &notice.recipient {
         Recipient::Kept => return Ok(()),

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest text, bytes: all documents of a house together fit what a machine is told.
+/// Longest text, bytes: all documents of a house together fit what a microVM receives.
 const TEXT_MAX: usize = 32 << 10;
 /// Longest entry of a log, bytes.
 const ENTRY_MAX: usize = 4 << 10;

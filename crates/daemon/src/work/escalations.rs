@@ -1,4 +1,5 @@
-//! Work that nobody fits goes to whoever the manifest names, in time, and has an end when nobody decides (S4-24).
+//! Escalation: a task without an eligible agent goes to the agent that the manifest names, and ends when its time is
+//! over (S4-24).
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;

@@ -1,4 +1,5 @@
-//! Whether work is done as was declared: looked at by the work, in the cell of whoever says so.
+//! Checks of declared evidence: files, commands and reviews, verified in the cell of the agent that reports the task
+//! as done.
 
 use crate::cells::exec;
 use crate::core::error::Result;
@@ -24,7 +25,7 @@ pub(crate) enum Found {
     Holds,
     /// Something does not.
     Lacks(String),
-    /// Something could not be told.
+    /// Something could not be verified, and why.
     Unknown(String),
 }
 
@@ -55,7 +56,7 @@ pub(crate) async fn look_while_held(
     }
 }
 
-/// Looks at one after the other; the first that does not hold is what is told.
+/// Verifies one piece of evidence after the other; the first that fails is reported.
 async fn look(
     work: &Arc<WorkState>,
     task: TaskRef,
@@ -80,7 +81,10 @@ async fn look(
         match exec::quietly(&work.cells, agent, argv, WITHIN).await {
             Ok((0, _)) => {}
             Ok((code, said)) if UNTOLD.contains(&code) => {
-                let why = format!("{one} could not be told ({code}): {}", said.trim());
+                let why = format!(
+                    "{one} could not be verified (status {code}): {}",
+                    said.trim()
+                );
                 return Found::Unknown(why);
             }
             Ok((code, said)) => {

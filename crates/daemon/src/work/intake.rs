@@ -75,7 +75,7 @@ impl WorkState {
         current.house.agents.values().map(fact).collect()
     }
 
-    /// Admits a waiting task anew. One that was claimed or called off meanwhile has moved on by
+    /// Admits a waiting task again. One that was claimed or cancelled meanwhile has moved on by
     /// itself, which is as good.
     pub(crate) async fn admit_again(&self, task: &TaskRow) -> Result<()> {
         use abbey_engine::task::Refusal;

@@ -11,7 +11,7 @@ use abbey_plan::Endpoint;
 use axum::http::StatusCode;
 use std::sync::Arc;
 
-/// The gateway of a work.
+/// The model gateway of a house.
 pub(crate) fn gateway(work: &Arc<WorkState>) -> Gateway {
     let plan = Arc::new(PlannedModels(Arc::clone(work)));
     Gateway::new(GatewayParts {

@@ -7,7 +7,7 @@ use abbey_store::{CallReservation, CallUsage, Error};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The ledger of a work, as the gateway sees it.
+/// The ledger of a house, as the gateway sees it.
 pub(crate) struct Ledger(pub(crate) Arc<WorkState>);
 
 impl Meter for Ledger {

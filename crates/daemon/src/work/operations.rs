@@ -18,15 +18,15 @@ use std::sync::Arc;
 /// One of them, with what it is done to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Deed {
-    /// Boots a service anew.
+    /// Restarts a service.
     Service(Slug),
-    /// Boots an agent's cell anew.
+    /// Restarts an agent's cell.
     Cell(Slug),
     /// Keeps the state of the house's files as it is now, where they are on ZFS.
     Snapshot,
 }
 
-/// Boots a cell anew: it is ended, and the reconciler starts what is wanted up.
+/// Restarts a cell: it is stopped, and the reconciler starts it again if its desired state is up.
 pub(crate) async fn restart(work: &Arc<WorkState>, cell: CellName, who: Principal) -> Result<()> {
     let (backend, target) = (Arc::clone(&work.cells.backend), cell.clone());
     let grace = crate::cells::specs::stop_grace(&work.cells, &cell);
@@ -95,7 +95,7 @@ fn find(work: &WorkState, who: &Principal, name: &str, args: &Value) -> Result<D
         "cell-restart" => {
             let slug = named("agent")?;
             if *who == Principal::Agent(slug.clone()) {
-                let text = "whoever boots its own cell anew would end the work that asks for it";
+                let text = "an agent cannot restart its own cell, since that would end the task that asks for it";
                 return Err(Problem::new(FaultKind::Forbidden, text).into());
             }
             match current.house.agents.contains_key(&slug) {
@@ -124,9 +124,7 @@ impl Deed {
                     true => "nobody uses it".to_owned(),
                     false => format!("{} use it and are cut off meanwhile", users.join(", ")),
                 };
-                Ok(Some(format!(
-                    "service `{slug}` is ended and boots anew; {others}"
-                )))
+                Ok(Some(format!("service `{slug}` is restarted; {others}")))
             }
             Deed::Cell(slug) => {
                 let running = TaskFilter {
@@ -142,9 +140,7 @@ impl Deed {
                     true => "it has no work at the moment".to_owned(),
                     false => format!("{} is interrupted and tried again", tasks.join(", ")),
                 };
-                Ok(Some(format!(
-                    "the cell of `{slug}` is ended and boots anew; {work}"
-                )))
+                Ok(Some(format!("the cell of `{slug}` is restarted; {work}")))
             }
             Deed::Snapshot => Ok(None),
         }
@@ -154,11 +150,11 @@ impl Deed {
         match self {
             Deed::Service(slug) => {
                 restart(work, CellName::Service(slug.clone()), who).await?;
-                Ok(json!({ "text": format!("service `{slug}` boots anew"), "service": slug }))
+                Ok(json!({ "text": format!("service `{slug}` restarts"), "service": slug }))
             }
             Deed::Cell(slug) => {
                 restart(work, CellName::Agent(slug.clone()), who).await?;
-                Ok(json!({ "text": format!("the cell of `{slug}` boots anew"), "agent": slug }))
+                Ok(json!({ "text": format!("the cell of `{slug}` restarts"), "agent": slug }))
             }
             Deed::Snapshot => {
                 let stamp = abbey_api::Time(work.core.store.now()).to_string();

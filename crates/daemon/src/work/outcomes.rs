@@ -6,10 +6,10 @@ use abbey_model::{Principal, Recipient};
 use abbey_store::{NewAuditEntry, TaskRow};
 use serde_json::json;
 
-/// Largest part of a result that is told to its recipient, bytes; the rest stays with the task.
+/// Largest part of a result that is delivered to its recipient, bytes; the rest stays with the task.
 pub(crate) const TOLD_MAX: usize = 16 << 10;
 
-/// What cannot be delivered is entered in the log, and stays with its task.
+/// Logs a result that cannot be delivered; it stays with its task.
 pub(crate) async fn undeliverable(
     work: &WorkState,
     row: &TaskRow,
@@ -26,7 +26,7 @@ pub(crate) async fn undeliverable(
     Ok(())
 }
 
-/// What a task came to, in at most so many bytes as one is told.
+/// Result or failure of a task, cut to what is delivered.
 pub(crate) fn outcome(row: &TaskRow) -> String {
     let said = match (&row.result, &row.failure) {
         (Some(result), _) => result.text.clone(),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The skills of the work, ready to match.
+/// The skills of the house, ready to match.
 #[derive(Default)]
 pub(crate) struct Skills {
     pub(crate) all: BTreeMap<String, Skill>,

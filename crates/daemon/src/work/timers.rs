@@ -1,4 +1,4 @@
-//! The timers of the work: leases, pauses, wakes, signatures, retention.
+//! Loops that sleep until an instant: expired leases and retries, heartbeats, signed checkpoints, retention.
 //!
 //! Each sleeps until the next instant that it knows of; an idle house reads and writes nothing.
 
@@ -21,7 +21,7 @@ const UPKEEP: Duration = Duration::from_secs(3600);
 /// How long finished tasks are kept.
 const RETENTION: Millis = Millis::from_secs(90 * 86_400);
 
-/// Ends leases and pauses at their instants.
+/// Ends expired leases and starts retries whose backoff is over.
 pub(crate) async fn sweeper(work: Arc<WorkState>) {
     let mut deadlines = work.core.store.subscribe(Topic::Deadlines);
     loop {

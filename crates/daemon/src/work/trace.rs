@@ -1,4 +1,4 @@
-//! One number for everything that came of one request: pieces given on, steps of a workflow, runs, calls of models
+//! One number for everything that came of one request: subtasks, steps of a workflow, runs, calls of models
 //! (S3-33). It is a function of what was asked first, so nothing is stored and nothing can lose it.
 //!
 //! Source: W3C Trace Context, level 1, `traceparent`: version, 16 bytes of trace, 8 of parent, flags; in hexadecimal.

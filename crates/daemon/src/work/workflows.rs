@@ -1,4 +1,4 @@
-//! Runs of workflows: started, brought on when something that they wait for is over, told of events, called off
+//! Runs of workflows: started, advanced when a step ends or an event arrives, cancelled
 //! (S3-29 to S3-33). What a step begins and that the step has begun is one transaction, so nothing here can be
 //! interrupted at a wrong moment.
 

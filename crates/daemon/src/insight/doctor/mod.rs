@@ -1,4 +1,4 @@
-//! Checks of a work, each with a remedy; and what can be mended without losing anything (S2-26 to S2-29).
+//! Checks of a house, each with a remedy; and fixes that lose nothing (S2-26 to S2-29).
 
 mod checks;
 mod house;
@@ -31,7 +31,7 @@ pub(crate) async fn examine(work: &Arc<WorkState>) -> Result<DoctorDoc> {
     })
 }
 
-/// Mends what can be mended and undone, and looks again: modes and owners of the house's files, files and claims of
+/// Fixes what can be fixed without losing anything, and checks again: modes and owners of the house's files, files and claims of
 /// agents that came or went half, the firewall, work that waits for what is there by now.
 pub(crate) async fn fix(work: &Arc<WorkState>) -> Result<DoctorDoc> {
     let before = examine(work).await?;
@@ -48,7 +48,7 @@ pub(crate) async fn fix(work: &Arc<WorkState>) -> Result<DoctorDoc> {
         provision::settle(&work.cells).await
     };
     if let Err(error) = settled {
-        tracing::error!(error = error.chain(), "not everything could be mended");
+        tracing::error!(error = error.chain(), "some checks could not be fixed");
     }
     work.admit_waiting().await?;
     work.cells.request_pass();
@@ -58,11 +58,11 @@ pub(crate) async fn fix(work: &Arc<WorkState>) -> Result<DoctorDoc> {
             .iter()
             .any(|c| c.id == id && c.state == CheckState::Ok)
     };
-    let mended = before
+    let fixed = before
         .checks
         .iter()
         .filter(|c| c.state != CheckState::Ok && good(&after, &c.id));
-    after.fixed = mended.map(|c| c.id.clone()).collect();
+    after.fixed = fixed.map(|c| c.id.clone()).collect();
     if !after.fixed.is_empty() {
         let note = NewAuditEntry {
             actor: Principal::Operator,

@@ -52,7 +52,7 @@ const ASKED: [(&str, &[&str]); 9] = [
         &[
             r"(do|did|are|were) (all )?(the )?(tests?|checks?) (pass|passed|good|fine|green)",
             r"(what|which) (tests?|checks?) (fail|failed|are failing)",
-            r"(is|are) (the )?(results?|work|work) (verified|proved|healthy|sound)",
+            r"(is|are) (the )?(results?|work|house) (verified|proved|healthy|sound)",
         ],
     ),
     (

@@ -74,7 +74,7 @@ impl Ledger {
         Ok(bytes)
     }
 
-    /// Whether a refusal is new enough to be told again.
+    /// Whether a refusal was not reported recently, and so is logged again.
     pub(crate) fn is_news(&self, refusal: String, now: Instant) -> bool {
         let mut known = self.refusals.lock();
         known.retain(|_, at| now.duration_since(*at) < QUIET);

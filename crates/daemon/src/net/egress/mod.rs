@@ -261,7 +261,7 @@ impl Wish {
             detail: json!({ "host": self.host, "port": self.port, "code": denied.code, "text": denied.text }),
         };
         if let Err(error) = self.net.core.store.append_audit_entry(note).await {
-            tracing::warn!(%error, "a refusal could not be entered");
+            tracing::warn!(%error, "a refused connection could not be logged to the audit log");
         }
     }
 

@@ -75,7 +75,7 @@ pub(crate) async fn render(work: &WorkState, before: Option<(u64, &str)>) -> Res
     let name = work.core.plan.current().map(|c| c.house.name.to_string());
     let name = name.unwrap_or_default();
     let entries: Vec<Entry> = rows.iter().map(entry).collect();
-    // What nobody can see is no reason to write a file anew.
+    // A change that the file does not show is no reason to write it again.
     if let Some((version, file)) = before
         && text::render(&name, version, &entries) == file
     {
@@ -127,7 +127,7 @@ pub(crate) async fn merge_file(work: &Arc<WorkState>, file: &str) -> Result<Queu
     for (line, act) in acts {
         match carry_out(work, version, act).await {
             Ok(done) => doc.done.push(done),
-            // Somebody was quicker, or it names what is not there: the file is told, the rest goes on.
+            // The task changed meanwhile, or does not exist: the conflict is reported, the rest goes on.
             Err(error) => {
                 let item = items.iter().find(|i| i.line == line);
                 let wrote = item.map_or("", |i| i.raw.as_str());
@@ -185,7 +185,7 @@ async fn carry_out(work: &Arc<WorkState>, version: u64, act: Act) -> Result<Stri
                 .store
                 .cancel_task(task, Principal::Operator)
                 .await?;
-            Ok(format!("TASK-{number} was called off"))
+            Ok(format!("TASK-{number} was cancelled"))
         }
         Act::Retry(number) => {
             let task = TaskRef::Number(number);
