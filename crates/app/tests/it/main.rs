@@ -20,6 +20,7 @@ mod databases;
 mod delegation;
 mod doctor;
 mod documentation;
+mod error_messages;
 mod escalations;
 mod failure_modes;
 mod firecracker;
