@@ -30,10 +30,15 @@ const WAITING: Duration = Duration::from_secs(2);
 pub(crate) async fn run(cells: Arc<CellsState>) {
     let mut histories: BTreeMap<CellName, History> = BTreeMap::new();
     let mut desired = cells.core.store.subscribe(Topic::Cells);
+    // Whoever writes a desired state may not have updated the copy in memory yet when its commit
+    // wakes this loop, so the rows are read again.
+    let mut stale = true;
     loop {
-        if desired.has_changed().unwrap_or(false) {
+        if stale || desired.has_changed().unwrap_or(false) {
             desired.mark_unchanged();
-            if let Err(error) = read_desired(&cells).await {
+            let read = read_desired(&cells).await;
+            stale = read.is_err();
+            if let Err(error) = read {
                 tracing::error!(
                     error = error.chain(),
                     "the desired state of cells could not be read"
@@ -51,7 +56,7 @@ pub(crate) async fn run(cells: Arc<CellsState>) {
         tokio::select! {
             () = cells.core.rt.stopped() => return,
             () = cells.pass_requested() => {}
-            _ = desired.changed() => {}
+            _ = desired.changed() => stale = true,
             () = ends => {}
             () = cells.core.rt.sleep(pause) => {}
         }
