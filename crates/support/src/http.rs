@@ -6,12 +6,14 @@ use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use std::cell::OnceCell;
 use std::future::{Future, pending};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 
 /// Bounds of one exchange.
 #[derive(Debug, Clone, Copy)]
@@ -64,11 +66,23 @@ pub fn exchange_unix_blocking(
     request: Request<Bytes>,
     limits: Limits,
 ) -> io::Result<Response<Bytes>> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()?
-        .block_on(exchange_unix(socket, request, limits))
+    thread_local! {
+        // One for each thread, as building one costs far more than an exchange over a local socket.
+        static RUNTIME: OnceCell<Runtime> = const { OnceCell::new() };
+    }
+    RUNTIME.with(|cell| {
+        let runtime = match cell.get() {
+            Some(runtime) => runtime,
+            None => {
+                let new = tokio::runtime::Builder::new_current_thread()
+                    .enable_io()
+                    .enable_time()
+                    .build()?;
+                cell.get_or_init(|| new)
+            }
+        };
+        runtime.block_on(exchange_unix(socket, request, limits))
+    })
 }
 
 /// Status of the response to `GET path`; the body is not read. Suits health checks.
