@@ -104,7 +104,7 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     let told = String::from_utf8_lossy(&gone.stderr).into_owned();
     assert!(gone.status.success(), "{told}");
     assert!(
-        told.contains("`abbey agent restore iris` brings it back"),
+        told.contains("`abbey agent restore iris` restores the agent"),
         "{told}"
     );
     assert!(!told.contains("left over"), "{told}");
@@ -204,7 +204,7 @@ fn export_contains_identity_files_without_credentials() {
     assert!(
         house
             .refused(4, args!("export iris {}", to))
-            .contains("is there already")
+            .contains("exists; choose a new directory")
     );
 }
 

@@ -302,7 +302,7 @@ fn rotated_credentials_overlap_and_stale_etags_are_refused() {
         .token(&operator)
         .header("if-match", "\"1\"")
         .send();
-    assert_eq!(status, 409);
+    assert_eq!(status, 412);
     let current = told["current"].as_u64().unwrap();
     assert_eq!(
         house

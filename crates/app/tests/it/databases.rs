@@ -365,7 +365,7 @@ fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     );
     let task = work(&house, 1, "sys", "restart the agent sys");
     assert!(
-        said(&task).contains("would end the work that asks for it"),
+        said(&task).contains("would end the task that asks for it"),
         "{}",
         said(&task)
     );

@@ -165,7 +165,7 @@ fn undeclared_delegation_is_refused_with_an_alternative() {
     assert!(told.contains("there is no agent `no-one`"), "{told}");
     let told = house.refused(2, "delegate twin x --deliver 1234567890");
     assert!(
-        told.contains("is no recipient") && told.contains("agent:NAME"),
+        told.contains("is not a recipient") && told.contains("agent:NAME"),
         "{told}"
     );
 }

@@ -69,11 +69,11 @@ fn run_uses_a_fresh_cell_and_removes_it() {
     assert!(said.contains("memory"), "{said}");
     // Bad wishes are refused before anything is made.
     for (args, rule) in [
-        (["--cell", "moon"], "not a kind of cell"),
+        (["--cell", "moon"], "unknown cell kind `moon`"),
         (["--egress", "nowhere"], "names no port"),
         (["--memory", "1KiB"], "4 MiB"),
-        (["--profile", "none"], "not a profile"),
-        (["--waive", "gravity"], "not a layer"),
+        (["--profile", "none"], "unknown profile `none`"),
+        (["--waive", "gravity"], "unknown layer `gravity`"),
     ] {
         let mut all = vec!["run"];
         all.extend(args);
