@@ -40,7 +40,7 @@ fn an_idle_house_writes_nothing_and_calls_no_model() {
         entries.matches("\"hostd.start\"").count() == 3
     });
     let before = (
-        metric(&house, "store_transactions"),
+        metric(&house, "store_transactions_total"),
         metric(&house, "activity_head"),
     );
     // A wake comes due in here and finds an empty HEARTBEAT.md. This waits for real time to pass,
@@ -51,13 +51,13 @@ fn an_idle_house_writes_nothing_and_calls_no_model() {
     }
     assert_eq!(
         (
-            metric(&house, "store_transactions"),
+            metric(&house, "store_transactions_total"),
             metric(&house, "activity_head")
         ),
         before
     );
-    assert_eq!(metric(&house, "model_calls"), 0);
-    assert!(metric(&house, "wakes_skipped") >= 1);
+    assert_eq!(metric(&house, "model_calls_total"), 0);
+    assert!(metric(&house, "wakes_skipped_total") >= 1);
 }
 
 #[test]
@@ -80,5 +80,5 @@ fn a_heartbeat_with_content_becomes_a_task() {
             .iter()
             .any(|t| t["author"] == "house" && t["state"] == "done" && t["skill"] == "disk-usage")
     });
-    assert_eq!(metric(&house, "model_calls"), 0);
+    assert_eq!(metric(&house, "model_calls_total"), 0);
 }
