@@ -360,10 +360,6 @@ impl AgentClient {
     }
 }
 
-/// Calls by path, until the last caller uses the typed operations.
-mod by_path;
-pub use by_path::Answer;
-
 #[cfg(test)]
 mod tests {
     use super::*;

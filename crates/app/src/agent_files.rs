@@ -1,10 +1,9 @@
 //! Files of an agent on the operator's side: its charter beside the manifest, and the files of a bundle.
 
-use crate::connect::segment;
 use crate::exit::{self, Failure};
 use crate::manifest_file::mistakes;
 use abbey_api::client::Client;
-use abbey_api::{BundleBody, BundleDoc, BundleFile};
+use abbey_api::{BundleBody, BundleFile};
 use abbey_daemon::manifest;
 use std::fs;
 use std::io::Write;
@@ -23,8 +22,8 @@ pub(crate) async fn send_bundle_files(
     if files.is_empty() {
         return Ok(());
     }
-    let path = format!("/api/v1/agents/{}/bundle", segment(agent));
-    let _stored: BundleDoc = client.post(&path, &BundleBody { files }, &[]).await?;
+    let body = BundleBody { files };
+    let _stored = client.agents().import_bundle(agent, &body).await?;
     Ok(())
 }
 

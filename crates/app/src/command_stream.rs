@@ -1,15 +1,10 @@
 //! Output of a program that runs in a cell, passed through as it arrives; for `abbey run` and `abbey exec`.
 
-use crate::connect::client;
 use crate::exit::Failure;
-use crate::http_stream::bytes;
-use abbey_api::Problem;
-use abbey_api::client::Error;
-use abbey_daemon::Home;
+use abbey_api::client::{Error, Streaming};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::StreamExt;
-use hyper::Method;
 use serde_json::Value;
 use std::io::{IsTerminal, Read, Write};
 
@@ -32,27 +27,16 @@ pub(crate) fn internal_failure(failure: impl Into<Failure>) -> Failure {
     failure.into().with_code(125)
 }
 
-/// Starts a program, passes each message of its output to `on_output`, and returns the last one, which has the exit code.
+/// Passes each message of a program's output to `on_output`, and returns the last one, which has the exit code.
 pub(crate) async fn follow(
-    home: &Home,
-    path: &str,
-    body: Value,
+    stream: Streaming,
     mut on_output: impl FnMut(&Value),
 ) -> Result<Value, Failure> {
-    let client = client(home).map_err(internal_failure)?;
-    let response = client
-        .open(Method::POST, path, Some(body), &[])
-        .await
-        .map_err(internal_failure)?;
-    let ok = response.status().is_success();
-    let mut stream = Box::pin(bytes(response));
+    let mut stream = Box::pin(stream.bytes());
     let mut pending = Vec::new();
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|e| internal_failure(Error::Broken(e.into())))?;
         pending.extend_from_slice(&chunk);
-        if !ok {
-            continue;
-        }
         while let Some(end) = pending.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
             let value: Value = serde_json::from_slice(&line).unwrap_or_default();
@@ -62,12 +46,9 @@ pub(crate) async fn follow(
             on_output(&value);
         }
     }
-    match serde_json::from_slice::<Problem>(&pending) {
-        Ok(problem) => Err(internal_failure(problem)),
-        Err(_) => Err(internal_failure(Failure::plain(
-            "the connection closed before the program ended",
-        ))),
-    }
+    Err(internal_failure(Failure::plain(
+        "the connection closed before the program ended",
+    )))
 }
 
 pub(crate) fn decode_part(output: &Value, stream: &str) -> Option<Vec<u8>> {

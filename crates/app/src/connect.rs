@@ -64,6 +64,3 @@ pub(crate) fn client(home: &Home) -> Result<Client, Failure> {
     };
     Ok(Client::new(Endpoint::Unix(home.operator()), Some(token)))
 }
-
-/// Text as one segment of a path or one value of a query.
-pub(crate) use abbey_support::url::encode_component as segment;

@@ -112,10 +112,8 @@ fn start_serve(home: &Home) -> Result<Started, Failure> {
 
 /// Requests a shutdown and waits until every process of the house has ended.
 pub(crate) async fn take_down(home: &Home, client: &Client) -> Result<(), Failure> {
-    let house: HouseDoc = client.get("/api/v1/house").await?;
-    let _going: Value = client
-        .post("/api/v1/down", &serde_json::json!({}), &[])
-        .await?;
+    let house = client.house().show(&HouseQuery::default()).await?;
+    client.house().down().await?;
     let mut progress = Progress::new();
     let until = Instant::now() + DOWN_WITHIN;
     let pid = i32::try_from(house.pid).unwrap_or(0);

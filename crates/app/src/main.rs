@@ -11,7 +11,6 @@ mod examples;
 mod exit;
 mod fleet_output;
 mod help;
-mod http_stream;
 mod key_values;
 mod manifest_file;
 mod manual;

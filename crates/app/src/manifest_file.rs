@@ -5,8 +5,8 @@ use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use crate::plan_output::print_plan;
-use abbey_api::PlanSeverity;
-use abbey_api::*;
+use abbey_api::headers::IfMatch;
+use abbey_api::{ManifestBody, PlanDoc, PlanSeverity};
 use abbey_daemon::{Home, manifest};
 use abbey_support::file::{Sync, publish};
 use std::collections::BTreeMap;
@@ -81,10 +81,10 @@ pub(crate) async fn apply_edit(
 ) -> Outcome {
     abbey_daemon::check_manifest(&edited)?;
     let client = client(home)?;
-    let current: ManifestDoc = client.get("/api/v1/generations/current").await?;
+    let current = client.house().manifest().await?;
     let mut body = body_of(file, edited)?;
     body.reason = reason;
-    let planned: PlanDoc = client.post("/api/v1/plans", &body, &[]).await?;
+    let planned = client.house().plan(&body).await?;
     if planned
         .notes
         .iter()
@@ -101,8 +101,8 @@ pub(crate) async fn apply_edit(
             file.display()
         ))
     })?;
-    let seen = [("if-match", format!("\"{}\"", current.generation))];
-    let doc: PlanDoc = client.post("/api/v1/generations", &body, &seen).await?;
+    let seen = Some(IfMatch(current.generation));
+    let doc = client.house().apply(&body, seen).await?;
     show(&doc);
     Ok(exit::OK)
 }

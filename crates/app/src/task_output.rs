@@ -2,9 +2,8 @@
 
 use crate::exit::{self, Outcome};
 use crate::output::{self, Progress, dash};
-use abbey_api::TaskDoc;
-use abbey_api::UsageSource;
 use abbey_api::client::Client;
+use abbey_api::{TaskDoc, UsageSource, WaitQuery};
 use abbey_model::TaskState;
 use std::time::{Duration, Instant};
 
@@ -22,9 +21,10 @@ pub(crate) async fn wait_for_end(
     let mut progress = Progress::new();
     loop {
         let left = until.saturating_duration_since(Instant::now()).min(WAIT);
-        let doc: TaskDoc = client
-            .get(&format!("/api/v1/tasks/{id}?wait_ms={}", left.as_millis()))
-            .await?;
+        let wait = WaitQuery {
+            wait_ms: u64::try_from(left.as_millis()).ok(),
+        };
+        let doc = client.tasks().show(id, &wait).await?;
         let code = match doc.task.state {
             TaskState::Done => Some(exit::OK),
             TaskState::Failed

@@ -2,14 +2,12 @@
 
 use crate::connect::client;
 use crate::exit::{self, Outcome};
-use crate::http_stream::bytes;
 use crate::output;
-use abbey_api::*;
+use abbey_api::headers::LastEventId;
+use abbey_api::{ActivityQuery, EntryView};
 use abbey_daemon::Home;
 use clap::{Args, Subcommand};
-use eventsource_stream::Eventsource;
 use futures_util::StreamExt;
-use hyper::Method;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -50,10 +48,8 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
     let client = client(home)?;
     match args.command {
         Some(ActivityCommand::Verify) => {
-            let doc: VerifyDoc = client
-                .timeout(Duration::from_secs(600))
-                .get("/api/v1/activity/verify")
-                .await?;
+            let client = client.timeout(Duration::from_secs(600));
+            let doc = client.activity().verify().await?;
             if json {
                 output::json(&doc);
             } else if doc.ok {
@@ -71,44 +67,37 @@ pub(crate) async fn cmd_activity(home: &Home, json: bool, args: ActivityArgs) ->
             Ok(if doc.ok { exit::OK } else { exit::FAILURE })
         }
         Some(ActivityCommand::Export) => {
-            let mut cursor = Some("0".to_owned());
-            while let Some(after) = cursor {
-                let doc: ActivityDoc = client
-                    .get(&format!("/api/v1/activity?limit=1000&cursor={after}"))
-                    .await?;
+            let mut cursor = Some(0);
+            while cursor.is_some() {
+                let query = ActivityQuery {
+                    cursor,
+                    limit: Some(1000),
+                    last: None,
+                };
+                let doc = client.activity().page(&query).await?;
                 doc.entries.iter().for_each(|e| print_entry(true, e));
-                cursor = doc.cursor;
+                cursor = doc.cursor.and_then(|c| c.parse().ok());
             }
             Ok(exit::OK)
         }
         None => {
-            let doc: ActivityDoc = client
-                .get(&format!(
-                    "/api/v1/activity?limit=1000&last={}",
-                    args.last.min(1000)
-                ))
-                .await?;
+            let query = ActivityQuery {
+                last: Some(args.last.min(1000)),
+                limit: Some(1000),
+                cursor: None,
+            };
+            let doc = client.activity().page(&query).await?;
             doc.entries.iter().for_each(|e| print_entry(json, e));
             if !args.follow {
                 return Ok(exit::OK);
             }
-            let mut seen = doc
-                .entries
-                .last()
-                .map_or_else(|| "0".to_owned(), |e| e.seq.to_string());
+            let mut seen = doc.entries.last().map_or(0, |e| e.seq);
             loop {
                 // A broken stream resumes after the last entry that arrived.
-                let response = client
-                    .open(
-                        Method::GET,
-                        "/api/v1/events",
-                        None,
-                        &[("last-event-id", seen.clone())],
-                    )
-                    .await?;
-                let mut events = Box::pin(bytes(response).eventsource());
+                let stream = client.activity().follow(Some(LastEventId(seen))).await?;
+                let mut events = Box::pin(stream.events());
                 while let Some(Ok(event)) = events.next().await {
-                    seen.clone_from(&event.id);
+                    seen = event.id.parse().unwrap_or(seen);
                     match serde_json::from_str::<EntryView>(&event.data) {
                         Ok(entry) => print_entry(json, &entry),
                         Err(_) => output::say(&format!("{}: {}", event.event, event.data)),

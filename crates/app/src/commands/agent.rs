@@ -1,15 +1,14 @@
 //! `abbey agent`: adds, moves and shows agents.
 
 use crate::commands::agent_lifecycle::{self, CloneArgs, RestoreArgs, RmArgs};
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Outcome};
 use crate::fleet_output::print_fleet;
 use crate::manifest_file::{apply_edit, edit, mistakes, show, slug};
 use crate::output::{self, say, table};
-use abbey_api::*;
+use abbey_api::{FleetDoc, VERSION};
 use abbey_daemon::{Home, manifest};
 use clap::{Args, Subcommand};
-use serde_json::Value;
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
@@ -117,9 +116,7 @@ async fn move_below(home: &Home, json: bool, args: &AgentMoveArgs) -> Outcome {
 async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Outcome {
     let client = client(home)?;
     if effective {
-        let doc: EffectiveDoc = client
-            .get(&format!("/api/v1/agents/{}/effective", segment(agent)))
-            .await?;
+        let doc = client.agents().effective(agent).await?;
         if json {
             output::json(&doc);
         } else {
@@ -134,9 +131,7 @@ async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Ou
         }
         return Ok(exit::OK);
     }
-    let view: AgentView = client
-        .get(&format!("/api/v1/agents/{}", segment(agent)))
-        .await?;
+    let view = client.agents().show(agent).await?;
     if json {
         output::json(&view);
     } else {
@@ -152,19 +147,13 @@ async fn show_agent(home: &Home, json: bool, agent: &str, effective: bool) -> Ou
 }
 
 async fn rotate_credential(home: &Home, json: bool, agent: &str) -> Outcome {
-    let doc: Value = client(home)?
-        .post(
-            &format!("/api/v1/agents/{}/rotate", segment(agent)),
-            &serde_json::json!({}),
-            &[],
-        )
-        .await?;
+    let doc = client(home)?.agents().rotate_credential(agent).await?;
     if json {
         output::json(&doc);
     } else {
         say(&format!(
             "agent `{agent}` has a new credential; `abbey restart {agent}` makes it use it; the old one expires in {} s",
-            doc["overlap_ms"].as_i64().unwrap_or(0) / 1000
+            doc.overlap_ms / 1000
         ));
     }
     Ok(exit::OK)

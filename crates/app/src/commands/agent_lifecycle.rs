@@ -1,12 +1,12 @@
 //! `abbey agent clone`, `rm` and `restore`: agents made like another, taken out, and brought back.
 
 use crate::agent_files::{send_bundle_files, write_charter};
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_file::{apply_edit, edit, mistakes, show, slug};
 use crate::output::{Progress, say};
+use abbey_api::RestoreBody;
 use abbey_api::client::Client;
-use abbey_api::*;
 use abbey_daemon::{Home, manifest};
 use clap::Args;
 use std::path::PathBuf;
@@ -58,9 +58,7 @@ pub(crate) struct RestoreArgs {
 pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -> Outcome {
     let (from, new) = (slug(&args.agent)?, slug(&args.new)?);
     let client = client(home)?;
-    let bundle: BundleDoc = client
-        .get(&format!("/api/v1/agents/{}/bundle", segment(from.as_str())))
-        .await?;
+    let bundle = client.agents().export_bundle(from.as_str()).await?;
     let edited = edit(&args.file, |text| {
         let entry =
             manifest::entry_of(text, &from).map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))?;
@@ -87,22 +85,19 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
         manifest::remove_agent(text, &name).map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))
     })?;
     let client = client(home)?;
-    let path = format!("/api/v1/agents/{}", segment(name.as_str()));
     if !args.now {
-        wait_until_drained(&client, &path, Duration::from_secs(args.within)).await?;
+        wait_until_drained(&client, name.as_str(), Duration::from_secs(args.within)).await?;
     }
     let code = apply_edit(home, &args.file, edited, None, show(json)).await;
     let code = match code {
         Ok(exit::OK) => exit::OK,
         // The plan was refused, so the agent stays: end the draining.
         other => {
-            let _best_effort: Result<serde_json::Value, _> = client
-                .post(&format!("{path}/start"), &serde_json::json!({}), &[])
-                .await;
+            let _best_effort = client.agents().start(name.as_str()).await;
             return other;
         }
     };
-    let left: LeftoversDoc = client.get(&format!("{path}/leftovers")).await?;
+    let left = client.agents().leftovers(name.as_str()).await?;
     if let Some(stamp) = left.removed.last() {
         say(&format!(
             "its files are kept in {}/{name}-{stamp}; `abbey agent restore {name}` restores the agent",
@@ -136,12 +131,10 @@ pub(crate) async fn cmd_agent_rm(home: &Home, json: bool, args: &RmArgs) -> Outc
     })
 }
 
-async fn wait_until_drained(client: &Client, path: &str, within: Duration) -> Result<(), Failure> {
+async fn wait_until_drained(client: &Client, name: &str, within: Duration) -> Result<(), Failure> {
     let until = Instant::now() + within;
     let mut progress = Progress::new();
-    let mut agent: AgentView = client
-        .post(&format!("{path}/drain"), &serde_json::json!({}), &[])
-        .await?;
+    let mut agent = client.agents().drain(name).await?;
     while let Some(task) = &agent.task {
         if Instant::now() >= until {
             progress.end();
@@ -152,7 +145,7 @@ async fn wait_until_drained(client: &Client, path: &str, within: Duration) -> Re
         }
         progress.show(&format!("waiting until {task} has ended"));
         tokio::time::sleep(Duration::from_millis(50)).await;
-        agent = client.get(path).await?;
+        agent = client.agents().show(name).await?;
     }
     progress.end();
     Ok(())
@@ -162,8 +155,7 @@ async fn wait_until_drained(client: &Client, path: &str, within: Duration) -> Re
 pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArgs) -> Outcome {
     let name = slug(&args.agent)?;
     let client = client(home)?;
-    let path = format!("/api/v1/agents/{}", segment(name.as_str()));
-    let entry: EntryDoc = client.get(&format!("{path}/entry")).await?;
+    let entry = client.agents().entry(name.as_str()).await?;
     if entry.present {
         return Err(Failure::plain(format!(
             "agent `{name}` exists; only a removed agent can be restored"
@@ -178,7 +170,7 @@ pub(crate) async fn cmd_agent_restore(home: &Home, json: bool, args: &RestoreArg
     let body = RestoreBody {
         stamp: args.at.clone(),
     };
-    let restored: RestoredDoc = client.post(&format!("{path}/restore"), &body, &[]).await?;
+    let restored = client.agents().restore(name.as_str(), &body).await?;
     let code = apply_edit(home, &args.file, edited, None, show(json)).await?;
     if code == exit::OK {
         let of = restored

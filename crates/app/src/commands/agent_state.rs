@@ -1,16 +1,15 @@
 //! `abbey start`, `stop`, `restart`, `pause` and `resume`: the desired state of agents.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::control_plane::DOWN_WITHIN;
 use crate::exit::{self, Failure, Outcome};
 use crate::fleet_output::print_fleet;
 use crate::output::{self, Progress, say};
-use abbey_api::*;
+use abbey_api::{AgentView, FleetQuery};
 use abbey_daemon::Home;
 use abbey_model::Presence;
 use clap::Args;
 use futures_util::StreamExt;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -34,7 +33,7 @@ pub(crate) async fn cmd_set_agent_state(
     args: &AgentsArgs,
 ) -> Outcome {
     let client = client(home)?;
-    let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+    let fleet = client.agents().list(&FleetQuery::default()).await?;
     let names: Vec<String> = if args.all {
         fleet.agents.iter().map(|a| a.name.clone()).collect()
     } else {
@@ -47,8 +46,14 @@ pub(crate) async fn cmd_set_agent_state(
         .collect();
     // Each agent for itself: the failure of one is reported at the end and does not stop the others (S5-14).
     let requests = futures_util::stream::iter(&names).map(async |name| {
-        let path = format!("/api/v1/agents/{}/{verb}", segment(name));
-        let answer: Result<Value, _> = client.post(&path, &serde_json::json!({}), &[]).await;
+        let agents = client.agents();
+        let answer = match verb {
+            "stop" => agents.stop(name).await,
+            "pause" => agents.pause(name).await,
+            "resume" => agents.resume(name).await,
+            "restart" => agents.restart(name).await,
+            _ => agents.start(name).await,
+        };
         (name, answer)
     });
     let failures: Vec<(String, _)> = requests
@@ -68,7 +73,7 @@ pub(crate) async fn cmd_set_agent_state(
     let until = Instant::now() + DOWN_WITHIN;
     let mut progress = Progress::new();
     loop {
-        let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+        let fleet = client.agents().list(&FleetQuery::default()).await?;
         let mine =
             |a: &&AgentView| names.contains(&a.name) && !failures.iter().any(|(n, _)| *n == a.name);
         let waiting: Vec<&str> = fleet

@@ -1,10 +1,9 @@
 //! `abbey approvals`: lists requests for approval, and decides them.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Outcome};
 use crate::output;
-use abbey_api::Silence;
-use abbey_api::{ApprovalView, ApprovalsDoc, DecideBody};
+use abbey_api::{ApprovalView, ApprovalsQuery, DecideBody, Silence};
 use abbey_daemon::Home;
 use clap::{Args, Subcommand};
 
@@ -39,9 +38,13 @@ pub(crate) async fn cmd_approvals(
     command: Option<ApprovalCommand>,
 ) -> Outcome {
     let client = client(home)?;
-    let (verb, DecideArgs { approval, note }) = match command {
+    let command = match command {
         None => {
-            let doc: ApprovalsDoc = client.get(&format!("/api/v1/approvals?all={all}")).await?;
+            let query = ApprovalsQuery {
+                all: Some(all),
+                ..ApprovalsQuery::default()
+            };
+            let doc = client.approvals().list(&query).await?;
             match json {
                 true => output::json(&doc),
                 false if doc.approvals.is_empty() => output::line(
@@ -51,12 +54,20 @@ pub(crate) async fn cmd_approvals(
             }
             return Ok(exit::OK);
         }
-        Some(ApprovalCommand::Approve(args)) => ("approve", args),
-        Some(ApprovalCommand::Deny(args)) => ("deny", args),
-        Some(ApprovalCommand::Revise(args)) => ("revise", args),
+        Some(command) => command,
     };
-    let path = format!("/api/v1/approvals/{}/{verb}", segment(&approval));
-    let view: ApprovalView = client.post(&path, &DecideBody { note }, &[]).await?;
+    let approvals = client.approvals();
+    let view = match command {
+        ApprovalCommand::Approve(DecideArgs { approval, note }) => {
+            approvals.approve(&approval, &DecideBody { note }).await?
+        }
+        ApprovalCommand::Deny(DecideArgs { approval, note }) => {
+            approvals.deny(&approval, &DecideBody { note }).await?
+        }
+        ApprovalCommand::Revise(DecideArgs { approval, note }) => {
+            approvals.revise(&approval, &DecideBody { note }).await?
+        }
+    };
     match json {
         true => output::json(&view),
         false => print_approval(&view),

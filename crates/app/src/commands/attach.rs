@@ -1,8 +1,9 @@
 //! `abbey attach`: the terminal of a cell on this one.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
+use abbey_api::TerminalQuery;
 use abbey_daemon::Home;
 use hyper_util::rt::TokioIo;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
@@ -63,16 +64,16 @@ fn keys() -> mpsc::Receiver<Vec<u8>> {
 
 /// Relays keys and output until the viewer detaches or the program ends.
 pub(crate) async fn cmd_attach(home: &Home, name: &str) -> Outcome {
-    let (kind, name) = match name.split_once('/') {
-        Some(("service", name)) => ("services", name),
-        _ => ("agents", name),
-    };
     let (rows, columns) = size();
-    let path = format!(
-        "/api/v1/{kind}/{}/attach?rows={rows}&columns={columns}",
-        segment(name)
-    );
-    let connection = client(home)?.upgrade(&path, "abbey-terminal").await?;
+    let terminal = TerminalQuery {
+        rows: Some(rows),
+        columns: Some(columns),
+    };
+    let client = client(home)?;
+    let connection = match name.split_once('/') {
+        Some(("service", name)) => client.services().attach(name, &terminal).await?,
+        _ => client.agents().attach(name, &terminal).await?,
+    };
     let (mut output_stream, mut typed) = tokio::io::split(TokioIo::new(connection));
     let by_hand = std::io::stdin().is_terminal();
     if by_hand {

@@ -3,7 +3,7 @@
 use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
-use abbey_api::{BackupBody, BackupDoc, VERSION};
+use abbey_api::{BackupBody, VERSION};
 use abbey_daemon::Home;
 use std::path::Path;
 use std::time::Duration;
@@ -22,16 +22,11 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome 
     let made = home
         .backups()
         .join(format!("asked-{}.tar", std::process::id()));
-    let mut doc: BackupDoc = client(home)?
-        .timeout(Duration::from_secs(600))
-        .post(
-            "/api/v1/backups",
-            &BackupBody {
-                path: made.display().to_string(),
-            },
-            &[],
-        )
-        .await?;
+    let client = client(home)?.timeout(Duration::from_secs(600));
+    let body = BackupBody {
+        path: made.display().to_string(),
+    };
+    let mut doc = client.house().back_up(&body).await?;
     let place = || -> std::io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         let mut to = std::fs::OpenOptions::new()

@@ -3,7 +3,7 @@
 use crate::connect::client;
 use crate::exit::{self, Outcome};
 use crate::output::{self, dash, table};
-use abbey_api::{BudgetDoc, BudgetScope};
+use abbey_api::{BudgetScope, BudgetsQuery};
 use abbey_daemon::Home;
 use clap::Subcommand;
 
@@ -22,7 +22,17 @@ pub(crate) async fn cmd_budget(home: &Home, json: bool, command: BudgetCommand) 
 }
 
 async fn print_budgets(home: &Home, json: bool, all: bool) -> Outcome {
-    let mut doc: BudgetDoc = client(home)?.get("/api/v1/budgets").await?;
+    let client = client(home)?;
+    let mut doc = client.budgets().list(&BudgetsQuery::default()).await?;
+    while let Some(cursor) = doc.cursor.take() {
+        let query = BudgetsQuery {
+            cursor: Some(cursor),
+            ..BudgetsQuery::default()
+        };
+        let more = client.budgets().list(&query).await?;
+        doc.scopes.extend(more.scopes);
+        doc.cursor = more.cursor;
+    }
     if !all {
         doc.scopes
             .retain(|s| s.scope == "house" || s.scope.starts_with("agent:"));

@@ -3,7 +3,8 @@
 use crate::connect::client;
 use crate::exit::{self, Outcome};
 use crate::task_output::{print_task, wait_for_end};
-use abbey_api::{DelegateBody, TaskDoc};
+use abbey_api::DelegateBody;
+use abbey_api::headers::IdempotencyKey;
 use abbey_daemon::Home;
 use clap::Args;
 use std::time::Duration;
@@ -52,12 +53,8 @@ pub(crate) async fn cmd_delegate(home: &Home, json: bool, args: DelegateArgs) ->
         tokens: args.tokens,
         task: None,
     };
-    let headers: Vec<(&str, String)> = args
-        .idempotency_key
-        .map(|k| ("idempotency-key", k))
-        .into_iter()
-        .collect();
-    let doc: TaskDoc = client.post("/api/v1/delegations", &body, &headers).await?;
+    let key = args.idempotency_key.map(IdempotencyKey);
+    let doc = client.tasks().delegate(&body, key).await?;
     if !args.wait {
         print_task(json, &doc);
         return Ok(exit::OK);

@@ -9,12 +9,8 @@ use abbey_daemon::Home;
 pub(crate) async fn cmd_doctor(home: &Home, json: bool, fix: bool) -> Outcome {
     let client = client(home)?;
     let doc: DoctorDoc = match fix {
-        true => {
-            client
-                .post("/api/v1/doctor", &serde_json::json!({}), &[])
-                .await?
-        }
-        false => client.get("/api/v1/doctor").await?,
+        true => client.doctor().fix().await?,
+        false => client.doctor().check().await?,
     };
     let failed = doc
         .checks

@@ -1,10 +1,11 @@
 //! `abbey document`: lists, shows and writes shared documents.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, dash, table};
-use abbey_api::DocumentType;
-use abbey_api::{DocumentBody, DocumentDoc, DocumentView, DocumentsDoc};
+use abbey_api::{
+    DocumentBody, DocumentQuery, DocumentType, DocumentView, DocumentsDoc, DocumentsQuery,
+};
 use abbey_daemon::Home;
 use clap::Subcommand;
 use std::io::Read;
@@ -41,18 +42,17 @@ pub(crate) enum DocumentCommand {
 
 pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentCommand) -> Outcome {
     let client = client(home)?;
-    let path = |name: &str| format!("/api/v1/documents/{}", segment(name));
     match command {
         DocumentCommand::List => {
-            let doc: DocumentsDoc = client.get("/api/v1/documents").await?;
+            let doc = client.documents().list(&DocumentsQuery::default()).await?;
             match json {
                 true => output::json(&doc),
                 false => list(&doc),
             }
         }
         DocumentCommand::Show { document, version } => {
-            let query = version.map_or_else(String::new, |v| format!("?version={v}"));
-            let doc: DocumentDoc = client.get(&format!("{}{query}", path(&document))).await?;
+            let query = DocumentQuery { version };
+            let doc = client.documents().show(&document, &query).await?;
             match json {
                 true => output::json(&doc),
                 false => output::line(doc.text.trim_end()),
@@ -76,13 +76,14 @@ pub(crate) async fn cmd_document(home: &Home, json: bool, command: DocumentComma
                     text
                 }
             };
-            let now: DocumentDoc = client.get(&path(&document)).await?;
+            let newest = DocumentQuery::default();
+            let now = client.documents().show(&document, &newest).await?;
             let seen = match now.document.kind {
                 DocumentType::Text => Some(seen.unwrap_or(now.document.newest)),
                 _ => seen,
             };
             let body = DocumentBody { text, seen };
-            let doc: DocumentDoc = client.post(&path(&document), &body, &[]).await?;
+            let doc = client.documents().write(&document, &body, None).await?;
             match json {
                 true => output::json(&doc),
                 false => output::line(&format!(

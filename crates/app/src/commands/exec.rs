@@ -1,7 +1,7 @@
 //! `abbey exec`: runs a program in the cell of an agent.
 
-use crate::command_stream::{exit_code, follow, pass_on, read_stdin};
-use crate::connect::segment;
+use crate::command_stream::{exit_code, follow, internal_failure, pass_on, read_stdin};
+use crate::connect::client;
 use crate::exit::Outcome;
 use crate::output;
 use abbey_api::ExecBody;
@@ -13,9 +13,9 @@ pub(crate) async fn cmd_exec(home: &Home, agent: &str, argv: Vec<String>) -> Out
         argv,
         stdin: read_stdin(),
     };
-    let body = serde_json::to_value(body).unwrap_or_default();
-    let path = format!("/api/v1/agents/{}/exec", segment(agent));
-    let end = follow(home, &path, body, pass_on).await?;
+    let client = client(home).map_err(internal_failure)?;
+    let stream = client.agents().exec(agent, &body).await;
+    let end = follow(stream.map_err(internal_failure)?, pass_on).await?;
     if let Some(why) = end["error"].as_str() {
         output::say(&format!("error: {why}"));
     }

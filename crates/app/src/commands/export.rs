@@ -1,10 +1,9 @@
 //! `abbey export`: writes an agent's bundle into a directory.
 
 use crate::agent_files::{ENTRY_FILE, create_file};
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, say};
-use abbey_api::*;
 use abbey_daemon::Home;
 use clap::Args;
 use std::fs;
@@ -21,9 +20,8 @@ pub(crate) struct ExportArgs {
 /// Writes the bundle of an agent: its manifest entry, and identity files in a layout that other tools read as well.
 pub(crate) async fn cmd_export(home: &Home, json: bool, args: &ExportArgs) -> Outcome {
     let client = client(home)?;
-    let path = format!("/api/v1/agents/{}", segment(&args.agent));
-    let entry: EntryDoc = client.get(&format!("{path}/entry")).await?;
-    let bundle: BundleDoc = client.get(&format!("{path}/bundle")).await?;
+    let entry = client.agents().entry(&args.agent).await?;
+    let bundle = client.agents().export_bundle(&args.agent).await?;
     if args.to.exists() {
         let text = format!("`{}` exists; choose a new directory", args.to.display());
         return Err(Failure::plain(text).with_code(exit::CONFLICT));

@@ -5,7 +5,9 @@ use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::manifest_file::{apply_edit, edit, mistakes, show, slug};
 use crate::output::{self, say, table};
-use abbey_api::*;
+use abbey_api::HouseQuery;
+use abbey_api::headers::IdempotencyKey;
+use abbey_api::{AddTask, BundleFile, VERSION};
 use abbey_daemon::{Home, manifest};
 use abbey_import::{Format, Import, ImportedAgent, TargetHouse, read};
 use clap::Args;
@@ -71,7 +73,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
     }
     let client = client(home)?;
     // Fails here, before anything is written, when no house answers.
-    let _up: HouseDoc = client.get("/api/v1/house").await?;
+    client.house().show(&HouseQuery::default()).await?;
     let charters = Charters::write(&args.file, &import.agents)?;
     let code = apply_edit(home, &args.file, edited, None, |plan| {
         if !json {
@@ -99,9 +101,7 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
             tokens: None,
             evidence: Vec::new(),
         };
-        let _doc: TaskDoc = client
-            .post("/api/v1/tasks", &body, &[("idempotency-key", key)])
-            .await?;
+        client.tasks().add(&body, Some(IdempotencyKey(key))).await?;
     }
     Ok(exit::OK)
 }

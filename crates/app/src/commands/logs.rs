@@ -1,9 +1,9 @@
 //! `abbey logs` and `abbey service logs`: what a cell printed.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Outcome};
 use crate::output;
-use abbey_api::{LogDoc, LogLine};
+use abbey_api::{LogLine, LogQuery};
 use abbey_daemon::Home;
 use clap::Args;
 use std::time::Duration;
@@ -31,12 +31,13 @@ pub(crate) async fn print_logs(home: &Home, json: bool, kind: &str, args: &LogsA
     let mut lines = args.lines;
     let mut newest = None;
     loop {
-        let doc: LogDoc = client
-            .get(&format!(
-                "/api/v1/{kind}/{}/logs?lines={lines}",
-                segment(name)
-            ))
-            .await?;
+        let query = LogQuery {
+            lines: u32::try_from(lines).ok(),
+        };
+        let doc = match kind {
+            "services" => client.services().logs(name, &query).await?,
+            _ => client.agents().logs(name, &query).await?,
+        };
         let fresh: Vec<&LogLine> = doc
             .lines
             .iter()

@@ -15,7 +15,7 @@ const STEP: (u32, u32) = (210, 64);
 
 pub(crate) async fn cmd_org(home: &Home, json: bool, draw: bool) -> Outcome {
     let client = client(home)?;
-    let doc: OrgDoc = client.get("/api/v1/org").await?;
+    let doc = client.org().show().await?;
     match (draw, json) {
         (true, _) => output::line(&draw_chart(&doc).to_string()),
         (false, true) => output::json(&doc),

@@ -5,8 +5,7 @@ use crate::exit::{self, Outcome};
 use crate::manifest_file::read_manifest;
 use crate::output;
 use crate::plan_output::print_plan;
-use abbey_api::PlanDoc;
-use abbey_api::PlanSeverity;
+use abbey_api::{PlanDoc, PlanSeverity};
 use abbey_daemon::{Home, manifest};
 use clap::Args;
 use std::path::PathBuf;
@@ -28,7 +27,7 @@ pub(crate) async fn cmd_plan(home: &Home, json: bool, args: &PlanArgs) -> Outcom
     }
     let body = read_manifest(&args.file)?;
     let doc: PlanDoc = if is_up(home).await {
-        client(home)?.post("/api/v1/plans", &body, &[]).await?
+        client(home)?.house().plan(&body).await?
     } else {
         abbey_daemon::plan_offline(home.root().to_owned(), body).await?
     };

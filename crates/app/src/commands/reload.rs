@@ -7,7 +7,7 @@ use crate::fleet_output::print_fleet;
 use crate::manifest_file::{apply_edit, edit, mistakes, slug};
 use crate::output::{self, Progress, say};
 use crate::plan_output::print_plan;
-use abbey_api::*;
+use abbey_api::{AgentView, FleetQuery};
 use abbey_daemon::{Home, manifest};
 use clap::Args;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ pub(crate) struct ReloadArgs {
 /// Applies the manifest to running agents and waits until each has acknowledged its new configuration (S5-12).
 pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Outcome {
     let client = client(home)?;
-    let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+    let fleet = client.agents().list(&FleetQuery::default()).await?;
     let names: Vec<String> = match args.all {
         true => fleet.agents.iter().map(|a| a.name.clone()).collect(),
         false => args.agents.clone(),
@@ -74,7 +74,7 @@ pub(crate) async fn cmd_reload(home: &Home, json: bool, args: &ReloadArgs) -> Ou
     let until = Instant::now() + DOWN_WITHIN;
     let mut progress = Progress::new();
     loop {
-        let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+        let fleet = client.agents().list(&FleetQuery::default()).await?;
         let late: Vec<&AgentView> = fleet
             .agents
             .iter()

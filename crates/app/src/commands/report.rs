@@ -1,9 +1,9 @@
 //! `abbey report`: lists reports, or makes one.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
-use abbey_api::{ReportDoc, ReportsDoc};
+use abbey_api::{ReportQuery, ReportsDoc, ReportsQuery};
 use abbey_daemon::Home;
 
 /// Lists reports, or shows one that is selected by its name or by a question.
@@ -15,15 +15,13 @@ pub(crate) async fn cmd_report(
 ) -> Outcome {
     let client = client(home)?;
     let asked = asked.join(" ");
-    let locale = locale.map_or_else(String::new, |l| format!("locale={}", segment(l)));
+    let locale = locale.map(str::to_owned);
     let list = async |question: &str| -> Result<ReportsDoc, Failure> {
-        let question = match question.is_empty() {
-            true => String::new(),
-            false => format!("&q={}", segment(question)),
+        let query = ReportsQuery {
+            locale: locale.clone(),
+            q: (!question.is_empty()).then(|| question.to_owned()),
         };
-        Ok(client
-            .get(&format!("/api/v1/reports?{locale}{question}"))
-            .await?)
+        Ok(client.reports().list(&query).await?)
     };
     let all = list("").await?;
     if asked.is_empty() {
@@ -49,8 +47,8 @@ pub(crate) async fn cmd_report(
             }
         },
     };
-    let path = format!("/api/v1/reports/{}?{locale}", segment(&name));
-    let doc: ReportDoc = client.get(&path).await?;
+    let query = ReportQuery { locale };
+    let doc = client.reports().show(&name, &query).await?;
     match json {
         true => output::json(&doc),
         false => output::line(abbey_daemon::report_text(&doc).trim_end()),

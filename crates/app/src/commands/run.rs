@@ -3,6 +3,7 @@
 use crate::command_stream::{
     decode_part, exit_code, follow, internal_failure, pass_on, read_stdin,
 };
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
 use abbey_api::{CommandBody, VERSION};
@@ -107,10 +108,12 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
 pub(crate) async fn cmd_run(home: &Home, json: bool, args: RunArgs) -> Outcome {
     let body = request_body(args)?;
     let names = body.take.clone();
-    let body = serde_json::to_value(body).unwrap_or_default();
+    let client = client(home).map_err(internal_failure)?;
+    let stream = client.commands().run(&body).await;
+    let stream = stream.map_err(internal_failure)?;
     let mut document = json!({ "version": VERSION, "stdout": "", "stderr": "" });
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let end = follow(home, "/api/v1/commands", body, |output| {
+    let end = follow(stream, |output| {
         if !json {
             return pass_on(output);
         }

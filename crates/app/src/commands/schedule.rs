@@ -1,12 +1,12 @@
 //! `abbey schedule`: lists, shows, fires, adds and removes schedules.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::key_values::pairs;
 use crate::manifest_file::{self, apply_edit, edit, mistakes, slug};
 use crate::output::{self, dash, table};
 use abbey_api::client::Client;
-use abbey_api::{ScheduleDoc, ScheduleView, SchedulesDoc};
+use abbey_api::{ScheduleDoc, ScheduleView, SchedulesQuery};
 use abbey_daemon::{Home, manifest};
 use abbey_model::Slug;
 use clap::{Args, Subcommand};
@@ -121,13 +121,14 @@ pub(crate) async fn cmd_schedule(home: &Home, json: bool, command: ScheduleComma
         }
         ScheduleCommand::List => list_schedules(&client, json).await,
         ScheduleCommand::Show { schedule } => {
-            let doc: ScheduleDoc = client.get(&path(&schedule)?).await?;
+            let (agent, name) = split(&schedule)?;
+            let doc = client.schedules().show(agent, name).await?;
             print_schedule(json, &doc);
             Ok(exit::OK)
         }
         ScheduleCommand::Run { schedule } => {
-            let path = format!("{}/run", path(&schedule)?);
-            let doc: ScheduleDoc = client.post(&path, &serde_json::json!({}), &[]).await?;
+            let (agent, name) = split(&schedule)?;
+            let doc = client.schedules().fire(agent, name).await?;
             print_schedule(json, &doc);
             Ok(exit::OK)
         }
@@ -168,22 +169,18 @@ fn manifest_entry(args: &ScheduleAddArgs) -> Result<String, Failure> {
     Ok(format!("{{ {} }}", parts.join(", ")))
 }
 
-fn path(name: &str) -> Result<String, Failure> {
-    match name.split_once('/') {
-        Some((agent, name)) => Ok(format!(
-            "/api/v1/schedules/{}/{}",
-            segment(agent),
-            segment(name)
-        )),
-        None => Err(Failure::plain(format!(
-            "invalid schedule `{name}`: write AGENT/NAME, as `abbey schedule list` prints it"
+/// Agent and name of a schedule.
+fn split(schedule: &str) -> Result<(&str, &str), Failure> {
+    schedule.split_once('/').ok_or_else(|| {
+        Failure::plain(format!(
+            "invalid schedule `{schedule}`: write AGENT/NAME, as `abbey schedule list` prints it"
         ))
-        .with_code(exit::USAGE)),
-    }
+        .with_code(exit::USAGE)
+    })
 }
 
 async fn list_schedules(client: &Client, json: bool) -> Outcome {
-    let doc: SchedulesDoc = client.get("/api/v1/schedules").await?;
+    let doc = client.schedules().list(&SchedulesQuery::default()).await?;
     if json {
         output::json(&doc);
         return Ok(exit::OK);

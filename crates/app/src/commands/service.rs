@@ -1,10 +1,10 @@
 //! `abbey service`: lists services, shows their logs, restarts them.
 
 use crate::commands::logs::{LogsArgs, print_logs};
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Outcome};
 use crate::output::{self, dash, table};
-use abbey_api::{ServiceView, ServicesDoc};
+use abbey_api::{ServiceView, ServicesQuery};
 use abbey_daemon::Home;
 use clap::Subcommand;
 use std::time::Duration;
@@ -35,9 +35,8 @@ pub(crate) async fn cmd_service(home: &Home, json: bool, command: ServiceCommand
 
 /// Restarts a service.
 async fn restart_service(home: &Home, json: bool, service: &str) -> Outcome {
-    let path = format!("/api/v1/services/{}/restart", segment(service));
     let client = client(home)?.timeout(Duration::from_secs(60));
-    let doc: serde_json::Value = client.post(&path, &serde_json::json!({}), &[]).await?;
+    let doc = client.services().restart(service).await?;
     match json {
         true => output::json(&doc),
         false => output::line(&format!("service `{service}` restarts")),
@@ -46,7 +45,8 @@ async fn restart_service(home: &Home, json: bool, service: &str) -> Outcome {
 }
 
 async fn list_services(home: &Home, json: bool) -> Outcome {
-    let doc: ServicesDoc = client(home)?.get("/api/v1/services").await?;
+    let client = client(home)?;
+    let doc = client.services().list(&ServicesQuery::default()).await?;
     if json {
         output::json(&doc);
         return Ok(exit::OK);

@@ -1,10 +1,10 @@
 //! `abbey skill`: lists, searches, shows, checks and runs skills.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, dash, table};
 use crate::task_output;
-use abbey_api::*;
+use abbey_api::{AddTask, SkillView, SkillsDoc, SkillsQuery, VERSION};
 use abbey_daemon::Home;
 use clap::Subcommand;
 use std::collections::BTreeMap;
@@ -50,14 +50,17 @@ pub(crate) enum SkillCommand {
 pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) -> Outcome {
     match command {
         SkillCommand::List => {
-            let doc: SkillsDoc = client(home)?.get("/api/v1/skills").await?;
+            let client = client(home)?;
+            let doc = client.skills().list(&SkillsQuery::default()).await?;
             print_skills(json, &doc);
             Ok(exit::OK)
         }
         SkillCommand::Search { query } => {
-            let doc: SkillsDoc = client(home)?
-                .get(&format!("/api/v1/skills?q={}", segment(&query)))
-                .await?;
+            let query = SkillsQuery {
+                q: Some(query),
+                ..SkillsQuery::default()
+            };
+            let doc = client(home)?.skills().list(&query).await?;
             print_skills(json, &doc);
             Ok(if doc.skills.is_empty() {
                 exit::NOT_FOUND
@@ -66,7 +69,8 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
             })
         }
         SkillCommand::Show { name } => {
-            let doc: SkillsDoc = client(home)?.get("/api/v1/skills").await?;
+            let client = client(home)?;
+            let doc = client.skills().list(&SkillsQuery::default()).await?;
             let missing = || {
                 Failure::plain(format!("there is no skill `{name}`"))
                     .hint("`abbey skill list` lists all skills")
@@ -124,7 +128,7 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                 args: pairs,
                 tokens: None,
             };
-            let doc: TaskDoc = client.post("/api/v1/tasks", &body, &[]).await?;
+            let doc = client.tasks().add(&body, None).await?;
             task_output::wait_for_end(&client, json, &doc.task.id, Duration::from_secs(900)).await
         }
     }

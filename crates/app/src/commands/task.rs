@@ -1,12 +1,13 @@
 //! `abbey task`: adds, lists, shows, explains, cancels, retries, exports and imports tasks.
 
 use crate::commands::work_queue;
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, dash, table};
 use crate::task_output::{first_line, print_task, wait_for_end};
 use abbey_api::client::Client;
-use abbey_api::*;
+use abbey_api::headers::IdempotencyKey;
+use abbey_api::{AddTask, EvidenceView, TaskQuery, TaskView, TasksDoc, VERSION, WaitQuery};
 use abbey_daemon::Home;
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
@@ -125,13 +126,13 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
             agent,
             limit,
         } => {
-            let mut path = format!("/api/v1/tasks?limit={limit}");
-            for (key, value) in [("state", state), ("agent", agent)] {
-                if let Some(value) = value {
-                    path.push_str(&format!("&{key}={}", segment(&value)));
-                }
-            }
-            let doc: TasksDoc = client.get(&path).await?;
+            let query = TaskQuery {
+                state,
+                agent,
+                limit: Some(limit),
+                cursor: None,
+            };
+            let doc = client.tasks().list(&query).await?;
             if json {
                 output::json(&doc);
             } else {
@@ -155,16 +156,13 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
         }
         TaskCommand::Show { task, tree: true } => print_tree(&client, json, &task).await,
         TaskCommand::Show { task, tree: false } => {
-            let doc: TaskDoc = client
-                .get(&format!("/api/v1/tasks/{}", segment(&task)))
-                .await?;
+            let now = WaitQuery::default();
+            let doc = client.tasks().show(&task, &now).await?;
             print_task(json, &doc);
             Ok(exit::OK)
         }
         TaskCommand::Why { task } => {
-            let doc: WhyDoc = client
-                .get(&format!("/api/v1/tasks/{}/why", segment(&task)))
-                .await?;
+            let doc = client.tasks().why(&task).await?;
             if json {
                 output::json(&doc);
             } else {
@@ -182,33 +180,28 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
         }
         TaskCommand::Import { file } => import(&client, json, &file).await,
         TaskCommand::Sync { file, watch } => work_queue::sync(home, json, &file, watch).await,
-        TaskCommand::Cancel { task } => change(&client, json, &task, "cancel").await,
-        TaskCommand::Retry { task } => change(&client, json, &task, "retry").await,
+        TaskCommand::Cancel { task } => {
+            print_task(json, &client.tasks().cancel(&task, None).await?);
+            Ok(exit::OK)
+        }
+        TaskCommand::Retry { task } => {
+            print_task(json, &client.tasks().retry(&task, None).await?);
+            Ok(exit::OK)
+        }
     }
-}
-
-async fn change(client: &Client, json: bool, task: &str, verb: &str) -> Outcome {
-    let doc: TaskDoc = client
-        .post(
-            &format!("/api/v1/tasks/{}/{verb}", segment(task)),
-            &serde_json::json!({}),
-            &[],
-        )
-        .await?;
-    print_task(json, &doc);
-    Ok(exit::OK)
 }
 
 async fn export(client: &Client) -> Outcome {
     let mut all: Vec<TaskView> = Vec::new();
-    let mut cursor = String::new();
+    let mut query = TaskQuery {
+        limit: Some(1000),
+        ..TaskQuery::default()
+    };
     loop {
-        let page: TasksDoc = client
-            .get(&format!("/api/v1/tasks?limit=1000{cursor}"))
-            .await?;
+        let page = client.tasks().list(&query).await?;
         all.extend(page.tasks);
         match page.cursor {
-            Some(next) => cursor = format!("&cursor={next}"),
+            Some(next) => query.cursor = Some(next),
             None => break,
         }
     }
@@ -233,8 +226,14 @@ async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
         .enumerate()
         .filter(|(_, l)| !l.trim().is_empty())
     {
-        let body = serde_json::from_str(line)
-            .map_err(|e| wrong(format!("{}:{}: {e}", file.display(), i + 1)))?;
+        let parse = || -> serde_json::Result<AddTask> {
+            let mut fields: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(line)?;
+            // An exported line also has these; a new task gets its own.
+            fields.retain(|key, _| !["number", "state"].contains(&key.as_str()));
+            serde_json::from_value(fields.into())
+        };
+        let body = parse().map_err(|e| wrong(format!("{}:{}: {e}", file.display(), i + 1)))?;
         bodies.push((i, body));
     }
     let mut rows = Vec::new();
@@ -242,9 +241,7 @@ async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
         // The idempotency key is the number and the content of the line.
         let line = serde_json::to_vec(body).unwrap_or_default();
         let key = format!("import-{i}-{}", abbey_support::digest::sha256_hex(&line));
-        let doc: TaskDoc = client
-            .post("/api/v1/tasks", body, &[("idempotency-key", key)])
-            .await?;
+        let doc = client.tasks().add(body, Some(IdempotencyKey(key))).await?;
         rows.push(doc.task);
     }
     if json {
@@ -274,12 +271,8 @@ async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
         tokens: args.tokens,
         evidence: args.evidence,
     };
-    let headers: Vec<(&str, String)> = args
-        .idempotency_key
-        .map(|k| ("idempotency-key", k))
-        .into_iter()
-        .collect();
-    let doc: TaskDoc = client.post("/api/v1/tasks", &body, &headers).await?;
+    let key = args.idempotency_key.map(IdempotencyKey);
+    let doc = client.tasks().add(&body, key).await?;
     if !args.wait {
         print_task(json, &doc);
         return Ok(exit::OK);
@@ -295,9 +288,7 @@ async fn add(client: &Client, json: bool, args: TaskAddArgs) -> Outcome {
 
 /// Prints a task with all its subtasks.
 async fn print_tree(client: &Client, json: bool, task: &str) -> Outcome {
-    let doc: TreeDoc = client
-        .get(&format!("/api/v1/tasks/{}/tree", segment(task)))
-        .await?;
+    let doc = client.tasks().tree(task).await?;
     if json {
         output::json(&doc);
         return Ok(exit::OK);

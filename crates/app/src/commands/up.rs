@@ -6,8 +6,8 @@ use crate::exit::{self, Outcome};
 use crate::fleet_output::print_fleet;
 use crate::manifest_file::read_manifest;
 use crate::output::{self, Progress, say};
-use abbey_api::PlanAction;
-use abbey_api::*;
+use abbey_api::HouseQuery;
+use abbey_api::{AgentView, FleetQuery, PlanAction};
 use abbey_daemon::Home;
 use abbey_model::Presence;
 use clap::Args;
@@ -36,12 +36,12 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
     let started = ensure_up(home).await?;
     let client = client(home)?;
     progress.show("applying the manifest");
-    let applied: Result<PlanDoc, _> = client.post("/api/v1/generations", &body, &[]).await;
+    let applied = client.house().apply(&body, None).await;
     let doc = match applied {
         Ok(doc) => doc,
         Err(error) => {
             progress.end();
-            let empty: HouseDoc = client.get("/api/v1/house").await?;
+            let empty = client.house().show(&HouseQuery::default()).await?;
             if started && empty.house.is_none() {
                 // It was started for this manifest only; leave the host as it was.
                 take_down(home, &client).await?;
@@ -56,7 +56,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
             UP_WITHIN
         };
     let fleet = loop {
-        let fleet: FleetDoc = client.get("/api/v1/agents").await?;
+        let fleet = client.agents().list(&FleetQuery::default()).await?;
         let moving: Vec<&str> = fleet
             .agents
             .iter()
@@ -72,7 +72,7 @@ pub(crate) async fn cmd_up(home: &Home, json: bool, args: &UpArgs) -> Outcome {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     progress.end();
-    let house: HouseDoc = client.get("/api/v1/house").await?;
+    let house = client.house().show(&HouseQuery::default()).await?;
     if json {
         output::json(&fleet);
     } else {

@@ -1,15 +1,12 @@
 //! `abbey why`: explains the state of an agent.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Outcome};
 use crate::output::{self, dash};
-use abbey_api::AgentWhyDoc;
 use abbey_daemon::Home;
 
 pub(crate) async fn cmd_why(home: &Home, json: bool, agent: &str) -> Outcome {
-    let doc: AgentWhyDoc = client(home)?
-        .get(&format!("/api/v1/agents/{}/why", segment(agent)))
-        .await?;
+    let doc = client(home)?.agents().why(agent).await?;
     if json {
         output::json(&doc);
         return Ok(exit::OK);

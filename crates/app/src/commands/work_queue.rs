@@ -2,14 +2,11 @@
 
 use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
-use crate::http_stream::bytes;
 use crate::output;
 use abbey_api::client::Client;
 use abbey_api::{QueueBody, QueueDoc};
 use abbey_daemon::Home;
-use eventsource_stream::Eventsource;
 use futures_util::StreamExt;
-use hyper::Method;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::io::Write;
@@ -37,7 +34,7 @@ fn broken(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
 
 /// Prints the work queue as Markdown.
 pub(crate) async fn export(client: &Client) -> Outcome {
-    let doc: QueueDoc = client.get("/api/v1/queue").await?;
+    let doc = client.queue().show().await?;
     output::line(doc.text.trim_end());
     Ok(exit::OK)
 }
@@ -45,9 +42,7 @@ pub(crate) async fn export(client: &Client) -> Outcome {
 /// Applies the edits in a work queue file; the file itself is not changed.
 pub(crate) async fn import(client: &Client, json: bool, file: &Path) -> Outcome {
     let text = std::fs::read_to_string(file).map_err(broken("read", file))?;
-    let doc: QueueDoc = client
-        .post("/api/v1/queue", &QueueBody { text }, &[])
-        .await?;
+    let doc = client.queue().merge(&QueueBody { text }).await?;
     report(json, file, &doc)
 }
 
@@ -142,9 +137,7 @@ async fn apply_edits(
     all: &mut QueueDoc,
 ) -> Result<(), Failure> {
     let text = text.to_owned();
-    let doc: QueueDoc = client
-        .post("/api/v1/queue", &QueueBody { text }, &[])
-        .await?;
+    let doc = client.queue().merge(&QueueBody { text }).await?;
     keep_conflicts(file, &doc)?;
     all.text = doc.text;
     all.done.extend(doc.done);
@@ -315,10 +308,9 @@ fn watch_file(file: &Path, changed: mpsc::Sender<()>) -> Result<(), Failure> {
 async fn watch_house(home: Home, changed: mpsc::Sender<()>) {
     while !changed.is_closed() {
         if let Ok(client) = client(&home)
-            && let Ok(response) = client.open(Method::GET, "/api/v1/events", None, &[]).await
-            && response.status().is_success()
+            && let Ok(stream) = client.activity().follow(None).await
         {
-            let mut events = Box::pin(bytes(response).eventsource());
+            let mut events = Box::pin(stream.events());
             while let Some(Ok(_)) = events.next().await {
                 let _already_pending = changed.try_send(());
             }

@@ -1,14 +1,17 @@
 //! `abbey workflow`: checks, runs, lists, shows and cancels workflows, and reports events to them.
 
-use crate::connect::{client, segment};
+use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::key_values::pairs;
 use crate::manifest_file::read_manifest;
 use crate::output::{self, Progress, dash, table};
 use crate::workflow_drawing::{Node, draw_run, draw_steps};
 use abbey_api::client::Client;
-use abbey_api::*;
-use abbey_api::{StepState, WorkflowState};
+use abbey_api::headers::IdempotencyKey;
+use abbey_api::{
+    DeclaredStep, EventBody, RunWorkflowBody, StepState, WaitQuery, WorkflowDoc, WorkflowRunsQuery,
+    WorkflowState, WorkflowView, WorkflowsDoc,
+};
 use abbey_daemon::{Home, manifest};
 use clap::Subcommand;
 use serde_json::Value;
@@ -103,8 +106,8 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             let body = RunWorkflowBody {
                 input: pairs(&input)?,
             };
-            let path = format!("/api/v1/workflows/{}/runs", segment(&workflow));
-            let doc: WorkflowDoc = client.post(&path, &body, &key(idempotency_key)).await?;
+            let key = idempotency_key.map(IdempotencyKey);
+            let doc = client.workflows().start(&workflow, &body, key).await?;
             match wait {
                 true => {
                     wait_for_end(&client, json, &doc.run.id, Duration::from_secs(timeout)).await
@@ -116,8 +119,12 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             }
         }
         WorkflowCommand::List { open, limit } => {
-            let path = format!("/api/v1/workflow-runs?open={open}&limit={limit}");
-            let doc: WorkflowsDoc = client(home)?.get(&path).await?;
+            let query = WorkflowRunsQuery {
+                open: Some(open),
+                limit: Some(limit),
+                cursor: None,
+            };
+            let doc = client(home)?.workflows().runs(&query).await?;
             match json {
                 true => output::json(&doc),
                 false => list(&doc),
@@ -125,7 +132,8 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             Ok(exit::OK)
         }
         WorkflowCommand::Show { run, svg } => {
-            let doc: WorkflowDoc = client(home)?.get(&path_of(&run)).await?;
+            let now = WaitQuery::default();
+            let doc = client(home)?.workflows().run(&run, &now).await?;
             match svg {
                 true => output::line(&draw_run(&doc.run).to_string()),
                 false => show(json, &doc),
@@ -133,9 +141,7 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             Ok(exit::OK)
         }
         WorkflowCommand::Cancel { run } => {
-            let path = format!("{}/cancel", path_of(&run));
-            let none = serde_json::json!({});
-            let doc: WorkflowDoc = client(home)?.post(&path, &none, &[]).await?;
+            let doc = client(home)?.workflows().cancel(&run).await?;
             show(json, &doc);
             Ok(exit::OK)
         }
@@ -152,10 +158,9 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
                 })?,
             };
             let body = EventBody { data, run };
-            let path = format!("/api/v1/events/{}", segment(&event));
-            let doc: HeardDoc = client(home)?
-                .post(&path, &body, &key(idempotency_key))
-                .await?;
+            let key = idempotency_key.map(IdempotencyKey);
+            let client = client(home)?;
+            let doc = client.workflows().report_event(&event, &body, key).await?;
             match json {
                 true => output::json(&doc),
                 false => output::line(&format!(
@@ -167,14 +172,6 @@ pub(crate) async fn cmd_workflow(home: &Home, json: bool, command: WorkflowComma
             Ok(exit::OK)
         }
     }
-}
-
-fn path_of(run: &str) -> String {
-    format!("/api/v1/workflow-runs/{}", segment(run))
-}
-
-fn key(key: Option<String>) -> Vec<(&'static str, String)> {
-    key.map(|k| ("idempotency-key", k)).into_iter().collect()
 }
 
 fn names(list: &[String]) -> String {
@@ -242,8 +239,10 @@ async fn wait_for_end(client: &Client, json: bool, run: &str, patience: Duration
     let mut progress = Progress::new();
     loop {
         let left = until.saturating_duration_since(Instant::now()).min(WAIT);
-        let path = format!("{}?wait_ms={}", path_of(run), left.as_millis());
-        let doc: WorkflowDoc = client.get(&path).await?;
+        let wait = WaitQuery {
+            wait_ms: u64::try_from(left.as_millis()).ok(),
+        };
+        let doc = client.workflows().run(run, &wait).await?;
         let code = match doc.run.state {
             WorkflowState::Done => Some(exit::OK),
             WorkflowState::Failed | WorkflowState::Cancelled => Some(exit::FAILURE),

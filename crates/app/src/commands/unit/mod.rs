@@ -7,7 +7,6 @@ mod systemd;
 use crate::connect::client;
 use crate::exit::{self, Failure, Outcome};
 use crate::output;
-use abbey_api::ManifestDoc;
 use abbey_daemon::Home;
 use abbey_model::SecretRef;
 use clap::{Args, Subcommand, ValueEnum};
@@ -182,8 +181,8 @@ async fn credentials(home: &Home) -> BTreeSet<String> {
     let Ok(client) = client(home) else {
         return BTreeSet::new();
     };
-    let current = client.get::<ManifestDoc>("/api/v1/generations/current");
-    let manifest = current.await.map(|doc| doc.manifest).unwrap_or_default();
+    let current = client.house().manifest().await;
+    let manifest = current.map(|doc| doc.manifest).unwrap_or_default();
     let Ok(house) = abbey_daemon::manifest::parse(&manifest) else {
         return BTreeSet::new();
     };
