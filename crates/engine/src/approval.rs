@@ -1,10 +1,10 @@
-//! Approvals: one yes for one exact action, once and in time (S4-18).
+//! Approvals: permission for one exact action, once and in time (S4-18).
 //!
 //! ```text
 //! Pending ─approve─▶ Approved ─use──▶ Used
 //!    │ ├──deny────▶ Denied
 //!    │ ├──revise──▶ Revise
-//!    │ └──in time nobody said anything──▶ the default: Approved or Denied
+//!    │ └──no decision in time──▶ the agreed default: Approved or Denied
 //!    └──Pending or Approved, and its task is over──▶ Lapsed
 //! ```
 
@@ -41,21 +41,21 @@ pub enum Refusal {
     /// It was decided already, or used, or is over.
     #[error("APPR-{number} is {state}; {}", hint(*state))]
     State {
-        /// Which.
+        /// Number of the approval.
         number: u64,
-        /// Where it stands.
+        /// State of the approval.
         state: State,
     },
     /// It is for something else.
-    #[error("APPR-{number} was given for other arguments; ask for these")]
+    #[error("APPR-{number} was approved for other arguments; ask for an approval of these")]
     OtherAction {
-        /// Which.
+        /// Number of the approval.
         number: u64,
     },
     /// Its time is over.
-    #[error("APPR-{number} ended; ask anew")]
+    #[error("APPR-{number} expired; ask for a new approval")]
     Late {
-        /// Which.
+        /// Number of the approval.
         number: u64,
     },
 }
@@ -65,13 +65,13 @@ const fn hint(state: State) -> &'static str {
         State::Pending => "nobody has decided yet",
         State::Approved => "it was approved already",
         State::Denied => "it was denied; ask for something else",
-        State::Revise => "it is to be asked for differently",
-        State::Used => "each is good for one time",
-        State::Lapsed => "its task was over before",
+        State::Revise => "a revision was requested; change the action and ask again",
+        State::Used => "an approval can be used once",
+        State::Lapsed => "its task was over before it was decided or used",
     }
 }
 
-/// An approval as the machine knows it.
+/// An approval, as far as its state machine needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {
     /// Its number.
@@ -99,11 +99,11 @@ pub fn decide(approval: &Approval, verdict: Verdict, now: Timestamp) -> Result<S
     }
 }
 
-/// Nobody decided in time.
+/// The state after no decision in time.
 ///
 /// # Errors
 /// [`Refusal::State`] when it was decided, or is not late.
-pub fn silence(approval: &Approval, now: Timestamp) -> Result<State, Refusal> {
+pub fn expire(approval: &Approval, now: Timestamp) -> Result<State, Refusal> {
     match approval.state {
         State::Pending if now >= approval.expires_at => Ok(approval.silence.leads_to()),
         state => Err(Refusal::State {
@@ -113,11 +113,11 @@ pub fn silence(approval: &Approval, now: Timestamp) -> Result<State, Refusal> {
     }
 }
 
-/// The one who asked does it now: this action, with these arguments, once, before `good_until`.
+/// Uses an approval for this action with these arguments, once, before `good_until`.
 ///
 /// # Errors
-/// Which of these does not hold.
-pub fn take(
+/// The condition that does not hold.
+pub fn consume(
     approval: &Approval,
     hash: &str,
     good_until: Timestamp,
@@ -155,11 +155,8 @@ mod tests {
                 let decided = decide(&it, verdict, Timestamp(99));
                 assert_eq!(decided.is_ok(), state == State::Pending, "{state}");
             }
-            assert_eq!(
-                silence(&it, Timestamp(100)).is_ok(),
-                state == State::Pending
-            );
-            let taken = take(&it, "right", Timestamp(200), Timestamp(150));
+            assert_eq!(expire(&it, Timestamp(100)).is_ok(), state == State::Pending);
+            let taken = consume(&it, "right", Timestamp(200), Timestamp(150));
             assert_eq!(taken.is_ok(), state == State::Approved, "{state}");
         }
         let pending = approval(State::Pending);
@@ -167,22 +164,22 @@ mod tests {
             decide(&pending, Verdict::Approve, Timestamp(100)),
             Err(Refusal::Late { number: 7 })
         );
-        assert!(silence(&pending, Timestamp(99)).is_err());
-        assert_eq!(silence(&pending, Timestamp(100)), Ok(State::Denied));
+        assert!(expire(&pending, Timestamp(99)).is_err());
+        assert_eq!(expire(&pending, Timestamp(100)), Ok(State::Denied));
         let yes = approval(State::Approved);
         assert_eq!(
-            take(&yes, "other", Timestamp(200), Timestamp(150)),
+            consume(&yes, "other", Timestamp(200), Timestamp(150)),
             Err(Refusal::OtherAction { number: 7 })
         );
         assert_eq!(
-            take(&yes, "right", Timestamp(200), Timestamp(200)),
+            consume(&yes, "right", Timestamp(200), Timestamp(200)),
             Err(Refusal::Late { number: 7 })
         );
-        let used = approval(take(&yes, "right", Timestamp(200), Timestamp(150)).unwrap());
-        let told = take(&used, "right", Timestamp(200), Timestamp(151)).unwrap_err();
+        let used = approval(consume(&yes, "right", Timestamp(200), Timestamp(150)).unwrap());
+        let refusal = consume(&used, "right", Timestamp(200), Timestamp(151)).unwrap_err();
         assert_eq!(
-            told.to_string(),
-            "APPR-7 is used; each is good for one time"
+            refusal.to_string(),
+            "APPR-7 is used; an approval can be used once"
         );
     }
 }

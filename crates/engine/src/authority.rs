@@ -1,4 +1,4 @@
-//! Who may give work to whom (S3-23, S3-24): what was declared, and how far it may go. Neither a place in the
+//! Which agent may delegate to which (S3-23, S3-24): what was declared, and how far it may go. Neither a place in the
 //! org chart nor lineage gives a right by itself (S2-01).
 
 use abbey_model::{Authority, Slug};
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 /// How far delegation may go in a house.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
-    /// Longest chain below what was first asked.
+    /// Most delegations below the root task.
     pub depth: u32,
-    /// Most open pieces of one task.
+    /// Most open subtasks of one task.
     pub fan_out: u32,
 }
 
@@ -22,7 +22,7 @@ impl Default for Bounds {
     }
 }
 
-/// Why work may not be given on.
+/// Why a delegation is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No such right was declared.
@@ -48,15 +48,15 @@ pub enum Refusal {
     Oneself(Slug),
     /// The chain would be too long.
     #[error(
-        "this work was given on {depth} times already, which is the most; finish it, or say what is missing"
+        "this task was delegated {depth} times already, which is the limit; finish it, or block it and say what is missing"
     )]
     TooDeep {
         /// Length of the chain.
         depth: u32,
     },
-    /// Somebody would get back what they gave on.
+    /// The task would come back to an agent that delegated it.
     #[error(
-        "{to} gave this work on itself ({}); it cannot come back to it",
+        "{to} is part of this delegation chain ({}), so the task cannot be delegated back to it",
         arrows(chain)
     )]
     Circle {
@@ -65,8 +65,10 @@ pub enum Refusal {
         /// Who had it so far, in order.
         chain: Vec<Slug>,
     },
-    /// Too many pieces are open.
-    #[error("{open} pieces of this work are open, which is the most at once; wait for one of them")]
+    /// Too many subtasks are open.
+    #[error(
+        "{open} subtasks of this task are open, which is the limit; wait until one of them is over"
+    )]
     TooMany {
         /// How many.
         open: u32,
@@ -78,7 +80,7 @@ fn ask(whom: &[Slug]) -> String {
         [] => String::new(),
         whom => {
             let names: Vec<&str> = whom.iter().map(Slug::as_str).collect();
-            format!("; ask {}, who may", names.join(" or "))
+            format!("; {} may, and can be asked", names.join(" or "))
         }
     }
 }
@@ -129,8 +131,8 @@ pub fn may_ask(from: &Slug, to: &Slug, own: &Authority) -> Result<(), Refusal> {
     }
 }
 
-/// Whether one more piece may come off a task. `chain` is who had the work so far, the newest last; `open` is how
-/// many pieces of the task are not over.
+/// Whether one more subtask may be added. `chain` lists the agents that delegated the task so far, the newest last;
+/// `open` counts the subtasks that are not over.
 ///
 /// # Errors
 /// The first bound that it would cross.
@@ -175,11 +177,11 @@ mod tests {
         let mut table = String::new();
         for from in &all {
             for to in &all {
-                let told = match right(from, to, &matrix[from], matrix.iter()) {
+                let refusal = match right(from, to, &matrix[from], matrix.iter()) {
                     Ok(()) => "yes".to_owned(),
                     Err(refusal) => refusal.to_string(),
                 };
-                table += &format!("{from} → {to}: {told}\n");
+                table += &format!("{from} → {to}: {refusal}\n");
             }
         }
         insta::assert_snapshot!(table);
@@ -198,10 +200,10 @@ mod tests {
             bounded(&slug("d"), &deep, 0, bounds),
             Err(Refusal::TooDeep { depth: 2 })
         );
-        let told = bounded(&slug("a"), &chain, 0, bounds).unwrap_err();
+        let refusal = bounded(&slug("a"), &chain, 0, bounds).unwrap_err();
         assert_eq!(
-            told.to_string(),
-            "a gave this work on itself (a → b); it cannot come back to it"
+            refusal.to_string(),
+            "a is part of this delegation chain (a → b), so the task cannot be delegated back to it"
         );
         assert_eq!(
             bounded(&slug("c"), &chain, 3, bounds),

@@ -10,11 +10,11 @@ pub use jiff::tz::TimeZone;
 /// One budget: a scope, a metric, a window and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Whose.
+    /// Scope that is limited.
     pub scope: Scope,
     /// What is counted.
     pub metric: Metric,
-    /// When it starts again.
+    /// Period after which spending starts again from 0.
     pub window: Window,
     /// Most that may be spent in the window; none means that it is only counted.
     pub limit: Option<u64>,
@@ -30,17 +30,17 @@ pub struct Account {
     pub resets_at: Option<Timestamp>,
 }
 
-/// A budget said no.
+/// A budget refused a reservation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the {metric} budget of {scope} has {left} left of {limit}, and {asked} were asked for", metric = metric.name())]
 pub struct Refusal {
-    /// Whose budget.
+    /// Scope of the budget.
     pub scope: Scope,
-    /// Which metric.
+    /// Metric of the budget.
     pub metric: Metric,
-    /// What was asked.
+    /// Amount that was asked for.
     pub asked: u64,
-    /// What is left.
+    /// Amount that is left.
     pub left: u64,
     /// The limit.
     pub limit: u64,
@@ -55,7 +55,7 @@ impl Account {
             .map(|limit| limit.saturating_sub(self.spent.saturating_add(self.reserved)))
     }
 
-    /// How it stands.
+    /// Level of spending, for display.
     pub fn state(&self) -> BudgetState {
         match self.limit {
             None => BudgetState::Unlimited,
@@ -113,7 +113,7 @@ impl Account {
         Ok(())
     }
 
-    /// Ends a hold of `reserved` with the true `actual`.
+    /// Ends a reservation of `reserved` and charges `actual`.
     ///
     /// # Panics
     /// When more is given back than is held: the ledger is wrong then and must not go on.

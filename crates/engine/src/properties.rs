@@ -198,7 +198,7 @@ fn the_transition_table_is_exactly_this() {
 }
 
 #[test]
-fn another_agent_is_told_who_holds_the_task() {
+fn a_refusal_names_the_holder_of_the_lease() {
     let ready = Task {
         phase: Phase::Ready {
             candidates: vec![agent(0), agent(1)],

@@ -1,4 +1,4 @@
-//! Supervision of a cell: what to do next, from what is wanted and what is seen.
+//! Supervision of a cell: the next action, from its desired and its observed state.
 //!
 //! Level-triggered: [`decide`] is called with a fresh observation on every pass and remembers
 //! only the history of failures. Start-up, crash recovery and the ordinary case are one path.

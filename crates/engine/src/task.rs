@@ -1,4 +1,4 @@
-//! The task machine: who may move a task from which state to which, and what a lease means.
+//! The state machine of a task: which principal may move it from which state to which, and what a lease means.
 //!
 //! ```text
 //!            ┌────────── Admit(park) ─────────┐
@@ -61,57 +61,63 @@ pub struct Wait {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Phase {
-    /// See [`TaskState::Pending`].
+    /// Waits to be admitted, or for the pause before its next attempt. No agent sees it. Admission moves it on, not
+    /// before `not_before`.
     Pending {
         /// First instant at which it may be offered.
         not_before: Timestamp,
     },
-    /// See [`TaskState::Parked`].
+    /// Cannot start as the house stands: no eligible agent, no budget left, an ambiguous skill. It is admitted again
+    /// whenever one of these changes, and may be escalated.
     Parked {
         /// Never empty.
         reasons: Vec<Wait>,
     },
-    /// See [`TaskState::Ready`].
+    /// Offered to its candidates. The first claim wins; a candidate sees it in its poll for work.
     Ready {
         /// Who may claim it; never empty.
         candidates: Vec<Slug>,
     },
-    /// See [`TaskState::Running`].
+    /// One agent holds the lease and works. The lease must be renewed before `expires_at`; whoever comes later, or
+    /// with an older token, is refused, so a task has at most one worker whose writes count.
     Running {
-        /// The right to work on it.
+        /// Lease of the agent that works.
         lease: Lease,
     },
-    /// See [`TaskState::Blocked`].
+    /// Its worker needs something from somebody and ended the run. An operator unblocks it.
     Blocked {
-        /// Who unblocks it.
+        /// Person or thing that it waits for.
         on: String,
         /// What is asked.
         why: String,
     },
-    /// See [`TaskState::AwaitingApproval`].
+    /// Its worker asked for an approval and ended the run. A decision resumes the task or fails it; at `until` the
+    /// decision agreed on for silence applies.
     AwaitingApproval {
         /// Number of the approval.
         approval: u64,
-        /// When silence is taken for an answer.
+        /// First instant at which no decision counts as the agreed one.
         until: Timestamp,
     },
-    /// See [`TaskState::Done`].
+    /// Over, with a result that something stands behind: evidence, a skill, or (`none`) the worker's word.
     Done {
         /// What stands behind it.
         verified: Verified,
     },
-    /// See [`TaskState::Unverified`].
+    /// Over, with a result whose declared evidence could not be checked. May be retried by hand.
     Unverified,
-    /// See [`TaskState::Failed`].
+    /// Over without a result: a run failed for good, an approval was denied, or too many attempts were lost. May be
+    /// retried by hand.
     Failed {
         /// Why the last run ended.
         reason: EndReason,
         /// Whether the house gave up after repeated losses.
         quarantined: bool,
     },
-    /// See [`TaskState::TimedOut`].
+    /// Over because the wall time of its run, or the time for the whole task, was used up. May be retried by hand.
     TimedOut,
-    /// See [`TaskState::Cancelled`].
+    /// Over because its author, an operator or the house cancelled it. Its subtasks are cancelled with it. May be
+    /// retried by hand.
     Cancelled,
 }
 
@@ -167,7 +173,7 @@ pub enum Admission {
 /// Something that happens to a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The house matched the task anew.
+    /// The house admitted the task again.
     Admit(Admission),
     /// An agent takes an offer.
     Claim {
@@ -210,18 +216,18 @@ pub enum Event {
         /// What is asked.
         why: String,
     },
-    /// The holder asks for a yes.
+    /// The holder asks for an approval.
     Ask {
         /// Its token.
         token: LeaseToken,
         /// Number of the approval.
         approval: u64,
-        /// When silence is taken for an answer.
+        /// First instant at which no decision counts as the agreed one.
         until: Timestamp,
     },
-    /// The answer is there.
+    /// The approval was decided.
     Answered {
-        /// Whether the work goes on.
+        /// Whether the task resumes; otherwise it fails.
         goes_on: bool,
     },
     /// The wait is over.
@@ -233,15 +239,15 @@ pub enum Event {
         /// Token that it held.
         token: LeaseToken,
     },
-    /// A sweep found the lease over.
+    /// The lease expired.
     Expire,
-    /// A sweep found the run's wall time used up.
+    /// The run's wall time is used up.
     WallTime,
-    /// A sweep found the time for the whole work over.
+    /// The time for the whole task is over.
     Overdue,
-    /// Called off.
+    /// It is cancelled.
     Cancel,
-    /// To be tried again from the start.
+    /// An operator starts it again.
     Retry,
 }
 
@@ -285,9 +291,9 @@ impl Event {
             | Event::WallTime
             | Event::Overdue => matches!(who, PrincipalKind::House),
             Event::Unblock | Event::Retry => matches!(who, PrincipalKind::Operator),
-            // The house gives on what nobody fits.
+            // The house edits a task that it escalates.
             Event::Edit => matches!(who, PrincipalKind::Operator | PrincipalKind::House),
-            // The house calls off what hangs on work that was called off.
+            // The house cancels the subtasks of a cancelled task.
             Event::Cancel => true,
         }
     }
@@ -322,7 +328,7 @@ pub enum Refusal {
     },
     /// The token is not the one of the current lease.
     #[error(
-        "lease token {given} is not the current one ({current}); the right to this task has passed on"
+        "lease token {given} is not the current one ({current}): the task was claimed again; drop this work and poll for new work"
     )]
     Fenced {
         /// Token of the caller.
@@ -331,12 +337,12 @@ pub enum Refusal {
         current: u64,
     },
     /// The lease is over.
-    #[error("the lease ended {late_ms} ms ago; its work is not taken")]
+    #[error("the lease expired {late_ms} ms ago, so this write is refused; poll for new work")]
     LeaseOver {
         /// How late the caller is, in milliseconds.
         late_ms: i64,
     },
-    /// A sweep came too early.
+    /// The lease or wall time is not over yet.
     #[error("the lease is still valid")]
     NotDue,
 }
@@ -344,11 +350,11 @@ pub enum Refusal {
 /// The end of a run that a step caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunEnd {
-    /// Which run.
+    /// Run that ended.
     pub run: RunId,
     /// Its final state.
     pub state: RunState,
-    /// Why.
+    /// Reason of its end.
     pub reason: EndReason,
 }
 
@@ -551,7 +557,7 @@ pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Resu
             if task.phase.state().is_terminal() {
                 return Err(illegal());
             }
-            // An agent may call off only what it asked for itself.
+            // An agent may cancel only what it added itself.
             if who.kind() == PrincipalKind::Agent && *who != task.author {
                 return Err(not_allowed());
             }

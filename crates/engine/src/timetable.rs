@@ -11,7 +11,7 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use std::str::FromStr;
 
-/// Most instants that are looked at in one go; beyond that the oldest are only counted.
+/// Most instants that one call evaluates; beyond that the oldest are only counted.
 const LOOK_MAX: usize = 10_000;
 /// What fires later than this was missed.
 pub const TOLERANCE: Millis = Millis::from_secs(90);
@@ -75,12 +75,12 @@ impl FromStr for CatchUp {
 /// What happens when the one before still runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Overlap {
-    /// This one does not happen.
+    /// This instant starts nothing.
     #[default]
     Skip,
-    /// It waits its turn.
+    /// It starts as well; the queue orders them.
     Queue,
-    /// The one before is called off.
+    /// The previous start is cancelled.
     Replace,
 }
 

@@ -1,4 +1,4 @@
-//! Runs of workflows: from what is declared and what has happened to what is to be begun or called off now
+//! Runs of workflows: from what is declared and what has happened to what is to be begun or cancelled now
 //! (S3-29 to S3-33).
 //!
 //! ```text
@@ -6,7 +6,7 @@
 //!            │ condition              │ failed ─▶ Retry ─▶ Working … ─▶ Failed
 //!            └─▶ Skipped
 //! run:  Running ─every step settled─▶ Done
-//!          └─ a step failed, time is up, called off ─▶ Undoing ─newest first─▶ Failed | Cancelled
+//!          └─ a step failed, time is up, cancelled ─▶ Undoing ─newest first─▶ Failed | Cancelled
 //! ```
 //!
 //! A run is a value. Whoever keeps it writes it down together with what [`advance`] asked for, in one transaction, so
@@ -28,15 +28,15 @@ pub const EACH_MAX: usize = 1000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Steps are done.
+    /// Steps begin as soon as what they need is done.
     Running,
-    /// What was done is undone.
+    /// A step failed, the time was up, or the run was cancelled: finished steps are undone, the newest first.
     Undoing,
-    /// Every step is settled.
+    /// Every step is settled; the output is known.
     Done,
-    /// A step failed, or the time was up.
+    /// A step failed or the time was up, and every undo is over.
     Failed,
-    /// It was called off.
+    /// It was cancelled, and every undo is over.
     Cancelled,
 }
 
@@ -91,7 +91,7 @@ pub enum At {
     Retry(Timestamp),
     /// Over.
     Done(Json),
-    /// Not wanted.
+    /// Skipped by its condition.
     Skipped,
     /// Over.
     Failed(String),
@@ -137,8 +137,9 @@ pub struct Run {
     pub began_at: Timestamp,
     /// When it was over.
     pub ended_at: Option<Timestamp>,
-    /// Whether it was called off.
-    pub called_off: bool,
+    /// Whether a cancellation was requested.
+    #[serde(rename = "called_off")]
+    pub cancel_requested: bool,
     /// Why it failed.
     pub failure: Option<String>,
     /// What it gives.
@@ -152,7 +153,7 @@ pub enum Effect {
     /// Begin, and tell the run the handle.
     Begin(Box<Begin>),
     /// Call off; an end that came first stands.
-    CallOff(Handle),
+    Cancel(Handle),
 }
 
 /// Something to be begun.
@@ -182,7 +183,7 @@ impl Run {
             heard: BTreeMap::new(),
             began_at: now,
             ended_at: None,
-            called_off: false,
+            cancel_requested: false,
             failure: None,
             output: None,
             done: 0,
@@ -292,14 +293,14 @@ pub fn advance(
     }
     observe(workflow, run, facts, now);
     if run.state == State::Running {
-        // What a step waits for may have happened before it was its turn, so each that opens is looked at.
+        // What a step waits for may have happened before it was its turn, so each step that opens is checked.
         while broken(workflow, run, now).is_none() && open_steps(workflow, run, now, &mut effects) {
             observe(workflow, run, facts, now);
         }
         // A step that could not even begin is as good as failed.
         if let Some(why) = broken(workflow, run, now) {
             run.failure = Some(why);
-            give_up(run, now, &mut effects);
+            start_undoing(run, now, &mut effects);
         } else if workflow.steps.keys().all(|s| run.settled(s)) {
             run.state = State::Done;
             run.output = Some(Json::Object(run.values(
@@ -373,8 +374,8 @@ fn observe(workflow: &Workflow, run: &mut Run, facts: &dyn Fn(Handle) -> Fact, n
 
 /// Why the run cannot go on.
 fn broken(workflow: &Workflow, run: &Run, now: Timestamp) -> Option<String> {
-    if run.called_off {
-        return Some("it was called off".to_owned());
+    if run.cancel_requested {
+        return Some("it was cancelled".to_owned());
     }
     if workflow
         .within
@@ -393,17 +394,17 @@ fn broken(workflow: &Workflow, run: &Run, now: Timestamp) -> Option<String> {
     .next()
 }
 
-/// Calls off what goes on; what is done is undone from now on.
-fn give_up(run: &mut Run, now: Timestamp, effects: &mut Vec<Effect>) {
+/// Cancels what is in progress; what is done is undone from now on.
+fn start_undoing(run: &mut Run, now: Timestamp, effects: &mut Vec<Effect>) {
     run.state = State::Undoing;
     // What was to begin in this very pass never begins.
     effects.clear();
     for item in run.steps.values_mut().flatten() {
         if let At::Working(Some(handle)) = item.at {
-            effects.push(Effect::CallOff(handle));
+            effects.push(Effect::Cancel(handle));
         }
         if !item.at.is_settled() {
-            item.at = At::Failed("called off".to_owned());
+            item.at = At::Failed("cancelled".to_owned());
             item.ended_at = Some(now);
         }
     }
@@ -530,7 +531,7 @@ fn undo(workflow: &Workflow, run: &mut Run, effects: &mut Vec<Effect>) {
     };
     let newest = run.steps.iter().filter_map(undone).max();
     let Some((_, name, index)) = newest else {
-        run.state = match run.called_off {
+        run.state = match run.cancel_requested {
             true => State::Cancelled,
             false => State::Failed,
         };

@@ -1,4 +1,4 @@
-//! What can go wrong with the state of the house.
+//! Errors of the store.
 
 use abbey_engine::{budget, task};
 use abbey_model::{FaultKind, Slug};
@@ -16,16 +16,16 @@ pub enum Error {
     /// A budget refused.
     #[error(transparent)]
     Budget(#[from] budget::Refusal),
-    /// Work may not be given on.
+    /// The delegation is not allowed.
     #[error(transparent)]
     Authority(#[from] abbey_engine::authority::Refusal),
-    /// An approval is not for this, or not any more.
+    /// The approval is for something else, or no longer valid.
     #[error(transparent)]
     Approval(#[from] abbey_engine::approval::Refusal),
-    /// A result lacks what was asked for.
-    #[error("the hand-off lacks {}; give each as a field of `data`", missing.join(", "))]
+    /// A result is missing fields that the delegation expects.
+    #[error("the result is missing {}; give each as a field of `data`", missing.join(", "))]
     Handoff {
-        /// Fields.
+        /// Names of the fields.
         missing: Vec<String>,
     },
     /// A run of a workflow is over.
@@ -35,7 +35,7 @@ pub enum Error {
         number: u64,
         /// How it ended.
         state: &'static str,
-        /// What was wanted.
+        /// Operation that was asked for.
         what: &'static str,
     },
     /// The named thing does not exist.
@@ -46,10 +46,10 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// The caller looked at an older version.
+    /// The caller saw an older version.
     #[error("{what} changed meanwhile: you saw version {seen}, it is now {current}; read it again")]
     Stale {
-        /// What.
+        /// Object that changed.
         what: String,
         /// Version that the caller saw.
         seen: u64,
@@ -59,16 +59,16 @@ pub enum Error {
     /// The same idempotency key came with another request.
     #[error("the idempotency key `{0}` was used for a different request")]
     KeyReused(String),
-    /// The agent works at its limit.
-    #[error("{agent} already has {running} runs, its most at once")]
+    /// The agent has as many runs as it may have.
+    #[error("{agent} already has {running} runs, which is its limit; wait until one is over")]
     Busy {
-        /// Which agent.
+        /// Slug of the agent.
         agent: Slug,
         /// How many runs it has.
         running: u32,
     },
-    /// A call for a run that no live lease stands behind.
-    #[error("no live lease stands behind run {0}")]
+    /// A model call for a run without a live lease.
+    #[error("run {0} has no live lease, so no model can be called for it")]
     NoLease(String),
     /// No space is left.
     #[error("no space is left for the state in `{0}`; free some, nothing was lost")]

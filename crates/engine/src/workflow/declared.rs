@@ -136,7 +136,7 @@ pub enum Test {
 /// A question with which a step is skipped or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Condition {
-    /// What is looked at.
+    /// Value that is compared.
     pub value: Source,
     /// What it is compared with.
     pub test: Test,
@@ -176,7 +176,7 @@ pub enum Act {
     Approval {
         /// What about.
         ask: String,
-        /// Whether silence is a yes.
+        /// Whether no decision in time approves.
         silence: bool,
     },
     /// Something happens outside.
@@ -235,7 +235,7 @@ pub struct Step {
     pub tokens: Option<u64>,
     /// Whether the rest goes on without it.
     pub may_fail: bool,
-    /// What undoes it when the run fails later or is called off.
+    /// Step that undoes it when the run fails later or is cancelled.
     pub undo: Option<Undo>,
 }
 

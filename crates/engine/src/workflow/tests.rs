@@ -62,7 +62,7 @@ struct Stage {
     next: u64,
     ends: HashMap<u64, Fact>,
     begun: Vec<(String, usize, u32, bool, u64)>,
-    called_off: Vec<u64>,
+    cancelled: Vec<u64>,
 }
 
 impl Stage {
@@ -75,7 +75,7 @@ impl Stage {
             next: 1,
             ends: HashMap::new(),
             begun: Vec::new(),
-            called_off: Vec::new(),
+            cancelled: Vec::new(),
         }
     }
 
@@ -97,9 +97,9 @@ impl Stage {
                     self.next += 1;
                     begun.push(*begin);
                 }
-                Effect::CallOff(Handle::Task(n) | Handle::Approval(n)) => {
-                    self.ends.insert(n, Fact::Failed("called off".to_owned()));
-                    self.called_off.push(n);
+                Effect::Cancel(Handle::Task(n) | Handle::Approval(n)) => {
+                    self.ends.insert(n, Fact::Failed("cancelled".to_owned()));
+                    self.cancelled.push(n);
                 }
             }
         }
@@ -211,8 +211,8 @@ fn a_result_of_another_shape_is_a_failure_and_is_tried_again() {
 }
 
 #[test]
-fn what_was_done_is_undone_newest_first_when_it_fails_or_is_called_off() {
-    for called_off in [false, true] {
+fn finished_steps_are_undone_newest_first_after_failure_or_cancellation() {
+    for cancelled in [false, true] {
         let w = workflow(vec![
             ("a", undone(step(&[]))),
             ("b", undone(step(&["a"]))),
@@ -223,21 +223,21 @@ fn what_was_done_is_undone_newest_first_when_it_fails_or_is_called_off() {
         stage.pass();
         stage.done("a", json!({}));
         assert_eq!(stage.done("b", json!({})), ["c"]);
-        match called_off {
-            true => stage.run.called_off = true,
+        match cancelled {
+            true => stage.run.cancel_requested = true,
             false => stage.end("c", 0, Fact::Failed("no".to_owned())),
         }
         let undo = stage.pass();
         assert!(undo[0].undo && undo[0].step == slug("b"));
         assert!(
-            !stage.called_off.is_empty(),
-            "what went on beside it is called off"
+            !stage.cancelled.is_empty(),
+            "a step beside it is cancelled"
         );
         // One that cannot be undone holds up nothing.
         stage.end("b", 0, Fact::Failed("stuck".to_owned()));
         assert_eq!(stage.pass()[0].step, slug("a"));
         stage.done("a", json!({}));
-        let expected = if called_off {
+        let expected = if cancelled {
             State::Cancelled
         } else {
             State::Failed
@@ -323,7 +323,7 @@ proptest! {
         let mut undo_order: Vec<u32> = Vec::new();
         let mut rounds = outcomes.iter().cycle();
         for round in 0..200 {
-            if call_off == Some(round) { stage.run.called_off = true; }
+            if call_off == Some(round) { stage.run.cancel_requested = true; }
             for begin in stage.pass() {
                 let n: usize = begin.step.as_str()[1..].parse().unwrap();
                 prop_assert!(begin.attempt <= retries[n] + 1);

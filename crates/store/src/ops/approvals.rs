@@ -184,7 +184,7 @@ pub(crate) fn ask_for_step(
 pub(crate) fn observe_for_step(tx: &mut Tx<'_>, number: u64) -> Result<ApprovalRow> {
     let mut row = load(tx.rows, number)?;
     if row.state == State::Pending && tx.now >= row.expires_at {
-        let state = approval::silence(&engine_approval(&row), tx.now)?;
+        let state = approval::expire(&engine_approval(&row), tx.now)?;
         decide_for_step(tx, &row, state, &Principal::House, Some(TIMED_OUT))?;
         row = load(tx.rows, number)?;
     }
@@ -309,7 +309,7 @@ pub(crate) fn decide(
 /// Decides as agreed for silence: nobody answered a task's question in time.
 pub(crate) fn expire_of_task(tx: &mut Tx<'_>, number: u64, task: &mut TaskRow) -> Result<()> {
     let row = load(tx.rows, number)?;
-    let state = approval::silence(&engine_approval(&row), tx.now)?;
+    let state = approval::expire(&engine_approval(&row), tx.now)?;
     decide_for_task(tx, &row, state, &Principal::House, Some(TIMED_OUT), task)
 }
 
@@ -332,7 +332,7 @@ pub(crate) fn consume(tx: &mut Tx<'_>, used: &UseApproval) -> Result<ApprovalRow
     // Compared as it was asked for: without secrets.
     let hash = action_hash(&tx.redact(&used.action), &tx.redact_json(&used.args)?)?;
     let decided = row.decided_at.unwrap_or(row.created_at);
-    let state = approval::take(&engine_approval(&row), &hash, decided + VALID_FOR, tx.now)?;
+    let state = approval::consume(&engine_approval(&row), &hash, decided + VALID_FOR, tx.now)?;
     set_state(tx, used.number, state)?;
     let detail =
         json!({ "task": format!("TASK-{}", task.number), "action": row.action, "hash": row.hash });

@@ -166,7 +166,7 @@ pub(crate) fn advance(
                 let handle = begin_step(tx, &row, &begin, intakes)?;
                 row.run.bind(&begin, handle);
             }
-            Effect::CallOff(handle) => cancel_handle(tx, handle)?,
+            Effect::Cancel(handle) => cancel_handle(tx, handle)?,
         }
     }
     let expiry = |handle: Handle| match handle {
@@ -202,8 +202,8 @@ fn accept(tx: &mut Tx<'_>, row: &mut WorkflowRow, nudge: WorkflowSignal) -> Resu
             if row.run.state.is_over() {
                 return Err(over(row, "cancelled"));
             }
-            if !row.run.called_off {
-                row.run.called_off = true;
+            if !row.run.cancel_requested {
+                row.run.cancel_requested = true;
                 audit_log::append(tx, &by, "workflow.cancel", &entity, json!({}))?;
             }
         }
