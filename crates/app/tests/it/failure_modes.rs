@@ -66,7 +66,7 @@ fn an_unusable_home_is_refused_by_path() {
         1,
         args!("--home {} up", file.join("below").display().to_string()),
     );
-    assert!(told.contains("not writable"), "{told}");
+    assert!(told.contains("cannot write to the home"), "{told}");
     // Agents could not walk to their files below a closed directory.
     let closed = house.path("closed");
     std::fs::create_dir(&closed).unwrap();

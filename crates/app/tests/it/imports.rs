@@ -127,7 +127,7 @@ fn import_reports_microvm_agents_that_this_host_cannot_run() {
         "worker-one:",
         "cell: microvm",
         "drives: { workspace: 512MiB }",
-        "the house gives these by itself",
+        "allocated by the house",
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }
@@ -174,11 +174,11 @@ fn a_failed_import_changes_nothing() {
     for (args, told) in [
         (
             ["import", "zope", "."],
-            "`zope` is nothing that can be imported; there are bundle, fireclaw",
+            "unknown import format `zope`; one of: bundle, fireclaw",
         ),
         (
             ["import", "openclaw", "/nowhere"],
-            "`/nowhere` cannot be read",
+            "could not read `/nowhere`",
         ),
     ] {
         let said = house.refused(2, &args);

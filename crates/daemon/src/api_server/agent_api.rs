@@ -2,10 +2,10 @@
 //!
 //! An agent acts only as itself: its name comes from its credential, never from a path or a body.
 
-use crate::api_server::openapi;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{self, Path, Query, idempotency_key, page};
 use crate::api_server::web::{Doc, Json, Me, header, problem, refuse_unknown};
+use crate::api_server::{model_api, openapi};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
 use crate::insight::views::find_skills;
@@ -15,8 +15,7 @@ use crate::work::evidence::Found;
 use crate::work::lookup::parse_task_ref;
 use crate::work::{evidence, operations};
 use abbey_api::*;
-use abbey_gateway::protocol::openai_chat::OpenAiChat;
-use abbey_gateway::{Caller, Gateway, Protocol, Refusal};
+use abbey_gateway::Gateway;
 use abbey_model::{
     EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, Scope, Slug, TaskRef, ToolPolicy,
 };
@@ -66,13 +65,6 @@ fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(note))
 }
 
-/// Routes that reach a model provider, all behind one gate.
-fn model_routes() -> OpenApiRouter<Arc<ApiState>> {
-    OpenApiRouter::new()
-        .routes(routes!(chat))
-        .routes(routes!(models))
-}
-
 /// Routes without a credential: nothing that they answer with depends on the house's state.
 fn open_routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
@@ -82,7 +74,9 @@ fn open_routes() -> OpenApiRouter<Arc<ApiState>> {
 
 /// The OpenAPI document of this API.
 pub(crate) fn document() -> OpenApi {
-    let routes = agent_routes().merge(model_routes()).merge(open_routes());
+    let routes = agent_routes()
+        .merge(model_api::routes())
+        .merge(open_routes());
     openapi::complete(Api::Agent, routes.into_openapi())
 }
 
@@ -106,7 +100,7 @@ pub(crate) fn router(house: Arc<ApiState>, gateway: Gateway) -> Router {
     let agents = Router::from(agent_routes())
         .method_not_allowed_fallback(web::refuse_method)
         .layer(guard(&["agent"]));
-    let models = Router::from(model_routes())
+    let models = Router::from(model_api::routes())
         .method_not_allowed_fallback(web::refuse_method)
         .layer(Extension(gateway))
         .layer(guard(&["agent", "model"]));
@@ -205,7 +199,7 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
     }))
 }
 
-fn find<'a>(current: &'a PlanInForce, slug: &Slug) -> Result<&'a abbey_plan::Agent> {
+pub(super) fn find<'a>(current: &'a PlanInForce, slug: &Slug) -> Result<&'a abbey_plan::Agent> {
     let found = current.house.agents.get(slug);
     Ok(found.ok_or_else(|| {
         Problem::new(
@@ -803,50 +797,4 @@ async fn note(
         version: VERSION,
         seq,
     }))
-}
-
-#[utoipa::path(
-    get, path = "/v1/models", operation_id = "models_list", tag = "models",
-    summary = "Models that the agent may use, in OpenAI format",
-    responses((status = 200, body = serde_json::Value)),
-)]
-async fn models(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<Value>> {
-    let current = house.core.plan.require()?;
-    let model = find(&current, &slug)?
-        .model
-        .as_ref()
-        .map(|m| json!({ "id": m.to_string(), "object": "model", "owned_by": m.provider }));
-    Ok(Doc(
-        json!({ "object": "list", "data": model.into_iter().collect::<Vec<_>>() }),
-    ))
-}
-
-#[utoipa::path(
-    post, path = "/v1/chat/completions", operation_id = "models_chat", tag = "models",
-    summary = "OpenAI chat completions, metered and within budget; refusals are in that format",
-    request_body = serde_json::Value,
-    responses((status = 200, body = serde_json::Value, description = "A completion, or its stream of server-sent events")),
-)]
-async fn chat(
-    State(house): Shared,
-    Extension(gateway): Extension<Gateway>,
-    Extension(Me(agent)): Extension<Me>,
-    request: Request,
-) -> Response {
-    let run = match header(request.headers(), "abbey-run")
-        .map(str::parse)
-        .transpose()
-    {
-        Ok(run) => run,
-        Err(_) => {
-            let text = "`Abbey-Run` is not the id of a run";
-            return OpenAiChat.refusal(&Refusal::invalid_request(text));
-        }
-    };
-    let trace = match run {
-        Some(run) => crate::work::trace::parent(&*house.core.store, &house.work.traces, run).await,
-        None => None,
-    };
-    let caller = Caller { agent, run, trace };
-    gateway.serve(&OpenAiChat, &caller, request).await
 }

@@ -8,6 +8,7 @@ pub(crate) mod attach;
 pub(crate) mod controlplane_api;
 pub(crate) mod documents_api;
 pub(crate) mod hooks;
+pub(crate) mod model_api;
 pub(crate) mod openapi;
 pub(crate) mod operator_api;
 pub(crate) mod operator_cells;

@@ -188,9 +188,11 @@ async fn no_cell_left(house: &Arc<ControlPlane>) {
     house.core.shutdown.requested().await;
     crate::cells::vm_pool::close(&house.cells).await;
     loop {
+        // Asked before the list: a cell whose start is in flight is not listed yet.
+        let starts_over = house.cells.starts_over();
         let backend = Arc::clone(&house.cells.backend);
         let left = runtime::blocking(move || backend.list()).await;
-        if matches!(left, Ok(Ok(cells)) if cells.is_empty()) {
+        if starts_over && matches!(left, Ok(Ok(cells)) if cells.is_empty()) {
             return;
         }
         house.core.rt.sleep(Duration::from_millis(50)).await;

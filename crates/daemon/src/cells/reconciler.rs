@@ -45,6 +45,7 @@ pub(crate) async fn run(cells: Arc<CellsState>) {
                 );
             }
         }
+        let shutting_down = cells.core.shutdown.is_requested();
         let pause = match pass(&cells, &mut histories).await {
             Ok(pause) => pause,
             Err(error) => {
@@ -52,6 +53,9 @@ pub(crate) async fn run(cells: Arc<CellsState>) {
                 Duration::from_secs(1)
             }
         };
+        if shutting_down {
+            cells.set_starts_over();
+        }
         let ends = watch_ends(&cells);
         tokio::select! {
             () = cells.core.rt.stopped() => return,

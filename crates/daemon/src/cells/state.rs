@@ -12,7 +12,7 @@ use abbey_model::{CellName, DesiredState, Slug};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// What the reconciler, provisioning, commands and service consumers share.
@@ -29,6 +29,8 @@ pub(crate) struct CellsState {
     pass_requested: Notify,
     /// Generation of the plan whose agents and services have their files; cells start under no other.
     provisioned: AtomicU64,
+    /// Whether a whole pass of the reconciler began after the shutdown request: no start is in flight.
+    starts_over: AtomicBool,
     consumer_problems: RwLock<BTreeMap<Slug, String>>,
 }
 
@@ -50,6 +52,7 @@ impl CellsState {
             pool: Pool::default(),
             pass_requested: Notify::new(),
             provisioned: AtomicU64::new(0),
+            starts_over: AtomicBool::new(false),
             consumer_problems: RwLock::default(),
         }
     }
@@ -68,6 +71,16 @@ impl CellsState {
     /// Whether provisioning for this generation has come to an end.
     pub(super) fn is_provisioned(&self, generation: u64) -> bool {
         self.provisioned.load(Ordering::SeqCst) == generation
+    }
+
+    /// Records that a pass which began after the shutdown request has ended.
+    pub(super) fn set_starts_over(&self) {
+        self.starts_over.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the reconciler starts nothing any more, also not by a call that it is still waiting for.
+    pub(crate) fn starts_over(&self) -> bool {
+        self.starts_over.load(Ordering::SeqCst)
     }
 
     /// Resolves when a pass is requested.

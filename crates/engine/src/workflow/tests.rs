@@ -229,10 +229,7 @@ fn finished_steps_are_undone_newest_first_after_failure_or_cancellation() {
         }
         let undo = stage.pass();
         assert!(undo[0].undo && undo[0].step == slug("b"));
-        assert!(
-            !stage.cancelled.is_empty(),
-            "a step beside it is cancelled"
-        );
+        assert!(!stage.cancelled.is_empty(), "a step beside it is cancelled");
         // One that cannot be undone holds up nothing.
         stage.end("b", 0, Fact::Failed("stuck".to_owned()));
         assert_eq!(stage.pass()[0].step, slug("a"));

@@ -1,3 +1,5 @@
+//! Both documents describe the routes that are served, and the client calls them.
+
 use super::*;
 use serde_json::Value;
 use std::collections::BTreeSet;
