@@ -50,10 +50,8 @@ const LONG: [(&str, &str, &str); 3] = [
 /// Runs every check; `--stories` runs the stories of the examples as well, `--long` only what takes hours.
 pub(crate) fn check(args: &[&str]) -> Result<(), String> {
     let start = Instant::now();
-    for arg in args
-        .iter()
-        .filter(|a| !["--stories", "--long"].contains(*a))
-    {
+    let known = ["--stories", "--long"];
+    if let Some(arg) = args.iter().find(|a| !known.contains(*a)) {
         return Err(format!(
             "unknown option `{arg}`; usage: ./check [--stories | --long]"
         ));

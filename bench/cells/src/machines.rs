@@ -7,7 +7,7 @@ use abbey_cells::microvm::{Machine, Origin};
 use abbey_cells::{CellSpec, Program};
 use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Millis};
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ fn until_output(house: &House, operation: Operation) -> Duration {
         .expect("hostd does it");
     drop(stdout);
     let mut bytes = [0u8; 5];
-    std::fs::File::from(OwnedFd::from(output))
+    std::fs::File::from(output)
         .read_exact(&mut bytes)
         .expect("its output");
     let took = begin.elapsed();

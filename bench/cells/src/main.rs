@@ -337,8 +337,7 @@ fn networks(house: &House) {
         .firewall(Millis(5000), &|| true)
         .expect("rules");
     let (mut with, mut without, mut tools) = (Vec::new(), Vec::new(), Vec::new());
-    for n in 0..ROUNDS {
-        let (cell, uid) = &cells[n];
+    for (n, (cell, uid)) in cells.iter().enumerate().take(ROUNDS) {
         for (net, times) in [(Some(subnet(100 + n)), &mut with), (None, &mut without)] {
             let spec = house.spec(cell, *uid, net, true, &["/bin/sleep", "9"]);
             let_the_kernel_finish();

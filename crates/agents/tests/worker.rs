@@ -1,5 +1,6 @@
 //! The worker with a driver that exists only here, over an agent API that exists only here: the lease loop knows nothing
 //! of the native runtime, and a second runtime needs nothing but a `Driver`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use abbey_agents::runtime::{Assignment, Driver, Events, TurnEnd};
 use abbey_agents::worker;
@@ -38,6 +39,17 @@ fn problem(kind: FaultKind) -> Response {
     let status = StatusCode::from_u16(problem.status).unwrap();
     let media_type = [(header::CONTENT_TYPE, "application/problem+json")];
     (status, media_type, serde_json::to_string(&problem).unwrap()).into_response()
+}
+
+/// Document of a task, as the operations that end a run answer with it.
+fn ended_task() -> Value {
+    let at = "2026-11-28T01:57:14.374Z";
+    json!({ "version": 1, "task": {
+        "id": "task_1", "number": "TASK-1", "title": "count to three", "state": "done", "assignee": "atlas",
+        "priority": "P2", "author": "operator", "attempts": 1, "verified": "none", "waiting_for": null, "skill": null,
+        "result": null, "failure": null, "trace": "0", "link": null, "runs": [], "revision": 2, "created_at": at,
+        "updated_at": at,
+    } })
 }
 
 async fn answer(
@@ -89,7 +101,7 @@ async fn answer(
                 return problem(FaultKind::Unavailable);
             }
             plane.ended.notify_one();
-            Json(json!({})).into_response()
+            Json(ended_task()).into_response()
         }
     }
 }

@@ -34,7 +34,7 @@ documents! {
         version: u32,
         /// Every check.
         checks: Vec<CheckView>,
-        /// What `--fix` mended, by its id.
+        /// What `--fix` repaired, by its id.
         #[serde(default)]
         fixed: Vec<String>,
     }

@@ -58,7 +58,7 @@ documents! {
         software: String,
         /// Control plane's process.
         pid: u32,
-        /// Address of the outside door.
+        /// Address of the operator API.
         address: String,
         /// Digest of everything but credentials, where asked for.
         state_hash: Option<String>,

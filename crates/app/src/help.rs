@@ -97,7 +97,7 @@ mod tests {
     use clap::FromArgMatches;
 
     /// Longest description of a verb that fits beside its name.
-    const ABOUT_MAX: usize = 84;
+    const ABOUT_MAX: usize = 92;
 
     fn walk(command: &Command, visit: &mut impl FnMut(&Command)) {
         visit(command);

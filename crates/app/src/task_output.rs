@@ -97,7 +97,7 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
             "  run {} {} ({}), {model}{flag}",
             run.id,
             run.state,
-            dash(run.reason.clone())
+            dash(run.reason)
         ));
     }
     if let Some(result) = &t.result {

@@ -53,7 +53,7 @@ struct Chosen {
 /// How the attempt to send a call to one candidate ended.
 enum Attempt {
     /// The provider answered; the call is paid for until it is settled.
-    Answered(hyper::Response<Incoming>, InFlight),
+    Answered(Box<hyper::Response<Incoming>>, InFlight),
     /// Nothing was sent and nothing is charged, so the next candidate may be tried.
     NotSent(Refusal),
 }
@@ -110,7 +110,7 @@ impl Gateway {
                 // Stream, meter and settle.
                 Attempt::Answered(answer, paid) => {
                     return self
-                        .pass_back(limits, call.as_ref(), chosen, answer, paid)
+                        .pass_back(limits, call.as_ref(), chosen, *answer, paid)
                         .await;
                 }
             }
@@ -165,7 +165,7 @@ impl Gateway {
 
         let in_flight = reserved.forward();
         let error = match self.0.http.send(request, FIRST_BYTE_MAX).await {
-            Ok(answer) => return Ok(Attempt::Answered(answer, in_flight)),
+            Ok(answer) => return Ok(Attempt::Answered(Box::new(answer), in_flight)),
             Err(error) => error,
         };
         let refusal = Refusal::new(

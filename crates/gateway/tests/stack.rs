@@ -1,5 +1,6 @@
 //! The stack over a protocol, a routing policy and a ledger that exist only here: nothing in it depends on one of the
 //! shipped implementations.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use abbey_gateway::protocol::openai_chat::OpenAiChat;
 use abbey_gateway::{

@@ -52,7 +52,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "stack", "http", "meter", "protocol", "provider", "route", "usage", "refusal",
+            "stack", "http", "meter", "protocol", "provider", "route", "usage", "refusal", "future",
         ],
     ),
     (

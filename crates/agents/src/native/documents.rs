@@ -56,7 +56,7 @@ pub(super) async fn use_documents(
         seen,
     };
     // A run that is repeated after a loss appends the same entry of the same task once.
-    let digest = abbey_support::digest::sha256_hex(&serde_json::to_vec(&body).unwrap_or_default());
+    let digest = abbey_support::digest::sha256_hex(serde_json::to_vec(&body).unwrap_or_default());
     let key = IdempotencyKey(format!("document {} {digest}", lease.task));
     let doc = client.me().write_document(name, &body, Some(key)).await;
     let doc = doc.map_err(|e| e.to_string())?;

@@ -250,7 +250,7 @@ async fn delegate(
         tokens: None,
         task: Some(lease.task.clone()),
     };
-    let key = abbey_support::digest::sha256_hex(&serde_json::to_vec(&body).unwrap_or_default());
+    let key = abbey_support::digest::sha256_hex(serde_json::to_vec(&body).unwrap_or_default());
     let key = Some(IdempotencyKey(format!("{word} {} {key}", lease.task)));
     let given = match delegation {
         Delegation::Subtask => client.me().delegate(&body, lease.header(), key).await,

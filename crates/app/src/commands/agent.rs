@@ -18,7 +18,7 @@ pub(crate) enum AgentCommand {
         after_help = "Example:\n  abbey agent new merlin --template sysadmin --reports-to abbot"
     )]
     New(AgentNewArgs),
-    /// Remove an agent from the manifest once its current task has ended; its files are kept.
+    /// Remove an agent once its current task has ended; its files are kept.
     #[command(after_help = "Example:\n  abbey agent rm merlin --within 300")]
     Rm(RmArgs),
     /// Create an agent like another one, without its credentials, logins, channels and schedules.

@@ -142,7 +142,7 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
                         t.state.to_string(),
                         t.priority.to_string(),
                         dash(t.assignee.clone()),
-                        dash(t.verified.clone()),
+                        dash(t.verified),
                         first_line(&t.title),
                     ]
                 };

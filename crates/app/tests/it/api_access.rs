@@ -326,7 +326,7 @@ fn rotated_credentials_overlap_and_stale_etags_are_refused() {
             .header("if-match", "\"7\"")
             .send()
             .0,
-        409
+        412
     );
 }
 

@@ -143,7 +143,7 @@ fn cancelling_a_run_compensates_its_steps_and_edits_leave_runs_unchanged() {
     house.expect(0, "up");
     assert_eq!(show(&house, &run)["changed"], true);
     let text = house.expect(0, args!("workflow cancel {}", run));
-    assert!(text.contains("declared otherwise"), "{text}");
+    assert!(text.contains("the workflow was changed since"), "{text}");
     until("it is cancelled", || {
         show(&house, &run)["state"] == "cancelled"
     });

@@ -168,7 +168,7 @@ fn policy_of(
 )]
 async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<SelfDoc>> {
     let current = house.core.plan.require()?;
-    let agent = find(&current, &slug)?;
+    let agent = current.agent(&slug)?;
     let accounts = house.core.store.budgets().await?;
     let mine = |a: &&abbey_engine::budget::Account| {
         matches!(&a.scope, Scope::House) || a.scope == Scope::Agent(slug.clone())
@@ -199,20 +199,11 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
     }))
 }
 
-pub(super) fn find<'a>(current: &'a PlanInForce, slug: &Slug) -> Result<&'a abbey_plan::Agent> {
-    let found = current.house.agents.get(slug);
-    Ok(found.ok_or_else(|| {
-        Problem::new(
-            FaultKind::NotFound,
-            format!("agent `{slug}` does not live here any more"),
-        )
-    })?)
-}
-
 /// Waits for work. The database is asked only when something changed since the last look.
 #[utoipa::path(
     get, path = "/api/v1/self/next", operation_id = "me_next", tag = "me",
     summary = "Waits for work: an offer, or none; with the number of the newest configuration",
+    params(NextQuery),
     responses((status = 200, body = Option<OfferDoc>)),
 )]
 async fn next(
@@ -262,7 +253,7 @@ fn nothing(config: u64) -> Response {
 
 async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
     let current = house.core.plan.require()?;
-    let agent = find(&current, slug)?;
+    let agent = current.agent(slug)?;
     let skills = house.work.skills.current();
     let skill = task
         .route
@@ -315,7 +306,7 @@ async fn claim(
 ) -> Result<Doc<ClaimDoc>> {
     let task = parse_task_ref(&name)?;
     let current = house.core.plan.require()?;
-    let agent = find(&current, &slug)?;
+    let agent = current.agent(&slug)?;
     let model = agent.model.as_ref().map(ToString::to_string);
     let generation = house
         .cells
@@ -644,6 +635,7 @@ async fn given(house: &ApiState, slug: &Slug, name: &str) -> Result<TaskRef> {
 #[utoipa::path(
     get, path = "/api/v1/self/messages/{task}", operation_id = "me_question", tag = "me",
     summary = "A question that was asked, with its answer; `wait_ms` waits for that",
+    params(WaitQuery),
     responses((status = 200, body = TaskDoc)),
 )]
 async fn question(
@@ -658,6 +650,7 @@ async fn question(
 #[utoipa::path(
     get, path = "/api/v1/self/delegated/{task}", operation_id = "me_delegated", tag = "me",
     summary = "A delegated subtask; `wait_ms` waits for its end",
+    params(WaitQuery),
     responses((status = 200, body = TaskDoc)),
 )]
 async fn delegated(
@@ -695,6 +688,7 @@ async fn call_off(
 #[utoipa::path(
     get, path = "/api/v1/self/skills", operation_id = "me_skills", tag = "me",
     summary = "Skills that the agent may use, or those that match a query",
+    params(SkillsQuery),
     responses((status = 200, body = SkillsDoc)),
 )]
 async fn skills(
@@ -703,7 +697,7 @@ async fn skills(
     Query(query): Query<SkillsQuery>,
 ) -> Result<Doc<SkillsDoc>> {
     let current = house.core.plan.require()?;
-    let agent = find(&current, &slug)?;
+    let agent = current.agent(&slug)?;
     let allowed = |name: &str| agent.skills.iter().any(|s| s == name);
     let found = find_skills(&house.work, query.q.as_deref(), allowed);
     let name = |s: &SkillView| s.name.clone();
@@ -761,7 +755,7 @@ async fn charter(
 ) -> Result<Doc<CharterDoc>> {
     let current = house.core.plan.require()?;
     let text = current.charter(&slug);
-    let language = find(&current, &slug)?.locale.assistant.clone();
+    let language = current.agent(&slug)?.locale.assistant.clone();
     Ok(Doc(CharterDoc {
         version: VERSION,
         hash: abbey_support::digest::sha256_hex(text.as_bytes()),

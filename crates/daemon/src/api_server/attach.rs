@@ -22,6 +22,7 @@ const PROTOCOL: &str = "abbey-terminal";
 #[utoipa::path(
     get, path = "/api/v1/agents/{agent}/attach", operation_id = "agents_attach", tag = "agents",
     summary = "Its terminal",
+    params(TerminalQuery),
     responses((status = 101, description = "The connection carries the terminal from here on")),
 )]
 pub(crate) async fn agent(
@@ -37,6 +38,7 @@ pub(crate) async fn agent(
 #[utoipa::path(
     get, path = "/api/v1/services/{service}/attach", operation_id = "services_attach", tag = "services",
     summary = "Its terminal",
+    params(TerminalQuery),
     responses((status = 101, description = "The connection carries the terminal from here on")),
 )]
 pub(crate) async fn service(

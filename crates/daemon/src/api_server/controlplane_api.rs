@@ -210,6 +210,7 @@ struct RoleQuery {
 #[utoipa::path(
     get, path = "/api/controlplane/tasks", operation_id = "controlplane_tasks", tag = "controlplane",
     summary = "Open tasks of a role",
+    params(RoleQuery),
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn tasks(
@@ -331,6 +332,7 @@ struct AgentQuery {
 #[utoipa::path(
     get, path = "/api/controlplane/approvals", operation_id = "controlplane_approvals", tag = "controlplane",
     summary = "Approvals that wait, of an agent",
+    params(AgentQuery),
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn pending(

@@ -26,6 +26,7 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
     #[utoipa::path(
         get, path = "/api/v1/documents", operation_id = "documents_list", tag = "documents",
         summary = "Every shared document",
+        params(DocumentsQuery),
         responses((status = 200, body = DocumentsDoc)),
     )]
     async fn list_all(
@@ -37,6 +38,7 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
     #[utoipa::path(
         get, path = "/api/v1/documents/{document}", operation_id = "documents_show", tag = "documents",
         summary = "One shared document",
+        params(DocumentQuery),
         responses((status = 200, body = DocumentDoc)),
     )]
     async fn show(
@@ -75,6 +77,7 @@ pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
     #[utoipa::path(
         get, path = "/api/v1/self/documents", operation_id = "me_documents", tag = "me",
         summary = "Documents that the agent reads",
+        params(DocumentsQuery),
         responses((status = 200, body = DocumentsDoc)),
     )]
     async fn list_mine(
@@ -87,6 +90,7 @@ pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
     #[utoipa::path(
         get, path = "/api/v1/self/documents/{document}", operation_id = "me_document", tag = "me",
         summary = "One of them",
+        params(DocumentQuery),
         responses((status = 200, body = DocumentDoc)),
     )]
     async fn show(

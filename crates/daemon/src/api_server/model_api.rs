@@ -1,6 +1,5 @@
 //! Model routes of the agent API, in the formats that model libraries speak.
 
-use crate::api_server::agent_api::find;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Me, header};
 use crate::core::error::Result;
@@ -31,7 +30,8 @@ async fn models(
     Extension(Me(slug)): Extension<Me>,
 ) -> Result<Doc<Value>> {
     let current = house.core.plan.require()?;
-    let model = find(&current, &slug)?
+    let model = current
+        .agent(&slug)?
         .model
         .as_ref()
         .map(|m| json!({ "id": m.to_string(), "object": "model", "owned_by": m.provider }));

@@ -41,6 +41,13 @@ pub(crate) fn complete(api: Api, mut document: OpenApi) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
         let open = path == "/healthz" || path.starts_with("/hooks/");
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            for response in operation.responses.responses.values_mut() {
+                if let RefOr::T(response) = response
+                    && response.description.is_empty()
+                {
+                    response.description = "Success".to_owned();
+                }
+            }
             add_refusals(operation, open);
         }
     }

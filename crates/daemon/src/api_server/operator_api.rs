@@ -126,6 +126,7 @@ async fn unknown(request: Request) -> Response {
 #[utoipa::path(
     get, path = "/api/v1/house", operation_id = "house_show", tag = "house",
     summary = "State of the house",
+    params(HouseQuery),
     responses((status = 200, body = HouseDoc)),
 )]
 async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Result<Doc<HouseDoc>> {
@@ -211,6 +212,7 @@ async fn current(State(house): Shared, headers: HeaderMap) -> Result<Response> {
 #[utoipa::path(
     get, path = "/api/v1/tasks", operation_id = "tasks_list", tag = "tasks",
     summary = "A page of tasks, newest first",
+    params(TaskQuery),
     responses((status = 200, body = TasksDoc)),
 )]
 async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<Doc<TasksDoc>> {
@@ -338,7 +340,7 @@ async fn add_task(
 #[utoipa::path(
     get, path = "/api/v1/tasks/{task}", operation_id = "tasks_show", tag = "tasks",
     summary = "One task with its runs; `wait_ms` waits until it comes to rest",
-    params(headers::IfNoneMatch),
+    params(WaitQuery, headers::IfNoneMatch),
     responses((status = 200, body = TaskDoc), (status = 304, description = "Unchanged")),
 )]
 async fn task(
@@ -472,6 +474,7 @@ async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunVi
 #[utoipa::path(
     get, path = "/api/v1/activity", operation_id = "activity_page", tag = "activity",
     summary = "A page of the audit log, oldest first",
+    params(ActivityQuery),
     responses((status = 200, body = ActivityDoc)),
 )]
 async fn activity(
@@ -594,6 +597,7 @@ async fn events(
 #[utoipa::path(
     get, path = "/api/v1/budgets", operation_id = "budgets_list", tag = "budgets",
     summary = "A page of budgets, by scope",
+    params(BudgetsQuery),
     responses((status = 200, body = BudgetDoc)),
 )]
 async fn budgets(
@@ -613,6 +617,7 @@ async fn budgets(
 #[utoipa::path(
     get, path = "/api/v1/skills", operation_id = "skills_list", tag = "skills",
     summary = "Skills, or those that match a query",
+    params(SkillsQuery),
     responses((status = 200, body = SkillsDoc)),
 )]
 async fn skills(State(house): Shared, Query(query): Query<SkillsQuery>) -> Result<Doc<SkillsDoc>> {
@@ -629,6 +634,7 @@ async fn skills(State(house): Shared, Query(query): Query<SkillsQuery>) -> Resul
 #[utoipa::path(
     get, path = "/api/v1/services", operation_id = "services_list", tag = "services",
     summary = "Every service",
+    params(ServicesQuery),
     responses((status = 200, body = ServicesDoc)),
 )]
 async fn services(
@@ -696,6 +702,7 @@ const COMMAND_REQUEST_MAX: usize = 96 << 20;
 #[utoipa::path(
     post, path = "/api/v1/commands", operation_id = "commands_run", tag = "commands",
     summary = "Runs a command in a fresh cell: JSON Lines of output, then status, usage and files",
+    request_body = CommandBody,
     responses((status = 200, body = String, content_type = "application/jsonl")),
 )]
 async fn run_command(State(house): Shared, request: Request) -> Response {

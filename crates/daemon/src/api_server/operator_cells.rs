@@ -47,6 +47,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
 #[utoipa::path(
     get, path = "/api/v1/agents", operation_id = "agents_list", tag = "agents",
     summary = "Every agent",
+    params(FleetQuery),
     responses((status = 200, body = FleetDoc)),
 )]
 async fn agents(State(house): Shared, Query(query): Query<FleetQuery>) -> Result<Doc<FleetDoc>> {
@@ -132,6 +133,7 @@ async fn read_logs(house: &ApiState, cell: CellName, query: LogQuery) -> Doc<Log
 #[utoipa::path(
     get, path = "/api/v1/agents/{agent}/logs", operation_id = "agents_logs", tag = "agents",
     summary = "Its newest log lines",
+    params(LogQuery),
     responses((status = 200, body = LogDoc)),
 )]
 async fn agent_logs(
@@ -146,6 +148,7 @@ async fn agent_logs(
 #[utoipa::path(
     get, path = "/api/v1/services/{service}/logs", operation_id = "services_logs", tag = "services",
     summary = "Its newest log lines",
+    params(LogQuery),
     responses((status = 200, body = LogDoc)),
 )]
 async fn service_logs(

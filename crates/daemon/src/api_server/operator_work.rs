@@ -65,6 +65,7 @@ fn language_of(house: &ApiState, locale: Option<&str>) -> Result<Language> {
 #[utoipa::path(
     get, path = "/api/v1/reports", operation_id = "reports_list", tag = "reports",
     summary = "Every report",
+    params(ReportsQuery),
     responses((status = 200, body = ReportsDoc)),
 )]
 async fn reports_doc(
@@ -92,6 +93,7 @@ async fn reports_doc(
 #[utoipa::path(
     get, path = "/api/v1/reports/{report}", operation_id = "reports_show", tag = "reports",
     summary = "One report: what was observed, what it means, what an operator might do",
+    params(ReportQuery),
     responses((status = 200, body = ReportDoc)),
 )]
 async fn report(
@@ -117,6 +119,7 @@ async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Tree
 #[utoipa::path(
     get, path = "/api/v1/approvals", operation_id = "approvals_list", tag = "approvals",
     summary = "Approvals that wait for a decision, or all of them, newest first",
+    params(ApprovalsQuery),
     responses((status = 200, body = ApprovalsDoc)),
 )]
 async fn approvals_doc(
@@ -193,6 +196,7 @@ async fn revise(
 #[utoipa::path(
     get, path = "/api/v1/schedules", operation_id = "schedules_list", tag = "schedules",
     summary = "Every schedule",
+    params(SchedulesQuery),
     responses((status = 200, body = SchedulesDoc)),
 )]
 async fn schedules_doc(
@@ -242,6 +246,7 @@ async fn fire(
 #[utoipa::path(
     get, path = "/api/v1/workflows", operation_id = "workflows_list", tag = "workflows",
     summary = "Every workflow as it is declared",
+    params(DeclaredQuery),
     responses((status = 200, body = DeclaredDoc)),
 )]
 async fn declared(
@@ -294,6 +299,7 @@ const RUNS_MAX: u32 = 100_000;
 #[utoipa::path(
     get, path = "/api/v1/workflow-runs", operation_id = "workflows_runs", tag = "workflows",
     summary = "Runs of workflows, newest first",
+    params(WorkflowRunsQuery),
     responses((status = 200, body = WorkflowsDoc)),
 )]
 async fn workflow_runs(
@@ -319,6 +325,7 @@ async fn workflow_runs(
 #[utoipa::path(
     get, path = "/api/v1/workflow-runs/{run}", operation_id = "workflows_run", tag = "workflows",
     summary = "One run; `wait_ms` waits for its end",
+    params(WaitQuery),
     responses((status = 200, body = WorkflowDoc)),
 )]
 async fn workflow_run(

@@ -85,6 +85,7 @@ async fn request_tool_server(
 #[utoipa::path(
     get, path = "/api/v1/self/tools", operation_id = "me_tools", tag = "me",
     summary = "Tools of the tool servers that the agent uses",
+    params(ToolsQuery),
     responses((status = 200, body = ToolsDoc)),
 )]
 async fn list(

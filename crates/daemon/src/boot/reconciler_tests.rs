@@ -158,7 +158,11 @@ async fn no_cell_starts_before_its_plan_is_provisioned() {
     };
     stage.plane.core.plan.set(next);
     stage.pass().await;
-    assert_eq!((stage.presence(), stage.generation()), (Presence::Down, 0));
+    assert_eq!(
+        (stage.presence(), stage.generation()),
+        (Presence::Starting, 0)
+    );
+    assert_eq!(stage.backend.list().unwrap(), []);
     crate::cells::provision::settle(&stage.plane.cells)
         .await
         .unwrap();

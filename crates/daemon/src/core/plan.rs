@@ -53,6 +53,19 @@ impl PlanInForce {
         })
     }
 
+    /// An agent of the plan.
+    ///
+    /// # Errors
+    /// When the plan has none of that name.
+    pub(crate) fn agent(&self, slug: &Slug) -> Result<&abbey_plan::Agent> {
+        Ok(self.house.agents.get(slug).ok_or_else(|| {
+            Problem::new(
+                FaultKind::NotFound,
+                format!("agent `{slug}` is not part of the house any more"),
+            )
+        })?)
+    }
+
     pub(crate) fn port(&self, owner: &str, purpose: &str) -> Option<u16> {
         self.registry.held(owner, purpose)?.value.parse().ok()
     }

@@ -13,7 +13,7 @@ impl Traces {
     /// From the house's own key, which the traces do not tell.
     pub(crate) fn new(key: &[u8; 32]) -> Self {
         Traces(abbey_support::digest::sha256_hex(
-            &[&b"traces"[..], key].concat(),
+            [&b"traces"[..], key].concat(),
         ))
     }
 

@@ -26,7 +26,7 @@ fn invalid(text: impl Into<String>) -> crate::core::error::Error {
 
 /// Digest of a declaration.
 pub(crate) fn digest(workflow: &Workflow) -> String {
-    abbey_support::digest::sha256_hex(&serde_json::to_vec(workflow).unwrap_or_default())
+    abbey_support::digest::sha256_hex(serde_json::to_vec(workflow).unwrap_or_default())
 }
 
 /// Brings runs on until the house stops.

@@ -427,7 +427,7 @@ fn a_change_of_every_key_is_planned_with_old_and_new_value_and_its_declared_effe
             continue;
         }
         let cells: &[CellKind] = match definition.path.starts_with("agents.") {
-            true => &CellKind::ALL,
+            true => CellKind::ALL,
             false => &[CellKind::Sandbox],
         };
         for cell in cells {

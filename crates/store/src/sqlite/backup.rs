@@ -51,7 +51,7 @@ pub(super) fn state_hash(db: &Connection) -> Result<String> {
     for table in tables(db).map_err(database_error)? {
         hash_table(db, &table, &mut hash)?;
     }
-    Ok(hex(&hash.finalize()))
+    Ok(hex(hash.finalize()))
 }
 
 fn tables(db: &Connection) -> rusqlite::Result<Vec<String>> {

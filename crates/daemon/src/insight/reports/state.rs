@@ -199,7 +199,7 @@ mod tests {
             told,
             [
                 "a may run any program, and is not isolated",
-                "a may reach everything outside"
+                "a may reach every destination"
             ]
         );
         assert!(
