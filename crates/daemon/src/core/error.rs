@@ -82,7 +82,9 @@ impl Error {
     /// What a caller can do about it.
     pub fn kind(&self) -> FaultKind {
         match self {
-            Error::Cell(abbey_cells::Error::NoTerminal(_)) => FaultKind::Conflict,
+            Error::Cell(abbey_cells::Error::NoTerminal(_) | abbey_cells::Error::NotRunning(_)) => {
+                FaultKind::Conflict
+            }
             Error::File { .. }
             | Error::HomeTooDeep(_)
             | Error::HomeClosed { .. }
