@@ -10,11 +10,15 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Largest body of an ordinary request, bytes.
 pub(crate) const BODY_MAX: usize = 2 << 20;
+/// Most of a body over its limit that is read and discarded, bytes.
+const DISCARDED_MAX: usize = 8 << 20;
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
@@ -210,13 +214,28 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Response> {
     })
 }
 
+/// The bytes of a body of up to `limit`. The rest of a larger one is discarded, within reason, so that its sender comes
+/// to read the refusal.
 pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {
-    axum::body::to_bytes(body, limit).await.map_err(|_| {
-        problem(Problem::new(
-            FaultKind::TooLarge,
-            format!("the body is larger than {limit} bytes"),
-        ))
-    })
+    let mut frames = body.into_data_stream();
+    let (mut text, mut total) = (BytesMut::new(), 0usize);
+    while let Some(frame) = frames.next().await {
+        let frame = frame.map_err(|why| {
+            let text = format!("the body can't be read: {why}");
+            problem(Problem::new(FaultKind::Invalid, text))
+        })?;
+        total = total.saturating_add(frame.len());
+        if total <= limit {
+            text.extend_from_slice(&frame);
+        } else if total > limit.saturating_add(DISCARDED_MAX) {
+            break;
+        }
+    }
+    if total > limit {
+        let text = format!("the body is larger than {limit} bytes");
+        return Err(problem(Problem::new(FaultKind::TooLarge, text)));
+    }
+    Ok(text.freeze())
 }
 
 /// Value of a header as text.
