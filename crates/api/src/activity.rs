@@ -6,49 +6,49 @@ use crate::macros::{documents, operations, queries};
 use serde_json::Value;
 
 documents! {
-    /// One entry of the activity chain.
+    /// An entry of the audit log.
     EntryView {
-        /// Number.
+        /// Number of the entry.
         seq: u64,
-        /// When.
+        /// When it was logged.
         at: Time,
-        /// Who.
+        /// Principal that acted.
         actor: String,
-        /// What.
+        /// Name of the action.
         action: String,
-        /// To what.
+        /// What it was done to.
         entity: String,
         /// Details.
         detail: Value,
         /// Hash of the entry before.
         prev: String,
-        /// Hash of this one.
+        /// Hash of this entry.
         hash: String,
     }
-    /// A page of the chain.
+    /// A page of the audit log.
     ActivityDoc {
         /// Always 1.
         version: u32,
         /// Entries, oldest first.
         entries: Vec<EntryView>,
-        /// Opaque; names the next page.
+        /// Names the next page; absent on the last one.
         cursor: Option<String>,
     }
-    /// `abbey activity verify`.
+    /// Result of verifying the audit log.
     VerifyDoc {
         /// Always 1.
         version: u32,
-        /// Whether everything fits.
+        /// Whether every entry and checkpoint verifies.
         ok: bool,
-        /// Entries checked.
+        /// Number of entries that were checked.
         entries: u64,
-        /// Hash of the newest.
+        /// Hash of the newest entry.
         head: String,
-        /// First entry that does not fit.
+        /// First entry that doesn't verify.
         first_bad: Option<u64>,
-        /// Signed checkpoints that were checked.
+        /// Number of signed checkpoints that were checked.
         checkpoints: u64,
-        /// What is wrong with it.
+        /// What is wrong with the first bad entry.
         why: Option<String>,
     }
 }

@@ -21,13 +21,13 @@ words! {
 }
 
 documents! {
-    /// `abbey ps`.
+    /// Agents of the house.
     FleetDoc {
         /// Always 1.
         version: u32,
         /// Name of the house.
         house: String,
-        /// Number of the current plan.
+        /// Number of the plan in force.
         generation: u64,
         /// The agents.
         agents: Vec<AgentView>,
@@ -35,160 +35,160 @@ documents! {
         #[serde(default)]
         cursor: Option<String>,
     }
-    /// One agent as it stands.
+    /// An agent and its current state.
     AgentView {
-        /// Slug.
+        /// Slug of the agent.
         name: String,
-        /// Free text for people.
+        /// Name for people.
         display_name: String,
-        /// What it is for.
+        /// Role, as the manifest describes it.
         role: String,
-        /// `ready`, `worker_only`, `ingress_only`, `down`, `starting`, `stopping`, `stopped`, `paused`, `idle`, `degraded` or `unknown`.
+        /// Whether it can be used now.
         presence: Presence,
-        /// The program that thinks.
+        /// Runtime that does its work.
         runtime: String,
         /// Kind of cell.
         cell: String,
-        /// Whether the cell is a boundary.
+        /// Whether the cell isolates the agent from the host.
         isolated: bool,
-        /// Boot of the cell.
+        /// Number of the current boot of its cell.
         generation: u64,
-        /// Main process.
+        /// Main process of its cell.
         pid: Option<i32>,
-        /// Its door.
+        /// Address of the agent API in its cell, or the address of the cell.
         address: Option<String>,
-        /// Its ports.
+        /// Host ports that are allocated to it.
         ports: Vec<u16>,
-        /// Seconds since the boot.
+        /// Time since the boot, seconds.
         uptime_s: Option<i64>,
-        /// Starts after the first.
+        /// Boots after the first, ever.
         restarts: u64,
-        /// Configured model.
+        /// Model that it is configured for.
         model: Option<String>,
         /// Task that it works on.
         task: Option<String>,
         /// Its daily token budget.
         budget: BudgetBrief,
-        /// Memory in use.
+        /// Memory in use by its cell, bytes.
         memory_bytes: Option<u64>,
         /// CPU time of this boot, microseconds.
         cpu_us: Option<u64>,
-        /// The agent above it.
+        /// Agent that it reports to.
         reports_to: Option<String>,
-        /// The model that it had before this one.
+        /// Model that it was configured for before.
         previous_model: Option<String>,
-        /// Number of the plan that last changed anything about it.
+        /// Number of the plan that last changed its configuration.
         config: u64,
-        /// The same as the agent itself last said; absent until it spoke.
+        /// Number of the configuration that it last acknowledged.
         config_taken: Option<u64>,
     }
-    /// Limit, spent and reserved.
+    /// Limit, spending and reservations of a budget.
     BudgetBrief {
-        /// Most in the window.
+        /// Most that may be spent in the window; absent where there is no limit.
         limit: Option<u64>,
-        /// Settled.
+        /// Amount that is settled.
         spent: u64,
-        /// Held.
+        /// Amount that is reserved for calls in progress.
         reserved: u64,
     }
-    /// `abbey why AGENT`.
+    /// Why an agent is as it is.
     AgentWhyDoc {
         /// Always 1.
         version: u32,
-        /// Slug.
+        /// Slug of the agent.
         agent: String,
-        /// Presence.
+        /// Whether it can be used now.
         presence: Presence,
-        /// For people, most important first.
+        /// Reasons, most important first.
         reasons: Vec<Reason>,
-        /// How the last boot ended.
+        /// How its last boot ended.
         last_exit: Option<String>,
-        /// When it ended.
+        /// When its last boot ended.
         last_exit_at: Option<Time>,
         /// Failures in a row.
         failures: u32,
         /// Earliest instant of the next start.
         next_retry: Option<Time>,
-        /// Limits that the kernel applies.
+        /// Limits that the kernel applies, as read back.
         limits_in_force: Option<Value>,
     }
-    /// `abbey agent show --effective`.
+    /// Configuration of an agent, with the origin of each value.
     EffectiveDoc {
         /// Always 1.
         version: u32,
-        /// Slug.
+        /// Slug of the agent.
         agent: String,
-        /// Every value with its origin.
+        /// Every value.
         values: Vec<EffectiveValue>,
     }
-    /// One value.
+    /// A value of a configuration.
     EffectiveValue {
         /// Key of the manifest.
         key: String,
-        /// Value, redacted.
+        /// Value, with secrets redacted.
         value: String,
-        /// Where it comes from.
+        /// Where the value comes from: the manifest, a template or a default.
         origin: String,
     }
-    /// What the manifest says, or said, of an agent.
+    /// The manifest entry of an agent, now or when it last was part of the house.
     EntryDoc {
         /// Always 1.
         version: u32,
-        /// Which agent.
+        /// Slug of the agent.
         agent: String,
-        /// The newest plan that had it.
+        /// Number of the newest plan that had the agent.
         generation: u64,
-        /// Whether it lives here now.
+        /// Whether the agent is part of the house now.
         present: bool,
-        /// Lines of its entry, without indentation.
+        /// Lines of the entry, without indentation.
         entry: Vec<String>,
-        /// Its charter then.
+        /// Text of the charter then.
         charter: String,
     }
-    /// What makes an agent who it is, as files that other tools know as well.
+    /// The files that make an agent who it is, in a layout that other tools know.
     BundleDoc {
         /// Always 1.
         version: u32,
-        /// Which agent.
+        /// Slug of the agent.
         agent: String,
-        /// Its files.
+        /// The files.
         files: Vec<BundleFile>,
-        /// Files that do not go along, with the reason.
+        /// Files that are not included, with the reason.
         left_out: Vec<String>,
     }
-    /// What came back.
+    /// Files that were restored.
     RestoredDoc {
         /// Always 1.
         version: u32,
-        /// Which agent.
+        /// Slug of the agent.
         agent: String,
-        /// Which of its files; none when an earlier try had brought them already.
+        /// Stamp of the restored files; none when an earlier attempt had restored them already.
         stamp: Option<String>,
     }
-    /// What an agent that went left behind.
+    /// What a removed agent left behind.
     LeftoversDoc {
         /// Always 1.
         version: u32,
-        /// Which agent.
+        /// Slug of the agent.
         agent: String,
-        /// Its files, set aside: when each was.
+        /// Stamps of its files, which are kept.
         removed: Vec<String>,
-        /// Where they are.
+        /// Directory of those files.
         place: String,
-        /// What services keep of it, each for its time.
+        /// What services keep of it, and until when.
         kept: Vec<KeptView>,
-        /// Its work that nobody has now.
+        /// Tasks that no agent works on any more.
         tasks: Vec<String>,
-        /// What should be gone and is not.
+        /// What should be gone and still exists.
         leftovers: Vec<String>,
     }
-    /// What a service keeps of an agent that went.
+    /// What a service keeps of a removed agent.
     KeptView {
-        /// Which service.
+        /// Slug of the service.
         service: String,
-        /// What it is called there.
+        /// Name at that service.
         name: String,
-        /// Until when; none while it is still open.
+        /// Until when; absent while it is still being removed.
         until: Option<Time>,
     }
     /// What the operator now wants of an agent's cell.
@@ -214,29 +214,29 @@ documents! {
 }
 
 requests! {
-    /// One of them.
+    /// A file of a bundle.
     BundleFile {
         /// `SOUL.md`, `USER.md`, `IDENTITY.md`, `AGENTS.md`, `MEMORY.md`, `HEARTBEAT.md` or `memory/NAME.md`.
         path: String,
-        /// Its text.
+        /// Content.
         text: String,
     }
-    /// Files to bring to an agent. Its charter is the manifest's, so `SOUL.md` is not among them.
+    /// Files to bring to an agent. `SOUL.md` is not among them: the charter is in the manifest.
     BundleBody {
-        /// Which.
+        /// The files.
         files: Vec<BundleFile>,
     }
-    /// Which files to bring back.
+    /// Which files of a removed agent to restore.
     RestoreBody {
-        /// As `removed` tells; the newest when not given.
+        /// Stamp of the files, as `leftovers` lists it in `removed`; the newest when not given.
         #[serde(default)]
         stamp: Option<String>,
     }
-    /// A command to run in an agent's cell.
+    /// A command to run in the cell of an agent.
     ExecBody {
         /// Program and arguments.
         argv: Vec<String>,
-        /// Standard input, base 64.
+        /// Standard input, Base64.
         #[serde(default)]
         stdin: Option<String>,
     }

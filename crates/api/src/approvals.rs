@@ -17,43 +17,43 @@ words! {
 }
 
 documents! {
-    /// `abbey approvals`.
+    /// Requests for approval.
     ApprovalsDoc {
         /// Always 1.
         version: u32,
-        /// Newest first.
+        /// Approvals, newest first.
         approvals: Vec<ApprovalView>,
         /// Names the next page; absent on the last one.
         #[serde(default)]
         cursor: Option<String>,
     }
-    /// One approval.
+    /// A request for approval, and its decision.
     ApprovalView {
-        /// `APPR-7`.
+        /// Number, as `APPR-7`.
         id: String,
-        /// The task that needs it, or the run of a workflow, as `WF-3`.
+        /// Task that needs it, as `TASK-12`, or run of a workflow, as `WF-3`.
         task: String,
-        /// Who asks; of a workflow, its step.
+        /// Agent that requested it; for a workflow, the step.
         agent: String,
-        /// What is to be done.
+        /// Action to be done.
         action: String,
-        /// With what exactly.
+        /// Arguments of the action.
         args: Value,
-        /// Digest of both.
+        /// Digest of action and arguments.
         hash: String,
-        /// Why.
+        /// Reason for the request.
         why: String,
-        /// `pending`, `approved`, `denied`, `revise`, `used` or `lapsed`.
+        /// State of the approval.
         state: ApprovalState,
-        /// What silence means: `approve` or `deny`.
+        /// What it becomes when nobody decides in time.
         silence: Silence,
-        /// When silence is taken for an answer.
+        /// When the time to decide is over.
         expires_at: Time,
-        /// Who decided.
+        /// Principal that decided.
         decided_by: Option<String>,
-        /// What they said.
+        /// Note of the decision.
         note: Option<String>,
-        /// When it was asked.
+        /// When it was requested.
         created_at: Time,
         /// When it was decided.
         decided_at: Option<Time>,
@@ -61,33 +61,33 @@ documents! {
 }
 
 requests! {
-    /// A question for a yes, by the holder of a task.
+    /// A request for approval, by the agent that holds a lease on the task.
     ApprovalBody {
-        /// The task.
+        /// Task that needs it.
         task: String,
-        /// What is to be done, in a word.
+        /// Name of the action.
         action: String,
-        /// With what exactly; the yes is for this and nothing else.
+        /// Arguments; the approval is for exactly these.
         #[serde(default)]
         args: Value,
-        /// Why.
+        /// Reason for the request.
         #[serde(default)]
         why: String,
-        /// Time for an answer, milliseconds; a day when not given. Silence is a no.
+        /// Time to decide, milliseconds; a day when not given. Silence is a denial.
         #[serde(default)]
         within_ms: Option<i64>,
     }
-    /// A yes that is used now.
+    /// The action for which an approval is used.
     UseBody {
-        /// For what.
+        /// Name of the action.
         action: String,
-        /// With what exactly.
+        /// Arguments of the action.
         #[serde(default)]
         args: Value,
     }
-    /// What somebody decides.
+    /// A decision.
     DecideBody {
-        /// For the one who asked.
+        /// Note for the agent that requested it.
         #[serde(default)]
         note: Option<String>,
     }

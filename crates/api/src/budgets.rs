@@ -5,33 +5,33 @@ use crate::macros::{documents, operations, queries};
 use abbey_model::{BudgetState, Metric, Window};
 
 documents! {
-    /// `abbey budget show`.
+    /// A page of budgets.
     BudgetDoc {
         /// Always 1.
         version: u32,
-        /// Every budget.
+        /// Budgets.
         scopes: Vec<BudgetScope>,
         /// Names the next page; absent on the last one.
         #[serde(default)]
         cursor: Option<String>,
     }
-    /// One budget.
+    /// A budget and what is spent of it.
     BudgetScope {
-        /// Whose.
+        /// What the budget belongs to: `house`, `agent:NAME`, `task:ID` or `run:ID`.
         scope: String,
         /// What is counted.
         metric: Metric,
-        /// `day` or `total`.
-        window: Window,
-        /// Most in the window.
-        limit: Option<u64>,
-        /// Settled.
-        spent: u64,
-        /// Held.
-        reserved: u64,
-        /// `unlimited`, `ok`, `warning` or `exhausted`.
-        state: BudgetState,
         /// When it starts again.
+        window: Window,
+        /// Most that may be spent in the window; absent where there is no limit.
+        limit: Option<u64>,
+        /// Amount that is settled.
+        spent: u64,
+        /// Amount that is reserved for calls and runs in progress.
+        reserved: u64,
+        /// How much is left.
+        state: BudgetState,
+        /// When the window starts again.
         resets_at: Option<Time>,
     }
 }

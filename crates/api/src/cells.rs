@@ -11,10 +11,6 @@ words! {
         Out = "out",
         /// Standard error.
         Err = "err",
-        /// Console of a microVM.
-        Console = "console",
-        /// The program that runs a microVM or a container, and the shim.
-        Machine = "machine",
     }
 }
 
@@ -26,13 +22,13 @@ documents! {
         /// Lines, oldest first.
         lines: Vec<LogLine>,
     }
-    /// One line.
+    /// A line of a log.
     LogLine {
-        /// When.
+        /// When it was written.
         at: Time,
-        /// Where it was written.
+        /// Stream that it was written to.
         stream: LogStream,
-        /// Text without secrets.
+        /// The line, with secrets redacted.
         text: String,
     }
 }

@@ -3,44 +3,44 @@
 use crate::macros::{operations, requests};
 
 requests! {
-    /// A command to run in a fresh cell.
+    /// A command to run in a cell of its own.
     CommandBody {
         /// Program and arguments.
         argv: Vec<String>,
-        /// Standard input, base 64.
+        /// Standard input, Base64.
         #[serde(default)]
         stdin: Option<String>,
         /// Kind of cell; `sandbox` when not given.
         #[serde(default)]
         cell: Option<String>,
-        /// What a microVM boots from; `base` when not given.
+        /// Image that a microVM boots from; `base` when not given.
         #[serde(default)]
         image: Option<String>,
-        /// Most memory.
+        /// Memory limit, bytes.
         #[serde(default)]
         memory_bytes: Option<u64>,
-        /// Most CPU time, in thousandths of one CPU.
+        /// CPU limit, thousandths of one CPU.
         #[serde(default)]
         cpu_milli: Option<u32>,
-        /// Most processes.
+        /// Limit of processes.
         #[serde(default)]
         processes: Option<u32>,
-        /// Longest time.
+        /// Time limit, milliseconds.
         #[serde(default)]
         timeout_ms: Option<i64>,
-        /// What it may reach outside: `none`, `full`, or destinations.
+        /// Destinations that it may reach: `none`, `full`, or a list.
         #[serde(default)]
         egress: Vec<String>,
-        /// Filter of system calls.
+        /// Profile of the system call filter.
         #[serde(default)]
         profile: Option<String>,
-        /// Layers that may be missing on this host.
+        /// Isolation layers that may be missing on this host.
         #[serde(default)]
         waive: Vec<String>,
-        /// Files to bring along, a tar archive in base 64.
+        /// Files to bring into the cell: a tar archive, Base64.
         #[serde(default)]
         files: Option<String>,
-        /// Files and directories to take along at the end.
+        /// Files and directories to return at the end.
         #[serde(default)]
         take: Vec<String>,
     }

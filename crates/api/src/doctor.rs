@@ -34,21 +34,21 @@ documents! {
         version: u32,
         /// Every check.
         checks: Vec<CheckView>,
-        /// What `--fix` repaired, by its id.
+        /// Ids of the checks that failed before and pass now.
         #[serde(default)]
         fixed: Vec<String>,
     }
-    /// One check.
+    /// A check and its result.
     CheckView {
-        /// Stable word.
+        /// Stable name of the check.
         id: String,
-        /// `info`, `warn` or `fail`.
+        /// How serious a failure is; `info` where the check passed.
         severity: CheckSeverity,
-        /// `ok`, `attention` or `failed`.
+        /// Result.
         state: CheckState,
-        /// For people.
+        /// What was checked and found.
         text: String,
-        /// What to do.
+        /// What to do next.
         remedy: Option<String>,
     }
 }

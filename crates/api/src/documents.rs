@@ -18,52 +18,52 @@ words! {
 }
 
 documents! {
-    /// `abbey document list`.
+    /// Shared documents.
     DocumentsDoc {
         /// Always 1.
         version: u32,
-        /// Those that the caller reads.
+        /// Documents that the caller may read.
         documents: Vec<DocumentView>,
         /// Names the next page; absent on the last one.
         #[serde(default)]
         cursor: Option<String>,
     }
-    /// One shared document.
+    /// A shared document.
     DocumentView {
-        /// Its name.
+        /// Name of the document.
         name: String,
-        /// `text`, `log` or `report`.
+        /// Kind of the document.
         kind: DocumentType,
-        /// Who writes it or adds to it; `operator` where no agent does, none for a report.
+        /// Principals that write it; none for a report.
         writers: Vec<String>,
-        /// Agents who read it.
+        /// Agents that read it.
         readers: Vec<String>,
         /// Number of the newest version or entry; 0 when there is none, and for a report.
         newest: u64,
-        /// When that was written.
+        /// When the newest version was written.
         at: Option<Time>,
-        /// By whom.
+        /// Principal that wrote the newest version.
         author: Option<String>,
     }
-    /// `abbey document show NAME`.
+    /// A version of a shared document.
     DocumentDoc {
         /// Always 1.
         version: u32,
-        /// Which.
+        /// The document.
         document: DocumentView,
-        /// The version that is shown; of a log, its newest entry.
+        /// Number of the version that is returned; for a log, its newest entry.
         shown: u64,
-        /// Its text; of a log, a line for each of its newest entries.
+        /// Its text; for a log, one line for each of its newest entries.
         text: String,
     }
 }
 
 requests! {
-    /// A new version of a text, or one more entry of a log.
+    /// A new version of a text, or an entry of a log.
     DocumentBody {
-        /// What it says.
+        /// Text to write.
         text: String,
-        /// Of a text: the version that the writer saw, 0 for none.
+        /// For a text: number of the version that the writer read, 0 for none.
         seen: Option<u64>,
     }
 }

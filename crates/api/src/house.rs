@@ -50,43 +50,43 @@ documents! {
     HouseDoc {
         /// Always 1.
         version: u32,
-        /// Name; absent before the first plan.
+        /// Name of the house; absent before the first plan.
         house: Option<String>,
-        /// Number of the current plan.
+        /// Number of the plan in force.
         generation: u64,
         /// Version of the binary.
         software: String,
-        /// Control plane's process.
+        /// Process of the control plane.
         pid: u32,
         /// Address of the operator API.
         address: String,
-        /// Digest of everything but credentials, where asked for.
+        /// Digest of the state without credentials, where it was asked for.
         state_hash: Option<String>,
     }
-    /// `abbey plan` and `abbey up`.
+    /// A plan: what a manifest changes.
     PlanDoc {
         /// Always 1.
         version: u32,
         /// Number of the plan.
         generation: u64,
-        /// Whether it was made current.
+        /// Whether the plan was put in force.
         applied: bool,
-        /// What is done, in order.
+        /// Steps, in the order in which they are done.
         steps: Vec<PlanStep>,
-        /// What the checker says.
+        /// Notes of the checker.
         notes: Vec<PlanNote>,
     }
-    /// One step.
+    /// A step of a plan.
     PlanStep {
-        /// Number.
+        /// Number of the step, from 1.
         id: u32,
-        /// What is done.
+        /// What is done to the resource.
         action: PlanAction,
-        /// To what.
+        /// Resource that changes.
         resource: String,
         /// Name of the agent or service; empty for the house.
         agent: String,
-        /// For people.
+        /// Explanation.
         detail: String,
         /// Keys whose effective value changes.
         #[serde(default)]
@@ -103,20 +103,20 @@ documents! {
         /// What the change does to what runs.
         effect: ChangeEffect,
     }
-    /// One note.
+    /// A note about a plan.
     PlanNote {
-        /// `info`, `warning` or `fatal`.
+        /// Weight of the note.
         severity: PlanSeverity,
-        /// About what.
+        /// Key or resource that the note is about.
         subject: String,
-        /// For people.
+        /// The note.
         text: String,
     }
     /// The current manifest.
     ManifestDoc {
         /// Always 1.
         version: u32,
-        /// Number of the plan.
+        /// Number of the plan in force.
         generation: u64,
         /// Its text.
         manifest: String,
@@ -127,11 +127,11 @@ documents! {
     BackupDoc {
         /// Always 1.
         version: u32,
-        /// Where.
+        /// Path of the backup.
         path: String,
-        /// Digest of the state in it.
+        /// Digest of the state in the backup.
         state_hash: String,
-        /// Size.
+        /// Size of the backup, bytes.
         bytes: u64,
     }
     /// The house is going down.
@@ -150,14 +150,14 @@ requests! {
         manifest: String,
         /// Directory of relative paths.
         base_dir: String,
-        /// Text of charters named by file.
+        /// Texts of charters that the manifest names by file.
         #[serde(default)]
         charters: BTreeMap<String, String>,
-        /// Why, for the activity chain.
+        /// Reason for the change, for the audit log.
         #[serde(default)]
         reason: Option<String>,
     }
-    /// Where to write a backup.
+    /// Request for a backup.
     BackupBody {
         /// Absolute path of a file that does not exist.
         path: String,

@@ -16,17 +16,17 @@ documents! {
     SelfDoc {
         /// Always 1.
         version: u32,
-        /// Slug.
+        /// Slug of the agent.
         agent: String,
-        /// Free text.
+        /// Name for people.
         display_name: String,
-        /// What it is for.
+        /// Role, as the manifest describes it.
         role: String,
-        /// House.
+        /// Name of the house.
         house: String,
-        /// Grows with every change of anything below; writes based on an older one are refused.
+        /// Number of the state that this was read from.
         snapshot: u64,
-        /// Its budgets and the house's.
+        /// Budgets of the agent and of the house.
         budget: Vec<BudgetScope>,
         /// Tasks that it holds or may claim.
         tasks: Vec<TaskView>,
@@ -36,26 +36,26 @@ documents! {
         charter_hash: String,
         /// Tool policy.
         policy: Value,
-        /// Number of the plan that last changed anything about it; to be said when asking for work.
+        /// Number of the plan that last changed its configuration; to be named when waiting for work.
         config: u64,
     }
-    /// An offer of work.
+    /// An offer of a task.
     OfferDoc {
         /// Always 1.
         version: u32,
-        /// `task_…`.
+        /// Identifier, `task_…`.
         task: String,
-        /// `TASK-12`.
+        /// Number, as `TASK-12`.
         number: String,
         /// What is to be done.
         text: String,
-        /// Revision of the task, for the claim.
+        /// Version of the task, for the claim.
         revision: u64,
-        /// Snapshot that this offer was made from.
+        /// Number of the state that the offer was made from.
         snapshot: u64,
-        /// The deterministic skill, where one was matched.
+        /// Skill that does the task, where one was matched.
         skill: Option<SkillView>,
-        /// Its arguments.
+        /// Arguments of the skill.
         args: BTreeMap<String, String>,
         /// Model for its calls.
         model: Option<String>,
@@ -64,10 +64,10 @@ documents! {
         /// Trace that it belongs to; 32 hexadecimal digits.
         #[serde(default)]
         trace: String,
-        /// Why the run before did not end well.
+        /// Why the previous run failed.
         #[serde(default)]
         failure: Option<String>,
-        /// The agent works by files: the program that does the work, or nothing where somebody else does.
+        /// For an agent that works by files: the program that does the work, or an empty list where somebody else does it.
         #[serde(default)]
         files: Option<Vec<String>>,
         /// Digest of the charter that this run is under.
@@ -75,10 +75,10 @@ documents! {
         /// Fields that the result's `data` must have.
         #[serde(default)]
         expects: Vec<String>,
-        /// What was given along: data, and no instruction.
+        /// Data that was given with the task; data, not instructions.
         #[serde(default)]
         data: Map<String, Value>,
-        /// What was decided for this task, oldest first.
+        /// Decided approvals of this task, oldest first.
         #[serde(default)]
         approvals: Vec<ApprovalView>,
     }
@@ -86,48 +86,48 @@ documents! {
     ClaimDoc {
         /// Always 1.
         version: u32,
-        /// `task_…`.
+        /// Identifier, `task_…`.
         task: String,
-        /// `run_…`.
+        /// Identifier of the run, `run_…`.
         run: String,
-        /// The right.
+        /// Lease on the task.
         lease: LeaseDoc,
     }
-    /// A lease.
+    /// A lease on a task.
     LeaseDoc {
         /// Fencing token, sent in the header `Abbey-Lease`.
         token: u64,
-        /// Time until it ends.
+        /// Time until it expires, milliseconds.
         ttl_ms: i64,
     }
-    /// Tools of the servers that an agent uses.
+    /// Tools of the tool servers that an agent uses.
     ToolsDoc {
         /// Always 1.
         version: u32,
-        /// Each of them.
+        /// Tools.
         tools: Vec<ToolView>,
         /// Names the next page; absent on the last one.
         #[serde(default)]
         cursor: Option<String>,
     }
-    /// One tool.
+    /// A tool.
     ToolView {
-        /// The service that offers it.
+        /// Service that offers it.
         service: String,
-        /// What it is called there.
+        /// Name at that service.
         name: String,
         /// What it does.
         description: String,
         /// Arguments, as JSON Schema.
         args: Value,
     }
-    /// What came of it.
+    /// Result of a tool call.
     ToolDoc {
         /// Always 1.
         version: u32,
-        /// Whether the tool says that it went well.
+        /// Whether the tool reports success.
         ok: bool,
-        /// What it says.
+        /// Output of the tool.
         text: String,
     }
     /// The charter of an agent.
@@ -151,56 +151,56 @@ documents! {
 }
 
 requests! {
-    /// A claim.
+    /// A claim of an offered task.
     ClaimBody {
-        /// Revision of the task that the claimant saw.
+        /// Version of the task that the agent saw.
         #[serde(default)]
         revision: Option<u64>,
     }
-    /// What a worker reports.
+    /// Renewal of a lease.
     RenewBody {
         /// Facts of the run.
         #[serde(default)]
         facts: RunFactsView,
     }
-    /// A result.
+    /// Result of a run that succeeded.
     CompleteBody {
-        /// For people.
+        /// Result in words.
         text: String,
-        /// `skill`, `model` or `command`.
+        /// What produced it.
         source: ResultSource,
-        /// For programs.
+        /// Result as data.
         #[serde(default)]
         data: Value,
         /// Facts of the run.
         #[serde(default)]
         facts: RunFactsView,
     }
-    /// A failure.
+    /// Report of a run that failed.
     FailBody {
-        /// Stable word.
+        /// Why it failed.
         reason: EndReason,
-        /// For people.
+        /// Explanation.
         text: String,
         /// Facts of the run.
         #[serde(default)]
         facts: RunFactsView,
     }
-    /// A wait.
+    /// A task that waits for somebody.
     BlockBody {
-        /// Who unblocks it.
+        /// Person or agent that must act.
         on: String,
-        /// What is asked.
+        /// What they are asked to do.
         why: String,
     }
-    /// A note for the activity log.
+    /// A note for the audit log.
     NoteBody {
-        /// What happened.
+        /// Text of the note.
         text: String,
     }
-    /// A call of one.
+    /// Arguments of a tool call.
     ToolBody {
-        /// Its arguments.
+        /// Arguments.
         #[serde(default)]
         arguments: Value,
     }

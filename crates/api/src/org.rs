@@ -4,33 +4,33 @@ use crate::macros::{documents, operations};
 use std::collections::BTreeMap;
 
 documents! {
-    /// The org chart, with what is declared beside it and what follows.
+    /// The org chart, with the declared relations and what follows from them.
     OrgDoc {
         /// Always 1.
         version: u32,
-        /// Everybody, a superior before those below.
+        /// Agents; a superior comes before those that report to it.
         agents: Vec<OrgRow>,
-        /// What follows from the edges.
+        /// Findings about delegation, as single points of failure.
         findings: Vec<String>,
     }
-    /// One agent's place.
+    /// An agent in the org chart.
     OrgRow {
-        /// Slug.
+        /// Slug of the agent.
         name: String,
-        /// What it is for.
+        /// Role, as the manifest describes it.
         role: String,
-        /// Who is above; the operator is above all.
+        /// Agent that it reports to; the operator is above all.
         reports_to: Option<String>,
         /// Distance from the operator.
         depth: u32,
-        /// Whom it may give work to.
+        /// Agents that it may delegate to.
         delegates_to: Vec<String>,
-        /// Whom it may ask something.
+        /// Agents that it may ask.
         #[serde(default)]
         asks: Vec<String>,
-        /// Whom its work can reach by being given on.
+        /// Agents that its work can reach by delegation.
         reaches: Vec<String>,
-        /// Declared relations by kind; no right comes of them.
+        /// Declared relations by kind; they give no rights.
         relations: BTreeMap<String, Vec<String>>,
     }
 }

@@ -15,7 +15,7 @@ pub struct Problem {
     /// Stable: `urn:abbey:problem:KIND`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Short.
+    /// Title of this kind of problem.
     pub title: String,
     /// HTTP status.
     pub status: u16,
@@ -24,10 +24,10 @@ pub struct Problem {
     /// What to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
-    /// Who holds what was wanted.
+    /// Agent that holds the lease or the lock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
-    /// The version now, where the caller's was older.
+    /// Current version, where the request named an older one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<u64>,
     /// Every single mistake, where there are several.
@@ -58,16 +58,16 @@ const fn name_of(kind: FaultKind) -> (&'static str, &'static str) {
         FaultKind::Invalid => ("invalid", "The request is not valid"),
         FaultKind::Unauthenticated => ("unauthenticated", "No valid credential"),
         FaultKind::Forbidden => ("forbidden", "Not allowed"),
-        FaultKind::NotFound => ("not-found", "No such thing"),
-        FaultKind::Conflict => ("conflict", "Held by somebody else or already over"),
-        FaultKind::Stale => ("stale", "It changed meanwhile"),
-        FaultKind::TooLarge => ("too-large", "Larger than allowed"),
+        FaultKind::NotFound => ("not-found", "Not found"),
+        FaultKind::Conflict => ("conflict", "In conflict with the current state"),
+        FaultKind::Stale => ("stale", "Changed since it was read"),
+        FaultKind::TooLarge => ("too-large", "Too large"),
         FaultKind::Limit => ("limit", "A limit is reached"),
-        FaultKind::Host => ("host", "The host lacks something"),
+        FaultKind::Host => ("host", "The host is missing something"),
         FaultKind::Upstream => ("upstream", "A provider failed"),
-        FaultKind::Unavailable => ("unavailable", "Not available for the moment"),
+        FaultKind::Unavailable => ("unavailable", "Temporarily unavailable"),
         FaultKind::NotBuilt => ("not-built", "Not built yet"),
-        FaultKind::Internal => ("internal", "A fault of the house"),
+        FaultKind::Internal => ("internal", "Internal error"),
     }
 }
 

@@ -3,32 +3,32 @@
 use crate::macros::{documents, operations, requests};
 
 documents! {
-    /// What came of it.
+    /// The work queue as a file.
     QueueDoc {
         /// Always 1.
         version: u32,
-        /// The file as it is to be now.
+        /// The file as it is now.
         text: String,
-        /// What was done.
+        /// Edits that were carried out.
         done: Vec<String>,
-        /// What was not, and why.
+        /// Edits that were refused.
         conflicts: Vec<QueueConflict>,
     }
-    /// Something of the file that was not done.
+    /// An edit that was refused.
     QueueConflict {
         /// Line of the file, from 1.
         line: u64,
-        /// `TASK-12`, where the line names one.
+        /// Task that the line names, as `TASK-12`.
         task: Option<String>,
-        /// What stands there.
+        /// Text of the line.
         wrote: String,
-        /// Why it was not done.
+        /// Why it was refused.
         why: String,
     }
 }
 
 requests! {
-    /// The work queue as a file that people edit.
+    /// A work queue that people have edited.
     QueueBody {
         /// The whole file.
         text: String,

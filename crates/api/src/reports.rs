@@ -21,42 +21,42 @@ words! {
 }
 
 documents! {
-    /// `abbey report NAME`.
+    /// A report.
     ReportDoc {
         /// Always 1.
         version: u32,
-        /// Which report.
+        /// Name of the report.
         name: String,
         /// When it was made.
         at: Time,
         /// Language of its texts.
         language: String,
-        /// What probes and rows say; empty when the probe failed.
+        /// What was observed; empty when the probe failed.
         observed: Vec<Observation>,
-        /// What that means: `info`, `warn` or `error`. No advice.
+        /// What the observations mean, without advice.
         interpretation: Vec<Finding>,
-        /// What an operator might do: `note` or `action`, always conditional.
+        /// What an operator might do.
         notes: Vec<Finding>,
     }
-    /// `abbey report`.
+    /// Reports that can be made.
     ReportsDoc {
         /// Always 1.
         version: u32,
-        /// Every report, with what it is about.
+        /// Reports, with what each is about.
         reports: Vec<Observation>,
     }
-    /// One thing that was seen.
+    /// An observation.
     Observation {
-        /// What.
+        /// What was observed.
         label: String,
-        /// How it is.
+        /// Its value.
         value: String,
     }
-    /// One conclusion or piece of advice.
+    /// A finding, or advice.
     Finding {
-        /// How serious, or what it is.
+        /// How serious it is, or what kind of advice.
         kind: FindingKind,
-        /// In words.
+        /// The finding.
         text: String,
     }
 }

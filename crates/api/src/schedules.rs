@@ -14,51 +14,51 @@ documents! {
         #[serde(default)]
         cursor: Option<String>,
     }
-    /// A schedule with what it did.
+    /// A schedule with its history.
     ScheduleDoc {
         /// Always 1.
         version: u32,
         /// The schedule.
         schedule: ScheduleView,
-        /// Newest first.
+        /// Instants that were handled, newest first.
         history: Vec<ScheduleLineView>,
     }
-    /// One schedule.
+    /// A schedule and its counts.
     ScheduleView {
         /// `AGENT/NAME`.
         name: String,
-        /// Whose work it is.
+        /// Agent whose work it is.
         agent: String,
-        /// When it fires, as it was written.
+        /// When it fires, as the manifest writes it.
         when: String,
-        /// What is to be done; of a workflow, its name.
+        /// What is to be done, or the name of a workflow.
         task: String,
-        /// Whether that starts a workflow.
+        /// Whether it starts a workflow.
         workflow: bool,
-        /// When the one before is not over.
+        /// What happens when the run before is not over: `skip`, `queue` or `replace`.
         overlap: String,
-        /// What of the missed ones fires.
+        /// Which missed instants fire: `skip`, `once` or `all`.
         catch_up: String,
-        /// Its next instant.
+        /// Next instant.
         next_at: Option<Time>,
         /// Instants that fired.
         fired: u64,
-        /// Instants at which the one before was in the way.
+        /// Instants that were skipped, as the run before was not over.
         skipped: u64,
-        /// Instants that passed while nobody looked, and did not fire.
+        /// Instants that passed while the house was down, and did not fire.
         missed: u64,
-        /// The newest task, or the newest run of a workflow.
+        /// Newest task, or newest run of a workflow.
         last_task: Option<String>,
     }
-    /// One instant of a schedule.
+    /// An instant of a schedule.
     ScheduleLineView {
-        /// When it was to fire.
+        /// When it was due.
         instant: Time,
-        /// When it did.
+        /// When it was handled.
         at: Time,
-        /// What came of it.
+        /// What happened.
         outcome: String,
-        /// `TASK-12`.
+        /// Task that it added, as `TASK-12`.
         task: Option<String>,
     }
 }

@@ -5,7 +5,7 @@ use crate::macros::{documents, operations, queries};
 use abbey_model::Presence;
 
 documents! {
-    /// `abbey service list`.
+    /// Services of the house.
     ServicesDoc {
         /// Always 1.
         version: u32,
@@ -15,34 +15,34 @@ documents! {
         #[serde(default)]
         cursor: Option<String>,
     }
-    /// A service.
+    /// A service and its current state.
     ServiceView {
-        /// Slug.
+        /// Slug of the service.
         name: String,
-        /// Presence.
+        /// Whether it can be used now.
         presence: Presence,
         /// Whether its probe answers; absent without a probe.
         healthy: Option<bool>,
         /// Whether it runs outside the house, at an address that the manifest names.
         #[serde(default)]
         external: bool,
-        /// Kind of cell.
+        /// Kind of cell; `-` for a service outside the house.
         cell: String,
-        /// Main process.
+        /// Main process of its cell.
         pid: Option<i32>,
-        /// Port.
+        /// Port of its address.
         port: Option<u16>,
-        /// Boot.
+        /// Number of the current boot of its cell.
         generation: u64,
-        /// Starts after the first.
+        /// Boots after the first, ever.
         restarts: u64,
-        /// What it is: `command`, or one of the house's own.
+        /// Kind of service: `command`, or one that the house knows.
         kind: String,
         /// What it waits for before it starts.
         waits: Option<String>,
-        /// Why what belongs to its consumers is not as it should be.
+        /// Why what belongs to its consumers can't be set up.
         trouble: Option<String>,
-        /// Who uses it.
+        /// Agents that use it.
         consumers: Vec<String>,
     }
     /// A service is being restarted.

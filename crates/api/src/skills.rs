@@ -17,7 +17,7 @@ words! {
 }
 
 documents! {
-    /// `abbey skill list`.
+    /// Skills of the house.
     SkillsDoc {
         /// Always 1.
         version: u32,
@@ -29,7 +29,7 @@ documents! {
     }
     /// A skill.
     SkillView {
-        /// Name.
+        /// Name of the skill.
         name: String,
         /// What it does and when it is used.
         description: String,
@@ -37,9 +37,9 @@ documents! {
         hash: String,
         /// Version of its metadata.
         skill_version: Option<String>,
-        /// Who answers for it.
+        /// Person or team that maintains it.
         owner: Option<String>,
-        /// Words by which it is found.
+        /// Words that it is found by.
         tags: Vec<String>,
         /// Program that it runs.
         program: Option<String>,
@@ -47,13 +47,13 @@ documents! {
         patterns: Vec<String>,
         /// Arguments, as JSON Schema.
         args: Value,
-        /// What it may read.
+        /// Facts and operations that it is granted.
         grants: Vec<String>,
-        /// `low`, `medium` or `high`.
+        /// What a mistake can cost.
         risk: Risk,
         /// Agents that it is assigned to.
         agents: Vec<String>,
-        /// Score for a query.
+        /// How well it matches the query; higher is better.
         score: Option<u32>,
     }
 }

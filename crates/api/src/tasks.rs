@@ -36,110 +36,110 @@ words! {
 }
 
 documents! {
-    /// `abbey task show`.
+    /// A task.
     TaskDoc {
         /// Always 1.
         version: u32,
         /// The task.
         task: TaskView,
     }
-    /// `abbey task list`.
+    /// A page of tasks.
     TasksDoc {
         /// Always 1.
         version: u32,
-        /// The tasks, newest first.
+        /// Tasks, newest first.
         tasks: Vec<TaskView>,
-        /// Opaque; names the next page.
+        /// Names the next page; absent on the last one.
         cursor: Option<String>,
     }
-    /// A task.
+    /// A task, its state and its runs.
     TaskView {
-        /// `task_…`.
+        /// Identifier, `task_…`.
         id: String,
-        /// `TASK-12`.
+        /// Number, as `TASK-12`.
         number: String,
         /// What is to be done.
         title: String,
-        /// State.
+        /// State of the task.
         state: TaskState,
-        /// Who is to do it.
+        /// Agent that is to do it.
         assignee: Option<String>,
-        /// P0 to P3.
+        /// Priority, from P0 (urgent) to P3 (low).
         priority: Priority,
-        /// Who added it.
+        /// Principal that added it.
         author: String,
-        /// Runs so far.
+        /// Number of runs so far.
         attempts: u32,
-        /// What stands behind a `done`.
+        /// What stands behind a finished task.
         verified: Option<Verification>,
-        /// Why it waits.
+        /// What it waits for.
         waiting_for: Option<String>,
-        /// The skill that was matched.
+        /// Skill that does it.
         skill: Option<String>,
-        /// The result.
+        /// Result, once it is done.
         result: Option<ResultView>,
-        /// Last word of a failed run.
+        /// Why the last run failed.
         failure: Option<String>,
-        /// Trace that it belongs to, with all that came of the same request; 32 hexadecimal digits.
+        /// Trace that it belongs to, with everything that came of the same request; 32 hexadecimal digits.
         #[serde(default)]
         trace: String,
-        /// Where it hangs, for work that was given on.
+        /// Where it belongs, for delegated work and steps of workflows.
         #[serde(default)]
         link: Option<LinkView>,
-        /// Attempts, oldest first.
+        /// Runs, oldest first.
         runs: Vec<RunView>,
-        /// Grows with every change.
+        /// Version of the task; grows with every change.
         revision: u64,
         /// When it was added.
         created_at: Time,
         /// When it last changed.
         updated_at: Time,
     }
-    /// A result.
+    /// Result of a task.
     ResultView {
-        /// For people.
+        /// Result in words.
         text: String,
-        /// `skill`, `model` or `command`.
+        /// What produced it.
         source: ResultSource,
-        /// For programs.
+        /// Result as data.
         data: Value,
     }
-    /// One attempt.
+    /// A run: one attempt at a task.
     RunView {
-        /// `run_…`.
+        /// Identifier, `run_…`.
         id: String,
-        /// State.
+        /// State of the run.
         state: RunState,
         /// Why it ended.
         reason: Option<EndReason>,
-        /// Who worked.
+        /// Agent that did it.
         agent: String,
-        /// Model of the manifest.
+        /// Model that the manifest named.
         configured_model: Option<String>,
-        /// Model that calls went to.
+        /// Model that calls were sent to.
         effective_model: Option<String>,
-        /// Model that answered.
+        /// Model that the provider reported.
         actual_model: Option<String>,
-        /// Tokens.
+        /// Tokens used.
         usage: UsageView,
-        /// Cost; absent when a price is not known.
+        /// Cost in billionths of a US dollar; absent when a price is not known.
         cost_nano_usd: Option<u64>,
         /// Digest of the charter.
         charter_hash: Option<String>,
         /// Digest of the assembled prompt.
         prompt_hash: Option<String>,
-        /// Bytes of the session file that belong to it.
+        /// First and last byte of the run in the session file.
         session: Option<Vec<u64>>,
-        /// Tool calls with a receipt.
+        /// Number of tool calls with a receipt.
         receipts: Option<u32>,
         /// Whether the result claims actions without a receipt.
         flagged: bool,
-        /// When it began.
+        /// When it started.
         started_at: Time,
         /// When it ended.
         ended_at: Option<Time>,
     }
-    /// Tokens of a run; absent numbers are unknown, not zero.
+    /// Tokens of a run; an absent number is unknown, not zero.
     UsageView {
         /// Input tokens.
         input: Option<u64>,
@@ -147,59 +147,59 @@ documents! {
         output: Option<u64>,
         /// Input tokens from the provider's cache.
         cached: Option<u64>,
-        /// `none`, `provider` or `unknown`.
+        /// Where the numbers come from.
         source: UsageSource,
     }
-    /// `abbey task why`.
+    /// Why a task waits, or how it ended.
     WhyDoc {
         /// Always 1.
         version: u32,
-        /// `TASK-12`.
+        /// Number, as `TASK-12`.
         task: String,
-        /// State.
+        /// State of the task.
         state: TaskState,
-        /// Why.
+        /// Reasons, most important first.
         reasons: Vec<Reason>,
     }
-    /// A reason for programs and people.
+    /// A reason.
     Reason {
-        /// Stable word.
+        /// Stable name of the reason.
         code: String,
-        /// For people.
+        /// Explanation.
         text: String,
     }
-    /// Where a piece of work hangs.
+    /// Where a task belongs.
     LinkView {
-        /// `TASK-12` that it is a piece of.
+        /// Task that this is a subtask of, as `TASK-12`.
         parent: Option<String>,
-        /// `TASK-11` that was asked first; all of it is charged to that.
+        /// Task at the top, as `TASK-11`; it pays for all of them.
         root: String,
-        /// Who gave it on, in order.
+        /// Agents that delegated it on, in order.
         chain: Vec<String>,
-        /// Fields that the result must have.
+        /// Fields that the result's `data` must have.
         expects: Vec<String>,
-        /// Who gets the result: `kept`, or `agent:NAME`.
+        /// Recipient of the result: `kept`, or `agent:NAME`.
         deliver: String,
-        /// When it is too late.
+        /// Deadline.
         due_at: Option<Time>,
-        /// The step of a workflow that it does or is a piece of, as `WF-3/build`.
+        /// Step of a workflow that it belongs to, as `WF-3/build`.
         step: Option<String>,
-        /// What was given along, as data.
+        /// Data that was given with it.
         data: Map<String, Value>,
-        /// What must hold before it counts as done.
+        /// What must hold for it to count as done.
         #[serde(default)]
         evidence: Vec<EvidenceView>,
     }
-    /// A task with everything that hangs on it, depth first.
+    /// A task with all its subtasks, depth first.
     TreeDoc {
         /// Always 1.
         version: u32,
         /// The task itself comes first.
         rows: Vec<TreeRow>,
     }
-    /// One of them.
+    /// A task of a tree.
     TreeRow {
-        /// Distance from the first.
+        /// Distance from the first task.
         depth: u32,
         /// The task.
         task: TaskView,
@@ -207,48 +207,48 @@ documents! {
 }
 
 requests! {
-    /// `POST tasks`.
+    /// A task to add.
     AddTask {
         /// What is to be done.
         text: String,
-        /// Who is to do it.
+        /// Slug of the agent that is to do it; the house chooses one when not given.
         #[serde(default)]
         to: Option<String>,
-        /// P0 to P3, or urgent, high, medium, low.
+        /// P0 to P3, or urgent, high, medium, low; medium when not given.
         #[serde(default)]
         priority: Option<String>,
-        /// Skill to run, in place of matching.
+        /// Skill that is to run, instead of matching the text.
         #[serde(default)]
         skill: Option<String>,
-        /// Its arguments.
+        /// Arguments of the skill.
         #[serde(default)]
         args: BTreeMap<String, String>,
         /// Most tokens over all runs.
         #[serde(default)]
         tokens: Option<u64>,
-        /// What must hold before it counts as done.
+        /// What must hold for the task to count as done.
         #[serde(default)]
         evidence: Vec<EvidenceView>,
     }
-    /// Work given to somebody by name.
+    /// Work for an agent that is named.
     DelegateBody {
-        /// To whom.
+        /// Slug of the agent.
         to: String,
         /// What is to be done.
         text: String,
         /// Fields that the result's `data` must have.
         #[serde(default)]
         expects: Vec<String>,
-        /// Time for all of it, milliseconds.
+        /// Time limit for all of it, milliseconds.
         #[serde(default)]
         deadline_ms: Option<i64>,
-        /// Who gets the result: `agent:NAME`, `me`, or `kept` (the default).
+        /// Recipient of the result: `agent:NAME`, `me`, or `kept` (the default).
         #[serde(default)]
         deliver: Option<String>,
         /// Most tokens over all runs.
         #[serde(default)]
         tokens: Option<u64>,
-        /// Task that this is a piece of; agents name the one whose lease they show.
+        /// Task that this is a subtask of; agents name the one whose lease they hold.
         #[serde(default)]
         task: Option<String>,
     }

@@ -61,7 +61,7 @@ words! {
 }
 
 documents! {
-    /// `abbey workflow check`: what is declared.
+    /// Workflows of the house, as declared.
     DeclaredDoc {
         /// Always 1.
         version: u32,
@@ -71,38 +71,38 @@ documents! {
         #[serde(default)]
         cursor: Option<String>,
     }
-    /// One workflow as it is declared.
+    /// A workflow as declared.
     DeclaredView {
-        /// Its name.
+        /// Name of the workflow.
         name: String,
-        /// Digest of the declaration; a run keeps the one that it began with.
+        /// Digest of the declaration; a run keeps the one that it started with.
         digest: String,
-        /// Its input: name to type, with `?` where it has a default.
+        /// Inputs: name to type, with `?` where there is a default.
         input: BTreeMap<String, String>,
         /// Its steps.
         steps: Vec<DeclaredStep>,
     }
-    /// One step as it is declared.
+    /// A step as declared.
     DeclaredStep {
-        /// Its name.
+        /// Name of the step.
         name: String,
-        /// `task`, `skill`, `approval`, `event` or `pause`.
+        /// Kind of the step.
         kind: StepKind,
-        /// What it does, in a line.
+        /// What it does, in one line.
         about: String,
-        /// Steps that come before.
+        /// Steps that come before it.
         needs: Vec<String>,
     }
-    /// Runs that heard of an event or began with it.
+    /// What an event led to.
     HeardDoc {
         /// Always 1.
         version: u32,
-        /// `WF-3`.
+        /// Runs that it was delivered to, as `WF-3`.
         told: Vec<String>,
-        /// `WF-4`.
+        /// Runs that it started, as `WF-4`.
         started: Vec<String>,
     }
-    /// `abbey workflow list`.
+    /// A page of runs of workflows.
     WorkflowsDoc {
         /// Always 1.
         version: u32,
@@ -112,83 +112,82 @@ documents! {
         #[serde(default)]
         cursor: Option<String>,
     }
-    /// `abbey workflow show`.
+    /// A run of a workflow.
     WorkflowDoc {
         /// Always 1.
         version: u32,
         /// The run.
         run: WorkflowView,
     }
-    /// A run of a workflow.
+    /// A run of a workflow and its steps.
     WorkflowView {
-        /// `WF-3`.
+        /// Number, as `WF-3`.
         id: String,
         /// Name of the workflow.
         workflow: String,
         /// Digest of the declaration that it follows.
         digest: String,
-        /// Whether the workflow is declared otherwise by now.
+        /// Whether the workflow is declared differently now.
         changed: bool,
-        /// `running`, `undoing`, `done`, `failed` or `cancelled`.
+        /// State of the run.
         state: WorkflowState,
-        /// Who started it.
+        /// Principal that started it.
         by: String,
-        /// Trace of all that came of it; 32 hexadecimal digits.
+        /// Trace of everything that came of it; 32 hexadecimal digits.
         trace: String,
-        /// What it was given.
+        /// Inputs by name.
         input: BTreeMap<String, Value>,
-        /// Its steps, those that were not reached included.
+        /// Steps, including those that have not started.
         steps: Vec<StepView>,
-        /// Events that it heard of.
+        /// Events that it received.
         heard: Vec<String>,
         /// Why it failed.
         failure: Option<String>,
-        /// What it gives.
+        /// Output, once it is done.
         output: Option<Value>,
-        /// When something happens by itself.
+        /// Next instant at which it goes on by itself.
         next_at: Option<Time>,
-        /// When it began.
+        /// When it started.
         began_at: Time,
-        /// When it was over.
+        /// When it ended.
         ended_at: Option<Time>,
     }
-    /// One step of a run; one for each of its list, where it has one.
+    /// A step of a run; one for each item where the step has a list.
     StepView {
-        /// Its name.
+        /// Name of the step.
         step: String,
-        /// Its place in the list.
+        /// Index in the list of items.
         index: u32,
-        /// `task`, `skill`, `approval`, `event` or `pause`.
+        /// Kind of the step.
         kind: StepKind,
-        /// Steps that come before.
+        /// Steps that come before it.
         needs: Vec<String>,
-        /// `not_started`, `working`, `waiting`, `retry`, `done`, `skipped` or `failed`.
+        /// State of the step.
         state: StepState,
-        /// `TASK-12` or `APPR-4` while that goes on.
+        /// Open task or approval, as `TASK-12` or `APPR-4`.
         began: Option<String>,
-        /// Attempts that were begun.
+        /// Attempts that were started.
         attempts: u32,
-        /// What came of it, or why nothing did.
+        /// Output, or why it failed.
         result: Option<Value>,
-        /// Where its undoing stands.
+        /// State of undoing it.
         undo: Option<StepState>,
     }
 }
 
 requests! {
-    /// A run of a workflow is asked for.
+    /// Request for a run of a workflow.
     RunWorkflowBody {
-        /// What it is given.
+        /// Inputs by name.
         #[serde(default)]
         input: BTreeMap<String, Value>,
     }
-    /// Something happened.
+    /// An event.
     EventBody {
-        /// What is known of it.
+        /// Data of the event.
         #[serde(default)]
         data: Value,
-        /// `WF-3`: only this run is told. Otherwise every run that waits for it, and every workflow that starts at
-        /// it.
+        /// Run that the event is for, as `WF-3`; when not given, every run that waits for it and every workflow that starts at it.
         #[serde(default)]
         run: Option<String>,
     }

@@ -108,14 +108,14 @@ fn refusal(status: &str) -> utoipa::openapi::Response {
     let about = match status {
         "401" => "No valid credential",
         "403" => "Not allowed",
-        "404" => "No such thing",
+        "404" => "Not found",
         "409" => "In conflict with the state of the thing",
         "412" => "There is a newer version than the one in `If-Match`",
-        "413" => "Larger than allowed",
+        "413" => "Too large",
         "415" => "The body is not JSON",
         "422" => "The request is not valid",
-        "500" => "A fault of the house",
-        "503" => "Not available for the moment",
+        "500" => "Internal error",
+        "503" => "Temporarily unavailable",
         _ => "Any other refusal or failure",
     };
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));

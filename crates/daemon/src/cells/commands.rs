@@ -5,7 +5,7 @@
 //! it has ended, however it ended.
 
 use crate::cells::command_table::CommandGrant;
-use crate::cells::exec::{pipe, pump};
+use crate::cells::exec::{check_argv, pipe, pump};
 use crate::cells::process_end;
 use crate::cells::specs::{Ways, tmp_size};
 use crate::cells::state::CellsState;
@@ -85,9 +85,7 @@ impl Wanted {
             decoded.map_err(|e| invalid(e.to_string()))
         };
         let base = Limits::default();
-        if body.argv.is_empty() {
-            return Err(invalid("no command was given"));
-        }
+        check_argv(&body.argv)?;
         let cell = match body.cell.as_deref() {
             None => CellKind::Sandbox,
             Some(name) => name.parse().map_err(invalid)?,

@@ -33,6 +33,16 @@ struct Running {
     end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>,
 }
 
+/// Refuses an empty command, and arguments that no program can be given.
+pub(crate) fn check_argv(argv: &[String]) -> Result<()> {
+    let invalid = |text: &str| Err(Problem::new(FaultKind::Invalid, text).into());
+    match argv.first().map(String::as_str) {
+        None | Some("") => invalid("`argv` names no program; write [\"PROGRAM\", \"ARGUMENT\"]"),
+        _ if argv.iter().any(|a| a.contains('\0')) => invalid("`argv` holds a NUL byte"),
+        _ => Ok(()),
+    }
+}
+
 /// Starts a program in a cell of the plan; `note` goes into the log first.
 async fn begin(
     cells: &Arc<CellsState>,
@@ -54,9 +64,7 @@ async fn begin(
         let text = format!("there is no {kind} `{slug}`");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     };
-    if argv.is_empty() {
-        return Err(Problem::new(FaultKind::Invalid, "no command was given").into());
-    }
+    check_argv(&argv)?;
     let record = cells.backend.record(&cell)?;
     if !record.is_some_and(|r| r.child.as_ref().is_some_and(abbey_cells::is_alive)) {
         return Err(Error::Cell(abbey_cells::Error::NotRunning(cell)));
