@@ -15,6 +15,7 @@ mod driver;
 mod entropy;
 mod error;
 mod ops;
+mod reply;
 mod rows;
 mod sqlite;
 mod storage;
@@ -26,39 +27,9 @@ pub use chain::{AuditEntry, AuditVerification, GENESIS, canonical, entry_hash};
 pub use clock::{Clock, MonotonicClock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{DatabaseError, Error, Result};
+pub use reply::Reply;
 pub use rows::{Row, Rows, Scalar, WriteRows};
 pub use sqlite::{Options, Sqlite};
 pub use storage::{OPERATIONS, Storage};
 pub use topic::{Subscription, Topic, Topics};
 pub use types::*;
-
-/// An answer that arrives when its transaction is on disk.
-#[derive(Debug)]
-pub struct Reply<T>(tokio::sync::oneshot::Receiver<Result<T>>);
-
-impl<T> Reply<T> {
-    pub(crate) fn new() -> (tokio::sync::oneshot::Sender<Result<T>>, Self) {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        (sender, Reply(receiver))
-    }
-
-    /// Blocks until the answer is there; for threads outside an async runtime.
-    ///
-    /// # Errors
-    /// What the operation says, or [`Error::Closed`].
-    pub fn wait(self) -> Result<T> {
-        self.0.blocking_recv().unwrap_or(Err(Error::Closed))
-    }
-}
-
-impl<T> Future for Reply<T> {
-    type Output = Result<T>;
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0)
-            .poll(cx)
-            .map(|r| r.unwrap_or(Err(Error::Closed)))
-    }
-}

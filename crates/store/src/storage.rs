@@ -186,19 +186,19 @@ operations! {
     write remove_old_records(keep: Millis) -> u64 = |tx| retention::remove_old(tx, keep);
 
     /// One task.
-    read task(task: TaskRef) -> TaskRow = |rows, _| tasks::load(rows, task);
+    read task(task: TaskRef) -> TaskRow = |rows, _| task_rows::load(rows, task);
     /// Tasks by filter, newest first.
-    read tasks(filter: TaskFilter) -> Vec<TaskRow> = |rows, _| tasks::list(rows, &filter);
+    read tasks(filter: TaskFilter) -> Vec<TaskRow> = |rows, _| task_rows::list(rows, &filter);
     /// Tasks that an agent may claim, most urgent first; none while it is draining.
-    read offers(agent: Slug, limit: u32) -> Vec<TaskRow> = |rows, _| tasks::offers(rows, &agent, limit);
+    read offers(agent: Slug, limit: u32) -> Vec<TaskRow> = |rows, _| task_rows::offers(rows, &agent, limit);
     /// A task with every subtask below it, depth first, each with its depth.
-    read task_tree(task: TaskRef) -> Vec<(u32, TaskRow)> = |rows, _| delegation::tree(rows, task);
+    read task_tree(task: TaskRef) -> Vec<(u32, TaskRow)> = |rows, _| task_rows::tree(rows, task);
     /// When the next lease, wall time, pause, approval or task is over.
-    read next_deadline() -> Option<Timestamp> = |rows, _| tasks::next_deadline(rows);
+    read next_deadline() -> Option<Timestamp> = |rows, _| task_rows::next_deadline(rows);
     /// Ends of tasks that a recipient is to be told of and was not yet, oldest first.
-    read outbox() -> Vec<Notice> = |rows, _| delegation::outbox(rows);
+    read outbox() -> Vec<Notice> = |rows, _| outbox::list(rows);
     /// Removes the notice of this task from the outbox.
-    write mark_delivered(task: u64) -> () = |tx| delegation::mark_delivered(tx, task);
+    write mark_delivered(task: u64) -> () = |tx| outbox::mark_delivered(tx, task);
     /// Runs of a task, oldest first.
     read runs(task: TaskId) -> Vec<RunRow> = |rows, _| runs::of_task(rows, task);
     /// One run.
@@ -216,10 +216,10 @@ operations! {
     /// Uses an approval: for exactly what it was given for, once, in time.
     write use_approval(used: UseApproval) -> ApprovalRow = |tx| approvals::consume(tx, &used);
     /// One approval.
-    read approval(number: u64) -> ApprovalRow = |rows, _| approvals::load(rows, number);
+    read approval(number: u64) -> ApprovalRow = |rows, _| approval_rows::load(rows, number);
     /// Approvals of a task or of all, pending ones or every one, newest first.
     read approvals(task: Option<u64>, all: bool) -> Vec<ApprovalRow> =
-        |rows, _| approvals::list(rows, task, all);
+        |rows, _| approval_rows::list(rows, task, all);
 
     /// Starts a run of a workflow: its number, and whether it is new. The same key gives the same run.
     write start_workflow(new: NewRun) -> (u64, bool) = |tx| workflows::start(tx, new);

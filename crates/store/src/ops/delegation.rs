@@ -1,23 +1,14 @@
 //! Subtasks: checked against the chain of delegations above them, charged to it, cancelled with it, and reported to
 //! their recipients (S3-21 to S3-24, S3-29).
 
-use super::tasks::{self, load};
-use super::transitions::engine_task;
+use super::task_rows::{engine_task, load};
 use super::{TERMINAL_STATES, ledger};
-use crate::rows::{Query, Rows, params};
-use crate::topic::Topic;
+use crate::rows::{Query, params};
 use crate::transaction::Tx;
-use crate::{DelegationLink, DelegationRequest, Error, Notice, Outcome, Result, TaskRow};
+use crate::{DelegationLink, DelegationRequest, Error, Outcome, Result};
 use abbey_engine::authority;
 use abbey_engine::task::{self, Event};
-use abbey_model::{BudgetAmounts, Millis, Principal, Recipient, Slug, TaskId, TaskRef, Tokens};
-
-/// Most links that are followed upwards; no house allows longer chains.
-const CHAIN_MAX: usize = 32;
-/// Most rows of a tree of subtasks.
-const TREE_MAX: usize = 1000;
-/// Most notices of one reading of the outbox.
-const OUTBOX_MAX: u32 = 100;
+use abbey_model::{BudgetAmounts, Millis, Principal, Slug, TaskRef, Tokens};
 
 /// Checks that a subtask may be added below its parent, and returns its place in the tree.
 ///
@@ -92,53 +83,6 @@ pub(crate) fn budget(asked: &DelegationRequest, own: BudgetAmounts) -> BudgetAmo
     }
 }
 
-/// Every task that a task is part of, the nearest first.
-pub(crate) fn ancestors(rows: &dyn Rows, id: TaskId) -> Result<Vec<TaskId>> {
-    let mut found = Vec::new();
-    let mut above: Option<u64> = rows
-        .value::<Option<u64>>(
-            "SELECT parent FROM tasks WHERE id = ?1",
-            params![id.to_string()],
-        )?
-        .flatten();
-    while let Some(number) = above.filter(|_| found.len() < CHAIN_MAX) {
-        let kept = rows.first(
-            "SELECT id, parent FROM tasks WHERE number = ?1",
-            params![number],
-            |c| Ok((c.parse()?, c.get()?)),
-        )?;
-        // An ancestor that was over long ago may be removed already.
-        let Some((id, next)) = kept else { break };
-        found.push(id);
-        above = next;
-    }
-    Ok(found)
-}
-
-/// Subtasks directly below a task, oldest first.
-pub(crate) fn subtasks(rows: &dyn Rows, number: u64) -> Result<Vec<TaskRow>> {
-    tasks::select(
-        rows,
-        "parent = ?1 ORDER BY number LIMIT 1000",
-        params![number],
-    )
-}
-
-/// A task with every subtask below it, depth first, each with its depth.
-pub(crate) fn tree(rows: &dyn Rows, task: TaskRef) -> Result<Vec<(u32, TaskRow)>> {
-    let mut found = Vec::new();
-    let mut stack = vec![(0u32, load(rows, task)?)];
-    while let Some((depth, row)) = stack.pop() {
-        if found.len() >= TREE_MAX {
-            break;
-        }
-        let below = subtasks(rows, row.number)?;
-        stack.extend(below.into_iter().rev().map(|child| (depth + 1, child)));
-        found.push((depth, row));
-    }
-    Ok(found)
-}
-
 /// Fields that the delegation expects and the result does not have.
 pub(crate) fn missing_fields(link: &DelegationLink, outcome: &Outcome) -> Vec<String> {
     let has = |field: &&String| {
@@ -148,47 +92,4 @@ pub(crate) fn missing_fields(link: &DelegationLink, outcome: &Outcome) -> Vec<St
             .is_some_and(|v| !v.is_null())
     };
     link.expects.iter().filter(|f| !has(f)).cloned().collect()
-}
-
-/// Puts the end of a task into the outbox for its recipient, in the same transaction.
-pub(crate) fn notify_recipient(tx: &mut Tx<'_>, row: &TaskRow) -> Result<()> {
-    let Some(DelegationLink {
-        deliver: deliver @ (Recipient::Agent(_) | Recipient::Channel(_) | Recipient::Hook(_)),
-        ..
-    }) = &row.link
-    else {
-        return Ok(());
-    };
-    if row.state().is_terminal() {
-        tx.execute(
-            "INSERT INTO outbox VALUES (?1, ?2, ?3) ON CONFLICT (task) DO NOTHING",
-            params![row.number, deliver.to_string(), tx.now],
-        )?;
-        tx.publish(Topic::Outbox);
-    }
-    Ok(())
-}
-
-/// Notices that are not delivered yet, oldest first.
-pub(crate) fn outbox(rows: &dyn Rows) -> Result<Vec<Notice>> {
-    let waiting = rows.all(
-        "SELECT task, at FROM outbox ORDER BY at, task LIMIT ?1",
-        params![OUTBOX_MAX],
-        |c| Ok((c.get()?, c.get()?)),
-    )?;
-    let notice = |(task, at)| {
-        let link = load(rows, TaskRef::Number(task))?.link;
-        Ok(Notice {
-            task,
-            recipient: link.map_or(Recipient::Kept, |l| l.deliver),
-            at,
-        })
-    };
-    waiting.into_iter().map(notice).collect()
-}
-
-/// Removes the notice of a task from the outbox.
-pub(crate) fn mark_delivered(tx: &mut Tx<'_>, task: u64) -> Result<()> {
-    tx.execute("DELETE FROM outbox WHERE task = ?1", params![task])?;
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Escalations: tasks without an eligible agent, and the receiver who decides about each; once for each task (S4-24).
 
 use super::transitions::apply_event;
-use super::{TERMINAL_STATES, audit_log, tasks};
+use super::{TERMINAL_STATES, audit_log, task_rows, tasks};
 use crate::rows::{Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 /// Gives a task to its receiver; a task that was escalated before stays as it is.
 pub(crate) fn escalate(tx: &mut Tx<'_>, new: NewEscalation) -> Result<TaskRow> {
-    let row = tasks::load(tx.rows, new.task)?;
+    let row = task_rows::load(tx.rows, new.task)?;
     let until = new.within.map(|w| tx.now + w);
     let receiver = match &new.edit {
         Some(edit) => edit
@@ -65,7 +65,7 @@ pub(crate) fn close(tx: &mut Tx<'_>, task: u64, cancels: bool) -> Result<()> {
     if changed == 0 {
         return Ok(());
     }
-    let row = tasks::load(tx.rows, TaskRef::Number(task))?;
+    let row = task_rows::load(tx.rows, TaskRef::Number(task))?;
     let idle = matches!(
         row.state(),
         TaskState::Parked | TaskState::Ready | TaskState::Pending

@@ -1,7 +1,8 @@
 //! Leases: claiming a task, keeping it, and every way in which a run ends.
 
-use super::transitions::{engine_task, finish, merge_facts, save, task_name};
-use super::{approvals, audit_log, delegation, ledger, runs, tasks};
+use super::task_rows::{self, engine_task, save, task_name};
+use super::transitions::{finish, merge_facts};
+use super::{approvals, audit_log, delegation, ledger, runs};
 use crate::rows::{Query, params};
 use crate::transaction::Tx;
 use crate::{
@@ -20,7 +21,7 @@ const EXPIRED_MAX: u32 = 500;
 
 /// Grants the lease of a ready task to one agent and begins a run.
 pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
-    let mut row = tasks::load(tx.rows, claim.task)?;
+    let mut row = task_rows::load(tx.rows, claim.task)?;
     if let Some(seen) = claim.seen
         && seen != row.version
         && matches!(row.phase, Phase::Ready { .. })
@@ -87,7 +88,7 @@ pub(crate) fn renew(
     proof: &LeaseProof,
     facts: &RunFacts,
 ) -> Result<LeaseView> {
-    let mut row = tasks::load(tx.rows, task)?;
+    let mut row = task_rows::load(tx.rows, task)?;
     let event = Event::Renew {
         token: proof.token,
         ttl: proof.ttl,
@@ -135,7 +136,7 @@ pub(crate) fn complete(
     (outcome, checked): (Outcome, EvidenceCheck),
     facts: &RunFacts,
 ) -> Result<TaskRow> {
-    let mut row = tasks::load(tx.rows, task)?;
+    let mut row = task_rows::load(tx.rows, task)?;
     let declared = row.link.as_ref().is_some_and(|l| !l.evidence.is_empty());
     if let Some(link) = &row.link {
         let missing = delegation::missing_fields(link, &outcome);
@@ -187,7 +188,7 @@ pub(crate) fn fail(
     failure: &Failure,
     facts: &RunFacts,
 ) -> Result<TaskRow> {
-    let mut row = tasks::load(tx.rows, task)?;
+    let mut row = task_rows::load(tx.rows, task)?;
     let who = Principal::Agent(proof.agent.clone());
     let event = Event::Fail {
         token: proof.token,
@@ -210,7 +211,7 @@ pub(crate) fn block(
     (on, why): (&str, &str),
 ) -> Result<TaskRow> {
     let (on, why) = (tx.redact(on), tx.redact(why));
-    let mut row = tasks::load(tx.rows, task)?;
+    let mut row = task_rows::load(tx.rows, task)?;
     let who = Principal::Agent(proof.agent.clone());
     let detail = json!({ "on": on, "why": why });
     let event = Event::Block {
@@ -229,7 +230,7 @@ pub(crate) fn revoke(
     agent: &Slug,
     keep: Option<Generation>,
 ) -> Result<Vec<TaskRow>> {
-    let held = tasks::select(tx.rows, "holder = ?1", params![agent.as_str()])?;
+    let held = task_rows::select(tx.rows, "holder = ?1", params![agent.as_str()])?;
     let who = Principal::House;
     let mut changed = Vec::new();
     for mut row in held {
@@ -250,7 +251,7 @@ pub(crate) fn revoke(
 
 /// Ends leases, runs, approvals and tasks whose time is over, and returns them with the tasks whose pause is over.
 pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
-    let expired = tasks::select(
+    let expired = task_rows::select(
         tx.rows,
         "deadline <= ?1 ORDER BY deadline LIMIT ?2",
         params![tx.now, EXPIRED_MAX],

@@ -1,6 +1,6 @@
 //! The ledger: reservations on every enclosing budget, all or none, settled exactly once.
 
-use super::{audit_log, delegation};
+use super::{audit_log, task_rows};
 use crate::rows::{Columns, Query, Rows, params, parse};
 use crate::topic::Topic;
 use crate::transaction::Tx;
@@ -191,7 +191,7 @@ fn scopes_of_run(tx: &Tx<'_>, agent: &Slug, task: TaskId, run: RunId) -> Result<
         Scope::Task(task),
         Scope::Run(run),
     ];
-    let above = delegation::ancestors(tx.rows, task)?;
+    let above = task_rows::ancestors(tx.rows, task)?;
     scopes.extend(above.into_iter().map(Scope::Task));
     Ok(scopes)
 }

@@ -3,6 +3,7 @@
 //! A write takes the open [`Tx`](crate::transaction::Tx), runs the engine's state machine, stores the outcome, and
 //! logs it to the audit log, all in that transaction. A read takes [`Rows`](crate::rows::Rows).
 
+pub(crate) mod approval_rows;
 pub(crate) mod approvals;
 pub(crate) mod audit_log;
 pub(crate) mod cells;
@@ -15,10 +16,12 @@ pub(crate) mod generations;
 pub(crate) mod hostd_journal;
 pub(crate) mod leases;
 pub(crate) mod ledger;
+pub(crate) mod outbox;
 pub(crate) mod retention;
 pub(crate) mod runs;
 pub(crate) mod sagas;
 pub(crate) mod schedules;
+pub(crate) mod task_rows;
 pub(crate) mod tasks;
 pub(crate) mod transitions;
 pub(crate) mod wakes;

@@ -1,7 +1,7 @@
 //! Schedules: a row for each, and a line of history for each instant that was settled.
 
 use super::transitions::apply_event;
-use super::{audit_log, tasks, workflows};
+use super::{audit_log, task_rows, tasks, workflows};
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
@@ -178,7 +178,7 @@ fn unfinished_start(
     Ok(match work {
         ScheduledStart::Task(_) => {
             let last = schedule.last_task;
-            let task = last.and_then(|n| tasks::load(rows, TaskRef::Number(n)).ok());
+            let task = last.and_then(|n| task_rows::load(rows, TaskRef::Number(n)).ok());
             let open = task.filter(|t| !t.state().is_terminal());
             open.map(|t| Started::Task(t.number))
         }

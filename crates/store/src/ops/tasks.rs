@@ -1,135 +1,16 @@
 //! Tasks as rows: adding, reading, editing and admitting them.
 
-use super::transitions::{engine_task, finish, save, task_name};
-use super::{audit_log, delegation, draining, ledger};
-use crate::rows::{Columns, Query, Row, Rows, Scalar, params};
+use super::task_rows::{engine_task, load, save, task_name};
+use super::transitions::finish;
+use super::{audit_log, delegation, ledger};
+use crate::rows::{Query, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{Added, Error, Intake, NewTask, Result, TaskEdit, TaskFilter, TaskRow};
+use crate::{Added, Error, Intake, NewTask, Result, TaskEdit, TaskRow};
 use abbey_engine::task::{self, Event, Phase};
 use abbey_engine::{admission, queue};
-use abbey_model::{LeaseToken, Principal, Slug, TaskId, TaskRef, Timestamp};
+use abbey_model::{LeaseToken, Principal, Slug, TaskId, TaskRef};
 use serde_json::{Value, json};
-use std::ops::ControlFlow;
-
-const SELECT: &str = "SELECT number, id, text, phase, assignee, pinned, priority, author, attempts, token, route, policy, result, failure, version, created_at, updated_at, link FROM tasks";
-/// Place of the phase among the columns of [`SELECT`].
-const PHASE_COLUMN: usize = 3;
-
-fn read_task(columns: &mut Columns<'_>) -> Result<TaskRow> {
-    Ok(TaskRow {
-        number: columns.get()?,
-        id: columns.parse()?,
-        text: columns.get()?,
-        phase: columns.json()?,
-        assignee: columns.parse_optional()?,
-        pinned: columns.get()?,
-        priority: columns.parse()?,
-        author: columns.parse()?,
-        attempts: columns.get()?,
-        token: LeaseToken(columns.get()?),
-        route: columns.json()?,
-        policy: columns.json_optional()?,
-        result: columns.json_optional()?,
-        failure: columns.get()?,
-        version: columns.get()?,
-        created_at: columns.get()?,
-        updated_at: columns.get()?,
-        link: columns.json_optional()?,
-    })
-}
-
-/// One task.
-pub(crate) fn load(rows: &dyn Rows, task: TaskRef) -> Result<TaskRow> {
-    let found = match task {
-        TaskRef::Number(number) => rows.first(
-            &format!("{SELECT} WHERE number = ?1"),
-            params![number],
-            read_task,
-        )?,
-        TaskRef::Id(id) => rows.first(
-            &format!("{SELECT} WHERE id = ?1"),
-            params![id.to_string()],
-            read_task,
-        )?,
-    };
-    found.ok_or_else(|| Error::NotFound {
-        what: "task",
-        name: task.to_string(),
-    })
-}
-
-/// Tasks by a condition in SQL, for the operations beside this one.
-pub(crate) fn select(
-    rows: &dyn Rows,
-    condition: &str,
-    parameters: &[Scalar<'_>],
-) -> Result<Vec<TaskRow>> {
-    rows.all(
-        &format!("{SELECT} WHERE {condition}"),
-        parameters,
-        read_task,
-    )
-}
-
-/// Tasks by filter, newest first.
-pub(crate) fn list(rows: &dyn Rows, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
-    let mut parameters = vec![
-        Scalar::from(filter.assignee.as_ref().map(Slug::as_str)),
-        Scalar::from(filter.before.unwrap_or(u64::MAX)),
-        Scalar::from(filter.limit),
-    ];
-    let mut states = String::new();
-    if !filter.states.is_empty() {
-        let first = parameters.len() + 1;
-        let places: Vec<String> = (first..first + filter.states.len())
-            .map(|n| format!("?{n}"))
-            .collect();
-        states = format!("state IN ({}) AND ", places.join(", "));
-        parameters.extend(filter.states.iter().map(|s| Scalar::from(s.name())));
-    }
-    let condition = format!(
-        "{states}(?1 IS NULL OR assignee = ?1) AND number < ?2 ORDER BY number DESC LIMIT ?3"
-    );
-    select(rows, &condition, &parameters)
-}
-
-/// Tasks that an agent may claim, most urgent first; none while it is draining.
-pub(crate) fn offers(rows: &dyn Rows, agent: &Slug, limit: u32) -> Result<Vec<TaskRow>> {
-    if draining::is_draining(rows, agent)? {
-        return Ok(Vec::new());
-    }
-    let quoted = format!("\"{agent}\"");
-    // A row whose text does not name the agent is passed over without being read as JSON.
-    let may_claim = |row: &dyn Row| -> Result<bool> {
-        let Scalar::Text(phase) = row.scalar(PHASE_COLUMN)? else {
-            return Ok(false);
-        };
-        let named = phase.contains(&quoted);
-        Ok(named
-            && matches!(serde_json::from_str(&phase)?, Phase::Ready { candidates } if candidates.contains(agent)))
-    };
-    let mut found = Vec::new();
-    let sql = format!("{SELECT} WHERE state = 'ready' ORDER BY queue_key, number");
-    rows.visit(&sql, params![], &mut |row| {
-        if found.len() >= limit as usize {
-            return Ok(ControlFlow::Break(()));
-        }
-        if may_claim(row)? {
-            found.push(read_task(&mut Columns::of(row))?);
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(found)
-}
-
-/// The next instant at which a lease, wall time, pause, approval or task is over.
-pub(crate) fn next_deadline(rows: &dyn Rows) -> Result<Option<Timestamp>> {
-    rows.aggregate(
-        "SELECT min(deadline) FROM tasks WHERE deadline IS NOT NULL",
-        params![],
-    )
-}
 
 /// Adds a task and admits it; with a key that is known, the task of that key.
 pub(crate) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {

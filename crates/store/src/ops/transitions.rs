@@ -1,29 +1,14 @@
 //! Moving a task: the engine's step is stored, with everything that a step brings along.
 
-use super::{approvals, audit_log, delegation, ledger, runs, tasks};
+use super::task_rows::{self, engine_task, save, task_name};
+use super::{approval_rows, audit_log, ledger, outbox, runs};
 use crate::rows::params;
-use crate::topic::Topic;
 use crate::transaction::Tx;
 use crate::{Error, Result, RunFacts, TaskRow};
 use abbey_engine::run;
-use abbey_engine::task::{self, Event, Phase, RunEnd, Step, Task};
-use abbey_model::{Principal, Slug, TaskRef, Timestamp};
+use abbey_engine::task::{self, Event, RunEnd, Step};
+use abbey_model::{Principal, TaskRef};
 use serde_json::{Value, json};
-
-/// The task as the engine's state machine sees it.
-pub(crate) fn engine_task(row: &TaskRow) -> Task {
-    Task {
-        phase: row.phase.clone(),
-        token: row.token,
-        attempts: row.attempts,
-        author: row.author.clone(),
-    }
-}
-
-/// Name of a task in the audit log.
-pub(crate) fn task_name(row: &TaskRow) -> String {
-    format!("TASK-{}", row.number)
-}
 
 /// Moves a task by an event without parameters: unblock, cancel or retry.
 pub(crate) fn apply_event(
@@ -32,7 +17,7 @@ pub(crate) fn apply_event(
     event: &Event,
     who: &Principal,
 ) -> Result<TaskRow> {
-    let mut row = tasks::load(tx.rows, task)?;
+    let mut row = task_rows::load(tx.rows, task)?;
     let step = task::step(&engine_task(&row), event, who, tx.now)?;
     let action = format!("task.{}", event.name());
     finish(tx, &mut row, step, who, (&action, json!({})), None)?;
@@ -44,7 +29,7 @@ pub(crate) fn apply_event(
 
 /// Cancels every subtask below a task that was cancelled.
 fn cancel_subtasks(tx: &mut Tx<'_>, number: u64) -> Result<()> {
-    let below = delegation::subtasks(tx.rows, number)?;
+    let below = task_rows::subtasks(tx.rows, number)?;
     let who = Principal::House;
     for mut subtask in below.into_iter().filter(|c| !c.state().is_terminal()) {
         let step = task::step(&engine_task(&subtask), &Event::Cancel, &who, tx.now)?;
@@ -78,64 +63,8 @@ pub(crate) fn finish(
         map.insert("state".to_owned(), json!(row.state().name()));
     }
     audit_log::append(tx, who, action, &task_name(row), detail)?;
-    approvals::lapse_of_finished_task(tx, row)?;
-    delegation::notify_recipient(tx, row)
-}
-
-/// Writes what the state machine decided. Publishes [`Topic::Work`] for every change but a renewal, and
-/// [`Topic::Deadlines`] when the task's next deadline is nearer than before.
-pub(crate) fn save(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
-    let earlier = deadline(row);
-    let same_run = match (row.phase.lease(), next.phase.lease()) {
-        (Some(old), Some(new)) => old.run == new.run,
-        _ => false,
-    };
-    row.phase = next.phase;
-    row.token = next.token;
-    row.attempts = next.attempts;
-    row.version += 1;
-    row.updated_at = tx.now;
-    let deadline = deadline(row);
-    if !same_run {
-        tx.publish(Topic::Work);
-    }
-    // A deadline that has passed (that of a new task is its first instant) no longer wakes anybody.
-    let earlier = earlier.filter(|old| *old > tx.now);
-    let nearer = deadline.is_some_and(|new| earlier.is_none_or(|old| new < old));
-    if nearer {
-        tx.publish(Topic::Deadlines);
-    }
-    tx.execute(
-        "UPDATE tasks SET state = ?2, phase = ?3, holder = ?4, assignee = ?5, attempts = ?6, token = ?7, route = ?8, result = ?9, failure = ?10, version = ?11, deadline = ?12, updated_at = ?13 WHERE number = ?1",
-        params![
-            row.number, row.state().name(), serde_json::to_string(&row.phase)?,
-            row.phase.lease().map(|l| l.holder.as_str()), row.assignee.as_ref().map(Slug::as_str),
-            row.attempts, row.token.0, serde_json::to_string(&row.route)?,
-            row.result.as_ref().map(serde_json::to_string).transpose()?, &row.failure,
-            row.version, deadline, tx.now,
-        ],
-    )?;
-    Ok(())
-}
-
-/// When the house must act on a task by itself: its lease, wall time, pause, approval or due time is over.
-fn deadline(row: &TaskRow) -> Option<Timestamp> {
-    let due = row.link.as_ref().and_then(|l| l.due);
-    let due = due.filter(|_| !row.state().is_terminal());
-    let own = match &row.phase {
-        Phase::Pending { not_before } => Some(*not_before),
-        Phase::Running { lease } => Some(lease.expires_at.min(lease.wall_ends_at)),
-        Phase::AwaitingApproval { until, .. } => Some(*until),
-        Phase::Parked { .. }
-        | Phase::Ready { .. }
-        | Phase::Blocked { .. }
-        | Phase::Done { .. }
-        | Phase::Unverified
-        | Phase::Failed { .. }
-        | Phase::TimedOut
-        | Phase::Cancelled => None,
-    };
-    [own, due].into_iter().flatten().min()
+    approval_rows::lapse_of_finished_task(tx, row)?;
+    outbox::notify_recipient(tx, row)
 }
 
 /// What is known of a run after a report: fields that the report leaves out stay as they were.

@@ -2,7 +2,7 @@
 //! so a crash repeats no step and loses none (S3-31).
 
 use super::transitions::apply_event;
-use super::{TERMINAL_STATES, approvals, audit_log, tasks};
+use super::{TERMINAL_STATES, approval_rows, approvals, audit_log, task_rows, tasks};
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
@@ -170,7 +170,7 @@ pub(crate) fn advance(
         }
     }
     let expiry = |handle: Handle| match handle {
-        Handle::Approval(n) => approvals::load(tx.rows, n).ok().map(|a| a.expires_at),
+        Handle::Approval(n) => approval_rows::load(tx.rows, n).ok().map(|a| a.expires_at),
         Handle::Task(_) => None,
     };
     let answers = row.run.open().into_iter().filter_map(expiry);
@@ -234,7 +234,7 @@ fn over(row: &WorkflowRow, what: &'static str) -> Error {
 /// What is known now of the task or approval that a step began.
 fn observe(tx: &mut Tx<'_>, handle: Handle) -> Result<Fact> {
     match handle {
-        Handle::Task(number) => match tasks::load(tx.rows, TaskRef::Number(number)) {
+        Handle::Task(number) => match task_rows::load(tx.rows, TaskRef::Number(number)) {
             Ok(task) => Ok(fact_of_task(&task)),
             // A task that was over long ago may be removed already.
             Err(Error::NotFound { .. }) => {
@@ -289,7 +289,7 @@ fn begin_step(
     let within = step.and_then(|s| s.within);
     let place = format!("WF-{}/{}", row.number, begin.step);
     if let Act::Approval { ask, silence } = &begin.act {
-        let question = approvals::Question {
+        let question = approval_rows::Question {
             action: ask.clone(),
             args: Value::Object(begin.data.clone()),
             why: format!("{place} of the workflow {}", row.name),
@@ -339,12 +339,12 @@ fn cancel_handle(tx: &mut Tx<'_>, handle: Handle) -> Result<()> {
     match handle {
         Handle::Task(number) => {
             let task = TaskRef::Number(number);
-            if !tasks::load(tx.rows, task)?.state().is_terminal() {
+            if !task_rows::load(tx.rows, task)?.state().is_terminal() {
                 apply_event(tx, task, &Event::Cancel, &Principal::House)?;
             }
             Ok(())
         }
-        Handle::Approval(number) => approvals::lapse_of_step(tx, number),
+        Handle::Approval(number) => approval_rows::lapse_of_step(tx, number),
     }
 }
 

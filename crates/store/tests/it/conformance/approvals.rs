@@ -1,6 +1,6 @@
 //! Approvals of tasks; those of workflows are in `workflows`.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, slug};
 use abbey_engine::approval::{State, Verdict};
 use abbey_model::*;

@@ -1,6 +1,6 @@
 //! The audit log and the journal of hostd.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, claim, limits, new_task, outcome};
 use abbey_model::*;
 use abbey_store::*;

@@ -1,6 +1,6 @@
 //! Cells, wakes and credentials.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, slug};
 use abbey_engine::supervision::History;
 use abbey_model::*;

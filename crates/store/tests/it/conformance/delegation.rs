@@ -1,6 +1,6 @@
 //! Subtasks, their bounds, and the outbox.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, new_task, slug};
 use abbey_engine::authority::Bounds;
 use abbey_model::*;

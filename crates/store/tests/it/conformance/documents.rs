@@ -1,6 +1,6 @@
 //! Shared documents.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, slug};
 use abbey_model::*;
 use abbey_store::*;

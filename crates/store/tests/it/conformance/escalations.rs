@@ -1,6 +1,6 @@
 //! Escalations of tasks without an eligible agent.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, intake, new_task, slug};
 use abbey_model::*;
 use abbey_store::*;

@@ -1,6 +1,6 @@
 //! Generations and their allocations.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, limits, slug};
 use abbey_model::*;
 use abbey_store::*;

@@ -1,6 +1,6 @@
 //! Leases: claiming, keeping, and every way in which a run ends.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, LEASE_MS, claim, outcome, slug};
 use abbey_engine::task::Phase;
 use abbey_model::*;

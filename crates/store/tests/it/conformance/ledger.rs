@@ -1,6 +1,6 @@
 //! Budgets and reservations.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, limits};
 use abbey_model::*;
 use abbey_store::*;

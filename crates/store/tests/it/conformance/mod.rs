@@ -5,6 +5,7 @@
 
 mod approvals;
 mod audit_log;
+mod case;
 mod cells;
 mod delegation;
 mod documents;
@@ -20,29 +21,9 @@ mod workflows;
 
 use crate::support::{Bench, Factory};
 use abbey_store::OPERATIONS;
+use case::Case;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// One behaviour that every store must have.
-pub(crate) struct Case {
-    name: &'static str,
-    operations: &'static [&'static str],
-    run: fn(&mut Bench),
-}
-
-/// Declares the cases of a file: the function, and the operations that it checks.
-macro_rules! cases {
-    ($($name:ident checks $($operation:ident)+;)+) => {
-        pub(super) const CASES: &[super::Case] = &[$(
-            super::Case {
-                name: stringify!($name),
-                operations: &[$(stringify!($operation)),+],
-                run: $name,
-            },
-        )+];
-    };
-}
-use cases;
 
 const GROUPS: &[&[Case]] = &[
     tasks::CASES,

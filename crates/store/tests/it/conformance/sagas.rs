@@ -1,6 +1,6 @@
 //! Sagas.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done};
 use abbey_engine::saga::{Event, State};
 use abbey_model::*;

@@ -1,6 +1,6 @@
 //! Schedules.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, intake, new_task};
 use abbey_engine::timetable::Overlap;
 use abbey_engine::workflow::{State, Workflow};

@@ -1,6 +1,6 @@
 //! Adding, reading, editing and admitting tasks.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, intake, new_task, slug};
 use abbey_engine::task::Phase;
 use abbey_model::*;

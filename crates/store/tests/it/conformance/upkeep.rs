@@ -1,6 +1,6 @@
 //! Retention, copies, the clock, counters and subscriptions.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, START, intake, new_task};
 use abbey_model::*;
 use abbey_store::*;

@@ -1,6 +1,6 @@
 //! Runs of workflows.
 
-use super::cases;
+use super::case::cases;
 use crate::support::{Bench, Done, intake, slug};
 use abbey_engine::approval::{State as Answer, Verdict};
 use abbey_engine::workflow::{Act, State, Step, With, Workflow};

@@ -1,0 +1,252 @@
+//! Rows of tasks: read by number, identifier or condition, and written after a step of the engine's state machine.
+
+use super::draining;
+use crate::rows::{Columns, Query, Row, Rows, Scalar, params};
+use crate::topic::Topic;
+use crate::transaction::Tx;
+use crate::{Error, Result, TaskFilter, TaskRow};
+use abbey_engine::task::{Phase, Task};
+use abbey_model::{LeaseToken, Slug, TaskId, TaskRef, Timestamp};
+use std::ops::ControlFlow;
+
+const SELECT: &str = "SELECT number, id, text, phase, assignee, pinned, priority, author, attempts, token, route, policy, result, failure, version, created_at, updated_at, link FROM tasks";
+/// Place of the phase among the columns of [`SELECT`].
+const PHASE_COLUMN: usize = 3;
+
+/// Most links that are followed upwards; no house allows longer chains.
+const CHAIN_MAX: usize = 32;
+/// Most rows of a tree of subtasks.
+const TREE_MAX: usize = 1000;
+
+fn read_task(columns: &mut Columns<'_>) -> Result<TaskRow> {
+    Ok(TaskRow {
+        number: columns.get()?,
+        id: columns.parse()?,
+        text: columns.get()?,
+        phase: columns.json()?,
+        assignee: columns.parse_optional()?,
+        pinned: columns.get()?,
+        priority: columns.parse()?,
+        author: columns.parse()?,
+        attempts: columns.get()?,
+        token: LeaseToken(columns.get()?),
+        route: columns.json()?,
+        policy: columns.json_optional()?,
+        result: columns.json_optional()?,
+        failure: columns.get()?,
+        version: columns.get()?,
+        created_at: columns.get()?,
+        updated_at: columns.get()?,
+        link: columns.json_optional()?,
+    })
+}
+
+/// One task.
+pub(crate) fn load(rows: &dyn Rows, task: TaskRef) -> Result<TaskRow> {
+    let found = match task {
+        TaskRef::Number(number) => rows.first(
+            &format!("{SELECT} WHERE number = ?1"),
+            params![number],
+            read_task,
+        )?,
+        TaskRef::Id(id) => rows.first(
+            &format!("{SELECT} WHERE id = ?1"),
+            params![id.to_string()],
+            read_task,
+        )?,
+    };
+    found.ok_or_else(|| Error::NotFound {
+        what: "task",
+        name: task.to_string(),
+    })
+}
+
+/// Tasks by a condition in SQL, for the operations beside this one.
+pub(crate) fn select(
+    rows: &dyn Rows,
+    condition: &str,
+    parameters: &[Scalar<'_>],
+) -> Result<Vec<TaskRow>> {
+    rows.all(
+        &format!("{SELECT} WHERE {condition}"),
+        parameters,
+        read_task,
+    )
+}
+
+/// Tasks by filter, newest first.
+pub(crate) fn list(rows: &dyn Rows, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
+    let mut parameters = vec![
+        Scalar::from(filter.assignee.as_ref().map(Slug::as_str)),
+        Scalar::from(filter.before.unwrap_or(u64::MAX)),
+        Scalar::from(filter.limit),
+    ];
+    let mut states = String::new();
+    if !filter.states.is_empty() {
+        let first = parameters.len() + 1;
+        let places: Vec<String> = (first..first + filter.states.len())
+            .map(|n| format!("?{n}"))
+            .collect();
+        states = format!("state IN ({}) AND ", places.join(", "));
+        parameters.extend(filter.states.iter().map(|s| Scalar::from(s.name())));
+    }
+    let condition = format!(
+        "{states}(?1 IS NULL OR assignee = ?1) AND number < ?2 ORDER BY number DESC LIMIT ?3"
+    );
+    select(rows, &condition, &parameters)
+}
+
+/// Tasks that an agent may claim, most urgent first; none while it is draining.
+pub(crate) fn offers(rows: &dyn Rows, agent: &Slug, limit: u32) -> Result<Vec<TaskRow>> {
+    if draining::is_draining(rows, agent)? {
+        return Ok(Vec::new());
+    }
+    let quoted = format!("\"{agent}\"");
+    // A row whose text does not name the agent is passed over without being read as JSON.
+    let may_claim = |row: &dyn Row| -> Result<bool> {
+        let Scalar::Text(phase) = row.scalar(PHASE_COLUMN)? else {
+            return Ok(false);
+        };
+        let named = phase.contains(&quoted);
+        Ok(named
+            && matches!(serde_json::from_str(&phase)?, Phase::Ready { candidates } if candidates.contains(agent)))
+    };
+    let mut found = Vec::new();
+    let sql = format!("{SELECT} WHERE state = 'ready' ORDER BY queue_key, number");
+    rows.visit(&sql, params![], &mut |row| {
+        if found.len() >= limit as usize {
+            return Ok(ControlFlow::Break(()));
+        }
+        if may_claim(row)? {
+            found.push(read_task(&mut Columns::of(row))?);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// The next instant at which a lease, wall time, pause, approval or task is over.
+pub(crate) fn next_deadline(rows: &dyn Rows) -> Result<Option<Timestamp>> {
+    rows.aggregate(
+        "SELECT min(deadline) FROM tasks WHERE deadline IS NOT NULL",
+        params![],
+    )
+}
+
+/// Every task that a task is part of, the nearest first.
+pub(crate) fn ancestors(rows: &dyn Rows, id: TaskId) -> Result<Vec<TaskId>> {
+    let mut found = Vec::new();
+    let mut above: Option<u64> = rows
+        .value::<Option<u64>>(
+            "SELECT parent FROM tasks WHERE id = ?1",
+            params![id.to_string()],
+        )?
+        .flatten();
+    while let Some(number) = above.filter(|_| found.len() < CHAIN_MAX) {
+        let kept = rows.first(
+            "SELECT id, parent FROM tasks WHERE number = ?1",
+            params![number],
+            |c| Ok((c.parse()?, c.get()?)),
+        )?;
+        // An ancestor that was over long ago may be removed already.
+        let Some((id, next)) = kept else { break };
+        found.push(id);
+        above = next;
+    }
+    Ok(found)
+}
+
+/// Subtasks directly below a task, oldest first.
+pub(crate) fn subtasks(rows: &dyn Rows, number: u64) -> Result<Vec<TaskRow>> {
+    select(
+        rows,
+        "parent = ?1 ORDER BY number LIMIT 1000",
+        params![number],
+    )
+}
+
+/// A task with every subtask below it, depth first, each with its depth.
+pub(crate) fn tree(rows: &dyn Rows, task: TaskRef) -> Result<Vec<(u32, TaskRow)>> {
+    let mut found = Vec::new();
+    let mut stack = vec![(0u32, load(rows, task)?)];
+    while let Some((depth, row)) = stack.pop() {
+        if found.len() >= TREE_MAX {
+            break;
+        }
+        let below = subtasks(rows, row.number)?;
+        stack.extend(below.into_iter().rev().map(|child| (depth + 1, child)));
+        found.push((depth, row));
+    }
+    Ok(found)
+}
+
+/// The task as the engine's state machine sees it.
+pub(crate) fn engine_task(row: &TaskRow) -> Task {
+    Task {
+        phase: row.phase.clone(),
+        token: row.token,
+        attempts: row.attempts,
+        author: row.author.clone(),
+    }
+}
+
+/// Name of a task in the audit log.
+pub(crate) fn task_name(row: &TaskRow) -> String {
+    format!("TASK-{}", row.number)
+}
+
+/// Writes what the state machine decided. Publishes [`Topic::Work`] for every change but a renewal, and
+/// [`Topic::Deadlines`] when the task's next deadline is nearer than before.
+pub(crate) fn save(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
+    let earlier = deadline(row);
+    let same_run = match (row.phase.lease(), next.phase.lease()) {
+        (Some(old), Some(new)) => old.run == new.run,
+        _ => false,
+    };
+    row.phase = next.phase;
+    row.token = next.token;
+    row.attempts = next.attempts;
+    row.version += 1;
+    row.updated_at = tx.now;
+    let deadline = deadline(row);
+    if !same_run {
+        tx.publish(Topic::Work);
+    }
+    // A deadline that has passed (that of a new task is its first instant) no longer wakes anybody.
+    let earlier = earlier.filter(|old| *old > tx.now);
+    let nearer = deadline.is_some_and(|new| earlier.is_none_or(|old| new < old));
+    if nearer {
+        tx.publish(Topic::Deadlines);
+    }
+    tx.execute(
+        "UPDATE tasks SET state = ?2, phase = ?3, holder = ?4, assignee = ?5, attempts = ?6, token = ?7, route = ?8, result = ?9, failure = ?10, version = ?11, deadline = ?12, updated_at = ?13 WHERE number = ?1",
+        params![
+            row.number, row.state().name(), serde_json::to_string(&row.phase)?,
+            row.phase.lease().map(|l| l.holder.as_str()), row.assignee.as_ref().map(Slug::as_str),
+            row.attempts, row.token.0, serde_json::to_string(&row.route)?,
+            row.result.as_ref().map(serde_json::to_string).transpose()?, &row.failure,
+            row.version, deadline, tx.now,
+        ],
+    )?;
+    Ok(())
+}
+
+/// When the house must act on a task by itself: its lease, wall time, pause, approval or due time is over.
+fn deadline(row: &TaskRow) -> Option<Timestamp> {
+    let due = row.link.as_ref().and_then(|l| l.due);
+    let due = due.filter(|_| !row.state().is_terminal());
+    let own = match &row.phase {
+        Phase::Pending { not_before } => Some(*not_before),
+        Phase::Running { lease } => Some(lease.expires_at.min(lease.wall_ends_at)),
+        Phase::AwaitingApproval { until, .. } => Some(*until),
+        Phase::Parked { .. }
+        | Phase::Ready { .. }
+        | Phase::Blocked { .. }
+        | Phase::Done { .. }
+        | Phase::Unverified
+        | Phase::Failed { .. }
+        | Phase::TimedOut
+        | Phase::Cancelled => None,
+    };
+    [own, due].into_iter().flatten().min()
+}
