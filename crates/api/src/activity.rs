@@ -1,8 +1,8 @@
 //! The audit log, and live events.
 
-use crate::Time;
 use crate::headers::LastEventId;
 use crate::macros::{documents, operations, queries};
+use crate::time::Time;
 use serde_json::Value;
 
 documents! {

@@ -1,9 +1,9 @@
 //! Agents: how they are, what they are, and what the operator does with them.
 
-use crate::Time;
 use crate::cells::{LogDoc, LogQuery, TerminalQuery};
 use crate::macros::{documents, operations, queries, requests};
 use crate::tasks::Reason;
+use crate::time::Time;
 use abbey_model::Presence;
 use abbey_model::words;
 use serde_json::Value;
@@ -245,7 +245,7 @@ requests! {
 queries! {
     /// Which agents to list.
     FleetQuery {
-        /// Presences, separated by commas; the words robed, unrobed, lobster and dead of earlier versions are accepted.
+        /// Presences to list, separated by commas. The names of earlier versions (see the glossary) are accepted as well.
         presence: Option<String>,
         /// Most rows of one page.
         #[param(minimum = 1, maximum = 1000)]

@@ -1,7 +1,7 @@
 //! Approvals: one inbox for everything that waits for a person's decision.
 
-use crate::Time;
 use crate::macros::{documents, operations, queries, requests};
+use crate::time::Time;
 use abbey_model::ApprovalState;
 use abbey_model::words;
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! Budgets.
 
-use crate::Time;
 use crate::macros::{documents, operations, queries};
+use crate::time::Time;
 use abbey_model::{BudgetState, Metric, Window};
 
 documents! {

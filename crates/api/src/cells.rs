@@ -1,7 +1,7 @@
 //! What agents and services have in common as cells: logs and terminals.
 
-use crate::Time;
 use crate::macros::{documents, queries};
+use crate::time::Time;
 use abbey_model::words;
 
 words! {

@@ -1,277 +1,29 @@
-//! The typed client of both APIs: the only way in which front ends and agents talk to the house.
+//! The typed clients of both APIs: the only way in which front ends and agents talk to the control plane.
 
-use crate::Problem;
-use crate::headers::HeaderField;
-use abbey_model::{FaultKind, Secret};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::handshake;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HOST};
-use hyper::upgrade::Upgraded;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+pub use crate::transport::{Endpoint, Error, Streaming, Versioned};
+
+use crate::activity::ActivityClient;
+use crate::agents::AgentsClient;
+use crate::approvals::ApprovalsClient;
+use crate::budgets::BudgetsClient;
+use crate::commands::CommandsClient;
+use crate::doctor::DoctorClient;
+use crate::documents::DocumentsClient;
+use crate::house::HouseClient;
+use crate::me::MeClient;
+use crate::org::OrgClient;
+use crate::queue::QueueClient;
+use crate::reports::ReportsClient;
+use crate::schedules::SchedulesClient;
+use crate::services::ServicesClient;
+use crate::skills::SkillsClient;
+use crate::tasks::TasksClient;
+use crate::transport::{Call, Transport};
+use crate::workflows::WorkflowsClient;
+use abbey_model::Secret;
+use hyper::{Method, Response};
 use serde_json::Value;
-use std::fmt::Write;
-use std::path::PathBuf;
 use std::time::Duration;
-use tokio::net::{TcpStream, UnixStream};
-
-/// Largest answer that is read into memory.
-const ANSWER_MAX: usize = 64 << 20;
-
-/// Where the house answers.
-#[derive(Debug, Clone)]
-pub enum Endpoint {
-    /// A Unix socket.
-    Unix(PathBuf),
-    /// `HOST:PORT`, plain HTTP: the agent API in a cell.
-    Tcp(String),
-}
-
-/// What went wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Nothing listens there.
-    #[error("the control plane does not answer at {at}")]
-    Unreachable {
-        /// Socket or address.
-        at: String,
-        /// Error of the operating system.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The answer took longer than the client waits.
-    #[error("the control plane did not answer within {0:?}")]
-    Timeout(Duration),
-    /// The connection broke, or carried something that isn't the API.
-    #[error("the connection to the control plane broke")]
-    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The house refused.
-    #[error(transparent)]
-    Refused(#[from] Problem),
-}
-
-impl Error {
-    /// What a caller can do about it.
-    pub fn kind(&self) -> FaultKind {
-        match self {
-            Error::Unreachable { .. } | Error::Timeout(_) | Error::Broken(_) => {
-                FaultKind::Unavailable
-            }
-            Error::Refused(problem) => problem.fault(),
-        }
-    }
-}
-
-/// A document with its version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Versioned<T> {
-    /// Number in `ETag`, where the answer has one.
-    pub version: Option<u64>,
-    /// The document.
-    pub document: T,
-}
-
-/// An answer that arrives bit by bit.
-#[derive(Debug)]
-pub struct Streaming(Response<hyper::body::Incoming>);
-
-impl Streaming {
-    /// The bytes as they arrive.
-    pub fn bytes(self) -> impl futures_util::Stream<Item = Result<Bytes, hyper::Error>> {
-        use futures_util::StreamExt;
-        http_body_util::BodyStream::new(self.0.into_body()).filter_map(async |frame| match frame {
-            Ok(frame) => frame.into_data().ok().map(Ok),
-            Err(error) => Some(Err(error)),
-        })
-    }
-
-    /// Server-sent events as they arrive.
-    pub fn events(
-        self,
-    ) -> impl futures_util::Stream<
-        Item = Result<
-            eventsource_stream::Event,
-            eventsource_stream::EventStreamError<hyper::Error>,
-        >,
-    > {
-        use eventsource_stream::Eventsource;
-        self.bytes().eventsource()
-    }
-}
-
-/// One request to the house.
-#[derive(Debug)]
-pub(crate) struct Call {
-    method: Method,
-    path: String,
-    headers: Vec<(&'static str, String)>,
-    body: Option<Bytes>,
-}
-
-/// Characters of a path segment that stand for themselves (RFC 3986, unreserved).
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-impl Call {
-    /// A call of an operation, with a value for each parameter of its path.
-    pub(crate) fn new(method: Method, template: &str, segments: &[(&str, &str)]) -> Self {
-        let mut path = template.to_owned();
-        for (name, value) in segments {
-            let value = utf8_percent_encode(value, SEGMENT).to_string();
-            path = path.replace(&format!("{{{name}}}"), &value);
-        }
-        Call {
-            method,
-            path,
-            headers: Vec::new(),
-            body: None,
-        }
-    }
-
-    pub(crate) fn query<Q: Serialize>(&mut self, query: &Q) -> Result<(), Error> {
-        let text = serde_urlencoded::to_string(query).map_err(|e| Error::Broken(e.into()))?;
-        if !text.is_empty() {
-            let _infallible = write!(self.path, "?{text}");
-        }
-        Ok(())
-    }
-
-    pub(crate) fn body<B: Serialize>(&mut self, body: &B) -> Result<(), Error> {
-        let bytes = serde_json::to_vec(body).map_err(|e| Error::Broken(e.into()))?;
-        self.body = Some(bytes.into());
-        Ok(())
-    }
-
-    pub(crate) fn header<H: HeaderField>(&mut self, header: &H) {
-        if let Some(value) = header.value() {
-            self.headers.push((H::NAME, value));
-        }
-    }
-}
-
-trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for T {}
-
-/// Where the house answers, with one credential.
-#[derive(Debug, Clone)]
-pub struct Transport {
-    endpoint: Endpoint,
-    token: Option<Secret>,
-    timeout: Duration,
-}
-
-impl Transport {
-    fn new(endpoint: Endpoint, token: Option<Secret>) -> Self {
-        Transport {
-            endpoint,
-            token,
-            timeout: Duration::from_secs(60),
-        }
-    }
-
-    /// The document that a call answers with.
-    pub(crate) async fn document<T: DeserializeOwned>(
-        &self,
-        call: Call,
-    ) -> Result<Versioned<T>, Error> {
-        let exchange = async {
-            let response = self.stream(call).await?.0;
-            let tag = response.headers().get(ETAG).and_then(|v| v.to_str().ok());
-            let version = tag.and_then(|t| t.trim_matches('"').parse().ok());
-            let body = Limited::new(response.into_body(), ANSWER_MAX)
-                .collect()
-                .await;
-            let bytes = body.map_err(Error::Broken)?.to_bytes();
-            let document = serde_json::from_slice(&bytes).map_err(|e| Error::Broken(e.into()))?;
-            Ok(Versioned { version, document })
-        };
-        let answer = tokio::time::timeout(self.timeout, exchange).await;
-        answer.map_err(|_| Error::Timeout(self.timeout))?
-    }
-
-    /// An answer that arrives bit by bit; it may take as long as it wants.
-    pub(crate) async fn stream(&self, call: Call) -> Result<Streaming, Error> {
-        let response = self.exchange(call).await?;
-        match response.status().is_success() {
-            true => Ok(Streaming(response)),
-            false => Err(refusal(response).await),
-        }
-    }
-
-    /// A connection that carries another protocol from here on.
-    pub(crate) async fn upgrade(&self, mut call: Call, protocol: &str) -> Result<Upgraded, Error> {
-        call.headers.push(("connection", "upgrade".to_owned()));
-        call.headers.push(("upgrade", protocol.to_owned()));
-        let response = self.exchange(call).await?;
-        match response.status() {
-            StatusCode::SWITCHING_PROTOCOLS => {
-                let upgraded = hyper::upgrade::on(response).await;
-                upgraded.map_err(|e| Error::Broken(e.into()))
-            }
-            _ => Err(refusal(response).await),
-        }
-    }
-
-    /// One request and the head of its answer.
-    async fn exchange(&self, call: Call) -> Result<Response<hyper::body::Incoming>, Error> {
-        let unreachable = |at: String| move |source| Error::Unreachable { at, source };
-        let (stream, host): (Box<dyn Stream>, String) = match &self.endpoint {
-            Endpoint::Unix(socket) => {
-                let at = socket.display().to_string();
-                let stream = UnixStream::connect(socket).await.map_err(unreachable(at))?;
-                (Box::new(stream), "abbey".to_owned())
-            }
-            Endpoint::Tcp(address) => {
-                let at = address.clone();
-                let stream = TcpStream::connect(address).await.map_err(unreachable(at))?;
-                (Box::new(stream), address.clone())
-            }
-        };
-        let broken = |e: hyper::Error| Error::Broken(e.into());
-        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let _driver = tokio::spawn(connection.with_upgrades());
-        let mut request = Request::builder()
-            .method(call.method)
-            .uri(call.path)
-            .header(HOST, host);
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
-        }
-        for (name, value) in call.headers {
-            request = request.header(name, value);
-        }
-        if call.body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        let request = request
-            .body(Full::new(call.body.unwrap_or_default()))
-            .map_err(|e| Error::Broken(e.into()))?;
-        sender.send_request(request).await.map_err(broken)
-    }
-}
-
-/// The problem that a refusal carries.
-async fn refusal(response: Response<hyper::body::Incoming>) -> Error {
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_MAX)
-        .collect()
-        .await;
-    let bytes = match body {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return Error::Broken(error),
-    };
-    Error::Refused(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
-        let text = String::from_utf8_lossy(&bytes);
-        Problem::new(FaultKind::Internal, format!("status {status}: {text}"))
-    }))
-}
 
 /// Client of the operator API.
 #[derive(Debug, Clone)]
@@ -284,19 +36,19 @@ pub struct AgentClient(Transport);
 macro_rules! clients {
     ($($client:ident { $($(#[$doc:meta])* $group:ident: $type:ident,)* })*) => {$(
         impl $client {
-            /// A client with one credential; requests end after a minute unless told otherwise.
+            /// A client that authenticates with `token`. Requests time out after 60 s unless [`Self::timeout`] changes that.
             pub fn new(endpoint: Endpoint, token: Option<Secret>) -> Self {
                 $client(Transport::new(endpoint, token))
             }
 
-            /// Changes the time after which a request is given up.
+            /// Sets the time after which a request for a document fails with [`Error::Timeout`].
             #[must_use]
             pub fn timeout(mut self, timeout: Duration) -> Self {
-                self.0.timeout = timeout;
+                self.0.set_timeout(timeout);
                 self
             }
 
-            $($(#[$doc])* pub const fn $group(&self) -> crate::$type<'_> { crate::$type(&self.0) })*
+            $($(#[$doc])* pub const fn $group(&self) -> $type<'_> { $type(&self.0) })*
         }
     )*};
 }
@@ -355,33 +107,7 @@ impl AgentClient {
     ) -> Result<Response<hyper::body::Incoming>, Error> {
         let mut call = Call::new(Method::POST, "/v1/chat/completions", &[]);
         call.body(request)?;
-        call.headers.push(("abbey-run", run.to_owned()));
+        call.raw_header("abbey-run", run);
         self.0.exchange(call).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::TaskQuery;
-
-    #[test]
-    fn parts_of_a_path_and_of_a_query_are_escaped() {
-        let mut call = Call::new(
-            Method::GET,
-            "/api/v1/schedules/{agent}/{name}",
-            &[("agent", "a/b"), ("name", "é?")],
-        );
-        assert_eq!(call.path, "/api/v1/schedules/a%2Fb/%C3%A9%3F");
-        call.query(&TaskQuery {
-            state: Some("done,failed".to_owned()),
-            limit: Some(3),
-            ..TaskQuery::default()
-        })
-        .unwrap();
-        assert_eq!(
-            call.path,
-            "/api/v1/schedules/a%2Fb/%C3%A9%3F?state=done%2Cfailed&limit=3"
-        );
     }
 }

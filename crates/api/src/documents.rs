@@ -1,8 +1,8 @@
 //! Shared documents.
 
-use crate::Time;
 use crate::headers::IdempotencyKey;
 use crate::macros::{documents, operations, queries, requests};
+use crate::time::Time;
 use abbey_model::words;
 
 words! {

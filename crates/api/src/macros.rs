@@ -46,7 +46,7 @@ macro_rules! operations {
     )* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy)]
-        pub struct $client<'c>(pub(crate) &'c $crate::client::Transport);
+        pub struct $client<'c>(pub(crate) &'c $crate::transport::Transport);
 
         impl $client<'_> {
             $(
@@ -56,9 +56,9 @@ macro_rules! operations {
                 /// When the house can't be reached, or refuses.
                 pub async fn $name(
                     self, $($segment: &str,)* $(query: &$query,)? $(body: &$body,)? $($header: $htype,)*
-                ) -> Result<$crate::macros::answer!(type $kind $(($($answer)*))?), $crate::client::Error> {
+                ) -> Result<$crate::macros::answer!(type $kind $(($($answer)*))?), $crate::transport::Error> {
                     #[allow(unused_mut)]
-                    let mut call = $crate::client::Call::new(hyper::Method::$method, $path, &[$((stringify!($segment), $segment)),*]);
+                    let mut call = $crate::transport::Call::new(hyper::Method::$method, $path, &[$((stringify!($segment), $segment)),*]);
                     $(call.query::<$query>(query)?;)?
                     $(call.body::<$body>(body)?;)?
                     $(call.header::<$htype>(&$header);)*
@@ -84,8 +84,8 @@ pub(crate) use operations;
 /// Parts of an operation that depend on the kind of its answer.
 macro_rules! answer {
     (type json($type:ty)) => { $type };
-    (type versioned($type:ty)) => { $crate::client::Versioned<$type> };
-    (type stream) => { $crate::client::Streaming };
+    (type versioned($type:ty)) => { $crate::transport::Versioned<$type> };
+    (type stream) => { $crate::transport::Streaming };
     (type upgrade($protocol:literal)) => { hyper::upgrade::Upgraded };
     (send $transport:expr, $call:ident, json($type:ty)) => { Ok($transport.document($call).await?.document) };
     (send $transport:expr, $call:ident, versioned($type:ty)) => { $transport.document($call).await };

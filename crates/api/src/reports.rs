@@ -1,7 +1,7 @@
 //! Reports in words, in the languages of the house.
 
-use crate::Time;
 use crate::macros::{documents, operations, queries};
+use crate::time::Time;
 use abbey_model::words;
 
 words! {

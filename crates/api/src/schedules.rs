@@ -1,7 +1,7 @@
 //! Schedules.
 
-use crate::Time;
 use crate::macros::{documents, operations, queries};
+use crate::time::Time;
 
 documents! {
     /// `abbey schedule list`.

@@ -1,9 +1,9 @@
 //! Tasks and their runs.
 
-use crate::Time;
 use crate::evidence::EvidenceView;
 use crate::headers::{IdempotencyKey, IfMatch};
 use crate::macros::{documents, operations, queries, requests};
+use crate::time::Time;
 use abbey_model::words;
 use abbey_model::{EndReason, Priority, ResultSource, RunState, TaskState};
 use serde_json::{Map, Value};

@@ -1,9 +1,9 @@
 //! Workflows, their runs, and events.
 
-use crate::Time;
 use crate::headers::IdempotencyKey;
 use crate::macros::{documents, operations, queries, requests};
 use crate::tasks::WaitQuery;
+use crate::time::Time;
 use abbey_model::words;
 use serde_json::Value;
 use std::collections::BTreeMap;
