@@ -79,7 +79,7 @@ fn sources() -> Result<(), String> {
     let packages = lock.lines().filter(|l| l.starts_with("name = ")).count();
     println!("== lock file: {packages} packages");
     step("format", "cargo", &["fmt", "--all", "--check"])?;
-    tidy::tidy(false)?;
+    tidy::tidy()?;
     dependencies()?;
     let lint = [
         "clippy",

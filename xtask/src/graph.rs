@@ -254,7 +254,11 @@ impl Crate {
         };
         if depth < REEXPORTS_MAX && !own.items.contains(name) {
             if let Some(target) = own.names.get(name) {
-                return self.resolve(&at, target, depth + 1);
+                // An item that a macro declares is unknown; the module that a `use` takes it from is not.
+                let module = &target[..target.len().saturating_sub(1)];
+                return self
+                    .resolve(&at, target, depth + 1)
+                    .or_else(|| self.resolve(&at, module, depth + 1));
             }
             for glob in &own.globs {
                 let mut target = glob.clone();

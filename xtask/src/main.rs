@@ -23,13 +23,13 @@ fn main() -> ExitCode {
     let rest: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
     let outcome = match args.first().map(String::as_str) {
         Some("check") => check::check(&rest),
-        Some("tidy") => tidy::tidy(rest.contains(&"--lower")),
+        Some("tidy") => tidy::tidy(),
         Some("graph") => tidy::graph(&rest),
         Some("quickstart") => quickstart::quickstart(),
         Some("image") => image::image(),
         Some("bless") => check::bless(),
         _ => Err(
-            "usage: cargo xtask check [--stories | --long] | tidy [--lower] | graph [--at DIR] [CRATE] | quickstart | image | bless"
+            "usage: cargo xtask check [--stories | --long] | tidy | graph [--at DIR] [CRATE] | quickstart | image | bless"
                 .to_owned(),
         ),
     };

@@ -116,7 +116,7 @@ fn attend(
 ) -> Result<(Vec<OwnedFd>, InForce)> {
     let mut listeners = Vec::new();
     let mut in_force = InForce::default();
-    let go_on = || {
+    let resume_child = || {
         rustix::net::send(channel, b"k", SendFlags::NOSIGNAL)
             .map(drop)
             .map_err(|e| Error::new("speak to", "the cell's first process", e))
@@ -127,18 +127,18 @@ fn attend(
         match kind {
             b'U' => {
                 write_maps(isolation, child.pid)?;
-                go_on()?;
+                resume_child()?;
             }
             b'N' => {
                 born(child.pid).map_err(|e| Error::new("connect the network", "", e))?;
-                go_on()?;
+                resume_child()?;
             }
-            b'L' => go_on()?,
+            b'L' => resume_child()?,
             b'R' => {
                 let bits = body.try_into().map_or(0, u32::from_ne_bytes);
                 in_force = InForce::from_bits(bits);
                 content(&in_force).map_err(|e| Error::new("accept the isolation", "", e))?;
-                go_on()?;
+                resume_child()?;
             }
             b'P' => return Ok((listeners, in_force)),
             b'E' => return Err(told(body)),

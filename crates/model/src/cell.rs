@@ -371,20 +371,6 @@ impl Presence {
             (false, false) => Presence::Down,
         }
     }
-
-    /// Parses a word of a filter, where the words of version 0.1 are still accepted.
-    ///
-    /// # Errors
-    /// When it is neither a presence nor one of the earlier words.
-    pub fn from_filter(word: &str) -> Result<Presence, String> {
-        match word {
-            "robed" => Ok(Presence::Ready),         // retired term
-            "unrobed" => Ok(Presence::WorkerOnly),  // retired term
-            "lobster" => Ok(Presence::IngressOnly), // retired term
-            "dead" => Ok(Presence::Down),
-            word => word.parse(),
-        }
-    }
 }
 
 /// State of one cell as observed on the host.

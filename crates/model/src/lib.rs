@@ -10,6 +10,7 @@ mod cell;
 mod conversation;
 mod evidence;
 mod fault;
+mod filter_aliases;
 mod id;
 mod manifest;
 mod network;

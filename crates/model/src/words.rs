@@ -82,7 +82,7 @@ pub fn spaced(type_name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Presence, TaskState};
+    use crate::TaskState;
 
     #[test]
     fn unknown_words_are_refused_with_the_known_ones() {
@@ -91,12 +91,5 @@ mod tests {
             error.starts_with("unknown task state `fine`; one of: pending, parked"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn earlier_words_of_presence_are_accepted_by_filters_only() {
-        assert_eq!(Presence::from_filter("robed"), Ok(Presence::Ready)); // retired term
-        assert_eq!(Presence::from_filter("idle"), Ok(Presence::Idle));
-        assert!("robed".parse::<Presence>().is_err()); // retired term
     }
 }

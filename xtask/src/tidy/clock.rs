@@ -1,6 +1,5 @@
 //! Clocks, timers, randomness and tasks of `daemon` and `store` go through one seam, so that a test can control them.
 
-use super::allowances::Allowances;
 use super::findings::Findings;
 use super::sources::Source;
 
@@ -30,7 +29,7 @@ const CALLS: &[&str] = &[
     "Uuid::new_v4",
 ];
 
-pub(super) fn check(sources: &[Source], allowances: &mut Allowances, findings: &mut Findings) {
+pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     for source in sources
         .iter()
         .filter(|s| s.is_rust() && CRATES.contains(&s.crate_name()))
@@ -39,15 +38,12 @@ pub(super) fn check(sources: &[Source], allowances: &mut Allowances, findings: &
         if !source.path.contains("/src/") || SEAM.contains(&source.path.as_str()) {
             continue;
         }
-        let calls = calls(text);
-        if !allowances.permit("clock", &source.path, calls.len()) {
-            for (line, call) in calls {
-                findings.error(format!(
-                    "{}:{line}: `{call}` outside the clock and task seam ({})",
-                    source.path,
-                    SEAM.join(", ")
-                ));
-            }
+        for (line, call) in calls(text) {
+            findings.error(format!(
+                "{}:{line}: `{call}` outside the clock and task seam ({})",
+                source.path,
+                SEAM.join(", ")
+            ));
         }
     }
 }
@@ -83,7 +79,7 @@ mod tests {
             source("crates/app/src/wait.rs"),
         ];
         let mut findings = Findings::default();
-        check(&sources, &mut Allowances::default(), &mut findings);
+        check(&sources, &mut findings);
         assert_eq!(findings.errors.len(), 1, "{:?}", findings.errors);
         assert!(findings.errors[0].starts_with("crates/daemon/src/work/wait.rs:3:"));
     }

@@ -1,6 +1,5 @@
 //! Repository rules that a program can check, one file per rule.
 
-mod allowances;
 mod clock;
 mod crates;
 mod files;
@@ -11,16 +10,12 @@ mod requirements;
 mod sources;
 
 use crate::run::root;
-use allowances::Allowances;
 use findings::Findings;
 use std::path::{Path, PathBuf};
 
-/// Runs every rule, prints what it found, and fails when there is an error. With `lower` the allowances are lowered to
-/// what is still needed.
-pub(crate) fn tidy(lower: bool) -> Result<(), String> {
-    let top = root();
-    let mut allowances = Allowances::read(&top)?;
-    let findings = check(&top, &mut allowances)?;
+/// Checks every rule on this repository, prints the module tables and the findings, and fails when there is an error.
+pub(crate) fn tidy() -> Result<(), String> {
+    let findings = check(&root())?;
     for table in &findings.tables {
         println!("{table}");
     }
@@ -29,9 +24,6 @@ pub(crate) fn tidy(lower: bool) -> Result<(), String> {
     }
     for error in &findings.errors {
         eprintln!("tidy: {error}");
-    }
-    if lower {
-        allowances.lower(&top)?;
     }
     match findings.errors.len() {
         0 => {
@@ -63,15 +55,14 @@ pub(crate) fn graph(args: &[&str]) -> Result<(), String> {
 }
 
 /// Applies every rule to the repository in `top`.
-pub(crate) fn check(top: &Path, allowances: &mut Allowances) -> Result<Findings, String> {
+pub(crate) fn check(top: &Path) -> Result<Findings, String> {
     let mut findings = Findings::default();
     let sources = sources::all(top)?;
     crates::check(top, &mut findings)?;
-    modules::check(top, allowances, &mut findings)?;
-    clock::check(&sources, allowances, &mut findings);
-    language::check(&sources, allowances, &mut findings)?;
+    modules::check(top, &mut findings)?;
+    clock::check(&sources, &mut findings);
+    language::check(&sources, &mut findings)?;
     files::check(&sources, &mut findings);
     requirements::check(top, &sources, &mut findings)?;
-    allowances.report(&mut findings);
     Ok(findings)
 }

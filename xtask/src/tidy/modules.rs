@@ -1,6 +1,5 @@
 //! Which folder of a crate may import which, and no import cycle of more than a few files.
 
-use super::allowances::Allowances;
 use super::findings::Findings;
 use crate::graph::{Graph, roots};
 use std::fmt::Write;
@@ -88,6 +87,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transaction",
             "entropy",
             "rows",
+            "reply",
             "topic",
             "types",
             "error",
@@ -95,30 +95,23 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-pub(super) fn check(
-    top: &Path,
-    allowances: &mut Allowances,
-    findings: &mut Findings,
-) -> Result<(), String> {
+pub(super) fn check(top: &Path, findings: &mut Findings) -> Result<(), String> {
     for graph in graphs(top)? {
         let layers = LAYERS
             .iter()
             .find(|(name, _)| *name == graph.name)
             .map(|(_, layers)| *layers);
         if let Some(layers) = layers {
-            upward_edges(&graph, layers, allowances, findings);
+            upward_edges(&graph, layers, findings);
         }
         let cycles = graph.cycles();
-        let excess: usize = cycles.iter().map(Vec::len).filter(|n| *n > CYCLE_MAX).sum();
-        if !allowances.permit("cycle", &graph.name, excess) {
-            for cycle in cycles.iter().filter(|c| c.len() > CYCLE_MAX) {
-                findings.error(format!(
-                    "{}: an import cycle of {} files (at most {CYCLE_MAX} are allowed): {}",
-                    graph.name,
-                    cycle.len(),
-                    shown(cycle)
-                ));
-            }
+        for cycle in cycles.iter().filter(|c| c.len() > CYCLE_MAX) {
+            findings.error(format!(
+                "{}: an import cycle of {} files (at most {CYCLE_MAX} are allowed): {}",
+                graph.name,
+                cycle.len(),
+                shown(cycle)
+            ));
         }
         findings.tables.push(table(&graph));
     }
@@ -139,33 +132,27 @@ pub(crate) fn graphs(top: &Path) -> Result<Vec<Graph>, String> {
     all.map(|(name, root)| Graph::read(&name, &root)).collect()
 }
 
-fn upward_edges(
-    graph: &Graph,
-    layers: &[&str],
-    allowances: &mut Allowances,
-    findings: &mut Findings,
-) {
+fn upward_edges(graph: &Graph, layers: &[&str], findings: &mut Findings) {
     let place = |folder: &str| layers.iter().position(|l| *l == folder);
     let mut unknown: Vec<&str> = graph.folders.iter().map(String::as_str).collect();
     unknown.sort_unstable();
     unknown.dedup();
     unknown.retain(|f| !f.is_empty() && place(f).is_none());
-    if !allowances.permit("unplaced", &graph.name, unknown.len()) {
+    if !unknown.is_empty() {
         findings.error(format!(
             "{}: not in the table of xtask/src/tidy/modules.rs: {}",
             graph.name,
             unknown.join(", ")
         ));
     }
-    for ((from, to), number) in graph.folder_edges() {
+    for (from, to) in graph.folder_edges().into_keys() {
         let upward = match (place(&from), place(&to)) {
             (Some(from), Some(to)) => to < from,
-            // Nobody imports the root file.
+            // No module imports the root file.
             (Some(_), None) => to.is_empty(),
             _ => false,
         };
-        let subject = format!("{} {from} {to}", graph.name);
-        if upward && !allowances.permit("upward", &subject, number) {
+        if upward {
             findings.error(format!(
                 "{}: `{from}` must not import `{}`, which is above it:\n{}",
                 graph.name,
@@ -265,7 +252,7 @@ mod tests {
             "pub fn e() { format!(\"{}\", crate::work::a::a()); }",
         );
         let mut findings = Findings::default();
-        check(top.path(), &mut Allowances::default(), &mut findings).expect("a graph");
+        check(top.path(), &mut findings).expect("a graph");
         findings.errors
     }
 

@@ -1,4 +1,4 @@
-//! Programs that read a host fact through the inside door and say it in words.
+//! Programs that read a host fact through the agent API and print it as a sentence.
 
 use super::outcome::Outcome;
 use crate::agent_api::{client_from_environment, retry_through_restart};

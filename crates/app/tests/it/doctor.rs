@@ -57,8 +57,8 @@ fn doctor_probes_isolation_and_fix_closes_a_hole() {
         "{doc}"
     );
     assert_eq!(check(&house, &[], 0, "isolation.abbot")["state"], "ok");
-    assert!(house.expect(0, "activity -n 50").contains("house.mended"));
-    // Mending twice mends nothing more.
+    assert!(house.expect(0, "activity -n 50").contains("house.fix"));
+    // A second `--fix` finds nothing left to fix.
     assert_eq!(
         house.json(0, "doctor --fix")["fixed"],
         serde_json::json!([])

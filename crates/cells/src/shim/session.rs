@@ -217,7 +217,7 @@ impl Session {
             Plan::Make { template, asked } if self.house.waiting && !*asked => {
                 *asked = true;
                 match template.devices.try_clone() {
-                    Ok(devices) => monitor.put_aside(devices),
+                    Ok(devices) => monitor.snapshot(devices),
                     Err(e) => self.house.failed = Some(e.to_string()),
                 }
                 return;

@@ -34,7 +34,7 @@ pub(crate) enum Duty {
     Documents,
     /// Gives agents what belongs to them in services.
     Consumers,
-    /// Gives on what nobody fits.
+    /// Escalates tasks without an eligible agent.
     Escalate,
 }
 

@@ -52,7 +52,7 @@ pub enum Error {
         dir: PathBuf,
     },
     /// A listener could not be opened.
-    #[error("the outside door cannot listen on {address}: {why}")]
+    #[error("the operator API cannot listen on {address}: {why}")]
     Listen {
         /// Where.
         address: String,

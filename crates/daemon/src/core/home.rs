@@ -59,7 +59,7 @@ impl Home {
     pub fn egress_logs(&self) -> PathBuf {
         self.root.join("egress")
     }
-    /// Socket on which the operator's tools reach the outside door.
+    /// Socket on which the operator's tools reach the operator API.
     pub fn operator(&self) -> PathBuf {
         self.run().join("operator.sock")
     }

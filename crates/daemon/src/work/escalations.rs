@@ -27,7 +27,7 @@ pub(crate) async fn run(work: Arc<WorkState>) {
             Err(error) => {
                 tracing::warn!(
                     error = error.chain(),
-                    "work that nobody fits could not be looked at"
+                    "cannot escalate tasks without an eligible agent; retrying"
                 );
                 PAUSE * 10
             }

@@ -1,4 +1,4 @@
-//! Runs as their keeper sees them, and what holds for any of them.
+//! Runs as the store drives them, and properties that hold for every run.
 
 use super::*;
 use abbey_model::Millis;

@@ -190,7 +190,7 @@ fn client(fake: &Fake) -> Client {
 }
 
 #[test]
-fn a_machine_is_configured_started_put_aside_and_brought_back() {
+fn a_microvm_is_configured_started_snapshotted_and_restored() {
     let fake = fake(Manners::Good);
     let client = client(&fake);
     assert_eq!(

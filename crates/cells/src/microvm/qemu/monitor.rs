@@ -103,8 +103,8 @@ impl Monitor {
         self.ask();
     }
 
-    /// Puts the machine aside: its devices into `state`, its memory where it is; then QEMU ends.
-    pub(crate) fn put_aside(&mut self, state: OwnedFd) {
+    /// Snapshots the microVM: its devices go to `state`, its memory stays in its file. QEMU exits afterwards.
+    pub(crate) fn snapshot(&mut self, state: OwnedFd) {
         let uri = json!({ "uri": "fd:state" });
         self.steps.extend([
             ignore_shared(),
@@ -252,9 +252,9 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_put_aside_step_by_step() {
+    fn a_microvm_is_snapshotted_step_by_step() {
         let (mut monitor, qemu) = pair();
-        monitor.put_aside(std::fs::File::open("/dev/null").unwrap().into());
+        monitor.snapshot(std::fs::File::open("/dev/null").unwrap().into());
         let done = "{\"return\": {}}";
         let busy = "{\"return\": {\"status\": \"active\"}}";
         let over = "{\"return\": {\"status\": \"completed\"}}";

@@ -66,7 +66,7 @@ pub(crate) async fn fix(work: &Arc<WorkState>) -> Result<DoctorDoc> {
     if !after.fixed.is_empty() {
         let note = NewAuditEntry {
             actor: Principal::Operator,
-            action: "house.mended".to_owned(),
+            action: "house.fix".to_owned(),
             entity: "house".to_owned(),
             detail: json!({ "checks": after.fixed }),
         };
