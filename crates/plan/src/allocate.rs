@@ -4,12 +4,14 @@
 //! by scanning, and a conflict names the holder.
 
 use crate::house::Network;
-use crate::reach::INSIDE_PORT;
 use abbey_model::{Bytes, Slug, Subnet, overlap};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
+
+/// Purpose of the allocation that keeps a service's port inside cells.
+pub(crate) const INSIDE_PORT: &str = "inside port";
 
 /// Number of uids that a house can give.
 const UID_COUNT: u32 = 60_000;

@@ -1,7 +1,10 @@
 //! Checks of a house against its host before a plan is carried out: notes with severity, subject and remedy.
 
-use crate::house::{Agent, AgentBudget, House, ServiceKind};
-use crate::planner::{Inventory, Note, Severity};
+use crate::agent_values::AgentBudget;
+use crate::house::House;
+use crate::keys::Agent;
+use crate::plan::{Inventory, Note, Severity};
+use crate::service_kind::ServiceKind;
 use abbey_model::{Bytes, CellKind, Destination, Egress, Layer, Vmm};
 use abbey_words::SystemLocale;
 

@@ -1,11 +1,85 @@
-//! What a key of the manifest is, and the macro by which a key is defined once.
+//! What a key of the manifest is, what may stand there, and the macro by which a key is defined once.
 //!
 //! `keys!` declares a struct whose fields are keys. From that one declaration come the shape that the checker and
 //! the JSON Schema read, the decoder, the effective view, change detection and `docs/reference/manifest.md`.
 
-use crate::shape::Shape;
 use abbey_model::CellKind;
 use serde::{Deserialize, Serialize};
+
+/// What may stand in one place of the manifest.
+#[derive(Debug)]
+pub(crate) enum Shape {
+    /// Free text.
+    Text,
+    /// A [`Slug`].
+    Name,
+    /// A path, relative to the manifest or absolute.
+    Path,
+    /// A whole number within bounds.
+    Integer(i64, i64),
+    /// A decimal number above 0 and up to the bound.
+    Number(f64),
+    /// `true` or `false`.
+    Boolean,
+    /// Bytes with a unit: `512MiB`.
+    Bytes,
+    /// A duration with a unit: `24h`.
+    Duration,
+    /// `80%`.
+    Percent,
+    /// Two ports: `18800-18999`.
+    PortRange,
+    /// An IPv4 network: `10.77.0.0/16`.
+    Network,
+    /// An address and port.
+    Socket,
+    /// An IANA time zone.
+    TimeZone,
+    /// `PROVIDER/MODEL`.
+    Model,
+    /// A reference to a secret.
+    Secret,
+    /// One of these words. A word of the second list is known and refused until it is built.
+    Word(&'static [&'static str], &'static [&'static str]),
+    /// A language as a tag of BCP 47: `sl-SI`.
+    Language,
+    /// A locale of programs: `sl_SI.UTF-8`.
+    SystemLocale,
+    /// A list in which the order counts.
+    List(&'static Shape),
+    /// A list in which the order does not count.
+    Set(&'static Shape),
+    /// A list of tools, or the word `all`.
+    Tools,
+    /// A list of destinations, or one of the words `none` and `full`.
+    Egress,
+    /// Agents that an agent may give work to: a word, or a list of them.
+    Delegates,
+    /// Anything: a value of JSON.
+    Value,
+    /// A mapping from names to things of one shape.
+    Map(&'static Shape),
+    /// A mapping from names of fields to things of one shape.
+    Dict(&'static Shape),
+    /// A mapping with these keys, which is there or not.
+    Object(&'static [Key]),
+    /// A mapping with these keys, whose defaults hold also where it is not written.
+    Section(&'static [Key]),
+    /// A mapping with those of these keys that `defaults` may set.
+    Defaults(&'static [Key]),
+}
+
+impl Shape {
+    /// Keys of a mapping.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'static Key> + use<> {
+        let (keys, inherited) = match *self {
+            Shape::Object(keys) | Shape::Section(keys) => (keys, false),
+            Shape::Defaults(keys) => (keys, true),
+            _ => (&[][..], false),
+        };
+        keys.iter().filter(move |k| !inherited || k.inherited)
+    }
+}
 
 /// What a changed value does to what runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -4,44 +4,51 @@
 //! Pure: the same input gives the same bytes. Deliberately absent: any knowledge that a host
 //! exists. What the host has is handed in as data.
 
+mod agent_values;
 mod allocate;
+mod boot;
 mod check;
-mod colleagues;
 mod decode;
-mod documents;
+mod document;
 pub mod edit;
-mod hooks;
+mod hook;
 mod house;
 mod key;
 mod keys;
-mod locale;
 mod node;
+mod origin;
+mod plan;
 mod planner;
 mod reach;
 mod reference;
+mod schedule;
 mod schema;
-mod services;
+mod service_kind;
 mod settings;
 mod shape;
 pub mod templates;
 mod value;
-mod workflows;
 
+pub use abbey_model::Runtime;
+pub use agent_values::{AgentBudget, Charter, ModelRef, RELATIONS};
 pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind};
 pub use check::{BRIDGE_PORTS_MAX, check, home_fits};
 pub use decode::parse;
-pub use house::{
-    Admission, Agent, AgentBudget, AgentBudgetKeys, Budget, Charter, Compatibility, Delegation,
-    Document, DocumentKind, Does, Endpoint, Escalation, Hook, HookKind, House, Listen, ModelRef,
-    Network, Origin, Provider, RELATIONS, Runtime, Schedule, Service, ServiceKind, Then, Wake,
-    When,
-};
+pub use document::{Document, DocumentKind};
+pub use hook::{Hook, HookKind, Then};
+pub use house::{Endpoint, Escalation, House, Listen, Network, Provider};
 pub use key::Effect;
-pub use locale::Locale;
+pub use keys::{
+    Admission, Agent, AgentBudgetKeys, Budget, Compatibility, Delegation, Locale, Service, Wake,
+};
 pub use node::Mistake;
-pub use planner::{Action, Applied, InForce, Inventory, Note, Plan, Severity, Step, plan};
+pub use origin::Origin;
+pub use plan::{Action, Applied, InForce, Inventory, Note, Plan, Severity, Step};
+pub use planner::plan;
 pub use reach::{Reach, endpoint, reaches, subnet};
 pub use reference::{Definition, definitions, reference};
+pub use schedule::{Does, Schedule, When};
 pub use schema::json_schema;
+pub use service_kind::ServiceKind;
 pub use settings::{Change, Setting, Settings};
 pub use shape::{bytes, duration_ms};

@@ -122,6 +122,28 @@ impl Node {
             Kind::List(_) | Kind::Map(_) => None,
         }
     }
+
+    /// The JSON value that the YAML text means. Unquoted scalars are null, booleans or numbers where they can be;
+    /// everything else is a string.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match &self.kind {
+            Kind::Scalar { text, plain: true } => match text.as_str() {
+                "" | "~" | "null" => serde_json::Value::Null,
+                // Whole numbers stay whole; anything that is no JSON number is a text.
+                text => match text.parse::<bool>() {
+                    Ok(truth) => truth.into(),
+                    Err(_) => serde_json::from_str::<serde_json::Number>(text)
+                        .map_or_else(|_| text.into(), serde_json::Value::Number),
+                },
+            },
+            Kind::Scalar { text, plain: false } => text.as_str().into(),
+            Kind::List(items) => items.iter().map(Node::to_json).collect(),
+            Kind::Map(entries) => entries
+                .iter()
+                .map(|e| (e.key.clone(), e.value.to_json()))
+                .collect(),
+        }
+    }
 }
 
 enum Open {

@@ -1,162 +1,21 @@
 //! From a house and an inventory to a numbered plan: what differs, in the order in which it is done.
 
-use crate::allocate::{Conflict, HostFacts, Registry};
-use crate::house::{Agent, Charter, House, Service, ServiceKind};
+use crate::agent_values::Charter;
+use crate::allocate::{Conflict, Registry};
+use crate::boot::{Boot, agent_boot, digest, service_boot};
+use crate::check::check;
+use crate::house::House;
 use crate::key::Effect;
+use crate::keys::{Agent, Service};
+use crate::plan::{Action, Applied, Inventory, Note, Plan, Severity, Step};
 use crate::reach;
+use crate::service_kind::ServiceKind;
 use crate::settings::Change;
-use abbey_model::{CellKind, Generation, Slug, Subnet};
+use abbey_model::{CellKind, Slug, Subnet};
 use abbey_support::digest::sha256_hex;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::json;
+use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
-
-/// What a step does to its resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// The resource is new.
-    Create,
-    /// The resource changes while it runs.
-    Update,
-    /// The resource changes and its cell restarts.
-    Restart,
-    /// The resource is removed.
-    Remove,
-    /// The kind of cell has no use for it (S1-02).
-    NotApplicable,
-}
-
-impl Action {
-    /// Word on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Action::Create => "create",
-            Action::Update => "update",
-            Action::Restart => "restart",
-            Action::Remove => "remove",
-            Action::NotApplicable => "not_applicable",
-        }
-    }
-}
-
-/// One step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// Number, from 1.
-    pub id: u32,
-    /// What happens to the resource.
-    pub action: Action,
-    /// Kind of resource: `house`, `home`, `network`, `cell`, `agent`, `service`.
-    pub resource: String,
-    /// Name of the agent or service; empty for the house.
-    pub agent: String,
-    /// For people.
-    pub detail: String,
-    /// Keys whose effective value changes, with the value before and after.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<Change>,
-}
-
-/// How severe a note is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// For information.
-    Info,
-    /// Probably a mistake.
-    Warning,
-    /// The plan is refused.
-    Fatal,
-}
-
-/// A finding of the checker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
-    /// How severe it is.
-    pub severity: Severity,
-    /// What it is about: `agent:NAME`, `service:NAME`, `network`.
-    pub subject: String,
-    /// For people, with the remedy.
-    pub text: String,
-}
-
-/// What was last applied.
-///
-/// A digest names one set of values that a cell was started with. It is carried on as long as those values are
-/// equal, so a release that computes digests in another way restarts nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Applied {
-    /// Digest of the house's own settings.
-    pub house: String,
-    /// By agent: digest of what its cell was started with, and of everything.
-    pub agents: BTreeMap<Slug, (String, String)>,
-    /// By service: digest of what its cell was started with.
-    pub services: BTreeMap<Slug, String>,
-    /// By agent: number of the plan in which anything about it changed last.
-    #[serde(default)]
-    pub versions: BTreeMap<Slug, u64>,
-    /// By agent: its model, and the one before that.
-    #[serde(default)]
-    pub models: BTreeMap<Slug, (Option<String>, Option<String>)>,
-}
-
-/// What the plan in force says, read from its stored manifest by this release.
-#[derive(Debug, Clone)]
-pub struct InForce {
-    /// The house.
-    pub house: House,
-    /// Text of every charter, by agent.
-    pub charters: BTreeMap<Slug, String>,
-}
-
-/// What exists before the plan.
-#[derive(Debug, Clone, Default)]
-pub struct Inventory {
-    /// Number of the current plan; 0 before the first.
-    pub generation: Generation,
-    /// What was applied.
-    pub applied: Applied,
-    /// The plan in force; none before the first.
-    pub in_force: Option<InForce>,
-    /// Allocations of ports, subnets and users.
-    pub registry: Registry,
-    /// Highest uid ever allocated.
-    pub newest_uid: u32,
-    /// What the host has and uses.
-    pub host: HostFacts,
-    /// Text of every charter, by agent.
-    pub charters: BTreeMap<Slug, String>,
-}
-
-/// The validated difference between the desired house and what exists.
-#[derive(Debug, Clone, Serialize)]
-pub struct Plan {
-    /// Number; the current one again when nothing changes.
-    pub generation: Generation,
-    /// What is done, in order.
-    pub steps: Vec<Step>,
-    /// Findings of the checker.
-    pub notes: Vec<Note>,
-    /// What is applied once the steps are done.
-    #[serde(skip)]
-    pub applied: Applied,
-    /// Allocations once the steps are done.
-    #[serde(skip)]
-    pub registry: Registry,
-}
-
-impl Plan {
-    /// Whether it changes anything.
-    pub fn is_empty(&self) -> bool {
-        self.steps.iter().all(|s| s.action == Action::NotApplicable)
-    }
-    /// Whether it may be carried out.
-    pub fn is_fatal(&self) -> bool {
-        self.notes.iter().any(|n| n.severity == Severity::Fatal)
-    }
-}
 
 /// Works out the difference. The same input gives the same bytes.
 pub fn plan(house: &House, inventory: &Inventory) -> Plan {
@@ -210,7 +69,7 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         applied,
         registry: work.registry,
     };
-    plan.notes.extend(crate::check(house, inventory));
+    plan.notes.extend(check(house, inventory));
     plan.notes.sort_by(|a, b| {
         b.severity
             .cmp(&a.severity)
@@ -575,117 +434,4 @@ fn enabled(toggled: bool, now: bool) -> Vec<Change> {
 fn summary(changes: &[Change]) -> String {
     let texts: Vec<String> = changes.iter().map(ToString::to_string).collect();
     texts.join("; ")
-}
-
-/// What a cell is started with and only a restart can change.
-#[derive(Debug, Clone, PartialEq)]
-struct Boot {
-    /// Values of keys and allocations, by name.
-    values: Map<String, Value>,
-    /// Names of those that are allocations.
-    allocated: Vec<String>,
-}
-
-impl Boot {
-    fn new(mut values: Map<String, Value>, allocated: Vec<(String, Value)>) -> Boot {
-        let names = allocated.iter().map(|(name, _)| name.clone()).collect();
-        values.extend(allocated);
-        Boot {
-            values,
-            allocated: names,
-        }
-    }
-
-    /// What differs among the allocations.
-    fn changes(&self, old: &Boot) -> Vec<Change> {
-        let gone = old.allocated.iter();
-        let gone = gone.filter(|n| !self.allocated.contains(n));
-        let text = |value: &Value| {
-            value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned)
-        };
-        let differs = |name: &String| {
-            let (old, new) = (old.values.get(name), self.values.get(name));
-            (old != new).then(|| Change {
-                key: name.clone(),
-                old: old.map(text),
-                new: new.map(text),
-                effect: Effect::Restart,
-                unset: "none",
-            })
-        };
-        let all = self.allocated.iter().chain(gone);
-        all.filter_map(differs).collect()
-    }
-}
-
-/// What an agent's cell is started with.
-fn agent_boot(agent: &Agent, house: &House, registry: &Registry) -> Boot {
-    let owner = format!("agent:{}", agent.slug);
-    let subnet = reach::subnet(registry, &owner);
-    let mut allocated = allocations(registry, &owner, &["door", "uid", "subnet"]);
-    if subnet.is_some() {
-        allocated.push(layout(house));
-    }
-    for reach in reach::reaches(house, registry, agent, subnet) {
-        let own = reach
-            .own
-            .map_or_else(String::new, |own| format!(" as {own}"));
-        let to = match reach.external {
-            true => String::new(),
-            false => format!(" for {}", reach.to),
-        };
-        let text = format!("{} at {}{to}{own}", reach.kind.name(), reach.at);
-        allocated.push((format!("services.{}", reach.service), text.into()));
-    }
-    if agent.disks().is_some() {
-        allocated.push(("allocated.file_systems".to_owned(), true.into()));
-    }
-    Boot::new(agent.settings.values(Some(agent.cell)), allocated)
-}
-
-/// What a service's cell is started with.
-fn service_boot(service: &Service, house: &House, registry: &Registry) -> Boot {
-    let owner = format!("service:{}", service.slug);
-    let mut allocated = allocations(registry, &owner, &["port", "uid", "subnet"]);
-    if reach::subnet(registry, &owner).is_some() {
-        allocated.push(layout(house));
-    }
-    Boot::new(service.settings.values(Some(service.cell)), allocated)
-}
-
-/// How people read the purpose of an allocation.
-fn allocation_name(purpose: &str) -> &str {
-    match purpose {
-        "door" => "agent_api_port",
-        other => other,
-    }
-}
-
-fn allocations(registry: &Registry, owner: &str, purposes: &[&str]) -> Vec<(String, Value)> {
-    let held = |purpose: &&str| {
-        let row = registry.held(owner, purpose)?;
-        Some((
-            format!("allocated.{}", allocation_name(purpose)),
-            row.value.clone().into(),
-        ))
-    };
-    purposes.iter().filter_map(held).collect()
-}
-
-fn layout(house: &House) -> (String, Value) {
-    let name = if house.network.bridged {
-        "bridge"
-    } else {
-        "routed"
-    };
-    ("network.layout".to_owned(), name.into())
-}
-
-/// Digest of canonical JSON (RFC 8785).
-fn digest(values: Map<String, Value>) -> String {
-    let values = Value::Object(values);
-    let text = serde_json_canonicalizer::to_string(&values);
-    sha256_hex(text.unwrap_or_else(|_| values.to_string()))
 }

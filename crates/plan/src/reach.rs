@@ -1,12 +1,11 @@
 //! Addresses at which an agent reaches services (S1-08).
 
-use crate::allocate::Registry;
-use crate::house::{Agent, House, Service, ServiceKind};
+use crate::allocate::{INSIDE_PORT, Registry};
+use crate::house::House;
+use crate::keys::{Agent, Service};
+use crate::service_kind::ServiceKind;
 use abbey_model::{Slug, Subnet};
 use std::net::{Ipv4Addr, SocketAddrV4};
-
-/// Purpose of the allocation that keeps a service's port inside cells.
-pub(crate) const INSIDE_PORT: &str = "inside port";
 
 /// One service as one agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

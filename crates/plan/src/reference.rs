@@ -1,8 +1,7 @@
 //! The definitions of the manifest's keys as a list, and as the text of `docs/reference/manifest.md`.
 
-use crate::key::{Effect, Key};
+use crate::key::{Effect, Key, Shape};
 use crate::keys::MANIFEST;
-use crate::shape::Shape;
 use abbey_model::CellKind;
 use std::fmt::Write;
 

@@ -2,9 +2,8 @@
 //!
 //! Source: JSON Schema, draft 2020-12.
 
-use crate::key::Key;
+use crate::key::{Key, Shape};
 use crate::keys::MANIFEST;
-use crate::shape::Shape;
 use abbey_model::Tool;
 use serde_json::{Map, Value, json};
 

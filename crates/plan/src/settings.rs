@@ -2,11 +2,10 @@
 //!
 //! Generic over the definitions of the keys: nothing here names one.
 
-use crate::house::Origin;
-use crate::key::{Effect, Key};
+use crate::key::{Effect, Key, Shape};
 use crate::node::{Kind, Node, Place};
-use crate::shape::{self, Shape};
-use crate::workflows::json;
+use crate::origin::Origin;
+use crate::shape;
 use abbey_model::{Authority, CellKind, Slug, Tool};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -381,12 +380,12 @@ fn canonical(shape: &Shape, node: &Node) -> Option<Value> {
             }
             authority.to_string().into()
         }
-        Shape::Value => json(node),
+        Shape::Value => node.to_json(),
         Shape::Map(_)
         | Shape::Dict(_)
         | Shape::Object(_)
         | Shape::Section(_)
-        | Shape::Defaults(_) => json(node),
+        | Shape::Defaults(_) => node.to_json(),
         scalar => {
             let text = text?;
             scalar.accepts(text).ok()?;

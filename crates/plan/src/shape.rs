@@ -1,75 +1,10 @@
-//! What may stand in one place of the manifest, and the checker that compares a tree with it.
-//!
-//! The checker, its messages, the canonical values and the JSON Schema read the same shapes.
+//! Checks the tree of a manifest against the shapes of its keys, and parses amounts, ports and networks.
 
-use crate::key::Key;
+use crate::key::{Key, Shape};
 use crate::node::{Entry, Kind, Mistake, Node, Place};
 use abbey_engine::budget::TimeZone;
 use abbey_model::{EgressRule, SecretRef, Slug, Tool};
 use abbey_words::SystemLocale;
-
-/// What may stand in one place of the manifest.
-#[derive(Debug)]
-pub(crate) enum Shape {
-    /// Free text.
-    Text,
-    /// A [`Slug`].
-    Name,
-    /// A path, relative to the manifest or absolute.
-    Path,
-    /// A whole number within bounds.
-    Integer(i64, i64),
-    /// A decimal number above 0 and up to the bound.
-    Number(f64),
-    /// `true` or `false`.
-    Boolean,
-    /// Bytes with a unit: `512MiB`.
-    Bytes,
-    /// A duration with a unit: `24h`.
-    Duration,
-    /// `80%`.
-    Percent,
-    /// Two ports: `18800-18999`.
-    PortRange,
-    /// An IPv4 network: `10.77.0.0/16`.
-    Network,
-    /// An address and port.
-    Socket,
-    /// An IANA time zone.
-    TimeZone,
-    /// `PROVIDER/MODEL`.
-    Model,
-    /// A reference to a secret.
-    Secret,
-    /// One of these words. A word of the second list is known and refused until it is built.
-    Word(&'static [&'static str], &'static [&'static str]),
-    /// A language as a tag of BCP 47: `sl-SI`.
-    Language,
-    /// A locale of programs: `sl_SI.UTF-8`.
-    SystemLocale,
-    /// A list in which the order counts.
-    List(&'static Shape),
-    /// A list in which the order does not count.
-    Set(&'static Shape),
-    /// A list of tools, or the word `all`.
-    Tools,
-    /// A list of destinations, or one of the words `none` and `full`.
-    Egress,
-    /// Agents that an agent may give work to: a word, or a list of them.
-    Delegates,
-    /// Anything: a value of JSON.
-    Value,
-    /// A mapping from names to things of one shape.
-    Map(&'static Shape),
-    /// A mapping from names of fields to things of one shape.
-    Dict(&'static Shape),
-    /// A mapping with these keys, which is there or not.
-    Object(&'static [Key]),
-    /// A mapping with these keys, whose defaults hold also where it is not written.
-    Section(&'static [Key]),
-    /// A mapping with those of these keys that `defaults` may set.
-    Defaults(&'static [Key]),
-}
 
 /// Keys of planned features; refused by name, not as unknown.
 const NOT_BUILT: &[&str] = &[
@@ -265,16 +200,6 @@ fn unknown(fields: &[&Key], key: &str, at: &str, place: Place) -> Mistake {
 }
 
 impl Shape {
-    /// Keys of a mapping.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &'static Key> + use<> {
-        let (keys, inherited) = match *self {
-            Shape::Object(keys) | Shape::Section(keys) => (keys, false),
-            Shape::Defaults(keys) => (keys, true),
-            _ => (&[][..], false),
-        };
-        keys.iter().filter(move |k| !inherited || k.inherited)
-    }
-
     /// What the value is, for messages.
     pub(crate) fn title(&self) -> &'static str {
         match self {

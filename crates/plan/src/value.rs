@@ -3,11 +3,11 @@
 //! Values are canonical: bytes and milliseconds are numbers, sets are sorted, defaults are filled in. The checker
 //! has reported what does not fit; such values are absent here.
 
-use crate::house::{Charter, ModelRef, RELATIONS, Runtime, ServiceKind};
-use crate::keys::{DriveKeys, LimitKeys, ToolKeys};
+use crate::agent_values::{Charter, ModelRef, RELATIONS};
+use crate::service_kind::ServiceKind;
 use abbey_model::{
-    Authority, Bytes, CellKind, Drives, Egress, EgressRule, Grant, Layer, Limits, Millis, Profile,
-    SecretRef, Slug, Tool, ToolPolicy, Vmm,
+    Authority, Bytes, CellKind, Egress, EgressRule, Grant, Layer, Millis, Profile, Runtime,
+    SecretRef, Slug, Tool, Vmm,
 };
 use abbey_words::SystemLocale;
 use serde_json::Value;
@@ -150,39 +150,6 @@ impl FromValue for Grant {
         Some(Grant {
             tokens: value.get("tokens").and_then(Value::as_u64),
             skills: BTreeSet::from_value(value.get("skills").unwrap_or(&Value::Null))?,
-        })
-    }
-}
-
-impl FromValue for Limits {
-    fn from_value(value: &Value) -> Option<Self> {
-        LimitKeys::from_value(value).map(|keys| Limits {
-            memory: keys.memory,
-            cpu_milli: keys.cpus,
-            processes: keys.processes,
-            io: keys.io,
-        })
-    }
-}
-
-impl FromValue for Drives {
-    fn from_value(value: &Value) -> Option<Self> {
-        DriveKeys::from_value(value).map(|keys| Drives {
-            state: keys.state,
-            workspace: keys.workspace,
-            scratch: keys.scratch,
-        })
-    }
-}
-
-impl FromValue for ToolPolicy {
-    fn from_value(value: &Value) -> Option<Self> {
-        ToolKeys::from_value(value).map(|keys| ToolPolicy {
-            tools: keys.allow,
-            paths: keys.paths,
-            turns_max: keys.turns,
-            output_bytes_max: keys.output.0,
-            wall_ms_max: keys.wall.0,
         })
     }
 }

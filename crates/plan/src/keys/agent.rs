@@ -1,18 +1,20 @@
 //! Keys of an agent, and those that `defaults` may set for all of them.
 
-use crate::colleagues::{GRANT, RELATION_KINDS, SCHEDULE};
-use crate::house::{AgentBudget, Charter, ModelRef, Runtime, Schedule, Wake};
+use super::colleagues::{GRANT, RELATION_KINDS};
+use super::locale::Locale;
+use super::schedules::SCHEDULE;
+use super::shapes::{NAMES, PROFILES, WAIVE};
+use crate::agent_values::{AgentBudget, Charter, ModelRef};
 use crate::key::Effect::{Live, None as NoEffect, Restart};
-use crate::key::{Key, keys};
-use crate::keys::{NAMES, PROFILES, WAIVE};
-use crate::locale::Locale;
-use crate::settings::Settings;
-use crate::shape::Shape;
-use crate::value::{cpu_milli, file_command, later, nano_usd, seconds};
+use crate::key::{Key, Shape, keys};
+use crate::schedule::Schedule;
+use crate::settings::{Setting, Settings};
+use crate::value::{FromValue, cpu_milli, file_command, later, nano_usd, seconds};
 use abbey_model::{
-    Authority, Bytes, CellKind, Drives, Egress, Grants, Layer, Limits, Millis, Profile, Slug, Tool,
-    ToolPolicy, Vmm,
+    Authority, Bytes, CellKind, Drives, Egress, Grants, Layer, Limits, Millis, Profile, Runtime,
+    Slug, Tool, ToolPolicy, Vmm,
 };
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 const CELLS: Shape = Shape::Word(&["process", "sandbox", "microvm", "container", "jail"], &[]);
@@ -186,6 +188,50 @@ keys! {
     }
 }
 
+keys! {
+    /// A repeating wake.
+    #[derive(Copy, PartialEq, Eq)]
+    pub struct Wake {
+        /// Distance between two wakes.
+        pub every: Millis = Key::new("every", Shape::Duration, Live).required(),
+        /// Most that a wake is moved back, by chance.
+        pub jitter: Millis = Key::new("jitter", Shape::Duration, Live).default("0s"),
+    }
+}
+
+impl FromValue for Limits {
+    fn from_value(value: &Value) -> Option<Self> {
+        LimitKeys::from_value(value).map(|keys| Limits {
+            memory: keys.memory,
+            cpu_milli: keys.cpus,
+            processes: keys.processes,
+            io: keys.io,
+        })
+    }
+}
+
+impl FromValue for Drives {
+    fn from_value(value: &Value) -> Option<Self> {
+        DriveKeys::from_value(value).map(|keys| Drives {
+            state: keys.state,
+            workspace: keys.workspace,
+            scratch: keys.scratch,
+        })
+    }
+}
+
+impl FromValue for ToolPolicy {
+    fn from_value(value: &Value) -> Option<Self> {
+        ToolKeys::from_value(value).map(|keys| ToolPolicy {
+            tools: keys.allow,
+            paths: keys.paths,
+            turns_max: keys.turns,
+            output_bytes_max: keys.output.0,
+            wall_ms_max: keys.wall.0,
+        })
+    }
+}
+
 const FILES: &[Key] = &[crate::key::live(
     "command",
     Shape::List(&Shape::Text),
@@ -207,5 +253,18 @@ impl Agent {
     pub fn disks(&self) -> Option<Drives> {
         let named = self.settings.is_set("drives.");
         (self.cell == CellKind::Sandbox && named).then_some(self.drives)
+    }
+
+    /// Every effective value with its origin, for `agent show --effective`; secrets are references.
+    pub fn effective(&self) -> Vec<(String, String, String)> {
+        let row = |s: &Setting| {
+            let open = s.path == "cell" && !self.cell.isolates();
+            let text = match open {
+                true => format!("{} (not isolated)", s.text()),
+                false => s.text(),
+            };
+            (s.path.clone(), text, s.origin.to_string())
+        };
+        self.settings.iter().map(row).collect()
     }
 }

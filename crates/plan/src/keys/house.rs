@@ -1,18 +1,39 @@
 //! Keys of the house itself.
 
-use crate::colleagues::ESCALATION;
-use crate::documents::DOCUMENTS;
-use crate::hooks::HOOKS;
-use crate::house::AgentBudget;
+use super::agent::Agent;
+use super::documents::DOCUMENTS;
+use super::hooks::HOOKS;
+use super::service::Service;
+use super::workflows::WORKFLOWS;
+use crate::agent_values::AgentBudget;
 use crate::key::Effect::{Live, None as NoEffect};
-use crate::key::{Key, keys};
-use crate::keys::{Agent, Service};
-use crate::shape::Shape;
+use crate::key::{Key, Shape, keys, live, must};
 use crate::value::{later, nano_usd, seconds};
-use crate::workflows::WORKFLOWS;
 use abbey_model::{Bytes, SecretRef, Slug};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+
+/// The whole manifest.
+pub(crate) const MANIFEST: Shape = Shape::Section(ManifestKeys::KEYS);
+
+/// Keys of `escalation`.
+const ESCALATION: Shape = Shape::Object(&[
+    must(
+        "to",
+        Shape::Name,
+        "The agent that decides about tasks without an eligible agent, or `operator`.",
+    ),
+    live(
+        "within",
+        Shape::Duration,
+        "Time for that decision; without a limit when not given.",
+    ),
+    live(
+        "then",
+        Shape::Word(&["keep", "cancel"], &[]),
+        "What happens to a task that nobody decided about in time: `keep` (the default) or `cancel`.",
+    ),
+]);
 
 keys! {
     /// The manifest.

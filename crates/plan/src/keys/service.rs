@@ -1,11 +1,11 @@
 //! Keys of a service.
 
-use crate::house::ServiceKind;
+use super::agent::LimitKeys;
+use super::shapes::{NAMES, PROFILES, WAIVE};
 use crate::key::Effect::{Live, Restart};
-use crate::key::{Key, keys};
-use crate::keys::{LimitKeys, NAMES, PROFILES, WAIVE};
+use crate::key::{Key, Shape, keys};
+use crate::service_kind::ServiceKind;
 use crate::settings::Settings;
-use crate::shape::Shape;
 use abbey_model::{Bytes, CellKind, Egress, Layer, Limits, Millis, Profile, Slug};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
@@ -67,5 +67,26 @@ keys! {
         pub line: usize,
         /// Every value, with where it comes from.
         pub settings: Settings,
+    }
+}
+
+impl Service {
+    /// The HTTP path of its health check; empty where an accepted connection is the check.
+    pub fn probe(&self) -> Option<&str> {
+        match self.kind {
+            ServiceKind::Command => self.probe.as_deref(),
+            ServiceKind::Git | ServiceKind::Site | ServiceKind::Tools => Some("/healthz"),
+            ServiceKind::Postgres => Some(""),
+        }
+    }
+
+    /// What belongs to this agent in it: a database and its role, or a place for repositories (S1-16).
+    pub fn name_for(&self, agent: &Slug) -> String {
+        match (self.names.get(agent), self.kind) {
+            (Some(own), ServiceKind::Postgres) => own.as_str().replace('-', "_"),
+            (None, ServiceKind::Postgres) => agent.postgres_name(),
+            (Some(own), _) => own.to_string(),
+            (None, _) => agent.to_string(),
+        }
     }
 }

@@ -1,59 +1,13 @@
 //! Decodes webhooks: which senders may report outside events, and what follows.
 
-use crate::decode::{Decoder, nearest, text, words};
-use crate::house::{Agent, Hook, HookKind, Then};
-use crate::key::{live, must};
+use super::decoder::{Decoder, nearest, text, words};
+use super::workflows::payload;
+use crate::hook::{Hook, HookKind, Then};
+use crate::keys::Agent;
 use crate::node::Node;
-use crate::shape::Shape;
-use crate::workflows::payload;
 use abbey_engine::workflow::Workflow;
 use abbey_model::Slug;
 use std::collections::BTreeMap;
-
-/// What may stand below `hooks`.
-pub(crate) const HOOKS: Shape = Shape::Map(&Shape::Object(&[
-    must(
-        "kind",
-        Shape::Word(&["standard", "github", "gitea", "openclaw"], &[]),
-        "How a delivery is signed: Standard Webhooks, as GitHub does, as Gitea and Forgejo do; `openclaw` is a credential for `/hooks/agent` and `/hooks/wake`.",
-    ),
-    must(
-        "secret",
-        Shape::Secret,
-        "Reference to the secret that signs deliveries.",
-    ),
-    live(
-        "agent",
-        Shape::Name,
-        "Issues and pull requests become tasks of this agent; other deliveries are accepted and ignored.",
-    ),
-    live(
-        "agents",
-        Shape::List(&Shape::Name),
-        "Kind `openclaw`: agents that a caller may name besides `agent`.",
-    ),
-    live(
-        "trusted",
-        Shape::Boolean,
-        "Kind `openclaw`: a message is an instruction, as if the operator gave it; otherwise it is data.",
-    ),
-    live(
-        "workflow",
-        Shape::Name,
-        "The workflow that starts, with the delivery as its input `payload`.",
-    ),
-    live(
-        "event",
-        Shape::Name,
-        "Name of the event that a delivery becomes.",
-    ),
-    live(
-        "api",
-        Shape::Text,
-        "Where the result of a task is reported: `https://git.example.org/api/v1`.",
-    ),
-    live("token", Shape::Secret, "Credential for `api`."),
-]));
 
 impl Decoder<'_> {
     pub(crate) fn hooks(

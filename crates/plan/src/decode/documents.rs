@@ -1,50 +1,14 @@
 //! Decodes shared documents: which agents write and read each (S3-17, S3-26, S3-41).
 
-use crate::decode::{Decoder, nearest, text, words};
-use crate::house::{Agent, Document, DocumentKind};
-use crate::key::live;
+use super::decoder::{Decoder, nearest, text, words};
+use crate::document::{Document, DocumentKind};
+use crate::keys::Agent;
 use crate::node::Node;
-use crate::shape::Shape;
 use abbey_model::Slug;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most documents: all of them fit into the boot instructions of a microVM.
 const DOCUMENTS_MAX: usize = 16;
-
-/// What may stand below `documents`.
-pub(crate) const DOCUMENTS: Shape = Shape::Map(&Shape::Object(&[
-    live(
-        "kind",
-        Shape::Word(&["text", "log"], &[]),
-        "`text` (the default) has versions, each whole; a `log` is append-only.",
-    ),
-    live(
-        "writer",
-        Shape::Name,
-        "The one agent that writes a text; the operator alone when not given.",
-    ),
-    live(
-        "writers",
-        Shape::Set(&Shape::Name),
-        "Agents that append to a log; every agent when not given.",
-    ),
-    live(
-        "readers",
-        Shape::Set(&Shape::Name),
-        "Agents that read it; every agent when not given. Its writers always do.",
-    ),
-    live(
-        "report",
-        Shape::Word(
-            &[
-                "status", "disk", "budget", "tokens", "policy", "tests", "progress", "skills",
-                "metrics",
-            ],
-            &[],
-        ),
-        "It is this report, generated from the state at every reading; no agent writes it.",
-    ),
-]));
 
 impl Decoder<'_> {
     pub(crate) fn documents(&mut self, agents: &BTreeMap<Slug, Agent>) -> BTreeMap<Slug, Document> {

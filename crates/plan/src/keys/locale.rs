@@ -1,8 +1,7 @@
 //! Languages and locales of the house and its agents.
 
 use crate::key::Effect::{Live, Restart};
-use crate::key::{Key, keys};
-use crate::shape::Shape;
+use crate::key::{Key, Shape, keys};
 use abbey_words::SystemLocale;
 
 keys! {

@@ -1,10 +1,10 @@
 //! Decodes workflows and checks them before they run: no cycle, no unknown step or value, matching types (S3-30).
 
-use crate::decode::{Decoder, integer, nearest, text, words};
-use crate::house::{Agent, Does};
-use crate::key::{live, must};
+use super::decoder::{Decoder, integer, nearest, text, words};
+use crate::keys::Agent;
 use crate::node::{Entry, Kind, Node};
-use crate::shape::{self, Shape};
+use crate::schedule::Does;
+use crate::shape;
 use abbey_engine::workflow::{
     Act, Condition, Field, Source, Step, Test, Type, Undo, With, Workflow,
 };
@@ -15,164 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Longest pause before another attempt where none is given.
 const RETRY_AFTER: Millis = Millis::from_secs(5);
 
-const VALUES: Shape = Shape::Dict(&Shape::Value);
 const TYPES: &str = "text, number, boolean, list or object";
-
-const UNDO: Shape = Shape::Object(&[
-    live("task", Shape::Text, "What an agent does, in words."),
-    live("skill", Shape::Name, "Skill that runs."),
-    live("agent", Shape::Name, "Agent that does it."),
-    live("with", VALUES, "Values passed to it."),
-]);
-
-const CONDITION: Shape = Shape::Object(&[
-    must(
-        "value",
-        Shape::Value,
-        "Value that is compared, as `$steps.check.count`.",
-    ),
-    live("is", Shape::Value, "It must equal this."),
-    live("not", Shape::Value, "It must differ from this."),
-    live(
-        "above",
-        Shape::Value,
-        "It must be a larger number than this.",
-    ),
-    live(
-        "below",
-        Shape::Value,
-        "It must be a smaller number than this.",
-    ),
-]);
-
-const STEP: Shape = Shape::Object(&[
-    live("task", Shape::Text, "What an agent does, in words."),
-    live(
-        "skill",
-        Shape::Name,
-        "The skill that runs, without a model.",
-    ),
-    live(
-        "approval",
-        Shape::Text,
-        "Question to the person who approves.",
-    ),
-    live(
-        "event",
-        Shape::Name,
-        "Name of an outside event to wait for; `abbey workflow event` reports it.",
-    ),
-    live("pause", Shape::Duration, "How long to wait."),
-    live(
-        "agent",
-        Shape::Name,
-        "Agent that does it; chosen by the house when not given.",
-    ),
-    live(
-        "needs",
-        Shape::List(&Shape::Name),
-        "Steps that must be done first; a step whose value is used is needed without mention.",
-    ),
-    live(
-        "when",
-        Shape::List(&CONDITION),
-        "Conditions that must all hold; otherwise the step is skipped.",
-    ),
-    live(
-        "each",
-        Shape::Text,
-        "It runs once for each item of this list: `$input.hosts`.",
-    ),
-    live(
-        "with",
-        VALUES,
-        "Values passed to it: literals, `$input.NAME`, `$steps.STEP.FIELD`, `$item`.",
-    ),
-    live(
-        "expects",
-        Shape::Dict(&Shape::Word(
-            &["text", "number", "boolean", "list", "object"],
-            &[],
-        )),
-        "Fields that its result must have.",
-    ),
-    live("within", Shape::Duration, "Time for one attempt."),
-    live("retry", Shape::Integer(0, 3), "Attempts after the first."),
-    live(
-        "retry_after",
-        Shape::Duration,
-        "Pause before another; default `5s`.",
-    ),
-    live(
-        "tokens",
-        Shape::Integer(1, 1 << 40),
-        "Most tokens of one attempt.",
-    ),
-    live(
-        "may_fail",
-        Shape::Boolean,
-        "Whether the run continues when it fails.",
-    ),
-    live(
-        "silence",
-        Shape::Word(&["approve", "deny"], &[]),
-        "What an approval without an answer in time counts as; default `deny`.",
-    ),
-    live(
-        "undo",
-        UNDO,
-        "What undoes it when the run fails later or is cancelled.",
-    ),
-]);
-
-/// What may stand below `workflows`.
-pub(crate) const WORKFLOWS: Shape = Shape::Map(&Shape::Object(&[
-    live(
-        "input",
-        Shape::Dict(&Shape::Object(&[
-            must(
-                "type",
-                Shape::Word(&["text", "number", "boolean", "list", "object"], &[]),
-                "Type of the field.",
-            ),
-            live("default", Shape::Value, "Value when none is given."),
-        ])),
-        "Its input fields by name.",
-    ),
-    must(
-        "steps",
-        Shape::Map(&STEP),
-        "Its steps by name; those that need no other start at once.",
-    ),
-    live("output", VALUES, "Its output values by name."),
-    live("within", Shape::Duration, "Time for the whole run."),
-    live(
-        "on",
-        Shape::List(&Shape::Name),
-        "Events that start it; the data of the event is its input `payload`.",
-    ),
-]));
-
-/// A value of the text: JSON's types, quotes making a text of anything.
-pub(crate) fn json(node: &Node) -> Value {
-    match &node.kind {
-        Kind::Scalar { text, plain: true } => match text.as_str() {
-            "" | "~" | "null" => Value::Null,
-            // Whole numbers stay whole; anything that is no JSON number is a text.
-            text => match text.parse::<bool>() {
-                Ok(truth) => truth.into(),
-                Err(_) => serde_json::from_str::<serde_json::Number>(text)
-                    .map_or_else(|_| text.into(), Value::Number),
-            },
-        },
-        Kind::Scalar { text, plain: false } => text.as_str().into(),
-        Kind::List(items) => items.iter().map(json).collect(),
-        Kind::Map(entries) => entries
-            .iter()
-            .map(|e| (e.key.clone(), json(&e.value)))
-            .collect(),
-    }
-}
 
 /// One workflow while it is read.
 struct Reading<'a, 'b, 'c> {
@@ -190,7 +33,7 @@ impl Reading<'_, '_, '_> {
     fn source(&mut self, node: &Node) -> Source {
         let read = match &node.kind {
             Kind::Scalar { text, .. } if text.starts_with('$') => Source::of_text(text),
-            _ => Ok(Source::Literal(json(node))),
+            _ => Ok(Source::Literal(node.to_json())),
         };
         read.unwrap_or_else(|why| {
             self.blame(node, why);
@@ -277,10 +120,10 @@ impl Reading<'_, '_, '_> {
 
     fn condition(&mut self, node: &Node) -> Option<Condition> {
         let value = self.source(node.get("value")?);
-        let number = |key| json(node.get(key)?).as_f64();
+        let number = |key| node.get(key)?.to_json().as_f64();
         let given = [
-            node.get("is").map(|n| Test::Is(json(n))),
-            node.get("not").map(|n| Test::Not(json(n))),
+            node.get("is").map(|n| Test::Is(n.to_json())),
+            node.get("not").map(|n| Test::Not(n.to_json())),
             number("above").map(Test::Above),
             number("below").map(Test::Below),
         ];
@@ -352,7 +195,7 @@ impl Reading<'_, '_, '_> {
                 e.key.clone(),
                 Field {
                     of,
-                    default: e.value.get("default").map(json),
+                    default: e.value.get("default").map(Node::to_json),
                 },
             ))
         };

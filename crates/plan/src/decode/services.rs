@@ -1,8 +1,9 @@
 //! Decodes services and checks their dependencies and users (S1-16 to S1-18, S2-05).
 
-use crate::decode::{Decoder, names, nearest, text};
-use crate::house::{Agent, Service, ServiceKind};
+use super::decoder::{Decoder, names, nearest, text};
+use crate::keys::{Agent, Service};
 use crate::node::{Entry, Node};
+use crate::service_kind::ServiceKind;
 use crate::settings::{self, Given, Layer};
 use abbey_model::Slug;
 use std::collections::{BTreeMap, BTreeSet};

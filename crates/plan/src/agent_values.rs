@@ -1,0 +1,56 @@
+//! Types of an agent's values that are no keys themselves: model, charter, daily limits, relations.
+
+use abbey_model::Slug;
+use serde::Serialize;
+use std::str::FromStr;
+
+/// A model at a provider.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModelRef {
+    /// Provider.
+    pub provider: Slug,
+    /// Name that the provider knows.
+    pub model: String,
+}
+
+impl FromStr for ModelRef {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (provider, model) = text.split_once('/').ok_or(())?;
+        Ok(ModelRef {
+            provider: provider.parse().map_err(drop)?,
+            model: model.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.provider, self.model)
+    }
+}
+
+/// Text of an agent's charter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Charter {
+    /// A file, relative to the manifest.
+    File(String),
+    /// The stock text of a template.
+    Stock(String),
+}
+
+/// Daily limits, each absent when there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct AgentBudget {
+    /// Model tokens.
+    pub tokens: Option<u64>,
+    /// Money.
+    pub nano_usd: Option<u64>,
+    /// Runs.
+    pub runs: Option<u64>,
+    /// Wall seconds.
+    pub seconds: Option<u64>,
+}
+
+/// Kinds of relations between agents.
+pub const RELATIONS: [&str; 4] = ["lineage", "mentor", "works_with", "may_ask"];

@@ -1,0 +1,123 @@
+//! What a cell is started with: values and allocations that only a restart can change, and their digest.
+
+use crate::allocate::Registry;
+use crate::house::House;
+use crate::key::Effect;
+use crate::keys::{Agent, Service};
+use crate::reach;
+use crate::settings::Change;
+use abbey_support::digest::sha256_hex;
+use serde_json::{Map, Value};
+
+/// What a cell is started with and only a restart can change.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Boot {
+    /// Values of keys and allocations, by name.
+    pub(crate) values: Map<String, Value>,
+    /// Names of those that are allocations.
+    allocated: Vec<String>,
+}
+
+impl Boot {
+    fn new(mut values: Map<String, Value>, allocated: Vec<(String, Value)>) -> Boot {
+        let names = allocated.iter().map(|(name, _)| name.clone()).collect();
+        values.extend(allocated);
+        Boot {
+            values,
+            allocated: names,
+        }
+    }
+
+    /// What differs among the allocations.
+    pub(crate) fn changes(&self, old: &Boot) -> Vec<Change> {
+        let gone = old.allocated.iter();
+        let gone = gone.filter(|n| !self.allocated.contains(n));
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
+        let differs = |name: &String| {
+            let (old, new) = (old.values.get(name), self.values.get(name));
+            (old != new).then(|| Change {
+                key: name.clone(),
+                old: old.map(text),
+                new: new.map(text),
+                effect: Effect::Restart,
+                unset: "none",
+            })
+        };
+        let all = self.allocated.iter().chain(gone);
+        all.filter_map(differs).collect()
+    }
+}
+
+/// What an agent's cell is started with.
+pub(crate) fn agent_boot(agent: &Agent, house: &House, registry: &Registry) -> Boot {
+    let owner = format!("agent:{}", agent.slug);
+    let subnet = reach::subnet(registry, &owner);
+    let mut allocated = allocations(registry, &owner, &["door", "uid", "subnet"]);
+    if subnet.is_some() {
+        allocated.push(layout(house));
+    }
+    for reach in reach::reaches(house, registry, agent, subnet) {
+        let own = reach
+            .own
+            .map_or_else(String::new, |own| format!(" as {own}"));
+        let to = match reach.external {
+            true => String::new(),
+            false => format!(" for {}", reach.to),
+        };
+        let text = format!("{} at {}{to}{own}", reach.kind.name(), reach.at);
+        allocated.push((format!("services.{}", reach.service), text.into()));
+    }
+    if agent.disks().is_some() {
+        allocated.push(("allocated.file_systems".to_owned(), true.into()));
+    }
+    Boot::new(agent.settings.values(Some(agent.cell)), allocated)
+}
+
+/// What a service's cell is started with.
+pub(crate) fn service_boot(service: &Service, house: &House, registry: &Registry) -> Boot {
+    let owner = format!("service:{}", service.slug);
+    let mut allocated = allocations(registry, &owner, &["port", "uid", "subnet"]);
+    if reach::subnet(registry, &owner).is_some() {
+        allocated.push(layout(house));
+    }
+    Boot::new(service.settings.values(Some(service.cell)), allocated)
+}
+
+/// How people read the purpose of an allocation.
+fn allocation_name(purpose: &str) -> &str {
+    match purpose {
+        "door" => "agent_api_port",
+        other => other,
+    }
+}
+
+fn allocations(registry: &Registry, owner: &str, purposes: &[&str]) -> Vec<(String, Value)> {
+    let held = |purpose: &&str| {
+        let row = registry.held(owner, purpose)?;
+        Some((
+            format!("allocated.{}", allocation_name(purpose)),
+            row.value.clone().into(),
+        ))
+    };
+    purposes.iter().filter_map(held).collect()
+}
+
+fn layout(house: &House) -> (String, Value) {
+    let name = if house.network.bridged {
+        "bridge"
+    } else {
+        "routed"
+    };
+    ("network.layout".to_owned(), name.into())
+}
+
+/// Digest of canonical JSON (RFC 8785).
+pub(crate) fn digest(values: Map<String, Value>) -> String {
+    let values = Value::Object(values);
+    let text = serde_json_canonicalizer::to_string(&values);
+    sha256_hex(text.unwrap_or_else(|_| values.to_string()))
+}

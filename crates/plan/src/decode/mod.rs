@@ -1,0 +1,234 @@
+//! From a checked tree to a [`House`]: values resolved and decoded, references checked, every mistake
+//! reported at once.
+
+mod agents;
+mod colleagues;
+mod decoder;
+mod documents;
+mod hooks;
+mod schedules;
+mod services;
+mod workflows;
+
+use crate::house::{Endpoint, House, Listen, Network, Provider};
+use crate::keys::{ListenKeys, MANIFEST, ManifestKeys, NetworkKeys, ProviderKeys, Service};
+use crate::node::{self, Entry, Mistake, Node};
+use crate::settings::{self, Given, Layer};
+use crate::shape;
+use crate::value::FromValue;
+use abbey_model::{NanoUsd, Slug, Subnet, is_private};
+use decoder::{Decoder, nearest, text};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+/// Service addresses of a house that names none.
+const SLOTS: [(&str, u32); 4] = [("git", 2), ("cms", 3), ("models", 4), ("db", 5)];
+
+/// Parses a manifest.
+///
+/// # Errors
+/// Every mistake, in the order of the text.
+pub fn parse(text: &str) -> Result<House, Vec<Mistake>> {
+    let root = node::read(text)?;
+    let mut mistakes = Vec::new();
+    shape::check(&MANIFEST, &root, "", &mut mistakes);
+    let house = Decoder {
+        root: &root,
+        mistakes: &mut mistakes,
+    }
+    .house();
+    if mistakes.is_empty() {
+        return house
+            .ok_or_else(|| vec![root.place.mistake("the manifest has no name for the house")]);
+    }
+    mistakes.sort();
+    mistakes.dedup();
+    Err(mistakes)
+}
+
+impl Decoder<'_> {
+    fn house(&mut self) -> Option<House> {
+        let own = Layer {
+            node: self.root,
+            defaults: false,
+        };
+        let resources = ["agents", "services"];
+        let keys = MANIFEST.keys().filter(|k| !resources.contains(&k.name));
+        let (value, settings) = settings::resolve(keys, &[own], Given::new());
+        let keys = ManifestKeys::from_value(&value)?;
+        let listen = self.listen(keys.listen);
+        let network = self.network(keys.network);
+        let (services, disabled) = self.services(&network.slots);
+        let providers = self.providers(keys.providers, &services);
+        let agents = self.agents(&keys.budget, &providers);
+        self.org_chart(&agents);
+        self.check_colleagues(&agents);
+        self.shares(&agents);
+        self.consumers(&services, &agents);
+        let workflows = self.workflows(&agents);
+        let hooks = self.hooks(&agents, &workflows);
+        let documents = self.documents(&agents);
+        let escalation = self.escalation(&agents);
+        let locale = self.root.get("defaults").and_then(|d| d.get("locale"));
+        let display = text(locale, "display").and_then(|t| abbey_words::tag(t).ok());
+        Some(House {
+            display,
+            escalation,
+            name: keys.house?,
+            listen,
+            network,
+            delegation: keys.delegation,
+            admission: keys.admission,
+            providers,
+            budget: keys.budget,
+            services,
+            agents,
+            compatibility: keys.compatibility,
+            hooks,
+            documents,
+            workflows,
+            disabled,
+            settings,
+        })
+    }
+
+    fn listen(&mut self, keys: ListenKeys) -> Listen {
+        let node = self.root.get("listen");
+        let address = keys.address;
+        let tls = match (keys.tls_certificate, keys.tls_key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                self.blame(
+                    node,
+                    "`listen` needs both `tls_certificate` and `tls_key`, or neither",
+                );
+                None
+            }
+        };
+        if tls.is_none() && !address.ip().is_loopback() {
+            self.blame(node, format!(
+                "`listen.address`: {address} is reachable from other hosts, so TLS is required: \
+                 set `tls_certificate` and `tls_key`, or listen on 127.0.0.1"
+            ));
+        }
+        Listen { address, tls }
+    }
+
+    fn network(&mut self, keys: NetworkKeys) -> Network {
+        let node = self.root.get("network");
+        let (pool, pool_prefix) =
+            shape::network(&keys.pool).unwrap_or((Ipv4Addr::new(10, 77, 0, 0), 16));
+        let prefix = keys.prefix;
+        if prefix < pool_prefix {
+            self.blame(node, format!("`network.prefix`: a subnet of /{prefix} does not fit into the pool /{pool_prefix}"));
+        }
+        if !is_private((pool, pool_prefix)) {
+            let text = format!(
+                "`network.pool`: {pool}/{pool_prefix} is not inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10; others would no longer be reached from this host"
+            );
+            self.blame(node, text);
+        }
+        let slots = self.slots(prefix, &keys.slots);
+        Network {
+            bridged: keys.layout == "bridge",
+            pool,
+            pool_prefix,
+            prefix,
+            ports: shape::port_range(&keys.ports).unwrap_or((18800, 18999)),
+            slots,
+        }
+    }
+
+    /// Service addresses by name; those that do not fit are reported.
+    fn slots(&mut self, prefix: u8, declared: &BTreeMap<Slug, u32>) -> BTreeMap<Slug, u32> {
+        let written = self.root.get("network").and_then(|n| n.get("slots"));
+        let Some(node) = written else {
+            let fits = |(_, offset): &(&str, u32)| *offset < Subnet::cell_offset(prefix);
+            let known = SLOTS.into_iter().filter(fits);
+            return known
+                .filter_map(|(name, offset)| Some((name.parse().ok()?, offset)))
+                .collect();
+        };
+        let (last, cell) = (u32::MAX >> prefix, Subnet::cell_offset(prefix));
+        let mut slots = BTreeMap::new();
+        for Entry { key, place, .. } in node.entries() {
+            let declared = key
+                .parse()
+                .ok()
+                .and_then(|s: Slug| declared.get_key_value(&s));
+            let Some((slug, &offset)) = declared else {
+                continue;
+            };
+            let why = if offset >= last {
+                format!("is outside a subnet of /{prefix}")
+            } else if offset == cell {
+                "is the address of the cell itself".to_owned()
+            } else if let Some((other, _)) = slots.iter().find(|(_, o)| **o == offset) {
+                format!("is taken by slot `{other}`")
+            } else {
+                slots.insert(slug.clone(), offset);
+                continue;
+            };
+            self.mistakes
+                .push(place.mistake(format!("`network.slots.{slug}`: {offset} {why}")));
+        }
+        slots
+    }
+
+    fn providers(
+        &mut self,
+        written: BTreeMap<Slug, ProviderKeys>,
+        services: &BTreeMap<Slug, Service>,
+    ) -> BTreeMap<Slug, Provider> {
+        let mut providers = BTreeMap::new();
+        let entries = self.root.get("providers").map_or(&[][..], Node::entries);
+        for Entry { key, place, value } in entries {
+            let Some((name, keys)) = key
+                .parse()
+                .ok()
+                .and_then(|s: Slug| written.get_key_value(&s))
+            else {
+                continue;
+            };
+            let endpoint = match (&keys.base_url, &keys.service) {
+                (Some(url), None) => {
+                    if !(url.starts_with("http://") || url.starts_with("https://")) {
+                        self.blame(
+                            value.get("base_url"),
+                            format!("`providers.{name}.base_url` begins with http:// or https://"),
+                        );
+                    }
+                    Endpoint::Url(url.trim_end_matches('/').to_owned())
+                }
+                (None, Some(service)) => {
+                    if !services.contains_key(service) {
+                        let known = nearest(service.as_str(), services.keys().map(Slug::as_str));
+                        self.blame(
+                            value.get("service"),
+                            format!("no service `{service}` is declared{known}"),
+                        );
+                    }
+                    Endpoint::Service(service.clone())
+                }
+                _ => {
+                    self.mistakes.push(place.mistake(format!(
+                        "`providers.{name}` needs either `base_url` or `service`"
+                    )));
+                    continue;
+                }
+            };
+            let (input, output) = (keys.input_nano_usd, keys.output_nano_usd);
+            providers.insert(
+                name.clone(),
+                Provider {
+                    endpoint,
+                    key: keys.key.clone(),
+                    price: input.map(NanoUsd).zip(output.map(NanoUsd)),
+                    output_tokens_max: keys.output_tokens_max,
+                },
+            );
+        }
+        providers
+    }
+}

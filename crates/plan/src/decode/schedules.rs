@@ -1,0 +1,96 @@
+//! Decodes the schedules of an agent.
+
+use super::decoder::{Decoder, text};
+use crate::node::Node;
+use crate::schedule::{Does, Schedule, When};
+use crate::shape;
+use abbey_model::{Millis, Slug};
+use std::collections::BTreeMap;
+
+impl Decoder<'_> {
+    pub(crate) fn schedules(&mut self, node: Option<&Node>) -> BTreeMap<Slug, Schedule> {
+        let mut schedules = BTreeMap::new();
+        for entry in node.map_or(&[][..], Node::entries) {
+            let value = Some(&entry.value);
+            let Ok(name) = entry.key.parse::<Slug>() else {
+                continue;
+            };
+            let mut blame = |key: &str, text: String| {
+                let at = entry.value.get(key).map_or(entry.place, |n| n.place);
+                self.mistakes
+                    .push(at.mistake(format!("schedule `{name}`: {text}")));
+            };
+            let millis = |key| text(value, key).and_then(shape::duration_ms).map(Millis);
+            let written = [
+                text(value, "cron").map(|t| When::Cron(t.to_owned())),
+                millis("every").map(When::Every),
+                text(value, "at").map(|t| When::At(t.to_owned())),
+            ];
+            let mut given = written.into_iter().flatten();
+            let (Some(when), None) = (given.next(), given.next()) else {
+                blame(
+                    "",
+                    "needs exactly one of `cron`, `every` and `at`".to_owned(),
+                );
+                continue;
+            };
+            match &when {
+                When::Cron(text) if text.split_whitespace().count() != 5 => blame(
+                    "cron",
+                    format!(
+                        "`{text}` does not have the five fields minute, hour, day, month, weekday"
+                    ),
+                ),
+                When::Every(every) if every.0 < 1000 => {
+                    blame("every", "is at least a second".to_owned());
+                }
+                When::At(_) | When::Cron(_) | When::Every(_) => {}
+            }
+            let catch_up = text(value, "catch_up").unwrap_or("once").to_owned();
+            let number = catch_up
+                .parse::<u32>()
+                .is_ok_and(|n| (1..=1000).contains(&n));
+            if !number && !["skip", "once"].contains(&catch_up.as_str()) {
+                let text = format!("`{catch_up}` is not `skip`, `once` or a number up to 1000");
+                blame("catch_up", text);
+            }
+            let workflow = text(value, "workflow").and_then(|w| w.parse::<Slug>().ok());
+            let with = entry.value.get("with").map_or(&[][..], Node::entries);
+            let does = match (text(value, "task"), text(value, "skill"), workflow) {
+                (Some(task), None, None) => Does::Task(task.to_owned()),
+                (None, Some(skill), None) => {
+                    let args = with.iter().map(|e| {
+                        let value = match e.value.to_json() {
+                            serde_json::Value::String(text) => text,
+                            other => other.to_string(),
+                        };
+                        (e.key.clone(), value)
+                    });
+                    Does::Skill(skill.to_owned(), args.collect())
+                }
+                (None, None, Some(workflow)) => {
+                    let with = with.iter().map(|e| (e.key.clone(), e.value.to_json()));
+                    Does::Workflow(workflow, with.collect())
+                }
+                _ => {
+                    blame(
+                        "",
+                        "needs exactly one of `task`, `skill` and `workflow`".to_owned(),
+                    );
+                    continue;
+                }
+            };
+            let schedule = Schedule {
+                when,
+                timezone: text(value, "timezone").map(str::to_owned),
+                does,
+                jitter: millis("jitter").unwrap_or(Millis(0)),
+                overlap: text(value, "overlap").unwrap_or("skip").to_owned(),
+                catch_up,
+                timeout: millis("timeout"),
+            };
+            schedules.insert(name, schedule);
+        }
+        schedules
+    }
+}

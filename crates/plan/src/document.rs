@@ -1,0 +1,41 @@
+//! Shared documents: how each comes to be, and which agents read and write it.
+
+use abbey_model::Slug;
+use std::collections::BTreeSet;
+
+/// A shared document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// How it comes to be.
+    pub kind: DocumentKind,
+    /// Agents that read it; every agent when not given. Its writers always do.
+    pub readers: Option<BTreeSet<Slug>>,
+}
+
+/// How a document comes to be. What agents may not write, the operator writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// Whole versions, by this agent if one is named.
+    Text(Option<Slug>),
+    /// Entries by these agents, or by everybody.
+    Log(Option<BTreeSet<Slug>>),
+    /// A report of this name, made at every reading.
+    Report(String),
+}
+
+impl Document {
+    /// Whether an agent writes it, or adds to it.
+    pub fn written_by(&self, agent: &Slug) -> bool {
+        match &self.kind {
+            DocumentKind::Text(writer) => writer.as_ref() == Some(agent),
+            DocumentKind::Log(writers) => writers.as_ref().is_none_or(|w| w.contains(agent)),
+            DocumentKind::Report(_) => false,
+        }
+    }
+
+    /// Whether an agent reads it.
+    pub fn read_by(&self, agent: &Slug) -> bool {
+        let named = self.readers.as_ref().is_none_or(|r| r.contains(agent));
+        named || self.written_by(agent)
+    }
+}

@@ -1,0 +1,49 @@
+//! Webhooks: how deliveries are authenticated and what each starts.
+
+use abbey_model::{SecretRef, Slug};
+use serde::Serialize;
+
+/// A webhook: a sender that may report outside events at `/hooks/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// How a delivery is signed.
+    pub kind: HookKind,
+    /// Secret that signs deliveries.
+    pub secret: SecretRef,
+    /// What a delivery starts.
+    pub then: Then,
+    /// Where the result of a task is reported: the root of the sender's API.
+    pub api: Option<String>,
+    /// Credential for `api`.
+    pub token: Option<SecretRef>,
+    /// Agents that a caller may name besides that of `then`; kind `openclaw` only.
+    pub agents: Vec<Slug>,
+    /// Whether a message is an instruction and not only data; kind `openclaw` only.
+    pub trusted: bool,
+}
+
+/// How deliveries are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookKind {
+    /// Standard Webhooks (standardwebhooks.com): `webhook-id`, `webhook-timestamp`, `webhook-signature`.
+    Standard,
+    /// GitHub: `X-Hub-Signature-256`.
+    Github,
+    /// Gitea and Forgejo: `X-Gitea-Signature`.
+    Gitea,
+    /// A bearer credential, with the fields of OpenClaw's hooks.
+    Openclaw,
+}
+
+/// What a delivery starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// A task, with the delivery as data.
+    Task(Slug),
+    /// A workflow, with the delivery as its input `payload`.
+    Workflow(Slug),
+    /// An event of the house.
+    Event(Slug),
+}

@@ -1,0 +1,27 @@
+//! Shapes that several keys have in common.
+
+use crate::key::Shape;
+
+/// Names in any order.
+pub(crate) const NAMES: Shape = Shape::Set(&Shape::Name);
+/// Profiles of the system call filter.
+pub(crate) const PROFILES: Shape = Shape::Word(&["strict", "jit", "nested"], &[]);
+/// Isolation layers.
+pub(crate) const WAIVE: Shape = Shape::Set(&Shape::Word(
+    &[
+        "limits",
+        "user",
+        "mounts",
+        "pids",
+        "ipc",
+        "uts",
+        "cgroup",
+        "network",
+        "root",
+        "capabilities",
+        "no_new_privs",
+        "seccomp",
+        "landlock",
+    ],
+    &[],
+));

@@ -1,0 +1,154 @@
+//! A plan and what it is made from: steps, notes, what exists, and what was applied before.
+
+use crate::allocate::{HostFacts, Registry};
+use crate::house::House;
+use crate::settings::Change;
+use abbey_model::{Generation, Slug};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a step does to its resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// The resource is new.
+    Create,
+    /// The resource changes while it runs.
+    Update,
+    /// The resource changes and its cell restarts.
+    Restart,
+    /// The resource is removed.
+    Remove,
+    /// The kind of cell has no use for it (S1-02).
+    NotApplicable,
+}
+
+impl Action {
+    /// Word on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Action::Create => "create",
+            Action::Update => "update",
+            Action::Restart => "restart",
+            Action::Remove => "remove",
+            Action::NotApplicable => "not_applicable",
+        }
+    }
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Number, from 1.
+    pub id: u32,
+    /// What happens to the resource.
+    pub action: Action,
+    /// Kind of resource: `house`, `home`, `network`, `cell`, `agent`, `service`.
+    pub resource: String,
+    /// Name of the agent or service; empty for the house.
+    pub agent: String,
+    /// For people.
+    pub detail: String,
+    /// Keys whose effective value changes, with the value before and after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+}
+
+/// How severe a note is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// For information.
+    Info,
+    /// Probably a mistake.
+    Warning,
+    /// The plan is refused.
+    Fatal,
+}
+
+/// A finding of the checker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// How severe it is.
+    pub severity: Severity,
+    /// What it is about: `agent:NAME`, `service:NAME`, `network`.
+    pub subject: String,
+    /// For people, with the remedy.
+    pub text: String,
+}
+
+/// What was last applied.
+///
+/// A digest names one set of values that a cell was started with. It is carried on as long as those values are
+/// equal, so a release that computes digests in another way restarts nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Digest of the house's own settings.
+    pub house: String,
+    /// By agent: digest of what its cell was started with, and of everything.
+    pub agents: BTreeMap<Slug, (String, String)>,
+    /// By service: digest of what its cell was started with.
+    pub services: BTreeMap<Slug, String>,
+    /// By agent: number of the plan in which anything about it changed last.
+    #[serde(default)]
+    pub versions: BTreeMap<Slug, u64>,
+    /// By agent: its model, and the one before that.
+    #[serde(default)]
+    pub models: BTreeMap<Slug, (Option<String>, Option<String>)>,
+}
+
+/// What the plan in force says, read from its stored manifest by this release.
+#[derive(Debug, Clone)]
+pub struct InForce {
+    /// The house.
+    pub house: House,
+    /// Text of every charter, by agent.
+    pub charters: BTreeMap<Slug, String>,
+}
+
+/// What exists before the plan.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// Number of the current plan; 0 before the first.
+    pub generation: Generation,
+    /// What was applied.
+    pub applied: Applied,
+    /// The plan in force; none before the first.
+    pub in_force: Option<InForce>,
+    /// Allocations of ports, subnets and users.
+    pub registry: Registry,
+    /// Highest uid ever allocated.
+    pub newest_uid: u32,
+    /// What the host has and uses.
+    pub host: HostFacts,
+    /// Text of every charter, by agent.
+    pub charters: BTreeMap<Slug, String>,
+}
+
+/// The validated difference between the desired house and what exists.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Number; the current one again when nothing changes.
+    pub generation: Generation,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+    /// Findings of the checker.
+    pub notes: Vec<Note>,
+    /// What is applied once the steps are done.
+    #[serde(skip)]
+    pub applied: Applied,
+    /// Allocations once the steps are done.
+    #[serde(skip)]
+    pub registry: Registry,
+}
+
+impl Plan {
+    /// Whether it changes anything.
+    pub fn is_empty(&self) -> bool {
+        self.steps.iter().all(|s| s.action == Action::NotApplicable)
+    }
+    /// Whether it may be carried out.
+    pub fn is_fatal(&self) -> bool {
+        self.notes.iter().any(|n| n.severity == Severity::Fatal)
+    }
+}
