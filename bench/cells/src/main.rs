@@ -33,7 +33,7 @@ impl House {
         )
         .expect("its mode");
         let home = abbey_daemon::Home::new(dir.path().join("home"));
-        let config = home.prepare().expect("a home");
+        let config = home.create_directories().expect("a home");
         ensure(&config, abbey).expect("hostd");
         let client = Client::new(home.root());
         let first = client.hello().expect("hello").uid_first;

@@ -32,7 +32,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Whether a control plane answers on its socket. Connecting is not enough: the socket of one that was just killed may
 /// still be open.
 pub(crate) async fn is_up(home: &Home) -> bool {
-    let Ok(stream) = UnixStream::connect(home.operator()).await else {
+    let Ok(stream) = UnixStream::connect(home.operator_api_socket()).await else {
         return false;
     };
     let status = abbey_support::http::get_status(stream, "/healthz", ANSWER_WITHIN).await;
@@ -44,7 +44,7 @@ pub(crate) async fn is_up(home: &Home) -> bool {
 /// # Errors
 /// When the home holds no house, or the credential cannot be read.
 pub(crate) fn client(home: &Home) -> Result<Client, Failure> {
-    let path = home.operator_token();
+    let path = home.operator_token_file();
     let token = match std::fs::read_to_string(&path) {
         Ok(text) => Secret::new(text.trim()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -62,5 +62,8 @@ pub(crate) fn client(home: &Home) -> Result<Client, Failure> {
             )));
         }
     };
-    Ok(Client::new(Endpoint::Unix(home.operator()), Some(token)))
+    Ok(Client::new(
+        Endpoint::Unix(home.operator_api_socket()),
+        Some(token),
+    ))
 }

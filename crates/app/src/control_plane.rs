@@ -43,7 +43,7 @@ fn repair_home(home: &Home) -> Result<(), Failure> {
     let owner = std::fs::metadata(home.root()).map_or(u32::MAX, |m| m.uid());
     if owner == rustix::process::geteuid().as_raw() {
         let binary = std::env::current_exe().unwrap_or_default();
-        abbey_daemon::mend(home.root().to_owned(), &binary)?;
+        abbey_daemon::ensure_home_and_hostd(home.root().to_owned(), &binary)?;
     }
     Ok(())
 }
@@ -55,7 +55,7 @@ enum Started {
 }
 
 fn start_serve(home: &Home) -> Result<Started, Failure> {
-    let log = home.serve_log();
+    let log = home.serve_log_file();
     let prepared = || -> std::io::Result<std::fs::File> {
         use std::os::unix::fs::OpenOptionsExt;
         std::fs::create_dir_all(log.parent().unwrap_or(Path::new("/")))?;

@@ -99,7 +99,9 @@ fn serve(args: &[OsString]) -> ExitCode {
         .init();
     let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     // Before any thread is started: starts hostd and drops every privilege.
-    if let Err(error) = abbey_daemon::descend(home.root().to_owned(), &binary) {
+    if let Err(error) =
+        abbey_daemon::start_hostd_and_drop_privileges(home.root().to_owned(), &binary)
+    {
         return report_failed_start(error);
     }
     let options = Options {
@@ -153,8 +155,10 @@ fn hostd(args: &[OsString]) -> ExitCode {
     // A service manager supervises the process that it started; otherwise hostd detaches.
     let foreground = args.iter().any(|a| a == "--foreground");
     let begun = match foreground {
-        true => abbey_daemon::Home::new(home.clone()).prepare().map(drop),
-        false => abbey_daemon::detach(),
+        true => abbey_daemon::Home::new(home.clone())
+            .create_directories()
+            .map(drop),
+        false => abbey_daemon::detach_from_parent(),
     };
     if let Err(error) = begun {
         eprintln!("error: {}", error.chain());

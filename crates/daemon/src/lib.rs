@@ -20,15 +20,17 @@ pub use api_server::openapi::openapi;
 pub use api_server::operator_listener::Announcement;
 pub use boot::serve::{Options, check_manifest, plan_offline, serve};
 pub use cells::provision::crash_points;
-pub use core::backup::restore;
+pub use core::backup::restore_backup;
 pub use core::error::Error;
 pub use core::home::Home;
-pub use core::hostd::{descend, detach, mend, run as run_hostd};
-pub use insight::reports::as_text as report_text;
+pub use core::hostd::{
+    detach_from_parent, ensure_home_and_hostd, run_hostd, start_hostd_and_drop_privileges,
+};
+pub use insight::reports::render_as_text as report_text;
 
 /// What a plan needs beside the control plane: templates, the manifest's schema, and edits of it.
 pub mod manifest {
-    pub use crate::insight::workflow_views::declared_in as workflows;
+    pub use crate::insight::workflow_views::parse_declared_workflows as workflows;
     pub use abbey_plan::edit::{
         add_agent, add_schedule, remove_agent, remove_key, remove_schedule, set_key,
     };

@@ -30,7 +30,7 @@ impl Hostd {
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711))
             .expect("permissions");
         let home = Home::new(dir.path().join("home"));
-        let config = home.prepare().expect("a home");
+        let config = home.create_directories().expect("a home");
         ensure(&config, Path::new(abbey)).expect("hostd comes up");
         let client = Client::new(home.root());
         Hostd {

@@ -20,7 +20,7 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome 
     // The control plane can write in its own directory only; this process, which runs as the caller, copies the archive
     // to its destination.
     let made = home
-        .backups()
+        .backups_dir()
         .join(format!("asked-{}.tar", std::process::id()));
     let client = client(home)?.timeout(Duration::from_secs(600));
     let body = BackupBody {
@@ -56,7 +56,8 @@ pub(crate) async fn cmd_backup(home: &Home, json: bool, file: &Path) -> Outcome 
 
 pub(crate) async fn cmd_restore(home: &Home, json: bool, file: &Path) -> Outcome {
     let (root, from) = (home.root().to_owned(), file.to_owned());
-    let restored = tokio::task::spawn_blocking(move || abbey_daemon::restore(root, &from)).await;
+    let restored =
+        tokio::task::spawn_blocking(move || abbey_daemon::restore_backup(root, &from)).await;
     let hash = restored.map_err(|e| Failure::plain(e.to_string()))??;
     if json {
         output::json(&serde_json::json!({ "version": VERSION, "state_hash": hash }));

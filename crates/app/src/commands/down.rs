@@ -8,7 +8,7 @@ use abbey_api::VERSION;
 use abbey_daemon::Home;
 
 pub(crate) async fn cmd_down(home: &Home, json: bool) -> Outcome {
-    if !is_up(home).await && !home.database().exists() {
+    if !is_up(home).await && !home.database_file().exists() {
         say(&format!(
             "no house is running in `{}`",
             home.root().display()

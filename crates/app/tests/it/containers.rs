@@ -43,7 +43,7 @@ fn show(house: &House) -> Value {
 
 /// Containers of this house that Podman lists, and control groups that are left of them.
 fn left(house: &House) -> (String, Vec<String>) {
-    let group = abbey_daemon::Home::new(house.home()).group();
+    let group = abbey_daemon::Home::new(house.home()).cgroup_name();
     let containers = podman(&[
         "ps",
         "-a",

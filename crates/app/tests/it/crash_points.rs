@@ -65,7 +65,7 @@ fn inventory(house: &House) -> Vec<String> {
             .flat_map(|o| o.keys())
             .map(|o| format!("claim {o}")),
     );
-    let group = abbey_daemon::Home::new(house.home()).group();
+    let group = abbey_daemon::Home::new(house.home()).cgroup_name();
     for base in ["memory", "pids", "cpu", "cpu,cpuacct", "unified", ""] {
         let dir = Path::new("/sys/fs/cgroup").join(base).join(&group);
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();

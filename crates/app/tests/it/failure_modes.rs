@@ -316,7 +316,7 @@ fn a_cell_waits_until_memory_is_available() {
         let reasons = why["reasons"].as_array().unwrap();
         reasons
             .iter()
-            .any(|r| r["code"] == "no_room" && r["text"].as_str().unwrap().contains("kept back"))
+            .any(|r| r["code"] == "no_room" && r["text"].as_str().unwrap().contains("are reserved"))
     });
     let entries = house.expect(0, "activity --json");
     let waits = entries.lines().filter(|l| l.contains("\"cell.waits\""));

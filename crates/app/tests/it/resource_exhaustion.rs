@@ -37,7 +37,7 @@ fn neighbour_is_well(house: &House) {
 
 /// Processes of the cell of `a`, by its control group.
 fn members(house: &House) -> Vec<i32> {
-    let group = abbey_daemon::Home::new(house.home()).group();
+    let group = abbey_daemon::Home::new(house.home()).cgroup_name();
     let bases = ["pids", "unified", ""].map(|b| std::path::Path::new("/sys/fs/cgroup").join(b));
     let mut pids = Vec::new();
     for base in bases {

@@ -10,8 +10,8 @@ use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
 use crate::insight::views::find_skills;
 use crate::insight::{facts, views};
-use crate::work::delegation::Way;
-use crate::work::evidence::Found;
+use crate::work::delegation::DelegationKind;
+use crate::work::evidence::EvidenceResult;
 use crate::work::lookup::parse_task_ref;
 use crate::work::{evidence, operations};
 use abbey_api::*;
@@ -121,8 +121,8 @@ async fn authenticate(
     let authorization = header(request.headers(), "authorization");
     match house
         .core
-        .keys
-        .principal(authorization, scopes, house.core.store.now())
+        .credentials
+        .authenticate(authorization, scopes, house.core.store.now())
     {
         Ok(Principal::Agent(slug)) => {
             request.extensions_mut().insert(Me(slug));
@@ -168,7 +168,7 @@ fn policy_of(
 )]
 async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<SelfDoc>> {
     let current = house.core.plan.require()?;
-    let agent = current.agent(&slug)?;
+    let agent = current.find_agent(&slug)?;
     let accounts = house.core.store.budgets().await?;
     let mine = |a: &&abbey_engine::budget::Account| {
         matches!(&a.scope, Scope::House) || a.scope == Scope::Agent(slug.clone())
@@ -187,15 +187,15 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
         role: agent.role.clone(),
         house: current.house.name.to_string(),
         snapshot: house.core.store.audit_head(),
-        budget: views::budget(&accounts),
+        budget: views::budget_views(&accounts),
         tasks: tasks
             .iter()
-            .map(|t| views::task(&house.work, t, Vec::new()))
+            .map(|t| views::task_view(&house.work, t, Vec::new()))
             .collect(),
         model: agent.model.as_ref().map(ToString::to_string),
-        charter_hash: abbey_support::digest::sha256_hex(current.charter(&slug).as_bytes()),
+        charter_hash: abbey_support::digest::sha256_hex(current.charter_of(&slug).as_bytes()),
         policy: serde_json::to_value(&agent.tools).unwrap_or_default(),
-        config: current.config(&slug),
+        config: current.config_generation_of(&slug),
     }))
 }
 
@@ -218,7 +218,7 @@ async fn next(
     loop {
         let version = *work.borrow_and_update();
         plans.mark_unchanged();
-        let config = house.core.plan.require()?.config(&slug);
+        let config = house.core.plan.require()?.config_generation_of(&slug);
         if let Some(said) = query.config {
             house.work.acknowledge_config(&slug, said);
             // A new one comes before new work.
@@ -253,7 +253,7 @@ fn nothing(config: u64) -> Response {
 
 async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
     let current = house.core.plan.require()?;
-    let agent = current.agent(slug)?;
+    let agent = current.find_agent(slug)?;
     let skills = house.work.skills.current();
     let skill = task
         .route
@@ -267,18 +267,20 @@ async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc
         text: task.text.clone(),
         revision: task.version,
         snapshot: house.core.store.audit_head(),
-        skill: skill.map(|s| views::skill(&house.work, s, Some(task.route.score))),
+        skill: skill.map(|s| views::skill_view(&house.work, s, Some(task.route.score))),
         args: task.route.args.clone(),
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(&current, agent, Some(task))).unwrap_or_default(),
-        trace: house.work.traces.task(task),
+        trace: house.work.traces.trace_of_task(task),
         failure: task.failure.clone(),
         files: agent.files.clone(),
-        charter_hash: abbey_support::digest::sha256_hex(current.charter(slug).as_bytes()),
+        charter_hash: abbey_support::digest::sha256_hex(current.charter_of(slug).as_bytes()),
         // Only a task that ran before can have asked for anything.
         approvals: match task.attempts {
             0 => Vec::new(),
-            _ => crate::work::approvals::of_task(&house.work, task.number).await?,
+            _ => {
+                crate::work::approvals::decided_approvals_of_task(&house.work, task.number).await?
+            }
         },
         expects: task
             .link
@@ -306,12 +308,12 @@ async fn claim(
 ) -> Result<Doc<ClaimDoc>> {
     let task = parse_task_ref(&name)?;
     let current = house.core.plan.require()?;
-    let agent = current.agent(&slug)?;
+    let agent = current.find_agent(&slug)?;
     let model = agent.model.as_ref().map(ToString::to_string);
     let generation = house
         .cells
         .observations
-        .all()
+        .snapshot()
         .get(&abbey_model::CellName::Agent(slug.clone()))
         .map(|s| s.history.generation)
         .unwrap_or_default();
@@ -326,7 +328,7 @@ async fn claim(
         configured_model: model.clone(),
         effective_model: model,
         charter_hash: Some(abbey_support::digest::sha256_hex(
-            current.charter(&slug).as_bytes(),
+            current.charter_of(&slug).as_bytes(),
         )),
     };
     let claimed = house.core.store.claim(claim).await?;
@@ -426,14 +428,19 @@ async fn complete(
     let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
     let mut checked = EvidenceCheck::NotRun;
     if !declared.is_empty() {
-        let looked = evidence::look_while_held(&house.work, task, &hold, (declared, &outcome.text));
+        let looked = evidence::verify_while_renewing_lease(
+            &house.work,
+            task,
+            &hold,
+            (declared, &outcome.text),
+        );
         checked = match looked.await? {
-            Found::Holds => EvidenceCheck::Holds,
-            Found::Unknown(why) => {
+            EvidenceResult::Holds => EvidenceCheck::Holds,
+            EvidenceResult::Unknown(why) => {
                 tracing::warn!(task = %task, why, "evidence could not be verified");
                 EvidenceCheck::Unknown
             }
-            Found::Lacks(text) => {
+            EvidenceResult::Missing(text) => {
                 let failure = Failure {
                     reason: EndReason::EvidenceFailed,
                     text,
@@ -450,7 +457,7 @@ async fn complete(
     let row = row.await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: views::task(&house.work, &row, Vec::new()),
+        task: views::task_view(&house.work, &row, Vec::new()),
     }))
 }
 
@@ -479,7 +486,7 @@ async fn fail(
         .await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: views::task(&house.work, &row, Vec::new()),
+        task: views::task_view(&house.work, &row, Vec::new()),
     }))
 }
 
@@ -507,7 +514,7 @@ async fn block(
         .await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: views::task(&house.work, &row, Vec::new()),
+        task: views::task_view(&house.work, &row, Vec::new()),
     }))
 }
 
@@ -524,7 +531,7 @@ async fn message(
     headers: HeaderMap,
     Json(body): Json<DelegateBody>,
 ) -> Result<Doc<TaskDoc>> {
-    delegate_subtask(&house, slug, &headers, &body, Way::Ask).await
+    delegate_subtask(&house, slug, &headers, &body, DelegationKind::Question).await
 }
 
 /// Delegates a subtask of the task whose lease the caller presents.
@@ -540,7 +547,7 @@ async fn delegate(
     headers: HeaderMap,
     Json(body): Json<DelegateBody>,
 ) -> Result<Doc<TaskDoc>> {
-    delegate_subtask(&house, slug, &headers, &body, Way::Order).await
+    delegate_subtask(&house, slug, &headers, &body, DelegationKind::Order).await
 }
 
 async fn delegate_subtask(
@@ -548,7 +555,7 @@ async fn delegate_subtask(
     slug: Slug,
     headers: &HeaderMap,
     body: &DelegateBody,
-    way: Way,
+    way: DelegationKind,
 ) -> Result<Doc<TaskDoc>> {
     let mine = body.task.as_deref().ok_or_else(|| {
         Problem::new(
@@ -565,12 +572,13 @@ async fn delegate_subtask(
         headers,
         &who,
         match way {
-            Way::Order => "self/delegate",
-            Way::Ask => "self/messages",
+            DelegationKind::Order => "self/delegate",
+            DelegationKind::Question => "self/messages",
         },
     )?;
     let added =
-        crate::work::delegation::give(&house.work, &who, (body, way), Some(parent), key).await?;
+        crate::work::delegation::delegate_task(&house.work, &who, (body, way), Some(parent), key)
+            .await?;
     Ok(Doc(views::task_doc(&house.work, added.task).await?))
 }
 
@@ -590,7 +598,7 @@ async fn ask_approval(
         parse_task_ref(&body.task)?,
         lease_proof(&house, slug.clone(), &headers)?.token,
     );
-    Ok(Doc(crate::work::approvals::ask(
+    Ok(Doc(crate::work::approvals::request_approval(
         &house.work,
         slug,
         right,
@@ -613,8 +621,8 @@ async fn use_approval(
     Json(body): Json<UseBody>,
 ) -> Result<Doc<ApprovalView>> {
     let token = lease_proof(&house, slug.clone(), &headers)?.token;
-    let number = crate::work::approvals::number(&name)?;
-    let used = crate::work::approvals::take(&house.work, slug, token, number, body);
+    let number = crate::work::approvals::parse_approval_number(&name)?;
+    let used = crate::work::approvals::use_approval(&house.work, slug, token, number, body);
     Ok(Doc(used.await?))
 }
 
@@ -661,7 +669,7 @@ async fn delegated(
 ) -> Result<Doc<TaskDoc>> {
     let task = given(&house, &slug, &name).await?;
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
-    let row = crate::work::lookup::wait_until_settled(&house.work, task, patience).await?;
+    let row = crate::work::lookup::wait_until_ended_or_waiting(&house.work, task, patience).await?;
     Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
@@ -697,7 +705,7 @@ async fn skills(
     Query(query): Query<SkillsQuery>,
 ) -> Result<Doc<SkillsDoc>> {
     let current = house.core.plan.require()?;
-    let agent = current.agent(&slug)?;
+    let agent = current.find_agent(&slug)?;
     let allowed = |name: &str| agent.skills.iter().any(|s| s == name);
     let found = find_skills(&house.work, query.q.as_deref(), allowed);
     let name = |s: &SkillView| s.name.clone();
@@ -721,13 +729,16 @@ async fn fact(
     Path(name): Path<String>,
     Json(args): Json<Value>,
 ) -> Result<Doc<Value>> {
-    let granted = operations::granted(&house.work, &slug, &format!("fact:{name}")).await?;
+    let granted =
+        operations::find_granted_task(&house.work, &slug, &format!("fact:{name}")).await?;
     if granted.is_none() {
         let text =
             format!("no running task of `{slug}` uses a skill that may read the fact `{name}`");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     }
-    Ok(Doc(facts::fact(&house.work, &slug, &name, &args).await?))
+    Ok(Doc(
+        facts::read_fact(&house.work, &slug, &name, &args).await?
+    ))
 }
 
 /// The house does something for the caller, whose running task has a skill that may.
@@ -741,7 +752,12 @@ async fn operate(
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
 ) -> Result<Doc<Value>> {
-    Ok(Doc(operations::operate(&house.work, &slug, &name).await?))
+    Ok(Doc(operations::run_operation_for_agent(
+        &house.work,
+        &slug,
+        &name,
+    )
+    .await?))
 }
 
 #[utoipa::path(
@@ -754,8 +770,8 @@ async fn charter(
     Extension(Me(slug)): Extension<Me>,
 ) -> Result<Doc<CharterDoc>> {
     let current = house.core.plan.require()?;
-    let text = current.charter(&slug);
-    let language = current.agent(&slug)?.locale.assistant.clone();
+    let text = current.charter_of(&slug);
+    let language = current.find_agent(&slug)?.locale.assistant.clone();
     Ok(Doc(CharterDoc {
         version: VERSION,
         hash: abbey_support::digest::sha256_hex(text.as_bytes()),

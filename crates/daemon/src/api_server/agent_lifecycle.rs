@@ -6,7 +6,7 @@ use crate::api_server::web::{Doc, Json};
 use crate::cells::{exec, service_consumers};
 use crate::core::error::{Error, Result};
 use crate::core::runtime;
-use crate::work::lookup::{known_agent, parse_slug};
+use crate::work::lookup::{find_agent_slug, parse_slug};
 use abbey_api::*;
 use abbey_cells::hostd::{FileEntry, FileName, NoteName, Operation, Reply};
 use abbey_model::{CellName, FaultKind, Principal, Redactor, Slug, Timestamp};
@@ -101,8 +101,8 @@ fn goes_along(path: &std::path::Path) -> bool {
     responses((status = 200, body = BundleDoc)),
 )]
 async fn bundle(State(house): Shared, Path(name): Path<String>) -> Result<Doc<BundleDoc>> {
-    let slug = known_agent(&house.work, &name)?;
-    let (out, to) = exec::pipe()?;
+    let slug = find_agent_slug(&house.work, &name)?;
+    let (out, to) = exec::create_pipe()?;
     let hostd = Arc::clone(&house.core.hostd);
     let owner = slug.clone();
     let packing = runtime::blocking(move || {
@@ -200,7 +200,7 @@ async fn bring(
     Path(name): Path<String>,
     Json(body): Json<BundleBody>,
 ) -> Result<Doc<BundleDoc>> {
-    let slug = known_agent(&house.work, &name)?;
+    let slug = find_agent_slug(&house.work, &name)?;
     let sum: usize = body.files.iter().map(|f| f.text.len()).sum();
     let large = body.files.iter().find(|f| f.text.len() as u64 > FILE_MAX);
     if sum > BUNDLE_MAX || large.is_some() {
@@ -217,7 +217,8 @@ async fn bring(
     for some in entries.chunks(AT_ONCE) {
         let owner = CellName::Agent(slug.clone());
         let files = some.to_vec();
-        crate::core::hostd::call(&house.core.hostd, Operation::Prepare { owner, files }).await?;
+        crate::core::hostd::run_operation(&house.core.hostd, Operation::Prepare { owner, files })
+            .await?;
     }
     let paths: Vec<&str> = body.files.iter().map(|f| f.path.as_str()).collect();
     let note = NewAuditEntry {
@@ -242,13 +243,13 @@ async fn bring(
     responses((status = 200, body = AgentView)),
 )]
 async fn drain(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
-    let slug = known_agent(&house.work, &name)?;
+    let slug = find_agent_slug(&house.work, &name)?;
     house
         .core
         .store
         .set_draining(slug.clone(), true, Principal::Operator)
         .await?;
-    let fleet = crate::insight::views::fleet(&house.work).await?;
+    let fleet = crate::insight::views::fleet_doc(&house.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {
         Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
@@ -258,7 +259,8 @@ async fn drain(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Age
 /// Stamps of an agent's files that lie aside, oldest first.
 async fn removed(house: &ApiState, slug: &Slug) -> Result<Vec<String>> {
     let hostd = Arc::clone(&house.core.hostd);
-    let asked = crate::core::hostd::ask(move || hostd.call(Operation::Archives {}, &[])).await?;
+    let asked =
+        crate::core::hostd::call_blocking(move || hostd.call(Operation::Archives {}, &[])).await?;
     let Reply::Archives { archives } = asked else {
         return Err(Problem::new(FaultKind::Internal, "the helper gave another answer").into());
     };
@@ -290,7 +292,7 @@ async fn restore(
         return Err(Problem::new(FaultKind::Conflict, text).into());
     }
     // An earlier try brought them, and no plan has the agent yet.
-    if house.core.home.agent(slug.as_str()).is_dir() {
+    if house.core.home.agent_dir(slug.as_str()).is_dir() {
         if let Some(stamp) = &body.stamp {
             let text =
                 format!("files of `{slug}` are back already; those of {stamp} have no place");
@@ -323,7 +325,7 @@ async fn restore(
         owner,
         stamp: stamp.clone(),
     };
-    crate::core::hostd::call(&house.core.hostd, asked).await?;
+    crate::core::hostd::run_operation(&house.core.hostd, asked).await?;
     let note = NewAuditEntry {
         actor: Principal::Operator,
         action: "agent.restore".to_owned(),
@@ -357,7 +359,7 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
         left.extend(held.map(|r| format!("{} {} is held by it", r.kind.name(), r.value)));
     }
     let hostd = Arc::clone(&house.core.hostd);
-    let owners = crate::core::hostd::ask(move || hostd.owners()).await?;
+    let owners = crate::core::hostd::call_blocking(move || hostd.owners()).await?;
     if owners.contains(&cell) {
         left.push("the helper keeps a user for it".to_owned());
     }
@@ -402,7 +404,8 @@ async fn kept(house: &Arc<ApiState>, slug: &Slug) -> Vec<KeptView> {
     };
     let services = current.house.services.values();
     for service in services.filter(|s| s.kind.has_consumers()) {
-        let asked = service_consumers::ask(&house.cells, service, &Question::State {}).await;
+        let asked =
+            service_consumers::query_service(&house.cells, service, &Question::State {}).await;
         let Ok(Answer::State { holdings, .. }) = asked else {
             continue;
         };

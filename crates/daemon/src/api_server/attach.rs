@@ -72,7 +72,8 @@ async fn attach(
     }
     let (backend, name) = (Arc::clone(&house.cells.backend), cell.clone());
     let (rows, columns) = (size.rows.unwrap_or(24), size.columns.unwrap_or(80));
-    let shim = crate::core::hostd::ask(move || backend.attach(&name, rows, columns)).await?;
+    let shim =
+        crate::core::hostd::call_blocking(move || backend.attach(&name, rows, columns)).await?;
     shim.set_nonblocking(true)
         .map_err(Error::file("use", "a connection"))?;
     let mut shim =

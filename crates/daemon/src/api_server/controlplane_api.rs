@@ -6,7 +6,7 @@ use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json, header};
 use crate::api_server::web::{Query, idempotency_key};
 use crate::core::error::Result;
-use crate::work::lookup::known_agent;
+use crate::work::lookup::find_agent_slug;
 use crate::work::{approvals, operations};
 use abbey_api::{ApprovalBody, Problem, Time};
 use abbey_model::{
@@ -53,7 +53,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
 
 fn caller(house: &ApiState, headers: &HeaderMap) -> Result<Caller> {
     let authorization = header(headers, "authorization");
-    let known = house.core.keys.principal(
+    let known = house.core.credentials.authenticate(
         authorization,
         &["operator", "agent"],
         house.core.store.now(),
@@ -66,7 +66,7 @@ fn caller(house: &ApiState, headers: &HeaderMap) -> Result<Caller> {
     let current = house.core.plan.current();
     let secret = current.as_ref().and_then(|c| {
         let named = c.house.compatibility.controlplane_secret.as_ref()?;
-        Some(house.core.secrets.resolve(named, &c.base_dir))
+        Some(house.core.secrets.read_secret(named, &c.base_dir))
     });
     let given = authorization
         .and_then(|h| h.strip_prefix("Bearer "))
@@ -88,7 +88,9 @@ fn caller(house: &ApiState, headers: &HeaderMap) -> Result<Caller> {
 )]
 async fn operations(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
     caller(&house, &headers)?;
-    Ok(Doc(json!({ "operations": operations::all(&house.work) })))
+    Ok(Doc(
+        json!({ "operations": operations::list_operations(&house.work) }),
+    ))
 }
 
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -114,10 +116,18 @@ async fn operate(
     Json(body): Json<Operate>,
 ) -> Result<Doc<Value>> {
     let done = match caller(&house, &headers)? {
-        Caller::Agent(agent) => operations::operate(&house.work, &agent, &body.operation).await?,
+        Caller::Agent(agent) => {
+            operations::run_operation_for_agent(&house.work, &agent, &body.operation).await?
+        }
         Caller::Operator => {
             let args = Value::Object(body.args);
-            operations::by_operator(&house.work, &body.operation, &args, body.dry_run).await?
+            operations::run_operation_for_operator(
+                &house.work,
+                &body.operation,
+                &args,
+                body.dry_run,
+            )
+            .await?
         }
         Caller::Shared => {
             let text = "the shared secret is nobody's, so nothing privileged is done for it; use a credential of your own";
@@ -245,7 +255,7 @@ fn by_role(house: &ApiState, text: &str) -> Result<Slug> {
     let mut agents = current.iter().flat_map(|c| c.house.agents.values());
     match agents.find(|a| a.role == text) {
         Some(agent) => Ok(agent.slug.clone()),
-        None => known_agent(&house.work, text),
+        None => find_agent_slug(&house.work, text),
     }
 }
 
@@ -312,7 +322,7 @@ async fn add(
             data: body.context,
             ..DelegationRequest::default()
         }),
-        ..house.work.task_for(&assignee, text)
+        ..house.work.house_task(&assignee, text)
     };
     let added = house.core.store.add_task(new).await?;
     let status = if added.new {
@@ -346,7 +356,9 @@ async fn pending(
         (_, Some(agent)) => Some(by_role(&house, agent)?.to_string()),
         (_, None) => None,
     };
-    let all = approvals::list(&house.work, false).await?.approvals;
+    let all = approvals::list_approvals(&house.work, false)
+        .await?
+        .approvals;
     let padded = |id: &str| match id.split_once('-') {
         Some((kind, digits)) => format!("{kind}-{digits:0>3}"),
         None => id.to_owned(),
@@ -415,7 +427,8 @@ async fn log(
             within_ms: None,
         };
         let asked =
-            approvals::ask(&house.work, me.clone(), (task, LeaseToken(lease)), asked).await?;
+            approvals::request_approval(&house.work, me.clone(), (task, LeaseToken(lease)), asked)
+                .await?;
         let doc = json!({ "approval_id": asked.id, "status": asked.state });
         return Ok((StatusCode::CREATED, Doc(doc)).into_response());
     }

@@ -63,7 +63,8 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
     ) -> Result<Doc<DocumentDoc>> {
         let route = format!("documents/{name}");
         let key = idempotency_key(&headers, &Principal::Operator, &route)?;
-        let name = documents::write(&house.work, &name, Principal::Operator, body, key).await?;
+        let name =
+            documents::write_document(&house.work, &name, Principal::Operator, body, key).await?;
         let shown = read(&house, name.as_str(), &Principal::Operator, None);
         shown.await.map(Doc)
     }
@@ -119,7 +120,7 @@ pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
         let me = Principal::Agent(me);
         let route = format!("documents/{name}");
         let key = idempotency_key(&headers, &me, &route)?;
-        let name = documents::write(&house.work, &name, me.clone(), body, key).await?;
+        let name = documents::write_document(&house.work, &name, me.clone(), body, key).await?;
         let shown = read(&house, name.as_str(), &me, None);
         shown.await.map(Doc)
     }
@@ -134,7 +135,7 @@ async fn list(
     who: &Principal,
     query: &DocumentsQuery,
 ) -> Result<DocumentsDoc> {
-    let all = documents::list(&house.work, who).await?.documents;
+    let all = documents::list_documents(&house.work, who).await?.documents;
     let name = |d: &DocumentView| d.name.clone();
     let (documents, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
     Ok(DocumentsDoc {
@@ -150,7 +151,7 @@ async fn read(
     who: &Principal,
     version: Option<u64>,
 ) -> Result<DocumentDoc> {
-    let (name, document) = documents::find(&house.work, name, who)?;
+    let (name, document) = documents::find_readable_document(&house.work, name, who)?;
     let (rows, text) = match &document.kind {
         DocumentKind::Report(report) => {
             let reader = match who {
@@ -158,10 +159,13 @@ async fn read(
                 _ => None,
             };
             let language = house.core.plan.language_of(reader);
-            let report = reports::make(&house.work, report, language).await?;
-            (Vec::new(), reports::as_text(&report))
+            let report = reports::make_report(&house.work, report, language).await?;
+            (Vec::new(), reports::render_as_text(&report))
         }
-        kind => documents::text_of(&house.work, &name, kind, version.unwrap_or(u64::MAX)).await?,
+        kind => {
+            documents::read_document_text(&house.work, &name, kind, version.unwrap_or(u64::MAX))
+                .await?
+        }
     };
     if let Some(wanted) = version
         && rows.first().is_none_or(|r| r.version != wanted)
@@ -173,7 +177,7 @@ async fn read(
     Ok(DocumentDoc {
         version: VERSION,
         shown: rows.first().map_or(0, |r| r.version),
-        document: documents::view(&house.work, &name, &document, newest.first()),
+        document: documents::document_view(&house.work, &name, &document, newest.first()),
         text,
     })
 }

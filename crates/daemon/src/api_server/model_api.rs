@@ -31,7 +31,7 @@ async fn models(
 ) -> Result<Doc<Value>> {
     let current = house.core.plan.require()?;
     let model = current
-        .agent(&slug)?
+        .find_agent(&slug)?
         .model
         .as_ref()
         .map(|m| json!({ "id": m.to_string(), "object": "model", "owned_by": m.provider }));
@@ -63,7 +63,10 @@ async fn chat(
         }
     };
     let trace = match run {
-        Some(run) => crate::work::trace::parent(&*house.core.store, &house.work.traces, run).await,
+        Some(run) => {
+            crate::work::trace::traceparent_of_run(&*house.core.store, &house.work.traces, run)
+                .await
+        }
         None => None,
     };
     let caller = Caller { agent, run, trace };

@@ -14,7 +14,9 @@ use crate::insight::views::find_skills;
 use crate::insight::{doctor, metrics, views};
 use crate::planning::apply;
 use crate::work::lookup::parse_slug;
-use crate::work::lookup::{known_agent, parse_priority, parse_task_ref, wait_until_settled};
+use crate::work::lookup::{
+    find_agent_slug, parse_priority, parse_task_ref, wait_until_ended_or_waiting,
+};
 use abbey_api::*;
 use abbey_model::{BudgetAmounts, FaultKind, Principal, RunId, TaskRef, TaskState, Tokens};
 use abbey_store::{NewTask, TaskFilter, Topic};
@@ -108,8 +110,8 @@ async fn authenticate(State(house): Shared, request: Request, next: Next) -> Res
     let header = header(request.headers(), "authorization");
     match house
         .core
-        .keys
-        .principal(header, &["operator"], house.core.store.now())
+        .credentials
+        .authenticate(header, &["operator"], house.core.store.now())
     {
         Ok(_) => next.run(request).await,
         Err(refusal) => problem(refusal.remedy(
@@ -142,7 +144,7 @@ async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Res
         generation: current.as_ref().map_or(0, |c| c.generation),
         software: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        address: house.net.operator_address.text(),
+        address: house.net.operator_address.bound_text(),
         state_hash,
     }))
 }
@@ -154,7 +156,7 @@ async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Res
 )]
 async fn down(State(house): Shared) -> Doc<DownDoc> {
     house.core.shutdown.request();
-    house.cells.request_pass();
+    house.cells.request_reconcile();
     Doc(DownDoc {
         version: VERSION,
         going_down: true,
@@ -167,7 +169,9 @@ async fn down(State(house): Shared) -> Doc<DownDoc> {
     responses((status = 200, body = PlanDoc)),
 )]
 async fn plan(State(house): Shared, Json(body): Json<ManifestBody>) -> Result<Doc<PlanDoc>> {
-    Ok(Doc(apply::dry_run(&house.work, body, None).await?))
+    Ok(Doc(
+        apply::plan_without_applying(&house.work, body, None).await?
+    ))
 }
 
 #[utoipa::path(
@@ -249,7 +253,7 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
         version: VERSION,
         tasks: rows
             .iter()
-            .map(|r| views::task(&house.work, r, Vec::new()))
+            .map(|r| views::task_view(&house.work, r, Vec::new()))
             .collect(),
         cursor,
     }))
@@ -282,7 +286,7 @@ async fn add_task(
     let assignee = body
         .to
         .as_deref()
-        .map(|name| known_agent(&house.work, name))
+        .map(|name| find_agent_slug(&house.work, name))
         .transpose()?;
     let intake = match &body.skill {
         Some(skill) => {
@@ -297,9 +301,9 @@ async fn add_task(
                     format!("the arguments do not fit skill `{skill}`: {why}"),
                 )
             })?;
-            house.work.intake_named(skill, body.args.clone())
+            house.work.intake_for_skill(skill, body.args.clone())
         }
-        None => house.work.intake(&text),
+        None => house.work.intake_for_text(&text),
     };
     let key = idempotency_key(&headers, &Principal::Operator, "tasks")?;
     let idempotency = key.map(|key| {
@@ -318,7 +322,7 @@ async fn add_task(
         policy: None,
         idempotency,
         intake,
-        delegated: crate::work::evidence::declared(&body.evidence)?,
+        delegated: crate::work::evidence::parse_declared_evidence(&body.evidence)?,
     };
     let added = house.core.store.add_task(new).await?;
     let status = if added.new {
@@ -330,7 +334,7 @@ async fn add_task(
         status,
         Doc(TaskDoc {
             version: VERSION,
-            task: views::task(&house.work, &added.task, Vec::new()),
+            task: views::task_view(&house.work, &added.task, Vec::new()),
         }),
     )
         .into_response())
@@ -350,7 +354,7 @@ async fn task(
     headers: HeaderMap,
 ) -> Result<Response> {
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
-    let row = wait_until_settled(&house.work, parse_task_ref(&name)?, patience).await?;
+    let row = wait_until_ended_or_waiting(&house.work, parse_task_ref(&name)?, patience).await?;
     if is_unchanged(&headers, row.version) {
         return Ok(unchanged(row.version));
     }
@@ -369,7 +373,7 @@ async fn task(
 )]
 async fn why_task(State(house): Shared, Path(name): Path<String>) -> Result<Doc<WhyDoc>> {
     let row = house.core.store.task(parse_task_ref(&name)?).await?;
-    Ok(Doc(views::why_task(&house.work, &row).await?))
+    Ok(Doc(views::explain_task(&house.work, &row).await?))
 }
 
 /// Refuses when the caller looked at an older revision.
@@ -450,7 +454,7 @@ async fn unblock(
 }
 
 async fn again(house: &Arc<ApiState>, row: abbey_store::TaskRow) -> Result<Doc<TaskDoc>> {
-    let intake = house.work.intake_again(&row);
+    let intake = house.work.intake_for_task(&row);
     let row = house
         .core
         .store
@@ -468,7 +472,7 @@ async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunVi
     let id: RunId = name
         .parse()
         .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?;
-    Ok(Doc(views::run(&house.core.store.run(id).await?)))
+    Ok(Doc(views::run_view(&house.core.store.run(id).await?)))
 }
 
 #[utoipa::path(
@@ -492,7 +496,7 @@ async fn activity(
         .audit_entries(after, limit)
         .await?
         .into_iter()
-        .map(views::entry)
+        .map(views::audit_entry_view)
         .collect();
     let cursor = (entries.len() as u64 == u64::from(limit))
         .then(|| entries.last().map(|e| e.seq.to_string()))
@@ -575,7 +579,8 @@ async fn events(
                 };
                 for entry in entries {
                     after = entry.seq;
-                    let data = serde_json::to_string(&views::entry(entry)).unwrap_or_default();
+                    let data =
+                        serde_json::to_string(&views::audit_entry_view(entry)).unwrap_or_default();
                     ready.push_back(
                         Event::default()
                             .event("activity")
@@ -604,7 +609,7 @@ async fn budgets(
     State(house): Shared,
     Query(query): Query<BudgetsQuery>,
 ) -> Result<Doc<BudgetDoc>> {
-    let scopes = views::budget(&house.core.store.budgets().await?);
+    let scopes = views::budget_views(&house.core.store.budgets().await?);
     let key = |s: &BudgetScope| format!("{}/{}/{}", s.scope, s.metric, s.window);
     let (scopes, cursor) = page(scopes, query.limit, query.cursor.as_deref(), key)?;
     Ok(Doc(BudgetDoc {
@@ -641,7 +646,7 @@ async fn services(
     State(house): Shared,
     Query(query): Query<ServicesQuery>,
 ) -> Result<Doc<ServicesDoc>> {
-    let all = views::services(&house.work).await?.services;
+    let all = views::services_doc(&house.work).await?.services;
     let name = |s: &ServiceView| s.name.clone();
     let (services, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(ServicesDoc {
@@ -657,7 +662,7 @@ async fn services(
     responses((status = 200, body = DoctorDoc)),
 )]
 async fn doctor_fix(State(house): Shared) -> Result<Doc<DoctorDoc>> {
-    Ok(Doc(doctor::fix(&house.work).await?))
+    Ok(Doc(doctor::fix_and_recheck(&house.work).await?))
 }
 
 #[utoipa::path(
@@ -666,7 +671,7 @@ async fn doctor_fix(State(house): Shared) -> Result<Doc<DoctorDoc>> {
     responses((status = 200, body = DoctorDoc)),
 )]
 async fn doctor_doc(State(house): Shared) -> Result<Doc<DoctorDoc>> {
-    Ok(Doc(doctor::examine(&house.work).await?))
+    Ok(Doc(doctor::run_checks(&house.work).await?))
 }
 
 #[utoipa::path(
@@ -678,7 +683,7 @@ async fn backup_now(
     State(house): Shared,
     Json(body): Json<BackupBody>,
 ) -> std::result::Result<Doc<BackupDoc>, Error> {
-    Ok(Doc(backup::write(
+    Ok(Doc(backup::write_backup(
         &house.core,
         std::path::Path::new(&body.path),
     )
@@ -691,7 +696,7 @@ async fn backup_now(
     responses((status = 200, body = String, content_type = "application/openmetrics-text")),
 )]
 async fn metrics_text(State(house): Shared) -> Result<Response> {
-    let text = metrics::render(&house.work).await?;
+    let text = metrics::render_metrics(&house.work).await?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([("content-type", kind)], text).into_response())
 }
@@ -707,7 +712,9 @@ const COMMAND_REQUEST_MAX: usize = 96 << 20;
 )]
 async fn run_command(State(house): Shared, request: Request) -> Response {
     match large(request.into_body(), COMMAND_REQUEST_MAX).await {
-        Ok(body) => commands::command(&house.cells, body).await.into_response(),
+        Ok(body) => commands::run_command(&house.cells, body)
+            .await
+            .into_response(),
         Err(refused) => refused,
     }
 }

@@ -8,7 +8,7 @@ use crate::cells::{agent_credentials, exec, logs};
 use crate::core::error::Result;
 use crate::core::runtime;
 use crate::insight::views;
-use crate::work::lookup::{known_agent, parse_slug};
+use crate::work::lookup::{find_agent_slug, parse_slug};
 use crate::work::operations;
 use abbey_api::*;
 use abbey_model::Presence;
@@ -58,7 +58,7 @@ async fn agents(State(house): Shared, Query(query): Query<FleetQuery>) -> Result
         .map(Presence::from_filter)
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(|why| Problem::new(FaultKind::Invalid, why))?;
-    let mut fleet = views::fleet(&house.work).await?;
+    let mut fleet = views::fleet_doc(&house.work).await?;
     if !wanted.is_empty() {
         fleet.agents.retain(|a| wanted.contains(&a.presence));
     }
@@ -77,8 +77,8 @@ async fn agents(State(house): Shared, Query(query): Query<FleetQuery>) -> Result
     responses((status = 200, body = AgentView)),
 )]
 async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
-    let slug = known_agent(&house.work, &name)?;
-    let fleet = views::fleet(&house.work).await?;
+    let slug = find_agent_slug(&house.work, &name)?;
+    let fleet = views::fleet_doc(&house.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {
         Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
@@ -91,7 +91,7 @@ async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Age
     responses((status = 200, body = EffectiveDoc)),
 )]
 async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EffectiveDoc>> {
-    let slug = known_agent(&house.work, &name)?;
+    let slug = find_agent_slug(&house.work, &name)?;
     let current = house.core.plan.current();
     let rows = current
         .iter()
@@ -114,14 +114,14 @@ async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc
 )]
 async fn why_agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentWhyDoc>> {
     Ok(Doc(
-        views::why_agent(&house.work, &parse_slug(&name)?).await?
+        views::explain_agent(&house.work, &parse_slug(&name)?).await?
     ))
 }
 
 async fn read_logs(house: &ApiState, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
-    let dir = house.core.home.cell_logs(&cell.to_string());
+    let dir = house.core.home.cell_log_dir(&cell.to_string());
     let lines = query.lines.unwrap_or(200).min(10_000) as usize;
-    let lines = runtime::blocking(move || logs::tail(&dir, lines))
+    let lines = runtime::blocking(move || logs::read_newest_lines(&dir, lines))
         .await
         .unwrap_or_default();
     Doc(LogDoc {
@@ -141,7 +141,7 @@ async fn agent_logs(
     Path(name): Path<String>,
     Query(query): Query<LogQuery>,
 ) -> Result<Doc<LogDoc>> {
-    let slug = known_agent(&house.work, &name)?;
+    let slug = find_agent_slug(&house.work, &name)?;
     Ok(read_logs(&house, CellName::Agent(slug), query).await)
 }
 
@@ -171,7 +171,7 @@ async fn service_logs(
 }
 
 async fn wish(house: &Arc<ApiState>, name: &str, wish: DesiredState) -> Result<Doc<DesiredDoc>> {
-    let slug = known_agent(&house.work, name)?;
+    let slug = find_agent_slug(&house.work, name)?;
     let cell = CellName::Agent(slug);
     let change = CellChange {
         desired: Some((wish, Some(Principal::Operator))),
@@ -197,7 +197,7 @@ async fn wish(house: &Arc<ApiState>, name: &str, wish: DesiredState) -> Result<D
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
-    let slug = known_agent(&house.work, &name)?;
+    let slug = find_agent_slug(&house.work, &name)?;
     house
         .core
         .store
@@ -239,8 +239,8 @@ async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Des
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
-    let cell = CellName::Agent(known_agent(&house.work, &name)?);
-    operations::restart(&house.work, cell, Principal::Operator).await?;
+    let cell = CellName::Agent(find_agent_slug(&house.work, &name)?);
+    operations::restart_cell(&house.work, cell, Principal::Operator).await?;
     // Its desired state is up, so the reconciler starts it again once it has ended.
     wish(&house, &name, DesiredState::Up).await
 }
@@ -264,7 +264,7 @@ async fn restart_service(
         let text = format!("there is no service `{name}`");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     }
-    operations::restart(&house.work, CellName::Service(slug), Principal::Operator).await?;
+    operations::restart_cell(&house.work, CellName::Service(slug), Principal::Operator).await?;
     Ok(Doc(RestartedDoc {
         version: VERSION,
         service: name,
@@ -277,8 +277,9 @@ async fn restart_service(
     responses((status = 200, body = RotatedDoc)),
 )]
 async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RotatedDoc>> {
-    let slug = known_agent(&house.work, &name)?;
-    agent_credentials::credential(&house.cells, &slug, agent_credentials::OVERLAP).await?;
+    let slug = find_agent_slug(&house.work, &name)?;
+    agent_credentials::rotate_agent_credentials(&house.cells, &slug, agent_credentials::OVERLAP)
+        .await?;
     Ok(Doc(RotatedDoc {
         version: VERSION,
         agent: name,
@@ -296,5 +297,5 @@ async fn exec_in(
     Path(name): Path<String>,
     Json(body): Json<ExecBody>,
 ) -> Result<Response> {
-    exec::exec(&house.cells, &parse_slug(&name)?, body).await
+    exec::stream_exec(&house.cells, &parse_slug(&name)?, body).await
 }

@@ -2,7 +2,7 @@
 //! moves when the plan does.
 
 use crate::core::error::{Error, Result};
-use crate::core::home::{Home, publish};
+use crate::core::home::{Home, publish_file};
 use crate::core::listen::{CONNECTIONS_MAX, HEAD_WITHIN, listen_unix};
 use crate::core::runtime::Runtime;
 use crate::net::state::NetState;
@@ -79,7 +79,7 @@ impl OperatorListener {
             return Ok(announcement);
         };
         let listen = &current.house.listen;
-        let address = net.operator_address.forced().unwrap_or(listen.address);
+        let address = net.operator_address.fixed().unwrap_or(listen.address);
         let wanted = format!("{address} {:?}", listen.tls);
         if let Some(open) = open.as_ref().filter(|o| o.wanted == wanted) {
             return Ok(open.announcement.clone());
@@ -90,7 +90,8 @@ impl OperatorListener {
         };
         let tls = match &listen.tls {
             Some((certificate, key)) => Some(
-                crate::core::tls::acceptor(&current.base_dir, certificate, key).map_err(refused)?,
+                crate::core::tls::load_tls_acceptor(&current.base_dir, certificate, key)
+                    .map_err(refused)?,
             ),
             None if !address.ip().is_loopback() => {
                 return Err(refused(
@@ -114,7 +115,7 @@ impl OperatorListener {
         })?;
         let bound = listener.local_addr().map_err(|e| refused(e.to_string()))?;
         let bound = bound.to_string();
-        net.operator_address.set(&bound);
+        net.operator_address.set_bound(&bound);
         let announcement = Announcement {
             pid: std::process::id(),
             address: bound,
@@ -141,7 +142,7 @@ impl OperatorListener {
 
 fn announce(home: &Home, announcement: &Announcement) -> Result<()> {
     let bytes = serde_json::to_vec(announcement).unwrap_or_default();
-    publish(&home.announcement(), &bytes, 0o600)
+    publish_file(&home.announcement_file(), &bytes, 0o600)
 }
 
 async fn accept(

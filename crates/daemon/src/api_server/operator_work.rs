@@ -74,7 +74,7 @@ async fn reports_doc(
 ) -> Result<Doc<ReportsDoc>> {
     let language = language_of(&house, query.locale.as_deref())?;
     let asked = query.q.as_deref();
-    let found = asked.map(reports::route);
+    let found = asked.map(reports::report_for_question);
     let report = |(name, about): (&str, &'static str)| Observation {
         label: name.to_owned(),
         value: language.render(&Text::new(about)),
@@ -102,7 +102,9 @@ async fn report(
     Query(query): Query<ReportQuery>,
 ) -> Result<Doc<ReportDoc>> {
     let language = language_of(&house, query.locale.as_deref())?;
-    Ok(Doc(reports::make(&house.work, &name, language).await?))
+    Ok(Doc(
+        reports::make_report(&house.work, &name, language).await?
+    ))
 }
 
 #[utoipa::path(
@@ -111,9 +113,11 @@ async fn report(
     responses((status = 200, body = TreeDoc)),
 )]
 async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
-    Ok(Doc(
-        views::task_tree(&house.work, parse_task_ref(&name)?).await?
-    ))
+    Ok(Doc(views::task_tree_doc(
+        &house.work,
+        parse_task_ref(&name)?,
+    )
+    .await?))
 }
 
 #[utoipa::path(
@@ -126,7 +130,7 @@ async fn approvals_doc(
     State(house): Shared,
     Query(query): Query<ApprovalsQuery>,
 ) -> Result<Doc<ApprovalsDoc>> {
-    let all = approvals::list(&house.work, query.all == Some(true))
+    let all = approvals::list_approvals(&house.work, query.all == Some(true))
         .await?
         .approvals;
     let id = |a: &ApprovalView| a.id.clone();
@@ -144,8 +148,8 @@ async fn decide(
     verdict: Verdict,
     body: DecideBody,
 ) -> Result<Doc<ApprovalView>> {
-    let number = approvals::number(name)?;
-    Ok(Doc(approvals::decide(
+    let number = approvals::parse_approval_number(name)?;
+    Ok(Doc(approvals::decide_approval(
         &house.work,
         number,
         verdict,
@@ -203,7 +207,7 @@ async fn schedules_doc(
     State(house): Shared,
     Query(query): Query<SchedulesQuery>,
 ) -> Result<Doc<SchedulesDoc>> {
-    let all = schedules::list(&house.work).await?.schedules;
+    let all = schedules::list_schedules(&house.work).await?.schedules;
     let name = |s: &ScheduleView| s.name.clone();
     let (schedules, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(SchedulesDoc {
@@ -222,7 +226,7 @@ async fn schedule_doc(
     State(house): Shared,
     Path((agent, name)): Path<(String, String)>,
 ) -> Result<Doc<ScheduleDoc>> {
-    Ok(Doc(schedules::show(
+    Ok(Doc(schedules::show_schedule(
         &house.work,
         &format!("{agent}/{name}"),
     )
@@ -239,8 +243,8 @@ async fn fire(
     Path((agent, name)): Path<(String, String)>,
 ) -> Result<Doc<ScheduleDoc>> {
     let name = format!("{agent}/{name}");
-    schedules::by_hand(&house.work, &name).await?;
-    Ok(Doc(schedules::show(&house.work, &name).await?))
+    schedules::fire_schedule_now(&house.work, &name).await?;
+    Ok(Doc(schedules::show_schedule(&house.work, &name).await?))
 }
 
 #[utoipa::path(
@@ -253,7 +257,7 @@ async fn declared(
     State(house): Shared,
     Query(query): Query<DeclaredQuery>,
 ) -> Result<Doc<DeclaredDoc>> {
-    let all = workflow_views::declared(&house.work).workflows;
+    let all = workflow_views::declared_workflows(&house.work).workflows;
     let name = |w: &DeclaredView| w.name.clone();
     let (workflows, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(DeclaredDoc {
@@ -278,11 +282,11 @@ async fn run_workflow(
     let name = parse_slug(&name)?;
     let route = format!("workflows/{name}/runs");
     let key = idempotency_key(&headers, &Principal::Operator, &route)?;
-    let started = workflows::start(&house.work, &name, body.input, Principal::Operator, key);
+    let started = workflows::start_run(&house.work, &name, body.input, Principal::Operator, key);
     let (row, new) = started.await?;
     let doc = WorkflowDoc {
         version: VERSION,
-        run: workflow_views::run(&house.work, &row),
+        run: workflow_views::workflow_run_view(&house.work, &row),
     };
     let status = match new {
         true => axum::http::StatusCode::CREATED,
@@ -311,7 +315,9 @@ async fn workflow_runs(
         .store
         .workflows(query.open == Some(true), RUNS_MAX);
     let rows = rows.await?;
-    let views = rows.iter().map(|r| workflow_views::run(&house.work, r));
+    let views = rows
+        .iter()
+        .map(|r| workflow_views::workflow_run_view(&house.work, r));
     let limit = Some(query.limit.unwrap_or(RUNS_USUAL));
     let id = |r: &WorkflowView| r.id.clone();
     let (runs, cursor) = page(views.collect(), limit, query.cursor.as_deref(), id)?;
@@ -334,11 +340,11 @@ async fn workflow_run(
     Query(query): Query<WaitQuery>,
 ) -> Result<Doc<WorkflowDoc>> {
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
-    let number = workflows::number(&name)?;
-    let row = workflows::wait_until_over(&house.work, number, patience).await?;
+    let number = workflows::parse_run_number(&name)?;
+    let row = workflows::wait_until_run_ends(&house.work, number, patience).await?;
     Ok(Doc(WorkflowDoc {
         version: VERSION,
-        run: workflow_views::run(&house.work, &row),
+        run: workflow_views::workflow_run_view(&house.work, &row),
     }))
 }
 
@@ -351,10 +357,10 @@ async fn cancel_workflow(
     State(house): Shared,
     Path(name): Path<String>,
 ) -> Result<Doc<WorkflowDoc>> {
-    let row = workflows::cancel(&house.work, workflows::number(&name)?).await?;
+    let row = workflows::cancel_run(&house.work, workflows::parse_run_number(&name)?).await?;
     Ok(Doc(WorkflowDoc {
         version: VERSION,
-        run: workflow_views::run(&house.work, &row),
+        run: workflow_views::workflow_run_view(&house.work, &row),
     }))
 }
 
@@ -373,7 +379,7 @@ async fn event(
     let name = parse_slug(&name)?;
     let route = format!("events/{name}");
     let key = idempotency_key(&headers, &Principal::Operator, &route)?;
-    let heard = workflows::event(&house.work, &name, body, Principal::Operator, key);
+    let heard = workflows::publish_event(&house.work, &name, body, Principal::Operator, key);
     Ok(Doc(heard.await?))
 }
 
@@ -383,7 +389,7 @@ async fn event(
     responses((status = 200, body = OrgDoc)),
 )]
 async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {
-    Doc(org::document(&house.work))
+    Doc(org::org_chart(&house.work))
 }
 
 /// The operator gives work by name; whatever a body says, it begins a chain of its own.
@@ -399,10 +405,10 @@ async fn delegate(
     Json(body): Json<DelegateBody>,
 ) -> Result<Response> {
     let key = idempotency_key(&headers, &Principal::Operator, "delegations")?;
-    let added = delegation::give(
+    let added = delegation::delegate_task(
         &house.work,
         &Principal::Operator,
-        (&body, delegation::Way::Order),
+        (&body, delegation::DelegationKind::Order),
         None,
         key,
     )
@@ -423,7 +429,7 @@ async fn delegate(
 async fn show_queue(State(house): Shared) -> Result<Doc<QueueDoc>> {
     Ok(Doc(QueueDoc {
         version: VERSION,
-        text: queue::render(&house.work, None).await?,
+        text: queue::render_queue(&house.work, None).await?,
         done: Vec::new(),
         conflicts: Vec::new(),
     }))
@@ -435,5 +441,7 @@ async fn show_queue(State(house): Shared) -> Result<Doc<QueueDoc>> {
     responses((status = 200, body = QueueDoc)),
 )]
 async fn merge_queue(State(house): Shared, Json(body): Json<QueueBody>) -> Result<Doc<QueueDoc>> {
-    queue::merge_file(&house.work, &body.text).await.map(Doc)
+    queue::merge_queue_file(&house.work, &body.text)
+        .await
+        .map(Doc)
 }

@@ -2,7 +2,7 @@
 
 use crate::api_server::state::ApiState;
 use crate::core::error::Result;
-use crate::planning::apply::{carry_out, commit_manifest};
+use crate::planning::apply::{carry_out_plan, commit_manifest};
 use abbey_api::{ManifestBody, PlanDoc};
 use abbey_model::Principal;
 use std::sync::Arc;
@@ -17,6 +17,6 @@ pub(crate) async fn apply(
     let _one_at_a_time = house.core.plan.lock_changes().await;
     let applied = commit_manifest(&house.work, body, seen, who).await?;
     house.operator_listener.follow_plan(&house.net).await?;
-    carry_out(&house.work).await?;
+    carry_out_plan(&house.work).await?;
     Ok(applied)
 }

@@ -1,9 +1,9 @@
-//! The composition: the state of every folder, made once at the start.
+//! Composition of the control plane: creates the state of every folder once, at start-up.
 
 use crate::api_server::state::ApiState;
 use crate::cells::agent_credentials;
 use crate::cells::state::CellsState;
-use crate::core::credentials::Keys;
+use crate::core::credentials::CredentialTable;
 use crate::core::error::Result;
 use crate::core::home::Home;
 use crate::core::plan::{PlanInForce, PlanState};
@@ -23,7 +23,7 @@ use abbey_support::digest::sha256_hex;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 
-/// A control plane: each folder's state, which holds those below it.
+/// A control plane: the state of each folder, which refers to the states below it.
 pub(crate) struct ControlPlane {
     pub(crate) core: Arc<CoreState>,
     pub(crate) net: Arc<NetState>,
@@ -32,24 +32,28 @@ pub(crate) struct ControlPlane {
     pub(crate) api: Arc<ApiState>,
 }
 
-/// What a control plane is given, so that tests can give something else.
-pub(crate) struct Parts {
+/// Replaceable parts of a control plane, so that tests can pass fakes.
+pub(crate) struct ControlPlaneParts {
     pub(crate) hostd: Arc<dyn Helper>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rt: Runtime,
-    /// Length of leases, where the usual one does not serve.
+    /// Duration of leases; `None` for the standard one.
     pub(crate) lease_ttl: Option<Millis>,
-    /// Address of the operator API, where the manifest's does not serve.
+    /// Address of the operator API; `None` for the manifest's.
     pub(crate) listen: Option<SocketAddr>,
 }
 
-impl Parts {
-    /// The real ones.
-    pub(crate) fn system(home: &Home, hostd: Arc<dyn Helper>, clock: Arc<dyn Clock>) -> Parts {
-        Parts {
+impl ControlPlaneParts {
+    /// Parts for production: cells run by shims on this host, with the system's timers.
+    pub(crate) fn for_host(
+        home: &Home,
+        hostd: Arc<dyn Helper>,
+        clock: Arc<dyn Clock>,
+    ) -> ControlPlaneParts {
+        ControlPlaneParts {
             hostd,
-            backend: Arc::new(ShimBackend::new(home.root(), home.group())),
+            backend: Arc::new(ShimBackend::new(home.root(), home.cgroup_name())),
             clock,
             rt: Runtime::system(),
             lease_ttl: None,
@@ -58,9 +62,13 @@ impl Parts {
     }
 }
 
-/// Opens the state of a home, recovers, and composes a control plane that serves nobody yet.
-pub(crate) async fn open(home: &Home, parts: Parts) -> Result<Arc<ControlPlane>> {
-    let Parts {
+/// Opens the database of a home, charges model calls that a crash interrupted, and composes the
+/// control plane. No listener or duty is started yet.
+pub(crate) async fn open_control_plane(
+    home: &Home,
+    parts: ControlPlaneParts,
+) -> Result<Arc<ControlPlane>> {
+    let ControlPlaneParts {
         hostd,
         backend,
         clock,
@@ -69,27 +77,27 @@ pub(crate) async fn open(home: &Home, parts: Parts) -> Result<Arc<ControlPlane>>
         listen,
     } = parts;
     let redactor = Arc::<RwLock<_>>::default();
-    let signing_key = home.signing_key()?;
+    let signing_key = home.load_or_create_signing_key()?;
     let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::Options {
-        path: home.database(),
+        path: home.database_file(),
         clock,
         redactor: Arc::clone(&redactor),
         signing_key,
         entropy: Arc::new(abbey_store::SystemEntropy),
         on_fatal: Box::new(|why| {
-            // What reached the disk is unknown: end at once, and recover at the next start.
+            // It is unknown what reached the disk, so the process exits at once and recovers at its next start.
             tracing::error!(
                 why,
-                "the state could not be flushed; the control plane ends"
+                "the database could not be flushed; the control plane exits and recovers at its next start"
             );
             std::process::exit(70);
         }),
     })?);
-    let lost = store.charge_lost_calls().await?;
-    if lost > 0 {
+    let interrupted = store.charge_lost_calls().await?;
+    if interrupted > 0 {
         tracing::warn!(
-            calls = lost,
-            "calls that a crash cut off were charged in full"
+            calls = interrupted,
+            "model calls that a crash interrupted were charged in full"
         );
     }
     let current = store
@@ -103,7 +111,7 @@ pub(crate) async fn open(home: &Home, parts: Parts) -> Result<Arc<ControlPlane>>
         store: Arc::clone(&store),
         hostd,
         plan: PlanState::new(current),
-        keys: Keys::default(),
+        credentials: CredentialTable::default(),
         secrets: Secrets::new(home.clone(), redactor),
         shutdown: Shutdown::default(),
         rt,
@@ -120,10 +128,10 @@ pub(crate) async fn open(home: &Home, parts: Parts) -> Result<Arc<ControlPlane>>
     let lease_ttl = lease_ttl.unwrap_or(LEASE_TTL);
     let work = Arc::new(WorkState::new(Arc::clone(&cells), traces, lease_ttl));
     let api = Arc::new(ApiState::new(Arc::clone(&work)));
-    let operator = home.operator_secret()?;
+    let operator = home.load_or_create_operator_token()?;
     let hash = sha256_hex(operator.expose().as_bytes());
     if !store.tokens().await?.iter().any(|t| t.hash == hash) {
-        // A new credential file ends the old credential.
+        // A new token file revokes the previous token.
         store
             .revoke_tokens(Principal::Operator, Some(hash.clone()), Millis(0))
             .await?;
@@ -136,7 +144,7 @@ pub(crate) async fn open(home: &Home, parts: Parts) -> Result<Arc<ControlPlane>>
             })
             .await?;
     }
-    agent_credentials::refresh_keys(&cells).await?;
+    agent_credentials::reload_credentials(&cells).await?;
     Ok(Arc::new(ControlPlane {
         core,
         net,

@@ -1,5 +1,5 @@
-//! Supervision as data: every long-lived task of the control plane is a variant, with what
-//! happens when it ends.
+//! Supervision of the control plane's long-lived tasks: each is a variant of [`Duty`], with a
+//! restart policy.
 
 use crate::boot::control_plane::ControlPlane;
 use crate::cells::{reconciler, service_consumers};
@@ -9,43 +9,44 @@ use crate::work::{delegation, documents, escalations, schedules, timers, workflo
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A long-lived task, in the order in which they start; they stop together by one token.
+/// A long-lived task, in the order of start; all are stopped by one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Duty {
-    /// Compares cells with the plan.
+    /// Brings cells to their desired state.
     Reconcile,
-    /// Ends leases and pauses.
+    /// Ends expired leases and starts retries.
     Sweep,
-    /// Wakes agents.
+    /// Wakes agents at their times.
     Wake,
-    /// Signs and retains.
+    /// Signs checkpoints and removes old records.
     Upkeep,
-    /// Takes hostd's journal into the chain.
+    /// Imports hostd's journal into the audit log.
     Journal,
-    /// Looks whether the firewall stands.
+    /// Restores the firewall when it differs from the plan.
     Firewall,
-    /// Tells who is to hear of work that is over.
+    /// Delivers outcomes of finished tasks to their recipients.
     Deliver,
     /// Fires schedules.
     Schedule,
-    /// Brings runs of workflows on.
+    /// Advances workflow runs.
     Workflow,
-    /// Brings shared documents to their readers.
+    /// Writes shared documents into the cells of their readers.
     Documents,
-    /// Gives agents what belongs to them in services.
+    /// Creates and removes accounts of agents in services.
     Consumers,
     /// Escalates tasks without an eligible agent.
     Escalate,
 }
 
-/// What happens when a duty panics.
-struct Policy {
-    /// Restarts within the period before the house gives up and exits, to be recovered whole.
+/// How often a duty that panics is restarted.
+struct RestartPolicy {
+    /// Restarts within the period, after which the control plane exits.
     restarts_max: u32,
     period: Duration,
 }
 
 impl Duty {
+    /// Every duty, in the order of start.
     pub(crate) const ALL: [Duty; 12] = [
         Duty::Reconcile,
         Duty::Sweep,
@@ -61,9 +62,9 @@ impl Duty {
         Duty::Escalate,
     ];
 
-    const fn policy(self) -> Policy {
+    const fn restart_policy(self) -> RestartPolicy {
         match self {
-            Duty::Reconcile | Duty::Sweep => Policy {
+            Duty::Reconcile | Duty::Sweep => RestartPolicy {
                 restarts_max: 5,
                 period: Duration::from_secs(60),
             },
@@ -76,55 +77,58 @@ impl Duty {
             | Duty::Workflow
             | Duty::Documents
             | Duty::Consumers
-            | Duty::Escalate => Policy {
+            | Duty::Escalate => RestartPolicy {
                 restarts_max: 20,
                 period: Duration::from_secs(3600),
             },
         }
     }
 
-    async fn run(self, house: Arc<ControlPlane>) {
+    async fn perform(self, plane: Arc<ControlPlane>) {
         match self {
-            Duty::Reconcile => reconciler::run(Arc::clone(&house.cells)).await,
-            Duty::Sweep => timers::sweeper(Arc::clone(&house.work)).await,
-            Duty::Wake => timers::waker(Arc::clone(&house.work)).await,
-            Duty::Upkeep => timers::upkeep(Arc::clone(&house.work)).await,
-            Duty::Journal => hostd_journal::run(Arc::clone(&house.core)).await,
-            Duty::Firewall => firewall::run(Arc::clone(&house.net)).await,
-            Duty::Deliver => delegation::deliveries(Arc::clone(&house.work)).await,
-            Duty::Schedule => schedules::run(Arc::clone(&house.work)).await,
-            Duty::Workflow => workflows::run(Arc::clone(&house.work)).await,
-            Duty::Documents => documents::run(Arc::clone(&house.work)).await,
-            Duty::Consumers => service_consumers::run(Arc::clone(&house.cells)).await,
-            Duty::Escalate => escalations::run(Arc::clone(&house.work)).await,
+            Duty::Reconcile => reconciler::run_reconciler(Arc::clone(&plane.cells)).await,
+            Duty::Sweep => timers::run_deadline_sweeper(Arc::clone(&plane.work)).await,
+            Duty::Wake => timers::run_agent_waker(Arc::clone(&plane.work)).await,
+            Duty::Upkeep => timers::run_store_maintenance(Arc::clone(&plane.work)).await,
+            Duty::Journal => hostd_journal::run_journal_import(Arc::clone(&plane.core)).await,
+            Duty::Firewall => firewall::run_firewall_monitor(Arc::clone(&plane.net)).await,
+            Duty::Deliver => delegation::run_outcome_delivery(Arc::clone(&plane.work)).await,
+            Duty::Schedule => schedules::run_scheduler(Arc::clone(&plane.work)).await,
+            Duty::Workflow => workflows::run_workflow_engine(Arc::clone(&plane.work)).await,
+            Duty::Documents => documents::run_document_distribution(Arc::clone(&plane.work)).await,
+            Duty::Consumers => {
+                service_consumers::run_consumer_provisioning(Arc::clone(&plane.cells)).await
+            }
+            Duty::Escalate => escalations::run_escalations(Arc::clone(&plane.work)).await,
         }
     }
 }
 
-/// Starts every duty and keeps it running.
-pub(crate) fn start(house: &Arc<ControlPlane>) {
+/// Starts a supervised task for every duty.
+pub(crate) fn start_duties(plane: &Arc<ControlPlane>) {
     for duty in Duty::ALL {
-        let house = Arc::clone(house);
-        drop(house.core.rt.clone().spawn(watch(duty, house)));
+        let plane = Arc::clone(plane);
+        drop(plane.core.rt.clone().spawn(supervise(duty, plane)));
     }
 }
 
-async fn watch(duty: Duty, house: Arc<ControlPlane>) {
-    let policy = duty.policy();
+/// Runs a duty, and restarts it when it panics, until it ends or exceeds its restart policy.
+async fn supervise(duty: Duty, plane: Arc<ControlPlane>) {
+    let policy = duty.restart_policy();
     let mut failures: Vec<std::time::Instant> = Vec::new();
-    while !house.core.rt.is_stopping() {
-        let outcome = house.core.rt.detach(duty.run(Arc::clone(&house))).await;
+    while !plane.core.rt.is_stopping() {
+        let outcome = plane.core.rt.detach(duty.perform(Arc::clone(&plane))).await;
         let Err(error) = outcome else { return };
-        tracing::error!(?duty, %error, "a duty failed and is started again");
-        let now = house.core.rt.instant();
+        tracing::error!(?duty, %error, "a duty panicked and is restarted");
+        let now = plane.core.rt.instant();
         failures.retain(|at| now - *at < policy.period);
         failures.push(now);
         if failures.len() > policy.restarts_max as usize {
             tracing::error!(
                 ?duty,
-                "a duty keeps failing; the control plane exits to be recovered"
+                "a duty exceeded its restart limit; the control plane exits, start it again with `abbey up`"
             );
-            house.core.rt.stop();
+            plane.core.rt.stop();
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The reconciler on a backend without processes and a clock that the test moves.
+//! Tests of the reconciler with a fake backend and a manual clock.
 
 use crate::api_server::plans;
 use crate::boot::control_plane::ControlPlane;
 use crate::boot::testing::control_plane_on;
 use crate::cells::observations::Seen;
-use crate::cells::reconciler::pass;
-use crate::core::manual_clock::Turned;
+use crate::cells::reconciler::reconcile_all_cells;
+use crate::core::manual_clock::ManualClock;
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Desired, History};
 use abbey_model::{
@@ -32,7 +32,7 @@ const CRASHED: ExitKind = ExitKind::Code { code: 1 };
 struct Stage {
     plane: Arc<ControlPlane>,
     backend: Arc<FakeBackend>,
-    clock: Arc<Turned>,
+    clock: Arc<ManualClock>,
     histories: BTreeMap<CellName, History>,
     dir: tempfile::TempDir,
 }
@@ -49,7 +49,7 @@ impl Stage {
     /// The plan is in force, and no pass was made yet.
     async fn new() -> Stage {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Arc::new(Turned(AtomicI64::new(START)));
+        let clock = Arc::new(ManualClock(AtomicI64::new(START)));
         let backend = Arc::new(FakeBackend::default());
         backend.set_time(Timestamp(START));
         let plane = open(&dir, &clock, &backend).await;
@@ -80,7 +80,9 @@ impl Stage {
     }
 
     async fn pass(&mut self) -> Duration {
-        pass(&self.plane.cells, &mut self.histories).await.unwrap()
+        reconcile_all_cells(&self.plane.cells, &mut self.histories)
+            .await
+            .unwrap()
     }
 
     /// A control plane dies, and another one opens the same state; cells go on.
@@ -107,7 +109,7 @@ impl Stage {
     }
 
     fn seen(&self) -> Seen {
-        self.plane.cells.observations.all()[&cell()].clone()
+        self.plane.cells.observations.snapshot()[&cell()].clone()
     }
 
     fn presence(&self) -> Presence {
@@ -122,14 +124,16 @@ impl Stage {
 
 async fn open(
     dir: &tempfile::TempDir,
-    clock: &Arc<Turned>,
+    clock: &Arc<ManualClock>,
     backend: &Arc<FakeBackend>,
 ) -> Arc<ControlPlane> {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
     let backend = Arc::clone(backend) as Arc<dyn Backend>;
     let plane = control_plane_on(dir.path(), clock, backend).await;
     // As at start-up: no cell starts before this.
-    crate::cells::provision::settle(&plane.cells).await.unwrap();
+    crate::cells::provision::provision_plan(&plane.cells)
+        .await
+        .unwrap();
     plane
 }
 
@@ -156,14 +160,14 @@ async fn no_cell_starts_before_its_plan_is_provisioned() {
         generation: plan.generation + 1,
         ..(*plan).clone()
     };
-    stage.plane.core.plan.set(next);
+    stage.plane.core.plan.replace(next);
     stage.pass().await;
     assert_eq!(
         (stage.presence(), stage.generation()),
         (Presence::Starting, 0)
     );
     assert_eq!(stage.backend.list().unwrap(), []);
-    crate::cells::provision::settle(&stage.plane.cells)
+    crate::cells::provision::provision_plan(&stage.plane.cells)
         .await
         .unwrap();
     stage.pass().await;
@@ -326,7 +330,7 @@ async fn going_down_stops_every_cell() {
 async fn a_draining_agent_is_offered_no_work_also_after_a_restart_of_the_control_plane() {
     let mut stage = Stage::running().await;
     let text = "How much free disk space is there?".to_owned();
-    let task = stage.plane.work.task_for(&worker(), text);
+    let task = stage.plane.work.house_task(&worker(), text);
     let added = stage.plane.core.store.add_task(task).await.unwrap();
     assert_eq!(added.task.state(), TaskState::Ready);
     let store = Arc::clone(&stage.plane.core.store);

@@ -1,11 +1,11 @@
-//! Start-up and shutdown, in order.
+//! Start-up and shutdown of the control plane, in order.
 
 use crate::api_server::operator_listener::{Announcement, serve_unix};
 use crate::api_server::{agent_api, operator_api};
-use crate::boot::control_plane::{ControlPlane, Parts, open};
+use crate::boot::control_plane::{ControlPlane, ControlPlaneParts, open_control_plane};
 use crate::boot::duties;
 use crate::cells::provision;
-use crate::cells::reconciler::pass;
+use crate::cells::reconciler::reconcile_all_cells;
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
 use crate::core::runtime;
@@ -19,131 +19,135 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest time for the last answers at shutdown.
+/// Longest wait for running requests at shutdown.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// How to serve.
+/// Options of [`serve`].
 pub struct Options {
-    /// `ABBEY_HOME`.
+    /// Home directory (`ABBEY_HOME`).
     pub home: PathBuf,
-    /// The clock that decides leases.
+    /// Clock that decides leases.
     pub clock: Arc<dyn Clock>,
-    /// Length of leases, where tests need shorter ones.
+    /// Duration of leases; `None` for the standard one.
     pub lease_ttl: Option<Millis>,
-    /// Address of the operator API, in place of the manifest's.
+    /// Address of the operator API; `None` for the manifest's.
     pub listen: Option<SocketAddr>,
-    /// Called once both doors answer.
+    /// Called once both APIs answer.
     pub on_ready: Box<dyn FnOnce(&Announcement) + Send>,
 }
 
-/// Runs a control plane until `abbey down` or a signal.
+/// Runs a control plane until `abbey down`, a signal, or a duty that keeps failing.
 ///
 /// # Errors
-/// When it cannot start; nothing is left then but files.
+/// If it cannot start; no process or socket remains then.
 pub async fn serve(options: Options) -> Result<()> {
     let home = Home::new(options.home);
-    let lock = home.lock()?;
+    let lock = home.acquire_lock()?;
     let hostd = Arc::new(Client::new(home.root()));
-    let parts = Parts {
+    let parts = ControlPlaneParts {
         lease_ttl: options.lease_ttl,
         listen: options.listen,
-        ..Parts::system(&home, hostd, options.clock)
+        ..ControlPlaneParts::for_host(&home, hostd, options.clock)
     };
-    let house = open(&home, parts).await?;
-    let (core, rt) = (&house.core, &house.core.rt);
+    let plane = open_control_plane(&home, parts).await?;
+    let (core, rt) = (&plane.core, &plane.core.rt);
 
-    // Where cells are is known before anybody is answered; what runs is adopted here.
-    pass(&house.cells, &mut std::collections::BTreeMap::new()).await?;
-    let gateway = model_gateway::gateway(&house.work);
-    let operator_routes = operator_api::router(Arc::clone(&house.api));
-    house
+    // The first pass adopts running cells before any request is answered.
+    reconcile_all_cells(&plane.cells, &mut std::collections::BTreeMap::new()).await?;
+    let gateway = model_gateway::build_model_gateway(&plane.work);
+    let operator_routes = operator_api::router(Arc::clone(&plane.api));
+    plane
         .api
         .operator_listener
         .set_router(operator_routes.clone());
     serve_unix(
         rt,
-        home.inside(),
-        agent_api::router(Arc::clone(&house.api), gateway),
+        home.agent_api_socket(),
+        agent_api::router(Arc::clone(&plane.api), gateway),
     )?;
-    serve_unix(rt, home.operator(), operator_routes)?;
-    egress::open(&house.net)?;
-    dns::open(&house.net)?;
-    let announcement = house.api.operator_listener.follow_plan(&house.net).await?;
-    duties::start(&house);
-    drop(rt.spawn(crate::cells::vm_pool::expire(Arc::clone(&house.cells))));
-    if let Err(error) = provision::settle(&house.cells).await {
+    serve_unix(rt, home.operator_api_socket(), operator_routes)?;
+    egress::listen_for_egress(&plane.net)?;
+    dns::listen_for_dns(&plane.net)?;
+    let announcement = plane.api.operator_listener.follow_plan(&plane.net).await?;
+    duties::start_duties(&plane);
+    drop(rt.spawn(crate::cells::vm_pool::run_pool_expiry(Arc::clone(
+        &plane.cells,
+    ))));
+    if let Err(error) = provision::provision_plan(&plane.cells).await {
         tracing::error!(
             error = error.chain(),
-            "the agents' files could not be brought up to date"
+            "some files of agents or services could not be provisioned; fix the cause and apply the manifest again, or run `abbey doctor --fix`"
         );
     }
     tracing::info!(
         pid = announcement.pid,
         address = announcement.address,
-        "the house is up"
+        "the control plane is ready"
     );
     (options.on_ready)(&announcement);
 
-    wait_for_end(&house).await?;
+    wait_for_stop(&plane).await?;
     rt.stop();
-    house.api.operator_listener.close();
+    plane.api.operator_listener.close();
     let tracker = rt.tracker();
     tracker.close();
     if rt.timeout(DRAIN, tracker.wait()).await.is_err() {
-        tracing::warn!("some requests were cut off");
+        tracing::warn!("some requests did not finish within 3 seconds and were cancelled");
     }
     for file in [
-        home.announcement(),
-        home.inside(),
-        home.operator(),
+        home.announcement_file(),
+        home.agent_api_socket(),
+        home.operator_api_socket(),
         home.egress_socket(),
-        home.names_socket(),
+        home.dns_socket(),
     ] {
         let _gone_already = std::fs::remove_file(file);
     }
     if core.shutdown.is_requested() {
         core.store.checkpoint().await?;
-        // Last: without a house there is nothing to help with.
+        // Last: hostd is needed until no cell is left.
         let hostd = Arc::clone(&core.hostd);
         if let Err(error) =
-            crate::core::hostd::ask(move || hostd.call(Operation::End {}, &[])).await
+            crate::core::hostd::call_blocking(move || hostd.call(Operation::End {}, &[])).await
         {
-            tracing::warn!(error = error.chain(), "hostd was gone already");
+            tracing::warn!(error = error.chain(), "hostd could not be asked to end");
         }
-        let _gone_already = std::fs::remove_file(home.run().join("serve.lock"));
-        tracing::info!("the house is down");
+        let _gone_already = std::fs::remove_file(home.run_dir().join("serve.lock"));
+        tracing::info!("the house is stopped");
     } else {
-        tracing::info!("the control plane ends; its cells go on");
+        tracing::info!("the control plane ends; its cells keep running");
     }
-    drop((house, lock));
+    drop((plane, lock));
     Ok(())
 }
 
-/// Tells every mistake of a manifest without a control plane.
+/// Checks a manifest without a control plane.
 ///
 /// # Errors
-/// A problem with all of them.
+/// A problem that lists every mistake.
 pub fn check_manifest(text: &str) -> std::result::Result<(), abbey_api::Problem> {
-    crate::planning::apply::parse(text).map(drop)
+    crate::planning::apply::parse_manifest(text).map(drop)
 }
 
-/// Plans a manifest without a running control plane, against the state of the home if it has one.
+/// Plans a manifest without a running control plane, against the database of the home if there is
+/// one. Changes nothing.
 ///
 /// # Errors
-/// As the plan's route; [`Error::Locked`] when a control plane runs after all.
+/// As the plan route of the operator API; [`Error::Locked`] when a control plane runs on this home.
 pub async fn plan_offline(
     home: PathBuf,
     body: abbey_api::ManifestBody,
 ) -> Result<abbey_api::PlanDoc> {
     let real = Home::new(home);
     let clock: Arc<dyn Clock> = Arc::new(abbey_store::SystemClock::new());
-    if real.database().exists() {
-        let _lock = real.lock()?;
+    if real.database_file().exists() {
+        let _lock = real.acquire_lock()?;
         let config = real.hostd_config()?;
         let runs_as = config.privileged.then_some(config.serve_uid);
         let helper = Arc::new(Inline(config));
-        let house = open(&real, Parts::system(&real, helper, clock)).await?;
-        return crate::planning::apply::dry_run(&house.work, body, runs_as).await;
+        let plane =
+            open_control_plane(&real, ControlPlaneParts::for_host(&real, helper, clock)).await?;
+        return crate::planning::apply::plan_without_applying(&plane.work, body, runs_as).await;
     }
     // Nothing is there yet, and planning must leave nothing: an empty state in a scratch place, with what the
     // operator has put into the home already.
@@ -152,7 +156,7 @@ pub async fn plan_offline(
         .tempdir()
         .map_err(Error::file("make", "a scratch directory"))?;
     let home = Home::new(scratch.path().to_owned());
-    crate::core::home::make_dir(&home.run(), 0o700)?;
+    crate::core::home::create_dir_with_mode(&home.run_dir(), 0o700)?;
     for name in ["images", "skills", "credentials"] {
         let here = home.root().join(name);
         if let Ok(there) = real.root().join(name).canonicalize() {
@@ -162,12 +166,13 @@ pub async fn plan_offline(
     let config = home.hostd_config()?;
     let runs_as = config.privileged.then_some(config.serve_uid);
     let helper = Arc::new(Inline(config));
-    let house = open(&home, Parts::system(&home, helper, clock)).await?;
-    crate::planning::apply::dry_run(&house.work, body, runs_as).await
+    let plane =
+        open_control_plane(&home, ControlPlaneParts::for_host(&home, helper, clock)).await?;
+    crate::planning::apply::plan_without_applying(&plane.work, body, runs_as).await
 }
 
-/// Waits for `abbey down`, for a signal, or for a duty that keeps failing.
-async fn wait_for_end(house: &Arc<ControlPlane>) -> Result<()> {
+/// Waits for `abbey down`, a signal, or a duty that keeps failing.
+async fn wait_for_stop(plane: &Arc<ControlPlane>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = |kind| signal(kind).map_err(Error::file("listen for", "signals"));
     let (mut terminate, mut interrupt) = (
@@ -177,24 +182,24 @@ async fn wait_for_end(house: &Arc<ControlPlane>) -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = house.core.rt.stopped() => {}
-        () = no_cell_left(house) => {}
+        () = plane.core.rt.stopped() => {}
+        () = all_cells_ended(plane) => {}
     }
     Ok(())
 }
 
 /// Resolves once `abbey down` was requested and no cell is left.
-async fn no_cell_left(house: &Arc<ControlPlane>) {
-    house.core.shutdown.requested().await;
-    crate::cells::vm_pool::close(&house.cells).await;
+async fn all_cells_ended(plane: &Arc<ControlPlane>) {
+    plane.core.shutdown.requested().await;
+    crate::cells::vm_pool::close_pool(&plane.cells).await;
     loop {
-        // Asked before the list: a cell whose start is in flight is not listed yet.
-        let starts_over = house.cells.starts_over();
-        let backend = Arc::clone(&house.cells.backend);
+        // Read before the list: a cell whose start is in flight is not listed yet.
+        let starts_over = plane.cells.starts_over();
+        let backend = Arc::clone(&plane.cells.backend);
         let left = runtime::blocking(move || backend.list()).await;
         if starts_over && matches!(left, Ok(Ok(cells)) if cells.is_empty()) {
             return;
         }
-        house.core.rt.sleep(Duration::from_millis(50)).await;
+        plane.core.rt.sleep(Duration::from_millis(50)).await;
     }
 }

@@ -1,33 +1,34 @@
-//! Control planes for unit tests: a home of their own, without privileges.
+//! Control planes for unit tests, each with a home of its own and without privileges.
 
-use crate::boot::control_plane::{ControlPlane, Parts, open};
-use crate::core::home::{Home, make_dir};
+use crate::boot::control_plane::{ControlPlane, ControlPlaneParts, open_control_plane};
+use crate::core::home::{Home, create_dir_with_mode};
 use abbey_cells::Backend;
 use abbey_store::Clock;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A control plane in `DIR/h` that serves nobody.
+/// Opens a control plane with its home in `dir/h`, on shims, without listeners or duties.
 pub(crate) async fn control_plane(dir: &Path, clock: Arc<dyn Clock>) -> Arc<ControlPlane> {
-    make_dir(dir, 0o711).unwrap();
+    create_dir_with_mode(dir, 0o711).unwrap();
     let home = Home::new(dir.join("h"));
-    home.prepare().unwrap();
-    let parts = Parts::system(&home, home.unprivileged_helper(), clock);
-    open(&home, parts).await.unwrap()
+    home.create_directories().unwrap();
+    let parts = ControlPlaneParts::for_host(&home, home.inline_helper(), clock);
+    open_control_plane(&home, parts).await.unwrap()
 }
 
-/// The same with another backend than shims.
+/// Opens a control plane with its home in `dir/h` on this cell backend, without listeners or
+/// duties.
 pub(crate) async fn control_plane_on(
     dir: &Path,
     clock: Arc<dyn Clock>,
     backend: Arc<dyn Backend>,
 ) -> Arc<ControlPlane> {
-    make_dir(dir, 0o711).unwrap();
+    create_dir_with_mode(dir, 0o711).unwrap();
     let home = Home::new(dir.join("h"));
-    home.prepare().unwrap();
-    let parts = Parts {
+    home.create_directories().unwrap();
+    let parts = ControlPlaneParts {
         backend,
-        ..Parts::system(&home, home.unprivileged_helper(), clock)
+        ..ControlPlaneParts::for_host(&home, home.inline_helper(), clock)
     };
-    open(&home, parts).await.unwrap()
+    open_control_plane(&home, parts).await.unwrap()
 }

@@ -1,10 +1,10 @@
-//! Credentials of agents: at the agent API, at the model gateway, and at services; where the control
-//! plane's own copies are, and what must stay out of logs.
+//! Credentials of agents: for the agent API, the model gateway and services; the control plane's
+//! copies, and the values redacted from logs.
 
 use crate::cells::state::CellsState;
-use crate::core::credentials::Keys;
+use crate::core::credentials::CredentialTable;
 use crate::core::error::Result;
-use crate::core::home::new_token;
+use crate::core::home::generate_token;
 use crate::core::hostd;
 use abbey_cells::hostd::{FileEntry, FileName, Operation};
 use abbey_model::{CellName, Millis, Principal, Secret, Slug};
@@ -14,22 +14,23 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How long an old credential stays valid after a new one was given.
+/// How long an old credential stays valid after a new one was issued.
 pub(crate) const OVERLAP: Millis = Millis::from_secs(60);
 
-/// Where the control plane's copy of an agent's credential is.
-pub(crate) fn own_token(cells: &CellsState, slug: &Slug) -> PathBuf {
-    cells.core.home.agent(slug.as_str()).join("token")
+/// Path of the control plane's copy of an agent's credential for the agent API.
+pub(crate) fn agent_token_file(cells: &CellsState, slug: &Slug) -> PathBuf {
+    cells.core.home.agent_dir(slug.as_str()).join("token")
 }
 
-/// Gives an agent a fresh credential; older ones end after `overlap`.
-pub(crate) async fn credential(
+/// Issues new credentials for the agent API and the model gateway, writes them into the agent's
+/// files, and revokes the previous ones after `overlap`.
+pub(crate) async fn rotate_agent_credentials(
     cells: &Arc<CellsState>,
     slug: &Slug,
     overlap: Millis,
 ) -> Result<()> {
-    let token = new_token("abbey_ag_")?;
-    let key = new_token("sk-abbey-")?;
+    let token = generate_token("abbey_ag_")?;
+    let key = generate_token("sk-abbey-")?;
     let principal = Principal::Agent(slug.clone());
     cells
         .core
@@ -51,29 +52,34 @@ pub(crate) async fn credential(
     };
     let files = vec![entry(FileName::Key, &key), entry(FileName::Token, &token)];
     let owner = CellName::Agent(slug.clone());
-    hostd::call(&cells.core.hostd, Operation::Prepare { owner, files }).await?;
-    refresh_keys(cells).await
+    hostd::run_operation(&cells.core.hostd, Operation::Prepare { owner, files }).await?;
+    reload_credentials(cells).await
 }
 
-/// The secret of an agent's credential at a service.
-pub(crate) fn credential_at(cells: &CellsState, agent: &Slug, service: &Slug) -> Option<Secret> {
-    let text = fs::read_to_string(own_copy(cells, agent, service)).ok()?;
-    secret_in(&text).map(Secret::new)
+/// Secret with which an agent authenticates at a service; `None` if it has none yet.
+pub(crate) fn read_service_credential(
+    cells: &CellsState,
+    agent: &Slug,
+    service: &Slug,
+) -> Option<Secret> {
+    let text = fs::read_to_string(service_credential_file(cells, agent, service)).ok()?;
+    parse_service_secret(&text).map(Secret::new)
 }
 
-/// Loads every valid credential and every secret that must stay out of logs.
-pub(crate) async fn refresh_keys(cells: &Arc<CellsState>) -> Result<()> {
-    let keys: &Keys = &cells.core.keys;
-    keys.replace(cells.core.store.tokens().await?);
-    let mut secrets = vec![cells.core.home.operator_secret()?];
+/// Reloads the table of valid credentials from the store, and the secret values that are redacted
+/// from logs.
+pub(crate) async fn reload_credentials(cells: &Arc<CellsState>) -> Result<()> {
+    let keys: &CredentialTable = &cells.core.credentials;
+    keys.replace_all(cells.core.store.tokens().await?);
+    let mut secrets = vec![cells.core.home.load_or_create_operator_token()?];
     if let Some(current) = cells.core.plan.current() {
         for (slug, agent) in &current.house.agents {
             let used = agent.uses.iter();
-            let used = used.filter_map(|s| credential_at(cells, slug, s));
+            let used = used.filter_map(|s| read_service_credential(cells, slug, s));
             secrets.extend(used);
-            let key = cells.core.home.agent(slug.as_str()).join("key");
+            let key = cells.core.home.agent_dir(slug.as_str()).join("key");
             secrets.extend(
-                [own_token(cells, slug), key]
+                [agent_token_file(cells, slug), key]
                     .iter()
                     .filter_map(|p| fs::read_to_string(p).ok())
                     .map(Secret::new),
@@ -81,29 +87,30 @@ pub(crate) async fn refresh_keys(cells: &Arc<CellsState>) -> Result<()> {
         }
         let references = current.house.secrets();
         secrets.extend(
-            references.filter_map(|(_, r)| cells.core.secrets.resolve(r, &current.base_dir).ok()),
+            references
+                .filter_map(|(_, r)| cells.core.secrets.read_secret(r, &current.base_dir).ok()),
         );
     }
-    cells.core.secrets.redact(secrets);
+    cells.core.secrets.set_redacted_values(secrets);
     Ok(())
 }
 
-/// The control plane's own copy of an agent's credential.
-pub(crate) fn own_copy(cells: &CellsState, agent: &Slug, service: &Slug) -> PathBuf {
+/// Path of the control plane's copy of an agent's credential for a service.
+pub(crate) fn service_credential_file(cells: &CellsState, agent: &Slug, service: &Slug) -> PathBuf {
     cells
         .core
         .home
-        .agent(agent.as_str())
+        .agent_dir(agent.as_str())
         .join(format!("service-{service}"))
 }
 
-/// The secret in such a line.
-pub(crate) fn secret_in(line: &str) -> Option<&str> {
+/// Finds the secret (`abbey_sv_…`) in the text of a service credential file.
+pub(crate) fn parse_service_secret(line: &str) -> Option<&str> {
     let rest = &line[line.find(SERVICE_PREFIX)?..];
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let end = rest.find(|c| !word(c)).unwrap_or(rest.len());
     Some(&rest[..end])
 }
 
-/// How every credential at a service begins.
+/// Prefix of every credential for a service.
 pub(crate) const SERVICE_PREFIX: &str = "abbey_sv_";

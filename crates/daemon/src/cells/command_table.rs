@@ -1,10 +1,10 @@
-//! Single commands that run, and what each holds.
+//! Running single commands (`abbey run`), and the resources granted to each.
 
 use abbey_model::{Egress, Slug, Subnet};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 
-/// What a running command holds.
+/// Resources granted to a running command.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CommandGrant {
     pub(super) uid: Option<u32>,
@@ -12,23 +12,26 @@ pub(super) struct CommandGrant {
     pub(super) egress: Egress,
 }
 
-/// CommandTable that run.
+/// Grants of all running commands, including microVMs that wait for a command.
 #[derive(Debug, Default)]
 pub(crate) struct CommandTable(Mutex<BTreeMap<Slug, CommandGrant>>);
 
 impl CommandTable {
-    pub(super) fn leases(&self) -> MutexGuard<'_, BTreeMap<Slug, CommandGrant>> {
+    /// Locks the table of grants.
+    pub(super) fn lock_grants(&self) -> MutexGuard<'_, BTreeMap<Slug, CommandGrant>> {
         self.0.lock()
     }
 
-    /// Whether a command is somebody's who waits for it.
-    pub(crate) fn runs(&self, slug: &Slug) -> bool {
-        self.leases().contains_key(slug)
+    /// Whether this control plane runs the command, so that the reconciler must leave its cell
+    /// alone.
+    pub(crate) fn is_running(&self, slug: &Slug) -> bool {
+        self.lock_grants().contains_key(slug)
     }
 
-    /// Gives a machine that waited to a command.
-    pub(super) fn take_over(&self, slug: &Slug, egress: &Egress) -> Option<CommandGrant> {
-        let mut leases = self.leases();
+    /// Assigns a microVM that waits to a command with this egress policy, and returns its grant;
+    /// `None` if it is not in the table any more.
+    pub(super) fn assign_waiting_vm(&self, slug: &Slug, egress: &Egress) -> Option<CommandGrant> {
+        let mut leases = self.lock_grants();
         let lease = leases.get_mut(slug)?;
         lease.egress = egress.clone();
         Some(lease.clone())

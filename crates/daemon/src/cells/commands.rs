@@ -1,15 +1,15 @@
-//! `abbey run`: one command in a fresh cell, gone with it.
+//! `abbey run`: runs one command in a new cell that is removed with it.
 //!
-//! What the command holds (a user, files, a network if it may go out directly) is claimed from the
-//! far end of the house's ranges, so that it never meets what the plan gives, and taken back when
-//! it has ended, however it ended.
+//! The command's resources (a user, files, a subnet if it needs direct network access) are
+//! allocated from the upper end of the house's ranges, so that they don't collide with those of a
+//! plan, and are released when it has ended for any reason.
 
 use crate::cells::command_table::CommandGrant;
-use crate::cells::exec::{check_argv, pipe, pump};
+use crate::cells::exec::{check_argv, create_pipe, stream_pipe};
 use crate::cells::process_end;
-use crate::cells::specs::{Ways, tmp_size};
+use crate::cells::specs::{CellConnectivity, tmpfs_size};
 use crate::cells::state::CellsState;
-use crate::cells::vm_shapes::{Shape, Source};
+use crate::cells::vm_shapes::{VmShape, VmSource};
 use crate::core::error::{Error, Result};
 use crate::core::hostd;
 use crate::core::runtime::Runtime;
@@ -40,24 +40,24 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
-/// Commands at once.
+/// Most commands at once.
 const COMMANDS_MAX: usize = 64;
-/// Longest time for a command.
+/// Longest timeout of a command.
 const TIMEOUT_MAX: Millis = Millis::from_secs(24 * 3600);
-/// Time for a command to end by itself once it was asked to.
+/// Time for a command to exit after SIGTERM.
 const GRACE: Millis = Millis::from_secs(2);
-/// Time for a machine to boot without a command.
+/// Longest boot of a microVM without a command.
 const WAITS_WITHIN: Millis = Millis::from_secs(180);
-/// Where its files are in its own eyes.
+/// Path of the command's files inside its cell.
 const ROOT: &str = "/work";
-/// Most bytes of files that are handed back, packed.
+/// Largest archive of result files, bytes.
 const TAKEN_MAX: u64 = 64 << 20;
 
-/// What was asked for, understood.
-struct Wanted {
+/// A validated request for a command.
+struct CommandRequest {
     argv: Vec<String>,
     cell: CellKind,
-    /// What a machine boots from.
+    /// Image of a microVM.
     image: String,
     limits: Limits,
     egress: Egress,
@@ -69,8 +69,8 @@ struct Wanted {
     take: Vec<PathBuf>,
 }
 
-/// Something about the house that is not the caller's fault.
-pub(crate) fn failed(why: impl Into<String>) -> Error {
+/// An error of kind `Internal` with this explanation.
+pub(crate) fn internal_error(why: impl Into<String>) -> Error {
     Problem::new(FaultKind::Internal, why).into()
 }
 
@@ -78,8 +78,8 @@ fn invalid(why: impl Into<String>) -> Error {
     Problem::new(FaultKind::Invalid, why).into()
 }
 
-impl Wanted {
-    fn of(body: CommandBody) -> Result<Wanted> {
+impl CommandRequest {
+    fn parse(body: CommandBody) -> Result<CommandRequest> {
         let decode = |text: Option<String>| {
             let decoded = text.map(|t| BASE64.decode(t)).transpose();
             decoded.map_err(|e| invalid(e.to_string()))
@@ -95,7 +95,7 @@ impl Wanted {
             CellKind::Sandbox | CellKind::Process | CellKind::Microvm
         ) {
             return Err(invalid(format!(
-                "a command cannot run in a {cell} in this version"
+                "a command cannot run in a {cell}; use sandbox, process or microvm"
             )));
         }
         let egress = match body.egress.as_slice() {
@@ -109,7 +109,9 @@ impl Wanted {
         };
         let timeout = body.timeout_ms.map(Millis);
         if timeout.is_some_and(|t| t <= Millis(0) || t > TIMEOUT_MAX) {
-            return Err(invalid("a timeout is more than nothing and at most a day"));
+            return Err(invalid(
+                "`timeout_ms` must be more than 0 and at most 86400000",
+            ));
         }
         let limits = Limits {
             memory: body.memory_bytes.map_or(base.memory, Bytes),
@@ -127,12 +129,12 @@ impl Wanted {
         }
         if cell == CellKind::Microvm && egress.nets().next().is_some() {
             return Err(invalid(
-                "a microVM has no interface: it goes out by name through the proxy, not to addresses",
+                "a microVM has no network interface, so `egress` may name hosts but no addresses",
             ));
         }
         let image = body.image.unwrap_or_else(|| DEFAULT.to_owned());
         image.parse::<Slug>().map_err(|e| invalid(e.to_string()))?;
-        Ok(Wanted {
+        Ok(CommandRequest {
             argv: body.argv,
             cell,
             image,
@@ -154,63 +156,72 @@ impl Wanted {
         })
     }
 
-    /// What a machine for it must be like; none when it runs in none.
-    fn shape(&self) -> Option<Shape> {
-        (self.cell == CellKind::Microvm).then(|| Shape {
+    /// Shape of the microVM that the command needs; `None` for other kinds of cell.
+    fn vm_shape(&self) -> Option<VmShape> {
+        (self.cell == CellKind::Microvm).then(|| VmShape {
             image: self.image.clone(),
             memory: self.limits.memory,
             cpu_milli: self.limits.cpu_milli,
         })
     }
 
-    /// Whether it goes out directly, and so needs a network.
-    fn goes_out(&self) -> bool {
+    /// Whether the command connects to addresses directly and so needs a subnet.
+    fn needs_network(&self) -> bool {
         let direct = self.egress == Egress::Full || self.egress.nets().next().is_some();
         direct && self.cell != CellKind::Microvm
     }
 }
 
-/// Runs a command, and streams what it says as JSON Lines; the last line tells how it ended.
-pub(crate) async fn command(cells: &Arc<CellsState>, body: CommandBody) -> Result<Response> {
-    let wanted = Wanted::of(body)?;
-    let mut source = match wanted.shape() {
-        Some(shape) => cells.pool.take(&shape, cells.core.rt.instant()),
-        None => Source::Cold,
+/// Runs a command in a new cell, and streams its output as JSON Lines; the last line has its exit
+/// code.
+///
+/// # Errors
+/// If the request is invalid or the cell cannot be started.
+pub(crate) async fn run_command(cells: &Arc<CellsState>, body: CommandBody) -> Result<Response> {
+    let wanted = CommandRequest::parse(body)?;
+    let mut source = match wanted.vm_shape() {
+        Some(shape) => cells.pool.take_for_command(&shape, cells.core.rt.instant()),
+        None => VmSource::Cold,
     };
     let waiting = match &source {
-        Source::Warm { slug, .. } => {
-            let lease = cells.commands.take_over(slug, &wanted.egress);
+        VmSource::Warm { slug, .. } => {
+            let lease = cells.commands.assign_waiting_vm(slug, &wanted.egress);
             lease.map(|lease| {
                 let egress = wanted.egress.clone();
                 cells.net.command_egress.set(slug.clone(), egress);
                 (slug.clone(), lease)
             })
         }
-        Source::Template(_) | Source::Cold => None,
+        VmSource::Template(_) | VmSource::Cold => None,
     };
     let (slug, lease) = match waiting {
         Some(taken) => taken,
         None => {
-            if matches!(source, Source::Warm { .. }) {
-                source = Source::Cold;
+            if matches!(source, VmSource::Warm { .. }) {
+                source = VmSource::Cold;
             }
-            let slug = fresh_name(&cells.core.rt)?;
-            let lease = lease(cells, &slug, &wanted).await?;
+            let slug = random_command_name(&cells.core.rt)?;
+            let lease = reserve_grant(cells, &slug, &wanted).await?;
             (slug, lease)
         }
     };
-    let running = Running::of(cells, slug, source);
+    let running = CommandRun::new(cells, slug, source);
     let (lines, stream) = mpsc::channel(64);
     let (ready, begun) = oneshot::channel();
-    // A task of its own: a caller who leaves at any moment must not leave the command behind.
+    // A task of its own, so that the cell is removed even if the caller disconnects.
     drop(
         cells
             .core
             .rt
-            .spawn(running.live(lease, wanted, lines, ready)),
+            .spawn(running.run_to_end(lease, wanted, lines, ready)),
     );
-    let lost = |_| Problem::new(FaultKind::Internal, "the command was lost");
-    begun.await.map_err(lost)??;
+    let task_ended = |_| {
+        Problem::new(
+            FaultKind::Internal,
+            "the task that runs the command ended unexpectedly; see the log of the control plane",
+        )
+    };
+    begun.await.map_err(task_ended)??;
     let stream = futures_util::stream::unfold(stream, async |mut s| s.recv().await.map(|l| (l, s)));
     Ok(Response::builder()
         .header("content-type", "application/jsonl")
@@ -218,21 +229,22 @@ pub(crate) async fn command(cells: &Arc<CellsState>, body: CommandBody) -> Resul
         .unwrap_or_default())
 }
 
-/// A name that no other command has.
-fn fresh_name(rt: &Runtime) -> Result<Slug> {
+/// A random name for a command, such as `r3f2a9c1d`.
+fn random_command_name(rt: &Runtime) -> Result<Slug> {
     let mut random = [0u8; 4];
     rt.fill_random(&mut random)?;
     let name = format!("r{:08x}", u32::from_be_bytes(random));
-    name.parse().map_err(|_| invalid("no name"))
+    name.parse()
+        .map_err(|_| invalid("could not generate a name for the command"))
 }
 
-/// Starts a machine that has no command yet; it waits for one, or becomes what others begin from.
-pub(crate) async fn start_waiting(
+/// Starts a microVM that waits for a command or serves as a template, and returns its name.
+pub(crate) async fn start_vm_without_command(
     cells: &Arc<CellsState>,
-    shape: &Shape,
+    shape: &VmShape,
     origin: Origin,
 ) -> Result<Slug> {
-    let wanted = Wanted {
+    let wanted = CommandRequest {
         argv: Vec::new(),
         cell: CellKind::Microvm,
         image: shape.image.clone(),
@@ -249,38 +261,47 @@ pub(crate) async fn start_waiting(
         files: None,
         take: Vec::new(),
     };
-    let slug = fresh_name(&cells.core.rt)?;
-    let lease = lease(cells, &slug, &wanted).await?;
-    let running = Running::of(cells, slug.clone(), Source::Cold);
+    let slug = random_command_name(&cells.core.rt)?;
+    let lease = reserve_grant(cells, &slug, &wanted).await?;
+    let running = CommandRun::new(cells, slug.clone(), VmSource::Cold);
     let started = async {
-        running.own(&lease).await?;
-        let mut spec = running.spec(&lease, &wanted);
+        running.claim_resources(&lease).await?;
+        let mut spec = running.build_spec(&lease, &wanted);
         spec.ready_within = Some(WAITS_WITHIN);
         if let Some(machine) = &mut spec.machine {
             machine.origin = origin;
         }
         let (spec, generation) = (Box::new(spec), Generation(1));
-        hostd::call(&cells.core.hostd, Operation::Start { generation, spec }).await
+        hostd::run_operation(&cells.core.hostd, Operation::Start { generation, spec }).await
     };
     match started.await {
         Ok(()) => Ok(slug),
         Err(error) => {
-            running.clear().await;
+            running.release_everything().await;
             Err(error)
         }
     }
 }
 
-/// Ends a machine that was kept, and takes everything back from it.
-pub(crate) async fn let_go(cells: &Arc<CellsState>, slug: &Slug) {
-    Running::of(cells, slug.clone(), Source::Cold).clear().await;
+/// Stops a pooled microVM and releases its resources.
+pub(crate) async fn discard_vm(cells: &Arc<CellsState>, slug: &Slug) {
+    CommandRun::new(cells, slug.clone(), VmSource::Cold)
+        .release_everything()
+        .await;
 }
 
-/// Takes a place among the running commands, with a user and addresses that no other has.
-async fn lease(cells: &Arc<CellsState>, slug: &Slug, wanted: &Wanted) -> Result<CommandGrant> {
+/// Reserves an entry in the command table with a user and a subnet that no other command has.
+///
+/// # Errors
+/// If the limit of commands is reached or no subnet is free.
+async fn reserve_grant(
+    cells: &Arc<CellsState>,
+    slug: &Slug,
+    wanted: &CommandRequest,
+) -> Result<CommandGrant> {
     let hostd = Arc::clone(&cells.core.hostd);
-    let network = wanted.goes_out() && wanted.cell.isolates();
-    let (hello, unusable) = hostd::ask(move || {
+    let network = wanted.needs_network() && wanted.cell.isolates();
+    let (hello, unusable) = hostd::call_blocking(move || {
         let unusable = match network {
             true => hostd.observe()?.no_network,
             false => None,
@@ -289,9 +310,9 @@ async fn lease(cells: &Arc<CellsState>, slug: &Slug, wanted: &Wanted) -> Result<
     })
     .await?;
     let current = cells.core.plan.current();
-    let mut leases = cells.commands.leases();
+    let mut leases = cells.commands.lock_grants();
     if leases.len() >= COMMANDS_MAX {
-        let text = format!("{COMMANDS_MAX} commands run already; wait for one to end");
+        let text = format!("{COMMANDS_MAX} commands are already running; wait until one has ended");
         return Err(Problem::new(FaultKind::Limit, text).into());
     }
     let uids: BTreeSet<u32> = leases.values().filter_map(|l| l.uid).collect();
@@ -312,7 +333,7 @@ async fn lease(cells: &Arc<CellsState>, slug: &Slug, wanted: &Wanted) -> Result<
         let all = pool.into_iter().flat_map(|n| n.subnets_from_the_end());
         subnet = all.take(1024).find(|s| !taken.contains(s) && !held(s));
         if subnet.is_none() {
-            return Err(Problem::new(FaultKind::Limit, "no subnet is left in the pool").into());
+            return Err(Problem::new(FaultKind::Limit, "no subnet is free for the command; wait until another command has ended, or enlarge `network.pool`").into());
         }
     }
     let lease = CommandGrant {
@@ -326,26 +347,27 @@ async fn lease(cells: &Arc<CellsState>, slug: &Slug, wanted: &Wanted) -> Result<
     Ok(lease)
 }
 
-/// Where the answer goes, line by line.
-type Lines = mpsc::Sender<std::result::Result<String, std::convert::Infallible>>;
+/// Sender of the lines of the response.
+type ResponseLines = mpsc::Sender<std::result::Result<String, std::convert::Infallible>>;
 
-struct Running {
+/// One command in its cell.
+struct CommandRun {
     cells: Arc<CellsState>,
     slug: Slug,
     cell: CellName,
-    source: Source,
+    source: VmSource,
 }
 
-/// Our ends of a command's streams, and the process that owns its cell.
-struct Streams {
+/// The control plane's ends of a command's standard streams.
+struct CommandStreams {
     stdin: OwnedFd,
     stdout: OwnedFd,
     stderr: OwnedFd,
 }
 
-impl Running {
-    fn of(cells: &Arc<CellsState>, slug: Slug, source: Source) -> Running {
-        Running {
+impl CommandRun {
+    fn new(cells: &Arc<CellsState>, slug: Slug, source: VmSource) -> CommandRun {
+        CommandRun {
             cells: Arc::clone(cells),
             cell: CellName::Run(slug.clone()),
             slug,
@@ -353,8 +375,8 @@ impl Running {
         }
     }
 
-    /// Claims what it has and makes its directory; twice is once.
-    async fn own(&self, lease: &CommandGrant) -> Result<()> {
+    /// Claims the command's user and subnet at hostd and creates its directory; may be repeated.
+    async fn claim_resources(&self, lease: &CommandGrant) -> Result<()> {
         let claim = Claim {
             uid: lease.uid,
             subnet: lease.subnet,
@@ -372,15 +394,15 @@ impl Running {
             owner: self.cell.clone(),
             claim,
         };
-        hostd::call(&self.cells.core.hostd, owned).await?;
+        hostd::run_operation(&self.cells.core.hostd, owned).await?;
         let prepared = Operation::Prepare {
             owner: self.cell.clone(),
             files: Vec::new(),
         };
-        hostd::call(&self.cells.core.hostd, prepared).await
+        hostd::run_operation(&self.cells.core.hostd, prepared).await
     }
 
-    async fn prepare(&self, lease: &CommandGrant, wanted: &Wanted) -> Result<()> {
+    async fn prepare(&self, lease: &CommandGrant, wanted: &CommandRequest) -> Result<()> {
         let owner = || self.cell.clone();
         let note = NewAuditEntry {
             actor: Principal::Operator,
@@ -389,25 +411,28 @@ impl Running {
             detail: json!({ "argv": wanted.argv, "cell": wanted.cell, "egress": wanted.egress.to_string() }),
         };
         self.cells.core.store.append_audit_entry(note).await?;
-        self.own(lease).await?;
+        self.claim_resources(lease).await?;
         if let Some(archive) = &wanted.files {
-            let file = scratch(archive).map_err(Error::file("make", "a scratch file"))?;
+            let file = scratch_file(archive).map_err(Error::file("create", "a scratch file"))?;
             let (hostd, owner) = (Arc::clone(&self.cells.core.hostd), owner());
-            hostd::ask(move || hostd.call(Operation::Stage { owner }, &[file.as_fd()])).await?;
+            hostd::call_blocking(move || hostd.call(Operation::Stage { owner }, &[file.as_fd()]))
+                .await?;
         }
         match lease.subnet {
-            Some(_) => firewall::raise(&self.cells.net).await.map(drop),
+            Some(_) => firewall::apply_planned_firewall(&self.cells.net)
+                .await
+                .map(drop),
             None => Ok(()),
         }
     }
 
-    fn spec(&self, lease: &CommandGrant, wanted: &Wanted) -> CellSpec {
+    fn build_spec(&self, lease: &CommandGrant, wanted: &CommandRequest) -> CellSpec {
         let home = &self.cells.core.home;
-        let dir = home.command(self.slug.as_str());
-        let ways = Ways::of_command(&self.cells, wanted.cell, lease.subnet);
+        let dir = home.command_dir(self.slug.as_str());
+        let connectivity = CellConnectivity::for_command(&self.cells, wanted.cell, lease.subnet);
         let machine = (wanted.cell == CellKind::Microvm).then(|| Machine {
             image: wanted.image.clone(),
-            origin: self.origin(),
+            origin: self.vm_origin(),
             vmm: Vmm::Qemu,
             drives: None,
             brings: wanted.files.is_some(),
@@ -427,7 +452,7 @@ impl Running {
                 let sandbox = Sandbox {
                     binds: vec![bind],
                     profile: wanted.profile,
-                    tmp: tmp_size(&wanted.limits),
+                    tmp: tmpfs_size(&wanted.limits),
                 };
                 (PathBuf::from(ROOT), Some(sandbox))
             }
@@ -443,8 +468,8 @@ impl Running {
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .to_vec();
-        env.extend(ways.environment());
-        // A shell's exec finds the program inside and tells 126 and 127 as everybody knows them.
+        env.extend(connectivity.environment());
+        // The shell's exec searches the program inside the cell and reports 126 and 127 as usual.
         let shell = ["sh", "-c", "exec \"$@\"", "sh"].map(str::to_owned);
         CellSpec {
             cell: self.cell.clone(),
@@ -468,84 +493,94 @@ impl Running {
                 tag: None,
                 bridged: false,
             }),
-            forwards: ways.forwards(),
+            forwards: connectivity.port_forwards(),
             terminal: false,
             ready_within: None,
-            run_dir: home.cells().join(self.cell.to_string()),
-            log_dir: home.cell_logs(&self.cell.to_string()),
-            group: home.group(),
+            run_dir: home.cell_records_dir().join(self.cell.to_string()),
+            log_dir: home.cell_log_dir(&self.cell.to_string()),
+            group: home.cgroup_name(),
             secrets: Vec::new(),
             asks_root: false,
         }
     }
 
-    fn origin(&self) -> Origin {
+    fn vm_origin(&self) -> Origin {
         let (template, waits) = match &self.source {
-            Source::Cold => return Origin::Cold,
-            Source::Template(template) => (template, false),
-            Source::Warm { template, .. } => (template, true),
+            VmSource::Cold => return Origin::Cold,
+            VmSource::Template(template) => (template, false),
+            VmSource::Warm { template, .. } => (template, true),
         };
         let template = CellName::Run(template.clone());
         Origin::From { template, waits }
     }
 
-    async fn start(&mut self, lease: &CommandGrant, wanted: &Wanted) -> Result<Streams> {
-        if !matches!(self.source, Source::Warm { .. }) {
+    async fn start(
+        &mut self,
+        lease: &CommandGrant,
+        wanted: &CommandRequest,
+    ) -> Result<CommandStreams> {
+        if !matches!(self.source, VmSource::Warm { .. }) {
             return self.launch(lease, wanted).await;
         }
         match self.launch(lease, wanted).await {
             Ok(streams) => Ok(streams),
             Err(error) => {
-                // It waited in vain: something happened to it. The command gets a machine all the same.
-                tracing::warn!(cell = %self.cell, error = error.chain(), "a machine that waited is of no use");
+                // The waiting microVM is unusable, so the command gets one that boots for it.
+                tracing::warn!(cell = %self.cell, error = error.chain(), "a waiting microVM could not be used; booting another one for the command");
                 let (backend, cell) = (Arc::clone(&self.cells.backend), self.cell.clone());
-                hostd::ask(move || backend.sweep(&cell)).await?;
-                self.source = Source::Cold;
+                hostd::call_blocking(move || backend.sweep(&cell)).await?;
+                self.source = VmSource::Cold;
                 self.launch(lease, wanted).await
             }
         }
     }
 
-    async fn launch(&self, lease: &CommandGrant, wanted: &Wanted) -> Result<Streams> {
-        let ((stdin_child, stdin), (stdout, out), (stderr, err)) = (pipe()?, pipe()?, pipe()?);
-        if !matches!(self.source, Source::Warm { .. }) {
+    async fn launch(
+        &self,
+        lease: &CommandGrant,
+        wanted: &CommandRequest,
+    ) -> Result<CommandStreams> {
+        let ((stdin_child, stdin), (stdout, out), (stderr, err)) =
+            (create_pipe()?, create_pipe()?, create_pipe()?);
+        if !matches!(self.source, VmSource::Warm { .. }) {
             let current = self.cells.core.plan.current();
             let reserve = current.map_or(Bytes(0), |c| c.house.admission.memory_reserve);
-            let need = crate::cells::memory::need(wanted.cell, &wanted.limits, None);
+            let need = crate::cells::memory::memory_to_start(wanted.cell, &wanted.limits, None);
             let cell = CellName::Run(self.slug.clone());
             let taken = self
                 .cells
                 .memory
-                .take(&cell, need, reserve, self.cells.core.rt.instant());
+                .grant(&cell, need, reserve, self.cells.core.rt.instant());
             taken.map_err(|why| Problem::new(FaultKind::Conflict, why))?;
         }
-        let spec = Box::new(self.spec(lease, wanted));
+        let spec = Box::new(self.build_spec(lease, wanted));
         let hostd = Arc::clone(&self.cells.core.hostd);
         let operation = match self.source {
-            Source::Warm { .. } => Operation::Begin { spec },
-            Source::Template(_) | Source::Cold => Operation::Start {
+            VmSource::Warm { .. } => Operation::Begin { spec },
+            VmSource::Template(_) | VmSource::Cold => Operation::Start {
                 generation: Generation(1),
                 spec,
             },
         };
-        hostd::ask(move || {
+        hostd::call_blocking(move || {
             let fds = [stdin_child.as_fd(), out.as_fd(), err.as_fd()];
             hostd.call(operation, &fds)
         })
         .await?;
-        Ok(Streams {
+        Ok(CommandStreams {
             stdin,
             stdout,
             stderr,
         })
     }
 
-    /// From nothing to nothing: prepares, starts, follows, and takes everything away.
-    async fn live(
+    /// Prepares, starts and follows the command, and removes its cell. `ready` gets the outcome of
+    /// the start.
+    async fn run_to_end(
         mut self,
         lease: CommandGrant,
-        wanted: Wanted,
-        lines: Lines,
+        wanted: CommandRequest,
+        lines: ResponseLines,
         ready: oneshot::Sender<Result<()>>,
     ) {
         let started = match self.prepare(&lease, &wanted).await {
@@ -555,26 +590,32 @@ impl Running {
         let streams = match started {
             Ok(streams) => streams,
             Err(error) => {
-                self.clear().await;
+                self.release_everything().await;
                 let _caller_gone = ready.send(Err(error));
                 return;
             }
         };
         let _caller_gone = ready.send(Ok(()));
-        if let Some(shape) = wanted.shape() {
-            crate::cells::vm_pool::refill(&self.cells, &shape);
+        if let Some(shape) = wanted.vm_shape() {
+            crate::cells::vm_pool::refill_in_background(&self.cells, &shape);
         }
-        let end = match self.follow(streams, &wanted, &lines).await {
+        let end = match self.stream_until_exit(streams, &wanted, &lines).await {
             Ok(end) => end,
             Err(error) => json!({ "exit": 125, "error": error.chain() }),
         };
-        // Nothing is left when the caller hears that it has ended.
-        self.clear().await;
+        // The cell is removed before the caller gets the last line.
+        self.release_everything().await;
         let _caller_gone = lines.send(Ok(format!("{end}\n"))).await;
     }
 
-    /// Carries its output until it has ended, is out of time, or nobody listens any more.
-    async fn follow(&self, streams: Streams, wanted: &Wanted, lines: &Lines) -> Result<Value> {
+    /// Streams the command's output until it exits, its timeout ends, or the caller disconnects;
+    /// returns the last line of the response.
+    async fn stream_until_exit(
+        &self,
+        streams: CommandStreams,
+        wanted: &CommandRequest,
+        lines: &ResponseLines,
+    ) -> Result<Value> {
         let broken = || Error::file("use", "a pipe");
         let mut feed = pipe::Sender::from_owned_fd(streams.stdin).map_err(broken())?;
         let out = pipe::Receiver::from_owned_fd(streams.stdout).map_err(broken())?;
@@ -586,30 +627,34 @@ impl Running {
         let record = self.cells.backend.record(&self.cell)?;
         if let Some(record) = &record {
             let boot = match self.source {
-                Source::Warm { .. } => Some("warm".to_owned()),
-                Source::Template(_) | Source::Cold => record.boot.clone(),
+                VmSource::Warm { .. } => Some("warm".to_owned()),
+                VmSource::Template(_) | VmSource::Cold => record.boot.clone(),
             };
-            let told = json!({ "cell": wanted.cell, "layers": record.layers, "boot": boot });
-            let _caller_gone = lines.send(Ok(format!("{told}\n"))).await;
+            let line = json!({ "cell": wanted.cell, "layers": record.layers, "boot": boot });
+            let _caller_gone = lines.send(Ok(format!("{line}\n"))).await;
         }
-        let carried =
-            async { tokio::join!(pump("stdout", out, lines), pump("stderr", err, lines)) };
-        let patience = wanted.timeout.map_or(TIMEOUT_MAX, |t| t);
+        let carried = async {
+            tokio::join!(
+                stream_pipe("stdout", out, lines),
+                stream_pipe("stderr", err, lines)
+            )
+        };
+        let timeout = wanted.timeout.map_or(TIMEOUT_MAX, |t| t);
         let mut timed_out = false;
         tokio::select! {
             _ends = carried => {}
-            () = self.cells.core.rt.sleep(patience.to_std()) => timed_out = true,
+            () = self.cells.core.rt.sleep(timeout.to_std()) => timed_out = true,
             () = lines.closed() => {}
             () = self.cells.core.rt.stopped() => {}
         }
-        // Its output may end before it does; without output it may go on for as long as it may.
+        // A command may close its output before it exits; its timeout still applies.
         let ended = match timed_out || lines.is_closed() || self.cells.core.rt.is_stopping() {
             true => None,
             false => self
                 .cells
                 .core
                 .rt
-                .timeout(patience.to_std(), self.ended())
+                .timeout(timeout.to_std(), self.wait_for_exit())
                 .await
                 .ok(),
         };
@@ -618,8 +663,8 @@ impl Running {
             None => {
                 timed_out |= !lines.is_closed();
                 let (backend, cell) = (Arc::clone(&self.cells.backend), self.cell.clone());
-                hostd::ask(move || backend.stop(&cell, GRACE)).await?;
-                self.ended().await?
+                hostd::call_blocking(move || backend.stop(&cell, GRACE)).await?;
+                self.wait_for_exit().await?
             }
         };
         let (kind, spent) = exit;
@@ -639,7 +684,7 @@ impl Running {
         };
         let files = match wanted.take.is_empty() {
             true => None,
-            false => Some(self.collect(&wanted.take).await?),
+            false => Some(self.collect_files(&wanted.take).await?),
         };
         Ok(json!({
             "exit": code,
@@ -650,84 +695,95 @@ impl Running {
         }))
     }
 
-    /// Resolves when the cell has ended, with its record.
-    async fn ended(&self) -> Result<(ExitKind, Option<abbey_model::CellUsage>)> {
+    /// Waits until the cell has ended, and returns its exit record.
+    async fn wait_for_exit(&self) -> Result<(ExitKind, Option<abbey_model::CellUsage>)> {
         loop {
             let (backend, cell) = (Arc::clone(&self.cells.backend), self.cell.clone());
-            let observed = hostd::ask(move || backend.observe(&cell)).await?;
+            let observed = hostd::call_blocking(move || backend.observe(&cell)).await?;
             match observed {
                 Observed::Exited(record) => return Ok((record.exit, record.spent)),
                 Observed::Running { .. } => {
                     let record = self.cells.backend.record(&self.cell)?;
-                    process_end::process_end(record.map(|r| r.shim.pid)).await;
+                    process_end::wait_for_process_end(record.map(|r| r.shim.pid)).await;
                 }
                 Observed::Nothing | Observed::Orphaned { .. } => return Ok((ExitKind::Lost, None)),
             }
         }
     }
 
-    async fn collect(&self, paths: &[PathBuf]) -> Result<String> {
-        let mut file = tempfile::tempfile().map_err(Error::file("make", "a scratch file"))?;
+    async fn collect_files(&self, paths: &[PathBuf]) -> Result<String> {
+        let mut file = tempfile::tempfile().map_err(Error::file("create", "a scratch file"))?;
         let to = file
             .try_clone()
-            .map_err(Error::file("make", "a scratch file"))?;
+            .map_err(Error::file("create", "a scratch file"))?;
         let (hostd, owner, paths) = (
             Arc::clone(&self.cells.core.hostd),
             self.cell.clone(),
             paths.to_vec(),
         );
-        hostd::ask(move || hostd.call(Operation::Collect { owner, paths }, &[to.as_fd()])).await?;
+        hostd::call_blocking(move || {
+            hostd.call(Operation::Collect { owner, paths }, &[to.as_fd()])
+        })
+        .await?;
         let mut bytes = Vec::new();
         file.rewind()
             .and_then(|()| file.take(TAKEN_MAX + 1).read_to_end(&mut bytes))
             .map_err(Error::file("read", "a scratch file"))?;
         match bytes.len() as u64 > TAKEN_MAX {
-            true => Err(Problem::new(FaultKind::TooLarge, "more than 64 MiB of files").into()),
+            true => Err(Problem::new(
+                FaultKind::TooLarge,
+                "the result files exceed 64 MiB; return fewer files",
+            )
+            .into()),
             false => Ok(BASE64.encode(&bytes)),
         }
     }
 
-    /// Takes everything away.
-    async fn clear(&self) {
-        if let Err(error) = discard(&self.cells, &self.cell).await {
-            tracing::warn!(cell = %self.cell, error = error.chain(), "a command left something; it is removed at the next start");
+    /// Removes the cell and files of the command and releases its grant. A failure is logged, and
+    /// the removal is repeated at the next start.
+    async fn release_everything(&self) {
+        if let Err(error) = sweep_and_discard(&self.cells, &self.cell).await {
+            tracing::warn!(cell = %self.cell, error = error.chain(), "the files or cell of a command could not be removed; they are removed at the next start of the control plane");
         }
-        let lease = self.cells.commands.leases().remove(&self.slug);
+        let lease = self.cells.commands.lock_grants().remove(&self.slug);
         self.cells.net.command_egress.remove(&self.slug);
         if lease.is_some_and(|l| l.subnet.is_some())
-            && let Err(error) = firewall::raise(&self.cells.net).await
+            && let Err(error) = firewall::apply_planned_firewall(&self.cells.net).await
         {
             tracing::warn!(
                 error = error.chain(),
-                "the firewall still knows a command that has ended"
+                "the firewall could not be updated after a command ended; it is checked again within 5 seconds"
             );
         }
     }
 }
 
-async fn discard(cells: &CellsState, cell: &CellName) -> Result<()> {
+async fn sweep_and_discard(cells: &CellsState, cell: &CellName) -> Result<()> {
     let (backend, owner) = (Arc::clone(&cells.backend), cell.clone());
-    hostd::ask(move || backend.sweep(&owner)).await?;
+    hostd::call_blocking(move || backend.sweep(&owner)).await?;
     let owner = cell.clone();
-    hostd::call(&cells.core.hostd, Operation::Discard { owner }).await
+    hostd::run_operation(&cells.core.hostd, Operation::Discard { owner }).await
 }
 
-/// Removes what commands left that nobody waits for any more, after a crash.
-pub(crate) async fn clear_leftovers(cells: &CellsState, owners: &[CellName]) -> Result<()> {
-    let on_disk = crate::core::home::slugs_in(&cells.core.home.root().join("runs"))?;
+/// Removes cells and files of commands that a crashed control plane left behind.
+pub(crate) async fn discard_leftover_commands(
+    cells: &CellsState,
+    owners: &[CellName],
+) -> Result<()> {
+    let on_disk = crate::core::home::list_slug_dirs(&cells.core.home.root().join("runs"))?;
     let holding = owners.iter().filter_map(|o| match o {
         CellName::Run(slug) => Some(slug.clone()),
         CellName::Agent(_) | CellName::Service(_) => None,
     });
     let known: BTreeSet<Slug> = on_disk.into_iter().chain(holding).collect();
-    for slug in known.into_iter().filter(|s| !cells.commands.runs(s)) {
-        discard(cells, &CellName::Run(slug)).await?;
+    for slug in known.into_iter().filter(|s| !cells.commands.is_running(s)) {
+        sweep_and_discard(cells, &CellName::Run(slug)).await?;
     }
     Ok(())
 }
 
-/// A file that nobody else can name, with a content.
-fn scratch(content: &[u8]) -> std::io::Result<File> {
+/// An unnamed temporary file with this content.
+fn scratch_file(content: &[u8]) -> std::io::Result<File> {
     let mut file = tempfile::tempfile()?;
     file.write_all(content)?;
     file.rewind()?;

@@ -1,4 +1,4 @@
-//! `abbey exec`: one more program in a cell that is up, its output streamed as JSON Lines.
+//! `abbey exec` and internal commands: runs another program in a cell that is up.
 
 use crate::cells::specs;
 use crate::cells::state::CellsState;
@@ -20,20 +20,20 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-/// Most of what a program said that is kept, bytes.
-const SAID_MAX: usize = 2048;
-/// Longest answer of a program, bytes.
+/// Most bytes kept of the end of a program's standard error.
+const STDERR_KEPT_MAX: usize = 2048;
+/// Largest standard output that is read as an answer, bytes.
 const ANSWER_MAX: u64 = 1 << 20;
 
-/// A program that runs in a cell.
-struct Running {
+/// A program that runs in a cell: its standard streams, and its exit.
+struct RunningProgram {
     feed: pipe::Sender,
     out: pipe::Receiver,
     err: pipe::Receiver,
     end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>,
 }
 
-/// Refuses an empty command, and arguments that no program can be given.
+/// Checks that a command names a program and contains no NUL byte.
 pub(crate) fn check_argv(argv: &[String]) -> Result<()> {
     let invalid = |text: &str| Err(Problem::new(FaultKind::Invalid, text).into());
     match argv.first().map(String::as_str) {
@@ -43,13 +43,16 @@ pub(crate) fn check_argv(argv: &[String]) -> Result<()> {
     }
 }
 
-/// Starts a program in a cell of the plan; `note` goes into the log first.
-async fn begin(
+/// Starts a program in a cell of the plan; `note` is appended to the audit log first.
+///
+/// # Errors
+/// If the cell is not in the plan or not running.
+async fn start_program(
     cells: &Arc<CellsState>,
     cell: CellName,
     argv: Vec<String>,
     note: Option<NewAuditEntry>,
-) -> Result<Running> {
+) -> Result<RunningProgram> {
     let current = cells.core.plan.current().filter(|c| match &cell {
         CellName::Agent(slug) => c.house.agents.contains_key(slug),
         CellName::Service(slug) => c.house.services.contains_key(slug),
@@ -71,9 +74,9 @@ async fn begin(
     }
     let spec = specs::cell_spec(cells, &current, &cell)?
         .ok_or_else(|| Problem::new(FaultKind::NotFound, "no cell"))?;
-    let (stdin_child, stdin_ours) = pipe()?;
-    let (out, out_child) = pipe()?;
-    let (err, err_child) = pipe()?;
+    let (stdin_child, stdin_ours) = create_pipe()?;
+    let (out, out_child) = create_pipe()?;
+    let (err, err_child) = create_pipe()?;
     let enter = Operation::Enter {
         cell,
         argv,
@@ -88,7 +91,7 @@ async fn begin(
         let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
         hostd.call(enter, &fds)
     });
-    Ok(Running {
+    Ok(RunningProgram {
         feed: pipe::Sender::from_owned_fd(stdin_ours).map_err(Error::file("use", "a pipe"))?,
         out: pipe::Receiver::from_owned_fd(out).map_err(Error::file("use", "a pipe"))?,
         err: pipe::Receiver::from_owned_fd(err).map_err(Error::file("use", "a pipe"))?,
@@ -96,31 +99,35 @@ async fn begin(
     })
 }
 
-/// Runs a program to its end, without input; its status and the last of what it said. What runs longer than it may is
-/// ended in its cell, also when nobody here waits any more: then the status is 124, as timeout(1) has it.
-pub(crate) async fn quietly(
+/// Runs a program in an agent's cell without input, and returns its exit status and the end of its
+/// standard error. After `within` it is killed, even if this future is dropped; its status is then
+/// 124, as with timeout(1).
+pub(crate) async fn run_to_end(
     cells: &Arc<CellsState>,
     slug: &Slug,
     argv: Vec<String>,
     within: Duration,
 ) -> Result<(i32, String)> {
     let cell = CellName::Agent(slug.clone());
-    let Running {
+    let RunningProgram {
         feed,
         out,
         err,
         end,
-    } = begin(cells, cell, bounded(argv, within), None).await?;
+    } = start_program(cells, cell, with_timeout(argv, within), None).await?;
     drop(feed);
-    let ((), said) = tokio::join!(drain(out), tail(err));
-    Ok(match ended(end).await? {
+    let ((), said) = tokio::join!(discard_output(out), read_last_bytes(err));
+    Ok(match wait_for_status(end).await? {
         Some(code) => (code, said),
-        None => (125, "its end was lost".to_owned()),
+        None => (125, "its exit status was lost".to_owned()),
     })
 }
 
-/// Asks a program in a cell something on its standard input; what it answers, if it ends well and in time.
-pub(crate) async fn ask(
+/// Runs a program in a cell with this standard input, and returns its standard output.
+///
+/// # Errors
+/// If it exits with another status than 0 or is not done after `within`.
+pub(crate) async fn run_with_input(
     cells: &Arc<CellsState>,
     cell: CellName,
     argv: Vec<String>,
@@ -128,26 +135,30 @@ pub(crate) async fn ask(
     within: Duration,
 ) -> Result<Vec<u8>> {
     let name = cell.to_string();
-    let Running {
+    let RunningProgram {
         mut feed,
         out,
         err,
         end,
-    } = begin(cells, cell, bounded(argv, within), None).await?;
-    let tell = async move {
-        // Whoever does not read says why on its way out.
+    } = start_program(cells, cell, with_timeout(argv, within), None).await?;
+    let write_input = async move {
+        // A program that does not read its input reports the reason on standard error.
         let _ended_early = feed.write_all(question).await;
     };
     let mut answer = Vec::new();
     let mut out = out.take(ANSWER_MAX);
-    let ((), read, said) = tokio::join!(tell, out.read_to_end(&mut answer), tail(err));
+    let ((), read, said) = tokio::join!(
+        write_input,
+        out.read_to_end(&mut answer),
+        read_last_bytes(err)
+    );
     read.map_err(Error::file("read", "an answer"))?;
-    match ended(end).await? {
+    match wait_for_status(end).await? {
         Some(0) => Ok(answer),
         code => {
             let code = code.map_or_else(|| "lost".to_owned(), |c| c.to_string());
             let text = format!(
-                "{name} was asked and did not answer (status {code}): {}",
+                "a program in the cell {name} failed (status {code}): {}",
                 said.trim()
             );
             Err(Problem::new(FaultKind::Unavailable, text).into())
@@ -155,15 +166,18 @@ pub(crate) async fn ask(
     }
 }
 
-/// Ended in its cell after its time, also when nobody here waits any more.
-fn bounded(argv: Vec<String>, within: Duration) -> Vec<String> {
+/// Wraps a command in timeout(1), which ends it in its cell even if the control plane no longer
+/// waits.
+fn with_timeout(argv: Vec<String>, within: Duration) -> Vec<String> {
     let within = within.as_secs().max(1).to_string();
     let bounded = ["timeout", "-k", "5", &within].map(str::to_owned);
     bounded.into_iter().chain(argv).collect()
 }
 
-/// The status, unless that was lost.
-async fn ended(end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>) -> Result<Option<i32>> {
+/// Waits for the exit status; `None` if it was lost.
+async fn wait_for_status(
+    end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>,
+) -> Result<Option<i32>> {
     match end.await {
         Ok(Ok(Reply::Exit { code })) => Ok(Some(code)),
         Ok(Err(error)) => Err(Error::Cell(error)),
@@ -171,24 +185,29 @@ async fn ended(end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>) -> Resu
     }
 }
 
-async fn drain(mut pipe: pipe::Receiver) {
+async fn discard_output(mut pipe: pipe::Receiver) {
     let mut buffer = vec![0u8; 16 << 10];
     while let Ok(1..) = pipe.read(&mut buffer).await {}
 }
 
-/// The last of what comes.
-async fn tail(mut pipe: pipe::Receiver) -> String {
+/// Reads a pipe to its end and returns the last [`STDERR_KEPT_MAX`] bytes.
+async fn read_last_bytes(mut pipe: pipe::Receiver) -> String {
     let (mut buffer, mut kept) = (vec![0u8; 16 << 10], Vec::new());
     while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
         kept.extend_from_slice(&buffer[..n]);
-        let over = kept.len().saturating_sub(SAID_MAX);
+        let over = kept.len().saturating_sub(STDERR_KEPT_MAX);
         kept.drain(..over);
     }
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// Starts the program and streams it.
-pub(crate) async fn exec(cells: &Arc<CellsState>, slug: &Slug, body: ExecBody) -> Result<Response> {
+/// Runs a program in an agent's cell for the operator, and streams its output as JSON Lines; the
+/// last line has its exit status.
+pub(crate) async fn stream_exec(
+    cells: &Arc<CellsState>,
+    slug: &Slug,
+    body: ExecBody,
+) -> Result<Response> {
     let stdin = body
         .stdin
         .map(|t| BASE64.decode(t))
@@ -200,19 +219,22 @@ pub(crate) async fn exec(cells: &Arc<CellsState>, slug: &Slug, body: ExecBody) -
         entity: CellName::Agent(slug.clone()).to_string(),
         detail: json!({ "argv": body.argv }),
     };
-    let Running {
+    let RunningProgram {
         mut feed,
         out,
         err,
         end: running,
-    } = begin(cells, CellName::Agent(slug.clone()), body.argv, Some(note)).await?;
+    } = start_program(cells, CellName::Agent(slug.clone()), body.argv, Some(note)).await?;
     drop(cells.core.rt.detach(async move {
         let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
     }));
     let (lines, stream) =
         mpsc::channel::<std::result::Result<String, std::convert::Infallible>>(64);
     drop(cells.core.rt.detach(async move {
-        tokio::join!(pump("stdout", out, &lines), pump("stderr", err, &lines));
+        tokio::join!(
+            stream_pipe("stdout", out, &lines),
+            stream_pipe("stderr", err, &lines)
+        );
         let end = match running.await {
             Ok(Ok(Reply::Exit { code })) => json!({ "exit": code }),
             Ok(Err(error)) => json!({ "exit": 125, "error": Error::Cell(error).chain() }),
@@ -227,7 +249,9 @@ pub(crate) async fn exec(cells: &Arc<CellsState>, slug: &Slug, body: ExecBody) -
         .unwrap_or_default())
 }
 
-pub(crate) async fn pump(
+/// Sends everything read from a pipe as JSON Lines of the form `{"stdout": "BASE64"}`, with `name`
+/// as the key.
+pub(crate) async fn stream_pipe(
     name: &str,
     mut pipe: impl AsyncRead + Unpin,
     lines: &mpsc::Sender<std::result::Result<String, std::convert::Infallible>>,
@@ -241,7 +265,8 @@ pub(crate) async fn pump(
     }
 }
 
-pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+/// Creates a pipe and returns its read end and its write end, both close-on-exec.
+pub(crate) fn create_pipe() -> Result<(OwnedFd, OwnedFd)> {
     let made = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-    made.map_err(|e| Error::file("make", "a pipe")(e.into()))
+    made.map_err(|e| Error::file("create", "a pipe")(e.into()))
 }

@@ -1,4 +1,4 @@
-//! Reading the logs that the shims write.
+//! Reads the log files that shims write.
 
 use abbey_api::{LogLine, Time};
 use abbey_model::Timestamp;
@@ -6,8 +6,8 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-/// The newest lines of a cell's log, oldest first, across rotated files.
-pub(crate) fn tail(dir: &Path, lines_max: usize) -> Vec<LogLine> {
+/// The newest `lines_max` lines of the log in a directory, oldest first, across rotated files.
+pub(crate) fn read_newest_lines(dir: &Path, lines_max: usize) -> Vec<LogLine> {
     let mut lines: Vec<LogLine> = Vec::new();
     let names =
         std::iter::once("current.jsonl".to_owned()).chain((1..=4).map(|n| format!("{n}.jsonl")));
@@ -16,7 +16,7 @@ pub(crate) fn tail(dir: &Path, lines_max: usize) -> Vec<LogLine> {
             continue;
         };
         let text = String::from_utf8_lossy(&bytes);
-        let mut older: Vec<LogLine> = text.lines().filter_map(line).collect();
+        let mut older: Vec<LogLine> = text.lines().filter_map(parse_line).collect();
         older.append(&mut lines);
         lines = older;
         if lines.len() >= lines_max {
@@ -28,7 +28,7 @@ pub(crate) fn tail(dir: &Path, lines_max: usize) -> Vec<LogLine> {
     lines
 }
 
-fn line(text: &str) -> Option<LogLine> {
+fn parse_line(text: &str) -> Option<LogLine> {
     let value: Value = serde_json::from_str(text).ok()?;
     Some(LogLine {
         at: Time(Timestamp(value["at"].as_i64()?)),

@@ -1,5 +1,6 @@
-//! Whether one more cell fits into the host's memory (S3-07). What a cell may use is its limit; what it needs to
-//! begin is less, unless it is a machine. A cell without enough memory waits, reports why, and starts when there is some.
+//! Memory admission: whether another cell fits into the host's memory (S3-07). A cell needs its
+//! earlier peak to start, a microVM its whole limit. A cell without enough memory waits, reports
+//! why, and starts when memory is free.
 
 use crate::core::plan::PlanInForce;
 use abbey_model::{Bytes, CellKind, CellName, Limits};
@@ -7,31 +8,35 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// What an ordinary cell that was never seen is taken to need.
-const FIRST: Bytes = Bytes(32 << 20);
-/// Time after which what was granted shows in what the host has left.
-const SHOWS_AFTER: Duration = Duration::from_secs(20);
+/// Memory that a cell is assumed to need before it was ever measured.
+const ASSUMED_PEAK: Bytes = Bytes(32 << 20);
+/// Time after which granted memory shows in the host's free memory.
+const GRANT_LIFETIME: Duration = Duration::from_secs(20);
 
-/// What was granted and does not show yet.
+/// Memory granted to cells that are starting and that does not show in the host's free memory yet.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryGrants {
     granted: Mutex<BTreeMap<CellName, (Bytes, Instant)>>,
 }
 
-/// What a cell needs to begin; `peak` is what it once had.
-pub(crate) fn need(kind: CellKind, limits: &Limits, peak: Option<Bytes>) -> Bytes {
+/// Memory that a cell needs to start: its limit for a microVM, otherwise its earlier peak.
+pub(crate) fn memory_to_start(kind: CellKind, limits: &Limits, peak: Option<Bytes>) -> Bytes {
     match kind {
         CellKind::Microvm => limits.memory,
-        _ => peak.unwrap_or_default().max(FIRST).min(limits.memory),
+        _ => peak
+            .unwrap_or_default()
+            .max(ASSUMED_PEAK)
+            .min(limits.memory),
     }
 }
 
 impl MemoryGrants {
-    /// Grants a cell what it needs.
+    /// Grants a cell the memory it needs, leaving `reserve` free. Granting again replaces the
+    /// cell's earlier grant.
     ///
     /// # Errors
-    /// The sentence for whoever asks why it does not begin.
-    pub(crate) fn take(
+    /// A sentence that says how much is missing and what to do.
+    pub(crate) fn grant(
         &self,
         cell: &CellName,
         need: Bytes,
@@ -42,13 +47,16 @@ impl MemoryGrants {
             return Ok(());
         };
         let mut granted = self.granted.lock();
-        granted.retain(|other, (_, at)| other != cell && now.duration_since(*at) < SHOWS_AFTER);
-        let promised: u64 = granted.values().map(|(bytes, _)| bytes.0).sum();
-        let left = free.0.saturating_sub(promised).saturating_sub(reserve.0);
+        granted.retain(|other, (_, at)| other != cell && now.duration_since(*at) < GRANT_LIFETIME);
+        let granted_bytes: u64 = granted.values().map(|(bytes, _)| bytes.0).sum();
+        let left = free
+            .0
+            .saturating_sub(granted_bytes)
+            .saturating_sub(reserve.0);
         if need.0 > left {
             return Err(format!(
-                "it waits for memory: it needs {need} to begin, and of {free} that this host has free, {} are promised to cells that begin and {reserve} are kept back; stop another cell, lower its `limits.memory`, or lower `admission.memory_reserve`",
-                Bytes(promised)
+                "it waits for memory: it needs {need} to start, and of {free} that this host has free, {} are granted to cells that are starting and {reserve} are reserved; stop another cell, lower its `limits.memory`, or lower `admission.memory_reserve`",
+                Bytes(granted_bytes)
             ));
         }
         granted.insert(cell.clone(), (need, now));
@@ -56,11 +64,11 @@ impl MemoryGrants {
     }
 }
 
-/// Whether a cell of the plan finds room.
+/// Grants memory to a cell of the plan, which once needed `peak`.
 ///
 /// # Errors
-/// As [`MemoryGrants::take`].
-pub(crate) fn of_plan(
+/// As [`MemoryGrants::grant`].
+pub(crate) fn grant_to_planned_cell(
     grants: &MemoryGrants,
     current: &PlanInForce,
     cell: &CellName,
@@ -76,7 +84,7 @@ pub(crate) fn of_plan(
         return Ok(());
     };
     let reserve = current.house.admission.memory_reserve;
-    grants.take(cell, need(kind, &limits, peak), reserve, now)
+    grants.grant(cell, memory_to_start(kind, &limits, peak), reserve, now)
 }
 
 #[cfg(test)]
@@ -90,32 +98,44 @@ mod tests {
         let cell = |n: u32| CellName::Agent(format!("a{n}").parse().unwrap());
         let most = Bytes(free.0 / 10 * 6);
         grants
-            .take(&cell(1), most, Bytes(0), Instant::now())
+            .grant(&cell(1), most, Bytes(0), Instant::now())
             .unwrap();
-        let told = grants
-            .take(&cell(2), most, Bytes(0), Instant::now())
+        let refusal = grants
+            .grant(&cell(2), most, Bytes(0), Instant::now())
             .unwrap_err();
-        assert!(told.contains("waits for memory"), "{told}");
-        // Asking again is not asking twice.
+        assert!(refusal.contains("waits for memory"), "{refusal}");
+        // A repeated grant replaces the first one.
         grants
-            .take(&cell(1), most, Bytes(0), Instant::now())
+            .grant(&cell(1), most, Bytes(0), Instant::now())
             .unwrap();
         assert!(
             grants
-                .take(&cell(3), Bytes(1), free, Instant::now())
+                .grant(&cell(3), Bytes(1), free, Instant::now())
                 .is_err(),
-            "kept back"
+            "the reserve stays free"
         );
     }
 
     #[test]
     fn a_machine_needs_all_of_it_and_others_what_they_had() {
         let limits = Limits::default();
-        assert_eq!(need(CellKind::Microvm, &limits, None), limits.memory);
-        assert_eq!(need(CellKind::Sandbox, &limits, None), FIRST);
+        assert_eq!(
+            memory_to_start(CellKind::Microvm, &limits, None),
+            limits.memory
+        );
+        assert_eq!(
+            memory_to_start(CellKind::Sandbox, &limits, None),
+            ASSUMED_PEAK
+        );
         let peak = Some(Bytes(100 << 20));
-        assert_eq!(need(CellKind::Sandbox, &limits, peak), Bytes(100 << 20));
+        assert_eq!(
+            memory_to_start(CellKind::Sandbox, &limits, peak),
+            Bytes(100 << 20)
+        );
         let over = Some(Bytes(1 << 40));
-        assert_eq!(need(CellKind::Process, &limits, over), limits.memory);
+        assert_eq!(
+            memory_to_start(CellKind::Process, &limits, over),
+            limits.memory
+        );
     }
 }

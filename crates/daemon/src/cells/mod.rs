@@ -1,4 +1,4 @@
-//! Cells: what a plan needs on disk and in memory, and bringing each cell to its desired state.
+//! Cells: files and memory that a plan needs, and bringing each cell to its desired state.
 //!
 //! May import: `net`, `core`. Never knows: tasks, reports, or routes.
 

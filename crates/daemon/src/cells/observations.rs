@@ -1,4 +1,4 @@
-//! The newest observation of each cell, and readings that many viewers share.
+//! The newest observation of each cell, and cached probes and resource readings.
 
 use abbey_cells::Record;
 use abbey_engine::supervision::{Desired, History};
@@ -8,28 +8,33 @@ use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Instant;
 
-/// What the last pass saw of one cell.
+/// Result of the last reconciler pass for one cell.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
+    /// State that the pass aimed at.
     pub(crate) desired: Desired,
+    /// State in which the cell was found.
     pub(crate) observed: Observed,
+    /// Starts, failures and exits of the cell.
     pub(crate) history: History,
+    /// Record of the running shim.
     pub(crate) record: Option<Record>,
+    /// Why the pass over this cell failed.
     pub(crate) error: Option<String>,
-    /// What it waits for before it is started.
+    /// Why the cell is not started yet, such as missing memory.
     pub(crate) waits: Option<String>,
 }
 
-/// Answers of probes and readings of control groups, each with its instant: many viewers cost the
-/// agents no more than one.
+/// Cached answers of probes and readings of control groups, each with its instant, so that many
+/// viewers cost no more than one.
 #[derive(Debug, Default)]
 pub(crate) struct Readings {
     pub(super) probes: BTreeMap<(SocketAddrV4, u64), (Instant, bool)>,
     pub(super) usages: BTreeMap<i32, (Instant, abbey_cells::Usage)>,
 }
 
-/// What is known of cells now. Nothing of it outlives the control plane: the first pass of the
-/// reconciler, before anybody is answered, observes every cell again.
+/// What is known of all cells. It is not stored: the first reconciler pass after a start observes
+/// every cell again.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
     cells: RwLock<BTreeMap<CellName, Seen>>,
@@ -37,20 +42,21 @@ pub(crate) struct Observations {
 }
 
 impl Observations {
-    pub(crate) fn all(&self) -> BTreeMap<CellName, Seen> {
+    /// Copy of the newest observation of every cell.
+    pub(crate) fn snapshot(&self) -> BTreeMap<CellName, Seen> {
         self.cells.read().clone()
     }
 
     /// Whether a cell waited for memory or another service at the last observation.
-    pub(super) fn waits(&self, cell: &CellName) -> bool {
+    pub(super) fn is_waiting(&self, cell: &CellName) -> bool {
         self.cells
             .read()
             .get(cell)
             .is_some_and(|s| s.waits.is_some())
     }
 
-    /// Processes of the shims of running cells.
-    pub(super) fn running_shims(&self) -> Vec<i32> {
+    /// Process ids of the shims of running cells.
+    pub(super) fn running_shim_pids(&self) -> Vec<i32> {
         let cells = self.cells.read();
         let running = cells
             .values()
@@ -60,7 +66,8 @@ impl Observations {
             .collect()
     }
 
-    pub(super) fn publish(&self, cells: BTreeMap<CellName, Seen>) {
+    /// Replaces the observations with those of a complete pass.
+    pub(super) fn replace_all(&self, cells: BTreeMap<CellName, Seen>) {
         *self.cells.write() = cells;
     }
 }

@@ -1,10 +1,12 @@
-//! Agents come and go by saga: each step can be done twice and undone, and its intent is logged
-//! before its first side effect (S2-24).
+//! Creation and removal of agents as sagas: each step can be repeated and undone, and its intent is
+//! logged before its first side effect (S2-24).
 
-use crate::cells::agent_credentials::{credential, own_token, refresh_keys};
+use crate::cells::agent_credentials::{
+    agent_token_file, reload_credentials, rotate_agent_credentials,
+};
 use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
-use crate::core::home::slugs_in;
+use crate::core::home::list_slug_dirs;
 use crate::core::hostd;
 use crate::core::plan::PlanInForce;
 use crate::core::runtime;
@@ -18,11 +20,13 @@ use abbey_store::SagaRow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Steps that create an agent.
 const CREATE: [&str; 3] = ["home", "files", "credential"];
+/// Steps that remove an agent.
 const REMOVE: [&str; 4] = ["stop", "revoke", "archive", "forget"];
 
-/// Every place at which a test may end the control plane: in front of and behind each step of each
-/// saga, and around the change of plan.
+/// Names of the crash points of provisioning: before and after each step of each saga, and around
+/// the commit of a plan.
 pub fn crash_points() -> Vec<String> {
     let create = CREATE.map(|step| format!("agent.create.{step}"));
     let remove = REMOVE.map(|step| format!("agent.remove.{step}"));
@@ -32,45 +36,45 @@ pub fn crash_points() -> Vec<String> {
     around.chain(plan).collect()
 }
 
-/// Brings every agent of the current plan to life on disk, and takes the others away. Resumes what
-/// a crash interrupted. Also run at start: recovery and the ordinary case are one path.
+/// Creates, updates and removes files and users so that they match the plan in force, and resumes
+/// sagas that a crash interrupted; also called at start.
 ///
-/// Cells start once this has ended for the plan in force. Where it failed they start as well: what is
-/// missing is then reported by the cell that needs it, and holds up no other.
-pub(crate) async fn settle(cells: &Arc<CellsState>) -> Result<()> {
+/// Cells of the plan may start once this has returned, also with an error: missing files are then
+/// reported by the cell that needs them and hold up no other.
+pub(crate) async fn provision_plan(cells: &Arc<CellsState>) -> Result<()> {
     let Some(current) = cells.core.plan.current() else {
         return Ok(());
     };
     let outcome = provision_all(cells, &current).await;
-    cells.set_provisioned(current.generation);
+    cells.mark_provisioned(current.generation);
     outcome
 }
 
 async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result<()> {
     for saga in cells.core.store.open_sagas().await? {
         if !matches!(saga.state, State::Stuck(_)) {
-            drive(cells, current, saga).await?;
+            run_saga(cells, current, saga).await?;
         }
     }
-    let on_disk = slugs_in(&cells.core.home.root().join("agents"))?;
-    // First, as agents are led to them.
+    let on_disk = list_slug_dirs(&cells.core.home.root().join("agents"))?;
+    // Services first, since port forwards of agents lead to them.
     for service in current.house.services.keys() {
         let owner = CellName::Service(service.clone());
-        make_home(cells, current, owner).await?;
+        prepare_home(cells, current, owner).await?;
     }
     for slug in current.house.agents.keys() {
-        if own_token(cells, slug).exists() {
+        if agent_token_file(cells, slug).exists() {
             // What it may reach changes with the plan, and so do charters; the same again changes
             // nothing.
-            make_home(cells, current, CellName::Agent(slug.clone())).await?;
-            files(cells, current, slug).await?;
+            prepare_home(cells, current, CellName::Agent(slug.clone())).await?;
+            write_house_files(cells, current, slug).await?;
         } else {
-            begin(cells, current, "agent.create", slug, &CREATE).await?;
+            begin_saga(cells, current, "agent.create", slug, &CREATE).await?;
         }
     }
     let hostd = Arc::clone(&cells.core.hostd);
-    let owners = hostd::ask(move || hostd.owners()).await?;
-    // By what is there, not by what was begun: files, or anything that is held without any.
+    let owners = hostd::call_blocking(move || hostd.owners()).await?;
+    // Agents that are not in the plan but still have files or claims are removed.
     let holding = owners.iter().filter_map(|o| match o {
         CellName::Agent(slug) => Some(slug),
         CellName::Service(_) | CellName::Run(_) => None,
@@ -80,7 +84,7 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
         .into_iter()
         .filter(|s| !current.house.agents.contains_key(*s))
     {
-        begin(cells, current, "agent.remove", slug, &REMOVE).await?;
+        begin_saga(cells, current, "agent.remove", slug, &REMOVE).await?;
     }
     for cell in cells.core.store.cells().await?.into_keys() {
         let known = match &cell {
@@ -96,21 +100,22 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
         CellName::Service(slug) => !current.house.services.contains_key(slug),
         CellName::Agent(_) | CellName::Run(_) => false,
     });
-    // Its files and its user stay; what it had of the network is free again.
+    // A removed service keeps its files and user; its subnet and ports are released.
     for owner in gone {
         let claim = Claim {
-            uid: current.uid(&format!("service:{}", owner.slug())),
+            uid: current.uid_of(&format!("service:{}", owner.slug())),
             ..Claim::default()
         };
         let owner = owner.clone();
-        hostd::call(&cells.core.hostd, Operation::Claim { owner, claim }).await?;
+        hostd::run_operation(&cells.core.hostd, Operation::Claim { owner, claim }).await?;
     }
-    crate::cells::commands::clear_leftovers(cells, &owners).await?;
-    firewall::raise(&cells.net).await?;
-    refresh_keys(cells).await
+    crate::cells::commands::discard_leftover_commands(cells, &owners).await?;
+    firewall::apply_planned_firewall(&cells.net).await?;
+    reload_credentials(cells).await
 }
 
-async fn begin(
+/// Stores a new saga for an agent and runs it.
+async fn begin_saga(
     cells: &Arc<CellsState>,
     current: &PlanInForce,
     kind: &str,
@@ -134,11 +139,11 @@ async fn begin(
         steps,
         state: State::Doing(0),
     };
-    drive(cells, current, saga).await
+    run_saga(cells, current, saga).await
 }
 
-/// Runs a saga from wherever its log says it stands.
-async fn drive(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow) -> Result<()> {
+/// Runs a saga from the state that its log has, until it is done, undone or stuck.
+async fn run_saga(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow) -> Result<()> {
     let slug: Slug = saga
         .subject
         .parse()
@@ -151,13 +156,13 @@ async fn drive(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow) ->
             State::Doing(n) => {
                 let step = saga.steps.get(n as usize).map_or("", String::as_str);
                 crash::point(&format!("{}.{step}.begin", saga.kind));
-                match perform(cells, current, &saga.kind, step, &slug).await {
+                match perform_step(cells, current, &saga.kind, step, &slug).await {
                     Ok(()) => {
                         crash::point(&format!("{}.{step}.end", saga.kind));
                         Event::StepDone(n)
                     }
                     Err(error) => {
-                        tracing::warn!(saga = saga.kind, step, agent = %slug, error = error.chain(), "a step failed and is undone");
+                        tracing::warn!(saga = saga.kind, step, agent = %slug, error = error.chain(), "a step of a saga failed; its completed steps are undone");
                         failure = Some(error);
                         Event::StepFailed(n)
                     }
@@ -165,10 +170,10 @@ async fn drive(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow) ->
             }
             State::Undoing(n) => {
                 let step = saga.steps.get(n as usize).map_or("", String::as_str);
-                match undo(cells, &saga.kind, step, &slug).await {
+                match undo_step(cells, &saga.kind, step, &slug).await {
                     Ok(()) => Event::StepUndone(n),
                     Err(error) if tries + 1 >= UNDO_TRIES_MAX => {
-                        tracing::error!(saga = saga.kind, step, agent = %slug, error = error.chain(), "an undo failed for good");
+                        tracing::error!(saga = saga.kind, step, agent = %slug, error = error.chain(), "undoing a step of a saga failed repeatedly; the saga is stuck, fix the cause and apply the manifest again");
                         failure = Some(error);
                         Event::UndoGaveUp(n)
                     }
@@ -186,7 +191,7 @@ async fn drive(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow) ->
             State::Done => return Ok(()),
             State::Undone | State::Stuck(_) => {
                 return Err(failure.unwrap_or_else(|| {
-                    Problem::new(FaultKind::Internal, "a saga was undone").into()
+                    Problem::new(FaultKind::Internal, "the agent could not be created or removed; its completed steps were undone, apply the manifest again").into()
                 }));
             }
         };
@@ -194,7 +199,7 @@ async fn drive(cells: &Arc<CellsState>, current: &PlanInForce, saga: SagaRow) ->
     }
 }
 
-async fn perform(
+async fn perform_step(
     cells: &Arc<CellsState>,
     current: &PlanInForce,
     kind: &str,
@@ -202,22 +207,24 @@ async fn perform(
     slug: &Slug,
 ) -> Result<()> {
     match (kind, step) {
-        ("agent.create", "home") => make_home(cells, current, CellName::Agent(slug.clone())).await,
-        ("agent.create", "files") => files(cells, current, slug).await,
-        ("agent.create", "credential") => credential(cells, slug, Millis(0)).await,
-        ("agent.remove", "stop") => stop_for_good(cells, slug).await,
+        ("agent.create", "home") => {
+            prepare_home(cells, current, CellName::Agent(slug.clone())).await
+        }
+        ("agent.create", "files") => write_house_files(cells, current, slug).await,
+        ("agent.create", "credential") => rotate_agent_credentials(cells, slug, Millis(0)).await,
+        ("agent.remove", "stop") => stop_and_sweep(cells, slug).await,
         ("agent.remove", "revoke") => {
             cells
                 .core
                 .store
                 .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
                 .await?;
-            refresh_keys(cells).await
+            reload_credentials(cells).await
         }
-        ("agent.remove", "archive") => archive(cells, slug).await,
+        ("agent.remove", "archive") => archive_files(cells, slug).await,
         ("agent.remove", "forget") => {
             let owner = CellName::Agent(slug.clone());
-            hostd::call(
+            hostd::run_operation(
                 &cells.core.hostd,
                 Operation::Release {
                     owner: owner.clone(),
@@ -234,7 +241,7 @@ async fn perform(
     }
 }
 
-async fn undo(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug) -> Result<()> {
+async fn undo_step(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug) -> Result<()> {
     match (kind, step) {
         ("agent.create", "credential") => {
             cells
@@ -242,21 +249,21 @@ async fn undo(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug) -> R
                 .store
                 .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
                 .await?;
-            refresh_keys(cells).await
+            reload_credentials(cells).await
         }
-        // The home step made everything that the files step wrote into.
+        // Archiving the home also undoes the files step.
         ("agent.create", "home") => {
-            archive(cells, slug).await?;
+            archive_files(cells, slug).await?;
             let owner = CellName::Agent(slug.clone());
-            hostd::call(&cells.core.hostd, Operation::Release { owner }).await
+            hostd::run_operation(&cells.core.hostd, Operation::Release { owner }).await
         }
-        // A removal goes forward only: its undo leaves things as they are, and it is begun again.
+        // A removal is never undone: it is begun again at the next provisioning.
         _ => Ok(()),
     }
 }
 
-/// Gives an owner its user, and makes its directories.
-async fn make_home(cells: &CellsState, current: &PlanInForce, owner: CellName) -> Result<()> {
+/// Claims the user, subnet and ports of an agent or service at hostd, and creates its directories.
+async fn prepare_home(cells: &CellsState, current: &PlanInForce, owner: CellName) -> Result<()> {
     let plan = &current.house;
     let (name, egress) = match &owner {
         CellName::Agent(slug) => (
@@ -271,7 +278,7 @@ async fn make_home(cells: &CellsState, current: &PlanInForce, owner: CellName) -
     };
     let subnet = abbey_plan::subnet(&current.registry, &name);
     let claim = Claim {
-        uid: current.uid(&name),
+        uid: current.uid_of(&name),
         subnet,
         bridged: subnet.is_some() && plan.network.bridged,
         disks: match &owner {
@@ -286,8 +293,8 @@ async fn make_home(cells: &CellsState, current: &PlanInForce, owner: CellName) -
             CellName::Service(slug) => plan.services.get(slug).and_then(|s| s.at),
             CellName::Agent(_) | CellName::Run(_) => None,
         },
-        door: current.port(&name, "door").filter(|_| subnet.is_some()),
-        port: current.port(&name, "port"),
+        door: current.port_of(&name, "door").filter(|_| subnet.is_some()),
+        port: current.port_of(&name, "port"),
         egress: egress.filter(|_| subnet.is_some()).unwrap_or_default(),
     };
     let files = Vec::new();
@@ -296,15 +303,16 @@ async fn make_home(cells: &CellsState, current: &PlanInForce, owner: CellName) -
         owner: owner.clone(),
         claim,
     };
-    hostd::call(&cells.core.hostd, claimed).await?;
+    hostd::run_operation(&cells.core.hostd, claimed).await?;
     match has_cell {
-        true => hostd::call(&cells.core.hostd, Operation::Prepare { owner, files }).await,
+        true => hostd::run_operation(&cells.core.hostd, Operation::Prepare { owner, files }).await,
         false => Ok(()),
     }
 }
 
-/// Writes what the house owns in a workspace; seeds what the agent owns.
-async fn files(cells: &CellsState, current: &PlanInForce, slug: &Slug) -> Result<()> {
+/// Writes the files that the house owns in an agent's workspace; creates those that the agent owns
+/// if they are missing.
+async fn write_house_files(cells: &CellsState, current: &PlanInForce, slug: &Slug) -> Result<()> {
     let Some(agent) = current.house.agents.get(slug) else {
         return Ok(());
     };
@@ -317,7 +325,7 @@ async fn files(cells: &CellsState, current: &PlanInForce, slug: &Slug) -> Result
         false => FileName::Charter,
     };
     let files = vec![
-        entry(charter, current.charter(slug)),
+        entry(charter, current.charter_of(slug)),
         entry(
             FileName::Rules,
             "# Rules of this house\n\nFinish with a result that another can check.\n",
@@ -326,11 +334,11 @@ async fn files(cells: &CellsState, current: &PlanInForce, slug: &Slug) -> Result
         entry(FileName::Heartbeat, ""),
     ];
     let owner = CellName::Agent(slug.clone());
-    hostd::call(&cells.core.hostd, Operation::Prepare { owner, files }).await?;
+    hostd::run_operation(&cells.core.hostd, Operation::Prepare { owner, files }).await?;
     Ok(())
 }
 
-async fn stop_for_good(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
+async fn stop_and_sweep(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
     let cell = CellName::Agent(slug.clone());
     let backend = Arc::clone(&cells.backend);
     let gone = runtime::blocking(move || {
@@ -343,13 +351,13 @@ async fn stop_for_good(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
     Ok(())
 }
 
-/// Archives an agent's files; the house deletes nothing of an agent.
-async fn archive(cells: &CellsState, slug: &Slug) -> Result<()> {
+/// Moves the files of an agent into the archive of removed agents; nothing is deleted.
+async fn archive_files(cells: &CellsState, slug: &Slug) -> Result<()> {
     let stamp = abbey_api::Time(cells.core.store.now())
         .to_string()
         .replace([':', '.'], "-");
     let owner = CellName::Agent(slug.clone());
-    hostd::call(&cells.core.hostd, Operation::Archive { owner, stamp }).await
+    hostd::run_operation(&cells.core.hostd, Operation::Archive { owner, stamp }).await
 }
 
 #[cfg(test)]
@@ -370,19 +378,19 @@ agents:
   abbot: { template: orchestrator }
 ";
 
-    async fn house(dir: &Path) -> Arc<ControlPlane> {
+    async fn applied_control_plane(dir: &Path) -> Arc<ControlPlane> {
         let clock = Arc::new(abbey_store::SystemClock::new());
-        let house = testing::control_plane(dir, clock).await;
+        let plane = testing::control_plane(dir, clock).await;
         let body = abbey_api::ManifestBody {
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
         };
-        plans::apply(&house.api, body, None, Principal::Operator)
+        plans::apply(&plane.api, body, None, Principal::Operator)
             .await
             .unwrap();
-        house
+        plane
     }
 
     /// A crash after the side effect of each step and before its entry: the step is done again,
@@ -391,12 +399,12 @@ agents:
     async fn a_crash_at_every_step_of_creation_is_resumed() {
         for crash_at in 0..CREATE.len() {
             let dir = tempfile::tempdir().unwrap();
-            let house = house(dir.path()).await;
-            let current = house.core.plan.current().unwrap();
+            let plane = applied_control_plane(dir.path()).await;
+            let current = plane.core.plan.current().unwrap();
             let slug: Slug = "abbot".parse().unwrap();
             // Back to before it existed.
-            archive(&house.cells, &slug).await.unwrap();
-            house
+            archive_files(&plane.cells, &slug).await.unwrap();
+            plane
                 .core
                 .store
                 .revoke_tokens(Principal::Agent(slug.clone()), None, Millis(0))
@@ -404,18 +412,18 @@ agents:
                 .unwrap();
             let id: SagaId = Id::v7(1, 7 + crash_at as u128);
             let steps = CREATE.map(str::to_owned).to_vec();
-            house
+            plane
                 .core
                 .store
                 .begin_saga(id, "agent.create".into(), slug.to_string(), steps)
                 .await
                 .unwrap();
             for (n, step) in CREATE.iter().enumerate().take(crash_at + 1) {
-                perform(&house.cells, &current, "agent.create", step, &slug)
+                perform_step(&plane.cells, &current, "agent.create", step, &slug)
                     .await
                     .unwrap();
                 if n < crash_at {
-                    house
+                    plane
                         .core
                         .store
                         .log_saga_event(id, Event::StepDone(u32::try_from(n).unwrap()))
@@ -423,25 +431,29 @@ agents:
                         .unwrap();
                 }
             }
-            settle(&house.cells).await.unwrap();
+            provision_plan(&plane.cells).await.unwrap();
             assert!(
-                house.core.store.open_sagas().await.unwrap().is_empty(),
+                plane.core.store.open_sagas().await.unwrap().is_empty(),
                 "crash at {crash_at}"
             );
-            let layout = Layout::under(&house.core.home.agent("abbot"));
+            let layout = Layout::under(&plane.core.home.agent_dir("abbot"));
             assert!(
-                own_token(&house.cells, &slug).exists()
+                agent_token_file(&plane.cells, &slug).exists()
                     && layout.workspace.join("SOUL.md").exists()
             );
             // One valid credential for each scope; those of the crashed attempt are revoked.
-            let tokens = house.core.store.tokens().await.unwrap();
+            let tokens = plane.core.store.tokens().await.unwrap();
             let mine = tokens
                 .iter()
                 .filter(|t| t.principal == Principal::Agent(slug.clone()));
             assert_eq!(mine.count(), 2, "crash at {crash_at}");
-            let head = house.core.store.audit_head();
-            settle(&house.cells).await.unwrap();
-            assert_eq!(house.core.store.audit_head(), head, "settled is settled");
+            let head = plane.core.store.audit_head();
+            provision_plan(&plane.cells).await.unwrap();
+            assert_eq!(
+                plane.core.store.audit_head(),
+                head,
+                "provisioning again changes nothing"
+            );
         }
     }
 
@@ -449,21 +461,21 @@ agents:
     #[tokio::test(flavor = "multi_thread")]
     async fn a_failing_step_leaves_no_half_made_agent() {
         let dir = tempfile::tempdir().unwrap();
-        let house = house(dir.path()).await;
+        let plane = applied_control_plane(dir.path()).await;
         let slug: Slug = "abbot".parse().unwrap();
-        archive(&house.cells, &slug).await.unwrap();
+        archive_files(&plane.cells, &slug).await.unwrap();
         // The archive of an earlier agent is in the way of nothing; a file where the home should
         // be is in the way of everything.
-        let root = house.core.home.agent("abbot");
+        let root = plane.core.home.agent_dir("abbot");
         std::fs::write(&root, "in the way").unwrap();
-        assert!(settle(&house.cells).await.is_err());
+        assert!(provision_plan(&plane.cells).await.is_err());
         assert!(
-            house.core.store.open_sagas().await.unwrap().is_empty(),
+            plane.core.store.open_sagas().await.unwrap().is_empty(),
             "undone, not stuck"
         );
         assert!(!root.join("home").exists());
         let _moved_aside_by_the_undo = std::fs::remove_file(&root);
-        settle(&house.cells).await.unwrap();
-        assert!(own_token(&house.cells, &slug).exists());
+        provision_plan(&plane.cells).await.unwrap();
+        assert!(agent_token_file(&plane.cells, &slug).exists());
     }
 }

@@ -1,7 +1,8 @@
-//! The reconciler of cells: compares what is wanted with what is seen, and acts.
+//! The reconciler: compares the desired state of each cell with its observed state, and acts.
 //!
-//! Woken by signal, by a shim's end and by a timer; takes no input; compares everything on each
-//! pass; keeps cells independent of each other; publishes what it saw. Queries never come here.
+//! It is woken by a request, by the end of a shim and by a timer. It takes no input, compares every
+//! cell on each pass, keeps cells independent of each other, and publishes its observations.
+//! Queries never come here.
 
 use crate::cells::observations::Seen;
 use crate::cells::state::CellsState;
@@ -18,16 +19,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Safety net between two passes when nothing calls.
+/// Longest time between two passes.
 const IDLE: Duration = Duration::from_secs(30);
-/// Pause while a cell is on its way up or down.
+/// Pause while a cell is starting or stopping.
 const MOVING: Duration = Duration::from_millis(20);
 
-/// Pause while a cell waits for room.
+/// Pause while a cell waits for memory or another service.
 const WAITING: Duration = Duration::from_secs(2);
 
-/// Runs passes until the house stops.
-pub(crate) async fn run(cells: Arc<CellsState>) {
+/// Runs reconciler passes until the control plane stops.
+pub(crate) async fn run_reconciler(cells: Arc<CellsState>) {
     let mut histories: BTreeMap<CellName, History> = BTreeMap::new();
     let mut desired = cells.core.store.subscribe(Topic::Cells);
     // Whoever writes a desired state may not have updated the copy in memory yet when its commit
@@ -41,25 +42,28 @@ pub(crate) async fn run(cells: Arc<CellsState>) {
             if let Err(error) = read {
                 tracing::error!(
                     error = error.chain(),
-                    "the desired state of cells could not be read"
+                    "the desired state of cells could not be read from the store; retrying at the next pass"
                 );
             }
         }
         let shutting_down = cells.core.shutdown.is_requested();
-        let pause = match pass(&cells, &mut histories).await {
+        let pause = match reconcile_all_cells(&cells, &mut histories).await {
             Ok(pause) => pause,
             Err(error) => {
-                tracing::error!(error = error.chain(), "the pass over the cells failed");
+                tracing::error!(
+                    error = error.chain(),
+                    "the reconciler pass failed; retrying in a second"
+                );
                 Duration::from_secs(1)
             }
         };
         if shutting_down {
-            cells.set_starts_over();
+            cells.mark_starts_over();
         }
-        let ends = watch_ends(&cells);
+        let ends = wait_for_any_shim_end(&cells);
         tokio::select! {
             () = cells.core.rt.stopped() => return,
-            () = cells.pass_requested() => {}
+            () = cells.reconcile_requested() => {}
             _ = desired.changed() => stale = true,
             () = ends => {}
             () = cells.core.rt.sleep(pause) => {}
@@ -67,20 +71,20 @@ pub(crate) async fn run(cells: Arc<CellsState>) {
     }
 }
 
-/// Reads what the operator wants of each cell.
+/// Reads the desired state of each cell from the store.
 async fn read_desired(cells: &CellsState) -> Result<()> {
     let rows = cells.core.store.cells().await?;
     let desired = rows.into_iter().map(|(cell, row)| (cell, row.desired));
-    cells.desired.replace(desired.collect());
+    cells.desired.replace_all(desired.collect());
     Ok(())
 }
 
 /// Resolves when the shim of any running cell ends.
-async fn watch_ends(cells: &CellsState) {
-    let pids = cells.observations.running_shims();
+async fn wait_for_any_shim_end(cells: &CellsState) {
+    let pids = cells.observations.running_shim_pids();
     let handles: Vec<_> = pids
         .into_iter()
-        .filter_map(process_end::exit_watch)
+        .filter_map(process_end::open_pidfd)
         .collect();
     if handles.is_empty() {
         return std::future::pending().await;
@@ -89,8 +93,9 @@ async fn watch_ends(cells: &CellsState) {
     let _any = futures_util::future::select_all(waits).await;
 }
 
-/// One pass over every cell, known or found.
-pub(crate) async fn pass(
+/// Makes one pass over every planned or existing cell, and returns the time until the next pass is
+/// due. `histories` is the caller's cache; an empty one is read from the store.
+pub(crate) async fn reconcile_all_cells(
     cells: &Arc<CellsState>,
     histories: &mut BTreeMap<CellName, History>,
 ) -> Result<Duration> {
@@ -102,18 +107,24 @@ pub(crate) async fn pass(
     if let Some(rows) = &rows {
         histories.extend(rows.iter().map(|(c, r)| (c.clone(), r.history.clone())));
     }
-    let wanted = wanted(cells);
+    let wanted = desired_cells(cells);
     let backend = Arc::clone(&cells.backend);
-    let found = blocking(move || backend.list()).await?;
-    // A single command belongs to whoever waits for it.
-    let theirs = |c: &CellName| matches!(c, CellName::Run(slug) if cells.commands.runs(slug));
-    let found = found.into_iter().filter(|c| !theirs(c));
+    let found = call_backend(move || backend.list()).await?;
+    // Cells of running commands are managed by the task that runs the command.
+    let is_running_command =
+        |c: &CellName| matches!(c, CellName::Run(slug) if cells.commands.is_running(slug));
+    let found = found.into_iter().filter(|c| !is_running_command(c));
     let names: BTreeSet<CellName> = wanted.keys().cloned().chain(found).collect();
     let mut jobs = Vec::new();
     for cell in names {
         let desired = wanted.get(&cell).cloned().unwrap_or(Desired::Down);
         let history = histories.get(&cell).cloned().unwrap_or_default();
-        jobs.push(one(Arc::clone(cells), cell, desired, history));
+        jobs.push(reconcile_cell_or_report(
+            Arc::clone(cells),
+            cell,
+            desired,
+            history,
+        ));
     }
     let outcomes = futures_util::future::join_all(jobs).await;
     let mut next = IDLE;
@@ -124,12 +135,12 @@ pub(crate) async fn pass(
         published.insert(cell, seen);
     }
     histories.retain(|cell, _| published.contains_key(cell));
-    cells.observations.publish(published);
+    cells.observations.replace_all(published);
     Ok(next)
 }
 
-/// What the plan and the operator want of each cell.
-fn wanted(cells: &CellsState) -> BTreeMap<CellName, Desired> {
+/// Desired state of each cell, from the plan, the operator and a pending shutdown.
+fn desired_cells(cells: &CellsState) -> BTreeMap<CellName, Desired> {
     let Some(current) = cells.core.plan.current() else {
         return BTreeMap::new();
     };
@@ -145,7 +156,7 @@ fn wanted(cells: &CellsState) -> BTreeMap<CellName, Desired> {
         .iter()
         .map(|(s, d)| (CellName::Service(s.clone()), d.clone()));
     let desire = |(cell, spec): (CellName, String)| {
-        let wish = cells.desired.of(&cell);
+        let wish = cells.desired.state_of(&cell);
         let desired = match wish {
             _ if down => Desired::Down,
             DesiredState::Down => Desired::Down,
@@ -157,8 +168,8 @@ fn wanted(cells: &CellsState) -> BTreeMap<CellName, Desired> {
     agents.chain(services).map(desire).collect()
 }
 
-/// Looks at one cell and acts; its failure is its own.
-async fn one(
+/// Reconciles one cell; a failure is logged and recorded in its observation.
+async fn reconcile_cell_or_report(
     cells: Arc<CellsState>,
     cell: CellName,
     desired: Desired,
@@ -172,10 +183,10 @@ async fn one(
         error: None,
         waits: None,
     };
-    let pause = match attend(&cells, &cell, &mut seen).await {
+    let pause = match reconcile_cell(&cells, &cell, &mut seen).await {
         Ok(pause) => pause,
         Err(error) => {
-            tracing::warn!(%cell, error = error.chain(), "the cell could not be reconciled");
+            tracing::warn!(%cell, error = error.chain(), "the cell could not be reconciled; retrying in 2 seconds");
             seen.error = Some(error.chain());
             Duration::from_secs(2)
         }
@@ -183,63 +194,67 @@ async fn one(
     (cell, seen, pause)
 }
 
-async fn attend(cells: &Arc<CellsState>, cell: &CellName, seen: &mut Seen) -> Result<Duration> {
+async fn reconcile_cell(
+    cells: &Arc<CellsState>,
+    cell: &CellName,
+    seen: &mut Seen,
+) -> Result<Duration> {
     // Several steps may be due at once: exited, swept, and started again.
     for _ in 0..4 {
-        seen.observed = look(cells, cell, seen).await?;
+        seen.observed = observe_cell(cells, cell, seen).await?;
         let now = cells.core.store.now();
         let (next, action) = supervision::decide(&seen.desired, &seen.observed, &seen.history, now);
-        // The end of provisioning asks for a pass.
-        if matches!(action, Action::Start(_)) && !provisioned(cells) {
+        // The end of provisioning requests a pass.
+        if matches!(action, Action::Start(_)) && !is_plan_provisioned(cells) {
             return Ok(WAITING);
         }
         if matches!(action, Action::Start(_))
-            && let Some(why) = waits_for(cells, cell, &seen.history).await?
+            && let Some(why) = start_blocker(cells, cell, &seen.history).await?
         {
             seen.waits = Some(why);
             return Ok(WAITING);
         }
         if next != seen.history {
-            remember(cells, cell, &seen.history, &next).await?;
+            write_history(cells, cell, &seen.history, &next).await?;
             seen.history = next;
         }
         match action {
-            Action::Rest => return Ok(resting(&seen.observed)),
+            Action::Rest => return Ok(poll_interval(&seen.observed)),
             Action::WaitUntil(at) => {
-                return Ok(resting(&seen.observed).min(at.since(now).to_std().max(MOVING)));
+                return Ok(poll_interval(&seen.observed).min(at.since(now).to_std().max(MOVING)));
             }
             Action::Stop => {
                 let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
                 let grace = specs::stop_grace(cells, cell);
-                blocking(move || backend.stop(&name, grace)).await?;
+                call_backend(move || backend.stop(&name, grace)).await?;
                 return Ok(MOVING);
             }
             Action::Pause | Action::Resume => {
                 let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
                 let pause = action == Action::Pause;
-                blocking(move || backend.pause(&name, pause)).await?;
+                call_backend(move || backend.pause(&name, pause)).await?;
             }
             Action::Sweep => {
                 let (backend, name) = (Arc::clone(&cells.backend), cell.clone());
-                blocking(move || backend.sweep(&name)).await?;
+                call_backend(move || backend.sweep(&name)).await?;
                 if let CellName::Agent(slug) = cell {
                     cells.core.store.revoke_leases(slug.clone(), None).await?;
                 }
             }
-            Action::Start(generation) => start(cells, cell, generation).await?,
+            Action::Start(generation) => start_cell(cells, cell, generation).await?,
         }
     }
     Ok(MOVING)
 }
 
-/// Whether the plan in force has its files in place, so that cells may start.
-fn provisioned(cells: &CellsState) -> bool {
+/// Whether provisioning of the plan in force has ended, so that its cells may start.
+fn is_plan_provisioned(cells: &CellsState) -> bool {
     let current = cells.core.plan.current();
     current.is_none_or(|plan| cells.is_provisioned(plan.generation))
 }
 
-/// Why a cell is not started yet. The first time is entered in the log.
-async fn waits_for(
+/// Why a cell cannot be started yet; the first occurrence is logged to the audit log.
+async fn start_blocker(
     cells: &Arc<CellsState>,
     cell: &CellName,
     history: &History,
@@ -249,15 +264,20 @@ async fn waits_for(
     };
     let last = history.last_exit.as_ref();
     let peak = last.and_then(|e| e.spent).map(|s| s.memory_peak);
-    let why = match lacks_others(cells, &current, cell).await {
+    let why = match unhealthy_dependency(cells, &current, cell).await {
         Some(why) => why,
-        None => match memory::of_plan(&cells.memory, &current, cell, peak, cells.core.rt.instant())
-        {
+        None => match memory::grant_to_planned_cell(
+            &cells.memory,
+            &current,
+            cell,
+            peak,
+            cells.core.rt.instant(),
+        ) {
             Ok(()) => return Ok(None),
             Err(why) => why,
         },
     };
-    let waited = cells.observations.waits(cell);
+    let waited = cells.observations.is_waiting(cell);
     if !waited {
         let note = NewAuditEntry {
             actor: Principal::House,
@@ -270,8 +290,8 @@ async fn waits_for(
     Ok(Some(why))
 }
 
-/// What a service needs and what is not well yet.
-async fn lacks_others(
+/// Problem of a service that this service needs, if one is not healthy.
+async fn unhealthy_dependency(
     cells: &CellsState,
     current: &PlanInForce,
     cell: &CellName,
@@ -280,22 +300,26 @@ async fn lacks_others(
         return None;
     };
     for needed in &current.house.services.get(slug)?.needs {
-        if let Some(why) = status::not_well(cells, current, needed).await {
-            return Some(format!("it needs another: {why}"));
+        if let Some(why) = status::service_problem(cells, current, needed).await {
+            return Some(format!("it needs another service: {why}"));
         }
     }
     None
 }
 
-async fn look(cells: &Arc<CellsState>, cell: &CellName, seen: &mut Seen) -> Result<Observed> {
+async fn observe_cell(
+    cells: &Arc<CellsState>,
+    cell: &CellName,
+    seen: &mut Seen,
+) -> Result<Observed> {
     let (backend, name): (Arc<dyn Backend>, CellName) = (Arc::clone(&cells.backend), cell.clone());
     let (observed, record) =
-        blocking(move || Ok((backend.observe(&name)?, backend.record(&name)?))).await?;
+        call_backend(move || Ok((backend.observe(&name)?, backend.record(&name)?))).await?;
     seen.record = record;
     Ok(observed)
 }
 
-fn resting(observed: &Observed) -> Duration {
+fn poll_interval(observed: &Observed) -> Duration {
     match observed {
         Observed::Running {
             ready: true,
@@ -307,7 +331,11 @@ fn resting(observed: &Observed) -> Duration {
     }
 }
 
-async fn start(cells: &Arc<CellsState>, cell: &CellName, generation: Generation) -> Result<()> {
+async fn start_cell(
+    cells: &Arc<CellsState>,
+    cell: &CellName,
+    generation: Generation,
+) -> Result<()> {
     let Some(current) = cells.core.plan.current() else {
         return Ok(());
     };
@@ -316,16 +344,21 @@ async fn start(cells: &Arc<CellsState>, cell: &CellName, generation: Generation)
     };
     let backend = Arc::clone(&cells.backend);
     // A failed start leaves an exit record; the next look finds it and backs off.
-    let outcome = blocking(move || backend.start(&spec, generation)).await;
+    let outcome = call_backend(move || backend.start(&spec, generation)).await;
     if let Err(error) = outcome {
-        tracing::warn!(%cell, error = error.chain(), "the cell did not start");
+        tracing::warn!(%cell, error = error.chain(), "the cell could not be started; it is retried after its backoff");
         return Err(error);
     }
     Ok(())
 }
 
-/// Writes a changed history with the entry that explains it.
-async fn remember(cells: &CellsState, cell: &CellName, old: &History, new: &History) -> Result<()> {
+/// Stores a changed history of a cell together with the audit entry that explains it.
+async fn write_history(
+    cells: &CellsState,
+    cell: &CellName,
+    old: &History,
+    new: &History,
+) -> Result<()> {
     let note = |action: &str, detail| {
         Some(NewAuditEntry {
             actor: Principal::House,
@@ -355,7 +388,7 @@ async fn remember(cells: &CellsState, cell: &CellName, old: &History, new: &Hist
     Ok(cells.core.store.set_cell(cell.clone(), change).await?)
 }
 
-async fn blocking<T: Send + 'static>(
+async fn call_backend<T: Send + 'static>(
     work: impl FnOnce() -> abbey_cells::Result<T> + Send + 'static,
 ) -> Result<T> {
     use abbey_api::Problem;

@@ -1,14 +1,16 @@
-//! What belongs to agents in services: a database, a place for repositories (S1-17 to S1-19, S2-05).
+//! Databases and repositories of agents in stock services (S1-17 to S1-19, S2-05).
 //!
-//! There is one way to have it: the plan says who uses what. This loop compares that with what each service itself
-//! says, and acts; a crash anywhere in it is repaired by doing it again, as an agent's credential is on disk before the
-//! service is told of it.
+//! The plan says which agent uses which service. This loop compares that with what each service
+//! reports, and opens or closes access. A crash at any point is repaired by repeating, since an
+//! agent's credential is on disk before the service gets it.
 
-use crate::cells::agent_credentials::{SERVICE_PREFIX, own_copy, secret_in};
+use crate::cells::agent_credentials::{
+    SERVICE_PREFIX, parse_service_secret, service_credential_file,
+};
 use crate::cells::state::CellsState;
 use crate::cells::{agent_credentials, exec};
 use crate::core::error::{Error, Result};
-use crate::core::home::new_token;
+use crate::core::home::generate_token;
 use crate::core::hostd;
 use crate::core::plan::PlanInForce;
 use abbey_api::Problem;
@@ -26,28 +28,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Time for a service to answer; a backup of what a consumer left is part of some answers.
+/// Longest wait for a service's answer; some operations include a backup.
 const WITHIN: Duration = Duration::from_secs(600);
-/// How long what could not be done waits, at first and at most.
+/// First and longest pause before a failed pass is repeated.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
-/// Longest sleep while nothing is due.
+/// Longest pause while nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// What this loop has seen done since it began: digests of credentials by service and agent.
+/// What this loop has done since its start.
 #[derive(Default)]
-struct Known {
-    given: BTreeMap<(Slug, Slug), String>,
+struct ConsumerProgress {
+    /// Digest of the access that was opened, by service and agent.
+    opened: BTreeMap<(Slug, Slug), String>,
     /// Last problem of each service, so that one cause is logged once.
-    trouble: BTreeMap<Slug, String>,
+    last_problems: BTreeMap<Slug, String>,
 }
 
-/// Compares and acts until the house stops.
-pub(crate) async fn run(cells: Arc<CellsState>) {
+/// Opens and closes access of agents to services as the plan requires, until the control plane
+/// stops.
+pub(crate) async fn run_consumer_provisioning(cells: Arc<CellsState>) {
     let mut plans = cells.core.plan.subscribe();
-    let mut known = Known::default();
+    let mut known = ConsumerProgress::default();
     let mut again = AGAIN.0;
     loop {
-        let (settled, next) = pass(&cells, &mut known).await;
+        let (settled, next) = provision_all_services(&cells, &mut known).await;
         let pause = match settled {
             true => {
                 again = AGAIN.0;
@@ -71,8 +75,12 @@ pub(crate) async fn run(cells: Arc<CellsState>) {
     }
 }
 
-/// Whether everything is as it should be, and when something is due that is not yet.
-async fn pass(cells: &Arc<CellsState>, known: &mut Known) -> (bool, Duration) {
+/// Makes one pass over every service; returns whether all succeeded, and the time until the next
+/// grace period ends.
+async fn provision_all_services(
+    cells: &Arc<CellsState>,
+    known: &mut ConsumerProgress,
+) -> (bool, Duration) {
     let Some(current) = cells.core.plan.current() else {
         return (true, IDLE);
     };
@@ -81,36 +89,36 @@ async fn pass(cells: &Arc<CellsState>, known: &mut Known) -> (bool, Duration) {
         if !service.kind.has_consumers() {
             continue;
         }
-        match settle(cells, &current, service, known).await {
+        match provision_service(cells, &current, service, known).await {
             Ok(due) => {
-                known.trouble.remove(&service.slug);
+                known.last_problems.remove(&service.slug);
                 next = next.min(due);
             }
             Err(error) => {
                 settled = false;
                 let text = error.chain();
-                let new = known.trouble.get(&service.slug) != Some(&text);
-                if new && !not_up(&error) {
-                    tracing::warn!(service = %service.slug, error = text, "what belongs to agents in a service could not be settled");
+                let new = known.last_problems.get(&service.slug) != Some(&text);
+                if new && !is_cell_not_running(&error) {
+                    tracing::warn!(service = %service.slug, error = text, "access of agents to a service could not be provisioned; retrying within 10 seconds");
                 }
-                known.trouble.insert(service.slug.clone(), text);
+                known.last_problems.insert(service.slug.clone(), text);
             }
         }
     }
-    cells.set_consumer_problems(known.trouble.clone());
+    cells.set_consumer_problems(known.last_problems.clone());
     (settled, next)
 }
 
-/// A service that starts is no trouble.
-fn not_up(error: &Error) -> bool {
+/// Whether the error only says that the service's cell is not running yet.
+fn is_cell_not_running(error: &Error) -> bool {
     matches!(error, Error::Cell(abbey_cells::Error::NotRunning(_)))
 }
 
-async fn settle(
+async fn provision_service(
     cells: &Arc<CellsState>,
     current: &PlanInForce,
     service: &Service,
-    known: &mut Known,
+    known: &mut ConsumerProgress,
 ) -> Result<Duration> {
     let users: Vec<&Slug> = current
         .house
@@ -120,52 +128,53 @@ async fn settle(
         .map(|a| &a.slug)
         .collect();
     for agent in current.house.agents.keys().filter(|a| !users.contains(a)) {
-        known.given.remove(&(service.slug.clone(), agent.clone()));
-        if own_copy(cells, agent, &service.slug).exists() {
-            bring(cells, agent, &service.slug, "", "").await?;
+        known.opened.remove(&(service.slug.clone(), agent.clone()));
+        if service_credential_file(cells, agent, &service.slug).exists() {
+            write_service_credential(cells, agent, &service.slug, "", "").await?;
         }
     }
     let Answer::State {
         holdings,
         certificate,
-    } = ask(cells, service, &Question::State {}).await?
+    } = query_service(cells, service, &Question::State {}).await?
     else {
-        return Err(unexpected(service));
+        return Err(unexpected_answer(service));
     };
     let mut outcome = Ok(());
     for agent in &users {
         let name = service.name_for(agent);
         let held = holdings.iter().find(|h| h.name == name);
         let held = (held, certificate.as_deref());
-        // One whose home is not there yet keeps nothing from the others.
-        if let Err(error) = open(cells, current, (service, agent), held, known).await {
+        // An agent whose home does not exist yet does not hold up the others.
+        if let Err(error) = open_access(cells, current, (service, agent), held, known).await {
             outcome = Err(error);
         }
     }
     let wanted: BTreeSet<String> = users.iter().map(|a| service.name_for(a)).collect();
     let mut due = IDLE;
     for left in holdings.iter().filter(|h| !wanted.contains(&h.name)) {
-        if let Some(wait) = leave(cells, service, left).await? {
+        if let Some(wait) = close_or_drop_access(cells, service, left).await? {
             due = due.min(wait.to_std());
         }
     }
     outcome.map(|()| due)
 }
 
-/// Gives an agent its place, unless it is known to have it.
-async fn open(
+/// Gives an agent its database or repositories in a service, unless that is known to be done.
+async fn open_access(
     cells: &Arc<CellsState>,
     current: &PlanInForce,
     (service, agent): (&Service, &&Slug),
     (held, certificate): (Option<&Holding>, Option<&str>),
-    known: &mut Known,
+    known: &mut ConsumerProgress,
 ) -> Result<()> {
     let name = service.name_for(agent);
     let key = (service.slug.clone(), (*agent).clone());
-    let copy = fs::read_to_string(own_copy(cells, agent, &service.slug)).unwrap_or_default();
-    let secret = match secret_in(&copy) {
+    let copy = fs::read_to_string(service_credential_file(cells, agent, &service.slug))
+        .unwrap_or_default();
+    let secret = match parse_service_secret(&copy) {
         Some(secret) => secret.to_owned(),
-        None => new_token(SERVICE_PREFIX)?.expose().to_owned(),
+        None => generate_token(SERVICE_PREFIX)?.expose().to_owned(),
     };
     let owner = format!("agent:{agent}");
     let subnet = abbey_plan::subnet(&current.registry, &owner);
@@ -174,21 +183,21 @@ async fn open(
         reaches.into_iter().find(|r| r.service == service.slug)
     });
     let Some(reach) = reach else {
-        return Err(unexpected(service));
+        return Err(unexpected_answer(service));
     };
-    let text = line_of(service.kind, &name, reach.at, &secret);
+    let text = credential_line(service.kind, &name, reach.at, &secret);
     let trust = certificate.unwrap_or_default();
     let taken = (service.connections, service.rate, service.quota);
     let digest =
         abbey_support::digest::sha256_hex(format!("{text}\n{trust}\n{taken:?}").as_bytes());
-    let as_it_should =
+    let is_as_planned =
         held.is_some_and(|h| h.open && h.connections == i64::from(service.connections));
-    if as_it_should && known.given.get(&key) == Some(&digest) {
+    if is_as_planned && known.opened.get(&key) == Some(&digest) {
         return Ok(());
     }
     crash::point("consumer.open.begin");
-    bring(cells, agent, &service.slug, &text, trust).await?;
-    agent_credentials::refresh_keys(cells).await?;
+    write_service_credential(cells, agent, &service.slug, &text, trust).await?;
+    agent_credentials::reload_credentials(cells).await?;
     crash::point("consumer.open.brought");
     let question = Question::Open {
         name: name.clone(),
@@ -197,18 +206,19 @@ async fn open(
         rate: service.rate,
         bytes: service.quota.0,
     };
-    ask(cells, service, &question).await?;
+    query_service(cells, service, &question).await?;
     crash::point("consumer.open.end");
     if !held.is_some_and(|h| h.open) {
         let detail = json!({ "agent": agent.as_str(), "name": name, "again": held.is_some() });
-        note(cells, service, "service.open", detail).await?;
+        log_service_change(cells, service, "service.open", detail).await?;
     }
-    known.given.insert(key, digest);
+    known.opened.insert(key, digest);
     Ok(())
 }
 
-/// Keeps out who uses it no more; after the time of grace, what was left goes. The wait until then.
-async fn leave(
+/// Closes access that no agent uses any more, and drops its data after the grace period. Returns
+/// the time until then.
+async fn close_or_drop_access(
     cells: &Arc<CellsState>,
     service: &Service,
     left: &Holding,
@@ -222,10 +232,11 @@ async fn leave(
             name: name.clone(),
             at_ms: now.0,
         };
-        let done = ask(cells, service, &question).await?;
+        let done = query_service(cells, service, &question).await?;
         crash::point("consumer.close.end");
-        let detail = json!({ "name": name, "backup": copy_of(&done), "grace_ms": service.grace.0 });
-        note(cells, service, "service.close", detail).await?;
+        let detail =
+            json!({ "name": name, "backup": backup_path(&done), "grace_ms": service.grace.0 });
+        log_service_change(cells, service, "service.close", detail).await?;
         return Ok(Some(service.grace));
     };
     let kept = now.since(Timestamp(since));
@@ -237,21 +248,21 @@ async fn leave(
         name: name.clone(),
         at_ms: now.0,
     };
-    let done = ask(cells, service, &question).await?;
+    let done = query_service(cells, service, &question).await?;
     crash::point("consumer.drop.end");
-    let detail = json!({ "name": name, "backup": copy_of(&done) });
-    note(cells, service, "service.drop", detail).await?;
+    let detail = json!({ "name": name, "backup": backup_path(&done) });
+    log_service_change(cells, service, "service.drop", detail).await?;
     Ok(None)
 }
 
-fn copy_of(answer: &Answer) -> Option<&str> {
+fn backup_path(answer: &Answer) -> Option<&str> {
     match answer {
         Answer::Done { backup, .. } => backup.as_deref(),
         Answer::State { .. } | Answer::Failed { .. } => None,
     }
 }
 
-async fn note(
+async fn log_service_change(
     cells: &CellsState,
     service: &Service,
     action: &str,
@@ -267,8 +278,9 @@ async fn note(
     Ok(())
 }
 
-/// Brings an agent its credential and what it trusts; empty ones are taken away.
-async fn bring(
+/// Writes an agent's credential for a service and the certificate it trusts; empty texts remove
+/// them.
+async fn write_service_credential(
     cells: &CellsState,
     agent: &Slug,
     service: &Slug,
@@ -284,11 +296,11 @@ async fn bring(
         entry(FileName::Trust(service.clone()), trust),
     ];
     let owner = CellName::Agent(agent.clone());
-    hostd::call(&cells.core.hostd, Operation::Prepare { owner, files }).await
+    hostd::run_operation(&cells.core.hostd, Operation::Prepare { owner, files }).await
 }
 
-/// The line in which clients of a kind look for their credential.
-fn line_of(kind: ServiceKind, name: &str, at: SocketAddrV4, secret: &str) -> String {
+/// The line in which clients of this kind of service expect a credential.
+fn credential_line(kind: ServiceKind, name: &str, at: SocketAddrV4, secret: &str) -> String {
     match kind {
         // Source: PostgreSQL, "The Password File".
         ServiceKind::Postgres => format!("*:*:*:{name}:{secret}\n"),
@@ -299,13 +311,20 @@ fn line_of(kind: ServiceKind, name: &str, at: SocketAddrV4, secret: &str) -> Str
     }
 }
 
-fn unexpected(service: &Service) -> Error {
-    let text = format!("service `{}` gave another answer", service.slug);
+fn unexpected_answer(service: &Service) -> Error {
+    let text = format!(
+        "service `{}` answered in an unexpected format; its binary may be of another version, restart it with `abbey service restart`",
+        service.slug
+    );
     Problem::new(FaultKind::Internal, text).into()
 }
 
-/// Asks a stock service in its own cell.
-pub(crate) async fn ask(
+/// Sends a question to a stock service by running its role in the service's cell, and returns the
+/// answer.
+///
+/// # Errors
+/// If the service is not running, fails, or answers in another format.
+pub(crate) async fn query_service(
     cells: &Arc<CellsState>,
     service: &Service,
     question: &Question,
@@ -322,13 +341,13 @@ pub(crate) async fn ask(
     let argv = [&program, "role", "service", kind, "ask"].map(str::to_owned);
     let text = serde_json::to_vec(question).unwrap_or_default();
     let cell = CellName::Service(service.slug.clone());
-    let answer = exec::ask(cells, cell, argv.to_vec(), &text, WITHIN).await?;
+    let answer = exec::run_with_input(cells, cell, argv.to_vec(), &text, WITHIN).await?;
     match serde_json::from_slice(&answer) {
         Ok(Answer::Failed { why }) => {
             let text = format!("service `{}`: {why}", service.slug);
             Err(Problem::new(FaultKind::Unavailable, text).into())
         }
         Ok(answer) => Ok(answer),
-        Err(_) => Err(unexpected(service)),
+        Err(_) => Err(unexpected_answer(service)),
     }
 }

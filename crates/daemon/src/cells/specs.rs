@@ -1,6 +1,6 @@
-//! From the plan to what one boot of a cell needs.
+//! Specification of a cell: from the plan to everything that one start of the cell needs.
 
-use crate::cells::agent_credentials::own_token;
+use crate::cells::agent_credentials::agent_token_file;
 use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
 use crate::core::plan::PlanInForce;
@@ -15,15 +15,20 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-/// Time for an orderly stop of a cell that runs no runtime, after which its processes are killed.
+/// Time for an orderly stop of a cell without an agent runtime, after which its processes are
+/// killed.
 const STOP_GRACE: Millis = Millis::from_secs(10);
-/// Where the egress proxy is in the eyes of a cell, unless something else has that port.
+/// Port of the egress proxy inside a cell, unless another port forward uses it.
 const PROXY_PORT: u16 = 3128;
-/// Where programs ask for names.
+/// Port of DNS inside a cell.
 const NAMES_PORT: u16 = 53;
 
-/// The program of a service as an absolute path, and its arguments.
-pub(crate) fn find_command(
+/// Absolute path of the program of a service's command, searched in the control plane's `PATH` or
+/// relative to the manifest's directory.
+///
+/// # Errors
+/// A sentence that says where it was searched.
+pub(crate) fn resolve_program(
     command: &[String],
     base_dir: &str,
 ) -> std::result::Result<PathBuf, String> {
@@ -41,14 +46,15 @@ pub(crate) fn find_command(
     found.ok_or_else(|| format!("the program `{name}` was found neither in the control plane's PATH nor beside the manifest; install it or name its path"))
 }
 
-/// Where an agent's files are in its own eyes.
+/// Path of an agent's files inside its cell.
 const AGENT_ROOT: &str = "/agent";
-/// Where a service's files are in its own eyes.
+/// Path of a service's files inside its cell.
 const SERVICE_ROOT: &str = "/service";
-/// What of the host is in every sandbox already.
+/// Host directories that every sandbox contains.
 const BASE: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
 
-/// An agent sees its home and workspace, and may not write its own charter (S2-23).
+/// Bind mounts of an agent's sandbox: home and workspace, with its charter read-only unless it may
+/// write it (S2-23).
 fn agent_binds(host: &Layout, inside: &Layout, charter: Option<&str>) -> Vec<Bind> {
     let bind = |source: &Path, path: &Path, writable| Bind {
         source: source.to_owned(),
@@ -69,7 +75,7 @@ fn agent_binds(host: &Layout, inside: &Layout, charter: Option<&str>) -> Vec<Bin
     binds
 }
 
-/// Time for an orderly stop of a cell.
+/// Time for an orderly stop of a cell, after which its processes are killed.
 pub(crate) fn stop_grace(cells: &CellsState, cell: &CellName) -> Millis {
     let CellName::Agent(slug) = cell else {
         return STOP_GRACE;
@@ -79,7 +85,8 @@ pub(crate) fn stop_grace(cells: &CellsState, cell: &CellName) -> Millis {
     agent.map_or(STOP_GRACE, |a| runtime::spec(a.runtime).stop_grace)
 }
 
-/// A service sees its directory, and its program where that is not of the base.
+/// Bind mounts of a service's sandbox: its directory, and its program if that is not in a base
+/// directory.
 fn service_binds(dir: &Path, inside: &Path, program: Option<&Path>) -> Vec<Bind> {
     let mut binds = vec![Bind {
         source: dir.to_owned(),
@@ -98,7 +105,7 @@ fn service_binds(dir: &Path, inside: &Path, program: Option<&Path>) -> Vec<Bind>
     binds
 }
 
-/// What a service is started with: its own command, or this binary in a role.
+/// Arguments that start a service: its own command, or this binary in a role.
 fn service_argv(
     service: &Service,
     port: u16,
@@ -122,7 +129,7 @@ fn service_argv(
     argv
 }
 
-/// The locale of an agent's programs, where it is another than usual and the cell has it.
+/// Locale of an agent's programs, if it differs from the default and its cell has it.
 fn effective_locale(agent: &Agent) -> Option<String> {
     let locale = agent.locale.system.as_ref().filter(|l| !l.is_plain())?;
     let known = matches!(agent.cell, CellKind::Process | CellKind::Sandbox)
@@ -130,8 +137,8 @@ fn effective_locale(agent: &Agent) -> Option<String> {
     known.then(|| locale.to_string())
 }
 
-/// What clients of a service that an agent uses go by.
-fn client_environment(home: &Path, reaches: &[Reach]) -> Vec<(String, String)> {
+/// Environment variables with which clients find the services that an agent uses.
+fn service_client_environment(home: &Path, reaches: &[Reach]) -> Vec<(String, String)> {
     let mut env = Vec::new();
     let used = |kind| {
         let mut all = reaches.iter().filter(move |r| r.kind == kind);
@@ -187,87 +194,104 @@ fn client_environment(home: &Path, reaches: &[Reach]) -> Vec<(String, String)> {
     env
 }
 
-/// Memory files count against the cell's memory; a quarter of it may be `/tmp`.
-pub(crate) fn tmp_size(limits: &Limits) -> Bytes {
+/// Size limit of a cell's `/tmp`, a quarter of its memory, since files in it count against that
+/// memory.
+pub(crate) fn tmpfs_size(limits: &Limits) -> Bytes {
     Bytes((limits.memory.0 / 4).max(16 << 20))
 }
 
 /// How a cell reaches the control plane, services and the internet.
-pub(crate) struct Ways {
-    /// The house's socket for agents.
-    inside: PathBuf,
-    /// The egress proxy's.
-    egress: PathBuf,
-    /// The one for names.
-    names: PathBuf,
-    walled: bool,
+pub(crate) struct CellConnectivity {
+    /// Socket of the agent API.
+    agent_api_socket: PathBuf,
+    /// Socket of the egress proxy.
+    egress_socket: PathBuf,
+    /// Socket for DNS queries.
+    dns_socket: PathBuf,
+    /// Whether the cell has network namespaces of its own.
+    isolated: bool,
+    /// Subnet of the cell, if it has a network.
     subnet: Option<Subnet>,
-    door: Option<u16>,
-    /// Port on which its program listens; 0 when on none.
-    own: u16,
-    proxy: u16,
+    /// Port on which an agent reaches the agent API.
+    agent_api_port: Option<u16>,
+    /// Port on which the cell's own program listens; 0 for none.
+    program_port: u16,
+    /// Port of the egress proxy inside the cell.
+    proxy_port: u16,
+    /// Services that the cell reaches.
     reaches: Vec<Reach>,
 }
 
-impl Ways {
-    fn of(
+impl CellConnectivity {
+    /// Connectivity of an agent, which reaches the agent API on this port.
+    fn for_agent(
         cells: &CellsState,
         current: &PlanInForce,
         owner: &str,
         agent: &Agent,
         door: u16,
-    ) -> Ways {
+    ) -> CellConnectivity {
         let subnet = abbey_plan::subnet(&current.registry, owner);
-        Ways {
-            door: Some(door),
+        CellConnectivity {
+            agent_api_port: Some(door),
             reaches: abbey_plan::reaches(&current.house, &current.registry, agent, subnet),
-            ..Ways::of_service(cells, agent.cell, subnet, 0)
+            ..CellConnectivity::for_service(cells, agent.cell, subnet, 0)
         }
         .with_free_proxy_port()
     }
 
-    /// Of a service, which listens on this port itself.
-    fn of_service(cells: &CellsState, cell: CellKind, subnet: Option<Subnet>, port: u16) -> Ways {
-        Ways {
-            inside: cells.core.home.inside(),
-            egress: cells.core.home.egress_socket(),
-            names: cells.core.home.names_socket(),
-            walled: cell.isolates(),
+    /// Connectivity of a service whose program listens on this port.
+    fn for_service(
+        cells: &CellsState,
+        cell: CellKind,
+        subnet: Option<Subnet>,
+        port: u16,
+    ) -> CellConnectivity {
+        CellConnectivity {
+            agent_api_socket: cells.core.home.agent_api_socket(),
+            egress_socket: cells.core.home.egress_socket(),
+            dns_socket: cells.core.home.dns_socket(),
+            isolated: cell.isolates(),
             subnet,
-            door: None,
-            own: port,
-            proxy: PROXY_PORT,
+            agent_api_port: None,
+            program_port: port,
+            proxy_port: PROXY_PORT,
             reaches: Vec::new(),
         }
         .with_free_proxy_port()
     }
 
-    /// Of a single command, which has no door and meets no service.
-    pub(crate) fn of_command(cells: &CellsState, cell: CellKind, subnet: Option<Subnet>) -> Ways {
-        Ways::of_service(cells, cell, subnet, 0)
+    /// Connectivity of a single command, which reaches neither the agent API nor services.
+    pub(crate) fn for_command(
+        cells: &CellsState,
+        cell: CellKind,
+        subnet: Option<Subnet>,
+    ) -> CellConnectivity {
+        CellConnectivity::for_service(cells, cell, subnet, 0)
     }
 
-    /// Whether something of the cell has this port.
-    fn uses(&self, port: u16) -> bool {
+    /// Whether another listener of the cell uses this port.
+    fn uses_port(&self, port: u16) -> bool {
         let met = self.reaches.iter().any(|r| r.at.port() == port);
-        met || self.own == port || self.door == Some(port)
+        met || self.program_port == port || self.agent_api_port == Some(port)
     }
 
-    fn with_free_proxy_port(mut self) -> Ways {
-        self.proxy = (PROXY_PORT..u16::MAX)
-            .find(|p| !self.uses(*p))
+    fn with_free_proxy_port(mut self) -> CellConnectivity {
+        self.proxy_port = (PROXY_PORT..u16::MAX)
+            .find(|p| !self.uses_port(*p))
             .unwrap_or(PROXY_PORT);
         self
     }
 
-    pub(crate) fn forwards(&self) -> Vec<Forward> {
+    /// Port forwards of the cell's shim: to the agent API, the egress proxy, DNS and services.
+    pub(crate) fn port_forwards(&self) -> Vec<Forward> {
         let loopback = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-        let house = || Target::House(self.inside.clone());
+        let house = || Target::House(self.agent_api_socket.clone());
         let mut forwards = Vec::new();
         let mut add = |at, to| forwards.push(Forward { at, to });
-        if let Some(door) = self.door {
+        if let Some(door) = self.agent_api_port {
             add(
-                match self.walled {
+                match self.isolated {
                     true => Listen::Cell(loopback(door)),
                     false => Listen::Host(loopback(door)),
                 },
@@ -280,20 +304,20 @@ impl Ways {
                 );
             }
         }
-        if self.walled {
+        if self.isolated {
             add(
-                Listen::Cell(loopback(self.proxy)),
-                Target::Egress(self.egress.clone()),
+                Listen::Cell(loopback(self.proxy_port)),
+                Target::Egress(self.egress_socket.clone()),
             );
         }
-        // Whoever goes out directly asks for names directly; a service on that port comes first.
-        if self.walled && self.subnet.is_some() && !self.uses(NAMES_PORT) {
+        // A cell with a network gets DNS on port 53, unless a service uses that port.
+        if self.isolated && self.subnet.is_some() && !self.uses_port(NAMES_PORT) {
             add(
                 Listen::Cell(loopback(NAMES_PORT)),
-                Target::Names(self.names.clone()),
+                Target::Names(self.dns_socket.clone()),
             );
         }
-        for reach in self.reaches.iter().filter(|_| self.walled) {
+        for reach in self.reaches.iter().filter(|_| self.isolated) {
             let to = match reach.external {
                 true => Target::External {
                     service: reach.service.clone(),
@@ -306,7 +330,8 @@ impl Ways {
         forwards
     }
 
-    /// What programs go by: the names that `curl` and most libraries know.
+    /// Environment variables with the addresses of services and the proxy (`HTTP_PROXY`,
+    /// `NO_PROXY`).
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         let mut env = Vec::new();
         for reach in &self.reaches {
@@ -314,10 +339,10 @@ impl Ways {
             let name = format!("ABBEY_SERVICE_{}", name.to_ascii_uppercase());
             env.push((name, reach.at.to_string()));
         }
-        if !self.walled {
+        if !self.isolated {
             return env;
         }
-        let proxy = format!("http://127.0.0.1:{}", self.proxy);
+        let proxy = format!("http://127.0.0.1:{}", self.proxy_port);
         let mut direct = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         direct.extend(self.subnet.map(|s| s.gateway().to_string()));
         direct.extend(self.reaches.iter().map(|r| r.at.ip().to_string()));
@@ -335,14 +360,18 @@ impl Ways {
     }
 }
 
-/// Everything that one boot of a cell needs.
+/// Builds the specification that one start of a cell needs; `None` for a single command or a cell
+/// that is not in the plan.
+///
+/// # Errors
+/// If credentials of the agent or the program of the service cannot be found.
 pub(crate) fn cell_spec(
     cells: &CellsState,
     current: &PlanInForce,
     cell: &CellName,
 ) -> Result<Option<CellSpec>> {
-    let run_dir = cells.core.home.cells().join(cell.to_string());
-    let log_dir = cells.core.home.cell_logs(&cell.to_string());
+    let run_dir = cells.core.home.cell_records_dir().join(cell.to_string());
+    let log_dir = cells.core.home.cell_log_dir(&cell.to_string());
     let base =
         |digest: &str, kind: CellKind, limits: Limits, waived: &BTreeSet<Layer>, owner: &str| {
             CellSpec {
@@ -353,7 +382,7 @@ pub(crate) fn cell_spec(
                 argv: Vec::new(),
                 env: Vec::new(),
                 cwd: PathBuf::from("/"),
-                uid: current.uid(owner),
+                uid: current.uid_of(owner),
                 limits,
                 waived: waived.clone(),
                 sandbox: None,
@@ -369,7 +398,7 @@ pub(crate) fn cell_spec(
                 ready_within: None,
                 run_dir: run_dir.clone(),
                 log_dir: log_dir.clone(),
-                group: cells.core.home.group(),
+                group: cells.core.home.cgroup_name(),
                 secrets: Vec::new(),
                 asks_root: false,
             }
@@ -383,13 +412,13 @@ pub(crate) fn cell_spec(
                 return Ok(None);
             };
             let owner = format!("agent:{slug}");
-            let layout = Layout::under(&cells.core.home.agent(slug.as_str()));
-            let Some(door) = current.port(&owner, "door") else {
+            let layout = Layout::under(&cells.core.home.agent_dir(slug.as_str()));
+            let Some(door) = current.port_of(&owner, "door") else {
                 return Ok(None);
             };
             let key_path = layout.root.join("key");
             let key = fs::read_to_string(&key_path).map_err(Error::file("read", &key_path))?;
-            let token_path = own_token(cells, slug);
+            let token_path = agent_token_file(cells, slug);
             let token =
                 fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
             let runtime = runtime::spec(agent.runtime);
@@ -422,20 +451,23 @@ pub(crate) fn cell_spec(
                             (!agent.charter_writable).then_some(runtime.files.charter),
                         ),
                         profile: agent.profile,
-                        tmp: tmp_size(&agent.limits),
+                        tmp: tmpfs_size(&agent.limits),
                     };
                     (inside, Some(sandbox))
                 }
             };
-            let ways = Ways::of(cells, current, &owner, agent, door);
+            let connectivity = CellConnectivity::for_agent(cells, current, &owner, agent, door);
             let mut env = (runtime.environment)(&CellEnvironment {
                 agent: slug.as_str(),
                 layout: &inside,
                 port: door,
                 model_key: &key,
             });
-            env.extend(ways.environment());
-            env.extend(client_environment(&inside.home, &ways.reaches));
+            env.extend(connectivity.environment());
+            env.extend(service_client_environment(
+                &inside.home,
+                &connectivity.reaches,
+            ));
             if let Some(locale) = effective_locale(agent) {
                 env.retain(|(name, _)| name != "LANG" && name != "LC_ALL");
                 env.extend(["LANG", "LC_ALL"].map(|n| (n.to_owned(), locale.clone())));
@@ -451,14 +483,14 @@ pub(crate) fn cell_spec(
                 }),
                 machine,
                 container,
-                forwards: ways.forwards(),
+                forwards: connectivity.port_forwards(),
                 terminal: agent.terminal,
                 secrets: vec![key, token],
                 asks_root: false,
                 ..base(digest, agent.cell, agent.limits, &agent.waived, &owner)
             }))
         }
-        // Made by whoever runs it, once.
+        // The task that runs a command builds its specification.
         CellName::Run(_) => Ok(None),
         CellName::Service(slug) => {
             let (Some(service), Some(digest)) = (
@@ -468,10 +500,10 @@ pub(crate) fn cell_spec(
                 return Ok(None);
             };
             let owner = format!("service:{slug}");
-            let port = current.port(&owner, "port").unwrap_or(0);
+            let port = current.port_of(&owner, "port").unwrap_or(0);
             let named = match service.kind.has_command() {
                 true => Some(
-                    find_command(&service.command, &current.base_dir)
+                    resolve_program(&service.command, &current.base_dir)
                         .map_err(|e| Problem::new(FaultKind::Host, e))?,
                 ),
                 false => None,
@@ -480,7 +512,7 @@ pub(crate) fn cell_spec(
                 (ServiceKind::Command, Some(path)) => Program::Path(path.clone()),
                 _ => Program::Own,
             };
-            let dir = cells.core.home.service(slug.as_str());
+            let dir = cells.core.home.service_dir(slug.as_str());
             let (inside, sandbox) = match service.cell {
                 CellKind::Process => (dir.clone(), None),
                 _ => {
@@ -488,7 +520,7 @@ pub(crate) fn cell_spec(
                     let sandbox = Sandbox {
                         binds: service_binds(&dir, &inside, named.as_deref()),
                         profile: service.profile,
-                        tmp: tmp_size(&service.limits),
+                        tmp: tmpfs_size(&service.limits),
                     };
                     (inside, Some(sandbox))
                 }
@@ -504,13 +536,13 @@ pub(crate) fn cell_spec(
             .map(|(k, v)| (k.to_owned(), v))
             .to_vec();
             let subnet = abbey_plan::subnet(&current.registry, &owner);
-            let ways = Ways::of_service(cells, service.cell, subnet, port);
-            env.extend(ways.environment());
+            let connectivity = CellConnectivity::for_service(cells, service.cell, subnet, port);
+            env.extend(connectivity.environment());
             Ok(Some(CellSpec {
                 program,
                 argv: service_argv(service, port, address, named.as_deref()),
                 env,
-                forwards: ways.forwards(),
+                forwards: connectivity.port_forwards(),
                 cwd: inside,
                 sandbox,
                 terminal: service.terminal,

@@ -1,10 +1,10 @@
-//! State of cells.
+//! State of the cells of a house.
 
 use crate::cells::command_table::CommandTable;
 use crate::cells::desired::DesiredStates;
 use crate::cells::memory::MemoryGrants;
 use crate::cells::observations::Observations;
-use crate::cells::vm_shapes::Pool;
+use crate::cells::vm_shapes::VmPool;
 use crate::core::state::CoreState;
 use crate::net::state::NetState;
 use abbey_cells::Backend;
@@ -15,27 +15,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
-/// What the reconciler, provisioning, commands and service consumers share.
+/// State shared by the reconciler, provisioning, commands and service consumers.
 pub(crate) struct CellsState {
     pub(crate) core: Arc<CoreState>,
     pub(crate) net: Arc<NetState>,
     /// Starts, stops and observes cells.
     pub(crate) backend: Arc<dyn Backend>,
+    /// Desired state of each cell.
     pub(crate) desired: DesiredStates,
+    /// Newest observation of each cell.
     pub(crate) observations: Observations,
+    /// Memory granted to starting cells.
     pub(super) memory: MemoryGrants,
+    /// Running single commands.
     pub(super) commands: CommandTable,
-    pub(super) pool: Pool,
-    pass_requested: Notify,
-    /// Generation of the plan whose agents and services have their files; cells start under no other.
+    /// MicroVMs kept ready for commands.
+    pub(super) pool: VmPool,
+    reconcile_requested: Notify,
+    /// Generation of the plan whose provisioning has ended; only its cells may start.
     provisioned: AtomicU64,
-    /// Whether a whole pass of the reconciler began after the shutdown request: no start is in flight.
+    /// Whether a pass that began after the shutdown request has ended, so that no start is in
+    /// flight.
     starts_over: AtomicBool,
     consumer_problems: RwLock<BTreeMap<Slug, String>>,
 }
 
 impl CellsState {
-    /// `desired` is what the store has on record.
+    /// `desired` is the desired state of each cell that the store has.
     pub(crate) fn new(
         net: Arc<NetState>,
         backend: Arc<dyn Backend>,
@@ -49,50 +55,51 @@ impl CellsState {
             observations: Observations::default(),
             memory: MemoryGrants::default(),
             commands: CommandTable::default(),
-            pool: Pool::default(),
-            pass_requested: Notify::new(),
+            pool: VmPool::default(),
+            reconcile_requested: Notify::new(),
             provisioned: AtomicU64::new(0),
             starts_over: AtomicBool::new(false),
             consumer_problems: RwLock::default(),
         }
     }
 
-    /// Asks the reconciler for a pass, where what changed is not in the store.
-    pub(crate) fn request_pass(&self) {
-        self.pass_requested.notify_one();
+    /// Wakes the reconciler for a pass, for changes that the store does not announce.
+    pub(crate) fn request_reconcile(&self) {
+        self.reconcile_requested.notify_one();
     }
 
-    /// Lets the cells of a generation start: its provisioning has come to an end.
-    pub(super) fn set_provisioned(&self, generation: u64) {
+    /// Records that provisioning of a generation has ended, which lets its cells start.
+    pub(super) fn mark_provisioned(&self, generation: u64) {
         self.provisioned.store(generation, Ordering::SeqCst);
-        self.request_pass();
+        self.request_reconcile();
     }
 
-    /// Whether provisioning for this generation has come to an end.
+    /// Whether provisioning of this generation has ended.
     pub(super) fn is_provisioned(&self, generation: u64) -> bool {
         self.provisioned.load(Ordering::SeqCst) == generation
     }
 
     /// Records that a pass which began after the shutdown request has ended.
-    pub(super) fn set_starts_over(&self) {
+    pub(super) fn mark_starts_over(&self) {
         self.starts_over.store(true, Ordering::SeqCst);
     }
 
-    /// Whether the reconciler starts nothing any more, also not by a call that it is still waiting for.
+    /// Whether the reconciler will start no further cell and no start is in flight.
     pub(crate) fn starts_over(&self) -> bool {
         self.starts_over.load(Ordering::SeqCst)
     }
 
     /// Resolves when a pass is requested.
-    pub(super) async fn pass_requested(&self) {
-        self.pass_requested.notified().await;
+    pub(super) async fn reconcile_requested(&self) {
+        self.reconcile_requested.notified().await;
     }
 
-    /// Why the databases and accounts of agents in a service are not as planned, by service.
+    /// By service, why the databases and accounts of agents in it are not as planned.
     pub(crate) fn consumer_problems(&self) -> BTreeMap<Slug, String> {
         self.consumer_problems.read().clone()
     }
 
+    /// Replaces the problems that the last pass over the services found.
     pub(super) fn set_consumer_problems(&self, problems: BTreeMap<Slug, String>) {
         *self.consumer_problems.write() = problems;
     }

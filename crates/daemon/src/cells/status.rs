@@ -1,5 +1,5 @@
-//! What is known of each cell now: the reconciler's newest observation, health checks, and resource
-//! use, each cached for a moment so that many viewers cost no more than one.
+//! Current status of cells from the newest observation, probes and resource readings; the latter
+//! two are cached briefly so that many viewers cost no more than one.
 
 use crate::cells::observations::Seen;
 use crate::cells::state::CellsState;
@@ -12,10 +12,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long an answer of a probe and a reading of a control group stay good.
+/// How long a probe's answer and a resource reading are reused.
 pub(crate) const FRESH: Duration = Duration::from_millis(500);
 
-pub(crate) async fn probe_fresh(
+/// Whether the service or agent at an address answers its probe; a positive answer is reused for
+/// [`FRESH`] for the same `generation` of the cell.
+pub(crate) async fn probe_cached(
     cells: &CellsState,
     address: SocketAddrV4,
     path: &str,
@@ -32,7 +34,7 @@ pub(crate) async fn probe_fresh(
     {
         return answer;
     }
-    let answer = probe(&cells.core.rt, address, path).await;
+    let answer = is_answering(&cells.core.rt, address, path).await;
     let mut readings = cells.observations.readings.lock();
     readings
         .probes
@@ -43,7 +45,8 @@ pub(crate) async fn probe_fresh(
     answer
 }
 
-pub(crate) fn usage_fresh(cells: &CellsState, record: &Record) -> abbey_cells::Usage {
+/// Memory and CPU of a running cell's control group, read at most once per [`FRESH`].
+pub(crate) fn cgroup_usage_cached(cells: &CellsState, record: &Record) -> abbey_cells::Usage {
     let key = record.shim.pid;
     let now = cells.core.rt.instant();
     let mut readings = cells.observations.readings.lock();
@@ -61,25 +64,29 @@ pub(crate) fn usage_fresh(cells: &CellsState, record: &Record) -> abbey_cells::U
 }
 
 /// Longest wait for a probe.
-pub(crate) const PROBE: Duration = Duration::from_millis(400);
+pub(crate) const PROBE_WITHIN: Duration = Duration::from_millis(400);
 
-pub(crate) fn on_loopback(port: u16) -> SocketAddrV4 {
+/// `127.0.0.1` with this port.
+pub(crate) fn loopback_address(port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
 }
 
-/// A real request, not only an open port, where a path says what to ask for.
-pub(crate) async fn probe(rt: &Runtime, at: SocketAddrV4, path: &str) -> bool {
-    let Ok(Ok(stream)) = rt.timeout(PROBE, TcpStream::connect(at)).await else {
+/// Probes an address once: connects and, if `path` is not empty, requires status 200 of a GET
+/// request.
+pub(crate) async fn is_answering(rt: &Runtime, at: SocketAddrV4, path: &str) -> bool {
+    let Ok(Ok(stream)) = rt.timeout(PROBE_WITHIN, TcpStream::connect(at)).await else {
         return false;
     };
     if path.is_empty() {
         return true;
     }
-    let status = abbey_support::http::get_status(stream, path, PROBE).await;
+    let status = abbey_support::http::get_status(stream, path, PROBE_WITHIN).await;
     status.is_ok_and(|s| s == 200)
 }
 
-pub(crate) async fn presence(
+/// Presence of a cell from its observation and, if it runs and has an address and path, a probe;
+/// with the probe's answer.
+pub(crate) async fn presence_with_probe(
     cells: &CellsState,
     seen: Option<&Seen>,
     at: Option<SocketAddrV4>,
@@ -98,7 +105,7 @@ pub(crate) async fn presence(
     );
     let answers = match (running, at, path) {
         (true, Some(at), Some(path)) => {
-            Some(probe_fresh(cells, at, path, seen.history.generation.0).await)
+            Some(probe_cached(cells, at, path, seen.history.generation.0).await)
         }
         _ => None,
     };
@@ -109,15 +116,15 @@ pub(crate) async fn presence(
     )
 }
 
-/// Why a service is not well, as far as the house knows: nothing, where it is.
-pub(crate) async fn not_well(
+/// Why a service is not healthy; `None` if it is up and answers its probe.
+pub(crate) async fn service_problem(
     cells: &CellsState,
     current: &PlanInForce,
     service: &Slug,
 ) -> Option<String> {
     let declared = current.house.services.get(service)?;
     let at = abbey_plan::endpoint(&current.house, &current.registry, service);
-    let seen = cells.observations.all();
+    let seen = cells.observations.snapshot();
     let seen = seen.get(&CellName::Service(service.clone()));
     let running = declared.at.is_some()
         || seen.is_some_and(|s| {
@@ -131,11 +138,13 @@ pub(crate) async fn not_well(
             )
         });
     if !running {
-        return Some(format!("service `{service}` is not up"));
+        return Some(format!("service `{service}` is not running"));
     }
     let (at, path) = at.zip(declared.probe())?;
-    match probe(&cells.core.rt, at, path).await {
+    match is_answering(&cells.core.rt, at, path).await {
         true => None,
-        false => Some(format!("service `{service}` does not answer")),
+        false => Some(format!(
+            "service `{service}` does not answer its probe; `abbey service logs {service}` shows its output"
+        )),
     }
 }

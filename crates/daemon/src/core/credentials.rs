@@ -1,4 +1,5 @@
-//! Who calls: credentials by hash, compared in constant time.
+//! Authentication: looks up a caller's bearer credential by its SHA-256 hash, compared in constant
+//! time.
 
 use abbey_api::Problem;
 use abbey_model::{FaultKind, Principal, Timestamp};
@@ -7,17 +8,22 @@ use abbey_support::digest::sha256_hex;
 use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
 
-/// Every credential that may be valid, in memory.
+/// In-memory copy of every stored credential (hash, principal, scope, expiry).
 #[derive(Default)]
-pub(crate) struct Keys(RwLock<Vec<TokenRow>>);
+pub(crate) struct CredentialTable(RwLock<Vec<TokenRow>>);
 
-impl Keys {
-    pub(crate) fn replace(&self, rows: Vec<TokenRow>) {
+impl CredentialTable {
+    /// Replaces the whole table with rows read from the store.
+    pub(crate) fn replace_all(&self, rows: Vec<TokenRow>) {
         *self.0.write() = rows;
     }
 
-    /// The principal behind an `Authorization` header, if it has one of the scopes.
-    pub(crate) fn principal(
+    /// Returns the principal that owns the bearer credential of an `Authorization` header.
+    ///
+    /// # Errors
+    /// 401 if the header is missing or the credential is unknown or expired at `now`; 403 if its
+    /// scope is not one of `scopes`.
+    pub(crate) fn authenticate(
         &self,
         header: Option<&str>,
         scopes: &[&str],
@@ -31,7 +37,7 @@ impl Keys {
             .ok_or_else(|| {
                 Problem::new(
                     FaultKind::Unauthenticated,
-                    "the request has no bearer credential",
+                    "the request has no `Authorization: Bearer` header",
                 )
             })?;
         let hash = sha256_hex(token.trim().as_bytes());
@@ -42,7 +48,7 @@ impl Keys {
         let Some(row) = found else {
             return Err(Problem::new(
                 FaultKind::Unauthenticated,
-                "the credential is not known; it may have been revoked",
+                "the credential is unknown or was revoked; read the token file again",
             ));
         };
         if row.expires_at.is_some_and(|at| now >= at) {
@@ -54,7 +60,11 @@ impl Keys {
         if !scopes.contains(&row.scope.as_str()) {
             return Err(Problem::new(
                 FaultKind::Forbidden,
-                format!("a credential for `{}` is not good for this door", row.scope),
+                format!(
+                    "the scope `{}` of this credential is not accepted here; use a credential with the scope {}",
+                    row.scope,
+                    scopes.join(" or ")
+                ),
             ));
         }
         Ok(row.principal.clone())
@@ -67,19 +77,19 @@ mod tests {
 
     #[test]
     fn expired_unknown_and_misplaced_credentials_are_told_apart() {
-        let keys = Keys::default();
+        let keys = CredentialTable::default();
         let row = |text: &str, scope: &str, expires_at| TokenRow {
             hash: sha256_hex(text.as_bytes()),
             principal: Principal::Operator,
             scope: scope.to_owned(),
             expires_at,
         };
-        keys.replace(vec![
+        keys.replace_all(vec![
             row("a", "operator", None),
             row("b", "operator", Some(Timestamp(10))),
         ]);
         let ask = |header: Option<&str>, scope: &str, now: i64| {
-            keys.principal(header, &[scope], Timestamp(now))
+            keys.authenticate(header, &[scope], Timestamp(now))
                 .map_err(|p| (p.status, p.detail))
         };
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Failures of the control plane, and their one rendering as problems.
+//! Errors of the control plane, and their conversion into problem documents.
 
 use abbey_api::Problem;
 use abbey_engine::task::Refusal;
@@ -6,71 +6,73 @@ use abbey_model::FaultKind;
 use std::io;
 use std::path::PathBuf;
 
-/// What went wrong.
+/// Any failure of the control plane.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file could not be used.
+    /// A file operation failed.
     #[error("could not {what} `{path}`")]
     File {
-        /// What was tried.
+        /// Verb of the failed action, such as `read`.
         what: &'static str,
-        /// Which file.
+        /// File of the failed action.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// A file holds something else than it should.
+    /// A file has invalid content.
     #[error("`{path}` is damaged: {why}")]
     Damaged {
-        /// Which file.
+        /// File with the invalid content.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the defect.
         why: String,
     },
     /// Another control plane runs on this home.
     #[error("the house in `{home}` is already running (pid {holder})")]
     Locked {
-        /// Which home.
+        /// Path of the home.
         home: PathBuf,
-        /// Whose lock.
+        /// Process id in the lock file.
         holder: String,
     },
-    /// Sockets would not fit.
+    /// Paths of sockets below this home would exceed the limit of Unix socket paths.
     #[error(
         "the path `{0}` is too long for the house's sockets; choose a home with a shorter path"
     )]
     HomeTooDeep(PathBuf),
-    /// Agents could not reach their files.
+    /// A directory above the home cannot be entered by the users of agents.
     #[error(
         "agents have users of their own, which cannot enter `{dir}` on the way to `{home}`; choose another --home, or `chmod o+x` that directory"
     )]
     HomeClosed {
-        /// Which home.
+        /// Path of the home.
         home: PathBuf,
-        /// The closed directory.
+        /// Directory that the users of agents cannot enter.
         dir: PathBuf,
     },
-    /// A listener could not be opened.
+    /// The operator API's listener could not be opened.
     #[error("the operator API cannot listen on {address}: {why}")]
     Listen {
-        /// Where.
+        /// Address of the listener.
         address: String,
-        /// Why, with the holder where it is known.
+        /// Cause, with the process that holds the port if it is known.
         why: String,
     },
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] abbey_store::Error),
-    /// A cell failed.
+    /// An operation on a cell failed.
     #[error(transparent)]
     Cell(#[from] abbey_cells::Error),
-    /// A problem that is already in the words of the API.
+    /// A failure that is already a problem document.
     #[error(transparent)]
     Problem(#[from] Problem),
 }
 
 impl Error {
+    /// Makes a closure for `map_err` that turns an I/O error into [`Error::File`] with this verb
+    /// (`"read"`) and path.
     pub(crate) fn file(
         what: &'static str,
         path: impl Into<PathBuf>,
@@ -79,7 +81,7 @@ impl Error {
         move |source| Error::File { what, path, source }
     }
 
-    /// What a caller can do about it.
+    /// Kind of fault, which decides the HTTP status and the exit code.
     pub fn kind(&self) -> FaultKind {
         match self {
             Error::Cell(abbey_cells::Error::NoTerminal(_) | abbey_cells::Error::NotRunning(_)) => {
@@ -96,7 +98,7 @@ impl Error {
         }
     }
 
-    /// The whole chain in one line.
+    /// This error and all its sources in one line, separated by `: `.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut at = std::error::Error::source(self);
@@ -131,4 +133,5 @@ impl From<Error> for Problem {
     }
 }
 
+/// Result with the control plane's [`Error`].
 pub(crate) type Result<T> = std::result::Result<T, Error>;

@@ -1,4 +1,5 @@
-//! Asking the privileged helper, and starting it before the control plane becomes an ordinary user.
+//! Calls to hostd, the privileged helper, and starting it before the control plane gives up its
+//! privileges.
 
 use crate::core::error::{Error, Result};
 use crate::core::home::Home;
@@ -8,62 +9,69 @@ use abbey_cells::hostd;
 use abbey_model::FaultKind;
 use std::path::{Path, PathBuf};
 
-/// Runs a call that may block.
-pub(crate) async fn ask<T: Send + 'static>(
+/// Runs a blocking call of hostd or of a cell backend on a thread of its own, and awaits its
+/// result.
+pub(crate) async fn call_blocking<T: Send + 'static>(
     call: impl FnOnce() -> abbey_cells::Result<T> + Send + 'static,
 ) -> Result<T> {
     let joined = runtime::blocking(call).await;
     Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }
 
-/// Has the helper do one operation that answers nothing.
-pub(crate) async fn call(
+/// Has hostd perform one operation, and discards its reply.
+pub(crate) async fn run_operation(
     helper: &std::sync::Arc<dyn hostd::Helper>,
     operation: hostd::Operation,
 ) -> Result<()> {
     let helper = std::sync::Arc::clone(helper);
-    ask(move || helper.call(operation, &[]).map(drop)).await
+    call_blocking(move || helper.call(operation, &[]).map(drop)).await
 }
 
-/// Makes the home as it must be, and makes sure that hostd answers.
+/// Creates the directories of the home and makes sure that hostd answers, starting `binary` as
+/// hostd if it does not.
 ///
 /// # Errors
-/// When either fails.
-pub fn mend(home: PathBuf, binary: &Path) -> std::result::Result<(), Error> {
-    let config = Home::new(home).prepare()?;
+/// If either fails.
+pub fn ensure_home_and_hostd(home: PathBuf, binary: &Path) -> std::result::Result<(), Error> {
+    let config = Home::new(home).create_directories()?;
     Ok(hostd::ensure(&config, binary)?)
 }
 
-/// Makes the home, starts hostd, and gives up every privilege. The caller has one thread still.
+/// Creates the home, starts hostd, and makes this process an ordinary user without capabilities.
+/// Must be called while the process has a single thread.
 ///
 /// # Errors
-/// When any of it fails; the caller must end then.
-pub fn descend(home: PathBuf, binary: &Path) -> std::result::Result<(), Error> {
+/// If any step fails; the caller must exit then.
+pub fn start_hostd_and_drop_privileges(
+    home: PathBuf,
+    binary: &Path,
+) -> std::result::Result<(), Error> {
     let home = Home::new(home);
     if !rustix::process::geteuid().is_root() && hostd::keeps(home.root()) {
-        // A service manager started both: root's part is done, and this is the ordinary user already.
+        // A service manager started hostd as root and this process as the ordinary user: nothing is left to do.
         return Ok(());
     }
-    let config = home.prepare()?;
+    let config = home.create_directories()?;
     hostd::ensure(&config, binary)?;
     hostd::descend(&config)?;
     Ok(())
 }
 
-/// Leaves the process that started this one, and its session.
+/// Moves this process into a session of its own, so that it outlives the process that started it.
 ///
 /// # Errors
-/// What the system says.
-pub fn detach() -> std::result::Result<(), Error> {
+/// The error of the system call.
+pub fn detach_from_parent() -> std::result::Result<(), Error> {
     hostd::detach()?;
     Ok(())
 }
 
-/// Runs hostd in this process; `ready` is called once it answers.
+/// Serves hostd's socket in this process until it is told to end; calls `ready` once the socket
+/// answers.
 ///
 /// # Errors
-/// When it cannot listen, or another one of this house runs.
-pub fn run(home: PathBuf, ready: impl FnOnce()) -> std::result::Result<(), Error> {
+/// If it cannot listen, or hostd of this house already runs.
+pub fn run_hostd(home: PathBuf, ready: impl FnOnce()) -> std::result::Result<(), Error> {
     let config = Home::new(home).hostd_config()?;
     Ok(hostd::serve(&config, ready)?)
 }

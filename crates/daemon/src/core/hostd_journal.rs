@@ -1,5 +1,5 @@
-//! What hostd did, taken from its journal into the chain. The journal is hostd's own and goes on
-//! without a control plane; how far it was taken is kept with the chain, in one transaction.
+//! Import of hostd's journal into the audit log. hostd appends to the journal without a control
+//! plane; the offset up to which it was imported is stored in the same transaction as the entries.
 
 use crate::core::error::Result;
 use crate::core::state::CoreState;
@@ -13,23 +13,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Time between two looks at the size of the journal; nothing else is read when it did not grow.
-const LOOK: Duration = Duration::from_secs(1);
-/// Most bytes that are taken at once.
-const CHUNK: u64 = 256 << 10;
+/// Time between two checks of the journal's size; the file is only read when it has grown.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Most bytes that are imported in one transaction.
+const CHUNK_MAX: u64 = 256 << 10;
 
-/// Takes new lines until the house stops, and once more then.
-pub(crate) async fn run(core: Arc<CoreState>) {
+/// Imports new journal lines into the audit log periodically until the control plane stops, and
+/// once more then.
+pub(crate) async fn run_journal_import(core: Arc<CoreState>) {
     let mut size_seen = 0;
     loop {
         let stopped = tokio::select! {
             () = core.rt.stopped() => true,
-            () = core.rt.sleep(LOOK) => false,
+            () = core.rt.sleep(POLL_INTERVAL) => false,
         };
-        if let Err(error) = fold(&core, &mut size_seen).await {
+        if let Err(error) = import_new_lines(&core, &mut size_seen).await {
             tracing::warn!(
                 error = error.chain(),
-                "the journal of hostd could not be taken over"
+                "could not import the journal of hostd into the audit log; retrying in a second"
             );
         }
         if stopped {
@@ -38,14 +39,15 @@ pub(crate) async fn run(core: Arc<CoreState>) {
     }
 }
 
-fn path(core: &CoreState) -> PathBuf {
+fn journal_path(core: &CoreState) -> PathBuf {
     core.home.root().join("hostd/journal.jsonl")
 }
 
-/// Takes everything new, a bounded part at a time.
-async fn fold(core: &CoreState, size_seen: &mut u64) -> Result<()> {
+/// Imports every line behind the stored offset, in chunks. `size_seen` is the file size at the last
+/// import.
+async fn import_new_lines(core: &CoreState, size_seen: &mut u64) -> Result<()> {
     loop {
-        let size = match std::fs::metadata(path(core)) {
+        let size = match std::fs::metadata(journal_path(core)) {
             Ok(meta) => meta.len(),
             Err(_) => return Ok(()),
         };
@@ -53,9 +55,9 @@ async fn fold(core: &CoreState, size_seen: &mut u64) -> Result<()> {
             return Ok(());
         }
         let known = core.store.journal_offset().await?;
-        // A journal that is shorter than what was taken is another one, of a restored core.
+        // A journal that is shorter than the stored offset belongs to a restored home: import it from its start.
         let from = if known > size { 0 } else { known };
-        let (notes, to) = read(core, from).unwrap_or_default();
+        let (notes, to) = read_whole_lines(core, from).unwrap_or_default();
         if to > from {
             core.store.import_journal(known, to, notes).await?;
         }
@@ -66,12 +68,13 @@ async fn fold(core: &CoreState, size_seen: &mut u64) -> Result<()> {
     }
 }
 
-/// Whole lines from a place on, as entries, and where they end.
-fn read(core: &CoreState, from: u64) -> std::io::Result<(Vec<NewAuditEntry>, u64)> {
-    let mut file = File::open(path(core))?;
+/// Reads complete lines from an offset on, as audit entries, and returns the offset behind the last
+/// one.
+fn read_whole_lines(core: &CoreState, from: u64) -> std::io::Result<(Vec<NewAuditEntry>, u64)> {
+    let mut file = File::open(journal_path(core))?;
     file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
-    file.take(CHUNK).read_to_end(&mut bytes)?;
+    file.take(CHUNK_MAX).read_to_end(&mut bytes)?;
     let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
     let text = String::from_utf8_lossy(&bytes[..end]);
     let notes = text

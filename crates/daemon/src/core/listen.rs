@@ -1,4 +1,5 @@
-//! Unix sockets of the control plane: for its own user only, with a limit on connections.
+//! Unix sockets of the control plane: accessible to its own user and root only, with a limit on
+//! connections.
 
 use crate::core::error::{Error, Result};
 use crate::core::runtime::Runtime;
@@ -8,24 +9,24 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-/// Connections at once on each listener.
+/// Most concurrent connections of each listener.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
 
-/// Longest time for a request's head to arrive.
+/// Longest time for the head of a request to arrive.
 pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(30);
 
-/// Listens on a socket that only the house's own user and root can reach, and attends to each
-/// connection by itself.
+/// Listens on a Unix socket with mode 0600, and runs `serve` in a task of its own for each
+/// connection, for at most [`CONNECTIONS_MAX`] at once, until the control plane stops.
 pub(crate) fn listen_unix<F>(
     rt: &Runtime,
     path: PathBuf,
-    attend: impl Fn(UnixStream) -> F + Send + 'static,
+    serve: impl Fn(UnixStream) -> F + Send + 'static,
 ) -> Result<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
     use std::os::unix::fs::PermissionsExt;
-    // We hold the lock of the home, so a socket that lies here is a dead one.
+    // This process holds the lock of the home, so a socket file that exists is stale.
     let _stale = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
@@ -42,9 +43,9 @@ where
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
                 return;
             };
-            let attended = attend(stream);
+            let serveed = serve(stream);
             drop(inner.spawn(async move {
-                attended.await;
+                serveed.await;
                 drop(permit);
             }));
         }

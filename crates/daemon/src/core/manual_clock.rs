@@ -1,12 +1,13 @@
-//! A clock that tests turn.
+//! A store clock that tests set by hand.
 
 use abbey_model::Timestamp;
 use abbey_store::Clock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-pub(crate) struct Turned(pub(crate) AtomicI64);
+/// Returns the stored milliseconds since the epoch as the current time.
+pub(crate) struct ManualClock(pub(crate) AtomicI64);
 
-impl Clock for Turned {
+impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::SeqCst))
     }

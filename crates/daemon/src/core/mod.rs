@@ -1,5 +1,5 @@
-//! What every feature stands on: the home directory, the clock, errors, credentials, and the calls
-//! to the privileged helper.
+//! Foundations of every feature: the home directory, the clock, errors, credentials, and calls to
+//! the privileged helper.
 //!
 //! May import: other crates only. Never knows: cells, tasks, routes, or any other folder.
 

@@ -1,4 +1,4 @@
-//! The plan in force: what the newest applied manifest declares, with what was allocated to it.
+//! The plan in force: the newest applied manifest with the resources allocated to it.
 
 use crate::core::error::{Error, Result};
 use abbey_api::Problem;
@@ -11,21 +11,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-/// The plan that is in force.
+/// An applied manifest, its allocations, and its charters.
 #[derive(Debug, Clone)]
 pub(crate) struct PlanInForce {
+    /// The parsed manifest.
     pub(crate) house: abbey_plan::House,
+    /// Number of this plan; each applied change increments it.
     pub(crate) generation: u64,
+    /// Digests and versions of each agent and service as applied.
     pub(crate) applied: Applied,
+    /// Users, ports and subnets allocated to each owner.
     pub(crate) registry: Registry,
+    /// Largest user id that was ever allocated, so that none is reused.
     pub(crate) newest_uid: u32,
+    /// Charter texts by agent.
     pub(crate) charters: BTreeMap<Slug, String>,
+    /// Source text of the manifest.
     pub(crate) manifest: String,
+    /// Directory to which relative paths of the manifest refer.
     pub(crate) base_dir: String,
 }
 
 impl PlanInForce {
-    /// Reads a generation back. It parsed when it was committed; a newer version may refuse it.
+    /// Restores a plan from its stored generation by parsing its manifest again.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if this version refuses the stored manifest.
     pub(crate) fn from_row(row: GenerationRow) -> Result<PlanInForce> {
         let damaged = |why: String| Error::Damaged {
             path: "abbey.db (current generation)".into(),
@@ -45,7 +56,7 @@ impl PlanInForce {
             house,
             generation: row.generation,
             applied,
-            registry: Registry::new(row.allocations.into_iter().filter_map(from_allocation)),
+            registry: Registry::new(row.allocations.into_iter().filter_map(plan_allocation)),
             newest_uid: row.newest_uid,
             charters,
             manifest: row.manifest,
@@ -53,39 +64,43 @@ impl PlanInForce {
         })
     }
 
-    /// An agent of the plan.
+    /// The declared agent with this slug.
     ///
     /// # Errors
-    /// When the plan has none of that name.
-    pub(crate) fn agent(&self, slug: &Slug) -> Result<&abbey_plan::Agent> {
+    /// `NotFound` if the plan declares no such agent.
+    pub(crate) fn find_agent(&self, slug: &Slug) -> Result<&abbey_plan::Agent> {
         Ok(self.house.agents.get(slug).ok_or_else(|| {
             Problem::new(
                 FaultKind::NotFound,
-                format!("agent `{slug}` is not part of the house any more"),
+                format!("agent `{slug}` is not in the plan; `abbey ps` lists the agents"),
             )
         })?)
     }
 
-    pub(crate) fn port(&self, owner: &str, purpose: &str) -> Option<u16> {
+    /// Port allocated to an owner (`agent:NAME` or `service:NAME`) for a purpose (`door` or
+    /// `port`).
+    pub(crate) fn port_of(&self, owner: &str, purpose: &str) -> Option<u16> {
         self.registry.held(owner, purpose)?.value.parse().ok()
     }
 
-    pub(crate) fn uid(&self, owner: &str) -> Option<u32> {
+    /// User id allocated to an owner (`agent:NAME` or `service:NAME`).
+    pub(crate) fn uid_of(&self, owner: &str) -> Option<u32> {
         self.registry.held(owner, "uid")?.value.parse().ok()
     }
 
-    /// Number of the plan that last changed anything about an agent.
-    pub(crate) fn config(&self, agent: &Slug) -> u64 {
+    /// Generation in which an agent's configuration last changed; 0 for an unknown agent.
+    pub(crate) fn config_generation_of(&self, agent: &Slug) -> u64 {
         self.applied.versions.get(agent).copied().unwrap_or(0)
     }
 
-    /// Text of an agent's charter.
-    pub(crate) fn charter(&self, agent: &Slug) -> &str {
+    /// Text of an agent's charter; empty for an unknown agent.
+    pub(crate) fn charter_of(&self, agent: &Slug) -> &str {
         self.charters.get(agent).map_or("", String::as_str)
     }
 }
 
-pub(crate) fn from_allocation(row: Allocation) -> Option<abbey_plan::Allocation> {
+/// Converts a stored allocation into the planner's; `None` if its kind is unknown.
+pub(crate) fn plan_allocation(row: Allocation) -> Option<abbey_plan::Allocation> {
     let kind = serde_json::from_value(row.kind.into()).ok()?;
     Some(abbey_plan::Allocation {
         kind,
@@ -95,7 +110,8 @@ pub(crate) fn from_allocation(row: Allocation) -> Option<abbey_plan::Allocation>
     })
 }
 
-pub(crate) fn to_allocation(row: &abbey_plan::Allocation) -> Allocation {
+/// Converts an allocation of the planner into the store's.
+pub(crate) fn stored_allocation(row: &abbey_plan::Allocation) -> Allocation {
     Allocation {
         kind: row.kind.name().to_owned(),
         value: row.value.clone(),
@@ -104,7 +120,8 @@ pub(crate) fn to_allocation(row: &abbey_plan::Allocation) -> Allocation {
     }
 }
 
-/// Whether an agent uses a service: by its own word, or because its model is there.
+/// Whether an agent uses a service: it is listed in the agent's `uses`, or it serves the agent's
+/// model.
 pub(crate) fn agent_uses_service(
     plan: &abbey_plan::House,
     agent: &abbey_plan::Agent,
@@ -112,12 +129,12 @@ pub(crate) fn agent_uses_service(
 ) -> bool {
     let model = agent.model.as_ref();
     let provider = model.and_then(|m| plan.providers.get(&m.provider));
-    let thinks =
+    let serves_model =
         provider.is_some_and(|p| p.endpoint == abbey_plan::Endpoint::Service(service.clone()));
-    thinks || agent.uses.contains(service)
+    serves_model || agent.uses.contains(service)
 }
 
-/// The plan in force, and the lock under which it changes.
+/// The plan in force, a channel that announces new generations, and the lock for changing it.
 pub(crate) struct PlanState {
     current: RwLock<Option<Arc<PlanInForce>>>,
     generations: watch::Sender<u64>,
@@ -125,6 +142,7 @@ pub(crate) struct PlanState {
 }
 
 impl PlanState {
+    /// State with the plan that was in force when the control plane started, if any.
     pub(crate) fn new(current: Option<PlanInForce>) -> PlanState {
         PlanState {
             current: RwLock::new(current.map(Arc::new)),
@@ -133,39 +151,49 @@ impl PlanState {
         }
     }
 
-    /// The plan in force; none before the first manifest was applied.
+    /// The plan in force; `None` before the first manifest was applied.
     pub(crate) fn current(&self) -> Option<Arc<PlanInForce>> {
         self.current.read().clone()
     }
 
-    /// The same, for callers that cannot do without a plan.
+    /// The plan in force.
+    ///
+    /// # Errors
+    /// `Unavailable` before the first manifest was applied.
     pub(crate) fn require(&self) -> Result<Arc<PlanInForce>> {
-        let none = || Problem::new(FaultKind::Unavailable, "the house has no plan yet");
+        let none = || {
+            Problem::new(
+                FaultKind::Unavailable,
+                "no manifest has been applied yet; apply one with `abbey up`",
+            )
+        };
         Ok(self.current().ok_or_else(none)?)
     }
 
-    pub(crate) fn set(&self, plan: PlanInForce) {
+    /// Puts a plan in force and announces its generation to subscribers.
+    pub(crate) fn replace(&self, plan: PlanInForce) {
         let generation = plan.generation;
         *self.current.write() = Some(Arc::new(plan));
         self.generations.send_replace(generation);
     }
 
-    /// Receives the generation of each new plan.
+    /// Receiver that gets the generation of each plan that is put in force.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.generations.subscribe()
     }
 
-    /// Holds off every other change of the plan, and of what is made from it, while the guard lives.
+    /// Waits for the lock on plan changes, and blocks every other change of the plan and of its
+    /// files until the guard is dropped.
     pub(crate) async fn lock_changes(&self) -> MutexGuard<'_, ()> {
         self.changes.lock().await
     }
 
-    /// The same, if nobody holds the lock.
+    /// Takes the lock on plan changes if it is free; `None` while another task holds it.
     pub(crate) fn try_lock_changes(&self) -> Option<MutexGuard<'_, ()>> {
         self.changes.try_lock().ok()
     }
 
-    /// Language of an agent's reports and notices; the house's own without an agent.
+    /// Language of an agent's reports and notices; the house's own for `None`.
     pub(crate) fn language_of(&self, agent: Option<&Slug>) -> Language {
         let current = self.current();
         let display = current.as_ref().and_then(|c| match agent {

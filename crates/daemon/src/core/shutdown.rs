@@ -1,9 +1,10 @@
-//! Whether the whole house is going down, cells included.
+//! The shutdown request of `abbey down`, which stops the cells as well.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
-/// Set by `abbey down`, and never unset: the process ends once no cell is left.
+/// Whether a shutdown of the whole house was requested. Once set it stays set; the process ends
+/// when no cell is left.
 #[derive(Default)]
 pub(crate) struct Shutdown {
     going_down: AtomicBool,
@@ -11,17 +12,18 @@ pub(crate) struct Shutdown {
 }
 
 impl Shutdown {
-    /// From now on every cell is stopped, and no task is accepted.
+    /// Requests the shutdown: from now on every cell is stopped and no task is accepted.
     pub(crate) fn request(&self) {
         self.going_down.store(true, Ordering::SeqCst);
         self.requested.notify_one();
     }
 
+    /// Whether the shutdown was requested.
     pub(crate) fn is_requested(&self) -> bool {
         self.going_down.load(Ordering::SeqCst)
     }
 
-    /// Resolves once it was requested.
+    /// Resolves once the shutdown was requested; for a single waiting task.
     pub(crate) async fn requested(&self) {
         self.requested.notified().await;
     }

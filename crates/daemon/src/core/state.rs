@@ -1,6 +1,6 @@
-//! What every feature stands on, handed to the state of each.
+//! State shared by every feature: home, store, plan, credentials, and runtime.
 
-use crate::core::credentials::Keys;
+use crate::core::credentials::CredentialTable;
 use crate::core::home::Home;
 use crate::core::plan::PlanState;
 use crate::core::runtime::Runtime;
@@ -14,11 +14,11 @@ use std::sync::Arc;
 pub(crate) struct CoreState {
     pub(crate) home: Home,
     pub(crate) store: Arc<dyn Storage>,
-    /// The privileged helper.
+    /// Client of hostd, the privileged helper.
     pub(crate) hostd: Arc<dyn Helper>,
     pub(crate) plan: PlanState,
-    /// Valid credentials, by hash.
-    pub(crate) keys: Keys,
+    /// Valid credentials of the operator and of agents, by hash.
+    pub(crate) credentials: CredentialTable,
     pub(crate) secrets: Secrets,
     pub(crate) shutdown: Shutdown,
     pub(crate) rt: Runtime,

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-/// Accepts TLS connections with a certificate chain and its key; both paths are relative to `base_dir`.
+/// Loads a certificate chain and its private key, and returns an acceptor of TLS connections; both
+/// paths are relative to `base_dir`.
 ///
 /// # Errors
-/// Which file cannot be read or does not fit, with the remedy.
-pub(crate) fn acceptor(
+/// A sentence that says which file cannot be read or does not match, and the remedy.
+pub(crate) fn load_tls_acceptor(
     base_dir: &str,
     certificate: &str,
     key: &str,

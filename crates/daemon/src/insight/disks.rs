@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::fs;
 
 /// Mounted file systems that hold data, each once.
-pub(crate) fn disks() -> Vec<Value> {
+pub(crate) fn list_disks() -> Vec<Value> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut seen = std::collections::BTreeSet::new();
     let mut disks = Vec::new();

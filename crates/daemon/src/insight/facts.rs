@@ -20,31 +20,34 @@ const HITS_MAX: usize = 50;
 const BACKUPS_MAX: usize = 5;
 
 /// One fact.
-pub(crate) async fn fact(
+pub(crate) async fn read_fact(
     work: &Arc<WorkState>,
     agent: &Slug,
     name: &str,
     args: &Value,
 ) -> Result<Value> {
     match name {
-        "disks" => Ok(json!({ "disks": disks::disks() })),
-        "system" => Ok(system()),
-        "cells" => Ok(json!({ "agents": views::fleet(work).await?.agents })),
-        "services" => Ok(json!({ "services": views::services(work).await?.services })),
-        "logs" => Ok(search(work, args["query"].as_str().unwrap_or_default()).await),
-        "backup" => own_backup(work).await,
-        "firewall" => operations::firewall(work).await,
-        "zfs" => Ok(operations::zfs().await),
+        "disks" => Ok(json!({ "disks": disks::list_disks() })),
+        "system" => Ok(system_fact()),
+        "cells" => Ok(json!({ "agents": views::fleet_doc(work).await?.agents })),
+        "services" => Ok(json!({ "services": views::services_doc(work).await?.services })),
+        "logs" => Ok(search_logs(work, args["query"].as_str().unwrap_or_default()).await),
+        "backup" => write_rotated_backup(work).await,
+        "firewall" => operations::check_firewall(work).await,
+        "zfs" => Ok(operations::list_zfs().await),
         "report" => {
             let asked = args["question"].as_str().filter(|q| !q.is_empty());
-            let name = match (asked.and_then(reports::route), args["name"].as_str()) {
+            let name = match (
+                asked.and_then(reports::report_for_question),
+                args["name"].as_str(),
+            ) {
                 (Some(found), _) => found,
                 (None, Some(name)) if !name.is_empty() => name.to_owned(),
                 (None, _) => "progress".to_owned(),
             };
             let language = work.core.plan.language_of(Some(agent));
-            let report = reports::make(work, &name, language).await?;
-            Ok(json!({ "text": reports::as_text(&report), "report": report }))
+            let report = reports::make_report(work, &name, language).await?;
+            Ok(json!({ "text": reports::render_as_text(&report), "report": report }))
         }
         other => {
             Err(Problem::new(FaultKind::NotFound, format!("there is no fact `{other}`")).into())
@@ -52,7 +55,7 @@ pub(crate) async fn fact(
     }
 }
 
-fn system() -> Value {
+fn system_fact() -> Value {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = |key: &str| {
         memory
@@ -83,7 +86,7 @@ fn system() -> Value {
     })
 }
 
-async fn search(work: &Arc<WorkState>, query: &str) -> Value {
+async fn search_logs(work: &Arc<WorkState>, query: &str) -> Value {
     let root = work.core.home.root().join("logs");
     let query = query.to_owned();
     let hits = runtime::blocking(move || {
@@ -95,7 +98,7 @@ async fn search(work: &Arc<WorkState>, query: &str) -> Value {
             .filter(|e| e.path().is_dir())
         {
             let cell = dir.file_name().to_string_lossy().into_owned();
-            let lines = logs::tail(&dir.path(), 5000);
+            let lines = logs::read_newest_lines(&dir.path(), 5000);
             hits.extend(
                 lines
                     .into_iter()
@@ -111,8 +114,8 @@ async fn search(work: &Arc<WorkState>, query: &str) -> Value {
     json!({ "hits": hits.into_iter().map(|(at, cell, text)| json!({ "at": at, "cell": cell, "text": text })).collect::<Vec<_>>() })
 }
 
-async fn own_backup(work: &Arc<WorkState>) -> Result<Value> {
-    let dir = work.core.home.backups();
+async fn write_rotated_backup(work: &Arc<WorkState>) -> Result<Value> {
+    let dir = work.core.home.backups_dir();
     let path = dir.join(format!("state-{:012}.tar", work.core.store.audit_head()));
     let mut old: Vec<_> = fs::read_dir(&dir)
         .map_err(Error::file("list", &dir))?
@@ -125,6 +128,6 @@ async fn own_backup(work: &Arc<WorkState>) -> Result<Value> {
         fs::remove_file(&path).map_err(Error::file("remove", path))?;
     }
     let _same_state = fs::remove_file(&path);
-    let done = backup::write(&work.core, &path).await?;
+    let done = backup::write_backup(&work.core, &path).await?;
     serde_json::to_value(done).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()).into())
 }

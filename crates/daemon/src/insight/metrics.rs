@@ -23,18 +23,18 @@ type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 const TASKS_MAX: u32 = 100_000;
 
 /// All metrics as OpenMetrics text.
-pub(crate) async fn render(work: &Arc<WorkState>) -> Result<String> {
+pub(crate) async fn render_metrics(work: &Arc<WorkState>) -> Result<String> {
     let mut registry = Registry::with_prefix("abbey");
-    house(work, &mut registry);
-    tasks(work, &mut registry).await?;
-    agents(work, &mut registry).await?;
-    budgets(&work.core.store.budgets().await?, &mut registry);
+    register_house_metrics(work, &mut registry);
+    register_task_metrics(work, &mut registry).await?;
+    register_agent_metrics(work, &mut registry).await?;
+    register_budget_metrics(&work.core.store.budgets().await?, &mut registry);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))?;
     Ok(text)
 }
 
-fn house(work: &Arc<WorkState>, registry: &mut Registry) {
+fn register_house_metrics(work: &Arc<WorkState>, registry: &mut Registry) {
     let build = Gauges::default();
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     build.get_or_create(&version).set(1.0);
@@ -82,7 +82,7 @@ fn house(work: &Arc<WorkState>, registry: &mut Registry) {
     );
 }
 
-async fn tasks(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
+async fn register_task_metrics(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
     let open = TaskState::ALL.iter().copied().filter(|s| !s.is_terminal());
     let mut counts: BTreeMap<TaskState, u32> = open.map(|s| (s, 0)).collect();
     let filter = TaskFilter {
@@ -110,10 +110,10 @@ async fn tasks(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
     Ok(())
 }
 
-async fn agents(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
+async fn register_agent_metrics(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
     let (up, memory) = (Gauges::default(), Gauges::default());
     let restarts: Family<Labels, Counter> = Family::default();
-    for agent in views::fleet(work).await?.agents {
+    for agent in views::fleet_doc(work).await?.agents {
         let labels = vec![("agent", agent.name.clone())];
         let ready = f64::from(u8::from(agent.presence == Presence::Ready));
         up.get_or_create(&labels).set(ready);
@@ -132,7 +132,7 @@ async fn agents(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
 }
 
 /// A name for each unit: `abbey_budget_spent_tokens`, `abbey_budget_limit_usd` and so on.
-fn budgets(accounts: &[Account], registry: &mut Registry) {
+fn register_budget_metrics(accounts: &[Account], registry: &mut Registry) {
     for metric in Metric::ALL {
         let (unit, scale) = match metric {
             Metric::Tokens => ("tokens", 1.0),

@@ -9,7 +9,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 type Agents = BTreeMap<Slug, Agent>;
 
 /// Everybody whom work of `from` can reach by being given on, at most `depth` times.
-fn reach(agents: &Agents, from: &Slug, depth: u32, without: Option<&Slug>) -> BTreeSet<Slug> {
+fn reachable_agents(
+    agents: &Agents,
+    from: &Slug,
+    depth: u32,
+    without: Option<&Slug>,
+) -> BTreeSet<Slug> {
     let mut found = BTreeSet::new();
     let mut queue = VecDeque::from([(from, 0)]);
     while let Some((at, steps)) = queue.pop_front() {
@@ -29,7 +34,7 @@ fn reach(agents: &Agents, from: &Slug, depth: u32, without: Option<&Slug>) -> BT
 }
 
 /// The chart, a superior before those below it.
-fn ordered(agents: &Agents) -> Vec<(u32, &Agent)> {
+fn top_down(agents: &Agents) -> Vec<(u32, &Agent)> {
     let mut rows = Vec::new();
     let mut stack: Vec<(u32, &Agent)> = agents
         .values()
@@ -47,13 +52,13 @@ fn ordered(agents: &Agents) -> Vec<(u32, &Agent)> {
 }
 
 /// What a careful reader of the chart would notice.
-fn findings(agents: &Agents, depth: u32) -> Vec<String> {
+fn org_findings(agents: &Agents, depth: u32) -> Vec<String> {
     let mut findings = Vec::new();
     for agent in agents.values() {
         // Without it, who is reached by nobody any more, though somebody reached them before?
         let reached = |without: Option<&Slug>| -> BTreeSet<Slug> {
             let from = agents.keys().filter(|s| Some(*s) != without);
-            from.flat_map(|s| reach(agents, s, depth, without))
+            from.flat_map(|s| reachable_agents(agents, s, depth, without))
                 .collect()
         };
         let mut lost = &reached(None) - &reached(Some(&agent.slug));
@@ -70,7 +75,7 @@ fn findings(agents: &Agents, depth: u32) -> Vec<String> {
     findings
 }
 
-pub(crate) fn document(work: &WorkState) -> OrgDoc {
+pub(crate) fn org_chart(work: &WorkState) -> OrgDoc {
     let current = work.core.plan.current();
     let empty = Agents::new();
     let agents = current.as_ref().map_or(&empty, |c| &c.house.agents);
@@ -91,7 +96,7 @@ pub(crate) fn document(work: &WorkState) -> OrgDoc {
                 .keys()
                 .filter(|to| **to != agent.slug && agent.asks.includes(to)),
         ),
-        reaches: names(&mut reach(agents, &agent.slug, depth, None).iter()),
+        reaches: names(&mut reachable_agents(agents, &agent.slug, depth, None).iter()),
         relations: agent
             .relations
             .iter()
@@ -100,7 +105,7 @@ pub(crate) fn document(work: &WorkState) -> OrgDoc {
     };
     OrgDoc {
         version: VERSION,
-        agents: ordered(agents).into_iter().map(row).collect(),
-        findings: findings(agents, depth),
+        agents: top_down(agents).into_iter().map(row).collect(),
+        findings: org_findings(agents, depth),
     }
 }

@@ -1,7 +1,9 @@
 //! From rows to documents.
 
 use crate::cells::observations::Seen;
-use crate::cells::status::{on_loopback, presence, probe_fresh, usage_fresh};
+use crate::cells::status::{
+    cgroup_usage_cached, loopback_address, presence_with_probe, probe_cached,
+};
 use crate::core::error::Result;
 use crate::core::plan::{PlanInForce, agent_uses_service};
 use crate::work::state::WorkState;
@@ -19,7 +21,7 @@ use abbey_store::{AuditEntry, RunRow, TaskFilter, TaskRow};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub(crate) async fn fleet(work: &Arc<WorkState>) -> Result<FleetDoc> {
+pub(crate) async fn fleet_doc(work: &Arc<WorkState>) -> Result<FleetDoc> {
     let Some(current) = work.core.plan.current() else {
         return Ok(FleetDoc {
             version: VERSION,
@@ -29,7 +31,7 @@ pub(crate) async fn fleet(work: &Arc<WorkState>) -> Result<FleetDoc> {
             cursor: None,
         });
     };
-    let seen = work.cells.observations.all();
+    let seen = work.cells.observations.snapshot();
     let accounts = work.core.store.budgets().await?;
     let running = work
         .core
@@ -44,7 +46,7 @@ pub(crate) async fn fleet(work: &Arc<WorkState>) -> Result<FleetDoc> {
         .house
         .agents
         .keys()
-        .map(|slug| agent(work, &current, slug, &seen, &accounts, &running));
+        .map(|slug| agent_view(work, &current, slug, &seen, &accounts, &running));
     let agents = futures_util::future::join_all(rows).await;
     Ok(FleetDoc {
         version: VERSION,
@@ -55,7 +57,7 @@ pub(crate) async fn fleet(work: &Arc<WorkState>) -> Result<FleetDoc> {
     })
 }
 
-async fn agent(
+async fn agent_view(
     work: &WorkState,
     current: &PlanInForce,
     slug: &Slug,
@@ -66,7 +68,7 @@ async fn agent(
     let agent = &current.house.agents[slug];
     let cell = CellName::Agent(slug.clone());
     let owner = format!("agent:{slug}");
-    let door = current.port(&owner, "door");
+    let door = current.port_of(&owner, "door");
     let seen = seen.get(&cell);
     // An isolated cell's health port is in its own network: its shim, whose answer made it
     // `Running`, serves both from one loop.
@@ -76,7 +78,8 @@ async fn agent(
             .is_some_and(|r| r.sandbox.is_some() || r.machine || r.container)
     });
     let path = (!walled).then_some("/healthz");
-    let (mut presence, _) = presence(&work.cells, seen, door.map(on_loopback), path).await;
+    let (mut presence, _) =
+        presence_with_probe(&work.cells, seen, door.map(loopback_address), path).await;
     // A boot of an older plan is on its way down, whether or not somebody has come by yet.
     if let Some(Observed::Running { spec, .. }) = seen.map(|s| &s.observed)
         && let Some((wanted, _)) = current.applied.agents.get(slug)
@@ -86,7 +89,7 @@ async fn agent(
     }
     let up = seen.filter(|s| matches!(s.observed, Observed::Running { .. }));
     let record = up.and_then(|s| s.record.as_ref());
-    let usage = record.map(|r| usage_fresh(&work.cells, r));
+    let usage = record.map(|r| cgroup_usage_cached(&work.cells, r));
     let account = accounts
         .iter()
         .find(|a| a.scope == Scope::Agent(slug.clone()) && a.metric == Metric::Tokens);
@@ -130,12 +133,12 @@ async fn agent(
             .models
             .get(slug)
             .and_then(|(_, previous)| previous.clone()),
-        config: current.config(slug),
+        config: current.config_generation_of(slug),
         config_taken: work.acknowledged_config(slug),
     }
 }
 
-pub(crate) async fn services(work: &Arc<WorkState>) -> Result<ServicesDoc> {
+pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
     let Some(current) = work.core.plan.current() else {
         return Ok(ServicesDoc {
             version: VERSION,
@@ -143,7 +146,7 @@ pub(crate) async fn services(work: &Arc<WorkState>) -> Result<ServicesDoc> {
             cursor: None,
         });
     };
-    let seen = work.cells.observations.all();
+    let seen = work.cells.observations.snapshot();
     let trouble = work.cells.consumer_problems();
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {
@@ -153,7 +156,7 @@ pub(crate) async fn services(work: &Arc<WorkState>) -> Result<ServicesDoc> {
             // Another party runs it, so the probe is all that is known of it.
             Some(at) => {
                 let path = service.probe().unwrap_or_default();
-                let answers = probe_fresh(&work.cells, at, path, 0).await;
+                let answers = probe_cached(&work.cells, at, path, 0).await;
                 let presence = if answers {
                     Presence::Ready
                 } else {
@@ -162,7 +165,8 @@ pub(crate) async fn services(work: &Arc<WorkState>) -> Result<ServicesDoc> {
                 (presence, Some(answers))
             }
             None => {
-                let (presence, healthy) = presence(&work.cells, seen, at, service.probe()).await;
+                let (presence, healthy) =
+                    presence_with_probe(&work.cells, seen, at, service.probe()).await;
                 (presence, healthy)
             }
         };
@@ -202,7 +206,7 @@ pub(crate) async fn services(work: &Arc<WorkState>) -> Result<ServicesDoc> {
     })
 }
 
-pub(crate) async fn why_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<AgentWhyDoc> {
+pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<AgentWhyDoc> {
     let current = work.core.plan.current();
     let agent = current.as_ref().and_then(|c| c.house.agents.get(slug));
     let Some(agent) = agent else {
@@ -210,11 +214,11 @@ pub(crate) async fn why_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<Agen
             Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`")).into(),
         );
     };
-    let seen = work.cells.observations.all();
+    let seen = work.cells.observations.snapshot();
     let seen = seen.get(&CellName::Agent(slug.clone()));
     let door = current
         .as_ref()
-        .and_then(|c| c.port(&format!("agent:{slug}"), "door"));
+        .and_then(|c| c.port_of(&format!("agent:{slug}"), "door"));
     // An isolated cell's health port is in its own network: its shim, whose answer made it
     // `Running`, serves both from one loop.
     let walled = seen.is_some_and(|s| {
@@ -223,7 +227,8 @@ pub(crate) async fn why_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<Agen
             .is_some_and(|r| r.sandbox.is_some() || r.machine || r.container)
     });
     let path = (!walled).then_some("/healthz");
-    let (presence, _) = presence(&work.cells, seen, door.map(on_loopback), path).await;
+    let (presence, _) =
+        presence_with_probe(&work.cells, seen, door.map(loopback_address), path).await;
     let mut reasons = Vec::new();
     let mut say = |code: &str, text: String| {
         reasons.push(Reason {
@@ -289,12 +294,15 @@ pub(crate) async fn why_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<Agen
     })
 }
 
-pub(crate) fn task(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
+pub(crate) fn task_view(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
     let (verified, waiting_for) = match &row.phase {
-        Phase::Done { verified } => (Some(verification(*verified)), None),
+        Phase::Done { verified } => (Some(verification_view(*verified)), None),
         Phase::Unverified => (Some(Verification::Unverified), None),
         Phase::Parked { reasons } => (None, reasons.first().map(|r| r.text.clone())),
-        Phase::Ready { candidates } => (None, Some(format!("a claim by {}", join(candidates)))),
+        Phase::Ready { candidates } => (
+            None,
+            Some(format!("a claim by {}", join_with_or(candidates))),
+        ),
         Phase::Running { lease } => (
             None,
             Some(format!(
@@ -332,7 +340,7 @@ pub(crate) fn task(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> TaskV
             data: r.data.clone(),
         }),
         failure: row.failure.clone(),
-        trace: work.traces.task(row),
+        trace: work.traces.trace_of_task(row),
         link: row.link.as_ref().map(|l| LinkView {
             parent: l.parent.map(|p| format!("TASK-{p}")),
             root: format!("TASK-{}", l.root),
@@ -342,7 +350,11 @@ pub(crate) fn task(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> TaskV
             due_at: l.due.map(Time),
             step: l.step.clone(),
             data: l.data.clone(),
-            evidence: l.evidence.iter().map(crate::work::evidence::view).collect(),
+            evidence: l
+                .evidence
+                .iter()
+                .map(crate::work::evidence::evidence_view)
+                .collect(),
         }),
         runs,
         revision: row.version,
@@ -351,7 +363,7 @@ pub(crate) fn task(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> TaskV
     }
 }
 
-const fn verification(verified: Verified) -> Verification {
+const fn verification_view(verified: Verified) -> Verification {
     match verified {
         Verified::Skill => Verification::Skill,
         Verified::Evidence => Verification::Evidence,
@@ -359,7 +371,7 @@ const fn verification(verified: Verified) -> Verification {
     }
 }
 
-fn join(slugs: &[Slug]) -> String {
+fn join_with_or(slugs: &[Slug]) -> String {
     slugs
         .iter()
         .map(Slug::as_str)
@@ -374,15 +386,15 @@ pub(crate) async fn task_doc(work: &WorkState, row: TaskRow) -> Result<TaskDoc> 
         .runs(row.id)
         .await?
         .iter()
-        .map(run)
+        .map(run_view)
         .collect();
     Ok(TaskDoc {
         version: VERSION,
-        task: task(work, &row, runs),
+        task: task_view(work, &row, runs),
     })
 }
 
-pub(crate) fn run(row: &RunRow) -> RunView {
+pub(crate) fn run_view(row: &RunRow) -> RunView {
     let known = row.usage_source != "unknown";
     RunView {
         id: row.id.to_string(),
@@ -413,7 +425,7 @@ pub(crate) fn run(row: &RunRow) -> RunView {
     }
 }
 
-pub(crate) async fn why_task(work: &Arc<WorkState>, row: &TaskRow) -> Result<WhyDoc> {
+pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result<WhyDoc> {
     let mut reasons = Vec::new();
     let mut say = |code: WaitCode, text: String| {
         reasons.push(Reason {
@@ -436,9 +448,9 @@ pub(crate) async fn why_task(work: &Arc<WorkState>, row: &TaskRow) -> Result<Why
         Phase::Ready { candidates } => {
             say(
                 WaitCode::Offered,
-                format!("offered to {}", join(candidates)),
+                format!("offered to {}", join_with_or(candidates)),
             );
-            let fleet = fleet(work).await?;
+            let fleet = fleet_doc(work).await?;
             for agent in fleet
                 .agents
                 .iter()
@@ -511,7 +523,7 @@ pub(crate) async fn why_task(work: &Arc<WorkState>, row: &TaskRow) -> Result<Why
     })
 }
 
-pub(crate) fn budget(accounts: &[Account]) -> Vec<BudgetScope> {
+pub(crate) fn budget_views(accounts: &[Account]) -> Vec<BudgetScope> {
     let view = |a: &Account| BudgetScope {
         scope: a.scope.to_string(),
         metric: a.metric,
@@ -525,7 +537,7 @@ pub(crate) fn budget(accounts: &[Account]) -> Vec<BudgetScope> {
     accounts.iter().map(view).collect()
 }
 
-pub(crate) fn entry(entry: AuditEntry) -> EntryView {
+pub(crate) fn audit_entry_view(entry: AuditEntry) -> EntryView {
     EntryView {
         seq: entry.seq,
         at: entry.at.into(),
@@ -538,7 +550,7 @@ pub(crate) fn entry(entry: AuditEntry) -> EntryView {
     }
 }
 
-pub(crate) fn skill(work: &WorkState, skill: &Skill, score: Option<u32>) -> SkillView {
+pub(crate) fn skill_view(work: &WorkState, skill: &Skill, score: Option<u32>) -> SkillView {
     let owners = work.core.plan.current().map_or_else(Vec::new, |c| {
         c.house
             .agents
@@ -576,10 +588,10 @@ pub(crate) fn find_skills(
     let skills = work.skills.current();
     let all = skills.all.values().filter(|s| allowed(&s.name));
     let found: Vec<SkillView> = match query.filter(|q| !q.trim().is_empty()) {
-        None => all.map(|s| skill(work, s, None)).collect(),
+        None => all.map(|s| skill_view(work, s, None)).collect(),
         Some(query) => {
             let scores: BTreeMap<String, u32> = skills
-                .candidates(query)
+                .matching_skills(query)
                 .into_iter()
                 .map(|c| (c.skill, c.score))
                 .collect();
@@ -598,7 +610,7 @@ pub(crate) fn find_skills(
             let mut found: Vec<SkillView> = all
                 .map(|s| (score(s), s))
                 .filter(|(n, _)| *n > 0)
-                .map(|(n, s)| skill(work, s, Some(n)))
+                .map(|(n, s)| skill_view(work, s, Some(n)))
                 .collect();
             found.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
             found
@@ -612,11 +624,11 @@ pub(crate) fn find_skills(
 }
 
 /// The chain that a task is part of, as a tree.
-pub(crate) async fn task_tree(work: &WorkState, root: TaskRef) -> Result<TreeDoc> {
+pub(crate) async fn task_tree_doc(work: &WorkState, root: TaskRef) -> Result<TreeDoc> {
     let rows = work.core.store.task_tree(root).await?;
     let row = |(depth, row): (u32, TaskRow)| TreeRow {
         depth,
-        task: task(work, &row, Vec::new()),
+        task: task_view(work, &row, Vec::new()),
     };
     Ok(TreeDoc {
         version: VERSION,

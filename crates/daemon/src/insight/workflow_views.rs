@@ -1,7 +1,7 @@
 //! Workflows as documents.
 
 use crate::work::state::WorkState;
-use crate::work::workflows::digest;
+use crate::work::workflows::workflow_digest;
 use abbey_api::{
     DeclaredDoc, DeclaredStep, DeclaredView, StepKind, StepState, StepView, Time, VERSION,
     WorkflowState, WorkflowView,
@@ -14,48 +14,53 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// What is declared in the plan that is in force.
-pub(crate) fn declared(work: &WorkState) -> DeclaredDoc {
+pub(crate) fn declared_workflows(work: &WorkState) -> DeclaredDoc {
     let current = work.core.plan.current();
-    current.map_or_else(|| of(&BTreeMap::new()), |c| of(&c.house.workflows))
+    current.map_or_else(
+        || declared_doc(&BTreeMap::new()),
+        |c| declared_doc(&c.house.workflows),
+    )
 }
 
 /// What a manifest declares, checked whole.
 ///
 /// # Errors
 /// Every mistake of the manifest, with its place.
-pub fn declared_in(manifest: &str) -> Result<DeclaredDoc, Vec<Mistake>> {
-    abbey_plan::parse(manifest).map(|house| of(&house.workflows))
+pub fn parse_declared_workflows(manifest: &str) -> Result<DeclaredDoc, Vec<Mistake>> {
+    abbey_plan::parse(manifest).map(|house| declared_doc(&house.workflows))
 }
 
-fn of(workflows: &BTreeMap<Slug, Workflow>) -> DeclaredDoc {
+fn declared_doc(workflows: &BTreeMap<Slug, Workflow>) -> DeclaredDoc {
     let all = workflows.iter();
     DeclaredDoc {
         version: VERSION,
-        workflows: all.map(|(name, workflow)| one(name, workflow)).collect(),
+        workflows: all
+            .map(|(name, workflow)| declared_view(name, workflow))
+            .collect(),
         cursor: None,
     }
 }
 
-fn one(name: &Slug, workflow: &Workflow) -> DeclaredView {
+fn declared_view(name: &Slug, workflow: &Workflow) -> DeclaredView {
     let field = |(name, field): (&String, &Field)| {
         let mark = if field.default.is_some() { "?" } else { "" };
         (name.clone(), format!("{}{mark}", field.of))
     };
     let step = |(name, step): (&Slug, &Step)| DeclaredStep {
         name: name.to_string(),
-        kind: kind(&step.act),
-        about: about(step),
+        kind: step_kind(&step.act),
+        about: describe_step(step),
         needs: step.needs.iter().map(ToString::to_string).collect(),
     };
     DeclaredView {
         name: name.to_string(),
-        digest: digest(workflow),
+        digest: workflow_digest(workflow),
         input: workflow.input.iter().map(field).collect(),
         steps: workflow.steps.iter().map(step).collect(),
     }
 }
 
-fn about(step: &Step) -> String {
+fn describe_step(step: &Step) -> String {
     let who = |agent: &Option<Slug>| match agent {
         Some(agent) => format!("{agent}: "),
         None => String::new(),
@@ -74,7 +79,7 @@ fn about(step: &Step) -> String {
     }
 }
 
-const fn kind(act: &Act) -> StepKind {
+const fn step_kind(act: &Act) -> StepKind {
     match act {
         Act::Task { .. } => StepKind::Task,
         Act::Skill { .. } => StepKind::Skill,
@@ -106,7 +111,7 @@ const fn step_state(at: &At) -> StepState {
 }
 
 /// One run as it stands.
-pub(crate) fn run(work: &WorkState, row: &WorkflowRow) -> WorkflowView {
+pub(crate) fn workflow_run_view(work: &WorkState, row: &WorkflowRow) -> WorkflowView {
     let run = &row.run;
     let mut steps = Vec::new();
     for (name, step) in &row.workflow.steps {
@@ -114,7 +119,7 @@ pub(crate) fn run(work: &WorkState, row: &WorkflowRow) -> WorkflowView {
         let blank = StepView {
             step: name.to_string(),
             index: 0,
-            kind: kind(&step.act),
+            kind: step_kind(&step.act),
             needs: step.needs.iter().map(ToString::to_string).collect(),
             state: StepState::NotStarted,
             began: None,
@@ -156,10 +161,10 @@ pub(crate) fn run(work: &WorkState, row: &WorkflowRow) -> WorkflowView {
         id: format!("WF-{}", row.number),
         workflow: row.name.clone(),
         digest: row.digest.clone(),
-        changed: declared.is_none_or(|(_, w)| digest(w) != row.digest),
+        changed: declared.is_none_or(|(_, w)| workflow_digest(w) != row.digest),
         state: run_state(run.state),
         by: row.by.to_string(),
-        trace: work.traces.workflow(row.number),
+        trace: work.traces.trace_of_workflow(row.number),
         input: run.input.clone(),
         steps,
         heard: run.heard.keys().map(ToString::to_string).collect(),

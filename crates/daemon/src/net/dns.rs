@@ -1,11 +1,10 @@
-//! Names for cells that may go everywhere: their questions are carried to the name servers of this
-//! host, and to nobody else. A question is carried as it is; what its answer leads to is the
-//! firewall's business. Cells that may not go out get no answer here.
+//! DNS for cells with `egress: full`: forwards their queries unchanged to the host's name servers.
+//! What a cell may connect to is decided by the firewall, not here. Other cells get no answer.
 
 use crate::core::error::Result;
 use crate::core::listen::{HEAD_WITHIN, listen_unix};
 use crate::core::runtime::Runtime;
-use crate::net::egress::{policy_of, preface};
+use crate::net::egress::{egress_policy_of, read_cell_name};
 use crate::net::state::NetState;
 use abbey_model::Egress;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,41 +13,51 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, UnixStream};
 
-/// Longest wait for one name server.
+/// Longest wait for the answer of one name server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// Least time between two questions of one connection.
+/// Least time between two queries on one connection.
 const PACE: Duration = Duration::from_millis(5);
-/// Longest message over UDP that is taken (RFC 6891 says what is common).
+/// Largest UDP answer that is read (common EDNS size, RFC 6891).
 const DATAGRAM_MAX: usize = 4096;
-/// Shortest message: a header (RFC 1035, 4.1.1).
+/// Length of a DNS header, the shortest message (RFC 1035, 4.1.1).
 const HEADER: usize = 12;
 
-/// Listens for shims.
-pub(crate) fn open(net: &Arc<NetState>) -> Result<()> {
-    let path = net.core.home.names_socket();
+/// Listens on the DNS socket, on which shims forward the queries of their cells, and serves each
+/// connection.
+pub(crate) fn listen_for_dns(net: &Arc<NetState>) -> Result<()> {
+    let path = net.core.home.dns_socket();
     let shared = Arc::clone(net);
     listen_unix(&net.core.rt, path, move |stream| {
-        attend(Arc::clone(&shared), stream)
+        serve_dns_connection(Arc::clone(&shared), stream)
     })
 }
 
-async fn attend(net: Arc<NetState>, mut stream: UnixStream) {
-    let whose = net.core.rt.timeout(HEAD_WITHIN, preface(&mut stream)).await;
+/// Answers the queries of one cell's connection until it closes or the cell may not use DNS.
+async fn serve_dns_connection(net: Arc<NetState>, mut stream: UnixStream) {
+    let whose = net
+        .core
+        .rt
+        .timeout(HEAD_WITHIN, read_cell_name(&mut stream))
+        .await;
     let Ok(Some(cell)) = whose else { return };
     loop {
-        let read = net.core.rt.timeout(HEAD_WITHIN, framed(&mut stream)).await;
+        let read = net
+            .core
+            .rt
+            .timeout(HEAD_WITHIN, read_message(&mut stream))
+            .await;
         let Ok(Some(question)) = read else { return };
-        if policy_of(&net, &cell).0 != Egress::Full {
+        if egress_policy_of(&net, &cell).0 != Egress::Full {
             return;
         }
         let mut answer = None;
-        for server in servers() {
-            answer = ask(&net.core.rt, server, &question).await;
+        for server in host_name_servers() {
+            answer = query_name_server(&net.core.rt, server, &question).await;
             if answer.is_some() {
                 break;
             }
         }
-        // Without an answer the caller sees its connection close and says that it failed.
+        // Without an answer the connection is closed, which the cell's resolver reports as a failure.
         let Some(answer) = answer else { return };
         let Ok(length) = u16::try_from(answer.len()) else {
             return;
@@ -64,8 +73,8 @@ async fn attend(net: Arc<NetState>, mut stream: UnixStream) {
     }
 }
 
-/// One message with its length in front (RFC 1035, 4.2.2).
-async fn framed(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<Vec<u8>> {
+/// Reads one DNS message with its length prefix (RFC 1035, 4.2.2).
+async fn read_message(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<Vec<u8>> {
     let length = usize::from(stream.read_u16().await.ok()?);
     if length < HEADER {
         return None;
@@ -75,8 +84,8 @@ async fn framed(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Name servers of this host.
-fn servers() -> Vec<SocketAddr> {
+/// Name servers of the host's `/etc/resolv.conf`.
+fn host_name_servers() -> Vec<SocketAddr> {
     let text = std::fs::read("/etc/resolv.conf").unwrap_or_default();
     let Ok(config) = resolv_conf::Config::parse(text) else {
         return Vec::new();
@@ -85,8 +94,8 @@ fn servers() -> Vec<SocketAddr> {
     config.nameservers.iter().filter_map(address).collect()
 }
 
-/// Asks one server: by datagram, and by connection when the answer is longer than that.
-async fn ask(rt: &Runtime, server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
+/// Sends a query to one name server by UDP, and again by TCP if the answer is truncated.
+async fn query_name_server(rt: &Runtime, server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
     let exchange = async {
         let local = match server {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -98,7 +107,7 @@ async fn ask(rt: &Runtime, server: SocketAddr, question: &[u8]) -> Option<Vec<u8
         let mut answer = vec![0; DATAGRAM_MAX];
         loop {
             let length = socket.recv(&mut answer).await.ok()?;
-            // Somebody else's answer is passed over; ours has the number of the question.
+            // Ignore answers whose transaction id is not that of the query.
             if length >= HEADER && answer[..2] == question[..2] {
                 answer.truncate(length);
                 break;
@@ -112,7 +121,7 @@ async fn ask(rt: &Runtime, server: SocketAddr, question: &[u8]) -> Option<Vec<u8
         let length = u16::try_from(question.len()).ok()?;
         stream.write_all(&length.to_be_bytes()).await.ok()?;
         stream.write_all(question).await.ok()?;
-        framed(&mut stream).await
+        read_message(&mut stream).await
     };
     rt.timeout(ANSWER_WITHIN, exchange).await.ok()?
 }

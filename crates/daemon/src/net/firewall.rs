@@ -1,5 +1,5 @@
-//! The firewall as the control plane sees it: brought to the plan, kept only when the operator still
-//! gets in, and looked at again and again, since somebody else may flush it.
+//! The firewall: applies the table that the plan requires, rolled back unless the operator API
+//! stays reachable, and checks it periodically, since other programs may flush it.
 
 use crate::core::error::Result;
 use crate::net::state::NetState;
@@ -10,21 +10,23 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Time in which the control plane must have shown that it is still reached.
+/// Time in which the control plane must confirm that the operator API is still reachable; otherwise
+/// hostd rolls back.
 const CONFIRM_WITHIN: Millis = Millis::from_secs(10);
-/// Time between two looks. While no rule of the host changes, one costs a question to the kernel.
-const LOOK: Duration = Duration::from_secs(5);
+/// Time between two checks. While the host's rules don't change, a check costs one netlink request.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Brings the firewall to what the plan says; true when something had to be done.
-pub(crate) async fn raise(net: &NetState) -> Result<bool> {
+/// Has hostd bring the firewall table to what the plan requires; returns whether it had to change
+/// anything.
+pub(crate) async fn apply_planned_firewall(net: &NetState) -> Result<bool> {
     let hostd = Arc::clone(&net.core.hostd);
-    let address = net.operator_address.socket();
+    let address = net.operator_address.bound_address();
     let contact = move || address.is_none_or(|a| TcpStream::connect(a).is_ok());
-    crate::core::hostd::ask(move || hostd.firewall(CONFIRM_WITHIN, &contact)).await
+    crate::core::hostd::call_blocking(move || hostd.firewall(CONFIRM_WITHIN, &contact)).await
 }
 
-/// Whether anybody in the plan has a network.
-fn is_wanted(net: &NetState) -> bool {
+/// Whether any cell of the plan has a network of its own.
+fn any_cell_has_subnet(net: &NetState) -> bool {
     let Some(current) = net.core.plan.current() else {
         return false;
     };
@@ -34,24 +36,24 @@ fn is_wanted(net: &NetState) -> bool {
         .any(|r| r.kind == abbey_plan::ResourceKind::Subnet)
 }
 
-/// Puts the table up again when somebody took it away, until the house stops.
-pub(crate) async fn run(net: Arc<NetState>) {
+/// Restores the firewall table whenever it differs from the plan, until the control plane stops.
+pub(crate) async fn run_firewall_monitor(net: Arc<NetState>) {
     loop {
         tokio::select! {
             () = net.core.rt.stopped() => return,
-            () = net.core.rt.sleep(LOOK) => {}
+            () = net.core.rt.sleep(CHECK_INTERVAL) => {}
         }
-        if !is_wanted(&net) {
+        if !any_cell_has_subnet(&net) {
             continue;
         }
-        // A plan that is being applied does it itself.
-        let Some(_no_plan) = net.core.plan.try_lock_changes() else {
+        // A plan that is being applied changes the firewall itself.
+        let Some(_plan_lock) = net.core.plan.try_lock_changes() else {
             continue;
         };
-        match raise(&net).await {
+        match apply_planned_firewall(&net).await {
             Ok(false) => {}
-            // A command that came or went meanwhile changes the table as well.
-            Ok(true) if net.command_egress.any() => {}
+            // The start or end of a command changes the table as well.
+            Ok(true) if net.command_egress.has_running_commands() => {}
             Ok(true) => {
                 tracing::warn!("the firewall differed from the plan and was restored");
                 let note = NewAuditEntry {
@@ -66,7 +68,7 @@ pub(crate) async fn run(net: Arc<NetState>) {
             }
             Err(error) => tracing::error!(
                 error = error.chain(),
-                "the firewall could not be looked at; no cell with a network starts until it can"
+                "the firewall could not be checked; no cell with a network starts until the check succeeds"
             ),
         }
     }

@@ -3,37 +3,41 @@
 use parking_lot::RwLock;
 use std::net::SocketAddr;
 
-/// Where the operator API listens.
+/// Address on which the operator API listens.
 #[derive(Debug)]
 pub(crate) struct OperatorAddress {
+    /// Address that is bound; empty before the first plan.
     bound: RwLock<String>,
-    forced: Option<SocketAddr>,
+    /// Address that replaces the manifest's.
+    fixed: Option<SocketAddr>,
 }
 
 impl OperatorAddress {
-    /// `forced` replaces the address of the manifest, where tests want another.
-    pub(crate) fn new(forced: Option<SocketAddr>) -> OperatorAddress {
+    /// `fixed` replaces the address of the manifest (used by tests).
+    pub(crate) fn new(fixed: Option<SocketAddr>) -> OperatorAddress {
         OperatorAddress {
             bound: RwLock::default(),
-            forced,
+            fixed,
         }
     }
 
-    pub(crate) fn forced(&self) -> Option<SocketAddr> {
-        self.forced
+    /// Address that replaces the manifest's, if any.
+    pub(crate) fn fixed(&self) -> Option<SocketAddr> {
+        self.fixed
     }
 
-    pub(crate) fn set(&self, bound: &str) {
+    /// Records the address that the listener is bound to.
+    pub(crate) fn set_bound(&self, bound: &str) {
         bound.clone_into(&mut self.bound.write());
     }
 
-    /// As text; empty before the first plan.
-    pub(crate) fn text(&self) -> String {
+    /// Bound address as text; empty before the first plan.
+    pub(crate) fn bound_text(&self) -> String {
         self.bound.read().clone()
     }
 
-    /// None before the first plan.
-    pub(crate) fn socket(&self) -> Option<SocketAddr> {
+    /// Bound address; `None` before the first plan.
+    pub(crate) fn bound_address(&self) -> Option<SocketAddr> {
         self.bound.read().parse().ok()
     }
 }

@@ -1,10 +1,10 @@
-//! From a manifest to a plan in force.
+//! Planning of a manifest: checks it against the host, commits the plan, and carries it out.
 
 use crate::cells::{provision, specs};
 use crate::core::error::{Error, Result};
-use crate::core::plan::{PlanInForce, to_allocation};
+use crate::core::plan::{PlanInForce, stored_allocation};
 use crate::planning::file_access;
-use crate::work::skills::Skills;
+use crate::work::skills::SkillSet;
 use crate::work::state::WorkState;
 use abbey_api::{
     ChangeEffect, ManifestBody, PlanAction, PlanChange, PlanDoc, PlanNote, PlanSeverity, PlanStep,
@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// Largest charter, bytes.
 const CHARTER_MAX: usize = 64 << 10;
 
-/// A manifest that parsed, with its plan.
+/// A parsed manifest with its plan.
 struct Planned {
     house: abbey_plan::House,
     plan: Plan,
@@ -33,16 +33,16 @@ struct Planned {
     newest_uid: u32,
 }
 
-/// Plans and changes nothing. `runs_as` is the user that the control plane will run as, where another user plans in
-/// its place.
-pub(crate) async fn dry_run(
+/// Plans a manifest and changes nothing. `runs_as` is the user that the control plane will run as,
+/// if another user plans in its place.
+pub(crate) async fn plan_without_applying(
     work: &Arc<WorkState>,
     body: ManifestBody,
     runs_as: Option<u32>,
 ) -> Result<PlanDoc> {
-    let mut planned = prepare(work, &body).await?;
+    let mut planned = plan_manifest(work, &body).await?;
     if let Some(user) = runs_as {
-        let closed = file_access::unreadable(&planned.house, &body.base_dir, user);
+        let closed = file_access::unreadable_files(&planned.house, &body.base_dir, user);
         let fatal = closed.into_iter().map(|(subject, text)| Note {
             severity: Severity::Fatal,
             subject,
@@ -50,19 +50,19 @@ pub(crate) async fn dry_run(
         });
         planned.plan.notes.extend(fatal);
     }
-    Ok(document(&planned.plan, false))
+    Ok(plan_document(&planned.plan, false))
 }
 
-/// Plans a manifest and, if nothing speaks against it, commits the plan. `seen` is the generation
-/// that the caller read. The caller holds the lock on changes of the plan, reopens the operator
-/// API's listener, and then calls [`carry_out`].
+/// Plans a manifest and commits the plan if it has no fatal note. `seen` is the generation that the
+/// caller read; a newer one in force is an error. The caller holds the lock on plan changes,
+/// reopens the operator API's listener, and then calls [`carry_out_plan`].
 pub(crate) async fn commit_manifest(
     work: &Arc<WorkState>,
     body: ManifestBody,
     seen: Option<u64>,
     who: Principal,
 ) -> Result<PlanDoc> {
-    let planned = prepare(work, &body).await?;
+    let planned = plan_manifest(work, &body).await?;
     if let Some(seen) = seen
         && seen != planned.based_on.0
     {
@@ -82,7 +82,7 @@ pub(crate) async fn commit_manifest(
             .filter(|n| n.severity == Severity::Fatal);
         let mut problem = Problem::new(
             FaultKind::Conflict,
-            "the plan cannot be carried out on this host; nothing was changed",
+            "the plan cannot be carried out on this host, for the reasons listed; nothing was changed",
         );
         problem.mistakes = fatal
             .map(|n| format!("{}: {}", n.subject, n.text))
@@ -91,21 +91,22 @@ pub(crate) async fn commit_manifest(
     }
     work.skills.reload();
     if !planned.plan.is_empty() {
-        commit(work, &planned, &body, who).await?;
+        commit_plan(work, &planned, &body, who).await?;
     }
-    Ok(document(&planned.plan, true))
+    Ok(plan_document(&planned.plan, true))
 }
 
-/// Brings files, cells and waiting tasks to the plan in force.
-pub(crate) async fn carry_out(work: &Arc<WorkState>) -> Result<()> {
-    provision::settle(&work.cells).await?;
-    work.admit_waiting().await?;
-    work.cells.request_pass();
+/// Provisions the files of the plan in force, admits waiting tasks again, and requests a reconciler
+/// pass.
+pub(crate) async fn carry_out_plan(work: &Arc<WorkState>) -> Result<()> {
+    provision::provision_plan(&work.cells).await?;
+    work.readmit_waiting_tasks().await?;
+    work.cells.request_reconcile();
     Ok(())
 }
 
-/// Enters every change of a model: who, why, from and to (S3-05).
-async fn note_models(
+/// Logs each change of an agent's model to the audit log: actor, reason, old and new model (S3-05).
+async fn log_model_changes(
     work: &Arc<WorkState>,
     before: &Applied,
     planned: &Planned,
@@ -133,7 +134,8 @@ async fn note_models(
     Ok(())
 }
 
-async fn commit(
+/// Stores the plan as a generation, puts it in force, and sets new cells to `up`.
+async fn commit_plan(
     work: &Arc<WorkState>,
     planned: &Planned,
     body: &ManifestBody,
@@ -157,15 +159,15 @@ async fn commit(
         applied: serde_json::to_value(&plan.applied).map_err(internal)?,
         charters: serde_json::to_value(&planned.charters).map_err(internal)?,
         steps: serde_json::to_value(&plan.steps).map_err(internal)?,
-        allocations: plan.registry.rows().map(to_allocation).collect(),
+        allocations: plan.registry.rows().map(stored_allocation).collect(),
         newest_uid: planned.newest_uid,
-        budgets: limits(&planned.house),
+        budgets: budget_limits(&planned.house),
         timezone: planned.house.budget.timezone.clone(),
     };
     abbey_cells::crash::point("plan.commit");
     work.core.store.commit_generation(commit).await?;
     abbey_cells::crash::point("plan.committed");
-    work.core.plan.set(PlanInForce {
+    work.core.plan.replace(PlanInForce {
         house: planned.house.clone(),
         generation: plan.generation.0,
         applied: plan.applied.clone(),
@@ -175,8 +177,8 @@ async fn commit(
         manifest: body.manifest.clone(),
         base_dir: body.base_dir.clone(),
     });
-    note_models(work, &before, planned, body.reason.as_deref(), &who).await?;
-    // Only what is new is wanted up by itself: an agent that was stopped stays stopped.
+    log_model_changes(work, &before, planned, body.reason.as_deref(), &who).await?;
+    // Only new cells are set to up: a stopped agent stays stopped.
     let known = work.core.store.cells().await?;
     let agents = planned.house.agents.keys().cloned().map(CellName::Agent);
     let services = planned
@@ -195,8 +197,11 @@ async fn commit(
     Ok(())
 }
 
-/// Parses a manifest; every mistake in one problem.
-pub(crate) fn parse(text: &str) -> std::result::Result<abbey_plan::House, Problem> {
+/// Parses a manifest.
+///
+/// # Errors
+/// One problem that lists every mistake.
+pub(crate) fn parse_manifest(text: &str) -> std::result::Result<abbey_plan::House, Problem> {
     abbey_plan::parse(text).map_err(|mistakes| {
         let count = mistakes.len();
         let mut problem = Problem::new(
@@ -211,12 +216,13 @@ pub(crate) fn parse(text: &str) -> std::result::Result<abbey_plan::House, Proble
     })
 }
 
-async fn prepare(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Planned> {
-    let parsed = parse(&body.manifest)?;
-    let charters = charters(&parsed, body)?;
+/// Parses a manifest and plans it against the host and the plan in force.
+async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Planned> {
+    let parsed = parse_manifest(&body.manifest)?;
+    let charters = load_charters(&parsed, body)?;
     let current = work.core.plan.current();
     let hostd = Arc::clone(&work.core.hostd);
-    let mut host = crate::core::hostd::ask(move || hostd.observe()).await?;
+    let mut host = crate::core::hostd::call_blocking(move || hostd.observe()).await?;
     let (generation, applied, registry, newest_uid) = match &current {
         Some(c) => (
             Generation(c.generation),
@@ -226,7 +232,7 @@ async fn prepare(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Planned> 
         ),
         None => (Generation(0), Applied::default(), Registry::default(), 0),
     };
-    // Ports that we hold are busy because of us.
+    // Ports of the plan in force are used by this house itself.
     for row in registry.rows() {
         if let Ok(port) = row.value.parse::<u16>() {
             host.ports.remove(&port);
@@ -246,7 +252,7 @@ async fn prepare(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Planned> 
     };
     let mut plan = abbey_plan::plan(&parsed, &inventory);
     plan.notes
-        .extend(host_notes(work, &parsed, body, &inventory.host));
+        .extend(check_against_host(work, &parsed, body, &inventory.host));
     let uids = plan
         .registry
         .rows()
@@ -262,8 +268,9 @@ async fn prepare(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Planned> 
     })
 }
 
-/// What only the running house can check: secrets, programs, skills.
-fn host_notes(
+/// Fatal notes about what only the running control plane can check: secrets, programs, ports,
+/// skills.
+fn check_against_host(
     work: &WorkState,
     parsed: &abbey_plan::House,
     body: &ManifestBody,
@@ -278,7 +285,7 @@ fn host_notes(
         })
     };
     for (subject, secret) in parsed.secrets() {
-        if let Err(text) = work.core.secrets.resolve(secret, &body.base_dir) {
+        if let Err(text) = work.core.secrets.read_secret(secret, &body.base_dir) {
             fatal(subject, text);
         }
     }
@@ -288,7 +295,7 @@ fn host_notes(
         {
             fatal(
                 format!("provider:{name}"),
-                format!("its service `{service}` is not shared"),
+                format!("its service `{service}` is not shared; set `shared: true` on it"),
             );
         }
     }
@@ -298,7 +305,7 @@ fn host_notes(
         }
         let found = match service.kind {
             ServiceKind::Command | ServiceKind::Tools => {
-                specs::find_command(&service.command, &body.base_dir).map(drop)
+                specs::resolve_program(&service.command, &body.base_dir).map(drop)
             }
             kind => abbey_services::found(kind.name()).map_err(|e| e.to_string()),
         };
@@ -312,7 +319,7 @@ fn host_notes(
         .plan
         .current()
         .is_none_or(|c| c.house.listen.address != listen)
-        && work.cells.net.operator_address.forced().is_none();
+        && work.cells.net.operator_address.fixed().is_none();
     if moved
         && listen.port() != 0
         && let Err(e) = std::net::TcpListener::bind(listen)
@@ -327,12 +334,12 @@ fn host_notes(
         );
     }
     if let Some((certificate, key)) = &parsed.listen.tls
-        && let Err(text) = crate::core::tls::acceptor(&body.base_dir, certificate, key)
+        && let Err(text) = crate::core::tls::load_tls_acceptor(&body.base_dir, certificate, key)
     {
         fatal("listen".to_owned(), text);
     }
-    // What is in the catalogue now, which may be newer than what runs.
-    let skills = Skills::load(&work.core.home.skills());
+    // Read again, since files on disk may be newer than the loaded library.
+    let skills = SkillSet::load(&work.core.home.skills_dir());
     for agent in parsed.agents.values() {
         for (name, schedule) in &agent.schedules {
             // A skill that does not exist is reported below, with the other skills of the agent.
@@ -344,7 +351,9 @@ fn host_notes(
                 let text = format!("its schedule `{name}`: skill `{skill}`: {why}");
                 fatal(format!("agent:{}", agent.slug), text);
             }
-            if let Err(why) = crate::work::schedules::timing(schedule, &parsed.budget.timezone) {
+            if let Err(why) =
+                crate::work::schedules::parse_timing(schedule, &parsed.budget.timezone)
+            {
                 fatal(
                     format!("agent:{}", agent.slug),
                     format!("its schedule `{name}`: {why}"),
@@ -375,7 +384,14 @@ fn host_notes(
     notes
 }
 
-fn charters(parsed: &abbey_plan::House, body: &ManifestBody) -> Result<BTreeMap<Slug, String>> {
+/// Charter text of each agent, from a template or from the request.
+///
+/// # Errors
+/// A problem that lists every charter that is missing or too large.
+fn load_charters(
+    parsed: &abbey_plan::House,
+    body: &ManifestBody,
+) -> Result<BTreeMap<Slug, String>> {
     let mut charters = BTreeMap::new();
     let mut mistakes = Vec::new();
     for agent in parsed.agents.values() {
@@ -405,8 +421,9 @@ fn charters(parsed: &abbey_plan::House, body: &ManifestBody) -> Result<BTreeMap<
     Err(problem.into())
 }
 
-/// Every budget limit of a house, and a counter where there is no limit.
-fn limits(house: &abbey_plan::House) -> Vec<BudgetLimit> {
+/// Budget limits of the house and of each agent; metrics that are always counted have an entry
+/// without a limit.
+fn budget_limits(house: &abbey_plan::House) -> Vec<BudgetLimit> {
     let mut limits = Vec::new();
     let mut add = |scope: Scope, budget: &AgentBudget| {
         let values = [
@@ -435,7 +452,7 @@ fn limits(house: &abbey_plan::House) -> Vec<BudgetLimit> {
     limits
 }
 
-fn change(change: &abbey_plan::Change) -> PlanChange {
+fn change_view(change: &abbey_plan::Change) -> PlanChange {
     PlanChange {
         key: change.key.clone(),
         old: change.old.clone(),
@@ -448,7 +465,7 @@ fn change(change: &abbey_plan::Change) -> PlanChange {
     }
 }
 
-fn document(plan: &Plan, applied: bool) -> PlanDoc {
+fn plan_document(plan: &Plan, applied: bool) -> PlanDoc {
     PlanDoc {
         version: VERSION,
         generation: plan.generation.0,
@@ -468,7 +485,7 @@ fn document(plan: &Plan, applied: bool) -> PlanDoc {
                 resource: s.resource.clone(),
                 agent: s.agent.clone(),
                 detail: s.detail.clone(),
-                changes: s.changes.iter().map(change).collect(),
+                changes: s.changes.iter().map(change_view).collect(),
             })
             .collect(),
         notes: plan

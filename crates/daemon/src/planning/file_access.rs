@@ -1,11 +1,12 @@
-//! Whether the control plane, as another user, will be able to read files that a manifest names.
+//! Checks whether the control plane's user will be able to read the files that a manifest names.
 
 use abbey_model::SecretRef;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Files that user `runs_as` cannot read: what each is for, and what to do.
-pub(super) fn unreadable(
+/// Secret and TLS files of a manifest that user `runs_as` cannot read: subject of the note, and its
+/// text with the remedy.
+pub(super) fn unreadable_files(
     manifest: &abbey_plan::House,
     base_dir: &str,
     runs_as: u32,
@@ -21,7 +22,7 @@ pub(super) fn unreadable(
     let tls = tls.flat_map(|(certificate, key)| [certificate, key]);
     let tls = tls.map(|path| ("listen".to_owned(), base.join(path)));
     let closed = secrets.chain(tls).filter_map(|(subject, path)| {
-        let at = closed_at(&path, runs_as)?;
+        let at = first_denied_path(&path, runs_as)?;
         let text = format!(
             "`{}` cannot be read by user {runs_as}, which the control plane runs as: permission denied at {}; put it into `credentials/` of the home and write `credential:NAME`, or the path there for TLS",
             path.display(),
@@ -32,8 +33,9 @@ pub(super) fn unreadable(
     closed.collect()
 }
 
-/// The directory or file on the way to a file that a user without further groups may not enter or read, by its mode.
-fn closed_at(path: &Path, user: u32) -> Option<PathBuf> {
+/// First path among a file and its parent directories that a user without supplementary groups may
+/// not read or enter, by its mode.
+fn first_denied_path(path: &Path, user: u32) -> Option<PathBuf> {
     let path = path.canonicalize().ok()?;
     let mut places: Vec<&Path> = path.ancestors().collect();
     places.reverse();
@@ -74,10 +76,13 @@ mod tests {
         };
         let real = dir.path().canonicalize().unwrap();
         modes(0o755, 0o755, 0o600);
-        assert_eq!(closed_at(&file, other), Some(real.join("inner/key")));
+        assert_eq!(
+            first_denied_path(&file, other),
+            Some(real.join("inner/key"))
+        );
         modes(0o755, 0o755, 0o644);
-        assert_eq!(closed_at(&file, other), None);
+        assert_eq!(first_denied_path(&file, other), None);
         modes(0o755, 0o700, 0o644);
-        assert_eq!(closed_at(&file, other), Some(real.join("inner")));
+        assert_eq!(first_denied_path(&file, other), Some(real.join("inner")));
     }
 }

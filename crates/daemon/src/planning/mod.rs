@@ -1,4 +1,4 @@
-//! From a manifest to the plan in force.
+//! Planning: from a manifest to the plan in force.
 //!
 //! May import: `work`, `cells`, `net`, `core`. Never knows: reports or routes.
 

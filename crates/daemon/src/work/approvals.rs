@@ -11,9 +11,9 @@ use abbey_store::{ApprovalRow, AskApproval, Asker, UseApproval};
 use std::sync::Arc;
 
 /// Time for an answer where none is given.
-const WITHIN: Millis = Millis::from_secs(24 * 3600);
+const ANSWER_TIME_DEFAULT: Millis = Millis::from_secs(24 * 3600);
 /// Longest and shortest time for one.
-const WITHIN_RANGE: (Millis, Millis) = (Millis::from_secs(1), Millis::from_secs(30 * 86_400));
+const ANSWER_TIME_RANGE: (Millis, Millis) = (Millis::from_secs(1), Millis::from_secs(30 * 86_400));
 /// Longest name of an action, and most of its arguments, bytes.
 const ACTION_MAX: usize = 200;
 const ARGS_MAX: usize = 16 << 10;
@@ -22,7 +22,7 @@ fn invalid(text: impl Into<String>) -> crate::core::error::Error {
     Problem::new(FaultKind::Invalid, text.into()).into()
 }
 
-pub(crate) fn view(row: &ApprovalRow) -> ApprovalView {
+pub(crate) fn approval_view(row: &ApprovalRow) -> ApprovalView {
     let (task, agent) = match &row.asker {
         Asker::Task { task, agent } => (format!("TASK-{task}"), agent.to_string()),
         Asker::Workflow { run, step } => (format!("WF-{run}"), format!("step {step}")),
@@ -49,7 +49,7 @@ pub(crate) fn view(row: &ApprovalRow) -> ApprovalView {
 }
 
 /// `APPR-7`, or 7.
-pub(crate) fn number(text: &str) -> Result<u64> {
+pub(crate) fn parse_approval_number(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("APPR-").unwrap_or(text);
     digits.parse().map_err(|_| {
         Problem::new(
@@ -61,17 +61,17 @@ pub(crate) fn number(text: &str) -> Result<u64> {
     })
 }
 
-pub(crate) async fn list(work: &WorkState, all: bool) -> Result<ApprovalsDoc> {
+pub(crate) async fn list_approvals(work: &WorkState, all: bool) -> Result<ApprovalsDoc> {
     let rows = work.core.store.approvals(None, all).await?;
     Ok(ApprovalsDoc {
         version: VERSION,
-        approvals: rows.iter().map(view).collect(),
+        approvals: rows.iter().map(approval_view).collect(),
         cursor: None,
     })
 }
 
 /// The holder of a task asks.
-pub(crate) async fn ask(
+pub(crate) async fn request_approval(
     work: &WorkState,
     agent: Slug,
     right: (TaskRef, LeaseToken),
@@ -88,8 +88,8 @@ pub(crate) async fn ask(
             "`args` and `why` have at most {ARGS_MAX} bytes"
         )));
     }
-    let within = body.within_ms.map_or(WITHIN, Millis);
-    if within < WITHIN_RANGE.0 || within > WITHIN_RANGE.1 {
+    let within = body.within_ms.map_or(ANSWER_TIME_DEFAULT, Millis);
+    if within < ANSWER_TIME_RANGE.0 || within > ANSWER_TIME_RANGE.1 {
         return Err(invalid("an answer has between a second and 30 days"));
     }
     let ask = AskApproval {
@@ -104,11 +104,11 @@ pub(crate) async fn ask(
         silence: Verdict::Deny,
     };
     let row = work.core.store.ask_approval(ask).await?;
-    Ok(view(&row))
+    Ok(approval_view(&row))
 }
 
 /// The holder of a task does now what was approved.
-pub(crate) async fn take(
+pub(crate) async fn use_approval(
     work: &WorkState,
     agent: Slug,
     token: LeaseToken,
@@ -122,11 +122,11 @@ pub(crate) async fn take(
         action: body.action.trim().to_owned(),
         args: body.args,
     };
-    Ok(view(&work.core.store.use_approval(take).await?))
+    Ok(approval_view(&work.core.store.use_approval(take).await?))
 }
 
 /// The operator decides.
-pub(crate) async fn decide(
+pub(crate) async fn decide_approval(
     work: &Arc<WorkState>,
     number: u64,
     verdict: Verdict,
@@ -138,14 +138,17 @@ pub(crate) async fn decide(
         .decide_approval(number, verdict, note, Principal::Operator);
     let (row, task) = decided.await?;
     if let Some(task) = task {
-        work.admit_again(&task).await?;
+        work.readmit_task(&task).await?;
     }
-    Ok(view(&row))
+    Ok(approval_view(&row))
 }
 
 /// Decided approvals of a task, oldest first, for its agent.
-pub(crate) async fn of_task(work: &WorkState, task: u64) -> Result<Vec<ApprovalView>> {
+pub(crate) async fn decided_approvals_of_task(
+    work: &WorkState,
+    task: u64,
+) -> Result<Vec<ApprovalView>> {
     let rows = work.core.store.approvals(Some(task), true).await?;
     let told = |r: &&ApprovalRow| r.state != State::Pending;
-    Ok(rows.iter().rev().filter(told).map(view).collect())
+    Ok(rows.iter().rev().filter(told).map(approval_view).collect())
 }

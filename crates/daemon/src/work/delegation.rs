@@ -25,20 +25,20 @@ const FIELDS_MAX: usize = 32;
 /// Longest name of one, bytes.
 const FIELD_MAX: usize = 64;
 /// Longest deadline of delegated work.
-const WITHIN_MAX: Millis = Millis::from_secs(30 * 86_400);
+const DEADLINE_MAX: Millis = Millis::from_secs(30 * 86_400);
 
 /// First and longest pause before a notice that could not be delivered is tried again.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// Longest pause between two reads of the outbox.
-const LOOK: Duration = Duration::from_secs(60);
+const OUTBOX_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How a colleague is turned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum DelegationKind {
     /// With work that they are to do.
     Order,
     /// With a question that they may answer as they see fit.
-    Ask,
+    Question,
 }
 
 fn invalid(text: impl Into<String>) -> Problem {
@@ -47,10 +47,10 @@ fn invalid(text: impl Into<String>) -> Problem {
 
 /// Gives work to an agent, in the name of whoever was authenticated. An agent gives on a piece of the task whose
 /// lease it shows.
-pub(crate) async fn give(
+pub(crate) async fn delegate_task(
     work: &Arc<WorkState>,
     who: &Principal,
-    (body, way): (&DelegateBody, Way),
+    (body, kind): (&DelegateBody, DelegationKind),
     parent: Option<(TaskRef, LeaseToken)>,
     key: Option<String>,
 ) -> Result<Added> {
@@ -61,13 +61,13 @@ pub(crate) async fn give(
     }
     let to = recipient_of_work(&current, &body.to)?;
     let grant = match who.agent() {
-        Some(from) => allowed(work, &current, from, &to, way).await?,
+        Some(from) => check_delegation_right(work, &current, from, &to, kind).await?,
         None => Grant::default(),
     };
     // What a colleague asks is data; only what may be ordered is an instruction.
-    let (text, data) = match way {
-        Way::Order => (text.to_owned(), Map::new()),
-        Way::Ask => {
+    let (text, data) = match kind {
+        DelegationKind::Order => (text.to_owned(), Map::new()),
+        DelegationKind::Question => {
             let asked = [
                 ("from", who.to_string().into()),
                 ("question", text.to_owned().into()),
@@ -78,7 +78,7 @@ pub(crate) async fn give(
             (text, asked.into_iter().collect())
         }
     };
-    let intake = work.intake(&text);
+    let intake = work.intake_for_text(&text);
     if !grant.skills.is_empty() {
         let fits = matches!(&intake.fit, Match::One(found) if grant.skills.contains(&found.skill));
         if !fits {
@@ -93,9 +93,9 @@ pub(crate) async fn give(
     let abbey_plan::Delegation { depth, fan_out } = current.house.delegation;
     let delegated = DelegationRequest {
         parent,
-        expects: fields(&body.expects)?,
-        within: within(body.deadline_ms)?,
-        deliver: deliver(&current, who, body.deliver.as_deref())?,
+        expects: check_expected_fields(&body.expects)?,
+        within: parse_deadline(body.deadline_ms)?,
+        deliver: parse_recipient(&current, who, body.deliver.as_deref())?,
         tokens: grant.tokens,
         bounds: Bounds { depth, fan_out },
         data,
@@ -107,9 +107,9 @@ pub(crate) async fn give(
         author: who.clone(),
         assignee: Some(to),
         // A lane before other work; age sees to it that nothing starves (S3-25).
-        priority: match way {
-            Way::Order => Priority::P1,
-            Way::Ask => Priority::P2,
+        priority: match kind {
+            DelegationKind::Order => Priority::P1,
+            DelegationKind::Question => Priority::P2,
         },
         budget: BudgetAmounts {
             tokens: Tokens(body.tokens.unwrap_or(0)),
@@ -134,12 +134,12 @@ fn recipient_of_work(current: &PlanInForce, name: &str) -> Result<Slug> {
 }
 
 /// What one agent may delegate to another; a refusal is logged.
-async fn allowed(
+async fn check_delegation_right(
     work: &WorkState,
     current: &PlanInForce,
     from: &Slug,
     to: &Slug,
-    way: Way,
+    kind: DelegationKind,
 ) -> Result<Grant> {
     let agents = &current.house.agents;
     let own = agents.get(from).ok_or_else(|| {
@@ -149,16 +149,16 @@ async fn allowed(
         )
     })?;
     let others = agents.iter().map(|(slug, agent)| (slug, &agent.delegates));
-    let right = match way {
-        Way::Order => authority::right(from, to, &own.delegates, others),
-        Way::Ask => authority::may_ask(from, to, &own.asks),
+    let right = match kind {
+        DelegationKind::Order => authority::right(from, to, &own.delegates, others),
+        DelegationKind::Question => authority::may_ask(from, to, &own.asks),
     };
     if let Err(refusal) = right {
         let note = NewAuditEntry {
             actor: Principal::Agent(from.clone()),
-            action: match way {
-                Way::Order => "task.delegate.refused",
-                Way::Ask => "task.ask.refused",
+            action: match kind {
+                DelegationKind::Order => "task.delegate.refused",
+                DelegationKind::Question => "task.ask.refused",
             }
             .to_owned(),
             entity: format!("agent-{to}"),
@@ -167,13 +167,13 @@ async fn allowed(
         work.core.store.append_audit_entry(note).await?;
         return Err(abbey_store::Error::Authority(refusal).into());
     }
-    Ok(match way {
-        Way::Order => own.grants.get(to).cloned().unwrap_or_default(),
-        Way::Ask => Grant::default(),
+    Ok(match kind {
+        DelegationKind::Order => own.grants.get(to).cloned().unwrap_or_default(),
+        DelegationKind::Question => Grant::default(),
     })
 }
 
-fn fields(expects: &[String]) -> Result<Vec<String>> {
+fn check_expected_fields(expects: &[String]) -> Result<Vec<String>> {
     let plain = |f: &String| {
         !f.is_empty() && f.len() <= FIELD_MAX && f.bytes().all(|b| b.is_ascii_graphic())
     };
@@ -186,10 +186,10 @@ fn fields(expects: &[String]) -> Result<Vec<String>> {
     }
 }
 
-fn within(ms: Option<i64>) -> Result<Option<Millis>> {
+fn parse_deadline(ms: Option<i64>) -> Result<Option<Millis>> {
     match ms {
         None => Ok(None),
-        Some(ms) if ms > 0 && Millis(ms) <= WITHIN_MAX => Ok(Some(Millis(ms))),
+        Some(ms) if ms > 0 && Millis(ms) <= DEADLINE_MAX => Ok(Some(Millis(ms))),
         Some(_) => Err(invalid("a deadline is more than nothing and at most 30 days").into()),
     }
 }
@@ -202,7 +202,11 @@ fn no_channel(address: &ChannelAddress) -> Problem {
     ))
 }
 
-fn deliver(current: &PlanInForce, who: &Principal, text: Option<&str>) -> Result<Recipient> {
+fn parse_recipient(
+    current: &PlanInForce,
+    who: &Principal,
+    text: Option<&str>,
+) -> Result<Recipient> {
     let recipient = match (text, who.agent()) {
         (None, _) => Recipient::Kept,
         (Some("me"), Some(agent)) => Recipient::Agent(agent.clone()),
@@ -218,31 +222,31 @@ fn deliver(current: &PlanInForce, who: &Principal, text: Option<&str>) -> Result
 }
 
 /// Delivers outcomes of finished tasks to their recipients, until the control plane stops.
-pub(crate) async fn deliveries(work: Arc<WorkState>) {
+pub(crate) async fn run_outcome_delivery(work: Arc<WorkState>) {
     // A forge that does not answer takes its time; nobody in the house waits for that.
     let far = |to: &Recipient| matches!(to, Recipient::Hook(_));
     tokio::join!(
-        deliver_matching(&work, move |to| !far(to)),
-        deliver_matching(&work, far)
+        run_delivery_of(&work, move |to| !far(to)),
+        run_delivery_of(&work, far)
     );
 }
 
 /// When a notice that could not be delivered is tried again, and after which pause.
-type Later = BTreeMap<u64, (Instant, Duration)>;
+type Retries = BTreeMap<u64, (Instant, Duration)>;
 
-async fn deliver_matching(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
-    let mut later = Later::new();
+async fn run_delivery_of(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
+    let mut retries = Retries::new();
     let mut outbox = work.core.store.subscribe(Topic::Outbox);
     loop {
-        if let Err(error) = deliver_outbox(work, &mine, &mut later).await {
+        if let Err(error) = deliver_outbox(work, &mine, &mut retries).await {
             tracing::warn!(error = error.chain(), "a result could not be delivered");
         }
         let now = work.core.rt.instant();
-        let next = later.values().map(|(at, _)| at.duration_since(now)).min();
+        let next = retries.values().map(|(at, _)| at.duration_since(now)).min();
         tokio::select! {
             () = work.core.rt.stopped() => return,
             _ = outbox.changed() => {}
-            () = work.core.rt.sleep(next.unwrap_or(LOOK).min(LOOK)) => {}
+            () = work.core.rt.sleep(next.unwrap_or(OUTBOX_INTERVAL).min(OUTBOX_INTERVAL)) => {}
         }
     }
 }
@@ -251,24 +255,24 @@ async fn deliver_matching(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bo
 async fn deliver_outbox(
     work: &Arc<WorkState>,
     mine: &impl Fn(&Recipient) -> bool,
-    later: &mut Later,
+    retries: &mut Retries,
 ) -> Result<()> {
     let mut failed = None;
     let notices = work.core.store.outbox().await?;
-    later.retain(|task, _| notices.iter().any(|n| n.task == *task));
+    retries.retain(|task, _| notices.iter().any(|n| n.task == *task));
     for notice in notices.iter().filter(|n| mine(&n.recipient)) {
-        let before = later.get(&notice.task).copied();
+        let before = retries.get(&notice.task).copied();
         if before.is_some_and(|(at, _)| work.core.rt.instant() < at) {
             continue;
         }
         match deliver_notice(work, notice).await {
             Ok(()) => {
-                later.remove(&notice.task);
+                retries.remove(&notice.task);
                 work.core.store.mark_delivered(notice.task).await?;
             }
             Err(error) => {
-                let pause = before.map_or(AGAIN.0, |(_, p)| (p * 2).min(AGAIN.1));
-                later.insert(notice.task, (work.core.rt.instant() + pause, pause));
+                let pause = before.map_or(RETRY_PAUSE.0, |(_, p)| (p * 2).min(RETRY_PAUSE.1));
+                retries.insert(notice.task, (work.core.rt.instant() + pause, pause));
                 failed = Some(error);
             }
         }
@@ -280,10 +284,10 @@ async fn deliver_notice(work: &Arc<WorkState>, notice: &Notice) -> Result<()> {
     let row = work.core.store.task(TaskRef::Number(notice.task)).await?;
     let to = match &notice.recipient {
         Recipient::Kept => return Ok(()),
-        Recipient::Hook(origin) => return forge::report_outcome(work, origin, &row).await,
+        Recipient::Hook(origin) => return forge::report_outcome_to_forge(work, origin, &row).await,
         Recipient::Channel(address) => {
             let why = no_channel(address).detail;
-            return outcomes::undeliverable(work, &row, &notice.recipient, &why).await;
+            return outcomes::log_undeliverable_outcome(work, &row, &notice.recipient, &why).await;
         }
         Recipient::Agent(to) => to,
     };
@@ -294,7 +298,7 @@ async fn deliver_notice(work: &Arc<WorkState>, notice: &Notice) -> Result<()> {
         .is_some_and(|c| c.house.agents.contains_key(to));
     if !lives {
         let why = "it does not live here any more; the result stays with the task";
-        return outcomes::undeliverable(work, &row, &notice.recipient, why).await;
+        return outcomes::log_undeliverable_outcome(work, &row, &notice.recipient, why).await;
     }
     let by = row.assignee.as_ref().map_or("nobody", Slug::as_str);
     let first = row.text.lines().next().unwrap_or_default();
@@ -304,16 +308,20 @@ async fn deliver_notice(work: &Arc<WorkState>, notice: &Notice) -> Result<()> {
         .with("agent", by)
         .with("state", row.state().name());
     let language = work.core.plan.language_of(Some(to));
-    let text = format!("{}\n{}", language.render(&told), outcomes::outcome(&row));
+    let text = format!(
+        "{}\n{}",
+        language.render(&told),
+        outcomes::outcome_text(&row)
+    );
     let new = NewTask {
         priority: Priority::P1,
         // Told once, however often it is tried.
         idempotency: Some((
             format!("deliver TASK-{}", row.number),
             // The same, also when its reader has another language meanwhile.
-            abbey_support::digest::sha256_hex(outcomes::outcome(&row).as_bytes()),
+            abbey_support::digest::sha256_hex(outcomes::outcome_text(&row).as_bytes()),
         )),
-        ..work.task_for(to, text)
+        ..work.house_task(to, text)
     };
     work.core.store.add_task(new).await?;
     Ok(())

@@ -20,21 +20,25 @@ const ENTRY_MAX: usize = 4 << 10;
 /// Entries of a log that are shown.
 const ENTRIES_MAX: u32 = 500;
 /// How long what could not be brought to an agent waits.
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-fn reads(document: &Document, who: &Principal) -> bool {
+fn may_read(document: &Document, who: &Principal) -> bool {
     match who {
         Principal::Agent(agent) => document.read_by(agent),
         _ => true,
     }
 }
 
-/// A document that somebody reads; for everybody else it is not there.
-pub(crate) fn find(work: &WorkState, name: &str, who: &Principal) -> Result<(Slug, Document)> {
+/// A document that somebody reads; for everybody else it is not distributed.
+pub(crate) fn find_readable_document(
+    work: &WorkState,
+    name: &str,
+    who: &Principal,
+) -> Result<(Slug, Document)> {
     let current = work.core.plan.current();
     let found = name.parse::<Slug>().ok().and_then(|slug| {
         let document = current.as_ref()?.house.documents.get(&slug)?;
-        reads(document, who).then(|| (slug, document.clone()))
+        may_read(document, who).then(|| (slug, document.clone()))
     });
     let missing = || {
         Problem::new(
@@ -45,7 +49,7 @@ pub(crate) fn find(work: &WorkState, name: &str, who: &Principal) -> Result<(Slu
     Ok(found.ok_or_else(missing)?)
 }
 
-pub(crate) fn view(
+pub(crate) fn document_view(
     work: &WorkState,
     name: &Slug,
     document: &Document,
@@ -78,13 +82,13 @@ pub(crate) fn view(
     }
 }
 
-pub(crate) async fn list(work: &Arc<WorkState>, who: &Principal) -> Result<DocumentsDoc> {
+pub(crate) async fn list_documents(work: &Arc<WorkState>, who: &Principal) -> Result<DocumentsDoc> {
     let rows = work.core.store.documents().await?;
     let current = work.core.plan.current();
     let declared = current.iter().flat_map(|c| &c.house.documents);
-    let shown = declared.filter(|(_, d)| reads(d, who)).map(|(name, d)| {
+    let shown = declared.filter(|(_, d)| may_read(d, who)).map(|(name, d)| {
         let newest = rows.iter().find(|r| r.name == *name);
-        view(work, name, d, newest)
+        document_view(work, name, d, newest)
     });
     Ok(DocumentsDoc {
         version: VERSION,
@@ -93,7 +97,7 @@ pub(crate) async fn list(work: &Arc<WorkState>, who: &Principal) -> Result<Docum
     })
 }
 
-pub(crate) async fn text_of(
+pub(crate) async fn read_document_text(
     work: &WorkState,
     name: &Slug,
     kind: &DocumentKind,
@@ -132,14 +136,14 @@ pub(crate) async fn text_of(
     Ok((rows, text))
 }
 
-pub(crate) async fn write(
+pub(crate) async fn write_document(
     work: &Arc<WorkState>,
     name: &str,
     who: Principal,
     body: DocumentBody,
     key: Option<String>,
 ) -> Result<Slug> {
-    let (name, document) = find(work, name, &who)?;
+    let (name, document) = find_readable_document(work, name, &who)?;
     let refuse = |kind, text: String| Problem::new(kind, format!("document `{name}`: {text}"));
     let allowed = match (&document.kind, &who) {
         (DocumentKind::Report(_), _) => {
@@ -151,7 +155,9 @@ pub(crate) async fn write(
         (DocumentKind::Log(_), _) => true,
     };
     if !allowed {
-        let writers = view(work, &name, &document, None).writers.join(", ");
+        let writers = document_view(work, &name, &document, None)
+            .writers
+            .join(", ");
         let text = format!("{who} does not write it; {writers} does");
         return Err(refuse(FaultKind::Forbidden, text).into());
     }
@@ -183,21 +189,21 @@ pub(crate) async fn write(
 }
 
 /// Brings documents to where their readers find them, until the house stops.
-pub(crate) async fn run(work: Arc<WorkState>) {
+pub(crate) async fn run_document_distribution(work: Arc<WorkState>) {
     let mut plans = work.core.plan.subscribe();
-    let mut there = BTreeMap::new();
+    let mut distributed = BTreeMap::new();
     let mut documents = work.core.store.subscribe(Topic::Documents);
-    // A new reader has a place for them once its saga got there.
+    // A new reader has a place for them once its saga got distributed.
     let mut sagas = work.core.store.subscribe(Topic::Sagas);
     loop {
-        let all = publish(&work, &mut there).await;
+        let all = distribute_documents(&work, &mut distributed).await;
         if let Err(error) = &all {
             tracing::warn!(error = error.chain(), "a document could not be brought");
         }
         let again = async {
             match all {
                 Ok(()) => std::future::pending().await,
-                Err(_) => work.core.rt.sleep(AGAIN).await,
+                Err(_) => work.core.rt.sleep(RETRY_PAUSE).await,
             }
         };
         tokio::select! {
@@ -211,13 +217,16 @@ pub(crate) async fn run(work: Arc<WorkState>) {
 }
 
 /// What an agent has in its `shared/`: digests by document.
-type There = BTreeMap<Slug, BTreeMap<Slug, String>>;
+type DistributedDigests = BTreeMap<Slug, BTreeMap<Slug, String>>;
 
-async fn publish(work: &Arc<WorkState>, there: &mut There) -> Result<()> {
+async fn distribute_documents(
+    work: &Arc<WorkState>,
+    distributed: &mut DistributedDigests,
+) -> Result<()> {
     let Some(current) = work.core.plan.current() else {
         return Ok(());
     };
-    there.retain(|agent, _| current.house.agents.contains_key(agent));
+    distributed.retain(|agent, _| current.house.agents.contains_key(agent));
     let known: BTreeSet<Slug> = work
         .core
         .store
@@ -230,14 +239,14 @@ async fn publish(work: &Arc<WorkState>, there: &mut There) -> Result<()> {
     for name in known {
         let declared = current.house.documents.get(&name);
         let text = match declared {
-            Some(Document { kind, .. }) => text_of(work, &name, kind, u64::MAX).await?.1,
+            Some(Document { kind, .. }) => read_document_text(work, &name, kind, u64::MAX).await?.1,
             None => String::new(),
         };
         texts.insert(name, (declared, text));
     }
     let mut outcome = Ok(());
     for agent in current.house.agents.keys() {
-        let had = there.entry(agent.clone()).or_default();
+        let had = distributed.entry(agent.clone()).or_default();
         let (mut files, mut digests) = (Vec::new(), Vec::new());
         for (name, (declared, text)) in &texts {
             let reads = declared.is_some_and(|d| d.read_by(agent));
@@ -255,7 +264,7 @@ async fn publish(work: &Arc<WorkState>, there: &mut There) -> Result<()> {
             continue;
         }
         let owner = CellName::Agent(agent.clone());
-        match hostd::call(&work.core.hostd, Operation::Prepare { owner, files }).await {
+        match hostd::run_operation(&work.core.hostd, Operation::Prepare { owner, files }).await {
             Ok(()) => had.extend(digests),
             // One agent that is not there yet keeps nothing from the others.
             Err(error) => outcome = Err(error),

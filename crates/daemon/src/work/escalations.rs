@@ -11,25 +11,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Pause between two looks; many tasks may change in it.
-const PAUSE: Duration = Duration::from_millis(500);
+const PASS_INTERVAL: Duration = Duration::from_millis(500);
 /// Longest sleep.
 const IDLE: Duration = Duration::from_secs(3600);
 /// Most tasks of one look.
-const LOOK_MAX: u32 = 1000;
+const TASKS_MAX: u32 = 1000;
 
 /// Looks whenever work changes or a time is over, until the house stops.
-pub(crate) async fn run(work: Arc<WorkState>) {
+pub(crate) async fn run_escalations(work: Arc<WorkState>) {
     let mut plans = work.core.plan.subscribe();
     let mut tasks = work.core.store.subscribe(Topic::Work);
     loop {
-        let next = match pass(&work).await {
+        let next = match escalate_and_close(&work).await {
             Ok(next) => next,
             Err(error) => {
                 tracing::warn!(
                     error = error.chain(),
                     "cannot escalate tasks without an eligible agent; retrying"
                 );
-                PAUSE * 10
+                PASS_INTERVAL * 10
             }
         };
         tokio::select! {
@@ -40,13 +40,13 @@ pub(crate) async fn run(work: Arc<WorkState>) {
         }
         tokio::select! {
             () = work.core.rt.stopped() => return,
-            () = work.core.rt.sleep(PAUSE) => {}
+            () = work.core.rt.sleep(PASS_INTERVAL) => {}
         }
     }
 }
 
 /// Why a task waits, if somebody should decide about it.
-fn undecided(task: &TaskRow) -> Option<String> {
+fn escalation_reason(task: &TaskRow) -> Option<String> {
     let Phase::Parked { reasons } = &task.phase else {
         return None;
     };
@@ -61,7 +61,7 @@ fn undecided(task: &TaskRow) -> Option<String> {
 }
 
 /// The time until something is over.
-async fn pass(work: &Arc<WorkState>) -> Result<Duration> {
+async fn escalate_and_close(work: &Arc<WorkState>) -> Result<Duration> {
     let Some(current) = work.core.plan.current() else {
         return Ok(IDLE);
     };
@@ -70,16 +70,19 @@ async fn pass(work: &Arc<WorkState>) -> Result<Duration> {
     };
     let parked = TaskFilter {
         states: vec![TaskState::Parked],
-        limit: LOOK_MAX,
+        limit: TASKS_MAX,
         ..TaskFilter::default()
     };
     let known = work.core.store.escalations().await?;
     let mut seen: BTreeSet<u64> = known.iter().map(|e| e.task).collect();
     for task in work.core.store.tasks(parked).await? {
-        let Some(why) = undecided(&task).filter(|_| seen.insert(task.number)) else {
+        let Some(why) = escalation_reason(&task).filter(|_| seen.insert(task.number)) else {
             continue;
         };
-        let edit = declared.to.as_ref().map(|to| edit(work, &task, to));
+        let edit = declared
+            .to
+            .as_ref()
+            .map(|to| edit_for_decider(work, &task, to));
         let new = NewEscalation {
             task: TaskRef::Number(task.number),
             within: declared.within,
@@ -107,11 +110,11 @@ async fn pass(work: &Arc<WorkState>) -> Result<Duration> {
 }
 
 /// The same work, for one who is to decide.
-fn edit(work: &WorkState, task: &TaskRow, to: &Slug) -> TaskEdit {
+fn edit_for_decider(work: &WorkState, task: &TaskRow, to: &Slug) -> TaskEdit {
     TaskEdit {
         text: task.text.clone(),
         priority: task.priority,
         assignee: Some(to.clone()),
-        intake: work.intake_again(task),
+        intake: work.intake_for_task(task),
     }
 }

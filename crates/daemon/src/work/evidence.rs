@@ -12,19 +12,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest look at one thing.
-const WITHIN: Duration = Duration::from_secs(600);
+const CHECK_WITHIN: Duration = Duration::from_secs(600);
 /// Most things that one task may declare.
 const DECLARED_MAX: usize = 8;
 /// Statuses of a program that was ended for its time, or never ran, as timeout(1) and container tools have them.
-const UNTOLD: std::ops::RangeInclusive<i32> = 124..=127;
+const INCONCLUSIVE_STATUSES: std::ops::RangeInclusive<i32> = 124..=127;
 
 /// What was found.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum EvidenceResult {
     /// All of it holds.
     Holds,
     /// Something does not.
-    Lacks(String),
+    Missing(String),
     /// Something could not be verified, and why.
     Unknown(String),
 }
@@ -33,12 +33,12 @@ pub(crate) enum Found {
 ///
 /// # Errors
 /// When the right is gone meanwhile, by a cancellation or the run's wall time.
-pub(crate) async fn look_while_held(
+pub(crate) async fn verify_while_renewing_lease(
     work: &Arc<WorkState>,
     task: TaskRef,
     hold: &LeaseProof,
     (evidence, said): (&[Evidence], &str),
-) -> Result<Found> {
+) -> Result<EvidenceResult> {
     let renew = || {
         work.core
             .store
@@ -47,7 +47,7 @@ pub(crate) async fn look_while_held(
     // Only for who holds the work is anything tried.
     renew().await?;
     let every = Duration::from_millis(hold.ttl.0.max(300).unsigned_abs() / 3);
-    let mut look = std::pin::pin!(look(work, task, &hold.agent, (evidence, said)));
+    let mut look = std::pin::pin!(verify_evidence(work, task, &hold.agent, (evidence, said)));
     loop {
         tokio::select! {
             found = &mut look => return Ok(found),
@@ -57,35 +57,35 @@ pub(crate) async fn look_while_held(
 }
 
 /// Verifies one piece of evidence after the other; the first that fails is reported.
-async fn look(
+async fn verify_evidence(
     work: &Arc<WorkState>,
     task: TaskRef,
     agent: &Slug,
     (evidence, result): (&[Evidence], &str),
-) -> Found {
+) -> EvidenceResult {
     for one in evidence {
         let argv = match one {
             Evidence::File(path) => vec!["test".to_owned(), "-s".to_owned(), path.clone()],
             Evidence::Command(argv) => argv.clone(),
             Evidence::Review(reviewer) => {
-                match review(work, task, (agent, reviewer), result).await {
-                    Ok(Found::Holds) => continue,
+                match request_review(work, task, (agent, reviewer), result).await {
+                    Ok(EvidenceResult::Holds) => continue,
                     Ok(found) => return found,
                     Err(error) => {
                         let why = format!("{one} could not be had: {}", error.chain());
-                        return Found::Unknown(why);
+                        return EvidenceResult::Unknown(why);
                     }
                 }
             }
         };
-        match exec::quietly(&work.cells, agent, argv, WITHIN).await {
+        match exec::run_to_end(&work.cells, agent, argv, CHECK_WITHIN).await {
             Ok((0, _)) => {}
-            Ok((code, said)) if UNTOLD.contains(&code) => {
+            Ok((code, said)) if INCONCLUSIVE_STATUSES.contains(&code) => {
                 let why = format!(
                     "{one} could not be verified (status {code}): {}",
                     said.trim()
                 );
-                return Found::Unknown(why);
+                return EvidenceResult::Unknown(why);
             }
             Ok((code, said)) => {
                 let text = match one {
@@ -94,26 +94,29 @@ async fn look(
                         format!("{one} ended with {code}: {}", said.trim())
                     }
                 };
-                return Found::Lacks(text);
+                return EvidenceResult::Missing(text);
             }
             Err(error) => {
-                return Found::Unknown(format!("{one} could not be tried: {}", error.chain()));
+                return EvidenceResult::Unknown(format!(
+                    "{one} could not be tried: {}",
+                    error.chain()
+                ));
             }
         }
     }
-    Found::Holds
+    EvidenceResult::Holds
 }
 
 /// Another agent reads the result as data and answers yes or no; whoever waits for it holds the work meanwhile.
-async fn review(
+async fn request_review(
     work: &Arc<WorkState>,
     task: TaskRef,
     (worker, reviewer): (&Slug, &Slug),
     result: &str,
-) -> Result<Found> {
+) -> Result<EvidenceResult> {
     if worker == reviewer {
         let why = format!("`{reviewer}` did the work, and nobody reviews their own");
-        return Ok(Found::Unknown(why));
+        return Ok(EvidenceResult::Unknown(why));
     }
     let lives = work
         .core
@@ -121,7 +124,7 @@ async fn review(
         .current()
         .is_some_and(|c| c.house.agents.contains_key(reviewer));
     if !lives {
-        return Ok(Found::Unknown(format!(
+        return Ok(EvidenceResult::Unknown(format!(
             "there is no agent `{reviewer}` to review it"
         )));
     }
@@ -140,31 +143,31 @@ async fn review(
         delegated: Some(DelegationRequest {
             expects: vec!["accepted".to_owned()],
             within: Some(Millis(
-                i64::try_from(WITHIN.as_millis()).unwrap_or(i64::MAX),
+                i64::try_from(CHECK_WITHIN.as_millis()).unwrap_or(i64::MAX),
             )),
             data: data.as_object().cloned().unwrap_or_default(),
             ..DelegationRequest::default()
         }),
-        ..work.task_for(reviewer, text)
+        ..work.house_task(reviewer, text)
     };
     let asked = work.core.store.add_task(new).await?;
     let id = TaskRef::Number(asked.task.number);
-    let over = crate::work::lookup::wait_until_settled(work, id, WITHIN).await?;
+    let over = crate::work::lookup::wait_until_ended_or_waiting(work, id, CHECK_WITHIN).await?;
     let said = over.result.as_ref();
     match (
         over.state(),
         said.and_then(|r| r.data["accepted"].as_bool()),
     ) {
-        (TaskState::Done, Some(true)) => Ok(Found::Holds),
+        (TaskState::Done, Some(true)) => Ok(EvidenceResult::Holds),
         (TaskState::Done, Some(false)) => {
             let why = said.map(|r| r.text.clone()).unwrap_or_default();
             let why = why.trim();
-            Ok(Found::Lacks(format!(
+            Ok(EvidenceResult::Missing(format!(
                 "`{reviewer}` does not accept it (TASK-{}): {why}",
                 asked.task.number
             )))
         }
-        (state, _) => Ok(Found::Unknown(format!(
+        (state, _) => Ok(EvidenceResult::Unknown(format!(
             "`{reviewer}` gave no answer: TASK-{} is {state}",
             asked.task.number
         ))),
@@ -175,7 +178,7 @@ async fn review(
 ///
 /// # Errors
 /// When one of it is none.
-pub(crate) fn declared(views: &[EvidenceView]) -> Result<Option<DelegationRequest>> {
+pub(crate) fn parse_declared_evidence(views: &[EvidenceView]) -> Result<Option<DelegationRequest>> {
     if views.is_empty() {
         return Ok(None);
     }
@@ -204,7 +207,7 @@ pub(crate) fn declared(views: &[EvidenceView]) -> Result<Option<DelegationReques
 }
 
 /// One as a document.
-pub(crate) fn view(one: &Evidence) -> EvidenceView {
+pub(crate) fn evidence_view(one: &Evidence) -> EvidenceView {
     let mut view = EvidenceView::default();
     match one.clone() {
         Evidence::File(path) => view.file = Some(path),

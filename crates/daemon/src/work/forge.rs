@@ -13,16 +13,16 @@ use serde_json::json;
 use std::time::Duration;
 
 /// Time for a report.
-const PATIENCE: Duration = Duration::from_secs(20);
+const REQUEST_WITHIN: Duration = Duration::from_secs(20);
 
 /// A report that nobody took for so long is given up.
-const GIVE_UP: Millis = Millis::from_secs(24 * 3600);
+const GIVE_UP_AFTER: Millis = Millis::from_secs(24 * 3600);
 
 /// Reports the end of a task to where it came from: a comment, and the status of a pull request's commit.
 ///
 /// # Errors
 /// When it is to be tried again.
-pub(crate) async fn report_outcome(
+pub(crate) async fn report_outcome_to_forge(
     work: &WorkState,
     origin: &HookOrigin,
     row: &TaskRow,
@@ -37,12 +37,12 @@ pub(crate) async fn report_outcome(
         .and_then(|(hook, c)| Some((hook, &c.base_dir, hook.api.as_ref()?)))
     else {
         let why = "the hook is gone, or has no `api` any more; the result stays with the task";
-        return outcomes::undeliverable(work, row, &recipient, why).await;
+        return outcomes::log_undeliverable_outcome(work, row, &recipient, why).await;
     };
     let token = hook
         .token
         .as_ref()
-        .map(|t| work.core.secrets.resolve(t, base))
+        .map(|t| work.core.secrets.read_secret(t, base))
         .transpose();
     let token = token.map_err(|why| Problem::new(FaultKind::Unavailable, why))?;
     let token = token.map(|t| Secret::new(format!("token {}", t.expose())));
@@ -57,7 +57,7 @@ pub(crate) async fn report_outcome(
         .plan
         .language_of(row.assignee.as_ref())
         .render(&told);
-    let comment = json!({ "body": format!("{told}\n\n{}", outcomes::outcome(row)) });
+    let comment = json!({ "body": format!("{told}\n\n{}", outcomes::outcome_text(row)) });
     let mut posts = vec![(
         format!("{repository}/issues/{}/comments", origin.number),
         comment,
@@ -84,7 +84,7 @@ pub(crate) async fn report_outcome(
             Ok(request) => match work
                 .core
                 .http
-                .send(request, PATIENCE)
+                .send(request, REQUEST_WITHIN)
                 .await
                 .map(|a| a.status())
             {
@@ -96,12 +96,14 @@ pub(crate) async fn report_outcome(
                 Err(why) => (format!("`{url}`: {why}"), true),
             },
         };
-        let late = work.core.store.now().since(row.updated_at) > GIVE_UP;
+        let late = work.core.store.now().since(row.updated_at) > GIVE_UP_AFTER;
         match why {
             (why, true) if !late => {
                 return Err(Problem::new(FaultKind::Unavailable, why).into());
             }
-            (why, _) => return outcomes::undeliverable(work, row, &recipient, &why).await,
+            (why, _) => {
+                return outcomes::log_undeliverable_outcome(work, row, &recipient, &why).await;
+            }
         }
     }
     Ok(())

@@ -14,16 +14,16 @@ const NAMED: u32 = SCORE_MAX + 1;
 
 impl WorkState {
     /// What admission needs for a text.
-    pub(crate) fn intake(&self, text: &str) -> Intake {
-        let fit = self.skills.current().find(text);
+    pub(crate) fn intake_for_text(&self, text: &str) -> Intake {
+        let fit = self.skills.current().find_unique_match(text);
         Intake {
             fit,
-            agents: self.facts(),
+            agents: self.agent_facts(),
         }
     }
 
     /// What admission needs for a skill that the author named.
-    pub(crate) fn intake_named(&self, skill: &str, args: BTreeMap<String, String>) -> Intake {
+    pub(crate) fn intake_for_skill(&self, skill: &str, args: BTreeMap<String, String>) -> Intake {
         let fit = Match::One(Candidate {
             skill: skill.to_owned(),
             score: NAMED,
@@ -31,22 +31,22 @@ impl WorkState {
         });
         Intake {
             fit,
-            agents: self.facts(),
+            agents: self.agent_facts(),
         }
     }
 
     /// What admission needs to look at a waiting task again.
-    pub(crate) fn intake_again(&self, task: &TaskRow) -> Intake {
+    pub(crate) fn intake_for_task(&self, task: &TaskRow) -> Intake {
         match &task.route.skill {
             Some(skill) if task.route.score == NAMED => {
-                self.intake_named(skill, task.route.args.clone())
+                self.intake_for_skill(skill, task.route.args.clone())
             }
-            _ => self.intake(&task.text),
+            _ => self.intake_for_text(&task.text),
         }
     }
 
     /// Work that the house itself gives to an agent: in the usual lane, without limits of its own.
-    pub(crate) fn task_for(&self, agent: &Slug, text: String) -> NewTask {
+    pub(crate) fn house_task(&self, agent: &Slug, text: String) -> NewTask {
         NewTask {
             author: Principal::House,
             assignee: Some(agent.clone()),
@@ -54,13 +54,13 @@ impl WorkState {
             budget: BudgetAmounts::default(),
             policy: None,
             idempotency: None,
-            intake: self.intake(&text),
+            intake: self.intake_for_text(&text),
             delegated: None,
             text,
         }
     }
 
-    fn facts(&self) -> Vec<AgentFact> {
+    fn agent_facts(&self) -> Vec<AgentFact> {
         let Some(current) = self.core.plan.current() else {
             return Vec::new();
         };
@@ -77,13 +77,13 @@ impl WorkState {
 
     /// Admits a waiting task again. One that was claimed or cancelled meanwhile has moved on by
     /// itself, which is as good.
-    pub(crate) async fn admit_again(&self, task: &TaskRow) -> Result<()> {
+    pub(crate) async fn readmit_task(&self, task: &TaskRow) -> Result<()> {
         use abbey_engine::task::Refusal;
         let id = abbey_model::TaskRef::Id(task.id);
         match self
             .core
             .store
-            .admit_task(id, self.intake_again(task))
+            .admit_task(id, self.intake_for_task(task))
             .await
         {
             Ok(_) | Err(abbey_store::Error::Task(Refusal::Illegal { .. })) => Ok(()),
@@ -92,7 +92,7 @@ impl WorkState {
     }
 
     /// Looks at every task that waits; after a change of agents, budgets or skills.
-    pub(crate) async fn admit_waiting(&self) -> Result<()> {
+    pub(crate) async fn readmit_waiting_tasks(&self) -> Result<()> {
         use abbey_model::TaskState;
         let states = vec![TaskState::Parked, TaskState::Pending, TaskState::Ready];
         let filter = abbey_store::TaskFilter {
@@ -101,7 +101,7 @@ impl WorkState {
             ..Default::default()
         };
         for task in self.core.store.tasks(filter).await? {
-            self.admit_again(&task).await?;
+            self.readmit_task(&task).await?;
         }
         Ok(())
     }

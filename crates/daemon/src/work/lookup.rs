@@ -19,7 +19,7 @@ pub(crate) fn parse_task_ref(text: &str) -> Result<TaskRef> {
         .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
 }
 
-pub(crate) fn known_agent(work: &WorkState, text: &str) -> Result<Slug> {
+pub(crate) fn find_agent_slug(work: &WorkState, text: &str) -> Result<Slug> {
     let slug = parse_slug(text)?;
     match work.core.plan.current() {
         Some(current) if current.house.agents.contains_key(&slug) => Ok(slug),
@@ -45,7 +45,7 @@ pub(crate) fn parse_priority(text: Option<&str>) -> Result<Priority> {
 }
 
 /// A task once it has stopped moving, or as it stands when patience is over.
-pub(crate) async fn wait_until_settled(
+pub(crate) async fn wait_until_ended_or_waiting(
     work: &WorkState,
     task: TaskRef,
     patience: Duration,

@@ -12,10 +12,10 @@ use axum::http::StatusCode;
 use std::sync::Arc;
 
 /// The model gateway of a house.
-pub(crate) fn gateway(work: &Arc<WorkState>) -> Gateway {
+pub(crate) fn build_model_gateway(work: &Arc<WorkState>) -> Gateway {
     let plan = Arc::new(PlannedModels(Arc::clone(work)));
     Gateway::new(GatewayParts {
-        meter: Arc::new(crate::work::model_meter::Ledger(Arc::clone(work))),
+        meter: Arc::new(crate::work::model_meter::StoreMeter(Arc::clone(work))),
         router: Arc::clone(&plan) as Arc<dyn Router>,
         providers: Arc::clone(&plan) as Arc<dyn Providers>,
         credentials: plan,
@@ -116,7 +116,7 @@ impl Credentials for PlannedModels {
             self.0
                 .core
                 .secrets
-                .resolve(key, &plan.base_dir)
+                .read_secret(key, &plan.base_dir)
                 .map(Authorization::Bearer)
                 .map_err(Refusal::provider_unavailable)
         };

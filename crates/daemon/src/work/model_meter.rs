@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The ledger of a house, as the gateway sees it.
-pub(crate) struct Ledger(pub(crate) Arc<WorkState>);
+pub(crate) struct StoreMeter(pub(crate) Arc<WorkState>);
 
-impl Meter for Ledger {
+impl Meter for StoreMeter {
     fn reserve(
         &self,
         request: ReservationRequest,

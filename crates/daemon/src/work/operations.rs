@@ -17,17 +17,21 @@ use std::sync::Arc;
 
 /// One of them, with what it is done to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Deed {
+enum RequestedOperation {
     /// Restarts a service.
-    Service(Slug),
+    RestartService(Slug),
     /// Restarts an agent's cell.
-    Cell(Slug),
+    RestartAgent(Slug),
     /// Keeps the state of the house's files as it is now, where they are on ZFS.
     Snapshot,
 }
 
 /// Restarts a cell: it is stopped, and the reconciler starts it again if its desired state is up.
-pub(crate) async fn restart(work: &Arc<WorkState>, cell: CellName, who: Principal) -> Result<()> {
+pub(crate) async fn restart_cell(
+    work: &Arc<WorkState>,
+    cell: CellName,
+    who: Principal,
+) -> Result<()> {
     let (backend, target) = (Arc::clone(&work.cells.backend), cell.clone());
     let grace = crate::cells::specs::stop_grace(&work.cells, &cell);
     let asked = runtime::blocking(move || backend.stop(&target, grace)).await;
@@ -43,12 +47,12 @@ pub(crate) async fn restart(work: &Arc<WorkState>, cell: CellName, who: Principa
         detail: json!({}),
     };
     work.core.store.append_audit_entry(note).await?;
-    work.cells.request_pass();
+    work.cells.request_reconcile();
     Ok(())
 }
 
 /// A running task of the agent whose skill was granted this, with its lease.
-pub(crate) async fn granted(
+pub(crate) async fn find_granted_task(
     work: &WorkState,
     agent: &Slug,
     grant: &str,
@@ -74,7 +78,12 @@ pub(crate) async fn granted(
     Ok(None)
 }
 
-fn find(work: &WorkState, who: &Principal, name: &str, args: &Value) -> Result<Deed> {
+fn parse_operation(
+    work: &WorkState,
+    who: &Principal,
+    name: &str,
+    args: &Value,
+) -> Result<RequestedOperation> {
     let current = work.core.plan.require()?;
     let named = |key: &str| -> Result<Slug> {
         let text = args[key].as_str().unwrap_or_default();
@@ -88,7 +97,7 @@ fn find(work: &WorkState, who: &Principal, name: &str, args: &Value) -> Result<D
         "service-restart" => {
             let slug = named("service")?;
             match current.house.services.contains_key(&slug) {
-                true => Ok(Deed::Service(slug)),
+                true => Ok(RequestedOperation::RestartService(slug)),
                 false => Err(missing("service", &slug).into()),
             }
         }
@@ -99,11 +108,11 @@ fn find(work: &WorkState, who: &Principal, name: &str, args: &Value) -> Result<D
                 return Err(Problem::new(FaultKind::Forbidden, text).into());
             }
             match current.house.agents.contains_key(&slug) {
-                true => Ok(Deed::Cell(slug)),
+                true => Ok(RequestedOperation::RestartAgent(slug)),
                 false => Err(missing("agent", &slug).into()),
             }
         }
-        "zfs-snapshot" => Ok(Deed::Snapshot),
+        "zfs-snapshot" => Ok(RequestedOperation::Snapshot),
         other => {
             let text = format!("there is no operation `{other}`");
             Err(Problem::new(FaultKind::NotFound, text).into())
@@ -111,12 +120,12 @@ fn find(work: &WorkState, who: &Principal, name: &str, args: &Value) -> Result<D
     }
 }
 
-impl Deed {
+impl RequestedOperation {
     /// What it would do, for whoever is asked; none where nobody needs to be.
     async fn preview(&self, work: &Arc<WorkState>) -> Result<Option<String>> {
         let current = work.core.plan.require()?;
         match self {
-            Deed::Service(slug) => {
+            RequestedOperation::RestartService(slug) => {
                 let users = current.house.agents.values();
                 let users = users.filter(|a| plan::agent_uses_service(&current.house, a, slug));
                 let users: Vec<&str> = users.map(|a| a.slug.as_str()).collect();
@@ -126,7 +135,7 @@ impl Deed {
                 };
                 Ok(Some(format!("service `{slug}` is restarted; {others}")))
             }
-            Deed::Cell(slug) => {
+            RequestedOperation::RestartAgent(slug) => {
                 let running = TaskFilter {
                     states: vec![TaskState::Running],
                     assignee: Some(slug.clone()),
@@ -142,26 +151,27 @@ impl Deed {
                 };
                 Ok(Some(format!("the cell of `{slug}` is restarted; {work}")))
             }
-            Deed::Snapshot => Ok(None),
+            RequestedOperation::Snapshot => Ok(None),
         }
     }
 
     async fn perform(self, work: &Arc<WorkState>, who: Principal) -> Result<Value> {
         match self {
-            Deed::Service(slug) => {
-                restart(work, CellName::Service(slug.clone()), who).await?;
+            RequestedOperation::RestartService(slug) => {
+                restart_cell(work, CellName::Service(slug.clone()), who).await?;
                 Ok(json!({ "text": format!("service `{slug}` restarts"), "service": slug }))
             }
-            Deed::Cell(slug) => {
-                restart(work, CellName::Agent(slug.clone()), who).await?;
+            RequestedOperation::RestartAgent(slug) => {
+                restart_cell(work, CellName::Agent(slug.clone()), who).await?;
                 Ok(json!({ "text": format!("the cell of `{slug}` restarts"), "agent": slug }))
             }
-            Deed::Snapshot => {
+            RequestedOperation::Snapshot => {
                 let stamp = abbey_api::Time(work.core.store.now()).to_string();
                 let label = stamp.replace([':', '.'], "-").to_ascii_lowercase();
                 let hostd = Arc::clone(&work.core.hostd);
                 let asked = Operation::Snapshot { label };
-                let reply = crate::core::hostd::ask(move || hostd.call(asked, &[])).await?;
+                let reply =
+                    crate::core::hostd::call_blocking(move || hostd.call(asked, &[])).await?;
                 let Reply::Snapshot { name } = reply else {
                     let text = "the helper gave another answer";
                     return Err(Problem::new(FaultKind::Internal, text).into());
@@ -181,16 +191,20 @@ impl Deed {
 
 /// An agent asks the house to do something, in a task that runs a skill with that grant. The answer says what was done,
 /// or what a person is to be asked first.
-pub(crate) async fn operate(work: &Arc<WorkState>, agent: &Slug, name: &str) -> Result<Value> {
-    let granted = granted(work, agent, &format!("op:{name}")).await?;
+pub(crate) async fn run_operation_for_agent(
+    work: &Arc<WorkState>,
+    agent: &Slug,
+    name: &str,
+) -> Result<Value> {
+    let granted = find_granted_task(work, agent, &format!("op:{name}")).await?;
     let Some((task, token)) = granted else {
         let text = format!("no running task of `{agent}` uses a skill that may do `{name}`");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     };
     let args = json!(task.route.args);
     let who = Principal::Agent(agent.clone());
-    let deed = find(work, &who, name, &args)?;
-    if let Some(why) = deed.preview(work).await? {
+    let operation = parse_operation(work, &who, name, &args)?;
+    if let Some(why) = operation.preview(work).await? {
         let action = format!("skill:{}", task.route.skill.as_deref().unwrap_or(name));
         let asked = work.core.store.approvals(Some(task.number), true).await?;
         let yes = asked
@@ -200,30 +214,30 @@ pub(crate) async fn operate(work: &Arc<WorkState>, agent: &Slug, name: &str) -> 
             return Ok(json!({ "approval": { "why": why } }));
         };
         let body = abbey_api::UseBody { action, args };
-        approvals::take(work, agent.clone(), token, yes.number, body).await?;
+        approvals::use_approval(work, agent.clone(), token, yes.number, body).await?;
     }
-    deed.perform(work, who).await
+    operation.perform(work, who).await
 }
 
 /// The operator has it done, or sees what it would do.
-pub(crate) async fn by_operator(
+pub(crate) async fn run_operation_for_operator(
     work: &Arc<WorkState>,
     name: &str,
     args: &Value,
     dry_run: bool,
 ) -> Result<Value> {
-    let deed = find(work, &Principal::Operator, name, args)?;
+    let operation = parse_operation(work, &Principal::Operator, name, args)?;
     if dry_run {
-        let would = deed.preview(work).await?;
+        let would = operation.preview(work).await?;
         return Ok(
             json!({ "dry_run": true, "text": would.unwrap_or_else(|| "it disturbs nobody".to_owned()) }),
         );
     }
-    deed.perform(work, Principal::Operator).await
+    operation.perform(work, Principal::Operator).await
 }
 
 /// Every operation, with the agents whom a skill of theirs grants it.
-pub(crate) fn all(work: &WorkState) -> Vec<Value> {
+pub(crate) fn list_operations(work: &WorkState) -> Vec<Value> {
     let skills = work.skills.current();
     let current = work.core.plan.current();
     let of = |name: &str| {
@@ -243,11 +257,11 @@ pub(crate) fn all(work: &WorkState) -> Vec<Value> {
 }
 
 /// Whether the firewall is as the plan says, and who is behind it.
-pub(crate) async fn firewall(work: &Arc<WorkState>) -> Result<Value> {
+pub(crate) async fn check_firewall(work: &Arc<WorkState>) -> Result<Value> {
     let current = work.core.plan.require()?;
     let stood = {
         let _no_plan = work.core.plan.lock_changes().await;
-        !firewall::raise(&work.cells.net).await?
+        !firewall::apply_planned_firewall(&work.cells.net).await?
     };
     let agents = current.house.agents.values();
     let agents = agents.map(|a| (format!("agent:{}", a.slug), a.egress.to_string()));
@@ -265,7 +279,7 @@ pub(crate) async fn firewall(work: &Arc<WorkState>) -> Result<Value> {
 }
 
 /// Pools and data sets of the host, where it has ZFS.
-pub(crate) async fn zfs() -> Value {
+pub(crate) async fn list_zfs() -> Value {
     let list = |program: &'static str, fields: &'static str| async move {
         let out = tokio::process::Command::new(program)
             .args(["list", "-Hp", "-o", fields])
@@ -275,7 +289,7 @@ pub(crate) async fn zfs() -> Value {
             .await
             .ok()?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        out.status.success().then(|| rows(fields, &text))
+        out.status.success().then(|| parse_zfs_rows(fields, &text))
     };
     let pools = list("zpool", "name,size,allocated,free,health").await;
     let sets = list("zfs", "name,used,available,mountpoint").await;
@@ -283,7 +297,7 @@ pub(crate) async fn zfs() -> Value {
 }
 
 /// Lines of fields between tabs.
-fn rows(fields: &str, text: &str) -> Vec<Value> {
+fn parse_zfs_rows(fields: &str, text: &str) -> Vec<Value> {
     let row = |line: &str| {
         let pairs = fields.split(',').zip(line.split('\t'));
         let pairs = pairs.map(|(k, v)| (k.to_owned(), Value::from(v)));
@@ -299,7 +313,7 @@ mod tests {
     #[test]
     fn lists_of_zfs_are_read_by_field() {
         let text = "tank\t1000\t10\t990\tONLINE\nspare\t5\t5\t0\tDEGRADED\n";
-        let rows = rows("name,size,allocated,free,health", text);
+        let rows = parse_zfs_rows("name,size,allocated,free,health", text);
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[0]["name"], "tank");
         assert_eq!(rows[1]["health"], "DEGRADED");

@@ -7,10 +7,10 @@ use abbey_store::{NewAuditEntry, TaskRow};
 use serde_json::json;
 
 /// Largest part of a result that is delivered to its recipient, bytes; the rest stays with the task.
-pub(crate) const TOLD_MAX: usize = 16 << 10;
+pub(crate) const OUTCOME_TEXT_MAX: usize = 16 << 10;
 
 /// Logs a result that cannot be delivered; it stays with its task.
-pub(crate) async fn undeliverable(
+pub(crate) async fn log_undeliverable_outcome(
     work: &WorkState,
     row: &TaskRow,
     recipient: &Recipient,
@@ -27,13 +27,13 @@ pub(crate) async fn undeliverable(
 }
 
 /// Result or failure of a task, cut to what is delivered.
-pub(crate) fn outcome(row: &TaskRow) -> String {
+pub(crate) fn outcome_text(row: &TaskRow) -> String {
     let said = match (&row.result, &row.failure) {
         (Some(result), _) => result.text.clone(),
         (None, Some(failure)) => failure.clone(),
         (None, None) => String::new(),
     };
-    let mut end = said.len().min(TOLD_MAX);
+    let mut end = said.len().min(OUTCOME_TEXT_MAX);
     while !said.is_char_boundary(end) {
         end -= 1;
     }

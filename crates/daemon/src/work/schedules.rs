@@ -18,26 +18,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest sleep: a clock that was set is noticed after that.
-const SLEEP_MAX: Duration = Duration::from_secs(30);
+const PASS_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// One schedule of the plan.
-struct Planned<'a> {
+struct PlannedSchedule<'a> {
     name: String,
     agent: &'a Slug,
     schedule: &'a Schedule,
     timing: Timing,
 }
 
-fn planned(current: &PlanInForce) -> Vec<Planned<'_>> {
+fn planned_schedules(current: &PlanInForce) -> Vec<PlannedSchedule<'_>> {
     let zone = &current.house.budget.timezone;
     let agents = current.house.agents.values();
     let all = agents.flat_map(|a| a.schedules.iter().map(move |(name, s)| (&a.slug, name, s)));
     all.filter_map(|(agent, name, schedule)| {
-        Some(Planned {
+        Some(PlannedSchedule {
             name: format!("{agent}/{name}"),
             agent,
             schedule,
-            timing: timing(schedule, zone).ok()?,
+            timing: parse_timing(schedule, zone).ok()?,
         })
     })
     .collect()
@@ -47,7 +47,7 @@ fn planned(current: &PlanInForce) -> Vec<Planned<'_>> {
 ///
 /// # Errors
 /// What is wrong with its pattern or zone.
-pub(crate) fn timing(schedule: &Schedule, zone: &str) -> std::result::Result<Timing, String> {
+pub(crate) fn parse_timing(schedule: &Schedule, zone: &str) -> std::result::Result<Timing, String> {
     match &schedule.when {
         When::Every(every) => Ok(Timing::Every(*every)),
         When::At(text) => {
@@ -65,7 +65,7 @@ pub(crate) fn timing(schedule: &Schedule, zone: &str) -> std::result::Result<Tim
 }
 
 /// A part of the jitter that is the instant's own.
-fn moved_back(name: &str, instant: Timestamp, jitter: Millis) -> Millis {
+fn jitter_of_instant(name: &str, instant: Timestamp, jitter: Millis) -> Millis {
     if jitter.0 <= 0 {
         return Millis(0);
     }
@@ -74,47 +74,54 @@ fn moved_back(name: &str, instant: Timestamp, jitter: Millis) -> Millis {
     Millis(part.rem_euclid(jitter.0 + 1))
 }
 
-fn digest_of(schedule: &Schedule, zone: &str) -> String {
+fn schedule_digest(schedule: &Schedule, zone: &str) -> String {
     let text = serde_json::to_vec(&(&schedule.when, &schedule.timezone, zone)).unwrap_or_default();
     abbey_support::digest::sha256_hex(&text)
 }
 
-fn work_of(work: &Arc<WorkState>, one: &Planned<'_>, instant: Timestamp) -> Result<ScheduledStart> {
+fn scheduled_start(
+    work: &Arc<WorkState>,
+    one: &PlannedSchedule<'_>,
+    instant: Timestamp,
+) -> Result<ScheduledStart> {
     let key = format!("schedule {} {}", one.name, instant.0);
     match &one.schedule.does {
         Does::Workflow(name, input) => {
-            let new = workflows::new_run(work, name, input.clone(), Principal::House, Some(key))?;
+            let new =
+                workflows::check_new_run(work, name, input.clone(), Principal::House, Some(key))?;
             Ok(ScheduledStart::Workflow(
                 Box::new(new),
-                workflows::intakes(work),
+                workflows::intakes_for_steps(work),
             ))
         }
         Does::Skill(skill, args) => Ok(ScheduledStart::Task(Box::new(NewTask {
-            intake: work.intake_named(skill, args.clone()),
-            ..task(work, one, &format!("{}: {skill}", one.name), key)
+            intake: work.intake_for_skill(skill, args.clone()),
+            ..scheduled_task(work, one, &format!("{}: {skill}", one.name), key)
         }))),
-        Does::Task(text) => Ok(ScheduledStart::Task(Box::new(task(work, one, text, key)))),
+        Does::Task(text) => Ok(ScheduledStart::Task(Box::new(scheduled_task(
+            work, one, text, key,
+        )))),
     }
 }
 
 /// A task of the schedule's agent.
-fn task(work: &WorkState, one: &Planned<'_>, text: &str, key: String) -> NewTask {
+fn scheduled_task(work: &WorkState, one: &PlannedSchedule<'_>, text: &str, key: String) -> NewTask {
     NewTask {
         idempotency: Some((key, abbey_support::digest::sha256_hex(text.as_bytes()))),
         delegated: one.schedule.timeout.map(|within| DelegationRequest {
             within: Some(within),
             ..DelegationRequest::default()
         }),
-        ..work.task_for(one.agent, text.to_owned())
+        ..work.house_task(one.agent, text.to_owned())
     }
 }
 
 /// Fires what is due until the house stops.
-pub(crate) async fn run(work: Arc<WorkState>) {
+pub(crate) async fn run_scheduler(work: Arc<WorkState>) {
     let mut plans = work.core.plan.subscribe();
     let mut known: Option<BTreeMap<String, ScheduleRow>> = None;
     loop {
-        let pause = match look(&work, &mut known).await {
+        let pause = match fire_due_schedules(&work, &mut known).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(
@@ -134,15 +141,15 @@ pub(crate) async fn run(work: Arc<WorkState>) {
 }
 
 /// One look; the pause until the next instant. `known` is what the store says, read once.
-pub(crate) async fn look(
+pub(crate) async fn fire_due_schedules(
     work: &Arc<WorkState>,
     known: &mut Option<BTreeMap<String, ScheduleRow>>,
 ) -> Result<Duration> {
     let Some(current) = work.core.plan.current() else {
-        return Ok(SLEEP_MAX);
+        return Ok(PASS_INTERVAL_MAX);
     };
     let zone = &current.house.budget.timezone;
-    let all = planned(&current);
+    let all = planned_schedules(&current);
     let mut rows = match known.take() {
         Some(rows) => rows,
         None => work.core.store.schedules().await?,
@@ -158,7 +165,7 @@ pub(crate) async fn look(
     }
     let mut fresh = false;
     for one in &all {
-        let digest = digest_of(one.schedule, zone);
+        let digest = schedule_digest(one.schedule, zone);
         if rows.get(&one.name).is_none_or(|r| r.digest != digest) {
             work.core
                 .store
@@ -170,10 +177,10 @@ pub(crate) async fn look(
     if fresh {
         rows = work.core.store.schedules().await?;
     }
-    let mut pause = SLEEP_MAX;
+    let mut pause = PASS_INTERVAL_MAX;
     for one in &all {
         if let Some(row) = rows.get_mut(&one.name) {
-            pause = pause.min(attend(work, one, row).await?);
+            pause = pause.min(fire_due_instants(work, one, row).await?);
         }
     }
     *known = Some(rows);
@@ -181,15 +188,15 @@ pub(crate) async fn look(
 }
 
 /// Fires what is due of one schedule.
-async fn attend(
+async fn fire_due_instants(
     work: &Arc<WorkState>,
-    one: &Planned<'_>,
+    one: &PlannedSchedule<'_>,
     row: &mut ScheduleRow,
 ) -> Result<Duration> {
     let now = work.core.store.now();
     let catch_up: CatchUp = one.schedule.catch_up.parse().unwrap_or_default();
     // What is moved back is not due before it was.
-    let ripe = |i: &Timestamp| *i + moved_back(&one.name, *i, one.schedule.jitter) <= now;
+    let ripe = |i: &Timestamp| *i + jitter_of_instant(&one.name, *i, one.schedule.jitter) <= now;
     let mut due = one.timing.due(row.since, row.settled, now, catch_up);
     if let Some(unripe) = due.fire.iter().find(|i| !ripe(i)).copied() {
         due.fire.retain(|i| *i < unripe);
@@ -207,7 +214,7 @@ async fn attend(
             overlap,
         };
         for instant in &due.fire {
-            let due = Some((*instant, work_of(work, one, *instant)?));
+            let due = Some((*instant, scheduled_start(work, one, *instant)?));
             let fire = settle(due, *instant, std::mem::take(&mut missed));
             work.core.store.fire_schedule(fire).await?;
         }
@@ -220,21 +227,21 @@ async fn attend(
         row.settled = through;
     }
     let next = one.timing.next(row.since, row.settled);
-    Ok(next.map_or(SLEEP_MAX, |next| {
-        let at = next + moved_back(&one.name, next, one.schedule.jitter);
+    Ok(next.map_or(PASS_INTERVAL_MAX, |next| {
+        let at = next + jitter_of_instant(&one.name, next, one.schedule.jitter);
         at.since(now).to_std().max(Duration::from_millis(20))
     }))
 }
 
 /// Fires one now, by hand, beside its own instants.
-pub(crate) async fn by_hand(work: &Arc<WorkState>, name: &str) -> Result<()> {
+pub(crate) async fn fire_schedule_now(work: &Arc<WorkState>, name: &str) -> Result<()> {
     let current = work.core.plan.current();
     let found = current.as_ref().and_then(|c| {
-        let mut all = planned(c).into_iter();
+        let mut all = planned_schedules(c).into_iter();
         all.find(|p| p.name == name)
     });
     let Some(one) = found else {
-        return Err(unknown(name));
+        return Err(unknown_schedule(name));
     };
     let rows = work.core.store.schedules().await?;
     let now = work.core.store.now();
@@ -243,14 +250,14 @@ pub(crate) async fn by_hand(work: &Arc<WorkState>, name: &str) -> Result<()> {
         by: Principal::Operator,
         through: rows.get(name).map_or(now, |r| r.settled),
         missed: 0,
-        work: Some((now, work_of(work, &one, now)?)),
+        work: Some((now, scheduled_start(work, &one, now)?)),
         overlap: one.schedule.overlap.parse().unwrap_or_default(),
     };
     work.core.store.fire_schedule(fire).await?;
     Ok(())
 }
 
-fn unknown(name: &str) -> crate::core::error::Error {
+fn unknown_schedule(name: &str) -> crate::core::error::Error {
     Problem::new(
         FaultKind::NotFound,
         format!("there is no schedule `{name}`"),
@@ -259,7 +266,11 @@ fn unknown(name: &str) -> crate::core::error::Error {
     .into()
 }
 
-fn view(work: &WorkState, one: &Planned<'_>, row: Option<&ScheduleRow>) -> ScheduleView {
+fn schedule_view(
+    work: &WorkState,
+    one: &PlannedSchedule<'_>,
+    row: Option<&ScheduleRow>,
+) -> ScheduleView {
     let when = match &one.schedule.when {
         When::Cron(text) => format!("cron {text}"),
         When::Every(every) => format!("every {} s", every.0 / 1000),
@@ -293,28 +304,31 @@ fn view(work: &WorkState, one: &Planned<'_>, row: Option<&ScheduleRow>) -> Sched
 }
 
 /// Every schedule.
-pub(crate) async fn list(work: &Arc<WorkState>) -> Result<SchedulesDoc> {
+pub(crate) async fn list_schedules(work: &Arc<WorkState>) -> Result<SchedulesDoc> {
     let rows = work.core.store.schedules().await?;
     let current = work.core.plan.current();
-    let all = current.as_ref().map(|c| planned(c)).unwrap_or_default();
+    let all = current
+        .as_ref()
+        .map(|c| planned_schedules(c))
+        .unwrap_or_default();
     Ok(SchedulesDoc {
         version: VERSION,
         schedules: all
             .iter()
-            .map(|p| view(work, p, rows.get(&p.name)))
+            .map(|p| schedule_view(work, p, rows.get(&p.name)))
             .collect(),
         cursor: None,
     })
 }
 
 /// One of them with what it did.
-pub(crate) async fn show(work: &Arc<WorkState>, name: &str) -> Result<ScheduleDoc> {
-    let all = list(work).await?.schedules;
+pub(crate) async fn show_schedule(work: &Arc<WorkState>, name: &str) -> Result<ScheduleDoc> {
+    let all = list_schedules(work).await?.schedules;
     let schedule = all.into_iter().find(|s| s.name == name);
     let lines = work.core.store.schedule_history(name.to_owned()).await?;
     Ok(ScheduleDoc {
         version: VERSION,
-        schedule: schedule.ok_or_else(|| unknown(name))?,
+        schedule: schedule.ok_or_else(|| unknown_schedule(name))?,
         history: lines
             .into_iter()
             .map(|l| ScheduleLineView {
@@ -333,7 +347,7 @@ mod tests {
     use crate::api_server::plans;
     use crate::boot::control_plane::ControlPlane;
     use crate::boot::testing;
-    use crate::core::manual_clock::Turned;
+    use crate::core::manual_clock::ManualClock;
     use abbey_model::TaskState;
     use abbey_store::{Clock, TaskFilter, TaskRow};
     use std::sync::atomic::{AtomicI64, Ordering};
@@ -350,8 +364,8 @@ mod tests {
     }
 
     struct Stage {
-        house: Arc<ControlPlane>,
-        clock: Arc<Turned>,
+        plane: Arc<ControlPlane>,
+        clock: Arc<ManualClock>,
         known: Option<BTreeMap<String, ScheduleRow>>,
         _dir: tempfile::TempDir,
     }
@@ -361,11 +375,11 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             // The evening before the clock goes back.
             let start: jiff::Timestamp = "2026-10-24T20:00:00Z".parse().unwrap();
-            let clock = Arc::new(Turned(AtomicI64::new(start.as_millisecond())));
-            let house =
+            let clock = Arc::new(ManualClock(AtomicI64::new(start.as_millisecond())));
+            let plane =
                 testing::control_plane(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>).await;
             let mut stage = Stage {
-                house,
+                plane,
                 clock,
                 known: None,
                 _dir: dir,
@@ -376,35 +390,37 @@ mod tests {
 
         async fn apply(&mut self, schedules: &str) {
             plans::apply(
-                &self.house.api,
+                &self.plane.api,
                 manifest(schedules),
                 None,
                 Principal::Operator,
             )
             .await
             .unwrap();
-            self.look().await;
+            self.fire_due().await;
         }
 
-        async fn look(&mut self) -> Duration {
-            look(&self.house.work, &mut self.known).await.unwrap()
+        async fn fire_due(&mut self) -> Duration {
+            fire_due_schedules(&self.plane.work, &mut self.known)
+                .await
+                .unwrap()
         }
 
         /// Time passes, and the house looks every so often.
         async fn live(&mut self, hours: i64, every_s: i64) {
             for _ in 0..hours * 3600 / every_s {
                 self.clock.0.fetch_add(every_s * 1000, Ordering::SeqCst);
-                self.look().await;
+                self.fire_due().await;
             }
         }
 
         async fn sleep(&mut self, hours: i64) {
             self.clock.0.fetch_add(hours * 3_600_000, Ordering::SeqCst);
-            self.look().await;
+            self.fire_due().await;
         }
 
         async fn row(&self) -> ScheduleRow {
-            self.house.core.store.schedules().await.unwrap()["a/s"].clone()
+            self.plane.core.store.schedules().await.unwrap()["a/s"].clone()
         }
 
         async fn tasks(&self) -> Vec<TaskRow> {
@@ -412,7 +428,7 @@ mod tests {
                 limit: 500,
                 ..Default::default()
             };
-            self.house.core.store.tasks(filter).await.unwrap()
+            self.plane.core.store.tasks(filter).await.unwrap()
         }
     }
 
@@ -424,10 +440,10 @@ mod tests {
             "s: {{ cron: '30 2 * * *', overlap: queue, {WORK} }}"
         ))
         .await;
-        let before = stage.house.core.store.counters().0;
+        let before = stage.plane.core.store.counters().0;
         stage.live(2, 60).await;
         assert_eq!(
-            stage.house.core.store.counters().0,
+            stage.plane.core.store.counters().0,
             before,
             "an idle evening writes nothing"
         );
@@ -435,8 +451,8 @@ mod tests {
         assert_eq!((stage.row().await.fired, stage.tasks().await.len()), (1, 1));
         // Whoever starts anew, or looks again, finds it settled.
         stage.known = None;
-        stage.look().await;
-        stage.look().await;
+        stage.fire_due().await;
+        stage.fire_due().await;
         assert_eq!(stage.tasks().await.len(), 1);
         // The same instant asked for twice is one task, however it is asked for.
         let task = stage.tasks().await.pop().unwrap();
@@ -485,7 +501,7 @@ mod tests {
         let first = stage.row().await.since;
         stage.live(2, 10).await;
         let lines = stage
-            .house
+            .plane
             .core
             .store
             .schedule_history("a/s".to_owned())
@@ -498,14 +514,14 @@ mod tests {
         // A piece of work has its own time, and then it is over.
         let task = stage.tasks().await.pop().unwrap();
         stage.clock.0.fetch_add(600_000, Ordering::SeqCst);
-        stage.house.core.store.expire_deadlines().await.unwrap();
+        stage.plane.core.store.expire_deadlines().await.unwrap();
         let task = abbey_model::TaskRef::Id(task.id);
-        let state = stage.house.core.store.task(task).await.unwrap().state();
+        let state = stage.plane.core.store.task(task).await.unwrap().state();
         assert_eq!(state, TaskState::TimedOut);
         // Changed, it begins anew; taken out, nothing of it is left.
         stage.apply(&format!("s: {{ every: 2h, {WORK} }}")).await;
         assert!(stage.row().await.since > first);
         stage.apply("").await;
-        assert!(stage.house.core.store.schedules().await.unwrap().is_empty());
+        assert!(stage.plane.core.store.schedules().await.unwrap().is_empty());
     }
 }

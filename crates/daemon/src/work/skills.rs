@@ -9,34 +9,34 @@ use std::sync::Arc;
 
 /// The skills of the house, ready to match.
 #[derive(Default)]
-pub(crate) struct Skills {
+pub(crate) struct SkillSet {
     pub(crate) all: BTreeMap<String, Skill>,
     pub(crate) invalid: Vec<String>,
     rules: Vec<Rule>,
 }
 
-impl Skills {
-    pub(crate) fn load(dir: &std::path::Path) -> Skills {
+impl SkillSet {
+    pub(crate) fn load(dir: &std::path::Path) -> SkillSet {
         let (all, invalid) = abbey_agents::library::catalogue(dir);
         let rules = all
             .values()
             .filter(|s| s.program.is_some())
             .filter_map(|s| Rule::new(&s.name, &s.patterns).ok())
             .collect();
-        Skills {
+        SkillSet {
             all,
             invalid: invalid.iter().map(ToString::to_string).collect(),
             rules,
         }
     }
 
-    /// Skills that fit a text, by score.
-    pub(crate) fn candidates(&self, text: &str) -> Vec<Candidate> {
+    /// SkillSet that fit a text, by score.
+    pub(crate) fn matching_skills(&self, text: &str) -> Vec<Candidate> {
         matcher::candidates(&self.rules, text)
     }
 
     /// The one skill that fits a text, if exactly one does.
-    pub(crate) fn find(&self, text: &str) -> Match {
+    pub(crate) fn find_unique_match(&self, text: &str) -> Match {
         matcher::find(&self.rules, text)
     }
 }
@@ -44,21 +44,21 @@ impl Skills {
 /// The skills as they were read last.
 pub(crate) struct SkillLibrary {
     dir: PathBuf,
-    current: RwLock<Arc<Skills>>,
+    current: RwLock<Arc<SkillSet>>,
 }
 
 impl SkillLibrary {
     pub(crate) fn load(dir: PathBuf) -> SkillLibrary {
-        let current = RwLock::new(Arc::new(Skills::load(&dir)));
+        let current = RwLock::new(Arc::new(SkillSet::load(&dir)));
         SkillLibrary { dir, current }
     }
 
-    pub(crate) fn current(&self) -> Arc<Skills> {
+    pub(crate) fn current(&self) -> Arc<SkillSet> {
         Arc::clone(&self.current.read())
     }
 
     /// Reads the directory again.
     pub(crate) fn reload(&self) {
-        *self.current.write() = Arc::new(Skills::load(&self.dir));
+        *self.current.write() = Arc::new(SkillSet::load(&self.dir));
     }
 }

@@ -29,7 +29,7 @@ impl WorkState {
     pub(crate) fn new(cells: Arc<CellsState>, traces: Traces, lease_ttl: Millis) -> WorkState {
         let core = Arc::clone(&cells.core);
         WorkState {
-            skills: SkillLibrary::load(core.home.skills()),
+            skills: SkillLibrary::load(core.home.skills_dir()),
             core,
             cells,
             traces,

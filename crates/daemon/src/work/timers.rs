@@ -15,17 +15,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Least time between two looks at deadlines, so that a busy house does not read for each claim.
-const SWEEP_LEAST: Duration = Duration::from_millis(50);
+const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Time between two looks at the chain's head and at old tasks.
-const UPKEEP: Duration = Duration::from_secs(3600);
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long finished tasks are kept.
 const RETENTION: Millis = Millis::from_secs(90 * 86_400);
 
 /// Ends expired leases and starts retries whose backoff is over.
-pub(crate) async fn sweeper(work: Arc<WorkState>) {
+pub(crate) async fn run_deadline_sweeper(work: Arc<WorkState>) {
     let mut deadlines = work.core.store.subscribe(Topic::Deadlines);
     loop {
-        let pause = match sweep(&work).await {
+        let pause = match expire_due_deadlines(&work).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(error = error.chain(), "the sweep of deadlines failed");
@@ -34,13 +34,13 @@ pub(crate) async fn sweeper(work: Arc<WorkState>) {
         };
         tokio::select! {
             () = work.core.rt.stopped() => return,
-            _ = deadlines.changed() => work.core.rt.sleep(SWEEP_LEAST).await,
+            _ = deadlines.changed() => work.core.rt.sleep(SWEEP_INTERVAL_MIN).await,
             () = work.core.rt.sleep(pause) => {}
         }
     }
 }
 
-async fn sweep(work: &Arc<WorkState>) -> Result<Duration> {
+async fn expire_due_deadlines(work: &Arc<WorkState>) -> Result<Duration> {
     let Some(next) = work.core.store.next_deadline().await? else {
         return Ok(Duration::from_secs(86_400));
     };
@@ -52,10 +52,10 @@ async fn sweep(work: &Arc<WorkState>) -> Result<Duration> {
     for task in changed {
         if matches!(task.phase, Phase::Pending { not_before } if not_before <= work.core.store.now())
         {
-            work.admit_again(&task).await?;
+            work.readmit_task(&task).await?;
         }
     }
-    Ok(SWEEP_LEAST)
+    Ok(SWEEP_INTERVAL_MIN)
 }
 
 /// What the waker knows of each agent's wakes; all of it is in the store as well.
@@ -68,17 +68,19 @@ pub(crate) struct Heartbeats {
 }
 
 /// Wakes agents at their instants, and only when there is something to consider (S3-20).
-pub(crate) async fn waker(work: Arc<WorkState>) {
+pub(crate) async fn run_agent_waker(work: Arc<WorkState>) {
     let mut heartbeats = Heartbeats::default();
     match work.core.store.wakes().await {
         Ok(fired) => heartbeats.fired = fired,
         Err(error) => tracing::error!(%error, "the wakes could not be read"),
     }
     loop {
-        let pause = wake(&work, &mut heartbeats).await.unwrap_or_else(|error| {
-            tracing::error!(error = error.chain(), "the wakes could not be looked at");
-            Duration::from_secs(60)
-        });
+        let pause = fire_due_wakes(&work, &mut heartbeats)
+            .await
+            .unwrap_or_else(|error| {
+                tracing::error!(error = error.chain(), "the wakes could not be looked at");
+                Duration::from_secs(60)
+            });
         tokio::select! {
             () = work.core.rt.stopped() => return,
             () = work.core.rt.sleep(pause) => {}
@@ -87,7 +89,10 @@ pub(crate) async fn waker(work: Arc<WorkState>) {
 }
 
 /// Fires what is due; the pause until the next.
-pub(crate) async fn wake(work: &Arc<WorkState>, heartbeats: &mut Heartbeats) -> Result<Duration> {
+pub(crate) async fn fire_due_wakes(
+    work: &Arc<WorkState>,
+    heartbeats: &mut Heartbeats,
+) -> Result<Duration> {
     let Heartbeats { fired, anchors } = heartbeats;
     // Often enough to notice a new plan, without asking the database for anything.
     let mut pause = Duration::from_secs(30);
@@ -96,7 +101,7 @@ pub(crate) async fn wake(work: &Arc<WorkState>, heartbeats: &mut Heartbeats) -> 
     };
     for agent in current.house.agents.values() {
         let Some(wake) = agent.wake else { continue };
-        let anchor = anchor(work, anchors, &agent.slug).await?;
+        let anchor = first_wake_anchor(work, anchors, &agent.slug).await?;
         let interval = Interval {
             anchor,
             every: wake.every,
@@ -111,7 +116,7 @@ pub(crate) async fn wake(work: &Arc<WorkState>, heartbeats: &mut Heartbeats) -> 
             continue;
         }
         fired.insert(agent.slug.clone(), number);
-        let text = heartbeat(work, &agent.slug).await;
+        let text = read_heartbeat(work, &agent.slug).await;
         if text.trim().is_empty() {
             // Nothing to consider: no task, no model, no entry; counted for the metrics.
             work.counters.wakes_skipped.fetch_add(1, Ordering::Relaxed);
@@ -122,7 +127,7 @@ pub(crate) async fn wake(work: &Arc<WorkState>, heartbeats: &mut Heartbeats) -> 
                 format!("wake {} {number}", agent.slug),
                 abbey_support::digest::sha256_hex(text.as_bytes()),
             )),
-            ..work.task_for(&agent.slug, text)
+            ..work.house_task(&agent.slug, text)
         };
         work.core
             .store
@@ -134,7 +139,7 @@ pub(crate) async fn wake(work: &Arc<WorkState>, heartbeats: &mut Heartbeats) -> 
 }
 
 /// From when an agent's wakes count: when its cell was first wanted. Read once and kept.
-async fn anchor(
+async fn first_wake_anchor(
     work: &WorkState,
     anchors: &mut BTreeMap<CellName, Timestamp>,
     agent: &Slug,
@@ -155,18 +160,19 @@ async fn anchor(
 }
 
 /// The agent's heartbeat document, its own file; what cannot be read is taken for empty.
-async fn heartbeat(work: &WorkState, agent: &Slug) -> String {
+async fn read_heartbeat(work: &WorkState, agent: &Slug) -> String {
     let (hostd, owner) = (Arc::clone(&work.core.hostd), CellName::Agent(agent.clone()));
-    let read = crate::core::hostd::ask(move || hostd.read(owner, FileName::Heartbeat)).await;
+    let read =
+        crate::core::hostd::call_blocking(move || hostd.read(owner, FileName::Heartbeat)).await;
     read.unwrap_or_default()
 }
 
 /// Signs the head of the chain and lets old tasks go.
-pub(crate) async fn upkeep(work: Arc<WorkState>) {
+pub(crate) async fn run_store_maintenance(work: Arc<WorkState>) {
     loop {
         tokio::select! {
             () = work.core.rt.stopped() => return,
-            () = work.core.rt.sleep(UPKEEP) => {}
+            () = work.core.rt.sleep(MAINTENANCE_INTERVAL) => {}
         }
         let signed = work.core.store.checkpoint().await.map(drop);
         let retained = work
@@ -188,7 +194,7 @@ mod tests {
     use crate::boot::control_plane::ControlPlane;
     use crate::boot::testing;
     use crate::core::home::Home;
-    use crate::core::manual_clock::Turned;
+    use crate::core::manual_clock::ManualClock;
     use abbey_model::Principal;
     use abbey_store::Clock;
     use std::sync::atomic::AtomicI64;
@@ -209,7 +215,7 @@ agents:
     async fn an_idle_day_writes_nothing_and_asks_no_model() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::new(dir.path().join("h"));
-        let clock = Arc::new(Turned(AtomicI64::new(1_800_000_000_000)));
+        let clock = Arc::new(ManualClock(AtomicI64::new(1_800_000_000_000)));
         let house = testing::control_plane(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>).await;
         let body = abbey_api::ManifestBody {
             manifest: MANIFEST.to_owned(),
@@ -224,8 +230,8 @@ agents:
         let mut day = async |house: &Arc<ControlPlane>| {
             for _ in 0..50 {
                 clock.0.fetch_add(30 * 60 * 1000, Ordering::SeqCst);
-                sweep(&house.work).await.unwrap();
-                wake(&house.work, &mut heartbeats).await.unwrap();
+                expire_due_deadlines(&house.work).await.unwrap();
+                fire_due_wakes(&house.work, &mut heartbeats).await.unwrap();
             }
         };
         let before = (house.core.store.counters().0, house.core.store.audit_head());
@@ -237,7 +243,7 @@ agents:
         );
         assert_eq!(house.work.counters.wakes_skipped.load(Ordering::SeqCst), 1);
         assert_eq!(house.work.counters.model_calls.load(Ordering::SeqCst), 0);
-        let heartbeat = home.agent("sysadmin").join("workspace/HEARTBEAT.md");
+        let heartbeat = home.agent_dir("sysadmin").join("workspace/HEARTBEAT.md");
         std::fs::write(heartbeat, "How much free disk space is there?").unwrap();
         day(&house).await;
         let tasks = house

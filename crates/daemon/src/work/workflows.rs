@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest pause between two looks: a clock that was set is noticed after that.
-const LOOK: Duration = Duration::from_secs(30);
+const PASS_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Largest input or event, bytes.
 const DATA_MAX: usize = 256 << 10;
 /// Most runs that hear of one event.
@@ -25,17 +25,17 @@ fn invalid(text: impl Into<String>) -> crate::core::error::Error {
 }
 
 /// Digest of a declaration.
-pub(crate) fn digest(workflow: &Workflow) -> String {
+pub(crate) fn workflow_digest(workflow: &Workflow) -> String {
     abbey_support::digest::sha256_hex(serde_json::to_vec(workflow).unwrap_or_default())
 }
 
 /// Brings runs on until the house stops.
-pub(crate) async fn run(work: Arc<WorkState>) {
+pub(crate) async fn run_workflow_engine(work: Arc<WorkState>) {
     let mut tasks = work.core.store.subscribe(Topic::Work);
     let mut approvals = work.core.store.subscribe(Topic::Approvals);
     let mut runs = work.core.store.subscribe(Topic::Workflows);
     loop {
-        let pause = match look(&work).await {
+        let pause = match advance_due_runs(&work).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(
@@ -56,19 +56,21 @@ pub(crate) async fn run(work: Arc<WorkState>) {
 }
 
 /// Brings on what can go on; the pause until something happens by itself.
-pub(crate) async fn look(work: &Arc<WorkState>) -> Result<Duration> {
+pub(crate) async fn advance_due_runs(work: &Arc<WorkState>) -> Result<Duration> {
     let mut stuck: Vec<u64> = Vec::new();
     loop {
         let (mut due, next) = work.core.store.workflows_due().await?;
         due.retain(|number| !stuck.contains(number));
         if due.is_empty() {
             let now = work.core.store.now();
-            let pause = next.map_or(LOOK, |at| at.since(now).to_std().min(LOOK));
+            let pause = next.map_or(PASS_INTERVAL_MAX, |at| {
+                at.since(now).to_std().min(PASS_INTERVAL_MAX)
+            });
             return Ok(pause.max(Duration::from_millis(20)));
         }
         for number in due {
             // One that cannot go on holds up no other.
-            if let Err(error) = nudge(work, number, WorkflowSignal::Refresh).await {
+            if let Err(error) = advance_run(work, number, WorkflowSignal::Refresh).await {
                 tracing::error!(
                     run = number,
                     error = error.chain(),
@@ -81,7 +83,7 @@ pub(crate) async fn look(work: &Arc<WorkState>) -> Result<Duration> {
 }
 
 /// What admission needs to know of the tasks that runs begin.
-pub(crate) fn intakes(work: &Arc<WorkState>) -> Intakes {
+pub(crate) fn intakes_for_steps(work: &Arc<WorkState>) -> Intakes {
     let work = Arc::clone(work);
     Box::new(move |begin: &Begin| match &begin.act {
         Act::Skill { skill, .. } => {
@@ -90,25 +92,29 @@ pub(crate) fn intakes(work: &Arc<WorkState>) -> Intakes {
                 other => other.to_string(),
             };
             let args = begin.data.iter().map(|(k, v)| (k.clone(), text(v)));
-            work.intake_named(skill, args.collect())
+            work.intake_for_skill(skill, args.collect())
         }
         // Only what was written in the definition is matched, never what flows through it.
-        Act::Task { text, .. } => work.intake(text),
-        Act::Approval { .. } | Act::Event { .. } | Act::Pause(_) => work.intake(""),
+        Act::Task { text, .. } => work.intake_for_text(text),
+        Act::Approval { .. } | Act::Event { .. } | Act::Pause(_) => work.intake_for_text(""),
     })
 }
 
-async fn nudge(work: &Arc<WorkState>, number: u64, nudge: WorkflowSignal) -> Result<WorkflowRow> {
+async fn advance_run(
+    work: &Arc<WorkState>,
+    number: u64,
+    nudge: WorkflowSignal,
+) -> Result<WorkflowRow> {
     let row = work
         .core
         .store
-        .advance_workflow(number, nudge, intakes(work))
+        .advance_workflow(number, nudge, intakes_for_steps(work))
         .await?;
     Ok(row)
 }
 
 /// A run to be started, its input checked.
-pub(crate) fn new_run(
+pub(crate) fn check_new_run(
     work: &WorkState,
     name: &Slug,
     input: BTreeMap<String, Value>,
@@ -136,7 +142,7 @@ pub(crate) fn new_run(
     })?;
     Ok(NewRun {
         name: name.to_string(),
-        digest: digest(workflow),
+        digest: workflow_digest(workflow),
         workflow: workflow.clone(),
         input,
         by,
@@ -145,24 +151,24 @@ pub(crate) fn new_run(
 }
 
 /// Starts a run; whether it is a new one.
-pub(crate) async fn start(
+pub(crate) async fn start_run(
     work: &Arc<WorkState>,
     name: &Slug,
     input: BTreeMap<String, Value>,
     by: Principal,
     key: Option<String>,
 ) -> Result<(WorkflowRow, bool)> {
-    let new = new_run(work, name, input, by, key)?;
+    let new = check_new_run(work, name, input, by, key)?;
     let (number, new) = work.core.store.start_workflow(new).await?;
     let row = match new {
-        true => nudge(work, number, WorkflowSignal::Refresh).await?,
+        true => advance_run(work, number, WorkflowSignal::Refresh).await?,
         false => work.core.store.workflow(number).await?,
     };
     Ok((row, new))
 }
 
 /// `WF-3`, or 3.
-pub(crate) fn number(text: &str) -> Result<u64> {
+pub(crate) fn parse_run_number(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("WF-").unwrap_or(text);
     digits.parse().map_err(|_| {
         Problem::new(FaultKind::NotFound, format!("there is no run `{text}`"))
@@ -172,12 +178,12 @@ pub(crate) fn number(text: &str) -> Result<u64> {
 }
 
 /// Calls a run off.
-pub(crate) async fn cancel(work: &Arc<WorkState>, number: u64) -> Result<WorkflowRow> {
-    nudge(work, number, WorkflowSignal::Cancel(Principal::Operator)).await
+pub(crate) async fn cancel_run(work: &Arc<WorkState>, number: u64) -> Result<WorkflowRow> {
+    advance_run(work, number, WorkflowSignal::Cancel(Principal::Operator)).await
 }
 
 /// A run once it is over, or as it stands when patience is.
-pub(crate) async fn wait_until_over(
+pub(crate) async fn wait_until_run_ends(
     work: &Arc<WorkState>,
     number: u64,
     patience: Duration,
@@ -195,7 +201,7 @@ pub(crate) async fn wait_until_over(
 }
 
 /// Something happened: runs that wait for it hear of it, and workflows that start at it start.
-pub(crate) async fn event(
+pub(crate) async fn publish_event(
     work: &Arc<WorkState>,
     name: &Slug,
     body: EventBody,
@@ -216,8 +222,8 @@ pub(crate) async fn event(
         started: Vec::new(),
     };
     if let Some(run) = &body.run {
-        let number = number(run)?;
-        nudge(work, number, told(body.data)).await?;
+        let number = parse_run_number(run)?;
+        advance_run(work, number, told(body.data)).await?;
         heard.told.push(format!("WF-{number}"));
         return Ok(heard);
     }
@@ -230,7 +236,7 @@ pub(crate) async fn event(
     };
     let open = work.core.store.workflows(true, HEARING_MAX).await?;
     for row in open.iter().filter(|r| waits(r)) {
-        nudge(work, row.number, told(body.data.clone())).await?;
+        advance_run(work, row.number, told(body.data.clone())).await?;
         heard.told.push(format!("WF-{}", row.number));
     }
     let current = work.core.plan.current();
@@ -242,7 +248,7 @@ pub(crate) async fn event(
         };
         let input = BTreeMap::from([("payload".to_owned(), payload)]);
         let key = key.as_ref().map(|k| format!("event {name} {k} {workflow}"));
-        let (row, _) = start(work, workflow, input, by.clone(), key).await?;
+        let (row, _) = start_run(work, workflow, input, by.clone(), key).await?;
         heard.started.push(format!("WF-{}", row.number));
     }
     Ok(heard)

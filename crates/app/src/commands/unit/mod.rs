@@ -163,7 +163,7 @@ async fn facts(home: &Home, kind: Kind) -> Result<Facts, Failure> {
     let binary = std::env::current_exe()
         .map_err(|e| Failure::plain(format!("cannot find the path of this binary: {e}")))?;
     // Allocates the user of the control plane and creates the directories that the units name.
-    let serve_uid = home.prepare().map_err(Failure::from)?.serve_uid;
+    let serve_uid = home.create_directories().map_err(Failure::from)?.serve_uid;
     Ok(Facts {
         binary: plain("the binary", &binary)?,
         home: plain("the home", home.root())?,

@@ -149,7 +149,7 @@ async fn receive(
     let secret = house
         .core
         .secrets
-        .resolve(&hook.secret, &current.base_dir)
+        .read_secret(&hook.secret, &current.base_dir)
         .map_err(|why| Problem::new(FaultKind::Unavailable, why))?;
     let now = house.core.store.now();
     let key = verified(hook.kind, &secret, headers, body, now.0 / 1000).map_err(|why| {
@@ -173,7 +173,7 @@ async fn receive(
             };
             let input = BTreeMap::from([("payload".to_owned(), payload)]);
             let started =
-                workflows::start(&house.work, workflow, input, Principal::House, Some(key));
+                workflows::start_run(&house.work, workflow, input, Principal::House, Some(key));
             Ok(json!({ "run": format!("WF-{}", started.await?.0.number) }))
         }
         Then::Event(event) => {
@@ -181,7 +181,8 @@ async fn receive(
                 data: payload,
                 run: None,
             };
-            let heard = workflows::event(&house.work, event, body, Principal::House, Some(key));
+            let heard =
+                workflows::publish_event(&house.work, event, body, Principal::House, Some(key));
             let heard = heard.await?;
             Ok(json!({ "told": heard.told, "started": heard.started }))
         }
@@ -277,7 +278,7 @@ async fn task(
             data: subject.data,
             ..DelegationRequest::default()
         }),
-        ..house.work.task_for(agent, text)
+        ..house.work.house_task(agent, text)
     };
     let added = house.core.store.add_task(new).await?;
     Ok(json!({ "task": format!("TASK-{}", added.task.number), "new": added.new }))

@@ -92,7 +92,10 @@ async fn serve(
             "no hook of kind `openclaw` is declared",
         ));
     };
-    let secret = house.core.secrets.resolve(&hook.secret, &current.base_dir);
+    let secret = house
+        .core
+        .secrets
+        .read_secret(&hook.secret, &current.base_dir);
     let secret = secret.map_err(|why| refused(StatusCode::SERVICE_UNAVAILABLE, &why))?;
     let bearer = header(headers, "authorization").and_then(|h| h.strip_prefix("Bearer "));
     let given = bearer
@@ -214,7 +217,7 @@ async fn give(
             data,
             ..DelegationRequest::default()
         }),
-        ..house.work.task_for(agent, text)
+        ..house.work.house_task(agent, text)
     };
     let added = house.core.store.add_task(new).await.map_err(|error| {
         let status = match error.kind() {

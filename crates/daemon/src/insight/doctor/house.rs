@@ -18,7 +18,7 @@ const SPACE_LEAST: u64 = 64 << 20;
 const CLOCK_AHEAD_MOST: i64 = 2000;
 
 /// Checks of state and host; what the host says.
-pub(super) async fn host(work: &Arc<WorkState>, checks: &mut Checks) -> Result<HostFacts> {
+pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Result<HostFacts> {
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
     };
@@ -60,7 +60,7 @@ pub(super) async fn host(work: &Arc<WorkState>, checks: &mut Checks) -> Result<H
         format!("{} MiB are free for the state", free >> 20),
         "free some space on that file system",
     );
-    let mode = std::fs::metadata(work.core.home.operator_token())
+    let mode = std::fs::metadata(work.core.home.operator_token_file())
         .map_or(0o777, |m| m.permissions().mode() & 0o777);
     add(
         "operator_credential",
@@ -70,7 +70,8 @@ pub(super) async fn host(work: &Arc<WorkState>, checks: &mut Checks) -> Result<H
         "chmod 600 the file `operator.token`",
     );
     let hostd = Arc::clone(&work.core.hostd);
-    let helper = crate::core::hostd::ask(move || Ok((hostd.hello()?, hostd.observe()?))).await;
+    let helper =
+        crate::core::hostd::call_blocking(move || Ok((hostd.hello()?, hostd.observe()?))).await;
     add(
         "hostd",
         helper.is_ok(),
@@ -182,13 +183,13 @@ pub(super) async fn host(work: &Arc<WorkState>, checks: &mut Checks) -> Result<H
         ),
         "",
     );
-    clock(work, checks);
-    credentials(work, checks);
+    check_clock(work, checks);
+    check_credentials(work, checks);
     Ok(facts)
 }
 
 /// The store's clock follows the wall forwards and never backwards, so a wall that was set back is behind it.
-fn clock(work: &WorkState, checks: &mut Checks) {
+fn check_clock(work: &WorkState, checks: &mut Checks) {
     let ahead = work
         .core
         .store
@@ -211,7 +212,7 @@ fn clock(work: &WorkState, checks: &mut Checks) {
 }
 
 /// Every secret that the house itself must read.
-fn credentials(work: &WorkState, checks: &mut Checks) {
+fn check_credentials(work: &WorkState, checks: &mut Checks) {
     let Some(current) = work.core.plan.current() else {
         return;
     };
@@ -219,7 +220,7 @@ fn credentials(work: &WorkState, checks: &mut Checks) {
     let mut count = 0;
     for (subject, secret) in current.house.secrets() {
         count += 1;
-        if let Err(why) = work.core.secrets.resolve(secret, &current.base_dir) {
+        if let Err(why) = work.core.secrets.read_secret(secret, &current.base_dir) {
             missing.push(format!("{subject}: {why}"));
         }
     }

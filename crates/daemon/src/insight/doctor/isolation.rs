@@ -19,7 +19,7 @@ const PROBE: &str =
     "for p in \"$@\"; do if head -c 1 \"$p\" >/dev/null 2>&1; then echo \"$p\" >&2; fi; done";
 
 /// Tries every agent that is up.
-pub(super) async fn tried(
+pub(super) async fn check_isolation(
     work: &Arc<WorkState>,
     facts: &HostFacts,
     checks: &mut Checks,
@@ -35,17 +35,20 @@ pub(super) async fn tried(
     for slug in current.house.agents.keys().filter(up).take(TRIED_MAX) {
         let others = current.house.agents.keys().filter(|o| *o != slug);
         let theirs = others.flat_map(|other| {
-            let dir = work.core.home.agent(other.as_str());
+            let dir = work.core.home.agent_dir(other.as_str());
             [
                 dir.join("home/token"),
                 dir.join("key"),
                 dir.join("workspace/MEMORY.md"),
             ]
         });
-        let ours = [work.core.home.operator_token(), work.core.home.database()];
+        let ours = [
+            work.core.home.operator_token_file(),
+            work.core.home.database_file(),
+        ];
         let mut argv = ["sh", "-c", PROBE, "sh"].map(str::to_owned).to_vec();
         argv.extend(theirs.chain(ours).map(|p| p.display().to_string()));
-        let (good, text) = match exec::quietly(&work.cells, slug, argv, WITHIN).await {
+        let (good, text) = match exec::run_to_end(&work.cells, slug, argv, WITHIN).await {
             Ok((0, read)) if read.trim().is_empty() => {
                 (true, format!("{slug} reads nothing that is not its own"))
             }

@@ -17,13 +17,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 /// Runs every check.
-pub(crate) async fn examine(work: &Arc<WorkState>) -> Result<DoctorDoc> {
+pub(crate) async fn run_checks(work: &Arc<WorkState>) -> Result<DoctorDoc> {
     let mut checks = Checks::default();
-    let facts = house::host(work, &mut checks).await?;
-    work::agents(work, &facts, &mut checks).await?;
-    work::schedules(work, &mut checks).await?;
-    work::models(work, &mut checks).await;
-    isolation::tried(work, &facts, &mut checks).await?;
+    let facts = house::check_host(work, &mut checks).await?;
+    work::check_agents_and_services(work, &facts, &mut checks).await?;
+    work::check_schedules(work, &mut checks).await?;
+    work::check_model_servers(work, &mut checks).await;
+    isolation::check_isolation(work, &facts, &mut checks).await?;
     Ok(DoctorDoc {
         version: VERSION,
         checks: checks.0,
@@ -33,9 +33,9 @@ pub(crate) async fn examine(work: &Arc<WorkState>) -> Result<DoctorDoc> {
 
 /// Fixes what can be fixed without losing anything, and checks again: modes and owners of the house's files, files and claims of
 /// agents that came or went half, the firewall, work that waits for what is there by now.
-pub(crate) async fn fix(work: &Arc<WorkState>) -> Result<DoctorDoc> {
-    let before = examine(work).await?;
-    let token = work.core.home.operator_token();
+pub(crate) async fn fix_and_recheck(work: &Arc<WorkState>) -> Result<DoctorDoc> {
+    let before = run_checks(work).await?;
+    let token = work.core.home.operator_token_file();
     if let Ok(meta) = std::fs::metadata(&token)
         && meta.permissions().mode() & 0o777 != 0o600
     {
@@ -45,14 +45,14 @@ pub(crate) async fn fix(work: &Arc<WorkState>) -> Result<DoctorDoc> {
     }
     let settled = {
         let _one_at_a_time = work.core.plan.lock_changes().await;
-        provision::settle(&work.cells).await
+        provision::provision_plan(&work.cells).await
     };
     if let Err(error) = settled {
         tracing::error!(error = error.chain(), "some checks could not be fixed");
     }
-    work.admit_waiting().await?;
-    work.cells.request_pass();
-    let mut after = examine(work).await?;
+    work.readmit_waiting_tasks().await?;
+    work.cells.request_reconcile();
+    let mut after = run_checks(work).await?;
     let good = |doc: &DoctorDoc, id: &str| {
         doc.checks
             .iter()

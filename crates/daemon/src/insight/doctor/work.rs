@@ -19,16 +19,16 @@ use std::time::Duration;
 const LATE: Millis = Millis::from_secs(90);
 
 /// Agents and services as they are wanted, and their ports.
-pub(super) async fn agents(
+pub(super) async fn check_agents_and_services(
     work: &Arc<WorkState>,
     facts: &HostFacts,
     checks: &mut Checks,
 ) -> Result<()> {
-    for agent in views::fleet(work).await?.agents {
+    for agent in views::fleet_doc(work).await?.agents {
         let wanted = matches!(
             work.cells
                 .observations
-                .all()
+                .snapshot()
                 .get(&CellName::Agent(match agent.name.parse() {
                     Ok(s) => s,
                     Err(_) => continue,
@@ -49,7 +49,7 @@ pub(super) async fn agents(
             &format!("`abbey why {}` explains it", agent.name),
         );
     }
-    for service in views::services(work).await?.services {
+    for service in views::services_doc(work).await?.services {
         let good = service.healthy != Some(false) && service.presence != Presence::Degraded;
         let why = service.waits.as_ref().or(service.trouble.as_ref());
         let more = why.map_or_else(String::new, |w| format!(": {w}"));
@@ -84,7 +84,7 @@ pub(super) async fn agents(
                 CellName::Service(slug) => format!("service:{slug}"),
                 other => format!("agent:{}", other.slug()),
             };
-            let port = current.port(&owner, purpose);
+            let port = current.port_of(&owner, purpose);
             if let Some((port, holder)) = port.and_then(|p| Some((p, facts.ports.get(&p)?))) {
                 taken.push(format!("port {port} of {cell} is held by {holder}"));
             }
@@ -104,9 +104,9 @@ pub(super) async fn agents(
 }
 
 /// Schedules that should have fired.
-pub(super) async fn schedules(work: &Arc<WorkState>, checks: &mut Checks) -> Result<()> {
+pub(super) async fn check_schedules(work: &Arc<WorkState>, checks: &mut Checks) -> Result<()> {
     let now = work.core.store.now();
-    let all = schedules::list(work).await?.schedules;
+    let all = schedules::list_schedules(work).await?.schedules;
     let late = all.iter().find_map(|s| {
         let next = s.next_at.filter(|at| now.since(at.0) > LATE)?;
         Some(format!("{} was due at {next}", s.name))
@@ -129,7 +129,7 @@ const MODELS_MAX: usize = 1 << 20;
 const MODELS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether the model servers of the house have the models that agents think with.
-pub(super) async fn models(work: &Arc<WorkState>, checks: &mut Checks) {
+pub(super) async fn check_model_servers(work: &Arc<WorkState>, checks: &mut Checks) {
     let Some(current) = work.core.plan.current() else {
         return;
     };

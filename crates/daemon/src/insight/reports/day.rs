@@ -1,6 +1,6 @@
 //! Reports of the last day: work, tokens, and what was checked.
 
-use super::report::{Report, number};
+use super::report::{Report, plain_number};
 use abbey_api::CheckView;
 use abbey_api::{CheckSeverity, CheckState, FindingKind};
 use abbey_engine::task::Phase;
@@ -10,9 +10,12 @@ use abbey_words::Text;
 use std::collections::BTreeMap;
 
 /// Tasks that came to an end within the window, by agent: (well, all).
-pub(super) fn ended(tasks: &[TaskRow], since: Timestamp) -> BTreeMap<String, (u64, u64)> {
+pub(super) fn ended_tasks_by_agent(
+    tasks: &[TaskRow],
+    since: Timestamp,
+) -> BTreeMap<String, (u64, u64)> {
     let mut by_agent: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    for task in of_window(tasks, since) {
+    for task in ended_in_window(tasks, since) {
         let agent = task.assignee.as_ref().map_or("nobody", |a| a.as_str());
         let count = by_agent.entry(agent.to_owned()).or_default();
         count.0 += u64::from(task.state() == TaskState::Done);
@@ -21,23 +24,23 @@ pub(super) fn ended(tasks: &[TaskRow], since: Timestamp) -> BTreeMap<String, (u6
     by_agent
 }
 
-fn of_window(tasks: &[TaskRow], since: Timestamp) -> impl Iterator<Item = &TaskRow> {
+fn ended_in_window(tasks: &[TaskRow], since: Timestamp) -> impl Iterator<Item = &TaskRow> {
     let over = move |t: &&TaskRow| t.state().is_terminal() && t.updated_at >= since;
     tasks.iter().filter(over)
 }
 
-pub(super) fn progress(tasks: &[TaskRow], since: Timestamp) -> Report {
+pub(super) fn progress_report(tasks: &[TaskRow], since: Timestamp) -> Report {
     let mut report = Report::default();
-    for (agent, (done, all)) in ended(tasks, since) {
+    for (agent, (done, all)) in ended_tasks_by_agent(tasks, since) {
         let counted = Text::new("done-of").with("done", done).with("all", all);
-        report.saw(Text::plain(&agent), counted);
+        report.observe(Text::plain(&agent), counted);
         if done < all {
             let text = Text::new("not-well").with("count", all - done);
-            report.means(FindingKind::Warn, text.with("agent", &agent));
+            report.interpret(FindingKind::Warn, text.with("agent", &agent));
         }
     }
     let open = tasks.iter().filter(|t| !t.state().is_terminal()).count();
-    report.saw(Text::new("open-tasks"), number(open));
+    report.observe(Text::new("open-tasks"), plain_number(open));
     report
 }
 
@@ -51,7 +54,7 @@ fn usd(nano: u64) -> String {
 }
 
 /// What models were asked, by agent and model.
-pub(super) fn tokens(usage: &[ModelUsage]) -> Report {
+pub(super) fn token_report(usage: &[ModelUsage]) -> Report {
     let mut report = Report::default();
     let said = |u: &ModelUsage| {
         Text::new("tokens-use")
@@ -66,7 +69,7 @@ pub(super) fn tokens(usage: &[ModelUsage]) -> Report {
         let label = Text::new("tokens-label")
             .with("agent", &row.agent)
             .with("model", &row.model);
-        report.saw(label, said(row));
+        report.observe(label, said(row));
         sum.runs += row.runs;
         sum.input += row.input;
         sum.output += row.output;
@@ -75,19 +78,19 @@ pub(super) fn tokens(usage: &[ModelUsage]) -> Report {
         sum.cost_unknown += row.cost_unknown;
     }
     match usage.is_empty() {
-        true => report.saw(Text::new("tokens-all"), Text::new("tokens-none")),
-        false => report.saw(Text::new("tokens-all"), said(&sum)),
+        true => report.observe(Text::new("tokens-all"), Text::new("tokens-none")),
+        false => report.observe(Text::new("tokens-all"), said(&sum)),
     }
     if sum.cost_unknown > 0 {
         let text = Text::new("tokens-unknown").with("count", sum.cost_unknown);
-        report.means(FindingKind::Warn, text);
-        report.advise(FindingKind::Note, Text::new("tokens-price"));
+        report.interpret(FindingKind::Warn, text);
+        report.recommend(FindingKind::Note, Text::new("tokens-price"));
     }
     report
 }
 
 /// What stands behind results, and whether the house is as it should be.
-pub(super) fn tests(
+pub(super) fn verification_report(
     tasks: &[TaskRow],
     checks: &[CheckView],
     chain: &AuditVerification,
@@ -96,7 +99,7 @@ pub(super) fn tests(
     let mut report = Report::default();
     let mut by: BTreeMap<String, u64> = BTreeMap::new();
     let mut unverified = 0u64;
-    for task in of_window(tasks, since) {
+    for task in ended_in_window(tasks, since) {
         match &task.phase {
             Phase::Done { verified } => *by.entry(verified.to_string()).or_default() += 1,
             Phase::Unverified => unverified += 1,
@@ -105,26 +108,26 @@ pub(super) fn tests(
     }
     for (verified, count) in by {
         let label = Text::new("tests-results").with("verified", verified);
-        report.saw(label, number(count));
+        report.observe(label, plain_number(count));
     }
     let good = checks.iter().filter(|c| c.state == CheckState::Ok).count();
     let counted = Text::new("tests-checked")
         .with("good", good)
         .with("all", checks.len());
-    report.saw(Text::new("tests-checks"), counted);
+    report.observe(Text::new("tests-checks"), counted);
     let whole = match chain.first_bad {
         None => Text::new("tests-chain-whole").with("entries", chain.entries),
         Some(entry) => Text::new("tests-chain-broken").with("entry", entry),
     };
-    report.saw(Text::new("tests-chain"), whole);
+    report.observe(Text::new("tests-chain"), whole);
     if unverified > 0 {
-        report.means(
+        report.interpret(
             FindingKind::Warn,
             Text::new("tests-unverified").with("count", unverified),
         );
     }
     if let Some(entry) = chain.first_bad {
-        report.means(
+        report.interpret(
             FindingKind::Error,
             Text::new("tests-chain-broken").with("entry", entry),
         );
@@ -138,10 +141,10 @@ pub(super) fn tests(
             CheckSeverity::Fail => FindingKind::Error,
             CheckSeverity::Warn | CheckSeverity::Info => FindingKind::Warn,
         };
-        report.means(severity, Text::plain(&check.text));
+        report.interpret(severity, Text::plain(&check.text));
     }
     if !bad.is_empty() {
-        report.advise(FindingKind::Action, Text::new("tests-doctor"));
+        report.recommend(FindingKind::Action, Text::new("tests-doctor"));
     }
     report
 }

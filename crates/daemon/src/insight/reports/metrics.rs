@@ -1,7 +1,7 @@
 //! The numbers that the house is measured by, with exact denominators (S2-30).
 
-use super::day::ended;
-use super::report::{Report, number};
+use super::day::ended_tasks_by_agent;
+use super::report::{Report, plain_number};
 use abbey_api::AgentView;
 use abbey_api::FindingKind;
 use abbey_model::Presence;
@@ -25,7 +25,7 @@ enum Aspect {
 
 /// Time up of the time that an agent was wanted up, percent; none when it was not. One that was made within the
 /// window counts from its first start.
-fn uptime(
+fn uptime_percent(
     agent: &str,
     (up_now, wanted_now): (bool, bool),
     entries: &[AuditEntry],
@@ -77,7 +77,7 @@ fn uptime(
 }
 
 /// What is measured.
-pub(super) struct Seen<'a> {
+pub(super) struct MeasuredState<'a> {
     pub(super) agents: &'a [AgentView],
     /// Those that are not wanted up.
     pub(super) resting: Vec<String>,
@@ -89,41 +89,41 @@ pub(super) struct Seen<'a> {
     pub(super) shared: u64,
 }
 
-pub(super) fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Report {
+pub(super) fn metrics_report(seen: &MeasuredState<'_>, since: Timestamp, now: Timestamp) -> Report {
     let mut report = Report::default();
-    report.saw(Text::new("metric-conflicts"), number(seen.conflicts));
+    report.observe(Text::new("metric-conflicts"), plain_number(seen.conflicts));
     if seen.conflicts > 0 {
-        report.means(FindingKind::Error, Text::new("metric-conflicts-found"));
-        report.advise(FindingKind::Action, Text::new("metric-conflicts-then"));
+        report.interpret(FindingKind::Error, Text::new("metric-conflicts-found"));
+        report.recommend(FindingKind::Action, Text::new("metric-conflicts-then"));
     }
-    report.saw(Text::new("metric-shared"), number(seen.shared));
+    report.observe(Text::new("metric-shared"), plain_number(seen.shared));
     if seen.shared > 0 {
-        report.means(FindingKind::Warn, Text::new("metric-shared-found"));
-        report.advise(FindingKind::Note, Text::new("metric-shared-then"));
+        report.interpret(FindingKind::Warn, Text::new("metric-shared-found"));
+        report.recommend(FindingKind::Note, Text::new("metric-shared-then"));
     }
     for agent in seen.agents {
         let up = matches!(agent.presence, Presence::Ready | Presence::WorkerOnly);
         let present = (up, !seen.resting.contains(&agent.name));
-        let Some(percent) = uptime(&agent.name, present, seen.entries, since, now) else {
+        let Some(percent) = uptime_percent(&agent.name, present, seen.entries, since, now) else {
             continue;
         };
         let label = Text::new("metric-uptime")
             .with("agent", &agent.name)
             .with("target", UPTIME_LEAST.to_string());
-        report.saw(label, Text::plain(format!("{percent:.1} %")));
+        report.observe(label, Text::plain(format!("{percent:.1} %")));
         if percent <= UPTIME_LEAST {
             let text = Text::new("metric-uptime-low")
                 .with("agent", &agent.name)
                 .with("percent", format!("{percent:.1}"));
-            report.means(FindingKind::Warn, text);
+            report.interpret(FindingKind::Warn, text);
         }
     }
-    let (done, all) = ended(seen.tasks, since)
+    let (done, all) = ended_tasks_by_agent(seen.tasks, since)
         .values()
         .fold((0, 0), |sum, (done, all)| (sum.0 + done, sum.1 + all));
     let target = Text::new("metric-completion").with("target", COMPLETION_LEAST.to_string());
     match all {
-        0 => report.saw(target, Text::new("metric-completion-none")),
+        0 => report.observe(target, Text::new("metric-completion-none")),
         _ => {
             let percent = done as f64 * 100.0 / all as f64;
             let written = format!("{percent:.1}");
@@ -131,10 +131,10 @@ pub(super) fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Repo
                 .with("percent", &written)
                 .with("done", done)
                 .with("all", all);
-            report.saw(target, counted);
+            report.observe(target, counted);
             if percent <= COMPLETION_LEAST {
                 let text = Text::new("metric-completion-low").with("percent", written);
-                report.means(FindingKind::Warn, text);
+                report.interpret(FindingKind::Warn, text);
             }
         }
     }
@@ -151,10 +151,10 @@ pub(super) fn metrics(seen: &Seen<'_>, since: Timestamp, now: Timestamp) -> Repo
         .filter(|e| e.actor == "operator" && mends.contains(&e.action.as_str()))
         .count() as u64;
     let label = Text::new("metric-interventions").with("target", INTERVENTIONS_MOST.to_string());
-    report.saw(label, number(interventions));
+    report.observe(label, plain_number(interventions));
     if interventions >= INTERVENTIONS_MOST {
         let text = Text::new("metric-interventions-high").with("count", interventions);
-        report.means(FindingKind::Info, text);
+        report.interpret(FindingKind::Info, text);
     }
     report
 }
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn uptime_counts_what_was_and_nothing_else() {
         let (since, now) = (Timestamp(0), Timestamp(1000));
-        let of = |entries: &[AuditEntry], up| uptime("a", (up, true), entries, since, now);
+        let of = |entries: &[AuditEntry], up| uptime_percent("a", (up, true), entries, since, now);
         // Up all day; down all day; up again at half the day; down for a tenth.
         assert_eq!(of(&[], true), Some(100.0));
         assert_eq!(of(&[], false), Some(0.0));
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn an_agent_that_nobody_wants_up_is_not_late() {
         let (since, now) = (Timestamp(0), Timestamp(1000));
-        assert_eq!(uptime("a", (false, false), &[], since, now), None);
+        assert_eq!(uptime_percent("a", (false, false), &[], since, now), None);
         // Stopped for most of the day, and back a while after it was wanted.
         let day = [
             entry(100, "cell.want_down", "operator"),
@@ -212,6 +212,9 @@ mod tests {
             entry(800, "cell.want_up", "operator"),
             entry(830, "cell.start", "house"),
         ];
-        assert_eq!(uptime("a", (true, true), &day, since, now), Some(90.0));
+        assert_eq!(
+            uptime_percent("a", (true, true), &day, since, now),
+            Some(90.0)
+        );
     }
 }

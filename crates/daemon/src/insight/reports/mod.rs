@@ -9,7 +9,7 @@ mod route;
 mod skill_costs;
 mod state;
 
-pub(crate) use route::route;
+pub(crate) use route::report_for_question;
 
 use crate::core::error::Result;
 use crate::insight::{disks, doctor, views};
@@ -42,7 +42,7 @@ const LOOK_MAX: u32 = 1000;
 const PAGES_MAX: usize = 100;
 
 /// A report as a text of its own, for people and agents to read.
-pub fn as_text(report: &ReportDoc) -> String {
+pub fn render_as_text(report: &ReportDoc) -> String {
     use std::fmt::Write as _;
     let language = Language::of(&report.language).unwrap_or_default();
     let part = |id| language.render(&Text::new(id));
@@ -77,7 +77,7 @@ pub fn as_text(report: &ReportDoc) -> String {
 }
 
 /// Entries of the window, oldest first.
-async fn entries(work: &WorkState, since: Timestamp) -> Result<Vec<AuditEntry>> {
+async fn entries_since(work: &WorkState, since: Timestamp) -> Result<Vec<AuditEntry>> {
     let mut all: Vec<AuditEntry> = Vec::new();
     let mut before = work.core.store.audit_head();
     for _ in 0..PAGES_MAX {
@@ -95,7 +95,7 @@ async fn entries(work: &WorkState, since: Timestamp) -> Result<Vec<AuditEntry>> 
     Ok(all)
 }
 
-async fn tasks(work: &WorkState) -> Result<Vec<TaskRow>> {
+async fn newest_tasks(work: &WorkState) -> Result<Vec<TaskRow>> {
     let filter = TaskFilter {
         limit: LOOK_MAX,
         ..TaskFilter::default()
@@ -104,7 +104,7 @@ async fn tasks(work: &WorkState) -> Result<Vec<TaskRow>> {
 }
 
 /// Makes a report.
-pub(crate) async fn make(
+pub(crate) async fn make_report(
     work: &Arc<WorkState>,
     name: &str,
     language: Language,
@@ -112,42 +112,50 @@ pub(crate) async fn make(
     let now = work.core.store.now();
     let since = now + Millis(-WINDOW.0);
     let report = match name {
-        "status" => state::status(&views::fleet(work).await?.agents, &tasks(work).await?),
-        "disk" => state::disk(&disks::disks()),
-        "budget" => state::budget(&work.core.store.budgets().await?),
-        "tokens" => day::tokens(&work.core.store.usage_since(since).await?),
+        "status" => state::status_report(
+            &views::fleet_doc(work).await?.agents,
+            &newest_tasks(work).await?,
+        ),
+        "disk" => state::disk_report(&disks::list_disks()),
+        "budget" => state::budget_report(&work.core.store.budgets().await?),
+        "tokens" => day::token_report(&work.core.store.usage_since(since).await?),
         "policy" => match work.core.plan.current() {
-            Some(current) => state::policy(&current.house),
+            Some(current) => state::policy_report(&current.house),
             None => Report::default(),
         },
         "tests" => {
             let chain = work.core.store.verify_audit_log().await?;
-            let checks = doctor::examine(work).await?.checks;
-            day::tests(&tasks(work).await?, &checks, &chain, since)
+            let checks = doctor::run_checks(work).await?.checks;
+            day::verification_report(&newest_tasks(work).await?, &checks, &chain, since)
         }
-        "progress" => day::progress(&tasks(work).await?, since),
+        "progress" => day::progress_report(&newest_tasks(work).await?, since),
         "skills" => {
             let since = now + Millis(-WEEK.0);
-            skill_costs::costs(&work.core.store.runs_since(since).await?)
+            skill_costs::skill_cost_report(&work.core.store.runs_since(since).await?)
         }
         "metrics" => {
-            let fleet = views::fleet(work).await?;
+            let fleet = views::fleet_doc(work).await?;
             let current = work.core.plan.current();
             let uids: Vec<Option<u32>> = current
                 .iter()
-                .flat_map(|c| c.house.agents.keys().map(|s| c.uid(&format!("agent:{s}"))))
+                .flat_map(|c| {
+                    c.house
+                        .agents
+                        .keys()
+                        .map(|s| c.uid_of(&format!("agent:{s}")))
+                })
                 .collect();
             let shared = uids.iter().filter(|u| u.is_none()).count();
-            let seen = metrics::Seen {
+            let seen = metrics::MeasuredState {
                 agents: &fleet.agents,
-                resting: resting(work),
-                tasks: &tasks(work).await?,
-                entries: &entries(work, since).await?,
-                conflicts: conflicts(work).await?,
+                resting: agents_not_desired_up(work),
+                tasks: &newest_tasks(work).await?,
+                entries: &entries_since(work, since).await?,
+                conflicts: count_port_conflicts(work).await?,
                 // One alone shares with nobody.
                 shared: if shared > 1 { shared as u64 } else { 0 },
             };
-            metrics::metrics(&seen, since, now)
+            metrics::metrics_report(&seen, since, now)
         }
         other => {
             let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
@@ -158,12 +166,12 @@ pub(crate) async fn make(
             );
         }
     };
-    Ok(report.finish(name, now, language))
+    Ok(report.render(name, now, language))
 }
 
 /// Agents that are down or held on somebody's wish.
-fn resting(work: &WorkState) -> Vec<String> {
-    let not_up = work.cells.desired.not_up().into_iter();
+fn agents_not_desired_up(work: &WorkState) -> Vec<String> {
+    let not_up = work.cells.desired.cells_not_up().into_iter();
     let agents = not_up.filter_map(|cell| match cell {
         CellName::Agent(slug) => Some(slug.to_string()),
         CellName::Service(_) | CellName::Run(_) => None,
@@ -172,13 +180,13 @@ fn resting(work: &WorkState) -> Vec<String> {
 }
 
 /// Ports of the plan on which somebody listens while their owner is down.
-async fn conflicts(work: &Arc<WorkState>) -> Result<u64> {
+async fn count_port_conflicts(work: &Arc<WorkState>) -> Result<u64> {
     let Some(current) = work.core.plan.current() else {
         return Ok(0);
     };
     let hostd = Arc::clone(&work.core.hostd);
-    let host = crate::core::hostd::ask(move || hostd.observe()).await?;
-    let seen = work.cells.observations.all();
+    let host = crate::core::hostd::call_blocking(move || hostd.observe()).await?;
+    let seen = work.cells.observations.snapshot();
     let down = |owner: &str| {
         let cell = owner.replacen(':', "-", 1);
         seen.iter().any(|(name, s)| {

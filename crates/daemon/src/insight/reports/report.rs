@@ -13,21 +13,21 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn saw(&mut self, label: Text, value: Text) {
+    pub(crate) fn observe(&mut self, label: Text, value: Text) {
         self.observed.push((label, value));
     }
-    pub(crate) fn means(&mut self, severity: FindingKind, text: Text) {
+    pub(crate) fn interpret(&mut self, severity: FindingKind, text: Text) {
         self.findings.push((severity, text));
     }
-    pub(crate) fn advise(&mut self, kind: FindingKind, text: Text) {
+    pub(crate) fn recommend(&mut self, kind: FindingKind, text: Text) {
         self.notes.push((kind, text));
     }
     /// Puts it into words.
-    pub(crate) fn finish(mut self, name: &str, at: Timestamp, language: Language) -> ReportDoc {
+    pub(crate) fn render(mut self, name: &str, at: Timestamp, language: Language) -> ReportDoc {
         if self.observed.is_empty() {
-            self.means(FindingKind::Error, Text::new("nothing-observed"));
+            self.interpret(FindingKind::Error, Text::new("nothing-observed"));
         } else if self.findings.is_empty() {
-            self.means(FindingKind::Info, Text::new("nothing-unusual"));
+            self.interpret(FindingKind::Info, Text::new("nothing-unusual"));
         }
         let finding = |(kind, text): &(FindingKind, Text)| Finding {
             kind: *kind,
@@ -50,6 +50,6 @@ impl Report {
 }
 
 /// A text of its own for a number.
-pub(crate) fn number(n: impl ToString) -> Text {
+pub(crate) fn plain_number(n: impl ToString) -> Text {
     Text::plain(n.to_string())
 }

@@ -4,7 +4,7 @@ use abbey_engine::matcher::{self, Rule};
 use std::sync::OnceLock;
 
 /// What people ask, by report: regular expressions, as those of skills.
-const ASKED: [(&str, &[&str]); 9] = [
+const QUESTIONS: [(&str, &[&str]); 9] = [
     (
         "status",
         &[
@@ -80,7 +80,7 @@ const ASKED: [(&str, &[&str]); 9] = [
     ),
 ];
 
-fn rules() -> &'static [Rule] {
+fn question_rules() -> &'static [Rule] {
     static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
     RULES.get_or_init(|| {
         let rule = |(name, patterns): &(&str, &[&str])| {
@@ -88,13 +88,13 @@ fn rules() -> &'static [Rule] {
             // The test compiles each of them.
             Rule::new(name, &patterns).ok()
         };
-        ASKED.iter().filter_map(rule).collect()
+        QUESTIONS.iter().filter_map(rule).collect()
     })
 }
 
 /// The report that answers a question; none when there is none, or it might be one of several.
-pub(crate) fn route(text: &str) -> Option<String> {
-    let mut found = matcher::candidates(rules(), text);
+pub(crate) fn report_for_question(text: &str) -> Option<String> {
+    let mut found = matcher::candidates(question_rules(), text);
     found.retain(|c| c.score >= matcher::THRESHOLD);
     found.sort_by_key(|c| std::cmp::Reverse(c.score));
     match found.as_slice() {
@@ -112,7 +112,11 @@ mod tests {
 
     #[test]
     fn questions_find_their_report_and_other_words_none() {
-        assert_eq!(rules().len(), ASKED.len(), "every pattern compiles");
+        assert_eq!(
+            question_rules().len(),
+            QUESTIONS.len(),
+            "every pattern compiles"
+        );
         for (question, report) in [
             ("How full are the disks?", "disk"),
             ("how much space is left", "disk"),
@@ -126,7 +130,11 @@ mod tests {
             ("what do skills cost", "skills"),
             ("do we meet our targets?", "metrics"),
         ] {
-            assert_eq!(route(question).as_deref(), Some(report), "{question}");
+            assert_eq!(
+                report_for_question(question).as_deref(),
+                Some(report),
+                "{question}"
+            );
         }
         for other in [
             "write a poem about disks in autumn",
@@ -134,7 +142,7 @@ mod tests {
             "",
             "space opera",
         ] {
-            assert_eq!(route(other), None, "{other}");
+            assert_eq!(report_for_question(other), None, "{other}");
         }
     }
 }

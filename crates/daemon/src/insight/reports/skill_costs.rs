@@ -1,6 +1,6 @@
 //! What skills cost, and which run cost far more than its like (S4-19): a pure function of runs.
 
-use super::report::{Report, number};
+use super::report::{Report, plain_number};
 use abbey_api::FindingKind;
 use abbey_store::RunCost;
 use abbey_words::Text;
@@ -17,7 +17,7 @@ const TIME_LEAST_MS: u64 = 10_000;
 const TOLD_MAX: usize = 20;
 
 /// By skill; what no skill did, by who thought about it.
-pub(crate) fn costs(runs: &[RunCost]) -> Report {
+pub(crate) fn skill_cost_report(runs: &[RunCost]) -> Report {
     let mut report = Report::default();
     // By name; what no skill did comes last.
     let mut kinds: BTreeMap<(bool, &str), Vec<&RunCost>> = BTreeMap::new();
@@ -35,8 +35,8 @@ pub(crate) fn costs(runs: &[RunCost]) -> Report {
             true => Text::new("without-skill").with("agent", *name),
         };
         let failed = runs.iter().filter(|r| !r.good).count();
-        let (tokens, tokens_most) = middle(runs.iter().map(|r| r.tokens));
-        let (time, time_most) = middle(runs.iter().map(|r| r.time_ms));
+        let (tokens, tokens_most) = median_and_max(runs.iter().map(|r| r.tokens));
+        let (time, time_most) = median_and_max(runs.iter().map(|r| r.time_ms));
         let used = Text::new("skill-use")
             .with("runs", runs.len())
             .with("failed", failed)
@@ -44,7 +44,7 @@ pub(crate) fn costs(runs: &[RunCost]) -> Report {
             .with("most", tokens_most)
             .with("seconds", seconds(time))
             .with("longest", seconds(time_most));
-        report.saw(kind.clone(), used);
+        report.observe(kind.clone(), used);
         if runs.len() < LIKE_LEAST {
             continue;
         }
@@ -63,15 +63,15 @@ pub(crate) fn costs(runs: &[RunCost]) -> Report {
             told += 1;
             if told <= TOLD_MAX {
                 let text = text.with("task", format!("TASK-{}", run.task));
-                report.means(FindingKind::Warn, text.with("kind", kind.clone()));
+                report.interpret(FindingKind::Warn, text.with("kind", kind.clone()));
             }
         }
     }
     if told > 0 {
-        report.advise(FindingKind::Note, Text::new("far-then"));
+        report.recommend(FindingKind::Note, Text::new("far-then"));
     }
     if runs.is_empty() {
-        report.saw(Text::new("runs"), number(0));
+        report.observe(Text::new("runs"), plain_number(0));
     }
     report
 }
@@ -81,7 +81,7 @@ fn seconds(ms: u64) -> String {
 }
 
 /// The middle one and the largest.
-fn middle(values: impl Iterator<Item = u64>) -> (u64, u64) {
+fn median_and_max(values: impl Iterator<Item = u64>) -> (u64, u64) {
     let mut values: Vec<u64> = values.collect();
     values.sort_unstable();
     let middle = values.get(values.len() / 2).copied().unwrap_or(0);
@@ -112,7 +112,7 @@ mod tests {
         runs.push(run(8, None, 300, 60_000));
         runs.extend((9..=12).map(|n| run(n, Some("disk-usage"), 0, 100)));
         runs.push(run(13, Some("rare"), 50_000, 100));
-        let report = costs(&runs).finish("skills", Timestamp(0), Language::English);
+        let report = skill_cost_report(&runs).render("skills", Timestamp(0), Language::English);
         let seen: Vec<&str> = report.observed.iter().map(|o| o.label.as_str()).collect();
         assert_eq!(seen, ["disk-usage", "rare", "without a skill, by a"]);
         assert_eq!(
@@ -133,8 +133,8 @@ mod tests {
             "one of a kind is no outlier"
         );
         assert_eq!(
-            costs(&[])
-                .finish("skills", Timestamp(0), Language::English)
+            skill_cost_report(&[])
+                .render("skills", Timestamp(0), Language::English)
                 .interpretation[0]
                 .kind,
             FindingKind::Info

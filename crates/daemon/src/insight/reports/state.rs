@@ -1,6 +1,6 @@
 //! Reports of how things are: agents and work, disks, budgets, what everybody may do.
 
-use super::report::{Report, number};
+use super::report::{Report, plain_number};
 use abbey_api::AgentView;
 use abbey_api::FindingKind;
 use abbey_engine::budget::Account;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// Free space below which a file system is full soon, and full, percent.
 const SPACE: [(u64, FindingKind); 2] = [(5, FindingKind::Error), (15, FindingKind::Warn)];
 
-pub(super) fn status(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
+pub(super) fn status_report(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
     let mut report = Report::default();
     for agent in agents {
         let about = |id| {
@@ -23,17 +23,17 @@ pub(super) fn status(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
                 .with("agent", &agent.name)
                 .with("presence", agent.presence.name())
         };
-        report.saw(
+        report.observe(
             Text::plain(&agent.name),
             about("agent-state").with("restarts", agent.restarts),
         );
         match agent.presence {
             Presence::Ready | Presence::Stopping | Presence::Starting | Presence::Idle => {}
             Presence::Down | Presence::Stopped | Presence::Degraded => {
-                report.means(FindingKind::Error, about("agent-is"));
-                report.advise(FindingKind::Action, about("why-agent"));
+                report.interpret(FindingKind::Error, about("agent-is"));
+                report.recommend(FindingKind::Action, about("why-agent"));
             }
-            _ => report.means(FindingKind::Warn, about("agent-is")),
+            _ => report.interpret(FindingKind::Warn, about("agent-is")),
         }
     }
     let mut states: BTreeMap<&str, u64> = BTreeMap::new();
@@ -41,26 +41,29 @@ pub(super) fn status(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
         *states.entry(task.state().name()).or_default() += 1;
     }
     for (state, count) in &states {
-        report.saw(Text::new("tasks-in").with("state", *state), number(count));
+        report.observe(
+            Text::new("tasks-in").with("state", *state),
+            plain_number(count),
+        );
     }
     if let Some(n) = states.get(TaskState::AwaitingApproval.name()) {
-        report.means(
+        report.interpret(
             FindingKind::Warn,
             Text::new("waiting-for-approval").with("count", *n),
         );
-        report.advise(FindingKind::Action, Text::new("see-approvals"));
+        report.recommend(FindingKind::Action, Text::new("see-approvals"));
     }
     if let Some(n) = states.get(TaskState::Parked.name()) {
-        report.means(
+        report.interpret(
             FindingKind::Warn,
             Text::new("tasks-parked").with("count", *n),
         );
-        report.advise(FindingKind::Note, Text::new("see-task-why"));
+        report.recommend(FindingKind::Note, Text::new("see-task-why"));
     }
     report
 }
 
-pub(super) fn disk(disks: &[Value]) -> Report {
+pub(super) fn disk_report(disks: &[Value]) -> Report {
     let mut report = Report::default();
     for disk in disks {
         let number = |key: &str| disk[key].as_u64().unwrap_or(0);
@@ -68,19 +71,19 @@ pub(super) fn disk(disks: &[Value]) -> Report {
         let mount = disk["mount"].as_str().unwrap_or("?");
         let percent = (free * 100).checked_div(total).unwrap_or(0);
         let about = |id| Text::new(id).with("mount", mount).with("percent", percent);
-        report.saw(
+        report.observe(
             Text::plain(mount),
             about("disk-free").with("size", abbey_model::Bytes(total).to_string()),
         );
         if let Some((_, severity)) = SPACE.iter().find(|(least, _)| percent < *least) {
-            report.means(*severity, about("disk-left"));
-            report.advise(FindingKind::Action, about("disk-room"));
+            report.interpret(*severity, about("disk-left"));
+            report.recommend(FindingKind::Action, about("disk-room"));
         }
     }
     report
 }
 
-pub(super) fn budget(accounts: &[Account]) -> Report {
+pub(super) fn budget_report(accounts: &[Account]) -> Report {
     let mut report = Report::default();
     let lasting = accounts
         .iter()
@@ -88,26 +91,28 @@ pub(super) fn budget(accounts: &[Account]) -> Report {
         .filter(|a| a.limit.is_some() || a.spent > 0 || a.reserved > 0);
     for account in lasting {
         let name = format!("{} {}", account.scope, account.metric.name());
-        let limit = account.limit.map_or_else(|| Text::new("no-limit"), number);
+        let limit = account
+            .limit
+            .map_or_else(|| Text::new("no-limit"), plain_number);
         let used = Text::new("budget-use")
             .with("spent", account.spent)
             .with("limit", limit)
             .with("held", account.reserved);
-        report.saw(Text::plain(&name), used);
+        report.observe(Text::plain(&name), used);
         match account.state() {
             BudgetState::Ok | BudgetState::Unlimited => {}
             BudgetState::Warning => {
-                report.means(
+                report.interpret(
                     FindingKind::Warn,
                     Text::new("budget-warning").with("name", &name),
                 );
             }
             BudgetState::Exhausted => {
-                report.means(
+                report.interpret(
                     FindingKind::Error,
                     Text::new("budget-used-up").with("name", &name),
                 );
-                report.advise(FindingKind::Note, Text::new("budget-then"));
+                report.recommend(FindingKind::Note, Text::new("budget-then"));
             }
         }
     }
@@ -115,7 +120,7 @@ pub(super) fn budget(accounts: &[Account]) -> Report {
 }
 
 /// What every agent may do, and what of that stands further open than most need.
-pub(super) fn policy(house: &House) -> Report {
+pub(super) fn policy_report(house: &House) -> Report {
     let mut report = Report::default();
     let mut open = false;
     for agent in house.agents.values() {
@@ -132,7 +137,7 @@ pub(super) fn policy(house: &House) -> Report {
                 "delegates",
                 delegates.filter(|to| **to != agent.slug).count(),
             );
-        report.saw(Text::plain(agent.slug.as_str()), given);
+        report.observe(Text::plain(agent.slug.as_str()), given);
         let bare = agent.cell == CellKind::Process;
         let shell = agent.tools.tools.contains(&Tool::Shell);
         let unbounded = agent.model.is_some()
@@ -155,12 +160,12 @@ pub(super) fn policy(house: &House) -> Report {
         ] {
             if is {
                 open = true;
-                report.means(severity, Text::new(id).with("agent", agent.slug.as_str()));
+                report.interpret(severity, Text::new(id).with("agent", agent.slug.as_str()));
             }
         }
     }
     if open {
-        report.advise(FindingKind::Note, Text::new("policy-close"));
+        report.recommend(FindingKind::Note, Text::new("policy-close"));
     }
     report
 }
@@ -173,11 +178,12 @@ mod tests {
 
     #[test]
     fn a_probe_that_failed_says_so() {
-        let doc = disk(&[]).finish("disk", Timestamp(0), Language::English);
+        let doc = disk_report(&[]).render("disk", Timestamp(0), Language::English);
         assert_eq!(doc.interpretation[0].kind, FindingKind::Error);
         let full = serde_json::json!({ "mount": "/", "total_bytes": 1000, "available_bytes": 40 });
-        let full =
-            || disk(std::slice::from_ref(&full)).finish("disk", Timestamp(0), Language::English);
+        let full = || {
+            disk_report(std::slice::from_ref(&full)).render("disk", Timestamp(0), Language::English)
+        };
         let doc = full();
         assert_eq!(
             (doc.interpretation[0].kind, doc.notes[0].kind),
@@ -193,7 +199,7 @@ mod tests {
     fn what_stands_open_is_told() {
         let manifest = "version: 1\nhouse: h\nagents:\n  a: { cell: process, egress: full, tools: { allow: all } }\n  b: {}\n";
         let house = abbey_plan::parse(manifest).unwrap();
-        let doc = policy(&house).finish("policy", Timestamp(0), Language::English);
+        let doc = policy_report(&house).render("policy", Timestamp(0), Language::English);
         let told: Vec<&str> = doc.interpretation.iter().map(|f| f.text.as_str()).collect();
         assert_eq!(
             told,

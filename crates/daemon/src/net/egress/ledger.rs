@@ -1,4 +1,5 @@
-//! What went out, by cell and day: a line for each connection, and the bytes against a budget.
+//! Records of outgoing connections by cell and day: a log line for each connection, and the bytes
+//! counted against the daily budget.
 
 use crate::core::error::{Error, Result};
 use crate::core::state::CoreState;
@@ -13,57 +14,57 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Days for which lines are kept.
+/// Days whose log files are kept.
 const DAYS_KEPT: usize = 14;
-/// A refusal that repeats is an entry of the chain once in this time.
-const QUIET: Duration = Duration::from_secs(600);
-/// Refusals that are remembered for that.
+/// Time in which a repeated refusal is not logged to the audit log again.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Most refusals that are remembered for this.
 const REMEMBERED_MAX: usize = 4096;
 
-/// One connection, as a line of the log.
+/// Log line of one connection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Line {
-    /// RFC 3339.
+pub(crate) struct ConnectionLine {
+    /// End of the connection, RFC 3339.
     pub(crate) at: String,
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// Where it led; absent when it led nowhere.
+    /// Address that was connected to; absent if no connection was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) address: Option<String>,
-    /// `done`, or why not.
+    /// `done`, or the code of the refusal.
     pub(crate) outcome: String,
-    /// Bytes to the outside.
+    /// Bytes sent by the cell.
     #[serde(default)]
     pub(crate) up: u64,
-    /// Bytes from the outside.
+    /// Bytes received by the cell.
     #[serde(default)]
     pub(crate) down: u64,
 }
 
 type Day = (String, Arc<AtomicU64>);
 
-/// Every cell's account.
+/// Bytes of each cell today, and recently logged refusals.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub(crate) struct EgressLedger {
     today: Mutex<BTreeMap<CellName, Day>>,
     refusals: Mutex<BTreeMap<String, Instant>>,
 }
 
-impl Ledger {
-    /// Bytes of a cell since midnight, shared by its connections. After a start they are added up
-    /// from the log.
-    pub(crate) fn bytes(&self, core: &CoreState, cell: &CellName) -> Result<Arc<AtomicU64>> {
-        let date = date(core);
+impl EgressLedger {
+    /// Counter of the bytes that a cell has transferred since midnight, shared by its connections.
+    /// On first use it is summed up from today's log.
+    pub(crate) fn bytes_today(&self, core: &CoreState, cell: &CellName) -> Result<Arc<AtomicU64>> {
+        let date = today(core);
         let mut today = self.today.lock();
         if let Some((_, bytes)) = today.get(cell).filter(|(d, _)| *d == date) {
             return Ok(Arc::clone(bytes));
         }
-        let path = path(core, cell, &date);
+        let path = log_path(core, cell, &date);
         let spent = match fs::File::open(&path) {
             Ok(file) => BufReader::new(file)
                 .lines()
                 .map_while(std::result::Result::ok)
-                .filter_map(|l| serde_json::from_str::<Line>(&l).ok())
+                .filter_map(|l| serde_json::from_str::<ConnectionLine>(&l).ok())
                 .map(|l| l.up + l.down)
                 .sum(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
@@ -74,10 +75,10 @@ impl Ledger {
         Ok(bytes)
     }
 
-    /// Whether a refusal was not reported recently, and so is logged again.
-    pub(crate) fn is_news(&self, refusal: String, now: Instant) -> bool {
+    /// Whether this refusal was not logged recently; records it as logged at `now` if so.
+    pub(crate) fn should_log_refusal(&self, refusal: String, now: Instant) -> bool {
         let mut known = self.refusals.lock();
-        known.retain(|_, at| now.duration_since(*at) < QUIET);
+        known.retain(|_, at| now.duration_since(*at) < LOG_AGAIN_AFTER);
         if known.contains_key(&refusal) || known.len() >= REMEMBERED_MAX {
             return false;
         }
@@ -86,15 +87,16 @@ impl Ledger {
     }
 }
 
-/// Adds a line; a full disk loses the line and not the connection.
-pub(crate) fn write(core: &CoreState, cell: &CellName, line: &Line) {
-    let path = path(core, cell, &date(core));
-    if let Err(error) = append(&path, line) {
-        tracing::warn!(%cell, %error, "a line about egress could not be written");
+/// Appends a connection to today's log of a cell. If that fails it logs a warning, and the
+/// connection goes on.
+pub(crate) fn append_connection(core: &CoreState, cell: &CellName, line: &ConnectionLine) {
+    let path = log_path(core, cell, &today(core));
+    if let Err(error) = append_line(&path, line) {
+        tracing::warn!(%cell, %error, "could not append a connection to the egress log");
     }
 }
 
-fn append(path: &std::path::Path, line: &Line) -> std::io::Result<()> {
+fn append_line(path: &std::path::Path, line: &ConnectionLine) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = fs::OpenOptions::new();
     options.append(true).create(true).mode(0o600);
@@ -102,7 +104,7 @@ fn append(path: &std::path::Path, line: &Line) -> std::io::Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let dir = path.parent().ok_or(std::io::ErrorKind::NotFound)?;
             fs::create_dir_all(dir)?;
-            forget_old(dir);
+            remove_old_days(dir);
             options.open(path)?
         }
         other => other?,
@@ -112,8 +114,8 @@ fn append(path: &std::path::Path, line: &Line) -> std::io::Result<()> {
     file.write_all(&bytes)
 }
 
-/// Days sort by name.
-fn forget_old(dir: &std::path::Path) {
+/// Removes log files older than [`DAYS_KEPT`] days; their names sort by date.
+fn remove_old_days(dir: &std::path::Path) {
     let mut days: Vec<PathBuf> = fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -127,18 +129,18 @@ fn forget_old(dir: &std::path::Path) {
     }
 }
 
-fn path(core: &CoreState, cell: &CellName, date: &str) -> PathBuf {
-    // Single commands come and go; theirs are kept together.
+fn log_path(core: &CoreState, cell: &CellName, date: &str) -> PathBuf {
+    // Single commands are short-lived, so they share one log.
     let name = match cell {
         CellName::Agent(_) | CellName::Service(_) => cell.to_string(),
         CellName::Run(_) => "commands".to_owned(),
     };
-    let dir = core.home.egress_logs().join(name);
+    let dir = core.home.egress_log_dir().join(name);
     dir.join(format!("{date}.jsonl"))
 }
 
-/// The day of the house's budget zone.
-fn date(core: &CoreState) -> String {
+/// Today's date in the time zone of the house's budget.
+fn today(core: &CoreState) -> String {
     let zone = core
         .plan
         .current()
@@ -148,23 +150,27 @@ fn date(core: &CoreState) -> String {
     now.to_zoned(zone).date().to_string()
 }
 
-/// Counts what passes, and stops it where the budget ends.
+/// Counts transferred bytes against a daily limit.
 #[derive(Debug)]
-pub(crate) struct Counter {
-    /// Of the cell since midnight.
+pub(crate) struct ByteCounter {
+    /// Bytes of the cell since midnight.
     pub(crate) spent: Arc<AtomicU64>,
+    /// Most bytes per day; `None` for no limit.
     pub(crate) limit: Option<u64>,
+    /// Bytes sent on this connection.
     pub(crate) up: AtomicU64,
+    /// Bytes received on this connection.
     pub(crate) down: AtomicU64,
 }
 
-impl Counter {
-    /// Whether the budget is used up.
-    pub(crate) fn is_over(&self) -> bool {
+impl ByteCounter {
+    /// Whether the cell has used up its daily limit.
+    pub(crate) fn is_exhausted(&self) -> bool {
         self.limit
             .is_some_and(|limit| self.spent.load(Ordering::Relaxed) >= limit)
     }
-    pub(crate) fn add(&self, direction: &AtomicU64, bytes: usize) {
+    /// Adds bytes to one direction of this connection and to the cell's total.
+    pub(crate) fn count(&self, direction: &AtomicU64, bytes: usize) {
         direction.fetch_add(bytes as u64, Ordering::Relaxed);
         self.spent.fetch_add(bytes as u64, Ordering::Relaxed);
     }

@@ -1,9 +1,9 @@
-//! The egress proxy: the way outside by name, for cells that may not go there themselves.
+//! The egress proxy: outgoing HTTP and HTTPS by host name, for cells without direct network access.
 //!
-//! It speaks what `HTTP_PROXY` and `HTTPS_PROXY` mean: `CONNECT`, and requests with a whole URL.
-//! Shims lead a port of each cell here and say first whose it is. Names are resolved here, once,
-//! and the connection goes to exactly the address that was checked. Deliberately absent: caching,
-//! looking into TLS, following redirects.
+//! It serves `CONNECT` and requests with an absolute URL, as used with `HTTP_PROXY` and
+//! `HTTPS_PROXY`. Shims forward a port of each cell to it and send the cell's name first. A host
+//! name is resolved once, and the connection goes to exactly the address that was checked.
+//! Deliberately absent: caching, decrypting TLS, following redirects.
 
 mod hello;
 pub(crate) mod ledger;
@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ledger::{Counter, Line};
+use ledger::{ByteCounter, ConnectionLine};
 use policy::Denied;
 use serde_json::json;
 use std::convert::Infallible;
@@ -31,17 +31,17 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use stream::Counted;
+use stream::CountedStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Longest wait for a name or a connection.
+/// Longest wait for a DNS answer or a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// Longest name of a cell, with its end of line.
+/// Longest cell name that a shim sends, with its line feed, bytes.
 const PREFACE_MAX: usize = 64;
-/// A connection on which nothing moves for so long is closed.
+/// A connection without traffic for this time is closed.
 const IDLE: Duration = Duration::from_secs(900);
-/// Headers that are between two neighbours and no further (RFC 9110, 7.6.1).
+/// Headers that concern one hop only and are not forwarded (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     header::PROXY_AUTHENTICATE,
@@ -55,22 +55,27 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
-/// Listens for shims.
-pub(crate) fn open(net: &Arc<NetState>) -> Result<()> {
+/// Listens on the egress proxy's socket, to which shims connect for their cells, and serves each
+/// connection.
+pub(crate) fn listen_for_egress(net: &Arc<NetState>) -> Result<()> {
     let path = net.core.home.egress_socket();
     let shared = Arc::clone(net);
     listen_unix(&net.core.rt, path, move |stream| {
-        attend(Arc::clone(&shared), stream)
+        serve_connection(Arc::clone(&shared), stream)
     })
 }
 
-/// One connection of a cell.
-async fn attend(net: Arc<NetState>, mut stream: UnixStream) {
-    let whose = net.core.rt.timeout(HEAD_WITHIN, preface(&mut stream)).await;
-    let Ok(Some(cell)) = whose else { return };
+/// Serves the proxy requests of one connection of a cell.
+async fn serve_connection(net: Arc<NetState>, mut stream: UnixStream) {
+    let cell = net
+        .core
+        .rt
+        .timeout(HEAD_WITHIN, read_cell_name(&mut stream))
+        .await;
+    let Ok(Some(cell)) = cell else { return };
     let service = hyper::service::service_fn(|request| {
         let (net, cell) = (Arc::clone(&net), cell.clone());
-        async move { Ok::<_, Infallible>(serve(net, cell, request).await) }
+        async move { Ok::<_, Infallible>(serve_request(net, cell, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -83,8 +88,9 @@ async fn attend(net: Arc<NetState>, mut stream: UnixStream) {
     }
 }
 
-/// The name of the cell; byte by byte, as what follows is not ours to read.
-pub(crate) async fn preface(stream: &mut UnixStream) -> Option<CellName> {
+/// Reads the line with the cell's name that a shim sends first; `None` if it is invalid. Reads byte
+/// by byte, since the following bytes belong to the proxied protocol.
+pub(crate) async fn read_cell_name(stream: &mut UnixStream) -> Option<CellName> {
     let mut name = Vec::new();
     while name.len() < PREFACE_MAX {
         match stream.read_u8().await.ok()? {
@@ -95,8 +101,9 @@ pub(crate) async fn preface(stream: &mut UnixStream) -> Option<CellName> {
     None
 }
 
-/// What one cell may do now.
-pub(crate) fn policy_of(net: &NetState, cell: &CellName) -> (Egress, Option<u64>) {
+/// Egress policy of a cell under the plan in force, and its daily limit in bytes; `Egress::None`
+/// for an unknown cell.
+pub(crate) fn egress_policy_of(net: &NetState, cell: &CellName) -> (Egress, Option<u64>) {
     let Some(current) = net.core.plan.current() else {
         return (Egress::None, None);
     };
@@ -113,38 +120,42 @@ pub(crate) fn policy_of(net: &NetState, cell: &CellName) -> (Egress, Option<u64>
             .services
             .get(slug)
             .map_or((Egress::None, None), |s| (s.egress.clone(), None)),
-        CellName::Run(slug) => (net.command_egress.of(slug), None),
+        CellName::Run(slug) => (net.command_egress.policy_of(slug), None),
     }
 }
 
-/// One wish for a connection.
-struct Wish {
+/// A request of a cell to connect to a host and port.
+struct ConnectRequest {
     net: Arc<NetState>,
     cell: CellName,
     host: String,
     port: u16,
 }
 
-async fn serve(net: Arc<NetState>, cell: CellName, request: Request<Incoming>) -> Response<Body> {
+async fn serve_request(
+    net: Arc<NetState>,
+    cell: CellName,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let wanted = match destination(&request) {
-        Ok((host, port)) => Wish {
+        Ok((host, port)) => ConnectRequest {
             net,
             cell,
             host,
             port,
         },
         Err(why) => {
-            return refusal(
+            return refusal_response(
                 StatusCode::BAD_REQUEST,
                 &Denied::new("no_proxy_request", why),
             );
         }
     };
-    let (address, counter) = match wanted.admit().await {
+    let (address, counter) = match wanted.check_and_resolve().await {
         Ok(admitted) => admitted,
         Err(denied) => {
-            wanted.deny(&denied, None).await;
-            return refusal(StatusCode::FORBIDDEN, &denied);
+            wanted.record_refusal(&denied, None).await;
+            return refusal_response(StatusCode::FORBIDDEN, &denied);
         }
     };
     let connected = wanted
@@ -154,24 +165,26 @@ async fn serve(net: Arc<NetState>, cell: CellName, request: Request<Incoming>) -
         .timeout(CONNECT_WITHIN, TcpStream::connect(address))
         .await;
     let outside = match connected {
-        Ok(Ok(stream)) => Counted::new(wanted.net.core.rt.clone(), stream, Arc::clone(&counter)),
+        Ok(Ok(stream)) => {
+            CountedStream::new(wanted.net.core.rt.clone(), stream, Arc::clone(&counter))
+        }
         failed => {
             let why = match failed {
                 Ok(Err(error)) => error.to_string(),
-                _ => "it did not answer in time".to_owned(),
+                _ => "it did not accept the connection within 10 seconds".to_owned(),
             };
             let denied = Denied::new("unreachable", format!("{}: {why}", wanted.host));
-            wanted.write(Some(address), denied.code, None);
-            return refusal(StatusCode::BAD_GATEWAY, &denied);
+            wanted.log_connection(Some(address), denied.code, None);
+            return refusal_response(StatusCode::BAD_GATEWAY, &denied);
         }
     };
     match *request.method() == Method::CONNECT {
         true => {
             let tracker = wanted.net.core.rt.clone();
             drop(tracker.spawn(tunnel(wanted, request, outside, address, counter)));
-            Response::new(empty())
+            Response::new(empty_body())
         }
-        false => forward(wanted, request, outside, address, counter).await,
+        false => forward_request(wanted, request, outside, address, counter).await,
     }
 }
 
@@ -181,24 +194,27 @@ fn destination(request: &Request<Incoming>) -> std::result::Result<(String, u16)
     let connect = *request.method() == Method::CONNECT;
     let authority = uri
         .authority()
-        .ok_or("this is a proxy: it takes CONNECT and requests with a whole URL")?;
+        .ok_or("this is a proxy: send CONNECT, or a request with an absolute URL")?;
     if authority.as_str().contains('@') {
-        return Err("a proxy request names no user".to_owned());
+        return Err("a proxy URL must not contain user information".to_owned());
     }
     let port = match (authority.port_u16(), connect, uri.scheme_str()) {
         (Some(port), true, _) | (Some(port), false, Some("http")) => port,
         (None, false, Some("http")) => 80,
-        (None, true, _) => return Err("CONNECT names a port".to_owned()),
-        _ => return Err("only http:// is carried; https:// goes by CONNECT".to_owned()),
+        (None, true, _) => return Err("the target of CONNECT must have a port".to_owned()),
+        _ => return Err("only http:// URLs are forwarded; use CONNECT for https://".to_owned()),
     };
     Ok((authority.host().to_ascii_lowercase(), port))
 }
 
-impl Wish {
-    /// Decides, and resolves the name.
-    async fn admit(&self) -> std::result::Result<(SocketAddrV4, Arc<Counter>), Denied> {
-        let (egress, limit) = policy_of(&self.net, &self.cell);
-        let address = match policy::may_ask(&egress, &self.host, self.port)? {
+impl ConnectRequest {
+    /// Checks the request against the cell's policy, resolves the host, and returns the address to
+    /// connect to with the byte counter.
+    async fn check_and_resolve(
+        &self,
+    ) -> std::result::Result<(SocketAddrV4, Arc<ByteCounter>), Denied> {
+        let (egress, limit) = egress_policy_of(&self.net, &self.cell);
+        let address = match policy::check_host(&egress, &self.host, self.port)? {
             Some(address) => SocketAddrV4::new(address, self.port),
             None => {
                 let lookup = tokio::net::lookup_host((self.host.as_str(), self.port));
@@ -213,41 +229,46 @@ impl Wish {
                     .await
                     .map_err(|_| unknown("no answer in time".to_owned()))?
                     .map_err(|e| unknown(e.to_string()))?;
-                policy::choose(&egress, &self.host, self.port, answers.map(|a| a.ip()))?
+                policy::choose_address(&egress, &self.host, self.port, answers.map(|a| a.ip()))?
             }
         };
         let spent = self
             .net
             .egress
-            .bytes(&self.net.core, &self.cell)
+            .bytes_today(&self.net.core, &self.cell)
             .map_err(|e| Denied::new("no_account", e.chain()))?;
-        let counter = Counter {
+        let counter = ByteCounter {
             spent,
             limit,
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
         };
-        match counter.is_over() {
+        match counter.is_exhausted() {
             false => Ok((address, Arc::new(counter))),
             true => Err(Denied::new(
                 "budget",
-                "the bytes of today are used up; see `budget.egress_per_day`",
+                "the egress budget of today is used up; raise `budget.egress_per_day` or wait for its reset",
             )),
         }
     }
 
-    /// Whether a connection that stands may go on under the plan of now.
+    /// Whether an established connection is still allowed by the plan in force.
     fn still_allowed(&self, address: SocketAddrV4) -> bool {
-        let (egress, _) = policy_of(&self.net, &self.cell);
-        policy::may_ask(&egress, &self.host, self.port).is_ok()
-            && policy::may_reach(&egress, &self.host, *address.ip(), self.port).is_ok()
+        let (egress, _) = egress_policy_of(&self.net, &self.cell);
+        policy::check_host(&egress, &self.host, self.port).is_ok()
+            && policy::check_address(&egress, &self.host, *address.ip(), self.port).is_ok()
     }
 
-    /// A refusal is a line of the log, and an entry of the chain when it is news.
-    async fn deny(&self, denied: &Denied, address: Option<SocketAddrV4>) {
-        self.write(address, denied.code, None);
+    /// Appends a refusal to the egress log, and to the audit log if it was not logged there
+    /// recently.
+    async fn record_refusal(&self, denied: &Denied, address: Option<SocketAddrV4>) {
+        self.log_connection(address, denied.code, None);
         let key = format!("{} {} {} {}", self.cell, self.host, self.port, denied.code);
-        if !self.net.egress.is_news(key, self.net.core.rt.instant()) {
+        if !self
+            .net
+            .egress
+            .should_log_refusal(key, self.net.core.rt.instant())
+        {
             return;
         }
         let actor = match &self.cell {
@@ -265,9 +286,14 @@ impl Wish {
         }
     }
 
-    fn write(&self, address: Option<SocketAddrV4>, outcome: &str, counter: Option<&Counter>) {
+    fn log_connection(
+        &self,
+        address: Option<SocketAddrV4>,
+        outcome: &str,
+        counter: Option<&ByteCounter>,
+    ) {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let line = Line {
+        let line = ConnectionLine {
             at: abbey_api::Time(self.net.core.store.now()).to_string(),
             host: self.host.clone(),
             port: self.port,
@@ -276,134 +302,135 @@ impl Wish {
             up: counter.map_or(0, |c| load(&c.up)),
             down: counter.map_or(0, |c| load(&c.down)),
         };
-        ledger::write(&self.net.core, &self.cell, &line);
+        ledger::append_connection(&self.net.core, &self.cell, &line);
     }
 }
 
-/// Carries bytes both ways once the caller has shown whom it means.
+/// Serves a `CONNECT` request: carries bytes both ways, and ends the tunnel when the plan no longer
+/// allows it.
 async fn tunnel(
-    wish: Wish,
+    wanted: ConnectRequest,
     request: Request<Incoming>,
-    outside: Counted,
+    outside: CountedStream,
     address: SocketAddrV4,
-    counter: Arc<Counter>,
+    counter: Arc<ByteCounter>,
 ) {
     let Ok(inside) = hyper::upgrade::on(request).await else {
         return;
     };
-    let mut plans = wish.net.core.plan.subscribe();
-    let carried = carry(&wish, TokioIo::new(inside), outside);
+    let mut plans = wanted.net.core.plan.subscribe();
+    let carried = carry_tunnel(&wanted, TokioIo::new(inside), outside);
     tokio::pin!(carried);
     let outcome = loop {
         tokio::select! {
             outcome = &mut carried => break outcome,
-            () = wish.net.core.rt.stopped() => break Ok(()),
+            () = wanted.net.core.rt.stopped() => break Ok(()),
             _ = plans.changed() => {
-                if !wish.still_allowed(address) {
-                    let text = "the plan changed and no longer allows it";
+                if !wanted.still_allowed(address) {
+                    let text = "the connection was closed because a new plan no longer allows it";
                     break Err(Denied::new("not_allowed", text));
                 }
             }
         }
     };
     match outcome {
-        Ok(()) => wish.write(Some(address), "done", Some(&counter)),
+        Ok(()) => wanted.log_connection(Some(address), "done", Some(&counter)),
         Err(denied) => {
-            wish.deny(&denied, Some(address)).await;
-            // What did pass counts, whatever ended it.
-            wish.write(Some(address), "cut", Some(&counter));
+            wanted.record_refusal(&denied, Some(address)).await;
+            // Bytes that were transferred count against the budget in any case.
+            wanted.log_connection(Some(address), "cut", Some(&counter));
         }
     }
 }
 
-async fn carry(
-    wish: &Wish,
+async fn carry_tunnel(
+    wanted: &ConnectRequest,
     mut inside: TokioIo<hyper::upgrade::Upgraded>,
-    mut outside: Counted,
+    mut outside: CountedStream,
 ) -> std::result::Result<(), Denied> {
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     let (mut here, mut there) = ([0u8; 8192], [0u8; 8192]);
-    let deadline = wish.net.core.rt.sleep(CONNECT_WITHIN);
+    let deadline = wanted.net.core.rt.sleep(CONNECT_WITHIN);
     tokio::pin!(deadline);
     loop {
-        match hello::judge(&said, &wish.host, wish.port)? {
-            hello::Verdict::Pass => break,
-            hello::Verdict::Wait => {}
+        match hello::check_client_hello(&received, &wanted.host, wanted.port)? {
+            hello::HelloVerdict::Pass => break,
+            hello::HelloVerdict::Wait => {}
         }
-        // Some protocols let the server speak first.
+        // In some protocols the server sends first.
         tokio::select! {
             read = inside.read(&mut here) => match read {
                 Ok(0) | Err(_) => return Ok(()),
-                Ok(n) => said.extend_from_slice(&here[..n]),
+                Ok(n) => received.extend_from_slice(&here[..n]),
             },
-            read = outside.read(&mut there), if wish.port != 443 => match read {
+            read = outside.read(&mut there), if wanted.port != 443 => match read {
                 Ok(0) | Err(_) => return Ok(()),
                 Ok(n) => if inside.write_all(&there[..n]).await.is_err() { return Ok(()) },
             },
-            () = &mut deadline, if wish.port == 443 || !said.is_empty() => {
-                return Err(Denied::new("no_tls", "the caller did not say in time whom it means"));
+            () = &mut deadline, if wanted.port == 443 || !received.is_empty() => {
+                return Err(Denied::new("no_tls", "the client did not send a TLS ClientHello in time"));
             }
         }
     }
-    if outside.write_all(&said).await.is_err() {
-        return outside.verdict();
+    if outside.write_all(&received).await.is_err() {
+        return outside.check_budget();
     }
     let _either_gone = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;
-    outside.verdict()
+    outside.check_budget()
 }
 
-/// Carries one request with a whole URL.
-async fn forward(
-    wish: Wish,
+/// Forwards one request with an absolute URL, and returns the response.
+async fn forward_request(
+    wanted: ConnectRequest,
     request: Request<Incoming>,
-    outside: Counted,
+    outside: CountedStream,
     address: SocketAddrV4,
-    counter: Arc<Counter>,
+    counter: Arc<ByteCounter>,
 ) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     let authority = parts.uri.authority().map(ToString::to_string);
     let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
     parts.uri = path.parse::<Uri>().unwrap_or_default();
-    strip(&mut parts.headers);
-    // The name in the URL is the one that was checked; whatever else the caller wrote goes.
+    strip_hop_by_hop_headers(&mut parts.headers);
+    // The host of the URL was checked, so it replaces the caller's `Host` header.
     let host = authority.and_then(|a| HeaderValue::from_str(&a).ok());
     if let Some(host) = host {
         parts.headers.insert(header::HOST, host);
     }
     let unreachable = |why: String| {
         let denied = Denied::new("unreachable", why);
-        refusal(StatusCode::BAD_GATEWAY, &denied)
+        refusal_response(StatusCode::BAD_GATEWAY, &denied)
     };
     let (mut sender, connection) =
         match hyper::client::conn::http1::handshake(TokioIo::new(outside)).await {
             Ok(pair) => pair,
             Err(error) => return unreachable(error.to_string()),
         };
-    let tracker = wish.net.core.rt.clone();
+    let tracker = wanted.net.core.rt.clone();
     drop(tracker.spawn(async move {
-        let mut plans = wish.net.core.plan.subscribe();
+        let mut plans = wanted.net.core.plan.subscribe();
         tokio::pin!(connection);
         loop {
             tokio::select! {
                 _ended = &mut connection => break,
-                () = wish.net.core.rt.stopped() => break,
-                _ = plans.changed() => if !wish.still_allowed(address) { break },
+                () = wanted.net.core.rt.stopped() => break,
+                _ = plans.changed() => if !wanted.still_allowed(address) { break },
             }
         }
-        wish.write(Some(address), "done", Some(&counter));
+        wanted.log_connection(Some(address), "done", Some(&counter));
     }));
     match sender.send_request(Request::from_parts(parts, body)).await {
         Ok(response) => {
             let (mut parts, body) = response.into_parts();
-            strip(&mut parts.headers);
+            strip_hop_by_hop_headers(&mut parts.headers);
             Response::from_parts(parts, body.boxed())
         }
         Err(error) => unreachable(error.to_string()),
     }
 }
 
-/// Takes away what concerns two neighbours only, also what `Connection` names.
-fn strip(headers: &mut HeaderMap) {
+/// Removes hop-by-hop headers, also those named in `Connection`.
+fn strip_hop_by_hop_headers(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -416,12 +443,12 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-fn empty() -> Body {
+fn empty_body() -> Body {
     Full::new(Bytes::new()).map_err(|e| match e {}).boxed()
 }
 
-/// A refusal as programs can read it.
-fn refusal(status: StatusCode, denied: &Denied) -> Response<Body> {
+/// A refusal as a problem document with this status.
+fn refusal_response(status: StatusCode, denied: &Denied) -> Response<Body> {
     let mut problem = Problem::new(FaultKind::Forbidden, denied.text.clone());
     problem.kind = format!("urn:abbey:egress:{}", denied.code);
     problem.status = status.as_u16();

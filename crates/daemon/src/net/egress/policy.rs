@@ -1,17 +1,20 @@
-//! What a cell may reach by name: decided on the name as it was asked for, then once more on the
-//! address that it turned out to have.
+//! Egress decisions by name: a request is checked by its host name, and then by the address to
+//! which the name resolved.
 
 use abbey_model::{Egress, EgressRule, is_reserved};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
-/// Why a connection is refused. The code is stable and goes into logs and answers.
+/// Reason for refusing a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Denied {
+    /// Stable code for logs and problem documents.
     pub(crate) code: &'static str,
+    /// Explanation for the caller.
     pub(crate) text: String,
 }
 
 impl Denied {
+    /// A refusal with this code and explanation.
     pub(crate) fn new(code: &'static str, text: impl Into<String>) -> Denied {
         Denied {
             code,
@@ -28,8 +31,16 @@ fn rules(egress: &Egress) -> impl Iterator<Item = &EgressRule> {
     list.into_iter().flatten()
 }
 
-/// Whether a host may be asked for at all. An address is given back when the host is one.
-pub(crate) fn may_ask(egress: &Egress, host: &str, port: u16) -> Result<Option<Ipv4Addr>, Denied> {
+/// Checks whether a cell may request this host and port. Returns the address if the host is an IPv4
+/// literal, `None` if it is a name to resolve.
+///
+/// # Errors
+/// The refusal, if no rule allows it.
+pub(crate) fn check_host(
+    egress: &Egress,
+    host: &str,
+    port: u16,
+) -> Result<Option<Ipv4Addr>, Denied> {
     let not_allowed = || {
         let text = format!(
             "{host}:{port} is not allowed by `egress` ({egress}); the operator may add it there"
@@ -37,13 +48,13 @@ pub(crate) fn may_ask(egress: &Egress, host: &str, port: u16) -> Result<Option<I
         Denied::new("not_allowed", text)
     };
     if let Ok(address) = host.parse::<Ipv4Addr>() {
-        may_reach(egress, host, address, port)?;
+        check_address(egress, host, address, port)?;
         return Ok(Some(address));
     }
     if host.starts_with('[') || host.contains(':') {
         return Err(Denied::new(
             "ipv6",
-            format!("{host}: the house has no way to addresses of IPv6"),
+            format!("{host}: IPv6 addresses are not supported; use a host name or an IPv4 address"),
         ));
     }
     // What is neither an address in four parts nor a name with letters in its last part is read
@@ -62,9 +73,12 @@ pub(crate) fn may_ask(egress: &Egress, host: &str, port: u16) -> Result<Option<I
     }
 }
 
-/// Whether an address may be reached for a host that may be asked for: no name leads to this
-/// host, to private networks or to metadata, unless a rule names that very address.
-pub(crate) fn may_reach(
+/// Checks whether a cell may connect to this address of an allowed host: addresses of this host,
+/// private networks and cloud metadata are refused unless a rule names the address itself.
+///
+/// # Errors
+/// The refusal.
+pub(crate) fn check_address(
     egress: &Egress,
     host: &str,
     address: Ipv4Addr,
@@ -76,13 +90,17 @@ pub(crate) fn may_reach(
     if is_reserved(address) {
         return Err(Denied::new(
             "reserved_address",
-            format!("{host} is at {address}, which is of this host, private or metadata"),
+            format!(
+                "{host} is at {address}, which is a private, loopback or metadata address; a rule in `egress` must name the address itself"
+            ),
         ));
     }
-    if is_own(address) {
+    if is_host_address(address) {
         return Err(Denied::new(
             "own_address",
-            format!("{host} is at {address}, which is this host's own"),
+            format!(
+                "{host} is at {address}, which is an address of this host; a rule in `egress` must name the address itself"
+            ),
         ));
     }
     let by_name = host.parse::<Ipv4Addr>().is_err();
@@ -95,14 +113,17 @@ pub(crate) fn may_reach(
     }
 }
 
-/// Whether an address is this host's own, whatever range it is of: the proxy stands on the host, and
-/// must not lead a cell to what listens there. Only an own address can be bound.
-pub(crate) fn is_own(address: Ipv4Addr) -> bool {
+/// Whether an address belongs to this host, found out by binding a UDP socket to it.
+pub(crate) fn is_host_address(address: Ipv4Addr) -> bool {
     std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// The address to connect to. One bad answer spoils all: whoever mixes them in means harm.
-pub(crate) fn choose(
+/// Chooses the first IPv4 address of a DNS answer. A single forbidden address refuses the whole
+/// answer, since mixed answers are a DNS rebinding attack.
+///
+/// # Errors
+/// The refusal of the forbidden address, or `no_address`.
+pub(crate) fn choose_address(
     egress: &Egress,
     host: &str,
     port: u16,
@@ -112,16 +133,16 @@ pub(crate) fn choose(
     for answer in answers {
         let address = match answer {
             IpAddr::V4(address) => address,
-            // One of ours in the clothes of the next protocol.
+            // An IPv4 address in IPv6 notation.
             IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
                 Some(address) => address,
                 None => continue,
             },
         };
-        may_reach(egress, host, address, port)?;
+        check_address(egress, host, address, port)?;
         chosen = chosen.or(Some(address));
     }
-    let none = || Denied::new("no_address", format!("{host} has no address of IPv4"));
+    let none = || Denied::new("no_address", format!("{host} has no IPv4 address"));
     chosen
         .map(|address| SocketAddrV4::new(address, port))
         .ok_or_else(none)
@@ -142,21 +163,25 @@ mod tests {
     #[test]
     fn only_what_was_named_is_asked_for() {
         let egress = list(&["api.example.org:443", "198.51.100.0/24:5432"]);
-        assert_eq!(may_ask(&egress, "api.example.org", 443), Ok(None));
-        assert!(may_ask(&egress, "198.51.100.7", 5432).is_ok());
+        assert_eq!(check_host(&egress, "api.example.org", 443), Ok(None));
+        assert!(check_host(&egress, "198.51.100.7", 5432).is_ok());
         for (host, port) in [
             ("api.example.org", 80),
             ("other.example.org", 443),
             ("198.51.100.7", 80),
             ("1.1.1.1", 443),
         ] {
-            assert_eq!(code(may_ask(&egress, host, port)), "not_allowed", "{host}");
+            assert_eq!(
+                code(check_host(&egress, host, port)),
+                "not_allowed",
+                "{host}"
+            );
         }
         assert_eq!(
-            code(may_ask(&Egress::None, "api.example.org", 443)),
+            code(check_host(&Egress::None, "api.example.org", 443)),
             "not_allowed"
         );
-        assert_eq!(code(may_ask(&egress, "[::1]", 443)), "ipv6");
+        assert_eq!(code(check_host(&egress, "[::1]", 443)), "ipv6");
     }
 
     #[test]
@@ -171,11 +196,15 @@ mod tests {
             "a b",
             "*.org",
         ] {
-            assert_eq!(code(may_ask(&Egress::Full, host, 80)), "no_name", "{host}");
+            assert_eq!(
+                code(check_host(&Egress::Full, host, 80)),
+                "no_name",
+                "{host}"
+            );
         }
         for host in ["127.0.0.1", "169.254.169.254", "10.0.0.1"] {
             assert_eq!(
-                code(may_ask(&Egress::Full, host, 80)),
+                code(check_host(&Egress::Full, host, 80)),
                 "reserved_address",
                 "{host}"
             );
@@ -184,19 +213,21 @@ mod tests {
 
     #[test]
     fn this_host_is_not_outside() {
-        assert!(is_own(Ipv4Addr::LOCALHOST));
-        assert!(!is_own(Ipv4Addr::new(203, 0, 113, 77)));
+        assert!(is_host_address(Ipv4Addr::LOCALHOST));
+        assert!(!is_host_address(Ipv4Addr::new(203, 0, 113, 77)));
     }
 
     #[test]
     fn a_name_that_leads_inside_is_refused_whatever_else_it_says() {
         let egress = list(&["api.example.org:443"]);
-        let choose = |answers: &[&str]| {
+        let choose_from = |answers: &[&str]| {
             let answers = answers.iter().map(|a| a.parse().unwrap());
-            choose(&egress, "api.example.org", 443, answers)
+            choose_address(&egress, "api.example.org", 443, answers)
         };
         assert_eq!(
-            choose(&["203.0.113.5", "203.0.113.6"]).unwrap().to_string(),
+            choose_from(&["203.0.113.5", "203.0.113.6"])
+                .unwrap()
+                .to_string(),
             "203.0.113.5:443"
         );
         for bad in [
@@ -208,16 +239,16 @@ mod tests {
             "100.64.0.1",
         ] {
             assert_eq!(
-                code(choose(&["203.0.113.5", bad])),
+                code(choose_from(&["203.0.113.5", bad])),
                 "reserved_address",
                 "{bad}"
             );
         }
-        assert_eq!(code(choose(&["2001:db8::1"])), "no_address");
+        assert_eq!(code(choose_from(&["2001:db8::1"])), "no_address");
         // Unless the operator named the address itself.
         let inner = list(&["git.example.org:443", "10.0.0.0/8:443"]);
         assert!(
-            super::choose(
+            choose_address(
                 &inner,
                 "git.example.org",
                 443,

@@ -1,7 +1,7 @@
-//! A connection to the outside whose bytes count.
+//! An outgoing connection that counts its bytes.
 
 use super::IDLE;
-use super::ledger::Counter;
+use super::ledger::ByteCounter;
 use super::policy::Denied;
 use crate::core::runtime::{Runtime, Sleep};
 use std::io;
@@ -12,21 +12,23 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Ends itself when the budget is used up or nothing moves.
-pub(super) struct Counted {
+/// TCP stream that fails when the cell's byte budget is used up or no bytes moved for [`IDLE`].
+pub(super) struct CountedStream {
     rt: Runtime,
     stream: TcpStream,
-    counter: Arc<Counter>,
-    /// When bytes moved last.
+    counter: Arc<ByteCounter>,
+    /// Instant of the last transferred byte.
     moved_at: Instant,
-    /// Not moved with every byte: when it is ready, `moved_at` tells whether the time is over.
+    /// Timer of the idle check. It is not reset with every byte: when it fires, `moved_at` decides
+    /// whether the time is over.
     idle: Sleep,
 }
 
-impl Counted {
-    pub(super) fn new(rt: Runtime, stream: TcpStream, counter: Arc<Counter>) -> Counted {
+impl CountedStream {
+    /// Wraps a connected stream; transferred bytes are added to `counter`.
+    pub(super) fn new(rt: Runtime, stream: TcpStream, counter: Arc<ByteCounter>) -> CountedStream {
         let _slower_without = stream.set_nodelay(true);
-        Counted {
+        CountedStream {
             stream,
             counter,
             moved_at: rt.instant(),
@@ -35,19 +37,22 @@ impl Counted {
         }
     }
 
-    /// Why it ended, where that was the house's doing.
-    pub(super) fn verdict(&self) -> Result<(), Denied> {
-        match self.counter.is_over() {
+    /// Reports whether the stream ended because the byte budget is used up.
+    ///
+    /// # Errors
+    /// The refusal `budget` if so.
+    pub(super) fn check_budget(&self) -> Result<(), Denied> {
+        match self.counter.is_exhausted() {
             false => Ok(()),
             true => Err(Denied::new(
                 "budget",
-                "the bytes of today are used up; see `budget.egress_per_day`",
+                "the egress budget of today is used up; raise `budget.egress_per_day` or wait for its reset",
             )),
         }
     }
 
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.counter.is_over() {
+    fn check_limits(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.counter.is_exhausted() {
             return Err(io::Error::from(io::ErrorKind::QuotaExceeded));
         }
         while self.idle.as_mut().poll(cx).is_ready() {
@@ -60,40 +65,40 @@ impl Counted {
         Ok(())
     }
 
-    fn moved(&mut self) {
+    fn mark_active(&mut self) {
         self.moved_at = self.rt.instant();
     }
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check(cx)?;
+        self.check_limits(cx)?;
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let read = buffer.filled().len() - before;
         if read > 0 {
-            self.counter.add(&self.counter.down, read);
-            self.moved();
+            self.counter.count(&self.counter.down, read);
+            self.mark_active();
         }
         polled
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
+        self.check_limits(cx)?;
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if let Poll::Ready(Ok(written)) = polled {
-            self.counter.add(&self.counter.up, written);
-            self.moved();
+            self.counter.count(&self.counter.up, written);
+            self.mark_active();
         }
         polled
     }

@@ -1,24 +1,24 @@
 //! What a file wants, against how the tasks stand: a pure function. The house's side wins a conflict, and the other
 //! is told of it, word by word.
 
-use super::text::{Entry, Fields, Item};
+use super::text::{QueueEntry, QueueItem, TaskFields};
 use abbey_model::TaskState;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum QueueEdit {
     /// A new task; the number tells equal lines of one file apart.
-    Add(Fields, u32),
+    Add(TaskFields, u32),
     /// These fields from now on.
-    Edit(u64, Fields),
+    Edit(u64, TaskFields),
     Cancel(u64),
     Retry(u64),
 }
 
 /// What could not be done, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Conflict {
+pub(super) struct MergeConflict {
     pub(super) line: usize,
     pub(super) number: Option<u64>,
     pub(super) wrote: String,
@@ -26,16 +26,16 @@ pub(super) struct Conflict {
 }
 
 /// Tasks by number, as the house has them; `known` tells of those that a file does not show.
-pub(super) fn merge(
-    items: &[Item],
-    tasks: &BTreeMap<u64, Entry>,
-) -> (Vec<(usize, Act)>, Vec<Conflict>) {
-    let (mut acts, mut conflicts) = (Vec::new(), Vec::new());
+pub(super) fn merge_items(
+    items: &[QueueItem],
+    tasks: &BTreeMap<u64, QueueEntry>,
+) -> (Vec<(usize, QueueEdit)>, Vec<MergeConflict>) {
+    let (mut edits, mut conflicts) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     let mut alike: BTreeMap<String, u32> = BTreeMap::new();
     for item in items {
         let mut conflict = |why: String| {
-            conflicts.push(Conflict {
+            conflicts.push(MergeConflict {
                 line: item.line,
                 number: item.number,
                 wrote: item.raw.clone(),
@@ -51,7 +51,7 @@ pub(super) fn merge(
                 continue;
             }
             let nth = alike.entry(item.fields.digest()).or_default();
-            acts.push((item.line, Act::Add(item.fields.clone(), *nth)));
+            edits.push((item.line, QueueEdit::Add(item.fields.clone(), *nth)));
             *nth += 1;
             continue;
         };
@@ -67,22 +67,22 @@ pub(super) fn merge(
             ));
             continue;
         }
-        match fields(item, task) {
-            Ok(true) => acts.push((item.line, Act::Edit(number, item.fields.clone()))),
+        match fields_changed(item, task) {
+            Ok(true) => edits.push((item.line, QueueEdit::Edit(number, item.fields.clone()))),
             Ok(false) => {}
             Err(why) => conflict(why),
         }
-        match state(item, task) {
-            Ok(Some(act)) => acts.push((item.line, act)),
+        match state_change(item, task) {
+            Ok(Some(act)) => edits.push((item.line, act)),
             Ok(None) => {}
             Err(why) => conflict(why),
         }
     }
-    (acts, conflicts)
+    (edits, conflicts)
 }
 
 /// Whether somebody wants other fields.
-fn fields(item: &Item, task: &Entry) -> Result<bool, String> {
+fn fields_changed(item: &QueueItem, task: &QueueEntry) -> Result<bool, String> {
     let (wanted, is) = (item.fields.digest(), task.fields.digest());
     if wanted == is {
         return Ok(false);
@@ -114,7 +114,7 @@ fn fields(item: &Item, task: &Entry) -> Result<bool, String> {
 }
 
 /// Whether somebody wants it to stand otherwise.
-fn state(item: &Item, task: &Entry) -> Result<Option<Act>, String> {
+fn state_change(item: &QueueItem, task: &QueueEntry) -> Result<Option<QueueEdit>, String> {
     let was = item.mark.as_ref().map(|(_, state)| state.as_str());
     let wanted = item.state.as_deref();
     let over = |state: &str| {
@@ -123,9 +123,9 @@ fn state(item: &Item, task: &Entry) -> Result<Option<Act>, String> {
     };
     if wanted.is_some() && wanted != was && wanted != Some(task.state.name()) {
         return match (wanted, task.state.is_terminal()) {
-            (Some("cancelled"), false) => Ok(Some(Act::Cancel(task.number))),
+            (Some("cancelled"), false) => Ok(Some(QueueEdit::Cancel(task.number))),
             (Some("retry"), true) if task.state != TaskState::Done => {
-                Ok(Some(Act::Retry(task.number)))
+                Ok(Some(QueueEdit::Retry(task.number)))
             }
             _ => Err(format!(
                 "it is {}; a state is what happened, and `cancelled` or `retry` what one may want",
@@ -149,14 +149,14 @@ fn state(item: &Item, task: &Entry) -> Result<Option<Act>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::text::parse;
+    use super::super::text::parse_file;
     use super::*;
     use abbey_model::Priority;
 
-    fn task(number: u64, text: &str, state: TaskState) -> Entry {
-        Entry {
+    fn task(number: u64, text: &str, state: TaskState) -> QueueEntry {
+        QueueEntry {
             number,
-            fields: Fields {
+            fields: TaskFields {
                 priority: Priority::P2,
                 assignee: None,
                 text: text.to_owned(),
@@ -176,12 +176,14 @@ mod tests {
                 task(3, "sing", TaskState::Running),
             ]
         };
-        let written = super::super::text::render("h", 1, &before());
-        let tasks: BTreeMap<u64, Entry> = before().into_iter().map(|t| (t.number, t)).collect();
+        let written = super::super::text::render_file("h", 1, &before());
+        let tasks: BTreeMap<u64, QueueEntry> =
+            before().into_iter().map(|t| (t.number, t)).collect();
         let outcome = |from: &str, to: &str| {
             assert!(written.contains(from), "{written}");
-            let (acts, conflicts) = merge(&parse(&written.replacen(from, to, 1)).1, &tasks);
-            let acts = acts
+            let (edits, conflicts) =
+                merge_items(&parse_file(&written.replacen(from, to, 1)).1, &tasks);
+            let edits = edits
                 .into_iter()
                 .map(|(_, a)| format!("{a:?}"))
                 .collect::<Vec<_>>()
@@ -191,9 +193,9 @@ mod tests {
                 .map(|c| c.why)
                 .collect::<Vec<_>>()
                 .join(" ");
-            (acts, told)
+            (edits, told)
         };
-        for (from, to, acts, told) in [
+        for (from, to, edits, told) in [
             ("bake", "bake", "", ""),
             ("bake", "bake bread", "Edit(1", ""),
             ("(P2, -, ready)", "(P0, mason, ready)", "Edit(1", ""),
@@ -214,7 +216,7 @@ mod tests {
             (
                 "## Over",
                 "- [ ] new work\n- [ ] new work\n\n## Over",
-                "Add(Fields { priority: P2, assignee: None, text: \"new work\" }, 0) Add(Fields { priority: P2, assignee: None, text: \"new work\" }, 1)",
+                "Add(TaskFields { priority: P2, assignee: None, text: \"new work\" }, 0) Add(TaskFields { priority: P2, assignee: None, text: \"new work\" }, 1)",
                 "",
             ),
             ("## Over", "- [x] done work\n\n## Over", "", "is ticked"),
@@ -222,7 +224,7 @@ mod tests {
         ] {
             let (did, said) = outcome(from, to);
             assert!(
-                did.starts_with(acts) && did.is_empty() == acts.is_empty(),
+                did.starts_with(edits) && did.is_empty() == edits.is_empty(),
                 "{to}: {did}"
             );
             assert!(
@@ -235,20 +237,20 @@ mod tests {
     /// The house's side moved on: a line that nobody edited is only old; one that was edited is told.
     #[test]
     fn an_old_line_is_no_wish() {
-        let written = super::super::text::render("h", 1, &[task(1, "bake", TaskState::Ready)]);
-        let moved: BTreeMap<u64, Entry> = [(1, task(1, "bake rye", TaskState::Done))].into();
-        let (acts, conflicts) = merge(&parse(&written).1, &moved);
+        let written = super::super::text::render_file("h", 1, &[task(1, "bake", TaskState::Ready)]);
+        let moved: BTreeMap<u64, QueueEntry> = [(1, task(1, "bake rye", TaskState::Done))].into();
+        let (edits, conflicts) = merge_items(&parse_file(&written).1, &moved);
         assert!(
-            acts.is_empty() && conflicts.is_empty(),
-            "{acts:?} {conflicts:?}"
+            edits.is_empty() && conflicts.is_empty(),
+            "{edits:?} {conflicts:?}"
         );
         let edited = written.replace("bake", "bake wheat");
-        let (acts, conflicts) = merge(&parse(&edited).1, &moved);
-        assert!(acts.is_empty());
+        let (edits, conflicts) = merge_items(&parse_file(&edited).1, &moved);
+        assert!(edits.is_empty());
         assert!(conflicts[0].why.contains("on both sides"), "{conflicts:?}");
         let stripped = "- [ ] **TASK-1** (P2, -) bake wheat\n";
-        let (acts, conflicts) = merge(&parse(stripped).1, &moved);
-        assert!(acts.is_empty());
+        let (edits, conflicts) = merge_items(&parse_file(stripped).1, &moved);
+        assert!(edits.is_empty());
         assert!(
             conflicts[0].why.contains("comment at the end"),
             "{conflicts:?}"

@@ -5,15 +5,15 @@ mod merge;
 mod text;
 
 use crate::core::error::Result;
-use crate::work::lookup::known_agent;
+use crate::work::lookup::find_agent_slug;
 use crate::work::state::WorkState;
 use abbey_api::{Problem, QueueConflict, QueueDoc, VERSION};
 use abbey_model::{BudgetAmounts, FaultKind, Principal, TaskRef, TaskState};
 use abbey_store::{NewTask, TaskEdit, TaskFilter, TaskRow};
-use merge::Act;
+use merge::QueueEdit;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use text::{Entry, Fields};
+use text::{QueueEntry, TaskFields};
 
 /// Most open tasks of a file.
 const OPEN_MAX: u32 = 2000;
@@ -24,15 +24,15 @@ const LOOKED_AT: u32 = 1000;
 const TEXT_MAX: usize = 2 << 20;
 
 /// A task as the file shows it.
-fn entry(row: &TaskRow) -> Entry {
+fn queue_entry(row: &TaskRow) -> QueueEntry {
     let named = row.assignee.as_ref().filter(|_| row.pinned);
     let holder = row.phase.lease().map(|l| &l.holder);
-    Entry {
+    QueueEntry {
         number: row.number,
-        fields: Fields {
+        fields: TaskFields {
             priority: row.priority,
             assignee: named.map(ToString::to_string),
-            text: text::plain(&row.text),
+            text: text::normalize_text(&row.text),
         },
         state: row.state(),
         holder: holder
@@ -42,7 +42,7 @@ fn entry(row: &TaskRow) -> Entry {
 }
 
 /// What people gave to do: no pieces of it, and nothing that the house began by itself.
-async fn shown(work: &WorkState) -> Result<Vec<TaskRow>> {
+async fn listed_tasks(work: &WorkState) -> Result<Vec<TaskRow>> {
     let whole = |row: &TaskRow| {
         let link = row.link.as_ref();
         let piece = link.is_some_and(|l| l.parent.is_some() || l.step.is_some());
@@ -70,14 +70,14 @@ async fn shown(work: &WorkState) -> Result<Vec<TaskRow>> {
 }
 
 /// The house's part of a file; with the number of one that says the same, where that is given.
-pub(crate) async fn render(work: &WorkState, before: Option<(u64, &str)>) -> Result<String> {
-    let rows = shown(work).await?;
+pub(crate) async fn render_queue(work: &WorkState, before: Option<(u64, &str)>) -> Result<String> {
+    let rows = listed_tasks(work).await?;
     let name = work.core.plan.current().map(|c| c.house.name.to_string());
     let name = name.unwrap_or_default();
-    let entries: Vec<Entry> = rows.iter().map(entry).collect();
+    let entries: Vec<QueueEntry> = rows.iter().map(queue_entry).collect();
     // A change that the file does not show is no reason to write it again.
     if let Some((version, file)) = before
-        && text::render(&name, version, &entries) == file
+        && text::render_file(&name, version, &entries) == file
     {
         return Ok(file.to_owned());
     }
@@ -87,28 +87,28 @@ pub(crate) async fn render(work: &WorkState, before: Option<(u64, &str)>) -> Res
     };
     let newest = work.core.store.tasks(newest).await?;
     let version = newest.first().map_or(0, |r| r.number);
-    Ok(text::render(&name, version, &entries))
+    Ok(text::render_file(&name, version, &entries))
 }
 
 /// Does what a file wants, and says how it stands afterwards.
-pub(crate) async fn merge_file(work: &Arc<WorkState>, file: &str) -> Result<QueueDoc> {
+pub(crate) async fn merge_queue_file(work: &Arc<WorkState>, file: &str) -> Result<QueueDoc> {
     if file.len() > TEXT_MAX {
         let text = format!("a work queue has at most {TEXT_MAX} bytes");
         return Err(Problem::new(FaultKind::TooLarge, text).into());
     }
-    let (file, notes) = text::with_notes(file);
-    let (version, items) = text::parse(file);
+    let (file, notes) = text::split_notes(file);
+    let (version, items) = text::parse_file(file);
     let mut tasks = BTreeMap::new();
     for number in items.iter().filter_map(|i| i.number) {
         match work.core.store.task(TaskRef::Number(number)).await {
             Ok(row) => {
-                tasks.insert(number, entry(&row));
+                tasks.insert(number, queue_entry(&row));
             }
             Err(abbey_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    let (acts, conflicts) = merge::merge(&items, &tasks);
+    let (edits, conflicts) = merge::merge_items(&items, &tasks);
     let mut doc = QueueDoc {
         version: VERSION,
         text: String::new(),
@@ -124,8 +124,8 @@ pub(crate) async fn merge_file(work: &Arc<WorkState>, file: &str) -> Result<Queu
     for c in conflicts {
         doc.conflicts.push(told(c.line, c.number, &c.wrote, c.why));
     }
-    for (line, act) in acts {
-        match carry_out(work, version, act).await {
+    for (line, act) in edits {
+        match apply_edit(work, version, act).await {
             Ok(done) => doc.done.push(done),
             // The task changed meanwhile, or does not exist: the conflict is reported, the rest goes on.
             Err(error) => {
@@ -137,17 +137,20 @@ pub(crate) async fn merge_file(work: &Arc<WorkState>, file: &str) -> Result<Queu
         }
     }
     doc.conflicts.sort_by_key(|c| c.line);
-    doc.text = format!("{}{notes}", render(work, Some((version, file))).await?);
+    doc.text = format!(
+        "{}{notes}",
+        render_queue(work, Some((version, file))).await?
+    );
     Ok(doc)
 }
 
-async fn carry_out(work: &Arc<WorkState>, version: u64, act: Act) -> Result<String> {
-    let assignee = |fields: &Fields| {
+async fn apply_edit(work: &Arc<WorkState>, version: u64, act: QueueEdit) -> Result<String> {
+    let assignee = |fields: &TaskFields| {
         let name = fields.assignee.as_deref();
-        name.map(|name| known_agent(work, name)).transpose()
+        name.map(|name| find_agent_slug(work, name)).transpose()
     };
     match act {
-        Act::Add(fields, nth) => {
+        QueueEdit::Add(fields, nth) => {
             let assignee = assignee(&fields)?;
             // The same line of the same file is the same task, also when its number did not get into the file.
             let key = format!("queue {version} {} {nth}", fields.digest());
@@ -158,18 +161,18 @@ async fn carry_out(work: &Arc<WorkState>, version: u64, act: Act) -> Result<Stri
                 budget: BudgetAmounts::default(),
                 policy: None,
                 idempotency: Some((key, fields.digest())),
-                intake: work.intake(&fields.text),
+                intake: work.intake_for_text(&fields.text),
                 delegated: None,
                 text: fields.text,
             };
             let added = work.core.store.add_task(new).await?;
             Ok(format!("TASK-{} was added", added.task.number))
         }
-        Act::Edit(number, fields) => {
+        QueueEdit::Edit(number, fields) => {
             let edit = TaskEdit {
                 assignee: assignee(&fields)?,
                 priority: fields.priority,
-                intake: work.intake(&fields.text),
+                intake: work.intake_for_text(&fields.text),
                 text: fields.text,
             };
             let task = TaskRef::Number(number);
@@ -179,7 +182,7 @@ async fn carry_out(work: &Arc<WorkState>, version: u64, act: Act) -> Result<Stri
                 .await?;
             Ok(format!("TASK-{number} was changed"))
         }
-        Act::Cancel(number) => {
+        QueueEdit::Cancel(number) => {
             let task = TaskRef::Number(number);
             work.core
                 .store
@@ -187,14 +190,14 @@ async fn carry_out(work: &Arc<WorkState>, version: u64, act: Act) -> Result<Stri
                 .await?;
             Ok(format!("TASK-{number} was cancelled"))
         }
-        Act::Retry(number) => {
+        QueueEdit::Retry(number) => {
             let task = TaskRef::Number(number);
             let row = work
                 .core
                 .store
                 .retry_task(task, Principal::Operator)
                 .await?;
-            work.admit_again(&row).await?;
+            work.readmit_task(&row).await?;
             Ok(format!("TASK-{number} is done again"))
         }
     }

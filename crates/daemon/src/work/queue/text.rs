@@ -10,14 +10,14 @@ use std::ops::Range;
 
 /// What a line says about a task, apart from how it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fields {
+pub(super) struct TaskFields {
     pub(super) priority: Priority,
     /// Named by whoever added it.
     pub(super) assignee: Option<String>,
     pub(super) text: String,
 }
 
-impl Fields {
+impl TaskFields {
     /// Short, and the same for the same fields.
     pub(super) fn digest(&self) -> String {
         let who = self.assignee.as_deref().unwrap_or("-");
@@ -28,12 +28,12 @@ impl Fields {
 
 /// One item of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Item {
+pub(super) struct QueueItem {
     /// Line of the file, from 1.
     pub(super) line: usize,
     pub(super) ticked: bool,
     pub(super) number: Option<u64>,
-    pub(super) fields: Fields,
+    pub(super) fields: TaskFields,
     /// Its state as it stands there: one of ours, or what somebody wants.
     pub(super) state: Option<String>,
     /// Digest and state as the house wrote them.
@@ -43,9 +43,9 @@ pub(super) struct Item {
 }
 
 /// A task for the file.
-pub(super) struct Entry {
+pub(super) struct QueueEntry {
     pub(super) number: u64,
-    pub(super) fields: Fields,
+    pub(super) fields: TaskFields,
     pub(super) state: TaskState,
     /// Who works on it, where that was not said before.
     pub(super) holder: Option<String>,
@@ -55,13 +55,13 @@ pub(super) struct Entry {
 const NOTES: &str = "\n## Notes\n";
 
 /// The house's part of a file, and what is left alone.
-pub(super) fn with_notes(file: &str) -> (&str, &str) {
+pub(super) fn split_notes(file: &str) -> (&str, &str) {
     file.split_at(file.find(NOTES).unwrap_or(file.len()))
 }
 
 /// The house's part of a file. Its number is that of the newest task when it was written, so a line that becomes a task
 /// begins another one, and the same line in a later file is another wish.
-pub(super) fn render(house: &str, version: u64, entries: &[Entry]) -> String {
+pub(super) fn render_file(house: &str, version: u64, entries: &[QueueEntry]) -> String {
     let mut text = format!(
         "# Work queue of {house}\n\n<!-- abbey {version}. Change a text, a priority or a name; write `cancelled` or `retry` for a state; add a line without a number, as `- [ ] (P1, name) What is to be done`. What stands below `## Notes` is left alone. -->\n"
     );
@@ -72,14 +72,14 @@ pub(super) fn render(house: &str, version: u64, entries: &[Entry]) -> String {
         }
         let _to_a_string = write!(text, "\n## {title}\n\n");
         for entry in part {
-            text.push_str(&line_of(entry));
+            text.push_str(&render_line(entry));
         }
     }
     text
 }
 
-fn line_of(entry: &Entry) -> String {
-    let Fields {
+fn render_line(entry: &QueueEntry) -> String {
+    let TaskFields {
         priority,
         assignee,
         text,
@@ -109,13 +109,13 @@ fn line_of(entry: &Entry) -> String {
 }
 
 /// A text as it comes back from a file: without spaces at the ends of lines, and without empty lines at its end.
-pub(super) fn plain(text: &str) -> String {
+pub(super) fn normalize_text(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     lines.join("\n").trim().to_owned()
 }
 
 /// Number that the house gave the file, 0 where it gave none; and its items.
-pub(super) fn parse(text: &str) -> (u64, Vec<Item>) {
+pub(super) fn parse_file(text: &str) -> (u64, Vec<QueueItem>) {
     let mut items = Vec::new();
     let mut version = None;
     let mut depth = 0usize;
@@ -124,7 +124,7 @@ pub(super) fn parse(text: &str) -> (u64, Vec<Item>) {
         match event {
             Event::Start(Tag::Item) => {
                 if depth == 0 {
-                    items.extend(item(text, range));
+                    items.extend(parse_item(text, range));
                 }
                 depth += 1;
             }
@@ -141,7 +141,7 @@ pub(super) fn parse(text: &str) -> (u64, Vec<Item>) {
 }
 
 /// An item with a box; others are prose.
-fn item(text: &str, range: Range<usize>) -> Option<Item> {
+fn parse_item(text: &str, range: Range<usize>) -> Option<QueueItem> {
     let line = text[..range.start].matches('\n').count() + 1;
     let raw = text[range].trim_end();
     let body = raw.trim_start_matches(['-', '*', '+']).trim_start();
@@ -151,20 +151,20 @@ fn item(text: &str, range: Range<usize>) -> Option<Item> {
         _ => return None,
     };
     let (first, rest) = body.split_once('\n').unwrap_or((body, ""));
-    let (number, first) = numbered(first.trim());
-    let (first, mark) = marked(first);
-    let (attributes, first) = attributes(first);
+    let (number, first) = split_number(first.trim());
+    let (first, mark) = split_mark(first);
+    let (attributes, first) = split_attributes(first);
     let more = rest.lines().map(|l| {
         let indent = l.len() - l.trim_start_matches(' ').len();
         l[indent.min(2)..].trim_end()
     });
     let lines: Vec<&str> = std::iter::once(first.trim()).chain(more).collect();
     let (priority, assignee, state) = attributes.unwrap_or((Priority::P2, None, None));
-    Some(Item {
+    Some(QueueItem {
         line,
         ticked,
         number,
-        fields: Fields {
+        fields: TaskFields {
             priority,
             assignee,
             text: lines.join("\n").trim().to_owned(),
@@ -175,7 +175,7 @@ fn item(text: &str, range: Range<usize>) -> Option<Item> {
     })
 }
 
-fn numbered(text: &str) -> (Option<u64>, &str) {
+fn split_number(text: &str) -> (Option<u64>, &str) {
     let bare = text.trim_start_matches('*');
     let Some(rest) = bare.strip_prefix("TASK-") else {
         return (None, text);
@@ -192,7 +192,7 @@ fn numbered(text: &str) -> (Option<u64>, &str) {
 }
 
 /// The comment at the end, `<!-- 3f2a9c1d running -->`.
-fn marked(text: &str) -> (&str, Option<(String, String)>) {
+fn split_mark(text: &str) -> (&str, Option<(String, String)>) {
     let comment = text.trim_end().strip_suffix("-->").and_then(|t| {
         let (before, comment) = t.rsplit_once("<!--")?;
         let (digest, state) = comment.trim().split_once(' ')?;
@@ -208,7 +208,7 @@ fn marked(text: &str) -> (&str, Option<(String, String)>) {
 type Attributes = (Priority, Option<String>, Option<String>);
 
 /// `(P1, name, state)`; anything else in brackets is part of the text.
-fn attributes(text: &str) -> (Option<Attributes>, &str) {
+fn split_attributes(text: &str) -> (Option<Attributes>, &str) {
     let found = text.strip_prefix('(').and_then(|t| {
         let (inside, rest) = t.split_once(')')?;
         let mut words = inside.split(',').map(str::trim);
@@ -233,13 +233,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entry(number: u64, text: &str, assignee: Option<&str>, state: TaskState) -> Entry {
-        Entry {
+    fn entry(number: u64, text: &str, assignee: Option<&str>, state: TaskState) -> QueueEntry {
+        QueueEntry {
             number,
-            fields: Fields {
+            fields: TaskFields {
                 priority: Priority::P1,
                 assignee: assignee.map(str::to_owned),
-                text: plain(text),
+                text: normalize_text(text),
             },
             state,
             holder: None,
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn what_people_write_is_understood() {
         let text = "# Ours\n\nSome prose.\n\n- not a task\n- [ ] Bake bread\n- [ ] (p0, mason) Bake more\n  of it\n\n* [ ] (urgent) mend the oven\n\n```\n- [ ] in a block\n```\n- [X] TASK-7: (P3, -, retry) Sweep\n";
-        let (version, items) = parse(text);
+        let (version, items) = parse_file(text);
         assert_eq!(version, 0);
         let short: Vec<_> = items
             .iter()
@@ -291,12 +291,12 @@ mod tests {
             texts in prop::collection::vec("[ -~äé\n`#*<>()\\[\\]-]{1,80}", 1..6),
             owner in prop::option::of("[a-z]{1,8}"),
         ) {
-            let texts: Vec<String> = texts.iter().map(|t| plain(t)).filter(|t| !t.is_empty()).collect();
-            let entries: Vec<Entry> = texts.iter().enumerate().map(|(i, t)| {
+            let texts: Vec<String> = texts.iter().map(|t| normalize_text(t)).filter(|t| !t.is_empty()).collect();
+            let entries: Vec<QueueEntry> = texts.iter().enumerate().map(|(i, t)| {
                 let state = if i % 2 == 0 { TaskState::Ready } else { TaskState::Done };
                 entry(i as u64 + 1, t, owner.as_deref(), state)
             }).collect();
-            let (version, items) = parse(&render("h", 41, &entries));
+            let (version, items) = parse_file(&render_file("h", 41, &entries));
             prop_assert_eq!(version, 41);
             prop_assert_eq!(items.len(), entries.len());
             for entry in &entries {
