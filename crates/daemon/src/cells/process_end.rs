@@ -7,11 +7,10 @@ pub(crate) async fn wait_for_process_end(pid: Option<i32>) {
     }
 }
 
-/// A process to wait for.
+/// Opens a pidfd that becomes readable when the process ends; `None` if it does not exist.
 #[expect(
     deprecated,
     reason = "sound here: an OwnedFd always returns the descriptor that it owns"
-/// Opens a pidfd that becomes readable when the process ends; `None` if it does not exist.
 )]
 pub(crate) fn open_pidfd(pid: i32) -> Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};

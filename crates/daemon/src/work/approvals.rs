@@ -1,4 +1,4 @@
-//! One inbox for everything that waits for a person's approval (S4-18).
+//! Approvals: requests of agents and workflows that wait for the operator's decision (S4-18).
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;
@@ -10,18 +10,20 @@ use abbey_model::{FaultKind, LeaseToken, Millis, Principal, Slug, TaskRef};
 use abbey_store::{ApprovalRow, AskApproval, Asker, UseApproval};
 use std::sync::Arc;
 
-/// Time for an answer where none is given.
+/// Time until a request expires if the caller names none.
 const ANSWER_TIME_DEFAULT: Millis = Millis::from_secs(24 * 3600);
-/// Longest and shortest time for one.
+/// Shortest and longest time until a request expires.
 const ANSWER_TIME_RANGE: (Millis, Millis) = (Millis::from_secs(1), Millis::from_secs(30 * 86_400));
-/// Longest name of an action, and most of its arguments, bytes.
+/// Longest name of an action, bytes.
 const ACTION_MAX: usize = 200;
+/// Largest arguments of an action, and longest explanation, bytes.
 const ARGS_MAX: usize = 16 << 10;
 
 fn invalid(text: impl Into<String>) -> crate::core::error::Error {
     Problem::new(FaultKind::Invalid, text.into()).into()
 }
 
+/// Approval of the store as an API document.
 pub(crate) fn approval_view(row: &ApprovalRow) -> ApprovalView {
     let (task, agent) = match &row.asker {
         Asker::Task { task, agent } => (format!("TASK-{task}"), agent.to_string()),
@@ -48,7 +50,10 @@ pub(crate) fn approval_view(row: &ApprovalRow) -> ApprovalView {
     }
 }
 
-/// `APPR-7`, or 7.
+/// Parses the number of an approval, written `APPR-7` or `7`.
+///
+/// # Errors
+/// `NotFound` for any other text.
 pub(crate) fn parse_approval_number(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("APPR-").unwrap_or(text);
     digits.parse().map_err(|_| {
@@ -61,6 +66,7 @@ pub(crate) fn parse_approval_number(text: &str) -> Result<u64> {
     })
 }
 
+/// Lists pending approvals, newest first, or with `all` also decided ones.
 pub(crate) async fn list_approvals(work: &WorkState, all: bool) -> Result<ApprovalsDoc> {
     let rows = work.core.store.approvals(None, all).await?;
     Ok(ApprovalsDoc {
@@ -70,32 +76,36 @@ pub(crate) async fn list_approvals(work: &WorkState, all: bool) -> Result<Approv
     })
 }
 
-/// The holder of a task asks.
+/// Adds a request for approval by the agent that holds the task's lease (`lease`: task and token);
+/// the task waits and its run ends.
+///
+/// # Errors
+/// If the request is invalid or the lease is not held.
 pub(crate) async fn request_approval(
     work: &WorkState,
     agent: Slug,
-    right: (TaskRef, LeaseToken),
+    lease: (TaskRef, LeaseToken),
     body: ApprovalBody,
 ) -> Result<ApprovalView> {
     let action = body.action.trim().to_owned();
     if action.is_empty() || action.len() > ACTION_MAX {
         return Err(invalid(format!(
-            "`action` says in 1 to {ACTION_MAX} bytes what is to be done"
+            "`action` must have 1 to {ACTION_MAX} bytes"
         )));
     }
     if body.args.to_string().len() > ARGS_MAX || body.why.len() > ARGS_MAX {
         return Err(invalid(format!(
-            "`args` and `why` have at most {ARGS_MAX} bytes"
+            "`args` and `why` must have at most {ARGS_MAX} bytes each"
         )));
     }
     let within = body.within_ms.map_or(ANSWER_TIME_DEFAULT, Millis);
     if within < ANSWER_TIME_RANGE.0 || within > ANSWER_TIME_RANGE.1 {
-        return Err(invalid("an answer has between a second and 30 days"));
+        return Err(invalid("`within_ms` must be between 1 second and 30 days"));
     }
     let ask = AskApproval {
-        task: right.0,
+        task: lease.0,
         agent,
-        token: right.1,
+        token: lease.1,
         action,
         args: body.args,
         why: body.why,
@@ -107,7 +117,11 @@ pub(crate) async fn request_approval(
     Ok(approval_view(&row))
 }
 
-/// The holder of a task does now what was approved.
+/// Marks an approval as used by the agent that holds the task's lease, just before it does the
+/// approved action.
+///
+/// # Errors
+/// If action or arguments differ from the approved ones, or it was used before.
 pub(crate) async fn use_approval(
     work: &WorkState,
     agent: Slug,
@@ -125,7 +139,10 @@ pub(crate) async fn use_approval(
     Ok(approval_view(&work.core.store.use_approval(take).await?))
 }
 
-/// The operator decides.
+/// Records the operator's decision about an approval, and admits its task again.
+///
+/// # Errors
+/// If it is unknown or already decided.
 pub(crate) async fn decide_approval(
     work: &Arc<WorkState>,
     number: u64,
@@ -143,12 +160,17 @@ pub(crate) async fn decide_approval(
     Ok(approval_view(&row))
 }
 
-/// Decided approvals of a task, oldest first, for its agent.
+/// Decided approvals of a task, oldest first, for the agent that works on it.
 pub(crate) async fn decided_approvals_of_task(
     work: &WorkState,
     task: u64,
 ) -> Result<Vec<ApprovalView>> {
     let rows = work.core.store.approvals(Some(task), true).await?;
-    let told = |r: &&ApprovalRow| r.state != State::Pending;
-    Ok(rows.iter().rev().filter(told).map(approval_view).collect())
+    let decided = |r: &&ApprovalRow| r.state != State::Pending;
+    Ok(rows
+        .iter()
+        .rev()
+        .filter(decided)
+        .map(approval_view)
+        .collect())
 }

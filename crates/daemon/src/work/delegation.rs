@@ -1,5 +1,5 @@
-//! Delegation between agents: checked against the manifest, added as a task with its chain, and its outcome
-//! delivered to the recipient (S3-21 to S3-24).
+//! Delegation between agents: checks the right to delegate, adds the subtask, and delivers outcomes
+//! of finished tasks to their recipients (S3-21 to S3-24).
 
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
@@ -20,24 +20,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-/// Most fields that a hand-off can be asked to have.
+/// Most fields that a delegated task's result can be required to have.
 const FIELDS_MAX: usize = 32;
-/// Longest name of one, bytes.
+/// Longest name of a required field, bytes.
 const FIELD_MAX: usize = 64;
-/// Longest deadline of delegated work.
+/// Longest deadline of a delegated task.
 const DEADLINE_MAX: Millis = Millis::from_secs(30 * 86_400);
 
-/// First and longest pause before a notice that could not be delivered is tried again.
+/// First and longest pause before a failed delivery is retried.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// Longest pause between two reads of the outbox.
 const OUTBOX_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How a colleague is turned to.
+/// How an agent addresses another agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DelegationKind {
-    /// With work that they are to do.
+    /// A task that the other agent must do; requires the right `delegates`.
     Order,
-    /// With a question that they may answer as they see fit.
+    /// A question that the other agent may answer as it sees fit; requires the right `asks`.
     Question,
 }
 
@@ -45,8 +45,12 @@ fn invalid(text: impl Into<String>) -> Problem {
     Problem::new(FaultKind::Invalid, text.into())
 }
 
-/// Gives work to an agent, in the name of whoever was authenticated. An agent gives on a piece of the task whose
-/// lease it shows.
+/// Adds a task for another agent on behalf of the authenticated caller. If the caller is an agent,
+/// the task is a subtask of `parent`, whose lease it must hold. A repeated `key` returns the same
+/// task.
+///
+/// # Errors
+/// If the request is invalid or the caller may not delegate to that agent.
 pub(crate) async fn delegate_task(
     work: &Arc<WorkState>,
     who: &Principal,
@@ -57,14 +61,14 @@ pub(crate) async fn delegate_task(
     let current = work.core.plan.require()?;
     let text = body.text.trim();
     if text.is_empty() || text.len() > 64 << 10 {
-        return Err(invalid("work has a text of 1 to 65536 bytes").into());
+        return Err(invalid("`text` must have 1 to 65536 bytes").into());
     }
     let to = recipient_of_work(&current, &body.to)?;
     let grant = match who.agent() {
         Some(from) => check_delegation_right(work, &current, from, &to, kind).await?,
         None => Grant::default(),
     };
-    // What a colleague asks is data; only what may be ordered is an instruction.
+    // The text of a question is passed as data; only an order is an instruction.
     let (text, data) = match kind {
         DelegationKind::Order => (text.to_owned(), Map::new()),
         DelegationKind::Question => {
@@ -124,6 +128,10 @@ pub(crate) async fn delegate_task(
     Ok(added)
 }
 
+/// Agent of the plan with this name.
+///
+/// # Errors
+/// `NotFound` if there is none.
 fn recipient_of_work(current: &PlanInForce, name: &str) -> Result<Slug> {
     let found = name.parse::<Slug>().ok();
     let found = found.filter(|s| current.house.agents.contains_key(s));
@@ -133,7 +141,10 @@ fn recipient_of_work(current: &PlanInForce, name: &str) -> Result<Slug> {
     })?)
 }
 
-/// What one agent may delegate to another; a refusal is logged.
+/// Limits of what one agent may delegate to another; a refusal is logged to the audit log.
+///
+/// # Errors
+/// The refusal.
 async fn check_delegation_right(
     work: &WorkState,
     current: &PlanInForce,
@@ -145,7 +156,7 @@ async fn check_delegation_right(
     let own = agents.get(from).ok_or_else(|| {
         Problem::new(
             FaultKind::NotFound,
-            format!("agent `{from}` does not live here any more"),
+            format!("agent `{from}` is not in the plan"),
         )
     })?;
     let others = agents.iter().map(|(slug, agent)| (slug, &agent.delegates));
@@ -173,6 +184,7 @@ async fn check_delegation_right(
     })
 }
 
+/// Checks the field names that a result is required to have.
 fn check_expected_fields(expects: &[String]) -> Result<Vec<String>> {
     let plain = |f: &String| {
         !f.is_empty() && f.len() <= FIELD_MAX && f.bytes().all(|b| b.is_ascii_graphic())
@@ -180,21 +192,22 @@ fn check_expected_fields(expects: &[String]) -> Result<Vec<String>> {
     match expects.len() <= FIELDS_MAX && expects.iter().all(plain) {
         true => Ok(expects.to_vec()),
         false => Err(invalid(format!(
-            "`expects` names at most {FIELDS_MAX} fields, each 1 to {FIELD_MAX} plain characters"
+            "`expects` may name at most {FIELDS_MAX} fields of 1 to {FIELD_MAX} printable ASCII characters each"
         ))
         .into()),
     }
 }
 
+/// Deadline of a task from milliseconds.
 fn parse_deadline(ms: Option<i64>) -> Result<Option<Millis>> {
     match ms {
         None => Ok(None),
         Some(ms) if ms > 0 && Millis(ms) <= DEADLINE_MAX => Ok(Some(Millis(ms))),
-        Some(_) => Err(invalid("a deadline is more than nothing and at most 30 days").into()),
+        Some(_) => Err(invalid("`deadline_ms` must be more than 0 and at most 30 days").into()),
     }
 }
 
-/// Channels are configured by connectors, of which this house has none.
+/// Problem for a channel as recipient: no connectors exist in this version.
 fn no_channel(address: &ChannelAddress) -> Problem {
     invalid(format!(
         "there is no channel `{}`: this house has no connectors",
@@ -202,6 +215,7 @@ fn no_channel(address: &ChannelAddress) -> Problem {
     ))
 }
 
+/// Recipient of a task's outcome; `me` is the calling agent.
 fn parse_recipient(
     current: &PlanInForce,
     who: &Principal,
@@ -214,32 +228,40 @@ fn parse_recipient(
     };
     match &recipient {
         Recipient::Agent(name) if !current.house.agents.contains_key(name) => {
-            Err(invalid(format!("the recipient `{recipient}` does not live here")).into())
+            Err(invalid(format!(
+                "there is no agent for the recipient `{recipient}`; `abbey ps` lists the agents"
+            ))
+            .into())
         }
         Recipient::Channel(address) => Err(no_channel(address).into()),
         _ => Ok(recipient),
     }
 }
 
-/// Delivers outcomes of finished tasks to their recipients, until the control plane stops.
+/// Delivers outcomes of finished tasks to their recipients until the control plane stops;
+/// deliveries to forges don't hold up those to agents.
 pub(crate) async fn run_outcome_delivery(work: Arc<WorkState>) {
-    // A forge that does not answer takes its time; nobody in the house waits for that.
-    let far = |to: &Recipient| matches!(to, Recipient::Hook(_));
+    // A forge may be slow, so its deliveries have a loop of their own.
+    let is_forge = |to: &Recipient| matches!(to, Recipient::Hook(_));
     tokio::join!(
-        run_delivery_of(&work, move |to| !far(to)),
-        run_delivery_of(&work, far)
+        run_delivery_of(&work, move |to| !is_forge(to)),
+        run_delivery_of(&work, is_forge)
     );
 }
 
-/// When a notice that could not be delivered is tried again, and after which pause.
+/// By task, when a failed delivery is retried and the pause before it.
 type Retries = BTreeMap<u64, (Instant, Duration)>;
 
+/// Delivers the notices of the outbox whose recipient matches `mine`.
 async fn run_delivery_of(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
     let mut retries = Retries::new();
     let mut outbox = work.core.store.subscribe(Topic::Outbox);
     loop {
         if let Err(error) = deliver_outbox(work, &mine, &mut retries).await {
-            tracing::warn!(error = error.chain(), "a result could not be delivered");
+            tracing::warn!(
+                error = error.chain(),
+                "an outcome could not be delivered; it is retried later"
+            );
         }
         let now = work.core.rt.instant();
         let next = retries.values().map(|(at, _)| at.duration_since(now)).min();
@@ -251,7 +273,7 @@ async fn run_delivery_of(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> boo
     }
 }
 
-/// What cannot be delivered holds up no other, and is not tried at every turn.
+/// Tries each due notice once; a failed one does not hold up the others.
 async fn deliver_outbox(
     work: &Arc<WorkState>,
     mine: &impl Fn(&Recipient) -> bool,
@@ -291,18 +313,18 @@ async fn deliver_notice(work: &Arc<WorkState>, notice: &Notice) -> Result<()> {
         }
         Recipient::Agent(to) => to,
     };
-    let lives = work
+    let exists = work
         .core
         .plan
         .current()
         .is_some_and(|c| c.house.agents.contains_key(to));
-    if !lives {
-        let why = "it does not live here any more; the result stays with the task";
+    if !exists {
+        let why = "there is no such agent any more; the result stays with the task";
         return outcomes::log_undeliverable_outcome(work, &row, &notice.recipient, why).await;
     }
     let by = row.assignee.as_ref().map_or("nobody", Slug::as_str);
     let first = row.text.lines().next().unwrap_or_default();
-    let told = Text::new("notice-outcome")
+    let notice = Text::new("notice-outcome")
         .with("task", format!("TASK-{}", row.number))
         .with("title", first)
         .with("agent", by)
@@ -310,15 +332,15 @@ async fn deliver_notice(work: &Arc<WorkState>, notice: &Notice) -> Result<()> {
     let language = work.core.plan.language_of(Some(to));
     let text = format!(
         "{}\n{}",
-        language.render(&told),
+        language.render(&notice),
         outcomes::outcome_text(&row)
     );
     let new = NewTask {
         priority: Priority::P1,
-        // Told once, however often it is tried.
+        // The key makes a repeated delivery the same task.
         idempotency: Some((
             format!("deliver TASK-{}", row.number),
-            // The same, also when its reader has another language meanwhile.
+            // The digest leaves out the notice, whose language may have changed since.
             abbey_support::digest::sha256_hex(outcomes::outcome_text(&row).as_bytes()),
         )),
         ..work.house_task(to, text)

@@ -1,5 +1,6 @@
-//! Shared documents: each has one writer, or is only added to, or is made from the state at every reading (S3-17,
-//! S3-26, S3-41). What an agent reads also lies in its `shared/`, where it cannot write.
+//! Shared documents: a text with one writer, a log that is only appended to, or a report that is
+//! made at every reading (S3-17, S3-26, S3-41). Readers also find texts and logs in their read-only
+//! `shared/`.
 
 use crate::core::error::Result;
 use crate::core::hostd;
@@ -13,15 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest text, bytes: all documents of a house together fit what a microVM receives.
+/// Longest text, bytes, chosen so that all documents fit into the instructions of a microVM.
 const TEXT_MAX: usize = 32 << 10;
 /// Longest entry of a log, bytes.
 const ENTRY_MAX: usize = 4 << 10;
-/// Entries of a log that are shown.
+/// Most entries of a log that are shown.
 const ENTRIES_MAX: u32 = 500;
-/// How long what could not be brought to an agent waits.
+/// Pause before a failed distribution is retried.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
+/// Whether a caller may read a document; only agents are restricted.
 fn may_read(document: &Document, who: &Principal) -> bool {
     match who {
         Principal::Agent(agent) => document.read_by(agent),
@@ -29,7 +31,10 @@ fn may_read(document: &Document, who: &Principal) -> bool {
     }
 }
 
-/// A document that somebody reads; for everybody else it is not distributed.
+/// Declared document with this name.
+///
+/// # Errors
+/// `NotFound` if there is none or the caller may not read it.
 pub(crate) fn find_readable_document(
     work: &WorkState,
     name: &str,
@@ -49,6 +54,7 @@ pub(crate) fn find_readable_document(
     Ok(found.ok_or_else(missing)?)
 }
 
+/// A declared document as an API document, with the newest version if it has one.
 pub(crate) fn document_view(
     work: &WorkState,
     name: &Slug,
@@ -82,6 +88,7 @@ pub(crate) fn document_view(
     }
 }
 
+/// Lists the documents that a caller may read.
 pub(crate) async fn list_documents(work: &Arc<WorkState>, who: &Principal) -> Result<DocumentsDoc> {
     let rows = work.core.store.documents().await?;
     let current = work.core.plan.current();
@@ -97,6 +104,8 @@ pub(crate) async fn list_documents(work: &Arc<WorkState>, who: &Principal) -> Re
     })
 }
 
+/// Text of a document up to version `through`, and its rows, newest first; for a log the newest
+/// entries that fit.
 pub(crate) async fn read_document_text(
     work: &WorkState,
     name: &Slug,
@@ -136,6 +145,11 @@ pub(crate) async fn read_document_text(
     Ok((rows, text))
 }
 
+/// Replaces the text of a document, or appends an entry to a log, and returns its name. A repeated
+/// `key` writes once.
+///
+/// # Errors
+/// If the caller may not write it, the text is too long, or `seen` is not the newest version.
 pub(crate) async fn write_document(
     work: &Arc<WorkState>,
     name: &str,
@@ -147,7 +161,8 @@ pub(crate) async fn write_document(
     let refuse = |kind, text: String| Problem::new(kind, format!("document `{name}`: {text}"));
     let allowed = match (&document.kind, &who) {
         (DocumentKind::Report(_), _) => {
-            let text = "it is made from the state, so nobody writes it".to_owned();
+            let text =
+                "it is a report, which is made at every reading and cannot be written".to_owned();
             return Err(refuse(FaultKind::Forbidden, text).into());
         }
         (_, Principal::Agent(agent)) => document.written_by(agent),
@@ -158,13 +173,13 @@ pub(crate) async fn write_document(
         let writers = document_view(work, &name, &document, None)
             .writers
             .join(", ");
-        let text = format!("{who} does not write it; {writers} does");
+        let text = format!("{who} may not write it; its writers are: {writers}");
         return Err(refuse(FaultKind::Forbidden, text).into());
     }
     let (based_on, most) = match (&document.kind, body.seen) {
         (DocumentKind::Log(_), None) => (None, ENTRY_MAX),
         (DocumentKind::Log(_), Some(_)) => {
-            let text = "a log is added to, so `seen` has no meaning".to_owned();
+            let text = "entries are appended to a log, so leave out `seen`".to_owned();
             return Err(refuse(FaultKind::Invalid, text).into());
         }
         (_, Some(seen)) => (Some(seen), TEXT_MAX),
@@ -174,7 +189,10 @@ pub(crate) async fn write_document(
         }
     };
     if body.text.trim().is_empty() || body.text.len() > most {
-        let text = format!("a text has 1 to {most} bytes, this one {}", body.text.len());
+        let text = format!(
+            "`text` must have 1 to {most} bytes, not {}",
+            body.text.len()
+        );
         return Err(refuse(FaultKind::Invalid, text).into());
     }
     let new = WriteDocument {
@@ -188,17 +206,20 @@ pub(crate) async fn write_document(
     Ok(name)
 }
 
-/// Brings documents to where their readers find them, until the house stops.
+/// Writes changed documents into `shared/` of their readers until the control plane stops.
 pub(crate) async fn run_document_distribution(work: Arc<WorkState>) {
     let mut plans = work.core.plan.subscribe();
     let mut distributed = BTreeMap::new();
     let mut documents = work.core.store.subscribe(Topic::Documents);
-    // A new reader has a place for them once its saga got distributed.
+    // A new reader has a `shared/` once its saga is done.
     let mut sagas = work.core.store.subscribe(Topic::Sagas);
     loop {
         let all = distribute_documents(&work, &mut distributed).await;
         if let Err(error) = &all {
-            tracing::warn!(error = error.chain(), "a document could not be brought");
+            tracing::warn!(
+                error = error.chain(),
+                "a shared document could not be written for a reader; retrying in 5 seconds"
+            );
         }
         let again = async {
             match all {
@@ -216,9 +237,11 @@ pub(crate) async fn run_document_distribution(work: Arc<WorkState>) {
     }
 }
 
-/// What an agent has in its `shared/`: digests by document.
+/// Digests of what each agent has in its `shared/`, by document.
 type DistributedDigests = BTreeMap<Slug, BTreeMap<Slug, String>>;
 
+/// Writes every document that changed into `shared/` of each of its readers, and removes those that
+/// an agent may not read any more.
 async fn distribute_documents(
     work: &Arc<WorkState>,
     distributed: &mut DistributedDigests,
@@ -266,7 +289,7 @@ async fn distribute_documents(
         let owner = CellName::Agent(agent.clone());
         match hostd::run_operation(&work.core.hostd, Operation::Prepare { owner, files }).await {
             Ok(()) => had.extend(digests),
-            // One agent that is not there yet keeps nothing from the others.
+            // An agent whose files do not exist yet does not hold up the others.
             Err(error) => outcome = Err(error),
         }
     }

@@ -1,5 +1,5 @@
-//! Escalation: a task without an eligible agent goes to the agent that the manifest names, and ends when its time is
-//! over (S4-24).
+//! Escalation: a task without an eligible agent is assigned to the agent that the manifest names,
+//! and ends at its deadline (S4-24).
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;
@@ -10,14 +10,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pause between two looks; many tasks may change in it.
+/// Least pause between two passes.
 const PASS_INTERVAL: Duration = Duration::from_millis(500);
-/// Longest sleep.
+/// Longest pause while no escalation is open.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Most tasks of one look.
+/// Most parked tasks of one pass.
 const TASKS_MAX: u32 = 1000;
 
-/// Looks whenever work changes or a time is over, until the house stops.
+/// Escalates parked tasks and closes overdue escalations until the control plane stops.
 pub(crate) async fn run_escalations(work: Arc<WorkState>) {
     let mut plans = work.core.plan.subscribe();
     let mut tasks = work.core.store.subscribe(Topic::Work);
@@ -45,7 +45,7 @@ pub(crate) async fn run_escalations(work: Arc<WorkState>) {
     }
 }
 
-/// Why a task waits, if somebody should decide about it.
+/// Why a parked task needs a decision; `None` if it waits for something else.
 fn escalation_reason(task: &TaskRow) -> Option<String> {
     let Phase::Parked { reasons } = &task.phase else {
         return None;
@@ -60,7 +60,8 @@ fn escalation_reason(task: &TaskRow) -> Option<String> {
     Some(found.text.clone())
 }
 
-/// The time until something is over.
+/// Escalates parked tasks, closes overdue escalations, and returns the time until the next
+/// deadline.
 async fn escalate_and_close(work: &Arc<WorkState>) -> Result<Duration> {
     let Some(current) = work.core.plan.current() else {
         return Ok(IDLE);
@@ -109,7 +110,7 @@ async fn escalate_and_close(work: &Arc<WorkState>) -> Result<Duration> {
     Ok(next.max(Duration::from_millis(10)))
 }
 
-/// The same work, for one who is to decide.
+/// Edit that assigns the unchanged task to the agent that decides.
 fn edit_for_decider(work: &WorkState, task: &TaskRow, to: &Slug) -> TaskEdit {
     TaskEdit {
         text: task.text.clone(),

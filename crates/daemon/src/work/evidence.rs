@@ -1,5 +1,5 @@
-//! Checks of declared evidence: files, commands and reviews, verified in the cell of the agent that reports the task
-//! as done.
+//! Verification of declared evidence (files, commands, reviews) in the cell of the agent that
+//! reports a task as done.
 
 use crate::cells::exec;
 use crate::core::error::Result;
@@ -11,52 +11,59 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest look at one thing.
+/// Longest check of one piece of evidence.
 const CHECK_WITHIN: Duration = Duration::from_secs(600);
-/// Most things that one task may declare.
+/// Most pieces of evidence of a task.
 const DECLARED_MAX: usize = 8;
-/// Statuses of a program that was ended for its time, or never ran, as timeout(1) and container tools have them.
+/// Exit statuses of a program that was killed at its timeout or could not be run, as with
+/// timeout(1).
 const INCONCLUSIVE_STATUSES: std::ops::RangeInclusive<i32> = 124..=127;
 
-/// What was found.
+/// Outcome of a verification.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum EvidenceResult {
-    /// All of it holds.
+    /// All evidence is present.
     Holds,
-    /// Something does not.
+    /// A piece of evidence is missing, and how.
     Missing(String),
-    /// Something could not be verified, and why.
+    /// A piece of evidence could not be checked, and why.
     Unknown(String),
 }
 
-/// Looks, and keeps the holder's right while that takes: it waits for the answer and cannot.
+/// Verifies the evidence of a task while renewing the lease of its holder, which waits for the
+/// result and cannot renew it itself.
 ///
 /// # Errors
-/// When the right is gone meanwhile, by a cancellation or the run's wall time.
+/// If the lease ends meanwhile, by a cancellation or the run's time limit.
 pub(crate) async fn verify_while_renewing_lease(
     work: &Arc<WorkState>,
     task: TaskRef,
-    hold: &LeaseProof,
-    (evidence, said): (&[Evidence], &str),
+    lease: &LeaseProof,
+    (evidence, result): (&[Evidence], &str),
 ) -> Result<EvidenceResult> {
     let renew = || {
         work.core
             .store
-            .renew(task, hold.clone(), RunFacts::default())
+            .renew(task, lease.clone(), RunFacts::default())
     };
-    // Only for who holds the work is anything tried.
+    // Nothing is checked unless the caller holds the lease.
     renew().await?;
-    let every = Duration::from_millis(hold.ttl.0.max(300).unsigned_abs() / 3);
-    let mut look = std::pin::pin!(verify_evidence(work, task, &hold.agent, (evidence, said)));
+    let every = Duration::from_millis(lease.ttl.0.max(300).unsigned_abs() / 3);
+    let mut verification = std::pin::pin!(verify_evidence(
+        work,
+        task,
+        &lease.agent,
+        (evidence, result)
+    ));
     loop {
         tokio::select! {
-            found = &mut look => return Ok(found),
+            found = &mut verification => return Ok(found),
             () = work.core.rt.sleep(every) => drop(renew().await?),
         }
     }
 }
 
-/// Verifies one piece of evidence after the other; the first that fails is reported.
+/// Verifies each piece of evidence in turn, and reports the first that is missing or unknown.
 async fn verify_evidence(
     work: &Arc<WorkState>,
     task: TaskRef,
@@ -72,7 +79,7 @@ async fn verify_evidence(
                     Ok(EvidenceResult::Holds) => continue,
                     Ok(found) => return found,
                     Err(error) => {
-                        let why = format!("{one} could not be had: {}", error.chain());
+                        let why = format!("{one} could not be requested: {}", error.chain());
                         return EvidenceResult::Unknown(why);
                     }
                 }
@@ -89,7 +96,7 @@ async fn verify_evidence(
             }
             Ok((code, said)) => {
                 let text = match one {
-                    Evidence::File(_) => format!("{one} is not there, or is empty"),
+                    Evidence::File(_) => format!("{one} does not exist or is empty"),
                     Evidence::Command(_) | Evidence::Review(_) => {
                         format!("{one} ended with {code}: {}", said.trim())
                     }
@@ -98,7 +105,7 @@ async fn verify_evidence(
             }
             Err(error) => {
                 return EvidenceResult::Unknown(format!(
-                    "{one} could not be tried: {}",
+                    "{one} could not be run: {}",
                     error.chain()
                 ));
             }
@@ -107,7 +114,8 @@ async fn verify_evidence(
     EvidenceResult::Holds
 }
 
-/// Another agent reads the result as data and answers yes or no; whoever waits for it holds the work meanwhile.
+/// Adds a review task for another agent, waits for its answer, and returns whether the result was
+/// accepted.
 async fn request_review(
     work: &Arc<WorkState>,
     task: TaskRef,
@@ -115,15 +123,16 @@ async fn request_review(
     result: &str,
 ) -> Result<EvidenceResult> {
     if worker == reviewer {
-        let why = format!("`{reviewer}` did the work, and nobody reviews their own");
+        let why =
+            format!("`{reviewer}` did the task itself and cannot review it; name another agent");
         return Ok(EvidenceResult::Unknown(why));
     }
-    let lives = work
+    let exists = work
         .core
         .plan
         .current()
         .is_some_and(|c| c.house.agents.contains_key(reviewer));
-    if !lives {
+    if !exists {
         return Ok(EvidenceResult::Unknown(format!(
             "there is no agent `{reviewer}` to review it"
         )));
@@ -135,7 +144,7 @@ async fn request_review(
     );
     let data = json!({ "asked": row.text, "by": worker, "result": result });
     let new = NewTask {
-        // Asked once about one result, however often its holder says that it is done.
+        // The key makes a repeated report of the same result one review.
         idempotency: Some((
             format!("review TASK-{number} {} {reviewer}", row.attempts),
             abbey_support::digest::sha256_hex(result.as_bytes()),
@@ -174,29 +183,33 @@ async fn request_review(
     }
 }
 
-/// What is declared as evidence for a task.
+/// Parses the evidence of a new task; `None` if it declares none.
 ///
 /// # Errors
-/// When one of it is none.
+/// If a piece is invalid or there are more than 8.
 pub(crate) fn parse_declared_evidence(views: &[EvidenceView]) -> Result<Option<DelegationRequest>> {
     if views.is_empty() {
         return Ok(None);
     }
     if views.len() > DECLARED_MAX {
-        let text = format!("a task declares at most {DECLARED_MAX} pieces of evidence");
+        let text = format!("a task may declare at most {DECLARED_MAX} pieces of evidence");
         return Err(Problem::new(FaultKind::Invalid, text).into());
     }
     let one = |view: &EvidenceView| {
         let view = view.clone();
-        let evidence = match (view.file, view.command, view.review) {
-            (Some(path), None, None) => Evidence::File(path),
-            (None, Some(argv), None) => Evidence::Command(argv),
-            (None, None, Some(name)) => match name.parse() {
-                Ok(reviewer) => Evidence::Review(reviewer),
-                Err(_) => return Err(format!("`{name}` is no agent who could review")),
-            },
-            _ => return Err("evidence is one of `file`, `command` and `review`".to_owned()),
-        };
+        let evidence =
+            match (view.file, view.command, view.review) {
+                (Some(path), None, None) => Evidence::File(path),
+                (None, Some(argv), None) => Evidence::Command(argv),
+                (None, None, Some(name)) => match name.parse() {
+                    Ok(reviewer) => Evidence::Review(reviewer),
+                    Err(_) => return Err(format!("`{name}` is not the name of an agent")),
+                },
+                _ => return Err(
+                    "a piece of evidence must have exactly one of `file`, `command` and `review`"
+                        .to_owned(),
+                ),
+            };
         evidence.check().map(|()| evidence)
     };
     let evidence = views.iter().map(one).collect::<std::result::Result<_, _>>();
@@ -206,7 +219,7 @@ pub(crate) fn parse_declared_evidence(views: &[EvidenceView]) -> Result<Option<D
     }))
 }
 
-/// One as a document.
+/// A piece of evidence as an API document.
 pub(crate) fn evidence_view(one: &Evidence) -> EvidenceView {
     let mut view = EvidenceView::default();
     match one.clone() {

@@ -1,4 +1,4 @@
-//! Outcomes of tasks reported to the forge that they came from: a comment, and a commit status.
+//! Reports outcomes of tasks to the forge (Gitea, Forgejo, GitHub) that they came from.
 
 use crate::core::error::Result;
 use crate::work::outcomes;
@@ -12,16 +12,17 @@ use http_body_util::Full;
 use serde_json::json;
 use std::time::Duration;
 
-/// Time for a report.
+/// Longest request to a forge.
 const REQUEST_WITHIN: Duration = Duration::from_secs(20);
 
-/// A report that nobody took for so long is given up.
+/// Time after the end of the task at which a failing report is given up.
 const GIVE_UP_AFTER: Millis = Millis::from_secs(24 * 3600);
 
-/// Reports the end of a task to where it came from: a comment, and the status of a pull request's commit.
+/// Reports the end of a task to the forge that it came from: a comment, and a status for the commit
+/// of a pull request. A report that cannot succeed is logged to the audit log instead.
 ///
 /// # Errors
-/// When it is to be tried again.
+/// If the report failed and should be retried.
 pub(crate) async fn report_outcome_to_forge(
     work: &WorkState,
     origin: &HookOrigin,
@@ -36,7 +37,7 @@ pub(crate) async fn report_outcome_to_forge(
         .zip(current.as_ref())
         .and_then(|(hook, c)| Some((hook, &c.base_dir, hook.api.as_ref()?)))
     else {
-        let why = "the hook is gone, or has no `api` any more; the result stays with the task";
+        let why = "the hook was removed or has no `api` any more; the result stays with the task";
         return outcomes::log_undeliverable_outcome(work, row, &recipient, why).await;
     };
     let token = hook
@@ -49,15 +50,15 @@ pub(crate) async fn report_outcome_to_forge(
     let number = format!("TASK-{}", row.number);
     let repository = format!("{api}/repos/{}", origin.repository);
     let state = row.state();
-    let told = Text::new("comment-outcome")
+    let comment = Text::new("comment-outcome")
         .with("task", &number)
         .with("state", state.to_string());
-    let told = work
+    let comment = work
         .core
         .plan
         .language_of(row.assignee.as_ref())
-        .render(&told);
-    let comment = json!({ "body": format!("{told}\n\n{}", outcomes::outcome_text(row)) });
+        .render(&comment);
+    let comment = json!({ "body": format!("{comment}\n\n{}", outcomes::outcome_text(row)) });
     let mut posts = vec![(
         format!("{repository}/issues/{}/comments", origin.number),
         comment,

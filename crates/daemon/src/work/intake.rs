@@ -1,4 +1,4 @@
-//! What admission needs to know of a task: matching skills and the agents of the plan.
+//! Input of admission: the skills that match a task's text, and the agents of the plan.
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;
@@ -9,11 +9,11 @@ use abbey_plan::Agent;
 use abbey_store::{Intake, NewTask, TaskRow};
 use std::collections::BTreeMap;
 
-/// Score of a skill that the author named, above every match.
+/// Score of a skill that the author named; higher than every match.
 const NAMED: u32 = SCORE_MAX + 1;
 
 impl WorkState {
-    /// What admission needs for a text.
+    /// Admission input for a task with this text: matching skills and all agents.
     pub(crate) fn intake_for_text(&self, text: &str) -> Intake {
         let fit = self.skills.current().find_unique_match(text);
         Intake {
@@ -22,7 +22,7 @@ impl WorkState {
         }
     }
 
-    /// What admission needs for a skill that the author named.
+    /// Admission input for a task whose author named a skill and its arguments.
     pub(crate) fn intake_for_skill(&self, skill: &str, args: BTreeMap<String, String>) -> Intake {
         let fit = Match::One(Candidate {
             skill: skill.to_owned(),
@@ -35,7 +35,7 @@ impl WorkState {
         }
     }
 
-    /// What admission needs to look at a waiting task again.
+    /// Admission input for an existing task that is admitted again.
     pub(crate) fn intake_for_task(&self, task: &TaskRow) -> Intake {
         match &task.route.skill {
             Some(skill) if task.route.score == NAMED => {
@@ -45,7 +45,7 @@ impl WorkState {
         }
     }
 
-    /// Work that the house itself gives to an agent: in the usual lane, without limits of its own.
+    /// A new task that the control plane adds for an agent: normal priority, no budget of its own.
     pub(crate) fn house_task(&self, agent: &Slug, text: String) -> NewTask {
         NewTask {
             author: Principal::House,
@@ -60,6 +60,7 @@ impl WorkState {
         }
     }
 
+    /// What admission knows of each agent.
     fn agent_facts(&self) -> Vec<AgentFact> {
         let Some(current) = self.core.plan.current() else {
             return Vec::new();
@@ -68,15 +69,14 @@ impl WorkState {
             slug: agent.slug.clone(),
             skills: agent.skills.clone(),
             is_root: agent.reports_to.is_none(),
-            // Who works by files thinks for itself.
+            // An agent that works by files brings its own model.
             has_model: agent.model.is_some() || agent.files.is_some(),
             tokens_left: None,
         };
         current.house.agents.values().map(fact).collect()
     }
 
-    /// Admits a waiting task again. One that was claimed or cancelled meanwhile has moved on by
-    /// itself, which is as good.
+    /// Admits a waiting task again; a task that was claimed or cancelled meanwhile is left alone.
     pub(crate) async fn readmit_task(&self, task: &TaskRow) -> Result<()> {
         use abbey_engine::task::Refusal;
         let id = abbey_model::TaskRef::Id(task.id);
@@ -91,7 +91,7 @@ impl WorkState {
         }
     }
 
-    /// Looks at every task that waits; after a change of agents, budgets or skills.
+    /// Admits every waiting task again, after a change of agents, budgets or skills.
     pub(crate) async fn readmit_waiting_tasks(&self) -> Result<()> {
         use abbey_model::TaskState;
         let states = vec![TaskState::Parked, TaskState::Pending, TaskState::Ready];

@@ -1,4 +1,5 @@
-//! Names from outside, resolved: slugs, tasks, agents, priorities; and waiting for a task.
+//! Parsing and resolving names in requests: slugs, tasks, agents and priorities; and waiting for a
+//! task.
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;
@@ -7,18 +8,30 @@ use abbey_model::{FaultKind, Priority, Slug, TaskRef, TaskState};
 use abbey_store::Topic;
 use std::time::Duration;
 
+/// Parses a slug of a URL.
+///
+/// # Errors
+/// `NotFound` if it is not a valid slug.
 pub(crate) fn parse_slug(text: &str) -> Result<Slug> {
     Ok(text
         .parse()
         .map_err(|e: abbey_model::SlugError| Problem::new(FaultKind::NotFound, e.to_string()))?)
 }
 
+/// Parses a reference to a task: its id, `TASK-7` or `7`.
+///
+/// # Errors
+/// `NotFound` if it is neither.
 pub(crate) fn parse_task_ref(text: &str) -> Result<TaskRef> {
     Ok(text
         .parse()
         .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?)
 }
 
+/// Parses the name of an agent of the plan.
+///
+/// # Errors
+/// `NotFound` if there is no such agent.
 pub(crate) fn find_agent_slug(work: &WorkState, text: &str) -> Result<Slug> {
     let slug = parse_slug(text)?;
     match work.core.plan.current() {
@@ -31,6 +44,10 @@ pub(crate) fn find_agent_slug(work: &WorkState, text: &str) -> Result<Slug> {
     }
 }
 
+/// Parses a priority, `P0` to `P3` or a word such as `high`; `P2` for `None`.
+///
+/// # Errors
+/// `Invalid` for any other text.
 pub(crate) fn parse_priority(text: Option<&str>) -> Result<Priority> {
     let word = match text {
         None | Some("medium") => return Ok(Priority::P2),
@@ -44,7 +61,8 @@ pub(crate) fn parse_priority(text: Option<&str>) -> Result<Priority> {
     })?)
 }
 
-/// A task once it has stopped moving, or as it stands when patience is over.
+/// Waits until a task has ended, is parked, blocked or awaiting approval, or `patience` is over,
+/// and returns it as it is then.
 pub(crate) async fn wait_until_ended_or_waiting(
     work: &WorkState,
     task: TaskRef,

@@ -1,5 +1,5 @@
-//! The model gateway's interfaces, answered from the current plan: which model an agent may use, where its provider is,
-//! and the provider's key.
+//! Interfaces of the model gateway, implemented on the plan in force: which model an agent may use,
+//! the address of its provider, and the provider's key.
 
 use crate::core::plan::PlanInForce;
 use crate::work::state::WorkState;
@@ -11,7 +11,7 @@ use abbey_plan::Endpoint;
 use axum::http::StatusCode;
 use std::sync::Arc;
 
-/// The model gateway of a house.
+/// Builds the gateway for model calls, with routing, providers and keys from the plan in force.
 pub(crate) fn build_model_gateway(work: &Arc<WorkState>) -> Gateway {
     let plan = Arc::new(PlannedModels(Arc::clone(work)));
     Gateway::new(GatewayParts {
@@ -29,11 +29,12 @@ struct PlannedModels(Arc<WorkState>);
 
 impl PlannedModels {
     fn plan(&self) -> Result<Arc<PlanInForce>, Refusal> {
-        self.0
-            .core
-            .plan
-            .current()
-            .ok_or_else(|| forbidden("no_plan", "the house has no plan yet"))
+        self.0.core.plan.current().ok_or_else(|| {
+            forbidden(
+                "no_plan",
+                "no manifest has been applied yet; apply one with `abbey up`",
+            )
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The gateway's meter over the store's ledger.
+//! The gateway's meter, implemented on the budgets of the store.
 
 use crate::work::state::WorkState;
 use abbey_gateway::{BoxFuture, Meter, ReservationRefused, ReservationRequest, Settlement};
@@ -7,7 +7,7 @@ use abbey_store::{CallReservation, CallUsage, Error};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The ledger of a house, as the gateway sees it.
+/// Reserves and settles model calls in the store's budgets.
 pub(crate) struct StoreMeter(pub(crate) Arc<WorkState>);
 
 impl Meter for StoreMeter {
@@ -57,7 +57,7 @@ impl Meter for StoreMeter {
             };
             if let Err(error) = work.core.store.settle_call(id, used).await {
                 // The reservation stays in the ledger and is charged in full at the next start: nothing is lost.
-                tracing::error!(%error, reservation = %id, "could not settle a model call");
+                tracing::error!(%error, reservation = %id, "a model call could not be settled; its reservation is charged in full at the next start");
             }
         })
     }

@@ -1,5 +1,6 @@
-//! What agents may have the house do: a closed set, each granted by a skill, with the arguments of the task that runs
-//! it (S4-07, S4-25). What disturbs others waits for a person's yes first, who reads what it would do.
+//! Operations that agents may request from the control plane: a closed set, each granted by a
+//! skill, with the arguments of the task that runs it (S4-07, S4-25). Operations that affect others
+//! need the operator's approval first.
 
 use crate::core::error::Result;
 use crate::core::plan;
@@ -15,18 +16,19 @@ use abbey_store::{NewAuditEntry, TaskFilter, TaskRow};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// One of them, with what it is done to.
+/// A requested operation with its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum RequestedOperation {
     /// Restarts a service.
     RestartService(Slug),
     /// Restarts an agent's cell.
     RestartAgent(Slug),
-    /// Keeps the state of the house's files as it is now, where they are on ZFS.
+    /// Takes a ZFS snapshot of the house's files.
     Snapshot,
 }
 
-/// Restarts a cell: it is stopped, and the reconciler starts it again if its desired state is up.
+/// Stops a cell, which the reconciler starts again if its desired state is up, and logs that to the
+/// audit log.
 pub(crate) async fn restart_cell(
     work: &Arc<WorkState>,
     cell: CellName,
@@ -51,7 +53,8 @@ pub(crate) async fn restart_cell(
     Ok(())
 }
 
-/// A running task of the agent whose skill was granted this, with its lease.
+/// A running task of the agent whose skill has this grant, with its lease token; `None` if there is
+/// none.
 pub(crate) async fn find_granted_task(
     work: &WorkState,
     agent: &Slug,
@@ -78,6 +81,10 @@ pub(crate) async fn find_granted_task(
     Ok(None)
 }
 
+/// Parses the name and arguments of an operation, and checks its target.
+///
+/// # Errors
+/// If the operation or target does not exist, or an agent would restart itself.
 fn parse_operation(
     work: &WorkState,
     who: &Principal,
@@ -87,7 +94,12 @@ fn parse_operation(
     let current = work.core.plan.require()?;
     let named = |key: &str| -> Result<Slug> {
         let text = args[key].as_str().unwrap_or_default();
-        let none = || Problem::new(FaultKind::Invalid, format!("`{key}` names nothing"));
+        let none = || {
+            Problem::new(
+                FaultKind::Invalid,
+                format!("`{key}` must be the name of an agent or service"),
+            )
+        };
         Ok(text.parse().map_err(|_| none())?)
     };
     let missing = |what: &str, slug: &Slug| {
@@ -121,7 +133,7 @@ fn parse_operation(
 }
 
 impl RequestedOperation {
-    /// What it would do, for whoever is asked; none where nobody needs to be.
+    /// What the operation would do and affect; `None` if it affects nobody and needs no approval.
     async fn preview(&self, work: &Arc<WorkState>) -> Result<Option<String>> {
         let current = work.core.plan.require()?;
         match self {
@@ -130,8 +142,8 @@ impl RequestedOperation {
                 let users = users.filter(|a| plan::agent_uses_service(&current.house, a, slug));
                 let users: Vec<&str> = users.map(|a| a.slug.as_str()).collect();
                 let others = match users.is_empty() {
-                    true => "nobody uses it".to_owned(),
-                    false => format!("{} use it and are cut off meanwhile", users.join(", ")),
+                    true => "no agent uses it".to_owned(),
+                    false => format!("{} cannot use it meanwhile", users.join(", ")),
                 };
                 Ok(Some(format!("service `{slug}` is restarted; {others}")))
             }
@@ -146,8 +158,8 @@ impl RequestedOperation {
                 let tasks: Vec<String> =
                     tasks.iter().map(|t| format!("TASK-{}", t.number)).collect();
                 let work = match tasks.is_empty() {
-                    true => "it has no work at the moment".to_owned(),
-                    false => format!("{} is interrupted and tried again", tasks.join(", ")),
+                    true => "it has no running task".to_owned(),
+                    false => format!("{} will be interrupted and retried", tasks.join(", ")),
                 };
                 Ok(Some(format!("the cell of `{slug}` is restarted; {work}")))
             }
@@ -155,6 +167,7 @@ impl RequestedOperation {
         }
     }
 
+    /// Performs the operation and logs it to the audit log.
     async fn perform(self, work: &Arc<WorkState>, who: Principal) -> Result<Value> {
         match self {
             RequestedOperation::RestartService(slug) => {
@@ -173,7 +186,7 @@ impl RequestedOperation {
                 let reply =
                     crate::core::hostd::call_blocking(move || hostd.call(asked, &[])).await?;
                 let Reply::Snapshot { name } = reply else {
-                    let text = "the helper gave another answer";
+                    let text = "hostd answered a snapshot in an unexpected format; see its log";
                     return Err(Problem::new(FaultKind::Internal, text).into());
                 };
                 let note = NewAuditEntry {
@@ -189,8 +202,11 @@ impl RequestedOperation {
     }
 }
 
-/// An agent asks the house to do something, in a task that runs a skill with that grant. The answer says what was done,
-/// or what a person is to be asked first.
+/// Performs an operation that a skill of the agent's running task grants. If it needs an approval
+/// that was not given yet, returns the explanation for the request instead.
+///
+/// # Errors
+/// `Forbidden` if no running task grants it.
 pub(crate) async fn run_operation_for_agent(
     work: &Arc<WorkState>,
     agent: &Slug,
@@ -207,19 +223,19 @@ pub(crate) async fn run_operation_for_agent(
     if let Some(why) = operation.preview(work).await? {
         let action = format!("skill:{}", task.route.skill.as_deref().unwrap_or(name));
         let asked = work.core.store.approvals(Some(task.number), true).await?;
-        let yes = asked
+        let approved = asked
             .iter()
             .find(|a| a.state == State::Approved && a.action == action && a.args == args);
-        let Some(yes) = yes else {
+        let Some(approved) = approved else {
             return Ok(json!({ "approval": { "why": why } }));
         };
         let body = abbey_api::UseBody { action, args };
-        approvals::use_approval(work, agent.clone(), token, yes.number, body).await?;
+        approvals::use_approval(work, agent.clone(), token, approved.number, body).await?;
     }
     operation.perform(work, who).await
 }
 
-/// The operator has it done, or sees what it would do.
+/// Performs an operation for the operator; with `dry_run` only returns what it would do.
 pub(crate) async fn run_operation_for_operator(
     work: &Arc<WorkState>,
     name: &str,
@@ -230,13 +246,13 @@ pub(crate) async fn run_operation_for_operator(
     if dry_run {
         let would = operation.preview(work).await?;
         return Ok(
-            json!({ "dry_run": true, "text": would.unwrap_or_else(|| "it disturbs nobody".to_owned()) }),
+            json!({ "dry_run": true, "text": would.unwrap_or_else(|| "it affects no agent".to_owned()) }),
         );
     }
     operation.perform(work, Principal::Operator).await
 }
 
-/// Every operation, with the agents whom a skill of theirs grants it.
+/// Every operation with the agents that a skill grants it to.
 pub(crate) fn list_operations(work: &WorkState) -> Vec<Value> {
     let skills = work.skills.current();
     let current = work.core.plan.current();
@@ -256,7 +272,8 @@ pub(crate) fn list_operations(work: &WorkState) -> Vec<Value> {
         .collect()
 }
 
-/// Whether the firewall is as the plan says, and who is behind it.
+/// Checks that the firewall is as planned, restoring it if not, and lists the cells with a network
+/// and their egress.
 pub(crate) async fn check_firewall(work: &Arc<WorkState>) -> Result<Value> {
     let current = work.core.plan.require()?;
     let stood = {
@@ -278,7 +295,7 @@ pub(crate) async fn check_firewall(work: &Arc<WorkState>) -> Result<Value> {
     Ok(json!({ "stood": stood, "cells": cells }))
 }
 
-/// Pools and data sets of the host, where it has ZFS.
+/// ZFS pools and data sets of the host; `present` is false if it has no ZFS.
 pub(crate) async fn list_zfs() -> Value {
     let list = |program: &'static str, fields: &'static str| async move {
         let out = tokio::process::Command::new(program)
@@ -296,7 +313,8 @@ pub(crate) async fn list_zfs() -> Value {
     json!({ "present": pools.is_some(), "pools": pools, "sets": sets })
 }
 
-/// Lines of fields between tabs.
+/// Parses tab-separated output of `zfs list -H` into objects with these comma-separated field
+/// names.
 fn parse_zfs_rows(fields: &str, text: &str) -> Vec<Value> {
     let row = |line: &str| {
         let pairs = fields.split(',').zip(line.split('\t'));

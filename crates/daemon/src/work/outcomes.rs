@@ -1,4 +1,4 @@
-//! What a finished task is reported as, and deliveries that failed for good.
+//! Text of a finished task's outcome, and logging of outcomes that cannot be delivered.
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;
@@ -6,10 +6,11 @@ use abbey_model::{Principal, Recipient};
 use abbey_store::{NewAuditEntry, TaskRow};
 use serde_json::json;
 
-/// Largest part of a result that is delivered to its recipient, bytes; the rest stays with the task.
+/// Longest part of a result that is delivered to its recipient, bytes; the rest stays with the
+/// task.
 pub(crate) const OUTCOME_TEXT_MAX: usize = 16 << 10;
 
-/// Logs a result that cannot be delivered; it stays with its task.
+/// Logs to the audit log that a task's outcome cannot be delivered to its recipient.
 pub(crate) async fn log_undeliverable_outcome(
     work: &WorkState,
     row: &TaskRow,
@@ -26,7 +27,7 @@ pub(crate) async fn log_undeliverable_outcome(
     Ok(())
 }
 
-/// Result or failure of a task, cut to what is delivered.
+/// Result or failure of a task, truncated to [`OUTCOME_TEXT_MAX`].
 pub(crate) fn outcome_text(row: &TaskRow) -> String {
     let said = match (&row.result, &row.failure) {
         (Some(result), _) => result.text.clone(),

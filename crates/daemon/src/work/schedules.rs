@@ -1,5 +1,5 @@
-//! Work that comes by itself: fired at its instants, once each, whatever the host slept through (S2-16, S4-05).
-//! Between two instants nothing is read and nothing is written.
+//! Schedules: fires each at its instants, once each, also after the host was suspended (S2-16,
+//! S4-05). Between two instants nothing is read or written.
 
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
@@ -17,10 +17,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest sleep: a clock that was set is noticed after that.
+/// Longest pause between two passes, after which a changed clock is noticed.
 const PASS_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
-/// One schedule of the plan.
+/// A schedule of the plan with its timing.
 struct PlannedSchedule<'a> {
     name: String,
     agent: &'a Slug,
@@ -28,6 +28,7 @@ struct PlannedSchedule<'a> {
     timing: Timing,
 }
 
+/// Every schedule of the plan with a valid timing.
 fn planned_schedules(current: &PlanInForce) -> Vec<PlannedSchedule<'_>> {
     let zone = &current.house.budget.timezone;
     let agents = current.house.agents.values();
@@ -43,10 +44,10 @@ fn planned_schedules(current: &PlanInForce) -> Vec<PlannedSchedule<'_>> {
     .collect()
 }
 
-/// When a schedule fires.
+/// Timing of a declared schedule; `zone` is the default time zone.
 ///
 /// # Errors
-/// What is wrong with its pattern or zone.
+/// A sentence that says what is wrong with its pattern, instant or zone.
 pub(crate) fn parse_timing(schedule: &Schedule, zone: &str) -> std::result::Result<Timing, String> {
     match &schedule.when {
         When::Every(every) => Ok(Timing::Every(*every)),
@@ -64,7 +65,8 @@ pub(crate) fn parse_timing(schedule: &Schedule, zone: &str) -> std::result::Resu
     }
 }
 
-/// A part of the jitter that is the instant's own.
+/// Delay of an instant within the schedule's jitter, derived from its name and instant so that it
+/// is stable.
 fn jitter_of_instant(name: &str, instant: Timestamp, jitter: Millis) -> Millis {
     if jitter.0 <= 0 {
         return Millis(0);
@@ -74,11 +76,13 @@ fn jitter_of_instant(name: &str, instant: Timestamp, jitter: Millis) -> Millis {
     Millis(part.rem_euclid(jitter.0 + 1))
 }
 
+/// Digest of a schedule's timing, by which a changed one is noticed.
 fn schedule_digest(schedule: &Schedule, zone: &str) -> String {
     let text = serde_json::to_vec(&(&schedule.when, &schedule.timezone, zone)).unwrap_or_default();
     abbey_support::digest::sha256_hex(&text)
 }
 
+/// Task or workflow run that a schedule starts at an instant.
 fn scheduled_start(
     work: &Arc<WorkState>,
     one: &PlannedSchedule<'_>,
@@ -104,7 +108,7 @@ fn scheduled_start(
     }
 }
 
-/// A task of the schedule's agent.
+/// A task for the schedule's agent; `key` makes the same instant the same task.
 fn scheduled_task(work: &WorkState, one: &PlannedSchedule<'_>, text: &str, key: String) -> NewTask {
     NewTask {
         idempotency: Some((key, abbey_support::digest::sha256_hex(text.as_bytes()))),
@@ -116,7 +120,7 @@ fn scheduled_task(work: &WorkState, one: &PlannedSchedule<'_>, text: &str, key: 
     }
 }
 
-/// Fires what is due until the house stops.
+/// Fires due schedules until the control plane stops.
 pub(crate) async fn run_scheduler(work: Arc<WorkState>) {
     let mut plans = work.core.plan.subscribe();
     let mut known: Option<BTreeMap<String, ScheduleRow>> = None;
@@ -126,7 +130,7 @@ pub(crate) async fn run_scheduler(work: Arc<WorkState>) {
             Err(error) => {
                 tracing::error!(
                     error = error.chain(),
-                    "the schedules could not be looked at"
+                    "due schedules could not be fired; retrying in 5 seconds"
                 );
                 known = None;
                 Duration::from_secs(5)
@@ -140,7 +144,8 @@ pub(crate) async fn run_scheduler(work: Arc<WorkState>) {
     }
 }
 
-/// One look; the pause until the next instant. `known` is what the store says, read once.
+/// Makes one pass: registers new schedules, removes old ones, fires what is due, and returns the
+/// pause until the next instant. `known` caches the store's rows between passes.
 pub(crate) async fn fire_due_schedules(
     work: &Arc<WorkState>,
     known: &mut Option<BTreeMap<String, ScheduleRow>>,
@@ -187,7 +192,7 @@ pub(crate) async fn fire_due_schedules(
     Ok(pause)
 }
 
-/// Fires what is due of one schedule.
+/// Fires the due instants of one schedule, and returns the time until its next.
 async fn fire_due_instants(
     work: &Arc<WorkState>,
     one: &PlannedSchedule<'_>,
@@ -195,7 +200,7 @@ async fn fire_due_instants(
 ) -> Result<Duration> {
     let now = work.core.store.now();
     let catch_up: CatchUp = one.schedule.catch_up.parse().unwrap_or_default();
-    // What is moved back is not due before it was.
+    // A delayed instant is not due before its delay is over.
     let ripe = |i: &Timestamp| *i + jitter_of_instant(&one.name, *i, one.schedule.jitter) <= now;
     let mut due = one.timing.due(row.since, row.settled, now, catch_up);
     if let Some(unripe) = due.fire.iter().find(|i| !ripe(i)).copied() {
@@ -233,7 +238,10 @@ async fn fire_due_instants(
     }))
 }
 
-/// Fires one now, by hand, beside its own instants.
+/// Fires a schedule immediately for the operator, independently of its instants.
+///
+/// # Errors
+/// `NotFound` if there is no such schedule.
 pub(crate) async fn fire_schedule_now(work: &Arc<WorkState>, name: &str) -> Result<()> {
     let current = work.core.plan.current();
     let found = current.as_ref().and_then(|c| {
@@ -303,7 +311,7 @@ fn schedule_view(
     }
 }
 
-/// Every schedule.
+/// Every schedule with its next instant and counters.
 pub(crate) async fn list_schedules(work: &Arc<WorkState>) -> Result<SchedulesDoc> {
     let rows = work.core.store.schedules().await?;
     let current = work.core.plan.current();
@@ -321,7 +329,10 @@ pub(crate) async fn list_schedules(work: &Arc<WorkState>) -> Result<SchedulesDoc
     })
 }
 
-/// One of them with what it did.
+/// One schedule with its history.
+///
+/// # Errors
+/// `NotFound` if there is no such schedule.
 pub(crate) async fn show_schedule(work: &Arc<WorkState>, name: &str) -> Result<ScheduleDoc> {
     let all = list_schedules(work).await?.schedules;
     let schedule = all.into_iter().find(|s| s.name == name);
@@ -406,7 +417,7 @@ mod tests {
                 .unwrap()
         }
 
-        /// Time passes, and the house looks every so often.
+        /// Advances the clock in steps, with a pass after each.
         async fn live(&mut self, hours: i64, every_s: i64) {
             for _ in 0..hours * 3600 / every_s {
                 self.clock.0.fetch_add(every_s * 1000, Ordering::SeqCst);
@@ -449,7 +460,7 @@ mod tests {
         );
         stage.live(12, 60).await;
         assert_eq!((stage.row().await.fired, stage.tasks().await.len()), (1, 1));
-        // Whoever starts anew, or looks again, finds it settled.
+        // After a restart, or in another pass, nothing is fired again.
         stage.known = None;
         stage.fire_due().await;
         stage.fire_due().await;

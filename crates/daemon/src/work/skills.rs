@@ -7,15 +7,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The skills of the house, ready to match.
+/// The skills of one reading of the library, ready to match.
 #[derive(Default)]
 pub(crate) struct SkillSet {
+    /// Valid skills by name.
     pub(crate) all: BTreeMap<String, Skill>,
+    /// Errors of the skills that could not be loaded.
     pub(crate) invalid: Vec<String>,
     rules: Vec<Rule>,
 }
 
 impl SkillSet {
+    /// Reads the built-in skills and those in a directory.
     pub(crate) fn load(dir: &std::path::Path) -> SkillSet {
         let (all, invalid) = abbey_agents::library::catalogue(dir);
         let rules = all
@@ -30,29 +33,31 @@ impl SkillSet {
         }
     }
 
-    /// SkillSet that fit a text, by score.
+    /// Skills whose patterns match a text, with their scores.
     pub(crate) fn matching_skills(&self, text: &str) -> Vec<Candidate> {
         matcher::candidates(&self.rules, text)
     }
 
-    /// The one skill that fits a text, if exactly one does.
+    /// Result of matching a text: one skill, several, or none.
     pub(crate) fn find_unique_match(&self, text: &str) -> Match {
         matcher::find(&self.rules, text)
     }
 }
 
-/// The skills as they were read last.
+/// The newest reading of the skill library.
 pub(crate) struct SkillLibrary {
     dir: PathBuf,
     current: RwLock<Arc<SkillSet>>,
 }
 
 impl SkillLibrary {
+    /// Reads the library from a directory.
     pub(crate) fn load(dir: PathBuf) -> SkillLibrary {
         let current = RwLock::new(Arc::new(SkillSet::load(&dir)));
         SkillLibrary { dir, current }
     }
 
+    /// The skills as last read.
     pub(crate) fn current(&self) -> Arc<SkillSet> {
         Arc::clone(&self.current.read())
     }

@@ -1,4 +1,4 @@
-//! State of work.
+//! State of the tasks of a house.
 
 use crate::cells::state::CellsState;
 use crate::core::state::CoreState;
@@ -11,21 +11,26 @@ use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What tasks, schedules, workflows and the model gateway share.
+/// State shared by tasks, schedules, workflows and the model gateway.
 pub(crate) struct WorkState {
     pub(crate) core: Arc<CoreState>,
     pub(crate) cells: Arc<CellsState>,
+    /// Skills of the house.
     pub(crate) skills: SkillLibrary,
+    /// Trace ids of tasks and workflows.
     pub(crate) traces: Traces,
+    /// Counters for metrics.
     pub(crate) counters: Counters,
-    /// How calls to providers ended.
+    /// Outcomes of calls to model providers.
     pub(crate) provider_outcomes: Arc<OutcomeCounts>,
-    /// Length of a lease.
+    /// Duration of a lease.
     pub(crate) lease_ttl: Millis,
+    /// Configuration generation that each agent works under.
     acknowledged: RwLock<BTreeMap<Slug, u64>>,
 }
 
 impl WorkState {
+    /// `lease_ttl` is the duration of each lease.
     pub(crate) fn new(cells: Arc<CellsState>, traces: Traces, lease_ttl: Millis) -> WorkState {
         let core = Arc::clone(&cells.core);
         WorkState {
@@ -40,12 +45,14 @@ impl WorkState {
         }
     }
 
-    /// An agent works under this generation of its configuration. Each of its requests for work says
-    /// so, hence a restarted control plane knows it again within one of them.
+    /// Records that an agent works under this generation of its configuration, which each of its
+    /// requests for work reports.
     pub(crate) fn acknowledge_config(&self, agent: &Slug, generation: u64) {
         self.acknowledged.write().insert(agent.clone(), generation);
     }
 
+    /// Configuration generation that an agent reported last; `None` since the start of the control
+    /// plane.
     pub(crate) fn acknowledged_config(&self, agent: &Slug) -> Option<u64> {
         self.acknowledged.read().get(agent).copied()
     }

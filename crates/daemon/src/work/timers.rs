@@ -1,4 +1,4 @@
-//! Loops that sleep until an instant: expired leases and retries, heartbeats, signed checkpoints, retention.
+//! Timed loops: expired leases and retries, wakes of agents, checkpoints, retention.
 //!
 //! Each sleeps until the next instant that it knows of; an idle house reads and writes nothing.
 
@@ -14,21 +14,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Least time between two looks at deadlines, so that a busy house does not read for each claim.
+/// Least time between two sweeps, so that a busy house does not read the store for each claim.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
-/// Time between two looks at the chain's head and at old tasks.
+/// Time between two checkpoints of the audit log.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long finished tasks are kept.
 const RETENTION: Millis = Millis::from_secs(90 * 86_400);
 
-/// Ends expired leases and starts retries whose backoff is over.
+/// Ends expired leases and deadlines, and admits tasks whose backoff is over, until the control
+/// plane stops.
 pub(crate) async fn run_deadline_sweeper(work: Arc<WorkState>) {
     let mut deadlines = work.core.store.subscribe(Topic::Deadlines);
     loop {
         let pause = match expire_due_deadlines(&work).await {
             Ok(pause) => pause,
             Err(error) => {
-                tracing::error!(error = error.chain(), "the sweep of deadlines failed");
+                tracing::error!(
+                    error = error.chain(),
+                    "expired leases and deadlines could not be processed; retrying in a second"
+                );
                 Duration::from_secs(1)
             }
         };
@@ -40,6 +44,8 @@ pub(crate) async fn run_deadline_sweeper(work: Arc<WorkState>) {
     }
 }
 
+/// Expires due deadlines, admits tasks whose backoff is over, and returns the time until the next
+/// deadline.
 async fn expire_due_deadlines(work: &Arc<WorkState>) -> Result<Duration> {
     let Some(next) = work.core.store.next_deadline().await? else {
         return Ok(Duration::from_secs(86_400));
@@ -58,27 +64,33 @@ async fn expire_due_deadlines(work: &Arc<WorkState>) -> Result<Duration> {
     Ok(SWEEP_INTERVAL_MIN)
 }
 
-/// What the waker knows of each agent's wakes; all of it is in the store as well.
+/// The waker's cache of each agent's wakes, which the store has as well.
 #[derive(Default)]
 pub(crate) struct Heartbeats {
     /// Number of the last wake that fired.
     fired: BTreeMap<Slug, u64>,
-    /// When the counting of wakes began.
+    /// Instant from which an agent's wakes are counted.
     anchors: BTreeMap<CellName, Timestamp>,
 }
 
-/// Wakes agents at their instants, and only when there is something to consider (S3-20).
+/// Wakes agents at their times until the control plane stops; an agent with an empty heartbeat file
+/// gets no task (S3-20).
 pub(crate) async fn run_agent_waker(work: Arc<WorkState>) {
     let mut heartbeats = Heartbeats::default();
     match work.core.store.wakes().await {
         Ok(fired) => heartbeats.fired = fired,
-        Err(error) => tracing::error!(%error, "the wakes could not be read"),
+        Err(error) => {
+            tracing::error!(%error, "the numbers of the last wakes could not be read; wakes are counted from now")
+        }
     }
     loop {
         let pause = fire_due_wakes(&work, &mut heartbeats)
             .await
             .unwrap_or_else(|error| {
-                tracing::error!(error = error.chain(), "the wakes could not be looked at");
+                tracing::error!(
+                    error = error.chain(),
+                    "due wakes could not be fired; retrying in a minute"
+                );
                 Duration::from_secs(60)
             });
         tokio::select! {
@@ -88,7 +100,7 @@ pub(crate) async fn run_agent_waker(work: Arc<WorkState>) {
     }
 }
 
-/// Fires what is due; the pause until the next.
+/// Adds a task for each agent whose wake is due, and returns the time until the next wake.
 pub(crate) async fn fire_due_wakes(
     work: &Arc<WorkState>,
     heartbeats: &mut Heartbeats,
@@ -138,7 +150,8 @@ pub(crate) async fn fire_due_wakes(
     Ok(pause)
 }
 
-/// From when an agent's wakes count: when its cell was first wanted. Read once and kept.
+/// Instant from which an agent's wakes are counted, when its cell was first set to up; read once
+/// and cached.
 async fn first_wake_anchor(
     work: &WorkState,
     anchors: &mut BTreeMap<CellName, Timestamp>,
@@ -159,7 +172,7 @@ async fn first_wake_anchor(
     Ok(at)
 }
 
-/// The agent's heartbeat document, its own file; what cannot be read is taken for empty.
+/// Text of the agent's heartbeat file; empty if it cannot be read.
 async fn read_heartbeat(work: &WorkState, agent: &Slug) -> String {
     let (hostd, owner) = (Arc::clone(&work.core.hostd), CellName::Agent(agent.clone()));
     let read =
@@ -167,7 +180,8 @@ async fn read_heartbeat(work: &WorkState, agent: &Slug) -> String {
     read.unwrap_or_default()
 }
 
-/// Signs the head of the chain and lets old tasks go.
+/// Signs a checkpoint of the audit log and removes old records, hourly until the control plane
+/// stops.
 pub(crate) async fn run_store_maintenance(work: Arc<WorkState>) {
     loop {
         tokio::select! {
@@ -182,7 +196,7 @@ pub(crate) async fn run_store_maintenance(work: Arc<WorkState>) {
             .await
             .map(drop);
         if let Err(error) = signed.and(retained) {
-            tracing::error!(%error, "the upkeep failed");
+            tracing::error!(%error, "the checkpoint or the removal of old records failed; retrying in an hour");
         }
     }
 }

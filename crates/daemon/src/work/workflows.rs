@@ -1,6 +1,6 @@
-//! Runs of workflows: started, advanced when a step ends or an event arrives, cancelled
-//! (S3-29 to S3-33). What a step begins and that the step has begun is one transaction, so nothing here can be
-//! interrupted at a wrong moment.
+//! Runs of workflows: started, advanced when a step ends or an event arrives, cancelled (S3-29 to
+//! S3-33). A step and what it starts are one transaction, so a crash never leaves a step half
+//! started.
 
 use crate::core::error::Result;
 use crate::work::state::WorkState;
@@ -13,23 +13,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest pause between two looks: a clock that was set is noticed after that.
+/// Longest pause between two passes, after which a changed clock is noticed.
 const PASS_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// Largest input or event, bytes.
 const DATA_MAX: usize = 256 << 10;
-/// Most runs that hear of one event.
+/// Most runs that receive one event.
 const HEARING_MAX: u32 = 10_000;
 
 fn invalid(text: impl Into<String>) -> crate::core::error::Error {
     Problem::new(FaultKind::Invalid, text.into()).into()
 }
 
-/// Digest of a declaration.
+/// Digest of a workflow's declaration.
 pub(crate) fn workflow_digest(workflow: &Workflow) -> String {
     abbey_support::digest::sha256_hex(serde_json::to_vec(workflow).unwrap_or_default())
 }
 
-/// Brings runs on until the house stops.
+/// Advances workflow runs whenever tasks, approvals or timers allow it, until the control plane
+/// stops.
 pub(crate) async fn run_workflow_engine(work: Arc<WorkState>) {
     let mut tasks = work.core.store.subscribe(Topic::Work);
     let mut approvals = work.core.store.subscribe(Topic::Approvals);
@@ -40,7 +41,7 @@ pub(crate) async fn run_workflow_engine(work: Arc<WorkState>) {
             Err(error) => {
                 tracing::error!(
                     error = error.chain(),
-                    "runs of workflows could not be looked at"
+                    "workflow runs could not be advanced; retrying in 5 seconds"
                 );
                 Duration::from_secs(5)
             }
@@ -55,7 +56,8 @@ pub(crate) async fn run_workflow_engine(work: Arc<WorkState>) {
     }
 }
 
-/// Brings on what can go on; the pause until something happens by itself.
+/// Advances every run that can proceed, and returns the time until the next timer of a run. A run
+/// that fails does not hold up the others.
 pub(crate) async fn advance_due_runs(work: &Arc<WorkState>) -> Result<Duration> {
     let mut stuck: Vec<u64> = Vec::new();
     loop {
@@ -69,12 +71,12 @@ pub(crate) async fn advance_due_runs(work: &Arc<WorkState>) -> Result<Duration> 
             return Ok(pause.max(Duration::from_millis(20)));
         }
         for number in due {
-            // One that cannot go on holds up no other.
+            // A run that fails does not hold up the others.
             if let Err(error) = advance_run(work, number, WorkflowSignal::Refresh).await {
                 tracing::error!(
                     run = number,
                     error = error.chain(),
-                    "a run of a workflow cannot go on"
+                    "a workflow run could not be advanced; `abbey workflow show` shows its steps"
                 );
                 stuck.push(number);
             }
@@ -82,7 +84,7 @@ pub(crate) async fn advance_due_runs(work: &Arc<WorkState>) -> Result<Duration> 
     }
 }
 
-/// What admission needs to know of the tasks that runs begin.
+/// Function that computes the admission input of the task that a step begins.
 pub(crate) fn intakes_for_steps(work: &Arc<WorkState>) -> Intakes {
     let work = Arc::clone(work);
     Box::new(move |begin: &Begin| match &begin.act {
@@ -100,6 +102,7 @@ pub(crate) fn intakes_for_steps(work: &Arc<WorkState>) -> Intakes {
     })
 }
 
+/// Advances one run with a signal.
 async fn advance_run(
     work: &Arc<WorkState>,
     number: u64,
@@ -113,7 +116,10 @@ async fn advance_run(
     Ok(row)
 }
 
-/// A run to be started, its input checked.
+/// Checks the input of a workflow of the plan, and returns the run to be started.
+///
+/// # Errors
+/// `NotFound` for an unknown workflow, `Invalid` for an input that does not match its declaration.
 pub(crate) fn check_new_run(
     work: &WorkState,
     name: &Slug,
@@ -132,7 +138,9 @@ pub(crate) fn check_new_run(
     })?;
     let size = serde_json::to_vec(&input).map_or(0, |v| v.len());
     if size > DATA_MAX {
-        return Err(invalid(format!("an input has at most {DATA_MAX} bytes")));
+        return Err(invalid(format!(
+            "the input of a workflow may have at most {DATA_MAX} bytes"
+        )));
     }
     let input = workflow.accept(input).map_err(|wrong| {
         invalid(format!(
@@ -150,7 +158,8 @@ pub(crate) fn check_new_run(
     })
 }
 
-/// Starts a run; whether it is a new one.
+/// Starts a run of a workflow, or returns the run that was started with the same `key`; true if it
+/// is new.
 pub(crate) async fn start_run(
     work: &Arc<WorkState>,
     name: &Slug,
@@ -167,7 +176,10 @@ pub(crate) async fn start_run(
     Ok((row, new))
 }
 
-/// `WF-3`, or 3.
+/// Parses the number of a workflow run, written `WF-3` or `3`.
+///
+/// # Errors
+/// `NotFound` for any other text.
 pub(crate) fn parse_run_number(text: &str) -> Result<u64> {
     let digits = text.strip_prefix("WF-").unwrap_or(text);
     digits.parse().map_err(|_| {
@@ -177,12 +189,12 @@ pub(crate) fn parse_run_number(text: &str) -> Result<u64> {
     })
 }
 
-/// Calls a run off.
+/// Cancels a workflow run for the operator.
 pub(crate) async fn cancel_run(work: &Arc<WorkState>, number: u64) -> Result<WorkflowRow> {
     advance_run(work, number, WorkflowSignal::Cancel(Principal::Operator)).await
 }
 
-/// A run once it is over, or as it stands when patience is.
+/// Waits until a workflow run has ended or `patience` is over, and returns it as it is then.
 pub(crate) async fn wait_until_run_ends(
     work: &Arc<WorkState>,
     number: u64,
@@ -200,7 +212,8 @@ pub(crate) async fn wait_until_run_ends(
     }
 }
 
-/// Something happened: runs that wait for it hear of it, and workflows that start at it start.
+/// Delivers an event to one run, or to every run that waits for it, and starts the workflows that
+/// it triggers. A repeated `key` starts them once.
 pub(crate) async fn publish_event(
     work: &Arc<WorkState>,
     name: &Slug,
@@ -209,9 +222,11 @@ pub(crate) async fn publish_event(
     key: Option<String>,
 ) -> Result<HeardDoc> {
     if body.data.to_string().len() > DATA_MAX {
-        return Err(invalid(format!("an event has at most {DATA_MAX} bytes")));
+        return Err(invalid(format!(
+            "the data of an event may have at most {DATA_MAX} bytes"
+        )));
     }
-    let told = |data: Value| WorkflowSignal::Event {
+    let signal = |data: Value| WorkflowSignal::Event {
         name: name.clone(),
         data,
         by: by.clone(),
@@ -223,7 +238,7 @@ pub(crate) async fn publish_event(
     };
     if let Some(run) = &body.run {
         let number = parse_run_number(run)?;
-        advance_run(work, number, told(body.data)).await?;
+        advance_run(work, number, signal(body.data)).await?;
         heard.told.push(format!("WF-{number}"));
         return Ok(heard);
     }
@@ -236,7 +251,7 @@ pub(crate) async fn publish_event(
     };
     let open = work.core.store.workflows(true, HEARING_MAX).await?;
     for row in open.iter().filter(|r| waits(r)) {
-        advance_run(work, row.number, told(body.data.clone())).await?;
+        advance_run(work, row.number, signal(body.data.clone())).await?;
         heard.told.push(format!("WF-{}", row.number));
     }
     let current = work.core.plan.current();

@@ -1,22 +1,23 @@
-//! What a file wants, against how the tasks stand: a pure function. The house's side wins a conflict, and the other
-//! is told of it, word by word.
+//! Compares the items of a work queue file with the tasks of the store and decides the edits: a
+//! pure function. In a conflict the store's version wins, and the conflict is reported with the
+//! item's text.
 
 use super::text::{QueueEntry, QueueItem, TaskFields};
 use abbey_model::TaskState;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One thing to do.
+/// A change of a task that a file requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum QueueEdit {
-    /// A new task; the number tells equal lines of one file apart.
+    /// Adds a task; the number distinguishes equal lines of one file.
     Add(TaskFields, u32),
-    /// These fields from now on.
+    /// Changes the fields of a task.
     Edit(u64, TaskFields),
     Cancel(u64),
     Retry(u64),
 }
 
-/// What could not be done, and why.
+/// An item whose change is refused, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MergeConflict {
     pub(super) line: usize,
@@ -25,7 +26,8 @@ pub(super) struct MergeConflict {
     pub(super) why: String,
 }
 
-/// Tasks by number, as the house has them; `known` tells of those that a file does not show.
+/// Compares items with the tasks they name, by number, and returns the edits with their lines, and
+/// the conflicts.
 pub(super) fn merge_items(
     items: &[QueueItem],
     tasks: &BTreeMap<u64, QueueEntry>,
@@ -47,7 +49,9 @@ pub(super) fn merge_items(
                 continue;
             }
             if item.ticked {
-                conflict("a line without a number is new work, and this one is ticked".to_owned());
+                conflict(
+                    "a line without a number adds a task, so its box must not be ticked".to_owned(),
+                );
                 continue;
             }
             let nth = alike.entry(item.fields.digest()).or_default();
@@ -57,7 +61,7 @@ pub(super) fn merge_items(
         };
         let Some(task) = tasks.get(&number) else {
             conflict(format!(
-                "there is no TASK-{number}; without the number it would be new work"
+                "there is no TASK-{number}; remove the number to add a task"
             ));
             continue;
         };
@@ -81,7 +85,10 @@ pub(super) fn merge_items(
     (edits, conflicts)
 }
 
-/// Whether somebody wants other fields.
+/// Whether the item requests other fields.
+///
+/// # Errors
+/// Why the change is refused.
 fn fields_changed(item: &QueueItem, task: &QueueEntry) -> Result<bool, String> {
     let (wanted, is) = (item.fields.digest(), task.fields.digest());
     if wanted == is {
@@ -96,7 +103,7 @@ fn fields_changed(item: &QueueItem, task: &QueueEntry) -> Result<bool, String> {
                 Ok(true)
             }
             TaskState::Pending | TaskState::Parked | TaskState::Ready => {
-                Err("a task says what is to be done".to_owned())
+                Err("a task must have a text".to_owned())
             }
             state => Err(format!("it is {state}, so it is not changed any more")),
         },
@@ -113,7 +120,10 @@ fn fields_changed(item: &QueueItem, task: &QueueEntry) -> Result<bool, String> {
     }
 }
 
-/// Whether somebody wants it to stand otherwise.
+/// Edit of the task's state that the item requests, if any.
+///
+/// # Errors
+/// Why the change is refused.
 fn state_change(item: &QueueItem, task: &QueueEntry) -> Result<Option<QueueEdit>, String> {
     let was = item.mark.as_ref().map(|(_, state)| state.as_str());
     let wanted = item.state.as_deref();

@@ -1,5 +1,5 @@
-//! The work queue for people: a view of the tasks as Markdown that may be edited, by several and while the house works
-//! (S2-15). The tasks are the truth; a file only says what somebody wants of them.
+//! The work queue as Markdown: a view of the tasks that people may edit while the control plane
+//! runs (S2-15). The store is authoritative; a file only requests changes.
 
 mod merge;
 mod text;
@@ -15,15 +15,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use text::{QueueEntry, TaskFields};
 
-/// Most open tasks of a file.
+/// Most open tasks in a file.
 const OPEN_MAX: u32 = 2000;
-/// Tasks that are over and still shown, and how many are looked at for them.
+/// Most ended tasks in a file.
 const OVER_MAX: usize = 50;
+/// Ended tasks that are read to find those that are listed.
 const LOOKED_AT: u32 = 1000;
 /// Longest file, bytes.
 const TEXT_MAX: usize = 2 << 20;
 
-/// A task as the file shows it.
+/// A task as an entry of the file.
 fn queue_entry(row: &TaskRow) -> QueueEntry {
     let named = row.assignee.as_ref().filter(|_| row.pinned);
     let holder = row.phase.lease().map(|l| &l.holder);
@@ -41,7 +42,7 @@ fn queue_entry(row: &TaskRow) -> QueueEntry {
     }
 }
 
-/// What people gave to do: no pieces of it, and nothing that the house began by itself.
+/// Tasks that people added: no subtasks, and none that the control plane added.
 async fn listed_tasks(work: &WorkState) -> Result<Vec<TaskRow>> {
     let whole = |row: &TaskRow| {
         let link = row.link.as_ref();
@@ -69,13 +70,14 @@ async fn listed_tasks(work: &WorkState) -> Result<Vec<TaskRow>> {
     Ok(rows)
 }
 
-/// The house's part of a file; with the number of one that says the same, where that is given.
+/// The work queue as Markdown. If `before` (version and text) shows the same tasks, its text is
+/// returned unchanged.
 pub(crate) async fn render_queue(work: &WorkState, before: Option<(u64, &str)>) -> Result<String> {
     let rows = listed_tasks(work).await?;
     let name = work.core.plan.current().map(|c| c.house.name.to_string());
     let name = name.unwrap_or_default();
     let entries: Vec<QueueEntry> = rows.iter().map(queue_entry).collect();
-    // A change that the file does not show is no reason to write it again.
+    // Do not write the file again for a change that it does not show.
     if let Some((version, file)) = before
         && text::render_file(&name, version, &entries) == file
     {
@@ -90,10 +92,14 @@ pub(crate) async fn render_queue(work: &WorkState, before: Option<(u64, &str)>) 
     Ok(text::render_file(&name, version, &entries))
 }
 
-/// Does what a file wants, and says how it stands afterwards.
+/// Applies the changes that an edited work queue file requests, and returns the new file, what was
+/// done, and the conflicts.
+///
+/// # Errors
+/// If the file is too large or the store fails.
 pub(crate) async fn merge_queue_file(work: &Arc<WorkState>, file: &str) -> Result<QueueDoc> {
     if file.len() > TEXT_MAX {
-        let text = format!("a work queue has at most {TEXT_MAX} bytes");
+        let text = format!("a work queue file may have at most {TEXT_MAX} bytes");
         return Err(Problem::new(FaultKind::TooLarge, text).into());
     }
     let (file, notes) = text::split_notes(file);
@@ -144,6 +150,7 @@ pub(crate) async fn merge_queue_file(work: &Arc<WorkState>, file: &str) -> Resul
     Ok(doc)
 }
 
+/// Applies one edit, and returns a sentence that says what was done.
 async fn apply_edit(work: &Arc<WorkState>, version: u64, act: QueueEdit) -> Result<String> {
     let assignee = |fields: &TaskFields| {
         let name = fields.assignee.as_deref();

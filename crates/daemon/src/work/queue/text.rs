@@ -1,24 +1,24 @@
-//! The work queue as Markdown: one line of a task list for each task, with its number and, in a comment, what the line
-//! said when the house wrote it. Written by people and by the house alike, read with a real parser.
+//! Markdown format of the work queue: one task list item for each task, with its number and a
+//! comment that holds the digest and state at the time of writing.
 //!
-//! Source: CommonMark 0.31 for what an item of a list is, GitHub Flavored Markdown for its box.
+//! Source: CommonMark 0.31 for list items, GitHub Flavored Markdown for task list boxes.
 
 use abbey_model::{Priority, TaskState};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use std::fmt::Write as _;
 use std::ops::Range;
 
-/// What a line says about a task, apart from how it stands.
+/// Editable fields of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TaskFields {
     pub(super) priority: Priority,
-    /// Named by whoever added it.
+    /// Agent that the author named.
     pub(super) assignee: Option<String>,
     pub(super) text: String,
 }
 
 impl TaskFields {
-    /// Short, and the same for the same fields.
+    /// First 8 hexadecimal digits of the digest of these fields.
     pub(super) fn digest(&self) -> String {
         let who = self.assignee.as_deref().unwrap_or("-");
         let text = format!("{}\0{who}\0{}", self.priority, self.text);
@@ -26,7 +26,7 @@ impl TaskFields {
     }
 }
 
-/// One item of the list.
+/// One task list item of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct QueueItem {
     /// Line of the file, from 1.
@@ -34,33 +34,33 @@ pub(super) struct QueueItem {
     pub(super) ticked: bool,
     pub(super) number: Option<u64>,
     pub(super) fields: TaskFields,
-    /// Its state as it stands there: one of ours, or what somebody wants.
+    /// State in the item: a task state, or the requested `cancelled` or `retry`.
     pub(super) state: Option<String>,
-    /// Digest and state as the house wrote them.
+    /// Digest and state at the time of writing, from the comment.
     pub(super) mark: Option<(String, String)>,
-    /// As it stands there, for a report.
+    /// Markdown of the item.
     pub(super) raw: String,
 }
 
-/// A task for the file.
+/// A task to be written to the file.
 pub(super) struct QueueEntry {
     pub(super) number: u64,
     pub(super) fields: TaskFields,
     pub(super) state: TaskState,
-    /// Who works on it, where that was not said before.
+    /// Agent that works on the task, unless it is the assignee.
     pub(super) holder: Option<String>,
 }
 
-/// What the house leaves alone, from this line on.
+/// Heading from which on the file belongs to its editors.
 const NOTES: &str = "\n## Notes\n";
 
-/// The house's part of a file, and what is left alone.
+/// Splits a file into the work queue and the editors' notes.
 pub(super) fn split_notes(file: &str) -> (&str, &str) {
     file.split_at(file.find(NOTES).unwrap_or(file.len()))
 }
 
-/// The house's part of a file. Its number is that of the newest task when it was written, so a line that becomes a task
-/// begins another one, and the same line in a later file is another wish.
+/// Renders the work queue. `version` is the number of the newest task; it distinguishes an item
+/// that was added to this file from the same item in a later file.
 pub(super) fn render_file(house: &str, version: u64, entries: &[QueueEntry]) -> String {
     let mut text = format!(
         "# Work queue of {house}\n\n<!-- abbey {version}. Change a text, a priority or a name; write `cancelled` or `retry` for a state; add a line without a number, as `- [ ] (P1, name) What is to be done`. What stands below `## Notes` is left alone. -->\n"
@@ -108,13 +108,14 @@ fn render_line(entry: &QueueEntry) -> String {
     line
 }
 
-/// A text as it comes back from a file: without spaces at the ends of lines, and without empty lines at its end.
+/// A text as it is read back from a file: without trailing spaces and without blank lines at its
+/// end.
 pub(super) fn normalize_text(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     lines.join("\n").trim().to_owned()
 }
 
-/// Number that the house gave the file, 0 where it gave none; and its items.
+/// Parses a file: its version (0 if it has none) and its items.
 pub(super) fn parse_file(text: &str) -> (u64, Vec<QueueItem>) {
     let mut items = Vec::new();
     let mut version = None;
@@ -140,7 +141,7 @@ pub(super) fn parse_file(text: &str) -> (u64, Vec<QueueItem>) {
     (version.unwrap_or(0), items)
 }
 
-/// An item with a box; others are prose.
+/// Parses a list item with a box; `None` for other items.
 fn parse_item(text: &str, range: Range<usize>) -> Option<QueueItem> {
     let line = text[..range.start].matches('\n').count() + 1;
     let raw = text[range].trim_end();
@@ -191,7 +192,7 @@ fn split_number(text: &str) -> (Option<u64>, &str) {
     }
 }
 
-/// The comment at the end, `<!-- 3f2a9c1d running -->`.
+/// Splits off the comment at the end, such as `<!-- 3f2a9c1d running -->`.
 fn split_mark(text: &str) -> (&str, Option<(String, String)>) {
     let comment = text.trim_end().strip_suffix("-->").and_then(|t| {
         let (before, comment) = t.rsplit_once("<!--")?;
@@ -207,7 +208,7 @@ fn split_mark(text: &str) -> (&str, Option<(String, String)>) {
 
 type Attributes = (Priority, Option<String>, Option<String>);
 
-/// `(P1, name, state)`; anything else in brackets is part of the text.
+/// Splits off `(P1, name, state)`; other text in brackets is part of the task.
 fn split_attributes(text: &str) -> (Option<Attributes>, &str) {
     let found = text.strip_prefix('(').and_then(|t| {
         let (inside, rest) = t.split_once(')')?;
