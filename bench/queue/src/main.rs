@@ -55,7 +55,7 @@ fn raw(dir: &Path, rows: usize) -> Row {
 }
 
 fn ours(dir: &Path, workers: usize, tasks: usize) -> Row {
-    let store = Sqlite::open(Options {
+    let store = Sqlite::open(SqliteOptions {
         path: dir.join(format!("abbey-{workers}.db")),
         clock: Arc::new(SystemClock::new()),
         redactor: Arc::default(),

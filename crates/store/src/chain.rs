@@ -1,6 +1,6 @@
-//! The activity chain: each entry hashes the one before it.
+//! The hash chain of the audit log: the hash of each entry covers the entry before it.
 //!
-//! AuditEntry = canonical JSON (RFC 8785) of `seq, at, actor, action, entity, detail`; `hash` =
+//! An entry = canonical JSON (RFC 8785) of `seq, at, actor, action, entity, detail`; `hash` =
 //! SHA-256 of the previous hash (in hexadecimal) and the entry; the first `prev` is 64 zeros.
 
 use abbey_model::Timestamp;
@@ -10,56 +10,57 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::ops::ControlFlow;
 
-/// `prev` of the first entry.
+/// Hash that the first entry has as `prev`.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// One entry.
+/// Entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
     /// Number, from 1, without gaps.
     pub seq: u64,
-    /// When, by the store's clock.
+    /// Instant, by the store's clock.
     pub at: Timestamp,
-    /// Who, from authentication.
+    /// Principal that acted, from authentication.
     pub actor: String,
-    /// What was done, `noun.verb`.
+    /// Action as `noun.verb`.
     pub action: String,
-    /// To what.
+    /// Object of the action: `TASK-12`, `agent-iris`.
     pub entity: String,
-    /// Details, redacted.
+    /// Details, with secrets redacted.
     pub detail: Value,
     /// Hash of the entry before.
     pub prev: String,
-    /// Hash of this one.
+    /// Hash of this entry.
     pub hash: String,
 }
 
-/// Outcome of a check.
+/// Result of verifying the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditVerification {
-    /// Whether everything fits.
+    /// Whether every entry and checkpoint is correct.
     pub ok: bool,
-    /// Entries checked.
+    /// Number of entries that were verified.
     pub entries: u64,
-    /// Hash of the newest.
+    /// Hash of the newest entry.
     pub head: String,
-    /// First entry that does not fit.
+    /// Sequence number of the first entry that is wrong.
     pub first_bad: Option<u64>,
-    /// Signed checkpoints checked.
+    /// Number of signed checkpoints that were verified.
     pub checkpoints: u64,
-    /// What is wrong with it, for people.
+    /// What is wrong with that entry, for people.
     pub why: Option<String>,
 }
 
-/// Canonical JSON.
+/// Serializes a JSON value in its canonical form (RFC 8785), which the hashes of the audit log are computed over.
 ///
 /// # Errors
-/// For values that have no such form (none of ours).
+/// For values that have no canonical form, such as numbers outside the range of a double.
 pub fn canonical(value: &Value) -> Result<String, crate::Error> {
     serde_json_canonicalizer::to_string(value).map_err(|e| crate::Error::Row(e.to_string()))
 }
 
-/// Hash of an entry with these parts.
+/// SHA-256, hexadecimal, of an audit entry: over the hash of the entry before it and all of its fields in canonical
+/// JSON.
 ///
 /// # Errors
 /// As [`canonical`].
@@ -78,22 +79,23 @@ pub fn entry_hash(
     Ok(sha256_hex(format!("{prev}{}", canonical(&entry)?)))
 }
 
-/// Text that a checkpoint signs.
+/// Text that the house signs as a checkpoint of the audit log: the sequence number and hash of one entry.
 pub(crate) fn checkpoint_text(seq: u64, hash: &str) -> String {
     format!("abbey checkpoint 1\n{seq}\n{hash}\n")
 }
 
-/// A check of entries in order, against each other and against signed checkpoints.
-pub(crate) struct Check {
+/// Verifies audit entries in order, against each other and against signed checkpoints.
+pub(crate) struct ChainVerifier {
     key: Option<VerifyingKey>,
     /// Sequence number, hash and signature of each, in order.
     checkpoints: std::iter::Peekable<std::vec::IntoIter<(u64, String, Vec<u8>)>>,
     verdict: AuditVerification,
 }
 
-impl Check {
+impl ChainVerifier {
+    /// Starts verifying an audit log from its first entry against these signed checkpoints.
     pub(crate) fn new(key: Option<VerifyingKey>, checkpoints: Vec<(u64, String, Vec<u8>)>) -> Self {
-        Check {
+        ChainVerifier {
             key,
             checkpoints: checkpoints.into_iter().peekable(),
             verdict: AuditVerification {
@@ -113,8 +115,12 @@ impl Check {
         self.verdict.why = Some(why);
     }
 
-    /// Takes the next entry; `Break` after the first that is wrong.
-    pub(crate) fn entry(&mut self, entry: &AuditEntry) -> Result<ControlFlow<()>, crate::Error> {
+    /// Verifies the next entry against the one before it and the checkpoints. Returns `Break` after the first entry
+    /// that is wrong.
+    pub(crate) fn verify_entry(
+        &mut self,
+        entry: &AuditEntry,
+    ) -> Result<ControlFlow<()>, crate::Error> {
         if let Err((seq, why)) = self.next(entry)? {
             self.fail(seq, why);
             return Ok(ControlFlow::Break(()));
@@ -162,7 +168,8 @@ impl Check {
         Ok(Ok(()))
     }
 
-    /// The outcome after the last entry. A checkpoint beyond it, or a known head, means that the end was cut off.
+    /// Result of the verification after the last entry. A checkpoint beyond it, or a known newer head, means that
+    /// entries at the end were removed.
     pub(crate) fn finish(mut self, known_head: u64) -> AuditVerification {
         if !self.verdict.ok {
             return self.verdict;
@@ -209,9 +216,9 @@ mod tests {
     }
 
     fn check(entries: Vec<AuditEntry>, head: u64) -> Option<u64> {
-        let mut check = Check::new(None, Vec::new());
+        let mut check = ChainVerifier::new(None, Vec::new());
         for entry in &entries {
-            if check.entry(entry).unwrap().is_break() {
+            if check.verify_entry(entry).unwrap().is_break() {
                 break;
             }
         }

@@ -20,7 +20,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// Starts from the wall clock.
+    /// Clock that starts at the present wall-clock time and then follows the operating system's clocks.
     pub fn new() -> Self {
         SystemClock {
             anchor: Mutex::new((wall(), Instant::now())),
@@ -62,7 +62,7 @@ pub struct MonotonicClock {
 }
 
 impl MonotonicClock {
-    /// Guards a clock.
+    /// Wraps a clock so that its readings never go back below `floor`.
     pub fn new(inner: std::sync::Arc<dyn Clock>, floor: Timestamp) -> Self {
         MonotonicClock {
             inner,
@@ -70,7 +70,7 @@ impl MonotonicClock {
         }
     }
 
-    /// The instant now; raises the floor.
+    /// Current instant: that of the wrapped clock, or the newest instant returned before if that is later.
     pub fn now(&self) -> Timestamp {
         let seen = self.inner.now().0;
         Timestamp(self.floor.fetch_max(seen, Ordering::SeqCst).max(seen))

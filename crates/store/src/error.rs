@@ -136,7 +136,7 @@ pub struct DatabaseError {
 }
 
 impl DatabaseError {
-    /// Wraps a driver's own error.
+    /// Wraps the error of a database driver.
     pub fn new(
         out_of_space: bool,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -155,7 +155,7 @@ impl From<serde_json::Error> for Error {
 }
 
 impl Error {
-    /// What a caller can do about it.
+    /// Category of the error, which decides the HTTP status and the exit code that report it.
     pub fn kind(&self) -> FaultKind {
         match self {
             Error::Task(refusal) => match refusal {

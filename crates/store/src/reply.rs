@@ -7,15 +7,17 @@ use crate::error::{Error, Result};
 pub struct Reply<T>(tokio::sync::oneshot::Receiver<Result<T>>);
 
 impl<T> Reply<T> {
+    /// A reply, and the sender with which the operation answers it.
     pub(crate) fn new() -> (tokio::sync::oneshot::Sender<Result<T>>, Self) {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         (sender, Reply(receiver))
     }
 
-    /// Blocks until the answer is there; for threads outside an async runtime.
+    /// Blocks the thread until the transaction is on disk, and returns the result of the operation. For threads outside
+    /// an async runtime.
     ///
     /// # Errors
-    /// What the operation says, or [`Error::Closed`].
+    /// The error of the operation, or [`Error::Closed`] when the store was closed.
     pub fn wait(self) -> Result<T> {
         self.0.blocking_recv().unwrap_or(Err(Error::Closed))
     }

@@ -117,6 +117,7 @@ pub(crate) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
+    /// Reads the columns of a row from the first on.
     pub(crate) fn of(row: &'a dyn Row) -> Self {
         Columns { row, next: 0 }
     }
@@ -127,7 +128,7 @@ impl<'a> Columns<'a> {
         self.row.scalar(column)
     }
 
-    /// The next column as it is.
+    /// Reads the next column as a type that the database stores directly.
     pub(crate) fn get<T: FromScalar>(&mut self) -> Result<T> {
         let column = self.next;
         T::from_scalar(self.scalar()?)
@@ -151,31 +152,34 @@ impl<'a> Columns<'a> {
             .ok_or_else(|| Error::Row(format!("column {column} is empty")))
     }
 
-    /// The next column, whose text is a value's own notation.
+    /// Reads the next column, which is text, with the type's `FromStr`.
     pub(crate) fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<T> {
         parse(&self.some_text()?)
     }
 
-    /// As [`Columns::parse`], for a column that may be empty.
+    /// As [`Columns::parse`], for a column that may be null.
     pub(crate) fn parse_optional<T: FromStr<Err: std::fmt::Display>>(
         &mut self,
     ) -> Result<Option<T>> {
         self.text()?.as_deref().map(parse).transpose()
     }
 
-    /// The next column, whose text is JSON.
+    /// Reads the next column, which is text, as JSON of the type.
     pub(crate) fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
         Ok(serde_json::from_str(&self.some_text()?)?)
     }
 
-    /// As [`Columns::json`], for a column that may be empty.
+    /// As [`Columns::json`], for a column that may be null.
     pub(crate) fn json_optional<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         let text = self.text()?;
         Ok(text.as_deref().map(serde_json::from_str).transpose()?)
     }
 }
 
-/// Reads a value out of its own notation.
+/// Parses the text of a column with the type's `FromStr`.
+///
+/// # Errors
+/// [`Error::Row`] when the text does not parse.
 pub(crate) fn parse<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T> {
     text.parse().map_err(|e: T::Err| Error::Row(e.to_string()))
 }

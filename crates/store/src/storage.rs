@@ -5,8 +5,8 @@ use crate::ops::*;
 use crate::topic::{Subscription, Topic};
 use crate::types::*;
 use crate::{
-    AskApproval, AuditEntry, AuditVerification, DocumentRow, Escalation, NewEscalation, Reply,
-    Result, UseApproval, WriteDocument,
+    ApprovalRequest, ApprovalUse, AuditEntry, AuditVerification, DocumentRow, Escalation,
+    NewDocumentVersion, NewEscalation, Reply, Result,
 };
 use abbey_engine::task::Event;
 use abbey_engine::{approval, budget, saga};
@@ -26,7 +26,7 @@ macro_rules! operations {
         $(#[$doc:meta])*
         $kind:ident $name:ident($($argument:ident: $type:ty),* $(,)?) -> $answer:ty $(= |$($bound:pat_param),+| $body:expr)?;
     )*) => {
-        /// Everything that the house asks of its store. Each write is one transaction with its audit entries;
+        /// Every operation of the store. Each write is one transaction with its audit entries;
         /// dropping a [`Reply`] does not undo it.
         pub trait Storage: Send + Sync {
             $(
@@ -87,13 +87,13 @@ operations! {
     /// Ends a run with a failure.
     write fail(task: TaskRef, proof: LeaseProof, failure: Failure, facts: RunFacts) -> TaskRow =
         |tx| leases::fail(tx, task, &proof, &failure, &facts);
-    /// Ends a run because the task waits for somebody: for whom, and what is asked.
+    /// Ends a run because its task waits for something outside: `on` names it, `why` gives the reason.
     write block_task(task: TaskRef, proof: LeaseProof, on: String, why: String) -> TaskRow =
         |tx| leases::block(tx, task, &proof, (&on, &why));
-    /// Ends such a wait.
+    /// Ends the wait of a blocked task.
     write unblock_task(task: TaskRef, who: Principal) -> TaskRow =
         |tx| transitions::apply_event(tx, task, &Event::Unblock, &who);
-    /// Changes a task that nobody holds, and admits it again.
+    /// Changes text, priority and assignee of a task that is not running, and admits it again.
     write edit_task(task: TaskRef, edit: TaskEdit, who: Principal) -> TaskRow = |tx| tasks::edit(tx, task, edit, &who);
     /// Cancels a task with its subtasks.
     write cancel_task(task: TaskRef, who: Principal) -> TaskRow =
@@ -101,13 +101,12 @@ operations! {
     /// Starts a finished task again.
     write retry_task(task: TaskRef, who: Principal) -> TaskRow =
         |tx| transitions::apply_event(tx, task, &Event::Retry, &who);
-    /// Gives a task without an eligible agent to its receiver; once for each task.
+    /// Assigns a task without an eligible agent to the agent or operator that decides about it; once for each task.
     write escalate(new: NewEscalation) -> TaskRow = |tx| escalations::escalate(tx, new);
-    /// Ends the time for a decision on an escalated task, once. With `cancels`, a task that nobody took up is
-    /// cancelled with it.
-    write close_escalation(task: u64, cancels: bool) -> () = |tx| escalations::close(tx, task, cancels);
-    /// Escalations whose task is not over.
-    read escalations() -> Vec<Escalation> = |rows, _| escalations::open(rows);
+    /// Ends the decision time of an escalated task, once. With `cancels`, a task that no agent runs is cancelled.
+    write close_escalation(task: u64, cancels: bool) -> () = |tx| escalations::end_decision_time(tx, task, cancels);
+    /// Escalations whose task is not in a terminal state.
+    read escalations() -> Vec<Escalation> = |rows, _| escalations::list_open(rows);
     /// Revokes every lease of an agent's boots before `keep` (all of them without one).
     write revoke_leases(agent: Slug, keep: Option<Generation>) -> Vec<TaskRow> =
         |tx| leases::revoke(tx, &agent, keep);
@@ -120,16 +119,16 @@ operations! {
     /// Ends a reservation with what the call used.
     write settle_call(reservation: ReservationId, used: CallUsage) -> () =
         |tx| ledger::settle_call(tx, reservation, &used);
-    /// Charges in full the reservations that a crash left open; how many there were.
+    /// Charges in full the model calls that were in flight at a crash; returns how many there were.
     write charge_lost_calls() -> u64 = |tx| ledger::charge_lost_calls(tx);
-    /// Sets limits; what was spent stays.
+    /// Sets budget limits; amounts already spent stay.
     write set_budgets(limits: Vec<BudgetLimit>, timezone: String) -> () =
         |tx| ledger::set_limits(tx, &limits, &timezone);
     /// Every budget as it stands now.
     read budgets() -> Vec<budget::Account> = |rows, now| ledger::list(rows, now);
 
     /// Appends an entry to the audit log; its sequence number.
-    write append_audit_entry(note: NewAuditEntry) -> u64 = |tx| audit_log::append_note(tx, note);
+    write append_audit_entry(note: NewAuditEntry) -> u64 = |tx| audit_log::append_entry(tx, note);
     /// Signs the head of the audit log if it moved since the last signature; its sequence number.
     write checkpoint() -> Option<u64> = |tx| audit_log::checkpoint(tx);
     /// Entries of the audit log after a sequence number.
@@ -143,7 +142,7 @@ operations! {
         |tx| hostd_journal::import(tx, from, to, notes);
 
     /// Makes a plan current; refused when another became current meanwhile.
-    write commit_generation(commit: Commit) -> u64 = |tx| generations::commit(tx, &commit);
+    write commit_generation(commit: NewGeneration) -> u64 = |tx| generations::commit(tx, &commit);
     /// The current generation; none before the first.
     read current_generation() -> Option<GenerationRow> = |rows, _| generations::current(rows);
     /// The newest manifest that had an agent: its generation, its text, and the agent's charter.
@@ -181,40 +180,40 @@ operations! {
     write record_wake(agent: Slug, number: u64) -> () = |tx| wakes::record(tx, &agent, number);
     /// Number of the newest wake that fired, by agent.
     read wakes() -> BTreeMap<Slug, u64> = |rows, _| wakes::list(rows);
-    /// Removes what was over `keep` ago: tasks with their runs, idempotency keys, sagas, runs of workflows; how many
-    /// tasks. The audit log stays.
-    write remove_old_records(keep: Millis) -> u64 = |tx| retention::remove_old(tx, keep);
+    /// Deletes what ended more than `keep` ago: tasks with their runs, idempotency keys, sagas, workflow runs.
+    /// Returns the number of tasks. The audit log stays.
+    write remove_old_records(keep: Millis) -> u64 = |tx| retention::remove_finished(tx, keep);
 
     /// One task.
     read task(task: TaskRef) -> TaskRow = |rows, _| task_rows::load(rows, task);
     /// Tasks by filter, newest first.
     read tasks(filter: TaskFilter) -> Vec<TaskRow> = |rows, _| task_rows::list(rows, &filter);
     /// Tasks that an agent may claim, most urgent first; none while it is draining.
-    read offers(agent: Slug, limit: u32) -> Vec<TaskRow> = |rows, _| task_rows::offers(rows, &agent, limit);
+    read offers(agent: Slug, limit: u32) -> Vec<TaskRow> = |rows, _| task_rows::list_claimable(rows, &agent, limit);
     /// A task with every subtask below it, depth first, each with its depth.
     read task_tree(task: TaskRef) -> Vec<(u32, TaskRow)> = |rows, _| task_rows::tree(rows, task);
     /// When the next lease, wall time, pause, approval or task is over.
     read next_deadline() -> Option<Timestamp> = |rows, _| task_rows::next_deadline(rows);
-    /// Ends of tasks that a recipient is to be told of and was not yet, oldest first.
+    /// Notices of finished tasks that their recipients have not received yet, oldest first.
     read outbox() -> Vec<Notice> = |rows, _| outbox::list(rows);
     /// Removes the notice of this task from the outbox.
     write mark_delivered(task: u64) -> () = |tx| outbox::mark_delivered(tx, task);
     /// Runs of a task, oldest first.
-    read runs(task: TaskId) -> Vec<RunRow> = |rows, _| runs::of_task(rows, task);
+    read runs(task: TaskId) -> Vec<RunRow> = |rows, _| runs::list_of_task(rows, task);
     /// One run.
     read run(run: RunId) -> RunRow = |rows, _| runs::load(rows, run);
-    /// What runs that ended since then cost, newest first, at most 5,000.
-    read runs_since(since: Timestamp) -> Vec<RunCost> = |rows, _| runs::costs(rows, since);
-    /// Model usage of runs that began since then, by agent and model.
-    read usage_since(since: Timestamp) -> Vec<ModelUsage> = |rows, _| runs::usage(rows, since);
+    /// Cost of the runs that ended at or after `since`, newest first, at most 5,000.
+    read runs_since(since: Timestamp) -> Vec<RunCost> = |rows, _| runs::list_costs(rows, since);
+    /// Model usage of the runs that started at or after `since`, by agent and model.
+    read usage_since(since: Timestamp) -> Vec<ModelUsage> = |rows, _| runs::sum_model_usage(rows, since);
 
-    /// Asks for an approval as the holder of a task; its run ends and the task waits.
-    write ask_approval(ask: AskApproval) -> ApprovalRow = |tx| approvals::ask(tx, ask);
-    /// Decides; a task that asked resumes or is over.
+    /// Requests an approval as the holder of a task; its run ends and the task waits for the decision.
+    write ask_approval(ask: ApprovalRequest) -> ApprovalRow = |tx| approvals::request_for_task(tx, ask);
+    /// Stores a decision about an approval; the task that waits for it resumes or fails.
     write decide_approval(number: u64, verdict: approval::Verdict, note: Option<String>, by: Principal) -> (ApprovalRow, Option<TaskRow>) =
         |tx| approvals::decide(tx, number, verdict, note, &by);
-    /// Uses an approval: for exactly what it was given for, once, in time.
-    write use_approval(used: UseApproval) -> ApprovalRow = |tx| approvals::consume(tx, &used);
+    /// Marks a granted approval as used, for exactly the approved action, once, within 24 hours.
+    write use_approval(used: ApprovalUse) -> ApprovalRow = |tx| approvals::consume(tx, &used);
     /// One approval.
     read approval(number: u64) -> ApprovalRow = |rows, _| approval_rows::load(rows, number);
     /// Approvals of a task or of all, pending ones or every one, newest first.
@@ -223,43 +222,43 @@ operations! {
 
     /// Starts a run of a workflow: its number, and whether it is new. The same key gives the same run.
     write start_workflow(new: NewRun) -> (u64, bool) = |tx| workflows::start(tx, new);
-    /// Advances a run as far as it goes by itself, with what came from outside: everything that is begun, cancelled
-    /// and decided is one transaction.
+    /// Advances a workflow run with an outside signal; everything that it starts, cancels and requests is one
+    /// transaction.
     write advance_workflow(number: u64, nudge: WorkflowSignal, intakes: Intakes) -> WorkflowRow =
         |tx| workflows::advance(tx, number, nudge, &intakes);
     /// One run of a workflow.
     read workflow(number: u64) -> WorkflowRow = |rows, _| workflows::load(rows, number);
-    /// Runs, newest first; with `open`, only those that are not over.
+    /// Workflow runs, newest first; with `open`, only those that have not ended.
     read workflows(open: bool, limit: u32) -> Vec<WorkflowRow> =
         |rows, _| workflows::list(rows, open, limit);
-    /// Runs that can be advanced now, and the next instant at which one can.
+    /// Numbers of the workflow runs that can advance now, and the next instant at which another can.
     read workflows_due() -> (Vec<u64>, Option<Timestamp>) = |rows, now| workflows::due(rows, now);
 
     /// Writes a version of a document, or adds an entry.
-    write write_document(new: WriteDocument) -> DocumentRow = |tx| documents::write(tx, new);
+    write write_document(new: NewDocumentVersion) -> DocumentRow = |tx| documents::write(tx, new);
     /// The newest version or entry of every document.
     read documents() -> Vec<DocumentRow> = |rows, _| documents::list(rows);
-    /// Versions or entries of a document up to one, newest first; none when nobody wrote it yet.
+    /// Versions or entries of a document up to number `through`, newest first; empty before the first.
     read document(name: Slug, through: u64, limit: u32) -> Vec<DocumentRow> =
         |rows, _| documents::history(rows, &name, through, limit);
 
     /// Every registered schedule, by `agent/name`.
     read schedules() -> BTreeMap<String, ScheduleRow> = |rows, _| schedules::list(rows);
-    /// What a schedule did, newest first.
+    /// What the instants of a schedule started, newest first.
     read schedule_history(name: String) -> Vec<ScheduleRecord> = |rows, _| schedules::history(rows, &name);
-    /// Registers a schedule from now on; one whose digest changed starts anew.
+    /// Registers a schedule from now on; one whose digest changed starts over.
     write register_schedule(name: String, digest: String) -> () =
         |tx| schedules::register(tx, &name, &digest);
     /// Removes schedules.
     write remove_schedules(names: Vec<String>) -> () = |tx| schedules::remove(tx, &names);
-    /// Settles instants of a schedule, each once.
+    /// Records instants of a schedule as fired or missed, each once, and starts the work of the one that fires.
     write fire_schedule(fire: FireSchedule) -> () = |tx| schedules::fire(tx, fire);
 
     /// The store's clock.
     driver now() -> Timestamp;
     /// Sequence number of the newest entry of the audit log.
     driver audit_head() -> u64;
-    /// The version of a topic: raised after every commit that touched it.
+    /// Subscribes to a topic, whose version rises after every commit that touched it.
     driver subscribe(topic: Topic) -> Subscription;
     /// Transactions and operations since the store was opened.
     driver counters() -> (u64, u64);

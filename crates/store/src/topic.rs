@@ -2,11 +2,11 @@
 //!
 //! An operation names the topics that it touched ([`Tx::publish`](crate::transaction::Tx::publish)). Once the
 //! transaction is on disk, and only then, the store raises the version of each topic and wakes its subscribers. A
-//! subscriber that was busy finds a newer version later, so no change is missed and no caller has to wake anybody.
+//! subscriber that was busy finds a newer version later, so no change is missed and no operation has to wake a subscriber itself.
 
 use tokio::sync::watch;
 
-/// A part of the state that somebody waits for.
+/// Part of the state whose changes subscribers wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Topic {
@@ -62,17 +62,17 @@ impl Topic {
 pub struct Topics(u16);
 
 impl Topics {
-    /// Adds a topic.
+    /// Adds a topic to the set.
     pub fn insert(&mut self, topic: Topic) {
         self.0 |= 1 << topic as u8;
     }
 
-    /// Whether the topic is among them.
+    /// Whether the set has a topic.
     pub fn contains(self, topic: Topic) -> bool {
         self.0 & (1 << topic as u8) != 0
     }
 
-    /// Whether there is none.
+    /// Whether the set has no topic.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -82,16 +82,17 @@ impl Topics {
 /// was opened. [`changed`](watch::Receiver::changed) waits for a version that this receiver has not seen.
 pub type Subscription = watch::Receiver<u64>;
 
-/// The versions of all topics, and who waits for them.
+/// The versions of all topics, with their subscribers.
 #[derive(Debug)]
 pub(crate) struct Publisher([watch::Sender<u64>; Topic::ALL.len()]);
 
 impl Publisher {
+    /// Publisher of every topic, each at version 0.
     pub(crate) fn new() -> Self {
         Publisher(std::array::from_fn(|_| watch::Sender::new(0)))
     }
 
-    /// Raises the version of each topic by one.
+    /// Raises the version of each topic in the set by one, which wakes its subscribers.
     pub(crate) fn publish(&self, topics: Topics) {
         for topic in Topic::ALL {
             if topics.contains(topic) {
@@ -100,6 +101,7 @@ impl Publisher {
         }
     }
 
+    /// Subscribes to a topic from its present version on.
     pub(crate) fn subscribe(&self, topic: Topic) -> Subscription {
         self.0[topic as usize].subscribe()
     }

@@ -13,10 +13,10 @@ use std::sync::{PoisonError, RwLock};
 
 /// Scope and metric of a budget.
 pub(crate) type AccountKey = (String, &'static str);
-/// A budget as read, and whether this group of operations changed it; none where nobody counts that.
+/// A budget account as read, and whether this transaction changed it; none where there is no such account.
 pub(crate) type CachedAccount = Option<(Account, bool)>;
 
-/// What transactions of one store have in common.
+/// What all transactions of one store use.
 pub(crate) struct Context {
     pub(crate) signing_key: SigningKey,
     pub(crate) redactor: std::sync::Arc<RwLock<Redactor>>,
@@ -31,17 +31,18 @@ pub(crate) struct Tx<'a> {
     pub(crate) now: Timestamp,
     /// Sequence number and hash of the newest audit entry.
     pub(crate) head: (u64, String),
-    /// Time zone in which budgets start anew.
+    /// Time zone of the midnight at which daily budgets start again.
     pub(crate) zone: TimeZone,
     /// Budgets that this group of operations read; the changed ones are written once, at its end.
     pub(crate) accounts: BTreeMap<AccountKey, CachedAccount>,
-    /// Values of `accounts` to go back to when the current operation fails.
+    /// Values of `accounts` that are restored when the current operation fails.
     pub(crate) undo: Vec<(AccountKey, CachedAccount)>,
     /// What the commit publishes.
     topics: Topics,
 }
 
 impl<'a> Tx<'a> {
+    /// State of a transaction that a driver has opened on `rows`, at instant `now`.
     pub(crate) fn new(
         rows: &'a dyn WriteRows,
         context: &'a Context,
@@ -61,8 +62,12 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Runs one operation so that its failure leaves no trace: no row, no entry, no topic.
-    pub(crate) fn isolated<T>(&mut self, op: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    /// Runs one operation in a savepoint. If it fails, its rows, audit entries, budget changes and topics are rolled
+    /// back, and the other operations of the transaction stay.
+    pub(crate) fn run_in_savepoint<T>(
+        &mut self,
+        op: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
         self.undo.clear();
         let (head, topics) = (self.head.clone(), self.topics);
         self.execute("SAVEPOINT op", params![])?;
@@ -82,22 +87,22 @@ impl<'a> Tx<'a> {
         outcome
     }
 
-    /// Runs a statement; the number of rows that it changed.
+    /// Executes an SQL statement. Returns the number of rows that it changed.
     pub(crate) fn execute(&self, sql: &str, parameters: &[Scalar<'_>]) -> Result<u64> {
         self.rows.execute(sql, parameters)
     }
 
-    /// Says what this operation changed: subscribers are woken once it is on disk.
+    /// Marks a topic as touched by this transaction: its subscribers are woken after the commit.
     pub(crate) fn publish(&mut self, topic: Topic) {
         self.topics.insert(topic);
     }
 
-    /// What was published in this transaction.
+    /// Topics that this transaction touched so far.
     pub(crate) fn topics(&self) -> Topics {
         self.topics
     }
 
-    /// The next number of a kind (tasks, approvals, runs of workflows); none is given out twice.
+    /// Next number of a sequence (`tasks`, `approvals`, workflow runs); a number is never used twice.
     pub(crate) fn next_number(&self, kind: &str) -> Result<u64> {
         self.rows.aggregate(
             "INSERT INTO meta VALUES (?1, '1') ON CONFLICT (key) DO UPDATE SET value = CAST(CAST(meta.value AS BIGINT) + 1 AS TEXT) RETURNING CAST(value AS BIGINT)",
@@ -105,7 +110,7 @@ impl<'a> Tx<'a> {
         )
     }
 
-    /// A new identifier, which sorts by the instant of this transaction.
+    /// New UUIDv7 with the time of this transaction.
     pub(crate) fn new_id<K>(&self) -> Result<Id<K>> {
         let mut random = [0u8; 16];
         self.context
@@ -118,12 +123,12 @@ impl<'a> Tx<'a> {
         ))
     }
 
-    /// A text without secrets: none is written to the database in clear.
+    /// A text with every known secret replaced, as it may be stored.
     pub(crate) fn redact(&self, text: &str) -> String {
         self.redactor().clean(text).into_owned()
     }
 
-    /// A value without secrets in any of its texts.
+    /// A value with every known secret replaced in its JSON, as it may be stored.
     pub(crate) fn redact_json<T: serde::Serialize + serde::de::DeserializeOwned>(
         &self,
         value: &T,
@@ -132,6 +137,7 @@ impl<'a> Tx<'a> {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// Redactor that knows the present secrets of the house.
     pub(crate) fn redactor(&self) -> std::sync::RwLockReadGuard<'_, Redactor> {
         let redactor = &self.context.redactor;
         redactor.read().unwrap_or_else(PoisonError::into_inner)

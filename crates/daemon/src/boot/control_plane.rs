@@ -78,7 +78,7 @@ pub(crate) async fn open_control_plane(
     } = parts;
     let redactor = Arc::<RwLock<_>>::default();
     let signing_key = home.load_or_create_signing_key()?;
-    let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::Options {
+    let store: Arc<dyn Storage> = Arc::new(Sqlite::open(abbey_store::SqliteOptions {
         path: home.database_file(),
         clock,
         redactor: Arc::clone(&redactor),

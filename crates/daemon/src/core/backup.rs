@@ -8,7 +8,7 @@ use crate::core::state::CoreState;
 use abbey_api::{BackupDoc, Problem, VERSION};
 use abbey_cells::hostd::Operation;
 use abbey_model::FaultKind;
-use abbey_store::{Options, Sqlite, Storage, SystemClock};
+use abbey_store::{Sqlite, SqliteOptions, Storage, SystemClock};
 use abbey_support::file;
 use std::fs;
 use std::io::Read;
@@ -69,7 +69,7 @@ pub(crate) async fn write_backup(core: &Arc<CoreState>, to: &Path) -> Result<Bac
 
 /// Digest of the state in a database file that no process has open.
 fn hash_database_file(database: &Path) -> Result<String> {
-    let store = Sqlite::open(Options {
+    let store = Sqlite::open(SqliteOptions {
         path: database.to_owned(),
         clock: Arc::new(SystemClock::new()),
         redactor: Arc::default(),

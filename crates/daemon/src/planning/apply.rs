@@ -17,7 +17,7 @@ use abbey_plan::{
     Action, AgentBudget, Applied, Charter, Effect, Endpoint, InForce, Inventory, Note, Plan,
     Registry, ServiceKind, Severity, templates,
 };
-use abbey_store::{BudgetLimit, CellChange, Commit};
+use abbey_store::{BudgetLimit, CellChange, NewGeneration};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -150,7 +150,7 @@ async fn commit_plan(
     let plan = &planned.plan;
     let internal =
         |e: serde_json::Error| Error::Problem(Problem::new(FaultKind::Internal, e.to_string()));
-    let commit = Commit {
+    let commit = NewGeneration {
         generation: plan.generation.0,
         based_on: planned.based_on.0,
         actor: who.clone(),

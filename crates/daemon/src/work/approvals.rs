@@ -7,7 +7,7 @@ use abbey_api::{
 };
 use abbey_engine::approval::{State, Verdict};
 use abbey_model::{FaultKind, LeaseToken, Millis, Principal, Slug, TaskRef};
-use abbey_store::{ApprovalRow, AskApproval, Asker, UseApproval};
+use abbey_store::{ApprovalRequest, ApprovalRequester, ApprovalRow, ApprovalUse};
 use std::sync::Arc;
 
 /// Time until a request expires if the caller names none.
@@ -26,8 +26,8 @@ fn invalid(text: impl Into<String>) -> crate::core::error::Error {
 /// Approval of the store as an API document.
 pub(crate) fn approval_view(row: &ApprovalRow) -> ApprovalView {
     let (task, agent) = match &row.asker {
-        Asker::Task { task, agent } => (format!("TASK-{task}"), agent.to_string()),
-        Asker::Workflow { run, step } => (format!("WF-{run}"), format!("step {step}")),
+        ApprovalRequester::Task { task, agent } => (format!("TASK-{task}"), agent.to_string()),
+        ApprovalRequester::Workflow { run, step } => (format!("WF-{run}"), format!("step {step}")),
     };
     ApprovalView {
         id: format!("APPR-{}", row.number),
@@ -102,7 +102,7 @@ pub(crate) async fn request_approval(
     if within < ANSWER_TIME_RANGE.0 || within > ANSWER_TIME_RANGE.1 {
         return Err(invalid("`within_ms` must be between 1 second and 30 days"));
     }
-    let ask = AskApproval {
+    let ask = ApprovalRequest {
         task: lease.0,
         agent,
         token: lease.1,
@@ -129,7 +129,7 @@ pub(crate) async fn use_approval(
     number: u64,
     body: UseBody,
 ) -> Result<ApprovalView> {
-    let take = UseApproval {
+    let take = ApprovalUse {
         number,
         agent: agent.clone(),
         token,

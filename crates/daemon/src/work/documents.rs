@@ -9,7 +9,7 @@ use abbey_api::{DocumentBody, DocumentType, DocumentView, DocumentsDoc, Problem,
 use abbey_cells::hostd::{FileEntry, FileName, Operation};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
 use abbey_plan::{Document, DocumentKind};
-use abbey_store::{DocumentRow, Topic, WriteDocument};
+use abbey_store::{DocumentRow, NewDocumentVersion, Topic};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,7 +195,7 @@ pub(crate) async fn write_document(
         );
         return Err(refuse(FaultKind::Invalid, text).into());
     }
-    let new = WriteDocument {
+    let new = NewDocumentVersion {
         name: name.clone(),
         text: body.text,
         author: who.clone(),

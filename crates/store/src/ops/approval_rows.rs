@@ -4,7 +4,7 @@ use crate::chain::canonical;
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{ApprovalRow, Asker, Error, Result, TaskRow};
+use crate::{ApprovalRequester, ApprovalRow, Error, Result, TaskRow};
 use abbey_engine::approval::{Approval, State, Verdict};
 use abbey_model::{Principal, Slug, Timestamp};
 use serde_json::{Value, json};
@@ -14,8 +14,8 @@ const LIST_MAX: u32 = 500;
 
 const SELECT: &str = "SELECT number, task, agent, workflow, step, action, args, hash, why, state, silence, expires_at, decided_by, note, created_at, decided_at FROM approvals";
 
-/// What is asked.
-pub(crate) struct Question {
+/// Content of a request for an approval.
+pub(crate) struct ApprovalQuestion {
     pub(crate) action: String,
     pub(crate) args: Value,
     pub(crate) why: String,
@@ -24,13 +24,13 @@ pub(crate) struct Question {
     pub(crate) until: Timestamp,
 }
 
-/// Digest of one exact action with its arguments.
+/// SHA-256, hexadecimal, of an action and its exact arguments. An approval is valid only for the action with this hash.
 pub(crate) fn action_hash(action: &str, args: &Value) -> Result<String> {
     let text = canonical(&json!({ "action": action, "args": args }))?;
     Ok(abbey_support::digest::sha256_hex(&text))
 }
 
-/// The approval as the engine's state machine sees it.
+/// Converts a row into the approval that the engine's state machine works on.
 pub(crate) fn engine_approval(row: &ApprovalRow) -> Approval {
     Approval {
         number: row.number,
@@ -41,15 +41,20 @@ pub(crate) fn engine_approval(row: &ApprovalRow) -> Approval {
     }
 }
 
+/// Name of an approval in messages and the audit log: `APPR-7`.
 pub(crate) fn approval_name(number: u64) -> String {
     format!("APPR-{number}")
 }
 
-pub(crate) fn ask_detail(row: &ApprovalRow) -> Value {
+/// Details of the audit entry `approval.ask`: number, action, hash, reason and deadline of the approval.
+pub(crate) fn request_detail(row: &ApprovalRow) -> Value {
     json!({ "approval": approval_name(row.number), "action": row.action, "hash": row.hash, "why": row.why, "until": row.expires_at })
 }
 
-/// One approval.
+/// Reads one approval by number.
+///
+/// # Errors
+/// [`Error::NotFound`].
 pub(crate) fn load(rows: &dyn Rows, number: u64) -> Result<ApprovalRow> {
     let found = rows.first(
         &format!("{SELECT} WHERE number = ?1"),
@@ -62,7 +67,8 @@ pub(crate) fn load(rows: &dyn Rows, number: u64) -> Result<ApprovalRow> {
     })
 }
 
-/// Approvals of a task or of all, pending ones or every one, newest first.
+/// Reads the approvals of one task, or of all tasks and workflows: only pending ones unless `all`, newest first, at
+/// most 500.
 pub(crate) fn list(rows: &dyn Rows, task: Option<u64>, all: bool) -> Result<Vec<ApprovalRow>> {
     let state = if all { "" } else { " AND state = 'pending'" };
     rows.all(
@@ -72,19 +78,20 @@ pub(crate) fn list(rows: &dyn Rows, task: Option<u64>, all: bool) -> Result<Vec<
     )
 }
 
+/// Inserts a pending approval, with secrets redacted from its texts, and returns the stored row.
 pub(crate) fn insert(
     tx: &mut Tx<'_>,
     number: u64,
-    asker: &Asker,
-    question: Question,
+    asker: &ApprovalRequester,
+    question: ApprovalQuestion,
 ) -> Result<ApprovalRow> {
     let action = tx.redact(&question.action);
     let why = tx.redact(&question.why);
     let args = tx.redact_json(&question.args)?;
     let hash = action_hash(&action, &args)?;
     let (task, agent, run, step) = match asker {
-        Asker::Task { task, agent } => (Some(*task), Some(agent.as_str()), None, None),
-        Asker::Workflow { run, step } => (None, None, Some(*run), Some(step.as_str())),
+        ApprovalRequester::Task { task, agent } => (Some(*task), Some(agent.as_str()), None, None),
+        ApprovalRequester::Workflow { run, step } => (None, None, Some(*run), Some(step.as_str())),
     };
     tx.execute(
         "INSERT INTO approvals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'pending', ?10, ?11, NULL, NULL, ?12, NULL)",
@@ -97,6 +104,7 @@ pub(crate) fn insert(
     load(tx.rows, number)
 }
 
+/// Stores a new state of an approval.
 pub(crate) fn set_state(tx: &mut Tx<'_>, number: u64, state: State) -> Result<()> {
     tx.execute(
         "UPDATE approvals SET state = ?2 WHERE number = ?1",
@@ -106,6 +114,7 @@ pub(crate) fn set_state(tx: &mut Tx<'_>, number: u64, state: State) -> Result<()
     Ok(())
 }
 
+/// Stores the decision about an approval: its new state, the principal that decided, its note and the instant.
 pub(crate) fn store_decision(
     tx: &mut Tx<'_>,
     row: &ApprovalRow,
@@ -121,7 +130,8 @@ pub(crate) fn store_decision(
     Ok(())
 }
 
-/// Closes the approval of a step that is not waited for any more.
+/// Marks the approval of a workflow step as lapsed, unless it was denied or used, because the workflow no longer waits
+/// for it.
 pub(crate) fn lapse_of_step(tx: &mut Tx<'_>, number: u64) -> Result<()> {
     tx.execute(
         "UPDATE approvals SET state = ?2 WHERE number = ?1 AND state IN ('pending', 'approved')",
@@ -131,7 +141,7 @@ pub(crate) fn lapse_of_step(tx: &mut Tx<'_>, number: u64) -> Result<()> {
     Ok(())
 }
 
-/// Closes what a task that is over still asks: nothing is asked any more, and no approval given for it is valid.
+/// Marks the pending and granted approvals of a task as lapsed if the task is in a terminal state.
 pub(crate) fn lapse_of_finished_task(tx: &mut Tx<'_>, task: &TaskRow) -> Result<()> {
     if !task.state().is_terminal() {
         return Ok(());
@@ -155,8 +165,8 @@ fn read_approval(columns: &mut Columns<'_>) -> Result<ApprovalRow> {
             let run: Option<u64> = columns.get()?;
             let step: Option<Slug> = columns.parse_optional()?;
             match (task, agent, run, step) {
-                (Some(task), Some(agent), None, None) => Asker::Task { task, agent },
-                (None, None, Some(run), Some(step)) => Asker::Workflow { run, step },
+                (Some(task), Some(agent), None, None) => ApprovalRequester::Task { task, agent },
+                (None, None, Some(run), Some(step)) => ApprovalRequester::Workflow { run, step },
                 _ => {
                     let why = "an approval belongs to neither a task nor a workflow";
                     return Err(Error::Row(why.to_owned()));

@@ -1,14 +1,14 @@
 //! Approvals as rows; `engine::approval` decides.
 
 use super::approval_rows::{
-    Question, action_hash, approval_name, ask_detail, engine_approval, insert, load, set_state,
-    store_decision,
+    ApprovalQuestion, action_hash, approval_name, engine_approval, insert, load, request_detail,
+    set_state, store_decision,
 };
 use super::audit_log;
 use super::task_rows::{self, engine_task};
-use super::transitions::finish;
+use super::transitions::store_transition;
 use crate::transaction::Tx;
-use crate::{ApprovalRow, AskApproval, Asker, Error, Result, TaskRow, UseApproval};
+use crate::{ApprovalRequest, ApprovalRequester, ApprovalRow, ApprovalUse, Error, Result, TaskRow};
 use abbey_engine::approval::{self, State, Verdict};
 use abbey_engine::task::{self, Event};
 use abbey_model::{Millis, Principal, Slug, TaskRef};
@@ -16,11 +16,11 @@ use serde_json::json;
 
 /// How long an approval that was given may be used.
 const VALID_FOR: Millis = Millis::from_secs(24 * 3600);
-/// NewAuditEntry of a decision that nobody made in time.
+/// Note of a decision that was made by timeout.
 const TIMED_OUT: &str = "nobody decided in time";
 
-/// The holder of a task asks; its run ends, and the task waits.
-pub(crate) fn ask(tx: &mut Tx<'_>, ask: AskApproval) -> Result<ApprovalRow> {
+/// Requests an approval as the agent that holds the lease of a task: the run ends and the task waits for the decision.
+pub(crate) fn request_for_task(tx: &mut Tx<'_>, ask: ApprovalRequest) -> Result<ApprovalRow> {
     let mut task = task_rows::load(tx.rows, ask.task)?;
     let number = tx.next_number("approvals")?;
     let who = Principal::Agent(ask.agent.clone());
@@ -31,11 +31,11 @@ pub(crate) fn ask(tx: &mut Tx<'_>, ask: AskApproval) -> Result<ApprovalRow> {
         until,
     };
     let step = task::step(&engine_task(&task), &event, &who, tx.now)?;
-    let asker = Asker::Task {
+    let asker = ApprovalRequester::Task {
         task: task.number,
         agent: ask.agent,
     };
-    let question = Question {
+    let question = ApprovalQuestion {
         action: ask.action,
         args: ask.args,
         why: ask.why,
@@ -43,22 +43,27 @@ pub(crate) fn ask(tx: &mut Tx<'_>, ask: AskApproval) -> Result<ApprovalRow> {
         until,
     };
     let row = insert(tx, number, &asker, question)?;
-    let entry = ("approval.ask", ask_detail(&row));
-    finish(tx, &mut task, step, &who, entry, None)?;
+    let entry = ("approval.ask", request_detail(&row));
+    store_transition(tx, &mut task, step, &who, entry, None)?;
     Ok(row)
 }
 
-/// A step of a workflow asks.
-pub(crate) fn ask_for_step(
+/// Requests an approval for a step of a workflow run.
+pub(crate) fn request_for_step(
     tx: &mut Tx<'_>,
     run: u64,
     step: &Slug,
-    question: Question,
+    question: ApprovalQuestion,
 ) -> Result<ApprovalRow> {
     let number = tx.next_number("approvals")?;
     let step = step.clone();
-    let row = insert(tx, number, &Asker::Workflow { run, step }, question)?;
-    let detail = ask_detail(&row);
+    let row = insert(
+        tx,
+        number,
+        &ApprovalRequester::Workflow { run, step },
+        question,
+    )?;
+    let detail = request_detail(&row);
     audit_log::append(
         tx,
         &Principal::House,
@@ -69,9 +74,9 @@ pub(crate) fn ask_for_step(
     Ok(row)
 }
 
-/// The approval as its step of a workflow sees it now: once its time is over it is decided here as agreed, and an
-/// approval that was given is used up.
-pub(crate) fn observe_for_step(tx: &mut Tx<'_>, number: u64) -> Result<ApprovalRow> {
+/// Reads the approval of a workflow step. If its deadline is over, its default decision is stored first; if it is
+/// granted, it is marked as used.
+pub(crate) fn resolve_for_step(tx: &mut Tx<'_>, number: u64) -> Result<ApprovalRow> {
     let mut row = load(tx.rows, number)?;
     if row.state == State::Pending && tx.now >= row.expires_at {
         let state = approval::expire(&engine_approval(&row), tx.now)?;
@@ -92,7 +97,7 @@ fn decide_for_step(
     note: Option<&str>,
 ) -> Result<()> {
     store_decision(tx, row, state, by, note)?;
-    let Asker::Workflow { run, step } = &row.asker else {
+    let ApprovalRequester::Workflow { run, step } = &row.asker else {
         return Ok(());
     };
     let detail = json!({ "approval": approval_name(row.number), "step": step, "verdict": state, "hash": row.hash, "note": note });
@@ -119,10 +124,11 @@ fn decide_for_task(
         task.failure = Some(format!("{name} was denied{reason}"));
     }
     let detail = json!({ "approval": name, "verdict": state, "hash": row.hash, "note": note });
-    finish(tx, task, step, by, ("approval.decide", detail), None)
+    store_transition(tx, task, step, by, ("approval.decide", detail), None)
 }
 
-/// Decides. Returns the approval, and the task that asked when it was a task.
+/// Stores a person's decision about a pending approval and resumes or fails the task that waits for it. Returns the
+/// approval, and that task if a task requested it.
 pub(crate) fn decide(
     tx: &mut Tx<'_>,
     number: u64,
@@ -134,12 +140,12 @@ pub(crate) fn decide(
     let state = approval::decide(&engine_approval(&row), verdict, tx.now)?;
     let note = note.map(|n| tx.redact(&n));
     let task = match &row.asker {
-        Asker::Task { task, .. } => {
+        ApprovalRequester::Task { task, .. } => {
             let mut task = task_rows::load(tx.rows, TaskRef::Number(*task))?;
             decide_for_task(tx, &row, state, by, note.as_deref(), &mut task)?;
             Some(task)
         }
-        Asker::Workflow { .. } => {
+        ApprovalRequester::Workflow { .. } => {
             decide_for_step(tx, &row, state, by, note.as_deref())?;
             None
         }
@@ -147,17 +153,25 @@ pub(crate) fn decide(
     Ok((load(tx.rows, number)?, task))
 }
 
-/// Decides as agreed for silence: nobody answered a task's question in time.
-pub(crate) fn expire_of_task(tx: &mut Tx<'_>, number: u64, task: &mut TaskRow) -> Result<()> {
+/// Applies the default decision of an approval whose deadline is over to the task that waits for it.
+pub(crate) fn apply_timeout_to_task(
+    tx: &mut Tx<'_>,
+    number: u64,
+    task: &mut TaskRow,
+) -> Result<()> {
     let row = load(tx.rows, number)?;
     let state = approval::expire(&engine_approval(&row), tx.now)?;
     decide_for_task(tx, &row, state, &Principal::House, Some(TIMED_OUT), task)
 }
 
-/// Uses an approval: by the holder of the task, for exactly the action that was approved, once and in time.
-pub(crate) fn consume(tx: &mut Tx<'_>, used: &UseApproval) -> Result<ApprovalRow> {
+/// Marks a granted approval as used by the agent that holds the task's lease.
+///
+/// # Errors
+/// When action or arguments differ from the approved ones, the approval is not granted or already used, it is older
+/// than 24 hours, or the caller does not hold the lease.
+pub(crate) fn consume(tx: &mut Tx<'_>, used: &ApprovalUse) -> Result<ApprovalRow> {
     let row = load(tx.rows, used.number)?;
-    let Asker::Task { task, .. } = &row.asker else {
+    let ApprovalRequester::Task { task, .. } = &row.asker else {
         return Err(Error::NotFound {
             what: "approval of a task",
             name: approval_name(used.number),

@@ -14,7 +14,8 @@ const CHECKPOINT_EVERY: u64 = 1000;
 
 const SELECT: &str = "SELECT seq, at, actor, action, entity, detail, prev, hash FROM activity";
 
-/// Appends an entry, redacted, in the transaction of the change that it records; its sequence number.
+/// Appends an entry to the audit log in the transaction of the change that it records, with secrets redacted. Returns
+/// its sequence number.
 pub(crate) fn append(
     tx: &mut Tx<'_>,
     actor: &Principal,
@@ -38,12 +39,13 @@ pub(crate) fn append(
     Ok(seq)
 }
 
-/// Appends an entry that a caller wrote.
-pub(crate) fn append_note(tx: &mut Tx<'_>, note: NewAuditEntry) -> Result<u64> {
+/// Appends an entry that the caller composed. Returns its sequence number.
+pub(crate) fn append_entry(tx: &mut Tx<'_>, note: NewAuditEntry) -> Result<u64> {
     append(tx, &note.actor, &note.action, &note.entity, note.detail)
 }
 
-/// Signs the head if it moved since the last signature; its sequence number.
+/// Signs the newest audit entry if it is not signed yet. Returns its sequence number, or none when there was nothing to
+/// sign.
 pub(crate) fn checkpoint(tx: &mut Tx<'_>) -> Result<Option<u64>> {
     let signed: Option<u64> = tx
         .rows
@@ -96,7 +98,7 @@ fn read_entry(columns: &mut Columns<'_>) -> Result<AuditEntry> {
     })
 }
 
-/// Entries after a sequence number, oldest first.
+/// Reads at most `limit` audit entries with a sequence number above `after`, oldest first.
 pub(crate) fn list(rows: &dyn Rows, after: u64, limit: u32) -> Result<Vec<AuditEntry>> {
     rows.all(
         &format!("{SELECT} WHERE seq > ?1 ORDER BY seq LIMIT ?2"),
@@ -105,7 +107,7 @@ pub(crate) fn list(rows: &dyn Rows, after: u64, limit: u32) -> Result<Vec<AuditE
     )
 }
 
-/// Checks every entry against the one before it and against the signed checkpoints.
+/// Verifies the whole audit log: the hash of every entry against the one before it, and the signed checkpoints.
 pub(crate) fn verify(rows: &dyn Rows) -> Result<AuditVerification> {
     let public: Option<String> =
         rows.value("SELECT value FROM meta WHERE key = 'public_key'", params![])?;
@@ -119,9 +121,9 @@ pub(crate) fn verify(rows: &dyn Rows) -> Result<AuditVerification> {
         params![],
         |c| Ok((c.get()?, c.get()?, c.get()?)),
     )?;
-    let mut check = chain::Check::new(key, checkpoints);
+    let mut check = chain::ChainVerifier::new(key, checkpoints);
     rows.visit(&format!("{SELECT} ORDER BY seq"), params![], &mut |row| {
-        check.entry(&read_entry(&mut Columns::of(row))?)
+        check.verify_entry(&read_entry(&mut Columns::of(row))?)
     })?;
     Ok(check.finish(0))
 }

@@ -10,7 +10,7 @@ use abbey_model::{CellName, DesiredState};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// Stores the desired state of a cell, its supervision, or both.
+/// Stores the desired state of a cell, its supervision history, or both.
 pub(crate) fn set(tx: &mut Tx<'_>, cell: &CellName, change: CellChange) -> Result<()> {
     let name = cell.to_string();
     let history = serde_json::to_string(&History::default())?;
@@ -34,20 +34,20 @@ pub(crate) fn set(tx: &mut Tx<'_>, cell: &CellName, change: CellChange) -> Resul
             audit_log::append(tx, &who, &action, &name, json!({}))?;
         }
     }
-    // Supervision is written by the reconciler alone, so it wakes nobody.
+    // Supervision is written by the reconciler alone, so no subscriber is woken.
     if let Some((history, note)) = change.history {
         tx.execute(
             "UPDATE cells SET history = ?2 WHERE name = ?1",
             params![&name, serde_json::to_string(&history)?],
         )?;
         if let Some(note) = note {
-            audit_log::append_note(tx, note)?;
+            audit_log::append_entry(tx, note)?;
         }
     }
     Ok(())
 }
 
-/// Removes a cell, with the wakes and the draining of its agent.
+/// Deletes the row of a cell, and its agent's wakes and draining.
 pub(crate) fn remove(tx: &mut Tx<'_>, cell: &CellName) -> Result<()> {
     tx.execute(
         "DELETE FROM cells WHERE name = ?1",
@@ -65,7 +65,7 @@ pub(crate) fn remove(tx: &mut Tx<'_>, cell: &CellName) -> Result<()> {
     Ok(())
 }
 
-/// Every cell with its desired state and supervision.
+/// Reads every cell with its desired state and supervision history.
 pub(crate) fn list(rows: &dyn Rows) -> Result<BTreeMap<CellName, CellRow>> {
     let cells = rows.all(
         "SELECT name, wanted_up, history, since FROM cells",

@@ -8,7 +8,7 @@ use crate::{Result, TokenRow};
 use abbey_model::{Millis, Principal, Timestamp};
 use serde_json::json;
 
-/// Registers a credential.
+/// Stores a credential by its hash.
 pub(crate) fn add(tx: &mut Tx<'_>, token: &TokenRow) -> Result<()> {
     let principal = token.principal.to_string();
     tx.execute(
@@ -33,7 +33,8 @@ pub(crate) fn add(tx: &mut Tx<'_>, token: &TokenRow) -> Result<()> {
     Ok(())
 }
 
-/// Ends every credential of a principal `overlap` from now, except `keep`; how many that changed.
+/// Makes every credential of a principal, except the one with hash `keep`, expire after `overlap`. Returns how many
+/// were changed.
 pub(crate) fn revoke(
     tx: &mut Tx<'_>,
     principal: &Principal,
@@ -61,7 +62,7 @@ pub(crate) fn revoke(
     Ok(changed)
 }
 
-/// Every credential that is still valid at `now`.
+/// Reads every credential that is valid at `now`.
 pub(crate) fn list(rows: &dyn Rows, now: Timestamp) -> Result<Vec<TokenRow>> {
     rows.all(
         "SELECT hash, principal, scope, expires_at FROM tokens WHERE expires_at IS NULL OR expires_at > ?1",

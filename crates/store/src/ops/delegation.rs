@@ -10,11 +10,12 @@ use abbey_engine::authority;
 use abbey_engine::task::{self, Event};
 use abbey_model::{BudgetAmounts, Millis, Principal, Slug, TaskRef, Tokens};
 
-/// Checks that a subtask may be added below its parent, and returns its place in the tree.
+/// Checks that a subtask may be added below its parent, and returns its place in the tree of tasks.
 ///
 /// # Errors
-/// When the author does not hold the parent's lease, or the chain would be too long, circular or too wide.
-pub(crate) fn link(
+/// When the author does not hold the parent's lease, or the chain of delegations would be too long, circular or too
+/// wide.
+pub(crate) fn link_subtask(
     tx: &mut Tx<'_>,
     number: u64,
     author: &Principal,
@@ -64,12 +65,12 @@ pub(crate) fn link(
     authority::bounded(to, &link.chain, open, asked.bounds)?;
     // What everything below it costs is counted at the root from now on.
     let root = load(tx.rows, TaskRef::Number(link.root))?;
-    ledger::count_task(tx, root.id)?;
+    ledger::open_task_account(tx, root.id)?;
     Ok(link)
 }
 
-/// Limits of a subtask: what its delegation grants, within what the caller asks for.
-pub(crate) fn budget(asked: &DelegationRequest, own: BudgetAmounts) -> BudgetAmounts {
+/// Token limit of a new subtask: the smaller of what the delegation grants and what the caller requests.
+pub(crate) fn subtask_budget(asked: &DelegationRequest, own: BudgetAmounts) -> BudgetAmounts {
     match (asked.tokens, own.tokens.0) {
         (Some(most), 0) => BudgetAmounts {
             tokens: Tokens(most),
@@ -83,7 +84,7 @@ pub(crate) fn budget(asked: &DelegationRequest, own: BudgetAmounts) -> BudgetAmo
     }
 }
 
-/// Fields that the delegation expects and the result does not have.
+/// Names of the result fields that the delegation requires and the result lacks.
 pub(crate) fn missing_fields(link: &DelegationLink, outcome: &Outcome) -> Vec<String> {
     let has = |field: &&String| {
         outcome

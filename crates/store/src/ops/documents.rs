@@ -4,7 +4,7 @@ use super::audit_log;
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{DocumentRow, Error, Result, WriteDocument};
+use crate::{DocumentRow, Error, NewDocumentVersion, Result};
 use abbey_model::Slug;
 use serde_json::json;
 
@@ -23,7 +23,7 @@ fn read_document(columns: &mut Columns<'_>) -> Result<DocumentRow> {
     })
 }
 
-/// The newest version or entry of every document.
+/// Reads the newest version (or log entry) of every shared document.
 pub(crate) fn list(rows: &dyn Rows) -> Result<Vec<DocumentRow>> {
     rows.all(
         &format!(
@@ -34,7 +34,7 @@ pub(crate) fn list(rows: &dyn Rows) -> Result<Vec<DocumentRow>> {
     )
 }
 
-/// Versions or entries of one document up to a number, newest first.
+/// Reads the versions (or log entries) of one document up to number `through`, newest first, at most `limit`.
 pub(crate) fn history(
     rows: &dyn Rows,
     name: &Slug,
@@ -48,11 +48,12 @@ pub(crate) fn history(
     )
 }
 
-/// Writes a version of a text, or adds an entry to a log; with a key that is known, the row of that key.
+/// Writes a new version of a text document, or appends an entry to a log document. A repeated idempotency key returns
+/// the row that was written first.
 ///
 /// # Errors
 /// [`Error::Stale`] when the writer saw an older version, [`Error::KeyReused`] when the key came with another text.
-pub(crate) fn write(tx: &mut Tx<'_>, new: WriteDocument) -> Result<DocumentRow> {
+pub(crate) fn write(tx: &mut Tx<'_>, new: NewDocumentVersion) -> Result<DocumentRow> {
     let name = new.name.as_str();
     let text = tx.redact(&new.text);
     if let Some(key) = &new.key {

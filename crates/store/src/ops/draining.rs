@@ -9,7 +9,8 @@ use abbey_model::{Principal, Slug};
 use serde_json::json;
 use std::collections::BTreeSet;
 
-/// Starts or ends the draining of an agent; nothing happens when it is so already.
+/// Starts or ends the draining of an agent: a draining agent is offered no new tasks. Does nothing when that is already
+/// its state.
 pub(crate) fn set(tx: &mut Tx<'_>, agent: &Slug, draining: bool, who: &Principal) -> Result<()> {
     let (changed, action) = if draining {
         let sql = "INSERT INTO draining_agents VALUES (?1, ?2) ON CONFLICT (agent) DO NOTHING";
@@ -30,14 +31,14 @@ pub(crate) fn set(tx: &mut Tx<'_>, agent: &Slug, draining: bool, who: &Principal
     Ok(())
 }
 
-/// Agents that are offered no more work.
+/// Reads which agents are draining.
 pub(crate) fn list(rows: &dyn Rows) -> Result<BTreeSet<Slug>> {
     let sql = "SELECT agent FROM draining_agents";
     let agents = rows.all(sql, params![], |c| c.parse())?;
     Ok(agents.into_iter().collect())
 }
 
-/// Whether an agent is offered no more work.
+/// Whether an agent is draining, so that it is offered no new tasks.
 pub(crate) fn is_draining(rows: &dyn Rows, agent: &Slug) -> Result<bool> {
     let sql = "SELECT 1 FROM draining_agents WHERE agent = ?1";
     rows.exists(sql, params![agent.as_str()])

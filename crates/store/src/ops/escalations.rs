@@ -10,7 +10,8 @@ use abbey_engine::task::Event;
 use abbey_model::{Principal, TaskRef, TaskState};
 use serde_json::json;
 
-/// Gives a task to its receiver; a task that was escalated before stays as it is.
+/// Assigns a task without an eligible agent to the agent or operator that decides about it, and stores the deadline. A
+/// task that was escalated before is returned unchanged.
 pub(crate) fn escalate(tx: &mut Tx<'_>, new: NewEscalation) -> Result<TaskRow> {
     let row = task_rows::load(tx.rows, new.task)?;
     let until = new.within.map(|w| tx.now + w);
@@ -38,8 +39,8 @@ pub(crate) fn escalate(tx: &mut Tx<'_>, new: NewEscalation) -> Result<TaskRow> {
     }
 }
 
-/// Escalations whose task is not over.
-pub(crate) fn open(rows: &dyn Rows) -> Result<Vec<Escalation>> {
+/// Reads the escalations whose task is not in a terminal state.
+pub(crate) fn list_open(rows: &dyn Rows) -> Result<Vec<Escalation>> {
     rows.all(
         &format!(
             "SELECT e.task, e.receiver, e.until FROM escalations e JOIN tasks t ON t.number = e.task WHERE t.state NOT IN ({TERMINAL_STATES}) ORDER BY e.task"
@@ -55,9 +56,9 @@ pub(crate) fn open(rows: &dyn Rows) -> Result<Vec<Escalation>> {
     )
 }
 
-/// Ends the time for a decision; only the first call does anything. With `cancels`, a task that nobody took up is
-/// cancelled in the same transaction, so no crash leaves it without an end.
-pub(crate) fn close(tx: &mut Tx<'_>, task: u64, cancels: bool) -> Result<()> {
+/// Ends the decision time of an escalated task; a second call does nothing. With `cancels`, a task that no agent runs
+/// is cancelled in the same transaction.
+pub(crate) fn end_decision_time(tx: &mut Tx<'_>, task: u64, cancels: bool) -> Result<()> {
     let changed = tx.execute(
         "UPDATE escalations SET until = NULL WHERE task = ?1 AND until IS NOT NULL",
         params![task],

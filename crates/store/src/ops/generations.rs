@@ -5,16 +5,16 @@ use crate::allocation::Allocation;
 use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{Commit, Error, GenerationRow, Result};
+use crate::{Error, GenerationRow, NewGeneration, Result};
 use abbey_model::Slug;
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 
-/// Makes a plan current, with its allocations and budget limits; its number.
+/// Stores a plan as the current generation, with its allocations and budget limits. Returns its number.
 ///
 /// # Errors
-/// [`Error::Stale`] when another plan became current meanwhile.
-pub(crate) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<u64> {
+/// [`Error::Stale`] when the current generation is not the one that the plan was made against.
+pub(crate) fn commit(tx: &mut Tx<'_>, commit: &NewGeneration) -> Result<u64> {
     let current: u64 = tx.rows.aggregate(
         "SELECT coalesce(max(generation), 0) FROM generations",
         params![],
@@ -52,7 +52,7 @@ pub(crate) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<u64> {
     Ok(commit.generation)
 }
 
-/// The newest manifest that had an agent: its generation, its text, and the agent's charter.
+/// Finds the newest generation whose manifest had an agent. Returns its number, the manifest, and the agent's charter.
 pub(crate) fn last_with_agent(
     rows: &dyn Rows,
     agent: &Slug,
@@ -73,7 +73,7 @@ pub(crate) fn last_with_agent(
     Ok(found)
 }
 
-/// The current generation; none before the first.
+/// Reads the current generation; none before the first plan was applied.
 pub(crate) fn current(rows: &dyn Rows) -> Result<Option<GenerationRow>> {
     let found = rows.first(
         "SELECT generation, manifest, base_dir, applied, charters, newest_uid, at FROM generations ORDER BY generation DESC LIMIT 1",

@@ -5,7 +5,7 @@ use crate::rows::{Query, Rows, params};
 use crate::transaction::Tx;
 use crate::{NewAuditEntry, Result};
 
-/// Bytes of the journal that are in the audit log already.
+/// Number of bytes at the start of hostd's journal file that are in the audit log already.
 pub(crate) fn offset(rows: &dyn Rows) -> Result<u64> {
     let found: Option<u64> = rows.value(
         "SELECT CAST(value AS BIGINT) FROM meta WHERE key = 'journal'",
@@ -14,7 +14,8 @@ pub(crate) fn offset(rows: &dyn Rows) -> Result<u64> {
     Ok(found.unwrap_or(0))
 }
 
-/// Logs the journal's lines from byte `from` to `to`, all or none; false when another caller was there first.
+/// Appends the lines of hostd's journal from byte `from` to byte `to` to the audit log. Returns false, and appends
+/// nothing, when another caller imported them first.
 pub(crate) fn import(
     tx: &mut Tx<'_>,
     from: u64,
@@ -29,7 +30,7 @@ pub(crate) fn import(
         params![to.to_string()],
     )?;
     for note in notes {
-        audit_log::append_note(tx, note)?;
+        audit_log::append_entry(tx, note)?;
     }
     Ok(true)
 }

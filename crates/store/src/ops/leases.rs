@@ -1,7 +1,7 @@
 //! Leases: claiming a task, keeping it, and every way in which a run ends.
 
-use super::task_rows::{self, engine_task, save, task_name};
-use super::transitions::{finish, merge_facts};
+use super::task_rows::{self, engine_task, store, task_name};
+use super::transitions::{merge_facts, store_transition};
 use super::{approvals, audit_log, delegation, ledger, runs};
 use crate::rows::{Query, params};
 use crate::transaction::Tx;
@@ -19,7 +19,10 @@ use serde_json::{Value, json};
 /// Tasks that one pass over expired deadlines handles at most.
 const EXPIRED_MAX: u32 = 500;
 
-/// Grants the lease of a ready task to one agent and begins a run.
+/// Grants the lease of a ready task to one agent, reserves the run's budget, and starts a run.
+///
+/// # Errors
+/// When the agent is not a candidate of the task, has too many runs, saw an older version, or the budget refuses.
 pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
     let mut row = task_rows::load(tx.rows, claim.task)?;
     if let Some(seen) = claim.seen
@@ -67,7 +70,7 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
         ],
     )?;
     row.assignee = Some(claim.agent);
-    save(tx, &mut row, step.task)?;
+    store(tx, &mut row, step.task)?;
     let detail = json!({ "run": run, "token": row.token, "generation": claim.generation });
     audit_log::append(tx, &who, "task.claim", &task_name(&row), detail)?;
     let lease = LeaseView {
@@ -81,7 +84,7 @@ pub(crate) fn claim(tx: &mut Tx<'_>, claim: Claim) -> Result<Claimed> {
     })
 }
 
-/// Extends a lease. A heartbeat is not news: it leaves no entry in the audit log.
+/// Extends the lease of a running task and stores what the worker reports about its run. Writes no audit entry.
 pub(crate) fn renew(
     tx: &mut Tx<'_>,
     task: TaskRef,
@@ -98,7 +101,7 @@ pub(crate) fn renew(
     if let Some(lease) = row.phase.lease() {
         store_report(tx, lease.run, facts)?;
     }
-    save(tx, &mut row, step.task)?;
+    store(tx, &mut row, step.task)?;
     Ok(LeaseView {
         token: proof.token,
         ttl: proof.ttl,
@@ -125,10 +128,10 @@ fn store_report(tx: &Tx<'_>, run: RunId, facts: &RunFacts) -> Result<()> {
     Ok(())
 }
 
-/// Ends a run with a result.
+/// Ends a run as succeeded and stores the result of its task.
 ///
 /// # Errors
-/// [`Error::Handoff`] when the result is missing a field that the delegation expects.
+/// [`Error::Handoff`] when the result is missing a field that the delegation requires.
 pub(crate) fn complete(
     tx: &mut Tx<'_>,
     task: TaskRef,
@@ -162,7 +165,7 @@ pub(crate) fn complete(
     let detail = json!({ "verified": verified, "source": outcome.source });
     row.result = Some(redact_outcome(tx, outcome));
     let entry = ("task.complete", detail);
-    finish(tx, &mut row, step, &who, entry, Some(facts))?;
+    store_transition(tx, &mut row, step, &who, entry, Some(facts))?;
     Ok(row)
 }
 
@@ -180,7 +183,7 @@ fn redact_outcome(tx: &Tx<'_>, outcome: Outcome) -> Outcome {
     }
 }
 
-/// Ends a run with a failure.
+/// Ends a run as failed; the task is queued for another attempt or fails, as the reason permits.
 pub(crate) fn fail(
     tx: &mut Tx<'_>,
     task: TaskRef,
@@ -199,11 +202,11 @@ pub(crate) fn fail(
     let detail = json!({ "reason": failure.reason, "text": text });
     row.failure = Some(text);
     let entry = ("task.fail", detail);
-    finish(tx, &mut row, step, &who, entry, Some(facts))?;
+    store_transition(tx, &mut row, step, &who, entry, Some(facts))?;
     Ok(row)
 }
 
-/// Ends a run because the task waits for somebody.
+/// Ends a run because its task waits for something outside: `on` names it, `why` gives the reason.
 pub(crate) fn block(
     tx: &mut Tx<'_>,
     task: TaskRef,
@@ -220,17 +223,18 @@ pub(crate) fn block(
         why,
     };
     let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
-    finish(tx, &mut row, step, &who, ("task.block", detail), None)?;
+    store_transition(tx, &mut row, step, &who, ("task.block", detail), None)?;
     Ok(row)
 }
 
-/// Revokes every lease of an agent whose boot came before `keep` (all of them without one).
+/// Revokes every lease that an agent took in boots before generation `keep`, or all of its leases without one. Returns
+/// the tasks.
 pub(crate) fn revoke(
     tx: &mut Tx<'_>,
     agent: &Slug,
     keep: Option<Generation>,
 ) -> Result<Vec<TaskRow>> {
-    let held = task_rows::select(tx.rows, "holder = ?1", params![agent.as_str()])?;
+    let held = task_rows::list_where(tx.rows, "holder = ?1", params![agent.as_str()])?;
     let who = Principal::House;
     let mut changed = Vec::new();
     for mut row in held {
@@ -243,15 +247,16 @@ pub(crate) fn revoke(
         let event = Event::HolderLost { token: lease.token };
         let step = task::step(&engine_task(&row), &event, &who, tx.now)?;
         let entry = ("task.holder_lost", json!({ "holder": agent }));
-        finish(tx, &mut row, step, &who, entry, None)?;
+        store_transition(tx, &mut row, step, &who, entry, None)?;
         changed.push(row);
     }
     Ok(changed)
 }
 
-/// Ends leases, runs, approvals and tasks whose time is over, and returns them with the tasks whose pause is over.
+/// Applies every deadline that is over: leases, run times, approvals and due times. Returns the changed tasks, and
+/// those whose pause before another attempt is over.
 pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
-    let expired = task_rows::select(
+    let expired = task_rows::list_where(
         tx.rows,
         "deadline <= ?1 ORDER BY deadline LIMIT ?2",
         params![tx.now, EXPIRED_MAX],
@@ -264,7 +269,7 @@ pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
         if let Phase::AwaitingApproval { approval, .. } = row.phase
             && !overdue
         {
-            approvals::expire_of_task(tx, approval, &mut row)?;
+            approvals::apply_timeout_to_task(tx, approval, &mut row)?;
             changed.push(row);
             continue;
         }
@@ -282,7 +287,7 @@ pub(crate) fn expire(tx: &mut Tx<'_>) -> Result<Vec<TaskRow>> {
         match task::step(&engine_task(&row), &event, &who, tx.now) {
             Ok(step) => {
                 let action = format!("task.{}", event.name());
-                finish(tx, &mut row, step, &who, (&action, json!({})), None)?;
+                store_transition(tx, &mut row, step, &who, (&action, json!({})), None)?;
                 changed.push(row);
             }
             Err(Refusal::NotDue) => {}

@@ -32,7 +32,7 @@ fn read_account(columns: &mut Columns<'_>) -> Result<Account> {
     })
 }
 
-/// The time zone of the house's budgets; UTC until one is set.
+/// Time zone in which daily budgets begin; UTC until one is set.
 pub(crate) fn time_zone(rows: &dyn Rows) -> Result<TimeZone> {
     let name: Option<String> =
         rows.value("SELECT value FROM meta WHERE key = 'timezone'", params![])?;
@@ -59,15 +59,15 @@ fn account(tx: &mut Tx<'_>, scope: &Scope, metric: Metric) -> Result<Option<Acco
     Ok(found)
 }
 
-/// Changes an account in this group of operations; [`flush`] writes it.
+/// Changes an account in this group of operations; [`write_changed_accounts`] writes it.
 fn put_account(tx: &mut Tx<'_>, account: Account) {
     let key = (account.scope.to_string(), account.metric.name());
     let old = tx.accounts.insert(key.clone(), Some((account, true)));
     tx.undo.push((key, old.flatten()));
 }
 
-/// Writes the accounts that this group of operations changed.
-pub(crate) fn flush(tx: &mut Tx<'_>) -> Result<()> {
+/// Writes the budget accounts that this transaction changed in its cache to the database.
+pub(crate) fn write_changed_accounts(tx: &mut Tx<'_>) -> Result<()> {
     for (account, changed) in std::mem::take(&mut tx.accounts).into_values().flatten() {
         if changed {
             tx.execute(
@@ -83,7 +83,7 @@ pub(crate) fn flush(tx: &mut Tx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Every budget as it stands now.
+/// Reads every budget account with its limit, spending and reservations at `now`.
 pub(crate) fn list(rows: &dyn Rows, now: Timestamp) -> Result<Vec<Account>> {
     let zone = time_zone(rows)?;
     rows.all(
@@ -93,7 +93,8 @@ pub(crate) fn list(rows: &dyn Rows, now: Timestamp) -> Result<Vec<Account>> {
     )
 }
 
-/// Sets limits. What was spent stays: applying a manifest again does not start a new day (S4-14).
+/// Sets budget limits and the time zone of daily budgets. Amounts already spent stay, so that applying a manifest again
+/// does not start a new day (S4-14).
 pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str) -> Result<()> {
     tx.zone = TimeZone::get(timezone).map_err(|_| Error::TimeZone(timezone.to_owned()))?;
     tx.execute(
@@ -128,8 +129,8 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
     Ok(())
 }
 
-/// Sets the limits of one task over all its runs.
-pub(crate) fn limit_task(tx: &mut Tx<'_>, task: TaskId, budget: &BudgetAmounts) -> Result<()> {
+/// Sets the budget limits of one task, over all its runs and subtasks.
+pub(crate) fn set_task_limits(tx: &mut Tx<'_>, task: TaskId, budget: &BudgetAmounts) -> Result<()> {
     for &metric in Metric::ALL {
         if budget.of(metric) > 0 {
             open_account(tx, Scope::Task(task), metric, Some(budget.of(metric)))?;
@@ -138,8 +139,8 @@ pub(crate) fn limit_task(tx: &mut Tx<'_>, task: TaskId, budget: &BudgetAmounts) 
     Ok(())
 }
 
-/// Makes sure that a task's tokens are counted, whichever agent works on it.
-pub(crate) fn count_task(tx: &mut Tx<'_>, task: TaskId) -> Result<()> {
+/// Opens an account that counts the tokens of a task without limiting them, unless the task has one.
+pub(crate) fn open_task_account(tx: &mut Tx<'_>, task: TaskId) -> Result<()> {
     open_account(tx, Scope::Task(task), Metric::Tokens, None)
 }
 
@@ -162,7 +163,8 @@ fn open_account(tx: &mut Tx<'_>, scope: Scope, metric: Metric, limit: Option<u64
     Ok(())
 }
 
-/// Tokens left in an agent's own and the house's budget; none when neither limits them.
+/// Tokens that an agent can still spend under its own budget and the house's; none when neither limits tokens, 0 when
+/// the money is used up.
 pub(crate) fn tokens_left(tx: &mut Tx<'_>, agent: &Slug) -> Result<Option<u64>> {
     let mut least: Option<u64> = None;
     for scope in [Scope::House, Scope::Agent(agent.clone())] {
@@ -244,7 +246,10 @@ fn insert_reservation(
     Ok(id)
 }
 
-/// Reserves one run and its wall time. Scopes that count neither are left out.
+/// Reserves the wall time of a new run, and one run, on every budget that counts them.
+///
+/// # Errors
+/// When a budget refuses; then nothing is reserved.
 pub(crate) fn reserve_run(
     tx: &mut Tx<'_>,
     agent: &Slug,
@@ -275,7 +280,7 @@ pub(crate) fn reserve_run(
     Ok(())
 }
 
-/// Settles the reservation of a run with the seconds that it took.
+/// Ends the reservation of a run and charges the wall seconds that it took.
 pub(crate) fn settle_run(tx: &mut Tx<'_>, run: RunId, seconds: u64) -> Result<()> {
     let found: Option<String> = tx.rows.value(
         "SELECT id FROM reservations WHERE run = ?1 AND kind = 'run'",
@@ -334,10 +339,11 @@ fn not_open(id: ReservationId) -> Error {
     }
 }
 
-/// Reserves funds for a model call of a live run.
+/// Reserves the amounts of a model call on the budgets of the house, agent, tasks and run that it is charged to.
 ///
 /// # Errors
-/// [`Error::NoLease`] unless exactly one live lease of this very agent stands behind the call.
+/// [`Error::NoLease`] unless the agent has exactly one running task that the call can belong to; or the refusal of a
+/// budget, and then nothing is reserved.
 pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallReservation) -> Result<ReservationId> {
     let held = tx.rows.all(
         "SELECT id, phase FROM tasks WHERE holder = ?1",
@@ -346,8 +352,8 @@ pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallReservation) -> Result<Re
     )?;
     let mut fitting = held.iter().filter_map(|(task, phase)| {
         let lease = phase.lease().filter(|l| l.expires_at > tx.now)?;
-        let wanted = call.run.is_none_or(|run| run == lease.run);
-        wanted.then_some((*task, lease.run))
+        let matches = call.run.is_none_or(|run| run == lease.run);
+        matches.then_some((*task, lease.run))
     });
     let (Some((task, run)), None) = (fitting.next(), fitting.next()) else {
         return Err(Error::NoLease(call.run.map_or_else(
@@ -373,7 +379,8 @@ pub(crate) fn reserve_call(tx: &mut Tx<'_>, call: &CallReservation) -> Result<Re
     Ok(id)
 }
 
-/// Ends the reservation of a model call with what the call used.
+/// Ends the reservation of a model call and charges what the call used; all that was reserved when the usage is
+/// unknown.
 pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUsage) -> Result<()> {
     let held: Option<BudgetAmounts> = tx.rows.first(
         "SELECT amounts FROM reservations WHERE id = ?1",
@@ -427,7 +434,8 @@ pub(crate) fn settle_call(tx: &mut Tx<'_>, id: ReservationId, used: &CallUsage) 
     Ok(())
 }
 
-/// Charges every model call that a crash cut off in full, since the provider may have billed it; how many there were.
+/// Charges in full every model call that was in flight when the process crashed, since the provider may have billed it.
+/// Returns how many there were.
 pub(crate) fn charge_lost_calls(tx: &mut Tx<'_>) -> Result<u64> {
     let open: Vec<ReservationId> = tx.rows.all(
         "SELECT id FROM reservations WHERE kind = 'call'",

@@ -10,7 +10,7 @@ use abbey_model::{Recipient, TaskRef};
 /// Most notices of one reading of the outbox.
 const OUTBOX_MAX: u32 = 100;
 
-/// Puts the end of a task into the outbox for its recipient, in the same transaction.
+/// Adds a notice to the outbox if the task is in a terminal state and its result has a recipient.
 pub(crate) fn notify_recipient(tx: &mut Tx<'_>, row: &TaskRow) -> Result<()> {
     let Some(DelegationLink {
         deliver: deliver @ (Recipient::Agent(_) | Recipient::Channel(_) | Recipient::Hook(_)),
@@ -29,7 +29,7 @@ pub(crate) fn notify_recipient(tx: &mut Tx<'_>, row: &TaskRow) -> Result<()> {
     Ok(())
 }
 
-/// Notices that are not delivered yet, oldest first.
+/// Reads the notices of finished tasks that are not delivered yet, oldest first, at most 100.
 pub(crate) fn list(rows: &dyn Rows) -> Result<Vec<Notice>> {
     let waiting = rows.all(
         "SELECT task, at FROM outbox ORDER BY at, task LIMIT ?1",
@@ -47,7 +47,7 @@ pub(crate) fn list(rows: &dyn Rows) -> Result<Vec<Notice>> {
     waiting.into_iter().map(notice).collect()
 }
 
-/// Removes the notice of a task from the outbox.
+/// Removes the notice of a task from the outbox because its recipient has received it.
 pub(crate) fn mark_delivered(tx: &mut Tx<'_>, task: u64) -> Result<()> {
     tx.execute("DELETE FROM outbox WHERE task = ?1", params![task])?;
     Ok(())

@@ -16,9 +16,9 @@ const OF_TASKS: [(&str, &str); 5] = [
     ("escalations", "number"),
 ];
 
-/// Removes what was over `keep` ago: idempotency keys, sagas, runs of workflows, and tasks with all that belongs to
-/// them; how many tasks that were.
-pub(crate) fn remove_old(tx: &mut Tx<'_>, keep: Millis) -> Result<u64> {
+/// Deletes what ended more than `keep` ago: tasks with their runs, idempotency keys, sagas and workflow runs. Returns
+/// the number of tasks.
+pub(crate) fn remove_finished(tx: &mut Tx<'_>, keep: Millis) -> Result<u64> {
     let before = tx.now - keep;
     for sql in [
         "DELETE FROM idempotency WHERE at < ?1",

@@ -7,7 +7,7 @@ use abbey_model::{Generation, RunId, RunState, TaskId, Timestamp};
 
 const SELECT: &str = "SELECT id, task, agent, generation, state, reason, configured_model, effective_model, actual_model, input, output, cached, usage_source, cost, cost_unknown, charter_hash, facts, started_at, ended_at FROM runs";
 
-/// Most runs that [`costs`] answers with.
+/// Most runs that [`list_costs`] answers with.
 const COSTS_MAX: u32 = 5000;
 
 fn read_run(columns: &mut Columns<'_>) -> Result<RunRow> {
@@ -34,7 +34,10 @@ fn read_run(columns: &mut Columns<'_>) -> Result<RunRow> {
     })
 }
 
-/// One run.
+/// Reads one run by its identifier.
+///
+/// # Errors
+/// [`Error::NotFound`].
 pub(crate) fn load(rows: &dyn Rows, run: RunId) -> Result<RunRow> {
     let found = rows.first(
         &format!("{SELECT} WHERE id = ?1"),
@@ -47,8 +50,8 @@ pub(crate) fn load(rows: &dyn Rows, run: RunId) -> Result<RunRow> {
     })
 }
 
-/// Runs of a task, oldest first.
-pub(crate) fn of_task(rows: &dyn Rows, task: TaskId) -> Result<Vec<RunRow>> {
+/// Reads the runs of one task, oldest first.
+pub(crate) fn list_of_task(rows: &dyn Rows, task: TaskId) -> Result<Vec<RunRow>> {
     rows.all(
         &format!("{SELECT} WHERE task = ?1 ORDER BY id"),
         params![task.to_string()],
@@ -56,8 +59,8 @@ pub(crate) fn of_task(rows: &dyn Rows, task: TaskId) -> Result<Vec<RunRow>> {
     )
 }
 
-/// What runs that ended at or after an instant cost, newest first.
-pub(crate) fn costs(rows: &dyn Rows, since: Timestamp) -> Result<Vec<RunCost>> {
+/// Reads tokens, time and outcome of the runs that ended at or after `since`, newest first, at most 5,000.
+pub(crate) fn list_costs(rows: &dyn Rows, since: Timestamp) -> Result<Vec<RunCost>> {
     rows.all(
         "SELECT t.number, t.route, r.agent, r.input + r.output, r.ended_at - r.started_at, r.state FROM runs r JOIN tasks t ON t.id = r.task WHERE r.ended_at >= ?1 ORDER BY r.ended_at DESC LIMIT ?2",
         params![since, COSTS_MAX],
@@ -68,14 +71,14 @@ pub(crate) fn costs(rows: &dyn Rows, since: Timestamp) -> Result<Vec<RunCost>> {
                 agent: c.parse()?,
                 tokens: c.get()?,
                 time_ms: u64::try_from(c.get::<i64>()?).unwrap_or(0),
-                good: c.parse::<RunState>()? == RunState::Succeeded,
+                succeeded: c.parse::<RunState>()? == RunState::Succeeded,
             })
         },
     )
 }
 
-/// Model usage of runs that began at or after an instant, by agent and model.
-pub(crate) fn usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<ModelUsage>> {
+/// Sums the model usage of the runs that started at or after `since`, by agent and model.
+pub(crate) fn sum_model_usage(rows: &dyn Rows, since: Timestamp) -> Result<Vec<ModelUsage>> {
     rows.all(
         "SELECT agent, coalesce(actual_model, effective_model, ''), count(*), CAST(sum(input) AS BIGINT), CAST(sum(output) AS BIGINT), CAST(sum(cached) AS BIGINT), CAST(sum(cost) AS BIGINT), CAST(sum(cost_unknown) AS BIGINT) FROM runs WHERE started_at >= ?1 AND usage_source <> 'none' GROUP BY 1, 2 ORDER BY 1, 2",
         params![since],

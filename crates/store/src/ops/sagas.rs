@@ -9,7 +9,7 @@ use abbey_engine::saga;
 use abbey_model::{Principal, SagaId};
 use serde_json::json;
 
-/// Begins a saga at its first step.
+/// Stores a new saga of these steps, at its first step.
 pub(crate) fn begin(
     tx: &mut Tx<'_>,
     id: SagaId,
@@ -35,7 +35,10 @@ pub(crate) fn begin(
     Ok(())
 }
 
-/// Appends an event to a saga's log; the state that it leads to.
+/// Appends an event to the log of a saga. Returns the state that it leads to.
+///
+/// # Errors
+/// When the event is not allowed in the saga's state.
 pub(crate) fn log_event(tx: &mut Tx<'_>, id: SagaId, event: saga::Event) -> Result<saga::State> {
     let saga = id.to_string();
     let found = tx.rows.first(
@@ -72,7 +75,7 @@ pub(crate) fn log_event(tx: &mut Tx<'_>, id: SagaId, event: saga::Event) -> Resu
     Ok(next)
 }
 
-/// Sagas that are not over, or stuck in an undo.
+/// Reads the sagas that have steps left to do or to undo.
 pub(crate) fn list_open(rows: &dyn Rows) -> Result<Vec<SagaRow>> {
     rows.all(
         "SELECT id, kind, subject, steps, state FROM sagas WHERE open = 1 ORDER BY id",

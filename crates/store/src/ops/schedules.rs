@@ -35,13 +35,13 @@ fn read_schedule(columns: &mut Columns<'_>) -> Result<(String, ScheduleRow)> {
     ))
 }
 
-/// Every schedule, by `agent/name`.
+/// Reads every registered schedule, by `agent/name`.
 pub(crate) fn list(rows: &dyn Rows) -> Result<BTreeMap<String, ScheduleRow>> {
     let schedules = rows.all(SELECT, params![], read_schedule)?;
     Ok(schedules.into_iter().collect())
 }
 
-/// What a schedule did, newest first.
+/// Reads what the instants of one schedule started, newest first, at most 200.
 pub(crate) fn history(rows: &dyn Rows, name: &str) -> Result<Vec<ScheduleRecord>> {
     rows.all(
         "SELECT instant, at, outcome, task FROM schedule_log WHERE name = ?1 ORDER BY instant DESC LIMIT ?2",
@@ -57,7 +57,8 @@ pub(crate) fn history(rows: &dyn Rows, name: &str) -> Result<Vec<ScheduleRecord>
     )
 }
 
-/// Registers a schedule from now on; one whose digest changed starts anew.
+/// Stores a schedule that counts from now on. One that is stored with another digest starts over; one with the same
+/// digest stays unchanged.
 pub(crate) fn register(tx: &mut Tx<'_>, name: &str, digest: &str) -> Result<()> {
     let changed = tx.execute(
         "INSERT INTO schedules VALUES (?1, ?2, ?3, ?3, 0, 0, 0, NULL, NULL) ON CONFLICT (name) DO UPDATE SET digest = ?2, since = ?3, settled = ?3 WHERE schedules.digest <> ?2",
@@ -69,7 +70,7 @@ pub(crate) fn register(tx: &mut Tx<'_>, name: &str, digest: &str) -> Result<()> 
     Ok(())
 }
 
-/// Removes schedules with their history.
+/// Deletes schedules and their history.
 pub(crate) fn remove(tx: &mut Tx<'_>, names: &[String]) -> Result<()> {
     for name in names {
         tx.execute("DELETE FROM schedules WHERE name = ?1", params![name])?;
@@ -81,8 +82,8 @@ pub(crate) fn remove(tx: &mut Tx<'_>, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Settles instants of a schedule, each once, whoever asks again. The one that has work starts it, unless what the
-/// instant before started is not over and the schedule skips then.
+/// Records instants of a schedule as fired or missed, each once, and starts the task or workflow of the one that fires,
+/// unless the previous start is unfinished and the schedule skips then.
 pub(crate) fn fire(tx: &mut Tx<'_>, fire: FireSchedule) -> Result<()> {
     let known = tx.rows.first(
         &format!("{SELECT} WHERE name = ?1"),

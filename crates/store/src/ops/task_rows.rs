@@ -41,7 +41,10 @@ fn read_task(columns: &mut Columns<'_>) -> Result<TaskRow> {
     })
 }
 
-/// One task.
+/// Reads one task by number or identifier.
+///
+/// # Errors
+/// [`Error::NotFound`].
 pub(crate) fn load(rows: &dyn Rows, task: TaskRef) -> Result<TaskRow> {
     let found = match task {
         TaskRef::Number(number) => rows.first(
@@ -61,8 +64,8 @@ pub(crate) fn load(rows: &dyn Rows, task: TaskRef) -> Result<TaskRow> {
     })
 }
 
-/// Tasks by a condition in SQL, for the operations beside this one.
-pub(crate) fn select(
+/// Reads the tasks that fulfil a condition in SQL (the part after `WHERE`).
+pub(crate) fn list_where(
     rows: &dyn Rows,
     condition: &str,
     parameters: &[Scalar<'_>],
@@ -74,7 +77,7 @@ pub(crate) fn select(
     )
 }
 
-/// Tasks by filter, newest first.
+/// Reads the tasks that match a filter, newest first.
 pub(crate) fn list(rows: &dyn Rows, filter: &TaskFilter) -> Result<Vec<TaskRow>> {
     let mut parameters = vec![
         Scalar::from(filter.assignee.as_ref().map(Slug::as_str)),
@@ -93,11 +96,11 @@ pub(crate) fn list(rows: &dyn Rows, filter: &TaskFilter) -> Result<Vec<TaskRow>>
     let condition = format!(
         "{states}(?1 IS NULL OR assignee = ?1) AND number < ?2 ORDER BY number DESC LIMIT ?3"
     );
-    select(rows, &condition, &parameters)
+    list_where(rows, &condition, &parameters)
 }
 
-/// Tasks that an agent may claim, most urgent first; none while it is draining.
-pub(crate) fn offers(rows: &dyn Rows, agent: &Slug, limit: u32) -> Result<Vec<TaskRow>> {
+/// Reads the ready tasks that an agent may claim, most urgent first, at most `limit`; none while the agent is draining.
+pub(crate) fn list_claimable(rows: &dyn Rows, agent: &Slug, limit: u32) -> Result<Vec<TaskRow>> {
     if draining::is_draining(rows, agent)? {
         return Ok(Vec::new());
     }
@@ -125,7 +128,7 @@ pub(crate) fn offers(rows: &dyn Rows, agent: &Slug, limit: u32) -> Result<Vec<Ta
     Ok(found)
 }
 
-/// The next instant at which a lease, wall time, pause, approval or task is over.
+/// Earliest instant at which a lease, run time, pause, approval or due time of any task ends.
 pub(crate) fn next_deadline(rows: &dyn Rows) -> Result<Option<Timestamp>> {
     rows.aggregate(
         "SELECT min(deadline) FROM tasks WHERE deadline IS NOT NULL",
@@ -133,7 +136,7 @@ pub(crate) fn next_deadline(rows: &dyn Rows) -> Result<Option<Timestamp>> {
     )
 }
 
-/// Every task that a task is part of, the nearest first.
+/// Identifiers of the tasks above a subtask, its parent first, at most 32.
 pub(crate) fn ancestors(rows: &dyn Rows, id: TaskId) -> Result<Vec<TaskId>> {
     let mut found = Vec::new();
     let mut above: Option<u64> = rows
@@ -156,16 +159,16 @@ pub(crate) fn ancestors(rows: &dyn Rows, id: TaskId) -> Result<Vec<TaskId>> {
     Ok(found)
 }
 
-/// Subtasks directly below a task, oldest first.
+/// Reads the direct subtasks of a task, oldest first.
 pub(crate) fn subtasks(rows: &dyn Rows, number: u64) -> Result<Vec<TaskRow>> {
-    select(
+    list_where(
         rows,
         "parent = ?1 ORDER BY number LIMIT 1000",
         params![number],
     )
 }
 
-/// A task with every subtask below it, depth first, each with its depth.
+/// Reads a task and all subtasks below it, depth first, each with its depth, at most 1,000.
 pub(crate) fn tree(rows: &dyn Rows, task: TaskRef) -> Result<Vec<(u32, TaskRow)>> {
     let mut found = Vec::new();
     let mut stack = vec![(0u32, load(rows, task)?)];
@@ -180,7 +183,7 @@ pub(crate) fn tree(rows: &dyn Rows, task: TaskRef) -> Result<Vec<(u32, TaskRow)>
     Ok(found)
 }
 
-/// The task as the engine's state machine sees it.
+/// Converts a row into the task that the engine's state machine works on.
 pub(crate) fn engine_task(row: &TaskRow) -> Task {
     Task {
         phase: row.phase.clone(),
@@ -190,14 +193,14 @@ pub(crate) fn engine_task(row: &TaskRow) -> Task {
     }
 }
 
-/// Name of a task in the audit log.
+/// Name of a task in messages and the audit log: `TASK-12`.
 pub(crate) fn task_name(row: &TaskRow) -> String {
     format!("TASK-{}", row.number)
 }
 
-/// Writes what the state machine decided. Publishes [`Topic::Work`] for every change but a renewal, and
-/// [`Topic::Deadlines`] when the task's next deadline is nearer than before.
-pub(crate) fn save(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
+/// Stores the task that the state machine returned, with a new version. Publishes [`Topic::Work`] unless only the lease
+/// was renewed, and [`Topic::Deadlines`] when the task's next deadline is nearer than before.
+pub(crate) fn store(tx: &mut Tx<'_>, row: &mut TaskRow, next: Task) -> Result<()> {
     let earlier = deadline(row);
     let same_run = match (row.phase.lease(), next.phase.lease()) {
         (Some(old), Some(new)) => old.run == new.run,

@@ -1,7 +1,7 @@
 //! Tasks as rows: adding, reading, editing and admitting them.
 
-use super::task_rows::{engine_task, load, save, task_name};
-use super::transitions::finish;
+use super::task_rows::{engine_task, load, store, task_name};
+use super::transitions::store_transition;
 use super::{audit_log, delegation, ledger};
 use crate::rows::{Query, params};
 use crate::topic::Topic;
@@ -12,7 +12,11 @@ use abbey_engine::{admission, queue};
 use abbey_model::{LeaseToken, Principal, Slug, TaskId, TaskRef};
 use serde_json::{Value, json};
 
-/// Adds a task and admits it; with a key that is known, the task of that key.
+/// Adds a task, sets its budget, and offers it to eligible agents. A repeated idempotency key returns the task that was
+/// added first.
+///
+/// # Errors
+/// [`Error::KeyReused`] when the key came with another request; also when a delegation is not allowed.
 pub(crate) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
     if let Some(task) = added_before(tx, &new)? {
         return Ok(Added { task, new: false });
@@ -39,7 +43,7 @@ pub(crate) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
         updated_at: tx.now,
     };
     if let Some(asked) = &new.delegated {
-        let link = delegation::link(tx, number, &new.author, new.assignee.as_ref(), asked)?;
+        let link = delegation::link_subtask(tx, number, &new.author, new.assignee.as_ref(), asked)?;
         row.link = Some(link);
     }
     let link = row.link.as_ref();
@@ -60,10 +64,10 @@ pub(crate) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
         )?;
     }
     let budget = match &new.delegated {
-        Some(asked) => delegation::budget(asked, new.budget),
+        Some(asked) => delegation::subtask_budget(asked, new.budget),
         None => new.budget,
     };
-    ledger::limit_task(tx, row.id, &budget)?;
+    ledger::set_task_limits(tx, row.id, &budget)?;
     apply_admission(tx, &mut row, &new.intake)?;
     let mut detail = json!({
         "text": row.text, "priority": row.priority, "state": row.state().name(), "assignee": row.assignee,
@@ -110,7 +114,7 @@ fn added_before(tx: &Tx<'_>, new: &NewTask) -> Result<Option<TaskRow>> {
     }
 }
 
-/// Changes a task that nobody holds, and admits it again.
+/// Changes text, priority and assignee of a task that is not running, and decides again which agents are eligible.
 pub(crate) fn edit(
     tx: &mut Tx<'_>,
     task: TaskRef,
@@ -135,7 +139,7 @@ pub(crate) fn edit(
         ],
     )?;
     let detail = json!({ "text": row.text, "priority": row.priority, "assignee": row.assignee });
-    finish(tx, &mut row, step, who, ("task.edit", detail), None)?;
+    store_transition(tx, &mut row, step, who, ("task.edit", detail), None)?;
     match row.phase {
         // A task that waits for its next attempt is admitted then.
         Phase::Pending { not_before } if not_before > tx.now => {}
@@ -145,7 +149,7 @@ pub(crate) fn edit(
     Ok(row)
 }
 
-/// Admits a waiting task again, and logs it when its phase changed.
+/// Decides again which agents are eligible for a waiting task, and writes an audit entry when its phase changed.
 pub(crate) fn admit(tx: &mut Tx<'_>, task: TaskRef, intake: &Intake) -> Result<TaskRow> {
     let mut row = load(tx.rows, task)?;
     let before = row.phase.clone();
@@ -191,5 +195,5 @@ fn apply_admission(tx: &mut Tx<'_>, row: &mut TaskRow, intake: &Intake) -> Resul
             _ => None,
         };
     }
-    save(tx, row, step.task)
+    store(tx, row, step.task)
 }

@@ -1,6 +1,6 @@
 //! Moving a task: the engine's step is stored, with everything that a step brings along.
 
-use super::task_rows::{self, engine_task, save, task_name};
+use super::task_rows::{self, engine_task, store, task_name};
 use super::{approval_rows, audit_log, ledger, outbox, runs};
 use crate::rows::params;
 use crate::transaction::Tx;
@@ -10,7 +10,7 @@ use abbey_engine::task::{self, Event, RunEnd, Step};
 use abbey_model::{Principal, TaskRef};
 use serde_json::{Value, json};
 
-/// Moves a task by an event without parameters: unblock, cancel or retry.
+/// Applies an event without parameters (unblock, cancel, retry) to a task; cancelling also cancels its subtasks.
 pub(crate) fn apply_event(
     tx: &mut Tx<'_>,
     task: TaskRef,
@@ -20,7 +20,7 @@ pub(crate) fn apply_event(
     let mut row = task_rows::load(tx.rows, task)?;
     let step = task::step(&engine_task(&row), event, who, tx.now)?;
     let action = format!("task.{}", event.name());
-    finish(tx, &mut row, step, who, (&action, json!({})), None)?;
+    store_transition(tx, &mut row, step, who, (&action, json!({})), None)?;
     if matches!(event, Event::Cancel) {
         cancel_subtasks(tx, row.number)?;
     }
@@ -35,15 +35,15 @@ fn cancel_subtasks(tx: &mut Tx<'_>, number: u64) -> Result<()> {
         let step = task::step(&engine_task(&subtask), &Event::Cancel, &who, tx.now)?;
         let because = json!({ "because": format!("TASK-{number}") });
         let entry = ("task.cancel", because);
-        finish(tx, &mut subtask, step, &who, entry, None)?;
+        store_transition(tx, &mut subtask, step, &who, entry, None)?;
         cancel_subtasks(tx, subtask.number)?;
     }
     Ok(())
 }
 
-/// Stores a step that may have ended a run: the run, its reservation, the task, the audit entry; and for a task that
-/// is over, its approvals and the notice to its recipient.
-pub(crate) fn finish(
+/// Stores a state transition of a task with its audit entry, and the end of its run if the transition ends one. A task
+/// in a terminal state loses its approvals and gets a notice in the outbox.
+pub(crate) fn store_transition(
     tx: &mut Tx<'_>,
     row: &mut TaskRow,
     step: Step,
@@ -58,7 +58,7 @@ pub(crate) fn finish(
             map.insert("reason".to_owned(), json!(end.reason));
         }
     }
-    save(tx, row, step.task)?;
+    store(tx, row, step.task)?;
     if let Value::Object(map) = &mut detail {
         map.insert("state".to_owned(), json!(row.state().name()));
     }
@@ -67,7 +67,7 @@ pub(crate) fn finish(
     outbox::notify_recipient(tx, row)
 }
 
-/// What is known of a run after a report: fields that the report leaves out stay as they were.
+/// Combines two reports about one run: fields that the new report leaves out keep their old value.
 pub(crate) fn merge_facts(old: RunFacts, new: &RunFacts) -> RunFacts {
     RunFacts {
         prompt_hash: new.prompt_hash.clone().or(old.prompt_hash),

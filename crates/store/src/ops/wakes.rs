@@ -8,7 +8,7 @@ use abbey_model::{Principal, Slug};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// Records that a wake fired; an older number changes nothing.
+/// Stores that an agent's wake with this number fired; a number that is not newer changes nothing.
 pub(crate) fn record(tx: &mut Tx<'_>, agent: &Slug, number: u64) -> Result<()> {
     tx.execute(
         "INSERT INTO wakes VALUES (?1, ?2) ON CONFLICT (agent) DO UPDATE SET number = ?2 WHERE wakes.number < ?2",
@@ -20,7 +20,7 @@ pub(crate) fn record(tx: &mut Tx<'_>, agent: &Slug, number: u64) -> Result<()> {
     Ok(())
 }
 
-/// Number of the newest wake that fired, by agent.
+/// Reads the number of the newest wake that fired, by agent.
 pub(crate) fn list(rows: &dyn Rows) -> Result<BTreeMap<Slug, u64>> {
     let wakes = rows.all("SELECT agent, number FROM wakes", params![], |c| {
         Ok((c.parse()?, c.get()?))

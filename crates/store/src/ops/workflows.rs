@@ -39,7 +39,10 @@ fn read_workflow(columns: &mut Columns<'_>) -> Result<WorkflowRow> {
     })
 }
 
-/// One run of a workflow.
+/// Reads one workflow run by number.
+///
+/// # Errors
+/// [`Error::NotFound`].
 pub(crate) fn load(rows: &dyn Rows, number: u64) -> Result<WorkflowRow> {
     let found = rows.first(
         &format!("{SELECT} WHERE number = ?1"),
@@ -52,7 +55,7 @@ pub(crate) fn load(rows: &dyn Rows, number: u64) -> Result<WorkflowRow> {
     })
 }
 
-/// Runs, newest first; with `open`, only those that are not over.
+/// Reads workflow runs, newest first, at most `limit`; with `open`, only those that have not ended.
 pub(crate) fn list(rows: &dyn Rows, open: bool, limit: u32) -> Result<Vec<WorkflowRow>> {
     let state = if open {
         " WHERE state IN ('running', 'undoing')"
@@ -66,8 +69,8 @@ pub(crate) fn list(rows: &dyn Rows, open: bool, limit: u32) -> Result<Vec<Workfl
     )
 }
 
-/// Runs that can be advanced, because something that they wait for is over or their instant has come; and the next
-/// instant of any run.
+/// Numbers of the workflow runs that can advance at `now`, because a task or approval that they wait for ended or their
+/// next instant has come; and the earliest next instant of the others.
 pub(crate) fn due(rows: &dyn Rows, now: Timestamp) -> Result<(Vec<u64>, Option<Timestamp>)> {
     let due = rows.all(
         &format!(
@@ -103,7 +106,8 @@ fn store_waits(tx: &Tx<'_>, number: u64, open: &[Handle]) -> Result<()> {
     Ok(())
 }
 
-/// Starts a run; its number, and whether it is new. A key that is known gives the run of that key.
+/// Starts a run of a workflow. Returns its number, and whether it is new: a repeated idempotency key returns the run
+/// that was started first.
 pub(crate) fn start(tx: &mut Tx<'_>, new: NewRun) -> Result<(u64, bool)> {
     if let Some(key) = &new.key {
         let known: Option<(u64, String)> = tx.rows.first(
@@ -141,7 +145,8 @@ pub(crate) fn start(tx: &mut Tx<'_>, new: NewRun) -> Result<(u64, bool)> {
     Ok((number, true))
 }
 
-/// Takes what happened outside into a run, and advances the run as far as it goes by itself.
+/// Advances a workflow run with an outside signal and the outcome of its tasks and approvals: starts, cancels and
+/// requests what its next steps need, all in this transaction.
 pub(crate) fn advance(
     tx: &mut Tx<'_>,
     number: u64,
@@ -242,7 +247,7 @@ fn observe(tx: &mut Tx<'_>, handle: Handle) -> Result<Fact> {
             }
             Err(error) => Err(error),
         },
-        Handle::Approval(number) => Ok(fact_of_approval(&approvals::observe_for_step(tx, number)?)),
+        Handle::Approval(number) => Ok(fact_of_approval(&approvals::resolve_for_step(tx, number)?)),
     }
 }
 
@@ -289,7 +294,7 @@ fn begin_step(
     let within = step.and_then(|s| s.within);
     let place = format!("WF-{}/{}", row.number, begin.step);
     if let Act::Approval { ask, silence } = &begin.act {
-        let question = approval_rows::Question {
+        let question = approval_rows::ApprovalQuestion {
             action: ask.clone(),
             args: Value::Object(begin.data.clone()),
             why: format!("{place} of the workflow {}", row.name),
@@ -299,7 +304,7 @@ fn begin_step(
             },
             until: tx.now + within.unwrap_or(ANSWER_WITHIN),
         };
-        let asked = approvals::ask_for_step(tx, row.number, &begin.step, question)?;
+        let asked = approvals::request_for_step(tx, row.number, &begin.step, question)?;
         return Ok(Handle::Approval(asked.number));
     }
     let (text, agent) = match &begin.act {

@@ -15,8 +15,9 @@ use std::time::Duration;
 /// Pages copied between two pauses of the online backup.
 const PAGES: i32 = 512;
 
-/// Copies the state while the house runs; published by rename.
-pub(super) fn copy(db: &Connection, to: &Path) -> Result<()> {
+/// Copies the state file to the path `to` while the store is in use. The copy appears under its name only when it is
+/// complete.
+pub(super) fn copy_to(db: &Connection, to: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let file = |what: &'static str| {
         move |source| Error::File {
@@ -45,7 +46,8 @@ fn copy_pages(db: &Connection, target: &mut Connection) -> rusqlite::Result<()> 
     target.pragma_update(None, "journal_mode", "DELETE")
 }
 
-/// SHA-256 over every row of every table but credentials, as canonical JSON, in key order.
+/// SHA-256 over every row of every table but the credentials, as canonical JSON in key order. Equal hashes mean equal
+/// states.
 pub(super) fn state_hash(db: &Connection) -> Result<String> {
     let mut hash = Sha256::new();
     for table in tables(db).map_err(database_error)? {

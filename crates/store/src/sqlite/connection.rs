@@ -41,6 +41,7 @@ impl Row for rusqlite::Row<'_> {
 pub(super) struct SqliteRows(pub(super) Connection);
 
 impl SqliteRows {
+    /// Wraps an open connection as the row interface of the operations.
     pub(super) fn new(connection: Connection) -> Self {
         connection.set_prepared_statement_cache_capacity(PREPARED_MAX);
         SqliteRows(connection)
@@ -83,7 +84,7 @@ impl WriteRows for SqliteRows {
     }
 }
 
-/// SQLite's error as the store's own.
+/// Converts an error of SQLite into the store's error, without exposing its type.
 pub(super) fn database_error(error: rusqlite::Error) -> Error {
     let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
     Error::Database(DatabaseError::new(full, error))

@@ -6,7 +6,7 @@ mod open;
 mod readers;
 mod writer;
 
-pub use open::Options;
+pub use open::SqliteOptions;
 
 use crate::driver::Driver;
 use crate::rows::Rows;
@@ -37,7 +37,7 @@ impl Sqlite {
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt) for anything but a sound file of a known format; a damaged file is
     /// never taken for an empty house.
-    pub fn open(options: Options) -> Result<Sqlite> {
+    pub fn open(options: SqliteOptions) -> Result<Sqlite> {
         let path = options.path.clone();
         let opened = open::open(&options)?;
         let clock = Arc::new(MonotonicClock::new(options.clock, opened.newest));
@@ -96,7 +96,8 @@ impl Driver for Sqlite {
     }
 
     fn backup(&self, to: PathBuf) -> Reply<()> {
-        self.readers.submit(move |rows| backup::copy(&rows.0, &to))
+        self.readers
+            .submit(move |rows| backup::copy_to(&rows.0, &to))
     }
 
     fn state_hash(&self) -> Reply<String> {

@@ -30,7 +30,7 @@ const CHECK_MAX: u64 = 8 << 20;
 const APPLICATION_ID: i32 = 0x4142_4259;
 
 /// How to open a store.
-pub struct Options {
+pub struct SqliteOptions {
     /// The state file.
     pub path: PathBuf,
     /// The clock that decides leases.
@@ -53,7 +53,11 @@ pub(super) struct Opened {
     pub(super) head: (u64, String),
 }
 
-pub(super) fn open(options: &Options) -> Result<Opened> {
+/// Opens or creates the state file, checks that it is sound, and migrates it to the newest format.
+///
+/// # Errors
+/// [`Error::Corrupt`] for any other file, [`Error::Newer`] for a format of a later version.
+pub(super) fn open(options: &SqliteOptions) -> Result<Opened> {
     if rusqlite::version_number() < SQLITE_LEAST {
         return Err(Error::OldSqlite(rusqlite::version().to_owned()));
     }

@@ -20,6 +20,7 @@ pub(super) struct Readers {
 }
 
 impl Readers {
+    /// Opens read-only connections to the state file, each with a thread that runs the queued reads.
     pub(super) fn open(path: &Path) -> Result<Readers> {
         let (queue, jobs) = sync_channel::<Job>(QUEUE_MAX);
         let jobs = Arc::new(Mutex::new(jobs));
@@ -43,6 +44,8 @@ impl Readers {
         })
     }
 
+    /// Queues a read, which runs on a consistent view of the committed state. Returns the reply that its result will
+    /// arrive in.
     pub(super) fn submit<T: Send + 'static>(
         &self,
         op: impl FnOnce(&SqliteRows) -> Result<T> + Send + 'static,

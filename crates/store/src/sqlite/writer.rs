@@ -45,6 +45,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    /// Starts the thread that runs every write. `on_fatal` is called with the reason when a commit fails, because the
+    /// state on disk is unknown then.
     pub(super) fn start(
         opened: Opened,
         clock: Arc<MonotonicClock>,
@@ -85,13 +87,15 @@ impl Writer {
         })
     }
 
+    /// Queues a write, which runs in a transaction together with others that wait. Returns the reply that arrives after
+    /// the commit.
     pub(super) fn submit<T: Send + 'static>(
         &self,
         op: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Reply<T> {
         let (sender, reply) = Reply::new();
         let job: Job = Box::new(move |tx| {
-            let outcome = tx.isolated(op);
+            let outcome = tx.run_in_savepoint(op);
             Box::new(move |committed| {
                 let _caller_gone = sender.send(match committed {
                     Ok(()) => outcome,
@@ -105,10 +109,12 @@ impl Writer {
         reply
     }
 
+    /// Sequence number of the newest committed audit entry.
     pub(super) fn head(&self) -> u64 {
         self.shared.head.load(Ordering::SeqCst)
     }
 
+    /// Number of transactions and of operations that were committed since the store was opened.
     pub(super) fn counters(&self) -> (u64, u64) {
         (
             self.shared.transactions.load(Ordering::Relaxed),
@@ -116,6 +122,7 @@ impl Writer {
         )
     }
 
+    /// Subscribes to a topic, which every commit that touches it publishes.
     pub(super) fn subscribe(&self, topic: Topic) -> Subscription {
         self.shared.publisher.subscribe(topic)
     }
@@ -210,7 +217,7 @@ impl State {
         }
         let operations = answers.len() as u64;
         shared.operations.fetch_add(operations, Ordering::Relaxed);
-        ledger::flush(&mut tx)?;
+        ledger::write_changed_accounts(&mut tx)?;
         if rows.0.total_changes() == before {
             // Nothing was written: no flush, no transaction.
             return rows.0.execute_batch("ROLLBACK").map_err(database_error);

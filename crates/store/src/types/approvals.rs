@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// A request for an approval, by the holder of a task.
 #[derive(Debug, Clone)]
-pub struct AskApproval {
+pub struct ApprovalRequest {
     /// Task whose holder asks.
     pub task: TaskRef,
     /// Agent, from authentication.
@@ -26,7 +26,7 @@ pub struct AskApproval {
 
 /// Use of an approval that was given.
 #[derive(Debug, Clone)]
-pub struct UseApproval {
+pub struct ApprovalUse {
     /// Number of the approval.
     pub number: u64,
     /// Agent, from authentication.
@@ -41,7 +41,7 @@ pub struct UseApproval {
 
 /// What asked for an approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asker {
+pub enum ApprovalRequester {
     /// The task of an agent.
     Task {
         /// Number of the task.
@@ -64,7 +64,7 @@ pub struct ApprovalRow {
     /// Number: `APPR-7`.
     pub number: u64,
     /// What asked for it.
-    pub asker: Asker,
+    pub asker: ApprovalRequester,
     /// Action to approve.
     pub action: String,
     /// Exact arguments of the action.
@@ -75,7 +75,7 @@ pub struct ApprovalRow {
     pub why: String,
     /// State of the approval.
     pub state: abbey_engine::approval::State,
-    /// Decision when nobody decides in time.
+    /// Decision that applies when none is made in time.
     pub silence: abbey_engine::approval::Verdict,
     /// First instant at which `silence` applies.
     pub expires_at: Timestamp,

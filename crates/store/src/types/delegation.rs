@@ -55,7 +55,7 @@ pub struct DelegationLink {
 }
 
 impl DelegationLink {
-    /// Link of the root of a tree.
+    /// Link of a task that is the root of its own tree.
     pub(crate) fn root(number: u64) -> DelegationLink {
         DelegationLink {
             parent: None,

@@ -19,7 +19,7 @@ pub struct DocumentRow {
 
 /// A new version or entry. The caller has checked that its author may write it.
 #[derive(Debug, Clone)]
-pub struct WriteDocument {
+pub struct NewDocumentVersion {
     /// Name of the document.
     pub name: Slug,
     /// Text.

@@ -26,7 +26,7 @@ pub mod allocation {
 
 /// A plan to make current.
 #[derive(Debug, Clone)]
-pub struct Commit {
+pub struct NewGeneration {
     /// Number of the generation.
     pub generation: u64,
     /// Generation that the plan was made against.
@@ -77,18 +77,18 @@ pub struct GenerationRow {
 /// A stored cell.
 #[derive(Debug, Clone, Default)]
 pub struct CellRow {
-    /// State that the operator wants.
+    /// Desired state, set by the operator.
     pub desired: DesiredState,
     /// Boots and failures so far.
     pub history: History,
-    /// Instant at which it was first wanted; wakes are counted from it.
+    /// Instant at which the cell was first to run; wakes are counted from it.
     pub since: Timestamp,
 }
 
 /// A change of a cell; absent fields stay.
 #[derive(Debug, Clone, Default)]
 pub struct CellChange {
-    /// New desired state, and who asks for it; without one nothing is logged.
+    /// New desired state, and the principal that asks for it; without a principal nothing is logged.
     pub desired: Option<(DesiredState, Option<Principal>)>,
     /// New supervision, with the audit entry that explains it.
     pub history: Option<(History, Option<NewAuditEntry>)>,

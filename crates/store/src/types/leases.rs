@@ -6,7 +6,7 @@ use abbey_model::{
 };
 use serde::{Deserialize, Serialize};
 
-/// A claim.
+/// An agent's request for the lease of a task.
 #[derive(Debug, Clone)]
 pub struct Claim {
     /// Task to claim.
@@ -67,7 +67,7 @@ pub struct LeaseProof {
 pub enum EvidenceCheck {
     /// Not checked; where evidence was declared, the same as unknown.
     NotRun,
-    /// It holds.
+    /// The evidence is present.
     Holds,
     /// It could not be checked.
     Unknown,
@@ -141,12 +141,12 @@ pub struct RunCost {
     pub task: u64,
     /// Skill that did the work, if one did.
     pub skill: Option<String>,
-    /// Who worked.
+    /// Agent that did the run.
     pub agent: Slug,
     /// Input and output tokens.
     pub tokens: u64,
     /// Milliseconds from the claim to the end.
     pub time_ms: u64,
     /// Whether it succeeded.
-    pub good: bool,
+    pub succeeded: bool,
 }

@@ -1,4 +1,4 @@
-//! Tasks: what is added, how it is admitted, what it looks like, and how it ends.
+//! Tasks: how they are added and admitted, their rows, and their results.
 
 use super::DelegationLink;
 use super::DelegationRequest;
@@ -44,7 +44,7 @@ pub struct NewTask {
     pub delegated: Option<DelegationRequest>,
 }
 
-/// New values of a task that nobody holds.
+/// New values of a task that is not running.
 #[derive(Debug, Clone)]
 pub struct TaskEdit {
     /// The work, as its author wrote it.
@@ -121,7 +121,7 @@ pub struct TaskRow {
 }
 
 impl TaskRow {
-    /// The state without its data.
+    /// State of the task, without the data of its phase.
     pub const fn state(&self) -> TaskState {
         self.phase.state()
     }

@@ -68,7 +68,7 @@ impl Factory for SqliteFactory {
 }
 
 pub(crate) fn open_sqlite(path: &Path, clock: Arc<dyn Clock>) -> Result<Box<dyn Storage>> {
-    Ok(Box::new(Sqlite::open(Options {
+    Ok(Box::new(Sqlite::open(SqliteOptions {
         path: path.to_owned(),
         clock,
         entropy: Arc::new(SystemEntropy),

@@ -28,7 +28,7 @@ fn operate(bench: &Bench, numbers: &mut Numbers) {
     let token = numbers.below(3);
     let store = bench.store();
     let proof = || bench.proof(agent, token);
-    let asked = || AskApproval {
+    let asked = || ApprovalRequest {
         task,
         agent: slug(agent),
         token: LeaseToken(token),
@@ -187,7 +187,7 @@ fn each_change_is_published_under_its_topic() {
         [],
         "no change"
     );
-    let document = || WriteDocument {
+    let document = || NewDocumentVersion {
         name: slug("plan"),
         text: "x".into(),
         author: Principal::Operator,
@@ -200,7 +200,7 @@ fn each_change_is_published_under_its_topic() {
     assert_eq!(published(&register), [Topic::Schedules]);
     assert_eq!(published(&register), [], "no change");
     let (task, claimed) = bench.claimed("agent-a");
-    let asked = AskApproval {
+    let asked = ApprovalRequest {
         task,
         agent: slug("agent-a"),
         token: claimed.lease.token,

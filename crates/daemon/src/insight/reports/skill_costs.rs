@@ -34,7 +34,7 @@ pub(crate) fn skill_cost_report(runs: &[RunCost]) -> Report {
             false => Text::plain(*name),
             true => Text::new("without-skill").with("agent", *name),
         };
-        let failed = runs.iter().filter(|r| !r.good).count();
+        let failed = runs.iter().filter(|r| !r.succeeded).count();
         let (tokens, tokens_most) = median_and_max(runs.iter().map(|r| r.tokens));
         let (time, time_most) = median_and_max(runs.iter().map(|r| r.time_ms));
         let used = Text::new("skill-use")
@@ -101,7 +101,7 @@ mod tests {
             agent: "a".parse().unwrap(),
             tokens,
             time_ms,
-            good: task != 3,
+            succeeded: task != 3,
         }
     }
 

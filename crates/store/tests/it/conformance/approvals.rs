@@ -21,7 +21,7 @@ cases! {
 
 fn ask(bench: &Bench, task: &TaskRef, silence: Verdict) -> ApprovalRow {
     let token = bench.task(task).token;
-    let ask = AskApproval {
+    let ask = ApprovalRequest {
         task: *task,
         agent: slug("agent-a"),
         token,
@@ -58,7 +58,7 @@ fn resume(bench: &Bench, task: &TaskRef) -> LeaseToken {
 }
 
 fn use_it(bench: &Bench, number: u64, token: LeaseToken, args: Value) -> Result<ApprovalRow> {
-    let used = UseApproval {
+    let used = ApprovalUse {
         number,
         agent: slug("agent-a"),
         token,
@@ -151,7 +151,9 @@ fn a_cancelled_task_asks_nothing_any_more(bench: &mut Bench) {
     bench.store().cancel_task(task, Principal::Operator).done();
     let row = bench.store().approval(1).done();
     assert_eq!(row.state, State::Lapsed);
-    assert!(matches!(&row.asker, Asker::Task { task: 1, agent } if *agent == slug("agent-a")));
+    assert!(
+        matches!(&row.asker, ApprovalRequester::Task { task: 1, agent } if *agent == slug("agent-a"))
+    );
 }
 
 fn a_decision_is_made_once(bench: &mut Bench) {

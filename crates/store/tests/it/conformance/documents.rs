@@ -13,8 +13,8 @@ cases! {
     old_versions_of_a_text_are_removed checks write_document document;
 }
 
-fn write(name: &str, text: &str, based_on: Option<u64>) -> WriteDocument {
-    WriteDocument {
+fn write(name: &str, text: &str, based_on: Option<u64>) -> NewDocumentVersion {
+    NewDocumentVersion {
         name: slug(name),
         text: text.into(),
         author: Principal::Agent(slug("agent-a")),
@@ -72,7 +72,7 @@ fn entries_of_a_log_are_numbered(bench: &mut Bench) {
 }
 
 fn one_key_writes_once(bench: &mut Bench) {
-    let keyed = |text| WriteDocument {
+    let keyed = |text| NewDocumentVersion {
         key: Some("k".into()),
         ..write("log", text, None)
     };

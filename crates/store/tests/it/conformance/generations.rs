@@ -13,8 +13,8 @@ cases! {
     the_last_manifest_with_an_agent_is_found checks last_manifest_with_agent;
 }
 
-fn commit(generation: u64, based_on: u64) -> Commit {
-    Commit {
+fn commit(generation: u64, based_on: u64) -> NewGeneration {
+    NewGeneration {
         generation,
         based_on,
         actor: Principal::Operator,
@@ -67,7 +67,7 @@ fn a_commit_replaces_allocations_and_sets_budgets(bench: &mut Bench) {
 fn a_refused_commit_changes_nothing(bench: &mut Bench) {
     bench.store().commit_generation(commit(1, 0)).done();
     let hash = bench.store().state_hash().done();
-    let wrong = Commit {
+    let wrong = NewGeneration {
         timezone: "Mars/Base".into(),
         ..commit(2, 1)
     };
@@ -85,7 +85,7 @@ fn a_refused_commit_changes_nothing(bench: &mut Bench) {
 }
 
 fn the_last_manifest_with_an_agent_is_found(bench: &mut Bench) {
-    let with = |generation, based_on, charters| Commit {
+    let with = |generation, based_on, charters| NewGeneration {
         charters,
         ..commit(generation, based_on)
     };

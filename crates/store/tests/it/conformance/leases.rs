@@ -256,7 +256,7 @@ fn runs_are_listed_with_their_cost(bench: &mut Bench) {
     let costs = bench.store().runs_since(since).done();
     assert_eq!(costs.len(), 1, "only runs that ended");
     assert_eq!(
-        (costs[0].task, costs[0].time_ms, costs[0].good),
+        (costs[0].task, costs[0].time_ms, costs[0].succeeded),
         (1, 1500, true)
     );
     assert_eq!(costs[0].skill.as_deref(), Some("s"));

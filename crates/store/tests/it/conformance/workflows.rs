@@ -225,7 +225,9 @@ fn a_step_asks_for_an_approval_and_uses_it(bench: &mut Bench) {
     advance(bench, run);
     let asked = bench.store().approvals(None, false).done();
     assert_eq!(asked.len(), 1);
-    assert!(matches!(&asked[0].asker, Asker::Workflow { run: 1, step } if *step == slug("ask")));
+    assert!(
+        matches!(&asked[0].asker, ApprovalRequester::Workflow { run: 1, step } if *step == slug("ask"))
+    );
     let (row, task) = bench
         .store()
         .decide_approval(asked[0].number, Verdict::Approve, None, Principal::Operator)
