@@ -2,9 +2,9 @@
 //! output is back; a machine that was used once is not used again.
 
 use crate::{House, percentiles, private_kib};
-use abbey_cells::hostd::{Helper, Operation};
-use abbey_cells::microvm::{Machine, Origin};
-use abbey_cells::{CellSpec, Program};
+use abbey_cells::hostd::{HostdApi, HostdOperation};
+use abbey_cells::microvm::{BootOrigin, MicroVm};
+use abbey_cells::{CellProgram, CellSpec};
 use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Millis};
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -19,12 +19,12 @@ fn named(n: usize) -> CellName {
     CellName::Run(format!("m{n}").parse().expect("a slug"))
 }
 
-fn spec(cell: &CellName, uid: u32, origin: Origin, waits: bool) -> CellSpec {
+fn spec(cell: &CellName, uid: u32, origin: BootOrigin, waits: bool) -> CellSpec {
     CellSpec {
         cell: cell.clone(),
         kind: CellKind::Microvm,
         digest: String::new(),
-        program: Program::Path("sh".into()),
+        program: CellProgram::Path("sh".into()),
         argv: ["sh", "-c", "echo done; exec sleep 60"]
             .map(str::to_owned)
             .to_vec(),
@@ -39,7 +39,7 @@ fn spec(cell: &CellName, uid: u32, origin: Origin, waits: bool) -> CellSpec {
         },
         waived: Default::default(),
         sandbox: None,
-        machine: Some(Machine {
+        microvm: Some(MicroVm {
             image: "base".into(),
             vmm: Default::default(),
             drives: None,
@@ -63,7 +63,7 @@ fn spec(cell: &CellName, uid: u32, origin: Origin, waits: bool) -> CellSpec {
 }
 
 /// From the call to the output of the program.
-fn until_output(house: &House, operation: Operation) -> Duration {
+fn until_output(house: &House, operation: HostdOperation) -> Duration {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
     let (stdin, _input) = pipe();
     let (output, stdout) = pipe();
@@ -83,8 +83,8 @@ fn until_output(house: &House, operation: Operation) -> Duration {
     took
 }
 
-fn start(spec: CellSpec) -> Operation {
-    Operation::Start {
+fn start(spec: CellSpec) -> HostdOperation {
+    HostdOperation::Start {
         generation: Generation(1),
         spec: Box::new(spec),
     }
@@ -139,10 +139,10 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
     let template = named(0);
     let uid = house.claim(&template, 1000, None);
     let begin = Instant::now();
-    house.call(start(spec(&template, uid, Origin::Template, true)));
+    house.call(start(spec(&template, uid, BootOrigin::Template, true)));
     ready(house, &template);
     let made = begin.elapsed();
-    let from = |waits| Origin::From {
+    let from = |waits| BootOrigin::From {
         template: template.clone(),
         waits,
     };
@@ -159,7 +159,7 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
         ready(house, &cells[2]);
         cold.push(until_output(
             house,
-            start(spec(&cells[0], uids[0], Origin::Cold, false)),
+            start(spec(&cells[0], uids[0], BootOrigin::Cold, false)),
         ));
         sizes[0] = memory(house, &cells[0]);
         restored.push(until_output(
@@ -170,15 +170,15 @@ pub(crate) fn machines(house: &House, abbey: &Path) {
         let told = spec(&cells[2], uids[2], from(true), false);
         warm.push(until_output(
             house,
-            Operation::Begin {
+            HostdOperation::Begin {
                 spec: Box::new(told),
             },
         ));
         for cell in cells {
-            house.call(Operation::Sweep { cell });
+            house.call(HostdOperation::Sweep { cell });
         }
     }
-    house.call(Operation::Sweep {
+    house.call(HostdOperation::Sweep {
         cell: template.clone(),
     });
     println!(

@@ -3,8 +3,8 @@
 //!
 //! `bench/cells/run [CELLS]` prints the tables. Everything happens in a network of its own.
 
-use abbey_cells::hostd::{Claim, Client, Helper, Operation, ensure};
-use abbey_cells::{CellSpec, Network, Program, Sandbox};
+use abbey_cells::hostd::{Allocation, HostdApi, HostdClient, HostdOperation, ensure};
+use abbey_cells::{CellNetwork, CellProgram, CellSpec, Sandbox};
 use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Millis, Profile, Subnet};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeMap;
@@ -18,8 +18,8 @@ const ROUNDS: usize = 30;
 
 struct House {
     _dir: tempfile::TempDir,
-    client: Client,
-    config: abbey_cells::hostd::Config,
+    client: HostdClient,
+    config: abbey_cells::hostd::HostdConfig,
     first: u32,
     generation: std::cell::Cell<u64>,
 }
@@ -35,7 +35,7 @@ impl House {
         let home = abbey_daemon::Home::new(dir.path().join("home"));
         let config = home.create_directories().expect("a home");
         ensure(&config, abbey).expect("hostd");
-        let client = Client::new(home.root());
+        let client = HostdClient::new(home.root());
         let first = client.hello().expect("hello").uid_first;
         House {
             _dir: dir,
@@ -46,22 +46,22 @@ impl House {
         }
     }
 
-    fn call(&self, operation: Operation) {
+    fn call(&self, operation: HostdOperation) {
         self.client.call(operation, &[]).expect("hostd does it");
     }
 
     fn claim(&self, cell: &CellName, number: u32, subnet: Option<Subnet>) -> u32 {
         let uid = self.first + number;
-        let claim = Claim {
+        let claim = Allocation {
             uid: Some(uid),
             subnet,
-            ..Claim::default()
+            ..Allocation::default()
         };
-        self.call(Operation::Claim {
+        self.call(HostdOperation::Allocate {
             owner: cell.clone(),
-            claim,
+            allocation: claim,
         });
-        self.call(Operation::Prepare {
+        self.call(HostdOperation::Prepare {
             owner: cell.clone(),
             files: Vec::new(),
         });
@@ -89,7 +89,7 @@ impl House {
                 CellKind::Process
             },
             digest: "d".into(),
-            program: Program::Path(argv[0].into()),
+            program: CellProgram::Path(argv[0].into()),
             argv: argv.iter().map(|a| (*a).to_owned()).collect(),
             env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             cwd: PathBuf::from("/"),
@@ -102,9 +102,9 @@ impl House {
             },
             waived: Default::default(),
             sandbox: walls.then_some(sandbox),
-            machine: None,
+            microvm: None,
             container: None,
-            network: subnet.map(|subnet| Network {
+            network: subnet.map(|subnet| CellNetwork {
                 subnet,
                 tag: None,
                 bridged: false,
@@ -123,7 +123,7 @@ impl House {
     fn start_cell(&self, spec: CellSpec) {
         self.generation.set(self.generation.get() + 1);
         let generation = Generation(self.generation.get());
-        self.call(Operation::Start {
+        self.call(HostdOperation::Start {
             generation,
             spec: Box::new(spec),
         });
@@ -153,14 +153,14 @@ impl House {
             rustix::event::poll(&mut fds, None).expect("poll");
         }
         let took = begin.elapsed();
-        self.call(Operation::Sweep { cell });
+        self.call(HostdOperation::Sweep { cell });
         took
     }
 }
 
 impl Drop for House {
     fn drop(&mut self) {
-        let _gone = self.client.call(Operation::End {}, &[]);
+        let _gone = self.client.call(HostdOperation::End {}, &[]);
     }
 }
 
@@ -315,7 +315,7 @@ fn programs(house: &House) {
         }
     }
     for cell in [walled, plain, netted] {
-        house.call(Operation::Sweep { cell });
+        house.call(HostdOperation::Sweep { cell });
     }
 }
 
@@ -344,7 +344,7 @@ fn networks(house: &House) {
             let begin = Instant::now();
             house.start_cell(spec);
             times.push(begin.elapsed());
-            house.call(Operation::Sweep { cell: cell.clone() });
+            house.call(HostdOperation::Sweep { cell: cell.clone() });
         }
     }
     // Apart from ours: whoever changes any rule on the host makes hostd look at its own again, which costs 10 ms.
@@ -453,7 +453,7 @@ fn fleet(house: &House, count: usize) {
             scope.spawn(move || {
                 for cell in half {
                     client
-                        .call(Operation::Sweep { cell: cell.clone() }, &[])
+                        .call(HostdOperation::Sweep { cell: cell.clone() }, &[])
                         .expect("swept");
                 }
             });

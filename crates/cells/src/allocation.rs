@@ -1,7 +1,7 @@
 //! What hostd has given to whom. Kept in a file of its own, so that a control plane that was taken
 //! over cannot give one agent the user of another.
 
-use crate::{Error, Result, Tag, external};
+use crate::{Error, HouseTag, Result, external};
 use abbey_model::{Bytes, CellName, Egress, Subnet, is_private, overlap};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ pub struct Disks {
 /// Things of one owner.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Claim {
+pub struct Allocation {
     /// User number; none when cells share the house's user.
     pub uid: Option<u32>,
     /// Addresses of its own network.
@@ -56,7 +56,7 @@ pub struct Claim {
     pub egress: Egress,
 }
 
-impl Claim {
+impl Allocation {
     /// Where it serves others.
     pub(crate) fn endpoint(&self) -> Option<SocketAddrV4> {
         if self.elsewhere.is_some() {
@@ -69,20 +69,20 @@ impl Claim {
 
 /// Everything that was given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claims {
+pub struct Allocations {
     /// First user number of the house. It is the control plane's; cells have those after it.
     pub uid_first: u32,
     /// Part of the names of what the house makes.
     #[serde(default)]
-    pub tag: Option<Tag>,
+    pub tag: Option<HouseTag>,
     /// Grows with every change.
     #[serde(default)]
     pub version: u64,
     /// By owner.
-    pub owners: BTreeMap<CellName, Claim>,
+    pub owners: BTreeMap<CellName, Allocation>,
 }
 
-impl Claims {
+impl Allocations {
     /// Subnets on the house's bridge.
     pub(crate) fn on_bridge(&self) -> BTreeSet<Subnet> {
         let bridged = self.owners.values().filter(|c| c.bridged);
@@ -90,16 +90,20 @@ impl Claims {
     }
 
     /// Part of the names of what the house makes.
-    pub(crate) fn tag(&self) -> Tag {
-        self.tag.unwrap_or(Tag::new(0))
+    pub(crate) fn tag(&self) -> HouseTag {
+        self.tag.unwrap_or(HouseTag::new(0))
     }
 
-    /// Gives `claim` to `owner`.
+    /// Gives `allocation` to `owner`.
     ///
     /// # Errors
     /// A sentence that names the rule and the holder.
-    pub fn give(&mut self, owner: &CellName, claim: Claim) -> std::result::Result<(), String> {
-        if let Some(uid) = claim.uid {
+    pub fn give(
+        &mut self,
+        owner: &CellName,
+        allocation: Allocation,
+    ) -> std::result::Result<(), String> {
+        if let Some(uid) = allocation.uid {
             let range = self.uid_first + 1..self.uid_first + UIDS;
             if !range.contains(&uid) {
                 return Err(format!(
@@ -113,10 +117,10 @@ impl Claims {
                 return Err(format!("user {uid} is held by {holder}"));
             }
         }
-        if let Some(subnet) = claim.subnet {
+        if let Some(subnet) = allocation.subnet {
             self.subnet(owner, subnet)?;
         }
-        if let Some(at) = claim.elsewhere {
+        if let Some(at) = allocation.elsewhere {
             let address = at.ip();
             // Link-local addresses are those of a cloud's metadata as well.
             let none = address.is_link_local()
@@ -127,21 +131,21 @@ impl Claims {
                 return Err(format!("no service is reached at {at}"));
             }
         }
-        let mut claim = claim;
+        let mut allocation = allocation;
         match self.owners.get(owner).and_then(|held| held.uid) {
-            Some(held) if claim.uid.is_some_and(|asked| asked != held) => Err(format!(
+            Some(held) if allocation.uid.is_some_and(|asked| asked != held) => Err(format!(
                 "{owner} holds user {held} and keeps it until it is released"
             )),
             held => {
-                claim.uid = claim.uid.or(held);
-                self.owners.insert(owner.clone(), claim);
+                allocation.uid = allocation.uid.or(held);
+                self.owners.insert(owner.clone(), allocation);
                 Ok(())
             }
         }
     }
 }
 
-impl Claims {
+impl Allocations {
     /// Whether an owner may have a subnet: private, nobody's, and not where the host goes already.
     fn subnet(&self, owner: &CellName, subnet: Subnet) -> std::result::Result<(), String> {
         let net = (subnet.base(), subnet.prefix());
@@ -153,7 +157,7 @@ impl Claims {
         if let Some((holder, _)) = taken {
             return Err(format!("subnet {subnet} is held by {holder}"));
         }
-        let own = self.tag.map(Tag::prefix);
+        let own = self.tag.map(HouseTag::prefix);
         let foreign = |name: &str| own.as_ref().is_none_or(|own| !name.starts_with(own));
         let routes = crate::sys::host::routes();
         match routes
@@ -169,22 +173,22 @@ impl Claims {
 }
 
 /// The file, locked for one change.
-pub(crate) struct Held {
+pub(crate) struct LockedAllocations {
     path: PathBuf,
-    pub(crate) claims: Claims,
+    pub(crate) allocations: Allocations,
     _lock: fs::File,
 }
 
-/// Opens the claims; makes them on the first start.
-pub(crate) fn open(dir: &Path) -> Result<Held> {
+/// Opens the allocations; makes them on the first start.
+pub(crate) fn open(dir: &Path) -> Result<LockedAllocations> {
     let lock = crate::sys::lock::wait(&dir.join("claims.lock"))?;
     let path = dir.join("claims.json");
-    let claims: Claims = match fs::read(&path) {
+    let allocations: Allocations = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Record {
             path: path.clone(),
             why: e.to_string(),
         })?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Claims {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Allocations {
             uid_first: UIDS_FIRST + chance()? % PLACES * UIDS,
             tag: None,
             version: 0,
@@ -192,13 +196,13 @@ pub(crate) fn open(dir: &Path) -> Result<Held> {
         },
         Err(e) => return Err(Error::file("read", &path)(e)),
     };
-    let mut held = Held {
+    let mut held = LockedAllocations {
         path,
-        claims,
+        allocations,
         _lock: lock,
     };
-    if held.claims.tag.is_none() {
-        held.claims.tag = Some(Tag::new(chance()?));
+    if held.allocations.tag.is_none() {
+        held.allocations.tag = Some(HouseTag::new(chance()?));
         held.save()?;
     }
     // A home of a release that had no such record.
@@ -208,22 +212,22 @@ pub(crate) fn open(dir: &Path) -> Result<Held> {
     Ok(held)
 }
 
-impl Held {
+impl LockedAllocations {
     pub(crate) fn save(&mut self) -> Result<()> {
-        self.claims.version += 1;
-        crate::record::publish(&self.path, &self.claims)?;
+        self.allocations.version += 1;
+        crate::record::publish(&self.path, &self.allocations)?;
         self.publish_external()
     }
 
     fn publish_external(&self) -> Result<()> {
-        let addresses = self
-            .claims
-            .owners
-            .iter()
-            .filter_map(|(owner, claim)| match owner {
-                CellName::Service(service) => Some((service.clone(), claim.elsewhere?)),
-                CellName::Agent(_) | CellName::Run(_) => None,
-            });
+        let addresses =
+            self.allocations
+                .owners
+                .iter()
+                .filter_map(|(owner, allocation)| match owner {
+                    CellName::Service(service) => Some((service.clone(), allocation.elsewhere?)),
+                    CellName::Agent(_) | CellName::Run(_) => None,
+                });
         let dir = self.path.parent().unwrap_or(&self.path);
         external::publish(&external::record(dir), &addresses.collect())
     }
@@ -248,28 +252,28 @@ mod tests {
 
     #[test]
     fn a_user_has_one_owner_for_as_long_as_it_is_held() {
-        let mut claims = Claims {
+        let mut allocations = Allocations {
             uid_first: UIDS_FIRST,
             tag: None,
             version: 0,
             owners: BTreeMap::new(),
         };
-        let uid = |n| Claim {
+        let uid = |n| Allocation {
             uid: Some(UIDS_FIRST + n),
-            ..Claim::default()
+            ..Allocation::default()
         };
-        claims.give(&owner("a"), uid(1)).unwrap();
-        claims.give(&owner("a"), uid(1)).unwrap();
-        let refused = claims.give(&owner("b"), uid(1)).unwrap_err();
+        allocations.give(&owner("a"), uid(1)).unwrap();
+        allocations.give(&owner("a"), uid(1)).unwrap();
+        let refused = allocations.give(&owner("b"), uid(1)).unwrap_err();
         assert!(refused.ends_with("is held by agent-a"), "{refused}");
-        assert!(claims.give(&owner("a"), uid(2)).is_err());
+        assert!(allocations.give(&owner("a"), uid(2)).is_err());
         // Neither root, nor the control plane's own, nor beyond the range.
         for bad in [0, UIDS_FIRST, UIDS_FIRST + UIDS] {
-            let claim = Claim {
+            let allocation = Allocation {
                 uid: Some(bad),
-                ..Claim::default()
+                ..Allocation::default()
             };
-            assert!(claims.give(&owner("c"), claim).is_err(), "{bad}");
+            assert!(allocations.give(&owner("c"), allocation).is_err(), "{bad}");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What the control plane can do with cells, and the implementation for cells that a shim owns.
 
-use crate::control::{Request, Status, client};
-use crate::hostd::{Client, Helper, Operation};
+use crate::control::{ShimRequest, ShimStatus, client};
+use crate::hostd::{HostdApi, HostdClient, HostdOperation};
 use crate::record;
-use crate::sys::cgroup::{Groups, Usage};
+use crate::sys::cgroup::{CgroupUsage, ControlGroups};
 use crate::sys::process;
-use crate::{CellSpec, Error, Record, Result};
+use crate::{CellRecord, CellSpec, Error, Result};
 use abbey_model::{CellName, ExitRecord, Generation, Millis, Observed};
 use std::fs;
 use std::io;
@@ -65,19 +65,19 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// When it is not running.
-    fn usage(&self, cell: &CellName) -> Result<Usage>;
+    fn usage(&self, cell: &CellName) -> Result<CgroupUsage>;
 
     /// The record of a running cell: processes, limits in force, groups.
     ///
     /// # Errors
     /// As [`Backend::observe`].
-    fn record(&self, cell: &CellName) -> Result<Option<Record>>;
+    fn record(&self, cell: &CellName) -> Result<Option<CellRecord>>;
 }
 
 /// Asks hostd to start and sweep, and looks at what shims left.
 #[derive(Debug)]
 pub struct ShimBackend {
-    hostd: Client,
+    hostd: HostdClient,
     run_dir: PathBuf,
     group: String,
 }
@@ -86,7 +86,7 @@ impl ShimBackend {
     /// A backend of the house in `home`, whose hostd runs, with control groups named `group`.
     pub fn new(home: &Path, group: String) -> Self {
         ShimBackend {
-            hostd: Client::new(home),
+            hostd: HostdClient::new(home),
             run_dir: home.join("run/cells"),
             group,
         }
@@ -104,15 +104,17 @@ impl ShimBackend {
         record::read(&self.dir(cell).join(file))
     }
 
-    fn status(&self, cell: &CellName) -> Option<Status> {
-        client::ask(&self.dir(cell), &Request::Status).ok()
+    fn status(&self, cell: &CellName) -> Option<ShimStatus> {
+        client::ask(&self.dir(cell), &ShimRequest::Status).ok()
     }
 }
 
 impl Backend for ShimBackend {
     fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()> {
         let spec = Box::new(spec.clone());
-        let started = self.hostd.call(Operation::Start { generation, spec }, &[]);
+        let started = self
+            .hostd
+            .call(HostdOperation::Start { generation, spec }, &[]);
         started.map(drop)
     }
 
@@ -120,7 +122,7 @@ impl Backend for ShimBackend {
         if let Some(exit) = self.read::<ExitRecord>(cell, "exit.json")? {
             return Ok(Observed::Exited(exit));
         }
-        let Some(record) = self.read::<Record>(cell, "shim.json")? else {
+        let Some(record) = self.read::<CellRecord>(cell, "shim.json")? else {
             return Ok(Observed::Nothing);
         };
         let until = Instant::now() + HUNG_AFTER;
@@ -153,7 +155,7 @@ impl Backend for ShimBackend {
     }
 
     fn stop(&self, cell: &CellName, grace: Millis) -> Result<()> {
-        match client::ask(&self.dir(cell), &Request::Stop { grace }) {
+        match client::ask(&self.dir(cell), &ShimRequest::Stop { grace }) {
             Ok(_) => Ok(()),
             Err(_) if matches!(self.observe(cell)?, Observed::Running { .. }) => Err(Error::Shim {
                 cell: cell.clone(),
@@ -168,7 +170,7 @@ impl Backend for ShimBackend {
             cell: cell.clone(),
             why,
         };
-        match client::ask(&self.dir(cell), &Request::Pause { pause }) {
+        match client::ask(&self.dir(cell), &ShimRequest::Pause { pause }) {
             Ok(status) if status.paused == pause => Ok(()),
             Ok(_) => Err(broken("not everything in it could be held".to_owned())),
             Err(e) => Err(broken(format!("it does not answer: {e}"))),
@@ -176,7 +178,7 @@ impl Backend for ShimBackend {
     }
 
     fn attach(&self, cell: &CellName, rows: u16, columns: u16) -> Result<UnixStream> {
-        let request = Request::Attach { rows, columns };
+        let request = ShimRequest::Attach { rows, columns };
         match client::open(&self.dir(cell), &request) {
             Ok((status, stream)) if status.terminal => {
                 let forever = stream
@@ -195,13 +197,15 @@ impl Backend for ShimBackend {
             return Ok(());
         }
         let cell = cell.clone();
-        self.hostd.call(Operation::Sweep { cell }, &[]).map(drop)
+        self.hostd
+            .call(HostdOperation::Sweep { cell }, &[])
+            .map(drop)
     }
 
     fn list(&self) -> Result<Vec<CellName>> {
         let mut names: Vec<CellName> = names_in(&self.run_dir)?;
         // Groups without a record: a crash between the two.
-        let groups = Groups::leftovers(&self.group);
+        let groups = ControlGroups::leftovers(&self.group);
         names.extend(
             groups
                 .iter()
@@ -212,14 +216,14 @@ impl Backend for ShimBackend {
         Ok(names)
     }
 
-    fn usage(&self, cell: &CellName) -> Result<Usage> {
+    fn usage(&self, cell: &CellName) -> Result<CgroupUsage> {
         let record = self
             .record(cell)?
             .ok_or_else(|| Error::NotRunning(cell.clone()))?;
-        Ok(Groups::at(record.groups).usage())
+        Ok(ControlGroups::at(record.groups).usage())
     }
 
-    fn record(&self, cell: &CellName) -> Result<Option<Record>> {
+    fn record(&self, cell: &CellName) -> Result<Option<CellRecord>> {
         self.read(cell, "shim.json")
     }
 }
@@ -227,7 +231,9 @@ impl Backend for ShimBackend {
 /// Whether control groups of a cell are left.
 fn traces(group: &str, cell: &CellName) -> bool {
     let name = cell.to_string();
-    Groups::leftovers(group).iter().any(|p| p.ends_with(&name))
+    ControlGroups::leftovers(group)
+        .iter()
+        .any(|p| p.ends_with(&name))
 }
 
 fn names_in(dir: &Path) -> Result<Vec<CellName>> {

@@ -1,4 +1,4 @@
-//! Containers, by Podman: its program makes and keeps one, and the same first process as in a machine runs in
+//! Containers, by Podman: its program makes and keeps one, and the same first process as in a microVM runs in
 //! it, over the same channel. So a container needs no network, no mapped ports, and no second way to run
 //! programs or to end.
 //!
@@ -7,12 +7,13 @@
 
 use crate::guest::CONTAINER_CONFIG as CONFIG;
 use crate::microvm::{
-    Aside, Line, Prepared, config_path, instructions, tools_directory, write_config,
+    GuestLine, PreparedGuest, SnapshotRole, config_path, instructions, tools_directory,
+    write_config,
 };
 use crate::spec::Container;
 use crate::sys::accounts;
 use crate::sys::programs::{SYSTEM_PATH, installed};
-use crate::{CellSpec, Error, Program, Result};
+use crate::{CellProgram, CellSpec, Error, Result};
 use abbey_model::{Bytes, CellName, Limits};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -166,7 +167,7 @@ pub(super) fn arguments(
 }
 
 /// Makes everything that a container needs.
-pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Result<Prepared> {
+pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Result<PreparedGuest> {
     let tools = tools_directory(&container.images)?;
     let config = config_path(spec);
     let mut told = instructions(spec, boot)?;
@@ -177,7 +178,7 @@ pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Resu
     let (channel, end) = UnixStream::pair().map_err(broken())?;
     channel.set_nonblocking(true).map_err(broken())?;
     let outer = CellSpec {
-        program: Program::Path(PathBuf::from(PROGRAM)),
+        program: CellProgram::Path(PathBuf::from(PROGRAM)),
         argv: arguments(spec, container, &tools, &config, hybrid(), rootless),
         env: environment(),
         cwd: PathBuf::from("/"),
@@ -195,14 +196,14 @@ pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Resu
         asks_root: rootless,
         ..spec.clone()
     };
-    Ok(Prepared {
+    Ok(PreparedGuest {
         outer,
         fds: vec![end.into()],
-        line: Line::Open(channel.into()),
+        line: GuestLine::Open(channel.into()),
         teller: None,
         monitor: None,
         held: None,
-        aside: Aside::Nothing,
+        aside: SnapshotRole::Nothing,
     })
 }
 

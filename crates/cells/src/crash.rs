@@ -26,7 +26,7 @@ pub const POINTS: [&str; 20] = [
     "shim.ended",
 ];
 
-/// Places that only a machine comes by.
+/// Places that only a microVM comes by.
 pub const MACHINE_POINTS: [&str; 6] = [
     "drive.made",
     "machine.prepared",

@@ -89,7 +89,7 @@ pub enum Error {
         /// What went wrong.
         why: String,
     },
-    /// The program that runs machines did not do what was asked.
+    /// The program that runs microVMs did not do what was asked.
     #[error("the program that answers at `{socket}` failed: {why}")]
     Monitor {
         /// Socket of the program.

@@ -1,4 +1,4 @@
-//! The same cells on FreeBSD: a jail with a network of its own, and a machine under `bhyve`. Pure; rendered and
+//! The same cells on FreeBSD: a jail with a network of its own, and a microVM under `bhyve`. Pure; rendered and
 //! compared on every host, carried out on none yet, so a plan for one is refused.
 //!
 //! Programs go in by `jexec` with their arguments as they are: nothing is written into a line for a shell.
@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 /// How the base of a jail comes to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Base {
+pub enum JailBase {
     /// Shared and read-only below every jail, from this directory.
     Thin(String),
     /// A clone of this snapshot for each, on ZFS.
@@ -37,7 +37,7 @@ fn words(text: &[&str]) -> Vec<String> {
 }
 
 /// Renders the jail of an agent below `root`; `epair` is its end of the pair of interfaces.
-pub fn render(spec: &CellSpec, slug: &Slug, root: &str, epair: &str, base: &Base) -> Jail {
+pub fn render(spec: &CellSpec, slug: &Slug, root: &str, epair: &str, base: &JailBase) -> Jail {
     let name = slug.jail_name();
     let (path, conf_path, fstab_path) = (
         format!("{root}/jails/{name}"),
@@ -69,7 +69,7 @@ pub fn render(spec: &CellSpec, slug: &Slug, root: &str, epair: &str, base: &Base
     conf.push_str("}\n");
     let files = format!("{root}/agents/{slug}");
     let mut fstab = String::new();
-    if let Base::Thin(base) = base {
+    if let JailBase::Thin(base) = base {
         let _cannot_fail = writeln!(fstab, "{base} {path} nullfs ro,nosuid 0 0");
     }
     for (place, what) in [("home", "home"), ("workspace", "workspace")] {
@@ -97,7 +97,7 @@ pub fn render(spec: &CellSpec, slug: &Slug, root: &str, epair: &str, base: &Base
         );
     }
     let mut start = Vec::new();
-    if let Base::Thick(snapshot) = base {
+    if let JailBase::Thick(snapshot) = base {
         let pool = snapshot.split_once('/').map_or("zroot", |(pool, _)| pool);
         let target = format!("{pool}/abbey/{name}");
         start.push(words(&[
@@ -119,7 +119,7 @@ pub fn render(spec: &CellSpec, slug: &Slug, root: &str, epair: &str, base: &Base
     start.push(program);
     let mut stop = vec![words(&["jail", "-r", "-f", &conf_path, &name])];
     stop.push(words(&["rctl", "-r", &format!("jail:{name}")]));
-    if let Base::Thick(snapshot) = base {
+    if let JailBase::Thick(snapshot) = base {
         let pool = snapshot.split_once('/').map_or("zroot", |(pool, _)| pool);
         stop.push(words(&["zfs", "destroy", &format!("{pool}/abbey/{name}")]));
     }
@@ -132,7 +132,7 @@ pub fn render(spec: &CellSpec, slug: &Slug, root: &str, epair: &str, base: &Base
     }
 }
 
-/// The command of a machine under `bhyve`, with the same drives and the same port to its guest as elsewhere.
+/// The command of a microVM under `bhyve`, with the same drives and the same port to its guest as elsewhere.
 pub fn bhyve(spec: &CellSpec, slug: &Slug, root: &str, drives: Option<&Drives>) -> Vec<String> {
     let name = slug.jail_name();
     let run = format!("{root}/run/{name}");
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_thin_jail_is_this() {
         let slug: Slug = "git-admin".parse().unwrap();
-        let base = Base::Thin("/usr/local/abbey/base".to_owned());
+        let base = JailBase::Thin("/usr/local/abbey/base".to_owned());
         insta::assert_snapshot!(told(&render(
             &spec(),
             &slug,
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_thick_jail_is_a_clone() {
         let slug: Slug = "a".parse().unwrap();
-        let base = Base::Thick("tank/abbey/base@1".to_owned());
+        let base = JailBase::Thick("tank/abbey/base@1".to_owned());
         insta::assert_snapshot!(told(&render(
             &spec(),
             &slug,

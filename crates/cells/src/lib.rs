@@ -42,12 +42,12 @@ mod sys;
 
 pub use backend::{Backend, ShimBackend};
 pub use error::{Error, Result};
-pub use guest::{Ask, run as run_guest};
-pub use record::Record;
+pub use guest::{GuestRequest, run as run_guest};
+pub use record::CellRecord;
 pub use spec::{
-    Bind, CellSpec, Container, Forward, Listen, Machine, Network, Origin, Program, Sandbox, Tag,
-    Target,
+    Bind, BootOrigin, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget, HouseTag,
+    ListenAddress, MicroVm, PortForward, Sandbox,
 };
-pub use sys::cgroup::{Groups, Usage};
+pub use sys::cgroup::{CgroupUsage, ControlGroups};
 pub use sys::host::{locales, memory};
 pub use sys::process::{boot_id, identify, is_alive};

@@ -1,6 +1,6 @@
 //! JSON files of the house's own, written whole or not at all, and the record that a shim keeps about a boot.
 
-use crate::{Error, Network, Result, Sandbox};
+use crate::{CellNetwork, Error, Result, Sandbox};
 use abbey_model::{Generation, Layer, Limits, ProcessIdentity, Timestamp};
 use abbey_support::file;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a shim writes down about a boot, in `shim.json`. A later release reads it to adopt the cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct CellRecord {
     /// Number of the boot.
     pub generation: Generation,
     /// Digest of the specification.
@@ -33,9 +33,9 @@ pub struct Record {
     /// Isolation of the program, for others that run in the cell later; none for a plain process.
     #[serde(default, rename = "walls")]
     pub sandbox: Option<Sandbox>,
-    /// Whether it is a virtual machine: programs go in through its guest.
-    #[serde(default)]
-    pub machine: bool,
+    /// Whether it is a microVM: programs go in through its guest.
+    #[serde(default, rename = "machine")]
+    pub microvm: bool,
     /// Whether it is a container, which is taken away by name.
     #[serde(default)]
     pub container: bool,
@@ -44,7 +44,7 @@ pub struct Record {
     pub boot: Option<String>,
     /// Its network, for those who look at it.
     #[serde(default)]
-    pub network: Option<Network>,
+    pub network: Option<CellNetwork>,
 }
 
 /// Reads a record; one that is not there is none, one that is damaged is an error (hazard 1).
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_record_of_the_previous_release_is_read_and_written_with_the_same_keys() {
-        let record: Record = serde_json::from_str(PREVIOUS).unwrap();
+        let record: CellRecord = serde_json::from_str(PREVIOUS).unwrap();
         assert_eq!(record.generation, Generation(3));
         assert_eq!(record.sandbox.as_ref().unwrap().binds.len(), 1);
         let written = serde_json::to_value(&record).unwrap();
@@ -111,8 +111,11 @@ mod tests {
     fn a_missing_record_is_none_and_a_damaged_one_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("shim.json");
-        assert_eq!(read::<Record>(&path).unwrap(), None);
+        assert_eq!(read::<CellRecord>(&path).unwrap(), None);
         fs::write(&path, "{").unwrap();
-        assert!(matches!(read::<Record>(&path), Err(Error::Record { .. })));
+        assert!(matches!(
+            read::<CellRecord>(&path),
+            Err(Error::Record { .. })
+        ));
     }
 }

@@ -1,8 +1,8 @@
 //! A bundle: a directory with an agent's files, as `abbey export` writes it, or a workspace of another tool.
 
 use crate::imported_agent::ImportedAgent;
-use crate::names::Names;
-use crate::source::Source;
+use crate::names::NameAssigner;
+use crate::source::SourceDir;
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
 
 /// Files of a workspace that are imported unchanged, beside `memory/`.
@@ -15,9 +15,9 @@ const FILES: [&str; 5] = [
 ];
 
 pub(crate) fn read(
-    source: &Source,
+    source: &SourceDir,
     here: &TargetHouse,
-    names: &mut Names,
+    names: &mut NameAssigner,
     import: &mut Import,
 ) -> Result<()> {
     let entry = source.text("agent.yaml");
@@ -69,7 +69,7 @@ fn with_own_charter(lines: &[String], agent: &ImportedAgent) -> Vec<String> {
 
 /// Imports the files of a workspace.
 pub(crate) fn workspace(
-    source: &Source,
+    source: &SourceDir,
     import: &mut Import,
     dir: &str,
     agent: &mut ImportedAgent,

@@ -1,7 +1,7 @@
 //! The `.env` file of one agent on a host of jails (S1-04 to S1-08, S1-15, S1-16, S1-22).
 
 use crate::imported_agent::ImportedAgent;
-use crate::names::{Names, shown};
+use crate::names::{NameAssigner, shown};
 use crate::source::is_file;
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use std::path::Path;
@@ -14,7 +14,7 @@ const FILE_MAX: u64 = 1 << 20;
 pub(crate) fn read(
     path: &Path,
     here: &TargetHouse,
-    names: &mut Names,
+    names: &mut NameAssigner,
     import: &mut Import,
 ) -> Result<()> {
     let file = match is_file(path) {

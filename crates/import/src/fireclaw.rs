@@ -1,8 +1,8 @@
 //! `agents.json` of a host of microVMs, and the templates beside it (S5-01, S5-08).
 
 use crate::imported_agent::ImportedAgent;
-use crate::names::{Names, shown};
-use crate::source::{Source, is_file};
+use crate::names::{NameAssigner, shown};
+use crate::source::{SourceDir, is_file};
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use serde_json::Value;
 use std::path::Path;
@@ -21,7 +21,7 @@ const GIVEN: [&str; 7] = [
 pub(crate) fn read(
     path: &Path,
     here: &TargetHouse,
-    names: &mut Names,
+    names: &mut NameAssigner,
     import: &mut Import,
 ) -> Result<()> {
     // The file itself, or the directory that holds it.
@@ -37,7 +37,7 @@ pub(crate) fn read(
     } else {
         dir
     };
-    let source = Source::open(dir)?;
+    let source = SourceDir::open(dir)?;
     let file = file.unwrap_or_else(|| "agents.json".to_owned());
     let wrong_format = |why: String| Error::WrongFormat {
         path: path.to_owned(),

@@ -1,15 +1,15 @@
 //! A `HERMES_HOME`. Source: Hermes Agent 0.19, its directory layout, `config.yaml`, and `cron/jobs.json` (read 2026-11).
 
 use crate::imported_agent::{ImportedAgent, ScheduleTime};
-use crate::names::{Names, shown};
-use crate::source::Source;
+use crate::names::{NameAssigner, shown};
+use crate::source::SourceDir;
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use serde_json::Value;
 
 pub(crate) fn read(
-    source: &Source,
+    source: &SourceDir,
     here: &TargetHouse,
-    names: &mut Names,
+    names: &mut NameAssigner,
     import: &mut Import,
 ) -> Result<()> {
     let wrong_format = |why: String| Error::WrongFormat {
@@ -98,7 +98,7 @@ pub(crate) fn read(
     Ok(())
 }
 
-fn jobs(source: &Source, import: &mut Import, agent: &mut ImportedAgent) {
+fn jobs(source: &SourceDir, import: &mut Import, agent: &mut ImportedAgent) {
     let file = "cron/jobs.json";
     let Some(text) = source.text(file) else {
         return;

@@ -19,8 +19,8 @@ pub use imported_agent::{ImportedAgent, ImportedSchedule, ScheduleTime};
 pub use report::{Import, ImportedTask, ReportEntry, ReportKind};
 pub use target_house::TargetHouse;
 
-use names::Names;
-use source::Source;
+use names::NameAssigner;
+use source::SourceDir;
 use std::path::Path;
 
 /// Format of an installation to import.
@@ -69,8 +69,8 @@ impl std::str::FromStr for Format {
 /// When it does not have the stated format. Problems with single agents are report entries.
 pub fn read(format: Format, path: &Path, here: &TargetHouse) -> Result<Import> {
     let mut import = Import::default();
-    let mut names = Names::new(here.taken.clone());
-    let open = |path: &Path| Source::open(path);
+    let mut names = NameAssigner::new(here.taken.clone());
+    let open = |path: &Path| SourceDir::open(path);
     match format {
         Format::Bundle => bundle::read(&open(path)?, here, &mut names, &mut import)?,
         Format::Fireclaw => fireclaw::read(path, here, &mut names, &mut import)?,

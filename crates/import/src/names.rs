@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Names in use, and names assigned during an import.
 #[derive(Debug)]
-pub(crate) struct Names {
+pub(crate) struct NameAssigner {
     taken: BTreeSet<Slug>,
     given: BTreeMap<String, Slug>,
 }
@@ -46,9 +46,9 @@ pub(crate) fn shown(text: &str) -> String {
         .collect()
 }
 
-impl Names {
-    pub(crate) fn new(taken: BTreeSet<Slug>) -> Names {
-        Names {
+impl NameAssigner {
+    pub(crate) fn new(taken: BTreeSet<Slug>) -> NameAssigner {
+        NameAssigner {
             taken,
             given: BTreeMap::new(),
         }
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn hostile_names_become_plain_ones() {
         let mut import = Import::default();
-        let mut names = Names::new(["taken".parse().unwrap()].into());
+        let mut names = NameAssigner::new(["taken".parse().unwrap()].into());
         let mut give = |was: &str| names.assign(&mut import, was, None).to_string();
         assert_eq!(give("Taken"), "taken-2");
         assert_eq!(give("../../etc/passwd"), "etc-passwd");

@@ -2,8 +2,8 @@
 //! before, `agents.list` and `cron/jobs.json` (read 2026-11).
 
 use crate::imported_agent::{ImportedAgent, ScheduleTime};
-use crate::names::{Names, shown};
-use crate::source::Source;
+use crate::names::{NameAssigner, shown};
+use crate::source::SourceDir;
 use crate::{Error, Import, ReportKind, Result, TargetHouse, bundle};
 use serde_json::Value;
 
@@ -36,9 +36,9 @@ const LEFT: [(&str, &str); 9] = [
 ];
 
 pub(crate) fn read(
-    source: &Source,
+    source: &SourceDir,
     here: &TargetHouse,
-    names: &mut Names,
+    names: &mut NameAssigner,
     import: &mut Import,
 ) -> Result<()> {
     let wrong_format = |why: String| Error::WrongFormat {
@@ -174,7 +174,7 @@ fn has_secret(value: &Value) -> bool {
 
 /// Directory of an agent's workspace, below the instance.
 fn directory(
-    source: &Source,
+    source: &SourceDir,
     id: &str,
     row: &Value,
     defaults: &Value,
@@ -208,7 +208,7 @@ fn seconds(text: &str) -> Option<u64> {
 }
 
 /// Imports the jobs of versions that kept them in a file; newer versions keep them in a database.
-fn jobs(source: &Source, names: &Names, import: &mut Import) {
+fn jobs(source: &SourceDir, names: &NameAssigner, import: &mut Import) {
     let file = ["cron/jobs.json", "cron/jobs.json.migrated"]
         .into_iter()
         .find_map(|f| Some((f, source.text(f)?)));

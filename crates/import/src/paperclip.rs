@@ -2,8 +2,8 @@
 //! format `agentcompanies/v1` and the extension `paperclip/v1`, as its server 2026.8 writes them (read 2026-11).
 
 use crate::imported_agent::{ImportedAgent, ScheduleTime};
-use crate::names::{Names, shown};
-use crate::source::{Source, TEXT_MAX, redact_secrets};
+use crate::names::{NameAssigner, shown};
+use crate::source::{SourceDir, TEXT_MAX, redact_secrets};
 use crate::{Error, Import, ImportedTask, ReportKind, Result, TargetHouse};
 use serde_json::Value;
 
@@ -23,9 +23,9 @@ fn split_front_matter(text: &str) -> (Value, &str) {
 }
 
 pub(crate) fn read(
-    source: &Source,
+    source: &SourceDir,
     here: &TargetHouse,
-    names: &mut Names,
+    names: &mut NameAssigner,
     import: &mut Import,
 ) -> Result<()> {
     if source.text("COMPANY.md").is_none() {
@@ -170,7 +170,7 @@ pub(crate) fn read(
     Ok(())
 }
 
-fn tasks(source: &Source, extension: &Value, names: &Names, import: &mut Import) {
+fn tasks(source: &SourceDir, extension: &Value, names: &NameAssigner, import: &mut Import) {
     for was in source.names("tasks") {
         let file = format!("tasks/{was}/TASK.md");
         let Some(text) = source.text(&file) else {

@@ -29,7 +29,7 @@ const FILES_MAX: usize = 5000;
 
 /// Directory of the imported installation.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct SourceDir {
     root: OwnedFd,
     /// Path as the operator named it.
     pub(crate) path: PathBuf,
@@ -39,8 +39,8 @@ fn flags(more: OFlags) -> OFlags {
     OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | more
 }
 
-impl Source {
-    pub(crate) fn open(path: &Path) -> Result<Source> {
+impl SourceDir {
+    pub(crate) fn open(path: &Path) -> Result<SourceDir> {
         // The directory itself is what a person named, so it may be a link.
         let kind = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, kind, Mode::empty());
@@ -48,7 +48,7 @@ impl Source {
             path: path.to_owned(),
             source: e.into(),
         })?;
-        Ok(Source {
+        Ok(SourceDir {
             root,
             path: path.to_owned(),
         })

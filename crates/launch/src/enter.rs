@@ -1,31 +1,34 @@
 //! One more program in isolation that stand already.
 
-use crate::isolation::{Error, Instruction, Landlock, Result};
+use crate::isolation::{BpfInstruction, IsolationError, LandlockRules, Result};
 use crate::{isolated_child, landlock};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Which isolation.
 #[derive(Debug)]
-pub struct Target {
+pub struct ExistingIsolation {
     /// Handle of the cell's first process.
     pub init: OwnedFd,
     /// Whether the caller is an ordinary user.
     pub rootless: bool,
     /// As of the cell itself.
-    pub landlock: Option<Landlock>,
+    pub landlock: Option<LandlockRules>,
     /// As of the cell itself.
-    pub filters: Vec<Vec<Instruction>>,
+    pub filters: Vec<Vec<BpfInstruction>>,
 }
 
 /// Enters the namespaces, restricts itself as the cell is restricted, and runs the program.
 /// The caller is changed for good and must be a process for this purpose, with one thread.
 ///
 /// # Errors
-/// [`Error`] with the step; the program does not run then.
-pub fn run_in_isolation(spec: &crate::spawn::Spec, target: &Target) -> Result<crate::spawn::Child> {
+/// [`IsolationError`] with the step; the program does not run then.
+pub fn run_in_isolation(
+    spec: &crate::spawn::LaunchSpec,
+    target: &ExistingIsolation,
+) -> Result<crate::spawn::Child> {
     crate::spawn::enter_groups(&spec.groups)
-        .map_err(|e| Error::new("join a control group", "", e))?;
+        .map_err(|e| IsolationError::new("join a control group", "", e))?;
     let places = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET
@@ -41,21 +44,27 @@ pub fn run_in_isolation(spec: &crate::spawn::Spec, target: &Target) -> Result<cr
     }
     isolated_child::become_user()?;
     isolated_child::drop_capabilities()?;
-    rustix::thread::set_no_new_privs(true).map_err(|e| Error::new("set", "no_new_privs", e))?;
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|e| IsolationError::new("set", "no_new_privs", e))?;
     if let Some(rules) = &target.landlock {
-        landlock::restrict(&rules.write).map_err(|e| Error::new("apply", "Landlock", e))?;
+        landlock::restrict(&rules.write)
+            .map_err(|e| IsolationError::new("apply", "Landlock", e))?;
     }
     for filter in &target.filters {
         crate::spawn::filter(filter)
-            .map_err(|e| Error::new("install", "a filter of system calls", e))?;
+            .map_err(|e| IsolationError::new("install", "a filter of system calls", e))?;
     }
-    crate::spawn::spawn_here(spec).map_err(|e| Error::new(e.stage, "", e.source))
+    crate::spawn::spawn_here(spec).map_err(|e| IsolationError::new(e.stage, "", e.source))
 }
 
 fn set_ns(init: &OwnedFd, kinds: libc::c_int) -> Result<()> {
     // SAFETY: changes namespaces of this process only, which has one thread.
     match unsafe { libc::setns(init.as_raw_fd(), kinds) } {
         0 => Ok(()),
-        _ => Err(Error::new("enter", "the cell", io::Error::last_os_error())),
+        _ => Err(IsolationError::new(
+            "enter",
+            "the cell",
+            io::Error::last_os_error(),
+        )),
     }
 }

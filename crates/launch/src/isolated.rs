@@ -10,8 +10,8 @@
 //! Without, the user namespace comes first and lends the rights to build.
 
 use crate::isolated_child;
-use crate::isolation::{Error, INNER_UID, InForce, Isolation, Result};
-use crate::spawn::{Child, Spec, clone_with};
+use crate::isolation::{INNER_UID, Isolation, IsolationError, IsolationInForce, Result};
+use crate::spawn::{Child, LaunchSpec, clone_with};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
     SocketType,
@@ -28,7 +28,7 @@ pub struct IsolatedChild {
     /// Listeners in the cell's network, in the order asked for.
     pub listeners: Vec<OwnedFd>,
     /// What holds.
-    pub in_force: InForce,
+    pub in_force: IsolationInForce,
     /// Where the first process says how the program ended.
     pub channel: OwnedFd,
 }
@@ -56,12 +56,12 @@ impl IsolatedChild {
 /// in force and decides whether the program may run.
 ///
 /// # Errors
-/// [`Error`] with the step; no process is left then.
+/// [`IsolationError`] with the step; no process is left then.
 pub fn spawn(
-    spec: &Spec,
+    spec: &LaunchSpec,
     isolation: &Isolation,
     born: &mut dyn FnMut(i32) -> io::Result<()>,
-    content: &mut dyn FnMut(&InForce) -> io::Result<()>,
+    content: &mut dyn FnMut(&IsolationInForce) -> io::Result<()>,
 ) -> Result<IsolatedChild> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -69,7 +69,7 @@ pub fn spawn(
         SocketFlags::CLOEXEC,
         None,
     )
-    .map_err(|e| Error::new("make", "a socket pair", e))?;
+    .map_err(|e| IsolationError::new("make", "a socket pair", e))?;
     let mut flags = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWIPC
@@ -80,7 +80,7 @@ pub fn spawn(
     }
     let outside = isolated_child::Namespaces::of_self();
     let (pid, pidfd) = clone_with(flags, spec.groups.born_in.as_ref())
-        .map_err(|e| Error::new("make", "namespaces", e))?;
+        .map_err(|e| IsolationError::new("make", "namespaces", e))?;
     let Some(pidfd) = pidfd else {
         drop(ours);
         isolated_child::run(spec, isolation, &outside, theirs);
@@ -112,14 +112,14 @@ fn attend(
     isolation: &Isolation,
     child: &Child,
     born: &mut dyn FnMut(i32) -> io::Result<()>,
-    content: &mut dyn FnMut(&InForce) -> io::Result<()>,
-) -> Result<(Vec<OwnedFd>, InForce)> {
+    content: &mut dyn FnMut(&IsolationInForce) -> io::Result<()>,
+) -> Result<(Vec<OwnedFd>, IsolationInForce)> {
     let mut listeners = Vec::new();
-    let mut in_force = InForce::default();
+    let mut in_force = IsolationInForce::default();
     let resume_child = || {
         rustix::net::send(channel, b"k", SendFlags::NOSIGNAL)
             .map(drop)
-            .map_err(|e| Error::new("speak to", "the cell's first process", e))
+            .map_err(|e| IsolationError::new("speak to", "the cell's first process", e))
     };
     loop {
         let message = receive(channel, &mut listeners)?;
@@ -130,20 +130,21 @@ fn attend(
                 resume_child()?;
             }
             b'N' => {
-                born(child.pid).map_err(|e| Error::new("connect the network", "", e))?;
+                born(child.pid).map_err(|e| IsolationError::new("connect the network", "", e))?;
                 resume_child()?;
             }
             b'L' => resume_child()?,
             b'R' => {
                 let bits = body.try_into().map_or(0, u32::from_ne_bytes);
-                in_force = InForce::from_bits(bits);
-                content(&in_force).map_err(|e| Error::new("accept the isolation", "", e))?;
+                in_force = IsolationInForce::from_bits(bits);
+                content(&in_force)
+                    .map_err(|e| IsolationError::new("accept the isolation", "", e))?;
                 resume_child()?;
             }
             b'P' => return Ok((listeners, in_force)),
             b'E' => return Err(told(body)),
             _ => {
-                return Err(Error::new(
+                return Err(IsolationError::new(
                     "hear from",
                     "the cell's first process",
                     io::Error::from(io::ErrorKind::UnexpectedEof),
@@ -158,7 +159,7 @@ fn attend(
 fn write_maps(isolation: &Isolation, pid: i32) -> Result<()> {
     let put = |file: &str, text: String| {
         let path = format!("/proc/{pid}/{file}");
-        std::fs::write(&path, text).map_err(|e| Error::new("write", path, e))
+        std::fs::write(&path, text).map_err(|e| IsolationError::new("write", path, e))
     };
     if isolation.rootless {
         put("setgroups", "deny".to_owned())?;
@@ -169,13 +170,13 @@ fn write_maps(isolation: &Isolation, pid: i32) -> Result<()> {
 }
 
 /// An error as the child put it: step, thing, number.
-fn told(body: &[u8]) -> Error {
+fn told(body: &[u8]) -> IsolationError {
     let text = String::from_utf8_lossy(body);
     let mut parts = text.split('\0');
     let mut next = || parts.next().unwrap_or_default().to_owned();
     let (what, on, number) = (next(), next(), next());
     let source = io::Error::from_raw_os_error(number.parse().unwrap_or(0));
-    Error { what, on, source }
+    IsolationError { what, on, source }
 }
 
 fn receive(channel: &OwnedFd, fds: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {
@@ -187,7 +188,13 @@ fn receive(channel: &OwnedFd, fds: &mut Vec<OwnedFd>) -> Result<Vec<u8>> {
         match rustix::net::recvmsg(channel, &mut io, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
             Ok(got) => break got.bytes,
             Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(Error::new("hear from", "the cell's first process", e)),
+            Err(e) => {
+                return Err(IsolationError::new(
+                    "hear from",
+                    "the cell's first process",
+                    e,
+                ));
+            }
         }
     };
     for message in ancillary.drain() {

@@ -3,9 +3,11 @@
 //! It is a copy of the shim, which has one thread, so it may allocate and use ordinary code. It
 //! never returns: every way out is an exit.
 
-use crate::isolation::{Attributes, Error, INNER_UID, Isolation, Landlock, Mount, Result};
+use crate::isolation::{
+    INNER_UID, Isolation, IsolationError, LandlockRules, Mount, MountAttributes, Result,
+};
 use crate::landlock;
-use crate::spawn::Spec;
+use crate::spawn::LaunchSpec;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
@@ -19,7 +21,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Builds, restricts, starts, waits. The channel's end at the other side is our end.
-pub(crate) fn run(spec: &Spec, isolation: &Isolation, outside: &Namespaces, channel: OwnedFd) -> ! {
+pub(crate) fn run(
+    spec: &LaunchSpec,
+    isolation: &Isolation,
+    outside: &Namespaces,
+    channel: OwnedFd,
+) -> ! {
     let status = match build(spec, isolation, outside, &channel) {
         Ok(program) => crate::init::serve(program, &channel),
         Err(error) => {
@@ -37,7 +44,7 @@ pub(crate) fn run(spec: &Spec, isolation: &Isolation, outside: &Namespaces, chan
 }
 
 fn build(
-    spec: &Spec,
+    spec: &LaunchSpec,
     isolation: &Isolation,
     outside: &Namespaces,
     channel: &OwnedFd,
@@ -45,50 +52,53 @@ fn build(
     let _not_a_leader = rustix::process::setsid();
     tie_to_parent()?;
     crate::spawn::join(&spec.groups.joined)
-        .map_err(|e| Error::new("join a control group", "", e))?;
+        .map_err(|e| IsolationError::new("join a control group", "", e))?;
     unshare(libc::CLONE_NEWCGROUP, "a control group namespace")?;
     if isolation.rootless {
         ask(channel, b'U')?;
     } else {
         drop_groups()?;
     }
-    crate::loopback_up().map_err(|e| Error::new("bring up", "lo", e))?;
+    crate::loopback_up().map_err(|e| IsolationError::new("bring up", "lo", e))?;
     ask(channel, b'N')?;
     let listeners = listen(isolation)?;
     hand_over(channel, &listeners)?;
     drop(listeners);
     build_root(isolation)?;
     rustix::system::sethostname(isolation.hostname.as_bytes())
-        .map_err(|e| Error::new("set", "the host name", e))?;
+        .map_err(|e| IsolationError::new("set", "the host name", e))?;
     if !isolation.rootless {
         unshare(libc::CLONE_NEWUSER, "a user namespace")?;
         ask(channel, b'U')?;
     }
-    crate::spawn::limit(&spec.rlimits).map_err(|e| Error::new("set", "a resource limit", e))?;
+    crate::spawn::limit(&spec.rlimits)
+        .map_err(|e| IsolationError::new("set", "a resource limit", e))?;
     become_user()?;
     drop_capabilities()?;
-    rustix::thread::set_no_new_privs(true).map_err(|e| Error::new("set", "no_new_privs", e))?;
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|e| IsolationError::new("set", "no_new_privs", e))?;
     // The change of user cleared it. A parent that died in between is noticed at the next question.
     tie_to_parent()?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(|e| Error::new("forbid", "core dumps", e))?;
+        .map_err(|e| IsolationError::new("forbid", "core dumps", e))?;
     if let Some(rules) = &isolation.landlock {
-        landlock::restrict(&rules.write).map_err(|e| Error::new("apply", "Landlock", e))?;
+        landlock::restrict(&rules.write)
+            .map_err(|e| IsolationError::new("apply", "Landlock", e))?;
     }
     for filter in &isolation.filters {
         crate::spawn::filter(filter)
-            .map_err(|e| Error::new("install", "a filter of system calls", e))?;
+            .map_err(|e| IsolationError::new("install", "a filter of system calls", e))?;
     }
     let bits = read_back(outside, isolation.landlock.as_ref());
     tell(channel, b'R', &bits.to_ne_bytes());
     answered(channel)?;
-    let program =
-        crate::spawn::spawn_here(spec).map_err(|e| Error::new(e.stage, argv0(spec), e.source))?;
+    let program = crate::spawn::spawn_here(spec)
+        .map_err(|e| IsolationError::new(e.stage, argv0(spec), e.source))?;
     tell(channel, b'P', &[]);
     Ok(program.pid)
 }
 
-fn argv0(spec: &Spec) -> String {
+fn argv0(spec: &LaunchSpec) -> String {
     spec.argv
         .first()
         .map(|a| a.to_string_lossy().into_owned())
@@ -97,14 +107,18 @@ fn argv0(spec: &Spec) -> String {
 
 fn tie_to_parent() -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|e| Error::new("tie its life to", "the shim", e))
+        .map_err(|e| IsolationError::new("tie its life to", "the shim", e))
 }
 
 fn unshare(flag: libc::c_int, what: &str) -> Result<()> {
     // SAFETY: changes namespaces of this process only, which has one thread.
     match unsafe { libc::unshare(flag) } {
         0 => Ok(()),
-        _ => Err(Error::new("make", what, io::Error::last_os_error())),
+        _ => Err(IsolationError::new(
+            "make",
+            what,
+            io::Error::last_os_error(),
+        )),
     }
 }
 
@@ -112,7 +126,11 @@ pub(crate) fn drop_groups() -> Result<()> {
     // SAFETY: an empty list; the pointer is not read.
     match unsafe { libc::setgroups(0, std::ptr::null()) } {
         0 => Ok(()),
-        _ => Err(Error::new("drop", "groups", io::Error::last_os_error())),
+        _ => Err(IsolationError::new(
+            "drop",
+            "groups",
+            io::Error::last_os_error(),
+        )),
     }
 }
 
@@ -137,9 +155,9 @@ fn answered(channel: &OwnedFd) -> Result<()> {
             Err(rustix::io::Errno::INTR) => {}
             Ok(_) => {
                 let gone = io::Error::from(io::ErrorKind::UnexpectedEof);
-                return Err(Error::new("hear from", "the shim", gone));
+                return Err(IsolationError::new("hear from", "the shim", gone));
             }
-            Err(e) => return Err(Error::new("hear from", "the shim", e)),
+            Err(e) => return Err(IsolationError::new("hear from", "the shim", e)),
         }
     }
 }
@@ -148,7 +166,7 @@ fn answered(channel: &OwnedFd) -> Result<()> {
 fn listen(isolation: &Isolation) -> Result<Vec<std::net::TcpListener>> {
     let listen = |address| {
         std::net::TcpListener::bind(address)
-            .map_err(|e| Error::new("listen on", format!("{address}"), e))
+            .map_err(|e| IsolationError::new("listen on", format!("{address}"), e))
     };
     isolation.listen.iter().map(listen).collect()
 }
@@ -169,24 +187,25 @@ fn hand_over(channel: &OwnedFd, listeners: &[std::net::TcpListener]) -> Result<(
     );
     match (fits, sent) {
         (true, Ok(_)) => answered(channel),
-        (_, Err(e)) => Err(Error::new("hand over", "listeners", e)),
+        (_, Err(e)) => Err(IsolationError::new("hand over", "listeners", e)),
         (false, _) => {
             let many = io::Error::from(io::ErrorKind::InvalidInput);
-            Err(Error::new("hand over", "listeners", many))
+            Err(IsolationError::new("hand over", "listeners", many))
         }
     }
 }
 
 fn build_root(isolation: &Isolation) -> Result<()> {
     let quiet = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change(c"/", quiet).map_err(|e| Error::new("part from", "the host's mounts", e))?;
+    mount_change(c"/", quiet)
+        .map_err(|e| IsolationError::new("part from", "the host's mounts", e))?;
     let owner = if isolation.rootless {
         INNER_UID
     } else {
         isolation.outer_uid
     };
     let staging = isolation.staging.as_c_str();
-    let named = |e: rustix::io::Errno| Error::new("mount", staging.to_string_lossy(), e);
+    let named = |e: rustix::io::Errno| IsolationError::new("mount", staging.to_string_lossy(), e);
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount(c"abbey", staging, c"tmpfs", flags, c"mode=755,size=1m").map_err(named)?;
     let root = rustix::fs::open(
@@ -199,15 +218,17 @@ fn build_root(isolation: &Isolation) -> Result<()> {
     for step in &isolation.mounts {
         apply(step, owner)?;
     }
-    rustix::process::pivot_root(c".", c".").map_err(|e| Error::new("enter", "its root", e))?;
-    unmount(c".", UnmountFlags::DETACH).map_err(|e| Error::new("leave", "the host's root", e))?;
-    rustix::process::chdir(c"/").map_err(|e| Error::new("enter", "its root", e))?;
-    let sealed = Attributes {
+    rustix::process::pivot_root(c".", c".")
+        .map_err(|e| IsolationError::new("enter", "its root", e))?;
+    unmount(c".", UnmountFlags::DETACH)
+        .map_err(|e| IsolationError::new("leave", "the host's root", e))?;
+    rustix::process::chdir(c"/").map_err(|e| IsolationError::new("enter", "its root", e))?;
+    let sealed = MountAttributes {
         read_only: true,
-        ..Attributes::default()
+        ..MountAttributes::default()
     };
     set_attributes(CWD.as_raw_fd(), c"/", sealed, false)
-        .map_err(|e| Error::new("seal", "its root", e))
+        .map_err(|e| IsolationError::new("seal", "its root", e))
 }
 
 /// One step, in the directory that becomes the root.
@@ -227,7 +248,7 @@ fn apply(step: &Mount, owner: u32) -> Result<()> {
             optional,
         } => match bind(source, path, *attributes) {
             Err(e) if *optional && e.kind() == io::ErrorKind::NotFound => ("bind", path, Ok(())),
-            Err(e) => return Err(Error::new("bind", source.to_string_lossy(), e)),
+            Err(e) => return Err(IsolationError::new("bind", source.to_string_lossy(), e)),
             Ok(()) => ("bind", path, Ok(())),
         },
         Mount::Tmpfs(path, options, attributes) => {
@@ -249,7 +270,7 @@ fn apply(step: &Mount, owner: u32) -> Result<()> {
         Mount::Mask(path) => ("mask", path, mask(path)),
         Mount::ReadOnly(path) => ("seal", path, read_only(path)),
     };
-    done.map_err(|e| Error::new(what, path.to_string_lossy(), e))
+    done.map_err(|e| IsolationError::new(what, path.to_string_lossy(), e))
 }
 
 fn make_dir(path: &CStr, mode: u32) -> io::Result<()> {
@@ -276,7 +297,7 @@ fn make_target(path: &CStr, is_dir: bool) -> io::Result<()> {
     }
 }
 
-fn bind(source: &CStr, path: &CStr, attributes: Attributes) -> io::Result<()> {
+fn bind(source: &CStr, path: &CStr, attributes: MountAttributes) -> io::Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
@@ -295,7 +316,7 @@ fn bind(source: &CStr, path: &CStr, attributes: Attributes) -> io::Result<()> {
     .map_err(Into::into)
 }
 
-fn tmpfs(path: &CStr, options: &str, owner: u32, attributes: Attributes) -> io::Result<()> {
+fn tmpfs(path: &CStr, options: &str, owner: u32, attributes: MountAttributes) -> io::Result<()> {
     make_dir(path, 0o755)?;
     let mut flags = MountFlags::NOSUID;
     if !attributes.devices {
@@ -327,9 +348,9 @@ fn mask(path: &CStr) -> io::Result<()> {
     bind(
         c"/dev/null",
         path,
-        Attributes {
+        MountAttributes {
             devices: true,
-            ..Attributes::default()
+            ..MountAttributes::default()
         },
     )
 }
@@ -338,7 +359,7 @@ fn read_only(path: &CStr) -> io::Result<()> {
     if rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_err() {
         return Ok(());
     }
-    let sealed = Attributes {
+    let sealed = MountAttributes {
         read_only: true,
         devices: true,
         no_exec: false,
@@ -347,7 +368,12 @@ fn read_only(path: &CStr) -> io::Result<()> {
 }
 
 /// `mount_setattr(2)`; no set-user-id programs anywhere.
-fn set_attributes(fd: i32, path: &CStr, attributes: Attributes, below: bool) -> io::Result<()> {
+fn set_attributes(
+    fd: i32,
+    path: &CStr,
+    attributes: MountAttributes,
+    below: bool,
+) -> io::Result<()> {
     let mut set = libc::MOUNT_ATTR_NOSUID;
     if attributes.read_only {
         set |= libc::MOUNT_ATTR_RDONLY;
@@ -393,12 +419,16 @@ pub(crate) fn become_user() -> Result<()> {
     };
     match done {
         true => Ok(()),
-        false => Err(Error::new("become", "its user", io::Error::last_os_error())),
+        false => Err(IsolationError::new(
+            "become",
+            "its user",
+            io::Error::last_os_error(),
+        )),
     }
 }
 
 pub(crate) fn drop_capabilities() -> Result<()> {
-    let failed = |e: io::Error| Error::new("drop", "capabilities", e);
+    let failed = |e: io::Error| IsolationError::new("drop", "capabilities", e);
     crate::drop_all_capabilities().map_err(failed)
 }
 
@@ -417,7 +447,7 @@ impl Namespaces {
 }
 
 /// Looks at itself with the eyes of the program, one bit a layer.
-fn read_back(before: &Namespaces, rules: Option<&Landlock>) -> u32 {
+fn read_back(before: &Namespaces, rules: Option<&LandlockRules>) -> u32 {
     let mut bits = 0;
     let pairs = before.0.iter().zip(Namespaces::of_self().0);
     for (n, (theirs, ours)) in pairs.enumerate() {

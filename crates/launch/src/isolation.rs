@@ -9,7 +9,7 @@ pub const INNER_UID: u32 = 1000;
 
 /// Attributes of a mount (`mount_setattr(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Attributes {
+pub struct MountAttributes {
     /// Nothing can be written.
     pub read_only: bool,
     /// Device nodes work.
@@ -34,12 +34,12 @@ pub enum Mount {
         /// In the cell.
         path: CString,
         /// How.
-        attributes: Attributes,
+        attributes: MountAttributes,
         /// Left out when the host lacks it.
         optional: bool,
     },
     /// Memory, with options of tmpfs; `uid` and `gid` are added.
-    Tmpfs(CString, String, Attributes),
+    Tmpfs(CString, String, MountAttributes),
     /// The processes of the cell.
     Proc(CString),
     /// Terminals of the cell.
@@ -52,7 +52,7 @@ pub enum Mount {
 
 /// What may be reached by path, as the second line behind the mounts (`landlock(7)`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Landlock {
+pub struct LandlockRules {
     /// Absolute paths inside below which everything may be written.
     pub write: Vec<CString>,
     /// A file inside that the mounts would let the program make and Landlock must not.
@@ -60,7 +60,7 @@ pub struct Landlock {
 }
 
 /// One instruction of a filter: code, jumps, operand (`seccomp(2)`).
-pub type Instruction = (u16, u8, u8, u32);
+pub type BpfInstruction = (u16, u8, u8, u32);
 
 /// Isolation of one program.
 #[derive(Debug)]
@@ -79,14 +79,14 @@ pub struct Isolation {
     /// Ports of the cell's own network on which the caller wants to listen.
     pub listen: Vec<SocketAddrV4>,
     /// Reach of paths; none leaves the layer out.
-    pub landlock: Option<Landlock>,
+    pub landlock: Option<LandlockRules>,
     /// Filters of system calls, installed in order; the last decides first.
-    pub filters: Vec<Vec<Instruction>>,
+    pub filters: Vec<Vec<BpfInstruction>>,
 }
 
 /// What was read back from inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct InForce {
+pub struct IsolationInForce {
     /// Namespaces that are not the caller's.
     pub user: bool,
     /// Mounts.
@@ -113,11 +113,11 @@ pub struct InForce {
     pub landlock: bool,
 }
 
-impl InForce {
+impl IsolationInForce {
     /// Bits in the order of the fields.
     pub(crate) fn from_bits(bits: u32) -> Self {
         let bit = |n: u32| bits & (1 << n) != 0;
-        InForce {
+        IsolationInForce {
             user: bit(0),
             mounts: bit(1),
             pids: bit(2),
@@ -154,7 +154,7 @@ impl InForce {
 
 /// A step of setting up isolation that failed.
 #[derive(Debug)]
-pub struct Error {
+pub struct IsolationError {
     /// What could not be done.
     pub what: String,
     /// On what; may be empty.
@@ -163,7 +163,7 @@ pub struct Error {
     pub source: io::Error,
 }
 
-impl std::fmt::Display for Error {
+impl std::fmt::Display for IsolationError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.on.as_str() {
             "" => write!(f, "could not {}", self.what),
@@ -171,15 +171,15 @@ impl std::fmt::Display for Error {
         }
     }
 }
-impl std::error::Error for Error {
+impl std::error::Error for IsolationError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
     }
 }
 
-impl Error {
+impl IsolationError {
     pub(crate) fn new(what: &str, on: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Error {
+        IsolationError {
             what: what.to_owned(),
             on: on.into(),
             source: source.into(),
@@ -187,4 +187,4 @@ impl Error {
     }
 }
 
-pub(crate) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, IsolationError>;

@@ -18,14 +18,17 @@ mod landlock;
 mod spawn;
 mod system;
 
-pub use enter::{Target, run_in_isolation};
+pub use enter::{ExistingIsolation, run_in_isolation};
 pub use isolated::{IsolatedChild, spawn as spawn_isolated};
 pub use isolation::{
-    Attributes, Error as IsolationError, INNER_UID, InForce, Instruction, Isolation, Landlock,
-    Mount,
+    BpfInstruction, INNER_UID, Isolation, IsolationError, IsolationInForce, LandlockRules, Mount,
+    MountAttributes,
 };
 pub use landlock::version as landlock_version;
-pub use spawn::{CORE, Child, EXECUTE, Error, Groups, NOFILE, Program, Spec, fork, leave, spawn};
+pub use spawn::{
+    CORE, CgroupEntrances, Child, EXECUTE, Executable, LaunchSpec, NOFILE, SpawnError, fork, leave,
+    spawn,
+};
 pub use system::{
     become_ordinary, become_subreaper, child_events, children_cpu_us, detach,
     drop_all_capabilities, hide, inherited, loopback_up, own_mounts, own_network, seed_randomness,

@@ -1,13 +1,13 @@
 //! Starts a program in a child process: control groups, limits, user, descriptors, then exec.
 
-use crate::isolation::Instruction;
+use crate::isolation::BpfInstruction;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// The program to run.
 #[derive(Debug)]
-pub enum Program {
+pub enum Executable {
     /// A path. When the child's user cannot reach it, the file opened here is used instead.
     Path(CString, Option<OwnedFd>),
     /// This open file.
@@ -20,7 +20,7 @@ pub enum Program {
 /// `cgroup.procs` waits for the kernel to see that no other forks or executes just then, about 10 ms. Source:
 /// clone(2), and `cgroup_procs_write_start` of the kernel.
 #[derive(Debug, Default)]
-pub struct Groups {
+pub struct CgroupEntrances {
     /// Directory of version 2, in which the child is born.
     pub born_in: Option<OwnedFd>,
     /// Open `tasks` of version 1, by which the child moves itself, being one thread.
@@ -29,9 +29,9 @@ pub struct Groups {
 
 /// What the child becomes.
 #[derive(Debug)]
-pub struct Spec {
+pub struct LaunchSpec {
     /// The program.
-    pub program: Program,
+    pub program: Executable,
     /// Arguments, the first being the name.
     pub argv: Vec<CString>,
     /// The whole environment, `NAME=value`.
@@ -41,7 +41,7 @@ pub struct Spec {
     /// User and group to become; none keeps the caller's.
     pub user: Option<u32>,
     /// Its control groups.
-    pub groups: Groups,
+    pub groups: CgroupEntrances,
     /// Resource limits, as (resource, value), soft and hard alike.
     pub rlimits: Vec<(i32, u64)>,
     /// Descriptors for standard input, output and error, and from 3 on what follows.
@@ -74,36 +74,36 @@ pub const EXECUTE: &str = "execute the program";
 
 /// A launch that failed.
 #[derive(Debug)]
-pub struct Error {
+pub struct SpawnError {
     /// What could not be done.
     pub stage: &'static str,
     /// What the system says.
     pub source: io::Error,
 }
 
-impl Error {
+impl SpawnError {
     fn fork(source: io::Error) -> Self {
-        Error {
+        SpawnError {
             stage: "fork",
             source,
         }
     }
 }
 
-impl std::fmt::Display for Error {
+impl std::fmt::Display for SpawnError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "could not {}", self.stage)
     }
 }
-impl std::error::Error for Error {
+impl std::error::Error for SpawnError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
     }
 }
 
-/// Pointers prepared before the fork; they borrow from the [`Spec`] beside them.
+/// Pointers prepared before the fork; they borrow from the [`LaunchSpec`] beside them.
 struct Prepared<'a> {
-    spec: &'a Spec,
+    spec: &'a LaunchSpec,
     groups: &'a [OwnedFd],
     argv: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
@@ -111,7 +111,7 @@ struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    fn new(spec: &'a Spec, groups: &'a Groups) -> Self {
+    fn new(spec: &'a LaunchSpec, groups: &'a CgroupEntrances) -> Self {
         let pointers = |texts: &[CString]| {
             texts
                 .iter()
@@ -209,7 +209,7 @@ impl<'a> Prepared<'a> {
                 );
             };
             match &self.spec.program {
-                Program::Path(path, file) => {
+                Executable::Path(path, file) => {
                     libc::execve(path.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
                     if *libc::__errno_location() == libc::EACCES
                         && let Some(file) = file
@@ -217,7 +217,7 @@ impl<'a> Prepared<'a> {
                         by_file(file.as_raw_fd());
                     }
                 }
-                Program::File(file) => by_file(file.as_raw_fd()),
+                Executable::File(file) => by_file(file.as_raw_fd()),
             }
             failed(8)
         }
@@ -270,7 +270,7 @@ pub(crate) fn limit(limits: &[(i32, u64)]) -> io::Result<()> {
 }
 
 /// Moves the calling process, which was born elsewhere, into the groups.
-pub(crate) fn enter_groups(groups: &Groups) -> io::Result<()> {
+pub(crate) fn enter_groups(groups: &CgroupEntrances) -> io::Result<()> {
     join(&groups.joined)?;
     if let Some(directory) = &groups.born_in {
         use rustix::fs::{Mode, OFlags, openat};
@@ -328,7 +328,7 @@ pub(crate) fn clone_with(
 }
 
 /// Installs a filter of system calls on the caller.
-pub(crate) fn filter(program: &[Instruction]) -> io::Result<()> {
+pub(crate) fn filter(program: &[BpfInstruction]) -> io::Result<()> {
     let program: Vec<libc::sock_filter> = program
         .iter()
         .map(|(code, jt, jf, k)| libc::sock_filter {
@@ -360,18 +360,18 @@ pub(crate) fn filter(program: &[Instruction]) -> io::Result<()> {
 /// Starts a child.
 ///
 /// # Errors
-/// [`Error`] with the stage; no process is left then.
-pub fn spawn(spec: &Spec) -> Result<Child, Error> {
+/// [`SpawnError`] with the stage; no process is left then.
+pub fn spawn(spec: &LaunchSpec) -> Result<Child, SpawnError> {
     spawn_into(spec, &spec.groups)
 }
 
 /// Starts a child from the first process of a cell, which is in the groups already: in isolation nothing may be
 /// moved. The child borrows the memory of its parent, which waits until the program runs, so nothing is copied;
 /// it must not be one that changes its user, because whether a process may be looked into belongs to the memory.
-pub(crate) fn spawn_here(spec: &Spec) -> Result<Child, Error> {
+pub(crate) fn spawn_here(spec: &LaunchSpec) -> Result<Child, SpawnError> {
     const STACK: usize = 64 << 10;
     debug_assert!(spec.user.is_none());
-    let groups = Groups::default();
+    let groups = CgroupEntrances::default();
     let errand = (Prepared::new(spec, &groups), report_pipe()?);
     let mut stack = vec![0u128; STACK / 16];
     extern "C" fn child(errand: *mut libc::c_void) -> libc::c_int {
@@ -387,14 +387,14 @@ pub(crate) fn spawn_here(spec: &Spec) -> Result<Child, Error> {
         libc::clone(child, top, flags, (&raw const errand).cast_mut().cast())
     };
     if pid < 0 {
-        return Err(Error::fork(io::Error::last_os_error()));
+        return Err(SpawnError::fork(io::Error::last_os_error()));
     }
     let (_, (report_in, report_out)) = errand;
     drop(report_out);
     hear(pid, &report_in)
 }
 
-pub(crate) fn spawn_into(spec: &Spec, groups: &Groups) -> Result<Child, Error> {
+pub(crate) fn spawn_into(spec: &LaunchSpec, groups: &CgroupEntrances) -> Result<Child, SpawnError> {
     let prepared = Prepared::new(spec, groups);
     let (report_in, report_out) = report_pipe()?;
     // The caller has one thread, so the child's copy is consistent; the child only runs `become_it`, writes
@@ -407,7 +407,7 @@ pub(crate) fn spawn_into(spec: &Spec, groups: &Groups) -> Result<Child, Error> {
             _ => Err(io::Error::last_os_error()),
         },
     };
-    let pid = forked.map_err(Error::fork)?;
+    let pid = forked.map_err(SpawnError::fork)?;
     if pid == 0 {
         prepared.run(&report_out);
     }
@@ -416,15 +416,15 @@ pub(crate) fn spawn_into(spec: &Spec, groups: &Groups) -> Result<Child, Error> {
 }
 
 /// Over which a child says why it did not become its program.
-pub(crate) fn report_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
-    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| Error {
+pub(crate) fn report_pipe() -> Result<(OwnedFd, OwnedFd), SpawnError> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| SpawnError {
         stage: "make a pipe",
         source: e.into(),
     })
 }
 
 /// Waits until a child runs its program or has said why not.
-pub(crate) fn hear(pid: i32, report: &OwnedFd) -> Result<Child, Error> {
+pub(crate) fn hear(pid: i32, report: &OwnedFd) -> Result<Child, SpawnError> {
     let pidfd = pidfd_open(pid);
     let mut message = [0u8; 8];
     let mut got = 0;
@@ -434,7 +434,7 @@ pub(crate) fn hear(pid: i32, report: &OwnedFd) -> Result<Child, Error> {
             Ok(n) => got += n,
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => {
-                return Err(Error {
+                return Err(SpawnError {
                     stage: "hear from the child",
                     source: e.into(),
                 });
@@ -449,14 +449,14 @@ pub(crate) fn hear(pid: i32, report: &OwnedFd) -> Result<Child, Error> {
         // SAFETY: waits for the child that we forked and nobody else knows.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
         let source = io::Error::from_raw_os_error(number(&message[4..]));
-        return Err(Error {
+        return Err(SpawnError {
             stage: STAGES[stage],
             source,
         });
     }
     Ok(Child {
         pid,
-        pidfd: pidfd.map_err(|source| Error {
+        pidfd: pidfd.map_err(|source| SpawnError {
             stage: "open a handle of the child",
             source,
         })?,

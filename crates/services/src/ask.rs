@@ -12,7 +12,7 @@ pub const NAME_MAX: usize = 63;
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Question {
+pub enum ServiceRequest {
     /// Who has something here.
     State {},
     /// Gives a consumer its place and a new credential; what was there before is kept.
@@ -46,7 +46,7 @@ pub enum Question {
 
 /// One who has something here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holding {
+pub struct ConsumerState {
     /// What it is called here.
     pub name: String,
     /// Whether its credential is good.
@@ -60,11 +60,11 @@ pub struct Holding {
 /// What is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
-pub enum Answer {
+pub enum ServiceReply {
     /// Who has something here, and what proves the service to its clients.
     State {
         /// By name.
-        holdings: Vec<Holding>,
+        holdings: Vec<ConsumerState>,
         /// PEM certificate that clients trust.
         certificate: Option<String>,
     },
@@ -82,24 +82,24 @@ pub enum Answer {
     },
 }
 
-impl Question {
+impl ServiceRequest {
     /// Refuses names that could be anything but a name; they are quoted all the same.
-    fn checked(self) -> Result<Question> {
+    fn checked(self) -> Result<ServiceRequest> {
         let name = match &self {
-            Question::State {} => return Ok(self),
-            Question::Open { name, .. }
-            | Question::Close { name, .. }
-            | Question::Drop { name, .. } => name,
+            ServiceRequest::State {} => return Ok(self),
+            ServiceRequest::Open { name, .. }
+            | ServiceRequest::Close { name, .. }
+            | ServiceRequest::Drop { name, .. } => name,
         };
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
         let begins = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
         if !begins || name.len() > NAME_MAX || !name.bytes().all(plain) {
-            return Err(Error::Question(format!("`{name}` is no name")));
+            return Err(Error::InvalidRequest(format!("`{name}` is no name")));
         }
-        if let Question::Open { secret, .. } = &self {
+        if let ServiceRequest::Open { secret, .. } = &self {
             let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
             if secret.len() < 16 || secret.len() > 256 || !secret.bytes().all(word) {
-                return Err(Error::Question(
+                return Err(Error::InvalidRequest(
                     "the credential is none of the house's".to_owned(),
                 ));
             }
@@ -109,19 +109,19 @@ impl Question {
 }
 
 /// Reads the question, and prints the answer; a refusal is an answer too.
-pub(crate) fn answer(reply: impl FnOnce(Question) -> Result<Answer>) -> Result<i32> {
+pub(crate) fn answer(reply: impl FnOnce(ServiceRequest) -> Result<ServiceReply>) -> Result<i32> {
     let mut text = String::new();
     let input = std::io::stdin()
         .lock()
         .take(QUESTION_MAX)
         .read_to_string(&mut text);
     input.map_err(Error::file("read", "standard input"))?;
-    let question: std::result::Result<Question, _> = serde_json::from_str(&text);
+    let question: std::result::Result<ServiceRequest, _> = serde_json::from_str(&text);
     let answered = question
-        .map_err(|e| Error::Question(e.to_string()))
-        .and_then(Question::checked)
+        .map_err(|e| Error::InvalidRequest(e.to_string()))
+        .and_then(ServiceRequest::checked)
         .and_then(reply);
-    let answer = answered.unwrap_or_else(|error| Answer::Failed {
+    let answer = answered.unwrap_or_else(|error| ServiceReply::Failed {
         why: error.to_string(),
     });
     let text = serde_json::to_string(&answer).unwrap_or_default();
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused_before_anything_is_done() {
-        let close = |name: &str| Question::Close {
+        let close = |name: &str| ServiceRequest::Close {
             name: name.to_owned(),
             at_ms: 0,
         };
@@ -145,7 +145,7 @@ mod tests {
             assert!(close(bad).checked().is_err(), "{bad}");
         }
         assert!(close("ab_iris").checked().is_ok());
-        let open = |secret: &str| Question::Open {
+        let open = |secret: &str| ServiceRequest::Open {
             name: "a".to_owned(),
             secret: secret.to_owned(),
             connections: 1,

@@ -1,6 +1,6 @@
 //! The HTTP door of a service: who comes, by name and credential, and how many at once.
 
-use crate::registry::{Consumer, Registry, Turnstile, Wait};
+use crate::registry::{Consumer, ConsumerRegistry, ExceededLimit, RequestLimiter};
 use crate::{Error, Result};
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -14,22 +14,22 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// What a service with a door shares among its requests.
 #[derive(Debug)]
-pub(crate) struct Door {
-    pub(crate) registry: Registry,
-    turnstile: Mutex<Turnstile>,
+pub(crate) struct HttpService {
+    pub(crate) registry: ConsumerRegistry,
+    turnstile: Mutex<RequestLimiter>,
 }
 
 /// Somebody who came in; going out is counted when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Guest {
-    door: Arc<Door>,
+pub(crate) struct AdmittedConsumer {
+    door: Arc<HttpService>,
     /// What it is called here.
     pub(crate) name: String,
     /// What it may take.
     pub(crate) consumer: Consumer,
 }
 
-impl Drop for Guest {
+impl Drop for AdmittedConsumer {
     fn drop(&mut self) {
         let turnstile = &self.door.turnstile;
         turnstile
@@ -44,9 +44,9 @@ pub(crate) fn say(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into() + "\n").into_response()
 }
 
-impl Door {
-    pub(crate) fn of(registry: Registry) -> Arc<Door> {
-        Arc::new(Door {
+impl HttpService {
+    pub(crate) fn of(registry: ConsumerRegistry) -> Arc<HttpService> {
+        Arc::new(HttpService {
             registry,
             turnstile: Mutex::default(),
         })
@@ -54,9 +54,9 @@ impl Door {
 
     /// Lets somebody in by name and credential, or answers why not. Source: RFC 7617, the `Basic` scheme.
     pub(crate) fn admit(
-        self: &Arc<Door>,
+        self: &Arc<HttpService>,
         headers: &HeaderMap,
-    ) -> std::result::Result<Guest, Box<Response>> {
+    ) -> std::result::Result<AdmittedConsumer, Box<Response>> {
         let who = || {
             let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"abbey\"")];
             let text = "say who you are: the name and credential that the house gave you\n";
@@ -88,8 +88,8 @@ impl Door {
             .unwrap_or_else(PoisonError::into_inner);
         if let Err(wait) = turnstile.enter(name, &consumer, Instant::now()) {
             let (text, after) = match wait {
-                Wait::Crowd => ("too many of your requests are at work\n", "1"),
-                Wait::Rate => ("too many of your requests came in a minute\n", "60"),
+                ExceededLimit::Crowd => ("too many of your requests are at work\n", "1"),
+                ExceededLimit::Rate => ("too many of your requests came in a minute\n", "60"),
             };
             let later = [(header::RETRY_AFTER, after)];
             return Err(Box::new(
@@ -97,7 +97,7 @@ impl Door {
             ));
         }
         drop(turnstile);
-        Ok(Guest {
+        Ok(AdmittedConsumer {
             door: Arc::clone(self),
             name: name.to_owned(),
             consumer,
@@ -122,23 +122,23 @@ pub(crate) async fn serve(router: axum::Router, address: &str, port: u16) -> Res
 
 /// What every service with a door answers the control plane, but for copies, which each makes in its way.
 pub(crate) fn answer(
-    registry: &Registry,
-    question: crate::ask::Question,
-    copy: impl Fn(&str, i64) -> Result<crate::ask::Answer>,
-) -> Result<crate::ask::Answer> {
-    use crate::ask::{Answer, Question};
-    let done = Answer::Done {
+    registry: &ConsumerRegistry,
+    question: crate::ask::ServiceRequest,
+    copy: impl Fn(&str, i64) -> Result<crate::ask::ServiceReply>,
+) -> Result<crate::ask::ServiceReply> {
+    use crate::ask::{ServiceReply, ServiceRequest};
+    let done = ServiceReply::Done {
         backup: None,
         bytes: 0,
     };
     let known = |name: &str| Ok::<_, Error>(registry.all()?.remove(name));
     match &question {
-        Question::State {} => Ok(Answer::State {
+        ServiceRequest::State {} => Ok(ServiceReply::State {
             holdings: registry.holdings()?,
             certificate: None,
         }),
-        Question::Open { .. } => registry.change(&question).map(|()| done),
-        Question::Close { name, at_ms } => {
+        ServiceRequest::Open { .. } => registry.change(&question).map(|()| done),
+        ServiceRequest::Close { name, at_ms } => {
             let Some(consumer) = known(name)? else {
                 return Ok(done);
             };
@@ -150,7 +150,7 @@ pub(crate) fn answer(
             let copied = copy(name, *at_ms)?;
             registry.change(&question).map(|()| copied)
         }
-        Question::Drop { name, at_ms } => {
+        ServiceRequest::Drop { name, at_ms } => {
             if known(name)?.is_none() {
                 return Ok(done);
             }

@@ -33,7 +33,7 @@ pub enum Error {
     },
     /// The question itself.
     #[error("this cannot be asked of the service: {0}")]
-    Question(String),
+    InvalidRequest(String),
 }
 
 /// Outcome of a stock service.

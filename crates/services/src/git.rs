@@ -1,9 +1,9 @@
 //! Git repositories over HTTP, a place for each consumer. What speaks the protocol is git itself.
 //! Source: git-http-backend(1) and RFC 3875, the Common Gateway Interface.
 
-use crate::ask::{Answer, Question};
-use crate::door::{self, Door, Guest, say};
-use crate::registry::{Registry, size};
+use crate::ask::{ServiceReply, ServiceRequest};
+use crate::door::{self, AdmittedConsumer, HttpService, say};
+use crate::registry::{ConsumerRegistry, size};
 use crate::{Error, Result};
 use axum::Router;
 use axum::body::Body;
@@ -42,23 +42,28 @@ pub(crate) fn found() -> Result<()> {
 }
 
 pub(crate) async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
-    let registry = Registry::of(home);
+    let registry = ConsumerRegistry::of(home);
     let data = home.join("data");
     fs::create_dir_all(&data).map_err(Error::file("make", &data))?;
-    let door = Door::of(registry);
+    let door = HttpService::of(registry);
     let router = Router::new().fallback(handle).with_state(door);
     door::serve(router, address, port).await
 }
 
-pub(crate) fn answer(home: &Path, question: Question) -> Result<Answer> {
-    let registry = Registry::of(home);
+pub(crate) fn answer(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
+    let registry = ConsumerRegistry::of(home);
     door::answer(&registry, question, |name, at_ms| {
         bundle(home, &registry, name, at_ms)
     })
 }
 
 /// Everything of a consumer's repositories, each as one file that git reads.
-fn bundle(home: &Path, registry: &Registry, name: &str, at_ms: i64) -> Result<Answer> {
+fn bundle(
+    home: &Path,
+    registry: &ConsumerRegistry,
+    name: &str,
+    at_ms: i64,
+) -> Result<ServiceReply> {
     let relative = PathBuf::from(format!("backups/{name}@{at_ms:015}"));
     let to = home.join(&relative);
     fs::create_dir_all(&to).map_err(Error::file("make", &to))?;
@@ -76,7 +81,7 @@ fn bundle(home: &Path, registry: &Registry, name: &str, at_ms: i64) -> Result<An
         git(&path, &["bundle", "create", "--quiet", &file, "--all"])?;
         git(&path, &["bundle", "verify", "--quiet", &file])?;
     }
-    Ok(Answer::Done {
+    Ok(ServiceReply::Done {
         backup: Some(relative.display().to_string()),
         bytes: size(&to),
     })
@@ -112,7 +117,7 @@ fn is_name(name: &str) -> bool {
             .is_some_and(u8::is_ascii_alphanumeric)
 }
 
-async fn handle(State(door): State<Arc<Door>>, request: Request) -> Response {
+async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Response {
     let guest = match door.admit(request.headers()) {
         Ok(guest) => guest,
         Err(refusal) => return *refusal,
@@ -204,8 +209,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 }
 
 async fn backend(
-    door: &Door,
-    guest: Guest,
+    door: &HttpService,
+    guest: AdmittedConsumer,
     request: Request,
     path: &str,
     query: &str,

@@ -44,7 +44,7 @@ pub async fn run(args: &[OsString]) -> Result<i32> {
         (Some(address), Some(port)) => (address, port),
         _ if served => {
             let text = "`--address` and `--port` are missing";
-            return Err(Error::Question(text.to_owned()));
+            return Err(Error::InvalidRequest(text.to_owned()));
         }
         _ => ("", 0),
     };
@@ -60,6 +60,8 @@ pub async fn run(args: &[OsString]) -> Result<i32> {
         ("postgres", "ask") => ask::answer(|question| postgres::answer(&home, question)),
         ("git", "ask") => ask::answer(|question| git::answer(&home, question)),
         ("site", "ask") => ask::answer(|question| site::answer(&home, question)),
-        (kind, part) => Err(Error::Question(format!("there is no `{kind} {part}`"))),
+        (kind, part) => Err(Error::InvalidRequest(format!(
+            "there is no `{kind} {part}`"
+        ))),
     }
 }

@@ -1,6 +1,6 @@
 //! Who may use a service that the house has the program of: names, digests of credentials, and what each may take.
 
-use crate::ask::{Holding, Question};
+use crate::ask::{ConsumerState, ServiceRequest};
 use crate::{Error, Result};
 use abbey_support::digest::sha256_hex;
 use abbey_support::file;
@@ -28,13 +28,13 @@ pub(crate) struct Consumer {
 
 /// The file of a service in which they stand.
 #[derive(Debug, Clone)]
-pub(crate) struct Registry {
+pub(crate) struct ConsumerRegistry {
     home: PathBuf,
 }
 
-impl Registry {
-    pub(crate) fn of(home: &Path) -> Registry {
-        Registry {
+impl ConsumerRegistry {
+    pub(crate) fn of(home: &Path) -> ConsumerRegistry {
+        ConsumerRegistry {
             home: home.to_owned(),
         }
     }
@@ -75,8 +75,8 @@ impl Registry {
         Ok(known.filter(fits))
     }
 
-    pub(crate) fn holdings(&self) -> Result<Vec<Holding>> {
-        let holding = |(name, c): (String, Consumer)| Holding {
+    pub(crate) fn holdings(&self) -> Result<Vec<ConsumerState>> {
+        let holding = |(name, c): (String, Consumer)| ConsumerState {
             name,
             open: c.hash.is_some(),
             closed_ms: c.closed_ms,
@@ -95,10 +95,10 @@ impl Registry {
     }
 
     /// Opens, closes or forgets; whatever needs a copy first was copied by the caller.
-    pub(crate) fn change(&self, question: &Question) -> Result<()> {
+    pub(crate) fn change(&self, question: &ServiceRequest) -> Result<()> {
         let mut all = self.all()?;
         match question {
-            Question::Open {
+            ServiceRequest::Open {
                 name,
                 secret,
                 connections,
@@ -118,15 +118,15 @@ impl Registry {
                     },
                 );
             }
-            Question::Close { name, at_ms } => {
+            ServiceRequest::Close { name, at_ms } => {
                 if let Some(consumer) = all.get_mut(name) {
                     consumer.hash = None;
                     consumer.closed_ms.get_or_insert(*at_ms);
                 }
             }
-            Question::Drop { name, .. } => {
+            ServiceRequest::Drop { name, .. } => {
                 if all.get(name).is_some_and(|c| c.hash.is_some()) {
-                    return Err(Error::Question(format!(
+                    return Err(Error::InvalidRequest(format!(
                         "`{name}` is in use; it is closed first"
                     )));
                 }
@@ -138,7 +138,7 @@ impl Registry {
                 }
                 all.remove(name);
             }
-            Question::State {} => return Ok(()),
+            ServiceRequest::State {} => return Ok(()),
         }
         self.write(&all)
     }
@@ -157,12 +157,12 @@ pub(crate) fn size(dir: &Path) -> u64 {
 
 /// How much each asks of the service now.
 #[derive(Debug, Default)]
-pub(crate) struct Turnstile {
-    by_name: BTreeMap<String, Gone>,
+pub(crate) struct RequestLimiter {
+    by_name: BTreeMap<String, ConsumerLoad>,
 }
 
 #[derive(Debug)]
-struct Gone {
+struct ConsumerLoad {
     inside: u32,
     since: Instant,
     count: u32,
@@ -170,22 +170,22 @@ struct Gone {
 
 /// Why somebody has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum ExceededLimit {
     /// Too many of its requests are at work.
     Crowd,
     /// Too many came in the last minute.
     Rate,
 }
 
-impl Turnstile {
+impl RequestLimiter {
     /// Lets a request in, or says why not.
     pub(crate) fn enter(
         &mut self,
         name: &str,
         consumer: &Consumer,
         now: Instant,
-    ) -> std::result::Result<(), Wait> {
-        let fresh = || Gone {
+    ) -> std::result::Result<(), ExceededLimit> {
+        let fresh = || ConsumerLoad {
             inside: 0,
             since: now,
             count: 0,
@@ -195,10 +195,10 @@ impl Turnstile {
             (gone.since, gone.count) = (now, 0);
         }
         if gone.inside >= consumer.connections {
-            return Err(Wait::Crowd);
+            return Err(ExceededLimit::Crowd);
         }
         if gone.count >= consumer.rate {
-            return Err(Wait::Rate);
+            return Err(ExceededLimit::Rate);
         }
         gone.inside += 1;
         gone.count += 1;
@@ -223,27 +223,27 @@ mod tests {
             rate: 3,
             ..Consumer::default()
         };
-        let (mut turnstile, now) = (Turnstile::default(), Instant::now());
-        let enter = |t: &mut Turnstile, name, after| {
+        let (mut turnstile, now) = (RequestLimiter::default(), Instant::now());
+        let enter = |t: &mut RequestLimiter, name, after| {
             t.enter(name, &consumer, now + Duration::from_secs(after))
         };
         assert_eq!(enter(&mut turnstile, "a", 0), Ok(()));
         assert_eq!(enter(&mut turnstile, "a", 0), Ok(()));
-        assert_eq!(enter(&mut turnstile, "a", 0), Err(Wait::Crowd));
+        assert_eq!(enter(&mut turnstile, "a", 0), Err(ExceededLimit::Crowd));
         assert_eq!(enter(&mut turnstile, "b", 0), Ok(()), "another is another");
         turnstile.leave("a");
         assert_eq!(enter(&mut turnstile, "a", 1), Ok(()));
         turnstile.leave("a");
         turnstile.leave("a");
-        assert_eq!(enter(&mut turnstile, "a", 59), Err(Wait::Rate));
+        assert_eq!(enter(&mut turnstile, "a", 59), Err(ExceededLimit::Rate));
         assert_eq!(enter(&mut turnstile, "a", 60), Ok(()));
     }
 
     #[test]
     fn a_credential_is_good_until_its_holder_is_closed() {
         let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::of(dir.path());
-        let open = Question::Open {
+        let registry = ConsumerRegistry::of(dir.path());
+        let open = ServiceRequest::Open {
             name: "iris".to_owned(),
             secret: "abbey_sv_0123456789".to_owned(),
             connections: 1,
@@ -264,12 +264,12 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
-        let drop = Question::Drop {
+        let drop = ServiceRequest::Drop {
             name: "iris".to_owned(),
             at_ms: 2,
         };
         assert!(registry.change(&drop).is_err(), "in use");
-        let close = Question::Close {
+        let close = ServiceRequest::Close {
             name: "iris".to_owned(),
             at_ms: 1,
         };

@@ -1,8 +1,8 @@
 //! Files over HTTP: everybody who reaches the service reads them, and each consumer writes below its own name.
 
-use crate::ask::{Answer, Question};
-use crate::door::{self, Door, say};
-use crate::registry::{Registry, size};
+use crate::ask::{ServiceReply, ServiceRequest};
+use crate::door::{self, HttpService, say};
+use crate::registry::{ConsumerRegistry, size};
 use crate::{Error, Result};
 use abbey_support::file;
 use axum::Router;
@@ -22,24 +22,24 @@ const DEPTH_MAX: usize = 16;
 pub(crate) async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
     let data = home.join("data");
     fs::create_dir_all(&data).map_err(Error::file("make", &data))?;
-    let door = Door::of(Registry::of(home));
+    let door = HttpService::of(ConsumerRegistry::of(home));
     let router = Router::new().fallback(handle).with_state(door);
     door::serve(router, address, port).await
 }
 
-pub(crate) fn answer(home: &Path, question: Question) -> Result<Answer> {
-    let registry = Registry::of(home);
+pub(crate) fn answer(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
+    let registry = ConsumerRegistry::of(home);
     door::answer(&registry, question, |name, at_ms| {
         copy(home, &registry, name, at_ms)
     })
 }
 
 /// What a consumer has here, copied file by file.
-fn copy(home: &Path, registry: &Registry, name: &str, at_ms: i64) -> Result<Answer> {
+fn copy(home: &Path, registry: &ConsumerRegistry, name: &str, at_ms: i64) -> Result<ServiceReply> {
     let relative = PathBuf::from(format!("backups/{name}@{at_ms:015}"));
     let to = home.join(&relative);
     tree(&registry.place(name), &to)?;
-    Ok(Answer::Done {
+    Ok(ServiceReply::Done {
         backup: Some(relative.display().to_string()),
         bytes: size(&to),
     })
@@ -101,7 +101,7 @@ fn media_type(path: &Path) -> &'static str {
     }
 }
 
-async fn handle(State(door): State<Arc<Door>>, request: Request) -> Response {
+async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Response {
     let Some(path) = plain(request.uri().path()) else {
         return say(StatusCode::BAD_REQUEST, "a path is made of plain names");
     };
@@ -129,7 +129,7 @@ async fn read(place: &Path) -> Response {
     (headers, Body::from(file)).into_response()
 }
 
-async fn write(door: &Arc<Door>, request: Request, path: &Path, place: PathBuf) -> Response {
+async fn write(door: &Arc<HttpService>, request: Request, path: &Path, place: PathBuf) -> Response {
     let guest = match door.admit(request.headers()) {
         Ok(guest) => guest,
         Err(refusal) => return *refusal,

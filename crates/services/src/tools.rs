@@ -125,7 +125,7 @@ impl Bridge {
 /// Runs the server and its door until either ends.
 pub(crate) async fn serve(address: &str, port: u16, command: &[OsString]) -> Result<i32> {
     let Some((program, args)) = command.split_first() else {
-        return Err(Error::Question("no tool server was named".to_owned()));
+        return Err(Error::InvalidRequest("no tool server was named".to_owned()));
     };
     let mut child = tokio::process::Command::new(program)
         .args(args)
@@ -135,7 +135,7 @@ pub(crate) async fn serve(address: &str, port: u16, command: &[OsString]) -> Res
         .spawn()
         .map_err(Error::file("start", program))?;
     let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(Error::Question(
+        return Err(Error::InvalidRequest(
             "the tool server has no standard streams".to_owned(),
         ));
     };

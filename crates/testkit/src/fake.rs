@@ -1,7 +1,7 @@
 //! A backend without a host: cells as entries of a table, with a uid of their own, no network but
 //! the house's socket, and failures on demand.
 
-use abbey_cells::{Backend, CellSpec, Error, Record, Result, Usage};
+use abbey_cells::{Backend, CellRecord, CellSpec, CgroupUsage, Error, Result};
 use abbey_model::{
     Bytes, CellName, ExitKind, ExitRecord, Generation, Millis, Observed, ProcessIdentity, Timestamp,
 };
@@ -161,9 +161,9 @@ impl Backend for FakeBackend {
         Ok(self.with(|cells| cells.keys().cloned().collect()))
     }
 
-    fn usage(&self, cell: &CellName) -> Result<Usage> {
+    fn usage(&self, cell: &CellName) -> Result<CgroupUsage> {
         match self.observe(cell)? {
-            Observed::Running { .. } => Ok(Usage {
+            Observed::Running { .. } => Ok(CgroupUsage {
                 memory: Bytes(1 << 20),
                 cpu_us: 1,
                 processes: 1,
@@ -172,15 +172,15 @@ impl Backend for FakeBackend {
         }
     }
 
-    fn record(&self, cell: &CellName) -> Result<Option<Record>> {
+    fn record(&self, cell: &CellName) -> Result<Option<CellRecord>> {
         let identity = ProcessIdentity {
             pid: 1,
             start_ticks: 0,
             boot_id: "fake".into(),
         };
         Ok(self.with(|cells| {
-            cells.get(cell).map(|c| Record {
-                machine: false,
+            cells.get(cell).map(|c| CellRecord {
+                microvm: false,
                 container: false,
                 boot: None,
                 network: None,

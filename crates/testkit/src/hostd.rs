@@ -1,6 +1,6 @@
 //! A hostd in a temporary home, without a control plane.
 
-use abbey_cells::hostd::{Claim, Client, Config, Helper, Operation, ensure};
+use abbey_cells::hostd::{Allocation, HostdApi, HostdClient, HostdConfig, HostdOperation, ensure};
 use abbey_daemon::Home;
 use abbey_model::CellName;
 use std::os::unix::fs::PermissionsExt;
@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 pub struct Hostd {
     dir: tempfile::TempDir,
     /// What it works with.
-    pub config: Config,
+    pub config: HostdConfig,
     /// A caller of it.
-    pub client: Client,
+    pub client: HostdClient,
 }
 
 impl Hostd {
@@ -32,7 +32,7 @@ impl Hostd {
         let home = Home::new(dir.path().join("home"));
         let config = home.create_directories().expect("a home");
         ensure(&config, Path::new(abbey)).expect("hostd comes up");
-        let client = Client::new(home.root());
+        let client = HostdClient::new(home.root());
         Hostd {
             dir,
             config,
@@ -52,15 +52,15 @@ impl Hostd {
     pub fn claim(&self, owner: &CellName, number: u32) -> Option<u32> {
         let first = self.client.hello().expect("an answer").uid_first;
         let uid = self.config.privileged.then_some(first + number);
-        let claimed = Operation::Claim {
+        let claimed = HostdOperation::Allocate {
             owner: owner.clone(),
-            claim: Claim {
+            allocation: Allocation {
                 uid,
-                ..Claim::default()
+                ..Allocation::default()
             },
         };
         self.client.call(claimed, &[]).expect("a claim");
-        let prepared = Operation::Prepare {
+        let prepared = HostdOperation::Prepare {
             owner: owner.clone(),
             files: Vec::new(),
         };
@@ -71,6 +71,6 @@ impl Hostd {
 
 impl Drop for Hostd {
     fn drop(&mut self) {
-        let _ended_already = self.client.call(Operation::End {}, &[]);
+        let _ended_already = self.client.call(HostdOperation::End {}, &[]);
     }
 }

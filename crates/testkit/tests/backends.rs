@@ -5,7 +5,7 @@
     reason = "a test tells by failing, and by what it prints"
 )]
 
-use abbey_cells::{CellSpec, Program};
+use abbey_cells::{CellProgram, CellSpec};
 use abbey_model::{CellKind, CellName, Limits};
 use abbey_testkit::{conformance, fake::FakeBackend};
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ fn a_fake_cell_with_its_own_uid_no_network_and_only_the_houses_socket_conforms()
         cell: CellName::Agent("a".parse().unwrap()),
         kind: CellKind::Sandbox,
         digest: "d".into(),
-        program: Program::Own,
+        program: CellProgram::Own,
         argv: vec!["abbey".into()],
         env: Vec::new(),
         cwd: PathBuf::from("/"),
@@ -24,7 +24,7 @@ fn a_fake_cell_with_its_own_uid_no_network_and_only_the_houses_socket_conforms()
         limits: Limits::default(),
         waived: Default::default(),
         sandbox: None,
-        machine: None,
+        microvm: None,
         container: None,
         network: None,
         forwards: Vec::new(),

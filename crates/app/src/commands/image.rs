@@ -1,7 +1,7 @@
 //! `abbey image`: images that microVMs boot from.
 
 use crate::exit::{self, Failure, Outcome};
-use abbey_cells::microvm::image::{self, DEFAULT, Image, Recipe};
+use abbey_cells::microvm::image::{self, DEFAULT, Image, ImageRecipe};
 use abbey_daemon::Home;
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -70,7 +70,7 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
             suite,
             include,
         } => {
-            let recipe = Recipe { suite, include };
+            let recipe = ImageRecipe { suite, include };
             let tell = |what: &str| eprintln!("{what}");
             let image = image::build(&images, &name, &recipe, &tell).map_err(failed)?;
             told(&image, "built");

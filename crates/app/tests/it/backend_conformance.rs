@@ -1,6 +1,6 @@
 //! The process and sandbox backends against the conformance suite, on the real kernel.
 
-use abbey_cells::{Backend, CellSpec, Program, Sandbox, ShimBackend};
+use abbey_cells::{Backend, CellProgram, CellSpec, Sandbox, ShimBackend};
 use abbey_model::{
     Bytes, CellKind, CellName, ExitKind, Generation, Layer, Limits, Millis, Observed, Profile,
 };
@@ -20,7 +20,7 @@ fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
     let spec = CellSpec {
         kind: CellKind::Process,
         digest: "d1".into(),
-        program: Program::Path("/bin/sleep".into()),
+        program: CellProgram::Path("/bin/sleep".into()),
         argv: vec!["sleep".into(), "600".into()],
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         cwd: PathBuf::from("/"),
@@ -31,7 +31,7 @@ fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
         },
         waived: Default::default(),
         sandbox: None,
-        machine: None,
+        microvm: None,
         container: None,
         network: None,
         forwards: Vec::new(),
@@ -94,7 +94,7 @@ fn every_exit_has_a_cause_and_leaves_no_process() {
         record.exit
     };
     let shell = |script: &str| CellSpec {
-        program: Program::Path("/bin/sh".into()),
+        program: CellProgram::Path("/bin/sh".into()),
         argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
         ..spec.clone()
     };
@@ -124,7 +124,7 @@ fn every_exit_has_a_cause_and_leaves_no_process() {
     assert!(matches!(
         ended(
             &CellSpec {
-                program: Program::Path("/no/such".into()),
+                program: CellProgram::Path("/no/such".into()),
                 ..spec.clone()
             },
             5

@@ -1,7 +1,9 @@
 //! The real Firecracker on a host without KVM: it is configured, confined, started, paused and snapshotted; the guest
 //! itself cannot run here (S5-07).
 
-use abbey_cells::microvm::firecracker::{Call, Client, SnapshotCreate, SnapshotType, Vm, VmState};
+use abbey_cells::microvm::firecracker::{
+    FirecrackerCall, FirecrackerClient, SnapshotCreate, SnapshotType, Vm, VmState,
+};
 use abbey_testkit::house::{House, tool, until};
 use std::time::Duration;
 
@@ -62,7 +64,7 @@ fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
     house.manifest(ONE);
     house.expect(0, "up --no-wait");
     let dir = house.home().join("run/cells/agent-alpha/vmm");
-    let client = Client::new(&dir.join("api"), "agent-alpha");
+    let client = FirecrackerClient::new(&dir.join("api"), "agent-alpha");
     // What serve told hostd, hostd the shim, and the shim Firecracker.
     until("its machine runs", || {
         client.describe().is_ok_and(|i| i.state == "Running")
@@ -82,13 +84,13 @@ fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
     assert!(!mounts.contains(&format!(" {} ", house.home().display())));
     // Paused, snapshotted, resumed.
     client
-        .call(&Call::State(Vm {
+        .call(&FirecrackerCall::State(Vm {
             state: VmState::Paused,
         }))
         .unwrap();
     assert_eq!(client.describe().unwrap().state, "Paused");
     client
-        .call(&Call::Create(SnapshotCreate {
+        .call(&FirecrackerCall::Create(SnapshotCreate {
             snapshot_type: SnapshotType::Full,
             snapshot_path: "/vm/run/devices".to_owned(),
             mem_file_path: "/vm/run/memory".to_owned(),
@@ -96,7 +98,7 @@ fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
         .unwrap();
     assert_eq!(dir.join("memory").metadata().unwrap().len(), 128 << 20);
     client
-        .call(&Call::State(Vm {
+        .call(&FirecrackerCall::State(Vm {
             state: VmState::Resumed,
         }))
         .unwrap();

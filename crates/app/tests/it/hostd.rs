@@ -1,7 +1,9 @@
 //! hostd at its socket: what it refuses to every caller, and what the control plane may still do.
 
-use abbey_cells::hostd::{Claim, FileName, Helper, Operation, Reply};
-use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
+use abbey_cells::hostd::{Allocation, FileName, HostdApi, HostdOperation, HostdReply};
+use abbey_cells::{
+    Bind, CellNetwork, CellProgram, CellSpec, ForwardTarget, ListenAddress, PortForward, Sandbox,
+};
 use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Millis, Profile};
 use abbey_testkit::hostd::Hostd;
 use abbey_testkit::house::{House, until};
@@ -17,7 +19,7 @@ fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
     CellSpec {
         kind: CellKind::Sandbox,
         digest: "d".into(),
-        program: Program::Path("/bin/true".into()),
+        program: CellProgram::Path("/bin/true".into()),
         argv: vec!["true".into()],
         env: Vec::new(),
         cwd: PathBuf::from("/"),
@@ -29,7 +31,7 @@ fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
             profile: Profile::Strict,
             tmp: Bytes(1 << 20),
         }),
-        machine: None,
+        microvm: None,
         container: None,
         network: None,
         forwards: Vec::new(),
@@ -48,8 +50,8 @@ fn spec(hostd: &Hostd, cell: CellName, uid: Option<u32>) -> CellSpec {
     }
 }
 
-fn start(spec: CellSpec) -> Operation {
-    Operation::Start {
+fn start(spec: CellSpec) -> HostdOperation {
+    HostdOperation::Start {
         generation: Generation(1),
         spec: Box::new(spec),
     }
@@ -59,15 +61,15 @@ fn start(spec: CellSpec) -> Operation {
 fn hostd_refuses_access_to_other_owners_resources() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let uid = hostd.claim(&agent("a"), 1).unwrap();
-    let refused = |operation: Operation, rule: &str| {
+    let refused = |operation: HostdOperation, rule: &str| {
         let said = hostd.client.call(operation, &[]).unwrap_err().to_string();
         assert!(said.contains("refused") && said.contains(rule), "{said}");
     };
-    let claim = |name: &str, uid| Operation::Claim {
+    let claim = |name: &str, uid| HostdOperation::Allocate {
         owner: agent(name),
-        claim: Claim {
+        allocation: Allocation {
             uid: Some(uid),
-            ..Claim::default()
+            ..Allocation::default()
         },
     };
     refused(claim("b", uid), "is held by agent-a");
@@ -83,7 +85,7 @@ fn hostd_refuses_access_to_other_owners_resources() {
     refused(start(spec(&hostd, agent("a"), None)), "asks to run as");
     let files = Vec::new();
     let owner = agent("b");
-    refused(Operation::Prepare { owner, files }, "was not claimed");
+    refused(HostdOperation::Prepare { owner, files }, "was not claimed");
     // A cell sees its own files, and no others.
     let home = hostd.config.home.clone();
     for (source, writable, rule) in [
@@ -120,9 +122,9 @@ fn hostd_refuses_access_to_other_owners_resources() {
     bare.sandbox = None;
     refused(start(bare), "is no whole sandbox");
     let owner = agent("a");
-    refused(Operation::Release { owner }, "still has files");
+    refused(HostdOperation::Release { owner }, "still has files");
     for stamp in ["", "../../etc", "a/b", &"x".repeat(41)] {
-        let archive = Operation::Archive {
+        let archive = HostdOperation::Archive {
             owner: agent("a"),
             stamp: stamp.to_owned(),
         };
@@ -138,12 +140,12 @@ fn hostd_refuses_access_to_other_owners_resources() {
 fn unconfirmed_firewall_rules_are_rolled_back() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let uid = hostd.claim(&agent("a"), 1);
-    let give = |subnet: &str| Operation::Claim {
+    let give = |subnet: &str| HostdOperation::Allocate {
         owner: agent("a"),
-        claim: Claim {
+        allocation: Allocation {
             uid,
             subnet: Some(subnet.parse().unwrap()),
-            ..Claim::default()
+            ..Allocation::default()
         },
     };
     let rules = || {
@@ -185,12 +187,15 @@ fn unconfirmed_firewall_rules_are_rolled_back() {
         ("a", "10.99.7.0/24", "which this host reaches by lo"),
         ("b", "10.77.2.0/28", "is held by agent-a"),
     ] {
-        let claim = Claim {
+        let claim = Allocation {
             subnet: Some(subnet.parse().unwrap()),
-            ..Claim::default()
+            ..Allocation::default()
         };
         let owner = agent(owner);
-        let claimed = Operation::Claim { owner, claim };
+        let claimed = HostdOperation::Allocate {
+            owner,
+            allocation: claim,
+        };
         let said = hostd.client.call(claimed, &[]).unwrap_err().to_string();
         assert!(said.contains(rule), "{said}");
     }
@@ -205,7 +210,7 @@ fn unconfirmed_firewall_rules_are_rolled_back() {
             .to_string();
         assert!(said.contains(rule), "{said}");
     };
-    let network = |subnet: &str| Network {
+    let network = |subnet: &str| CellNetwork {
         subnet: subnet.parse().unwrap(),
         tag: None,
         bridged: false,
@@ -214,10 +219,10 @@ fn unconfirmed_firewall_rules_are_rolled_back() {
         &|s| s.network = Some(network("10.77.9.0/24")),
         "does not hold",
     );
-    let forward = |at: Listen, to: Target| vec![Forward { at, to }];
-    let cell = |at: &str| Listen::Cell(at.parse().unwrap());
-    let host = |at: &str| Listen::Host(at.parse().unwrap());
-    let house = || Target::House("/etc/shadow".into());
+    let forward = |at: ListenAddress, to: ForwardTarget| vec![PortForward { at, to }];
+    let cell = |at: &str| ListenAddress::Cell(at.parse().unwrap());
+    let host = |at: &str| ListenAddress::Host(at.parse().unwrap());
+    let house = || ForwardTarget::House("/etc/shadow".into());
     for at in [
         cell("10.77.2.1:80"),
         cell("10.77.3.4:80"),
@@ -232,7 +237,7 @@ fn unconfirmed_firewall_rules_are_rolled_back() {
             "not where this cell may listen",
         );
     }
-    let elsewhere = Target::Service("127.0.0.1:22".parse().unwrap());
+    let elsewhere = ForwardTarget::Service("127.0.0.1:22".parse().unwrap());
     refused(
         &|s| s.forwards = forward(cell("127.0.0.1:80"), elsewhere.clone()),
         "no service of this house answers at 127.0.0.1:22",
@@ -244,13 +249,13 @@ fn hostd_dry_run_checks_without_changes() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let uid = hostd.claim(&agent("a"), 1);
     let sound = start(spec(&hostd, agent("a"), uid));
-    assert_eq!(hostd.client.try_out(sound).unwrap(), Reply::Done);
+    assert_eq!(hostd.client.try_out(sound).unwrap(), HostdReply::Done);
     assert_eq!(std::fs::read_dir(hostd.config.cells()).unwrap().count(), 0);
-    let archive = Operation::Archive {
+    let archive = HostdOperation::Archive {
         owner: agent("a"),
         stamp: "now".into(),
     };
-    assert_eq!(hostd.client.try_out(archive).unwrap(), Reply::Done);
+    assert_eq!(hostd.client.try_out(archive).unwrap(), HostdReply::Done);
     assert!(hostd.config.home.join("agents/a").exists());
 }
 
@@ -330,7 +335,7 @@ fn serve_drops_privileges_and_restarts_a_lost_hostd() {
     assert!(field("Gid:").split_whitespace().all(|id| id != "0"));
     assert_eq!(field("NoNewPrivs:"), "1");
     // kill -9 of hostd: agents go on, what needs it says so, and `up` starts it again.
-    let hostd = abbey_cells::hostd::Client::new(&house.home());
+    let hostd = abbey_cells::hostd::HostdClient::new(&house.home());
     abbey_testkit::house::kill(hostd.hello().unwrap().pid);
     let said = house.refused(125, "exec abbot -- true");
     assert!(said.contains("`abbey up` starts it again"), "{said}");
@@ -376,10 +381,10 @@ fn hostd_journal_is_logged_to_the_audit_log() {
     );
     // A refusal while nobody serves.
     house.kill_serve();
-    let refused = Operation::Discard {
+    let refused = HostdOperation::Discard {
         owner: agent("abbot"),
     };
-    let client = abbey_cells::hostd::Client::new(&house.home());
+    let client = abbey_cells::hostd::HostdClient::new(&house.home());
     client.call(refused, &[]).unwrap_err();
     house.expect(0, "up");
     until("it is in the chain as well", || {

@@ -1,8 +1,12 @@
 //! hostd under a stream of malformed requests: one minute in every check, longer with `ABBEY_FUZZ_SECONDS`;
 //! `ABBEY_FUZZ_SEED` repeats a run.
 
-use abbey_cells::hostd::{Claim, FileEntry, FileName, Helper, Operation, Reply, Request};
-use abbey_cells::{Bind, CellSpec, Forward, Listen, Network, Program, Sandbox, Target};
+use abbey_cells::hostd::{
+    Allocation, FileEntry, FileName, HostdApi, HostdOperation, HostdReply, HostdRequest,
+};
+use abbey_cells::{
+    Bind, CellNetwork, CellProgram, CellSpec, ForwardTarget, ListenAddress, PortForward, Sandbox,
+};
 use abbey_model::{Bytes, CellKind, CellName, Egress, Generation, Limits, Millis, Profile};
 use abbey_testkit::hostd::Hostd;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -53,9 +57,9 @@ fn agent(name: &str) -> CellName {
 }
 
 /// One valid request of every operation except the one that ends hostd.
-fn seeds(uid: Option<u32>) -> Vec<Operation> {
+fn seeds(uid: Option<u32>) -> Vec<HostdOperation> {
     let owner = || agent("a");
-    let claim = Claim {
+    let claim = Allocation {
         elsewhere: None,
         bridged: false,
         disks: None,
@@ -70,15 +74,15 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
         path: PathBuf::from("/x/true"),
         writable: false,
     };
-    let forward = Forward {
-        at: Listen::Cell("127.0.0.1:7".parse().unwrap()),
-        to: Target::House(PathBuf::from("/x")),
+    let forward = PortForward {
+        at: ListenAddress::Cell("127.0.0.1:7".parse().unwrap()),
+        to: ForwardTarget::House(PathBuf::from("/x")),
     };
     let spec = CellSpec {
         cell: owner(),
         kind: CellKind::Sandbox,
         digest: "d".into(),
-        program: Program::Path("/bin/true".into()),
+        program: CellProgram::Path("/bin/true".into()),
         argv: vec!["true".into()],
         env: vec![("A".into(), "b".into())],
         cwd: PathBuf::from("/"),
@@ -90,9 +94,9 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
             profile: Profile::Strict,
             tmp: Bytes(1 << 20),
         }),
-        machine: None,
+        microvm: None,
         container: None,
-        network: Some(Network {
+        network: Some(CellNetwork {
             subnet: "10.99.1.0/24".parse().unwrap(),
             tag: None,
             bridged: false,
@@ -112,52 +116,52 @@ fn seeds(uid: Option<u32>) -> Vec<Operation> {
     };
     let run = || CellName::Run("r".parse().unwrap());
     vec![
-        Operation::Hello {},
-        Operation::Observe {},
-        Operation::Claim {
+        HostdOperation::Hello {},
+        HostdOperation::Observe {},
+        HostdOperation::Allocate {
             owner: owner(),
-            claim,
+            allocation: claim,
         },
-        Operation::Release { owner: agent("c") },
-        Operation::Prepare {
+        HostdOperation::Release { owner: agent("c") },
+        HostdOperation::Prepare {
             owner: owner(),
             files: vec![file],
         },
-        Operation::Read {
+        HostdOperation::Read {
             owner: owner(),
             file: FileName::Heartbeat,
         },
-        Operation::Archive {
+        HostdOperation::Archive {
             owner: agent("c"),
             stamp: "s".into(),
         },
-        Operation::Pack { owner: None },
-        Operation::Pack {
+        HostdOperation::Pack { owner: None },
+        HostdOperation::Pack {
             owner: Some("a".parse().unwrap()),
         },
-        Operation::Archives {},
-        Operation::Restore {
+        HostdOperation::Archives {},
+        HostdOperation::Restore {
             owner: CellName::Agent("a".parse().unwrap()),
             stamp: "2026-11-26T00-00-00-000Z".to_owned(),
         },
-        Operation::Snapshot {
+        HostdOperation::Snapshot {
             label: "now".to_owned(),
         },
-        Operation::Stage { owner: run() },
-        Operation::Collect {
+        HostdOperation::Stage { owner: run() },
+        HostdOperation::Collect {
             owner: run(),
             paths: vec!["x".into()],
         },
-        Operation::Discard { owner: run() },
-        Operation::Firewall {
+        HostdOperation::Discard { owner: run() },
+        HostdOperation::Firewall {
             confirm_within: Millis(1),
         },
-        Operation::Start {
+        HostdOperation::Start {
             generation: Generation(1),
             spec: Box::new(spec),
         },
-        Operation::Sweep { cell: owner() },
-        Operation::Enter {
+        HostdOperation::Sweep { cell: owner() },
+        HostdOperation::Enter {
             cell: owner(),
             argv: vec!["true".into()],
             env: Vec::new(),
@@ -205,8 +209,8 @@ fn twist(value: &mut serde_json::Value, chance: &mut Chance) {
 }
 
 /// Bytes that may or may not form a request.
-fn request(seeds: &[Operation], chance: &mut Chance) -> Vec<u8> {
-    let request = Request {
+fn request(seeds: &[HostdOperation], chance: &mut Chance) -> Vec<u8> {
+    let request = HostdRequest {
         operation: chance.one_of(seeds).clone(),
         dry_run: chance.below(8) == 0,
     };
@@ -323,10 +327,10 @@ fn hostd_survives_malformed_requests() {
         let answer = send(&socket, &bytes, &mut chance);
         asked += 1;
         for line in answer.lines() {
-            let reply: Result<Reply, _> = serde_json::from_str(line);
+            let reply: Result<HostdReply, _> = serde_json::from_str(line);
             match reply {
-                Ok(Reply::Refused { .. }) => refused += 1,
-                Ok(Reply::Failed { .. }) => failed += 1,
+                Ok(HostdReply::Refused { .. }) => refused += 1,
+                Ok(HostdReply::Failed { .. }) => failed += 1,
                 Ok(_) => done += 1,
                 Err(e) => panic!("seed {seed}: no reply: {e}: {line}"),
             }
@@ -348,6 +352,9 @@ fn hostd_survives_malformed_requests() {
     for name in std::fs::read_dir(hostd.config.cells()).unwrap().flatten() {
         let cell = name.file_name().to_str().and_then(|n| n.parse().ok());
         let cell = cell.unwrap_or_else(|| panic!("seed {seed}: {name:?} is no cell"));
-        hostd.client.call(Operation::Sweep { cell }, &[]).unwrap();
+        hostd
+            .client
+            .call(HostdOperation::Sweep { cell }, &[])
+            .unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! Talking to a shim: one line of JSON each way over its control socket.
 
-use super::{Request, Status};
+use super::{ShimRequest, ShimStatus};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest answer, bytes.
 const ANSWER_MAX: usize = 1 << 16;
 
-pub(crate) fn ask(run_dir: &Path, request: &Request) -> io::Result<Status> {
+pub(crate) fn ask(run_dir: &Path, request: &ShimRequest) -> io::Result<ShimStatus> {
     open(run_dir, request).map(|(status, _)| status)
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn connect_to(run_dir: &Path) -> io::Result<UnixStream> {
 }
 
 /// Asks, and gives the connection as well, behind the answer.
-pub(crate) fn open(run_dir: &Path, request: &Request) -> io::Result<(Status, UnixStream)> {
+pub(crate) fn open(run_dir: &Path, request: &ShimRequest) -> io::Result<(ShimStatus, UnixStream)> {
     let mut stream = connect_to(run_dir)?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');

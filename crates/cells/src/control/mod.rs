@@ -3,14 +3,14 @@
 pub(crate) mod client;
 
 use crate::CellSpec;
-use crate::guest::Ask;
+use crate::guest::GuestRequest;
 use abbey_model::{Generation, Millis};
 use serde::{Deserialize, Serialize};
 
 /// Request to a shim.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
-pub(crate) enum Request {
+pub(crate) enum ShimRequest {
     /// State of the cell.
     Status,
     /// End within `grace`.
@@ -28,7 +28,7 @@ pub(crate) enum Request {
     /// Open a stream to the guest of a microVM: after the answer the connection is that stream.
     Guest {
         /// Purpose of the stream.
-        ask: Ask,
+        ask: GuestRequest,
     },
     /// The memory and devices of a template: two descriptors come with the answer.
     Template {},
@@ -46,7 +46,7 @@ pub(crate) enum Request {
 
 /// Answer of a shim: the state of its cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Status {
+pub(crate) struct ShimStatus {
     /// Number of the boot.
     pub generation: Generation,
     /// Digest of the specification.

@@ -14,7 +14,7 @@
 //!
 //! Each direction of a stream begins with [`WINDOW`] bytes of credit, so that one that is not read
 //! stops itself and no other. Whoever sends anything else is cut off: the other side of a virtual
-//! machine's wall is not trusted, and nothing it sends makes this side remember more than a bound.
+//! microVM's wall is not trusted, and nothing it sends makes this side remember more than a bound.
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -39,7 +39,7 @@ const READS_MAX: usize = 16;
 
 /// Which end this is; the numbers of its streams are its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum ChannelSide {
     /// The shim.
     Host,
     /// The first process of the guest.
@@ -49,39 +49,39 @@ pub(crate) enum Side {
 /// Local ends of a stream: where its data is read from and written to. A direction that is absent is
 /// over from the beginning.
 #[derive(Debug, Default)]
-pub(crate) struct Ends {
+pub(crate) struct StreamEnds {
     pub(crate) reader: Option<OwnedFd>,
     pub(crate) writer: Option<OwnedFd>,
 }
 
-impl Ends {
+impl StreamEnds {
     /// Both directions of a socket.
-    pub(crate) fn of(socket: OwnedFd) -> std::io::Result<Ends> {
+    pub(crate) fn of(socket: OwnedFd) -> std::io::Result<StreamEnds> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Ends {
+        Ok(StreamEnds {
             reader: Some(socket.try_clone()?),
             writer: Some(socket),
         })
     }
 
     /// A pair of connected ends: one for a stream, one for whoever serves it.
-    pub(crate) fn pair() -> std::io::Result<(Ends, UnixStream)> {
+    pub(crate) fn pair() -> std::io::Result<(StreamEnds, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
-        Ok((Ends::of(ours.into())?, theirs))
+        Ok((StreamEnds::of(ours.into())?, theirs))
     }
 }
 
 /// What came from the other side.
-pub(crate) trait Peer {
+pub(crate) trait ChannelPeer {
     /// It said something.
     fn notice(&mut self, text: &[u8]);
     /// It wants a stream; without ends it is refused.
-    fn accept(&mut self, header: &[u8]) -> Option<Ends>;
+    fn accept(&mut self, header: &[u8]) -> Option<StreamEnds>;
 }
 
 #[derive(Default)]
 struct Stream {
-    ends: Ends,
+    ends: StreamEnds,
     /// Came, and is on its way to the writer.
     waiting: Vec<u8>,
     /// How much we may still send.
@@ -105,7 +105,7 @@ pub(crate) struct Channel {
     outbox: Vec<u8>,
     streams: BTreeMap<u32, Stream>,
     next: u32,
-    side: Side,
+    side: ChannelSide,
 }
 
 fn word(bytes: &[u8]) -> Option<u32> {
@@ -114,15 +114,15 @@ fn word(bytes: &[u8]) -> Option<u32> {
 
 impl Channel {
     /// Over this descriptor, which does not block.
-    pub(crate) fn new(fd: OwnedFd, side: Side) -> Self {
+    pub(crate) fn new(fd: OwnedFd, side: ChannelSide) -> Self {
         Channel {
             fd,
             inbox: Vec::new(),
             outbox: Vec::new(),
             streams: BTreeMap::new(),
             next: match side {
-                Side::Host => 2,
-                Side::Guest => 1,
+                ChannelSide::Host => 2,
+                ChannelSide::Guest => 1,
             },
             side,
         }
@@ -146,7 +146,7 @@ impl Channel {
     }
 
     /// Opens a stream for what the header says. Without room, the ends are simply closed.
-    pub(crate) fn open(&mut self, header: &[u8], ends: Ends) -> bool {
+    pub(crate) fn open(&mut self, header: &[u8], ends: StreamEnds) -> bool {
         if header.len() > FRAME_MAX || self.streams.len() >= STREAMS_MAX {
             return false;
         }
@@ -157,7 +157,7 @@ impl Channel {
         true
     }
 
-    fn begin(&mut self, id: u32, ends: Ends) {
+    fn begin(&mut self, id: u32, ends: StreamEnds) {
         let stream = Stream {
             one_way: ends.writer.is_none(),
             credit: WINDOW,
@@ -214,7 +214,7 @@ impl Channel {
     ///
     /// # Errors
     /// What the other side did that it may not, or that it is gone.
-    pub(crate) fn turn(&mut self, peer: &mut dyn Peer) -> Result<(), &'static str> {
+    pub(crate) fn turn(&mut self, peer: &mut dyn ChannelPeer) -> Result<(), &'static str> {
         let heard = self.hear(peer);
         self.carry();
         self.send()?;
@@ -222,7 +222,7 @@ impl Channel {
     }
 
     /// Reads what came; what was whole before the end still counts.
-    fn hear(&mut self, peer: &mut dyn Peer) -> Result<(), &'static str> {
+    fn hear(&mut self, peer: &mut dyn ChannelPeer) -> Result<(), &'static str> {
         let mut buffer = [0u8; FRAME_MAX + HEADER];
         for _ in 0..READS_MAX {
             match rustix::io::read(&self.fd, &mut buffer) {
@@ -239,7 +239,7 @@ impl Channel {
         Ok(())
     }
 
-    fn frames(&mut self, peer: &mut dyn Peer) -> Result<(), &'static str> {
+    fn frames(&mut self, peer: &mut dyn ChannelPeer) -> Result<(), &'static str> {
         let inbox = std::mem::take(&mut self.inbox);
         let mut rest = inbox.as_slice();
         while let Some((header, body)) = rest.split_at_checked(HEADER) {
@@ -263,7 +263,7 @@ impl Channel {
         kind: u8,
         id: u32,
         content: &[u8],
-        peer: &mut dyn Peer,
+        peer: &mut dyn ChannelPeer,
     ) -> Result<(), &'static str> {
         match kind {
             b'n' if id == 0 => {
@@ -273,8 +273,8 @@ impl Channel {
             b'o' => {
                 let theirs = id % 2
                     == match self.side {
-                        Side::Host => 1,
-                        Side::Guest => 0,
+                        ChannelSide::Host => 1,
+                        ChannelSide::Guest => 0,
                     };
                 if !theirs || id == 0 || self.streams.contains_key(&id) {
                     return Err("it opened a stream that is not its own");
@@ -412,7 +412,7 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
-    use super::{Channel, Ends, Peer, STREAMS_MAX, Side, WINDOW};
+    use super::{Channel, ChannelPeer, ChannelSide, STREAMS_MAX, StreamEnds, WINDOW};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
@@ -423,13 +423,13 @@ mod tests {
         headers: Vec<Vec<u8>>,
         streams: Vec<UnixStream>,
     }
-    impl Peer for Taking {
+    impl ChannelPeer for Taking {
         fn notice(&mut self, text: &[u8]) {
             self.notices.push(text.to_vec());
         }
-        fn accept(&mut self, header: &[u8]) -> Option<Ends> {
+        fn accept(&mut self, header: &[u8]) -> Option<StreamEnds> {
             self.headers.push(header.to_vec());
-            let (ends, other) = Ends::pair().unwrap();
+            let (ends, other) = StreamEnds::pair().unwrap();
             other.set_nonblocking(true).unwrap();
             self.streams.push(other);
             Some(ends)
@@ -441,8 +441,8 @@ mod tests {
         a.set_nonblocking(true).unwrap();
         b.set_nonblocking(true).unwrap();
         (
-            Channel::new(a.into(), Side::Host),
-            Channel::new(b.into(), Side::Guest),
+            Channel::new(a.into(), ChannelSide::Host),
+            Channel::new(b.into(), ChannelSide::Guest),
         )
     }
 
@@ -457,7 +457,7 @@ mod tests {
     fn streams_carry_both_ways_and_end_each_on_their_own() {
         let (mut host, mut guest) = pair();
         let (mut a, mut b) = (Taking::default(), Taking::default());
-        let (ends, mut mine) = Ends::pair().unwrap();
+        let (ends, mut mine) = StreamEnds::pair().unwrap();
         mine.set_nonblocking(true).unwrap();
         assert!(host.open(b"{}", ends));
         assert!(guest.notify(b"hello"));
@@ -481,8 +481,8 @@ mod tests {
     fn a_stream_that_is_not_read_stops_itself_and_no_other() {
         let (mut host, mut guest) = pair();
         let (mut a, mut b) = (Taking::default(), Taking::default());
-        let (slow, mut flood) = Ends::pair().unwrap();
-        let (quick, mut other) = Ends::pair().unwrap();
+        let (slow, mut flood) = StreamEnds::pair().unwrap();
+        let (quick, mut other) = StreamEnds::pair().unwrap();
         flood.set_nonblocking(true).unwrap();
         other.set_nonblocking(true).unwrap();
         assert!(host.open(b"slow", slow) && host.open(b"quick", quick));
@@ -526,14 +526,14 @@ mod tests {
         for bytes in garbage {
             let (a, mut b) = UnixStream::pair().unwrap();
             a.set_nonblocking(true).unwrap();
-            let mut host = Channel::new(a.into(), Side::Host);
+            let mut host = Channel::new(a.into(), ChannelSide::Host);
             b.write_all(bytes).unwrap();
             assert!(host.turn(&mut Taking::default()).is_err(), "{bytes:?}");
         }
         // More streams than there may be are refused one by one; more data than credit ends it.
         let (a, mut b) = UnixStream::pair().unwrap();
         a.set_nonblocking(true).unwrap();
-        let mut host = Channel::new(a.into(), Side::Host);
+        let mut host = Channel::new(a.into(), ChannelSide::Host);
         let mut peer = Taking::default();
         for n in 0..2000u32 {
             let mut frame = vec![b'o'];
@@ -561,7 +561,7 @@ mod tests {
         for seed in 1..400u64 {
             let (a, mut b) = UnixStream::pair().unwrap();
             a.set_nonblocking(true).unwrap();
-            let mut host = Channel::new(a.into(), Side::Host);
+            let mut host = Channel::new(a.into(), ChannelSide::Host);
             let mut peer = Taking::default();
             let mut state = seed;
             let mut next = || {

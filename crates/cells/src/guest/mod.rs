@@ -1,4 +1,4 @@
-//! The first process of a virtual machine: gets it ready, runs the one program that it is for, and does for
+//! The first process of a microVM: gets it ready, runs the one program that it is for, and does for
 //! the house what the shim cannot do from outside. It talks over one port that only root can open; the
 //! program runs as an ordinary user.
 //!
@@ -10,6 +10,9 @@ mod request;
 mod serve;
 mod setup;
 
-pub use protocol::Ask;
-pub(crate) use protocol::{Answer, CONTAINER_CONFIG, Command, Config, News, Offer, Order, UID};
+pub use protocol::GuestRequest;
+pub(crate) use protocol::{
+    CONTAINER_CONFIG, GuestCommand, GuestConfig, GuestNotice, GuestReply, GuestStream, ShimNotice,
+    UID,
+};
 pub use serve::run;

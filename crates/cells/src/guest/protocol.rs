@@ -13,7 +13,7 @@ pub(crate) const UID: u32 = 1000;
 
 /// What the guest is told on a drive that it reads once.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Config {
+pub(crate) struct GuestConfig {
     /// Whose cell.
     pub(crate) cell: CellName,
     /// Number of this boot.
@@ -51,13 +51,13 @@ pub(crate) struct Config {
     pub(crate) clock_ms: i64,
 }
 
-impl Config {
-    /// Instructions without a meaning, for a machine that waits for its own.
-    pub(crate) fn sample() -> Option<Config> {
+impl GuestConfig {
+    /// Instructions without a meaning, for a microVM that waits for its own.
+    pub(crate) fn sample() -> Option<GuestConfig> {
         let mut entropy = vec![0; 64];
         rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty()).ok()?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Some(Config {
+        Some(GuestConfig {
             cell: "run-warm".parse().ok()?,
             boot: 0,
             own: false,
@@ -82,13 +82,13 @@ impl Config {
 /// What the shim says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Order {
+pub(crate) enum ShimNotice {
     /// End within this time: the program first, then everything else, drives clean.
     Stop {
         /// Milliseconds for the program.
         within_ms: u64,
     },
-    /// The time; a machine that was held has missed some.
+    /// The time; a microVM that was held has missed some.
     Clock {
         /// Milliseconds since 1970.
         now_ms: i64,
@@ -104,7 +104,7 @@ pub(crate) enum Order {
 /// What the guest says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum News {
+pub(crate) enum GuestNotice {
     /// It has booted, and waits to be told what for.
     Waiting {},
     /// It has run a program.
@@ -121,7 +121,7 @@ pub(crate) enum News {
         /// Step and system error.
         why: String,
     },
-    /// It has ended, nothing of it is left, and the drives are clean; the machine goes down now.
+    /// It has ended, nothing of it is left, and the drives are clean; the microVM goes down now.
     Ended {
         /// As `wait` tells it.
         status: i32,
@@ -135,7 +135,7 @@ pub(crate) enum News {
 /// What the guest opens a stream for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "open", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Offer {
+pub(crate) enum GuestStream {
     /// Somebody inside called one of the ports.
     Forward {
         /// Which, of those inside.
@@ -154,10 +154,10 @@ pub(crate) enum Offer {
     Take {},
 }
 
-/// What the house opens a stream for. Every answer is one line of JSON ([`Answer`]) unless it says otherwise.
+/// What the house opens a stream for. Every answer is one line of JSON ([`GuestReply`]) unless it says otherwise.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Ask {
+pub enum GuestRequest {
     /// One more program: its description follows as a line of JSON, then frames; see `request`.
     Exec {},
     /// The terminal of the program, as the shim's own.
@@ -181,7 +181,7 @@ pub enum Ask {
 /// What a request led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Answer {
+pub(crate) enum GuestReply {
     /// Done.
     Done {},
     /// A file.
@@ -199,7 +199,7 @@ pub(crate) enum Answer {
 /// A program to run in the guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Command {
+pub(crate) struct GuestCommand {
     pub(crate) argv: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) cwd: PathBuf,

@@ -4,12 +4,12 @@
 //! many bytes. To the guest: `i` input, `z` the end of it. From the guest: `o` output, `e` errors, `x`
 //! the exit status as text. A connection that ends takes the program along.
 
-use super::protocol::{Answer, Ask, Command, Config};
+use super::protocol::{GuestCommand, GuestConfig, GuestReply, GuestRequest};
 use super::serve::{launch, pipe, read_all};
 use crate::files::{FileEntry, pack_below, prepare_in, read_in};
-use crate::sys::cgroup::Groups;
+use crate::sys::cgroup::ControlGroups;
 use crate::sys::frame;
-use crate::sys::frame::NoFrame;
+use crate::sys::frame::InvalidFrame;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -27,9 +27,14 @@ const COMMAND_MAX: usize = 1 << 20;
 const READ: usize = 8 << 10;
 const AGENT: &str = "/agent";
 
-pub(super) fn serve(config: &Config, groups: &Groups, ask: &Ask, stream: &UnixStream) {
+pub(super) fn serve(
+    config: &GuestConfig,
+    groups: &ControlGroups,
+    ask: &GuestRequest,
+    stream: &UnixStream,
+) {
     let outcome = match ask {
-        Ask::Exec {} => exec(groups, stream),
+        GuestRequest::Exec {} => exec(groups, stream),
         ask => {
             let answer = carry_out(config, ask, stream);
             answer
@@ -39,11 +44,11 @@ pub(super) fn serve(config: &Config, groups: &Groups, ask: &Ask, stream: &UnixSt
     };
     if let Err(error) = outcome {
         let why = crate::error::chain(&error);
-        let _nobody_listens = reply(stream, &Answer::Failed { why });
+        let _nobody_listens = reply(stream, &GuestReply::Failed { why });
     }
 }
 
-fn reply(mut stream: &UnixStream, answer: &Answer) -> Result<()> {
+fn reply(mut stream: &UnixStream, answer: &GuestReply) -> Result<()> {
     let mut line = serde_json::to_vec(answer).unwrap_or_default();
     line.push(b'\n');
     stream
@@ -51,9 +56,9 @@ fn reply(mut stream: &UnixStream, answer: &Answer) -> Result<()> {
         .map_err(Error::file("answer", "a request"))
 }
 
-fn carry_out(config: &Config, ask: &Ask, stream: &UnixStream) -> Result<Answer> {
+fn carry_out(config: &GuestConfig, ask: &GuestRequest, stream: &UnixStream) -> Result<GuestReply> {
     match ask {
-        Ask::Prepare {} => {
+        GuestRequest::Prepare {} => {
             let bytes = read_all(stream, FILES_MAX)?;
             let files: Vec<FileEntry> =
                 serde_json::from_slice(&bytes).map_err(|e| Error::Record {
@@ -62,18 +67,18 @@ fn carry_out(config: &Config, ask: &Ask, stream: &UnixStream) -> Result<Answer> 
                 })?;
             prepare_in(Path::new(AGENT), &config.cell, 0, Some(super::UID), &files)?;
         }
-        Ask::Read { file } => {
+        GuestRequest::Read { file } => {
             let text = read_in(Path::new(AGENT), file)?;
-            return Ok(Answer::Text { text });
+            return Ok(GuestReply::Text { text });
         }
-        Ask::Pack {} | Ask::Exec {} | Ask::Attach { .. } => {}
+        GuestRequest::Pack {} | GuestRequest::Exec {} | GuestRequest::Attach { .. } => {}
     }
-    Ok(Answer::Done {})
+    Ok(GuestReply::Done {})
 }
 
 /// What comes behind an answer.
-fn follow(ask: &Ask, stream: &UnixStream) -> Result<()> {
-    if !matches!(ask, Ask::Pack {}) {
+fn follow(ask: &GuestRequest, stream: &UnixStream) -> Result<()> {
+    if !matches!(ask, GuestRequest::Pack {}) {
         return Ok(());
     }
     let to = stream.try_clone().map_err(Error::file("use", "a stream"))?;
@@ -104,9 +109,9 @@ fn line(stream: &mut &UnixStream) -> Result<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Runs a program to its end.
-fn exec(groups: &Groups, mut stream: &UnixStream) -> Result<()> {
+fn exec(groups: &ControlGroups, mut stream: &UnixStream) -> Result<()> {
     let (first, rest) = line(&mut stream)?;
-    let command: Command = serde_json::from_slice(&first).map_err(|e| Error::Record {
+    let command: GuestCommand = serde_json::from_slice(&first).map_err(|e| Error::Record {
         path: "a program to run".into(),
         why: e.to_string(),
     })?;
@@ -217,7 +222,7 @@ impl Running {
         status.unwrap_or(125)
     }
 
-    fn take_frames(&mut self) -> std::result::Result<(), NoFrame> {
+    fn take_frames(&mut self) -> std::result::Result<(), InvalidFrame> {
         let (typed, ended) = (&mut self.typed, &mut self.ended);
         frame::decode(&mut self.buffer, |kind, body| {
             match kind {
@@ -229,14 +234,14 @@ impl Running {
         })
     }
 
-    fn hear(&mut self, mut stream: &UnixStream) -> std::result::Result<(), NoFrame> {
+    fn hear(&mut self, mut stream: &UnixStream) -> std::result::Result<(), InvalidFrame> {
         let mut bytes = [0u8; 8192];
         match stream.read(&mut bytes) {
             Ok(n @ 1..) => {
                 self.buffer.extend_from_slice(&bytes[..n]);
                 self.take_frames()
             }
-            Ok(0) | Err(_) => Err(NoFrame),
+            Ok(0) | Err(_) => Err(InvalidFrame),
         }
     }
 

@@ -1,10 +1,10 @@
 //! The loop of the first process.
 
-use super::channel::{Channel, Ends, Peer, Side};
-use super::protocol::{Ask, Config, News, Offer, Order, UID};
+use super::channel::{Channel, ChannelPeer, ChannelSide, StreamEnds};
+use super::protocol::{GuestConfig, GuestNotice, GuestRequest, GuestStream, ShimNotice, UID};
 use super::{request, setup};
 use crate::files::{pack_below, unpack_in};
-use crate::sys::cgroup::Groups;
+use crate::sys::cgroup::ControlGroups;
 use crate::sys::programs::{find_program, text};
 use crate::sys::terminal::Terminal;
 use crate::{Error, Result};
@@ -49,13 +49,13 @@ pub fn run() -> ! {
             crate::error::chain(&error)
         )),
         Ok(port) => {
-            let mut channel = Channel::new(port, Side::Guest);
+            let mut channel = Channel::new(port, ChannelSide::Guest);
             match Guest::start(&mut channel) {
                 Ok(guest) => guest.live(channel),
                 Err(error) => {
                     let why = crate::error::chain(&error);
                     tell(&format!("the guest cannot start: {why}"));
-                    say(&mut channel, &News::Failed { why });
+                    say(&mut channel, &GuestNotice::Failed { why });
                     flush(&mut channel);
                 }
             }
@@ -115,7 +115,7 @@ fn port(contained: bool) -> Result<OwnedFd> {
     }
 }
 
-fn say(channel: &mut Channel, news: &News) {
+fn say(channel: &mut Channel, news: &GuestNotice) {
     if let Ok(text) = serde_json::to_vec(news) {
         channel.notify(&text);
     }
@@ -132,7 +132,7 @@ fn flush(channel: &mut Channel) {
     }
 }
 
-/// Does nothing until it is told what this machine is for. Here a template ends, and what comes from it
+/// Does nothing until it is told what this microVM is for. Here a template ends, and what comes from it
 /// begins.
 fn wait_for_orders(channel: &mut Channel) {
     #[derive(Default)]
@@ -140,22 +140,22 @@ fn wait_for_orders(channel: &mut Channel) {
         warm: bool,
         begin: bool,
     }
-    impl Peer for Waiting {
+    impl ChannelPeer for Waiting {
         fn notice(&mut self, text: &[u8]) {
             match serde_json::from_slice(text) {
-                Ok(Order::Warm {}) => self.warm = true,
+                Ok(ShimNotice::Warm {}) => self.warm = true,
                 // Whoever is to stop before it began has nothing to stop.
-                Ok(Order::Stop { .. }) => setup::restart(),
-                Ok(Order::Begin {}) => self.begin = true,
-                Ok(Order::Clock { .. } | Order::HangUp {}) | Err(_) => {}
+                Ok(ShimNotice::Stop { .. }) => setup::restart(),
+                Ok(ShimNotice::Begin {}) => self.begin = true,
+                Ok(ShimNotice::Clock { .. } | ShimNotice::HangUp {}) | Err(_) => {}
             }
         }
-        fn accept(&mut self, _header: &[u8]) -> Option<Ends> {
+        fn accept(&mut self, _header: &[u8]) -> Option<StreamEnds> {
             None
         }
     }
     warm_up();
-    say(channel, &News::Waiting {});
+    say(channel, &GuestNotice::Waiting {});
     let mut orders = Waiting::default();
     while !orders.begin {
         let mut fds = Vec::new();
@@ -167,7 +167,7 @@ fn wait_for_orders(channel: &mut Channel) {
         }
         if std::mem::take(&mut orders.warm) {
             warm_up();
-            say(channel, &News::Warm {});
+            say(channel, &GuestNotice::Warm {});
         }
     }
 }
@@ -176,12 +176,12 @@ fn wait_for_orders(channel: &mut Channel) {
 fn warm_up() {
     let run = || -> Result<()> {
         let _none_yet = setup::config();
-        let told = Config::sample().and_then(|c| serde_json::to_vec(&c).ok());
+        let told = GuestConfig::sample().and_then(|c| serde_json::to_vec(&c).ok());
         if let Some(sample) = told.and_then(|t| serde_json::from_slice(&t).ok()) {
             setup::identity(&sample)?;
             setup::files(&sample)?;
         }
-        let groups = Groups::create("abbey", "warm", &abbey_model::Limits::default())?;
+        let groups = ControlGroups::create("abbey", "warm", &abbey_model::Limits::default())?;
         let open = || {
             let null = fs::File::options().read(true).write(true).open("/dev/null");
             null.map(OwnedFd::from)
@@ -204,10 +204,10 @@ fn warm_up() {
 /// carries.
 fn transfer(
     channel: &mut Channel,
-    offer: &Offer,
+    offer: &GuestStream,
     work: impl FnOnce(OwnedFd) -> Result<()>,
 ) -> Result<()> {
-    let (ends, stream) = Ends::pair().map_err(Error::file("make", "a stream"))?;
+    let (ends, stream) = StreamEnds::pair().map_err(Error::file("make", "a stream"))?;
     match abbey_launch::fork().map_err(Error::file("start", "a transfer"))? {
         None => {
             drop(ends);
@@ -243,16 +243,16 @@ fn transfer(
 }
 
 struct Deaf;
-impl Peer for Deaf {
+impl ChannelPeer for Deaf {
     fn notice(&mut self, _text: &[u8]) {}
-    fn accept(&mut self, _header: &[u8]) -> Option<Ends> {
+    fn accept(&mut self, _header: &[u8]) -> Option<StreamEnds> {
         None
     }
 }
 
 struct Guest {
-    config: Config,
-    groups: Groups,
+    config: GuestConfig,
+    groups: ControlGroups,
     child: abbey_launch::Child,
     children: OwnedFd,
     ready: Option<OwnedFd>,
@@ -260,7 +260,7 @@ struct Guest {
     /// The program's terminal, and where what it says is written down.
     terminal: Option<(Terminal, OwnedFd)>,
     /// Streams of the program's, which are offered first.
-    offers: Vec<(Offer, Ends)>,
+    offers: Vec<(GuestStream, StreamEnds)>,
     /// Processes that serve requests.
     servants: Vec<i32>,
     /// When the program is killed.
@@ -287,7 +287,7 @@ impl Guest {
             setup::files(&config)?;
         }
         if config.brings {
-            transfer(channel, &Offer::Bring {}, |stream| {
+            transfer(channel, &GuestStream::Bring {}, |stream| {
                 unpack_in(Path::new(setup::WORK), Some(UID), stream)
             })?;
         }
@@ -327,9 +327,9 @@ impl Guest {
     fn live(mut self, mut channel: Channel) -> ! {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let kernel = release.trim().to_owned();
-        say(&mut channel, &News::Running { kernel });
+        say(&mut channel, &GuestNotice::Running { kernel });
         if self.ready.is_none() {
-            say(&mut channel, &News::Ready {});
+            say(&mut channel, &GuestNotice::Ready {});
         }
         loop {
             for (offer, ends) in std::mem::take(&mut self.offers) {
@@ -338,7 +338,7 @@ impl Guest {
             }
             self.wait(&channel);
             if channel.turn(&mut self).is_err() {
-                // Nobody can be served any more; the shim ends the machine in any case.
+                // Nobody can be served any more; the shim ends the microVM in any case.
                 setup::over(self.config.contained);
             }
             self.reap();
@@ -393,7 +393,7 @@ impl Guest {
         match rustix::io::read(fd, &mut buffer) {
             Ok(n) => {
                 if buffer[..n].contains(&b'\n') {
-                    say(channel, &News::Ready {});
+                    say(channel, &GuestNotice::Ready {});
                 }
                 self.ready = None;
             }
@@ -407,14 +407,14 @@ impl Guest {
         for (index, listener) in self.listeners.iter().enumerate() {
             while let Ok((stream, _)) = listener.accept() {
                 let _slower_without = stream.set_nodelay(true);
-                if let Ok(ends) = Ends::of(stream.into()) {
-                    self.offers.push((Offer::Forward { index }, ends));
+                if let Ok(ends) = StreamEnds::of(stream.into()) {
+                    self.offers.push((GuestStream::Forward { index }, ends));
                 }
             }
         }
     }
 
-    /// Leaves nothing behind, says how it ended, and takes the machine down.
+    /// Leaves nothing behind, says how it ended, and takes the microVM down.
     fn end(&mut self, channel: &mut Channel, status: i32) -> ! {
         for pid in &self.servants {
             if let Some(pid) = Pid::from_raw(*pid) {
@@ -440,7 +440,7 @@ impl Guest {
         }
         if !self.config.take.is_empty() {
             let take = self.config.take.clone();
-            let taken = transfer(channel, &Offer::Take {}, |stream| {
+            let taken = transfer(channel, &GuestStream::Take {}, |stream| {
                 pack_below(Path::new(setup::WORK), &take, stream)
             });
             if let Err(error) = taken {
@@ -448,7 +448,7 @@ impl Guest {
             }
         }
         let clean = setup::part(&self.config);
-        let ended = News::Ended {
+        let ended = GuestNotice::Ended {
             status,
             out_of_memory,
             clean,
@@ -459,10 +459,10 @@ impl Guest {
     }
 }
 
-impl Peer for Guest {
+impl ChannelPeer for Guest {
     fn notice(&mut self, text: &[u8]) {
         match serde_json::from_slice(text) {
-            Ok(Order::Stop { within_ms }) => {
+            Ok(ShimNotice::Stop { within_ms }) => {
                 self.asked = true;
                 let within = Duration::from_millis(within_ms);
                 self.kill_at.get_or_insert_with(|| Instant::now() + within);
@@ -470,23 +470,23 @@ impl Peer for Guest {
                     let _gone_already = rustix::process::kill_process_group(group, Signal::TERM);
                 }
             }
-            Ok(Order::Clock { now_ms }) => setup::clock(now_ms),
-            Ok(Order::HangUp {}) => self.terminal = None,
-            Ok(Order::Warm {} | Order::Begin {}) | Err(_) => {}
+            Ok(ShimNotice::Clock { now_ms }) => setup::clock(now_ms),
+            Ok(ShimNotice::HangUp {}) => self.terminal = None,
+            Ok(ShimNotice::Warm {} | ShimNotice::Begin {}) | Err(_) => {}
         }
     }
 
-    fn accept(&mut self, header: &[u8]) -> Option<Ends> {
-        let ask: Ask = serde_json::from_slice(header).ok()?;
-        let (ends, stream) = Ends::pair().ok()?;
-        if let Ask::Attach { rows, columns } = ask {
+    fn accept(&mut self, header: &[u8]) -> Option<StreamEnds> {
+        let ask: GuestRequest = serde_json::from_slice(header).ok()?;
+        let (ends, stream) = StreamEnds::pair().ok()?;
+        if let GuestRequest::Attach { rows, columns } = ask {
             self.terminal.as_mut()?.0.join(stream, (rows, columns));
             return Some(ends);
         }
         match abbey_launch::fork() {
             Ok(None) => {
                 abbey_launch::unblock_signals();
-                // The copy holds what the machine holds, and lets go of it at once.
+                // The copy holds what the microVM holds, and lets go of it at once.
                 self.listeners.clear();
                 drop(ends);
                 request::serve(&self.config, &self.groups, &ask, &stream);
@@ -504,7 +504,7 @@ impl Peer for Guest {
 type Streams = (Vec<OwnedFd>, Option<(Terminal, OwnedFd)>, Option<OwnedFd>);
 
 /// The program's descriptors; what leads to the house is offered to it.
-fn streams(config: &Config, offers: &mut Vec<(Offer, Ends)>) -> Result<Streams> {
+fn streams(config: &GuestConfig, offers: &mut Vec<(GuestStream, StreamEnds)>) -> Result<Streams> {
     let (ready, ready_child) = pipe()?;
     rustix::io::ioctl_fionbio(ready.as_fd(), true)
         .map_err(|e| Error::file("make", "a pipe")(e.into()))?;
@@ -524,8 +524,8 @@ fn streams(config: &Config, offers: &mut Vec<(Offer, Ends)>) -> Result<Streams> 
         nonblocking(&ours)?;
         nonblocking(&transcript)?;
         offers.push((
-            Offer::Output { errors: false },
-            Ends {
+            GuestStream::Output { errors: false },
+            StreamEnds {
                 reader: Some(ours),
                 writer: None,
             },
@@ -537,8 +537,8 @@ fn streams(config: &Config, offers: &mut Vec<(Offer, Ends)>) -> Result<Streams> 
     nonblocking(&ours)?;
     fds.push(input);
     offers.push((
-        Offer::Input {},
-        Ends {
+        GuestStream::Input {},
+        StreamEnds {
             reader: None,
             writer: Some(ours),
         },
@@ -548,8 +548,8 @@ fn streams(config: &Config, offers: &mut Vec<(Offer, Ends)>) -> Result<Streams> 
         nonblocking(&ours)?;
         fds.push(output);
         offers.push((
-            Offer::Output { errors },
-            Ends {
+            GuestStream::Output { errors },
+            StreamEnds {
                 reader: Some(ours),
                 writer: None,
             },
@@ -568,8 +568,12 @@ pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
         .map_err(|e| Error::file("make", "a pipe")(e.into()))
 }
 
-/// Starts the program that the machine is for.
-fn spawn(config: &Config, groups: &Groups, fds: Vec<OwnedFd>) -> Result<abbey_launch::Child> {
+/// Starts the program that the microVM is for.
+fn spawn(
+    config: &GuestConfig,
+    groups: &ControlGroups,
+    fds: Vec<OwnedFd>,
+) -> Result<abbey_launch::Child> {
     let mut env = config.env.clone();
     if config.terminal {
         env.push(("TERM".to_owned(), "xterm-256color".to_owned()));
@@ -593,7 +597,7 @@ pub(super) fn launch(
     argv: &[String],
     env: &[(String, String)],
     cwd: &Path,
-    groups: &Groups,
+    groups: &ControlGroups,
     fds: Vec<OwnedFd>,
     terminal: bool,
 ) -> Result<abbey_launch::Child> {
@@ -604,8 +608,8 @@ pub(super) fn launch(
         .ok_or_else(|| Error::file("find", name)(std::io::ErrorKind::NotFound.into()))?;
     let mut env = env.to_vec();
     env.push(("ABBEY_LIBRARIES".to_owned(), "/abbey/lib".to_owned()));
-    let spec = abbey_launch::Spec {
-        program: abbey_launch::Program::Path(text(path.as_os_str().as_encoded_bytes())?, None),
+    let spec = abbey_launch::LaunchSpec {
+        program: abbey_launch::Executable::Path(text(path.as_os_str().as_encoded_bytes())?, None),
         argv: argv
             .iter()
             .map(|a| text(a.as_bytes()))

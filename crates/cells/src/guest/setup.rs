@@ -1,8 +1,8 @@
-//! From a kernel that has just started to a machine in which a program can run.
+//! From a kernel that has just started to a microVM in which a program can run.
 
-use super::protocol::{CONTAINER_CONFIG, Config, UID};
+use super::protocol::{CONTAINER_CONFIG, GuestConfig, UID};
 use crate::files::{FileEntry, brought_to, prepare_in};
-use crate::sys::cgroup::Groups;
+use crate::sys::cgroup::ControlGroups;
 use crate::{Error, Result};
 use abbey_model::{Bytes, CellName, Limits};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -54,7 +54,7 @@ pub(super) fn contained() -> bool {
     Path::new(CONTAINER_CONFIG).exists()
 }
 
-/// Ends the machine, or the container with its first process.
+/// Ends the microVM, or the container with its first process.
 pub(super) fn over(contained: bool) -> ! {
     match contained {
         true => abbey_launch::leave(0),
@@ -62,14 +62,14 @@ pub(super) fn over(contained: bool) -> ! {
     }
 }
 
-/// Whether this machine is to wait once it has booted.
+/// Whether this microVM is to wait once it has booted.
 pub(super) fn waits() -> bool {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     line.split_whitespace().any(|w| w == "abbey.wait")
 }
 
 /// What this boot is told.
-pub(super) fn config() -> Result<Config> {
+pub(super) fn config() -> Result<GuestConfig> {
     let place = match contained() {
         true => Some(PathBuf::from(CONTAINER_CONFIG)),
         false => drive("config"),
@@ -149,8 +149,8 @@ pub(super) fn clock(now_ms: i64) {
     let _as_it_was = rustix::time::clock_settime(rustix::time::ClockId::Realtime, time);
 }
 
-/// Makes the machine this cell's: its names, its clock, its randomness. None of them is the image's.
-pub(super) fn identity(config: &Config) -> Result<()> {
+/// Makes the microVM this cell's: its names, its clock, its randomness. None of them is the image's.
+pub(super) fn identity(config: &GuestConfig) -> Result<()> {
     let name = config.cell.slug().to_string();
     rustix::system::sethostname(name.as_bytes()).map_err(step("set", "the host name"))?;
     clock(config.clock_ms);
@@ -183,7 +183,7 @@ fn places(cell: &CellName) -> Vec<(&'static str, &'static str)> {
 }
 
 /// Mounts the drives, and puts the house's files on them.
-pub(super) fn files(config: &Config) -> Result<()> {
+pub(super) fn files(config: &GuestConfig) -> Result<()> {
     for (serial, at) in places(&config.cell) {
         fs::create_dir_all(at).map_err(Error::file("make", at))?;
         let device = drive(serial).ok_or_else(|| {
@@ -197,7 +197,7 @@ pub(super) fn files(config: &Config) -> Result<()> {
         CellName::Agent(_) => {
             let place = Path::new("/agent");
             let mut files = config.files.clone();
-            // What was taken away while this machine did not run.
+            // What was taken away while this microVM did not run.
             for name in brought_to(place).unwrap_or_default() {
                 if !files.iter().any(|f| f.name == name) {
                     let content = String::new();
@@ -237,10 +237,10 @@ fn own(dir: &str) -> Result<()> {
     chown(dir, Some(UID), Some(UID)).map_err(Error::file("hand over", dir))
 }
 
-/// Bounds for everything but the first process, so that a greedy program cannot take the machine down.
-pub(super) fn limits(config: &Config) -> Result<Groups> {
+/// Bounds for everything but the first process, so that a greedy program cannot take the microVM down.
+pub(super) fn limits(config: &GuestConfig) -> Result<ControlGroups> {
     if config.contained {
-        return Ok(Groups::at(Vec::new()));
+        return Ok(ControlGroups::at(Vec::new()));
     }
     let limits = Limits {
         memory: Bytes(config.memory.0.saturating_sub(RESERVE).max(24 << 20)),
@@ -249,11 +249,11 @@ pub(super) fn limits(config: &Config) -> Result<Groups> {
         io: None,
     };
     let _spare_me = fs::write("/proc/self/oom_score_adj", "-1000");
-    Groups::create("abbey", "cell", &limits)
+    ControlGroups::create("abbey", "cell", &limits)
 }
 
 /// Takes the drives off; whether each could be.
-pub(super) fn part(config: &Config) -> bool {
+pub(super) fn part(config: &GuestConfig) -> bool {
     if config.contained {
         return true;
     }

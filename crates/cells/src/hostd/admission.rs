@@ -1,13 +1,13 @@
 //! What hostd insists on before it starts anything: everything in a specification that could reach
-//! beyond its own cell is either derived here or compared with what was claimed.
+//! beyond its own cell is either derived here or compared with what was allocation.
 
-use super::Config;
-use crate::allocation::{Claim, Claims};
+use super::HostdConfig;
+use crate::allocation::{Allocation, Allocations};
 use crate::external;
 use crate::files::archive::DISKS;
 use crate::microvm::drives::SIZE_MIN;
-use crate::spec::{Machine, Origin};
-use crate::{Bind, CellSpec, Forward, Listen, Target};
+use crate::spec::{BootOrigin, MicroVm};
+use crate::{Bind, CellSpec, ForwardTarget, ListenAddress, PortForward};
 use abbey_model::{CellKind, CellName, Slug, Vmm, overlap};
 use std::path::{Component, Path};
 
@@ -19,22 +19,22 @@ const DRIVE_MAX: u64 = 16 << 40;
 /// # Errors
 /// A sentence that names the rule.
 pub(super) fn admit(
-    config: &Config,
-    claims: &Claims,
+    config: &HostdConfig,
+    allocations: &Allocations,
     mut spec: CellSpec,
 ) -> Result<CellSpec, String> {
     let cell = spec.cell.clone();
-    let claimed = claims.owners.get(&cell).cloned().unwrap_or_default();
-    if config.privileged && claimed.uid.is_none() {
-        return Err(format!("{cell} holds no user; it was not claimed"));
+    let allocation = allocations.owners.get(&cell).cloned().unwrap_or_default();
+    if config.privileged && allocation.uid.is_none() {
+        return Err(format!("{cell} holds no user; it was not allocation"));
     }
-    if spec.uid != claimed.uid {
+    if spec.uid != allocation.uid {
         return Err(format!(
             "{cell} asks to run as {:?} and holds {:?}",
-            spec.uid, claimed.uid
+            spec.uid, allocation.uid
         ));
     }
-    match (spec.kind, &spec.sandbox, &spec.machine, &spec.container) {
+    match (spec.kind, &spec.sandbox, &spec.microvm, &spec.container) {
         (CellKind::Process, None, None, None)
         | (CellKind::Sandbox, Some(_), None, None)
         | (CellKind::Microvm, None, Some(_), None)
@@ -42,14 +42,14 @@ pub(super) fn admit(
         (kind, ..) => return Err(format!("{cell} is no whole {kind}")),
     }
     let drives = config.dir_of(&cell).join("drives");
-    if spec.machine.is_none() && drives.exists() {
+    if spec.microvm.is_none() && drives.exists() {
         return Err(format!(
             "the files of {cell} are on the drives of its microVM, in `{}`; go back to `cell: microvm`, or move that directory away to start without them",
             drives.display()
         ));
     }
     let on_disks = config.dir_of(&cell).join(DISKS).exists();
-    if on_disks && (spec.sandbox.is_none() || claimed.disks.is_none()) {
+    if on_disks && (spec.sandbox.is_none() || allocation.disks.is_none()) {
         return Err(format!(
             "the files of {cell} are on file systems of its sandbox's; go back to `cell: sandbox` with `drives`, or move `{}` away to start without them",
             config.dir_of(&cell).join(DISKS).display()
@@ -65,19 +65,20 @@ pub(super) fn admit(
         container.images = config.images();
         container.files = config.dir_of(&cell);
     }
-    if let Some(machine) = &mut spec.machine {
-        sized(machine)?;
-        machine.images = config.images();
-        machine.files = config.dir_of(&cell);
-        let known = |c: &CellName| matches!(c, CellName::Run(_)) && claims.owners.contains_key(c);
-        if let Some(template) = machine.origin.template().filter(|t| !known(t)) {
+    if let Some(microvm) = &mut spec.microvm {
+        sized(microvm)?;
+        microvm.images = config.images();
+        microvm.files = config.dir_of(&cell);
+        let known =
+            |c: &CellName| matches!(c, CellName::Run(_)) && allocations.owners.contains_key(c);
+        if let Some(template) = microvm.origin.template().filter(|t| !known(t)) {
             return Err(format!("{template} is no template of this house"));
         }
     }
     spec.run_dir = config.cells().join(cell.to_string());
     spec.log_dir = config.home.join("logs").join(cell.to_string());
     config.group.clone_into(&mut spec.group);
-    if spec.network.map(|n| n.subnet) != claimed.subnet.filter(|_| spec.network.is_some()) {
+    if spec.network.map(|n| n.subnet) != allocation.subnet.filter(|_| spec.network.is_some()) {
         return Err(format!("{cell} asks for a network that it does not hold"));
     }
     if let Some(network) = &mut spec.network {
@@ -86,11 +87,17 @@ pub(super) fn admit(
                 "{cell} has no isolation, so it cannot have a network of its own"
             ));
         }
-        network.tag = Some(claims.tag());
-        network.bridged = claimed.bridged;
+        network.tag = Some(allocations.tag());
+        network.bridged = allocation.bridged;
     }
     for forward in &mut spec.forwards {
-        reachable(config, claims, &claimed, spec.network.is_some(), forward)?;
+        reachable(
+            config,
+            allocations,
+            &allocation,
+            spec.network.is_some(),
+            forward,
+        )?;
     }
     let binds = spec.sandbox.iter().flat_map(|s| &s.binds);
     for bind in binds {
@@ -99,21 +106,21 @@ pub(super) fn admit(
     Ok(spec)
 }
 
-/// A machine boots from an image of the house, and its drives have sizes that a file system can have.
-fn sized(machine: &Machine) -> Result<(), String> {
-    if machine.image.parse::<Slug>().is_err() {
-        return Err(format!("`{}` is no name of an image", machine.image));
+/// A microVM boots from an image of the house, and its drives have sizes that a file system can have.
+fn sized(microvm: &MicroVm) -> Result<(), String> {
+    if microvm.image.parse::<Slug>().is_err() {
+        return Err(format!("`{}` is no name of an image", microvm.image));
     }
-    if machine.vmm == Vmm::Firecracker && machine.origin != Origin::Cold {
+    if microvm.vmm == Vmm::Firecracker && microvm.origin != BootOrigin::Cold {
         return Err(
             "templates are made and used by QEMU; with Firecracker a machine boots".to_owned(),
         );
     }
     // What others begin from, or begins from another, has no drive of its own.
-    if machine.origin != Origin::Cold && machine.drives.is_some() {
+    if microvm.origin != BootOrigin::Cold && microvm.drives.is_some() {
         return Err("a machine with drives of its own is booted".to_owned());
     }
-    let sizes = machine
+    let sizes = microvm
         .drives
         .iter()
         .flat_map(|d| [d.state, d.workspace, d.scratch]);
@@ -127,18 +134,18 @@ fn sized(machine: &Machine) -> Result<(), String> {
 
 /// A forward listens where its owner is, and leads to the house or to one of its services.
 fn reachable(
-    config: &Config,
-    claims: &Claims,
-    claimed: &Claim,
+    config: &HostdConfig,
+    allocations: &Allocations,
+    allocation: &Allocation,
     networked: bool,
-    forward: &mut Forward,
+    forward: &mut PortForward,
 ) -> Result<(), String> {
     let at = *forward.at.address().ip();
-    let subnet = claimed.subnet.filter(|_| networked);
+    let subnet = allocation.subnet.filter(|_| networked);
     let own = match forward.at {
         _ if at.is_loopback() => true,
-        Listen::Host(_) => subnet.is_some_and(|s| s.gateway() == at),
-        Listen::Cell(_) => subnet.is_some_and(|s| {
+        ListenAddress::Host(_) => subnet.is_some_and(|s| s.gateway() == at),
+        ListenAddress::Cell(_) => subnet.is_some_and(|s| {
             let taken = at == s.gateway() || at == s.cell();
             !taken && overlap((s.base(), s.prefix()), (at, 32))
         }),
@@ -147,11 +154,11 @@ fn reachable(
         return Err(format!("{at} is not where this cell may listen"));
     }
     match &mut forward.to {
-        Target::House(socket) => *socket = config.home.join("run/inside.sock"),
-        Target::Egress(socket) => *socket = config.home.join("run/egress.sock"),
-        Target::Names(socket) => *socket = config.home.join("run/names.sock"),
-        Target::Service(to) => {
-            let services = claims
+        ForwardTarget::House(socket) => *socket = config.home.join("run/inside.sock"),
+        ForwardTarget::Egress(socket) => *socket = config.home.join("run/egress.sock"),
+        ForwardTarget::Names(socket) => *socket = config.home.join("run/names.sock"),
+        ForwardTarget::Service(to) => {
+            let services = allocations
                 .owners
                 .iter()
                 .filter(|(name, _)| matches!(name, CellName::Service(_)));
@@ -159,8 +166,8 @@ fn reachable(
                 return Err(format!("no service of this house answers at {to}"));
             }
         }
-        Target::External { service, record } => {
-            let owner = claims.owners.get(&CellName::Service(service.clone()));
+        ForwardTarget::External { service, record } => {
+            let owner = allocations.owners.get(&CellName::Service(service.clone()));
             if owner.is_none_or(|claim| claim.elsewhere.is_none()) {
                 return Err(format!("`{service}` is no service outside this house"));
             }
@@ -172,7 +179,7 @@ fn reachable(
 
 /// A cell sees its own files, and of the rest of the host at most a program that everybody may
 /// run, and cannot write that.
-fn bindable(config: &Config, cell: &CellName, bind: &Bind) -> Result<(), String> {
+fn bindable(config: &HostdConfig, cell: &CellName, bind: &Bind) -> Result<(), String> {
     let plain = |path: &Path| {
         path.is_absolute()
             && path

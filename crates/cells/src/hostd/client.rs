@@ -1,8 +1,8 @@
 //! Calling hostd.
 
-use super::Config;
-use super::Helper;
-use super::operation::{Operation, Reply, Request};
+use super::HostdApi;
+use super::HostdConfig;
+use super::operation::{HostdOperation, HostdReply, HostdRequest};
 use crate::sys::descriptors;
 use crate::{Error, Result};
 use abbey_model::Millis;
@@ -18,34 +18,34 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where hostd answers.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub struct HostdClient {
     socket: PathBuf,
 }
 
-impl Client {
+impl HostdClient {
     /// The helper of this home.
     pub fn new(home: &Path) -> Self {
-        Client {
-            socket: Config::socket(home),
+        HostdClient {
+            socket: HostdConfig::socket(home),
         }
     }
 
     /// Asks whether a call would be accepted.
     ///
     /// # Errors
-    /// As [`Helper::call`].
-    pub fn try_out(&self, operation: Operation) -> Result<Reply> {
+    /// As [`HostdApi::call`].
+    pub fn try_out(&self, operation: HostdOperation) -> Result<HostdReply> {
         self.exchange(operation, &[], Some(PATIENCE), true, &|| false)
     }
 
     fn exchange(
         &self,
-        operation: Operation,
+        operation: HostdOperation,
         fds: &[BorrowedFd<'_>],
         patience: Option<Duration>,
         dry_run: bool,
         contact: &dyn Fn() -> bool,
-    ) -> Result<Reply> {
+    ) -> Result<HostdReply> {
         let op = operation.summary().0;
         let gone = |e: io::Error| Error::Hostd {
             op,
@@ -54,7 +54,7 @@ impl Client {
                 self.socket.display()
             ),
         };
-        let mut bytes = serde_json::to_vec(&Request { operation, dry_run })
+        let mut bytes = serde_json::to_vec(&HostdRequest { operation, dry_run })
             .map_err(|e| gone(io::Error::other(e)))?;
         bytes.push(b'\n');
         let stream = UnixStream::connect(&self.socket).map_err(gone)?;
@@ -69,7 +69,7 @@ impl Client {
             serde_json::from_str(&line).map_err(|e| gone(io::Error::other(e)))
         };
         let mut reply = next()?;
-        if reply == Reply::Trial {
+        if reply == HostdReply::Trial {
             if contact() {
                 (&stream).write_all(b"k").map_err(gone)?;
             }
@@ -77,11 +77,11 @@ impl Client {
             reply = next()?;
         }
         match reply {
-            Reply::Refused { why } => Err(Error::Hostd {
+            HostdReply::Refused { why } => Err(Error::Hostd {
                 op,
                 why: format!("refused: {why}"),
             }),
-            Reply::Failed { why } => Err(Error::Hostd { op, why }),
+            HostdReply::Failed { why } => Err(Error::Hostd { op, why }),
             reply => Ok(reply),
         }
     }
@@ -91,8 +91,8 @@ impl Client {
 /// which may be ended without harm to any other.
 const TRIES: usize = 3;
 
-impl Helper for Client {
-    fn call(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
+impl HostdApi for HostdClient {
+    fn call(&self, operation: HostdOperation, fds: &[BorrowedFd<'_>]) -> Result<HostdReply> {
         let patience = fds.is_empty().then_some(PATIENCE);
         for _ in 1..TRIES {
             if !operation.may_repeat() {
@@ -107,8 +107,8 @@ impl Helper for Client {
     }
 
     fn firewall(&self, confirm_within: Millis, contact: &dyn Fn() -> bool) -> Result<bool> {
-        let operation = Operation::Firewall { confirm_within };
+        let operation = HostdOperation::Firewall { confirm_within };
         self.exchange(operation, &[], Some(PATIENCE), false, contact)
-            .map(|reply| reply != Reply::InForce)
+            .map(|reply| reply != HostdReply::InForce)
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const USER: &str = "abbey";
 /// What hostd knows from its start on; nothing of it comes from a caller.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct HostdConfig {
     /// `ABBEY_HOME`.
     pub home: PathBuf,
     /// Name of the house's control groups.
@@ -22,7 +22,7 @@ pub struct Config {
     pub privileged: bool,
 }
 
-impl Config {
+impl HostdConfig {
     /// Its own directory.
     pub fn dir(&self) -> PathBuf {
         self.home.join("hostd")
@@ -31,7 +31,7 @@ impl Config {
     pub fn cells(&self) -> PathBuf {
         self.home.join("run/cells")
     }
-    /// Images of virtual machines.
+    /// Images of microVMs.
     pub fn images(&self) -> PathBuf {
         self.home.join("images")
     }
@@ -50,14 +50,14 @@ impl Config {
     }
 }
 
-impl Config {
+impl HostdConfig {
     /// Of the house in `home`, for a process of this user. Makes hostd's own directory.
     ///
     /// # Errors
     /// When it cannot be made or is damaged.
-    pub fn of(home: &Path, group: String) -> Result<Config> {
+    pub fn of(home: &Path, group: String) -> Result<HostdConfig> {
         let euid = rustix::process::geteuid();
-        let mut config = Config {
+        let mut config = HostdConfig {
             home: home.to_owned(),
             group,
             serve_uid: euid.as_raw(),
@@ -66,7 +66,7 @@ impl Config {
         let dir = config.dir();
         fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
         if config.privileged {
-            let first = allocation::open(&dir)?.claims.uid_first;
+            let first = allocation::open(&dir)?.allocations.uid_first;
             config.serve_uid = accounts::find(|a| a.name == USER).map_or(first, |a| a.uid);
             // The control plane reads the journal.
             std::os::unix::fs::chown(&dir, Some(0), Some(config.serve_uid))

@@ -6,7 +6,7 @@
 //! ends. The kernel has one loop device for an image, so all of them see the same files. The images are root's;
 //! no agent can write what the kernel is to take for a file system.
 
-use super::Config;
+use super::HostdConfig;
 use crate::allocation::Disks;
 use crate::files::archive::DISKS;
 use crate::microvm::drives;
@@ -45,7 +45,7 @@ fn mount(image: &Path, at: &Path) -> Result<()> {
 
 /// Mounts what an owner has, for the rest of this process. Makes it where it is not there, with the files that
 /// there are so far.
-pub(super) fn enter(config: &Config, owner: &CellName, disks: Disks) -> Result<()> {
+pub(super) fn enter(config: &HostdConfig, owner: &CellName, disks: Disks) -> Result<()> {
     let files = config.dir_of(owner);
     let dir = files.join(DISKS);
     if !files.exists() {

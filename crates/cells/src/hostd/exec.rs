@@ -1,10 +1,10 @@
 //! One more program in a cell that is up.
 
 use crate::record;
-use crate::sys::cgroup::Groups;
+use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
 use crate::sys::programs::{find_program, text};
-use crate::{Error, Record, Result, sandbox};
+use crate::{CellRecord, Error, Result, sandbox};
 use abbey_model::CellName;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal};
@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// What to run.
-pub(super) struct Program {
+pub(super) struct ProgramInvocation {
     pub(super) argv: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) cwd: PathBuf,
@@ -26,12 +26,12 @@ pub(super) fn run(
     cells: &Path,
     cell: &CellName,
     uid: Option<u32>,
-    program: &Program,
+    program: &ProgramInvocation,
     streams: [OwnedFd; 3],
     caller: &UnixStream,
 ) -> Result<i32> {
     let not_running = || Error::NotRunning(cell.clone());
-    let record: Record =
+    let record: CellRecord =
         record::read(&cells.join(cell.to_string()).join("shim.json"))?.ok_or_else(not_running)?;
     let child = record.child.as_ref().ok_or_else(not_running)?;
     // The handle first, the check after: the number cannot change its meaning in between.
@@ -56,13 +56,13 @@ pub(super) fn run(
     let texts = |all: &mut dyn Iterator<Item = String>| {
         all.map(|t| text(t.as_bytes())).collect::<Result<Vec<_>>>()
     };
-    let launch = abbey_launch::Spec {
-        program: abbey_launch::Program::Path(text(path.as_os_str().as_encoded_bytes())?, None),
+    let launch = abbey_launch::LaunchSpec {
+        program: abbey_launch::Executable::Path(text(path.as_os_str().as_encoded_bytes())?, None),
         argv: texts(&mut program.argv.iter().cloned())?,
         env: texts(&mut program.env.iter().map(|(k, v)| format!("{k}={v}")))?,
         cwd: text(program.cwd.as_os_str().as_encoded_bytes())?,
         user: uid.filter(|_| !isolated),
-        groups: Groups::at(record.groups.clone()).entrances()?,
+        groups: ControlGroups::at(record.groups.clone()).entrances()?,
         rlimits: vec![(abbey_launch::CORE, 0)],
         fds: streams.into(),
         new_session: true,

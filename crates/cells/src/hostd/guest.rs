@@ -1,12 +1,12 @@
-//! Asking the guest of a machine, over its shim.
+//! Asking the guest of a microVM, over its shim.
 
-use super::Config;
-use crate::control::{Request, Status, client};
+use super::HostdConfig;
+use crate::control::{ShimRequest, ShimStatus, client};
 use crate::files::{FileEntry, FileName};
-use crate::guest::{Answer, Ask, Command};
+use crate::guest::{GuestCommand, GuestReply, GuestRequest};
 use crate::record;
 use crate::sys::{descriptors, frame, process};
-use crate::{CellSpec, Error, Record, Result};
+use crate::{CellRecord, CellSpec, Error, Result};
 use abbey_model::CellName;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{Read, Write};
@@ -21,20 +21,20 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Longest answer, bytes.
 const ANSWER_MAX: u64 = 256 << 10;
 
-fn live(cells: &Path, cell: &CellName) -> Result<Option<Record>> {
-    let record: Option<Record> = record::read(&cells.join(cell.to_string()).join("shim.json"))?;
+fn live(cells: &Path, cell: &CellName) -> Result<Option<CellRecord>> {
+    let record: Option<CellRecord> = record::read(&cells.join(cell.to_string()).join("shim.json"))?;
     Ok(record
         .filter(|r| r.child.as_ref().is_some_and(process::is_alive) && process::is_alive(&r.shim)))
 }
 
-/// Whether a cell is a machine that runs, so that its files are in it.
+/// Whether a cell is a microVM that runs, so that its files are in it.
 pub(super) fn runs(cells: &Path, cell: &CellName) -> Result<bool> {
-    Ok(live(cells, cell)?.is_some_and(|r| r.machine))
+    Ok(live(cells, cell)?.is_some_and(|r| r.microvm))
 }
 
 /// Whether programs are run in a cell by its guest.
 pub(super) fn serves(cells: &Path, cell: &CellName) -> Result<bool> {
-    Ok(live(cells, cell)?.is_some_and(|r| r.machine || r.container))
+    Ok(live(cells, cell)?.is_some_and(|r| r.microvm || r.container))
 }
 
 fn failed(cell: &CellName, why: impl Into<String>) -> Error {
@@ -44,8 +44,8 @@ fn failed(cell: &CellName, why: impl Into<String>) -> Error {
     }
 }
 
-fn open(cells: &Path, cell: &CellName, ask: Ask) -> Result<UnixStream> {
-    let request = Request::Guest { ask };
+fn open(cells: &Path, cell: &CellName, ask: GuestRequest) -> Result<UnixStream> {
+    let request = ShimRequest::Guest { ask };
     let (_, stream) = client::open(&cells.join(cell.to_string()), &request)
         .map_err(|e| failed(cell, format!("cannot be reached: {e}")))?;
     let timed = stream
@@ -55,13 +55,13 @@ fn open(cells: &Path, cell: &CellName, ask: Ask) -> Result<UnixStream> {
     Ok(stream)
 }
 
-/// Gives a machine that waits what it waited for.
-pub(super) fn begin(config: &Config, spec: CellSpec, streams: &[OwnedFd; 3]) -> Result<()> {
+/// Gives a microVM that waits what it waited for.
+pub(super) fn begin(config: &HostdConfig, spec: CellSpec, streams: &[OwnedFd; 3]) -> Result<()> {
     let cell = spec.cell.clone();
     let dir = config.cells().join(cell.to_string());
     let lost = |e: std::io::Error| failed(&cell, format!("cannot be reached: {e}"));
     let stream = client::connect_to(&dir).map_err(lost)?;
-    let request = Request::Begin {
+    let request = ShimRequest::Begin {
         spec: Box::new(spec),
     };
     let mut line = serde_json::to_vec(&request).unwrap_or_default();
@@ -69,14 +69,14 @@ pub(super) fn begin(config: &Config, spec: CellSpec, streams: &[OwnedFd; 3]) -> 
     let fds: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
     descriptors::send(&stream, &line, &fds).map_err(lost)?;
     let (answer, _) = descriptors::receive(&stream, ANSWER_MAX).map_err(lost)?;
-    match serde_json::from_slice::<Status>(&answer) {
+    match serde_json::from_slice::<ShimStatus>(&answer) {
         Ok(status) if status.begun => Ok(()),
         _ => Err(failed(&cell, "does not wait for anything")),
     }
 }
 
 /// One question whose answer is a line.
-fn short(cells: &Path, cell: &CellName, ask: Ask, body: &[u8]) -> Result<Answer> {
+fn short(cells: &Path, cell: &CellName, ask: GuestRequest, body: &[u8]) -> Result<GuestReply> {
     let mut stream = open(cells, cell, ask)?;
     let broken = |e: std::io::Error| failed(cell, format!("did not answer: {e}"));
     stream.write_all(body).map_err(broken)?;
@@ -87,34 +87,34 @@ fn short(cells: &Path, cell: &CellName, ask: Ask, body: &[u8]) -> Result<Answer>
         .read_to_end(&mut bytes)
         .map_err(broken)?;
     match serde_json::from_slice(&bytes) {
-        Ok(Answer::Failed { why }) => Err(failed(cell, format!("refused: {why}"))),
+        Ok(GuestReply::Failed { why }) => Err(failed(cell, format!("refused: {why}"))),
         Ok(answer) => Ok(answer),
         Err(_) => Err(failed(cell, "gave no answer")),
     }
 }
 
-/// Brings the house's files into a machine that runs; they are in force when this comes back.
-pub(super) fn prepare(config: &Config, cell: &CellName, files: &[FileEntry]) -> Result<()> {
+/// Brings the house's files into a microVM that runs; they are in force when this comes back.
+pub(super) fn prepare(config: &HostdConfig, cell: &CellName, files: &[FileEntry]) -> Result<()> {
     // The control plane's own copies stay outside.
     let inside = |f: &&FileEntry| {
         FileName::FOR_AGENTS.contains(&f.name) || f.name.may_go() || f.name.is_brought()
     };
     let files: Vec<&FileEntry> = files.iter().filter(inside).collect();
     let body = serde_json::to_vec(&files).unwrap_or_default();
-    short(&config.cells(), cell, Ask::Prepare {}, &body).map(drop)
+    short(&config.cells(), cell, GuestRequest::Prepare {}, &body).map(drop)
 }
 
 /// A file that an agent writes for the house.
-pub(super) fn read(config: &Config, cell: &CellName, file: FileName) -> Result<String> {
-    match short(&config.cells(), cell, Ask::Read { file }, &[])? {
-        Answer::Text { text } => Ok(text),
+pub(super) fn read(config: &HostdConfig, cell: &CellName, file: FileName) -> Result<String> {
+    match short(&config.cells(), cell, GuestRequest::Read { file }, &[])? {
+        GuestReply::Text { text } => Ok(text),
         _ => Err(failed(cell, "gave another answer")),
     }
 }
 
 /// What lasts of an agent, as an archive.
-pub(super) fn pack(config: &Config, cell: &CellName) -> Result<UnixStream> {
-    let stream = open(&config.cells(), cell, Ask::Pack {})?;
+pub(super) fn pack(config: &HostdConfig, cell: &CellName) -> Result<UnixStream> {
+    let stream = open(&config.cells(), cell, GuestRequest::Pack {})?;
     let mut line = Vec::new();
     let mut byte = [0u8; 1];
     // Byte by byte: what follows the answer is the archive.
@@ -125,21 +125,21 @@ pub(super) fn pack(config: &Config, cell: &CellName) -> Result<UnixStream> {
         line.push(byte[0]);
     }
     match serde_json::from_slice(&line) {
-        Ok(Answer::Done {}) => Ok(stream),
-        Ok(Answer::Failed { why }) => Err(failed(cell, format!("refused: {why}"))),
+        Ok(GuestReply::Done {}) => Ok(stream),
+        Ok(GuestReply::Failed { why }) => Err(failed(cell, format!("refused: {why}"))),
         _ => Err(failed(cell, "gave no answer")),
     }
 }
 
-/// Runs one more program in a machine to its end; see [`super::exec::run`].
+/// Runs one more program in a microVM to its end; see [`super::exec::run`].
 pub(super) fn enter(
     cells: &Path,
     cell: &CellName,
-    program: &Command,
+    program: &GuestCommand,
     streams: [OwnedFd; 3],
     caller: &UnixStream,
 ) -> Result<i32> {
-    let mut stream = open(cells, cell, Ask::Exec {})?;
+    let mut stream = open(cells, cell, GuestRequest::Exec {})?;
     let broken = |e: std::io::Error| failed(cell, format!("let go of the program: {e}"));
     stream.set_read_timeout(None).map_err(broken)?;
     let mut line = serde_json::to_vec(program).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Whoever carries operations out: a running hostd, or a stand-in of tests.
 
-use super::operation::{Hello, Operation, Reply};
+use super::operation::{Hello, HostdOperation, HostdReply};
 use crate::Result;
 use crate::files::FileName;
 use abbey_model::{CellName, Millis};
@@ -8,20 +8,20 @@ use abbey_plan::HostFacts;
 use std::os::fd::BorrowedFd;
 
 /// Whoever carries operations out.
-pub trait Helper: Send + Sync + std::fmt::Debug {
+pub trait HostdApi: Send + Sync + std::fmt::Debug {
     /// Calls, with descriptors where the operation takes some; then it may take any time.
     ///
     /// # Errors
     /// [`Error::Hostd`] when it is not there, refuses, or fails.
-    fn call(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Reply>;
+    fn call(&self, operation: HostdOperation, fds: &[BorrowedFd<'_>]) -> Result<HostdReply>;
 
     /// Who serves here.
     ///
     /// # Errors
-    /// As [`Helper::call`].
+    /// As [`HostdApi::call`].
     fn hello(&self) -> Result<Hello> {
-        match self.call(Operation::Hello {}, &[])? {
-            Reply::Hello(hello) => Ok(hello),
+        match self.call(HostdOperation::Hello {}, &[])? {
+            HostdReply::Hello(hello) => Ok(hello),
             other => Err(other.unexpected()),
         }
     }
@@ -29,10 +29,10 @@ pub trait Helper: Send + Sync + std::fmt::Debug {
     /// Who holds anything.
     ///
     /// # Errors
-    /// As [`Helper::call`].
+    /// As [`HostdApi::call`].
     fn owners(&self) -> Result<Vec<CellName>> {
-        match self.call(Operation::Owners {}, &[])? {
-            Reply::Owners { owners } => Ok(owners),
+        match self.call(HostdOperation::Owners {}, &[])? {
+            HostdReply::Owners { owners } => Ok(owners),
             other => Err(other.unexpected()),
         }
     }
@@ -40,10 +40,10 @@ pub trait Helper: Send + Sync + std::fmt::Debug {
     /// A file that an agent writes for the house.
     ///
     /// # Errors
-    /// As [`Helper::call`].
+    /// As [`HostdApi::call`].
     fn read(&self, owner: CellName, file: FileName) -> Result<String> {
-        match self.call(Operation::Read { owner, file }, &[])? {
-            Reply::Text { text } => Ok(text),
+        match self.call(HostdOperation::Read { owner, file }, &[])? {
+            HostdReply::Text { text } => Ok(text),
             other => Err(other.unexpected()),
         }
     }
@@ -52,19 +52,19 @@ pub trait Helper: Send + Sync + std::fmt::Debug {
     /// when something had to be done.
     ///
     /// # Errors
-    /// As [`Helper::call`]; also when contact was lost and it was put back.
+    /// As [`HostdApi::call`]; also when contact was lost and it was put back.
     fn firewall(&self, confirm_within: Millis, _contact: &dyn Fn() -> bool) -> Result<bool> {
-        self.call(Operation::Firewall { confirm_within }, &[])
-            .map(|reply| reply != Reply::InForce)
+        self.call(HostdOperation::Firewall { confirm_within }, &[])
+            .map(|reply| reply != HostdReply::InForce)
     }
 
     /// What the host uses already, and what can be enforced on it.
     ///
     /// # Errors
-    /// As [`Helper::call`].
+    /// As [`HostdApi::call`].
     fn observe(&self) -> Result<HostFacts> {
-        match self.call(Operation::Observe {}, &[])? {
-            Reply::Host { facts } => Ok(*facts),
+        match self.call(HostdOperation::Observe {}, &[])? {
+            HostdReply::Host { facts } => Ok(*facts),
             other => Err(other.unexpected()),
         }
     }

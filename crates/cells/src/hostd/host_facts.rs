@@ -1,8 +1,8 @@
 //! What the host uses already, read and never changed.
 
-use crate::sys::cgroup::Groups;
+use crate::sys::cgroup::ControlGroups;
 use crate::sys::host;
-use crate::{Tag, container, microvm, network};
+use crate::{HouseTag, container, microvm, network};
 use abbey_plan::HostFacts;
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,12 @@ use std::path::Path;
 
 /// Looks at interfaces' routes, listening ports and control groups. `uid_first` is the first user
 /// of the house's cells, where they can have their own.
-pub(super) fn observe(group: &str, uid_first: Option<u32>, tag: Tag, images: &Path) -> HostFacts {
+pub(super) fn observe(
+    group: &str,
+    uid_first: Option<u32>,
+    tag: HouseTag,
+    images: &Path,
+) -> HostFacts {
     let own = tag.prefix();
     let others = host::routes()
         .into_iter()
@@ -21,7 +26,7 @@ pub(super) fn observe(group: &str, uid_first: Option<u32>, tag: Tag, images: &Pa
             .collect(),
         ports: listening(),
         uid_first,
-        no_limits: Groups::unusable(group),
+        no_limits: ControlGroups::unusable(group),
         no_network: network::unusable(uid_first.is_some()),
         no_machines: microvm::unusable(),
         no_firecracker: microvm::firecracker::unusable(),

@@ -1,19 +1,19 @@
 //! Operations in the caller's own process, without a running hostd.
 
-use super::journal::Line;
-use super::operation::{Operation, Reply, Request};
+use super::journal::JournalLine;
+use super::operation::{HostdOperation, HostdReply, HostdRequest};
 use super::server::attempt;
-use super::{Config, Helper};
+use super::{HostdApi, HostdConfig};
 use crate::{Error, Result, record};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// Operations carried out in the caller's own process; see [`inline`].
 #[derive(Debug, Clone)]
-pub struct Inline(pub Config);
+pub struct InProcessHostd(pub HostdConfig);
 
-impl Helper for Inline {
-    fn call(&self, operation: Operation, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
+impl HostdApi for InProcessHostd {
+    fn call(&self, operation: HostdOperation, fds: &[BorrowedFd<'_>]) -> Result<HostdReply> {
         let copy = |fd: &BorrowedFd<'_>| fd.as_fd().try_clone_to_owned();
         let fds = fds
             .iter()
@@ -29,19 +29,23 @@ impl Helper for Inline {
 ///
 /// # Errors
 /// As the operation; [`Error::Hostd`] when it is refused or is one that starts a program.
-pub fn inline(config: &Config, operation: Operation, fds: Vec<OwnedFd>) -> Result<Reply> {
+pub fn inline(
+    config: &HostdConfig,
+    operation: HostdOperation,
+    fds: Vec<OwnedFd>,
+) -> Result<HostdReply> {
     let op = operation.summary().0;
     let no = |why: String| Err(Error::Hostd { op, why });
-    if let Operation::Start { .. }
-    | Operation::Enter { .. }
-    | Operation::Firewall { .. }
-    | Operation::End {} = operation
-        && (config.privileged || !matches!(operation, Operation::Firewall { .. }))
+    if let HostdOperation::Start { .. }
+    | HostdOperation::Enter { .. }
+    | HostdOperation::Firewall { .. }
+    | HostdOperation::End {} = operation
+        && (config.privileged || !matches!(operation, HostdOperation::Firewall { .. }))
     {
         return no("this needs a running hostd".to_owned());
     }
     let (one, _other) = UnixStream::pair().map_err(Error::file("make", "a socket pair"))?;
-    let line = Line {
+    let line = JournalLine {
         at: record::now(),
         uid: config.serve_uid,
         pid: 0,
@@ -50,12 +54,12 @@ pub fn inline(config: &Config, operation: Operation, fds: Vec<OwnedFd>) -> Resul
         dry_run: false,
         outcome: String::new(),
     };
-    let request = Request {
+    let request = HostdRequest {
         operation,
         dry_run: false,
     };
     match attempt(config, request, fds, &one, &line)? {
-        Reply::Refused { why } => no(format!("refused: {why}")),
+        HostdReply::Refused { why } => no(format!("refused: {why}")),
         reply => Ok(reply),
     }
 }

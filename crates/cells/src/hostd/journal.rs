@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// One call as it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Line {
+pub struct JournalLine {
     /// When.
     pub at: Timestamp,
     /// User of the caller.
@@ -32,7 +32,7 @@ pub(super) fn path(dir: &Path) -> PathBuf {
 
 /// Adds a line. A disk that is full must not stop a cell from being swept, so a line that cannot
 /// be written is lost; the caller's own entry in the chain remains.
-pub(super) fn append(dir: &Path, line: &Line) {
+pub(super) fn append(dir: &Path, line: &JournalLine) {
     use std::os::unix::fs::OpenOptionsExt;
     let opened = fs::OpenOptions::new()
         .append(true)

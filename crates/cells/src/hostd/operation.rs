@@ -1,6 +1,6 @@
 //! Operations of hostd, requests and replies, as they go over its socket.
 
-use crate::allocation::Claim;
+use crate::allocation::Allocation;
 use crate::files::{FileEntry, FileName};
 use crate::{CellSpec, Error};
 use abbey_model::{CellName, Generation, Millis, Slug};
@@ -14,17 +14,19 @@ pub const REQUEST_MAX: u64 = 4 << 20;
 /// Everything that can be asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Operation {
+pub enum HostdOperation {
     /// Who serves here, and with which privilege.
     Hello {},
     /// Who holds anything.
     Owners {},
     /// Gives things to an owner; what it holds already stays.
-    Claim {
-        /// Whose.
+    #[serde(rename = "claim")]
+    Allocate {
+        /// Owner of the allocation.
         owner: CellName,
-        /// What.
-        claim: Claim,
+        /// Requested allocation.
+        #[serde(rename = "claim")]
+        allocation: Allocation,
     },
     /// Takes everything back from an owner that has no files and no cell any more.
     Release {
@@ -54,7 +56,7 @@ pub enum Operation {
         /// Part of the new name.
         stamp: String,
     },
-    /// What lies aside of agents' files, by [`Operation::Archive`].
+    /// What lies aside of agents' files, by [`HostdOperation::Archive`].
     Archives {},
     /// Brings files back that were moved aside, without credentials; where there are none now.
     Restore {
@@ -99,7 +101,7 @@ pub enum Operation {
         /// Of what.
         spec: Box<CellSpec>,
     },
-    /// Lets a machine that was kept waiting run its program; three descriptors come along, where it speaks.
+    /// Lets a microVM that was kept waiting run its program; three descriptors come along, where it speaks.
     Begin {
         /// Of what.
         spec: Box<CellSpec>,
@@ -130,53 +132,53 @@ pub enum Operation {
     End {},
 }
 
-impl Operation {
+impl HostdOperation {
     /// Whether doing it twice is doing it once, so that a caller whose connection broke may simply
     /// ask again.
     pub(super) const fn may_repeat(&self) -> bool {
         !matches!(
             self,
-            Operation::Start { .. }
-                | Operation::Begin { .. }
-                | Operation::Enter { .. }
-                | Operation::Stage { .. }
-                | Operation::Collect { .. }
-                | Operation::Pack { .. }
-                | Operation::Restore { .. }
-                | Operation::Snapshot { .. }
-                | Operation::End {}
+            HostdOperation::Start { .. }
+                | HostdOperation::Begin { .. }
+                | HostdOperation::Enter { .. }
+                | HostdOperation::Stage { .. }
+                | HostdOperation::Collect { .. }
+                | HostdOperation::Pack { .. }
+                | HostdOperation::Restore { .. }
+                | HostdOperation::Snapshot { .. }
+                | HostdOperation::End {}
         )
     }
 
     /// Name and subject, for the journal: never contents, arguments or environments.
     pub fn summary(&self) -> (&'static str, String) {
         match self {
-            Operation::Hello {} => ("hello", String::new()),
-            Operation::Owners {} => ("owners", String::new()),
-            Operation::Claim { owner, .. } => ("claim", owner.to_string()),
-            Operation::Release { owner } => ("release", owner.to_string()),
-            Operation::Prepare { owner, .. } => ("prepare", owner.to_string()),
-            Operation::Observe {} => ("observe", String::new()),
-            Operation::Read { owner, .. } => ("read", owner.to_string()),
-            Operation::Archive { owner, .. } => ("archive", owner.to_string()),
-            Operation::Archives {} => ("archives", String::new()),
-            Operation::Restore { owner, .. } => ("restore", owner.to_string()),
-            Operation::Snapshot { .. } => ("snapshot", String::new()),
-            Operation::Stage { owner } => ("stage", owner.to_string()),
-            Operation::Collect { owner, .. } => ("collect", owner.to_string()),
-            Operation::Discard { owner } => ("discard", owner.to_string()),
-            Operation::Pack { owner } => (
+            HostdOperation::Hello {} => ("hello", String::new()),
+            HostdOperation::Owners {} => ("owners", String::new()),
+            HostdOperation::Allocate { owner, .. } => ("claim", owner.to_string()),
+            HostdOperation::Release { owner } => ("release", owner.to_string()),
+            HostdOperation::Prepare { owner, .. } => ("prepare", owner.to_string()),
+            HostdOperation::Observe {} => ("observe", String::new()),
+            HostdOperation::Read { owner, .. } => ("read", owner.to_string()),
+            HostdOperation::Archive { owner, .. } => ("archive", owner.to_string()),
+            HostdOperation::Archives {} => ("archives", String::new()),
+            HostdOperation::Restore { owner, .. } => ("restore", owner.to_string()),
+            HostdOperation::Snapshot { .. } => ("snapshot", String::new()),
+            HostdOperation::Stage { owner } => ("stage", owner.to_string()),
+            HostdOperation::Collect { owner, .. } => ("collect", owner.to_string()),
+            HostdOperation::Discard { owner } => ("discard", owner.to_string()),
+            HostdOperation::Pack { owner } => (
                 "pack",
                 owner
                     .as_ref()
                     .map_or_else(String::new, |o| format!("agent-{o}")),
             ),
-            Operation::Start { spec, .. } => ("start", spec.cell.to_string()),
-            Operation::Begin { spec } => ("begin", spec.cell.to_string()),
-            Operation::Sweep { cell } => ("sweep", cell.to_string()),
-            Operation::Enter { cell, .. } => ("enter", cell.to_string()),
-            Operation::Firewall { .. } => ("firewall", String::new()),
-            Operation::End {} => ("end", String::new()),
+            HostdOperation::Start { spec, .. } => ("start", spec.cell.to_string()),
+            HostdOperation::Begin { spec } => ("begin", spec.cell.to_string()),
+            HostdOperation::Sweep { cell } => ("sweep", cell.to_string()),
+            HostdOperation::Enter { cell, .. } => ("enter", cell.to_string()),
+            HostdOperation::Firewall { .. } => ("firewall", String::new()),
+            HostdOperation::End {} => ("end", String::new()),
         }
     }
 }
@@ -184,9 +186,9 @@ impl Operation {
 /// One call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub struct HostdRequest {
     /// What is asked.
-    pub operation: Operation,
+    pub operation: HostdOperation,
     /// Whether to check only.
     #[serde(default)]
     pub dry_run: bool,
@@ -208,41 +210,41 @@ pub struct Hello {
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reply {
+pub enum HostdReply {
     /// Done, or would be.
     Done,
     /// Nothing was to do: it is as it should be.
     InForce,
     /// Done for now: it is undone unless the caller sends a byte in time. Another answer follows.
     Trial,
-    /// Answer to [`Operation::Hello`].
+    /// Answer to [`HostdOperation::Hello`].
     Hello(Hello),
-    /// Answer to [`Operation::Owners`].
+    /// Answer to [`HostdOperation::Owners`].
     Owners {
         /// All of them.
         owners: Vec<CellName>,
     },
-    /// Answer to [`Operation::Read`].
+    /// Answer to [`HostdOperation::Read`].
     Text {
         /// Content; empty when there is none.
         text: String,
     },
-    /// Answer to [`Operation::Archives`].
+    /// Answer to [`HostdOperation::Archives`].
     Archives {
         /// Whose and when, oldest first.
         archives: Vec<(Slug, String)>,
     },
-    /// Answer to [`Operation::Snapshot`].
+    /// Answer to [`HostdOperation::Snapshot`].
     Snapshot {
         /// Its name.
         name: String,
     },
-    /// Answer to [`Operation::Observe`].
+    /// Answer to [`HostdOperation::Observe`].
     Host {
         /// What was seen.
         facts: Box<HostFacts>,
     },
-    /// Answer to [`Operation::Enter`]: exit status as a shell gives it.
+    /// Answer to [`HostdOperation::Enter`]: exit status as a shell gives it.
     Exit {
         /// 128 and the signal when one ended it.
         code: i32,
@@ -259,7 +261,7 @@ pub enum Reply {
     },
 }
 
-impl Reply {
+impl HostdReply {
     pub(super) fn unexpected(&self) -> Error {
         Error::Hostd {
             op: "call",

@@ -1,6 +1,6 @@
 //! Files of an owner as a whole: moved aside when it is removed, listed, brought back.
 
-use super::Config;
+use super::HostdConfig;
 use crate::files::CREDENTIAL;
 use crate::files::store::{broken, make, open_dir, remove};
 use crate::{Error, Result};
@@ -12,7 +12,7 @@ use std::path::Path;
 const STAMP: &str = "0000-00-00T00-00-00-000Z";
 
 /// Moves an owner's files aside; nothing of an agent is deleted by the house.
-pub(super) fn archive(config: &Config, owner: &CellName, stamp: &str) -> Result<()> {
+pub(super) fn archive(config: &HostdConfig, owner: &CellName, stamp: &str) -> Result<()> {
     let from = config.dir_of(owner);
     if std::fs::symlink_metadata(&from).is_err() {
         return Ok(());
@@ -24,7 +24,7 @@ pub(super) fn archive(config: &Config, owner: &CellName, stamp: &str) -> Result<
 }
 
 /// What lies aside of agents' files: whose and when, oldest first.
-pub(super) fn archives(config: &Config) -> Result<Vec<(Slug, String)>> {
+pub(super) fn archives(config: &HostdConfig) -> Result<Vec<(Slug, String)>> {
     let removed = config.home.join("removed");
     let entries = match std::fs::read_dir(&removed) {
         Ok(entries) => entries,
@@ -52,7 +52,7 @@ pub(super) fn archives(config: &Config) -> Result<Vec<(Slug, String)>> {
 }
 
 /// Brings files back that were moved aside. Credentials stay away: they were taken back when their agent went.
-pub(super) fn restore(config: &Config, owner: &CellName, stamp: &str) -> Result<()> {
+pub(super) fn restore(config: &HostdConfig, owner: &CellName, stamp: &str) -> Result<()> {
     let to = config.dir_of(owner);
     if std::fs::symlink_metadata(&to).is_ok() {
         return Err(Error::file("bring files back to", to)(

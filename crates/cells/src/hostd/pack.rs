@@ -1,8 +1,8 @@
 //! Agents' files in one archive. Each is opened beneath its directory without following links, so
 //! that nothing an agent puts there, or swaps while we read, leads out of it.
 
-use super::{Config, guest};
-use crate::allocation::Claims;
+use super::{HostdConfig, guest};
+use crate::allocation::Allocations;
 use crate::files::archive::{EXCLUDED, LEFT_OUT, UNLOADED, add, is_credential, open};
 use crate::microvm::drives;
 use crate::{Error, Result};
@@ -17,11 +17,11 @@ use std::path::{Component, Path, PathBuf};
 
 /// Most that a guest may send of its files, bytes.
 const GUEST_MAX: u64 = 64 << 30;
-/// Packs every agent's files and the claims, or one agent's alone, into `to`, which the caller goes on writing: the end
+/// Packs every agent's files and the allocations, or one agent's alone, into `to`, which the caller goes on writing: the end
 /// of the archive is its to set.
 pub(super) fn pack(
-    config: &Config,
-    claims: &Claims,
+    config: &HostdConfig,
+    allocations: &Allocations,
     one: Option<&Slug>,
     to: OwnedFd,
 ) -> Result<()> {
@@ -30,9 +30,9 @@ pub(super) fn pack(
         (CellName::Agent(_), None) => true,
         (CellName::Service(_) | CellName::Run(_), _) => false,
     };
-    let owners = || claims.owners.iter().filter(|(owner, _)| wanted(owner));
-    for (owner, claim) in owners() {
-        if let Some(disks) = claim.disks {
+    let owners = || allocations.owners.iter().filter(|(owner, _)| wanted(owner));
+    for (owner, allocation) in owners() {
+        if let Some(disks) = allocation.disks {
             super::disks::enter(config, owner, disks)?;
         }
     }
@@ -45,26 +45,26 @@ pub(super) fn pack(
         .map_err(Error::file("open", agents))?;
     let depth = usize::from(one.is_some());
     add(&mut archive, &dir, &name, depth).map_err(Error::file("pack", agents))?;
-    for (owner, claim) in owners() {
+    for (owner, allocation) in owners() {
         if config.dir_of(owner).join("drives").exists() {
-            machine(config, owner, claim.uid, &mut archive)?;
+            microvm(config, owner, allocation.uid, &mut archive)?;
         }
     }
     if one.is_none() {
-        let claims = home.join("hostd/claims.json");
+        let allocations = home.join("hostd/claims.json");
         archive
-            .append_path_with_name(&claims, "hostd/claims.json")
-            .map_err(Error::file("pack", claims))?;
+            .append_path_with_name(&allocations, "hostd/claims.json")
+            .map_err(Error::file("pack", allocations))?;
     }
     // Dropping it would write the end.
     std::mem::forget(archive);
     Ok(())
 }
 
-/// What is on the drives of a machine: its guest tells while it runs; else programs of its user's look.
+/// What is on the drives of a microVM: its guest tells while it runs; else programs of its user's look.
 /// Later entries of an archive count, so these come after what its directory holds beside them.
-fn machine(
-    config: &Config,
+fn microvm(
+    config: &HostdConfig,
     owner: &CellName,
     uid: Option<u32>,
     archive: &mut tar::Builder<File>,

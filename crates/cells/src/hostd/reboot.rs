@@ -6,7 +6,7 @@
 
 use crate::record;
 use crate::record::publish;
-use crate::{Error, Record, Result, boot_id};
+use crate::{CellRecord, Error, Result, boot_id};
 use abbey_model::{ExitKind, ExitRecord, Generation};
 use std::fs;
 use std::io;
@@ -43,7 +43,7 @@ fn cells_in(cells: &Path) -> Result<Vec<PathBuf>> {
 /// What is known goes in before what is damaged goes out, so a crash in between settles it again.
 fn settle_one(dir: &Path) -> Result<()> {
     let (record, exit) = (dir.join("shim.json"), dir.join("exit.json"));
-    let cut_short = record::read::<Record>(&record).is_err();
+    let cut_short = record::read::<CellRecord>(&record).is_err();
     let known = record::read::<ExitRecord>(&exit);
     if known.is_err() || cut_short && matches!(known, Ok(None)) {
         let lost = ExitRecord {

@@ -1,9 +1,9 @@
 //! The helper itself: one thread that accepts, and a process for each call.
 
-use super::journal::{self, Line};
-use super::operation::{Hello, Operation, REQUEST_MAX, Reply, Request};
-use super::{Config, admission, exec, guest, host_facts, owner_files, pack, stage, sweep};
-use crate::allocation::Claims;
+use super::journal::{self, JournalLine};
+use super::operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
+use super::{HostdConfig, admission, exec, guest, host_facts, owner_files, pack, stage, sweep};
+use crate::allocation::Allocations;
 use crate::network::firewall;
 use crate::sys::{descriptors, lock};
 use crate::{Error, Result, allocation, crash, files, record, shim};
@@ -23,9 +23,9 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When it cannot listen.
-pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
+pub fn serve(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
     let held = take_lock(config)?;
-    let path = Config::socket(&config.home);
+    let path = HostdConfig::socket(&config.home);
     let _stale = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
     protect(config, &path)?;
@@ -73,14 +73,14 @@ pub fn serve(config: &Config, ready: impl FnOnce()) -> Result<()> {
 }
 
 /// One hostd a house: the second finds out and leaves.
-fn take_lock(config: &Config) -> Result<fs::File> {
+fn take_lock(config: &HostdConfig) -> Result<fs::File> {
     let path = config.dir().join("hostd.lock");
     let busy = || Error::file("lock", &path)(io::ErrorKind::WouldBlock.into());
     lock::try_take(&path)?.ok_or_else(busy)
 }
 
 /// The control plane may call, and nobody else but root.
-fn protect(config: &Config, path: &Path) -> Result<()> {
+fn protect(config: &HostdConfig, path: &Path) -> Result<()> {
     use std::os::unix::fs::{PermissionsExt, chown};
     if config.privileged {
         chown(path, Some(0), Some(config.serve_uid)).map_err(Error::file("hand over", path))?;
@@ -91,10 +91,10 @@ fn protect(config: &Config, path: &Path) -> Result<()> {
 }
 
 /// One call, in a process of its own.
-fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
+fn attend(config: &HostdConfig, stream: &UnixStream) -> io::Result<()> {
     let peer = rustix::net::sockopt::socket_peercred(stream)?;
     let (uid, pid) = (peer.uid.as_raw(), peer.pid.as_raw_nonzero().get());
-    let mut line = Line {
+    let mut line = JournalLine {
         at: record::now(),
         uid,
         pid,
@@ -105,14 +105,14 @@ fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
     };
     let own = rustix::process::geteuid().as_raw();
     let reply = if uid != own && uid != config.serve_uid && uid != 0 {
-        Reply::Refused {
+        HostdReply::Refused {
             why: format!("user {uid} is not the control plane of this house"),
         }
     } else {
         stream.set_read_timeout(Some(REQUEST_WITHIN))?;
         let (bytes, fds) = descriptors::receive(stream, REQUEST_MAX)?;
         match parse(&bytes) {
-            Err(why) => Reply::Refused { why },
+            Err(why) => HostdReply::Refused { why },
             Ok(request) => {
                 let (op, subject) = request.operation.summary();
                 op.clone_into(&mut line.op);
@@ -124,7 +124,7 @@ fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
     };
     line.outcome = outcome(&reply);
     let only_looked = ["hello", "owners", "read", "observe"].contains(&line.op.as_str());
-    if !only_looked && reply != Reply::InForce {
+    if !only_looked && reply != HostdReply::InForce {
         journal::append(&config.dir(), &line);
     }
     answer(stream, &reply)
@@ -134,31 +134,31 @@ fn attend(config: &Config, stream: &UnixStream) -> io::Result<()> {
 ///
 /// # Errors
 /// A sentence that says what is wrong.
-pub fn parse(bytes: &[u8]) -> std::result::Result<Request, String> {
+pub fn parse(bytes: &[u8]) -> std::result::Result<HostdRequest, String> {
     if bytes.len() as u64 > REQUEST_MAX {
         return Err("the request is too long".to_owned());
     }
     serde_json::from_slice(bytes).map_err(|e| format!("the request is not understood: {e}"))
 }
 
-fn outcome(reply: &Reply) -> String {
+fn outcome(reply: &HostdReply) -> String {
     match reply {
-        Reply::Trial => "on trial".to_owned(),
-        Reply::InForce => "in force".to_owned(),
-        Reply::Done
-        | Reply::Hello(_)
-        | Reply::Owners { .. }
-        | Reply::Text { .. }
-        | Reply::Archives { .. }
-        | Reply::Snapshot { .. }
-        | Reply::Host { .. } => "done".to_owned(),
-        Reply::Exit { code } => format!("done: status {code}"),
-        Reply::Refused { why } => format!("refused: {why}"),
-        Reply::Failed { why } => format!("failed: {why}"),
+        HostdReply::Trial => "on trial".to_owned(),
+        HostdReply::InForce => "in force".to_owned(),
+        HostdReply::Done
+        | HostdReply::Hello(_)
+        | HostdReply::Owners { .. }
+        | HostdReply::Text { .. }
+        | HostdReply::Archives { .. }
+        | HostdReply::Snapshot { .. }
+        | HostdReply::Host { .. } => "done".to_owned(),
+        HostdReply::Exit { code } => format!("done: status {code}"),
+        HostdReply::Refused { why } => format!("refused: {why}"),
+        HostdReply::Failed { why } => format!("failed: {why}"),
     }
 }
 
-fn answer(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
+fn answer(mut stream: &UnixStream, reply: &HostdReply) -> io::Result<()> {
     stream.set_write_timeout(Some(REQUEST_WITHIN))?;
     let mut bytes = serde_json::to_vec(reply)?;
     bytes.push(b'\n');
@@ -166,37 +166,37 @@ fn answer(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
 }
 
 fn perform(
-    config: &Config,
-    request: Request,
+    config: &HostdConfig,
+    request: HostdRequest,
     fds: Vec<OwnedFd>,
     stream: &UnixStream,
-    line: &Line,
-) -> Reply {
+    line: &JournalLine,
+) -> HostdReply {
     match attempt(config, request, fds, stream, line) {
         Ok(reply) => reply,
-        Err(error) => Reply::Failed {
+        Err(error) => HostdReply::Failed {
             why: crate::error::chain(&error),
         },
     }
 }
 
-fn refused(why: impl Into<String>) -> Result<Reply> {
-    Ok(Reply::Refused { why: why.into() })
+fn refused(why: impl Into<String>) -> Result<HostdReply> {
+    Ok(HostdReply::Refused { why: why.into() })
 }
 
 pub(super) fn attempt(
-    config: &Config,
-    request: Request,
+    config: &HostdConfig,
+    request: HostdRequest,
     fds: Vec<OwnedFd>,
     stream: &UnixStream,
-    line: &Line,
-) -> Result<Reply> {
+    line: &JournalLine,
+) -> Result<HostdReply> {
     let dry = request.dry_run;
     let held = || allocation::open(&config.dir());
     match request.operation {
-        Operation::Hello {} => {
-            let uid_first = held()?.claims.uid_first;
-            Ok(Reply::Hello(Hello {
+        HostdOperation::Hello {} => {
+            let uid_first = held()?.allocations.uid_first;
+            Ok(HostdReply::Hello(Hello {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 // The one that accepts, not this copy of it.
                 pid: rustix::process::getppid().map_or(0, |p| p.as_raw_nonzero().get()),
@@ -204,27 +204,27 @@ pub(super) fn attempt(
                 uid_first,
             }))
         }
-        Operation::Owners {} => Ok(Reply::Owners {
-            owners: held()?.claims.owners.into_keys().collect(),
+        HostdOperation::Owners {} => Ok(HostdReply::Owners {
+            owners: held()?.allocations.owners.into_keys().collect(),
         }),
-        Operation::Claim { owner, claim } => {
+        HostdOperation::Allocate { owner, allocation } => {
             let mut held = held()?;
-            if claim.uid.is_some() && !config.privileged {
+            if allocation.uid.is_some() && !config.privileged {
                 return refused("without privilege there are no users to give");
             }
-            let before = held.claims.owners.get(&owner).cloned();
-            match held.claims.give(&owner, claim) {
+            let before = held.allocations.owners.get(&owner).cloned();
+            match held.allocations.give(&owner, allocation) {
                 Err(why) => return refused(why),
-                Ok(()) if dry || before.as_ref() == held.claims.owners.get(&owner) => {}
+                Ok(()) if dry || before.as_ref() == held.allocations.owners.get(&owner) => {}
                 Ok(()) => {
                     crash::point("hostd.claim");
                     held.save()?;
                     crash::point("hostd.claimed");
                 }
             }
-            Ok(Reply::Done)
+            Ok(HostdReply::Done)
         }
-        Operation::Release { owner } => {
+        HostdOperation::Release { owner } => {
             let mut held = held()?;
             if config.cells().join(owner.to_string()).exists() {
                 return refused(format!("{owner} still has a cell"));
@@ -232,14 +232,14 @@ pub(super) fn attempt(
             if config.dir_of(&owner).exists() {
                 return refused(format!("{owner} still has files"));
             }
-            if !dry && held.claims.owners.remove(&owner).is_some() {
+            if !dry && held.allocations.owners.remove(&owner).is_some() {
                 held.save()?;
                 crash::point("hostd.released");
             }
-            Ok(Reply::Done)
+            Ok(HostdReply::Done)
         }
-        Operation::Prepare { owner, files } => {
-            let uid = match claimed(config, &held()?.claims, &owner) {
+        HostdOperation::Prepare { owner, files } => {
+            let uid = match claimed(config, &held()?.allocations, &owner) {
                 Ok(uid) => uid,
                 Err(why) => return refused(why),
             };
@@ -259,17 +259,18 @@ pub(super) fn attempt(
                 }
                 crash::point("hostd.prepared");
             }
-            Ok(Reply::Done)
+            Ok(HostdReply::Done)
         }
-        Operation::Observe {} => {
-            let claims = held()?.claims;
-            let first = config.privileged.then_some(claims.uid_first + 1);
-            let facts = host_facts::observe(&config.group, first, claims.tag(), &config.images());
-            Ok(Reply::Host {
+        HostdOperation::Observe {} => {
+            let allocations = held()?.allocations;
+            let first = config.privileged.then_some(allocations.uid_first + 1);
+            let facts =
+                host_facts::observe(&config.group, first, allocations.tag(), &config.images());
+            Ok(HostdReply::Host {
                 facts: Box::new(facts),
             })
         }
-        Operation::Read { owner, file } => {
+        HostdOperation::Read { owner, file } => {
             let text = match guest::runs(&config.cells(), &owner)? {
                 true => guest::read(config, &owner, file)?,
                 false => {
@@ -277,12 +278,12 @@ pub(super) fn attempt(
                     files::read_in(&config.dir_of(&owner), &file)?
                 }
             };
-            Ok(Reply::Text { text })
+            Ok(HostdReply::Text { text })
         }
-        Operation::Archives {} => Ok(Reply::Archives {
+        HostdOperation::Archives {} => Ok(HostdReply::Archives {
             archives: owner_files::archives(config)?,
         }),
-        Operation::Restore { owner, stamp } => {
+        HostdOperation::Restore { owner, stamp } => {
             if !is_stamp(&stamp) || !matches!(owner, CellName::Agent(_)) {
                 return refused("an agent's files are brought back by their stamp");
             }
@@ -291,19 +292,19 @@ pub(super) fn attempt(
                 owner_files::restore(config, &owner, &stamp)?;
                 crash::point("hostd.restored");
             }
-            Ok(Reply::Done)
+            Ok(HostdReply::Done)
         }
-        Operation::Snapshot { label } => {
+        HostdOperation::Snapshot { label } => {
             if !is_stamp(&label) {
                 return refused("a label is letters, digits and hyphens");
             }
             if dry {
-                return Ok(Reply::Done);
+                return Ok(HostdReply::Done);
             }
             let name = super::zfs::snapshot(&config.home, &label)?;
-            Ok(Reply::Snapshot { name })
+            Ok(HostdReply::Snapshot { name })
         }
-        Operation::Archive { owner, stamp } => {
+        HostdOperation::Archive { owner, stamp } => {
             if !is_stamp(&stamp) {
                 return refused("a stamp is letters, digits and hyphens");
             }
@@ -312,10 +313,10 @@ pub(super) fn attempt(
                 owner_files::archive(config, &owner, &stamp)?;
                 crash::point("hostd.archived");
             }
-            Ok(Reply::Done)
+            Ok(HostdReply::Done)
         }
-        Operation::Stage { owner } => {
-            let uid = match claimed(config, &held()?.claims, &owner) {
+        HostdOperation::Stage { owner } => {
+            let uid = match claimed(config, &held()?.allocations, &owner) {
                 Ok(uid) => uid,
                 Err(why) => return refused(why),
             };
@@ -324,23 +325,23 @@ pub(super) fn attempt(
                     refused("only the files of a single command are brought along")
                 }
                 (CellName::Run(_), None) => refused("no archive came along"),
-                (CellName::Run(_), Some(_)) if dry => Ok(Reply::Done),
+                (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),
                 (CellName::Run(_), Some(fd)) => {
-                    stage::stage(config, &owner, uid, fd).map(|()| Reply::Done)
+                    stage::stage(config, &owner, uid, fd).map(|()| HostdReply::Done)
                 }
             }
         }
-        Operation::Collect { owner, paths } => match (&owner, fds.into_iter().next()) {
+        HostdOperation::Collect { owner, paths } => match (&owner, fds.into_iter().next()) {
             (CellName::Agent(_) | CellName::Service(_), _) => {
                 refused("only the files of a single command are taken along")
             }
             (CellName::Run(_), None) => refused("no file came along"),
-            (CellName::Run(_), Some(_)) if dry => Ok(Reply::Done),
+            (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),
             (CellName::Run(_), Some(fd)) => {
-                stage::collect(config, &owner, &paths, fd).map(|()| Reply::Done)
+                stage::collect(config, &owner, &paths, fd).map(|()| HostdReply::Done)
             }
         },
-        Operation::Discard { owner } => {
+        HostdOperation::Discard { owner } => {
             if !matches!(owner, CellName::Run(_)) {
                 return refused("only the files of a single command are ever deleted");
             }
@@ -350,29 +351,31 @@ pub(super) fn attempt(
             if !dry {
                 stage::discard(config, &owner)?;
                 let mut held = held()?;
-                if held.claims.owners.remove(&owner).is_some() {
+                if held.allocations.owners.remove(&owner).is_some() {
                     held.save()?;
                 }
             }
-            Ok(Reply::Done)
+            Ok(HostdReply::Done)
         }
-        Operation::Pack { owner } => match fds.into_iter().next() {
+        HostdOperation::Pack { owner } => match fds.into_iter().next() {
             None => refused("no file came along"),
-            Some(_) if dry => Ok(Reply::Done),
+            Some(_) if dry => Ok(HostdReply::Done),
             Some(fd) => {
-                let claims = held()?.claims;
-                pack::pack(config, &claims, owner.as_ref(), fd).map(|()| Reply::Done)
+                let allocations = held()?.allocations;
+                pack::pack(config, &allocations, owner.as_ref(), fd).map(|()| HostdReply::Done)
             }
         },
-        Operation::Firewall { confirm_within } => firewall(config, dry, confirm_within, stream),
-        Operation::Start { generation, spec } => {
-            let claims = held()?.claims;
-            let spec = match admission::admit(config, &claims, *spec) {
+        HostdOperation::Firewall { confirm_within } => {
+            firewall(config, dry, confirm_within, stream)
+        }
+        HostdOperation::Start { generation, spec } => {
+            let allocations = held()?.allocations;
+            let spec = match admission::admit(config, &allocations, *spec) {
                 Ok(spec) => spec,
                 Err(why) => return refused(why),
             };
             if dry {
-                return Ok(Reply::Done);
+                return Ok(HostdReply::Done);
             }
             if spec.network.is_some() {
                 stand_guard(config)?;
@@ -391,35 +394,35 @@ pub(super) fn attempt(
             };
             start(config, generation, spec, streams, stream, line)
         }
-        Operation::Begin { spec } => {
-            let spec = match admission::admit(config, &held()?.claims, *spec) {
+        HostdOperation::Begin { spec } => {
+            let spec = match admission::admit(config, &held()?.allocations, *spec) {
                 Ok(spec) => spec,
                 Err(why) => return refused(why),
             };
             let Ok(streams) = <[OwnedFd; 3]>::try_from(fds) else {
                 return refused("three descriptors come along: input, output, errors");
             };
-            if !spec.machine.as_ref().is_some_and(|m| m.origin.waits()) {
+            if !spec.microvm.as_ref().is_some_and(|m| m.origin.waits()) {
                 return refused("only a machine that waits can begin");
             }
             if dry {
-                return Ok(Reply::Done);
+                return Ok(HostdReply::Done);
             }
-            guest::begin(config, spec, &streams).map(|()| Reply::Done)
+            guest::begin(config, spec, &streams).map(|()| HostdReply::Done)
         }
-        Operation::Sweep { cell } => {
+        HostdOperation::Sweep { cell } => {
             if !dry {
                 sweep::sweep(&config.cells(), &config.group, &cell)?;
             }
-            Ok(Reply::Done)
+            Ok(HostdReply::Done)
         }
-        Operation::Enter {
+        HostdOperation::Enter {
             cell,
             argv,
             env,
             cwd,
         } => {
-            let uid = match claimed(config, &held()?.claims, &cell) {
+            let uid = match claimed(config, &held()?.allocations, &cell) {
                 Ok(uid) => uid,
                 Err(why) => return refused(why),
             };
@@ -430,37 +433,37 @@ pub(super) fn attempt(
                 return refused("no program was named");
             }
             if dry {
-                return Ok(Reply::Done);
+                return Ok(HostdReply::Done);
             }
             if guest::serves(&config.cells(), &cell)? {
-                let program = crate::guest::Command { argv, env, cwd };
+                let program = crate::guest::GuestCommand { argv, env, cwd };
                 return guest::enter(&config.cells(), &cell, &program, streams, stream)
-                    .map(|code| Reply::Exit { code });
+                    .map(|code| HostdReply::Exit { code });
             }
-            let program = exec::Program { argv, env, cwd };
+            let program = exec::ProgramInvocation { argv, env, cwd };
             exec::run(&config.cells(), &cell, uid, &program, streams, stream)
-                .map(|code| Reply::Exit { code })
+                .map(|code| HostdReply::Exit { code })
         }
-        Operation::End {} => {
+        HostdOperation::End {} => {
             if !dry {
                 let empty = fs::remove_dir(config.cells()).is_ok();
                 let parted = match empty && config.privileged {
-                    true => part(config, held()?.claims.tag()),
+                    true => part(config, held()?.allocations.tag()),
                     false => Ok(()),
                 };
                 // The one that accepts looks after each call whether its socket is still there. It
                 // ends whatever else happened; the next one finds what is left.
-                let path = Config::socket(&config.home);
+                let path = HostdConfig::socket(&config.home);
                 fs::remove_file(&path).map_err(Error::file("remove", path))?;
                 parted?;
             }
-            Ok(Reply::Done)
+            Ok(HostdReply::Done)
         }
     }
 }
 
 /// Takes everything of the house off the network of the host.
-fn part(config: &Config, tag: crate::Tag) -> Result<()> {
+fn part(config: &HostdConfig, tag: crate::HouseTag) -> Result<()> {
     crate::network::disconnect_all(tag).map_err(Error::file("remove", "interfaces"))?;
     firewall::remove(&config.dir(), tag)
 }
@@ -468,80 +471,80 @@ fn part(config: &Config, tag: crate::Tag) -> Result<()> {
 /// Longest time for a firewall to be on trial.
 const TRIAL_MAX: Millis = Millis::from_secs(60);
 
-/// Brings the firewall to what the owners hold; see [`Operation::Firewall`].
+/// Brings the firewall to what the owners hold; see [`HostdOperation::Firewall`].
 fn firewall(
-    config: &Config,
+    config: &HostdConfig,
     dry: bool,
     confirm_within: Millis,
     stream: &UnixStream,
-) -> Result<Reply> {
+) -> Result<HostdReply> {
     let dir = config.dir();
     if !config.privileged {
-        return Ok(Reply::InForce);
+        return Ok(HostdReply::InForce);
     }
     if confirm_within <= Millis(0) || confirm_within > TRIAL_MAX {
         return refused("a trial takes more than nothing and at most a minute");
     }
     let _one_at_a_time = lock::wait(&dir.join("firewall.lock"))?;
-    // Others may change what they hold while it is on trial; the lock of the claims is not kept.
+    // Others may change what they hold while it is on trial; the lock of the allocations is not kept.
     // By value: a borrow would keep the lock with it.
-    let claims = allocation::open(&dir)?.claims;
-    let tag = claims.tag();
-    if claims.owners.values().all(|c| c.subnet.is_none()) {
+    let allocations = allocation::open(&dir)?.allocations;
+    let tag = allocations.tag();
+    if allocations.owners.values().all(|c| c.subnet.is_none()) {
         return match dry || !firewall::is_there(&dir) {
-            true => Ok(Reply::InForce),
-            false => part(config, tag).map(|()| Reply::Done),
+            true => Ok(HostdReply::InForce),
+            false => part(config, tag).map(|()| HostdReply::Done),
         };
     }
     if !dry {
-        let on_bridge = claims.on_bridge();
+        let on_bridge = allocations.on_bridge();
         crate::network::bridge::stand(tag, &on_bridge)
             .map_err(Error::file("set up", "the bridge"))?;
     }
-    if firewall::in_force(&dir, tag, &claims) {
-        return Ok(Reply::InForce);
+    if firewall::in_force(&dir, tag, &allocations) {
+        return Ok(HostdReply::InForce);
     }
     if dry {
-        return Ok(Reply::Done);
+        return Ok(HostdReply::Done);
     }
     crash::point("hostd.firewall");
-    let before = firewall::apply(&dir, tag, &claims)?;
+    let before = firewall::apply(&dir, tag, &allocations)?;
     crash::point("hostd.fired");
-    let heard = answer(stream, &Reply::Trial).and_then(|()| {
+    let heard = answer(stream, &HostdReply::Trial).and_then(|()| {
         stream.set_read_timeout(Some(confirm_within.to_std()))?;
         let mut word = [0u8; 1];
         io::Read::read_exact(&mut &*stream, &mut word)
     });
     match heard {
-        Ok(()) => Ok(Reply::Done),
+        Ok(()) => Ok(HostdReply::Done),
         Err(_) => {
             firewall::restore(&dir, tag, before)?;
             let why = "nobody confirmed the new rules in time; the old ones are back".to_owned();
-            Ok(Reply::Failed { why })
+            Ok(HostdReply::Failed { why })
         }
     }
 }
 
 /// No cell with a network is started behind a firewall that is not there: it is put up again, or
 /// the start fails.
-fn stand_guard(config: &Config) -> Result<()> {
+fn stand_guard(config: &HostdConfig) -> Result<()> {
     let dir = config.dir();
     let _one_at_a_time = lock::wait(&dir.join("firewall.lock"))?;
     // Read under the lock: rules are never made from what somebody held a moment ago.
-    let claims = allocation::open(&dir)?.claims;
-    let tag = claims.tag();
-    crate::network::bridge::stand(tag, &claims.on_bridge())
+    let allocations = allocation::open(&dir)?.allocations;
+    let tag = allocations.tag();
+    crate::network::bridge::stand(tag, &allocations.on_bridge())
         .map_err(Error::file("set up", "the bridge"))?;
-    match firewall::in_force(&dir, tag, &claims) {
+    match firewall::in_force(&dir, tag, &allocations) {
         true => Ok(()),
-        false => firewall::apply(&dir, tag, &claims).map(drop),
+        false => firewall::apply(&dir, tag, &allocations).map(drop),
     }
 }
 
 /// Mounts the file systems that an owner's files are on, for the rest of this process.
-fn mounted(config: &Config, owner: &CellName) -> Result<()> {
-    let claims = allocation::open(&config.dir())?.claims;
-    match claims.owners.get(owner).and_then(|c| c.disks) {
+fn mounted(config: &HostdConfig, owner: &CellName) -> Result<()> {
+    let allocations = allocation::open(&config.dir())?.allocations;
+    match allocations.owners.get(owner).and_then(|c| c.disks) {
         Some(disks) if config.privileged => super::disks::enter(config, owner, disks),
         _ => Ok(()),
     }
@@ -555,11 +558,11 @@ fn is_stamp(text: &str) -> bool {
 
 /// The user of an owner, who must have been claimed where there are users to give.
 fn claimed(
-    config: &Config,
-    claims: &Claims,
+    config: &HostdConfig,
+    allocations: &Allocations,
     owner: &CellName,
 ) -> std::result::Result<Option<u32>, String> {
-    match claims.owners.get(owner) {
+    match allocations.owners.get(owner) {
         Some(claim) if !config.privileged || claim.uid.is_some() => Ok(claim.uid),
         _ => Err(format!("{owner} was not claimed")),
     }
@@ -567,13 +570,13 @@ fn claimed(
 
 /// Becomes the shim of a cell. Comes back only when it did not start.
 fn start(
-    config: &Config,
+    config: &HostdConfig,
     generation: abbey_model::Generation,
     spec: crate::CellSpec,
     streams: Option<[OwnedFd; 3]>,
     stream: &UnixStream,
-    line: &Line,
-) -> Result<Reply> {
+    line: &JournalLine,
+) -> Result<HostdReply> {
     let caller = stream
         .try_clone()
         .map_err(Error::file("keep", "the connection"))?;
@@ -581,8 +584,8 @@ fn start(
     let (dir, mut line) = (config.dir(), line.clone());
     let report = move |outcome: std::result::Result<(), &str>| {
         let reply = match outcome {
-            Ok(()) => Reply::Done,
-            Err(why) => Reply::Failed {
+            Ok(()) => HostdReply::Done,
+            Err(why) => HostdReply::Failed {
                 why: why.to_owned(),
             },
         };

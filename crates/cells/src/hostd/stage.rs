@@ -1,7 +1,7 @@
 //! Files of a single command: brought along, taken along, deleted. Before its cell starts only we
 //! write there; afterwards nothing is reached by following a link.
 
-use super::Config;
+use super::HostdConfig;
 use crate::files::archive::{BYTES_MAX, invalid, pack_into, unpack};
 use crate::{Error, Result};
 use abbey_model::CellName;
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 /// Unpacks an archive of directories and files into the directory of `owner`, for its user.
 pub(super) fn stage(
-    config: &Config,
+    config: &HostdConfig,
     owner: &CellName,
     uid: Option<u32>,
     archive: OwnedFd,
@@ -23,7 +23,7 @@ pub(super) fn stage(
 
 /// Packs files and directories of `owner`; what is not there, or is no file, is an error.
 pub(super) fn collect(
-    config: &Config,
+    config: &HostdConfig,
     owner: &CellName,
     paths: &[PathBuf],
     to: OwnedFd,
@@ -40,7 +40,7 @@ pub(super) fn collect(
 }
 
 /// Deletes the directory and the log of a command; nothing runs in it any more.
-pub(super) fn discard(config: &Config, owner: &CellName) -> Result<()> {
+pub(super) fn discard(config: &HostdConfig, owner: &CellName) -> Result<()> {
     let log = config.home.join("logs").join(owner.to_string());
     for dir in [config.dir_of(owner), log] {
         match fs::remove_dir_all(&dir) {

@@ -1,6 +1,6 @@
 //! Getting hostd up, and the control plane down to an ordinary user.
 
-use super::{Client, Config, Helper, Operation};
+use super::{HostdApi, HostdClient, HostdConfig, HostdOperation};
 use crate::{Error, Result, crash};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether a privileged hostd of this version keeps a home already.
 pub fn keeps(home: &Path) -> bool {
-    let hello = Client::new(home).hello();
+    let hello = HostdClient::new(home).hello();
     hello.is_ok_and(|h| h.privileged && h.version == env!("CARGO_PKG_VERSION"))
 }
 
@@ -21,13 +21,13 @@ pub fn keeps(home: &Path) -> bool {
 ///
 /// # Errors
 /// [`Error::Hostd`] when it does not come up.
-pub fn ensure(config: &Config, binary: &Path) -> Result<()> {
-    let client = Client::new(&config.home);
+pub fn ensure(config: &HostdConfig, binary: &Path) -> Result<()> {
+    let client = HostdClient::new(&config.home);
     if let Ok(hello) = client.hello() {
         if hello.version == env!("CARGO_PKG_VERSION") && hello.privileged == config.privileged {
             return Ok(());
         }
-        client.call(Operation::End {}, &[])?;
+        client.call(HostdOperation::End {}, &[])?;
         let until = Instant::now() + END_WITHIN;
         while crate::identify(hello.pid).is_some() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
@@ -68,7 +68,7 @@ pub fn ensure(config: &Config, binary: &Path) -> Result<()> {
     }
 }
 
-fn log(config: &Config) -> std::io::Result<fs::File> {
+fn log(config: &HostdConfig) -> std::io::Result<fs::File> {
     let path: PathBuf = config.dir().join("hostd.log");
     fs::OpenOptions::new().append(true).create(true).open(path)
 }
@@ -89,7 +89,7 @@ pub fn detach() -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Hostd`] when any privilege would be left; the caller must end then.
-pub fn descend(config: &Config) -> Result<()> {
+pub fn descend(config: &HostdConfig) -> Result<()> {
     if !config.privileged {
         return Ok(());
     }

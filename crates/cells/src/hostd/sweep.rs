@@ -1,8 +1,8 @@
 //! Ends what is left of a cell.
 
-use crate::sys::cgroup::Groups;
+use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
-use crate::{Error, Record, Result, container, crash, record};
+use crate::{CellRecord, Error, Result, container, crash, record};
 use abbey_model::CellName;
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ pub(super) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> 
     let dir = run_dir.join(cell.to_string());
     crash::point("hostd.sweep");
     let mut groups = Vec::new();
-    if let Some(record) = record::read::<Record>(&dir.join("shim.json"))? {
+    if let Some(record) = record::read::<CellRecord>(&dir.join("shim.json"))? {
         process::kill(&record.shim);
         let until = Instant::now() + KILL_WITHIN;
         while process::is_alive(&record.shim) && Instant::now() < until {
@@ -29,18 +29,18 @@ pub(super) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> 
         }
         if record.container {
             container::remove(group, cell)?;
-            groups = Groups::everywhere(group, &cell.to_string())
+            groups = ControlGroups::everywhere(group, &cell.to_string())
                 .paths()
                 .to_vec();
         }
         groups.extend(record.groups);
     }
     if groups.is_empty() {
-        groups = Groups::everywhere(group, &cell.to_string())
+        groups = ControlGroups::everywhere(group, &cell.to_string())
             .paths()
             .to_vec();
     }
-    let groups = Groups::at(groups);
+    let groups = ControlGroups::at(groups);
     groups.kill(KILL_WITHIN).map_err(|pids| Error::Leftover {
         cell: cell.clone(),
         count: pids.len(),

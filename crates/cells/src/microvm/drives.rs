@@ -1,4 +1,4 @@
-//! Drives of a virtual machine: made beside their place and renamed, held by one machine at a time,
+//! Drives of a microVM: made beside their place and renamed, held by one microVM at a time,
 //! and never mounted or read by the house. What a guest wrote into a drive is looked at by programs
 //! that run as the guest's own user.
 
@@ -138,7 +138,7 @@ pub fn check(path: &Path, uid: Option<u32>) -> Result<()> {
 
 /// The drives of an owner, held for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct LockedDrives {
     pub(crate) state: PathBuf,
     pub(crate) workspace: PathBuf,
     _lock: fs::File,
@@ -151,14 +151,14 @@ pub(crate) fn take(
     files: &Path,
     classes: &Drives,
     uid: Option<u32>,
-) -> Result<Held> {
+) -> Result<LockedDrives> {
     let dir = &files.join("drives");
     fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
         .map_err(Error::file("protect", dir))?;
     let lock = dir.join("lock");
     let lock = crate::sys::lock::try_take(&lock)?.ok_or_else(|| Error::Attached(cell.clone()))?;
-    let held = Held {
+    let held = LockedDrives {
         state: dir.join("state.ext4"),
         workspace: dir.join("workspace.ext4"),
         _lock: lock,

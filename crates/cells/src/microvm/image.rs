@@ -1,4 +1,4 @@
-//! Images: what a virtual machine boots from. A kernel and its drivers from Debian's package for clouds,
+//! Images: what a microVM boots from. A kernel and its drivers from Debian's package for clouds,
 //! a root file system put together in user space, and the digests of both. Nothing is ever mounted,
 //! and no program of an image runs while it is made.
 //!
@@ -85,7 +85,7 @@ pub struct Image {
 
 /// How an image is made.
 #[derive(Debug, Clone, Default)]
-pub struct Recipe {
+pub struct ImageRecipe {
     /// Release of Debian; the host's own when not given.
     pub suite: Option<String>,
     /// Packages beside the stock ones.
@@ -167,7 +167,12 @@ impl Drop for Scratch {
 ///
 /// # Errors
 /// [`Error::Image`] with the step; nothing is left then.
-pub fn build(images: &Path, name: &str, recipe: &Recipe, tell: &dyn Fn(&str)) -> Result<Image> {
+pub fn build(
+    images: &Path,
+    name: &str,
+    recipe: &ImageRecipe,
+    tell: &dyn Fn(&str),
+) -> Result<Image> {
     named(name)?;
     fs::create_dir_all(images).map_err(Error::file("make", images))?;
     let place = images.join(name);

@@ -1,9 +1,9 @@
 //! Instructions of a guest: what its first process is told, on a drive or file that it reads once.
 
 use crate::files::{FileEntry, FileName};
-use crate::guest::Config;
-use crate::spec::Machine;
-use crate::{CellSpec, Error, Listen, Program, Result, files, record};
+use crate::guest::GuestConfig;
+use crate::spec::MicroVm;
+use crate::{CellProgram, CellSpec, Error, ListenAddress, Result, files, record};
 use abbey_model::CellName;
 use std::fs;
 use std::io::Write;
@@ -18,18 +18,22 @@ pub(crate) fn config_path(spec: &CellSpec) -> PathBuf {
     spec.run_dir.join("config")
 }
 
-/// What the first process of a machine is told.
-pub(crate) fn instructions_of(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Config> {
-    Ok(Config {
-        files: files_of(&spec.cell, &machine.files)?,
-        brings: machine.brings,
-        take: machine.take.clone(),
+/// What the first process of a microVM is told.
+pub(crate) fn instructions_of(
+    spec: &CellSpec,
+    microvm: &MicroVm,
+    boot: u64,
+) -> Result<GuestConfig> {
+    Ok(GuestConfig {
+        files: files_of(&spec.cell, &microvm.files)?,
+        brings: microvm.brings,
+        take: microvm.take.clone(),
         ..instructions(spec, boot)?
     })
 }
 
 /// What every first process is told.
-pub(crate) fn instructions(spec: &CellSpec, boot: u64) -> Result<Config> {
+pub(crate) fn instructions(spec: &CellSpec, boot: u64) -> Result<GuestConfig> {
     let mut entropy = [0u8; 64];
     let mut filled = 0;
     while filled < entropy.len() {
@@ -38,13 +42,13 @@ pub(crate) fn instructions(spec: &CellSpec, boot: u64) -> Result<Config> {
             .map_err(|e| Error::file("read", "random bytes")(e.into()))?;
     }
     let listen = spec.forwards.iter().filter_map(|f| match f.at {
-        Listen::Cell(at) => Some(at),
-        Listen::Host(_) => None,
+        ListenAddress::Cell(at) => Some(at),
+        ListenAddress::Host(_) => None,
     });
-    Ok(Config {
+    Ok(GuestConfig {
         cell: spec.cell.clone(),
         boot,
-        own: spec.program == Program::Own,
+        own: spec.program == CellProgram::Own,
         argv: spec.argv.clone(),
         env: spec.env.clone(),
         cwd: spec.cwd.clone(),
@@ -78,10 +82,10 @@ fn files_of(cell: &CellName, files: &Path) -> Result<Vec<FileEntry>> {
         .collect()
 }
 
-/// Tells a machine that waited, on the drive that it has not read yet.
-pub(crate) fn tell(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<()> {
+/// Tells a microVM that waited, on the drive that it has not read yet.
+pub(crate) fn tell(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<()> {
     let path = config_path(spec);
-    let bytes = padded(&path, &instructions_of(spec, machine, boot)?)?;
+    let bytes = padded(&path, &instructions_of(spec, microvm, boot)?)?;
     fs::OpenOptions::new()
         .write(true)
         .open(&path)
@@ -89,7 +93,7 @@ pub(crate) fn tell(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<()> 
         .map_err(Error::file("write", path))
 }
 
-fn padded(path: &Path, config: &Config) -> Result<Vec<u8>> {
+fn padded(path: &Path, config: &GuestConfig) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(config).map_err(|e| Error::Record {
         path: path.to_owned(),
         why: e.to_string(),
@@ -104,7 +108,11 @@ fn padded(path: &Path, config: &Config) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub(crate) fn write_config(path: &Path, config: Option<&Config>, uid: Option<u32>) -> Result<()> {
+pub(crate) fn write_config(
+    path: &Path,
+    config: Option<&GuestConfig>,
+    uid: Option<u32>,
+) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let _left_by_a_crash = fs::remove_file(path);
     let bytes = match config {

@@ -1,4 +1,4 @@
-//! The kernel of an image, as every monitor of machines takes it: uncompressed, and so also quicker to boot
+//! The kernel of an image, as every monitor of microVMs takes it: uncompressed, and so also quicker to boot
 //! where a processor is translated.
 //! Source: the kernel's documentation, arch/x86/boot, version 2.08 of the protocol.
 

@@ -16,21 +16,21 @@ mod requirements;
 mod template;
 mod tools;
 
-pub use crate::{spec::Machine, spec::Origin};
+pub use crate::{spec::BootOrigin, spec::MicroVm};
 pub(crate) use instructions::{config_path, instructions, tell, write_config};
-pub(crate) use prepared::{Aside, Line, Prepared};
-pub(crate) use qemu::Monitor;
+pub(crate) use prepared::{GuestLine, PreparedGuest, SnapshotRole};
+pub(crate) use qemu::QemuMonitor;
 pub(crate) use requirements::unusable;
-pub(crate) use template::Template;
+pub(crate) use template::MicroVmTemplate;
 pub(crate) use tools::directory as tools_directory;
 
 use crate::{CellSpec, Result};
 use abbey_model::Vmm;
 
-/// Makes everything that a machine needs, in order: image, drives, instructions.
-pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Prepared> {
-    match machine.vmm {
-        Vmm::Qemu => qemu::prepare(spec, machine, boot),
-        Vmm::Firecracker => firecracker::prepare(spec, machine, boot),
+/// Makes everything that a microVM needs, in order: image, drives, instructions.
+pub(crate) fn prepare(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<PreparedGuest> {
+    match microvm.vmm {
+        Vmm::Qemu => qemu::prepare(spec, microvm, boot),
+        Vmm::Firecracker => firecracker::prepare(spec, microvm, boot),
     }
 }

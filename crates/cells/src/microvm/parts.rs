@@ -2,8 +2,8 @@
 
 use super::instructions::config_path;
 use super::{drives, image, tools};
-use crate::spec::Machine;
-use crate::{Bind, CellSpec, Program, Result, Sandbox};
+use crate::spec::MicroVm;
+use crate::{Bind, CellProgram, CellSpec, Result, Sandbox};
 use abbey_model::{Bytes, Limits, Profile};
 use std::path::{Path, PathBuf};
 
@@ -12,20 +12,20 @@ const OVERHEAD: Bytes = Bytes(192 << 20);
 /// Processes and threads of that program.
 const PROCESSES: u32 = 64;
 
-/// Files that a machine is made of, as the program that runs it sees them.
-pub(crate) struct Parts {
+/// Files that a microVM is made of, as the program that runs it sees them.
+pub(crate) struct MicroVmParts {
     pub(crate) image: image::Image,
     /// The drive with the house's own program.
     pub(crate) tools: PathBuf,
     pub(crate) binds: Vec<Bind>,
-    pub(crate) held: Option<drives::Held>,
+    pub(crate) held: Option<drives::LockedDrives>,
 }
 
-/// Makes or finds the files of a machine, below `root` in the eyes of whoever runs it.
-pub(crate) fn parts(spec: &CellSpec, machine: &Machine, root: &str) -> Result<Parts> {
-    let place = machine.images.join(&machine.image);
+/// Makes or finds the files of a microVM, below `root` in the eyes of whoever runs it.
+pub(crate) fn parts(spec: &CellSpec, microvm: &MicroVm, root: &str) -> Result<MicroVmParts> {
+    let place = microvm.images.join(&microvm.image);
     let image = image::verified(&place)?;
-    let tools = tools::ensure(&machine.images)?;
+    let tools = tools::ensure(&microvm.images)?;
     let mut binds = Vec::new();
     let mut bind = |source: PathBuf, name: &str, writable| {
         binds.push(Bind {
@@ -38,10 +38,10 @@ pub(crate) fn parts(spec: &CellSpec, machine: &Machine, root: &str) -> Result<Pa
     bind(place.join("initrd"), "initrd", false);
     bind(place.join("base.ext4"), "base", false);
     bind(tools.clone(), "tools", false);
-    let held = match &machine.drives {
+    let held = match &microvm.drives {
         None => None,
         Some(classes) => {
-            let held = drives::take(&spec.cell, &machine.files, classes, spec.uid)?;
+            let held = drives::take(&spec.cell, &microvm.files, classes, spec.uid)?;
             let scratch = spec.run_dir.join("scratch.ext4");
             drives::scratch(&scratch, classes.scratch, spec.uid)?;
             bind(scratch, "scratch", true);
@@ -51,7 +51,7 @@ pub(crate) fn parts(spec: &CellSpec, machine: &Machine, root: &str) -> Result<Pa
         }
     };
     bind(config_path(spec), "config", false);
-    Ok(Parts {
+    Ok(MicroVmParts {
         image,
         tools,
         binds,
@@ -62,7 +62,7 @@ pub(crate) fn parts(spec: &CellSpec, machine: &Machine, root: &str) -> Result<Pa
 /// The cell around the program that runs a machine.
 pub(crate) fn around(
     spec: &CellSpec,
-    program: Program,
+    program: CellProgram,
     argv: Vec<String>,
     binds: Vec<Bind>,
 ) -> CellSpec {
@@ -85,7 +85,7 @@ pub(crate) fn around(
         forwards: Vec::new(),
         terminal: false,
         ready_within: None,
-        machine: None,
+        microvm: None,
         ..spec.clone()
     }
 }

@@ -1,61 +1,61 @@
 //! What is ready before the program that runs a microVM or container starts.
 
 use super::drives;
-use super::firecracker::Teller;
-use super::template::Template;
+use super::firecracker::FirecrackerSetup;
+use super::template::MicroVmTemplate;
 use crate::CellSpec;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
 /// A microVM or container whose files and channel are ready; its program is not started yet.
-pub(crate) struct Prepared {
+pub(crate) struct PreparedGuest {
     /// The cell around the program that runs it.
     pub(crate) outer: CellSpec,
     /// That program's descriptors from 4 on.
     pub(crate) fds: Vec<OwnedFd>,
     /// Our end of the guest's channel.
-    pub(crate) line: Line,
-    /// What the program must be told before the machine begins.
-    pub(crate) teller: Option<Teller>,
+    pub(crate) line: GuestLine,
+    /// What the program must be told before the microVM begins.
+    pub(crate) teller: Option<FirecrackerSetup>,
     /// Our end of the program's own, if it has one.
     pub(crate) monitor: Option<OwnedFd>,
     /// Drives that are held.
-    pub(crate) held: Option<drives::Held>,
+    pub(crate) held: Option<drives::LockedDrives>,
     /// Snapshot that is created, or restored.
-    pub(crate) aside: Aside,
+    pub(crate) aside: SnapshotRole,
 }
 
 /// Our end of a guest's channel.
 #[derive(Debug)]
-pub(crate) enum Line {
+pub(crate) enum GuestLine {
     /// It stands.
     Open(OwnedFd),
     /// The guest calls here, by way of a program of this user.
     Called {
         /// Where.
         at: UnixListener,
-        /// Who runs the machine; none shares the house's user.
+        /// Who runs the microVM; none shares the house's user.
         uid: Option<u32>,
     },
 }
 
 /// Role of a boot in the use of templates.
 #[derive(Debug)]
-pub(crate) enum Aside {
+pub(crate) enum SnapshotRole {
     /// Nothing.
     Nothing,
     /// It becomes one.
-    Make(Template),
+    Make(MicroVmTemplate),
     /// It begins with these devices of one.
     Restore(OwnedFd),
 }
 
-impl Aside {
+impl SnapshotRole {
     /// Word in the record.
     pub(crate) const fn boot(&self) -> &'static str {
         match self {
-            Aside::Nothing | Aside::Make(_) => "cold",
-            Aside::Restore(_) => "template",
+            SnapshotRole::Nothing | SnapshotRole::Make(_) => "cold",
+            SnapshotRole::Restore(_) => "template",
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::qemu;
 use crate::sys::programs;
 
-/// Why machines cannot run on this host; none when they can.
+/// Why microVMs cannot run on this host; none when they can.
 pub(crate) fn unusable() -> Option<String> {
     let missing = [
         (qemu::PROGRAM, "qemu-system-x86"),

@@ -1,12 +1,12 @@
 //! Templates: snapshots of microVMs that have booted and wait for their instructions. Others start from one, each
 //! with a copy-on-write view of its memory.
 //!
-//! A template never had any instructions, so it holds no secret; each machine from it gets a clock, a name and
+//! A template never had any instructions, so it holds no secret; each microVM from it gets a clock, a name and
 //! randomness of its own before anything runs in it. Its memory is sealed against writing: QEMU insists on
 //! opening it for that, and one that was taken over could otherwise reach all that begin after it.
 
 use super::image::Image;
-use crate::control::{Request, client};
+use crate::control::{ShimRequest, client};
 use crate::sys::descriptors;
 use crate::{Error, Result};
 use abbey_model::Bytes;
@@ -18,7 +18,7 @@ use std::path::Path;
 
 /// Snapshot of a microVM, or room for one.
 #[derive(Debug)]
-pub(crate) struct Template {
+pub(crate) struct MicroVmTemplate {
     /// What it was made from; see [`key`].
     pub(crate) key: String,
     /// Its memory.
@@ -57,9 +57,9 @@ pub(crate) fn key(image: &Image, tools: &Path, memory: Bytes, cpus: u32, kvm: bo
     abbey_support::digest::sha256_hex(parts.join("\n"))
 }
 
-impl Template {
+impl MicroVmTemplate {
     /// An empty template of this size, which QEMU fills.
-    pub(crate) fn empty(key: String, memory: Bytes) -> Result<Template> {
+    pub(crate) fn empty(key: String, memory: Bytes) -> Result<MicroVmTemplate> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let make = |name: &str| rustix::fs::memfd_create(name, flags).map_err(broken("make"));
         let (ram, devices) = (
@@ -67,7 +67,7 @@ impl Template {
             make("abbey-template-devices")?,
         );
         rustix::fs::ftruncate(&ram, memory.0).map_err(broken("size"))?;
-        Ok(Template {
+        Ok(MicroVmTemplate {
             key,
             memory: ram,
             devices,
@@ -91,17 +91,17 @@ impl Template {
     }
 
     /// Fetches a template from the shim that keeps it. Fails when its key differs or when it is not sealed.
-    pub(crate) fn fetch(run_dir: &Path, key: &str) -> Result<Template> {
+    pub(crate) fn fetch(run_dir: &Path, key: &str) -> Result<MicroVmTemplate> {
         let no = |why: &str| Error::Image {
             what: "begin from a template of",
             why: why.to_owned(),
         };
         let stream = client::connect_to(run_dir).map_err(Error::file("reach", run_dir))?;
-        let line = serde_json::to_string(&Request::Template {}).unwrap_or_default() + "\n";
+        let line = serde_json::to_string(&ShimRequest::Template {}).unwrap_or_default() + "\n";
         descriptors::send(&stream, line.as_bytes(), &[]).map_err(Error::file("ask", run_dir))?;
         let (bytes, fds) =
             descriptors::receive(&stream, 1 << 16).map_err(Error::file("ask", run_dir))?;
-        let status: crate::control::Status =
+        let status: crate::control::ShimStatus =
             serde_json::from_slice(&bytes).map_err(|_| no("what holds it does not answer"))?;
         if status.template.as_deref() != Some(key) {
             return Err(no("it was made from something else"));
@@ -115,7 +115,7 @@ impl Template {
                 return Err(no("it could still change"));
             }
         }
-        Ok(Template {
+        Ok(MicroVmTemplate {
             key: key.to_owned(),
             memory,
             devices,

@@ -1,6 +1,6 @@
 //! Hardware addresses that a house gives to the interfaces of its cells.
 
-use crate::Tag;
+use crate::HouseTag;
 use std::net::Ipv4Addr;
 
 /// Hardware address of the cell's end, made from its address; locally administered.
@@ -16,7 +16,7 @@ pub(crate) fn host_mac(address: Ipv4Addr) -> [u8; 6] {
 }
 
 /// Hardware address of a house's bridge.
-pub(crate) fn bridge_mac(tag: Tag) -> [u8; 6] {
+pub(crate) fn bridge_mac(tag: HouseTag) -> [u8; 6] {
     let [_, a, b, c] = tag.group().to_be_bytes();
     [0x06, 0xab, 0xff, a, b, c]
 }

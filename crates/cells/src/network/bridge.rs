@@ -3,8 +3,8 @@
 //! and what a port may send is checked at the port (`rules`).
 
 use super::addresses::{bridge_mac, cell_mac};
-use super::link::{self, Route};
-use crate::Tag;
+use super::link::{self, RouteSocket};
+use crate::HouseTag;
 use abbey_model::Subnet;
 use abbey_plan::BRIDGE_PORTS_MAX;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -18,9 +18,9 @@ use std::io;
 ///
 /// # Errors
 /// With the step.
-pub(crate) fn stand(tag: Tag, subnets: &BTreeSet<Subnet>) -> io::Result<()> {
+pub(crate) fn stand(tag: HouseTag, subnets: &BTreeSet<Subnet>) -> io::Result<()> {
     let name = tag.bridge();
-    let mut host = Route::open()?;
+    let mut host = RouteSocket::open()?;
     if subnets.is_empty() {
         if let Ok(index) = host.index(&name) {
             let gone = RouteNetlinkMessage::DelLink(link::link(index));
@@ -63,7 +63,7 @@ pub(crate) fn stand(tag: Tag, subnets: &BTreeSet<Subnet>) -> io::Result<()> {
     Ok(())
 }
 
-fn make(host: &mut Route, tag: Tag) -> io::Result<u32> {
+fn make(host: &mut RouteSocket, tag: HouseTag) -> io::Result<u32> {
     let name = tag.bridge();
     let mut bridge = link::link(0);
     bridge.attributes = vec![

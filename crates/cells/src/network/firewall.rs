@@ -2,10 +2,10 @@
 //! when contact is lost (S1-13). Nothing but the house's own table is ever touched.
 
 use super::rules;
-use crate::allocation::Claims;
+use crate::allocation::Allocations;
 use crate::record;
 use crate::sys::process;
-use crate::{Error, Result, Tag, crash};
+use crate::{Error, HouseTag, Result, crash};
 use abbey_model::Egress;
 use netlink_packet_core::{Emitable, NLM_F_REQUEST, NetlinkHeader, NlasIterator};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -18,7 +18,7 @@ const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// What was applied last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Applied {
+pub(crate) struct AppliedFirewall {
     /// The table as it was given.
     text: String,
     /// The table as the kernel lists it.
@@ -30,11 +30,12 @@ pub(crate) struct Applied {
 /// Under which circumstances the table was last seen to be as it should. As long as they are the
 /// same it still is, which takes no look at the table itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
+struct VerifiedFirewall {
     /// This boot of the host and this network: the kernel counts anew in each.
     place: String,
     /// Version of what the owners hold.
-    claims: u64,
+    #[serde(rename = "claims")]
+    allocations: u64,
     /// Number of the kernel's rules: it grows with every change by anybody.
     generation: u32,
 }
@@ -129,7 +130,7 @@ fn read<T: Default + serde::de::DeserializeOwned>(path: &Path) -> T {
 }
 
 /// Both tables as the kernel lists them; the one of the bridge only where there is one.
-fn list(tag: Tag) -> io::Result<String> {
+fn list(tag: HouseTag) -> io::Result<String> {
     let table = tag.table();
     let mut listed = run(&["-s", "list", "table", "inet", &table], "")?;
     listed += &run(&["-s", "list", "table", "bridge", &table], "").unwrap_or_default();
@@ -146,37 +147,37 @@ fn forwards() -> bool {
 }
 
 /// Whether anybody goes out directly, so that the host has to forward.
-fn wanted(claims: &Claims) -> bool {
-    let mut claims = claims.owners.values().filter(|c| c.subnet.is_some());
-    claims.any(|c| c.egress == Egress::Full || c.egress.nets().next().is_some())
+fn wanted(allocations: &Allocations) -> bool {
+    let mut allocations = allocations.owners.values().filter(|c| c.subnet.is_some());
+    allocations.any(|c| c.egress == Egress::Full || c.egress.nets().next().is_some())
 }
 
 /// How the table is to look, and whether the house has to make the host forward.
-fn wish(tag: Tag, claims: &Claims, before: &Applied) -> (String, bool) {
-    let forward = wanted(claims) && (before.forwards || !forwards());
-    (rules::render(tag, claims, forward), forward)
+fn wish(tag: HouseTag, allocations: &Allocations, before: &AppliedFirewall) -> (String, bool) {
+    let forward = wanted(allocations) && (before.forwards || !forwards());
+    (rules::render(tag, allocations, forward), forward)
 }
 
 /// Whether the table is there as it should be. Costs one question to the kernel as long as nothing
 /// changes, however many cells there are.
-pub(crate) fn in_force(dir: &Path, tag: Tag, claims: &Claims) -> bool {
+pub(crate) fn in_force(dir: &Path, tag: HouseTag, allocations: &Allocations) -> bool {
     let Ok(generation) = generation() else {
         return false;
     };
     let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
-    let now = Seen {
+    let now = VerifiedFirewall {
         place: format!("{} {}", process::boot_id(), network.display()),
-        claims: claims.version,
+        allocations: allocations.version,
         generation,
     };
-    if wanted(claims) && !forwards() {
+    if wanted(allocations) && !forwards() {
         return false;
     }
-    if read::<Seen>(&seen_path(dir)) == now {
+    if read::<VerifiedFirewall>(&seen_path(dir)) == now {
         return true;
     }
-    let applied: Applied = read(&path(dir));
-    let (text, _) = wish(tag, claims, &applied);
+    let applied: AppliedFirewall = read(&path(dir));
+    let (text, _) = wish(tag, allocations, &applied);
     let same = applied.text == text && list(tag).is_ok_and(|listed| listed == applied.listed);
     if same {
         let _looked_at_again_next_time = record::publish(&seen_path(dir), &now);
@@ -188,35 +189,39 @@ pub(crate) fn in_force(dir: &Path, tag: Tag, claims: &Claims) -> bool {
 ///
 /// # Errors
 /// When the kernel refuses it; then nothing was changed.
-pub(crate) fn apply(dir: &Path, tag: Tag, claims: &Claims) -> Result<Applied> {
+pub(crate) fn apply(
+    dir: &Path,
+    tag: HouseTag,
+    allocations: &Allocations,
+) -> Result<AppliedFirewall> {
     let before = read(&path(dir));
-    let (text, forward) = wish(tag, claims, &before);
+    let (text, forward) = wish(tag, allocations, &before);
     put(dir, tag, text, forward)?;
     Ok(before)
 }
 
 /// Puts back what was there before.
-pub(crate) fn restore(dir: &Path, tag: Tag, before: Applied) -> Result<()> {
+pub(crate) fn restore(dir: &Path, tag: HouseTag, before: AppliedFirewall) -> Result<()> {
     match before.text.is_empty() {
         true => remove(dir, tag),
         false => put(dir, tag, before.text, before.forwards),
     }
 }
 
-fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
+fn put(dir: &Path, tag: HouseTag, text: String, forward: bool) -> Result<()> {
     run(&["-c", "-f", "-"], &text).map_err(failed("check"))?;
     if !forward {
         close(dir, tag);
     }
     // The intent first: whoever is ended behind the next lines leaves a table that is known of.
     let _was_never_seen = std::fs::remove_file(seen_path(dir));
-    let mut applied = Applied {
+    let mut applied = AppliedFirewall {
         text,
         listed: String::new(),
         forwards: forward,
     };
     // Whoever left the bridge takes its table along.
-    let before: Applied = read(&path(dir));
+    let before: AppliedFirewall = read(&path(dir));
     let bridged = |text: &str| text.contains("table bridge");
     let gone = match bridged(&before.text) && !bridged(&applied.text) {
         true => without("bridge", &tag.table()),
@@ -234,11 +239,11 @@ fn put(dir: &Path, tag: Tag, text: String, forward: bool) -> Result<()> {
 }
 
 /// Ends the forwarding that the house began, unless another house needs it.
-fn close(dir: &Path, tag: Tag) {
+fn close(dir: &Path, tag: HouseTag) {
     let tables = run(&["list", "tables"], "").unwrap_or_default();
     let others = |l: &str| l.contains(" abbey_") && !l.ends_with(&tag.table());
     let needed = tables.lines().any(others);
-    if read::<Applied>(&path(dir)).forwards && !needed {
+    if read::<AppliedFirewall>(&path(dir)).forwards && !needed {
         let _stays_as_it_is = std::fs::write(FORWARD, "0");
     }
 }
@@ -252,14 +257,14 @@ pub(crate) fn is_there(dir: &Path) -> bool {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(crate) fn remove(dir: &Path, tag: Tag) -> Result<()> {
+pub(crate) fn remove(dir: &Path, tag: HouseTag) -> Result<()> {
     if !is_there(dir) {
         return Ok(());
     }
     close(dir, tag);
     let _was_never_seen = std::fs::remove_file(seen_path(dir));
     let table = tag.table();
-    let applied: Applied = read(&path(dir));
+    let applied: AppliedFirewall = read(&path(dir));
     let mut text = without("inet", &table);
     if applied.text.contains("table bridge") {
         text += &without("bridge", &table);

@@ -5,8 +5,8 @@
 //! (`pfctl(8)`: `-n`). Aliases stop at the first missing number when the system boots
 //! (`rc.conf(5)`), so they are numbered anew without gaps, and those behind the last are removed.
 
-use crate::Tag;
-use crate::allocation::Claims;
+use crate::HouseTag;
+use crate::allocation::Allocations;
 use abbey_model::{Egress, RESERVED, Subnet};
 use std::fmt::Write;
 
@@ -28,13 +28,13 @@ pub struct FreeBsd {
 
 /// Renders what the owners hold. `external` is the interface to the outside; `aliases` is how many
 /// aliases of the bridge are there now.
-pub fn render(tag: Tag, claims: &Claims, external: &str, aliases: usize) -> FreeBsd {
+pub fn render(tag: HouseTag, allocations: &Allocations, external: &str, aliases: usize) -> FreeBsd {
     let anchor = format!("abbey/{}", tag.table());
     let mut nat = String::new();
     let mut filter = String::new();
     let reserved: Vec<String> = RESERVED.iter().map(|(a, p)| format!("{a}/{p}")).collect();
     let mut subnets: Vec<Subnet> = Vec::new();
-    for (owner, claim) in &claims.owners {
+    for (owner, claim) in &allocations.owners {
         let Some(subnet) = claim.subnet else { continue };
         subnets.push(subnet);
         let (cell, gateway, link) = (subnet.cell(), subnet.gateway(), tag.interface(subnet));
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_anchor_and_the_aliases_say_what_the_owners_hold() {
-        let rendered = render(Tag::new(0xabcde), &example(), "vtnet0", 4);
+        let rendered = render(HouseTag::new(0xabcde), &example(), "vtnet0", 4);
         let mut text = format!("anchor \"{}\"\n{}\n", rendered.anchor, rendered.rules);
         for (name, value) in &rendered.variables {
             text.push_str(&format!("{name}=\"{value}\"\n"));
@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn aliases_have_no_gap_after_an_owner_is_gone() {
-        let mut claims = example();
-        claims.owners.pop_first();
-        let rendered = render(Tag::new(1), &claims, "em0", 2);
+        let mut allocations = example();
+        allocations.owners.pop_first();
+        let rendered = render(HouseTag::new(1), &allocations, "em0", 2);
         let aliases: Vec<&String> = rendered
             .variables
             .iter()

@@ -3,7 +3,7 @@
 
 use super::addresses::{bridge_mac, cell_mac, host_mac};
 use super::bridge;
-use crate::{Network, Tag};
+use crate::{CellNetwork, HouseTag};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
@@ -33,15 +33,15 @@ const LOOPBACK: u32 = 1;
 const REMOVE_TRIES: u32 = 5;
 
 /// A conversation with the kernel about one network namespace: that of the caller when it began.
-pub(super) struct Route {
+pub(super) struct RouteSocket {
     socket: Socket,
     /// Any socket of that namespace, to ask for the numbers of interfaces.
     names: std::os::fd::OwnedFd,
     sequence: u32,
 }
 
-impl Route {
-    pub(super) fn open() -> io::Result<Route> {
+impl RouteSocket {
+    pub(super) fn open() -> io::Result<RouteSocket> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -51,7 +51,7 @@ impl Route {
             rustix::net::SocketFlags::CLOEXEC,
             None,
         )?;
-        Ok(Route {
+        Ok(RouteSocket {
             socket,
             names,
             sequence: 0,
@@ -210,8 +210,8 @@ pub(super) fn neighbour(index: u32, address: Ipv4Addr, mac: [u8; 6]) -> RouteNet
 ///
 /// # Errors
 /// With the step.
-pub(crate) fn connect(network: Network, slots: &[Ipv4Addr], pid: i32) -> io::Result<()> {
-    let Network {
+pub(crate) fn connect(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -> io::Result<()> {
+    let CellNetwork {
         subnet,
         tag: Some(tag),
         bridged,
@@ -221,7 +221,7 @@ pub(crate) fn connect(network: Network, slots: &[Ipv4Addr], pid: i32) -> io::Res
     };
     let name = tag.interface(subnet);
     let (gateway, cell) = (subnet.gateway(), subnet.cell());
-    let mut host = Route::open()?;
+    let mut host = RouteSocket::open()?;
     // One that a crash left behind is in the way.
     if let Ok(index) = host.index(&name) {
         let _gone_with_its_other_end =
@@ -322,7 +322,7 @@ pub(super) fn without_ipv6(name: &str) {
 }
 
 /// A conversation about the network of another process.
-fn inside(pid: i32) -> io::Result<Route> {
+fn inside(pid: i32) -> io::Result<RouteSocket> {
     let own = File::open("/proc/self/ns/net")?;
     let theirs = File::open(format!("/proc/{pid}/ns/net"))?;
     let enter = |ns: &File| {
@@ -331,7 +331,7 @@ fn inside(pid: i32) -> io::Result<Route> {
     };
     enter(&theirs)?;
     let _no_such_protocol = std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
-    let route = Route::open();
+    let route = RouteSocket::open();
     // A shim in the wrong network would open its doors there.
     enter(&own)?;
     route
@@ -339,13 +339,13 @@ fn inside(pid: i32) -> io::Result<Route> {
 
 /// Removes whatever interfaces of a house are left, in one message. The kernel takes those of ended
 /// cells away at the same time, so one that vanishes under our hands is as good as removed.
-pub(crate) fn disconnect_all(tag: Tag) -> io::Result<()> {
+pub(crate) fn disconnect_all(tag: HouseTag) -> io::Result<()> {
     let mut tries = 0;
     while !present(tag).is_empty() {
         let mut all = LinkMessage::default();
         all.attributes = vec![LinkAttribute::Group(tag.group())];
         let step = ("remove its interfaces", RouteNetlinkMessage::DelLink(all));
-        let removed = Route::open()?.all(vec![step]);
+        let removed = RouteSocket::open()?.all(vec![step]);
         tries += 1;
         if tries == REMOVE_TRIES {
             return removed;
@@ -355,7 +355,7 @@ pub(crate) fn disconnect_all(tag: Tag) -> io::Result<()> {
 }
 
 /// Interfaces of a house that are there.
-fn present(tag: Tag) -> Vec<String> {
+fn present(tag: HouseTag) -> Vec<String> {
     let prefix = tag.prefix();
     let text = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
     let names = text.lines().filter_map(|l| l.split_once(':'));

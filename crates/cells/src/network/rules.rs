@@ -4,8 +4,8 @@
 //! destination that is taken away is lost at once. Other tables of the host have their say as well.
 
 use super::addresses::cell_mac;
-use crate::Tag;
-use crate::allocation::Claims;
+use crate::HouseTag;
+use crate::allocation::Allocations;
 use abbey_model::{Egress, RESERVED};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -25,12 +25,12 @@ fn set(out: &mut String, name: &str, kind: &str, items: &BTreeSet<String>) {
 
 /// The whole table. `closed` keeps the host from forwarding for others, where the house is the
 /// reason that it forwards at all.
-pub(crate) fn render(tag: Tag, claims: &Claims, closed: bool) -> String {
+pub(crate) fn render(tag: HouseTag, allocations: &Allocations, closed: bool) -> String {
     let (table, ours) = (tag.table(), tag.prefix());
     let (mut sources, mut doors, mut cells) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut open, mut allowed) = (BTreeSet::new(), BTreeSet::new());
     let mut ports = BTreeSet::new();
-    for claim in claims.owners.values() {
+    for claim in allocations.owners.values() {
         let Some(subnet) = claim.subnet else { continue };
         let (cell, name) = (subnet.cell(), tag.interface(subnet));
         let mac: Vec<String> = cell_mac(cell).iter().map(|b| format!("{b:02x}")).collect();
@@ -136,7 +136,7 @@ pub(crate) fn render(tag: Tag, claims: &Claims, closed: bool) -> String {
 
 /// What a port of the bridge may send: nothing but its cell's own packets. Neighbours are fixed, so nobody has to
 /// ask for them.
-fn bridge(out: &mut String, tag: Tag, ports: &BTreeSet<String>) {
+fn bridge(out: &mut String, tag: HouseTag, ports: &BTreeSet<String>) {
     let (table, ours) = (tag.table(), tag.prefix());
     let _cannot_fail = write!(
         out,
@@ -163,29 +163,29 @@ fn bridge(out: &mut String, tag: Tag, ports: &BTreeSet<String>) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::allocation::Claim;
+    use crate::allocation::Allocation;
     use abbey_model::CellName;
     use std::collections::BTreeMap;
 
     /// Three owners: one with a list, one with everything, one without a network.
-    pub(in crate::network) fn example() -> Claims {
-        let claim = |subnet: &str, egress: &[&str]| Claim {
+    pub(in crate::network) fn example() -> Allocations {
+        let claim = |subnet: &str, egress: &[&str]| Allocation {
             subnet: Some(subnet.parse().unwrap()),
             door: Some(18_800),
             egress: match egress {
                 ["full"] => Egress::Full,
                 rules => Egress::List(rules.iter().map(|r| r.parse().unwrap()).collect()),
             },
-            ..Claim::default()
+            ..Allocation::default()
         };
         let agent = |name: &str| CellName::Agent(name.parse().unwrap());
         let list = ["api.example.org:443", "198.51.100.0/24:5432"];
         let owners = [
             (agent("a"), claim("10.77.0.0/24", &list)),
             (agent("b"), claim("10.77.1.0/24", &["full"])),
-            (agent("none"), Claim::default()),
+            (agent("none"), Allocation::default()),
         ];
-        Claims {
+        Allocations {
             uid_first: 1,
             tag: None,
             version: 0,
@@ -195,15 +195,15 @@ pub(super) mod tests {
 
     #[test]
     fn a_port_of_the_bridge_sends_its_own_packets_only() {
-        let mut claims = example();
-        for claim in claims.owners.values_mut() {
+        let mut allocations = example();
+        for claim in allocations.owners.values_mut() {
             claim.bridged = claim.subnet.is_some();
         }
-        insta::assert_snapshot!(render(Tag::new(0xabcde), &claims, true));
+        insta::assert_snapshot!(render(HouseTag::new(0xabcde), &allocations, true));
     }
 
     #[test]
     fn the_table_says_what_the_owners_hold() {
-        insta::assert_snapshot!(render(Tag::new(0xabcde), &example(), true));
+        insta::assert_snapshot!(render(HouseTag::new(0xabcde), &example(), true));
     }
 }

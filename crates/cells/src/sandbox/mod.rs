@@ -7,14 +7,14 @@ mod seccomp;
 pub(crate) use render::isolation;
 
 use crate::{CellSpec, Error, Result, Sandbox};
-use abbey_launch::InForce;
+use abbey_launch::IsolationInForce;
 use abbey_model::Layer;
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 /// What a further program of a cell must be restricted by: the same as the first.
-pub(crate) fn target(init: OwnedFd, sandbox: &Sandbox) -> Result<abbey_launch::Target> {
-    Ok(abbey_launch::Target {
+pub(crate) fn target(init: OwnedFd, sandbox: &Sandbox) -> Result<abbey_launch::ExistingIsolation> {
+    Ok(abbey_launch::ExistingIsolation {
         init,
         rootless: !rustix::process::geteuid().is_root(),
         landlock: Some(render::landlock(sandbox)?).filter(|_| abbey_launch::landlock_version() > 0),
@@ -23,7 +23,7 @@ pub(crate) fn target(init: OwnedFd, sandbox: &Sandbox) -> Result<abbey_launch::T
 }
 
 /// Layers that hold, as they were read back.
-pub(crate) fn layers(in_force: &InForce) -> BTreeSet<Layer> {
+pub(crate) fn layers(in_force: &IsolationInForce) -> BTreeSet<Layer> {
     in_force
         .layers()
         .into_iter()

@@ -2,8 +2,8 @@
 
 use super::seccomp;
 use crate::sys::programs::text;
-use crate::{CellSpec, Error, Listen, Result, Sandbox};
-use abbey_launch::{Attributes, INNER_UID, Isolation, Landlock, Mount};
+use crate::{CellSpec, Error, ListenAddress, Result, Sandbox};
+use abbey_launch::{INNER_UID, Isolation, LandlockRules, Mount, MountAttributes};
 use abbey_model::Layer;
 use std::ffi::CString;
 use std::path::Path;
@@ -41,7 +41,7 @@ const MASKED: [&str; 10] = [
 const SEALED: [&str; 6] = ["bus", "fs", "irq", "sys", "sysrq-trigger", "driver"];
 
 /// Whether something is a link, a directory, or not there, on the host.
-pub(crate) enum Base {
+pub(crate) enum HostDirectory {
     /// A link to this.
     Link(String),
     /// Itself.
@@ -51,20 +51,20 @@ pub(crate) enum Base {
 }
 
 /// Looks at the host's root.
-pub(crate) fn look(name: &str) -> Base {
+pub(crate) fn look(name: &str) -> HostDirectory {
     let path = Path::new("/").join(name);
     match (std::fs::read_link(&path), path.is_dir()) {
-        (Ok(to), _) => Base::Link(to.to_string_lossy().into_owned()),
-        (Err(_), true) => Base::Dir,
-        (Err(_), false) => Base::Absent,
+        (Ok(to), _) => HostDirectory::Link(to.to_string_lossy().into_owned()),
+        (Err(_), true) => HostDirectory::Dir,
+        (Err(_), false) => HostDirectory::Absent,
     }
 }
 
 /// The walls of a cell.
 pub(crate) fn isolation(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Result<Isolation> {
     let inside = spec.forwards.iter().filter_map(|f| match f.at {
-        Listen::Cell(address) => Some(address),
-        Listen::Host(_) => None,
+        ListenAddress::Cell(address) => Some(address),
+        ListenAddress::Host(_) => None,
     });
     // By name: the link in `/proc` leads into our own mounts, of which the cell has a copy.
     let exe = Path::new("/proc/self/exe");
@@ -85,12 +85,12 @@ pub(crate) fn isolation(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> R
 }
 
 /// Where a cell may write, said a second time.
-pub(super) fn landlock(sandbox: &Sandbox) -> Result<Landlock> {
+pub(super) fn landlock(sandbox: &Sandbox) -> Result<LandlockRules> {
     let mut write: Vec<CString> = vec![text(b"/tmp")?, text(b"/dev/shm")?];
     for bind in sandbox.binds.iter().filter(|b| b.writable) {
         write.push(text(bind.path.as_os_str().as_encoded_bytes())?);
     }
-    Ok(Landlock {
+    Ok(LandlockRules {
         write,
         probe: text(b"/run/probe")?,
     })
@@ -105,11 +105,11 @@ pub(crate) fn mounts(
     spec: &CellSpec,
     sandbox: &Sandbox,
     own: &str,
-    base: &dyn Fn(&str) -> Base,
+    base: &dyn Fn(&str) -> HostDirectory,
 ) -> Result<Vec<Mount>> {
-    let sealed = Attributes {
+    let sealed = MountAttributes {
         read_only: true,
-        ..Attributes::default()
+        ..MountAttributes::default()
     };
     let bind = |source: &str, path: &str, attributes, optional| -> Result<Mount> {
         Ok(Mount::Bind {
@@ -122,9 +122,11 @@ pub(crate) fn mounts(
     let mut steps = vec![bind("/usr", "usr", sealed, false)?];
     for name in BASE {
         match base(name) {
-            Base::Link(to) => steps.push(Mount::Link(relative(name)?, text(to.as_bytes())?)),
-            Base::Dir => steps.push(bind(&format!("/{name}"), name, sealed, false)?),
-            Base::Absent => {}
+            HostDirectory::Link(to) => {
+                steps.push(Mount::Link(relative(name)?, text(to.as_bytes())?))
+            }
+            HostDirectory::Dir => steps.push(bind(&format!("/{name}"), name, sealed, false)?),
+            HostDirectory::Absent => {}
         }
     }
     steps.push(Mount::Dir(relative("etc")?, 0o755));
@@ -166,14 +168,14 @@ pub(crate) fn mounts(
     for (path, content) in files {
         steps.push(Mount::File(relative(path)?, content.into_bytes(), 0o444));
     }
-    let nodes = Attributes {
+    let nodes = MountAttributes {
         no_exec: true,
         devices: true,
-        ..Attributes::default()
+        ..MountAttributes::default()
     };
-    let memory = Attributes {
+    let memory = MountAttributes {
         no_exec: true,
-        ..Attributes::default()
+        ..MountAttributes::default()
     };
     steps.push(Mount::Dir(relative("dev")?, 0o755));
     for name in DEVICES {
@@ -218,7 +220,7 @@ pub(crate) fn mounts(
         Mount::Tmpfs(
             relative("tmp")?,
             format!("mode=1777,size={tmp}"),
-            Attributes::default(),
+            MountAttributes::default(),
         ),
         Mount::Dir(relative("abbey")?, 0o755),
         bind(own, Sandbox::OWN, sealed, false)?,
@@ -239,10 +241,10 @@ pub(crate) fn mounts(
         steps.push(Mount::Bind {
             source: text(bound.source.as_os_str().as_encoded_bytes())?,
             path: relative(&bound.path.display().to_string())?,
-            attributes: Attributes {
+            attributes: MountAttributes {
                 read_only: !bound.writable,
                 devices: bound.path.starts_with("/dev"),
-                ..Attributes::default()
+                ..MountAttributes::default()
             },
             optional: false,
         });

@@ -4,7 +4,7 @@
 //! Names are those of `syscalls(2)`; the architecture's own old ones are added where it has them.
 
 use crate::{Error, Result};
-use abbey_launch::Instruction;
+use abbey_launch::BpfInstruction;
 use abbey_model::Profile;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -323,8 +323,8 @@ const WRITE_EXEC: u64 = (libc::PROT_WRITE | libc::PROT_EXEC) as u64;
 ///
 /// # Errors
 /// When a filter does not compile, which a test excludes for each profile.
-pub(crate) fn filters(profile: Profile) -> Result<Vec<Vec<Instruction>>> {
-    let compile = || -> std::result::Result<Vec<Vec<Instruction>>, seccompiler::Error> {
+pub(crate) fn filters(profile: Profile) -> Result<Vec<Vec<BpfInstruction>>> {
+    let compile = || -> std::result::Result<Vec<Vec<BpfInstruction>>, seccompiler::Error> {
         let mut programs = vec![allow_list(profile)?];
         if profile != Profile::Nested {
             programs.push(absent()?);
@@ -334,7 +334,7 @@ pub(crate) fn filters(profile: Profile) -> Result<Vec<Vec<Instruction>>> {
     compile().map_err(|e| Error::Limits(format!("a filter of system calls does not compile: {e}")))
 }
 
-fn instructions(program: BpfProgram) -> Vec<Instruction> {
+fn instructions(program: BpfProgram) -> Vec<BpfInstruction> {
     program
         .into_iter()
         .map(|i| (i.code, i.jt, i.jf, i.k))

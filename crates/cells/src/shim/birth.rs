@@ -1,9 +1,11 @@
 //! From a specification to a running child: pipes, program, and isolation if it has any.
 
-use crate::sys::cgroup::Groups;
+use crate::sys::cgroup::ControlGroups;
 use crate::sys::programs::{find_program, text};
 use crate::sys::terminal::Terminal;
-use crate::{CellSpec, Error, Listen, Program, Result, Sandbox, crash, network, sandbox};
+use crate::{
+    CellProgram, CellSpec, Error, ListenAddress, Result, Sandbox, crash, network, sandbox,
+};
 use abbey_model::Layer;
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +18,7 @@ use std::path::Path;
 const OPEN_FILES: u64 = 4096;
 
 /// A child that runs.
-pub(super) struct Birth {
+pub(super) struct LaunchedProgram {
     pub(super) child: abbey_launch::Child,
     /// Of an isolated child.
     pub(super) channel: Option<OwnedFd>,
@@ -32,11 +34,11 @@ pub(super) struct Birth {
 /// Starts the program of a cell, with some descriptors of ours from 4 on.
 pub(super) fn give(
     spec: &CellSpec,
-    groups: Option<&Groups>,
+    groups: Option<&ControlGroups>,
     limited: bool,
     streams: Option<[OwnedFd; 3]>,
     beside: Vec<OwnedFd>,
-) -> Result<Birth> {
+) -> Result<LaunchedProgram> {
     let (mut launch, pipes, terminal) = prepare(spec, groups, streams)?;
     launch.fds.extend(beside);
     let mut layers = BTreeSet::new();
@@ -49,7 +51,7 @@ pub(super) fn give(
             path: spec.argv.first().map_or_else(Default::default, Into::into),
             source: e.source,
         })?;
-        return Ok(Birth {
+        return Ok(LaunchedProgram {
             child,
             channel: None,
             listeners: Vec::new(),
@@ -69,7 +71,7 @@ pub(super) fn give(
         Ok(())
     };
     let mut refusal = None;
-    let mut content = |in_force: &abbey_launch::InForce| {
+    let mut content = |in_force: &abbey_launch::IsolationInForce| {
         layers.extend(sandbox::layers(in_force));
         crash::point("shim.isolated");
         sandbox::insist(spec, &layers).map_err(|e| {
@@ -89,7 +91,7 @@ pub(super) fn give(
             });
         }
     };
-    Ok(Birth {
+    Ok(LaunchedProgram {
         child: isolated.child,
         channel: Some(isolated.channel),
         listeners: isolated.listeners,
@@ -105,8 +107,8 @@ fn slots(spec: &CellSpec) -> Vec<Ipv4Addr> {
         .forwards
         .iter()
         .filter_map(|f| match f.at {
-            Listen::Cell(at) if !at.ip().is_loopback() => Some(*at.ip()),
-            Listen::Cell(_) | Listen::Host(_) => None,
+            ListenAddress::Cell(at) if !at.ip().is_loopback() => Some(*at.ip()),
+            ListenAddress::Cell(_) | ListenAddress::Host(_) => None,
         })
         .collect();
     slots.sort_unstable();
@@ -117,9 +119,9 @@ fn slots(spec: &CellSpec) -> Vec<Ipv4Addr> {
 /// The launch and our ends of its pipes: output, errors, readiness.
 fn prepare(
     spec: &CellSpec,
-    groups: Option<&Groups>,
+    groups: Option<&ControlGroups>,
     streams: Option<[OwnedFd; 3]>,
-) -> Result<(abbey_launch::Spec, [OwnedFd; 3], Option<Terminal>)> {
+) -> Result<(abbey_launch::LaunchSpec, [OwnedFd; 3], Option<Terminal>)> {
     let pipe = || {
         let flags = rustix::pipe::PipeFlags::CLOEXEC;
         let (reader, writer) =
@@ -139,18 +141,18 @@ fn prepare(
     let null = fs::File::open("/dev/null").map_err(Error::file("open", "/dev/null"))?;
     let open = |path: &Path| fs::File::open(path).map(OwnedFd::from);
     let program = match &spec.program {
-        Program::Own if spec.sandbox.is_some() => {
-            abbey_launch::Program::Path(text(Sandbox::OWN.as_bytes())?, None)
+        CellProgram::Own if spec.sandbox.is_some() => {
+            abbey_launch::Executable::Path(text(Sandbox::OWN.as_bytes())?, None)
         }
-        Program::Own => {
+        CellProgram::Own => {
             let own = Path::new("/proc/self/exe");
-            abbey_launch::Program::File(open(own).map_err(Error::file("open", own))?)
+            abbey_launch::Executable::File(open(own).map_err(Error::file("open", own))?)
         }
         // In an isolated cell a path is one of its own root.
-        Program::Path(path) if spec.sandbox.is_some() && path.components().count() > 1 => {
-            abbey_launch::Program::Path(text(path.as_os_str().as_encoded_bytes())?, None)
+        CellProgram::Path(path) if spec.sandbox.is_some() && path.components().count() > 1 => {
+            abbey_launch::Executable::Path(text(path.as_os_str().as_encoded_bytes())?, None)
         }
-        Program::Path(path) => {
+        CellProgram::Path(path) => {
             let search = spec
                 .env
                 .iter()
@@ -160,7 +162,7 @@ fn prepare(
                 find_program(&path.to_string_lossy(), search, &spec.cwd).ok_or_else(|| {
                     Error::file("find", path)(io::Error::from(io::ErrorKind::NotFound))
                 })?;
-            abbey_launch::Program::Path(
+            abbey_launch::Executable::Path(
                 text(found.as_os_str().as_encoded_bytes())?,
                 open(&found).ok(),
             )
@@ -184,7 +186,7 @@ fn prepare(
         (None, Some(slave)) => vec![copy(&slave)?, copy(&slave)?, slave, ready_child],
         (None, None) => vec![OwnedFd::from(null), out_child, err_child, ready_child],
     };
-    let launch = abbey_launch::Spec {
+    let launch = abbey_launch::LaunchSpec {
         program,
         argv: spec
             .argv
@@ -198,7 +200,7 @@ fn prepare(
         cwd: text(spec.cwd.as_os_str().as_encoded_bytes())?,
         user: spec.uid.filter(|_| spec.sandbox.is_none()),
         groups: groups
-            .map(Groups::entrances)
+            .map(ControlGroups::entrances)
             .transpose()?
             .unwrap_or_default(),
         rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],

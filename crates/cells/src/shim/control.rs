@@ -1,11 +1,11 @@
 //! What a shim is asked over its control socket, and what it answers.
 
 use super::Shim;
-use super::phase::{Event, Phase};
-use super::session::Session;
-use crate::control::{Request, Status};
-use crate::guest::Ask;
-use crate::microvm::Template;
+use super::phase::{CellPhase, PhaseEvent};
+use super::session::GuestSession;
+use crate::control::{ShimRequest, ShimStatus};
+use crate::guest::GuestRequest;
+use crate::microvm::MicroVmTemplate;
 use crate::sys::descriptors;
 use crate::{CellSpec, crash, microvm};
 use std::io;
@@ -17,20 +17,20 @@ use std::time::Duration;
 const REQUEST_MAX: u64 = 4 << 20;
 
 impl Shim {
-    /// Tells a machine that waits what it waited for.
+    /// Tells a microVM that waits what it waited for.
     fn begin(&mut self, spec: &CellSpec, fds: Vec<OwnedFd>) -> bool {
-        let waits = self.spec.machine.as_ref().is_some_and(|m| m.origin.waits());
-        let (Some(machine), Ok(streams)) = (&spec.machine, <[OwnedFd; 3]>::try_from(fds)) else {
+        let waits = self.spec.microvm.as_ref().is_some_and(|m| m.origin.waits());
+        let (Some(microvm), Ok(streams)) = (&spec.microvm, <[OwnedFd; 3]>::try_from(fds)) else {
             return false;
         };
         if !waits || !self.phase.may_begin() {
             return false;
         }
-        if microvm::tell(spec, machine, self.generation.0).is_err() {
+        if microvm::tell(spec, microvm, self.generation.0).is_err() {
             return false;
         }
         crash::point("machine.begun");
-        self.advance(Event::Begun);
+        self.advance(PhaseEvent::Begun);
         self.pause(false);
         if let Some(session) = &mut self.session {
             session.begin(spec, streams);
@@ -46,7 +46,7 @@ impl Shim {
             };
             match (&mut self.session, &mut self.terminal, ask) {
                 (Some(session), _, ask) => session.ask(&ask, stream),
-                (None, Some(terminal), Ask::Attach { rows, columns }) => {
+                (None, Some(terminal), GuestRequest::Attach { rows, columns }) => {
                     terminal.join(stream, (rows, columns));
                 }
                 _ => {}
@@ -55,7 +55,7 @@ impl Shim {
     }
 
     /// Answers; gives what a caller stays for.
-    fn exchange(&mut self, stream: &UnixStream) -> io::Result<Option<Ask>> {
+    fn exchange(&mut self, stream: &UnixStream) -> io::Result<Option<GuestRequest>> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
@@ -63,29 +63,32 @@ impl Shim {
         let (mut stays, mut lends) = (None, false);
         let request = serde_json::from_slice(&line)?;
         // What hostd checks first goes by hostd alone: the control plane's own user may look, hold and stop.
-        if let Request::Guest { .. } | Request::Template {} | Request::Begin { .. } = request
+        if let ShimRequest::Guest { .. } | ShimRequest::Template {} | ShimRequest::Begin { .. } =
+            request
             && rustix::net::sockopt::socket_peercred(stream)?.uid != rustix::process::geteuid()
         {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         match request {
-            Request::Status => {}
-            Request::Attach { rows, columns } => stays = Some(Ask::Attach { rows, columns }),
-            Request::Guest { ask } => stays = Some(ask),
-            Request::Template {} => lends = true,
-            Request::Begin { spec } => {
+            ShimRequest::Status => {}
+            ShimRequest::Attach { rows, columns } => {
+                stays = Some(GuestRequest::Attach { rows, columns })
+            }
+            ShimRequest::Guest { ask } => stays = Some(ask),
+            ShimRequest::Template {} => lends = true,
+            ShimRequest::Begin { spec } => {
                 if !self.begin(&spec, passed) {
                     return Err(io::ErrorKind::InvalidInput.into());
                 }
             }
-            Request::Stop { grace } => {
+            ShimRequest::Stop { grace } => {
                 // What is held cannot end by itself.
                 self.pause(false);
                 self.ask_to_stop(grace);
             }
-            Request::Pause { pause } => self.pause(pause && self.phase.may_pause()),
+            ShimRequest::Pause { pause } => self.pause(pause && self.phase.may_pause()),
         }
-        let status = Status {
+        let status = ShimStatus {
             generation: self.generation,
             digest: self.spec.digest.clone(),
             ready: self.phase.is_ready(),
@@ -97,17 +100,17 @@ impl Shim {
         };
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');
-        let fds = self.template().filter(|_| lends).map(Template::fds);
+        let fds = self.template().filter(|_| lends).map(MicroVmTemplate::fds);
         descriptors::send(stream, &answer, fds.as_ref().map_or(&[], |f| f.as_slice()))?;
         Ok(stays)
     }
 
-    /// What this machine has become for others.
-    fn template(&self) -> Option<&Template> {
+    /// What this microVM has become for others.
+    fn template(&self) -> Option<&MicroVmTemplate> {
         let session = self
             .session
             .as_ref()
-            .filter(|_| matches!(self.phase, Phase::Keeping { .. }));
-        session.and_then(Session::template)
+            .filter(|_| matches!(self.phase, CellPhase::Keeping { .. }));
+        session.and_then(GuestSession::template)
     }
 }

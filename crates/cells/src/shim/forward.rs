@@ -5,7 +5,7 @@
 //! stops the other one instead of filling memory.
 
 use crate::external;
-use crate::spec::{Forward, Target};
+use crate::spec::{ForwardTarget, PortForward};
 use crate::{Error, Result};
 use abbey_model::CellName;
 use rustix::event::{PollFd, PollFlags};
@@ -21,17 +21,17 @@ const CONNECTIONS_MAX: usize = 64;
 const BUFFER: usize = 16 << 10;
 
 /// One listener and what came through it.
-pub(super) struct Forwarder {
+pub(super) struct PortForwarder {
     listener: TcpListener,
-    target: Target,
+    target: ForwardTarget,
     /// Said first on every connection: whose it is, where the other side cannot see it.
     preface: Vec<u8>,
     connections: Vec<Connection>,
 }
 
-impl Forwarder {
+impl PortForwarder {
     /// Listens on the host.
-    pub(super) fn open(forward: &Forward, cell: &CellName) -> Result<Forwarder> {
+    pub(super) fn open(forward: &PortForward, cell: &CellName) -> Result<PortForwarder> {
         let at = forward.at.address();
         let listener = TcpListener::bind(at).map_err(Error::file("listen on", format!("{at}")))?;
         Self::behind(listener.into(), forward, cell)
@@ -40,19 +40,21 @@ impl Forwarder {
     /// Behind a listener that was made in the cell's own network.
     pub(super) fn behind(
         listener: OwnedFd,
-        forward: &Forward,
+        forward: &PortForward,
         cell: &CellName,
-    ) -> Result<Forwarder> {
+    ) -> Result<PortForwarder> {
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true).map_err(Error::file(
             "listen on",
             format!("{}", forward.at.address()),
         ))?;
         let preface = match forward.to {
-            Target::Egress(_) | Target::Names(_) => format!("{cell}\n").into_bytes(),
-            Target::House(_) | Target::Service(_) | Target::External { .. } => Vec::new(),
+            ForwardTarget::Egress(_) | ForwardTarget::Names(_) => format!("{cell}\n").into_bytes(),
+            ForwardTarget::House(_)
+            | ForwardTarget::Service(_)
+            | ForwardTarget::External { .. } => Vec::new(),
         };
-        Ok(Forwarder {
+        Ok(PortForwarder {
             listener,
             target: forward.to.clone(),
             preface,
@@ -97,16 +99,18 @@ impl Forwarder {
 }
 
 /// Begins a connection and never waits for it.
-pub(super) fn connect(target: &Target) -> std::io::Result<OwnedFd> {
+pub(super) fn connect(target: &ForwardTarget) -> std::io::Result<OwnedFd> {
     let unix = |path: &Path| {
         let stream = UnixStream::connect(path)?;
         stream.set_nonblocking(true)?;
         Ok(stream.into())
     };
     match target {
-        Target::House(path) | Target::Egress(path) | Target::Names(path) => unix(path),
-        Target::Service(address) => tcp(address),
-        Target::External { service, record } => tcp(&external::address_of(record, service)?),
+        ForwardTarget::House(path) | ForwardTarget::Egress(path) | ForwardTarget::Names(path) => {
+            unix(path)
+        }
+        ForwardTarget::Service(address) => tcp(address),
+        ForwardTarget::External { service, record } => tcp(&external::address_of(record, service)?),
     }
 }
 

@@ -14,7 +14,7 @@ const FILES_MAX: u32 = 4;
 /// Longest line; the rest begins a new one, so that a child cannot fill memory.
 const LINE_MAX: usize = 8192;
 
-pub(super) struct Log {
+pub(super) struct CellLog {
     dir: PathBuf,
     file: File,
     size: u64,
@@ -29,8 +29,8 @@ pub(super) const AROUND: &str = "machine";
 /// Streams of the log.
 const STREAMS: [&str; 4] = ["out", "err", CONSOLE, AROUND];
 
-impl Log {
-    pub(super) fn open(dir: &Path, redactor: Redactor) -> Result<Log> {
+impl CellLog {
+    pub(super) fn open(dir: &Path, redactor: Redactor) -> Result<CellLog> {
         fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
         let path = dir.join("current.jsonl");
         let file = append(&path)?;
@@ -38,7 +38,7 @@ impl Log {
             .metadata()
             .map_err(Error::file("look at", &path))?
             .len();
-        Ok(Log {
+        Ok(CellLog {
             dir: dir.to_owned(),
             file,
             size,
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn lines_are_whole_clean_and_rotated() {
         let dir = std::env::temp_dir().join(format!("abbey-log-{}", std::process::id()));
-        let mut log = Log::open(
+        let mut log = CellLog::open(
             &dir,
             Redactor::new([abbey_model::Secret::new("canary-value")]),
         )

@@ -12,22 +12,22 @@ mod phase;
 mod session;
 
 use crate::container;
-use crate::guest::Order;
+use crate::guest::ShimNotice;
 use crate::record::{now, publish_until_reboot};
-use crate::spec::{Forward, Listen};
-use crate::sys::cgroup::Groups;
+use crate::spec::{ListenAddress, PortForward};
+use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
 use crate::sys::terminal::Terminal;
-use crate::{CellSpec, Error, Record, Result, crash, microvm};
+use crate::{CellRecord, CellSpec, Error, Result, crash, microvm};
 use abbey_model::{
     Bytes, CellUsage, ExitKind, ExitRecord, Generation, Layer, Millis, Redactor, Secret,
 };
-use forward::Forwarder;
-use log::{AROUND, CONSOLE, Log};
-use phase::{Action, Event, Phase};
+use forward::PortForwarder;
+use log::{AROUND, CONSOLE, CellLog};
+use phase::{CellPhase, PhaseAction, PhaseEvent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions};
-use session::Session;
+use session::GuestSession;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -86,20 +86,20 @@ const HOLD_WITHIN: Duration = Duration::from_millis(400);
 struct Shim {
     spec: CellSpec,
     generation: Generation,
-    groups: Option<Groups>,
+    groups: Option<ControlGroups>,
     child: abbey_launch::Child,
     /// Where the first process of an isolated cell reports how the program ended; none for a plain child.
     channel: Option<OwnedFd>,
     output: Vec<(&'static str, Option<OwnedFd>)>,
     ready_pipe: Option<OwnedFd>,
     /// Changed by [`Shim::advance`] alone.
-    phase: Phase,
+    phase: CellPhase,
     control: UnixListener,
-    forwards: Vec<Forwarder>,
+    forwards: Vec<PortForwarder>,
     terminal: Option<Terminal>,
     /// Of a machine.
-    session: Option<Session>,
-    log: Log,
+    session: Option<GuestSession>,
+    log: CellLog,
     /// Held for as long as the cell lives: no second boot of it can begin (hazard 4).
     _lock: fs::File,
 }
@@ -141,7 +141,7 @@ impl Shim {
             cell: spec.cell.clone(),
             why: "/proc is not readable".to_owned(),
         };
-        let mut record = Record {
+        let mut record = CellRecord {
             generation,
             digest: spec.digest.clone(),
             shim: process::identify(me).ok_or_else(lost)?,
@@ -151,7 +151,7 @@ impl Shim {
             in_force: None,
             layers: BTreeSet::new(),
             sandbox: spec.sandbox.clone(),
-            machine: spec.machine.is_some(),
+            microvm: spec.microvm.is_some(),
             container: spec.container.is_some(),
             boot: None,
             network: spec.network,
@@ -162,12 +162,12 @@ impl Shim {
         publish_until_reboot(&spec.run_dir.join("shim.json"), &record)?;
         crash::point("shim.intent");
         let control = listen(&spec.run_dir.join("control.sock"))?;
-        let log = Log::open(
+        let log = CellLog::open(
             &spec.log_dir,
             Redactor::new(spec.secrets.iter().map(Secret::new)),
         )?;
-        let mut prepared = match (&spec.machine, &spec.container) {
-            (Some(machine), _) => Some(microvm::prepare(spec, machine, generation.0)?),
+        let mut prepared = match (&spec.microvm, &spec.container) {
+            (Some(microvm), _) => Some(microvm::prepare(spec, microvm, generation.0)?),
             (None, Some(container)) => {
                 let prepared = container::prepare(spec, container, generation.0);
                 Some(prepared?)
@@ -181,9 +181,10 @@ impl Shim {
             crash::point("machine.prepared");
         }
         record.boot = prepared.as_ref().map(|p| p.aside.boot().to_owned());
-        // Around a machine is a cell like any other.
+        // Around a microVM is a cell like any other.
         let outer = prepared.as_ref().map_or(spec, |p| &p.outer);
-        let groups = match Groups::create(&spec.group, &spec.cell.to_string(), &outer.limits) {
+        let groups = match ControlGroups::create(&spec.group, &spec.cell.to_string(), &outer.limits)
+        {
             Ok(groups) => Some(groups),
             Err(_) if spec.waived.contains(&Layer::Limits) => None,
             Err(error) => return Err(error),
@@ -212,7 +213,7 @@ impl Shim {
         }
         abbey_launch::become_subreaper().map_err(Error::file("adopt", "orphans"))?;
         let limited = record.in_force.is_some();
-        // The program in a machine speaks through its guest.
+        // The program in a microVM speaks through its guest.
         let (streams, inner) = match prepared {
             Some(_) => (None, streams),
             None => (streams, None),
@@ -227,10 +228,10 @@ impl Shim {
             .map(|within| Instant::now() + within.to_std());
         let [stdout, stderr, ready_pipe] = birth.pipes;
         let forwards = open_forwards(spec, birth.listeners)?;
-        let machine = spec.machine.as_ref();
-        let files = machine.map(|m| m.files.clone()).unwrap_or_default();
-        let waits = machine.is_some_and(|m| m.origin.waits());
-        let session = prepared.map(|p| Session::new(spec, files, waits, p, inner));
+        let microvm = spec.microvm.as_ref();
+        let files = microvm.map(|m| m.files.clone()).unwrap_or_default();
+        let waits = microvm.is_some_and(|m| m.origin.waits());
+        let session = prepared.map(|p| GuestSession::new(spec, files, waits, p, inner));
         let (child, channel, terminal) = (birth.child, birth.channel, birth.terminal);
         Ok(move |spec: CellSpec| Shim {
             generation,
@@ -244,7 +245,7 @@ impl Shim {
             ready_pipe: ready_until
                 .filter(|_| session.is_none())
                 .map(|_| ready_pipe),
-            phase: Phase::first(ready_until),
+            phase: CellPhase::first(ready_until),
             control,
             forwards,
             terminal,
@@ -258,11 +259,11 @@ impl Shim {
     fn serve(&mut self) {
         loop {
             self.reap();
-            if let Phase::Ended(exit) = &self.phase {
+            if let CellPhase::Ended(exit) = &self.phase {
                 self.finish(exit.clone());
                 return;
             }
-            self.advance(Event::Clock(Instant::now()));
+            self.advance(PhaseEvent::Clock(Instant::now()));
             if self.wait().is_err() {
                 // Without poll the shim is blind; end the cell rather than lose sight of it.
                 self.kill();
@@ -278,8 +279,8 @@ impl Shim {
 
     /// Waits for anything to happen.
     fn wait(&mut self) -> io::Result<()> {
-        let keeping = matches!(self.phase, Phase::Keeping { .. });
-        let monitor = self.session.as_ref().and_then(Session::next);
+        let keeping = matches!(self.phase, CellPhase::Keeping { .. });
+        let monitor = self.session.as_ref().and_then(GuestSession::next);
         let next = [self.phase.deadline(), monitor.filter(|_| !keeping)]
             .into_iter()
             .flatten()
@@ -352,7 +353,7 @@ impl Shim {
                         self.ready_pipe = None;
                     }
                     if announced {
-                        self.advance(Event::Announced);
+                        self.advance(PhaseEvent::Announced);
                     }
                 }
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
@@ -372,39 +373,39 @@ impl Shim {
         let outputs = outputs.into_iter().map(|(name, fd)| (name, Some(fd)));
         self.output.extend(outputs);
         if ready {
-            self.advance(Event::Announced);
+            self.advance(PhaseEvent::Announced);
         }
         if failed {
-            self.advance(Event::GuestFailed);
+            self.advance(PhaseEvent::GuestFailed);
         }
         // With everything in memory it is paused until it is needed.
         if warm && self.phase.may_wait() {
             self.pause(true);
             if self.phase.is_paused() {
-                self.advance(Event::Warmed);
+                self.advance(PhaseEvent::Warmed);
             }
         }
     }
 
     /// Goes to the phase after an event, and does what that takes.
-    fn advance(&mut self, event: Event) {
+    fn advance(&mut self, event: PhaseEvent) {
         let (phase, actions) = self.phase.next(event);
         self.phase = phase;
         for action in actions {
             match action {
-                Action::RequestStop(grace) => self.request_stop(grace),
-                Action::HangUp => {
+                PhaseAction::RequestStop(grace) => self.request_stop(grace),
+                PhaseAction::HangUp => {
                     // Closing our end is what tells the session that its terminal is gone.
                     self.terminal = None;
                     if let Some(session) = &mut self.session {
-                        session.order(&Order::HangUp {});
+                        session.order(&ShimNotice::HangUp {});
                     }
                 }
-                Action::Terminate => {
+                PhaseAction::Terminate => {
                     let _gone_already =
                         rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM);
                 }
-                Action::Kill => self.kill(),
+                PhaseAction::Kill => self.kill(),
             }
         }
     }
@@ -424,17 +425,17 @@ impl Shim {
         match (pause, done) {
             // Held by halves is worse than not at all.
             (true, false) => drop(self.groups.as_ref().map(|g| g.freeze(false, HOLD_WITHIN))),
-            (pause, _) => self.advance(Event::Paused(pause)),
+            (pause, _) => self.advance(PhaseEvent::Paused(pause)),
         }
         // Its clock stood still.
         let paused = self.phase.is_paused();
         if let Some(session) = self.session.as_mut().filter(|_| !paused) {
-            session.order(&Order::Clock { now_ms: now().0 });
+            session.order(&ShimNotice::Clock { now_ms: now().0 });
         }
     }
 
     fn ask_to_stop(&mut self, grace: Millis) {
-        self.advance(Event::StopRequested {
+        self.advance(PhaseEvent::StopRequested {
             now: Instant::now(),
             grace: grace.to_std(),
             terminal: self.spec.terminal,
@@ -447,7 +448,7 @@ impl Shim {
         if let Some(session) = &mut self.session {
             // The agent first, then its guest, then the program around it, then force.
             let within_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) * 6 / 10;
-            session.order(&Order::Stop { within_ms });
+            session.order(&ShimNotice::Stop { within_ms });
         } else if self.channel.is_some() {
             // The first process of an isolated cell passes the signal on.
             let _gone_already = rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM);
@@ -495,7 +496,10 @@ impl Shim {
             if pid.as_raw_nonzero().get() != self.child.pid {
                 continue;
             }
-            let ran_out = self.groups.as_ref().is_some_and(Groups::ran_out_of_memory);
+            let ran_out = self
+                .groups
+                .as_ref()
+                .is_some_and(ControlGroups::ran_out_of_memory);
             let own = (status.exit_status(), status.terminating_signal());
             // When the first process itself was killed, all went with it and it said nothing.
             let told = self
@@ -516,14 +520,14 @@ impl Shim {
                 let event = match sealed {
                     true => {
                         crash::point("template.sealed");
-                        Event::TemplateSealed
+                        PhaseEvent::TemplateSealed
                     }
-                    false => Event::GuestEnded(session.verdict(stop_requested, ended.0)),
+                    false => PhaseEvent::GuestEnded(session.verdict(stop_requested, ended.0)),
                 };
                 self.advance(event);
                 continue;
             }
-            self.advance(Event::ProgramEnded(match ended {
+            self.advance(PhaseEvent::ProgramEnded(match ended {
                 (_, Some(9)) if ran_out => ExitKind::OutOfMemory,
                 (Some(code), _) => ExitKind::Code { code },
                 (None, Some(signal)) => ExitKind::Signal { signal },
@@ -543,7 +547,7 @@ impl Shim {
         }
         // Whoever reads slowly gets all of it, for a while.
         let until = Instant::now() + LAST_WORDS_WITHIN;
-        while self.session.as_mut().is_some_and(Session::pass_on) && Instant::now() < until {
+        while self.session.as_mut().is_some_and(GuestSession::pass_on) && Instant::now() < until {
             self.pump();
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -560,13 +564,16 @@ impl Shim {
         self.log.flush(now());
         let spent = CellUsage {
             cpu_us: abbey_launch::children_cpu_us(),
-            memory_peak: self.groups.as_ref().map_or(Bytes(0), Groups::memory_peak),
+            memory_peak: self
+                .groups
+                .as_ref()
+                .map_or(Bytes(0), ControlGroups::memory_peak),
         };
         if let Some(groups) = &self.groups {
             let _swept_by_the_house = groups.remove();
         }
         if self.spec.container.is_some() {
-            let groups = Groups::everywhere(&self.spec.group, &self.spec.cell.to_string());
+            let groups = ControlGroups::everywhere(&self.spec.group, &self.spec.cell.to_string());
             let _swept_by_the_house = groups.remove();
         }
         crash::point("shim.ended");
@@ -582,22 +589,22 @@ impl Shim {
 }
 
 /// Every forward behind its listener; those of the cell's own network were made in it.
-fn open_forwards(spec: &CellSpec, listeners: Vec<OwnedFd>) -> Result<Vec<Forwarder>> {
+fn open_forwards(spec: &CellSpec, listeners: Vec<OwnedFd>) -> Result<Vec<PortForwarder>> {
     let mut made = listeners.into_iter();
-    let open = |forward: &Forward| match (forward.at, spec.sandbox.is_some()) {
-        (Listen::Cell(_), true) => {
+    let open = |forward: &PortForward| match (forward.at, spec.sandbox.is_some()) {
+        (ListenAddress::Cell(_), true) => {
             let lost = || Error::Shim {
                 cell: spec.cell.clone(),
                 why: "a listener was not handed over".to_owned(),
             };
             let listener = made.next().ok_or_else(lost)?;
-            Forwarder::behind(listener, forward, &spec.cell)
+            PortForwarder::behind(listener, forward, &spec.cell)
         }
-        _ => Forwarder::open(forward, &spec.cell),
+        _ => PortForwarder::open(forward, &spec.cell),
     };
-    // Ports inside a machine are its guest's to open.
-    let guest = spec.machine.is_some() || spec.container.is_some();
-    let ours = |f: &&Forward| !guest || matches!(f.at, Listen::Host(_));
+    // Ports inside a microVM are its guest's to open.
+    let guest = spec.microvm.is_some() || spec.container.is_some();
+    let ours = |f: &&PortForward| !guest || matches!(f.at, ListenAddress::Host(_));
     spec.forwards.iter().filter(ours).map(open).collect()
 }
 

@@ -9,7 +9,7 @@
 //!                      template sealed: Keeping ───────────────────────┘
 //! ```
 //!
-//! [`Phase::next`] is pure: it gets an event and gives the next phase and what the shim has to do. Time is in the
+//! [`CellPhase::next`] is pure: it gets an event and gives the next phase and what the shim has to do. Time is in the
 //! events.
 
 use abbey_model::ExitKind;
@@ -20,7 +20,7 @@ const HANG_UP_AFTER: u32 = 10;
 
 /// Whether the program announced that it is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Readiness {
+pub(super) enum ReadinessState {
     /// It did, or does not have to.
     Announced,
     /// It has to by this instant.
@@ -38,7 +38,7 @@ pub(super) enum KillReason {
 
 /// State of a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum CellPhase {
     /// The child runs and has not announced that it is up. Ends with the announcement, with a microVM that waits, with
     /// a request to stop, with the end of the child, or at `due` as [`ExitKind::NotReady`]; being paused does not stop
     /// that clock.
@@ -68,7 +68,7 @@ pub(super) enum Phase {
         /// When the program around a guest is asked to end.
         terminate_at: Option<Instant>,
         /// As before the request.
-        readiness: Readiness,
+        readiness: ReadinessState,
         /// As before the request.
         begun: bool,
     },
@@ -79,7 +79,7 @@ pub(super) enum Phase {
         /// Whether somebody asked the cell to stop.
         stop_requested: bool,
         /// As before.
-        readiness: Readiness,
+        readiness: ReadinessState,
         /// As before.
         begun: bool,
     },
@@ -95,7 +95,7 @@ pub(super) enum Phase {
 
 /// What happened to a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum PhaseEvent {
     /// The program announced that it is up.
     Announced,
     /// Every process was paused, or resumed.
@@ -129,7 +129,7 @@ pub(super) enum Event {
 
 /// What the shim has to do on the way into a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum PhaseAction {
     /// Ask the program to end within this time.
     RequestStop(Duration),
     /// Close the program's terminal.
@@ -140,12 +140,12 @@ pub(super) enum Action {
     Kill,
 }
 
-impl Phase {
+impl CellPhase {
     /// First phase of a cell whose child runs.
-    pub(super) fn first(ready_due: Option<Instant>) -> Phase {
+    pub(super) fn first(ready_due: Option<Instant>) -> CellPhase {
         match ready_due {
-            Some(due) => Phase::Starting { due, paused: false },
-            None => Phase::Running {
+            Some(due) => CellPhase::Starting { due, paused: false },
+            None => CellPhase::Running {
                 paused: false,
                 begun: false,
             },
@@ -153,11 +153,11 @@ impl Phase {
     }
 
     /// Phase after an event, and what the shim has to do. An event without a meaning in a phase changes nothing.
-    pub(super) fn next(&self, event: Event) -> (Phase, Vec<Action>) {
-        use Phase::{Ended, Keeping, Killing, Running, Starting, Stopping, Waiting};
+    pub(super) fn next(&self, event: PhaseEvent) -> (CellPhase, Vec<PhaseAction>) {
+        use CellPhase::{Ended, Keeping, Killing, Running, Starting, Stopping, Waiting};
         let mut actions = Vec::new();
         let next = match (self.clone(), event) {
-            (Starting { paused, .. }, Event::Announced) => Running {
+            (Starting { paused, .. }, PhaseEvent::Announced) => Running {
                 paused,
                 begun: false,
             },
@@ -169,25 +169,25 @@ impl Phase {
                     begun,
                     ..
                 },
-                Event::Announced,
+                PhaseEvent::Announced,
             ) => Stopping {
                 kill_at,
                 hang_up_at,
                 terminate_at,
-                readiness: Readiness::Announced,
+                readiness: ReadinessState::Announced,
                 begun,
             },
 
-            (Starting { due, .. }, Event::Paused(paused)) => Starting { due, paused },
-            (Running { begun, .. }, Event::Paused(paused)) => Running { paused, begun },
-            (Waiting, Event::Paused(false)) => Running {
+            (Starting { due, .. }, PhaseEvent::Paused(paused)) => Starting { due, paused },
+            (Running { begun, .. }, PhaseEvent::Paused(paused)) => Running { paused, begun },
+            (Waiting, PhaseEvent::Paused(false)) => Running {
                 paused: false,
                 begun: false,
             },
-            (Keeping { .. }, Event::Paused(paused)) => Keeping { paused },
+            (Keeping { .. }, PhaseEvent::Paused(paused)) => Keeping { paused },
 
-            (Starting { .. } | Running { begun: false, .. }, Event::Warmed) => Waiting,
-            (Waiting, Event::Begun) => Running {
+            (Starting { .. } | Running { begun: false, .. }, PhaseEvent::Warmed) => Waiting,
+            (Waiting, PhaseEvent::Begun) => Running {
                 paused: true,
                 begun: true,
             },
@@ -196,7 +196,7 @@ impl Phase {
                     paused,
                     begun: false,
                 },
-                Event::Begun,
+                PhaseEvent::Begun,
             ) => Running {
                 paused,
                 begun: true,
@@ -204,14 +204,14 @@ impl Phase {
 
             (
                 Starting { .. } | Running { .. } | Waiting,
-                Event::StopRequested {
+                PhaseEvent::StopRequested {
                     now,
                     grace,
                     terminal,
                     guest,
                 },
             ) => {
-                actions.push(Action::RequestStop(grace));
+                actions.push(PhaseAction::RequestStop(grace));
                 Stopping {
                     kill_at: now + grace,
                     hang_up_at: terminal.then(|| now + grace / HANG_UP_AFTER),
@@ -227,7 +227,7 @@ impl Phase {
                     begun,
                     ..
                 },
-                Event::StopRequested { .. },
+                PhaseEvent::StopRequested { .. },
             ) => Killing {
                 reason,
                 stop_requested: true,
@@ -235,18 +235,21 @@ impl Phase {
                 begun,
             },
             // There is nothing to wait for.
-            (Keeping { .. }, Event::StopRequested { .. }) => Ended(ExitKind::Stopped),
+            (Keeping { .. }, PhaseEvent::StopRequested { .. }) => Ended(ExitKind::Stopped),
 
-            (Starting { .. } | Running { .. } | Waiting | Stopping { .. }, Event::GuestFailed) => {
-                actions.push(Action::Kill);
+            (
+                Starting { .. } | Running { .. } | Waiting | Stopping { .. },
+                PhaseEvent::GuestFailed,
+            ) => {
+                actions.push(PhaseAction::Kill);
                 self.killing(KillReason::GuestFailed)
             }
 
-            (Stopping { kill_at, .. }, Event::Clock(now)) if now >= kill_at => {
-                actions.push(Action::Kill);
+            (Stopping { kill_at, .. }, PhaseEvent::Clock(now)) if now >= kill_at => {
+                actions.push(PhaseAction::Kill);
                 self.killing(KillReason::StopTimedOut)
             }
-            (Starting { .. } | Stopping { .. } | Killing { .. }, Event::Clock(now)) if matches!(self.readiness(), Readiness::Due(due) if now >= due) => {
+            (Starting { .. } | Stopping { .. } | Killing { .. }, PhaseEvent::Clock(now)) if matches!(self.readiness(), ReadinessState::Due(due) if now >= due) => {
                 Ended(ExitKind::NotReady)
             }
             (
@@ -257,7 +260,7 @@ impl Phase {
                     readiness,
                     begun,
                 },
-                Event::Clock(now),
+                PhaseEvent::Clock(now),
             ) => {
                 let mut due = |at: Option<Instant>, action| match at {
                     Some(at) if now >= at => {
@@ -268,8 +271,8 @@ impl Phase {
                 };
                 Stopping {
                     kill_at,
-                    hang_up_at: due(hang_up_at, Action::HangUp),
-                    terminate_at: due(terminate_at, Action::Terminate),
+                    hang_up_at: due(hang_up_at, PhaseAction::HangUp),
+                    terminate_at: due(terminate_at, PhaseAction::Terminate),
                     readiness,
                     begun,
                 }
@@ -280,21 +283,21 @@ impl Phase {
                     reason: KillReason::StopTimedOut,
                     ..
                 },
-                Event::ProgramEnded(_) | Event::GuestEnded(_),
+                PhaseEvent::ProgramEnded(_) | PhaseEvent::GuestEnded(_),
             ) => Ended(ExitKind::Killed),
-            (_, Event::ProgramEnded(_)) if self.stop_requested() => Ended(ExitKind::Stopped),
-            (_, Event::ProgramEnded(exit) | Event::GuestEnded(exit)) => Ended(exit),
+            (_, PhaseEvent::ProgramEnded(_)) if self.stop_requested() => Ended(ExitKind::Stopped),
+            (_, PhaseEvent::ProgramEnded(exit) | PhaseEvent::GuestEnded(exit)) => Ended(exit),
             // A template that nobody wants any more is not kept.
-            (_, Event::TemplateSealed) if self.stop_requested() => Ended(ExitKind::Stopped),
-            (_, Event::TemplateSealed) => Keeping { paused: false },
+            (_, PhaseEvent::TemplateSealed) if self.stop_requested() => Ended(ExitKind::Stopped),
+            (_, PhaseEvent::TemplateSealed) => Keeping { paused: false },
 
             (phase, _) => phase,
         };
         (next, actions)
     }
 
-    fn killing(&self, reason: KillReason) -> Phase {
-        Phase::Killing {
+    fn killing(&self, reason: KillReason) -> CellPhase {
+        CellPhase::Killing {
             reason,
             stop_requested: self.stop_requested(),
             readiness: self.readiness(),
@@ -302,26 +305,29 @@ impl Phase {
         }
     }
 
-    fn readiness(&self) -> Readiness {
+    fn readiness(&self) -> ReadinessState {
         match self {
-            Phase::Starting { due, .. } => Readiness::Due(*due),
-            Phase::Stopping { readiness, .. } | Phase::Killing { readiness, .. } => *readiness,
-            Phase::Running { .. } | Phase::Waiting | Phase::Keeping { .. } | Phase::Ended(_) => {
-                Readiness::Announced
+            CellPhase::Starting { due, .. } => ReadinessState::Due(*due),
+            CellPhase::Stopping { readiness, .. } | CellPhase::Killing { readiness, .. } => {
+                *readiness
             }
+            CellPhase::Running { .. }
+            | CellPhase::Waiting
+            | CellPhase::Keeping { .. }
+            | CellPhase::Ended(_) => ReadinessState::Announced,
         }
     }
 
     /// Whether the program is, or was, up.
     pub(super) fn is_ready(&self) -> bool {
-        self.readiness() == Readiness::Announced
+        self.readiness() == ReadinessState::Announced
     }
 
     /// Whether somebody asked the cell to stop.
     pub(super) fn stop_requested(&self) -> bool {
         match self {
-            Phase::Stopping { .. } => true,
-            Phase::Killing { stop_requested, .. } => *stop_requested,
+            CellPhase::Stopping { .. } => true,
+            CellPhase::Killing { stop_requested, .. } => *stop_requested,
             _ => false,
         }
     }
@@ -329,17 +335,17 @@ impl Phase {
     /// Whether the cell did not end in time and was killed.
     pub(super) fn stop_timed_out(&self) -> bool {
         let timed_out = KillReason::StopTimedOut;
-        matches!(self, Phase::Killing { reason, .. } if *reason == timed_out)
+        matches!(self, CellPhase::Killing { reason, .. } if *reason == timed_out)
     }
 
     /// Whether every process of the cell is paused.
     pub(super) fn is_paused(&self) -> bool {
         match self {
-            Phase::Starting { paused, .. }
-            | Phase::Running { paused, .. }
-            | Phase::Keeping { paused } => *paused,
-            Phase::Waiting => true,
-            Phase::Stopping { .. } | Phase::Killing { .. } | Phase::Ended(_) => false,
+            CellPhase::Starting { paused, .. }
+            | CellPhase::Running { paused, .. }
+            | CellPhase::Keeping { paused } => *paused,
+            CellPhase::Waiting => true,
+            CellPhase::Stopping { .. } | CellPhase::Killing { .. } | CellPhase::Ended(_) => false,
         }
     }
 
@@ -347,7 +353,10 @@ impl Phase {
     pub(super) fn may_pause(&self) -> bool {
         matches!(
             self,
-            Phase::Starting { .. } | Phase::Running { .. } | Phase::Waiting | Phase::Keeping { .. }
+            CellPhase::Starting { .. }
+                | CellPhase::Running { .. }
+                | CellPhase::Waiting
+                | CellPhase::Keeping { .. }
         )
     }
 
@@ -356,35 +365,39 @@ impl Phase {
         !self.is_paused()
             && matches!(
                 self,
-                Phase::Starting { .. } | Phase::Running { begun: false, .. }
+                CellPhase::Starting { .. } | CellPhase::Running { begun: false, .. }
             )
     }
 
     /// Whether a microVM that waits may be given its program.
     pub(super) fn may_begin(&self) -> bool {
-        matches!(self, Phase::Waiting | Phase::Running { begun: false, .. })
+        matches!(
+            self,
+            CellPhase::Waiting | CellPhase::Running { begun: false, .. }
+        )
     }
 
     /// Whether a microVM that waited was given its program.
     pub(super) fn has_begun(&self) -> bool {
         match self {
-            Phase::Running { begun, .. }
-            | Phase::Stopping { begun, .. }
-            | Phase::Killing { begun, .. } => *begun,
-            Phase::Starting { .. } | Phase::Waiting | Phase::Keeping { .. } | Phase::Ended(_) => {
-                false
-            }
+            CellPhase::Running { begun, .. }
+            | CellPhase::Stopping { begun, .. }
+            | CellPhase::Killing { begun, .. } => *begun,
+            CellPhase::Starting { .. }
+            | CellPhase::Waiting
+            | CellPhase::Keeping { .. }
+            | CellPhase::Ended(_) => false,
         }
     }
 
-    /// Earliest instant at which [`Event::Clock`] means something.
+    /// Earliest instant at which [`PhaseEvent::Clock`] means something.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let due = match self.readiness() {
-            Readiness::Due(due) => Some(due),
-            Readiness::Announced => None,
+            ReadinessState::Due(due) => Some(due),
+            ReadinessState::Announced => None,
         };
         match self {
-            Phase::Stopping {
+            CellPhase::Stopping {
                 kill_at,
                 hang_up_at,
                 terminate_at,
@@ -405,7 +418,10 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(10);
 
     /// Sends events in order; gives the last phase and all actions.
-    fn after(first: Phase, events: impl IntoIterator<Item = Event>) -> (Phase, Vec<Action>) {
+    fn after(
+        first: CellPhase,
+        events: impl IntoIterator<Item = PhaseEvent>,
+    ) -> (CellPhase, Vec<PhaseAction>) {
         events
             .into_iter()
             .fold((first, Vec::new()), |(phase, mut all), event| {
@@ -415,8 +431,8 @@ mod tests {
             })
     }
 
-    fn stop(now: Instant) -> Event {
-        Event::StopRequested {
+    fn stop(now: Instant) -> PhaseEvent {
+        PhaseEvent::StopRequested {
             now,
             grace: GRACE,
             terminal: false,
@@ -424,8 +440,8 @@ mod tests {
         }
     }
 
-    const fn running() -> Phase {
-        Phase::Running {
+    const fn running() -> CellPhase {
+        CellPhase::Running {
             paused: false,
             begun: false,
         }
@@ -439,16 +455,19 @@ mod tests {
     fn a_program_that_does_not_announce_itself_in_time_is_not_ready() {
         let now = Instant::now();
         let due = now + GRACE;
-        let first = Phase::first(Some(due));
+        let first = CellPhase::first(Some(due));
         assert!(!first.is_ready());
         assert_eq!(first.deadline(), Some(due));
-        let (phase, _) = after(first.clone(), [Event::Clock(now), Event::Paused(true)]);
+        let (phase, _) = after(
+            first.clone(),
+            [PhaseEvent::Clock(now), PhaseEvent::Paused(true)],
+        );
         assert!(phase.is_paused() && !phase.is_ready());
-        let (phase, actions) = after(phase, [Event::Clock(due)]);
-        assert_eq!(phase, Phase::Ended(ExitKind::NotReady));
+        let (phase, actions) = after(phase, [PhaseEvent::Clock(due)]);
+        assert_eq!(phase, CellPhase::Ended(ExitKind::NotReady));
         assert_eq!(actions, []);
         // In time, it is ready for good.
-        let (phase, _) = after(first, [Event::Announced, Event::Clock(due)]);
+        let (phase, _) = after(first, [PhaseEvent::Announced, PhaseEvent::Clock(due)]);
         assert_eq!(phase, running());
         assert_eq!(phase.deadline(), None);
     }
@@ -456,9 +475,9 @@ mod tests {
     #[test]
     fn a_program_that_ends_by_itself_ends_with_its_own_status() {
         let due = Instant::now() + GRACE;
-        for first in [Phase::first(None), Phase::first(Some(due))] {
-            let (phase, _) = after(first, [Event::ProgramEnded(code(3))]);
-            assert_eq!(phase, Phase::Ended(code(3)));
+        for first in [CellPhase::first(None), CellPhase::first(Some(due))] {
+            let (phase, _) = after(first, [PhaseEvent::ProgramEnded(code(3))]);
+            assert_eq!(phase, CellPhase::Ended(code(3)));
         }
     }
 
@@ -471,31 +490,34 @@ mod tests {
         // A second request does not extend the time.
         let (phase, more) = after(phase, [stop(now + GRACE / 2)]);
         assert_eq!(phase.deadline(), Some(now + GRACE));
-        assert_eq!([actions, more].concat(), [Action::RequestStop(GRACE)]);
-        let (phase, _) = after(phase, [Event::ProgramEnded(code(0))]);
-        assert_eq!(phase, Phase::Ended(ExitKind::Stopped));
+        assert_eq!([actions, more].concat(), [PhaseAction::RequestStop(GRACE)]);
+        let (phase, _) = after(phase, [PhaseEvent::ProgramEnded(code(0))]);
+        assert_eq!(phase, CellPhase::Ended(ExitKind::Stopped));
     }
 
     #[test]
     fn a_program_that_outlives_its_time_to_stop_is_killed_once() {
         let now = Instant::now();
-        let late = Event::Clock(now + GRACE);
+        let late = PhaseEvent::Clock(now + GRACE);
         let (phase, actions) = after(running(), [stop(now), late.clone(), late]);
         assert!(phase.stop_timed_out() && phase.stop_requested());
-        assert_eq!(actions, [Action::RequestStop(GRACE), Action::Kill]);
+        assert_eq!(
+            actions,
+            [PhaseAction::RequestStop(GRACE), PhaseAction::Kill]
+        );
         assert_eq!(phase.deadline(), None);
         for ended in [
-            Event::ProgramEnded(ExitKind::Signal { signal: 9 }),
-            Event::GuestEnded(ExitKind::Stopped),
+            PhaseEvent::ProgramEnded(ExitKind::Signal { signal: 9 }),
+            PhaseEvent::GuestEnded(ExitKind::Stopped),
         ] {
-            assert_eq!(phase.next(ended).0, Phase::Ended(ExitKind::Killed));
+            assert_eq!(phase.next(ended).0, CellPhase::Ended(ExitKind::Killed));
         }
     }
 
     #[test]
     fn a_guest_on_a_terminal_is_hung_up_then_terminated_then_killed() {
         let now = Instant::now();
-        let request = Event::StopRequested {
+        let request = PhaseEvent::StopRequested {
             now,
             grace: GRACE,
             terminal: true,
@@ -503,14 +525,15 @@ mod tests {
         };
         let mut phase = running().next(request).0;
         for (passed, expected) in [
-            (GRACE / 10, Action::HangUp),
-            (GRACE * 9 / 10, Action::Terminate),
-            (GRACE, Action::Kill),
+            (GRACE / 10, PhaseAction::HangUp),
+            (GRACE * 9 / 10, PhaseAction::Terminate),
+            (GRACE, PhaseAction::Kill),
         ] {
             assert_eq!(phase.deadline(), Some(now + passed));
-            let (before, none) = phase.next(Event::Clock(now + passed - Duration::from_millis(1)));
+            let (before, none) =
+                phase.next(PhaseEvent::Clock(now + passed - Duration::from_millis(1)));
             assert_eq!((before, none), (phase.clone(), vec![]));
-            let (next, actions) = phase.next(Event::Clock(now + passed));
+            let (next, actions) = phase.next(PhaseEvent::Clock(now + passed));
             assert_eq!(actions, [expected]);
             phase = next;
         }
@@ -520,11 +543,11 @@ mod tests {
     fn readiness_may_still_be_announced_or_missed_while_stopping() {
         let now = Instant::now();
         let due = now + GRACE / 2;
-        let (stopping, _) = after(Phase::first(Some(due)), [stop(now)]);
+        let (stopping, _) = after(CellPhase::first(Some(due)), [stop(now)]);
         assert!(!stopping.is_ready());
-        let missed = stopping.next(Event::Clock(due)).0;
-        assert_eq!(missed, Phase::Ended(ExitKind::NotReady));
-        let (ready, _) = after(stopping, [Event::Announced, Event::Clock(due)]);
+        let missed = stopping.next(PhaseEvent::Clock(due)).0;
+        assert_eq!(missed, CellPhase::Ended(ExitKind::NotReady));
+        let (ready, _) = after(stopping, [PhaseEvent::Announced, PhaseEvent::Clock(due)]);
         assert!(ready.is_ready() && ready.stop_requested());
     }
 
@@ -533,43 +556,49 @@ mod tests {
         let why = ExitKind::SpawnFailed {
             error: "no such program".to_owned(),
         };
-        let (phase, actions) = after(running(), [Event::GuestFailed, Event::GuestFailed]);
-        assert_eq!(actions, [Action::Kill]);
+        let (phase, actions) = after(
+            running(),
+            [PhaseEvent::GuestFailed, PhaseEvent::GuestFailed],
+        );
+        assert_eq!(actions, [PhaseAction::Kill]);
         assert!(!phase.stop_requested() && !phase.stop_timed_out());
         let (requested, _) = phase.next(stop(Instant::now()));
         assert!(requested.stop_requested());
         for phase in [phase, requested] {
-            let (ended, _) = phase.next(Event::GuestEnded(why.clone()));
-            assert_eq!(ended, Phase::Ended(why.clone()));
+            let (ended, _) = phase.next(PhaseEvent::GuestEnded(why.clone()));
+            assert_eq!(ended, CellPhase::Ended(why.clone()));
         }
     }
 
     #[test]
     fn a_waiting_microvm_is_ready_and_begins_once() {
         let due = Instant::now() + GRACE;
-        let (phase, _) = after(Phase::first(Some(due)), [Event::Warmed]);
-        assert_eq!(phase, Phase::Waiting);
+        let (phase, _) = after(CellPhase::first(Some(due)), [PhaseEvent::Warmed]);
+        assert_eq!(phase, CellPhase::Waiting);
         assert!(phase.is_ready() && phase.is_paused() && phase.may_begin());
         assert!(!phase.has_begun() && !phase.may_wait());
         // Somebody who resumes it makes it wait again.
-        assert!(phase.next(Event::Paused(false)).0.may_wait());
-        let (phase, _) = after(phase, [Event::Begun, Event::Paused(false)]);
+        assert!(phase.next(PhaseEvent::Paused(false)).0.may_wait());
+        let (phase, _) = after(phase, [PhaseEvent::Begun, PhaseEvent::Paused(false)]);
         assert!(phase.has_begun() && !phase.is_paused());
         assert!(!phase.may_begin() && !phase.may_wait());
-        assert_eq!(phase.next(Event::Warmed).0, phase);
+        assert_eq!(phase.next(PhaseEvent::Warmed).0, phase);
         // Also while it stops.
         assert!(phase.next(stop(Instant::now())).0.has_begun());
     }
 
     #[test]
     fn a_template_is_kept_until_somebody_stops_it() {
-        let (phase, _) = after(running(), [Event::TemplateSealed]);
+        let (phase, _) = after(running(), [PhaseEvent::TemplateSealed]);
         assert!(phase.is_ready() && !phase.stop_requested());
-        assert_eq!(phase.next(Event::GuestFailed).0, phase);
+        assert_eq!(phase.next(PhaseEvent::GuestFailed).0, phase);
         let (ended, actions) = phase.next(stop(Instant::now()));
-        assert_eq!(ended, Phase::Ended(ExitKind::Stopped));
+        assert_eq!(ended, CellPhase::Ended(ExitKind::Stopped));
         assert_eq!(actions, []);
-        let (unwanted, _) = after(running(), [stop(Instant::now()), Event::TemplateSealed]);
-        assert_eq!(unwanted, Phase::Ended(ExitKind::Stopped));
+        let (unwanted, _) = after(
+            running(),
+            [stop(Instant::now()), PhaseEvent::TemplateSealed],
+        );
+        assert_eq!(unwanted, CellPhase::Ended(ExitKind::Stopped));
     }
 }

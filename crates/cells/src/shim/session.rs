@@ -2,11 +2,11 @@
 
 use super::forward::connect;
 use crate::files::{pack_below, unpack_in};
-use crate::guest::channel::{Channel, Ends, Peer, Side};
-use crate::guest::{Ask, News, Offer, Order};
-use crate::microvm::firecracker::Teller;
-use crate::microvm::{Aside, Line, Monitor, Prepared, Template};
-use crate::spec::{Forward, Listen, Target};
+use crate::guest::channel::{Channel, ChannelPeer, ChannelSide, StreamEnds};
+use crate::guest::{GuestNotice, GuestRequest, GuestStream, ShimNotice};
+use crate::microvm::firecracker::FirecrackerSetup;
+use crate::microvm::{GuestLine, MicroVmTemplate, PreparedGuest, QemuMonitor, SnapshotRole};
+use crate::spec::{ForwardTarget, ListenAddress, PortForward};
 use crate::{CellSpec, Error, Result, crash, microvm};
 use abbey_model::{ExitKind, VmEnd};
 use rustix::event::{PollFd, PollFlags};
@@ -23,39 +23,42 @@ const PANIC: &[u8] = b"Kernel panic - not syncing";
 const FILES_WITHIN: Duration = Duration::from_secs(30);
 
 /// A guest and its machine.
-pub(super) struct Session {
+pub(super) struct GuestSession {
     /// Absent until the guest has called.
     channel: Option<Channel>,
     /// Where it calls, and the user by whom.
     calls: Option<(UnixListener, Option<u32>)>,
-    /// Where whoever tells the machine's program what to do says that it failed.
+    /// Where whoever tells the microVM's program what to do says that it failed.
     teller: Option<OwnedFd>,
     /// Of a program that can be asked.
-    monitor: Option<Monitor>,
-    house: House,
+    monitor: Option<QemuMonitor>,
+    house: GuestHandler,
     /// What the guest did that it may not.
     broken: Option<&'static str>,
     closed: bool,
     console: Vec<u8>,
     panicked: bool,
-    plan: Plan,
-    _held: Option<microvm::drives::Held>,
+    plan: SnapshotPlan,
+    _held: Option<microvm::drives::LockedDrives>,
 }
 
-/// What is done with the machine beside running it.
-enum Plan {
+/// What is done with the microVM beside running it.
+enum SnapshotPlan {
     /// Nothing.
     Run,
     /// A snapshot is created once it waits.
-    Make { template: Template, asked: bool },
+    Make {
+        template: MicroVmTemplate,
+        asked: bool,
+    },
     /// It is brought back, and told to go on or to warm up.
     Restore { waits: bool, told: bool },
 }
 
 /// Our side of the channel.
-struct House {
+struct GuestHandler {
     cell: String,
-    forwards: Vec<Forward>,
+    forwards: Vec<PortForward>,
     /// The caller's, for a program that speaks to it and not to the log.
     streams: Option<[Option<OwnedFd>; 3]>,
     /// New outputs for the log.
@@ -73,39 +76,39 @@ struct House {
     helpers: Vec<i32>,
 }
 
-impl Session {
+impl GuestSession {
     pub(super) fn new(
         spec: &CellSpec,
         files: PathBuf,
         waits: bool,
-        prepared: Prepared,
+        prepared: PreparedGuest,
         streams: Option<[OwnedFd; 3]>,
-    ) -> Session {
-        let mut monitor = prepared.monitor.map(Monitor::new);
+    ) -> GuestSession {
+        let mut monitor = prepared.monitor.map(QemuMonitor::new);
         let (channel, calls) = match prepared.line {
-            Line::Open(fd) => (Some(Channel::new(fd, Side::Host)), None),
-            Line::Called { at, uid } => (None, Some((at, uid))),
+            GuestLine::Open(fd) => (Some(Channel::new(fd, ChannelSide::Host)), None),
+            GuestLine::Called { at, uid } => (None, Some((at, uid))),
         };
         let plan = match prepared.aside {
-            Aside::Nothing => Plan::Run,
-            Aside::Make(template) => Plan::Make {
+            SnapshotRole::Nothing => SnapshotPlan::Run,
+            SnapshotRole::Make(template) => SnapshotPlan::Make {
                 template,
                 asked: false,
             },
-            Aside::Restore(devices) => {
+            SnapshotRole::Restore(devices) => {
                 if let Some(monitor) = &mut monitor {
                     monitor.restore(devices);
                 }
-                Plan::Restore { waits, told: false }
+                SnapshotPlan::Restore { waits, told: false }
             }
         };
-        let mut session = Session {
+        let mut session = GuestSession {
             channel,
             calls,
             teller: None,
             monitor,
             plan,
-            house: House {
+            house: GuestHandler {
                 cell: spec.cell.to_string(),
                 forwards: inside(spec),
                 streams: streams.map(|s| s.map(Some)),
@@ -181,11 +184,11 @@ impl Session {
         if caller != Ok(expected) || stream.set_nonblocking(true).is_err() {
             return;
         }
-        self.channel = Some(Channel::new(stream.into(), Side::Host));
+        self.channel = Some(Channel::new(stream.into(), ChannelSide::Host));
         self.calls = None;
     }
 
-    /// Hears whether the machine's program did what it was told: silence to the end is yes.
+    /// Hears whether the microVM's program did what it was told: silence to the end is yes.
     fn hear_teller(&mut self) {
         let Some(fd) = &self.teller else { return };
         let mut text = [0u8; 1024];
@@ -214,7 +217,7 @@ impl Session {
         }
         let done = monitor.is_done();
         let order = match &mut self.plan {
-            Plan::Make { template, asked } if self.house.waiting && !*asked => {
+            SnapshotPlan::Make { template, asked } if self.house.waiting && !*asked => {
                 *asked = true;
                 match template.devices.try_clone() {
                     Ok(devices) => monitor.snapshot(devices),
@@ -222,22 +225,22 @@ impl Session {
                 }
                 return;
             }
-            Plan::Restore { waits, told } if done && !*told => {
+            SnapshotPlan::Restore { waits, told } if done && !*told => {
                 *told = true;
                 match waits {
-                    true => Order::Warm {},
-                    false => Order::Begin {},
+                    true => ShimNotice::Warm {},
+                    false => ShimNotice::Begin {},
                 }
             }
-            Plan::Run | Plan::Make { .. } | Plan::Restore { .. } => return,
+            SnapshotPlan::Run | SnapshotPlan::Make { .. } | SnapshotPlan::Restore { .. } => return,
         };
         self.order(&order);
     }
 
-    /// The template that this machine has become, once it has ended.
-    pub(super) fn template(&self) -> Option<&Template> {
+    /// The template that this microVM has become, once it has ended.
+    pub(super) fn template(&self) -> Option<&MicroVmTemplate> {
         match &self.plan {
-            Plan::Make {
+            SnapshotPlan::Make {
                 template,
                 asked: true,
             } => {
@@ -258,12 +261,12 @@ impl Session {
     pub(super) fn begin(&mut self, spec: &CellSpec, streams: [OwnedFd; 3]) {
         self.house.forwards = inside(spec);
         self.house.streams = Some(streams.map(Some));
-        self.order(&Order::Begin {});
+        self.order(&ShimNotice::Begin {});
     }
 
     /// When something is to be done although nothing came.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.monitor.as_ref().and_then(Monitor::next)
+        self.monitor.as_ref().and_then(QemuMonitor::next)
     }
 
     /// Whether the program announced that it is up.
@@ -276,15 +279,15 @@ impl Session {
         self.house.failed.as_deref()
     }
 
-    pub(super) fn order(&mut self, order: &Order) {
+    pub(super) fn order(&mut self, order: &ShimNotice) {
         if let (Ok(text), Some(channel)) = (serde_json::to_vec(order), &mut self.channel) {
             channel.notify(&text);
         }
     }
 
     /// Gives a caller a stream to the guest.
-    pub(super) fn ask(&mut self, ask: &Ask, caller: UnixStream) {
-        let ends = Ends::of(caller.into());
+    pub(super) fn ask(&mut self, ask: &GuestRequest, caller: UnixStream) {
+        let ends = StreamEnds::of(caller.into());
         if let (Ok(header), Ok(ends), Some(channel)) =
             (serde_json::to_vec(ask), ends, &mut self.channel)
         {
@@ -301,7 +304,7 @@ impl Session {
         self.console.drain(..over);
     }
 
-    /// How the guest ended, once its machine has.
+    /// How the guest ended, once its microVM has.
     pub(super) fn verdict(&self, asked: bool, status: Option<i32>) -> ExitKind {
         use std::os::unix::process::ExitStatusExt;
         if let Some((raw, out_of_memory, _)) = self.house.ended {
@@ -361,9 +364,9 @@ impl Session {
     }
 }
 
-/// A process that tells the machine's program what to do; it goes with the shim. What goes wrong comes over the
+/// A process that tells the microVM's program what to do; it goes with the shim. What goes wrong comes over the
 /// descriptor.
-fn tell(teller: &Teller) -> Result<(i32, OwnedFd)> {
+fn tell(teller: &FirecrackerSetup) -> Result<(i32, OwnedFd)> {
     let broken = || Error::file("start", "the one who tells");
     let (said, says) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| broken()(e.into()))?;
@@ -382,23 +385,23 @@ fn tell(teller: &Teller) -> Result<(i32, OwnedFd)> {
     }
 }
 
-impl House {
-    fn forward(&self, index: usize) -> Option<Ends> {
+impl GuestHandler {
+    fn forward(&self, index: usize) -> Option<StreamEnds> {
         let forward = self.forwards.get(index)?;
         let socket = connect(&forward.to).ok()?;
-        if let Target::Egress(_) | Target::Names(_) = forward.to {
+        if let ForwardTarget::Egress(_) | ForwardTarget::Names(_) = forward.to {
             let preface = format!("{}\n", self.cell);
             // A few bytes into a connection that has just been made.
             rustix::io::write(&socket, preface.as_bytes()).ok()?;
         }
-        Ends::of(socket).ok()
+        StreamEnds::of(socket).ok()
     }
 
-    fn output(&mut self, errors: bool) -> Option<Ends> {
+    fn output(&mut self, errors: bool) -> Option<StreamEnds> {
         if let Some(streams) = &mut self.streams {
             let fd = streams[1 + usize::from(errors)].take()?;
             rustix::io::ioctl_fionbio(&fd, true).ok()?;
-            return Some(Ends {
+            return Some(StreamEnds {
                 reader: None,
                 writer: Some(fd),
             });
@@ -409,26 +412,26 @@ impl House {
         }
         self.outputs
             .push((if errors { "err" } else { "out" }, reader));
-        Some(Ends {
+        Some(StreamEnds {
             reader: None,
             writer: Some(writer),
         })
     }
 
-    fn input(&mut self) -> Ends {
+    fn input(&mut self) -> StreamEnds {
         let fd = self.streams.as_mut().and_then(|s| s[0].take());
         if let Some(fd) = &fd {
             let _blocks_instead = rustix::io::ioctl_fionbio(fd, true);
         }
-        Ends {
+        StreamEnds {
             reader: fd,
             writer: None,
         }
     }
 
     /// A process of its own packs or unpacks; what comes from a guest is not trusted.
-    fn files(&mut self, work: impl FnOnce(&Path, OwnedFd) -> Result<()>) -> Option<Ends> {
-        let (ends, stream) = Ends::pair().ok()?;
+    fn files(&mut self, work: impl FnOnce(&Path, OwnedFd) -> Result<()>) -> Option<StreamEnds> {
+        let (ends, stream) = StreamEnds::pair().ok()?;
         match abbey_launch::fork().ok()? {
             None => {
                 drop(ends);
@@ -443,21 +446,21 @@ impl House {
     }
 }
 
-impl Peer for House {
+impl ChannelPeer for GuestHandler {
     fn notice(&mut self, text: &[u8]) {
         match serde_json::from_slice(text) {
-            Ok(News::Running { .. }) => {
-                // The machine has it open for as long as it runs; nobody else needs it.
+            Ok(GuestNotice::Running { .. }) => {
+                // The microVM has it open for as long as it runs; nobody else needs it.
                 let _read_already = fs::remove_file(&self.config);
             }
-            Ok(News::Waiting {}) => {
+            Ok(GuestNotice::Waiting {}) => {
                 crash::point("template.waits");
                 self.waiting = true;
             }
-            Ok(News::Warm {}) => self.warm = true,
-            Ok(News::Ready {}) => self.ready = true,
-            Ok(News::Failed { why }) => self.failed = Some(why),
-            Ok(News::Ended {
+            Ok(GuestNotice::Warm {}) => self.warm = true,
+            Ok(GuestNotice::Ready {}) => self.ready = true,
+            Ok(GuestNotice::Failed { why }) => self.failed = Some(why),
+            Ok(GuestNotice::Ended {
                 status,
                 out_of_memory,
                 clean,
@@ -469,13 +472,13 @@ impl Peer for House {
         }
     }
 
-    fn accept(&mut self, header: &[u8]) -> Option<Ends> {
+    fn accept(&mut self, header: &[u8]) -> Option<StreamEnds> {
         match serde_json::from_slice(header).ok()? {
-            Offer::Forward { index } => self.forward(index),
-            Offer::Output { errors } => self.output(errors),
-            Offer::Input {} => Some(self.input()),
-            Offer::Bring {} => self.files(|dir, to| pack_below(dir, &entries(dir)?, to)),
-            Offer::Take {} => self.files(|dir, from| {
+            GuestStream::Forward { index } => self.forward(index),
+            GuestStream::Output { errors } => self.output(errors),
+            GuestStream::Input {} => Some(self.input()),
+            GuestStream::Bring {} => self.files(|dir, to| pack_below(dir, &entries(dir)?, to)),
+            GuestStream::Take {} => self.files(|dir, from| {
                 for path in entries(dir)? {
                     let path = dir.join(path);
                     let removed = match path.is_dir() {
@@ -490,9 +493,9 @@ impl Peer for House {
     }
 }
 
-/// Ports inside a machine, in the order in which its guest knows them.
-fn inside(spec: &CellSpec) -> Vec<Forward> {
-    let inside = |f: &&Forward| matches!(f.at, Listen::Cell(_));
+/// Ports inside a microVM, in the order in which its guest knows them.
+fn inside(spec: &CellSpec) -> Vec<PortForward> {
+    let inside = |f: &&PortForward| matches!(f.at, ListenAddress::Cell(_));
     spec.forwards.iter().filter(inside).cloned().collect()
 }
 
@@ -506,7 +509,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn session() -> (Session, UnixStream, UnixStream) {
+    fn session() -> (GuestSession, UnixStream, UnixStream) {
         let pair = || {
             let (ours, theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
@@ -514,17 +517,17 @@ mod tests {
             (OwnedFd::from(ours), theirs)
         };
         let ((channel, guest), (monitor, qemu)) = (pair(), pair());
-        let prepared = Prepared {
+        let prepared = PreparedGuest {
             outer: CellSpec::sample(),
             fds: Vec::new(),
-            line: Line::Open(channel),
+            line: GuestLine::Open(channel),
             teller: None,
             monitor: Some(monitor),
             held: None,
-            aside: Aside::Nothing,
+            aside: SnapshotRole::Nothing,
         };
         (
-            Session::new(
+            GuestSession::new(
                 &CellSpec::sample(),
                 "/nonexistent".into(),
                 false,

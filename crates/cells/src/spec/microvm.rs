@@ -4,10 +4,10 @@ use abbey_model::{CellName, Drives, Vmm};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Where a machine begins.
+/// Where a microVM begins.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum BootOrigin {
     /// At its boot.
     #[default]
     Cold,
@@ -22,24 +22,24 @@ pub enum Origin {
     },
 }
 
-impl Origin {
-    /// Whether a machine is kept without a program.
+impl BootOrigin {
+    /// Whether a microVM is kept without a program.
     pub(crate) const fn waits(&self) -> bool {
-        matches!(self, Origin::From { waits: true, .. })
+        matches!(self, BootOrigin::From { waits: true, .. })
     }
 
     /// What it begins from.
     pub(crate) const fn template(&self) -> Option<&CellName> {
         match self {
-            Origin::From { template, .. } => Some(template),
-            Origin::Cold | Origin::Template => None,
+            BootOrigin::From { template, .. } => Some(template),
+            BootOrigin::Cold | BootOrigin::Template => None,
         }
     }
 }
 
-/// A virtual machine.
+/// A microVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Machine {
+pub struct MicroVm {
     /// Image that it boots from.
     pub image: String,
     /// What runs it.
@@ -49,7 +49,7 @@ pub struct Machine {
     pub drives: Option<Drives>,
     /// Where it begins.
     #[serde(default)]
-    pub origin: Origin,
+    pub origin: BootOrigin,
     /// Whether it starts with the files that were staged for it.
     pub brings: bool,
     /// Files that are taken from it when it has ended.

@@ -3,8 +3,8 @@
 mod microvm;
 mod network;
 
-pub use microvm::{Machine, Origin};
-pub use network::{Network, Tag};
+pub use microvm::{BootOrigin, MicroVm};
+pub use network::{CellNetwork, HouseTag};
 
 use abbey_model::{Bytes, CellKind, CellName, Layer, Limits, Millis, Profile, Slug};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 /// The program of a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Program {
+pub enum CellProgram {
     /// The binary of the shim itself, whatever became of its file.
     Own,
     /// A program by absolute path.
@@ -25,18 +25,18 @@ pub enum Program {
 /// Where a forward listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Listen {
+pub enum ListenAddress {
     /// In the cell's own network.
     Cell(SocketAddrV4),
     /// On the host: the gateway's address, or loopback for a cell that shares the host's network.
     Host(SocketAddrV4),
 }
 
-impl Listen {
+impl ListenAddress {
     /// The address, wherever it is.
     pub const fn address(self) -> SocketAddrV4 {
         match self {
-            Listen::Cell(address) | Listen::Host(address) => address,
+            ListenAddress::Cell(address) | ListenAddress::Host(address) => address,
         }
     }
 }
@@ -44,7 +44,7 @@ impl Listen {
 /// Where a forward leads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Target {
+pub enum ForwardTarget {
     /// The house's socket for agents.
     House(PathBuf),
     /// The house's egress proxy, which is told first whose connection it is.
@@ -64,11 +64,11 @@ pub enum Target {
 
 /// A port of a cell that leads to the house, to the proxy, or to a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forward {
+pub struct PortForward {
     /// Where it listens.
-    pub at: Listen,
+    pub at: ListenAddress,
     /// Where it leads.
-    pub to: Target,
+    pub to: ForwardTarget,
 }
 
 /// A directory or file of the host that a cell sees.
@@ -119,7 +119,7 @@ pub struct CellSpec {
     /// Digest of what a restart is needed for.
     pub digest: String,
     /// The program.
-    pub program: Program,
+    pub program: CellProgram,
     /// Arguments, the first being the name.
     pub argv: Vec<String>,
     /// The whole environment.
@@ -134,17 +134,17 @@ pub struct CellSpec {
     pub waived: BTreeSet<Layer>,
     /// Walls; none for a plain process.
     pub sandbox: Option<Sandbox>,
-    /// A machine of its own; its program runs in it.
-    #[serde(default)]
-    pub machine: Option<Machine>,
+    /// A microVM of its own; its program runs in it.
+    #[serde(default, rename = "machine")]
+    pub microvm: Option<MicroVm>,
     /// A container; its program runs in it.
     #[serde(default)]
     pub container: Option<Container>,
     /// A network of its own; none leaves it with loopback, or with the host's if it is a plain
     /// process.
-    pub network: Option<Network>,
+    pub network: Option<CellNetwork>,
     /// Its ways to the house and to services.
-    pub forwards: Vec<Forward>,
+    pub forwards: Vec<PortForward>,
     /// Whether the program runs on a terminal, to which one can attach.
     pub terminal: bool,
     /// Time for the child to announce readiness on descriptor 3; none means ready at once.
@@ -164,13 +164,13 @@ pub struct CellSpec {
 
 #[cfg(test)]
 impl CellSpec {
-    /// A machine of an agent, for tests.
+    /// A microVM of an agent, for tests.
     pub(crate) fn sample() -> CellSpec {
         CellSpec {
             cell: "agent-a".parse().unwrap(),
             kind: CellKind::Microvm,
             digest: String::new(),
-            program: Program::Own,
+            program: CellProgram::Own,
             argv: Vec::new(),
             env: Vec::new(),
             cwd: "/".into(),
@@ -183,7 +183,7 @@ impl CellSpec {
             },
             waived: BTreeSet::new(),
             sandbox: None,
-            machine: None,
+            microvm: None,
             container: None,
             network: None,
             forwards: Vec::new(),

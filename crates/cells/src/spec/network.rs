@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 /// A network of a cell's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
+pub struct CellNetwork {
     /// Addresses of gateway, slots and cell.
     pub subnet: Subnet,
     /// The house's; hostd puts it in.
-    pub tag: Option<Tag>,
+    pub tag: Option<HouseTag>,
     /// Whether it is a port of the house's bridge; hostd puts it in.
     #[serde(default)]
     pub bridged: bool,
@@ -18,12 +18,12 @@ pub struct Network {
 /// Number of one house among those of a host: 20 bits, part of the names of what it makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Tag(u32);
+pub struct HouseTag(u32);
 
-impl Tag {
+impl HouseTag {
     /// The tag with these low bits. The group of an interface must not be 0.
-    pub(crate) fn new(bits: u32) -> Tag {
-        Tag((bits & 0xf_ffff).max(1))
+    pub(crate) fn new(bits: u32) -> HouseTag {
+        HouseTag((bits & 0xf_ffff).max(1))
     }
     /// What every interface of the house begins with.
     pub(crate) fn prefix(self) -> String {
@@ -53,10 +53,10 @@ mod tests {
 
     #[test]
     fn names_fit_and_are_the_houses_own() {
-        let tag = Tag::new(0x2345_6789);
+        let tag = HouseTag::new(0x2345_6789);
         let subnet: Subnet = "10.77.1.0/24".parse().unwrap();
         assert_eq!(tag.interface(subnet), "ab567890a4d0100");
         assert_eq!(tag.interface(subnet).len(), 15);
-        assert_eq!(Tag::new(0).group(), 1);
+        assert_eq!(HouseTag::new(0).group(), 1);
     }
 }

@@ -1,21 +1,21 @@
 //! Users of the host, as its table has them (`passwd(5)`).
 
 /// A line of the table.
-pub(crate) struct Account {
+pub(crate) struct PasswdEntry {
     pub(crate) name: String,
     pub(crate) uid: u32,
     pub(crate) home: String,
 }
 
 /// The first that fits.
-pub(crate) fn find(fits: impl Fn(&Account) -> bool) -> Option<Account> {
+pub(crate) fn find(fits: impl Fn(&PasswdEntry) -> bool) -> Option<PasswdEntry> {
     let table = std::fs::read_to_string("/etc/passwd").ok()?;
     let line = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, _, _, home, ..] = fields[..] else {
             return None;
         };
-        Some(Account {
+        Some(PasswdEntry {
             name: name.to_owned(),
             uid: uid.parse().ok()?,
             home: home.to_owned(),

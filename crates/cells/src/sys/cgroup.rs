@@ -53,7 +53,7 @@ fn disk_of(path: &Path) -> Result<String> {
 
 /// What a cell uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
+pub struct CgroupUsage {
     /// Memory.
     pub memory: Bytes,
     /// CPU time since the boot, microseconds.
@@ -64,7 +64,7 @@ pub struct Usage {
 
 /// The control groups of one cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Groups {
+pub struct ControlGroups {
     dirs: Vec<PathBuf>,
 }
 
@@ -128,19 +128,19 @@ fn below(dir: &Path) -> Vec<PathBuf> {
     dirs.map(|e| e.path()).collect()
 }
 
-impl Groups {
+impl ControlGroups {
     /// Groups at known places, as a record names them.
     pub fn at(dirs: Vec<PathBuf>) -> Self {
-        Groups { dirs }
+        ControlGroups { dirs }
     }
 
     /// Every group of a cell in any hierarchy: runtimes of containers make some that we do not.
-    pub(crate) fn everywhere(house: &str, cell: &str) -> Groups {
+    pub(crate) fn everywhere(house: &str, cell: &str) -> ControlGroups {
         let mounted = fs::read_dir(ROOT).into_iter().flatten().flatten();
         let roots = mounted.map(|e| e.path()).chain([PathBuf::from(ROOT)]);
         // The same directory may be mounted under two names; twice removed is once.
         let dirs = roots.map(|r| r.join(house).join(cell));
-        Groups {
+        ControlGroups {
             dirs: dirs.filter(|d| d.is_dir()).collect(),
         }
     }
@@ -191,7 +191,7 @@ impl Groups {
     ///
     /// # Errors
     /// [`Error::Limits`] when the host has no usable groups, [`Error::File`] when one refuses.
-    pub fn create(house: &str, cell: &str, limits: &Limits) -> Result<Groups> {
+    pub fn create(house: &str, cell: &str, limits: &Limits) -> Result<ControlGroups> {
         let dirs = Self::dirs(house, Some(cell)).map_err(Error::Limits)?;
         if let Layout::V2(base) = layout().map_err(Error::Limits)? {
             for dir in [base.clone(), base.join(house)] {
@@ -202,7 +202,7 @@ impl Groups {
         for dir in &dirs {
             fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
         }
-        let groups = Groups { dirs };
+        let groups = ControlGroups { dirs };
         let memory = limits.memory.0.to_string();
         let quota = u64::from(limits.cpu_milli) * PERIOD_US / 1000;
         if let Some(dir) = groups.with("memory.max") {
@@ -329,8 +329,8 @@ impl Groups {
     ///
     /// # Errors
     /// When one cannot be opened.
-    pub fn entrances(&self) -> Result<abbey_launch::Groups> {
-        let mut groups = abbey_launch::Groups::default();
+    pub fn entrances(&self) -> Result<abbey_launch::CgroupEntrances> {
+        let mut groups = abbey_launch::CgroupEntrances::default();
         for dir in &self.dirs {
             let tasks = dir.join("tasks");
             if tasks.exists() {
@@ -420,7 +420,7 @@ impl Groups {
         for dir in &self.dirs {
             // What was made below, by whoever runs containers.
             for below in below(dir) {
-                Groups::at(vec![below]).remove()?;
+                ControlGroups::at(vec![below]).remove()?;
             }
             let mut tries = 0;
             loop {
@@ -463,7 +463,7 @@ impl Groups {
     }
 
     /// What the cell uses.
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> CgroupUsage {
         let memory = self
             .with("memory.current")
             .and_then(|d| number(&d.join("memory.current")))
@@ -478,7 +478,7 @@ impl Groups {
                 t.lines()
                     .find_map(|l| l.strip_prefix("usage_usec ")?.trim().parse().ok())
             });
-        Usage {
+        CgroupUsage {
             memory: Bytes(memory.unwrap_or(0)),
             cpu_us: cpu_us.unwrap_or(0),
             processes: self.processes().len() as u64,

@@ -5,7 +5,7 @@ pub(crate) const CONTENT_MAX: usize = 16 << 10;
 
 /// What came was no frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NoFrame;
+pub(crate) struct InvalidFrame;
 
 /// One frame.
 pub(crate) fn encode(kind: u8, content: &[u8]) -> Vec<u8> {
@@ -23,17 +23,17 @@ pub(crate) fn encode(kind: u8, content: &[u8]) -> Vec<u8> {
 pub(crate) fn decode(
     buffer: &mut Vec<u8>,
     mut take: impl FnMut(u8, &[u8]) -> bool,
-) -> Result<(), NoFrame> {
+) -> Result<(), InvalidFrame> {
     while let [kind, high, low, rest @ ..] = buffer.as_slice() {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         if length > CONTENT_MAX {
-            return Err(NoFrame);
+            return Err(InvalidFrame);
         }
         let Some(body) = rest.get(..length) else {
             return Ok(());
         };
         if !take(*kind, body) {
-            return Err(NoFrame);
+            return Err(InvalidFrame);
         }
         buffer.drain(..3 + length);
     }

@@ -8,9 +8,9 @@ use crate::core::error::{Error, Result};
 use crate::core::runtime;
 use crate::work::lookup::{find_agent_slug, parse_slug};
 use abbey_api::*;
-use abbey_cells::hostd::{FileEntry, FileName, NoteName, Operation, Reply};
+use abbey_cells::hostd::{FileEntry, FileName, HostdOperation, HostdReply, NoteName};
 use abbey_model::{CellName, FaultKind, Principal, Redactor, Slug, Timestamp};
-use abbey_services::ask::{Answer, Question};
+use abbey_services::ask::{ServiceReply, ServiceRequest};
 use abbey_store::{NewAuditEntry, TaskFilter};
 use axum::extract::State;
 use serde_json::json;
@@ -106,7 +106,7 @@ async fn bundle(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Bu
     let hostd = Arc::clone(&house.core.hostd);
     let owner = slug.clone();
     let packing = runtime::blocking(move || {
-        let asked = Operation::Pack { owner: Some(owner) };
+        let asked = HostdOperation::Pack { owner: Some(owner) };
         hostd.call(asked, &[to.as_fd()])
     });
     let workspace = format!("agents/{slug}/workspace");
@@ -217,8 +217,11 @@ async fn bring(
     for some in entries.chunks(AT_ONCE) {
         let owner = CellName::Agent(slug.clone());
         let files = some.to_vec();
-        crate::core::hostd::run_operation(&house.core.hostd, Operation::Prepare { owner, files })
-            .await?;
+        crate::core::hostd::run_operation(
+            &house.core.hostd,
+            HostdOperation::Prepare { owner, files },
+        )
+        .await?;
     }
     let paths: Vec<&str> = body.files.iter().map(|f| f.path.as_str()).collect();
     let note = NewAuditEntry {
@@ -260,8 +263,9 @@ async fn drain(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Age
 async fn removed(house: &ApiState, slug: &Slug) -> Result<Vec<String>> {
     let hostd = Arc::clone(&house.core.hostd);
     let asked =
-        crate::core::hostd::call_blocking(move || hostd.call(Operation::Archives {}, &[])).await?;
-    let Reply::Archives { archives } = asked else {
+        crate::core::hostd::call_blocking(move || hostd.call(HostdOperation::Archives {}, &[]))
+            .await?;
+    let HostdReply::Archives { archives } = asked else {
         return Err(Problem::new(FaultKind::Internal, "the helper gave another answer").into());
     };
     let mine = archives.into_iter().filter(|(agent, _)| agent == slug);
@@ -321,7 +325,7 @@ async fn restore(
         return Err(Problem::new(FaultKind::NotFound, text).into());
     };
     let owner = CellName::Agent(slug.clone());
-    let asked = Operation::Restore {
+    let asked = HostdOperation::Restore {
         owner,
         stamp: stamp.clone(),
     };
@@ -405,8 +409,9 @@ async fn kept(house: &Arc<ApiState>, slug: &Slug) -> Vec<KeptView> {
     let services = current.house.services.values();
     for service in services.filter(|s| s.kind.has_consumers()) {
         let asked =
-            service_consumers::query_service(&house.cells, service, &Question::State {}).await;
-        let Ok(Answer::State { holdings, .. }) = asked else {
+            service_consumers::query_service(&house.cells, service, &ServiceRequest::State {})
+                .await;
+        let Ok(ServiceReply::State { holdings, .. }) = asked else {
             continue;
         };
         let name = service.name_for(slug);

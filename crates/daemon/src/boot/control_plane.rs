@@ -14,7 +14,7 @@ use crate::core::state::CoreState;
 use crate::net::state::NetState;
 use crate::work::state::WorkState;
 use crate::work::trace::Traces;
-use abbey_cells::hostd::Helper;
+use abbey_cells::hostd::HostdApi;
 use abbey_cells::{Backend, ShimBackend};
 use abbey_engine::task::LEASE_TTL;
 use abbey_model::{Millis, Principal};
@@ -34,7 +34,7 @@ pub(crate) struct ControlPlane {
 
 /// Replaceable parts of a control plane, so that tests can pass fakes.
 pub(crate) struct ControlPlaneParts {
-    pub(crate) hostd: Arc<dyn Helper>,
+    pub(crate) hostd: Arc<dyn HostdApi>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rt: Runtime,
@@ -48,7 +48,7 @@ impl ControlPlaneParts {
     /// Parts for production: cells run by shims on this host, with the system's timers.
     pub(crate) fn for_host(
         home: &Home,
-        hostd: Arc<dyn Helper>,
+        hostd: Arc<dyn HostdApi>,
         clock: Arc<dyn Clock>,
     ) -> ControlPlaneParts {
         ControlPlaneParts {

@@ -11,7 +11,7 @@ use crate::core::home::Home;
 use crate::core::runtime;
 use crate::net::{dns, egress};
 use crate::work::model_gateway;
-use abbey_cells::hostd::{Client, Inline, Operation};
+use abbey_cells::hostd::{HostdClient, HostdOperation, InProcessHostd};
 use abbey_model::Millis;
 use abbey_store::Clock;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ pub struct Options {
 pub async fn serve(options: Options) -> Result<()> {
     let home = Home::new(options.home);
     let lock = home.acquire_lock()?;
-    let hostd = Arc::new(Client::new(home.root()));
+    let hostd = Arc::new(HostdClient::new(home.root()));
     let parts = ControlPlaneParts {
         lease_ttl: options.lease_ttl,
         listen: options.listen,
@@ -108,7 +108,7 @@ pub async fn serve(options: Options) -> Result<()> {
         // Last: hostd is needed until no cell is left.
         let hostd = Arc::clone(&core.hostd);
         if let Err(error) =
-            crate::core::hostd::call_blocking(move || hostd.call(Operation::End {}, &[])).await
+            crate::core::hostd::call_blocking(move || hostd.call(HostdOperation::End {}, &[])).await
         {
             tracing::warn!(error = error.chain(), "hostd could not be asked to end");
         }
@@ -144,7 +144,7 @@ pub async fn plan_offline(
         let _lock = real.acquire_lock()?;
         let config = real.hostd_config()?;
         let runs_as = config.privileged.then_some(config.serve_uid);
-        let helper = Arc::new(Inline(config));
+        let helper = Arc::new(InProcessHostd(config));
         let plane =
             open_control_plane(&real, ControlPlaneParts::for_host(&real, helper, clock)).await?;
         return crate::planning::apply::plan_without_applying(&plane.work, body, runs_as).await;
@@ -165,7 +165,7 @@ pub async fn plan_offline(
     }
     let config = home.hostd_config()?;
     let runs_as = config.privileged.then_some(config.serve_uid);
-    let helper = Arc::new(Inline(config));
+    let helper = Arc::new(InProcessHostd(config));
     let plane =
         open_control_plane(&home, ControlPlaneParts::for_host(&home, helper, clock)).await?;
     crate::planning::apply::plan_without_applying(&plane.work, body, runs_as).await

@@ -6,7 +6,7 @@ use crate::core::credentials::CredentialTable;
 use crate::core::error::Result;
 use crate::core::home::generate_token;
 use crate::core::hostd;
-use abbey_cells::hostd::{FileEntry, FileName, Operation};
+use abbey_cells::hostd::{FileEntry, FileName, HostdOperation};
 use abbey_model::{CellName, Millis, Principal, Secret, Slug};
 use abbey_store::TokenRow;
 use abbey_support::digest::sha256_hex;
@@ -52,7 +52,7 @@ pub(crate) async fn rotate_agent_credentials(
     };
     let files = vec![entry(FileName::Key, &key), entry(FileName::Token, &token)];
     let owner = CellName::Agent(slug.clone());
-    hostd::run_operation(&cells.core.hostd, Operation::Prepare { owner, files }).await?;
+    hostd::run_operation(&cells.core.hostd, HostdOperation::Prepare { owner, files }).await?;
     reload_credentials(cells).await
 }
 

@@ -15,10 +15,10 @@ use crate::core::hostd;
 use crate::core::runtime::Runtime;
 use crate::net::firewall;
 use abbey_api::{CommandBody, Problem};
-use abbey_cells::hostd::{Claim, Operation};
+use abbey_cells::hostd::{Allocation, HostdOperation};
 use abbey_cells::microvm::image::DEFAULT;
-use abbey_cells::microvm::{Machine, Origin};
-use abbey_cells::{Bind, CellSpec, Network, Program, Sandbox};
+use abbey_cells::microvm::{BootOrigin, MicroVm};
+use abbey_cells::{Bind, CellNetwork, CellProgram, CellSpec, Sandbox};
 use abbey_model::{
     Bytes, CellKind, CellName, Egress, ExitKind, FaultKind, Generation, Layer, Limits, Millis,
     Observed, Principal, Slug, Subnet, Vmm,
@@ -242,7 +242,7 @@ fn random_command_name(rt: &Runtime) -> Result<Slug> {
 pub(crate) async fn start_vm_without_command(
     cells: &Arc<CellsState>,
     shape: &VmShape,
-    origin: Origin,
+    origin: BootOrigin,
 ) -> Result<Slug> {
     let wanted = CommandRequest {
         argv: Vec::new(),
@@ -268,11 +268,15 @@ pub(crate) async fn start_vm_without_command(
         running.claim_resources(&lease).await?;
         let mut spec = running.build_spec(&lease, &wanted);
         spec.ready_within = Some(WAITS_WITHIN);
-        if let Some(machine) = &mut spec.machine {
-            machine.origin = origin;
+        if let Some(microvm) = &mut spec.microvm {
+            microvm.origin = origin;
         }
         let (spec, generation) = (Box::new(spec), Generation(1));
-        hostd::run_operation(&cells.core.hostd, Operation::Start { generation, spec }).await
+        hostd::run_operation(
+            &cells.core.hostd,
+            HostdOperation::Start { generation, spec },
+        )
+        .await
     };
     match started.await {
         Ok(()) => Ok(slug),
@@ -377,7 +381,7 @@ impl CommandRun {
 
     /// Claims the command's user and subnet at hostd and creates its directory; may be repeated.
     async fn claim_resources(&self, lease: &CommandGrant) -> Result<()> {
-        let claim = Claim {
+        let allocation = Allocation {
             uid: lease.uid,
             subnet: lease.subnet,
             bridged: lease.subnet.is_some()
@@ -388,14 +392,14 @@ impl CommandRun {
                     .current()
                     .is_some_and(|c| c.house.network.bridged),
             egress: lease.egress.clone(),
-            ..Claim::default()
+            ..Allocation::default()
         };
-        let owned = Operation::Claim {
+        let owned = HostdOperation::Allocate {
             owner: self.cell.clone(),
-            claim,
+            allocation,
         };
         hostd::run_operation(&self.cells.core.hostd, owned).await?;
-        let prepared = Operation::Prepare {
+        let prepared = HostdOperation::Prepare {
             owner: self.cell.clone(),
             files: Vec::new(),
         };
@@ -415,8 +419,10 @@ impl CommandRun {
         if let Some(archive) = &wanted.files {
             let file = scratch_file(archive).map_err(Error::file("create", "a scratch file"))?;
             let (hostd, owner) = (Arc::clone(&self.cells.core.hostd), owner());
-            hostd::call_blocking(move || hostd.call(Operation::Stage { owner }, &[file.as_fd()]))
-                .await?;
+            hostd::call_blocking(move || {
+                hostd.call(HostdOperation::Stage { owner }, &[file.as_fd()])
+            })
+            .await?;
         }
         match lease.subnet {
             Some(_) => firewall::apply_planned_firewall(&self.cells.net)
@@ -430,7 +436,7 @@ impl CommandRun {
         let home = &self.cells.core.home;
         let dir = home.command_dir(self.slug.as_str());
         let connectivity = CellConnectivity::for_command(&self.cells, wanted.cell, lease.subnet);
-        let machine = (wanted.cell == CellKind::Microvm).then(|| Machine {
+        let microvm = (wanted.cell == CellKind::Microvm).then(|| MicroVm {
             image: wanted.image.clone(),
             origin: self.vm_origin(),
             vmm: Vmm::Qemu,
@@ -475,7 +481,7 @@ impl CommandRun {
             cell: self.cell.clone(),
             kind: wanted.cell,
             digest: String::new(),
-            program: Program::Path(PathBuf::from("/bin/sh")),
+            program: CellProgram::Path(PathBuf::from("/bin/sh")),
             argv: shell
                 .into_iter()
                 .chain(wanted.argv.iter().cloned())
@@ -486,9 +492,9 @@ impl CommandRun {
             limits: wanted.limits,
             waived: wanted.waived.clone(),
             sandbox,
-            machine,
+            microvm,
             container: None,
-            network: lease.subnet.map(|subnet| Network {
+            network: lease.subnet.map(|subnet| CellNetwork {
                 subnet,
                 tag: None,
                 bridged: false,
@@ -504,14 +510,14 @@ impl CommandRun {
         }
     }
 
-    fn vm_origin(&self) -> Origin {
+    fn vm_origin(&self) -> BootOrigin {
         let (template, waits) = match &self.source {
-            VmSource::Cold => return Origin::Cold,
+            VmSource::Cold => return BootOrigin::Cold,
             VmSource::Template(template) => (template, false),
             VmSource::Warm { template, .. } => (template, true),
         };
         let template = CellName::Run(template.clone());
-        Origin::From { template, waits }
+        BootOrigin::From { template, waits }
     }
 
     async fn start(
@@ -556,8 +562,8 @@ impl CommandRun {
         let spec = Box::new(self.build_spec(lease, wanted));
         let hostd = Arc::clone(&self.cells.core.hostd);
         let operation = match self.source {
-            VmSource::Warm { .. } => Operation::Begin { spec },
-            VmSource::Template(_) | VmSource::Cold => Operation::Start {
+            VmSource::Warm { .. } => HostdOperation::Begin { spec },
+            VmSource::Template(_) | VmSource::Cold => HostdOperation::Start {
                 generation: Generation(1),
                 spec,
             },
@@ -722,7 +728,7 @@ impl CommandRun {
             paths.to_vec(),
         );
         hostd::call_blocking(move || {
-            hostd.call(Operation::Collect { owner, paths }, &[to.as_fd()])
+            hostd.call(HostdOperation::Collect { owner, paths }, &[to.as_fd()])
         })
         .await?;
         let mut bytes = Vec::new();
@@ -762,7 +768,7 @@ async fn sweep_and_discard(cells: &CellsState, cell: &CellName) -> Result<()> {
     let (backend, owner) = (Arc::clone(&cells.backend), cell.clone());
     hostd::call_blocking(move || backend.sweep(&owner)).await?;
     let owner = cell.clone();
-    hostd::run_operation(&cells.core.hostd, Operation::Discard { owner }).await
+    hostd::run_operation(&cells.core.hostd, HostdOperation::Discard { owner }).await
 }
 
 /// Removes cells and files of commands that a crashed control plane left behind.

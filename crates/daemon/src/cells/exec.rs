@@ -5,7 +5,7 @@ use crate::cells::state::CellsState;
 use crate::core::error::{Error, Result};
 use crate::core::runtime;
 use abbey_api::{ExecBody, Problem};
-use abbey_cells::hostd::{Operation, Reply};
+use abbey_cells::hostd::{HostdOperation, HostdReply};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
 use abbey_store::NewAuditEntry;
 use axum::body::Body;
@@ -30,7 +30,7 @@ struct RunningProgram {
     feed: pipe::Sender,
     out: pipe::Receiver,
     err: pipe::Receiver,
-    end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>,
+    end: tokio::task::JoinHandle<abbey_cells::Result<HostdReply>>,
 }
 
 /// Checks that a command names a program and contains no NUL byte.
@@ -77,7 +77,7 @@ async fn start_program(
     let (stdin_child, stdin_ours) = create_pipe()?;
     let (out, out_child) = create_pipe()?;
     let (err, err_child) = create_pipe()?;
-    let enter = Operation::Enter {
+    let enter = HostdOperation::Enter {
         cell,
         argv,
         env: spec.env,
@@ -176,10 +176,10 @@ fn with_timeout(argv: Vec<String>, within: Duration) -> Vec<String> {
 
 /// Waits for the exit status; `None` if it was lost.
 async fn wait_for_status(
-    end: tokio::task::JoinHandle<abbey_cells::Result<Reply>>,
+    end: tokio::task::JoinHandle<abbey_cells::Result<HostdReply>>,
 ) -> Result<Option<i32>> {
     match end.await {
-        Ok(Ok(Reply::Exit { code })) => Ok(Some(code)),
+        Ok(Ok(HostdReply::Exit { code })) => Ok(Some(code)),
         Ok(Err(error)) => Err(Error::Cell(error)),
         Ok(Ok(_)) | Err(_) => Ok(None),
     }
@@ -236,7 +236,7 @@ pub(crate) async fn stream_exec(
             stream_pipe("stderr", err, &lines)
         );
         let end = match running.await {
-            Ok(Ok(Reply::Exit { code })) => json!({ "exit": code }),
+            Ok(Ok(HostdReply::Exit { code })) => json!({ "exit": code }),
             Ok(Err(error)) => json!({ "exit": 125, "error": Error::Cell(error).chain() }),
             Ok(Ok(_)) | Err(_) => json!({ "exit": 125 }),
         };

@@ -1,6 +1,6 @@
 //! The newest observation of each cell, and cached probes and resource readings.
 
-use abbey_cells::Record;
+use abbey_cells::CellRecord;
 use abbey_engine::supervision::{Desired, History};
 use abbey_model::{CellName, Observed};
 use parking_lot::{Mutex, RwLock};
@@ -17,8 +17,8 @@ pub(crate) struct Seen {
     pub(crate) observed: Observed,
     /// Starts, failures and exits of the cell.
     pub(crate) history: History,
-    /// Record of the running shim.
-    pub(crate) record: Option<Record>,
+    /// CellRecord of the running shim.
+    pub(crate) record: Option<CellRecord>,
     /// Why the pass over this cell failed.
     pub(crate) error: Option<String>,
     /// Why the cell is not started yet, such as missing memory.
@@ -30,7 +30,7 @@ pub(crate) struct Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Readings {
     pub(super) probes: BTreeMap<(SocketAddrV4, u64), (Instant, bool)>,
-    pub(super) usages: BTreeMap<i32, (Instant, abbey_cells::Usage)>,
+    pub(super) usages: BTreeMap<i32, (Instant, abbey_cells::CgroupUsage)>,
 }
 
 /// What is known of all cells. It is not stored: the first reconciler pass after a start observes

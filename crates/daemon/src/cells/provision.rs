@@ -13,7 +13,7 @@ use crate::core::runtime;
 use crate::net::firewall;
 use abbey_api::Problem;
 use abbey_cells::crash;
-use abbey_cells::hostd::{Claim, Disks, FileEntry, FileName, Operation};
+use abbey_cells::hostd::{Allocation, Disks, FileEntry, FileName, HostdOperation};
 use abbey_engine::saga::{Event, State, UNDO_TRIES_MAX};
 use abbey_model::{CellName, FaultKind, Id, Millis, Principal, SagaId, Slug};
 use abbey_store::SagaRow;
@@ -102,12 +102,16 @@ async fn provision_all(cells: &Arc<CellsState>, current: &PlanInForce) -> Result
     });
     // A removed service keeps its files and user; its subnet and ports are released.
     for owner in gone {
-        let claim = Claim {
+        let allocation = Allocation {
             uid: current.uid_of(&format!("service:{}", owner.slug())),
-            ..Claim::default()
+            ..Allocation::default()
         };
         let owner = owner.clone();
-        hostd::run_operation(&cells.core.hostd, Operation::Claim { owner, claim }).await?;
+        hostd::run_operation(
+            &cells.core.hostd,
+            HostdOperation::Allocate { owner, allocation },
+        )
+        .await?;
     }
     crate::cells::commands::discard_leftover_commands(cells, &owners).await?;
     firewall::apply_planned_firewall(&cells.net).await?;
@@ -226,7 +230,7 @@ async fn perform_step(
             let owner = CellName::Agent(slug.clone());
             hostd::run_operation(
                 &cells.core.hostd,
-                Operation::Release {
+                HostdOperation::Release {
                     owner: owner.clone(),
                 },
             )
@@ -255,7 +259,7 @@ async fn undo_step(cells: &Arc<CellsState>, kind: &str, step: &str, slug: &Slug)
         ("agent.create", "home") => {
             archive_files(cells, slug).await?;
             let owner = CellName::Agent(slug.clone());
-            hostd::run_operation(&cells.core.hostd, Operation::Release { owner }).await
+            hostd::run_operation(&cells.core.hostd, HostdOperation::Release { owner }).await
         }
         // A removal is never undone: it is begun again at the next provisioning.
         _ => Ok(()),
@@ -277,7 +281,7 @@ async fn prepare_home(cells: &CellsState, current: &PlanInForce, owner: CellName
         CellName::Run(slug) => (format!("run:{slug}"), None),
     };
     let subnet = abbey_plan::subnet(&current.registry, &name);
-    let claim = Claim {
+    let allocation = Allocation {
         uid: current.uid_of(&name),
         subnet,
         bridged: subnet.is_some() && plan.network.bridged,
@@ -298,14 +302,16 @@ async fn prepare_home(cells: &CellsState, current: &PlanInForce, owner: CellName
         egress: egress.filter(|_| subnet.is_some()).unwrap_or_default(),
     };
     let files = Vec::new();
-    let has_cell = claim.elsewhere.is_none();
-    let claimed = Operation::Claim {
+    let has_cell = allocation.elsewhere.is_none();
+    let claimed = HostdOperation::Allocate {
         owner: owner.clone(),
-        claim,
+        allocation,
     };
     hostd::run_operation(&cells.core.hostd, claimed).await?;
     match has_cell {
-        true => hostd::run_operation(&cells.core.hostd, Operation::Prepare { owner, files }).await,
+        true => {
+            hostd::run_operation(&cells.core.hostd, HostdOperation::Prepare { owner, files }).await
+        }
         false => Ok(()),
     }
 }
@@ -334,7 +340,7 @@ async fn write_house_files(cells: &CellsState, current: &PlanInForce, slug: &Slu
         entry(FileName::Heartbeat, ""),
     ];
     let owner = CellName::Agent(slug.clone());
-    hostd::run_operation(&cells.core.hostd, Operation::Prepare { owner, files }).await?;
+    hostd::run_operation(&cells.core.hostd, HostdOperation::Prepare { owner, files }).await?;
     Ok(())
 }
 
@@ -357,7 +363,7 @@ async fn archive_files(cells: &CellsState, slug: &Slug) -> Result<()> {
         .to_string()
         .replace([':', '.'], "-");
     let owner = CellName::Agent(slug.clone());
-    hostd::run_operation(&cells.core.hostd, Operation::Archive { owner, stamp }).await
+    hostd::run_operation(&cells.core.hostd, HostdOperation::Archive { owner, stamp }).await
 }
 
 #[cfg(test)]

@@ -15,10 +15,10 @@ use crate::core::hostd;
 use crate::core::plan::PlanInForce;
 use abbey_api::Problem;
 use abbey_cells::crash;
-use abbey_cells::hostd::{FileEntry, FileName, Operation};
+use abbey_cells::hostd::{FileEntry, FileName, HostdOperation};
 use abbey_model::{CellKind, CellName, FaultKind, Millis, Principal, Slug, Timestamp};
 use abbey_plan::{Service, ServiceKind};
-use abbey_services::ask::{Answer, Holding, Question};
+use abbey_services::ask::{ConsumerState, ServiceReply, ServiceRequest};
 use abbey_store::NewAuditEntry;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,10 +133,10 @@ async fn provision_service(
             write_service_credential(cells, agent, &service.slug, "", "").await?;
         }
     }
-    let Answer::State {
+    let ServiceReply::State {
         holdings,
         certificate,
-    } = query_service(cells, service, &Question::State {}).await?
+    } = query_service(cells, service, &ServiceRequest::State {}).await?
     else {
         return Err(unexpected_answer(service));
     };
@@ -165,7 +165,7 @@ async fn open_access(
     cells: &Arc<CellsState>,
     current: &PlanInForce,
     (service, agent): (&Service, &&Slug),
-    (held, certificate): (Option<&Holding>, Option<&str>),
+    (held, certificate): (Option<&ConsumerState>, Option<&str>),
     known: &mut ConsumerProgress,
 ) -> Result<()> {
     let name = service.name_for(agent);
@@ -199,7 +199,7 @@ async fn open_access(
     write_service_credential(cells, agent, &service.slug, &text, trust).await?;
     agent_credentials::reload_credentials(cells).await?;
     crash::point("consumer.open.brought");
-    let question = Question::Open {
+    let question = ServiceRequest::Open {
         name: name.clone(),
         secret,
         connections: service.connections,
@@ -221,14 +221,14 @@ async fn open_access(
 async fn close_or_drop_access(
     cells: &Arc<CellsState>,
     service: &Service,
-    left: &Holding,
+    left: &ConsumerState,
 ) -> Result<Option<Millis>> {
     let now = cells.core.store.now();
     let name = left.name.clone();
     let since = left.closed_ms.filter(|_| !left.open);
     let Some(since) = since else {
         crash::point("consumer.close.begin");
-        let question = Question::Close {
+        let question = ServiceRequest::Close {
             name: name.clone(),
             at_ms: now.0,
         };
@@ -244,7 +244,7 @@ async fn close_or_drop_access(
         return Ok(Some(Millis(service.grace.0 - kept.0)));
     }
     crash::point("consumer.drop.begin");
-    let question = Question::Drop {
+    let question = ServiceRequest::Drop {
         name: name.clone(),
         at_ms: now.0,
     };
@@ -255,10 +255,10 @@ async fn close_or_drop_access(
     Ok(None)
 }
 
-fn backup_path(answer: &Answer) -> Option<&str> {
+fn backup_path(answer: &ServiceReply) -> Option<&str> {
     match answer {
-        Answer::Done { backup, .. } => backup.as_deref(),
-        Answer::State { .. } | Answer::Failed { .. } => None,
+        ServiceReply::Done { backup, .. } => backup.as_deref(),
+        ServiceReply::State { .. } | ServiceReply::Failed { .. } => None,
     }
 }
 
@@ -296,7 +296,7 @@ async fn write_service_credential(
         entry(FileName::Trust(service.clone()), trust),
     ];
     let owner = CellName::Agent(agent.clone());
-    hostd::run_operation(&cells.core.hostd, Operation::Prepare { owner, files }).await
+    hostd::run_operation(&cells.core.hostd, HostdOperation::Prepare { owner, files }).await
 }
 
 /// The line in which clients of this kind of service expect a credential.
@@ -327,8 +327,8 @@ fn unexpected_answer(service: &Service) -> Error {
 pub(crate) async fn query_service(
     cells: &Arc<CellsState>,
     service: &Service,
-    question: &Question,
-) -> Result<Answer> {
+    question: &ServiceRequest,
+) -> Result<ServiceReply> {
     let program = match service.cell {
         CellKind::Process => {
             let own = Path::new("/proc/self/exe");
@@ -343,7 +343,7 @@ pub(crate) async fn query_service(
     let cell = CellName::Service(service.slug.clone());
     let answer = exec::run_with_input(cells, cell, argv.to_vec(), &text, WITHIN).await?;
     match serde_json::from_slice(&answer) {
-        Ok(Answer::Failed { why }) => {
+        Ok(ServiceReply::Failed { why }) => {
             let text = format!("service `{}`: {why}", service.slug);
             Err(Problem::new(FaultKind::Unavailable, text).into())
         }

@@ -6,8 +6,11 @@ use crate::core::error::{Error, Result};
 use crate::core::plan::PlanInForce;
 use abbey_agents::runtime::{self, CellEnvironment, Layout};
 use abbey_api::Problem;
-use abbey_cells::microvm::{Machine, Origin};
-use abbey_cells::{Bind, CellSpec, Container, Forward, Listen, Network, Program, Sandbox, Target};
+use abbey_cells::microvm::{BootOrigin, MicroVm};
+use abbey_cells::{
+    Bind, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget, ListenAddress, PortForward,
+    Sandbox,
+};
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
 use abbey_plan::{Agent, Reach, Service, ServiceKind};
 use std::collections::BTreeSet;
@@ -284,48 +287,48 @@ impl CellConnectivity {
     }
 
     /// Port forwards of the cell's shim: to the agent API, the egress proxy, DNS and services.
-    pub(crate) fn port_forwards(&self) -> Vec<Forward> {
+    pub(crate) fn port_forwards(&self) -> Vec<PortForward> {
         let loopback = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-        let house = || Target::House(self.agent_api_socket.clone());
+        let house = || ForwardTarget::House(self.agent_api_socket.clone());
         let mut forwards = Vec::new();
-        let mut add = |at, to| forwards.push(Forward { at, to });
+        let mut add = |at, to| forwards.push(PortForward { at, to });
         if let Some(door) = self.agent_api_port {
             add(
                 match self.isolated {
-                    true => Listen::Cell(loopback(door)),
-                    false => Listen::Host(loopback(door)),
+                    true => ListenAddress::Cell(loopback(door)),
+                    false => ListenAddress::Host(loopback(door)),
                 },
                 house(),
             );
             if let Some(subnet) = self.subnet {
                 add(
-                    Listen::Host(SocketAddrV4::new(subnet.gateway(), door)),
+                    ListenAddress::Host(SocketAddrV4::new(subnet.gateway(), door)),
                     house(),
                 );
             }
         }
         if self.isolated {
             add(
-                Listen::Cell(loopback(self.proxy_port)),
-                Target::Egress(self.egress_socket.clone()),
+                ListenAddress::Cell(loopback(self.proxy_port)),
+                ForwardTarget::Egress(self.egress_socket.clone()),
             );
         }
         // A cell with a network gets DNS on port 53, unless a service uses that port.
         if self.isolated && self.subnet.is_some() && !self.uses_port(NAMES_PORT) {
             add(
-                Listen::Cell(loopback(NAMES_PORT)),
-                Target::Names(self.dns_socket.clone()),
+                ListenAddress::Cell(loopback(NAMES_PORT)),
+                ForwardTarget::Names(self.dns_socket.clone()),
             );
         }
         for reach in self.reaches.iter().filter(|_| self.isolated) {
             let to = match reach.external {
-                true => Target::External {
+                true => ForwardTarget::External {
                     service: reach.service.clone(),
                     record: PathBuf::new(),
                 },
-                false => Target::Service(reach.to),
+                false => ForwardTarget::Service(reach.to),
             };
-            add(Listen::Cell(reach.at), to);
+            add(ListenAddress::Cell(reach.at), to);
         }
         forwards
     }
@@ -378,7 +381,7 @@ pub(crate) fn cell_spec(
                 cell: cell.clone(),
                 kind,
                 digest: digest.to_owned(),
-                program: Program::Own,
+                program: CellProgram::Own,
                 argv: Vec::new(),
                 env: Vec::new(),
                 cwd: PathBuf::from("/"),
@@ -386,9 +389,9 @@ pub(crate) fn cell_spec(
                 limits,
                 waived: waived.clone(),
                 sandbox: None,
-                machine: None,
+                microvm: None,
                 container: None,
-                network: abbey_plan::subnet(&current.registry, owner).map(|subnet| Network {
+                network: abbey_plan::subnet(&current.registry, owner).map(|subnet| CellNetwork {
                     subnet,
                     tag: None,
                     bridged: false,
@@ -422,11 +425,11 @@ pub(crate) fn cell_spec(
             let token =
                 fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
             let runtime = runtime::spec(agent.runtime);
-            let machine = (agent.cell == CellKind::Microvm).then(|| Machine {
+            let microvm = (agent.cell == CellKind::Microvm).then(|| MicroVm {
                 image: agent.image.clone(),
                 vmm: agent.vmm,
                 drives: Some(agent.drives),
-                origin: Origin::Cold,
+                origin: BootOrigin::Cold,
                 brings: false,
                 take: Vec::new(),
                 images: PathBuf::new(),
@@ -477,11 +480,11 @@ pub(crate) fn cell_spec(
                 env,
                 cwd: inside.workspace,
                 sandbox,
-                ready_within: Some(match machine {
+                ready_within: Some(match microvm {
                     Some(_) => runtime.readiness.within_microvm,
                     None => runtime.readiness.within,
                 }),
-                machine,
+                microvm,
                 container,
                 forwards: connectivity.port_forwards(),
                 terminal: agent.terminal,
@@ -509,8 +512,8 @@ pub(crate) fn cell_spec(
                 false => None,
             };
             let program = match (service.kind, &named) {
-                (ServiceKind::Command, Some(path)) => Program::Path(path.clone()),
-                _ => Program::Own,
+                (ServiceKind::Command, Some(path)) => CellProgram::Path(path.clone()),
+                _ => CellProgram::Own,
             };
             let dir = cells.core.home.service_dir(slug.as_str());
             let (inside, sandbox) = match service.cell {

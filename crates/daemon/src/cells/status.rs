@@ -5,7 +5,7 @@ use crate::cells::observations::Seen;
 use crate::cells::state::CellsState;
 use crate::core::plan::PlanInForce;
 use crate::core::runtime::Runtime;
-use abbey_cells::Record;
+use abbey_cells::CellRecord;
 use abbey_engine::supervision::{self};
 use abbey_model::{CellName, Observed, Presence, Slug};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -46,7 +46,10 @@ pub(crate) async fn probe_cached(
 }
 
 /// Memory and CPU of a running cell's control group, read at most once per [`FRESH`].
-pub(crate) fn cgroup_usage_cached(cells: &CellsState, record: &Record) -> abbey_cells::Usage {
+pub(crate) fn cgroup_usage_cached(
+    cells: &CellsState,
+    record: &CellRecord,
+) -> abbey_cells::CgroupUsage {
     let key = record.shim.pid;
     let now = cells.core.rt.instant();
     let mut readings = cells.observations.readings.lock();
@@ -55,7 +58,7 @@ pub(crate) fn cgroup_usage_cached(cells: &CellsState, record: &Record) -> abbey_
     {
         return *usage;
     }
-    let usage = abbey_cells::Groups::at(record.groups.clone()).usage();
+    let usage = abbey_cells::ControlGroups::at(record.groups.clone()).usage();
     readings
         .usages
         .retain(|_, (at, _)| now.duration_since(*at) < FRESH * 20);

@@ -6,7 +6,7 @@ use crate::cells::commands;
 use crate::cells::state::CellsState;
 use crate::cells::vm_shapes::{PoolEntry, VmShape};
 use crate::core::error::Result;
-use abbey_cells::microvm::Origin;
+use abbey_cells::microvm::BootOrigin;
 use abbey_model::{CellName, Observed, Slug};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ async fn fill_shape(cells: &Arc<CellsState>, shape: &VmShape) -> Result<()> {
             None => return Ok(()),
         };
         let Some(template) = template else {
-            let slug = start_until_ready(cells, shape, Origin::Template).await?;
+            let slug = start_until_ready(cells, shape, BootOrigin::Template).await?;
             if !cells
                 .pool
                 .update_entry(shape, |e| e.template = Some(slug.clone()))
@@ -80,7 +80,7 @@ async fn fill_shape(cells: &Arc<CellsState>, shape: &VmShape) -> Result<()> {
         if warm >= WARM_MAX {
             return Ok(());
         }
-        let origin = Origin::From {
+        let origin = BootOrigin::From {
             template: CellName::Run(template.clone()),
             waits: true,
         };
@@ -113,7 +113,7 @@ async fn fill_shape(cells: &Arc<CellsState>, shape: &VmShape) -> Result<()> {
 async fn start_until_ready(
     cells: &Arc<CellsState>,
     shape: &VmShape,
-    origin: Origin,
+    origin: BootOrigin,
 ) -> Result<Slug> {
     let slug = commands::start_vm_without_command(cells, shape, origin).await?;
     let until = cells.core.rt.instant() + READY_WITHIN;

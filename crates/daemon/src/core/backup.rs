@@ -6,7 +6,7 @@ use crate::core::home::{Home, publish_file};
 use crate::core::runtime;
 use crate::core::state::CoreState;
 use abbey_api::{BackupDoc, Problem, VERSION};
-use abbey_cells::hostd::Operation;
+use abbey_cells::hostd::HostdOperation;
 use abbey_model::FaultKind;
 use abbey_store::{Sqlite, SqliteOptions, Storage, SystemClock};
 use abbey_support::file;
@@ -42,7 +42,7 @@ pub(crate) async fn write_backup(core: &Arc<CoreState>, to: &Path) -> Result<Bac
         let file = fs::File::create(&temporary).map_err(Error::file("make", &temporary))?;
         let write_error = |e| Error::file("write", &temporary)(e);
         // The control plane's user can't read agents' files, so hostd packs them; the end of the archive is written here.
-        hostd.call(Operation::Pack { owner: None }, &[file.as_fd()])?;
+        hostd.call(HostdOperation::Pack { owner: None }, &[file.as_fd()])?;
         let mut archive = tar::Builder::new(file);
         archive
             .append_path_with_name(&copy, "abbey.db")

@@ -3,7 +3,7 @@
 
 use crate::core::error::Error;
 use crate::core::runtime::{self, Random, Timers};
-use abbey_cells::hostd::Config;
+use abbey_cells::hostd::HostdConfig;
 use abbey_model::Secret;
 use abbey_support::file;
 use rustix::fs::{FlockOperation, flock};
@@ -126,16 +126,16 @@ impl Home {
     ///
     /// # Errors
     /// If its directory cannot be created.
-    pub fn hostd_config(&self) -> Result<Config, Error> {
-        Ok(Config::of(&self.root, self.cgroup_name())?)
+    pub fn hostd_config(&self) -> Result<HostdConfig, Error> {
+        Ok(HostdConfig::of(&self.root, self.cgroup_name())?)
     }
 
     /// A helper that performs hostd's operations in this process, without privileges, for tests.
     #[cfg(test)]
-    pub(crate) fn inline_helper(&self) -> std::sync::Arc<dyn abbey_cells::hostd::Helper> {
+    pub(crate) fn inline_helper(&self) -> std::sync::Arc<dyn abbey_cells::hostd::HostdApi> {
         let mut config = self.hostd_config().expect("a home");
         config.privileged = false;
-        std::sync::Arc::new(abbey_cells::hostd::Inline(config))
+        std::sync::Arc::new(abbey_cells::hostd::InProcessHostd(config))
     }
 
     /// Creates every directory of the home with its mode and owner, and returns hostd's
@@ -146,7 +146,7 @@ impl Home {
     /// # Errors
     /// If the home is not writable, its path is too long for sockets, or agents' users cannot enter
     /// it.
-    pub fn create_directories(&self) -> Result<Config, Error> {
+    pub fn create_directories(&self) -> Result<HostdConfig, Error> {
         if !abbey_plan::home_fits(&self.root.to_string_lossy()) {
             return Err(Error::HomeTooDeep(self.root.clone()));
         }

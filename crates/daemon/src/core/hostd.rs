@@ -20,8 +20,8 @@ pub(crate) async fn call_blocking<T: Send + 'static>(
 
 /// Has hostd perform one operation, and discards its reply.
 pub(crate) async fn run_operation(
-    helper: &std::sync::Arc<dyn hostd::Helper>,
-    operation: hostd::Operation,
+    helper: &std::sync::Arc<dyn hostd::HostdApi>,
+    operation: hostd::HostdOperation,
 ) -> Result<()> {
     let helper = std::sync::Arc::clone(helper);
     call_blocking(move || helper.call(operation, &[]).map(drop)).await

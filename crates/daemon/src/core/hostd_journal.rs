@@ -3,7 +3,7 @@
 
 use crate::core::error::Result;
 use crate::core::state::CoreState;
-use abbey_cells::hostd::Line;
+use abbey_cells::hostd::JournalLine;
 use abbey_model::Principal;
 use abbey_store::NewAuditEntry;
 use serde_json::json;
@@ -79,7 +79,7 @@ fn read_whole_lines(core: &CoreState, from: u64) -> std::io::Result<(Vec<NewAudi
     let text = String::from_utf8_lossy(&bytes[..end]);
     let notes = text
         .lines()
-        .map(|line| match serde_json::from_str::<Line>(line) {
+        .map(|line| match serde_json::from_str::<JournalLine>(line) {
             Ok(line) => NewAuditEntry {
                 actor: Principal::House,
                 action: format!("hostd.{}", line.op),

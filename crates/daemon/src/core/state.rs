@@ -6,7 +6,7 @@ use crate::core::plan::PlanState;
 use crate::core::runtime::Runtime;
 use crate::core::secrets::Secrets;
 use crate::core::shutdown::Shutdown;
-use abbey_cells::hostd::Helper;
+use abbey_cells::hostd::HostdApi;
 use abbey_store::Storage;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub(crate) struct CoreState {
     pub(crate) home: Home,
     pub(crate) store: Arc<dyn Storage>,
     /// Client of hostd, the privileged helper.
-    pub(crate) hostd: Arc<dyn Helper>,
+    pub(crate) hostd: Arc<dyn HostdApi>,
     pub(crate) plan: PlanState,
     /// Valid credentials of the operator and of agents, by hash.
     pub(crate) credentials: CredentialTable,

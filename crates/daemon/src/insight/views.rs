@@ -75,7 +75,7 @@ async fn agent_view(
     let walled = seen.is_some_and(|s| {
         s.record
             .as_ref()
-            .is_some_and(|r| r.sandbox.is_some() || r.machine || r.container)
+            .is_some_and(|r| r.sandbox.is_some() || r.microvm || r.container)
     });
     let path = (!walled).then_some("/healthz");
     let (mut presence, _) =
@@ -224,7 +224,7 @@ pub(crate) async fn explain_agent(work: &Arc<WorkState>, slug: &Slug) -> Result<
     let walled = seen.is_some_and(|s| {
         s.record
             .as_ref()
-            .is_some_and(|r| r.sandbox.is_some() || r.machine || r.container)
+            .is_some_and(|r| r.sandbox.is_some() || r.microvm || r.container)
     });
     let path = (!walled).then_some("/healthz");
     let (presence, _) =

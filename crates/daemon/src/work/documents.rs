@@ -6,7 +6,7 @@ use crate::core::error::Result;
 use crate::core::hostd;
 use crate::work::state::WorkState;
 use abbey_api::{DocumentBody, DocumentType, DocumentView, DocumentsDoc, Problem, Time, VERSION};
-use abbey_cells::hostd::{FileEntry, FileName, Operation};
+use abbey_cells::hostd::{FileEntry, FileName, HostdOperation};
 use abbey_model::{CellName, FaultKind, Principal, Slug};
 use abbey_plan::{Document, DocumentKind};
 use abbey_store::{DocumentRow, NewDocumentVersion, Topic};
@@ -287,7 +287,8 @@ async fn distribute_documents(
             continue;
         }
         let owner = CellName::Agent(agent.clone());
-        match hostd::run_operation(&work.core.hostd, Operation::Prepare { owner, files }).await {
+        match hostd::run_operation(&work.core.hostd, HostdOperation::Prepare { owner, files }).await
+        {
             Ok(()) => had.extend(digests),
             // An agent whose files do not exist yet does not hold up the others.
             Err(error) => outcome = Err(error),

@@ -9,7 +9,7 @@ use crate::net::firewall;
 use crate::work::approvals;
 use crate::work::state::WorkState;
 use abbey_api::Problem;
-use abbey_cells::hostd::{Operation, Reply};
+use abbey_cells::hostd::{HostdOperation, HostdReply};
 use abbey_engine::approval::State;
 use abbey_model::{CellName, FaultKind, LeaseToken, Principal, Slug, TaskState};
 use abbey_store::{NewAuditEntry, TaskFilter, TaskRow};
@@ -182,10 +182,10 @@ impl RequestedOperation {
                 let stamp = abbey_api::Time(work.core.store.now()).to_string();
                 let label = stamp.replace([':', '.'], "-").to_ascii_lowercase();
                 let hostd = Arc::clone(&work.core.hostd);
-                let asked = Operation::Snapshot { label };
+                let asked = HostdOperation::Snapshot { label };
                 let reply =
                     crate::core::hostd::call_blocking(move || hostd.call(asked, &[])).await?;
-                let Reply::Snapshot { name } = reply else {
+                let HostdReply::Snapshot { name } = reply else {
                     let text = "hostd answered a snapshot in an unexpected format; see its log";
                     return Err(Problem::new(FaultKind::Internal, text).into());
                 };

@@ -1,8 +1,8 @@
 //! A database and a role for each consumer. The server itself remembers who is closed and since when, so what it says
 //! is the whole state, also after a backup of it was put back.
 
-use super::places::{ADMIN, Places};
-use crate::ask::{Answer, Holding, Question};
+use super::places::{ADMIN, PostgresPaths};
+use crate::ask::{ConsumerState, ServiceReply, ServiceRequest};
 use crate::{Error, Result};
 use abbey_support::file;
 use serde::Deserialize;
@@ -79,21 +79,21 @@ struct Row {
 }
 
 /// Answers one question.
-pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
-    let done = Answer::Done {
+pub(super) fn answer(places: &PostgresPaths, question: ServiceRequest) -> Result<ServiceReply> {
+    let done = ServiceReply::Done {
         backup: None,
         bytes: 0,
     };
     match question {
-        Question::State {} => {
+        ServiceRequest::State {} => {
             let path = places.certificate();
             let certificate = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-            Ok(Answer::State {
+            Ok(ServiceReply::State {
                 holdings: holdings(places)?,
                 certificate: Some(certificate),
             })
         }
-        Question::Open {
+        ServiceRequest::Open {
             name,
             secret,
             connections,
@@ -104,7 +104,7 @@ pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
                 let text = format!(
                     "{foreign} `{name}` is there already and is not of the house; give its agent another name in `names`"
                 );
-                return Err(Error::Question(text.replace('\n', " and ")));
+                return Err(Error::InvalidRequest(text.replace('\n', " and ")));
             }
             let connections = connections.to_string();
             let set = [
@@ -115,7 +115,7 @@ pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
             psql(places, &set, OPEN)?;
             Ok(done)
         }
-        Question::Close { name, at_ms } => {
+        ServiceRequest::Close { name, at_ms } => {
             let Some(held) = find(places, &name)? else {
                 return Ok(done);
             };
@@ -128,12 +128,12 @@ pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
             psql(places, &[("name", &name), ("comment", &comment)], MARK)?;
             Ok(copy)
         }
-        Question::Drop { name, at_ms } => {
+        ServiceRequest::Drop { name, at_ms } => {
             let Some(held) = find(places, &name)? else {
                 return Ok(done);
             };
             if held.open {
-                return Err(Error::Question(format!(
+                return Err(Error::InvalidRequest(format!(
                     "`{name}` is in use; it is closed first"
                 )));
             }
@@ -144,17 +144,17 @@ pub(super) fn answer(places: &Places, question: Question) -> Result<Answer> {
     }
 }
 
-fn find(places: &Places, name: &str) -> Result<Option<Holding>> {
+fn find(places: &PostgresPaths, name: &str) -> Result<Option<ConsumerState>> {
     Ok(holdings(places)?.into_iter().find(|h| h.name == name))
 }
 
-fn holdings(places: &Places) -> Result<Vec<Holding>> {
+fn holdings(places: &PostgresPaths) -> Result<Vec<ConsumerState>> {
     let text = psql(places, &[], STATE)?;
     let rows: Vec<Row> = serde_json::from_str(&text).map_err(|e| Error::Refused {
         what: "list databases",
         said: e.to_string(),
     })?;
-    let holding = |row: Row| Holding {
+    let holding = |row: Row| ConsumerState {
         closed_ms: row
             .comment
             .as_deref()
@@ -167,7 +167,7 @@ fn holdings(places: &Places) -> Result<Vec<Holding>> {
 }
 
 /// Runs a script as the administrator. Values are quoted by psql; they come by its standard input and not in argv.
-fn psql(places: &Places, set: &[(&str, &str)], script: &str) -> Result<String> {
+fn psql(places: &PostgresPaths, set: &[(&str, &str)], script: &str) -> Result<String> {
     let program = places.programs()?.join("psql");
     let child = Command::new(&program)
         .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
@@ -216,7 +216,7 @@ fn port() -> String {
 }
 
 /// A copy that can be read back, or none; the oldest beyond a few go.
-fn backup(places: &Places, name: &str, at_ms: i64) -> Result<Answer> {
+fn backup(places: &PostgresPaths, name: &str, at_ms: i64) -> Result<ServiceReply> {
     let bin = places.programs()?;
     let dir = places.backups();
     let path = dir.join(format!("{name}@{at_ms:015}.dump"));
@@ -264,7 +264,7 @@ fn backup(places: &Places, name: &str, at_ms: i64) -> Result<Answer> {
         fs::remove_file(&old).map_err(Error::file("remove", old))?;
     }
     let relative = path.strip_prefix(&places.home).unwrap_or(&path);
-    Ok(Answer::Done {
+    Ok(ServiceReply::Done {
         backup: Some(relative.display().to_string()),
         bytes,
     })

@@ -12,14 +12,14 @@ pub use places::programs;
 pub use server::serve;
 
 use crate::Result;
-use crate::ask::{Answer, Question};
-use places::Places;
+use crate::ask::{ServiceReply, ServiceRequest};
+use places::PostgresPaths;
 use std::path::Path;
 
 /// Answers the control plane.
-pub(crate) fn answer(home: &Path, question: Question) -> Result<Answer> {
+pub(crate) fn answer(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
     consumers::answer(
-        &Places {
+        &PostgresPaths {
             home: home.to_owned(),
         },
         question,

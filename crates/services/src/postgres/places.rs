@@ -8,12 +8,12 @@ pub(super) const ADMIN: &str = "abbey";
 /// Where Debian keeps the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
-/// Places in the service's directory.
-pub(super) struct Places {
+/// Paths in the service's directory.
+pub(super) struct PostgresPaths {
     pub(super) home: PathBuf,
 }
 
-impl Places {
+impl PostgresPaths {
     pub(super) fn data(&self) -> PathBuf {
         self.home.join("data")
     }

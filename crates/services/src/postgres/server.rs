@@ -1,6 +1,6 @@
 //! The server itself: made once, told how to listen at every start, ended without waiting for its clients.
 
-use super::places::{ADMIN, Places};
+use super::places::{ADMIN, PostgresPaths};
 use crate::{Error, Result};
 use abbey_support::file;
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,7 +18,7 @@ const CONNECTIONS: u32 = 500;
 /// # Errors
 /// When PostgreSQL is missing, or the database cluster can be neither made nor started.
 pub async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
-    let places = Places {
+    let places = PostgresPaths {
         home: home.to_owned(),
     };
     let programs = places.programs()?;
@@ -94,7 +94,7 @@ pub async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
 }
 
 /// Makes the database cluster, whole or not at all.
-fn make(places: &Places, programs: &Path) -> Result<()> {
+fn make(places: &PostgresPaths, programs: &Path) -> Result<()> {
     let new = places.home.join("data.new");
     match fs::remove_dir_all(&new) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -120,7 +120,7 @@ fn make(places: &Places, programs: &Path) -> Result<()> {
 }
 
 /// A certificate of its own, which consumers are given to trust.
-fn certify(places: &Places) -> Result<()> {
+fn certify(places: &PostgresPaths) -> Result<()> {
     if places.certificate().exists() && places.key().exists() {
         return Ok(());
     }
@@ -136,7 +136,7 @@ fn certify(places: &Places) -> Result<()> {
 }
 
 /// Who may come in, and how.
-fn rules(places: &Places) -> Result<()> {
+fn rules(places: &PostgresPaths) -> Result<()> {
     let mine = Command::new("id").arg("-un").output();
     let mine = mine.map_err(Error::file("run", "id"))?;
     let user = String::from_utf8_lossy(&mine.stdout).trim().to_owned();

@@ -87,7 +87,7 @@ pub struct Vsock {
 
 /// `entropy`: random numbers from the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entropy {}
+pub struct EntropyDevice {}
 
 /// `actions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,12 +102,12 @@ pub enum ActionType {
 
 /// Body of `actions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Action {
+pub struct InstanceAction {
     /// Which.
     pub action_type: ActionType,
 }
 
-/// State that a machine is brought to.
+/// State that a microVM is brought to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VmState {
     /// It stands still.
@@ -132,7 +132,7 @@ pub enum SnapshotType {
     Diff,
 }
 
-/// `snapshot/create`; the machine stands still.
+/// `snapshot/create`; the microVM stands still.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotCreate {
     /// What it holds.
@@ -152,7 +152,7 @@ pub enum BackendType {
     Uffd,
 }
 
-/// Memory of a machine that is brought back.
+/// Memory of a microVM that is brought back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryBackend {
     /// Which kind.

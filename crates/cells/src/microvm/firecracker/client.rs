@@ -37,9 +37,9 @@ struct Fault {
 
 /// Everything that is asked of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Call {
+pub enum FirecrackerCall {
     /// Processors and memory.
-    Machine(MachineConfig),
+    MachineConfig(MachineConfig),
     /// Kernel.
     Boot(BootSource),
     /// One drive.
@@ -47,9 +47,9 @@ pub enum Call {
     /// The channel.
     Vsock(Vsock),
     /// Random numbers.
-    Entropy(Entropy),
+    Entropy(EntropyDevice),
     /// Something to do.
-    Action(Action),
+    Action(InstanceAction),
     /// Pause or resume.
     State(Vm),
     /// Create a snapshot.
@@ -58,20 +58,20 @@ pub enum Call {
     Load(SnapshotLoad),
 }
 
-impl Call {
+impl FirecrackerCall {
     /// Method and path.
     pub fn place(&self) -> (Method, String) {
         let put = |path: &str| (Method::PUT, path.to_owned());
         match self {
-            Call::Machine(_) => put("/machine-config"),
-            Call::Boot(_) => put("/boot-source"),
-            Call::Drive(drive) => (Method::PUT, format!("/drives/{}", drive.drive_id)),
-            Call::Vsock(_) => put("/vsock"),
-            Call::Entropy(_) => put("/entropy"),
-            Call::Action(_) => put("/actions"),
-            Call::State(_) => (Method::PATCH, "/vm".to_owned()),
-            Call::Create(_) => put("/snapshot/create"),
-            Call::Load(_) => put("/snapshot/load"),
+            FirecrackerCall::MachineConfig(_) => put("/machine-config"),
+            FirecrackerCall::Boot(_) => put("/boot-source"),
+            FirecrackerCall::Drive(drive) => (Method::PUT, format!("/drives/{}", drive.drive_id)),
+            FirecrackerCall::Vsock(_) => put("/vsock"),
+            FirecrackerCall::Entropy(_) => put("/entropy"),
+            FirecrackerCall::Action(_) => put("/actions"),
+            FirecrackerCall::State(_) => (Method::PATCH, "/vm".to_owned()),
+            FirecrackerCall::Create(_) => put("/snapshot/create"),
+            FirecrackerCall::Load(_) => put("/snapshot/load"),
         }
     }
 
@@ -81,35 +81,42 @@ impl Call {
     /// Never, as these documents have no keys that are no text.
     pub fn body(&self) -> serde_json::Result<Value> {
         match self {
-            Call::Machine(body) => serde_json::to_value(body),
-            Call::Boot(body) => serde_json::to_value(body),
-            Call::Drive(body) => serde_json::to_value(body),
-            Call::Vsock(body) => serde_json::to_value(body),
-            Call::Entropy(body) => serde_json::to_value(body),
-            Call::Action(body) => serde_json::to_value(body),
-            Call::State(body) => serde_json::to_value(body),
-            Call::Create(body) => serde_json::to_value(body),
-            Call::Load(body) => serde_json::to_value(body),
+            FirecrackerCall::MachineConfig(body) => serde_json::to_value(body),
+            FirecrackerCall::Boot(body) => serde_json::to_value(body),
+            FirecrackerCall::Drive(body) => serde_json::to_value(body),
+            FirecrackerCall::Vsock(body) => serde_json::to_value(body),
+            FirecrackerCall::Entropy(body) => serde_json::to_value(body),
+            FirecrackerCall::Action(body) => serde_json::to_value(body),
+            FirecrackerCall::State(body) => serde_json::to_value(body),
+            FirecrackerCall::Create(body) => serde_json::to_value(body),
+            FirecrackerCall::Load(body) => serde_json::to_value(body),
         }
     }
 
     /// Longest time for an answer: memory is written and read whole by some.
     const fn within(&self) -> Duration {
         match self {
-            Call::Create(_) | Call::Load(_) => Duration::from_secs(60),
-            Call::Action(_) => Duration::from_secs(10),
+            FirecrackerCall::Create(_) | FirecrackerCall::Load(_) => Duration::from_secs(60),
+            FirecrackerCall::Action(_) => Duration::from_secs(10),
             _ => Duration::from_secs(2),
         }
     }
 
     /// Whether doing it twice is doing it once: what describes, and what brings to a state.
     const fn may_repeat(&self) -> bool {
-        !matches!(self, Call::Action(_) | Call::Create(_) | Call::Load(_))
+        !matches!(
+            self,
+            FirecrackerCall::Action(_) | FirecrackerCall::Create(_) | FirecrackerCall::Load(_)
+        )
     }
 }
 
-/// How a machine is put together: the order in which it is told, up to its start.
-pub(super) fn steps(spec: &CellSpec, lasting: bool, drive_limit: Option<RateLimiter>) -> Vec<Call> {
+/// How a microVM is put together: the order in which it is told, up to its start.
+pub(super) fn steps(
+    spec: &CellSpec,
+    lasting: bool,
+    drive_limit: Option<RateLimiter>,
+) -> Vec<FirecrackerCall> {
     let file = |name: &str| format!("{ROOT}/{name}");
     let mut drives = vec![("base", true), ("tools", true), ("config", true)];
     if lasting {
@@ -117,20 +124,20 @@ pub(super) fn steps(spec: &CellSpec, lasting: bool, drive_limit: Option<RateLimi
     }
     let names: Vec<&str> = drives.iter().map(|(name, _)| *name).collect();
     let mut calls = vec![
-        Call::Machine(MachineConfig {
+        FirecrackerCall::MachineConfig(MachineConfig {
             vcpu_count: spec.limits.cpu_milli.div_ceil(1000).clamp(1, 32),
             mem_size_mib: (spec.limits.memory.0 >> 20).max(64),
             smt: false,
             track_dirty_pages: false,
         }),
-        Call::Boot(BootSource {
+        FirecrackerCall::Boot(BootSource {
             kernel_image_path: file("kernel"),
             initrd_path: Some(file("initrd")),
             boot_args: Some(command_line(&names)),
         }),
     ];
     calls.extend(drives.into_iter().map(|(name, is_read_only)| {
-        Call::Drive(Drive {
+        FirecrackerCall::Drive(Drive {
             drive_id: name.to_owned(),
             path_on_host: file(name),
             is_root_device: false,
@@ -143,12 +150,12 @@ pub(super) fn steps(spec: &CellSpec, lasting: bool, drive_limit: Option<RateLimi
         })
     }));
     calls.extend([
-        Call::Vsock(Vsock {
+        FirecrackerCall::Vsock(Vsock {
             guest_cid: GUEST_CID,
             uds_path: file("run/guest"),
         }),
-        Call::Entropy(Entropy {}),
-        Call::Action(Action {
+        FirecrackerCall::Entropy(EntropyDevice {}),
+        FirecrackerCall::Action(InstanceAction {
             action_type: ActionType::InstanceStart,
         }),
     ]);
@@ -157,15 +164,15 @@ pub(super) fn steps(spec: &CellSpec, lasting: bool, drive_limit: Option<RateLimi
 
 /// One Firecracker.
 #[derive(Debug)]
-pub struct Client {
+pub struct FirecrackerClient {
     socket: PathBuf,
     id: String,
 }
 
-impl Client {
-    /// Client of the Firecracker process that was started with this socket and this instance id.
-    pub fn new(socket: &Path, id: &str) -> Client {
-        Client {
+impl FirecrackerClient {
+    /// FirecrackerClient of the Firecracker process that was started with this socket and this instance id.
+    pub fn new(socket: &Path, id: &str) -> FirecrackerClient {
+        FirecrackerClient {
             socket: socket.to_owned(),
             id: id.to_owned(),
         }
@@ -200,7 +207,7 @@ impl Client {
     /// What it says of itself.
     ///
     /// # Errors
-    /// As [`Client::call`].
+    /// As [`FirecrackerClient::call`].
     pub fn describe(&self) -> Result<InstanceInfo> {
         let within = Duration::from_secs(2);
         let bytes = self.exchange(&Method::GET, "/", Bytes::new(), within)?;
@@ -212,7 +219,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Monitor`] with its own words, or that it did not answer.
-    pub fn call(&self, call: &Call) -> Result<()> {
+    pub fn call(&self, call: &FirecrackerCall) -> Result<()> {
         let (method, path) = call.place();
         let body = call.body().map_err(|e| self.failed(e.to_string()))?;
         let body = Bytes::from(body.to_string());
@@ -230,11 +237,11 @@ impl Client {
         }
     }
 
-    /// Puts a machine together and starts it.
+    /// Puts a microVM together and starts it.
     ///
     /// # Errors
     /// The first step that failed.
-    pub fn start(&self, steps: &[Call]) -> Result<()> {
+    pub fn start(&self, steps: &[FirecrackerCall]) -> Result<()> {
         steps.iter().try_for_each(|step| self.call(step))
     }
 

@@ -6,13 +6,13 @@
 
 use super::api::{RateLimiter, TokenBucket};
 use super::client::{HOUSE_PORT, ROOT, steps};
-use super::teller::Teller;
+use super::teller::FirecrackerSetup;
 use crate::microvm::instructions::{config_path, instructions_of, write_config};
 use crate::microvm::parts::{around, parts};
-use crate::microvm::prepared::{Aside, Line, Prepared};
+use crate::microvm::prepared::{GuestLine, PreparedGuest, SnapshotRole};
 use crate::microvm::{qemu, requirements};
-use crate::spec::Machine;
-use crate::{Bind, CellSpec, Error, Program, Result};
+use crate::spec::MicroVm;
+use crate::{Bind, CellProgram, CellSpec, Error, Result};
 use abbey_model::Bytes;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -40,7 +40,7 @@ fn program() -> Option<PathBuf> {
     brought().into_iter().chain(places).find(|p| p.is_file())
 }
 
-/// Why it cannot run machines here; none when it can.
+/// Why it cannot run microVMs here; none when it can.
 pub(crate) fn unusable() -> Option<String> {
     if let Some(reason) = requirements::unusable() {
         return Some(reason);
@@ -76,11 +76,11 @@ fn arguments(spec: &CellSpec) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// Makes everything that such a machine needs.
-pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<Prepared> {
-    let parts = parts(spec, machine, ROOT)?;
+/// Makes everything that such a microVM needs.
+pub(crate) fn prepare(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<PreparedGuest> {
+    let parts = parts(spec, microvm, ROOT)?;
     let mut binds = parts.binds;
-    let instructions = instructions_of(spec, machine, boot)?;
+    let instructions = instructions_of(spec, microvm, boot)?;
     write_config(&config_path(spec), Some(&instructions), spec.uid)?;
     let program = program().ok_or_else(|| {
         Error::file("find", PROGRAM)(std::io::Error::from(std::io::ErrorKind::NotFound))
@@ -118,20 +118,20 @@ pub(crate) fn prepare(spec: &CellSpec, machine: &Machine, boot: u64) -> Result<P
         }),
         ops: None,
     });
-    Ok(Prepared {
-        outer: around(spec, Program::Path(own.into()), arguments(spec), binds),
+    Ok(PreparedGuest {
+        outer: around(spec, CellProgram::Path(own.into()), arguments(spec), binds),
         fds: Vec::new(),
-        line: Line::Called {
+        line: GuestLine::Called {
             at: listener,
             uid: spec.uid,
         },
-        teller: Some(Teller {
+        teller: Some(FirecrackerSetup {
             socket: dir.join("api"),
             id: spec.cell.to_string(),
-            steps: steps(spec, machine.drives.is_some(), limit),
+            steps: steps(spec, microvm.drives.is_some(), limit),
         }),
         monitor: None,
         held: parts.held,
-        aside: Aside::Nothing,
+        aside: SnapshotRole::Nothing,
     })
 }

@@ -6,6 +6,6 @@ mod drive;
 mod teller;
 
 pub use api::*;
-pub use client::{Call, Client};
+pub use client::{FirecrackerCall, FirecrackerClient};
 pub(crate) use drive::{prepare, unusable};
-pub(crate) use teller::Teller;
+pub(crate) use teller::FirecrackerSetup;

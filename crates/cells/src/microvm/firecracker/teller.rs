@@ -1,24 +1,24 @@
 //! Configures a Firecracker process over its API before its microVM starts.
 
-use super::client::{Call, Client};
+use super::client::{FirecrackerCall, FirecrackerClient};
 use crate::Result;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Time for it to answer at all.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// What must be told before the machine begins.
+/// What must be told before the microVM begins.
 #[derive(Debug)]
-pub(crate) struct Teller {
+pub(crate) struct FirecrackerSetup {
     pub(super) socket: PathBuf,
     pub(super) id: String,
-    pub(super) steps: Vec<Call>,
+    pub(super) steps: Vec<FirecrackerCall>,
 }
 
-impl Teller {
+impl FirecrackerSetup {
     /// Waits until it answers, and tells it everything.
     pub(crate) fn tell(&self) -> Result<()> {
-        let client = Client::new(&self.socket, &self.id);
+        let client = FirecrackerClient::new(&self.socket, &self.id);
         client.ready(ANSWERS_WITHIN)?;
         client.start(&self.steps)
     }

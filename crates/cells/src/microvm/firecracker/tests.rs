@@ -20,7 +20,7 @@ fn entry(method: &Method, path: &str) -> String {
     }
 }
 
-fn every_call() -> Vec<Call> {
+fn every_call() -> Vec<FirecrackerCall> {
     let bucket = TokenBucket {
         size: 1 << 20,
         refill_time: 100,
@@ -31,18 +31,18 @@ fn every_call() -> Vec<Call> {
     };
     let mut calls = steps(&CellSpec::sample(), true, Some(limit));
     for state in [VmState::Paused, VmState::Resumed] {
-        calls.push(Call::State(Vm { state }));
+        calls.push(FirecrackerCall::State(Vm { state }));
     }
     for action_type in [ActionType::SendCtrlAltDel, ActionType::FlushMetrics] {
-        calls.push(Call::Action(Action { action_type }));
+        calls.push(FirecrackerCall::Action(InstanceAction { action_type }));
     }
     calls.extend([
-        Call::Create(SnapshotCreate {
+        FirecrackerCall::Create(SnapshotCreate {
             snapshot_type: SnapshotType::Full,
             snapshot_path: "/vm/run/devices".to_owned(),
             mem_file_path: "/vm/run/memory".to_owned(),
         }),
-        Call::Load(SnapshotLoad {
+        FirecrackerCall::Load(SnapshotLoad {
             snapshot_path: "/vm/run/devices".to_owned(),
             mem_backend: MemoryBackend {
                 backend_type: BackendType::File,
@@ -185,8 +185,8 @@ async fn answer(
     }
 }
 
-fn client(fake: &Fake) -> Client {
-    Client::new(&fake.socket, "mine")
+fn client(fake: &Fake) -> FirecrackerClient {
+    FirecrackerClient::new(&fake.socket, "mine")
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_refusal_is_told_in_its_own_words_and_ends_the_start() {
     let client = client(&fake);
     client.ready(Duration::from_secs(5)).unwrap();
     let mut calls = steps(&CellSpec::sample(), false, None);
-    if let Call::Drive(drive) = &mut calls[3] {
+    if let FirecrackerCall::Drive(drive) = &mut calls[3] {
         drive.drive_id = "refused".to_owned();
     }
     let told = client.start(&calls).unwrap_err().to_string();
@@ -239,7 +239,7 @@ fn only_what_may_be_repeated_is() {
     // The first connection breaks off: once more for a description, and never for an action.
     client(&breaks).call(&every_call()[0]).unwrap();
     let breaks = fake(Manners::Breaks);
-    let action = Call::Action(Action {
+    let action = FirecrackerCall::Action(InstanceAction {
         action_type: ActionType::InstanceStart,
     });
     assert!(client(&breaks).call(&action).is_err());

@@ -17,9 +17,9 @@ const MEMORY: u32 = 6;
 /// Memory for translated code.
 const TRANSLATED_MIB: u32 = 64;
 
-/// Whose memory a machine has.
+/// Whose memory a microVM has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Memory {
+pub(super) enum MemorySource {
     /// Its own.
     Own,
     /// A template's, which it writes.
@@ -34,7 +34,12 @@ pub(super) fn memory(spec: &CellSpec) -> Bytes {
 }
 
 /// The whole command line, nothing of which comes from a guest or an agent.
-pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool, whose: Memory) -> Vec<String> {
+pub(super) fn arguments(
+    spec: &CellSpec,
+    drives: bool,
+    kvm: bool,
+    whose: MemorySource,
+) -> Vec<String> {
     let memory = memory(spec).0 >> 20;
     let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1);
     let (accelerator, clock) = match kvm {
@@ -60,17 +65,17 @@ pub(super) fn arguments(spec: &CellSpec, drives: bool, kvm: bool, whose: Memory)
         )
     };
     let object = match whose {
-        Memory::Own => format!("memory-backend-ram,id=ram,size={memory}M"),
-        Memory::Shared => file("on"),
-        Memory::Copied => file("off"),
+        MemorySource::Own => format!("memory-backend-ram,id=ram,size={memory}M"),
+        MemorySource::Shared => file("on"),
+        MemorySource::Copied => file("off"),
     };
     add(&["-object", &object]);
-    if whose == Memory::Copied {
+    if whose == MemorySource::Copied {
         add(&["-incoming", "defer"]);
     }
     let waits = match whose {
-        Memory::Own => "",
-        Memory::Shared | Memory::Copied => " abbey.wait",
+        MemorySource::Own => "",
+        MemorySource::Shared | MemorySource::Copied => " abbey.wait",
     };
     add(&[
         "-nodefaults",

@@ -1,4 +1,4 @@
-//! The host's processors for a guest: the node that the program around a machine opens.
+//! The host's processors for a guest: the node that the program around a microVM opens.
 
 use crate::{Bind, CellSpec, Error, Result};
 use rustix::fs::{Access, CWD, FileType, Mode, access, makedev, mknodat};

@@ -1,4 +1,4 @@
-//! QEMU's monitor: a line of JSON for each word, both ways. Its events tell how a machine ended; its commands
+//! QEMU's monitor: a line of JSON for each word, both ways. Its events tell how a microVM ended; its commands
 //! put the memory of one aside, and bring it back.
 //! Source: QEMU's documentation, interop/qmp-spec and devel/migration.
 
@@ -38,7 +38,7 @@ impl Step {
 }
 
 /// Our end of it.
-pub(crate) struct Monitor {
+pub(crate) struct QemuMonitor {
     stream: Option<UnixStream>,
     line: Vec<u8>,
     steps: VecDeque<Step>,
@@ -68,10 +68,10 @@ fn lend(fd: OwnedFd) -> Step {
     }
 }
 
-impl Monitor {
+impl QemuMonitor {
     /// Says hello; QEMU tells nothing before.
-    pub(crate) fn new(fd: OwnedFd) -> Monitor {
-        let mut monitor = Monitor {
+    pub(crate) fn new(fd: OwnedFd) -> QemuMonitor {
+        let mut monitor = QemuMonitor {
             stream: Some(UnixStream::from(fd)),
             line: Vec::new(),
             steps: VecDeque::new(),
@@ -221,12 +221,12 @@ impl Monitor {
 
 #[cfg(test)]
 mod tests {
-    use super::Monitor;
+    use super::QemuMonitor;
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixStream;
 
     /// Plays QEMU: answers each command with the next of these.
-    fn talk(monitor: &mut Monitor, qemu: &UnixStream, answers: &[&str]) -> Vec<String> {
+    fn talk(monitor: &mut QemuMonitor, qemu: &UnixStream, answers: &[&str]) -> Vec<String> {
         let mut lines = BufReader::new(qemu.try_clone().unwrap()).lines();
         let mut heard = Vec::new();
         for answer in answers {
@@ -245,10 +245,10 @@ mod tests {
         heard
     }
 
-    fn pair() -> (Monitor, UnixStream) {
+    fn pair() -> (QemuMonitor, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Monitor::new(ours.into()), theirs)
+        (QemuMonitor::new(ours.into()), theirs)
     }
 
     #[test]
