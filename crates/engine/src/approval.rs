@@ -26,7 +26,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// The state that it leads to.
-    pub const fn leads_to(self) -> State {
+    pub const fn resulting_state(self) -> State {
         match self {
             Verdict::Approve => State::Approved,
             Verdict::Deny => State::Denied,
@@ -94,7 +94,7 @@ pub fn decide(approval: &Approval, verdict: Verdict, now: Timestamp) -> Result<S
     let number = approval.number;
     match approval.state {
         State::Pending if now >= approval.expires_at => Err(Refusal::Late { number }),
-        State::Pending => Ok(verdict.leads_to()),
+        State::Pending => Ok(verdict.resulting_state()),
         state => Err(Refusal::State { number, state }),
     }
 }
@@ -105,7 +105,7 @@ pub fn decide(approval: &Approval, verdict: Verdict, now: Timestamp) -> Result<S
 /// [`Refusal::State`] when it was decided, or is not late.
 pub fn expire(approval: &Approval, now: Timestamp) -> Result<State, Refusal> {
     match approval.state {
-        State::Pending if now >= approval.expires_at => Ok(approval.silence.leads_to()),
+        State::Pending if now >= approval.expires_at => Ok(approval.silence.resulting_state()),
         state => Err(Refusal::State {
             number: approval.number,
             state,

@@ -94,7 +94,7 @@ fn arrows(chain: &[Slug]) -> String {
 ///
 /// # Errors
 /// [`Refusal::NotAllowed`] or [`Refusal::Oneself`].
-pub fn right<'a>(
+pub fn check_delegation_right<'a>(
     from: &Slug,
     to: &Slug,
     own: &Authority,
@@ -120,7 +120,7 @@ pub fn right<'a>(
 ///
 /// # Errors
 /// [`Refusal::MayNotAsk`] or [`Refusal::Oneself`].
-pub fn may_ask(from: &Slug, to: &Slug, own: &Authority) -> Result<(), Refusal> {
+pub fn check_ask_right(from: &Slug, to: &Slug, own: &Authority) -> Result<(), Refusal> {
     match (from == to, own.includes(to)) {
         (true, _) => Err(Refusal::Oneself(from.clone())),
         (false, true) => Ok(()),
@@ -136,7 +136,7 @@ pub fn may_ask(from: &Slug, to: &Slug, own: &Authority) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// The first bound that it would cross.
-pub fn bounded(to: &Slug, chain: &[Slug], open: u32, bounds: Bounds) -> Result<(), Refusal> {
+pub fn check_bounds(to: &Slug, chain: &[Slug], open: u32, bounds: Bounds) -> Result<(), Refusal> {
     let depth = u32::try_from(chain.len()).unwrap_or(u32::MAX);
     if chain.contains(to) {
         return Err(Refusal::Circle {
@@ -177,7 +177,7 @@ mod tests {
         let mut table = String::new();
         for from in &all {
             for to in &all {
-                let refusal = match right(from, to, &matrix[from], matrix.iter()) {
+                let refusal = match check_delegation_right(from, to, &matrix[from], matrix.iter()) {
                     Ok(()) => "yes".to_owned(),
                     Err(refusal) => refusal.to_string(),
                 };
@@ -194,19 +194,19 @@ mod tests {
             fan_out: 3,
         };
         let chain = ["a", "b"].map(slug);
-        assert_eq!(bounded(&slug("c"), &chain, 2, bounds), Ok(()));
+        assert_eq!(check_bounds(&slug("c"), &chain, 2, bounds), Ok(()));
         let deep = ["a", "b", "c"].map(slug);
         assert_eq!(
-            bounded(&slug("d"), &deep, 0, bounds),
+            check_bounds(&slug("d"), &deep, 0, bounds),
             Err(Refusal::TooDeep { depth: 2 })
         );
-        let refusal = bounded(&slug("a"), &chain, 0, bounds).unwrap_err();
+        let refusal = check_bounds(&slug("a"), &chain, 0, bounds).unwrap_err();
         assert_eq!(
             refusal.to_string(),
             "a is part of this delegation chain (a → b), so the task cannot be delegated back to it"
         );
         assert_eq!(
-            bounded(&slug("c"), &chain, 3, bounds),
+            check_bounds(&slug("c"), &chain, 3, bounds),
             Err(Refusal::TooMany { open: 3 })
         );
     }

@@ -50,7 +50,7 @@ pub struct Refusal {
 
 impl Account {
     /// What may still be reserved; none when there is no limit.
-    pub fn left(&self) -> Option<u64> {
+    pub fn remaining(&self) -> Option<u64> {
         self.limit
             .map(|limit| limit.saturating_sub(self.spent.saturating_add(self.reserved)))
     }
@@ -74,7 +74,7 @@ impl Account {
     /// The account at `now`: a new window starts with nothing spent. Open reservations stay, and
     /// are booked in the window in which they are settled.
     #[must_use]
-    pub fn at(mut self, now: Timestamp, zone: &TimeZone) -> Account {
+    pub fn as_of(mut self, now: Timestamp, zone: &TimeZone) -> Account {
         if self.window == Window::Day && self.resets_at.is_none_or(|at| now >= at) {
             let (start, end) = day_bounds(now, zone);
             self.spent = if self.period_start == start {
@@ -93,7 +93,7 @@ impl Account {
     /// # Errors
     /// [`Refusal`] when it does not fit; the account is unchanged.
     pub fn reserve(&mut self, amount: u64) -> Result<(), Refusal> {
-        if let (Some(limit), Some(left)) = (self.limit, self.left())
+        if let (Some(limit), Some(left)) = (self.limit, self.remaining())
             && self
                 .spent
                 .saturating_add(self.reserved)
@@ -199,13 +199,13 @@ mod tests {
     fn a_new_day_forgets_spend_but_not_open_reservations() {
         let zone = TimeZone::UTC;
         let now = Timestamp(86_400_000 * 3 + 5);
-        let mut a = account(Some(100)).at(now, &zone);
+        let mut a = account(Some(100)).as_of(now, &zone);
         a.reserve(30).unwrap();
         a.settle(30, 30);
         a.reserve(20).unwrap();
-        let same_day = a.clone().at(now + Millis(1000), &zone);
+        let same_day = a.clone().as_of(now + Millis(1000), &zone);
         assert_eq!(same_day.spent, 30);
-        let next_day = a.at(now + Millis(86_400_000), &zone);
+        let next_day = a.as_of(now + Millis(86_400_000), &zone);
         assert_eq!((next_day.spent, next_day.reserved), (0, 20));
     }
 }

@@ -89,7 +89,7 @@ pub enum Match {
 }
 
 /// Scores every rule against a text, best first, ties by name.
-pub fn candidates(rules: &[Rule], text: &str) -> Vec<Candidate> {
+pub fn score_skills(rules: &[Rule], text: &str) -> Vec<Candidate> {
     let text = normal(text);
     let mut found: Vec<Candidate> = rules.iter().filter_map(|rule| best(rule, &text)).collect();
     found.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.skill.cmp(&b.skill)));
@@ -97,8 +97,8 @@ pub fn candidates(rules: &[Rule], text: &str) -> Vec<Candidate> {
 }
 
 /// Matches a text.
-pub fn find(rules: &[Rule], text: &str) -> Match {
-    let mut found = candidates(rules, text);
+pub fn match_skill(rules: &[Rule], text: &str) -> Match {
+    let mut found = score_skills(rules, text);
     found.retain(|c| c.score >= THRESHOLD);
     match found.len() {
         0 => Match::None,
@@ -171,11 +171,11 @@ mod tests {
 
     #[test]
     fn a_question_finds_its_skill_with_arguments() {
-        let Match::One(c) = find(&rules(), "How much free disk space is there?") else {
+        let Match::One(c) = match_skill(&rules(), "How much free disk space is there?") else {
             panic!()
         };
         assert_eq!((c.skill.as_str(), c.score), ("disk-usage", 1000));
-        let Match::One(c) = find(&rules(), "Merge branch topic into main in demo") else {
+        let Match::One(c) = match_skill(&rules(), "Merge branch topic into main in demo") else {
             panic!()
         };
         assert_eq!(c.args["source"], "topic");
@@ -184,12 +184,15 @@ mod tests {
 
     #[test]
     fn nothing_is_guessed() {
-        assert_eq!(find(&rules(), "write a poem about winter"), Match::None);
-        assert_eq!(find(&rules(), ""), Match::None);
+        assert_eq!(
+            match_skill(&rules(), "write a poem about winter"),
+            Match::None
+        );
+        assert_eq!(match_skill(&rules(), ""), Match::None);
         let twice = [
             rules().remove(0),
             Rule::new("df", &["disk space".to_owned()]).unwrap(),
         ];
-        assert!(matches!(find(&twice, "disk space"), Match::Ambiguous(c) if c.len() == 2));
+        assert!(matches!(match_skill(&twice, "disk space"), Match::Ambiguous(c) if c.len() == 2));
     }
 }

@@ -7,7 +7,7 @@ pub const LANE: Millis = Millis::from_secs(600);
 
 /// Sort key, smaller first: the instant of creation moved back by the lane. A P3 task that has
 /// waited half an hour stands beside a P0 task of this moment.
-pub fn key(priority: Priority, created_at: Timestamp) -> i64 {
+pub fn sort_key(priority: Priority, created_at: Timestamp) -> i64 {
     (created_at + Millis(LANE.0 * i64::from(priority.lane()))).0
 }
 
@@ -18,8 +18,8 @@ mod tests {
     #[test]
     fn urgent_first_but_old_work_is_not_starved() {
         let now = Timestamp(10_000_000);
-        assert!(key(Priority::P0, now) < key(Priority::P1, now));
+        assert!(sort_key(Priority::P0, now) < sort_key(Priority::P1, now));
         let old = now - Millis::from_secs(31 * 60);
-        assert!(key(Priority::P3, old) < key(Priority::P0, now));
+        assert!(sort_key(Priority::P3, old) < sort_key(Priority::P0, now));
     }
 }

@@ -20,7 +20,7 @@ pub struct Interval {
 
 impl Interval {
     /// Instant of wake number `n` (the first has number 1).
-    pub fn instant(&self, n: u64) -> Timestamp {
+    pub fn instant_of_wake(&self, n: u64) -> Timestamp {
         let steps = i64::try_from(n).unwrap_or(i64::MAX);
         let base = Timestamp(
             self.anchor
@@ -38,20 +38,20 @@ impl Interval {
     }
 
     /// Number of the last wake due at `now`; 0 when none was due yet.
-    pub fn last_due(&self, now: Timestamp) -> u64 {
+    pub fn last_due_wake(&self, now: Timestamp) -> u64 {
         let passed = u64::try_from(now.since(self.anchor).0 / self.every.0.max(1000)).unwrap_or(0);
         // Jitter can put the newest one still ahead, never by more than its own interval.
         (passed.saturating_sub(1)..=passed)
             .rev()
-            .find(|n| *n > 0 && self.instant(*n) <= now)
+            .find(|n| *n > 0 && self.instant_of_wake(*n) <= now)
             .unwrap_or(0)
     }
 
     /// The next instant after wake `fired`, with missed ones folded into the newest.
-    pub fn next(&self, fired: u64, now: Timestamp) -> (u64, Timestamp) {
-        let due = self.last_due(now);
+    pub fn next_instant(&self, fired: u64, now: Timestamp) -> (u64, Timestamp) {
+        let due = self.last_due_wake(now);
         let n = if due > fired { due } else { fired.max(due) + 1 };
-        (n, self.instant(n))
+        (n, self.instant_of_wake(n))
     }
 }
 
@@ -78,26 +78,26 @@ mod tests {
     #[test]
     fn a_day_asleep_is_one_wake_not_many() {
         let s = daily();
-        let now = s.instant(5) + Millis(1);
-        assert_eq!(s.next(1, now).0, 5);
-        assert_eq!(s.next(5, now).0, 6);
-        assert!(s.next(5, now).1 > now);
+        let now = s.instant_of_wake(5) + Millis(1);
+        assert_eq!(s.next_instant(1, now).0, 5);
+        assert_eq!(s.next_instant(5, now).0, 6);
+        assert!(s.next_instant(5, now).1 > now);
     }
 
     #[test]
     fn nothing_is_due_before_the_first() {
         let s = daily();
-        assert_eq!(s.last_due(Timestamp(2000)), 0);
-        assert_eq!(s.next(0, Timestamp(2000)).0, 1);
+        assert_eq!(s.last_due_wake(Timestamp(2000)), 0);
+        assert_eq!(s.next_instant(0, Timestamp(2000)).0, 1);
     }
 
     #[test]
     fn jitter_is_bounded_and_stable() {
         let s = daily();
         for n in 1..100 {
-            let late = s.instant(n).0 - (s.anchor.0 + s.every.0 * n as i64);
+            let late = s.instant_of_wake(n).0 - (s.anchor.0 + s.every.0 * n as i64);
             assert!((0..=300_000).contains(&late));
-            assert_eq!(s.instant(n), daily().instant(n));
+            assert_eq!(s.instant_of_wake(n), daily().instant_of_wake(n));
         }
     }
 }

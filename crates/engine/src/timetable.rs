@@ -18,7 +18,7 @@ pub const TOLERANCE: Millis = Millis::from_secs(90);
 
 /// When a schedule fires.
 #[derive(Debug, Clone)]
-pub enum Timing {
+pub enum ScheduleTiming {
     /// By pattern, in a time zone.
     Cron {
         /// Minutes, hours, days, months, weekdays.
@@ -36,7 +36,7 @@ pub enum Timing {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn cron(text: &str) -> Result<Cron, String> {
+pub fn parse_cron(text: &str) -> Result<Cron, String> {
     let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
     parser
         .parse(text)
@@ -107,17 +107,17 @@ pub struct Due {
     pub through: Option<Timestamp>,
 }
 
-impl Timing {
+impl ScheduleTiming {
     /// The first instant after another; `since` is when the schedule was first seen.
-    pub fn next(&self, since: Timestamp, after: Timestamp) -> Option<Timestamp> {
+    pub fn next_after(&self, since: Timestamp, after: Timestamp) -> Option<Timestamp> {
         match self {
-            Timing::At(at) => Some(*at).filter(|at| *at > after),
-            Timing::Every(every) => {
+            ScheduleTiming::At(at) => Some(*at).filter(|at| *at > after),
+            ScheduleTiming::Every(every) => {
                 let every = every.0.max(1000);
                 let passed = after.since(since).0.max(0) / every;
                 Some(Timestamp(since.0 + (passed + 1) * every))
             }
-            Timing::Cron { pattern, zone } => {
+            ScheduleTiming::Cron { pattern, zone } => {
                 let from = jiff::Timestamp::from_millisecond(after.0).ok()?;
                 let next = pattern
                     .find_next_occurrence(&from.to_zoned(zone.clone()), false)
@@ -128,7 +128,7 @@ impl Timing {
     }
 
     /// What is due at `now` of everything after `settled`.
-    pub fn due(
+    pub fn due_instants(
         &self,
         since: Timestamp,
         settled: Timestamp,
@@ -137,7 +137,7 @@ impl Timing {
     ) -> Due {
         let mut instants = Vec::new();
         let mut at = settled;
-        while let Some(next) = self.next(since, at).filter(|n| *n <= now) {
+        while let Some(next) = self.next_after(since, at).filter(|n| *n <= now) {
             instants.push(next);
             at = next;
             if instants.len() == LOOK_MAX {
@@ -174,9 +174,9 @@ mod tests {
     use super::*;
     use std::fmt::Write;
 
-    fn timing(pattern: &str, zone: &str) -> Timing {
-        Timing::Cron {
-            pattern: Box::new(cron(pattern).unwrap()),
+    fn timing(pattern: &str, zone: &str) -> ScheduleTiming {
+        ScheduleTiming::Cron {
+            pattern: Box::new(parse_cron(pattern).unwrap()),
             zone: TimeZone::get(zone).unwrap(),
         }
     }
@@ -220,7 +220,8 @@ mod tests {
                     let (mut at, end) =
                         (instant(from), instant(from) + Millis::from_secs(36 * 3600));
                     let mut seen = Vec::new();
-                    while let Some(next) = timing.next(Timestamp(0), at).filter(|n| *n < end) {
+                    while let Some(next) = timing.next_after(Timestamp(0), at).filter(|n| *n < end)
+                    {
                         assert!(next > at, "time goes on");
                         seen.push(next);
                         at = next;
@@ -242,7 +243,7 @@ mod tests {
             instant("2026-06-02T00:30:00Z"),
         );
         let due = |catch_up| {
-            let due = hourly.due(Timestamp(0), settled, now, catch_up);
+            let due = hourly.due_instants(Timestamp(0), settled, now, catch_up);
             (due.fire.len(), due.missed, due.through)
         };
         let last = Some(instant("2026-06-02T00:00:00Z"));
@@ -253,16 +254,16 @@ mod tests {
         // In time there is nothing to make up for.
         let now = instant("2026-06-01T01:00:01Z");
         for catch_up in [CatchUp::Skip, CatchUp::Once, CatchUp::All(3)] {
-            let due = hourly.due(Timestamp(0), settled, now, catch_up);
+            let due = hourly.due_instants(Timestamp(0), settled, now, catch_up);
             assert_eq!((due.fire.len(), due.missed), (1, 0));
         }
         // A second look finds nothing.
         let through = hourly
-            .due(Timestamp(0), settled, now, CatchUp::Once)
+            .due_instants(Timestamp(0), settled, now, CatchUp::Once)
             .through
             .unwrap();
         assert_eq!(
-            hourly.due(Timestamp(0), through, now, CatchUp::Once),
+            hourly.due_instants(Timestamp(0), through, now, CatchUp::Once),
             Due::default()
         );
     }
@@ -270,16 +271,16 @@ mod tests {
     #[test]
     fn once_and_every_are_what_they_say() {
         let at = instant("2026-06-01T12:00:00Z");
-        let once = Timing::At(at);
-        assert_eq!(once.next(Timestamp(0), at + Millis(-1)), Some(at));
-        assert_eq!(once.next(Timestamp(0), at), None);
-        let every = Timing::Every(Millis::from_secs(60));
+        let once = ScheduleTiming::At(at);
+        assert_eq!(once.next_after(Timestamp(0), at + Millis(-1)), Some(at));
+        assert_eq!(once.next_after(Timestamp(0), at), None);
+        let every = ScheduleTiming::Every(Millis::from_secs(60));
         assert_eq!(
-            every.next(Timestamp(5), Timestamp(5)),
+            every.next_after(Timestamp(5), Timestamp(5)),
             Some(Timestamp(60_005))
         );
         assert_eq!(
-            every.next(Timestamp(5), Timestamp(60_005)),
+            every.next_after(Timestamp(5), Timestamp(60_005)),
             Some(Timestamp(120_005))
         );
         for wrong in [
@@ -289,9 +290,9 @@ mod tests {
             "hello",
             "0 25 * * *",
         ] {
-            assert!(cron(wrong).is_err(), "{wrong}");
+            assert!(parse_cron(wrong).is_err(), "{wrong}");
         }
-        assert!(cron("1 * * * *").is_ok_and(|c| {
+        assert!(parse_cron("1 * * * *").is_ok_and(|c| {
             // `1` is the first minute, and no minute that begins with it.
             let zoned = |m: i64| {
                 jiff::Timestamp::from_second(m * 60)

@@ -14,7 +14,10 @@
 
 mod declared;
 
-pub use declared::{Act, Condition, Field, Source, Step, Test, Type, Undo, With, Workflow};
+pub use declared::{
+    Comparison, Condition, InputField, StepAction, StepArguments, Undo, ValueSource, ValueType,
+    Workflow, WorkflowStep,
+};
 
 use abbey_model::{Slug, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -61,7 +64,7 @@ impl State {
 /// What was begun outside of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Handle {
+pub enum WorkHandle {
     /// A task, by number.
     Task(u64),
     /// A question to a person, by number.
@@ -70,7 +73,7 @@ pub enum Handle {
 
 /// What is known of it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Fact {
+pub enum WorkOutcome {
     /// It goes on.
     Open,
     /// It is done, with this.
@@ -82,9 +85,9 @@ pub enum Fact {
 /// Where a step stands, for one of its list or alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum At {
+pub enum StepProgress {
     /// Begun; the handle is known as soon as it is written down.
-    Working(Option<Handle>),
+    Working(Option<WorkHandle>),
     /// It happens when this instant comes, unless an event comes first.
     Waiting(Option<Timestamp>),
     /// Failed, and tried again then.
@@ -97,19 +100,22 @@ pub enum At {
     Failed(String),
 }
 
-impl At {
+impl StepProgress {
     fn is_settled(&self) -> bool {
-        matches!(self, At::Done(_) | At::Skipped | At::Failed(_))
+        matches!(
+            self,
+            StepProgress::Done(_) | StepProgress::Skipped | StepProgress::Failed(_)
+        )
     }
 }
 
 /// One of the list of a step, or the step alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Item {
+pub struct StepItem {
     /// The one of the list.
     pub value: Json,
     /// Where it stands.
-    pub at: At,
+    pub at: StepProgress,
     /// Attempts that were begun.
     pub attempts: u32,
     /// Since when.
@@ -119,18 +125,18 @@ pub struct Item {
     /// Its place among those that are done.
     pub order: u32,
     /// Where its undoing stands.
-    pub undo: Option<At>,
+    pub undo: Option<StepProgress>,
 }
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Run {
+pub struct WorkflowRun {
     /// Where it stands.
     pub state: State,
     /// What it was given.
     pub input: BTreeMap<String, Json>,
     /// Steps that were opened.
-    pub steps: BTreeMap<Slug, Vec<Item>>,
+    pub steps: BTreeMap<Slug, Vec<StepItem>>,
     /// Events that were heard of, each once.
     pub heard: BTreeMap<Slug, Json>,
     /// When it began.
@@ -149,16 +155,16 @@ pub struct Run {
 
 /// What is to be done now.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
+pub enum WorkflowEffect {
     /// Begin, and tell the run the handle.
-    Begin(Box<Begin>),
+    Begin(Box<StepStart>),
     /// Call off; an end that came first stands.
-    Cancel(Handle),
+    Cancel(WorkHandle),
 }
 
 /// Something to be begun.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Begin {
+pub struct StepStart {
     /// Which step.
     pub step: Slug,
     /// Which of its list.
@@ -168,15 +174,15 @@ pub struct Begin {
     /// Whether it undoes the step.
     pub undo: bool,
     /// A task, a skill or an approval.
-    pub act: Act,
+    pub act: StepAction,
     /// What it is given.
     pub data: Map<String, Json>,
 }
 
-impl Run {
+impl WorkflowRun {
     /// A run that begins, with an input that the workflow accepted.
-    pub fn new(input: BTreeMap<String, Json>, now: Timestamp) -> Run {
-        Run {
+    pub fn new(input: BTreeMap<String, Json>, now: Timestamp) -> WorkflowRun {
+        WorkflowRun {
             state: State::Running,
             input,
             steps: BTreeMap::new(),
@@ -191,39 +197,39 @@ impl Run {
     }
 
     /// Remembers what was begun.
-    pub fn bind(&mut self, begin: &Begin, handle: Handle) {
+    pub fn record_started(&mut self, begin: &StepStart, handle: WorkHandle) {
         if let Some(item) = self
             .steps
             .get_mut(&begin.step)
             .and_then(|items| items.get_mut(begin.index))
         {
             match begin.undo {
-                true => item.undo = Some(At::Working(Some(handle))),
-                false => item.at = At::Working(Some(handle)),
+                true => item.undo = Some(StepProgress::Working(Some(handle))),
+                false => item.at = StepProgress::Working(Some(handle)),
             }
         }
     }
 
     /// What was begun and is not known to be over.
-    pub fn open(&self) -> Vec<Handle> {
+    pub fn open_handles(&self) -> Vec<WorkHandle> {
         let items = self.steps.values().flatten();
         let places = items.flat_map(|item| [Some(&item.at), item.undo.as_ref()]);
         places
             .filter_map(|at| match at {
-                Some(At::Working(handle)) => *handle,
+                Some(StepProgress::Working(handle)) => *handle,
                 _ => None,
             })
             .collect()
     }
 
     /// The next instant at which something happens by itself.
-    pub fn next(&self, workflow: &Workflow) -> Option<Timestamp> {
+    pub fn next_deadline(&self, workflow: &Workflow) -> Option<Timestamp> {
         if self.state.is_over() {
             return None;
         }
         let items = self.steps.values().flatten();
         let own = items.filter_map(|item| match item.at {
-            At::Retry(at) | At::Waiting(Some(at)) => Some(at),
+            StepProgress::Retry(at) | StepProgress::Waiting(Some(at)) => Some(at),
             _ => None,
         });
         let due = workflow.within.map(|within| self.began_at + within);
@@ -239,18 +245,18 @@ impl Run {
 
     fn skipped(&self, step: &Slug) -> bool {
         let items = self.steps.get(step).map_or(&[][..], Vec::as_slice);
-        !items.is_empty() && items.iter().all(|i| i.at == At::Skipped)
+        !items.is_empty() && items.iter().all(|i| i.at == StepProgress::Skipped)
     }
 
     /// A value; null where there is none.
-    fn value(&self, workflow: &Workflow, source: &Source, item: &Json) -> Json {
+    fn value(&self, workflow: &Workflow, source: &ValueSource, item: &Json) -> Json {
         match source {
-            Source::Literal(value) => value.clone(),
-            Source::Input(name) => self.input.get(name).cloned().unwrap_or_default(),
-            Source::Item => item.clone(),
-            Source::Step(step, field) => {
-                let of = |item: &Item| match &item.at {
-                    At::Done(output) => output.get(field).cloned().unwrap_or_default(),
+            ValueSource::Literal(value) => value.clone(),
+            ValueSource::Input(name) => self.input.get(name).cloned().unwrap_or_default(),
+            ValueSource::Item => item.clone(),
+            ValueSource::Step(step, field) => {
+                let of = |item: &StepItem| match &item.at {
+                    StepProgress::Done(output) => output.get(field).cloned().unwrap_or_default(),
                     _ => Json::Null,
                 };
                 let items = self.steps.get(step).map_or(&[][..], Vec::as_slice);
@@ -262,16 +268,17 @@ impl Run {
         }
     }
 
-    fn values(&self, workflow: &Workflow, with: &With, item: &Json) -> Map<String, Json> {
-        let value =
-            |(name, source): (&String, &Source)| (name.clone(), self.value(workflow, source, item));
+    fn values(&self, workflow: &Workflow, with: &StepArguments, item: &Json) -> Map<String, Json> {
+        let value = |(name, source): (&String, &ValueSource)| {
+            (name.clone(), self.value(workflow, source, item))
+        };
         with.iter().map(value).collect()
     }
 }
 
 /// What a result lacks of what was declared.
-fn lacking(expects: &BTreeMap<String, Type>, output: &Json) -> Option<String> {
-    let wrong = |(name, of): (&String, &Type)| match output.get(name) {
+fn lacking(expects: &BTreeMap<String, ValueType>, output: &Json) -> Option<String> {
+    let wrong = |(name, of): (&String, &ValueType)| match output.get(name) {
         Some(value) if of.fits(value) => None,
         Some(_) => Some(format!("`{name}` is no {of}")),
         None => Some(format!("it has no `{name}`")),
@@ -283,10 +290,10 @@ fn lacking(expects: &BTreeMap<String, Type>, output: &Json) -> Option<String> {
 /// Brings a run as far as it goes by itself.
 pub fn advance(
     workflow: &Workflow,
-    run: &mut Run,
-    facts: &dyn Fn(Handle) -> Fact,
+    run: &mut WorkflowRun,
+    facts: &dyn Fn(WorkHandle) -> WorkOutcome,
     now: Timestamp,
-) -> Vec<Effect> {
+) -> Vec<WorkflowEffect> {
     let mut effects = Vec::new();
     if run.state.is_over() {
         return effects;
@@ -320,39 +327,48 @@ pub fn advance(
 }
 
 /// Takes in what happened.
-fn observe(workflow: &Workflow, run: &mut Run, facts: &dyn Fn(Handle) -> Fact, now: Timestamp) {
+fn observe(
+    workflow: &Workflow,
+    run: &mut WorkflowRun,
+    facts: &dyn Fn(WorkHandle) -> WorkOutcome,
+    now: Timestamp,
+) {
     let mut done = run.done;
     for (name, items) in &mut run.steps {
         let Some(step) = workflow.steps.get(name) else {
             continue;
         };
         for item in items {
-            if let Some(At::Working(Some(handle))) = item.undo {
+            if let Some(StepProgress::Working(Some(handle))) = item.undo {
                 match facts(handle) {
-                    Fact::Open => {}
-                    Fact::Done(value) => item.undo = Some(At::Done(value)),
-                    Fact::Failed(why) => item.undo = Some(At::Failed(why)),
+                    WorkOutcome::Open => {}
+                    WorkOutcome::Done(value) => item.undo = Some(StepProgress::Done(value)),
+                    WorkOutcome::Failed(why) => item.undo = Some(StepProgress::Failed(why)),
                 }
             }
             let fact = match (&item.at, &step.act) {
-                (At::Working(Some(handle)), _) => facts(*handle),
-                (At::Waiting(until), Act::Event { name }) => match run.heard.get(name) {
-                    Some(data) => Fact::Done(data.clone()),
-                    None if until.is_some_and(|at| now >= at) => {
-                        Fact::Failed(format!("`{name}` did not happen in time"))
+                (StepProgress::Working(Some(handle)), _) => facts(*handle),
+                (StepProgress::Waiting(until), StepAction::Event { name }) => {
+                    match run.heard.get(name) {
+                        Some(data) => WorkOutcome::Done(data.clone()),
+                        None if until.is_some_and(|at| now >= at) => {
+                            WorkOutcome::Failed(format!("`{name}` did not happen in time"))
+                        }
+                        None => WorkOutcome::Open,
                     }
-                    None => Fact::Open,
-                },
-                (At::Waiting(Some(at)), _) if now >= *at => Fact::Done(Json::Object(Map::new())),
-                _ => Fact::Open,
+                }
+                (StepProgress::Waiting(Some(at)), _) if now >= *at => {
+                    WorkOutcome::Done(Json::Object(Map::new()))
+                }
+                _ => WorkOutcome::Open,
             };
             let failed = match fact {
-                Fact::Open => continue,
-                Fact::Failed(why) => Some(why),
-                Fact::Done(output) => match lacking(&step.expects, &output) {
+                WorkOutcome::Open => continue,
+                WorkOutcome::Failed(why) => Some(why),
+                WorkOutcome::Done(output) => match lacking(&step.expects, &output) {
                     None => {
                         done += 1;
-                        (item.at, item.order) = (At::Done(output), done);
+                        (item.at, item.order) = (StepProgress::Done(output), done);
                         item.ended_at = Some(now);
                         None
                     }
@@ -362,8 +378,8 @@ fn observe(workflow: &Workflow, run: &mut Run, facts: &dyn Fn(Handle) -> Fact, n
             if let Some(why) = failed {
                 let again = item.attempts <= step.retry;
                 item.at = match again {
-                    true => At::Retry(now + step.retry_after),
-                    false => At::Failed(why),
+                    true => StepProgress::Retry(now + step.retry_after),
+                    false => StepProgress::Failed(why),
                 };
                 item.ended_at = (!again).then_some(now);
             }
@@ -373,7 +389,7 @@ fn observe(workflow: &Workflow, run: &mut Run, facts: &dyn Fn(Handle) -> Fact, n
 }
 
 /// Why the run cannot go on.
-fn broken(workflow: &Workflow, run: &Run, now: Timestamp) -> Option<String> {
+fn broken(workflow: &Workflow, run: &WorkflowRun, now: Timestamp) -> Option<String> {
     if run.cancel_requested {
         return Some("it was cancelled".to_owned());
     }
@@ -387,7 +403,7 @@ fn broken(workflow: &Workflow, run: &Run, now: Timestamp) -> Option<String> {
     must.filter_map(|(name, _)| {
         let items = run.steps.get(name)?;
         items.iter().find_map(|item| match &item.at {
-            At::Failed(why) => Some(format!("step `{name}` failed: {why}")),
+            StepProgress::Failed(why) => Some(format!("step `{name}` failed: {why}")),
             _ => None,
         })
     })
@@ -395,16 +411,16 @@ fn broken(workflow: &Workflow, run: &Run, now: Timestamp) -> Option<String> {
 }
 
 /// Cancels what is in progress; what is done is undone from now on.
-fn start_undoing(run: &mut Run, now: Timestamp, effects: &mut Vec<Effect>) {
+fn start_undoing(run: &mut WorkflowRun, now: Timestamp, effects: &mut Vec<WorkflowEffect>) {
     run.state = State::Undoing;
     // What was to begin in this very pass never begins.
     effects.clear();
     for item in run.steps.values_mut().flatten() {
-        if let At::Working(Some(handle)) = item.at {
-            effects.push(Effect::Cancel(handle));
+        if let StepProgress::Working(Some(handle)) = item.at {
+            effects.push(WorkflowEffect::Cancel(handle));
         }
         if !item.at.is_settled() {
-            item.at = At::Failed("cancelled".to_owned());
+            item.at = StepProgress::Failed("cancelled".to_owned());
             item.ended_at = Some(now);
         }
     }
@@ -413,9 +429,9 @@ fn start_undoing(run: &mut Run, now: Timestamp, effects: &mut Vec<Effect>) {
 /// Opens every step whose turn it is, and begins again what waits for that. Whether anything was opened.
 fn open_steps(
     workflow: &Workflow,
-    run: &mut Run,
+    run: &mut WorkflowRun,
     now: Timestamp,
-    effects: &mut Vec<Effect>,
+    effects: &mut Vec<WorkflowEffect>,
 ) -> bool {
     let mut opened = false;
     for (name, step) in &workflow.steps {
@@ -427,8 +443,8 @@ fn open_steps(
             let items = items(workflow, run, step, now);
             run.steps.insert(name.clone(), items);
         }
-        let ready = |item: &Item| match item.at {
-            At::Retry(at) => now >= at,
+        let ready = |item: &StepItem| match item.at {
+            StepProgress::Retry(at) => now >= at,
             _ => false,
         };
         let ready: Vec<usize> = run.steps.get(name).map_or_else(Vec::new, |items| {
@@ -443,8 +459,13 @@ fn open_steps(
 }
 
 /// What a step consists of, nothing of it begun.
-fn items(workflow: &Workflow, run: &Run, step: &Step, now: Timestamp) -> Vec<Item> {
-    let item = |value: Json, at: At| Item {
+fn items(
+    workflow: &Workflow,
+    run: &WorkflowRun,
+    step: &WorkflowStep,
+    now: Timestamp,
+) -> Vec<StepItem> {
+    let item = |value: Json, at: StepProgress| StepItem {
         value,
         ended_at: at.is_settled().then_some(now),
         at,
@@ -456,36 +477,36 @@ fn items(workflow: &Workflow, run: &Run, step: &Step, now: Timestamp) -> Vec<Ite
     let all_skipped = !step.needs.is_empty() && step.needs.iter().all(|need| run.skipped(need));
     let holds = |c: &Condition| c.holds(&run.value(workflow, &c.value, &Json::Null));
     if all_skipped || !step.when.iter().all(holds) {
-        return vec![item(Json::Null, At::Skipped)];
+        return vec![item(Json::Null, StepProgress::Skipped)];
     }
     let Some(each) = &step.each else {
-        return vec![item(Json::Null, At::Retry(now))];
+        return vec![item(Json::Null, StepProgress::Retry(now))];
     };
     match run.value(workflow, each, &Json::Null) {
         Json::Array(list) if list.len() <= EACH_MAX => {
-            let one = |value| item(value, At::Retry(now));
+            let one = |value| item(value, StepProgress::Retry(now));
             list.into_iter().map(one).collect()
         }
         Json::Array(list) => {
             let why = format!("its list has {} entries, more than {EACH_MAX}", list.len());
-            vec![item(Json::Null, At::Failed(why))]
+            vec![item(Json::Null, StepProgress::Failed(why))]
         }
         // A step that was skipped or may fail has no list.
-        Json::Null => vec![item(Json::Null, At::Skipped)],
+        Json::Null => vec![item(Json::Null, StepProgress::Skipped)],
         _ => vec![item(
             Json::Null,
-            At::Failed("what it is to run for is no list".to_owned()),
+            StepProgress::Failed("what it is to run for is no list".to_owned()),
         )],
     }
 }
 
 fn begin(
     workflow: &Workflow,
-    run: &mut Run,
-    (name, step): (&Slug, &Step),
+    run: &mut WorkflowRun,
+    (name, step): (&Slug, &WorkflowStep),
     index: usize,
     now: Timestamp,
-    effects: &mut Vec<Effect>,
+    effects: &mut Vec<WorkflowEffect>,
 ) {
     let Some(item) = run.steps.get(name).and_then(|items| items.get(index)) else {
         return;
@@ -493,10 +514,11 @@ fn begin(
     let attempt = item.attempts + 1;
     let data = run.values(workflow, &step.with, &item.value);
     let at = match &step.act {
-        Act::Pause(time) => At::Waiting(Some(now + *time)),
-        Act::Event { .. } => At::Waiting(step.within.map(|within| now + within)),
-        act @ (Act::Task { .. } | Act::Skill { .. } | Act::Approval { .. }) => {
-            effects.push(Effect::Begin(Box::new(Begin {
+        StepAction::Pause(time) => StepProgress::Waiting(Some(now + *time)),
+        StepAction::Event { .. } => StepProgress::Waiting(step.within.map(|within| now + within)),
+        act
+        @ (StepAction::Task { .. } | StepAction::Skill { .. } | StepAction::Approval { .. }) => {
+            effects.push(WorkflowEffect::Begin(Box::new(StepStart {
                 step: name.clone(),
                 index,
                 attempt,
@@ -504,7 +526,7 @@ fn begin(
                 act: act.clone(),
                 data,
             })));
-            At::Working(None)
+            StepProgress::Working(None)
         }
     };
     if let Some(item) = run
@@ -517,15 +539,15 @@ fn begin(
 }
 
 /// Undoes what is done, the newest first, one at a time; what cannot be undone is said and holds up nothing.
-fn undo(workflow: &Workflow, run: &mut Run, effects: &mut Vec<Effect>) {
-    let working = |item: &Item| matches!(item.undo, Some(At::Working(_)));
+fn undo(workflow: &Workflow, run: &mut WorkflowRun, effects: &mut Vec<WorkflowEffect>) {
+    let working = |item: &StepItem| matches!(item.undo, Some(StepProgress::Working(_)));
     if run.steps.values().flatten().any(working) {
         return;
     }
-    let undone = |(name, items): (&Slug, &Vec<Item>)| {
+    let undone = |(name, items): (&Slug, &Vec<StepItem>)| {
         workflow.steps.get(name)?.undo.as_ref()?;
         let left = items.iter().enumerate();
-        let left = left.filter(|(_, i)| matches!(i.at, At::Done(_)) && i.undo.is_none());
+        let left = left.filter(|(_, i)| matches!(i.at, StepProgress::Done(_)) && i.undo.is_none());
         let newest = left.max_by_key(|(_, i)| i.order)?;
         Some((newest.1.order, name.clone(), newest.0))
     };
@@ -541,7 +563,7 @@ fn undo(workflow: &Workflow, run: &mut Run, effects: &mut Vec<Effect>) {
         return;
     };
     let value = run.steps[&name][index].value.clone();
-    effects.push(Effect::Begin(Box::new(Begin {
+    effects.push(WorkflowEffect::Begin(Box::new(StepStart {
         data: run.values(workflow, &undo.with, &value),
         step: name.clone(),
         index,
@@ -554,7 +576,7 @@ fn undo(workflow: &Workflow, run: &mut Run, effects: &mut Vec<Effect>) {
         .get_mut(&name)
         .and_then(|items| items.get_mut(index))
     {
-        item.undo = Some(At::Working(None));
+        item.undo = Some(StepProgress::Working(None));
     }
 }
 

@@ -93,7 +93,7 @@ pub struct HostFacts {
 
 /// An allocation that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Conflict {
+pub enum AllocationConflict {
     /// Another owner holds it.
     #[error("{kind} {value} is held by {holder}", kind = kind.name())]
     Held {
@@ -188,7 +188,7 @@ impl Registry {
         owner: &str,
         purpose: &str,
         host: &HostFacts,
-    ) -> Result<(), Conflict> {
+    ) -> Result<(), AllocationConflict> {
         let value = port.to_string();
         if self.held(owner, purpose).is_some_and(|r| r.value == value) {
             return Ok(());
@@ -197,7 +197,7 @@ impl Registry {
             .holder(ResourceKind::Port, &value)
             .or_else(|| host.ports.get(&port).map(String::as_str));
         if let Some(holder) = holder {
-            return Err(Conflict::Held {
+            return Err(AllocationConflict::Held {
                 kind: ResourceKind::Port,
                 value,
                 holder: holder.to_owned(),
@@ -219,7 +219,7 @@ impl Registry {
         owner: &str,
         purpose: &str,
         host: &HostFacts,
-    ) -> Result<u16, Conflict> {
+    ) -> Result<u16, AllocationConflict> {
         let (first, last) = network.ports;
         let held = self.held(owner, purpose).and_then(|r| r.value.parse().ok());
         // One that is outside a range that was changed is exchanged.
@@ -241,7 +241,7 @@ impl Registry {
                     .iter()
                     .all(|o| base.checked_add(*o).is_some_and(free))
             })
-            .ok_or_else(|| Conflict::Exhausted {
+            .ok_or_else(|| AllocationConflict::Exhausted {
                 kind: ResourceKind::Port,
                 range: format!("{first}-{last}"),
                 used: self
@@ -275,7 +275,7 @@ impl Registry {
         network: &Network,
         owner: &str,
         host: &HostFacts,
-    ) -> Result<Subnet, Conflict> {
+    ) -> Result<Subnet, AllocationConflict> {
         let held = self
             .held(owner, "subnet")
             .and_then(|r| r.value.parse().ok());
@@ -312,7 +312,7 @@ impl Registry {
                 return Ok(subnet);
             }
         }
-        Err(Conflict::Exhausted {
+        Err(AllocationConflict::Exhausted {
             kind: ResourceKind::Subnet,
             range: format!("{}/{}", network.pool, network.pool_prefix),
             used: self
@@ -328,7 +328,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Conflict::Exhausted`].
-    pub fn uid(&mut self, owner: &str, first: u32, newest: u32) -> Result<u32, Conflict> {
+    pub fn uid(&mut self, owner: &str, first: u32, newest: u32) -> Result<u32, AllocationConflict> {
         if let Some(uid) = self.held(owner, "uid").and_then(|r| r.value.parse().ok()) {
             return Ok(uid);
         }
@@ -346,7 +346,7 @@ impl Registry {
         let uid = (start..last)
             .chain(first..last)
             .find(|u| !used.contains(u))
-            .ok_or_else(|| Conflict::Exhausted {
+            .ok_or_else(|| AllocationConflict::Exhausted {
                 kind: ResourceKind::Uid,
                 range: format!("{first}-{last}"),
                 used: used.len(),
@@ -441,7 +441,7 @@ mod tests {
         assert_eq!(given, ["10.77.0.0/24", "10.77.2.0/24", "10.77.3.0/24"]);
         assert!(matches!(
             registry.subnet(&network(), "d", &host),
-            Err(Conflict::Exhausted { used: 3, .. })
+            Err(AllocationConflict::Exhausted { used: 3, .. })
         ));
     }
 

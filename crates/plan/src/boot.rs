@@ -5,7 +5,7 @@ use crate::house::House;
 use crate::key::Effect;
 use crate::keys::{Agent, Service};
 use crate::reach;
-use crate::settings::Change;
+use crate::settings::KeyChange;
 use abbey_support::digest::sha256_hex;
 use serde_json::{Map, Value};
 
@@ -29,7 +29,7 @@ impl Boot {
     }
 
     /// What differs among the allocations.
-    pub(crate) fn changes(&self, old: &Boot) -> Vec<Change> {
+    pub(crate) fn changes(&self, old: &Boot) -> Vec<KeyChange> {
         let gone = old.allocated.iter();
         let gone = gone.filter(|n| !self.allocated.contains(n));
         let text = |value: &Value| {
@@ -39,7 +39,7 @@ impl Boot {
         };
         let differs = |name: &String| {
             let (old, new) = (old.values.get(name), self.values.get(name));
-            (old != new).then(|| Change {
+            (old != new).then(|| KeyChange {
                 key: name.clone(),
                 old: old.map(text),
                 new: new.map(text),
@@ -60,15 +60,15 @@ pub(crate) fn agent_boot(agent: &Agent, house: &House, registry: &Registry) -> B
     if subnet.is_some() {
         allocated.push(layout(house));
     }
-    for reach in reach::reaches(house, registry, agent, subnet) {
+    for reach in reach::reachable_services(house, registry, agent, subnet) {
         let own = reach
-            .own
+            .name_in_service
             .map_or_else(String::new, |own| format!(" as {own}"));
         let to = match reach.external {
             true => String::new(),
-            false => format!(" for {}", reach.to),
+            false => format!(" for {}", reach.host_address),
         };
-        let text = format!("{} at {}{to}{own}", reach.kind.name(), reach.at);
+        let text = format!("{} at {}{to}{own}", reach.kind.name(), reach.address);
         allocated.push((format!("services.{}", reach.service), text.into()));
     }
     if agent.disks().is_some() {

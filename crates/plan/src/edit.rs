@@ -204,7 +204,7 @@ pub fn remove_key(text: &str, slug: &Slug, key: &str) -> Result<String, Vec<Mist
     }
 }
 
-/// Adds a schedule to an agent; `does` is its mapping in one line, with braces.
+/// Adds a schedule to an agent; `action` is its mapping in one line, with braces.
 ///
 /// # Errors
 /// As [`set_key`], and when the agent has a schedule of that name.
@@ -212,7 +212,7 @@ pub fn add_schedule(
     text: &str,
     slug: &Slug,
     name: &Slug,
-    does: &str,
+    action: &str,
 ) -> Result<String, Vec<Mistake>> {
     let root = node::read(text)?;
     let entry = agent_of(&root, slug)?;
@@ -220,7 +220,7 @@ pub fn add_schedule(
     let schedules = entry.value.entries().iter().find(|e| e.key == "schedules");
     let odd = |why: String| {
         let text =
-            format!("{why}; write `{name}: {does}` below `schedules` of agent `{slug}` by hand");
+            format!("{why}; write `{name}: {action}` below `schedules` of agent `{slug}` by hand");
         vec![entry.place.mistake(text)]
     };
     match schedules {
@@ -228,9 +228,9 @@ pub fn add_schedule(
             let text = format!("agent `{slug}` has a schedule `{name}` already");
             return Err(vec![there.place.mistake(text)]);
         }
-        Some(there) => insert(&mut lines, there, &format!("{name}: {does}")).map_err(odd)?,
+        Some(there) => insert(&mut lines, there, &format!("{name}: {action}")).map_err(odd)?,
         None => {
-            let piece = format!("schedules: {{ {name}: {does} }}");
+            let piece = format!("schedules: {{ {name}: {action} }}");
             insert(&mut lines, entry, &piece).map_err(odd)?;
         }
     }
@@ -483,7 +483,7 @@ mod tests {
     #[test]
     fn schedules_come_and_go_in_every_style_and_the_rest_stays() {
         let (a, n): (Slug, Slug) = ("a".parse().unwrap(), "n".parse().unwrap());
-        let does = "{ every: 1h, task: \"Say: \\\"hello, you\\\" {now}\" }";
+        let action = "{ every: 1h, task: \"Say: \\\"hello, you\\\" {now}\" }";
         for entry in [
             "  a:\n",
             "  a: {}\n",
@@ -494,7 +494,7 @@ mod tests {
             "  a:\n    schedules: { m: { every: 2h, task: t } }\n    role: x\n",
         ] {
             let text = format!("version: 1\nagents:\n{entry}  b: {{}} # other\n");
-            let more = add_schedule(&text, &a, &n, does).unwrap();
+            let more = add_schedule(&text, &a, &n, action).unwrap();
             let there = node::read(&more).unwrap();
             let there = agent_of(&there, &a)
                 .unwrap()
@@ -505,7 +505,10 @@ mod tests {
                 there.get("n").unwrap().get("task").unwrap().text(),
                 Some("Say: \"hello, you\" {now}")
             );
-            assert!(add_schedule(&more, &a, &n, does).is_err(), "twice is told");
+            assert!(
+                add_schedule(&more, &a, &n, action).is_err(),
+                "twice is told"
+            );
             let less = remove_schedule(&more, &a, &n).unwrap();
             assert!(less.ends_with("  b: {} # other\n"), "{less}");
             let plain = |t: &str| format!("{:?}", strip(&node::read(t).unwrap()));

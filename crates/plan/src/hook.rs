@@ -11,7 +11,7 @@ pub struct Hook {
     /// Secret that signs deliveries.
     pub secret: SecretRef,
     /// What a delivery starts.
-    pub then: Then,
+    pub action: HookAction,
     /// Where the result of a task is reported: the root of the sender's API.
     pub api: Option<String>,
     /// Credential for `api`.
@@ -39,7 +39,7 @@ pub enum HookKind {
 /// What a delivery starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Then {
+pub enum HookAction {
     /// A task, with the delivery as data.
     Task(Slug),
     /// A workflow, with the delivery as its input `payload`.

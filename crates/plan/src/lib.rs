@@ -31,11 +31,11 @@ mod value;
 
 pub use abbey_model::Runtime;
 pub use agent_values::{AgentBudget, Charter, ModelRef, RELATIONS};
-pub use allocate::{Allocation, Conflict, HostFacts, Registry, ResourceKind};
+pub use allocate::{Allocation, AllocationConflict, HostFacts, Registry, ResourceKind};
 pub use check::{BRIDGE_PORTS_MAX, check, home_fits};
 pub use decode::parse;
 pub use document::{Document, DocumentKind};
-pub use hook::{Hook, HookKind, Then};
+pub use hook::{Hook, HookAction, HookKind};
 pub use house::{Endpoint, Escalation, House, Listen, Network, Provider};
 pub use key::Effect;
 pub use keys::{
@@ -43,12 +43,12 @@ pub use keys::{
 };
 pub use node::Mistake;
 pub use origin::Origin;
-pub use plan::{Action, Applied, InForce, Inventory, Note, Plan, Severity, Step};
+pub use plan::{Action, AppliedPlan, CurrentHouse, Inventory, Note, Plan, PlanStep, Severity};
 pub use planner::plan;
-pub use reach::{Reach, endpoint, reaches, subnet};
+pub use reach::{ReachableService, endpoint, reachable_services, subnet};
 pub use reference::{Definition, definitions, reference};
-pub use schedule::{Does, Schedule, When};
+pub use schedule::{Schedule, ScheduleAction, ScheduleTrigger};
 pub use schema::json_schema;
 pub use service_kind::ServiceKind;
-pub use settings::{Change, Setting, Settings};
+pub use settings::{KeyChange, Setting, Settings};
 pub use shape::{bytes, duration_ms};

@@ -2,7 +2,7 @@
 
 use crate::allocate::{HostFacts, Registry};
 use crate::house::House;
-use crate::settings::Change;
+use crate::settings::KeyChange;
 use abbey_model::{Generation, Slug};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ impl Action {
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
+pub struct PlanStep {
     /// Number, from 1.
     pub id: u32,
     /// What happens to the resource.
@@ -51,7 +51,7 @@ pub struct Step {
     pub detail: String,
     /// Keys whose effective value changes, with the value before and after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changes: Vec<Change>,
+    pub changes: Vec<KeyChange>,
 }
 
 /// How severe a note is.
@@ -82,7 +82,7 @@ pub struct Note {
 /// A digest names one set of values that a cell was started with. It is carried on as long as those values are
 /// equal, so a release that computes digests in another way restarts nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Applied {
+pub struct AppliedPlan {
     /// Digest of the house's own settings.
     pub house: String,
     /// By agent: digest of what its cell was started with, and of everything.
@@ -99,7 +99,7 @@ pub struct Applied {
 
 /// What the plan in force says, read from its stored manifest by this release.
 #[derive(Debug, Clone)]
-pub struct InForce {
+pub struct CurrentHouse {
     /// The house.
     pub house: House,
     /// Text of every charter, by agent.
@@ -112,9 +112,9 @@ pub struct Inventory {
     /// Number of the current plan; 0 before the first.
     pub generation: Generation,
     /// What was applied.
-    pub applied: Applied,
+    pub applied: AppliedPlan,
     /// The plan in force; none before the first.
-    pub in_force: Option<InForce>,
+    pub current: Option<CurrentHouse>,
     /// Allocations of ports, subnets and users.
     pub registry: Registry,
     /// Highest uid ever allocated.
@@ -131,12 +131,12 @@ pub struct Plan {
     /// Number; the current one again when nothing changes.
     pub generation: Generation,
     /// What is done, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
     /// Findings of the checker.
     pub notes: Vec<Note>,
     /// What is applied once the steps are done.
     #[serde(skip)]
-    pub applied: Applied,
+    pub applied: AppliedPlan,
     /// Allocations once the steps are done.
     #[serde(skip)]
     pub registry: Registry,

@@ -1,16 +1,16 @@
 //! From a house and an inventory to a numbered plan: what differs, in the order in which it is done.
 
 use crate::agent_values::Charter;
-use crate::allocate::{Conflict, Registry};
+use crate::allocate::{AllocationConflict, Registry};
 use crate::boot::{Boot, agent_boot, digest, service_boot};
 use crate::check::check;
 use crate::house::House;
 use crate::key::Effect;
 use crate::keys::{Agent, Service};
-use crate::plan::{Action, Applied, Inventory, Note, Plan, Severity, Step};
+use crate::plan::{Action, AppliedPlan, Inventory, Note, Plan, PlanStep, Severity};
 use crate::reach;
 use crate::service_kind::ServiceKind;
-use crate::settings::Change;
+use crate::settings::KeyChange;
 use abbey_model::{CellKind, Slug, Subnet};
 use abbey_support::digest::sha256_hex;
 use serde_json::json;
@@ -24,7 +24,7 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         steps: Vec::new(),
         notes: Vec::new(),
     };
-    let mut applied = Applied::default();
+    let mut applied = AppliedPlan::default();
     work.house(house, inventory, &mut applied);
     // Removals first: what they release may be allocated again.
     for slug in inventory
@@ -39,7 +39,7 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         work.registry.release(&format!("agent:{slug}"));
     }
     let external = inventory
-        .in_force
+        .current
         .iter()
         .flat_map(|f| f.house.services.values());
     let external = external.filter(|s| s.at.is_some()).map(|s| &s.slug);
@@ -84,14 +84,14 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
 /// A plan while it is made.
 struct Planner {
     registry: Registry,
-    steps: Vec<Step>,
+    steps: Vec<PlanStep>,
     notes: Vec<Note>,
 }
 
 impl Planner {
     fn add_step(&mut self, action: Action, resource: &str, agent: &str, detail: String) {
         let id = u32::try_from(self.steps.len() + 1).unwrap_or(u32::MAX);
-        self.steps.push(Step {
+        self.steps.push(PlanStep {
             id,
             action,
             resource: resource.to_owned(),
@@ -102,14 +102,14 @@ impl Planner {
     }
 
     /// Adds changed keys to the last step.
-    fn explain(&mut self, changes: Vec<Change>) {
+    fn explain(&mut self, changes: Vec<KeyChange>) {
         if let Some(step) = self.steps.last_mut() {
             step.changes.extend(changes);
         }
     }
 
-    fn house(&mut self, house: &House, inventory: &Inventory, applied: &mut Applied) {
-        let Some(before) = &inventory.in_force else {
+    fn house(&mut self, house: &House, inventory: &Inventory, applied: &mut AppliedPlan) {
+        let Some(before) = &inventory.current else {
             applied.house = digest(house.settings.values(None));
             let detail = format!(
                 "house `{}`: budget, network, operator API, providers",
@@ -126,10 +126,10 @@ impl Planner {
         }
     }
 
-    fn fatal(&mut self, subject: &str, conflict: &Conflict) {
+    fn fatal(&mut self, subject: &str, conflict: &AllocationConflict) {
         let remedy = match conflict {
-            Conflict::Held { .. } => "choose another or stop the holder",
-            Conflict::Exhausted { .. } => "widen the range under `network`",
+            AllocationConflict::Held { .. } => "choose another or stop the holder",
+            AllocationConflict::Exhausted { .. } => "widen the range under `network`",
         };
         self.notes.push(Note {
             severity: Severity::Fatal,
@@ -144,7 +144,7 @@ impl Planner {
         &mut self,
         (restarts, updates): (&str, &str),
         name: &str,
-        changes: Vec<Change>,
+        changes: Vec<KeyChange>,
         (boot, old_boot): (Boot, Boot),
         was: &str,
     ) -> String {
@@ -196,7 +196,7 @@ impl Planner {
         service: &Service,
         house: &House,
         inventory: &Inventory,
-        applied: &mut Applied,
+        applied: &mut AppliedPlan,
     ) {
         if let Some(at) = service.at {
             return self.external_service(service, at, inventory);
@@ -221,7 +221,7 @@ impl Planner {
         };
         let boot = service_boot(service, house, &self.registry);
         let was_applied = inventory.applied.services.get(&service.slug);
-        let before = inventory.in_force.as_ref().and_then(|f| {
+        let before = inventory.current.as_ref().and_then(|f| {
             let service = f.house.services.get(&service.slug)?;
             Some((
                 service,
@@ -241,7 +241,7 @@ impl Planner {
             );
             self.add_step(Action::Create, "service", name, detail);
             let was_disabled = inventory
-                .in_force
+                .current
                 .as_ref()
                 .is_some_and(|f| f.house.disabled.contains(&service.slug));
             self.explain(enabled(was_disabled, true));
@@ -259,11 +259,11 @@ impl Planner {
     /// A service that runs outside the house: nothing is allocated or started for it.
     fn external_service(&mut self, service: &Service, at: SocketAddrV4, inventory: &Inventory) {
         let name = service.slug.as_str();
-        let in_force = inventory.in_force.as_ref();
-        let before = in_force.and_then(|f| f.house.services.get(&service.slug)?.at);
+        let current = inventory.current.as_ref();
+        let before = current.and_then(|f| f.house.services.get(&service.slug)?.at);
         let first = before.unwrap_or(at).port();
         self.registry.keep_inside_port(&service.slug, first);
-        let Some(old) = in_force.and_then(|f| f.house.services.get(&service.slug)) else {
+        let Some(old) = current.and_then(|f| f.house.services.get(&service.slug)) else {
             let detail = format!("external service at {at}");
             return self.add_step(Action::Create, "service", name, detail);
         };
@@ -279,7 +279,7 @@ impl Planner {
         agent: &Agent,
         house: &House,
         inventory: &Inventory,
-        applied: &mut Applied,
+        applied: &mut AppliedPlan,
     ) {
         let owner = format!("agent:{}", agent.slug);
         let door = self.registry.any_port(
@@ -295,7 +295,7 @@ impl Planner {
         let (Ok(door), Some(subnet)) = (door, subnet) else {
             return;
         };
-        let reaches = reach::reaches(house, &self.registry, agent, subnet);
+        let reaches = reach::reachable_services(house, &self.registry, agent, subnet);
         let name = agent.slug.as_str();
         let boot = agent_boot(agent, house, &self.registry);
         let charter = inventory.charters.get(&agent.slug);
@@ -305,19 +305,19 @@ impl Planner {
             digest(values)
         };
         let was_applied = inventory.applied.agents.get(&agent.slug);
-        let before = inventory.in_force.as_ref().and_then(|f| {
+        let before = inventory.current.as_ref().and_then(|f| {
             let agent = f.house.agents.get(&agent.slug)?;
             Some((f, agent, agent_boot(agent, &f.house, &inventory.registry)))
         });
         let mut changed = true;
         let digests = match (was_applied, before) {
-            (Some((was, was_rest)), Some((in_force, old, old_boot))) => {
+            (Some((was, was_rest)), Some((current, old, old_boot))) => {
                 let mut changes = agent.settings.changes(&old.settings, Some(agent.cell));
-                let old_charter = in_force.charters.get(&agent.slug);
+                let old_charter = current.charters.get(&agent.slug);
                 if charter != old_charter && changes.iter().all(|c| c.key != "charter") {
                     let text =
                         |t: Option<&String>| t.map(|t| format!("sha256:{:.12}", sha256_hex(t)));
-                    changes.push(Change {
+                    changes.push(KeyChange {
                         key: "charter".to_owned(),
                         old: text(old_charter),
                         new: text(charter),
@@ -376,12 +376,12 @@ impl Planner {
 fn network_step(
     agent: &Agent,
     subnet: Option<Subnet>,
-    reaches: &[reach::Reach],
+    reaches: &[reach::ReachableService],
     inventory: &Inventory,
 ) -> (Action, String) {
     let services: Vec<String> = reaches
         .iter()
-        .map(|r| format!("{} at {}", r.service, r.at))
+        .map(|r| format!("{} at {}", r.service, r.address))
         .collect();
     let services = match services.is_empty() {
         true => String::new(),
@@ -419,8 +419,8 @@ fn not_isolated(cell: CellKind) -> &'static str {
 }
 
 /// The change of `enabled` that adds or removes a service.
-fn enabled(toggled: bool, now: bool) -> Vec<Change> {
-    let change = Change {
+fn enabled(toggled: bool, now: bool) -> Vec<KeyChange> {
+    let change = KeyChange {
         key: "enabled".to_owned(),
         old: Some((!now).to_string()),
         new: Some(now.to_string()),
@@ -431,7 +431,7 @@ fn enabled(toggled: bool, now: bool) -> Vec<Change> {
 }
 
 /// Changed keys in one line.
-fn summary(changes: &[Change]) -> String {
+fn summary(changes: &[KeyChange]) -> String {
     let texts: Vec<String> = changes.iter().map(ToString::to_string).collect();
     texts.join("; ")
 }

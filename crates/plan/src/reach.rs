@@ -9,19 +9,19 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// One service as one agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reach {
+pub struct ReachableService {
     /// Name of the service.
     pub service: Slug,
     /// Its address inside the agent's cell.
-    pub at: SocketAddrV4,
+    pub address: SocketAddrV4,
     /// Its address on the host.
-    pub to: SocketAddrV4,
-    /// Whether it runs outside the house. Then `to` may change while the cell runs.
+    pub host_address: SocketAddrV4,
+    /// Whether it runs outside the house. Then `host_address` may change while the cell runs.
     pub external: bool,
     /// Kind of the service.
     pub kind: ServiceKind,
     /// Name of the agent's own database or place in it, if it has one.
-    pub own: Option<String>,
+    pub name_in_service: Option<String>,
 }
 
 /// The allocated subnet of an owner: `agent:NAME` or `service:NAME`.
@@ -48,12 +48,12 @@ pub fn endpoint(house: &House, registry: &Registry, service: &Slug) -> Option<So
 
 /// Every shared service that has a slot, and what the agent uses: at its place in `subnet`; on loopback where it
 /// has none, or the cell has no network of its own; and at its host address where the agent's cell is not isolated.
-pub fn reaches(
+pub fn reachable_services(
     house: &House,
     registry: &Registry,
     agent: &Agent,
     subnet: Option<Subnet>,
-) -> Vec<Reach> {
+) -> Vec<ReachableService> {
     let isolated = agent.cell.isolates();
     let place = |service: &Service| {
         let used = agent.uses.contains(&service.slug);
@@ -76,13 +76,13 @@ pub fn reaches(
             true => inside_port(registry, &service.slug).unwrap_or(to.port()),
             false => to.port(),
         };
-        Some(Reach {
+        Some(ReachableService {
             service: service.slug.clone(),
-            at: SocketAddrV4::new(address, port),
-            to,
+            address: SocketAddrV4::new(address, port),
+            host_address: to,
             external: service.at.is_some(),
             kind: service.kind,
-            own: used.then(|| service.name_for(&agent.slug)),
+            name_in_service: used.then(|| service.name_for(&agent.slug)),
         })
     };
     house.services.values().filter_map(place).collect()

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Schedule {
     /// When it fires.
-    pub when: When,
+    pub trigger: ScheduleTrigger,
     /// Zone of a pattern; the house's when not given.
     pub timezone: Option<String>,
     /// What it starts.
-    pub does: Does,
+    pub action: ScheduleAction,
     /// Most that it is moved back.
     pub jitter: Millis,
     /// `skip`, `queue` or `replace`.
@@ -26,7 +26,7 @@ pub struct Schedule {
 /// What a schedule begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Does {
+pub enum ScheduleAction {
     /// A task of its agent.
     Task(String),
     /// A skill of its agent, with these arguments.
@@ -38,7 +38,7 @@ pub enum Does {
 /// When a schedule fires, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum When {
+pub enum ScheduleTrigger {
     /// A pattern of five fields.
     Cron(String),
     /// A distance.

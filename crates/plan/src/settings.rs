@@ -43,7 +43,7 @@ impl Setting {
 
 /// A key whose effective value differs between two plans.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct KeyChange {
     /// Path of the key below its agent, service or house: `limits.memory`.
     pub key: String,
     /// Value before; none where there was none.
@@ -57,7 +57,7 @@ pub struct Change {
     pub(crate) unset: &'static str,
 }
 
-impl std::fmt::Display for Change {
+impl std::fmt::Display for KeyChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let old = self.old.as_deref().unwrap_or(self.unset);
         let new = self.new.as_deref().unwrap_or(self.unset);
@@ -99,7 +99,7 @@ impl Settings {
     }
 
     /// What differs from `old`, in the order of the definitions; what is gone comes last.
-    pub(crate) fn changes(&self, old: &Settings, cell: Option<CellKind>) -> Vec<Change> {
+    pub(crate) fn changes(&self, old: &Settings, cell: Option<CellKind>) -> Vec<KeyChange> {
         let (before, after) = (old.by_path(), self.by_path());
         let gone = old
             .0
@@ -113,7 +113,7 @@ impl Settings {
             if old.map(|s| &s.value) == new.map(|s| &s.value) || !seen.insert(path) {
                 continue;
             }
-            changes.push(Change {
+            changes.push(KeyChange {
                 key: setting.path.clone(),
                 old: old.map(|s| s.text()),
                 new: new.map(|s| s.text()),

@@ -163,7 +163,7 @@ async fn state(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
             _ => None,
         })
         .collect();
-    let left = whole.and_then(abbey_engine::budget::Account::left);
+    let left = whole.and_then(abbey_engine::budget::Account::remaining);
     Ok(Doc(json!({
         "agents": agents,
         "budget": {

@@ -179,13 +179,13 @@ async fn open_access(
     let owner = format!("agent:{agent}");
     let subnet = abbey_plan::subnet(&current.registry, &owner);
     let reach = current.house.agents.get(*agent).and_then(|a| {
-        let reaches = abbey_plan::reaches(&current.house, &current.registry, a, subnet);
+        let reaches = abbey_plan::reachable_services(&current.house, &current.registry, a, subnet);
         reaches.into_iter().find(|r| r.service == service.slug)
     });
     let Some(reach) = reach else {
         return Err(unexpected_answer(service));
     };
-    let text = credential_line(service.kind, &name, reach.at, &secret);
+    let text = credential_line(service.kind, &name, reach.address, &secret);
     let trust = certificate.unwrap_or_default();
     let taken = (service.connections, service.rate, service.quota);
     let digest =

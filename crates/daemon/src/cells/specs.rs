@@ -12,7 +12,7 @@ use abbey_cells::{
     Sandbox,
 };
 use abbey_model::{Bytes, CellKind, CellName, FaultKind, Layer, Limits, Millis, Subnet};
-use abbey_plan::{Agent, Reach, Service, ServiceKind};
+use abbey_plan::{Agent, ReachableService, Service, ServiceKind};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -141,11 +141,11 @@ fn effective_locale(agent: &Agent) -> Option<String> {
 }
 
 /// Environment variables with which clients find the services that an agent uses.
-fn service_client_environment(home: &Path, reaches: &[Reach]) -> Vec<(String, String)> {
+fn service_client_environment(home: &Path, reaches: &[ReachableService]) -> Vec<(String, String)> {
     let mut env = Vec::new();
     let used = |kind| {
         let mut all = reaches.iter().filter(move |r| r.kind == kind);
-        all.find_map(|r| Some((r, r.own.as_ref()?)))
+        all.find_map(|r| Some((r, r.name_in_service.as_ref()?)))
     };
     let services = home.join("services");
     // Source: PostgreSQL, "Environment Variables" of libpq. The first by name, where there are several.
@@ -153,8 +153,8 @@ fn service_client_environment(home: &Path, reaches: &[Reach]) -> Vec<(String, St
         let file = services.join(reach.service.as_str());
         let root = services.join(format!("{}.pem", reach.service));
         for (name, value) in [
-            ("PGHOST", reach.at.ip().to_string()),
-            ("PGPORT", reach.at.port().to_string()),
+            ("PGHOST", reach.address.ip().to_string()),
+            ("PGPORT", reach.address.port().to_string()),
             ("PGDATABASE", own.clone()),
             ("PGUSER", own.clone()),
             ("PGPASSFILE", file.display().to_string()),
@@ -166,11 +166,11 @@ fn service_client_environment(home: &Path, reaches: &[Reach]) -> Vec<(String, St
     }
     // Source: git-config(1), `GIT_CONFIG_COUNT`, and git-credential-store(1).
     let repositories = reaches.iter().filter(|r| r.kind == ServiceKind::Git);
-    let repositories = repositories.filter_map(|r| Some((r, r.own.as_ref()?)));
+    let repositories = repositories.filter_map(|r| Some((r, r.name_in_service.as_ref()?)));
     let mut count = 0;
     for (reach, own) in repositories {
         let file = services.join(reach.service.as_str());
-        let url = format!("http://{}", reach.at);
+        let url = format!("http://{}", reach.address);
         let name = reach
             .service
             .as_str()
@@ -222,7 +222,7 @@ pub(crate) struct CellConnectivity {
     /// Port of the egress proxy inside the cell.
     proxy_port: u16,
     /// Services that the cell reaches.
-    reaches: Vec<Reach>,
+    reaches: Vec<ReachableService>,
 }
 
 impl CellConnectivity {
@@ -237,7 +237,12 @@ impl CellConnectivity {
         let subnet = abbey_plan::subnet(&current.registry, owner);
         CellConnectivity {
             agent_api_port: Some(door),
-            reaches: abbey_plan::reaches(&current.house, &current.registry, agent, subnet),
+            reaches: abbey_plan::reachable_services(
+                &current.house,
+                &current.registry,
+                agent,
+                subnet,
+            ),
             ..CellConnectivity::for_service(cells, agent.cell, subnet, 0)
         }
         .with_free_proxy_port()
@@ -275,7 +280,7 @@ impl CellConnectivity {
 
     /// Whether another listener of the cell uses this port.
     fn uses_port(&self, port: u16) -> bool {
-        let met = self.reaches.iter().any(|r| r.at.port() == port);
+        let met = self.reaches.iter().any(|r| r.address.port() == port);
         met || self.program_port == port || self.agent_api_port == Some(port)
     }
 
@@ -326,9 +331,9 @@ impl CellConnectivity {
                     service: reach.service.clone(),
                     record: PathBuf::new(),
                 },
-                false => ForwardTarget::Service(reach.to),
+                false => ForwardTarget::Service(reach.host_address),
             };
-            add(ListenAddress::Cell(reach.at), to);
+            add(ListenAddress::Cell(reach.address), to);
         }
         forwards
     }
@@ -340,7 +345,7 @@ impl CellConnectivity {
         for reach in &self.reaches {
             let name = reach.service.as_str().replace('-', "_");
             let name = format!("ABBEY_SERVICE_{}", name.to_ascii_uppercase());
-            env.push((name, reach.at.to_string()));
+            env.push((name, reach.address.to_string()));
         }
         if !self.isolated {
             return env;
@@ -348,7 +353,7 @@ impl CellConnectivity {
         let proxy = format!("http://127.0.0.1:{}", self.proxy_port);
         let mut direct = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         direct.extend(self.subnet.map(|s| s.gateway().to_string()));
-        direct.extend(self.reaches.iter().map(|r| r.at.ip().to_string()));
+        direct.extend(self.reaches.iter().map(|r| r.address.ip().to_string()));
         direct.sort();
         direct.dedup();
         let direct = direct.join(",");

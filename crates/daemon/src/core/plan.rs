@@ -3,7 +3,7 @@
 use crate::core::error::{Error, Result};
 use abbey_api::Problem;
 use abbey_model::{FaultKind, Slug};
-use abbey_plan::{Applied, Registry};
+use abbey_plan::{AppliedPlan, Registry};
 use abbey_store::{GenerationRow, allocation::Allocation};
 use abbey_words::Language;
 use parking_lot::RwLock;
@@ -19,7 +19,7 @@ pub(crate) struct PlanInForce {
     /// Number of this plan; each applied change increments it.
     pub(crate) generation: u64,
     /// Digests and versions of each agent and service as applied.
-    pub(crate) applied: Applied,
+    pub(crate) applied: AppliedPlan,
     /// Users, ports and subnets allocated to each owner.
     pub(crate) registry: Registry,
     /// Largest user id that was ever allocated, so that none is reused.

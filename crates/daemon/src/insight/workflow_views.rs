@@ -6,7 +6,9 @@ use abbey_api::{
     DeclaredDoc, DeclaredStep, DeclaredView, StepKind, StepState, StepView, Time, VERSION,
     WorkflowState, WorkflowView,
 };
-use abbey_engine::workflow::{Act, At, Field, Handle, State, Step, Workflow};
+use abbey_engine::workflow::{
+    InputField, State, StepAction, StepProgress, WorkHandle, Workflow, WorkflowStep,
+};
 use abbey_model::Slug;
 use abbey_plan::Mistake;
 use abbey_store::WorkflowRow;
@@ -42,11 +44,11 @@ fn declared_doc(workflows: &BTreeMap<Slug, Workflow>) -> DeclaredDoc {
 }
 
 fn declared_view(name: &Slug, workflow: &Workflow) -> DeclaredView {
-    let field = |(name, field): (&String, &Field)| {
+    let field = |(name, field): (&String, &InputField)| {
         let mark = if field.default.is_some() { "?" } else { "" };
         (name.clone(), format!("{}{mark}", field.of))
     };
-    let step = |(name, step): (&Slug, &Step)| DeclaredStep {
+    let step = |(name, step): (&Slug, &WorkflowStep)| DeclaredStep {
         name: name.to_string(),
         kind: step_kind(&step.act),
         about: describe_step(step),
@@ -60,17 +62,17 @@ fn declared_view(name: &Slug, workflow: &Workflow) -> DeclaredView {
     }
 }
 
-fn describe_step(step: &Step) -> String {
+fn describe_step(step: &WorkflowStep) -> String {
     let who = |agent: &Option<Slug>| match agent {
         Some(agent) => format!("{agent}: "),
         None => String::new(),
     };
     let act = match &step.act {
-        Act::Task { agent, text } => format!("{}{text}", who(agent)),
-        Act::Skill { agent, skill } => format!("{}{skill}", who(agent)),
-        Act::Approval { ask, .. } => ask.clone(),
-        Act::Event { name } => name.to_string(),
-        Act::Pause(time) => format!("{} s", time.0 / 1000),
+        StepAction::Task { agent, text } => format!("{}{text}", who(agent)),
+        StepAction::Skill { agent, skill } => format!("{}{skill}", who(agent)),
+        StepAction::Approval { ask, .. } => ask.clone(),
+        StepAction::Event { name } => name.to_string(),
+        StepAction::Pause(time) => format!("{} s", time.0 / 1000),
     };
     let first = act.lines().next().unwrap_or_default();
     match step.each.is_some() {
@@ -79,13 +81,13 @@ fn describe_step(step: &Step) -> String {
     }
 }
 
-const fn step_kind(act: &Act) -> StepKind {
+const fn step_kind(act: &StepAction) -> StepKind {
     match act {
-        Act::Task { .. } => StepKind::Task,
-        Act::Skill { .. } => StepKind::Skill,
-        Act::Approval { .. } => StepKind::Approval,
-        Act::Event { .. } => StepKind::Event,
-        Act::Pause(_) => StepKind::Pause,
+        StepAction::Task { .. } => StepKind::Task,
+        StepAction::Skill { .. } => StepKind::Skill,
+        StepAction::Approval { .. } => StepKind::Approval,
+        StepAction::Event { .. } => StepKind::Event,
+        StepAction::Pause(_) => StepKind::Pause,
     }
 }
 
@@ -99,14 +101,14 @@ const fn run_state(state: State) -> WorkflowState {
     }
 }
 
-const fn step_state(at: &At) -> StepState {
+const fn step_state(at: &StepProgress) -> StepState {
     match at {
-        At::Working(_) => StepState::Working,
-        At::Waiting(_) => StepState::Waiting,
-        At::Retry(_) => StepState::Retry,
-        At::Done(_) => StepState::Done,
-        At::Skipped => StepState::Skipped,
-        At::Failed(_) => StepState::Failed,
+        StepProgress::Working(_) => StepState::Working,
+        StepProgress::Waiting(_) => StepState::Waiting,
+        StepProgress::Retry(_) => StepState::Retry,
+        StepProgress::Done(_) => StepState::Done,
+        StepProgress::Skipped => StepState::Skipped,
+        StepProgress::Failed(_) => StepState::Failed,
     }
 }
 
@@ -135,14 +137,16 @@ pub(crate) fn workflow_run_view(work: &WorkState, row: &WorkflowRow) -> Workflow
                 index: u32::try_from(index).unwrap_or(u32::MAX),
                 state: step_state(&item.at),
                 began: match item.at {
-                    At::Working(Some(Handle::Task(n))) => Some(format!("TASK-{n}")),
-                    At::Working(Some(Handle::Approval(n))) => Some(format!("APPR-{n}")),
+                    StepProgress::Working(Some(WorkHandle::Task(n))) => Some(format!("TASK-{n}")),
+                    StepProgress::Working(Some(WorkHandle::Approval(n))) => {
+                        Some(format!("APPR-{n}"))
+                    }
                     _ => None,
                 },
                 attempts: item.attempts,
                 result: match &item.at {
-                    At::Done(output) => Some(output.clone()),
-                    At::Failed(why) => Some(Value::String(why.clone())),
+                    StepProgress::Done(output) => Some(output.clone()),
+                    StepProgress::Failed(why) => Some(Value::String(why.clone())),
                     _ => None,
                 },
                 undo: item.undo.as_ref().map(step_state),

@@ -14,8 +14,8 @@ use abbey_model::{
     CellName, DesiredState, FaultKind, Generation, Metric, Principal, Scope, Slug, Window,
 };
 use abbey_plan::{
-    Action, AgentBudget, Applied, Charter, Effect, Endpoint, InForce, Inventory, Note, Plan,
-    Registry, ServiceKind, Severity, templates,
+    Action, AgentBudget, AppliedPlan, Charter, CurrentHouse, Effect, Endpoint, Inventory, Note,
+    Plan, Registry, ServiceKind, Severity, templates,
 };
 use abbey_store::{BudgetLimit, CellChange, NewGeneration};
 use std::collections::BTreeMap;
@@ -108,7 +108,7 @@ pub(crate) async fn carry_out_plan(work: &Arc<WorkState>) -> Result<()> {
 /// Logs each change of an agent's model to the audit log: actor, reason, old and new model (S3-05).
 async fn log_model_changes(
     work: &Arc<WorkState>,
-    before: &Applied,
+    before: &AppliedPlan,
     planned: &Planned,
     reason: Option<&str>,
     who: &Principal,
@@ -230,7 +230,12 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
             c.registry.clone(),
             c.newest_uid,
         ),
-        None => (Generation(0), Applied::default(), Registry::default(), 0),
+        None => (
+            Generation(0),
+            AppliedPlan::default(),
+            Registry::default(),
+            0,
+        ),
     };
     // Ports of the plan in force are used by this house itself.
     for row in registry.rows() {
@@ -241,7 +246,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
     let inventory = Inventory {
         generation,
         applied,
-        in_force: current.as_ref().map(|c| InForce {
+        current: current.as_ref().map(|c| CurrentHouse {
             house: c.house.clone(),
             charters: c.charters.clone(),
         }),
@@ -343,7 +348,7 @@ fn check_against_host(
     for agent in parsed.agents.values() {
         for (name, schedule) in &agent.schedules {
             // A skill that does not exist is reported below, with the other skills of the agent.
-            if let abbey_plan::Does::Skill(skill, args) = &schedule.does
+            if let abbey_plan::ScheduleAction::Skill(skill, args) = &schedule.action
                 && let Some(found) = skills.all.get(skill)
                 && let Err(why) =
                     abbey_agents::skill::check_args(&found.args, &serde_json::json!(args))
@@ -452,7 +457,7 @@ fn budget_limits(house: &abbey_plan::House) -> Vec<BudgetLimit> {
     limits
 }
 
-fn change_view(change: &abbey_plan::Change) -> PlanChange {
+fn change_view(change: &abbey_plan::KeyChange) -> PlanChange {
     PlanChange {
         key: change.key.clone(),
         old: change.old.clone(),

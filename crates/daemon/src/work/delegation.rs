@@ -161,8 +161,10 @@ async fn check_delegation_right(
     })?;
     let others = agents.iter().map(|(slug, agent)| (slug, &agent.delegates));
     let right = match kind {
-        DelegationKind::Order => authority::right(from, to, &own.delegates, others),
-        DelegationKind::Question => authority::may_ask(from, to, &own.asks),
+        DelegationKind::Order => {
+            authority::check_delegation_right(from, to, &own.delegates, others)
+        }
+        DelegationKind::Question => authority::check_ask_right(from, to, &own.asks),
     };
     if let Err(refusal) = right {
         let note = NewAuditEntry {

@@ -9,9 +9,9 @@ use abbey_api::{
     Problem, ScheduleDoc, ScheduleLineView, ScheduleView, SchedulesDoc, Time, VERSION,
 };
 use abbey_engine::budget::TimeZone;
-use abbey_engine::timetable::{CatchUp, Overlap, Timing, cron};
+use abbey_engine::timetable::{CatchUp, Overlap, ScheduleTiming, parse_cron};
 use abbey_model::{FaultKind, Millis, Principal, Slug, Timestamp};
-use abbey_plan::{Does, Schedule, When};
+use abbey_plan::{Schedule, ScheduleAction, ScheduleTrigger};
 use abbey_store::{DelegationRequest, FireSchedule, NewTask, ScheduleRow, ScheduledStart};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ struct PlannedSchedule<'a> {
     name: String,
     agent: &'a Slug,
     schedule: &'a Schedule,
-    timing: Timing,
+    timing: ScheduleTiming,
 }
 
 /// Every schedule of the plan with a valid timing.
@@ -44,21 +44,24 @@ fn planned_schedules(current: &PlanInForce) -> Vec<PlannedSchedule<'_>> {
     .collect()
 }
 
-/// Timing of a declared schedule; `zone` is the default time zone.
+/// ScheduleTiming of a declared schedule; `zone` is the default time zone.
 ///
 /// # Errors
 /// A sentence that says what is wrong with its pattern, instant or zone.
-pub(crate) fn parse_timing(schedule: &Schedule, zone: &str) -> std::result::Result<Timing, String> {
-    match &schedule.when {
-        When::Every(every) => Ok(Timing::Every(*every)),
-        When::At(text) => {
+pub(crate) fn parse_timing(
+    schedule: &Schedule,
+    zone: &str,
+) -> std::result::Result<ScheduleTiming, String> {
+    match &schedule.trigger {
+        ScheduleTrigger::Every(every) => Ok(ScheduleTiming::Every(*every)),
+        ScheduleTrigger::At(text) => {
             let at = text.parse::<jiff::Timestamp>().map_err(|e| e.to_string())?;
-            Ok(Timing::At(Timestamp(at.as_millisecond())))
+            Ok(ScheduleTiming::At(Timestamp(at.as_millisecond())))
         }
-        When::Cron(text) => {
+        ScheduleTrigger::Cron(text) => {
             let zone = schedule.timezone.as_deref().unwrap_or(zone);
-            Ok(Timing::Cron {
-                pattern: Box::new(cron(text)?),
+            Ok(ScheduleTiming::Cron {
+                pattern: Box::new(parse_cron(text)?),
                 zone: TimeZone::get(zone).map_err(|e| e.to_string())?,
             })
         }
@@ -78,7 +81,8 @@ fn jitter_of_instant(name: &str, instant: Timestamp, jitter: Millis) -> Millis {
 
 /// Digest of a schedule's timing, by which a changed one is noticed.
 fn schedule_digest(schedule: &Schedule, zone: &str) -> String {
-    let text = serde_json::to_vec(&(&schedule.when, &schedule.timezone, zone)).unwrap_or_default();
+    let text =
+        serde_json::to_vec(&(&schedule.trigger, &schedule.timezone, zone)).unwrap_or_default();
     abbey_support::digest::sha256_hex(&text)
 }
 
@@ -89,8 +93,8 @@ fn scheduled_start(
     instant: Timestamp,
 ) -> Result<ScheduledStart> {
     let key = format!("schedule {} {}", one.name, instant.0);
-    match &one.schedule.does {
-        Does::Workflow(name, input) => {
+    match &one.schedule.action {
+        ScheduleAction::Workflow(name, input) => {
             let new =
                 workflows::check_new_run(work, name, input.clone(), Principal::House, Some(key))?;
             Ok(ScheduledStart::Workflow(
@@ -98,11 +102,11 @@ fn scheduled_start(
                 workflows::intakes_for_steps(work),
             ))
         }
-        Does::Skill(skill, args) => Ok(ScheduledStart::Task(Box::new(NewTask {
+        ScheduleAction::Skill(skill, args) => Ok(ScheduledStart::Task(Box::new(NewTask {
             intake: work.intake_for_skill(skill, args.clone()),
             ..scheduled_task(work, one, &format!("{}: {skill}", one.name), key)
         }))),
-        Does::Task(text) => Ok(ScheduledStart::Task(Box::new(scheduled_task(
+        ScheduleAction::Task(text) => Ok(ScheduledStart::Task(Box::new(scheduled_task(
             work, one, text, key,
         )))),
     }
@@ -202,7 +206,9 @@ async fn fire_due_instants(
     let catch_up: CatchUp = one.schedule.catch_up.parse().unwrap_or_default();
     // A delayed instant is not due before its delay is over.
     let ripe = |i: &Timestamp| *i + jitter_of_instant(&one.name, *i, one.schedule.jitter) <= now;
-    let mut due = one.timing.due(row.since, row.settled, now, catch_up);
+    let mut due = one
+        .timing
+        .due_instants(row.since, row.settled, now, catch_up);
     if let Some(unripe) = due.fire.iter().find(|i| !ripe(i)).copied() {
         due.fire.retain(|i| *i < unripe);
         due.through = due.fire.last().copied();
@@ -231,7 +237,7 @@ async fn fire_due_instants(
         }
         row.settled = through;
     }
-    let next = one.timing.next(row.since, row.settled);
+    let next = one.timing.next_after(row.since, row.settled);
     Ok(next.map_or(PASS_INTERVAL_MAX, |next| {
         let at = next + jitter_of_instant(&one.name, next, one.schedule.jitter);
         at.since(now).to_std().max(Duration::from_millis(20))
@@ -279,22 +285,22 @@ fn schedule_view(
     one: &PlannedSchedule<'_>,
     row: Option<&ScheduleRow>,
 ) -> ScheduleView {
-    let when = match &one.schedule.when {
-        When::Cron(text) => format!("cron {text}"),
-        When::Every(every) => format!("every {} s", every.0 / 1000),
-        When::At(text) => format!("at {text}"),
+    let when = match &one.schedule.trigger {
+        ScheduleTrigger::Cron(text) => format!("cron {text}"),
+        ScheduleTrigger::Every(every) => format!("every {} s", every.0 / 1000),
+        ScheduleTrigger::At(text) => format!("at {text}"),
     };
-    let (task, workflow) = match &one.schedule.does {
-        Does::Task(text) => (text.clone(), false),
-        Does::Skill(skill, _) => (skill.clone(), false),
-        Does::Workflow(name, _) => (name.to_string(), true),
+    let (task, workflow) = match &one.schedule.action {
+        ScheduleAction::Task(text) => (text.clone(), false),
+        ScheduleAction::Skill(skill, _) => (skill.clone(), false),
+        ScheduleAction::Workflow(name, _) => (name.to_string(), true),
     };
     let last = row.and_then(|r| match workflow {
         true => r.last_run.map(|n| format!("WF-{n}")),
         false => r.last_task.map(|n| format!("TASK-{n}")),
     });
     let now = work.core.store.now();
-    let next = row.and_then(|r| one.timing.next(r.since, r.settled.max(now)));
+    let next = row.and_then(|r| one.timing.next_after(r.since, r.settled.max(now)));
     ScheduleView {
         name: one.name.clone(),
         agent: one.agent.to_string(),

@@ -35,12 +35,12 @@ impl SkillSet {
 
     /// Skills whose patterns match a text, with their scores.
     pub(crate) fn matching_skills(&self, text: &str) -> Vec<Candidate> {
-        matcher::candidates(&self.rules, text)
+        matcher::score_skills(&self.rules, text)
     }
 
     /// Result of matching a text: one skill, several, or none.
     pub(crate) fn find_unique_match(&self, text: &str) -> Match {
-        matcher::find(&self.rules, text)
+        matcher::match_skill(&self.rules, text)
     }
 }
 

@@ -122,7 +122,7 @@ pub(crate) async fn fire_due_wakes(
         };
         let now = work.core.store.now();
         let last = fired.get(&agent.slug).copied().unwrap_or(0);
-        let (number, at) = interval.next(last, now);
+        let (number, at) = interval.next_instant(last, now);
         if at > now {
             pause = pause.min(at.since(now).to_std());
             continue;

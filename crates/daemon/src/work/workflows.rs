@@ -5,7 +5,7 @@
 use crate::core::error::Result;
 use crate::work::state::WorkState;
 use abbey_api::{EventBody, HeardDoc, Problem, VERSION};
-use abbey_engine::workflow::{Act, Begin, State, Workflow};
+use abbey_engine::workflow::{State, StepAction, StepStart, Workflow};
 use abbey_model::{FaultKind, Principal, Slug};
 use abbey_store::{Intakes, NewRun, Topic, WorkflowRow, WorkflowSignal};
 use serde_json::Value;
@@ -87,8 +87,8 @@ pub(crate) async fn advance_due_runs(work: &Arc<WorkState>) -> Result<Duration> 
 /// Function that computes the admission input of the task that a step begins.
 pub(crate) fn intakes_for_steps(work: &Arc<WorkState>) -> Intakes {
     let work = Arc::clone(work);
-    Box::new(move |begin: &Begin| match &begin.act {
-        Act::Skill { skill, .. } => {
+    Box::new(move |begin: &StepStart| match &begin.act {
+        StepAction::Skill { skill, .. } => {
             let text = |value: &Value| match value {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
@@ -97,8 +97,10 @@ pub(crate) fn intakes_for_steps(work: &Arc<WorkState>) -> Intakes {
             work.intake_for_skill(skill, args.collect())
         }
         // Only what was written in the definition is matched, never what flows through it.
-        Act::Task { text, .. } => work.intake_for_text(text),
-        Act::Approval { .. } | Act::Event { .. } | Act::Pause(_) => work.intake_for_text(""),
+        StepAction::Task { text, .. } => work.intake_for_text(text),
+        StepAction::Approval { .. } | StepAction::Event { .. } | StepAction::Pause(_) => {
+            work.intake_for_text("")
+        }
     })
 }
 
@@ -142,7 +144,7 @@ pub(crate) fn check_new_run(
             "the input of a workflow may have at most {DATA_MAX} bytes"
         )));
     }
-    let input = workflow.accept(input).map_err(|wrong| {
+    let input = workflow.validate_input(input).map_err(|wrong| {
         invalid(format!(
             "the input of the workflow `{name}`: {}",
             wrong.join("; ")
@@ -244,7 +246,7 @@ pub(crate) async fn publish_event(
     }
     let waits = |row: &WorkflowRow| {
         let mut steps = row.workflow.steps.values();
-        let event = Act::Event { name: name.clone() };
+        let event = StepAction::Event { name: name.clone() };
         row.run.state == State::Running
             && !row.run.heard.contains_key(name)
             && steps.any(|s| s.act == event)

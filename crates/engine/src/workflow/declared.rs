@@ -12,7 +12,7 @@ use std::str::FromStr;
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Type {
+pub enum ValueType {
     /// Text.
     Text,
     /// A number.
@@ -25,19 +25,19 @@ pub enum Type {
     Object,
 }
 
-impl Type {
+impl ValueType {
     /// Every type with its name.
-    pub const ALL: [(&'static str, Type); 5] = [
-        ("text", Type::Text),
-        ("number", Type::Number),
-        ("boolean", Type::Boolean),
-        ("list", Type::List),
-        ("object", Type::Object),
+    pub const ALL: [(&'static str, ValueType); 5] = [
+        ("text", ValueType::Text),
+        ("number", ValueType::Number),
+        ("boolean", ValueType::Boolean),
+        ("list", ValueType::List),
+        ("object", ValueType::Object),
     ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        Type::ALL
+        ValueType::ALL
             .iter()
             .find(|(_, t)| *t == self)
             .map_or("", |(n, _)| n)
@@ -46,25 +46,25 @@ impl Type {
     /// Whether a value is one.
     pub fn fits(self, value: &Json) -> bool {
         match self {
-            Type::Text => value.is_string(),
-            Type::Number => value.is_number(),
-            Type::Boolean => value.is_boolean(),
-            Type::List => value.is_array(),
-            Type::Object => value.is_object(),
+            ValueType::Text => value.is_string(),
+            ValueType::Number => value.is_number(),
+            ValueType::Boolean => value.is_boolean(),
+            ValueType::List => value.is_array(),
+            ValueType::Object => value.is_object(),
         }
     }
 }
 
-impl fmt::Display for Type {
+impl fmt::Display for ValueType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl FromStr for Type {
+impl FromStr for ValueType {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Type::ALL.iter().find(|(name, _)| *name == text);
+        let found = ValueType::ALL.iter().find(|(name, _)| *name == text);
         found
             .map(|(_, t)| *t)
             .ok_or_else(|| format!("`{text}` is not text, number, boolean, list or object"))
@@ -74,7 +74,7 @@ impl FromStr for Type {
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum ValueSource {
     /// This one.
     Literal(Json),
     /// A field of the input.
@@ -85,18 +85,18 @@ pub enum Source {
     Item,
 }
 
-impl Source {
+impl ValueSource {
     /// Reads a text: `$input.FIELD`, `$steps.STEP.FIELD`, `$item`; anything else is itself, with `$$` for a text
     /// that begins with `$`.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn of_text(text: &str) -> Result<Source, String> {
+    pub fn parse(text: &str) -> Result<ValueSource, String> {
         let Some(path) = text.strip_prefix('$') else {
-            return Ok(Source::Literal(text.into()));
+            return Ok(ValueSource::Literal(text.into()));
         };
         if path.starts_with('$') {
-            return Ok(Source::Literal(path.into()));
+            return Ok(ValueSource::Literal(path.into()));
         }
         let wrong = || {
             format!(
@@ -105,11 +105,11 @@ impl Source {
         };
         let parts: Vec<&str> = path.split('.').collect();
         match parts.as_slice() {
-            ["item"] => Ok(Source::Item),
-            ["input", field] if !field.is_empty() => Ok(Source::Input((*field).to_owned())),
+            ["item"] => Ok(ValueSource::Item),
+            ["input", field] if !field.is_empty() => Ok(ValueSource::Input((*field).to_owned())),
             ["steps", step, field] if !field.is_empty() => {
                 let step = step.parse().map_err(|_| wrong())?;
-                Ok(Source::Step(step, (*field).to_owned()))
+                Ok(ValueSource::Step(step, (*field).to_owned()))
             }
             _ => Err(wrong()),
         }
@@ -117,12 +117,12 @@ impl Source {
 }
 
 /// Values by name.
-pub type With = BTreeMap<String, Source>;
+pub type StepArguments = BTreeMap<String, ValueSource>;
 
 /// How a value is compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Test {
+pub enum Comparison {
     /// The same.
     Is(Json),
     /// Not the same.
@@ -137,19 +137,19 @@ pub enum Test {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Condition {
     /// Value that is compared.
-    pub value: Source,
+    pub value: ValueSource,
     /// What it is compared with.
-    pub test: Test,
+    pub test: Comparison,
 }
 
 impl Condition {
     /// Whether it holds for a value.
     pub fn holds(&self, value: &Json) -> bool {
         match &self.test {
-            Test::Is(other) => value == other,
-            Test::Not(other) => value != other,
-            Test::Above(bound) => value.as_f64().is_some_and(|v| v > *bound),
-            Test::Below(bound) => value.as_f64().is_some_and(|v| v < *bound),
+            Comparison::Is(other) => value == other,
+            Comparison::Not(other) => value != other,
+            Comparison::Above(bound) => value.as_f64().is_some_and(|v| v > *bound),
+            Comparison::Below(bound) => value.as_f64().is_some_and(|v| v < *bound),
         }
     }
 }
@@ -157,7 +157,7 @@ impl Condition {
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Act {
+pub enum StepAction {
     /// An agent does a task.
     Task {
         /// Who; the house decides when absent.
@@ -188,15 +188,15 @@ pub enum Act {
     Pause(Millis),
 }
 
-impl Act {
+impl StepAction {
     /// In a word.
     pub fn kind(&self) -> &'static str {
         match self {
-            Act::Task { .. } => "task",
-            Act::Skill { .. } => "skill",
-            Act::Approval { .. } => "approval",
-            Act::Event { .. } => "event",
-            Act::Pause(_) => "pause",
+            StepAction::Task { .. } => "task",
+            StepAction::Skill { .. } => "skill",
+            StepAction::Approval { .. } => "approval",
+            StepAction::Event { .. } => "event",
+            StepAction::Pause(_) => "pause",
         }
     }
 }
@@ -205,26 +205,26 @@ impl Act {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Undo {
     /// What is done.
-    pub act: Act,
+    pub act: StepAction,
     /// With what.
-    pub with: With,
+    pub with: StepArguments,
 }
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Step {
+pub struct WorkflowStep {
     /// What it does.
-    pub act: Act,
+    pub act: StepAction,
     /// Steps that come before it, those included whose output it uses.
     pub needs: BTreeSet<Slug>,
     /// All of these hold, or it is skipped.
     pub when: Vec<Condition>,
     /// It runs for each of this list.
-    pub each: Option<Source>,
+    pub each: Option<ValueSource>,
     /// Values that it is given.
-    pub with: With,
+    pub with: StepArguments,
     /// Fields that its result must have, with their types.
-    pub expects: BTreeMap<String, Type>,
+    pub expects: BTreeMap<String, ValueType>,
     /// Time for one attempt.
     pub within: Option<Millis>,
     /// Attempts after the first.
@@ -241,9 +241,9 @@ pub struct Step {
 
 /// One field of the input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Field {
+pub struct InputField {
     /// What it is.
-    pub of: Type,
+    pub of: ValueType,
     /// What it is when nothing is said; without one it must be given.
     pub default: Option<Json>,
 }
@@ -252,11 +252,11 @@ pub struct Field {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Workflow {
     /// What it is given.
-    pub input: BTreeMap<String, Field>,
+    pub input: BTreeMap<String, InputField>,
     /// Its steps.
-    pub steps: BTreeMap<Slug, Step>,
+    pub steps: BTreeMap<Slug, WorkflowStep>,
     /// What it gives.
-    pub output: With,
+    pub output: StepArguments,
     /// Time for all of it.
     pub within: Option<Millis>,
     /// Events at which it starts by itself, with what is known of them as the input `payload`.
@@ -268,7 +268,7 @@ impl Workflow {
     ///
     /// # Errors
     /// Every field that is missing, unknown or of another type.
-    pub fn accept(
+    pub fn validate_input(
         &self,
         mut given: BTreeMap<String, Json>,
     ) -> Result<BTreeMap<String, Json>, Vec<String>> {
@@ -298,18 +298,18 @@ mod tests {
 
     #[test]
     fn a_reference_is_whole_and_anything_else_is_itself() {
-        let of = |text| Source::of_text(text).unwrap();
-        assert_eq!(of("$input.a"), Source::Input("a".into()));
+        let of = |text| ValueSource::parse(text).unwrap();
+        assert_eq!(of("$input.a"), ValueSource::Input("a".into()));
         assert_eq!(
             of("$steps.build.file"),
-            Source::Step("build".parse().unwrap(), "file".into())
+            ValueSource::Step("build".parse().unwrap(), "file".into())
         );
-        assert_eq!(of("$item"), Source::Item);
+        assert_eq!(of("$item"), ValueSource::Item);
         assert_eq!(
             of("costs $input.a"),
-            Source::Literal("costs $input.a".into())
+            ValueSource::Literal("costs $input.a".into())
         );
-        assert_eq!(of("$$5"), Source::Literal("$5".into()));
+        assert_eq!(of("$$5"), ValueSource::Literal("$5".into()));
         for wrong in [
             "$",
             "$input",
@@ -319,7 +319,7 @@ mod tests {
             "$env.HOME",
         ] {
             assert!(
-                Source::of_text(wrong).unwrap_err().contains(wrong),
+                ValueSource::parse(wrong).unwrap_err().contains(wrong),
                 "{wrong}"
             );
         }
@@ -327,11 +327,11 @@ mod tests {
 
     #[test]
     fn an_input_is_checked_whole() {
-        let field = |of, default| Field { of, default };
+        let field = |of, default| InputField { of, default };
         let workflow = Workflow {
             input: BTreeMap::from([
-                ("n".to_owned(), field(Type::Number, Some(3.into()))),
-                ("t".to_owned(), field(Type::Text, None)),
+                ("n".to_owned(), field(ValueType::Number, Some(3.into()))),
+                ("t".to_owned(), field(ValueType::Text, None)),
             ]),
             steps: BTreeMap::new(),
             output: BTreeMap::new(),
@@ -344,10 +344,12 @@ mod tests {
                 .map(|(k, v)| ((*k).to_owned(), v.clone()))
                 .collect()
         };
-        let full = workflow.accept(given(&[("t", "x".into())])).unwrap();
+        let full = workflow
+            .validate_input(given(&[("t", "x".into())]))
+            .unwrap();
         assert_eq!(full["n"], Json::from(3));
         let wrong = workflow
-            .accept(given(&[("n", "x".into()), ("z", Json::Null)]))
+            .validate_input(given(&[("n", "x".into()), ("z", Json::Null)]))
             .unwrap_err();
         assert_eq!(
             wrong,

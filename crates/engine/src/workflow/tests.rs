@@ -10,16 +10,16 @@ fn slug(text: &str) -> Slug {
     text.parse().unwrap()
 }
 
-fn step(needs: &[&str]) -> Step {
-    Step {
-        act: Act::Task {
+fn step(needs: &[&str]) -> WorkflowStep {
+    WorkflowStep {
+        act: StepAction::Task {
             agent: None,
             text: "do it".to_owned(),
         },
         needs: needs.iter().map(|n| slug(n)).collect(),
         when: Vec::new(),
         each: None,
-        with: With::new(),
+        with: StepArguments::new(),
         expects: BTreeMap::new(),
         within: None,
         retry: 0,
@@ -30,25 +30,25 @@ fn step(needs: &[&str]) -> Step {
     }
 }
 
-fn undone(mut step: Step) -> Step {
+fn undone(mut step: WorkflowStep) -> WorkflowStep {
     step.undo = Some(Undo {
         act: step.act.clone(),
-        with: With::new(),
+        with: StepArguments::new(),
     });
     step
 }
 
-fn workflow(steps: Vec<(&str, Step)>) -> Workflow {
+fn workflow(steps: Vec<(&str, WorkflowStep)>) -> Workflow {
     Workflow {
         input: BTreeMap::from([(
             "list".to_owned(),
-            Field {
-                of: Type::List,
+            InputField {
+                of: ValueType::List,
                 default: None,
             },
         )]),
         steps: steps.into_iter().map(|(n, s)| (slug(n), s)).collect(),
-        output: With::new(),
+        output: StepArguments::new(),
         within: None,
         on: BTreeSet::new(),
     }
@@ -57,10 +57,10 @@ fn workflow(steps: Vec<(&str, Step)>) -> Workflow {
 /// Whoever keeps a run: gives numbers, knows the ends, and forgets all but what was written down.
 struct Stage {
     workflow: Workflow,
-    run: Run,
+    run: WorkflowRun,
     now: i64,
     next: u64,
-    ends: HashMap<u64, Fact>,
+    ends: HashMap<u64, WorkOutcome>,
     begun: Vec<(String, usize, u32, bool, u64)>,
     cancelled: Vec<u64>,
 }
@@ -70,7 +70,7 @@ impl Stage {
         let input = serde_json::from_value(input).unwrap();
         Stage {
             workflow,
-            run: Run::new(input, Timestamp(0)),
+            run: WorkflowRun::new(input, Timestamp(0)),
             now: 0,
             next: 1,
             ends: HashMap::new(),
@@ -79,26 +79,29 @@ impl Stage {
         }
     }
 
-    fn pass(&mut self) -> Vec<Begin> {
+    fn pass(&mut self) -> Vec<StepStart> {
         // As after a crash: the run is what was written.
         self.run = serde_json::from_value(serde_json::to_value(&self.run).unwrap()).unwrap();
         let ends = self.ends.clone();
         let facts = |handle| match handle {
-            Handle::Task(n) | Handle::Approval(n) => ends.get(&n).cloned().unwrap_or(Fact::Open),
+            WorkHandle::Task(n) | WorkHandle::Approval(n) => {
+                ends.get(&n).cloned().unwrap_or(WorkOutcome::Open)
+            }
         };
         let mut begun = Vec::new();
         for effect in advance(&self.workflow, &mut self.run, &facts, Timestamp(self.now)) {
             match effect {
-                Effect::Begin(begin) => {
-                    self.run.bind(&begin, Handle::Task(self.next));
+                WorkflowEffect::Begin(begin) => {
+                    self.run.record_started(&begin, WorkHandle::Task(self.next));
                     let name = begin.step.to_string();
                     self.begun
                         .push((name, begin.index, begin.attempt, begin.undo, self.next));
                     self.next += 1;
                     begun.push(*begin);
                 }
-                Effect::Cancel(Handle::Task(n) | Handle::Approval(n)) => {
-                    self.ends.insert(n, Fact::Failed("cancelled".to_owned()));
+                WorkflowEffect::Cancel(WorkHandle::Task(n) | WorkHandle::Approval(n)) => {
+                    self.ends
+                        .insert(n, WorkOutcome::Failed("cancelled".to_owned()));
                     self.cancelled.push(n);
                 }
             }
@@ -106,14 +109,14 @@ impl Stage {
         begun
     }
 
-    fn end(&mut self, step: &str, index: usize, fact: Fact) {
+    fn end(&mut self, step: &str, index: usize, fact: WorkOutcome) {
         let newest = self.begun.iter().rev();
         let found = newest.clone().find(|(s, i, ..)| s == step && *i == index);
         self.ends.insert(found.unwrap().4, fact);
     }
 
     fn done(&mut self, step: &str, output: Json) -> Vec<String> {
-        self.end(step, 0, Fact::Done(output));
+        self.end(step, 0, WorkOutcome::Done(output));
         self.pass().iter().map(|b| b.step.to_string()).collect()
     }
 }
@@ -121,18 +124,24 @@ impl Stage {
 #[test]
 fn steps_run_beside_each_other_and_join() {
     let mut gate = step(&["a", "b"]);
-    gate.with = With::from([
-        ("file".to_owned(), Source::Step(slug("a"), "file".into())),
-        ("list".to_owned(), Source::Input("list".into())),
+    gate.with = StepArguments::from([
+        (
+            "file".to_owned(),
+            ValueSource::Step(slug("a"), "file".into()),
+        ),
+        ("list".to_owned(), ValueSource::Input("list".into())),
     ]);
     let mut w = workflow(vec![("a", step(&[])), ("b", step(&[])), ("gate", gate)]);
-    w.output = With::from([("told".to_owned(), Source::Step(slug("gate"), "text".into()))]);
+    w.output = StepArguments::from([(
+        "told".to_owned(),
+        ValueSource::Step(slug("gate"), "text".into()),
+    )]);
     let mut stage = Stage::new(w, json!({ "list": [1] }));
     let names: Vec<_> = stage.pass().iter().map(|b| b.step.to_string()).collect();
     assert_eq!(names, ["a", "b"]);
     assert!(stage.pass().is_empty(), "nothing begins twice");
     assert!(stage.done("a", json!({ "file": "$(reboot)" })).is_empty());
-    stage.end("b", 0, Fact::Done(json!({})));
+    stage.end("b", 0, WorkOutcome::Done(json!({})));
     let begun = stage.pass();
     assert_eq!(begun[0].data["file"], json!("$(reboot)"), "a value is data");
     assert_eq!(begun[0].data["list"], json!([1]));
@@ -145,10 +154,10 @@ fn steps_run_beside_each_other_and_join() {
 fn a_branch_is_taken_or_not_and_what_comes_after_both_goes_on() {
     let on = |value: &str| {
         let mut s = step(&["look"]);
-        let value = Source::Step(slug("look"), value.into());
+        let value = ValueSource::Step(slug("look"), value.into());
         s.when = vec![Condition {
             value,
-            test: Test::Above(2.0),
+            test: Comparison::Above(2.0),
         }];
         s
     };
@@ -162,25 +171,31 @@ fn a_branch_is_taken_or_not_and_what_comes_after_both_goes_on() {
     let mut stage = Stage::new(w, json!({}));
     stage.pass();
     assert_eq!(stage.done("look", json!({ "n": 3, "m": 1 })), ["big"]);
-    assert_eq!(stage.run.steps[&slug("after-small")][0].at, At::Skipped);
+    assert_eq!(
+        stage.run.steps[&slug("after-small")][0].at,
+        StepProgress::Skipped
+    );
     assert_eq!(stage.done("big", json!({})), ["join"]);
 }
 
 #[test]
 fn a_step_runs_for_each_of_a_list_and_gives_a_list() {
     let mut each = step(&[]);
-    each.each = Some(Source::Input("list".into()));
-    each.with = With::from([("host".to_owned(), Source::Item)]);
+    each.each = Some(ValueSource::Input("list".into()));
+    each.with = StepArguments::from([("host".to_owned(), ValueSource::Item)]);
     let mut after = step(&["each"]);
-    after.with = With::from([("all".to_owned(), Source::Step(slug("each"), "size".into()))]);
+    after.with = StepArguments::from([(
+        "all".to_owned(),
+        ValueSource::Step(slug("each"), "size".into()),
+    )]);
     let w = workflow(vec![("each", each), ("after", after)]);
     let mut stage = Stage::new(w.clone(), json!({ "list": ["x", "y"] }));
     let begun = stage.pass();
     let hosts: Vec<_> = begun.iter().map(|b| b.data["host"].clone()).collect();
     assert_eq!(hosts, ["x", "y"]);
-    stage.end("each", 1, Fact::Done(json!({ "size": 2 })));
+    stage.end("each", 1, WorkOutcome::Done(json!({ "size": 2 })));
     assert!(stage.pass().is_empty());
-    stage.end("each", 0, Fact::Done(json!({ "size": 1 })));
+    stage.end("each", 0, WorkOutcome::Done(json!({ "size": 1 })));
     assert_eq!(stage.pass()[0].data["all"], json!([1, 2]));
     // An empty list is done at once; one that is none is a failure, not an accident.
     let mut stage = Stage::new(w.clone(), json!({ "list": [] }));
@@ -193,12 +208,15 @@ fn a_step_runs_for_each_of_a_list_and_gives_a_list() {
 #[test]
 fn a_result_of_another_shape_is_a_failure_and_is_tried_again() {
     let mut s = step(&[]);
-    s.expects = BTreeMap::from([("n".to_owned(), Type::Number)]);
+    s.expects = BTreeMap::from([("n".to_owned(), ValueType::Number)]);
     (s.retry, s.retry_after) = (1, Millis(500));
     let mut stage = Stage::new(workflow(vec![("s", s)]), json!({}));
     stage.pass();
     assert!(stage.done("s", json!({ "n": "three" })).is_empty());
-    assert_eq!(stage.run.next(&stage.workflow), Some(Timestamp(500)));
+    assert_eq!(
+        stage.run.next_deadline(&stage.workflow),
+        Some(Timestamp(500))
+    );
     stage.now = 500;
     assert_eq!(stage.pass()[0].attempt, 2);
     stage.done("s", json!({}));
@@ -225,13 +243,13 @@ fn finished_steps_are_undone_newest_first_after_failure_or_cancellation() {
         assert_eq!(stage.done("b", json!({})), ["c"]);
         match cancelled {
             true => stage.run.cancel_requested = true,
-            false => stage.end("c", 0, Fact::Failed("no".to_owned())),
+            false => stage.end("c", 0, WorkOutcome::Failed("no".to_owned())),
         }
         let undo = stage.pass();
         assert!(undo[0].undo && undo[0].step == slug("b"));
         assert!(!stage.cancelled.is_empty(), "a step beside it is cancelled");
         // One that cannot be undone holds up nothing.
-        stage.end("b", 0, Fact::Failed("stuck".to_owned()));
+        stage.end("b", 0, WorkOutcome::Failed("stuck".to_owned()));
         assert_eq!(stage.pass()[0].step, slug("a"));
         stage.done("a", json!({}));
         let expected = if cancelled {
@@ -246,8 +264,8 @@ fn finished_steps_are_undone_newest_first_after_failure_or_cancellation() {
 /// Told before it was its turn to wait: it does not wait for a second time.
 #[test]
 fn an_event_that_came_early_counts() {
-    let waits = Step {
-        act: Act::Event { name: slug("go") },
+    let waits = WorkflowStep {
+        act: StepAction::Event { name: slug("go") },
         ..step(&["a"])
     };
     let mut stage = Stage::new(
@@ -258,25 +276,30 @@ fn an_event_that_came_early_counts() {
     stage.run.heard.insert(slug("go"), json!({ "at": 1 }));
     stage.pass();
     assert_eq!(stage.done("a", json!({})), ["c"]);
-    assert!(matches!(&stage.run.steps[&slug("b")][0].at, At::Done(data) if data["at"] == 1));
+    assert!(
+        matches!(&stage.run.steps[&slug("b")][0].at, StepProgress::Done(data) if data["at"] == 1)
+    );
 }
 
 #[test]
 fn time_and_events() {
     let mut wait = step(&[]);
-    wait.act = Act::Event {
+    wait.act = StepAction::Event {
         name: slug("ready"),
     };
     wait.within = Some(Millis(1000));
     let mut pause = step(&["wait"]);
-    pause.act = Act::Pause(Millis(300));
+    pause.act = StepAction::Pause(Millis(300));
     let w = workflow(vec![("wait", wait), ("pause", pause)]);
     let mut stage = Stage::new(w.clone(), json!({}));
     stage.pass();
     stage.now = 900;
     stage.run.heard.insert(slug("ready"), json!({ "by": "x" }));
     stage.pass();
-    assert_eq!(stage.run.next(&stage.workflow), Some(Timestamp(1200)));
+    assert_eq!(
+        stage.run.next_deadline(&stage.workflow),
+        Some(Timestamp(1200))
+    );
     stage.now = 1200;
     stage.pass();
     assert_eq!(stage.run.state, State::Done);
@@ -307,7 +330,7 @@ proptest! {
         call_off in proptest::option::of(0usize..20),
     ) {
         let name = |n: usize| format!("s{n}");
-        let mut steps: Vec<Step> = (0..6).map(|_| undone(step(&[]))).collect();
+        let mut steps: Vec<WorkflowStep> = (0..6).map(|_| undone(step(&[]))).collect();
         for (a, b) in edges {
             // From lower to higher: no cycles, as the check sees to.
             if a < b { steps[b].needs.insert(slug(&name(a))); }
@@ -331,10 +354,10 @@ proptest! {
                 }
             }
             if stage.run.state.is_over() { break; }
-            let open: Vec<u64> = stage.run.open().into_iter().map(|h| match h { Handle::Task(n) | Handle::Approval(n) => n }).collect();
+            let open: Vec<u64> = stage.run.open_handles().into_iter().map(|h| match h { WorkHandle::Task(n) | WorkHandle::Approval(n) => n }).collect();
             prop_assert!(!open.is_empty(), "it waits for nothing");
             let (pick, good) = rounds.next().unwrap();
-            let end = if *good { Fact::Done(json!({})) } else { Fact::Failed("no".into()) };
+            let end = if *good { WorkOutcome::Done(json!({})) } else { WorkOutcome::Failed("no".into()) };
             stage.ends.insert(open[pick % open.len()], end);
         }
         prop_assert!(stage.run.state.is_over());
@@ -343,9 +366,9 @@ proptest! {
             prop_assert!(seen.insert((step.clone(), *index, *attempt, *undo)), "begun twice");
         }
         if stage.run.state == State::Done {
-            prop_assert!(stage.run.steps.values().flatten().all(|i| matches!(i.at, At::Done(_))));
+            prop_assert!(stage.run.steps.values().flatten().all(|i| matches!(i.at, StepProgress::Done(_))));
         } else {
-            prop_assert!(stage.run.steps.values().flatten().all(|i| !matches!(i.at, At::Done(_)) || i.undo.is_some()));
+            prop_assert!(stage.run.steps.values().flatten().all(|i| !matches!(i.at, StepProgress::Done(_)) || i.undo.is_some()));
             prop_assert!(undo_order.windows(2).all(|w| w[0] > w[1]), "{undo_order:?}");
         }
         // Over is over.

@@ -6,7 +6,7 @@ use crate::house::Provider;
 use crate::keys::{Agent, Budget};
 use crate::node::{Entry, Node};
 use crate::origin::Origin;
-use crate::schedule::{Does, Schedule};
+use crate::schedule::{Schedule, ScheduleAction};
 use crate::settings::{self, Given, Layer};
 use crate::templates;
 use abbey_model::{Bytes, Slug, ToolPolicy};
@@ -34,7 +34,7 @@ fn pinned(skills: Vec<String>) -> (Vec<String>, BTreeMap<String, String>) {
 /// Skills of an agent, followed by those that its schedules name.
 fn with_scheduled(mut skills: Vec<String>, schedules: &BTreeMap<Slug, Schedule>) -> Vec<String> {
     for schedule in schedules.values() {
-        if let Does::Skill(skill, _) = &schedule.does
+        if let ScheduleAction::Skill(skill, _) = &schedule.action
             && !skills.contains(skill)
         {
             skills.push(skill.clone());

@@ -2,7 +2,7 @@
 
 use super::decoder::{Decoder, nearest, text, words};
 use super::workflows::payload;
-use crate::hook::{Hook, HookKind, Then};
+use crate::hook::{Hook, HookAction, HookKind};
 use crate::keys::Agent;
 use crate::node::Node;
 use abbey_engine::workflow::Workflow;
@@ -24,12 +24,12 @@ impl Decoder<'_> {
             };
             let name_of = |key| text(value, key).and_then(|t| t.parse::<Slug>().ok());
             let given = [
-                name_of("agent").map(Then::Task),
-                name_of("workflow").map(Then::Workflow),
-                name_of("event").map(Then::Event),
+                name_of("agent").map(HookAction::Task),
+                name_of("workflow").map(HookAction::Workflow),
+                name_of("event").map(HookAction::Event),
             ];
             let mut given = given.into_iter().flatten();
-            let (Some(then), None) = (given.next(), given.next()) else {
+            let (Some(action), None) = (given.next(), given.next()) else {
                 blame("needs exactly one of `agent`, `workflow` and `event`".to_owned());
                 continue;
             };
@@ -55,7 +55,7 @@ impl Decoder<'_> {
             }
             let trusted = text(value, "trusted") == Some("true");
             if kind == HookKind::Openclaw {
-                if !matches!(then, Then::Task(_)) {
+                if !matches!(action, HookAction::Task(_)) {
                     blame("a hook of kind `openclaw` needs `agent`".to_owned());
                 }
                 if hooks.values().any(|h: &Hook| h.kind == HookKind::Openclaw) {
@@ -64,12 +64,12 @@ impl Decoder<'_> {
             } else if trusted || !more.is_empty() {
                 blame("`agents` and `trusted` go with kind `openclaw`".to_owned());
             }
-            match &then {
-                Then::Task(agent) if !agents.contains_key(agent) => {
+            match &action {
+                HookAction::Task(agent) if !agents.contains_key(agent) => {
                     let known = nearest(agent.as_str(), agents.keys().map(Slug::as_str));
                     blame(format!("no agent `{agent}`{known}"));
                 }
-                Then::Workflow(name) => match workflows.get(name) {
+                HookAction::Workflow(name) => match workflows.get(name) {
                     None => {
                         let known = nearest(name.as_str(), workflows.keys().map(Slug::as_str));
                         blame(format!("no workflow `{name}`{known}"));
@@ -80,7 +80,7 @@ impl Decoder<'_> {
                         }
                     }
                 },
-                Then::Task(_) | Then::Event(_) => {}
+                HookAction::Task(_) | HookAction::Event(_) => {}
             }
             let api = text(value, "api").map(|t| t.trim_end_matches('/').to_owned());
             let wrong = api
@@ -98,7 +98,7 @@ impl Decoder<'_> {
             let hook = Hook {
                 kind,
                 secret: signed,
-                then,
+                action,
                 api,
                 token: secret("token"),
                 agents: more,

@@ -2,7 +2,7 @@
 
 use super::decoder::{Decoder, text};
 use crate::node::Node;
-use crate::schedule::{Does, Schedule, When};
+use crate::schedule::{Schedule, ScheduleAction, ScheduleTrigger};
 use crate::shape;
 use abbey_model::{Millis, Slug};
 use std::collections::BTreeMap;
@@ -22,29 +22,29 @@ impl Decoder<'_> {
             };
             let millis = |key| text(value, key).and_then(shape::duration_ms).map(Millis);
             let written = [
-                text(value, "cron").map(|t| When::Cron(t.to_owned())),
-                millis("every").map(When::Every),
-                text(value, "at").map(|t| When::At(t.to_owned())),
+                text(value, "cron").map(|t| ScheduleTrigger::Cron(t.to_owned())),
+                millis("every").map(ScheduleTrigger::Every),
+                text(value, "at").map(|t| ScheduleTrigger::At(t.to_owned())),
             ];
             let mut given = written.into_iter().flatten();
-            let (Some(when), None) = (given.next(), given.next()) else {
+            let (Some(trigger), None) = (given.next(), given.next()) else {
                 blame(
                     "",
                     "needs exactly one of `cron`, `every` and `at`".to_owned(),
                 );
                 continue;
             };
-            match &when {
-                When::Cron(text) if text.split_whitespace().count() != 5 => blame(
+            match &trigger {
+                ScheduleTrigger::Cron(text) if text.split_whitespace().count() != 5 => blame(
                     "cron",
                     format!(
                         "`{text}` does not have the five fields minute, hour, day, month, weekday"
                     ),
                 ),
-                When::Every(every) if every.0 < 1000 => {
+                ScheduleTrigger::Every(every) if every.0 < 1000 => {
                     blame("every", "is at least a second".to_owned());
                 }
-                When::At(_) | When::Cron(_) | When::Every(_) => {}
+                ScheduleTrigger::At(_) | ScheduleTrigger::Cron(_) | ScheduleTrigger::Every(_) => {}
             }
             let catch_up = text(value, "catch_up").unwrap_or("once").to_owned();
             let number = catch_up
@@ -56,8 +56,8 @@ impl Decoder<'_> {
             }
             let workflow = text(value, "workflow").and_then(|w| w.parse::<Slug>().ok());
             let with = entry.value.get("with").map_or(&[][..], Node::entries);
-            let does = match (text(value, "task"), text(value, "skill"), workflow) {
-                (Some(task), None, None) => Does::Task(task.to_owned()),
+            let action = match (text(value, "task"), text(value, "skill"), workflow) {
+                (Some(task), None, None) => ScheduleAction::Task(task.to_owned()),
                 (None, Some(skill), None) => {
                     let args = with.iter().map(|e| {
                         let value = match e.value.to_json() {
@@ -66,11 +66,11 @@ impl Decoder<'_> {
                         };
                         (e.key.clone(), value)
                     });
-                    Does::Skill(skill.to_owned(), args.collect())
+                    ScheduleAction::Skill(skill.to_owned(), args.collect())
                 }
                 (None, None, Some(workflow)) => {
                     let with = with.iter().map(|e| (e.key.clone(), e.value.to_json()));
-                    Does::Workflow(workflow, with.collect())
+                    ScheduleAction::Workflow(workflow, with.collect())
                 }
                 _ => {
                     blame(
@@ -81,9 +81,9 @@ impl Decoder<'_> {
                 }
             };
             let schedule = Schedule {
-                when,
+                trigger,
                 timezone: text(value, "timezone").map(str::to_owned),
-                does,
+                action,
                 jitter: millis("jitter").unwrap_or(Millis(0)),
                 overlap: text(value, "overlap").unwrap_or("skip").to_owned(),
                 catch_up,

@@ -3,10 +3,11 @@
 use super::decoder::{Decoder, integer, nearest, text, words};
 use crate::keys::Agent;
 use crate::node::{Entry, Kind, Node};
-use crate::schedule::Does;
+use crate::schedule::ScheduleAction;
 use crate::shape;
 use abbey_engine::workflow::{
-    Act, Condition, Field, Source, Step, Test, Type, Undo, With, Workflow,
+    Comparison, Condition, InputField, StepAction, StepArguments, Undo, ValueSource, ValueType,
+    Workflow, WorkflowStep,
 };
 use abbey_model::{Millis, Slug};
 use serde_json::Value;
@@ -30,18 +31,18 @@ impl Reading<'_, '_, '_> {
         self.decoder.mistakes.push(node.place.mistake(text));
     }
 
-    fn source(&mut self, node: &Node) -> Source {
+    fn source(&mut self, node: &Node) -> ValueSource {
         let read = match &node.kind {
-            Kind::Scalar { text, .. } if text.starts_with('$') => Source::of_text(text),
-            _ => Ok(Source::Literal(node.to_json())),
+            Kind::Scalar { text, .. } if text.starts_with('$') => ValueSource::parse(text),
+            _ => Ok(ValueSource::Literal(node.to_json())),
         };
         read.unwrap_or_else(|why| {
             self.blame(node, why);
-            Source::Literal(Value::Null)
+            ValueSource::Literal(Value::Null)
         })
     }
 
-    fn with(&mut self, node: Option<&Node>) -> With {
+    fn with(&mut self, node: Option<&Node>) -> StepArguments {
         let entries = node.map_or(&[][..], Node::entries);
         let one = |e: &Entry| (e.key.clone(), self.source(&e.value));
         entries.iter().map(one).collect()
@@ -71,7 +72,7 @@ impl Reading<'_, '_, '_> {
         Some(skill)
     }
 
-    fn act(&mut self, node: &Node, place: &Node) -> Option<Act> {
+    fn act(&mut self, node: &Node, place: &Node) -> Option<StepAction> {
         let agent = self.agent(node);
         let millis = |key| {
             text(Some(node), key)
@@ -79,24 +80,25 @@ impl Reading<'_, '_, '_> {
                 .map(Millis)
         };
         let given = [
-            text(Some(node), "task").map(|t| Act::Task {
+            text(Some(node), "task").map(|t| StepAction::Task {
                 agent: agent.clone(),
                 text: t.to_owned(),
             }),
-            self.skill(node, agent.as_ref()).map(|skill| Act::Skill {
-                agent: agent.clone(),
-                skill,
-            }),
-            text(Some(node), "approval").map(|ask| Act::Approval {
+            self.skill(node, agent.as_ref())
+                .map(|skill| StepAction::Skill {
+                    agent: agent.clone(),
+                    skill,
+                }),
+            text(Some(node), "approval").map(|ask| StepAction::Approval {
                 ask: ask.to_owned(),
                 silence: text(Some(node), "silence") == Some("approve"),
             }),
             text(Some(node), "event").and_then(|name| {
-                Some(Act::Event {
+                Some(StepAction::Event {
                     name: name.parse().ok()?,
                 })
             }),
-            millis("pause").map(Act::Pause),
+            millis("pause").map(StepAction::Pause),
         ];
         let mut given = given.into_iter().flatten();
         let (Some(act), None) = (given.next(), given.next()) else {
@@ -106,7 +108,7 @@ impl Reading<'_, '_, '_> {
             );
             return None;
         };
-        if agent.is_some() && !matches!(act, Act::Task { .. } | Act::Skill { .. }) {
+        if agent.is_some() && !matches!(act, StepAction::Task { .. } | StepAction::Skill { .. }) {
             self.blame(
                 place,
                 format!(
@@ -122,10 +124,10 @@ impl Reading<'_, '_, '_> {
         let value = self.source(node.get("value")?);
         let number = |key| node.get(key)?.to_json().as_f64();
         let given = [
-            node.get("is").map(|n| Test::Is(n.to_json())),
-            node.get("not").map(|n| Test::Not(n.to_json())),
-            number("above").map(Test::Above),
-            number("below").map(Test::Below),
+            node.get("is").map(|n| Comparison::Is(n.to_json())),
+            node.get("not").map(|n| Comparison::Not(n.to_json())),
+            number("above").map(Comparison::Above),
+            number("below").map(Comparison::Below),
         ];
         let mut given = given.into_iter().flatten();
         let (Some(test), None) = (given.next(), given.next()) else {
@@ -138,7 +140,7 @@ impl Reading<'_, '_, '_> {
         Some(Condition { value, test })
     }
 
-    fn step(&mut self, node: &Node) -> Option<Step> {
+    fn step(&mut self, node: &Node) -> Option<WorkflowStep> {
         let act = self.act(node, node)?;
         let value = Some(node);
         let millis = |key| text(value, key).and_then(shape::duration_ms).map(Millis);
@@ -151,7 +153,7 @@ impl Reading<'_, '_, '_> {
                 with: self.with(undo.get("with")),
             })
         });
-        let mut step = Step {
+        let mut step = WorkflowStep {
             act,
             needs: items("needs")
                 .iter()
@@ -179,7 +181,7 @@ impl Reading<'_, '_, '_> {
         // Whose value is used comes before.
         let used: Vec<Slug> = sources(&step)
             .filter_map(|s| match s {
-                Source::Step(name, _) => Some(name.clone()),
+                ValueSource::Step(name, _) => Some(name.clone()),
                 _ => None,
             })
             .collect();
@@ -193,7 +195,7 @@ impl Reading<'_, '_, '_> {
             let of = text(Some(&e.value), "type")?.parse().ok()?;
             Some((
                 e.key.clone(),
-                Field {
+                InputField {
                     of,
                     default: e.value.get("default").map(Node::to_json),
                 },
@@ -261,10 +263,10 @@ impl Reading<'_, '_, '_> {
                 }
             }
             for condition in &step.when {
-                let number = matches!(condition.test, Test::Above(_) | Test::Below(_));
+                let number = matches!(condition.test, Comparison::Above(_) | Comparison::Below(_));
                 if let (true, Ok(Some(of))) =
                     (number, known(workflow, &condition.value, Some(step)))
-                    && of != Type::Number
+                    && of != ValueType::Number
                 {
                     self.blame(
                         place,
@@ -274,7 +276,7 @@ impl Reading<'_, '_, '_> {
             }
             if let Some(each) = &step.each
                 && let Ok(Some(of)) = known(workflow, each, None)
-                && of != Type::List
+                && of != ValueType::List
             {
                 self.blame(
                     place,
@@ -298,7 +300,7 @@ impl Reading<'_, '_, '_> {
 }
 
 /// Every value that a step uses before it is done.
-fn sources(step: &Step) -> impl Iterator<Item = &Source> {
+fn sources(step: &WorkflowStep) -> impl Iterator<Item = &ValueSource> {
     let when = step.when.iter().map(|c| &c.value);
     step.with.values().chain(when).chain(&step.each)
 }
@@ -309,32 +311,35 @@ fn sources(step: &Step) -> impl Iterator<Item = &Source> {
 /// Why there is no such value.
 fn known(
     workflow: &Workflow,
-    source: &Source,
-    user: Option<&Step>,
-) -> Result<Option<Type>, String> {
+    source: &ValueSource,
+    user: Option<&WorkflowStep>,
+) -> Result<Option<ValueType>, String> {
     match source {
-        Source::Literal(value) => Ok(Type::ALL.iter().map(|(_, t)| *t).find(|t| t.fits(value))),
-        Source::Input(name) => match workflow.input.get(name) {
+        ValueSource::Literal(value) => Ok(ValueType::ALL
+            .iter()
+            .map(|(_, t)| *t)
+            .find(|t| t.fits(value))),
+        ValueSource::Input(name) => match workflow.input.get(name) {
             Some(field) => Ok(Some(field.of)),
             None => Err(format!("`$input.{name}` is not declared as input")),
         },
-        Source::Item => match user.is_some_and(|s| s.each.is_some()) {
+        ValueSource::Item => match user.is_some_and(|s| s.each.is_some()) {
             true => Ok(None),
             false => Err("`$item` means something only in a step with `each`".to_owned()),
         },
-        Source::Step(name, field) => {
+        ValueSource::Step(name, field) => {
             let step = workflow
                 .steps
                 .get(name)
                 .ok_or_else(|| format!("`$steps.{name}.{field}`: there is no step `{name}`"))?;
             let usual = match &step.act {
-                Act::Task { .. } | Act::Skill { .. } => &["text"][..],
-                Act::Approval { .. } => &["by", "note", "text"],
-                Act::Event { .. } | Act::Pause(_) => &[],
+                StepAction::Task { .. } | StepAction::Skill { .. } => &["text"][..],
+                StepAction::Approval { .. } => &["by", "note", "text"],
+                StepAction::Event { .. } | StepAction::Pause(_) => &[],
             };
             let of = match step.expects.get(field) {
                 Some(of) => *of,
-                None if usual.contains(&field.as_str()) => Type::Text,
+                None if usual.contains(&field.as_str()) => ValueType::Text,
                 None => {
                     return Err(format!(
                         "`$steps.{name}.{field}`: step `{name}` gives no `{field}`; say it in its `expects`, as {TYPES}"
@@ -342,7 +347,11 @@ fn known(
                 }
             };
             // Of a step that runs for each of a list, the list of them.
-            Ok(Some(if step.each.is_some() { Type::List } else { of }))
+            Ok(Some(if step.each.is_some() {
+                ValueType::List
+            } else {
+                of
+            }))
         }
     }
 }
@@ -401,7 +410,7 @@ impl Decoder<'_> {
     fn scheduled(&mut self, agents: &BTreeMap<Slug, Agent>, workflows: &BTreeMap<Slug, Workflow>) {
         for agent in agents.values() {
             for (name, schedule) in &agent.schedules {
-                let Does::Workflow(workflow, with) = &schedule.does else {
+                let ScheduleAction::Workflow(workflow, with) = &schedule.action else {
                     continue;
                 };
                 let place = self.root.get("agents").and_then(|n| {
@@ -415,7 +424,7 @@ impl Decoder<'_> {
                         let known = nearest(workflow.as_str(), workflows.keys().map(Slug::as_str));
                         vec![format!("no workflow `{workflow}`{known}")]
                     }
-                    Some(found) => found.accept(with.clone()).err().unwrap_or_default(),
+                    Some(found) => found.validate_input(with.clone()).err().unwrap_or_default(),
                 };
                 for why in wrong {
                     let text = format!("schedule `{name}` of `{}`: {why}", agent.slug);
@@ -429,10 +438,10 @@ impl Decoder<'_> {
 /// Why a workflow cannot start with nothing but the input `payload`.
 pub(crate) fn payload(workflow: &Workflow) -> Option<String> {
     match workflow.input.get("payload") {
-        Some(field) if field.of == Type::Object => {}
+        Some(field) if field.of == ValueType::Object => {}
         _ => return Some("then it takes an input `payload`, an object".to_owned()),
     }
-    let without = |(name, field): (&String, &Field)| {
+    let without = |(name, field): (&String, &InputField)| {
         (name != "payload" && field.default.is_none())
             .then(|| format!("then its input `{name}` needs a default"))
     };

@@ -2,7 +2,7 @@
 
 use crate::{after, inventory};
 use abbey_model::CellKind;
-use abbey_plan::{Action, Change, Definition, Effect, House, Plan, definitions, parse, plan};
+use abbey_plan::{Action, Definition, Effect, House, KeyChange, Plan, definitions, parse, plan};
 use serde_json::{Value, json};
 
 /// A manifest in which every kind of thing is declared.
@@ -343,7 +343,7 @@ fn try_key(definition: &Definition, cell: CellKind) -> Result<(), String> {
     };
     let plan = between(&old, &new)?;
     let steps = plan.steps.iter().filter(|s| s.agent == owner);
-    let found: Vec<(Action, &Change)> = steps
+    let found: Vec<(Action, &KeyChange)> = steps
         .flat_map(|s| s.changes.iter().map(|c| (s.action, c)))
         .filter(|(_, c)| c.key == key)
         .collect();

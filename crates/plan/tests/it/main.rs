@@ -7,7 +7,7 @@
 
 mod keys;
 
-use abbey_plan::{Action, HostFacts, House, InForce, Inventory, Plan, Severity, parse, plan};
+use abbey_plan::{Action, CurrentHouse, HostFacts, House, Inventory, Plan, Severity, parse, plan};
 
 const HOUSE: &str = r#"
 version: 1
@@ -37,7 +37,7 @@ fn after(house: &House, plan: &Plan) -> Inventory {
         generation: plan.generation,
         applied: plan.applied.clone(),
         registry: plan.registry.clone(),
-        in_force: Some(InForce {
+        current: Some(CurrentHouse {
             house: house.clone(),
             charters: Default::default(),
         }),

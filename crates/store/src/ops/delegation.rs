@@ -62,7 +62,7 @@ pub(crate) fn link_subtask(
         ),
         params![parent.number],
     )?;
-    authority::bounded(to, &link.chain, open, asked.bounds)?;
+    authority::check_bounds(to, &link.chain, open, asked.bounds)?;
     // What everything below it costs is counted at the root from now on.
     let root = load(tx.rows, TaskRef::Number(link.root))?;
     ledger::open_task_account(tx, root.id)?;

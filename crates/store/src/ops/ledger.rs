@@ -54,7 +54,7 @@ fn account(tx: &mut Tx<'_>, scope: &Scope, metric: Metric) -> Result<Option<Acco
             params![&key.0, key.1],
             read_account,
         )?
-        .map(|a| a.at(tx.now, &tx.zone));
+        .map(|a| a.as_of(tx.now, &tx.zone));
     tx.accounts.insert(key, found.clone().map(|a| (a, false)));
     Ok(found)
 }
@@ -89,7 +89,7 @@ pub(crate) fn list(rows: &dyn Rows, now: Timestamp) -> Result<Vec<Account>> {
     rows.all(
         &format!("{SELECT} ORDER BY scope, metric"),
         params![],
-        |c| Ok(read_account(c)?.at(now, &zone)),
+        |c| Ok(read_account(c)?.as_of(now, &zone)),
     )
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn set_limits(tx: &mut Tx<'_>, limits: &[BudgetLimit], timezone: &str
                 resets_at: None,
             },
         };
-        let account = account.at(tx.now, &tx.zone);
+        let account = account.as_of(tx.now, &tx.zone);
         put_account(tx, account);
     }
     tx.publish(Topic::Budgets);
@@ -169,7 +169,7 @@ pub(crate) fn tokens_left(tx: &mut Tx<'_>, agent: &Slug) -> Result<Option<u64>> 
     let mut least: Option<u64> = None;
     for scope in [Scope::House, Scope::Agent(agent.clone())] {
         for metric in [Metric::Tokens, Metric::NanoUsd] {
-            let left = account(tx, &scope, metric)?.and_then(|a| a.left());
+            let left = account(tx, &scope, metric)?.and_then(|a| a.remaining());
             // Money left says whether anything can be bought, not how many tokens.
             let left = if metric == Metric::NanoUsd {
                 left.filter(|l| *l == 0)

@@ -53,7 +53,7 @@ pub(crate) fn add(tx: &mut Tx<'_>, new: NewTask) -> Result<Added> {
         params![
             row.number, row.id.to_string(), &row.text, row.assignee.as_ref().map(Slug::as_str), row.pinned,
             row.priority.name(), row.author.to_string(), row.policy.as_ref().map(|p| json!(p).to_string()),
-            queue::key(row.priority, tx.now), tx.now,
+            queue::sort_key(row.priority, tx.now), tx.now,
             link.and_then(|l| l.parent), link.map(serde_json::to_string).transpose()?,
         ],
     )?;
@@ -135,7 +135,7 @@ pub(crate) fn edit(
             row.priority.name(),
             row.pinned,
             row.assignee.as_ref().map(Slug::as_str),
-            queue::key(row.priority, row.created_at)
+            queue::sort_key(row.priority, row.created_at)
         ],
     )?;
     let detail = json!({ "text": row.text, "priority": row.priority, "assignee": row.assignee });

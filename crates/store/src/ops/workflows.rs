@@ -12,7 +12,10 @@ use crate::{
 };
 use abbey_engine::approval::{State as Answer, Verdict};
 use abbey_engine::task::Event;
-use abbey_engine::workflow::{self, Act, At, Begin, Effect, Fact, Handle, Item, Run};
+use abbey_engine::workflow::{
+    self, StepAction, StepItem, StepProgress, StepStart, WorkHandle, WorkOutcome, WorkflowEffect,
+    WorkflowRun,
+};
 use abbey_model::{
     BudgetAmounts, Millis, Principal, Priority, Slug, TaskRef, TaskState, Timestamp, Tokens,
 };
@@ -91,12 +94,12 @@ pub(crate) fn due(rows: &dyn Rows, now: Timestamp) -> Result<(Vec<u64>, Option<T
 }
 
 /// Stores what a run waits for, so that [`due`] finds the run when that is over.
-fn store_waits(tx: &Tx<'_>, number: u64, open: &[Handle]) -> Result<()> {
+fn store_waits(tx: &Tx<'_>, number: u64, open: &[WorkHandle]) -> Result<()> {
     tx.execute("DELETE FROM workflow_waits WHERE run = ?1", params![number])?;
     for handle in open {
         let (kind, of) = match handle {
-            Handle::Task(n) => ("task", *n),
-            Handle::Approval(n) => ("approval", *n),
+            WorkHandle::Task(n) => ("task", *n),
+            WorkHandle::Approval(n) => ("approval", *n),
         };
         tx.execute(
             "INSERT INTO workflow_waits VALUES (?1, ?2, ?3)",
@@ -123,7 +126,7 @@ pub(crate) fn start(tx: &mut Tx<'_>, new: NewRun) -> Result<(u64, bool)> {
     }
     let number = tx.next_number("workflows")?;
     let input: BTreeMap<String, Value> = tx.redact_json(&new.input)?;
-    let run = Run::new(input, tx.now);
+    let run = WorkflowRun::new(input, tx.now);
     tx.execute(
         "INSERT INTO workflow_runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?7, ?7)",
         params![
@@ -156,31 +159,31 @@ pub(crate) fn advance(
     let mut row = load(tx.rows, number)?;
     let before = row.run.clone();
     accept(tx, &mut row, nudge)?;
-    let mut facts: Vec<(Handle, Fact)> = Vec::new();
-    for handle in row.run.open() {
+    let mut facts: Vec<(WorkHandle, WorkOutcome)> = Vec::new();
+    for handle in row.run.open_handles() {
         facts.push((handle, observe(tx, handle)?));
     }
-    let known = |handle: Handle| {
+    let known = |handle: WorkHandle| {
         let found = facts.iter().find(|(h, _)| *h == handle);
-        found.map_or(Fact::Open, |(_, fact)| fact.clone())
+        found.map_or(WorkOutcome::Open, |(_, fact)| fact.clone())
     };
     let effects = workflow::advance(&row.workflow, &mut row.run, &known, tx.now);
     for effect in effects {
         match effect {
-            Effect::Begin(begin) => {
+            WorkflowEffect::Begin(begin) => {
                 let handle = begin_step(tx, &row, &begin, intakes)?;
-                row.run.bind(&begin, handle);
+                row.run.record_started(&begin, handle);
             }
-            Effect::Cancel(handle) => cancel_handle(tx, handle)?,
+            WorkflowEffect::Cancel(handle) => cancel_handle(tx, handle)?,
         }
     }
-    let expiry = |handle: Handle| match handle {
-        Handle::Approval(n) => approval_rows::load(tx.rows, n).ok().map(|a| a.expires_at),
-        Handle::Task(_) => None,
+    let expiry = |handle: WorkHandle| match handle {
+        WorkHandle::Approval(n) => approval_rows::load(tx.rows, n).ok().map(|a| a.expires_at),
+        WorkHandle::Task(_) => None,
     };
-    let answers = row.run.open().into_iter().filter_map(expiry);
-    row.next_at = answers.chain(row.run.next(&row.workflow)).min();
-    store_waits(tx, number, &row.run.open())?;
+    let answers = row.run.open_handles().into_iter().filter_map(expiry);
+    row.next_at = answers.chain(row.run.next_deadline(&row.workflow)).min();
+    store_waits(tx, number, &row.run.open_handles())?;
     log_changes(tx, &row, &before)?;
     tx.execute(
         "UPDATE workflow_runs SET run = ?2, state = ?3, next_at = ?4, updated_at = ?5 WHERE number = ?1",
@@ -237,21 +240,23 @@ fn over(row: &WorkflowRow, what: &'static str) -> Error {
 }
 
 /// What is known now of the task or approval that a step began.
-fn observe(tx: &mut Tx<'_>, handle: Handle) -> Result<Fact> {
+fn observe(tx: &mut Tx<'_>, handle: WorkHandle) -> Result<WorkOutcome> {
     match handle {
-        Handle::Task(number) => match task_rows::load(tx.rows, TaskRef::Number(number)) {
+        WorkHandle::Task(number) => match task_rows::load(tx.rows, TaskRef::Number(number)) {
             Ok(task) => Ok(fact_of_task(&task)),
             // A task that was over long ago may be removed already.
-            Err(Error::NotFound { .. }) => {
-                Ok(Fact::Failed(format!("TASK-{number} is not kept any more")))
-            }
+            Err(Error::NotFound { .. }) => Ok(WorkOutcome::Failed(format!(
+                "TASK-{number} is not kept any more"
+            ))),
             Err(error) => Err(error),
         },
-        Handle::Approval(number) => Ok(fact_of_approval(&approvals::resolve_for_step(tx, number)?)),
+        WorkHandle::Approval(number) => {
+            Ok(fact_of_approval(&approvals::resolve_for_step(tx, number)?))
+        }
     }
 }
 
-fn fact_of_task(task: &TaskRow) -> Fact {
+fn fact_of_task(task: &TaskRow) -> WorkOutcome {
     match task.state() {
         TaskState::Done | TaskState::Unverified => {
             let mut output = match task.result.as_ref().map(|r| &r.data) {
@@ -260,25 +265,25 @@ fn fact_of_task(task: &TaskRow) -> Fact {
             };
             let text = task.result.as_ref().map(|r| r.text.clone());
             output.entry("text").or_insert_with(|| text.into());
-            Fact::Done(Value::Object(output))
+            WorkOutcome::Done(Value::Object(output))
         }
         state if state.is_terminal() => {
             let why = task.failure.as_deref().unwrap_or("no reason was given");
-            Fact::Failed(format!("TASK-{} is {state}: {why}", task.number))
+            WorkOutcome::Failed(format!("TASK-{} is {state}: {why}", task.number))
         }
-        _ => Fact::Open,
+        _ => WorkOutcome::Open,
     }
 }
 
-fn fact_of_approval(row: &ApprovalRow) -> Fact {
+fn fact_of_approval(row: &ApprovalRow) -> WorkOutcome {
     let note = row.note.as_deref().unwrap_or_default();
     match row.state {
-        Answer::Pending => Fact::Open,
+        Answer::Pending => WorkOutcome::Open,
         Answer::Approved | Answer::Used => {
-            Fact::Done(json!({ "by": row.decided_by, "note": note, "text": note }))
+            WorkOutcome::Done(json!({ "by": row.decided_by, "note": note, "text": note }))
         }
         Answer::Denied | Answer::Revise | Answer::Lapsed => {
-            Fact::Failed(format!("APPR-{} is {}: {note}", row.number, row.state))
+            WorkOutcome::Failed(format!("APPR-{} is {}: {note}", row.number, row.state))
         }
     }
 }
@@ -287,13 +292,13 @@ fn fact_of_approval(row: &ApprovalRow) -> Fact {
 fn begin_step(
     tx: &mut Tx<'_>,
     row: &WorkflowRow,
-    begin: &Begin,
+    begin: &StepStart,
     intakes: &Intakes,
-) -> Result<Handle> {
+) -> Result<WorkHandle> {
     let step = row.workflow.steps.get(&begin.step);
     let within = step.and_then(|s| s.within);
     let place = format!("WF-{}/{}", row.number, begin.step);
-    if let Act::Approval { ask, silence } = &begin.act {
+    if let StepAction::Approval { ask, silence } = &begin.act {
         let question = approval_rows::ApprovalQuestion {
             action: ask.clone(),
             args: Value::Object(begin.data.clone()),
@@ -305,14 +310,16 @@ fn begin_step(
             until: tx.now + within.unwrap_or(ANSWER_WITHIN),
         };
         let asked = approvals::request_for_step(tx, row.number, &begin.step, question)?;
-        return Ok(Handle::Approval(asked.number));
+        return Ok(WorkHandle::Approval(asked.number));
     }
     let (text, agent) = match &begin.act {
-        Act::Task { text, agent } => (text.clone(), agent.clone()),
-        Act::Skill { skill, agent } => {
+        StepAction::Task { text, agent } => (text.clone(), agent.clone()),
+        StepAction::Skill { skill, agent } => {
             (format!("{skill}, as a step of {}", row.name), agent.clone())
         }
-        Act::Approval { .. } | Act::Event { .. } | Act::Pause(_) => (String::new(), None),
+        StepAction::Approval { .. } | StepAction::Event { .. } | StepAction::Pause(_) => {
+            (String::new(), None)
+        }
     };
     let expects = step.filter(|_| !begin.undo).map(|s| &s.expects);
     let new = NewTask {
@@ -337,26 +344,27 @@ fn begin_step(
             ..DelegationRequest::default()
         }),
     };
-    Ok(Handle::Task(tasks::add(tx, new)?.task.number))
+    Ok(WorkHandle::Task(tasks::add(tx, new)?.task.number))
 }
 
-fn cancel_handle(tx: &mut Tx<'_>, handle: Handle) -> Result<()> {
+fn cancel_handle(tx: &mut Tx<'_>, handle: WorkHandle) -> Result<()> {
     match handle {
-        Handle::Task(number) => {
+        WorkHandle::Task(number) => {
             let task = TaskRef::Number(number);
             if !task_rows::load(tx.rows, task)?.state().is_terminal() {
                 apply_event(tx, task, &Event::Cancel, &Principal::House)?;
             }
             Ok(())
         }
-        Handle::Approval(number) => approval_rows::lapse_of_step(tx, number),
+        WorkHandle::Approval(number) => approval_rows::lapse_of_step(tx, number),
     }
 }
 
 /// Logs every step whose state changed, and the run's own.
-fn log_changes(tx: &mut Tx<'_>, row: &WorkflowRow, before: &Run) -> Result<()> {
+fn log_changes(tx: &mut Tx<'_>, row: &WorkflowRow, before: &WorkflowRun) -> Result<()> {
     let entity = format!("WF-{}", row.number);
-    let was = |step: &Slug, index: usize| -> Option<&Item> { before.steps.get(step)?.get(index) };
+    let was =
+        |step: &Slug, index: usize| -> Option<&StepItem> { before.steps.get(step)?.get(index) };
     for (step, items) in &row.run.steps {
         for (index, item) in items.iter().enumerate() {
             let old = was(step, index);
@@ -374,7 +382,7 @@ fn log_changes(tx: &mut Tx<'_>, row: &WorkflowRow, before: &Run) -> Result<()> {
                     detail["state"] = json!(step_state(new));
                     detail["began"] = json!(began(new));
                     detail["why"] = match new {
-                        At::Failed(why) => json!(why),
+                        StepProgress::Failed(why) => json!(why),
                         _ => Value::Null,
                     };
                     audit_log::append(tx, &Principal::House, action, &entity, detail)?;
@@ -390,22 +398,22 @@ fn log_changes(tx: &mut Tx<'_>, row: &WorkflowRow, before: &Run) -> Result<()> {
 }
 
 /// Word for a step's state in the audit log.
-fn step_state(at: &At) -> &'static str {
+fn step_state(at: &StepProgress) -> &'static str {
     match at {
-        At::Working(_) => "working",
-        At::Waiting(_) => "waiting",
-        At::Retry(_) => "retry",
-        At::Done(_) => "done",
-        At::Skipped => "skipped",
-        At::Failed(_) => "failed",
+        StepProgress::Working(_) => "working",
+        StepProgress::Waiting(_) => "waiting",
+        StepProgress::Retry(_) => "retry",
+        StepProgress::Done(_) => "done",
+        StepProgress::Skipped => "skipped",
+        StepProgress::Failed(_) => "failed",
     }
 }
 
 /// Name of the task or approval that a step began.
-fn began(at: &At) -> Option<String> {
+fn began(at: &StepProgress) -> Option<String> {
     match at {
-        At::Working(Some(Handle::Task(n))) => Some(format!("TASK-{n}")),
-        At::Working(Some(Handle::Approval(n))) => Some(format!("APPR-{n}")),
+        StepProgress::Working(Some(WorkHandle::Task(n))) => Some(format!("TASK-{n}")),
+        StepProgress::Working(Some(WorkHandle::Approval(n))) => Some(format!("APPR-{n}")),
         _ => None,
     }
 }

@@ -42,7 +42,7 @@ pub enum WorkflowSignal {
 }
 
 /// Gives the facts for admission of a task that a run begins.
-pub type Intakes = Box<dyn Fn(&abbey_engine::workflow::Begin) -> Intake + Send>;
+pub type Intakes = Box<dyn Fn(&abbey_engine::workflow::StepStart) -> Intake + Send>;
 
 /// A stored run of a workflow.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +56,7 @@ pub struct WorkflowRow {
     /// Declaration that it follows.
     pub workflow: Workflow,
     /// State of the run and its steps.
-    pub run: abbey_engine::workflow::Run,
+    pub run: abbey_engine::workflow::WorkflowRun,
     /// Principal that started it.
     pub by: Principal,
     /// Next instant at which it can be advanced without anything from outside.

@@ -11,7 +11,7 @@ use crate::core::error::Result;
 use crate::work::workflows;
 use abbey_api::{EventBody, Problem};
 use abbey_model::{FaultKind, HookOrigin, Millis, Principal, Priority, Recipient, Secret, Slug};
-use abbey_plan::{Hook, HookKind, Then};
+use abbey_plan::{Hook, HookAction, HookKind};
 use abbey_store::{DelegationRequest, NewTask};
 use axum::body::Body;
 use axum::extract::State;
@@ -165,8 +165,8 @@ async fn receive(
         Problem::new(FaultKind::Invalid, text)
     })?;
     let key = format!("hook {name} {key}");
-    match &hook.then {
-        Then::Workflow(workflow) => {
+    match &hook.action {
+        HookAction::Workflow(workflow) => {
             let payload = match payload {
                 payload @ Value::Object(_) => payload,
                 other => json!({ "value": other }),
@@ -176,7 +176,7 @@ async fn receive(
                 workflows::start_run(&house.work, workflow, input, Principal::House, Some(key));
             Ok(json!({ "run": format!("WF-{}", started.await?.0.number) }))
         }
-        Then::Event(event) => {
+        HookAction::Event(event) => {
             let body = EventBody {
                 data: payload,
                 run: None,
@@ -186,7 +186,7 @@ async fn receive(
             let heard = heard.await?;
             Ok(json!({ "told": heard.told, "started": heard.started }))
         }
-        Then::Task(agent) => {
+        HookAction::Task(agent) => {
             let event = header(headers, "x-github-event").or(header(headers, "x-gitea-event"));
             match subject(event.unwrap_or_default(), &payload) {
                 Some(subject) => task(house, (&name, hook), agent, subject, key).await,

@@ -7,7 +7,7 @@ use super::{allowed_now, header};
 use crate::api_server::state::ApiState;
 use crate::api_server::web;
 use abbey_model::{Millis, Priority, Slug};
-use abbey_plan::{Hook, HookKind, Then};
+use abbey_plan::{Hook, HookAction, HookKind};
 use abbey_store::{DelegationRequest, NewTask};
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -170,7 +170,7 @@ async fn serve(
 
 /// Whose work it is: who was named, if the hook may name them.
 fn target<'a>(hook: &'a Hook, named: Option<&str>) -> Result<&'a Slug, String> {
-    let Then::Task(usual) = &hook.then else {
+    let HookAction::Task(usual) = &hook.action else {
         return Err("this hook names no agent".to_owned());
     };
     match named {

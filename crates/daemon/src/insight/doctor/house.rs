@@ -42,7 +42,7 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
     let accounts = work.core.store.budgets().await?;
     let over = accounts
         .iter()
-        .filter(|a| a.metric == Metric::Tokens && a.left() == Some(0) && a.limit != Some(0))
+        .filter(|a| a.metric == Metric::Tokens && a.remaining() == Some(0) && a.limit != Some(0))
         .count();
     add(
         "budgets",

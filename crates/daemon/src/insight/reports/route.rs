@@ -94,7 +94,7 @@ fn question_rules() -> &'static [Rule] {
 
 /// The report that answers a question; none when there is none, or it might be one of several.
 pub(crate) fn report_for_question(text: &str) -> Option<String> {
-    let mut found = matcher::candidates(question_rules(), text);
+    let mut found = matcher::score_skills(question_rules(), text);
     found.retain(|c| c.score >= matcher::THRESHOLD);
     found.sort_by_key(|c| std::cmp::Reverse(c.score));
     match found.as_slice() {

@@ -3,7 +3,7 @@
 use super::case::cases;
 use crate::support::{Bench, Done, intake, slug};
 use abbey_engine::approval::{State as Answer, Verdict};
-use abbey_engine::workflow::{Act, State, Step, With, Workflow};
+use abbey_engine::workflow::{State, StepAction, StepArguments, Workflow, WorkflowStep};
 use abbey_model::*;
 use abbey_store::*;
 use serde_json::json;
@@ -22,13 +22,13 @@ cases! {
     runs_survive_a_restart checks workflow workflows_due;
 }
 
-fn step(act: Act, needs: &[&str]) -> Step {
-    Step {
+fn step(act: StepAction, needs: &[&str]) -> WorkflowStep {
+    WorkflowStep {
         act,
         needs: needs.iter().map(|n| slug(n)).collect(),
         when: Vec::new(),
         each: None,
-        with: With::new(),
+        with: StepArguments::new(),
         expects: BTreeMap::new(),
         within: None,
         retry: 0,
@@ -39,21 +39,21 @@ fn step(act: Act, needs: &[&str]) -> Step {
     }
 }
 
-fn task(text: &str) -> Act {
-    Act::Task {
+fn task(text: &str) -> StepAction {
+    StepAction::Task {
         agent: Some(slug("agent-a")),
         text: text.into(),
     }
 }
 
-fn workflow(steps: Vec<(&str, Step)>) -> Workflow {
+fn workflow(steps: Vec<(&str, WorkflowStep)>) -> Workflow {
     Workflow {
         input: BTreeMap::new(),
         steps: steps
             .into_iter()
             .map(|(name, step)| (slug(name), step))
             .collect(),
-        output: With::new(),
+        output: StepArguments::new(),
         within: None,
         on: BTreeSet::new(),
     }
@@ -191,7 +191,7 @@ fn a_cancelled_run_cancels_what_it_began(bench: &mut Bench) {
 }
 
 fn an_event_is_accepted_once(bench: &mut Bench) {
-    let wait = step(Act::Event { name: slug("paid") }, &[]);
+    let wait = step(StepAction::Event { name: slug("paid") }, &[]);
     let run = start(bench, workflow(vec![("wait", wait)]));
     assert_eq!(advance(bench, run).run.state, State::Running);
     let paid = |amount: u64| WorkflowSignal::Event {
@@ -210,7 +210,7 @@ fn an_event_is_accepted_once(bench: &mut Bench) {
 
 fn asking(silence: bool) -> Workflow {
     let mut ask = step(
-        Act::Approval {
+        StepAction::Approval {
             ask: "ship it?".into(),
             silence,
         },
