@@ -17,6 +17,7 @@ use crate::schedules::SchedulesClient;
 use crate::services::ServicesClient;
 use crate::skills::SkillsClient;
 use crate::tasks::TasksClient;
+use crate::tokens::TokensClient;
 use crate::workflows::WorkflowsClient;
 
 /// An API of the house.
@@ -49,6 +50,7 @@ impl Api {
                 BudgetsClient::OPERATIONS,
                 SkillsClient::OPERATIONS,
                 DoctorClient::OPERATIONS,
+                TokensClient::OPERATIONS,
             ],
             Api::Agent => &[MeClient::OPERATIONS],
         };

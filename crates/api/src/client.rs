@@ -18,6 +18,7 @@ use crate::schedules::SchedulesClient;
 use crate::services::ServicesClient;
 use crate::skills::SkillsClient;
 use crate::tasks::TasksClient;
+use crate::tokens::TokensClient;
 use crate::transport::{Call, Transport};
 use crate::workflows::WorkflowsClient;
 use abbey_model::Secret;
@@ -87,6 +88,8 @@ clients! {
         skills: SkillsClient,
         /// Checks.
         doctor: DoctorClient,
+        /// Tokens of this API.
+        tokens: TokensClient,
     }
     AgentClient {
         /// What the agent does as itself.

@@ -29,6 +29,7 @@ mod services;
 mod skills;
 mod tasks;
 mod time;
+mod tokens;
 mod transport;
 mod workflows;
 
@@ -53,6 +54,7 @@ pub use services::*;
 pub use skills::*;
 pub use tasks::*;
 pub use time::Time;
+pub use tokens::*;
 pub use workflows::*;
 
 /// Version of every document.

@@ -3,7 +3,7 @@
 use crate::commands::{
     activity, agent, agent_state, approvals, attach, backup, budget, delegate, doctor, document,
     down, exec, export, image, import, init, logs, org, plan, ps, reload, report, run, schedule,
-    service, skill, task, template, unit, up, why, workflow,
+    service, skill, task, template, token, unit, up, why, workflow,
 };
 use crate::exit::{self, Failure, Outcome};
 use crate::{connect, help, manual};
@@ -181,6 +181,12 @@ pub(crate) enum Command {
     /// Show, verify or export the audit log.
     #[command(after_help = "Examples:\n  abbey activity --follow\n  abbey activity verify")]
     Activity(activity::ActivityArgs),
+    /// Create, list or revoke tokens of the operator API, for people and programs.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  abbey token new prometheus --scopes metrics"
+    )]
+    Token(token::TokenCommand),
     /// Build, import, list, verify or remove images that microVMs boot from.
     #[command(subcommand, after_help = "Example:\n  abbey image build")]
     Image(image::ImageCommand),
@@ -268,6 +274,7 @@ impl Cli {
             C::Budget(command) => budget::cmd_budget(home, json, command).await,
             C::Skill(command) => skill::cmd_skill(home, json, command).await,
             C::Activity(args) => activity::cmd_activity(home, json, args).await,
+            C::Token(command) => token::cmd_token(home, json, command).await,
             C::Image(command) => image::cmd_image(home, json, command),
             C::Unit(command) => unit::cmd_unit(home, command).await,
             C::Doctor { fix } => doctor::cmd_doctor(home, json, fix).await,

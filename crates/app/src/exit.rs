@@ -47,6 +47,12 @@ impl Failure {
             code: FAILURE,
         }
     }
+
+    /// A failure of the command line itself.
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Failure::plain(text).with_code(USAGE)
+    }
+
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

@@ -42,7 +42,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         heading: "Resources and records",
-        verbs: &["service", "budget", "activity", "image"],
+        verbs: &["service", "budget", "activity", "token", "image"],
     },
     Group {
         heading: "Host and shell",

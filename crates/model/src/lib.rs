@@ -46,7 +46,9 @@ pub use network::{
     Destination, Egress, EgressRule, RESERVED, Subnet, is_private, is_reserved, overlap,
 };
 pub use note::is_note_name;
-pub use principal::{AccessScope, AccessScopes, Principal, PrincipalKind};
+pub use principal::{
+    AccessScope, AccessScopes, CredentialGrant, Permission, Principal, PrincipalKind,
+};
 pub use redact::Redactor;
 pub use runtime::Runtime;
 pub use secret::Secret;

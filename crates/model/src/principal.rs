@@ -167,6 +167,72 @@ impl FromStr for AccessScopes {
 
 text_form!(AccessScopes);
 
+/// What a credential is good for. Whoever has it may call the routes whose [`Permission`] it covers.
+///
+/// **Shape:** `operator` (the operator's own credential: every scope), `agent`, `model`, or scopes such as
+/// `approve,tasks`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialGrant {
+    /// Routes of the operator API, within scopes.
+    Operator(AccessScopes),
+    /// The agent API and the model gateway.
+    Agent,
+    /// The model gateway alone.
+    Model,
+}
+
+/// What a route requires of a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// A scope of the operator API.
+    Operator(AccessScope),
+    /// The agent API.
+    Agent,
+    /// The model gateway.
+    Model,
+}
+
+impl CredentialGrant {
+    /// Whether a credential with this grant may call a route that requires `required`.
+    pub fn permits(&self, required: Permission) -> bool {
+        match (self, required) {
+            (CredentialGrant::Operator(scopes), Permission::Operator(scope)) => {
+                scopes.permit(scope)
+            }
+            (CredentialGrant::Agent, Permission::Agent | Permission::Model) => true,
+            (CredentialGrant::Model, Permission::Model) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for CredentialGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CredentialGrant::Operator(scopes) if *scopes == AccessScopes::all() => {
+                f.write_str("operator")
+            }
+            CredentialGrant::Operator(scopes) => scopes.fmt(f),
+            CredentialGrant::Agent => f.write_str("agent"),
+            CredentialGrant::Model => f.write_str("model"),
+        }
+    }
+}
+
+impl FromStr for CredentialGrant {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "operator" => Ok(CredentialGrant::Operator(AccessScopes::all())),
+            "agent" => Ok(CredentialGrant::Agent),
+            "model" => Ok(CredentialGrant::Model),
+            scopes => scopes.parse().map(CredentialGrant::Operator),
+        }
+    }
+}
+
+text_form!(CredentialGrant);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +267,26 @@ mod tests {
         assert_eq!(permitted(Tasks), [Read, Tasks]);
         assert_eq!(permitted(Approve), [Read, Approve]);
         assert_eq!(permitted(Admin), AccessScope::ALL);
+    }
+
+    #[test]
+    fn grants_keep_their_text_form_and_permit_only_their_api() {
+        for text in ["operator", "agent", "model", "tasks,approve", "metrics"] {
+            assert_eq!(text.parse::<CredentialGrant>().unwrap().to_string(), text);
+        }
+        assert!("root".parse::<CredentialGrant>().is_err());
+        let permits = |grant: &str, required| {
+            let grant: CredentialGrant = grant.parse().unwrap();
+            grant.permits(required)
+        };
+        let admin = Permission::Operator(AccessScope::Admin);
+        assert!(permits("operator", admin) && permits("admin", admin));
+        assert!(!permits("operator", Permission::Agent) && !permits("admin", Permission::Model));
+        assert!(permits("agent", Permission::Agent) && permits("agent", Permission::Model));
+        assert!(!permits("model", Permission::Agent) && permits("model", Permission::Model));
+        for grant in ["agent", "model", "read", "metrics", "tasks", "approve"] {
+            assert!(!permits(grant, admin), "{grant}");
+        }
     }
 
     #[test]

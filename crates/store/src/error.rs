@@ -46,6 +46,14 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// The name is taken.
+    #[error("there is a {what} `{name}` already")]
+    Exists {
+        /// Kind of object.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// The caller saw an older version.
     #[error("{what} changed meanwhile: you saw version {seen}, it is now {current}; read it again")]
     Stale {
@@ -179,7 +187,9 @@ impl Error {
             Error::Handoff { .. } => FaultKind::Invalid,
             Error::NotFound { .. } => FaultKind::NotFound,
             Error::Stale { .. } => FaultKind::Stale,
-            Error::KeyReused(_) | Error::Busy { .. } | Error::NoLease(_) => FaultKind::Conflict,
+            Error::Exists { .. } | Error::KeyReused(_) | Error::Busy { .. } | Error::NoLease(_) => {
+                FaultKind::Conflict
+            }
             Error::DiskFull(_) => FaultKind::Host,
             Error::TimeZone(_) => FaultKind::Invalid,
             Error::Closed => FaultKind::Unavailable,

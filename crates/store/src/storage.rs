@@ -162,8 +162,16 @@ operations! {
     read draining() -> BTreeSet<Slug> = |rows, _| draining::list(rows);
 
     /// Registers a credential by its hash.
-    write add_token(token: TokenRow) -> () = |tx| credentials::add(tx, &token);
-    /// Ends every credential of a principal `overlap` from now, except `keep`; how many that changed.
+    write add_token(token: NewToken) -> () = |tx| credentials::add(tx, &token);
+    /// Removes a named token of the operator API at once; logged as an act of `by`.
+    write revoke_named_token(name: Slug, by: Principal) -> () =
+        |tx| credentials::revoke_named(tx, &name, &by);
+    /// Records that a named token was used now; nothing is logged.
+    write record_token_use(name: Slug) -> () = |tx| credentials::record_use(tx, &name);
+    /// Every named token of the operator API, by name, also those that have expired.
+    read named_tokens() -> Vec<TokenRow> = |rows, _| credentials::list_named(rows);
+    /// Ends every credential of a principal that Abbey issued itself `overlap` from now, except `keep`; how many that
+    /// changed.
     write revoke_tokens(principal: Principal, keep: Option<String>, overlap: Millis) -> u64 =
         |tx| credentials::revoke(tx, &principal, keep.as_deref(), overlap);
     /// Every credential that is still valid.

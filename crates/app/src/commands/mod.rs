@@ -30,6 +30,7 @@ pub(crate) mod service;
 pub(crate) mod skill;
 pub(crate) mod task;
 pub(crate) mod template;
+pub(crate) mod token;
 pub(crate) mod unit;
 pub(crate) mod up;
 pub(crate) mod why;

@@ -4,7 +4,7 @@ use crate::command_stream::{
     decode_part, exit_code, follow, internal_failure, pass_on, read_stdin,
 };
 use crate::connect::client;
-use crate::exit::{self, Failure, Outcome};
+use crate::exit::{Failure, Outcome};
 use crate::output;
 use abbey_api::{CommandBody, VERSION};
 use abbey_daemon::{Home, manifest};
@@ -56,22 +56,18 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<String>,
 }
 
-fn usage(why: String) -> Failure {
-    Failure::plain(why).with_code(exit::USAGE)
-}
-
 /// The request that the arguments describe.
 fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     let amount = |text: &String| {
         manifest::bytes(text).ok_or_else(|| {
-            usage(format!(
+            Failure::usage(format!(
                 "invalid size `{text}`: write a number with a unit, like `512MiB`"
             ))
         })
     };
     let duration = |text: &String| {
         manifest::duration_ms(text).ok_or_else(|| {
-            usage(format!(
+            Failure::usage(format!(
                 "invalid duration `{text}`: write a number with a unit, like `60s`"
             ))
         })
@@ -79,13 +75,15 @@ fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     for name in &args.take {
         let plain = |c: Component<'_>| matches!(c, Component::Normal(_));
         if name.is_empty() || !Path::new(name).components().all(plain) {
-            return Err(usage(format!(
+            return Err(Failure::usage(format!(
                 "`--out {name}` must be a path inside the working directory"
             )));
         }
     }
     if args.cpus.is_some_and(|c| !(0.001..=1024.0).contains(&c)) {
-        return Err(usage("`--cpus` must be from 0.001 to 1024".to_owned()));
+        return Err(Failure::usage(
+            "`--cpus` must be from 0.001 to 1024".to_owned(),
+        ));
     }
     Ok(CommandBody {
         argv: args.command,

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 /// Every documented route, with values for the parameters of its path.
-fn routes() -> Vec<(Api, String, String)> {
+pub(crate) fn routes() -> Vec<(Api, String, String)> {
     let mut all = Vec::new();
     for api in [Api::Operator, Api::Agent] {
         let document: Value = serde_json::from_str(&abbey_daemon::openapi(api)).unwrap();

@@ -44,6 +44,7 @@ mod run_command;
 mod schedules;
 mod service_manager_units;
 mod shared_documents;
+mod tokens;
 mod tool_servers;
 mod upgrade;
 mod work_queue;

@@ -17,7 +17,8 @@ use crate::work::{evidence, operations};
 use abbey_api::*;
 use abbey_gateway::Gateway;
 use abbey_model::{
-    EndReason, FaultKind, LeaseToken, Metric, Millis, Principal, Scope, Slug, TaskRef, ToolPolicy,
+    EndReason, FaultKind, LeaseToken, Metric, Millis, Permission, Principal, Scope, Slug, TaskRef,
+    ToolPolicy,
 };
 use abbey_store::{
     Claim, EvidenceCheck, Failure, LeaseProof, NewAuditEntry, Outcome, RunFacts, TaskRow, Topic,
@@ -94,16 +95,16 @@ async fn openapi_json() -> Doc<&'static OpenApi> {
 
 /// The server of the agent API.
 pub(crate) fn router(house: Arc<ApiState>, gateway: Gateway) -> Router {
-    let guard = |scopes: &'static [&'static str]| {
-        axum::middleware::from_fn_with_state((Arc::clone(&house), scopes), authenticate)
+    let guard = |required: Permission| {
+        axum::middleware::from_fn_with_state((Arc::clone(&house), required), authenticate)
     };
     let agents = Router::from(agent_routes())
         .method_not_allowed_fallback(web::refuse_method)
-        .layer(guard(&["agent"]));
+        .layer(guard(Permission::Agent));
     let models = Router::from(model_api::routes())
         .method_not_allowed_fallback(web::refuse_method)
         .layer(Extension(gateway))
-        .layer(guard(&["agent", "model"]));
+        .layer(guard(Permission::Model));
     let unknown = async |request: Request| refuse_unknown(Api::Agent, request.uri().path());
     Router::from(open_routes())
         .method_not_allowed_fallback(web::refuse_method)
@@ -114,16 +115,17 @@ pub(crate) fn router(house: Arc<ApiState>, gateway: Gateway) -> Router {
 }
 
 async fn authenticate(
-    State((house, scopes)): State<(Arc<ApiState>, &'static [&'static str])>,
+    State((house, required)): State<(Arc<ApiState>, Permission)>,
     mut request: Request,
     next: axum::middleware::Next,
 ) -> Response {
     let authorization = header(request.headers(), "authorization");
-    match house
+    let now = house.core.store.now();
+    let authenticated = house
         .core
         .credentials
-        .authenticate(authorization, scopes, house.core.store.now())
-    {
+        .authenticate(authorization, required, now);
+    match authenticated.map(|a| a.principal) {
         Ok(Principal::Agent(slug)) => {
             request.extensions_mut().insert(Me(slug));
             next.run(request).await

@@ -1,5 +1,6 @@
 //! Agents go and come back (S1-24, S2-24): what they were, what is left of them, what makes them who they are.
 
+use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::Path;
 use crate::api_server::web::{Doc, Json};
@@ -197,6 +198,7 @@ fn file_name(path: &str) -> Result<FileName> {
 )]
 async fn bring(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<BundleBody>,
 ) -> Result<Doc<BundleDoc>> {
@@ -225,7 +227,7 @@ async fn bring(
     }
     let paths: Vec<&str> = body.files.iter().map(|f| f.path.as_str()).collect();
     let note = NewAuditEntry {
-        actor: Principal::Operator,
+        actor: by,
         action: "agent.bring".to_owned(),
         entity: format!("agent-{slug}"),
         detail: json!({ "files": paths }),
@@ -245,12 +247,16 @@ async fn bring(
     summary = "Offers an agent no more work; starting it ends that",
     responses((status = 200, body = AgentView)),
 )]
-async fn drain(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
+async fn drain(
+    State(house): Shared,
+    Caller(by): Caller,
+    Path(name): Path<String>,
+) -> Result<Doc<AgentView>> {
     let slug = find_agent_slug(&house.work, &name)?;
     house
         .core
         .store
-        .set_draining(slug.clone(), true, Principal::Operator)
+        .set_draining(slug.clone(), true, by)
         .await?;
     let fleet = crate::insight::views::fleet_doc(&house.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
@@ -280,6 +286,7 @@ async fn removed(house: &ApiState, slug: &Slug) -> Result<Vec<String>> {
 )]
 async fn restore(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<RestoreBody>,
 ) -> Result<Doc<RestoredDoc>> {
@@ -331,7 +338,7 @@ async fn restore(
     };
     crate::core::hostd::run_operation(&house.core.hostd, asked).await?;
     let note = NewAuditEntry {
-        actor: Principal::Operator,
+        actor: by,
         action: "agent.restore".to_owned(),
         entity: format!("agent-{slug}"),
         detail: json!({ "stamp": stamp }),

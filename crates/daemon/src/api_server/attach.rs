@@ -1,6 +1,7 @@
 //! `abbey attach`: the terminal of a cell over an upgraded connection. Bytes are carried and nothing is
 //! understood; `abbey_cells::shim` says what they mean.
 
+use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Path, Query};
 use crate::core::error::{Error, Result};
@@ -22,36 +23,55 @@ const PROTOCOL: &str = "abbey-terminal";
 #[utoipa::path(
     get, path = "/api/v1/agents/{agent}/attach", operation_id = "agents_attach", tag = "agents",
     summary = "Its terminal",
+    security(("bearer" = ["admin"])),
     params(TerminalQuery),
     responses((status = 101, description = "The connection carries the terminal from here on")),
 )]
 pub(crate) async fn agent(
     State(house): State<Arc<ApiState>>,
+    Caller(by): Caller,
     Path(name): Path<String>,
     Query(size): Query<TerminalQuery>,
     request: Request,
 ) -> Result<Response> {
-    attach(house, CellName::Agent(parse_slug(&name)?), size, request).await
+    attach(
+        house,
+        by,
+        CellName::Agent(parse_slug(&name)?),
+        size,
+        request,
+    )
+    .await
 }
 
 /// Of a service.
 #[utoipa::path(
     get, path = "/api/v1/services/{service}/attach", operation_id = "services_attach", tag = "services",
     summary = "Its terminal",
+    security(("bearer" = ["admin"])),
     params(TerminalQuery),
     responses((status = 101, description = "The connection carries the terminal from here on")),
 )]
 pub(crate) async fn service(
     State(house): State<Arc<ApiState>>,
+    Caller(by): Caller,
     Path(name): Path<String>,
     Query(size): Query<TerminalQuery>,
     request: Request,
 ) -> Result<Response> {
-    attach(house, CellName::Service(parse_slug(&name)?), size, request).await
+    attach(
+        house,
+        by,
+        CellName::Service(parse_slug(&name)?),
+        size,
+        request,
+    )
+    .await
 }
 
 async fn attach(
     house: Arc<ApiState>,
+    by: Principal,
     cell: CellName,
     size: TerminalQuery,
     request: Request,
@@ -79,7 +99,7 @@ async fn attach(
     let mut shim =
         tokio::net::UnixStream::from_std(shim).map_err(Error::file("use", "a connection"))?;
     let note = NewAuditEntry {
-        actor: Principal::Operator,
+        actor: by,
         action: "cell.attach".to_owned(),
         entity: cell.to_string(),
         detail: json!({}),

@@ -2,6 +2,7 @@
 //! state and the same checks. Beside the operator's and the agents' own credentials it knows one shared secret, where the
 //! manifest names one; that is good for nothing else (S4-03, S4-04).
 
+use crate::api_server::access;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json, header};
 use crate::api_server::web::{Query, idempotency_key};
@@ -10,7 +11,8 @@ use crate::work::lookup::find_agent_slug;
 use crate::work::{approvals, operations};
 use abbey_api::{ApprovalBody, Problem, Time};
 use abbey_model::{
-    FaultKind, LeaseToken, Metric, Principal, Priority, Scope, Slug, TaskRef, TaskState,
+    AccessScope, FaultKind, LeaseToken, Metric, Permission, Principal, Priority, Scope, Slug,
+    TaskRef, TaskState,
 };
 use abbey_store::{DelegationRequest, NewAuditEntry, NewTask, TaskFilter, TaskRow};
 use axum::extract::State;
@@ -32,16 +34,19 @@ const ENTRY_MAX: usize = 16 << 10;
 /// Tasks of one answer.
 const TASKS_MAX: u32 = 1000;
 
-/// Who calls.
+/// The authenticated caller of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Caller {
-    Operator,
-    /// Whoever has the shared secret: they may ask and add, and are nobody in particular.
+    /// The operator, or a person or program with a token of the operator API.
+    Operator(Principal),
+    /// A client with the shared secret. Several clients may have it, so it may read and add, and identifies none of
+    /// them.
     Shared,
+    /// An agent.
     Agent(Slug),
 }
 
-/// Its routes; each looks at the credential by itself, since more than the operator's are good here.
+/// Its routes. Each authenticates its requests itself, since more credentials than the operator's are valid here.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(state))
@@ -51,18 +56,23 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(operations, operate))
 }
 
-fn caller(house: &ApiState, headers: &HeaderMap) -> Result<Caller> {
+/// Authenticates a request; a token of the operator API must have `scope`.
+fn caller(house: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -> Result<Caller> {
     let authorization = header(headers, "authorization");
-    let known = house.core.credentials.authenticate(
-        authorization,
-        &["operator", "agent"],
-        house.core.store.now(),
-    );
-    let refusal = match known {
-        Ok(Principal::Agent(slug)) => return Ok(Caller::Agent(slug)),
-        Ok(_) => return Ok(Caller::Operator),
+    let refusal = match access::authenticate_header(house, authorization, scope) {
+        Ok(principal) => return Ok(Caller::Operator(principal)),
         Err(refusal) => refusal,
     };
+    let now = house.core.store.now();
+    let agent = house
+        .core
+        .credentials
+        .authenticate(authorization, Permission::Agent, now);
+    if let Ok(authenticated) = agent
+        && let Principal::Agent(slug) = authenticated.principal
+    {
+        return Ok(Caller::Agent(slug));
+    }
     let current = house.core.plan.current();
     let secret = current.as_ref().and_then(|c| {
         let named = c.house.compatibility.controlplane_secret.as_ref()?;
@@ -84,10 +94,11 @@ fn caller(house: &ApiState, headers: &HeaderMap) -> Result<Caller> {
 #[utoipa::path(
     get, path = "/api/controlplane/hostd", operation_id = "controlplane_operations", tag = "controlplane",
     summary = "Privileged operations, and which agents a skill grants each",
+    security(("bearer" = ["read"])),
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn operations(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
-    caller(&house, &headers)?;
+    caller(&house, &headers, AccessScope::Read)?;
     Ok(Doc(
         json!({ "operations": operations::list_operations(&house.work) }),
     ))
@@ -108,6 +119,7 @@ struct Operate {
 #[utoipa::path(
     post, path = "/api/controlplane/hostd", operation_id = "controlplane_operate", tag = "controlplane",
     summary = "Performs an operation: for an agent within its task, for the operator as such",
+    security(("bearer" = ["admin"])),
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn operate(
@@ -115,14 +127,15 @@ async fn operate(
     headers: HeaderMap,
     Json(body): Json<Operate>,
 ) -> Result<Doc<Value>> {
-    let done = match caller(&house, &headers)? {
+    let done = match caller(&house, &headers, AccessScope::Admin)? {
         Caller::Agent(agent) => {
             operations::run_operation_for_agent(&house.work, &agent, &body.operation).await?
         }
-        Caller::Operator => {
+        Caller::Operator(by) => {
             let args = Value::Object(body.args);
             operations::run_operation_for_operator(
                 &house.work,
+                &by,
                 &body.operation,
                 &args,
                 body.dry_run,
@@ -130,7 +143,7 @@ async fn operate(
             .await?
         }
         Caller::Shared => {
-            let text = "the shared secret is nobody's, so nothing privileged is done for it; use a credential of your own";
+            let text = "the shared secret identifies no client, so no privileged operation is done for it; use a token from `abbey token new`, or an agent's credential";
             return Err(Problem::new(FaultKind::Forbidden, text).into());
         }
     };
@@ -140,10 +153,11 @@ async fn operate(
 #[utoipa::path(
     get, path = "/api/controlplane/state", operation_id = "controlplane_state", tag = "controlplane",
     summary = "Agents and budget, in the format of older clients",
+    security(("bearer" = ["read"])),
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn state(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
-    caller(&house, &headers)?;
+    caller(&house, &headers, AccessScope::Read)?;
     let current = house.core.plan.current();
     let agents = current.iter().flat_map(|c| c.house.agents.values());
     let agents: Vec<Value> = agents
@@ -220,6 +234,7 @@ struct RoleQuery {
 #[utoipa::path(
     get, path = "/api/controlplane/tasks", operation_id = "controlplane_tasks", tag = "controlplane",
     summary = "Open tasks of a role",
+    security(("bearer" = ["read"])),
     params(RoleQuery),
     responses((status = 200, body = serde_json::Value)),
 )]
@@ -228,7 +243,7 @@ async fn tasks(
     headers: HeaderMap,
     Query(query): Query<RoleQuery>,
 ) -> Result<Doc<Value>> {
-    let caller = caller(&house, &headers)?;
+    let caller = caller(&house, &headers, AccessScope::Read)?;
     // An agent sees its own queue, whatever it asks for.
     let own = match (&caller, &query.role) {
         (Caller::Agent(me), _) => Some(me.clone()),
@@ -277,6 +292,7 @@ struct NewBody {
 #[utoipa::path(
     post, path = "/api/controlplane/tasks", operation_id = "controlplane_add_task", tag = "controlplane",
     summary = "Adds a task; `assigned_to` is required",
+    security(("bearer" = ["tasks"])),
     params(abbey_api::headers::IdempotencyKey),
     responses((status = 200, body = serde_json::Value), (status = 201, body = serde_json::Value, description = "Created")),
 )]
@@ -286,9 +302,9 @@ async fn add(
     Json(body): Json<NewBody>,
 ) -> Result<Response> {
     let invalid = |text: &str| Problem::new(FaultKind::Invalid, text.to_owned());
-    let author = match caller(&house, &headers)? {
-        Caller::Operator => Principal::Operator,
-        // Nobody in particular, so nobody's name stands for it.
+    let author = match caller(&house, &headers, AccessScope::Tasks)? {
+        Caller::Operator(by) => by,
+        // The secret identifies no client.
         Caller::Shared => Principal::House,
         Caller::Agent(me) => {
             let text = format!(
@@ -342,6 +358,7 @@ struct AgentQuery {
 #[utoipa::path(
     get, path = "/api/controlplane/approvals", operation_id = "controlplane_approvals", tag = "controlplane",
     summary = "Approvals that wait, of an agent",
+    security(("bearer" = ["read"])),
     params(AgentQuery),
     responses((status = 200, body = serde_json::Value)),
 )]
@@ -350,7 +367,7 @@ async fn pending(
     headers: HeaderMap,
     Query(query): Query<AgentQuery>,
 ) -> Result<Doc<Value>> {
-    let caller = caller(&house, &headers)?;
+    let caller = caller(&house, &headers, AccessScope::Read)?;
     let of = match (&caller, &query.agent_id) {
         (Caller::Agent(me), _) => Some(me.to_string()),
         (_, Some(agent)) => Some(by_role(&house, agent)?.to_string()),
@@ -393,6 +410,7 @@ struct Event {
 #[utoipa::path(
     post, path = "/api/controlplane/activity", operation_id = "controlplane_log", tag = "controlplane",
     summary = "Adds an entry to the audit log, or requests an approval",
+    security(("bearer" = ["tasks"])),
     responses((status = 200, body = serde_json::Value), (status = 201, body = serde_json::Value, description = "Created")),
 )]
 async fn log(
@@ -400,7 +418,7 @@ async fn log(
     headers: HeaderMap,
     Json(body): Json<Event>,
 ) -> Result<Response> {
-    let caller = caller(&house, &headers)?;
+    let caller = caller(&house, &headers, AccessScope::Tasks)?;
     let text = |key: &str| {
         body.rest
             .get(key)
@@ -439,7 +457,7 @@ async fn log(
     }
     let (actor, by) = match caller {
         Caller::Agent(me) => (Principal::Agent(me), "agent"),
-        Caller::Operator => (Principal::Operator, "operator"),
+        Caller::Operator(by) => (by, "operator"),
         Caller::Shared => (Principal::House, "shared secret"),
     };
     let note = NewAuditEntry {

@@ -1,5 +1,6 @@
 //! Routes of shared documents in both APIs.
 
+use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json, Me, idempotency_key, page};
 use crate::api_server::web::{Path, Query};
@@ -31,9 +32,10 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
     )]
     async fn list_all(
         State(house): Shared,
+        Caller(by): Caller,
         Query(query): Query<DocumentsQuery>,
     ) -> Result<Doc<DocumentsDoc>> {
-        list(&house, &Principal::Operator, &query).await.map(Doc)
+        list(&house, &by, &query).await.map(Doc)
     }
     #[utoipa::path(
         get, path = "/api/v1/documents/{document}", operation_id = "documents_show", tag = "documents",
@@ -43,29 +45,31 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
     )]
     async fn show(
         State(house): Shared,
+        Caller(by): Caller,
         Path(name): Path<String>,
         Query(query): Query<DocumentQuery>,
     ) -> Result<Doc<DocumentDoc>> {
-        let shown = read(&house, &name, &Principal::Operator, query.version);
+        let shown = read(&house, &name, &by, query.version);
         shown.await.map(Doc)
     }
     #[utoipa::path(
         post, path = "/api/v1/documents/{document}", operation_id = "documents_write", tag = "documents",
         summary = "Writes a version of a text, or adds to a log",
+    security(("bearer" = ["tasks"])),
         params(abbey_api::headers::IdempotencyKey),
         responses((status = 200, body = DocumentDoc)),
     )]
     async fn put(
         State(house): Shared,
+        Caller(by): Caller,
         Path(name): Path<String>,
         headers: HeaderMap,
         Json(body): Json<DocumentBody>,
     ) -> Result<Doc<DocumentDoc>> {
         let route = format!("documents/{name}");
-        let key = idempotency_key(&headers, &Principal::Operator, &route)?;
-        let name =
-            documents::write_document(&house.work, &name, Principal::Operator, body, key).await?;
-        let shown = read(&house, name.as_str(), &Principal::Operator, None);
+        let key = idempotency_key(&headers, &by, &route)?;
+        let name = documents::write_document(&house.work, &name, by.clone(), body, key).await?;
+        let shown = read(&house, name.as_str(), &by, None);
         shown.await.map(Doc)
     }
     OpenApiRouter::new()

@@ -2,6 +2,7 @@
 //!
 //! May import: every folder but `boot`. Never knows: how the control plane is composed and started.
 
+pub(crate) mod access;
 pub(crate) mod agent_api;
 pub(crate) mod agent_lifecycle;
 pub(crate) mod attach;
@@ -16,5 +17,6 @@ pub(crate) mod operator_listener;
 pub(crate) mod operator_work;
 pub(crate) mod plans;
 pub(crate) mod state;
+pub(crate) mod tokens_api;
 pub(crate) mod tool_servers;
 pub(crate) mod web;

@@ -1,14 +1,16 @@
 //! The OpenAPI document of each API: made from the routes, completed with what holds for all of them.
 
+use crate::api_server::access;
 use abbey_api::headers::{HeaderField, IdempotencyKey, IfMatch};
 use abbey_api::{Api, Problem};
+use axum::http::Method;
 use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, ContentBuilder, Info, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
 /// Name of the one security scheme.
-const BEARER: &str = "bearer";
+pub(crate) const BEARER: &str = "bearer";
 
 /// Completes what the routes say of themselves: title, credentials, and the refusals that any such route may send.
 pub(crate) fn complete(api: Api, mut document: OpenApi) -> OpenApi {
@@ -40,7 +42,12 @@ pub(crate) fn complete(api: Api, mut document: OpenApi) -> OpenApi {
     )]);
     for (path, item) in &mut document.paths.paths {
         let open = path == "/healthz" || path.starts_with("/hooks/");
-        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+        let methods = [(Method::GET, &mut item.get), (Method::POST, &mut item.post)];
+        for (method, operation) in methods {
+            let Some(operation) = operation else { continue };
+            if api == Api::Operator {
+                access::declare_scope(&method, operation);
+            }
             for response in operation.responses.responses.values_mut() {
                 if let RefOr::T(response) = response
                     && response.description.is_empty()

@@ -1,12 +1,15 @@
 //! The operator API: routes of the house itself, tasks, the audit log, budgets, skills, checks.
 
+use crate::api_server::access::{self, Caller, RouteScopes};
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{
     self, Doc, Json, PAGE_MAX, etag, failed_precondition, header, idempotency_key, if_match,
-    is_unchanged, large, page, problem, refuse_unknown, unchanged,
+    is_unchanged, large, page, refuse_unknown, unchanged,
 };
 use crate::api_server::web::{Path, Query};
-use crate::api_server::{controlplane_api, hooks, openapi, operator_cells, operator_work, plans};
+use crate::api_server::{
+    controlplane_api, hooks, openapi, operator_cells, operator_work, plans, tokens_api,
+};
 use crate::cells::commands;
 use crate::core::backup;
 use crate::core::error::{Error, Result};
@@ -18,12 +21,12 @@ use crate::work::lookup::{
     find_agent_slug, parse_priority, parse_task_ref, wait_until_ended_or_waiting,
 };
 use abbey_api::*;
-use abbey_model::{BudgetAmounts, FaultKind, Principal, RunId, TaskRef, TaskState, Tokens};
+use abbey_model::{BudgetAmounts, FaultKind, RunId, TaskRef, TaskState, Tokens};
 use abbey_store::{NewTask, TaskFilter, Topic};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use std::convert::Infallible;
@@ -65,6 +68,7 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(doctor_doc, doctor_fix))
         .routes(routes!(backup_now))
         .merge(operator_work::routes())
+        .merge(tokens_api::routes())
 }
 
 /// Routes with credentials of their own, or none.
@@ -82,6 +86,7 @@ pub(crate) fn document() -> OpenApi {
 }
 
 static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(document);
+static SCOPES: LazyLock<RouteScopes> = LazyLock::new(|| RouteScopes::declared_in(&DOCUMENT));
 
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "house_openapi", tag = "house",
@@ -94,7 +99,8 @@ async fn openapi_json() -> Doc<&'static OpenApi> {
 
 /// The server of the operator API.
 pub(crate) fn router(house: Arc<ApiState>) -> Router {
-    let guard = from_fn_with_state(Arc::clone(&house), authenticate);
+    let state = (Arc::clone(&house), &*SCOPES);
+    let guard = from_fn_with_state(state, access::authenticate);
     let guarded = Router::from(guarded_routes())
         .method_not_allowed_fallback(web::refuse_method)
         .layer(guard);
@@ -103,21 +109,6 @@ pub(crate) fn router(house: Arc<ApiState>) -> Router {
         .merge(guarded)
         .fallback(unknown)
         .with_state(house)
-}
-
-/// Refuses requests without the operator's credential, also on loopback.
-async fn authenticate(State(house): Shared, request: Request, next: Next) -> Response {
-    let header = header(request.headers(), "authorization");
-    match house
-        .core
-        .credentials
-        .authenticate(header, &["operator"], house.core.store.now())
-    {
-        Ok(_) => next.run(request).await,
-        Err(refusal) => problem(refusal.remedy(
-            "send the text of `operator.token` in the house's directory as a bearer credential",
-        )),
-    }
 }
 
 async fn unknown(request: Request) -> Response {
@@ -182,11 +173,12 @@ async fn plan(State(house): Shared, Json(body): Json<ManifestBody>) -> Result<Do
 )]
 async fn generation(
     State(house): Shared,
+    Caller(by): Caller,
     headers: HeaderMap,
     Json(body): Json<ManifestBody>,
 ) -> Result<Doc<PlanDoc>> {
     let seen = if_match(&headers)?;
-    let applied = plans::apply(&house, body, seen, Principal::Operator).await;
+    let applied = plans::apply(&house, body, seen, by).await;
     Ok(Doc(applied.map_err(failed_precondition)?))
 }
 
@@ -262,11 +254,13 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
 #[utoipa::path(
     post, path = "/api/v1/tasks", operation_id = "tasks_add", tag = "tasks",
     summary = "Adds a task",
+    security(("bearer" = ["tasks"])),
     params(headers::IdempotencyKey),
     responses((status = 200, body = TaskDoc), (status = 201, body = TaskDoc, description = "Created")),
 )]
 async fn add_task(
     State(house): Shared,
+    Caller(by): Caller,
     headers: HeaderMap,
     Json(body): Json<AddTask>,
 ) -> Result<Response> {
@@ -305,14 +299,14 @@ async fn add_task(
         }
         None => house.work.intake_for_text(&text),
     };
-    let key = idempotency_key(&headers, &Principal::Operator, "tasks")?;
+    let key = idempotency_key(&headers, &by, "tasks")?;
     let idempotency = key.map(|key| {
         let request = serde_json::to_vec(&body).unwrap_or_default();
         (key, abbey_support::digest::sha256_hex(&request))
     });
     let new = NewTask {
         text,
-        author: Principal::Operator,
+        author: by,
         assignee,
         priority: parse_priority(body.priority.as_deref())?,
         budget: BudgetAmounts {
@@ -396,60 +390,54 @@ async fn checked(house: &ApiState, name: &str, headers: &HeaderMap) -> Result<Ta
 #[utoipa::path(
     post, path = "/api/v1/tasks/{task}/cancel", operation_id = "tasks_cancel", tag = "tasks",
     summary = "Cancels it",
+    security(("bearer" = ["tasks"])),
     params(headers::IfMatch),
     responses((status = 200, body = TaskDoc)),
 )]
 async fn cancel(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
-    let row = house
-        .core
-        .store
-        .cancel_task(task, Principal::Operator)
-        .await?;
+    let row = house.core.store.cancel_task(task, by).await?;
     Ok(Doc(views::task_doc(&house.work, row).await?))
 }
 
 #[utoipa::path(
     post, path = "/api/v1/tasks/{task}/retry", operation_id = "tasks_retry", tag = "tasks",
     summary = "Starts it again",
+    security(("bearer" = ["tasks"])),
     params(headers::IfMatch),
     responses((status = 200, body = TaskDoc)),
 )]
 async fn retry(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
-    let row = house
-        .core
-        .store
-        .retry_task(task, Principal::Operator)
-        .await?;
+    let row = house.core.store.retry_task(task, by).await?;
     again(&house, row).await
 }
 
 #[utoipa::path(
     post, path = "/api/v1/tasks/{task}/unblock", operation_id = "tasks_unblock", tag = "tasks",
     summary = "Ends its wait for somebody",
+    security(("bearer" = ["tasks"])),
     params(headers::IfMatch),
     responses((status = 200, body = TaskDoc)),
 )]
 async fn unblock(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
-    let row = house
-        .core
-        .store
-        .unblock_task(task, Principal::Operator)
-        .await?;
+    let row = house.core.store.unblock_task(task, by).await?;
     again(&house, row).await
 }
 
@@ -661,8 +649,8 @@ async fn services(
     summary = "Fixes what can be fixed without losing anything, and runs every check again",
     responses((status = 200, body = DoctorDoc)),
 )]
-async fn doctor_fix(State(house): Shared) -> Result<Doc<DoctorDoc>> {
-    Ok(Doc(doctor::fix_and_recheck(&house.work).await?))
+async fn doctor_fix(State(house): Shared, Caller(by): Caller) -> Result<Doc<DoctorDoc>> {
+    Ok(Doc(doctor::fix_and_recheck(&house.work, by).await?))
 }
 
 #[utoipa::path(
@@ -693,6 +681,7 @@ async fn backup_now(
 #[utoipa::path(
     get, path = "/metrics", operation_id = "house_metrics", tag = "house",
     summary = "Metrics in OpenMetrics text",
+    security(("bearer" = ["metrics"])),
     responses((status = 200, body = String, content_type = "application/openmetrics-text")),
 )]
 async fn metrics_text(State(house): Shared) -> Result<Response> {
@@ -710,9 +699,9 @@ const COMMAND_REQUEST_MAX: usize = 96 << 20;
     request_body = CommandBody,
     responses((status = 200, body = String, content_type = "application/jsonl")),
 )]
-async fn run_command(State(house): Shared, request: Request) -> Response {
+async fn run_command(State(house): Shared, Caller(by): Caller, request: Request) -> Response {
     match large(request.into_body(), COMMAND_REQUEST_MAX).await {
-        Ok(body) => commands::run_command(&house.cells, body)
+        Ok(body) => commands::run_command(&house.cells, body, by)
             .await
             .into_response(),
         Err(refused) => refused,

@@ -1,5 +1,6 @@
 //! The operator's API to agents and services as cells: how they are, what they say, and what is wanted of them.
 
+use crate::api_server::access::Caller;
 use crate::api_server::attach;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json};
@@ -170,24 +171,29 @@ async fn service_logs(
     Ok(read_logs(&house, CellName::Service(slug), query).await)
 }
 
-async fn wish(house: &Arc<ApiState>, name: &str, wish: DesiredState) -> Result<Doc<DesiredDoc>> {
+async fn set_desired(
+    house: &Arc<ApiState>,
+    by: Principal,
+    name: &str,
+    state: DesiredState,
+) -> Result<Doc<DesiredDoc>> {
     let slug = find_agent_slug(&house.work, name)?;
     let cell = CellName::Agent(slug);
     let change = CellChange {
-        desired: Some((wish, Some(Principal::Operator))),
+        desired: Some((state, Some(by))),
         history: None,
     };
     house.core.store.set_cell(cell.clone(), change).await?;
-    house.cells.desired.set(cell, wish);
+    house.cells.desired.set(cell, state);
     Ok(Doc(DesiredDoc {
         version: VERSION,
         agent: name.to_owned(),
-        wish: match wish {
+        wish: match state {
             DesiredState::Up => DesiredWord::Up,
             DesiredState::Down => DesiredWord::Down,
             DesiredState::Paused => DesiredWord::Paused,
         },
-        wanted_up: wish == DesiredState::Up,
+        wanted_up: state == DesiredState::Up,
     }))
 }
 
@@ -196,14 +202,18 @@ async fn wish(house: &Arc<ApiState>, name: &str, wish: DesiredState) -> Result<D
     summary = "Starts its cell, and ends draining",
     responses((status = 200, body = DesiredDoc)),
 )]
-async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
+async fn start(
+    State(house): Shared,
+    Caller(by): Caller,
+    Path(name): Path<String>,
+) -> Result<Doc<DesiredDoc>> {
     let slug = find_agent_slug(&house.work, &name)?;
     house
         .core
         .store
-        .set_draining(slug, false, Principal::Operator)
+        .set_draining(slug, false, by.clone())
         .await?;
-    wish(&house, &name, DesiredState::Up).await
+    set_desired(&house, by, &name, DesiredState::Up).await
 }
 
 #[utoipa::path(
@@ -211,8 +221,12 @@ async fn start(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Des
     summary = "Resumes a suspended cell",
     responses((status = 200, body = DesiredDoc)),
 )]
-async fn resume(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
-    start(State(house), Path(name)).await
+async fn resume(
+    State(house): Shared,
+    Caller(by): Caller,
+    Path(name): Path<String>,
+) -> Result<Doc<DesiredDoc>> {
+    start(State(house), Caller(by), Path(name)).await
 }
 
 #[utoipa::path(
@@ -220,8 +234,12 @@ async fn resume(State(house): Shared, Path(name): Path<String>) -> Result<Doc<De
     summary = "Stops its cell",
     responses((status = 200, body = DesiredDoc)),
 )]
-async fn stop(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
-    wish(&house, &name, DesiredState::Down).await
+async fn stop(
+    State(house): Shared,
+    Caller(by): Caller,
+    Path(name): Path<String>,
+) -> Result<Doc<DesiredDoc>> {
+    set_desired(&house, by, &name, DesiredState::Down).await
 }
 
 #[utoipa::path(
@@ -229,8 +247,12 @@ async fn stop(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Desi
     summary = "Suspends everything in its cell",
     responses((status = 200, body = DesiredDoc)),
 )]
-async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
-    wish(&house, &name, DesiredState::Paused).await
+async fn pause(
+    State(house): Shared,
+    Caller(by): Caller,
+    Path(name): Path<String>,
+) -> Result<Doc<DesiredDoc>> {
+    set_desired(&house, by, &name, DesiredState::Paused).await
 }
 
 #[utoipa::path(
@@ -238,11 +260,15 @@ async fn pause(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Des
     summary = "Restarts its cell",
     responses((status = 200, body = DesiredDoc)),
 )]
-async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<DesiredDoc>> {
+async fn restart(
+    State(house): Shared,
+    Caller(by): Caller,
+    Path(name): Path<String>,
+) -> Result<Doc<DesiredDoc>> {
     let cell = CellName::Agent(find_agent_slug(&house.work, &name)?);
-    operations::restart_cell(&house.work, cell, Principal::Operator).await?;
+    operations::restart_cell(&house.work, cell, by.clone()).await?;
     // Its desired state is up, so the reconciler starts it again once it has ended.
-    wish(&house, &name, DesiredState::Up).await
+    set_desired(&house, by, &name, DesiredState::Up).await
 }
 
 #[utoipa::path(
@@ -252,6 +278,7 @@ async fn restart(State(house): Shared, Path(name): Path<String>) -> Result<Doc<D
 )]
 async fn restart_service(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<RestartedDoc>> {
     let slug = parse_slug(&name)?;
@@ -264,7 +291,7 @@ async fn restart_service(
         let text = format!("there is no service `{name}`");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     }
-    operations::restart_cell(&house.work, CellName::Service(slug), Principal::Operator).await?;
+    operations::restart_cell(&house.work, CellName::Service(slug), by).await?;
     Ok(Doc(RestartedDoc {
         version: VERSION,
         service: name,
@@ -294,8 +321,9 @@ async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Ro
 )]
 async fn exec_in(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<ExecBody>,
 ) -> Result<Response> {
-    exec::stream_exec(&house.cells, &parse_slug(&name)?, body).await
+    exec::stream_exec(&house.cells, &parse_slug(&name)?, body, by).await
 }

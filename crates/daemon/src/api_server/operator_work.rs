@@ -1,5 +1,6 @@
 //! The operator's API to work that is shared: delegation, the org chart, approvals, schedules, workflows.
 
+use crate::api_server::access::Caller;
 use crate::api_server::documents_api;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json};
@@ -144,6 +145,7 @@ async fn approvals_doc(
 
 async fn decide(
     house: &Arc<ApiState>,
+    by: Principal,
     name: &str,
     verdict: Verdict,
     body: DecideBody,
@@ -154,6 +156,7 @@ async fn decide(
         number,
         verdict,
         body.note,
+        by,
     )
     .await?))
 }
@@ -161,40 +164,46 @@ async fn decide(
 #[utoipa::path(
     post, path = "/api/v1/approvals/{approval}/approve", operation_id = "approvals_approve", tag = "approvals",
     summary = "Approves exactly this action, once",
+    security(("bearer" = ["approve"])),
     responses((status = 200, body = ApprovalView)),
 )]
 async fn approve(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<DecideBody>,
 ) -> Result<Doc<ApprovalView>> {
-    decide(&house, &name, Verdict::Approve, body).await
+    decide(&house, by, &name, Verdict::Approve, body).await
 }
 
 #[utoipa::path(
     post, path = "/api/v1/approvals/{approval}/deny", operation_id = "approvals_deny", tag = "approvals",
     summary = "Denies it; the task fails",
+    security(("bearer" = ["approve"])),
     responses((status = 200, body = ApprovalView)),
 )]
 async fn deny(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<DecideBody>,
 ) -> Result<Doc<ApprovalView>> {
-    decide(&house, &name, Verdict::Deny, body).await
+    decide(&house, by, &name, Verdict::Deny, body).await
 }
 
 #[utoipa::path(
     post, path = "/api/v1/approvals/{approval}/revise", operation_id = "approvals_revise", tag = "approvals",
     summary = "Asks for a different request; the note says how",
+    security(("bearer" = ["approve"])),
     responses((status = 200, body = ApprovalView)),
 )]
 async fn revise(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<DecideBody>,
 ) -> Result<Doc<ApprovalView>> {
-    decide(&house, &name, Verdict::Revise, body).await
+    decide(&house, by, &name, Verdict::Revise, body).await
 }
 
 #[utoipa::path(
@@ -236,14 +245,16 @@ async fn schedule_doc(
 #[utoipa::path(
     post, path = "/api/v1/schedules/{agent}/{name}/run", operation_id = "schedules_fire", tag = "schedules",
     summary = "Fires it now, in addition to its own instants",
+    security(("bearer" = ["tasks"])),
     responses((status = 200, body = ScheduleDoc)),
 )]
 async fn fire(
     State(house): Shared,
+    Caller(by): Caller,
     Path((agent, name)): Path<(String, String)>,
 ) -> Result<Doc<ScheduleDoc>> {
     let name = format!("{agent}/{name}");
-    schedules::fire_schedule_now(&house.work, &name).await?;
+    schedules::fire_schedule_now(&house.work, &name, by).await?;
     Ok(Doc(schedules::show_schedule(&house.work, &name).await?))
 }
 
@@ -270,19 +281,21 @@ async fn declared(
 #[utoipa::path(
     post, path = "/api/v1/workflows/{workflow}/runs", operation_id = "workflows_start", tag = "workflows",
     summary = "Starts a run",
+    security(("bearer" = ["tasks"])),
     params(headers::IdempotencyKey),
     responses((status = 200, body = WorkflowDoc), (status = 201, body = WorkflowDoc, description = "Created")),
 )]
 async fn run_workflow(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
     Json(body): Json<RunWorkflowBody>,
 ) -> Result<Response> {
     let name = parse_slug(&name)?;
     let route = format!("workflows/{name}/runs");
-    let key = idempotency_key(&headers, &Principal::Operator, &route)?;
-    let started = workflows::start_run(&house.work, &name, body.input, Principal::Operator, key);
+    let key = idempotency_key(&headers, &by, &route)?;
+    let started = workflows::start_run(&house.work, &name, body.input, by, key);
     let (row, new) = started.await?;
     let doc = WorkflowDoc {
         version: VERSION,
@@ -351,13 +364,15 @@ async fn workflow_run(
 #[utoipa::path(
     post, path = "/api/v1/workflow-runs/{run}/cancel", operation_id = "workflows_cancel", tag = "workflows",
     summary = "Cancels a run; steps that were done are undone",
+    security(("bearer" = ["tasks"])),
     responses((status = 200, body = WorkflowDoc)),
 )]
 async fn cancel_workflow(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<WorkflowDoc>> {
-    let row = workflows::cancel_run(&house.work, workflows::parse_run_number(&name)?).await?;
+    let row = workflows::cancel_run(&house.work, workflows::parse_run_number(&name)?, by).await?;
     Ok(Doc(WorkflowDoc {
         version: VERSION,
         run: workflow_views::workflow_run_view(&house.work, &row),
@@ -367,19 +382,21 @@ async fn cancel_workflow(
 #[utoipa::path(
     post, path = "/api/v1/events/{event}", operation_id = "workflows_report_event", tag = "workflows",
     summary = "Reports an event: runs that wait for it go on, workflows that start at it start",
+    security(("bearer" = ["tasks"])),
     params(headers::IdempotencyKey),
     responses((status = 200, body = HeardDoc)),
 )]
 async fn event(
     State(house): Shared,
+    Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
     Json(body): Json<EventBody>,
 ) -> Result<Doc<HeardDoc>> {
     let name = parse_slug(&name)?;
     let route = format!("events/{name}");
-    let key = idempotency_key(&headers, &Principal::Operator, &route)?;
-    let heard = workflows::publish_event(&house.work, &name, body, Principal::Operator, key);
+    let key = idempotency_key(&headers, &by, &route)?;
+    let heard = workflows::publish_event(&house.work, &name, body, by, key);
     Ok(Doc(heard.await?))
 }
 
@@ -396,18 +413,20 @@ async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {
 #[utoipa::path(
     post, path = "/api/v1/delegations", operation_id = "tasks_delegate", tag = "tasks",
     summary = "Gives work to an agent by name",
+    security(("bearer" = ["tasks"])),
     params(headers::IdempotencyKey),
     responses((status = 200, body = TaskDoc), (status = 201, body = TaskDoc, description = "Created")),
 )]
 async fn delegate(
     State(house): Shared,
+    Caller(by): Caller,
     headers: HeaderMap,
     Json(body): Json<DelegateBody>,
 ) -> Result<Response> {
-    let key = idempotency_key(&headers, &Principal::Operator, "delegations")?;
+    let key = idempotency_key(&headers, &by, "delegations")?;
     let added = delegation::delegate_task(
         &house.work,
-        &Principal::Operator,
+        &by,
         (&body, delegation::DelegationKind::Order),
         None,
         key,
@@ -438,10 +457,15 @@ async fn show_queue(State(house): Shared) -> Result<Doc<QueueDoc>> {
 #[utoipa::path(
     post, path = "/api/v1/queue", operation_id = "queue_merge", tag = "queue",
     summary = "Carries out the edits of a work queue, and returns the queue as it is then",
+    security(("bearer" = ["tasks"])),
     responses((status = 200, body = QueueDoc)),
 )]
-async fn merge_queue(State(house): Shared, Json(body): Json<QueueBody>) -> Result<Doc<QueueDoc>> {
-    queue::merge_queue_file(&house.work, &body.text)
+async fn merge_queue(
+    State(house): Shared,
+    Caller(by): Caller,
+    Json(body): Json<QueueBody>,
+) -> Result<Doc<QueueDoc>> {
+    queue::merge_queue_file(&house.work, &body.text, &by)
         .await
         .map(Doc)
 }

@@ -17,8 +17,8 @@ use crate::work::trace::Traces;
 use abbey_cells::hostd::HostdApi;
 use abbey_cells::{Backend, ShimBackend};
 use abbey_engine::task::LEASE_TTL;
-use abbey_model::{Millis, Principal};
-use abbey_store::{Clock, Sqlite, Storage, TokenRow};
+use abbey_model::{AccessScopes, CredentialGrant, Millis, Principal};
+use abbey_store::{Clock, NewToken, Sqlite, Storage};
 use abbey_support::digest::sha256_hex;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
@@ -136,11 +136,13 @@ pub(crate) async fn open_control_plane(
             .revoke_tokens(Principal::Operator, Some(hash.clone()), Millis(0))
             .await?;
         store
-            .add_token(TokenRow {
+            .add_token(NewToken {
                 hash,
                 principal: Principal::Operator,
-                scope: "operator".to_owned(),
+                grant: CredentialGrant::Operator(AccessScopes::all()),
+                name: None,
                 expires_at: None,
+                issued_by: Principal::House,
             })
             .await?;
     }

@@ -7,8 +7,8 @@ use crate::core::error::Result;
 use crate::core::home::generate_token;
 use crate::core::hostd;
 use abbey_cells::hostd::{FileEntry, FileName, HostdOperation};
-use abbey_model::{CellName, Millis, Principal, Secret, Slug};
-use abbey_store::TokenRow;
+use abbey_model::{CellName, CredentialGrant, Millis, Principal, Secret, Slug};
+use abbey_store::NewToken;
 use abbey_support::digest::sha256_hex;
 use std::fs;
 use std::path::PathBuf;
@@ -37,14 +37,19 @@ pub(crate) async fn rotate_agent_credentials(
         .store
         .revoke_tokens(principal.clone(), None, overlap)
         .await?;
-    for (secret, scope) in [(&token, "agent"), (&key, "model")] {
-        let row = TokenRow {
+    for (secret, grant) in [
+        (&token, CredentialGrant::Agent),
+        (&key, CredentialGrant::Model),
+    ] {
+        let new = NewToken {
             hash: sha256_hex(secret.expose().as_bytes()),
             principal: principal.clone(),
-            scope: scope.to_owned(),
+            grant,
+            name: None,
             expires_at: None,
+            issued_by: Principal::House,
         };
-        cells.core.store.add_token(row).await?;
+        cells.core.store.add_token(new).await?;
     }
     let entry = |name, secret: &Secret| FileEntry {
         name,

@@ -67,6 +67,8 @@ struct CommandRequest {
     stdin: Vec<u8>,
     files: Option<Vec<u8>>,
     take: Vec<PathBuf>,
+    /// Principal that has it run, for the audit log.
+    requested_by: Principal,
 }
 
 /// An error of kind `Internal` with this explanation.
@@ -79,7 +81,7 @@ fn invalid(why: impl Into<String>) -> Error {
 }
 
 impl CommandRequest {
-    fn parse(body: CommandBody) -> Result<CommandRequest> {
+    fn parse(body: CommandBody, requested_by: Principal) -> Result<CommandRequest> {
         let decode = |text: Option<String>| {
             let decoded = text.map(|t| BASE64.decode(t)).transpose();
             decoded.map_err(|e| invalid(e.to_string()))
@@ -153,6 +155,7 @@ impl CommandRequest {
             stdin: decode(body.stdin)?.unwrap_or_default(),
             files: decode(body.files)?,
             take: body.take.into_iter().map(PathBuf::from).collect(),
+            requested_by,
         })
     }
 
@@ -177,8 +180,12 @@ impl CommandRequest {
 ///
 /// # Errors
 /// If the request is invalid or the cell cannot be started.
-pub(crate) async fn run_command(cells: &Arc<CellsState>, body: CommandBody) -> Result<Response> {
-    let wanted = CommandRequest::parse(body)?;
+pub(crate) async fn run_command(
+    cells: &Arc<CellsState>,
+    body: CommandBody,
+    by: Principal,
+) -> Result<Response> {
+    let wanted = CommandRequest::parse(body, by)?;
     let mut source = match wanted.vm_shape() {
         Some(shape) => cells.pool.take_for_command(&shape, cells.core.rt.instant()),
         None => VmSource::Cold,
@@ -260,6 +267,7 @@ pub(crate) async fn start_vm_without_command(
         stdin: Vec::new(),
         files: None,
         take: Vec::new(),
+        requested_by: Principal::House,
     };
     let slug = random_command_name(&cells.core.rt)?;
     let lease = reserve_grant(cells, &slug, &wanted).await?;
@@ -409,7 +417,7 @@ impl CommandRun {
     async fn prepare(&self, lease: &CommandGrant, wanted: &CommandRequest) -> Result<()> {
         let owner = || self.cell.clone();
         let note = NewAuditEntry {
-            actor: Principal::Operator,
+            actor: wanted.requested_by.clone(),
             action: "command.run".to_owned(),
             entity: self.cell.to_string(),
             detail: json!({ "argv": wanted.argv, "cell": wanted.cell, "egress": wanted.egress.to_string() }),

@@ -207,6 +207,7 @@ pub(crate) async fn stream_exec(
     cells: &Arc<CellsState>,
     slug: &Slug,
     body: ExecBody,
+    by: Principal,
 ) -> Result<Response> {
     let stdin = body
         .stdin
@@ -214,7 +215,7 @@ pub(crate) async fn stream_exec(
         .transpose()
         .map_err(|e| Problem::new(FaultKind::Invalid, e.to_string()))?;
     let note = NewAuditEntry {
-        actor: Principal::Operator,
+        actor: by,
         action: "cell.exec".to_owned(),
         entity: CellName::Agent(slug.clone()).to_string(),
         detail: json!({ "argv": body.argv }),

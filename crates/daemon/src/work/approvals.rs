@@ -148,11 +148,9 @@ pub(crate) async fn decide_approval(
     number: u64,
     verdict: Verdict,
     note: Option<String>,
+    by: Principal,
 ) -> Result<ApprovalView> {
-    let decided = work
-        .core
-        .store
-        .decide_approval(number, verdict, note, Principal::Operator);
+    let decided = work.core.store.decide_approval(number, verdict, note, by);
     let (row, task) = decided.await?;
     if let Some(task) = task {
         work.readmit_task(&task).await?;

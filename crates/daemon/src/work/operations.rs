@@ -238,18 +238,19 @@ pub(crate) async fn run_operation_for_agent(
 /// Performs an operation for the operator; with `dry_run` only returns what it would do.
 pub(crate) async fn run_operation_for_operator(
     work: &Arc<WorkState>,
+    by: &Principal,
     name: &str,
     args: &Value,
     dry_run: bool,
 ) -> Result<Value> {
-    let operation = parse_operation(work, &Principal::Operator, name, args)?;
+    let operation = parse_operation(work, by, name, args)?;
     if dry_run {
         let would = operation.preview(work).await?;
         return Ok(
             json!({ "dry_run": true, "text": would.unwrap_or_else(|| "it affects no agent".to_owned()) }),
         );
     }
-    operation.perform(work, Principal::Operator).await
+    operation.perform(work, by.clone()).await
 }
 
 /// Every operation with the agents that a skill grants it to.

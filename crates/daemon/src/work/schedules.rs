@@ -248,7 +248,11 @@ async fn fire_due_instants(
 ///
 /// # Errors
 /// `NotFound` if there is no such schedule.
-pub(crate) async fn fire_schedule_now(work: &Arc<WorkState>, name: &str) -> Result<()> {
+pub(crate) async fn fire_schedule_now(
+    work: &Arc<WorkState>,
+    name: &str,
+    by: Principal,
+) -> Result<()> {
     let current = work.core.plan.current();
     let found = current.as_ref().and_then(|c| {
         let mut all = planned_schedules(c).into_iter();
@@ -261,7 +265,7 @@ pub(crate) async fn fire_schedule_now(work: &Arc<WorkState>, name: &str) -> Resu
     let now = work.core.store.now();
     let fire = FireSchedule {
         name: one.name.clone(),
-        by: Principal::Operator,
+        by,
         through: rows.get(name).map_or(now, |r| r.settled),
         missed: 0,
         work: Some((now, scheduled_start(work, &one, now)?)),

@@ -191,9 +191,13 @@ pub(crate) fn parse_run_number(text: &str) -> Result<u64> {
     })
 }
 
-/// Cancels a workflow run for the operator.
-pub(crate) async fn cancel_run(work: &Arc<WorkState>, number: u64) -> Result<WorkflowRow> {
-    advance_run(work, number, WorkflowSignal::Cancel(Principal::Operator)).await
+/// Cancels a workflow run as `by`.
+pub(crate) async fn cancel_run(
+    work: &Arc<WorkState>,
+    number: u64,
+    by: Principal,
+) -> Result<WorkflowRow> {
+    advance_run(work, number, WorkflowSignal::Cancel(by)).await
 }
 
 /// Waits until a workflow run has ended or `patience` is over, and returns it as it is then.

@@ -1,40 +1,54 @@
 //! Credentials, by hash: the store never sees one in clear.
 
 use super::audit_log;
-use crate::rows::{Query, Rows, params};
+use crate::rows::{Columns, Query, Rows, params};
 use crate::topic::Topic;
 use crate::transaction::Tx;
-use crate::{Result, TokenRow};
-use abbey_model::{Millis, Principal, Timestamp};
+use crate::{Error, NewToken, Result, TokenRow};
+use abbey_model::{Millis, Principal, Slug, Timestamp};
 use serde_json::json;
 
-/// Stores a credential by its hash.
-pub(crate) fn add(tx: &mut Tx<'_>, token: &TokenRow) -> Result<()> {
+/// Registers a credential. A named token whose name is taken is refused, also when the other one has expired.
+pub(crate) fn add(tx: &mut Tx<'_>, token: &NewToken) -> Result<()> {
     let principal = token.principal.to_string();
+    let grant = token.grant.to_string();
+    let name = token.name.as_ref().map(Slug::to_string);
+    if let Some(name) = &name {
+        let taken = tx
+            .rows
+            .exists("SELECT 1 FROM tokens WHERE name = ?1", params![name])?;
+        if taken {
+            return Err(Error::Exists {
+                what: "token",
+                name: name.clone(),
+            });
+        }
+    }
     tx.execute(
-        "INSERT INTO tokens VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO tokens (hash, principal, scope, created_at, expires_at, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![
             &token.hash,
             &principal,
-            &token.scope,
+            &grant,
             tx.now,
-            token.expires_at
+            token.expires_at,
+            &name
         ],
     )?;
-    let detail = json!({ "principal": token.principal, "scope": token.scope });
-    audit_log::append(
-        tx,
-        &Principal::House,
-        "credential.issue",
-        &principal,
-        detail,
-    )?;
+    let detail = match &name {
+        None => json!({ "principal": token.principal, "scope": grant }),
+        Some(_) => json!({
+            "principal": token.principal, "scope": grant, "expires_ms": token.expires_at.map(|at| at.0),
+        }),
+    };
+    let entity = name.map_or(principal, |name| format!("token:{name}"));
+    audit_log::append(tx, &token.issued_by, "credential.issue", &entity, detail)?;
     tx.publish(Topic::Credentials);
     Ok(())
 }
 
-/// Makes every credential of a principal, except the one with hash `keep`, expire after `overlap`. Returns how many
-/// were changed.
+/// Ends every credential of a principal that Abbey issued itself `overlap` from now, except `keep`; how many that
+/// changed.
 pub(crate) fn revoke(
     tx: &mut Tx<'_>,
     principal: &Principal,
@@ -44,10 +58,13 @@ pub(crate) fn revoke(
     let ends = tx.now + overlap;
     let principal = principal.to_string();
     let changed = tx.execute(
-        "UPDATE tokens SET expires_at = ?2 WHERE principal = ?1 AND hash <> ?3 AND (expires_at IS NULL OR expires_at > ?2)",
+        "UPDATE tokens SET expires_at = ?2 WHERE name IS NULL AND principal = ?1 AND hash <> ?3 AND (expires_at IS NULL OR expires_at > ?2)",
         params![&principal, ends, keep.unwrap_or("")],
     )?;
-    tx.execute("DELETE FROM tokens WHERE expires_at <= ?1", params![tx.now])?;
+    tx.execute(
+        "DELETE FROM tokens WHERE name IS NULL AND expires_at <= ?1",
+        params![tx.now],
+    )?;
     if changed > 0 {
         let detail = json!({ "credentials": changed, "overlap_ms": overlap });
         audit_log::append(
@@ -62,18 +79,61 @@ pub(crate) fn revoke(
     Ok(changed)
 }
 
-/// Reads every credential that is valid at `now`.
+/// Removes a named token at once.
+///
+/// # Errors
+/// When there is no token of that name.
+pub(crate) fn revoke_named(tx: &mut Tx<'_>, name: &Slug, by: &Principal) -> Result<()> {
+    let removed = tx.execute("DELETE FROM tokens WHERE name = ?1", params![name.as_str()])?;
+    if removed == 0 {
+        return Err(Error::NotFound {
+            what: "token",
+            name: name.to_string(),
+        });
+    }
+    let entity = format!("token:{name}");
+    audit_log::append(tx, by, "credential.revoke", &entity, json!({}))?;
+    tx.publish(Topic::Credentials);
+    Ok(())
+}
+
+/// Records that a named token was used now. Nothing is logged, and a token that was revoked meanwhile stays so.
+pub(crate) fn record_use(tx: &mut Tx<'_>, name: &Slug) -> Result<()> {
+    tx.execute(
+        "UPDATE tokens SET last_used_at = ?2 WHERE name = ?1",
+        params![name.as_str(), tx.now],
+    )?;
+    Ok(())
+}
+
+const COLUMNS: &str = "hash, principal, scope, name, created_at, last_used_at, expires_at";
+
+fn read_token(c: &mut Columns<'_>) -> Result<TokenRow> {
+    Ok(TokenRow {
+        hash: c.get()?,
+        principal: c.parse()?,
+        grant: c.parse()?,
+        name: c.parse_optional()?,
+        created_at: c.get()?,
+        last_used_at: c.get()?,
+        expires_at: c.get()?,
+    })
+}
+
+/// Every credential that is still valid at `now`.
 pub(crate) fn list(rows: &dyn Rows, now: Timestamp) -> Result<Vec<TokenRow>> {
     rows.all(
-        "SELECT hash, principal, scope, expires_at FROM tokens WHERE expires_at IS NULL OR expires_at > ?1",
+        &format!("SELECT {COLUMNS} FROM tokens WHERE expires_at IS NULL OR expires_at > ?1"),
         params![now],
-        |c| {
-            Ok(TokenRow {
-                hash: c.get()?,
-                principal: c.parse()?,
-                scope: c.get()?,
-                expires_at: c.get()?,
-            })
-        },
+        read_token,
+    )
+}
+
+/// Every named token by name, also those that have expired.
+pub(crate) fn list_named(rows: &dyn Rows) -> Result<Vec<TokenRow>> {
+    rows.all(
+        &format!("SELECT {COLUMNS} FROM tokens WHERE name IS NOT NULL ORDER BY name"),
+        params![],
+        read_token,
     )
 }

@@ -2,7 +2,7 @@
 
 use super::BudgetLimit;
 use abbey_engine::supervision::History;
-use abbey_model::{DesiredState, Principal, SagaId, Timestamp};
+use abbey_model::{CredentialGrant, DesiredState, Principal, SagaId, Slug, Timestamp};
 use allocation::Allocation;
 use serde_json::Value;
 
@@ -94,6 +94,23 @@ pub struct CellChange {
     pub history: Option<(History, Option<NewAuditEntry>)>,
 }
 
+/// A credential to register, by hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// SHA-256 of the credential, hexadecimal.
+    pub hash: String,
+    /// Principal that it authenticates.
+    pub principal: Principal,
+    /// What it is good for.
+    pub grant: CredentialGrant,
+    /// Name of a token of the operator API, unique in the house; none for a credential that Abbey issues itself.
+    pub name: Option<Slug>,
+    /// First instant at which it is no longer valid.
+    pub expires_at: Option<Timestamp>,
+    /// Principal that has it issued.
+    pub issued_by: Principal,
+}
+
 /// A stored credential, by hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRow {
@@ -101,8 +118,14 @@ pub struct TokenRow {
     pub hash: String,
     /// Principal that it authenticates.
     pub principal: Principal,
-    /// What it grants: `operator` or `agent`.
-    pub scope: String,
+    /// What it is good for.
+    pub grant: CredentialGrant,
+    /// Name of a token of the operator API; none for a credential that Abbey issued itself.
+    pub name: Option<Slug>,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// When it was last used, to the minute; recorded for named tokens alone.
+    pub last_used_at: Option<Timestamp>,
     /// First instant at which it is no longer valid.
     pub expires_at: Option<Timestamp>,
 }

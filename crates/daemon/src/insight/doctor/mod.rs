@@ -33,7 +33,7 @@ pub(crate) async fn run_checks(work: &Arc<WorkState>) -> Result<DoctorDoc> {
 
 /// Fixes what can be fixed without losing anything, and checks again: modes and owners of the house's files, files and claims of
 /// agents that came or went half, the firewall, work that waits for what is there by now.
-pub(crate) async fn fix_and_recheck(work: &Arc<WorkState>) -> Result<DoctorDoc> {
+pub(crate) async fn fix_and_recheck(work: &Arc<WorkState>, by: Principal) -> Result<DoctorDoc> {
     let before = run_checks(work).await?;
     let token = work.core.home.operator_token_file();
     if let Ok(meta) = std::fs::metadata(&token)
@@ -65,7 +65,7 @@ pub(crate) async fn fix_and_recheck(work: &Arc<WorkState>) -> Result<DoctorDoc> 
     after.fixed = fixed.map(|c| c.id.clone()).collect();
     if !after.fixed.is_empty() {
         let note = NewAuditEntry {
-            actor: Principal::Operator,
+            actor: by,
             action: "house.fix".to_owned(),
             entity: "house".to_owned(),
             detail: json!({ "checks": after.fixed }),

@@ -92,12 +92,16 @@ pub(crate) async fn render_queue(work: &WorkState, before: Option<(u64, &str)>) 
     Ok(text::render_file(&name, version, &entries))
 }
 
-/// Applies the changes that an edited work queue file requests, and returns the new file, what was
+/// Applies the changes that an edited work queue file requests, as `by`, and returns the new file, what was
 /// done, and the conflicts.
 ///
 /// # Errors
 /// If the file is too large or the store fails.
-pub(crate) async fn merge_queue_file(work: &Arc<WorkState>, file: &str) -> Result<QueueDoc> {
+pub(crate) async fn merge_queue_file(
+    work: &Arc<WorkState>,
+    file: &str,
+    by: &Principal,
+) -> Result<QueueDoc> {
     if file.len() > TEXT_MAX {
         let text = format!("a work queue file may have at most {TEXT_MAX} bytes");
         return Err(Problem::new(FaultKind::TooLarge, text).into());
@@ -131,7 +135,7 @@ pub(crate) async fn merge_queue_file(work: &Arc<WorkState>, file: &str) -> Resul
         doc.conflicts.push(told(c.line, c.number, &c.wrote, c.why));
     }
     for (line, act) in edits {
-        match apply_edit(work, version, act).await {
+        match apply_edit(work, by, version, act).await {
             Ok(done) => doc.done.push(done),
             // The task changed meanwhile, or does not exist: the conflict is reported, the rest goes on.
             Err(error) => {
@@ -151,7 +155,12 @@ pub(crate) async fn merge_queue_file(work: &Arc<WorkState>, file: &str) -> Resul
 }
 
 /// Applies one edit, and returns a sentence that says what was done.
-async fn apply_edit(work: &Arc<WorkState>, version: u64, act: QueueEdit) -> Result<String> {
+async fn apply_edit(
+    work: &Arc<WorkState>,
+    by: &Principal,
+    version: u64,
+    act: QueueEdit,
+) -> Result<String> {
     let assignee = |fields: &TaskFields| {
         let name = fields.assignee.as_deref();
         name.map(|name| find_agent_slug(work, name)).transpose()
@@ -162,7 +171,7 @@ async fn apply_edit(work: &Arc<WorkState>, version: u64, act: QueueEdit) -> Resu
             // The same line of the same file is the same task, also when its number did not get into the file.
             let key = format!("queue {version} {} {nth}", fields.digest());
             let new = NewTask {
-                author: Principal::Operator,
+                author: by.clone(),
                 assignee,
                 priority: fields.priority,
                 budget: BudgetAmounts::default(),
@@ -183,27 +192,17 @@ async fn apply_edit(work: &Arc<WorkState>, version: u64, act: QueueEdit) -> Resu
                 text: fields.text,
             };
             let task = TaskRef::Number(number);
-            work.core
-                .store
-                .edit_task(task, edit, Principal::Operator)
-                .await?;
+            work.core.store.edit_task(task, edit, by.clone()).await?;
             Ok(format!("TASK-{number} was changed"))
         }
         QueueEdit::Cancel(number) => {
             let task = TaskRef::Number(number);
-            work.core
-                .store
-                .cancel_task(task, Principal::Operator)
-                .await?;
+            work.core.store.cancel_task(task, by.clone()).await?;
             Ok(format!("TASK-{number} was cancelled"))
         }
         QueueEdit::Retry(number) => {
             let task = TaskRef::Number(number);
-            let row = work
-                .core
-                .store
-                .retry_task(task, Principal::Operator)
-                .await?;
+            let row = work.core.store.retry_task(task, by.clone()).await?;
             work.readmit_task(&row).await?;
             Ok(format!("TASK-{number} is done again"))
         }

@@ -14,6 +14,10 @@ cases! {
     the_newest_wake_counts checks record_wake wakes;
     credentials_end_when_they_are_revoked checks add_token tokens revoke_tokens;
     an_expired_credential_is_not_listed checks tokens;
+    a_named_token_is_listed_until_it_is_revoked checks add_token named_tokens revoke_named_token;
+    a_name_of_a_token_is_given_once checks add_token revoke_named_token;
+    the_use_of_a_named_token_is_recorded_and_not_logged checks record_token_use named_tokens;
+    revoking_a_principal_keeps_named_tokens checks revoke_tokens named_tokens;
     a_draining_agent_is_offered_nothing_and_finishes_its_task checks set_draining draining offers;
     draining_survives_a_restart_and_ends_with_the_cell checks set_draining draining remove_cell;
 }
@@ -91,12 +95,25 @@ fn the_newest_wake_counts(bench: &mut Bench) {
     assert_eq!(bench.store().wakes().done()[&slug("agent-a")], 5);
 }
 
-fn token(hash: &str, expires_at: Option<Timestamp>) -> TokenRow {
-    TokenRow {
+fn token(hash: &str, expires_at: Option<Timestamp>) -> NewToken {
+    NewToken {
         hash: hash.into(),
         principal: Principal::Agent(slug("agent-a")),
-        scope: "agent".into(),
+        grant: CredentialGrant::Agent,
+        name: None,
         expires_at,
+        issued_by: Principal::House,
+    }
+}
+
+fn named(name: &str, hash: &str) -> NewToken {
+    NewToken {
+        hash: hash.into(),
+        principal: Principal::Token(slug(name)),
+        grant: "tasks,approve".parse().unwrap(),
+        name: Some(slug(name)),
+        expires_at: None,
+        issued_by: Principal::Operator,
     }
 }
 
@@ -141,7 +158,16 @@ fn an_expired_credential_is_not_listed(bench: &mut Bench) {
     let end = bench.store().now() + Millis(10);
     let new = token("h", Some(end));
     bench.store().add_token(new.clone()).done();
-    assert_eq!(bench.store().tokens().done(), [new]);
+    let row = TokenRow {
+        hash: new.hash,
+        principal: new.principal,
+        grant: new.grant,
+        name: None,
+        created_at: bench.store().now(),
+        last_used_at: None,
+        expires_at: new.expires_at,
+    };
+    assert_eq!(bench.store().tokens().done(), [row]);
     bench.clock.advance(10);
     assert!(hashes(bench).is_empty());
     let logged = bench.store().audit_entries(0, 10).done();
@@ -155,6 +181,88 @@ fn an_expired_credential_is_not_listed(bench: &mut Bench) {
         logged[0].detail,
         json!({ "principal": "agent:agent-a", "scope": "agent" })
     );
+}
+
+fn a_named_token_is_listed_until_it_is_revoked(bench: &mut Bench) {
+    let end = bench.store().now() + Millis(10);
+    let expires = NewToken {
+        expires_at: Some(end),
+        ..named("ci", "h1")
+    };
+    bench.store().add_token(expires).done();
+    bench.store().add_token(named("board", "h2")).done();
+    bench.clock.advance(10);
+    let rows = bench.store().named_tokens().done();
+    let names: Vec<_> = rows.iter().flat_map(|r| &r.name).collect();
+    assert_eq!(names, [&slug("board"), &slug("ci")]);
+    assert_eq!(rows[1].expires_at, Some(end));
+    assert_eq!(rows[0].grant.to_string(), "tasks,approve");
+    assert_eq!(hashes(bench), ["h2"], "an expired token is not valid");
+    for name in ["ci", "board"] {
+        let by = Principal::Person(slug("ana"));
+        bench.store().revoke_named_token(slug(name), by).done();
+    }
+    assert!(bench.store().named_tokens().done().is_empty());
+    assert!(hashes(bench).is_empty());
+    let logged = bench.store().audit_entries(0, 10).done();
+    let logged: Vec<_> = logged
+        .iter()
+        .map(|e| format!("{} {} {}", e.actor, e.action, e.entity))
+        .collect();
+    assert_eq!(
+        logged,
+        [
+            "operator credential.issue token:ci",
+            "operator credential.issue token:board",
+            "person:ana credential.revoke token:ci",
+            "person:ana credential.revoke token:board",
+        ]
+    );
+}
+
+fn a_name_of_a_token_is_given_once(bench: &mut Bench) {
+    bench.store().add_token(named("ci", "h1")).done();
+    let again = bench.store().add_token(named("ci", "h2")).wait();
+    assert!(matches!(again, Err(Error::Exists { .. })), "{again:?}");
+    assert_eq!(hashes(bench), ["h1"]);
+    let by = Principal::Operator;
+    bench
+        .store()
+        .revoke_named_token(slug("ci"), by.clone())
+        .done();
+    bench.store().add_token(named("ci", "h2")).done();
+    assert_eq!(hashes(bench), ["h2"]);
+    let unknown = bench.store().revoke_named_token(slug("other"), by).wait();
+    assert!(matches!(unknown, Err(Error::NotFound { .. })));
+}
+
+fn the_use_of_a_named_token_is_recorded_and_not_logged(bench: &mut Bench) {
+    bench.store().add_token(named("ci", "h1")).done();
+    let head = bench.store().audit_head();
+    bench.clock.advance(7);
+    bench.store().record_token_use(slug("ci")).done();
+    bench.store().record_token_use(slug("revoked")).done();
+    let rows = bench.store().named_tokens().done();
+    assert_eq!(rows[0].last_used_at, Some(bench.store().now()));
+    assert_eq!(rows[0].created_at + Millis(7), bench.store().now());
+    assert_eq!(bench.store().audit_head(), head);
+}
+
+fn revoking_a_principal_keeps_named_tokens(bench: &mut Bench) {
+    let named = NewToken {
+        principal: Principal::Operator,
+        ..named("root", "h1")
+    };
+    bench.store().add_token(named).done();
+    let own = NewToken {
+        principal: Principal::Operator,
+        ..token("h2", None)
+    };
+    bench.store().add_token(own).done();
+    let operator = Principal::Operator;
+    let revoked = bench.store().revoke_tokens(operator, None, Millis(0));
+    assert_eq!(revoked.done(), 1);
+    assert_eq!(hashes(bench), ["h1"]);
 }
 
 fn drain(bench: &Bench, draining: bool) {

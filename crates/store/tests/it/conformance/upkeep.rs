@@ -68,11 +68,13 @@ fn the_hash_of_the_state_leaves_out_credentials(bench: &mut Bench) {
     assert_ne!(after, hash);
     bench
         .store()
-        .add_token(TokenRow {
+        .add_token(NewToken {
             hash: "h".into(),
             principal: Principal::Operator,
-            scope: "operator".into(),
+            grant: CredentialGrant::Operator(AccessScopes::all()),
+            name: None,
             expires_at: None,
+            issued_by: Principal::House,
         })
         .done();
     let with_token = bench.store().state_hash().done();

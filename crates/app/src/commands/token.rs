@@ -1,0 +1,134 @@
+//! `abbey token`: named credentials of the operator API, with scopes.
+
+use crate::connect::client;
+use crate::exit::{self, Failure, Outcome};
+use crate::output::{self, dash, table};
+use abbey_api::{NewTokenBody, TokenView};
+use abbey_daemon::{Home, manifest};
+use abbey_model::{AccessScope, AccessScopes};
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Create a token and print it; it can't be shown again.
+    ///
+    /// Send it to the operator API as `Authorization: Bearer TOKEN`.
+    #[command(
+        after_help = "Examples:\n  abbey token new prometheus --scopes metrics\n  abbey token new phone --scopes approve --person ana --expires 90d"
+    )]
+    New(TokenNewArgs),
+    /// List tokens with their scopes, last use and expiry.
+    #[command(after_help = "Example:\n  abbey token list")]
+    List,
+    /// Revoke a token at once.
+    #[command(after_help = "Example:\n  abbey token revoke prometheus")]
+    Revoke {
+        /// Name of the token.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenNewArgs {
+    /// Name of the token, unique in the house.
+    pub(crate) name: String,
+    /// Scopes, joined by commas: `read`, `metrics`, `tasks`, `approve`, `admin`; each but `metrics` includes `read`.
+    #[arg(long, value_name = "SCOPES")]
+    pub(crate) scopes: AccessScopes,
+    /// Person who uses it; the audit log then names the person instead of the token.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) person: Option<String>,
+    /// Time until it expires, like `12h` or `90d` [default: it does not expire].
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) expires: Option<String>,
+}
+
+pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) -> Outcome {
+    let client = client(home)?;
+    match command {
+        TokenCommand::New(args) => {
+            let expires_in_s = args.expires.as_deref().map(seconds).transpose()?;
+            let body = NewTokenBody {
+                name: args.name,
+                scopes: args.scopes.iter().collect(),
+                person: args.person,
+                expires_in_s,
+            };
+            let created = client.tokens().create(&body).await?;
+            if json {
+                output::json(&created);
+                return Ok(exit::OK);
+            }
+            output::line(&created.secret);
+            output::say(&format!(
+                "token `{}` has the scopes `{}` and expires {}; store it now, it can't be shown again",
+                created.token.name,
+                scopes(&created.token),
+                expiry(&created.token),
+            ));
+        }
+        TokenCommand::List => {
+            let doc = client.tokens().list().await?;
+            if json {
+                output::json(&doc);
+                return Ok(exit::OK);
+            }
+            let row = |t: &TokenView| {
+                vec![
+                    t.name.clone(),
+                    t.principal.clone(),
+                    scopes(t),
+                    t.created_at.to_string(),
+                    dash(t.last_used_at),
+                    match t.expired {
+                        true => "expired".to_owned(),
+                        false => expiry(t),
+                    },
+                ]
+            };
+            table(
+                &[
+                    "NAME",
+                    "ACTS AS",
+                    "SCOPES",
+                    "CREATED",
+                    "LAST USED",
+                    "EXPIRES",
+                ],
+                doc.tokens.iter().map(row).collect(),
+                "no tokens; `abbey token new NAME --scopes read` creates one",
+            );
+        }
+        TokenCommand::Revoke { name } => {
+            let doc = client.tokens().revoke(&name).await?;
+            if json {
+                output::json(&doc);
+                return Ok(exit::OK);
+            }
+            output::line(&format!("token `{}` is revoked", doc.name));
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn scopes(token: &TokenView) -> String {
+    let names: Vec<&str> = token.scopes.iter().map(|s| AccessScope::name(*s)).collect();
+    names.join(",")
+}
+
+fn expiry(token: &TokenView) -> String {
+    token
+        .expires_at
+        .map_or_else(|| "never".to_owned(), |at| at.to_string())
+}
+
+/// Whole seconds of a duration such as `90d`, at least one.
+fn seconds(text: &str) -> Result<u64, Failure> {
+    let ms = manifest::duration_ms(text).and_then(|ms| u64::try_from(ms).ok());
+    match ms {
+        Some(ms @ 1..) => Ok(ms.div_ceil(1000)),
+        _ => Err(Failure::usage(format!(
+            "invalid duration `{text}`: write a number with a unit, like `12h` or `90d`"
+        ))),
+    }
+}

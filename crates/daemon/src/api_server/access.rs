@@ -1,0 +1,142 @@
+//! Access to the operator API: the scope that each route requires, and the principal of each request.
+//!
+//! A route declares its scope in its OpenAPI description (`security(("bearer" = ["tasks"]))`); without one, `GET`
+//! requires `read` and every other method `admin`. The document is all that is consulted here, so a client reads
+//! exactly what is enforced.
+
+use crate::api_server::openapi::BEARER;
+use crate::api_server::state::ApiState;
+use crate::api_server::web::{header, problem};
+use abbey_api::Problem;
+use abbey_model::{AccessScope, FaultKind, Permission, Principal};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use std::collections::HashMap;
+use std::sync::Arc;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{OpenApi, SecurityRequirement};
+
+/// The authenticated principal of a request to the operator API.
+#[derive(Clone)]
+pub(crate) struct Caller(pub(crate) Principal);
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
+        let found = parts.extensions.get::<Caller>().cloned();
+        found.ok_or_else(|| {
+            let text = "the request was not authenticated";
+            problem(Problem::new(FaultKind::Unauthenticated, text))
+        })
+    }
+}
+
+/// Gives an operation that declares no scope the one of its method.
+pub(crate) fn declare_scope(method: &Method, operation: &mut Operation) {
+    if operation.security.is_none() {
+        let scope = match *method {
+            Method::GET => AccessScope::Read,
+            _ => AccessScope::Admin,
+        };
+        operation.security = Some(vec![SecurityRequirement::new(BEARER, [scope.name()])]);
+    }
+}
+
+/// Scope that each route of the operator API requires, by path template and method.
+pub(crate) struct RouteScopes(HashMap<String, HashMap<Method, AccessScope>>);
+
+impl RouteScopes {
+    /// The scopes that a document declares. A scope of an unknown name counts as `admin`.
+    pub(crate) fn declared_in(document: &OpenApi) -> RouteScopes {
+        let mut scopes = HashMap::<_, HashMap<_, _>>::new();
+        for (path, item) in &document.paths.paths {
+            let methods = [(Method::GET, &item.get), (Method::POST, &item.post)];
+            for (method, operation) in methods {
+                if let Some(operation) = operation {
+                    let scope = declared_scope(operation).unwrap_or(AccessScope::Admin);
+                    scopes
+                        .entry(path.clone())
+                        .or_default()
+                        .insert(method, scope);
+                }
+            }
+        }
+        RouteScopes(scopes)
+    }
+
+    /// Scope that a request to a route requires: `admin` for a route that no document describes, `read` for a method
+    /// that the route will refuse.
+    fn required(&self, path: Option<&str>, method: &Method) -> AccessScope {
+        let method = match *method {
+            Method::HEAD => &Method::GET,
+            _ => method,
+        };
+        match path.and_then(|p| self.0.get(p)) {
+            None => AccessScope::Admin,
+            Some(methods) => *methods.get(method).unwrap_or(&AccessScope::Read),
+        }
+    }
+}
+
+/// Scope in the security requirement of an operation.
+fn declared_scope(operation: &Operation) -> Option<AccessScope> {
+    let requirements = serde_json::to_value(operation.security.as_ref()?).ok()?;
+    requirements[0][BEARER][0].as_str()?.parse().ok()
+}
+
+/// Middleware: admits a request whose credential grants the scope of its route, also on loopback, and tells the
+/// handler its [`Caller`].
+pub(crate) async fn authenticate(
+    State((api, scopes)): State<(Arc<ApiState>, &'static RouteScopes)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let route = request.extensions().get::<MatchedPath>();
+    let scope = scopes.required(route.map(MatchedPath::as_str), request.method());
+    match authenticate_header(&api, header(request.headers(), "authorization"), scope) {
+        Ok(principal) => {
+            request.extensions_mut().insert(Caller(principal));
+            next.run(request).await
+        }
+        Err(refusal) if refusal.status == 403 => {
+            let mut response = problem(refusal);
+            let challenge = format!(
+                "Bearer realm=\"abbey\", error=\"insufficient_scope\", scope=\"{scope}\""
+            );
+            if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+                response.headers_mut().insert("www-authenticate", challenge);
+            }
+            response
+        }
+        Err(refusal) => problem(refusal.remedy(
+            "send a token from `abbey token new`, or the text of `operator.token` in the house's directory, as a bearer credential",
+        )),
+    }
+}
+
+/// The principal of an `Authorization` header whose credential grants a scope. The use of a named token is recorded.
+pub(crate) fn authenticate_header(
+    api: &Arc<ApiState>,
+    authorization: Option<&str>,
+    scope: AccessScope,
+) -> Result<Principal, Problem> {
+    let required = Permission::Operator(scope);
+    let now = api.core.store.now();
+    let authenticated = api
+        .core
+        .credentials
+        .authenticate(authorization, required, now)?;
+    if let Some(name) = authenticated.record_use_of {
+        let store = Arc::clone(&api.core.store);
+        drop(api.core.rt.spawn(async move {
+            if let Err(error) = store.record_token_use(name.clone()).await {
+                tracing::warn!(token = %name, %error, "the use of a token was not recorded");
+            }
+        }));
+    }
+    Ok(authenticated.principal)
+}
