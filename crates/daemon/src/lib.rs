@@ -34,10 +34,10 @@ pub mod manifest {
     pub use abbey_plan::edit::{
         add_agent, add_schedule, remove_agent, remove_key, remove_schedule, set_key,
     };
-    pub use abbey_plan::edit::{add_entry, entry_of, says};
+    pub use abbey_plan::edit::{add_entry, agent_entry, has_value_at};
     pub use abbey_plan::json_schema;
     pub use abbey_plan::templates;
-    pub use abbey_plan::{Charter, bytes, duration_ms, parse};
+    pub use abbey_plan::{Charter, parse, parse_bytes, parse_duration_ms};
 }
 
 pub use abbey_store::{Clock, SystemClock};

@@ -31,7 +31,8 @@ pub struct Route {
     pub score: u32,
 }
 
-/// Decides for one task. `fit` is the match of its text against every skill of the house.
+/// Decides which agents are offered a task, or why it must wait, and which skill it runs. `fit` is the match of the
+/// task's text against every skill of the house; with an assignee only that agent is considered.
 pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Admission, Route) {
     let pool: Vec<&AgentFact> = match assignee {
         Some(slug) => agents.iter().filter(|a| a.slug == *slug).collect(),

@@ -25,7 +25,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The state that it leads to.
+    /// State of a pending approval after this decision.
     pub const fn resulting_state(self) -> State {
         match self {
             Verdict::Approve => State::Approved,
@@ -86,10 +86,10 @@ pub struct Approval {
     pub silence: Verdict,
 }
 
-/// Somebody decides.
+/// State of an approval after a person's decision.
 ///
 /// # Errors
-/// [`Refusal::State`] when it is not pending, [`Refusal::Late`] when its time is over.
+/// [`Refusal::State`] when it is not pending, [`Refusal::Late`] when its deadline is over.
 pub fn decide(approval: &Approval, verdict: Verdict, now: Timestamp) -> Result<State, Refusal> {
     let number = approval.number;
     match approval.state {
@@ -99,10 +99,10 @@ pub fn decide(approval: &Approval, verdict: Verdict, now: Timestamp) -> Result<S
     }
 }
 
-/// The state after no decision in time.
+/// State of an approval after its deadline passed without a decision: that of its default decision.
 ///
 /// # Errors
-/// [`Refusal::State`] when it was decided, or is not late.
+/// [`Refusal::State`] when it was decided, or its deadline is not over.
 pub fn expire(approval: &Approval, now: Timestamp) -> Result<State, Refusal> {
     match approval.state {
         State::Pending if now >= approval.expires_at => Ok(approval.silence.resulting_state()),
@@ -113,10 +113,10 @@ pub fn expire(approval: &Approval, now: Timestamp) -> Result<State, Refusal> {
     }
 }
 
-/// Uses an approval for this action with these arguments, once, before `good_until`.
+/// State of an approval after it is used for the action with this digest, once, before `good_until`.
 ///
 /// # Errors
-/// The condition that does not hold.
+/// When it is not granted, was used, is for another action, or `good_until` has passed.
 pub fn consume(
     approval: &Approval,
     hash: &str,

@@ -90,7 +90,8 @@ fn arrows(chain: &[Slug]) -> String {
     names.join(" → ")
 }
 
-/// Whether a right was declared. `others` are all agents with theirs, to say whom one can ask.
+/// Checks that the manifest lets agent `from` delegate to agent `to`. `own` are the rights of `from`; `others` are
+/// those of all agents, so that a refusal can name the agents that may.
 ///
 /// # Errors
 /// [`Refusal::NotAllowed`] or [`Refusal::Oneself`].
@@ -116,7 +117,7 @@ pub fn check_delegation_right<'a>(
     })
 }
 
-/// Whether one agent may ask another something.
+/// Checks that the manifest lets agent `from` ask agent `to` a question. `own` are the agents that `from` may ask.
 ///
 /// # Errors
 /// [`Refusal::MayNotAsk`] or [`Refusal::Oneself`].
@@ -131,8 +132,8 @@ pub fn check_ask_right(from: &Slug, to: &Slug, own: &Authority) -> Result<(), Re
     }
 }
 
-/// Whether one more subtask may be added. `chain` lists the agents that delegated the task so far, the newest last;
-/// `open` counts the subtasks that are not over.
+/// Checks that one more subtask for agent `to` stays within the bounds of depth and width and makes no circle. `chain`
+/// lists the agents that delegated the task so far, the newest last; `open` counts the unfinished subtasks.
 ///
 /// # Errors
 /// The first bound that it would cross.

@@ -49,13 +49,13 @@ pub struct Refusal {
 }
 
 impl Account {
-    /// What may still be reserved; none when there is no limit.
+    /// Amount that may still be reserved; none when the account has no limit.
     pub fn remaining(&self) -> Option<u64> {
         self.limit
             .map(|limit| limit.saturating_sub(self.spent.saturating_add(self.reserved)))
     }
 
-    /// Level of spending, for display.
+    /// Level of spending, for display: ok, warning, exhausted or unlimited.
     pub fn state(&self) -> BudgetState {
         match self.limit {
             None => BudgetState::Unlimited,
@@ -71,8 +71,8 @@ impl Account {
         }
     }
 
-    /// The account at `now`: a new window starts with nothing spent. Open reservations stay, and
-    /// are booked in the window in which they are settled.
+    /// The account at instant `now`: at the start of a new day the amount spent is 0 again. Open reservations stay, and
+    /// are charged to the day in which they are settled.
     #[must_use]
     pub fn as_of(mut self, now: Timestamp, zone: &TimeZone) -> Account {
         if self.window == Window::Day && self.resets_at.is_none_or(|at| now >= at) {
@@ -88,10 +88,10 @@ impl Account {
         self
     }
 
-    /// Holds `amount`.
+    /// Reserves `amount`.
     ///
     /// # Errors
-    /// [`Refusal`] when it does not fit; the account is unchanged.
+    /// [`Refusal`] when less than that remains; the account is unchanged then.
     pub fn reserve(&mut self, amount: u64) -> Result<(), Refusal> {
         if let (Some(limit), Some(left)) = (self.limit, self.remaining())
             && self
@@ -127,7 +127,7 @@ impl Account {
     }
 }
 
-/// Midnight before and after `now` in a time zone. A day may have 23 or 25 hours.
+/// Midnight before and midnight after `now` in a time zone. A day may have 23 or 25 hours.
 pub fn day_bounds(now: Timestamp, zone: &TimeZone) -> (Timestamp, Timestamp) {
     let instant = jiff::Timestamp::from_millisecond(now.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let local = instant.to_zoned(zone.clone());

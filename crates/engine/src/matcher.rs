@@ -38,10 +38,10 @@ pub struct PatternError {
 }
 
 impl Rule {
-    /// Compiles patterns; they ignore case and may not grow beyond a bounded automaton.
+    /// Compiles the patterns of a skill. They ignore case; their compiled size is limited.
     ///
     /// # Errors
-    /// [`PatternError`] for the first that does not compile.
+    /// [`PatternError`] for the first pattern that does not compile.
     pub fn new(skill: &str, patterns: &[String]) -> Result<Rule, PatternError> {
         let compile = |(i, text): (usize, &String)| {
             RegexBuilder::new(text)
@@ -88,7 +88,7 @@ pub enum Match {
     Ambiguous(Vec<Candidate>),
 }
 
-/// Scores every rule against a text, best first, ties by name.
+/// Scores every skill that matches a text, best first, ties by name.
 pub fn score_skills(rules: &[Rule], text: &str) -> Vec<Candidate> {
     let text = normal(text);
     let mut found: Vec<Candidate> = rules.iter().filter_map(|rule| best(rule, &text)).collect();
@@ -96,7 +96,7 @@ pub fn score_skills(rules: &[Rule], text: &str) -> Vec<Candidate> {
     found
 }
 
-/// Matches a text.
+/// Finds the skill that matches a text best; ambiguous when two score about equally.
 pub fn match_skill(rules: &[Rule], text: &str) -> Match {
     let mut found = score_skills(rules, text);
     found.retain(|c| c.score >= THRESHOLD);

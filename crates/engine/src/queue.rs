@@ -5,8 +5,8 @@ use abbey_model::{Millis, Priority, Timestamp};
 /// Waiting time that is worth one priority lane.
 pub const LANE: Millis = Millis::from_secs(600);
 
-/// Sort key, smaller first: the instant of creation moved back by the lane. A P3 task that has
-/// waited half an hour stands beside a P0 task of this moment.
+/// Sort key of a task in the queue, smallest first: its creation time in milliseconds, plus ten minutes for each
+/// priority lane below the most urgent. So old tasks overtake new urgent ones.
 pub fn sort_key(priority: Priority, created_at: Timestamp) -> i64 {
     (created_at + Millis(LANE.0 * i64::from(priority.lane()))).0
 }

@@ -21,10 +21,10 @@ pub struct Refusal {
     event: Event,
 }
 
-/// Applies one event. Reporting twice is the same as once.
+/// State of a run after an event. Reporting twice is the same as once.
 ///
 /// # Errors
-/// [`Refusal`] for anything after the end, and for an "end" that is not one.
+/// [`Refusal`] for any event after the end, and for an end in a state that is not final.
 pub fn step(state: RunState, event: Event) -> Result<RunState, Refusal> {
     let refusal = Err(Refusal { state, event });
     match (state, event) {

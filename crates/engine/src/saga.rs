@@ -34,7 +34,7 @@ pub enum State {
 }
 
 impl State {
-    /// Whether nothing more happens by itself.
+    /// Whether the saga has no step left to do or to undo, or is stuck.
     pub const fn is_over(self) -> bool {
         matches!(self, State::Done | State::Undone | State::Stuck(_))
     }
@@ -62,10 +62,10 @@ pub struct Refusal {
     event: Event,
 }
 
-/// Applies one entry to a saga of `steps` steps.
+/// State of a saga of `steps` steps after one entry of its log.
 ///
 /// # Errors
-/// [`Refusal`] when the entry names another step than the current one or the saga is over.
+/// [`Refusal`] when the entry is for another step than the current one, or the saga is over.
 pub fn step(state: State, event: Event, steps: u32) -> Result<State, Refusal> {
     match (state, event) {
         (State::Doing(at), Event::StepDone(n)) if at == n => Ok(if n + 1 >= steps {
@@ -88,10 +88,10 @@ pub fn step(state: State, event: Event, steps: u32) -> Result<State, Refusal> {
     }
 }
 
-/// The state after a whole log.
+/// State of a saga of `steps` steps after its whole log.
 ///
 /// # Errors
-/// The first [`Refusal`]: such a log was not written by this machine.
+/// The first [`Refusal`]: the log has an entry that is not allowed at its place.
 pub fn replay(log: &[Event], steps: u32) -> Result<State, Refusal> {
     log.iter()
         .try_fold(State::Doing(0), |state, event| step(state, *event, steps))

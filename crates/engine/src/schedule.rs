@@ -19,7 +19,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Instant of wake number `n` (the first has number 1).
+    /// Instant of the wake with number `n`; the first has number 1.
     pub fn instant_of_wake(&self, n: u64) -> Timestamp {
         let steps = i64::try_from(n).unwrap_or(i64::MAX);
         let base = Timestamp(
@@ -37,7 +37,7 @@ impl Interval {
         )
     }
 
-    /// Number of the last wake due at `now`; 0 when none was due yet.
+    /// Number of the newest wake that is due at `now`; 0 when none was due yet.
     pub fn last_due_wake(&self, now: Timestamp) -> u64 {
         let passed = u64::try_from(now.since(self.anchor).0 / self.every.0.max(1000)).unwrap_or(0);
         // Jitter can put the newest one still ahead, never by more than its own interval.
@@ -47,7 +47,8 @@ impl Interval {
             .unwrap_or(0)
     }
 
-    /// The next instant after wake `fired`, with missed ones folded into the newest.
+    /// Number and instant of the wake that fires next after wake number `fired`. Of several missed wakes only the
+    /// newest fires.
     pub fn next_instant(&self, fired: u64, now: Timestamp) -> (u64, Timestamp) {
         let due = self.last_due_wake(now);
         let n = if due > fired { due } else { fired.max(due) + 1 };

@@ -64,7 +64,8 @@ pub enum Action {
     Sweep,
 }
 
-/// Decides one pass.
+/// Decides the next action on a cell from its desired state, what was observed on the host, and its history. Returns
+/// the updated history as well.
 pub fn decide(
     desired: &Desired,
     observed: &Observed,
@@ -177,13 +178,14 @@ fn note_exit(history: &mut History, record: ExitRecord, now: Timestamp) {
     history.last_exit = Some(record);
 }
 
-/// Pause before the next start after this many failures in a row.
+/// Pause before a cell is started again after this many failures in a row: doubling from 1 s up to 5 min.
 pub fn backoff(failures: u32) -> Millis {
     let factor = 1i64 << failures.saturating_sub(1).min(20);
     Millis(BACKOFF_BASE.0.saturating_mul(factor).min(BACKOFF_CAP.0))
 }
 
-/// The word for a cell (S2-09), from the observation and the two probes.
+/// Presence of a cell as users see it (S2-09), from its desired state, what was observed, and whether its address
+/// answers (`ingress`).
 pub fn presence(
     desired: &Desired,
     observed: &Observed,

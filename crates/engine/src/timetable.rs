@@ -32,10 +32,10 @@ pub enum ScheduleTiming {
     At(Timestamp),
 }
 
-/// Reads a pattern of five fields.
+/// Parses a cron pattern of five fields: minute, hour, day, month, weekday.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why the text is not a pattern.
 pub fn parse_cron(text: &str) -> Result<Cron, String> {
     let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
     parser
@@ -108,7 +108,8 @@ pub struct Due {
 }
 
 impl ScheduleTiming {
-    /// The first instant after another; `since` is when the schedule was first seen.
+    /// First instant of the schedule after the instant `after`; none when there is no more. `since` is when the
+    /// schedule was registered.
     pub fn next_after(&self, since: Timestamp, after: Timestamp) -> Option<Timestamp> {
         match self {
             ScheduleTiming::At(at) => Some(*at).filter(|at| *at > after),
@@ -127,7 +128,8 @@ impl ScheduleTiming {
         }
     }
 
-    /// What is due at `now` of everything after `settled`.
+    /// Instants of the schedule between `settled` and `now` that fire now, and the number of those that count as
+    /// missed. `since` is when the schedule was registered.
     pub fn due_instants(
         &self,
         since: Timestamp,

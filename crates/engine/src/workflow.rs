@@ -44,12 +44,12 @@ pub enum State {
 }
 
 impl State {
-    /// Whether nothing more happens.
+    /// Whether the run has ended and nothing more happens.
     pub const fn is_over(self) -> bool {
         matches!(self, State::Done | State::Failed | State::Cancelled)
     }
 
-    /// Its name.
+    /// Name of the state in JSON and in the database.
     pub const fn name(self) -> &'static str {
         match self {
             State::Running => "running",
@@ -180,7 +180,7 @@ pub struct StepStart {
 }
 
 impl WorkflowRun {
-    /// A run that begins, with an input that the workflow accepted.
+    /// A run at its start, before its first step, with an input that [`Workflow::validate_input`] accepted.
     pub fn new(input: BTreeMap<String, Json>, now: Timestamp) -> WorkflowRun {
         WorkflowRun {
             state: State::Running,
@@ -196,7 +196,7 @@ impl WorkflowRun {
         }
     }
 
-    /// Remembers what was begun.
+    /// Records the task or approval that was created for a step of this run.
     pub fn record_started(&mut self, begin: &StepStart, handle: WorkHandle) {
         if let Some(item) = self
             .steps
@@ -210,7 +210,7 @@ impl WorkflowRun {
         }
     }
 
-    /// What was begun and is not known to be over.
+    /// Tasks and approvals that the run waits for.
     pub fn open_handles(&self) -> Vec<WorkHandle> {
         let items = self.steps.values().flatten();
         let places = items.flat_map(|item| [Some(&item.at), item.undo.as_ref()]);
@@ -222,7 +222,8 @@ impl WorkflowRun {
             .collect()
     }
 
-    /// The next instant at which something happens by itself.
+    /// Next instant at which the run can advance without an outside event: a pause, another attempt or the time limit
+    /// is over.
     pub fn next_deadline(&self, workflow: &Workflow) -> Option<Timestamp> {
         if self.state.is_over() {
             return None;
@@ -287,7 +288,8 @@ fn lacking(expects: &BTreeMap<String, ValueType>, output: &Json) -> Option<Strin
     (!all.is_empty()).then(|| format!("the result is not what was asked for: {}", all.join(", ")))
 }
 
-/// Brings a run as far as it goes by itself.
+/// Advances a run as far as possible at instant `now`. `facts` tells the outcome of each task and approval that it
+/// waits for. Returns what the caller must start or cancel, in the same transaction as it stores the run.
 pub fn advance(
     workflow: &Workflow,
     run: &mut WorkflowRun,

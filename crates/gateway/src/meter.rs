@@ -98,10 +98,10 @@ impl Drop for OpenReservation {
 pub struct Reserved(OpenReservation);
 
 impl Reserved {
-    /// Reserves funds for a call.
+    /// Reserves funds for one model call.
     ///
     /// # Errors
-    /// [`ReservationRefused`] by the ledger.
+    /// [`ReservationRefused`] when the budget refuses.
     pub async fn reserve(
         meter: &Arc<dyn Meter>,
         request: ReservationRequest,
@@ -114,12 +114,12 @@ impl Reserved {
         }))
     }
 
-    /// Returns the funds.
+    /// Returns the reserved funds, because the call was never sent.
     pub async fn release(self) {
         self.0.settle(Settlement::Released).await;
     }
 
-    /// Marks the call as being sent: from here on the provider may bill it.
+    /// Marks the call as being sent to the provider, which may bill it from now on.
     pub fn forward(mut self) -> InFlight {
         self.0.on_drop = Settlement::Unmetered { model: None };
         InFlight(self.0)
@@ -131,7 +131,7 @@ impl Reserved {
 pub struct InFlight(OpenReservation);
 
 impl InFlight {
-    /// Charges the call.
+    /// Ends the reservation and charges what the call used.
     pub async fn settle(self, settlement: Settlement) {
         self.0.settle(settlement).await;
     }

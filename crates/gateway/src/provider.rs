@@ -30,14 +30,14 @@ pub struct Prices {
 }
 
 impl Prices {
-    /// Price of so many tokens, rounded up.
+    /// Cost of input and output tokens at these prices, rounded up.
     pub fn cost(&self, input: Tokens, output: Tokens) -> NanoUsd {
         NanoUsd::for_tokens(input, self.input) + NanoUsd::for_tokens(output, self.output)
     }
 }
 
 impl Provider {
-    /// Cost of a call; `None` when the prices are unknown.
+    /// Cost of a call at the provider's prices; none when the prices are unknown.
     pub fn cost(&self, usage: &Usage) -> Option<NanoUsd> {
         Some(self.prices?.cost(usage.input, usage.output))
     }
@@ -64,7 +64,7 @@ pub enum Authorization {
 }
 
 impl Authorization {
-    /// Adds the credential to the headers of a request.
+    /// Adds the provider's credential to the headers of a request.
     ///
     /// # Errors
     /// When the secret holds characters that a header cannot carry. The message does not repeat the secret.
@@ -108,7 +108,7 @@ pub enum CallOutcome {
 }
 
 impl CallOutcome {
-    /// Class for metrics.
+    /// Label of the outcome in metrics.
     pub fn class(self) -> &'static str {
         match self {
             CallOutcome::Answered(status) => match StatusCode::from_u16(status) {
@@ -137,7 +137,7 @@ pub trait ProviderHealth: Send + Sync {
 pub struct OutcomeCounts(Mutex<BTreeMap<(String, &'static str), u64>>);
 
 impl OutcomeCounts {
-    /// Calls since the start of the process, by provider and [`CallOutcome::class`].
+    /// Number of calls since the start of the process, by provider and [`CallOutcome::class`].
     pub fn snapshot(&self) -> BTreeMap<(String, &'static str), u64> {
         self.0
             .lock()

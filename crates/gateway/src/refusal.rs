@@ -16,7 +16,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal without a time after which a retry could succeed.
+    /// A refusal of a model call with a status and code, and without a time after which a retry could succeed.
     pub fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
         Refusal {
             status,

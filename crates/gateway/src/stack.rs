@@ -59,12 +59,13 @@ enum Attempt {
 }
 
 impl Gateway {
-    /// Puts a gateway together.
+    /// A gateway with these parts, which has served no call yet.
     pub fn new(parts: GatewayParts) -> Self {
         Gateway(Arc::new(parts))
     }
 
-    /// Serves one call; refusals come back in the protocol's own form.
+    /// Serves one model call: checks it, reserves funds, forwards it to a provider, and meters the response. Refusals
+    /// are answered in the form of the call's protocol.
     pub async fn serve(
         &self,
         protocol: &dyn Protocol,

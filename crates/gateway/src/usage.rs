@@ -31,7 +31,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// No tokens at all, from a source.
+    /// Usage of no tokens, reported by a source.
     pub const fn zero(source: UsageSource) -> Self {
         Usage {
             input: Tokens(0),

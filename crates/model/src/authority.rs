@@ -18,20 +18,20 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Whether it includes an agent.
+    /// Whether the authority covers an agent.
     pub fn includes(&self, to: &Slug) -> bool {
         (self.all || self.names.contains(to)) && !self.except.contains(to)
     }
 
-    /// Whether it includes no agent.
+    /// Whether the authority covers no agent at all.
     pub fn is_none(&self) -> bool {
         !self.all && self.names.is_empty()
     }
 
-    /// Adds one word: `all`, `none`, a name, or `-NAME` to exclude an agent.
+    /// Adds one word: `all`, `none`, the name of an agent, or `-NAME` to exclude an agent.
     ///
     /// # Errors
-    /// What is wrong with the word.
+    /// Why the word is not valid.
     pub fn add(&mut self, word: &str) -> Result<(), String> {
         let slug = |text: &str| {
             text.parse::<Slug>()

@@ -104,7 +104,7 @@ pub struct BudgetAmounts {
 }
 
 impl BudgetAmounts {
-    /// The amount of one metric.
+    /// Amount of one metric.
     pub const fn of(&self, metric: Metric) -> u64 {
         match metric {
             Metric::Tokens => self.tokens.0,

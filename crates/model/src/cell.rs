@@ -155,7 +155,7 @@ pub enum DesiredState {
 }
 
 impl DesiredState {
-    /// Number in the database.
+    /// Number that stands for the state in the database.
     pub const fn number(self) -> i64 {
         match self {
             DesiredState::Down => 0,
@@ -164,8 +164,8 @@ impl DesiredState {
         }
     }
 
-    /// The wish with this number; down for one that nobody wrote.
-    pub const fn of_number(number: i64) -> DesiredState {
+    /// State with this number in the database; down for an unknown number.
+    pub const fn from_number(number: i64) -> DesiredState {
         match number {
             1 => DesiredState::Up,
             2 => DesiredState::Paused,
@@ -173,7 +173,7 @@ impl DesiredState {
         }
     }
 
-    /// Word in the audit log.
+    /// Name of the state in the audit log.
     pub const fn name(self) -> &'static str {
         match self {
             DesiredState::Down => "down",
@@ -288,7 +288,7 @@ impl fmt::Display for VmEnd {
 }
 
 impl ExitKind {
-    /// Whether the stop was requested by the operator or the control plane.
+    /// Whether the operator or the control plane had requested the stop.
     pub const fn was_requested(&self) -> bool {
         matches!(self, ExitKind::Stopped | ExitKind::Killed)
     }
@@ -362,7 +362,8 @@ words! {
 }
 
 impl Presence {
-    /// Combines the two probes of a cell that is neither starting nor stopping.
+    /// Presence of a running cell from its two probes: whether its address answers (`ingress`) and whether its worker
+    /// runs (`worker`).
     pub const fn from_probes(ingress: bool, worker: bool) -> Presence {
         match (ingress, worker) {
             (true, true) => Presence::Ready,
@@ -414,7 +415,7 @@ pub enum CellName {
 }
 
 impl CellName {
-    /// Slug of the owner.
+    /// Slug of the agent or service that the cell belongs to.
     pub const fn slug(&self) -> &Slug {
         match self {
             CellName::Agent(slug) | CellName::Service(slug) | CellName::Run(slug) => slug,

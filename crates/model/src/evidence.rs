@@ -17,10 +17,10 @@ pub enum Evidence {
 }
 
 impl Evidence {
-    /// Checks that the declaration is valid.
+    /// Checks that the declaration of evidence is valid.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Why it is not.
     pub fn check(&self) -> Result<(), String> {
         match self {
             Evidence::File(path) => {

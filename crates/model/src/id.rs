@@ -49,7 +49,7 @@ pub struct Id<K> {
 }
 
 impl<K> Id<K> {
-    /// Wraps the 128 bits of a UUID; the caller makes them (time and randomness are not here).
+    /// An identifier with these 128 bits of a UUID.
     pub const fn from_bits(bits: u128) -> Self {
         Id {
             bits,
@@ -65,7 +65,7 @@ impl<K> Id<K> {
         Id::from_bits(time | (0x7 << 76) | (rand_a << 64) | (0b10 << 62) | rand_b)
     }
 
-    /// The 128 bits.
+    /// The 128 bits of the UUID.
     pub const fn bits(self) -> u128 {
         self.bits
     }

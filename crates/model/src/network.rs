@@ -15,40 +15,40 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// A subnet of 4 addresses or more; host bits must be clear.
+    /// A subnet with this base address and prefix length; none when host bits are set or it has fewer than 4 addresses.
     pub fn new(base: Ipv4Addr, prefix: u8) -> Option<Subnet> {
         let sound = (8..=30).contains(&prefix) && u32::from(base) & (u32::MAX >> prefix) == 0;
         sound.then_some(Subnet { base, prefix })
     }
 
-    /// Network address, which no interface has.
+    /// Network address of the subnet, which no interface has.
     pub const fn base(self) -> Ipv4Addr {
         self.base
     }
 
-    /// Prefix length.
+    /// Prefix length of the subnet.
     pub const fn prefix(self) -> u8 {
         self.prefix
     }
 
-    /// The address at an offset, which is neither the first nor the last of the subnet.
+    /// Address at an offset in the subnet; none for its first and last address and beyond.
     pub fn address(self, offset: u32) -> Option<Ipv4Addr> {
         let last = u32::MAX >> self.prefix;
         (offset > 0 && offset < last).then(|| Ipv4Addr::from(u32::from(self.base) + offset))
     }
 
-    /// Gateway address, on the host's side (S1-09).
+    /// Gateway address of the subnet, on the host's side (S1-09).
     pub fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.base) + 1)
     }
 
-    /// Offset of the cell's address: 10, which leaves room for service addresses, or the last one of a small subnet.
+    /// Offset of the cell's address in a subnet of this prefix length: 10, or the last usable one of a small subnet.
     pub const fn cell_offset(prefix: u8) -> u32 {
         let last = (u32::MAX >> prefix) - 1;
         if last < 10 { last } else { 10 }
     }
 
-    /// The cell's address.
+    /// Address of the cell in its subnet.
     pub fn cell(self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.base) + Self::cell_offset(self.prefix))
     }
@@ -104,7 +104,7 @@ pub struct EgressRule {
 }
 
 impl EgressRule {
-    /// Whether the rule allows a host name and port. Case and a final dot are ignored.
+    /// Whether the rule allows connections to a host name and port. Case and a final dot are ignored.
     pub fn names(&self, host: &str, port: u16) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         self.port == port
@@ -117,7 +117,7 @@ impl EgressRule {
             }
     }
 
-    /// Whether the rule allows an address and port.
+    /// Whether the rule allows connections to an address and port.
     pub fn covers(&self, address: Ipv4Addr, port: u16) -> bool {
         match self.destination {
             Destination::Net(base, prefix) => {
@@ -206,7 +206,7 @@ pub enum Egress {
 }
 
 impl Egress {
-    /// Rules by address, which the firewall enforces: address, prefix length, port.
+    /// The rules by address, which the firewall enforces, as address, prefix length and port.
     pub fn nets(&self) -> impl Iterator<Item = (Ipv4Addr, u8, u16)> {
         let list = match self {
             Egress::List(list) => Some(list),
@@ -260,12 +260,12 @@ const PRIVATE: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(100, 64, 0, 0), 10),
 ];
 
-/// Whether a network lies wholly in a private range.
+/// Whether a network lies wholly in a private range (RFC 1918, or 100.64.0.0/10).
 pub fn is_private(net: (Ipv4Addr, u8)) -> bool {
     PRIVATE.iter().any(|p| p.1 <= net.1 && overlap(*p, net))
 }
 
-/// Whether an address is one of [`RESERVED`].
+/// Whether an address lies in one of the [`RESERVED`] networks.
 pub fn is_reserved(address: Ipv4Addr) -> bool {
     RESERVED.iter().any(|net| overlap(*net, (address, 32)))
 }

@@ -44,7 +44,8 @@ impl PrincipalKind {
 }
 
 impl Principal {
-    /// The kind of this principal. What a person or token may do is decided by scopes, at the route that they call.
+    /// Kind of the principal, without its name. What a person or token may do is decided by scopes, at the route that
+    /// it calls.
     pub fn kind(&self) -> PrincipalKind {
         match self {
             Principal::Operator | Principal::Person(_) | Principal::Token(_) => {
@@ -55,7 +56,7 @@ impl Principal {
         }
     }
 
-    /// The agent's slug, when an agent acts.
+    /// Slug of the agent, if the principal is one.
     pub fn agent(&self) -> Option<&Slug> {
         match self {
             Principal::Agent(slug) => Some(slug),
@@ -123,25 +124,25 @@ words! {
 pub struct AccessScopes(BTreeSet<AccessScope>);
 
 impl AccessScopes {
-    /// Every scope: that of the operator's own credential.
+    /// Every scope: those of the operator's own credential.
     pub fn all() -> Self {
         AccessScopes([AccessScope::Admin].into())
     }
 
-    /// Scopes from a list; `None` when it is empty.
+    /// The set of these scopes; none when the list is empty.
     pub fn new(scopes: impl IntoIterator<Item = AccessScope>) -> Option<Self> {
         let scopes: BTreeSet<_> = scopes.into_iter().collect();
         (!scopes.is_empty()).then_some(AccessScopes(scopes))
     }
 
-    /// Whether a token with these scopes may call a route that requires `required`.
+    /// Whether a token with these scopes may call a route that requires scope `required`.
     pub fn permit(&self, required: AccessScope) -> bool {
         self.0.contains(&AccessScope::Admin)
             || self.0.contains(&required)
             || required == AccessScope::Read && self.0.iter().any(|s| *s != AccessScope::Metrics)
     }
 
-    /// The scopes, in the order of their declaration.
+    /// The scopes of the set, in the order of their declaration.
     pub fn iter(&self) -> impl Iterator<Item = AccessScope> {
         self.0.iter().copied()
     }

@@ -55,7 +55,7 @@ impl Redactor {
         Redactor { known }
     }
 
-    /// The text without secrets; borrowed when there was nothing to remove.
+    /// The text with every known secret replaced; borrowed when it contains none.
     pub fn clean<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
         let mut out = std::borrow::Cow::Borrowed(text);
         for secret in &self.known {

@@ -13,7 +13,8 @@ words! {
 }
 
 impl Runtime {
-    /// Ports that one instance uses, as offsets from its base port (S3-02). The first is that of the agent API.
+    /// Ports that one instance of the runtime uses, as offsets from its base port (S3-02). The first is that of the
+    /// agent API.
     pub const fn ports(self) -> &'static [u16] {
         match self {
             Runtime::Native => &[0],

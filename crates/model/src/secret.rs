@@ -10,12 +10,12 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a text.
+    /// Wraps a text that must not appear in logs.
     pub fn new(text: impl Into<String>) -> Self {
         Secret(text.into())
     }
 
-    /// The text, for the function that passes it to its destination.
+    /// The secret in clear, for the function that passes it to its destination.
     pub fn expose(&self) -> &str {
         &self.0
     }

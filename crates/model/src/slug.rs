@@ -32,18 +32,18 @@ impl Slug {
     /// Longest slug, in characters.
     pub const LENGTH_MAX: usize = 32;
 
-    /// The text itself.
+    /// The slug as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Name for an rc.d script: its variables are shell identifiers and forbid hyphens.
+    /// The slug as the name of an rc.d script, whose shell variables forbid hyphens.
     pub fn rc_name(&self) -> String {
         format!("abbey_{}", self.0.replace('-', "_"))
     }
 
-    /// Network interface name of at most 15 bytes: a kind letter and, where the slug does not
-    /// fit, a digest of all of it, so that two long slugs never meet in one name.
+    /// Name of the network interface for this slug, at most 15 bytes: a kind letter and the slug, or a digest of it
+    /// where it is too long, so that two slugs never share a name.
     pub fn interface_name(&self, kind: char) -> String {
         let plain = format!("ab{kind}{}", self.0.replace('-', ""));
         // Removing hyphens can make two slugs equal, so only hyphen-free ones stay plain.
@@ -54,17 +54,17 @@ impl Slug {
         format!("ab{kind}{keep}{:08x}", fnv1a(self.0.as_bytes()))
     }
 
-    /// PostgreSQL identifier (at most 63 bytes) that needs no quoting.
+    /// The slug as a PostgreSQL identifier of at most 63 bytes that needs no quoting.
     pub fn postgres_name(&self) -> String {
         format!("ab_{}", self.0.replace('-', "_"))
     }
 
-    /// Session name for tmux, which forbids `.` and `:`.
+    /// The slug as the name of a tmux session, which forbids `.` and `:`.
     pub fn tmux_name(&self) -> String {
         format!("abbey-{}", self.0)
     }
 
-    /// Nickname for IRC: at most 16 characters here, letters, digits and hyphens.
+    /// The slug as an IRC nickname of at most 16 characters.
     pub fn irc_nick(&self) -> String {
         if self.0.len() <= 16 {
             return self.0.clone();
@@ -76,7 +76,7 @@ impl Slug {
         )
     }
 
-    /// Jail name that VNET tools accept: letters and digits only.
+    /// The slug as a jail name that VNET tools accept: letters and digits only.
     pub fn jail_name(&self) -> String {
         let plain = self.0.replace('-', "");
         if plain == self.0 {

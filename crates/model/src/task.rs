@@ -32,7 +32,7 @@ words! {
 }
 
 impl TaskState {
-    /// Whether the state is final.
+    /// Whether a task in this state has ended.
     pub const fn is_terminal(self) -> bool {
         matches!(
             self,
@@ -70,7 +70,7 @@ words! {
 }
 
 impl RunState {
-    /// Whether the run is over.
+    /// Whether a run in this state has ended.
     pub const fn is_terminal(self) -> bool {
         !matches!(
             self,
@@ -116,8 +116,8 @@ words! {
 }
 
 impl EndReason {
-    /// Whether another attempt is made automatically: after failures of infrastructure, and when declared evidence is
-    /// missing; not after the agent's own errors.
+    /// Whether a task is attempted again automatically after a run ended for this reason: after failures of
+    /// infrastructure and missing evidence, not after the agent's own errors.
     pub const fn may_retry(self) -> bool {
         matches!(
             self,
@@ -198,7 +198,7 @@ words! {
 }
 
 impl Priority {
-    /// Lane number, 0 the most urgent.
+    /// Number of the priority's lane in the queue; 0 is the most urgent.
     pub const fn lane(self) -> u8 {
         self as u8
     }

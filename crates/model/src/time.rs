@@ -18,22 +18,22 @@ pub struct Timestamp(pub i64);
 pub struct Millis(pub i64);
 
 impl Timestamp {
-    /// Time since `earlier`; zero when that is later.
+    /// Time from `earlier` to this instant; zero when `earlier` is later.
     pub fn since(self, earlier: Timestamp) -> Millis {
         Millis((self.0 - earlier.0).max(0))
     }
 }
 
 impl Millis {
-    /// A duration of so many seconds.
+    /// Duration of this many seconds.
     pub const fn from_secs(secs: i64) -> Self {
         Millis(secs.saturating_mul(1000))
     }
-    /// As a standard duration; zero when negative.
+    /// The duration as a `std::time::Duration`; zero when negative.
     pub fn to_std(self) -> std::time::Duration {
         std::time::Duration::from_millis(self.0.max(0).unsigned_abs())
     }
-    /// Whole seconds, rounded up.
+    /// The duration in whole seconds, rounded up.
     pub const fn secs_ceil(self) -> i64 {
         (self.0 + 999).div_euclid(1000)
     }

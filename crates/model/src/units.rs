@@ -38,7 +38,7 @@ amount! {
 }
 
 impl NanoUsd {
-    /// Price of `tokens` at `price` for a million of them, rounded up.
+    /// Cost of `tokens` at a price per million tokens, rounded up.
     pub fn for_tokens(tokens: Tokens, price_per_million: NanoUsd) -> NanoUsd {
         let exact = u128::from(tokens.0) * u128::from(price_per_million.0);
         NanoUsd(u64::try_from(exact.div_ceil(1_000_000)).unwrap_or(u64::MAX))

@@ -67,7 +67,7 @@ macro_rules! text_form {
 }
 pub(crate) use text_form;
 
-/// `TaskState` as `task state`.
+/// A type name as words in lower case: `TaskState` becomes `task state`.
 #[doc(hidden)]
 pub fn spaced(type_name: &str) -> String {
     let mut words = String::new();

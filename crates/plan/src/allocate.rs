@@ -31,7 +31,7 @@ pub enum ResourceKind {
 }
 
 impl ResourceKind {
-    /// Word in the database and in messages.
+    /// Name of the kind in the database and in messages.
     pub const fn name(self) -> &'static str {
         match self {
             ResourceKind::Subnet => "subnet",
@@ -123,20 +123,20 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry with these rows.
+    /// A registry that holds these allocations.
     pub fn new(rows: impl IntoIterator<Item = Allocation>) -> Self {
         Registry {
             rows: rows.into_iter().collect(),
         }
     }
 
-    /// Every row, in order.
+    /// Every allocation, in order.
     pub fn rows(&self) -> impl Iterator<Item = &Allocation> {
         self.rows.iter()
     }
 
-    /// What an owner holds for a purpose.
-    pub fn held(&self, owner: &str, purpose: &str) -> Option<&Allocation> {
+    /// The allocation that an owner (`agent:NAME`, `service:NAME`) has for a purpose.
+    pub fn find_allocation(&self, owner: &str, purpose: &str) -> Option<&Allocation> {
         self.rows
             .iter()
             .find(|r| r.owner == owner && r.purpose == purpose)
@@ -149,23 +149,23 @@ impl Registry {
             .map(|r| r.owner.as_str())
     }
 
-    /// Records the port that a service outside the house has inside cells, unless it has one.
+    /// Records the port at which cells reach an external service, unless one is recorded already.
     pub(crate) fn keep_inside_port(&mut self, service: &Slug, port: u16) {
         let owner = format!("service:{service}");
-        if self.held(&owner, INSIDE_PORT).is_none() {
+        if self.find_allocation(&owner, INSIDE_PORT).is_none() {
             let value = format!("{service}:{port}");
             self.insert(ResourceKind::InsidePort, value, &owner, INSIDE_PORT);
         }
     }
 
-    /// Releases what an owner holds for a purpose.
-    pub fn yield_up(&mut self, owner: &str, purpose: &str) {
+    /// Releases the allocation that an owner has for a purpose.
+    pub fn release_purpose(&mut self, owner: &str, purpose: &str) {
         self.rows
             .retain(|r| !(r.owner == owner && r.purpose == purpose));
     }
 
-    /// Releases everything that an owner holds.
-    pub fn release(&mut self, owner: &str) {
+    /// Releases every allocation of an owner.
+    pub fn release_owner(&mut self, owner: &str) {
         self.rows.retain(|r| r.owner != owner);
     }
 
@@ -178,11 +178,11 @@ impl Registry {
         });
     }
 
-    /// Allocates exactly this port.
+    /// Allocates exactly this TCP port to an owner.
     ///
     /// # Errors
-    /// [`Conflict::Held`] with the holder.
-    pub fn take_port(
+    /// [`AllocationConflict::Held`] with the present owner or the host's program.
+    pub fn allocate_port(
         &mut self,
         port: u16,
         owner: &str,
@@ -190,7 +190,10 @@ impl Registry {
         host: &HostFacts,
     ) -> Result<(), AllocationConflict> {
         let value = port.to_string();
-        if self.held(owner, purpose).is_some_and(|r| r.value == value) {
+        if self
+            .find_allocation(owner, purpose)
+            .is_some_and(|r| r.value == value)
+        {
             return Ok(());
         }
         let holder = self
@@ -203,16 +206,17 @@ impl Registry {
                 holder: holder.to_owned(),
             });
         }
-        self.yield_up(owner, purpose);
+        self.release_purpose(owner, purpose);
         self.insert(ResourceKind::Port, value, owner, purpose);
         Ok(())
     }
 
-    /// Allocates the first base port whose whole footprint is free; a port that is held and inside the range is kept.
+    /// Allocates the first TCP port of the network's range for which the port and every offset of it are free.
+    /// A port that the owner has and that is inside the range is kept.
     ///
     /// # Errors
-    /// [`Conflict::Exhausted`].
-    pub fn any_port(
+    /// [`AllocationConflict::Exhausted`].
+    pub fn allocate_any_port(
         &mut self,
         network: &Network,
         offsets: &[u16],
@@ -221,7 +225,9 @@ impl Registry {
         host: &HostFacts,
     ) -> Result<u16, AllocationConflict> {
         let (first, last) = network.ports;
-        let held = self.held(owner, purpose).and_then(|r| r.value.parse().ok());
+        let held = self
+            .find_allocation(owner, purpose)
+            .and_then(|r| r.value.parse().ok());
         // One that is outside a range that was changed is exchanged.
         if let Some(port) = held.filter(|port| (first..=last).contains(port)) {
             return Ok(port);
@@ -266,18 +272,19 @@ impl Registry {
         Ok(base)
     }
 
-    /// Allocates the first free subnet of the pool that overlaps no network of the host.
+    /// Allocates the first free subnet of the network's pool that overlaps no network of the host; a subnet that the
+    /// owner has is kept.
     ///
     /// # Errors
-    /// [`Conflict::Exhausted`].
-    pub fn subnet(
+    /// [`AllocationConflict::Exhausted`].
+    pub fn allocate_subnet(
         &mut self,
         network: &Network,
         owner: &str,
         host: &HostFacts,
     ) -> Result<Subnet, AllocationConflict> {
         let held = self
-            .held(owner, "subnet")
+            .find_allocation(owner, "subnet")
             .and_then(|r| r.value.parse().ok());
         let pool = (network.pool, network.pool_prefix);
         // One that was cut from another pool or in another size is exchanged.
@@ -286,7 +293,7 @@ impl Registry {
         }) {
             return Ok(subnet);
         }
-        self.yield_up(owner, "subnet");
+        self.release_purpose(owner, "subnet");
         let size = 1u64 << (32 - network.prefix);
         let count = 1u64 << (network.prefix - network.pool_prefix);
         let base = u64::from(u32::from(network.pool));
@@ -300,7 +307,7 @@ impl Registry {
             };
             let taken = self.rows.iter().any(|r| {
                 r.kind == ResourceKind::Subnet
-                    && crate::shape::network(&r.value)
+                    && crate::shape::parse_network(&r.value)
                         .is_some_and(|(a, p)| overlap((a, p), (address, network.prefix)))
             });
             let on_host = host
@@ -323,13 +330,21 @@ impl Registry {
         })
     }
 
-    /// Allocates the first free uid of the range. A released one is not allocated again while a
-    /// higher one is free, so that files of the old owner do not pass to the new.
+    /// Allocates a user id at or above `first`. A released id is not allocated again while a higher one is free, so
+    /// that a new owner does not get the files of an old one.
     ///
     /// # Errors
-    /// [`Conflict::Exhausted`].
-    pub fn uid(&mut self, owner: &str, first: u32, newest: u32) -> Result<u32, AllocationConflict> {
-        if let Some(uid) = self.held(owner, "uid").and_then(|r| r.value.parse().ok()) {
+    /// [`AllocationConflict::Exhausted`].
+    pub fn allocate_uid(
+        &mut self,
+        owner: &str,
+        first: u32,
+        newest: u32,
+    ) -> Result<u32, AllocationConflict> {
+        if let Some(uid) = self
+            .find_allocation(owner, "uid")
+            .and_then(|r| r.value.parse().ok())
+        {
             return Ok(uid);
         }
         let used: BTreeSet<u32> = self
@@ -393,14 +408,14 @@ mod tests {
             ..HostFacts::default()
         };
         registry
-            .take_port(8000, "service:a", "port", &host)
+            .allocate_port(8000, "service:a", "port", &host)
             .unwrap();
         let error = registry
-            .take_port(8000, "service:b", "port", &host)
+            .allocate_port(8000, "service:b", "port", &host)
             .unwrap_err();
         assert_eq!(error.to_string(), "port 8000 is held by service:a");
         let error = registry
-            .take_port(9000, "service:b", "port", &host)
+            .allocate_port(9000, "service:b", "port", &host)
             .unwrap_err();
         assert_eq!(error.to_string(), "port 9000 is held by pid 12 (nginx)");
     }
@@ -414,17 +429,21 @@ mod tests {
         };
         assert_eq!(
             registry
-                .any_port(&network(), &[0, 3], "agent:a", "door", &host)
+                .allocate_any_port(&network(), &[0, 3], "agent:a", "door", &host)
                 .unwrap(),
             18801
         );
         assert_eq!(
             registry
-                .any_port(&network(), &[0, 3], "agent:b", "door", &host)
+                .allocate_any_port(&network(), &[0, 3], "agent:b", "door", &host)
                 .unwrap(),
             18802
         );
-        assert!(registry.take_port(18804, "agent:c", "door", &host).is_err());
+        assert!(
+            registry
+                .allocate_port(18804, "agent:c", "door", &host)
+                .is_err()
+        );
     }
 
     #[test]
@@ -436,11 +455,16 @@ mod tests {
         };
         let given: Vec<String> = ["a", "b", "c"]
             .iter()
-            .map(|o| registry.subnet(&network(), o, &host).unwrap().to_string())
+            .map(|o| {
+                registry
+                    .allocate_subnet(&network(), o, &host)
+                    .unwrap()
+                    .to_string()
+            })
             .collect();
         assert_eq!(given, ["10.77.0.0/24", "10.77.2.0/24", "10.77.3.0/24"]);
         assert!(matches!(
-            registry.subnet(&network(), "d", &host),
+            registry.allocate_subnet(&network(), "d", &host),
             Err(AllocationConflict::Exhausted { used: 3, .. })
         ));
     }
@@ -454,9 +478,9 @@ mod tests {
             for (who, what) in ops {
                 let owner = format!("agent:a{who}");
                 match what {
-                    0 => { let _ = registry.any_port(&network(), &[0, 3], &owner, "door", &host); }
-                    1 => { let _ = registry.subnet(&network(), &owner, &host); let _ = registry.uid(&owner, 700_000, 0); }
-                    _ => registry.release(&owner),
+                    0 => { let _ = registry.allocate_any_port(&network(), &[0, 3], &owner, "door", &host); }
+                    1 => { let _ = registry.allocate_subnet(&network(), &owner, &host); let _ = registry.allocate_uid(&owner, 700_000, 0); }
+                    _ => registry.release_owner(&owner),
                 }
                 let mut seen = BTreeSet::new();
                 for row in registry.rows() {

@@ -28,7 +28,7 @@ impl Boot {
         }
     }
 
-    /// What differs among the allocations.
+    /// Allocations that differ from those of `old`, as changed keys of the plan.
     pub(crate) fn changes(&self, old: &Boot) -> Vec<KeyChange> {
         let gone = old.allocated.iter();
         let gone = gone.filter(|n| !self.allocated.contains(n));
@@ -52,10 +52,10 @@ impl Boot {
     }
 }
 
-/// What an agent's cell is started with.
+/// Settings and allocations that an agent's cell is started with.
 pub(crate) fn agent_boot(agent: &Agent, house: &House, registry: &Registry) -> Boot {
     let owner = format!("agent:{}", agent.slug);
-    let subnet = reach::subnet(registry, &owner);
+    let subnet = reach::allocated_subnet(registry, &owner);
     let mut allocated = allocations(registry, &owner, &["door", "uid", "subnet"]);
     if subnet.is_some() {
         allocated.push(layout(house));
@@ -77,11 +77,11 @@ pub(crate) fn agent_boot(agent: &Agent, house: &House, registry: &Registry) -> B
     Boot::new(agent.settings.values(Some(agent.cell)), allocated)
 }
 
-/// What a service's cell is started with.
+/// Settings and allocations that a service's cell is started with.
 pub(crate) fn service_boot(service: &Service, house: &House, registry: &Registry) -> Boot {
     let owner = format!("service:{}", service.slug);
     let mut allocated = allocations(registry, &owner, &["port", "uid", "subnet"]);
-    if reach::subnet(registry, &owner).is_some() {
+    if reach::allocated_subnet(registry, &owner).is_some() {
         allocated.push(layout(house));
     }
     Boot::new(service.settings.values(Some(service.cell)), allocated)
@@ -97,7 +97,7 @@ fn allocation_name(purpose: &str) -> &str {
 
 fn allocations(registry: &Registry, owner: &str, purposes: &[&str]) -> Vec<(String, Value)> {
     let held = |purpose: &&str| {
-        let row = registry.held(owner, purpose)?;
+        let row = registry.find_allocation(owner, purpose)?;
         Some((
             format!("allocated.{}", allocation_name(purpose)),
             row.value.clone().into(),
@@ -115,7 +115,7 @@ fn layout(house: &House) -> (String, Value) {
     ("network.layout".to_owned(), name.into())
 }
 
-/// Digest of canonical JSON (RFC 8785).
+/// SHA-256, hexadecimal, of values in canonical JSON (RFC 8785).
 pub(crate) fn digest(values: Map<String, Value>) -> String {
     let values = Value::Object(values);
     let text = serde_json_canonicalizer::to_string(&values);

@@ -26,7 +26,8 @@ fn has_locale(cell: CellKind, locale: &SystemLocale, inventory: &Inventory) -> b
             && inventory.host.locales.contains(&locale.file_name()))
 }
 
-/// Checks a house against the host on which it is to run.
+/// Checks whether a house can run on a host and finds likely mistakes in its configuration. Returns one note for each
+/// finding.
 pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
     let mut notes = Vec::new();
     let mut note = |severity, subject: &str, text: String| {
@@ -312,7 +313,7 @@ fn unreachable_network(agent: &Agent) -> Option<String> {
     })
 }
 
-/// Whether sockets under this state directory stay within what Unix allows.
-pub fn home_fits(path: &str) -> bool {
+/// Whether the paths of Unix sockets below this state directory stay within the length that the system allows.
+pub fn socket_paths_fit(path: &str) -> bool {
     path.len() + SOCKET_SUFFIX <= SOCKET_PATH_MAX
 }

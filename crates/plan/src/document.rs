@@ -24,7 +24,7 @@ pub enum DocumentKind {
 }
 
 impl Document {
-    /// Whether an agent writes it, or adds to it.
+    /// Whether an agent may write the text or append to the log.
     pub fn written_by(&self, agent: &Slug) -> bool {
         match &self.kind {
             DocumentKind::Text(writer) => writer.as_ref() == Some(agent),
@@ -33,7 +33,7 @@ impl Document {
         }
     }
 
-    /// Whether an agent reads it.
+    /// Whether an agent may read the document; its writers may.
     pub fn read_by(&self, agent: &Slug) -> bool {
         let named = self.readers.as_ref().is_none_or(|r| r.contains(agent));
         named || self.written_by(agent)

@@ -3,18 +3,18 @@
 use crate::node::{self, Entry, Kind, Mistake, Node};
 use abbey_model::Slug;
 
-/// Adds an agent at the end of the `agents` block.
+/// Manifest text with one more agent at the end of the `agents` block; comments and formatting stay.
 ///
 /// # Errors
-/// When the text is no manifest, the agent is there already, or the block is written in a style
-/// that cannot be extended line by line.
+/// When the text is not a manifest, the agent exists, or the block is written in a style that cannot be extended line
+/// by line.
 pub fn add_agent(
     text: &str,
     slug: &Slug,
     template: Option<&str>,
     reports_to: Option<&str>,
 ) -> Result<String, Vec<Mistake>> {
-    let root = node::read(text)?;
+    let root = node::parse_yaml(text)?;
     let mut body = Vec::new();
     if let Some(template) = template {
         body.push(format!("template: {template}"));
@@ -44,12 +44,12 @@ pub fn add_agent(
     Ok(lines.join("\n") + "\n")
 }
 
-/// Takes an agent out.
+/// Manifest text without an agent's entry.
 ///
 /// # Errors
 /// As [`add_agent`], and when there is no such agent.
 pub fn remove_agent(text: &str, slug: &Slug) -> Result<String, Vec<Mistake>> {
-    let root = node::read(text)?;
+    let root = node::parse_yaml(text)?;
     let missing = || {
         vec![
             root.place
@@ -75,9 +75,9 @@ pub fn remove_agent(text: &str, slug: &Slug) -> Result<String, Vec<Mistake>> {
     Ok(kept.collect::<Vec<_>>().join("\n") + "\n")
 }
 
-/// Whether the entry of an agent says something at this path of keys.
-pub fn says(text: &str, slug: &Slug, path: &[&str]) -> bool {
-    let Ok(root) = node::read(text) else {
+/// Whether an agent's entry in a manifest text has a value at this path of keys.
+pub fn has_value_at(text: &str, slug: &Slug, path: &[&str]) -> bool {
+    let Ok(root) = node::parse_yaml(text) else {
         return false;
     };
     let Ok(entry) = agent_of(&root, slug) else {
@@ -89,12 +89,12 @@ pub fn says(text: &str, slug: &Slug, path: &[&str]) -> bool {
     value.is_some()
 }
 
-/// The lines of an agent's entry, without its indentation.
+/// Lines of an agent's entry in a manifest text, without their indentation.
 ///
 /// # Errors
 /// As [`remove_agent`].
-pub fn entry_of(text: &str, slug: &Slug) -> Result<Vec<String>, Vec<Mistake>> {
-    let root = node::read(text)?;
+pub fn agent_entry(text: &str, slug: &Slug) -> Result<Vec<String>, Vec<Mistake>> {
+    let root = node::parse_yaml(text)?;
     let entry = agent_of(&root, slug)?;
     let agents = root.get("agents").unwrap_or(&root);
     let (indent, first_lines) = block(text, agents)?;
@@ -111,12 +111,12 @@ pub fn entry_of(text: &str, slug: &Slug) -> Result<Vec<String>, Vec<Mistake>> {
     Ok(lines)
 }
 
-/// Adds an agent with the lines of an entry, under a name of its own.
+/// Manifest text with one more agent, whose entry has the given lines.
 ///
 /// # Errors
-/// As [`add_agent`], and when the lines are no entry.
+/// As [`add_agent`], and when the lines are not an entry.
 pub fn add_entry(text: &str, slug: &Slug, lines: &[String]) -> Result<String, Vec<Mistake>> {
-    let root = node::read(text)?;
+    let root = node::parse_yaml(text)?;
     let agents = root.get("agents").filter(|a| !a.is_null());
     if let Some(there) = agents.and_then(|a| a.entries().iter().find(|e| e.key == slug.as_str())) {
         let text = format!("agent `{slug}` is already here");
@@ -146,16 +146,16 @@ pub fn add_entry(text: &str, slug: &Slug, lines: &[String]) -> Result<String, Ve
     });
     edited.splice(at..at, shifted);
     all = edited.join("\n") + "\n";
-    let found = node::read(&all)?;
+    let found = node::parse_yaml(&all)?;
     agent_of(&found, slug).map(|_| all)
 }
 
-/// Gives a key of an agent's entry a plain value; the rest of its entry stays.
+/// Manifest text in which a key of an agent's entry has this scalar value; everything else stays.
 ///
 /// # Errors
 /// When there is no such agent, or its entry is written in a style that cannot be edited.
 pub fn set_key(text: &str, slug: &Slug, key: &str, value: &str) -> Result<String, Vec<Mistake>> {
-    let root = node::read(text)?;
+    let root = node::parse_yaml(text)?;
     let entry = agent_of(&root, slug)?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let odd = |why: &str| {
@@ -183,7 +183,7 @@ pub fn set_key(text: &str, slug: &Slug, key: &str, value: &str) -> Result<String
         None => insert(&mut lines, entry, &format!("{key}: {value}")).map_err(|why| odd(&why))?,
     }
     let edited = lines.join("\n") + "\n";
-    let found = node::read(&edited)?;
+    let found = node::parse_yaml(&edited)?;
     let found = agent_of(&found, slug)?.value.get(key).and_then(Node::text);
     match found == Some(value) {
         true => Ok(edited),
@@ -191,12 +191,12 @@ pub fn set_key(text: &str, slug: &Slug, key: &str, value: &str) -> Result<String
     }
 }
 
-/// Takes a key out of an agent's entry; nothing happens where it is not there.
+/// Manifest text without a key of an agent's entry; unchanged when the key is absent.
 ///
 /// # Errors
 /// As [`set_key`].
 pub fn remove_key(text: &str, slug: &Slug, key: &str) -> Result<String, Vec<Mistake>> {
-    let root = node::read(text)?;
+    let root = node::parse_yaml(text)?;
     let entry = agent_of(&root, slug)?;
     match entry.value.get(key) {
         None => Ok(text.to_owned()),
@@ -204,7 +204,7 @@ pub fn remove_key(text: &str, slug: &Slug, key: &str) -> Result<String, Vec<Mist
     }
 }
 
-/// Adds a schedule to an agent; `action` is its mapping in one line, with braces.
+/// Manifest text with one more schedule of an agent; `action` is its mapping in one line, with braces.
 ///
 /// # Errors
 /// As [`set_key`], and when the agent has a schedule of that name.
@@ -214,7 +214,7 @@ pub fn add_schedule(
     name: &Slug,
     action: &str,
 ) -> Result<String, Vec<Mistake>> {
-    let root = node::read(text)?;
+    let root = node::parse_yaml(text)?;
     let entry = agent_of(&root, slug)?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let schedules = entry.value.entries().iter().find(|e| e.key == "schedules");
@@ -235,7 +235,7 @@ pub fn add_schedule(
         }
     }
     let edited = lines.join("\n") + "\n";
-    let found = node::read(&edited)?;
+    let found = node::parse_yaml(&edited)?;
     let there = agent_of(&found, slug)?.value.get("schedules");
     match there.is_some_and(|s| s.get(name.as_str()).is_some()) {
         true => Ok(edited),
@@ -243,12 +243,12 @@ pub fn add_schedule(
     }
 }
 
-/// Takes a schedule of an agent out.
+/// Manifest text without a schedule of an agent.
 ///
 /// # Errors
 /// As [`set_key`], and when there is no such schedule.
 pub fn remove_schedule(text: &str, slug: &Slug, name: &Slug) -> Result<String, Vec<Mistake>> {
-    let root = node::read(text)?;
+    let root = node::parse_yaml(text)?;
     let entry = agent_of(&root, slug)?;
     let schedules = entry.value.entries().iter().find(|e| e.key == "schedules");
     let schedules = schedules.filter(|s| s.value.get(name.as_str()).is_some());
@@ -362,7 +362,7 @@ fn cut(text: &str, entry: &Entry, key: &str) -> Result<String, Vec<Mistake>> {
         lines.drain(start..end);
     }
     let edited = lines.join("\n") + "\n";
-    node::read(&edited).map(|_| edited)
+    node::parse_yaml(&edited).map(|_| edited)
 }
 
 /// Line, from 1, and column, from 0, behind a value that is written between braces.
@@ -495,7 +495,7 @@ mod tests {
         ] {
             let text = format!("version: 1\nagents:\n{entry}  b: {{}} # other\n");
             let more = add_schedule(&text, &a, &n, action).unwrap();
-            let there = node::read(&more).unwrap();
+            let there = node::parse_yaml(&more).unwrap();
             let there = agent_of(&there, &a)
                 .unwrap()
                 .value
@@ -511,7 +511,7 @@ mod tests {
             );
             let less = remove_schedule(&more, &a, &n).unwrap();
             assert!(less.ends_with("  b: {} # other\n"), "{less}");
-            let plain = |t: &str| format!("{:?}", strip(&node::read(t).unwrap()));
+            let plain = |t: &str| format!("{:?}", strip(&node::parse_yaml(t).unwrap()));
             let before = plain(&text);
             // An agent that had nothing at all has an empty entry now.
             assert!(plain(&less) == before || entry == "  a:\n", "{less}");
@@ -570,15 +570,15 @@ mod tests {
             "b".parse().unwrap(),
             "c".parse().unwrap(),
         );
-        let entry = entry_of(TEXT, &a).unwrap();
+        let entry = agent_entry(TEXT, &a).unwrap();
         assert_eq!(entry, ["a:", "  role: x # why"]);
-        assert_eq!(entry_of(TEXT, &b).unwrap(), ["b: {}"]);
+        assert_eq!(agent_entry(TEXT, &b).unwrap(), ["b: {}"]);
         let more = add_entry(TEXT, &c, &entry).unwrap();
         assert!(
             more.contains("  b: {}\n  c:\n    role: x # why\n# end\n"),
             "{more}"
         );
-        assert_eq!(entry_of(&more, &c).unwrap(), ["c:", "  role: x # why"]);
+        assert_eq!(agent_entry(&more, &c).unwrap(), ["c:", "  role: x # why"]);
         let none = add_entry("version: 1\nhouse: h\n", &c, &entry).unwrap();
         assert_eq!(
             none,

@@ -75,7 +75,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Every subnet of the pool, the last one first.
+    /// Every subnet of the pool, from the last to the first.
     pub fn subnets_from_the_end(&self) -> impl Iterator<Item = Subnet> + use<> {
         let (pool, prefix) = (u64::from(u32::from(self.pool)), self.prefix);
         let count = 1u64 << prefix.saturating_sub(self.pool_prefix);
@@ -121,7 +121,8 @@ pub struct Escalation {
 }
 
 impl House {
-    /// Every secret that the house itself must read, and what for, as problems name it: `provider:NAME`.
+    /// References to every secret that the control plane itself must read, each with its use as messages name it:
+    /// `provider:NAME`, `hook:NAME`, `compatibility`.
     pub fn secrets(&self) -> impl Iterator<Item = (String, &SecretRef)> {
         let providers = self
             .providers

@@ -70,7 +70,7 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    /// Keys of a mapping.
+    /// Keys that a mapping of this shape may have; none for other shapes.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &'static Key> + use<> {
         let (keys, inherited) = match *self {
             Shape::Object(keys) | Shape::Section(keys) => (keys, false),
@@ -94,7 +94,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Word on the wire and in the reference.
+    /// Name of the effect in JSON and in the manifest reference.
     pub const fn name(self) -> &'static str {
         match self {
             Effect::None => "none",
@@ -132,6 +132,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// A key with a name, a shape and the effect of a change; optional, without default and documentation.
     pub(crate) const fn new(name: &'static str, shape: Shape, effect: Effect) -> Key {
         Key {
             name,
@@ -148,56 +149,56 @@ impl Key {
         }
     }
 
-    /// Sets the documentation.
+    /// Sets the documentation of the key.
     pub(crate) const fn doc(mut self, doc: &'static str) -> Key {
         self.doc = doc;
         self
     }
 
-    /// Sets the value where none is given, as the manifest writes it.
+    /// Sets the default value, as the manifest would write it.
     pub(crate) const fn default(mut self, text: &'static str) -> Key {
         self.default = Some(text);
         self
     }
 
-    /// Sets how people read that there is no value.
+    /// Sets the text that stands for an absent value in output for people, such as `unlimited`.
     pub(crate) const fn unset(mut self, text: &'static str) -> Key {
         self.unset = text;
         self
     }
 
-    /// The key must be given.
+    /// Marks the key as required.
     pub(crate) const fn required(mut self) -> Key {
         self.required = true;
         self
     }
 
-    /// `defaults` may set it for all agents.
+    /// Marks the key as one that `defaults` may set for all agents.
     pub(crate) const fn inherited(mut self) -> Key {
         self.inherited = true;
         self
     }
 
-    /// The object is taken from one place as a whole.
+    /// Marks an object that is taken from one layer (agent or `defaults`) as a whole, and not merged key by key.
     pub(crate) const fn whole(mut self) -> Key {
         self.whole = true;
         self
     }
 
-    /// A change has its effect only in these kinds of cells, and another one in others.
+    /// Limits the effect of a change to these kinds of cells; in other kinds a change has the effect `elsewhere`.
     pub(crate) const fn only_in(mut self, cells: &'static [CellKind], elsewhere: Effect) -> Key {
         self.cells = cells;
         self.elsewhere = elsewhere;
         self
     }
 
-    /// Documentation as one paragraph.
+    /// Documentation of the key as one paragraph.
     pub(crate) fn text(&self) -> String {
         let lines: Vec<&str> = self.doc.lines().map(str::trim).collect();
         lines.join(" ").trim().to_owned()
     }
 
-    /// What a changed value does in a cell of this kind.
+    /// Effect that a change of this key has in a cell of this kind.
     pub(crate) fn effect_in(&self, cell: Option<CellKind>) -> Effect {
         match cell {
             Some(cell) if !self.cells.is_empty() && !self.cells.contains(&cell) => self.elsewhere,
@@ -206,12 +207,12 @@ impl Key {
     }
 }
 
-/// A key that takes effect while everything goes on running.
+/// An optional key whose changes take effect without a restart.
 pub(crate) const fn live(name: &'static str, shape: Shape, doc: &'static str) -> Key {
     Key::new(name, shape, Effect::Live).doc(doc)
 }
 
-/// A key that must be given, and takes effect while everything goes on running.
+/// A required key whose changes take effect without a restart.
 pub(crate) const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Key {
     live(name, shape, doc).required()
 }

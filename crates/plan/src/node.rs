@@ -47,6 +47,7 @@ impl Place {
             column: span.start.col() + 1,
         }
     }
+    /// A mistake at this place of the text.
     pub(crate) fn mistake(self, text: impl Into<String>) -> Mistake {
         Mistake {
             line: self.line,
@@ -82,6 +83,7 @@ pub(crate) struct Entry {
 }
 
 impl Node {
+    /// Kind of the node in words, for messages: `a value`, `a list` or `a mapping`.
     pub(crate) fn describe(&self) -> &'static str {
         match &self.kind {
             Kind::Scalar { .. } => "a value",
@@ -90,11 +92,12 @@ impl Node {
         }
     }
 
+    /// Whether the node is an unquoted null or nothing at all.
     pub(crate) fn is_null(&self) -> bool {
         matches!(&self.kind, Kind::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null"))
     }
 
-    /// Value of a key of a mapping.
+    /// Value of a key, if the node is a mapping that has it.
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         match &self.kind {
             Kind::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.value),
@@ -102,6 +105,7 @@ impl Node {
         }
     }
 
+    /// Entries of a mapping; empty for other nodes.
     pub(crate) fn entries(&self) -> &[Entry] {
         match &self.kind {
             Kind::Map(entries) => entries,
@@ -109,6 +113,7 @@ impl Node {
         }
     }
 
+    /// Items of a list; empty for other nodes.
     pub(crate) fn items(&self) -> &[Node] {
         match &self.kind {
             Kind::List(items) => items,
@@ -116,6 +121,7 @@ impl Node {
         }
     }
 
+    /// Text of a scalar; none for lists and mappings.
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.kind {
             Kind::Scalar { text, .. } => Some(text),
@@ -151,11 +157,11 @@ enum Open {
     Map(Place, Vec<Entry>, Option<(String, Place)>),
 }
 
-/// Reads one YAML document.
+/// Parses one YAML document into a tree with places.
 ///
 /// # Errors
 /// The first syntax error, or every duplicate key.
-pub(crate) fn read(text: &str) -> Result<Node, Vec<Mistake>> {
+pub(crate) fn parse_yaml(text: &str) -> Result<Node, Vec<Mistake>> {
     let start = Place { line: 1, column: 1 };
     if text.len() > TEXT_MAX {
         return Err(vec![

@@ -24,7 +24,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// Word on the wire.
+    /// Name of the action in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Action::Create => "create",
@@ -143,11 +143,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether it changes anything.
+    /// Whether the plan changes nothing.
     pub fn is_empty(&self) -> bool {
         self.steps.iter().all(|s| s.action == Action::NotApplicable)
     }
-    /// Whether it may be carried out.
+    /// Whether a fatal finding forbids applying the plan.
     pub fn is_fatal(&self) -> bool {
         self.notes.iter().any(|n| n.severity == Severity::Fatal)
     }

@@ -17,7 +17,8 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 
-/// Works out the difference. The same input gives the same bytes.
+/// Computes the plan that turns what exists (`inventory`) into the desired house: steps in order, findings, and new
+/// allocations. The same input gives the same plan.
 pub fn plan(house: &House, inventory: &Inventory) -> Plan {
     let mut work = Planner {
         registry: inventory.registry.clone(),
@@ -36,7 +37,7 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         let text =
             "stop, revoke its token, keep its files under `removed/`, release addresses and ports";
         work.add_step(Action::Remove, "agent", slug.as_str(), text.to_owned());
-        work.registry.release(&format!("agent:{slug}"));
+        work.registry.release_owner(&format!("agent:{slug}"));
     }
     let external = inventory
         .current
@@ -54,7 +55,7 @@ pub fn plan(house: &House, inventory: &Inventory) -> Plan {
         };
         work.add_step(Action::Remove, "service", slug.as_str(), detail.to_owned());
         work.explain(enabled(house.disabled.contains(slug), false));
-        work.registry.release(&format!("service:{slug}"));
+        work.registry.release_owner(&format!("service:{slug}"));
     }
     for service in house.services.values() {
         work.service(service, house, inventory, &mut applied);
@@ -176,17 +177,19 @@ impl Planner {
         let guest = matches!(cell, CellKind::Microvm | CellKind::Container);
         let networked = cell.isolates() && !guest;
         if !networked || inventory.host.no_network.is_some() {
-            self.registry.yield_up(owner, "subnet");
+            self.registry.release_purpose(owner, "subnet");
             return Some(None);
         }
-        let given = self.registry.subnet(&house.network, owner, &inventory.host);
+        let given = self
+            .registry
+            .allocate_subnet(&house.network, owner, &inventory.host);
         given.map(Some).map_err(|c| self.fatal(owner, &c)).ok()
     }
 
     fn uid(&mut self, owner: &str, inventory: &Inventory) -> Option<u32> {
         let first = inventory.host.uid_first?;
         self.registry
-            .uid(owner, first, inventory.newest_uid)
+            .allocate_uid(owner, first, inventory.newest_uid)
             .map_err(|c| self.fatal(owner, &c))
             .ok()
     }
@@ -205,11 +208,15 @@ impl Planner {
         let port = match service.port {
             Some(port) => self
                 .registry
-                .take_port(port, &owner, "port", &inventory.host)
+                .allocate_port(port, &owner, "port", &inventory.host)
                 .map(|()| port),
-            None => self
-                .registry
-                .any_port(&house.network, &[0], &owner, "port", &inventory.host),
+            None => self.registry.allocate_any_port(
+                &house.network,
+                &[0],
+                &owner,
+                "port",
+                &inventory.host,
+            ),
         };
         let port = match port {
             Ok(port) => port,
@@ -282,7 +289,7 @@ impl Planner {
         applied: &mut AppliedPlan,
     ) {
         let owner = format!("agent:{}", agent.slug);
-        let door = self.registry.any_port(
+        let door = self.registry.allocate_any_port(
             &house.network,
             agent.runtime.ports(),
             &owner,

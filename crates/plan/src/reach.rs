@@ -24,30 +24,39 @@ pub struct ReachableService {
     pub name_in_service: Option<String>,
 }
 
-/// The allocated subnet of an owner: `agent:NAME` or `service:NAME`.
-pub fn subnet(registry: &Registry, owner: &str) -> Option<Subnet> {
-    registry.held(owner, "subnet")?.value.parse().ok()
+/// Subnet that is allocated to an owner: `agent:NAME` or `service:NAME`.
+pub fn allocated_subnet(registry: &Registry, owner: &str) -> Option<Subnet> {
+    registry
+        .find_allocation(owner, "subnet")?
+        .value
+        .parse()
+        .ok()
 }
 
 /// Port inside cells of a service outside the house: its first port, so that cells keep it when the service moves.
 fn inside_port(registry: &Registry, service: &Slug) -> Option<u16> {
-    let held = registry.held(&format!("service:{service}"), INSIDE_PORT)?;
+    let held = registry.find_allocation(&format!("service:{service}"), INSIDE_PORT)?;
     held.value.rsplit(':').next()?.parse().ok()
 }
 
-/// Where a service answers in the eyes of the host: in its own network, on loopback, or outside the house.
-pub fn endpoint(house: &House, registry: &Registry, service: &Slug) -> Option<SocketAddrV4> {
+/// Address and port at which the host reaches a service: in the service's own network, on loopback, or outside the
+/// house.
+pub fn host_endpoint(house: &House, registry: &Registry, service: &Slug) -> Option<SocketAddrV4> {
     if let Some(at) = house.services.get(service).and_then(|s| s.at) {
         return Some(at);
     }
     let owner = format!("service:{service}");
-    let port = registry.held(&owner, "port")?.value.parse().ok()?;
-    let address = subnet(registry, &owner).map_or(Ipv4Addr::LOCALHOST, Subnet::cell);
+    let port = registry
+        .find_allocation(&owner, "port")?
+        .value
+        .parse()
+        .ok()?;
+    let address = allocated_subnet(registry, &owner).map_or(Ipv4Addr::LOCALHOST, Subnet::cell);
     Some(SocketAddrV4::new(address, port))
 }
 
-/// Every shared service that has a slot, and what the agent uses: at its place in `subnet`; on loopback where it
-/// has none, or the cell has no network of its own; and at its host address where the agent's cell is not isolated.
+/// Services that an agent can reach, each with its address as the agent's cell and as the host see it. These are the
+/// shared services with a slot and those that the agent uses; `subnet` is the subnet of the agent's cell.
 pub fn reachable_services(
     house: &House,
     registry: &Registry,
@@ -62,7 +71,7 @@ pub fn reachable_services(
         if (!used && !met) || service.kind == ServiceKind::Tools {
             return None;
         }
-        let to = endpoint(house, registry, &service.slug)?;
+        let to = host_endpoint(house, registry, &service.slug)?;
         let offset = service
             .slot
             .as_ref()

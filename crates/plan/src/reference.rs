@@ -27,7 +27,7 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// What a changed value does in a cell of this kind.
+    /// Effect that a change of this key has in a cell of this kind.
     pub fn effect_in(&self, cell: CellKind) -> Effect {
         match self.cells.is_empty() || self.cells.contains(&cell) {
             true => self.effect,
@@ -45,7 +45,7 @@ impl Definition {
     }
 }
 
-/// Every key that holds a value, in the order of the definitions.
+/// Definition of every manifest key that holds a value, nested ones with their full path, in the order of declaration.
 pub fn definitions() -> Vec<Definition> {
     let mut all = Vec::new();
     collect(&MANIFEST, "", false, &mut all);
@@ -94,7 +94,7 @@ fn collect_key(
     }
 }
 
-/// The text of `docs/reference/manifest.md`.
+/// Renders `docs/reference/manifest.md` from the definitions of the keys.
 pub fn reference() -> String {
     let mut text = String::from(
         "# Manifest reference\n\n\

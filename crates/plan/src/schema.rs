@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 const NAME_PATTERN: &str = "^[a-z][a-z0-9]*(-[a-z0-9]+)*$";
 
-/// The schema of `abbey.yaml`.
+/// JSON Schema of `abbey.yaml`, from the definitions of the keys.
 pub fn json_schema() -> Value {
     let mut schema = shape(&MANIFEST);
     if let Value::Object(map) = &mut schema {

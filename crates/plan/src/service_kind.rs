@@ -38,7 +38,7 @@ impl ServiceKind {
         ServiceKind::Tools,
     ];
 
-    /// Name in the manifest.
+    /// Name of the kind in the manifest.
     pub const fn name(self) -> &'static str {
         match self {
             ServiceKind::Command => "command",
@@ -49,17 +49,17 @@ impl ServiceKind {
         }
     }
 
-    /// Whether the manifest names its program.
+    /// Whether a service of this kind runs the program that its `command` names.
     pub const fn has_command(self) -> bool {
         matches!(self, ServiceKind::Command | ServiceKind::Tools)
     }
 
-    /// Whether its cell runs this binary.
+    /// Whether the program of the service's cell is part of this binary.
     pub const fn is_stock(self) -> bool {
         !matches!(self, ServiceKind::Command)
     }
 
-    /// Whether each consumer has a credential of its own there.
+    /// Whether each agent that uses the service has a credential of its own there.
     pub const fn has_consumers(self) -> bool {
         matches!(
             self,

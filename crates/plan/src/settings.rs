@@ -25,7 +25,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The value as people read it.
+    /// The value as text for people, in the notation of the manifest.
     pub fn text(&self) -> String {
         match &self.value {
             Value::Null => self.key.unset.to_owned(),
@@ -74,18 +74,18 @@ impl std::fmt::Display for KeyChange {
 pub struct Settings(Vec<Setting>);
 
 impl Settings {
-    /// Every value, in the order of the definitions.
+    /// Every effective value, in the order of the key definitions.
     pub fn iter(&self) -> impl Iterator<Item = &Setting> {
         self.0.iter()
     }
 
-    /// Whether a key that begins like this was given, and not built in.
+    /// Whether the manifest or a template sets a key whose path starts with `prefix`.
     pub(crate) fn is_set(&self, prefix: &str) -> bool {
         let mut all = self.0.iter().filter(|s| s.path.starts_with(prefix));
         all.any(|s| s.origin != Origin::BuiltIn)
     }
 
-    /// Replaces a value by one that was worked out from it and others.
+    /// Replaces the value at a path by one that was computed from several keys; its origin as well if one is given.
     pub(crate) fn set(&mut self, path: &str, value: Value, origin: Option<Origin>) {
         if let Some(setting) = self.0.iter_mut().find(|s| s.path == path) {
             setting.value = value;
@@ -98,7 +98,8 @@ impl Settings {
         given.map(|s| (s.path.as_str(), s)).collect()
     }
 
-    /// What differs from `old`, in the order of the definitions; what is gone comes last.
+    /// Keys whose value differs from `old`, in the order of the definitions, then those that exist only in `old`. Their
+    /// effect is that in a cell of kind `cell`.
     pub(crate) fn changes(&self, old: &Settings, cell: Option<CellKind>) -> Vec<KeyChange> {
         let (before, after) = (old.by_path(), self.by_path());
         let gone = old
@@ -124,7 +125,7 @@ impl Settings {
         changes
     }
 
-    /// Values whose change restarts a cell of this kind, or all.
+    /// Values by path: those whose change restarts a cell of this kind, or every value without a kind.
     pub(crate) fn values(&self, restart_in: Option<CellKind>) -> Map<String, Value> {
         let counts = |s: &&Setting| match restart_in {
             Some(cell) => s.effect_in(Some(cell)) == Effect::Restart,
@@ -155,7 +156,8 @@ impl Layer<'_> {
 /// Values that are neither written nor defaults of a definition, by path.
 pub(crate) type Given = BTreeMap<&'static str, (Value, Origin)>;
 
-/// Takes every value from the first of the layers that has it, then from `given`, then from the definition.
+/// Resolves the effective value of every key: from the first layer that has it, else from `given`, else its default.
+/// Returns the values as one JSON object, and as settings with their origins.
 pub(crate) fn resolve(
     keys: impl Iterator<Item = &'static Key>,
     layers: &[Layer<'_>],
@@ -361,9 +363,9 @@ fn canonical(shape: &Shape, node: &Node) -> Option<Value> {
         Shape::List(inner) => Value::Array(all(inner)),
         Shape::Set(inner) => sorted(all(inner)),
         Shape::Tools => match text {
-            Some("all") => tools(Tool::ALL.iter().copied()),
+            Some("all") => canonical_tools(Tool::ALL.iter().copied()),
             Some(_) => return None,
-            None => tools(node.items().iter().filter_map(|i| i.text()?.parse().ok())),
+            None => canonical_tools(node.items().iter().filter_map(|i| i.text()?.parse().ok())),
         },
         Shape::Egress => match text {
             Some(word @ ("none" | "full")) => word.into(),
@@ -393,9 +395,9 @@ fn canonical(shape: &Shape, node: &Node) -> Option<Value> {
                 Shape::Integer(..) => text.replace('_', "").parse::<i64>().ok()?.into(),
                 Shape::Number(_) => text.parse::<f64>().ok()?.into(),
                 Shape::Boolean => (text == "true").into(),
-                Shape::Bytes => shape::bytes(text)?.into(),
-                Shape::Duration => shape::duration_ms(text)?.into(),
-                Shape::Percent => shape::percent(text)?.into(),
+                Shape::Bytes => shape::parse_bytes(text)?.into(),
+                Shape::Duration => shape::parse_duration_ms(text)?.into(),
+                Shape::Percent => shape::parse_percent(text)?.into(),
                 Shape::Language => abbey_words::tag(text).ok()?.into(),
                 _ => text.into(),
             }
@@ -403,8 +405,8 @@ fn canonical(shape: &Shape, node: &Node) -> Option<Value> {
     })
 }
 
-/// Tools as a canonical value.
-pub(crate) fn tools(tools: impl IntoIterator<Item = Tool>) -> Value {
+/// Names of tools as the canonical JSON value of a key: a sorted list without duplicates.
+pub(crate) fn canonical_tools(tools: impl IntoIterator<Item = Tool>) -> Value {
     let tools: BTreeSet<Tool> = tools.into_iter().collect();
     tools.iter().map(|t| Value::from(t.name())).collect()
 }

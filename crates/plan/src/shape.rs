@@ -19,7 +19,8 @@ const NOT_BUILT: &[&str] = &[
     "mounts",
 ];
 
-/// Checks a tree against a shape and collects every mistake.
+/// Checks a node of the manifest against a shape and appends every mistake to `mistakes`. `path` is the key's path, for
+/// messages.
 pub(crate) fn check(shape: &Shape, node: &Node, path: &str, mistakes: &mut Vec<Mistake>) {
     match shape {
         Shape::Object(_) | Shape::Section(_) | Shape::Defaults(_) => {
@@ -200,7 +201,7 @@ fn unknown(fields: &[&Key], key: &str, at: &str, place: Place) -> Mistake {
 }
 
 impl Shape {
-    /// What the value is, for messages.
+    /// Description of a value of this shape for error messages, such as `a whole number`.
     pub(crate) fn title(&self) -> &'static str {
         match self {
             Shape::Text => "a text",
@@ -234,7 +235,7 @@ impl Shape {
         }
     }
 
-    /// What may stand there, for the reference.
+    /// Description of the values that this shape accepts, for the manifest reference.
     pub(crate) fn notation(&self) -> String {
         match self {
             Shape::Integer(least, most) if *most == i64::MAX => {
@@ -252,7 +253,10 @@ impl Shape {
         }
     }
 
-    /// Whether a text fits a scalar shape.
+    /// Checks that a text is a valid scalar of this shape.
+    ///
+    /// # Errors
+    /// Why it is not.
     pub(crate) fn accepts(&self, text: &str) -> Result<(), String> {
         let not = || format!("`{text}` is not {}", self.title());
         let ok = |good: bool| if good { Ok(()) } else { Err(not()) };
@@ -271,11 +275,11 @@ impl Shape {
                 Err(_) => Err(not()),
             },
             Shape::Boolean => ok(matches!(text, "true" | "false")),
-            Shape::Bytes => ok(bytes(text).is_some()),
-            Shape::Duration => ok(duration_ms(text).is_some()),
-            Shape::Percent => ok(percent(text).is_some()),
-            Shape::PortRange => ok(port_range(text).is_some()),
-            Shape::Network => ok(network(text).is_some()),
+            Shape::Bytes => ok(parse_bytes(text).is_some()),
+            Shape::Duration => ok(parse_duration_ms(text).is_some()),
+            Shape::Percent => ok(parse_percent(text).is_some()),
+            Shape::PortRange => ok(parse_port_range(text).is_some()),
+            Shape::Network => ok(parse_network(text).is_some()),
             Shape::Socket => ok(text.parse::<std::net::SocketAddr>().is_ok()),
             Shape::TimeZone => TimeZone::get(text).map(drop).map_err(|_| {
                 format!("unknown time zone `{text}`; write an IANA name like `Europe/Ljubljana`")
@@ -335,8 +339,8 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Bytes of an amount like `512MiB`.
-pub fn bytes(text: &str) -> Option<u64> {
+/// Number of bytes of an amount like `512MiB`; none when it is not one, or 0.
+pub fn parse_bytes(text: &str) -> Option<u64> {
     scaled(
         text,
         &[
@@ -350,8 +354,8 @@ pub fn bytes(text: &str) -> Option<u64> {
     .filter(|n| *n > 0)
 }
 
-/// Milliseconds of a duration like `60s`.
-pub fn duration_ms(text: &str) -> Option<i64> {
+/// Milliseconds of a duration like `60s` or `24h`; none when it is not one, or longer than 366 days.
+pub fn parse_duration_ms(text: &str) -> Option<i64> {
     let units = [
         ("ms", 1),
         ("s", 1000),
@@ -364,17 +368,20 @@ pub fn duration_ms(text: &str) -> Option<i64> {
         .filter(|ms| *ms <= 366 * 86_400_000)
 }
 
-pub(crate) fn percent(text: &str) -> Option<u8> {
+/// Number of a percentage like `80%`; none above 100 or when it is not one.
+pub(crate) fn parse_percent(text: &str) -> Option<u8> {
     text.strip_suffix('%')?.parse().ok().filter(|p| *p <= 100)
 }
 
-pub(crate) fn port_range(text: &str) -> Option<(u16, u16)> {
+/// First and last port of a range like `18800-18999`; none below 1024 or when it is not one.
+pub(crate) fn parse_port_range(text: &str) -> Option<(u16, u16)> {
     let (a, b) = text.split_once('-')?;
     let (a, b) = (a.trim().parse().ok()?, b.trim().parse().ok()?);
     (a >= 1024 && a <= b).then_some((a, b))
 }
 
-pub(crate) fn network(text: &str) -> Option<(std::net::Ipv4Addr, u8)> {
+/// Address and prefix length of an IPv4 network like `10.77.0.0/16`; none when host bits are set or it is not one.
+pub(crate) fn parse_network(text: &str) -> Option<(std::net::Ipv4Addr, u8)> {
     let (address, prefix) = text.split_once('/')?;
     let address: std::net::Ipv4Addr = address.parse().ok()?;
     let prefix: u8 = prefix.parse().ok().filter(|p| (8..=30).contains(p))?;

@@ -20,7 +20,7 @@ pub struct Template {
 }
 
 impl Template {
-    /// Tool policy of agents made from it.
+    /// Tool policy of agents that use this template.
     pub fn tool_policy(&self) -> ToolPolicy {
         let mut policy = ToolPolicy::default();
         if self.shell {
@@ -30,7 +30,7 @@ impl Template {
     }
 }
 
-/// The template of this name.
+/// Stock template with this name.
 pub fn find(name: &str) -> Option<&'static Template> {
     ALL.iter().find(|t| t.name == name)
 }

@@ -154,31 +154,31 @@ impl FromValue for Grant {
     }
 }
 
-/// Billionths of a dollar, from dollars. The shape bounds the number, so the product fits; the last one may be
-/// rounded.
+/// Reads US dollars (a number) as billionths of a dollar, rounded; no limit when the value is absent.
 pub(crate) fn nano_usd(value: &Value) -> Option<Option<u64>> {
     Some(value.as_f64().map(|dollars| (dollars * 1e9).round() as u64))
 }
 
-/// Thousandths of a CPU, from CPUs; at least one.
+/// Reads a number of CPUs as thousandths of a CPU, at least 1.
 pub(crate) fn cpu_milli(value: &Value) -> Option<u32> {
     value
         .as_f64()
         .map(|cpus| ((cpus * 1000.0).round() as u32).max(1))
 }
 
-/// Seconds, from minutes.
+/// Reads minutes as seconds; no limit when the value is absent.
 pub(crate) fn seconds(value: &Value) -> Option<Option<u64>> {
     Some(value.as_u64().map(|minutes| minutes.saturating_mul(60)))
 }
 
-/// The program of an agent that works by files: empty where somebody else looks for them.
+/// Reads the program of an agent that works by files. An empty command means that another program picks up the files;
+/// none means that the agent does not work by files.
 pub(crate) fn file_command(value: &Value) -> Option<Option<Vec<String>>> {
     let command = |files: &Value| Vec::from_value(files.get("command").unwrap_or(&Value::Null));
     Some(value.is_object().then(|| command(value)).flatten())
 }
 
-/// A value that the decoder fills in afterwards, because it reports mistakes of its own.
+/// Leaves a field at its default because the decoder sets it afterwards, with checks of its own.
 pub(crate) fn later<T: Default>(_: &Value) -> Option<T> {
     Some(T::default())
 }

@@ -41,7 +41,7 @@ pub async fn exchange_unix(
     .await
 }
 
-/// As [`exchange_unix`], over a stream that is connected already.
+/// Sends a request over a stream that is connected already, and reads the whole response.
 ///
 /// # Errors
 /// As [`exchange_unix`].
@@ -54,7 +54,7 @@ pub async fn exchange(
     timed(limits.within, transfer(stream, request, read)).await
 }
 
-/// As [`exchange_unix`], for callers without a Tokio runtime.
+/// Sends a request to a Unix socket and reads the whole response, for callers without a Tokio runtime.
 ///
 /// # Panics
 /// When called from asynchronous code.
@@ -85,10 +85,10 @@ pub fn exchange_unix_blocking(
     })
 }
 
-/// Status of the response to `GET path`; the body is not read. Suits health checks.
+/// Sends `GET path` to a Unix socket and returns the status of the response; the body is not read. Suits health checks.
 ///
 /// # Errors
-/// As [`exchange_unix`]; also when `path` is no path.
+/// As [`exchange_unix`]; also when `path` is not a valid path.
 pub async fn get_status(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     path: &str,

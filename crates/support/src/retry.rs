@@ -11,7 +11,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Schedule that begins with the delay `first`.
+    /// Exponential backoff: delays start at `first` and double up to `longest`.
     pub const fn new(first: Duration, longest: Duration) -> Backoff {
         Backoff {
             next: first,
@@ -19,7 +19,7 @@ impl Backoff {
         }
     }
 
-    /// Delay before the next attempt.
+    /// Delay before the next attempt; each call returns the next longer one.
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.next.min(self.longest);
         self.next = delay.saturating_mul(2).min(self.longest);

@@ -9,7 +9,8 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Text as one segment of a path or one value of a query, like JavaScript's `encodeURIComponent`.
+/// Percent-encodes a text as one segment of a URL path or one value of a query. Only letters, digits, `-`, `.`, `_` and
+/// `~` stay.
 pub fn encode_component(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }

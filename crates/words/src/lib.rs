@@ -37,7 +37,7 @@ impl Language {
         Language::Chinese,
     ];
 
-    /// Language tag, as in BCP 47.
+    /// Language tag (BCP 47) of the language.
     pub const fn tag(self) -> &'static str {
         match self {
             Language::English => "en",
@@ -48,7 +48,7 @@ impl Language {
         }
     }
 
-    /// English name, for the prompt of a model that must answer in this language.
+    /// English name of the language, for the prompt of a model that must answer in it.
     pub const fn name(self) -> &'static str {
         match self {
             Language::English => "English",
@@ -59,7 +59,7 @@ impl Language {
         }
     }
 
-    /// Language of a tag such as `sl-SI`; `None` when there are no texts in it.
+    /// Language of a tag such as `sl-SI`; none when there are no texts in that language.
     pub fn of(tag: &str) -> Option<Language> {
         let parsed: LanguageIdentifier = tag.parse().ok()?;
         let mut all = Language::ALL.into_iter();
@@ -113,7 +113,7 @@ impl Language {
         )
     }
 
-    /// Renders a text in this language. A message that is missing is rendered in English.
+    /// Renders a text in this language. A message that the language lacks is rendered in English.
     pub fn render(self, text: &Text) -> String {
         if text.id.is_empty() {
             let parts = text.args.iter().map(|(_, arg)| match arg {
@@ -180,7 +180,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// The message with this id.
+    /// The message with this id in the message files, without arguments.
     pub fn new(id: &'static str) -> Text {
         Text {
             id,
@@ -188,14 +188,14 @@ impl Text {
         }
     }
 
-    /// Adds an argument.
+    /// Adds a named argument to the message.
     #[must_use]
     pub fn with(mut self, name: &'static str, arg: impl Into<Arg>) -> Text {
         self.args.push((name, arg.into()));
         self
     }
 
-    /// Words that are not translated: names, numbers, output of other programs.
+    /// A text that is the same in every language: a name, a number, output of a program.
     pub fn plain(words: impl Into<String>) -> Text {
         Text {
             id: "",

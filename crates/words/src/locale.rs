@@ -18,10 +18,10 @@ pub enum LocaleError {
     Charset(String, String),
 }
 
-/// Normalises a language tag to its canonical form, as in BCP 47.
+/// Normalizes a language tag to its canonical form (BCP 47).
 ///
 /// # Errors
-/// [`LocaleError::Tag`].
+/// [`LocaleError::Tag`] when it is not a language tag.
 pub fn tag(text: &str) -> Result<String, LocaleError> {
     let wrong = || LocaleError::Tag(text.to_owned());
     let parsed: LanguageIdentifier = text.parse().map_err(|_| wrong())?;
@@ -41,7 +41,7 @@ pub struct SystemLocale {
 }
 
 impl SystemLocale {
-    /// `C.UTF-8`, which every host has.
+    /// The locale `C.UTF-8`, which every host has.
     pub fn plain() -> SystemLocale {
         SystemLocale {
             language: "C".to_owned(),
@@ -49,12 +49,12 @@ impl SystemLocale {
         }
     }
 
-    /// Whether the C library knows it without locale files.
+    /// Whether the C library supports the locale without locale files on the host.
     pub fn is_plain(&self) -> bool {
         self.language == "C" || self.language == "POSIX"
     }
 
-    /// Name in the directory and the archive of locales, like `sl_SI.utf8`.
+    /// Name of the locale in the host's locale directory and archive, like `sl_SI.utf8`.
     pub fn file_name(&self) -> String {
         let modifier = self.modifier.as_ref();
         let modifier = modifier.map_or_else(String::new, |m| format!("@{m}"));

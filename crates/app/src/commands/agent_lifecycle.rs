@@ -60,11 +60,11 @@ pub(crate) async fn cmd_agent_clone(home: &Home, json: bool, args: &CloneArgs) -
     let client = client(home)?;
     let bundle = client.agents().export_bundle(from.as_str()).await?;
     let edited = edit(&args.file, |text| {
-        let entry =
-            manifest::entry_of(text, &from).map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))?;
+        let entry = manifest::agent_entry(text, &from)
+            .map_err(|m| mistakes(&m).with_code(exit::NOT_FOUND))?;
         let mut text = manifest::add_entry(text, &new, &entry).map_err(|m| mistakes(&m))?;
         // A share of the budget belongs to one agent; two of the same share may exceed the whole.
-        let shares = manifest::says(&text, &new, &["budget", "share"]);
+        let shares = manifest::has_value_at(&text, &new, &["budget", "share"]);
         let budget = shares.then_some("budget");
         for key in KEYS_NOT_CLONED.into_iter().chain(budget) {
             text = manifest::remove_key(&text, &new, key).map_err(|m| mistakes(&m))?;

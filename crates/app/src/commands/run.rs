@@ -59,14 +59,14 @@ pub(crate) struct RunArgs {
 /// The request that the arguments describe.
 fn request_body(args: RunArgs) -> Result<CommandBody, Failure> {
     let amount = |text: &String| {
-        manifest::bytes(text).ok_or_else(|| {
+        manifest::parse_bytes(text).ok_or_else(|| {
             Failure::usage(format!(
                 "invalid size `{text}`: write a number with a unit, like `512MiB`"
             ))
         })
     };
     let duration = |text: &String| {
-        manifest::duration_ms(text).ok_or_else(|| {
+        manifest::parse_duration_ms(text).ok_or_else(|| {
             Failure::usage(format!(
                 "invalid duration `{text}`: write a number with a unit, like `60s`"
             ))

@@ -124,7 +124,7 @@ fn expiry(token: &TokenView) -> String {
 
 /// Whole seconds of a duration such as `90d`, at least one.
 fn seconds(text: &str) -> Result<u64, Failure> {
-    let ms = manifest::duration_ms(text).and_then(|ms| u64::try_from(ms).ok());
+    let ms = manifest::parse_duration_ms(text).and_then(|ms| u64::try_from(ms).ok());
     match ms {
         Some(ms @ 1..) => Ok(ms.div_ceil(1000)),
         _ => Err(Failure::usage(format!(

@@ -70,7 +70,7 @@ async fn entry(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Ent
         let text = format!("there is no agent `{slug}`, and there never was one");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     };
-    let entry = abbey_plan::edit::entry_of(&manifest, &slug).map_err(|m| {
+    let entry = abbey_plan::edit::agent_entry(&manifest, &slug).map_err(|m| {
         let text: Vec<String> = m.iter().map(ToString::to_string).collect();
         Problem::new(FaultKind::Conflict, text.join("; "))
     })?;

@@ -58,7 +58,7 @@ async fn request_tool_server(
         let text = format!("tool server `{service}`: {why}");
         Problem::new(FaultKind::Unavailable, text)
     };
-    let at = abbey_plan::endpoint(&current.house, &current.registry, service);
+    let at = abbey_plan::host_endpoint(&current.house, &current.registry, service);
     let at = at.ok_or_else(|| gone("it has no address".to_owned()))?;
     let body = json!({ "method": method, "params": params }).to_string();
     let request = Request::post(format!("http://{at}/ask"))

@@ -280,7 +280,7 @@ async fn prepare_home(cells: &CellsState, current: &PlanInForce, owner: CellName
         ),
         CellName::Run(slug) => (format!("run:{slug}"), None),
     };
-    let subnet = abbey_plan::subnet(&current.registry, &name);
+    let subnet = abbey_plan::allocated_subnet(&current.registry, &name);
     let allocation = Allocation {
         uid: current.uid_of(&name),
         subnet,

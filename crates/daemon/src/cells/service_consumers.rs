@@ -177,7 +177,7 @@ async fn open_access(
         None => generate_token(SERVICE_PREFIX)?.expose().to_owned(),
     };
     let owner = format!("agent:{agent}");
-    let subnet = abbey_plan::subnet(&current.registry, &owner);
+    let subnet = abbey_plan::allocated_subnet(&current.registry, &owner);
     let reach = current.house.agents.get(*agent).and_then(|a| {
         let reaches = abbey_plan::reachable_services(&current.house, &current.registry, a, subnet);
         reaches.into_iter().find(|r| r.service == service.slug)

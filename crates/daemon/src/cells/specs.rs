@@ -234,7 +234,7 @@ impl CellConnectivity {
         agent: &Agent,
         door: u16,
     ) -> CellConnectivity {
-        let subnet = abbey_plan::subnet(&current.registry, owner);
+        let subnet = abbey_plan::allocated_subnet(&current.registry, owner);
         CellConnectivity {
             agent_api_port: Some(door),
             reaches: abbey_plan::reachable_services(
@@ -396,10 +396,12 @@ pub(crate) fn cell_spec(
                 sandbox: None,
                 microvm: None,
                 container: None,
-                network: abbey_plan::subnet(&current.registry, owner).map(|subnet| CellNetwork {
-                    subnet,
-                    tag: None,
-                    bridged: false,
+                network: abbey_plan::allocated_subnet(&current.registry, owner).map(|subnet| {
+                    CellNetwork {
+                        subnet,
+                        tag: None,
+                        bridged: false,
+                    }
                 }),
                 forwards: Vec::new(),
                 terminal: false,
@@ -533,7 +535,7 @@ pub(crate) fn cell_spec(
                     (inside, Some(sandbox))
                 }
             };
-            let own = abbey_plan::endpoint(&current.house, &current.registry, slug);
+            let own = abbey_plan::host_endpoint(&current.house, &current.registry, slug);
             let address = own.map_or(Ipv4Addr::LOCALHOST, |a| *a.ip());
             let mut env: Vec<(String, String)> = [
                 ("HOME", inside.display().to_string()),
@@ -543,7 +545,7 @@ pub(crate) fn cell_spec(
             ]
             .map(|(k, v)| (k.to_owned(), v))
             .to_vec();
-            let subnet = abbey_plan::subnet(&current.registry, &owner);
+            let subnet = abbey_plan::allocated_subnet(&current.registry, &owner);
             let connectivity = CellConnectivity::for_service(cells, service.cell, subnet, port);
             env.extend(connectivity.environment());
             Ok(Some(CellSpec {

@@ -126,7 +126,7 @@ pub(crate) async fn service_problem(
     service: &Slug,
 ) -> Option<String> {
     let declared = current.house.services.get(service)?;
-    let at = abbey_plan::endpoint(&current.house, &current.registry, service);
+    let at = abbey_plan::host_endpoint(&current.house, &current.registry, service);
     let seen = cells.observations.snapshot();
     let seen = seen.get(&CellName::Service(service.clone()));
     let running = declared.at.is_some()

@@ -147,7 +147,7 @@ impl Home {
     /// If the home is not writable, its path is too long for sockets, or agents' users cannot enter
     /// it.
     pub fn create_directories(&self) -> Result<HostdConfig, Error> {
-        if !abbey_plan::home_fits(&self.root.to_string_lossy()) {
+        if !abbey_plan::socket_paths_fit(&self.root.to_string_lossy()) {
             return Err(Error::HomeTooDeep(self.root.clone()));
         }
         // A control plane may already run here, so an existing directory never gets a narrower mode, even briefly.

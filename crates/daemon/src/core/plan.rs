@@ -80,12 +80,20 @@ impl PlanInForce {
     /// Port allocated to an owner (`agent:NAME` or `service:NAME`) for a purpose (`door` or
     /// `port`).
     pub(crate) fn port_of(&self, owner: &str, purpose: &str) -> Option<u16> {
-        self.registry.held(owner, purpose)?.value.parse().ok()
+        self.registry
+            .find_allocation(owner, purpose)?
+            .value
+            .parse()
+            .ok()
     }
 
     /// User id allocated to an owner (`agent:NAME` or `service:NAME`).
     pub(crate) fn uid_of(&self, owner: &str) -> Option<u32> {
-        self.registry.held(owner, "uid")?.value.parse().ok()
+        self.registry
+            .find_allocation(owner, "uid")?
+            .value
+            .parse()
+            .ok()
     }
 
     /// Generation in which an agent's configuration last changed; 0 for an unknown agent.

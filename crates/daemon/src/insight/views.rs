@@ -108,7 +108,7 @@ async fn agent_view(
         isolated: agent.cell.isolates(),
         generation: seen.map_or(0, |s| s.history.generation.0),
         pid: record.and_then(|r| r.child.as_ref()).map(|c| c.pid),
-        address: match abbey_plan::subnet(&current.registry, &owner) {
+        address: match abbey_plan::allocated_subnet(&current.registry, &owner) {
             Some(subnet) => Some(subnet.cell().to_string()),
             None => door.map(|p| format!("127.0.0.1:{p}")),
         },
@@ -150,7 +150,7 @@ pub(crate) async fn services_doc(work: &Arc<WorkState>) -> Result<ServicesDoc> {
     let trouble = work.cells.consumer_problems();
     let mut services = Vec::new();
     for (slug, service) in &current.house.services {
-        let at = abbey_plan::endpoint(&current.house, &current.registry, slug);
+        let at = abbey_plan::host_endpoint(&current.house, &current.registry, slug);
         let seen = seen.get(&CellName::Service(slug.clone()));
         let (presence, healthy) = match service.at {
             // Another party runs it, so the probe is all that is known of it.

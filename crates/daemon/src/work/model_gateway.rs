@@ -82,7 +82,7 @@ impl Providers for PlannedModels {
         let base_url = match &provider.endpoint {
             Endpoint::Url(url) => url.clone(),
             Endpoint::Service(service) => {
-                let address = abbey_plan::endpoint(&plan.house, &plan.registry, service);
+                let address = abbey_plan::host_endpoint(&plan.house, &plan.registry, service);
                 let address = address.ok_or_else(|| {
                     Refusal::provider_unavailable(format!("service `{service}` has no port"))
                 })?;

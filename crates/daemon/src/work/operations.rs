@@ -288,7 +288,7 @@ pub(crate) async fn check_firewall(work: &Arc<WorkState>) -> Result<Value> {
     let cells: Vec<Value> = agents
         .chain(services)
         .filter_map(|(owner, egress)| {
-            let subnet = abbey_plan::subnet(&current.registry, &owner)?;
+            let subnet = abbey_plan::allocated_subnet(&current.registry, &owner)?;
             let what = json!({ "cell": owner, "subnet": subnet.to_string(), "egress": egress });
             Some(what)
         })

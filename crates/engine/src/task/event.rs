@@ -88,7 +88,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Word for messages and the activity log.
+    /// Name of the event in messages and in the audit log.
     pub const fn name(&self) -> &'static str {
         match self {
             Event::Admit(_) => "admit",
@@ -110,8 +110,8 @@ impl Event {
         }
     }
 
-    /// Which kinds of principal may cause this event at all. An agent is further held to tasks
-    /// that it is a candidate for, holds or wrote.
+    /// Whether a kind of principal may cause this event at all. Agents are further limited to tasks that they are
+    /// candidates for, hold or created.
     pub const fn permits(&self, who: PrincipalKind) -> bool {
         match self {
             Event::Claim { .. }

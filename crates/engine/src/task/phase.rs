@@ -97,7 +97,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The state without its data.
+    /// State of the task, without the data of the phase.
     pub const fn state(&self) -> TaskState {
         match self {
             Phase::Pending { .. } => TaskState::Pending,
@@ -114,7 +114,7 @@ impl Phase {
         }
     }
 
-    /// The lease, while there is one.
+    /// Lease of a running task.
     pub const fn lease(&self) -> Option<&Lease> {
         match self {
             Phase::Running { lease } => Some(lease),

@@ -11,11 +11,12 @@ pub const ATTEMPTS_MAX: u32 = 3;
 const BACKOFF_BASE: Millis = Millis::from_secs(2);
 const BACKOFF_CAP: Millis = Millis::from_secs(300);
 
-/// Applies one event.
+/// Applies an event that principal `who` causes to a task. Returns the task afterwards, and the run that starts or ends
+/// with it.
 ///
 /// # Errors
-/// A [`Refusal`] when the event is illegal in this state, comes from a principal without the
-/// right, or carries a token or instant that is no longer valid. The task is unchanged then.
+/// A [`Refusal`] when the event is not allowed in this state or for this principal, or carries a token or instant that
+/// is no longer valid.
 pub fn step(task: &Task, event: &Event, who: &Principal, now: Timestamp) -> Result<Step, Refusal> {
     let not_allowed = || Refusal::NotAllowed {
         who: who.clone(),
@@ -341,7 +342,7 @@ fn failed(task: &Task, lease: &Lease, reason: EndReason, now: Timestamp) -> Step
     ended(task, phase, end)
 }
 
-/// Pause before attempt `attempts + 1`: doubling, with a cap.
+/// Pause before the next attempt at a task after `attempts` failed ones: doubling from 2 s up to 5 min.
 pub fn backoff(attempts: u32) -> Millis {
     let factor = 1i64 << attempts.saturating_sub(1).min(20);
     Millis(BACKOFF_BASE.0.saturating_mul(factor).min(BACKOFF_CAP.0))

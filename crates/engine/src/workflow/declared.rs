@@ -35,7 +35,7 @@ impl ValueType {
         ("object", ValueType::Object),
     ];
 
-    /// Its name.
+    /// Name of the type in the manifest.
     pub fn name(self) -> &'static str {
         ValueType::ALL
             .iter()
@@ -43,7 +43,7 @@ impl ValueType {
             .map_or("", |(n, _)| n)
     }
 
-    /// Whether a value is one.
+    /// Whether a JSON value is of this type.
     pub fn fits(self, value: &Json) -> bool {
         match self {
             ValueType::Text => value.is_string(),
@@ -86,11 +86,11 @@ pub enum ValueSource {
 }
 
 impl ValueSource {
-    /// Reads a text: `$input.FIELD`, `$steps.STEP.FIELD`, `$item`; anything else is itself, with `$$` for a text
-    /// that begins with `$`.
+    /// Parses `$input.FIELD`, `$steps.STEP.FIELD` or `$item`. Any other text is a literal; `$$` at its start stands for
+    /// `$`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Why a text that starts with `$` is none of these.
     pub fn parse(text: &str) -> Result<ValueSource, String> {
         let Some(path) = text.strip_prefix('$') else {
             return Ok(ValueSource::Literal(text.into()));
@@ -143,7 +143,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Whether it holds for a value.
+    /// Whether the condition is true for a value.
     pub fn holds(&self, value: &Json) -> bool {
         match &self.test {
             Comparison::Is(other) => value == other,
@@ -189,7 +189,7 @@ pub enum StepAction {
 }
 
 impl StepAction {
-    /// In a word.
+    /// Key of the action in the manifest: `task`, `skill`, `approval`, `event` or `pause`.
     pub fn kind(&self) -> &'static str {
         match self {
             StepAction::Task { .. } => "task",
@@ -264,10 +264,10 @@ pub struct Workflow {
 }
 
 impl Workflow {
-    /// An input with its defaults filled in.
+    /// Checks an input against the declared fields and fills in their defaults.
     ///
     /// # Errors
-    /// Every field that is missing, unknown or of another type.
+    /// A message for every field that is missing, unknown or of another type.
     pub fn validate_input(
         &self,
         mut given: BTreeMap<String, Json>,

@@ -40,8 +40,8 @@ impl Default for EventDecoder {
 }
 
 impl EventDecoder {
-    /// Takes the next bytes; returns the events that are complete with them. Bytes that are not an event stream in
-    /// UTF-8 are skipped.
+    /// Appends received bytes; returns the server-sent events that are complete now. Bytes that are not a UTF-8 event
+    /// stream are skipped.
     pub fn push(&mut self, chunk: Bytes) -> Vec<Event> {
         self.chunks
             .lock()

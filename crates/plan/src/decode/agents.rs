@@ -1,6 +1,6 @@
 //! Decodes the agents: values from their entries, `defaults` and templates, checked, with their shares of the budget.
 
-use super::decoder::{Decoder, nearest, slug, text};
+use super::decoder::{Decoder, slug, suggest_similar, text};
 use crate::agent_values::AgentBudget;
 use crate::house::Provider;
 use crate::keys::{Agent, Budget};
@@ -44,7 +44,8 @@ fn with_scheduled(mut skills: Vec<String>, schedules: &BTreeMap<Slug, Schedule>)
 }
 
 impl Decoder<'_> {
-    pub(crate) fn agents(
+    /// Decodes the agents of the manifest and reports mistakes in each.
+    pub(crate) fn decode_agents(
         &mut self,
         house: &Budget,
         providers: &BTreeMap<Slug, Provider>,
@@ -89,7 +90,7 @@ impl Decoder<'_> {
         let (value, settings) = settings::resolve(Agent::KEYS.iter(), &layers, given);
         let line = entry.place.line;
         let mut agent = Agent::read(&value, slug.clone(), line, settings, BTreeMap::new())?;
-        agent.schedules = self.schedules(entry.value.get("schedules"));
+        agent.schedules = self.decode_schedules(entry.value.get("schedules"));
         let (skills, pins) = pinned(std::mem::take(&mut agent.skills));
         agent.skills = with_scheduled(skills, &agent.schedules);
         agent.pins = pins;
@@ -103,8 +104,8 @@ impl Decoder<'_> {
         let name = text(Some(&entry.value), "template");
         let stock = name.and_then(templates::find);
         if let (Some(name), None) = (name, stock) {
-            let known = nearest(name, templates::ALL.iter().map(|t| t.name));
-            self.blame(
+            let known = suggest_similar(name, templates::ALL.iter().map(|t| t.name));
+            self.report_mistake(
                 entry.value.get("template"),
                 format!("no template `{name}`{known}; `abbey template list` shows all"),
             );
@@ -122,7 +123,10 @@ impl Decoder<'_> {
             ("role", (role.into(), origin.clone())),
             ("charter", (json!({ "stock": charter }), origin.clone())),
             ("skills", (json!(skills), origin.clone())),
-            ("tools.allow", (settings::tools(policy.tools), origin)),
+            (
+                "tools.allow",
+                (settings::canonical_tools(policy.tools), origin),
+            ),
         ])
     }
 
@@ -135,8 +139,8 @@ impl Decoder<'_> {
             && !providers.contains_key(&model.provider)
         {
             let provider = &model.provider;
-            let known = nearest(provider.as_str(), providers.keys().map(Slug::as_str));
-            self.blame(
+            let known = suggest_similar(provider.as_str(), providers.keys().map(Slug::as_str));
+            self.report_mistake(
                 written("model"),
                 format!("no provider `{provider}` is declared{known}"),
             );
@@ -151,10 +155,10 @@ impl Decoder<'_> {
         let wake = entry.value.get("wake");
         if let Some(times) = agent.wake {
             if times.every.0 < WAKE_EVERY_MIN {
-                self.blame(wake, "`wake.every` is at least 30s");
+                self.report_mistake(wake, "`wake.every` is at least 30s");
             }
             if times.jitter > times.every {
-                self.blame(wake, "`wake.jitter` is at most `wake.every`");
+                self.report_mistake(wake, "`wake.jitter` is at most `wake.every`");
             }
         }
         let drives = written("drives");
@@ -164,7 +168,7 @@ impl Decoder<'_> {
             ("scratch", agent.drives.scratch),
         ] {
             if size < DRIVE_MIN {
-                self.blame(
+                self.report_mistake(
                     drives.and_then(|d| d.get(key)),
                     "a drive has at least 16 MiB",
                 );
@@ -180,7 +184,7 @@ impl Decoder<'_> {
         };
         let house = house.limits();
         if house == AgentBudget::default() {
-            self.blame(
+            self.report_mistake(
                 entry.value.get("budget"),
                 format!(
                     "agent `{}` has a share of a budget that the house does not set",
@@ -226,7 +230,8 @@ impl Decoder<'_> {
         }
     }
 
-    pub(crate) fn org_chart(&mut self, agents: &BTreeMap<Slug, Agent>) {
+    /// Reports each `reports_to` that names no agent or is part of a circle.
+    pub(crate) fn check_org_chart(&mut self, agents: &BTreeMap<Slug, Agent>) {
         let entries = self.root.get("agents").map_or(&[][..], Node::entries);
         for entry in entries {
             let Some(above) = slug(Some(&entry.value), "reports_to") else {
@@ -237,7 +242,7 @@ impl Decoder<'_> {
                 .get("reports_to")
                 .map_or(entry.place, |n| n.place);
             if !agents.contains_key(&above) {
-                let known = nearest(above.as_str(), agents.keys().map(Slug::as_str));
+                let known = suggest_similar(above.as_str(), agents.keys().map(Slug::as_str));
                 self.mistakes
                     .push(place.mistake(format!("no agent `{above}`{known}")));
                 continue;
@@ -259,14 +264,15 @@ impl Decoder<'_> {
         }
     }
 
-    pub(crate) fn shares(&mut self, agents: &BTreeMap<Slug, Agent>) {
+    /// Reports a mistake when the agents' shares of the house's budget add up to more than 100 %.
+    pub(crate) fn check_shares(&mut self, agents: &BTreeMap<Slug, Agent>) {
         let sum: u32 = agents
             .values()
             .filter_map(|a| a.daily.share)
             .map(u32::from)
             .sum();
         if sum > 100 {
-            self.blame(
+            self.report_mistake(
                 self.root.get("agents"),
                 format!(
                     "the shares of the agents add up to {sum}%, which is more than the house has"

@@ -1,6 +1,6 @@
 //! Checks the agents that an agent names (delegation, grants, relations), and decodes the escalation.
 
-use super::decoder::{Decoder, nearest, text};
+use super::decoder::{Decoder, suggest_similar, text};
 use crate::agent_values::RELATIONS;
 use crate::house::Escalation;
 use crate::keys::Agent;
@@ -10,7 +10,7 @@ use abbey_model::{Millis, Slug};
 use std::collections::BTreeMap;
 
 impl Decoder<'_> {
-    /// Reports colleagues that are no agents of this house.
+    /// Reports names in an agent's delegation, grants and relations that are not agents of the house.
     pub(crate) fn check_colleagues(&mut self, agents: &BTreeMap<Slug, Agent>) {
         let entries = self.root.get("agents").map_or(&[][..], Node::entries);
         for entry in entries {
@@ -35,7 +35,7 @@ impl Decoder<'_> {
             }
             for (node, name) in named {
                 if !agents.keys().any(|a| a.as_str() == name) {
-                    let known = nearest(&name, agents.keys().map(Slug::as_str));
+                    let known = suggest_similar(&name, agents.keys().map(Slug::as_str));
                     self.mistakes
                         .push(node.place.mistake(format!("no agent `{name}`{known}")));
                 }
@@ -45,8 +45,12 @@ impl Decoder<'_> {
 }
 
 impl Decoder<'_> {
-    /// What happens to tasks without an eligible agent (S4-24).
-    pub(crate) fn escalation(&mut self, agents: &BTreeMap<Slug, Agent>) -> Option<Escalation> {
+    /// Decodes which agent or operator decides about tasks without an eligible agent (S4-24), and reports mistakes in
+    /// it.
+    pub(crate) fn decode_escalation(
+        &mut self,
+        agents: &BTreeMap<Slug, Agent>,
+    ) -> Option<Escalation> {
         let node = self.root.get("escalation");
         let to = text(node, "to")?;
         let agent: Option<Slug> = match to {
@@ -57,21 +61,21 @@ impl Decoder<'_> {
             let at = node.and_then(|n| n.get("to"));
             match agents.get(agent) {
                 None => {
-                    let known = nearest(agent.as_str(), agents.keys().map(Slug::as_str));
-                    self.blame(at, format!("no agent `{agent}`{known}"));
+                    let known = suggest_similar(agent.as_str(), agents.keys().map(Slug::as_str));
+                    self.report_mistake(at, format!("no agent `{agent}`{known}"));
                 }
                 Some(a) if a.model.is_none() && a.files.is_none() => {
                     let text =
                         format!("`{agent}` has no model, so it cannot decide about anything");
-                    self.blame(at, text);
+                    self.report_mistake(at, text);
                 }
                 Some(_) => {}
             }
         }
-        let within = text(node, "within").and_then(shape::duration_ms);
+        let within = text(node, "within").and_then(shape::parse_duration_ms);
         if text(node, "then") == Some("cancel") && within.is_none() {
             let text = "`then: cancel` needs `within`: a time after which";
-            self.blame(node, text);
+            self.report_mistake(node, text);
         }
         Some(Escalation {
             to: agent,

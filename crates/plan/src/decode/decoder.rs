@@ -10,22 +10,27 @@ pub(crate) struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    pub(crate) fn blame(&mut self, node: Option<&Node>, text: impl Into<String>) {
+    /// Reports a mistake at the place of a node, or at the start of the manifest without one.
+    pub(crate) fn report_mistake(&mut self, node: Option<&Node>, text: impl Into<String>) {
         let place = node.map_or(self.root.place, |n| n.place);
         self.mistakes.push(place.mistake(text));
     }
 }
 
 // The shape check has already reported what does not parse; here such values are just absent.
+/// Text of a key of a mapping; none when the key is absent or not a scalar.
 pub(crate) fn text<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a str> {
     node?.get(key)?.text()
 }
+/// Value of a key of a mapping as a slug; none when it is absent or not valid.
 pub(crate) fn slug(node: Option<&Node>, key: &str) -> Option<Slug> {
     text(node, key)?.parse().ok()
 }
+/// Value of a key of a mapping as a whole number; `_` between digits is ignored.
 pub(crate) fn integer(node: Option<&Node>, key: &str) -> Option<u64> {
     text(node, key)?.replace('_', "").parse().ok()
 }
+/// Texts of the list under a key of a mapping; empty when it is absent.
 pub(crate) fn words(node: Option<&Node>, key: &str) -> Vec<String> {
     let items = node.and_then(|n| n.get(key)).map_or(&[][..], Node::items);
     items
@@ -33,14 +38,14 @@ pub(crate) fn words(node: Option<&Node>, key: &str) -> Vec<String> {
         .filter_map(|i| i.text().map(str::to_owned))
         .collect()
 }
-/// Names of a list.
+/// Slugs in the list under a key of a mapping; those that are not valid are left out.
 pub(crate) fn names(node: Option<&Node>, key: &str) -> BTreeSet<Slug> {
     let words = words(node, key).into_iter();
     words.filter_map(|w| w.parse().ok()).collect()
 }
 
-/// "; did you mean …?", when something is near.
-pub(crate) fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> String {
+/// Suggestion for a message about an unknown name: "; did you mean `NAME`?" when a known name is similar, else empty.
+pub(crate) fn suggest_similar<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> String {
     known
         .map(|name| (strsim::damerau_levenshtein(name, wanted), name))
         .min()

@@ -1,6 +1,6 @@
 //! Decodes shared documents: which agents write and read each (S3-17, S3-26, S3-41).
 
-use super::decoder::{Decoder, nearest, text, words};
+use super::decoder::{Decoder, suggest_similar, text, words};
 use crate::document::{Document, DocumentKind};
 use crate::keys::Agent;
 use crate::node::Node;
@@ -11,7 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 const DOCUMENTS_MAX: usize = 16;
 
 impl Decoder<'_> {
-    pub(crate) fn documents(&mut self, agents: &BTreeMap<Slug, Agent>) -> BTreeMap<Slug, Document> {
+    /// Decodes the shared documents of the manifest and reports mistakes in each.
+    pub(crate) fn decode_documents(
+        &mut self,
+        agents: &BTreeMap<Slug, Agent>,
+    ) -> BTreeMap<Slug, Document> {
         let mut documents = BTreeMap::new();
         if let Some(node) = self.root.get("documents")
             && node.entries().len() > DOCUMENTS_MAX
@@ -49,7 +53,7 @@ impl Decoder<'_> {
             let all = writer.iter().chain(writers.iter().flatten());
             for name in all.chain(readers.iter().flatten()) {
                 if !agents.contains_key(name) {
-                    let known = nearest(name.as_str(), agents.keys().map(Slug::as_str));
+                    let known = suggest_similar(name.as_str(), agents.keys().map(Slug::as_str));
                     blame(format!("no agent `{name}`{known}"));
                 }
             }

@@ -1,7 +1,7 @@
 //! Decodes webhooks: which senders may report outside events, and what follows.
 
-use super::decoder::{Decoder, nearest, text, words};
-use super::workflows::payload;
+use super::decoder::{Decoder, suggest_similar, text, words};
+use super::workflows::check_payload_input;
 use crate::hook::{Hook, HookAction, HookKind};
 use crate::keys::Agent;
 use crate::node::Node;
@@ -10,7 +10,8 @@ use abbey_model::Slug;
 use std::collections::BTreeMap;
 
 impl Decoder<'_> {
-    pub(crate) fn hooks(
+    /// Decodes the webhooks of the manifest and reports mistakes in each.
+    pub(crate) fn decode_hooks(
         &mut self,
         agents: &BTreeMap<Slug, Agent>,
         workflows: &BTreeMap<Slug, Workflow>,
@@ -50,7 +51,7 @@ impl Decoder<'_> {
                 .filter_map(|a| a.parse().ok())
                 .collect();
             for agent in more.iter().filter(|a| !agents.contains_key(*a)) {
-                let known = nearest(agent.as_str(), agents.keys().map(Slug::as_str));
+                let known = suggest_similar(agent.as_str(), agents.keys().map(Slug::as_str));
                 blame(format!("no agent `{agent}`{known}"));
             }
             let trusted = text(value, "trusted") == Some("true");
@@ -66,16 +67,17 @@ impl Decoder<'_> {
             }
             match &action {
                 HookAction::Task(agent) if !agents.contains_key(agent) => {
-                    let known = nearest(agent.as_str(), agents.keys().map(Slug::as_str));
+                    let known = suggest_similar(agent.as_str(), agents.keys().map(Slug::as_str));
                     blame(format!("no agent `{agent}`{known}"));
                 }
                 HookAction::Workflow(name) => match workflows.get(name) {
                     None => {
-                        let known = nearest(name.as_str(), workflows.keys().map(Slug::as_str));
+                        let known =
+                            suggest_similar(name.as_str(), workflows.keys().map(Slug::as_str));
                         blame(format!("no workflow `{name}`{known}"));
                     }
                     Some(workflow) => {
-                        if let Some(why) = payload(workflow) {
+                        if let Some(why) = check_payload_input(workflow) {
                             blame(format!("it starts the workflow `{name}`: {why}"));
                         }
                     }

@@ -17,19 +17,19 @@ use crate::settings::{self, Given, Layer};
 use crate::shape;
 use crate::value::FromValue;
 use abbey_model::{NanoUsd, Slug, Subnet, is_private};
-use decoder::{Decoder, nearest, text};
+use decoder::{Decoder, suggest_similar, text};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 /// Service addresses of a house that names none.
 const SLOTS: [(&str, u32); 4] = [("git", 2), ("cms", 3), ("models", 4), ("db", 5)];
 
-/// Parses a manifest.
+/// Parses and validates the text of a manifest.
 ///
 /// # Errors
-/// Every mistake, in the order of the text.
+/// Every mistake with its line and column, in the order of the text.
 pub fn parse(text: &str) -> Result<House, Vec<Mistake>> {
-    let root = node::read(text)?;
+    let root = node::parse_yaml(text)?;
     let mut mistakes = Vec::new();
     shape::check(&MANIFEST, &root, "", &mut mistakes);
     let house = Decoder {
@@ -58,17 +58,17 @@ impl Decoder<'_> {
         let keys = ManifestKeys::from_value(&value)?;
         let listen = self.listen(keys.listen);
         let network = self.network(keys.network);
-        let (services, disabled) = self.services(&network.slots);
+        let (services, disabled) = self.decode_services(&network.slots);
         let providers = self.providers(keys.providers, &services);
-        let agents = self.agents(&keys.budget, &providers);
-        self.org_chart(&agents);
+        let agents = self.decode_agents(&keys.budget, &providers);
+        self.check_org_chart(&agents);
         self.check_colleagues(&agents);
-        self.shares(&agents);
-        self.consumers(&services, &agents);
-        let workflows = self.workflows(&agents);
-        let hooks = self.hooks(&agents, &workflows);
-        let documents = self.documents(&agents);
-        let escalation = self.escalation(&agents);
+        self.check_shares(&agents);
+        self.check_consumers(&services, &agents);
+        let workflows = self.decode_workflows(&agents);
+        let hooks = self.decode_hooks(&agents, &workflows);
+        let documents = self.decode_documents(&agents);
+        let escalation = self.decode_escalation(&agents);
         let locale = self.root.get("defaults").and_then(|d| d.get("locale"));
         let display = text(locale, "display").and_then(|t| abbey_words::tag(t).ok());
         Some(House {
@@ -99,7 +99,7 @@ impl Decoder<'_> {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
             _ => {
-                self.blame(
+                self.report_mistake(
                     node,
                     "`listen` needs both `tls_certificate` and `tls_key`, or neither",
                 );
@@ -107,7 +107,7 @@ impl Decoder<'_> {
             }
         };
         if tls.is_none() && !address.ip().is_loopback() {
-            self.blame(node, format!(
+            self.report_mistake(node, format!(
                 "`listen.address`: {address} is reachable from other hosts, so TLS is required: \
                  set `tls_certificate` and `tls_key`, or listen on 127.0.0.1"
             ));
@@ -118,16 +118,16 @@ impl Decoder<'_> {
     fn network(&mut self, keys: NetworkKeys) -> Network {
         let node = self.root.get("network");
         let (pool, pool_prefix) =
-            shape::network(&keys.pool).unwrap_or((Ipv4Addr::new(10, 77, 0, 0), 16));
+            shape::parse_network(&keys.pool).unwrap_or((Ipv4Addr::new(10, 77, 0, 0), 16));
         let prefix = keys.prefix;
         if prefix < pool_prefix {
-            self.blame(node, format!("`network.prefix`: a subnet of /{prefix} does not fit into the pool /{pool_prefix}"));
+            self.report_mistake(node, format!("`network.prefix`: a subnet of /{prefix} does not fit into the pool /{pool_prefix}"));
         }
         if !is_private((pool, pool_prefix)) {
             let text = format!(
                 "`network.pool`: {pool}/{pool_prefix} is not inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10; others would no longer be reached from this host"
             );
-            self.blame(node, text);
+            self.report_mistake(node, text);
         }
         let slots = self.slots(prefix, &keys.slots);
         Network {
@@ -135,7 +135,7 @@ impl Decoder<'_> {
             pool,
             pool_prefix,
             prefix,
-            ports: shape::port_range(&keys.ports).unwrap_or((18800, 18999)),
+            ports: shape::parse_port_range(&keys.ports).unwrap_or((18800, 18999)),
             slots,
         }
     }
@@ -194,7 +194,7 @@ impl Decoder<'_> {
             let endpoint = match (&keys.base_url, &keys.service) {
                 (Some(url), None) => {
                     if !(url.starts_with("http://") || url.starts_with("https://")) {
-                        self.blame(
+                        self.report_mistake(
                             value.get("base_url"),
                             format!("`providers.{name}.base_url` begins with http:// or https://"),
                         );
@@ -203,8 +203,9 @@ impl Decoder<'_> {
                 }
                 (None, Some(service)) => {
                     if !services.contains_key(service) {
-                        let known = nearest(service.as_str(), services.keys().map(Slug::as_str));
-                        self.blame(
+                        let known =
+                            suggest_similar(service.as_str(), services.keys().map(Slug::as_str));
+                        self.report_mistake(
                             value.get("service"),
                             format!("no service `{service}` is declared{known}"),
                         );

@@ -8,7 +8,8 @@ use abbey_model::{Millis, Slug};
 use std::collections::BTreeMap;
 
 impl Decoder<'_> {
-    pub(crate) fn schedules(&mut self, node: Option<&Node>) -> BTreeMap<Slug, Schedule> {
+    /// Decodes the schedules of one agent and reports mistakes in each.
+    pub(crate) fn decode_schedules(&mut self, node: Option<&Node>) -> BTreeMap<Slug, Schedule> {
         let mut schedules = BTreeMap::new();
         for entry in node.map_or(&[][..], Node::entries) {
             let value = Some(&entry.value);
@@ -20,7 +21,11 @@ impl Decoder<'_> {
                 self.mistakes
                     .push(at.mistake(format!("schedule `{name}`: {text}")));
             };
-            let millis = |key| text(value, key).and_then(shape::duration_ms).map(Millis);
+            let millis = |key| {
+                text(value, key)
+                    .and_then(shape::parse_duration_ms)
+                    .map(Millis)
+            };
             let written = [
                 text(value, "cron").map(|t| ScheduleTrigger::Cron(t.to_owned())),
                 millis("every").map(ScheduleTrigger::Every),

@@ -1,6 +1,6 @@
 //! Decodes services and checks their dependencies and users (S1-16 to S1-18, S2-05).
 
-use super::decoder::{Decoder, names, nearest, text};
+use super::decoder::{Decoder, names, suggest_similar, text};
 use crate::keys::{Agent, Service};
 use crate::node::{Entry, Node};
 use crate::service_kind::ServiceKind;
@@ -21,8 +21,9 @@ fn may_be_service(address: Ipv4Addr) -> bool {
 }
 
 impl Decoder<'_> {
-    /// Services that are enabled, and the names of those that are not.
-    pub(crate) fn services(
+    /// Decodes the services of the manifest: those that are enabled, and the names of the disabled ones. Reports
+    /// mistakes in each.
+    pub(crate) fn decode_services(
         &mut self,
         slots: &BTreeMap<Slug, u32>,
     ) -> (BTreeMap<Slug, Service>, BTreeSet<Slug>) {
@@ -73,12 +74,12 @@ impl Decoder<'_> {
             }
             (true, Some(at)) => {
                 let text = format!("a `{}` has a program already", kind.name());
-                self.blame(Some(at), text);
+                self.report_mistake(Some(at), text);
             }
             _ => {}
         }
         if service.probe.as_ref().is_some_and(|p| !p.starts_with('/')) {
-            self.blame(
+            self.report_mistake(
                 value.get("probe"),
                 format!("`services.{slug}.probe` is a path and begins with `/`"),
             );
@@ -88,7 +89,7 @@ impl Decoder<'_> {
                 "`probe` has no meaning for a `{}`: the house has a health check of its own",
                 kind.name()
             );
-            self.blame(value.get("probe"), text);
+            self.report_mistake(value.get("probe"), text);
         }
         for (name, used) in [
             ("names", kind.has_consumers()),
@@ -105,14 +106,14 @@ impl Decoder<'_> {
         ] {
             if let (false, Some(at)) = (used, value.get(name)) {
                 let text = format!("`{name}` has no meaning for a `{}`", kind.name());
-                self.blame(Some(at), text);
+                self.report_mistake(Some(at), text);
             }
         }
         if let Some(name) = &service.slot {
             let at = value.get("slot");
             if !slots.contains_key(name) {
-                let known = nearest(name.as_str(), slots.keys().map(Slug::as_str));
-                self.blame(at, format!("no slot `{name}` is declared{known}"));
+                let known = suggest_similar(name.as_str(), slots.keys().map(Slug::as_str));
+                self.report_mistake(at, format!("no slot `{name}` is declared{known}"));
             }
             // Two services on one slot differ by port, so both ports must be given (S1-08).
             let port = service.port;
@@ -121,7 +122,7 @@ impl Decoder<'_> {
             });
             if let Some(other) = same {
                 let other = &other.slug;
-                self.blame(at, format!("slot `{name}` is taken by service `{other}`; give both a `port` of their own, or set `enabled: false` on one of two alternatives"));
+                self.report_mistake(at, format!("slot `{name}` is taken by service `{other}`; give both a `port` of their own, or set `enabled: false` on one of two alternatives"));
             }
         }
         service.at = self.external_address(&slug, kind, value);
@@ -143,12 +144,12 @@ impl Decoder<'_> {
         for key in taken {
             if let Some(there) = value.get(key) {
                 let text = format!("`{key}` has no meaning for a service outside the house (`at`)");
-                self.blame(Some(there), text);
+                self.report_mistake(Some(there), text);
             }
         }
         if kind != ServiceKind::Command {
             let text = format!("a `{}` is run by the house", kind.name());
-            self.blame(Some(node), text);
+            self.report_mistake(Some(node), text);
         }
         match at {
             SocketAddr::V4(at) if may_be_service(*at.ip()) => Some(at),
@@ -156,7 +157,7 @@ impl Decoder<'_> {
                 let text = format!(
                     "`services.{slug}.at` is an IPv4 address of a server, and no link-local one"
                 );
-                self.blame(Some(node), text);
+                self.report_mistake(Some(node), text);
                 None
             }
         }
@@ -171,8 +172,8 @@ impl Decoder<'_> {
             let at = entry.value.get("needs");
             for needed in &service.needs {
                 if !services.contains_key(needed) {
-                    let known = nearest(needed.as_str(), services.keys().map(Slug::as_str));
-                    self.blame(at, format!("no service `{needed}` is declared{known}"));
+                    let known = suggest_similar(needed.as_str(), services.keys().map(Slug::as_str));
+                    self.report_mistake(at, format!("no service `{needed}` is declared{known}"));
                 }
             }
             let mut waits: Vec<&Slug> = service.needs.iter().collect();
@@ -180,7 +181,7 @@ impl Decoder<'_> {
             while let Some(next) = waits.pop() {
                 if *next == service.slug {
                     let text = format!("`{next}` would wait for itself");
-                    self.blame(at, text);
+                    self.report_mistake(at, text);
                     break;
                 }
                 if seen.insert(next) {
@@ -190,8 +191,9 @@ impl Decoder<'_> {
         }
     }
 
-    /// Reports `uses` of services that are not declared, and names in a service that two agents would share (S1-16).
-    pub(crate) fn consumers(
+    /// Reports agents' `uses` of services that are not declared, and names within a service that two agents would share
+    /// (S1-16).
+    pub(crate) fn check_consumers(
         &mut self,
         services: &BTreeMap<Slug, Service>,
         agents: &BTreeMap<Slug, Agent>,
@@ -199,12 +201,12 @@ impl Decoder<'_> {
         for entry in self.root.get("agents").map_or(&[][..], Node::entries) {
             let used = names(Some(&entry.value), "uses");
             for name in used.iter().filter(|n| !services.contains_key(*n)) {
-                let known = nearest(name.as_str(), services.keys().map(Slug::as_str));
+                let known = suggest_similar(name.as_str(), services.keys().map(Slug::as_str));
                 let text = format!(
                     "agent `{}` uses `{name}`, and no such service is declared{known}",
                     entry.key
                 );
-                self.blame(entry.value.get("uses"), text);
+                self.report_mistake(entry.value.get("uses"), text);
             }
         }
         for entry in self.root.get("services").map_or(&[][..], Node::entries) {
@@ -218,7 +220,7 @@ impl Decoder<'_> {
                     .is_some_and(|a| a.uses.contains(&service.slug))
                 {
                     let text = format!("no agent `{agent}` uses `{}`", service.slug);
-                    self.blame(at, text);
+                    self.report_mistake(at, text);
                 }
             }
             let mut held: BTreeMap<String, &Slug> = BTreeMap::new();
@@ -232,14 +234,14 @@ impl Decoder<'_> {
                         "`{name}` is reserved by the server; give `{}` another name under `names`",
                         agent.slug
                     );
-                    self.blame(at, text);
+                    self.report_mistake(at, text);
                 }
                 if let Some(other) = held.insert(name.clone(), &agent.slug) {
                     let text = format!(
                         "`{name}` would belong to both `{other}` and `{}`; give one of them another name under `names`",
                         agent.slug
                     );
-                    self.blame(at.or(Some(&entry.value)), text);
+                    self.report_mistake(at.or(Some(&entry.value)), text);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Decodes workflows and checks them before they run: no cycle, no unknown step or value, matching types (S3-30).
 
-use super::decoder::{Decoder, integer, nearest, text, words};
+use super::decoder::{Decoder, integer, suggest_similar, text, words};
 use crate::keys::Agent;
 use crate::node::{Entry, Kind, Node};
 use crate::schedule::ScheduleAction;
@@ -76,7 +76,7 @@ impl Reading<'_, '_, '_> {
         let agent = self.agent(node);
         let millis = |key| {
             text(Some(node), key)
-                .and_then(shape::duration_ms)
+                .and_then(shape::parse_duration_ms)
                 .map(Millis)
         };
         let given = [
@@ -143,7 +143,11 @@ impl Reading<'_, '_, '_> {
     fn step(&mut self, node: &Node) -> Option<WorkflowStep> {
         let act = self.act(node, node)?;
         let value = Some(node);
-        let millis = |key| text(value, key).and_then(shape::duration_ms).map(Millis);
+        let millis = |key| {
+            text(value, key)
+                .and_then(shape::parse_duration_ms)
+                .map(Millis)
+        };
         let items = |key| node.get(key).map_or(&[][..], Node::items);
         let expects = node.get("expects").map_or(&[][..], Node::entries);
         let undo = node.get("undo").and_then(|undo| {
@@ -211,7 +215,7 @@ impl Reading<'_, '_, '_> {
             steps,
             output: self.with(node.get("output")),
             within: text(Some(node), "within")
-                .and_then(shape::duration_ms)
+                .and_then(shape::parse_duration_ms)
                 .map(Millis),
             on: words(Some(node), "on")
                 .iter()
@@ -234,7 +238,7 @@ impl Reading<'_, '_, '_> {
             }
         }
         if !workflow.on.is_empty()
-            && let Some(why) = payload(workflow)
+            && let Some(why) = check_payload_input(workflow)
         {
             self.blame(node, format!("it starts at an event, and {why}"));
         }
@@ -386,7 +390,11 @@ fn circle(workflow: &Workflow) -> Option<Vec<Slug>> {
 }
 
 impl Decoder<'_> {
-    pub(crate) fn workflows(&mut self, agents: &BTreeMap<Slug, Agent>) -> BTreeMap<Slug, Workflow> {
+    /// Decodes the workflows of the manifest and reports mistakes in each, and in the schedules that start them.
+    pub(crate) fn decode_workflows(
+        &mut self,
+        agents: &BTreeMap<Slug, Agent>,
+    ) -> BTreeMap<Slug, Workflow> {
         let root = self.root;
         let mut workflows = BTreeMap::new();
         for entry in root.get("workflows").map_or(&[][..], Node::entries) {
@@ -421,7 +429,8 @@ impl Decoder<'_> {
                 let place = place.unwrap_or(self.root).place;
                 let wrong = match workflows.get(workflow) {
                     None => {
-                        let known = nearest(workflow.as_str(), workflows.keys().map(Slug::as_str));
+                        let known =
+                            suggest_similar(workflow.as_str(), workflows.keys().map(Slug::as_str));
                         vec![format!("no workflow `{workflow}`{known}")]
                     }
                     Some(found) => found.validate_input(with.clone()).err().unwrap_or_default(),
@@ -435,8 +444,9 @@ impl Decoder<'_> {
     }
 }
 
-/// Why a workflow cannot start with nothing but the input `payload`.
-pub(crate) fn payload(workflow: &Workflow) -> Option<String> {
+/// Checks that an event or webhook can start a workflow: it must take an object `payload`, and every other input needs
+/// a default. Returns the reason when it cannot.
+pub(crate) fn check_payload_input(workflow: &Workflow) -> Option<String> {
     match workflow.input.get("payload") {
         Some(field) if field.of == ValueType::Object => {}
         _ => return Some("then it takes an input `payload`, an object".to_owned()),

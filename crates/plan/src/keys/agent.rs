@@ -239,7 +239,7 @@ const FILES: &[Key] = &[crate::key::live(
 )];
 
 impl Agent {
-    /// Its daily limits.
+    /// Daily limits of the agent's own budget.
     pub fn budget(&self) -> AgentBudget {
         AgentBudget {
             tokens: self.daily.tokens,
@@ -249,13 +249,14 @@ impl Agent {
         }
     }
 
-    /// Sizes of the file systems of its sandbox, if it has any of its own.
+    /// Sizes of the file systems that the agent's sandbox has of its own; none when it shares the disk of the house.
     pub fn disks(&self) -> Option<Drives> {
         let named = self.settings.is_set("drives.");
         (self.cell == CellKind::Sandbox && named).then_some(self.drives)
     }
 
-    /// Every effective value with its origin, for `agent show --effective`; secrets are references.
+    /// Every effective value as (key, value, origin) in text, for `agent show --effective`. Secrets are shown as
+    /// references.
     pub fn effective(&self) -> Vec<(String, String, String)> {
         let row = |s: &Setting| {
             let open = s.path == "cell" && !self.cell.isolates();

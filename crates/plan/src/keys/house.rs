@@ -176,7 +176,7 @@ keys! {
 }
 
 impl Budget {
-    /// The daily limits of the whole house.
+    /// Daily limits of the whole house.
     pub fn limits(&self) -> AgentBudget {
         AgentBudget {
             tokens: self.tokens,

@@ -71,7 +71,8 @@ keys! {
 }
 
 impl Service {
-    /// The HTTP path of its health check; empty where an accepted connection is the check.
+    /// HTTP path of the service's health check; an empty path where accepting a connection is the check, none where
+    /// there is no check.
     pub fn probe(&self) -> Option<&str> {
         match self.kind {
             ServiceKind::Command => self.probe.as_deref(),
@@ -80,7 +81,7 @@ impl Service {
         }
     }
 
-    /// What belongs to this agent in it: a database and its role, or a place for repositories (S1-16).
+    /// Name of what belongs to an agent in this service: its database and role, or its folder (S1-16).
     pub fn name_for(&self, agent: &Slug) -> String {
         match (self.names.get(agent), self.kind) {
             (Some(own), ServiceKind::Postgres) => own.as_str().replace('-', "_"),

@@ -74,7 +74,7 @@ pub(crate) fn list(rows: &dyn Rows) -> Result<BTreeMap<CellName, CellRow>> {
             Ok((
                 c.parse()?,
                 CellRow {
-                    desired: DesiredState::of_number(c.get()?),
+                    desired: DesiredState::from_number(c.get()?),
                     history: c.json()?,
                     since: c.get()?,
                 },

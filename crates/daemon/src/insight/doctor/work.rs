@@ -146,7 +146,7 @@ pub(super) async fn check_model_servers(work: &Arc<WorkState>, checks: &mut Chec
             .filter(|m| m.provider == *name)
             .map(|m| m.model.as_str())
             .collect();
-        let at = abbey_plan::endpoint(&current.house, &current.registry, service);
+        let at = abbey_plan::host_endpoint(&current.house, &current.registry, service);
         let (Some(at), false) = (at, wanted.is_empty()) else {
             continue;
         };
