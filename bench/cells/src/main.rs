@@ -3,7 +3,7 @@
 //!
 //! `bench/cells/run [CELLS]` prints the tables. Everything happens in a network of its own.
 
-use abbey_cells::hostd::{Allocation, HostdApi, HostdClient, HostdOperation, ensure};
+use abbey_cells::hostd::{Allocation, HostdApi, HostdClient, HostdOperation, ensure_hostd_running};
 use abbey_cells::{CellNetwork, CellProgram, CellSpec, Sandbox};
 use abbey_model::{Bytes, CellKind, CellName, Generation, Limits, Millis, Profile, Subnet};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -34,7 +34,7 @@ impl House {
         .expect("its mode");
         let home = abbey_daemon::Home::new(dir.path().join("home"));
         let config = home.create_directories().expect("a home");
-        ensure(&config, abbey).expect("hostd");
+        ensure_hostd_running(&config, abbey).expect("hostd");
         let client = HostdClient::new(home.root());
         let first = client.hello().expect("hello").uid_first;
         House {
@@ -130,7 +130,11 @@ impl House {
     }
 
     fn record(&self, cell: &CellName) -> serde_json::Value {
-        let path = self.config.cells().join(cell.to_string()).join("shim.json");
+        let path = self
+            .config
+            .cell_records_dir()
+            .join(cell.to_string())
+            .join("shim.json");
         serde_json::from_slice(&std::fs::read(path).expect("a record")).expect("json")
     }
 
@@ -251,7 +255,7 @@ fn programs(house: &House) {
     ];
     house
         .client
-        .firewall(Millis(5000), &|| true)
+        .apply_firewall(Millis(5000), &|| true)
         .expect("rules");
     let peers: Vec<&str> = ["crun", "runc"]
         .into_iter()
@@ -334,7 +338,7 @@ fn networks(house: &House) {
         .collect();
     house
         .client
-        .firewall(Millis(5000), &|| true)
+        .apply_firewall(Millis(5000), &|| true)
         .expect("rules");
     let (mut with, mut without, mut tools) = (Vec::new(), Vec::new(), Vec::new());
     for (n, (cell, uid)) in cells.iter().enumerate().take(ROUNDS) {
@@ -421,7 +425,7 @@ fn fleet(house: &House, count: usize) {
     let begin = Instant::now();
     house
         .client
-        .firewall(Millis(30_000), &|| true)
+        .apply_firewall(Millis(30_000), &|| true)
         .expect("rules");
     let ruled = begin.elapsed();
     let begin = Instant::now();
@@ -490,7 +494,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let abbey = PathBuf::from(args.next().expect("the binary"));
     let count = args.next().and_then(|n| n.parse().ok()).unwrap_or(1000);
-    abbey_launch::own_network().expect("root");
+    abbey_launch::unshare_network().expect("root");
     let house = House::start(&abbey);
     programs(&house);
     networks(&house);

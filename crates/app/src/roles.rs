@@ -46,7 +46,7 @@ fn service(args: &[OsString]) -> ExitCode {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
-    match runtime.block_on(abbey_services::run(args)) {
+    match runtime.block_on(abbey_services::run_service(args)) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILURE)),
         Err(error) => {
             eprintln!("error: {error}");

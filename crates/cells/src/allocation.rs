@@ -57,8 +57,9 @@ pub struct Allocation {
 }
 
 impl Allocation {
-    /// Where it serves others.
-    pub(crate) fn endpoint(&self) -> Option<SocketAddrV4> {
+    /// Address at which this owner serves others: its external address, or its cell's address with the allocated
+    /// port. None if it serves nobody.
+    pub(crate) fn service_address(&self) -> Option<SocketAddrV4> {
         if self.elsewhere.is_some() {
             return self.elsewhere;
         }
@@ -83,22 +84,23 @@ pub struct Allocations {
 }
 
 impl Allocations {
-    /// Subnets on the house's bridge.
-    pub(crate) fn on_bridge(&self) -> BTreeSet<Subnet> {
+    /// Subnets whose cells are ports of the house's bridge.
+    pub(crate) fn bridged_subnets(&self) -> BTreeSet<Subnet> {
         let bridged = self.owners.values().filter(|c| c.bridged);
         bridged.filter_map(|c| c.subnet).collect()
     }
 
-    /// Part of the names of what the house makes.
-    pub(crate) fn tag(&self) -> HouseTag {
-        self.tag.unwrap_or(HouseTag::new(0))
+    /// Tag of the house, which is part of the names of its interfaces and firewall table.
+    pub(crate) fn house_tag(&self) -> HouseTag {
+        self.tag.unwrap_or(HouseTag::from_bits(0))
     }
 
-    /// Gives `allocation` to `owner`.
+    /// Assigns `allocation` to `owner`, replacing its earlier one; an owner keeps the user it already has.
     ///
     /// # Errors
-    /// A sentence that names the rule and the holder.
-    pub fn give(
+    /// If a user is outside the house's range or taken, a subnet is public, taken or routed by the host, or a
+    /// service address cannot be one. The text names the rule and the other owner.
+    pub fn assign(
         &mut self,
         owner: &CellName,
         allocation: Allocation,
@@ -157,9 +159,9 @@ impl Allocations {
         if let Some((holder, _)) = taken {
             return Err(format!("subnet {subnet} is held by {holder}"));
         }
-        let own = self.tag.map(HouseTag::prefix);
+        let own = self.tag.map(HouseTag::interface_prefix);
         let foreign = |name: &str| own.as_ref().is_none_or(|own| !name.starts_with(own));
-        let routes = crate::sys::host::routes();
+        let routes = crate::sys::host::ipv4_routes();
         match routes
             .iter()
             .find(|(a, p, name)| foreign(name) && overlap((*a, *p), net))
@@ -179,9 +181,10 @@ pub(crate) struct LockedAllocations {
     _lock: fs::File,
 }
 
-/// Opens the allocations; makes them on the first start.
-pub(crate) fn open(dir: &Path) -> Result<LockedAllocations> {
-    let lock = crate::sys::lock::wait(&dir.join("claims.lock"))?;
+/// Reads `allocations` of the house from `claims.json` in hostd's directory and locks them until the result is
+/// dropped. Creates the file, with a random range of users and a random tag, on the first start.
+pub(crate) fn lock_allocations(dir: &Path) -> Result<LockedAllocations> {
+    let lock = crate::sys::lock::lock_file(&dir.join("claims.lock"))?;
     let path = dir.join("claims.json");
     let allocations: Allocations = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Record {
@@ -202,20 +205,22 @@ pub(crate) fn open(dir: &Path) -> Result<LockedAllocations> {
         _lock: lock,
     };
     if held.allocations.tag.is_none() {
-        held.allocations.tag = Some(HouseTag::new(chance()?));
+        held.allocations.tag = Some(HouseTag::from_bits(chance()?));
         held.save()?;
     }
     // A home of a release that had no such record.
-    if !external::record(dir).exists() {
+    if !external::external_services_file(dir).exists() {
         held.publish_external()?;
     }
     Ok(held)
 }
 
 impl LockedAllocations {
+    /// Writes the allocations to `claims.json` with the next version number, and publishes the addresses of
+    /// external services.
     pub(crate) fn save(&mut self) -> Result<()> {
         self.allocations.version += 1;
-        crate::record::publish(&self.path, &self.allocations)?;
+        crate::record::write_json(&self.path, &self.allocations)?;
         self.publish_external()
     }
 
@@ -229,7 +234,10 @@ impl LockedAllocations {
                     CellName::Agent(_) | CellName::Run(_) => None,
                 });
         let dir = self.path.parent().unwrap_or(&self.path);
-        external::publish(&external::record(dir), &addresses.collect())
+        external::write_external_addresses(
+            &external::external_services_file(dir),
+            &addresses.collect(),
+        )
     }
 }
 
@@ -262,18 +270,21 @@ mod tests {
             uid: Some(UIDS_FIRST + n),
             ..Allocation::default()
         };
-        allocations.give(&owner("a"), uid(1)).unwrap();
-        allocations.give(&owner("a"), uid(1)).unwrap();
-        let refused = allocations.give(&owner("b"), uid(1)).unwrap_err();
+        allocations.assign(&owner("a"), uid(1)).unwrap();
+        allocations.assign(&owner("a"), uid(1)).unwrap();
+        let refused = allocations.assign(&owner("b"), uid(1)).unwrap_err();
         assert!(refused.ends_with("is held by agent-a"), "{refused}");
-        assert!(allocations.give(&owner("a"), uid(2)).is_err());
+        assert!(allocations.assign(&owner("a"), uid(2)).is_err());
         // Neither root, nor the control plane's own, nor beyond the range.
         for bad in [0, UIDS_FIRST, UIDS_FIRST + UIDS] {
             let allocation = Allocation {
                 uid: Some(bad),
                 ..Allocation::default()
             };
-            assert!(allocations.give(&owner("c"), allocation).is_err(), "{bad}");
+            assert!(
+                allocations.assign(&owner("c"), allocation).is_err(),
+                "{bad}"
+            );
         }
     }
 }

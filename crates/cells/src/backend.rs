@@ -18,56 +18,56 @@ const HUNG_AFTER: Duration = Duration::from_secs(2);
 
 /// What the control plane can do with cells. Every operation may block and is idempotent; queries change nothing.
 pub trait Backend: Send + Sync {
-    /// Starts a boot. The cell must have been swept before.
+    /// Starts the shim and program of a cell as boot number `generation`. The previous boot must have been swept.
     ///
     /// # Errors
     /// When the shim does not report that the child runs; nothing is left then but a record.
     fn start(&self, spec: &CellSpec, generation: Generation) -> Result<()>;
 
-    /// Looks at a cell.
+    /// State of a cell: nothing, running, exited, or orphaned (its shim vanished without an exit record).
     ///
     /// # Errors
     /// [`Error::Record`] for a damaged record, which is never read as "nothing there".
     fn observe(&self, cell: &CellName) -> Result<Observed>;
 
-    /// Asks a cell to end within `grace`, after which its shim kills it.
+    /// Asks a cell to end within `grace`; its shim kills what is left after that. Does not wait for the end.
     ///
     /// # Errors
     /// When the shim cannot be reached.
     fn stop(&self, cell: &CellName, grace: Millis) -> Result<()>;
 
-    /// Holds everything in a cell where it is, or lets it go on; twice is once.
+    /// Pauses (`true`) or resumes (`false`) every process of a cell. Idempotent.
     ///
     /// # Errors
-    /// When the shim cannot be reached, or something goes on all the same.
+    /// If the shim cannot be reached, or the processes are not all paused or resumed afterwards.
     fn pause(&self, cell: &CellName, pause: bool) -> Result<()>;
 
-    /// A connection to the terminal of a cell, for a viewer of this size; see [`shim`] for what
-    /// goes over it.
+    /// Opens a connection to the terminal of a cell for a viewer of `rows` and `columns`; [`shim`] documents the
+    /// protocol.
     ///
     /// # Errors
     /// [`Error::NoTerminal`], or when the shim cannot be reached.
     fn attach(&self, cell: &CellName, rows: u16, columns: u16) -> Result<UnixStream>;
 
-    /// Ends whatever is left of a cell, verifies that it is gone, and removes its records.
+    /// Kills what is left of a cell, verifies that no process remains, and removes its records.
     ///
     /// # Errors
     /// [`Error::Leftover`] when processes survive; the records stay then.
     fn sweep(&self, cell: &CellName) -> Result<()>;
 
-    /// Every cell of this house that left a trace, known or not.
+    /// Names of all cells of the house that have a record or a control group, whether they are declared or not.
     ///
     /// # Errors
     /// When the records cannot be listed.
     fn list(&self) -> Result<Vec<CellName>>;
 
-    /// What a cell uses now.
+    /// Current memory, CPU time and number of processes of a running cell.
     ///
     /// # Errors
     /// When it is not running.
     fn usage(&self, cell: &CellName) -> Result<CgroupUsage>;
 
-    /// The record of a running cell: processes, limits in force, groups.
+    /// Record of a running cell: its processes, control groups and the limits in force. None if there is none.
     ///
     /// # Errors
     /// As [`Backend::observe`].
@@ -83,7 +83,8 @@ pub struct ShimBackend {
 }
 
 impl ShimBackend {
-    /// A backend of the house in `home`, whose hostd runs, with control groups named `group`.
+    /// Backend for the house in directory `home`, whose hostd must be running. `group` is the name of the house's
+    /// control groups.
     pub fn new(home: &Path, group: String) -> Self {
         ShimBackend {
             hostd: HostdClient::new(home),
@@ -101,11 +102,11 @@ impl ShimBackend {
         cell: &CellName,
         file: &str,
     ) -> Result<Option<T>> {
-        record::read(&self.dir(cell).join(file))
+        record::read_json(&self.dir(cell).join(file))
     }
 
     fn status(&self, cell: &CellName) -> Option<ShimStatus> {
-        client::ask(&self.dir(cell), &ShimRequest::Status).ok()
+        client::request_status(&self.dir(cell), &ShimRequest::Status).ok()
     }
 }
 
@@ -155,7 +156,7 @@ impl Backend for ShimBackend {
     }
 
     fn stop(&self, cell: &CellName, grace: Millis) -> Result<()> {
-        match client::ask(&self.dir(cell), &ShimRequest::Stop { grace }) {
+        match client::request_status(&self.dir(cell), &ShimRequest::Stop { grace }) {
             Ok(_) => Ok(()),
             Err(_) if matches!(self.observe(cell)?, Observed::Running { .. }) => Err(Error::Shim {
                 cell: cell.clone(),
@@ -170,7 +171,7 @@ impl Backend for ShimBackend {
             cell: cell.clone(),
             why,
         };
-        match client::ask(&self.dir(cell), &ShimRequest::Pause { pause }) {
+        match client::request_status(&self.dir(cell), &ShimRequest::Pause { pause }) {
             Ok(status) if status.paused == pause => Ok(()),
             Ok(_) => Err(broken("not everything in it could be held".to_owned())),
             Err(e) => Err(broken(format!("it does not answer: {e}"))),
@@ -179,7 +180,7 @@ impl Backend for ShimBackend {
 
     fn attach(&self, cell: &CellName, rows: u16, columns: u16) -> Result<UnixStream> {
         let request = ShimRequest::Attach { rows, columns };
-        match client::open(&self.dir(cell), &request) {
+        match client::request_stream(&self.dir(cell), &request) {
             Ok((status, stream)) if status.terminal => {
                 let forever = stream
                     .set_read_timeout(None)
@@ -205,7 +206,7 @@ impl Backend for ShimBackend {
     fn list(&self) -> Result<Vec<CellName>> {
         let mut names: Vec<CellName> = names_in(&self.run_dir)?;
         // Groups without a record: a crash between the two.
-        let groups = ControlGroups::leftovers(&self.group);
+        let groups = ControlGroups::list_cells(&self.group);
         names.extend(
             groups
                 .iter()
@@ -220,7 +221,7 @@ impl Backend for ShimBackend {
         let record = self
             .record(cell)?
             .ok_or_else(|| Error::NotRunning(cell.clone()))?;
-        Ok(ControlGroups::at(record.groups).usage())
+        Ok(ControlGroups::from_paths(record.groups).usage())
     }
 
     fn record(&self, cell: &CellName) -> Result<Option<CellRecord>> {
@@ -231,7 +232,7 @@ impl Backend for ShimBackend {
 /// Whether control groups of a cell are left.
 fn traces(group: &str, cell: &CellName) -> bool {
     let name = cell.to_string();
-    ControlGroups::leftovers(group)
+    ControlGroups::list_cells(group)
         .iter()
         .any(|p| p.ends_with(&name))
 }

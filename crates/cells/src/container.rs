@@ -7,12 +7,12 @@
 
 use crate::guest::CONTAINER_CONFIG as CONFIG;
 use crate::microvm::{
-    GuestLine, PreparedGuest, SnapshotRole, config_path, instructions, tools_directory,
-    write_config,
+    GuestLine, PreparedGuest, SnapshotRole, config_path, ensure_tools_directory,
+    guest_instructions, write_config,
 };
 use crate::spec::Container;
 use crate::sys::accounts;
-use crate::sys::programs::{SYSTEM_PATH, installed};
+use crate::sys::programs::{SYSTEM_PATH, is_installed};
 use crate::{CellProgram, CellSpec, Error, Result};
 use abbey_model::{Bytes, CellName, Limits};
 use std::os::unix::net::UnixStream;
@@ -31,19 +31,19 @@ fn hybrid() -> bool {
     Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()
 }
 
-/// Why containers cannot run on this host; none when they can.
-pub(crate) fn unusable() -> Option<String> {
-    if !installed(PROGRAM) {
+/// Reason why Podman cannot run containers on this host, with what to install or configure; none if it can.
+pub(crate) fn why_unusable() -> Option<String> {
+    if !is_installed(PROGRAM) {
         return Some("`podman` is not installed (package podman on Debian)".to_owned());
     }
-    if hybrid() && !installed("runc") {
+    if hybrid() && !is_installed("runc") {
         return Some(
             "this host has control groups of both versions, which only the runtime `runc` takes; install it"
                 .to_owned(),
         );
     }
     let user = rustix::process::geteuid().as_raw();
-    if user != 0 && !installed("newuidmap") {
+    if user != 0 && !is_installed("newuidmap") {
         return Some("`newuidmap` is not installed (package uidmap on Debian)".to_owned());
     }
     if user != 0 && !has_users(user) {
@@ -56,7 +56,7 @@ pub(crate) fn unusable() -> Option<String> {
 
 /// Whether a user was given other users to map. Source: subuid(5).
 fn has_users(uid: u32) -> bool {
-    let name = accounts::find(|a| a.uid == uid).map(|a| a.name);
+    let name = accounts::find_account(|a| a.uid == uid).map(|a| a.name);
     ["/etc/subuid", "/etc/subgid"].into_iter().all(|path| {
         let table = std::fs::read_to_string(path).unwrap_or_default();
         let mut names = table.lines().filter_map(|l| l.split(':').next());
@@ -67,7 +67,8 @@ fn has_users(uid: u32) -> bool {
 /// What Podman is told of its surroundings: where this user's images are.
 fn environment() -> Vec<(String, String)> {
     let uid = rustix::process::geteuid().as_raw();
-    let home = accounts::find(|a| a.uid == uid).map_or_else(|| "/root".to_owned(), |a| a.home);
+    let home =
+        accounts::find_account(|a| a.uid == uid).map_or_else(|| "/root".to_owned(), |a| a.home);
     let mut env = vec![
         ("PATH".to_owned(), SYSTEM_PATH.to_owned()),
         ("HOME".to_owned(), home),
@@ -79,13 +80,13 @@ fn environment() -> Vec<(String, String)> {
     env
 }
 
-/// Name of the container of a cell.
-pub(crate) fn name(group: &str, cell: &CellName) -> String {
+/// Podman name of the container of a cell: `GROUP-CELL`, with the name of the house's control groups.
+pub(crate) fn container_name(group: &str, cell: &CellName) -> String {
     format!("{group}-{cell}")
 }
 
-/// The whole command line, nothing of which comes from an agent.
-pub(super) fn arguments(
+/// Complete `podman run` command line for the container of a cell. Nothing in it comes from an agent.
+pub(super) fn podman_run_arguments(
     spec: &CellSpec,
     container: &Container,
     tools: &Path,
@@ -109,7 +110,7 @@ pub(super) fn arguments(
         "--log-driver",
         "none",
     ]);
-    add(&["--name", &name(&spec.group, &spec.cell)]);
+    add(&["--name", &container_name(&spec.group, &spec.cell)]);
     add(&["--hostname", spec.cell.slug().as_str(), "--network", "none"]);
     // An ordinary user's groups are its own to make only where there is one version of them.
     let limited = !(rootless && hybrid);
@@ -166,11 +167,16 @@ pub(super) fn arguments(
     all
 }
 
-/// Makes everything that a container needs.
-pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Result<PreparedGuest> {
-    let tools = tools_directory(&container.images)?;
+/// Writes the instructions and builds the command line and channel of a cell's container; Podman is not started
+/// yet.
+pub(crate) fn prepare_container(
+    spec: &CellSpec,
+    container: &Container,
+    boot: u64,
+) -> Result<PreparedGuest> {
+    let tools = ensure_tools_directory(&container.images)?;
     let config = config_path(spec);
-    let mut told = instructions(spec, boot)?;
+    let mut told = guest_instructions(spec, boot)?;
     told.contained = true;
     write_config(&config, Some(&told), spec.uid)?;
     let rootless = !rustix::process::geteuid().is_root();
@@ -179,7 +185,7 @@ pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Resu
     channel.set_nonblocking(true).map_err(broken())?;
     let outer = CellSpec {
         program: CellProgram::Path(PathBuf::from(PROGRAM)),
-        argv: arguments(spec, container, &tools, &config, hybrid(), rootless),
+        argv: podman_run_arguments(spec, container, &tools, &config, hybrid(), rootless),
         env: environment(),
         cwd: PathBuf::from("/"),
         uid: None,
@@ -207,8 +213,8 @@ pub(crate) fn prepare(spec: &CellSpec, container: &Container, boot: u64) -> Resu
     })
 }
 
-/// Takes the container of a cell away, whatever state it is in. One that is not there is gone already.
-pub(crate) fn remove(group: &str, cell: &CellName) -> Result<()> {
+/// Removes the container of a cell with `podman rm --force`. Succeeds if there is none.
+pub(crate) fn remove_container(group: &str, cell: &CellName) -> Result<()> {
     let ended = Command::new(PROGRAM)
         .args([
             "--cgroup-manager",
@@ -219,7 +225,7 @@ pub(crate) fn remove(group: &str, cell: &CellName) -> Result<()> {
             "--time",
             "0",
         ])
-        .arg(name(group, cell))
+        .arg(container_name(group, cell))
         .env_clear()
         .envs(environment())
         .env("CONTAINERS_TIMEOUT", REMOVE_WITHIN_S.to_string())
@@ -251,7 +257,7 @@ mod tests {
             images: "/h/images".into(),
             files: "/h/agents/a".into(),
         };
-        let all = arguments(
+        let all = podman_run_arguments(
             &spec,
             &container,
             Path::new("/h/images/.tools/t.d"),
@@ -264,14 +270,14 @@ mod tests {
         spec.uid = None;
         let config = Path::new("/h/run/cells/agent-a/config");
         let tools = Path::new("/h/images/.tools/t.d");
-        let theirs = arguments(&spec, &container, tools, config, true, true);
+        let theirs = podman_run_arguments(&spec, &container, tools, config, true, true);
         assert!(theirs.windows(2).any(|w| w == ["--userns", "keep-id"]));
         assert!(
             !theirs
                 .iter()
                 .any(|a| a == "--memory" || a == "--cgroup-parent")
         );
-        let limited = arguments(&spec, &container, tools, config, false, true);
+        let limited = podman_run_arguments(&spec, &container, tools, config, false, true);
         assert!(limited.iter().any(|a| a == "--memory"));
     }
 }

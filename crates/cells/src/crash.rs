@@ -46,8 +46,9 @@ pub const VARIABLE: &str = "ABBEY_CRASH_AT";
 /// Variable by which a test brings a Firecracker, also where its guests will not get far.
 pub const FIRECRACKER: &str = "ABBEY_FIRECRACKER";
 
-/// What a test set, for a process that has no other environment.
-pub(crate) fn of_tests() -> Vec<(&'static str, std::ffi::OsString)> {
+/// Environment variables with which a test controls crash points and Firecracker, to pass on to hostd. Empty in
+/// release builds.
+pub(crate) fn test_environment() -> Vec<(&'static str, std::ffi::OsString)> {
     #[cfg(debug_assertions)]
     {
         let names = [VARIABLE, FIRECRACKER].into_iter();
@@ -66,6 +67,8 @@ pub(crate) fn of_tests() -> Vec<(&'static str, std::ffi::OsString)> {
     not(debug_assertions),
     expect(unused_variables, reason = "only tests ask")
 )]
+/// Crash point `name`: kills this process with `SIGKILL` if a test selected it by `ABBEY_CRASH_AT`. Does nothing in
+/// release builds.
 pub fn point(name: &str) {
     #[cfg(debug_assertions)]
     {

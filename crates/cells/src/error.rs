@@ -123,6 +123,8 @@ pub enum Error {
 }
 
 impl Error {
+    /// Converts an I/O error to [`Error::File`] for `path`; `what` is the verb of the message ("could not {what}
+    /// `{path}`"). For `map_err`.
     pub(crate) fn file(
         what: &'static str,
         path: impl Into<PathBuf>,
@@ -132,8 +134,8 @@ impl Error {
     }
 }
 
-/// An error with everything below it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+/// Message of an error followed by those of its sources, separated by `: `.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

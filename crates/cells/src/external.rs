@@ -10,21 +10,24 @@ use std::fs;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
-/// The record below hostd's directory.
-pub(crate) fn record(dir: &Path) -> PathBuf {
+/// Path of the JSON file with the addresses of external services, below hostd's directory `dir`.
+pub(crate) fn external_services_file(dir: &Path) -> PathBuf {
     dir.join("external-services.json")
 }
 
-/// Publishes all addresses.
-pub(crate) fn publish(path: &Path, addresses: &BTreeMap<Slug, SocketAddrV4>) -> Result<()> {
-    crate::record::publish(path, addresses)
+/// Replaces the file with the addresses of all external services atomically.
+pub(crate) fn write_external_addresses(
+    path: &Path,
+    addresses: &BTreeMap<Slug, SocketAddrV4>,
+) -> Result<()> {
+    crate::record::write_json(path, addresses)
 }
 
-/// Present address of a service.
+/// Current address of one external service, read from the file that hostd writes.
 ///
 /// # Errors
-/// When the record cannot be read, or has no such service.
-pub(crate) fn address_of(path: &Path, service: &Slug) -> std::io::Result<SocketAddrV4> {
+/// If the file cannot be read, or has no such service.
+pub(crate) fn read_external_address(path: &Path, service: &Slug) -> std::io::Result<SocketAddrV4> {
     let addresses: BTreeMap<Slug, SocketAddrV4> = serde_json::from_slice(&fs::read(path)?)?;
     let found = addresses.get(service).copied();
     found.ok_or_else(|| std::io::Error::other(format!("no external service `{service}`")))
@@ -37,13 +40,13 @@ mod tests {
     #[test]
     fn a_moved_service_is_found_at_its_new_address() {
         let dir = tempfile::tempdir().unwrap();
-        let path = record(dir.path());
+        let path = external_services_file(dir.path());
         let name: Slug = "models".parse().unwrap();
         for address in ["192.0.2.7:80", "192.0.2.8:8080"] {
             let address: SocketAddrV4 = address.parse().unwrap();
-            publish(&path, &BTreeMap::from([(name.clone(), address)])).unwrap();
-            assert_eq!(address_of(&path, &name).unwrap(), address);
+            write_external_addresses(&path, &BTreeMap::from([(name.clone(), address)])).unwrap();
+            assert_eq!(read_external_address(&path, &name).unwrap(), address);
         }
-        assert!(address_of(&path, &"other".parse().unwrap()).is_err());
+        assert!(read_external_address(&path, &"other".parse().unwrap()).is_err());
     }
 }

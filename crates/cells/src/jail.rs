@@ -36,8 +36,9 @@ fn words(text: &[&str]) -> Vec<String> {
     text.iter().map(|w| (*w).to_owned()).collect()
 }
 
-/// Renders the jail of an agent below `root`; `epair` is its end of the pair of interfaces.
-pub fn render(spec: &CellSpec, slug: &Slug, root: &str, epair: &str, base: &JailBase) -> Jail {
+/// Renders configuration, mounts, limits and commands of a FreeBSD jail for an agent below `root`. `epair` is the
+/// jail's end of its pair of interfaces.
+pub fn render_jail(spec: &CellSpec, slug: &Slug, root: &str, epair: &str, base: &JailBase) -> Jail {
     let name = slug.jail_name();
     let (path, conf_path, fstab_path) = (
         format!("{root}/jails/{name}"),
@@ -132,8 +133,13 @@ pub fn render(spec: &CellSpec, slug: &Slug, root: &str, epair: &str, base: &Jail
     }
 }
 
-/// The command of a microVM under `bhyve`, with the same drives and the same port to its guest as elsewhere.
-pub fn bhyve(spec: &CellSpec, slug: &Slug, root: &str, drives: Option<&Drives>) -> Vec<String> {
+/// Command line of a microVM under FreeBSD's `bhyve`, with the drives and guest port that QEMU would give it.
+pub fn bhyve_arguments(
+    spec: &CellSpec,
+    slug: &Slug,
+    root: &str,
+    drives: Option<&Drives>,
+) -> Vec<String> {
     let name = slug.jail_name();
     let run = format!("{root}/run/{name}");
     let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1).to_string();
@@ -198,7 +204,7 @@ mod tests {
     fn a_thin_jail_is_this() {
         let slug: Slug = "git-admin".parse().unwrap();
         let base = JailBase::Thin("/usr/local/abbey/base".to_owned());
-        insta::assert_snapshot!(told(&render(
+        insta::assert_snapshot!(told(&render_jail(
             &spec(),
             &slug,
             "/var/db/abbey",
@@ -211,7 +217,7 @@ mod tests {
     fn a_thick_jail_is_a_clone() {
         let slug: Slug = "a".parse().unwrap();
         let base = JailBase::Thick("tank/abbey/base@1".to_owned());
-        insta::assert_snapshot!(told(&render(
+        insta::assert_snapshot!(told(&render_jail(
             &spec(),
             &slug,
             "/var/db/abbey",
@@ -223,7 +229,7 @@ mod tests {
     #[test]
     fn a_machine_under_bhyve_has_the_same_drives() {
         let slug: Slug = "a".parse().unwrap();
-        let all = bhyve(&spec(), &slug, "/var/db/abbey", Some(&Drives::default()));
+        let all = bhyve_arguments(&spec(), &slug, "/var/db/abbey", Some(&Drives::default()));
         insta::assert_snapshot!(all.join(" "));
     }
 }

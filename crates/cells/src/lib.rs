@@ -42,12 +42,12 @@ mod sys;
 
 pub use backend::{Backend, ShimBackend};
 pub use error::{Error, Result};
-pub use guest::{GuestRequest, run as run_guest};
+pub use guest::{GuestRequest, run_guest};
 pub use record::CellRecord;
 pub use spec::{
     Bind, BootOrigin, CellNetwork, CellProgram, CellSpec, Container, ForwardTarget, HouseTag,
     ListenAddress, MicroVm, PortForward, Sandbox,
 };
 pub use sys::cgroup::{CgroupUsage, ControlGroups};
-pub use sys::host::{locales, memory};
+pub use sys::host::{installed_locales, read_meminfo};
 pub use sys::process::{boot_id, identify, is_alive};

@@ -47,8 +47,8 @@ pub struct CellRecord {
     pub network: Option<CellNetwork>,
 }
 
-/// Reads a record; one that is not there is none, one that is damaged is an error (hazard 1).
-pub(crate) fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+/// Reads a JSON file; none if it does not exist, [`Error::Record`] if it is damaged.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
@@ -61,6 +61,7 @@ pub(crate) fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option
     }
 }
 
+/// Current wall-clock time.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -68,14 +69,14 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Writes a record whole or not at all, also when the host goes down.
-pub(crate) fn publish<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+/// Writes a value as a JSON file atomically and synchronizes it to disk.
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     write(path, value, file::Sync::Content)
 }
 
-/// As [`publish`], for what means something only until the host goes down: nothing waits for the disk
-/// (`hostd::reboot` sorts out what was cut short).
-pub(crate) fn publish_until_reboot<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+/// Writes a value as a JSON file atomically, without waiting for the disk: for records that are worthless after a
+/// crash of the host (`hostd::reboot` replaces damaged ones).
+pub(crate) fn write_json_without_sync<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     write(path, value, file::Sync::None)
 }
 
@@ -111,10 +112,10 @@ mod tests {
     fn a_missing_record_is_none_and_a_damaged_one_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("shim.json");
-        assert_eq!(read::<CellRecord>(&path).unwrap(), None);
+        assert_eq!(read_json::<CellRecord>(&path).unwrap(), None);
         fs::write(&path, "{").unwrap();
         assert!(matches!(
-            read::<CellRecord>(&path),
+            read_json::<CellRecord>(&path),
             Err(Error::Record { .. })
         ));
     }

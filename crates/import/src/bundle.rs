@@ -14,13 +14,14 @@ const FILES: [&str; 5] = [
     "HEARTBEAT.md",
 ];
 
-pub(crate) fn read(
+/// Reads the agent of a bundle directory (`agent.yaml`, `SOUL.md` and workspace files) into `import`.
+pub(crate) fn read_bundle(
     source: &SourceDir,
     here: &TargetHouse,
     names: &mut NameAssigner,
     import: &mut Import,
 ) -> Result<()> {
-    let entry = source.text("agent.yaml");
+    let entry = source.read_text("agent.yaml");
     let lines: Vec<String> = entry
         .iter()
         .flat_map(|t| t.lines())
@@ -35,7 +36,7 @@ pub(crate) fn read(
         .file_name()
         .map(|n| n.to_string_lossy().into_owned());
     let was = first.or(dir).unwrap_or_default();
-    let charter = source.agent_text(import, "SOUL.md");
+    let charter = source.read_agent_text(import, "SOUL.md");
     if charter.is_none() && lines.is_empty() {
         return Err(Error::WrongFormat {
             path: source.path.clone(),
@@ -46,7 +47,7 @@ pub(crate) fn read(
     let slug = names.assign(import, &was, here.named.as_ref());
     let mut agent = ImportedAgent::new(slug, &was);
     agent.charter = charter;
-    workspace(source, import, "", &mut agent);
+    import_workspace(source, import, "", &mut agent);
     if !lines.is_empty() {
         agent.entry = Some(with_own_charter(&lines, &agent));
     }
@@ -67,8 +68,9 @@ fn with_own_charter(lines: &[String], agent: &ImportedAgent) -> Vec<String> {
     lines.iter().map(told).collect()
 }
 
-/// Imports the files of a workspace.
-pub(crate) fn workspace(
+/// Imports the known files and notes of an agent's workspace directory `dir`, and reports its skills as not
+/// imported.
+pub(crate) fn import_workspace(
     source: &SourceDir,
     import: &mut Import,
     dir: &str,
@@ -79,27 +81,27 @@ pub(crate) fn workspace(
         false => format!("{dir}/{name}"),
     };
     for name in FILES {
-        if let Some(text) = source.agent_text(import, &at(name)) {
+        if let Some(text) = source.read_agent_text(import, &at(name)) {
             agent.files.push((name.to_owned(), text));
         }
     }
-    for name in source.names(&at("memory")) {
-        let path = at(&format!("memory/{name}"));
-        if !abbey_model::is_note_name(&name) {
-            import.report(ReportKind::Left, path, "not a valid name of a note: use letters, digits, `.`, `_` and `-`, ending in `.md`");
+    for container_name in source.list_names(&at("memory")) {
+        let path = at(&format!("memory/{container_name}"));
+        if !abbey_model::is_note_name(&container_name) {
+            import.add_report_entry(ReportKind::Left, path, "not a valid name of a note: use letters, digits, `.`, `_` and `-`, ending in `.md`");
             continue;
         }
-        if let Some(text) = source.agent_text(import, &path) {
-            agent.files.push((format!("memory/{name}"), text));
+        if let Some(text) = source.read_agent_text(import, &path) {
+            agent.files.push((format!("memory/{container_name}"), text));
         }
     }
-    for name in source.names(&at("skills")) {
+    for name in source.list_names(&at("skills")) {
         if source
-            .text(&at(&format!("skills/{name}/SKILL.md")))
+            .read_text(&at(&format!("skills/{name}/SKILL.md")))
             .is_some()
         {
             let place = at(&format!("skills/{name}"));
-            import.report(ReportKind::Left, place, "skills are not imported: copy its directory into `skills/` of the house's home, then run `abbey skill check`");
+            import.add_report_entry(ReportKind::Left, place, "skills are not imported: copy its directory into `skills/` of the house's home, then run `abbey skill check`");
         }
     }
 }

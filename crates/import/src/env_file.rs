@@ -1,7 +1,7 @@
 //! The `.env` file of one agent on a host of jails (S1-04 to S1-08, S1-15, S1-16, S1-22).
 
 use crate::imported_agent::ImportedAgent;
-use crate::names::{NameAssigner, shown};
+use crate::names::{NameAssigner, one_line};
 use crate::source::is_file;
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use std::path::Path;
@@ -11,7 +11,8 @@ const SECRET: [&str; 5] = ["TOKEN", "SECRET", "PASSWORD", "API_KEY", "PRIVATE_KE
 /// Largest file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-pub(crate) fn read(
+/// Reads the agent that a `.env` file describes into `import`; variables with secrets are reported, not imported.
+pub(crate) fn read_env_file(
     path: &Path,
     here: &TargetHouse,
     names: &mut NameAssigner,
@@ -50,17 +51,17 @@ pub(crate) fn read(
     };
     let slug = names.assign(import, was, here.named.as_ref());
     let mut agent = ImportedAgent::new(slug, was);
-    agent.name = get("ASSISTANT_NAME").map(shown);
+    agent.name = get("ASSISTANT_NAME").map(one_line);
     agent.locale = [
-        get("DISPLAY_LOCALE").map(shown),
-        get("ASSISTANT_LOCALE").map(shown),
-        get("SYSTEM_LOCALE").map(shown),
+        get("DISPLAY_LOCALE").map(one_line),
+        get("ASSISTANT_LOCALE").map(one_line),
+        get("SYSTEM_LOCALE").map(one_line),
     ];
     let place = file
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     if let Some(model) = get("MODEL").or(get("AGENT_MODEL")) {
-        agent.model = here.model(import, &place, model);
+        agent.model = here.translate_model(import, &place, model);
     }
     let mut holds = false;
     for (name, value) in &all {
@@ -72,7 +73,7 @@ pub(crate) fn read(
             | "SYSTEM_LOCALE" | "MODEL" | "AGENT_MODEL" => continue,
             n if SECRET.iter().any(|s| n.contains(s)) => {
                 holds = true;
-                import.report(
+                import.add_report_entry(
                     ReportKind::Secret,
                     format!("{place}: {name}"),
                     "not imported: reference it in the manifest as `env:NAME` or `file:PATH`",
@@ -90,7 +91,7 @@ pub(crate) fn read(
             }
             _ => "no equivalent",
         };
-        import.report(ReportKind::Left, format!("{place}: {name}"), text);
+        import.add_report_entry(ReportKind::Left, format!("{place}: {name}"), text);
     }
     if holds {
         use std::os::unix::fs::PermissionsExt;
@@ -99,7 +100,7 @@ pub(crate) fn read(
             let text = format!(
                 "readable by other users (mode {mode:o}): `chmod 600` it, and delete it when nothing needs it"
             );
-            import.report(ReportKind::Secret, place, text);
+            import.add_report_entry(ReportKind::Secret, place, text);
         }
     }
     import.agents.push(agent);

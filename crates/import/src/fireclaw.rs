@@ -1,7 +1,7 @@
 //! `agents.json` of a host of microVMs, and the templates beside it (S5-01, S5-08).
 
 use crate::imported_agent::ImportedAgent;
-use crate::names::{NameAssigner, shown};
+use crate::names::{NameAssigner, one_line};
 use crate::source::{SourceDir, is_file};
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use serde_json::Value;
@@ -18,7 +18,8 @@ const GIVEN: [&str; 7] = [
     "startedAt",
 ];
 
-pub(crate) fn read(
+/// Reads the agents of a Fireclaw host (`agents.json` and `templates/`) into `import`.
+pub(crate) fn read_fireclaw(
     path: &Path,
     here: &TargetHouse,
     names: &mut NameAssigner,
@@ -44,7 +45,7 @@ pub(crate) fn read(
         what: "state of a host of microVMs",
         why,
     };
-    let text = source.text(&file);
+    let text = source.read_text(&file);
     let text = text.ok_or_else(|| wrong_format(format!("`{file}` is missing")))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| wrong_format(e.to_string()))?;
     // A list, a list below `agents`, or by name.
@@ -66,19 +67,19 @@ pub(crate) fn read(
     for row in &rows {
         let text = |key: &str| row[key].as_str().filter(|t| !t.is_empty());
         let Some(was) = text("name").or(text("nick")) else {
-            import.report(ReportKind::Left, &file, "an agent without a name");
+            import.add_report_entry(ReportKind::Left, &file, "an agent without a name");
             continue;
         };
         let slug = names.assign(import, was, None);
         let mut agent = ImportedAgent::new(slug, was);
-        let place = format!("{file}: {}", shown(was));
-        agent.name = text("nick").or(text("name")).map(shown);
+        let place = format!("{file}: {}", one_line(was));
+        agent.name = text("nick").or(text("name")).map(one_line);
         agent.cell = Some("microvm");
         let template = text("template").map(str::to_owned);
         let template = template.filter(|t| t.parse::<abbey_model::Slug>().is_ok());
         let kind = template.as_ref().and_then(|t| {
             used.push(t.clone());
-            let text = source.text(&format!("templates/{t}.json"))?;
+            let text = source.read_text(&format!("templates/{t}.json"))?;
             serde_json::from_str::<Value>(&text).ok()
         });
         let from = |key: &str| {
@@ -92,20 +93,20 @@ pub(crate) fn read(
             crate::source::redact_secrets(import, &at, &p)
         });
         if agent.charter.is_none() {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Left,
                 &place,
                 "no template with a `persona` was found; imported with a stock charter",
             );
         }
         if let Some(model) = text("model").map(str::to_owned).or(from("model")) {
-            agent.model = here.model(import, &place, &model);
+            agent.model = here.translate_model(import, &place, &model);
         }
         let size = row["workspaceSizeMib"].as_u64();
         let size = size.or_else(|| kind.as_ref().and_then(|k| k["workspaceSizeMib"].as_u64()));
         agent.workspace_mib = size.map(|mib| mib.clamp(16, 1 << 20));
         if text("trigger").is_some() || from("trigger").is_some() {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Left,
                 &place,
                 "its trigger belongs to a channel; channels are not imported",
@@ -114,17 +115,17 @@ pub(crate) fn read(
         let given: Vec<&str> = GIVEN.into_iter().filter(|k| !row[*k].is_null()).collect();
         if !given.is_empty() {
             let text = format!("{}: allocated by the house", given.join(", "));
-            import.report(ReportKind::Left, &place, text);
+            import.add_report_entry(ReportKind::Left, &place, text);
         }
         import.agents.push(agent);
     }
-    for name in source.names("templates") {
+    for name in source.list_names("templates") {
         let Some(stem) = name.strip_suffix(".json") else {
             continue;
         };
         if !used.iter().any(|u| u == stem) {
-            let place = format!("templates/{}", shown(&name));
-            import.report(
+            let place = format!("templates/{}", one_line(&name));
+            import.add_report_entry(
                 ReportKind::Left,
                 place,
                 "no agent uses it; its persona can be a charter",

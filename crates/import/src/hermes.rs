@@ -1,12 +1,13 @@
 //! A `HERMES_HOME`. Source: Hermes Agent 0.19, its directory layout, `config.yaml`, and `cron/jobs.json` (read 2026-11).
 
 use crate::imported_agent::{ImportedAgent, ScheduleTime};
-use crate::names::{NameAssigner, shown};
+use crate::names::{NameAssigner, one_line};
 use crate::source::SourceDir;
 use crate::{Error, Import, ReportKind, Result, TargetHouse};
 use serde_json::Value;
 
-pub(crate) fn read(
+/// Reads the agent of a Hermes home directory into `import`.
+pub(crate) fn read_hermes(
     source: &SourceDir,
     here: &TargetHouse,
     names: &mut NameAssigner,
@@ -17,8 +18,8 @@ pub(crate) fn read(
         what: "Hermes home",
         why,
     };
-    let config = source.text("config.yaml");
-    if config.is_none() && source.text("SOUL.md").is_none() {
+    let config = source.read_text("config.yaml");
+    if config.is_none() && source.read_text("SOUL.md").is_none() {
         return Err(wrong_format(
             "there is neither `config.yaml` nor `SOUL.md`".to_owned(),
         ));
@@ -47,22 +48,22 @@ pub(crate) fn read(
             (false, Some(provider)) => format!("{provider}/{wanted}"),
             _ => wanted.to_owned(),
         };
-        agent.model = here.model(import, "config.yaml: model", &wanted);
+        agent.model = here.translate_model(import, "config.yaml: model", &wanted);
     }
-    agent.charter = source.agent_text(import, "SOUL.md");
+    agent.charter = source.read_agent_text(import, "SOUL.md");
     for (from, to) in [
         ("memories/MEMORY.md", "MEMORY.md"),
         ("memories/USER.md", "USER.md"),
         ("AGENTS.md", "AGENTS.md"),
     ] {
-        if let Some(text) = source.agent_text(import, from) {
+        if let Some(text) = source.read_agent_text(import, from) {
             agent.files.push((to.to_owned(), text));
         }
     }
     jobs(source, import, &mut agent);
-    for name in source.names("skills") {
+    for name in source.list_names("skills") {
         if source.is_dir(&format!("skills/{name}")) {
-            import.report(ReportKind::Left, format!("skills/{}", shown(&name)), "skills are not imported: copy its directory into `skills/` of the house's home, then run `abbey skill check`");
+            import.add_report_entry(ReportKind::Left, format!("skills/{}", one_line(&name)), "skills are not imported: copy its directory into `skills/` of the house's home, then run `abbey skill check`");
         }
     }
     for (path, why) in [
@@ -77,18 +78,18 @@ pub(crate) fn read(
         ("gateway.pid", "agents are supervised by the house"),
         ("gateway.lock", "agents are supervised by the house"),
     ] {
-        if source.text(path).is_some()
+        if source.read_text(path).is_some()
             || source.is_dir(path)
-            || source.names("").iter().any(|n| n == path)
+            || source.list_names("").iter().any(|n| n == path)
         {
-            import.report(ReportKind::Left, path, why);
+            import.add_report_entry(ReportKind::Left, path, why);
         }
     }
     if let Value::Object(all) = &config {
         for key in all.keys().filter(|k| *k != "model") {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Left,
-                format!("config.yaml: {}", shown(key)),
+                format!("config.yaml: {}", one_line(key)),
                 "a setting without an equivalent",
             );
         }
@@ -100,11 +101,11 @@ pub(crate) fn read(
 
 fn jobs(source: &SourceDir, import: &mut Import, agent: &mut ImportedAgent) {
     let file = "cron/jobs.json";
-    let Some(text) = source.text(file) else {
+    let Some(text) = source.read_text(file) else {
         return;
     };
     let Ok(value) = serde_json::from_str::<Value>(&text) else {
-        import.report(ReportKind::Left, file, "not valid JSON");
+        import.add_report_entry(ReportKind::Left, file, "not valid JSON");
         return;
     };
     for job in value["jobs"]
@@ -114,25 +115,25 @@ fn jobs(source: &SourceDir, import: &mut Import, agent: &mut ImportedAgent) {
         .flatten()
     {
         let name = job["name"].as_str().or(job["id"].as_str()).unwrap_or("job");
-        let place = format!("{file}: {}", shown(name));
+        let place = format!("{file}: {}", one_line(name));
         if job["enabled"] == false || !job["paused_at"].is_null() {
-            import.report(ReportKind::Left, place, "disabled");
+            import.add_report_entry(ReportKind::Left, place, "disabled");
             continue;
         }
         let at = &job["schedule"];
         let when = match at["kind"].as_str() {
             Some("cron") => at["expr"]
                 .as_str()
-                .map(|e| ScheduleTime::Cron(shown(e), None)),
+                .map(|e| ScheduleTime::Cron(one_line(e), None)),
             Some("interval") => at["minutes"]
                 .as_u64()
                 .map(|m| ScheduleTime::Every(m.max(1) * 60)),
-            Some("once") => at["run_at"].as_str().map(|t| ScheduleTime::At(shown(t))),
+            Some("once") => at["run_at"].as_str().map(|t| ScheduleTime::At(one_line(t))),
             _ => None,
         };
         let task = job["prompt"].as_str().filter(|p| !p.trim().is_empty());
         if job["no_agent"] == true || !job["script"].is_null() {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Left,
                 place,
                 "runs a script; turn it into a skill",
@@ -140,7 +141,7 @@ fn jobs(source: &SourceDir, import: &mut Import, agent: &mut ImportedAgent) {
             continue;
         }
         if job["deliver"].as_str().is_some_and(|d| d != "local") {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Left,
                 &place,
                 "its delivery target: channels are not imported",
@@ -148,7 +149,9 @@ fn jobs(source: &SourceDir, import: &mut Import, agent: &mut ImportedAgent) {
         }
         match (when, task) {
             (Some(when), Some(task)) => agent.add_schedule(name, when, task.to_owned()),
-            _ => import.report(ReportKind::Left, place, "its schedule or task is missing"),
+            _ => {
+                import.add_report_entry(ReportKind::Left, place, "its schedule or task is missing")
+            }
         }
     }
 }

@@ -64,7 +64,7 @@ pub struct ImportedAgent {
 }
 
 impl ImportedAgent {
-    /// An agent of which only the names are known.
+    /// Agent with this slug, and the name that it had in the imported installation; nothing else is known yet.
     pub(crate) fn new(slug: Slug, was: &str) -> ImportedAgent {
         ImportedAgent {
             slug,
@@ -86,13 +86,13 @@ impl ImportedAgent {
         }
     }
 
-    /// Path of its charter relative to the manifest, if it has one of its own.
+    /// Path of its own charter relative to the manifest; none if it uses the house's.
     pub fn charter_path(&self) -> Option<String> {
         self.charter.as_ref()?;
         Some(format!("charters/{}.md", self.slug))
     }
 
-    /// Adds a schedule under a unique name.
+    /// Adds a schedule; a name that is taken gets a number.
     pub(crate) fn add_schedule(&mut self, name: &str, when: ScheduleTime, task: String) {
         let base: String = name
             .chars()
@@ -118,8 +118,8 @@ impl ImportedAgent {
         });
     }
 
-    /// Lines of its entry in a manifest. Every imported text is quoted as JSON, which is valid YAML.
-    pub fn lines(&self) -> Vec<String> {
+    /// Lines of the agent's entry in a manifest. Every imported text is quoted as JSON, which is valid YAML.
+    pub fn manifest_lines(&self) -> Vec<String> {
         if let Some(lines) = &self.entry {
             return lines.clone();
         }

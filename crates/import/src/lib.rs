@@ -63,21 +63,24 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// Reads an installation.
+/// Reads the installation at `path` and returns its agents, tasks and the import report. `here` says which names
+/// and providers the house has.
 ///
 /// # Errors
 /// When it does not have the stated format. Problems with single agents are report entries.
-pub fn read(format: Format, path: &Path, here: &TargetHouse) -> Result<Import> {
+pub fn read_installation(format: Format, path: &Path, here: &TargetHouse) -> Result<Import> {
     let mut import = Import::default();
     let mut names = NameAssigner::new(here.taken.clone());
     let open = |path: &Path| SourceDir::open(path);
     match format {
-        Format::Bundle => bundle::read(&open(path)?, here, &mut names, &mut import)?,
-        Format::Fireclaw => fireclaw::read(path, here, &mut names, &mut import)?,
-        Format::Env => env_file::read(path, here, &mut names, &mut import)?,
-        Format::Openclaw => openclaw::read(&open(path)?, here, &mut names, &mut import)?,
-        Format::Hermes => hermes::read(&open(path)?, here, &mut names, &mut import)?,
-        Format::Paperclip => paperclip::read(&open(path)?, here, &mut names, &mut import)?,
+        Format::Bundle => bundle::read_bundle(&open(path)?, here, &mut names, &mut import)?,
+        Format::Fireclaw => fireclaw::read_fireclaw(path, here, &mut names, &mut import)?,
+        Format::Env => env_file::read_env_file(path, here, &mut names, &mut import)?,
+        Format::Openclaw => openclaw::read_openclaw(&open(path)?, here, &mut names, &mut import)?,
+        Format::Hermes => hermes::read_hermes(&open(path)?, here, &mut names, &mut import)?,
+        Format::Paperclip => {
+            paperclip::read_paperclip(&open(path)?, here, &mut names, &mut import)?
+        }
     }
     names::remove_reporting_cycles(&mut import);
     import.findings.sort();

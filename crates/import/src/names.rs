@@ -32,8 +32,8 @@ fn plain(text: &str) -> String {
     }
 }
 
-/// A text for people, on one line and shortened.
-pub(crate) fn shown(text: &str) -> String {
+/// The text on one line without control characters, cut to 120 characters, for reports.
+pub(crate) fn one_line(text: &str) -> String {
     let one: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -47,6 +47,7 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 impl NameAssigner {
+    /// Assigner that avoids the names in `taken`.
     pub(crate) fn new(taken: BTreeSet<Slug>) -> NameAssigner {
         NameAssigner {
             taken,
@@ -54,7 +55,7 @@ impl NameAssigner {
         }
     }
 
-    /// Assigns a name, and reports a changed one.
+    /// Assigns a free, valid name for the original name `was`, preferably `wanted`, and reports it if it differs.
     pub(crate) fn assign(&mut self, import: &mut Import, was: &str, wanted: Option<&Slug>) -> Slug {
         let base = wanted.map_or_else(|| plain(was), ToString::to_string);
         let numbered = (2u32..).map(|n| format!("{base}-{n}"));
@@ -67,16 +68,16 @@ impl NameAssigner {
         self.taken.insert(slug.clone());
         self.given.insert(was.to_owned(), slug.clone());
         if slug.as_str() != was {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Changed,
-                shown(was),
+                one_line(was),
                 format!("renamed to `{slug}`"),
             );
         }
         slug
     }
 
-    /// Name that was assigned for a name of the imported installation.
+    /// Name that was assigned for an original name; none if it is unknown.
     pub(crate) fn assigned(&self, was: &str) -> Option<Slug> {
         self.given.get(was).cloned()
     }
@@ -94,7 +95,7 @@ fn first_free_name(taken: &BTreeSet<Slug>) -> Slug {
     }
 }
 
-/// Removes reporting lines that form a cycle.
+/// Removes `reports_to` of agents whose reporting lines form a cycle, and reports it.
 pub(crate) fn remove_reporting_cycles(import: &mut Import) {
     let all: BTreeMap<Slug, Option<Slug>> = import
         .agents
@@ -124,7 +125,7 @@ pub(crate) fn remove_reporting_cycles(import: &mut Import) {
         }
     }
     for (place, text) in told {
-        import.report(ReportKind::Left, shown(&place), text);
+        import.add_report_entry(ReportKind::Left, one_line(&place), text);
     }
 }
 

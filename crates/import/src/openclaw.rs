@@ -2,7 +2,7 @@
 //! before, `agents.list` and `cron/jobs.json` (read 2026-11).
 
 use crate::imported_agent::{ImportedAgent, ScheduleTime};
-use crate::names::{NameAssigner, shown};
+use crate::names::{NameAssigner, one_line};
 use crate::source::SourceDir;
 use crate::{Error, Import, ReportKind, Result, TargetHouse, bundle};
 use serde_json::Value;
@@ -35,7 +35,8 @@ const LEFT: [(&str, &str); 9] = [
     ),
 ];
 
-pub(crate) fn read(
+/// Reads the agents and schedules of an OpenClaw instance (`openclaw.json` and workspaces) into `import`.
+pub(crate) fn read_openclaw(
     source: &SourceDir,
     here: &TargetHouse,
     names: &mut NameAssigner,
@@ -46,7 +47,7 @@ pub(crate) fn read(
         what: "directory of an OpenClaw instance",
         why,
     };
-    let text = source.text("openclaw.json");
+    let text = source.read_text("openclaw.json");
     let text = text.ok_or_else(|| wrong_format("`openclaw.json` is missing".to_owned()))?;
     let config: Value = json5::from_str(&text).map_err(|e| {
         // Its message may quote the text, and so a secret.
@@ -74,13 +75,13 @@ pub(crate) fn read(
         let wanted = here.named.as_ref().filter(|_| single);
         let slug = names.assign(import, id, wanted);
         let mut agent = ImportedAgent::new(slug, id);
-        let place = format!("openclaw.json: agent {}", shown(id));
+        let place = format!("openclaw.json: agent {}", one_line(id));
         let named = row["identity"]["name"].as_str().or(row["name"].as_str());
-        agent.name = named.map(shown);
-        agent.role = row["identity"]["theme"].as_str().map(shown);
+        agent.name = named.map(one_line);
+        agent.role = row["identity"]["theme"].as_str().map(one_line);
         let model = |at: &Value| at.as_str().or(at["primary"].as_str()).map(str::to_owned);
         if let Some(wanted) = model(&row["model"]).or_else(|| model(&defaults["model"])) {
-            agent.model = here.model(import, &place, &wanted);
+            agent.model = here.translate_model(import, &place, &wanted);
         }
         let from = match row["model"].is_null() {
             true => &defaults["model"],
@@ -88,7 +89,7 @@ pub(crate) fn read(
         };
         let more = from["fallbacks"].as_array();
         if more.is_some_and(|m| !m.is_empty()) {
-            import.report(ReportKind::Left, &place, "fallback models");
+            import.add_report_entry(ReportKind::Left, &place, "fallback models");
         }
         let every = row["heartbeat"]["every"]
             .as_str()
@@ -96,10 +97,10 @@ pub(crate) fn read(
         agent.wake = every.and_then(seconds).filter(|s| *s >= 30);
         match directory(source, id, row, defaults, single) {
             Some(dir) => {
-                agent.charter = source.agent_text(import, &format!("{dir}/SOUL.md"));
-                bundle::workspace(source, import, &dir, &mut agent);
+                agent.charter = source.read_agent_text(import, &format!("{dir}/SOUL.md"));
+                bundle::import_workspace(source, import, &dir, &mut agent);
             }
-            None => import.report(
+            None => import.add_report_entry(
                 ReportKind::Left,
                 &place,
                 "its workspace is not in this directory; import it as a `bundle`",
@@ -117,7 +118,7 @@ pub(crate) fn read(
             if !row[key].is_null() {
                 let text =
                     format!("`{key}`: permissions and isolation are declared in the manifest");
-                import.report(ReportKind::Left, &place, text);
+                import.add_report_entry(ReportKind::Left, &place, text);
             }
         }
         import.agents.push(agent);
@@ -125,15 +126,15 @@ pub(crate) fn read(
     jobs(source, names, import);
     if let Value::Object(channels) = &config["channels"] {
         for (name, channel) in channels {
-            let place = format!("openclaw.json: channel {}", shown(name));
+            let place = format!("openclaw.json: channel {}", one_line(name));
             if has_secret(channel) {
-                import.report(ReportKind::Secret, &place, "its token is in the configuration file: remove it there once the channel has moved, and create a new one");
+                import.add_report_entry(ReportKind::Secret, &place, "its token is in the configuration file: remove it there once the channel has moved, and create a new one");
             }
-            import.report(ReportKind::Left, place, "channels are not imported");
+            import.add_report_entry(ReportKind::Left, place, "channels are not imported");
         }
     }
     if has_secret(&config["gateway"]) {
-        import.report(
+        import.add_report_entry(
             ReportKind::Secret,
             "openclaw.json: gateway",
             "its token is in the configuration file, and nothing in the house needs it",
@@ -141,12 +142,12 @@ pub(crate) fn read(
     }
     for (key, why) in LEFT {
         if !config[key].is_null() {
-            import.report(ReportKind::Left, format!("openclaw.json: {key}"), why);
+            import.add_report_entry(ReportKind::Left, format!("openclaw.json: {key}"), why);
         }
     }
     for dir in ["sessions", "agents"] {
         if source.is_dir(dir) {
-            import.report(ReportKind::Left, dir, "conversations are not imported; copy what the agent should remember to `MEMORY.md`");
+            import.add_report_entry(ReportKind::Left, dir, "conversations are not imported; copy what the agent should remember to `MEMORY.md`");
         }
     }
     source.report_secrets(import);
@@ -211,33 +212,33 @@ fn seconds(text: &str) -> Option<u64> {
 fn jobs(source: &SourceDir, names: &NameAssigner, import: &mut Import) {
     let file = ["cron/jobs.json", "cron/jobs.json.migrated"]
         .into_iter()
-        .find_map(|f| Some((f, source.text(f)?)));
+        .find_map(|f| Some((f, source.read_text(f)?)));
     let Some((file, text)) = file else {
         if source.is_dir("cron") {
-            import.report(ReportKind::Left, "cron", "its jobs are in a database: `openclaw automations list` shows them; add them with `abbey schedule add`");
+            import.add_report_entry(ReportKind::Left, "cron", "its jobs are in a database: `openclaw automations list` shows them; add them with `abbey schedule add`");
         }
         return;
     };
     let Ok(value) = serde_json::from_str::<Value>(&text) else {
-        import.report(ReportKind::Left, file, "not valid JSON");
+        import.add_report_entry(ReportKind::Left, file, "not valid JSON");
         return;
     };
     for job in value["jobs"].as_array().into_iter().flatten() {
         let name = job["name"].as_str().or(job["id"].as_str()).unwrap_or("job");
-        let place = format!("{file}: {}", shown(name));
+        let place = format!("{file}: {}", one_line(name));
         if job["enabled"] == false {
-            import.report(ReportKind::Left, place, "disabled");
+            import.add_report_entry(ReportKind::Left, place, "disabled");
             continue;
         }
         let when = &job["schedule"];
         let when = match when["kind"].as_str() {
             Some("cron") => when["expr"]
                 .as_str()
-                .map(|e| ScheduleTime::Cron(shown(e), when["tz"].as_str().map(shown))),
+                .map(|e| ScheduleTime::Cron(one_line(e), when["tz"].as_str().map(one_line))),
             Some("every") => when["everyMs"]
                 .as_u64()
                 .map(|ms| ScheduleTime::Every((ms / 1000).max(1))),
-            Some("at") => when["at"].as_str().map(|at| ScheduleTime::At(shown(at))),
+            Some("at") => when["at"].as_str().map(|at| ScheduleTime::At(one_line(at))),
             _ => None,
         };
         let task = job["payload"]["message"]
@@ -253,7 +254,7 @@ fn jobs(source: &SourceDir, names: &NameAssigner, import: &mut Import) {
             (Some(when), Some(task), Some(agent)) => {
                 agent.add_schedule(name, when, task.to_owned())
             }
-            _ => import.report(
+            _ => import.add_report_entry(
                 ReportKind::Left,
                 place,
                 "its schedule, task or agent is missing",

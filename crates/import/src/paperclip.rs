@@ -2,7 +2,7 @@
 //! format `agentcompanies/v1` and the extension `paperclip/v1`, as its server 2026.8 writes them (read 2026-11).
 
 use crate::imported_agent::{ImportedAgent, ScheduleTime};
-use crate::names::{NameAssigner, shown};
+use crate::names::{NameAssigner, one_line};
 use crate::source::{SourceDir, TEXT_MAX, redact_secrets};
 use crate::{Error, Import, ImportedTask, ReportKind, Result, TargetHouse};
 use serde_json::Value;
@@ -22,13 +22,14 @@ fn split_front_matter(text: &str) -> (Value, &str) {
     (front, body.trim_start_matches('-').trim())
 }
 
-pub(crate) fn read(
+/// Reads the agents and tasks of an exported Paperclip company into `import`.
+pub(crate) fn read_paperclip(
     source: &SourceDir,
     here: &TargetHouse,
     names: &mut NameAssigner,
     import: &mut Import,
 ) -> Result<()> {
-    if source.text("COMPANY.md").is_none() {
+    if source.read_text("COMPANY.md").is_none() {
         return Err(Error::WrongFormat {
             path: source.path.clone(),
             what: "company export of Paperclip",
@@ -37,16 +38,16 @@ pub(crate) fn read(
     }
     let extension = [".paperclip.yaml", ".paperclip.yml"]
         .into_iter()
-        .find_map(|f| source.text(f));
+        .find_map(|f| source.read_text(f));
     let extension: Value = extension
         .and_then(|t| serde_saphyr::from_str(&t).ok())
         .unwrap_or(Value::Null);
     let mut above: Vec<(usize, String)> = Vec::new();
-    for was in source.names("agents") {
+    for was in source.list_names("agents") {
         let entry = ["AGENTS.md", "AGENT.md"]
             .into_iter()
             .map(|f| format!("agents/{was}/{f}"))
-            .find_map(|f| Some((source.text(&f)?, f)));
+            .find_map(|f| Some((source.read_text(&f)?, f)));
         let Some((text, file)) = entry else {
             continue;
         };
@@ -54,11 +55,14 @@ pub(crate) fn read(
         let told = &extension["agents"][was.as_str()];
         let slug = names.assign(import, &was, None);
         let mut agent = ImportedAgent::new(slug, &was);
-        agent.name = front["name"].as_str().map(shown);
-        agent.role = front["title"].as_str().or(told["role"].as_str()).map(shown);
+        agent.name = front["name"].as_str().map(one_line);
+        agent.role = front["title"]
+            .as_str()
+            .or(told["role"].as_str())
+            .map(one_line);
         let body = redact_secrets(import, &file, body);
         if body.len() > TEXT_MAX {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Left,
                 &file,
                 format!("its instructions were not imported: more than {TEXT_MAX} bytes"),
@@ -71,14 +75,15 @@ pub(crate) fn read(
         }
         let adapter = &told["adapter"];
         if let Some(model) = adapter["config"]["model"].as_str() {
-            agent.model = here.model(import, &format!(".paperclip.yaml: agent {was}"), model);
+            agent.model =
+                here.translate_model(import, &format!(".paperclip.yaml: agent {was}"), model);
         }
         if let Some(kind) = adapter["type"].as_str() {
             let text = format!(
                 "adapter `{}`: imported with the native runtime",
-                shown(kind)
+                one_line(kind)
             );
-            import.report(
+            import.add_report_entry(
                 ReportKind::Left,
                 format!(".paperclip.yaml: agent {was}"),
                 text,
@@ -95,7 +100,7 @@ pub(crate) fn read(
                 daily / 1000,
                 daily % 1000
             );
-            import.report(
+            import.add_report_entry(
                 ReportKind::Changed,
                 format!(".paperclip.yaml: agent {was}"),
                 text,
@@ -107,10 +112,10 @@ pub(crate) fn read(
                     Some("secret") => ReportKind::Secret,
                     _ => ReportKind::Left,
                 };
-                import.report(
+                import.add_report_entry(
                     kind,
                     format!(".paperclip.yaml: agent {was}"),
-                    format!("needs the environment variable `{}`", shown(name)),
+                    format!("needs the environment variable `{}`", one_line(name)),
                 );
             }
         }
@@ -118,13 +123,13 @@ pub(crate) fn read(
         for skill in skills.filter_map(Value::as_str) {
             let text = format!(
                 "skill `{}`: copy its directory into `skills/` of the house's home, then list it in `skills`",
-                shown(skill)
+                one_line(skill)
             );
-            import.report(ReportKind::Left, &file, text);
+            import.add_report_entry(ReportKind::Left, &file, text);
         }
         for key in ["permissions", "permissionGrants", "runtime", "metadata"] {
             if !told[key].is_null() {
-                import.report(
+                import.add_report_entry(
                     ReportKind::Left,
                     format!(".paperclip.yaml: agent {was}"),
                     format!(
@@ -140,12 +145,12 @@ pub(crate) fn read(
             Some(slug) => import.agents[at].reports_to = Some(slug),
             None => {
                 let was = import.agents[at].was.clone();
-                import.report(
+                import.add_report_entry(
                     ReportKind::Left,
                     format!("agents/{was}"),
                     format!(
                         "reports to `{}`, which is not an agent of the export",
-                        shown(&to)
+                        one_line(&to)
                     ),
                 );
             }
@@ -159,21 +164,21 @@ pub(crate) fn read(
         ),
         ("images", "images are not imported"),
     ] {
-        for name in source.names(dir) {
-            import.report(ReportKind::Left, format!("{dir}/{}", shown(&name)), why);
+        for name in source.list_names(dir) {
+            import.add_report_entry(ReportKind::Left, format!("{dir}/{}", one_line(&name)), why);
         }
     }
-    for name in source.names("skills") {
-        import.report(ReportKind::Left, format!("skills/{}", shown(&name)), "skills are not imported: copy its directory into `skills/` of the house's home, then run `abbey skill check`");
+    for name in source.list_names("skills") {
+        import.add_report_entry(ReportKind::Left, format!("skills/{}", one_line(&name)), "skills are not imported: copy its directory into `skills/` of the house's home, then run `abbey skill check`");
     }
     source.report_secrets(import);
     Ok(())
 }
 
 fn tasks(source: &SourceDir, extension: &Value, names: &NameAssigner, import: &mut Import) {
-    for was in source.names("tasks") {
+    for was in source.list_names("tasks") {
         let file = format!("tasks/{was}/TASK.md");
-        let Some(text) = source.text(&file) else {
+        let Some(text) = source.read_text(&file) else {
             continue;
         };
         let (front, body) = split_front_matter(&text);
@@ -185,8 +190,8 @@ fn tasks(source: &SourceDir, extension: &Value, names: &NameAssigner, import: &m
         let to = assignee.and_then(|a| names.assigned(a));
         let body = redact_secrets(import, &file, body);
         let text = match body.is_empty() {
-            true => shown(title),
-            false => format!("{}\n\n{body}", shown(title)),
+            true => one_line(title),
+            false => format!("{}\n\n{body}", one_line(title)),
         };
         let routine = &extension["routines"][was.as_str()];
         let told = &extension["tasks"][was.as_str()];
@@ -196,15 +201,15 @@ fn tasks(source: &SourceDir, extension: &Value, names: &NameAssigner, import: &m
         }
         let state = told["status"].as_str().unwrap_or("todo");
         if FINAL_STATES.contains(&state) {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Left,
                 file,
-                format!("its state is {}", shown(state)),
+                format!("its state is {}", one_line(state)),
             );
             continue;
         }
         if assignee.is_some() && to.is_none() {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Changed,
                 &file,
                 "its assignee is not an agent of the export; imported without an assignee",
@@ -224,7 +229,7 @@ fn tasks(source: &SourceDir, extension: &Value, names: &NameAssigner, import: &m
         });
         for key in ["comments", "labels", "documents", "workProducts"] {
             if !told[key].is_null() {
-                import.report(ReportKind::Left, &file, format!("its {key}"));
+                import.add_report_entry(ReportKind::Left, &file, format!("its {key}"));
             }
         }
     }
@@ -240,10 +245,10 @@ fn import_routine(
 ) {
     let status = routine["status"].as_str().unwrap_or("active");
     if status != "active" {
-        return import.report(
+        return import.add_report_entry(
             ReportKind::Left,
             file,
-            format!("its state is {}", shown(status)),
+            format!("its state is {}", one_line(status)),
         );
     }
     let mut planned = 0;
@@ -251,11 +256,11 @@ fn import_routine(
         let cron = trigger["cronExpression"].as_str();
         let place = format!(".paperclip.yaml: routine {was}");
         if trigger["enabled"] == false {
-            import.report(ReportKind::Left, place, "a disabled trigger");
+            import.add_report_entry(ReportKind::Left, place, "a disabled trigger");
             continue;
         }
         let Some(cron) = cron.filter(|_| trigger["kind"] == "schedule") else {
-            import.report(
+            import.add_report_entry(
                 ReportKind::Left,
                 place,
                 "a trigger that is not a schedule; use `hooks` or workflows",
@@ -264,10 +269,10 @@ fn import_routine(
         };
         let agent = import.agents.iter_mut().find(|a| Some(&a.slug) == to);
         let Some(agent) = agent else {
-            import.report(ReportKind::Left, place, "no agent is assigned");
+            import.add_report_entry(ReportKind::Left, place, "no agent is assigned");
             continue;
         };
-        let when = ScheduleTime::Cron(shown(cron), trigger["timezone"].as_str().map(shown));
+        let when = ScheduleTime::Cron(one_line(cron), trigger["timezone"].as_str().map(one_line));
         agent.add_schedule(was, when, text.to_owned());
         // Default of Paperclip.
         let skips = routine["catchUpPolicy"]
@@ -279,10 +284,10 @@ fn import_routine(
         planned += 1;
     }
     if planned == 0 {
-        import.report(
+        import.add_report_entry(
             ReportKind::Left,
             file,
-            format!("`{}` is recurring, and has no schedule", shown(title)),
+            format!("`{}` is recurring, and has no schedule", one_line(title)),
         );
     }
 }

@@ -26,7 +26,7 @@ pub enum ReportKind {
 }
 
 impl ReportKind {
-    /// Name in reports and JSON.
+    /// Name of the kind in reports and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             ReportKind::Changed => "changed",
@@ -61,8 +61,8 @@ pub struct Import {
 }
 
 impl Import {
-    /// Adds an entry to the report.
-    pub(crate) fn report(
+    /// Adds an entry about `place` (a file or key) to the import report.
+    pub(crate) fn add_report_entry(
         &mut self,
         kind: ReportKind,
         place: impl Into<String>,

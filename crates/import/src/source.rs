@@ -40,6 +40,7 @@ fn flags(more: OFlags) -> OFlags {
 }
 
 impl SourceDir {
+    /// Opens the directory of an installation at `path`, which may be a link itself.
     pub(crate) fn open(path: &Path) -> Result<SourceDir> {
         // The directory itself is what a person named, so it may be a link.
         let kind = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -84,8 +85,9 @@ impl SourceDir {
         }
     }
 
-    /// Text of a regular file; none when there is none.
-    pub(crate) fn text(&self, path: &str) -> Option<String> {
+    /// Text of a regular file below the directory, at most 4 MiB; none if it does not exist, is not UTF-8, or is
+    /// reached through a link.
+    pub(crate) fn read_text(&self, path: &str) -> Option<String> {
         let file = File::from(self.below(path, OFlags::empty())?);
         let plain = file
             .metadata()
@@ -95,12 +97,13 @@ impl SourceDir {
         read.then_some(text)
     }
 
+    /// Whether a path below the directory is a directory and not reached through a link.
     pub(crate) fn is_dir(&self, path: &str) -> bool {
         self.below(path, OFlags::DIRECTORY).is_some()
     }
 
-    /// Names in a directory, sorted; empty when it does not exist.
-    pub(crate) fn names(&self, path: &str) -> Vec<String> {
+    /// Names of the entries of a directory, sorted; empty if it does not exist.
+    pub(crate) fn list_names(&self, path: &str) -> Vec<String> {
         let Some(dir) = self.below(path, OFlags::DIRECTORY) else {
             return Vec::new();
         };
@@ -111,9 +114,10 @@ impl SourceDir {
         names
     }
 
-    /// Text of a file for an agent: bounded, with secrets redacted and reported.
-    pub(crate) fn agent_text(&self, import: &mut Import, path: &str) -> Option<String> {
-        let text = self.text(path)?;
+    /// Text of a file for an agent, with secrets redacted and reported; none if it is empty or longer than 64 KiB,
+    /// which is reported.
+    pub(crate) fn read_agent_text(&self, import: &mut Import, path: &str) -> Option<String> {
+        let text = self.read_text(path)?;
         if text.trim().is_empty() {
             return None;
         }
@@ -123,25 +127,25 @@ impl SourceDir {
                 "not imported: it has {} bytes, the limit is {TEXT_MAX}",
                 text.len()
             );
-            import.report(ReportKind::Left, path, why);
+            import.add_report_entry(ReportKind::Left, path, why);
             return None;
         }
         Some(text)
     }
 
-    /// Reports files that hold secrets, and documents that contain some, everywhere below.
+    /// Reports all files below the directory that hold secrets, and documents that contain some.
     pub(crate) fn report_secrets(&self, import: &mut Import) {
         let mut left = FILES_MAX;
         let mut waits = vec![(String::new(), 0)];
         while let Some((dir, depth)) = waits.pop() {
-            for name in self.names(&dir) {
+            for name in self.list_names(&dir) {
                 let path = match dir.is_empty() {
                     true => name.clone(),
                     false => format!("{dir}/{name}"),
                 };
                 left = left.saturating_sub(1);
                 if left == 0 {
-                    import.report(
+                    import.add_report_entry(
                         ReportKind::Left,
                         &dir,
                         "too many files: not all of them were checked for secrets",
@@ -159,11 +163,11 @@ impl SourceDir {
                 let holds =
                     SECRETS.contains(&name.as_str()) || dir.split('/').any(|d| d == "credentials");
                 if holds {
-                    import.report(ReportKind::Secret, &path, "holds credentials, which are not imported: reference what the agent needs in the manifest, then delete the file");
+                    import.add_report_entry(ReportKind::Secret, &path, "holds credentials, which are not imported: reference what the agent needs in the manifest, then delete the file");
                     continue;
                 }
                 let document = name.ends_with(".md") || name.ends_with(".txt");
-                if let Some(text) = document.then(|| self.text(&path)).flatten() {
+                if let Some(text) = document.then(|| self.read_text(&path)).flatten() {
                     let _told = redact_secrets(import, &path, &text);
                 }
             }
@@ -171,7 +175,7 @@ impl SourceDir {
     }
 }
 
-/// Redacts what looks like a secret, and reports each line that had one.
+/// Replaces what looks like a secret in a text, and reports the lines that had one.
 pub(crate) fn redact_secrets(import: &mut Import, path: &str, text: &str) -> String {
     let redactor = Redactor::new([]);
     let clean = redactor.clean(text).into_owned();
@@ -182,7 +186,7 @@ pub(crate) fn redact_secrets(import: &mut Import, path: &str, text: &str) -> Str
             true => path.to_owned(),
             false => format!("{path}:{}", lines.join(",")),
         };
-        import.report(
+        import.add_report_entry(
             ReportKind::Secret,
             place,
             "contains what looks like a credential: it is redacted in the copy; revoke it",
@@ -191,7 +195,7 @@ pub(crate) fn redact_secrets(import: &mut Import, path: &str, text: &str) -> Str
     clean
 }
 
-/// Whether a path that the operator named is a regular file.
+/// Whether a path is a regular file; links are followed.
 pub(crate) fn is_file(path: &Path) -> bool {
     let stat = rustix::fs::statat(CWD, path, rustix::fs::AtFlags::empty());
     stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile)

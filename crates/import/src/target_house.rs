@@ -16,8 +16,14 @@ pub struct TargetHouse {
 }
 
 impl TargetHouse {
-    /// The model in the house's notation; none, with an entry in the report, when its provider is not declared.
-    pub(crate) fn model(&self, import: &mut Import, place: &str, wanted: &str) -> Option<String> {
+    /// Name of a model in the house's notation `PROVIDER/MODEL`; none, with a report entry, if its provider is not
+    /// declared.
+    pub(crate) fn translate_model(
+        &self,
+        import: &mut Import,
+        place: &str,
+        wanted: &str,
+    ) -> Option<String> {
         let plain = !wanted.is_empty() && wanted.chars().all(|c| c.is_ascii_graphic() && c != '"');
         let provider = wanted
             .split_once('/')
@@ -33,7 +39,7 @@ impl TargetHouse {
         let text = format!(
             "model `{shown}`: its provider is not declared; declare it under `providers` and set `model`"
         );
-        import.report(ReportKind::Left, place, text);
+        import.add_report_entry(ReportKind::Left, place, text);
         None
     }
 }

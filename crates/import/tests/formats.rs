@@ -1,7 +1,7 @@
 //! Every importer on a realistic fixture, and on hostile input (S5-01, S5-08, S1-15, S3-13).
 #![allow(clippy::unwrap_used, reason = "a test reports by failing")]
 
-use abbey_import::{Format, Import, ReportKind, TargetHouse, read};
+use abbey_import::{Format, Import, ReportKind, TargetHouse, read_installation};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn here() -> TargetHouse {
 fn as_text(import: &Import) -> String {
     let mut text = String::new();
     for agent in &import.agents {
-        let _to_a_string = writeln!(text, "{}", agent.lines().join("\n"));
+        let _to_a_string = writeln!(text, "{}", agent.manifest_lines().join("\n"));
         for (path, content) in &agent.files {
             let _to_a_string = writeln!(text, "  > {path}: {}", content.trim());
         }
@@ -55,7 +55,7 @@ fn as_text(import: &Import) -> String {
 }
 
 fn imported(format: Format, name: &str) -> Import {
-    read(format, &fixture(name), &here()).unwrap()
+    read_installation(format, &fixture(name), &here()).unwrap()
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_bundle_and_directories_that_are_not() {
         (Format::Paperclip, "hermes"),
         (Format::Hermes, "nothing-there"),
     ] {
-        let error = read(format, &fixture(name), &here())
+        let error = read_installation(format, &fixture(name), &here())
             .unwrap_err()
             .to_string();
         assert!(error.contains(name), "{format:?}: {error}");
@@ -133,7 +133,7 @@ fn secrets_are_reported_and_redacted_and_never_shown() {
     .unwrap();
     fs::write(root.join("credentials/telegram.json"), secret()).unwrap();
     fs::write(root.join(".env"), format!("KEY={}", secret())).unwrap();
-    let import = read(Format::Openclaw, root, &here()).unwrap();
+    let import = read_installation(Format::Openclaw, root, &here()).unwrap();
     let text = as_text(&import);
     assert!(
         !text.contains(&secret()) && text.contains("the key is [redacted]"),
@@ -159,7 +159,7 @@ fn secrets_are_reported_and_redacted_and_never_shown() {
         format!("{{ a: '{}' b }}", secret()),
     )
     .unwrap();
-    let error = read(Format::Openclaw, root, &here())
+    let error = read_installation(Format::Openclaw, root, &here())
         .unwrap_err()
         .to_string();
     assert!(!error.contains(&secret()), "{error}");
@@ -168,7 +168,9 @@ fn secrets_are_reported_and_redacted_and_never_shown() {
         format!("AGENT_NAME=x\nnot a line {}\n", secret()),
     )
     .unwrap();
-    let error = read(Format::Env, root, &here()).unwrap_err().to_string();
+    let error = read_installation(Format::Env, root, &here())
+        .unwrap_err()
+        .to_string();
     assert!(!error.contains(&secret()), "{error}");
 }
 
@@ -187,7 +189,7 @@ fn hostile_names_links_and_reporting_cycles_are_neutralized() {
     std::os::unix::fs::symlink(root.join("outside.md"), company.join("agents/d/AGENTS.md"))
         .unwrap();
     fs::write(company.join("COMPANY.md"), "---\nname: c\n---\n").unwrap();
-    let import = read(Format::Paperclip, &company, &here()).unwrap();
+    let import = read_installation(Format::Paperclip, &company, &here()).unwrap();
     let text = as_text(&import);
     assert!(
         !text.contains("not theirs") && import.agents.len() == 3,
@@ -205,7 +207,7 @@ fn hostile_names_links_and_reporting_cycles_are_neutralized() {
     assert_eq!(text.matches("would be a cycle").count(), 3, "{text}");
     // Whatever they are called, the lines are an entry and nothing else.
     for agent in &import.agents {
-        let lines = agent.lines();
+        let lines = agent.manifest_lines();
         assert_eq!(lines[1], "  name: \"x y: &a\"");
         assert!(
             lines.iter().skip(1).all(|l| l.starts_with("  ")),
@@ -215,7 +217,7 @@ fn hostile_names_links_and_reporting_cycles_are_neutralized() {
     let instance = root.join("instance");
     fs::create_dir_all(&instance).unwrap();
     fs::write(instance.join("openclaw.json"), "{ agents: { entries: { '../../etc': { workspace: '../' }, '$(id)': { workspace: '/etc' }, '..': {} } } }").unwrap();
-    let import = read(Format::Openclaw, &instance, &here()).unwrap();
+    let import = read_installation(Format::Openclaw, &instance, &here()).unwrap();
     let slugs: Vec<&str> = import.agents.iter().map(|a| a.slug.as_str()).collect();
     assert_eq!(slugs, ["etc", "id", "agent"]);
     assert!(

@@ -18,16 +18,16 @@ pub struct ExistingIsolation {
     pub filters: Vec<Vec<BpfInstruction>>,
 }
 
-/// Enters the namespaces, restricts itself as the cell is restricted, and runs the program.
-/// The caller is changed for good and must be a process for this purpose, with one thread.
+/// Enters the namespaces of a running cell, applies its restrictions to the calling process for good, and starts a
+/// program there. The caller must be a single-threaded process that exists for this purpose.
 ///
 /// # Errors
-/// [`IsolationError`] with the step; the program does not run then.
+/// [`IsolationError`] with the step that failed; the program was not started.
 pub fn run_in_isolation(
     spec: &crate::spawn::LaunchSpec,
     target: &ExistingIsolation,
 ) -> Result<crate::spawn::Child> {
-    crate::spawn::enter_groups(&spec.groups)
+    crate::spawn::join_cgroups(&spec.groups)
         .map_err(|e| IsolationError::new("join a control group", "", e))?;
     let places = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
@@ -38,23 +38,23 @@ pub fn run_in_isolation(
     if target.rootless {
         set_ns(&target.init, places | libc::CLONE_NEWUSER)?;
     } else {
-        isolated_child::drop_groups()?;
+        isolated_child::drop_supplementary_groups()?;
         set_ns(&target.init, places)?;
         set_ns(&target.init, libc::CLONE_NEWUSER)?;
     }
-    isolated_child::become_user()?;
+    isolated_child::become_inner_user()?;
     isolated_child::drop_capabilities()?;
     rustix::thread::set_no_new_privs(true)
         .map_err(|e| IsolationError::new("set", "no_new_privs", e))?;
     if let Some(rules) = &target.landlock {
-        landlock::restrict(&rules.write)
+        landlock::restrict_by_landlock(&rules.write)
             .map_err(|e| IsolationError::new("apply", "Landlock", e))?;
     }
     for filter in &target.filters {
-        crate::spawn::filter(filter)
+        crate::spawn::install_seccomp_filter(filter)
             .map_err(|e| IsolationError::new("install", "a filter of system calls", e))?;
     }
-    crate::spawn::spawn_here(spec).map_err(|e| IsolationError::new(e.stage, "", e.source))
+    crate::spawn::spawn_sharing_memory(spec).map_err(|e| IsolationError::new(e.stage, "", e.source))
 }
 
 fn set_ns(init: &OwnedFd, kinds: libc::c_int) -> Result<()> {

@@ -17,9 +17,9 @@ unsafe fn close_all_but(keep: i32) {
     }
 }
 
-/// Waits for the program to end, collecting every orphan on the way; says how it ended, and
-/// returns the status with which to leave. Everything else in the cell dies with us.
-pub(crate) fn serve(program: i32, channel: &OwnedFd) -> i32 {
+/// Runs as the first process of a cell: reaps orphans, forwards signals to the program, and reports the program's
+/// wait status on `channel` when it ends. Returns the status to exit with.
+pub(crate) fn reap_until_exit(program: i32, channel: &OwnedFd) -> i32 {
     // SAFETY: of the whole body: signal sets and structures are local and initialised by the calls
     // before they are read; the process has one thread.
     unsafe {

@@ -11,7 +11,7 @@
 
 use crate::isolated_child;
 use crate::isolation::{INNER_UID, Isolation, IsolationError, IsolationInForce, Result};
-use crate::spawn::{Child, LaunchSpec, clone_with};
+use crate::spawn::{Child, LaunchSpec, clone_process};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
     SocketType,
@@ -34,8 +34,9 @@ pub struct IsolatedChild {
 }
 
 impl IsolatedChild {
-    /// The wait status of the program, once [`IsolatedChild::child`] has ended by itself.
-    pub fn status(channel: &OwnedFd) -> Option<i32> {
+    /// Wait status of the cell's program, read from `channel` after the cell's first process has ended; none if it
+    /// was not reported.
+    pub fn read_exit_status(channel: &OwnedFd) -> Option<i32> {
         let mut buffer = [0u8; 64];
         loop {
             match rustix::net::recv(channel, &mut buffer[..], RecvFlags::DONTWAIT) {
@@ -51,13 +52,13 @@ impl IsolatedChild {
     }
 }
 
-/// Starts `spec` behind `isolation`. `born` is called once with the number of the cell's first
-/// process, before it builds anything: the time to connect its network. `content` sees what is
-/// in force and decides whether the program may run.
+/// Starts the program of `spec` in new namespaces with the restrictions of `isolation`. `born` is called with the
+/// pid of the cell's first process, to connect its network; `content` sees the layers in force and may refuse to
+/// run the program.
 ///
 /// # Errors
-/// [`IsolationError`] with the step; no process is left then.
-pub fn spawn(
+/// [`IsolationError`] with the step that failed; no process is left.
+pub fn spawn_isolated(
     spec: &LaunchSpec,
     isolation: &Isolation,
     born: &mut dyn FnMut(i32) -> io::Result<()>,
@@ -79,11 +80,11 @@ pub fn spawn(
         flags |= libc::CLONE_NEWUSER;
     }
     let outside = isolated_child::Namespaces::of_self();
-    let (pid, pidfd) = clone_with(flags, spec.groups.born_in.as_ref())
+    let (pid, pidfd) = clone_process(flags, spec.groups.born_in.as_ref())
         .map_err(|e| IsolationError::new("make", "namespaces", e))?;
     let Some(pidfd) = pidfd else {
         drop(ours);
-        isolated_child::run(spec, isolation, &outside, theirs);
+        isolated_child::run_cell_init(spec, isolation, &outside, theirs);
     };
     drop(theirs);
     let child = Child { pid, pidfd };

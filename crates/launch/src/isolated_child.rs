@@ -20,15 +20,16 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// Builds, restricts, starts, waits. The channel's end at the other side is our end.
-pub(crate) fn run(
+/// Runs as the first process of a cell: builds its root, applies and verifies the restrictions, starts the program
+/// and reaps. `channel` leads to the shim. Never returns.
+pub(crate) fn run_cell_init(
     spec: &LaunchSpec,
     isolation: &Isolation,
     outside: &Namespaces,
     channel: OwnedFd,
 ) -> ! {
     let status = match build(spec, isolation, outside, &channel) {
-        Ok(program) => crate::init::serve(program, &channel),
+        Ok(program) => crate::init::reap_until_exit(program, &channel),
         Err(error) => {
             let number = error.source.raw_os_error().unwrap_or(0);
             tell(
@@ -51,13 +52,13 @@ fn build(
 ) -> Result<i32> {
     let _not_a_leader = rustix::process::setsid();
     tie_to_parent()?;
-    crate::spawn::join(&spec.groups.joined)
+    crate::spawn::join_v1_cgroups(&spec.groups.joined)
         .map_err(|e| IsolationError::new("join a control group", "", e))?;
     unshare(libc::CLONE_NEWCGROUP, "a control group namespace")?;
     if isolation.rootless {
         ask(channel, b'U')?;
     } else {
-        drop_groups()?;
+        drop_supplementary_groups()?;
     }
     crate::loopback_up().map_err(|e| IsolationError::new("bring up", "lo", e))?;
     ask(channel, b'N')?;
@@ -71,9 +72,9 @@ fn build(
         unshare(libc::CLONE_NEWUSER, "a user namespace")?;
         ask(channel, b'U')?;
     }
-    crate::spawn::limit(&spec.rlimits)
+    crate::spawn::set_resource_limits(&spec.rlimits)
         .map_err(|e| IsolationError::new("set", "a resource limit", e))?;
-    become_user()?;
+    become_inner_user()?;
     drop_capabilities()?;
     rustix::thread::set_no_new_privs(true)
         .map_err(|e| IsolationError::new("set", "no_new_privs", e))?;
@@ -82,17 +83,17 @@ fn build(
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|e| IsolationError::new("forbid", "core dumps", e))?;
     if let Some(rules) = &isolation.landlock {
-        landlock::restrict(&rules.write)
+        landlock::restrict_by_landlock(&rules.write)
             .map_err(|e| IsolationError::new("apply", "Landlock", e))?;
     }
     for filter in &isolation.filters {
-        crate::spawn::filter(filter)
+        crate::spawn::install_seccomp_filter(filter)
             .map_err(|e| IsolationError::new("install", "a filter of system calls", e))?;
     }
     let bits = read_back(outside, isolation.landlock.as_ref());
     tell(channel, b'R', &bits.to_ne_bytes());
     answered(channel)?;
-    let program = crate::spawn::spawn_here(spec)
+    let program = crate::spawn::spawn_sharing_memory(spec)
         .map_err(|e| IsolationError::new(e.stage, argv0(spec), e.source))?;
     tell(channel, b'P', &[]);
     Ok(program.pid)
@@ -122,7 +123,8 @@ fn unshare(flag: libc::c_int, what: &str) -> Result<()> {
     }
 }
 
-pub(crate) fn drop_groups() -> Result<()> {
+/// Removes all supplementary groups of this process.
+pub(crate) fn drop_supplementary_groups() -> Result<()> {
     // SAFETY: an empty list; the pointer is not read.
     match unsafe { libc::setgroups(0, std::ptr::null()) } {
         0 => Ok(()),
@@ -411,7 +413,8 @@ fn set_attributes(
     }
 }
 
-pub(crate) fn become_user() -> Result<()> {
+/// Changes this process to the only user and group of the cell's user namespace.
+pub(crate) fn become_inner_user() -> Result<()> {
     // SAFETY: plain calls; the ids are the only ones of this namespace.
     let done = unsafe {
         libc::setresgid(INNER_UID, INNER_UID, INNER_UID) == 0
@@ -427,6 +430,8 @@ pub(crate) fn become_user() -> Result<()> {
     }
 }
 
+/// Removes all capabilities of this process, as [`crate::drop_all_capabilities`], with an error that names the
+/// step.
 pub(crate) fn drop_capabilities() -> Result<()> {
     let failed = |e: io::Error| IsolationError::new("drop", "capabilities", e);
     crate::drop_all_capabilities().map_err(failed)
@@ -439,7 +444,7 @@ pub(crate) struct Namespaces(Vec<Option<std::path::PathBuf>>);
 const KINDS: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "cgroup", "net"];
 
 impl Namespaces {
-    /// Those of the caller.
+    /// Namespaces of the calling process, to compare them with those of a child.
     pub(crate) fn of_self() -> Self {
         let link = |kind| std::fs::read_link(format!("/proc/self/ns/{kind}")).ok();
         Namespaces(KINDS.into_iter().map(link).collect())

@@ -114,7 +114,7 @@ pub struct IsolationInForce {
 }
 
 impl IsolationInForce {
-    /// Bits in the order of the fields.
+    /// Decodes a bit mask with one bit for each field, in the order of the fields.
     pub(crate) fn from_bits(bits: u32) -> Self {
         let bit = |n: u32| bits & (1 << n) != 0;
         IsolationInForce {
@@ -133,7 +133,7 @@ impl IsolationInForce {
         }
     }
 
-    /// Every layer by name, and whether it holds.
+    /// Name of every isolation layer, and whether it is in force.
     pub fn layers(&self) -> [(&'static str, bool); 12] {
         [
             ("user", self.user),
@@ -178,6 +178,7 @@ impl std::error::Error for IsolationError {
 }
 
 impl IsolationError {
+    /// Error for the step `what` on the object `on`, which may be empty, with its cause.
     pub(crate) fn new(what: &str, on: impl Into<String>, source: impl Into<io::Error>) -> Self {
         IsolationError {
             what: what.to_owned(),

@@ -37,8 +37,8 @@ struct PathBeneathAttr {
     parent_fd: libc::c_int,
 }
 
-/// Version of the kernel's Landlock; 0 when it has none.
-pub fn version() -> u32 {
+/// Version of Landlock that the kernel supports; 0 if none.
+pub fn landlock_version() -> u32 {
     // SAFETY: asks for the version; a null attribute of size 0 is the documented way.
     let version = unsafe {
         libc::syscall(
@@ -51,10 +51,10 @@ pub fn version() -> u32 {
     u32::try_from(version).unwrap_or(0)
 }
 
-/// Restricts the caller for good: reading and executing everywhere below the root, writing only
-/// below `write`.
-pub(crate) fn restrict(write: &[std::ffi::CString]) -> io::Result<()> {
-    let version = version();
+/// Restricts this process by Landlock for good: it may read and execute everywhere, and write only below the paths
+/// in `write`.
+pub(crate) fn restrict_by_landlock(write: &[std::ffi::CString]) -> io::Result<()> {
+    let version = landlock_version();
     if version == 0 {
         return Err(io::Error::from_raw_os_error(libc::ENOSYS));
     }

@@ -19,18 +19,18 @@ mod spawn;
 mod system;
 
 pub use enter::{ExistingIsolation, run_in_isolation};
-pub use isolated::{IsolatedChild, spawn as spawn_isolated};
+pub use isolated::{IsolatedChild, spawn_isolated};
 pub use isolation::{
     BpfInstruction, INNER_UID, Isolation, IsolationError, IsolationInForce, LandlockRules, Mount,
     MountAttributes,
 };
-pub use landlock::version as landlock_version;
+pub use landlock::landlock_version;
 pub use spawn::{
-    CORE, CgroupEntrances, Child, EXECUTE, Executable, LaunchSpec, NOFILE, SpawnError, fork, leave,
-    spawn,
+    CORE, CgroupEntrances, Child, EXECUTE, Executable, LaunchSpec, NOFILE, SpawnError,
+    exit_immediately, fork, spawn,
 };
 pub use system::{
-    become_ordinary, become_subreaper, child_events, children_cpu_us, detach,
-    drop_all_capabilities, hide, inherited, loopback_up, own_mounts, own_network, seed_randomness,
-    set_title, unblock_signals, vsock,
+    become_ordinary_user, become_subreaper, child_exit_fd, children_cpu_us, connect_vsock,
+    detach_from_parent, drop_all_capabilities, loopback_up, seed_randomness, set_not_dumpable,
+    set_process_title, take_inherited_fd, unblock_signals, unshare_mounts, unshare_network,
 };

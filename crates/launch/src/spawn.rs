@@ -82,6 +82,8 @@ pub struct SpawnError {
 }
 
 impl SpawnError {
+    /// Forks the calling process, which must have one thread. Returns the child's pid in the parent and none in the
+    /// child.
     fn fork(source: io::Error) -> Self {
         SpawnError {
             stage: "fork",
@@ -138,13 +140,13 @@ impl<'a> Prepared<'a> {
         // and that outlives the call; all calls are plain system calls with checked results.
         unsafe {
             let failed = |stage: usize| (stage, *libc::__errno_location());
-            if join(self.groups).is_err() {
+            if join_v1_cgroups(self.groups).is_err() {
                 return failed(0);
             }
             if self.spec.new_session && libc::setsid() < 0 {
                 return failed(1);
             }
-            if limit(&self.spec.rlimits).is_err() {
+            if set_resource_limits(&self.spec.rlimits).is_err() {
                 return failed(2);
             }
             // The directory is entered before the user changes: its parents need not be open.
@@ -246,16 +248,16 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Moves the calling thread into each group, by its open `tasks`.
-pub(crate) fn join(groups: &[OwnedFd]) -> io::Result<()> {
+/// Moves the calling thread into version 1 control groups, by writing to their open `tasks` files.
+pub(crate) fn join_v1_cgroups(groups: &[OwnedFd]) -> io::Result<()> {
     for group in groups {
         rustix::io::write(group, b"0")?;
     }
     Ok(())
 }
 
-/// Sets resource limits, soft and hard alike.
-pub(crate) fn limit(limits: &[(i32, u64)]) -> io::Result<()> {
+/// Sets resource limits of this process, given as (resource, value); soft and hard limits are equal.
+pub(crate) fn set_resource_limits(limits: &[(i32, u64)]) -> io::Result<()> {
     for (resource, value) in limits {
         let limit = libc::rlimit {
             rlim_cur: *value,
@@ -269,9 +271,9 @@ pub(crate) fn limit(limits: &[(i32, u64)]) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves the calling process, which was born elsewhere, into the groups.
-pub(crate) fn enter_groups(groups: &CgroupEntrances) -> io::Result<()> {
-    join(&groups.joined)?;
+/// Moves the calling process into control groups of both versions.
+pub(crate) fn join_cgroups(groups: &CgroupEntrances) -> io::Result<()> {
+    join_v1_cgroups(&groups.joined)?;
     if let Some(directory) = &groups.born_in {
         use rustix::fs::{Mode, OFlags, openat};
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
@@ -284,9 +286,9 @@ pub(crate) fn enter_groups(groups: &CgroupEntrances) -> io::Result<()> {
 /// Source: `linux/sched.h`; the value that `libc` has is cut to 32 bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A copy of the caller in new namespaces and in a control group of version 2: in the caller its
-/// number and handle, in the copy no handle.
-pub(crate) fn clone_with(
+/// Forks the calling process into new namespaces (`flags` of clone(2)) and a version 2 control group. Returns the
+/// child's pid and pidfd in the parent, and no pidfd in the child.
+pub(crate) fn clone_process(
     flags: libc::c_int,
     group: Option<&OwnedFd>,
 ) -> io::Result<(i32, Option<OwnedFd>)> {
@@ -327,8 +329,8 @@ pub(crate) fn clone_with(
     }
 }
 
-/// Installs a filter of system calls on the caller.
-pub(crate) fn filter(program: &[BpfInstruction]) -> io::Result<()> {
+/// Installs a seccomp filter on the calling thread for good.
+pub(crate) fn install_seccomp_filter(program: &[BpfInstruction]) -> io::Result<()> {
     let program: Vec<libc::sock_filter> = program
         .iter()
         .map(|(code, jt, jf, k)| libc::sock_filter {
@@ -357,18 +359,17 @@ pub(crate) fn filter(program: &[BpfInstruction]) -> io::Result<()> {
     }
 }
 
-/// Starts a child.
+/// Starts a program in a child process with the groups, limits, user and descriptors of `spec`.
 ///
 /// # Errors
-/// [`SpawnError`] with the stage; no process is left then.
+/// [`SpawnError`] with the step that failed; no process is left.
 pub fn spawn(spec: &LaunchSpec) -> Result<Child, SpawnError> {
     spawn_into(spec, &spec.groups)
 }
 
-/// Starts a child from the first process of a cell, which is in the groups already: in isolation nothing may be
-/// moved. The child borrows the memory of its parent, which waits until the program runs, so nothing is copied;
-/// it must not be one that changes its user, because whether a process may be looked into belongs to the memory.
-pub(crate) fn spawn_here(spec: &LaunchSpec) -> Result<Child, SpawnError> {
+/// Starts a program from a process that is in the right control groups already. The child shares the parent's
+/// memory until it executes (`CLONE_VM`), so nothing is copied; therefore `spec` must not change the user.
+pub(crate) fn spawn_sharing_memory(spec: &LaunchSpec) -> Result<Child, SpawnError> {
     const STACK: usize = 64 << 10;
     debug_assert!(spec.user.is_none());
     let groups = CgroupEntrances::default();
@@ -391,16 +392,17 @@ pub(crate) fn spawn_here(spec: &LaunchSpec) -> Result<Child, SpawnError> {
     }
     let (_, (report_in, report_out)) = errand;
     drop(report_out);
-    hear(pid, &report_in)
+    wait_for_exec(pid, &report_in)
 }
 
+/// Starts a program in a child process, as [`spawn`], but in the control groups `groups`.
 pub(crate) fn spawn_into(spec: &LaunchSpec, groups: &CgroupEntrances) -> Result<Child, SpawnError> {
     let prepared = Prepared::new(spec, groups);
     let (report_in, report_out) = report_pipe()?;
     // The caller has one thread, so the child's copy is consistent; the child only runs `become_it`, writes
     // its report and leaves without running destructors.
     let forked = match &groups.born_in {
-        Some(group) => clone_with(0, Some(group)).map(|(pid, _)| pid),
+        Some(group) => clone_process(0, Some(group)).map(|(pid, _)| pid),
         // SAFETY: as said.
         None => match unsafe { libc::fork() } {
             pid @ 0.. => Ok(pid),
@@ -412,10 +414,10 @@ pub(crate) fn spawn_into(spec: &LaunchSpec, groups: &CgroupEntrances) -> Result<
         prepared.run(&report_out);
     }
     drop(report_out);
-    hear(pid, &report_in)
+    wait_for_exec(pid, &report_in)
 }
 
-/// Over which a child says why it did not become its program.
+/// Pipe over which a child reports the step and errno if it cannot execute its program.
 pub(crate) fn report_pipe() -> Result<(OwnedFd, OwnedFd), SpawnError> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| SpawnError {
         stage: "make a pipe",
@@ -423,8 +425,8 @@ pub(crate) fn report_pipe() -> Result<(OwnedFd, OwnedFd), SpawnError> {
     })
 }
 
-/// Waits until a child runs its program or has said why not.
-pub(crate) fn hear(pid: i32, report: &OwnedFd) -> Result<Child, SpawnError> {
+/// Waits until a child has executed its program, which closes the report pipe, or reports why it could not.
+pub(crate) fn wait_for_exec(pid: i32, report: &OwnedFd) -> Result<Child, SpawnError> {
     let pidfd = pidfd_open(pid);
     let mut message = [0u8; 8];
     let mut got = 0;
@@ -488,8 +490,9 @@ pub fn fork() -> io::Result<Option<i32>> {
     }
 }
 
-/// Ends the caller at once, without what a copied process must not run twice.
-pub fn leave(status: i32) -> ! {
+/// Exits this process at once, without running destructors or exit handlers, which a forked child must not run
+/// twice.
+pub fn exit_immediately(status: i32) -> ! {
     // SAFETY: ends this process.
     unsafe { libc::_exit(status) }
 }

@@ -4,11 +4,12 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// Keeps processes of the same user from looking into the caller.
+/// Makes this process not dumpable, so that other processes of its user cannot trace it or read its memory and
+/// descriptors.
 ///
 /// # Errors
 /// What the system says.
-pub fn hide() -> io::Result<()> {
+pub fn set_not_dumpable() -> io::Result<()> {
     // SAFETY: sets a flag of the calling process.
     match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } {
         0 => Ok(()),
@@ -16,11 +17,10 @@ pub fn hide() -> io::Result<()> {
     }
 }
 
-/// Feeds the kernel's generator of random numbers, and has it use that at once. Both `ioctl`s are in
-/// random(4).
+/// Adds entropy to the kernel's random number generator and reseeds it at once (random(4)).
 ///
 /// # Errors
-/// What the system says; only root of a machine may.
+/// The system's error; root is required.
 pub fn seed_randomness(bytes: &[u8]) -> io::Result<()> {
     const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
     const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
@@ -51,7 +51,7 @@ pub fn seed_randomness(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Sets the loopback interface of the caller's network up.
+/// Brings the loopback interface of the current network namespace up.
 ///
 /// # Errors
 /// What the system says.
@@ -78,7 +78,7 @@ pub fn loopback_up() -> io::Result<()> {
     }
 }
 
-/// CPU time of every child that was waited for, with theirs, in microseconds.
+/// CPU time in microseconds of all children that were waited for, including their descendants.
 pub fn children_cpu_us() -> u64 {
     // SAFETY: an all-zero rusage is a valid value, and the call fills it.
     let usage = unsafe {
@@ -90,12 +90,12 @@ pub fn children_cpu_us() -> u64 {
     us(usage.ru_utime) + us(usage.ru_stime)
 }
 
-/// Mounts of the calling thread's own: what it mounts is seen by nobody else, and gone with the last process
-/// that has them.
+/// Gives the calling thread a private mount namespace: what it mounts is invisible elsewhere and vanishes with its
+/// last process.
 ///
 /// # Errors
-/// What the system says; only root may.
-pub fn own_mounts() -> io::Result<()> {
+/// The system's error; root is required.
+pub fn unshare_mounts() -> io::Result<()> {
     // SAFETY: plain calls; the path is a constant text with its end.
     unsafe {
         if libc::unshare(libc::CLONE_NEWNS) != 0 {
@@ -109,12 +109,11 @@ pub fn own_mounts() -> io::Result<()> {
     }
 }
 
-/// Gives the calling thread, and what it starts from now on, a network of its own with nothing but
-/// loopback.
+/// Gives the calling thread, and processes that it starts later, a network namespace with nothing but loopback.
 ///
 /// # Errors
-/// What the system says; an ordinary user may not.
-pub fn own_network() -> io::Result<()> {
+/// The system's error; root is required.
+pub fn unshare_network() -> io::Result<()> {
     // SAFETY: changes the network namespace of the calling thread only; no descriptor or memory is
     // concerned.
     match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
@@ -123,7 +122,7 @@ pub fn own_network() -> io::Result<()> {
     }
 }
 
-/// Empties every set of capabilities of the caller, for good.
+/// Removes all capabilities of the calling thread from every set, for good.
 ///
 /// # Errors
 /// What the system says.
@@ -154,11 +153,11 @@ pub fn drop_all_capabilities() -> io::Result<()> {
     }
 }
 
-/// A connection to a port of another address of the machine's own bus. Source: vsock(7).
+/// Connects to a vsock port of the context id `cid` (vsock(7)).
 ///
 /// # Errors
 /// What the system says.
-pub fn vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
+pub fn connect_vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
     // SAFETY: the structure of zeros is a valid one; it outlives the call, and its size is told. The new
     // descriptor is owned at once.
     unsafe {
@@ -179,12 +178,12 @@ pub fn vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// A descriptor that becomes readable when a child ends. From then on the signal is blocked;
-/// [`unblock_signals`] undoes that in a copy.
+/// Non-blocking descriptor that becomes readable when a child ends (a signalfd for `SIGCHLD`). The signal is
+/// blocked from then on; a forked child calls [`unblock_signals`].
 ///
 /// # Errors
 /// What the system says.
-pub fn child_events() -> io::Result<OwnedFd> {
+pub fn child_exit_fd() -> io::Result<OwnedFd> {
     // SAFETY: the set is local and initialised; the new descriptor is ours.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -201,7 +200,7 @@ pub fn child_events() -> io::Result<OwnedFd> {
     }
 }
 
-/// Lets every signal through again.
+/// Unblocks all signals of the calling thread.
 pub fn unblock_signals() {
     // SAFETY: the set is local and initialised.
     unsafe {
@@ -211,8 +210,9 @@ pub fn unblock_signals() {
     }
 }
 
-/// Gives the caller another name in listings of processes, as far as the old one leaves room.
-pub fn set_title(title: &str) {
+/// Sets the command line and name that process listings such as `ps` show for this process, cut to the length of
+/// the original.
+pub fn set_process_title(title: &str) {
     let _name_is_for_people =
         rustix::thread::set_name(&CString::new(title.replace(' ', "-")).unwrap_or_default());
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -239,11 +239,12 @@ pub fn set_title(title: &str) {
     }
 }
 
-/// Becomes an ordinary user for good: no groups, no capability in any set, no way back.
+/// Changes this process to user and group `uid` for good: no supplementary groups, no capabilities, no new
+/// privileges.
 ///
 /// # Errors
 /// What the system says; the caller must end then.
-pub fn become_ordinary(uid: u32) -> io::Result<()> {
+pub fn become_ordinary_user(uid: u32) -> io::Result<()> {
     // SAFETY: plain calls on a process with one thread; each result is checked.
     unsafe {
         for number in 0..64 {
@@ -264,7 +265,7 @@ pub fn become_ordinary(uid: u32) -> io::Result<()> {
     drop_all_capabilities()
 }
 
-/// Makes the caller the parent of every orphan below it, so that none escapes being reaped.
+/// Makes this process the parent of orphaned descendants, so that it can reap all of them.
 ///
 /// # Errors
 /// What the system says.
@@ -276,12 +277,11 @@ pub fn become_subreaper() -> io::Result<()> {
     }
 }
 
-/// Leaves the parent: forks, ends the old process with status 0, and goes on in the child, which
-/// the nearest reaper adopts. So the process that started us need not wait for our end.
+/// Forks, ends the original process with status 0, and continues in the child, so that the starter need not wait.
 ///
 /// # Errors
-/// What the system says; the caller goes on undetached then.
-pub fn detach() -> io::Result<()> {
+/// The system's error; the caller continues undetached.
+pub fn detach_from_parent() -> io::Result<()> {
     // SAFETY: the caller has one thread (see the room's rule), so its child is consistent; the
     // parent leaves without running destructors or flushing buffers twice.
     unsafe {
@@ -293,11 +293,11 @@ pub fn detach() -> io::Result<()> {
     }
 }
 
-/// A descriptor that this process was started with, under a number that both sides know.
+/// Takes ownership of a descriptor that this process inherited under a fixed number.
 ///
 /// # Errors
-/// When there is none.
-pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+/// If there is none.
+pub fn take_inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the copy is made by the kernel from a number that it checks; only the copy is owned here.
     unsafe {
         let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 10);

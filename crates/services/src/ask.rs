@@ -108,8 +108,11 @@ impl ServiceRequest {
     }
 }
 
-/// Reads the question, and prints the answer; a refusal is an answer too.
-pub(crate) fn answer(reply: impl FnOnce(ServiceRequest) -> Result<ServiceReply>) -> Result<i32> {
+/// Reads one request as JSON from standard input, has `reply` perform it, and prints the reply as JSON; a failure
+/// is printed as a reply as well.
+pub(crate) fn answer_stdin_request(
+    reply: impl FnOnce(ServiceRequest) -> Result<ServiceReply>,
+) -> Result<i32> {
     let mut text = String::new();
     let input = std::io::stdin()
         .lock()

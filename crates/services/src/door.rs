@@ -35,25 +35,27 @@ impl Drop for AdmittedConsumer {
         turnstile
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .leave(&self.name);
+            .end_request(&self.name);
     }
 }
 
-/// A short answer.
-pub(crate) fn say(status: StatusCode, text: impl Into<String>) -> Response {
+/// HTTP response with this status and a line of text.
+pub(crate) fn text_response(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into() + "\n").into_response()
 }
 
 impl HttpService {
-    pub(crate) fn of(registry: ConsumerRegistry) -> Arc<HttpService> {
+    /// State of an HTTP service with these consumers.
+    pub(crate) fn new(registry: ConsumerRegistry) -> Arc<HttpService> {
         Arc::new(HttpService {
             registry,
             turnstile: Mutex::default(),
         })
     }
 
-    /// Lets somebody in by name and credential, or answers why not. Source: RFC 7617, the `Basic` scheme.
-    pub(crate) fn admit(
+    /// Authenticates a request by name and credential (RFC 7617, `Basic`) and applies the consumer's limits. The
+    /// error is the response to send: 401, 429 or 500.
+    pub(crate) fn authenticate(
         self: &Arc<HttpService>,
         headers: &HeaderMap,
     ) -> std::result::Result<AdmittedConsumer, Box<Response>> {
@@ -74,9 +76,9 @@ impl HttpService {
             .and_then(|b| String::from_utf8(b).ok());
         let decoded = decoded.ok_or_else(who)?;
         let (name, secret) = decoded.split_once(':').ok_or_else(who)?;
-        let admitted = self.registry.admit(name, secret).map_err(|error| {
+        let admitted = self.registry.authenticate(name, secret).map_err(|error| {
             eprintln!("error: {error}");
-            Box::new(say(
+            Box::new(text_response(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the service cannot look who you are",
             ))
@@ -86,7 +88,7 @@ impl HttpService {
             .turnstile
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Err(wait) = turnstile.enter(name, &consumer, Instant::now()) {
+        if let Err(wait) = turnstile.begin_request(name, &consumer, Instant::now()) {
             let (text, after) = match wait {
                 ExceededLimit::Crowd => ("too many of your requests are at work\n", "1"),
                 ExceededLimit::Rate => ("too many of your requests came in a minute\n", "60"),
@@ -105,8 +107,8 @@ impl HttpService {
     }
 }
 
-/// Serves until the house says otherwise.
-pub(crate) async fn serve(router: axum::Router, address: &str, port: u16) -> Result<i32> {
+/// Serves HTTP on `address:port`, with `/healthz`, until `SIGTERM`. Returns the exit status.
+pub(crate) async fn serve_http(router: axum::Router, address: &str, port: u16) -> Result<i32> {
     let listener = tokio::net::TcpListener::bind((address, port)).await;
     let listener = listener.map_err(Error::file("listen on", format!("{address}:{port}")))?;
     let mut end = signal(SignalKind::terminate()).map_err(Error::file("watch", "signals"))?;
@@ -120,8 +122,9 @@ pub(crate) async fn serve(router: axum::Router, address: &str, port: u16) -> Res
     Ok(0)
 }
 
-/// What every service with a door answers the control plane, but for copies, which each makes in its way.
-pub(crate) fn answer(
+/// Performs a request of the control plane on the consumers of an HTTP service; `copy` makes the backup before a
+/// consumer is closed or dropped.
+pub(crate) fn perform_request(
     registry: &ConsumerRegistry,
     question: crate::ask::ServiceRequest,
     copy: impl Fn(&str, i64) -> Result<crate::ask::ServiceReply>,
@@ -131,13 +134,13 @@ pub(crate) fn answer(
         backup: None,
         bytes: 0,
     };
-    let known = |name: &str| Ok::<_, Error>(registry.all()?.remove(name));
+    let known = |name: &str| Ok::<_, Error>(registry.read_all()?.remove(name));
     match &question {
         ServiceRequest::State {} => Ok(ServiceReply::State {
-            holdings: registry.holdings()?,
+            holdings: registry.consumer_states()?,
             certificate: None,
         }),
-        ServiceRequest::Open { .. } => registry.change(&question).map(|()| done),
+        ServiceRequest::Open { .. } => registry.apply_request(&question).map(|()| done),
         ServiceRequest::Close { name, at_ms } => {
             let Some(consumer) = known(name)? else {
                 return Ok(done);
@@ -146,22 +149,22 @@ pub(crate) fn answer(
             if consumer.closed_ms.is_some() {
                 return Ok(done);
             }
-            registry.shut(name)?;
+            registry.revoke_credential(name)?;
             let copied = copy(name, *at_ms)?;
-            registry.change(&question).map(|()| copied)
+            registry.apply_request(&question).map(|()| copied)
         }
         ServiceRequest::Drop { name, at_ms } => {
             if known(name)?.is_none() {
                 return Ok(done);
             }
             let copied = copy(name, *at_ms)?;
-            registry.change(&question).map(|()| copied)
+            registry.apply_request(&question).map(|()| copied)
         }
     }
 }
 
-/// A body that is not longer than that, whole; none when it is.
-pub(crate) async fn whole(body: Body, most: u64) -> Option<Vec<u8>> {
+/// Reads a request body; none if it is longer than `most` bytes.
+pub(crate) async fn read_body(body: Body, most: u64) -> Option<Vec<u8>> {
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     let bytes = axum::body::to_bytes(body, most).await.ok()?;
     Some(bytes.to_vec())

@@ -40,6 +40,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Converts an I/O error to [`Error::File`] for `path`; `what` is the verb of the message. For `map_err`.
     pub(crate) fn file(
         what: &'static str,
         path: impl AsRef<Path>,

@@ -2,8 +2,8 @@
 //! Source: git-http-backend(1) and RFC 3875, the Common Gateway Interface.
 
 use crate::ask::{ServiceReply, ServiceRequest};
-use crate::door::{self, AdmittedConsumer, HttpService, say};
-use crate::registry::{ConsumerRegistry, size};
+use crate::door::{self, AdmittedConsumer, HttpService, text_response};
+use crate::registry::{ConsumerRegistry, directory_size};
 use crate::{Error, Result};
 use axum::Router;
 use axum::body::Body;
@@ -23,8 +23,8 @@ const HEAD_MAX: u64 = 16 << 10;
 /// Longest name of a repository, bytes.
 const NAME_MAX: usize = 100;
 
-/// Whether the host has it.
-pub(crate) fn found() -> Result<()> {
+/// Checks that git with its HTTP backend is installed on the host.
+pub(crate) fn check_installed() -> Result<()> {
     let works = std::process::Command::new("git")
         .arg("--exec-path")
         .output();
@@ -41,18 +41,20 @@ pub(crate) fn found() -> Result<()> {
     }
 }
 
-pub(crate) async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
-    let registry = ConsumerRegistry::of(home);
+/// Serves the consumers' git repositories over HTTP on `address:port`, from the directory `home`, until `SIGTERM`.
+pub(crate) async fn serve_git(home: &Path, address: &str, port: u16) -> Result<i32> {
+    let registry = ConsumerRegistry::new(home);
     let data = home.join("data");
     fs::create_dir_all(&data).map_err(Error::file("make", &data))?;
-    let door = HttpService::of(registry);
+    let door = HttpService::new(registry);
     let router = Router::new().fallback(handle).with_state(door);
-    door::serve(router, address, port).await
+    door::serve_http(router, address, port).await
 }
 
-pub(crate) fn answer(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
-    let registry = ConsumerRegistry::of(home);
-    door::answer(&registry, question, |name, at_ms| {
+/// Performs a request of the control plane on the git service in `home`; backups are git bundles.
+pub(crate) fn perform_git_request(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
+    let registry = ConsumerRegistry::new(home);
+    door::perform_request(&registry, question, |name, at_ms| {
         bundle(home, &registry, name, at_ms)
     })
 }
@@ -67,7 +69,7 @@ fn bundle(
     let relative = PathBuf::from(format!("backups/{name}@{at_ms:015}"));
     let to = home.join(&relative);
     fs::create_dir_all(&to).map_err(Error::file("make", &to))?;
-    let place = registry.place(name);
+    let place = registry.data_dir(name);
     let entries = fs::read_dir(&place).into_iter().flatten().flatten();
     for entry in entries.filter(|e| e.path().join("HEAD").is_file()) {
         let path = entry.path();
@@ -83,7 +85,7 @@ fn bundle(
     }
     Ok(ServiceReply::Done {
         backup: Some(relative.display().to_string()),
-        bytes: size(&to),
+        bytes: directory_size(&to),
     })
 }
 
@@ -118,7 +120,7 @@ fn is_name(name: &str) -> bool {
 }
 
 async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Response {
-    let guest = match door.admit(request.headers()) {
+    let guest = match door.authenticate(request.headers()) {
         Ok(guest) => guest,
         Err(refusal) => return *refusal,
     };
@@ -133,34 +135,34 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
     // Whose it is does not concern others, nor that it is there.
     if owner != guest.name || !is_name(name) {
         let text = format!("your repositories are at /{}/NAME.git", guest.name);
-        return say(StatusCode::NOT_FOUND, text);
+        return text_response(StatusCode::NOT_FOUND, text);
     }
-    let repository = door.registry.place(owner).join(name);
+    let repository = door.registry.data_dir(owner).join(name);
     let writes = rest == "git-receive-pack" || query == "service=git-receive-pack";
     if !repository.join("HEAD").is_file() {
         if !writes {
-            return say(
+            return text_response(
                 StatusCode::NOT_FOUND,
                 "there is no such repository; the first push makes it",
             );
         }
         if let Err(error) = make(&repository) {
             eprintln!("error: {error}");
-            return say(
+            return text_response(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the repository could not be made",
             );
         }
     }
     if writes {
-        let place = door.registry.place(owner);
-        let kept = tokio::task::spawn_blocking(move || size(&place))
+        let place = door.registry.data_dir(owner);
+        let kept = tokio::task::spawn_blocking(move || directory_size(&place))
             .await
             .unwrap_or(u64::MAX);
         let left = guest.consumer.bytes.saturating_sub(kept);
         if left == 0 {
             let text = format!("your {} bytes are used up", guest.consumer.bytes);
-            return say(StatusCode::INSUFFICIENT_STORAGE, text);
+            return text_response(StatusCode::INSUFFICIENT_STORAGE, text);
         }
         let limit = left.to_string();
         if let Err(error) = git(&repository, &["config", "receive.maxInputSize", &limit]) {
@@ -171,7 +173,7 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
         Ok(response) => response,
         Err(error) => {
             eprintln!("error: {error}");
-            say(StatusCode::INTERNAL_SERVER_ERROR, "git did not answer")
+            text_response(StatusCode::INTERNAL_SERVER_ERROR, "git did not answer")
         }
     }
 }
@@ -220,13 +222,13 @@ async fn backend(
         Method::GET => "GET",
         Method::POST => "POST",
         _ => {
-            return Ok(say(
+            return Ok(text_response(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "git asks by GET and POST",
             ));
         }
     };
-    let root = door.registry.place("");
+    let root = door.registry.data_dir("");
     let mut child = tokio::process::Command::new("git")
         .arg("http-backend")
         .env_clear()
@@ -267,7 +269,10 @@ async fn backend(
         }));
     }
     let Some(output) = output else {
-        return Ok(say(StatusCode::INTERNAL_SERVER_ERROR, "git does not speak"));
+        return Ok(text_response(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "git does not speak",
+        ));
     };
     let mut output = BufReader::new(output);
     let mut response = Response::new(Body::empty());
@@ -276,7 +281,10 @@ async fn backend(
         let mut line = String::new();
         let read = head.read_line(&mut line).await;
         if read.map_err(Error::file("read", "git http-backend"))? == 0 {
-            return Ok(say(StatusCode::BAD_GATEWAY, "git ended before it answered"));
+            return Ok(text_response(
+                StatusCode::BAD_GATEWAY,
+                "git ended before it answered",
+            ));
         }
         let line = line.trim_end();
         if line.is_empty() {

@@ -15,23 +15,24 @@ pub use error::{Error, Result};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Whether the host has what a stock service consists of.
+/// Checks that the programs of a stock service (`postgres` or `git`) are installed on the host.
 ///
 /// # Errors
-/// What is missing, and what to install.
-pub fn found(kind: &str) -> Result<()> {
+/// What is missing and what to install.
+pub fn check_installed(kind: &str) -> Result<()> {
     match kind {
-        "postgres" => postgres::found(),
-        "git" => git::found(),
+        "postgres" => postgres::check_installed(),
+        "git" => git::check_installed(),
         _ => Ok(()),
     }
 }
 
-/// Plays a part of a stock service: `KIND serve --address A --port N`, or `KIND ask` with a question on standard input.
+/// Runs the role `service`: `KIND serve --address A --port N` serves a stock service, `KIND ask` performs one
+/// request from standard input. Returns the exit status.
 ///
 /// # Errors
-/// What could not be done, in words for the service's log.
-pub async fn run(args: &[OsString]) -> Result<i32> {
+/// What failed, as text for the service's log.
+pub async fn run_service(args: &[OsString]) -> Result<i32> {
     let word = |i: usize| args.get(i).and_then(|a| a.to_str()).unwrap_or_default();
     let value = |name: &str| {
         let at = args.iter().position(|a| a == name)?;
@@ -49,17 +50,23 @@ pub async fn run(args: &[OsString]) -> Result<i32> {
         _ => ("", 0),
     };
     match (word(0), word(1)) {
-        ("postgres", "serve") => postgres::serve(&home, address, port).await,
-        ("git", "serve") => git::serve(&home, address, port).await,
+        ("postgres", "serve") => postgres::serve_postgres(&home, address, port).await,
+        ("git", "serve") => git::serve_git(&home, address, port).await,
         ("tools", "serve") => {
             let at = args.iter().position(|a| a == "--");
             let command = at.and_then(|at| args.get(at + 1..)).unwrap_or_default();
-            tools::serve(address, port, command).await
+            tools::serve_tools(address, port, command).await
         }
-        ("site", "serve") => site::serve(&home, address, port).await,
-        ("postgres", "ask") => ask::answer(|question| postgres::answer(&home, question)),
-        ("git", "ask") => ask::answer(|question| git::answer(&home, question)),
-        ("site", "ask") => ask::answer(|question| site::answer(&home, question)),
+        ("site", "serve") => site::serve_site(&home, address, port).await,
+        ("postgres", "ask") => ask::answer_stdin_request(|question| {
+            postgres::perform_postgres_request(&home, question)
+        }),
+        ("git", "ask") => {
+            ask::answer_stdin_request(|question| git::perform_git_request(&home, question))
+        }
+        ("site", "ask") => {
+            ask::answer_stdin_request(|question| site::perform_site_request(&home, question))
+        }
         (kind, part) => Err(Error::InvalidRequest(format!(
             "there is no `{kind} {part}`"
         ))),

@@ -33,7 +33,8 @@ pub(crate) struct ConsumerRegistry {
 }
 
 impl ConsumerRegistry {
-    pub(crate) fn of(home: &Path) -> ConsumerRegistry {
+    /// Registry of the service in the directory `home`, in `consumers.json`.
+    pub(crate) fn new(home: &Path) -> ConsumerRegistry {
         ConsumerRegistry {
             home: home.to_owned(),
         }
@@ -43,12 +44,13 @@ impl ConsumerRegistry {
         self.home.join("consumers.json")
     }
 
-    /// Where what a consumer has lies.
-    pub(crate) fn place(&self, name: &str) -> PathBuf {
+    /// Directory with the data of a consumer.
+    pub(crate) fn data_dir(&self, name: &str) -> PathBuf {
         self.home.join("data").join(name)
     }
 
-    pub(crate) fn all(&self) -> Result<BTreeMap<String, Consumer>> {
+    /// Reads all consumers by name; empty if there is no registry yet.
+    pub(crate) fn read_all(&self) -> Result<BTreeMap<String, Consumer>> {
         let path = self.path();
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -64,9 +66,9 @@ impl ConsumerRegistry {
         file::publish(&path, text, 0o600, file::Sync::Content).map_err(Error::file("write", path))
     }
 
-    /// The consumer of this name, if this is its credential.
-    pub(crate) fn admit(&self, name: &str, secret: &str) -> Result<Option<Consumer>> {
-        let known = self.all()?.remove(name);
+    /// Consumer with this name, if `secret` is its credential; none otherwise.
+    pub(crate) fn authenticate(&self, name: &str, secret: &str) -> Result<Option<Consumer>> {
+        let known = self.read_all()?.remove(name);
         let given = sha256_hex(secret);
         let fits = |c: &Consumer| {
             let hash = c.hash.as_deref().unwrap_or_default();
@@ -75,28 +77,30 @@ impl ConsumerRegistry {
         Ok(known.filter(fits))
     }
 
-    pub(crate) fn holdings(&self) -> Result<Vec<ConsumerState>> {
+    /// State of every consumer, for the control plane.
+    pub(crate) fn consumer_states(&self) -> Result<Vec<ConsumerState>> {
         let holding = |(name, c): (String, Consumer)| ConsumerState {
             name,
             open: c.hash.is_some(),
             closed_ms: c.closed_ms,
             connections: c.connections.into(),
         };
-        Ok(self.all()?.into_iter().map(holding).collect())
+        Ok(self.read_all()?.into_iter().map(holding).collect())
     }
 
-    /// Takes a credential back; that it is closed is marked when there is a copy.
-    pub(crate) fn shut(&self, name: &str) -> Result<()> {
-        let mut all = self.all()?;
+    /// Revokes the credential of a consumer. It is marked as closed later, when its backup exists.
+    pub(crate) fn revoke_credential(&self, name: &str) -> Result<()> {
+        let mut all = self.read_all()?;
         if let Some(consumer) = all.get_mut(name) {
             consumer.hash = None;
         }
         self.write(&all)
     }
 
-    /// Opens, closes or forgets; whatever needs a copy first was copied by the caller.
-    pub(crate) fn change(&self, question: &ServiceRequest) -> Result<()> {
-        let mut all = self.all()?;
+    /// Opens, closes or drops a consumer as requested. The caller has made the backup that closing and dropping
+    /// need.
+    pub(crate) fn apply_request(&self, question: &ServiceRequest) -> Result<()> {
+        let mut all = self.read_all()?;
         match question {
             ServiceRequest::Open {
                 name,
@@ -105,7 +109,7 @@ impl ConsumerRegistry {
                 rate,
                 bytes,
             } => {
-                let place = self.place(name);
+                let place = self.data_dir(name);
                 fs::create_dir_all(&place).map_err(Error::file("make", place))?;
                 all.insert(
                     name.clone(),
@@ -130,9 +134,9 @@ impl ConsumerRegistry {
                         "`{name}` is in use; it is closed first"
                     )));
                 }
-                match fs::remove_dir_all(self.place(name)) {
+                match fs::remove_dir_all(self.data_dir(name)) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(Error::file("remove", self.place(name))(e));
+                        return Err(Error::file("remove", self.data_dir(name))(e));
                     }
                     _ => {}
                 }
@@ -144,11 +148,11 @@ impl ConsumerRegistry {
     }
 }
 
-/// Bytes of everything below a directory.
-pub(crate) fn size(dir: &Path) -> u64 {
+/// Total size in bytes of all files below a directory.
+pub(crate) fn directory_size(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let of = |e: fs::DirEntry| match e.file_type() {
-        Ok(kind) if kind.is_dir() => size(&e.path()),
+        Ok(kind) if kind.is_dir() => directory_size(&e.path()),
         Ok(kind) if kind.is_file() => e.metadata().map_or(0, |m| m.len()),
         _ => 0,
     };
@@ -178,8 +182,8 @@ pub(crate) enum ExceededLimit {
 }
 
 impl RequestLimiter {
-    /// Lets a request in, or says why not.
-    pub(crate) fn enter(
+    /// Counts a new request of a consumer, or returns the limit that it exceeds.
+    pub(crate) fn begin_request(
         &mut self,
         name: &str,
         consumer: &Consumer,
@@ -205,7 +209,8 @@ impl RequestLimiter {
         Ok(())
     }
 
-    pub(crate) fn leave(&mut self, name: &str) {
+    /// Counts a request of a consumer as finished.
+    pub(crate) fn end_request(&mut self, name: &str) {
         if let Some(gone) = self.by_name.get_mut(name) {
             gone.inside = gone.inside.saturating_sub(1);
         }
@@ -225,16 +230,16 @@ mod tests {
         };
         let (mut turnstile, now) = (RequestLimiter::default(), Instant::now());
         let enter = |t: &mut RequestLimiter, name, after| {
-            t.enter(name, &consumer, now + Duration::from_secs(after))
+            t.begin_request(name, &consumer, now + Duration::from_secs(after))
         };
         assert_eq!(enter(&mut turnstile, "a", 0), Ok(()));
         assert_eq!(enter(&mut turnstile, "a", 0), Ok(()));
         assert_eq!(enter(&mut turnstile, "a", 0), Err(ExceededLimit::Crowd));
         assert_eq!(enter(&mut turnstile, "b", 0), Ok(()), "another is another");
-        turnstile.leave("a");
+        turnstile.end_request("a");
         assert_eq!(enter(&mut turnstile, "a", 1), Ok(()));
-        turnstile.leave("a");
-        turnstile.leave("a");
+        turnstile.end_request("a");
+        turnstile.end_request("a");
         assert_eq!(enter(&mut turnstile, "a", 59), Err(ExceededLimit::Rate));
         assert_eq!(enter(&mut turnstile, "a", 60), Ok(()));
     }
@@ -242,7 +247,7 @@ mod tests {
     #[test]
     fn a_credential_is_good_until_its_holder_is_closed() {
         let dir = tempfile::tempdir().unwrap();
-        let registry = ConsumerRegistry::of(dir.path());
+        let registry = ConsumerRegistry::new(dir.path());
         let open = ServiceRequest::Open {
             name: "iris".to_owned(),
             secret: "abbey_sv_0123456789".to_owned(),
@@ -250,17 +255,22 @@ mod tests {
             rate: 1,
             bytes: 1,
         };
-        registry.change(&open).unwrap();
+        registry.apply_request(&open).unwrap();
         assert!(
             registry
-                .admit("iris", "abbey_sv_0123456789")
+                .authenticate("iris", "abbey_sv_0123456789")
                 .unwrap()
                 .is_some()
         );
-        assert!(registry.admit("iris", "abbey_sv_other").unwrap().is_none());
         assert!(
             registry
-                .admit("otto", "abbey_sv_0123456789")
+                .authenticate("iris", "abbey_sv_other")
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            registry
+                .authenticate("otto", "abbey_sv_0123456789")
                 .unwrap()
                 .is_none()
         );
@@ -268,20 +278,22 @@ mod tests {
             name: "iris".to_owned(),
             at_ms: 2,
         };
-        assert!(registry.change(&drop).is_err(), "in use");
+        assert!(registry.apply_request(&drop).is_err(), "in use");
         let close = ServiceRequest::Close {
             name: "iris".to_owned(),
             at_ms: 1,
         };
-        registry.change(&close).unwrap();
+        registry.apply_request(&close).unwrap();
         assert!(
             registry
-                .admit("iris", "abbey_sv_0123456789")
+                .authenticate("iris", "abbey_sv_0123456789")
                 .unwrap()
                 .is_none()
         );
-        assert_eq!(registry.holdings().unwrap()[0].closed_ms, Some(1));
-        registry.change(&drop).unwrap();
-        assert!(registry.holdings().unwrap().is_empty() && !registry.place("iris").exists());
+        assert_eq!(registry.consumer_states().unwrap()[0].closed_ms, Some(1));
+        registry.apply_request(&drop).unwrap();
+        assert!(
+            registry.consumer_states().unwrap().is_empty() && !registry.data_dir("iris").exists()
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Files over HTTP: everybody who reaches the service reads them, and each consumer writes below its own name.
 
 use crate::ask::{ServiceReply, ServiceRequest};
-use crate::door::{self, HttpService, say};
-use crate::registry::{ConsumerRegistry, size};
+use crate::door::{self, HttpService, text_response};
+use crate::registry::{ConsumerRegistry, directory_size};
 use crate::{Error, Result};
 use abbey_support::file;
 use axum::Router;
@@ -19,17 +19,19 @@ const FILE_MAX: u64 = 32 << 20;
 /// Most parts of a path.
 const DEPTH_MAX: usize = 16;
 
-pub(crate) async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
+/// Serves the consumers' files over HTTP on `address:port`, from the directory `home`, until `SIGTERM`.
+pub(crate) async fn serve_site(home: &Path, address: &str, port: u16) -> Result<i32> {
     let data = home.join("data");
     fs::create_dir_all(&data).map_err(Error::file("make", &data))?;
-    let door = HttpService::of(ConsumerRegistry::of(home));
+    let door = HttpService::new(ConsumerRegistry::new(home));
     let router = Router::new().fallback(handle).with_state(door);
-    door::serve(router, address, port).await
+    door::serve_http(router, address, port).await
 }
 
-pub(crate) fn answer(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
-    let registry = ConsumerRegistry::of(home);
-    door::answer(&registry, question, |name, at_ms| {
+/// Performs a request of the control plane on the site service in `home`; backups are copies of the files.
+pub(crate) fn perform_site_request(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
+    let registry = ConsumerRegistry::new(home);
+    door::perform_request(&registry, question, |name, at_ms| {
         copy(home, &registry, name, at_ms)
     })
 }
@@ -38,10 +40,10 @@ pub(crate) fn answer(home: &Path, question: ServiceRequest) -> Result<ServiceRep
 fn copy(home: &Path, registry: &ConsumerRegistry, name: &str, at_ms: i64) -> Result<ServiceReply> {
     let relative = PathBuf::from(format!("backups/{name}@{at_ms:015}"));
     let to = home.join(&relative);
-    tree(&registry.place(name), &to)?;
+    tree(&registry.data_dir(name), &to)?;
     Ok(ServiceReply::Done {
         backup: Some(relative.display().to_string()),
-        bytes: size(&to),
+        bytes: directory_size(&to),
     })
 }
 
@@ -103,13 +105,13 @@ fn media_type(path: &Path) -> &'static str {
 
 async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Response {
     let Some(path) = plain(request.uri().path()) else {
-        return say(StatusCode::BAD_REQUEST, "a path is made of plain names");
+        return text_response(StatusCode::BAD_REQUEST, "a path is made of plain names");
     };
-    let place = door.registry.place("").join(&path);
+    let place = door.registry.data_dir("").join(&path);
     match *request.method() {
         Method::GET | Method::HEAD => read(&place).await,
         Method::PUT | Method::DELETE => write(&door, request, &path, place).await,
-        _ => say(
+        _ => text_response(
             StatusCode::METHOD_NOT_ALLOWED,
             "there are GET, PUT and DELETE",
         ),
@@ -119,7 +121,7 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
 async fn read(place: &Path) -> Response {
     let file = match tokio::fs::read(place).await {
         Ok(bytes) => bytes,
-        Err(_) => return say(StatusCode::NOT_FOUND, "there is nothing of that name"),
+        Err(_) => return text_response(StatusCode::NOT_FOUND, "there is nothing of that name"),
     };
     let headers = [
         (header::CONTENT_TYPE, media_type(place)),
@@ -130,40 +132,40 @@ async fn read(place: &Path) -> Response {
 }
 
 async fn write(door: &Arc<HttpService>, request: Request, path: &Path, place: PathBuf) -> Response {
-    let guest = match door.admit(request.headers()) {
+    let guest = match door.authenticate(request.headers()) {
         Ok(guest) => guest,
         Err(refusal) => return *refusal,
     };
     if !path.starts_with(&guest.name) || path.components().count() < 2 {
         let text = format!("what you write is below /{}/", guest.name);
-        return say(StatusCode::FORBIDDEN, text);
+        return text_response(StatusCode::FORBIDDEN, text);
     }
     if request.method() == Method::DELETE {
         return match tokio::fs::remove_file(&place).await {
             Ok(()) => StatusCode::NO_CONTENT.into_response(),
-            Err(_) => say(StatusCode::NOT_FOUND, "there is nothing of that name"),
+            Err(_) => text_response(StatusCode::NOT_FOUND, "there is nothing of that name"),
         };
     }
-    let own = door.registry.place(&guest.name);
-    let kept = tokio::task::spawn_blocking(move || size(&own))
+    let own = door.registry.data_dir(&guest.name);
+    let kept = tokio::task::spawn_blocking(move || directory_size(&own))
         .await
         .unwrap_or(u64::MAX);
     let left = guest.consumer.bytes.saturating_sub(kept);
-    let Some(bytes) = door::whole(request.into_body(), FILE_MAX.min(left)).await else {
+    let Some(bytes) = door::read_body(request.into_body(), FILE_MAX.min(left)).await else {
         let text = format!("a file has at most {FILE_MAX} bytes, and {left} of yours are left");
-        return say(StatusCode::INSUFFICIENT_STORAGE, text);
+        return text_response(StatusCode::INSUFFICIENT_STORAGE, text);
     };
     let written = tokio::task::spawn_blocking(move || publish(&place, &bytes)).await;
     match written {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => {
             eprintln!("error: {error}");
-            say(
+            text_response(
                 StatusCode::CONFLICT,
                 "it could not be written: a directory is in the way, or the disk is full",
             )
         }
-        Err(_) => say(StatusCode::INTERNAL_SERVER_ERROR, "it could not be written"),
+        Err(_) => text_response(StatusCode::INTERNAL_SERVER_ERROR, "it could not be written"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A tool server in a cell: a program that speaks the Model Context Protocol on its standard streams, and a door by
 //! which the house alone asks it. Source: MCP specification 2025-06-18, `stdio` transport and lifecycle.
 
-use crate::door::{self, say};
+use crate::door::{self, text_response};
 use crate::{Error, Result};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -122,8 +122,8 @@ impl Bridge {
     }
 }
 
-/// Runs the server and its door until either ends.
-pub(crate) async fn serve(address: &str, port: u16, command: &[OsString]) -> Result<i32> {
+/// Runs the tool server `command` and an HTTP bridge to it on `address:port`, until either ends.
+pub(crate) async fn serve_tools(address: &str, port: u16, command: &[OsString]) -> Result<i32> {
     let Some((program, args)) = command.split_first() else {
         return Err(Error::InvalidRequest("no tool server was named".to_owned()));
     };
@@ -169,7 +169,7 @@ pub(crate) async fn serve(address: &str, port: u16, command: &[OsString]) -> Res
         .map_err(Error::file("tell", program))?;
     let router = Router::new().route("/ask", post(ask)).with_state(bridge);
     tokio::select! {
-        served = door::serve(router, address, port) => served,
+        served = door::serve_http(router, address, port) => served,
         status = child.wait() => {
             listening.abort();
             let status = status.map_err(Error::file("wait for", program))?;
@@ -182,7 +182,7 @@ pub(crate) async fn serve(address: &str, port: u16, command: &[OsString]) -> Res
 /// `{"method": …, "params": …}`: the result, or 502 with the error.
 async fn ask(State(bridge): State<Arc<Bridge>>, Json(asked): Json<Value>) -> Response {
     let Some(method) = asked["method"].as_str() else {
-        return say(StatusCode::BAD_REQUEST, "`method` is missing");
+        return text_response(StatusCode::BAD_REQUEST, "`method` is missing");
     };
     match bridge.ask(method, &asked["params"], WITHIN).await {
         Ok(result) => Json(result).into_response(),

@@ -1,6 +1,8 @@
 //! A hostd in a temporary home, without a control plane.
 
-use abbey_cells::hostd::{Allocation, HostdApi, HostdClient, HostdConfig, HostdOperation, ensure};
+use abbey_cells::hostd::{
+    Allocation, HostdApi, HostdClient, HostdConfig, HostdOperation, ensure_hostd_running,
+};
 use abbey_daemon::Home;
 use abbey_model::CellName;
 use std::os::unix::fs::PermissionsExt;
@@ -31,7 +33,7 @@ impl Hostd {
             .expect("permissions");
         let home = Home::new(dir.path().join("home"));
         let config = home.create_directories().expect("a home");
-        ensure(&config, Path::new(abbey)).expect("hostd comes up");
+        ensure_hostd_running(&config, Path::new(abbey)).expect("hostd comes up");
         let client = HostdClient::new(home.root());
         Hostd {
             dir,

@@ -471,7 +471,7 @@ impl Drop for House {
 pub fn own_network() {
     thread_local!(static DONE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
     if !DONE.replace(true) && rustix::process::geteuid().is_root() {
-        abbey_launch::own_network().expect("a network of its own");
+        abbey_launch::unshare_network().expect("a network of its own");
     }
 }
 

@@ -72,15 +72,15 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
         } => {
             let recipe = ImageRecipe { suite, include };
             let tell = |what: &str| eprintln!("{what}");
-            let image = image::build(&images, &name, &recipe, &tell).map_err(failed)?;
+            let image = image::build_image(&images, &name, &recipe, &tell).map_err(failed)?;
             told(&image, "built");
         }
         ImageCommand::Import { from, name } => {
-            let image = image::import(&images, &name, &from).map_err(failed)?;
+            let image = image::import_image(&images, &name, &from).map_err(failed)?;
             told(&image, "imported");
         }
         ImageCommand::List => {
-            let all = image::list(&images).map_err(failed)?;
+            let all = image::list_images(&images).map_err(failed)?;
             match json {
                 true => println!("{}", serde_json::json!({ "images": all })),
                 false if all.is_empty() => {
@@ -94,11 +94,11 @@ pub(crate) fn cmd_image(home: &Home, json: bool, command: ImageCommand) -> Outco
             }
         }
         ImageCommand::Verify { name } => {
-            let image = image::verify(&images, &name).map_err(failed)?;
+            let image = image::verify_image(&images, &name).map_err(failed)?;
             told(&image, "verified");
         }
         ImageCommand::Remove { name } => {
-            image::remove(&images, &name).map_err(failed)?;
+            image::remove_image(&images, &name).map_err(failed)?;
             println!("removed `{name}`");
         }
     }

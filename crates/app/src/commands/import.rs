@@ -9,7 +9,7 @@ use abbey_api::HouseQuery;
 use abbey_api::headers::IdempotencyKey;
 use abbey_api::{AddTask, BundleFile, VERSION};
 use abbey_daemon::{Home, manifest};
-use abbey_import::{Format, Import, ImportedAgent, TargetHouse, read};
+use abbey_import::{Format, Import, ImportedAgent, TargetHouse, read_installation};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -49,11 +49,11 @@ pub(crate) async fn cmd_import(home: &Home, json: bool, args: &ImportArgs) -> Ou
         );
         return Err(Failure::plain(text).with_code(exit::CONFLICT));
     }
-    let import = read(format, &args.from, &here).map_err(|e| usage(e.to_string()))?;
+    let import = read_installation(format, &args.from, &here).map_err(|e| usage(e.to_string()))?;
     let mut edited = text;
     for agent in &import.agents {
-        edited =
-            manifest::add_entry(&edited, &agent.slug, &agent.lines()).map_err(|m| mistakes(&m))?;
+        edited = manifest::add_entry(&edited, &agent.slug, &agent.manifest_lines())
+            .map_err(|m| mistakes(&m))?;
     }
     // Checked before anything is written or sent.
     if let Err(wrong) = manifest::parse(&edited) {
@@ -145,7 +145,7 @@ fn print_report(import: &Import, json: bool, applied: bool) {
             .map(|a| {
                 let files: Vec<&str> = a.files.iter().map(|(path, _)| path.as_str()).collect();
                 json!({
-                    "name": a.slug, "was": a.was, "entry": a.lines(), "charter": a.charter_path(), "files": files,
+                    "name": a.slug, "was": a.was, "entry": a.manifest_lines(), "charter": a.charter_path(), "files": files,
                 })
             })
             .collect();
@@ -166,7 +166,7 @@ fn print_report(import: &Import, json: bool, applied: bool) {
         return;
     }
     for agent in &import.agents {
-        for line in agent.lines() {
+        for line in agent.manifest_lines() {
             output::line(&format!("  {line}"));
         }
         if !agent.files.is_empty() {

@@ -37,7 +37,7 @@ fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
         forwards: Vec::new(),
         terminal: false,
         ready_within: None,
-        run_dir: hostd.config.cells().join(cell.to_string()),
+        run_dir: hostd.config.cell_records_dir().join(cell.to_string()),
         log_dir: hostd.config.home.join("logs").join(cell.to_string()),
         group,
         secrets: Vec::new(),

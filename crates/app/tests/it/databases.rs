@@ -20,7 +20,7 @@ agents:
 
 /// Directory of the programs of PostgreSQL, as on Debian.
 fn program(name: &str) -> String {
-    let bin = abbey_services::postgres::programs(None).expect("PostgreSQL is installed");
+    let bin = abbey_services::postgres::find_programs(None).expect("PostgreSQL is installed");
     bin.join(name).display().to_string()
 }
 

@@ -307,7 +307,7 @@ fn an_unprivileged_user_without_cgroups_is_refused_unless_waived() {
 #[test]
 fn a_cell_waits_until_memory_is_available() {
     let house = house();
-    let all = abbey_cells::memory("MemTotal:").unwrap();
+    let all = abbey_cells::read_meminfo("MemTotal:").unwrap();
     let reserve = format!("admission: {{ memory_reserve: {}KiB }}\n", all.0 / 1024);
     house.manifest(&format!("{reserve}{TWO}"));
     house.expect(0, "up --no-wait");

@@ -67,9 +67,9 @@ fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
     let client = FirecrackerClient::new(&dir.join("api"), "agent-alpha");
     // What serve told hostd, hostd the shim, and the shim Firecracker.
     until("its machine runs", || {
-        client.describe().is_ok_and(|i| i.state == "Running")
+        client.instance_info().is_ok_and(|i| i.state == "Running")
     });
-    let info = client.ready(Duration::from_secs(1)).unwrap();
+    let info = client.wait_until_ready(Duration::from_secs(1)).unwrap();
     println!("{} {}", info.app_name, info.vmm_version);
     let pid = program(monitor(&house).unwrap()).expect("it is below the first process");
     let facts = facts(pid);
@@ -88,7 +88,7 @@ fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
             state: VmState::Paused,
         }))
         .unwrap();
-    assert_eq!(client.describe().unwrap().state, "Paused");
+    assert_eq!(client.instance_info().unwrap().state, "Paused");
     client
         .call(&FirecrackerCall::Create(SnapshotCreate {
             snapshot_type: SnapshotType::Full,

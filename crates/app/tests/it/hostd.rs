@@ -166,7 +166,7 @@ fn unconfirmed_firewall_rules_are_rolled_back() {
     let raise = |contact: bool| {
         hostd
             .client
-            .firewall(Millis(20_000), &|| contact_with(contact))
+            .apply_firewall(Millis(20_000), &|| contact_with(contact))
     };
     hostd.client.call(give("10.77.1.0/24"), &[]).unwrap();
     let said = raise(false).unwrap_err().to_string();
@@ -249,13 +249,18 @@ fn hostd_dry_run_checks_without_changes() {
     let hostd = Hostd::start(env!("CARGO_BIN_EXE_abbey"));
     let uid = hostd.claim(&agent("a"), 1);
     let sound = start(spec(&hostd, agent("a"), uid));
-    assert_eq!(hostd.client.try_out(sound).unwrap(), HostdReply::Done);
-    assert_eq!(std::fs::read_dir(hostd.config.cells()).unwrap().count(), 0);
+    assert_eq!(hostd.client.dry_run(sound).unwrap(), HostdReply::Done);
+    assert_eq!(
+        std::fs::read_dir(hostd.config.cell_records_dir())
+            .unwrap()
+            .count(),
+        0
+    );
     let archive = HostdOperation::Archive {
         owner: agent("a"),
         stamp: "now".into(),
     };
-    assert_eq!(hostd.client.try_out(archive).unwrap(), HostdReply::Done);
+    assert_eq!(hostd.client.dry_run(archive).unwrap(), HostdReply::Done);
     assert!(hostd.config.home.join("agents/a").exists());
 }
 
@@ -299,7 +304,7 @@ fn hostd_does_not_follow_links_or_open_pipes_in_agent_files() {
     let read = || {
         hostd
             .client
-            .read(owner.clone(), FileName::Heartbeat)
+            .read_file(owner.clone(), FileName::Heartbeat)
             .unwrap()
     };
     std::os::unix::fs::symlink("/etc/passwd", &heartbeat).unwrap();
@@ -316,7 +321,7 @@ fn hostd_does_not_follow_links_or_open_pipes_in_agent_files() {
     // The whole workspace replaced by a link.
     std::fs::rename(&workspace, hostd.path("aside")).unwrap();
     std::os::unix::fs::symlink("/etc", &workspace).unwrap();
-    assert!(hostd.client.read(owner, FileName::Heartbeat).is_err());
+    assert!(hostd.client.read_file(owner, FileName::Heartbeat).is_err());
 }
 
 /// The control plane runs without privileges, as its process status shows (S1-25).

@@ -349,7 +349,10 @@ fn hostd_survives_malformed_requests() {
         "seed {seed}: what belongs to others was touched"
     );
     assert_eq!(std::fs::read("/etc/passwd").unwrap(), passwd);
-    for name in std::fs::read_dir(hostd.config.cells()).unwrap().flatten() {
+    for name in std::fs::read_dir(hostd.config.cell_records_dir())
+        .unwrap()
+        .flatten()
+    {
         let cell = name.file_name().to_str().and_then(|n| n.parse().ok());
         let cell = cell.unwrap_or_else(|| panic!("seed {seed}: {name:?} is no cell"));
         hostd

@@ -13,12 +13,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest answer, bytes.
 const ANSWER_MAX: usize = 1 << 16;
 
-pub(crate) fn ask(run_dir: &Path, request: &ShimRequest) -> io::Result<ShimStatus> {
-    open(run_dir, request).map(|(status, _)| status)
+/// Sends one request to the shim whose records are in `run_dir`, and returns the state of its cell.
+pub(crate) fn request_status(run_dir: &Path, request: &ShimRequest) -> io::Result<ShimStatus> {
+    request_stream(run_dir, request).map(|(status, _)| status)
 }
 
-/// A connection to the shim of a cell.
-pub(crate) fn connect_to(run_dir: &Path) -> io::Result<UnixStream> {
+/// Connects to the control socket of the shim whose records are in `run_dir`; reads and writes time out after 3 s.
+pub(crate) fn connect_to_shim(run_dir: &Path) -> io::Result<UnixStream> {
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -32,9 +33,13 @@ pub(crate) fn connect_to(run_dir: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Asks, and gives the connection as well, behind the answer.
-pub(crate) fn open(run_dir: &Path, request: &ShimRequest) -> io::Result<(ShimStatus, UnixStream)> {
-    let mut stream = connect_to(run_dir)?;
+/// Sends one request to a shim and returns the state of its cell with the connection, which then carries the
+/// requested stream.
+pub(crate) fn request_stream(
+    run_dir: &Path,
+    request: &ShimRequest,
+) -> io::Result<(ShimStatus, UnixStream)> {
+    let mut stream = connect_to_shim(run_dir)?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;

@@ -25,7 +25,8 @@ pub(crate) const BYTES_MAX: u64 = 256 << 20;
 /// Most entries of an archive.
 const ENTRIES_MAX: usize = 10_000;
 
-pub(crate) fn invalid(why: &str) -> io::Error {
+/// I/O error of kind `InvalidInput` with this text, for an archive or path that is refused.
+pub(crate) fn invalid_archive(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
@@ -38,14 +39,16 @@ fn is_plain(path: &Path) -> bool {
     parts.peek().is_some() && parts.all(|c| matches!(c, Component::Normal(_)))
 }
 
-/// Unpacks an archive that comes over a stream into a directory of the house's own.
-pub(crate) fn unpack_in(dir: &Path, uid: Option<u32>, archive: OwnedFd) -> Result<()> {
-    unpack(dir, uid, File::from(archive)).map_err(Error::file("unpack into", dir))
+/// Unpacks the tar archive that arrives on `archive` into the empty directory `dir`, owned by `uid`.
+pub(crate) fn unpack_stream(dir: &Path, uid: Option<u32>, archive: OwnedFd) -> Result<()> {
+    unpack_archive(dir, uid, File::from(archive)).map_err(Error::file("unpack into", dir))
 }
 
-pub(crate) fn unpack(dir: &Path, uid: Option<u32>, archive: File) -> io::Result<()> {
+/// Unpacks a tar archive of plain files and directories into the empty directory `dir`, owned by `uid`. Refuses
+/// links, paths that lead out of `dir`, more than 10,000 entries and more than 256 MiB.
+pub(crate) fn unpack_archive(dir: &Path, uid: Option<u32>, archive: File) -> io::Result<()> {
     if fs::read_dir(dir)?.next().is_some() {
-        return Err(invalid("it is not empty"));
+        return Err(invalid_archive("it is not empty"));
     }
     let mut archive = tar::Archive::new(archive);
     let mut left = BYTES_MAX;
@@ -53,12 +56,14 @@ pub(crate) fn unpack(dir: &Path, uid: Option<u32>, archive: File) -> io::Result<
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
         if n >= ENTRIES_MAX || entry.size() > left {
-            return Err(invalid("there is more than a command may bring along"));
+            return Err(invalid_archive(
+                "there is more than a command may bring along",
+            ));
         }
         left -= entry.size();
         match entry.header().entry_type() {
             tar::EntryType::Directory if path == Path::new("./") || path == Path::new(".") => {}
-            _ if !is_plain(&path) => return Err(invalid("a path leads out of it")),
+            _ if !is_plain(&path) => return Err(invalid_archive("a path leads out of it")),
             tar::EntryType::Directory => make_dirs(dir, &path, uid)?,
             tar::EntryType::Regular => {
                 if let Some(parent) = path.parent().filter(|p| is_plain(p)) {
@@ -72,7 +77,11 @@ pub(crate) fn unpack(dir: &Path, uid: Option<u32>, archive: File) -> io::Result<
                 file.set_permissions(fs::Permissions::from_mode(mode))?;
                 std::os::unix::fs::fchown(&file, uid, uid)?;
             }
-            _ => return Err(invalid("only files and directories are brought along")),
+            _ => {
+                return Err(invalid_archive(
+                    "only files and directories are brought along",
+                ));
+            }
         }
     }
     Ok(())
@@ -91,25 +100,31 @@ fn make_dirs(dir: &Path, path: &Path, uid: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Packs files and directories below one, onto a stream.
-pub(crate) fn pack_below(dir: &Path, paths: &[PathBuf], to: OwnedFd) -> Result<()> {
-    let end = pack_into(dir, paths, to)?.into_inner();
+/// Writes a complete tar archive of `paths` below `dir` to the descriptor `to`; links are not followed.
+pub(crate) fn pack_to_stream(dir: &Path, paths: &[PathBuf], to: OwnedFd) -> Result<()> {
+    let end = pack_unfinished(dir, paths, to)?.into_inner();
     end.map(drop).map_err(Error::file("take along from", dir))
 }
 
-pub(crate) fn pack_into(dir: &Path, paths: &[PathBuf], to: OwnedFd) -> Result<tar::Builder<File>> {
+/// Writes a tar archive of `paths` below `dir` to `to` and returns it unfinished, so that the caller can add
+/// entries.
+pub(crate) fn pack_unfinished(
+    dir: &Path,
+    paths: &[PathBuf],
+    to: OwnedFd,
+) -> Result<tar::Builder<File>> {
     let mut archive = tar::Builder::new(File::from(to));
     for path in paths {
         let taken = match is_plain(path) {
             true => add_below(&mut archive, dir, path),
-            false => Err(invalid("it leads out of the command's directory")),
+            false => Err(invalid_archive("it leads out of the command's directory")),
         };
         taken.map_err(Error::file("take along", path))?;
     }
     Ok(archive)
 }
 
-/// Whether something below `agents/NAME` is a credential at a service.
+/// Whether a path below `agents/NAME` holds the agent's credential at a service, which no archive may contain.
 pub(crate) fn is_credential(path: &Path) -> bool {
     let below: PathBuf = path.components().skip(2).collect();
     let first = below
@@ -120,12 +135,16 @@ pub(crate) fn is_credential(path: &Path) -> bool {
     below.starts_with("home/services") || first.starts_with(CREDENTIAL)
 }
 
-pub(crate) fn open(at: impl AsFd, name: &[u8], kind: OFlags) -> io::Result<OwnedFd> {
+/// Opens `name` in the open directory `at` for reading, without following a link. `kind` adds flags such as
+/// `O_DIRECTORY`.
+pub(crate) fn open_below(at: impl AsFd, name: &[u8], kind: OFlags) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | kind;
     Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
 }
 
-pub(crate) fn add(
+/// Adds the content of an open directory to a tar archive under `name`, recursively to depth 64. Skips links,
+/// credentials, and entries that vanish meanwhile.
+pub(crate) fn add_directory(
     archive: &mut tar::Builder<File>,
     dir: &OwnedFd,
     name: &Path,
@@ -148,14 +167,14 @@ pub(crate) fn add(
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if LEFT_OUT.iter().any(|l| l.as_bytes() == bytes) => {}
             FileType::Directory if depth < DEPTH_MAX => {
-                let Ok(below) = open(dir, bytes, OFlags::DIRECTORY) else {
+                let Ok(below) = open_below(dir, bytes, OFlags::DIRECTORY) else {
                     continue;
                 };
                 archive.append_dir(&path, format!("/proc/self/fd/{}", raw(&below)))?;
-                add(archive, &below, &path, depth + 1)?;
+                add_directory(archive, &below, &path, depth + 1)?;
             }
             FileType::RegularFile if !EXCLUDED.iter().any(|e| e.as_bytes() == bytes) => {
-                let Ok(fd) = open(dir, bytes, OFlags::empty()) else {
+                let Ok(fd) = open_below(dir, bytes, OFlags::empty()) else {
                     continue;
                 };
                 let mut file = File::from(fd);
@@ -172,7 +191,7 @@ pub(crate) fn add(
 /// Adds one file or directory at a path below `root`, every part of it opened without following
 /// links.
 fn add_below(archive: &mut tar::Builder<File>, root: &Path, path: &Path) -> io::Result<()> {
-    let mut at = open(CWD, root.as_os_str().as_bytes(), OFlags::DIRECTORY)?;
+    let mut at = open_below(CWD, root.as_os_str().as_bytes(), OFlags::DIRECTORY)?;
     let parts: Vec<&[u8]> = path
         .iter()
         .map(OsStrExt::as_bytes)
@@ -182,14 +201,14 @@ fn add_below(archive: &mut tar::Builder<File>, root: &Path, path: &Path) -> io::
         return Err(io::ErrorKind::NotFound.into());
     };
     for part in parents {
-        at = open(&at, part, OFlags::DIRECTORY)?;
+        at = open_below(&at, part, OFlags::DIRECTORY)?;
     }
-    let fd = open(&at, last, OFlags::empty())?;
+    let fd = open_below(&at, last, OFlags::empty())?;
     let stat = rustix::fs::fstat(&fd)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => {
             archive.append_dir(path, format!("/proc/self/fd/{}", raw(&fd)))?;
-            add(archive, &fd, path, 0)
+            add_directory(archive, &fd, path, 0)
         }
         FileType::RegularFile => archive.append_file(path, &mut File::from(fd)),
         _ => Err(io::Error::other("it is neither a file nor a directory")),

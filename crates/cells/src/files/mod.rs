@@ -4,7 +4,9 @@ pub(crate) mod archive;
 mod names;
 pub(crate) mod store;
 
-pub(crate) use archive::{pack_below, unpack_in};
+pub(crate) use archive::{pack_to_stream, unpack_stream};
 pub(crate) use names::CREDENTIAL;
 pub use names::{FileEntry, FileName, NoteName};
-pub(crate) use store::{brought_to, kept, prepare_in, read_in};
+pub(crate) use store::{
+    list_removable_files, prepare_owner_files, read_file_written_by_house, read_owner_file,
+};

@@ -95,8 +95,8 @@ pub(super) enum Owner {
 }
 
 impl FileName {
-    /// Whether it came with an agent from somewhere else, and is the agent's from then on.
-    pub(crate) const fn is_brought(&self) -> bool {
+    /// Whether this file was imported with an agent and belongs to the agent from then on.
+    pub(crate) const fn is_imported(&self) -> bool {
         matches!(
             self,
             FileName::User
@@ -108,8 +108,8 @@ impl FileName {
         )
     }
 
-    /// Whether it is taken away when it is empty.
-    pub(crate) const fn may_go(&self) -> bool {
+    /// Whether writing empty content removes the file.
+    pub(crate) const fn is_removed_when_empty(&self) -> bool {
         matches!(
             self,
             FileName::Shared(_) | FileName::Credential(_) | FileName::Trust(_)
@@ -126,8 +126,9 @@ impl FileName {
         FileName::Token,
     ];
 
-    /// Directory, name, owner, mode, and whether what is there stays.
-    pub(super) fn place(&self) -> (&'static str, Cow<'static, str>, Owner, u32, bool) {
+    /// Where and how the file is stored: directory below the owner's, file name, owner, mode, and whether an
+    /// existing file is kept.
+    pub(super) fn location(&self) -> (&'static str, Cow<'static, str>, Owner, u32, bool) {
         let (place, name, owner, mode, keep) = match self {
             FileName::Shared(name) => {
                 let name = Cow::Owned(format!("{name}.md"));

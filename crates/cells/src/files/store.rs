@@ -14,25 +14,36 @@ use std::path::Path;
 /// Most of a file that is read for the house, bytes.
 const READ_MAX: u64 = 64 << 10;
 
-pub(crate) fn broken(what: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> Error {
+/// Converts an errno to [`Error::File`] for `path`; `what` is the verb of the message. For `map_err`.
+pub(crate) fn file_error(
+    what: &'static str,
+    path: &Path,
+) -> impl FnOnce(rustix::io::Errno) -> Error {
     let path = path.to_owned();
     move |e| Error::file(what, path)(e.into())
 }
 
+/// Opens directory `name` in the open directory `at`, without following a link.
 pub(crate) fn open_dir(at: impl AsFd, name: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(at, name, flags, Mode::empty()).map_err(broken("open", name))
+    rustix::fs::openat(at, name, flags, Mode::empty()).map_err(file_error("open", name))
 }
 
-/// Makes a directory if it is not there, and gives it owner and mode either way.
-pub(crate) fn make(at: impl AsFd, name: &Path, mode: u32, owner: (u32, u32)) -> Result<OwnedFd> {
+/// Creates directory `name` in the open directory `at` if it is missing, sets its owner (as root) and mode, and
+/// opens it.
+pub(crate) fn ensure_dir(
+    at: impl AsFd,
+    name: &Path,
+    mode: u32,
+    owner: (u32, u32),
+) -> Result<OwnedFd> {
     match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(e) => return Err(broken("make", name)(e)),
+        Err(e) => return Err(file_error("make", name)(e)),
     }
     let dir = open_dir(at, name)?;
     hand_over(&dir, name, owner)?;
-    rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode)).map_err(broken("protect", name))?;
+    rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode)).map_err(file_error("protect", name))?;
     Ok(dir)
 }
 
@@ -41,11 +52,12 @@ fn hand_over(fd: &OwnedFd, name: &Path, (uid, gid): (u32, u32)) -> Result<()> {
         return Ok(());
     }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(broken("hand over", name))
+    rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(file_error("hand over", name))
 }
 
-/// Makes an owner's directories at `path` and writes files; doing it twice is doing it once.
-pub(crate) fn prepare_in(
+/// Creates the directories of `owner` at `path` and writes `files` into them, with the right owners and modes.
+/// Idempotent.
+pub(crate) fn prepare_owner_files(
     path: &Path,
     owner: &CellName,
     serve_uid: u32,
@@ -54,10 +66,10 @@ pub(crate) fn prepare_in(
 ) -> Result<()> {
     let theirs = uid.map_or((0, 0), |u| (u, u));
     if matches!(owner, CellName::Service(_) | CellName::Run(_)) {
-        make(CWD, path, 0o700, theirs)?;
+        ensure_dir(CWD, path, 0o700, theirs)?;
         return Ok(());
     }
-    let dir = make(CWD, path, 0o711, (0, 0))?;
+    let dir = ensure_dir(CWD, path, 0o711, (0, 0))?;
     let before =
         rustix::fs::statat(&dir, "home", AtFlags::SYMLINK_NOFOLLOW).map_or(0, |s| s.st_uid);
     // Files that were brought back are of the user that their agent had then. Whose the directory itself is tells that
@@ -70,20 +82,20 @@ pub(crate) fn prepare_in(
             }
         }
     }
-    let home = make(&dir, Path::new("home"), 0o700, theirs)?;
+    let home = ensure_dir(&dir, Path::new("home"), 0o700, theirs)?;
     // Sticky and ours: the agent works in it, and cannot replace what we put there (S2-23).
     let mode = if uid.is_some() { 0o1770 } else { 0o700 };
-    let workspace = make(&dir, Path::new("workspace"), mode, (0, theirs.1))?;
-    let notes = make(&workspace, Path::new("memory"), 0o700, theirs)?;
-    let shared = make(&workspace, Path::new("shared"), 0o755, (0, 0))?;
+    let workspace = ensure_dir(&dir, Path::new("workspace"), mode, (0, theirs.1))?;
+    let notes = ensure_dir(&workspace, Path::new("memory"), 0o700, theirs)?;
+    let shared = ensure_dir(&workspace, Path::new("shared"), 0o755, (0, 0))?;
     let of_services =
         |f: &FileEntry| matches!(f.name, FileName::Credential(_) | FileName::Trust(_));
     let services = match files.iter().any(of_services) {
-        true => Some(make(&home, Path::new("services"), 0o700, theirs)?),
+        true => Some(ensure_dir(&home, Path::new("services"), 0o700, theirs)?),
         false => None,
     };
     for entry in files {
-        let (place, name, whose, mode, keep) = entry.name.place();
+        let (place, name, whose, mode, keep) = entry.name.location();
         let name = name.as_ref();
         let at = match place {
             "" => &dir,
@@ -92,10 +104,10 @@ pub(crate) fn prepare_in(
             NOTES => &notes,
             _ => &workspace,
         };
-        if entry.name.may_go() && entry.content.is_empty() {
-            remove(at, name)?;
+        if entry.name.is_removed_when_empty() && entry.content.is_empty() {
+            remove_file(at, name)?;
             if let (FileName::Credential(service), Some(services)) = (&entry.name, &services) {
-                remove(services, service.as_str())?;
+                remove_file(services, service.as_str())?;
             }
             continue;
         }
@@ -125,18 +137,20 @@ pub(crate) fn prepare_in(
     Ok(())
 }
 
-pub(crate) fn remove(at: &OwnedFd, name: &str) -> Result<()> {
+/// Removes file `name` in the open directory `at`. Succeeds if there is none.
+pub(crate) fn remove_file(at: &OwnedFd, name: &str) -> Result<()> {
     match rustix::fs::unlinkat(at, name, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(e) => Err(broken("remove", Path::new(name))(e)),
+        Err(e) => Err(file_error("remove", Path::new(name))(e)),
     }
 }
 
-/// What was brought to a known place and may be taken away again, by name.
-pub(crate) fn brought_to(path: &Path) -> Result<Vec<FileName>> {
+/// Names of the shared documents, credentials and certificates that exist below an owner's directory and that empty
+/// content would remove.
+pub(crate) fn list_removable_files(path: &Path) -> Result<Vec<FileName>> {
     let dir = open_dir(CWD, path)?;
     let named = |place: OwnedFd, name: &dyn Fn(&str) -> Option<FileName>| {
-        let entries = rustix::fs::Dir::read_from(&place).map_err(broken("list", path))?;
+        let entries = rustix::fs::Dir::read_from(&place).map_err(file_error("list", path))?;
         let names = entries
             .flatten()
             .filter_map(|e| name(e.file_name().to_str().ok()?));
@@ -168,14 +182,14 @@ fn publish(at: &OwnedFd, name: &str, bytes: &[u8], mode: u32, ids: (u32, u32)) -
     let _left_by_a_crash = rustix::fs::unlinkat(at, &temporary, AtFlags::empty());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(at, &temporary, flags, Mode::from_raw_mode(0o600))
-        .map_err(broken("make", path))?;
+        .map_err(file_error("make", path))?;
     let mut file = std::fs::File::from(fd.try_clone().map_err(Error::file("write", path))?);
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .map_err(Error::file("write", path))?;
     hand_over(&fd, path, ids)?;
-    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(broken("protect", path))?;
-    rustix::fs::renameat(at, &temporary, at, name).map_err(broken("publish", path))
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(file_error("protect", path))?;
+    rustix::fs::renameat(at, &temporary, at, name).map_err(file_error("publish", path))
 }
 
 /// A plain file's text, as far as it is one.
@@ -192,10 +206,11 @@ fn read_at(at: impl AsFd, name: &str) -> Option<String> {
     Some(text)
 }
 
-/// Reads a file that an agent writes for the house; empty when there is none.
-pub(crate) fn read_in(path: &Path, name: &FileName) -> Result<String> {
+/// Text of a known file below an owner's directory, at most 64 KiB; empty if it does not exist or is not a plain
+/// file.
+pub(crate) fn read_owner_file(path: &Path, name: &FileName) -> Result<String> {
     let dir = open_dir(CWD, path)?;
-    let (place, name, ..) = name.place();
+    let (place, name, ..) = name.location();
     let text = match place {
         "" => read_at(&dir, &name),
         place => read_at(below(&dir, place)?, &name),
@@ -212,10 +227,11 @@ fn below(dir: &OwnedFd, place: &str) -> Result<OwnedFd> {
     Ok(at)
 }
 
-/// What the house wrote for an agent under a name, if it wrote that: a charter is one of two kinds.
-pub(crate) fn kept(path: &Path, name: &FileName) -> Result<Option<String>> {
+/// Text of a known file if it exists with the mode that the house gives it. Distinguishes a charter of the house
+/// from one of the agent, which share a path.
+pub(crate) fn read_file_written_by_house(path: &Path, name: &FileName) -> Result<Option<String>> {
     let dir = open_dir(CWD, path)?;
-    let (place, file, _, mode, _) = name.place();
+    let (place, file, _, mode, _) = name.location();
     let at = match place {
         "" => dir,
         place => below(&dir, place)?,
@@ -228,7 +244,7 @@ pub(crate) fn kept(path: &Path, name: &FileName) -> Result<Option<String>> {
 
 /// Gives a new owner what another left, below an open directory; links are not followed.
 fn adopt(dir: &OwnedFd, from: u32, (uid, gid): (u32, u32)) -> Result<()> {
-    let entries = rustix::fs::Dir::read_from(dir).map_err(broken("list", Path::new(".")))?;
+    let entries = rustix::fs::Dir::read_from(dir).map_err(file_error("list", Path::new(".")))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
@@ -236,11 +252,11 @@ fn adopt(dir: &OwnedFd, from: u32, (uid, gid): (u32, u32)) -> Result<()> {
         }
         let at = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
         let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
-        let stat = stat.map_err(broken("look at", at))?;
+        let stat = stat.map_err(file_error("look at", at))?;
         if stat.st_uid == from {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(broken("hand over", at))?;
+                .map_err(file_error("hand over", at))?;
         }
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         if kind == rustix::fs::FileType::Directory {

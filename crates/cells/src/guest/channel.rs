@@ -55,8 +55,8 @@ pub(crate) struct StreamEnds {
 }
 
 impl StreamEnds {
-    /// Both directions of a socket.
-    pub(crate) fn of(socket: OwnedFd) -> std::io::Result<StreamEnds> {
+    /// Both directions of a socket, set to non-blocking.
+    pub(crate) fn from_socket(socket: OwnedFd) -> std::io::Result<StreamEnds> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(StreamEnds {
             reader: Some(socket.try_clone()?),
@@ -64,10 +64,10 @@ impl StreamEnds {
         })
     }
 
-    /// A pair of connected ends: one for a stream, one for whoever serves it.
+    /// Socket pair: the ends for a stream, and the socket for the process that serves it.
     pub(crate) fn pair() -> std::io::Result<(StreamEnds, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
-        Ok((StreamEnds::of(ours.into())?, theirs))
+        Ok((StreamEnds::from_socket(ours.into())?, theirs))
     }
 }
 
@@ -113,7 +113,7 @@ fn word(bytes: &[u8]) -> Option<u32> {
 }
 
 impl Channel {
-    /// Over this descriptor, which does not block.
+    /// Channel over a connected, non-blocking descriptor, as the shim (`Host`) or the guest (`Guest`).
     pub(crate) fn new(fd: OwnedFd, side: ChannelSide) -> Self {
         Channel {
             fd,
@@ -136,8 +136,8 @@ impl Channel {
         self.outbox.extend_from_slice(content);
     }
 
-    /// Says something; what is too long for a frame is not said.
-    pub(crate) fn notify(&mut self, text: &[u8]) -> bool {
+    /// Queues a notice for the other side. False, and nothing is sent, if it is longer than a frame.
+    pub(crate) fn send_notice(&mut self, text: &[u8]) -> bool {
         let fits = text.len() <= FRAME_MAX;
         if fits {
             self.frame(b'n', 0, text);
@@ -145,8 +145,9 @@ impl Channel {
         fits
     }
 
-    /// Opens a stream for what the header says. Without room, the ends are simply closed.
-    pub(crate) fn open(&mut self, header: &[u8], ends: StreamEnds) -> bool {
+    /// Opens a stream to the other side with this header, fed from and to `ends`. False, and `ends` are closed, if
+    /// there are too many streams.
+    pub(crate) fn open_stream(&mut self, header: &[u8], ends: StreamEnds) -> bool {
         if header.len() > FRAME_MAX || self.streams.len() >= STREAMS_MAX {
             return false;
         }
@@ -167,30 +168,31 @@ impl Channel {
         self.streams.insert(id, stream);
     }
 
-    /// Whether something that is only said, and not answered, is not wholly sent yet.
-    pub(crate) fn has_to_send(&self) -> bool {
+    /// Whether queued frames, or streams that only send, are not completely sent yet.
+    pub(crate) fn has_unsent_output(&self) -> bool {
         let open = |s: &Stream| s.one_way && !s.said_all;
         !self.outbox.is_empty() || self.streams.values().any(open)
     }
 
-    /// Passes on what has arrived, as far as it is taken now; whether some is left. For a side whose other
-    /// side is gone.
-    pub(crate) fn pass_on(&mut self) -> bool {
+    /// Writes received data to the local ends without waiting. Returns whether some is left. For use after the
+    /// other side has closed the channel.
+    pub(crate) fn drain_to_local_ends(&mut self) -> bool {
         self.carry();
         self.streams.values().any(|s| !s.waiting.is_empty())
     }
 
-    /// Ends every stream here.
+    /// Closes the local ends of every stream.
     pub(crate) fn close_streams(&mut self) {
         self.streams.clear();
     }
 
-    /// Whether everything was sent.
+    /// Whether every queued frame was written to the descriptor.
     pub(crate) fn is_flushed(&self) -> bool {
         self.outbox.is_empty()
     }
 
-    pub(crate) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    /// Adds the descriptors that the channel waits for to a `poll` set.
+    pub(crate) fn add_poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         let mut flags = PollFlags::IN;
         flags.set(PollFlags::OUT, !self.outbox.is_empty());
         fds.push(PollFd::new(&self.fd, flags));
@@ -210,11 +212,12 @@ impl Channel {
         }
     }
 
-    /// Carries as far as it goes without waiting.
+    /// Reads, writes and dispatches frames as far as possible without waiting; `peer` receives notices and stream
+    /// requests.
     ///
     /// # Errors
-    /// What the other side did that it may not, or that it is gone.
-    pub(crate) fn turn(&mut self, peer: &mut dyn ChannelPeer) -> Result<(), &'static str> {
+    /// A protocol violation of the other side, or that it closed the channel.
+    pub(crate) fn transfer(&mut self, peer: &mut dyn ChannelPeer) -> Result<(), &'static str> {
         let heard = self.hear(peer);
         self.carry();
         self.send()?;
@@ -448,8 +451,8 @@ mod tests {
 
     fn turns(host: &mut Channel, guest: &mut Channel, a: &mut Taking, b: &mut Taking) {
         for _ in 0..40 {
-            host.turn(a).unwrap();
-            guest.turn(b).unwrap();
+            host.transfer(a).unwrap();
+            guest.transfer(b).unwrap();
         }
     }
 
@@ -459,8 +462,8 @@ mod tests {
         let (mut a, mut b) = (Taking::default(), Taking::default());
         let (ends, mut mine) = StreamEnds::pair().unwrap();
         mine.set_nonblocking(true).unwrap();
-        assert!(host.open(b"{}", ends));
-        assert!(guest.notify(b"hello"));
+        assert!(host.open_stream(b"{}", ends));
+        assert!(guest.send_notice(b"hello"));
         mine.write_all(b"question").unwrap();
         mine.shutdown(std::net::Shutdown::Write).unwrap();
         turns(&mut host, &mut guest, &mut a, &mut b);
@@ -485,13 +488,13 @@ mod tests {
         let (quick, mut other) = StreamEnds::pair().unwrap();
         flood.set_nonblocking(true).unwrap();
         other.set_nonblocking(true).unwrap();
-        assert!(host.open(b"slow", slow) && host.open(b"quick", quick));
+        assert!(host.open_stream(b"slow", slow) && host.open_stream(b"quick", quick));
         let block = [7u8; 4096];
         let mut sent = 0;
         for _ in 0..500 {
             sent += flood.write(&block).unwrap_or(0);
-            host.turn(&mut a).unwrap();
-            guest.turn(&mut b).unwrap();
+            host.transfer(&mut a).unwrap();
+            guest.transfer(&mut b).unwrap();
         }
         assert!(sent > WINDOW, "until the sockets are full as well");
         other.write_all(b"through").unwrap();
@@ -528,7 +531,7 @@ mod tests {
             a.set_nonblocking(true).unwrap();
             let mut host = Channel::new(a.into(), ChannelSide::Host);
             b.write_all(bytes).unwrap();
-            assert!(host.turn(&mut Taking::default()).is_err(), "{bytes:?}");
+            assert!(host.transfer(&mut Taking::default()).is_err(), "{bytes:?}");
         }
         // More streams than there may be are refused one by one; more data than credit ends it.
         let (a, mut b) = UnixStream::pair().unwrap();
@@ -540,7 +543,7 @@ mod tests {
             frame.extend((n * 2 + 1).to_le_bytes());
             frame.extend([0, 0]);
             b.write_all(&frame).unwrap();
-            host.turn(&mut peer).unwrap();
+            host.transfer(&mut peer).unwrap();
         }
         assert_eq!(peer.streams.len(), STREAMS_MAX);
         let mut frame = vec![b'd', 1, 0, 0, 0];
@@ -550,7 +553,7 @@ mod tests {
         b.set_nonblocking(true).unwrap();
         for _ in 0..64 {
             let _full = b.write(&frame);
-            outcome = outcome.and_then(|()| host.turn(&mut peer));
+            outcome = outcome.and_then(|()| host.transfer(&mut peer));
         }
         assert_eq!(outcome, Err("it sent more than it may"));
     }
@@ -579,7 +582,7 @@ mod tests {
                 frame.extend(length.to_le_bytes());
                 frame.extend((0..length).map(|_| next() as u8));
                 b.write_all(&frame).unwrap();
-                if host.turn(&mut peer).is_err() {
+                if host.transfer(&mut peer).is_err() {
                     break;
                 }
                 assert!(host.inbox.len() <= super::FRAME_MAX + super::HEADER);

@@ -15,4 +15,4 @@ pub(crate) use protocol::{
     CONTAINER_CONFIG, GuestCommand, GuestConfig, GuestNotice, GuestReply, GuestStream, ShimNotice,
     UID,
 };
-pub use serve::run;
+pub use serve::run_guest;

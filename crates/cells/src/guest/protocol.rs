@@ -52,7 +52,7 @@ pub(crate) struct GuestConfig {
 }
 
 impl GuestConfig {
-    /// Instructions without a meaning, for a microVM that waits for its own.
+    /// Instructions that run `true`, with which a microVM warms up before it gets its own.
     pub(crate) fn sample() -> Option<GuestConfig> {
         let mut entropy = vec![0; 64];
         rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty()).ok()?;

@@ -5,8 +5,8 @@
 //! the exit status as text. A connection that ends takes the program along.
 
 use super::protocol::{GuestCommand, GuestConfig, GuestReply, GuestRequest};
-use super::serve::{launch, pipe, read_all};
-use crate::files::{FileEntry, pack_below, prepare_in, read_in};
+use super::serve::{close_on_exec_pipe, launch_as_guest_user, read_to_end_bounded};
+use crate::files::{FileEntry, pack_to_stream, prepare_owner_files, read_owner_file};
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::frame;
 use crate::sys::frame::InvalidFrame;
@@ -27,7 +27,9 @@ const COMMAND_MAX: usize = 1 << 20;
 const READ: usize = 8 << 10;
 const AGENT: &str = "/agent";
 
-pub(super) fn serve(
+/// Serves one request of hostd in the guest (run a program, write or read files, pack), and writes the reply to
+/// `stream`.
+pub(super) fn serve_guest_request(
     config: &GuestConfig,
     groups: &ControlGroups,
     ask: &GuestRequest,
@@ -43,7 +45,7 @@ pub(super) fn serve(
         }
     };
     if let Err(error) = outcome {
-        let why = crate::error::chain(&error);
+        let why = crate::error::error_chain(&error);
         let _nobody_listens = reply(stream, &GuestReply::Failed { why });
     }
 }
@@ -59,16 +61,16 @@ fn reply(mut stream: &UnixStream, answer: &GuestReply) -> Result<()> {
 fn carry_out(config: &GuestConfig, ask: &GuestRequest, stream: &UnixStream) -> Result<GuestReply> {
     match ask {
         GuestRequest::Prepare {} => {
-            let bytes = read_all(stream, FILES_MAX)?;
+            let bytes = read_to_end_bounded(stream, FILES_MAX)?;
             let files: Vec<FileEntry> =
                 serde_json::from_slice(&bytes).map_err(|e| Error::Record {
                     path: "files for an agent".into(),
                     why: e.to_string(),
                 })?;
-            prepare_in(Path::new(AGENT), &config.cell, 0, Some(super::UID), &files)?;
+            prepare_owner_files(Path::new(AGENT), &config.cell, 0, Some(super::UID), &files)?;
         }
         GuestRequest::Read { file } => {
-            let text = read_in(Path::new(AGENT), file)?;
+            let text = read_owner_file(Path::new(AGENT), file)?;
             return Ok(GuestReply::Text { text });
         }
         GuestRequest::Pack {} | GuestRequest::Exec {} | GuestRequest::Attach { .. } => {}
@@ -83,7 +85,7 @@ fn follow(ask: &GuestRequest, stream: &UnixStream) -> Result<()> {
     }
     let to = stream.try_clone().map_err(Error::file("use", "a stream"))?;
     let classes = ["home", "workspace"].map(std::path::PathBuf::from);
-    pack_below(Path::new(AGENT), &classes, to.into())
+    pack_to_stream(Path::new(AGENT), &classes, to.into())
 }
 
 /// A line, and what came behind it.
@@ -115,14 +117,18 @@ fn exec(groups: &ControlGroups, mut stream: &UnixStream) -> Result<()> {
         path: "a program to run".into(),
         why: e.to_string(),
     })?;
-    let ((stdin, input), (output, stdout), (errors, stderr)) = (pipe()?, pipe()?, pipe()?);
+    let ((stdin, input), (output, stdout), (errors, stderr)) = (
+        close_on_exec_pipe()?,
+        close_on_exec_pipe()?,
+        close_on_exec_pipe()?,
+    );
     let fds = vec![stdin, stdout, stderr];
     let mut speaker = stream;
     let mut send = |kind: u8, content: &[u8]| {
-        let frame = frame::encode(kind, content);
+        let frame = frame::encode_frame(kind, content);
         speaker.write_all(&frame).is_ok()
     };
-    let child = match launch(
+    let child = match launch_as_guest_user(
         &command.argv,
         &command.env,
         &command.cwd,
@@ -224,7 +230,7 @@ impl Running {
 
     fn take_frames(&mut self) -> std::result::Result<(), InvalidFrame> {
         let (typed, ended) = (&mut self.typed, &mut self.ended);
-        frame::decode(&mut self.buffer, |kind, body| {
+        frame::decode_frames(&mut self.buffer, |kind, body| {
             match kind {
                 b'i' => typed.extend_from_slice(body),
                 b'z' => *ended = true,

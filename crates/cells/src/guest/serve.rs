@@ -3,9 +3,9 @@
 use super::channel::{Channel, ChannelPeer, ChannelSide, StreamEnds};
 use super::protocol::{GuestConfig, GuestNotice, GuestRequest, GuestStream, ShimNotice, UID};
 use super::{request, setup};
-use crate::files::{pack_below, unpack_in};
+use crate::files::{pack_to_stream, unpack_stream};
 use crate::sys::cgroup::ControlGroups;
-use crate::sys::programs::{find_program, text};
+use crate::sys::programs::{c_string, find_program};
 use crate::sys::terminal::Terminal;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -39,21 +39,21 @@ const OWN: [&str; 4] = [
     "/abbey/abbey",
 ];
 
-/// Runs as the first process, and never comes back.
-pub fn run() -> ! {
-    let contained = setup::contained();
+/// Runs as the first process of a microVM or container: sets it up, runs its program, and ends it. Never returns.
+pub fn run_guest() -> ! {
+    let contained = setup::is_container();
     // Whatever goes wrong is told on the console, which the shim writes down.
     match port(contained) {
         Err(error) => tell(&format!(
             "the guest has no port: {}",
-            crate::error::chain(&error)
+            crate::error::error_chain(&error)
         )),
         Ok(port) => {
             let mut channel = Channel::new(port, ChannelSide::Guest);
             match Guest::start(&mut channel) {
                 Ok(guest) => guest.live(channel),
                 Err(error) => {
-                    let why = crate::error::chain(&error);
+                    let why = crate::error::error_chain(&error);
                     tell(&format!("the guest cannot start: {why}"));
                     say(&mut channel, &GuestNotice::Failed { why });
                     flush(&mut channel);
@@ -61,7 +61,7 @@ pub fn run() -> ! {
             }
         }
     }
-    setup::over(contained)
+    setup::exit_guest(contained)
 }
 
 /// Writes on the console.
@@ -73,9 +73,9 @@ fn tell(text: &str) {
 /// Opens the port to the house. Its node appears late, and the first open may fail although it is there.
 fn port(contained: bool) -> Result<OwnedFd> {
     if contained {
-        abbey_launch::hide().map_err(Error::file("hide", "the first process"))?;
+        abbey_launch::set_not_dumpable().map_err(Error::file("hide", "the first process"))?;
         let channel =
-            abbey_launch::inherited(CHANNEL).map_err(Error::file("use", "the channel"))?;
+            abbey_launch::take_inherited_fd(CHANNEL).map_err(Error::file("use", "the channel"))?;
         let _nonblocking = rustix::io::ioctl_fionbio(&channel, true);
         return Ok(channel);
     }
@@ -95,9 +95,9 @@ fn port(contained: bool) -> Result<OwnedFd> {
                 }
                 Err(_) => {}
             }
-        } else if let Some(channel) = setup::called() {
+        } else if let Some(channel) = setup::vsock_port() {
             // The house listens, but the monitor may not lead there yet.
-            match abbey_launch::vsock(HOST_CID, channel) {
+            match abbey_launch::connect_vsock(HOST_CID, channel) {
                 Ok(fd) => {
                     let _nonblocking = rustix::io::ioctl_fionbio(&fd, true);
                     return Ok(fd);
@@ -117,7 +117,7 @@ fn port(contained: bool) -> Result<OwnedFd> {
 
 fn say(channel: &mut Channel, news: &GuestNotice) {
     if let Ok(text) = serde_json::to_vec(news) {
-        channel.notify(&text);
+        channel.send_notice(&text);
     }
 }
 
@@ -125,7 +125,7 @@ fn say(channel: &mut Channel, news: &GuestNotice) {
 fn flush(channel: &mut Channel) {
     let until = Instant::now() + LAST_WORDS_WITHIN;
     while !channel.is_flushed() && Instant::now() < until {
-        if channel.turn(&mut Deaf).is_err() {
+        if channel.transfer(&mut Deaf).is_err() {
             return;
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -145,7 +145,7 @@ fn wait_for_orders(channel: &mut Channel) {
             match serde_json::from_slice(text) {
                 Ok(ShimNotice::Warm {}) => self.warm = true,
                 // Whoever is to stop before it began has nothing to stop.
-                Ok(ShimNotice::Stop { .. }) => setup::restart(),
+                Ok(ShimNotice::Stop { .. }) => setup::reboot(),
                 Ok(ShimNotice::Begin {}) => self.begin = true,
                 Ok(ShimNotice::Clock { .. } | ShimNotice::HangUp {}) | Err(_) => {}
             }
@@ -159,11 +159,11 @@ fn wait_for_orders(channel: &mut Channel) {
     let mut orders = Waiting::default();
     while !orders.begin {
         let mut fds = Vec::new();
-        channel.watch(&mut fds);
+        channel.add_poll_fds(&mut fds);
         let _interrupted = poll(&mut fds, None);
         drop(fds);
-        if channel.turn(&mut orders).is_err() {
-            setup::restart();
+        if channel.transfer(&mut orders).is_err() {
+            setup::reboot();
         }
         if std::mem::take(&mut orders.warm) {
             warm_up();
@@ -175,11 +175,11 @@ fn wait_for_orders(channel: &mut Channel) {
 /// Does once what will be done when it begins: takes instructions, and runs a program as the ordinary user.
 fn warm_up() {
     let run = || -> Result<()> {
-        let _none_yet = setup::config();
+        let _none_yet = setup::read_config();
         let told = GuestConfig::sample().and_then(|c| serde_json::to_vec(&c).ok());
         if let Some(sample) = told.and_then(|t| serde_json::from_slice(&t).ok()) {
-            setup::identity(&sample)?;
-            setup::files(&sample)?;
+            setup::set_identity(&sample)?;
+            setup::mount_drives_and_write_files(&sample)?;
         }
         let groups = ControlGroups::create("abbey", "warm", &abbey_model::Limits::default())?;
         let open = || {
@@ -190,13 +190,13 @@ fn warm_up() {
         let fds = vec![open()?, open()?, open()?, open()?];
         let argv = ["sh", "-c", "exec \"$@\"", "sh", "sh", "-c", "true | cat"].map(str::to_owned);
         let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
-        let child = launch(&argv, &env, Path::new("/"), &groups, fds, false)?;
+        let child = launch_as_guest_user(&argv, &env, Path::new("/"), &groups, fds, false)?;
         let _status = rustix::process::waitpid(Pid::from_raw(child.pid), WaitOptions::empty());
         groups.remove()
     };
     // Without it the first program merely takes longer.
     if let Err(error) = run() {
-        tell(&crate::error::chain(&error));
+        tell(&crate::error::error_chain(&error));
     }
 }
 
@@ -213,18 +213,18 @@ fn transfer(
             drop(ends);
             let done = work(stream.into());
             if let Err(error) = &done {
-                tell(&crate::error::chain(error));
+                tell(&crate::error::error_chain(error));
             }
-            abbey_launch::leave(i32::from(done.is_err()))
+            abbey_launch::exit_immediately(i32::from(done.is_err()))
         }
         Some(pid) => {
             drop(stream);
-            channel.open(&serde_json::to_vec(offer).unwrap_or_default(), ends);
+            channel.open_stream(&serde_json::to_vec(offer).unwrap_or_default(), ends);
             let pid = Pid::from_raw(pid);
             let lost =
                 |why: &str| Error::file("carry", "files")(std::io::Error::other(why.to_owned()));
             loop {
-                channel.turn(&mut Deaf).map_err(lost)?;
+                channel.transfer(&mut Deaf).map_err(lost)?;
                 match rustix::process::waitpid(pid, WaitOptions::NOHANG) {
                     Ok(Some((_, status))) if status.exit_status() == Some(0) => break,
                     Ok(None) => std::thread::sleep(Duration::from_millis(1)),
@@ -233,8 +233,8 @@ fn transfer(
             }
             // What was packed is on its way before anything else is said.
             let until = Instant::now() + Duration::from_secs(60);
-            while channel.has_to_send() && Instant::now() < until {
-                channel.turn(&mut Deaf).map_err(lost)?;
+            while channel.has_unsent_output() && Instant::now() < until {
+                channel.transfer(&mut Deaf).map_err(lost)?;
                 std::thread::sleep(Duration::from_millis(1));
             }
             Ok(())
@@ -273,27 +273,27 @@ struct Guest {
 
 impl Guest {
     fn start(channel: &mut Channel) -> Result<Guest> {
-        let contained = setup::contained();
+        let contained = setup::is_container();
         if !contained {
-            setup::system_mounts()?;
-            if setup::waits() {
+            setup::mount_system_file_systems()?;
+            if setup::waits_for_instructions() {
                 wait_for_orders(channel);
             }
         }
-        let config = setup::config()?;
+        let config = setup::read_config()?;
         // A container was made with all of it.
         if !contained {
-            setup::identity(&config)?;
-            setup::files(&config)?;
+            setup::set_identity(&config)?;
+            setup::mount_drives_and_write_files(&config)?;
         }
         if config.brings {
             transfer(channel, &GuestStream::Bring {}, |stream| {
-                unpack_in(Path::new(setup::WORK), Some(UID), stream)
+                unpack_stream(Path::new(setup::WORK), Some(UID), stream)
             })?;
         }
-        let groups = setup::limits(&config)?;
+        let groups = setup::create_limits(&config)?;
         let children =
-            abbey_launch::child_events().map_err(Error::file("watch", "the end of children"))?;
+            abbey_launch::child_exit_fd().map_err(Error::file("watch", "the end of children"))?;
         let listeners = config
             .listen
             .iter()
@@ -334,18 +334,18 @@ impl Guest {
         loop {
             for (offer, ends) in std::mem::take(&mut self.offers) {
                 let header = serde_json::to_vec(&offer).unwrap_or_default();
-                channel.open(&header, ends);
+                channel.open_stream(&header, ends);
             }
             self.wait(&channel);
-            if channel.turn(&mut self).is_err() {
+            if channel.transfer(&mut self).is_err() {
                 // Nobody can be served any more; the shim ends the microVM in any case.
-                setup::over(self.config.contained);
+                setup::exit_guest(self.config.contained);
             }
             self.reap();
             self.hear_ready(&mut channel);
             self.accept();
             if let Some((terminal, transcript)) = &mut self.terminal {
-                terminal.turn(|bytes| {
+                terminal.transfer(|bytes| {
                     let _more_than_is_written_down = rustix::io::write(&*transcript, bytes);
                 });
             }
@@ -368,9 +368,9 @@ impl Guest {
         fds.extend(self.ready.as_ref().map(|r| PollFd::new(r, PollFlags::IN)));
         fds.extend(self.listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)));
         if let Some((terminal, _)) = &self.terminal {
-            terminal.watch(&mut fds);
+            terminal.add_poll_fds(&mut fds);
         }
-        channel.watch(&mut fds);
+        channel.add_poll_fds(&mut fds);
         let timeout = Timespec::try_from(patience).ok();
         let _interrupted = poll(&mut fds, timeout.as_ref());
     }
@@ -407,7 +407,7 @@ impl Guest {
         for (index, listener) in self.listeners.iter().enumerate() {
             while let Ok((stream, _)) = listener.accept() {
                 let _slower_without = stream.set_nodelay(true);
-                if let Ok(ends) = StreamEnds::of(stream.into()) {
+                if let Ok(ends) = StreamEnds::from_socket(stream.into()) {
                     self.offers.push((GuestStream::Forward { index }, ends));
                 }
             }
@@ -424,7 +424,7 @@ impl Guest {
         // The end of it is the end of what is written down.
         self.terminal = None;
         let out_of_memory = self.groups.ran_out_of_memory();
-        let _all_go_with_the_machine = self.groups.kill(Duration::from_secs(5));
+        let _all_go_with_the_machine = self.groups.kill_all(Duration::from_secs(5));
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
         // What the program said last: whoever reads slowly gets all of it, unless an end was asked for.
         let patience = match self.asked {
@@ -432,8 +432,8 @@ impl Guest {
             false => SLOW_READER_WITHIN,
         };
         let until = Instant::now() + patience;
-        while channel.has_to_send() && Instant::now() < until {
-            if channel.turn(&mut Deaf).is_err() {
+        while channel.has_unsent_output() && Instant::now() < until {
+            if channel.transfer(&mut Deaf).is_err() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -441,13 +441,13 @@ impl Guest {
         if !self.config.take.is_empty() {
             let take = self.config.take.clone();
             let taken = transfer(channel, &GuestStream::Take {}, |stream| {
-                pack_below(Path::new(setup::WORK), &take, stream)
+                pack_to_stream(Path::new(setup::WORK), &take, stream)
             });
             if let Err(error) = taken {
-                tell(&crate::error::chain(&error));
+                tell(&crate::error::error_chain(&error));
             }
         }
-        let clean = setup::part(&self.config);
+        let clean = setup::unmount_drives(&self.config);
         let ended = GuestNotice::Ended {
             status,
             out_of_memory,
@@ -455,7 +455,7 @@ impl Guest {
         };
         say(channel, &ended);
         flush(channel);
-        setup::over(self.config.contained)
+        setup::exit_guest(self.config.contained)
     }
 }
 
@@ -470,7 +470,7 @@ impl ChannelPeer for Guest {
                     let _gone_already = rustix::process::kill_process_group(group, Signal::TERM);
                 }
             }
-            Ok(ShimNotice::Clock { now_ms }) => setup::clock(now_ms),
+            Ok(ShimNotice::Clock { now_ms }) => setup::set_clock(now_ms),
             Ok(ShimNotice::HangUp {}) => self.terminal = None,
             Ok(ShimNotice::Warm {} | ShimNotice::Begin {}) | Err(_) => {}
         }
@@ -480,7 +480,10 @@ impl ChannelPeer for Guest {
         let ask: GuestRequest = serde_json::from_slice(header).ok()?;
         let (ends, stream) = StreamEnds::pair().ok()?;
         if let GuestRequest::Attach { rows, columns } = ask {
-            self.terminal.as_mut()?.0.join(stream, (rows, columns));
+            self.terminal
+                .as_mut()?
+                .0
+                .add_viewer(stream, (rows, columns));
             return Some(ends);
         }
         match abbey_launch::fork() {
@@ -489,8 +492,8 @@ impl ChannelPeer for Guest {
                 // The copy holds what the microVM holds, and lets go of it at once.
                 self.listeners.clear();
                 drop(ends);
-                request::serve(&self.config, &self.groups, &ask, &stream);
-                abbey_launch::leave(0)
+                request::serve_guest_request(&self.config, &self.groups, &ask, &stream);
+                abbey_launch::exit_immediately(0)
             }
             Ok(Some(pid)) => {
                 self.servants.push(pid);
@@ -505,7 +508,7 @@ type Streams = (Vec<OwnedFd>, Option<(Terminal, OwnedFd)>, Option<OwnedFd>);
 
 /// The program's descriptors; what leads to the house is offered to it.
 fn streams(config: &GuestConfig, offers: &mut Vec<(GuestStream, StreamEnds)>) -> Result<Streams> {
-    let (ready, ready_child) = pipe()?;
+    let (ready, ready_child) = close_on_exec_pipe()?;
     rustix::io::ioctl_fionbio(ready.as_fd(), true)
         .map_err(|e| Error::file("make", "a pipe")(e.into()))?;
     // In a container there is one user.
@@ -520,7 +523,7 @@ fn streams(config: &GuestConfig, offers: &mut Vec<(GuestStream, StreamEnds)>) ->
         let (terminal, slave) = Terminal::open((!config.contained).then_some(UID))?;
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(Error::file("use", "the terminal"));
         let fds = vec![copy(&slave)?, copy(&slave)?, slave, ready_child];
-        let (ours, transcript) = pipe()?;
+        let (ours, transcript) = close_on_exec_pipe()?;
         nonblocking(&ours)?;
         nonblocking(&transcript)?;
         offers.push((
@@ -533,7 +536,7 @@ fn streams(config: &GuestConfig, offers: &mut Vec<(GuestStream, StreamEnds)>) ->
         return Ok((fds, Some((terminal, transcript)), ready));
     }
     let mut fds = Vec::new();
-    let (input, ours) = pipe()?;
+    let (input, ours) = close_on_exec_pipe()?;
     nonblocking(&ours)?;
     fds.push(input);
     offers.push((
@@ -544,7 +547,7 @@ fn streams(config: &GuestConfig, offers: &mut Vec<(GuestStream, StreamEnds)>) ->
         },
     ));
     for errors in [false, true] {
-        let (ours, output) = pipe()?;
+        let (ours, output) = close_on_exec_pipe()?;
         nonblocking(&ours)?;
         fds.push(output);
         offers.push((
@@ -563,7 +566,8 @@ fn streams(config: &GuestConfig, offers: &mut Vec<(GuestStream, StreamEnds)>) ->
     Ok((fds, None, ready))
 }
 
-pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+/// Creates a pipe whose ends (reader, writer) are closed on exec.
+pub(super) fn close_on_exec_pipe() -> Result<(OwnedFd, OwnedFd)> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| Error::file("make", "a pipe")(e.into()))
 }
@@ -589,11 +593,11 @@ fn spawn(
             .collect(),
         false => config.argv.clone(),
     };
-    launch(&argv, &env, &config.cwd, groups, fds, config.terminal)
+    launch_as_guest_user(&argv, &env, &config.cwd, groups, fds, config.terminal)
 }
 
-/// Starts a program as the ordinary user of the guest, within its bounds.
-pub(super) fn launch(
+/// Starts a program in the guest as its ordinary user, within the control groups.
+pub(super) fn launch_as_guest_user(
     argv: &[String],
     env: &[(String, String)],
     cwd: &Path,
@@ -609,18 +613,21 @@ pub(super) fn launch(
     let mut env = env.to_vec();
     env.push(("ABBEY_LIBRARIES".to_owned(), "/abbey/lib".to_owned()));
     let spec = abbey_launch::LaunchSpec {
-        program: abbey_launch::Executable::Path(text(path.as_os_str().as_encoded_bytes())?, None),
+        program: abbey_launch::Executable::Path(
+            c_string(path.as_os_str().as_encoded_bytes())?,
+            None,
+        ),
         argv: argv
             .iter()
-            .map(|a| text(a.as_bytes()))
+            .map(|a| c_string(a.as_bytes()))
             .collect::<Result<_>>()?,
         env: env
             .iter()
-            .map(|(k, v)| text(format!("{k}={v}").as_bytes()))
+            .map(|(k, v)| c_string(format!("{k}={v}").as_bytes()))
             .collect::<Result<_>>()?,
-        cwd: text(cwd.as_os_str().as_encoded_bytes())?,
+        cwd: c_string(cwd.as_os_str().as_encoded_bytes())?,
         user: rustix::process::getuid().is_root().then_some(UID),
-        groups: groups.entrances()?,
+        groups: groups.open_for_launch()?,
         rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],
         fds,
         new_session: true,
@@ -635,8 +642,8 @@ pub(super) fn launch(
     })
 }
 
-/// A stream that is read to its end; what is longer than `most` is refused.
-pub(super) fn read_all(stream: &UnixStream, most: u64) -> Result<Vec<u8>> {
+/// Reads a stream to its end. Fails if it has more than `most` bytes.
+pub(super) fn read_to_end_bounded(stream: &UnixStream, most: u64) -> Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
     stream

@@ -1,7 +1,7 @@
 //! From a kernel that has just started to a microVM in which a program can run.
 
 use super::protocol::{CONTAINER_CONFIG, GuestConfig, UID};
-use crate::files::{FileEntry, brought_to, prepare_in};
+use crate::files::{FileEntry, list_removable_files, prepare_owner_files};
 use crate::sys::cgroup::ControlGroups;
 use crate::{Error, Result};
 use abbey_model::{Bytes, CellName, Limits};
@@ -29,13 +29,13 @@ fn told(prefix: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Port of the house, where the channel is one that the guest opens.
-pub(super) fn called() -> Option<u32> {
+/// Vsock port of the shim, if the kernel's command line says that the guest opens the channel (Firecracker).
+pub(super) fn vsock_port() -> Option<u32> {
     told("abbey.channel=")?.parse().ok()
 }
 
-/// The drive of this name: by its serial number, or by its place in the order that the guest was told.
-pub(super) fn drive(serial: &str) -> Option<PathBuf> {
+/// Device path of the drive with this name: by its serial number, or by the order on the kernel's command line.
+pub(super) fn find_drive(serial: &str) -> Option<PathBuf> {
     if let Some(order) = told("abbey.drives=") {
         let place = order.split(',').position(|n| n == serial)?;
         let letter = char::from(b'a' + u8::try_from(place).ok()?);
@@ -49,30 +49,30 @@ pub(super) fn drive(serial: &str) -> Option<PathBuf> {
         .next()
 }
 
-/// Whether this is a container, whose instructions are a file.
-pub(super) fn contained() -> bool {
+/// Whether this is a container, which has its instructions in a file and shares the host's kernel.
+pub(super) fn is_container() -> bool {
     Path::new(CONTAINER_CONFIG).exists()
 }
 
-/// Ends the microVM, or the container with its first process.
-pub(super) fn over(contained: bool) -> ! {
+/// Ends the microVM by a reboot, or the container by exiting. Never returns.
+pub(super) fn exit_guest(contained: bool) -> ! {
     match contained {
-        true => abbey_launch::leave(0),
-        false => restart(),
+        true => abbey_launch::exit_immediately(0),
+        false => reboot(),
     }
 }
 
-/// Whether this microVM is to wait once it has booted.
-pub(super) fn waits() -> bool {
+/// Whether the kernel's command line tells this microVM to wait after its boot, as a template or started from one.
+pub(super) fn waits_for_instructions() -> bool {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     line.split_whitespace().any(|w| w == "abbey.wait")
 }
 
-/// What this boot is told.
-pub(super) fn config() -> Result<GuestConfig> {
-    let place = match contained() {
+/// Reads the instructions of this boot from the drive or file that holds them.
+pub(super) fn read_config() -> Result<GuestConfig> {
+    let place = match is_container() {
         true => Some(PathBuf::from(CONTAINER_CONFIG)),
-        false => drive("config"),
+        false => find_drive("config"),
     };
     let path = place.ok_or_else(|| {
         Error::file("find", "the drive of instructions")(std::io::ErrorKind::NotFound.into())
@@ -98,8 +98,8 @@ fn system(kind: &str, at: &str, flags: MountFlags, data: &str) -> Result<()> {
     mount(kind, at, kind, flags, Some(data.as_c_str())).map_err(step("mount", at))
 }
 
-/// The kernel's own file systems, and memory for what nobody keeps.
-pub(super) fn system_mounts() -> Result<()> {
+/// Mounts the kernel's file systems and memory file systems of a microVM, and creates the device links.
+pub(super) fn mount_system_file_systems() -> Result<()> {
     let plain = MountFlags::NOSUID | MountFlags::NODEV;
     system(
         "devpts",
@@ -140,8 +140,8 @@ pub(super) fn system_mounts() -> Result<()> {
     Ok(())
 }
 
-/// Sets the clock to the house's.
-pub(super) fn clock(now_ms: i64) {
+/// Sets the wall clock of the microVM to `now_ms`, milliseconds since 1970. Errors are ignored.
+pub(super) fn set_clock(now_ms: i64) {
     let time = rustix::time::Timespec {
         tv_sec: now_ms.div_euclid(1000),
         tv_nsec: now_ms.rem_euclid(1000) * 1_000_000,
@@ -149,11 +149,11 @@ pub(super) fn clock(now_ms: i64) {
     let _as_it_was = rustix::time::clock_settime(rustix::time::ClockId::Realtime, time);
 }
 
-/// Makes the microVM this cell's: its names, its clock, its randomness. None of them is the image's.
-pub(super) fn identity(config: &GuestConfig) -> Result<()> {
+/// Gives a microVM the host name, clock, random seed and machine id of its cell, in place of the image's.
+pub(super) fn set_identity(config: &GuestConfig) -> Result<()> {
     let name = config.cell.slug().to_string();
     rustix::system::sethostname(name.as_bytes()).map_err(step("set", "the host name"))?;
-    clock(config.clock_ms);
+    set_clock(config.clock_ms);
     abbey_launch::seed_randomness(&config.entropy)
         .map_err(Error::file("seed", "random numbers"))?;
     let mut id = [0u8; 16];
@@ -182,11 +182,11 @@ fn places(cell: &CellName) -> Vec<(&'static str, &'static str)> {
     }
 }
 
-/// Mounts the drives, and puts the house's files on them.
-pub(super) fn files(config: &GuestConfig) -> Result<()> {
+/// Mounts the drives of the cell in the microVM and writes the house's files on them.
+pub(super) fn mount_drives_and_write_files(config: &GuestConfig) -> Result<()> {
     for (serial, at) in places(&config.cell) {
         fs::create_dir_all(at).map_err(Error::file("make", at))?;
-        let device = drive(serial).ok_or_else(|| {
+        let device = find_drive(serial).ok_or_else(|| {
             Error::file("find the drive", serial)(std::io::ErrorKind::NotFound.into())
         })?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
@@ -198,13 +198,13 @@ pub(super) fn files(config: &GuestConfig) -> Result<()> {
             let place = Path::new("/agent");
             let mut files = config.files.clone();
             // What was taken away while this microVM did not run.
-            for name in brought_to(place).unwrap_or_default() {
+            for name in list_removable_files(place).unwrap_or_default() {
                 if !files.iter().any(|f| f.name == name) {
                     let content = String::new();
                     files.push(FileEntry { name, content });
                 }
             }
-            prepare_in(place, &config.cell, 0, Some(UID), &files)
+            prepare_owner_files(place, &config.cell, 0, Some(UID), &files)
         }
         CellName::Service(_) => own("/service"),
         CellName::Run(_) => own(WORK),
@@ -237,10 +237,11 @@ fn own(dir: &str) -> Result<()> {
     chown(dir, Some(UID), Some(UID)).map_err(Error::file("hand over", dir))
 }
 
-/// Bounds for everything but the first process, so that a greedy program cannot take the microVM down.
-pub(super) fn limits(config: &GuestConfig) -> Result<ControlGroups> {
+/// Creates control groups in the guest that leave memory for its first process. Empty in a container, which is
+/// limited from outside.
+pub(super) fn create_limits(config: &GuestConfig) -> Result<ControlGroups> {
     if config.contained {
-        return Ok(ControlGroups::at(Vec::new()));
+        return Ok(ControlGroups::from_paths(Vec::new()));
     }
     let limits = Limits {
         memory: Bytes(config.memory.0.saturating_sub(RESERVE).max(24 << 20)),
@@ -252,8 +253,8 @@ pub(super) fn limits(config: &GuestConfig) -> Result<ControlGroups> {
     ControlGroups::create("abbey", "cell", &limits)
 }
 
-/// Takes the drives off; whether each could be.
-pub(super) fn part(config: &GuestConfig) -> bool {
+/// Unmounts the drives of the cell. Returns whether every one could be unmounted.
+pub(super) fn unmount_drives(config: &GuestConfig) -> bool {
     if config.contained {
         return true;
     }
@@ -266,8 +267,8 @@ pub(super) fn part(config: &GuestConfig) -> bool {
     clean
 }
 
-/// Ends the machine. The program around it sees that, and ends as well.
-pub(super) fn restart() -> ! {
+/// Reboots the microVM, which ends it because its virtual machine monitor exits on a reboot. Never returns.
+pub(super) fn reboot() -> ! {
     rustix::fs::sync();
     let _cannot_fail_here = rustix::system::reboot(rustix::system::RebootCommand::Restart);
     loop {

@@ -14,11 +14,12 @@ use std::path::{Component, Path};
 /// Largest drive, bytes.
 const DRIVE_MAX: u64 = 16 << 40;
 
-/// Checks a specification, and puts the house's own places into it.
+/// Checks the specification of a cell against the owner's allocation, and fills in the fields that only hostd
+/// decides (paths, tag).
 ///
 /// # Errors
-/// A sentence that names the rule.
-pub(super) fn admit(
+/// A sentence that names the violated rule.
+pub(super) fn validate_spec(
     config: &HostdConfig,
     allocations: &Allocations,
     mut spec: CellSpec,
@@ -41,18 +42,18 @@ pub(super) fn admit(
         | (CellKind::Container, None, None, Some(_)) => {}
         (kind, ..) => return Err(format!("{cell} is no whole {kind}")),
     }
-    let drives = config.dir_of(&cell).join("drives");
+    let drives = config.owner_dir(&cell).join("drives");
     if spec.microvm.is_none() && drives.exists() {
         return Err(format!(
             "the files of {cell} are on the drives of its microVM, in `{}`; go back to `cell: microvm`, or move that directory away to start without them",
             drives.display()
         ));
     }
-    let on_disks = config.dir_of(&cell).join(DISKS).exists();
+    let on_disks = config.owner_dir(&cell).join(DISKS).exists();
     if on_disks && (spec.sandbox.is_none() || allocation.disks.is_none()) {
         return Err(format!(
             "the files of {cell} are on file systems of its sandbox's; go back to `cell: sandbox` with `drives`, or move `{}` away to start without them",
-            config.dir_of(&cell).join(DISKS).display()
+            config.owner_dir(&cell).join(DISKS).display()
         ));
     }
     if let Some(container) = &mut spec.container {
@@ -62,20 +63,20 @@ pub(super) fn admit(
                 container.image
             ));
         }
-        container.images = config.images();
-        container.files = config.dir_of(&cell);
+        container.images = config.images_dir();
+        container.files = config.owner_dir(&cell);
     }
     if let Some(microvm) = &mut spec.microvm {
         sized(microvm)?;
-        microvm.images = config.images();
-        microvm.files = config.dir_of(&cell);
+        microvm.images = config.images_dir();
+        microvm.files = config.owner_dir(&cell);
         let known =
             |c: &CellName| matches!(c, CellName::Run(_)) && allocations.owners.contains_key(c);
         if let Some(template) = microvm.origin.template().filter(|t| !known(t)) {
             return Err(format!("{template} is no template of this house"));
         }
     }
-    spec.run_dir = config.cells().join(cell.to_string());
+    spec.run_dir = config.cell_records_dir().join(cell.to_string());
     spec.log_dir = config.home.join("logs").join(cell.to_string());
     config.group.clone_into(&mut spec.group);
     if spec.network.map(|n| n.subnet) != allocation.subnet.filter(|_| spec.network.is_some()) {
@@ -87,7 +88,7 @@ pub(super) fn admit(
                 "{cell} has no isolation, so it cannot have a network of its own"
             ));
         }
-        network.tag = Some(allocations.tag());
+        network.tag = Some(allocations.house_tag());
         network.bridged = allocation.bridged;
     }
     for forward in &mut spec.forwards {
@@ -140,7 +141,7 @@ fn reachable(
     networked: bool,
     forward: &mut PortForward,
 ) -> Result<(), String> {
-    let at = *forward.at.address().ip();
+    let at = *forward.at.socket_address().ip();
     let subnet = allocation.subnet.filter(|_| networked);
     let own = match forward.at {
         _ if at.is_loopback() => true,
@@ -162,7 +163,10 @@ fn reachable(
                 .owners
                 .iter()
                 .filter(|(name, _)| matches!(name, CellName::Service(_)));
-            if !services.into_iter().any(|(_, c)| c.endpoint() == Some(*to)) {
+            if !services
+                .into_iter()
+                .any(|(_, c)| c.service_address() == Some(*to))
+            {
                 return Err(format!("no service of this house answers at {to}"));
             }
         }
@@ -171,7 +175,7 @@ fn reachable(
             if owner.is_none_or(|claim| claim.elsewhere.is_none()) {
                 return Err(format!("`{service}` is no service outside this house"));
             }
-            *record = external::record(&config.dir());
+            *record = external::external_services_file(&config.hostd_dir());
         }
     }
     Ok(())
@@ -190,7 +194,7 @@ fn bindable(config: &HostdConfig, cell: &CellName, bind: &Bind) -> Result<(), St
     if !plain(&bind.source) || !plain(&bind.path) {
         return Err(format!("`{source}` is no plain absolute path"));
     }
-    if bind.source.starts_with(config.dir_of(cell)) {
+    if bind.source.starts_with(config.owner_dir(cell)) {
         return Ok(());
     }
     if bind.writable {

@@ -23,18 +23,18 @@ pub struct HostdClient {
 }
 
 impl HostdClient {
-    /// The helper of this home.
+    /// Client of the hostd that serves the house in directory `home`. Does not connect yet.
     pub fn new(home: &Path) -> Self {
         HostdClient {
-            socket: HostdConfig::socket(home),
+            socket: HostdConfig::socket_path(home),
         }
     }
 
-    /// Asks whether a call would be accepted.
+    /// Checks whether hostd would accept an operation, without performing it.
     ///
     /// # Errors
     /// As [`HostdApi::call`].
-    pub fn try_out(&self, operation: HostdOperation) -> Result<HostdReply> {
+    pub fn dry_run(&self, operation: HostdOperation) -> Result<HostdReply> {
         self.exchange(operation, &[], Some(PATIENCE), true, &|| false)
     }
 
@@ -59,7 +59,7 @@ impl HostdClient {
         bytes.push(b'\n');
         let stream = UnixStream::connect(&self.socket).map_err(gone)?;
         stream.set_read_timeout(patience).map_err(gone)?;
-        descriptors::send(&stream, &bytes, fds).map_err(gone)?;
+        descriptors::send_with_descriptors(&stream, &bytes, fds).map_err(gone)?;
         let mut lines = BufReader::new(&stream);
         let mut next = || {
             let mut line = String::new();
@@ -95,7 +95,7 @@ impl HostdApi for HostdClient {
     fn call(&self, operation: HostdOperation, fds: &[BorrowedFd<'_>]) -> Result<HostdReply> {
         let patience = fds.is_empty().then_some(PATIENCE);
         for _ in 1..TRIES {
-            if !operation.may_repeat() {
+            if !operation.is_idempotent() {
                 break;
             }
             match self.exchange(operation.clone(), fds, patience, false, &|| false) {
@@ -106,7 +106,7 @@ impl HostdApi for HostdClient {
         self.exchange(operation, fds, patience, false, &|| false)
     }
 
-    fn firewall(&self, confirm_within: Millis, contact: &dyn Fn() -> bool) -> Result<bool> {
+    fn apply_firewall(&self, confirm_within: Millis, contact: &dyn Fn() -> bool) -> Result<bool> {
         let operation = HostdOperation::Firewall { confirm_within };
         self.exchange(operation, &[], Some(PATIENCE), false, contact)
             .map(|reply| reply != HostdReply::InForce)

@@ -23,24 +23,24 @@ pub struct HostdConfig {
 }
 
 impl HostdConfig {
-    /// Its own directory.
-    pub fn dir(&self) -> PathBuf {
+    /// Directory of hostd's own files: `HOME/hostd`.
+    pub fn hostd_dir(&self) -> PathBuf {
         self.home.join("hostd")
     }
-    /// Records of cells.
-    pub fn cells(&self) -> PathBuf {
+    /// Directory of the records of cells: `HOME/run/cells`.
+    pub fn cell_records_dir(&self) -> PathBuf {
         self.home.join("run/cells")
     }
-    /// Images of microVMs.
-    pub fn images(&self) -> PathBuf {
+    /// Directory of the images of microVMs: `HOME/images`.
+    pub fn images_dir(&self) -> PathBuf {
         self.home.join("images")
     }
-    /// Its socket.
-    pub fn socket(home: &Path) -> PathBuf {
+    /// Path of hostd's socket in a house's directory: `HOME/run/hostd.sock`.
+    pub fn socket_path(home: &Path) -> PathBuf {
         home.join("run/hostd.sock")
     }
-    /// Directory of an owner's files.
-    pub(super) fn dir_of(&self, owner: &CellName) -> PathBuf {
+    /// Directory of an owner's files: `HOME/agents/NAME`, `HOME/services/NAME` or `HOME/runs/NAME`.
+    pub(super) fn owner_dir(&self, owner: &CellName) -> PathBuf {
         let kind = match owner {
             CellName::Agent(_) => "agents",
             CellName::Service(_) => "services",
@@ -51,11 +51,12 @@ impl HostdConfig {
 }
 
 impl HostdConfig {
-    /// Of the house in `home`, for a process of this user. Makes hostd's own directory.
+    /// Configuration of hostd for the house in `home`, run by the current user. Creates hostd's directory if it is
+    /// missing.
     ///
     /// # Errors
     /// When it cannot be made or is damaged.
-    pub fn of(home: &Path, group: String) -> Result<HostdConfig> {
+    pub fn for_house(home: &Path, group: String) -> Result<HostdConfig> {
         let euid = rustix::process::geteuid();
         let mut config = HostdConfig {
             home: home.to_owned(),
@@ -63,11 +64,11 @@ impl HostdConfig {
             serve_uid: euid.as_raw(),
             privileged: euid.is_root(),
         };
-        let dir = config.dir();
+        let dir = config.hostd_dir();
         fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
         if config.privileged {
-            let first = allocation::open(&dir)?.allocations.uid_first;
-            config.serve_uid = accounts::find(|a| a.name == USER).map_or(first, |a| a.uid);
+            let first = allocation::lock_allocations(&dir)?.allocations.uid_first;
+            config.serve_uid = accounts::find_account(|a| a.name == USER).map_or(first, |a| a.uid);
             // The control plane reads the journal.
             std::os::unix::fs::chown(&dir, Some(0), Some(config.serve_uid))
                 .map_err(Error::file("hand over", &dir))?;

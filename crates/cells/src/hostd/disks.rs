@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 /// How they are mounted. The kernel takes the device away after the last use of it.
 const OPTIONS: &str = "loop,nosuid,nodev,noatime";
 
-/// Why there can be none here; none when there can.
-pub(crate) fn unusable(privileged: bool) -> Option<String> {
+/// Reason why sandboxes cannot have disk images of their own on this host; none if they can.
+pub(crate) fn why_disks_unusable(privileged: bool) -> Option<String> {
     if !privileged {
         return Some("only a house that root started mounts file systems".to_owned());
     }
@@ -31,32 +31,36 @@ pub(crate) fn unusable(privileged: bool) -> Option<String> {
     }
     let missing = [("mkfs.ext4", "e2fsprogs"), ("mount", "mount")]
         .into_iter()
-        .find(|(program, _)| !programs::installed(program));
+        .find(|(program, _)| !programs::is_installed(program));
     missing.map(|(program, package)| format!("`{program}` is not installed (package {package})"))
 }
 
 fn mount(image: &Path, at: &Path) -> Result<()> {
-    let mut command = drives::tool("mount", None);
+    let mut command = drives::host_command("mount", None);
     command
         .args(["-t", "ext4", "-o", OPTIONS])
         .args([image, at]);
-    drives::run(command, &[0], image)
+    drives::run_drive_tool(command, &[0], image)
 }
 
-/// Mounts what an owner has, for the rest of this process. Makes it where it is not there, with the files that
-/// there are so far.
-pub(super) fn enter(config: &HostdConfig, owner: &CellName, disks: Disks) -> Result<()> {
-    let files = config.dir_of(owner);
+/// Mounts the disk images of an owner in mounts of this process alone. Creates or grows an image as needed; a new
+/// one gets the owner's existing files.
+pub(super) fn mount_owner_disks(
+    config: &HostdConfig,
+    owner: &CellName,
+    disks: Disks,
+) -> Result<()> {
+    let files = config.owner_dir(owner);
     let dir = files.join(DISKS);
     if !files.exists() {
         return Ok(());
     }
-    abbey_launch::own_mounts().map_err(Error::file("leave", "the mounts of the host"))?;
+    abbey_launch::unshare_mounts().map_err(Error::file("leave", "the mounts of the host"))?;
     fs::create_dir_all(&dir).map_err(Error::file("make", &dir))?;
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
         .map_err(Error::file("protect", &dir))?;
     // One at a time: two that mount at once could make two devices of one image.
-    let _lock = crate::sys::lock::wait(&dir.join("lock"))?;
+    let _lock = crate::sys::lock::lock_file(&dir.join("lock"))?;
     let parts = [
         ("state", "abbey-state", disks.state, "home"),
         ("workspace", "abbey-work", disks.workspace, "workspace"),
@@ -67,7 +71,7 @@ pub(super) fn enter(config: &HostdConfig, owner: &CellName, disks: Disks) -> Res
             Err(_) => make(&image, label, size, &place)?,
             // One that is in use grows when it is not.
             Ok(meta) if meta.size() < size.0 && !in_use(&image) => {
-                drives::grow(&image, size, None)?;
+                drives::grow_drive(&image, size, None)?;
             }
             Ok(_) => {}
         }
@@ -99,21 +103,21 @@ fn empty(image: &Path, place: &Path) -> Result<()> {
 fn make(image: &Path, label: &str, size: Bytes, from: &Path) -> Result<()> {
     let (new, at) = (image.with_extension("new"), image.with_extension("mnt"));
     let _left_by_a_crash = fs::remove_file(moved(image));
-    drives::make_empty(&new, label, size)?;
+    drives::create_empty_file_system(&new, label, size)?;
     crash::point("disk.made");
     fs::create_dir_all(&at).map_err(Error::file("make", &at))?;
     mount(&new, &at)?;
     let copied = match from.is_dir() {
         true => {
-            let mut command = drives::tool("cp", None);
+            let mut command = drives::host_command("cp", None);
             command.args(["-a", "--"]).args([&from.join("."), &at]);
-            drives::run(command, &[0], from)
+            drives::run_drive_tool(command, &[0], from)
         }
         false => Ok(()),
     };
-    let mut command = drives::tool("umount", None);
+    let mut command = drives::host_command("umount", None);
     command.arg(&at);
-    drives::run(command, &[0], &at)?;
+    drives::run_drive_tool(command, &[0], &at)?;
     copied?;
     fs::remove_dir(&at).map_err(Error::file("remove", &at))?;
     crash::point("disk.filled");

@@ -3,7 +3,7 @@
 use crate::record;
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
-use crate::sys::programs::{find_program, text};
+use crate::sys::programs::{c_string, find_program};
 use crate::{CellRecord, Error, Result, sandbox};
 use abbey_model::CellName;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -20,9 +20,9 @@ pub(super) struct ProgramInvocation {
     pub(super) cwd: PathBuf,
 }
 
-/// Runs it to its end, and ends it when the caller goes away. The status is as a shell gives it:
-/// 127 not found, 126 cannot be executed, 128 and the number of a signal.
-pub(super) fn run(
+/// Runs a further program in a running cell and waits for it; kills it if the caller disconnects. Returns a shell's
+/// status: 127 not found, 126 not executable, 128 plus the signal.
+pub(super) fn run_in_cell(
     cells: &Path,
     cell: &CellName,
     uid: Option<u32>,
@@ -31,8 +31,8 @@ pub(super) fn run(
     caller: &UnixStream,
 ) -> Result<i32> {
     let not_running = || Error::NotRunning(cell.clone());
-    let record: CellRecord =
-        record::read(&cells.join(cell.to_string()).join("shim.json"))?.ok_or_else(not_running)?;
+    let record: CellRecord = record::read_json(&cells.join(cell.to_string()).join("shim.json"))?
+        .ok_or_else(not_running)?;
     let child = record.child.as_ref().ok_or_else(not_running)?;
     // The handle first, the check after: the number cannot change its meaning in between.
     let init = pidfd_open(
@@ -54,15 +54,19 @@ pub(super) fn run(
         None => return Ok(127),
     };
     let texts = |all: &mut dyn Iterator<Item = String>| {
-        all.map(|t| text(t.as_bytes())).collect::<Result<Vec<_>>>()
+        all.map(|t| c_string(t.as_bytes()))
+            .collect::<Result<Vec<_>>>()
     };
     let launch = abbey_launch::LaunchSpec {
-        program: abbey_launch::Executable::Path(text(path.as_os_str().as_encoded_bytes())?, None),
+        program: abbey_launch::Executable::Path(
+            c_string(path.as_os_str().as_encoded_bytes())?,
+            None,
+        ),
         argv: texts(&mut program.argv.iter().cloned())?,
         env: texts(&mut program.env.iter().map(|(k, v)| format!("{k}={v}")))?,
-        cwd: text(program.cwd.as_os_str().as_encoded_bytes())?,
+        cwd: c_string(program.cwd.as_os_str().as_encoded_bytes())?,
         user: uid.filter(|_| !isolated),
-        groups: ControlGroups::at(record.groups.clone()).entrances()?,
+        groups: ControlGroups::from_paths(record.groups.clone()).open_for_launch()?,
         rlimits: vec![(abbey_launch::CORE, 0)],
         fds: streams.into(),
         new_session: true,
@@ -74,7 +78,7 @@ pub(super) fn run(
         None => abbey_launch::spawn(&launch).map_err(|e| (e.stage.to_owned(), e.source)),
         Some(sandbox_spec) => {
             let door = way_in(init, child.pid).ok_or_else(not_running)?;
-            let target = sandbox::target(door, sandbox_spec)?;
+            let target = sandbox::entry_restrictions(door, sandbox_spec)?;
             abbey_launch::run_in_isolation(&launch, &target).map_err(|e| (e.what, e.source))
         }
     };

@@ -22,18 +22,19 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_MAX: u64 = 256 << 10;
 
 fn live(cells: &Path, cell: &CellName) -> Result<Option<CellRecord>> {
-    let record: Option<CellRecord> = record::read(&cells.join(cell.to_string()).join("shim.json"))?;
+    let record: Option<CellRecord> =
+        record::read_json(&cells.join(cell.to_string()).join("shim.json"))?;
     Ok(record
         .filter(|r| r.child.as_ref().is_some_and(process::is_alive) && process::is_alive(&r.shim)))
 }
 
-/// Whether a cell is a microVM that runs, so that its files are in it.
-pub(super) fn runs(cells: &Path, cell: &CellName) -> Result<bool> {
+/// Whether a cell is a running microVM, whose files only its guest can reach.
+pub(super) fn is_running_microvm(cells: &Path, cell: &CellName) -> Result<bool> {
     Ok(live(cells, cell)?.is_some_and(|r| r.microvm))
 }
 
-/// Whether programs are run in a cell by its guest.
-pub(super) fn serves(cells: &Path, cell: &CellName) -> Result<bool> {
+/// Whether a cell is a running microVM or container, in which the guest starts further programs.
+pub(super) fn has_running_guest(cells: &Path, cell: &CellName) -> Result<bool> {
     Ok(live(cells, cell)?.is_some_and(|r| r.microvm || r.container))
 }
 
@@ -46,7 +47,7 @@ fn failed(cell: &CellName, why: impl Into<String>) -> Error {
 
 fn open(cells: &Path, cell: &CellName, ask: GuestRequest) -> Result<UnixStream> {
     let request = ShimRequest::Guest { ask };
-    let (_, stream) = client::open(&cells.join(cell.to_string()), &request)
+    let (_, stream) = client::request_stream(&cells.join(cell.to_string()), &request)
         .map_err(|e| failed(cell, format!("cannot be reached: {e}")))?;
     let timed = stream
         .set_read_timeout(Some(ANSWER_WITHIN))
@@ -55,20 +56,24 @@ fn open(cells: &Path, cell: &CellName, ask: GuestRequest) -> Result<UnixStream> 
     Ok(stream)
 }
 
-/// Gives a microVM that waits what it waited for.
-pub(super) fn begin(config: &HostdConfig, spec: CellSpec, streams: &[OwnedFd; 3]) -> Result<()> {
+/// Gives a waiting microVM its program, whose standard streams are `streams`.
+pub(super) fn begin_program(
+    config: &HostdConfig,
+    spec: CellSpec,
+    streams: &[OwnedFd; 3],
+) -> Result<()> {
     let cell = spec.cell.clone();
-    let dir = config.cells().join(cell.to_string());
+    let dir = config.cell_records_dir().join(cell.to_string());
     let lost = |e: std::io::Error| failed(&cell, format!("cannot be reached: {e}"));
-    let stream = client::connect_to(&dir).map_err(lost)?;
+    let stream = client::connect_to_shim(&dir).map_err(lost)?;
     let request = ShimRequest::Begin {
         spec: Box::new(spec),
     };
     let mut line = serde_json::to_vec(&request).unwrap_or_default();
     line.push(b'\n');
     let fds: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
-    descriptors::send(&stream, &line, &fds).map_err(lost)?;
-    let (answer, _) = descriptors::receive(&stream, ANSWER_MAX).map_err(lost)?;
+    descriptors::send_with_descriptors(&stream, &line, &fds).map_err(lost)?;
+    let (answer, _) = descriptors::receive_line(&stream, ANSWER_MAX).map_err(lost)?;
     match serde_json::from_slice::<ShimStatus>(&answer) {
         Ok(status) if status.begun => Ok(()),
         _ => Err(failed(&cell, "does not wait for anything")),
@@ -93,28 +98,49 @@ fn short(cells: &Path, cell: &CellName, ask: GuestRequest, body: &[u8]) -> Resul
     }
 }
 
-/// Brings the house's files into a microVM that runs; they are in force when this comes back.
-pub(super) fn prepare(config: &HostdConfig, cell: &CellName, files: &[FileEntry]) -> Result<()> {
+/// Writes files into a running microVM through its guest; they are in place when this returns.
+pub(super) fn write_guest_files(
+    config: &HostdConfig,
+    cell: &CellName,
+    files: &[FileEntry],
+) -> Result<()> {
     // The control plane's own copies stay outside.
     let inside = |f: &&FileEntry| {
-        FileName::FOR_AGENTS.contains(&f.name) || f.name.may_go() || f.name.is_brought()
+        FileName::FOR_AGENTS.contains(&f.name)
+            || f.name.is_removed_when_empty()
+            || f.name.is_imported()
     };
     let files: Vec<&FileEntry> = files.iter().filter(inside).collect();
     let body = serde_json::to_vec(&files).unwrap_or_default();
-    short(&config.cells(), cell, GuestRequest::Prepare {}, &body).map(drop)
+    short(
+        &config.cell_records_dir(),
+        cell,
+        GuestRequest::Prepare {},
+        &body,
+    )
+    .map(drop)
 }
 
-/// A file that an agent writes for the house.
-pub(super) fn read(config: &HostdConfig, cell: &CellName, file: FileName) -> Result<String> {
-    match short(&config.cells(), cell, GuestRequest::Read { file }, &[])? {
+/// Text of a known file of an agent, read through the guest of its running microVM.
+pub(super) fn read_guest_file(
+    config: &HostdConfig,
+    cell: &CellName,
+    file: FileName,
+) -> Result<String> {
+    match short(
+        &config.cell_records_dir(),
+        cell,
+        GuestRequest::Read { file },
+        &[],
+    )? {
         GuestReply::Text { text } => Ok(text),
         _ => Err(failed(cell, "gave another answer")),
     }
 }
 
-/// What lasts of an agent, as an archive.
-pub(super) fn pack(config: &HostdConfig, cell: &CellName) -> Result<UnixStream> {
-    let stream = open(&config.cells(), cell, GuestRequest::Pack {})?;
+/// Tar archive of an agent's home and workspace, streamed from the guest of its running microVM.
+pub(super) fn pack_guest_files(config: &HostdConfig, cell: &CellName) -> Result<UnixStream> {
+    let stream = open(&config.cell_records_dir(), cell, GuestRequest::Pack {})?;
     let mut line = Vec::new();
     let mut byte = [0u8; 1];
     // Byte by byte: what follows the answer is the archive.
@@ -131,8 +157,9 @@ pub(super) fn pack(config: &HostdConfig, cell: &CellName) -> Result<UnixStream> 
     }
 }
 
-/// Runs one more program in a microVM to its end; see [`super::exec::run`].
-pub(super) fn enter(
+/// Runs a further program in a running microVM or container through its guest and waits for it. Returns a shell's
+/// status, as [`super::exec::run_in_cell`].
+pub(super) fn run_in_guest(
     cells: &Path,
     cell: &CellName,
     program: &GuestCommand,
@@ -170,11 +197,11 @@ pub(super) fn enter(
         {
             let mut bytes = [0u8; 8192];
             let frame = match rustix::io::read(from, &mut bytes) {
-                Ok(n @ 1..) => frame::encode(b'i', &bytes[..n]),
+                Ok(n @ 1..) => frame::encode_frame(b'i', &bytes[..n]),
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
                 Ok(0) | Err(_) => {
                     input = None;
-                    frame::encode(b'z', &[])
+                    frame::encode_frame(b'z', &[])
                 }
             };
             // A program that does not read is one that ends, or one whose caller waits with it.
@@ -184,7 +211,7 @@ pub(super) fn enter(
             let mut bytes = [0u8; 8192];
             let n = stream.read(&mut bytes).map_err(broken)?;
             buffer.extend_from_slice(&bytes[..n]);
-            let taken = frame::decode(&mut buffer, |kind, body| match kind {
+            let taken = frame::decode_frames(&mut buffer, |kind, body| match kind {
                 b'o' | b'e' => {
                     let to = &outputs[usize::from(kind == b'e')];
                     let _nobody_listens = write_all(to, body);

@@ -9,63 +9,64 @@ use std::os::fd::BorrowedFd;
 
 /// Whoever carries operations out.
 pub trait HostdApi: Send + Sync + std::fmt::Debug {
-    /// Calls, with descriptors where the operation takes some; then it may take any time.
+    /// Performs one operation. `fds` are the descriptors that some operations take; a call with descriptors has no
+    /// time limit.
     ///
     /// # Errors
-    /// [`Error::Hostd`] when it is not there, refuses, or fails.
+    /// [`Error::Hostd`] if hostd is not running, refuses, or fails.
     fn call(&self, operation: HostdOperation, fds: &[BorrowedFd<'_>]) -> Result<HostdReply>;
 
-    /// Who serves here.
+    /// Version, process and privilege of the running hostd.
     ///
     /// # Errors
     /// As [`HostdApi::call`].
     fn hello(&self) -> Result<Hello> {
         match self.call(HostdOperation::Hello {}, &[])? {
             HostdReply::Hello(hello) => Ok(hello),
-            other => Err(other.unexpected()),
+            other => Err(other.into_unexpected_error()),
         }
     }
 
-    /// Who holds anything.
+    /// Names of all owners that have an allocation.
     ///
     /// # Errors
     /// As [`HostdApi::call`].
     fn owners(&self) -> Result<Vec<CellName>> {
         match self.call(HostdOperation::Owners {}, &[])? {
             HostdReply::Owners { owners } => Ok(owners),
-            other => Err(other.unexpected()),
+            other => Err(other.into_unexpected_error()),
         }
     }
 
-    /// A file that an agent writes for the house.
+    /// Text of a known file of an owner; empty if it does not exist.
     ///
     /// # Errors
     /// As [`HostdApi::call`].
-    fn read(&self, owner: CellName, file: FileName) -> Result<String> {
+    fn read_file(&self, owner: CellName, file: FileName) -> Result<String> {
         match self.call(HostdOperation::Read { owner, file }, &[])? {
             HostdReply::Text { text } => Ok(text),
-            other => Err(other.unexpected()),
+            other => Err(other.into_unexpected_error()),
         }
     }
 
-    /// Brings the firewall to what the owners hold, and keeps it when `contact` is still there. True
-    /// when something had to be done.
+    /// Applies the firewall rules of the current allocations. They are rolled back unless `contact` returns true in
+    /// time. Returns whether something changed.
     ///
     /// # Errors
     /// As [`HostdApi::call`]; also when contact was lost and it was put back.
-    fn firewall(&self, confirm_within: Millis, _contact: &dyn Fn() -> bool) -> Result<bool> {
+    fn apply_firewall(&self, confirm_within: Millis, _contact: &dyn Fn() -> bool) -> Result<bool> {
         self.call(HostdOperation::Firewall { confirm_within }, &[])
             .map(|reply| reply != HostdReply::InForce)
     }
 
-    /// What the host uses already, and what can be enforced on it.
+    /// Facts about the host: networks and ports in use, and the features it can enforce.
     ///
     /// # Errors
     /// As [`HostdApi::call`].
-    fn observe(&self) -> Result<HostFacts> {
+    fn observe_host(&self) -> Result<HostFacts> {
         match self.call(HostdOperation::Observe {}, &[])? {
             HostdReply::Host { facts } => Ok(*facts),
-            other => Err(other.unexpected()),
+            other => Err(other.into_unexpected_error()),
         }
     }
 }

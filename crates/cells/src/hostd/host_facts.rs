@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// Looks at interfaces' routes, listening ports and control groups. `uid_first` is the first user
-/// of the house's cells, where they can have their own.
-pub(super) fn observe(
+/// Facts about the host: routes, listening ports, memory, images, locales, and why limits, networks, microVMs or
+/// containers are unavailable. `uid_first` is the first user for cells, if hostd is root.
+pub(super) fn observe_host(
     group: &str,
     uid_first: Option<u32>,
     tag: HouseTag,
     images: &Path,
 ) -> HostFacts {
-    let own = tag.prefix();
-    let others = host::routes()
+    let own = tag.interface_prefix();
+    let others = host::ipv4_routes()
         .into_iter()
         .filter(|r| !r.2.starts_with(&own));
     HostFacts {
@@ -26,16 +26,16 @@ pub(super) fn observe(
             .collect(),
         ports: listening(),
         uid_first,
-        no_limits: ControlGroups::unusable(group),
-        no_network: network::unusable(uid_first.is_some()),
-        no_machines: microvm::unusable(),
-        no_firecracker: microvm::firecracker::unusable(),
-        no_containers: container::unusable(),
-        no_disks: super::disks::unusable(uid_first.is_some()),
-        memory: host::memory("MemTotal:"),
+        no_limits: ControlGroups::why_unusable(group),
+        no_network: network::why_networks_unusable(uid_first.is_some()),
+        no_machines: microvm::why_microvms_unusable(),
+        no_firecracker: microvm::firecracker::why_firecracker_unusable(),
+        no_containers: container::why_unusable(),
+        no_disks: super::disks::why_disks_unusable(uid_first.is_some()),
+        memory: host::read_meminfo("MemTotal:"),
         // A damaged one is found when it is to be used, and said then.
-        images: microvm::image::names(images),
-        locales: host::locales(),
+        images: microvm::image::image_names(images),
+        locales: host::installed_locales(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::journal::JournalLine;
 use super::operation::{HostdOperation, HostdReply, HostdRequest};
-use super::server::attempt;
+use super::server::perform_operation;
 use super::{HostdApi, HostdConfig};
 use crate::{Error, Result, record};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,16 +20,15 @@ impl HostdApi for InProcessHostd {
             .map(copy)
             .collect::<std::io::Result<_>>()
             .map_err(Error::file("copy", "a descriptor"))?;
-        inline(&self.0, operation, fds)
+        run_in_process(&self.0, operation, fds)
     }
 }
 
-/// An operation in this process, for those that need no process of their own: tools that work on
-/// a home without a running house, and tests.
+/// Performs an operation of hostd in this process, without a running hostd: for tools that work offline, and tests.
 ///
 /// # Errors
-/// As the operation; [`Error::Hostd`] when it is refused or is one that starts a program.
-pub fn inline(
+/// As the operation; [`Error::Hostd`] if it is refused or needs a running hostd because it starts a program.
+pub fn run_in_process(
     config: &HostdConfig,
     operation: HostdOperation,
     fds: Vec<OwnedFd>,
@@ -58,7 +57,7 @@ pub fn inline(
         operation,
         dry_run: false,
     };
-    match attempt(config, request, fds, &one, &line)? {
+    match perform_operation(config, request, fds, &one, &line)? {
         HostdReply::Refused { why } => no(format!("refused: {why}")),
         reply => Ok(reply),
     }

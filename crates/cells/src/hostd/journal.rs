@@ -25,20 +25,20 @@ pub struct JournalLine {
     pub outcome: String,
 }
 
-/// Where the journal is.
-pub(super) fn path(dir: &Path) -> PathBuf {
+/// Path of the journal in hostd's directory `dir`.
+pub(super) fn journal_path(dir: &Path) -> PathBuf {
     dir.join("journal.jsonl")
 }
 
-/// Adds a line. A disk that is full must not stop a cell from being swept, so a line that cannot
-/// be written is lost; the caller's own entry in the chain remains.
-pub(super) fn append(dir: &Path, line: &JournalLine) {
+/// Appends one line to the journal. A line that cannot be written, for example to a full disk, is dropped, so that
+/// the operation itself succeeds.
+pub(super) fn append_journal_line(dir: &Path, line: &JournalLine) {
     use std::os::unix::fs::OpenOptionsExt;
     let opened = fs::OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o640)
-        .open(path(dir));
+        .open(journal_path(dir));
     if let (Ok(mut file), Ok(mut bytes)) = (opened, serde_json::to_vec(line)) {
         bytes.push(b'\n');
         // One write: lines of two calls do not mix.

@@ -32,8 +32,10 @@ pub use crate::{files::FileEntry, files::FileName, files::NoteName};
 pub use client::HostdClient;
 pub use config::HostdConfig;
 pub use helper::HostdApi;
-pub use inline::{InProcessHostd, inline};
+pub use inline::{InProcessHostd, run_in_process};
 pub use journal::JournalLine;
 pub use operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
-pub use server::{parse, serve};
-pub use startup::{descend, detach, ensure, keeps};
+pub use server::{parse_request, serve_hostd};
+pub use startup::{
+    detach_from_parent, drop_privileges, ensure_hostd_running, is_privileged_hostd_running,
+};

@@ -133,9 +133,9 @@ pub enum HostdOperation {
 }
 
 impl HostdOperation {
-    /// Whether doing it twice is doing it once, so that a caller whose connection broke may simply
-    /// ask again.
-    pub(super) const fn may_repeat(&self) -> bool {
+    /// Whether performing the operation twice has the same effect as once, so that a client may repeat it after a
+    /// broken connection.
+    pub(super) const fn is_idempotent(&self) -> bool {
         !matches!(
             self,
             HostdOperation::Start { .. }
@@ -150,7 +150,8 @@ impl HostdOperation {
         )
     }
 
-    /// Name and subject, for the journal: never contents, arguments or environments.
+    /// Name of the operation and the owner or cell it is about, for the journal. Never contents, arguments or
+    /// environments.
     pub fn summary(&self) -> (&'static str, String) {
         match self {
             HostdOperation::Hello {} => ("hello", String::new()),
@@ -262,7 +263,8 @@ pub enum HostdReply {
 }
 
 impl HostdReply {
-    pub(super) fn unexpected(&self) -> Error {
+    /// Error for a reply that does not belong to the operation.
+    pub(super) fn into_unexpected_error(&self) -> Error {
         Error::Hostd {
             op: "call",
             why: format!("it answered something else: {self:?}"),

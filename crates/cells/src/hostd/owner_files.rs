@@ -2,7 +2,7 @@
 
 use super::HostdConfig;
 use crate::files::CREDENTIAL;
-use crate::files::store::{broken, make, open_dir, remove};
+use crate::files::store::{ensure_dir, file_error, open_dir, remove_file};
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
 use rustix::fs::CWD;
@@ -11,20 +11,25 @@ use std::path::Path;
 /// An instant in a name, as it is written: a digit stands for any.
 const STAMP: &str = "0000-00-00T00-00-00-000Z";
 
-/// Moves an owner's files aside; nothing of an agent is deleted by the house.
-pub(super) fn archive(config: &HostdConfig, owner: &CellName, stamp: &str) -> Result<()> {
-    let from = config.dir_of(owner);
+/// Moves the files of an owner to `HOME/removed/NAME-STAMP`. Nothing is deleted; does nothing if there are no
+/// files.
+pub(super) fn archive_owner_files(
+    config: &HostdConfig,
+    owner: &CellName,
+    stamp: &str,
+) -> Result<()> {
+    let from = config.owner_dir(owner);
     if std::fs::symlink_metadata(&from).is_err() {
         return Ok(());
     }
     let removed = config.home.join("removed");
-    make(CWD, &removed, 0o700, (0, 0))?;
+    ensure_dir(CWD, &removed, 0o700, (0, 0))?;
     let to = removed.join(format!("{}-{stamp}", owner.slug()));
     std::fs::rename(&from, &to).map_err(Error::file("move aside", from))
 }
 
-/// What lies aside of agents' files: whose and when, oldest first.
-pub(super) fn archives(config: &HostdConfig) -> Result<Vec<(Slug, String)>> {
+/// Archived files of agents, as agent name and time stamp, oldest first.
+pub(super) fn list_archives(config: &HostdConfig) -> Result<Vec<(Slug, String)>> {
     let removed = config.home.join("removed");
     let entries = match std::fs::read_dir(&removed) {
         Ok(entries) => entries,
@@ -51,9 +56,16 @@ pub(super) fn archives(config: &HostdConfig) -> Result<Vec<(Slug, String)>> {
     Ok(all)
 }
 
-/// Brings files back that were moved aside. Credentials stay away: they were taken back when their agent went.
-pub(super) fn restore(config: &HostdConfig, owner: &CellName, stamp: &str) -> Result<()> {
-    let to = config.dir_of(owner);
+/// Moves archived files of an agent back, without credentials, which were revoked when the agent was removed.
+///
+/// # Errors
+/// If the agent has files now, or there is no such archive.
+pub(super) fn restore_owner_files(
+    config: &HostdConfig,
+    owner: &CellName,
+    stamp: &str,
+) -> Result<()> {
+    let to = config.owner_dir(owner);
     if std::fs::symlink_metadata(&to).is_ok() {
         return Err(Error::file("bring files back to", to)(
             std::io::ErrorKind::AlreadyExists.into(),
@@ -65,22 +77,22 @@ pub(super) fn restore(config: &HostdConfig, owner: &CellName, stamp: &str) -> Re
         .join(format!("{}-{stamp}", owner.slug()));
     let dir = open_dir(CWD, &from)?;
     let mut gone = vec!["token".to_owned(), "key".to_owned()];
-    let names = rustix::fs::Dir::read_from(&dir).map_err(broken("list", &from))?;
+    let names = rustix::fs::Dir::read_from(&dir).map_err(file_error("list", &from))?;
     let of_services = names
         .flatten()
         .filter_map(|e| Some(e.file_name().to_str().ok()?.to_owned()));
     gone.extend(of_services.filter(|n| n.starts_with(CREDENTIAL)));
     for name in gone {
-        remove(&dir, &name)?;
+        remove_file(&dir, &name)?;
     }
     if let Ok(home) = open_dir(&dir, Path::new("home")) {
-        remove(&home, "token")?;
+        remove_file(&home, "token")?;
         if let Ok(services) = open_dir(&home, Path::new("services")) {
-            let names = rustix::fs::Dir::read_from(&services).map_err(broken("list", &from))?;
+            let names = rustix::fs::Dir::read_from(&services).map_err(file_error("list", &from))?;
             let plain =
                 |e: &rustix::fs::DirEntry| e.file_type() == rustix::fs::FileType::RegularFile;
             for entry in names.flatten().filter(plain) {
-                remove(&services, &entry.file_name().to_string_lossy())?;
+                remove_file(&services, &entry.file_name().to_string_lossy())?;
             }
         }
     }

@@ -3,7 +3,9 @@
 
 use super::{HostdConfig, guest};
 use crate::allocation::Allocations;
-use crate::files::archive::{EXCLUDED, LEFT_OUT, UNLOADED, add, is_credential, open};
+use crate::files::archive::{
+    EXCLUDED, LEFT_OUT, UNLOADED, add_directory, is_credential, open_below,
+};
 use crate::microvm::drives;
 use crate::{Error, Result};
 use abbey_model::{CellName, Slug};
@@ -17,9 +19,9 @@ use std::path::{Component, Path, PathBuf};
 
 /// Most that a guest may send of its files, bytes.
 const GUEST_MAX: u64 = 64 << 30;
-/// Packs every agent's files and the allocations, or one agent's alone, into `to`, which the caller goes on writing: the end
-/// of the archive is its to set.
-pub(super) fn pack(
+/// Writes a tar archive of all agents' files and the allocations, or of the files of agent `one` alone, to `to`.
+/// The archive is left unfinished: the caller writes its end.
+pub(super) fn pack_agents(
     config: &HostdConfig,
     allocations: &Allocations,
     one: Option<&Slug>,
@@ -33,7 +35,7 @@ pub(super) fn pack(
     let owners = || allocations.owners.iter().filter(|(owner, _)| wanted(owner));
     for (owner, allocation) in owners() {
         if let Some(disks) = allocation.disks {
-            super::disks::enter(config, owner, disks)?;
+            super::disks::mount_owner_disks(config, owner, disks)?;
         }
     }
     let home = &config.home;
@@ -41,12 +43,12 @@ pub(super) fn pack(
     let mut name = PathBuf::from("agents");
     name.extend(one.map(Slug::as_str));
     let agents = &home.join(&name);
-    let dir = open(CWD, agents.as_os_str().as_bytes(), OFlags::DIRECTORY)
+    let dir = open_below(CWD, agents.as_os_str().as_bytes(), OFlags::DIRECTORY)
         .map_err(Error::file("open", agents))?;
     let depth = usize::from(one.is_some());
-    add(&mut archive, &dir, &name, depth).map_err(Error::file("pack", agents))?;
+    add_directory(&mut archive, &dir, &name, depth).map_err(Error::file("pack", agents))?;
     for (owner, allocation) in owners() {
-        if config.dir_of(owner).join("drives").exists() {
+        if config.owner_dir(owner).join("drives").exists() {
             microvm(config, owner, allocation.uid, &mut archive)?;
         }
     }
@@ -70,21 +72,21 @@ fn microvm(
     archive: &mut tar::Builder<File>,
 ) -> Result<()> {
     let name = Path::new("agents").join(owner.slug().as_str());
-    if guest::runs(&config.cells(), owner)? {
-        let stream = guest::pack(config, owner)?;
+    if guest::is_running_microvm(&config.cell_records_dir(), owner)? {
+        let stream = guest::pack_guest_files(config, owner)?;
         return copy(stream, &name, uid, archive).map_err(Error::file("pack", name));
     }
-    let staging = config.dir_of(owner).join(UNLOADED);
+    let staging = config.owner_dir(owner).join(UNLOADED);
     let _left_by_a_crash = std::fs::remove_dir_all(&staging);
     std::fs::create_dir(&staging).map_err(Error::file("make", &staging))?;
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::Permissions::from_mode(0o711);
     let packed = std::fs::set_permissions(&staging, mode)
         .map_err(Error::file("protect", &staging))
-        .and_then(|()| drives::unload(owner, &config.dir_of(owner), &staging, uid))
+        .and_then(|()| drives::extract_drive_files(owner, &config.owner_dir(owner), &staging, uid))
         .and_then(|()| {
-            let dir = open(CWD, staging.as_os_str().as_bytes(), OFlags::DIRECTORY);
-            dir.and_then(|dir| add(archive, &dir, &name, 0))
+            let dir = open_below(CWD, staging.as_os_str().as_bytes(), OFlags::DIRECTORY);
+            dir.and_then(|dir| add_directory(archive, &dir, &name, 0))
                 .map_err(Error::file("pack", &staging))
         });
     let _swept_with_the_house = std::fs::remove_dir_all(&staging);

@@ -5,7 +5,7 @@
 //! known: that the cell is gone. A record that is damaged while the host stays up remains an error (hazard 1).
 
 use crate::record;
-use crate::record::publish;
+use crate::record::write_json;
 use crate::{CellRecord, Error, Result, boot_id};
 use abbey_model::{ExitKind, ExitRecord, Generation};
 use std::fs;
@@ -15,16 +15,17 @@ use std::path::{Path, PathBuf};
 /// Names, among hostd's own files, the boot of the host under which cells were last started.
 const BOOT: &str = "boot.json";
 
-/// Settles what an earlier boot of the host left, once; done before any cell is started.
-pub(crate) fn settle(own: &Path, cells: &Path) -> Result<()> {
-    let known: Option<String> = record::read(&own.join(BOOT)).unwrap_or_default();
+/// Replaces damaged records that a crash of the host left with exit records of kind `Lost`. Does this once for each
+/// boot of the host, before any cell is started.
+pub(crate) fn mark_cells_of_previous_boot_lost(own: &Path, cells: &Path) -> Result<()> {
+    let known: Option<String> = record::read_json(&own.join(BOOT)).unwrap_or_default();
     if known.as_deref() == Some(boot_id()) {
         return Ok(());
     }
     for dir in cells_in(cells)? {
         settle_one(&dir)?;
     }
-    publish(&own.join(BOOT), &boot_id())
+    write_json(&own.join(BOOT), &boot_id())
 }
 
 fn cells_in(cells: &Path) -> Result<Vec<PathBuf>> {
@@ -43,8 +44,8 @@ fn cells_in(cells: &Path) -> Result<Vec<PathBuf>> {
 /// What is known goes in before what is damaged goes out, so a crash in between settles it again.
 fn settle_one(dir: &Path) -> Result<()> {
     let (record, exit) = (dir.join("shim.json"), dir.join("exit.json"));
-    let cut_short = record::read::<CellRecord>(&record).is_err();
-    let known = record::read::<ExitRecord>(&exit);
+    let cut_short = record::read_json::<CellRecord>(&record).is_err();
+    let known = record::read_json::<ExitRecord>(&exit);
     if known.is_err() || cut_short && matches!(known, Ok(None)) {
         let lost = ExitRecord {
             generation: Generation(0),
@@ -52,7 +53,7 @@ fn settle_one(dir: &Path) -> Result<()> {
             ended_at: record::now(),
             spent: None,
         };
-        publish(&exit, &lost)?;
+        write_json(&exit, &lost)?;
     }
     match cut_short {
         true => fs::remove_file(&record).map_err(Error::file("remove", record)),
@@ -75,8 +76,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (own, cells) = (home.path(), &home.path().join("cells"));
         cell(cells, "agent-a", "");
-        settle(own, cells).unwrap();
-        let exit: Option<ExitRecord> = record::read(&cells.join("agent-a/exit.json")).unwrap();
+        mark_cells_of_previous_boot_lost(own, cells).unwrap();
+        let exit: Option<ExitRecord> = record::read_json(&cells.join("agent-a/exit.json")).unwrap();
         assert_eq!(exit.unwrap().exit, ExitKind::Lost);
         assert!(!cells.join("agent-a/shim.json").exists());
         // Also when only its end was cut short; and an end that is known stays.
@@ -89,10 +90,10 @@ mod tests {
             ended_at: record::now(),
             spent: None,
         };
-        publish(&cells.join("agent-c/exit.json"), &ended).unwrap();
-        settle(own, cells).unwrap();
+        write_json(&cells.join("agent-c/exit.json"), &ended).unwrap();
+        mark_cells_of_previous_boot_lost(own, cells).unwrap();
         let exit = |cell: &str| -> ExitRecord {
-            record::read(&cells.join(cell).join("exit.json"))
+            record::read_json(&cells.join(cell).join("exit.json"))
                 .unwrap()
                 .unwrap()
         };
@@ -101,7 +102,7 @@ mod tests {
         assert!(!cells.join("agent-c/shim.json").exists());
         // In the same boot of the host nothing is explained away.
         cell(cells, "agent-b", "{\"gen");
-        settle(own, cells).unwrap();
+        mark_cells_of_previous_boot_lost(own, cells).unwrap();
         assert!(cells.join("agent-b/shim.json").exists());
         assert!(!cells.join("agent-b/exit.json").exists());
     }

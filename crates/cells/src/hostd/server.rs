@@ -19,19 +19,23 @@ use std::time::Duration;
 /// Time for a request to arrive.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
-/// Serves until it is told to end. `ready` is called once calls are accepted.
+/// Accepts calls on hostd's socket, and serves each in a process of its own, until an `end` operation. `ready` is
+/// called once calls are accepted.
 ///
 /// # Errors
-/// When it cannot listen.
-pub fn serve(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
+/// If the lock is taken or the socket cannot be created.
+pub fn serve_hostd(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
     let held = take_lock(config)?;
-    let path = HostdConfig::socket(&config.home);
+    let path = HostdConfig::socket_path(&config.home);
     let _stale = fs::remove_file(&path);
     let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
     protect(config, &path)?;
-    super::reboot::settle(&config.dir(), &config.cells())?;
+    super::reboot::mark_cells_of_previous_boot_lost(
+        &config.hostd_dir(),
+        &config.cell_records_dir(),
+    )?;
     let children =
-        abbey_launch::child_events().map_err(Error::file("watch", "the end of children"))?;
+        abbey_launch::child_exit_fd().map_err(Error::file("watch", "the end of children"))?;
     ready();
     loop {
         let mut fds = [
@@ -64,7 +68,7 @@ pub fn serve(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
                 drop((held, listener, children));
                 abbey_launch::unblock_signals();
                 let status = i32::from(attend(config, &stream).is_err());
-                abbey_launch::leave(status);
+                abbey_launch::exit_immediately(status);
             }
             // The caller sees its connection close and tries again.
             Ok(Some(_)) | Err(_) => drop(stream),
@@ -74,9 +78,9 @@ pub fn serve(config: &HostdConfig, ready: impl FnOnce()) -> Result<()> {
 
 /// One hostd a house: the second finds out and leaves.
 fn take_lock(config: &HostdConfig) -> Result<fs::File> {
-    let path = config.dir().join("hostd.lock");
+    let path = config.hostd_dir().join("hostd.lock");
     let busy = || Error::file("lock", &path)(io::ErrorKind::WouldBlock.into());
-    lock::try_take(&path)?.ok_or_else(busy)
+    lock::try_lock_file(&path)?.ok_or_else(busy)
 }
 
 /// The control plane may call, and nobody else but root.
@@ -110,8 +114,8 @@ fn attend(config: &HostdConfig, stream: &UnixStream) -> io::Result<()> {
         }
     } else {
         stream.set_read_timeout(Some(REQUEST_WITHIN))?;
-        let (bytes, fds) = descriptors::receive(stream, REQUEST_MAX)?;
-        match parse(&bytes) {
+        let (bytes, fds) = descriptors::receive_line(stream, REQUEST_MAX)?;
+        match parse_request(&bytes) {
             Err(why) => HostdReply::Refused { why },
             Ok(request) => {
                 let (op, subject) = request.operation.summary();
@@ -125,16 +129,16 @@ fn attend(config: &HostdConfig, stream: &UnixStream) -> io::Result<()> {
     line.outcome = outcome(&reply);
     let only_looked = ["hello", "owners", "read", "observe"].contains(&line.op.as_str());
     if !only_looked && reply != HostdReply::InForce {
-        journal::append(&config.dir(), &line);
+        journal::append_journal_line(&config.hostd_dir(), &line);
     }
     answer(stream, &reply)
 }
 
-/// A request as it came over the wire; everything about it is in doubt.
+/// Parses a request from the wire, which is untrusted.
 ///
 /// # Errors
-/// A sentence that says what is wrong.
-pub fn parse(bytes: &[u8]) -> std::result::Result<HostdRequest, String> {
+/// A sentence that says what is invalid.
+pub fn parse_request(bytes: &[u8]) -> std::result::Result<HostdRequest, String> {
     if bytes.len() as u64 > REQUEST_MAX {
         return Err("the request is too long".to_owned());
     }
@@ -172,10 +176,10 @@ fn perform(
     stream: &UnixStream,
     line: &JournalLine,
 ) -> HostdReply {
-    match attempt(config, request, fds, stream, line) {
+    match perform_operation(config, request, fds, stream, line) {
         Ok(reply) => reply,
         Err(error) => HostdReply::Failed {
-            why: crate::error::chain(&error),
+            why: crate::error::error_chain(&error),
         },
     }
 }
@@ -184,7 +188,9 @@ fn refused(why: impl Into<String>) -> Result<HostdReply> {
     Ok(HostdReply::Refused { why: why.into() })
 }
 
-pub(super) fn attempt(
+/// Checks and performs one operation, or only checks it for a dry run. `stream` is the caller's connection, `line`
+/// the journal line that a started shim completes.
+pub(super) fn perform_operation(
     config: &HostdConfig,
     request: HostdRequest,
     fds: Vec<OwnedFd>,
@@ -192,7 +198,7 @@ pub(super) fn attempt(
     line: &JournalLine,
 ) -> Result<HostdReply> {
     let dry = request.dry_run;
-    let held = || allocation::open(&config.dir());
+    let held = || allocation::lock_allocations(&config.hostd_dir());
     match request.operation {
         HostdOperation::Hello {} => {
             let uid_first = held()?.allocations.uid_first;
@@ -213,7 +219,7 @@ pub(super) fn attempt(
                 return refused("without privilege there are no users to give");
             }
             let before = held.allocations.owners.get(&owner).cloned();
-            match held.allocations.give(&owner, allocation) {
+            match held.allocations.assign(&owner, allocation) {
                 Err(why) => return refused(why),
                 Ok(()) if dry || before.as_ref() == held.allocations.owners.get(&owner) => {}
                 Ok(()) => {
@@ -226,10 +232,10 @@ pub(super) fn attempt(
         }
         HostdOperation::Release { owner } => {
             let mut held = held()?;
-            if config.cells().join(owner.to_string()).exists() {
+            if config.cell_records_dir().join(owner.to_string()).exists() {
                 return refused(format!("{owner} still has a cell"));
             }
-            if config.dir_of(&owner).exists() {
+            if config.owner_dir(&owner).exists() {
                 return refused(format!("{owner} still has files"));
             }
             if !dry && held.allocations.owners.remove(&owner).is_some() {
@@ -246,16 +252,16 @@ pub(super) fn attempt(
             if !dry {
                 crash::point("hostd.prepare");
                 mounted(config, &owner)?;
-                files::prepare_in(
-                    &config.dir_of(&owner),
+                files::prepare_owner_files(
+                    &config.owner_dir(&owner),
                     &owner,
                     config.serve_uid,
                     uid,
                     &files,
                 )?;
                 let agent = matches!(owner, CellName::Agent(_));
-                if agent && guest::runs(&config.cells(), &owner)? {
-                    guest::prepare(config, &owner, &files)?;
+                if agent && guest::is_running_microvm(&config.cell_records_dir(), &owner)? {
+                    guest::write_guest_files(config, &owner, &files)?;
                 }
                 crash::point("hostd.prepared");
             }
@@ -264,24 +270,28 @@ pub(super) fn attempt(
         HostdOperation::Observe {} => {
             let allocations = held()?.allocations;
             let first = config.privileged.then_some(allocations.uid_first + 1);
-            let facts =
-                host_facts::observe(&config.group, first, allocations.tag(), &config.images());
+            let facts = host_facts::observe_host(
+                &config.group,
+                first,
+                allocations.house_tag(),
+                &config.images_dir(),
+            );
             Ok(HostdReply::Host {
                 facts: Box::new(facts),
             })
         }
         HostdOperation::Read { owner, file } => {
-            let text = match guest::runs(&config.cells(), &owner)? {
-                true => guest::read(config, &owner, file)?,
+            let text = match guest::is_running_microvm(&config.cell_records_dir(), &owner)? {
+                true => guest::read_guest_file(config, &owner, file)?,
                 false => {
                     mounted(config, &owner)?;
-                    files::read_in(&config.dir_of(&owner), &file)?
+                    files::read_owner_file(&config.owner_dir(&owner), &file)?
                 }
             };
             Ok(HostdReply::Text { text })
         }
         HostdOperation::Archives {} => Ok(HostdReply::Archives {
-            archives: owner_files::archives(config)?,
+            archives: owner_files::list_archives(config)?,
         }),
         HostdOperation::Restore { owner, stamp } => {
             if !is_stamp(&stamp) || !matches!(owner, CellName::Agent(_)) {
@@ -289,7 +299,7 @@ pub(super) fn attempt(
             }
             if !dry {
                 crash::point("hostd.restore");
-                owner_files::restore(config, &owner, &stamp)?;
+                owner_files::restore_owner_files(config, &owner, &stamp)?;
                 crash::point("hostd.restored");
             }
             Ok(HostdReply::Done)
@@ -301,7 +311,7 @@ pub(super) fn attempt(
             if dry {
                 return Ok(HostdReply::Done);
             }
-            let name = super::zfs::snapshot(&config.home, &label)?;
+            let name = super::zfs::create_zfs_snapshot(&config.home, &label)?;
             Ok(HostdReply::Snapshot { name })
         }
         HostdOperation::Archive { owner, stamp } => {
@@ -310,7 +320,7 @@ pub(super) fn attempt(
             }
             if !dry {
                 crash::point("hostd.archive");
-                owner_files::archive(config, &owner, &stamp)?;
+                owner_files::archive_owner_files(config, &owner, &stamp)?;
                 crash::point("hostd.archived");
             }
             Ok(HostdReply::Done)
@@ -327,7 +337,7 @@ pub(super) fn attempt(
                 (CellName::Run(_), None) => refused("no archive came along"),
                 (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),
                 (CellName::Run(_), Some(fd)) => {
-                    stage::stage(config, &owner, uid, fd).map(|()| HostdReply::Done)
+                    stage::unpack_command_files(config, &owner, uid, fd).map(|()| HostdReply::Done)
                 }
             }
         }
@@ -338,18 +348,18 @@ pub(super) fn attempt(
             (CellName::Run(_), None) => refused("no file came along"),
             (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),
             (CellName::Run(_), Some(fd)) => {
-                stage::collect(config, &owner, &paths, fd).map(|()| HostdReply::Done)
+                stage::pack_command_files(config, &owner, &paths, fd).map(|()| HostdReply::Done)
             }
         },
         HostdOperation::Discard { owner } => {
             if !matches!(owner, CellName::Run(_)) {
                 return refused("only the files of a single command are ever deleted");
             }
-            if config.cells().join(owner.to_string()).exists() {
+            if config.cell_records_dir().join(owner.to_string()).exists() {
                 return refused(format!("{owner} still has a cell"));
             }
             if !dry {
-                stage::discard(config, &owner)?;
+                stage::delete_command_files(config, &owner)?;
                 let mut held = held()?;
                 if held.allocations.owners.remove(&owner).is_some() {
                     held.save()?;
@@ -362,7 +372,8 @@ pub(super) fn attempt(
             Some(_) if dry => Ok(HostdReply::Done),
             Some(fd) => {
                 let allocations = held()?.allocations;
-                pack::pack(config, &allocations, owner.as_ref(), fd).map(|()| HostdReply::Done)
+                pack::pack_agents(config, &allocations, owner.as_ref(), fd)
+                    .map(|()| HostdReply::Done)
             }
         },
         HostdOperation::Firewall { confirm_within } => {
@@ -370,7 +381,7 @@ pub(super) fn attempt(
         }
         HostdOperation::Start { generation, spec } => {
             let allocations = held()?.allocations;
-            let spec = match admission::admit(config, &allocations, *spec) {
+            let spec = match admission::validate_spec(config, &allocations, *spec) {
                 Ok(spec) => spec,
                 Err(why) => return refused(why),
             };
@@ -395,7 +406,7 @@ pub(super) fn attempt(
             start(config, generation, spec, streams, stream, line)
         }
         HostdOperation::Begin { spec } => {
-            let spec = match admission::admit(config, &held()?.allocations, *spec) {
+            let spec = match admission::validate_spec(config, &held()?.allocations, *spec) {
                 Ok(spec) => spec,
                 Err(why) => return refused(why),
             };
@@ -408,11 +419,11 @@ pub(super) fn attempt(
             if dry {
                 return Ok(HostdReply::Done);
             }
-            guest::begin(config, spec, &streams).map(|()| HostdReply::Done)
+            guest::begin_program(config, spec, &streams).map(|()| HostdReply::Done)
         }
         HostdOperation::Sweep { cell } => {
             if !dry {
-                sweep::sweep(&config.cells(), &config.group, &cell)?;
+                sweep::sweep_cell(&config.cell_records_dir(), &config.group, &cell)?;
             }
             Ok(HostdReply::Done)
         }
@@ -435,25 +446,38 @@ pub(super) fn attempt(
             if dry {
                 return Ok(HostdReply::Done);
             }
-            if guest::serves(&config.cells(), &cell)? {
+            if guest::has_running_guest(&config.cell_records_dir(), &cell)? {
                 let program = crate::guest::GuestCommand { argv, env, cwd };
-                return guest::enter(&config.cells(), &cell, &program, streams, stream)
-                    .map(|code| HostdReply::Exit { code });
+                return guest::run_in_guest(
+                    &config.cell_records_dir(),
+                    &cell,
+                    &program,
+                    streams,
+                    stream,
+                )
+                .map(|code| HostdReply::Exit { code });
             }
             let program = exec::ProgramInvocation { argv, env, cwd };
-            exec::run(&config.cells(), &cell, uid, &program, streams, stream)
-                .map(|code| HostdReply::Exit { code })
+            exec::run_in_cell(
+                &config.cell_records_dir(),
+                &cell,
+                uid,
+                &program,
+                streams,
+                stream,
+            )
+            .map(|code| HostdReply::Exit { code })
         }
         HostdOperation::End {} => {
             if !dry {
-                let empty = fs::remove_dir(config.cells()).is_ok();
+                let empty = fs::remove_dir(config.cell_records_dir()).is_ok();
                 let parted = match empty && config.privileged {
-                    true => part(config, held()?.allocations.tag()),
+                    true => part(config, held()?.allocations.house_tag()),
                     false => Ok(()),
                 };
                 // The one that accepts looks after each call whether its socket is still there. It
                 // ends whatever else happened; the next one finds what is left.
-                let path = HostdConfig::socket(&config.home);
+                let path = HostdConfig::socket_path(&config.home);
                 fs::remove_file(&path).map_err(Error::file("remove", path))?;
                 parted?;
             }
@@ -464,8 +488,8 @@ pub(super) fn attempt(
 
 /// Takes everything of the house off the network of the host.
 fn part(config: &HostdConfig, tag: crate::HouseTag) -> Result<()> {
-    crate::network::disconnect_all(tag).map_err(Error::file("remove", "interfaces"))?;
-    firewall::remove(&config.dir(), tag)
+    crate::network::remove_all_interfaces(tag).map_err(Error::file("remove", "interfaces"))?;
+    firewall::remove_firewall(&config.hostd_dir(), tag)
 }
 
 /// Longest time for a firewall to be on trial.
@@ -478,37 +502,37 @@ fn firewall(
     confirm_within: Millis,
     stream: &UnixStream,
 ) -> Result<HostdReply> {
-    let dir = config.dir();
+    let dir = config.hostd_dir();
     if !config.privileged {
         return Ok(HostdReply::InForce);
     }
     if confirm_within <= Millis(0) || confirm_within > TRIAL_MAX {
         return refused("a trial takes more than nothing and at most a minute");
     }
-    let _one_at_a_time = lock::wait(&dir.join("firewall.lock"))?;
+    let _one_at_a_time = lock::lock_file(&dir.join("firewall.lock"))?;
     // Others may change what they hold while it is on trial; the lock of the allocations is not kept.
     // By value: a borrow would keep the lock with it.
-    let allocations = allocation::open(&dir)?.allocations;
-    let tag = allocations.tag();
+    let allocations = allocation::lock_allocations(&dir)?.allocations;
+    let tag = allocations.house_tag();
     if allocations.owners.values().all(|c| c.subnet.is_none()) {
-        return match dry || !firewall::is_there(&dir) {
+        return match dry || !firewall::was_firewall_applied(&dir) {
             true => Ok(HostdReply::InForce),
             false => part(config, tag).map(|()| HostdReply::Done),
         };
     }
     if !dry {
-        let on_bridge = allocations.on_bridge();
-        crate::network::bridge::stand(tag, &on_bridge)
+        let on_bridge = allocations.bridged_subnets();
+        crate::network::bridge::update_bridge(tag, &on_bridge)
             .map_err(Error::file("set up", "the bridge"))?;
     }
-    if firewall::in_force(&dir, tag, &allocations) {
+    if firewall::is_firewall_current(&dir, tag, &allocations) {
         return Ok(HostdReply::InForce);
     }
     if dry {
         return Ok(HostdReply::Done);
     }
     crash::point("hostd.firewall");
-    let before = firewall::apply(&dir, tag, &allocations)?;
+    let before = firewall::apply_firewall(&dir, tag, &allocations)?;
     crash::point("hostd.fired");
     let heard = answer(stream, &HostdReply::Trial).and_then(|()| {
         stream.set_read_timeout(Some(confirm_within.to_std()))?;
@@ -518,7 +542,7 @@ fn firewall(
     match heard {
         Ok(()) => Ok(HostdReply::Done),
         Err(_) => {
-            firewall::restore(&dir, tag, before)?;
+            firewall::restore_firewall(&dir, tag, before)?;
             let why = "nobody confirmed the new rules in time; the old ones are back".to_owned();
             Ok(HostdReply::Failed { why })
         }
@@ -528,24 +552,24 @@ fn firewall(
 /// No cell with a network is started behind a firewall that is not there: it is put up again, or
 /// the start fails.
 fn stand_guard(config: &HostdConfig) -> Result<()> {
-    let dir = config.dir();
-    let _one_at_a_time = lock::wait(&dir.join("firewall.lock"))?;
+    let dir = config.hostd_dir();
+    let _one_at_a_time = lock::lock_file(&dir.join("firewall.lock"))?;
     // Read under the lock: rules are never made from what somebody held a moment ago.
-    let allocations = allocation::open(&dir)?.allocations;
-    let tag = allocations.tag();
-    crate::network::bridge::stand(tag, &allocations.on_bridge())
+    let allocations = allocation::lock_allocations(&dir)?.allocations;
+    let tag = allocations.house_tag();
+    crate::network::bridge::update_bridge(tag, &allocations.bridged_subnets())
         .map_err(Error::file("set up", "the bridge"))?;
-    match firewall::in_force(&dir, tag, &allocations) {
+    match firewall::is_firewall_current(&dir, tag, &allocations) {
         true => Ok(()),
-        false => firewall::apply(&dir, tag, &allocations).map(drop),
+        false => firewall::apply_firewall(&dir, tag, &allocations).map(drop),
     }
 }
 
 /// Mounts the file systems that an owner's files are on, for the rest of this process.
 fn mounted(config: &HostdConfig, owner: &CellName) -> Result<()> {
-    let allocations = allocation::open(&config.dir())?.allocations;
+    let allocations = allocation::lock_allocations(&config.hostd_dir())?.allocations;
     match allocations.owners.get(owner).and_then(|c| c.disks) {
-        Some(disks) if config.privileged => super::disks::enter(config, owner, disks),
+        Some(disks) if config.privileged => super::disks::mount_owner_disks(config, owner, disks),
         _ => Ok(()),
     }
 }
@@ -580,8 +604,8 @@ fn start(
     let caller = stream
         .try_clone()
         .map_err(Error::file("keep", "the connection"))?;
-    abbey_launch::set_title(&format!("abbey role shim {}", spec.cell));
-    let (dir, mut line) = (config.dir(), line.clone());
+    abbey_launch::set_process_title(&format!("abbey role shim {}", spec.cell));
+    let (dir, mut line) = (config.hostd_dir(), line.clone());
     let report = move |outcome: std::result::Result<(), &str>| {
         let reply = match outcome {
             Ok(()) => HostdReply::Done,
@@ -590,10 +614,10 @@ fn start(
             },
         };
         line.outcome = self::outcome(&reply);
-        journal::append(&dir, &line);
+        journal::append_journal_line(&dir, &line);
         let _caller_gone = answer(&caller, &reply);
         let _caller_gone = caller.shutdown(std::net::Shutdown::Both);
     };
-    let ended = shim::run(generation, spec, streams, report);
-    abbey_launch::leave(i32::from(ended.is_err()))
+    let ended = shim::run_shim(generation, spec, streams, report);
+    abbey_launch::exit_immediately(i32::from(ended.is_err()))
 }

@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 /// Time for an older hostd to end.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// Whether a privileged hostd of this version keeps a home already.
-pub fn keeps(home: &Path) -> bool {
+/// Whether a hostd that runs as root and has this version serves the house in `home`.
+pub fn is_privileged_hostd_running(home: &Path) -> bool {
     let hello = HostdClient::new(home).hello();
     hello.is_ok_and(|h| h.privileged && h.version == env!("CARGO_PKG_VERSION"))
 }
 
-/// Makes sure that a hostd of this version and privilege answers; starts `binary` as one if not.
+/// Starts hostd from the executable `binary` unless one with this version and privilege answers; ends one that
+/// differs.
 ///
 /// # Errors
 /// [`Error::Hostd`] when it does not come up.
-pub fn ensure(config: &HostdConfig, binary: &Path) -> Result<()> {
+pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<()> {
     let client = HostdClient::new(&config.home);
     if let Ok(hello) = client.hello() {
         if hello.version == env!("CARGO_PKG_VERSION") && hello.privileged == config.privileged {
@@ -44,7 +45,7 @@ pub fn ensure(config: &HostdConfig, binary: &Path) -> Result<()> {
         .arg("--home")
         .arg(&config.home)
         .env_clear()
-        .envs(crash::of_tests())
+        .envs(crash::test_environment())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -69,31 +70,31 @@ pub fn ensure(config: &HostdConfig, binary: &Path) -> Result<()> {
 }
 
 fn log(config: &HostdConfig) -> std::io::Result<fs::File> {
-    let path: PathBuf = config.dir().join("hostd.log");
+    let path: PathBuf = config.hostd_dir().join("hostd.log");
     fs::OpenOptions::new().append(true).create(true).open(path)
 }
 
-/// Leaves the process that started the caller, and its session.
+/// Detaches this process from its parent and session: forks, and the parent exits with status 0.
 ///
 /// # Errors
-/// What the system says.
-pub fn detach() -> Result<()> {
-    abbey_launch::detach().map_err(Error::file("detach", "hostd"))?;
+/// The system's error.
+pub fn detach_from_parent() -> Result<()> {
+    abbey_launch::detach_from_parent().map_err(Error::file("detach", "hostd"))?;
     let _already_leader = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     Ok(())
 }
 
-/// Makes the caller, which must have one thread, the ordinary user of the control plane for good.
-/// Nothing happens where it is one already.
+/// Changes this process, which must have one thread, to the control plane's ordinary user for good, and verifies
+/// that no privilege is left. Does nothing if hostd is unprivileged.
 ///
 /// # Errors
 /// [`Error::Hostd`] when any privilege would be left; the caller must end then.
-pub fn descend(config: &HostdConfig) -> Result<()> {
+pub fn drop_privileges(config: &HostdConfig) -> Result<()> {
     if !config.privileged {
         return Ok(());
     }
-    abbey_launch::become_ordinary(config.serve_uid)
+    abbey_launch::become_ordinary_user(config.serve_uid)
         .map_err(Error::file("become", "the user of the control plane"))?;
     match privileges() {
         None => Ok(()),

@@ -12,40 +12,42 @@ use std::time::{Duration, Instant};
 /// Time for killed processes to vanish.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
 
-/// Ends whatever is left of a cell, verifies that it is gone, and removes its records. Done by
-/// hostd, as it takes the rights over other users' processes.
-pub(super) fn sweep(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> {
+/// Kills what is left of a cell (shim, program, control groups, container), verifies that nothing remains, and
+/// removes its records.
+pub(super) fn sweep_cell(run_dir: &Path, group: &str, cell: &CellName) -> Result<()> {
     let dir = run_dir.join(cell.to_string());
     crash::point("hostd.sweep");
     let mut groups = Vec::new();
-    if let Some(record) = record::read::<CellRecord>(&dir.join("shim.json"))? {
-        process::kill(&record.shim);
+    if let Some(record) = record::read_json::<CellRecord>(&dir.join("shim.json"))? {
+        process::kill_process(&record.shim);
         let until = Instant::now() + KILL_WITHIN;
         while process::is_alive(&record.shim) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
         if let Some(child) = &record.child {
-            process::kill(child);
+            process::kill_process(child);
         }
         if record.container {
-            container::remove(group, cell)?;
-            groups = ControlGroups::everywhere(group, &cell.to_string())
+            container::remove_container(group, cell)?;
+            groups = ControlGroups::find_existing(group, &cell.to_string())
                 .paths()
                 .to_vec();
         }
         groups.extend(record.groups);
     }
     if groups.is_empty() {
-        groups = ControlGroups::everywhere(group, &cell.to_string())
+        groups = ControlGroups::find_existing(group, &cell.to_string())
             .paths()
             .to_vec();
     }
-    let groups = ControlGroups::at(groups);
-    groups.kill(KILL_WITHIN).map_err(|pids| Error::Leftover {
-        cell: cell.clone(),
-        count: pids.len(),
-        pids,
-    })?;
+    let groups = ControlGroups::from_paths(groups);
+    groups
+        .kill_all(KILL_WITHIN)
+        .map_err(|pids| Error::Leftover {
+            cell: cell.clone(),
+            count: pids.len(),
+            pids,
+        })?;
     groups.remove()?;
     crash::point("hostd.killed");
     match fs::remove_dir_all(&dir) {

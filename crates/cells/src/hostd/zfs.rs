@@ -29,8 +29,8 @@ fn run(program: &Path, args: &[&str], last: &str) -> Result<String> {
     }
 }
 
-/// Makes a snapshot of the data set that holds this directory; its name.
-pub(super) fn snapshot(home: &Path, label: &str) -> Result<String> {
+/// Creates a ZFS snapshot of the data set that holds directory `home`. Returns its full name, `SET@abbey-LABEL`.
+pub(super) fn create_zfs_snapshot(home: &Path, label: &str) -> Result<String> {
     let program = PLACES.iter().map(PathBuf::from).find(|p| p.is_file());
     let program = program.ok_or_else(|| Error::Hostd {
         op: "make a snapshot",

@@ -15,8 +15,8 @@ use std::process::{Command, Stdio};
 /// Smallest size that a file system is made with.
 pub const SIZE_MIN: Bytes = Bytes(16 << 20);
 
-/// A program of the host that is told everything by its arguments; for [`run`].
-pub(crate) fn tool(program: &str, as_user: Option<u32>) -> Command {
+/// Command of the host with a clean environment and no input, run as `as_user` if given. For [`run_drive_tool`].
+pub(crate) fn host_command(program: &str, as_user: Option<u32>) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
@@ -31,8 +31,11 @@ pub(crate) fn tool(program: &str, as_user: Option<u32>) -> Command {
     command
 }
 
-/// Runs it to its end; `fine` are the statuses that mean success.
-pub(crate) fn run(mut command: Command, fine: &[i32], drive: &Path) -> Result<()> {
+/// Runs a command on a drive and waits for it; exit statuses in `fine` mean success.
+///
+/// # Errors
+/// [`Error::Drive`] with the status and the last line of its error output.
+pub(crate) fn run_drive_tool(mut command: Command, fine: &[i32], drive: &Path) -> Result<()> {
     let broken = |why: String| Error::Drive {
         drive: drive.to_owned(),
         why,
@@ -71,7 +74,7 @@ fn make(
     if let Some(uid) = uid {
         chown(&temporary, Some(uid), Some(uid)).map_err(Error::file("hand over", &temporary))?;
     }
-    let mut command = tool("mkfs.ext4", uid.filter(|_| from.is_some()));
+    let mut command = host_command("mkfs.ext4", uid.filter(|_| from.is_some()));
     if let Some(from) = from {
         command.arg("-d").arg(from);
     }
@@ -84,13 +87,14 @@ fn make(
         })
         .arg(&temporary)
         .arg(format!("{}k", size.0 >> 10));
-    run(command, &[0], path)?;
+    run_drive_tool(command, &[0], path)?;
     crash::point("drive.made");
     file::publish_finished(&temporary, path, file::Sync::None).map_err(Error::file("publish", path))
 }
 
-/// Makes an empty file system of root's at a temporary place, with a journal: it is used again after a crash.
-pub(crate) fn make_empty(path: &Path, label: &str, size: Bytes) -> Result<()> {
+/// Creates an image of `size` bytes with an empty, journaled ext4 file system, owned by root. Replaces an existing
+/// file.
+pub(crate) fn create_empty_file_system(path: &Path, label: &str, size: Bytes) -> Result<()> {
     let _left_by_a_crash = fs::remove_file(path);
     let file = fs::OpenOptions::new()
         .write(true)
@@ -100,40 +104,41 @@ pub(crate) fn make_empty(path: &Path, label: &str, size: Bytes) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
         .map_err(Error::file("protect", path))?;
     drop(file);
-    let mut command = tool("mkfs.ext4", None);
+    let mut command = host_command("mkfs.ext4", None);
     command
         .args(["-q", "-F", "-m", "0", "-L", label, "-E"])
         .arg("lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0")
         .arg(path)
         .arg(format!("{}k", size.0 >> 10));
-    run(command, &[0], path)
+    run_drive_tool(command, &[0], path)
 }
 
-/// Makes a drive larger, as its owner's user: what is on it came from a guest.
-pub(crate) fn grow(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
+/// Enlarges the ext4 drive at `path` to `size` bytes. The tools run as `uid`, because the content came from a
+/// guest.
+pub(crate) fn grow_drive(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
     let file = fs::OpenOptions::new()
         .write(true)
         .open(path)
         .map_err(Error::file("open", path))?;
     file.set_len(size.0).map_err(Error::file("grow", path))?;
     drop(file);
-    let mut check = tool("e2fsck", uid);
+    let mut check = host_command("e2fsck", uid);
     check.args(["-f", "-p"]).arg(path);
     // 1: something was repaired.
-    run(check, &[0, 1], path)?;
-    let mut resize = tool("resize2fs", uid);
+    run_drive_tool(check, &[0, 1], path)?;
+    let mut resize = host_command("resize2fs", uid);
     resize.arg(path);
-    run(resize, &[0], path)
+    run_drive_tool(resize, &[0], path)
 }
 
-/// Whether a drive's file system is whole. It is not changed.
+/// Checks the ext4 file system of a drive without changing it.
 ///
 /// # Errors
 /// [`Error::Drive`] with what the checker says.
-pub fn check(path: &Path, uid: Option<u32>) -> Result<()> {
-    let mut check = tool("e2fsck", uid);
+pub fn check_drive(path: &Path, uid: Option<u32>) -> Result<()> {
+    let mut check = host_command("e2fsck", uid);
     check.args(["-f", "-n"]).arg(path);
-    run(check, &[0], path)
+    run_drive_tool(check, &[0], path)
 }
 
 /// The drives of an owner, held for as long as this lives.
@@ -144,9 +149,12 @@ pub(crate) struct LockedDrives {
     _lock: fs::File,
 }
 
-/// Makes the lasting drives of an owner, with the files that it has so far, where they are not there, makes
-/// larger those that should be, and takes them.
-pub(crate) fn take(
+/// Locks the drives of an owner for one microVM. Creates missing ones with the owner's existing files, and enlarges
+/// those that are too small.
+///
+/// # Errors
+/// [`Error::Attached`] if another microVM has them.
+pub(crate) fn lock_drives(
     cell: &CellName,
     files: &Path,
     classes: &Drives,
@@ -157,7 +165,8 @@ pub(crate) fn take(
     fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
         .map_err(Error::file("protect", dir))?;
     let lock = dir.join("lock");
-    let lock = crate::sys::lock::try_take(&lock)?.ok_or_else(|| Error::Attached(cell.clone()))?;
+    let lock =
+        crate::sys::lock::try_lock_file(&lock)?.ok_or_else(|| Error::Attached(cell.clone()))?;
     let held = LockedDrives {
         state: dir.join("state.ext4"),
         workspace: dir.join("workspace.ext4"),
@@ -174,18 +183,23 @@ pub(crate) fn take(
     ] {
         match fs::symlink_metadata(path) {
             Err(_) => make(path, label, size, Some(&files.join(from)), uid)?,
-            Ok(meta) if meta.is_file() && meta.size() < size.0 => grow(path, size, uid)?,
+            Ok(meta) if meta.is_file() && meta.size() < size.0 => grow_drive(path, size, uid)?,
             Ok(_) => {}
         }
     }
     Ok(held)
 }
 
-/// Brings the files of drives that nobody holds into `to`, which belongs to their user; so do the programs that
-/// read what a guest wrote.
-pub(crate) fn unload(cell: &CellName, files: &Path, to: &Path, uid: Option<u32>) -> Result<()> {
+/// Copies the files of an owner's unused drives to directory `to`, with tools that run as the owner's user because
+/// a guest wrote the drives.
+pub(crate) fn extract_drive_files(
+    cell: &CellName,
+    files: &Path,
+    to: &Path,
+    uid: Option<u32>,
+) -> Result<()> {
     let dir = files.join("drives");
-    let lock = crate::sys::lock::try_take(&dir.join("lock"))?;
+    let lock = crate::sys::lock::try_lock_file(&dir.join("lock"))?;
     let _held = lock.ok_or_else(|| Error::Attached(cell.clone()))?;
     for (drive, name) in [("state", "home"), ("workspace", "workspace")] {
         let drive = dir.join(drive).with_extension("ext4");
@@ -194,7 +208,7 @@ pub(crate) fn unload(cell: &CellName, files: &Path, to: &Path, uid: Option<u32>)
         if let Some(uid) = uid {
             chown(&place, Some(uid), Some(uid)).map_err(Error::file("hand over", &place))?;
         }
-        let mut dump = tool("debugfs", uid);
+        let mut dump = host_command("debugfs", uid);
         dump.arg("-R")
             .arg(format!("rdump / {}", place.display()))
             .arg(&drive);
@@ -214,7 +228,7 @@ pub(crate) fn unload(cell: &CellName, files: &Path, to: &Path, uid: Option<u32>)
     Ok(())
 }
 
-/// A drive for one boot.
-pub(crate) fn scratch(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
+/// Creates the scratch drive of one boot, without a journal.
+pub(crate) fn create_scratch_drive(path: &Path, size: Bytes, uid: Option<u32>) -> Result<()> {
     make(path, "abbey-scratch", size, None, uid)
 }

@@ -92,7 +92,8 @@ pub struct ImageRecipe {
     pub include: Vec<String>,
 }
 
-pub(super) fn failed(what: &'static str, why: impl Into<String>) -> Error {
+/// [`Error::Image`] for the step `what` with this reason.
+pub(super) fn image_error(what: &'static str, why: impl Into<String>) -> Error {
     Error::Image {
         what,
         why: why.into(),
@@ -109,14 +110,14 @@ fn package_of(program: &str) -> &str {
     }
 }
 
-/// Why a program could not be run.
-pub(super) fn spawned(what: &'static str, program: &str, package: &str, e: &io::Error) -> Error {
+/// [`Error::Image`] for a tool that could not be started; names the Debian package if it is not installed.
+pub(super) fn tool_error(what: &'static str, program: &str, package: &str, e: &io::Error) -> Error {
     match e.kind() {
-        io::ErrorKind::NotFound => failed(
+        io::ErrorKind::NotFound => image_error(
             what,
             format!("`{program}` is not installed (package {package} on Debian)"),
         ),
-        _ => failed(what, format!("`{program}`: {e}")),
+        _ => image_error(what, format!("`{program}`: {e}")),
     }
 }
 
@@ -129,14 +130,14 @@ fn run(what: &'static str, program: &str, configure: impl FnOnce(&mut Command)) 
     configure(&mut command);
     let output = command
         .output()
-        .map_err(|e| spawned(what, program, package_of(program), &e))?;
+        .map_err(|e| tool_error(what, program, package_of(program), &e))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let last: Vec<&str> = text.lines().rev().take(3).collect();
     let last: Vec<&str> = last.into_iter().rev().collect();
-    Err(failed(
+    Err(image_error(
         what,
         format!(
             "`{program}` ended with {}: {}",
@@ -163,11 +164,11 @@ impl Drop for Scratch {
     }
 }
 
-/// Builds an image in `images`, telling what it does on the way.
+/// Builds image `name` in directory `images`; `tell` receives progress messages.
 ///
 /// # Errors
-/// [`Error::Image`] with the step; nothing is left then.
-pub fn build(
+/// [`Error::Image`] with the step that failed; the unfinished image is removed.
+pub fn build_image(
     images: &Path,
     name: &str,
     recipe: &ImageRecipe,
@@ -215,7 +216,7 @@ pub fn build(
         packages,
         digests,
     };
-    crate::record::publish(&at.join("image.json"), &image)?;
+    crate::record::write_json(&at.join("image.json"), &image)?;
     settle(&at, &place)?;
     Ok(image)
 }
@@ -240,7 +241,7 @@ fn protect(path: &Path) -> Result<()> {
 fn named(name: &str) -> Result<()> {
     name.parse::<abbey_model::Slug>()
         .map(drop)
-        .map_err(|e| failed("name", format!("`{name}` is no name for an image: {e}")))
+        .map_err(|e| image_error("name", format!("`{name}` is no name for an image: {e}")))
 }
 
 /// Downloads a package and unpacks it; gives its file name.
@@ -260,7 +261,7 @@ fn unpack(at: &Path, package: &str, to: &Path) -> Result<String> {
         .flatten()
         .map(|e| e.path())
         .find(|p| p.extension().is_some_and(|e| e == "deb"))
-        .ok_or_else(|| failed("fetch a package", format!("`{package}` did not arrive")))?;
+        .ok_or_else(|| image_error("fetch a package", format!("`{package}` did not arrive")))?;
     run("unpack a package", "dpkg-deb", |c| {
         c.arg("-x").arg(&file).arg(to);
     })?;
@@ -280,7 +281,7 @@ fn kernel(at: &Path) -> Result<String> {
         .find_map(|l| l.trim().strip_prefix("Depends: "))
         .filter(|p| p.starts_with("linux-image-"))
         .ok_or_else(|| {
-            failed(
+            image_error(
                 "find the kernel",
                 format!("the package `{KERNEL_PACKAGE}` is not known here; run `apt-get update`"),
             )
@@ -296,8 +297,8 @@ fn kernel(at: &Path) -> Result<String> {
             p.file_name()
                 .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
         })
-        .ok_or_else(|| failed("find the kernel", "the package holds none"))?;
-    super::kernel::unpack(&image, &at.join("kernel"))?;
+        .ok_or_else(|| image_error("find the kernel", "the package holds none"))?;
+    super::kernel::unpack_kernel(&image, &at.join("kernel"))?;
     Ok(version)
 }
 
@@ -324,7 +325,7 @@ fn initrd(at: &Path) -> Result<()> {
         .map_err(Error::file("list", &all))?
         .flatten()
         .next()
-        .ok_or_else(|| failed("find drivers", "the kernel's package holds none"))?;
+        .ok_or_else(|| image_error("find drivers", "the kernel's package holds none"))?;
     for module in MODULES {
         let from = release.path().join("kernel").join(module);
         let name = from.file_name().unwrap_or_default();
@@ -338,7 +339,7 @@ fn initrd(at: &Path) -> Result<()> {
         .stdout(out)
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| spawned("pack the first file system", "cpio", "cpio", &e))?;
+        .map_err(|e| tool_error("pack the first file system", "cpio", "cpio", &e))?;
     if let Some(mut names) = child.stdin.take() {
         for name in below(&dir, Path::new(""))? {
             let _it_ended = writeln!(names, "{}", name.display());
@@ -346,7 +347,7 @@ fn initrd(at: &Path) -> Result<()> {
     }
     match child.wait() {
         Ok(status) if status.success() => Ok(()),
-        other => Err(failed(
+        other => Err(image_error(
             "pack the first file system",
             format!("`cpio`: {other:?}"),
         )),
@@ -469,11 +470,11 @@ fn digest(path: &Path) -> Result<String> {
         .map_err(Error::file("read", path))
 }
 
-/// Brings a directory that holds an image, from wherever it was built.
+/// Copies an image that was built elsewhere, in directory `from`, to `images` under `name`, and checks its digests.
 ///
 /// # Errors
-/// When it is none, or its parts are not what it says.
-pub fn import(images: &Path, name: &str, from: &Path) -> Result<Image> {
+/// If `from` holds no image, or a part does not match its digest.
+pub fn import_image(images: &Path, name: &str, from: &Path) -> Result<Image> {
     named(name)?;
     let mut image = read(from)?;
     fs::create_dir_all(images).map_err(Error::file("make", images))?;
@@ -494,13 +495,13 @@ pub fn import(images: &Path, name: &str, from: &Path) -> Result<Image> {
         }
     }
     name.clone_into(&mut image.name);
-    crate::record::publish(&at.join("image.json"), &image)?;
+    crate::record::write_json(&at.join("image.json"), &image)?;
     settle(at, &images.join(name))?;
     Ok(image)
 }
 
 fn damaged(name: &str, part: &str) -> Error {
-    failed(
+    image_error(
         "use",
         format!(
             "`{part}` of `{name}` is not what was built: its digest differs; build it again with `abbey image build {name}`"
@@ -510,8 +511,8 @@ fn damaged(name: &str, part: &str) -> Error {
 
 fn read(place: &Path) -> Result<Image> {
     let path = place.join("image.json");
-    crate::record::read(&path)?.ok_or_else(|| {
-        failed(
+    crate::record::read_json(&path)?.ok_or_else(|| {
+        image_error(
             "find",
             format!(
                 "`{}` holds no image; build one with `abbey image build`",
@@ -521,11 +522,11 @@ fn read(place: &Path) -> Result<Image> {
     })
 }
 
-/// Every image in a directory.
+/// Descriptions of all images in a directory, sorted by name; empty if the directory does not exist.
 ///
 /// # Errors
 /// When one of them is damaged or the directory cannot be read.
-pub fn list(images: &Path) -> Result<Vec<Image>> {
+pub fn list_images(images: &Path) -> Result<Vec<Image>> {
     let entries = match fs::read_dir(images) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -540,8 +541,8 @@ pub fn list(images: &Path) -> Result<Vec<Image>> {
     Ok(found)
 }
 
-/// Names of the images in a directory.
-pub(crate) fn names(images: &Path) -> BTreeSet<String> {
+/// Names of all images in a directory, without reading them.
+pub(crate) fn image_names(images: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(images).into_iter().flatten().flatten();
     entries
         .filter(|e| e.path().join("image.json").is_file())
@@ -550,23 +551,23 @@ pub(crate) fn names(images: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Removes an image.
+/// Deletes the image `name`.
 ///
 /// # Errors
-/// When there is none of this name.
-pub fn remove(images: &Path, name: &str) -> Result<()> {
+/// If there is no image of this name.
+pub fn remove_image(images: &Path, name: &str) -> Result<()> {
     named(name)?;
     let place = images.join(name);
     read(&place)?;
     fs::remove_dir_all(&place).map_err(Error::file("remove", place))
 }
 
-/// An image whose parts are what was built. Reading all of it takes a moment, so it is done when a part was
-/// touched since the last time, which its time of change tells.
+/// Description of the image in directory `place`, after its parts were compared with their digests. The comparison
+/// is skipped if no part changed since the last one.
 ///
 /// # Errors
 /// [`Error::Image`] when it is absent or damaged.
-pub(crate) fn verified(place: &Path) -> Result<Image> {
+pub(crate) fn open_verified_image(place: &Path) -> Result<Image> {
     let image = read(place)?;
     let seen: Vec<(u64, i64, i64, u64)> = PARTS
         .iter()
@@ -577,7 +578,7 @@ pub(crate) fn verified(place: &Path) -> Result<Image> {
         })
         .collect::<Result<_>>()?;
     let stamp = place.join("verified.json");
-    if crate::record::read(&stamp).ok().flatten().as_ref() == Some(&seen) {
+    if crate::record::read_json(&stamp).ok().flatten().as_ref() == Some(&seen) {
         return Ok(image);
     }
     for part in PARTS {
@@ -585,17 +586,17 @@ pub(crate) fn verified(place: &Path) -> Result<Image> {
             return Err(damaged(&image.name, part));
         }
     }
-    let _read_again_next_time = crate::record::publish(&stamp, &seen);
+    let _read_again_next_time = crate::record::write_json(&stamp, &seen);
     Ok(image)
 }
 
-/// Reads every part of an image and compares.
+/// Reads every part of an image and compares it with its digest, even if it was compared before.
 ///
 /// # Errors
-/// As [`list`]; [`Error::Image`] names the part that differs.
-pub fn verify(images: &Path, name: &str) -> Result<Image> {
+/// As [`list_images`]; [`Error::Image`] names the part that differs.
+pub fn verify_image(images: &Path, name: &str) -> Result<Image> {
     named(name)?;
     let place = images.join(name);
     let _look_again = fs::remove_file(place.join("verified.json"));
-    verified(&place)
+    open_verified_image(&place)
 }

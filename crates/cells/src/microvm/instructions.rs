@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 /// made before it got any must find a drive of the same size.
 const CONFIG_SIZE: usize = 1 << 20;
 
-/// Where the guest's instructions are until it has read them.
+/// Path of the file with the guest's instructions; the guest reads it once and the shim then removes it.
 pub(crate) fn config_path(spec: &CellSpec) -> PathBuf {
     spec.run_dir.join("config")
 }
 
-/// What the first process of a microVM is told.
-pub(crate) fn instructions_of(
+/// Instructions for the guest of a microVM: those of every guest, with the agent's files and the files to bring and
+/// take.
+pub(crate) fn microvm_instructions(
     spec: &CellSpec,
     microvm: &MicroVm,
     boot: u64,
@@ -28,12 +29,13 @@ pub(crate) fn instructions_of(
         files: files_of(&spec.cell, &microvm.files)?,
         brings: microvm.brings,
         take: microvm.take.clone(),
-        ..instructions(spec, boot)?
+        ..guest_instructions(spec, boot)?
     })
 }
 
-/// What every first process is told.
-pub(crate) fn instructions(spec: &CellSpec, boot: u64) -> Result<GuestConfig> {
+/// Instructions for any guest: program, environment, ports, limits, random seed and clock. `boot` is the number of
+/// the boot.
+pub(crate) fn guest_instructions(spec: &CellSpec, boot: u64) -> Result<GuestConfig> {
     let mut entropy = [0u8; 64];
     let mut filled = 0;
     while filled < entropy.len() {
@@ -73,19 +75,25 @@ fn files_of(cell: &CellName, files: &Path) -> Result<Vec<FileEntry>> {
     }
     let names = FileName::FOR_AGENTS.into_iter();
     names
-        .chain(files::brought_to(files)?)
-        .filter_map(|name| match files::kept(files, &name) {
-            Ok(None) => None,
-            Ok(Some(content)) => Some(Ok(FileEntry { name, content })),
-            Err(e) => Some(Err(e)),
-        })
+        .chain(files::list_removable_files(files)?)
+        .filter_map(
+            |name| match files::read_file_written_by_house(files, &name) {
+                Ok(None) => None,
+                Ok(Some(content)) => Some(Ok(FileEntry { name, content })),
+                Err(e) => Some(Err(e)),
+            },
+        )
         .collect()
 }
 
-/// Tells a microVM that waited, on the drive that it has not read yet.
-pub(crate) fn tell(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<()> {
+/// Writes the instructions of a waiting microVM to the drive that its guest has not read yet.
+pub(crate) fn write_waiting_instructions(
+    spec: &CellSpec,
+    microvm: &MicroVm,
+    boot: u64,
+) -> Result<()> {
     let path = config_path(spec);
-    let bytes = padded(&path, &instructions_of(spec, microvm, boot)?)?;
+    let bytes = padded(&path, &microvm_instructions(spec, microvm, boot)?)?;
     fs::OpenOptions::new()
         .write(true)
         .open(&path)
@@ -108,6 +116,8 @@ fn padded(path: &Path, config: &GuestConfig) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Writes instructions to the file that a guest gets as a drive of 1 MiB, owned by `uid`; none leaves the drive
+/// empty.
 pub(crate) fn write_config(
     path: &Path,
     config: Option<&GuestConfig>,

@@ -2,7 +2,7 @@
 //! where a processor is translated.
 //! Source: the kernel's documentation, arch/x86/boot, version 2.08 of the protocol.
 
-use super::image::{failed, spawned};
+use super::image::{image_error, tool_error};
 use crate::{Error, Result};
 use std::fs;
 use std::io::Write;
@@ -44,17 +44,17 @@ fn payload(image: &[u8]) -> Option<Range<usize>> {
     image.get(range.clone()).map(|_| range)
 }
 
-/// Writes the kernel that is in a boot image.
-pub(super) fn unpack(from: &Path, to: &Path) -> Result<()> {
+/// Extracts the uncompressed ELF kernel from the Linux boot image `from` to `to`.
+pub(super) fn unpack_kernel(from: &Path, to: &Path) -> Result<()> {
     const WHAT: &str = "unpack the kernel";
     let image = fs::read(from).map_err(Error::file("read", from))?;
     let range = payload(&image)
-        .ok_or_else(|| failed(WHAT, format!("`{}` is no boot image", from.display())))?;
+        .ok_or_else(|| image_error(WHAT, format!("`{}` is no boot image", from.display())))?;
     let packed = &image[range];
     let (_, program, package, behind) = PACKED
         .into_iter()
         .find(|(magic, ..)| packed.starts_with(magic))
-        .ok_or_else(|| failed(WHAT, "it is compressed in an unknown way"))?;
+        .ok_or_else(|| image_error(WHAT, "it is compressed in an unknown way"))?;
     let packed = &packed[..packed.len().saturating_sub(behind)];
     let out = fs::File::create(to).map_err(Error::file("make", to))?;
     let mut child = Command::new(program)
@@ -63,7 +63,7 @@ pub(super) fn unpack(from: &Path, to: &Path) -> Result<()> {
         .stdout(out)
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| spawned(WHAT, program, package, &e))?;
+        .map_err(|e| tool_error(WHAT, program, package, &e))?;
     if let Some(mut input) = child.stdin.take() {
         // A program that ends early says why by its status.
         let _it_ended = input.write_all(packed);
@@ -73,7 +73,7 @@ pub(super) fn unpack(from: &Path, to: &Path) -> Result<()> {
     let read = fs::File::open(to).and_then(|mut f| std::io::Read::read_exact(&mut f, &mut magic));
     match (status.success(), read) {
         (true, Ok(())) if &magic == b"\x7fELF" => Ok(()),
-        _ => Err(failed(
+        _ => Err(image_error(
             WHAT,
             format!("`{program}` did not make a kernel of it"),
         )),
@@ -106,7 +106,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fs::write(&from, image(b"kernel")).unwrap();
-        let told = unpack(&from, &to).unwrap_err().to_string();
+        let told = unpack_kernel(&from, &to).unwrap_err().to_string();
         assert!(told.contains("unknown way"), "{told}");
     }
 }

@@ -17,20 +17,27 @@ mod template;
 mod tools;
 
 pub use crate::{spec::BootOrigin, spec::MicroVm};
-pub(crate) use instructions::{config_path, instructions, tell, write_config};
+pub(crate) use instructions::{
+    config_path, guest_instructions, write_config, write_waiting_instructions,
+};
 pub(crate) use prepared::{GuestLine, PreparedGuest, SnapshotRole};
 pub(crate) use qemu::QemuMonitor;
-pub(crate) use requirements::unusable;
+pub(crate) use requirements::why_microvms_unusable;
 pub(crate) use template::MicroVmTemplate;
-pub(crate) use tools::directory as tools_directory;
+pub(crate) use tools::ensure_tools_directory;
 
 use crate::{CellSpec, Result};
 use abbey_model::Vmm;
 
-/// Makes everything that a microVM needs, in order: image, drives, instructions.
-pub(crate) fn prepare(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<PreparedGuest> {
+/// Creates everything that a microVM needs (drives, instructions, sockets, command line) with its virtual machine
+/// monitor, which is not started yet.
+pub(crate) fn prepare_microvm(
+    spec: &CellSpec,
+    microvm: &MicroVm,
+    boot: u64,
+) -> Result<PreparedGuest> {
     match microvm.vmm {
-        Vmm::Qemu => qemu::prepare(spec, microvm, boot),
-        Vmm::Firecracker => firecracker::prepare(spec, microvm, boot),
+        Vmm::Qemu => qemu::prepare_qemu(spec, microvm, boot),
+        Vmm::Firecracker => firecracker::prepare_firecracker(spec, microvm, boot),
     }
 }

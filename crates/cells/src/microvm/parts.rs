@@ -21,11 +21,16 @@ pub(crate) struct MicroVmParts {
     pub(crate) held: Option<drives::LockedDrives>,
 }
 
-/// Makes or finds the files of a microVM, below `root` in the eyes of whoever runs it.
-pub(crate) fn parts(spec: &CellSpec, microvm: &MicroVm, root: &str) -> Result<MicroVmParts> {
+/// Finds or creates the kernel, drives and tools of a microVM, and the mounts that show them below `root` to the
+/// virtual machine monitor.
+pub(crate) fn collect_parts(
+    spec: &CellSpec,
+    microvm: &MicroVm,
+    root: &str,
+) -> Result<MicroVmParts> {
     let place = microvm.images.join(&microvm.image);
-    let image = image::verified(&place)?;
-    let tools = tools::ensure(&microvm.images)?;
+    let image = image::open_verified_image(&place)?;
+    let tools = tools::ensure_tools_drive(&microvm.images)?;
     let mut binds = Vec::new();
     let mut bind = |source: PathBuf, name: &str, writable| {
         binds.push(Bind {
@@ -41,9 +46,9 @@ pub(crate) fn parts(spec: &CellSpec, microvm: &MicroVm, root: &str) -> Result<Mi
     let held = match &microvm.drives {
         None => None,
         Some(classes) => {
-            let held = drives::take(&spec.cell, &microvm.files, classes, spec.uid)?;
+            let held = drives::lock_drives(&spec.cell, &microvm.files, classes, spec.uid)?;
             let scratch = spec.run_dir.join("scratch.ext4");
-            drives::scratch(&scratch, classes.scratch, spec.uid)?;
+            drives::create_scratch_drive(&scratch, classes.scratch, spec.uid)?;
             bind(scratch, "scratch", true);
             bind(held.state.clone(), "state", true);
             bind(held.workspace.clone(), "workspace", true);
@@ -59,8 +64,8 @@ pub(crate) fn parts(spec: &CellSpec, microvm: &MicroVm, root: &str) -> Result<Mi
     })
 }
 
-/// The cell around the program that runs a machine.
-pub(crate) fn around(
+/// Specification of the sandbox in which the virtual machine monitor of a microVM runs.
+pub(crate) fn monitor_cell(
     spec: &CellSpec,
     program: CellProgram,
     argv: Vec<String>,

@@ -51,8 +51,8 @@ pub(crate) enum SnapshotRole {
 }
 
 impl SnapshotRole {
-    /// Word in the record.
-    pub(crate) const fn boot(&self) -> &'static str {
+    /// Value of `boot` in the cell's record: `cold`, or `template` for a microVM that starts from one.
+    pub(crate) const fn boot_kind(&self) -> &'static str {
         match self {
             SnapshotRole::Nothing | SnapshotRole::Make(_) => "cold",
             SnapshotRole::Restore(_) => "template",

@@ -3,14 +3,14 @@
 use super::qemu;
 use crate::sys::programs;
 
-/// Why microVMs cannot run on this host; none when they can.
-pub(crate) fn unusable() -> Option<String> {
+/// Reason why QEMU cannot run microVMs on this host, with what to install; none if it can.
+pub(crate) fn why_microvms_unusable() -> Option<String> {
     let missing = [
         (qemu::PROGRAM, "qemu-system-x86"),
         ("mkfs.ext4", "e2fsprogs"),
     ]
     .into_iter()
-    .find(|(program, _)| !programs::installed(program));
+    .find(|(program, _)| !programs::is_installed(program));
     if std::env::consts::ARCH != "x86_64" {
         return Some(format!(
             "machines are built for x86_64, and this host is {}",

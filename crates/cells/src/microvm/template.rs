@@ -31,9 +31,15 @@ fn broken(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> Error {
     move |e| Error::file(what, "the memory of a template")(e.into())
 }
 
-/// Everything that a template depends on: image, our own program, QEMU, kernel and processor of the host, and
-/// the shape of the machine. A template with another key is never used.
-pub(crate) fn key(image: &Image, tools: &Path, memory: Bytes, cpus: u32, kvm: bool) -> String {
+/// SHA-256 over everything that a template depends on: image, Abbey's binary, QEMU, kernel and processor of the
+/// host, memory, CPUs and KVM. A template with another key is not used.
+pub(crate) fn template_key(
+    image: &Image,
+    tools: &Path,
+    memory: Bytes,
+    cpus: u32,
+    kvm: bool,
+) -> String {
     let file = |path: &Path| {
         fs::metadata(path).map_or_else(
             |_| "none".to_owned(),
@@ -58,7 +64,7 @@ pub(crate) fn key(image: &Image, tools: &Path, memory: Bytes, cpus: u32, kvm: bo
 }
 
 impl MicroVmTemplate {
-    /// An empty template of this size, which QEMU fills.
+    /// Empty template with `memory` bytes, into which QEMU saves a microVM.
     pub(crate) fn empty(key: String, memory: Bytes) -> Result<MicroVmTemplate> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let make = |name: &str| rustix::fs::memfd_create(name, flags).map_err(broken("make"));
@@ -74,7 +80,7 @@ impl MicroVmTemplate {
         })
     }
 
-    /// Seals memory and devices against every change.
+    /// Seals the template's memory and devices against every later change (`F_ADD_SEALS`).
     pub(crate) fn seal(&self) -> Result<()> {
         let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         for fd in [&self.memory, &self.devices] {
@@ -83,24 +89,26 @@ impl MicroVmTemplate {
         Ok(())
     }
 
-    /// Its devices once more, read from the beginning.
-    pub(crate) fn devices(&self) -> Result<OwnedFd> {
+    /// Opens the saved device state for reading from its beginning.
+    pub(crate) fn open_devices(&self) -> Result<OwnedFd> {
         let path = format!("/proc/self/fd/{}", self.devices.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).map_err(broken("open"))
     }
 
-    /// Fetches a template from the shim that keeps it. Fails when its key differs or when it is not sealed.
-    pub(crate) fn fetch(run_dir: &Path, key: &str) -> Result<MicroVmTemplate> {
+    /// Fetches a template from the shim that keeps it, over the control socket in `run_dir`. Fails if its key
+    /// differs or it is not sealed.
+    pub(crate) fn fetch_from_shim(run_dir: &Path, key: &str) -> Result<MicroVmTemplate> {
         let no = |why: &str| Error::Image {
             what: "begin from a template of",
             why: why.to_owned(),
         };
-        let stream = client::connect_to(run_dir).map_err(Error::file("reach", run_dir))?;
+        let stream = client::connect_to_shim(run_dir).map_err(Error::file("reach", run_dir))?;
         let line = serde_json::to_string(&ShimRequest::Template {}).unwrap_or_default() + "\n";
-        descriptors::send(&stream, line.as_bytes(), &[]).map_err(Error::file("ask", run_dir))?;
+        descriptors::send_with_descriptors(&stream, line.as_bytes(), &[])
+            .map_err(Error::file("ask", run_dir))?;
         let (bytes, fds) =
-            descriptors::receive(&stream, 1 << 16).map_err(Error::file("ask", run_dir))?;
+            descriptors::receive_line(&stream, 1 << 16).map_err(Error::file("ask", run_dir))?;
         let status: crate::control::ShimStatus =
             serde_json::from_slice(&bytes).map_err(|_| no("what holds it does not answer"))?;
         if status.template.as_deref() != Some(key) {
@@ -122,6 +130,7 @@ impl MicroVmTemplate {
         })
     }
 
+    /// Descriptors of the memory and of the device state, for passing over a socket.
     pub(crate) fn fds(&self) -> [std::os::fd::BorrowedFd<'_>; 2] {
         [self.memory.as_fd(), self.devices.as_fd()]
     }

@@ -9,13 +9,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The drive for the running program, in `images`; made when there is none yet.
-pub(crate) fn ensure(images: &Path) -> Result<PathBuf> {
+/// Path of the read-only ext4 drive with Abbey's own binary and libraries, in `images`. Creates it if it is missing
+/// or of another binary.
+pub(crate) fn ensure_tools_drive(images: &Path) -> Result<PathBuf> {
     made(images, "ext4", drive)
 }
 
-/// The same as a directory.
-pub(crate) fn directory(images: &Path) -> Result<PathBuf> {
+/// Path of the directory with Abbey's own binary and libraries, in `images`. Creates it if it is missing or of
+/// another binary.
+pub(crate) fn ensure_tools_directory(images: &Path) -> Result<PathBuf> {
     made(images, "d", |staging, _, place| {
         fs::rename(staging, place).map_err(Error::file("publish", place))
     })
@@ -42,7 +44,7 @@ fn made(
     if place.exists() {
         return Ok(place);
     }
-    let _one_at_a_time = crate::sys::lock::wait(&dir.join("lock"))?;
+    let _one_at_a_time = crate::sys::lock::lock_file(&dir.join("lock"))?;
     if place.exists() {
         return Ok(place);
     }

@@ -14,17 +14,18 @@ use netlink_packet_route::link::{
 use std::collections::BTreeSet;
 use std::io;
 
-/// The bridge of a house, with the gateway of each of these subnets and of no other.
+/// Creates the house's bridge and sets its addresses to the gateways of exactly these subnets; removes the bridge
+/// if there are none.
 ///
 /// # Errors
-/// With the step.
-pub(crate) fn stand(tag: HouseTag, subnets: &BTreeSet<Subnet>) -> io::Result<()> {
-    let name = tag.bridge();
+/// With the step that failed.
+pub(crate) fn update_bridge(tag: HouseTag, subnets: &BTreeSet<Subnet>) -> io::Result<()> {
+    let name = tag.bridge_name();
     let mut host = RouteSocket::open()?;
     if subnets.is_empty() {
-        if let Ok(index) = host.index(&name) {
-            let gone = RouteNetlinkMessage::DelLink(link::link(index));
-            host.all(vec![("remove the bridge", gone)])?;
+        if let Ok(index) = host.interface_index(&name) {
+            let gone = RouteNetlinkMessage::DelLink(link::link_message(index));
+            host.send_all(vec![("remove the bridge", gone)])?;
         }
         return Ok(());
     }
@@ -32,47 +33,47 @@ pub(crate) fn stand(tag: HouseTag, subnets: &BTreeSet<Subnet>) -> io::Result<()>
         let text = format!("a bridge has {BRIDGE_PORTS_MAX} ports at most");
         return Err(io::Error::other(text));
     }
-    let (index, made) = match host.index(&name) {
+    let (index, made) = match host.interface_index(&name) {
         Ok(index) => (index, false),
         Err(_) => (make(&mut host, tag)?, true),
     };
     // What it has beyond that was an owner's who is gone: routes tell its addresses.
-    let here = crate::sys::host::routes();
+    let here = crate::sys::host::ipv4_routes();
     let here: BTreeSet<Subnet> = here
         .into_iter()
         .filter(|(_, _, interface)| *interface == name)
         .filter_map(|(base, prefix, _)| Subnet::new(base, prefix))
         .collect();
     for gone in here.difference(subnets) {
-        let address = link::address(index, gone.gateway(), gone.prefix(), false);
-        host.all(vec![("take a gateway's address away", address)])?;
+        let address = link::address_message(index, gone.gateway(), gone.prefix(), false);
+        host.send_all(vec![("take a gateway's address away", address)])?;
     }
     for new in subnets.difference(&here) {
-        let address = link::address(index, new.gateway(), new.prefix(), true);
-        match host.all(vec![("set a gateway's address", address)]) {
+        let address = link::address_message(index, new.gateway(), new.prefix(), true);
+        match host.send_all(vec![("set a gateway's address", address)]) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
     }
     // Those that were its ports before somebody took it away.
     for subnet in subnets.iter().filter(|_| made) {
-        if let Ok(port) = host.index(&tag.interface(*subnet)) {
-            host.all(plug(index, port, *subnet))?;
+        if let Ok(port) = host.interface_index(&tag.interface_name(*subnet)) {
+            host.send_all(attach_port_steps(index, port, *subnet))?;
         }
     }
     Ok(())
 }
 
 fn make(host: &mut RouteSocket, tag: HouseTag) -> io::Result<u32> {
-    let name = tag.bridge();
-    let mut bridge = link::link(0);
+    let name = tag.bridge_name();
+    let mut bridge = link::link_message(0);
     bridge.attributes = vec![
         LinkAttribute::IfName(name.clone()),
         LinkAttribute::Address(bridge_mac(tag).to_vec()),
-        LinkAttribute::Group(tag.group()),
+        LinkAttribute::Group(tag.interface_group()),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
     ];
-    match host.all(vec![(
+    match host.send_all(vec![(
         "make the bridge",
         RouteNetlinkMessage::NewLink(bridge),
     )]) {
@@ -80,21 +81,22 @@ fn make(host: &mut RouteSocket, tag: HouseTag) -> io::Result<u32> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
     }
-    link::without_ipv6(&name);
-    let index = host.index(&name)?;
-    host.all(vec![("bring the bridge up", link::up(index))])?;
+    link::disable_ipv6(&name);
+    let index = host.interface_index(&name)?;
+    host.send_all(vec![("bring the bridge up", link::set_up_message(index))])?;
     Ok(index)
 }
 
-/// Makes the host's end of a pair a port, isolated from all others, and fixes where the cell is.
-pub(super) fn plug(
+/// Netlink messages that attach the host's end of a pair to the bridge, isolate the port, and fix the cell's
+/// neighbour entry.
+pub(super) fn attach_port_steps(
     bridge: u32,
     port: u32,
     subnet: Subnet,
 ) -> Vec<(&'static str, RouteNetlinkMessage)> {
-    let mut attached = link::link(port);
+    let mut attached = link::link_message(port);
     attached.attributes = vec![LinkAttribute::Controller(bridge)];
-    let mut isolated = link::link(port);
+    let mut isolated = link::link_message(port);
     isolated.attributes = vec![LinkAttribute::LinkInfo(vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
         LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(
@@ -108,10 +110,10 @@ pub(super) fn plug(
             RouteNetlinkMessage::SetLink(attached),
         ),
         ("isolate its port", RouteNetlinkMessage::SetLink(isolated)),
-        ("bring its port up", link::up(port)),
+        ("bring its port up", link::set_up_message(port)),
         (
             "fix its neighbour",
-            link::neighbour(bridge, cell, cell_mac(cell)),
+            link::neighbour_message(bridge, cell, cell_mac(cell)),
         ),
     ]
 }

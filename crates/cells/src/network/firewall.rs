@@ -40,8 +40,8 @@ struct VerifiedFirewall {
     generation: u32,
 }
 
-/// Where `nft` is.
-pub(crate) fn nft() -> Option<PathBuf> {
+/// Path of the `nft` program, if it is installed.
+pub(crate) fn nft_path() -> Option<PathBuf> {
     let places = [
         "/usr/sbin/nft",
         "/sbin/nft",
@@ -53,7 +53,7 @@ pub(crate) fn nft() -> Option<PathBuf> {
 
 /// Runs `nft` with text on its input.
 fn run(args: &[&str], input: &str) -> io::Result<String> {
-    let program = nft().ok_or(io::ErrorKind::NotFound)?;
+    let program = nft_path().ok_or(io::ErrorKind::NotFound)?;
     let mut child = Command::new(program)
         .args(args)
         .env_clear()
@@ -76,8 +76,11 @@ fn run(args: &[&str], input: &str) -> io::Result<String> {
     }
 }
 
-/// Whether the kernel takes rules from us.
-pub(crate) fn probe() -> std::result::Result<(), String> {
+/// Checks that the kernel accepts nftables rules from this process, without applying any.
+///
+/// # Errors
+/// A sentence with the reason.
+pub(crate) fn check_kernel_support() -> std::result::Result<(), String> {
     run(&["-c", "-f", "-"], "table inet abbey_probe {}\n")
         .map(drop)
         .map_err(|e| format!("the kernel takes no rules from `nft`: {e}"))
@@ -131,7 +134,7 @@ fn read<T: Default + serde::de::DeserializeOwned>(path: &Path) -> T {
 
 /// Both tables as the kernel lists them; the one of the bridge only where there is one.
 fn list(tag: HouseTag) -> io::Result<String> {
-    let table = tag.table();
+    let table = tag.table_name();
     let mut listed = run(&["-s", "list", "table", "inet", &table], "")?;
     listed += &run(&["-s", "list", "table", "bridge", &table], "").unwrap_or_default();
     Ok(listed)
@@ -155,12 +158,12 @@ fn wanted(allocations: &Allocations) -> bool {
 /// How the table is to look, and whether the house has to make the host forward.
 fn wish(tag: HouseTag, allocations: &Allocations, before: &AppliedFirewall) -> (String, bool) {
     let forward = wanted(allocations) && (before.forwards || !forwards());
-    (rules::render(tag, allocations, forward), forward)
+    (rules::render_nftables(tag, allocations, forward), forward)
 }
 
-/// Whether the table is there as it should be. Costs one question to the kernel as long as nothing
-/// changes, however many cells there are.
-pub(crate) fn in_force(dir: &Path, tag: HouseTag, allocations: &Allocations) -> bool {
+/// Whether the kernel's table matches the allocations. If nothing has changed since the last check, this is one
+/// netlink query.
+pub(crate) fn is_firewall_current(dir: &Path, tag: HouseTag, allocations: &Allocations) -> bool {
     let Ok(generation) = generation() else {
         return false;
     };
@@ -180,16 +183,16 @@ pub(crate) fn in_force(dir: &Path, tag: HouseTag, allocations: &Allocations) -> 
     let (text, _) = wish(tag, allocations, &applied);
     let same = applied.text == text && list(tag).is_ok_and(|listed| listed == applied.listed);
     if same {
-        let _looked_at_again_next_time = record::publish(&seen_path(dir), &now);
+        let _looked_at_again_next_time = record::write_json(&seen_path(dir), &now);
     }
     same
 }
 
-/// Brings the table to what the owners hold, and gives what was there before.
+/// Applies the table for the allocations in one transaction. Returns the previous table, for [`restore_firewall`].
 ///
 /// # Errors
 /// When the kernel refuses it; then nothing was changed.
-pub(crate) fn apply(
+pub(crate) fn apply_firewall(
     dir: &Path,
     tag: HouseTag,
     allocations: &Allocations,
@@ -200,10 +203,10 @@ pub(crate) fn apply(
     Ok(before)
 }
 
-/// Puts back what was there before.
-pub(crate) fn restore(dir: &Path, tag: HouseTag, before: AppliedFirewall) -> Result<()> {
+/// Replaces the table by a previous one, or removes it if there was none.
+pub(crate) fn restore_firewall(dir: &Path, tag: HouseTag, before: AppliedFirewall) -> Result<()> {
     match before.text.is_empty() {
-        true => remove(dir, tag),
+        true => remove_firewall(dir, tag),
         false => put(dir, tag, before.text, before.forwards),
     }
 }
@@ -224,10 +227,10 @@ fn put(dir: &Path, tag: HouseTag, text: String, forward: bool) -> Result<()> {
     let before: AppliedFirewall = read(&path(dir));
     let bridged = |text: &str| text.contains("table bridge");
     let gone = match bridged(&before.text) && !bridged(&applied.text) {
-        true => without("bridge", &tag.table()),
+        true => without("bridge", &tag.table_name()),
         false => String::new(),
     };
-    record::publish(&path(dir), &applied)?;
+    record::write_json(&path(dir), &applied)?;
     run(&["-f", "-"], &(gone + &applied.text)).map_err(failed("apply"))?;
     crash::point("hostd.ruled");
     applied.listed = list(tag).map_err(failed("read back"))?;
@@ -235,35 +238,36 @@ fn put(dir: &Path, tag: HouseTag, text: String, forward: bool) -> Result<()> {
     if forward {
         std::fs::write(FORWARD, "1").map_err(Error::file("write", FORWARD))?;
     }
-    record::publish(&path(dir), &applied)
+    record::write_json(&path(dir), &applied)
 }
 
 /// Ends the forwarding that the house began, unless another house needs it.
 fn close(dir: &Path, tag: HouseTag) {
     let tables = run(&["list", "tables"], "").unwrap_or_default();
-    let others = |l: &str| l.contains(" abbey_") && !l.ends_with(&tag.table());
+    let others = |l: &str| l.contains(" abbey_") && !l.ends_with(&tag.table_name());
     let needed = tables.lines().any(others);
     if read::<AppliedFirewall>(&path(dir)).forwards && !needed {
         let _stays_as_it_is = std::fs::write(FORWARD, "0");
     }
 }
 
-/// Whether the house has a table, as far as it knows.
-pub(crate) fn is_there(dir: &Path) -> bool {
+/// Whether the house has applied a firewall table, according to hostd's records.
+pub(crate) fn was_firewall_applied(dir: &Path) -> bool {
     path(dir).exists()
 }
 
-/// Removes the table and everything that came with it.
+/// Removes the house's firewall table, and IP forwarding if the house had enabled it. Does nothing if there is no
+/// table.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(crate) fn remove(dir: &Path, tag: HouseTag) -> Result<()> {
-    if !is_there(dir) {
+pub(crate) fn remove_firewall(dir: &Path, tag: HouseTag) -> Result<()> {
+    if !was_firewall_applied(dir) {
         return Ok(());
     }
     close(dir, tag);
     let _was_never_seen = std::fs::remove_file(seen_path(dir));
-    let table = tag.table();
+    let table = tag.table_name();
     let applied: AppliedFirewall = read(&path(dir));
     let mut text = without("inet", &table);
     if applied.text.contains("table bridge") {

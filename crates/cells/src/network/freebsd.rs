@@ -26,10 +26,15 @@ pub struct FreeBsd {
     pub commands: Vec<Vec<String>>,
 }
 
-/// Renders what the owners hold. `external` is the interface to the outside; `aliases` is how many
-/// aliases of the bridge are there now.
-pub fn render(tag: HouseTag, allocations: &Allocations, external: &str, aliases: usize) -> FreeBsd {
-    let anchor = format!("abbey/{}", tag.table());
+/// Renders the PF rules, `rc.conf` variables and commands for the allocations. `external` is the outer interface,
+/// `aliases` the number of aliases that the bridge has now.
+pub fn render_freebsd_network(
+    tag: HouseTag,
+    allocations: &Allocations,
+    external: &str,
+    aliases: usize,
+) -> FreeBsd {
+    let anchor = format!("abbey/{}", tag.table_name());
     let mut nat = String::new();
     let mut filter = String::new();
     let reserved: Vec<String> = RESERVED.iter().map(|(a, p)| format!("{a}/{p}")).collect();
@@ -37,7 +42,7 @@ pub fn render(tag: HouseTag, allocations: &Allocations, external: &str, aliases:
     for (owner, claim) in &allocations.owners {
         let Some(subnet) = claim.subnet else { continue };
         subnets.push(subnet);
-        let (cell, gateway, link) = (subnet.cell(), subnet.gateway(), tag.interface(subnet));
+        let (cell, gateway, link) = (subnet.cell(), subnet.gateway(), tag.interface_name(subnet));
         let mut say = |text: String| {
             let _cannot_fail = writeln!(filter, "{text}");
         };
@@ -120,7 +125,8 @@ mod tests {
 
     #[test]
     fn the_anchor_and_the_aliases_say_what_the_owners_hold() {
-        let rendered = render(HouseTag::new(0xabcde), &example(), "vtnet0", 4);
+        let rendered =
+            render_freebsd_network(HouseTag::from_bits(0xabcde), &example(), "vtnet0", 4);
         let mut text = format!("anchor \"{}\"\n{}\n", rendered.anchor, rendered.rules);
         for (name, value) in &rendered.variables {
             text.push_str(&format!("{name}=\"{value}\"\n"));
@@ -135,7 +141,7 @@ mod tests {
     fn aliases_have_no_gap_after_an_owner_is_gone() {
         let mut allocations = example();
         allocations.owners.pop_first();
-        let rendered = render(HouseTag::new(1), &allocations, "em0", 2);
+        let rendered = render_freebsd_network(HouseTag::from_bits(1), &allocations, "em0", 2);
         let aliases: Vec<&String> = rendered
             .variables
             .iter()

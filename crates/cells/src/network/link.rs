@@ -41,6 +41,7 @@ pub(super) struct RouteSocket {
 }
 
 impl RouteSocket {
+    /// Opens an rtnetlink socket in the network namespace of the calling thread.
     pub(super) fn open() -> io::Result<RouteSocket> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -58,13 +59,17 @@ impl RouteSocket {
         })
     }
 
-    pub(super) fn index(&self, name: &str) -> io::Result<u32> {
+    /// Index of the interface with this name in the socket's namespace.
+    pub(super) fn interface_index(&self, name: &str) -> io::Result<u32> {
         rustix::net::netdevice::name_to_index(&self.names, name).map_err(Into::into)
     }
 
-    /// Sends everything at once and waits until each is done; the first failure is told with
-    /// what it was about.
-    pub(super) fn all(
+    /// Sends all messages in one datagram and waits for their acknowledgements. Each message has the description of
+    /// its step.
+    ///
+    /// # Errors
+    /// The first step that the kernel refused.
+    pub(super) fn send_all(
         &mut self,
         steps: Vec<(&'static str, RouteNetlinkMessage)>,
     ) -> io::Result<()> {
@@ -144,21 +149,28 @@ impl From<Failed> for io::Error {
     }
 }
 
-pub(super) fn link(index: u32) -> LinkMessage {
+/// Empty message about the interface with this index.
+pub(super) fn link_message(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message
 }
 
-pub(super) fn up(index: u32) -> RouteNetlinkMessage {
-    let mut message = link(index);
+/// Message that brings the interface with this index up.
+pub(super) fn set_up_message(index: u32) -> RouteNetlinkMessage {
+    let mut message = link_message(index);
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     RouteNetlinkMessage::SetLink(message)
 }
 
-/// An interface's address, to be set or to be taken away.
-pub(super) fn address(index: u32, address: Ipv4Addr, prefix: u8, set: bool) -> RouteNetlinkMessage {
+/// Message that adds (`set`) or removes an IPv4 address of an interface.
+pub(super) fn address_message(
+    index: u32,
+    address: Ipv4Addr,
+    prefix: u8,
+    set: bool,
+) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.prefix_len = prefix;
@@ -189,8 +201,12 @@ fn route(scope: RouteScope, prefix: u8, attributes: Vec<RouteAttribute>) -> Rout
     RouteNetlinkMessage::NewRoute(message)
 }
 
-/// The other end's hardware address for good: what the cell says about itself changes nothing.
-pub(super) fn neighbour(index: u32, address: Ipv4Addr, mac: [u8; 6]) -> RouteNetlinkMessage {
+/// Message that adds a permanent neighbour entry, so that ARP replies of the cell cannot change it.
+pub(super) fn neighbour_message(
+    index: u32,
+    address: Ipv4Addr,
+    mac: [u8; 6],
+) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.ifindex = index;
@@ -202,15 +218,15 @@ pub(super) fn neighbour(index: u32, address: Ipv4Addr, mac: [u8; 6]) -> RouteNet
     RouteNetlinkMessage::NewNeighbour(message)
 }
 
-/// Gives the network of process `pid` an address of this subnet, and the host its gateway.
-/// `slots` are further addresses that are the cell's own.
+/// Creates the pair of interfaces between the host and the network namespace of process `pid`, with addresses and
+/// routes of the cell's subnet. `slots` are further addresses on the cell's loopback interface.
 ///
-/// The pair goes with the cell's network, which goes with its last process: the kernel sees to it in
-/// its own time, and nobody waits. What a boot before this one has not left yet makes room.
+/// The kernel removes the pair with the namespace, that is after the cell's last process; a pair left by an earlier
+/// boot is replaced.
 ///
 /// # Errors
-/// With the step.
-pub(crate) fn connect(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -> io::Result<()> {
+/// With the step that failed.
+pub(crate) fn connect_cell(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -> io::Result<()> {
     let CellNetwork {
         subnet,
         tag: Some(tag),
@@ -219,13 +235,15 @@ pub(crate) fn connect(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -> io:
     else {
         return Ok(());
     };
-    let name = tag.interface(subnet);
+    let name = tag.interface_name(subnet);
     let (gateway, cell) = (subnet.gateway(), subnet.cell());
     let mut host = RouteSocket::open()?;
     // One that a crash left behind is in the way.
-    if let Ok(index) = host.index(&name) {
-        let _gone_with_its_other_end =
-            host.all(vec![("", RouteNetlinkMessage::DelLink(link(index)))]);
+    if let Ok(index) = host.interface_index(&name) {
+        let _gone_with_its_other_end = host.send_all(vec![(
+            "",
+            RouteNetlinkMessage::DelLink(link_message(index)),
+        )]);
     }
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
@@ -237,27 +255,27 @@ pub(crate) fn connect(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -> io:
     pair.attributes = vec![
         LinkAttribute::IfName(name.clone()),
         LinkAttribute::Address(host_mac(cell).to_vec()),
-        LinkAttribute::Group(tag.group()),
+        LinkAttribute::Group(tag.interface_group()),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]),
     ];
-    host.all(vec![(
+    host.send_all(vec![(
         "make its interfaces",
         RouteNetlinkMessage::NewLink(pair),
     )])?;
-    without_ipv6(&name);
-    let index = host.index(&name)?;
+    disable_ipv6(&name);
+    let index = host.interface_index(&name)?;
     let to = |a: Ipv4Addr| RouteAttribute::Destination(RouteAddress::Inet(a));
     let steps = match bridged {
-        true => bridge::plug(host.index(&tag.bridge())?, index, subnet),
+        true => bridge::attach_port_steps(host.interface_index(&tag.bridge_name())?, index, subnet),
         false => vec![
             (
                 "set the gateway's address",
-                address(index, gateway, 32, true),
+                address_message(index, gateway, 32, true),
             ),
-            ("bring the gateway up", up(index)),
+            ("bring the gateway up", set_up_message(index)),
             (
                 "route its address",
                 route(
@@ -270,27 +288,34 @@ pub(crate) fn connect(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -> io:
                     ],
                 ),
             ),
-            ("fix its neighbour", neighbour(index, cell, cell_mac(cell))),
+            (
+                "fix its neighbour",
+                neighbour_message(index, cell, cell_mac(cell)),
+            ),
         ],
     };
-    host.all(steps)?;
+    host.send_all(steps)?;
     let gateway_mac = match bridged {
         true => bridge_mac(tag),
         false => host_mac(cell),
     };
     let mut inside = inside(pid)?;
-    let index = inside.index(INSIDE)?;
-    let mut steps = vec![("set the cell's address", address(index, cell, 32, true))];
-    steps.extend(
-        slots
-            .iter()
-            .map(|s| ("set a slot's address", address(LOOPBACK, *s, 32, true))),
-    );
+    let index = inside.interface_index(INSIDE)?;
+    let mut steps = vec![(
+        "set the cell's address",
+        address_message(index, cell, 32, true),
+    )];
+    steps.extend(slots.iter().map(|s| {
+        (
+            "set a slot's address",
+            address_message(LOOPBACK, *s, 32, true),
+        )
+    }));
     steps.extend([
-        ("bring the cell's interface up", up(index)),
+        ("bring the cell's interface up", set_up_message(index)),
         (
             "fix the gateway's neighbour",
-            neighbour(index, gateway, gateway_mac),
+            neighbour_message(index, gateway, gateway_mac),
         ),
         (
             "route the gateway",
@@ -312,11 +337,11 @@ pub(crate) fn connect(network: CellNetwork, slots: &[Ipv4Addr], pid: i32) -> io:
             ),
         ),
     ]);
-    inside.all(steps)
+    inside.send_all(steps)
 }
 
-/// Nothing of the next protocol: rules and addresses are of IPv4 (absent without that module).
-pub(super) fn without_ipv6(name: &str) {
+/// Disables IPv6 on an interface. Errors are ignored, as the kernel may have no IPv6.
+pub(super) fn disable_ipv6(name: &str) {
     let _no_such_protocol =
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
 }
@@ -337,15 +362,15 @@ fn inside(pid: i32) -> io::Result<RouteSocket> {
     route
 }
 
-/// Removes whatever interfaces of a house are left, in one message. The kernel takes those of ended
-/// cells away at the same time, so one that vanishes under our hands is as good as removed.
-pub(crate) fn disconnect_all(tag: HouseTag) -> io::Result<()> {
+/// Removes all interfaces of a house, repeating up to five times because the kernel removes those of ended cells
+/// concurrently.
+pub(crate) fn remove_all_interfaces(tag: HouseTag) -> io::Result<()> {
     let mut tries = 0;
     while !present(tag).is_empty() {
         let mut all = LinkMessage::default();
-        all.attributes = vec![LinkAttribute::Group(tag.group())];
+        all.attributes = vec![LinkAttribute::Group(tag.interface_group())];
         let step = ("remove its interfaces", RouteNetlinkMessage::DelLink(all));
-        let removed = RouteSocket::open()?.all(vec![step]);
+        let removed = RouteSocket::open()?.send_all(vec![step]);
         tries += 1;
         if tries == REMOVE_TRIES {
             return removed;
@@ -356,7 +381,7 @@ pub(crate) fn disconnect_all(tag: HouseTag) -> io::Result<()> {
 
 /// Interfaces of a house that are there.
 fn present(tag: HouseTag) -> Vec<String> {
-    let prefix = tag.prefix();
+    let prefix = tag.interface_prefix();
     let text = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
     let names = text.lines().filter_map(|l| l.split_once(':'));
     names

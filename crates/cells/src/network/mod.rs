@@ -10,15 +10,15 @@ pub mod freebsd;
 mod link;
 mod rules;
 
-pub(crate) use link::{connect, disconnect_all};
+pub(crate) use link::{connect_cell, remove_all_interfaces};
 
-/// Why cells cannot have networks here; nothing when they can.
-pub(crate) fn unusable(privileged: bool) -> Option<String> {
+/// Reason why cells cannot have networks of their own on this host, with what to install; none if they can.
+pub(crate) fn why_networks_unusable(privileged: bool) -> Option<String> {
     if !privileged {
         return Some("interfaces need a house that root started".to_owned());
     }
-    if firewall::nft().is_none() {
+    if firewall::nft_path().is_none() {
         return Some("`nft` is not installed (Debian: apt install nftables)".to_owned());
     }
-    firewall::probe().err()
+    firewall::check_kernel_support().err()
 }

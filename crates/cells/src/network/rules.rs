@@ -23,22 +23,22 @@ fn set(out: &mut String, name: &str, kind: &str, items: &BTreeSet<String>) {
     out.push_str("  }\n");
 }
 
-/// The whole table. `closed` keeps the host from forwarding for others, where the house is the
-/// reason that it forwards at all.
-pub(crate) fn render(tag: HouseTag, allocations: &Allocations, closed: bool) -> String {
-    let (table, ours) = (tag.table(), tag.prefix());
+/// Text of the house's nftables table for the allocations. `closed` adds rules that drop forwarding between other
+/// interfaces, for a host on which only the house enabled IP forwarding.
+pub(crate) fn render_nftables(tag: HouseTag, allocations: &Allocations, closed: bool) -> String {
+    let (table, ours) = (tag.table_name(), tag.interface_prefix());
     let (mut sources, mut doors, mut cells) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut open, mut allowed) = (BTreeSet::new(), BTreeSet::new());
     let mut ports = BTreeSet::new();
     for claim in allocations.owners.values() {
         let Some(subnet) = claim.subnet else { continue };
-        let (cell, name) = (subnet.cell(), tag.interface(subnet));
+        let (cell, name) = (subnet.cell(), tag.interface_name(subnet));
         let mac: Vec<String> = cell_mac(cell).iter().map(|b| format!("{b:02x}")).collect();
         let source = |name: &str| format!("\"{name}\" . {} . {cell}", mac.join(":"));
         // On a bridge the port tells whose it is; what comes out of the bridge was looked at there.
         if claim.bridged {
             ports.insert(source(&name));
-            sources.insert(source(&tag.bridge()));
+            sources.insert(source(&tag.bridge_name()));
         } else {
             sources.insert(source(&name));
         }
@@ -137,7 +137,7 @@ pub(crate) fn render(tag: HouseTag, allocations: &Allocations, closed: bool) -> 
 /// What a port of the bridge may send: nothing but its cell's own packets. Neighbours are fixed, so nobody has to
 /// ask for them.
 fn bridge(out: &mut String, tag: HouseTag, ports: &BTreeSet<String>) {
-    let (table, ours) = (tag.table(), tag.prefix());
+    let (table, ours) = (tag.table_name(), tag.interface_prefix());
     let _cannot_fail = write!(
         out,
         "table bridge {table} {{}}\ndelete table bridge {table}\ntable bridge {table} {{\n"
@@ -199,11 +199,19 @@ pub(super) mod tests {
         for claim in allocations.owners.values_mut() {
             claim.bridged = claim.subnet.is_some();
         }
-        insta::assert_snapshot!(render(HouseTag::new(0xabcde), &allocations, true));
+        insta::assert_snapshot!(render_nftables(
+            HouseTag::from_bits(0xabcde),
+            &allocations,
+            true
+        ));
     }
 
     #[test]
     fn the_table_says_what_the_owners_hold() {
-        insta::assert_snapshot!(render(HouseTag::new(0xabcde), &example(), true));
+        insta::assert_snapshot!(render_nftables(
+            HouseTag::from_bits(0xabcde),
+            &example(),
+            true
+        ));
     }
 }

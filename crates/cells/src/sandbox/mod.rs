@@ -4,7 +4,7 @@
 mod render;
 mod seccomp;
 
-pub(crate) use render::isolation;
+pub(crate) use render::render_isolation;
 
 use crate::{CellSpec, Error, Result, Sandbox};
 use abbey_launch::IsolationInForce;
@@ -12,18 +12,23 @@ use abbey_model::Layer;
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
-/// What a further program of a cell must be restricted by: the same as the first.
-pub(crate) fn target(init: OwnedFd, sandbox: &Sandbox) -> Result<abbey_launch::ExistingIsolation> {
+/// Restrictions for a further program that enters a running sandbox: the Landlock rules and filters of its first
+/// program. `init` is a handle of a process in the sandbox.
+pub(crate) fn entry_restrictions(
+    init: OwnedFd,
+    sandbox: &Sandbox,
+) -> Result<abbey_launch::ExistingIsolation> {
     Ok(abbey_launch::ExistingIsolation {
         init,
         rootless: !rustix::process::geteuid().is_root(),
-        landlock: Some(render::landlock(sandbox)?).filter(|_| abbey_launch::landlock_version() > 0),
-        filters: seccomp::filters(sandbox.profile)?,
+        landlock: Some(render::landlock_rules(sandbox)?)
+            .filter(|_| abbey_launch::landlock_version() > 0),
+        filters: seccomp::seccomp_filters(sandbox.profile)?,
     })
 }
 
-/// Layers that hold, as they were read back.
-pub(crate) fn layers(in_force: &IsolationInForce) -> BTreeSet<Layer> {
+/// Isolation layers that were verified from inside the sandbox.
+pub(crate) fn layers_in_force(in_force: &IsolationInForce) -> BTreeSet<Layer> {
     in_force
         .layers()
         .into_iter()
@@ -31,8 +36,8 @@ pub(crate) fn layers(in_force: &IsolationInForce) -> BTreeSet<Layer> {
         .collect()
 }
 
-/// Refuses to go on when a layer is missing that was not waived by name.
-pub(crate) fn insist(spec: &CellSpec, have: &BTreeSet<Layer>) -> Result<()> {
+/// Fails with [`Error::Isolation`] if a layer is not in `have` and was not waived in the manifest.
+pub(crate) fn require_layers(spec: &CellSpec, have: &BTreeSet<Layer>) -> Result<()> {
     let missing: Vec<&str> = Layer::ALL
         .iter()
         .copied()

@@ -1,7 +1,7 @@
 //! What the walls of a cell are: pure, from its specification and the shape of the host's base.
 
 use super::seccomp;
-use crate::sys::programs::text;
+use crate::sys::programs::c_string;
 use crate::{CellSpec, Error, ListenAddress, Result, Sandbox};
 use abbey_launch::{INNER_UID, Isolation, LandlockRules, Mount, MountAttributes};
 use abbey_model::Layer;
@@ -50,8 +50,8 @@ pub(crate) enum HostDirectory {
     Absent,
 }
 
-/// Looks at the host's root.
-pub(crate) fn look(name: &str) -> HostDirectory {
+/// Whether `/NAME` on the host is a symbolic link, a directory, or missing.
+pub(crate) fn inspect_host_directory(name: &str) -> HostDirectory {
     let path = Path::new("/").join(name);
     match (std::fs::read_link(&path), path.is_dir()) {
         (Ok(to), _) => HostDirectory::Link(to.to_string_lossy().into_owned()),
@@ -60,8 +60,12 @@ pub(crate) fn look(name: &str) -> HostDirectory {
     }
 }
 
-/// The walls of a cell.
-pub(crate) fn isolation(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> Result<Isolation> {
+/// Description of the namespaces, mounts, listeners and filters that isolate a cell, for the launch.
+pub(crate) fn render_isolation(
+    spec: &CellSpec,
+    sandbox: &Sandbox,
+    rootless: bool,
+) -> Result<Isolation> {
     let inside = spec.forwards.iter().filter_map(|f| match f.at {
         ListenAddress::Cell(address) => Some(address),
         ListenAddress::Host(_) => None,
@@ -76,32 +80,38 @@ pub(crate) fn isolation(spec: &CellSpec, sandbox: &Sandbox, rootless: bool) -> R
             .uid
             .unwrap_or_else(|| rustix::process::geteuid().as_raw()),
         hostname: spec.cell.slug().to_string(),
-        staging: text(spec.staging().as_os_str().as_encoded_bytes())?,
-        mounts: mounts(spec, sandbox, &own.to_string_lossy(), &look)?,
+        staging: c_string(spec.staging_dir().as_os_str().as_encoded_bytes())?,
+        mounts: root_mounts(
+            spec,
+            sandbox,
+            &own.to_string_lossy(),
+            &inspect_host_directory,
+        )?,
         listen: inside.collect(),
-        landlock: Some(landlock(sandbox)?).filter(|_| !without),
-        filters: seccomp::filters(sandbox.profile)?,
+        landlock: Some(landlock_rules(sandbox)?).filter(|_| !without),
+        filters: seccomp::seccomp_filters(sandbox.profile)?,
     })
 }
 
-/// Where a cell may write, said a second time.
-pub(super) fn landlock(sandbox: &Sandbox) -> Result<LandlockRules> {
-    let mut write: Vec<CString> = vec![text(b"/tmp")?, text(b"/dev/shm")?];
+/// Landlock rules of a sandbox: the paths that it may write.
+pub(super) fn landlock_rules(sandbox: &Sandbox) -> Result<LandlockRules> {
+    let mut write: Vec<CString> = vec![c_string(b"/tmp")?, c_string(b"/dev/shm")?];
     for bind in sandbox.binds.iter().filter(|b| b.writable) {
-        write.push(text(bind.path.as_os_str().as_encoded_bytes())?);
+        write.push(c_string(bind.path.as_os_str().as_encoded_bytes())?);
     }
     Ok(LandlockRules {
         write,
-        probe: text(b"/run/probe")?,
+        probe: c_string(b"/run/probe")?,
     })
 }
 
 fn relative(path: &str) -> Result<CString> {
-    text(path.trim_start_matches('/').as_bytes())
+    c_string(path.trim_start_matches('/').as_bytes())
 }
 
-/// How the root of a cell is built, in order.
-pub(crate) fn mounts(
+/// Steps that build the root file system of a cell, in order. `own` is the path of Abbey's binary, `base` inspects
+/// the host's directories.
+pub(crate) fn root_mounts(
     spec: &CellSpec,
     sandbox: &Sandbox,
     own: &str,
@@ -113,7 +123,7 @@ pub(crate) fn mounts(
     };
     let bind = |source: &str, path: &str, attributes, optional| -> Result<Mount> {
         Ok(Mount::Bind {
-            source: text(source.as_bytes())?,
+            source: c_string(source.as_bytes())?,
             path: relative(path)?,
             attributes,
             optional,
@@ -123,7 +133,7 @@ pub(crate) fn mounts(
     for name in BASE {
         match base(name) {
             HostDirectory::Link(to) => {
-                steps.push(Mount::Link(relative(name)?, text(to.as_bytes())?))
+                steps.push(Mount::Link(relative(name)?, c_string(to.as_bytes())?))
             }
             HostDirectory::Dir => steps.push(bind(&format!("/{name}"), name, sealed, false)?),
             HostDirectory::Absent => {}
@@ -190,7 +200,7 @@ pub(crate) fn mounts(
         ("dev/ptmx", "pts/ptmx"),
     ];
     for (path, to) in links {
-        steps.push(Mount::Link(relative(path)?, text(to.as_bytes())?));
+        steps.push(Mount::Link(relative(path)?, c_string(to.as_bytes())?));
     }
     steps.push(Mount::Pts(relative("dev/pts")?));
     let tmp = sandbox.tmp.0;
@@ -211,7 +221,7 @@ pub(crate) fn mounts(
     steps.extend([
         Mount::Dir(relative("sys")?, 0o555),
         Mount::Dir(relative("var")?, 0o755),
-        Mount::Link(relative("var/tmp")?, text(b"/tmp")?),
+        Mount::Link(relative("var/tmp")?, c_string(b"/tmp")?),
         Mount::Tmpfs(
             relative("run")?,
             "mode=755,size=64k,nr_inodes=16".to_owned(),
@@ -239,7 +249,7 @@ pub(crate) fn mounts(
             }
         }
         steps.push(Mount::Bind {
-            source: text(bound.source.as_os_str().as_encoded_bytes())?,
+            source: c_string(bound.source.as_os_str().as_encoded_bytes())?,
             path: relative(&bound.path.display().to_string())?,
             attributes: MountAttributes {
                 read_only: !bound.writable,

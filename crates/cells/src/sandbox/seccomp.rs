@@ -319,11 +319,11 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | 0x80; // CLONE_NEWTIME
 const WRITE_EXEC: u64 = (libc::PROT_WRITE | libc::PROT_EXEC) as u64;
 
-/// The filters of a profile, in the order in which they are installed.
+/// Seccomp filters of a profile, in the order of their installation.
 ///
 /// # Errors
 /// When a filter does not compile, which a test excludes for each profile.
-pub(crate) fn filters(profile: Profile) -> Result<Vec<Vec<BpfInstruction>>> {
+pub(crate) fn seccomp_filters(profile: Profile) -> Result<Vec<Vec<BpfInstruction>>> {
     let compile = || -> std::result::Result<Vec<Vec<BpfInstruction>>, seccompiler::Error> {
         let mut programs = vec![allow_list(profile)?];
         if profile != Profile::Nested {
@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn every_profile_compiles_within_the_kernels_bound() {
         for &profile in Profile::ALL {
-            for program in filters(profile).unwrap() {
+            for program in seccomp_filters(profile).unwrap() {
                 assert!(!program.is_empty() && program.len() <= 4096, "{profile:?}");
             }
         }

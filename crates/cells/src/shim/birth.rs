@@ -1,7 +1,7 @@
 //! From a specification to a running child: pipes, program, and isolation if it has any.
 
 use crate::sys::cgroup::ControlGroups;
-use crate::sys::programs::{find_program, text};
+use crate::sys::programs::{c_string, find_program};
 use crate::sys::terminal::Terminal;
 use crate::{
     CellProgram, CellSpec, Error, ListenAddress, Result, Sandbox, crash, network, sandbox,
@@ -31,8 +31,9 @@ pub(super) struct LaunchedProgram {
     pub(super) layers: BTreeSet<Layer>,
 }
 
-/// Starts the program of a cell, with some descriptors of ours from 4 on.
-pub(super) fn give(
+/// Starts the program of a cell in its control groups and isolation. `beside` are further descriptors that it gets
+/// from number 4 on.
+pub(super) fn launch_program(
     spec: &CellSpec,
     groups: Option<&ControlGroups>,
     limited: bool,
@@ -61,20 +62,20 @@ pub(super) fn give(
         });
     };
     let rootless = !rustix::process::geteuid().is_root();
-    let isolation = sandbox::isolation(spec, sandbox_spec, rootless)?;
+    let isolation = sandbox::render_isolation(spec, sandbox_spec, rootless)?;
     let slots = slots(spec);
     let mut born = |pid: i32| {
         if let Some(network) = spec.network {
-            network::connect(network, &slots, pid)?;
+            network::connect_cell(network, &slots, pid)?;
         }
         crash::point("shim.connected");
         Ok(())
     };
     let mut refusal = None;
     let mut content = |in_force: &abbey_launch::IsolationInForce| {
-        layers.extend(sandbox::layers(in_force));
+        layers.extend(sandbox::layers_in_force(in_force));
         crash::point("shim.isolated");
-        sandbox::insist(spec, &layers).map_err(|e| {
+        sandbox::require_layers(spec, &layers).map_err(|e| {
             let text = io::Error::other(e.to_string());
             refusal = Some(e);
             text
@@ -142,7 +143,7 @@ fn prepare(
     let open = |path: &Path| fs::File::open(path).map(OwnedFd::from);
     let program = match &spec.program {
         CellProgram::Own if spec.sandbox.is_some() => {
-            abbey_launch::Executable::Path(text(Sandbox::OWN.as_bytes())?, None)
+            abbey_launch::Executable::Path(c_string(Sandbox::OWN.as_bytes())?, None)
         }
         CellProgram::Own => {
             let own = Path::new("/proc/self/exe");
@@ -150,7 +151,7 @@ fn prepare(
         }
         // In an isolated cell a path is one of its own root.
         CellProgram::Path(path) if spec.sandbox.is_some() && path.components().count() > 1 => {
-            abbey_launch::Executable::Path(text(path.as_os_str().as_encoded_bytes())?, None)
+            abbey_launch::Executable::Path(c_string(path.as_os_str().as_encoded_bytes())?, None)
         }
         CellProgram::Path(path) => {
             let search = spec
@@ -163,7 +164,7 @@ fn prepare(
                     Error::file("find", path)(io::Error::from(io::ErrorKind::NotFound))
                 })?;
             abbey_launch::Executable::Path(
-                text(found.as_os_str().as_encoded_bytes())?,
+                c_string(found.as_os_str().as_encoded_bytes())?,
                 open(&found).ok(),
             )
         }
@@ -191,16 +192,16 @@ fn prepare(
         argv: spec
             .argv
             .iter()
-            .map(|a| text(a.as_bytes()))
+            .map(|a| c_string(a.as_bytes()))
             .collect::<Result<_>>()?,
         env: env
             .iter()
-            .map(|(k, v)| text(format!("{k}={v}").as_bytes()))
+            .map(|(k, v)| c_string(format!("{k}={v}").as_bytes()))
             .collect::<Result<_>>()?,
-        cwd: text(spec.cwd.as_os_str().as_encoded_bytes())?,
+        cwd: c_string(spec.cwd.as_os_str().as_encoded_bytes())?,
         user: spec.uid.filter(|_| spec.sandbox.is_none()),
         groups: groups
-            .map(ControlGroups::entrances)
+            .map(ControlGroups::open_for_launch)
             .transpose()?
             .unwrap_or_default(),
         rlimits: vec![(abbey_launch::CORE, 0), (abbey_launch::NOFILE, OPEN_FILES)],

@@ -26,28 +26,29 @@ impl Shim {
         if !waits || !self.phase.may_begin() {
             return false;
         }
-        if microvm::tell(spec, microvm, self.generation.0).is_err() {
+        if microvm::write_waiting_instructions(spec, microvm, self.generation.0).is_err() {
             return false;
         }
         crash::point("machine.begun");
         self.advance(PhaseEvent::Begun);
         self.pause(false);
         if let Some(session) = &mut self.session {
-            session.begin(spec, streams);
+            session.begin_program(spec, streams);
         }
         !self.phase.is_paused()
     }
 
-    pub(super) fn answer(&mut self) {
+    /// Accepts and answers all waiting requests on the control socket.
+    pub(super) fn accept_requests(&mut self) {
         while let Ok((stream, _)) = self.control.accept() {
             // One short exchange; a slow caller is cut off rather than waited for.
             let Ok(Some(ask)) = self.exchange(&stream) else {
                 continue;
             };
             match (&mut self.session, &mut self.terminal, ask) {
-                (Some(session), _, ask) => session.ask(&ask, stream),
+                (Some(session), _, ask) => session.open_stream(&ask, stream),
                 (None, Some(terminal), GuestRequest::Attach { rows, columns }) => {
-                    terminal.join(stream, (rows, columns));
+                    terminal.add_viewer(stream, (rows, columns));
                 }
                 _ => {}
             }
@@ -59,7 +60,7 @@ impl Shim {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
-        let (line, passed) = descriptors::receive(stream, REQUEST_MAX)?;
+        let (line, passed) = descriptors::receive_line(stream, REQUEST_MAX)?;
         let (mut stays, mut lends) = (None, false);
         let request = serde_json::from_slice(&line)?;
         // What hostd checks first goes by hostd alone: the control plane's own user may look, hold and stop.
@@ -101,7 +102,11 @@ impl Shim {
         let mut answer = serde_json::to_vec(&status)?;
         answer.push(b'\n');
         let fds = self.template().filter(|_| lends).map(MicroVmTemplate::fds);
-        descriptors::send(stream, &answer, fds.as_ref().map_or(&[], |f| f.as_slice()))?;
+        descriptors::send_with_descriptors(
+            stream,
+            &answer,
+            fds.as_ref().map_or(&[], |f| f.as_slice()),
+        )?;
         Ok(stays)
     }
 
@@ -111,6 +116,6 @@ impl Shim {
             .session
             .as_ref()
             .filter(|_| matches!(self.phase, CellPhase::Keeping { .. }));
-        session.and_then(GuestSession::template)
+        session.and_then(GuestSession::finished_template)
     }
 }

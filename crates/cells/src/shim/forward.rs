@@ -30,15 +30,15 @@ pub(super) struct PortForwarder {
 }
 
 impl PortForwarder {
-    /// Listens on the host.
-    pub(super) fn open(forward: &PortForward, cell: &CellName) -> Result<PortForwarder> {
-        let at = forward.at.address();
+    /// Starts a port forward with a new listener on the host.
+    pub(super) fn listen(forward: &PortForward, cell: &CellName) -> Result<PortForwarder> {
+        let at = forward.at.socket_address();
         let listener = TcpListener::bind(at).map_err(Error::file("listen on", format!("{at}")))?;
-        Self::behind(listener.into(), forward, cell)
+        Self::with_listener(listener.into(), forward, cell)
     }
 
-    /// Behind a listener that was made in the cell's own network.
-    pub(super) fn behind(
+    /// Starts a port forward on a listener that was created in the cell's own network.
+    pub(super) fn with_listener(
         listener: OwnedFd,
         forward: &PortForward,
         cell: &CellName,
@@ -46,7 +46,7 @@ impl PortForwarder {
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true).map_err(Error::file(
             "listen on",
-            format!("{}", forward.at.address()),
+            format!("{}", forward.at.socket_address()),
         ))?;
         let preface = match forward.to {
             ForwardTarget::Egress(_) | ForwardTarget::Names(_) => format!("{cell}\n").into_bytes(),
@@ -62,7 +62,8 @@ impl PortForwarder {
         })
     }
 
-    pub(super) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    /// Adds the listener and the connections to a `poll` set.
+    pub(super) fn add_poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         if self.connections.len() < CONNECTIONS_MAX {
             fds.push(PollFd::new(&self.listener, PollFlags::IN));
         }
@@ -71,14 +72,14 @@ impl PortForwarder {
         }
     }
 
-    /// Accepts and copies as far as it goes without waiting.
-    pub(super) fn turn(&mut self) {
+    /// Accepts connections and copies bytes both ways as far as possible without waiting.
+    pub(super) fn transfer(&mut self) {
         while self.connections.len() < CONNECTIONS_MAX {
             let Ok((inside, _)) = self.listener.accept() else {
                 break;
             };
             // Without the other side the caller sees a closed connection and tries again.
-            if let Ok(outside) = connect(&self.target)
+            if let Ok(outside) = connect_to_target(&self.target)
                 && inside.set_nonblocking(true).is_ok()
             {
                 let _slower_without = inside.set_nodelay(true);
@@ -98,8 +99,8 @@ impl PortForwarder {
     }
 }
 
-/// Begins a connection and never waits for it.
-pub(super) fn connect(target: &ForwardTarget) -> std::io::Result<OwnedFd> {
+/// Starts a non-blocking connection to the target of a port forward.
+pub(super) fn connect_to_target(target: &ForwardTarget) -> std::io::Result<OwnedFd> {
     let unix = |path: &Path| {
         let stream = UnixStream::connect(path)?;
         stream.set_nonblocking(true)?;
@@ -110,7 +111,9 @@ pub(super) fn connect(target: &ForwardTarget) -> std::io::Result<OwnedFd> {
             unix(path)
         }
         ForwardTarget::Service(address) => tcp(address),
-        ForwardTarget::External { service, record } => tcp(&external::address_of(record, service)?),
+        ForwardTarget::External { service, record } => {
+            tcp(&external::read_external_address(record, service)?)
+        }
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) const AROUND: &str = "machine";
 const STREAMS: [&str; 4] = ["out", "err", CONSOLE, AROUND];
 
 impl CellLog {
+    /// Opens `current.jsonl` in directory `dir` for appending; `redactor` removes secrets from every line.
     pub(super) fn open(dir: &Path, redactor: Redactor) -> Result<CellLog> {
         fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
         let path = dir.join("current.jsonl");
@@ -47,8 +48,8 @@ impl CellLog {
         })
     }
 
-    /// Takes what a stream said; whole lines are written.
-    pub(super) fn take(&mut self, stream: &str, bytes: &[u8], at: Timestamp) {
+    /// Appends output of the named stream; only complete lines are written, the rest waits for more.
+    pub(super) fn append(&mut self, stream: &str, bytes: &[u8], at: Timestamp) {
         let Some(index) = self.partial.iter().position(|(name, _)| *name == stream) else {
             return;
         };
@@ -60,6 +61,7 @@ impl CellLog {
         }
     }
 
+    /// Writes incomplete lines of all streams.
     pub(super) fn flush(&mut self, at: Timestamp) {
         for index in 0..self.partial.len() {
             if !self.partial[index].1.is_empty() {
@@ -123,14 +125,14 @@ mod tests {
             Redactor::new([abbey_model::Secret::new("canary-value")]),
         )
         .unwrap();
-        log.take("out", b"half ", Timestamp(1));
-        log.take("out", b"line with canary-value\nrest", Timestamp(2));
+        log.append("out", b"half ", Timestamp(1));
+        log.append("out", b"line with canary-value\nrest", Timestamp(2));
         log.flush(Timestamp(3));
         let text = fs::read_to_string(dir.join("current.jsonl")).unwrap();
         assert_eq!(text.lines().count(), 2);
         assert!(text.contains("half line with [redacted]") && !text.contains("canary-value"));
         for _ in 0..600 {
-            log.take("err", &[b'x'; LINE_MAX * 2], Timestamp(4));
+            log.append("err", &[b'x'; LINE_MAX * 2], Timestamp(4));
         }
         assert!(dir.join("1.jsonl").exists());
         fs::remove_dir_all(dir).unwrap();

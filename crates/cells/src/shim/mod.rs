@@ -13,7 +13,7 @@ mod session;
 
 use crate::container;
 use crate::guest::ShimNotice;
-use crate::record::{now, publish_until_reboot};
+use crate::record::{now, write_json_without_sync};
 use crate::spec::{ListenAddress, PortForward};
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::process;
@@ -36,12 +36,12 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Runs a shim in this process, which becomes it: reports once whether the child runs, and stays
-/// until the cell has ended. With `streams` the program speaks to the caller and not to the log.
+/// Runs the shim of a cell in this process until the cell has ended. `report` is called once with whether the
+/// program started; with `streams` the program uses these instead of the log.
 ///
 /// # Errors
-/// What went wrong before the child ran; it was reported as well.
-pub(crate) fn run(
+/// Why the program did not start; this was also reported.
+pub(crate) fn run_shim(
     generation: Generation,
     spec: CellSpec,
     streams: Option<[OwnedFd; 3]>,
@@ -57,7 +57,7 @@ pub(crate) fn run(
             Ok(())
         }
         Err((spec, generation, error)) => {
-            let why = crate::error::chain(&error);
+            let why = crate::error::error_chain(&error);
             // Another boot may be up: its records are not ours to overwrite.
             if !matches!(error, Error::Busy(_)) {
                 let record = ExitRecord {
@@ -66,7 +66,7 @@ pub(crate) fn run(
                     ended_at: now(),
                     spent: None,
                 };
-                let _unwritable = publish_until_reboot(&spec.run_dir.join("exit.json"), &record);
+                let _unwritable = write_json_without_sync(&spec.run_dir.join("exit.json"), &record);
             }
             report(Err(&why));
             Err(error)
@@ -113,10 +113,10 @@ fn claim_cell(spec: &CellSpec) -> Result<fs::File> {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o2750))
             .map_err(Error::file("protect", dir))?;
     }
-    let staging = spec.staging();
+    let staging = spec.staging_dir();
     fs::create_dir_all(&staging).map_err(Error::file("make", staging))?;
     let path = spec.run_dir.join("lock");
-    crate::sys::lock::try_take(&path)?.ok_or_else(|| Error::Busy(spec.cell.clone()))
+    crate::sys::lock::try_lock_file(&path)?.ok_or_else(|| Error::Busy(spec.cell.clone()))
 }
 
 impl Shim {
@@ -159,7 +159,7 @@ impl Shim {
         let lock = claim_cell(spec)?;
         crash::point("shim.claimed");
         // The intent is on disk before the first side effect (hazards 6 and 7).
-        publish_until_reboot(&spec.run_dir.join("shim.json"), &record)?;
+        write_json_without_sync(&spec.run_dir.join("shim.json"), &record)?;
         crash::point("shim.intent");
         let control = listen(&spec.run_dir.join("control.sock"))?;
         let log = CellLog::open(
@@ -167,9 +167,9 @@ impl Shim {
             Redactor::new(spec.secrets.iter().map(Secret::new)),
         )?;
         let mut prepared = match (&spec.microvm, &spec.container) {
-            (Some(microvm), _) => Some(microvm::prepare(spec, microvm, generation.0)?),
+            (Some(microvm), _) => Some(microvm::prepare_microvm(spec, microvm, generation.0)?),
             (None, Some(container)) => {
-                let prepared = container::prepare(spec, container, generation.0);
+                let prepared = container::prepare_container(spec, container, generation.0);
                 Some(prepared?)
             }
             (None, None) => None,
@@ -180,7 +180,7 @@ impl Shim {
         if prepared.is_some() {
             crash::point("machine.prepared");
         }
-        record.boot = prepared.as_ref().map(|p| p.aside.boot().to_owned());
+        record.boot = prepared.as_ref().map(|p| p.aside.boot_kind().to_owned());
         // Around a microVM is a cell like any other.
         let outer = prepared.as_ref().map_or(spec, |p| &p.outer);
         let groups = match ControlGroups::create(&spec.group, &spec.cell.to_string(), &outer.limits)
@@ -202,7 +202,7 @@ impl Shim {
         crash::point("shim.groups");
         if let Some(groups) = &groups {
             record.groups = groups.paths().to_vec();
-            record.in_force = groups.read_back();
+            record.in_force = groups.read_limits();
             let io = record.in_force.and_then(|l| l.io);
             let missing = record.in_force.is_none() || io != outer.limits.io;
             if missing && !spec.waived.contains(&Layer::Limits) {
@@ -218,11 +218,11 @@ impl Shim {
             Some(_) => (None, streams),
             None => (streams, None),
         };
-        let birth = birth::give(outer, groups.as_ref(), limited, streams, beside)?;
+        let birth = birth::launch_program(outer, groups.as_ref(), limited, streams, beside)?;
         crash::point("shim.running");
         record.child = process::identify(birth.child.pid);
         record.layers.clone_from(&birth.layers);
-        publish_until_reboot(&spec.run_dir.join("shim.json"), &record)?;
+        write_json_without_sync(&spec.run_dir.join("shim.json"), &record)?;
         let ready_until = spec
             .ready_within
             .map(|within| Instant::now() + within.to_std());
@@ -245,7 +245,7 @@ impl Shim {
             ready_pipe: ready_until
                 .filter(|_| session.is_none())
                 .map(|_| ready_pipe),
-            phase: CellPhase::first(ready_until),
+            phase: CellPhase::initial(ready_until),
             control,
             forwards,
             terminal,
@@ -270,9 +270,9 @@ impl Shim {
             }
             self.pump();
             self.hear_guest();
-            self.answer();
+            self.accept_requests();
             for forward in &mut self.forwards {
-                forward.turn();
+                forward.transfer();
             }
         }
     }
@@ -280,8 +280,8 @@ impl Shim {
     /// Waits for anything to happen.
     fn wait(&mut self) -> io::Result<()> {
         let keeping = matches!(self.phase, CellPhase::Keeping { .. });
-        let monitor = self.session.as_ref().and_then(GuestSession::next);
-        let next = [self.phase.deadline(), monitor.filter(|_| !keeping)]
+        let monitor = self.session.as_ref().and_then(GuestSession::next_deadline);
+        let next = [self.phase.next_deadline(), monitor.filter(|_| !keeping)]
             .into_iter()
             .flatten()
             .min();
@@ -306,13 +306,13 @@ impl Shim {
                 .map(|fd| PollFd::new(fd, PollFlags::IN)),
         );
         for forward in &self.forwards {
-            forward.watch(&mut fds);
+            forward.add_poll_fds(&mut fds);
         }
         if let Some(terminal) = &self.terminal {
-            terminal.watch(&mut fds);
+            terminal.add_poll_fds(&mut fds);
         }
         if let Some(session) = &self.session {
-            session.watch(&mut fds);
+            session.add_poll_fds(&mut fds);
         }
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -334,16 +334,16 @@ impl Shim {
                     Ok(n) => {
                         if let Some(session) = self.session.as_mut().filter(|_| *stream == CONSOLE)
                         {
-                            session.console(&buffer[..n]);
+                            session.scan_console(&buffer[..n]);
                         }
-                        self.log.take(stream, &buffer[..n], now());
+                        self.log.append(stream, &buffer[..n], now());
                     }
                     Err(_) => break,
                 }
             }
         }
         if let Some(terminal) = &mut self.terminal {
-            terminal.turn(|bytes| self.log.take("out", bytes, now()));
+            terminal.transfer(|bytes| self.log.append("out", bytes, now()));
         }
         if let Some(fd) = &self.ready_pipe {
             match rustix::io::read(fd, &mut buffer) {
@@ -367,9 +367,9 @@ impl Shim {
         let Some(session) = &mut self.session else {
             return;
         };
-        let (outputs, fair) = session.turn();
+        let (outputs, fair) = session.process_messages();
         let (ready, warm) = (session.is_ready(), session.is_warm());
-        let failed = !fair || session.failed().is_some();
+        let failed = !fair || session.failure().is_some();
         let outputs = outputs.into_iter().map(|(name, fd)| (name, Some(fd)));
         self.output.extend(outputs);
         if ready {
@@ -389,7 +389,7 @@ impl Shim {
 
     /// Goes to the phase after an event, and does what that takes.
     fn advance(&mut self, event: PhaseEvent) {
-        let (phase, actions) = self.phase.next(event);
+        let (phase, actions) = self.phase.after(event);
         self.phase = phase;
         for action in actions {
             match action {
@@ -398,7 +398,7 @@ impl Shim {
                     // Closing our end is what tells the session that its terminal is gone.
                     self.terminal = None;
                     if let Some(session) = &mut self.session {
-                        session.order(&ShimNotice::HangUp {});
+                        session.send_notice(&ShimNotice::HangUp {});
                     }
                 }
                 PhaseAction::Terminate => {
@@ -416,21 +416,25 @@ impl Shim {
             return;
         }
         let done = match &self.groups {
-            Some(groups) => groups.freeze(pause, HOLD_WITHIN),
+            Some(groups) => groups.set_frozen(pause, HOLD_WITHIN),
             None => {
-                let below = || process::below(self.child.pid);
-                process::hold(below, pause, Instant::now() + HOLD_WITHIN)
+                let below = || process::process_tree(self.child.pid);
+                process::signal_until_stopped(below, pause, Instant::now() + HOLD_WITHIN)
             }
         };
         match (pause, done) {
             // Held by halves is worse than not at all.
-            (true, false) => drop(self.groups.as_ref().map(|g| g.freeze(false, HOLD_WITHIN))),
+            (true, false) => drop(
+                self.groups
+                    .as_ref()
+                    .map(|g| g.set_frozen(false, HOLD_WITHIN)),
+            ),
             (pause, _) => self.advance(PhaseEvent::Paused(pause)),
         }
         // Its clock stood still.
         let paused = self.phase.is_paused();
         if let Some(session) = self.session.as_mut().filter(|_| !paused) {
-            session.order(&ShimNotice::Clock { now_ms: now().0 });
+            session.send_notice(&ShimNotice::Clock { now_ms: now().0 });
         }
     }
 
@@ -448,7 +452,7 @@ impl Shim {
         if let Some(session) = &mut self.session {
             // The agent first, then its guest, then the program around it, then force.
             let within_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) * 6 / 10;
-            session.order(&ShimNotice::Stop { within_ms });
+            session.send_notice(&ShimNotice::Stop { within_ms });
         } else if self.channel.is_some() {
             // The first process of an isolated cell passes the signal on.
             let _gone_already = rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::TERM);
@@ -462,7 +466,7 @@ impl Shim {
     fn kill(&self) {
         let _gone_already = rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::KILL);
         if let Some(groups) = &self.groups {
-            let _survivors_are_reported_later = groups.kill(Duration::from_secs(5));
+            let _survivors_are_reported_later = groups.kill_all(Duration::from_secs(5));
         } else {
             self.kill_descendants();
         }
@@ -505,7 +509,7 @@ impl Shim {
             let told = self
                 .channel
                 .as_ref()
-                .and_then(abbey_launch::IsolatedChild::status);
+                .and_then(abbey_launch::IsolatedChild::read_exit_status);
             let ended = told.map_or(own, |raw| {
                 use std::os::unix::process::ExitStatusExt;
                 let status = std::process::ExitStatus::from_raw(raw);
@@ -515,14 +519,16 @@ impl Shim {
             let timed_out = self.phase.stop_timed_out();
             if let Some(session) = self.session.as_mut().filter(|_| !timed_out) {
                 // Its last words came before its end.
-                let _heard = session.turn();
-                let sealed = session.template().is_some_and(|t| t.seal().is_ok());
+                let _heard = session.process_messages();
+                let sealed = session
+                    .finished_template()
+                    .is_some_and(|t| t.seal().is_ok());
                 let event = match sealed {
                     true => {
                         crash::point("template.sealed");
                         PhaseEvent::TemplateSealed
                     }
-                    false => PhaseEvent::GuestEnded(session.verdict(stop_requested, ended.0)),
+                    false => PhaseEvent::GuestEnded(session.exit_kind(stop_requested, ended.0)),
                 };
                 self.advance(event);
                 continue;
@@ -541,21 +547,26 @@ impl Shim {
     fn finish(&mut self, exit: ExitKind) {
         if let Some(session) = &mut self.session {
             // What the program said last is in pipes of ours.
-            let (outputs, _) = session.turn();
+            let (outputs, _) = session.process_messages();
             let outputs = outputs.into_iter().map(|(name, fd)| (name, Some(fd)));
             self.output.extend(outputs);
         }
         // Whoever reads slowly gets all of it, for a while.
         let until = Instant::now() + LAST_WORDS_WITHIN;
-        while self.session.as_mut().is_some_and(GuestSession::pass_on) && Instant::now() < until {
+        while self
+            .session
+            .as_mut()
+            .is_some_and(GuestSession::drain_output)
+            && Instant::now() < until
+        {
             self.pump();
             std::thread::sleep(Duration::from_millis(1));
         }
         if let Some(session) = &mut self.session {
-            session.settle();
-            if session.was_clean() == Some(false) {
+            session.finish_file_transfers();
+            if session.were_drives_unmounted() == Some(false) {
                 let text = b"abbey: a drive could not be taken off whole\n";
-                self.log.take(AROUND, text, now());
+                self.log.append(AROUND, text, now());
             }
         }
         self.kill();
@@ -573,7 +584,8 @@ impl Shim {
             let _swept_by_the_house = groups.remove();
         }
         if self.spec.container.is_some() {
-            let groups = ControlGroups::everywhere(&self.spec.group, &self.spec.cell.to_string());
+            let groups =
+                ControlGroups::find_existing(&self.spec.group, &self.spec.cell.to_string());
             let _swept_by_the_house = groups.remove();
         }
         crash::point("shim.ended");
@@ -583,7 +595,7 @@ impl Shim {
             ended_at: now(),
             spent: Some(spent),
         };
-        let _disk_full = publish_until_reboot(&self.spec.run_dir.join("exit.json"), &record);
+        let _disk_full = write_json_without_sync(&self.spec.run_dir.join("exit.json"), &record);
         let _gone_already = fs::remove_file(self.spec.run_dir.join("control.sock"));
     }
 }
@@ -598,9 +610,9 @@ fn open_forwards(spec: &CellSpec, listeners: Vec<OwnedFd>) -> Result<Vec<PortFor
                 why: "a listener was not handed over".to_owned(),
             };
             let listener = made.next().ok_or_else(lost)?;
-            PortForwarder::behind(listener, forward, &spec.cell)
+            PortForwarder::with_listener(listener, forward, &spec.cell)
         }
-        _ => PortForwarder::open(forward, &spec.cell),
+        _ => PortForwarder::listen(forward, &spec.cell),
     };
     // Ports inside a microVM are its guest's to open.
     let guest = spec.microvm.is_some() || spec.container.is_some();

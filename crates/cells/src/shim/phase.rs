@@ -141,8 +141,9 @@ pub(super) enum PhaseAction {
 }
 
 impl CellPhase {
-    /// First phase of a cell whose child runs.
-    pub(super) fn first(ready_due: Option<Instant>) -> CellPhase {
+    /// First phase of a cell whose program was started. `ready_due` is the deadline for its readiness announcement,
+    /// if it must make one.
+    pub(super) fn initial(ready_due: Option<Instant>) -> CellPhase {
         match ready_due {
             Some(due) => CellPhase::Starting { due, paused: false },
             None => CellPhase::Running {
@@ -152,8 +153,9 @@ impl CellPhase {
         }
     }
 
-    /// Phase after an event, and what the shim has to do. An event without a meaning in a phase changes nothing.
-    pub(super) fn next(&self, event: PhaseEvent) -> (CellPhase, Vec<PhaseAction>) {
+    /// Phase that follows after an event, and the actions that the shim must take. An event without meaning in this
+    /// phase changes nothing.
+    pub(super) fn after(&self, event: PhaseEvent) -> (CellPhase, Vec<PhaseAction>) {
         use CellPhase::{Ended, Keeping, Killing, Running, Starting, Stopping, Waiting};
         let mut actions = Vec::new();
         let next = match (self.clone(), event) {
@@ -318,12 +320,12 @@ impl CellPhase {
         }
     }
 
-    /// Whether the program is, or was, up.
+    /// Whether the program has announced readiness or need not do so.
     pub(super) fn is_ready(&self) -> bool {
         self.readiness() == ReadinessState::Announced
     }
 
-    /// Whether somebody asked the cell to stop.
+    /// Whether a stop of the cell was requested.
     pub(super) fn stop_requested(&self) -> bool {
         match self {
             CellPhase::Stopping { .. } => true,
@@ -332,7 +334,7 @@ impl CellPhase {
         }
     }
 
-    /// Whether the cell did not end in time and was killed.
+    /// Whether the cell did not stop in time and was killed.
     pub(super) fn stop_timed_out(&self) -> bool {
         let timed_out = KillReason::StopTimedOut;
         matches!(self, CellPhase::Killing { reason, .. } if *reason == timed_out)
@@ -349,7 +351,7 @@ impl CellPhase {
         }
     }
 
-    /// Whether the cell may be paused.
+    /// Whether a request to pause the cell is allowed in this phase.
     pub(super) fn may_pause(&self) -> bool {
         matches!(
             self,
@@ -360,7 +362,7 @@ impl CellPhase {
         )
     }
 
-    /// Whether a microVM that has everything in memory is to be paused until it is given its program.
+    /// Whether a microVM that has warmed up may be paused until it gets its program.
     pub(super) fn may_wait(&self) -> bool {
         !self.is_paused()
             && matches!(
@@ -369,7 +371,7 @@ impl CellPhase {
             )
     }
 
-    /// Whether a microVM that waits may be given its program.
+    /// Whether a waiting microVM may be given its program in this phase.
     pub(super) fn may_begin(&self) -> bool {
         matches!(
             self,
@@ -390,8 +392,8 @@ impl CellPhase {
         }
     }
 
-    /// Earliest instant at which [`PhaseEvent::Clock`] means something.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// Earliest instant at which a [`PhaseEvent::Clock`] changes the phase; none if no time limit runs.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         let due = match self.readiness() {
             ReadinessState::Due(due) => Some(due),
             ReadinessState::Announced => None,
@@ -425,7 +427,7 @@ mod tests {
         events
             .into_iter()
             .fold((first, Vec::new()), |(phase, mut all), event| {
-                let (next, actions) = phase.next(event);
+                let (next, actions) = phase.after(event);
                 all.extend(actions);
                 (next, all)
             })
@@ -455,9 +457,9 @@ mod tests {
     fn a_program_that_does_not_announce_itself_in_time_is_not_ready() {
         let now = Instant::now();
         let due = now + GRACE;
-        let first = CellPhase::first(Some(due));
+        let first = CellPhase::initial(Some(due));
         assert!(!first.is_ready());
-        assert_eq!(first.deadline(), Some(due));
+        assert_eq!(first.next_deadline(), Some(due));
         let (phase, _) = after(
             first.clone(),
             [PhaseEvent::Clock(now), PhaseEvent::Paused(true)],
@@ -469,13 +471,13 @@ mod tests {
         // In time, it is ready for good.
         let (phase, _) = after(first, [PhaseEvent::Announced, PhaseEvent::Clock(due)]);
         assert_eq!(phase, running());
-        assert_eq!(phase.deadline(), None);
+        assert_eq!(phase.next_deadline(), None);
     }
 
     #[test]
     fn a_program_that_ends_by_itself_ends_with_its_own_status() {
         let due = Instant::now() + GRACE;
-        for first in [CellPhase::first(None), CellPhase::first(Some(due))] {
+        for first in [CellPhase::initial(None), CellPhase::initial(Some(due))] {
             let (phase, _) = after(first, [PhaseEvent::ProgramEnded(code(3))]);
             assert_eq!(phase, CellPhase::Ended(code(3)));
         }
@@ -486,10 +488,10 @@ mod tests {
         let now = Instant::now();
         let (phase, actions) = after(running(), [stop(now)]);
         assert!(phase.stop_requested() && phase.is_ready());
-        assert_eq!(phase.deadline(), Some(now + GRACE));
+        assert_eq!(phase.next_deadline(), Some(now + GRACE));
         // A second request does not extend the time.
         let (phase, more) = after(phase, [stop(now + GRACE / 2)]);
-        assert_eq!(phase.deadline(), Some(now + GRACE));
+        assert_eq!(phase.next_deadline(), Some(now + GRACE));
         assert_eq!([actions, more].concat(), [PhaseAction::RequestStop(GRACE)]);
         let (phase, _) = after(phase, [PhaseEvent::ProgramEnded(code(0))]);
         assert_eq!(phase, CellPhase::Ended(ExitKind::Stopped));
@@ -505,12 +507,12 @@ mod tests {
             actions,
             [PhaseAction::RequestStop(GRACE), PhaseAction::Kill]
         );
-        assert_eq!(phase.deadline(), None);
+        assert_eq!(phase.next_deadline(), None);
         for ended in [
             PhaseEvent::ProgramEnded(ExitKind::Signal { signal: 9 }),
             PhaseEvent::GuestEnded(ExitKind::Stopped),
         ] {
-            assert_eq!(phase.next(ended).0, CellPhase::Ended(ExitKind::Killed));
+            assert_eq!(phase.after(ended).0, CellPhase::Ended(ExitKind::Killed));
         }
     }
 
@@ -523,17 +525,17 @@ mod tests {
             terminal: true,
             guest: true,
         };
-        let mut phase = running().next(request).0;
+        let mut phase = running().after(request).0;
         for (passed, expected) in [
             (GRACE / 10, PhaseAction::HangUp),
             (GRACE * 9 / 10, PhaseAction::Terminate),
             (GRACE, PhaseAction::Kill),
         ] {
-            assert_eq!(phase.deadline(), Some(now + passed));
+            assert_eq!(phase.next_deadline(), Some(now + passed));
             let (before, none) =
-                phase.next(PhaseEvent::Clock(now + passed - Duration::from_millis(1)));
+                phase.after(PhaseEvent::Clock(now + passed - Duration::from_millis(1)));
             assert_eq!((before, none), (phase.clone(), vec![]));
-            let (next, actions) = phase.next(PhaseEvent::Clock(now + passed));
+            let (next, actions) = phase.after(PhaseEvent::Clock(now + passed));
             assert_eq!(actions, [expected]);
             phase = next;
         }
@@ -543,9 +545,9 @@ mod tests {
     fn readiness_may_still_be_announced_or_missed_while_stopping() {
         let now = Instant::now();
         let due = now + GRACE / 2;
-        let (stopping, _) = after(CellPhase::first(Some(due)), [stop(now)]);
+        let (stopping, _) = after(CellPhase::initial(Some(due)), [stop(now)]);
         assert!(!stopping.is_ready());
-        let missed = stopping.next(PhaseEvent::Clock(due)).0;
+        let missed = stopping.after(PhaseEvent::Clock(due)).0;
         assert_eq!(missed, CellPhase::Ended(ExitKind::NotReady));
         let (ready, _) = after(stopping, [PhaseEvent::Announced, PhaseEvent::Clock(due)]);
         assert!(ready.is_ready() && ready.stop_requested());
@@ -562,10 +564,10 @@ mod tests {
         );
         assert_eq!(actions, [PhaseAction::Kill]);
         assert!(!phase.stop_requested() && !phase.stop_timed_out());
-        let (requested, _) = phase.next(stop(Instant::now()));
+        let (requested, _) = phase.after(stop(Instant::now()));
         assert!(requested.stop_requested());
         for phase in [phase, requested] {
-            let (ended, _) = phase.next(PhaseEvent::GuestEnded(why.clone()));
+            let (ended, _) = phase.after(PhaseEvent::GuestEnded(why.clone()));
             assert_eq!(ended, CellPhase::Ended(why.clone()));
         }
     }
@@ -573,26 +575,26 @@ mod tests {
     #[test]
     fn a_waiting_microvm_is_ready_and_begins_once() {
         let due = Instant::now() + GRACE;
-        let (phase, _) = after(CellPhase::first(Some(due)), [PhaseEvent::Warmed]);
+        let (phase, _) = after(CellPhase::initial(Some(due)), [PhaseEvent::Warmed]);
         assert_eq!(phase, CellPhase::Waiting);
         assert!(phase.is_ready() && phase.is_paused() && phase.may_begin());
         assert!(!phase.has_begun() && !phase.may_wait());
         // Somebody who resumes it makes it wait again.
-        assert!(phase.next(PhaseEvent::Paused(false)).0.may_wait());
+        assert!(phase.after(PhaseEvent::Paused(false)).0.may_wait());
         let (phase, _) = after(phase, [PhaseEvent::Begun, PhaseEvent::Paused(false)]);
         assert!(phase.has_begun() && !phase.is_paused());
         assert!(!phase.may_begin() && !phase.may_wait());
-        assert_eq!(phase.next(PhaseEvent::Warmed).0, phase);
+        assert_eq!(phase.after(PhaseEvent::Warmed).0, phase);
         // Also while it stops.
-        assert!(phase.next(stop(Instant::now())).0.has_begun());
+        assert!(phase.after(stop(Instant::now())).0.has_begun());
     }
 
     #[test]
     fn a_template_is_kept_until_somebody_stops_it() {
         let (phase, _) = after(running(), [PhaseEvent::TemplateSealed]);
         assert!(phase.is_ready() && !phase.stop_requested());
-        assert_eq!(phase.next(PhaseEvent::GuestFailed).0, phase);
-        let (ended, actions) = phase.next(stop(Instant::now()));
+        assert_eq!(phase.after(PhaseEvent::GuestFailed).0, phase);
+        let (ended, actions) = phase.after(stop(Instant::now()));
         assert_eq!(ended, CellPhase::Ended(ExitKind::Stopped));
         assert_eq!(actions, []);
         let (unwanted, _) = after(

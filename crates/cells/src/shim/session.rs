@@ -1,7 +1,7 @@
 //! Session of a shim with the guest of its microVM or container: the channel, and how the guest ended.
 
-use super::forward::connect;
-use crate::files::{pack_below, unpack_in};
+use super::forward::connect_to_target;
+use crate::files::{pack_to_stream, unpack_stream};
 use crate::guest::channel::{Channel, ChannelPeer, ChannelSide, StreamEnds};
 use crate::guest::{GuestNotice, GuestRequest, GuestStream, ShimNotice};
 use crate::microvm::firecracker::FirecrackerSetup;
@@ -77,6 +77,8 @@ struct GuestHandler {
 }
 
 impl GuestSession {
+    /// Session with the guest of a prepared microVM or container. `waits`: it is kept without a program; `streams`:
+    /// standard streams of the caller for a program that does not use the log.
     pub(super) fn new(
         spec: &CellSpec,
         files: PathBuf,
@@ -134,15 +136,16 @@ impl GuestSession {
                     session.house.helpers.push(pid);
                     session.teller = Some(said);
                 }
-                Err(error) => session.house.failed = Some(crate::error::chain(&error)),
+                Err(error) => session.house.failed = Some(crate::error::error_chain(&error)),
             }
         }
         session
     }
 
-    pub(super) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    /// Adds the descriptors of the channel, listener, setup process and QEMU monitor to a `poll` set.
+    pub(super) fn add_poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         if let Some(channel) = self.channel.as_ref().filter(|_| !self.closed) {
-            channel.watch(fds);
+            channel.add_poll_fds(fds);
         }
         let calls = self
             .calls
@@ -151,21 +154,22 @@ impl GuestSession {
         fds.extend(calls);
         fds.extend(self.teller.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         if let Some(monitor) = &self.monitor {
-            monitor.watch(fds);
+            monitor.add_poll_fds(fds);
         }
     }
 
-    /// Carries, and gives new outputs of the program. False when the guest broke the rules.
-    pub(super) fn turn(&mut self) -> (Vec<(&'static str, OwnedFd)>, bool) {
+    /// Processes messages of guest and monitor without waiting. Returns new output pipes of the program with their
+    /// log stream names, and false if the guest violated the protocol.
+    pub(super) fn process_messages(&mut self) -> (Vec<(&'static str, OwnedFd)>, bool) {
         if let Some(monitor) = &mut self.monitor {
-            monitor.turn();
+            monitor.process_messages();
         }
         self.go_on();
         self.pick_up();
         self.hear_teller();
         if !self.closed
             && let Some(channel) = &mut self.channel
-            && let Err(why) = channel.turn(&mut self.house)
+            && let Err(why) = channel.transfer(&mut self.house)
         {
             self.closed = true;
             let gone = why.contains("closed") || why.contains("broke");
@@ -234,11 +238,11 @@ impl GuestSession {
             }
             SnapshotPlan::Run | SnapshotPlan::Make { .. } | SnapshotPlan::Restore { .. } => return,
         };
-        self.order(&order);
+        self.send_notice(&order);
     }
 
-    /// The template that this microVM has become, once it has ended.
-    pub(super) fn template(&self) -> Option<&MicroVmTemplate> {
+    /// Template that this microVM was saved as, once saving has completed.
+    pub(super) fn finished_template(&self) -> Option<&MicroVmTemplate> {
         match &self.plan {
             SnapshotPlan::Make {
                 template,
@@ -252,51 +256,52 @@ impl GuestSession {
         }
     }
 
-    /// Whether it waits with everything in memory.
+    /// Whether the microVM has warmed up and waits for its program.
     pub(super) fn is_warm(&self) -> bool {
         self.house.warm
     }
 
-    /// What it waited for.
-    pub(super) fn begin(&mut self, spec: &CellSpec, streams: [OwnedFd; 3]) {
+    /// Tells a waiting guest to read its instructions and to run its program with these standard streams.
+    pub(super) fn begin_program(&mut self, spec: &CellSpec, streams: [OwnedFd; 3]) {
         self.house.forwards = inside(spec);
         self.house.streams = Some(streams.map(Some));
-        self.order(&ShimNotice::Begin {});
+        self.send_notice(&ShimNotice::Begin {});
     }
 
-    /// When something is to be done although nothing came.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.monitor.as_ref().and_then(QemuMonitor::next)
+    /// Instant at which the session must run again even if no descriptor is ready.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.monitor.as_ref().and_then(QemuMonitor::next_deadline)
     }
 
-    /// Whether the program announced that it is up.
+    /// Whether the guest reported that its program is ready.
     pub(super) fn is_ready(&self) -> bool {
         self.house.ready
     }
 
-    /// Whether it could not be started at all.
-    pub(super) fn failed(&self) -> Option<&str> {
+    /// Reason why the guest or its program could not be started, if so.
+    pub(super) fn failure(&self) -> Option<&str> {
         self.house.failed.as_deref()
     }
 
-    pub(super) fn order(&mut self, order: &ShimNotice) {
+    /// Sends a notice to the guest, such as a request to stop.
+    pub(super) fn send_notice(&mut self, order: &ShimNotice) {
         if let (Ok(text), Some(channel)) = (serde_json::to_vec(order), &mut self.channel) {
-            channel.notify(&text);
+            channel.send_notice(&text);
         }
     }
 
-    /// Gives a caller a stream to the guest.
-    pub(super) fn ask(&mut self, ask: &GuestRequest, caller: UnixStream) {
-        let ends = StreamEnds::of(caller.into());
+    /// Connects a caller to a new stream to the guest for this request.
+    pub(super) fn open_stream(&mut self, ask: &GuestRequest, caller: UnixStream) {
+        let ends = StreamEnds::from_socket(caller.into());
         if let (Ok(header), Ok(ends), Some(channel)) =
             (serde_json::to_vec(ask), ends, &mut self.channel)
         {
-            channel.open(&header, ends);
+            channel.open_stream(&header, ends);
         }
     }
 
-    /// Reads along on the console.
-    pub(super) fn console(&mut self, bytes: &[u8]) {
+    /// Searches console output for the message of a kernel panic.
+    pub(super) fn scan_console(&mut self, bytes: &[u8]) {
         self.console.extend_from_slice(bytes);
         let found = |text: &[u8]| text.windows(PANIC.len()).any(|w| w == PANIC);
         self.panicked |= found(&self.console);
@@ -304,8 +309,9 @@ impl GuestSession {
         self.console.drain(..over);
     }
 
-    /// How the guest ended, once its microVM has.
-    pub(super) fn verdict(&self, asked: bool, status: Option<i32>) -> ExitKind {
+    /// How the cell ended, after its virtual machine monitor or container has exited with `status`. `asked`: a stop
+    /// was requested.
+    pub(super) fn exit_kind(&self, asked: bool, status: Option<i32>) -> ExitKind {
         use std::os::unix::process::ExitStatusExt;
         if let Some((raw, out_of_memory, _)) = self.house.ended {
             let ended = std::process::ExitStatus::from_raw(raw);
@@ -335,18 +341,20 @@ impl GuestSession {
         ExitKind::Machine { end }
     }
 
-    /// Whether the drives were taken off whole.
-    pub(super) fn was_clean(&self) -> Option<bool> {
+    /// Whether the guest reported that it unmounted all drives; none if it did not report its end.
+    pub(super) fn were_drives_unmounted(&self) -> Option<bool> {
         self.house.ended.map(|(_, _, clean)| clean)
     }
 
-    /// Passes on what the guest said before it went; whether somebody has not taken all of it yet.
-    pub(super) fn pass_on(&mut self) -> bool {
-        self.channel.as_mut().is_some_and(Channel::pass_on)
+    /// Delivers output that the guest sent before its end. Returns whether some is left.
+    pub(super) fn drain_output(&mut self) -> bool {
+        self.channel
+            .as_mut()
+            .is_some_and(Channel::drain_to_local_ends)
     }
 
-    /// Waits for what packs and unpacks.
-    pub(super) fn settle(&mut self) {
+    /// Waits up to 30 s for the processes that pack and unpack files, and removes the instructions file.
+    pub(super) fn finish_file_transfers(&mut self) {
         // Nobody writes into their streams any more.
         if let Some(channel) = &mut self.channel {
             channel.close_streams();
@@ -375,11 +383,12 @@ fn tell(teller: &FirecrackerSetup) -> Result<(i32, OwnedFd)> {
         None => {
             let signal = Some(rustix::process::Signal::KILL);
             let _told_to_a_dead_shim = rustix::process::set_parent_process_death_signal(signal);
-            let told = teller.tell();
+            let told = teller.configure_and_start();
             if let Err(error) = &told {
-                let _nobody_hears = rustix::io::write(&says, crate::error::chain(error).as_bytes());
+                let _nobody_hears =
+                    rustix::io::write(&says, crate::error::error_chain(error).as_bytes());
             }
-            abbey_launch::leave(i32::from(told.is_err()))
+            abbey_launch::exit_immediately(i32::from(told.is_err()))
         }
         Some(pid) => Ok((pid, said)),
     }
@@ -388,13 +397,13 @@ fn tell(teller: &FirecrackerSetup) -> Result<(i32, OwnedFd)> {
 impl GuestHandler {
     fn forward(&self, index: usize) -> Option<StreamEnds> {
         let forward = self.forwards.get(index)?;
-        let socket = connect(&forward.to).ok()?;
+        let socket = connect_to_target(&forward.to).ok()?;
         if let ForwardTarget::Egress(_) | ForwardTarget::Names(_) = forward.to {
             let preface = format!("{}\n", self.cell);
             // A few bytes into a connection that has just been made.
             rustix::io::write(&socket, preface.as_bytes()).ok()?;
         }
-        StreamEnds::of(socket).ok()
+        StreamEnds::from_socket(socket).ok()
     }
 
     fn output(&mut self, errors: bool) -> Option<StreamEnds> {
@@ -436,7 +445,7 @@ impl GuestHandler {
             None => {
                 drop(ends);
                 let done = work(&self.files, stream.into());
-                abbey_launch::leave(i32::from(done.is_err()))
+                abbey_launch::exit_immediately(i32::from(done.is_err()))
             }
             Some(pid) => {
                 self.helpers.push(pid);
@@ -477,7 +486,7 @@ impl ChannelPeer for GuestHandler {
             GuestStream::Forward { index } => self.forward(index),
             GuestStream::Output { errors } => self.output(errors),
             GuestStream::Input {} => Some(self.input()),
-            GuestStream::Bring {} => self.files(|dir, to| pack_below(dir, &entries(dir)?, to)),
+            GuestStream::Bring {} => self.files(|dir, to| pack_to_stream(dir, &entries(dir)?, to)),
             GuestStream::Take {} => self.files(|dir, from| {
                 for path in entries(dir)? {
                     let path = dir.join(path);
@@ -487,7 +496,7 @@ impl ChannelPeer for GuestHandler {
                     };
                     removed.map_err(Error::file("remove", path))?;
                 }
-                unpack_in(dir, None, from)
+                unpack_stream(dir, None, from)
             }),
         }
     }
@@ -633,7 +642,7 @@ mod tests {
                     let _full_or_closed = qemu.write_all(&bytes);
                     let _full_or_closed = qemu.write_all(b"\n");
                 }
-                let (outputs, fair) = session.turn();
+                let (outputs, fair) = session.process_messages();
                 assert!(outputs.len() <= crate::guest::channel::STREAMS_MAX);
                 if chance.below(4) == 0 {
                     let mut heard = [0u8; 4096];
@@ -644,8 +653,8 @@ mod tests {
                     break;
                 }
             }
-            let _whatever_it_was = session.verdict(false, Some(0)).to_string();
-            session.settle();
+            let _whatever_it_was = session.exit_kind(false, Some(0)).to_string();
+            session.finish_file_transfers();
         }
         println!("{frames} frames in {sessions} sessions from seed {seed}: {broken} were cut off");
         assert!(broken > 0 && frames > sessions, "it bites, and not at once");

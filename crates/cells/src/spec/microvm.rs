@@ -23,12 +23,12 @@ pub enum BootOrigin {
 }
 
 impl BootOrigin {
-    /// Whether a microVM is kept without a program.
+    /// Whether the microVM waits, ready, until it is given a program.
     pub(crate) const fn waits(&self) -> bool {
         matches!(self, BootOrigin::From { waits: true, .. })
     }
 
-    /// What it begins from.
+    /// Cell of the template from which the microVM starts; none if it boots.
     pub(crate) const fn template(&self) -> Option<&CellName> {
         match self {
             BootOrigin::From { template, .. } => Some(template),

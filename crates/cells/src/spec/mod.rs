@@ -33,8 +33,8 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// The address, wherever it is.
-    pub const fn address(self) -> SocketAddrV4 {
+    /// IPv4 address and port, whether in the cell or on the host.
+    pub const fn socket_address(self) -> SocketAddrV4 {
         match self {
             ListenAddress::Cell(address) | ListenAddress::Host(address) => address,
         }
@@ -199,8 +199,8 @@ impl CellSpec {
 }
 
 impl CellSpec {
-    /// Where its root is put together, in its own eyes only.
-    pub(crate) fn staging(&self) -> PathBuf {
+    /// Directory at which the cell's root file system is mounted while it is built.
+    pub(crate) fn staging_dir(&self) -> PathBuf {
         self.run_dir.join("root")
     }
 }

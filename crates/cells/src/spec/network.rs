@@ -21,28 +21,32 @@ pub struct CellNetwork {
 pub struct HouseTag(u32);
 
 impl HouseTag {
-    /// The tag with these low bits. The group of an interface must not be 0.
-    pub(crate) fn new(bits: u32) -> HouseTag {
+    /// Tag with the low 20 bits of `bits`; never 0, because a group of interfaces cannot be 0.
+    pub(crate) fn from_bits(bits: u32) -> HouseTag {
         HouseTag((bits & 0xf_ffff).max(1))
     }
-    /// What every interface of the house begins with.
-    pub(crate) fn prefix(self) -> String {
+    /// Prefix of the names of all interfaces of the house: `ab` and five hexadecimal digits.
+    pub(crate) fn interface_prefix(self) -> String {
         format!("ab{:05x}", self.0)
     }
-    /// The host's end of the pair of a subnet: 15 bytes, the longest that Linux takes.
-    pub(crate) fn interface(self, subnet: Subnet) -> String {
-        format!("{}{:08x}", self.prefix(), u32::from(subnet.base()))
+    /// Name of the host's interface for a subnet: 15 bytes, the longest that Linux allows.
+    pub(crate) fn interface_name(self, subnet: Subnet) -> String {
+        format!(
+            "{}{:08x}",
+            self.interface_prefix(),
+            u32::from(subnet.base())
+        )
     }
-    /// The bridge of the house, where it has one.
-    pub(crate) fn bridge(self) -> String {
-        format!("{}br", self.prefix())
+    /// Name of the house's bridge.
+    pub(crate) fn bridge_name(self) -> String {
+        format!("{}br", self.interface_prefix())
     }
-    /// Name of the firewall table.
-    pub(crate) fn table(self) -> String {
+    /// Name of the house's nftables table.
+    pub(crate) fn table_name(self) -> String {
         format!("abbey_{:05x}", self.0)
     }
-    /// Group of the interfaces, by which all are removed at once.
-    pub(crate) const fn group(self) -> u32 {
+    /// Group number of the house's interfaces, by which all of them are removed at once.
+    pub(crate) const fn interface_group(self) -> u32 {
         self.0
     }
 }
@@ -53,10 +57,10 @@ mod tests {
 
     #[test]
     fn names_fit_and_are_the_houses_own() {
-        let tag = HouseTag::new(0x2345_6789);
+        let tag = HouseTag::from_bits(0x2345_6789);
         let subnet: Subnet = "10.77.1.0/24".parse().unwrap();
-        assert_eq!(tag.interface(subnet), "ab567890a4d0100");
-        assert_eq!(tag.interface(subnet).len(), 15);
-        assert_eq!(HouseTag::new(0).group(), 1);
+        assert_eq!(tag.interface_name(subnet), "ab567890a4d0100");
+        assert_eq!(tag.interface_name(subnet).len(), 15);
+        assert_eq!(HouseTag::from_bits(0).interface_group(), 1);
     }
 }

@@ -7,8 +7,8 @@ pub(crate) struct PasswdEntry {
     pub(crate) home: String,
 }
 
-/// The first that fits.
-pub(crate) fn find(fits: impl Fn(&PasswdEntry) -> bool) -> Option<PasswdEntry> {
+/// First account in `/etc/passwd` for which `fits` returns true.
+pub(crate) fn find_account(fits: impl Fn(&PasswdEntry) -> bool) -> Option<PasswdEntry> {
     let table = std::fs::read_to_string("/etc/passwd").ok()?;
     let line = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();

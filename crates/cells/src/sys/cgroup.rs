@@ -129,13 +129,14 @@ fn below(dir: &Path) -> Vec<PathBuf> {
 }
 
 impl ControlGroups {
-    /// Groups at known places, as a record names them.
-    pub fn at(dirs: Vec<PathBuf>) -> Self {
+    /// Control groups at these directories, as read from a cell's record.
+    pub fn from_paths(dirs: Vec<PathBuf>) -> Self {
         ControlGroups { dirs }
     }
 
-    /// Every group of a cell in any hierarchy: runtimes of containers make some that we do not.
-    pub(crate) fn everywhere(house: &str, cell: &str) -> ControlGroups {
+    /// All existing control groups of a cell in every mounted hierarchy, including those that a container runtime
+    /// created.
+    pub(crate) fn find_existing(house: &str, cell: &str) -> ControlGroups {
         let mounted = fs::read_dir(ROOT).into_iter().flatten().flatten();
         let roots = mounted.map(|e| e.path()).chain([PathBuf::from(ROOT)]);
         // The same directory may be mounted under two names; twice removed is once.
@@ -145,8 +146,8 @@ impl ControlGroups {
         }
     }
 
-    /// Why limits cannot be enforced here; none when they can.
-    pub fn unusable(house: &str) -> Option<String> {
+    /// Reason why limits cannot be enforced by control groups on this host; none if they can.
+    pub fn why_unusable(house: &str) -> Option<String> {
         let probe = || -> std::result::Result<(), String> {
             let dirs = Self::dirs(house, None)?;
             for dir in &dirs {
@@ -187,7 +188,7 @@ impl ControlGroups {
         })
     }
 
-    /// Makes the groups of a cell and sets its limits.
+    /// Creates the control groups of a cell and sets its memory, CPU and process limits.
     ///
     /// # Errors
     /// [`Error::Limits`] when the host has no usable groups, [`Error::File`] when one refuses.
@@ -227,8 +228,8 @@ impl ControlGroups {
         Ok(groups)
     }
 
-    /// The limits that the kernel really applies; none when a layer is missing.
-    pub fn read_back(&self) -> Option<Limits> {
+    /// Limits that the kernel applies to the groups; none if a controller is missing.
+    pub fn read_limits(&self) -> Option<Limits> {
         let memory = self
             .with("memory.max")
             .and_then(|d| number(&d.join("memory.max")))
@@ -261,7 +262,7 @@ impl ControlGroups {
         })
     }
 
-    /// Bounds what is read from and written to the disk that holds `path`.
+    /// Limits reading and writing to `io` bytes/s each, on the disk that holds `path`.
     ///
     /// # Errors
     /// [`Error::Limits`] when the kernel has no such bound here, [`Error::File`] when it refuses.
@@ -315,7 +316,7 @@ impl ControlGroups {
         Some(Bytes(read.max(written)))
     }
 
-    /// The directories, for the record.
+    /// Directories of the groups.
     pub fn paths(&self) -> &[PathBuf] {
         &self.dirs
     }
@@ -325,11 +326,11 @@ impl ControlGroups {
         self.dirs.iter().find(|d| d.join(file).exists())
     }
 
-    /// The ways in, for the launch.
+    /// Opens the groups so that a launched process can be placed in them.
     ///
     /// # Errors
     /// When one cannot be opened.
-    pub fn entrances(&self) -> Result<abbey_launch::CgroupEntrances> {
+    pub fn open_for_launch(&self) -> Result<abbey_launch::CgroupEntrances> {
         let mut groups = abbey_launch::CgroupEntrances::default();
         for dir in &self.dirs {
             let tasks = dir.join("tasks");
@@ -347,7 +348,7 @@ impl ControlGroups {
         Ok(groups)
     }
 
-    /// Every process in the groups.
+    /// Process ids of all processes in the groups and the groups below.
     pub fn processes(&self) -> Vec<i32> {
         let mut dirs = self.dirs.clone();
         let mut pids: Vec<i32> = Vec::new();
@@ -361,12 +362,12 @@ impl ControlGroups {
         pids
     }
 
-    /// Holds every process where it is, or lets all go on; whether the kernel has done so. Where it
-    /// has no freezer, each process is stopped by signal, until no new one appears.
-    pub fn freeze(&self, on: bool, within: Duration) -> bool {
+    /// Freezes (`on`) or thaws all processes of the groups, with the cgroup freezer or else by `SIGSTOP` and
+    /// `SIGCONT`. Returns whether this succeeded `within` the time.
+    pub fn set_frozen(&self, on: bool, within: Duration) -> bool {
         let until = Instant::now() + within;
         let Some(dir) = self.with("cgroup.freeze") else {
-            return process::hold(|| self.processes(), on, until);
+            return process::signal_until_stopped(|| self.processes(), on, until);
         };
         if fs::write(dir.join("cgroup.freeze"), if on { "1" } else { "0" }).is_err() {
             return false;
@@ -384,11 +385,11 @@ impl ControlGroups {
         }
     }
 
-    /// Kills everything in the groups and waits until they are empty.
+    /// Kills all processes of the groups and waits until none is left.
     ///
     /// # Errors
-    /// The processes that survived `within`.
-    pub fn kill(&self, within: Duration) -> std::result::Result<(), Vec<i32>> {
+    /// Ids of the processes that are still there after `within`.
+    pub fn kill_all(&self, within: Duration) -> std::result::Result<(), Vec<i32>> {
         let until = Instant::now() + within;
         loop {
             for dir in &self.dirs {
@@ -412,7 +413,7 @@ impl ControlGroups {
         }
     }
 
-    /// Removes the groups, which must be empty, and the house's when it was the last cell.
+    /// Removes the groups, which must have no processes, and the house's parent group if it is empty.
     ///
     /// # Errors
     /// When a group stays in use.
@@ -420,7 +421,7 @@ impl ControlGroups {
         for dir in &self.dirs {
             // What was made below, by whoever runs containers.
             for below in below(dir) {
-                ControlGroups::at(vec![below]).remove()?;
+                ControlGroups::from_paths(vec![below]).remove()?;
             }
             let mut tries = 0;
             loop {
@@ -442,7 +443,7 @@ impl ControlGroups {
         Ok(())
     }
 
-    /// Whether the kernel killed something here for memory.
+    /// Whether the kernel's out-of-memory killer killed a process of the groups.
     pub fn ran_out_of_memory(&self) -> bool {
         ["memory.events", "memory.oom_control"].iter().any(|file| {
             self.with(file)
@@ -455,14 +456,14 @@ impl ControlGroups {
         })
     }
 
-    /// Most memory that was in use at any time; 0 where the kernel does not tell.
+    /// Highest memory use of the groups so far; 0 if the kernel does not report it.
     pub fn memory_peak(&self) -> Bytes {
         let read = |file: &str| self.with(file).and_then(|d| number(&d.join(file)));
         let peak = read("memory.peak").or_else(|| read("memory.max_usage_in_bytes"));
         Bytes(peak.unwrap_or(0))
     }
 
-    /// What the cell uses.
+    /// Current memory, CPU time and number of processes of the groups.
     pub fn usage(&self) -> CgroupUsage {
         let memory = self
             .with("memory.current")
@@ -485,8 +486,8 @@ impl ControlGroups {
         }
     }
 
-    /// Groups of this house that still exist, with the name of their cell.
-    pub fn leftovers(house: &str) -> Vec<PathBuf> {
+    /// Directories of the control groups of all cells of the house; the last part is the name of the cell.
+    pub fn list_cells(house: &str) -> Vec<PathBuf> {
         let dirs = Self::dirs(house, None).unwrap_or_default();
         let inner = dirs
             .iter()

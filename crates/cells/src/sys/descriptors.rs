@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-/// Sends bytes, and up to three descriptors with the first of them.
-pub(crate) fn send(
+/// Sends bytes over a Unix socket, with up to three file descriptors.
+pub(crate) fn send_with_descriptors(
     mut stream: &UnixStream,
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
@@ -30,11 +30,11 @@ const PATIENCE: u64 = 4;
 /// How many descriptors are kept of all that come along.
 const DESCRIPTORS: usize = 3;
 
-/// Reads one line of at most `most` bytes and a little, and the descriptors that come along.
+/// Reads one line from a Unix socket, with up to three file descriptors that come with it.
 ///
-/// What exceeds `most` is read and dropped, within bounds: a socket that is closed with bytes
-/// unread resets its peer, who would lose the answer (`unix(7)`, `ECONNRESET`).
-pub(crate) fn receive(stream: &UnixStream, most: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+/// What exceeds `most` bytes is read and dropped, up to four times that: closing a socket with unread bytes would
+/// reset the connection and lose the answer (`unix(7)`, `ECONNRESET`).
+pub(crate) fn receive_line(stream: &UnixStream, most: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let (mut bytes, mut fds) = (Vec::new(), Vec::new());
     let mut buffer = vec![0u8; 64 << 10];
     let mut came = 0;

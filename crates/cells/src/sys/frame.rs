@@ -7,8 +7,8 @@ pub(crate) const CONTENT_MAX: usize = 16 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InvalidFrame;
 
-/// One frame.
-pub(crate) fn encode(kind: u8, content: &[u8]) -> Vec<u8> {
+/// Encodes one frame: a letter, the length as two big-endian bytes, and the content.
+pub(crate) fn encode_frame(kind: u8, content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
     let mut bytes = vec![kind];
     bytes.extend_from_slice(&length.to_be_bytes());
@@ -16,11 +16,12 @@ pub(crate) fn encode(kind: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Takes whole frames off the front; `take` says whether one made sense.
+/// Removes all complete frames from the front of `buffer` and passes each to `take`, which returns whether it is
+/// valid.
 ///
 /// # Errors
-/// When one did not, or is too long.
-pub(crate) fn decode(
+/// If `take` refused a frame, or one is longer than 16 KiB.
+pub(crate) fn decode_frames(
     buffer: &mut Vec<u8>,
     mut take: impl FnMut(u8, &[u8]) -> bool,
 ) -> Result<(), InvalidFrame> {

@@ -4,9 +4,8 @@ use abbey_model::Bytes;
 use std::fs;
 use std::net::Ipv4Addr;
 
-/// Locales of the host as their files are called: directories, and those in the archive of the C library.
-/// Source: localedef(1), `--list-archive`.
-pub fn locales() -> std::collections::BTreeSet<String> {
+/// Names of the locales that are installed on the host, from `/usr/lib/locale` and `localedef --list-archive`.
+pub fn installed_locales() -> std::collections::BTreeSet<String> {
     let entries = fs::read_dir("/usr/lib/locale").into_iter().flatten();
     let whole = entries
         .flatten()
@@ -26,16 +25,16 @@ pub fn locales() -> std::collections::BTreeSet<String> {
     names
 }
 
-/// A line of `/proc/meminfo`, for example `MemAvailable:`; none where it cannot be read.
-pub fn memory(line: &str) -> Option<Bytes> {
+/// Value of one line of `/proc/meminfo`, for example `MemAvailable:`, in bytes; none if it cannot be read.
+pub fn read_meminfo(line: &str) -> Option<Bytes> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let rest = text.lines().find_map(|l| l.strip_prefix(line))?;
     let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
     Some(Bytes(kib << 10))
 }
 
-/// Routes and their interfaces, of `/proc/net/route` (hexadecimal, in host byte order of a little-endian word).
-pub(crate) fn routes() -> Vec<(Ipv4Addr, u8, String)> {
+/// IPv4 routes of the host except the default, from `/proc/net/route`: network address, prefix length, interface.
+pub(crate) fn ipv4_routes() -> Vec<(Ipv4Addr, u8, String)> {
     let text = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let route = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();

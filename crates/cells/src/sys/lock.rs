@@ -15,15 +15,16 @@ fn open(path: &Path) -> Result<File> {
         .map_err(Error::file("open", path))
 }
 
-/// Waits until nobody else holds it.
-pub(crate) fn wait(path: &Path) -> Result<File> {
+/// Opens and locks the lock file at `path` (`flock(2)`), waiting until it is free. Dropping the file releases the
+/// lock.
+pub(crate) fn lock_file(path: &Path) -> Result<File> {
     let file = open(path)?;
     flock(&file, FlockOperation::LockExclusive).map_err(|e| Error::file("lock", path)(e.into()))?;
     Ok(file)
 }
 
-/// Takes it if nobody holds it.
-pub(crate) fn try_take(path: &Path) -> Result<Option<File>> {
+/// Opens and locks the lock file at `path` without waiting; none if another process holds the lock.
+pub(crate) fn try_lock_file(path: &Path) -> Result<Option<File>> {
     let file = open(path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),

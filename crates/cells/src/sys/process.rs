@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Identity of this boot of the host.
+/// Identifier of the host's current boot, from `/proc/sys/kernel/random/boot_id`.
 pub fn boot_id() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
@@ -28,7 +28,7 @@ fn start_ticks(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Identity of a running process.
+/// Identity of a running process (pid, start time, boot id); none if there is no such process or it is a zombie.
 pub fn identify(pid: i32) -> Option<ProcessIdentity> {
     Some(ProcessIdentity {
         pid,
@@ -37,13 +37,13 @@ pub fn identify(pid: i32) -> Option<ProcessIdentity> {
     })
 }
 
-/// Whether exactly this process runs.
+/// Whether exactly this process still runs, not another one that reuses its pid.
 pub fn is_alive(identity: &ProcessIdentity) -> bool {
     identity.boot_id == boot_id() && start_ticks(identity.pid) == Some(identity.start_ticks)
 }
 
-/// Kills exactly this process, if it still runs.
-pub(crate) fn kill(identity: &ProcessIdentity) {
+/// Sends `SIGKILL` to exactly this process if it still runs; never to another one that reuses its pid.
+pub(crate) fn kill_process(identity: &ProcessIdentity) {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
     let Some(pid) = Pid::from_raw(identity.pid) else {
         return;
@@ -56,8 +56,8 @@ pub(crate) fn kill(identity: &ProcessIdentity) {
     }
 }
 
-/// A process and everything below it.
-pub(crate) fn below(pid: i32) -> Vec<i32> {
+/// Process ids of a process and all its descendants.
+pub(crate) fn process_tree(pid: i32) -> Vec<i32> {
     let mut all = vec![pid];
     let mut next = 0;
     while let Some(parent) = all.get(next) {
@@ -76,9 +76,9 @@ pub(crate) fn below(pid: i32) -> Vec<i32> {
     all
 }
 
-/// Stops every process by signal, or lets all go on. One that is born meanwhile is met in the next
-/// round; whether a whole round found nothing to do.
-pub(crate) fn hold(all: impl Fn() -> Vec<i32>, on: bool, until: Instant) -> bool {
+/// Stops (`on`) or continues all listed processes by signal, listing them again until all are in that state.
+/// Returns false if they are not by `until`.
+pub(crate) fn signal_until_stopped(all: impl Fn() -> Vec<i32>, on: bool, until: Instant) -> bool {
     use rustix::process::{Pid, Signal, kill_process};
     let signal = if on { Signal::STOP } else { Signal::CONT };
     loop {

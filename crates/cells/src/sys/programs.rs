@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 /// Where programs of the host are looked for.
 pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Whether a program of the host is there.
-pub(crate) fn installed(program: &str) -> bool {
+/// Whether a program with this name is in the host's system `PATH`.
+pub(crate) fn is_installed(program: &str) -> bool {
     find_program(program, SYSTEM_PATH, Path::new("/")).is_some()
 }
 
-/// Finds a program the way a shell would, with the cell's own `PATH`.
+/// Path of the program `name`: relative to `cwd` if it contains a slash, else the first match in the directories of
+/// `search` (a `PATH`).
 pub(crate) fn find_program(name: &str, search: &str, cwd: &Path) -> Option<PathBuf> {
     if name.is_empty() {
         return None;
@@ -28,7 +29,11 @@ pub(crate) fn find_program(name: &str, search: &str, cwd: &Path) -> Option<PathB
         .find(|p| p.is_file())
 }
 
-pub(crate) fn text(bytes: &[u8]) -> Result<CString> {
+/// Converts bytes to a C string.
+///
+/// # Errors
+/// [`Error::Record`] if they contain a NUL byte.
+pub(crate) fn c_string(bytes: &[u8]) -> Result<CString> {
     CString::new(bytes).map_err(|_| Error::Record {
         path: PathBuf::from("cell specification"),
         why: "a text holds a NUL byte".to_owned(),

@@ -52,7 +52,8 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
 }
 
 impl Terminal {
-    /// A terminal, and the end that is the program's.
+    /// Opens a pseudo-terminal of 24 rows and 80 columns. Returns it with the slave end for the program, owned by
+    /// `uid`.
     pub(crate) fn open(uid: Option<u32>) -> Result<(Terminal, OwnedFd)> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags).map_err(failed("open"))?;
@@ -87,8 +88,9 @@ impl Terminal {
         let _stays_as_it_is = tcsetwinsize(&self.master, size);
     }
 
-    /// Takes a viewer, who was answered already.
-    pub(crate) fn join(&mut self, stream: UnixStream, size: (u16, u16)) {
+    /// Adds a viewer, resizes the terminal to its size, and sends it the recent output. Ignored if there are 16
+    /// viewers already.
+    pub(crate) fn add_viewer(&mut self, stream: UnixStream, size: (u16, u16)) {
         if self.viewers.len() >= VIEWERS_MAX || stream.set_nonblocking(true).is_err() {
             return;
         }
@@ -101,7 +103,8 @@ impl Terminal {
         });
     }
 
-    pub(crate) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    /// Adds the terminal and its viewers to a `poll` set.
+    pub(crate) fn add_poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         let flags = |read: bool, write: bool| {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, read);
@@ -123,8 +126,9 @@ impl Terminal {
         }
     }
 
-    /// Carries as far as it goes without waiting; what the program said is given to `said`.
-    pub(crate) fn turn(&mut self, mut said: impl FnMut(&[u8])) {
+    /// Copies bytes between program and viewers as far as possible without waiting; `said` receives the program's
+    /// output.
+    pub(crate) fn transfer(&mut self, mut said: impl FnMut(&[u8])) {
         let mut buffer = [0u8; 8192];
         // Bounded: a program that never stops talking must not keep us from hearing anybody else.
         for _ in 0..READS_MAX {
@@ -195,7 +199,7 @@ impl Viewer {
 
     /// Takes whole frames; false when they make no sense.
     fn frames(&mut self, typed: &mut Vec<u8>, sizes: &mut Vec<(u16, u16)>) -> bool {
-        let taken = frame::decode(&mut self.frame, |kind, body| {
+        let taken = frame::decode_frames(&mut self.frame, |kind, body| {
             match (kind, body) {
                 (b'd', body) => typed.extend_from_slice(body),
                 (b'r', [a, b, c, d]) => {

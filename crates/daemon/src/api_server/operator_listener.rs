@@ -104,7 +104,7 @@ impl OperatorListener {
             old.close.cancel();
         }
         let listener = TcpListener::bind(address).await.map_err(|e| {
-            let facts = core.hostd.observe().ok();
+            let facts = core.hostd.observe_host().ok();
             let holder = facts.and_then(|facts| facts.ports.get(&address.port()).cloned());
             refused(match holder {
                 Some(holder) => format!(

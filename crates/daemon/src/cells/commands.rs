@@ -315,7 +315,7 @@ async fn reserve_grant(
     let network = wanted.needs_network() && wanted.cell.isolates();
     let (hello, unusable) = hostd::call_blocking(move || {
         let unusable = match network {
-            true => hostd.observe()?.no_network,
+            true => hostd.observe_host()?.no_network,
             false => None,
         };
         Ok((hostd.hello()?, unusable))

@@ -43,7 +43,7 @@ impl MemoryGrants {
         reserve: Bytes,
         now: Instant,
     ) -> Result<(), String> {
-        let Some(free) = abbey_cells::memory("MemAvailable:") else {
+        let Some(free) = abbey_cells::read_meminfo("MemAvailable:") else {
             return Ok(());
         };
         let mut granted = self.granted.lock();
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn what_was_granted_is_not_granted_again() {
         let grants = MemoryGrants::default();
-        let free = abbey_cells::memory("MemAvailable:").unwrap();
+        let free = abbey_cells::read_meminfo("MemAvailable:").unwrap();
         let cell = |n: u32| CellName::Agent(format!("a{n}").parse().unwrap());
         let most = Bytes(free.0 / 10 * 6);
         grants

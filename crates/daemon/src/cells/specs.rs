@@ -136,7 +136,7 @@ fn service_argv(
 fn effective_locale(agent: &Agent) -> Option<String> {
     let locale = agent.locale.system.as_ref().filter(|l| !l.is_plain())?;
     let known = matches!(agent.cell, CellKind::Process | CellKind::Sandbox)
-        && abbey_cells::locales().contains(&locale.file_name());
+        && abbey_cells::installed_locales().contains(&locale.file_name());
     known.then(|| locale.to_string())
 }
 

@@ -58,7 +58,7 @@ pub(crate) fn cgroup_usage_cached(
     {
         return *usage;
     }
-    let usage = abbey_cells::ControlGroups::at(record.groups.clone()).usage();
+    let usage = abbey_cells::ControlGroups::from_paths(record.groups.clone()).usage();
     readings
         .usages
         .retain(|_, (at, _)| now.duration_since(*at) < FRESH * 20);

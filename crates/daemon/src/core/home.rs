@@ -127,7 +127,7 @@ impl Home {
     /// # Errors
     /// If its directory cannot be created.
     pub fn hostd_config(&self) -> Result<HostdConfig, Error> {
-        Ok(HostdConfig::of(&self.root, self.cgroup_name())?)
+        Ok(HostdConfig::for_house(&self.root, self.cgroup_name())?)
     }
 
     /// A helper that performs hostd's operations in this process, without privileges, for tests.

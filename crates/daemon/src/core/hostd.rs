@@ -34,7 +34,7 @@ pub(crate) async fn run_operation(
 /// If either fails.
 pub fn ensure_home_and_hostd(home: PathBuf, binary: &Path) -> std::result::Result<(), Error> {
     let config = Home::new(home).create_directories()?;
-    Ok(hostd::ensure(&config, binary)?)
+    Ok(hostd::ensure_hostd_running(&config, binary)?)
 }
 
 /// Creates the home, starts hostd, and makes this process an ordinary user without capabilities.
@@ -47,13 +47,13 @@ pub fn start_hostd_and_drop_privileges(
     binary: &Path,
 ) -> std::result::Result<(), Error> {
     let home = Home::new(home);
-    if !rustix::process::geteuid().is_root() && hostd::keeps(home.root()) {
+    if !rustix::process::geteuid().is_root() && hostd::is_privileged_hostd_running(home.root()) {
         // A service manager started hostd as root and this process as the ordinary user: nothing is left to do.
         return Ok(());
     }
     let config = home.create_directories()?;
-    hostd::ensure(&config, binary)?;
-    hostd::descend(&config)?;
+    hostd::ensure_hostd_running(&config, binary)?;
+    hostd::drop_privileges(&config)?;
     Ok(())
 }
 
@@ -62,7 +62,7 @@ pub fn start_hostd_and_drop_privileges(
 /// # Errors
 /// The error of the system call.
 pub fn detach_from_parent() -> std::result::Result<(), Error> {
-    hostd::detach()?;
+    hostd::detach_from_parent()?;
     Ok(())
 }
 
@@ -73,5 +73,5 @@ pub fn detach_from_parent() -> std::result::Result<(), Error> {
 /// If it cannot listen, or hostd of this house already runs.
 pub fn run_hostd(home: PathBuf, ready: impl FnOnce()) -> std::result::Result<(), Error> {
     let config = Home::new(home).hostd_config()?;
-    Ok(hostd::serve(&config, ready)?)
+    Ok(hostd::serve_hostd(&config, ready)?)
 }

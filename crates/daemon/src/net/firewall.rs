@@ -22,7 +22,7 @@ pub(crate) async fn apply_planned_firewall(net: &NetState) -> Result<bool> {
     let hostd = Arc::clone(&net.core.hostd);
     let address = net.operator_address.bound_address();
     let contact = move || address.is_none_or(|a| TcpStream::connect(a).is_ok());
-    crate::core::hostd::call_blocking(move || hostd.firewall(CONFIRM_WITHIN, &contact)).await
+    crate::core::hostd::call_blocking(move || hostd.apply_firewall(CONFIRM_WITHIN, &contact)).await
 }
 
 /// Whether any cell of the plan has a network of its own.

@@ -222,7 +222,7 @@ async fn plan_manifest(work: &Arc<WorkState>, body: &ManifestBody) -> Result<Pla
     let charters = load_charters(&parsed, body)?;
     let current = work.core.plan.current();
     let hostd = Arc::clone(&work.core.hostd);
-    let mut host = crate::core::hostd::call_blocking(move || hostd.observe()).await?;
+    let mut host = crate::core::hostd::call_blocking(move || hostd.observe_host()).await?;
     let (generation, applied, registry, newest_uid) = match &current {
         Some(c) => (
             Generation(c.generation),
@@ -312,7 +312,7 @@ fn check_against_host(
             ServiceKind::Command | ServiceKind::Tools => {
                 specs::resolve_program(&service.command, &body.base_dir).map(drop)
             }
-            kind => abbey_services::found(kind.name()).map_err(|e| e.to_string()),
+            kind => abbey_services::check_installed(kind.name()).map_err(|e| e.to_string()),
         };
         if let Err(text) = found {
             fatal(format!("service:{}", service.slug), text);

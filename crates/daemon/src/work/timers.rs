@@ -176,7 +176,8 @@ async fn first_wake_anchor(
 async fn read_heartbeat(work: &WorkState, agent: &Slug) -> String {
     let (hostd, owner) = (Arc::clone(&work.core.hostd), CellName::Agent(agent.clone()));
     let read =
-        crate::core::hostd::call_blocking(move || hostd.read(owner, FileName::Heartbeat)).await;
+        crate::core::hostd::call_blocking(move || hostd.read_file(owner, FileName::Heartbeat))
+            .await;
     read.unwrap_or_default()
 }
 

@@ -78,15 +78,18 @@ struct Row {
     comment: Option<String>,
 }
 
-/// Answers one question.
-pub(super) fn answer(places: &PostgresPaths, question: ServiceRequest) -> Result<ServiceReply> {
+/// Performs a request of the control plane on the databases and roles of the consumers.
+pub(super) fn perform_request(
+    places: &PostgresPaths,
+    question: ServiceRequest,
+) -> Result<ServiceReply> {
     let done = ServiceReply::Done {
         backup: None,
         bytes: 0,
     };
     match question {
         ServiceRequest::State {} => {
-            let path = places.certificate();
+            let path = places.certificate_file();
             let certificate = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
             Ok(ServiceReply::State {
                 holdings: holdings(places)?,
@@ -168,7 +171,7 @@ fn holdings(places: &PostgresPaths) -> Result<Vec<ConsumerState>> {
 
 /// Runs a script as the administrator. Values are quoted by psql; they come by its standard input and not in argv.
 fn psql(places: &PostgresPaths, set: &[(&str, &str)], script: &str) -> Result<String> {
-    let program = places.programs()?.join("psql");
+    let program = places.program_dir()?.join("psql");
     let child = Command::new(&program)
         .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
         .args([
@@ -180,7 +183,7 @@ fn psql(places: &PostgresPaths, set: &[(&str, &str)], script: &str) -> Result<St
             "postgres",
         ])
         .arg("--host")
-        .arg(places.socket())
+        .arg(places.socket_dir())
         .args(["--port", &port()])
         .args(["--file", "-"])
         .stdin(Stdio::piped())
@@ -217,8 +220,8 @@ fn port() -> String {
 
 /// A copy that can be read back, or none; the oldest beyond a few go.
 fn backup(places: &PostgresPaths, name: &str, at_ms: i64) -> Result<ServiceReply> {
-    let bin = places.programs()?;
-    let dir = places.backups();
+    let bin = places.program_dir()?;
+    let dir = places.backups_dir();
     let path = dir.join(format!("{name}@{at_ms:015}.dump"));
     let new = path.with_extension("new");
     let dump = bin.join("pg_dump");
@@ -233,7 +236,7 @@ fn backup(places: &PostgresPaths, name: &str, at_ms: i64) -> Result<ServiceReply
             name,
         ])
         .arg("--host")
-        .arg(places.socket())
+        .arg(places.socket_dir())
         .args(["--port", &port()])
         .arg("--file")
         .arg(&new);

@@ -7,18 +7,21 @@ mod consumers;
 mod places;
 mod server;
 
-pub(crate) use places::found;
-pub use places::programs;
-pub use server::serve;
+pub(crate) use places::check_installed;
+pub use places::find_programs;
+pub use server::serve_postgres;
 
 use crate::Result;
 use crate::ask::{ServiceReply, ServiceRequest};
 use places::PostgresPaths;
 use std::path::Path;
 
-/// Answers the control plane.
-pub(crate) fn answer(home: &Path, question: ServiceRequest) -> Result<ServiceReply> {
-    consumers::answer(
+/// Performs a request of the control plane on the PostgreSQL service in the directory `home`.
+pub(crate) fn perform_postgres_request(
+    home: &Path,
+    question: ServiceRequest,
+) -> Result<ServiceReply> {
+    consumers::perform_request(
         &PostgresPaths {
             home: home.to_owned(),
         },

@@ -14,32 +14,38 @@ pub(super) struct PostgresPaths {
 }
 
 impl PostgresPaths {
-    pub(super) fn data(&self) -> PathBuf {
+    /// Directory of the database cluster.
+    pub(super) fn data_dir(&self) -> PathBuf {
         self.home.join("data")
     }
-    pub(super) fn socket(&self) -> PathBuf {
+    /// Directory of the administrator's Unix socket.
+    pub(super) fn socket_dir(&self) -> PathBuf {
         self.home.join("socket")
     }
-    pub(super) fn backups(&self) -> PathBuf {
+    /// Directory of the database backups.
+    pub(super) fn backups_dir(&self) -> PathBuf {
         self.home.join("backups")
     }
-    pub(super) fn certificate(&self) -> PathBuf {
+    /// Path of the server's TLS certificate.
+    pub(super) fn certificate_file(&self) -> PathBuf {
         self.home.join("server.pem")
     }
-    pub(super) fn key(&self) -> PathBuf {
+    /// Path of the server's TLS private key.
+    pub(super) fn key_file(&self) -> PathBuf {
         self.home.join("server.key")
     }
 
-    /// The version of the data, once there are any.
-    pub(super) fn version(&self) -> Option<String> {
-        let text = std::fs::read_to_string(self.data().join("PG_VERSION")).ok()?;
+    /// Major version of PostgreSQL that created the database cluster; none if there is no cluster yet.
+    pub(super) fn cluster_version(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.data_dir().join("PG_VERSION")).ok()?;
         Some(text.trim().to_owned())
     }
 
-    /// Where the programs are: of the version of the data, or the newest.
-    pub(super) fn programs(&self) -> Result<PathBuf> {
-        let wanted = self.version();
-        let found = programs(wanted.as_deref());
+    /// Directory of PostgreSQL's programs in the version of the cluster, or in the newest version for a new
+    /// cluster.
+    pub(super) fn program_dir(&self) -> Result<PathBuf> {
+        let wanted = self.cluster_version();
+        let found = find_programs(wanted.as_deref());
         found.ok_or_else(|| match wanted {
             Some(version) => Error::Missing {
                 what: "the PostgreSQL that wrote these databases",
@@ -57,13 +63,13 @@ fn missing() -> Error {
     }
 }
 
-/// Whether the host has any PostgreSQL.
-pub(crate) fn found() -> Result<()> {
-    programs(None).map(drop).ok_or_else(missing)
+/// Checks that PostgreSQL is installed on the host.
+pub(crate) fn check_installed() -> Result<()> {
+    find_programs(None).map(drop).ok_or_else(missing)
 }
 
-/// The directory of PostgreSQL's programs: of this version, or the newest that there is.
-pub fn programs(version: Option<&str>) -> Option<PathBuf> {
+/// Directory of PostgreSQL's programs on this host: of this major version, or of the newest.
+pub fn find_programs(version: Option<&str>) -> Option<PathBuf> {
     let number = |path: &Path| -> Option<u32> { path.file_name()?.to_str()?.parse().ok() };
     let mut kept: Vec<(u32, PathBuf)> = std::fs::read_dir(VERSIONS)
         .into_iter()

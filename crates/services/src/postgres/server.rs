@@ -13,28 +13,29 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Connections that the server has room for; each consumer has a limit of its own.
 const CONNECTIONS: u32 = 500;
 
-/// Runs the server until it ends or is told to.
+/// Creates the database cluster in `home` if it is missing, and runs the PostgreSQL server on `address:port` until
+/// it ends or `SIGTERM` arrives. Returns the exit status.
 ///
 /// # Errors
 /// When PostgreSQL is missing, or the database cluster can be neither made nor started.
-pub async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
+pub async fn serve_postgres(home: &Path, address: &str, port: u16) -> Result<i32> {
     let places = PostgresPaths {
         home: home.to_owned(),
     };
-    let programs = places.programs()?;
-    for dir in [places.socket(), places.backups()] {
+    let programs = places.program_dir()?;
+    for dir in [places.socket_dir(), places.backups_dir()] {
         let made = fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&dir);
         made.map_err(Error::file("make", &dir))?;
     }
-    if places.version().is_none() {
+    if places.cluster_version().is_none() {
         make(&places, &programs)?;
     }
     // A server before this one is gone with its cell, which was swept before this boot; its number may be another
     // process's by now, and would keep the server from starting.
-    let lock = places.data().join("postmaster.pid");
+    let lock = places.data_dir().join("postmaster.pid");
     match fs::remove_file(&lock) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::file("remove", lock)(e));
@@ -47,13 +48,13 @@ pub async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
     let settings = [
         ("listen_addresses", address.to_owned()),
         ("port", port.to_string()),
-        ("unix_socket_directories", text(places.socket())),
+        ("unix_socket_directories", text(places.socket_dir())),
         ("unix_socket_permissions", "0700".to_owned()),
         ("hba_file", text(places.home.join("pg_hba.conf"))),
         ("ident_file", text(places.home.join("pg_ident.conf"))),
         ("ssl", "on".to_owned()),
-        ("ssl_cert_file", text(places.certificate())),
-        ("ssl_key_file", text(places.key())),
+        ("ssl_cert_file", text(places.certificate_file())),
+        ("ssl_key_file", text(places.key_file())),
         ("ssl_min_protocol_version", "TLSv1.2".to_owned()),
         ("password_encryption", "scram-sha-256".to_owned()),
         ("max_connections", CONNECTIONS.to_string()),
@@ -64,7 +65,7 @@ pub async fn serve(home: &Path, address: &str, port: u16) -> Result<i32> {
         ("log_line_prefix", "%q%u@%d ".to_owned()),
     ];
     let mut command = tokio::process::Command::new(programs.join("postgres"));
-    command.arg("-D").arg(places.data());
+    command.arg("-D").arg(places.data_dir());
     for (name, value) in settings {
         command.arg("-c").arg(format!("{name}={value}"));
     }
@@ -116,12 +117,12 @@ fn make(places: &PostgresPaths, programs: &Path) -> Result<()> {
             said: String::from_utf8_lossy(&made.stderr).trim().to_owned(),
         });
     }
-    fs::rename(&new, places.data()).map_err(Error::file("publish", places.data()))
+    fs::rename(&new, places.data_dir()).map_err(Error::file("publish", places.data_dir()))
 }
 
 /// A certificate of its own, which consumers are given to trust.
 fn certify(places: &PostgresPaths) -> Result<()> {
-    if places.certificate().exists() && places.key().exists() {
+    if places.certificate_file().exists() && places.key_file().exists() {
         return Ok(());
     }
     let refused = |e: rcgen::Error| Error::Refused {
@@ -131,8 +132,8 @@ fn certify(places: &PostgresPaths) -> Result<()> {
     let pair = rcgen::KeyPair::generate().map_err(refused)?;
     let named = rcgen::CertificateParams::new(vec!["database".to_owned()]);
     let certificate = named.and_then(|p| p.self_signed(&pair)).map_err(refused)?;
-    write(&places.key(), 0o600, &pair.serialize_pem())?;
-    write(&places.certificate(), 0o644, &certificate.pem())
+    write(&places.key_file(), 0o600, &pair.serialize_pem())?;
+    write(&places.certificate_file(), 0o644, &certificate.pem())
 }
 
 /// Who may come in, and how.

@@ -59,8 +59,8 @@ pub enum FirecrackerCall {
 }
 
 impl FirecrackerCall {
-    /// Method and path.
-    pub fn place(&self) -> (Method, String) {
+    /// HTTP method and path of the call.
+    pub fn method_and_path(&self) -> (Method, String) {
         let put = |path: &str| (Method::PUT, path.to_owned());
         match self {
             FirecrackerCall::MachineConfig(_) => put("/machine-config"),
@@ -75,10 +75,10 @@ impl FirecrackerCall {
         }
     }
 
-    /// The document.
+    /// JSON body of the call.
     ///
     /// # Errors
-    /// Never, as these documents have no keys that are no text.
+    /// Never in practice: all keys of these documents are strings.
     pub fn body(&self) -> serde_json::Result<Value> {
         match self {
             FirecrackerCall::MachineConfig(body) => serde_json::to_value(body),
@@ -111,8 +111,9 @@ impl FirecrackerCall {
     }
 }
 
-/// How a microVM is put together: the order in which it is told, up to its start.
-pub(super) fn steps(
+/// Calls that configure and start a microVM, in order. `lasting` says whether it has drives of its own,
+/// `drive_limit` limits their throughput.
+pub(super) fn configuration_calls(
     spec: &CellSpec,
     lasting: bool,
     drive_limit: Option<RateLimiter>,
@@ -170,7 +171,7 @@ pub struct FirecrackerClient {
 }
 
 impl FirecrackerClient {
-    /// FirecrackerClient of the Firecracker process that was started with this socket and this instance id.
+    /// Client of the Firecracker process with this API socket and instance id. Does not connect yet.
     pub fn new(socket: &Path, id: &str) -> FirecrackerClient {
         FirecrackerClient {
             socket: socket.to_owned(),
@@ -185,14 +186,14 @@ impl FirecrackerClient {
         }
     }
 
-    /// Waits until it answers a real question, and is the one that was started.
+    /// Waits until the API answers with the expected instance id.
     ///
     /// # Errors
-    /// When nobody does in time, or another one does.
-    pub fn ready(&self, within: Duration) -> Result<InstanceInfo> {
+    /// If nothing answers within `within`, or another instance does.
+    pub fn wait_until_ready(&self, within: Duration) -> Result<InstanceInfo> {
         let until = Instant::now() + within;
         loop {
-            match self.describe() {
+            match self.instance_info() {
                 Ok(info) if info.id == self.id => return Ok(info),
                 Ok(info) => {
                     let text = format!("`{}` answers there, and not `{}`", info.id, self.id);
@@ -204,23 +205,23 @@ impl FirecrackerClient {
         }
     }
 
-    /// What it says of itself.
+    /// Id, state and version of the instance.
     ///
     /// # Errors
     /// As [`FirecrackerClient::call`].
-    pub fn describe(&self) -> Result<InstanceInfo> {
+    pub fn instance_info(&self) -> Result<InstanceInfo> {
         let within = Duration::from_secs(2);
         let bytes = self.exchange(&Method::GET, "/", Bytes::new(), within)?;
         serde_json::from_slice(&bytes)
             .map_err(|e| self.failed(format!("its answer makes no sense: {e}")))
     }
 
-    /// Asks for one thing.
+    /// Sends one call; repeats an idempotent one that got no answer.
     ///
     /// # Errors
-    /// [`Error::Monitor`] with its own words, or that it did not answer.
+    /// [`Error::Monitor`] with Firecracker's reason, or that it did not answer.
     pub fn call(&self, call: &FirecrackerCall) -> Result<()> {
-        let (method, path) = call.place();
+        let (method, path) = call.method_and_path();
         let body = call.body().map_err(|e| self.failed(e.to_string()))?;
         let body = Bytes::from(body.to_string());
         let tries = if call.may_repeat() { TRIES } else { 1 };
@@ -237,11 +238,11 @@ impl FirecrackerClient {
         }
     }
 
-    /// Puts a microVM together and starts it.
+    /// Sends calls in order, stopping at the first failure.
     ///
     /// # Errors
-    /// The first step that failed.
-    pub fn start(&self, steps: &[FirecrackerCall]) -> Result<()> {
+    /// The first call that failed.
+    pub fn run_calls(&self, steps: &[FirecrackerCall]) -> Result<()> {
         steps.iter().try_for_each(|step| self.call(step))
     }
 

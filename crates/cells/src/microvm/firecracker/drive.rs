@@ -5,10 +5,10 @@
 //! a socket that only this house's shim and that user can reach.
 
 use super::api::{RateLimiter, TokenBucket};
-use super::client::{HOUSE_PORT, ROOT, steps};
+use super::client::{HOUSE_PORT, ROOT, configuration_calls};
 use super::teller::FirecrackerSetup;
-use crate::microvm::instructions::{config_path, instructions_of, write_config};
-use crate::microvm::parts::{around, parts};
+use crate::microvm::instructions::{config_path, microvm_instructions, write_config};
+use crate::microvm::parts::{collect_parts, monitor_cell};
 use crate::microvm::prepared::{GuestLine, PreparedGuest, SnapshotRole};
 use crate::microvm::{qemu, requirements};
 use crate::spec::MicroVm;
@@ -40,9 +40,9 @@ fn program() -> Option<PathBuf> {
     brought().into_iter().chain(places).find(|p| p.is_file())
 }
 
-/// Why it cannot run microVMs here; none when it can.
-pub(crate) fn unusable() -> Option<String> {
-    if let Some(reason) = requirements::unusable() {
+/// Reason why Firecracker cannot run microVMs on this host, with what to install; none if it can.
+pub(crate) fn why_firecracker_unusable() -> Option<String> {
+    if let Some(reason) = requirements::why_microvms_unusable() {
         return Some(reason);
     }
     if program().is_none() {
@@ -76,11 +76,16 @@ fn arguments(spec: &CellSpec) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// Makes everything that such a microVM needs.
-pub(crate) fn prepare(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<PreparedGuest> {
-    let parts = parts(spec, microvm, ROOT)?;
+/// Creates the files, sockets, configuration calls and outer sandbox of a Firecracker microVM; Firecracker is not
+/// started yet.
+pub(crate) fn prepare_firecracker(
+    spec: &CellSpec,
+    microvm: &MicroVm,
+    boot: u64,
+) -> Result<PreparedGuest> {
+    let parts = collect_parts(spec, microvm, ROOT)?;
     let mut binds = parts.binds;
-    let instructions = instructions_of(spec, microvm, boot)?;
+    let instructions = microvm_instructions(spec, microvm, boot)?;
     write_config(&config_path(spec), Some(&instructions), spec.uid)?;
     let program = program().ok_or_else(|| {
         Error::file("find", PROGRAM)(std::io::Error::from(std::io::ErrorKind::NotFound))
@@ -119,7 +124,7 @@ pub(crate) fn prepare(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<P
         ops: None,
     });
     Ok(PreparedGuest {
-        outer: around(spec, CellProgram::Path(own.into()), arguments(spec), binds),
+        outer: monitor_cell(spec, CellProgram::Path(own.into()), arguments(spec), binds),
         fds: Vec::new(),
         line: GuestLine::Called {
             at: listener,
@@ -128,7 +133,7 @@ pub(crate) fn prepare(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<P
         teller: Some(FirecrackerSetup {
             socket: dir.join("api"),
             id: spec.cell.to_string(),
-            steps: steps(spec, microvm.drives.is_some(), limit),
+            steps: configuration_calls(spec, microvm.drives.is_some(), limit),
         }),
         monitor: None,
         held: parts.held,

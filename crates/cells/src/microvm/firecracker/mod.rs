@@ -7,5 +7,5 @@ mod teller;
 
 pub use api::*;
 pub use client::{FirecrackerCall, FirecrackerClient};
-pub(crate) use drive::{prepare, unusable};
+pub(crate) use drive::{prepare_firecracker, why_firecracker_unusable};
 pub(crate) use teller::FirecrackerSetup;

@@ -16,10 +16,10 @@ pub(crate) struct FirecrackerSetup {
 }
 
 impl FirecrackerSetup {
-    /// Waits until it answers, and tells it everything.
-    pub(crate) fn tell(&self) -> Result<()> {
+    /// Waits until Firecracker's API answers, then configures and starts its microVM.
+    pub(crate) fn configure_and_start(&self) -> Result<()> {
         let client = FirecrackerClient::new(&self.socket, &self.id);
-        client.ready(ANSWERS_WITHIN)?;
-        client.start(&self.steps)
+        client.wait_until_ready(ANSWERS_WITHIN)?;
+        client.run_calls(&self.steps)
     }
 }

@@ -29,7 +29,7 @@ fn every_call() -> Vec<FirecrackerCall> {
         bandwidth: Some(bucket),
         ops: None,
     };
-    let mut calls = steps(&CellSpec::sample(), true, Some(limit));
+    let mut calls = configuration_calls(&CellSpec::sample(), true, Some(limit));
     for state in [VmState::Paused, VmState::Resumed] {
         calls.push(FirecrackerCall::State(Vm { state }));
     }
@@ -59,7 +59,7 @@ fn every_document_is_as_the_description_has_it() {
     let description = description();
     let mut used = std::collections::BTreeSet::new();
     for call in every_call() {
-        let (method, path) = call.place();
+        let (method, path) = call.method_and_path();
         let entry = entry(&method, &path);
         let schema = description.get(&entry).unwrap_or_else(|| panic!("{entry}"));
         let body = call.body().unwrap();
@@ -73,10 +73,10 @@ fn every_document_is_as_the_description_has_it() {
 
 #[test]
 fn a_machine_is_told_in_this_order() {
-    let told: Vec<String> = steps(&CellSpec::sample(), true, None)
+    let told: Vec<String> = configuration_calls(&CellSpec::sample(), true, None)
         .iter()
         .map(|c| {
-            let (method, path) = c.place();
+            let (method, path) = c.method_and_path();
             format!("{method} {path} {}", c.body().unwrap())
         })
         .collect();
@@ -194,10 +194,13 @@ fn a_microvm_is_configured_started_snapshotted_and_restored() {
     let fake = fake(Manners::Good);
     let client = client(&fake);
     assert_eq!(
-        client.ready(Duration::from_secs(5)).unwrap().state,
+        client
+            .wait_until_ready(Duration::from_secs(5))
+            .unwrap()
+            .state,
         "Not started"
     );
-    client.start(&every_call()).unwrap();
+    client.run_calls(&every_call()).unwrap();
     let heard = fake.heard.lock().unwrap();
     assert_eq!(heard.len(), every_call().len());
     assert_eq!(
@@ -211,12 +214,12 @@ fn a_microvm_is_configured_started_snapshotted_and_restored() {
 fn a_refusal_is_told_in_its_own_words_and_ends_the_start() {
     let fake = fake(Manners::Good);
     let client = client(&fake);
-    client.ready(Duration::from_secs(5)).unwrap();
-    let mut calls = steps(&CellSpec::sample(), false, None);
+    client.wait_until_ready(Duration::from_secs(5)).unwrap();
+    let mut calls = configuration_calls(&CellSpec::sample(), false, None);
     if let FirecrackerCall::Drive(drive) = &mut calls[3] {
         drive.drive_id = "refused".to_owned();
     }
-    let told = client.start(&calls).unwrap_err().to_string();
+    let told = client.run_calls(&calls).unwrap_err().to_string();
     assert!(told.contains("the file is not there"), "{told}");
     assert_eq!(fake.heard.lock().unwrap().len(), 3, "nothing after it");
 }
@@ -224,12 +227,18 @@ fn a_refusal_is_told_in_its_own_words_and_ends_the_start() {
 #[test]
 fn ready_is_who_answers_under_the_right_name() {
     let late = fake(Manners::Late);
-    client(&late).ready(Duration::from_secs(5)).unwrap();
+    client(&late)
+        .wait_until_ready(Duration::from_secs(5))
+        .unwrap();
     let other = fake(Manners::Other);
-    let told = client(&other).ready(Duration::from_secs(5)).unwrap_err();
+    let told = client(&other)
+        .wait_until_ready(Duration::from_secs(5))
+        .unwrap_err();
     assert!(told.to_string().contains("`other` answers there"), "{told}");
     let mute = fake(Manners::Mute);
-    let told = client(&mute).ready(Duration::from_millis(10)).unwrap_err();
+    let told = client(&mute)
+        .wait_until_ready(Duration::from_millis(10))
+        .unwrap_err();
     assert!(told.to_string().contains("no answer"), "{told}");
 }
 

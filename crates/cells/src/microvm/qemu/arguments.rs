@@ -28,19 +28,19 @@ pub(super) enum MemorySource {
     Copied,
 }
 
-/// Memory of a machine.
-pub(super) fn memory(spec: &CellSpec) -> Bytes {
+/// Memory of a microVM: the cell's limit in whole MiB, at least 64 MiB.
+pub(super) fn guest_memory(spec: &CellSpec) -> Bytes {
     Bytes((spec.limits.memory.0 >> 20).max(64) << 20)
 }
 
-/// The whole command line, nothing of which comes from a guest or an agent.
-pub(super) fn arguments(
+/// Complete QEMU command line of a microVM. Nothing in it comes from a guest or an agent.
+pub(super) fn qemu_arguments(
     spec: &CellSpec,
     drives: bool,
     kvm: bool,
     whose: MemorySource,
 ) -> Vec<String> {
-    let memory = memory(spec).0 >> 20;
+    let memory = guest_memory(spec).0 >> 20;
     let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1);
     let (accelerator, clock) = match kvm {
         true => ("kvm".to_owned(), ""),

@@ -15,9 +15,9 @@ fn opens() -> bool {
     access(DEVICE, Access::READ_OK | Access::WRITE_OK).is_ok()
 }
 
-/// Whether this host's processors can run guests themselves. The device alone does not tell: where this host
-/// is a guest of a kind that cannot lend its processor, it opens, and no ordinary kernel boots.
-pub(crate) fn usable() -> bool {
+/// Whether KVM can run guests on this host: the processor supports virtualization and this user may open
+/// `/dev/kvm`.
+pub(crate) fn is_kvm_usable() -> bool {
     let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let able = flags
         .lines()
@@ -26,9 +26,8 @@ pub(crate) fn usable() -> bool {
     able && opens()
 }
 
-/// What a cell sees of it. On most hosts it belongs to a group; a user that is in none gets a node of its own,
-/// which goes with the cell's records.
-pub(crate) fn bind(spec: &CellSpec) -> Result<Bind> {
+/// Mount of `/dev/kvm` into the monitor's sandbox. A user without access to the host's node gets a node of its own.
+pub(crate) fn kvm_bind(spec: &CellSpec) -> Result<Bind> {
     let everybodys = fs::metadata(DEVICE).is_ok_and(|m| m.mode() & 0o006 == 0o006);
     let source = match spec.uid {
         Some(uid) if !everybodys => node(&spec.run_dir, uid)?,

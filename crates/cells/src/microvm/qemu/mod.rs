@@ -5,11 +5,11 @@ mod kvm;
 mod monitor;
 
 pub(crate) use arguments::PROGRAM;
-pub(crate) use kvm::{bind as bind_kvm, usable as kvm_usable};
+pub(crate) use kvm::{is_kvm_usable as kvm_usable, kvm_bind as bind_kvm};
 pub(crate) use monitor::QemuMonitor;
 
-use super::instructions::{config_path, instructions_of, write_config};
-use super::parts::{around, parts};
+use super::instructions::{config_path, microvm_instructions, write_config};
+use super::parts::{collect_parts, monitor_cell};
 use super::prepared::{GuestLine, PreparedGuest, SnapshotRole};
 use super::template::{self, MicroVmTemplate};
 use crate::spec::{BootOrigin, MicroVm};
@@ -18,20 +18,24 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-/// Makes everything that such a microVM needs.
-pub(crate) fn prepare(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<PreparedGuest> {
-    let parts = parts(spec, microvm, arguments::ROOT)?;
+/// Creates the files, channel, monitor socket, command line and template memory of a QEMU microVM; QEMU is not
+/// started yet.
+pub(crate) fn prepare_qemu(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<PreparedGuest> {
+    let parts = collect_parts(spec, microvm, arguments::ROOT)?;
     let kvm = kvm_usable();
     let key = || {
         let cpus = spec.limits.cpu_milli.div_ceil(1000).max(1);
-        template::key(&parts.image, &parts.tools, spec.limits.memory, cpus, kvm)
+        template::template_key(&parts.image, &parts.tools, spec.limits.memory, cpus, kvm)
     };
     let template = match &microvm.origin {
         BootOrigin::Cold => None,
-        BootOrigin::Template => Some(MicroVmTemplate::empty(key(), arguments::memory(spec))?),
+        BootOrigin::Template => Some(MicroVmTemplate::empty(
+            key(),
+            arguments::guest_memory(spec),
+        )?),
         BootOrigin::From { template, waits } => {
             let dir = spec.run_dir.with_file_name(template.to_string());
-            match MicroVmTemplate::fetch(&dir, &key()) {
+            match MicroVmTemplate::fetch_from_shim(&dir, &key()) {
                 Ok(template) => Some(template),
                 // A command that is waited for boots its microVM instead.
                 Err(_) if !waits => None,
@@ -41,7 +45,7 @@ pub(crate) fn prepare(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<P
     };
     let instructions = match (&microvm.origin, &template) {
         (BootOrigin::Template, _) | (BootOrigin::From { waits: true, .. }, _) => None,
-        _ => Some(instructions_of(spec, microvm, boot)?),
+        _ => Some(microvm_instructions(spec, microvm, boot)?),
     };
     write_config(&config_path(spec), instructions.as_ref(), spec.uid)?;
     let mut binds = parts.binds;
@@ -68,11 +72,11 @@ pub(crate) fn prepare(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Result<P
     let aside = match (&microvm.origin, template) {
         (_, None) => SnapshotRole::Nothing,
         (BootOrigin::Template, Some(template)) => SnapshotRole::Make(template),
-        (_, Some(template)) => SnapshotRole::Restore(template.devices()?),
+        (_, Some(template)) => SnapshotRole::Restore(template.open_devices()?),
     };
-    let argv = arguments::arguments(spec, microvm.drives.is_some(), kvm, memory);
+    let argv = arguments::qemu_arguments(spec, microvm.drives.is_some(), kvm, memory);
     Ok(PreparedGuest {
-        outer: around(spec, CellProgram::Path(PathBuf::from(PROGRAM)), argv, binds),
+        outer: monitor_cell(spec, CellProgram::Path(PathBuf::from(PROGRAM)), argv, binds),
         fds,
         line: GuestLine::Open(channel),
         teller: None,

@@ -69,7 +69,7 @@ fn lend(fd: OwnedFd) -> Step {
 }
 
 impl QemuMonitor {
-    /// Says hello; QEMU tells nothing before.
+    /// Monitor over a connected QMP socket. Sends `qmp_capabilities`, which QEMU requires first.
     pub(crate) fn new(fd: OwnedFd) -> QemuMonitor {
         let mut monitor = QemuMonitor {
             stream: Some(UnixStream::from(fd)),
@@ -124,17 +124,18 @@ impl QemuMonitor {
         self.ask();
     }
 
-    /// Whether everything was done that was asked for.
+    /// Whether all queued commands have completed.
     pub(crate) fn is_done(&self) -> bool {
         self.steps.is_empty()
     }
 
-    pub(crate) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    /// Adds the monitor's socket to a `poll` set.
+    pub(crate) fn add_poll_fds<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         fds.extend(self.stream.as_ref().map(|s| PollFd::new(s, PollFlags::IN)));
     }
 
-    /// When something is to be done although nothing came.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    /// Instant at which the monitor must run again even if nothing arrives: to repeat a query or to time out.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.again.or(self.asked.map(|at| at + STEP_WITHIN))
     }
 
@@ -148,15 +149,15 @@ impl QemuMonitor {
         let line = format!("{}\n", step.command);
         let fds: Vec<_> = step.fd.iter().map(AsFd::as_fd).collect();
         // Lines are short and QEMU reads them at once: they fit into the socket.
-        if descriptors::send(stream, line.as_bytes(), &fds).is_err() {
+        if descriptors::send_with_descriptors(stream, line.as_bytes(), &fds).is_err() {
             self.stream = None;
         }
         self.asked = Some(Instant::now());
         self.again = None;
     }
 
-    /// Hears what came, and goes on with what is asked for.
-    pub(crate) fn turn(&mut self) {
+    /// Reads QEMU's answers and events without waiting, and sends the next queued command.
+    pub(crate) fn process_messages(&mut self) {
         let mut buffer = [0u8; 4096];
         while let Some(stream) = &self.stream {
             match rustix::io::read(stream, &mut buffer) {
@@ -234,14 +235,14 @@ mod tests {
             let value: serde_json::Value = serde_json::from_str(&line).unwrap();
             heard.push(value["execute"].as_str().unwrap().to_owned());
             writeln!(&*qemu, "{answer}").unwrap();
-            while monitor.next().is_some() && heard.len() < answers.len() {
-                monitor.turn();
+            while monitor.next_deadline().is_some() && heard.len() < answers.len() {
+                monitor.process_messages();
                 if monitor.asked.is_some() {
                     break;
                 }
             }
         }
-        monitor.turn();
+        monitor.process_messages();
         heard
     }
 
@@ -291,7 +292,7 @@ mod tests {
             "{{\"event\": \"SHUTDOWN\", \"data\": {{\"reason\": \"guest-reset\"}}}}"
         )
         .unwrap();
-        monitor.turn();
+        monitor.process_messages();
         assert_eq!(monitor.shutdown.as_deref(), Some("guest-reset"));
     }
 }

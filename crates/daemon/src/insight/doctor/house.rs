@@ -71,7 +71,8 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
     );
     let hostd = Arc::clone(&work.core.hostd);
     let helper =
-        crate::core::hostd::call_blocking(move || Ok((hostd.hello()?, hostd.observe()?))).await;
+        crate::core::hostd::call_blocking(move || Ok((hostd.hello()?, hostd.observe_host()?)))
+            .await;
     add(
         "hostd",
         helper.is_ok(),

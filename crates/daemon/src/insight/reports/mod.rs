@@ -185,7 +185,7 @@ async fn count_port_conflicts(work: &Arc<WorkState>) -> Result<u64> {
         return Ok(0);
     };
     let hostd = Arc::clone(&work.core.hostd);
-    let host = crate::core::hostd::call_blocking(move || hostd.observe()).await?;
+    let host = crate::core::hostd::call_blocking(move || hostd.observe_host()).await?;
     let seen = work.cells.observations.snapshot();
     let down = |owner: &str| {
         let cell = owner.replacen(':', "-", 1);
