@@ -20,7 +20,6 @@
 //! Deliberately absent: the task queue, the manifest and the ledger; the gateway reaches them by these interfaces.
 
 mod future;
-mod http;
 mod meter;
 pub mod protocol;
 mod provider;
@@ -30,7 +29,6 @@ mod stack;
 mod usage;
 
 pub use future::BoxFuture;
-pub use http::{HttpClient, HttpError};
 pub use meter::{InFlight, Meter, ReservationRefused, ReservationRequest, Reserved, Settlement};
 pub use protocol::{Demand, Limits, ModelCall, Protocol, Reading, StreamReader, UpstreamRequest};
 pub use provider::{

@@ -3,10 +3,11 @@
 use crate::protocol::{Limits, ModelCall, Protocol, Reading, StreamReader};
 use crate::provider::{CallOutcome, Credentials, Provider, ProviderHealth, Providers};
 use crate::{
-    Caller, HttpClient, HttpError, InFlight, Meter, Refusal, ReservationRefused,
-    ReservationRequest, Reserved, Router, Settlement, Target, Usage, UsageSource,
+    Caller, InFlight, Meter, Refusal, ReservationRefused, ReservationRequest, Reserved, Router,
+    Settlement, Target, Usage, UsageSource,
 };
 use abbey_model::{BudgetAmounts, NanoUsd};
+use abbey_support::http_client::{HttpClient, HttpError};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;

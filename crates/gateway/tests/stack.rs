@@ -5,11 +5,12 @@
 use abbey_gateway::protocol::openai_chat::OpenAiChat;
 use abbey_gateway::{
     Authorization, BoxFuture, CallOutcome, Caller, Credentials, Demand, Gateway, GatewayParts,
-    HttpClient, Limits, Meter, ModelCall, OutcomeCounts, Prices, Protocol, Provider,
-    ProviderHealth, Providers, Reading, Refusal, ReservationRefused, ReservationRequest, Router,
-    Settlement, StreamReader, Target, UpstreamRequest, Usage, UsageSource,
+    Limits, Meter, ModelCall, OutcomeCounts, Prices, Protocol, Provider, ProviderHealth, Providers,
+    Reading, Refusal, ReservationRefused, ReservationRequest, Router, Settlement, StreamReader,
+    Target, UpstreamRequest, Usage, UsageSource,
 };
 use abbey_model::{Id, NanoUsd, ReservationId, Secret, Tokens};
+use abbey_support::http_client::HttpClient;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts;

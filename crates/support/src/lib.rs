@@ -1,5 +1,6 @@
 //! Small helpers that several crates need, each defined once: atomic file publication, SHA-256 in hexadecimal, URL
-//! escaping, delays between retries, and (feature `http`) one HTTP exchange over a Unix socket.
+//! escaping, delays between retries, (feature `http`) one HTTP exchange over a Unix socket, and (feature `http-client`)
+//! a pooled HTTP client with TLS.
 //!
 //! Deliberately absent: everything that knows a noun of Abbey. This crate depends on no other crate of the workspace.
 
@@ -7,5 +8,7 @@ pub mod digest;
 pub mod file;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "http-client")]
+pub mod http_client;
 pub mod retry;
 pub mod url;

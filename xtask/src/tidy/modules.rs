@@ -51,7 +51,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "stack", "http", "meter", "protocol", "provider", "route", "usage", "refusal", "future",
+            "stack", "meter", "protocol", "provider", "route", "usage", "refusal", "future",
         ],
     ),
     (

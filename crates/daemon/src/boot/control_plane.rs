@@ -115,7 +115,7 @@ pub(crate) async fn open_control_plane(
         secrets: Secrets::new(home.clone(), redactor),
         shutdown: Shutdown::default(),
         rt,
-        http: abbey_gateway::HttpClient::new(),
+        http: abbey_support::http_client::HttpClient::new(),
     });
     let net = Arc::new(NetState::new(Arc::clone(&core), listen));
     let desired = cells.into_iter().map(|(cell, row)| (cell, row.desired));

@@ -23,5 +23,5 @@ pub(crate) struct CoreState {
     pub(crate) shutdown: Shutdown,
     pub(crate) rt: Runtime,
     /// Client for every HTTP call that the control plane itself makes.
-    pub(crate) http: abbey_gateway::HttpClient,
+    pub(crate) http: abbey_support::http_client::HttpClient,
 }

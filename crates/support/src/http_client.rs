@@ -1,4 +1,4 @@
-//! The HTTP client for everything that the control plane itself calls: providers, forges, tool servers.
+//! A pooled HTTP client with TLS, for servers outside the house: model providers, forges, webhooks.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -15,21 +15,21 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long an unused connection stays open.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// Why a request has no usable answer. The distinction matters to whoever pays or repeats.
+/// Why a request has no usable response. Whether it was sent decides if it may be repeated and if it may be billed.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// Nothing was sent.
+    /// The connection failed, so nothing was sent.
     #[error("no connection: {0}")]
     Connect(String),
-    /// It was sent, and nothing came back.
+    /// The request was sent, and no response began.
     #[error("no answer: {0}")]
     NoAnswer(String),
-    /// An answer began, and it was cut off or longer than allowed.
+    /// A response began, and it ended early or was longer than allowed.
     #[error("the answer was cut off or too long: {0}")]
     Answer(String),
 }
 
-/// A pooled HTTP/1.1 client with TLS. It follows no redirects. Clones share their connections.
+/// HTTP/1.1 client with a connection pool and TLS. It follows no redirects. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
@@ -40,7 +40,7 @@ impl Default for HttpClient {
 }
 
 impl HttpClient {
-    /// A client with a connection pool of its own.
+    /// A client with an empty connection pool of its own.
     pub fn new() -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -58,7 +58,7 @@ impl HttpClient {
         )
     }
 
-    /// Sends a request; returns when the head of the answer is there. `within` bounds that time.
+    /// Sends a request and returns the response as soon as its head has arrived, which may take at most `within`.
     ///
     /// # Errors
     /// [`HttpError::Connect`] when nothing was sent, [`HttpError::NoAnswer`] otherwise.
@@ -77,10 +77,11 @@ impl HttpClient {
         }
     }
 
-    /// Sends a request and reads the whole answer, which has at most `bytes_max` bytes. `within` bounds all of it.
+    /// Sends a request and reads the whole response, whose body may have at most `bytes_max` bytes. All of it may take
+    /// at most `within`.
     ///
     /// # Errors
-    /// [`HttpError`].
+    /// [`HttpError`] says whether the request was sent and whether a response began.
     pub async fn exchange(
         &self,
         request: Request<Full<Bytes>>,
