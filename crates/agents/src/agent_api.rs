@@ -1,4 +1,4 @@
-//! The way from a cell to the control plane: the agent API, with the agent's own credential.
+//! Client of the agent API, with the agent's own credential.
 
 use abbey_api::client::{AgentClient, Endpoint, Error};
 use abbey_model::{FaultKind, Secret};
@@ -30,10 +30,10 @@ pub enum StartError {
     Session(#[source] io::Error),
 }
 
-/// A client for the agent API, from `ABBEY_URL` and `ABBEY_TOKEN_FILE`.
+/// Creates a client of the agent API from the variables `ABBEY_URL` and `ABBEY_TOKEN_FILE`.
 ///
 /// # Errors
-/// [`StartError`] when the environment is not that of a cell.
+/// [`StartError`] if a variable is missing or the token file cannot be read.
 pub(crate) fn client_from_environment() -> Result<AgentClient, StartError> {
     let variable = |name| std::env::var(name).map_err(|_| StartError::Environment(name));
     let url = variable("ABBEY_URL")?;
@@ -54,8 +54,8 @@ pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest delay.
 pub(crate) const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
-/// Repeats a request that changes nothing while the control plane does not answer, e.g. because it restarts, for up to
-/// a minute.
+/// Repeats an idempotent request for up to a minute while the control plane does not answer, for
+/// example because it restarts.
 pub(crate) async fn retry_through_restart<T, F: Future<Output = Result<T, Error>>>(
     mut request: impl FnMut() -> F,
 ) -> Result<T, Error> {

@@ -1,6 +1,8 @@
-//! What runs inside an agent's cell: the worker, drivers for runtimes, skills and their programs.
+//! Everything that runs inside an agent's cell: the worker, drivers of runtimes, skills and their
+//! programs.
 //!
-//! Deliberately absent: which kind of cell it is in, and every way to the control plane but the agent API.
+//! Deliberately absent: which kind of cell it is, and any access to the control plane except by the
+//! agent API.
 
 mod agent_api;
 pub mod library;

@@ -1,23 +1,25 @@
-//! The catalogue of skills: the stock ones, those of a directory, and what its `library.yaml` says about either
+//! The skill library: built-in skills, those of a directory, and the settings of its `library.yaml`
 //! (S4-11, S4-26, S3-18).
 
-use crate::skill::{Invalid, STOCK, Skill, load, parse};
+use crate::skill::{InvalidSkill, STOCK, Skill, load_skill, parse_skill};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Name of the list in the directory of skills.
+/// Name of the settings file in the directory of skills.
 const LIST: &str = "library.yaml";
-/// Largest list, bytes.
+/// Largest settings file, bytes.
 const LIST_MAX: u64 = 1 << 20;
-/// Most files of a skill, and most bytes of all of them.
+/// Most files of a skill.
 const FILES_MAX: usize = 1000;
+/// Largest total size of a skill's files, bytes.
 const BYTES_MAX: u64 = 16 << 20;
 /// Deepest directory of a skill.
 const DEPTH_MAX: usize = 8;
 
+/// Content of `library.yaml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Library {
@@ -25,32 +27,33 @@ struct Library {
     skills: BTreeMap<String, Listed>,
 }
 
-/// What the list says of one skill.
+/// Settings of one skill in `library.yaml`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Listed {
-    /// Where its directory is, relative to the list; below it by its name when not given.
+    /// Directory of the skill, relative to the settings file; its name by default.
     path: Option<PathBuf>,
-    /// The version that it must have.
+    /// Version that the skill must have.
     version: Option<String>,
-    /// The digest that it must have: of every file of its directory.
+    /// Digest over all files of the skill's directory that it must have.
     hash: Option<String>,
-    /// Who answers for it.
+    /// Person or team responsible for the skill.
     owner: Option<String>,
-    /// Words by which it is found.
+    /// Search words of the skill.
     tags: Vec<String>,
-    /// Whether the house has it.
+    /// Whether the skill is available in this house.
     enabled: Option<bool>,
 }
 
-/// Every skill of the house, and beside them what was wrong.
-pub fn catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<Invalid>) {
+/// Loads every built-in skill and every skill in `dir`, and applies `library.yaml`; returns the
+/// valid skills by name, and the errors of the others.
+pub fn load_catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<InvalidSkill>) {
     let mut invalid = Vec::new();
-    let list = match read(&dir.join(LIST)) {
+    let list = match read_library_file(&dir.join(LIST)) {
         Ok(list) => list,
         Err(why) => {
             // What a list that cannot be read would have refused is not let through.
-            invalid.push(Invalid {
+            invalid.push(InvalidSkill {
                 name: LIST.to_owned(),
                 mistakes: vec![why],
             });
@@ -64,8 +67,10 @@ pub fn catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<Invalid>) {
         .skills
         .values()
         .filter_map(|l| Some(dir.join(l.path.as_ref()?)));
-    let stock = STOCK.iter().map(|(name, text)| parse(name, text, None));
-    for outcome in stock.chain(own.chain(listed).map(|path| load(&path))) {
+    let stock = STOCK
+        .iter()
+        .map(|(name, text)| parse_skill(name, text, None));
+    for outcome in stock.chain(own.chain(listed).map(|path| load_skill(&path))) {
         match outcome {
             Ok(skill) => drop(skills.insert(skill.name.clone(), skill)),
             Err(error) => invalid.push(error),
@@ -79,7 +84,7 @@ pub fn catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<Invalid>) {
         let mut mistakes = Vec::new();
         let Some(skill) = skills.get_mut(&name) else {
             let mistakes = vec![format!("`{LIST}` lists it, and it is not there")];
-            invalid.push(Invalid { name, mistakes });
+            invalid.push(InvalidSkill { name, mistakes });
             continue;
         };
         if let Some(wanted) = &listed.version
@@ -104,13 +109,13 @@ pub fn catalogue(dir: &Path) -> (BTreeMap<String, Skill>, Vec<Invalid>) {
         } else {
             // Another than was agreed on is not run.
             skills.remove(&name);
-            invalid.push(Invalid { name, mistakes });
+            invalid.push(InvalidSkill { name, mistakes });
         }
     }
     (skills, invalid)
 }
 
-fn read(path: &Path) -> Result<Library, String> {
+fn read_library_file(path: &Path) -> Result<Library, String> {
     let told = |e: std::io::Error| format!("`{}` cannot be read: {e}", path.display());
     match fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -131,11 +136,11 @@ fn read(path: &Path) -> Result<Library, String> {
     serde_saphyr::from_str(&text).map_err(|e| format!("`{}`: {e}", path.display()))
 }
 
-/// Digest of every file of a skill, with its path and whether it may be run.
+/// SHA-256 digest over every file of a skill's directory, with its path and executable bit.
 ///
 /// # Errors
-/// When there are more of them, or larger ones, than a skill has; or one is no plain file.
-pub(crate) fn digest_of(dir: &Path) -> Result<String, String> {
+/// If a file is not regular, or the files exceed the limits on number and size.
+pub(crate) fn skill_digest(dir: &Path) -> Result<String, String> {
     let mut files = Vec::new();
     collect(dir, Path::new(""), 0, &mut files)?;
     files.sort();
@@ -210,7 +215,7 @@ mod tests {
         put(&elsewhere, "charts", "1");
         let list = |text: &str| {
             fs::write(here.join(LIST), text).unwrap();
-            catalogue(&here)
+            load_catalogue(&here)
         };
         let (skills, invalid) = list(
             "skills:\n  tides: { version: \"2\", owner: harbour, tags: [sea] }\n  charts: { path: ../elsewhere/charts }\n  disk-usage: { enabled: false }\n",

@@ -1,4 +1,5 @@
-//! Skills: a directory with `SKILL.md` in the Agent Skills format; ours are strings in `metadata`.
+//! Skills: a directory with `SKILL.md` in the Agent Skills format; Abbey's own keys are strings in
+//! `metadata`.
 //!
 //! Source: Agent Skills specification (six front-matter keys: name, description, license,
 //! compatibility, metadata, allowed-tools).
@@ -14,12 +15,12 @@ const TEXT_MAX: u64 = 256 << 10;
 /// Longest description, characters.
 const DESCRIPTION_MAX: usize = 1024;
 
-/// Facts of the host that a skill may be granted.
+/// Host facts that a skill may be granted to read.
 pub const FACTS: [&str; 9] = [
     "disks", "system", "cells", "services", "logs", "backup", "report", "firewall", "zfs",
 ];
 
-/// What a skill may be granted that the house does for it.
+/// Operations of the control plane that a skill may be granted.
 pub const OPERATIONS: [&str; 3] = ["service-restart", "cell-restart", "zfs-snapshot"];
 
 /// Stock skills: name and text.
@@ -28,6 +29,7 @@ macro_rules! stock {
         [$(($name, include_str!(concat!("../skills/", $name, "/SKILL.md")))),+]
     };
 }
+/// Built-in skills: name and text of `SKILL.md`.
 pub(crate) const STOCK: [(&str, &str); 22] = stock![
     "backup-db",
     "backup-state",
@@ -53,46 +55,46 @@ pub(crate) const STOCK: [(&str, &str); 22] = stock![
     "zfs-status",
 ];
 
-/// What a skill runs.
+/// Program of a skill.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
-    /// A program of this binary.
+    /// A program of this binary, by name.
     Builtin(String),
-    /// An executable of the skill's directory.
+    /// An executable file of the skill's directory.
     File(PathBuf),
 }
 
-/// One skill.
+/// A valid skill.
 #[derive(Debug, Clone)]
 pub struct Skill {
-    /// Name; that of its directory.
+    /// Name, equal to that of its directory.
     pub name: String,
-    /// What it does and when it is used.
+    /// What the skill does and when to use it.
     pub description: String,
-    /// Version of its metadata.
+    /// Version from its metadata.
     pub version: Option<String>,
-    /// What it runs; none is prose for a model.
+    /// Program that performs the skill; `None` for instructions to a model only.
     pub program: Option<Program>,
-    /// Patterns that it matches, regular expressions.
+    /// Regular expressions of the task texts that the skill matches.
     pub patterns: Vec<String>,
     /// JSON Schema of its arguments.
     pub args: Value,
-    /// What it may read: `fact:NAME`, `workspace`.
+    /// Granted rights: `fact:NAME`, `op:NAME`, `workspace`.
     pub grants: Vec<String>,
-    /// `low`, `medium` or `high`.
+    /// Risk: `low`, `medium` or `high`.
     pub risk: String,
-    /// Digest of its files.
+    /// Digest over its files.
     pub hash: String,
-    /// Who answers for it.
+    /// Person or team responsible for the skill.
     pub owner: Option<String>,
-    /// Words by which it is found.
+    /// Search words of the skill.
     pub tags: Vec<String>,
 }
 
-/// A skill that is not valid; every reason at once.
+/// Every error of an invalid skill.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("skill `{name}` is not valid: {}", mistakes.join("; "))]
-pub struct Invalid {
+pub struct InvalidSkill {
     /// Its directory's name.
     pub name: String,
     /// What is wrong.
@@ -120,12 +122,13 @@ struct FrontMatter {
     metadata: BTreeMap<String, String>,
 }
 
-/// Reads the text of a `SKILL.md`. `dir` is where programs are looked for.
+/// Parses the text of a `SKILL.md`. `dir` is the directory in which its program must exist; `None`
+/// allows only built-in programs.
 ///
 /// # Errors
-/// [`Invalid`] with every mistake.
-pub fn parse(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, Invalid> {
-    let invalid = |mistakes: Vec<String>| Invalid {
+/// [`InvalidSkill`] with every mistake.
+pub fn parse_skill(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, InvalidSkill> {
+    let invalid = |mistakes: Vec<String>| InvalidSkill {
         name: name.to_owned(),
         mistakes,
     };
@@ -278,17 +281,17 @@ pub fn parse(name: &str, text: &str, dir: Option<&Path>) -> Result<Skill, Invali
     })
 }
 
-/// Reads a skill's directory.
+/// Reads and validates the skill in a directory.
 ///
 /// # Errors
-/// [`Invalid`], also when it cannot be read.
-pub fn load(dir: &Path) -> Result<Skill, Invalid> {
+/// [`InvalidSkill`] with every mistake, also if the directory cannot be read.
+pub fn load_skill(dir: &Path) -> Result<Skill, InvalidSkill> {
     let name = dir
         .file_name()
         .map(|n| n.to_string_lossy().into_owned())
         .unwrap_or_default();
     let path = dir.join("SKILL.md");
-    let unreadable = |why: String| Invalid {
+    let unreadable = |why: String| InvalidSkill {
         name: name.clone(),
         mistakes: vec![format!("`{}`: {why}", path.display())],
     };
@@ -299,16 +302,16 @@ pub fn load(dir: &Path) -> Result<Skill, Invalid> {
         return Err(unreadable(format!("larger than {TEXT_MAX} bytes")));
     }
     let text = fs::read_to_string(&path).map_err(|e| unreadable(e.to_string()))?;
-    let mut skill = parse(&name, &text, Some(dir))?;
-    skill.hash = crate::library::digest_of(dir).map_err(unreadable)?;
+    let mut skill = parse_skill(&name, &text, Some(dir))?;
+    skill.hash = crate::library::skill_digest(dir).map_err(unreadable)?;
     Ok(skill)
 }
 
-/// Checks arguments against a skill's schema.
+/// Validates arguments against a skill's JSON Schema.
 ///
 /// # Errors
-/// What does not fit, for people.
-pub fn check_args(schema: &Value, args: &Value) -> Result<(), String> {
+/// A sentence that lists every violation.
+pub fn check_arguments(schema: &Value, args: &Value) -> Result<(), String> {
     let validator = jsonschema::validator_for(schema).map_err(|e| e.to_string())?;
     let wrong: Vec<String> = validator
         .iter_errors(args)
@@ -324,11 +327,11 @@ pub fn check_args(schema: &Value, args: &Value) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::catalogue;
+    use crate::library::load_catalogue;
 
     #[test]
     fn every_stock_skill_is_valid() {
-        let (skills, invalid) = catalogue(Path::new("/nonexistent"));
+        let (skills, invalid) = load_catalogue(Path::new("/nonexistent"));
         assert!(invalid.is_empty(), "{invalid:?}");
         assert_eq!(skills.len(), STOCK.len());
         assert!(skills.values().all(|s| s.program.is_some()));
@@ -337,11 +340,11 @@ mod tests {
     #[test]
     fn every_mistake_is_told_at_once() {
         let text = "---\nname: other\ndescription: x\nmetadata:\n  abbey-match: '('\n  abbey-program: ../../bin/sh\n  abbey-grants: root\n---\n";
-        let error = parse("mine", text, None).unwrap_err();
+        let error = parse_skill("mine", text, None).unwrap_err();
         assert_eq!(error.mistakes.len(), 4, "{error}");
-        assert!(parse("mine", "no front matter", None).is_err());
+        assert!(parse_skill("mine", "no front matter", None).is_err());
         assert!(
-            parse(
+            parse_skill(
                 "mine",
                 "---\nname: mine\ndescription: d\nextra: 1\n---\n",
                 None
@@ -352,11 +355,11 @@ mod tests {
 
     #[test]
     fn arguments_are_data() {
-        let (skills, _) = catalogue(Path::new("/nonexistent"));
+        let (skills, _) = load_catalogue(Path::new("/nonexistent"));
         let schema = &skills["git-merge"].args;
         let args = |source: &str| serde_json::json!({ "source": source, "target": "main", "repository": "demo" });
-        assert!(check_args(schema, &args("topic")).is_ok());
-        assert!(check_args(schema, &args("--upload-pack=x")).is_err());
-        assert!(check_args(schema, &args("a;rm -rf /")).is_err());
+        assert!(check_arguments(schema, &args("topic")).is_ok());
+        assert!(check_arguments(schema, &args("--upload-pack=x")).is_err());
+        assert!(check_arguments(schema, &args("a;rm -rf /")).is_err());
     }
 }

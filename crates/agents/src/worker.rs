@@ -24,8 +24,9 @@ const OFFER_WAIT: Duration = Duration::from_secs(25);
 /// Longest wait for the control plane to accept a result; it may verify evidence first.
 const RESULT_WAIT: Duration = Duration::from_secs(3600);
 
-/// Works through the tasks that are offered to this cell's agent, until the process ends.
-pub async fn work(client: Arc<AgentClient>, driver: &mut impl Driver) -> ! {
+/// Claims and performs the tasks offered to this cell's agent, one at a time with this driver;
+/// never returns.
+pub async fn run_worker(client: Arc<AgentClient>, driver: &mut impl Driver) -> ! {
     let who_am_i = || client.me().show();
     let me = until_answered("read this agent's own description", who_am_i).await;
     let mut config = me.config;

@@ -186,7 +186,7 @@ fn completed(text: &str) -> TurnEnd {
 /// Works until something happens.
 async fn work_until(client: Arc<AgentClient>, mut driver: ScriptedDriver, happened: &Notify) {
     tokio::select! {
-        _ = worker::work(client, &mut driver) => unreachable!("the worker has no end"),
+        _ = worker::run_worker(client, &mut driver) => unreachable!("the worker has no end"),
         () = happened.notified() => {}
     }
 }

@@ -62,10 +62,10 @@ fn native(skill: Option<&str>) -> ExitCode {
     };
     runtime.block_on(async {
         if let Some(name) = skill {
-            let code = abbey_agents::programs::run(name).await;
+            let code = abbey_agents::programs::run_program(name).await;
             return ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILURE));
         }
-        match abbey_agents::runtime::drive(abbey_model::Runtime::Native).await {
+        match abbey_agents::runtime::run_driver(abbey_model::Runtime::Native).await {
             Ok(()) => ExitCode::from(exit::OK),
             Err(error) => {
                 eprintln!("error: {error}");

@@ -7,11 +7,11 @@ use std::fmt::Display;
 pub struct Args(pub Vec<String>);
 
 impl Args {
-    /// Splits a template into words, as a shell does, and then puts one value into each `{}`. A value is never split, so
-    /// it may hold spaces and quotes.
+    /// Splits a template into words as a shell does, and replaces each `{}` by one value, which is
+    /// never split and may contain spaces and quotes.
     ///
     /// # Panics
-    /// When a quote is not closed, or when there are not as many values as places for them.
+    /// If a quote is not closed, or the number of values is not that of the places.
     pub fn new(template: &str, values: &[&dyn Display]) -> Args {
         let mut values = values.iter();
         let words = shlex::split(template).expect("every quote is closed");
@@ -32,7 +32,7 @@ impl Args {
         Args(words)
     }
 
-    /// The words with further ones behind them.
+    /// These arguments with further ones appended.
     #[must_use]
     pub fn with(mut self, more: &[&str]) -> Args {
         self.0.extend(more.iter().map(|w| (*w).to_owned()));

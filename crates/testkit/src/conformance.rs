@@ -1,5 +1,5 @@
-//! What every backend must do, whatever is around its cells. Each backend's tests call [`run`]
-//! with a specification that stays up until it is told to stop.
+//! Conformance suite of cell backends. Tests of each backend call [`run_conformance_suite`] with
+//! the specification of a cell that runs until it is stopped.
 
 use abbey_cells::{Backend, CellSpec};
 use abbey_model::{ExitKind, Generation, Millis, Observed};
@@ -16,11 +16,11 @@ fn until(what: &str, mut reached: impl FnMut() -> bool) {
     }
 }
 
-/// Runs the whole suite.
+/// Runs every case of the suite: start, observation, pause, stop, sweep, and repeated calls.
 ///
 /// # Panics
-/// When the backend does not conform.
-pub fn run(backend: &dyn Backend, spec: &CellSpec) {
+/// If the backend does not conform.
+pub fn run_conformance_suite(backend: &dyn Backend, spec: &CellSpec) {
     let cell = &spec.cell;
     let look = || {
         backend

@@ -1,12 +1,13 @@
-//! The root file system of a container, for tests without a registry.
+//! Root file system of a container, for tests without a registry.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Packs a root file system that holds BusyBox and the directories of an agent, and gives the path of the archive.
+/// Packs a root file system of BusyBox and an agent's directories into an archive in `dir`, and
+/// returns its path.
 ///
 /// # Panics
-/// When BusyBox is missing or `tar` fails.
+/// If BusyBox is missing or `tar` fails.
 pub fn pack_busybox_root(dir: &Path) -> String {
     let root = dir.join("root");
     let places = [

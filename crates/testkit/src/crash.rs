@@ -1,4 +1,4 @@
-//! Houses whose processes are ended at a named crash point, once.
+//! Houses whose process exits at a named crash point, once.
 
 use crate::house::House;
 use std::fs::{self, Permissions};
@@ -6,10 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 impl House {
-    /// A house with a crash point, and the file by which [`arm`] arms it.
+    /// A house whose processes exit at this crash point once it is armed, and the file that
+    /// [`arm_crash_point`] arms it with.
     ///
     /// # Panics
-    /// When no directory can be made.
+    /// If no directory can be created.
     pub fn with_crash_point(abbey: &str, point: &str) -> (House, PathBuf) {
         let mut house = House::new(abbey);
         // Processes of several users look for the file and remove it.
@@ -22,11 +23,11 @@ impl House {
     }
 }
 
-/// Arms a crash point: the next process that passes it is ended and removes the file.
+/// Arms a crash point: the next process that reaches it removes this file and exits.
 ///
 /// # Panics
-/// When the file cannot be written.
-pub fn arm(armed: &Path) {
+/// If the file cannot be written.
+pub fn arm_crash_point(armed: &Path) {
     fs::write(armed, "").expect("a file");
     fs::set_permissions(armed, Permissions::from_mode(0o666)).expect("permissions");
 }

@@ -1,5 +1,4 @@
-//! A backend without a host: cells as entries of a table, with a uid of their own, no network but
-//! the house's socket, and failures on demand.
+//! Cell backend without a host: cells are entries of a table, and failures happen on demand.
 
 use abbey_cells::{Backend, CellRecord, CellSpec, CgroupUsage, Error, Result};
 use abbey_model::{
@@ -45,11 +44,11 @@ impl FakeBackend {
     fn time(&self) -> Timestamp {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Lets the next starts fail.
-    pub fn refuse_starts(&self, refuse: bool) {
+    /// Makes further starts fail, or succeed again.
+    pub fn fail_starts(&self, refuse: bool) {
         *self.refuse.lock().unwrap_or_else(PoisonError::into_inner) = refuse;
     }
-    /// Ends a cell from inside.
+    /// Ends a running cell with this exit, as if its program had exited.
     pub fn crash(&self, cell: &CellName, exit: ExitKind) {
         let now = self.time();
         self.with(|cells| {
@@ -59,7 +58,7 @@ impl FakeBackend {
             }
         });
     }
-    /// Takes the shim away and leaves the rest.
+    /// Makes a cell orphaned, as if its shim had been killed.
     pub fn orphan(&self, cell: &CellName) {
         self.with(|cells| {
             if let Some(found) = cells.get_mut(cell) {

@@ -8,7 +8,7 @@ use abbey_model::CellName;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A helper that is ended when dropped.
+/// A running hostd that is ended when dropped.
 #[derive(Debug)]
 pub struct Hostd {
     dir: tempfile::TempDir,
@@ -19,10 +19,10 @@ pub struct Hostd {
 }
 
 impl Hostd {
-    /// Starts one with this binary.
+    /// Starts hostd with this binary in a new home.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If it does not answer.
     pub fn start(abbey: &str) -> Hostd {
         crate::house::own_network();
         let dir = tempfile::Builder::new()
@@ -42,15 +42,16 @@ impl Hostd {
         }
     }
 
-    /// A place beside the home.
+    /// Path of this name beside the home.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// Gives an owner the user with this number of the house's, and makes its directories.
+    /// Claims the user with this offset in the house's range for an owner, and creates its
+    /// directories; returns the user id, or `None` without privileges.
     ///
     /// # Panics
-    /// When it is refused.
+    /// If hostd refuses.
     pub fn claim(&self, owner: &CellName, number: u32) -> Option<u32> {
         let first = self.client.hello().expect("an answer").uid_first;
         let uid = self.config.privileged.then_some(first + number);

@@ -18,8 +18,8 @@ pub const WITHIN: Duration = Duration::from_secs(45);
 const FIRST_PORT: u16 = 21_000;
 const BLOCK: u16 = 40;
 
-/// Ports that no other test on this host uses. Held by a name in the abstract socket namespace,
-/// which the kernel releases when the test's process ends, however it ends.
+/// A block of ports that no other test on this host uses, held by an abstract socket name that the
+/// kernel releases when the test's process ends.
 #[derive(Debug)]
 pub struct Ports {
     /// First port.
@@ -30,11 +30,11 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Takes a free block.
+    /// Allocates a free block of ports.
     ///
     /// # Panics
-    /// When two hundred tests run at once.
-    pub fn take() -> Ports {
+    /// If two hundred tests run at once.
+    pub fn allocate() -> Ports {
         for n in 0..200 {
             let address = SocketAddr::from_abstract_name(format!("abbey-test-ports-{n}"))
                 .expect("a short name");
@@ -51,10 +51,10 @@ impl Ports {
     }
 }
 
-/// An image for machines, as `cargo xtask image` builds it.
+/// Path of a microVM image that `cargo xtask image` built.
 ///
 /// # Panics
-/// When it was not built.
+/// If it was not built.
 pub fn image(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images");
     let target = target.join(name);
@@ -65,7 +65,8 @@ pub fn image(name: &str) -> PathBuf {
     target
 }
 
-/// A program that `cargo xtask check` fetched for tests, or none, which is counted and told.
+/// Path of a program that `cargo xtask check` fetched for tests; `None` if it is missing, which is
+/// printed and counted as a skipped test.
 #[expect(clippy::print_stdout, reason = "a skipped test says why")]
 pub fn tool(name: &str, test: &str) -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
@@ -81,7 +82,7 @@ pub fn tool(name: &str, test: &str) -> Option<PathBuf> {
     None
 }
 
-/// A house that is taken down when dropped.
+/// A house that is stopped when dropped.
 #[derive(Debug)]
 pub struct House {
     dir: tempfile::TempDir,
@@ -90,23 +91,23 @@ pub struct House {
     pub ports: Ports,
     /// Ordinary user who runs the binary; none runs it as whoever runs the test.
     user: Option<u32>,
-    /// Names that this house alone knows, as the text of `/etc/hosts`; needs root.
+    /// Additional host names for this house's processes, as text of `/etc/hosts`; needs root.
     pub hosts: Option<String>,
-    /// Files that this house alone sees in place of the host's; needs root, and works with `hosts` alone.
+    /// Files that this house's processes see in place of the host's; needs root and `hosts`.
     pub replaced: Vec<(PathBuf, String)>,
-    /// Where a process of the house is to be ended: `NAME@PATH`.
+    /// Crash point of this house's processes, as `NAME@PATH`.
     pub crash_at: Option<String>,
-    /// Further variables of every command.
+    /// Additional environment variables of every command.
     pub variables: Vec<(String, String)>,
-    /// Extra arguments for the control plane when started by [`House::serve`].
+    /// Additional arguments of [`House::start_control_plane`].
     pub serve_args: Vec<String>,
 }
 
 impl House {
-    /// A home in a fresh directory, for this binary.
+    /// A home in a new directory, without a running control plane.
     ///
     /// # Panics
-    /// When no directory can be made.
+    /// If no directory can be created.
     pub fn new(abbey: &str) -> House {
         own_network();
         let dir = tempfile::Builder::new()
@@ -119,7 +120,7 @@ impl House {
         House {
             dir,
             abbey: PathBuf::from(abbey),
-            ports: Ports::take(),
+            ports: Ports::allocate(),
             user: None,
             hosts: None,
             replaced: Vec::new(),
@@ -129,11 +130,12 @@ impl House {
         }
     }
 
-    /// A home that an ordinary user owns and runs, with a copy of the binary that it can reach.
+    /// A home that an ordinary user owns and runs, with a copy of the binary that this user can
+    /// execute.
     ///
     /// # Panics
-    /// When the test is not run by root.
-    pub fn of_user(abbey: &str, user: u32) -> House {
+    /// If the test does not run as root.
+    pub fn run_by_user(abbey: &str, user: u32) -> House {
         let mut house = House::new(abbey);
         house.abbey = house.path("abbey");
         std::fs::copy(abbey, &house.abbey).expect("a copy of the binary");
@@ -142,25 +144,26 @@ impl House {
         house
     }
 
-    /// Whether the house is run by whoever runs the test.
+    /// Whether the house's commands run as the user of the test, instead of an ordinary one.
     pub fn runs_as_root(&self) -> bool {
         self.user.is_none() && rustix::process::geteuid().is_root()
     }
 
-    /// `ABBEY_HOME`.
+    /// Path of `ABBEY_HOME`.
     pub fn home(&self) -> PathBuf {
         self.dir.path().join("home")
     }
 
-    /// A place beside the home.
+    /// Path of this name beside the home.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// Writes the manifest, with the house's ports and a free outside port put in.
+    /// Writes the manifest with the house's ports and a free operator port filled in, and returns
+    /// its path.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn manifest(&self, text: &str) -> PathBuf {
         let path = self.path("abbey.yaml");
         let ports = format!(
@@ -176,24 +179,24 @@ impl House {
         path
     }
 
-    /// Brings the image that machines boot from.
+    /// Installs the image that microVMs boot from.
     ///
     /// # Panics
-    /// When it was not built; tests have a network of their own and cannot fetch it.
-    pub fn bring_image(&self) {
-        self.bring("base");
+    /// If it was not built; tests have a network of their own and cannot fetch it.
+    pub fn install_default_image(&self) {
+        self.install_image("base");
     }
 
-    /// Brings another image that was built.
+    /// Installs another image that was built.
     ///
     /// # Panics
-    /// As [`House::bring_image`].
-    pub fn bring(&self, name: &str) {
+    /// As [`House::install_default_image`].
+    pub fn install_image(&self, name: &str) {
         let from = image(name).display().to_string();
         self.expect(0, &["image", "import", &from, name]);
     }
 
-    /// A command of the binary in this home, with an environment of its own.
+    /// A command of the binary with these arguments in this home, with a clean environment.
     pub fn command(&self, args: impl Into<Args>) -> Command {
         let mut command = match &self.hosts {
             Some(hosts) => self.with_names(hosts),
@@ -254,18 +257,18 @@ impl House {
         command
     }
 
-    /// Runs it.
+    /// Runs the binary with these arguments, and returns its output.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn run(&self, args: impl Into<Args>) -> Output {
         self.command(args).output().expect("the binary runs")
     }
 
-    /// Runs it, expects this exit code, and gives standard output.
+    /// Runs the binary, requires this exit code, and returns standard output.
     ///
     /// # Panics
-    /// With everything it said, when the code is another.
+    /// With the whole output if the exit code is another.
     pub fn expect(&self, code: i32, args: impl Into<Args>) -> String {
         let args = args.into();
         let output = self.run(&args);
@@ -278,23 +281,24 @@ impl House {
             Some(code),
             "abbey {:?}\n--- stdout\n{out}\n--- stderr\n{err}\n--- serve\n{}",
             args.0,
-            self.serve_log()
+            self.control_plane_log()
         );
         out.into_owned()
     }
 
-    /// As [`House::expect`], with `--json`.
+    /// Runs the binary with `--json`, requires this exit code, and returns the parsed document.
     ///
     /// # Panics
-    /// When the output is no document.
+    /// If the exit code is another or the output is not JSON.
     pub fn json(&self, code: i32, args: impl Into<Args>) -> Value {
         self.document(code, args)
     }
 
-    /// As [`House::json`], as a document of the API.
+    /// Runs the binary with `--json`, requires this exit code, and returns the output as a document
+    /// of the API.
     ///
     /// # Panics
-    /// When the output is no such document.
+    /// If the exit code is another or the output is not such a document.
     pub fn document<T: DeserializeOwned>(&self, code: i32, args: impl Into<Args>) -> T {
         let args = args.into().with(&["--json"]);
         let text = self.expect(code, &args);
@@ -302,10 +306,10 @@ impl House {
             .unwrap_or_else(|e| panic!("abbey {:?} printed no such document: {e}\n{text}", args.0))
     }
 
-    /// The task with this number.
+    /// The task with this number, such as `TASK-1`.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     pub fn task(&self, number: &str) -> TaskView {
         let doc: TaskDoc = self.document(0, args!("task show {}", number));
         doc.task
@@ -314,17 +318,17 @@ impl House {
     /// Waits until a task is in this state.
     ///
     /// # Panics
-    /// When it does not get there.
+    /// If that takes longer than [`WITHIN`].
     pub fn wait_for_task(&self, number: &str, state: TaskState) {
         until(&format!("{number} is {state}"), || {
             self.task(number).state == state
         });
     }
 
-    /// The agent of this name, as `abbey ps` lists it.
+    /// The agent with this name, as `abbey ps` lists it.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     pub fn agent(&self, name: &str) -> AgentView {
         let fleet: FleetDoc = self.document(0, "ps");
         let found = fleet.agents.into_iter().find(|a| a.name == name);
@@ -334,8 +338,8 @@ impl House {
     /// Entries of the audit log with this action, oldest first.
     ///
     /// # Panics
-    /// When the log cannot be read.
-    pub fn entries(&self, action: &str) -> Vec<Value> {
+    /// If the log cannot be read.
+    pub fn audit_entries(&self, action: &str) -> Vec<Value> {
         let lines = self.expect(0, &["activity", "export"]);
         let all = lines
             .lines()
@@ -343,11 +347,11 @@ impl House {
         all.filter(|e| e["action"] == action).collect()
     }
 
-    /// Writes a file in the cell of an agent, as that agent.
+    /// Writes a file in an agent's cell, as that agent.
     ///
     /// # Panics
-    /// When it cannot be written.
-    pub fn put(&self, agent: &str, path: &str, text: &str) {
+    /// If it cannot be written.
+    pub fn write_agent_file(&self, agent: &str, path: &str, text: &str) {
         use std::io::Write;
         if let Some((dir, _)) = path.rsplit_once('/') {
             self.expect(0, &["exec", agent, "--", "mkdir", "-p", dir]);
@@ -364,21 +368,21 @@ impl House {
         assert!(child.wait().expect("it ends").success(), "{agent}: {path}");
     }
 
-    /// Waits until an agent is up.
+    /// Waits until an agent is ready.
     ///
     /// # Panics
-    /// When it does not come up.
-    pub fn is_up(&self, agent: &str) {
+    /// If that takes longer than [`WITHIN`].
+    pub fn wait_until_up(&self, agent: &str) {
         until("the agent is ready", || {
             self.agent(agent).presence == Presence::Ready
         });
     }
 
-    /// What a refused command said.
+    /// Runs the binary, requires this exit code, and returns its error message.
     ///
     /// # Panics
-    /// When it was not refused with this code.
-    pub fn refused(&self, code: i32, args: impl Into<Args>) -> String {
+    /// If the exit code is another.
+    pub fn expect_refusal(&self, code: i32, args: impl Into<Args>) -> String {
         let args = args.into();
         let output = self.run(&args);
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -392,28 +396,28 @@ impl House {
         err
     }
 
-    /// Log of the control plane.
-    pub fn serve_log(&self) -> String {
+    /// Text of the control plane's log.
+    pub fn control_plane_log(&self) -> String {
         std::fs::read_to_string(self.home().join("logs/serve.log")).unwrap_or_default()
     }
 
-    /// Process of the control plane.
+    /// Process id of the control plane.
     ///
     /// # Panics
-    /// When none runs.
-    pub fn serve_pid(&self) -> i32 {
+    /// If none runs.
+    pub fn control_plane_pid(&self) -> i32 {
         let text = std::fs::read_to_string(self.home().join("run/serve.json"))
             .expect("a control plane runs");
         let value: Value = serde_json::from_str(&text).expect("an announcement");
         i32::try_from(value["pid"].as_i64().unwrap_or(0)).expect("a pid")
     }
 
-    /// `kill -9` of the control plane, and waits until it is gone.
+    /// Kills the control plane with SIGKILL and waits until it has ended.
     ///
     /// # Panics
-    /// When it does not go.
-    pub fn kill_serve(&self) {
-        kill(self.serve_pid());
+    /// If it does not end.
+    pub fn kill_control_plane(&self) {
+        kill(self.control_plane_pid());
     }
 
     /// The operator's credential.
@@ -421,17 +425,17 @@ impl House {
         std::fs::read_to_string(self.home().join("operator.token")).unwrap_or_default()
     }
 
-    /// An agent's credential.
+    /// The credential of an agent.
     pub fn agent_token(&self, agent: &str) -> String {
         std::fs::read_to_string(self.home().join("agents").join(agent).join("home/token"))
             .unwrap_or_default()
     }
 
-    /// Starts a control plane with further arguments, for leases shorter than usual.
+    /// Starts a control plane with additional arguments, such as a shorter lease.
     ///
     /// # Panics
-    /// When it does not come up.
-    pub fn serve(&self, args: impl Into<Args>) {
+    /// If it is not ready in time.
+    pub fn start_control_plane(&self, args: impl Into<Args>) {
         use std::io::{BufRead, BufReader};
         std::fs::create_dir_all(self.home().join("logs")).expect("a directory");
         let log = std::fs::OpenOptions::new()
@@ -453,7 +457,7 @@ impl House {
         assert!(
             line.contains("\"pid\""),
             "the control plane did not come up: {line}\n{}",
-            self.serve_log()
+            self.control_plane_log()
         );
         // Nobody waits for it here; its parent's end makes it an orphan as in real life.
         drop(std::thread::spawn(move || drop(child.wait())));
@@ -466,8 +470,8 @@ impl Drop for House {
     }
 }
 
-/// Puts the calling thread into a network of its own, once, so that no test meets the host's or
-/// another test's. An ordinary user stays where they are.
+/// Puts the calling thread into a network namespace of its own, once, so that tests don't meet each
+/// other or the host; does nothing for an ordinary user.
 pub fn own_network() {
     thread_local!(static DONE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
     if !DONE.replace(true) && rustix::process::geteuid().is_root() {
@@ -475,10 +479,10 @@ pub fn own_network() {
     }
 }
 
-/// Kills a process and waits until it is gone.
+/// Kills a process with SIGKILL and waits until it has ended.
 ///
 /// # Panics
-/// When it does not go.
+/// If it does not end.
 pub fn kill(pid: i32) {
     let target = rustix::process::Pid::from_raw(pid).expect("a pid");
     let _gone_already = rustix::process::kill_process(target, rustix::process::Signal::KILL);
@@ -487,10 +491,10 @@ pub fn kill(pid: i32) {
     });
 }
 
-/// Waits for a condition.
+/// Waits until a condition is true; `what` names it in the failure.
 ///
 /// # Panics
-/// When it is not reached in time.
+/// If that takes longer than [`WITHIN`].
 pub fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let end = Instant::now() + WITHIN;
     while !reached() {

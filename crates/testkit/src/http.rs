@@ -31,7 +31,7 @@ impl Request {
         }
     }
 
-    /// Adds the credential of the caller.
+    /// Adds the caller's credential as bearer token.
     #[must_use]
     pub fn token(self, token: &str) -> Request {
         self.header("authorization", &format!("Bearer {token}"))
@@ -65,23 +65,23 @@ impl Request {
         self
     }
 
-    /// Status and JSON body of the response; a body that is not JSON is null.
+    /// Sends the request and returns status and JSON body; a body that is not JSON is null.
     ///
     /// # Panics
-    /// When there is no response.
+    /// If there is no response.
     pub fn send(&self) -> (u16, Value) {
         let name = format!("{} {}", self.method, self.path);
         self.attempt()
             .unwrap_or_else(|e| panic!("no response to {name}: {e}"))
     }
 
-    /// As [`Request::send`], for servers that may be gone.
+    /// Sends the request to a server that may not answer, and returns status and body.
     ///
     /// # Errors
-    /// When there is no whole response.
+    /// If there is no complete response.
     ///
     /// # Panics
-    /// When the request cannot be written as HTTP.
+    /// If the request cannot be written as HTTP.
     pub fn attempt(&self) -> std::io::Result<(u16, Value)> {
         let method: Method = self.method.parse().expect("a method");
         let mut request = HttpRequest::builder().method(method).uri(&self.path);
@@ -100,12 +100,12 @@ impl Request {
 }
 
 impl House {
-    /// A request to the operator API.
+    /// A request to the operator API with this method and path.
     pub fn operator_api(&self, method: &str, path: &str) -> Request {
         Request::to(self.home().join("run/operator.sock"), method, path)
     }
 
-    /// A request to the agent API.
+    /// A request to the agent API with this method and path.
     pub fn agent_api(&self, method: &str, path: &str) -> Request {
         Request::to(self.home().join("run/inside.sock"), method, path)
     }

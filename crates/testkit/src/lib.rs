@@ -1,5 +1,5 @@
-//! Shared by the tests and examples: a scripted model server, a fake backend, and a house in a temporary directory with
-//! its command line, its APIs and its crash points. Never shipped.
+//! Shared by tests and examples: a scripted model server, a fake backend, and a house in a
+//! temporary directory with its command line, APIs and crash points. Never shipped.
 
 pub mod args;
 pub mod conformance;

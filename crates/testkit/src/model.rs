@@ -48,10 +48,10 @@ struct Script {
     told: Mutex<String>,
 }
 
-/// Serves on a port of loopback until the process ends.
+/// Serves the scripted model on a loopback port until the process ends.
 ///
 /// # Errors
-/// When the port or the script cannot be used.
+/// If the port or the script cannot be used.
 pub async fn serve(port: u16, script: Option<PathBuf>) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let turns = match script {

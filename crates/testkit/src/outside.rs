@@ -1,4 +1,4 @@
-//! A network beside the house's, with servers that answer everybody and remember who came.
+//! A network outside of the house, with servers that answer every connection and record it.
 
 use crate::house::own_network;
 use std::io::{Read, Write};
@@ -13,27 +13,27 @@ const PORTS: [u16; 4] = [22, 80, 443, 5432];
 /// What every name of the outside leads to.
 const NAMED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
-/// What came to one of the outside's servers.
+/// A connection to a server of the outside network.
 #[derive(Debug, Clone)]
 pub struct Visit {
     /// Address and port of the server.
     pub at: String,
-    /// Address of the caller.
+    /// Address of the client.
     pub from: String,
-    /// Its first words.
+    /// First bytes that the client sent.
     pub said: Vec<u8>,
 }
 
-/// The outside; it lives as long as the test's process.
+/// The outside network; it exists as long as the test's process.
 #[derive(Debug)]
 pub struct Outside {
     visits: Arc<Mutex<Vec<Visit>>>,
 }
 
-/// Runs `ip` in the caller's network.
+/// Runs `ip` with these arguments in the caller's network.
 ///
 /// # Panics
-/// When it fails.
+/// If it fails.
 pub fn ip(args: &str) {
     let done = Command::new("ip")
         .args(args.split(' '))
@@ -44,12 +44,12 @@ pub fn ip(args: &str) {
 }
 
 impl Outside {
-    /// Connects the caller's network, which becomes one of its own, with a fresh one by default
-    /// route; there these addresses answer. The caller's side is 203.0.113.1.
+    /// Creates the outside network with servers at these addresses, and connects the caller's
+    /// network to it by a default route; the caller's address is 203.0.113.1.
     ///
     /// # Panics
-    /// When any of it fails; it takes root.
-    pub fn beside(addresses: &[&'static str]) -> Outside {
+    /// If it fails, for example without root.
+    pub fn connect(addresses: &[&'static str]) -> Outside {
         own_network();
         ip("link add near type veth peer name far");
         let (tell, told) = channel();
@@ -89,8 +89,8 @@ impl Outside {
         Outside { visits }
     }
 
-    /// Everything that came to one server.
-    pub fn visits(&self, at: &str) -> Vec<Visit> {
+    /// Every recorded connection to one server.
+    pub fn visits_to(&self, at: &str) -> Vec<Visit> {
         let visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
         visits.iter().filter(|v| v.at == at).cloned().collect()
     }

@@ -1,32 +1,33 @@
-//! What a test asks of the scripted model that its house runs as its first service.
+//! Control of the scripted model server that a test house runs as its first service.
 
 use crate::house::{House, until};
 use serde_json::{Value, json};
 use std::process::Command;
 
 impl House {
-    /// Waits until the first service answers its probe.
+    /// Waits until the house's first service answers its probe.
     ///
     /// # Panics
-    /// When it does not.
+    /// If it does not answer in time.
     pub fn wait_for_model(&self) {
         until("the model server answers", || {
             self.json(0, "service list")["services"][0]["healthy"] == true
         });
     }
 
-    /// Sets the turns that the model gives next, in their order.
+    /// Sets the turns that the model returns next, in this order.
     ///
     /// # Panics
-    /// When the model server does not take them.
+    /// If the model server does not accept them.
     pub fn script_model(&self, turns: &Value) {
         self.model_request("/script", Some(turns));
     }
 
-    /// A request to the first service of the house, from outside of its cells.
+    /// Sends a request to the house's first service from outside of its cells, and returns the
+    /// body.
     ///
     /// # Panics
-    /// When it fails.
+    /// If it fails.
     pub fn model_request(&self, path: &str, body: Option<&Value>) -> String {
         let services = self.json(0, "service list");
         let port = services["services"][0]["port"].as_u64().expect("a port");
@@ -44,7 +45,7 @@ impl House {
     }
 }
 
-/// A turn in which the model calls one tool.
+/// A turn of a script in which the model calls one tool.
 pub fn tool_call(name: &str, arguments: Value) -> Value {
     json!({ "tool_calls": [{ "name": name, "arguments": arguments }] })
 }

@@ -36,5 +36,5 @@ fn a_fake_cell_with_its_own_uid_no_network_and_only_the_houses_socket_conforms()
         secrets: Vec::new(),
         asks_root: false,
     };
-    conformance::run(&FakeBackend::default(), &spec);
+    conformance::run_conformance_suite(&FakeBackend::default(), &spec);
 }

@@ -1,4 +1,4 @@
-//! The tool for shared documents.
+//! The model tool `documents`: lists, reads and writes shared documents.
 
 use crate::runtime::driver::Lease;
 use abbey_api::client::AgentClient;
@@ -6,7 +6,8 @@ use abbey_api::headers::IdempotencyKey;
 use abbey_api::{DocumentBody, DocumentQuery, DocumentView, DocumentsQuery};
 use serde_json::Value;
 
-/// Lists, reads, writes or appends to a shared document. The control plane checks who may.
+/// Performs a call of the tool `documents`: lists documents, or reads, writes or appends to one.
+/// The control plane checks the agent's rights.
 pub(super) async fn use_documents(
     client: &AgentClient,
     lease: &Lease,

@@ -38,8 +38,8 @@ impl RunContext<'_> {
     }
 }
 
-/// Does a task within its policy and wall time: a matched skill runs and no model is called; a task by files waits for
-/// its result file; otherwise a model works on it.
+/// Performs a task within its tool policy and time limit: runs the matched skill's program without
+/// a model, or waits for a result file, or lets a model work on it; returns how the turn ended.
 pub(crate) async fn perform_task(
     assignment: &Assignment,
     events: &Events,

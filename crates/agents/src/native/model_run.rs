@@ -28,7 +28,8 @@ const ACTION_CLAIMS: [&str; 14] = [
     "delegate:",
 ];
 
-/// Lets the configured model work on the task.
+/// Lets the configured model work on the task, turn by turn with tool calls, until it finishes or a
+/// limit is reached.
 pub(super) async fn work_with_model(context: &mut RunContext<'_>) -> TurnEnd {
     let assignment = context.assignment;
     let Some(model) = &assignment.offer.model else {
@@ -48,7 +49,7 @@ pub(super) async fn work_with_model(context: &mut RunContext<'_>) -> TurnEnd {
     };
     context.events.prompt_hash(sha256_hex(system.as_bytes()));
     let servers = ToolServers::load(&assignment.client).await;
-    let mut definitions = tools::definitions(&context.policy);
+    let mut definitions = tools::tool_definitions(&context.policy);
     definitions.extend(servers.definitions());
     let mut messages = first_messages(assignment, &system);
     let (mut receipts, mut output) = (0u32, 0u64);
@@ -133,7 +134,9 @@ async fn call_tool(
     let assignment = context.assignment;
     let mut receipt = match servers.call(&assignment.client, call).await {
         Some(receipt) => receipt,
-        None => tools::call(&assignment.client, &context.policy, &assignment.lease, call).await,
+        None => {
+            tools::call_tool(&assignment.client, &context.policy, &assignment.lease, call).await
+        }
     };
     if call.name == "finish" && receipt.ok {
         let args: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
@@ -203,7 +206,7 @@ async fn system_prompt(context: &RunContext<'_>) -> Result<String, String> {
     let skills = retry_through_restart(|| me.skills(&all)).await;
     let skills = skills.map_err(|e| e.to_string())?;
     let file = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
-    Ok(prompt::assemble(
+    Ok(prompt::assemble_system_prompt(
         &charter.charter,
         &file("AGENTS.md"),
         &file("MEMORY.md"),

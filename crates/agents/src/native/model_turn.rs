@@ -29,13 +29,13 @@ pub(super) struct ToolCall {
 }
 
 impl Turn {
-    /// Size of its text and arguments, in bytes.
+    /// Size of the turn's text and tool arguments, bytes.
     pub(super) fn len(&self) -> u64 {
         let arguments = self.calls.iter().map(|c| c.arguments.len()).sum::<usize>();
         (self.text.len() + arguments) as u64
     }
 
-    /// The turn as a message of the conversation.
+    /// The turn as an assistant message of the conversation.
     pub(super) fn message(&self) -> Value {
         let calls: Vec<Value> = self
             .calls
@@ -64,10 +64,10 @@ pub(super) struct Request<'a> {
     pub(super) output_max: u64,
 }
 
-/// Requests the next turn.
+/// Requests the next turn of the model from the model gateway, and reads its stream.
 ///
 /// # Errors
-/// Reason and text for the end of the run.
+/// Reason and text with which the run ends.
 pub(super) async fn request_turn(
     client: &AgentClient,
     request: Request<'_>,

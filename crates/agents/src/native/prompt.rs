@@ -5,8 +5,9 @@ use abbey_api::SkillView;
 use abbey_model::Tool;
 use std::collections::BTreeSet;
 
-/// Assembles the system prompt.
-pub(super) fn assemble(
+/// Assembles the system prompt from charter, rules, memory and skills; equal parts give equal
+/// bytes.
+pub(super) fn assemble_system_prompt(
     charter: &str,
     agents_md: &str,
     memory: &str,
@@ -52,10 +53,13 @@ mod tests {
     #[test]
     fn the_same_parts_assemble_to_the_same_bytes() {
         let tools: BTreeSet<Tool> = Tool::ALL.iter().copied().collect();
-        let first = assemble("c", "a", "", &[], &tools, None);
-        assert_eq!(first, assemble("c", "a", "", &[], &tools, None));
+        let first = assemble_system_prompt("c", "a", "", &[], &tools, None);
+        assert_eq!(
+            first,
+            assemble_system_prompt("c", "a", "", &[], &tools, None)
+        );
         assert!(!first.contains("<memory>") && !first.contains("<language>"));
-        let slovenian = assemble("c", "a", "", &[], &tools, Some("sl-SI"));
+        let slovenian = assemble_system_prompt("c", "a", "", &[], &tools, Some("sl-SI"));
         assert!(slovenian.contains("Answer people in sl-SI."));
     }
 }

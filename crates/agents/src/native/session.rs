@@ -55,12 +55,13 @@ impl Session {
         })
     }
 
-    /// Position of the next line, in bytes.
+    /// Offset of the next line in the session file, bytes.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Appends one line, with secrets redacted. A full disk loses the line, not the run.
+    /// Appends an event as one line with secrets redacted. If the disk is full the line is lost,
+    /// and the run continues.
     pub(crate) fn append(&mut self, event: &Value) {
         let line = format!("{}\n", self.redactor.clean(&event.to_string()));
         if self.file.write_all(line.as_bytes()).is_ok() {

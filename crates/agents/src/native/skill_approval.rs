@@ -17,14 +17,15 @@ pub(super) enum Decision {
     Denied(String),
 }
 
-/// Name of the action that an approval of a skill is bound to.
-pub(super) fn action(skill: &str) -> String {
+/// Name of the action to which approvals of a skill are bound, `skill:NAME`.
+pub(super) fn approval_action(skill: &str) -> String {
     format!("skill:{skill}")
 }
 
-/// Finds the last decision among the approvals that came with the offer.
-pub(super) fn decision(offer: &OfferDoc, skill: &str, args: &Value) -> Decision {
-    let action = action(skill);
+/// Last unused decision about this skill with these arguments, among the approvals in a task's
+/// offer.
+pub(super) fn last_decision(offer: &OfferDoc, skill: &str, args: &Value) -> Decision {
+    let action = approval_action(skill);
     let mut requests = offer.approvals.iter().rev();
     let Some(last) = requests.find(|a| a.action == action && a.args == *args) else {
         return Decision::None;
@@ -42,12 +43,13 @@ pub(super) fn decision(offer: &OfferDoc, skill: &str, args: &Value) -> Decision 
     }
 }
 
-/// Whether the control plane executes the skill's operation and so uses the approval itself.
+/// Whether the skill requests an operation of the control plane, which then marks the approval as
+/// used itself.
 pub(super) fn is_used_by_control_plane(skill: &SkillView) -> bool {
     skill.grants.iter().any(|g| g.starts_with("op:"))
 }
 
-/// Uses an approval up.
+/// Marks an approval as used, just before the skill's program runs under it.
 pub(super) async fn use_approval(
     client: &AgentClient,
     lease: &Lease,
@@ -61,8 +63,9 @@ pub(super) async fn use_approval(
     used.map(drop).map_err(|e| e.to_string())
 }
 
-/// Requests an approval. That ends the run, releases the lease and parks the task.
-pub(super) async fn request(
+/// Requests an approval for running the skill. The request ends the run, releases the lease and
+/// parks the task.
+pub(super) async fn request_approval(
     assignment: &Assignment,
     (skill, args): (&str, Value),
     why: &str,
@@ -70,7 +73,7 @@ pub(super) async fn request(
     let lease = &assignment.lease;
     let body = ApprovalBody {
         task: lease.task.clone(),
-        action: action(skill),
+        action: approval_action(skill),
         args,
         why: why.to_owned(),
         within_ms: None,

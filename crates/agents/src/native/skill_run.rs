@@ -22,13 +22,14 @@ struct Output {
     status: ExitStatus,
 }
 
-/// Runs the program of a skill with the task's arguments.
+/// Runs the program of a skill with the task's arguments, and returns its result as the end of the
+/// turn.
 pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -> TurnEnd {
     let assignment = context.assignment;
     let offer = &assignment.offer;
     context.events.skill_hash(skill.hash.clone());
     let args: Value = json!(offer.args);
-    if let Err(wrong) = crate::skill::check_args(&skill.args, &args) {
+    if let Err(wrong) = crate::skill::check_arguments(&skill.args, &args) {
         return skill_failed(format!(
             "the arguments do not fit skill `{}`: {wrong}",
             skill.name
@@ -45,13 +46,13 @@ pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -
         }
         None => Command::new(program),
     };
-    match skill_approval::decision(offer, &skill.name, &args) {
+    match skill_approval::last_decision(offer, &skill.name, &args) {
         Decision::Denied(text) => {
             return skill_failed(format!("skill `{}`: {text}", skill.name));
         }
         Decision::Approved(id) if !skill_approval::is_used_by_control_plane(skill) => {
             let body = UseBody {
-                action: skill_approval::action(&skill.name),
+                action: skill_approval::approval_action(&skill.name),
                 args: args.clone(),
             };
             let (client, lease) = (&assignment.client, &assignment.lease);
@@ -91,7 +92,7 @@ pub(super) async fn run_skill(context: &mut RunContext<'_>, skill: &SkillView) -
     if output.status.code() == Some(ASKS)
         && let Some(why) = answer[ASK]["why"].as_str()
     {
-        return skill_approval::request(assignment, (&skill.name, args), why).await;
+        return skill_approval::request_approval(assignment, (&skill.name, args), why).await;
     }
     context.events.receipts(1);
     let mut text = answer["text"].as_str().unwrap_or_default().to_owned();

@@ -15,7 +15,7 @@ const NAME_MAX: usize = 64;
 pub(super) struct ToolServers(BTreeMap<String, ToolView>);
 
 impl ToolServers {
-    /// Lists the tools; none when the control plane cannot list them.
+    /// Lists the tools of the agent's tool servers; none if the control plane does not answer.
     pub(super) async fn load(client: &AgentClient) -> ToolServers {
         let listed = client.me().tools(&ToolsQuery::default()).await;
         let tools = listed.map_or_else(|_| Vec::new(), |doc| doc.tools);
@@ -38,7 +38,7 @@ impl ToolServers {
         ToolServers(named)
     }
 
-    /// Definitions for a model.
+    /// Definitions of the tools in the format of chat completions.
     pub(super) fn definitions(&self) -> impl Iterator<Item = Value> {
         self.0.iter().map(|(name, tool)| {
             let schema = match tool.args.is_object() {
@@ -51,7 +51,7 @@ impl ToolServers {
         })
     }
 
-    /// Carries out a call; `None` when it is not to one of these tools.
+    /// Calls a tool of a tool server; `None` if the call is for another tool.
     pub(super) async fn call(&self, client: &AgentClient, call: &ToolCall) -> Option<Receipt> {
         let tool = self.0.get(&call.name)?;
         let arguments: Value = match serde_json::from_str(&call.arguments) {

@@ -1,4 +1,4 @@
-//! The tools of a model: their definitions, and what they do. The tool policy is enforced here, outside the model.
+//! Built-in tools of a model: their definitions, and their execution within the tool policy.
 
 use super::model_turn::ToolCall;
 use crate::runtime::driver::Lease;
@@ -28,8 +28,9 @@ pub(super) struct Receipt {
     pub(super) text: String,
 }
 
-/// Definitions of the granted tools, in a fixed order.
-pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
+/// Definitions of the tools that the policy grants, in a fixed order and in the format of chat
+/// completions.
+pub(super) fn tool_definitions(policy: &ToolPolicy) -> Vec<Value> {
     let text = |doc: &str| json!({ "type": "string", "description": doc });
     policy
         .tools
@@ -119,8 +120,8 @@ pub(super) fn definitions(policy: &ToolPolicy) -> Vec<Value> {
         .collect()
 }
 
-/// Carries out a tool call within the policy.
-pub(super) async fn call(
+/// Performs a tool call of the model within the tool policy, and returns the answer.
+pub(super) async fn call_tool(
     client: &AgentClient,
     policy: &ToolPolicy,
     lease: &Lease,
@@ -140,7 +141,7 @@ pub(super) async fn call(
 }
 
 impl Receipt {
-    /// The answer that a model is shown for an outcome.
+    /// Converts the outcome of a call into the answer for the model, truncated to its limit.
     pub(super) fn of(outcome: Result<String, String>) -> Receipt {
         let (ok, mut text) = match outcome {
             Ok(text) => (true, text),

@@ -37,7 +37,8 @@ fn result_path(number: &str) -> PathBuf {
     Path::new(COMPLETED).join(format!("{number}.txt"))
 }
 
-/// Writes the task's file and waits for its result file; with a command, runs it to produce the result.
+/// Performs a task by files: writes its task file, runs the configured command if there is one, and
+/// waits for its result file.
 pub(super) async fn perform_by_files(
     offer: &OfferDoc,
     command: &[String],
@@ -155,7 +156,7 @@ fn read_result(path: &Path, output_max: u64) -> Result<Option<String>, String> {
     Ok((!text.is_empty()).then_some(text))
 }
 
-/// Archives an accepted result, so that it is not read as the result of another run.
+/// Moves an accepted result file into the archive, so that another run does not read it.
 pub(crate) fn archive_result(number: &str, run: &str) {
     let to = Path::new(ARCHIVE).join(format!("{number}-{run}.txt"));
     let _no_result_file = fs::rename(result_path(number), to);

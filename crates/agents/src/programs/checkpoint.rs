@@ -1,7 +1,8 @@
-//! Checkpoints of the workspace in a bare git repository beside it: each a commit of its own under a ref of its time, so
-//! that the oldest can go. Secrets and live databases stay out (S2-19).
+//! Programs `checkpoint` and `checkpoint-restore`: checkpoints of the workspace in a bare git
+//! repository beside it. Each is a commit without parent under a ref of its time, so that old ones
+//! can be removed. Files with secrets and live databases are excluded (S2-19).
 
-use super::git::plumb;
+use super::git::run_in_store;
 use super::outcome::Outcome;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -11,19 +12,19 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Largest file that is kept, bytes.
+/// Largest file in a checkpoint, bytes.
 const FILE_MAX: u64 = 16 << 20;
-/// Most files.
+/// Most files in a checkpoint.
 const FILES_MAX: usize = 50_000;
-/// Checkpoints that stay where nothing is said.
+/// Checkpoints that are kept by default.
 const KEEP: usize = 48;
-/// Begins a file that is an SQLite database.
+/// First bytes of an SQLite database.
 const SQLITE: &[u8] = b"SQLite format 3\0";
-/// Directories at the top that are the house's, or of the moment.
+/// Top directories that belong to the house or are temporary.
 const NOT_OURS: [&str; 3] = ["shared", "work", "restored"];
 
-/// Why a file stays out.
-fn left_out(name: &str) -> Option<&'static str> {
+/// Reason for excluding a file by its name, if any.
+fn excluded_name(name: &str) -> Option<&'static str> {
     let lower = name.to_lowercase();
     let ends = |ends: &[&str]| ends.iter().any(|e| lower.ends_with(e));
     let begins = |begins: &[&str]| begins.iter().any(|b| lower.starts_with(b));
@@ -46,13 +47,13 @@ fn left_out(name: &str) -> Option<&'static str> {
     }
 }
 
-/// What goes into a checkpoint, and what does not, with the reason.
+/// Files of the workspace: included ones, and excluded ones with the reason.
 struct Found {
     files: Vec<(String, PathBuf, bool)>,
     out: BTreeMap<String, &'static str>,
 }
 
-/// The agent's own credentials: no file that holds one is kept.
+/// Values of the agent's credentials; a file that contains one is excluded.
 fn own_secrets() -> Vec<Vec<u8>> {
     let token = std::env::var("ABBEY_TOKEN_FILE").ok();
     let token = token.and_then(|path| fs::read(path).ok());
@@ -66,7 +67,12 @@ fn own_secrets() -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn walk(dir: &Path, at: &str, secrets: &[Vec<u8>], found: &mut Found) -> Result<(), String> {
+fn collect_files(
+    dir: &Path,
+    at: &str,
+    secrets: &[Vec<u8>],
+    found: &mut Found,
+) -> Result<(), String> {
     let told = |e: std::io::Error| format!("could not list `{}`: {e}", dir.display());
     let mut entries: Vec<_> = fs::read_dir(dir)
         .map_err(told)?
@@ -95,12 +101,12 @@ fn walk(dir: &Path, at: &str, secrets: &[Vec<u8>], found: &mut Found) -> Result<
                 Some("is a database")
             }
             () if meta.is_dir() => {
-                walk(&entry.path(), &format!("{path}/"), secrets, found)?;
+                collect_files(&entry.path(), &format!("{path}/"), secrets, found)?;
                 continue;
             }
             () if !meta.is_file() => Some("is no file"),
             () if meta.len() > FILE_MAX => Some("is too large"),
-            () => left_out(name).or_else(|| inside(&entry.path(), secrets)),
+            () => excluded_name(name).or_else(|| excluded_content(&entry.path(), secrets)),
         };
         match why {
             Some(why) => drop(found.out.insert(path, why)),
@@ -116,8 +122,8 @@ fn walk(dir: &Path, at: &str, secrets: &[Vec<u8>], found: &mut Found) -> Result<
     Ok(())
 }
 
-/// What a file's content says against it.
-fn inside(path: &Path, secrets: &[Vec<u8>]) -> Option<&'static str> {
+/// Reason for excluding a file by its content, if any.
+fn excluded_content(path: &Path, secrets: &[Vec<u8>]) -> Option<&'static str> {
     let mut bytes = Vec::new();
     let opened = fs::File::open(path).and_then(|f| f.take(FILE_MAX).read_to_end(&mut bytes));
     match opened {
@@ -133,17 +139,17 @@ fn inside(path: &Path, secrets: &[Vec<u8>]) -> Option<&'static str> {
     }
 }
 
-/// The repository, made when it is not there.
-fn store() -> Result<PathBuf, String> {
+/// Path of the repository of checkpoints, which is created if it is missing.
+fn open_or_create_store() -> Result<PathBuf, String> {
     let home = std::env::var("HOME").map_err(|_| "HOME is not set".to_owned())?;
     let path = Path::new(&home).join("checkpoints.git");
     if !path.join("HEAD").exists() {
-        plumb(&path, &["init", "--quiet", "--bare"], &[], "")?;
+        run_in_store(&path, &["init", "--quiet", "--bare"], &[], "")?;
     }
     Ok(path)
 }
 
-/// An index for one program, gone with it; those that killed programs left go at the next one.
+/// A temporary git index, removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -166,10 +172,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Checkpoints by name, the newest last.
-fn list(store: &Path) -> Result<Vec<(String, String)>, String> {
+/// Name and tree of every checkpoint, oldest first.
+fn list_checkpoints(store: &Path) -> Result<Vec<(String, String)>, String> {
     let format = "--format=%(refname:lstrip=2) %(tree)";
-    let text = plumb(
+    let text = run_in_store(
         store,
         &[
             "for-each-ref",
@@ -184,21 +190,22 @@ fn list(store: &Path) -> Result<Vec<(String, String)>, String> {
     Ok(text.lines().filter_map(line).collect())
 }
 
-/// Keeps the workspace, our working directory, as it is.
-pub(super) fn make(keep: &str) -> Outcome {
+/// Saves the workspace (the working directory) as a checkpoint, and removes all but the newest
+/// `keep` (default 48).
+pub(super) fn create_checkpoint(keep: &str) -> Outcome {
     let keep = keep.parse().unwrap_or(KEEP);
-    let store = store()?;
+    let store = open_or_create_store()?;
     let mut found = Found {
         files: Vec::new(),
         out: BTreeMap::new(),
     };
     let here = std::env::current_dir().map_err(|e| e.to_string())?;
-    walk(&here, "", &own_secrets(), &mut found)?;
+    collect_files(&here, "", &own_secrets(), &mut found)?;
     let mut places = String::new();
     for (_, place, _) in &found.files {
         let _to_a_string = writeln!(places, "{}", place.display());
     }
-    let ids = plumb(
+    let ids = run_in_store(
         &store,
         &["hash-object", "-w", "--no-filters", "--stdin-paths"],
         &[],
@@ -216,14 +223,14 @@ pub(super) fn make(keep: &str) -> Outcome {
     let scratch = Scratch::in_store(&store);
     let scratch_text = scratch.0.display().to_string();
     let env = [("GIT_INDEX_FILE", scratch_text.as_str())];
-    plumb(
+    run_in_store(
         &store,
         &["update-index", "-z", "--index-info"],
         &env,
         &index,
     )?;
-    let tree = plumb(&store, &["write-tree"], &env, "")?;
-    let before = list(&store)?;
+    let tree = run_in_store(&store, &["write-tree"], &env, "")?;
+    let before = list_checkpoints(&store)?;
     let out = json!(found.out);
     if let Some((name, _)) = before.last().filter(|(_, t)| *t == tree) {
         let text = format!("nothing changed since checkpoint {name}");
@@ -232,7 +239,7 @@ pub(super) fn make(keep: &str) -> Outcome {
             json!({ "checkpoint": name, "made": false, "left_out": out }),
         ));
     }
-    let commit = plumb(&store, &["commit-tree", &tree, "-m", "checkpoint"], &[], "")?;
+    let commit = run_in_store(&store, &["commit-tree", &tree, "-m", "checkpoint"], &[], "")?;
     let format = [
         "show",
         "-s",
@@ -240,7 +247,7 @@ pub(super) fn make(keep: &str) -> Outcome {
         "--date=format-local:%Y%m%dT%H%M%SZ",
         &commit,
     ];
-    let now = plumb(&store, &format, &[], "")?;
+    let now = run_in_store(&store, &format, &[], "")?;
     // The names sort by time, and two in one second are two.
     let mut name = now.clone();
     let mut more = 0;
@@ -249,15 +256,15 @@ pub(super) fn make(keep: &str) -> Outcome {
         name = format!("{now}{more:03}");
     }
     let reference = format!("refs/checkpoints/{name}");
-    plumb(&store, &["update-ref", &reference, &commit], &[], "")?;
-    let all = list(&store)?;
+    run_in_store(&store, &["update-ref", &reference, &commit], &[], "")?;
+    let all = list_checkpoints(&store)?;
     let old = all.len().saturating_sub(keep);
     for (name, _) in &all[..old] {
         let reference = format!("refs/checkpoints/{name}");
-        plumb(&store, &["update-ref", "-d", &reference], &[], "")?;
+        run_in_store(&store, &["update-ref", "-d", &reference], &[], "")?;
     }
     if old > 0 {
-        plumb(&store, &["prune", "--expire=now"], &[], "")?;
+        run_in_store(&store, &["prune", "--expire=now"], &[], "")?;
     }
     let text = format!(
         "checkpoint {name}: {} files, {} left out, {} kept",
@@ -271,10 +278,10 @@ pub(super) fn make(keep: &str) -> Outcome {
     ))
 }
 
-/// Puts one into a directory that is not there yet.
-pub(super) fn restore(checkpoint: &str, into: &str) -> Outcome {
-    let store = store()?;
-    let all = list(&store)?;
+/// Restores a checkpoint into a directory of the workspace that does not exist yet.
+pub(super) fn restore_checkpoint(checkpoint: &str, into: &str) -> Outcome {
+    let store = open_or_create_store()?;
+    let all = list_checkpoints(&store)?;
     let found = match checkpoint {
         "" => all.last(),
         name => all.iter().find(|(n, _)| n == name),
@@ -295,16 +302,16 @@ pub(super) fn restore(checkpoint: &str, into: &str) -> Outcome {
     let scratch = Scratch::in_store(&store);
     let scratch_text = scratch.0.display().to_string();
     let env = [("GIT_INDEX_FILE", scratch_text.as_str())];
-    plumb(&store, &["read-tree", tree], &env, "")?;
+    run_in_store(&store, &["read-tree", tree], &env, "")?;
     let here = std::env::current_dir().map_err(|e| e.to_string())?;
     let place = here.join(into).display().to_string();
-    plumb(
+    run_in_store(
         &store,
         &["--work-tree", &place, "checkout-index", "--all", "--force"],
         &env,
         "",
     )?;
-    let count = plumb(&store, &["ls-files", "--cached"], &env, "")?
+    let count = run_in_store(&store, &["ls-files", "--cached"], &env, "")?
         .lines()
         .count();
     let text = format!("checkpoint {name} is in `{into}`: {count} files");

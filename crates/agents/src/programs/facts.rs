@@ -1,4 +1,4 @@
-//! Programs that read a host fact through the agent API and print it as a sentence.
+//! Programs that read a host fact by the agent API and print it as text.
 
 use super::outcome::Outcome;
 use crate::agent_api::{client_from_environment, retry_through_restart};
@@ -7,7 +7,8 @@ use abbey_api::headers::IdempotencyKey;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-async fn fact(name: &str, body: Value) -> Result<Value, String> {
+/// Reads a host fact from the agent API.
+async fn read_fact(name: &str, body: Value) -> Result<Value, String> {
     let client = client_from_environment().map_err(|e| e.to_string())?;
     retry_through_restart(|| client.me().fact(name, &body))
         .await
@@ -27,10 +28,11 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A report in words; added to a shared log, if one is named.
-pub(super) async fn report(name: &str, question: &str, document: &str) -> Outcome {
+/// Program `report`: makes the report with this name, or the one that answers the question; appends
+/// it to a shared log if one is named.
+pub(super) async fn make_report(name: &str, question: &str, document: &str) -> Outcome {
     let asked = json!({ "name": name, "question": question });
-    let data = fact("report", asked).await?;
+    let data = read_fact("report", asked).await?;
     let text = data["text"].as_str().unwrap_or_default().trim_end();
     if !document.is_empty() {
         let client = client_from_environment().map_err(|e| e.to_string())?;
@@ -54,8 +56,9 @@ pub(super) async fn report(name: &str, question: &str, document: &str) -> Outcom
     Ok((text.to_owned(), data))
 }
 
-pub(super) async fn disk_usage() -> Outcome {
-    let data = fact("disks", json!({})).await?;
+/// Program `disk-usage`: free and total space of the host's file systems.
+pub(super) async fn report_disk_usage() -> Outcome {
+    let data = read_fact("disks", json!({})).await?;
     let disks = list(&data, "disks");
     if disks.is_empty() {
         return Err("the house sees no disk".to_owned());
@@ -79,8 +82,9 @@ pub(super) async fn disk_usage() -> Outcome {
     Ok((text.trim_end().to_owned(), data))
 }
 
-pub(super) async fn system_stats() -> Outcome {
-    let data = fact("system", json!({})).await?;
+/// Program `system-stats`: processors, load, memory and uptime of the host.
+pub(super) async fn report_system_stats() -> Outcome {
+    let data = read_fact("system", json!({})).await?;
     let load = list(&data, "load")
         .iter()
         .map(ToString::to_string)
@@ -96,8 +100,9 @@ pub(super) async fn system_stats() -> Outcome {
     Ok((text, data))
 }
 
-pub(super) async fn cell_status() -> Outcome {
-    let data = fact("cells", json!({})).await?;
+/// Program `cell-status`: presence and restarts of each agent.
+pub(super) async fn report_cell_status() -> Outcome {
+    let data = read_fact("cells", json!({})).await?;
     let line = |agent: &Value| {
         format!(
             "{}: {}, boot {}, {} restarts",
@@ -117,8 +122,9 @@ pub(super) async fn cell_status() -> Outcome {
     ))
 }
 
-pub(super) async fn service_status(only: &str) -> Outcome {
-    let data = fact("services", json!({})).await?;
+/// Program `service-status`: presence and health of every service, or of `only`.
+pub(super) async fn report_service_status(only: &str) -> Outcome {
+    let data = read_fact("services", json!({})).await?;
     let wanted = |s: &&Value| only.is_empty() || s["name"] == only;
     let line = |service: &Value| {
         let health = match service["healthy"].as_bool() {
@@ -144,8 +150,9 @@ pub(super) async fn service_status(only: &str) -> Outcome {
     }
 }
 
-pub(super) async fn log_search(query: &str) -> Outcome {
-    let data = fact("logs", json!({ "query": query })).await?;
+/// Program `log-search`: newest log lines of any cell that contain the query.
+pub(super) async fn search_logs(query: &str) -> Outcome {
+    let data = read_fact("logs", json!({ "query": query })).await?;
     let line = |hit: &Value| {
         format!(
             "{} {}: {}",
@@ -163,8 +170,9 @@ pub(super) async fn log_search(query: &str) -> Outcome {
     Ok((text, data))
 }
 
-pub(super) async fn backup_state() -> Outcome {
-    let data = fact("backup", json!({})).await?;
+/// Program `backup-state`: has the control plane write a backup of the house.
+pub(super) async fn back_up_state() -> Outcome {
+    let data = read_fact("backup", json!({})).await?;
     let text = format!(
         "backup {} ({} bytes), state hash {}",
         data["path"].as_str().unwrap_or("?"),
@@ -174,8 +182,9 @@ pub(super) async fn backup_state() -> Outcome {
     Ok((text, data))
 }
 
-/// Has the house do something; what it answers may be a question to a person first.
-pub(super) async fn operate(name: &str) -> Outcome {
+/// Program of an operation such as `service-restart`: has the control plane perform it, or requests
+/// the approval that it needs first.
+pub(super) async fn run_operation(name: &str) -> Outcome {
     let client = client_from_environment().map_err(|e| e.to_string())?;
     let done = retry_through_restart(|| client.me().operate(name)).await;
     let done = done.map_err(|e| format!("the house did not do it: {e}"))?;
@@ -183,8 +192,9 @@ pub(super) async fn operate(name: &str) -> Outcome {
     Ok((text, done))
 }
 
-pub(super) async fn firewall_status() -> Outcome {
-    let data = fact("firewall", json!({})).await?;
+/// Program `firewall-status`: whether the firewall is as planned, and the cells behind it.
+pub(super) async fn report_firewall_status() -> Outcome {
+    let data = read_fact("firewall", json!({})).await?;
     let cells = list(&data, "cells");
     let mut text = match data["stood"].as_bool() {
         Some(true) => "the firewall stands as the plan says".to_owned(),
@@ -204,8 +214,9 @@ pub(super) async fn firewall_status() -> Outcome {
     Ok((text, data))
 }
 
-pub(super) async fn zfs_status() -> Outcome {
-    let data = fact("zfs", json!({})).await?;
+/// Program `zfs-status`: ZFS pools and data sets of the host.
+pub(super) async fn report_zfs_status() -> Outcome {
+    let data = read_fact("zfs", json!({})).await?;
     if data["present"].as_bool() != Some(true) {
         return Ok(("this host has no ZFS".to_owned(), data));
     }

@@ -1,5 +1,5 @@
-//! Programs that change a repository of the workspace: argument vectors only, and never a half
-//! merge left behind.
+//! Programs on git repositories of the workspace. Commands are argument vectors only, and a failed
+//! merge leaves nothing behind.
 
 use super::outcome::Outcome;
 use serde_json::json;
@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// A command of git as it runs here.
+/// A git command without the user's and system's configuration.
 fn command(args: &[&str]) -> Command {
     let agent = std::env::var("ABBEY_AGENT").unwrap_or_else(|_| "agent".to_owned());
     let mut command = Command::new("git");
@@ -40,8 +40,9 @@ fn git(repository: &Path, args: &[&str]) -> Result<Output, String> {
     command.current_dir(repository).output().map_err(missing)
 }
 
-/// A command on the repository in `store`, with this on its standard input; what it printed.
-pub(super) fn plumb(
+/// Runs a git plumbing command on the repository `store` with this standard input, and returns its
+/// output.
+pub(super) fn run_in_store(
     store: &Path,
     args: &[&str],
     env: &[(&str, &str)],
@@ -73,7 +74,7 @@ pub(super) fn plumb(
     }
 }
 
-fn ask(repository: &Path, args: &[&str]) -> Result<String, String> {
+fn run_for_output(repository: &Path, args: &[&str]) -> Result<String, String> {
     let output = git(repository, args)?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
@@ -81,8 +82,11 @@ fn ask(repository: &Path, args: &[&str]) -> Result<String, String> {
     Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
-/// A repository below the workspace, which is our working directory.
-fn open(repository: &str) -> Result<PathBuf, String> {
+/// Path of a repository below the workspace (the working directory).
+///
+/// # Errors
+/// If the path leaves the workspace or is not a repository.
+fn open_repository(repository: &str) -> Result<PathBuf, String> {
     let workspace = std::env::current_dir()
         .and_then(|d| d.canonicalize())
         .map_err(|e| e.to_string())?;
@@ -95,22 +99,23 @@ fn open(repository: &str) -> Result<PathBuf, String> {
             "repository `{repository}` lies outside the workspace"
         ));
     }
-    ask(&path, &["rev-parse", "--git-dir"])
+    run_for_output(&path, &["rev-parse", "--git-dir"])
         .map_err(|_| format!("`{repository}` is not a git repository"))?;
     Ok(path)
 }
 
 fn commit_of(repository: &Path, branch: &str) -> Result<String, String> {
     let name = format!("refs/heads/{branch}^{{commit}}");
-    ask(repository, &["rev-parse", "--verify", "--quiet", &name])
+    run_for_output(repository, &["rev-parse", "--verify", "--quiet", &name])
         .map_err(|_| format!("there is no branch `{branch}`"))
 }
 
-/// Where mirrors are, below the workspace.
+/// Directory of mirrors in the workspace.
 const MIRRORS: &str = "mirrors";
 
-/// Brings every branch and tag of a repository here; what is gone there goes here.
-pub(super) fn mirror(url: &str, name: &str) -> Outcome {
+/// Program `git-mirror`: creates or updates a mirror of a remote repository, including removed
+/// branches and tags.
+pub(super) fn update_mirror(url: &str, name: &str) -> Outcome {
     let last = url
         .trim_end_matches('/')
         .rsplit('/')
@@ -141,9 +146,9 @@ pub(super) fn mirror(url: &str, name: &str) -> Outcome {
         }
     };
     let shown = path.display().to_string();
-    let before = refs(&path);
+    let before = list_refs(&path);
     if path.is_dir() {
-        let known = plumb(&path, &["config", "remote.origin.url"], &[], "")?;
+        let known = run_in_store(&path, &["config", "remote.origin.url"], &[], "")?;
         if known != url {
             return Err(format!(
                 "`{shown}` mirrors {known}; say `as NAME` for another"
@@ -164,7 +169,7 @@ pub(super) fn mirror(url: &str, name: &str) -> Outcome {
         ])?;
         std::fs::rename(&new, &path).map_err(|e| format!("could not publish `{shown}`: {e}"))?;
     }
-    let after = refs(&path);
+    let after = list_refs(&path);
     let changed = after.iter().filter(|r| !before.contains(r)).count();
     let text = format!(
         "{shown} mirrors {url}: {} refs, {changed} new or moved",
@@ -176,8 +181,8 @@ pub(super) fn mirror(url: &str, name: &str) -> Outcome {
     ))
 }
 
-fn refs(store: &Path) -> Vec<String> {
-    let told = plumb(
+fn list_refs(store: &Path) -> Vec<String> {
+    let told = run_in_store(
         store,
         &["for-each-ref", "--format=%(objectname) %(refname)"],
         &[],
@@ -186,9 +191,10 @@ fn refs(store: &Path) -> Vec<String> {
     told.map_or_else(|_| Vec::new(), |t| t.lines().map(str::to_owned).collect())
 }
 
-/// Merges without touching the working tree, then moves the branch in one step.
-pub(super) fn merge(repository: &str, source: &str, target: &str) -> Outcome {
-    let path = open(repository)?;
+/// Program `git-merge`: merges a branch into another without using the working tree, and moves the
+/// target branch in one step.
+pub(super) fn merge_branch(repository: &str, source: &str, target: &str) -> Outcome {
+    let path = open_repository(repository)?;
     let (from, onto) = (commit_of(&path, source)?, commit_of(&path, target)?);
     if git(&path, &["merge-base", "--is-ancestor", &from, &onto])?
         .status
@@ -223,7 +229,7 @@ pub(super) fn merge(repository: &str, source: &str, target: &str) -> Outcome {
         _ => return Err(String::from_utf8_lossy(&tree.stderr).trim().to_owned()),
     }
     let message = format!("Merge branch '{source}' into {target}");
-    let commit = ask(
+    let commit = run_for_output(
         &path,
         &[
             "commit-tree",
@@ -236,15 +242,16 @@ pub(super) fn merge(repository: &str, source: &str, target: &str) -> Outcome {
             &message,
         ],
     )?;
-    let checked_out = ask(&path, &["symbolic-ref", "--quiet", "--short", "HEAD"])
+    let checked_out = run_for_output(&path, &["symbolic-ref", "--quiet", "--short", "HEAD"])
         .is_ok_and(|head| head == target)
-        && ask(&path, &["rev-parse", "--is-inside-work-tree"]).is_ok_and(|inside| inside == "true");
+        && run_for_output(&path, &["rev-parse", "--is-inside-work-tree"])
+            .is_ok_and(|inside| inside == "true");
     if checked_out {
         // Moves the branch and the working tree together, and refuses over local changes.
-        ask(&path, &["merge", "--ff-only", "--quiet", &commit])?;
+        run_for_output(&path, &["merge", "--ff-only", "--quiet", &commit])?;
     } else {
         // Only if nobody moved the branch meanwhile.
-        ask(
+        run_for_output(
             &path,
             &[
                 "update-ref",
@@ -264,8 +271,9 @@ pub(super) fn merge(repository: &str, source: &str, target: &str) -> Outcome {
     ))
 }
 
-pub(super) fn release_tag(repository: &str, target: &str, tag: &str) -> Outcome {
-    let path = open(repository)?;
+/// Program `git-release-tag`: creates an annotated tag on a branch.
+pub(super) fn create_release_tag(repository: &str, target: &str, tag: &str) -> Outcome {
+    let path = open_repository(repository)?;
     let commit = commit_of(&path, target)?;
     if git(
         &path,
@@ -283,7 +291,7 @@ pub(super) fn release_tag(repository: &str, target: &str, tag: &str) -> Outcome 
             "tag `{tag}` exists already; a release is not moved"
         ));
     }
-    ask(
+    run_for_output(
         &path,
         &[
             "tag",

@@ -1,5 +1,5 @@
-//! Programs of the stock skills. Each runs as a process of its own in the cell, takes JSON on
-//! standard input and answers with JSON on standard output.
+//! Programs of the built-in skills. Each runs as a process of its own in the cell, with JSON
+//! arguments on standard input and a JSON result on standard output.
 
 mod checkpoint;
 mod facts;
@@ -13,7 +13,7 @@ pub(crate) use outcome::{APPROVED, ASK, ASKS};
 use serde_json::{Map, Value, json};
 use std::io::Read;
 
-/// Names of the programs.
+/// Names of all programs.
 pub const NAMES: [&str; 22] = [
     "checkpoint",
     "checkpoint-restore",
@@ -39,8 +39,9 @@ pub const NAMES: [&str; 22] = [
     "git-mirror",
 ];
 
-/// Runs a program; the exit status of the process.
-pub async fn run(name: &str) -> i32 {
+/// Runs the program with this name: reads JSON arguments from standard input, prints the JSON
+/// result, and returns the exit status (0 done, 1 failed, 75 approval needed).
+pub async fn run_program(name: &str) -> i32 {
     let mut input = String::new();
     let args: Map<String, Value> = match std::io::stdin()
         .lock()
@@ -57,29 +58,31 @@ pub async fn run(name: &str) -> i32 {
             .to_owned()
     };
     let outcome = match name {
-        "checkpoint" => checkpoint::make(&text("keep")),
-        "checkpoint-restore" => checkpoint::restore(&text("checkpoint"), &text("into")),
-        "report" => facts::report(&text("name"), &text("question"), &text("document")).await,
-        "disk-usage" => facts::disk_usage().await,
-        "system-stats" => facts::system_stats().await,
-        "cell-status" => facts::cell_status().await,
-        "service-status" => facts::service_status(&text("service")).await,
-        "log-search" => facts::log_search(&text("query")).await,
-        "backup-state" => facts::backup_state().await,
-        "firewall-status" => facts::firewall_status().await,
-        "zfs-status" => facts::zfs_status().await,
-        "service-restart" | "cell-restart" | "zfs-snapshot" => facts::operate(name).await,
-        "network-check" => network::check().await,
-        "backup-db" => postgres::backup(&text("keep")),
-        "db-vacuum" => postgres::vacuum(),
-        "db-migrate" => postgres::migrate(&text("directory")),
+        "checkpoint" => checkpoint::create_checkpoint(&text("keep")),
+        "checkpoint-restore" => checkpoint::restore_checkpoint(&text("checkpoint"), &text("into")),
+        "report" => facts::make_report(&text("name"), &text("question"), &text("document")).await,
+        "disk-usage" => facts::report_disk_usage().await,
+        "system-stats" => facts::report_system_stats().await,
+        "cell-status" => facts::report_cell_status().await,
+        "service-status" => facts::report_service_status(&text("service")).await,
+        "log-search" => facts::search_logs(&text("query")).await,
+        "backup-state" => facts::back_up_state().await,
+        "firewall-status" => facts::report_firewall_status().await,
+        "zfs-status" => facts::report_zfs_status().await,
+        "service-restart" | "cell-restart" | "zfs-snapshot" => facts::run_operation(name).await,
+        "network-check" => network::check_network().await,
+        "backup-db" => postgres::back_up_database(&text("keep")),
+        "db-vacuum" => postgres::vacuum_database(),
+        "db-migrate" => postgres::apply_migrations(&text("directory")),
         "db-restore" => {
             let approved = std::env::var_os(APPROVED).is_some();
-            postgres::restore(&text("backup"), approved)
+            postgres::restore_database(&text("backup"), approved)
         }
-        "git-mirror" => git::mirror(&text("url"), &text("name")),
-        "git-merge" => git::merge(&text("repository"), &text("source"), &text("target")),
-        "git-release-tag" => git::release_tag(&text("repository"), &text("target"), &text("tag")),
+        "git-mirror" => git::update_mirror(&text("url"), &text("name")),
+        "git-merge" => git::merge_branch(&text("repository"), &text("source"), &text("target")),
+        "git-release-tag" => {
+            git::create_release_tag(&text("repository"), &text("target"), &text("tag"))
+        }
         other => Err(format!("there is no program `{other}`")),
     };
     let (code, answer) = match outcome {

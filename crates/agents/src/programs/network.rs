@@ -1,4 +1,4 @@
-//! What the network is like in the eyes of a cell: tried, not read.
+//! Program `network-check`: connects to everything that the cell should reach.
 
 use super::outcome::Outcome;
 use crate::agent_api::client_from_environment;
@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Time for one of them to answer.
+/// Longest wait for each connection.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// Tries what the cell was told of.
-pub(super) async fn check() -> Outcome {
+/// Connects to the agent API, the services and the egress proxy that the environment names, and
+/// reports which answer; fails if one does not.
+pub(super) async fn check_network() -> Outcome {
     let client = client_from_environment().map_err(|e| e.to_string())?;
     let mut tried: Vec<(String, Result<(), String>)> = Vec::new();
     let door = client.me().show().await;

@@ -1,5 +1,5 @@
-//! Programs on the database of their agent. It is found and opened as every client of PostgreSQL does, by `PG…`
-//! variables and the password file; nothing of it is in argv.
+//! Programs on the agent's PostgreSQL database, which they find as every client does, by `PG…`
+//! variables and the password file; no credential is in argv.
 
 use super::outcome::Outcome;
 use abbey_support::file;
@@ -10,19 +10,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Where backups come, below the workspace.
+/// Directory of backups in the workspace.
 const BACKUPS: &str = "backups/db";
-/// Backups kept where nothing is said.
+/// Backups that are kept by default.
 const KEEP: usize = 7;
-/// Where Debian keeps the programs of each version.
+/// Directory in which Debian installs the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// Largest migration, bytes.
 const MIGRATION_MAX: u64 = 16 << 20;
-/// The table that remembers migrations.
+/// Creates the table of applied migrations.
 const REMEMBER: &str = "CREATE TABLE IF NOT EXISTS abbey_migrations (
   number bigint PRIMARY KEY, name text NOT NULL, hash text NOT NULL, at timestamptz NOT NULL DEFAULT now())";
 
-/// A program of the newest PostgreSQL in this cell. The server may be older than its clients, never newer.
+/// A program of the newest PostgreSQL version in this cell; a client may be newer than the server,
+/// never older.
 fn program(name: &str) -> Command {
     let number = |path: PathBuf| -> Option<(u32, PathBuf)> {
         Some((path.file_name()?.to_str()?.parse().ok()?, path))
@@ -42,7 +43,7 @@ fn database() -> Result<String, String> {
     })
 }
 
-fn finished(name: &str, output: std::io::Result<Output>) -> Result<String, String> {
+fn successful_output(name: &str, output: std::io::Result<Output>) -> Result<String, String> {
     let output = output.map_err(|e| {
         format!("`{name}` could not be run: {e}; install PostgreSQL's clients on the host (on Debian: postgresql-client)")
     })?;
@@ -55,7 +56,7 @@ fn finished(name: &str, output: std::io::Result<Output>) -> Result<String, Strin
     }
 }
 
-/// Runs a script; what it printed.
+/// Runs an SQL script with psql and returns its output.
 fn psql(script: &str) -> Result<String, String> {
     let child = program("psql")
         .args([
@@ -72,7 +73,7 @@ fn psql(script: &str) -> Result<String, String> {
         .spawn();
     let mut child = match child {
         Ok(child) => child,
-        Err(e) => return finished("psql", Err(e)),
+        Err(e) => return successful_output("psql", Err(e)),
     };
     let feed = child.stdin.take();
     let output = std::thread::scope(|scope| {
@@ -84,7 +85,7 @@ fn psql(script: &str) -> Result<String, String> {
         });
         child.wait_with_output()
     });
-    finished("psql", output)
+    successful_output("psql", output)
 }
 
 fn stamp() -> u128 {
@@ -92,10 +93,11 @@ fn stamp() -> u128 {
     since.map_or(0, |d| d.as_millis())
 }
 
-/// A copy that was read back; the newest few stay.
-pub(super) fn backup(keep: &str) -> Outcome {
+/// Program `backup-db`: writes a backup, verifies it by reading it back, and removes all but the
+/// newest `keep` (default 7).
+pub(super) fn back_up_database(keep: &str) -> Outcome {
     let keep = keep.parse().unwrap_or(KEEP);
-    let (path, bytes) = copy(&database()?, keep)?;
+    let (path, bytes) = write_backup(&database()?, keep)?;
     let text = format!(
         "backed up the database to {} ({bytes} bytes)",
         path.display()
@@ -103,7 +105,7 @@ pub(super) fn backup(keep: &str) -> Outcome {
     Ok((text, json!({ "backup": path, "bytes": bytes })))
 }
 
-fn copy(name: &str, keep: usize) -> Result<(PathBuf, u64), String> {
+fn write_backup(name: &str, keep: usize) -> Result<(PathBuf, u64), String> {
     let dir = Path::new(BACKUPS);
     let told = |what: &str, path: &Path, e: std::io::Error| {
         format!("could not {what} `{}`: {e}", path.display())
@@ -115,8 +117,8 @@ fn copy(name: &str, keep: usize) -> Result<(PathBuf, u64), String> {
         .args(["--format=custom", "--no-password", "--file"])
         .arg(&new)
         .output();
-    let checked = finished("pg_dump", dumped).and_then(|_| {
-        finished(
+    let checked = successful_output("pg_dump", dumped).and_then(|_| {
+        successful_output(
             "pg_restore",
             program("pg_restore").arg("--list").arg(&new).output(),
         )
@@ -127,7 +129,7 @@ fn copy(name: &str, keep: usize) -> Result<(PathBuf, u64), String> {
     }
     file::publish_finished(&new, &path, file::Sync::Content)
         .map_err(|e| told("publish", &path, e))?;
-    let mut all = copies()?;
+    let mut all = list_backups()?;
     let surplus = all.len().saturating_sub(keep.max(1));
     for old in all.drain(..surplus) {
         fs::remove_file(&old).map_err(|e| told("remove", &old, e))?;
@@ -136,8 +138,8 @@ fn copy(name: &str, keep: usize) -> Result<(PathBuf, u64), String> {
     Ok((path, bytes))
 }
 
-/// Backups, oldest first.
-fn copies() -> Result<Vec<PathBuf>, String> {
+/// Paths of the backups, oldest first.
+fn list_backups() -> Result<Vec<PathBuf>, String> {
     let entries = fs::read_dir(BACKUPS).map_err(|e| format!("could not list `{BACKUPS}`: {e}"))?;
     let paths = entries.flatten().map(|e| e.path());
     let mut all: Vec<PathBuf> = paths
@@ -147,17 +149,18 @@ fn copies() -> Result<Vec<PathBuf>, String> {
     Ok(all)
 }
 
-fn size() -> Result<u64, String> {
+fn database_size() -> Result<u64, String> {
     let text = psql("SELECT pg_database_size(current_database());")?;
     text.parse()
         .map_err(|_| format!("the server said `{text}` where a size was asked for"))
 }
 
-pub(super) fn vacuum() -> Outcome {
+/// Program `db-vacuum`: vacuums and analyzes the database, and reports its size before and after.
+pub(super) fn vacuum_database() -> Outcome {
     let name = database()?;
-    let before = size()?;
+    let before = database_size()?;
     psql("VACUUM (ANALYZE, SKIP_LOCKED);")?;
-    let after = size()?;
+    let after = database_size()?;
     let tables = psql(
         "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'm', 'p') AND relnamespace = 'public'::regnamespace;",
     )?;
@@ -168,7 +171,7 @@ pub(super) fn vacuum() -> Outcome {
     ))
 }
 
-/// One migration in a directory.
+/// A migration file.
 struct Migration {
     number: i64,
     name: String,
@@ -176,17 +179,18 @@ struct Migration {
     text: String,
 }
 
-/// Applies what was not applied yet, by number.
-pub(super) fn migrate(directory: &str) -> Outcome {
+/// Program `db-migrate`: applies the migrations of a directory that were not applied yet, in the
+/// order of their numbers, each in a transaction.
+pub(super) fn apply_migrations(directory: &str) -> Outcome {
     let name = database()?;
     let directory = if directory.is_empty() {
         "migrations"
     } else {
         directory
     };
-    let all = migrations(directory)?;
+    let all = read_migrations(directory)?;
     psql(&format!("SET client_min_messages = warning; {REMEMBER};"))?;
-    let known = applied()?;
+    let known = applied_migrations()?;
     for migration in &all {
         let before = known.iter().find(|(number, _)| *number == migration.number);
         if before.is_some_and(|(_, hash)| *hash != migration.hash) {
@@ -198,7 +202,7 @@ pub(super) fn migrate(directory: &str) -> Outcome {
     }
     let mut done = Vec::new();
     for migration in &all {
-        if apply(migration)? {
+        if apply_migration(migration)? {
             done.push(migration.name.clone());
         }
     }
@@ -212,7 +216,7 @@ pub(super) fn migrate(directory: &str) -> Outcome {
     ))
 }
 
-fn migrations(directory: &str) -> Result<Vec<Migration>, String> {
+fn read_migrations(directory: &str) -> Result<Vec<Migration>, String> {
     if directory.split('/').any(|part| part == "..") {
         return Err(format!("`{directory}` leaves the workspace"));
     }
@@ -248,7 +252,7 @@ fn migrations(directory: &str) -> Result<Vec<Migration>, String> {
     Ok(all)
 }
 
-fn applied() -> Result<Vec<(i64, String)>, String> {
+fn applied_migrations() -> Result<Vec<(i64, String)>, String> {
     let text = psql("SELECT number || ' ' || hash FROM abbey_migrations ORDER BY number;")?;
     let row = |line: &str| {
         let (number, hash) = line.split_once(' ')?;
@@ -257,21 +261,22 @@ fn applied() -> Result<Vec<(i64, String)>, String> {
     Ok(text.lines().filter_map(row).collect())
 }
 
-/// A word that nobody else knows, so that a migration cannot end the restriction that it stands in.
-fn word() -> Result<String, String> {
+/// A random word that a migration cannot guess, so that it cannot end the block in which it runs.
+fn random_word() -> Result<String, String> {
     let mut bytes = [0u8; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| format!("no random numbers: {e}"))?;
     Ok(abbey_support::digest::hex(bytes))
 }
 
-/// Whether this was the one that applied it: another may have, meanwhile.
-fn apply(migration: &Migration) -> Result<bool, String> {
+/// Applies a migration in a transaction; returns whether it was applied now, since a concurrent
+/// program may have done so.
+fn apply_migration(migration: &Migration) -> Result<bool, String> {
     let Migration {
         number, hash, text, ..
     } = migration;
     let name = migration.name.replace('\'', "''");
-    let word = word()?;
+    let word = random_word()?;
     // Of the migration, nothing but SQL is carried out. Source: psql, "\restrict".
     let script = format!(
         "BEGIN;
@@ -304,13 +309,14 @@ COMMIT;
     }
 }
 
-/// Puts a copy back. Without a person's yes, it says what that would do.
-pub(super) fn restore(backup: &str, approved: bool) -> Outcome {
+/// Program `db-restore`: replaces the database with a backup. Unless `approved`, requests an
+/// approval that says what would be lost.
+pub(super) fn restore_database(backup: &str, approved: bool) -> Outcome {
     let name = database()?;
     let path = Path::new(BACKUPS).join(backup.strip_prefix("backups/db/").unwrap_or(backup));
     let listed = program("pg_restore").arg("--list").arg(&path).output();
     if backup.contains("..") || !path.is_file() {
-        let have: Vec<String> = copies()
+        let have: Vec<String> = list_backups()
             .unwrap_or_default()
             .iter()
             .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
@@ -320,7 +326,7 @@ pub(super) fn restore(backup: &str, approved: bool) -> Outcome {
             have.join(", ")
         ));
     }
-    let listed = finished("pg_restore", listed)?;
+    let listed = successful_output("pg_restore", listed)?;
     let tables = |text: &str| text.lines().filter(|l| l.contains(" TABLE DATA ")).count();
     if !approved {
         let now = psql(
@@ -332,7 +338,7 @@ pub(super) fn restore(backup: &str, approved: bool) -> Outcome {
         );
         return Ok((why.clone(), json!({ super::ASK: { "why": why } })));
     }
-    let (before, _) = copy(&name, usize::MAX)?;
+    let (before, _) = write_backup(&name, usize::MAX)?;
     let restored = program("pg_restore")
         .args([
             "--clean",
@@ -345,7 +351,8 @@ pub(super) fn restore(backup: &str, approved: bool) -> Outcome {
         .args(["--dbname", &name])
         .arg(&path)
         .output();
-    finished("pg_restore", restored).map_err(|why| format!("nothing was changed: {why}"))?;
+    successful_output("pg_restore", restored)
+        .map_err(|why| format!("nothing was changed: {why}"))?;
     let text = format!(
         "restored {name} from {backup}; what was there is in {}",
         before.display()
@@ -370,21 +377,21 @@ mod tests {
         let path = dir.path().to_str().unwrap();
         let names = |all: Vec<Migration>| all.into_iter().map(|m| m.name).collect::<Vec<_>>();
         assert_eq!(
-            names(migrations(path).unwrap()),
+            names(read_migrations(path).unwrap()),
             ["2_first.sql", "10_second.sql"]
         );
         put("002_again.sql");
-        assert!(migrations(path).err().unwrap().contains("one number"));
+        assert!(read_migrations(path).err().unwrap().contains("one number"));
         fs::remove_file(dir.path().join("002_again.sql")).unwrap();
         put("first.sql");
         assert!(
-            migrations(path)
+            read_migrations(path)
                 .err()
                 .unwrap()
                 .contains("does not begin with a number")
         );
         assert!(
-            migrations("../elsewhere")
+            read_migrations("../elsewhere")
                 .err()
                 .unwrap()
                 .contains("leaves the workspace")

@@ -51,7 +51,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Header that carries the token.
+    /// Value of the lease header with this lease's token.
     pub fn header(&self) -> headers::Lease {
         headers::Lease(self.token)
     }

@@ -1,6 +1,6 @@
 //! Runtimes: the programs that do an agent's work, how each is run in a cell, and how it is driven.
 //!
-//! [`spec`] is the one table of runtimes. `docs/recipes/add-a-runtime.md` walks through adding one.
+//! [`runtime_spec`] is the one table of runtimes. `docs/recipes/add-a-runtime.md` walks through adding one.
 
 pub(crate) mod driver;
 mod native;
@@ -14,20 +14,21 @@ use crate::worker;
 use abbey_model::Runtime;
 use std::sync::Arc;
 
-/// How a runtime is run.
-pub fn spec(runtime: Runtime) -> &'static RuntimeSpec {
+/// Specification of a runtime: how its cell is started, checked and stopped.
+pub fn runtime_spec(runtime: Runtime) -> &'static RuntimeSpec {
     match runtime {
         Runtime::Native => &native::SPEC,
     }
 }
 
-/// Drives a runtime in its agent's cell until the process is ended; the role that [`RuntimeSpec::driver`] names.
+/// Drives a runtime in its agent's cell until the process ends: the worker loop with the runtime's
+/// driver, as [`RuntimeSpec::driver`] starts it.
 ///
 /// # Errors
 /// [`StartError`]; later failures are retried.
-pub async fn drive(runtime: Runtime) -> Result<(), StartError> {
+pub async fn run_driver(runtime: Runtime) -> Result<(), StartError> {
     let client = Arc::new(client_from_environment()?);
     match runtime {
-        Runtime::Native => worker::work(client, &mut native::NativeDriver::open()?).await,
+        Runtime::Native => worker::run_worker(client, &mut native::NativeDriver::open()?).await,
     }
 }

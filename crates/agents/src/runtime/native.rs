@@ -47,7 +47,7 @@ pub(super) struct NativeDriver {
 }
 
 impl NativeDriver {
-    /// Opens the session file in the agent's home.
+    /// Creates the driver and opens the session file in the agent's home.
     pub(super) fn open() -> Result<Self, StartError> {
         let home = std::env::var("HOME").map_err(|_| StartError::Environment("HOME"))?;
         let session = Session::open(&PathBuf::from(home)).map_err(StartError::Session)?;

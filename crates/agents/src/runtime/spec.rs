@@ -25,7 +25,7 @@ pub struct RuntimeSpec {
 }
 
 impl RuntimeSpec {
-    /// How the cell ended, with the meaning of the exit code where the runtime gives it one.
+    /// Describes how the cell ended, with the meaning of the exit code if the runtime defines one.
     pub fn describe_exit(&self, exit: &ExitKind) -> String {
         let meaning = match exit {
             ExitKind::Code { code } => self.exit_codes.iter().find(|(c, _)| c == code),
@@ -88,7 +88,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout below `root`.
+    /// Paths of an agent's files below `root`.
     pub fn under(root: &Path) -> Self {
         Layout {
             root: root.to_owned(),

@@ -92,8 +92,8 @@ pub(crate) async fn cmd_skill(home: &Home, json: bool, command: SkillCommand) ->
                 ))
                 .with_code(exit::NOT_FOUND)
             })?;
-            let skill =
-                abbey_agents::skill::load(&path).map_err(|e| Failure::plain(e.to_string()))?;
+            let skill = abbey_agents::skill::load_skill(&path)
+                .map_err(|e| Failure::plain(e.to_string()))?;
             if json {
                 output::json(
                     &serde_json::json!({ "version": VERSION, "name": skill.name, "hash": skill.hash, "ok": true }),

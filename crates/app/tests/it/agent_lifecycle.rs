@@ -3,7 +3,7 @@
 use crate::{house, up, with_model};
 use abbey_model::TaskState;
 use abbey_testkit::args;
-use abbey_testkit::crash::arm;
+use abbey_testkit::crash::arm_crash_point;
 use abbey_testkit::house::{House, until};
 use serde_json::{Value, json};
 
@@ -37,13 +37,13 @@ fn people(house: &House) {
     .unwrap();
     house.manifest(HOUSE);
     house.expect(0, "up");
-    house.put("iris", "MEMORY.md", "The pump is in the cellar.\n");
-    house.put(
+    house.write_agent_file("iris", "MEMORY.md", "The pump is in the cellar.\n");
+    house.write_agent_file(
         "iris",
         "memory/2026-11-26.md",
         "Looked at the pump. Key: sk-ant-0123456789abcdef0123\n",
     );
-    house.put("iris", "notes.txt", "hers alone\n");
+    house.write_agent_file("iris", "notes.txt", "hers alone\n");
 }
 
 fn read(house: &House, agent: &str, path: &str) -> String {
@@ -58,7 +58,7 @@ fn manifest(house: &House) -> String {
 fn clone_copies_identity_but_no_credentials_or_schedules() {
     let house = stand();
     house.expect(0, "agent clone iris rosa");
-    house.is_up("rosa");
+    house.wait_until_up("rosa");
     assert_eq!(
         read(&house, "rosa", "SOUL.md"),
         "# Iris\n\nWatches the north.\n"
@@ -83,12 +83,12 @@ fn clone_copies_identity_but_no_credentials_or_schedules() {
     assert!(text.contains("# The one that others are made like."));
     assert!(
         house
-            .refused(4, "agent clone iris rosa")
+            .expect_refusal(4, "agent clone iris rosa")
             .contains("already here")
     );
     assert!(
         house
-            .refused(3, "agent clone nobody other")
+            .expect_refusal(3, "agent clone nobody other")
             .contains("nobody")
     );
 }
@@ -111,7 +111,7 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     assert!(!manifest(&house).contains("iris:"));
     assert!(
         house
-            .refused(3, "agent restore stranger")
+            .expect_refusal(3, "agent restore stranger")
             .contains("never was one")
     );
     // Whoever was cut off when the files were back, and the manifest was not, goes on.
@@ -131,17 +131,17 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     std::fs::remove_file(house.path("charters/iris.md")).unwrap();
     assert!(
         house
-            .refused(4, "agent restore iris --at 2026-11-26T00-00-00-000Z")
+            .expect_refusal(4, "agent restore iris --at 2026-11-26T00-00-00-000Z")
             .contains("are back already")
     );
     house.expect(0, "agent restore iris");
-    house.is_up("iris");
+    house.wait_until_up("iris");
     assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
     assert_eq!(
         read(&house, "iris", "SOUL.md"),
         "# Iris\n\nWatches the north.\n"
     );
-    house.put("iris", "notes.txt", "and still hers to write\n");
+    house.write_agent_file("iris", "notes.txt", "and still hers to write\n");
     assert_ne!(house.agent_token("iris"), token);
     if house.runs_as_root() {
         assert_ne!(
@@ -155,7 +155,7 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
     assert_eq!(done["task"]["state"], "done");
     assert!(
         house
-            .refused(4, "agent restore iris")
+            .expect_refusal(4, "agent restore iris")
             .contains("only a removed agent can be restored")
     );
     assert_eq!(house.json(0, "activity verify")["ok"], true);
@@ -166,19 +166,19 @@ fn restore_brings_a_removed_agent_back_with_new_credentials() {
 fn restore_survives_a_crash_with_all_files() {
     let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), "hostd.adopted");
     people(&house);
-    house.put("iris", "memory/old.md", "kept\n");
+    house.write_agent_file("iris", "memory/old.md", "kept\n");
     house.expect(0, "agent rm iris");
-    arm(&armed);
+    arm_crash_point(&armed);
     let _may_be_cut_off = house.run("agent restore iris");
     until("the place was passed", || !armed.exists());
     house.crash_at = None;
     until("it is here again", || {
         house.run("up").status.success() && manifest(&house).contains("iris:")
     });
-    house.is_up("iris");
+    house.wait_until_up("iris");
     assert_eq!(read(&house, "iris", "notes.txt"), "hers alone\n");
-    house.put("iris", "notes.txt", "and still hers to write\n");
-    house.put("iris", "memory/old.md", "and this\n");
+    house.write_agent_file("iris", "notes.txt", "and still hers to write\n");
+    house.write_agent_file("iris", "memory/old.md", "and this\n");
     assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
 
@@ -203,7 +203,7 @@ fn export_contains_identity_files_without_credentials() {
     );
     assert!(
         house
-            .refused(4, args!("export iris {}", to))
+            .expect_refusal(4, args!("export iris {}", to))
             .contains("exists; choose a new directory")
     );
 }

@@ -119,11 +119,11 @@ fn agents_are_added_stopped_and_removed_and_their_files_are_kept() {
             .iter()
             .any(|a| a["name"] == "helper" && a["presence"] == "ready")
     });
-    house.refused(4, "agent new helper");
+    house.expect_refusal(4, "agent new helper");
     house.expect(0, "stop helper");
     assert_eq!(house.json(0, "agent show helper")["presence"], "stopped");
     // A stopped agent stays stopped, also over a new control plane.
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     assert_eq!(house.json(0, "agent show helper")["presence"], "stopped");
     house.expect(0, "start helper");
@@ -139,7 +139,7 @@ fn agents_are_added_stopped_and_removed_and_their_files_are_kept() {
     );
     let token = house.agent_token("helper");
     house.expect(0, "agent rm helper");
-    house.refused(3, "agent show helper");
+    house.expect_refusal(3, "agent show helper");
     assert!(!house.home().join("agents/helper").exists());
     assert_eq!(
         std::fs::read_dir(house.home().join("removed"))
@@ -265,7 +265,7 @@ fn no_model_call_is_made_without_budget() {
 #[test]
 fn a_paused_agent_is_suspended_and_resumes() {
     // By the kernel's freezer; by signals where an ordinary user has no control groups.
-    let of_user = House::of_user(env!("CARGO_BIN_EXE_abbey"), 5125);
+    let of_user = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 5125);
     for (house, cell) in [
         (house(), "cell: sandbox"),
         (house(), "cell: process"),
@@ -298,7 +298,7 @@ fn a_paused_agent_is_suspended_and_resumes() {
         let task = added["task"]["id"].as_str().unwrap().to_owned();
         let why = house.json(0, args!("task why {}", task)).to_string();
         assert!(why.contains("sysadmin is paused"), "{why}");
-        house.kill_serve();
+        house.kill_control_plane();
         house.expect(0, "up --no-wait");
         until("it is adopted as it was", || presence() == "paused");
         assert_eq!(ticks(), held, "not a tick");
@@ -364,7 +364,7 @@ fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
     assert_eq!(detail["reason"], "it is cheaper");
     assert_eq!(changes[0]["actor"], "operator");
     // Nothing of it is lost with the control plane or the cell.
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     house.expect(0, "restart a");
     until("it says so again", || {
@@ -397,26 +397,26 @@ fn reload_waits_for_acknowledgement_and_rolls_a_model_back() {
     );
     assert_eq!(row("b")["config"], row("b")["config_taken"]);
     // What cannot be is refused, and nothing is written.
-    let said = house.refused(4, "reload b --rollback");
+    let said = house.expect_refusal(4, "reload b --rollback");
     assert!(
         said.contains("has no previous model to roll back to"),
         "{said}"
     );
     let before = std::fs::read_to_string(house.path("abbey.yaml")).unwrap();
-    let said = house.refused(2, "reload a --model nobody/x");
+    let said = house.expect_refusal(2, "reload a --model nobody/x");
     assert!(said.contains("no provider `nobody`"), "{said}");
     assert_eq!(
         std::fs::read_to_string(house.path("abbey.yaml")).unwrap(),
         before
     );
-    house.refused(3, "reload nobody");
+    house.expect_refusal(3, "reload nobody");
 }
 
 /// One unknown name does not stop the others, and is reported by name.
 #[test]
 fn verbs_on_several_agents_report_each_failure() {
     let house = up(TWO);
-    let said = house.refused(3, "stop abbot nobody sysadmin");
+    let said = house.expect_refusal(3, "stop abbot nobody sysadmin");
     assert!(
         said.contains("stop nobody:") && said.contains("there is no agent `nobody`"),
         "{said}"
@@ -439,7 +439,7 @@ fn an_agent_can_pin_a_skill_version() {
         ))
     };
     manifest("disk-usage@7");
-    let told = house.refused(4, "up");
+    let told = house.expect_refusal(4, "up");
     assert!(
         told.contains("it has `disk-usage@7`, and the house has version 1 of it"),
         "{told}"
@@ -455,12 +455,12 @@ fn an_agent_can_pin_a_skill_version() {
         "skills:\n  disk-usage: { owner: ops, tags: [platters] }\n  report: { enabled: false }\n",
     )
     .unwrap();
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     let found = house.json(0, "skill search platters");
     assert_eq!(
         (&found["skills"][0]["name"], &found["skills"][0]["owner"]),
         (&Value::from("disk-usage"), &Value::from("ops"))
     );
-    house.refused(3, "skill show report");
+    house.expect_refusal(3, "skill show report");
 }

@@ -359,7 +359,7 @@ fn secrets_appear_only_in_their_own_files() {
     let shown = [
         house.expect(0, "activity export"),
         house.expect(0, "logs abbot"),
-        house.serve_log(),
+        house.control_plane_log(),
         house.expect(0, "agent show abbot --effective"),
     ]
     .join("\n");
@@ -470,7 +470,7 @@ fn operator_api_serves_tls_when_the_manifest_says_so() {
     )
     .unwrap();
     // The control plane is an ordinary user: a key that is root's alone is refused with the remedy.
-    let said = house.refused(4, "up");
+    let said = house.expect_refusal(4, "up");
     assert!(said.contains("put it into `credentials/`"), "{said}");
     std::fs::rename(
         house.path("key.pem"),

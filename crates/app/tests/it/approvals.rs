@@ -47,7 +47,7 @@ fn an_approval_is_used_once_for_the_exact_action_and_survives_a_kill() {
         assert!(inbox.contains(part), "{part}: {inbox}");
     }
     // Whoever asked holds nothing and asks nobody until there is an answer, whatever dies meanwhile.
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     house.wait_for_model();
     assert_eq!(house.model_request("/calls", None), calls);
@@ -84,9 +84,9 @@ fn an_approval_is_used_once_for_the_exact_action_and_survives_a_kill() {
         .filter(|a| a.starts_with("approval."))
         .collect();
     assert_eq!(actions, ["approval.ask", "approval.decide", "approval.use"]);
-    let told = house.refused(4, args!("approvals deny {}", approval));
+    let told = house.expect_refusal(4, args!("approvals deny {}", approval));
     assert!(told.contains("is used"), "{told}");
-    house.refused(3, "approvals approve APPR-99");
+    house.expect_refusal(3, "approvals approve APPR-99");
     house.expect(0, "activity verify");
 }
 
@@ -149,7 +149,7 @@ fn denial_revision_and_timeout_decide_an_approval() {
     );
     assert!(
         house
-            .refused(4, args!("approvals approve {}", approval))
+            .expect_refusal(4, args!("approvals approve {}", approval))
             .contains("denied")
     );
     // Cancelled while it waits: nothing is left to decide.
@@ -158,7 +158,7 @@ fn denial_revision_and_timeout_decide_an_approval() {
     house.expect(0, args!("task cancel {}", task));
     assert!(
         !house
-            .refused(4, args!("approvals approve {}", approval))
+            .expect_refusal(4, args!("approvals approve {}", approval))
             .is_empty()
     );
     assert_eq!(house.json(0, "approvals")["approvals"], json!([]));

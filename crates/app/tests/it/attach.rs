@@ -85,7 +85,7 @@ fn several_viewers_share_a_terminal_and_detach_without_ending_it() {
         two.leaves();
     }
     // It outlives the control plane, with all that was on it.
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     let mut three = Viewer::of(&house, "service/shell");
     three.sees("still-kept");
@@ -105,14 +105,14 @@ fn several_viewers_share_a_terminal_and_detach_without_ending_it() {
             .expect(0, "logs a")
             .contains("a is ready in house terminals")
     );
-    let said = house.refused(4, "attach b");
+    let said = house.expect_refusal(4, "attach b");
     assert!(said.contains("`terminal: true`"), "{said}");
     assert!(
         house
-            .refused(4, "attach service/plain")
+            .expect_refusal(4, "attach service/plain")
             .contains("`terminal: true`")
     );
-    house.refused(3, "attach nobody");
+    house.expect_refusal(3, "attach nobody");
 }
 
 /// Nothing can inject keys into the terminal of another: neither an ioctl from inside, nor malformed frames.

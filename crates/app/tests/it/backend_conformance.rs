@@ -50,7 +50,7 @@ fn sleeper() -> (Hostd, ShimBackend, CellSpec) {
 #[test]
 fn process_backend_passes_the_conformance_suite() {
     let (_hostd, backend, spec) = sleeper();
-    conformance::run(&backend, &spec);
+    conformance::run_conformance_suite(&backend, &spec);
 }
 
 /// The same cell as a sandbox.
@@ -70,7 +70,7 @@ fn walled(spec: CellSpec) -> CellSpec {
 fn sandbox_backend_passes_the_conformance_suite_and_reads_back_every_layer() {
     let (_hostd, backend, spec) = sleeper();
     let spec = walled(spec);
-    conformance::run(&backend, &spec);
+    conformance::run_conformance_suite(&backend, &spec);
     backend.start(&spec, Generation(3)).unwrap();
     let record = backend.record(&spec.cell).unwrap().unwrap();
     assert_eq!(record.layers, Layer::ALL.iter().copied().collect());

@@ -212,5 +212,5 @@ fn shared_secret_is_opt_in_and_limited_to_compatibility_routes() {
             .0,
         401
     );
-    assert!(!house.serve_log().contains(secret));
+    assert!(!house.control_plane_log().contains(secret));
 }

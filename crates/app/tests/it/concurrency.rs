@@ -131,7 +131,7 @@ fn an_agent_stopped_past_its_lease_cannot_complete_the_task() {
     ] {
         mode(&path);
     }
-    house.serve("--lease-ms 1500");
+    house.start_control_plane("--lease-ms 1500");
     house.expect(0, "up");
     house.expect(0, "task add 'wait for it'");
     let show = || house.json(0, "task show 1")["task"].clone();

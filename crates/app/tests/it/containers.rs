@@ -121,7 +121,7 @@ fn an_agent_works_in_a_container_that_leaves_nothing() {
         shell(&house, "tail -n 1 /agent/workspace/SOUL.md"),
         "second\n"
     );
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     assert_eq!(show(&house)["pid"], first["pid"], "adopted");
     // A shim that is killed leaves a container behind: it is taken away before the next boot.
@@ -169,7 +169,7 @@ fn plan_reports_containers_that_this_host_cannot_run() {
     let said = house.run("plan");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("jails need FreeBSD"), "{said}");
-    let user = House::of_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
+    let user = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
     user.manifest(&manifest.replace(", egress: [\"192.0.2.7:5432\"]", ""));
     let said = user.run("up");
     let said = format!(
@@ -184,7 +184,7 @@ fn plan_reports_containers_that_this_host_cannot_run() {
 #[test]
 fn an_agent_of_an_unprivileged_user_works_in_a_container() {
     const USER: u32 = 64_242;
-    let mut house = House::of_user(env!("CARGO_BIN_EXE_abbey"), USER);
+    let mut house = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), USER);
     let own = house.path("own");
     std::fs::create_dir(&own).unwrap();
     std::os::unix::fs::chown(&own, Some(USER), Some(USER)).unwrap();
@@ -237,7 +237,7 @@ fn an_agent_of_an_unprivileged_user_works_in_a_container() {
     assert_eq!(status.matches("0000000000000000").count(), 5, "{status}");
     assert!(status.ends_with(&format!("alpha\n{USER}\n")), "{status}");
     house.expect(0, "task add 'show system stats' --wait");
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     assert_eq!(show(&house)["pid"], first["pid"], "adopted");
     house.expect(0, "down");

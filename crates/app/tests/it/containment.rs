@@ -24,7 +24,7 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
     let walled = cell != "process";
     let machine = cell == "microvm";
     if machine {
-        house.bring_image();
+        house.install_default_image();
     }
     let canary = format!("sk-canary-{}", "Z9y8".repeat(6));
     std::fs::write(house.path("canary"), &canary).unwrap();
@@ -77,7 +77,7 @@ fn probe(house: &House, cell: &str) -> Vec<Outcome> {
     };
     let facts = json!({
         "home": home, "neighbour": neighbour, "house_files": house_files, "charter": charter,
-        "pids": [house.serve_pid()], "abstract": abstract_name, "yranac": canary.chars().rev().collect::<String>(),
+        "pids": [house.control_plane_pid()], "abstract": abstract_name, "yranac": canary.chars().rev().collect::<String>(),
         "outside_port": address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap(),
         "machine": machine, "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim(),
         "fill": walled, "disks": if sized { vec!["/agent/home", "/agent/workspace"] } else { Vec::new() }, "limits": if waive.is_empty() { PROCESSES } else { 0 },
@@ -115,7 +115,7 @@ fn all_contained(outcomes: &[Outcome]) {
 
 /// Every target that a cell must not reach exists and answers.
 fn outside() -> Outside {
-    Outside::beside(&[
+    Outside::connect(&[
         "9.9.9.9",
         "169.254.169.254",
         "100.100.100.200",
@@ -134,7 +134,7 @@ fn sandbox_contains_every_escape_probe() {
 #[test]
 fn unprivileged_sandbox_contains_every_escape_probe() {
     let _outside = outside();
-    let house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
+    let house = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 65_534);
     all_contained(&probe(&house, "sandbox"));
 }
 

@@ -1,7 +1,7 @@
 //! `kill -9` at every named step of the sagas of the control plane, of the calls of hostd, and of shims. Whatever was
 //! interrupted is resumed or undone, and nothing is left over (hazards 3 to 13).
 
-use abbey_testkit::crash::arm;
+use abbey_testkit::crash::arm_crash_point;
 use abbey_testkit::house::{House, WITHIN, own_network, until};
 use serde_json::Value;
 use std::path::Path;
@@ -31,7 +31,7 @@ fn insist(house: &House, args: &[&str], armed: &Path) {
         );
         let _may_meet_what_is_left = house.run("up");
     }
-    panic!("{args:?}: {last:?}\n{}", house.serve_log());
+    panic!("{args:?}: {last:?}\n{}", house.control_plane_log());
 }
 
 /// Names of everything on the host that belongs to the house.
@@ -151,7 +151,7 @@ fn live_through(place: &str) {
     house.expect(0, "up");
     until("the first agent is up", || all_ready(&house, 1));
     let before = inventory(&house);
-    arm(&armed);
+    arm_crash_point(&armed);
     house.manifest(&format!("{ONE}{TWO}"));
     insist(&house, &["up"], &armed);
     insist(&house, &["restart", "b"], &armed);
@@ -174,7 +174,7 @@ fn live_through(place: &str) {
         assert!(
             !late,
             "{place}: left {more:?}, lost {less:?}\n{}",
-            house.serve_log()
+            house.control_plane_log()
         );
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
@@ -225,7 +225,7 @@ fn a_crash_at_every_step_leaves_nothing_fourth_quarter() {
 /// A scenario with a microVM: added with its agent, used, stopped, removed.
 fn lives_on_drives_through(cell: &str, place: &str) {
     let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
-    house.bring_image();
+    house.install_default_image();
     let drives =
         "limits: { memory: 192MiB }, drives: { state: 16MiB, workspace: 16MiB, scratch: 16MiB }";
     let machine = format!("  b: {{ template: sysadmin, reports_to: a, cell: {cell}, {drives} }}\n");
@@ -244,7 +244,7 @@ fn lives_on_drives_through(cell: &str, place: &str) {
         let write = ["exec", "b", "--", "sh", "-c", "echo kept > $HOME/kept"];
         house.expect(0, &write);
     }
-    arm(&armed);
+    arm_crash_point(&armed);
     house.manifest(&format!("{ONE}{machine}"));
     insist(&house, &["up"], &armed);
     if moves {
@@ -268,11 +268,11 @@ fn lives_on_drives_through(cell: &str, place: &str) {
 /// Commands in microVMs: the first one boots, later ones start from the template.
 fn commands_live_through(place: &str) {
     let (house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
-    house.bring_image();
+    house.install_default_image();
     house.manifest("house: crash\nagents: {}\n");
     house.expect(0, "up");
     let before = inventory(&house);
-    arm(&armed);
+    arm_crash_point(&armed);
     let run = || {
         let args = [
             "run", "--cell", "microvm", "--memory", "192MiB", "--", "true",
@@ -285,7 +285,7 @@ fn commands_live_through(place: &str) {
     });
     assert!(run(), "{place}: a command gets a machine all the same");
     // The next control plane knows none of what this one kept.
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     until("everything of it is gone", || inventory(&house) == before);
     house.expect(0, "down");

@@ -4,7 +4,7 @@
 use crate::up;
 use abbey_model::TaskState;
 use abbey_testkit::args;
-use abbey_testkit::crash::arm;
+use abbey_testkit::crash::arm_crash_point;
 use abbey_testkit::house::{House, kill, until};
 use serde_json::Value;
 use std::process::Output;
@@ -49,7 +49,7 @@ fn refused(house: &House, agent: &str, more: &[&str]) -> String {
 fn open() -> House {
     let house = up(MANIFEST);
     until("both have a database", || {
-        house.entries("service.open").len() == 2
+        house.audit_entries("service.open").len() == 2
     });
     house
 }
@@ -124,18 +124,18 @@ fn each_agent_has_its_database_and_cannot_connect_to_others() {
     assert!(secret.starts_with("abbey_sv_"));
     let mut told = house.expect(0, "activity export");
     told += &house.expect(0, "service logs db");
-    told += &house.serve_log();
+    told += &house.control_plane_log();
     assert!(!told.contains(&secret));
 }
 
 #[test]
 fn skills_migrate_back_up_vacuum_and_restore_a_database() {
     let house = open();
-    house.put("iris",
+    house.write_agent_file("iris",
         "migrations/1_stock.sql",
         "CREATE TABLE stock (id int PRIMARY KEY, what text);\nINSERT INTO stock VALUES (1, 'it''s a pump');\n",
     );
-    house.put(
+    house.write_agent_file(
         "iris",
         "migrations/02_more.sql",
         "INSERT INTO stock SELECT g, 'bolt' FROM generate_series(2, 1000) g;\n",
@@ -209,10 +209,10 @@ fn skills_migrate_back_up_vacuum_and_restore_a_database() {
 #[test]
 fn a_migration_is_atomic() {
     let house = open();
-    house.put("iris", "migrations/1_a.sql", "CREATE TABLE a (x int);\n");
+    house.write_agent_file("iris", "migrations/1_a.sql", "CREATE TABLE a (x int);\n");
     work(&house, 0, "iris", "migrate the database");
     let fails = |text: &str, name: &str, content: &str| {
-        house.put("iris", &format!("migrations/{name}"), content);
+        house.write_agent_file("iris", &format!("migrations/{name}"), content);
         let told = said(&work(&house, 1, "iris", "migrate the database"));
         assert!(told.contains(text), "{text}: {told}");
     };
@@ -221,7 +221,7 @@ fn a_migration_is_atomic() {
         "1_a.sql",
         "CREATE TABLE a (x bigint);\n",
     );
-    house.put("iris", "migrations/1_a.sql", "CREATE TABLE a (x int);\n");
+    house.write_agent_file("iris", "migrations/1_a.sql", "CREATE TABLE a (x int);\n");
     fails(
         "syntax error",
         "2_b.sql",
@@ -247,7 +247,7 @@ fn a_migration_is_atomic() {
     );
     assert!(!house.run("exec iris -- test -e escaped").status.success());
     // The server goes away in the middle of one: nothing of it is there, and it is applied when it is back.
-    house.put(
+    house.write_agent_file(
         "iris",
         "migrations/2_b.sql",
         "CREATE TABLE b (x int);\nSELECT pg_sleep(600);\n",
@@ -274,7 +274,7 @@ fn a_migration_is_atomic() {
         ),
         "0"
     );
-    house.put("iris", "migrations/2_b.sql", "CREATE TABLE b (x int);\n");
+    house.write_agent_file("iris", "migrations/2_b.sql", "CREATE TABLE b (x int);\n");
     let done = work(&house, 0, "iris", "migrate the database");
     assert_eq!(said(&done), "applied to ab_iris: 2_b.sql");
 }
@@ -289,8 +289,10 @@ fn a_removed_agents_database_is_kept_for_its_retention_time() {
     );
     house.manifest(&without);
     house.expect(0, "up");
-    until("otto is out", || house.entries("service.close").len() == 1);
-    let closed = &house.entries("service.close")[0]["detail"];
+    until("otto is out", || {
+        house.audit_entries("service.close").len() == 1
+    });
+    let closed = &house.audit_entries("service.close")[0]["detail"];
     let backup = closed["backup"].as_str().unwrap();
     assert!(house.home().join("services/db").join(backup).is_file());
     assert!(
@@ -303,21 +305,23 @@ fn a_removed_agents_database_is_kept_for_its_retention_time() {
     house.manifest(MANIFEST);
     house.expect(0, "up");
     until("otto is in again", || {
-        house.entries("service.open").len() == 3
+        house.audit_entries("service.open").len() == 3
     });
     assert_eq!(query(&house, "otto", "SELECT seven FROM t"), "7");
     // After it, the database goes, and the last backup stays.
     let gone = without.replace("kind: postgres", "kind: postgres, grace: 1ms");
     house.manifest(&gone);
     house.expect(0, "up");
-    until("it is gone", || house.entries("service.drop").len() == 1);
+    until("it is gone", || {
+        house.audit_entries("service.drop").len() == 1
+    });
     let names = query(
         &house,
         "iris",
         "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE NOT datistemplate",
     );
     assert_eq!(names, "ab_iris,postgres");
-    let dropped = &house.entries("service.drop")[0]["detail"];
+    let dropped = &house.audit_entries("service.drop")[0]["detail"];
     assert!(
         house
             .home()
@@ -329,7 +333,7 @@ fn a_removed_agents_database_is_kept_for_its_retention_time() {
     house.manifest(&gone.replace("services:\n  db: { kind: postgres, grace: 1ms }\n", ""));
     assert!(
         house
-            .refused(2, "up")
+            .expect_refusal(2, "up")
             .contains("agent `iris` uses `db`, and no such service is declared")
     );
 }
@@ -350,7 +354,7 @@ fn a_service_restart_needs_an_approval_that_names_its_consumers() {
     until("it boots anew", || {
         house.json(0, "service list")["services"][0]["generation"] == 2
     });
-    let restarts = house.entries("service.restart");
+    let restarts = house.audit_entries("service.restart");
     assert_eq!(
         (restarts.len(), &restarts[0]["actor"]),
         (1, &Value::from("agent:sys"))
@@ -403,7 +407,7 @@ fn a_crash_while_granting_a_database_is_recovered() {
     ] {
         let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), place);
         house.manifest(MANIFEST);
-        arm(&armed);
+        arm_crash_point(&armed);
         let _may_be_cut_off = house.run("up");
         until("the place was passed", || !armed.exists());
         house.crash_at = None;
@@ -430,9 +434,9 @@ fn a_crash_while_dropping_a_database_is_recovered() {
         house.manifest(&short);
         house.expect(0, "up");
         until("both have a database", || {
-            house.entries("service.open").len() == 2
+            house.audit_entries("service.open").len() == 2
         });
-        arm(&armed);
+        arm_crash_point(&armed);
         house.manifest(&short.replace(
             "otto: { template: db-admin, uses: [db] }",
             "otto: { template: db-admin }",

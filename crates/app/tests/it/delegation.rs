@@ -161,9 +161,9 @@ fn undeclared_delegation_is_refused_with_an_alternative() {
     let given = entries(&house, "task.delegate");
     assert_eq!(given.len(), 1, "{given:?}");
     // By hand, with another's task or a stale right: refused as any write would be.
-    let told = house.refused(3, "delegate no-one x");
+    let told = house.expect_refusal(3, "delegate no-one x");
     assert!(told.contains("there is no agent `no-one`"), "{told}");
-    let told = house.refused(2, "delegate twin x --deliver 1234567890");
+    let told = house.expect_refusal(2, "delegate twin x --deliver 1234567890");
     assert!(
         told.contains("is not a recipient") && told.contains("agent:NAME"),
         "{told}"
@@ -268,7 +268,7 @@ fn org_chart_shows_delegation_paths_and_single_points_of_failure() {
     );
     let told = house.path("bad.yaml");
     std::fs::write(&told, "version: 1\nhouse: chart\nagents:\n  a: { delegates_to: [b, ezar] }\n  b: { reports_to: a }\n  ezra: { relations: { mentor: [nobody] } }\n").unwrap();
-    let told = house.refused(2, args!("plan -f {}", told.display().to_string()));
+    let told = house.expect_refusal(2, args!("plan -f {}", told.display().to_string()));
     assert!(
         told.contains("no agent `ezar`; did you mean `ezra`") && told.contains("no agent `nobody`"),
         "{told}"

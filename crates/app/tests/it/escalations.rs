@@ -38,7 +38,7 @@ fn escalated_work_is_decided_once_by_the_named_receiver() {
         (&done["task"]["assignee"], &done["task"]["result"]["text"]),
         (&json!("abbot"), &json!("it is done by hand"))
     );
-    let given = house.entries("task.escalate");
+    let given = house.audit_entries("task.escalate");
     assert_eq!(given.len(), 1);
     assert_eq!(given[0]["detail"]["to"], "abbot");
     assert!(
@@ -49,7 +49,7 @@ fn escalated_work_is_decided_once_by_the_named_receiver() {
     );
     // What a skill does needs nobody's decision.
     house.expect(0, "task add 'show system stats' --wait");
-    assert_eq!(house.entries("task.escalate").len(), 1);
+    assert_eq!(house.audit_entries("task.escalate").len(), 1);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn undecided_escalation_takes_the_declared_outcome_at_its_deadline() {
     let task = house.json(0, "task add 'write a poem about the sea' --to ops");
     let number = task["task"]["number"].as_str().unwrap().to_owned();
     house.wait_for_task(&number, TaskState::Cancelled);
-    let over = house.entries("task.escalation_over");
+    let over = house.audit_entries("task.escalation_over");
     assert_eq!(
         (over.len(), &over[0]["detail"]["then"]),
         (1, &json!("cancel"))
@@ -69,16 +69,16 @@ fn undecided_escalation_takes_the_declared_outcome_at_its_deadline() {
     let task = house.json(0, "task add 'write another poem' --to ops");
     let number = task["task"]["number"].as_str().unwrap().to_owned();
     until("its time is over", || {
-        house.entries("task.escalation_over").len() == 2
+        house.audit_entries("task.escalation_over").len() == 2
     });
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     house.expect(0, "task add 'show system stats' --wait");
     assert_eq!(
         house.json(0, args!("task show {}", number))["task"]["state"],
         "parked"
     );
-    assert_eq!(house.entries("task.escalate").len(), 2);
+    assert_eq!(house.audit_entries("task.escalate").len(), 2);
     assert_eq!(house.json(0, "activity verify")["ok"], true);
 }
 
@@ -94,7 +94,7 @@ fn an_invalid_escalation_receiver_is_refused() {
     ] {
         let house = house();
         house.manifest(&manifest(escalation));
-        let said = house.refused(2, "plan");
+        let said = house.expect_refusal(2, "plan");
         assert!(said.contains(told), "{said}");
     }
 }

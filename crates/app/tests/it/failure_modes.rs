@@ -14,7 +14,7 @@ fn port_and_secret_conflicts_name_the_resource_and_the_remedy() {
     house.manifest(&format!(
         "{TWO}services:\n  s: {{ cell: process, command: [sleep, '60'], port: {port} }}\n"
     ));
-    let told = house.refused(4, "up");
+    let told = house.expect_refusal(4, "up");
     assert!(
         told.contains(&format!(
             "port {port} is held by pid {}",
@@ -27,11 +27,11 @@ fn port_and_secret_conflicts_name_the_resource_and_the_remedy() {
     ));
     assert!(
         house
-            .refused(4, "up")
+            .expect_refusal(4, "up")
             .contains("`no-such-program` was found neither")
     );
     house.manifest(&TWO.replace("defaults: {", "providers: { p: { kind: openai, base_url: http://127.0.0.1:1/v1, key: env:ABBEY_NO_SUCH_KEY } }\ndefaults: { model: p/m,"));
-    let told = house.refused(4, "up");
+    let told = house.expect_refusal(4, "up");
     assert!(
         told.contains("ABBEY_NO_SUCH_KEY") && told.contains("set"),
         "{told}"
@@ -40,7 +40,11 @@ fn port_and_secret_conflicts_name_the_resource_and_the_remedy() {
         "template: sysadmin,",
         "template: sysadmin, skills: [no-such-skill],",
     ));
-    assert!(house.refused(4, "up").contains("no skill `no-such-skill`"));
+    assert!(
+        house
+            .expect_refusal(4, "up")
+            .contains("no skill `no-such-skill`")
+    );
     house.manifest(TWO);
     house.expect(0, "up");
 }
@@ -50,10 +54,10 @@ fn a_second_control_plane_on_a_home_is_refused_with_the_holders_pid() {
     let house = up(TWO);
     let output = house.run("role serve");
     assert_eq!(output.status.code(), Some(4));
-    assert!(
-        String::from_utf8_lossy(&output.stdout)
-            .contains(&format!("already running (pid {})", house.serve_pid()))
-    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!(
+        "already running (pid {})",
+        house.control_plane_pid()
+    )));
 }
 
 #[test]
@@ -62,7 +66,7 @@ fn an_unusable_home_is_refused_by_path() {
     house.manifest(TWO);
     let file = house.path("file");
     std::fs::write(&file, "x").unwrap();
-    let told = house.refused(
+    let told = house.expect_refusal(
         1,
         args!("--home {} up", file.join("below").display().to_string()),
     );
@@ -71,7 +75,7 @@ fn an_unusable_home_is_refused_by_path() {
     let closed = house.path("closed");
     std::fs::create_dir(&closed).unwrap();
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let told = house.refused(
+    let told = house.expect_refusal(
         1,
         args!("--home {} up", closed.join("h").display().to_string()),
     );
@@ -79,7 +83,7 @@ fn an_unusable_home_is_refused_by_path() {
     let deep = house.path(&"d".repeat(90));
     assert!(
         house
-            .refused(1, args!("--home {} up", deep.display().to_string()))
+            .expect_refusal(1, args!("--home {} up", deep.display().to_string()))
             .contains("too long")
     );
 }
@@ -90,7 +94,7 @@ fn a_damaged_state_file_is_refused_and_a_backup_restores_it() {
     house.expect(0, "task add 'show system stats' --wait");
     let archive = house.path("backup.tar").display().to_string();
     let backup = house.json(0, args!("backup {}", archive));
-    house.refused(4, args!("backup {}", archive));
+    house.expect_refusal(4, args!("backup {}", archive));
     house.expect(0, "down");
     let database = house.home().join("abbey.db");
     let mut bytes = std::fs::read(&database).unwrap();
@@ -99,17 +103,17 @@ fn a_damaged_state_file_is_refused_and_a_backup_restores_it() {
         *byte ^= 0x5a;
     }
     std::fs::write(&database, &bytes).unwrap();
-    let told = house.refused(1, "up");
+    let told = house.expect_refusal(1, "up");
     assert!(
         told.contains("is damaged") && told.contains("abbey restore"),
         "{told}"
     );
     // A truncated or foreign file is no empty house either (hazard 1).
     std::fs::write(&database, &bytes[..50]).unwrap();
-    assert!(house.refused(1, "up").contains("is damaged"));
+    assert!(house.expect_refusal(1, "up").contains("is damaged"));
     assert!(
         house
-            .refused(4, args!("restore {}", archive))
+            .expect_refusal(4, args!("restore {}", archive))
             .contains("has state already")
     );
     std::fs::rename(&database, house.path("damaged.db")).unwrap();
@@ -215,7 +219,7 @@ fn killing_shim_and_agent_together_leaves_no_orphan() {
         house.json(0, "why sysadmin")["last_exit"],
         "its shim disappeared"
     );
-    let (serve, shim) = (house.serve_pid(), shim());
+    let (serve, shim) = (house.control_plane_pid(), shim());
     for pid in [serve, shim, second] {
         kill(pid);
     }

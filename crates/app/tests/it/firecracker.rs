@@ -12,9 +12,9 @@ const ONE: &str = "house: machines\ndefaults: { cell: microvm, vmm: firecracker,
 #[test]
 fn plan_reports_a_missing_firecracker() {
     let house = crate::house();
-    house.bring_image();
+    house.install_default_image();
     house.manifest(ONE);
-    let told = house.refused(4, "up");
+    let told = house.expect_refusal(4, "up");
     assert!(
         (told.contains("`firecracker` is not installed") || told.contains("needs KVM"))
             && told.contains("use `vmm: qemu`"),
@@ -60,7 +60,7 @@ fn firecracker_is_configured_confined_started_paused_and_snapshotted() {
         abbey_cells::crash::FIRECRACKER.to_owned(),
         binary.display().to_string(),
     )];
-    house.bring_image();
+    house.install_default_image();
     house.manifest(ONE);
     house.expect(0, "up --no-wait");
     let dir = house.home().join("run/cells/agent-alpha/vmm");

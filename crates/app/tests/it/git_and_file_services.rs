@@ -202,7 +202,7 @@ fn a_removed_consumers_repositories_become_bundles_and_services_start_in_order()
     house.manifest(&wrong);
     assert!(
         house
-            .refused(2, "plan")
+            .expect_refusal(2, "plan")
             .contains("`web` would wait for itself")
     );
 }
@@ -257,6 +257,6 @@ fn an_external_service_is_reached_only_by_agents_that_use_it() {
         ("[::1]:80", "is an IPv4 address"),
     ] {
         house.manifest(&manifest(wrong));
-        assert!(house.refused(2, "plan").contains(told), "{wrong}");
+        assert!(house.expect_refusal(2, "plan").contains(told), "{wrong}");
     }
 }

@@ -181,7 +181,7 @@ fn a_forge_issue_becomes_one_task_and_its_outcome_is_posted_back() {
     );
     assert_eq!(status.2["state"], "success");
     for secret in ["token-of-the-forge", "a Secret to Everybody"] {
-        assert!(!house.serve_log().contains(secret));
+        assert!(!house.control_plane_log().contains(secret));
     }
 }
 

@@ -328,7 +328,8 @@ fn hostd_does_not_follow_links_or_open_pipes_in_agent_files() {
 #[test]
 fn serve_drops_privileges_and_restarts_a_lost_hostd() {
     let house = crate::up(crate::TWO);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", house.serve_pid())).unwrap();
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", house.control_plane_pid())).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|l| l.strip_prefix(name));
         line.unwrap().trim().to_owned()
@@ -342,7 +343,7 @@ fn serve_drops_privileges_and_restarts_a_lost_hostd() {
     // kill -9 of hostd: agents go on, what needs it says so, and `up` starts it again.
     let hostd = abbey_cells::hostd::HostdClient::new(&house.home());
     abbey_testkit::house::kill(hostd.hello().unwrap().pid);
-    let said = house.refused(125, "exec abbot -- true");
+    let said = house.expect_refusal(125, "exec abbot -- true");
     assert!(said.contains("`abbey up` starts it again"), "{said}");
     let doctor = house.run("doctor");
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("does not answer"));
@@ -385,7 +386,7 @@ fn hostd_journal_is_logged_to_the_audit_log() {
         (&"done".into(), &"house".into())
     );
     // A refusal while nobody serves.
-    house.kill_serve();
+    house.kill_control_plane();
     let refused = HostdOperation::Discard {
         owner: agent("abbot"),
     };

@@ -78,7 +78,7 @@ fn every_import_format_is_imported_and_its_agents_work() {
         ("archivist", "USER.md", "She prefers short answers.\n"),
         ("engineer", "SOUL.md", "You build what was decided."),
     ] {
-        house.is_up(agent);
+        house.wait_until_up(agent);
         assert_eq!(
             house.expect(0, args!("exec {} -- cat {}", agent, file)),
             text,
@@ -108,7 +108,7 @@ fn every_import_format_is_imported_and_its_agents_work() {
     assert_eq!(house.json(0, "activity verify")["ok"], true);
     assert!(
         house
-            .refused(
+            .expect_refusal(
                 4,
                 args!("import hermes {} --as archivist", fixture("hermes"))
             )
@@ -147,7 +147,7 @@ fn a_failed_import_changes_nothing() {
     // A time that is none: the manifest would be wrong.
     std::fs::write(theirs.join("cron/jobs.json"), r#"{"jobs":[{"name":"x","agentId":"main","schedule":{"kind":"cron","expr":"every day"},"payload":{"message":"y"}}]}"#).unwrap();
     let from = theirs.display().to_string();
-    let told = house.refused(4, args!("import openclaw {}", from));
+    let told = house.expect_refusal(4, args!("import openclaw {}", from));
     assert!(
         told.contains("nothing was changed") && told.contains("every day"),
         "{told}"
@@ -156,7 +156,7 @@ fn a_failed_import_changes_nothing() {
     // A charter of that name lies there already, and is somebody's.
     std::fs::create_dir(house.path("charters")).unwrap();
     std::fs::write(house.path("charters/main.md"), "mine\n").unwrap();
-    let told = house.refused(4, args!("import openclaw {}", from));
+    let told = house.expect_refusal(4, args!("import openclaw {}", from));
     assert!(told.contains("charters/main.md`: "), "{told}");
     assert_eq!(
         std::fs::read_to_string(house.path("charters/main.md")).unwrap(),
@@ -169,7 +169,7 @@ fn a_failed_import_changes_nothing() {
     // Without a house that answers nothing is written either.
     std::fs::remove_dir_all(house.path("charters")).unwrap();
     house.expect(0, "down");
-    house.refused(6, args!("import openclaw {}", from));
+    house.expect_refusal(6, args!("import openclaw {}", from));
     assert!(!house.path("charters").exists());
     for (args, told) in [
         (
@@ -181,7 +181,7 @@ fn a_failed_import_changes_nothing() {
             "could not read `/nowhere`",
         ),
     ] {
-        let said = house.refused(2, &args);
+        let said = house.expect_refusal(2, &args);
         assert!(said.contains(told), "{said}");
     }
 }
@@ -192,7 +192,7 @@ fn a_bundle_is_exported_from_one_house_and_imported_into_another() {
     let to = one.path("bundle").display().to_string();
     one.expect(0, args!("export abbot {}", to));
     two.expect(0, args!("import bundle {} --as prior", to));
-    two.is_up("prior");
+    two.wait_until_up("prior");
     let charter = two.expect(0, "exec prior -- cat SOUL.md");
     assert_eq!(charter, one.expect(0, "exec abbot -- cat SOUL.md"));
     assert!(manifest(&two).contains("  prior: { template: orchestrator }"));

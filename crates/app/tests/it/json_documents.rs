@@ -113,10 +113,10 @@ fn json_documents_have_every_key_of_the_contract() {
 #[test]
 fn refusals_have_exit_codes_and_hints() {
     let house = house();
-    assert!(house.refused(6, "ps").contains("abbey up"));
-    assert!(house.refused(2, "up").contains("abbey init"));
+    assert!(house.expect_refusal(6, "ps").contains("abbey up"));
+    assert!(house.expect_refusal(2, "up").contains("abbey init"));
     house.manifest(&TWO.replace("template: sysadmin", "template: sysadmni"));
-    let told = house.refused(2, "up");
+    let told = house.expect_refusal(2, "up");
     assert!(
         told.contains("line 9") && told.contains("did you mean `sysadmin`"),
         "{told}"
@@ -129,15 +129,18 @@ fn refusals_have_exit_codes_and_hints() {
     house.expect(0, "up");
     assert!(
         house
-            .refused(3, "task add x --to nobody")
+            .expect_refusal(3, "task add x --to nobody")
             .contains("no agent `nobody`")
     );
-    house.refused(3, "task show TASK-99");
-    house.refused(3, "why nobody");
-    house.refused(2, "task add x --priority P9");
-    house.refused(2, "nonsense");
+    house.expect_refusal(3, "task show TASK-99");
+    house.expect_refusal(3, "why nobody");
+    house.expect_refusal(2, "task add x --priority P9");
+    house.expect_refusal(2, "nonsense");
     for verb in [&["tui"][..], &["agent", "rename"], &["policy"]] {
-        assert!(house.refused(2, verb).contains("not built yet"), "{verb:?}");
+        assert!(
+            house.expect_refusal(2, verb).contains("not built yet"),
+            "{verb:?}"
+        );
     }
     // Parked work says why, by code 8, and by `why`.
     let parked = house.json(8, "task add 'write a poem' --wait");
@@ -147,7 +150,7 @@ fn refusals_have_exit_codes_and_hints() {
         "no_model"
     );
     house.expect(0, "task cancel 1");
-    house.refused(4, "task cancel 1");
+    house.expect_refusal(4, "task cancel 1");
     house.json(0, "task retry 1");
 }
 
@@ -218,7 +221,7 @@ fn importing_exported_tasks_twice_adds_them_once() {
     std::fs::write(&file, "{\"text\":\"x\"}\nnonsense\n").unwrap();
     assert!(
         house
-            .refused(2, args!("task import {}", path))
+            .expect_refusal(2, args!("task import {}", path))
             .contains("tasks.jsonl:2")
     );
     assert_eq!(
@@ -232,7 +235,7 @@ fn importing_exported_tasks_twice_adds_them_once() {
 #[test]
 fn init_writes_each_example_manifest() {
     let house = house();
-    let told = house.refused(3, "init --example none");
+    let told = house.expect_refusal(3, "init --example none");
     assert!(
         told.contains("clawdie, wizards, harbour, atomizer"),
         "{told}"
@@ -240,7 +243,7 @@ fn init_writes_each_example_manifest() {
     for name in ["clawdie", "wizards", "harbour", "atomizer"] {
         house.expect(0, args!("init {} --example {}", name, name));
         let file = format!("{name}/abbey.yaml");
-        house.refused(4, args!("init {} --example {}", name, name));
+        house.expect_refusal(4, args!("init {} --example {}", name, name));
         // The scripted model lies beside this binary, and the secret of a hook is not made by us.
         let code = if name == "atomizer" { 4 } else { 0 };
         let plan = house.json(code, args!("plan -f {}", file));

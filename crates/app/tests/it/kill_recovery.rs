@@ -144,9 +144,9 @@ fn no_acknowledged_task_is_lost_or_doubled_by_kills() {
                 seed % 60_000
             };
             std::thread::sleep(Duration::from_micros(micros));
-            kill(house.serve_pid());
+            kill(house.control_plane_pid());
             let start = Instant::now();
-            house.serve(&[]);
+            house.start_control_plane(&[]);
             recoveries.push(start.elapsed());
         }
     });

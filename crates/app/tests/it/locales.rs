@@ -63,7 +63,7 @@ fn every_report_is_rendered_in_every_language() {
     }
     // Where none is named, the house's own; another than these is refused by name.
     assert!(house.expect(0, "report status").contains("## Beobachtet"));
-    let told = house.refused(2, "report status --locale fr-FR");
+    let told = house.expect_refusal(2, "report status --locale fr-FR");
     assert!(told.contains("there are en, sl, de, ru, zh"), "{told}");
 }
 
@@ -140,7 +140,7 @@ fn programs_get_an_available_locale() {
         house.manifest(&format!(
             "house: w\nagents:\n  a: {{ locale: {{ {wrong} }} }}\n"
         ));
-        let said = house.refused(2, "plan");
+        let said = house.expect_refusal(2, "plan");
         assert!(said.contains(told), "{said}");
     }
     drop(house);

@@ -94,7 +94,7 @@ fn a_long_run_through_kills_has_the_same_outcome() {
         if turn < kills {
             // The moment is what this is about.
             std::thread::sleep(Duration::from_millis(seed % 350));
-            kill(house.serve_pid());
+            kill(house.control_plane_pid());
             house.expect(0, "up --no-wait");
         }
     }
@@ -227,7 +227,8 @@ agents:
         (&json!(0), &json!(0)),
         "{tick}"
     );
-    let status = std::fs::read_to_string(format!("/proc/{}/status", house.serve_pid())).unwrap();
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", house.control_plane_pid())).unwrap();
     let peak = status
         .lines()
         .find_map(|l| l.strip_prefix("VmHWM:"))

@@ -10,7 +10,7 @@ const ONE: &str = "house: machines\ndefaults: { cell: microvm, limits: { memory:
 
 fn machines(manifest: &str) -> House {
     let house = crate::house();
-    house.bring_image();
+    house.install_default_image();
     std::fs::write(house.path("alpha.md"), "# Alpha\n\nfirst\n").unwrap();
     house.manifest(manifest);
     house
@@ -184,7 +184,7 @@ fn a_microvm_is_reloaded_without_restart_and_adopted_by_the_next_control_plane()
         .unwrap();
     assert!((now.as_secs().cast_signed() - seconds).abs() <= 5);
     // The control plane dies, and hostd with it; the machine does not notice.
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     assert_eq!(show(&house)["pid"], first["pid"], "adopted");
     assert_eq!(shell(&house, "cat /agent/workspace/MEMORY.md"), "more\n");
@@ -275,11 +275,11 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     );
     assert!(said.contains("abbey image build base"), "{said}");
     house.manifest(&ONE.replace("charter: alpha.md", "egress: [\"192.0.2.7:5432\"]"));
-    house.bring_image();
+    house.install_default_image();
     let said = house.run("plan");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("goes out by name"), "{said}");
-    let said = house.refused(2, args!("up -f {}", small(&house)));
+    let said = house.expect_refusal(2, args!("up -f {}", small(&house)));
     assert!(said.contains("at least 16 MiB"), "{said}");
     // A part that was touched is found before anything boots from it.
     let images = house.home().join("images");
@@ -317,7 +317,7 @@ fn missing_microvm_requirements_are_reported_at_plan_or_start() {
     start_in_vain("its kernel panicked");
     // Drives that another machine holds are not attached a second time.
     house.expect(0, "image remove base");
-    house.bring_image();
+    house.install_default_image();
     let lock = std::fs::File::open(drive(&house, "lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     start_in_vain("are attached to another machine");
@@ -408,7 +408,7 @@ fn a_backup_contains_microvm_drives() {
     let other = machines(ONE);
     for archive in [&running, &stopped] {
         let _first_time = std::fs::remove_dir_all(other.home());
-        other.bring_image();
+        other.install_default_image();
         other.expect(0, args!("restore {}", archive.display().to_string()));
         other.expect(0, "up");
         // In the second one it was stopped, and so it stays.
@@ -428,7 +428,7 @@ fn a_backup_contains_microvm_drives() {
 #[test]
 fn an_unprivileged_user_runs_containers_in_a_microvm() {
     let house = crate::house();
-    house.bring("podman");
+    house.install_image("podman");
     house.manifest("house: nested\nagents: {}\n");
     house.expect(0, "up");
     let archive = abbey_testkit::container::pack_busybox_root(&house.path(""));
@@ -463,7 +463,7 @@ fn run(house: &House, more: &[&str], script: &str) -> Value {
 #[test]
 fn run_starts_from_a_warm_microvm() {
     let house = crate::house();
-    house.bring_image();
+    house.install_default_image();
     let canary = format!("sk-canary-{}", "V4w3".repeat(6));
     std::fs::write(house.path("canary"), &canary).unwrap();
     house.manifest(
@@ -584,7 +584,7 @@ fn run_starts_from_a_warm_microvm() {
     }
     assert_eq!(run(&house, &[], "echo still")["stdout"], "still\n");
     // The control plane dies: what it kept is not kept for ever.
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     until("what nobody waits for is gone", || {
         let left = std::fs::read_dir(&cells).unwrap().flatten();

@@ -15,7 +15,7 @@ const PRIVATE: &str = "192.168.77.7";
 const METADATA: &str = "169.254.169.254";
 
 fn beside() -> Outside {
-    Outside::beside(&[OUTSIDE, OTHER, PRIVATE, METADATA])
+    Outside::connect(&[OUTSIDE, OTHER, PRIVATE, METADATA])
 }
 
 /// Runs a probe in the cell of an agent and gives its output.
@@ -37,7 +37,7 @@ fn inside(house: &House, agent: &str, what: &[&str]) -> String {
     assert!(
         output.status.success(),
         "{what:?}: {out}\n{err}\n{}",
-        house.serve_log()
+        house.control_plane_log()
     );
     out.trim().to_owned()
 }
@@ -151,7 +151,7 @@ fn reaches_what_it_may(layout: &str) {
     }
     assert!(
         outside
-            .visits("198.51.100.7:80")
+            .visits_to("198.51.100.7:80")
             .iter()
             .all(|v| v.from == "203.0.113.1")
     );
@@ -313,7 +313,7 @@ fn drops_false_addresses(layout: &str, rule: &str) {
         )
     };
     assert!(enter(&from(&a)).0, "a control: its own address gets there");
-    let before = outside.visits("198.51.100.7:80").len();
+    let before = outside.visits_to("198.51.100.7:80").len();
     for source in [b.as_str(), "203.0.113.9", "8.8.8.8"] {
         assert!(enter(&format!("ip addr add {source}/32 dev eth0")).0);
         assert!(!enter(&from(source)).0, "{source}");
@@ -323,7 +323,7 @@ fn drops_false_addresses(layout: &str, rule: &str) {
     assert!(!enter(&from(&gateway)).0);
     assert!(enter("ip link set eth0 address 02:ab:0a:4d:09:0a").0);
     assert!(!enter(&from(&a)).0, "another hardware address");
-    assert_eq!(outside.visits("198.51.100.7:80").len(), before);
+    assert_eq!(outside.visits_to("198.51.100.7:80").len(), before);
     // The neighbour is where it was.
     assert_eq!(reach(&house, "b", &format!("{OUTSIDE}:80")), "ok");
     let rules = nft(&["list", "ruleset"]);
@@ -412,7 +412,7 @@ fn egress_proxy_allows_only_listed_destinations() {
 #[test]
 fn egress_proxy_serves_cells_without_a_network() {
     let outside = beside();
-    let mut house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 5123);
+    let mut house = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 5123);
     house.hosts = Some(HOSTS.to_owned());
     let agents = TWO.split_once("defaults:").unwrap().1;
     house.manifest(&format!(
@@ -440,9 +440,9 @@ fn proxied(outside: &Outside, house: &House) {
         status == 200 && said.contains("outside 198.51.100.7:443"),
         "{said}"
     );
-    let said = &outside.visits("198.51.100.7:443")[0].said;
+    let said = &outside.visits_to("198.51.100.7:443")[0].said;
     assert_eq!(said[0], 22, "the first byte of TLS, passed on as it was");
-    let before = outside.visits("198.51.100.7:443").len();
+    let before = outside.visits_to("198.51.100.7:443").len();
     // Another name inside than was asked for; no TLS at all.
     for say in [
         ("tls", "other.example.org"),
@@ -451,7 +451,7 @@ fn proxied(outside: &Outside, house: &House) {
         let (status, said) = tunnel(house, "a", "api.example.org:443", say);
         assert!(status == 200 && !said.contains("outside"), "{said}");
     }
-    let after = outside.visits("198.51.100.7:443");
+    let after = outside.visits_to("198.51.100.7:443");
     assert!(after[before..].iter().all(|v| v.said.is_empty()));
     for (to, code) in [
         ("other.example.org:443", "not_allowed"),
@@ -470,7 +470,7 @@ fn proxied(outside: &Outside, house: &House) {
     let url = "http://http.example.org/x";
     let body = inside(house, "a", &["fetch", url, "other.example.org"]);
     assert!(body.contains("outside 198.51.100.7:80"), "{body}");
-    let visits = outside.visits("198.51.100.7:80");
+    let visits = outside.visits_to("198.51.100.7:80");
     let said = String::from_utf8_lossy(&visits.last().unwrap().said).to_lowercase();
     assert!(
         said.starts_with("get /x http/1.1") && said.contains("host: http.example.org"),
@@ -491,7 +491,7 @@ fn daily_egress_bytes_are_limited() {
     until("the budget is used up", || fetch().starts_with("403"));
     assert!(fetch().contains("urn:abbey:egress:budget"));
     // Counted from the log after a restart of the control plane.
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     assert!(fetch().starts_with("403"));
 }

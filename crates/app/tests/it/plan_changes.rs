@@ -97,7 +97,7 @@ fn ports_outside_a_changed_range_move_into_it() {
         "{ada}"
     );
     house.expect(0, "up");
-    house.is_up("ada");
+    house.wait_until_up("ada");
     until("nobody has the old port", || {
         let fleet = house.json(0, "ps");
         let agents = fleet["agents"].as_array().unwrap();
@@ -114,8 +114,8 @@ fn plan_and_up_accept_and_refuse_the_same_manifests() {
     zone.manifest(
         "house: zone\nbudget: { tokens_per_day: 1, timezone: Mars/Base }\nagents: { ada: {} }\n",
     );
-    assert!(zone.refused(2, "plan").contains("Mars/Base"));
-    zone.refused(2, "up");
+    assert!(zone.expect_refusal(2, "plan").contains("Mars/Base"));
+    zone.expect_refusal(2, "up");
 
     // A secret that only root can read, in a house whose control plane is another user.
     let secret = house();
@@ -166,7 +166,7 @@ fn an_external_service_that_moves_restarts_nobody_and_is_reached_at_its_new_addr
     let house = house();
     house.manifest(&manifest(answer("first")));
     house.expect(0, "up");
-    house.is_up("ada");
+    house.wait_until_up("ada");
     let ask = || {
         let command = "curl -s --noproxy '*' http://$ABBEY_SERVICE_MODELS/";
         house.expect(0, args!("exec ada -- sh -c {}", command))

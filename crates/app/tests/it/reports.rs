@@ -67,7 +67,7 @@ fn every_report_has_three_parts_and_exact_figures() {
     // Words find the report that answers them.
     let asked = house.expect(0, "report 'how full are the disks?'");
     assert!(asked.starts_with("# disk, "), "{asked}");
-    let told = house.refused(3, "report 'sing a song'");
+    let told = house.expect_refusal(3, "report 'sing a song'");
     assert!(told.contains("no report matches `sing a song`"), "{told}");
     assert_eq!(seen("metrics", "port conflicts"), "0");
     assert_eq!(seen("metrics", "agents that share a user"), "0");
@@ -75,7 +75,7 @@ fn every_report_has_three_parts_and_exact_figures() {
     assert_eq!(seen("metrics", "interventions"), "1");
     assert!(
         house
-            .refused(3, "report weather")
+            .expect_refusal(3, "report weather")
             .contains("there are status, disk")
     );
     // No model was asked for any of it.

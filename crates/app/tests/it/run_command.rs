@@ -54,18 +54,18 @@ fn run_uses_a_fresh_cell_and_removes_it() {
     assert_eq!(house.expect(7, "run -- sh -c 'echo out; exit 7'"), "out\n");
     assert!(
         house
-            .refused(127, "run -- no-such-program")
+            .expect_refusal(127, "run -- no-such-program")
             .contains("not found")
     );
-    assert!(house.refused(126, "run -- /etc").contains("denied"));
+    assert!(house.expect_refusal(126, "run -- /etc").contains("denied"));
     house.expect(143, "run -- sh -c 'kill -TERM $$'");
     assert!(
         house
-            .refused(124, "run --timeout 300ms -- sleep 60")
+            .expect_refusal(124, "run --timeout 300ms -- sleep 60")
             .contains("exceeded its time limit")
     );
     let bomb = "x='a'*300_000_000";
-    let said = house.refused(137, args!("run --memory 48MiB -- python3 -c {}", bomb));
+    let said = house.expect_refusal(137, args!("run --memory 48MiB -- python3 -c {}", bomb));
     assert!(said.contains("memory"), "{said}");
     // Bad wishes are refused before anything is made.
     for (args, rule) in [
@@ -78,17 +78,17 @@ fn run_uses_a_fresh_cell_and_removes_it() {
         let mut all = vec!["run"];
         all.extend(args);
         all.extend(["--", "true"]);
-        let said = house.refused(125, &all);
+        let said = house.expect_refusal(125, &all);
         assert!(said.contains(rule), "{args:?}: {said}");
     }
     assert!(
         house
-            .refused(2, "run --out ../x -- true")
+            .expect_refusal(2, "run --out ../x -- true")
             .contains("must be a path inside the working directory")
     );
     assert!(
         house
-            .refused(2, "run --memory much -- true")
+            .expect_refusal(2, "run --memory much -- true")
             .contains("invalid size `much`")
     );
     nothing_left(&house);
@@ -123,7 +123,7 @@ fn run_copies_files_in_and_out() {
     );
     // A link in the place of a file, or of its directory, leads nowhere.
     for script in ["ln -s /etc/hostname out.txt", "ln -s /etc made && true"] {
-        let said = house.refused(
+        let said = house.expect_refusal(
             125,
             args!("run --out out.txt --out made/passwd -- sh -c {}", script),
         );
@@ -131,7 +131,7 @@ fn run_copies_files_in_and_out() {
     }
     assert!(
         house
-            .refused(125, "run --in absent -- true")
+            .expect_refusal(125, "run --in absent -- true")
             .contains("cannot copy")
     );
     nothing_left(&house);
@@ -140,7 +140,7 @@ fn run_copies_files_in_and_out() {
 /// A command reaches what its arguments allow: nothing, listed names through the proxy, or every public address.
 #[test]
 fn run_reaches_only_its_allowed_destinations() {
-    let _outside = Outside::beside(&["198.51.100.7", "192.168.77.7"]);
+    let _outside = Outside::connect(&["198.51.100.7", "192.168.77.7"]);
     let house = up();
     let connect = |egress: &str, to: &str| {
         let script = format!(
@@ -217,7 +217,7 @@ fn run_leaves_nothing_however_it_ends() {
     });
     nothing_left(&house);
     let mut caller = begin();
-    house.kill_serve();
+    house.kill_control_plane();
     caller.wait().unwrap();
     house.expect(0, "up");
     until("what a crash left is taken away", || {
@@ -233,7 +233,7 @@ fn run_leaves_nothing_however_it_ends() {
 
 #[test]
 fn an_unprivileged_user_can_run_commands() {
-    let house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 5124);
+    let house = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 5124);
     house.manifest(&ONE.replace("cell: sandbox", "cell: sandbox, waive: [limits]"));
     house.expect(0, "up");
     let args = [

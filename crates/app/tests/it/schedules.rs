@@ -21,7 +21,7 @@ fn a_due_schedule_fires_once_across_a_kill_and_by_hand() {
         "{night}"
     );
     assert_eq!(night["fired"], 0);
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     until("it goes on", || {
         show("a/disks")["schedule"]["fired"].as_u64() >= Some(4)
@@ -48,12 +48,12 @@ fn a_due_schedule_fires_once_across_a_kill_and_by_hand() {
     );
     assert!(
         house
-            .refused(3, "schedule show a/none")
+            .expect_refusal(3, "schedule show a/none")
             .contains("no schedule")
     );
     assert!(
         house
-            .refused(2, "schedule show none")
+            .expect_refusal(2, "schedule show none")
             .contains("AGENT/NAME")
     );
     house.expect(0, "activity verify");
@@ -203,7 +203,7 @@ fn checkpoints_omit_secrets_restore_whole_and_are_pruned() {
         .unwrap()
         .replace("keep: 2", "keep: many");
     std::fs::write(&file, wrong).unwrap();
-    let told = house.refused(4, "up");
+    let told = house.expect_refusal(4, "up");
     assert!(
         told.contains("its schedule `hourly`: skill `checkpoint`"),
         "{told}"
@@ -245,13 +245,13 @@ fn schedule_add_and_rm_and_agent_move_edit_the_manifest() {
     let before = text();
     assert!(
         house
-            .refused(4, "schedule add a/keep --every 1h --task x")
+            .expect_refusal(4, "schedule add a/keep --every 1h --task x")
             .contains("already")
     );
-    house.refused(3, "schedule add nobody/x --every 1h --task x");
-    house.refused(2, "schedule add a/x --every 1h");
-    house.refused(2, "schedule add a/x --cron '61 * * *' --task x");
-    house.refused(
+    house.expect_refusal(3, "schedule add nobody/x --every 1h --task x");
+    house.expect_refusal(2, "schedule add a/x --every 1h");
+    house.expect_refusal(2, "schedule add a/x --cron '61 * * *' --task x");
+    house.expect_refusal(
         4,
         "schedule add a/x --every 1h --skill checkpoint --with keep=many",
     );
@@ -259,7 +259,7 @@ fn schedule_add_and_rm_and_agent_move_edit_the_manifest() {
     house.expect(0, "schedule rm a/nightly");
     house.expect(0, "schedule rm a/keep");
     assert_eq!(house.json(0, "schedule list")["schedules"], json!([]));
-    house.refused(3, "schedule rm a/keep");
+    house.expect_refusal(3, "schedule rm a/keep");
     // In the org chart: below another, to the top, and never below oneself.
     house.expect(0, "agent move b --to top");
     let above = |agent: &str| {
@@ -268,7 +268,7 @@ fn schedule_add_and_rm_and_agent_move_edit_the_manifest() {
         rows.iter().find(|r| r["name"] == agent).unwrap()["reports_to"].clone()
     };
     assert_eq!(above("b"), "top");
-    let told = house.refused(2, "agent move top --to b");
+    let told = house.expect_refusal(2, "agent move top --to b");
     assert!(told.contains("circle") || told.contains("cycle"), "{told}");
     house.expect(0, "agent move b --to operator");
     assert_eq!(above("b"), serde_json::Value::Null);
@@ -279,5 +279,5 @@ fn schedule_add_and_rm_and_agent_move_edit_the_manifest() {
     until("it is another process", || {
         pid() != first && !pid().is_null()
     });
-    house.refused(3, "service restart none");
+    house.expect_refusal(3, "service restart none");
 }

@@ -77,13 +77,13 @@ fn systemd_units_verify_and_have_low_exposure() {
     );
     // A place that would need quoting is refused, not quoted badly.
     let odd = house.path("a b").display().to_string();
-    let told = house.refused(2, args!("--home {} unit print", odd));
+    let told = house.expect_refusal(2, args!("--home {} unit print", odd));
     assert!(told.contains("cannot be used in a unit"), "{told}");
 }
 
 #[test]
 fn user_units_are_installed_with_a_lingering_note() {
-    let house = House::of_user(env!("CARGO_BIN_EXE_abbey"), 4242);
+    let house = House::run_by_user(env!("CARGO_BIN_EXE_abbey"), 4242);
     let dir = house.path("units");
     let place = dir.display().to_string();
     let output = house.run(args!("unit install --dir {}", place));
@@ -96,7 +96,7 @@ fn user_units_are_installed_with_a_lingering_note() {
     let (_, err) = analyze(&["verify", "--user", "--man=no", &unit]);
     assert_eq!(err, "");
     let root = crate::house();
-    let told = root.refused(2, "unit print --kind user");
+    let told = root.expect_refusal(2, "unit print --kind user");
     assert!(told.contains("root has no user units"), "{told}");
 }
 
@@ -256,7 +256,7 @@ fn units_start_a_house_and_cells_outlive_control_plane_and_hostd() {
     let mut serve = start("serve", Some(uid), &serve_args);
     house.expect(0, "up");
     assert_eq!(
-        house.serve_pid(),
+        house.control_plane_pid(),
         i32::try_from(serve.child.id()).unwrap(),
         "no other control plane was started"
     );

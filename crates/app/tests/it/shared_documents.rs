@@ -94,7 +94,7 @@ fn a_document_has_one_writer_and_refuses_stale_writes() {
     );
     let old = house.json(0, "document show status --version 1");
     assert_eq!(old["text"], "all is well");
-    house.refused(3, "document show status --version 9");
+    house.expect_refusal(3, "document show status --version 9");
     assert!(house.expect(0, "document list").contains("status"));
 }
 
@@ -122,7 +122,7 @@ fn readers_get_a_read_only_copy_of_a_document() {
     // Acknowledged, and the house dies before it brought it anywhere: the next one does.
     let body = json!({ "text": "all is well", "seen": 0 });
     assert_eq!(put(&house, "a", "status", body).0, 200);
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     until("it came with the next control plane", || {
         std::fs::read_to_string(place("c", "status")).is_ok_and(|t| t == "all is well")

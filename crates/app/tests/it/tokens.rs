@@ -97,12 +97,12 @@ fn a_token_acts_as_itself_in_the_audit_log_and_a_person_by_name() {
         .send();
     assert!(status == 200 || status == 409, "{cancelled}");
     let actors: Vec<Value> = house
-        .entries("task.add")
+        .audit_entries("task.add")
         .iter()
         .map(|e| e["actor"].clone())
         .collect();
     assert_eq!(actors, [json!("token:ci"), json!("person:ana")]);
-    let issued = house.entries("credential.issue");
+    let issued = house.audit_entries("credential.issue");
     let named = issued.iter().filter(|e| e["actor"] == "operator");
     let named: Vec<&Value> = named.map(|e| &e["entity"]).collect();
     assert_eq!(named, [&json!("token:ci"), &json!("token:phone")]);
@@ -115,7 +115,7 @@ fn a_token_acts_as_itself_in_the_audit_log_and_a_person_by_name() {
                 .expect(0, "token list --json")
                 .contains(secret.as_str())
         );
-        assert!(!house.serve_log().contains(secret.as_str()));
+        assert!(!house.control_plane_log().contains(secret.as_str()));
     }
 }
 
@@ -138,20 +138,20 @@ fn a_token_is_listed_with_its_use_and_ends_when_it_is_revoked() {
         !listed()["last_used_at"].is_null()
     });
     // It survives a restart of the control plane.
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     assert_eq!(call(), 200);
-    let taken = house.refused(4, "token new board --scopes admin");
+    let taken = house.expect_refusal(4, "token new board --scopes admin");
     assert!(
         taken.contains("there is a token `board` already"),
         "{taken}"
     );
     house.expect(0, "token revoke board");
     assert_eq!(call(), 401);
-    let unknown = house.refused(3, "token revoke board");
+    let unknown = house.expect_refusal(3, "token revoke board");
     assert!(unknown.contains("there is no token `board`"), "{unknown}");
     assert_eq!(
-        house.entries("credential.revoke").last().unwrap()["entity"],
+        house.audit_entries("credential.revoke").last().unwrap()["entity"],
         "token:board"
     );
 }
@@ -215,12 +215,12 @@ fn a_token_cannot_widen_its_scopes_and_odd_requests_are_refused() {
         (status, &made["token"]["principal"]),
         (201, &json!("token:more"))
     );
-    let entries = house.entries("credential.issue");
+    let entries = house.audit_entries("credential.issue");
     assert_eq!(entries.last().unwrap()["actor"], "token:root");
     // Without a control plane there is nothing that could issue one.
     let alone = crate::house();
-    alone.refused(6, "token new x --scopes read");
-    house.refused(2, "token new x --scopes everything");
-    house.refused(2, "token new x");
-    house.refused(2, "token new x --scopes read --expires soon");
+    alone.expect_refusal(6, "token new x --scopes read");
+    house.expect_refusal(2, "token new x --scopes everything");
+    house.expect_refusal(2, "token new x");
+    house.expect_refusal(2, "token new x --scopes read --expires soon");
 }

@@ -3,7 +3,7 @@
 
 use crate::house;
 use abbey_testkit::args;
-use abbey_testkit::crash::arm;
+use abbey_testkit::crash::arm_crash_point;
 use abbey_testkit::house::{House, until};
 use abbey_testkit::scripted::tool_call;
 use serde_json::json;
@@ -88,7 +88,7 @@ fn tools_are_called_only_by_their_users_and_each_call_is_logged() {
     ]));
     let done = house.json(0, "task add 'When is high water?' --to pilot --wait");
     assert_eq!(done["task"]["result"]["text"], "it is at 06:12");
-    let made = house.entries("tool.call");
+    let made = house.audit_entries("tool.call");
     assert_eq!(made.len(), 2);
     assert_eq!(
         (
@@ -112,7 +112,7 @@ fn tools_are_called_only_by_their_users_and_each_call_is_logged() {
     };
     assert!(curl("cook").contains("uses no tool server `tides`"));
     assert!(curl("pilot").contains("works on nothing, so it calls no tool"));
-    assert_eq!(house.entries("tool.call").len(), 2);
+    assert_eq!(house.audit_entries("tool.call").len(), 2);
     // There is no other way to it than the one that enters each call.
     let env = house.expect(0, "exec pilot -- env");
     assert!(!env.contains("TIDES"), "{env}");
@@ -127,7 +127,7 @@ fn a_tool_server_added_to_an_agent_is_usable_without_a_restart() {
         let cook = agents.into_iter().find(|a| a["name"] == "cook").unwrap();
         cook["generation"].clone()
     };
-    house.is_up("cook");
+    house.wait_until_up("cook");
     let before = boot(&house);
     let path = house.path("abbey.yaml");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -148,7 +148,7 @@ fn a_tool_server_added_to_an_agent_is_usable_without_a_restart() {
         { "text": "it is at 06:12" }
     ]));
     house.expect(0, "task add 'High water?' --to cook --wait");
-    let made = house.entries("tool.call");
+    let made = house.audit_entries("tool.call");
     assert_eq!(
         (made.len(), &made[0]["actor"], &made[0]["detail"]["ok"]),
         (1, &json!("agent:cook"), &json!(true))
@@ -161,7 +161,7 @@ fn a_tool_server_that_exits_is_reported_and_restarted() {
     let house = stand();
     house.script_model(&json!([tool_call("tides__break", json!({})), { "text": "it broke" }]));
     house.expect(0, "task add 'Break it' --to pilot --wait");
-    assert_eq!(house.entries("tool.call")[0]["detail"]["ok"], false);
+    assert_eq!(house.audit_entries("tool.call")[0]["detail"]["ok"], false);
     until("it is back", || {
         let list = house.json(0, "service list");
         let tides = list["services"]
@@ -182,7 +182,7 @@ fn a_tool_server_that_exits_is_reported_and_restarted() {
         &json!([tool_call("tides__high_water", json!({ "port": "Koper" })), { "text": "fine" }]),
     );
     house.expect(0, "task add 'And now?' --to pilot --wait");
-    assert_eq!(house.entries("tool.call")[1]["detail"]["ok"], true);
+    assert_eq!(house.audit_entries("tool.call")[1]["detail"]["ok"], true);
 }
 
 /// A crash between a call and its answer: the call is in the log.
@@ -191,14 +191,14 @@ fn every_tool_call_is_logged_before_it_is_made() {
     let (mut house, armed) = House::with_crash_point(env!("CARGO_BIN_EXE_abbey"), "tool.called");
     furnish(&house);
     house.script_model(&json!([tool_call("tides__high_water", json!({ "port": "Koper" })), { "text": "at 06:12" }]));
-    arm(&armed);
+    arm_crash_point(&armed);
     let _may_be_cut_off = house.run("task add 'When is it?' --to pilot");
     until("the place was passed", || !armed.exists());
     house.crash_at = None;
     until("it is up again", || house.run("up").status.success());
     // It may be called again, and that is entered too.
-    let called = house.entries("tool.call");
-    let asked = house.entries("tool.ask");
+    let called = house.audit_entries("tool.call");
+    let asked = house.audit_entries("tool.ask");
     assert!(asked.len() > called.len(), "{asked:?} {called:?}");
     assert_eq!(asked[0]["detail"]["tool"], "high_water");
     assert_eq!(house.json(0, "activity verify")["ok"], true);

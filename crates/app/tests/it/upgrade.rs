@@ -52,7 +52,7 @@ fn home_of_the_previous_release_opens_with_everything_in_it() {
     }
     let expected = contents();
     // Opens the store, applies migrations, and recovers: no manifest is applied yet.
-    house.serve("");
+    house.start_control_plane("");
     let states = expected["states"].as_object().unwrap();
     for (number, state) in states {
         let task = house.json(0, args!("task show {}", number))["task"].clone();
@@ -93,7 +93,7 @@ fn home_of_the_previous_release_opens_with_everything_in_it() {
     // The same manifest, and the house goes on with its work.
     house.expect(0, "up");
     for agent in ["lead", "builder", "ops", "hands", "spare"] {
-        house.is_up(agent);
+        house.wait_until_up(agent);
     }
     let note = house.expect(0, "exec builder -- cat memory/bridge.md notes/bridge.md");
     assert!(note.contains("12 m"), "{note}");

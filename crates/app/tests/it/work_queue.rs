@@ -133,9 +133,9 @@ fn a_task_is_done_only_after_its_evidence_is_verified() {
     let unknown = add(&["command:[\"no-such-program\"]"], 1);
     assert_eq!(unknown["state"], "unverified");
     for wrong in ["file:/etc/passwd", "file:../x", "command:[]"] {
-        house.refused(2, args!("task add x --evidence {}", wrong));
+        house.expect_refusal(2, args!("task add x --evidence {}", wrong));
     }
-    house.refused(2, "task add x --evidence 'trust me'");
+    house.expect_refusal(2, "task add x --evidence 'trust me'");
 }
 
 /// Approval by another agent, with real runs of both; a denial returns the task with the reason.
@@ -184,7 +184,7 @@ fn review_evidence_needs_the_reviewers_approval() {
 fn evidence_verification_can_outlast_a_lease() {
     let house = house();
     house.manifest(BY_HAND);
-    house.serve("--lease-ms 1200");
+    house.start_control_plane("--lease-ms 1200");
     house.expect(0, "up");
     house.expect(
         0,
@@ -391,7 +391,7 @@ fn concurrent_queue_edits_and_kills_lose_and_double_nothing() {
     for n in 0..5 {
         append(&format!("- [ ] (P1, a) number {n}\n"));
         if n % 2 == 1 {
-            house.kill_serve();
+            house.kill_control_plane();
             house.expect(0, "up --no-wait");
         }
         house.expect(0, "task sync Q.md");

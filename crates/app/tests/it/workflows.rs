@@ -75,12 +75,12 @@ fn workflow_steps_run_once_across_kills_with_approval_and_event() {
         run.as_str(),
         "the same key is the same run"
     );
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     until("the gate is reached", || {
         step(&show(&house, &run), "gate")["state"] == "working"
     });
-    house.kill_serve();
+    house.kill_control_plane();
     house.expect(0, "up");
     let inbox = house.json(0, "approvals");
     let asked = &inbox["approvals"][0];
@@ -124,10 +124,10 @@ fn workflow_steps_run_once_across_kills_with_approval_and_event() {
     // It has ended: it can neither be cancelled nor receive an event.
     assert!(
         house
-            .refused(4, args!("workflow cancel {}", run))
+            .expect_refusal(4, args!("workflow cancel {}", run))
             .contains("is done")
     );
-    house.refused(4, args!("workflow event published --run {}", run));
+    house.expect_refusal(4, args!("workflow event published --run {}", run));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn an_invalid_workflow_is_refused_before_it_runs() {
             "house: flows\ndefaults: {{ cell: process }}\nagents:\n  a: {{ template: sysadmin }}\nworkflows:\n  w: {{ input: {{ n: {{ type: number }} }}, steps: {{ {steps} }} }}\n"
         ));
         let file = file.to_str().unwrap().to_owned();
-        house.refused(2, args!("workflow check -f {}", file))
+        house.expect_refusal(2, args!("workflow check -f {}", file))
     };
     for (steps, told) in [
         (
@@ -240,10 +240,10 @@ fn an_invalid_workflow_is_refused_before_it_runs() {
     ] {
         let mut all = vec!["workflow", "run"];
         all.extend(args);
-        assert!(house.refused(2, &all).contains(told), "{args:?}");
+        assert!(house.expect_refusal(2, &all).contains(told), "{args:?}");
     }
-    house.refused(3, "workflow run none");
-    house.refused(3, "workflow show WF-77");
+    house.expect_refusal(3, "workflow run none");
+    house.expect_refusal(3, "workflow show WF-77");
 }
 
 #[test]

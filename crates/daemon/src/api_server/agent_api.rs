@@ -8,8 +8,8 @@ use crate::api_server::web::{Doc, Json, Me, header, problem, refuse_unknown};
 use crate::api_server::{model_api, openapi};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
-use crate::insight::views::find_skills;
-use crate::insight::{facts, views};
+use crate::insight::skill_views::find_skills;
+use crate::insight::{facts, ledger_views, skill_views, task_views};
 use crate::work::delegation::DelegationKind;
 use crate::work::evidence::EvidenceResult;
 use crate::work::lookup::parse_task_ref;
@@ -189,10 +189,10 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
         role: agent.role.clone(),
         house: current.house.name.to_string(),
         snapshot: house.core.store.audit_head(),
-        budget: views::budget_views(&accounts),
+        budget: ledger_views::budget_views(&accounts),
         tasks: tasks
             .iter()
-            .map(|t| views::task_view(&house.work, t, Vec::new()))
+            .map(|t| task_views::task_view(&house.work, t, Vec::new()))
             .collect(),
         model: agent.model.as_ref().map(ToString::to_string),
         charter_hash: abbey_support::digest::sha256_hex(current.charter_of(&slug).as_bytes()),
@@ -214,7 +214,7 @@ async fn next(
     Query(query): Query<NextQuery>,
 ) -> Result<Response> {
     let until =
-        house.core.rt.instant() + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+        house.core.rt.now() + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
     let mut work = house.core.store.subscribe(Topic::Work);
     let mut plans = house.core.plan.subscribe();
     loop {
@@ -269,7 +269,7 @@ async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc
         text: task.text.clone(),
         revision: task.version,
         snapshot: house.core.store.audit_head(),
-        skill: skill.map(|s| views::skill_view(&house.work, s, Some(task.route.score))),
+        skill: skill.map(|s| skill_views::skill_view(&house.work, s, Some(task.route.score))),
         args: task.route.args.clone(),
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(&current, agent, Some(task))).unwrap_or_default(),
@@ -448,7 +448,7 @@ async fn complete(
                     text,
                 };
                 let row = house.core.store.fail(task, hold, failure, facts).await?;
-                return Ok(Doc(views::task_doc(&house.work, row).await?));
+                return Ok(Doc(task_views::task_doc(&house.work, row).await?));
             }
         };
     }
@@ -459,7 +459,7 @@ async fn complete(
     let row = row.await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: views::task_view(&house.work, &row, Vec::new()),
+        task: task_views::task_view(&house.work, &row, Vec::new()),
     }))
 }
 
@@ -488,7 +488,7 @@ async fn fail(
         .await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: views::task_view(&house.work, &row, Vec::new()),
+        task: task_views::task_view(&house.work, &row, Vec::new()),
     }))
 }
 
@@ -516,7 +516,7 @@ async fn block(
         .await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: views::task_view(&house.work, &row, Vec::new()),
+        task: task_views::task_view(&house.work, &row, Vec::new()),
     }))
 }
 
@@ -581,7 +581,7 @@ async fn delegate_subtask(
     let added =
         crate::work::delegation::delegate_task(&house.work, &who, (body, way), Some(parent), key)
             .await?;
-    Ok(Doc(views::task_doc(&house.work, added.task).await?))
+    Ok(Doc(task_views::task_doc(&house.work, added.task).await?))
 }
 
 #[utoipa::path(
@@ -672,7 +672,7 @@ async fn delegated(
     let task = given(&house, &slug, &name).await?;
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
     let row = crate::work::lookup::wait_until_ended_or_waiting(&house.work, task, patience).await?;
-    Ok(Doc(views::task_doc(&house.work, row).await?))
+    Ok(Doc(task_views::task_doc(&house.work, row).await?))
 }
 
 #[utoipa::path(
@@ -691,7 +691,7 @@ async fn call_off(
         .store
         .cancel_task(task, Principal::Agent(slug))
         .await?;
-    Ok(Doc(views::task_doc(&house.work, row).await?))
+    Ok(Doc(task_views::task_doc(&house.work, row).await?))
 }
 
 /// Results are limited to what the caller may use (S4-13).

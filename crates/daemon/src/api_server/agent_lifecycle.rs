@@ -106,12 +106,12 @@ async fn bundle(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Bu
     let (out, to) = exec::create_pipe()?;
     let hostd = Arc::clone(&house.core.hostd);
     let owner = slug.clone();
-    let packing = runtime::blocking(move || {
+    let packing = runtime::run_blocking(move || {
         let asked = HostdOperation::Pack { owner: Some(owner) };
         hostd.call(asked, &[to.as_fd()])
     });
     let workspace = format!("agents/{slug}/workspace");
-    let reading = runtime::blocking(move || unpack(std::fs::File::from(out), &workspace));
+    let reading = runtime::run_blocking(move || unpack(std::fs::File::from(out), &workspace));
     let lost = |e: tokio::task::JoinError| Problem::new(FaultKind::Internal, e.to_string());
     let (files, mut left_out) = reading.await.map_err(lost)??;
     packing.await.map_err(lost)??;
@@ -258,7 +258,7 @@ async fn drain(
         .store
         .set_draining(slug.clone(), true, by)
         .await?;
-    let fleet = crate::insight::views::fleet_doc(&house.work).await?;
+    let fleet = crate::insight::cell_views::fleet_doc(&house.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {
         Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
@@ -375,7 +375,7 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
         left.push("the helper keeps a user for it".to_owned());
     }
     let backend = Arc::clone(&house.cells.backend);
-    let cells = runtime::blocking(move || backend.list()).await;
+    let cells = runtime::run_blocking(move || backend.list()).await;
     let cells = cells.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     if cells.contains(&cell) {
         left.push("its cell is not swept".to_owned());

@@ -13,8 +13,8 @@ use crate::api_server::{
 use crate::cells::commands;
 use crate::core::backup;
 use crate::core::error::{Error, Result};
-use crate::insight::views::find_skills;
-use crate::insight::{doctor, metrics, views};
+use crate::insight::skill_views::find_skills;
+use crate::insight::{cell_views, doctor, ledger_views, metrics, task_views};
 use crate::planning::apply;
 use crate::work::lookup::parse_slug;
 use crate::work::lookup::{
@@ -245,7 +245,7 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
         version: VERSION,
         tasks: rows
             .iter()
-            .map(|r| views::task_view(&house.work, r, Vec::new()))
+            .map(|r| task_views::task_view(&house.work, r, Vec::new()))
             .collect(),
         cursor,
     }))
@@ -289,7 +289,7 @@ async fn add_task(
                 Problem::new(FaultKind::NotFound, format!("there is no skill `{skill}`"))
             })?;
             let args = serde_json::json!(body.args);
-            abbey_agents::skill::check_args(&found.args, &args).map_err(|why| {
+            abbey_agents::skill::check_arguments(&found.args, &args).map_err(|why| {
                 Problem::new(
                     FaultKind::Invalid,
                     format!("the arguments do not fit skill `{skill}`: {why}"),
@@ -328,7 +328,7 @@ async fn add_task(
         status,
         Doc(TaskDoc {
             version: VERSION,
-            task: views::task_view(&house.work, &added.task, Vec::new()),
+            task: task_views::task_view(&house.work, &added.task, Vec::new()),
         }),
     )
         .into_response())
@@ -355,7 +355,7 @@ async fn task(
     let tag = etag(row.version);
     Ok((
         [("etag", tag)],
-        Doc(views::task_doc(&house.work, row).await?),
+        Doc(task_views::task_doc(&house.work, row).await?),
     )
         .into_response())
 }
@@ -367,7 +367,7 @@ async fn task(
 )]
 async fn why_task(State(house): Shared, Path(name): Path<String>) -> Result<Doc<WhyDoc>> {
     let row = house.core.store.task(parse_task_ref(&name)?).await?;
-    Ok(Doc(views::explain_task(&house.work, &row).await?))
+    Ok(Doc(task_views::explain_task(&house.work, &row).await?))
 }
 
 /// Refuses when the caller looked at an older revision.
@@ -402,7 +402,7 @@ async fn cancel(
 ) -> Result<Doc<TaskDoc>> {
     let task = checked(&house, &name, &headers).await?;
     let row = house.core.store.cancel_task(task, by).await?;
-    Ok(Doc(views::task_doc(&house.work, row).await?))
+    Ok(Doc(task_views::task_doc(&house.work, row).await?))
 }
 
 #[utoipa::path(
@@ -448,7 +448,7 @@ async fn again(house: &Arc<ApiState>, row: abbey_store::TaskRow) -> Result<Doc<T
         .store
         .admit_task(TaskRef::Id(row.id), intake)
         .await?;
-    Ok(Doc(views::task_doc(&house.work, row).await?))
+    Ok(Doc(task_views::task_doc(&house.work, row).await?))
 }
 
 #[utoipa::path(
@@ -460,7 +460,7 @@ async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunVi
     let id: RunId = name
         .parse()
         .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?;
-    Ok(Doc(views::run_view(&house.core.store.run(id).await?)))
+    Ok(Doc(task_views::run_view(&house.core.store.run(id).await?)))
 }
 
 #[utoipa::path(
@@ -484,7 +484,7 @@ async fn activity(
         .audit_entries(after, limit)
         .await?
         .into_iter()
-        .map(views::audit_entry_view)
+        .map(ledger_views::audit_entry_view)
         .collect();
     let cursor = (entries.len() as u64 == u64::from(limit))
         .then(|| entries.last().map(|e| e.seq.to_string()))
@@ -567,8 +567,8 @@ async fn events(
                 };
                 for entry in entries {
                     after = entry.seq;
-                    let data =
-                        serde_json::to_string(&views::audit_entry_view(entry)).unwrap_or_default();
+                    let data = serde_json::to_string(&ledger_views::audit_entry_view(entry))
+                        .unwrap_or_default();
                     ready.push_back(
                         Event::default()
                             .event("activity")
@@ -597,7 +597,7 @@ async fn budgets(
     State(house): Shared,
     Query(query): Query<BudgetsQuery>,
 ) -> Result<Doc<BudgetDoc>> {
-    let scopes = views::budget_views(&house.core.store.budgets().await?);
+    let scopes = ledger_views::budget_views(&house.core.store.budgets().await?);
     let key = |s: &BudgetScope| format!("{}/{}/{}", s.scope, s.metric, s.window);
     let (scopes, cursor) = page(scopes, query.limit, query.cursor.as_deref(), key)?;
     Ok(Doc(BudgetDoc {
@@ -634,7 +634,7 @@ async fn services(
     State(house): Shared,
     Query(query): Query<ServicesQuery>,
 ) -> Result<Doc<ServicesDoc>> {
-    let all = views::services_doc(&house.work).await?.services;
+    let all = cell_views::services_doc(&house.work).await?.services;
     let name = |s: &ServiceView| s.name.clone();
     let (services, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(ServicesDoc {

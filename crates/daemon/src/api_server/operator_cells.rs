@@ -8,7 +8,7 @@ use crate::api_server::web::{Path, Query, page};
 use crate::cells::{agent_credentials, exec, logs};
 use crate::core::error::Result;
 use crate::core::runtime;
-use crate::insight::views;
+use crate::insight::cell_views;
 use crate::work::lookup::{find_agent_slug, parse_slug};
 use crate::work::operations;
 use abbey_api::*;
@@ -59,7 +59,7 @@ async fn agents(State(house): Shared, Query(query): Query<FleetQuery>) -> Result
         .map(Presence::from_filter)
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(|why| Problem::new(FaultKind::Invalid, why))?;
-    let mut fleet = views::fleet_doc(&house.work).await?;
+    let mut fleet = cell_views::fleet_doc(&house.work).await?;
     if !wanted.is_empty() {
         fleet.agents.retain(|a| wanted.contains(&a.presence));
     }
@@ -79,7 +79,7 @@ async fn agents(State(house): Shared, Query(query): Query<FleetQuery>) -> Result
 )]
 async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
     let slug = find_agent_slug(&house.work, &name)?;
-    let fleet = views::fleet_doc(&house.work).await?;
+    let fleet = cell_views::fleet_doc(&house.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {
         Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
@@ -114,15 +114,17 @@ async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc
     responses((status = 200, body = AgentWhyDoc)),
 )]
 async fn why_agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentWhyDoc>> {
-    Ok(Doc(
-        views::explain_agent(&house.work, &parse_slug(&name)?).await?
-    ))
+    Ok(Doc(cell_views::explain_agent(
+        &house.work,
+        &parse_slug(&name)?,
+    )
+    .await?))
 }
 
 async fn read_logs(house: &ApiState, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
     let dir = house.core.home.cell_log_dir(&cell.to_string());
     let lines = query.lines.unwrap_or(200).min(10_000) as usize;
-    let lines = runtime::blocking(move || logs::read_newest_lines(&dir, lines))
+    let lines = runtime::run_blocking(move || logs::read_newest_lines(&dir, lines))
         .await
         .unwrap_or_default();
     Doc(LogDoc {

@@ -6,7 +6,7 @@ use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json};
 use crate::api_server::web::{Path, Query, idempotency_key, page};
 use crate::core::error::Result;
-use crate::insight::{org, reports, views, workflow_views};
+use crate::insight::{org, reports, task_views, workflow_views};
 use crate::work::lookup::{parse_slug, parse_task_ref};
 use crate::work::{approvals, delegation, queue, schedules, workflows};
 use abbey_api::*;
@@ -114,7 +114,7 @@ async fn report(
     responses((status = 200, body = TreeDoc)),
 )]
 async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
-    Ok(Doc(views::task_tree_doc(
+    Ok(Doc(task_views::task_tree_doc(
         &house.work,
         parse_task_ref(&name)?,
     )
@@ -436,7 +436,7 @@ async fn delegate(
         true => axum::http::StatusCode::CREATED,
         false => axum::http::StatusCode::OK,
     };
-    let doc = views::task_doc(&house.work, added.task).await?;
+    let doc = task_views::task_doc(&house.work, added.task).await?;
     Ok((status, Doc(doc)).into_response())
 }
 

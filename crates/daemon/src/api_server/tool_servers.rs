@@ -186,14 +186,14 @@ async fn call(
         .store
         .append_audit_entry(enter("tool.ask", asked.clone()))
         .await?;
-    let began = house.core.rt.instant();
+    let began = house.core.rt.now();
     let params = json!({ "name": tool, "arguments": body.arguments });
     let answer = request_tool_server(&house, &current, &service, ("tools/call", params)).await;
     crash::point("tool.called");
     let outcome = answer.as_ref().map(|a| a["isError"] != true);
     let mut called = asked;
     called["ok"] = outcome.unwrap_or(false).into();
-    called["ms"] = u64::try_from(house.core.rt.instant().duration_since(began).as_millis())
+    called["ms"] = u64::try_from(house.core.rt.now().duration_since(began).as_millis())
         .unwrap_or(u64::MAX)
         .into();
     house

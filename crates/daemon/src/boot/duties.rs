@@ -117,10 +117,14 @@ async fn supervise(duty: Duty, plane: Arc<ControlPlane>) {
     let policy = duty.restart_policy();
     let mut failures: Vec<std::time::Instant> = Vec::new();
     while !plane.core.rt.is_stopping() {
-        let outcome = plane.core.rt.detach(duty.perform(Arc::clone(&plane))).await;
+        let outcome = plane
+            .core
+            .rt
+            .spawn_untracked(duty.perform(Arc::clone(&plane)))
+            .await;
         let Err(error) = outcome else { return };
         tracing::error!(?duty, %error, "a duty panicked and is restarted");
-        let now = plane.core.rt.instant();
+        let now = plane.core.rt.now();
         failures.retain(|at| now - *at < policy.period);
         failures.push(now);
         if failures.len() > policy.restarts_max as usize {
@@ -128,7 +132,7 @@ async fn supervise(duty: Duty, plane: Arc<ControlPlane>) {
                 ?duty,
                 "a duty exceeded its restart limit; the control plane exits, start it again with `abbey up`"
             );
-            plane.core.rt.stop();
+            plane.core.rt.request_stop();
         }
     }
 }

@@ -5,7 +5,9 @@ use crate::boot::control_plane::ControlPlane;
 use crate::boot::testing::control_plane_on;
 use crate::cells::observations::Seen;
 use crate::cells::reconciler::reconcile_all_cells;
-use crate::core::manual_clock::ManualClock;
+use crate::cells::reconciler::run_reconciler;
+use crate::core::manual_clock::{ManualClock, ManualTimers};
+use crate::core::runtime::{Runtime, System, Timers};
 use abbey_cells::Backend;
 use abbey_engine::supervision::{self, Desired, History};
 use abbey_model::{
@@ -33,6 +35,7 @@ struct Stage {
     plane: Arc<ControlPlane>,
     backend: Arc<FakeBackend>,
     clock: Arc<ManualClock>,
+    timers: Arc<ManualTimers>,
     histories: BTreeMap<CellName, History>,
     dir: tempfile::TempDir,
 }
@@ -52,7 +55,8 @@ impl Stage {
         let clock = Arc::new(ManualClock(AtomicI64::new(START)));
         let backend = Arc::new(FakeBackend::default());
         backend.set_time(Timestamp(START));
-        let plane = open(&dir, &clock, &backend).await;
+        let timers = Arc::new(ManualTimers::new());
+        let plane = open(&dir, &clock, &timers, &backend).await;
         let body = abbey_api::ManifestBody {
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),
@@ -66,6 +70,7 @@ impl Stage {
             plane,
             backend,
             clock,
+            timers,
             histories: BTreeMap::new(),
             dir,
         }
@@ -88,7 +93,7 @@ impl Stage {
     /// A control plane dies, and another one opens the same state; cells go on.
     async fn restart_control_plane(&mut self) {
         self.histories.clear();
-        self.plane = open(&self.dir, &self.clock, &self.backend).await;
+        self.plane = open(&self.dir, &self.clock, &self.timers, &self.backend).await;
         self.pass().await;
     }
 
@@ -96,6 +101,7 @@ impl Stage {
         let ms = i64::try_from(time.as_millis()).unwrap();
         let before = self.clock.0.fetch_add(ms, Ordering::SeqCst);
         self.backend.set_time(Timestamp(before + ms));
+        self.timers.advance(time);
     }
 
     async fn want(&self, desired: DesiredState) {
@@ -125,11 +131,13 @@ impl Stage {
 async fn open(
     dir: &tempfile::TempDir,
     clock: &Arc<ManualClock>,
+    timers: &Arc<ManualTimers>,
     backend: &Arc<FakeBackend>,
 ) -> Arc<ControlPlane> {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
     let backend = Arc::clone(backend) as Arc<dyn Backend>;
-    let plane = control_plane_on(dir.path(), clock, backend).await;
+    let rt = Runtime::new(Arc::clone(timers) as Arc<dyn Timers>, Arc::new(System));
+    let plane = control_plane_on(dir.path(), clock, backend, rt).await;
     // As at start-up: no cell starts before this.
     crate::cells::provision::provision_plan(&plane.cells)
         .await
@@ -195,6 +203,29 @@ async fn a_crashed_agent_starts_again_after_its_backoff() {
 }
 
 #[tokio::test]
+async fn the_reconciler_loop_starts_a_crashed_agent_when_its_timer_fires() {
+    let stage = Stage::new().await;
+    let before = stage.timers.sleeps_begun();
+    let reconciler = tokio::spawn(run_reconciler(Arc::clone(&stage.plane.cells)));
+    stage.timers.sleep_after(before).await;
+    assert_eq!((stage.presence(), stage.generation()), (Presence::Ready, 1));
+    stage.backend.crash(&cell(), CRASHED);
+    let before = stage.timers.sleeps_begun();
+    stage.plane.cells.request_reconcile();
+    let pause = stage.timers.sleep_after(before).await;
+    assert_eq!(
+        (stage.presence(), pause),
+        (Presence::Down, Duration::from_secs(1))
+    );
+    let before = stage.timers.sleeps_begun();
+    stage.advance(pause);
+    stage.timers.sleep_after(before).await;
+    assert_eq!((stage.presence(), stage.generation()), (Presence::Ready, 2));
+    stage.plane.core.rt.request_stop();
+    reconciler.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_crash_loop_doubles_the_backoff_and_shows_as_degraded() {
     let mut stage = Stage::running().await;
     for expected_s in [1, 2, 4, 8] {
@@ -232,12 +263,12 @@ async fn stable_uptime_ends_a_crash_loop() {
 #[tokio::test]
 async fn a_start_that_fails_is_tried_again_after_its_backoff() {
     let mut stage = Stage::new().await;
-    stage.backend.refuse_starts(true);
+    stage.backend.fail_starts(true);
     stage.pass().await;
     assert!(stage.seen().error.is_some());
     stage.pass().await;
     assert_eq!(stage.seen().history.failures, 1);
-    stage.backend.refuse_starts(false);
+    stage.backend.fail_starts(false);
     stage.advance(Duration::from_secs(1));
     stage.pass().await;
     assert_eq!((stage.presence(), stage.generation()), (Presence::Ready, 2));

@@ -87,7 +87,7 @@ pub async fn serve(options: Options) -> Result<()> {
     (options.on_ready)(&announcement);
 
     wait_for_stop(&plane).await?;
-    rt.stop();
+    rt.request_stop();
     plane.api.operator_listener.close();
     let tracker = rt.tracker();
     tracker.close();
@@ -196,7 +196,7 @@ async fn all_cells_ended(plane: &Arc<ControlPlane>) {
         // Read before the list: a cell whose start is in flight is not listed yet.
         let starts_over = plane.cells.starts_over();
         let backend = Arc::clone(&plane.cells.backend);
-        let left = runtime::blocking(move || backend.list()).await;
+        let left = runtime::run_blocking(move || backend.list()).await;
         if starts_over && matches!(left, Ok(Ok(cells)) if cells.is_empty()) {
             return;
         }

@@ -87,7 +87,7 @@ async fn start_program(
         cells.core.store.append_audit_entry(note).await?;
     }
     let hostd = Arc::clone(&cells.core.hostd);
-    let end = runtime::blocking(move || {
+    let end = runtime::run_blocking(move || {
         let fds = [stdin_child.as_fd(), out_child.as_fd(), err_child.as_fd()];
         hostd.call(enter, &fds)
     });
@@ -226,12 +226,12 @@ pub(crate) async fn stream_exec(
         err,
         end: running,
     } = start_program(cells, CellName::Agent(slug.clone()), body.argv, Some(note)).await?;
-    drop(cells.core.rt.detach(async move {
+    drop(cells.core.rt.spawn_untracked(async move {
         let _ended_early = feed.write_all(&stdin.unwrap_or_default()).await;
     }));
     let (lines, stream) =
         mpsc::channel::<std::result::Result<String, std::convert::Infallible>>(64);
-    drop(cells.core.rt.detach(async move {
+    drop(cells.core.rt.spawn_untracked(async move {
         tokio::join!(
             stream_pipe("stdout", out, &lines),
             stream_pipe("stderr", err, &lines)

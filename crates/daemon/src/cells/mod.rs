@@ -3,6 +3,8 @@
 //! May import: `net`, `core`. Never knows: tasks, reports, or routes.
 
 pub(crate) mod agent_credentials;
+mod command_request;
+mod command_run;
 pub(crate) mod command_table;
 pub(crate) mod commands;
 pub(crate) mod desired;

@@ -347,7 +347,7 @@ async fn write_house_files(cells: &CellsState, current: &PlanInForce, slug: &Slu
 async fn stop_and_sweep(cells: &Arc<CellsState>, slug: &Slug) -> Result<()> {
     let cell = CellName::Agent(slug.clone());
     let backend = Arc::clone(&cells.backend);
-    let gone = runtime::blocking(move || {
+    let gone = runtime::run_blocking(move || {
         let _not_running = backend.stop(&cell, Millis(2000));
         backend.sweep(&cell)
     });

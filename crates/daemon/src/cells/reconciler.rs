@@ -271,7 +271,7 @@ async fn start_blocker(
             &current,
             cell,
             peak,
-            cells.core.rt.instant(),
+            cells.core.rt.now(),
         ) {
             Ok(()) => return Ok(None),
             Err(why) => why,
@@ -393,6 +393,6 @@ async fn call_backend<T: Send + 'static>(
 ) -> Result<T> {
     use abbey_api::Problem;
     use abbey_model::FaultKind;
-    let joined = runtime::blocking(work).await;
+    let joined = runtime::run_blocking(work).await;
     Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }

@@ -85,7 +85,7 @@ pub(crate) fn stop_grace(cells: &CellsState, cell: &CellName) -> Millis {
     };
     let current = cells.core.plan.current();
     let agent = current.as_ref().and_then(|c| c.house.agents.get(slug));
-    agent.map_or(STOP_GRACE, |a| runtime::spec(a.runtime).stop_grace)
+    agent.map_or(STOP_GRACE, |a| runtime::runtime_spec(a.runtime).stop_grace)
 }
 
 /// Bind mounts of a service's sandbox: its directory, and its program if that is not in a base
@@ -431,7 +431,7 @@ pub(crate) fn cell_spec(
             let token_path = agent_token_file(cells, slug);
             let token =
                 fs::read_to_string(&token_path).map_err(Error::file("read", &token_path))?;
-            let runtime = runtime::spec(agent.runtime);
+            let runtime = runtime::runtime_spec(agent.runtime);
             let microvm = (agent.cell == CellKind::Microvm).then(|| MicroVm {
                 image: agent.image.clone(),
                 vmm: agent.vmm,

@@ -30,7 +30,7 @@ pub(crate) async fn probe_cached(
     };
     if let Some((at, answer)) = known
         && answer
-        && cells.core.rt.instant().duration_since(at) < FRESH
+        && cells.core.rt.now().duration_since(at) < FRESH
     {
         return answer;
     }
@@ -39,9 +39,7 @@ pub(crate) async fn probe_cached(
     readings
         .probes
         .retain(|(a, g), _| *a != address || *g == generation);
-    readings
-        .probes
-        .insert(key, (cells.core.rt.instant(), answer));
+    readings.probes.insert(key, (cells.core.rt.now(), answer));
     answer
 }
 
@@ -51,7 +49,7 @@ pub(crate) fn cgroup_usage_cached(
     record: &CellRecord,
 ) -> abbey_cells::CgroupUsage {
     let key = record.shim.pid;
-    let now = cells.core.rt.instant();
+    let now = cells.core.rt.now();
     let mut readings = cells.observations.readings.lock();
     if let Some((at, usage)) = readings.usages.get(&key)
         && now.duration_since(*at) < FRESH

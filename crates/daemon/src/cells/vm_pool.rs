@@ -40,7 +40,7 @@ pub(crate) fn refill_in_background(cells: &Arc<CellsState>, shape: &VmShape) {
             template: None,
             warm: VecDeque::new(),
             busy: false,
-            used: cells.core.rt.instant(),
+            used: cells.core.rt.now(),
         });
         if std::mem::replace(&mut entry.busy, true) {
             return;
@@ -116,14 +116,14 @@ async fn start_until_ready(
     origin: BootOrigin,
 ) -> Result<Slug> {
     let slug = commands::start_vm_without_command(cells, shape, origin).await?;
-    let until = cells.core.rt.instant() + READY_WITHIN;
+    let until = cells.core.rt.now() + READY_WITHIN;
     loop {
         let (backend, cell) = (Arc::clone(&cells.backend), CellName::Run(slug.clone()));
         let seen = crate::core::hostd::call_blocking(move || backend.observe(&cell)).await;
         let why = match seen {
             Ok(Observed::Running { ready: true, .. }) => return Ok(slug),
             Ok(Observed::Running { .. })
-                if cells.core.rt.instant() < until && !cells.pool.is_closed() =>
+                if cells.core.rt.now() < until && !cells.pool.is_closed() =>
             {
                 cells.core.rt.sleep(POLL_INTERVAL).await;
                 continue;
@@ -142,7 +142,7 @@ async fn start_until_ready(
 /// Closes the pool for good and discards its microVMs.
 pub(crate) async fn close_pool(cells: &Arc<CellsState>) {
     cells.pool.closed.store(true, Ordering::SeqCst);
-    for slug in cells.pool.remove_entries(false, cells.core.rt.instant()) {
+    for slug in cells.pool.remove_entries(false, cells.core.rt.now()) {
         commands::discard_vm(cells, &slug).await;
     }
 }
@@ -157,7 +157,7 @@ pub(crate) async fn run_pool_expiry(cells: Arc<CellsState>) {
         if over {
             return close_pool(&cells).await;
         }
-        for slug in cells.pool.remove_entries(true, cells.core.rt.instant()) {
+        for slug in cells.pool.remove_entries(true, cells.core.rt.now()) {
             commands::discard_vm(&cells, &slug).await;
         }
     }

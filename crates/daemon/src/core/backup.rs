@@ -36,7 +36,7 @@ pub(crate) async fn write_backup(core: &Arc<CoreState>, to: &Path) -> Result<Bac
     core.store.backup(database.clone()).await?;
     let hostd = Arc::clone(&core.hostd);
     let (target, copy) = (to.to_owned(), database.clone());
-    let packed = runtime::blocking(move || -> Result<String> {
+    let packed = runtime::run_blocking(move || -> Result<String> {
         let hash = hash_database_file(&copy)?;
         let temporary = target.with_extension("tar.partial");
         let file = fs::File::create(&temporary).map_err(Error::file("make", &temporary))?;

@@ -269,7 +269,7 @@ impl Home {
                     holder,
                 });
             }
-            runtime::pause_thread(Duration::from_millis(10));
+            runtime::sleep_thread(Duration::from_millis(10));
         }
         file.set_len(0)
             .and_then(|()| write!(file, "{}", std::process::id()))

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub(crate) async fn call_blocking<T: Send + 'static>(
     call: impl FnOnce() -> abbey_cells::Result<T> + Send + 'static,
 ) -> Result<T> {
-    let joined = runtime::blocking(call).await;
+    let joined = runtime::run_blocking(call).await;
     Ok(joined.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??)
 }
 

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use std::fs;
 
-/// Mounted file systems that hold data, each once.
+/// Mounted file systems that hold data, once per device, with total, used and available bytes as
+/// JSON objects.
 pub(crate) fn list_disks() -> Vec<Value> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut seen = std::collections::BTreeSet::new();

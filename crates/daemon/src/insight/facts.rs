@@ -1,11 +1,11 @@
-//! Host facts that skills are granted, read here and never changed (but `backup`, which writes a
-//! copy of the state into the house's own directory).
+//! Host facts that skills are granted to read. Reading changes nothing, except `backup`, which
+//! writes a backup into the house's own directory.
 
 use crate::cells::logs;
 use crate::core::backup;
 use crate::core::error::{Error, Result};
 use crate::core::runtime;
-use crate::insight::{disks, reports, views};
+use crate::insight::{cell_views, disks, reports};
 use crate::work::operations;
 use crate::work::state::WorkState;
 use abbey_api::Problem;
@@ -14,12 +14,16 @@ use serde_json::{Value, json};
 use std::fs;
 use std::sync::Arc;
 
-/// Most hits of a search.
+/// Most lines that a log search returns.
 const HITS_MAX: usize = 50;
-/// Backups kept of those that the house made by itself.
+/// Most backups in the house's own directory; older ones are removed.
 const BACKUPS_MAX: usize = 5;
 
-/// One fact.
+/// Reads the host fact with this name (`disks`, `logs`, `report`, …) for an agent, as JSON. `args`
+/// are the arguments of the agent's task.
+///
+/// # Errors
+/// `NotFound` for an unknown fact.
 pub(crate) async fn read_fact(
     work: &Arc<WorkState>,
     agent: &Slug,
@@ -29,8 +33,8 @@ pub(crate) async fn read_fact(
     match name {
         "disks" => Ok(json!({ "disks": disks::list_disks() })),
         "system" => Ok(system_fact()),
-        "cells" => Ok(json!({ "agents": views::fleet_doc(work).await?.agents })),
-        "services" => Ok(json!({ "services": views::services_doc(work).await?.services })),
+        "cells" => Ok(json!({ "agents": cell_views::fleet_doc(work).await?.agents })),
+        "services" => Ok(json!({ "services": cell_views::services_doc(work).await?.services })),
         "logs" => Ok(search_logs(work, args["query"].as_str().unwrap_or_default()).await),
         "backup" => write_rotated_backup(work).await,
         "firewall" => operations::check_firewall(work).await,
@@ -89,7 +93,7 @@ fn system_fact() -> Value {
 async fn search_logs(work: &Arc<WorkState>, query: &str) -> Value {
     let root = work.core.home.root().join("logs");
     let query = query.to_owned();
-    let hits = runtime::blocking(move || {
+    let hits = runtime::run_blocking(move || {
         let mut hits = Vec::new();
         for dir in fs::read_dir(root)
             .into_iter()

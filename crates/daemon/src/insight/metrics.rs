@@ -1,7 +1,8 @@
-//! Metrics in OpenMetrics text: counters end in `_total`, units are part of names, and no label mixes units.
+//! Metrics in OpenMetrics text: counters end in `_total`, units are part of names, and no label
+//! mixes units.
 
 use crate::core::error::Result;
-use crate::insight::views;
+use crate::insight::cell_views;
 use crate::work::state::WorkState;
 use abbey_api::Problem;
 use abbey_engine::budget::Account;
@@ -22,7 +23,7 @@ type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 /// Most open tasks that are counted.
 const TASKS_MAX: u32 = 100_000;
 
-/// All metrics as OpenMetrics text.
+/// All metrics of the house as OpenMetrics text.
 pub(crate) async fn render_metrics(work: &Arc<WorkState>) -> Result<String> {
     let mut registry = Registry::with_prefix("abbey");
     register_house_metrics(work, &mut registry);
@@ -113,7 +114,7 @@ async fn register_task_metrics(work: &Arc<WorkState>, registry: &mut Registry) -
 async fn register_agent_metrics(work: &Arc<WorkState>, registry: &mut Registry) -> Result<()> {
     let (up, memory) = (Gauges::default(), Gauges::default());
     let restarts: Family<Labels, Counter> = Family::default();
-    for agent in views::fleet_doc(work).await?.agents {
+    for agent in cell_views::fleet_doc(work).await?.agents {
         let labels = vec![("agent", agent.name.clone())];
         let ready = f64::from(u8::from(agent.presence == Presence::Ready));
         up.get_or_create(&labels).set(ready);
@@ -131,7 +132,7 @@ async fn register_agent_metrics(work: &Arc<WorkState>, registry: &mut Registry) 
     Ok(())
 }
 
-/// A name for each unit: `abbey_budget_spent_tokens`, `abbey_budget_limit_usd` and so on.
+/// Registers one metric per unit: `abbey_budget_spent_tokens`, `abbey_budget_limit_usd` and so on.
 fn register_budget_metrics(accounts: &[Account], registry: &mut Registry) {
     for metric in Metric::ALL {
         let (unit, scale) = match metric {

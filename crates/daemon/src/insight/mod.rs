@@ -1,12 +1,15 @@
-//! What the house shows of itself: views, reports, `doctor`, metrics.
+//! Views of the house for its users: API documents, reports, `doctor`, metrics.
 //!
 //! May import: `planning`, `work`, `cells`, `net`, `core`. Never knows: HTTP or routes.
 
+pub(crate) mod cell_views;
 pub(crate) mod disks;
 pub(crate) mod doctor;
 pub(crate) mod facts;
+pub(crate) mod ledger_views;
 pub(crate) mod metrics;
 pub(crate) mod org;
 pub(crate) mod reports;
-pub(crate) mod views;
+pub(crate) mod skill_views;
+pub(crate) mod task_views;
 pub(crate) mod workflow_views;

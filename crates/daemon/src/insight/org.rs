@@ -1,4 +1,4 @@
-//! The org chart as it is declared, and what follows from it (S4-02, S2-32).
+//! The org chart as the manifest declares it, and its single points of failure (S4-02, S2-32).
 
 use crate::work::state::WorkState;
 use abbey_api::{OrgDoc, OrgRow, VERSION};
@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 type Agents = BTreeMap<Slug, Agent>;
 
-/// Everybody whom work of `from` can reach by being given on, at most `depth` times.
+/// Agents that work of `from` can reach by at most `depth` further delegations, leaving out
+/// `without`.
 fn reachable_agents(
     agents: &Agents,
     from: &Slug,
@@ -33,7 +34,7 @@ fn reachable_agents(
     found
 }
 
-/// The chart, a superior before those below it.
+/// Agents with their level, each superior before its subordinates.
 fn top_down(agents: &Agents) -> Vec<(u32, &Agent)> {
     let mut rows = Vec::new();
     let mut stack: Vec<(u32, &Agent)> = agents
@@ -51,11 +52,11 @@ fn top_down(agents: &Agents) -> Vec<(u32, &Agent)> {
     rows
 }
 
-/// What a careful reader of the chart would notice.
+/// One sentence for each single point of failure.
 fn org_findings(agents: &Agents, depth: u32) -> Vec<String> {
     let mut findings = Vec::new();
     for agent in agents.values() {
-        // Without it, who is reached by nobody any more, though somebody reached them before?
+        // Agents that can be reached now but not without this agent.
         let reached = |without: Option<&Slug>| -> BTreeSet<Slug> {
             let from = agents.keys().filter(|s| Some(*s) != without);
             from.flat_map(|s| reachable_agents(agents, s, depth, without))
@@ -66,7 +67,7 @@ fn org_findings(agents: &Agents, depth: u32) -> Vec<String> {
         if !lost.is_empty() {
             let names: Vec<&str> = lost.iter().map(Slug::as_str).collect();
             findings.push(format!(
-                "{} is a single point of failure: without it nobody can give work to {}",
+                "{} is a single point of failure: without it no agent can delegate to {}",
                 agent.slug,
                 names.join(", ")
             ));
@@ -75,6 +76,8 @@ fn org_findings(agents: &Agents, depth: u32) -> Vec<String> {
     findings
 }
 
+/// The org chart as an API document: agents top down, whom each may delegate to or ask, and single
+/// points of failure.
 pub(crate) fn org_chart(work: &WorkState) -> OrgDoc {
     let current = work.core.plan.current();
     let empty = Agents::new();

@@ -1,4 +1,4 @@
-//! Workflows as documents.
+//! Workflows and their runs as API documents.
 
 use crate::work::state::WorkState;
 use crate::work::workflows::workflow_digest;
@@ -15,7 +15,7 @@ use abbey_store::WorkflowRow;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What is declared in the plan that is in force.
+/// Workflows of the plan in force as an API document; empty before the first plan.
 pub(crate) fn declared_workflows(work: &WorkState) -> DeclaredDoc {
     let current = work.core.plan.current();
     current.map_or_else(
@@ -24,10 +24,10 @@ pub(crate) fn declared_workflows(work: &WorkState) -> DeclaredDoc {
     )
 }
 
-/// What a manifest declares, checked whole.
+/// Workflows that a manifest declares as an API document, after checking the whole manifest.
 ///
 /// # Errors
-/// Every mistake of the manifest, with its place.
+/// Every mistake of the manifest with its position.
 pub fn parse_declared_workflows(manifest: &str) -> Result<DeclaredDoc, Vec<Mistake>> {
     abbey_plan::parse(manifest).map(|house| declared_doc(&house.workflows))
 }
@@ -62,6 +62,7 @@ fn declared_view(name: &Slug, workflow: &Workflow) -> DeclaredView {
     }
 }
 
+/// One line that describes a step: agent and text, skill, question, event, or pause.
 fn describe_step(step: &WorkflowStep) -> String {
     let who = |agent: &Option<Slug>| match agent {
         Some(agent) => format!("{agent}: "),
@@ -112,7 +113,7 @@ const fn step_state(at: &StepProgress) -> StepState {
     }
 }
 
-/// One run as it stands.
+/// A workflow run of the store as an API document, with the state of each step.
 pub(crate) fn workflow_run_view(work: &WorkState, row: &WorkflowRow) -> WorkflowView {
     let run = &row.run;
     let mut steps = Vec::new();

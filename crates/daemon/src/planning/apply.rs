@@ -351,7 +351,7 @@ fn check_against_host(
             if let abbey_plan::ScheduleAction::Skill(skill, args) = &schedule.action
                 && let Some(found) = skills.all.get(skill)
                 && let Err(why) =
-                    abbey_agents::skill::check_args(&found.args, &serde_json::json!(args))
+                    abbey_agents::skill::check_arguments(&found.args, &serde_json::json!(args))
             {
                 let text = format!("its schedule `{name}`: skill `{skill}`: {why}");
                 fatal(format!("agent:{}", agent.slug), text);

@@ -265,7 +265,7 @@ async fn run_delivery_of(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> boo
                 "an outcome could not be delivered; it is retried later"
             );
         }
-        let now = work.core.rt.instant();
+        let now = work.core.rt.now();
         let next = retries.values().map(|(at, _)| at.duration_since(now)).min();
         tokio::select! {
             () = work.core.rt.stopped() => return,
@@ -286,7 +286,7 @@ async fn deliver_outbox(
     retries.retain(|task, _| notices.iter().any(|n| n.task == *task));
     for notice in notices.iter().filter(|n| mine(&n.recipient)) {
         let before = retries.get(&notice.task).copied();
-        if before.is_some_and(|(at, _)| work.core.rt.instant() < at) {
+        if before.is_some_and(|(at, _)| work.core.rt.now() < at) {
             continue;
         }
         match deliver_notice(work, notice).await {
@@ -296,7 +296,7 @@ async fn deliver_outbox(
             }
             Err(error) => {
                 let pause = before.map_or(RETRY_PAUSE.0, |(_, p)| (p * 2).min(RETRY_PAUSE.1));
-                retries.insert(notice.task, (work.core.rt.instant() + pause, pause));
+                retries.insert(notice.task, (work.core.rt.now() + pause, pause));
                 failed = Some(error);
             }
         }

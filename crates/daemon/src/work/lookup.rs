@@ -68,7 +68,7 @@ pub(crate) async fn wait_until_ended_or_waiting(
     task: TaskRef,
     patience: Duration,
 ) -> Result<abbey_store::TaskRow> {
-    let until = work.core.rt.instant() + patience;
+    let until = work.core.rt.now() + patience;
     let mut tasks = work.core.store.subscribe(Topic::Work);
     loop {
         tasks.mark_unchanged();
@@ -78,7 +78,7 @@ pub(crate) async fn wait_until_ended_or_waiting(
                 row.state(),
                 TaskState::Parked | TaskState::Blocked | TaskState::AwaitingApproval
             );
-        if resting || work.core.rt.instant() >= until {
+        if resting || work.core.rt.now() >= until {
             return Ok(row);
         }
         let _changed_or_over = work.core.rt.timeout_at(until, tasks.changed()).await;

@@ -36,7 +36,7 @@ pub(crate) async fn restart_cell(
 ) -> Result<()> {
     let (backend, target) = (Arc::clone(&work.cells.backend), cell.clone());
     let grace = crate::cells::specs::stop_grace(&work.cells, &cell);
-    let asked = runtime::blocking(move || backend.stop(&target, grace)).await;
+    let asked = runtime::run_blocking(move || backend.stop(&target, grace)).await;
     asked.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     let action = match &cell {
         CellName::Service(_) => "service.restart",

@@ -20,7 +20,7 @@ pub(crate) struct SkillSet {
 impl SkillSet {
     /// Reads the built-in skills and those in a directory.
     pub(crate) fn load(dir: &std::path::Path) -> SkillSet {
-        let (all, invalid) = abbey_agents::library::catalogue(dir);
+        let (all, invalid) = abbey_agents::library::load_catalogue(dir);
         let rules = all
             .values()
             .filter(|s| s.program.is_some())

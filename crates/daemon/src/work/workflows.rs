@@ -206,12 +206,12 @@ pub(crate) async fn wait_until_run_ends(
     number: u64,
     patience: Duration,
 ) -> Result<WorkflowRow> {
-    let until = work.core.rt.instant() + patience;
+    let until = work.core.rt.now() + patience;
     let mut runs = work.core.store.subscribe(Topic::Workflows);
     loop {
         runs.mark_unchanged();
         let row = work.core.store.workflow(number).await?;
-        if row.run.state.is_over() || work.core.rt.instant() >= until {
+        if row.run.state.is_over() || work.core.rt.now() >= until {
             return Ok(row);
         }
         let _changed_or_over = work.core.rt.timeout_at(until, runs.changed()).await;

@@ -1,13 +1,14 @@
-//! Results of checks while `doctor` runs.
+//! Collected results of the checks of `abbey doctor`.
 
 use abbey_api::{CheckSeverity, CheckState, CheckView};
 
-/// What was found so far.
+/// Results of the checks made so far.
 #[derive(Default)]
 pub(super) struct Checks(pub(super) Vec<CheckView>);
 
 impl Checks {
-    /// Adds a check; `severity` and the remedy count when it failed.
+    /// Adds the result of a check; `severity` and `remedy` are only used if it failed (`good` is
+    /// false).
     pub(super) fn add(
         &mut self,
         id: &str,

@@ -1,4 +1,4 @@
-//! What the house stands on: its state, its helper, its host.
+//! Checks of the foundations of a house: database, credentials, hostd, and host.
 
 use super::checks::Checks;
 use crate::core::error::Result;
@@ -12,12 +12,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Free space below which the state is in danger, bytes.
+/// Free space below which the database is in danger, bytes.
 const SPACE_LEAST: u64 = 64 << 20;
-/// Most that the house's clock may be ahead of the host's, milliseconds.
+/// Most that the store's clock may be ahead of the host's, milliseconds.
 const CLOCK_AHEAD_MOST: i64 = 2000;
 
-/// Checks of state and host; what the host says.
+/// Adds checks of the audit log, budgets, disk space, hostd and the host's features, and returns
+/// the host facts that hostd reported.
 pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Result<HostFacts> {
     let mut add = |id: &str, good, severity: CheckSeverity, text, remedy: &str| {
         checks.add(id, good, severity, text, remedy);
@@ -143,7 +144,7 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
             None => format!("{} skills are valid", skills.all.len()),
             Some(first) => first.clone(),
         },
-        "`abbey skill check DIR` tells every mistake",
+        "`abbey skill check DIR` lists every mistake",
     );
     let stuck = work
         .core
@@ -158,7 +159,7 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
         stuck == 0,
         CheckSeverity::Fail,
         format!("{stuck} sagas are stuck"),
-        "look at the log of the control plane, mend the cause, and apply the manifest again",
+        "read the log of the control plane, fix the cause, and apply the manifest again",
     );
     let uids = facts.uid_first.is_some();
     add(
@@ -189,30 +190,31 @@ pub(super) async fn check_host(work: &Arc<WorkState>, checks: &mut Checks) -> Re
     Ok(facts)
 }
 
-/// The store's clock follows the wall forwards and never backwards, so a wall that was set back is behind it.
+/// Checks that the host's clock was not set back: the store's clock never goes back, so it would be
+/// ahead.
 fn check_clock(work: &WorkState, checks: &mut Checks) {
     let ahead = work
         .core
         .store
         .now()
         .0
-        .saturating_sub(runtime::host_time().0);
+        .saturating_sub(runtime::host_wall_clock().0);
     checks.add(
         "clock",
         ahead <= CLOCK_AHEAD_MOST,
         CheckSeverity::Warn,
         match ahead <= CLOCK_AHEAD_MOST {
-            true => "the host's clock and the house's agree".to_owned(),
+            true => "the host's clock and the control plane's agree".to_owned(),
             false => format!(
-                "the host's clock is {} s behind the newest entry; the house's stands still until then",
+                "the host's clock is {} s behind the newest entry of the audit log; the control plane's clock stands still until then",
                 ahead / 1000
             ),
         },
-        "set the host's clock right, by NTP if possible",
+        "correct the host's clock, by NTP if possible",
     );
 }
 
-/// Every secret that the house itself must read.
+/// Checks that the control plane can read every secret that the manifest references.
 fn check_credentials(work: &WorkState, checks: &mut Checks) {
     let Some(current) = work.core.plan.current() else {
         return;

@@ -1,4 +1,5 @@
-//! Isolation, proved by trying: each agent that is up reads what is not its own, and must fail (S2-29).
+//! Check of isolation by attempt: each agent that is up tries to read files of others, which must
+//! fail (S2-29).
 
 use super::checks::Checks;
 use crate::cells::exec;
@@ -10,15 +11,16 @@ use abbey_plan::HostFacts;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Agents that are tried in one look.
+/// Most agents that are checked.
 const TRIED_MAX: usize = 32;
-/// Longest try of one agent.
+/// Longest check of one agent.
 const WITHIN: Duration = Duration::from_secs(20);
-/// What an agent runs: it names what it could read, where the house reads it.
+/// Shell script that prints each of its arguments that it could read to standard error.
 const PROBE: &str =
     "for p in \"$@\"; do if head -c 1 \"$p\" >/dev/null 2>&1; then echo \"$p\" >&2; fi; done";
 
-/// Tries every agent that is up.
+/// Adds a check for each running agent that it can read neither other agents' files nor the control
+/// plane's.
 pub(super) async fn check_isolation(
     work: &Arc<WorkState>,
     facts: &HostFacts,
@@ -57,19 +59,24 @@ pub(super) async fn check_isolation(
                 let count = read.lines().count();
                 (
                     false,
-                    format!("{slug} can read {count} things that are not its own, `{first}` first"),
+                    format!(
+                        "{slug} can read {count} files that are not its own, such as `{first}`"
+                    ),
                 )
             }
             Ok((code, said)) => (
                 false,
-                format!("it could not be tried in {slug} ({code}): {}", said.trim()),
+                format!(
+                    "the check could not be run in {slug} (status {code}): {}",
+                    said.trim()
+                ),
             ),
             Err(error) => (
                 false,
-                format!("it could not be tried in {slug}: {}", error.chain()),
+                format!("the check could not be run in {slug}: {}", error.chain()),
             ),
         };
-        // Where no wall was promised, none is missed.
+        // Missing isolation is only a warning where none was configured.
         let promised = facts.uid_first.is_some()
             || current
                 .house

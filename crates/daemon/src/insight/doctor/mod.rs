@@ -1,4 +1,5 @@
-//! Checks of a house, each with a remedy; and fixes that lose nothing (S2-26 to S2-29).
+//! `abbey doctor`: checks of a house, each with a remedy, and fixes that lose nothing (S2-26 to
+//! S2-29).
 
 mod checks;
 mod house;
@@ -16,7 +17,7 @@ use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-/// Runs every check.
+/// Runs every check and returns the results.
 pub(crate) async fn run_checks(work: &Arc<WorkState>) -> Result<DoctorDoc> {
     let mut checks = Checks::default();
     let facts = house::check_host(work, &mut checks).await?;
@@ -31,8 +32,9 @@ pub(crate) async fn run_checks(work: &Arc<WorkState>) -> Result<DoctorDoc> {
     })
 }
 
-/// Fixes what can be fixed without losing anything, and checks again: modes and owners of the house's files, files and claims of
-/// agents that came or went half, the firewall, work that waits for what is there by now.
+/// Fixes what can be fixed without losing anything, and runs every check again: modes and owners of
+/// the house's files, half-made or half-removed agents, the firewall, and waiting tasks. Lists the
+/// checks that it fixed.
 pub(crate) async fn fix_and_recheck(work: &Arc<WorkState>, by: Principal) -> Result<DoctorDoc> {
     let before = run_checks(work).await?;
     let token = work.core.home.operator_token_file();
@@ -43,11 +45,11 @@ pub(crate) async fn fix_and_recheck(work: &Arc<WorkState>, by: Principal) -> Res
         std::fs::set_permissions(&token, mode)
             .map_err(crate::core::error::Error::file("protect", &token))?;
     }
-    let settled = {
-        let _one_at_a_time = work.core.plan.lock_changes().await;
+    let provisioned = {
+        let _plan_lock = work.core.plan.lock_changes().await;
         provision::provision_plan(&work.cells).await
     };
-    if let Err(error) = settled {
+    if let Err(error) = provisioned {
         tracing::error!(error = error.chain(), "some checks could not be fixed");
     }
     work.readmit_waiting_tasks().await?;

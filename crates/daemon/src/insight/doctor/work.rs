@@ -1,8 +1,8 @@
-//! Who works, and what is to come by itself.
+//! Checks of agents, services, schedules and model servers.
 
 use super::checks::Checks;
 use crate::core::error::Result;
-use crate::insight::views;
+use crate::insight::cell_views;
 use crate::work::schedules;
 use crate::work::state::WorkState;
 use abbey_api::CheckSeverity;
@@ -15,16 +15,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How late a schedule may be before something is wrong.
+/// How late a schedule may be before the check fails.
 const LATE: Millis = Millis::from_secs(90);
 
-/// Agents and services as they are wanted, and their ports.
+/// Adds a check for each agent and service that it is in its desired state, and one that no other
+/// program uses their ports.
 pub(super) async fn check_agents_and_services(
     work: &Arc<WorkState>,
     facts: &HostFacts,
     checks: &mut Checks,
 ) -> Result<()> {
-    for agent in views::fleet_doc(work).await?.agents {
+    for agent in cell_views::fleet_doc(work).await?.agents {
         let wanted = matches!(
             work.cells
                 .observations
@@ -49,7 +50,7 @@ pub(super) async fn check_agents_and_services(
             &format!("`abbey why {}` explains it", agent.name),
         );
     }
-    for service in views::services_doc(work).await?.services {
+    for service in cell_views::services_doc(work).await?.services {
         let good = service.healthy != Some(false) && service.presence != Presence::Degraded;
         let why = service.waits.as_ref().or(service.trouble.as_ref());
         let more = why.map_or_else(String::new, |w| format!(": {w}"));
@@ -78,7 +79,7 @@ pub(super) async fn check_agents_and_services(
             .services
             .keys()
             .map(|s| (CellName::Service(s.clone()), "port"));
-        // Whoever is up has its port; what matters is who has those of the others.
+        // A running cell uses its own port, so only ports of stopped cells are checked.
         for (cell, purpose) in agents.chain(services).filter(|(c, _)| !up(c)) {
             let owner = match &cell {
                 CellName::Service(slug) => format!("service:{slug}"),
@@ -95,15 +96,15 @@ pub(super) async fn check_agents_and_services(
         taken.is_empty(),
         CheckSeverity::Fail,
         match taken.first() {
-            None => "nobody else has a port of this house".to_owned(),
+            None => "no other program uses a port of this house".to_owned(),
             Some(first) => first.clone(),
         },
-        "end the holder, or give the house other ports (`network.ports`)",
+        "end that program, or give the house other ports (`network.ports`)",
     );
     Ok(())
 }
 
-/// Schedules that should have fired.
+/// Adds a check that no schedule is overdue.
 pub(super) async fn check_schedules(work: &Arc<WorkState>, checks: &mut Checks) -> Result<()> {
     let now = work.core.store.now();
     let all = schedules::list_schedules(work).await?.schedules;
@@ -124,11 +125,12 @@ pub(super) async fn check_schedules(work: &Arc<WorkState>, checks: &mut Checks) 
     Ok(())
 }
 
-/// Longest list of models, bytes, and time for it.
+/// Largest list of models, bytes.
 const MODELS_MAX: usize = 1 << 20;
+/// Longest wait for a list of models.
 const MODELS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Whether the model servers of the house have the models that agents think with.
+/// Adds a check for each model server of the house that it has the models that agents use.
 pub(super) async fn check_model_servers(work: &Arc<WorkState>, checks: &mut Checks) {
     let Some(current) = work.core.plan.current() else {
         return;
@@ -166,7 +168,7 @@ pub(super) async fn check_model_servers(work: &Arc<WorkState>, checks: &mut Chec
         let list = list.and_then(|a| serde_json::from_slice::<Value>(a.body()).ok());
         let id = format!("models.{name}");
         let Some(list) = list else {
-            let text = format!("`{service}` does not say which models it has");
+            let text = format!("`{service}` did not list its models");
             let remedy = format!("`abbey service logs {service}` shows its output");
             checks.add(&id, false, CheckSeverity::Warn, text, &remedy);
             continue;
@@ -177,22 +179,22 @@ pub(super) async fn check_model_servers(work: &Arc<WorkState>, checks: &mut Chec
             .flatten()
             .filter_map(|m| m["id"].as_str())
             .collect();
-        let lacks: Vec<&str> = wanted.difference(&has).copied().collect();
-        let text = match lacks.is_empty() {
-            true => format!("`{service}` has every model that agents think with"),
+        let missing: Vec<&str> = wanted.difference(&has).copied().collect();
+        let text = match missing.is_empty() {
+            true => format!("`{service}` has every model that agents use"),
             false => {
                 let has: Vec<&str> = has.into_iter().take(20).collect();
                 format!(
-                    "`{service}` lacks {}; it has {}",
-                    lacks.join(", "),
+                    "`{service}` is missing {}; it has {}",
+                    missing.join(", "),
                     has.join(", ")
                 )
             }
         };
         let remedy = format!(
-            "bring it there (for Ollama: `ollama pull {}`), or set another `model`",
-            lacks.join(" ")
+            "install the model there (for Ollama: `ollama pull {}`), or set another `model`",
+            missing.join(" ")
         );
-        checks.add(&id, lacks.is_empty(), CheckSeverity::Warn, text, &remedy);
+        checks.add(&id, missing.is_empty(), CheckSeverity::Warn, text, &remedy);
     }
 }

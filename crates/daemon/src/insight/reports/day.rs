@@ -1,4 +1,4 @@
-//! Reports of the last day: work, tokens, and what was checked.
+//! Reports of the last day: progress, tokens, and verification.
 
 use super::report::{Report, plain_number};
 use abbey_api::CheckView;
@@ -9,7 +9,7 @@ use abbey_store::{AuditVerification, ModelUsage, TaskRow};
 use abbey_words::Text;
 use std::collections::BTreeMap;
 
-/// Tasks that came to an end within the window, by agent: (well, all).
+/// Tasks that ended since an instant, by agent: number of successful ones, and number of all.
 pub(super) fn ended_tasks_by_agent(
     tasks: &[TaskRow],
     since: Timestamp,
@@ -29,6 +29,7 @@ fn ended_in_window(tasks: &[TaskRow], since: Timestamp) -> impl Iterator<Item = 
     tasks.iter().filter(over)
 }
 
+/// The report `progress`: tasks that ended since an instant by agent, and the number of open tasks.
 pub(super) fn progress_report(tasks: &[TaskRow], since: Timestamp) -> Report {
     let mut report = Report::default();
     for (agent, (done, all)) in ended_tasks_by_agent(tasks, since) {
@@ -44,7 +45,7 @@ pub(super) fn progress_report(tasks: &[TaskRow], since: Timestamp) -> Report {
     report
 }
 
-/// Dollars with as many places as a price of a token needs.
+/// Dollars with six decimals, since one token may cost less than a cent.
 fn usd(nano: u64) -> String {
     format!(
         "{}.{:06}",
@@ -53,7 +54,7 @@ fn usd(nano: u64) -> String {
     )
 }
 
-/// What models were asked, by agent and model.
+/// The report `tokens`: model usage and cost by agent and model.
 pub(super) fn token_report(usage: &[ModelUsage]) -> Report {
     let mut report = Report::default();
     let said = |u: &ModelUsage| {
@@ -89,7 +90,8 @@ pub(super) fn token_report(usage: &[ModelUsage]) -> Report {
     report
 }
 
-/// What stands behind results, and whether the house is as it should be.
+/// The report `tests`: how results since an instant were verified, the checks of `doctor`, and the
+/// audit log.
 pub(super) fn verification_report(
     tasks: &[TaskRow],
     checks: &[CheckView],

@@ -1,4 +1,4 @@
-//! The numbers that the house is measured by, with exact denominators (S2-30).
+//! The report `metrics`: service level objectives of the house, with exact denominators (S2-30).
 
 use super::day::ended_tasks_by_agent;
 use super::report::{Report, plain_number};
@@ -9,22 +9,24 @@ use abbey_model::Timestamp;
 use abbey_store::{AuditEntry, TaskRow};
 use abbey_words::Text;
 
-/// What the house is measured by.
+/// Objective: uptime of each agent, percent.
 const UPTIME_LEAST: f64 = 95.0;
+/// Objective: completed tasks, percent.
 const COMPLETION_LEAST: f64 = 80.0;
+/// Objective: interventions of the operator per day.
 const INTERVENTIONS_MOST: u64 = 1;
 
-/// What of a cell changes over a day.
+/// Property of a cell that changes over a day.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Aspect {
-    /// It runs.
+    /// Its process runs.
     Up,
-    /// It is meant to run.
+    /// Its desired state is up.
     Wanted,
 }
 
-/// Time up of the time that an agent was wanted up, percent; none when it was not. One that was made within the
-/// window counts from its first start.
+/// Percentage of the time with desired state up in which the agent ran; `None` if it was never to
+/// be up. An agent created within the window counts from its first start.
 fn uptime_percent(
     agent: &str,
     (up_now, wanted_now): (bool, bool),
@@ -45,7 +47,7 @@ fn uptime_percent(
     let of_cell = entries.iter().filter(|e| e.entity == cell);
     let mut changes: Vec<(Timestamp, Aspect, bool)> = of_cell.filter_map(change).collect();
     changes.sort_by_key(|c| c.0);
-    // Before its first change an aspect was the contrary.
+    // Before its first change an aspect had the opposite value.
     let before = |of: Aspect, present: bool| {
         let first = changes.iter().find(|c| c.1 == of);
         first.map_or(present, |c| !c.2)
@@ -76,19 +78,21 @@ fn uptime_percent(
     (was_wanted > 0).then(|| was_up as f64 * 100.0 / was_wanted as f64)
 }
 
-/// What is measured.
+/// Input of the report.
 pub(super) struct MeasuredState<'a> {
     pub(super) agents: &'a [AgentView],
-    /// Those that are not wanted up.
+    /// Agents whose desired state is not up.
     pub(super) resting: Vec<String>,
     pub(super) tasks: &'a [TaskRow],
     pub(super) entries: &'a [AuditEntry],
-    /// Ports of the house that somebody else holds.
+    /// Ports of the house that another program uses.
     pub(super) conflicts: u64,
-    /// Agents that share a user with another.
+    /// Agents that share a user with another agent.
     pub(super) shared: u64,
 }
 
+/// The report `metrics`: port conflicts, shared users, uptime, completion rate and interventions
+/// against their objectives.
 pub(super) fn metrics_report(seen: &MeasuredState<'_>, since: Timestamp, now: Timestamp) -> Report {
     let mut report = Report::default();
     report.observe(Text::new("metric-conflicts"), plain_number(seen.conflicts));

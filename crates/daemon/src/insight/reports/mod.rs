@@ -1,6 +1,6 @@
-//! Reports in three parts: what was observed, what that means, and what an operator might do (S4-31, S2-30). Each is
-//! a pure function of what probes and rows say; a probe that failed leaves its part empty, and the report says so.
-//! What it says is put into words last, in the language of whoever reads it (S1-22).
+//! Reports in three parts: observations, interpretation, and notes for the operator (S4-31, S2-30).
+//! Each is a pure function of probes and rows; a failed probe leaves its part empty, and the report
+//! says so. Texts are rendered last, in the reader's language (S1-22).
 
 mod day;
 mod metrics;
@@ -12,7 +12,7 @@ mod state;
 pub(crate) use route::report_for_question;
 
 use crate::core::error::Result;
-use crate::insight::{disks, doctor, views};
+use crate::insight::{cell_views, disks, doctor};
 use crate::work::state::WorkState;
 use abbey_api::{FindingKind, Problem, ReportDoc};
 use abbey_model::{CellName, FaultKind, Millis, Timestamp};
@@ -21,7 +21,7 @@ use abbey_words::{Language, Text};
 use report::Report;
 use std::sync::Arc;
 
-/// Every report, with the text that says what it is about.
+/// Every report with the text id of its description.
 pub(crate) const NAMES: [(&str, &str); 9] = [
     ("status", "about-status"),
     ("disk", "about-disk"),
@@ -33,15 +33,16 @@ pub(crate) const NAMES: [(&str, &str); 9] = [
     ("skills", "about-skills"),
     ("metrics", "about-metrics"),
 ];
-/// Time that `progress`, `tokens`, `tests` and `metrics` look back.
+/// Period of `progress`, `tokens`, `tests` and `metrics`.
 const WINDOW: Millis = Millis::from_secs(86_400);
-/// Time that `skills` looks back.
+/// Period of `skills`.
 const WEEK: Millis = Millis::from_secs(7 * 86_400);
-/// Most entries and tasks that are looked at.
+/// Most tasks, and entries of one page, that are read.
 const LOOK_MAX: u32 = 1000;
+/// Most pages of audit log entries that are read.
 const PAGES_MAX: usize = 100;
 
-/// A report as a text of its own, for people and agents to read.
+/// Renders a report as Markdown text, in the language of the report.
 pub fn render_as_text(report: &ReportDoc) -> String {
     use std::fmt::Write as _;
     let language = Language::of(&report.language).unwrap_or_default();
@@ -76,7 +77,7 @@ pub fn render_as_text(report: &ReportDoc) -> String {
     text
 }
 
-/// Entries of the window, oldest first.
+/// Audit log entries since an instant, oldest first.
 async fn entries_since(work: &WorkState, since: Timestamp) -> Result<Vec<AuditEntry>> {
     let mut all: Vec<AuditEntry> = Vec::new();
     let mut before = work.core.store.audit_head();
@@ -103,7 +104,10 @@ async fn newest_tasks(work: &WorkState) -> Result<Vec<TaskRow>> {
     Ok(work.core.store.tasks(filter).await?)
 }
 
-/// Makes a report.
+/// Makes the report with this name in this language.
+///
+/// # Errors
+/// `NotFound` for an unknown report, with the list of names.
 pub(crate) async fn make_report(
     work: &Arc<WorkState>,
     name: &str,
@@ -113,7 +117,7 @@ pub(crate) async fn make_report(
     let since = now + Millis(-WINDOW.0);
     let report = match name {
         "status" => state::status_report(
-            &views::fleet_doc(work).await?.agents,
+            &cell_views::fleet_doc(work).await?.agents,
             &newest_tasks(work).await?,
         ),
         "disk" => state::disk_report(&disks::list_disks()),
@@ -134,7 +138,7 @@ pub(crate) async fn make_report(
             skill_costs::skill_cost_report(&work.core.store.runs_since(since).await?)
         }
         "metrics" => {
-            let fleet = views::fleet_doc(work).await?;
+            let fleet = cell_views::fleet_doc(work).await?;
             let current = work.core.plan.current();
             let uids: Vec<Option<u32>> = current
                 .iter()
@@ -152,7 +156,7 @@ pub(crate) async fn make_report(
                 tasks: &newest_tasks(work).await?,
                 entries: &entries_since(work, since).await?,
                 conflicts: count_port_conflicts(work).await?,
-                // One alone shares with nobody.
+                // A single agent shares its user with no other.
                 shared: if shared > 1 { shared as u64 } else { 0 },
             };
             metrics::metrics_report(&seen, since, now)
@@ -161,7 +165,7 @@ pub(crate) async fn make_report(
             let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
             return Err(
                 Problem::new(FaultKind::NotFound, format!("there is no report `{other}`"))
-                    .remedy(format!("there are {}", names.join(", ")))
+                    .remedy(format!("use one of {}", names.join(", ")))
                     .into(),
             );
         }
@@ -169,7 +173,7 @@ pub(crate) async fn make_report(
     Ok(report.render(name, now, language))
 }
 
-/// Agents that are down or held on somebody's wish.
+/// Agents that the operator stopped or paused.
 fn agents_not_desired_up(work: &WorkState) -> Vec<String> {
     let not_up = work.cells.desired.cells_not_up().into_iter();
     let agents = not_up.filter_map(|cell| match cell {
@@ -179,7 +183,7 @@ fn agents_not_desired_up(work: &WorkState) -> Vec<String> {
     agents.collect()
 }
 
-/// Ports of the plan on which somebody listens while their owner is down.
+/// Number of ports of the plan on which another program listens while their owner is down.
 async fn count_port_conflicts(work: &Arc<WorkState>) -> Result<u64> {
     let Some(current) = work.core.plan.current() else {
         return Ok(0);

@@ -1,10 +1,10 @@
-//! A report while it is put together.
+//! Builder of a report.
 
 use abbey_api::{Finding, FindingKind, Observation, ReportDoc, Time, VERSION};
 use abbey_model::Timestamp;
 use abbey_words::{Language, Text};
 
-/// A report that is put together.
+/// Observations, interpretation and notes of a report, not yet rendered in a language.
 #[derive(Default)]
 pub(crate) struct Report {
     observed: Vec<(Text, Text)>,
@@ -13,16 +13,20 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Adds an observation: a label and its value.
     pub(crate) fn observe(&mut self, label: Text, value: Text) {
         self.observed.push((label, value));
     }
+    /// Adds a finding to the interpretation.
     pub(crate) fn interpret(&mut self, severity: FindingKind, text: Text) {
         self.findings.push((severity, text));
     }
+    /// Adds a note for the operator.
     pub(crate) fn recommend(&mut self, kind: FindingKind, text: Text) {
         self.notes.push((kind, text));
     }
-    /// Puts it into words.
+    /// Renders all texts in a language and returns the report document; adds a finding if nothing
+    /// was observed or nothing is unusual.
     pub(crate) fn render(mut self, name: &str, at: Timestamp, language: Language) -> ReportDoc {
         if self.observed.is_empty() {
             self.interpret(FindingKind::Error, Text::new("nothing-observed"));
@@ -49,7 +53,7 @@ impl Report {
     }
 }
 
-/// A text of its own for a number.
+/// A number as a text that is the same in every language.
 pub(crate) fn plain_number(n: impl ToString) -> Text {
     Text::plain(n.to_string())
 }

@@ -1,9 +1,9 @@
-//! From a question in words to the report that answers it, so that no model is asked what a probe knows (S4-31).
+//! Matches questions in words to the report that answers them, so that no model is asked (S4-31).
 
 use abbey_engine::matcher::{self, Rule};
 use std::sync::OnceLock;
 
-/// What people ask, by report: regular expressions, as those of skills.
+/// Regular expressions of questions, by report.
 const QUESTIONS: [(&str, &[&str]); 9] = [
     (
         "status",
@@ -92,7 +92,7 @@ fn question_rules() -> &'static [Rule] {
     })
 }
 
-/// The report that answers a question; none when there is none, or it might be one of several.
+/// Name of the report that answers a question; `None` if no report or more than one matches.
 pub(crate) fn report_for_question(text: &str) -> Option<String> {
     let mut found = matcher::score_skills(question_rules(), text);
     found.retain(|c| c.score >= matcher::THRESHOLD);

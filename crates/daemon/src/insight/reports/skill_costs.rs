@@ -1,4 +1,5 @@
-//! What skills cost, and which run cost far more than its like (S4-19): a pure function of runs.
+//! The report `skills`: cost of each skill, and runs that cost far more than usual (S4-19): a pure
+//! function of runs.
 
 use super::report::{Report, plain_number};
 use abbey_api::FindingKind;
@@ -6,17 +7,19 @@ use abbey_store::RunCost;
 use abbey_words::Text;
 use std::collections::BTreeMap;
 
-/// Times the usual from which a run stands out.
+/// Multiple of the median from which a run is an outlier.
 const FAR: u64 = 4;
-/// Runs of a kind before anything is usual.
+/// Least number of runs for outliers to be reported.
 const LIKE_LEAST: usize = 5;
-/// Tokens and milliseconds below which nobody needs to look.
+/// Tokens below which a run is never an outlier.
 const TOKENS_LEAST: u64 = 1000;
+/// Duration below which a run is never an outlier, milliseconds.
 const TIME_LEAST_MS: u64 = 10_000;
-/// Most outliers that are told one by one.
+/// Most outliers that are listed.
 const TOLD_MAX: usize = 20;
 
-/// By skill; what no skill did, by who thought about it.
+/// The report `skills`: runs, failures, tokens and seconds by skill, by agent for runs without a
+/// skill, and outliers.
 pub(crate) fn skill_cost_report(runs: &[RunCost]) -> Report {
     let mut report = Report::default();
     // By name; what no skill did comes last.
@@ -80,7 +83,7 @@ fn seconds(ms: u64) -> String {
     format!("{}.{}", ms / 1000, ms % 1000 / 100)
 }
 
-/// The middle one and the largest.
+/// Median and maximum.
 fn median_and_max(values: impl Iterator<Item = u64>) -> (u64, u64) {
     let mut values: Vec<u64> = values.collect();
     values.sort_unstable();

@@ -1,4 +1,4 @@
-//! Reports of how things are: agents and work, disks, budgets, what everybody may do.
+//! Reports of the current state: agents and tasks, disks, budgets, permissions.
 
 use super::report::{Report, plain_number};
 use abbey_api::AgentView;
@@ -12,9 +12,10 @@ use abbey_words::Text;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Free space below which a file system is full soon, and full, percent.
+/// Free space below which a finding of this kind is reported, percent.
 const SPACE: [(u64, FindingKind); 2] = [(5, FindingKind::Error), (15, FindingKind::Warn)];
 
+/// The report `status`: presence of each agent, and open tasks by state.
 pub(super) fn status_report(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
     let mut report = Report::default();
     for agent in agents {
@@ -63,6 +64,7 @@ pub(super) fn status_report(agents: &[AgentView], tasks: &[TaskRow]) -> Report {
     report
 }
 
+/// The report `disk`: free space of each file system.
 pub(super) fn disk_report(disks: &[Value]) -> Report {
     let mut report = Report::default();
     for disk in disks {
@@ -83,6 +85,8 @@ pub(super) fn disk_report(disks: &[Value]) -> Report {
     report
 }
 
+/// The report `budget`: spent and reserved amounts of the house and its agents against their
+/// limits.
 pub(super) fn budget_report(accounts: &[Account]) -> Report {
     let mut report = Report::default();
     let lasting = accounts
@@ -119,7 +123,8 @@ pub(super) fn budget_report(accounts: &[Account]) -> Report {
     report
 }
 
-/// What every agent may do, and what of that stands further open than most need.
+/// The report `policy`: isolation, egress, tools and delegation of each agent, and permissions
+/// wider than most agents need.
 pub(super) fn policy_report(house: &House) -> Report {
     let mut report = Report::default();
     let mut open = false;

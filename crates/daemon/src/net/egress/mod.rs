@@ -267,7 +267,7 @@ impl ConnectRequest {
         if !self
             .net
             .egress
-            .should_log_refusal(key, self.net.core.rt.instant())
+            .should_log_refusal(key, self.net.core.rt.now())
         {
             return;
         }

@@ -31,7 +31,7 @@ impl CountedStream {
         CountedStream {
             stream,
             counter,
-            moved_at: rt.instant(),
+            moved_at: rt.now(),
             idle: rt.sleep(IDLE),
             rt,
         }
@@ -57,7 +57,7 @@ impl CountedStream {
         }
         while self.idle.as_mut().poll(cx).is_ready() {
             let over = self.moved_at + IDLE;
-            if self.rt.instant() >= over {
+            if self.rt.now() >= over {
                 return Err(io::Error::from(io::ErrorKind::TimedOut));
             }
             self.idle = self.rt.sleep_until(over);
@@ -66,7 +66,7 @@ impl CountedStream {
     }
 
     fn mark_active(&mut self) {
-        self.moved_at = self.rt.instant();
+        self.moved_at = self.rt.now();
     }
 }
 

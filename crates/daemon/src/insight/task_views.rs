@@ -1,0 +1,262 @@
+//! Tasks and their runs as API documents.
+
+use crate::core::error::Result;
+use crate::insight::cell_views::fleet_doc;
+use crate::work::state::WorkState;
+use abbey_api::{
+    LinkView, Reason, ResultView, RunView, TaskDoc, TaskView, Time, TreeDoc, TreeRow, UsageSource,
+    UsageView, VERSION, Verification, WhyDoc,
+};
+use abbey_engine::task::Phase;
+use abbey_model::{Presence, Slug, TaskRef, Verified, WaitCode};
+use abbey_store::{RunRow, TaskRow};
+use std::sync::Arc;
+
+/// A task of the store as an API document, with these runs.
+pub(crate) fn task_view(work: &WorkState, row: &TaskRow, runs: Vec<RunView>) -> TaskView {
+    let (verified, waiting_for) = match &row.phase {
+        Phase::Done { verified } => (Some(verification_view(*verified)), None),
+        Phase::Unverified => (Some(Verification::Unverified), None),
+        Phase::Parked { reasons } => (None, reasons.first().map(|r| r.text.clone())),
+        Phase::Ready { candidates } => (
+            None,
+            Some(format!("a claim by {}", join_with_or(candidates))),
+        ),
+        Phase::Running { lease } => (
+            None,
+            Some(format!(
+                "{}, until {} unless renewed",
+                lease.holder,
+                Time(lease.expires_at)
+            )),
+        ),
+        Phase::Pending { not_before } => (
+            None,
+            Some(format!("its next attempt at {}", Time(*not_before))),
+        ),
+        Phase::Blocked { on, why } => (None, Some(format!("{on}: {why}"))),
+        Phase::AwaitingApproval { approval, until } => (
+            None,
+            Some(format!(
+                "approval of APPR-{approval}, until {}",
+                Time(*until)
+            )),
+        ),
+        Phase::Failed { .. } | Phase::TimedOut | Phase::Cancelled => (None, None),
+    };
+    TaskView {
+        id: row.id.to_string(),
+        number: format!("TASK-{}", row.number),
+        title: row.text.clone(),
+        state: row.state(),
+        assignee: row.assignee.as_ref().map(ToString::to_string),
+        priority: row.priority,
+        author: row.author.to_string(),
+        attempts: row.attempts,
+        verified,
+        waiting_for,
+        skill: row.route.skill.clone(),
+        result: row.result.as_ref().map(|r| ResultView {
+            text: r.text.clone(),
+            source: r.source,
+            data: r.data.clone(),
+        }),
+        failure: row.failure.clone(),
+        trace: work.traces.trace_of_task(row),
+        link: row.link.as_ref().map(|l| LinkView {
+            parent: l.parent.map(|p| format!("TASK-{p}")),
+            root: format!("TASK-{}", l.root),
+            chain: l.chain.iter().map(ToString::to_string).collect(),
+            expects: l.expects.clone(),
+            deliver: l.deliver.to_string(),
+            due_at: l.due.map(Time),
+            step: l.step.clone(),
+            data: l.data.clone(),
+            evidence: l
+                .evidence
+                .iter()
+                .map(crate::work::evidence::evidence_view)
+                .collect(),
+        }),
+        runs,
+        revision: row.version,
+        created_at: row.created_at.into(),
+        updated_at: row.updated_at.into(),
+    }
+}
+
+const fn verification_view(verified: Verified) -> Verification {
+    match verified {
+        Verified::Skill => Verification::Skill,
+        Verified::Evidence => Verification::Evidence,
+        Verified::None => Verification::None,
+    }
+}
+
+fn join_with_or(slugs: &[Slug]) -> String {
+    slugs
+        .iter()
+        .map(Slug::as_str)
+        .collect::<Vec<_>>()
+        .join(" or ")
+}
+
+/// A task of the store as an API document, with all its runs.
+pub(crate) async fn task_doc(work: &WorkState, row: TaskRow) -> Result<TaskDoc> {
+    let runs = work
+        .core
+        .store
+        .runs(row.id)
+        .await?
+        .iter()
+        .map(run_view)
+        .collect();
+    Ok(TaskDoc {
+        version: VERSION,
+        task: task_view(work, &row, runs),
+    })
+}
+
+/// A run of a task as an API document.
+pub(crate) fn run_view(row: &RunRow) -> RunView {
+    let known = row.usage_source != "unknown";
+    RunView {
+        id: row.id.to_string(),
+        state: row.state,
+        reason: row.reason,
+        agent: row.agent.to_string(),
+        configured_model: row.configured_model.clone(),
+        effective_model: row.effective_model.clone(),
+        actual_model: row.actual_model.clone(),
+        usage: UsageView {
+            input: known.then_some(row.input),
+            output: known.then_some(row.output),
+            cached: known.then_some(row.cached),
+            source: row.usage_source.parse().unwrap_or(UsageSource::Unknown),
+        },
+        cost_nano_usd: (!row.cost_unknown).then_some(row.cost_nano_usd),
+        charter_hash: row.charter_hash.clone(),
+        prompt_hash: row.facts.prompt_hash.clone(),
+        session: row
+            .facts
+            .session_start
+            .zip(row.facts.session_end)
+            .map(|(a, b)| vec![a, b]),
+        receipts: row.facts.receipts,
+        flagged: row.facts.flagged.unwrap_or(false),
+        started_at: row.started_at.into(),
+        ended_at: row.ended_at.map(Time),
+    }
+}
+
+/// Explains what a task waits for or how it ended (`abbey task why`).
+pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result<WhyDoc> {
+    let mut reasons = Vec::new();
+    let mut say = |code: WaitCode, text: String| {
+        reasons.push(Reason {
+            code: code.name().to_owned(),
+            text,
+        })
+    };
+    match &row.phase {
+        Phase::Pending { not_before } => {
+            let last = row
+                .failure
+                .as_deref()
+                .unwrap_or("the last attempt was interrupted");
+            say(
+                WaitCode::Backoff,
+                format!("next attempt at {}; {last}", Time(*not_before)),
+            );
+        }
+        Phase::Parked { reasons } => reasons.iter().for_each(|r| say(r.code, r.text.clone())),
+        Phase::Ready { candidates } => {
+            say(
+                WaitCode::Offered,
+                format!("offered to {}", join_with_or(candidates)),
+            );
+            let fleet = fleet_doc(work).await?;
+            for agent in fleet
+                .agents
+                .iter()
+                .filter(|a| candidates.iter().any(|c| c.as_str() == a.name))
+            {
+                if agent.presence != Presence::Ready {
+                    say(
+                        WaitCode::AgentDown,
+                        format!(
+                            "{} is {}; see `abbey why {}`",
+                            agent.name, agent.presence, agent.name
+                        ),
+                    );
+                } else if let Some(task) = &agent.task {
+                    say(
+                        WaitCode::AgentBusy,
+                        format!("{} works on {task}", agent.name),
+                    );
+                }
+            }
+        }
+        Phase::Running { lease } => {
+            say(
+                WaitCode::Leased,
+                format!(
+                    "{} works on it (run {}); its lease ends at {} unless renewed",
+                    lease.holder,
+                    lease.run,
+                    Time(lease.expires_at)
+                ),
+            );
+        }
+        Phase::Blocked { on, why } => say(
+            WaitCode::BlockedOn,
+            format!("{on} must act: {why}; then `abbey task retry` or the unblock route"),
+        ),
+        Phase::AwaitingApproval { approval, until } => say(
+            WaitCode::BlockedOn,
+            format!(
+                "it waits until {} for the approval of APPR-{approval}; `abbey approvals` shows it",
+                Time(*until)
+            ),
+        ),
+        Phase::Failed {
+            reason,
+            quarantined,
+        } => {
+            let text = row.failure.clone().unwrap_or_else(|| reason.to_string());
+            if *quarantined {
+                say(
+                    WaitCode::Quarantined,
+                    format!("gave up after {} attempts: {text}", row.attempts),
+                );
+            } else {
+                say(WaitCode::Terminal, format!("failed ({reason}): {text}"));
+            }
+        }
+        Phase::Done { verified } => {
+            say(WaitCode::Terminal, format!("done; verified by: {verified}"))
+        }
+        Phase::Unverified | Phase::TimedOut | Phase::Cancelled => {
+            say(WaitCode::Terminal, format!("it is {}", row.state()))
+        }
+    }
+    Ok(WhyDoc {
+        version: VERSION,
+        task: format!("TASK-{}", row.number),
+        state: row.state(),
+        reasons,
+    })
+}
+
+/// A task with all its subtasks as an API document, each with its depth.
+pub(crate) async fn task_tree_doc(work: &WorkState, root: TaskRef) -> Result<TreeDoc> {
+    let rows = work.core.store.task_tree(root).await?;
+    let row = |(depth, row): (u32, TaskRow)| TreeRow {
+        depth,
+        task: task_view(work, &row, Vec::new()),
+    };
+    Ok(TreeDoc {
+        version: VERSION,
+        rows: rows.into_iter().map(row).collect(),
+    })
+}
