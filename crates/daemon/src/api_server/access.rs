@@ -68,14 +68,15 @@ impl RouteScopes {
         RouteScopes(scopes)
     }
 
-    /// Scope that a request to a route requires: `admin` for a route that no document describes, `read` for a method
-    /// that the route will refuse.
-    fn required(&self, path: Option<&str>, method: &Method) -> AccessScope {
-        let method = match *method {
-            Method::HEAD => &Method::GET,
-            _ => method,
+    /// Scope that a request requires, which a router has matched to a route: `admin` for a route that no document
+    /// describes, `read` for a method that the route will refuse.
+    pub(crate) fn required_by(&self, request: &Request) -> AccessScope {
+        let route = request.extensions().get::<MatchedPath>();
+        let method = match request.method() {
+            &Method::HEAD => &Method::GET,
+            method => method,
         };
-        match path.and_then(|p| self.0.get(p)) {
+        match route.and_then(|r| self.0.get(r.as_str())) {
             None => AccessScope::Admin,
             Some(methods) => *methods.get(method).unwrap_or(&AccessScope::Read),
         }
@@ -95,8 +96,7 @@ pub(crate) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let route = request.extensions().get::<MatchedPath>();
-    let scope = scopes.required(route.map(MatchedPath::as_str), request.method());
+    let scope = scopes.required_by(&request);
     match authenticate_header(&api, header(request.headers(), "authorization"), scope) {
         Ok(principal) => {
             request.extensions_mut().insert(Caller(principal));

@@ -2,7 +2,7 @@
 //! state and the same checks. Beside the operator's and the agents' own credentials it knows one shared secret, where the
 //! manifest names one; that is good for nothing else (S4-03, S4-04).
 
-use crate::api_server::access;
+use crate::api_server::access::{self, RouteScopes};
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json, header};
 use crate::api_server::web::{Query, idempotency_key};
@@ -15,8 +15,10 @@ use abbey_model::{
     TaskRef, TaskState,
 };
 use abbey_store::{DelegationRequest, NewAuditEntry, NewTask, TaskFilter, TaskRow};
-use axum::extract::State;
+use axum::Extension;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -36,7 +38,7 @@ const TASKS_MAX: u32 = 1000;
 
 /// The authenticated caller of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Caller {
+pub(crate) enum Caller {
     /// The operator, or a person or program with a token of the operator API.
     Operator(Principal),
     /// A client with the shared secret. Several clients may have it, so it may read and add, and identifies none of
@@ -46,7 +48,7 @@ enum Caller {
     Agent(Slug),
 }
 
-/// Its routes. Each authenticates its requests itself, since more credentials than the operator's are valid here.
+/// Its routes, to be served behind [`authenticate`].
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(state))
@@ -56,8 +58,24 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(operations, operate))
 }
 
-/// Authenticates a request; a token of the operator API must have `scope`.
-fn caller(house: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -> Result<Caller> {
+/// Middleware: admits the credentials that are valid here, which are more than those of the operator API, and tells the
+/// handler its [`Caller`].
+pub(crate) async fn authenticate(
+    State((api, scopes)): State<(Arc<ApiState>, &'static RouteScopes)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match find_caller(&api, request.headers(), scopes.required_by(&request)) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// The caller behind the credential of a request; a token of the operator API must have `scope`.
+fn find_caller(house: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -> Result<Caller> {
     let authorization = header(headers, "authorization");
     let refusal = match access::authenticate_header(house, authorization, scope) {
         Ok(principal) => return Ok(Caller::Operator(principal)),
@@ -97,8 +115,7 @@ fn caller(house: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -> Res
     security(("bearer" = ["read"])),
     responses((status = 200, body = serde_json::Value)),
 )]
-async fn operations(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
-    caller(&house, &headers, AccessScope::Read)?;
+async fn operations(State(house): Shared) -> Result<Doc<Value>> {
     Ok(Doc(
         json!({ "operations": operations::list_operations(&house.work) }),
     ))
@@ -124,10 +141,10 @@ struct Operate {
 )]
 async fn operate(
     State(house): Shared,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     Json(body): Json<Operate>,
 ) -> Result<Doc<Value>> {
-    let done = match caller(&house, &headers, AccessScope::Admin)? {
+    let done = match caller {
         Caller::Agent(agent) => {
             operations::run_operation_for_agent(&house.work, &agent, &body.operation).await?
         }
@@ -156,8 +173,7 @@ async fn operate(
     security(("bearer" = ["read"])),
     responses((status = 200, body = serde_json::Value)),
 )]
-async fn state(State(house): Shared, headers: HeaderMap) -> Result<Doc<Value>> {
-    caller(&house, &headers, AccessScope::Read)?;
+async fn state(State(house): Shared) -> Result<Doc<Value>> {
     let current = house.core.plan.current();
     let agents = current.iter().flat_map(|c| c.house.agents.values());
     let agents: Vec<Value> = agents
@@ -240,10 +256,9 @@ struct RoleQuery {
 )]
 async fn tasks(
     State(house): Shared,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     Query(query): Query<RoleQuery>,
 ) -> Result<Doc<Value>> {
-    let caller = caller(&house, &headers, AccessScope::Read)?;
     // An agent sees its own queue, whatever it asks for.
     let own = match (&caller, &query.role) {
         (Caller::Agent(me), _) => Some(me.clone()),
@@ -298,11 +313,12 @@ struct NewBody {
 )]
 async fn add(
     State(house): Shared,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Json(body): Json<NewBody>,
 ) -> Result<Response> {
     let invalid = |text: &str| Problem::new(FaultKind::Invalid, text.to_owned());
-    let author = match caller(&house, &headers, AccessScope::Tasks)? {
+    let author = match caller {
         Caller::Operator(by) => by,
         // The secret identifies no client.
         Caller::Shared => Principal::House,
@@ -364,10 +380,9 @@ struct AgentQuery {
 )]
 async fn pending(
     State(house): Shared,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     Query(query): Query<AgentQuery>,
 ) -> Result<Doc<Value>> {
-    let caller = caller(&house, &headers, AccessScope::Read)?;
     let of = match (&caller, &query.agent_id) {
         (Caller::Agent(me), _) => Some(me.to_string()),
         (_, Some(agent)) => Some(by_role(&house, agent)?.to_string()),
@@ -415,10 +430,10 @@ struct Event {
 )]
 async fn log(
     State(house): Shared,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Json(body): Json<Event>,
 ) -> Result<Response> {
-    let caller = caller(&house, &headers, AccessScope::Tasks)?;
     let text = |key: &str| {
         body.rest
             .get(key)

@@ -76,12 +76,13 @@ fn other_routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(web::health))
         .routes(routes!(hooks::door))
-        .merge(controlplane_api::routes())
 }
 
 /// The OpenAPI document of this API.
 pub(crate) fn document() -> OpenApi {
-    let routes = guarded_routes().merge(other_routes());
+    let routes = guarded_routes()
+        .merge(controlplane_api::routes())
+        .merge(other_routes());
     openapi::complete(Api::Operator, routes.into_openapi())
 }
 
@@ -100,6 +101,12 @@ async fn openapi_json() -> Doc<&'static OpenApi> {
 /// The server of the operator API.
 pub(crate) fn router(house: Arc<ApiState>) -> Router {
     let state = (Arc::clone(&house), &*SCOPES);
+    let compatibility = Router::from(controlplane_api::routes())
+        .method_not_allowed_fallback(web::refuse_method)
+        .layer(from_fn_with_state(
+            state.clone(),
+            controlplane_api::authenticate,
+        ));
     let guard = from_fn_with_state(state, access::authenticate);
     let guarded = Router::from(guarded_routes())
         .method_not_allowed_fallback(web::refuse_method)
@@ -107,6 +114,7 @@ pub(crate) fn router(house: Arc<ApiState>) -> Router {
     Router::from(other_routes())
         .method_not_allowed_fallback(web::refuse_method)
         .merge(guarded)
+        .merge(compatibility)
         .fallback(unknown)
         .with_state(house)
 }

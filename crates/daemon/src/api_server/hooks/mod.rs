@@ -101,6 +101,7 @@ fn verified(
 #[utoipa::path(
     post, path = "/hooks/{hook}", operation_id = "hooks_deliver", tag = "hooks",
     summary = "A delivery from elsewhere, authenticated by its signature",
+    security(()),
     request_body = serde_json::Value,
     params(("hook" = String, Path)),
     responses((status = 202, body = serde_json::Value)),

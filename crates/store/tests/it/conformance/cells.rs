@@ -17,7 +17,7 @@ cases! {
     a_named_token_is_listed_until_it_is_revoked checks add_token named_tokens revoke_named_token;
     a_name_of_a_token_is_given_once checks add_token revoke_named_token;
     the_use_of_a_named_token_is_recorded_and_not_logged checks record_token_use named_tokens;
-    revoking_a_principal_keeps_named_tokens checks revoke_tokens named_tokens;
+    revoking_a_principal_keeps_named_tokens checks revoke_tokens tokens;
     a_draining_agent_is_offered_nothing_and_finishes_its_task checks set_draining draining offers;
     draining_survives_a_restart_and_ends_with_the_cell checks set_draining draining remove_cell;
 }
