@@ -184,7 +184,7 @@ pub(crate) enum Command {
     /// Create, list or revoke tokens of the operator API, for people and programs.
     #[command(
         subcommand,
-        after_help = "Example:\n  abbey token new prometheus --scopes metrics"
+        after_help = "Example:\n  abbey token new prometheus --scope metrics"
     )]
     Token(token::TokenCommand),
     /// Build, import, list, verify or remove images that microVMs boot from.

@@ -5,7 +5,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::output::{self, dash, table};
 use abbey_api::{NewTokenBody, TokenView};
 use abbey_daemon::{Home, manifest};
-use abbey_model::{AccessScope, AccessScopes};
+use abbey_model::AccessScope;
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -14,7 +14,7 @@ pub(crate) enum TokenCommand {
     ///
     /// Send it to the operator API as `Authorization: Bearer TOKEN`.
     #[command(
-        after_help = "Examples:\n  abbey token new prometheus --scopes metrics\n  abbey token new phone --scopes approve --person ana --expires 90d"
+        after_help = "Examples:\n  abbey token new prometheus --scope metrics\n  abbey token new phone --scope approve --person ana --expires 90d"
     )]
     New(TokenNewArgs),
     /// List tokens with their scopes, last use and expiry.
@@ -32,9 +32,9 @@ pub(crate) enum TokenCommand {
 pub(crate) struct TokenNewArgs {
     /// Name of the token, unique in the house.
     pub(crate) name: String,
-    /// Scopes, joined by commas: `read`, `metrics`, `tasks`, `approve`, `admin`; each but `metrics` includes `read`.
-    #[arg(long, value_name = "SCOPES")]
-    pub(crate) scopes: AccessScopes,
+    /// Scope of the token, or several joined by commas; each but `metrics` includes `read`.
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub(crate) scope: Vec<AccessScope>,
     /// Person who uses it; the audit log then names the person instead of the token.
     #[arg(long, value_name = "NAME")]
     pub(crate) person: Option<String>,
@@ -50,7 +50,7 @@ pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) ->
             let expires_in_s = args.expires.as_deref().map(seconds).transpose()?;
             let body = NewTokenBody {
                 name: args.name,
-                scopes: args.scopes.iter().collect(),
+                scopes: args.scope,
                 person: args.person,
                 expires_in_s,
             };
@@ -96,7 +96,7 @@ pub(crate) async fn cmd_token(home: &Home, json: bool, command: TokenCommand) ->
                     "EXPIRES",
                 ],
                 doc.tokens.iter().map(row).collect(),
-                "no tokens; `abbey token new NAME --scopes read` creates one",
+                "no tokens; `abbey token new NAME --scope read` creates one",
             );
         }
         TokenCommand::Revoke { name } => {

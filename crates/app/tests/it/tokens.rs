@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// Creates a token with scopes, and returns its text.
 fn new_token(house: &House, name: &str, scopes: &str) -> String {
-    let printed = house.expect(0, args!("token new {} --scopes {}", name, scopes));
+    let printed = house.expect(0, args!("token new {} --scope {}", name, scopes));
     printed.lines().next().unwrap_or_default().to_owned()
 }
 
@@ -74,7 +74,7 @@ fn every_route_refuses_tokens_without_its_scope_and_names_it() {
 fn a_token_acts_as_itself_in_the_audit_log_and_a_person_by_name() {
     let house = up(TWO);
     let ci = new_token(&house, "ci", "tasks");
-    let printed: Value = house.json(0, "token new phone --scopes tasks,approve --person ana");
+    let printed: Value = house.json(0, "token new phone --scope tasks,approve --person ana");
     let phone = printed["secret"].as_str().unwrap().to_owned();
     assert_eq!(printed["token"]["principal"], "person:ana");
     let add = |token: &str, key: &str| {
@@ -141,7 +141,7 @@ fn a_token_is_listed_with_its_use_and_ends_when_it_is_revoked() {
     house.kill_control_plane();
     house.expect(0, "up");
     assert_eq!(call(), 200);
-    let taken = house.expect_refusal(4, "token new board --scopes admin");
+    let taken = house.expect_refusal(4, "token new board --scope admin");
     assert!(
         taken.contains("there is a token `board` already"),
         "{taken}"
@@ -159,7 +159,7 @@ fn a_token_is_listed_with_its_use_and_ends_when_it_is_revoked() {
 #[test]
 fn an_expired_token_is_refused_and_stays_listed() {
     let house = up(TWO);
-    let printed = house.expect(0, "token new brief --scopes read --expires 1s");
+    let printed = house.expect(0, "token new brief --scope read --expires 1s");
     let token = printed.lines().next().unwrap_or_default();
     until("it has expired", || {
         let (status, body) = house
@@ -219,8 +219,8 @@ fn a_token_cannot_widen_its_scopes_and_odd_requests_are_refused() {
     assert_eq!(entries.last().unwrap()["actor"], "token:root");
     // Without a control plane there is nothing that could issue one.
     let alone = crate::house();
-    alone.expect_refusal(6, "token new x --scopes read");
-    house.expect_refusal(2, "token new x --scopes everything");
+    alone.expect_refusal(6, "token new x --scope read");
+    house.expect_refusal(2, "token new x --scope everything");
     house.expect_refusal(2, "token new x");
-    house.expect_refusal(2, "token new x --scopes read --expires soon");
+    house.expect_refusal(2, "token new x --scope read --expires soon");
 }

@@ -91,7 +91,7 @@ fn refuse_grant(row: &TokenRow, required: Permission) -> Problem {
             format!("token `{name}` has the scopes `{scopes}`; this request needs `{scope}`"),
         )
         .remedy(format!(
-            "`abbey token new NAME --scopes {scope}` creates a token with that scope"
+            "`abbey token new NAME --scope {scope}` creates a token with that scope"
         )),
         (CredentialGrant::Operator(_), ..) => {
             forbidden("this is a credential for the operator API, not for the agent API".to_owned())
