@@ -6,7 +6,7 @@
 
 use crate::api_server::openapi::BEARER;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{header, problem};
+use crate::api_server::web::{header_text, problem_response};
 use abbey_api::Problem;
 use abbey_model::{AccessScope, FaultKind, Permission, Principal};
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
@@ -30,12 +30,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
         let found = parts.extensions.get::<Caller>().cloned();
         found.ok_or_else(|| {
             let text = "the request was not authenticated";
-            problem(Problem::new(FaultKind::Unauthenticated, text))
+            problem_response(Problem::new(FaultKind::Unauthenticated, text))
         })
     }
 }
 
-/// Gives an operation that declares no scope the one of its method.
+/// Declares the default scope of its method for an operation that declares none.
 pub(crate) fn declare_scope(method: &Method, operation: &mut Operation) {
     if operation.security.is_none() {
         let scope = match *method {
@@ -50,7 +50,7 @@ pub(crate) fn declare_scope(method: &Method, operation: &mut Operation) {
 pub(crate) struct RouteScopes(HashMap<String, HashMap<Method, AccessScope>>);
 
 impl RouteScopes {
-    /// The scopes that a document declares. A scope of an unknown name counts as `admin`.
+    /// Scopes that an OpenAPI document declares for its routes. An unknown scope counts as `admin`.
     pub(crate) fn declared_in(document: &OpenApi) -> RouteScopes {
         let mut scopes = HashMap::<_, HashMap<_, _>>::new();
         for (path, item) in &document.paths.paths {
@@ -97,13 +97,13 @@ pub(crate) async fn authenticate(
     next: Next,
 ) -> Response {
     let scope = scopes.required_by(&request);
-    match authenticate_header(&api, header(request.headers(), "authorization"), scope) {
+    match authenticate_header(&api, header_text(request.headers(), "authorization"), scope) {
         Ok(principal) => {
             request.extensions_mut().insert(Caller(principal));
             next.run(request).await
         }
         Err(refusal) if refusal.status == 403 => {
-            let mut response = problem(refusal);
+            let mut response = problem_response(refusal);
             let challenge = format!(
                 "Bearer realm=\"abbey\", error=\"insufficient_scope\", scope=\"{scope}\""
             );
@@ -112,13 +112,14 @@ pub(crate) async fn authenticate(
             }
             response
         }
-        Err(refusal) => problem(refusal.remedy(
+        Err(refusal) => problem_response(refusal.remedy(
             "send a token from `abbey token new`, or the text of `operator.token` in the house's directory, as a bearer credential",
         )),
     }
 }
 
-/// The principal of an `Authorization` header whose credential grants a scope. The use of a named token is recorded.
+/// Returns the principal of an `Authorization` header whose credential grants a scope, and records
+/// the use of a named token.
 pub(crate) fn authenticate_header(
     api: &Arc<ApiState>,
     authorization: Option<&str>,

@@ -3,8 +3,8 @@
 //! An agent acts only as itself: its name comes from its credential, never from a path or a body.
 
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{self, Path, Query, idempotency_key, page};
-use crate::api_server::web::{Doc, Json, Me, header, problem, refuse_unknown};
+use crate::api_server::web::{self, Path, Query, idempotency_key, paginate};
+use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refuse_unknown};
 use crate::api_server::{model_api, openapi};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
@@ -73,15 +73,15 @@ fn open_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(openapi_json))
 }
 
-/// The OpenAPI document of this API.
-pub(crate) fn document() -> OpenApi {
+/// OpenAPI document of the agent API.
+pub(crate) fn agent_openapi() -> OpenApi {
     let routes = agent_routes()
         .merge(model_api::routes())
         .merge(open_routes());
-    openapi::complete(Api::Agent, routes.into_openapi())
+    openapi::complete_document(Api::Agent, routes.into_openapi())
 }
 
-static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(document);
+static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(agent_openapi);
 
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "house_openapi", tag = "house",
@@ -93,10 +93,10 @@ async fn openapi_json() -> Doc<&'static OpenApi> {
     Doc(&DOCUMENT)
 }
 
-/// The server of the agent API.
-pub(crate) fn router(house: Arc<ApiState>, gateway: Gateway) -> Router {
+/// HTTP router of the agent API, with the model gateway's routes.
+pub(crate) fn agent_router(api: Arc<ApiState>, gateway: Gateway) -> Router {
     let guard = |required: Permission| {
-        axum::middleware::from_fn_with_state((Arc::clone(&house), required), authenticate)
+        axum::middleware::from_fn_with_state((Arc::clone(&api), required), authenticate)
     };
     let agents = Router::from(agent_routes())
         .method_not_allowed_fallback(web::refuse_method)
@@ -111,17 +111,17 @@ pub(crate) fn router(house: Arc<ApiState>, gateway: Gateway) -> Router {
         .merge(agents)
         .merge(models)
         .fallback(unknown)
-        .with_state(house)
+        .with_state(api)
 }
 
 async fn authenticate(
-    State((house, required)): State<(Arc<ApiState>, Permission)>,
+    State((api, required)): State<(Arc<ApiState>, Permission)>,
     mut request: Request,
     next: axum::middleware::Next,
 ) -> Response {
-    let authorization = header(request.headers(), "authorization");
-    let now = house.core.store.now();
-    let authenticated = house
+    let authorization = header_text(request.headers(), "authorization");
+    let now = api.core.store.now();
+    let authenticated = api
         .core
         .credentials
         .authenticate(authorization, required, now);
@@ -130,11 +130,11 @@ async fn authenticate(
             request.extensions_mut().insert(Me(slug));
             next.run(request).await
         }
-        Ok(other) => problem(Problem::new(
+        Ok(other) => problem_response(Problem::new(
             FaultKind::Forbidden,
             format!("{other} is not an agent; this API is for agents"),
         )),
-        Err(refusal) => problem(refusal.remedy(
+        Err(refusal) => problem_response(refusal.remedy(
             "send the text of the file that ABBEY_TOKEN_FILE names as a bearer credential",
         )),
     }
@@ -168,10 +168,10 @@ fn policy_of(
     summary = "The agent, its budget, its tasks, and a snapshot number",
     responses((status = 200, body = SelfDoc)),
 )]
-async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<SelfDoc>> {
-    let current = house.core.plan.require()?;
+async fn me(State(api): Shared, Extension(Me(slug)): Extension<Me>) -> Result<Doc<SelfDoc>> {
+    let current = api.core.plan.require()?;
     let agent = current.find_agent(&slug)?;
-    let accounts = house.core.store.budgets().await?;
+    let accounts = api.core.store.budgets().await?;
     let mine = |a: &&abbey_engine::budget::Account| {
         matches!(&a.scope, Scope::House) || a.scope == Scope::Agent(slug.clone())
     };
@@ -181,18 +181,18 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
         .filter(|a| a.metric == Metric::Tokens || a.limit.is_some())
         .cloned()
         .collect();
-    let tasks = house.core.store.offers(slug.clone(), 20).await?;
+    let tasks = api.core.store.offers(slug.clone(), 20).await?;
     Ok(Doc(SelfDoc {
         version: VERSION,
         agent: slug.to_string(),
         display_name: agent.display_name.clone(),
         role: agent.role.clone(),
         house: current.house.name.to_string(),
-        snapshot: house.core.store.audit_head(),
+        snapshot: api.core.store.audit_head(),
         budget: ledger_views::budget_views(&accounts),
         tasks: tasks
             .iter()
-            .map(|t| task_views::task_view(&house.work, t, Vec::new()))
+            .map(|t| task_views::task_view(&api.work, t, Vec::new()))
             .collect(),
         model: agent.model.as_ref().map(ToString::to_string),
         charter_hash: abbey_support::digest::sha256_hex(current.charter_of(&slug).as_bytes()),
@@ -209,37 +209,36 @@ async fn me(State(house): Shared, Extension(Me(slug)): Extension<Me>) -> Result<
     responses((status = 200, body = Option<OfferDoc>)),
 )]
 async fn next(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Query(query): Query<NextQuery>,
 ) -> Result<Response> {
-    let until =
-        house.core.rt.now() + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
-    let mut work = house.core.store.subscribe(Topic::Work);
-    let mut plans = house.core.plan.subscribe();
+    let until = api.core.rt.now() + Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+    let mut work = api.core.store.subscribe(Topic::Work);
+    let mut plans = api.core.plan.subscribe();
     loop {
         let version = *work.borrow_and_update();
         plans.mark_unchanged();
-        let config = house.core.plan.require()?.config_generation_of(&slug);
+        let config = api.core.plan.require()?.config_generation_of(&slug);
         if let Some(said) = query.config {
-            house.work.acknowledge_config(&slug, said);
+            api.work.acknowledge_config(&slug, said);
             // A new one comes before new work.
             if said != config {
                 return Ok(nothing(config));
             }
         }
-        if !house.found_nothing_at(&slug, version) {
-            let offers = house.core.store.offers(slug.clone(), 1).await?;
+        if !api.has_no_offer_at(&slug, version) {
+            let offers = api.core.store.offers(slug.clone(), 1).await?;
             if let Some(task) = offers.first() {
-                return Ok(Doc(offer(&house, &slug, task).await?).into_response());
+                return Ok(Doc(offer(&api, &slug, task).await?).into_response());
             }
-            house.note_nothing_found(&slug, version);
+            api.record_no_offer(&slug, version);
         }
         tokio::select! {
             _ = work.changed() => {}
             _ = plans.changed() => {}
-            () = house.core.rt.sleep_until(until) => return Ok(nothing(config)),
-            () = house.core.rt.stopped() => return Ok(nothing(config)),
+            () = api.core.rt.sleep_until(until) => return Ok(nothing(config)),
+            () = api.core.rt.stopped() => return Ok(nothing(config)),
         }
     }
 }
@@ -253,10 +252,10 @@ fn nothing(config: u64) -> Response {
         .into_response()
 }
 
-async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
-    let current = house.core.plan.require()?;
+async fn offer(api: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc> {
+    let current = api.core.plan.require()?;
     let agent = current.find_agent(slug)?;
-    let skills = house.work.skills.current();
+    let skills = api.work.skills.current();
     let skill = task
         .route
         .skill
@@ -268,21 +267,19 @@ async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc
         number: format!("TASK-{}", task.number),
         text: task.text.clone(),
         revision: task.version,
-        snapshot: house.core.store.audit_head(),
-        skill: skill.map(|s| skill_views::skill_view(&house.work, s, Some(task.route.score))),
+        snapshot: api.core.store.audit_head(),
+        skill: skill.map(|s| skill_views::skill_view(&api.work, s, Some(task.route.score))),
         args: task.route.args.clone(),
         model: agent.model.as_ref().map(ToString::to_string),
         policy: serde_json::to_value(policy_of(&current, agent, Some(task))).unwrap_or_default(),
-        trace: house.work.traces.trace_of_task(task),
+        trace: api.work.traces.trace_of_task(task),
         failure: task.failure.clone(),
         files: agent.files.clone(),
         charter_hash: abbey_support::digest::sha256_hex(current.charter_of(slug).as_bytes()),
         // Only a task that ran before can have asked for anything.
         approvals: match task.attempts {
             0 => Vec::new(),
-            _ => {
-                crate::work::approvals::decided_approvals_of_task(&house.work, task.number).await?
-            }
+            _ => crate::work::approvals::decided_approvals_of_task(&api.work, task.number).await?,
         },
         expects: task
             .link
@@ -303,16 +300,16 @@ async fn offer(house: &ApiState, slug: &Slug, task: &TaskRow) -> Result<OfferDoc
     responses((status = 200, body = ClaimDoc)),
 )]
 async fn claim(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     Json(body): Json<ClaimBody>,
 ) -> Result<Doc<ClaimDoc>> {
     let task = parse_task_ref(&name)?;
-    let current = house.core.plan.require()?;
+    let current = api.core.plan.require()?;
     let agent = current.find_agent(&slug)?;
     let model = agent.model.as_ref().map(ToString::to_string);
-    let generation = house
+    let generation = api
         .cells
         .observations
         .snapshot()
@@ -323,7 +320,7 @@ async fn claim(
         task,
         agent: slug.clone(),
         generation,
-        ttl: house.work.lease_ttl,
+        ttl: api.work.lease_ttl,
         wall: Millis(agent.tools.wall_ms_max),
         runs_max: agent.max_concurrent_runs,
         seen: body.revision,
@@ -333,7 +330,7 @@ async fn claim(
             current.charter_of(&slug).as_bytes(),
         )),
     };
-    let claimed = house.core.store.claim(claim).await?;
+    let claimed = api.core.store.claim(claim).await?;
     Ok(Doc(ClaimDoc {
         version: VERSION,
         task: claimed.task.id.to_string(),
@@ -346,8 +343,8 @@ async fn claim(
 }
 
 /// The right that a request claims to have, with the name from the credential.
-fn lease_proof(house: &ApiState, slug: Slug, headers: &HeaderMap) -> Result<LeaseProof> {
-    let token = header(headers, "abbey-lease")
+fn lease_proof(api: &ApiState, slug: Slug, headers: &HeaderMap) -> Result<LeaseProof> {
+    let token = header_text(headers, "abbey-lease")
         .and_then(|t| t.parse().ok())
         .ok_or_else(|| {
             Problem::new(
@@ -358,7 +355,7 @@ fn lease_proof(house: &ApiState, slug: Slug, headers: &HeaderMap) -> Result<Leas
     Ok(LeaseProof {
         agent: slug,
         token: LeaseToken(token),
-        ttl: house.work.lease_ttl,
+        ttl: api.work.lease_ttl,
     })
 }
 
@@ -380,14 +377,14 @@ fn facts_of(facts: RunFactsView) -> RunFacts {
     responses((status = 200, body = LeaseDoc)),
 )]
 async fn renew(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
     Json(body): Json<RenewBody>,
 ) -> Result<Doc<LeaseDoc>> {
-    let hold = lease_proof(&house, slug, &headers)?;
-    let lease = house
+    let hold = lease_proof(&api, slug, &headers)?;
+    let lease = api
         .core
         .store
         .renew(parse_task_ref(&name)?, hold, facts_of(body.facts))
@@ -405,13 +402,13 @@ async fn renew(
     responses((status = 200, body = TaskDoc)),
 )]
 async fn complete(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
     Json(body): Json<CompleteBody>,
 ) -> Result<Doc<TaskDoc>> {
-    let hold = lease_proof(&house, slug, &headers)?;
+    let hold = lease_proof(&api, slug, &headers)?;
     let limit = usize::try_from(ToolPolicy::default().output_bytes_max).unwrap_or(usize::MAX);
     if body.text.len() > limit {
         return Err(Problem::new(
@@ -426,12 +423,12 @@ async fn complete(
         data: body.data,
     };
     let (task, facts) = (parse_task_ref(&name)?, facts_of(body.facts));
-    let row = house.core.store.task(task).await?;
+    let row = api.core.store.task(task).await?;
     let declared = row.link.as_ref().map_or(&[][..], |l| &l.evidence);
     let mut checked = EvidenceCheck::NotRun;
     if !declared.is_empty() {
         let looked = evidence::verify_while_renewing_lease(
-            &house.work,
+            &api.work,
             task,
             &hold,
             (declared, &outcome.text),
@@ -447,19 +444,19 @@ async fn complete(
                     reason: EndReason::EvidenceFailed,
                     text,
                 };
-                let row = house.core.store.fail(task, hold, failure, facts).await?;
-                return Ok(Doc(task_views::task_doc(&house.work, row).await?));
+                let row = api.core.store.fail(task, hold, failure, facts).await?;
+                return Ok(Doc(task_views::task_doc(&api.work, row).await?));
             }
         };
     }
-    let row = house
+    let row = api
         .core
         .store
         .complete(task, hold, (outcome, checked), facts);
     let row = row.await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: task_views::task_view(&house.work, &row, Vec::new()),
+        task: task_views::task_view(&api.work, &row, Vec::new()),
     }))
 }
 
@@ -470,25 +467,25 @@ async fn complete(
     responses((status = 200, body = TaskDoc)),
 )]
 async fn fail(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
     Json(body): Json<FailBody>,
 ) -> Result<Doc<TaskDoc>> {
-    let hold = lease_proof(&house, slug, &headers)?;
+    let hold = lease_proof(&api, slug, &headers)?;
     let failure = Failure {
         reason: body.reason,
         text: body.text,
     };
-    let row = house
+    let row = api
         .core
         .store
         .fail(parse_task_ref(&name)?, hold, failure, facts_of(body.facts))
         .await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: task_views::task_view(&house.work, &row, Vec::new()),
+        task: task_views::task_view(&api.work, &row, Vec::new()),
     }))
 }
 
@@ -499,24 +496,24 @@ async fn fail(
     responses((status = 200, body = TaskDoc)),
 )]
 async fn block(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
     Json(body): Json<BlockBody>,
 ) -> Result<Doc<TaskDoc>> {
-    let hold = lease_proof(&house, slug, &headers)?;
+    let hold = lease_proof(&api, slug, &headers)?;
     if body.on.trim().is_empty() {
         return Err(Problem::new(FaultKind::Invalid, "`on` names who unblocks the task").into());
     }
-    let row = house
+    let row = api
         .core
         .store
         .block_task(parse_task_ref(&name)?, hold, body.on, body.why)
         .await?;
     Ok(Doc(TaskDoc {
         version: VERSION,
-        task: task_views::task_view(&house.work, &row, Vec::new()),
+        task: task_views::task_view(&api.work, &row, Vec::new()),
     }))
 }
 
@@ -528,12 +525,12 @@ async fn block(
     responses((status = 200, body = TaskDoc)),
 )]
 async fn message(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     headers: HeaderMap,
     Json(body): Json<DelegateBody>,
 ) -> Result<Doc<TaskDoc>> {
-    delegate_subtask(&house, slug, &headers, &body, DelegationKind::Question).await
+    delegate_subtask(&api, slug, &headers, &body, DelegationKind::Question).await
 }
 
 /// Delegates a subtask of the task whose lease the caller presents.
@@ -544,16 +541,16 @@ async fn message(
     responses((status = 200, body = TaskDoc)),
 )]
 async fn delegate(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     headers: HeaderMap,
     Json(body): Json<DelegateBody>,
 ) -> Result<Doc<TaskDoc>> {
-    delegate_subtask(&house, slug, &headers, &body, DelegationKind::Order).await
+    delegate_subtask(&api, slug, &headers, &body, DelegationKind::Order).await
 }
 
 async fn delegate_subtask(
-    house: &Arc<ApiState>,
+    api: &Arc<ApiState>,
     slug: Slug,
     headers: &HeaderMap,
     body: &DelegateBody,
@@ -567,7 +564,7 @@ async fn delegate_subtask(
     })?;
     let parent = (
         parse_task_ref(mine)?,
-        lease_proof(house, slug.clone(), headers)?.token,
+        lease_proof(api, slug.clone(), headers)?.token,
     );
     let who = Principal::Agent(slug);
     let key = idempotency_key(
@@ -579,9 +576,9 @@ async fn delegate_subtask(
         },
     )?;
     let added =
-        crate::work::delegation::delegate_task(&house.work, &who, (body, way), Some(parent), key)
+        crate::work::delegation::delegate_task(&api.work, &who, (body, way), Some(parent), key)
             .await?;
-    Ok(Doc(task_views::task_doc(&house.work, added.task).await?))
+    Ok(Doc(task_views::task_doc(&api.work, added.task).await?))
 }
 
 #[utoipa::path(
@@ -591,20 +588,17 @@ async fn delegate_subtask(
     responses((status = 200, body = ApprovalView)),
 )]
 async fn ask_approval(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     headers: HeaderMap,
     Json(body): Json<ApprovalBody>,
 ) -> Result<Doc<ApprovalView>> {
     let right = (
         parse_task_ref(&body.task)?,
-        lease_proof(&house, slug.clone(), &headers)?.token,
+        lease_proof(&api, slug.clone(), &headers)?.token,
     );
     Ok(Doc(crate::work::approvals::request_approval(
-        &house.work,
-        slug,
-        right,
-        body,
+        &api.work, slug, right, body,
     )
     .await?))
 }
@@ -616,21 +610,21 @@ async fn ask_approval(
     responses((status = 200, body = ApprovalView)),
 )]
 async fn use_approval(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     headers: HeaderMap,
     Json(body): Json<UseBody>,
 ) -> Result<Doc<ApprovalView>> {
-    let token = lease_proof(&house, slug.clone(), &headers)?.token;
+    let token = lease_proof(&api, slug.clone(), &headers)?.token;
     let number = crate::work::approvals::parse_approval_number(&name)?;
-    let used = crate::work::approvals::use_approval(&house.work, slug, token, number, body);
+    let used = crate::work::approvals::use_approval(&api.work, slug, token, number, body);
     Ok(Doc(used.await?))
 }
 
 /// Work that the caller gave on, and no other.
-async fn given(house: &ApiState, slug: &Slug, name: &str) -> Result<TaskRef> {
-    let row = house.core.store.task(parse_task_ref(name)?).await?;
+async fn given(api: &ApiState, slug: &Slug, name: &str) -> Result<TaskRef> {
+    let row = api.core.store.task(parse_task_ref(name)?).await?;
     match row.author == Principal::Agent(slug.clone()) {
         true => Ok(TaskRef::Id(row.id)),
         // Whose it is does not concern others, nor that it is there.
@@ -664,15 +658,15 @@ async fn question(
     responses((status = 200, body = TaskDoc)),
 )]
 async fn delegated(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> Result<Doc<TaskDoc>> {
-    let task = given(&house, &slug, &name).await?;
+    let task = given(&api, &slug, &name).await?;
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
-    let row = crate::work::lookup::wait_until_ended_or_waiting(&house.work, task, patience).await?;
-    Ok(Doc(task_views::task_doc(&house.work, row).await?))
+    let row = crate::work::lookup::wait_until_ended_or_waiting(&api.work, task, patience).await?;
+    Ok(Doc(task_views::task_doc(&api.work, row).await?))
 }
 
 #[utoipa::path(
@@ -681,17 +675,17 @@ async fn delegated(
     responses((status = 200, body = TaskDoc)),
 )]
 async fn call_off(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
 ) -> Result<Doc<TaskDoc>> {
-    let task = given(&house, &slug, &name).await?;
-    let row = house
+    let task = given(&api, &slug, &name).await?;
+    let row = api
         .core
         .store
         .cancel_task(task, Principal::Agent(slug))
         .await?;
-    Ok(Doc(task_views::task_doc(&house.work, row).await?))
+    Ok(Doc(task_views::task_doc(&api.work, row).await?))
 }
 
 /// Results are limited to what the caller may use (S4-13).
@@ -702,16 +696,16 @@ async fn call_off(
     responses((status = 200, body = SkillsDoc)),
 )]
 async fn skills(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Query(query): Query<SkillsQuery>,
 ) -> Result<Doc<SkillsDoc>> {
-    let current = house.core.plan.require()?;
+    let current = api.core.plan.require()?;
     let agent = current.find_agent(&slug)?;
     let allowed = |name: &str| agent.skills.iter().any(|s| s == name);
-    let found = find_skills(&house.work, query.q.as_deref(), allowed);
+    let found = find_skills(&api.work, query.q.as_deref(), allowed);
     let name = |s: &SkillView| s.name.clone();
-    let (skills, cursor) = page(found.skills, query.limit, query.cursor.as_deref(), name)?;
+    let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(SkillsDoc {
         version: VERSION,
         skills,
@@ -726,21 +720,18 @@ async fn skills(
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn fact(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
     Json(args): Json<Value>,
 ) -> Result<Doc<Value>> {
-    let granted =
-        operations::find_granted_task(&house.work, &slug, &format!("fact:{name}")).await?;
+    let granted = operations::find_granted_task(&api.work, &slug, &format!("fact:{name}")).await?;
     if granted.is_none() {
         let text =
             format!("no running task of `{slug}` uses a skill that may read the fact `{name}`");
         return Err(Problem::new(FaultKind::Forbidden, text).into());
     }
-    Ok(Doc(
-        facts::read_fact(&house.work, &slug, &name, &args).await?
-    ))
+    Ok(Doc(facts::read_fact(&api.work, &slug, &name, &args).await?))
 }
 
 /// The house does something for the caller, whose running task has a skill that may.
@@ -750,14 +741,12 @@ async fn fact(
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn operate(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Path(name): Path<String>,
 ) -> Result<Doc<Value>> {
     Ok(Doc(operations::run_operation_for_agent(
-        &house.work,
-        &slug,
-        &name,
+        &api.work, &slug, &name,
     )
     .await?))
 }
@@ -768,10 +757,10 @@ async fn operate(
     responses((status = 200, body = CharterDoc)),
 )]
 async fn charter(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
 ) -> Result<Doc<CharterDoc>> {
-    let current = house.core.plan.require()?;
+    let current = api.core.plan.require()?;
     let text = current.charter_of(&slug);
     let language = current.find_agent(&slug)?.locale.assistant.clone();
     Ok(Doc(CharterDoc {
@@ -788,7 +777,7 @@ async fn charter(
     responses((status = 200, body = LoggedDoc)),
 )]
 async fn note(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(slug)): Extension<Me>,
     Json(body): Json<NoteBody>,
 ) -> Result<Doc<LoggedDoc>> {
@@ -804,7 +793,7 @@ async fn note(
         entity,
         detail: json!({ "text": body.text }),
     };
-    let seq = house.core.store.append_audit_entry(note).await?;
+    let seq = api.core.store.append_audit_entry(note).await?;
     Ok(Doc(LoggedDoc {
         version: VERSION,
         seq,

@@ -1,4 +1,4 @@
-//! Agents go and come back (S1-24, S2-24): what they were, what is left of them, what makes them who they are.
+//! Operator routes that show, export, import, drain and restore agents (S1-24, S2-24).
 
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
@@ -38,7 +38,7 @@ const IDENTITY: [&str; 6] = [
     "HEARTBEAT.md",
 ];
 
-/// Routes of the operator API.
+/// Operator routes that show, export, import, drain and restore agents.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(entry))
@@ -54,14 +54,14 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     summary = "The manifest entry of an agent, now or when it last was part of the house",
     responses((status = 200, body = EntryDoc)),
 )]
-async fn entry(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EntryDoc>> {
+async fn entry(State(api): Shared, Path(name): Path<String>) -> Result<Doc<EntryDoc>> {
     let slug = parse_slug(&name)?;
-    let present = house
+    let present = api
         .core
         .plan
         .current()
         .is_some_and(|c| c.house.agents.contains_key(&slug));
-    let former = house
+    let former = api
         .core
         .store
         .last_manifest_with_agent(slug.clone())
@@ -101,10 +101,10 @@ fn goes_along(path: &std::path::Path) -> bool {
     summary = "The files that make an agent who it is, without credentials",
     responses((status = 200, body = BundleDoc)),
 )]
-async fn bundle(State(house): Shared, Path(name): Path<String>) -> Result<Doc<BundleDoc>> {
-    let slug = find_agent_slug(&house.work, &name)?;
+async fn bundle(State(api): Shared, Path(name): Path<String>) -> Result<Doc<BundleDoc>> {
+    let slug = find_agent_slug(&api.work, &name)?;
     let (out, to) = exec::create_pipe()?;
-    let hostd = Arc::clone(&house.core.hostd);
+    let hostd = Arc::clone(&api.core.hostd);
     let owner = slug.clone();
     let packing = runtime::run_blocking(move || {
         let asked = HostdOperation::Pack { owner: Some(owner) };
@@ -197,12 +197,12 @@ fn file_name(path: &str) -> Result<FileName> {
     responses((status = 200, body = BundleDoc)),
 )]
 async fn bring(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<BundleBody>,
 ) -> Result<Doc<BundleDoc>> {
-    let slug = find_agent_slug(&house.work, &name)?;
+    let slug = find_agent_slug(&api.work, &name)?;
     let sum: usize = body.files.iter().map(|f| f.text.len()).sum();
     let large = body.files.iter().find(|f| f.text.len() as u64 > FILE_MAX);
     if sum > BUNDLE_MAX || large.is_some() {
@@ -220,7 +220,7 @@ async fn bring(
         let owner = CellName::Agent(slug.clone());
         let files = some.to_vec();
         crate::core::hostd::run_operation(
-            &house.core.hostd,
+            &api.core.hostd,
             HostdOperation::Prepare { owner, files },
         )
         .await?;
@@ -232,7 +232,7 @@ async fn bring(
         entity: format!("agent-{slug}"),
         detail: json!({ "files": paths }),
     };
-    house.core.store.append_audit_entry(note).await?;
+    api.core.store.append_audit_entry(note).await?;
     Ok(Doc(BundleDoc {
         version: VERSION,
         agent: slug.to_string(),
@@ -248,17 +248,13 @@ async fn bring(
     responses((status = 200, body = AgentView)),
 )]
 async fn drain(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<AgentView>> {
-    let slug = find_agent_slug(&house.work, &name)?;
-    house
-        .core
-        .store
-        .set_draining(slug.clone(), true, by)
-        .await?;
-    let fleet = crate::insight::cell_views::fleet_doc(&house.work).await?;
+    let slug = find_agent_slug(&api.work, &name)?;
+    api.core.store.set_draining(slug.clone(), true, by).await?;
+    let fleet = crate::insight::cell_views::fleet_doc(&api.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {
         Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
@@ -266,8 +262,8 @@ async fn drain(
 }
 
 /// Stamps of an agent's files that lie aside, oldest first.
-async fn removed(house: &ApiState, slug: &Slug) -> Result<Vec<String>> {
-    let hostd = Arc::clone(&house.core.hostd);
+async fn removed(api: &ApiState, slug: &Slug) -> Result<Vec<String>> {
+    let hostd = Arc::clone(&api.core.hostd);
     let asked =
         crate::core::hostd::call_blocking(move || hostd.call(HostdOperation::Archives {}, &[]))
             .await?;
@@ -285,15 +281,15 @@ async fn removed(house: &ApiState, slug: &Slug) -> Result<Vec<String>> {
     responses((status = 200, body = RestoredDoc)),
 )]
 async fn restore(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<RestoreBody>,
 ) -> Result<Doc<RestoredDoc>> {
     let slug = parse_slug(&name)?;
     // No plan comes in between.
-    let _no_plan = house.core.plan.lock_changes().await;
-    let lives = house
+    let _no_plan = api.core.plan.lock_changes().await;
+    let lives = api
         .core
         .plan
         .current()
@@ -303,7 +299,7 @@ async fn restore(
         return Err(Problem::new(FaultKind::Conflict, text).into());
     }
     // An earlier try brought them, and no plan has the agent yet.
-    if house.core.home.agent_dir(slug.as_str()).is_dir() {
+    if api.core.home.agent_dir(slug.as_str()).is_dir() {
         if let Some(stamp) = &body.stamp {
             let text =
                 format!("files of `{slug}` are back already; those of {stamp} have no place");
@@ -318,7 +314,7 @@ async fn restore(
             stamp: None,
         }));
     }
-    let stamps = removed(&house, &slug).await?;
+    let stamps = removed(&api, &slug).await?;
     let wanted = match &body.stamp {
         Some(stamp) => stamps.iter().find(|s| *s == stamp),
         None => stamps.last(),
@@ -336,14 +332,14 @@ async fn restore(
         owner,
         stamp: stamp.clone(),
     };
-    crate::core::hostd::run_operation(&house.core.hostd, asked).await?;
+    crate::core::hostd::run_operation(&api.core.hostd, asked).await?;
     let note = NewAuditEntry {
         actor: by,
         action: "agent.restore".to_owned(),
         entity: format!("agent-{slug}"),
         detail: json!({ "stamp": stamp }),
     };
-    house.core.store.append_audit_entry(note).await?;
+    api.core.store.append_audit_entry(note).await?;
     Ok(Doc(RestoredDoc {
         version: VERSION,
         agent: slug.to_string(),
@@ -356,11 +352,11 @@ async fn restore(
     summary = "What a removed agent left behind",
     responses((status = 200, body = LeftoversDoc)),
 )]
-async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc<LeftoversDoc>> {
+async fn leftovers(State(api): Shared, Path(name): Path<String>) -> Result<Doc<LeftoversDoc>> {
     let slug = parse_slug(&name)?;
     let cell = CellName::Agent(slug.clone());
     let mut left = Vec::new();
-    if let Some(current) = house.core.plan.current() {
+    if let Some(current) = api.core.plan.current() {
         if current.house.agents.contains_key(&slug) {
             let text = format!("agent `{slug}` lives here; nothing is left over of it");
             return Err(Problem::new(FaultKind::Conflict, text).into());
@@ -369,20 +365,20 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
         let held = current.registry.rows().filter(|r| r.owner == owner);
         left.extend(held.map(|r| format!("{} {} is held by it", r.kind.name(), r.value)));
     }
-    let hostd = Arc::clone(&house.core.hostd);
+    let hostd = Arc::clone(&api.core.hostd);
     let owners = crate::core::hostd::call_blocking(move || hostd.owners()).await?;
     if owners.contains(&cell) {
         left.push("the helper keeps a user for it".to_owned());
     }
-    let backend = Arc::clone(&house.cells.backend);
+    let backend = Arc::clone(&api.cells.backend);
     let cells = runtime::run_blocking(move || backend.list()).await;
     let cells = cells.map_err(|e| Problem::new(FaultKind::Internal, e.to_string()))??;
     if cells.contains(&cell) {
         left.push("its cell is not swept".to_owned());
     }
     let me = Principal::Agent(slug.clone());
-    let now = house.core.store.now();
-    let tokens = house.core.store.tokens().await?;
+    let now = api.core.store.now();
+    let tokens = api.core.store.tokens().await?;
     if tokens
         .iter()
         .any(|t| t.principal == me && t.expires_at.is_none_or(|e| e > now))
@@ -394,30 +390,29 @@ async fn leftovers(State(house): Shared, Path(name): Path<String>) -> Result<Doc
         limit: 1000,
         ..TaskFilter::default()
     };
-    let tasks = house.core.store.tasks(mine).await?;
+    let tasks = api.core.store.tasks(mine).await?;
     let open = tasks.iter().filter(|t| !t.state().is_terminal());
     Ok(Doc(LeftoversDoc {
         version: VERSION,
         agent: slug.to_string(),
-        removed: removed(&house, &slug).await?,
-        place: house.core.home.root().join("removed").display().to_string(),
-        kept: kept(&house, &slug).await,
+        removed: removed(&api, &slug).await?,
+        place: api.core.home.root().join("removed").display().to_string(),
+        kept: kept(&api, &slug).await,
         tasks: open.map(|t| format!("TASK-{}", t.number)).collect(),
         leftovers: left,
     }))
 }
 
 /// What services that answer keep of an agent.
-async fn kept(house: &Arc<ApiState>, slug: &Slug) -> Vec<KeptView> {
+async fn kept(api: &Arc<ApiState>, slug: &Slug) -> Vec<KeptView> {
     let mut all = Vec::new();
-    let Some(current) = house.core.plan.current() else {
+    let Some(current) = api.core.plan.current() else {
         return all;
     };
     let services = current.house.services.values();
     for service in services.filter(|s| s.kind.has_consumers()) {
         let asked =
-            service_consumers::query_service(&house.cells, service, &ServiceRequest::State {})
-                .await;
+            service_consumers::query_service(&api.cells, service, &ServiceRequest::State {}).await;
         let Ok(ServiceReply::State { holdings, .. }) = asked else {
             continue;
         };

@@ -1,5 +1,5 @@
-//! `abbey attach`: the terminal of a cell over an upgraded connection. Bytes are carried and nothing is
-//! understood; `abbey_cells::shim` says what they mean.
+//! `abbey attach`: carries the terminal of a cell over an upgraded HTTP connection. The bytes are
+//! not interpreted here; their protocol is defined in `abbey_cells::shim`.
 
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Name of the protocol in `Upgrade`.
 const PROTOCOL: &str = "abbey-terminal";
 
-/// Of an agent, or of a service where the path says so.
+/// Upgrades the connection to the terminal of an agent's cell.
 #[utoipa::path(
     get, path = "/api/v1/agents/{agent}/attach", operation_id = "agents_attach", tag = "agents",
     summary = "Its terminal",
@@ -27,24 +27,17 @@ const PROTOCOL: &str = "abbey-terminal";
     params(TerminalQuery),
     responses((status = 101, description = "The connection carries the terminal from here on")),
 )]
-pub(crate) async fn agent(
-    State(house): State<Arc<ApiState>>,
+pub(crate) async fn attach_agent(
+    State(api): State<Arc<ApiState>>,
     Caller(by): Caller,
     Path(name): Path<String>,
     Query(size): Query<TerminalQuery>,
     request: Request,
 ) -> Result<Response> {
-    attach(
-        house,
-        by,
-        CellName::Agent(parse_slug(&name)?),
-        size,
-        request,
-    )
-    .await
+    attach_terminal(api, by, CellName::Agent(parse_slug(&name)?), size, request).await
 }
 
-/// Of a service.
+/// Upgrades the connection to the terminal of a service's cell.
 #[utoipa::path(
     get, path = "/api/v1/services/{service}/attach", operation_id = "services_attach", tag = "services",
     summary = "Its terminal",
@@ -52,15 +45,15 @@ pub(crate) async fn agent(
     params(TerminalQuery),
     responses((status = 101, description = "The connection carries the terminal from here on")),
 )]
-pub(crate) async fn service(
-    State(house): State<Arc<ApiState>>,
+pub(crate) async fn attach_service(
+    State(api): State<Arc<ApiState>>,
     Caller(by): Caller,
     Path(name): Path<String>,
     Query(size): Query<TerminalQuery>,
     request: Request,
 ) -> Result<Response> {
-    attach(
-        house,
+    attach_terminal(
+        api,
         by,
         CellName::Service(parse_slug(&name)?),
         size,
@@ -69,8 +62,8 @@ pub(crate) async fn service(
     .await
 }
 
-async fn attach(
-    house: Arc<ApiState>,
+async fn attach_terminal(
+    api: Arc<ApiState>,
     by: Principal,
     cell: CellName,
     size: TerminalQuery,
@@ -81,7 +74,7 @@ async fn attach(
         let text = format!("this route takes `Upgrade: {PROTOCOL}`");
         return Err(Problem::new(FaultKind::Invalid, text).into());
     }
-    let current = house.core.plan.current();
+    let current = api.core.plan.current();
     let known = current.is_some_and(|c| match &cell {
         CellName::Agent(slug) => c.house.agents.contains_key(slug),
         CellName::Service(slug) => c.house.services.contains_key(slug),
@@ -90,7 +83,7 @@ async fn attach(
     if !known {
         return Err(Problem::new(FaultKind::NotFound, format!("there is no {cell}")).into());
     }
-    let (backend, name) = (Arc::clone(&house.cells.backend), cell.clone());
+    let (backend, name) = (Arc::clone(&api.cells.backend), cell.clone());
     let (rows, columns) = (size.rows.unwrap_or(24), size.columns.unwrap_or(80));
     let shim =
         crate::core::hostd::call_blocking(move || backend.attach(&name, rows, columns)).await?;
@@ -104,9 +97,9 @@ async fn attach(
         entity: cell.to_string(),
         detail: json!({}),
     };
-    house.core.store.append_audit_entry(note).await?;
-    let stop = house.core.rt.stop_token();
-    drop(house.core.rt.spawn(async move {
+    api.core.store.append_audit_entry(note).await?;
+    let stop = api.core.rt.stop_token();
+    drop(api.core.rt.spawn(async move {
         let Ok(viewer) = hyper::upgrade::on(request).await else {
             return;
         };

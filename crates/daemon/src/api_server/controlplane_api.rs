@@ -4,7 +4,7 @@
 
 use crate::api_server::access::{self, RouteScopes};
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Json, header};
+use crate::api_server::web::{Doc, Json, header_text};
 use crate::api_server::web::{Query, idempotency_key};
 use crate::core::error::Result;
 use crate::work::lookup::find_agent_slug;
@@ -75,14 +75,14 @@ pub(crate) async fn authenticate(
 }
 
 /// The caller behind the credential of a request; a token of the operator API must have `scope`.
-fn find_caller(house: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -> Result<Caller> {
-    let authorization = header(headers, "authorization");
-    let refusal = match access::authenticate_header(house, authorization, scope) {
+fn find_caller(api: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -> Result<Caller> {
+    let authorization = header_text(headers, "authorization");
+    let refusal = match access::authenticate_header(api, authorization, scope) {
         Ok(principal) => return Ok(Caller::Operator(principal)),
         Err(refusal) => refusal,
     };
-    let now = house.core.store.now();
-    let agent = house
+    let now = api.core.store.now();
+    let agent = api
         .core
         .credentials
         .authenticate(authorization, Permission::Agent, now);
@@ -91,10 +91,10 @@ fn find_caller(house: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -
     {
         return Ok(Caller::Agent(slug));
     }
-    let current = house.core.plan.current();
+    let current = api.core.plan.current();
     let secret = current.as_ref().and_then(|c| {
         let named = c.house.compatibility.controlplane_secret.as_ref()?;
-        Some(house.core.secrets.read_secret(named, &c.base_dir))
+        Some(api.core.secrets.read_secret(named, &c.base_dir))
     });
     let given = authorization
         .and_then(|h| h.strip_prefix("Bearer "))
@@ -115,9 +115,9 @@ fn find_caller(house: &Arc<ApiState>, headers: &HeaderMap, scope: AccessScope) -
     security(("bearer" = ["read"])),
     responses((status = 200, body = serde_json::Value)),
 )]
-async fn operations(State(house): Shared) -> Result<Doc<Value>> {
+async fn operations(State(api): Shared) -> Result<Doc<Value>> {
     Ok(Doc(
-        json!({ "operations": operations::list_operations(&house.work) }),
+        json!({ "operations": operations::list_operations(&api.work) }),
     ))
 }
 
@@ -140,18 +140,18 @@ struct Operate {
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn operate(
-    State(house): Shared,
+    State(api): Shared,
     Extension(caller): Extension<Caller>,
     Json(body): Json<Operate>,
 ) -> Result<Doc<Value>> {
     let done = match caller {
         Caller::Agent(agent) => {
-            operations::run_operation_for_agent(&house.work, &agent, &body.operation).await?
+            operations::run_operation_for_agent(&api.work, &agent, &body.operation).await?
         }
         Caller::Operator(by) => {
             let args = Value::Object(body.args);
             operations::run_operation_for_operator(
-                &house.work,
+                &api.work,
                 &by,
                 &body.operation,
                 &args,
@@ -173,8 +173,8 @@ async fn operate(
     security(("bearer" = ["read"])),
     responses((status = 200, body = serde_json::Value)),
 )]
-async fn state(State(house): Shared) -> Result<Doc<Value>> {
-    let current = house.core.plan.current();
+async fn state(State(api): Shared) -> Result<Doc<Value>> {
+    let current = api.core.plan.current();
     let agents = current.iter().flat_map(|c| c.house.agents.values());
     let agents: Vec<Value> = agents
         .map(|a| {
@@ -184,7 +184,7 @@ async fn state(State(house): Shared) -> Result<Doc<Value>> {
             })
         })
         .collect();
-    let accounts = house.core.store.budgets().await?;
+    let accounts = api.core.store.budgets().await?;
     let tokens = || accounts.iter().filter(|a| a.metric == Metric::Tokens);
     let whole = tokens().find(|a| a.scope == Scope::House);
     let allocation: Map<String, Value> = tokens()
@@ -255,14 +255,14 @@ struct RoleQuery {
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn tasks(
-    State(house): Shared,
+    State(api): Shared,
     Extension(caller): Extension<Caller>,
     Query(query): Query<RoleQuery>,
 ) -> Result<Doc<Value>> {
     // An agent sees its own queue, whatever it asks for.
     let own = match (&caller, &query.role) {
         (Caller::Agent(me), _) => Some(me.clone()),
-        (_, Some(role)) => Some(by_role(&house, role)?),
+        (_, Some(role)) => Some(by_role(&api, role)?),
         (_, None) => None,
     };
     let filter = TaskFilter {
@@ -270,7 +270,7 @@ async fn tasks(
         limit: TASKS_MAX,
         ..TaskFilter::default()
     };
-    let rows = house.core.store.tasks(filter).await?;
+    let rows = api.core.store.tasks(filter).await?;
     let wanted = |r: &&TaskRow| match query.status.as_deref() {
         Some(status) => status_of(r.state()) == status,
         None => !r.state().is_terminal(),
@@ -280,12 +280,12 @@ async fn tasks(
 }
 
 /// An agent by its name, or by its role where one has it.
-fn by_role(house: &ApiState, text: &str) -> Result<Slug> {
-    let current = house.core.plan.current();
+fn by_role(api: &ApiState, text: &str) -> Result<Slug> {
+    let current = api.core.plan.current();
     let mut agents = current.iter().flat_map(|c| c.house.agents.values());
     match agents.find(|a| a.role == text) {
         Some(agent) => Ok(agent.slug.clone()),
-        None => find_agent_slug(&house.work, text),
+        None => find_agent_slug(&api.work, text),
     }
 }
 
@@ -312,7 +312,7 @@ struct NewBody {
     responses((status = 200, body = serde_json::Value), (status = 201, body = serde_json::Value, description = "Created")),
 )]
 async fn add(
-    State(house): Shared,
+    State(api): Shared,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Json(body): Json<NewBody>,
@@ -334,7 +334,7 @@ async fn add(
     }
     let to = body.assigned_to.as_deref();
     let to = to.ok_or_else(|| invalid("`assigned_to` is missing"))?;
-    let assignee = by_role(&house, to)?;
+    let assignee = by_role(&api, to)?;
     let text = match body.description.trim() {
         "" => body.title.trim().to_owned(),
         more => format!("{}\n\n{more}", body.title.trim()),
@@ -354,9 +354,9 @@ async fn add(
             data: body.context,
             ..DelegationRequest::default()
         }),
-        ..house.work.house_task(&assignee, text)
+        ..api.work.house_task(&assignee, text)
     };
-    let added = house.core.store.add_task(new).await?;
+    let added = api.core.store.add_task(new).await?;
     let status = if added.new {
         StatusCode::CREATED
     } else {
@@ -379,18 +379,16 @@ struct AgentQuery {
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn pending(
-    State(house): Shared,
+    State(api): Shared,
     Extension(caller): Extension<Caller>,
     Query(query): Query<AgentQuery>,
 ) -> Result<Doc<Value>> {
     let of = match (&caller, &query.agent_id) {
         (Caller::Agent(me), _) => Some(me.to_string()),
-        (_, Some(agent)) => Some(by_role(&house, agent)?.to_string()),
+        (_, Some(agent)) => Some(by_role(&api, agent)?.to_string()),
         (_, None) => None,
     };
-    let all = approvals::list_approvals(&house.work, false)
-        .await?
-        .approvals;
+    let all = approvals::list_approvals(&api.work, false).await?.approvals;
     let padded = |id: &str| match id.split_once('-') {
         Some((kind, digits)) => format!("{kind}-{digits:0>3}"),
         None => id.to_owned(),
@@ -429,7 +427,7 @@ struct Event {
     responses((status = 200, body = serde_json::Value), (status = 201, body = serde_json::Value, description = "Created")),
 )]
 async fn log(
-    State(house): Shared,
+    State(api): Shared,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Json(body): Json<Event>,
@@ -442,7 +440,7 @@ async fn log(
             .to_owned()
     };
     if body.event == "approval_request" {
-        let lease = header(&headers, "abbey-lease").and_then(|t| t.parse().ok());
+        let lease = header_text(&headers, "abbey-lease").and_then(|t| t.parse().ok());
         let (Caller::Agent(me), Some(lease), Some(name)) = (&caller, lease, &body.task_id) else {
             let text = "a yes is asked for by the agent that holds the task: its own credential, `task_id`, and the token of its lease in the header `Abbey-Lease`";
             return Err(Problem::new(FaultKind::Forbidden, text).into());
@@ -460,7 +458,7 @@ async fn log(
             within_ms: None,
         };
         let asked =
-            approvals::request_approval(&house.work, me.clone(), (task, LeaseToken(lease)), asked)
+            approvals::request_approval(&api.work, me.clone(), (task, LeaseToken(lease)), asked)
                 .await?;
         let doc = json!({ "approval_id": asked.id, "status": asked.state });
         return Ok((StatusCode::CREATED, Doc(doc)).into_response());
@@ -481,6 +479,6 @@ async fn log(
         entity: format!("controlplane:{by}"),
         detail,
     };
-    let seq = house.core.store.append_audit_entry(note).await?;
+    let seq = api.core.store.append_audit_entry(note).await?;
     Ok((StatusCode::CREATED, Doc(json!({ "seq": seq }))).into_response())
 }

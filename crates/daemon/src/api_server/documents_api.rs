@@ -2,7 +2,7 @@
 
 use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Json, Me, idempotency_key, page};
+use crate::api_server::web::{Doc, Json, Me, idempotency_key, paginate};
 use crate::api_server::web::{Path, Query};
 use crate::core::error::Result;
 use crate::insight::reports;
@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
-/// Routes for the operator, behind the operator's credential.
+/// Routes of shared documents in the operator API.
 pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
     #[utoipa::path(
         get, path = "/api/v1/documents", operation_id = "documents_list", tag = "documents",
@@ -31,11 +31,11 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
         responses((status = 200, body = DocumentsDoc)),
     )]
     async fn list_all(
-        State(house): Shared,
+        State(api): Shared,
         Caller(by): Caller,
         Query(query): Query<DocumentsQuery>,
     ) -> Result<Doc<DocumentsDoc>> {
-        list(&house, &by, &query).await.map(Doc)
+        list(&api, &by, &query).await.map(Doc)
     }
     #[utoipa::path(
         get, path = "/api/v1/documents/{document}", operation_id = "documents_show", tag = "documents",
@@ -44,12 +44,12 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
         responses((status = 200, body = DocumentDoc)),
     )]
     async fn show(
-        State(house): Shared,
+        State(api): Shared,
         Caller(by): Caller,
         Path(name): Path<String>,
         Query(query): Query<DocumentQuery>,
     ) -> Result<Doc<DocumentDoc>> {
-        let shown = read(&house, &name, &by, query.version);
+        let shown = read(&api, &name, &by, query.version);
         shown.await.map(Doc)
     }
     #[utoipa::path(
@@ -60,7 +60,7 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
         responses((status = 200, body = DocumentDoc)),
     )]
     async fn put(
-        State(house): Shared,
+        State(api): Shared,
         Caller(by): Caller,
         Path(name): Path<String>,
         headers: HeaderMap,
@@ -68,8 +68,8 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
     ) -> Result<Doc<DocumentDoc>> {
         let route = format!("documents/{name}");
         let key = idempotency_key(&headers, &by, &route)?;
-        let name = documents::write_document(&house.work, &name, by.clone(), body, key).await?;
-        let shown = read(&house, name.as_str(), &by, None);
+        let name = documents::write_document(&api.work, &name, by.clone(), body, key).await?;
+        let shown = read(&api, name.as_str(), &by, None);
         shown.await.map(Doc)
     }
     OpenApiRouter::new()
@@ -77,7 +77,7 @@ pub(crate) fn operator_routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(show, put))
 }
 
-/// Routes for agents, behind their credential.
+/// Routes of shared documents in the agent API.
 pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
     #[utoipa::path(
         get, path = "/api/v1/self/documents", operation_id = "me_documents", tag = "me",
@@ -86,11 +86,11 @@ pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
         responses((status = 200, body = DocumentsDoc)),
     )]
     async fn list_mine(
-        State(house): Shared,
+        State(api): Shared,
         Extension(Me(me)): Extension<Me>,
         Query(query): Query<DocumentsQuery>,
     ) -> Result<Doc<DocumentsDoc>> {
-        list(&house, &Principal::Agent(me), &query).await.map(Doc)
+        list(&api, &Principal::Agent(me), &query).await.map(Doc)
     }
     #[utoipa::path(
         get, path = "/api/v1/self/documents/{document}", operation_id = "me_document", tag = "me",
@@ -99,13 +99,13 @@ pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
         responses((status = 200, body = DocumentDoc)),
     )]
     async fn show(
-        State(house): Shared,
+        State(api): Shared,
         Extension(Me(me)): Extension<Me>,
         Path(name): Path<String>,
         Query(query): Query<DocumentQuery>,
     ) -> Result<Doc<DocumentDoc>> {
         let me = Principal::Agent(me);
-        let shown = read(&house, &name, &me, query.version);
+        let shown = read(&api, &name, &me, query.version);
         shown.await.map(Doc)
     }
     #[utoipa::path(
@@ -115,7 +115,7 @@ pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
         responses((status = 200, body = DocumentDoc)),
     )]
     async fn put(
-        State(house): Shared,
+        State(api): Shared,
         Extension(Me(me)): Extension<Me>,
         Path(name): Path<String>,
         headers: HeaderMap,
@@ -124,8 +124,8 @@ pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
         let me = Principal::Agent(me);
         let route = format!("documents/{name}");
         let key = idempotency_key(&headers, &me, &route)?;
-        let name = documents::write_document(&house.work, &name, me.clone(), body, key).await?;
-        let shown = read(&house, name.as_str(), &me, None);
+        let name = documents::write_document(&api.work, &name, me.clone(), body, key).await?;
+        let shown = read(&api, name.as_str(), &me, None);
         shown.await.map(Doc)
     }
     OpenApiRouter::new()
@@ -135,13 +135,13 @@ pub(crate) fn agent_routes() -> OpenApiRouter<Arc<ApiState>> {
 }
 
 async fn list(
-    house: &Arc<ApiState>,
+    api: &Arc<ApiState>,
     who: &Principal,
     query: &DocumentsQuery,
 ) -> Result<DocumentsDoc> {
-    let all = documents::list_documents(&house.work, who).await?.documents;
+    let all = documents::list_documents(&api.work, who).await?.documents;
     let name = |d: &DocumentView| d.name.clone();
-    let (documents, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
+    let (documents, cursor) = paginate(all, query.limit, query.cursor.as_deref(), name)?;
     Ok(DocumentsDoc {
         version: VERSION,
         documents,
@@ -150,24 +150,24 @@ async fn list(
 }
 
 async fn read(
-    house: &Arc<ApiState>,
+    api: &Arc<ApiState>,
     name: &str,
     who: &Principal,
     version: Option<u64>,
 ) -> Result<DocumentDoc> {
-    let (name, document) = documents::find_readable_document(&house.work, name, who)?;
+    let (name, document) = documents::find_readable_document(&api.work, name, who)?;
     let (rows, text) = match &document.kind {
         DocumentKind::Report(report) => {
             let reader = match who {
                 Principal::Agent(agent) => Some(agent),
                 _ => None,
             };
-            let language = house.core.plan.language_of(reader);
-            let report = reports::make_report(&house.work, report, language).await?;
+            let language = api.core.plan.language_of(reader);
+            let report = reports::make_report(&api.work, report, language).await?;
             (Vec::new(), reports::render_as_text(&report))
         }
         kind => {
-            documents::read_document_text(&house.work, &name, kind, version.unwrap_or(u64::MAX))
+            documents::read_document_text(&api.work, &name, kind, version.unwrap_or(u64::MAX))
                 .await?
         }
     };
@@ -177,11 +177,11 @@ async fn read(
         let text = format!("document `{name}` has no version {wanted} any more, or not yet");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     }
-    let newest = house.core.store.document(name.clone(), u64::MAX, 1).await?;
+    let newest = api.core.store.document(name.clone(), u64::MAX, 1).await?;
     Ok(DocumentDoc {
         version: VERSION,
         shown: rows.first().map_or(0, |r| r.version),
-        document: documents::document_view(&house.work, &name, &document, newest.first()),
+        document: documents::document_view(&api.work, &name, &document, newest.first()),
         text,
     })
 }

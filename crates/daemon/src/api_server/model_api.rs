@@ -1,7 +1,7 @@
 //! Model routes of the agent API, in the formats that model libraries speak.
 
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{Doc, Me, header};
+use crate::api_server::web::{Doc, Me, header_text};
 use crate::core::error::Result;
 use abbey_gateway::protocol::openai_chat::OpenAiChat;
 use abbey_gateway::{Caller, Gateway, Protocol, Refusal};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// Routes that reach a model provider, all behind one gate.
+/// Routes of the agent API that call a model provider through the model gateway.
 pub(super) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(chat))
@@ -26,10 +26,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     responses((status = 200, body = serde_json::Value)),
 )]
 async fn models(
-    State(house): State<Arc<ApiState>>,
+    State(api): State<Arc<ApiState>>,
     Extension(Me(slug)): Extension<Me>,
 ) -> Result<Doc<Value>> {
-    let current = house.core.plan.require()?;
+    let current = api.core.plan.require()?;
     let model = current
         .find_agent(&slug)?
         .model
@@ -47,12 +47,12 @@ async fn models(
     responses((status = 200, body = serde_json::Value, description = "A completion, or its stream of server-sent events")),
 )]
 async fn chat(
-    State(house): State<Arc<ApiState>>,
+    State(api): State<Arc<ApiState>>,
     Extension(gateway): Extension<Gateway>,
     Extension(Me(agent)): Extension<Me>,
     request: Request,
 ) -> Response {
-    let run = match header(request.headers(), "abbey-run")
+    let run = match header_text(request.headers(), "abbey-run")
         .map(str::parse)
         .transpose()
     {
@@ -64,8 +64,7 @@ async fn chat(
     };
     let trace = match run {
         Some(run) => {
-            crate::work::trace::traceparent_of_run(&*house.core.store, &house.work.traces, run)
-                .await
+            crate::work::trace::traceparent_of_run(&*api.core.store, &api.work.traces, run).await
         }
         None => None,
     };

@@ -12,8 +12,9 @@ use utoipa::{PartialSchema, ToSchema};
 /// Name of the one security scheme.
 pub(crate) const BEARER: &str = "bearer";
 
-/// Completes what the routes say of themselves: title, credentials, and the refusals that any such route may send.
-pub(crate) fn complete(api: Api, mut document: OpenApi) -> OpenApi {
+/// Completes the OpenAPI document made from the routes: title, security scheme, and the error
+/// responses that every route can send.
+pub(crate) fn complete_document(api: Api, mut document: OpenApi) -> OpenApi {
     let title = match api {
         Api::Operator => "Abbey operator API",
         Api::Agent => "Abbey agent API",
@@ -132,11 +133,11 @@ fn refusal(status: &str) -> utoipa::openapi::Response {
         .build()
 }
 
-/// The document of an API, as text.
+/// OpenAPI document of an API as formatted JSON.
 pub fn openapi(api: Api) -> String {
     let document = match api {
-        Api::Operator => super::operator_api::document(),
-        Api::Agent => super::agent_api::document(),
+        Api::Operator => super::operator_api::operator_openapi(),
+        Api::Agent => super::agent_api::agent_openapi(),
     };
     serde_json::to_string_pretty(&document).unwrap_or_default()
 }

@@ -3,8 +3,9 @@
 use crate::api_server::access::{self, Caller, RouteScopes};
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{
-    self, Doc, Json, PAGE_MAX, etag, failed_precondition, header, idempotency_key, if_match,
-    is_unchanged, large, page, refuse_unknown, unchanged,
+    self, Doc, Json, PAGE_MAX, format_etag, header_text, idempotency_key, matches_if_none_match,
+    not_modified, paginate, parse_if_match, read_json_body, refuse_unknown,
+    stale_to_precondition_failed,
 };
 use crate::api_server::web::{Path, Query};
 use crate::api_server::{
@@ -75,18 +76,18 @@ fn guarded_routes() -> OpenApiRouter<Arc<ApiState>> {
 fn other_routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(web::health))
-        .routes(routes!(hooks::door))
+        .routes(routes!(hooks::receive_hook))
 }
 
-/// The OpenAPI document of this API.
-pub(crate) fn document() -> OpenApi {
+/// OpenAPI document of the operator API.
+pub(crate) fn operator_openapi() -> OpenApi {
     let routes = guarded_routes()
         .merge(controlplane_api::routes())
         .merge(other_routes());
-    openapi::complete(Api::Operator, routes.into_openapi())
+    openapi::complete_document(Api::Operator, routes.into_openapi())
 }
 
-static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(document);
+static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(operator_openapi);
 static SCOPES: LazyLock<RouteScopes> = LazyLock::new(|| RouteScopes::declared_in(&DOCUMENT));
 
 #[utoipa::path(
@@ -98,9 +99,9 @@ async fn openapi_json() -> Doc<&'static OpenApi> {
     Doc(&DOCUMENT)
 }
 
-/// The server of the operator API.
-pub(crate) fn router(house: Arc<ApiState>) -> Router {
-    let state = (Arc::clone(&house), &*SCOPES);
+/// HTTP router of the operator API.
+pub(crate) fn operator_router(api: Arc<ApiState>) -> Router {
+    let state = (Arc::clone(&api), &*SCOPES);
     let compatibility = Router::from(controlplane_api::routes())
         .method_not_allowed_fallback(web::refuse_method)
         .layer(from_fn_with_state(
@@ -116,7 +117,7 @@ pub(crate) fn router(house: Arc<ApiState>) -> Router {
         .merge(guarded)
         .merge(compatibility)
         .fallback(unknown)
-        .with_state(house)
+        .with_state(api)
 }
 
 async fn unknown(request: Request) -> Response {
@@ -130,10 +131,10 @@ async fn unknown(request: Request) -> Response {
     params(HouseQuery),
     responses((status = 200, body = HouseDoc)),
 )]
-async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Result<Doc<HouseDoc>> {
-    let current = house.core.plan.current();
+async fn house_doc(State(api): Shared, Query(query): Query<HouseQuery>) -> Result<Doc<HouseDoc>> {
+    let current = api.core.plan.current();
     let state_hash = if query.state_hash == Some(true) {
-        Some(house.core.store.state_hash().await?)
+        Some(api.core.store.state_hash().await?)
     } else {
         None
     };
@@ -143,7 +144,7 @@ async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Res
         generation: current.as_ref().map_or(0, |c| c.generation),
         software: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        address: house.net.operator_address.bound_text(),
+        address: api.net.operator_address.bound_text(),
         state_hash,
     }))
 }
@@ -153,9 +154,9 @@ async fn house_doc(State(house): Shared, Query(query): Query<HouseQuery>) -> Res
     summary = "Stops every cell and then the control plane",
     responses((status = 200, body = DownDoc)),
 )]
-async fn down(State(house): Shared) -> Doc<DownDoc> {
-    house.core.shutdown.request();
-    house.cells.request_reconcile();
+async fn down(State(api): Shared) -> Doc<DownDoc> {
+    api.core.shutdown.request();
+    api.cells.request_reconcile();
     Doc(DownDoc {
         version: VERSION,
         going_down: true,
@@ -167,9 +168,9 @@ async fn down(State(house): Shared) -> Doc<DownDoc> {
     summary = "Plans a manifest and changes nothing",
     responses((status = 200, body = PlanDoc)),
 )]
-async fn plan(State(house): Shared, Json(body): Json<ManifestBody>) -> Result<Doc<PlanDoc>> {
+async fn plan(State(api): Shared, Json(body): Json<ManifestBody>) -> Result<Doc<PlanDoc>> {
     Ok(Doc(
-        apply::plan_without_applying(&house.work, body, None).await?
+        apply::plan_without_applying(&api.work, body, None).await?
     ))
 }
 
@@ -180,14 +181,14 @@ async fn plan(State(house): Shared, Json(body): Json<ManifestBody>) -> Result<Do
     responses((status = 200, body = PlanDoc)),
 )]
 async fn generation(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     headers: HeaderMap,
     Json(body): Json<ManifestBody>,
 ) -> Result<Doc<PlanDoc>> {
-    let seen = if_match(&headers)?;
-    let applied = plans::apply(&house, body, seen, by).await;
-    Ok(Doc(applied.map_err(failed_precondition)?))
+    let seen = parse_if_match(&headers)?;
+    let applied = plans::apply_manifest(&api, body, seen, by).await;
+    Ok(Doc(applied.map_err(stale_to_precondition_failed)?))
 }
 
 #[utoipa::path(
@@ -196,13 +197,13 @@ async fn generation(
     params(headers::IfNoneMatch),
     responses((status = 200, body = ManifestDoc), (status = 304, description = "Unchanged")),
 )]
-async fn current(State(house): Shared, headers: HeaderMap) -> Result<Response> {
-    let current = house.core.plan.current().ok_or_else(|| {
+async fn current(State(api): Shared, headers: HeaderMap) -> Result<Response> {
+    let current = api.core.plan.current().ok_or_else(|| {
         Problem::new(FaultKind::NotFound, "no manifest was applied yet")
             .remedy("`abbey up` applies one")
     })?;
-    if is_unchanged(&headers, current.generation) {
-        return Ok(unchanged(current.generation));
+    if matches_if_none_match(&headers, current.generation) {
+        return Ok(not_modified(current.generation));
     }
     let doc = ManifestDoc {
         version: VERSION,
@@ -210,7 +211,7 @@ async fn current(State(house): Shared, headers: HeaderMap) -> Result<Response> {
         manifest: current.manifest.clone(),
         base_dir: current.base_dir.clone(),
     };
-    Ok(([("etag", etag(current.generation))], Doc(doc)).into_response())
+    Ok(([("etag", format_etag(current.generation))], Doc(doc)).into_response())
 }
 
 #[utoipa::path(
@@ -219,7 +220,7 @@ async fn current(State(house): Shared, headers: HeaderMap) -> Result<Response> {
     params(TaskQuery),
     responses((status = 200, body = TasksDoc)),
 )]
-async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<Doc<TasksDoc>> {
+async fn tasks(State(api): Shared, Query(query): Query<TaskQuery>) -> Result<Doc<TasksDoc>> {
     let invalid = |text: String| Problem::new(FaultKind::Invalid, text);
     let states = query
         .state
@@ -236,7 +237,7 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
         .transpose()?;
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
     let assignee = query.agent.as_deref().map(parse_slug).transpose()?;
-    let rows = house
+    let rows = api
         .core
         .store
         .tasks(TaskFilter {
@@ -253,7 +254,7 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
         version: VERSION,
         tasks: rows
             .iter()
-            .map(|r| task_views::task_view(&house.work, r, Vec::new()))
+            .map(|r| task_views::task_view(&api.work, r, Vec::new()))
             .collect(),
         cursor,
     }))
@@ -267,7 +268,7 @@ async fn tasks(State(house): Shared, Query(query): Query<TaskQuery>) -> Result<D
     responses((status = 200, body = TaskDoc), (status = 201, body = TaskDoc, description = "Created")),
 )]
 async fn add_task(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     headers: HeaderMap,
     Json(body): Json<AddTask>,
@@ -278,7 +279,7 @@ async fn add_task(
             Problem::new(FaultKind::Invalid, "a task has a text of 1 to 65536 bytes").into(),
         );
     }
-    if house.core.shutdown.is_requested() {
+    if api.core.shutdown.is_requested() {
         return Err(Problem::new(
             FaultKind::Unavailable,
             "the house is going down and takes no more tasks",
@@ -288,11 +289,11 @@ async fn add_task(
     let assignee = body
         .to
         .as_deref()
-        .map(|name| find_agent_slug(&house.work, name))
+        .map(|name| find_agent_slug(&api.work, name))
         .transpose()?;
     let intake = match &body.skill {
         Some(skill) => {
-            let skills = house.work.skills.current();
+            let skills = api.work.skills.current();
             let found = skills.all.get(skill).ok_or_else(|| {
                 Problem::new(FaultKind::NotFound, format!("there is no skill `{skill}`"))
             })?;
@@ -303,9 +304,9 @@ async fn add_task(
                     format!("the arguments do not fit skill `{skill}`: {why}"),
                 )
             })?;
-            house.work.intake_for_skill(skill, body.args.clone())
+            api.work.intake_for_skill(skill, body.args.clone())
         }
-        None => house.work.intake_for_text(&text),
+        None => api.work.intake_for_text(&text),
     };
     let key = idempotency_key(&headers, &by, "tasks")?;
     let idempotency = key.map(|key| {
@@ -326,7 +327,7 @@ async fn add_task(
         intake,
         delegated: crate::work::evidence::parse_declared_evidence(&body.evidence)?,
     };
-    let added = house.core.store.add_task(new).await?;
+    let added = api.core.store.add_task(new).await?;
     let status = if added.new {
         axum::http::StatusCode::CREATED
     } else {
@@ -336,7 +337,7 @@ async fn add_task(
         status,
         Doc(TaskDoc {
             version: VERSION,
-            task: task_views::task_view(&house.work, &added.task, Vec::new()),
+            task: task_views::task_view(&api.work, &added.task, Vec::new()),
         }),
     )
         .into_response())
@@ -350,20 +351,20 @@ async fn add_task(
     responses((status = 200, body = TaskDoc), (status = 304, description = "Unchanged")),
 )]
 async fn task(
-    State(house): Shared,
+    State(api): Shared,
     Path(name): Path<String>,
     Query(query): Query<WaitQuery>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
-    let row = wait_until_ended_or_waiting(&house.work, parse_task_ref(&name)?, patience).await?;
-    if is_unchanged(&headers, row.version) {
-        return Ok(unchanged(row.version));
+    let row = wait_until_ended_or_waiting(&api.work, parse_task_ref(&name)?, patience).await?;
+    if matches_if_none_match(&headers, row.version) {
+        return Ok(not_modified(row.version));
     }
-    let tag = etag(row.version);
+    let tag = format_etag(row.version);
     Ok((
         [("etag", tag)],
-        Doc(task_views::task_doc(&house.work, row).await?),
+        Doc(task_views::task_doc(&api.work, row).await?),
     )
         .into_response())
 }
@@ -373,23 +374,23 @@ async fn task(
     summary = "Why it waits, or how it ended",
     responses((status = 200, body = WhyDoc)),
 )]
-async fn why_task(State(house): Shared, Path(name): Path<String>) -> Result<Doc<WhyDoc>> {
-    let row = house.core.store.task(parse_task_ref(&name)?).await?;
-    Ok(Doc(task_views::explain_task(&house.work, &row).await?))
+async fn why_task(State(api): Shared, Path(name): Path<String>) -> Result<Doc<WhyDoc>> {
+    let row = api.core.store.task(parse_task_ref(&name)?).await?;
+    Ok(Doc(task_views::explain_task(&api.work, &row).await?))
 }
 
 /// Refuses when the caller looked at an older revision.
-async fn checked(house: &ApiState, name: &str, headers: &HeaderMap) -> Result<TaskRef> {
+async fn checked(api: &ApiState, name: &str, headers: &HeaderMap) -> Result<TaskRef> {
     let task = parse_task_ref(name)?;
-    if let Some(seen) = if_match(headers)? {
-        let current = house.core.store.task(task).await?.version;
+    if let Some(seen) = parse_if_match(headers)? {
+        let current = api.core.store.task(task).await?.version;
         if seen != current {
             let stale = abbey_store::Error::Stale {
                 what: name.to_owned(),
                 seen,
                 current,
             };
-            return Err(failed_precondition(stale.into()));
+            return Err(stale_to_precondition_failed(stale.into()));
         }
     }
     Ok(task)
@@ -403,14 +404,14 @@ async fn checked(house: &ApiState, name: &str, headers: &HeaderMap) -> Result<Ta
     responses((status = 200, body = TaskDoc)),
 )]
 async fn cancel(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
-    let task = checked(&house, &name, &headers).await?;
-    let row = house.core.store.cancel_task(task, by).await?;
-    Ok(Doc(task_views::task_doc(&house.work, row).await?))
+    let task = checked(&api, &name, &headers).await?;
+    let row = api.core.store.cancel_task(task, by).await?;
+    Ok(Doc(task_views::task_doc(&api.work, row).await?))
 }
 
 #[utoipa::path(
@@ -421,14 +422,14 @@ async fn cancel(
     responses((status = 200, body = TaskDoc)),
 )]
 async fn retry(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
-    let task = checked(&house, &name, &headers).await?;
-    let row = house.core.store.retry_task(task, by).await?;
-    again(&house, row).await
+    let task = checked(&api, &name, &headers).await?;
+    let row = api.core.store.retry_task(task, by).await?;
+    again(&api, row).await
 }
 
 #[utoipa::path(
@@ -439,24 +440,24 @@ async fn retry(
     responses((status = 200, body = TaskDoc)),
 )]
 async fn unblock(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Doc<TaskDoc>> {
-    let task = checked(&house, &name, &headers).await?;
-    let row = house.core.store.unblock_task(task, by).await?;
-    again(&house, row).await
+    let task = checked(&api, &name, &headers).await?;
+    let row = api.core.store.unblock_task(task, by).await?;
+    again(&api, row).await
 }
 
-async fn again(house: &Arc<ApiState>, row: abbey_store::TaskRow) -> Result<Doc<TaskDoc>> {
-    let intake = house.work.intake_for_task(&row);
-    let row = house
+async fn again(api: &Arc<ApiState>, row: abbey_store::TaskRow) -> Result<Doc<TaskDoc>> {
+    let intake = api.work.intake_for_task(&row);
+    let row = api
         .core
         .store
         .admit_task(TaskRef::Id(row.id), intake)
         .await?;
-    Ok(Doc(task_views::task_doc(&house.work, row).await?))
+    Ok(Doc(task_views::task_doc(&api.work, row).await?))
 }
 
 #[utoipa::path(
@@ -464,11 +465,11 @@ async fn again(house: &Arc<ApiState>, row: abbey_store::TaskRow) -> Result<Doc<T
     summary = "One run",
     responses((status = 200, body = RunView)),
 )]
-async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunView>> {
+async fn run(State(api): Shared, Path(name): Path<String>) -> Result<Doc<RunView>> {
     let id: RunId = name
         .parse()
         .map_err(|e: abbey_model::IdError| Problem::new(FaultKind::NotFound, e.to_string()))?;
-    Ok(Doc(task_views::run_view(&house.core.store.run(id).await?)))
+    Ok(Doc(task_views::run_view(&api.core.store.run(id).await?)))
 }
 
 #[utoipa::path(
@@ -478,15 +479,15 @@ async fn run(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RunVi
     responses((status = 200, body = ActivityDoc)),
 )]
 async fn activity(
-    State(house): Shared,
+    State(api): Shared,
     Query(query): Query<ActivityQuery>,
 ) -> Result<Doc<ActivityDoc>> {
     let limit = query.limit.unwrap_or(200).clamp(1, PAGE_MAX);
     let after = match query.last {
-        Some(last) => house.core.store.audit_head().saturating_sub(last),
+        Some(last) => api.core.store.audit_head().saturating_sub(last),
         None => query.cursor.unwrap_or(0),
     };
-    let entries: Vec<EntryView> = house
+    let entries: Vec<EntryView> = api
         .core
         .store
         .audit_entries(after, limit)
@@ -509,8 +510,8 @@ async fn activity(
     summary = "Verifies the whole audit log",
     responses((status = 200, body = VerifyDoc)),
 )]
-async fn verify(State(house): Shared) -> Result<Doc<VerifyDoc>> {
-    let v = house.core.store.verify_audit_log().await?;
+async fn verify(State(api): Shared) -> Result<Doc<VerifyDoc>> {
+    let v = api.core.store.verify_audit_log().await?;
     Ok(Doc(VerifyDoc {
         version: VERSION,
         ok: v.ok,
@@ -531,27 +532,22 @@ async fn verify(State(house): Shared) -> Result<Doc<VerifyDoc>> {
     responses((status = 200, body = String, content_type = "text/event-stream")),
 )]
 async fn events(
-    State(house): Shared,
+    State(api): Shared,
     headers: HeaderMap,
 ) -> Sse<impl futures_util::Stream<Item = std::result::Result<Event, Infallible>>> {
-    let from = header(&headers, "last-event-id")
+    let from = header_text(&headers, "last-event-id")
         .and_then(|t| t.parse().ok())
-        .unwrap_or_else(|| house.core.store.audit_head());
-    let head = house.core.store.subscribe(Topic::Audit);
-    let state = (
-        house,
-        head,
-        from,
-        std::collections::VecDeque::<Event>::new(),
-    );
+        .unwrap_or_else(|| api.core.store.audit_head());
+    let head = api.core.store.subscribe(Topic::Audit);
+    let state = (api, head, from, std::collections::VecDeque::<Event>::new());
     let stream =
-        futures_util::stream::unfold(state, async |(house, mut head, mut after, mut ready)| {
+        futures_util::stream::unfold(state, async |(api, mut head, mut after, mut ready)| {
             loop {
                 if let Some(event) = ready.pop_front() {
-                    return Some((Ok(event), (house, head, after, ready)));
+                    return Some((Ok(event), (api, head, after, ready)));
                 }
                 head.mark_unchanged();
-                let newest = house.core.store.audit_head();
+                let newest = api.core.store.audit_head();
                 if newest.saturating_sub(after) > LAG_MAX {
                     let skipped = newest - after - LAG_MAX;
                     after += skipped;
@@ -564,8 +560,7 @@ async fn events(
                     continue;
                 }
                 let entries = if newest > after {
-                    house
-                        .core
+                    api.core
                         .store
                         .audit_entries(after, 256)
                         .await
@@ -587,7 +582,7 @@ async fn events(
                 if ready.is_empty() {
                     tokio::select! {
                         changed = head.changed() => if changed.is_err() { return None },
-                        () = house.core.rt.stopped() => return None,
+                        () = api.core.rt.stopped() => return None,
                     }
                 }
             }
@@ -601,13 +596,10 @@ async fn events(
     params(BudgetsQuery),
     responses((status = 200, body = BudgetDoc)),
 )]
-async fn budgets(
-    State(house): Shared,
-    Query(query): Query<BudgetsQuery>,
-) -> Result<Doc<BudgetDoc>> {
-    let scopes = ledger_views::budget_views(&house.core.store.budgets().await?);
+async fn budgets(State(api): Shared, Query(query): Query<BudgetsQuery>) -> Result<Doc<BudgetDoc>> {
+    let scopes = ledger_views::budget_views(&api.core.store.budgets().await?);
     let key = |s: &BudgetScope| format!("{}/{}/{}", s.scope, s.metric, s.window);
-    let (scopes, cursor) = page(scopes, query.limit, query.cursor.as_deref(), key)?;
+    let (scopes, cursor) = paginate(scopes, query.limit, query.cursor.as_deref(), key)?;
     Ok(Doc(BudgetDoc {
         version: VERSION,
         scopes,
@@ -621,10 +613,10 @@ async fn budgets(
     params(SkillsQuery),
     responses((status = 200, body = SkillsDoc)),
 )]
-async fn skills(State(house): Shared, Query(query): Query<SkillsQuery>) -> Result<Doc<SkillsDoc>> {
-    let found = find_skills(&house.work, query.q.as_deref(), |_| true);
+async fn skills(State(api): Shared, Query(query): Query<SkillsQuery>) -> Result<Doc<SkillsDoc>> {
+    let found = find_skills(&api.work, query.q.as_deref(), |_| true);
     let name = |s: &SkillView| s.name.clone();
-    let (skills, cursor) = page(found.skills, query.limit, query.cursor.as_deref(), name)?;
+    let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(SkillsDoc {
         version: VERSION,
         skills,
@@ -639,12 +631,12 @@ async fn skills(State(house): Shared, Query(query): Query<SkillsQuery>) -> Resul
     responses((status = 200, body = ServicesDoc)),
 )]
 async fn services(
-    State(house): Shared,
+    State(api): Shared,
     Query(query): Query<ServicesQuery>,
 ) -> Result<Doc<ServicesDoc>> {
-    let all = cell_views::services_doc(&house.work).await?.services;
+    let all = cell_views::services_doc(&api.work).await?.services;
     let name = |s: &ServiceView| s.name.clone();
-    let (services, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
+    let (services, cursor) = paginate(all, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(ServicesDoc {
         version: VERSION,
         services,
@@ -657,8 +649,8 @@ async fn services(
     summary = "Fixes what can be fixed without losing anything, and runs every check again",
     responses((status = 200, body = DoctorDoc)),
 )]
-async fn doctor_fix(State(house): Shared, Caller(by): Caller) -> Result<Doc<DoctorDoc>> {
-    Ok(Doc(doctor::fix_and_recheck(&house.work, by).await?))
+async fn doctor_fix(State(api): Shared, Caller(by): Caller) -> Result<Doc<DoctorDoc>> {
+    Ok(Doc(doctor::fix_and_recheck(&api.work, by).await?))
 }
 
 #[utoipa::path(
@@ -666,8 +658,8 @@ async fn doctor_fix(State(house): Shared, Caller(by): Caller) -> Result<Doc<Doct
     summary = "Runs every check",
     responses((status = 200, body = DoctorDoc)),
 )]
-async fn doctor_doc(State(house): Shared) -> Result<Doc<DoctorDoc>> {
-    Ok(Doc(doctor::run_checks(&house.work).await?))
+async fn doctor_doc(State(api): Shared) -> Result<Doc<DoctorDoc>> {
+    Ok(Doc(doctor::run_checks(&api.work).await?))
 }
 
 #[utoipa::path(
@@ -676,11 +668,11 @@ async fn doctor_doc(State(house): Shared) -> Result<Doc<DoctorDoc>> {
     responses((status = 200, body = BackupDoc)),
 )]
 async fn backup_now(
-    State(house): Shared,
+    State(api): Shared,
     Json(body): Json<BackupBody>,
 ) -> std::result::Result<Doc<BackupDoc>, Error> {
     Ok(Doc(backup::write_backup(
-        &house.core,
+        &api.core,
         std::path::Path::new(&body.path),
     )
     .await?))
@@ -692,8 +684,8 @@ async fn backup_now(
     security(("bearer" = ["metrics"])),
     responses((status = 200, body = String, content_type = "application/openmetrics-text")),
 )]
-async fn metrics_text(State(house): Shared) -> Result<Response> {
-    let text = metrics::render_metrics(&house.work).await?;
+async fn metrics_text(State(api): Shared) -> Result<Response> {
+    let text = metrics::render_metrics(&api.work).await?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([("content-type", kind)], text).into_response())
 }
@@ -707,9 +699,9 @@ const COMMAND_REQUEST_MAX: usize = 96 << 20;
     request_body = CommandBody,
     responses((status = 200, body = String, content_type = "application/jsonl")),
 )]
-async fn run_command(State(house): Shared, Caller(by): Caller, request: Request) -> Response {
-    match large(request.into_body(), COMMAND_REQUEST_MAX).await {
-        Ok(body) => commands::run_command(&house.cells, body, by)
+async fn run_command(State(api): Shared, Caller(by): Caller, request: Request) -> Response {
+    match read_json_body(request.into_body(), COMMAND_REQUEST_MAX).await {
+        Ok(body) => commands::run_command(&api.cells, body, by)
             .await
             .into_response(),
         Err(refused) => refused,

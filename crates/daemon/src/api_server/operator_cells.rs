@@ -1,10 +1,11 @@
-//! The operator's API to agents and services as cells: how they are, what they say, and what is wanted of them.
+//! Operator routes of cells: status, logs, start, stop, pause, restart and exec of agents and
+//! services.
 
 use crate::api_server::access::Caller;
 use crate::api_server::attach;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json};
-use crate::api_server::web::{Path, Query, page};
+use crate::api_server::web::{Path, Query, paginate};
 use crate::cells::{agent_credentials, exec, logs};
 use crate::core::error::Result;
 use crate::core::runtime;
@@ -23,7 +24,8 @@ use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
-/// Routes of the operator API.
+/// Operator routes of cells: status, logs, start, stop, pause, restart and exec of agents and
+/// services.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .merge(crate::api_server::agent_lifecycle::routes())
@@ -39,8 +41,8 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(restart))
         .routes(routes!(rotate))
         .routes(routes!(exec_in))
-        .routes(routes!(attach::agent))
-        .routes(routes!(attach::service))
+        .routes(routes!(attach::attach_agent))
+        .routes(routes!(attach::attach_service))
         .routes(routes!(restart_service))
         .routes(routes!(service_logs))
 }
@@ -51,7 +53,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     params(FleetQuery),
     responses((status = 200, body = FleetDoc)),
 )]
-async fn agents(State(house): Shared, Query(query): Query<FleetQuery>) -> Result<Doc<FleetDoc>> {
+async fn agents(State(api): Shared, Query(query): Query<FleetQuery>) -> Result<Doc<FleetDoc>> {
     let wanted = query
         .presence
         .iter()
@@ -59,12 +61,12 @@ async fn agents(State(house): Shared, Query(query): Query<FleetQuery>) -> Result
         .map(Presence::from_filter)
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(|why| Problem::new(FaultKind::Invalid, why))?;
-    let mut fleet = cell_views::fleet_doc(&house.work).await?;
+    let mut fleet = cell_views::fleet_doc(&api.work).await?;
     if !wanted.is_empty() {
         fleet.agents.retain(|a| wanted.contains(&a.presence));
     }
     let name = |a: &AgentView| a.name.clone();
-    let (agents, cursor) = page(fleet.agents, query.limit, query.cursor.as_deref(), name)?;
+    let (agents, cursor) = paginate(fleet.agents, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(FleetDoc {
         agents,
         cursor,
@@ -77,9 +79,9 @@ async fn agents(State(house): Shared, Query(query): Query<FleetQuery>) -> Result
     summary = "One agent",
     responses((status = 200, body = AgentView)),
 )]
-async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
-    let slug = find_agent_slug(&house.work, &name)?;
-    let fleet = cell_views::fleet_doc(&house.work).await?;
+async fn agent(State(api): Shared, Path(name): Path<String>) -> Result<Doc<AgentView>> {
+    let slug = find_agent_slug(&api.work, &name)?;
+    let fleet = cell_views::fleet_doc(&api.work).await?;
     let found = fleet.agents.into_iter().find(|a| a.name == slug.as_str());
     Ok(Doc(found.ok_or_else(|| {
         Problem::new(FaultKind::NotFound, format!("there is no agent `{slug}`"))
@@ -91,9 +93,9 @@ async fn agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Age
     summary = "Every value of its configuration with its origin",
     responses((status = 200, body = EffectiveDoc)),
 )]
-async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc<EffectiveDoc>> {
-    let slug = find_agent_slug(&house.work, &name)?;
-    let current = house.core.plan.current();
+async fn effective(State(api): Shared, Path(name): Path<String>) -> Result<Doc<EffectiveDoc>> {
+    let slug = find_agent_slug(&api.work, &name)?;
+    let current = api.core.plan.current();
     let rows = current
         .iter()
         .filter_map(|c| c.house.agents.get(&slug))
@@ -113,16 +115,16 @@ async fn effective(State(house): Shared, Path(name): Path<String>) -> Result<Doc
     summary = "Why it is as it is",
     responses((status = 200, body = AgentWhyDoc)),
 )]
-async fn why_agent(State(house): Shared, Path(name): Path<String>) -> Result<Doc<AgentWhyDoc>> {
+async fn why_agent(State(api): Shared, Path(name): Path<String>) -> Result<Doc<AgentWhyDoc>> {
     Ok(Doc(cell_views::explain_agent(
-        &house.work,
+        &api.work,
         &parse_slug(&name)?,
     )
     .await?))
 }
 
-async fn read_logs(house: &ApiState, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
-    let dir = house.core.home.cell_log_dir(&cell.to_string());
+async fn read_logs(api: &ApiState, cell: CellName, query: LogQuery) -> Doc<LogDoc> {
+    let dir = api.core.home.cell_log_dir(&cell.to_string());
     let lines = query.lines.unwrap_or(200).min(10_000) as usize;
     let lines = runtime::run_blocking(move || logs::read_newest_lines(&dir, lines))
         .await
@@ -140,12 +142,12 @@ async fn read_logs(house: &ApiState, cell: CellName, query: LogQuery) -> Doc<Log
     responses((status = 200, body = LogDoc)),
 )]
 async fn agent_logs(
-    State(house): Shared,
+    State(api): Shared,
     Path(name): Path<String>,
     Query(query): Query<LogQuery>,
 ) -> Result<Doc<LogDoc>> {
-    let slug = find_agent_slug(&house.work, &name)?;
-    Ok(read_logs(&house, CellName::Agent(slug), query).await)
+    let slug = find_agent_slug(&api.work, &name)?;
+    Ok(read_logs(&api, CellName::Agent(slug), query).await)
 }
 
 #[utoipa::path(
@@ -155,12 +157,12 @@ async fn agent_logs(
     responses((status = 200, body = LogDoc)),
 )]
 async fn service_logs(
-    State(house): Shared,
+    State(api): Shared,
     Path(name): Path<String>,
     Query(query): Query<LogQuery>,
 ) -> Result<Doc<LogDoc>> {
     let slug = parse_slug(&name)?;
-    if !house
+    if !api
         .core
         .plan
         .current()
@@ -170,23 +172,23 @@ async fn service_logs(
             Problem::new(FaultKind::NotFound, format!("there is no service `{slug}`")).into(),
         );
     }
-    Ok(read_logs(&house, CellName::Service(slug), query).await)
+    Ok(read_logs(&api, CellName::Service(slug), query).await)
 }
 
 async fn set_desired(
-    house: &Arc<ApiState>,
+    api: &Arc<ApiState>,
     by: Principal,
     name: &str,
     state: DesiredState,
 ) -> Result<Doc<DesiredDoc>> {
-    let slug = find_agent_slug(&house.work, name)?;
+    let slug = find_agent_slug(&api.work, name)?;
     let cell = CellName::Agent(slug);
     let change = CellChange {
         desired: Some((state, Some(by))),
         history: None,
     };
-    house.core.store.set_cell(cell.clone(), change).await?;
-    house.cells.desired.set(cell, state);
+    api.core.store.set_cell(cell.clone(), change).await?;
+    api.cells.desired.set(cell, state);
     Ok(Doc(DesiredDoc {
         version: VERSION,
         agent: name.to_owned(),
@@ -205,17 +207,13 @@ async fn set_desired(
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn start(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<DesiredDoc>> {
-    let slug = find_agent_slug(&house.work, &name)?;
-    house
-        .core
-        .store
-        .set_draining(slug, false, by.clone())
-        .await?;
-    set_desired(&house, by, &name, DesiredState::Up).await
+    let slug = find_agent_slug(&api.work, &name)?;
+    api.core.store.set_draining(slug, false, by.clone()).await?;
+    set_desired(&api, by, &name, DesiredState::Up).await
 }
 
 #[utoipa::path(
@@ -224,11 +222,11 @@ async fn start(
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn resume(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<DesiredDoc>> {
-    start(State(house), Caller(by), Path(name)).await
+    start(State(api), Caller(by), Path(name)).await
 }
 
 #[utoipa::path(
@@ -237,11 +235,11 @@ async fn resume(
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn stop(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<DesiredDoc>> {
-    set_desired(&house, by, &name, DesiredState::Down).await
+    set_desired(&api, by, &name, DesiredState::Down).await
 }
 
 #[utoipa::path(
@@ -250,11 +248,11 @@ async fn stop(
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn pause(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<DesiredDoc>> {
-    set_desired(&house, by, &name, DesiredState::Paused).await
+    set_desired(&api, by, &name, DesiredState::Paused).await
 }
 
 #[utoipa::path(
@@ -263,14 +261,14 @@ async fn pause(
     responses((status = 200, body = DesiredDoc)),
 )]
 async fn restart(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<DesiredDoc>> {
-    let cell = CellName::Agent(find_agent_slug(&house.work, &name)?);
-    operations::restart_cell(&house.work, cell, by.clone()).await?;
+    let cell = CellName::Agent(find_agent_slug(&api.work, &name)?);
+    operations::restart_cell(&api.work, cell, by.clone()).await?;
     // Its desired state is up, so the reconciler starts it again once it has ended.
-    set_desired(&house, by, &name, DesiredState::Up).await
+    set_desired(&api, by, &name, DesiredState::Up).await
 }
 
 #[utoipa::path(
@@ -279,12 +277,12 @@ async fn restart(
     responses((status = 200, body = RestartedDoc)),
 )]
 async fn restart_service(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<RestartedDoc>> {
     let slug = parse_slug(&name)?;
-    let known = house
+    let known = api
         .core
         .plan
         .current()
@@ -293,7 +291,7 @@ async fn restart_service(
         let text = format!("there is no service `{name}`");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     }
-    operations::restart_cell(&house.work, CellName::Service(slug), by).await?;
+    operations::restart_cell(&api.work, CellName::Service(slug), by).await?;
     Ok(Doc(RestartedDoc {
         version: VERSION,
         service: name,
@@ -305,9 +303,9 @@ async fn restart_service(
     summary = "Replaces its credential; the old one stays valid for an overlap",
     responses((status = 200, body = RotatedDoc)),
 )]
-async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<RotatedDoc>> {
-    let slug = find_agent_slug(&house.work, &name)?;
-    agent_credentials::rotate_agent_credentials(&house.cells, &slug, agent_credentials::OVERLAP)
+async fn rotate(State(api): Shared, Path(name): Path<String>) -> Result<Doc<RotatedDoc>> {
+    let slug = find_agent_slug(&api.work, &name)?;
+    agent_credentials::rotate_agent_credentials(&api.cells, &slug, agent_credentials::OVERLAP)
         .await?;
     Ok(Doc(RotatedDoc {
         version: VERSION,
@@ -322,10 +320,10 @@ async fn rotate(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Ro
     responses((status = 200, body = String, content_type = "application/jsonl")),
 )]
 async fn exec_in(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<ExecBody>,
 ) -> Result<Response> {
-    exec::stream_exec(&house.cells, &parse_slug(&name)?, body, by).await
+    exec::stream_exec(&api.cells, &parse_slug(&name)?, body, by).await
 }

@@ -43,29 +43,30 @@ struct Open {
     announcement: Announcement,
 }
 
-/// Serves a router on a Unix socket.
-pub(crate) fn serve_unix(rt: &Runtime, path: PathBuf, router: Router) -> Result<()> {
+/// Serves a router by HTTP on a Unix socket until the control plane stops.
+pub(crate) fn serve_on_unix_socket(rt: &Runtime, path: PathBuf, router: Router) -> Result<()> {
     let stop = rt.stop_token();
     listen_unix(rt, path, move |stream| {
-        converse(stream, router.clone(), stop.clone())
+        serve_connection(stream, router.clone(), stop.clone())
     })
 }
 
 impl OperatorListener {
-    /// Sets what is served. The router holds the state that holds this listener, so [`Self::close`]
-    /// must follow.
+    /// Sets the router that the listener serves. The router refers to the state that owns this
+    /// listener, so [`Self::drop_router`] must be called at shutdown.
     pub(crate) fn set_router(&self, router: Router) {
         *self.router.lock() = Some(router);
     }
 
-    /// Lets go of the router.
-    pub(crate) fn close(&self) {
+    /// Drops the router, which breaks its reference cycle with the state.
+    pub(crate) fn drop_router(&self) {
         drop(self.router.lock().take());
     }
 
-    /// Listens where the plan says, or leaves the listener as it is when it does so already. Before
-    /// the first plan, and without a router, there is none: the operator's tools use the Unix socket.
-    pub(crate) async fn follow_plan(&self, net: &NetState) -> Result<Announcement> {
+    /// Opens or moves the listener to the address and TLS settings of the plan in force, and
+    /// publishes the announcement; does nothing if it listens there already. Before the first plan
+    /// there is no listener.
+    pub(crate) async fn listen_as_planned(&self, net: &NetState) -> Result<Announcement> {
         let core = &net.core;
         let current = core.plan.current();
         let mut open = self.open.lock().await;
@@ -167,11 +168,11 @@ async fn accept(
         let timers = rt.clone();
         drop(rt.spawn(async move {
             match tls {
-                None => converse(stream, router, stop).await,
+                None => serve_connection(stream, router, stop).await,
                 Some(tls) => {
                     let accepted = timers.timeout(HEAD_WITHIN, tls.accept(stream)).await;
                     if let Ok(Ok(stream)) = accepted {
-                        converse(stream, router, stop).await;
+                        serve_connection(stream, router, stop).await;
                     }
                 }
             }
@@ -180,8 +181,8 @@ async fn accept(
     }
 }
 
-/// One connection, until it ends or the house does.
-async fn converse(
+/// Serves one connection until it ends or the control plane stops.
+async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     stop: CancellationToken,

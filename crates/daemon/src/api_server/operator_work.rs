@@ -1,10 +1,11 @@
-//! The operator's API to work that is shared: delegation, the org chart, approvals, schedules, workflows.
+//! Operator routes of reports, approvals, schedules, workflows, the org chart, delegation and the
+//! work queue.
 
 use crate::api_server::access::Caller;
 use crate::api_server::documents_api;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json};
-use crate::api_server::web::{Path, Query, idempotency_key, page};
+use crate::api_server::web::{Path, Query, idempotency_key, paginate};
 use crate::core::error::Result;
 use crate::insight::{org, reports, task_views, workflow_views};
 use crate::work::lookup::{parse_slug, parse_task_ref};
@@ -23,7 +24,8 @@ use utoipa_axum::routes;
 
 type Shared = State<Arc<ApiState>>;
 
-/// Routes of the operator API.
+/// Operator routes of reports, approvals, schedules, workflows, the org chart, delegation and the
+/// work queue.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(tree))
@@ -49,9 +51,9 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
 }
 
 /// The language that a request asks for, or the house's own.
-fn language_of(house: &ApiState, locale: Option<&str>) -> Result<Language> {
+fn language_of(api: &ApiState, locale: Option<&str>) -> Result<Language> {
     let Some(tag) = locale else {
-        return Ok(house.core.plan.language_of(None));
+        return Ok(api.core.plan.language_of(None));
     };
     Ok(Language::of(tag).ok_or_else(|| {
         let all = Language::ALL.map(Language::tag).join(", ");
@@ -70,10 +72,10 @@ fn language_of(house: &ApiState, locale: Option<&str>) -> Result<Language> {
     responses((status = 200, body = ReportsDoc)),
 )]
 async fn reports_doc(
-    State(house): Shared,
+    State(api): Shared,
     Query(query): Query<ReportsQuery>,
 ) -> Result<Doc<ReportsDoc>> {
-    let language = language_of(&house, query.locale.as_deref())?;
+    let language = language_of(&api, query.locale.as_deref())?;
     let asked = query.q.as_deref();
     let found = asked.map(reports::report_for_question);
     let report = |(name, about): (&str, &'static str)| Observation {
@@ -98,14 +100,12 @@ async fn reports_doc(
     responses((status = 200, body = ReportDoc)),
 )]
 async fn report(
-    State(house): Shared,
+    State(api): Shared,
     Path(name): Path<String>,
     Query(query): Query<ReportQuery>,
 ) -> Result<Doc<ReportDoc>> {
-    let language = language_of(&house, query.locale.as_deref())?;
-    Ok(Doc(
-        reports::make_report(&house.work, &name, language).await?
-    ))
+    let language = language_of(&api, query.locale.as_deref())?;
+    Ok(Doc(reports::make_report(&api.work, &name, language).await?))
 }
 
 #[utoipa::path(
@@ -113,9 +113,9 @@ async fn report(
     summary = "The task with its subtasks, depth first",
     responses((status = 200, body = TreeDoc)),
 )]
-async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
+async fn tree(State(api): Shared, Path(name): Path<String>) -> Result<Doc<TreeDoc>> {
     Ok(Doc(task_views::task_tree_doc(
-        &house.work,
+        &api.work,
         parse_task_ref(&name)?,
     )
     .await?))
@@ -128,14 +128,14 @@ async fn tree(State(house): Shared, Path(name): Path<String>) -> Result<Doc<Tree
     responses((status = 200, body = ApprovalsDoc)),
 )]
 async fn approvals_doc(
-    State(house): Shared,
+    State(api): Shared,
     Query(query): Query<ApprovalsQuery>,
 ) -> Result<Doc<ApprovalsDoc>> {
-    let all = approvals::list_approvals(&house.work, query.all == Some(true))
+    let all = approvals::list_approvals(&api.work, query.all == Some(true))
         .await?
         .approvals;
     let id = |a: &ApprovalView| a.id.clone();
-    let (approvals, cursor) = page(all, query.limit, query.cursor.as_deref(), id)?;
+    let (approvals, cursor) = paginate(all, query.limit, query.cursor.as_deref(), id)?;
     Ok(Doc(ApprovalsDoc {
         version: VERSION,
         approvals,
@@ -144,7 +144,7 @@ async fn approvals_doc(
 }
 
 async fn decide(
-    house: &Arc<ApiState>,
+    api: &Arc<ApiState>,
     by: Principal,
     name: &str,
     verdict: Verdict,
@@ -152,11 +152,7 @@ async fn decide(
 ) -> Result<Doc<ApprovalView>> {
     let number = approvals::parse_approval_number(name)?;
     Ok(Doc(approvals::decide_approval(
-        &house.work,
-        number,
-        verdict,
-        body.note,
-        by,
+        &api.work, number, verdict, body.note, by,
     )
     .await?))
 }
@@ -168,12 +164,12 @@ async fn decide(
     responses((status = 200, body = ApprovalView)),
 )]
 async fn approve(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<DecideBody>,
 ) -> Result<Doc<ApprovalView>> {
-    decide(&house, by, &name, Verdict::Approve, body).await
+    decide(&api, by, &name, Verdict::Approve, body).await
 }
 
 #[utoipa::path(
@@ -183,12 +179,12 @@ async fn approve(
     responses((status = 200, body = ApprovalView)),
 )]
 async fn deny(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<DecideBody>,
 ) -> Result<Doc<ApprovalView>> {
-    decide(&house, by, &name, Verdict::Deny, body).await
+    decide(&api, by, &name, Verdict::Deny, body).await
 }
 
 #[utoipa::path(
@@ -198,12 +194,12 @@ async fn deny(
     responses((status = 200, body = ApprovalView)),
 )]
 async fn revise(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     Json(body): Json<DecideBody>,
 ) -> Result<Doc<ApprovalView>> {
-    decide(&house, by, &name, Verdict::Revise, body).await
+    decide(&api, by, &name, Verdict::Revise, body).await
 }
 
 #[utoipa::path(
@@ -213,12 +209,12 @@ async fn revise(
     responses((status = 200, body = SchedulesDoc)),
 )]
 async fn schedules_doc(
-    State(house): Shared,
+    State(api): Shared,
     Query(query): Query<SchedulesQuery>,
 ) -> Result<Doc<SchedulesDoc>> {
-    let all = schedules::list_schedules(&house.work).await?.schedules;
+    let all = schedules::list_schedules(&api.work).await?.schedules;
     let name = |s: &ScheduleView| s.name.clone();
-    let (schedules, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
+    let (schedules, cursor) = paginate(all, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(SchedulesDoc {
         version: VERSION,
         schedules,
@@ -232,11 +228,11 @@ async fn schedules_doc(
     responses((status = 200, body = ScheduleDoc)),
 )]
 async fn schedule_doc(
-    State(house): Shared,
+    State(api): Shared,
     Path((agent, name)): Path<(String, String)>,
 ) -> Result<Doc<ScheduleDoc>> {
     Ok(Doc(schedules::show_schedule(
-        &house.work,
+        &api.work,
         &format!("{agent}/{name}"),
     )
     .await?))
@@ -249,13 +245,13 @@ async fn schedule_doc(
     responses((status = 200, body = ScheduleDoc)),
 )]
 async fn fire(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path((agent, name)): Path<(String, String)>,
 ) -> Result<Doc<ScheduleDoc>> {
     let name = format!("{agent}/{name}");
-    schedules::fire_schedule_now(&house.work, &name, by).await?;
-    Ok(Doc(schedules::show_schedule(&house.work, &name).await?))
+    schedules::fire_schedule_now(&api.work, &name, by).await?;
+    Ok(Doc(schedules::show_schedule(&api.work, &name).await?))
 }
 
 #[utoipa::path(
@@ -265,12 +261,12 @@ async fn fire(
     responses((status = 200, body = DeclaredDoc)),
 )]
 async fn declared(
-    State(house): Shared,
+    State(api): Shared,
     Query(query): Query<DeclaredQuery>,
 ) -> Result<Doc<DeclaredDoc>> {
-    let all = workflow_views::declared_workflows(&house.work).workflows;
+    let all = workflow_views::declared_workflows(&api.work).workflows;
     let name = |w: &DeclaredView| w.name.clone();
-    let (workflows, cursor) = page(all, query.limit, query.cursor.as_deref(), name)?;
+    let (workflows, cursor) = paginate(all, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(DeclaredDoc {
         version: VERSION,
         workflows,
@@ -286,7 +282,7 @@ async fn declared(
     responses((status = 200, body = WorkflowDoc), (status = 201, body = WorkflowDoc, description = "Created")),
 )]
 async fn run_workflow(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
@@ -295,11 +291,11 @@ async fn run_workflow(
     let name = parse_slug(&name)?;
     let route = format!("workflows/{name}/runs");
     let key = idempotency_key(&headers, &by, &route)?;
-    let started = workflows::start_run(&house.work, &name, body.input, by, key);
+    let started = workflows::start_run(&api.work, &name, body.input, by, key);
     let (row, new) = started.await?;
     let doc = WorkflowDoc {
         version: VERSION,
-        run: workflow_views::workflow_run_view(&house.work, &row),
+        run: workflow_views::workflow_run_view(&api.work, &row),
     };
     let status = match new {
         true => axum::http::StatusCode::CREATED,
@@ -320,20 +316,17 @@ const RUNS_MAX: u32 = 100_000;
     responses((status = 200, body = WorkflowsDoc)),
 )]
 async fn workflow_runs(
-    State(house): Shared,
+    State(api): Shared,
     Query(query): Query<WorkflowRunsQuery>,
 ) -> Result<Doc<WorkflowsDoc>> {
-    let rows = house
-        .core
-        .store
-        .workflows(query.open == Some(true), RUNS_MAX);
+    let rows = api.core.store.workflows(query.open == Some(true), RUNS_MAX);
     let rows = rows.await?;
     let views = rows
         .iter()
-        .map(|r| workflow_views::workflow_run_view(&house.work, r));
+        .map(|r| workflow_views::workflow_run_view(&api.work, r));
     let limit = Some(query.limit.unwrap_or(RUNS_USUAL));
     let id = |r: &WorkflowView| r.id.clone();
-    let (runs, cursor) = page(views.collect(), limit, query.cursor.as_deref(), id)?;
+    let (runs, cursor) = paginate(views.collect(), limit, query.cursor.as_deref(), id)?;
     Ok(Doc(WorkflowsDoc {
         version: VERSION,
         runs,
@@ -348,16 +341,16 @@ async fn workflow_runs(
     responses((status = 200, body = WorkflowDoc)),
 )]
 async fn workflow_run(
-    State(house): Shared,
+    State(api): Shared,
     Path(name): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> Result<Doc<WorkflowDoc>> {
     let patience = Duration::from_millis(query.wait_ms.unwrap_or(0).min(60_000));
     let number = workflows::parse_run_number(&name)?;
-    let row = workflows::wait_until_run_ends(&house.work, number, patience).await?;
+    let row = workflows::wait_until_run_ends(&api.work, number, patience).await?;
     Ok(Doc(WorkflowDoc {
         version: VERSION,
-        run: workflow_views::workflow_run_view(&house.work, &row),
+        run: workflow_views::workflow_run_view(&api.work, &row),
     }))
 }
 
@@ -368,14 +361,14 @@ async fn workflow_run(
     responses((status = 200, body = WorkflowDoc)),
 )]
 async fn cancel_workflow(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
 ) -> Result<Doc<WorkflowDoc>> {
-    let row = workflows::cancel_run(&house.work, workflows::parse_run_number(&name)?, by).await?;
+    let row = workflows::cancel_run(&api.work, workflows::parse_run_number(&name)?, by).await?;
     Ok(Doc(WorkflowDoc {
         version: VERSION,
-        run: workflow_views::workflow_run_view(&house.work, &row),
+        run: workflow_views::workflow_run_view(&api.work, &row),
     }))
 }
 
@@ -387,7 +380,7 @@ async fn cancel_workflow(
     responses((status = 200, body = HeardDoc)),
 )]
 async fn event(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
@@ -396,7 +389,7 @@ async fn event(
     let name = parse_slug(&name)?;
     let route = format!("events/{name}");
     let key = idempotency_key(&headers, &by, &route)?;
-    let heard = workflows::publish_event(&house.work, &name, body, by, key);
+    let heard = workflows::publish_event(&api.work, &name, body, by, key);
     Ok(Doc(heard.await?))
 }
 
@@ -405,8 +398,8 @@ async fn event(
     summary = "The org chart, and what follows from it",
     responses((status = 200, body = OrgDoc)),
 )]
-async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {
-    Doc(org::org_chart(&house.work))
+async fn org_doc(State(api): Shared) -> Doc<OrgDoc> {
+    Doc(org::org_chart(&api.work))
 }
 
 /// The operator gives work by name; whatever a body says, it begins a chain of its own.
@@ -418,14 +411,14 @@ async fn org_doc(State(house): Shared) -> Doc<OrgDoc> {
     responses((status = 200, body = TaskDoc), (status = 201, body = TaskDoc, description = "Created")),
 )]
 async fn delegate(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     headers: HeaderMap,
     Json(body): Json<DelegateBody>,
 ) -> Result<Response> {
     let key = idempotency_key(&headers, &by, "delegations")?;
     let added = delegation::delegate_task(
-        &house.work,
+        &api.work,
         &by,
         (&body, delegation::DelegationKind::Order),
         None,
@@ -436,7 +429,7 @@ async fn delegate(
         true => axum::http::StatusCode::CREATED,
         false => axum::http::StatusCode::OK,
     };
-    let doc = task_views::task_doc(&house.work, added.task).await?;
+    let doc = task_views::task_doc(&api.work, added.task).await?;
     Ok((status, Doc(doc)).into_response())
 }
 
@@ -445,10 +438,10 @@ async fn delegate(
     summary = "The work queue as Markdown",
     responses((status = 200, body = QueueDoc)),
 )]
-async fn show_queue(State(house): Shared) -> Result<Doc<QueueDoc>> {
+async fn show_queue(State(api): Shared) -> Result<Doc<QueueDoc>> {
     Ok(Doc(QueueDoc {
         version: VERSION,
-        text: queue::render_queue(&house.work, None).await?,
+        text: queue::render_queue(&api.work, None).await?,
         done: Vec::new(),
         conflicts: Vec::new(),
     }))
@@ -461,11 +454,11 @@ async fn show_queue(State(house): Shared) -> Result<Doc<QueueDoc>> {
     responses((status = 200, body = QueueDoc)),
 )]
 async fn merge_queue(
-    State(house): Shared,
+    State(api): Shared,
     Caller(by): Caller,
     Json(body): Json<QueueBody>,
 ) -> Result<Doc<QueueDoc>> {
-    queue::merge_queue_file(&house.work, &body.text, &by)
+    queue::merge_queue_file(&api.work, &body.text, &by)
         .await
         .map(Doc)
 }

@@ -7,16 +7,20 @@ use abbey_api::{ManifestBody, PlanDoc};
 use abbey_model::Principal;
 use std::sync::Arc;
 
-/// Commits the plan of a manifest, listens where it says, and carries it out.
-pub(crate) async fn apply(
-    house: &Arc<ApiState>,
+/// Commits the plan of a manifest, moves the operator API's listener, and carries the plan out.
+/// `seen` is the generation that the caller read.
+///
+/// # Errors
+/// If the plan has a fatal note or another generation is in force.
+pub(crate) async fn apply_manifest(
+    api: &Arc<ApiState>,
     body: ManifestBody,
     seen: Option<u64>,
     who: Principal,
 ) -> Result<PlanDoc> {
-    let _one_at_a_time = house.core.plan.lock_changes().await;
-    let applied = commit_manifest(&house.work, body, seen, who).await?;
-    house.operator_listener.follow_plan(&house.net).await?;
-    carry_out_plan(&house.work).await?;
+    let _one_at_a_time = api.core.plan.lock_changes().await;
+    let applied = commit_manifest(&api.work, body, seen, who).await?;
+    api.operator_listener.listen_as_planned(&api.net).await?;
+    carry_out_plan(&api.work).await?;
     Ok(applied)
 }

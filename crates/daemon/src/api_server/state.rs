@@ -10,20 +10,21 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What both APIs and the hooks share.
+/// State shared by both APIs and the hooks.
 pub(crate) struct ApiState {
     pub(crate) core: Arc<CoreState>,
     pub(crate) net: Arc<NetState>,
     pub(crate) cells: Arc<CellsState>,
     pub(crate) work: Arc<WorkState>,
     pub(crate) operator_listener: OperatorListener,
-    /// Version of the work at which each agent last found nothing.
-    nothing_found_at: Mutex<BTreeMap<Slug, u64>>,
+    /// Version of the tasks at which each agent last got no offer.
+    no_offer_at: Mutex<BTreeMap<Slug, u64>>,
     /// Deliveries of each hook in the current minute.
     deliveries: Mutex<BTreeMap<Slug, (i64, u32)>>,
 }
 
 impl ApiState {
+    /// State of the servers above the state of tasks.
     pub(crate) fn new(work: Arc<WorkState>) -> ApiState {
         ApiState {
             core: Arc::clone(&work.core),
@@ -31,22 +32,24 @@ impl ApiState {
             cells: Arc::clone(&work.cells),
             work,
             operator_listener: OperatorListener::default(),
-            nothing_found_at: Mutex::default(),
+            no_offer_at: Mutex::default(),
             deliveries: Mutex::default(),
         }
     }
 
-    /// Whether an agent found nothing at this version of the work, so that the store need not be
-    /// asked again.
-    pub(super) fn found_nothing_at(&self, agent: &Slug, version: u64) -> bool {
-        self.nothing_found_at.lock().get(agent) == Some(&version)
+    /// Whether an agent got no offer at this version of the tasks, so that the store need not be
+    /// read again.
+    pub(super) fn has_no_offer_at(&self, agent: &Slug, version: u64) -> bool {
+        self.no_offer_at.lock().get(agent) == Some(&version)
     }
 
-    pub(super) fn note_nothing_found(&self, agent: &Slug, version: u64) {
-        self.nothing_found_at.lock().insert(agent.clone(), version);
+    /// Records that an agent got no offer at this version of the tasks.
+    pub(super) fn record_no_offer(&self, agent: &Slug, version: u64) {
+        self.no_offer_at.lock().insert(agent.clone(), version);
     }
 
-    /// Counts a delivery of a hook in a minute, and returns how many there were in it.
+    /// Counts a delivery of a hook in this minute, and returns the number of its deliveries in the
+    /// minute.
     pub(super) fn count_delivery(&self, hook: &Slug, minute: i64) -> u32 {
         let mut counts = self.deliveries.lock();
         let (at, count) = counts.entry(hook.clone()).or_insert((minute, 0));

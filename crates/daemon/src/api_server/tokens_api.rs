@@ -28,7 +28,7 @@ const TOKEN_PREFIX: &str = "abbey_op_";
 /// Longest life of a token that expires, seconds: 100 years.
 const EXPIRY_MAX_S: u64 = 100 * 366 * 24 * 60 * 60;
 
-/// Routes of the operator API.
+/// Operator routes that create, list and revoke named tokens.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(list, create))

@@ -3,7 +3,7 @@
 
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{Doc, Json, Me};
-use crate::api_server::web::{Path, Query, page};
+use crate::api_server::web::{Path, Query, paginate};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
 use abbey_api::{Problem, ToolBody, ToolDoc, ToolView, ToolsDoc, ToolsQuery, VERSION};
@@ -30,7 +30,7 @@ const ANSWER_MAX: usize = 4 << 20;
 /// Most tools of one server.
 const TOOLS_MAX: usize = 128;
 
-/// Routes for agents, behind their credential.
+/// Agent routes that list and call the tools of tool servers.
 pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::new()
         .routes(routes!(list))
@@ -49,7 +49,7 @@ fn servers(current: &PlanInForce, agent: &Slug) -> Vec<Slug> {
 
 /// Sends one MCP request to a tool server and returns its result.
 async fn request_tool_server(
-    house: &ApiState,
+    api: &ApiState,
     current: &PlanInForce,
     service: &Slug,
     (method, params): (&str, Value),
@@ -66,7 +66,7 @@ async fn request_tool_server(
         .header("accept", "application/json")
         .body(Full::from(body))
         .map_err(|e| gone(e.to_string()))?;
-    let exchange = house.core.http.exchange(request, WITHIN, ANSWER_MAX);
+    let exchange = api.core.http.exchange(request, WITHIN, ANSWER_MAX);
     let answer = exchange.await.map_err(|e| gone(e.to_string()))?;
     let status = answer.status();
     let answer: Value = serde_json::from_slice(answer.body())
@@ -89,21 +89,16 @@ async fn request_tool_server(
     responses((status = 200, body = ToolsDoc)),
 )]
 async fn list(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(me)): Extension<Me>,
     Query(query): Query<ToolsQuery>,
 ) -> Result<Doc<ToolsDoc>> {
-    let current = house.core.plan.require()?;
+    let current = api.core.plan.require()?;
     let mut tools = Vec::new();
     for service in servers(&current, &me) {
         // One that does not answer keeps nothing from the others.
-        let answer = match request_tool_server(
-            &house,
-            &current,
-            &service,
-            ("tools/list", json!({})),
-        )
-        .await
+        let answer = match request_tool_server(&api, &current, &service, ("tools/list", json!({})))
+            .await
         {
             Ok(answer) => answer,
             Err(error) => {
@@ -129,7 +124,7 @@ async fn list(
         tools.extend(told.filter_map(view).take(TOOLS_MAX));
     }
     let name = |t: &ToolView| format!("{}/{}", t.service, t.name);
-    let (tools, cursor) = page(tools, query.limit, query.cursor.as_deref(), name)?;
+    let (tools, cursor) = paginate(tools, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(ToolsDoc {
         version: VERSION,
         tools,
@@ -143,12 +138,12 @@ async fn list(
     responses((status = 200, body = ToolDoc)),
 )]
 async fn call(
-    State(house): Shared,
+    State(api): Shared,
     Extension(Me(me)): Extension<Me>,
     Path((service, tool)): Path<(String, String)>,
     Json(body): Json<ToolBody>,
 ) -> Result<Doc<ToolDoc>> {
-    let current = house.core.plan.require()?;
+    let current = api.core.plan.require()?;
     let used = servers(&current, &me);
     let Some(service) = used.into_iter().find(|s| s.as_str() == service) else {
         let text = format!("`{me}` uses no tool server `{service}`");
@@ -160,7 +155,7 @@ async fn call(
         limit: 64,
         ..TaskFilter::default()
     };
-    let tasks = house.core.store.tasks(running).await?;
+    let tasks = api.core.store.tasks(running).await?;
     let holds = |t: &&abbey_store::TaskRow| t.phase.lease().is_some_and(|l| l.holder == me);
     let Some(task) = tasks.iter().find(holds) else {
         let text = format!("`{me}` works on nothing, so it calls no tool");
@@ -181,23 +176,21 @@ async fn call(
         // What it was called with may be anything; that it was this is what can be proved.
         "args_hash": abbey_support::digest::sha256_hex(body.arguments.to_string().as_bytes()),
     });
-    house
-        .core
+    api.core
         .store
         .append_audit_entry(enter("tool.ask", asked.clone()))
         .await?;
-    let began = house.core.rt.now();
+    let began = api.core.rt.now();
     let params = json!({ "name": tool, "arguments": body.arguments });
-    let answer = request_tool_server(&house, &current, &service, ("tools/call", params)).await;
+    let answer = request_tool_server(&api, &current, &service, ("tools/call", params)).await;
     crash::point("tool.called");
     let outcome = answer.as_ref().map(|a| a["isError"] != true);
     let mut called = asked;
     called["ok"] = outcome.unwrap_or(false).into();
-    called["ms"] = u64::try_from(house.core.rt.now().duration_since(began).as_millis())
+    called["ms"] = u64::try_from(api.core.rt.now().duration_since(began).as_millis())
         .unwrap_or(u64::MAX)
         .into();
-    house
-        .core
+    api.core
         .store
         .append_audit_entry(enter("tool.call", called))
         .await?;

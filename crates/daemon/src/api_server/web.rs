@@ -25,12 +25,12 @@ impl IntoResponse for Error {
         if self.kind() == FaultKind::Internal {
             tracing::error!(error = self.chain(), "a request failed");
         }
-        problem(Problem::from(self))
+        problem_response(Problem::from(self))
     }
 }
 
-/// A problem as a response.
-pub(crate) fn problem(problem: Problem) -> Response {
+/// Response with this problem document.
+pub(crate) fn problem_response(problem: Problem) -> Response {
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let mut response = Response::builder()
         .status(problem.status)
@@ -51,7 +51,7 @@ impl<T: Serialize> IntoResponse for Doc<T> {
                 .header("content-type", "application/json")
                 .body(Body::from(body))
                 .unwrap_or_default(),
-            Err(e) => problem(Problem::new(FaultKind::Internal, e.to_string())),
+            Err(e) => problem_response(Problem::new(FaultKind::Internal, e.to_string())),
         }
     }
 }
@@ -64,15 +64,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Response> {
         let native = request.uri().path().starts_with("/api/v1/");
-        let kind = header(request.headers(), "content-type").unwrap_or("application/json");
+        let kind = header_text(request.headers(), "content-type").unwrap_or("application/json");
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if native && !kind.eq_ignore_ascii_case("application/json") {
             let text = format!("the body is `{kind}`; this route takes `application/json`");
             let mut refusal = Problem::new(FaultKind::Invalid, text);
             refusal.status = 415;
-            return Err(problem(refusal));
+            return Err(problem_response(refusal));
         }
-        let bytes = read(request.into_body(), BODY_MAX).await?;
+        let bytes = read_body(request.into_body(), BODY_MAX).await?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         parse(text).map(Json)
     }
@@ -87,7 +87,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         match axum::extract::Path::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Path(value)),
-            Err(why) => Err(problem(Problem::new(
+            Err(why) => Err(problem_response(Problem::new(
                 FaultKind::Invalid,
                 format!("the path is not valid: {}", why.body_text()),
             ))),
@@ -104,7 +104,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         match axum::extract::Query::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(value)) => Ok(Query(value)),
-            Err(why) => Err(problem(Problem::new(
+            Err(why) => Err(problem_response(Problem::new(
                 FaultKind::Invalid,
                 format!("the query is not valid: {}", why.body_text()),
             ))),
@@ -115,8 +115,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 /// Most rows of one page.
 pub(crate) const PAGE_MAX: u32 = 1000;
 
-/// One page of a list: the items after the one whose key is the cursor, and the key that names the next page.
-pub(crate) fn page<T>(
+/// One page of a list: the items behind the one whose key is the cursor, and the cursor of the next
+/// page.
+pub(crate) fn paginate<T>(
     items: Vec<T>,
     limit: Option<u32>,
     cursor: Option<&str>,
@@ -139,13 +140,14 @@ pub(crate) fn page<T>(
     Ok((page, next))
 }
 
-/// The idempotency key of a request, apart from those of other callers and of other routes.
+/// Key of a request's `Idempotency-Key` header, prefixed by caller and route so that keys of others
+/// don't collide; `None` without the header.
 pub(crate) fn idempotency_key(
     headers: &HeaderMap,
     caller: &Principal,
     route: &str,
 ) -> Result<Option<String>, Problem> {
-    let Some(text) = header(headers, IdempotencyKey::NAME) else {
+    let Some(text) = header_text(headers, IdempotencyKey::NAME) else {
         return Ok(None);
     };
     let key: IdempotencyKey = text
@@ -154,23 +156,24 @@ pub(crate) fn idempotency_key(
     Ok(Some(format!("{caller} {route} {key}")))
 }
 
-/// Whether the caller already has this version.
-pub(crate) fn is_unchanged(headers: &HeaderMap, version: u64) -> bool {
-    let tags = header(headers, "if-none-match").unwrap_or_default();
-    let mine = etag(version);
+/// Whether `If-None-Match` names this version, so that the caller already has it.
+pub(crate) fn matches_if_none_match(headers: &HeaderMap, version: u64) -> bool {
+    let tags = header_text(headers, "if-none-match").unwrap_or_default();
+    let mine = format_etag(version);
     tags.split(',').any(|t| {
         let tag = t.trim();
         tag == "*" || tag.trim_start_matches("W/") == mine
     })
 }
 
-/// `304 Not Modified`.
-pub(crate) fn unchanged(version: u64) -> Response {
-    (StatusCode::NOT_MODIFIED, [("etag", etag(version))]).into_response()
+/// Response `304 Not Modified` for this version.
+pub(crate) fn not_modified(version: u64) -> Response {
+    (StatusCode::NOT_MODIFIED, [("etag", format_etag(version))]).into_response()
 }
 
-/// A refusal of a request whose `If-Match` named an older version, as HTTP has it: 412.
-pub(crate) fn failed_precondition(error: Error) -> Error {
+/// Turns the error about a stale version into status 412, for requests with `If-Match`; other
+/// errors are unchanged.
+pub(crate) fn stale_to_precondition_failed(error: Error) -> Error {
     let mut problem = Problem::from(error);
     if problem.fault() == FaultKind::Stale {
         problem.status = 412;
@@ -178,7 +181,7 @@ pub(crate) fn failed_precondition(error: Error) -> Error {
     problem.into()
 }
 
-/// Whether the house answers.
+/// Body of the health route.
 #[utoipa::path(
     get, path = "/healthz", operation_id = "house_health", tag = "house",
     summary = "Whether the house answers; needs no credential",
@@ -189,7 +192,7 @@ pub(crate) async fn health() -> &'static str {
     "ok\n"
 }
 
-/// A method that a path doesn't have; the header `Allow` names those that it has.
+/// Response 405 for a method that a path does not have; the header `Allow` names its methods.
 pub(crate) async fn refuse_method(request: Request) -> Response {
     let (method, path) = (request.method(), request.uri().path());
     let mut refusal = Problem::new(
@@ -197,32 +200,41 @@ pub(crate) async fn refuse_method(request: Request) -> Response {
         format!("`{path}` has no method {method}"),
     );
     refusal.status = 405;
-    problem(refusal)
+    problem_response(refusal)
 }
 
-/// The JSON of a body of up to `limit` bytes.
-pub(crate) async fn large<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Response> {
-    parse(&read(body, limit).await?)
+/// Reads a body of at most `limit` bytes as JSON.
+///
+/// # Errors
+/// The response that refuses a larger or invalid body.
+pub(crate) async fn read_json_body<T: DeserializeOwned>(
+    body: Body,
+    limit: usize,
+) -> Result<T, Response> {
+    parse(&read_body(body, limit).await?)
 }
 
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Response> {
     serde_json::from_slice(text).map_err(|e| {
-        problem(Problem::new(
+        problem_response(Problem::new(
             FaultKind::Invalid,
             format!("the body is not the JSON that this route takes: {e}"),
         ))
     })
 }
 
-/// The bytes of a body of up to `limit`. The rest of a larger one is discarded, within reason, so that its sender comes
-/// to read the refusal.
-pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {
+/// Reads a body of at most `limit` bytes. The rest of a larger one is discarded up to a bound, so
+/// that the sender can read the refusal.
+///
+/// # Errors
+/// The response 413.
+pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Response> {
     let mut frames = body.into_data_stream();
     let (mut text, mut total) = (BytesMut::new(), 0usize);
     while let Some(frame) = frames.next().await {
         let frame = frame.map_err(|why| {
             let text = format!("the body can't be read: {why}");
-            problem(Problem::new(FaultKind::Invalid, text))
+            problem_response(Problem::new(FaultKind::Invalid, text))
         })?;
         total = total.saturating_add(frame.len());
         if total <= limit {
@@ -233,24 +245,27 @@ pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, Response> {
     }
     if total > limit {
         let text = format!("the body is larger than {limit} bytes");
-        return Err(problem(Problem::new(FaultKind::TooLarge, text)));
+        return Err(problem_response(Problem::new(FaultKind::TooLarge, text)));
     }
     Ok(text.freeze())
 }
 
-/// Value of a header as text.
-pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+/// Value of a header as text; `None` if it is missing or not ASCII.
+pub(crate) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// A version in `If-Match` or `ETag` form.
-pub(crate) fn etag(version: u64) -> String {
+/// A version in the form of `ETag` and `If-Match`, in quotes.
+pub(crate) fn format_etag(version: u64) -> String {
     format!("\"{version}\"")
 }
 
-/// The version that a caller saw.
-pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    match header(headers, "if-match") {
+/// Version in the `If-Match` header; `None` without the header or for `*`.
+///
+/// # Errors
+/// If the value is not a version of this house.
+pub(crate) fn parse_if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    match header_text(headers, "if-match") {
         None | Some("*") => Ok(None),
         Some(text) => text.trim_matches('"').parse().map(Some).map_err(|_| {
             Problem::new(
@@ -271,15 +286,15 @@ const NOT_BUILT: [(Api, &str); 6] = [
     (Api::Agent, "/v1/messages"),
 ];
 
-/// Refuses a path that an API doesn't have.
+/// Response 404 for a path that an API does not have.
 pub(crate) fn refuse_unknown(api: Api, path: &str) -> Response {
     let mut later = NOT_BUILT.iter();
     if later.any(|(a, prefix)| *a == api && path.starts_with(prefix)) {
         let text = format!("`{path}` is not built yet in this version");
-        return problem(Problem::new(FaultKind::NotBuilt, text));
+        return problem_response(Problem::new(FaultKind::NotBuilt, text));
     }
     let text = format!("there is no route `{path}`");
-    problem(Problem::new(FaultKind::NotFound, text).remedy("see /openapi.json"))
+    problem_response(Problem::new(FaultKind::NotFound, text).remedy("see /openapi.json"))
 }
 
 /// The authenticated agent.
@@ -295,7 +310,7 @@ mod tests {
         let all: Vec<u32> = (0..7).collect();
         let (mut seen, mut cursor) = (Vec::new(), None::<String>);
         loop {
-            let next = page(all.clone(), Some(3), cursor.as_deref(), ToString::to_string);
+            let next = paginate(all.clone(), Some(3), cursor.as_deref(), ToString::to_string);
             let (items, next) = next.unwrap();
             seen.extend(items);
             match next {
@@ -304,7 +319,7 @@ mod tests {
             }
         }
         assert_eq!(seen, all);
-        assert!(page(all, None, Some("gone"), ToString::to_string).is_err());
+        assert!(paginate(all, None, Some("gone"), ToString::to_string).is_err());
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Stage {
             charters: BTreeMap::new(),
             reason: None,
         };
-        plans::apply(&plane.api, body, None, Principal::Operator)
+        plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await
             .unwrap();
         Stage {

@@ -1,6 +1,6 @@
 //! Start-up and shutdown of the control plane, in order.
 
-use crate::api_server::operator_listener::{Announcement, serve_unix};
+use crate::api_server::operator_listener::{Announcement, serve_on_unix_socket};
 use crate::api_server::{agent_api, operator_api};
 use crate::boot::control_plane::{ControlPlane, ControlPlaneParts, open_control_plane};
 use crate::boot::duties;
@@ -55,20 +55,24 @@ pub async fn serve(options: Options) -> Result<()> {
     // The first pass adopts running cells before any request is answered.
     reconcile_all_cells(&plane.cells, &mut std::collections::BTreeMap::new()).await?;
     let gateway = model_gateway::build_model_gateway(&plane.work);
-    let operator_routes = operator_api::router(Arc::clone(&plane.api));
+    let operator_routes = operator_api::operator_router(Arc::clone(&plane.api));
     plane
         .api
         .operator_listener
         .set_router(operator_routes.clone());
-    serve_unix(
+    serve_on_unix_socket(
         rt,
         home.agent_api_socket(),
-        agent_api::router(Arc::clone(&plane.api), gateway),
+        agent_api::agent_router(Arc::clone(&plane.api), gateway),
     )?;
-    serve_unix(rt, home.operator_api_socket(), operator_routes)?;
+    serve_on_unix_socket(rt, home.operator_api_socket(), operator_routes)?;
     egress::listen_for_egress(&plane.net)?;
     dns::listen_for_dns(&plane.net)?;
-    let announcement = plane.api.operator_listener.follow_plan(&plane.net).await?;
+    let announcement = plane
+        .api
+        .operator_listener
+        .listen_as_planned(&plane.net)
+        .await?;
     duties::start_duties(&plane);
     drop(rt.spawn(crate::cells::vm_pool::run_pool_expiry(Arc::clone(
         &plane.cells,
@@ -88,7 +92,7 @@ pub async fn serve(options: Options) -> Result<()> {
 
     wait_for_stop(&plane).await?;
     rt.request_stop();
-    plane.api.operator_listener.close();
+    plane.api.operator_listener.drop_router();
     let tracker = rt.tracker();
     tracker.close();
     if rt.timeout(DRAIN, tracker.wait()).await.is_err() {

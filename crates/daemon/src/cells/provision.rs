@@ -393,7 +393,7 @@ agents:
             charters: BTreeMap::new(),
             reason: None,
         };
-        plans::apply(&plane.api, body, None, Principal::Operator)
+        plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await
             .unwrap();
         plane

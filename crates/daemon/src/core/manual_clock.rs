@@ -30,6 +30,7 @@ struct TimerState {
 }
 
 impl ManualTimers {
+    /// Timers whose clock starts at the current time of the system.
     pub(crate) fn new() -> ManualTimers {
         ManualTimers {
             state: Mutex::new(TimerState {

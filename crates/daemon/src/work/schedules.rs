@@ -410,7 +410,7 @@ mod tests {
         }
 
         async fn apply(&mut self, schedules: &str) {
-            plans::apply(
+            plans::apply_manifest(
                 &self.plane.api,
                 manifest(schedules),
                 None,

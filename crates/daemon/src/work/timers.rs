@@ -231,37 +231,37 @@ agents:
         let dir = tempfile::tempdir().unwrap();
         let home = Home::new(dir.path().join("h"));
         let clock = Arc::new(ManualClock(AtomicI64::new(1_800_000_000_000)));
-        let house = testing::control_plane(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>).await;
+        let plane = testing::control_plane(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>).await;
         let body = abbey_api::ManifestBody {
             manifest: MANIFEST.to_owned(),
             base_dir: "/".to_owned(),
             charters: BTreeMap::new(),
             reason: None,
         };
-        plans::apply(&house.api, body, None, Principal::Operator)
+        plans::apply_manifest(&plane.api, body, None, Principal::Operator)
             .await
             .unwrap();
         let mut heartbeats = Heartbeats::default();
-        let mut day = async |house: &Arc<ControlPlane>| {
+        let mut day = async |plane: &Arc<ControlPlane>| {
             for _ in 0..50 {
                 clock.0.fetch_add(30 * 60 * 1000, Ordering::SeqCst);
-                expire_due_deadlines(&house.work).await.unwrap();
-                fire_due_wakes(&house.work, &mut heartbeats).await.unwrap();
+                expire_due_deadlines(&plane.work).await.unwrap();
+                fire_due_wakes(&plane.work, &mut heartbeats).await.unwrap();
             }
         };
-        let before = (house.core.store.counters().0, house.core.store.audit_head());
-        day(&house).await;
+        let before = (plane.core.store.counters().0, plane.core.store.audit_head());
+        day(&plane).await;
         assert_eq!(
-            (house.core.store.counters().0, house.core.store.audit_head()),
+            (plane.core.store.counters().0, plane.core.store.audit_head()),
             before,
             "no transaction, no entry"
         );
-        assert_eq!(house.work.counters.wakes_skipped.load(Ordering::SeqCst), 1);
-        assert_eq!(house.work.counters.model_calls.load(Ordering::SeqCst), 0);
+        assert_eq!(plane.work.counters.wakes_skipped.load(Ordering::SeqCst), 1);
+        assert_eq!(plane.work.counters.model_calls.load(Ordering::SeqCst), 0);
         let heartbeat = home.agent_dir("sysadmin").join("workspace/HEARTBEAT.md");
         std::fs::write(heartbeat, "How much free disk space is there?").unwrap();
-        day(&house).await;
-        let tasks = house
+        day(&plane).await;
+        let tasks = plane
             .core
             .store
             .tasks(abbey_store::TaskFilter {

@@ -6,7 +6,7 @@ mod openclaw;
 use crate::api_server::state::ApiState;
 use crate::api_server::web;
 use crate::api_server::web::Path;
-use crate::api_server::web::{Doc, header};
+use crate::api_server::web::{Doc, header_text};
 use crate::core::error::Result;
 use crate::work::workflows;
 use abbey_api::{EventBody, Problem};
@@ -44,7 +44,7 @@ fn verified(
     body: &[u8],
     now_s: i64,
 ) -> std::result::Result<String, String> {
-    let of = |name: &'static str| header(headers, name).ok_or(format!("it has no `{name}`"));
+    let of = |name: &'static str| header_text(headers, name).ok_or(format!("it has no `{name}`"));
     let signed = |key: &[u8], parts: &[&[u8]], signature: &[u8]| {
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
             return false;
@@ -97,7 +97,7 @@ fn verified(
     }
 }
 
-/// The door for deliveries: their signature is their credential.
+/// Receives a delivery of a hook.
 #[utoipa::path(
     post, path = "/hooks/{hook}", operation_id = "hooks_deliver", tag = "hooks",
     summary = "A delivery from elsewhere, authenticated by its signature",
@@ -106,40 +106,40 @@ fn verified(
     params(("hook" = String, Path)),
     responses((status = 202, body = serde_json::Value)),
 )]
-pub(crate) async fn door(
-    State(house): State<Arc<ApiState>>,
+pub(crate) async fn receive_hook(
+    State(api): State<Arc<ApiState>>,
     Path(name): Path<String>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     if matches!(name.as_str(), "agent" | "wake") {
-        return openclaw::door(&house, &name, &uri, &headers, body).await;
+        return openclaw::serve_openclaw_hook(&api, &name, &uri, &headers, body).await;
     }
-    let body = match web::read(body, web::BODY_MAX).await {
+    let body = match web::read_body(body, web::BODY_MAX).await {
         Ok(body) => body,
         Err(refusal) => return refusal,
     };
-    match receive(&house, &name, &headers, &body).await {
+    match receive(&api, &name, &headers, &body).await {
         Ok(answer) => (StatusCode::ACCEPTED, Doc(answer)).into_response(),
         Err(error) => error.into_response(),
     }
 }
 
 /// Whether one more delivery of a hook is taken in this minute: whoever has its secret cannot flood the house.
-fn allowed_now(house: &ApiState, hook: &Slug) -> bool {
-    let minute = house.core.store.now().0 / 60_000;
-    house.count_delivery(hook, minute) <= DELIVERIES_MAX
+fn allowed_now(api: &ApiState, hook: &Slug) -> bool {
+    let minute = api.core.store.now().0 / 60_000;
+    api.count_delivery(hook, minute) <= DELIVERIES_MAX
 }
 
 /// What a delivery comes to.
 async fn receive(
-    house: &Arc<ApiState>,
+    api: &Arc<ApiState>,
     name: &str,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Value> {
-    let current = house.core.plan.current();
+    let current = api.core.plan.current();
     let found = name.parse::<Slug>().ok();
     let hook = found.zip(current.as_ref());
     let hook = hook.and_then(|(name, c)| Some((name.clone(), c.house.hooks.get(&name)?, c)));
@@ -147,17 +147,17 @@ async fn receive(
         let text = format!("there is no hook `{name}`");
         return Err(Problem::new(FaultKind::NotFound, text).into());
     };
-    let secret = house
+    let secret = api
         .core
         .secrets
         .read_secret(&hook.secret, &current.base_dir)
         .map_err(|why| Problem::new(FaultKind::Unavailable, why))?;
-    let now = house.core.store.now();
+    let now = api.core.store.now();
     let key = verified(hook.kind, &secret, headers, body, now.0 / 1000).map_err(|why| {
         tracing::warn!(hook = name.as_str(), why, "a delivery was refused");
         refused(format!("hook `{name}`: {why}"))
     })?;
-    if !allowed_now(house, &name) {
+    if !allowed_now(api, &name) {
         let text = format!("hook `{name}`: too many deliveries; come again in a minute");
         return Err(Problem::new(FaultKind::Limit, text).into());
     }
@@ -174,7 +174,7 @@ async fn receive(
             };
             let input = BTreeMap::from([("payload".to_owned(), payload)]);
             let started =
-                workflows::start_run(&house.work, workflow, input, Principal::House, Some(key));
+                workflows::start_run(&api.work, workflow, input, Principal::House, Some(key));
             Ok(json!({ "run": format!("WF-{}", started.await?.0.number) }))
         }
         HookAction::Event(event) => {
@@ -183,14 +183,15 @@ async fn receive(
                 run: None,
             };
             let heard =
-                workflows::publish_event(&house.work, event, body, Principal::House, Some(key));
+                workflows::publish_event(&api.work, event, body, Principal::House, Some(key));
             let heard = heard.await?;
             Ok(json!({ "told": heard.told, "started": heard.started }))
         }
         HookAction::Task(agent) => {
-            let event = header(headers, "x-github-event").or(header(headers, "x-gitea-event"));
+            let event =
+                header_text(headers, "x-github-event").or(header_text(headers, "x-gitea-event"));
             match subject(event.unwrap_or_default(), &payload) {
-                Some(subject) => task(house, (&name, hook), agent, subject, key).await,
+                Some(subject) => task(api, (&name, hook), agent, subject, key).await,
                 None => Ok(json!({ "heard": true })),
             }
         }
@@ -251,7 +252,7 @@ fn subject(event: &str, payload: &Value) -> Option<Subject> {
 }
 
 async fn task(
-    house: &Arc<ApiState>,
+    api: &Arc<ApiState>,
     (name, hook): (&Slug, &Hook),
     agent: &Slug,
     subject: Subject,
@@ -279,9 +280,9 @@ async fn task(
             data: subject.data,
             ..DelegationRequest::default()
         }),
-        ..house.work.house_task(agent, text)
+        ..api.work.house_task(agent, text)
     };
-    let added = house.core.store.add_task(new).await?;
+    let added = api.core.store.add_task(new).await?;
     Ok(json!({ "task": format!("TASK-{}", added.task.number), "new": added.new }))
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Source: OpenClaw's page on webhooks (read 2026-11): fields, 202 and 200, 401, 400, 413; no credential in a query.
 
-use super::{allowed_now, header};
+use super::{allowed_now, header_text};
 use crate::api_server::state::ApiState;
 use crate::api_server::web;
 use abbey_model::{Millis, Priority, Slug};
@@ -53,21 +53,22 @@ fn refused(status: StatusCode, why: &str) -> Response {
     (status, axum::Json(body)).into_response()
 }
 
-/// Serves one of the two names.
-pub(super) async fn door(
-    house: &Arc<ApiState>,
+/// Serves `/hooks/agent` and `/hooks/wake`: adds a task or wakes an agent, authenticated by the
+/// hook's own credential.
+pub(super) async fn serve_openclaw_hook(
+    api: &Arc<ApiState>,
     name: &str,
     uri: &Uri,
     headers: &HeaderMap,
     body: Body,
 ) -> Response {
-    match serve(house, name, uri, headers, body).await {
+    match serve(api, name, uri, headers, body).await {
         Ok(answer) | Err(answer) => answer,
     }
 }
 
 async fn serve(
-    house: &Arc<ApiState>,
+    api: &Arc<ApiState>,
     name: &str,
     uri: &Uri,
     headers: &HeaderMap,
@@ -79,7 +80,7 @@ async fn serve(
             "a credential comes in a header, and nothing else is asked for in a query",
         ));
     }
-    let current = house.core.plan.current();
+    let current = api.core.plan.current();
     let declared = current.as_ref().and_then(|c| {
         let mut hooks = c.house.hooks.iter();
         hooks
@@ -92,14 +93,14 @@ async fn serve(
             "no hook of kind `openclaw` is declared",
         ));
     };
-    let secret = house
+    let secret = api
         .core
         .secrets
         .read_secret(&hook.secret, &current.base_dir);
     let secret = secret.map_err(|why| refused(StatusCode::SERVICE_UNAVAILABLE, &why))?;
-    let bearer = header(headers, "authorization").and_then(|h| h.strip_prefix("Bearer "));
+    let bearer = header_text(headers, "authorization").and_then(|h| h.strip_prefix("Bearer "));
     let given = bearer
-        .or(header(headers, "x-openclaw-token"))
+        .or(header_text(headers, "x-openclaw-token"))
         .unwrap_or_default();
     if !bool::from(given.as_bytes().ct_eq(secret.expose().as_bytes())) {
         tracing::warn!(
@@ -111,16 +112,17 @@ async fn serve(
             "the credential is not that of this hook",
         ));
     }
-    if !allowed_now(house, hook_name) {
+    if !allowed_now(api, hook_name) {
         return Err(refused(
             StatusCode::TOO_MANY_REQUESTS,
             "too many calls; come again in a minute",
         ));
     }
-    let body = web::read(body, BODY_MAX).await;
+    let body = web::read_body(body, BODY_MAX).await;
     let body =
         body.map_err(|_| refused(StatusCode::PAYLOAD_TOO_LARGE, "a call has at most 256 KiB"))?;
-    let key = header(headers, "idempotency-key").map(|k| format!("hook {hook_name} {name} {k}"));
+    let key =
+        header_text(headers, "idempotency-key").map(|k| format!("hook {hook_name} {name} {k}"));
     match name {
         "wake" => {
             let call: WakeCall = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
@@ -129,7 +131,7 @@ async fn serve(
             let agent = target(hook, None).map_err(|why| bad(&why))?;
             let why = "You are woken; look whether what comes along needs anything of you";
             let text = said(hook, why, &call.text).map_err(|why| bad(&why))?;
-            let number = give(house, agent, text, (hook, data), None, key).await?;
+            let number = give(api, agent, text, (hook, data), None, key).await?;
             let ignored: Vec<&str> = ignored.into_iter().collect();
             let body = json!({ "ok": true, "task": number, "ignored": ignored });
             Ok((StatusCode::OK, axum::Json(body)).into_response())
@@ -150,7 +152,7 @@ async fn serve(
             let why = "A hook gives you work; do what comes along as your charter says";
             let text = said(hook, why, &call.message).map_err(|why| bad(&why))?;
             let within = timeout.map(|s| Millis(s * 1000));
-            let number = give(house, agent, text, (hook, data), within, key).await?;
+            let number = give(api, agent, text, (hook, data), within, key).await?;
             // What changes nothing here is said, so that nobody relies on it.
             let usual = [
                 "deliver",
@@ -197,7 +199,7 @@ fn said(hook: &Hook, fixed: &str, message: &str) -> Result<String, String> {
 }
 
 async fn give(
-    house: &Arc<ApiState>,
+    api: &Arc<ApiState>,
     agent: &Slug,
     text: String,
     (hook, data): (&Hook, Value),
@@ -217,9 +219,9 @@ async fn give(
             data,
             ..DelegationRequest::default()
         }),
-        ..house.work.house_task(agent, text)
+        ..api.work.house_task(agent, text)
     };
-    let added = house.core.store.add_task(new).await.map_err(|error| {
+    let added = api.core.store.add_task(new).await.map_err(|error| {
         let status = match error.kind() {
             abbey_model::FaultKind::Conflict => StatusCode::CONFLICT,
             _ => StatusCode::SERVICE_UNAVAILABLE,
