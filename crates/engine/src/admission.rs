@@ -8,24 +8,24 @@ use std::collections::BTreeMap;
 /// What admission knows of one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentFact {
-    /// Its slug.
+    /// Slug of the agent.
     pub slug: Slug,
-    /// Skills assigned to it, the most its own first.
+    /// Skills assigned to the agent, in the order of its manifest entry.
     pub skills: Vec<String>,
-    /// Whether it stands at the top of the org chart.
+    /// Whether the agent reports to no other agent.
     pub is_root: bool,
     /// Whether a model is configured for it.
     pub has_model: bool,
-    /// Tokens left in its own and every enclosing budget; none when unlimited.
+    /// Tokens left in the agent's budget and every budget above it; none when unlimited.
     pub tokens_left: Option<u64>,
 }
 
-/// The work that an agent is to do once it claims.
+/// How an agent is to do a task: by a skill's program, or else by a model.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Route {
-    /// The deterministic skill, where one was matched.
+    /// Skill that matched the task; none when a model is to decide.
     pub skill: Option<String>,
-    /// Its arguments.
+    /// Arguments of the skill, from the text of the task.
     pub args: BTreeMap<String, String>,
     /// Score of the match.
     pub score: u32,

@@ -12,15 +12,15 @@ pub use abbey_model::ApprovalState as State;
 use abbey_model::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What somebody decides.
+/// Decision about an approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Yes.
+    /// The action may be done.
     Approve,
-    /// No.
+    /// The action must not be done.
     Deny,
-    /// Ask again, differently.
+    /// The request must be changed and made again.
     Revise,
 }
 
@@ -35,10 +35,10 @@ impl Verdict {
     }
 }
 
-/// Why a step was refused.
+/// Why an approval cannot be decided or used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It was decided already, or used, or is over.
+    /// The approval is not in a state that allows it.
     #[error("APPR-{number} is {state}; {}", hint(*state))]
     State {
         /// Number of the approval.
@@ -46,13 +46,13 @@ pub enum Refusal {
         /// State of the approval.
         state: State,
     },
-    /// It is for something else.
+    /// The approval was granted for another action or other arguments.
     #[error("APPR-{number} was approved for other arguments; ask for an approval of these")]
     OtherAction {
         /// Number of the approval.
         number: u64,
     },
-    /// Its time is over.
+    /// The deadline of the approval is over.
     #[error("APPR-{number} expired; ask for a new approval")]
     Late {
         /// Number of the approval.
@@ -74,15 +74,15 @@ const fn hint(state: State) -> &'static str {
 /// An approval, as far as its state machine needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {
-    /// Its number.
+    /// Number of the approval.
     pub number: u64,
-    /// Where it stands.
+    /// State of the approval.
     pub state: State,
     /// Digest of the exact action with its arguments.
     pub hash: String,
-    /// First instant at which it is over, decided or not.
+    /// First instant at which the approval can no longer be decided by a person.
     pub expires_at: Timestamp,
-    /// What silence means.
+    /// Decision that applies when none is made in time.
     pub silence: Verdict,
 }
 

@@ -4,12 +4,12 @@
 use abbey_model::{Authority, Slug};
 use serde::{Deserialize, Serialize};
 
-/// How far delegation may go in a house.
+/// Limits of depth and width of a tree of subtasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
-    /// Most delegations below the root task.
+    /// Most delegations in a row below the root task.
     pub depth: u32,
-    /// Most open subtasks of one task.
+    /// Most unfinished subtasks of one task.
     pub fan_out: u32,
 }
 
@@ -22,31 +22,31 @@ impl Default for Bounds {
     }
 }
 
-/// Why a delegation is refused.
+/// Why a delegation or question is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No such right was declared.
+    /// The manifest does not let the agent delegate to the other one.
     #[error("{from} may not delegate to {to}{}", ask(whom))]
     NotAllowed {
-        /// Who wants to.
+        /// Agent that wants to delegate or ask.
         from: Slug,
-        /// To whom.
+        /// Agent that it wants to delegate to.
         to: Slug,
-        /// Who may, and whom `from` can ask.
+        /// Agents that may delegate to `to`.
         whom: Vec<Slug>,
     },
-    /// No such right was declared.
+    /// The manifest does not let the agent ask the other one.
     #[error("{from} may not ask {to}; `asks` in the manifest says whom it may")]
     MayNotAsk {
-        /// Who wants to.
+        /// Agent that wants to ask.
         from: Slug,
-        /// Whom.
+        /// Agent that it wants to ask.
         to: Slug,
     },
-    /// To oneself.
+    /// An agent cannot delegate to itself or ask itself.
     #[error("{0} cannot delegate to itself")]
     Oneself(Slug),
-    /// The chain would be too long.
+    /// The chain of delegations would be too long.
     #[error(
         "this task was delegated {depth} times already, which is the limit; finish it, or block it and say what is missing"
     )]
@@ -62,15 +62,15 @@ pub enum Refusal {
     Circle {
         /// Who would get it.
         to: Slug,
-        /// Who had it so far, in order.
+        /// Agents that delegated the task so far, in order.
         chain: Vec<Slug>,
     },
-    /// Too many subtasks are open.
+    /// The task has as many unfinished subtasks as it may have.
     #[error(
         "{open} subtasks of this task are open, which is the limit; wait until one of them is over"
     )]
     TooMany {
-        /// How many.
+        /// Number of unfinished subtasks.
         open: u32,
     },
 }

@@ -7,30 +7,30 @@
 use abbey_model::{BudgetState, Metric, Scope, Timestamp, Window};
 pub use jiff::tz::TimeZone;
 
-/// One budget: a scope, a metric, a window and what is in it.
+/// Budget of one scope and metric: limit, spending and reservations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// Scope that is limited.
     pub scope: Scope,
-    /// What is counted.
+    /// Metric that is counted.
     pub metric: Metric,
     /// Period after which spending starts again from 0.
     pub window: Window,
     /// Most that may be spent in the window; none means that it is only counted.
     pub limit: Option<u64>,
-    /// Level of warning in percent of the limit.
+    /// Share of the limit at which spending is reported as a warning, in percent.
     pub warn_percent: u8,
-    /// Settled in this window.
+    /// Amount that was charged in the present window.
     pub spent: u64,
-    /// Held by open reservations.
+    /// Amount that open reservations hold.
     pub reserved: u64,
-    /// When the window began.
+    /// Instant at which the present window began.
     pub period_start: Timestamp,
-    /// When the next one begins.
+    /// Instant at which the next window begins; none when it never does.
     pub resets_at: Option<Timestamp>,
 }
 
-/// A budget refused a reservation.
+/// Refusal of a reservation, because less than the amount is left.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the {metric} budget of {scope} has {left} left of {limit}, and {asked} were asked for", metric = metric.name())]
 pub struct Refusal {
@@ -38,13 +38,13 @@ pub struct Refusal {
     pub scope: Scope,
     /// Metric of the budget.
     pub metric: Metric,
-    /// Amount that was asked for.
+    /// Amount that was to be reserved.
     pub asked: u64,
-    /// Amount that is left.
+    /// Amount that remains.
     pub left: u64,
-    /// The limit.
+    /// Limit of the budget.
     pub limit: u64,
-    /// When it starts again.
+    /// Instant at which spending starts again from 0.
     pub resets_at: Option<Timestamp>,
 }
 

@@ -32,7 +32,7 @@ pub struct PatternError {
     pub skill: String,
     /// Number of the pattern, from 1.
     pub line: usize,
-    /// What the compiler says.
+    /// Error of the regular expression compiler.
     #[source]
     pub source: regex::Error,
 }
@@ -66,25 +66,25 @@ impl Rule {
     }
 }
 
-/// One skill that fits.
+/// A skill that matches a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Name of the skill.
     pub skill: String,
-    /// How well, 0 to [`SCORE_MAX`].
+    /// Quality of the match, from 0 to [`SCORE_MAX`].
     pub score: u32,
-    /// Arguments from the named groups.
+    /// Arguments of the skill, from the named groups of its pattern.
     pub args: BTreeMap<String, String>,
 }
 
-/// Outcome of a match.
+/// Result of matching a text with the skills.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
-    /// No skill fits.
+    /// No skill matches.
     None,
-    /// One skill fits best.
+    /// One skill matches best.
     One(Candidate),
-    /// Several fit about equally well, best first.
+    /// Several skills match about equally well, best first.
     Ambiguous(Vec<Candidate>),
 }
 

@@ -5,15 +5,15 @@ use abbey_model::RunState;
 /// Something that happens to a run while it lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Its worker was given the claim.
+    /// An agent claimed the task, and the run starts.
     Claimed,
-    /// Its worker reported that it works.
+    /// The worker reported that it works.
     Reported,
-    /// Its task moved on and ended it.
+    /// The run ended in this final state.
     Ended(RunState),
 }
 
-/// An event that a run in this state cannot take.
+/// Refusal of an event that is not allowed in the state of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a run that is {state} cannot take `{event:?}`")]
 pub struct Refusal {

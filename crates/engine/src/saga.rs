@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// Failed undos after which a saga is stuck.
 pub const UNDO_TRIES_MAX: u32 = 5;
 
-/// Where a saga stands.
+/// State of a saga.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", content = "step", rename_all = "snake_case")]
 pub enum State {
@@ -54,7 +54,7 @@ pub enum Event {
     UndoGaveUp(u32),
 }
 
-/// An entry that does not fit the state.
+/// Refusal of a log entry that is not allowed in the state of the saga.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a saga in {state:?} cannot take {event:?}")]
 pub struct Refusal {

@@ -5,14 +5,14 @@
 
 use abbey_model::{Millis, Timestamp};
 
-/// A repeating wake.
+/// Wakes of an agent at a regular interval, each delayed by a pseudorandom jitter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interval {
-    /// From when it counts.
+    /// Instant from which the interval counts.
     pub anchor: Timestamp,
-    /// Distance between two wakes; at least one second.
+    /// Time between two wakes; at least one second.
     pub every: Millis,
-    /// Most that a wake is moved back, so that agents do not all wake at once.
+    /// Largest delay of a wake, so that agents do not all wake at once.
     pub jitter: Millis,
     /// Seed of the jitter: the agent's slug.
     pub seed: String,

@@ -12,55 +12,54 @@ pub const STABLE_AFTER: Millis = Millis::from_secs(60);
 /// Failures in a row after which a cell is shown as degraded.
 pub const CRASH_LOOP: u32 = 3;
 
-/// What the plan asks of a cell.
+/// Desired state of a cell with its specification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Desired {
-    /// Up, started from the specification with this digest.
+    /// Running, started from the specification with this digest.
     Up {
-        /// Digest of everything that a restart is needed for.
+        /// Digest of the values that only a restart can change.
         spec: String,
     },
-    /// As it is, if it is up from this specification, but nothing in it goes on. What is down stays
-    /// down.
+    /// Suspended, if it runs from this specification; a cell that is down stays down.
     Paused {
         /// Digest of everything that a restart is needed for.
         spec: String,
     },
-    /// Down, and nothing left of it.
+    /// Stopped, with no process left.
     Down,
 }
 
-/// What is remembered between passes.
+/// What supervision remembers of a cell between two passes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct History {
-    /// Newest boot.
+    /// Number of the newest boot.
     pub generation: Generation,
-    /// Failures in a row.
+    /// Number of failures in a row.
     pub failures: u32,
-    /// Starts after the first, ever.
+    /// Number of starts after the first.
     pub restarts: u64,
-    /// How it last ended.
+    /// Record of the last exit.
     pub last_exit: Option<ExitRecord>,
     /// Earliest instant of the next start.
     pub retry_at: Option<Timestamp>,
 }
 
-/// What to do now.
+/// Next action on a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing.
+    /// Nothing is to be done.
     Rest,
-    /// Come back at this instant.
+    /// Nothing is to be done before this instant.
     WaitUntil(Timestamp),
-    /// Start boot `0`.
+    /// Start the cell as boot of this number.
     Start(Generation),
-    /// Ask the cell to stop.
+    /// Request the cell to stop.
     Stop,
-    /// Hold everything in it where it is.
+    /// Suspend every process of the cell.
     Pause,
-    /// Let it go on.
+    /// Resume the processes of the cell.
     Resume,
-    /// Kill what is left and remove it.
+    /// Kill the remaining processes of the cell and remove what is left of it.
     Sweep,
 }
 

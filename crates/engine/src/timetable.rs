@@ -16,19 +16,19 @@ const LOOK_MAX: usize = 10_000;
 /// What fires later than this was missed.
 pub const TOLERANCE: Millis = Millis::from_secs(90);
 
-/// When a schedule fires.
+/// Rule that says when a schedule fires.
 #[derive(Debug, Clone)]
 pub enum ScheduleTiming {
-    /// By pattern, in a time zone.
+    /// By a cron pattern in a time zone.
     Cron {
-        /// Minutes, hours, days, months, weekdays.
+        /// Cron pattern of minute, hour, day, month and weekday.
         pattern: Box<Cron>,
-        /// Where.
+        /// Time zone of the pattern.
         zone: TimeZone,
     },
-    /// Again and again, from the instant at which it was first seen.
+    /// At this interval, counted from the instant at which the schedule was registered.
     Every(Millis),
-    /// Once.
+    /// Once, at this instant.
     At(Timestamp),
 }
 
@@ -43,15 +43,15 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
         .map_err(|e| format!("`{text}` is no cron pattern of five fields: {e}"))
 }
 
-/// What is done about missed instants.
+/// What happens to instants that passed while the house was down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CatchUp {
-    /// They are counted.
+    /// They are counted as missed.
     Skip,
-    /// The newest fires.
+    /// The newest one fires.
     #[default]
     Once,
-    /// The newest so many fire, in order.
+    /// This many of the newest fire, in order.
     All(u32),
 }
 
@@ -72,7 +72,7 @@ impl FromStr for CatchUp {
     }
 }
 
-/// What happens when the one before still runs.
+/// What happens when what the previous instant started has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Overlap {
     /// This instant starts nothing.
@@ -96,14 +96,14 @@ impl FromStr for Overlap {
     }
 }
 
-/// What is to be done now.
+/// Instants of a schedule that are due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Due {
-    /// These fire, oldest first.
+    /// Instants that fire, oldest first.
     pub fire: Vec<Timestamp>,
-    /// So many were missed and do not.
+    /// Number of instants that were missed and do not fire.
     pub missed: u64,
-    /// Up to here everything is settled.
+    /// Last of the instants considered; none when none is due.
     pub through: Option<Timestamp>,
 }
 

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 /// Longest list for whose each a step runs.
 pub const EACH_MAX: usize = 1000;
 
-/// Where a run stands.
+/// State of a workflow run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -35,11 +35,11 @@ pub enum State {
     Running,
     /// A step failed, the time was up, or the run was cancelled: finished steps are undone, the newest first.
     Undoing,
-    /// Every step is settled; the output is known.
+    /// Every step has ended; the output is known.
     Done,
-    /// A step failed or the time was up, and every undo is over.
+    /// A step failed or the time was up, and everything that can be undone is undone.
     Failed,
-    /// It was cancelled, and every undo is over.
+    /// The run was cancelled, and everything that can be undone is undone.
     Cancelled,
 }
 
@@ -61,42 +61,42 @@ impl State {
     }
 }
 
-/// What was begun outside of the run.
+/// Task or approval that was created for a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkHandle {
     /// A task, by number.
     Task(u64),
-    /// A question to a person, by number.
+    /// An approval, by number.
     Approval(u64),
 }
 
-/// What is known of it.
+/// Outcome of a task or approval that a step waits for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WorkOutcome {
-    /// It goes on.
+    /// It has not ended.
     Open,
-    /// It is done, with this.
+    /// It succeeded with this output.
     Done(Json),
-    /// It is over, and not done.
+    /// It failed for this reason.
     Failed(String),
 }
 
-/// Where a step stands, for one of its list or alone.
+/// Progress of a step, or of one item of a step that runs for each item of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepProgress {
-    /// Begun; the handle is known as soon as it is written down.
+    /// Started; the handle is known once the task or approval is stored.
     Working(Option<WorkHandle>),
-    /// It happens when this instant comes, unless an event comes first.
+    /// Waits for an event until this instant, or for the end of a pause.
     Waiting(Option<Timestamp>),
-    /// Failed, and tried again then.
+    /// To be started at this instant, for the first time or again.
     Retry(Timestamp),
-    /// Over.
+    /// Succeeded with this output.
     Done(Json),
-    /// Skipped by its condition.
+    /// Skipped because of a condition.
     Skipped,
-    /// Over.
+    /// Failed for this reason.
     Failed(String),
 }
 
@@ -109,73 +109,73 @@ impl StepProgress {
     }
 }
 
-/// One of the list of a step, or the step alone.
+/// State of a step, or of one item of a step that runs for each item of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepItem {
-    /// The one of the list.
+    /// The list item; null for a step without a list.
     pub value: Json,
-    /// Where it stands.
+    /// Progress of the item.
     pub at: StepProgress,
-    /// Attempts that were begun.
+    /// Number of attempts that were started.
     pub attempts: u32,
-    /// Since when.
+    /// Instant at which the step became ready.
     pub began_at: Timestamp,
-    /// When it was settled.
+    /// Instant at which it succeeded, failed or was skipped.
     pub ended_at: Option<Timestamp>,
-    /// Its place among those that are done.
+    /// Rank in the order in which items of the run succeeded; they are undone in reverse.
     pub order: u32,
-    /// Where its undoing stands.
+    /// Progress of undoing it.
     pub undo: Option<StepProgress>,
 }
 
-/// A run.
+/// State of one run of a workflow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkflowRun {
-    /// Where it stands.
+    /// State of the run as a whole.
     pub state: State,
-    /// What it was given.
+    /// Input values by name.
     pub input: BTreeMap<String, Json>,
-    /// Steps that were opened.
+    /// Steps that became ready, each with its items.
     pub steps: BTreeMap<Slug, Vec<StepItem>>,
-    /// Events that were heard of, each once.
+    /// Data of the outside events that were reported to the run, by name.
     pub heard: BTreeMap<Slug, Json>,
-    /// When it began.
+    /// Instant at which the run started.
     pub began_at: Timestamp,
-    /// When it was over.
+    /// Instant at which the run ended.
     pub ended_at: Option<Timestamp>,
     /// Whether a cancellation was requested.
     #[serde(rename = "called_off")]
     pub cancel_requested: bool,
-    /// Why it failed.
+    /// Reason why the run failed.
     pub failure: Option<String>,
-    /// What it gives.
+    /// Output of a run that is done.
     pub output: Option<Json>,
     done: u32,
 }
 
-/// What is to be done now.
+/// What the caller of [`advance`] must do for a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WorkflowEffect {
-    /// Begin, and tell the run the handle.
+    /// Create a task or approval and report it with [`WorkflowRun::record_started`].
     Begin(Box<StepStart>),
-    /// Call off; an end that came first stands.
+    /// Cancel a task or approval unless it has ended.
     Cancel(WorkHandle),
 }
 
-/// Something to be begun.
+/// Start of a step's action, or of its undo action.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepStart {
-    /// Which step.
+    /// Name of the step.
     pub step: Slug,
-    /// Which of its list.
+    /// Index of the item in the step's list.
     pub index: usize,
-    /// Which attempt, from 1.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// Whether it undoes the step.
+    /// Whether the action undoes the step.
     pub undo: bool,
-    /// A task, a skill or an approval.
+    /// Action to start: a task, a skill or an approval.
     pub act: StepAction,
-    /// What it is given.
+    /// Arguments of the action.
     pub data: Map<String, Json>,
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// A model at a provider.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ModelRef {
-    /// Provider.
+    /// Name of the provider in the manifest.
     pub provider: Slug,
     /// Name that the provider knows.
     pub model: String,
@@ -42,13 +42,13 @@ pub enum Charter {
 /// Daily limits, each absent when there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct AgentBudget {
-    /// Model tokens.
+    /// Most model tokens in a day.
     pub tokens: Option<u64>,
-    /// Money.
+    /// Most money in a day, in billionths of a dollar.
     pub nano_usd: Option<u64>,
-    /// Runs.
+    /// Most runs in a day.
     pub runs: Option<u64>,
-    /// Wall seconds.
+    /// Most wall-clock seconds of runs in a day.
     pub seconds: Option<u64>,
 }
 

@@ -24,9 +24,9 @@ pub enum ResourceKind {
     Subnet,
     /// A TCP port of the house.
     Port,
-    /// A user number.
+    /// A user id.
     Uid,
-    /// A port that a service outside the house has inside cells: `models:8080`.
+    /// A port at which cells reach an external service: `models:8080`.
     InsidePort,
 }
 
@@ -42,14 +42,14 @@ impl ResourceKind {
     }
 }
 
-/// One resource and its owner.
+/// A resource that is allocated to one owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Allocation {
     /// Kind of resource.
     pub kind: ResourceKind,
     /// The resource: a port, subnet or user number.
     pub value: String,
-    /// `agent:SLUG` or `service:SLUG`.
+    /// Owner: `agent:SLUG` or `service:SLUG`.
     pub owner: String,
     /// What the owner uses it for.
     pub purpose: String,
@@ -101,7 +101,7 @@ pub enum AllocationConflict {
         kind: ResourceKind,
         /// The resource: a port, subnet or user number.
         value: String,
-        /// Present holder.
+        /// Present owner, or the host's program that uses it.
         holder: String,
     },
     /// The whole range is in use.

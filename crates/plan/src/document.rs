@@ -6,18 +6,18 @@ use std::collections::BTreeSet;
 /// A shared document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// How it comes to be.
+    /// How its content is written.
     pub kind: DocumentKind,
     /// Agents that read it; every agent when not given. Its writers always do.
     pub readers: Option<BTreeSet<Slug>>,
 }
 
-/// How a document comes to be. What agents may not write, the operator writes.
+/// How the content of a document is written. What agents may not write, the operator writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DocumentKind {
     /// Whole versions, by this agent if one is named.
     Text(Option<Slug>),
-    /// Entries by these agents, or by everybody.
+    /// Appended entries, by these agents; by every agent when none is named.
     Log(Option<BTreeSet<Slug>>),
     /// A report of this name, made at every reading.
     Report(String),

@@ -14,9 +14,9 @@ pub struct Hook {
     pub action: HookAction,
     /// Where the result of a task is reported: the root of the sender's API.
     pub api: Option<String>,
-    /// Credential for `api`.
+    /// Reference to the credential for `api`.
     pub token: Option<SecretRef>,
-    /// Agents that a caller may name besides that of `then`; kind `openclaw` only.
+    /// Agents that a caller may name besides the one of `action`; kind `openclaw` only.
     pub agents: Vec<Slug>,
     /// Whether a message is an instruction and not only data; kind `openclaw` only.
     pub trusted: bool,

@@ -9,7 +9,7 @@ use abbey_model::{Millis, NanoUsd, SecretRef, Slug, Subnet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// A whole installation.
+/// A house as its manifest describes it, validated and with every default filled in.
 #[derive(Debug, Clone)]
 pub struct House {
     /// Language of the house's own reports; a tag of BCP 47.
@@ -28,7 +28,7 @@ pub struct House {
     pub admission: Admission,
     /// Model providers by name.
     pub providers: BTreeMap<Slug, Provider>,
-    /// Budget of everything.
+    /// Budget of the whole house.
     pub budget: Budget,
     /// Enabled services by name.
     pub services: BTreeMap<Slug, Service>,
@@ -68,9 +68,9 @@ pub struct Network {
     pub prefix: u8,
     /// First and last port.
     pub ports: (u16, u16),
-    /// Whether cells are ports of one bridge, and have no wires of their own.
+    /// Whether cells are ports of one bridge instead of having a routed pair of interfaces each.
     pub bridged: bool,
-    /// Places of services in every agent's subnet, by name (S1-08).
+    /// Offsets of service addresses in every agent's subnet, by slot (S1-08).
     pub slots: BTreeMap<Slug, u32>,
 }
 
@@ -116,7 +116,7 @@ pub struct Escalation {
     pub to: Option<Slug>,
     /// Time for the decision; without a limit when not given.
     pub within: Option<Millis>,
-    /// Whether a task is cancelled when it was not decided about in time; otherwise it is kept.
+    /// Whether a task without a decision in time is cancelled; otherwise it is kept.
     pub cancels: bool,
 }
 

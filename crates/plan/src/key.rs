@@ -63,7 +63,7 @@ pub(crate) enum Shape {
     Dict(&'static Shape),
     /// A mapping with these keys, which is there or not.
     Object(&'static [Key]),
-    /// A mapping with these keys, whose defaults hold also where it is not written.
+    /// A mapping with these keys; their defaults also apply where the mapping is absent.
     Section(&'static [Key]),
     /// A mapping with those of these keys that `defaults` may set.
     Defaults(&'static [Key]),
@@ -81,13 +81,13 @@ impl Shape {
     }
 }
 
-/// What a changed value does to what runs.
+/// What a changed value of a key does to what runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// Nothing that runs changes; the value is recorded.
     None,
-    /// It takes effect while everything goes on running.
+    /// The change takes effect without a restart.
     Live,
     /// The cell restarts.
     Restart,

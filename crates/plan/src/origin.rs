@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Where a value of the effective configuration comes from (S2-21).
+/// Where an effective value of the configuration comes from (S2-21).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -12,9 +12,9 @@ pub enum Origin {
     Defaults(usize),
     /// The agent's template.
     Template(String),
-    /// Worked out from its share of the house's budget.
+    /// Computed from the agent's share of the house's budget.
     Share,
-    /// Built in.
+    /// Default of this release.
     BuiltIn,
 }
 

@@ -19,7 +19,7 @@ pub enum Action {
     Restart,
     /// The resource is removed.
     Remove,
-    /// The kind of cell has no use for it (S1-02).
+    /// The kind of cell does not use the resource (S1-02).
     NotApplicable,
 }
 
@@ -36,18 +36,18 @@ impl Action {
     }
 }
 
-/// One step.
+/// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanStep {
     /// Number, from 1.
     pub id: u32,
-    /// What happens to the resource.
+    /// Action on the resource.
     pub action: Action,
     /// Kind of resource: `house`, `home`, `network`, `cell`, `agent`, `service`.
     pub resource: String,
     /// Name of the agent or service; empty for the house.
     pub agent: String,
-    /// For people.
+    /// Description for people.
     pub detail: String,
     /// Keys whose effective value changes, with the value before and after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -58,7 +58,7 @@ pub struct PlanStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// For information.
+    /// For information only.
     Info,
     /// Probably a mistake.
     Warning,
@@ -77,30 +77,28 @@ pub struct Note {
     pub text: String,
 }
 
-/// What was last applied.
-///
-/// A digest names one set of values that a cell was started with. It is carried on as long as those values are
-/// equal, so a release that computes digests in another way restarts nothing.
+/// Summary of the plan that was applied last. A digest stands for the values that a cell was started with; it is kept
+/// as long as these values are equal, so a release that computes digests in another way restarts nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedPlan {
     /// Digest of the house's own settings.
     pub house: String,
-    /// By agent: digest of what its cell was started with, and of everything.
+    /// Two digests by agent: of the values that its cell was started with, and of all of its values.
     pub agents: BTreeMap<Slug, (String, String)>,
     /// By service: digest of what its cell was started with.
     pub services: BTreeMap<Slug, String>,
-    /// By agent: number of the plan in which anything about it changed last.
+    /// By agent: number of the plan in which one of its values changed last.
     #[serde(default)]
     pub versions: BTreeMap<Slug, u64>,
-    /// By agent: its model, and the one before that.
+    /// By agent: its model, and the model that it had before.
     #[serde(default)]
     pub models: BTreeMap<Slug, (Option<String>, Option<String>)>,
 }
 
-/// What the plan in force says, read from its stored manifest by this release.
+/// The house of the current plan, decoded from its stored manifest by this release.
 #[derive(Debug, Clone)]
 pub struct CurrentHouse {
-    /// The house.
+    /// The house that the current plan describes.
     pub house: House,
     /// Text of every charter, by agent.
     pub charters: BTreeMap<Slug, String>,
@@ -111,7 +109,7 @@ pub struct CurrentHouse {
 pub struct Inventory {
     /// Number of the current plan; 0 before the first.
     pub generation: Generation,
-    /// What was applied.
+    /// Summary of the plan that was applied last.
     pub applied: AppliedPlan,
     /// The plan in force; none before the first.
     pub current: Option<CurrentHouse>,

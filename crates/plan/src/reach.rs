@@ -7,20 +7,20 @@ use crate::service_kind::ServiceKind;
 use abbey_model::{Slug, Subnet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-/// One service as one agent sees it.
+/// A service that an agent can reach, with its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReachableService {
     /// Name of the service.
     pub service: Slug,
-    /// Its address inside the agent's cell.
+    /// Address of the service inside the agent's cell.
     pub address: SocketAddrV4,
-    /// Its address on the host.
+    /// Address of the service on the host.
     pub host_address: SocketAddrV4,
-    /// Whether it runs outside the house. Then `host_address` may change while the cell runs.
+    /// Whether the service runs outside the house. Then `host_address` may change while the cell runs.
     pub external: bool,
     /// Kind of the service.
     pub kind: ServiceKind,
-    /// Name of the agent's own database or place in it, if it has one.
+    /// Name of the agent's database or folder in the service; none when the agent does not use it.
     pub name_in_service: Option<String>,
 }
 

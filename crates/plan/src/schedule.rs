@@ -4,26 +4,26 @@ use abbey_model::{Millis, Slug};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// A task that starts by itself.
+/// Work of an agent that starts by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Schedule {
     /// When it fires.
     pub trigger: ScheduleTrigger,
-    /// Zone of a pattern; the house's when not given.
+    /// Time zone of a cron pattern; the house's when not given.
     pub timezone: Option<String>,
     /// What it starts.
     pub action: ScheduleAction,
-    /// Most that it is moved back.
+    /// Largest random delay of a start.
     pub jitter: Millis,
     /// `skip`, `queue` or `replace`.
     pub overlap: String,
     /// `skip`, `once` or a number.
     pub catch_up: String,
-    /// Time for one of them.
+    /// Most time for one start.
     pub timeout: Option<Millis>,
 }
 
-/// What a schedule begins.
+/// What a schedule starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleAction {
@@ -35,14 +35,14 @@ pub enum ScheduleAction {
     Workflow(Slug, BTreeMap<String, serde_json::Value>),
 }
 
-/// When a schedule fires, as it was written.
+/// When a schedule fires, as the manifest gives it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleTrigger {
-    /// A pattern of five fields.
+    /// A cron pattern of five fields.
     Cron(String),
-    /// A distance.
+    /// An interval.
     Every(Millis),
-    /// An instant, RFC 3339.
+    /// One instant, RFC 3339.
     At(String),
 }

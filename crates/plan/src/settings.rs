@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One effective value.
+/// Effective value of one key.
 #[derive(Debug, Clone)]
 pub struct Setting {
     /// Path of the key below its agent, service or house: `limits.memory`.
@@ -69,7 +69,7 @@ impl std::fmt::Display for KeyChange {
     }
 }
 
-/// Every effective value of a house, agent or service, in the order of the definitions.
+/// Every effective value of a house, agent or service, in the order of the key definitions.
 #[derive(Debug, Clone, Default)]
 pub struct Settings(Vec<Setting>);
 

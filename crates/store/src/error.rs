@@ -7,10 +7,10 @@ use std::path::PathBuf;
 /// Result of an operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why an operation was not done. Nothing of it is written then.
+/// Why an operation was not done. It has written nothing then.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The state machine refused.
+    /// The state machine of the task refused.
     #[error(transparent)]
     Task(#[from] task::Refusal),
     /// A budget refused.
@@ -28,22 +28,22 @@ pub enum Error {
         /// Names of the fields.
         missing: Vec<String>,
     },
-    /// A run of a workflow is over.
+    /// The workflow run has ended.
     #[error("WF-{number} is {state}, so it cannot be {what}")]
     WorkflowOver {
-        /// Its number.
+        /// Number of the workflow run.
         number: u64,
-        /// How it ended.
+        /// Final state of the run.
         state: &'static str,
-        /// Operation that was asked for.
+        /// Operation that was requested.
         what: &'static str,
     },
-    /// The named thing does not exist.
+    /// No object has this name.
     #[error("there is no {what} `{name}`")]
     NotFound {
-        /// Kind of thing.
+        /// Kind of object.
         what: &'static str,
-        /// Its name.
+        /// Name of the object.
         name: String,
     },
     /// The name is taken.
@@ -51,7 +51,7 @@ pub enum Error {
     Exists {
         /// Kind of object.
         what: &'static str,
-        /// Its name.
+        /// Name of the object.
         name: String,
     },
     /// The caller saw an older version.
@@ -61,7 +61,7 @@ pub enum Error {
         what: String,
         /// Version that the caller saw.
         seen: u64,
-        /// Version now.
+        /// Present version.
         current: u64,
     },
     /// The same idempotency key came with another request.
@@ -72,13 +72,13 @@ pub enum Error {
     Busy {
         /// Slug of the agent.
         agent: Slug,
-        /// How many runs it has.
+        /// Number of runs that it has.
         running: u32,
     },
-    /// A model call for a run without a live lease.
+    /// A model call belongs to a run without a valid lease.
     #[error("run {0} has no live lease, so no model can be called for it")]
     NoLease(String),
-    /// No space is left.
+    /// The disk of the state file is full.
     #[error("no space is left for the state in `{0}`; free some, nothing was lost")]
     DiskFull(PathBuf),
     /// The file is not a sound database of this house.
@@ -86,9 +86,9 @@ pub enum Error {
         "the state file `{path}` is damaged: {why}; stop the house, keep the file, and use `abbey restore`"
     )]
     Corrupt {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the file.
         why: String,
     },
     /// The file was written by a newer version.
@@ -96,11 +96,11 @@ pub enum Error {
         "the state file `{path}` has format {found}, this version knows {known}; use a newer abbey"
     )]
     Newer {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its format.
+        /// Format number of the file.
         found: i64,
-        /// Newest known format.
+        /// Newest format number that this version reads.
         known: i64,
     },
     /// The bundled database is too old.
@@ -109,11 +109,11 @@ pub enum Error {
     /// A file could not be used.
     #[error("could not {what} `{path}`")]
     File {
-        /// What was tried.
+        /// Action that failed.
         what: &'static str,
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },

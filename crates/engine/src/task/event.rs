@@ -9,9 +9,9 @@ use abbey_model::{
 /// Something that happens to a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The house admitted the task again.
+    /// The house decided again which agents are eligible.
     Admit(Admission),
-    /// An agent takes an offer.
+    /// An agent claims a ready task.
     Claim {
         /// Identifier for the new run.
         run: RunId,
@@ -19,46 +19,46 @@ pub enum Event {
         generation: Generation,
         /// Length of the lease.
         ttl: Millis,
-        /// Wall time of the run.
+        /// Most wall time of the run.
         wall: Millis,
     },
-    /// The holder is alive.
+    /// The holder of the lease is alive and renews it.
     Renew {
-        /// Its token.
+        /// Fencing token of the lease.
         token: LeaseToken,
         /// Length of the lease from now.
         ttl: Millis,
     },
-    /// The holder finished.
+    /// The holder of the lease finished the task.
     Complete {
-        /// Its token.
+        /// Fencing token of the lease.
         token: LeaseToken,
-        /// What stands behind it; none where declared evidence could not be checked.
+        /// What confirms the result; none where declared evidence could not be checked.
         verified: Option<Verified>,
     },
-    /// The holder gave up, or a limit of its run ended it.
+    /// The holder of the lease failed, or a limit of its run ended it.
     Fail {
-        /// Its token.
+        /// Fencing token of the lease.
         token: LeaseToken,
-        /// Why.
+        /// Reason of the end.
         reason: EndReason,
     },
-    /// The holder waits for somebody.
+    /// The holder of the lease cannot go on without something from outside.
     Block {
-        /// Its token.
+        /// Fencing token of the lease.
         token: LeaseToken,
-        /// Who unblocks it.
+        /// Person or thing that the task waits for.
         on: String,
-        /// What is asked.
+        /// What is needed from it.
         why: String,
     },
-    /// The holder asks for an approval.
+    /// The holder of the lease requests an approval.
     Ask {
-        /// Its token.
+        /// Fencing token of the lease.
         token: LeaseToken,
         /// Number of the approval.
         approval: u64,
-        /// First instant at which no decision counts as the agreed one.
+        /// First instant at which the default decision applies.
         until: Timestamp,
     },
     /// The approval was decided.
@@ -66,11 +66,11 @@ pub enum Event {
         /// Whether the task resumes; otherwise it fails.
         goes_on: bool,
     },
-    /// The wait is over.
+    /// The reason why the task was blocked is gone.
     Unblock,
-    /// Somebody changed what is to be done, by whom, or how urgently; before anybody holds it.
+    /// Text, priority or assignee of the task changed while no agent held it.
     Edit,
-    /// The holder's cell is gone.
+    /// The cell of the holder is gone.
     HolderLost {
         /// Token that it held.
         token: LeaseToken,
@@ -79,11 +79,11 @@ pub enum Event {
     Expire,
     /// The run's wall time is used up.
     WallTime,
-    /// The time for the whole task is over.
+    /// The due time of the whole task is over.
     Overdue,
-    /// It is cancelled.
+    /// The task is cancelled.
     Cancel,
-    /// An operator starts it again.
+    /// An operator starts a finished task again.
     Retry,
 }
 
@@ -143,23 +143,23 @@ pub enum Refusal {
     Illegal {
         /// State of the task.
         state: TaskState,
-        /// The event.
+        /// Name of the event.
         event: &'static str,
     },
     /// This principal may not cause this event here.
     #[error("{who} may not {event} this task")]
     NotAllowed {
-        /// Who tried.
+        /// Principal that caused the event.
         who: Principal,
         /// The event.
         event: &'static str,
     },
-    /// Somebody else holds the lease.
+    /// Another agent holds the lease.
     #[error("held by {holder} until its lease ends")]
     Held {
-        /// The holder.
+        /// Agent that holds the lease.
         holder: Slug,
-        /// When its lease ends unless renewed.
+        /// Instant at which the lease ends unless it is renewed.
         until: Timestamp,
     },
     /// The token is not the one of the current lease.
@@ -167,12 +167,12 @@ pub enum Refusal {
         "lease token {given} is not the current one ({current}): the task was claimed again; drop this work and poll for new work"
     )]
     Fenced {
-        /// Token of the caller.
+        /// Token that the caller presented.
         given: u64,
-        /// Newest token.
+        /// Token of the newest lease.
         current: u64,
     },
-    /// The lease is over.
+    /// The lease has expired.
     #[error("the lease expired {late_ms} ms ago, so this write is refused; poll for new work")]
     LeaseOver {
         /// How late the caller is, in milliseconds.
@@ -183,24 +183,24 @@ pub enum Refusal {
     NotDue,
 }
 
-/// The end of a run that a step caused.
+/// End of a run that a transition of its task causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunEnd {
-    /// Run that ended.
+    /// Run that ends.
     pub run: RunId,
-    /// Its final state.
+    /// Final state of the run.
     pub state: RunState,
-    /// Reason of its end.
+    /// Reason of the end.
     pub reason: EndReason,
 }
 
-/// Outcome of a legal step.
+/// Result of applying an event to a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// The task afterwards.
+    /// The task after the event.
     pub task: Task,
-    /// The run that this step began.
+    /// Run that starts with the event.
     pub begins: Option<RunId>,
-    /// The run that this step ended.
+    /// Run that ends with the event.
     pub ends: Option<RunEnd>,
 }

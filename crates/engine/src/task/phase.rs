@@ -6,29 +6,29 @@ use abbey_model::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The time-bounded right of one incarnation to work on one task.
+/// Time-limited right of one boot of an agent's cell to work on one task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Fencing token.
+    /// Fencing token; each lease of a task has a higher one than the lease before.
     pub token: LeaseToken,
-    /// The attempt that this lease pays for.
+    /// Run that the lease is for.
     pub run: RunId,
-    /// The agent that holds it.
+    /// Agent that holds the lease.
     pub holder: Slug,
-    /// The boot of the holder's cell.
+    /// Boot of the holder's cell.
     pub generation: Generation,
-    /// First instant at which it is over.
+    /// First instant at which the lease is no longer valid.
     pub expires_at: Timestamp,
     /// First instant at which the run has used up its wall time.
     pub wall_ends_at: Timestamp,
 }
 
-/// One reason why a task waits.
+/// Reason why a task waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wait {
-    /// For programs.
+    /// Reason for programs.
     pub code: WaitCode,
-    /// For people.
+    /// Reason for people.
     pub text: String,
 }
 
@@ -45,54 +45,53 @@ pub enum Phase {
     /// Cannot start as the house stands: no eligible agent, no budget left, an ambiguous skill. It is admitted again
     /// whenever one of these changes, and may be escalated.
     Parked {
-        /// Never empty.
+        /// Reasons why it cannot start; never empty.
         reasons: Vec<Wait>,
     },
     /// Offered to its candidates. The first claim wins; a candidate sees it in its poll for work.
     Ready {
-        /// Who may claim it; never empty.
+        /// Agents that may claim it; never empty.
         candidates: Vec<Slug>,
     },
-    /// One agent holds the lease and works. The lease must be renewed before `expires_at`; whoever comes later, or
-    /// with an older token, is refused, so a task has at most one worker whose writes count.
+    /// One agent holds the lease and works. The lease must be renewed before `expires_at`; a write that comes later, or
+    /// with an older token, is refused, so the writes of at most one worker count.
     Running {
         /// Lease of the agent that works.
         lease: Lease,
     },
-    /// Its worker needs something from somebody and ended the run. An operator unblocks it.
+    /// The worker needs something from outside and ended the run. An operator unblocks the task.
     Blocked {
         /// Person or thing that it waits for.
         on: String,
-        /// What is asked.
+        /// What is needed from it.
         why: String,
     },
-    /// Its worker asked for an approval and ended the run. A decision resumes the task or fails it; at `until` the
-    /// decision agreed on for silence applies.
+    /// The worker requested an approval and ended the run. The decision resumes the task or fails it; from `until` on
+    /// the default decision applies.
     AwaitingApproval {
         /// Number of the approval.
         approval: u64,
-        /// First instant at which no decision counts as the agreed one.
+        /// First instant at which the default decision applies.
         until: Timestamp,
     },
-    /// Over, with a result that something stands behind: evidence, a skill, or (`none`) the worker's word.
+    /// Ended with a result that is confirmed by evidence or a skill, or that (`none`) only the worker reports.
     Done {
-        /// What stands behind it.
+        /// What confirms the result.
         verified: Verified,
     },
-    /// Over, with a result whose declared evidence could not be checked. May be retried by hand.
+    /// Ended with a result whose declared evidence could not be checked. An operator may retry it.
     Unverified,
-    /// Over without a result: a run failed for good, an approval was denied, or too many attempts were lost. May be
-    /// retried by hand.
+    /// Ended without a result: a run failed for good, an approval was denied, or too many attempts were lost. An
+    /// operator may retry it.
     Failed {
-        /// Why the last run ended.
+        /// Reason why the last run ended.
         reason: EndReason,
-        /// Whether the house gave up after repeated losses.
+        /// Whether the task is not retried because too many attempts were lost.
         quarantined: bool,
     },
-    /// Over because the wall time of its run, or the time for the whole task, was used up. May be retried by hand.
+    /// Ended because the wall time of its run, or the time for the whole task, was used up. An operator may retry it.
     TimedOut,
-    /// Over because its author, an operator or the house cancelled it. Its subtasks are cancelled with it. May be
-    /// retried by hand.
+    /// Ended because its author, an operator or the house cancelled it, with its subtasks. An operator may retry it.
     Cancelled,
 }
 
@@ -123,24 +122,24 @@ impl Phase {
     }
 }
 
-/// What the machine knows of a task.
+/// State of a task, as far as its state machine needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
-    /// Where it stands.
+    /// State with its data.
     pub phase: Phase,
     /// Fencing token of the newest lease; 0 before the first.
     pub token: LeaseToken,
-    /// Runs that were started since the task was added or retried by hand.
+    /// Number of runs since the task was added or an operator retried it.
     pub attempts: u32,
-    /// Who added it.
+    /// Principal that added the task.
     pub author: Principal,
 }
 
-/// Where admission sends a task.
+/// Decision of admission about a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// These agents may claim it.
+    /// The task is offered to these agents.
     Offer(Vec<Slug>),
-    /// It cannot start, for these reasons.
+    /// The task cannot start, for these reasons.
     Park(Vec<Wait>),
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-/// What a value is.
+/// Type of a value in a workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ValueType {
@@ -17,7 +17,7 @@ pub enum ValueType {
     Text,
     /// A number.
     Number,
-    /// `true` or `false`.
+    /// True or false.
     Boolean,
     /// A list.
     List,
@@ -75,13 +75,13 @@ impl FromStr for ValueType {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ValueSource {
-    /// This one.
+    /// A constant.
     Literal(Json),
-    /// A field of the input.
+    /// A field of the workflow's input.
     Input(String),
-    /// A field of a step's output; of a step that ran for each of a list, the list of them.
+    /// A field of a step's output: of a step that runs for each item of a list, the list of that field.
     Step(Slug, String),
-    /// The one of the list for which the step runs.
+    /// The list item for which the step runs.
     Item,
 }
 
@@ -116,29 +116,29 @@ impl ValueSource {
     }
 }
 
-/// Values by name.
+/// Arguments of a step by name.
 pub type StepArguments = BTreeMap<String, ValueSource>;
 
-/// How a value is compared.
+/// Comparison of a value in a condition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Comparison {
-    /// The same.
+    /// The value equals this one.
     Is(Json),
-    /// Not the same.
+    /// The value differs from this one.
     Not(Json),
-    /// A larger number.
+    /// The value is a number above this one.
     Above(f64),
-    /// A smaller number.
+    /// The value is a number below this one.
     Below(f64),
 }
 
-/// A question with which a step is skipped or not.
+/// Condition of a step: it runs only when the comparison is true.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Condition {
     /// Value that is compared.
     pub value: ValueSource,
-    /// What it is compared with.
+    /// Comparison that decides.
     pub test: Comparison,
 }
 
@@ -158,33 +158,33 @@ impl Condition {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepAction {
-    /// An agent does a task.
+    /// An agent does a task in words.
     Task {
-        /// Who; the house decides when absent.
+        /// Agent that does it; any eligible agent when absent.
         agent: Option<Slug>,
-        /// What is to be done, as it was written in the definition.
+        /// Text of the task, as the manifest gives it.
         text: String,
     },
-    /// A skill runs, without a model.
+    /// A skill's program runs, without a model.
     Skill {
         /// Where; with any agent that has it when absent.
         agent: Option<Slug>,
-        /// Which.
+        /// Name of the skill.
         skill: String,
     },
-    /// A person decides.
+    /// The step waits for a person's approval.
     Approval {
-        /// What about.
+        /// Question to the person.
         ask: String,
-        /// Whether no decision in time approves.
+        /// Whether the step counts as approved when no decision is made in time.
         silence: bool,
     },
-    /// Something happens outside.
+    /// The step waits for an outside event.
     Event {
-        /// Its name.
+        /// Name of the event.
         name: Slug,
     },
-    /// Time passes.
+    /// The step waits for this time.
     Pause(Millis),
 }
 
@@ -201,65 +201,65 @@ impl StepAction {
     }
 }
 
-/// What undoes a step.
+/// Action that undoes a finished step when the run fails or is cancelled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Undo {
-    /// What is done.
+    /// Action that is done.
     pub act: StepAction,
-    /// With what.
+    /// Arguments of the action.
     pub with: StepArguments,
 }
 
-/// One step.
+/// A step of a workflow, as the manifest declares it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkflowStep {
-    /// What it does.
+    /// Action of the step.
     pub act: StepAction,
-    /// Steps that come before it, those included whose output it uses.
+    /// Steps that must be finished first, including those whose output the step uses.
     pub needs: BTreeSet<Slug>,
-    /// All of these hold, or it is skipped.
+    /// Conditions; the step is skipped unless all are true.
     pub when: Vec<Condition>,
-    /// It runs for each of this list.
+    /// List for each item of which the step runs once.
     pub each: Option<ValueSource>,
-    /// Values that it is given.
+    /// Arguments of the action.
     pub with: StepArguments,
     /// Fields that its result must have, with their types.
     pub expects: BTreeMap<String, ValueType>,
-    /// Time for one attempt.
+    /// Most time for one attempt.
     pub within: Option<Millis>,
-    /// Attempts after the first.
+    /// Number of attempts after the first.
     pub retry: u32,
-    /// Pause before another.
+    /// Pause before another attempt.
     pub retry_after: Millis,
     /// Most tokens of one attempt.
     pub tokens: Option<u64>,
-    /// Whether the rest goes on without it.
+    /// Whether the run continues when the step fails.
     pub may_fail: bool,
-    /// Step that undoes it when the run fails later or is cancelled.
+    /// Action that undoes the step when the run fails later or is cancelled.
     pub undo: Option<Undo>,
 }
 
-/// One field of the input.
+/// Input field of a workflow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InputField {
-    /// What it is.
+    /// Type of the field.
     pub of: ValueType,
-    /// What it is when nothing is said; without one it must be given.
+    /// Value when none is given; without a default the field is required.
     pub default: Option<Json>,
 }
 
-/// A workflow.
+/// A workflow, as the manifest declares it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Workflow {
-    /// What it is given.
+    /// Input fields by name.
     pub input: BTreeMap<String, InputField>,
-    /// Its steps.
+    /// Steps by name.
     pub steps: BTreeMap<Slug, WorkflowStep>,
-    /// What it gives.
+    /// Output values by name.
     pub output: StepArguments,
-    /// Time for all of it.
+    /// Most time for a whole run.
     pub within: Option<Millis>,
-    /// Events at which it starts by itself, with what is known of them as the input `payload`.
+    /// Events that start a run; the data of the event is the input `payload`.
     pub on: BTreeSet<Slug>,
 }
 

@@ -34,11 +34,11 @@ pub struct Claim {
 /// A granted claim.
 #[derive(Debug, Clone)]
 pub struct Claimed {
-    /// The task, running.
+    /// The task, which is running now.
     pub task: TaskRow,
-    /// The new run.
+    /// Run that was started.
     pub run: RunId,
-    /// Its lease.
+    /// Lease of the run.
     pub lease: LeaseView,
 }
 

@@ -127,7 +127,7 @@ impl TaskRow {
     }
 }
 
-/// A result.
+/// Result of a run that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Text for people.
