@@ -47,7 +47,8 @@ const LONG: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// Runs every check; `--stories` runs the stories of the examples as well, `--long` only what takes hours.
+/// Runs all checks of the repository in order, and fails at the first that fails. `--stories` also runs the stories of
+/// the examples, `--long` only what takes hours.
 pub(crate) fn check(args: &[&str]) -> Result<(), String> {
     let start = Instant::now();
     let known = ["--stories", "--long"];
@@ -214,7 +215,7 @@ fn stories() -> Result<(), String> {
     Ok(())
 }
 
-/// Renders snapshots anew, to be read with `git diff` before they are kept.
+/// Renders every snapshot again; the difference is to be read with `git diff`.
 pub(crate) fn bless() -> Result<(), String> {
     println!("read `git diff` before you commit what this changes");
     let tests = [

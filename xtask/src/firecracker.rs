@@ -21,7 +21,7 @@ with open(to + '.new', 'wb') as f:
 os.chmod(to + '.new', 0o755)
 os.rename(to + '.new', to)";
 
-/// Installs it as `target/tools/firecracker`, if it is available.
+/// Downloads Firecracker to `target/tools/firecracker`, if it is available for this host.
 pub(crate) fn firecracker() {
     let tools = root().join("target/tools");
     let place = tools.join("firecracker");

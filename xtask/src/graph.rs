@@ -31,7 +31,7 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// Reads the crate whose root file is `root`.
+    /// Reads the import graph of the crate whose root file is `root`.
     ///
     /// # Errors
     /// When a file can't be read or parsed.
@@ -48,7 +48,7 @@ impl Graph {
         })
     }
 
-    /// Number of imports (pairs of files) from each folder to each other folder.
+    /// Number of imports (pairs of files) from each folder of the crate to each other folder.
     pub(crate) fn folder_edges(&self) -> BTreeMap<(String, String), usize> {
         let mut counts = BTreeMap::new();
         for &(from, to) in &self.edges {
@@ -60,7 +60,7 @@ impl Graph {
         counts
     }
 
-    /// Import cycles: groups of at least two files that reach each other, largest first.
+    /// Import cycles of the crate: groups of at least two files that reach each other, largest first.
     pub(crate) fn cycles(&self) -> Vec<Vec<&Path>> {
         let count = self.files.len();
         let mut next = vec![Vec::new(); count];

@@ -6,7 +6,7 @@ use std::path::Path;
 /// Folder of `target` for the profile `quick`.
 const PROFILE: &str = "quick";
 
-/// Builds the binaries and runs the story of the example, leaving the house up.
+/// Builds the binaries and runs the story of the example; the house stays up.
 pub(crate) fn quickstart() -> Result<(), String> {
     let is_root = have("sh", &["-c", "test \"$(id -u)\" = 0"]);
     let mut needs = vec![("cc", "gcc"), ("git", "git")];

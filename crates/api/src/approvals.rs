@@ -7,7 +7,7 @@ use abbey_model::words;
 use serde_json::Value;
 
 words! {
-    /// What an approval becomes when nobody decides in time.
+    /// State that an approval gets when no decision is made in time.
     Silence {
         /// It is approved.
         Approve = "approve",
@@ -45,7 +45,7 @@ documents! {
         why: String,
         /// State of the approval.
         state: ApprovalState,
-        /// What it becomes when nobody decides in time.
+        /// State that it gets when no decision is made in time.
         silence: Silence,
         /// When the time to decide is over.
         expires_at: Time,
@@ -115,7 +115,7 @@ operations! {
         POST "/api/v1/approvals/{approval}/approve" approve(approval) [body DecideBody] -> json(ApprovalView);
         /// Denies it; the task fails.
         POST "/api/v1/approvals/{approval}/deny" deny(approval) [body DecideBody] -> json(ApprovalView);
-        /// Asks for a different request; the note says how.
+        /// Requires a different request; the note describes it.
         POST "/api/v1/approvals/{approval}/revise" revise(approval) [body DecideBody] -> json(ApprovalView);
     }
 }

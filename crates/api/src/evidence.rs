@@ -14,7 +14,7 @@ pub struct EvidenceView {
     /// A program that ends with 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// An agent who reads the result and says yes.
+    /// An agent that reads the result and approves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<String>,
 }

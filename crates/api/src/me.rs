@@ -67,7 +67,7 @@ documents! {
         /// Why the previous run failed.
         #[serde(default)]
         failure: Option<String>,
-        /// For an agent that works by files: the program that does the work, or an empty list where somebody else does it.
+        /// For an agent that works by files: the program that does the work, or an empty list where another program does it.
         #[serde(default)]
         files: Option<Vec<String>>,
         /// Digest of the charter that this run is under.
@@ -186,7 +186,7 @@ requests! {
         #[serde(default)]
         facts: RunFactsView,
     }
-    /// A task that waits for somebody.
+    /// A task that waits for something outside.
     BlockBody {
         /// Person or agent that must act.
         on: String,

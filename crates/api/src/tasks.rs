@@ -283,17 +283,17 @@ operations! {
         POST "/api/v1/tasks" add() [body AddTask] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
         /// One task with its runs; `wait_ms` waits until it comes to rest.
         GET "/api/v1/tasks/{task}" show(task) [query WaitQuery] -> json(TaskDoc);
-        /// Why it waits, or how it ended.
+        /// Why a task waits, or how it ended.
         GET "/api/v1/tasks/{task}/why" why(task) -> json(WhyDoc);
-        /// Cancels it.
+        /// Cancels a task with its subtasks.
         POST "/api/v1/tasks/{task}/cancel" cancel(task) [header seen: Option<IfMatch>] -> json(TaskDoc);
-        /// Starts it again.
+        /// Starts a finished task again.
         POST "/api/v1/tasks/{task}/retry" retry(task) [header seen: Option<IfMatch>] -> json(TaskDoc);
-        /// Ends its wait for somebody.
+        /// Ends the wait of a blocked task.
         POST "/api/v1/tasks/{task}/unblock" unblock(task) [header seen: Option<IfMatch>] -> json(TaskDoc);
         /// The task with its subtasks, depth first.
         GET "/api/v1/tasks/{task}/tree" tree(task) -> json(TreeDoc);
-        /// Gives work to an agent by name.
+        /// Delegates work to an agent by name.
         POST "/api/v1/delegations" delegate() [body DelegateBody] [header key: Option<IdempotencyKey>] -> json(TaskDoc);
         /// One run.
         GET "/api/v1/runs/{run}" run(run) -> json(RunView);

@@ -145,7 +145,7 @@ documents! {
         failure: Option<String>,
         /// Output, once it is done.
         output: Option<Value>,
-        /// Next instant at which it goes on by itself.
+        /// Next instant at which it advances without an outside event.
         next_at: Option<Time>,
         /// When it started.
         began_at: Time,

@@ -40,15 +40,15 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
     };
     if pool.is_empty() {
         let text = match assignee {
-            Some(slug) => format!("no agent `{slug}` lives in this house"),
-            None => "no agent lives in this house".to_owned(),
+            Some(slug) => format!("this house has no agent `{slug}`"),
+            None => "this house has no agents; add one to the manifest".to_owned(),
         };
         return (park(WaitCode::NoCapableAgent, text), Route::default());
     }
     let owned = |c: &&Candidate| pool.iter().any(|a| a.skills.contains(&c.skill));
     let found = match fit {
         Match::One(found) => Some(found),
-        // What nobody here has makes nothing ambiguous.
+        // A skill that no agent of the pool has makes nothing ambiguous.
         Match::Ambiguous(found) => {
             match found.iter().filter(owned).collect::<Vec<_>>().as_slice() {
                 [one] => Some(*one),
@@ -86,12 +86,12 @@ pub fn admit(assignee: Option<&Slug>, fit: &Match, agents: &[AgentFact]) -> (Adm
             Match::Ambiguous(found) => {
                 let names: Vec<&str> = found.iter().map(|c| c.skill.as_str()).collect();
                 park(WaitCode::AmbiguousSkill, format!(
-                    "the skills {} fit about equally well, and no model is configured to decide", names.join(", ")
+                    "the skills {} match about equally well, and no model is configured to decide", names.join(", ")
                 ))
             }
             Match::None | Match::One(_) => park(
                 WaitCode::NoModel,
-                "no skill fits this task and no model is configured for the agent that would think about it".to_owned(),
+                "no skill matches this task, and no model is configured for the agent that would handle it".to_owned(),
             ),
         };
         return (reason, Route::default());

@@ -62,7 +62,7 @@ pub enum Refusal {
 
 const fn hint(state: State) -> &'static str {
     match state {
-        State::Pending => "nobody has decided yet",
+        State::Pending => "it is not decided yet",
         State::Approved => "it was approved already",
         State::Denied => "it was denied; ask for something else",
         State::Revise => "a revision was requested; change the action and ask again",

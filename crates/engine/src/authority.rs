@@ -36,7 +36,7 @@ pub enum Refusal {
         whom: Vec<Slug>,
     },
     /// The manifest does not let the agent ask the other one.
-    #[error("{from} may not ask {to}; `asks` in the manifest says whom it may")]
+    #[error("{from} may not ask {to}; the agents that it may ask are under `asks` in the manifest")]
     MayNotAsk {
         /// Agent that wants to ask.
         from: Slug,
@@ -165,7 +165,7 @@ mod tests {
         name.parse().unwrap()
     }
 
-    /// The matrix of the cluster: the manager all, the tech lead all but the manager, others nobody (S3-23).
+    /// The matrix of the cluster: the manager may delegate to all, the tech lead to all but the manager, others to none (S3-23).
     #[test]
     fn the_matrix_is_data() {
         let all = ["manager", "tech-lead", "optimizer", "secretary"].map(slug);

@@ -40,7 +40,7 @@ impl State {
     }
 }
 
-/// One entry of a saga's log.
+/// Entry of a saga's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", content = "step", rename_all = "snake_case")]
 pub enum Event {

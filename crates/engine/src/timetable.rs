@@ -75,10 +75,10 @@ impl FromStr for CatchUp {
 /// What happens when what the previous instant started has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Overlap {
-    /// This instant starts nothing.
+    /// The instant starts nothing.
     #[default]
     Skip,
-    /// It starts as well; the queue orders them.
+    /// The instant starts its work as well; the queue orders both.
     Queue,
     /// The previous start is cancelled.
     Replace,

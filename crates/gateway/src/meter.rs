@@ -24,7 +24,7 @@ pub struct ReservationRequest {
     pub target: Target,
 }
 
-/// How a reservation ends.
+/// End of a reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
     /// Charged with known usage.
@@ -50,7 +50,7 @@ pub enum Settlement {
 pub struct ReservationRefused {
     /// Stable code: `budget_exhausted`, `no_lease`, or `unavailable`.
     pub code: &'static str,
-    /// Which budget or precondition, for people.
+    /// Budget or precondition that refused it, for people.
     pub text: String,
     /// Seconds after which it may succeed, when that is known.
     pub retry_after_s: Option<u64>,

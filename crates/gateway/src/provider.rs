@@ -52,7 +52,7 @@ pub trait Providers: Send + Sync {
     fn find(&self, name: &str) -> Result<Provider, Refusal>;
 }
 
-/// How a call to a provider is authorized.
+/// Credential with which a call to a provider is authorized.
 #[derive(Debug, Clone)]
 pub enum Authorization {
     /// Without a credential, as local model servers are.
@@ -94,7 +94,7 @@ pub trait Credentials: Send + Sync {
     ) -> BoxFuture<'a, Result<Authorization, Refusal>>;
 }
 
-/// How one call to a provider ended.
+/// End of one call to a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CallOutcome {
     /// Answered completely, with this status (which may be an error of the provider).

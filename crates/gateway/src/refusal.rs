@@ -9,7 +9,7 @@ pub struct Refusal {
     pub status: StatusCode,
     /// Stable machine-readable code, e.g. `budget_exhausted`.
     pub code: &'static str,
-    /// What was refused and why, for people.
+    /// Reason of the refusal and what to do, for people.
     pub text: String,
     /// Seconds after which the same call may succeed, when that is known.
     pub retry_after_s: Option<u64>,

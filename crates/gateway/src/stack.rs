@@ -25,7 +25,7 @@ const FIRST_BYTE_MAX: Duration = Duration::from_secs(300);
 /// Chunks of a stream that wait for a slow caller before the provider's stream is read no further.
 const CHUNKS_QUEUED_MAX: usize = 16;
 
-/// What a gateway is composed of.
+/// Parts that a gateway is composed of.
 pub struct GatewayParts {
     /// The ledger.
     pub meter: Arc<dyn Meter>,

@@ -26,7 +26,7 @@ pub struct Usage {
     pub cache_write: Tokens,
     /// Part of `output` that the model spent on reasoning and did not show.
     pub reasoning: Tokens,
-    /// Where these numbers come from.
+    /// Source of these numbers.
     pub source: UsageSource,
 }
 

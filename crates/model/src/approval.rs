@@ -15,7 +15,7 @@ words! {
         Revise = "revise",
         /// Approved, and used.
         Used = "used",
-        /// Its task ended before it was decided or used.
+        /// The task ended before the approval was decided or used.
         Lapsed = "lapsed",
     }
 }

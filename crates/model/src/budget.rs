@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What a budget belongs to. A call is reserved in every scope that encloses it.
+/// Object that a budget belongs to. A call is reserved in every scope that encloses it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// The whole house.

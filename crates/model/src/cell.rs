@@ -141,16 +141,16 @@ impl Default for Drives {
     }
 }
 
-/// What the operator wants of a cell; the rest of the wish is the plan.
+/// Desired state of a cell, as the operator sets it; its specification comes from the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DesiredState {
-    /// Nothing of it.
+    /// Stopped, with no process left.
     Down,
-    /// Up.
+    /// Running.
     #[default]
     Up,
-    /// As it is, but nothing in it goes on.
+    /// Suspended: its processes exist and do not run.
     Paused,
 }
 
@@ -210,11 +210,11 @@ pub struct Incarnation {
 /// Address on which a cell or service listens.
 pub type Address = std::net::SocketAddr;
 
-/// How a cell's main process ended.
+/// Way in which a cell's main process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ExitKind {
-    /// It exited.
+    /// The process exited by itself.
     Code {
         /// Exit status.
         code: i32,
@@ -226,27 +226,27 @@ pub enum ExitKind {
     },
     /// The kernel killed it: the cell was over its memory limit.
     OutOfMemory,
-    /// It did not announce readiness in time.
+    /// The process did not announce readiness in time.
     NotReady,
-    /// It could not be started.
+    /// The process could not be started.
     SpawnFailed {
         /// Failed step, and the error of the operating system.
         error: String,
     },
-    /// Its shim disappeared, so how it ended is unknown.
+    /// The shim disappeared, so the reason of the end is unknown.
     Lost,
-    /// It was asked to stop and did.
+    /// The process was requested to stop, and did.
     Stopped,
-    /// It ignored the request and was killed.
+    /// The process ignored the request to stop and was killed.
     Killed,
-    /// Its microVM ended although its program had not.
+    /// The microVM ended although the program in it had not.
     Machine {
         /// Cause.
         end: VmEnd,
     },
 }
 
-/// How a microVM ended although its program had not.
+/// Reason why a microVM ended although the program in it had not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "snake_case")]
 pub enum VmEnd {
@@ -315,7 +315,7 @@ impl fmt::Display for ExitKind {
 pub struct ExitRecord {
     /// Boot that ended.
     pub generation: Generation,
-    /// How it ended.
+    /// Way in which it ended.
     pub exit: ExitKind,
     /// Time of the end.
     pub ended_at: Timestamp,

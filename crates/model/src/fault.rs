@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a caller can do about a failure.
+/// Category of a failure by what the caller can do about it; decides HTTP status and exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {

@@ -165,7 +165,7 @@ impl<'de, K: IdKind> Deserialize<'de> for Id<K> {
     }
 }
 
-/// What people and agents call a task: its short number or its id.
+/// Reference to a task: its short number or its identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskRef {
     /// `TASK-12`.

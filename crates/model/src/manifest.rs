@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Where a secret comes from; its value never stands in a manifest.
+/// Reference to the place of a secret, whose value never stands in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SecretRef {
     /// `env:NAME`, a variable of the control plane's environment.

@@ -51,11 +51,11 @@ pub struct Allocation {
     pub value: String,
     /// Owner: `agent:SLUG` or `service:SLUG`.
     pub owner: String,
-    /// What the owner uses it for.
+    /// Purpose of the resource, such as `door` or `subnet`.
     pub purpose: String,
 }
 
-/// What the host uses already, found by the caller.
+/// Resources that the host has and uses, found by the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
     /// Networks of interfaces and routes, with where they were seen.

@@ -9,7 +9,7 @@ use crate::settings::KeyChange;
 use abbey_support::digest::sha256_hex;
 use serde_json::{Map, Value};
 
-/// What a cell is started with and only a restart can change.
+/// Values that a cell is started with and that only a restart can change.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Boot {
     /// Values of keys and allocations, by name.

@@ -136,7 +136,7 @@ pub fn check(house: &House, inventory: &Inventory) -> Vec<Note> {
             && service.cell == CellKind::Process
             && inventory.host.uid_first.is_some()
         {
-            let text = "PostgreSQL wants a user with a name, which a process cell's has not; use `cell: sandbox`";
+            let text = "PostgreSQL needs a user that has a name, and the user of a process cell has none; use `cell: sandbox`";
             let subject = format!("service:{}", service.slug);
             note(Severity::Fatal, &subject, text.to_owned());
         }

@@ -22,7 +22,7 @@ pub struct Hook {
     pub trusted: bool,
 }
 
-/// How deliveries are signed.
+/// Way in which deliveries are signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HookKind {
@@ -36,7 +36,7 @@ pub enum HookKind {
     Openclaw,
 }
 
-/// What a delivery starts.
+/// Task, workflow or event that a delivery starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HookAction {

@@ -22,7 +22,7 @@ pub struct House {
     pub network: Network,
     /// What happens to tasks without an eligible agent.
     pub escalation: Option<Escalation>,
-    /// How far delegation may go.
+    /// Limits of delegation.
     pub delegation: Delegation,
     /// Whether one more cell fits.
     pub admission: Admission,
@@ -38,7 +38,7 @@ pub struct House {
     pub workflows: BTreeMap<Slug, Workflow>,
     /// Webhooks by name.
     pub hooks: BTreeMap<Slug, Hook>,
-    /// What older clients need.
+    /// Settings for clients of earlier systems.
     pub compatibility: Compatibility,
     /// Shared documents by name.
     pub documents: BTreeMap<Slug, Document>,
@@ -48,7 +48,7 @@ pub struct House {
     pub settings: Settings,
 }
 
-/// Where the operator's API listens.
+/// Address and TLS certificate of the operator API.
 #[derive(Debug, Clone)]
 pub struct Listen {
     /// Address; port 0 asks for a free one.
@@ -100,7 +100,7 @@ pub struct Provider {
     pub output_tokens_max: u64,
 }
 
-/// Where a provider answers.
+/// Endpoint of a model provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// A URL.
@@ -109,7 +109,7 @@ pub enum Endpoint {
     Service(Slug),
 }
 
-/// What happens to tasks without an eligible agent.
+/// Rule for tasks without an eligible agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Escalation {
     /// The agent that decides; the operator when there is none.

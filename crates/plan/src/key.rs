@@ -6,7 +6,7 @@
 use abbey_model::CellKind;
 use serde::{Deserialize, Serialize};
 
-/// What may stand in one place of the manifest.
+/// Form of the value at one place of the manifest.
 #[derive(Debug)]
 pub(crate) enum Shape {
     /// Free text.
@@ -39,7 +39,7 @@ pub(crate) enum Shape {
     Model,
     /// A reference to a secret.
     Secret,
-    /// One of these words. A word of the second list is known and refused until it is built.
+    /// One of these words. The words of the second list are reserved and refused, because they are not built yet.
     Word(&'static [&'static str], &'static [&'static str]),
     /// A language as a tag of BCP 47: `sl-SI`.
     Language,
@@ -104,18 +104,18 @@ impl Effect {
     }
 }
 
-/// One key of the manifest: everything that is known about it.
+/// Definition of one manifest key.
 #[derive(Debug)]
 pub(crate) struct Key {
     /// Name in the manifest.
     pub(crate) name: &'static str,
-    /// What may stand there.
+    /// Form of its value.
     pub(crate) shape: Shape,
-    /// What a changed value does.
+    /// Effect of a changed value.
     pub(crate) effect: Effect,
     /// Kinds of cells in which a change has that effect; all when empty.
     pub(crate) cells: &'static [CellKind],
-    /// What a changed value does in other kinds of cells.
+    /// Effect of a changed value in other kinds of cells.
     pub(crate) elsewhere: Effect,
     /// Value where none is given, as the manifest writes it.
     pub(crate) default: Option<&'static str>,
@@ -125,7 +125,7 @@ pub(crate) struct Key {
     pub(crate) inherited: bool,
     /// Whether an object is taken from one place as a whole, and not key by key.
     pub(crate) whole: bool,
-    /// How people read that there is no value.
+    /// Text that stands for an absent value in output for people.
     pub(crate) unset: &'static str,
     /// Documentation.
     doc: &'static str,

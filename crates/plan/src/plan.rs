@@ -7,7 +7,7 @@ use abbey_model::{Generation, Slug};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What a step does to its resource.
+/// Action of a plan step on its resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -69,9 +69,9 @@ pub enum Severity {
 /// A finding of the checker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
-    /// How severe it is.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// What it is about: `agent:NAME`, `service:NAME`, `network`.
+    /// Object of the finding: `agent:NAME`, `service:NAME`, `network`.
     pub subject: String,
     /// For people, with the remedy.
     pub text: String,
@@ -104,7 +104,7 @@ pub struct CurrentHouse {
     pub charters: BTreeMap<Slug, String>,
 }
 
-/// What exists before the plan.
+/// State before the plan: what was applied, what is allocated, and the facts of the host.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     /// Number of the current plan; 0 before the first.
@@ -117,7 +117,7 @@ pub struct Inventory {
     pub registry: Registry,
     /// Highest uid ever allocated.
     pub newest_uid: u32,
-    /// What the host has and uses.
+    /// Resources that the host has and uses.
     pub host: HostFacts,
     /// Text of every charter, by agent.
     pub charters: BTreeMap<Slug, String>,
@@ -128,14 +128,14 @@ pub struct Inventory {
 pub struct Plan {
     /// Number; the current one again when nothing changes.
     pub generation: Generation,
-    /// What is done, in order.
+    /// Steps in the order in which they are done.
     pub steps: Vec<PlanStep>,
     /// Findings of the checker.
     pub notes: Vec<Note>,
-    /// What is applied once the steps are done.
+    /// Summary to store once the steps are done.
     #[serde(skip)]
     pub applied: AppliedPlan,
-    /// Allocations once the steps are done.
+    /// Allocations to store once the steps are done.
     #[serde(skip)]
     pub registry: Registry,
 }

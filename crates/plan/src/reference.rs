@@ -5,12 +5,12 @@ use crate::keys::MANIFEST;
 use abbey_model::CellKind;
 use std::fmt::Write;
 
-/// What is known about one key.
+/// Definition of a manifest key, as the reference shows it.
 #[derive(Debug, Clone)]
 pub struct Definition {
     /// Path in the manifest; `NAME` stands for a name that the manifest chooses, `[]` for an item of a list.
     pub path: String,
-    /// What may stand there.
+    /// Description of its valid values.
     pub value: String,
     /// Value where none is given, as the manifest writes it.
     pub default: Option<&'static str>,

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 /// Work of an agent that starts by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Schedule {
-    /// When it fires.
+    /// When the schedule fires.
     pub trigger: ScheduleTrigger,
     /// Time zone of a cron pattern; the house's when not given.
     pub timezone: Option<String>,
-    /// What it starts.
+    /// Work that the schedule starts.
     pub action: ScheduleAction,
     /// Largest random delay of a start.
     pub jitter: Millis,
@@ -23,7 +23,7 @@ pub struct Schedule {
     pub timeout: Option<Millis>,
 }
 
-/// What a schedule starts.
+/// Work that a schedule starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleAction {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use std::str::FromStr;
 
-/// What a service is.
+/// Kind of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceKind {

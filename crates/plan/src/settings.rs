@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Setting {
     /// Path of the key below its agent, service or house: `limits.memory`.
     pub path: String,
-    /// Where the value comes from.
+    /// Origin of the value.
     pub origin: Origin,
     value: Value,
     key: &'static Key,
@@ -50,9 +50,9 @@ pub struct KeyChange {
     pub old: Option<String>,
     /// Value after; none where there is none.
     pub new: Option<String>,
-    /// What the change does to what runs.
+    /// Effect of the change on what runs.
     pub effect: Effect,
-    /// How people read that there is no value.
+    /// Text that stands for an absent value in output for people.
     #[serde(skip)]
     pub(crate) unset: &'static str,
 }

@@ -12,7 +12,7 @@ pub trait Clock: Send + Sync {
 }
 
 /// The host's clock, made steady: it follows the wall clock forwards and never backwards. After
-/// a step back it goes on by the monotonic clock until the wall has caught up, so leases still
+/// a step back it follows the monotonic clock until the wall has caught up, so leases still
 /// end in time.
 #[derive(Debug)]
 pub struct SystemClock {

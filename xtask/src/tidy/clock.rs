@@ -29,6 +29,8 @@ const CALLS: &[&str] = &[
     "Uuid::new_v4",
 ];
 
+/// Reports calls of clocks, timers, randomness and task spawning in `daemon` and `store` outside the files that may
+/// make them.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     for source in sources
         .iter()

@@ -49,6 +49,7 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("launch", &["libc", "rustix"]),
 ];
 
+/// Reports crates and dependencies between them that are not in the table of crates.
 pub(super) fn check(top: &Path, findings: &mut Findings) -> Result<(), String> {
     let dir = top.join("crates");
     let present: BTreeSet<String> = fs::read_dir(&dir)

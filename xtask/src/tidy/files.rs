@@ -14,6 +14,8 @@ const INSTANCE_NAMES: &[&str] = &["clawdie", "ezra", "allegro", "atomizer"];
 /// Marks of unfinished work.
 const PLACEHOLDERS: &[&str] = &["todo!(", "unimplemented!(", "FIXME", "XXX:"];
 
+/// Reports source files that are too long or lack a head comment, large files, `unsafe` code outside `launch`,
+/// placeholders, and names of example agents in code.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) {
     for source in sources {
         let path = &source.path;

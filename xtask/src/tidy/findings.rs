@@ -12,10 +12,12 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
+    /// Adds a violation, which fails the check.
     pub(crate) fn error(&mut self, text: impl Into<String>) {
         self.errors.push(text.into());
     }
 
+    /// Adds a finding that is printed and does not fail the check.
     pub(crate) fn warning(&mut self, text: impl Into<String>) {
         self.warnings.push(text.into());
     }

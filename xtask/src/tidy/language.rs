@@ -49,6 +49,7 @@ impl Exemption {
     }
 }
 
+/// Reports retired terms in every file that is not exempt.
 pub(super) fn check(sources: &[Source], findings: &mut Findings) -> Result<(), String> {
     let terms = terms()?;
     for source in sources {

@@ -54,7 +54,7 @@ pub(crate) fn graph(args: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// Applies every rule to the repository in `top`.
+/// Checks every rule on the repository whose root is `top`.
 pub(crate) fn check(top: &Path) -> Result<Findings, String> {
     let mut findings = Findings::default();
     let sources = sources::all(top)?;

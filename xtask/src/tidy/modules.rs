@@ -124,6 +124,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Reports imports against the order of a crate's folders, and import cycles of more than three files.
 pub(super) fn check(top: &Path, findings: &mut Findings) -> Result<(), String> {
     for graph in graphs(top)? {
         let layers = LAYERS
@@ -214,7 +215,7 @@ fn shown(cycle: &[&Path]) -> String {
     names.join(", ")
 }
 
-/// Imports between the folders of a crate (number of pairs of files), and its largest cycle.
+/// Text of a crate's imports between folders (number of pairs of files) and of its largest cycle.
 pub(crate) fn table(graph: &Graph) -> String {
     let mut text = format!(
         "== modules of {}: {} files, {} imports",

@@ -11,6 +11,8 @@ const HAZARDS: u32 = 38;
 const REQUIREMENTS: &str = "docs/requirements.md";
 const SPECIFICATION: &str = "SPECIFICATION.md";
 
+/// Reports requirements and hazards without a line in `docs/requirements.md`, and proofs there or in `SPECIFICATION.md`
+/// that do not exist.
 pub(super) fn check(top: &Path, sources: &[Source], findings: &mut Findings) -> Result<(), String> {
     let requirements = read(&top.join(REQUIREMENTS))?;
     for (system, last) in SYSTEMS {

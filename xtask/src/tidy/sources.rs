@@ -14,7 +14,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Whether it is Rust code.
+    /// Whether the file is Rust code.
     pub(crate) fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
@@ -26,12 +26,15 @@ impl Source {
     }
 }
 
-/// Text of a file.
+/// Reads a text file.
+///
+/// # Errors
+/// Names the path when the file can't be read.
 pub(crate) fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|e| format!("`{}`: {e}", path.display()))
 }
 
-/// Every file below `top` but build output and version control.
+/// Reads every file below `top`, except build output and version control.
 pub(crate) fn all(top: &Path) -> Result<Vec<Source>, String> {
     let mut paths = Vec::new();
     list(top, &mut paths)?;

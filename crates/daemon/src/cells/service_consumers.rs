@@ -20,6 +20,7 @@ use abbey_model::{CellKind, CellName, FaultKind, Millis, Principal, Slug, Timest
 use abbey_plan::{Service, ServiceKind};
 use abbey_services::ask::{ConsumerState, ServiceReply, ServiceRequest};
 use abbey_store::NewAuditEntry;
+use abbey_support::retry::Backoff;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,8 +31,8 @@ use std::time::Duration;
 
 /// Longest wait for a service's answer; some operations include a backup.
 const WITHIN: Duration = Duration::from_secs(600);
-/// First and longest pause before a failed pass is repeated.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// Pauses before a failed pass is repeated.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
 /// Longest pause while nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -49,18 +50,15 @@ struct ConsumerProgress {
 pub(crate) async fn run_consumer_provisioning(cells: Arc<CellsState>) {
     let mut plans = cells.core.plan.subscribe();
     let mut known = ConsumerProgress::default();
-    let mut again = AGAIN.0;
+    let mut backoff = RETRY;
     loop {
         let (settled, next) = provision_all_services(&cells, &mut known).await;
         let pause = match settled {
             true => {
-                again = AGAIN.0;
+                backoff = RETRY;
                 next
             }
-            false => {
-                again = (again * 2).min(AGAIN.1);
-                again.min(next)
-            }
+            false => backoff.next_delay().min(next),
         };
         tokio::select! {
             () = cells.core.rt.stopped() => return,
@@ -68,7 +66,7 @@ pub(crate) async fn run_consumer_provisioning(cells: Arc<CellsState>) {
                 if changed.is_err() {
                     return;
                 }
-                again = AGAIN.0;
+                backoff = RETRY;
             }
             () = cells.core.rt.sleep(pause) => {}
         }

@@ -13,6 +13,7 @@ use abbey_model::{
     Recipient, Slug, TaskRef, Tokens,
 };
 use abbey_store::{Added, DelegationRequest, NewAuditEntry, NewTask, Notice, Topic};
+use abbey_support::retry::Backoff;
 use abbey_words::Text;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -27,8 +28,8 @@ const FIELD_MAX: usize = 64;
 /// Longest deadline of a delegated task.
 const DEADLINE_MAX: Millis = Millis::from_secs(30 * 86_400);
 
-/// First and longest pause before a failed delivery is retried.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+/// Pauses before a failed delivery is retried.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(600));
 /// Longest pause between two reads of the outbox.
 const OUTBOX_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -252,7 +253,7 @@ pub(crate) async fn run_outcome_delivery(work: Arc<WorkState>) {
 }
 
 /// By task, when a failed delivery is retried and the pause before it.
-type Retries = BTreeMap<u64, (Instant, Duration)>;
+type Retries = BTreeMap<u64, (Instant, Backoff)>;
 
 /// Delivers the notices of the outbox whose recipient matches `mine`.
 async fn run_delivery_of(work: &Arc<WorkState>, mine: impl Fn(&Recipient) -> bool) {
@@ -285,8 +286,8 @@ async fn deliver_outbox(
     let notices = work.core.store.outbox().await?;
     retries.retain(|task, _| notices.iter().any(|n| n.task == *task));
     for notice in notices.iter().filter(|n| mine(&n.recipient)) {
-        let before = retries.get(&notice.task).copied();
-        if before.is_some_and(|(at, _)| work.core.rt.now() < at) {
+        let due = retries.get(&notice.task).map(|(at, _)| *at);
+        if due.is_some_and(|at| work.core.rt.now() < at) {
             continue;
         }
         match deliver_notice(work, notice).await {
@@ -295,8 +296,9 @@ async fn deliver_outbox(
                 work.core.store.mark_delivered(notice.task).await?;
             }
             Err(error) => {
-                let pause = before.map_or(RETRY_PAUSE.0, |(_, p)| (p * 2).min(RETRY_PAUSE.1));
-                retries.insert(notice.task, (work.core.rt.now() + pause, pause));
+                let now = work.core.rt.now();
+                let (at, backoff) = retries.entry(notice.task).or_insert((now, RETRY));
+                *at = now + backoff.next_delay();
                 failed = Some(error);
             }
         }

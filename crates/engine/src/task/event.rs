@@ -135,7 +135,7 @@ impl Event {
     }
 }
 
-/// Why an event was refused.
+/// Why an event was refused. The task is unchanged then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The event is not possible in this state.
@@ -146,7 +146,7 @@ pub enum Refusal {
         /// Name of the event.
         event: &'static str,
     },
-    /// This principal may not cause this event here.
+    /// The principal may not cause this event on this task.
     #[error("{who} may not {event} this task")]
     NotAllowed {
         /// Principal that caused the event.
@@ -175,7 +175,7 @@ pub enum Refusal {
     /// The lease has expired.
     #[error("the lease expired {late_ms} ms ago, so this write is refused; poll for new work")]
     LeaseOver {
-        /// How late the caller is, in milliseconds.
+        /// Milliseconds since the lease expired.
         late_ms: i64,
     },
     /// The lease or wall time is not over yet.

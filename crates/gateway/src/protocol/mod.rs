@@ -23,7 +23,7 @@ pub struct Limits {
     pub answer_bytes_max: usize,
     /// Longest pause between two chunks of a stream.
     pub chunk_pause_max: Duration,
-    /// How long a stream is read on for its usage after the caller has gone.
+    /// Longest time for which a stream is read on for its usage after the caller has disconnected.
     pub drain_max: Duration,
 }
 
@@ -75,7 +75,7 @@ pub struct UpstreamRequest {
     pub body: Bytes,
 }
 
-/// What a provider's answer says about the call.
+/// What a provider's response reports about the call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Usage, when the answer holds a plausible report.

@@ -46,7 +46,7 @@ impl Decoder<'_> {
                     blame("a text has one `writer`; only a log has `writers`".to_owned());
                 }
                 (_, Some(_)) if log || writer.is_some() || writers.is_some() => {
-                    blame("a report is made from the state, so nobody writes it".to_owned());
+                    blame("a report is generated from the state, so it has no `writer` or `writers` and is not a log".to_owned());
                 }
                 _ => {}
             }

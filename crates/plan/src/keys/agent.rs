@@ -48,16 +48,16 @@ keys! {
         pub charter: Charter = Key::new("charter", Shape::Path, Live),
         /// The agent above it.
         pub reports_to: Option<Slug> = Key::new("reports_to", Shape::Name, Live),
-        /// Whom it may give work to: `all`, `none`, or a list; `-NAME` takes one out of `all`.
+        /// Agents that it may delegate to: `all`, `none`, or a list; `-NAME` excludes one from `all`.
         pub delegates: Authority = Key::new("delegates_to", Shape::Delegates, Live).default("none"),
-        /// Whom it may ask something: `all`, `none`, or a list. The one asked decides the answer; its costs are
-        /// charged to the asker.
+        /// Agents that it may ask questions: `all`, `none`, or a list. The costs of the answer are charged to the agent
+        /// that asks.
         pub asks: Authority = Key::new("asks", Shape::Delegates, Live).default("none"),
-        /// Limits of the work that it gives to one colleague.
+        /// Limits of the subtasks that it delegates, by agent.
         pub grants: Grants = Key::new("grants", Shape::Map(&Shape::Object(GRANT)), Live),
         /// It works by files: a task lies in `work/`, and is done when its result lies in `completed/`.
         pub files: Option<Vec<String>> = Key::new("files", Shape::Object(FILES), Live) => file_command,
-        /// What it is to others; gives no right by itself.
+        /// Relations to other agents, for its prompt; they give no right by themselves.
         pub relations: BTreeMap<&'static str, Vec<Slug>> =
             Key::new("relations", Shape::Section(RELATION_KINDS), Live),
         /// Services that it uses: in `postgres` it has a database, in `git` a place for repositories. The cell
@@ -113,7 +113,7 @@ keys! {
         pub egress: Egress = Key::new("egress", Shape::Egress, Live).default("none").inherited(),
     }
     derived {
-        /// Keys everything.
+        /// Name of the agent in the manifest, paths and the API.
         pub slug: Slug,
         /// Line of the manifest.
         pub line: usize,
@@ -192,9 +192,9 @@ keys! {
     /// A repeating wake.
     #[derive(Copy, PartialEq, Eq)]
     pub struct Wake {
-        /// Distance between two wakes.
+        /// Interval between two wakes.
         pub every: Millis = Key::new("every", Shape::Duration, Live).required(),
-        /// Most that a wake is moved back, by chance.
+        /// Largest random delay of a wake.
         pub jitter: Millis = Key::new("jitter", Shape::Duration, Live).default("0s"),
     }
 }
@@ -235,7 +235,7 @@ impl FromValue for ToolPolicy {
 const FILES: &[Key] = &[crate::key::live(
     "command",
     Shape::List(&Shape::Text),
-    "Program and arguments; the path of the task's file comes last. Without, somebody else does the work.",
+    "Program and arguments; the path of the task's file comes last. Without it, another program picks up the files.",
 )];
 
 impl Agent {

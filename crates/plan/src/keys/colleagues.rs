@@ -13,14 +13,18 @@ pub(crate) const GRANT: &[Key] = &[
     live(
         "skills",
         Shape::Set(&Shape::Text),
-        "Skills that such work may use; any when not given.",
+        "Skills that such a subtask may use; any when not given.",
     ),
 ];
 
 /// Kinds of relations between agents.
 pub(crate) const RELATION_KINDS: &[Key] = &[
-    live("lineage", NAMES, "Whom it descends from."),
-    live("mentor", NAMES, "Who teaches it."),
-    live("works_with", NAMES, "Whom it works with."),
-    live("may_ask", NAMES, "Whom it may ask; a hint, and no right."),
+    live("lineage", NAMES, "Agents that it descends from."),
+    live("mentor", NAMES, "Agents that teach it."),
+    live("works_with", NAMES, "Agents that it works with."),
+    live(
+        "may_ask",
+        NAMES,
+        "Agents that it may ask, as a hint; the right is `asks`.",
+    ),
 ];

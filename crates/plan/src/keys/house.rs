@@ -31,7 +31,7 @@ const ESCALATION: Shape = Shape::Object(&[
     live(
         "then",
         Shape::Word(&["keep", "cancel"], &[]),
-        "What happens to a task that nobody decided about in time: `keep` (the default) or `cancel`.",
+        "What happens to a task without a decision in time: `keep` (the default) or `cancel`.",
     ),
 ]);
 
@@ -65,7 +65,7 @@ keys! {
         pub(crate) _agents: () = Key::new("agents", Shape::Map(&Shape::Section(Agent::KEYS)), Live) => later,
         /// Work in steps: what each needs, and which values pass between them.
         pub(crate) _workflows: () = Key::new("workflows", WORKFLOWS, Live) => later,
-        /// Webhooks by name: who may report outside events, at `/hooks/NAME`.
+        /// Webhooks by name: senders that may report outside events at `/hooks/NAME`.
         pub(crate) _hooks: () = Key::new("hooks", HOOKS, Live) => later,
         /// What older clients need.
         pub(crate) compatibility: Compatibility =

@@ -9,20 +9,20 @@ pub(crate) const SCHEDULE: &[Key] = &[
         Shape::Text,
         "Minute, hour, day, month and weekday, for example `30 2 * * *`.",
     ),
-    live("every", Shape::Duration, "Distance between two."),
+    live("every", Shape::Duration, "Interval between two starts."),
     live("at", Shape::Text, "One instant, as `2026-12-01T10:00:00Z`."),
     live(
         "timezone",
         Shape::TimeZone,
-        "Zone of `cron`; the budget's when not given.",
+        "Time zone of `cron`; the budget's when not given.",
     ),
-    live("task", Shape::Text, "What is to be done."),
+    live("task", Shape::Text, "Task that starts, in words."),
     live(
         "skill",
         Shape::Name,
-        "The skill that its agent runs, and is assigned by that: `checkpoint`, `report`, `service-status` or any other.",
+        "The skill that its agent runs, and that is assigned to it by this: `checkpoint`, `report`, `service-status` or any other.",
     ),
-    live("workflow", Shape::Name, "The workflow that starts."),
+    live("workflow", Shape::Name, "Workflow that starts."),
     live(
         "with",
         Shape::Dict(&Shape::Value),
@@ -31,17 +31,17 @@ pub(crate) const SCHEDULE: &[Key] = &[
     live(
         "jitter",
         Shape::Duration,
-        "Most that it is moved back, by chance.",
+        "Largest random delay of a start.",
     ),
     live(
         "overlap",
         Shape::Word(&["skip", "queue", "replace"], &[]),
-        "What happens when the previous one still runs; default `skip`.",
+        "What happens when the previous start has not ended; default `skip`.",
     ),
     live(
         "catch_up",
         Shape::Text,
-        "How many missed ones fire: `skip`, `once` (the default), or a number.",
+        "How many missed starts are made up for: `skip`, `once` (the default), or a number.",
     ),
-    live("timeout", Shape::Duration, "Time for one of them."),
+    live("timeout", Shape::Duration, "Most time for one start."),
 ];

@@ -19,7 +19,7 @@ pub(crate) struct ApprovalQuestion {
     pub(crate) action: String,
     pub(crate) args: Value,
     pub(crate) why: String,
-    /// What no answer until `until` means.
+    /// Decision that applies when none is made before `until`.
     pub(crate) silence: Verdict,
     pub(crate) until: Timestamp,
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 /// How long an approval that was given may be used.
 const VALID_FOR: Millis = Millis::from_secs(24 * 3600);
 /// Note of a decision that was made by timeout.
-const TIMED_OUT: &str = "nobody decided in time";
+const TIMED_OUT: &str = "no decision was made in time";
 
 /// Requests an approval as the agent that holds the lease of a task: the run ends and the task waits for the decision.
 pub(crate) fn request_for_task(tx: &mut Tx<'_>, ask: ApprovalRequest) -> Result<ApprovalRow> {

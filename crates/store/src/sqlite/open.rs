@@ -30,13 +30,13 @@ const CHECK_MAX: u64 = 8 << 20;
 /// Marks the file as ours: the letters ABBY.
 const APPLICATION_ID: i32 = 0x4142_4259;
 
-/// How to open a store.
+/// Options for opening a store.
 pub struct SqliteOptions {
     /// The state file.
     pub path: PathBuf,
     /// The clock that decides leases.
     pub clock: Arc<dyn Clock>,
-    /// Where identifiers get their random bits from.
+    /// Source of the random bits of identifiers.
     pub entropy: Arc<dyn Entropy>,
     /// Keeps secrets out of the audit log and out of every text that is stored.
     pub redactor: Arc<std::sync::RwLock<Redactor>>,

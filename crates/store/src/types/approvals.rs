@@ -39,7 +39,7 @@ pub struct ApprovalUse {
     pub args: Value,
 }
 
-/// What asked for an approval.
+/// Task or workflow step that requested an approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApprovalRequester {
     /// The task of an agent.
@@ -63,7 +63,7 @@ pub enum ApprovalRequester {
 pub struct ApprovalRow {
     /// Number: `APPR-7`.
     pub number: u64,
-    /// What asked for it.
+    /// Task or workflow step that requested it.
     pub asker: ApprovalRequester,
     /// Action to approve.
     pub action: String,

@@ -30,7 +30,7 @@ pub struct CallReservation {
     pub model: String,
 }
 
-/// What a model call used.
+/// Usage of a model call.
 #[derive(Debug, Clone)]
 pub enum CallUsage {
     /// The provider reported usage.
@@ -46,12 +46,12 @@ pub enum CallUsage {
         /// Model that answered.
         model: Option<String>,
     },
-    /// It was forwarded and its usage is unknown: all that was reserved is charged.
+    /// The call was sent and its usage is unknown: all that was reserved is charged.
     Unknown {
         /// Model that answered, where the provider named it.
         model: Option<String>,
     },
-    /// It was never forwarded: nothing is charged.
+    /// The call was never sent: nothing is charged.
     Released,
 }
 

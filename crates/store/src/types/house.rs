@@ -101,7 +101,7 @@ pub struct NewToken {
     pub hash: String,
     /// Principal that it authenticates.
     pub principal: Principal,
-    /// What it is good for.
+    /// What the token permits.
     pub grant: CredentialGrant,
     /// Name of a token of the operator API, unique in the house; none for a credential that Abbey issues itself.
     pub name: Option<Slug>,
@@ -118,13 +118,13 @@ pub struct TokenRow {
     pub hash: String,
     /// Principal that it authenticates.
     pub principal: Principal,
-    /// What it is good for.
+    /// What the token permits.
     pub grant: CredentialGrant,
     /// Name of a token of the operator API; none for a credential that Abbey issued itself.
     pub name: Option<Slug>,
-    /// When it was registered.
+    /// Instant at which the token was registered.
     pub created_at: Timestamp,
-    /// When it was last used, to the minute; recorded for named tokens alone.
+    /// Instant of its last use, to the minute; recorded for named tokens only.
     pub last_used_at: Option<Timestamp>,
     /// First instant at which it is no longer valid.
     pub expires_at: Option<Timestamp>,

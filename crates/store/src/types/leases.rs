@@ -69,7 +69,7 @@ pub enum EvidenceCheck {
     NotRun,
     /// The evidence is present.
     Holds,
-    /// It could not be checked.
+    /// The evidence could not be checked.
     Unknown,
 }
 

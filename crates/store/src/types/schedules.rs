@@ -53,7 +53,7 @@ pub struct FireSchedule {
     pub overlap: abbey_engine::timetable::Overlap,
 }
 
-/// What an instant starts.
+/// Work that an instant of a schedule starts.
 pub enum ScheduledStart {
     /// A task.
     Task(Box<NewTask>),

@@ -12,7 +12,7 @@ use abbey_model::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What admission needs to know beside budgets.
+/// Facts for admission, besides budgets.
 #[derive(Debug, Clone)]
 pub struct Intake {
     /// Match of the task's text against every skill of the house.

@@ -23,7 +23,7 @@ pub struct NewRun {
     pub key: Option<String>,
 }
 
-/// What comes to a run from outside.
+/// Outside signal to a workflow run.
 #[derive(Debug, Clone)]
 pub enum WorkflowSignal {
     /// Nothing: something that it waits for may be over.
