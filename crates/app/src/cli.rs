@@ -111,7 +111,7 @@ pub(crate) enum Command {
     /// List or show the stock templates for agents.
     #[command(subcommand, after_help = "Example:\n  abbey template list")]
     Template(template::TemplateCommand),
-    /// Add, list, show, explain, cancel, retry, export or import tasks.
+    /// Add, list, show, explain, cancel, retry, unblock, export or import tasks.
     #[command(
         subcommand,
         after_help = "Example:\n  abbey task add \"show system stats\" --wait"

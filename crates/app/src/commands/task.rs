@@ -59,6 +59,12 @@ pub(crate) enum TaskCommand {
         /// Number of the task, like `TASK-12`.
         task: String,
     },
+    /// Queue a blocked task again, once what it was blocked on is done.
+    #[command(after_help = "Example:\n  abbey task unblock TASK-12")]
+    Unblock {
+        /// Number of the task, like `TASK-12`.
+        task: String,
+    },
     /// Print every task as JSON Lines, oldest first.
     #[command(after_help = "Example:\n  abbey task export")]
     Export {
@@ -182,6 +188,10 @@ pub(crate) async fn cmd_task(home: &Home, json: bool, command: TaskCommand) -> O
         TaskCommand::Sync { file, watch } => work_queue::sync(home, json, &file, watch).await,
         TaskCommand::Cancel { task } => {
             print_task(json, &client.tasks().cancel(&task, None).await?);
+            Ok(exit::OK)
+        }
+        TaskCommand::Unblock { task } => {
+            print_task(json, &client.tasks().unblock(&task, None).await?);
             Ok(exit::OK)
         }
         TaskCommand::Retry { task } => {

@@ -518,3 +518,39 @@ fn operator_api_serves_tls_when_the_manifest_says_so() {
         "no plain answer on a TLS door"
     );
 }
+
+#[test]
+fn a_blocked_task_names_the_command_that_unblocks_it() {
+    let house = up(TWO);
+    house.expect(0, "stop --all");
+    house.expect(0, "task add 'show system stats' --to sysadmin");
+    let sysadmin = house.agent_token("sysadmin");
+    let (_, offer) = house
+        .agent_api("GET", "/api/v1/self/next")
+        .token(&sysadmin)
+        .send();
+    let id = offer["task"].as_str().unwrap();
+    let (status, claim) = house
+        .agent_api("POST", &format!("/api/v1/self/tasks/{id}/claim"))
+        .token(&sysadmin)
+        .json(&json!({ "revision": offer["revision"] }))
+        .send();
+    assert_eq!(status, 200, "{claim}");
+    let (status, blocked) = house
+        .agent_api("POST", &format!("/api/v1/self/tasks/{id}/block"))
+        .token(&sysadmin)
+        .header("abbey-lease", &claim["lease"]["token"].to_string())
+        .json(&json!({ "on": "the operator", "why": "plug in the disk" }))
+        .send();
+    assert_eq!(status, 200, "{blocked}");
+    let why = house.expect(0, "task why TASK-1");
+    assert!(
+        why.contains("plug in the disk; then `abbey task unblock TASK-1`"),
+        "{why}"
+    );
+    house.expect(0, "task unblock TASK-1");
+    let state = house.task("TASK-1").state;
+    assert_eq!(state, abbey_model::TaskState::Ready);
+    house.refused(4, "task unblock TASK-1");
+    house.refused(3, "task unblock TASK-99");
+}

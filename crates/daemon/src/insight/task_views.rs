@@ -210,7 +210,10 @@ pub(crate) async fn explain_task(work: &Arc<WorkState>, row: &TaskRow) -> Result
         }
         Phase::Blocked { on, why } => say(
             WaitCode::BlockedOn,
-            format!("{on} must act: {why}; then `abbey task retry` or the unblock route"),
+            format!(
+                "{on} must act: {why}; then `abbey task unblock TASK-{}`",
+                row.number
+            ),
         ),
         Phase::AwaitingApproval { approval, until } => say(
             WaitCode::BlockedOn,
