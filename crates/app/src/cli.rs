@@ -5,8 +5,8 @@ use crate::commands::{
     down, exec, export, image, import, init, logs, org, plan, ps, reload, report, run, schedule,
     service, skill, task, template, token, unit, up, why, workflow,
 };
-use crate::exit::{self, Failure, Outcome};
-use crate::{connect, help, manual};
+use crate::exit::{self, Outcome};
+use crate::{connect, help, manual, output};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -221,9 +221,12 @@ pub(crate) enum Command {
         /// Shell that reads the script.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    #[command(after_help = "Examples:\n  abbey man\n  abbey man --markdown")]
+    /// Print the manual page of `abbey`, or of one command.
+    #[command(after_help = "Examples:\n  abbey man\n  abbey man task add\n  abbey man --markdown")]
     Man {
+        /// Command, like `task add`.
+        #[arg(conflicts_with = "markdown")]
+        words: Vec<String>,
         /// Print the reference of every command as Markdown instead.
         #[arg(long)]
         markdown: bool,
@@ -286,14 +289,12 @@ impl Cli {
                 clap_complete::generate(shell, &mut help::command(), "abbey", &mut out);
                 Ok(exit::OK)
             }
-            C::Man { markdown: true } => {
-                print!("{}", manual::markdown(help::command()));
-                Ok(exit::OK)
-            }
-            C::Man { markdown: false } => {
-                let page = clap_mangen::Man::new(help::command());
-                let printed = page.render(&mut std::io::stdout());
-                printed.map_err(|e| Failure::plain(e.to_string()))?;
+            C::Man { markdown, words } => {
+                let text = match markdown {
+                    true => manual::markdown(help::command()),
+                    false => manual::page(help::command(), &words)?,
+                };
+                output::line(text.trim_end());
                 Ok(exit::OK)
             }
         }

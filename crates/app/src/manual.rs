@@ -1,7 +1,30 @@
-//! The manual of the command line, rendered from its definitions: as Markdown for `docs/reference/cli.md`.
+//! The manual of the command line, rendered from its definitions: as pages for `man`, and as Markdown for
+//! `docs/reference/cli.md`.
 
+use crate::exit::{Failure, NOT_FOUND};
 use clap::{Arg, Command};
 use std::fmt::Write as _;
+
+/// The manual page of a command, like `task add`, in roff; without words that of `abbey`.
+///
+/// # Errors
+/// When there is no such command.
+pub(crate) fn page(mut root: Command, words: &[String]) -> Result<String, Failure> {
+    root.build();
+    let mut command = &root;
+    for word in words {
+        command = command.find_subcommand(word).ok_or_else(|| {
+            let text = format!("there is no command `abbey {}`", words.join(" "));
+            Failure::plain(text)
+                .with_code(NOT_FOUND)
+                .hint("`abbey --help` lists them")
+        })?;
+    }
+    let mut page = Vec::new();
+    let rendered = clap_mangen::Man::new(command.clone()).render(&mut page);
+    rendered.map_err(|e| Failure::plain(format!("the manual page could not be rendered: {e}")))?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
+}
 
 /// Every command with its arguments, options and examples, as Markdown.
 pub(crate) fn markdown(mut root: Command) -> String {
@@ -104,6 +127,19 @@ mod tests {
         write_help(&mut manual, &mut root);
         let lines: Vec<&str> = manual.lines().map(str::trim_end).collect();
         insta::assert_snapshot!("manual", lines.join("\n"));
+    }
+
+    #[test]
+    fn every_command_has_a_page_and_unknown_ones_are_refused() {
+        let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        for name in ["up", "task add", "agent new", "token revoke"] {
+            let page = super::page(command(), &words(name)).unwrap();
+            let title = format!(".TH abbey-{} 1", name.replace(' ', "-"));
+            assert!(page.contains(&title), "{name}: {page}");
+        }
+        assert!(super::page(command(), &[]).unwrap().contains(".TH abbey 1"));
+        let refused = super::page(command(), &words("task fly")).unwrap_err();
+        assert_eq!(refused.code(), crate::exit::NOT_FOUND);
     }
 
     #[test]

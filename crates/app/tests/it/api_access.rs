@@ -551,6 +551,6 @@ fn a_blocked_task_names_the_command_that_unblocks_it() {
     house.expect(0, "task unblock TASK-1");
     let state = house.task("TASK-1").state;
     assert_eq!(state, abbey_model::TaskState::Ready);
-    house.refused(4, "task unblock TASK-1");
-    house.refused(3, "task unblock TASK-99");
+    house.expect_refusal(4, "task unblock TASK-1");
+    house.expect_refusal(3, "task unblock TASK-99");
 }
