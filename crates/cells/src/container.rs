@@ -206,7 +206,7 @@ pub(crate) fn prepare_container(
         outer,
         fds: vec![end.into()],
         line: GuestLine::Open(channel.into()),
-        teller: None,
+        firecracker_setup: None,
         monitor: None,
         held: None,
         aside: SnapshotRole::Nothing,

@@ -5,10 +5,13 @@
 //! One thread, one `poll`, and a process of its own for each request, as hostd does it.
 
 pub(crate) mod channel;
+mod program;
 mod protocol;
 mod request;
 mod serve;
 mod setup;
+mod shim_link;
+mod warm_up;
 
 pub use protocol::GuestRequest;
 pub(crate) use protocol::{

@@ -4,8 +4,8 @@
 //! many bytes. To the guest: `i` input, `z` the end of it. From the guest: `o` output, `e` errors, `x`
 //! the exit status as text. A connection that ends takes the program along.
 
+use super::program::{close_on_exec_pipe, launch_as_guest_user, read_to_end_bounded};
 use super::protocol::{GuestCommand, GuestConfig, GuestReply, GuestRequest};
-use super::serve::{close_on_exec_pipe, launch_as_guest_user, read_to_end_bounded};
 use crate::files::{FileEntry, pack_to_stream, prepare_owner_files, read_owner_file};
 use crate::sys::cgroup::ControlGroups;
 use crate::sys::frame;

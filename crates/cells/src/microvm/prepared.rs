@@ -16,7 +16,7 @@ pub(crate) struct PreparedGuest {
     /// Our end of the guest's channel.
     pub(crate) line: GuestLine,
     /// What the program must be told before the microVM begins.
-    pub(crate) teller: Option<FirecrackerSetup>,
+    pub(crate) firecracker_setup: Option<FirecrackerSetup>,
     /// Our end of the program's own, if it has one.
     pub(crate) monitor: Option<OwnedFd>,
     /// Drives that are held.

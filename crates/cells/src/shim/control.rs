@@ -18,7 +18,7 @@ const REQUEST_MAX: u64 = 4 << 20;
 
 impl Shim {
     /// Tells a microVM that waits what it waited for.
-    fn begin(&mut self, spec: &CellSpec, fds: Vec<OwnedFd>) -> bool {
+    fn begin_program(&mut self, spec: &CellSpec, fds: Vec<OwnedFd>) -> bool {
         let waits = self.spec.microvm.as_ref().is_some_and(|m| m.origin.waits());
         let (Some(microvm), Ok(streams)) = (&spec.microvm, <[OwnedFd; 3]>::try_from(fds)) else {
             return false;
@@ -30,8 +30,8 @@ impl Shim {
             return false;
         }
         crash::point("machine.begun");
-        self.advance(PhaseEvent::Begun);
-        self.pause(false);
+        self.apply_event(PhaseEvent::Begun);
+        self.set_paused(false);
         if let Some(session) = &mut self.session {
             session.begin_program(spec, streams);
         }
@@ -42,7 +42,7 @@ impl Shim {
     pub(super) fn accept_requests(&mut self) {
         while let Ok((stream, _)) = self.control.accept() {
             // One short exchange; a slow caller is cut off rather than waited for.
-            let Ok(Some(ask)) = self.exchange(&stream) else {
+            let Ok(Some(ask)) = self.answer_request(&stream) else {
                 continue;
             };
             match (&mut self.session, &mut self.terminal, ask) {
@@ -56,7 +56,7 @@ impl Shim {
     }
 
     /// Answers; gives what a caller stays for.
-    fn exchange(&mut self, stream: &UnixStream) -> io::Result<Option<GuestRequest>> {
+    fn answer_request(&mut self, stream: &UnixStream) -> io::Result<Option<GuestRequest>> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(Duration::from_millis(500)))?;
@@ -78,16 +78,16 @@ impl Shim {
             ShimRequest::Guest { ask } => stays = Some(ask),
             ShimRequest::Template {} => lends = true,
             ShimRequest::Begin { spec } => {
-                if !self.begin(&spec, passed) {
+                if !self.begin_program(&spec, passed) {
                     return Err(io::ErrorKind::InvalidInput.into());
                 }
             }
             ShimRequest::Stop { grace } => {
                 // What is held cannot end by itself.
-                self.pause(false);
-                self.ask_to_stop(grace);
+                self.set_paused(false);
+                self.handle_stop_request(grace);
             }
-            ShimRequest::Pause { pause } => self.pause(pause && self.phase.may_pause()),
+            ShimRequest::Pause { pause } => self.set_paused(pause && self.phase.may_pause()),
         }
         let status = ShimStatus {
             generation: self.generation,

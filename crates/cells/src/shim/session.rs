@@ -1,20 +1,18 @@
 //! Session of a shim with the guest of its microVM or container: the channel, and how the guest ended.
 
-use super::forward::connect_to_target;
-use crate::files::{pack_to_stream, unpack_stream};
-use crate::guest::channel::{Channel, ChannelPeer, ChannelSide, StreamEnds};
-use crate::guest::{GuestNotice, GuestRequest, GuestStream, ShimNotice};
+use super::guest_handler::{GuestHandler, guest_port_forwards};
+use crate::guest::channel::{Channel, ChannelSide, StreamEnds};
+use crate::guest::{GuestRequest, ShimNotice};
 use crate::microvm::firecracker::FirecrackerSetup;
 use crate::microvm::{GuestLine, MicroVmTemplate, PreparedGuest, QemuMonitor, SnapshotRole};
-use crate::spec::{ForwardTarget, ListenAddress, PortForward};
-use crate::{CellSpec, Error, Result, crash, microvm};
+use crate::{CellSpec, Error, Result, microvm};
 use abbey_model::{ExitKind, VmEnd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, WaitOptions};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// What a dying kernel says on its console.
@@ -29,7 +27,7 @@ pub(super) struct GuestSession {
     /// Where it calls, and the user by whom.
     calls: Option<(UnixListener, Option<u32>)>,
     /// Where whoever tells the microVM's program what to do says that it failed.
-    teller: Option<OwnedFd>,
+    firecracker_setup: Option<OwnedFd>,
     /// Of a program that can be asked.
     monitor: Option<QemuMonitor>,
     house: GuestHandler,
@@ -53,27 +51,6 @@ enum SnapshotPlan {
     },
     /// It is brought back, and told to go on or to warm up.
     Restore { waits: bool, told: bool },
-}
-
-/// Our side of the channel.
-struct GuestHandler {
-    cell: String,
-    forwards: Vec<PortForward>,
-    /// The caller's, for a program that speaks to it and not to the log.
-    streams: Option<[Option<OwnedFd>; 3]>,
-    /// New outputs for the log.
-    outputs: Vec<(&'static str, OwnedFd)>,
-    files: PathBuf,
-    config: PathBuf,
-    ready: bool,
-    /// Whether it has booted and waits.
-    waiting: bool,
-    /// Whether it has run a program while it waited.
-    warm: bool,
-    ended: Option<(i32, bool, bool)>,
-    failed: Option<String>,
-    /// Processes that pack and unpack.
-    helpers: Vec<i32>,
 }
 
 impl GuestSession {
@@ -107,12 +84,12 @@ impl GuestSession {
         let mut session = GuestSession {
             channel,
             calls,
-            teller: None,
+            firecracker_setup: None,
             monitor,
             plan,
             house: GuestHandler {
                 cell: spec.cell.to_string(),
-                forwards: inside(spec),
+                forwards: guest_port_forwards(spec),
                 streams: streams.map(|s| s.map(Some)),
                 outputs: Vec::new(),
                 files,
@@ -130,11 +107,11 @@ impl GuestSession {
             panicked: false,
             _held: prepared.held,
         };
-        if let Some(teller) = prepared.teller {
-            match tell(&teller) {
+        if let Some(firecracker_setup) = prepared.firecracker_setup {
+            match start_firecracker_setup(&firecracker_setup) {
                 Ok((pid, said)) => {
                     session.house.helpers.push(pid);
-                    session.teller = Some(said);
+                    session.firecracker_setup = Some(said);
                 }
                 Err(error) => session.house.failed = Some(crate::error::error_chain(&error)),
             }
@@ -152,7 +129,11 @@ impl GuestSession {
             .iter()
             .map(|(at, _)| PollFd::new(at, PollFlags::IN));
         fds.extend(calls);
-        fds.extend(self.teller.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        fds.extend(
+            self.firecracker_setup
+                .iter()
+                .map(|fd| PollFd::new(fd, PollFlags::IN)),
+        );
         if let Some(monitor) = &self.monitor {
             monitor.add_poll_fds(fds);
         }
@@ -164,9 +145,9 @@ impl GuestSession {
         if let Some(monitor) = &mut self.monitor {
             monitor.process_messages();
         }
-        self.go_on();
-        self.pick_up();
-        self.hear_teller();
+        self.advance_snapshot_plan();
+        self.accept_guest_connection();
+        self.read_setup_result();
         if !self.closed
             && let Some(channel) = &mut self.channel
             && let Err(why) = channel.transfer(&mut self.house)
@@ -180,7 +161,7 @@ impl GuestSession {
     }
 
     /// Takes the call of the guest, once, and only from the program that runs it.
-    fn pick_up(&mut self) {
+    fn accept_guest_connection(&mut self) {
         let Some((at, uid)) = &self.calls else { return };
         let Ok((stream, _)) = at.accept() else { return };
         let caller = rustix::net::sockopt::socket_peercred(&stream).map(|c| c.uid.as_raw());
@@ -193,23 +174,25 @@ impl GuestSession {
     }
 
     /// Hears whether the microVM's program did what it was told: silence to the end is yes.
-    fn hear_teller(&mut self) {
-        let Some(fd) = &self.teller else { return };
+    fn read_setup_result(&mut self) {
+        let Some(fd) = &self.firecracker_setup else {
+            return;
+        };
         let mut text = [0u8; 1024];
         match rustix::io::read(fd, &mut text) {
-            Ok(0) => self.teller = None,
+            Ok(0) => self.firecracker_setup = None,
             Ok(n) => {
                 let why = String::from_utf8_lossy(&text[..n]).into_owned();
                 self.house.failed.get_or_insert(why);
-                self.teller = None;
+                self.firecracker_setup = None;
             }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(_) => self.teller = None,
+            Err(_) => self.firecracker_setup = None,
         }
     }
 
     /// The next step with templates.
-    fn go_on(&mut self) {
+    fn advance_snapshot_plan(&mut self) {
         let Some(monitor) = &mut self.monitor else {
             return;
         };
@@ -263,7 +246,7 @@ impl GuestSession {
 
     /// Tells a waiting guest to read its instructions and to run its program with these standard streams.
     pub(super) fn begin_program(&mut self, spec: &CellSpec, streams: [OwnedFd; 3]) {
-        self.house.forwards = inside(spec);
+        self.house.forwards = guest_port_forwards(spec);
         self.house.streams = Some(streams.map(Some));
         self.send_notice(&ShimNotice::Begin {});
     }
@@ -374,7 +357,7 @@ impl GuestSession {
 
 /// A process that tells the microVM's program what to do; it goes with the shim. What goes wrong comes over the
 /// descriptor.
-fn tell(teller: &FirecrackerSetup) -> Result<(i32, OwnedFd)> {
+fn start_firecracker_setup(firecracker_setup: &FirecrackerSetup) -> Result<(i32, OwnedFd)> {
     let broken = || Error::file("start", "the one who tells");
     let (said, says) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| broken()(e.into()))?;
@@ -383,7 +366,7 @@ fn tell(teller: &FirecrackerSetup) -> Result<(i32, OwnedFd)> {
         None => {
             let signal = Some(rustix::process::Signal::KILL);
             let _told_to_a_dead_shim = rustix::process::set_parent_process_death_signal(signal);
-            let told = teller.configure_and_start();
+            let told = firecracker_setup.configure_and_start();
             if let Err(error) = &told {
                 let _nobody_hears =
                     rustix::io::write(&says, crate::error::error_chain(error).as_bytes());
@@ -394,269 +377,6 @@ fn tell(teller: &FirecrackerSetup) -> Result<(i32, OwnedFd)> {
     }
 }
 
-impl GuestHandler {
-    fn forward(&self, index: usize) -> Option<StreamEnds> {
-        let forward = self.forwards.get(index)?;
-        let socket = connect_to_target(&forward.to).ok()?;
-        if let ForwardTarget::Egress(_) | ForwardTarget::Names(_) = forward.to {
-            let preface = format!("{}\n", self.cell);
-            // A few bytes into a connection that has just been made.
-            rustix::io::write(&socket, preface.as_bytes()).ok()?;
-        }
-        StreamEnds::from_socket(socket).ok()
-    }
-
-    fn output(&mut self, errors: bool) -> Option<StreamEnds> {
-        if let Some(streams) = &mut self.streams {
-            let fd = streams[1 + usize::from(errors)].take()?;
-            rustix::io::ioctl_fionbio(&fd, true).ok()?;
-            return Some(StreamEnds {
-                reader: None,
-                writer: Some(fd),
-            });
-        }
-        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
-        for fd in [&reader, &writer] {
-            rustix::io::ioctl_fionbio(fd, true).ok()?;
-        }
-        self.outputs
-            .push((if errors { "err" } else { "out" }, reader));
-        Some(StreamEnds {
-            reader: None,
-            writer: Some(writer),
-        })
-    }
-
-    fn input(&mut self) -> StreamEnds {
-        let fd = self.streams.as_mut().and_then(|s| s[0].take());
-        if let Some(fd) = &fd {
-            let _blocks_instead = rustix::io::ioctl_fionbio(fd, true);
-        }
-        StreamEnds {
-            reader: fd,
-            writer: None,
-        }
-    }
-
-    /// A process of its own packs or unpacks; what comes from a guest is not trusted.
-    fn files(&mut self, work: impl FnOnce(&Path, OwnedFd) -> Result<()>) -> Option<StreamEnds> {
-        let (ends, stream) = StreamEnds::pair().ok()?;
-        match abbey_launch::fork().ok()? {
-            None => {
-                drop(ends);
-                let done = work(&self.files, stream.into());
-                abbey_launch::exit_immediately(i32::from(done.is_err()))
-            }
-            Some(pid) => {
-                self.helpers.push(pid);
-                Some(ends)
-            }
-        }
-    }
-}
-
-impl ChannelPeer for GuestHandler {
-    fn notice(&mut self, text: &[u8]) {
-        match serde_json::from_slice(text) {
-            Ok(GuestNotice::Running { .. }) => {
-                // The microVM has it open for as long as it runs; nobody else needs it.
-                let _read_already = fs::remove_file(&self.config);
-            }
-            Ok(GuestNotice::Waiting {}) => {
-                crash::point("template.waits");
-                self.waiting = true;
-            }
-            Ok(GuestNotice::Warm {}) => self.warm = true,
-            Ok(GuestNotice::Ready {}) => self.ready = true,
-            Ok(GuestNotice::Failed { why }) => self.failed = Some(why),
-            Ok(GuestNotice::Ended {
-                status,
-                out_of_memory,
-                clean,
-            }) => {
-                crash::point("machine.ended");
-                self.ended = Some((status, out_of_memory, clean));
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn accept(&mut self, header: &[u8]) -> Option<StreamEnds> {
-        match serde_json::from_slice(header).ok()? {
-            GuestStream::Forward { index } => self.forward(index),
-            GuestStream::Output { errors } => self.output(errors),
-            GuestStream::Input {} => Some(self.input()),
-            GuestStream::Bring {} => self.files(|dir, to| pack_to_stream(dir, &entries(dir)?, to)),
-            GuestStream::Take {} => self.files(|dir, from| {
-                for path in entries(dir)? {
-                    let path = dir.join(path);
-                    let removed = match path.is_dir() {
-                        true => fs::remove_dir_all(&path),
-                        false => fs::remove_file(&path),
-                    };
-                    removed.map_err(Error::file("remove", path))?;
-                }
-                unpack_stream(dir, None, from)
-            }),
-        }
-    }
-}
-
-/// Ports inside a microVM, in the order in which its guest knows them.
-fn inside(spec: &CellSpec) -> Vec<PortForward> {
-    let inside = |f: &&PortForward| matches!(f.at, ListenAddress::Cell(_));
-    spec.forwards.iter().filter(inside).cloned().collect()
-}
-
-fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(dir).map_err(Error::file("list", dir))?;
-    Ok(entries.flatten().map(|e| e.file_name().into()).collect())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    fn session() -> (GuestSession, UnixStream, UnixStream) {
-        let pair = || {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            ours.set_nonblocking(true).unwrap();
-            theirs.set_nonblocking(true).unwrap();
-            (OwnedFd::from(ours), theirs)
-        };
-        let ((channel, guest), (monitor, qemu)) = (pair(), pair());
-        let prepared = PreparedGuest {
-            outer: CellSpec::sample(),
-            fds: Vec::new(),
-            line: GuestLine::Open(channel),
-            teller: None,
-            monitor: Some(monitor),
-            held: None,
-            aside: SnapshotRole::Nothing,
-        };
-        (
-            GuestSession::new(
-                &CellSpec::sample(),
-                "/nonexistent".into(),
-                false,
-                prepared,
-                None,
-            ),
-            guest,
-            qemu,
-        )
-    }
-
-    /// Numbers that look like chance and can be had again (xorshift64*).
-    struct Chance(u64);
-    impl Chance {
-        fn below(&mut self, n: usize) -> usize {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            let number = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D);
-            usize::try_from(number % (n.max(1) as u64)).unwrap()
-        }
-    }
-
-    /// Sound words of a guest, and what is no word at all. Those that start a process of the shim are left
-    /// out: a test has several threads.
-    const WORDS: [&str; 14] = [
-        r#"{"say":"running","kernel":"6.1"}"#,
-        r#"{"say":"ready"}"#,
-        r#"{"say":"ended","status":0,"out_of_memory":false,"clean":true}"#,
-        r#"{"say":"ended","status":-2147483648,"out_of_memory":true,"clean":false}"#,
-        r#"{"say":"warm"}"#,
-        r#"{"open":"forward","index":0}"#,
-        r#"{"open":"forward","index":18446744073709551615}"#,
-        r#"{"open":"output","errors":false}"#,
-        r#"{"open":"output","errors":true}"#,
-        r#"{"open":"input"}"#,
-        r#"{"say":{"say":{"say":{"say":{"say":{}}}}}}"#,
-        r#"{"__proto__":1,"say":"ready","say":"failed"}"#,
-        "\u{0}\u{1}\u{ffff}",
-        "",
-    ];
-
-    /// One frame, mostly sound, of a guest that has opened so many streams.
-    fn frame(chance: &mut Chance, opened: &mut u32) -> Vec<u8> {
-        let kind = match chance.below(80) {
-            0 => chance.below(256) as u8,
-            n => b"nnodddcer"[n % 9],
-        };
-        let id = match kind {
-            b'n' => 0,
-            b'o' => {
-                *opened += 1;
-                *opened * 2 - 1
-            }
-            _ => match chance.below(80) {
-                0 => [0u32, 2, u32::MAX][chance.below(3)],
-                _ => u32::try_from(chance.below(*opened as usize + 1)).unwrap() * 2 + 1,
-            },
-        };
-        let content: Vec<u8> = match (kind, chance.below(8)) {
-            (b'c', _) => u32::try_from(chance.below(3))
-                .unwrap()
-                .to_le_bytes()
-                .to_vec(),
-            (b'e' | b'r', _) => Vec::new(),
-            (b'd', _) => vec![b'x'; chance.below(2_000)],
-            (_, 0) => (0..chance.below(64))
-                .map(|_| chance.below(256) as u8)
-                .collect(),
-            _ => WORDS[chance.below(WORDS.len())].as_bytes().to_vec(),
-        };
-        let mut bytes = vec![kind];
-        bytes.extend(id.to_le_bytes());
-        let length = u16::try_from(content.len()).unwrap_or(u16::MAX);
-        bytes.extend(length.to_le_bytes());
-        bytes.extend(content);
-        if chance.below(100) == 0 {
-            let at = chance.below(bytes.len());
-            bytes[at] ^= 1 << chance.below(8);
-        }
-        bytes
-    }
-
-    /// A minute in every check, as long as wanted by `ABBEY_FUZZ_SECONDS`, from a start that
-    /// `ABBEY_FUZZ_SEED` repeats.
-    #[test]
-    fn a_shim_survives_whatever_a_guest_sends() {
-        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-        let seconds = number("ABBEY_FUZZ_SECONDS").unwrap_or(60);
-        let seed = number("ABBEY_FUZZ_SEED").unwrap_or(0x5eed);
-        let mut chance = Chance(seed.max(1));
-        let until = Instant::now() + Duration::from_secs(seconds);
-        let (mut sessions, mut frames, mut broken) = (0u64, 0u64, 0u64);
-        while Instant::now() < until {
-            sessions += 1;
-            let (mut session, mut guest, mut qemu) = session();
-            let mut opened = 0;
-            for _ in 0..200 {
-                frames += 1;
-                let bytes = frame(&mut chance, &mut opened);
-                let _full_or_closed = guest.write_all(&bytes);
-                if chance.below(20) == 0 {
-                    let _full_or_closed = qemu.write_all(&bytes);
-                    let _full_or_closed = qemu.write_all(b"\n");
-                }
-                let (outputs, fair) = session.process_messages();
-                assert!(outputs.len() <= crate::guest::channel::STREAMS_MAX);
-                if chance.below(4) == 0 {
-                    let mut heard = [0u8; 4096];
-                    let _nothing = std::io::Read::read(&mut guest, &mut heard);
-                }
-                if !fair {
-                    broken += 1;
-                    break;
-                }
-            }
-            let _whatever_it_was = session.exit_kind(false, Some(0)).to_string();
-            session.finish_file_transfers();
-        }
-        println!("{frames} frames in {sessions} sessions from seed {seed}: {broken} were cut off");
-        assert!(broken > 0 && frames > sessions, "it bites, and not at once");
-    }
-}
+#[path = "session_tests.rs"]
+mod tests;

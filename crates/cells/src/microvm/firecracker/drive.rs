@@ -6,7 +6,7 @@
 
 use super::api::{RateLimiter, TokenBucket};
 use super::client::{HOUSE_PORT, ROOT, configuration_calls};
-use super::teller::FirecrackerSetup;
+use super::setup::FirecrackerSetup;
 use crate::microvm::instructions::{config_path, microvm_instructions, write_config};
 use crate::microvm::parts::{collect_parts, monitor_cell};
 use crate::microvm::prepared::{GuestLine, PreparedGuest, SnapshotRole};
@@ -130,7 +130,7 @@ pub(crate) fn prepare_firecracker(
             at: listener,
             uid: spec.uid,
         },
-        teller: Some(FirecrackerSetup {
+        firecracker_setup: Some(FirecrackerSetup {
             socket: dir.join("api"),
             id: spec.cell.to_string(),
             steps: configuration_calls(spec, microvm.drives.is_some(), limit),

@@ -3,9 +3,9 @@
 mod api;
 mod client;
 mod drive;
-mod teller;
+mod setup;
 
 pub use api::*;
 pub use client::{FirecrackerCall, FirecrackerClient};
 pub(crate) use drive::{prepare_firecracker, why_firecracker_unusable};
-pub(crate) use teller::FirecrackerSetup;
+pub(crate) use setup::FirecrackerSetup;

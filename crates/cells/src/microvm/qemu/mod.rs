@@ -79,7 +79,7 @@ pub(crate) fn prepare_qemu(spec: &CellSpec, microvm: &MicroVm, boot: u64) -> Res
         outer: monitor_cell(spec, CellProgram::Path(PathBuf::from(PROGRAM)), argv, binds),
         fds,
         line: GuestLine::Open(channel),
-        teller: None,
+        firecracker_setup: None,
         monitor: Some(monitor),
         held: parts.held,
         aside,

@@ -1,0 +1,204 @@
+//! From a specification to a shim whose program runs: record, limits, isolation, port forwards.
+
+use super::forward::PortForwarder;
+use super::log::{AROUND, CONSOLE, CellLog};
+use super::phase::CellPhase;
+use super::session::GuestSession;
+use super::{Shim, birth};
+use crate::record::{now, write_json_without_sync};
+use crate::spec::{ListenAddress, PortForward};
+use crate::sys::cgroup::ControlGroups;
+use crate::sys::process;
+use crate::{CellRecord, CellSpec, Error, Result, container, crash, microvm};
+use abbey_model::{Generation, Layer, Redactor, Secret};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Instant;
+
+/// Makes the cell's directory and takes it for this boot.
+fn claim_cell(spec: &CellSpec) -> Result<fs::File> {
+    use std::os::unix::fs::PermissionsExt;
+    for dir in [&spec.run_dir, &spec.log_dir] {
+        fs::create_dir_all(dir).map_err(Error::file("make", dir))?;
+        // The group is the control plane's, by the parent's set-group-id bit.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o2750))
+            .map_err(Error::file("protect", dir))?;
+    }
+    let staging = spec.staging_dir();
+    fs::create_dir_all(&staging).map_err(Error::file("make", staging))?;
+    let path = spec.run_dir.join("lock");
+    crate::sys::lock::try_lock_file(&path)?.ok_or_else(|| Error::Busy(spec.cell.clone()))
+}
+
+impl Shim {
+    pub(super) fn launch(
+        generation: Generation,
+        spec: CellSpec,
+        streams: Option<[OwnedFd; 3]>,
+    ) -> std::result::Result<Shim, (CellSpec, Generation, Error)> {
+        match Self::try_launch(generation, &spec, streams) {
+            Ok(build) => Ok(build(spec)),
+            Err(error) => Err((spec, generation, error)),
+        }
+    }
+
+    fn try_launch(
+        generation: Generation,
+        spec: &CellSpec,
+        streams: Option<[OwnedFd; 3]>,
+    ) -> Result<impl FnOnce(CellSpec) -> Shim + use<>> {
+        let me = i32::try_from(std::process::id()).unwrap_or(0);
+        let lost = || Error::Shim {
+            cell: spec.cell.clone(),
+            why: "/proc is not readable".to_owned(),
+        };
+        let mut record = CellRecord {
+            generation,
+            digest: spec.digest.clone(),
+            shim: process::identify(me).ok_or_else(lost)?,
+            child: None,
+            started_at: now(),
+            groups: Vec::new(),
+            in_force: None,
+            layers: BTreeSet::new(),
+            sandbox: spec.sandbox.clone(),
+            microvm: spec.microvm.is_some(),
+            container: spec.container.is_some(),
+            boot: None,
+            network: spec.network,
+        };
+        let lock = claim_cell(spec)?;
+        crash::point("shim.claimed");
+        // The intent is on disk before the first side effect (hazards 6 and 7).
+        write_json_without_sync(&spec.run_dir.join("shim.json"), &record)?;
+        crash::point("shim.intent");
+        let control = listen(&spec.run_dir.join("control.sock"))?;
+        let log = CellLog::open(
+            &spec.log_dir,
+            Redactor::new(spec.secrets.iter().map(Secret::new)),
+        )?;
+        let mut prepared = match (&spec.microvm, &spec.container) {
+            (Some(microvm), _) => Some(microvm::prepare_microvm(spec, microvm, generation.0)?),
+            (None, Some(container)) => {
+                let prepared = container::prepare_container(spec, container, generation.0);
+                Some(prepared?)
+            }
+            (None, None) => None,
+        };
+        let beside = prepared
+            .as_mut()
+            .map_or_else(Vec::new, |p| std::mem::take(&mut p.fds));
+        if prepared.is_some() {
+            crash::point("machine.prepared");
+        }
+        record.boot = prepared.as_ref().map(|p| p.aside.boot_kind().to_owned());
+        // Around a microVM is a cell like any other.
+        let outer = prepared.as_ref().map_or(spec, |p| &p.outer);
+        let groups = match ControlGroups::create(&spec.group, &spec.cell.to_string(), &outer.limits)
+        {
+            Ok(groups) => Some(groups),
+            Err(_) if spec.waived.contains(&Layer::Limits) => None,
+            Err(error) => return Err(error),
+        };
+        let groups = match (groups, outer.limits.io) {
+            (Some(mut groups), Some(io)) => {
+                let bound = groups.limit_io(&spec.group, &spec.cell.to_string(), &spec.run_dir, io);
+                match bound {
+                    Err(error) if !spec.waived.contains(&Layer::Limits) => return Err(error),
+                    _ => Some(groups),
+                }
+            }
+            (groups, _) => groups,
+        };
+        crash::point("shim.groups");
+        if let Some(groups) = &groups {
+            record.groups = groups.paths().to_vec();
+            record.in_force = groups.read_limits();
+            let io = record.in_force.and_then(|l| l.io);
+            let missing = record.in_force.is_none() || io != outer.limits.io;
+            if missing && !spec.waived.contains(&Layer::Limits) {
+                return Err(Error::Limits(
+                    "the kernel does not show all of them as applied".to_owned(),
+                ));
+            }
+        }
+        abbey_launch::become_subreaper().map_err(Error::file("adopt", "orphans"))?;
+        let limited = record.in_force.is_some();
+        // The program in a microVM speaks through its guest.
+        let (streams, inner) = match prepared {
+            Some(_) => (None, streams),
+            None => (streams, None),
+        };
+        let birth = birth::launch_program(outer, groups.as_ref(), limited, streams, beside)?;
+        crash::point("shim.running");
+        record.child = process::identify(birth.child.pid);
+        record.layers.clone_from(&birth.layers);
+        write_json_without_sync(&spec.run_dir.join("shim.json"), &record)?;
+        let ready_until = spec
+            .ready_within
+            .map(|within| Instant::now() + within.to_std());
+        let [stdout, stderr, ready_pipe] = birth.pipes;
+        let forwards = open_forwards(spec, birth.listeners)?;
+        let microvm = spec.microvm.as_ref();
+        let files = microvm.map(|m| m.files.clone()).unwrap_or_default();
+        let waits = microvm.is_some_and(|m| m.origin.waits());
+        let session = prepared.map(|p| GuestSession::new(spec, files, waits, p, inner));
+        let (child, channel, terminal) = (birth.child, birth.channel, birth.terminal);
+        Ok(move |spec: CellSpec| Shim {
+            generation,
+            groups,
+            child,
+            channel,
+            output: match session {
+                None => vec![("out", Some(stdout)), ("err", Some(stderr))],
+                Some(_) => vec![(CONSOLE, Some(stdout)), (AROUND, Some(stderr))],
+            },
+            ready_pipe: ready_until
+                .filter(|_| session.is_none())
+                .map(|_| ready_pipe),
+            phase: CellPhase::initial(ready_until),
+            control,
+            forwards,
+            terminal,
+            session,
+            log,
+            spec,
+            _lock: lock,
+        })
+    }
+}
+
+/// Every forward behind its listener; those of the cell's own network were made in it.
+fn open_forwards(spec: &CellSpec, listeners: Vec<OwnedFd>) -> Result<Vec<PortForwarder>> {
+    let mut made = listeners.into_iter();
+    let open = |forward: &PortForward| match (forward.at, spec.sandbox.is_some()) {
+        (ListenAddress::Cell(_), true) => {
+            let lost = || Error::Shim {
+                cell: spec.cell.clone(),
+                why: "a listener was not handed over".to_owned(),
+            };
+            let listener = made.next().ok_or_else(lost)?;
+            PortForwarder::with_listener(listener, forward, &spec.cell)
+        }
+        _ => PortForwarder::listen(forward, &spec.cell),
+    };
+    // Ports inside a microVM are its guest's to open.
+    let guest = spec.microvm.is_some() || spec.container.is_some();
+    let ours = |f: &&PortForward| !guest || matches!(f.at, ListenAddress::Host(_));
+    spec.forwards.iter().filter(ours).map(open).collect()
+}
+
+fn listen(path: &Path) -> Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let _stale = fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(Error::file("listen on", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))
+        .map_err(Error::file("protect", path))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(Error::file("listen on", path))?;
+    Ok(listener)
+}
