@@ -21,37 +21,37 @@ const PLACES: u32 = 0x5000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disks {
-    /// Of `home`.
+    /// Size of the file system for `home`.
     pub state: Bytes,
-    /// Of `workspace`.
+    /// Size of the file system for `workspace`.
     pub workspace: Bytes,
 }
 
-/// Things of one owner.
+/// What hostd has allocated to one owner.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allocation {
-    /// User number; none when cells share the house's user.
+    /// User id; none if cells run as the house's user.
     pub uid: Option<u32>,
-    /// Addresses of its own network.
+    /// Subnet of its own network.
     #[serde(default)]
     pub subnet: Option<Subnet>,
-    /// Whether it is a port of the house's bridge, and has no wire of its own.
+    /// Whether its cell is a port of the house's bridge instead of having a routed pair of interfaces.
     #[serde(default)]
     pub bridged: bool,
-    /// File systems of its own for its files.
+    /// Sizes of its disk images, if it has any.
     #[serde(default)]
     pub disks: Option<Disks>,
-    /// Port of its door, on its gateway's address.
+    /// Port of the agent API on the gateway's address.
     #[serde(default)]
     pub door: Option<u16>,
     /// Port on which it serves others.
     #[serde(default)]
     pub port: Option<u16>,
-    /// Where a service answers that somebody else runs.
+    /// Address of an external service, which the house does not run.
     #[serde(default)]
     pub elsewhere: Option<SocketAddrV4>,
-    /// What it may reach outside.
+    /// Destinations outside the house that it may reach.
     #[serde(default)]
     pub egress: Egress,
 }
@@ -68,18 +68,18 @@ impl Allocation {
     }
 }
 
-/// Everything that was given.
+/// Allocations of all owners of a house.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocations {
-    /// First user number of the house. It is the control plane's; cells have those after it.
+    /// First user id of the house: the control plane's; cells have those after it.
     pub uid_first: u32,
-    /// Part of the names of what the house makes.
+    /// Tag of the house, which is part of the names of its interfaces and firewall table.
     #[serde(default)]
     pub tag: Option<HouseTag>,
-    /// Grows with every change.
+    /// Number that grows with every change.
     #[serde(default)]
     pub version: u64,
-    /// By owner.
+    /// Allocations by owner.
     pub owners: BTreeMap<CellName, Allocation>,
 }
 
@@ -109,14 +109,14 @@ impl Allocations {
             let range = self.uid_first + 1..self.uid_first + UIDS;
             if !range.contains(&uid) {
                 return Err(format!(
-                    "user {uid} is not of this house, whose cells have {} to {}",
+                    "user {uid} is outside this house's range, {} to {}",
                     range.start,
                     range.end - 1
                 ));
             }
             let mut others = self.owners.iter().filter(|(o, _)| *o != owner);
             if let Some((holder, _)) = others.find(|(_, c)| c.uid == Some(uid)) {
-                return Err(format!("user {uid} is held by {holder}"));
+                return Err(format!("user {uid} is allocated to {holder}"));
             }
         }
         if let Some(subnet) = allocation.subnet {
@@ -130,14 +130,14 @@ impl Allocations {
                 || address.is_unspecified()
                 || address.is_broadcast();
             if none || !matches!(owner, CellName::Service(_)) {
-                return Err(format!("no service is reached at {at}"));
+                return Err(format!("{at} cannot be the address of a service"));
             }
         }
         let mut allocation = allocation;
         match self.owners.get(owner).and_then(|held| held.uid) {
-            Some(held) if allocation.uid.is_some_and(|asked| asked != held) => Err(format!(
-                "{owner} holds user {held} and keeps it until it is released"
-            )),
+            Some(held) if allocation.uid.is_some_and(|asked| asked != held) => {
+                Err(format!("{owner} already has user {held}; release it first"))
+            }
             held => {
                 allocation.uid = allocation.uid.or(held);
                 self.owners.insert(owner.clone(), allocation);
@@ -152,12 +152,12 @@ impl Allocations {
     fn subnet(&self, owner: &CellName, subnet: Subnet) -> std::result::Result<(), String> {
         let net = (subnet.base(), subnet.prefix());
         if !is_private(net) {
-            return Err(format!("subnet {subnet} is not of a private range"));
+            return Err(format!("subnet {subnet} is not in a private range"));
         }
         let mut others = self.owners.iter().filter(|(o, _)| *o != owner);
         let taken = others.find(|(_, c)| c.subnet.is_some_and(|s| s.overlaps(subnet)));
         if let Some((holder, _)) = taken {
-            return Err(format!("subnet {subnet} is held by {holder}"));
+            return Err(format!("subnet {subnet} is allocated to {holder}"));
         }
         let own = self.tag.map(HouseTag::interface_prefix);
         let foreign = |name: &str| own.as_ref().is_none_or(|own| !name.starts_with(own));
@@ -167,14 +167,14 @@ impl Allocations {
             .find(|(a, p, name)| foreign(name) && overlap((*a, *p), net))
         {
             Some((address, prefix, name)) => Err(format!(
-                "subnet {subnet} overlaps {address}/{prefix}, which this host reaches by {name}"
+                "subnet {subnet} overlaps {address}/{prefix}, which this host routes by {name}"
             )),
             None => Ok(()),
         }
     }
 }
 
-/// The file, locked for one change.
+/// Allocations of a house, locked while this exists.
 pub(crate) struct LockedAllocations {
     path: PathBuf,
     pub(crate) allocations: Allocations,
@@ -273,7 +273,7 @@ mod tests {
         allocations.assign(&owner("a"), uid(1)).unwrap();
         allocations.assign(&owner("a"), uid(1)).unwrap();
         let refused = allocations.assign(&owner("b"), uid(1)).unwrap_err();
-        assert!(refused.ends_with("is held by agent-a"), "{refused}");
+        assert!(refused.ends_with("is allocated to agent-a"), "{refused}");
         assert!(allocations.assign(&owner("a"), uid(2)).is_err());
         // Neither root, nor the control plane's own, nor beyond the range.
         for bad in [0, UIDS_FIRST, UIDS_FIRST + UIDS] {

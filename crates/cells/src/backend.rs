@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Time for a live shim to answer before it counts as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(2);
 
-/// What the control plane can do with cells. Every operation may block and is idempotent; queries change nothing.
+/// Operations on cells. Every one may block and is idempotent; queries change nothing.
 pub trait Backend: Send + Sync {
     /// Starts the shim and program of a cell as boot number `generation`. The previous boot must have been swept.
     ///
@@ -74,7 +74,8 @@ pub trait Backend: Send + Sync {
     fn record(&self, cell: &CellName) -> Result<Option<CellRecord>>;
 }
 
-/// Asks hostd to start and sweep, and looks at what shims left.
+/// Backend for cells that a shim owns: hostd starts and sweeps them, the shims' records and sockets give their
+/// state.
 #[derive(Debug)]
 pub struct ShimBackend {
     hostd: HostdClient,
@@ -173,7 +174,9 @@ impl Backend for ShimBackend {
         };
         match client::request_status(&self.dir(cell), &ShimRequest::Pause { pause }) {
             Ok(status) if status.paused == pause => Ok(()),
-            Ok(_) => Err(broken("not everything in it could be held".to_owned())),
+            Ok(_) => Err(broken(
+                "not all of its processes could be paused or resumed".to_owned(),
+            )),
             Err(e) => Err(broken(format!("it does not answer: {e}"))),
         }
     }

@@ -104,7 +104,7 @@ pub enum Error {
         why: String,
     },
     /// The drives of an owner are in use by another machine.
-    #[error("the drives of {0} are attached to another machine; stop that first")]
+    #[error("the drives of {0} are attached to another microVM; stop that one first")]
     Attached(CellName),
     /// A guest did not do what it was asked.
     #[error("the guest of {cell} {why}")]

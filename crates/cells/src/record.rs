@@ -10,39 +10,39 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What a shim writes down about a boot, in `shim.json`. A later release reads it to adopt the cell.
+/// Record of one boot of a cell, in `shim.json`. A later release reads it to adopt the running cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellRecord {
     /// Number of the boot.
     pub generation: Generation,
-    /// Digest of the specification.
+    /// Digest of the specification's settings whose change needs a restart.
     pub digest: String,
-    /// The shim.
+    /// Process of the shim.
     pub shim: ProcessIdentity,
-    /// The child; absent until it runs.
+    /// First process of the cell; none until it runs.
     pub child: Option<ProcessIdentity>,
-    /// When the shim began.
+    /// Start time of the shim.
     pub started_at: Timestamp,
-    /// Control groups of the cell.
+    /// Directories of the control groups.
     pub groups: Vec<PathBuf>,
-    /// Limits that were read back from the kernel; absent when they are waived or unsupported.
+    /// Limits that were read back from the kernel; none if they are waived or unsupported.
     pub in_force: Option<Limits>,
-    /// Layers that were read back from inside.
+    /// Isolation layers that were verified from inside the cell.
     #[serde(default)]
     pub layers: BTreeSet<Layer>,
-    /// Isolation of the program, for others that run in the cell later; none for a plain process.
+    /// Isolation, which further programs in the cell get as well; none for a plain process.
     #[serde(default, rename = "walls")]
     pub sandbox: Option<Sandbox>,
-    /// Whether it is a microVM: programs go in through its guest.
+    /// Whether the cell is a microVM, in which the guest starts further programs.
     #[serde(default, rename = "machine")]
     pub microvm: bool,
-    /// Whether it is a container, which is taken away by name.
+    /// Whether the cell is a container, which is removed by name.
     #[serde(default)]
     pub container: bool,
-    /// Where it began: `cold`, or from a `template`.
+    /// `cold`, or `template` for a microVM that started from one.
     #[serde(default)]
     pub boot: Option<String>,
-    /// Its network, for those who look at it.
+    /// Network of the cell.
     #[serde(default)]
     pub network: Option<CellNetwork>,
 }

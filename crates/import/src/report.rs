@@ -6,7 +6,7 @@ use abbey_model::Slug;
 /// Entry of an import report.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReportEntry {
-    /// ReportKind of entry.
+    /// Kind of entry.
     pub kind: ReportKind,
     /// File or key that it is about.
     pub place: String,
@@ -14,7 +14,7 @@ pub struct ReportEntry {
     pub text: String,
 }
 
-/// ReportKind of a report entry.
+/// Kind of an entry of an import report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReportKind {
     /// Imported with a change.

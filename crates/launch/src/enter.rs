@@ -5,16 +5,16 @@ use crate::{isolated_child, landlock};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Which isolation.
+/// Isolation of a running cell, for a further program in it.
 #[derive(Debug)]
 pub struct ExistingIsolation {
-    /// Handle of the cell's first process.
+    /// Handle of a process of the cell.
     pub init: OwnedFd,
     /// Whether the caller is an ordinary user.
     pub rootless: bool,
-    /// As of the cell itself.
+    /// Landlock rules of the cell; none leaves the layer out.
     pub landlock: Option<LandlockRules>,
-    /// As of the cell itself.
+    /// Seccomp filters of the cell.
     pub filters: Vec<Vec<BpfInstruction>>,
 }
 

@@ -23,13 +23,13 @@ use std::os::fd::{AsFd, OwnedFd};
 /// A program that runs in isolation.
 #[derive(Debug)]
 pub struct IsolatedChild {
-    /// The first process of the cell, whose end is the end of all of it.
+    /// First process of the cell; its end ends every process of the cell.
     pub child: Child,
-    /// Listeners in the cell's network, in the order asked for.
+    /// Listeners in the cell's network, in the requested order.
     pub listeners: Vec<OwnedFd>,
-    /// What holds.
+    /// Isolation layers that were verified from inside.
     pub in_force: IsolationInForce,
-    /// Where the first process says how the program ended.
+    /// Socket on which the first process reports how the program ended.
     pub channel: OwnedFd,
 }
 

@@ -84,32 +84,32 @@ pub struct Isolation {
     pub filters: Vec<Vec<BpfInstruction>>,
 }
 
-/// What was read back from inside.
+/// Isolation layers that were verified from inside the cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct IsolationInForce {
-    /// Namespaces that are not the caller's.
+    /// User namespace.
     pub user: bool,
-    /// Mounts.
+    /// Mount namespace.
     pub mounts: bool,
-    /// Processes.
+    /// PID namespace.
     pub pids: bool,
-    /// System V objects and queues.
+    /// IPC namespace.
     pub ipc: bool,
-    /// Host name.
+    /// UTS namespace (host name).
     pub uts: bool,
-    /// Control groups.
+    /// Cgroup namespace.
     pub cgroup: bool,
-    /// Network.
+    /// Network namespace.
     pub network: bool,
-    /// The root is memory of the cell's own and cannot be written.
+    /// The root file system is the cell's own and read-only.
     pub root: bool,
     /// No capability is left in any set.
     pub capabilities: bool,
     /// `no_new_privs` is set.
     pub no_new_privs: bool,
-    /// A filter is installed.
+    /// A seccomp filter is installed.
     pub seccomp: bool,
-    /// The probe was refused.
+    /// Landlock refused the write to the probe file.
     pub landlock: bool,
 }
 
@@ -152,14 +152,14 @@ impl IsolationInForce {
     }
 }
 
-/// A step of setting up isolation that failed.
+/// A step of the isolation setup failed.
 #[derive(Debug)]
 pub struct IsolationError {
-    /// What could not be done.
+    /// Step that failed, as a verb.
     pub what: String,
-    /// On what; may be empty.
+    /// Object of the step; may be empty.
     pub on: String,
-    /// What the system says.
+    /// System error.
     pub source: io::Error,
 }
 

@@ -5,12 +5,12 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// The program to run.
+/// Program to execute.
 #[derive(Debug)]
 pub enum Executable {
-    /// A path. When the child's user cannot reach it, the file opened here is used instead.
+    /// Path of the program, and an open file of it for a user who cannot reach the path.
     Path(CString, Option<OwnedFd>),
-    /// This open file.
+    /// Open file of the program.
     File(OwnedFd),
 }
 
@@ -27,32 +27,33 @@ pub struct CgroupEntrances {
     pub joined: Vec<OwnedFd>,
 }
 
-/// What the child becomes.
+/// Specification of a child process.
 #[derive(Debug)]
 pub struct LaunchSpec {
-    /// The program.
+    /// Program to execute.
     pub program: Executable,
-    /// Arguments, the first being the name.
+    /// Arguments; the first is the program's name.
     pub argv: Vec<CString>,
-    /// The whole environment, `NAME=value`.
+    /// Complete environment, as `NAME=value`.
     pub env: Vec<CString>,
     /// Working directory.
     pub cwd: CString,
-    /// User and group to become; none keeps the caller's.
+    /// User and group id to change to; none keeps the caller's.
     pub user: Option<u32>,
-    /// Its control groups.
+    /// Control groups of the child.
     pub groups: CgroupEntrances,
-    /// Resource limits, as (resource, value), soft and hard alike.
+    /// Resource limits as (resource, value); soft and hard limits are equal.
     pub rlimits: Vec<(i32, u64)>,
-    /// Descriptors for standard input, output and error, and from 3 on what follows.
+    /// Descriptors of the child from number 0 on: standard input, output, error, and further ones.
     pub fds: Vec<OwnedFd>,
-    /// Whether it starts a session of its own.
+    /// Whether the child starts a session of its own.
     pub new_session: bool,
-    /// Whether standard input is a terminal, which becomes that of the session.
+    /// Whether descriptor 0 is a terminal that becomes the session's controlling terminal.
     pub terminal: bool,
-    /// Whether it dies with the thread that spawned it.
+    /// Whether the child is killed when the thread that spawned it ends.
     pub dies_with_parent: bool,
-    /// Whether programs of its may give it more rights: only inside a machine of its own.
+    /// Whether the child may gain privileges by executing programs: only for programs in a microVM, and rootless
+    /// Podman.
     pub new_privileges: bool,
 }
 
@@ -72,12 +73,12 @@ const STAGES: [&str; 9] = [
 /// The stage at which the program itself could not be executed.
 pub const EXECUTE: &str = "execute the program";
 
-/// A launch that failed.
+/// A child could not be started.
 #[derive(Debug)]
 pub struct SpawnError {
-    /// What could not be done.
+    /// Step that failed.
     pub stage: &'static str,
-    /// What the system says.
+    /// System error.
     pub source: io::Error,
 }
 
@@ -239,12 +240,12 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// A running child.
+/// Running child process.
 #[derive(Debug)]
 pub struct Child {
-    /// Its number.
+    /// Process id.
     pub pid: i32,
-    /// A handle that cannot come to mean another process.
+    /// Handle that never refers to another process.
     pub pidfd: OwnedFd,
 }
 

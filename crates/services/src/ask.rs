@@ -9,33 +9,33 @@ const QUESTION_MAX: u64 = 64 << 10;
 /// Longest name of what belongs to a consumer, bytes. Source: PostgreSQL's `NAMEDATALEN`, less its end.
 pub const NAME_MAX: usize = 63;
 
-/// What is asked.
+/// Request of the control plane to a stock service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ServiceRequest {
-    /// Who has something here.
+    /// Returns the consumers and the service's certificate.
     State {},
-    /// Gives a consumer its place and a new credential; what was there before is kept.
+    /// Creates a consumer or gives it a new credential; its data is kept.
     Open {
-        /// What it is called here.
+        /// Name of the consumer in the service.
         name: String,
-        /// Its credential from now on.
+        /// New credential.
         secret: String,
-        /// Most connections or requests at once.
+        /// Maximum number of connections or concurrent requests.
         connections: u32,
-        /// Most requests in a minute, where they are counted.
+        /// Maximum number of requests per minute, if the service counts them.
         rate: u32,
-        /// Most bytes that it may keep, where they are counted.
+        /// Maximum size of the consumer's data, if the service counts it.
         bytes: u64,
     },
-    /// Takes a consumer's credential away; what it left is backed up and kept.
+    /// Revokes the consumer's credential; its data is backed up and kept.
     Close {
         /// What it is called here.
         name: String,
-        /// Instant, milliseconds since 1970.
+        /// Time of the request, milliseconds since 1970.
         at_ms: i64,
     },
-    /// Removes what a closed consumer left, after one more backup.
+    /// Deletes the data of a closed consumer, after another backup.
     Drop {
         /// What it is called here.
         name: String,
@@ -44,40 +44,40 @@ pub enum ServiceRequest {
     },
 }
 
-/// One who has something here.
+/// State of a consumer of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumerState {
-    /// What it is called here.
+    /// Name of the consumer in the service.
     pub name: String,
-    /// Whether its credential is good.
+    /// Whether its credential is valid.
     pub open: bool,
-    /// Since when it is closed, milliseconds since 1970; none while it is open, or not wholly closed.
+    /// Time at which it was closed, milliseconds since 1970; none while it is open or not completely closed.
     pub closed_ms: Option<i64>,
-    /// Most connections at once; -1 for any number.
+    /// Maximum number of connections; -1 for no limit.
     pub connections: i64,
 }
 
-/// What is answered.
+/// Reply of a stock service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum ServiceReply {
-    /// Who has something here, and what proves the service to its clients.
+    /// Consumers and certificate of the service.
     State {
-        /// By name.
+        /// Consumers, by name.
         holdings: Vec<ConsumerState>,
-        /// PEM certificate that clients trust.
+        /// PEM certificate that clients must trust; none if the service has no TLS.
         certificate: Option<String>,
     },
-    /// It is done.
+    /// The request was performed.
     Done {
-        /// Where a copy is, in the service's own directory.
+        /// Path of the backup in the service's directory, if one was made.
         backup: Option<String>,
-        /// Its size.
+        /// Size of the backup.
         bytes: u64,
     },
-    /// It could not be done.
+    /// The request failed.
     Failed {
-        /// Why.
+        /// Reason.
         why: String,
     },
 }
@@ -94,13 +94,15 @@ impl ServiceRequest {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
         let begins = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
         if !begins || name.len() > NAME_MAX || !name.bytes().all(plain) {
-            return Err(Error::InvalidRequest(format!("`{name}` is no name")));
+            return Err(Error::InvalidRequest(format!(
+                "`{name}` is not a valid consumer name"
+            )));
         }
         if let ServiceRequest::Open { secret, .. } = &self {
             let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
             if secret.len() < 16 || secret.len() > 256 || !secret.bytes().all(word) {
                 return Err(Error::InvalidRequest(
-                    "the credential is none of the house's".to_owned(),
+                    "the credential is not in the house's format".to_owned(),
                 ));
             }
         }

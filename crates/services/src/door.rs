@@ -12,20 +12,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What a service with a door shares among its requests.
+/// Shared state of an HTTP service: consumers and their current requests.
 #[derive(Debug)]
 pub(crate) struct HttpService {
     pub(crate) registry: ConsumerRegistry,
     turnstile: Mutex<RequestLimiter>,
 }
 
-/// Somebody who came in; going out is counted when it is dropped.
+/// Authenticated consumer of a running request, which counts as finished when this is dropped.
 #[derive(Debug)]
 pub(crate) struct AdmittedConsumer {
     door: Arc<HttpService>,
-    /// What it is called here.
+    /// Name of the consumer in the service.
     pub(crate) name: String,
-    /// What it may take.
+    /// Limits of the consumer.
     pub(crate) consumer: Consumer,
 }
 
@@ -61,7 +61,7 @@ impl HttpService {
     ) -> std::result::Result<AdmittedConsumer, Box<Response>> {
         let who = || {
             let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"abbey\"")];
-            let text = "say who you are: the name and credential that the house gave you\n";
+            let text = "authentication required: send the name and credential of your service as HTTP Basic\n";
             Box::new((StatusCode::UNAUTHORIZED, challenge, text).into_response())
         };
         let given = headers
@@ -80,7 +80,7 @@ impl HttpService {
             eprintln!("error: {error}");
             Box::new(text_response(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "the service cannot look who you are",
+                "the service cannot read its consumers",
             ))
         })?;
         let consumer = admitted.ok_or_else(who)?;
@@ -90,8 +90,8 @@ impl HttpService {
             .unwrap_or_else(PoisonError::into_inner);
         if let Err(wait) = turnstile.begin_request(name, &consumer, Instant::now()) {
             let (text, after) = match wait {
-                ExceededLimit::Crowd => ("too many of your requests are at work\n", "1"),
-                ExceededLimit::Rate => ("too many of your requests came in a minute\n", "60"),
+                ExceededLimit::Crowd => ("too many concurrent requests; retry later\n", "1"),
+                ExceededLimit::Rate => ("too many requests in a minute; retry later\n", "60"),
             };
             let later = [(header::RETRY_AFTER, after)];
             return Err(Box::new(

@@ -2,37 +2,37 @@
 
 use std::path::{Path, PathBuf};
 
-/// Why a stock service did not do what it was asked.
+/// A stock service could not perform a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or a program of the host.
+    /// A file or program of the host could not be used.
     #[error("could not {what} `{}`: {source}", path.display())]
     File {
-        /// What was tried.
+        /// Failed action, as a verb.
         what: &'static str,
-        /// On what.
+        /// Path of the file or program.
         path: PathBuf,
-        /// Why not.
+        /// System error.
         source: std::io::Error,
     },
-    /// A program that the service consists of is not there.
+    /// A program that the service needs is not installed.
     #[error("{what} was not found; {remedy}")]
     Missing {
         /// Which.
         what: &'static str,
-        /// What to do.
+        /// What to install.
         remedy: String,
     },
-    /// A program of the service refused.
+    /// A program of the service failed.
     #[error("{what}: {said}")]
     Refused {
         /// What was asked of it.
         what: &'static str,
-        /// Its own words.
+        /// Its error output.
         said: String,
     },
-    /// The question itself.
-    #[error("this cannot be asked of the service: {0}")]
+    /// The request is invalid.
+    #[error("invalid request to the service: {0}")]
     InvalidRequest(String),
 }
 

@@ -143,14 +143,14 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
         if !writes {
             return text_response(
                 StatusCode::NOT_FOUND,
-                "there is no such repository; the first push makes it",
+                "this repository does not exist; the first push creates it",
             );
         }
         if let Err(error) = make(&repository) {
             eprintln!("error: {error}");
             return text_response(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "the repository could not be made",
+                "the repository could not be created",
             );
         }
     }
@@ -161,7 +161,7 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
             .unwrap_or(u64::MAX);
         let left = guest.consumer.bytes.saturating_sub(kept);
         if left == 0 {
-            let text = format!("your {} bytes are used up", guest.consumer.bytes);
+            let text = format!("your storage of {} bytes is full", guest.consumer.bytes);
             return text_response(StatusCode::INSUFFICIENT_STORAGE, text);
         }
         let limit = left.to_string();
@@ -173,7 +173,7 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
         Ok(response) => response,
         Err(error) => {
             eprintln!("error: {error}");
-            text_response(StatusCode::INTERNAL_SERVER_ERROR, "git did not answer")
+            text_response(StatusCode::INTERNAL_SERVER_ERROR, "git http-backend failed")
         }
     }
 }
@@ -224,7 +224,7 @@ async fn backend(
         _ => {
             return Ok(text_response(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "git asks by GET and POST",
+                "only GET and POST are allowed",
             ));
         }
     };
@@ -271,7 +271,7 @@ async fn backend(
     let Some(output) = output else {
         return Ok(text_response(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "git does not speak",
+            "git has no output",
         ));
     };
     let mut output = BufReader::new(output);

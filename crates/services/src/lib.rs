@@ -68,7 +68,7 @@ pub async fn run_service(args: &[OsString]) -> Result<i32> {
             ask::answer_stdin_request(|question| site::perform_site_request(&home, question))
         }
         (kind, part) => Err(Error::InvalidRequest(format!(
-            "there is no `{kind} {part}`"
+            "unknown service command `{kind} {part}`"
         ))),
     }
 }

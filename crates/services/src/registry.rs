@@ -11,22 +11,22 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 
-/// A consumer.
+/// Consumer of a service: credential and limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Consumer {
-    /// SHA-256 of its credential, hexadecimal; none when it is closed.
+    /// SHA-256 of its credential, hexadecimal; none if it is closed.
     pub(crate) hash: Option<String>,
-    /// Since when it is closed, milliseconds since 1970.
+    /// Time at which it was closed, milliseconds since 1970.
     pub(crate) closed_ms: Option<i64>,
-    /// Most requests at once.
+    /// Maximum number of concurrent requests.
     pub(crate) connections: u32,
-    /// Most requests in a minute.
+    /// Maximum number of requests per minute.
     pub(crate) rate: u32,
-    /// Most bytes that it may keep here.
+    /// Maximum size of its data, bytes.
     pub(crate) bytes: u64,
 }
 
-/// The file of a service in which they stand.
+/// Consumers of a service, in its file `consumers.json`.
 #[derive(Debug, Clone)]
 pub(crate) struct ConsumerRegistry {
     home: PathBuf,
@@ -131,7 +131,7 @@ impl ConsumerRegistry {
             ServiceRequest::Drop { name, .. } => {
                 if all.get(name).is_some_and(|c| c.hash.is_some()) {
                     return Err(Error::InvalidRequest(format!(
-                        "`{name}` is in use; it is closed first"
+                        "`{name}` is open; close it first"
                     )));
                 }
                 match fs::remove_dir_all(self.data_dir(name)) {
@@ -159,7 +159,7 @@ pub(crate) fn directory_size(dir: &Path) -> u64 {
     entries.map(of).sum()
 }
 
-/// How much each asks of the service now.
+/// Current and recent requests of each consumer.
 #[derive(Debug, Default)]
 pub(crate) struct RequestLimiter {
     by_name: BTreeMap<String, ConsumerLoad>,
@@ -172,12 +172,12 @@ struct ConsumerLoad {
     count: u32,
 }
 
-/// Why somebody has to wait.
+/// Limit that a consumer's request exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExceededLimit {
-    /// Too many of its requests are at work.
+    /// Concurrent requests.
     Crowd,
-    /// Too many came in the last minute.
+    /// Requests per minute.
     Rate,
 }
 

@@ -105,7 +105,10 @@ fn media_type(path: &Path) -> &'static str {
 
 async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Response {
     let Some(path) = plain(request.uri().path()) else {
-        return text_response(StatusCode::BAD_REQUEST, "a path is made of plain names");
+        return text_response(
+            StatusCode::BAD_REQUEST,
+            "a path must consist of plain names",
+        );
     };
     let place = door.registry.data_dir("").join(&path);
     match *request.method() {
@@ -113,7 +116,7 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
         Method::PUT | Method::DELETE => write(&door, request, &path, place).await,
         _ => text_response(
             StatusCode::METHOD_NOT_ALLOWED,
-            "there are GET, PUT and DELETE",
+            "only GET, HEAD, PUT and DELETE are allowed",
         ),
     }
 }
@@ -121,7 +124,7 @@ async fn handle(State(door): State<Arc<HttpService>>, request: Request) -> Respo
 async fn read(place: &Path) -> Response {
     let file = match tokio::fs::read(place).await {
         Ok(bytes) => bytes,
-        Err(_) => return text_response(StatusCode::NOT_FOUND, "there is nothing of that name"),
+        Err(_) => return text_response(StatusCode::NOT_FOUND, "file not found"),
     };
     let headers = [
         (header::CONTENT_TYPE, media_type(place)),
@@ -143,7 +146,7 @@ async fn write(door: &Arc<HttpService>, request: Request, path: &Path, place: Pa
     if request.method() == Method::DELETE {
         return match tokio::fs::remove_file(&place).await {
             Ok(()) => StatusCode::NO_CONTENT.into_response(),
-            Err(_) => text_response(StatusCode::NOT_FOUND, "there is nothing of that name"),
+            Err(_) => text_response(StatusCode::NOT_FOUND, "file not found"),
         };
     }
     let own = door.registry.data_dir(&guest.name);
@@ -162,7 +165,7 @@ async fn write(door: &Arc<HttpService>, request: Request, path: &Path, place: Pa
             eprintln!("error: {error}");
             text_response(
                 StatusCode::CONFLICT,
-                "it could not be written: a directory is in the way, or the disk is full",
+                "the file could not be written: a directory has this name, or the disk is full",
             )
         }
         Err(_) => text_response(StatusCode::INTERNAL_SERVER_ERROR, "it could not be written"),

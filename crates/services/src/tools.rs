@@ -92,7 +92,7 @@ impl Bridge {
                 Ok(_) => {}
             }
             let Ok(message) = serde_json::from_slice::<Value>(&line) else {
-                eprintln!("warning: the tool server sent what is no JSON");
+                eprintln!("warning: the tool server sent a line that is not JSON");
                 continue;
             };
             match (message["id"].as_u64(), message.get("method")) {
@@ -125,7 +125,9 @@ impl Bridge {
 /// Runs the tool server `command` and an HTTP bridge to it on `address:port`, until either ends.
 pub(crate) async fn serve_tools(address: &str, port: u16, command: &[OsString]) -> Result<i32> {
     let Some((program, args)) = command.split_first() else {
-        return Err(Error::InvalidRequest("no tool server was named".to_owned()));
+        return Err(Error::InvalidRequest(
+            "the command of the tool server is missing after `--`".to_owned(),
+        ));
     };
     let mut child = tokio::process::Command::new(program)
         .args(args)

@@ -72,27 +72,30 @@ fn hostd_refuses_access_to_other_owners_resources() {
             ..Allocation::default()
         },
     };
-    refused(claim("b", uid), "is held by agent-a");
-    refused(claim("b", 0), "is not of this house");
-    refused(claim("b", 1000), "is not of this house");
-    refused(claim("a", uid + 1), "keeps it until it is released");
+    refused(claim("b", uid), "is allocated to agent-a");
+    refused(claim("b", 0), "is outside this house's range");
+    refused(claim("b", 1000), "is outside this house's range");
+    refused(claim("a", uid + 1), "release it first");
     // Nobody starts, prepares or enters what was not claimed, or as somebody else.
     refused(
         start(spec(&hostd, agent("b"), Some(uid))),
-        "was not claimed",
+        "has no allocated user",
     );
-    refused(start(spec(&hostd, agent("a"), Some(0))), "asks to run as");
-    refused(start(spec(&hostd, agent("a"), None)), "asks to run as");
+    refused(start(spec(&hostd, agent("a"), Some(0))), "would run as");
+    refused(start(spec(&hostd, agent("a"), None)), "would run as");
     let files = Vec::new();
     let owner = agent("b");
-    refused(HostdOperation::Prepare { owner, files }, "was not claimed");
+    refused(
+        HostdOperation::Prepare { owner, files },
+        "has no allocation",
+    );
     // A cell sees its own files, and no others.
     let home = hostd.config.home.clone();
     for (source, writable, rule) in [
         (home.join("agents/b/home"), true, "may not write"),
-        (home.join("abbey.db"), false, "is of the house"),
-        (home.join("hostd"), false, "is of the house"),
-        ("/".into(), false, "is of the house"),
+        (home.join("abbey.db"), false, "belongs to the house"),
+        (home.join("hostd"), false, "belongs to the house"),
+        ("/".into(), false, "belongs to the house"),
         (
             "/etc/shadow".into(),
             false,
@@ -103,9 +106,9 @@ fn hostd_refuses_access_to_other_owners_resources() {
         (
             home.join("agents/a/../../abbey.db"),
             false,
-            "no plain absolute path",
+            "not a plain absolute path",
         ),
-        ("relative".into(), false, "no plain absolute path"),
+        ("relative".into(), false, "not a plain absolute path"),
     ] {
         let mut spec = spec(&hostd, agent("a"), Some(uid));
         let path = PathBuf::from("/x");
@@ -120,7 +123,7 @@ fn hostd_refuses_access_to_other_owners_resources() {
     // A kind without its walls is not that kind.
     let mut bare = spec(&hostd, agent("a"), Some(uid));
     bare.sandbox = None;
-    refused(start(bare), "is no whole sandbox");
+    refused(start(bare), "is incomplete for the kind sandbox");
     let owner = agent("a");
     refused(HostdOperation::Release { owner }, "still has files");
     for stamp in ["", "../../etc", "a/b", &"x".repeat(41)] {
@@ -128,7 +131,7 @@ fn hostd_refuses_access_to_other_owners_resources() {
             owner: agent("a"),
             stamp: stamp.to_owned(),
         };
-        refused(archive, "a stamp is letters");
+        refused(archive, "a time stamp consists of letters");
     }
     let journal = std::fs::read_to_string(home.join("hostd/journal.jsonl")).unwrap();
     assert!(journal.lines().count() >= 20 && journal.contains("refused: "));
@@ -170,7 +173,7 @@ fn unconfirmed_firewall_rules_are_rolled_back() {
     };
     hostd.client.call(give("10.77.1.0/24"), &[]).unwrap();
     let said = raise(false).unwrap_err().to_string();
-    assert!(said.contains("nobody confirmed"), "{said}");
+    assert!(said.contains("the new rules were not confirmed"), "{said}");
     assert_eq!(rules(), "", "there were none before");
     raise(true).unwrap();
     assert!(rules().contains("10.77.1.10"));
@@ -183,9 +186,9 @@ fn unconfirmed_firewall_rules_are_rolled_back() {
         .status()
         .unwrap();
     for (owner, subnet, rule) in [
-        ("a", "8.8.8.0/24", "not of a private range"),
-        ("a", "10.99.7.0/24", "which this host reaches by lo"),
-        ("b", "10.77.2.0/28", "is held by agent-a"),
+        ("a", "8.8.8.0/24", "not in a private range"),
+        ("a", "10.99.7.0/24", "which this host routes by lo"),
+        ("b", "10.77.2.0/28", "is allocated to agent-a"),
     ] {
         let claim = Allocation {
             subnet: Some(subnet.parse().unwrap()),
@@ -217,7 +220,7 @@ fn unconfirmed_firewall_rules_are_rolled_back() {
     };
     refused(
         &|s| s.network = Some(network("10.77.9.0/24")),
-        "does not hold",
+        "is not the one of its allocation",
     );
     let forward = |at: ListenAddress, to: ForwardTarget| vec![PortForward { at, to }];
     let cell = |at: &str| ListenAddress::Cell(at.parse().unwrap());
@@ -234,13 +237,13 @@ fn unconfirmed_firewall_rules_are_rolled_back() {
                 s.network = Some(network("10.77.2.0/24"));
                 s.forwards = forward(at, house());
             },
-            "not where this cell may listen",
+            "this cell may not listen on",
         );
     }
     let elsewhere = ForwardTarget::Service("127.0.0.1:22".parse().unwrap());
     refused(
         &|s| s.forwards = forward(cell("127.0.0.1:80"), elsewhere.clone()),
-        "no service of this house answers at 127.0.0.1:22",
+        "no service of this house has the address 127.0.0.1:22",
     );
 }
 

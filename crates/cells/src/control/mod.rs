@@ -51,9 +51,9 @@ pub(crate) struct ShimStatus {
     pub generation: Generation,
     /// Digest of the specification.
     pub digest: String,
-    /// Whether the child announced readiness.
+    /// Whether the program announced readiness.
     pub ready: bool,
-    /// Whether it was asked to stop.
+    /// Whether a stop was requested.
     pub stopping: bool,
     /// Whether every process of the cell is paused.
     #[serde(default)]

@@ -57,13 +57,15 @@ pub(crate) fn unpack_archive(dir: &Path, uid: Option<u32>, archive: File) -> io:
         let path = entry.path()?.into_owned();
         if n >= ENTRIES_MAX || entry.size() > left {
             return Err(invalid_archive(
-                "there is more than a command may bring along",
+                "the archive exceeds 10,000 entries or 256 MiB",
             ));
         }
         left -= entry.size();
         match entry.header().entry_type() {
             tar::EntryType::Directory if path == Path::new("./") || path == Path::new(".") => {}
-            _ if !is_plain(&path) => return Err(invalid_archive("a path leads out of it")),
+            _ if !is_plain(&path) => {
+                return Err(invalid_archive("a path leads out of the directory"));
+            }
             tar::EntryType::Directory => make_dirs(dir, &path, uid)?,
             tar::EntryType::Regular => {
                 if let Some(parent) = path.parent().filter(|p| is_plain(p)) {
@@ -79,7 +81,7 @@ pub(crate) fn unpack_archive(dir: &Path, uid: Option<u32>, archive: File) -> io:
             }
             _ => {
                 return Err(invalid_archive(
-                    "only files and directories are brought along",
+                    "an archive may contain only files and directories",
                 ));
             }
         }

@@ -17,9 +17,9 @@ pub(crate) const CREDENTIAL: &str = "service-";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileName {
-    /// `workspace/SOUL.md`, which its agent may not write.
+    /// `workspace/SOUL.md`, read-only for the agent.
     Charter,
-    /// The same, where it may.
+    /// `workspace/SOUL.md`, writable by the agent.
     OwnCharter,
     /// `workspace/AGENTS.md`.
     Rules,
@@ -27,27 +27,28 @@ pub enum FileName {
     Memory,
     /// `workspace/HEARTBEAT.md`.
     Heartbeat,
-    /// `workspace/shared/NAME.md`, which its agent may not write; empty, it is taken away.
+    /// `workspace/shared/NAME.md`, read-only for the agent; empty content removes it.
     Shared(Slug),
-    /// The agent's credential at a service: `home/services/NAME`, and a copy for the control plane; empty, it is taken away.
+    /// Credential of the agent at a service: `home/services/NAME`, with a copy for the control plane; empty content
+    /// removes both.
     Credential(Slug),
-    /// What proves that service: `home/services/NAME.pem`; empty, it is taken away.
+    /// Certificate of a service: `home/services/NAME.pem`; empty content removes it.
     Trust(Slug),
-    /// `workspace/USER.md`, as it was somewhere else.
+    /// Imported `workspace/USER.md`.
     User,
-    /// `workspace/IDENTITY.md`, as it was somewhere else.
+    /// Imported `workspace/IDENTITY.md`.
     Identity,
-    /// `workspace/AGENTS.md`, as it was somewhere else.
+    /// Imported `workspace/AGENTS.md`.
     BroughtRules,
-    /// `workspace/MEMORY.md`, as it was somewhere else.
+    /// Imported `workspace/MEMORY.md`.
     BroughtMemory,
-    /// `workspace/HEARTBEAT.md`, as it was somewhere else.
+    /// Imported `workspace/HEARTBEAT.md`.
     BroughtHeartbeat,
     /// A file of `workspace/memory/`.
     Note(NoteName),
-    /// The credential for the agent API: one copy for the agent, one for the control plane.
+    /// Credential for the agent API, with a copy for the control plane.
     Token,
-    /// The virtual key, for the control plane.
+    /// Virtual key of the agent, for the control plane.
     Key,
 }
 
@@ -78,9 +79,9 @@ impl From<NoteName> for String {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// Which.
+    /// Name of the file.
     pub name: FileName,
-    /// Its content.
+    /// Text of the file.
     pub content: String,
 }
 

@@ -37,7 +37,7 @@ const HEADER: usize = 7;
 /// Reads in one turn; there is more to hear than one channel.
 const READS_MAX: usize = 16;
 
-/// Which end this is; the numbers of its streams are its own.
+/// Side of a channel; each numbers the streams that it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ChannelSide {
     /// The shim.
@@ -46,8 +46,8 @@ pub(crate) enum ChannelSide {
     Guest,
 }
 
-/// Local ends of a stream: where its data is read from and written to. A direction that is absent is
-/// over from the beginning.
+/// Local ends of a stream: descriptors that its data is read from and written to. A missing one closes that
+/// direction.
 #[derive(Debug, Default)]
 pub(crate) struct StreamEnds {
     pub(crate) reader: Option<OwnedFd>,
@@ -71,7 +71,7 @@ impl StreamEnds {
     }
 }
 
-/// What came from the other side.
+/// Receiver of notices and stream requests from the other side.
 pub(crate) trait ChannelPeer {
     /// It said something.
     fn notice(&mut self, text: &[u8]);
@@ -98,7 +98,7 @@ struct Stream {
     over: bool,
 }
 
-/// One end of a channel.
+/// One side of a channel.
 pub(crate) struct Channel {
     fd: OwnedFd,
     inbox: Vec<u8>,

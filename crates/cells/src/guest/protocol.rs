@@ -11,43 +11,43 @@ pub(crate) const CONTAINER_CONFIG: &str = "/run/abbey-config";
 /// User of the program in the guest.
 pub(crate) const UID: u32 = 1000;
 
-/// What the guest is told on a drive that it reads once.
+/// Instructions of a guest, which it reads once from a drive or file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct GuestConfig {
-    /// Whose cell.
+    /// Name of the cell.
     pub(crate) cell: CellName,
     /// Number of this boot.
     pub(crate) boot: u64,
-    /// Whether this is a container: what is around it is made, and shared with the host.
+    /// Whether this is a container, which shares the host's kernel and was set up by Podman.
     #[serde(default)]
     pub(crate) contained: bool,
-    /// Whether the program is the house's own; its arguments begin with its name all the same.
+    /// Whether the program is Abbey's own binary; `argv` begins with a program name all the same.
     pub(crate) own: bool,
-    /// Arguments, the first being the program.
+    /// Arguments; the first is the program.
     pub(crate) argv: Vec<String>,
-    /// The whole environment.
+    /// Complete environment, as name and value.
     pub(crate) env: Vec<(String, String)>,
     /// Working directory.
     pub(crate) cwd: PathBuf,
     /// Whether the program runs on a terminal.
     pub(crate) terminal: bool,
-    /// Whether it announces that it is up, on descriptor 3.
+    /// Whether the program announces readiness on descriptor 3.
     pub(crate) announces: bool,
-    /// Most processes.
+    /// Maximum number of processes.
     pub(crate) processes: u32,
-    /// Memory of the whole machine.
+    /// Memory of the whole microVM.
     pub(crate) memory: Bytes,
-    /// Ports that lead to the house, in the order of its forwards inside.
+    /// Addresses of the port forwards in the guest, in the order of the specification.
     pub(crate) listen: Vec<SocketAddrV4>,
-    /// What the house wrote for an agent.
+    /// Files that the house writes for an agent.
     pub(crate) files: Vec<FileEntry>,
-    /// Whether it starts with files of the house's.
+    /// Whether the shim sends files before the program starts.
     pub(crate) brings: bool,
-    /// Files that are taken when it has ended.
+    /// Paths of files that are sent to the shim when the program has ended.
     pub(crate) take: Vec<PathBuf>,
-    /// For the kernel's generator of random numbers, which nothing else may have seeded.
+    /// Random seed for the guest's kernel.
     pub(crate) entropy: Vec<u8>,
-    /// Milliseconds since 1970.
+    /// Current time, milliseconds since 1970.
     pub(crate) clock_ms: i64,
 }
 
@@ -79,124 +79,125 @@ impl GuestConfig {
     }
 }
 
-/// What the shim says.
+/// Notices of the shim to the guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum ShimNotice {
-    /// End within this time: the program first, then everything else, drives clean.
+    /// Stop within this time: the program, then everything else, then unmount the drives.
     Stop {
-        /// Milliseconds for the program.
+        /// Time for the program, milliseconds.
         within_ms: u64,
     },
-    /// The time; a microVM that was held has missed some.
+    /// Set the clock, because the guest was paused.
     Clock {
-        /// Milliseconds since 1970.
+        /// Current time, milliseconds since 1970.
         now_ms: i64,
     },
-    /// The program's terminal is to be hung up.
+    /// Close the program's terminal.
     HangUp {},
-    /// Whoever waits runs a program once, so that everything that takes is in memory.
+    /// Run a program once to warm up; for a guest that waits.
     Warm {},
-    /// Whoever waits reads what it is for.
+    /// Read the instructions and run the program; for a guest that waits.
     Begin {},
 }
 
-/// What the guest says.
+/// Notices of the guest to the shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum GuestNotice {
-    /// It has booted, and waits to be told what for.
+    /// It has booted and waits for instructions.
     Waiting {},
-    /// It has run a program.
+    /// It has warmed up.
     Warm {},
     /// The program runs.
     Running {
-        /// Version of the kernel.
+        /// Version of the guest's kernel.
         kernel: String,
     },
-    /// It announced that it is up.
+    /// The program announced readiness.
     Ready {},
-    /// It could not be started.
+    /// The program could not be started.
     Failed {
         /// Step and system error.
         why: String,
     },
-    /// It has ended, nothing of it is left, and the drives are clean; the microVM goes down now.
+    /// The program has ended, no process is left, and the drives were unmounted; the guest ends now.
     Ended {
-        /// As `wait` tells it.
+        /// Wait status of the program.
         status: i32,
-        /// Whether it ran out of memory.
+        /// Whether the guest ran out of memory.
         out_of_memory: bool,
         /// Whether every drive could be unmounted.
         clean: bool,
     },
 }
 
-/// What the guest opens a stream for.
+/// Purpose of a stream that the guest opens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "open", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum GuestStream {
-    /// Somebody inside called one of the ports.
+    /// A connection to a port in the guest.
     Forward {
-        /// Which, of those inside.
+        /// Index of the port forward among those in the guest.
         index: usize,
     },
-    /// What the program says.
+    /// Output of the program.
     Output {
-        /// Whether on its error output.
+        /// Whether it is the error output.
         errors: bool,
     },
-    /// What it is told.
+    /// Input for the program.
     Input {},
-    /// Files that it starts with: an archive comes.
+    /// Files for a command, as a tar archive to the guest.
     Bring {},
-    /// Files that it leaves: an archive goes.
+    /// Files of a command, as a tar archive from the guest.
     Take {},
 }
 
-/// What the house opens a stream for. Every answer is one line of JSON ([`GuestReply`]) unless it says otherwise.
+/// Purpose of a stream that hostd or a client opens to the guest. The reply is one line of JSON ([`GuestReply`])
+/// unless stated otherwise.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
 pub enum GuestRequest {
-    /// One more program: its description follows as a line of JSON, then frames; see `request`.
+    /// Run a further program: its description follows as a line of JSON, then frames; see `request`.
     Exec {},
-    /// The terminal of the program, as the shim's own.
+    /// Attach a viewer to the program's terminal.
     Attach {
         /// Rows of the viewer.
         rows: u16,
-        /// Its columns.
+        /// Columns of the viewer.
         columns: u16,
     },
-    /// Files for an agent: entries as JSON follow, to the end of the stream.
+    /// Write files: entries follow as JSON, to the end of the stream.
     Prepare {},
-    /// A file that an agent writes for the house.
+    /// Read a known file of the agent.
     Read {
-        /// Which.
+        /// Name of the file.
         file: FileName,
     },
-    /// Files of an agent that last, as an archive after the answer.
+    /// Pack the agent's home and workspace: a tar archive follows the reply.
     Pack {},
 }
 
-/// What a request led to.
+/// Reply of the guest to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum GuestReply {
-    /// Done.
+    /// The request was performed.
     Done {},
-    /// A file.
+    /// Content of a file.
     Text {
-        /// Its content.
+        /// The content.
         text: String,
     },
-    /// Not done.
+    /// The request failed.
     Failed {
-        /// Why.
+        /// Reason.
         why: String,
     },
 }
 
-/// A program to run in the guest.
+/// Further program to run in the guest: arguments, environment, working directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GuestCommand {

@@ -27,11 +27,11 @@ pub(super) fn validate_spec(
     let cell = spec.cell.clone();
     let allocation = allocations.owners.get(&cell).cloned().unwrap_or_default();
     if config.privileged && allocation.uid.is_none() {
-        return Err(format!("{cell} holds no user; it was not allocation"));
+        return Err(format!("{cell} has no allocated user"));
     }
     if spec.uid != allocation.uid {
         return Err(format!(
-            "{cell} asks to run as {:?} and holds {:?}",
+            "{cell} would run as user {:?}, but its allocation has {:?}",
             spec.uid, allocation.uid
         ));
     }
@@ -40,7 +40,11 @@ pub(super) fn validate_spec(
         | (CellKind::Sandbox, Some(_), None, None)
         | (CellKind::Microvm, None, Some(_), None)
         | (CellKind::Container, None, None, Some(_)) => {}
-        (kind, ..) => return Err(format!("{cell} is no whole {kind}")),
+        (kind, ..) => {
+            return Err(format!(
+                "the specification of {cell} is incomplete for the kind {kind}"
+            ));
+        }
     }
     let drives = config.owner_dir(&cell).join("drives");
     if spec.microvm.is_none() && drives.exists() {
@@ -59,7 +63,7 @@ pub(super) fn validate_spec(
     if let Some(container) = &mut spec.container {
         if container.image.parse::<Slug>().is_err() || !matches!(cell, CellName::Agent(_)) {
             return Err(format!(
-                "`{}` is no name of an image for {cell}",
+                "`{}` is not a valid image name for {cell}",
                 container.image
             ));
         }
@@ -73,14 +77,16 @@ pub(super) fn validate_spec(
         let known =
             |c: &CellName| matches!(c, CellName::Run(_)) && allocations.owners.contains_key(c);
         if let Some(template) = microvm.origin.template().filter(|t| !known(t)) {
-            return Err(format!("{template} is no template of this house"));
+            return Err(format!("{template} is not a template of this house"));
         }
     }
     spec.run_dir = config.cell_records_dir().join(cell.to_string());
     spec.log_dir = config.home.join("logs").join(cell.to_string());
     config.group.clone_into(&mut spec.group);
     if spec.network.map(|n| n.subnet) != allocation.subnet.filter(|_| spec.network.is_some()) {
-        return Err(format!("{cell} asks for a network that it does not hold"));
+        return Err(format!(
+            "the network of {cell} is not the one of its allocation"
+        ));
     }
     if let Some(network) = &mut spec.network {
         if spec.sandbox.is_none() {
@@ -110,16 +116,14 @@ pub(super) fn validate_spec(
 /// A microVM boots from an image of the house, and its drives have sizes that a file system can have.
 fn sized(microvm: &MicroVm) -> Result<(), String> {
     if microvm.image.parse::<Slug>().is_err() {
-        return Err(format!("`{}` is no name of an image", microvm.image));
+        return Err(format!("`{}` is not a valid image name", microvm.image));
     }
     if microvm.vmm == Vmm::Firecracker && microvm.origin != BootOrigin::Cold {
-        return Err(
-            "templates are made and used by QEMU; with Firecracker a machine boots".to_owned(),
-        );
+        return Err("templates need QEMU; a Firecracker microVM always boots".to_owned());
     }
     // What others begin from, or begins from another, has no drive of its own.
     if microvm.origin != BootOrigin::Cold && microvm.drives.is_some() {
-        return Err("a machine with drives of its own is booted".to_owned());
+        return Err("a microVM with drives of its own cannot use a template".to_owned());
     }
     let sizes = microvm
         .drives
@@ -127,7 +131,9 @@ fn sized(microvm: &MicroVm) -> Result<(), String> {
         .flat_map(|d| [d.state, d.workspace, d.scratch]);
     for size in sizes {
         if size < SIZE_MIN || size.0 > DRIVE_MAX {
-            return Err(format!("a drive of {size} is not made; 16 MiB to 16 TiB"));
+            return Err(format!(
+                "a drive of {size} is not allowed; choose 16 MiB to 16 TiB"
+            ));
         }
     }
     Ok(())
@@ -152,7 +158,7 @@ fn reachable(
         }),
     };
     if !own {
-        return Err(format!("{at} is not where this cell may listen"));
+        return Err(format!("this cell may not listen on {at}"));
     }
     match &mut forward.to {
         ForwardTarget::House(socket) => *socket = config.home.join("run/inside.sock"),
@@ -167,13 +173,15 @@ fn reachable(
                 .into_iter()
                 .any(|(_, c)| c.service_address() == Some(*to))
             {
-                return Err(format!("no service of this house answers at {to}"));
+                return Err(format!("no service of this house has the address {to}"));
             }
         }
         ForwardTarget::External { service, record } => {
             let owner = allocations.owners.get(&CellName::Service(service.clone()));
             if owner.is_none_or(|claim| claim.elsewhere.is_none()) {
-                return Err(format!("`{service}` is no service outside this house"));
+                return Err(format!(
+                    "`{service}` is not an external service of this house"
+                ));
             }
             *record = external::external_services_file(&config.hostd_dir());
         }
@@ -192,7 +200,7 @@ fn bindable(config: &HostdConfig, cell: &CellName, bind: &Bind) -> Result<(), St
     };
     let source = bind.source.display();
     if !plain(&bind.source) || !plain(&bind.path) {
-        return Err(format!("`{source}` is no plain absolute path"));
+        return Err(format!("`{source}` is not a plain absolute path"));
     }
     if bind.source.starts_with(config.owner_dir(cell)) {
         return Ok(());
@@ -202,7 +210,7 @@ fn bindable(config: &HostdConfig, cell: &CellName, bind: &Bind) -> Result<(), St
     }
     let home = &config.home;
     if bind.source.starts_with(home) || home.starts_with(&bind.source) {
-        return Err(format!("`{source}` is of the house and not of {cell}"));
+        return Err(format!("`{source}` belongs to the house, not to {cell}"));
     }
     use std::os::unix::fs::PermissionsExt;
     let program = std::fs::symlink_metadata(&bind.source)

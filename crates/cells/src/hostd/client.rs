@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Longest wait for an answer; starting a cell takes milliseconds, sweeping one seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where hostd answers.
+/// Client of a running hostd over its Unix socket.
 #[derive(Debug, Clone)]
 pub struct HostdClient {
     socket: PathBuf,

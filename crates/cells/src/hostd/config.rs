@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 
 /// The user whom the control plane becomes where the system has one.
 const USER: &str = "abbey";
-/// What hostd knows from its start on; nothing of it comes from a caller.
+/// Configuration of hostd, fixed at its start; nothing of it comes from a caller.
 #[derive(Debug, Clone)]
 pub struct HostdConfig {
-    /// `ABBEY_HOME`.
+    /// Directory of the house, `ABBEY_HOME`.
     pub home: PathBuf,
     /// Name of the house's control groups.
     pub group: String,
-    /// User of the control plane.
+    /// User id of the control plane.
     pub serve_uid: u32,
-    /// Whether this process is root.
+    /// Whether this process runs as root.
     pub privileged: bool,
 }
 

@@ -24,7 +24,9 @@ const OPTIONS: &str = "loop,nosuid,nodev,noatime";
 /// Reason why sandboxes cannot have disk images of their own on this host; none if they can.
 pub(crate) fn why_disks_unusable(privileged: bool) -> Option<String> {
     if !privileged {
-        return Some("only a house that root started mounts file systems".to_owned());
+        return Some(
+            "file systems can be mounted only if the house was started as root".to_owned(),
+        );
     }
     if !Path::new("/dev/loop-control").exists() {
         return Some("the kernel has no loop devices".to_owned());

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// What to run.
+/// Program to run in a cell: arguments, environment, working directory.
 pub(super) struct ProgramInvocation {
     pub(super) argv: Vec<String>,
     pub(super) env: Vec<(String, String)>,

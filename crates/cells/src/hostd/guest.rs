@@ -76,7 +76,7 @@ pub(super) fn begin_program(
     let (answer, _) = descriptors::receive_line(&stream, ANSWER_MAX).map_err(lost)?;
     match serde_json::from_slice::<ShimStatus>(&answer) {
         Ok(status) if status.begun => Ok(()),
-        _ => Err(failed(&cell, "does not wait for anything")),
+        _ => Err(failed(&cell, "does not wait for a program")),
     }
 }
 
@@ -94,7 +94,7 @@ fn short(cells: &Path, cell: &CellName, ask: GuestRequest, body: &[u8]) -> Resul
     match serde_json::from_slice(&bytes) {
         Ok(GuestReply::Failed { why }) => Err(failed(cell, format!("refused: {why}"))),
         Ok(answer) => Ok(answer),
-        Err(_) => Err(failed(cell, "gave no answer")),
+        Err(_) => Err(failed(cell, "sent no valid reply")),
     }
 }
 
@@ -134,7 +134,7 @@ pub(super) fn read_guest_file(
         &[],
     )? {
         GuestReply::Text { text } => Ok(text),
-        _ => Err(failed(cell, "gave another answer")),
+        _ => Err(failed(cell, "sent a reply of another kind")),
     }
 }
 
@@ -153,7 +153,7 @@ pub(super) fn pack_guest_files(config: &HostdConfig, cell: &CellName) -> Result<
     match serde_json::from_slice(&line) {
         Ok(GuestReply::Done {}) => Ok(stream),
         Ok(GuestReply::Failed { why }) => Err(failed(cell, format!("refused: {why}"))),
-        _ => Err(failed(cell, "gave no answer")),
+        _ => Err(failed(cell, "sent no valid reply")),
     }
 }
 
@@ -167,7 +167,8 @@ pub(super) fn run_in_guest(
     caller: &UnixStream,
 ) -> Result<i32> {
     let mut stream = open(cells, cell, GuestRequest::Exec {})?;
-    let broken = |e: std::io::Error| failed(cell, format!("let go of the program: {e}"));
+    let broken =
+        |e: std::io::Error| failed(cell, format!("closed the connection of the program: {e}"));
     stream.set_read_timeout(None).map_err(broken)?;
     let mut line = serde_json::to_vec(program).unwrap_or_default();
     line.push(b'\n');
@@ -226,8 +227,13 @@ pub(super) fn run_in_guest(
             match (code, taken, n) {
                 (Some(code), Ok(()), _) => return Ok(code),
                 (None, Ok(()), 1..) => {}
-                (_, Err(_), _) => return Err(failed(cell, "sent what is no frame")),
-                (None, Ok(()), 0) => return Err(failed(cell, "ended in the middle of it")),
+                (_, Err(_), _) => return Err(failed(cell, "sent an invalid frame")),
+                (None, Ok(()), 0) => {
+                    return Err(failed(
+                        cell,
+                        "closed the connection before the program ended",
+                    ));
+                }
             }
         }
     }

@@ -6,20 +6,20 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// One call as it ended.
+/// Line of hostd's journal: one call and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalLine {
-    /// When.
+    /// Time of the call.
     pub at: Timestamp,
-    /// User of the caller.
+    /// User id of the caller.
     pub uid: u32,
-    /// Process of the caller.
+    /// Process id of the caller.
     pub pid: i32,
-    /// Which operation.
+    /// Name of the operation.
     pub op: String,
-    /// On whom.
+    /// Owner or cell of the operation; may be empty.
     pub subject: String,
-    /// Whether it was only checked.
+    /// Whether the operation was only checked.
     pub dry_run: bool,
     /// `done`, `refused` or `failed`, with the reason.
     pub outcome: String,

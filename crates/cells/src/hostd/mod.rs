@@ -8,14 +8,14 @@
 //! no privilege and does the same for that user's cells.
 
 mod admission;
+mod api;
 mod client;
 mod config;
 pub(crate) mod disks;
 mod exec;
 mod guest;
-mod helper;
 mod host_facts;
-mod inline;
+mod in_process;
 mod journal;
 mod operation;
 mod owner_files;
@@ -29,10 +29,10 @@ mod zfs;
 
 pub use crate::{allocation::Allocation, allocation::Allocations, allocation::Disks};
 pub use crate::{files::FileEntry, files::FileName, files::NoteName};
+pub use api::HostdApi;
 pub use client::HostdClient;
 pub use config::HostdConfig;
-pub use helper::HostdApi;
-pub use inline::{InProcessHostd, run_in_process};
+pub use in_process::{InProcessHostd, run_in_process};
 pub use journal::JournalLine;
 pub use operation::{Hello, HostdOperation, HostdReply, HostdRequest, REQUEST_MAX};
 pub use server::{parse_request, serve_hostd};

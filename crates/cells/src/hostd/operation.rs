@@ -11,15 +11,15 @@ use std::path::PathBuf;
 /// Longest request, bytes.
 pub const REQUEST_MAX: u64 = 4 << 20;
 
-/// Everything that can be asked.
+/// Operations of hostd; everything else is refused.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum HostdOperation {
-    /// Who serves here, and with which privilege.
+    /// Returns version, process and privilege of hostd.
     Hello {},
-    /// Who holds anything.
+    /// Returns the owners that have an allocation.
     Owners {},
-    /// Gives things to an owner; what it holds already stays.
+    /// Sets the allocation of an owner, which keeps its user.
     #[serde(rename = "claim")]
     Allocate {
         /// Owner of the allocation.
@@ -28,107 +28,107 @@ pub enum HostdOperation {
         #[serde(rename = "claim")]
         allocation: Allocation,
     },
-    /// Takes everything back from an owner that has no files and no cell any more.
+    /// Removes the allocation of an owner that has neither files nor a cell.
     Release {
-        /// Whose.
+        /// Owner of the allocation.
         owner: CellName,
     },
-    /// Makes the directories of an owner and writes the house's files in them.
+    /// Creates the directories of an owner and writes files into them.
     Prepare {
-        /// Whose.
+        /// Owner of the files.
         owner: CellName,
-        /// Which.
+        /// Files to write.
         files: Vec<FileEntry>,
     },
-    /// What the host uses already, and what can be enforced on it.
+    /// Returns facts about the host.
     Observe {},
-    /// Reads one of the files that an agent writes for the house.
+    /// Reads a known file of an owner.
     Read {
-        /// Whose.
+        /// Owner of the files.
         owner: CellName,
-        /// Which.
+        /// File to read.
         file: FileName,
     },
-    /// Moves the files of an owner aside.
+    /// Moves the files of an owner to `removed/`.
     Archive {
-        /// Whose.
+        /// Owner of the files.
         owner: CellName,
-        /// Part of the new name.
+        /// Time stamp that ends the new name.
         stamp: String,
     },
-    /// What lies aside of agents' files, by [`HostdOperation::Archive`].
+    /// Lists the agents' files that [`HostdOperation::Archive`] moved.
     Archives {},
-    /// Brings files back that were moved aside, without credentials; where there are none now.
+    /// Moves archived files of an agent back, without credentials, if it has no files now.
     Restore {
-        /// Whose.
+        /// Owner of the files.
         owner: CellName,
-        /// Which.
+        /// Time stamp of the archive.
         stamp: String,
     },
-    /// Makes a snapshot of the data set that holds the house, where that is on ZFS.
+    /// Creates a ZFS snapshot of the data set that holds the house.
     Snapshot {
-        /// Part of its name.
+        /// Label that ends the name of the snapshot.
         label: String,
     },
-    /// Brings files into the empty directory of a single command: an archive comes along.
+    /// Unpacks the passed tar archive into the empty directory of a command.
     Stage {
-        /// Whose.
+        /// Owner of the files.
         owner: CellName,
     },
-    /// Takes files of a single command into the archive that comes along.
+    /// Packs files of a command into the passed file, as a tar archive.
     Collect {
-        /// Whose.
+        /// Owner of the files.
         owner: CellName,
-        /// Which, below its directory.
+        /// Paths below the directory of the command.
         paths: Vec<PathBuf>,
     },
-    /// Deletes the files of a single command that has ended, and takes back what it held.
+    /// Deletes the files of a command that has ended, and its allocation.
     Discard {
-        /// Whose.
+        /// Owner of the files.
         owner: CellName,
     },
-    /// Packs agents' files into the descriptor that comes along, without credentials.
+    /// Packs agents' files into the passed file, without credentials.
     Pack {
-        /// Whose; every agent's, and the claims, when not given.
+        /// Agent to pack; none packs every agent and the allocations.
         #[serde(default)]
         owner: Option<Slug>,
     },
-    /// Starts a boot of a cell; the process that serves the call becomes its shim. With three
-    /// descriptors the program speaks there and not to the log.
+    /// Starts a cell; the process that serves the call becomes its shim. The program uses three passed descriptors
+    /// as its standard streams, or the log.
     Start {
-        /// Which boot.
+        /// Number of the boot.
         generation: Generation,
-        /// Of what.
+        /// Specification of the cell.
         spec: Box<CellSpec>,
     },
-    /// Lets a microVM that was kept waiting run its program; three descriptors come along, where it speaks.
+    /// Gives a waiting microVM its program, which uses the three passed descriptors as its standard streams.
     Begin {
-        /// Of what.
+        /// Specification of the cell.
         spec: Box<CellSpec>,
     },
-    /// Ends whatever is left of a cell.
+    /// Kills what is left of a cell and removes its records.
     Sweep {
-        /// Which.
+        /// Name of the cell.
         cell: CellName,
     },
-    /// Runs one more program in a cell, with the three descriptors that come along.
+    /// Runs a further program in a cell, with the three passed descriptors as its standard streams.
     Enter {
-        /// Which.
+        /// Name of the cell.
         cell: CellName,
         /// Program and arguments.
         argv: Vec<String>,
-        /// The whole environment.
+        /// Complete environment, as name and value.
         env: Vec<(String, String)>,
         /// Working directory as the cell sees it.
         cwd: PathBuf,
     },
-    /// Brings the firewall to what the owners hold. It is put back as it was unless the caller says
-    /// within this time, on the same connection, that it still reaches what it needs.
+    /// Applies the firewall rules of the allocations. They are rolled back unless the caller confirms in time, on
+    /// the same connection, that it still reaches the host.
     Firewall {
-        /// Time for that word.
+        /// Time for the confirmation.
         confirm_within: Millis,
     },
-    /// Ends hostd; cells go on, and where there is none, the firewall goes as well.
+    /// Ends hostd. Cells keep running; without cells the interfaces and firewall table are removed.
     End {},
 }
 
@@ -184,90 +184,112 @@ impl HostdOperation {
     }
 }
 
-/// One call.
+/// Request to hostd.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostdRequest {
-    /// What is asked.
+    /// Requested operation.
     pub operation: HostdOperation,
-    /// Whether to check only.
+    /// Whether the operation is only checked.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What hostd says of itself.
+/// Version, process and privilege of a running hostd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Version of the binary.
     pub version: String,
-    /// Its process.
+    /// Process id.
     pub pid: i32,
     /// Whether it runs as root.
     pub privileged: bool,
-    /// First user number of this house.
+    /// First user id of this house.
     pub uid_first: u32,
 }
 
-/// How a call ended.
+/// Reply of hostd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostdReply {
-    /// Done, or would be.
+    /// The operation succeeded, or would in a dry run.
     Done,
-    /// Nothing was to do: it is as it should be.
+    /// Nothing had to be changed.
     InForce,
-    /// Done for now: it is undone unless the caller sends a byte in time. Another answer follows.
+    /// Firewall rules are applied and will be rolled back unless the caller sends a byte in time. Another reply
+    /// follows.
     Trial,
-    /// Answer to [`HostdOperation::Hello`].
+    /// Reply to [`HostdOperation::Hello`].
     Hello(Hello),
-    /// Answer to [`HostdOperation::Owners`].
+    /// Reply to [`HostdOperation::Owners`].
     Owners {
-        /// All of them.
+        /// All owners.
         owners: Vec<CellName>,
     },
-    /// Answer to [`HostdOperation::Read`].
+    /// Reply to [`HostdOperation::Read`].
     Text {
-        /// Content; empty when there is none.
+        /// Content; empty if the file does not exist.
         text: String,
     },
-    /// Answer to [`HostdOperation::Archives`].
+    /// Reply to [`HostdOperation::Archives`].
     Archives {
-        /// Whose and when, oldest first.
+        /// Agents and time stamps, oldest first.
         archives: Vec<(Slug, String)>,
     },
-    /// Answer to [`HostdOperation::Snapshot`].
+    /// Reply to [`HostdOperation::Snapshot`].
     Snapshot {
-        /// Its name.
+        /// Full name of the snapshot.
         name: String,
     },
-    /// Answer to [`HostdOperation::Observe`].
+    /// Reply to [`HostdOperation::Observe`].
     Host {
-        /// What was seen.
+        /// Facts about the host.
         facts: Box<HostFacts>,
     },
-    /// Answer to [`HostdOperation::Enter`]: exit status as a shell gives it.
+    /// Reply to [`HostdOperation::Enter`].
     Exit {
-        /// 128 and the signal when one ended it.
+        /// Exit status as a shell gives it: 128 plus the signal if a signal ended the program.
         code: i32,
     },
-    /// It was not a thing to ask for.
+    /// The operation is not allowed.
     Refused {
-        /// Which rule.
+        /// Violated rule.
         why: String,
     },
-    /// It was tried.
+    /// The operation was tried and failed.
     Failed {
-        /// What went wrong.
+        /// Reason.
         why: String,
     },
 }
 
 impl HostdReply {
     /// Error for a reply that does not belong to the operation.
-    pub(super) fn into_unexpected_error(&self) -> Error {
+    pub(super) fn unexpected_reply_error(&self) -> Error {
         Error::Hostd {
             op: "call",
-            why: format!("it answered something else: {self:?}"),
+            why: format!("unexpected reply: {self:?}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allocation_is_requested_by_the_keys_of_earlier_releases() {
+        let request = HostdRequest {
+            operation: HostdOperation::Allocate {
+                owner: "agent-a".parse().unwrap(),
+                allocation: Allocation::default(),
+            },
+            dry_run: false,
+        };
+        let json = serde_json::to_value(&request).unwrap();
+        assert_eq!(json["operation"]["op"], "claim");
+        assert!(json["operation"]["claim"]["uid"].is_null());
+        let spec = serde_json::to_value(CellSpec::sample()).unwrap();
+        assert!(spec.get("machine").is_some() && spec.get("microvm").is_none());
     }
 }

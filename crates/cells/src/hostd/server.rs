@@ -142,7 +142,7 @@ pub fn parse_request(bytes: &[u8]) -> std::result::Result<HostdRequest, String> 
     if bytes.len() as u64 > REQUEST_MAX {
         return Err("the request is too long".to_owned());
     }
-    serde_json::from_slice(bytes).map_err(|e| format!("the request is not understood: {e}"))
+    serde_json::from_slice(bytes).map_err(|e| format!("the request is invalid: {e}"))
 }
 
 fn outcome(reply: &HostdReply) -> String {
@@ -216,7 +216,7 @@ pub(super) fn perform_operation(
         HostdOperation::Allocate { owner, allocation } => {
             let mut held = held()?;
             if allocation.uid.is_some() && !config.privileged {
-                return refused("without privilege there are no users to give");
+                return refused("without root privileges hostd cannot allocate users");
             }
             let before = held.allocations.owners.get(&owner).cloned();
             match held.allocations.assign(&owner, allocation) {
@@ -295,7 +295,9 @@ pub(super) fn perform_operation(
         }),
         HostdOperation::Restore { owner, stamp } => {
             if !is_stamp(&stamp) || !matches!(owner, CellName::Agent(_)) {
-                return refused("an agent's files are brought back by their stamp");
+                return refused(
+                    "only an agent's files can be restored, by the time stamp of their archive",
+                );
             }
             if !dry {
                 crash::point("hostd.restore");
@@ -306,7 +308,7 @@ pub(super) fn perform_operation(
         }
         HostdOperation::Snapshot { label } => {
             if !is_stamp(&label) {
-                return refused("a label is letters, digits and hyphens");
+                return refused("a label consists of letters, digits and hyphens");
             }
             if dry {
                 return Ok(HostdReply::Done);
@@ -316,7 +318,7 @@ pub(super) fn perform_operation(
         }
         HostdOperation::Archive { owner, stamp } => {
             if !is_stamp(&stamp) {
-                return refused("a stamp is letters, digits and hyphens");
+                return refused("a time stamp consists of letters, digits and hyphens");
             }
             if !dry {
                 crash::point("hostd.archive");
@@ -332,9 +334,9 @@ pub(super) fn perform_operation(
             };
             match (&owner, fds.into_iter().next()) {
                 (CellName::Agent(_) | CellName::Service(_), _) => {
-                    refused("only the files of a single command are brought along")
+                    refused("only a command (`run-…`) has staged files")
                 }
-                (CellName::Run(_), None) => refused("no archive came along"),
+                (CellName::Run(_), None) => refused("no archive was passed"),
                 (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),
                 (CellName::Run(_), Some(fd)) => {
                     stage::unpack_command_files(config, &owner, uid, fd).map(|()| HostdReply::Done)
@@ -343,9 +345,9 @@ pub(super) fn perform_operation(
         }
         HostdOperation::Collect { owner, paths } => match (&owner, fds.into_iter().next()) {
             (CellName::Agent(_) | CellName::Service(_), _) => {
-                refused("only the files of a single command are taken along")
+                refused("only files of a command (`run-…`) can be collected")
             }
-            (CellName::Run(_), None) => refused("no file came along"),
+            (CellName::Run(_), None) => refused("no file was passed"),
             (CellName::Run(_), Some(_)) if dry => Ok(HostdReply::Done),
             (CellName::Run(_), Some(fd)) => {
                 stage::pack_command_files(config, &owner, &paths, fd).map(|()| HostdReply::Done)
@@ -353,7 +355,7 @@ pub(super) fn perform_operation(
         },
         HostdOperation::Discard { owner } => {
             if !matches!(owner, CellName::Run(_)) {
-                return refused("only the files of a single command are ever deleted");
+                return refused("only files of a command (`run-…`) can be deleted");
             }
             if config.cell_records_dir().join(owner.to_string()).exists() {
                 return refused(format!("{owner} still has a cell"));
@@ -368,7 +370,7 @@ pub(super) fn perform_operation(
             Ok(HostdReply::Done)
         }
         HostdOperation::Pack { owner } => match fds.into_iter().next() {
-            None => refused("no file came along"),
+            None => refused("no file was passed"),
             Some(_) if dry => Ok(HostdReply::Done),
             Some(fd) => {
                 let allocations = held()?.allocations;
@@ -399,7 +401,9 @@ pub(super) fn perform_operation(
                 false => match <[OwnedFd; 3]>::try_from(fds) {
                     Ok(streams) => Some(streams),
                     Err(_) => {
-                        return refused("three descriptors come along: input, output, errors");
+                        return refused(
+                            "exactly three descriptors must be passed: input, output, error output",
+                        );
                     }
                 },
             };
@@ -411,10 +415,12 @@ pub(super) fn perform_operation(
                 Err(why) => return refused(why),
             };
             let Ok(streams) = <[OwnedFd; 3]>::try_from(fds) else {
-                return refused("three descriptors come along: input, output, errors");
+                return refused(
+                    "exactly three descriptors must be passed: input, output, error output",
+                );
             };
             if !spec.microvm.as_ref().is_some_and(|m| m.origin.waits()) {
-                return refused("only a machine that waits can begin");
+                return refused("only a microVM that waits can be given a program");
             }
             if dry {
                 return Ok(HostdReply::Done);
@@ -438,7 +444,9 @@ pub(super) fn perform_operation(
                 Err(why) => return refused(why),
             };
             let Ok(streams) = <[OwnedFd; 3]>::try_from(fds) else {
-                return refused("three descriptors come along: input, output, errors");
+                return refused(
+                    "exactly three descriptors must be passed: input, output, error output",
+                );
             };
             if argv.is_empty() {
                 return refused("no program was named");
@@ -507,7 +515,7 @@ fn firewall(
         return Ok(HostdReply::InForce);
     }
     if confirm_within <= Millis(0) || confirm_within > TRIAL_MAX {
-        return refused("a trial takes more than nothing and at most a minute");
+        return refused("`confirm_within` must be more than 0 and at most 1 minute");
     }
     let _one_at_a_time = lock::lock_file(&dir.join("firewall.lock"))?;
     // Others may change what they hold while it is on trial; the lock of the allocations is not kept.
@@ -543,7 +551,7 @@ fn firewall(
         Ok(()) => Ok(HostdReply::Done),
         Err(_) => {
             firewall::restore_firewall(&dir, tag, before)?;
-            let why = "nobody confirmed the new rules in time; the old ones are back".to_owned();
+            let why = "the new rules were not confirmed in time and were rolled back".to_owned();
             Ok(HostdReply::Failed { why })
         }
     }
@@ -588,7 +596,7 @@ fn claimed(
 ) -> std::result::Result<Option<u32>, String> {
     match allocations.owners.get(owner) {
         Some(claim) if !config.privileged || claim.uid.is_some() => Ok(claim.uid),
-        _ => Err(format!("{owner} was not claimed")),
+        _ => Err(format!("{owner} has no allocation")),
     }
 }
 

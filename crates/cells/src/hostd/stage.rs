@@ -36,7 +36,7 @@ pub(super) fn pack_command_files(
     let end = archive
         .into_inner()
         .and_then(|mut file| match file.stream_position()? > BYTES_MAX {
-            true => Err(invalid_archive("it is more than can be taken along")),
+            true => Err(invalid_archive("it exceeds 256 MiB")),
             false => file.flush(),
         });
     end.map_err(Error::file("take along from", dir))

@@ -63,7 +63,7 @@ pub fn ensure_hostd_running(config: &HostdConfig, binary: &Path) -> Result<()> {
         return Ok(());
     }
     match line.trim() {
-        "ok" => Err(failed("it does not answer".to_owned())),
+        "ok" => Err(failed("it started but does not answer".to_owned())),
         "" => Err(failed("it ended before it answered".to_owned())),
         why => Err(failed(why.to_owned())),
     }
@@ -128,5 +128,5 @@ fn privileges() -> Option<String> {
     if ids.next().is_some() {
         return Some("the user or group root".to_owned());
     }
-    (field("NoNewPrivs:") != Some("1")).then(|| "the way back".to_owned())
+    (field("NoNewPrivs:") != Some("1")).then(|| "the right to gain privileges".to_owned())
 }

@@ -141,7 +141,7 @@ pub fn check_drive(path: &Path, uid: Option<u32>) -> Result<()> {
     run_drive_tool(check, &[0], path)
 }
 
-/// The drives of an owner, held for as long as this lives.
+/// Drives of an owner, locked while this exists.
 #[derive(Debug)]
 pub(crate) struct LockedDrives {
     pub(crate) state: PathBuf,

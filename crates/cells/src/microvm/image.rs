@@ -68,27 +68,27 @@ const MODULES: [&str; 15] = [
 const INIT: &str = include_str!("init.sh");
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// What is known of an image.
+/// Description of an image, in `image.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// Its name.
+    /// Name of the image.
     pub name: String,
-    /// Package and version of its kernel.
+    /// Package and version of the kernel.
     pub kernel: String,
-    /// Release of the distribution.
+    /// Release of Debian.
     pub suite: String,
-    /// Packages that were asked for.
+    /// Packages that were requested.
     pub packages: Vec<String>,
-    /// SHA-256 of every part, hexadecimal.
+    /// SHA-256 of each part, hexadecimal.
     pub digests: BTreeMap<String, String>,
 }
 
-/// How an image is made.
+/// Options for building an image.
 #[derive(Debug, Clone, Default)]
 pub struct ImageRecipe {
-    /// Release of Debian; the host's own when not given.
+    /// Release of Debian; the host's own by default.
     pub suite: Option<String>,
-    /// Packages beside the stock ones.
+    /// Packages besides the standard ones.
     pub include: Vec<String>,
 }
 
@@ -241,7 +241,7 @@ fn protect(path: &Path) -> Result<()> {
 fn named(name: &str) -> Result<()> {
     name.parse::<abbey_model::Slug>()
         .map(drop)
-        .map_err(|e| image_error("name", format!("`{name}` is no name for an image: {e}")))
+        .map_err(|e| image_error("name", format!("`{name}` is not a valid image name: {e}")))
 }
 
 /// Downloads a package and unpacks it; gives its file name.
@@ -261,7 +261,7 @@ fn unpack(at: &Path, package: &str, to: &Path) -> Result<String> {
         .flatten()
         .map(|e| e.path())
         .find(|p| p.extension().is_some_and(|e| e == "deb"))
-        .ok_or_else(|| image_error("fetch a package", format!("`{package}` did not arrive")))?;
+        .ok_or_else(|| image_error("fetch a package", format!("`{package}` was not downloaded")))?;
     run("unpack a package", "dpkg-deb", |c| {
         c.arg("-x").arg(&file).arg(to);
     })?;
@@ -297,7 +297,7 @@ fn kernel(at: &Path) -> Result<String> {
             p.file_name()
                 .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
         })
-        .ok_or_else(|| image_error("find the kernel", "the package holds none"))?;
+        .ok_or_else(|| image_error("find the kernel", "the package contains none"))?;
     super::kernel::unpack_kernel(&image, &at.join("kernel"))?;
     Ok(version)
 }
@@ -325,7 +325,7 @@ fn initrd(at: &Path) -> Result<()> {
         .map_err(Error::file("list", &all))?
         .flatten()
         .next()
-        .ok_or_else(|| image_error("find drivers", "the kernel's package holds none"))?;
+        .ok_or_else(|| image_error("find drivers", "the kernel's package contains none"))?;
     for module in MODULES {
         let from = release.path().join("kernel").join(module);
         let name = from.file_name().unwrap_or_default();

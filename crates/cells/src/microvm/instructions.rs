@@ -109,7 +109,7 @@ fn padded(path: &Path, config: &GuestConfig) -> Result<Vec<u8>> {
     if bytes.len() >= CONFIG_SIZE {
         return Err(Error::Record {
             path: path.to_owned(),
-            why: "what the guest is told is longer than a megabyte".to_owned(),
+            why: "the instructions of the guest are longer than 1 MiB".to_owned(),
         });
     }
     bytes.resize(CONFIG_SIZE, b'\n');

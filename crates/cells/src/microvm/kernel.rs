@@ -49,7 +49,7 @@ pub(super) fn unpack_kernel(from: &Path, to: &Path) -> Result<()> {
     const WHAT: &str = "unpack the kernel";
     let image = fs::read(from).map_err(Error::file("read", from))?;
     let range = payload(&image)
-        .ok_or_else(|| image_error(WHAT, format!("`{}` is no boot image", from.display())))?;
+        .ok_or_else(|| image_error(WHAT, format!("`{}` is not a boot image", from.display())))?;
     let packed = &image[range];
     let (_, program, package, behind) = PACKED
         .into_iter()
@@ -75,7 +75,7 @@ pub(super) fn unpack_kernel(from: &Path, to: &Path) -> Result<()> {
         (true, Ok(())) if &magic == b"\x7fELF" => Ok(()),
         _ => Err(image_error(
             WHAT,
-            format!("`{program}` did not make a kernel of it"),
+            format!("`{program}` did not extract a kernel"),
         )),
     }
 }

@@ -12,10 +12,10 @@ const OVERHEAD: Bytes = Bytes(192 << 20);
 /// Processes and threads of that program.
 const PROCESSES: u32 = 64;
 
-/// Files that a microVM is made of, as the program that runs it sees them.
+/// Files of a microVM, as its virtual machine monitor sees them.
 pub(crate) struct MicroVmParts {
     pub(crate) image: image::Image,
-    /// The drive with the house's own program.
+    /// Drive with Abbey's own binary.
     pub(crate) tools: PathBuf,
     pub(crate) binds: Vec<Bind>,
     pub(crate) held: Option<drives::LockedDrives>,

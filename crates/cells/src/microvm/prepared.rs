@@ -7,46 +7,46 @@ use crate::CellSpec;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
-/// A microVM or container whose files and channel are ready; its program is not started yet.
+/// MicroVM or container whose files and channel are ready, before its program starts.
 pub(crate) struct PreparedGuest {
-    /// The cell around the program that runs it.
+    /// Specification of the cell in which the virtual machine monitor or Podman runs.
     pub(crate) outer: CellSpec,
-    /// That program's descriptors from 4 on.
+    /// Descriptors that this program gets from number 4 on.
     pub(crate) fds: Vec<OwnedFd>,
-    /// Our end of the guest's channel.
+    /// Shim's end of the channel to the guest.
     pub(crate) line: GuestLine,
-    /// What the program must be told before the microVM begins.
+    /// Configuration to send to Firecracker before the microVM starts.
     pub(crate) firecracker_setup: Option<FirecrackerSetup>,
-    /// Our end of the program's own, if it has one.
+    /// Shim's end of QEMU's monitor socket.
     pub(crate) monitor: Option<OwnedFd>,
-    /// Drives that are held.
+    /// Locked drives of the microVM.
     pub(crate) held: Option<drives::LockedDrives>,
-    /// Snapshot that is created, or restored.
+    /// Whether the microVM becomes or uses a template.
     pub(crate) aside: SnapshotRole,
 }
 
-/// Our end of a guest's channel.
+/// How the channel to the guest is connected.
 #[derive(Debug)]
 pub(crate) enum GuestLine {
-    /// It stands.
+    /// It is connected.
     Open(OwnedFd),
-    /// The guest calls here, by way of a program of this user.
+    /// The guest connects to this socket through its virtual machine monitor.
     Called {
-        /// Where.
+        /// Listening socket.
         at: UnixListener,
-        /// Who runs the microVM; none shares the house's user.
+        /// User of the virtual machine monitor; none if it is the house's user.
         uid: Option<u32>,
     },
 }
 
-/// Role of a boot in the use of templates.
+/// Use of a template by a boot.
 #[derive(Debug)]
 pub(crate) enum SnapshotRole {
-    /// Nothing.
+    /// No template is involved.
     Nothing,
-    /// It becomes one.
+    /// The microVM is saved as this template.
     Make(MicroVmTemplate),
-    /// It begins with these devices of one.
+    /// The microVM starts from a template with this device state.
     Restore(OwnedFd),
 }
 

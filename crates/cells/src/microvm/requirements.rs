@@ -13,7 +13,7 @@ pub(crate) fn why_microvms_unusable() -> Option<String> {
     .find(|(program, _)| !programs::is_installed(program));
     if std::env::consts::ARCH != "x86_64" {
         return Some(format!(
-            "machines are built for x86_64, and this host is {}",
+            "microVMs are built for x86_64, and this host is {}",
             std::env::consts::ARCH
         ));
     }

@@ -16,14 +16,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Snapshot of a microVM, or room for one.
+/// Saved state of a microVM, or empty memory for it.
 #[derive(Debug)]
 pub(crate) struct MicroVmTemplate {
-    /// What it was made from; see [`key`].
+    /// Digest of what it was made from; see [`template_key`].
     pub(crate) key: String,
-    /// Its memory.
+    /// Memory file.
     pub(crate) memory: OwnedFd,
-    /// Its devices.
+    /// File with the state of the devices.
     pub(crate) devices: OwnedFd,
 }
 
@@ -110,17 +110,17 @@ impl MicroVmTemplate {
         let (bytes, fds) =
             descriptors::receive_line(&stream, 1 << 16).map_err(Error::file("ask", run_dir))?;
         let status: crate::control::ShimStatus =
-            serde_json::from_slice(&bytes).map_err(|_| no("what holds it does not answer"))?;
+            serde_json::from_slice(&bytes).map_err(|_| no("its shim does not answer"))?;
         if status.template.as_deref() != Some(key) {
-            return Err(no("it was made from something else"));
+            return Err(no("it was made for another image, binary or host"));
         }
         let Ok([memory, devices]) = <[OwnedFd; 2]>::try_from(fds) else {
-            return Err(no("it did not come along"));
+            return Err(no("its descriptors were not passed"));
         };
         for fd in [&memory, &devices] {
             let seals = rustix::fs::fcntl_get_seals(fd).map_err(broken("look at"))?;
             if !seals.contains(SealFlags::WRITE) {
-                return Err(no("it could still change"));
+                return Err(no("it is not sealed"));
             }
         }
         Ok(MicroVmTemplate {

@@ -16,14 +16,14 @@ use std::process::{Command, Stdio};
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
-/// What was applied last.
+/// Firewall table that was applied last, in `firewall.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AppliedFirewall {
-    /// The table as it was given.
+    /// Text that was given to `nft`.
     text: String,
-    /// The table as the kernel lists it.
+    /// Table as the kernel listed it afterwards.
     listed: String,
-    /// Whether the house made the host forward.
+    /// Whether the house enabled IP forwarding.
     forwards: bool,
 }
 
@@ -70,7 +70,11 @@ fn run(args: &[&str], input: &str) -> io::Result<String> {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => {
             let said = String::from_utf8_lossy(&output.stderr);
-            let first = said.lines().next().unwrap_or("it said nothing").to_owned();
+            let first = said
+                .lines()
+                .next()
+                .unwrap_or("it printed no error")
+                .to_owned();
             Err(io::Error::other(first))
         }
     }
@@ -111,7 +115,7 @@ fn generation() -> io::Result<u32> {
         }
     }
     Err(io::Error::other(
-        "the kernel told no generation of its rules",
+        "the kernel did not report the generation of its rules",
     ))
 }
 

@@ -13,12 +13,12 @@ use std::fmt::Write;
 /// Bridge on which the house has its gateways.
 const BRIDGE: &str = "warden0";
 
-/// Everything of one house.
+/// Network configuration of one house on FreeBSD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FreeBsd {
-    /// Name of the anchor.
+    /// Name of the PF anchor.
     pub anchor: String,
-    /// Its rules: translation first, as PF wants it.
+    /// Rules of the anchor: translation first, as PF requires.
     pub rules: String,
     /// Variables of `rc.conf`, in order.
     pub variables: Vec<(String, String)>,

@@ -32,7 +32,7 @@ const LOOPBACK: u32 = 1;
 /// Times that all interfaces of a house are removed before a failure is one.
 const REMOVE_TRIES: u32 = 5;
 
-/// A conversation with the kernel about one network namespace: that of the caller when it began.
+/// Rtnetlink socket in the network namespace in which it was opened.
 pub(super) struct RouteSocket {
     socket: Socket,
     /// Any socket of that namespace, to ask for the numbers of interfaces.

@@ -15,7 +15,7 @@ pub(crate) use link::{connect_cell, remove_all_interfaces};
 /// Reason why cells cannot have networks of their own on this host, with what to install; none if they can.
 pub(crate) fn why_networks_unusable(privileged: bool) -> Option<String> {
     if !privileged {
-        return Some("interfaces need a house that root started".to_owned());
+        return Some("interfaces can be created only if the house was started as root".to_owned());
     }
     if firewall::nft_path().is_none() {
         return Some("`nft` is not installed (Debian: apt install nftables)".to_owned());

@@ -40,13 +40,13 @@ const MASKED: [&str; 10] = [
 ];
 const SEALED: [&str; 6] = ["bus", "fs", "irq", "sys", "sysrq-trigger", "driver"];
 
-/// Whether something is a link, a directory, or not there, on the host.
+/// Kind of a directory of the host's root.
 pub(crate) enum HostDirectory {
-    /// A link to this.
+    /// A symbolic link with this target.
     Link(String),
-    /// Itself.
+    /// A directory.
     Dir,
-    /// Missing.
+    /// Does not exist.
     Absent,
 }
 

@@ -20,7 +20,7 @@ use std::path::Path;
 const CONNECTIONS_MAX: usize = 64;
 const BUFFER: usize = 16 << 10;
 
-/// One listener and what came through it.
+/// Listener of a port forward, with its connections.
 pub(super) struct PortForwarder {
     listener: TcpListener,
     target: ForwardTarget,

@@ -14,6 +14,7 @@ const FILES_MAX: u32 = 4;
 /// Longest line; the rest begins a new one, so that a child cannot fill memory.
 const LINE_MAX: usize = 8192;
 
+/// Log of a cell, rotated by size.
 pub(super) struct CellLog {
     dir: PathBuf,
     file: File,

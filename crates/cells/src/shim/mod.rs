@@ -4,12 +4,12 @@
 //! door to the house's socket, answers `status` and `stop`, reaps, and at the end makes sure that
 //! nothing is left and writes how it ended. Deliberately absent: async, tasks, policy.
 
-mod birth;
 mod control;
 mod forward;
 mod guest_handler;
 mod log;
 mod phase;
+mod program;
 mod session;
 mod start;
 mod stop;

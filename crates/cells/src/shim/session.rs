@@ -20,7 +20,7 @@ const PANIC: &[u8] = b"Kernel panic - not syncing";
 /// Time for files to be packed or unpacked after the guest has ended.
 const FILES_WITHIN: Duration = Duration::from_secs(30);
 
-/// A guest and its machine.
+/// Session with a guest and its virtual machine monitor.
 pub(super) struct GuestSession {
     /// Absent until the guest has called.
     channel: Option<Channel>,
@@ -358,7 +358,7 @@ impl GuestSession {
 /// A process that tells the microVM's program what to do; it goes with the shim. What goes wrong comes over the
 /// descriptor.
 fn start_firecracker_setup(firecracker_setup: &FirecrackerSetup) -> Result<(i32, OwnedFd)> {
-    let broken = || Error::file("start", "the one who tells");
+    let broken = || Error::file("start", "the configuration of Firecracker");
     let (said, says) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| broken()(e.into()))?;
     rustix::io::ioctl_fionbio(&said, true).map_err(|e| broken()(e.into()))?;

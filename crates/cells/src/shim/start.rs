@@ -4,7 +4,7 @@ use super::forward::PortForwarder;
 use super::log::{AROUND, CONSOLE, CellLog};
 use super::phase::CellPhase;
 use super::session::GuestSession;
-use super::{Shim, birth};
+use super::{Shim, program};
 use crate::record::{now, write_json_without_sync};
 use crate::spec::{ListenAddress, PortForward};
 use crate::sys::cgroup::ControlGroups;
@@ -132,21 +132,21 @@ impl Shim {
             Some(_) => (None, streams),
             None => (streams, None),
         };
-        let birth = birth::launch_program(outer, groups.as_ref(), limited, streams, beside)?;
+        let launched = program::launch_program(outer, groups.as_ref(), limited, streams, beside)?;
         crash::point("shim.running");
-        record.child = process::identify(birth.child.pid);
-        record.layers.clone_from(&birth.layers);
+        record.child = process::identify(launched.child.pid);
+        record.layers.clone_from(&launched.layers);
         write_json_without_sync(&spec.run_dir.join("shim.json"), &record)?;
         let ready_until = spec
             .ready_within
             .map(|within| Instant::now() + within.to_std());
-        let [stdout, stderr, ready_pipe] = birth.pipes;
-        let forwards = open_forwards(spec, birth.listeners)?;
+        let [stdout, stderr, ready_pipe] = launched.pipes;
+        let forwards = open_forwards(spec, launched.listeners)?;
         let microvm = spec.microvm.as_ref();
         let files = microvm.map(|m| m.files.clone()).unwrap_or_default();
         let waits = microvm.is_some_and(|m| m.origin.waits());
         let session = prepared.map(|p| GuestSession::new(spec, files, waits, p, inner));
-        let (child, channel, terminal) = (birth.child, birth.channel, birth.terminal);
+        let (child, channel, terminal) = (launched.child, launched.channel, launched.terminal);
         Ok(move |spec: CellSpec| Shim {
             generation,
             groups,

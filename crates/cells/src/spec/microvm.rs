@@ -4,20 +4,20 @@ use abbey_model::{CellName, Drives, Vmm};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Where a microVM begins.
+/// State from which a microVM starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BootOrigin {
-    /// At its boot.
+    /// It boots from its image.
     #[default]
     Cold,
-    /// At its boot, and it ends where its program would begin: others begin there.
+    /// It boots from its image and is then saved as a template instead of running a program.
     Template,
-    /// Where a template ended.
+    /// It starts from the saved memory of a template.
     From {
-        /// Which.
+        /// Cell of the template.
         template: CellName,
-        /// Whether it is kept there, ready, until it is told what for.
+        /// Whether it waits, ready, until it is given a program.
         waits: bool,
     },
 }
@@ -37,25 +37,25 @@ impl BootOrigin {
     }
 }
 
-/// A microVM.
+/// Specification of a microVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MicroVm {
-    /// Image that it boots from.
+    /// Name of the image that it boots from.
     pub image: String,
-    /// What runs it.
+    /// Virtual machine monitor that runs it.
     #[serde(default)]
     pub vmm: Vmm,
-    /// Sizes of its drives; none for a single command, which keeps nothing.
+    /// Sizes of its drives; none for a single command, which keeps no files.
     pub drives: Option<Drives>,
-    /// Where it begins.
+    /// State from which it starts.
     #[serde(default)]
     pub origin: BootOrigin,
-    /// Whether it starts with the files that were staged for it.
+    /// Whether the staged files of a command are unpacked in it before its program starts.
     pub brings: bool,
-    /// Files that are taken from it when it has ended.
+    /// Paths of files that are packed when its program has ended.
     pub take: Vec<PathBuf>,
-    /// Where images are; hostd puts it in.
+    /// Directory of the images; set by hostd.
     pub images: PathBuf,
-    /// The owner's files; hostd puts it in.
+    /// Directory of the owner's files; set by hostd.
     pub files: PathBuf,
 }

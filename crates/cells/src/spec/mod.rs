@@ -12,17 +12,17 @@ use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
-/// The program of a cell.
+/// Program that a cell runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CellProgram {
-    /// The binary of the shim itself, whatever became of its file.
+    /// The running Abbey binary, even if its file was replaced.
     Own,
-    /// A program by absolute path.
+    /// A program at an absolute path.
     Path(PathBuf),
 }
 
-/// Where a forward listens.
+/// Address and side on which a port forward listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListenAddress {
@@ -41,55 +41,55 @@ impl ListenAddress {
     }
 }
 
-/// Where a forward leads.
+/// Destination of a port forward.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardTarget {
-    /// The house's socket for agents.
+    /// Unix socket of the agent API.
     House(PathBuf),
-    /// The house's egress proxy, which is told first whose connection it is.
+    /// Unix socket of the egress proxy; the name of the cell is sent first on every connection.
     Egress(PathBuf),
-    /// The house's way to names, which is told first whose connection it is.
+    /// Unix socket of the name server; the name of the cell is sent first on every connection.
     Names(PathBuf),
-    /// A service of the house.
+    /// Address of a service of the house.
     Service(SocketAddrV4),
-    /// A service outside the house, at the address that hostd's record has for it when a connection begins.
+    /// A service outside the house; its address is read from the record for each new connection.
     External {
-        /// Its name.
+        /// Name of the service.
         service: Slug,
-        /// The record; hostd sets it.
+        /// File with the addresses of external services; set by hostd.
         record: PathBuf,
     },
 }
 
-/// A port of a cell that leads to the house, to the proxy, or to a service.
+/// A port that leads from a cell to the agent API, the proxy, the name server, or a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortForward {
-    /// Where it listens.
+    /// Address on which it listens.
     pub at: ListenAddress,
-    /// Where it leads.
+    /// Destination of its connections.
     pub to: ForwardTarget,
 }
 
-/// A directory or file of the host that a cell sees.
+/// Bind mount of a file or directory of the host into a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
-    /// On the host, absolute.
+    /// Absolute path on the host.
     pub source: PathBuf,
-    /// In the cell, absolute.
+    /// Absolute path in the cell.
     pub path: PathBuf,
-    /// Whether it can be written.
+    /// Whether the cell may write it.
     pub writable: bool,
 }
 
-/// Walls around a program.
+/// Isolation of a sandboxed program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
-    /// What it sees of the host beside the base, in order.
+    /// Bind mounts besides the base system, in order.
     pub binds: Vec<Bind>,
-    /// Filter of system calls.
+    /// Seccomp profile.
     pub profile: Profile,
-    /// Size of `/tmp`.
+    /// Size of `/tmp`, bytes.
     pub tmp: Bytes,
 }
 
@@ -98,66 +98,65 @@ impl Sandbox {
     pub const OWN: &str = "/abbey/abbey";
 }
 
-/// A container.
+/// Specification of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
-    /// Image that Podman knows under `localhost/`.
+    /// Name of a Podman image under `localhost/`.
     pub image: String,
-    /// Where the house's own things for it are; hostd puts it in.
+    /// Directory of Abbey's images and tools; set by hostd.
     pub images: PathBuf,
-    /// The owner's files; hostd puts it in.
+    /// Directory of the owner's files; set by hostd.
     pub files: PathBuf,
 }
 
-/// Everything that one boot of a cell needs. Sent to the shim over a pipe, never in arguments.
+/// Specification of one boot of a cell. Sent to hostd over its socket, never in arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellSpec {
-    /// Whose cell.
+    /// Name of the cell.
     pub cell: CellName,
     /// Kind of isolation.
     pub kind: CellKind,
-    /// Digest of what a restart is needed for.
+    /// Digest of the settings whose change needs a restart.
     pub digest: String,
-    /// The program.
+    /// Program to run.
     pub program: CellProgram,
-    /// Arguments, the first being the name.
+    /// Arguments; the first is the program's name.
     pub argv: Vec<String>,
-    /// The whole environment.
+    /// Complete environment, as name and value.
     pub env: Vec<(String, String)>,
-    /// Working directory.
+    /// Working directory in the cell.
     pub cwd: PathBuf,
-    /// User of the cell; none shares the house's.
+    /// User of the cell; none runs it as the house's user.
     pub uid: Option<u32>,
-    /// Ceilings.
+    /// Limits on memory, CPU, processes and disk throughput.
     pub limits: Limits,
-    /// Layers without which the cell may run.
+    /// Isolation layers that may be missing.
     pub waived: BTreeSet<Layer>,
-    /// Walls; none for a plain process.
+    /// Isolation; none for a plain process.
     pub sandbox: Option<Sandbox>,
-    /// A microVM of its own; its program runs in it.
+    /// MicroVM that runs the program, if any.
     #[serde(default, rename = "machine")]
     pub microvm: Option<MicroVm>,
-    /// A container; its program runs in it.
+    /// Container that runs the program, if any.
     #[serde(default)]
     pub container: Option<Container>,
-    /// A network of its own; none leaves it with loopback, or with the host's if it is a plain
-    /// process.
+    /// Network of its own; none gives a sandbox loopback alone, and a plain process the host's network.
     pub network: Option<CellNetwork>,
-    /// Its ways to the house and to services.
+    /// Port forwards to the agent API, the proxy and services.
     pub forwards: Vec<PortForward>,
-    /// Whether the program runs on a terminal, to which one can attach.
+    /// Whether the program runs on a terminal to which viewers can attach.
     pub terminal: bool,
-    /// Time for the child to announce readiness on descriptor 3; none means ready at once.
+    /// Time in which the program must announce readiness on descriptor 3; none means that it is ready at once.
     pub ready_within: Option<Millis>,
-    /// Directory of records and the control socket.
+    /// Directory of the cell's records and control socket.
     pub run_dir: PathBuf,
-    /// Directory of logs.
+    /// Directory of the cell's logs.
     pub log_dir: PathBuf,
-    /// Name of the house's control group.
+    /// Name of the house's control groups.
     pub group: String,
-    /// Texts to keep out of the logs.
+    /// Texts that are redacted in the logs.
     pub secrets: Vec<String>,
-    /// Whether its program may start others that have more rights than it; never told by a caller.
+    /// Whether the program may gain privileges (rootless Podman needs this). Never read from a request.
     #[serde(skip)]
     pub asks_root: bool,
 }

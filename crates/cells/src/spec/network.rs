@@ -3,14 +3,14 @@
 use abbey_model::Subnet;
 use serde::{Deserialize, Serialize};
 
-/// A network of a cell's own.
+/// Network of a cell: an interface with addresses of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellNetwork {
-    /// Addresses of gateway, slots and cell.
+    /// Addresses of gateway, services and cell.
     pub subnet: Subnet,
-    /// The house's; hostd puts it in.
+    /// Tag of the house; set by hostd.
     pub tag: Option<HouseTag>,
-    /// Whether it is a port of the house's bridge; hostd puts it in.
+    /// Whether the cell is a port of the house's bridge; set by hostd.
     #[serde(default)]
     pub bridged: bool,
 }

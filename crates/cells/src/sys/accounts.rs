@@ -1,6 +1,6 @@
 //! Users of the host, as its table has them (`passwd(5)`).
 
-/// A line of the table.
+/// Line of `/etc/passwd`.
 pub(crate) struct PasswdEntry {
     pub(crate) name: String,
     pub(crate) uid: u32,

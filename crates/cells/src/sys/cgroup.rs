@@ -51,14 +51,14 @@ fn disk_of(path: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// What a cell uses.
+/// Resource use of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CgroupUsage {
-    /// Memory.
+    /// Memory in use, bytes.
     pub memory: Bytes,
-    /// CPU time since the boot, microseconds.
+    /// CPU time since the boot of the cell, microseconds.
     pub cpu_us: u64,
-    /// Processes.
+    /// Number of processes.
     pub processes: u64,
 }
 

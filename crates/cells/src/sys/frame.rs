@@ -3,7 +3,7 @@
 /// Longest content.
 pub(crate) const CONTENT_MAX: usize = 16 << 10;
 
-/// What came was no frame.
+/// Received bytes are not a valid frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InvalidFrame;
 

@@ -36,6 +36,6 @@ pub(crate) fn find_program(name: &str, search: &str, cwd: &Path) -> Option<PathB
 pub(crate) fn c_string(bytes: &[u8]) -> Result<CString> {
     CString::new(bytes).map_err(|_| Error::Record {
         path: PathBuf::from("cell specification"),
-        why: "a text holds a NUL byte".to_owned(),
+        why: "a text contains a NUL byte".to_owned(),
     })
 }

@@ -30,6 +30,7 @@ const VIEWERS_MAX: usize = 16;
 /// Rows and columns before any viewer said theirs.
 const SIZE: (u16, u16) = (24, 80);
 
+/// Pseudo-terminal of a cell's program, with its viewers.
 pub(crate) struct Terminal {
     master: OwnedFd,
     recent: VecDeque<u8>,

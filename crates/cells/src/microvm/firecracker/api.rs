@@ -3,130 +3,130 @@
 
 use serde::{Deserialize, Serialize};
 
-/// `machine-config`.
+/// Body of `machine-config`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineConfig {
-    /// Processors; 1 to 32.
+    /// Number of processors, 1 to 32.
     pub vcpu_count: u32,
     /// Memory, MiB.
     pub mem_size_mib: u64,
-    /// Whether two share a core.
+    /// Whether hyperthreading is enabled.
     pub smt: bool,
-    /// Whether it keeps account of what was written, for snapshots of the difference.
+    /// Whether written pages are tracked, for incremental snapshots.
     pub track_dirty_pages: bool,
 }
 
-/// `boot-source`.
+/// Body of `boot-source`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootSource {
-    /// Uncompressed kernel.
+    /// Path of the uncompressed kernel.
     pub kernel_image_path: String,
-    /// First file system.
+    /// Path of the initial file system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd_path: Option<String>,
-    /// Command line of the kernel.
+    /// Kernel command line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_args: Option<String>,
 }
 
-/// What flows through at most: `size` at once, and so much again in `refill_time`.
+/// Token bucket: a burst of `size`, refilled in `refill_time`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenBucket {
     /// Bytes or operations.
     pub size: u64,
-    /// Milliseconds.
+    /// Time for a complete refill, milliseconds.
     pub refill_time: u64,
 }
 
-/// Limits of a drive.
+/// Rate limits of a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimiter {
-    /// Bytes.
+    /// Limit on bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<TokenBucket>,
-    /// Operations.
+    /// Limit on operations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ops: Option<TokenBucket>,
 }
 
-/// When a guest's flush is one of the host's.
+/// Whether a flush of the guest is also a flush of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheType {
-    /// Never.
+    /// It is not.
     Unsafe,
-    /// Always.
+    /// It is.
     Writeback,
 }
 
-/// `drives/{drive_id}`.
+/// Body of `drives/{drive_id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drive {
-    /// Its name.
+    /// Name of the drive.
     pub drive_id: String,
-    /// File.
+    /// File of the drive, as Firecracker sees it.
     pub path_on_host: String,
-    /// Whether the kernel is to boot from it.
+    /// Whether it is the kernel's root device.
     pub is_root_device: bool,
-    /// Whether it cannot be written.
+    /// Whether the guest may only read it.
     pub is_read_only: bool,
-    /// When flushes count.
+    /// Handling of flushes.
     pub cache_type: CacheType,
-    /// Limits.
+    /// Rate limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limiter: Option<RateLimiter>,
 }
 
-/// `vsock`: the channel to the guest, which is a Unix socket outside.
+/// Body of `vsock`: a channel to the guest over a Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vsock {
-    /// Address of the guest.
+    /// Context id of the guest.
     pub guest_cid: u32,
-    /// The socket; a guest that calls port N calls this path with `_N` behind it.
+    /// Path of the Unix socket; a connection of the guest to port N goes to this path with `_N` appended.
     pub uds_path: String,
 }
 
-/// `entropy`: random numbers from the host.
+/// Body of `entropy`: a random number device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntropyDevice {}
 
-/// `actions`.
+/// Actions of `actions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ActionType {
-    /// Begin.
+    /// Starts the microVM.
     InstanceStart,
-    /// As somebody at the keyboard would ask for the end.
+    /// Sends Ctrl+Alt+Del to the guest.
     SendCtrlAltDel,
-    /// Write what was counted.
+    /// Writes the metrics.
     FlushMetrics,
 }
 
 /// Body of `actions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceAction {
-    /// Which.
+    /// Action to perform.
     pub action_type: ActionType,
 }
 
-/// State that a microVM is brought to.
+/// Requested state of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VmState {
-    /// It stands still.
+    /// The guest does not run.
     Paused,
-    /// It goes on.
+    /// The guest runs.
     Resumed,
 }
 
 /// Body of `vm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vm {
-    /// Which.
+    /// Requested state.
     pub state: VmState,
 }
 
-/// What a snapshot holds.
+/// Content of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SnapshotType {
-    /// Everything.
+    /// All memory.
     Full,
     /// What was written since the last.
     Diff,
@@ -135,9 +135,9 @@ pub enum SnapshotType {
 /// `snapshot/create`; the microVM stands still.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotCreate {
-    /// What it holds.
+    /// Content of the snapshot.
     pub snapshot_type: SnapshotType,
-    /// File for the devices.
+    /// File for the device state.
     pub snapshot_path: String,
     /// File for the memory.
     pub mem_file_path: String,
@@ -155,31 +155,31 @@ pub enum BackendType {
 /// Memory of a microVM that is brought back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryBackend {
-    /// Which kind.
+    /// Kind of the source.
     pub backend_type: BackendType,
-    /// File or socket.
+    /// Path of the file or socket.
     pub backend_path: String,
 }
 
 /// `snapshot/load`; nothing was configured before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotLoad {
-    /// File with the devices.
+    /// File with the device state.
     pub snapshot_path: String,
-    /// Its memory.
+    /// Source of the memory.
     pub mem_backend: MemoryBackend,
     /// Whether it goes on at once.
     pub resume_vm: bool,
 }
 
-/// What it says of itself.
+/// Answer of `GET /`: the instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceInfo {
     /// The name that it was given.
     pub id: String,
     /// `Not started`, `Running` or `Paused`.
     pub state: String,
-    /// Version.
+    /// Version of Firecracker.
     pub vmm_version: String,
     /// Program.
     pub app_name: String,

@@ -35,26 +35,26 @@ struct Fault {
     fault_message: String,
 }
 
-/// Everything that is asked of it.
+/// Calls of Firecracker's API that Abbey uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FirecrackerCall {
-    /// Processors and memory.
+    /// Sets processors and memory.
     MachineConfig(MachineConfig),
-    /// Kernel.
+    /// Sets kernel, initial file system and command line.
     Boot(BootSource),
-    /// One drive.
+    /// Adds a drive.
     Drive(Drive),
-    /// The channel.
+    /// Adds the vsock device.
     Vsock(Vsock),
-    /// Random numbers.
+    /// Adds the entropy device.
     Entropy(EntropyDevice),
-    /// Something to do.
+    /// Performs an action, such as the start.
     Action(InstanceAction),
-    /// Pause or resume.
+    /// Pauses or resumes the microVM.
     State(Vm),
-    /// Create a snapshot.
+    /// Creates a snapshot.
     Create(SnapshotCreate),
-    /// Load a snapshot.
+    /// Loads a snapshot.
     Load(SnapshotLoad),
 }
 
@@ -163,7 +163,7 @@ pub(super) fn configuration_calls(
     calls
 }
 
-/// One Firecracker.
+/// Client of one Firecracker process.
 #[derive(Debug)]
 pub struct FirecrackerClient {
     socket: PathBuf,
@@ -213,7 +213,7 @@ impl FirecrackerClient {
         let within = Duration::from_secs(2);
         let bytes = self.exchange(&Method::GET, "/", Bytes::new(), within)?;
         serde_json::from_slice(&bytes)
-            .map_err(|e| self.failed(format!("its answer makes no sense: {e}")))
+            .map_err(|e| self.failed(format!("its answer is invalid: {e}")))
     }
 
     /// Sends one call; repeats an idempotent one that got no answer.

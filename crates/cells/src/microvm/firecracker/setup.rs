@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Time for it to answer at all.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// What must be told before the microVM begins.
+/// Configuration calls for a Firecracker process, sent before its microVM starts.
 #[derive(Debug)]
 pub(crate) struct FirecrackerSetup {
     pub(super) socket: PathBuf,

@@ -17,14 +17,14 @@ const MEMORY: u32 = 6;
 /// Memory for translated code.
 const TRANSLATED_MIB: u32 = 64;
 
-/// Whose memory a microVM has.
+/// Origin of a microVM's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MemorySource {
-    /// Its own.
+    /// New memory of its own.
     Own,
-    /// A template's, which it writes.
+    /// Memory of a template that is being made, shared with the shim.
     Shared,
-    /// A template's, of which it copies what it writes to; it begins where the template ended.
+    /// Copy-on-write view of a template's memory; the microVM starts from the template.
     Copied,
 }
 

@@ -37,7 +37,7 @@ impl Step {
     }
 }
 
-/// Our end of it.
+/// Client of QEMU's machine protocol (QMP) over a socket.
 pub(crate) struct QemuMonitor {
     stream: Option<UnixStream>,
     line: Vec<u8>,
@@ -46,9 +46,9 @@ pub(crate) struct QemuMonitor {
     asked: Option<Instant>,
     /// When the first step is asked again.
     again: Option<Instant>,
-    /// Why the guest's processors stopped for good, in QEMU's words.
+    /// QEMU's reason why the guest stopped for good.
     pub(crate) shutdown: Option<String>,
-    /// What it refused.
+    /// Reason why a command failed.
     pub(crate) failed: Option<String>,
 }
 

@@ -8,7 +8,7 @@ use crate::{Error, Result, record};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-/// Operations carried out in the caller's own process; see [`inline`].
+/// Operations of hostd performed in the caller's process; see [`run_in_process`].
 #[derive(Debug, Clone)]
 pub struct InProcessHostd(pub HostdConfig);
 
@@ -41,7 +41,7 @@ pub fn run_in_process(
     | HostdOperation::End {} = operation
         && (config.privileged || !matches!(operation, HostdOperation::Firewall { .. }))
     {
-        return no("this needs a running hostd".to_owned());
+        return no("this operation needs a running hostd".to_owned());
     }
     let (one, _other) = UnixStream::pair().map_err(Error::file("make", "a socket pair"))?;
     let line = JournalLine {

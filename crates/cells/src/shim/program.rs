@@ -17,17 +17,18 @@ use std::path::Path;
 /// Open files of a cell.
 const OPEN_FILES: u64 = 4096;
 
-/// A child that runs.
+/// Program of a cell that was started.
 pub(super) struct LaunchedProgram {
     pub(super) child: abbey_launch::Child,
-    /// Of an isolated child.
+    /// Channel to the first process of an isolated cell; none for a plain process.
     pub(super) channel: Option<OwnedFd>,
-    /// In the cell's own network.
+    /// Listeners in the cell's own network.
     pub(super) listeners: Vec<OwnedFd>,
-    /// Output, errors, readiness.
+    /// Read ends of the pipes for output, errors and readiness.
     pub(super) pipes: [OwnedFd; 3],
+    /// Terminal of the program, if it has one.
     pub(super) terminal: Option<Terminal>,
-    /// Layers that hold.
+    /// Isolation layers in force.
     pub(super) layers: BTreeSet<Layer>,
 }
 

@@ -7,7 +7,7 @@ use abbey_model::{CellName, Millis};
 use abbey_plan::HostFacts;
 use std::os::fd::BorrowedFd;
 
-/// Whoever carries operations out.
+/// Calls of hostd: by a client of a running one, in this process, or by a fake in tests.
 pub trait HostdApi: Send + Sync + std::fmt::Debug {
     /// Performs one operation. `fds` are the descriptors that some operations take; a call with descriptors has no
     /// time limit.
@@ -23,7 +23,7 @@ pub trait HostdApi: Send + Sync + std::fmt::Debug {
     fn hello(&self) -> Result<Hello> {
         match self.call(HostdOperation::Hello {}, &[])? {
             HostdReply::Hello(hello) => Ok(hello),
-            other => Err(other.into_unexpected_error()),
+            other => Err(other.unexpected_reply_error()),
         }
     }
 
@@ -34,7 +34,7 @@ pub trait HostdApi: Send + Sync + std::fmt::Debug {
     fn owners(&self) -> Result<Vec<CellName>> {
         match self.call(HostdOperation::Owners {}, &[])? {
             HostdReply::Owners { owners } => Ok(owners),
-            other => Err(other.into_unexpected_error()),
+            other => Err(other.unexpected_reply_error()),
         }
     }
 
@@ -45,7 +45,7 @@ pub trait HostdApi: Send + Sync + std::fmt::Debug {
     fn read_file(&self, owner: CellName, file: FileName) -> Result<String> {
         match self.call(HostdOperation::Read { owner, file }, &[])? {
             HostdReply::Text { text } => Ok(text),
-            other => Err(other.into_unexpected_error()),
+            other => Err(other.unexpected_reply_error()),
         }
     }
 
@@ -66,7 +66,7 @@ pub trait HostdApi: Send + Sync + std::fmt::Debug {
     fn observe_host(&self) -> Result<HostFacts> {
         match self.call(HostdOperation::Observe {}, &[])? {
             HostdReply::Host { facts } => Ok(*facts),
-            other => Err(other.into_unexpected_error()),
+            other => Err(other.unexpected_reply_error()),
         }
     }
 }
