@@ -1,7 +1,7 @@
 //! Every check of the repository: `./check`, `./check --stories` (what CI runs), `./check --long`.
 
 use crate::run::{have, install, root, step};
-use crate::tools::tool;
+use crate::tools::{tool, validate_openapi};
 use crate::{firecracker, image, tidy};
 use std::fs;
 use std::path::Path;
@@ -81,6 +81,10 @@ fn sources() -> Result<(), String> {
     println!("== lock file: {packages} packages");
     step("format", "cargo", &["fmt", "--all", "--check"])?;
     tidy::tidy()?;
+    validate_openapi(&[
+        "docs/reference/openapi-operator.json",
+        "docs/reference/openapi-agent.json",
+    ])?;
     dependencies()?;
     let lint = [
         "clippy",
@@ -162,6 +166,12 @@ fn print_skipped(dir: &Path) {
 
 fn long() -> Result<(), String> {
     step("build", "cargo", &["build", "--workspace", "--bins"])?;
+    let conformance = ["xtask/api-conformance", "--seconds", "3600"];
+    step(
+        "an hour of requests to every route",
+        "python3",
+        &conformance,
+    )?;
     for (title, variable, filter) in LONG {
         step(
             title,

