@@ -2,7 +2,7 @@
 
 use abbey_api::Problem;
 use abbey_engine::task::Refusal;
-use abbey_model::FaultKind;
+use abbey_model::{CellName, FaultKind};
 use std::io;
 use std::path::PathBuf;
 
@@ -116,6 +116,9 @@ impl From<Error> for Problem {
             return problem;
         }
         let mut problem = Problem::new(error.kind(), error.chain());
+        if let Error::Cell(abbey_cells::Error::NotRunning(cell)) = &error {
+            problem.remedy = start_remedy(cell);
+        }
         if let Error::Store(store) = &error {
             match store {
                 abbey_store::Error::Task(Refusal::Held { holder, .. }) => {
@@ -130,6 +133,19 @@ impl From<Error> for Problem {
             }
         }
         problem
+    }
+}
+
+/// How the operator starts a cell that is not running; `None` for a single command.
+fn start_remedy(cell: &CellName) -> Option<String> {
+    match cell {
+        CellName::Agent(slug) => Some(format!(
+            "`abbey why {slug}` says why it is down; `abbey start {slug}` starts it"
+        )),
+        CellName::Service(slug) => Some(format!(
+            "`abbey service logs {slug}` shows its output; `abbey service restart {slug}` starts it"
+        )),
+        CellName::Run(_) => None,
     }
 }
 

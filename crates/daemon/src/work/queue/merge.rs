@@ -114,7 +114,7 @@ fn fields_changed(item: &QueueItem, task: &QueueEntry) -> Result<bool, String> {
             task.fields.text
         )),
         None => Err(
-            "the comment at the end of the line is gone, so nobody knows which side changed it"
+            "the comment at the end of the line is missing, so it is unknown which side changed it"
                 .to_owned(),
         ),
     }
