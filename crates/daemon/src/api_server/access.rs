@@ -4,7 +4,6 @@
 //! requires `read` and every other method `admin`. The document is all that is consulted here, so a client reads
 //! exactly what is enforced.
 
-use crate::api_server::openapi::BEARER;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{header_text, problem_response};
 use abbey_api::Problem;
@@ -18,6 +17,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{OpenApi, SecurityRequirement};
+
+/// Name of the security scheme of both APIs in their OpenAPI documents.
+pub(crate) const BEARER: &str = "bearer";
 
 /// The authenticated principal of a request to the operator API.
 #[derive(Clone)]

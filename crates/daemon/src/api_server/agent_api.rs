@@ -8,7 +8,6 @@ use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refus
 use crate::api_server::{model_api, openapi};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
-use crate::insight::skill_views::find_skills;
 use crate::insight::{facts, ledger_views, skill_views, task_views};
 use crate::work::delegation::DelegationKind;
 use crate::work::evidence::EvidenceResult;
@@ -28,8 +27,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -703,7 +701,7 @@ async fn skills(
     let current = api.core.plan.require()?;
     let agent = current.find_agent(&slug)?;
     let allowed = |name: &str| agent.skills.iter().any(|s| s == name);
-    let found = find_skills(&api.work, query.q.as_deref(), allowed);
+    let found = skill_views::find_skills(&api.work, query.q.as_deref(), allowed);
     let name = |s: &SkillView| s.name.clone();
     let (skills, cursor) = paginate(found.skills, query.limit, query.cursor.as_deref(), name)?;
     Ok(Doc(SkillsDoc {

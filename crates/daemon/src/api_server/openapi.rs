@@ -1,6 +1,6 @@
 //! The OpenAPI document of each API: made from the routes, completed with what holds for all of them.
 
-use crate::api_server::access;
+use crate::api_server::access::{self, BEARER};
 use abbey_api::headers::{HeaderField, IdempotencyKey, IfMatch};
 use abbey_api::{Api, Problem};
 use axum::http::Method;
@@ -8,9 +8,6 @@ use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, ContentBuilder, Info, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
-
-/// Name of the one security scheme.
-pub(crate) const BEARER: &str = "bearer";
 
 /// Completes the OpenAPI document made from the routes: title, security scheme, and the error
 /// responses that every route can send.
