@@ -22,7 +22,8 @@ const OWN: [&str; 4] = [
 
 pub(super) type StandardStreams = (Vec<OwnedFd>, Option<(Terminal, OwnedFd)>, Option<OwnedFd>);
 
-/// The program's descriptors; what leads to the house is offered to it.
+/// Creates the standard streams of the guest's program: a terminal or pipes, whose other ends are added to `offers`
+/// as streams to the shim.
 pub(super) fn open_standard_streams(
     config: &GuestConfig,
     offers: &mut Vec<(GuestStream, StreamEnds)>,
@@ -91,7 +92,7 @@ pub(super) fn close_on_exec_pipe() -> Result<(OwnedFd, OwnedFd)> {
         .map_err(|e| Error::file("make", "a pipe")(e.into()))
 }
 
-/// Starts the program that the microVM is for.
+/// Starts the program that the guest's instructions name, with these descriptors.
 pub(super) fn spawn_main_program(
     config: &GuestConfig,
     groups: &ControlGroups,

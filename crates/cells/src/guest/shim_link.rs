@@ -20,13 +20,14 @@ const HOST_CID: u32 = 2;
 /// Time for the last words to be taken.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Writes on the console.
+/// Writes a line to the guest's console, which the shim copies to the cell's log.
 pub(super) fn log_to_console(text: &str) {
     let line = format!("abbey: {text}\n");
     let _nowhere_else_to_say_so = rustix::io::write(rustix::stdio::stdout(), line.as_bytes());
 }
 
-/// Opens the port to the house. Its node appears late, and the first open may fail although it is there.
+/// Opens the channel to the shim: the inherited descriptor of a container, the virtio port, or a vsock connection.
+/// Retries for 20 s, because the port appears late.
 pub(super) fn open_shim_port(contained: bool) -> Result<OwnedFd> {
     if contained {
         abbey_launch::set_not_dumpable().map_err(Error::file("hide", "the first process"))?;
@@ -71,13 +72,14 @@ pub(super) fn open_shim_port(contained: bool) -> Result<OwnedFd> {
     }
 }
 
+/// Queues a notice for the shim on the channel.
 pub(super) fn send_guest_notice(channel: &mut Channel, news: &GuestNotice) {
     if let Ok(text) = serde_json::to_vec(news) {
         channel.send_notice(&text);
     }
 }
 
-/// Waits until everything was taken, but not for long.
+/// Sends everything that is queued on the channel, for at most 5 s.
 pub(super) fn flush_channel(channel: &mut Channel) {
     let until = Instant::now() + LAST_WORDS_WITHIN;
     while !channel.is_flushed() && Instant::now() < until {
@@ -88,8 +90,8 @@ pub(super) fn flush_channel(channel: &mut Channel) {
     }
 }
 
-/// An archive to or from the house, while nothing else goes on: a process of its own packs, this one
-/// carries.
+/// Transfers a tar archive over a new stream; `work` packs or unpacks it in a forked process. Blocks until it is
+/// complete.
 pub(super) fn transfer_archive(
     channel: &mut Channel,
     offer: &GuestStream,

@@ -13,8 +13,8 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// Does nothing until it is told what this microVM is for. Here a template ends, and what comes from it
-/// begins.
+/// Warms up and waits until the shim says that the instructions can be read. A template is saved here, and microVMs
+/// started from it continue here.
 pub(super) fn wait_for_instructions(channel: &mut Channel) {
     #[derive(Default)]
     struct Waiting {

@@ -1,4 +1,4 @@
-//! The `sandbox` backend: namespaces, a root of its own, filters. [`render`] says what the isolation layers
+//! The `sandbox` backend: namespaces, a root of its own, filters. [`mod@render`] renders what the isolation layers
 //! are, `launch` builds them, and the shim compares what was read back with what was asked.
 
 mod render;

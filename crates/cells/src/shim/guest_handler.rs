@@ -139,7 +139,7 @@ impl ChannelPeer for GuestHandler {
     }
 }
 
-/// Ports inside a microVM, in the order in which its guest knows them.
+/// Port forwards that the guest listens on, in the order in which its instructions list them.
 pub(super) fn guest_port_forwards(spec: &CellSpec) -> Vec<PortForward> {
     let inside = |f: &&PortForward| matches!(f.at, ListenAddress::Cell(_));
     spec.forwards.iter().filter(inside).cloned().collect()

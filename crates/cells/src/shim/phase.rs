@@ -9,7 +9,7 @@
 //!                      template sealed: Keeping ───────────────────────┘
 //! ```
 //!
-//! [`CellPhase::next`] is pure: it gets an event and gives the next phase and what the shim has to do. Time is in the
+//! [`CellPhase::after`] is pure: it gets an event and gives the next phase and what the shim has to do. Time is in the
 //! events.
 
 use abbey_model::ExitKind;

@@ -34,6 +34,8 @@ fn claim_cell(spec: &CellSpec) -> Result<fs::File> {
 }
 
 impl Shim {
+    /// Creates the records, limits and isolation of a cell and starts its program. A failure returns the
+    /// specification and boot number with the error.
     pub(super) fn launch(
         generation: Generation,
         spec: CellSpec,

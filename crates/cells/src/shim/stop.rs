@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(30);
 
 impl Shim {
+    /// Begins to stop the cell: the program gets `grace` to end, then it is killed.
     pub(super) fn handle_stop_request(&mut self, grace: Millis) {
         self.apply_event(PhaseEvent::StopRequested {
             now: Instant::now(),
@@ -26,7 +27,7 @@ impl Shim {
         });
     }
 
-    /// Asks the program to end by itself.
+    /// Asks the program to end: by a notice to its guest, or by `SIGTERM`.
     pub(super) fn ask_program_to_end(&mut self, grace: Duration) {
         if let Some(session) = &mut self.session {
             // The agent first, then its guest, then the program around it, then force.
@@ -41,7 +42,7 @@ impl Shim {
         }
     }
 
-    /// Ends the child and everything below it.
+    /// Kills every process of the cell.
     pub(super) fn kill_cell(&self) {
         let _gone_already = rustix::process::pidfd_send_signal(&self.child.pidfd, Signal::KILL);
         if let Some(groups) = &self.groups {
@@ -73,7 +74,7 @@ impl Shim {
         }
     }
 
-    /// Collects ended children; the main one decides how the cell ended.
+    /// Collects ended children of the shim; the end of the main one changes the phase of the cell.
     pub(super) fn reap_children(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid.as_raw_nonzero().get() != self.child.pid {
@@ -121,8 +122,8 @@ impl Shim {
         }
     }
 
-    /// Makes sure that nothing is left, then says how it ended. The record comes last: it means
-    /// that the cell's processes are gone.
+    /// Kills what is left, writes remaining output, and removes the control groups. The exit record comes last: it
+    /// means that no process of the cell is left.
     pub(super) fn finish_cell(&mut self, exit: ExitKind) {
         if let Some(session) = &mut self.session {
             // What the program said last is in pipes of ours.
