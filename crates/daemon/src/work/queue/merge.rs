@@ -229,7 +229,12 @@ mod tests {
                 "Add(TaskFields { priority: P2, assignee: None, text: \"new work\" }, 0) Add(TaskFields { priority: P2, assignee: None, text: \"new work\" }, 1)",
                 "",
             ),
-            ("## Over", "- [x] done work\n\n## Over", "", "is ticked"),
+            (
+                "## Over",
+                "- [x] done work\n\n## Over",
+                "",
+                "must not be ticked",
+            ),
             ("## Over", "", "", ""),
         ] {
             let (did, said) = outcome(from, to);
