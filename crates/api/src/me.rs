@@ -6,6 +6,7 @@ use crate::documents::{DocumentBody, DocumentDoc, DocumentQuery, DocumentsDoc, D
 use crate::headers::{IdempotencyKey, Lease};
 use crate::macros::{documents, operations, queries, requests};
 use crate::skills::{SkillView, SkillsDoc, SkillsQuery};
+use crate::tasks::ReportedUsageView;
 use crate::tasks::{DelegateBody, TaskDoc, TaskView, WaitQuery};
 use abbey_model::{EndReason, ResultSource};
 use serde_json::{Map, Value};
@@ -225,6 +226,9 @@ requests! {
         /// Whether the result claims actions without a receipt.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         flagged: Option<bool>,
+        /// Tokens that the runtime itself has counted in the run so far.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reported_usage: Option<ReportedUsageView>,
     }
 }
 

@@ -122,6 +122,9 @@ documents! {
         actual_model: Option<String>,
         /// Tokens used.
         usage: UsageView,
+        /// Tokens that the runtime itself counted; absent when it reported none. Charged is `usage`.
+        #[serde(default)]
+        reported_usage: Option<ReportedUsageView>,
         /// Cost in billionths of a US dollar; absent when a price is not known.
         cost_nano_usd: Option<u64>,
         /// Digest of the charter.
@@ -138,6 +141,16 @@ documents! {
         started_at: Time,
         /// When it ended.
         ended_at: Option<Time>,
+    }
+    /// Tokens of a run as its runtime counted them.
+    #[derive(Copy, Default)]
+    ReportedUsageView {
+        /// Input tokens.
+        input: u64,
+        /// Output tokens.
+        output: u64,
+        /// Input tokens from the provider's cache.
+        cached: u64,
     }
     /// Tokens of a run; an absent number is unknown, not zero.
     UsageView {

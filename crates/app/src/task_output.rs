@@ -88,13 +88,19 @@ pub(crate) fn print_task(json: bool, doc: &TaskDoc) {
             || "no model used".to_owned(),
             |m| format!("model {m}, {tokens}"),
         );
+        let counted = match &run.reported_usage {
+            Some(r) if (Some(r.input), Some(r.output)) != (run.usage.input, run.usage.output) => {
+                format!(" (the runtime counted {} + {})", r.input, r.output)
+            }
+            _ => String::new(),
+        };
         let flag = if run.flagged {
             ", FLAGGED: the result claims an action without a receipt"
         } else {
             ""
         };
         output::line(&format!(
-            "  run {} {} ({}), {model}{flag}",
+            "  run {} {} ({}), {model}{counted}{flag}",
             run.id,
             run.state,
             dash(run.reason)

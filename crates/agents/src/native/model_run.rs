@@ -67,6 +67,9 @@ pub(super) async fn work_with_model(context: &mut RunContext<'_>) -> TurnEnd {
             Err((reason, text)) => return TurnEnd::Failed { reason, text },
         };
         output += turn.len();
+        if let Some(used) = turn.usage {
+            context.events.add_usage(used);
+        }
         context.session.append(&json!({
             "event": "turn", "run": assignment.run, "turn": turn_number, "message": turn.message(),
         }));

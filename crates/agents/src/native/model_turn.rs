@@ -2,6 +2,7 @@
 //!
 //! Source: OpenAI chat completions, streaming format (read 2026-11).
 
+use abbey_api::ReportedUsageView;
 use abbey_api::client::AgentClient;
 use abbey_model::EndReason;
 use eventsource_stream::Eventsource;
@@ -18,6 +19,8 @@ const ERROR_MAX: usize = 64 << 10;
 pub(super) struct Turn {
     pub(super) text: String,
     pub(super) calls: Vec<ToolCall>,
+    /// Tokens that the provider reported with the turn; none when it reported nothing.
+    pub(super) usage: Option<ReportedUsageView>,
 }
 
 /// A tool call that a model requests. Its arguments are untrusted input.
@@ -48,6 +51,16 @@ impl Turn {
         }
         message
     }
+}
+
+/// Reads the usage object of a chunk; `None` when it is absent.
+fn parse_usage(usage: &Value) -> Option<ReportedUsageView> {
+    let count = |value: &Value| value.as_u64().unwrap_or(0);
+    usage.is_object().then(|| ReportedUsageView {
+        input: count(&usage["prompt_tokens"]),
+        output: count(&usage["completion_tokens"]),
+        cached: count(&usage["prompt_tokens_details"]["cached_tokens"]),
+    })
 }
 
 /// A request for the next turn of a conversation.
@@ -128,6 +141,7 @@ pub(super) async fn request_turn(
                 "the provider failed during its stream: {message}"
             )));
         }
+        turn.usage = parse_usage(&chunk["usage"]).or(turn.usage);
         let delta = &chunk["choices"][0]["delta"];
         turn.text
             .push_str(delta["content"].as_str().unwrap_or_default());

@@ -1,7 +1,7 @@
 //! What a runtime does with one claimed task.
 
 use abbey_api::client::AgentClient;
-use abbey_api::{OfferDoc, RunFactsView, headers};
+use abbey_api::{OfferDoc, ReportedUsageView, RunFactsView, headers};
 use abbey_model::{EndReason, ResultSource};
 use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,6 +120,17 @@ impl Events {
     /// Whether the result claims actions for which there is no receipt.
     pub fn flagged(&self, flagged: bool) {
         self.record(|facts| facts.flagged = Some(flagged));
+    }
+
+    /// Adds tokens that the runtime has counted since the last call. They are compared with what the model gateway
+    /// metered, which is what is charged.
+    pub fn add_usage(&self, used: ReportedUsageView) {
+        self.record(|facts| {
+            let sum = facts.reported_usage.get_or_insert_default();
+            sum.input = sum.input.saturating_add(used.input);
+            sum.output = sum.output.saturating_add(used.output);
+            sum.cached = sum.cached.saturating_add(used.cached);
+        });
     }
 
     /// Everything recorded so far.

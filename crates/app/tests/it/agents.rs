@@ -195,6 +195,12 @@ fn run_limits_have_typed_outcomes_and_claims_without_receipts_are_flagged() {
         (run["receipts"].as_u64(), run["flagged"].as_bool()),
         (Some(3), Some(false))
     );
+    // The runtime's own count of both turns is what the gateway metered.
+    let (counted, metered) = (&run["reported_usage"], &run["usage"]);
+    for class in ["input", "output", "cached"] {
+        assert_eq!(counted[class], metered[class], "{class}: {run}");
+    }
+    assert!(counted["input"].as_u64() > Some(0), "{run}");
     assert_eq!(house.expect(0, "exec abbot -- cat notes/a.txt"), "hello");
     assert!(!house.home().join("agents/abbot/home/x").exists());
     // Words that look like an action do nothing, and are seen (S3-38).

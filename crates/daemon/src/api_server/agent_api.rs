@@ -20,7 +20,8 @@ use abbey_model::{
     ToolPolicy,
 };
 use abbey_store::{
-    Claim, EvidenceCheck, Failure, LeaseProof, NewAuditEntry, Outcome, RunFacts, TaskRow, Topic,
+    Claim, EvidenceCheck, Failure, LeaseProof, NewAuditEntry, Outcome, ReportedUsage, RunFacts,
+    TaskRow, Topic,
 };
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -365,6 +366,11 @@ fn facts_of(facts: RunFactsView) -> RunFacts {
         session_end: facts.session_end,
         receipts: facts.receipts,
         flagged: facts.flagged,
+        reported_usage: facts.reported_usage.map(|u| ReportedUsage {
+            input: u.input,
+            output: u.output,
+            cached: u.cached,
+        }),
     }
 }
 

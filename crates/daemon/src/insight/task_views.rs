@@ -4,8 +4,8 @@ use crate::core::error::Result;
 use crate::insight::cell_views::fleet_doc;
 use crate::work::state::WorkState;
 use abbey_api::{
-    LinkView, Reason, ResultView, RunView, TaskDoc, TaskView, Time, TreeDoc, TreeRow, UsageSource,
-    UsageView, VERSION, Verification, WhyDoc,
+    LinkView, Reason, ReportedUsageView, ResultView, RunView, TaskDoc, TaskView, Time, TreeDoc,
+    TreeRow, UsageSource, UsageView, VERSION, Verification, WhyDoc,
 };
 use abbey_engine::task::Phase;
 use abbey_model::{Presence, Slug, TaskRef, Verified, WaitCode};
@@ -134,6 +134,11 @@ pub(crate) fn run_view(row: &RunRow) -> RunView {
             cached: known.then_some(row.cached),
             source: row.usage_source.parse().unwrap_or(UsageSource::Unknown),
         },
+        reported_usage: row.facts.reported_usage.map(|u| ReportedUsageView {
+            input: u.input,
+            output: u.output,
+            cached: u.cached,
+        }),
         cost_nano_usd: (!row.cost_unknown).then_some(row.cost_nano_usd),
         charter_hash: row.charter_hash.clone(),
         prompt_hash: row.facts.prompt_hash.clone(),

@@ -89,6 +89,19 @@ pub struct RunFacts {
     pub receipts: Option<u32>,
     /// Whether the result claims actions without a receipt.
     pub flagged: Option<bool>,
+    /// Tokens that the runtime itself counted, for comparison with what the model gateway metered.
+    pub reported_usage: Option<ReportedUsage>,
+}
+
+/// Tokens of a run as its runtime counted them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedUsage {
+    /// Input tokens.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Input tokens that the provider read from its cache.
+    pub cached: u64,
 }
 
 /// A stored run.

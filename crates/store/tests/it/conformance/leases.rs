@@ -89,6 +89,11 @@ fn a_renewal_extends_the_lease_and_stores_facts(bench: &mut Bench) {
     bench.store().renew(task, proof(), facts).done();
     let more = RunFacts {
         flagged: Some(true),
+        reported_usage: Some(ReportedUsage {
+            input: 7,
+            output: 2,
+            cached: 1,
+        }),
         ..RunFacts::default()
     };
     bench.store().renew(task, proof(), more).done();
@@ -98,6 +103,7 @@ fn a_renewal_extends_the_lease_and_stores_facts(bench: &mut Bench) {
         (row.facts.receipts, row.facts.flagged),
         (Some(2), Some(true))
     );
+    assert_eq!(row.facts.reported_usage.map(|u| u.input), Some(7));
     let until = bench.store().now() + Millis(LEASE_MS);
     assert_eq!(bench.store().next_deadline().done(), Some(until));
     assert_eq!(
