@@ -4,7 +4,9 @@
 
 pub(crate) mod access;
 pub(crate) mod agent_api;
+pub(crate) mod agent_leases;
 pub(crate) mod agent_lifecycle;
+pub(crate) mod agent_subtasks;
 pub(crate) mod attach;
 pub(crate) mod controlplane_api;
 pub(crate) mod documents_api;
@@ -14,6 +16,7 @@ pub(crate) mod openapi;
 pub(crate) mod operator_api;
 pub(crate) mod operator_cells;
 pub(crate) mod operator_listener;
+pub(crate) mod operator_tasks;
 pub(crate) mod operator_work;
 pub(crate) mod plans;
 pub(crate) mod state;

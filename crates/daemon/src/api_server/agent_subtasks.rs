@@ -1,0 +1,174 @@
+//! Routes with which an agent delegates subtasks and asks other agents, under the lease of its own task.
+
+use crate::api_server::state::ApiState;
+use crate::api_server::web::{self, Path, Query, idempotency_key, paginate};
+use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refuse_unknown};
+use crate::api_server::agent_leases::{WAIT_MAX, lease_proof};
+use crate::core::error::Result;
+use crate::core::plan::PlanInForce;
+use crate::insight::{facts, ledger_views, skill_views, task_views};
+use crate::work::delegation::DelegationKind;
+use crate::work::evidence::EvidenceResult;
+use crate::work::lookup::parse_task_ref;
+use crate::work::{evidence, operations};
+use abbey_api::*;
+use abbey_gateway::Gateway;
+use abbey_model::{
+    EndReason, FaultKind, LeaseToken, Metric, Millis, Permission, Principal, Scope, Slug, TaskRef,
+    ToolPolicy,
+};
+use abbey_store::{
+    Claim, EvidenceCheck, Failure, LeaseProof, NewAuditEntry, Outcome, ReportedUsage, RunFacts,
+    TaskRow, Topic,
+};
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use serde_json::{Value, json};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+type Shared = State<Arc<ApiState>>;
+
+/// Routes for an agent's own credential.
+pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
+    OpenApiRouter::new()
+        .routes(routes!(delegate))
+        .routes(routes!(message))
+        .routes(routes!(question))
+        .routes(routes!(delegated))
+        .routes(routes!(cancel_delegated))
+}
+
+/// Asks a colleague something about the task whose lease the caller shows.
+#[utoipa::path(
+    post, path = "/api/v1/self/messages", operation_id = "me_ask_agent", tag = "me",
+    summary = "Asks another agent a question about the own task",
+    params(headers::Lease, headers::IdempotencyKey),
+    responses((status = 200, body = TaskDoc)),
+)]
+async fn message(
+    State(api): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    Json(body): Json<DelegateBody>,
+) -> Result<Doc<TaskDoc>> {
+    delegate_subtask(&api, slug, &headers, &body, DelegationKind::Question).await
+}
+
+/// Delegates a subtask of the task whose lease the caller presents.
+#[utoipa::path(
+    post, path = "/api/v1/self/delegate", operation_id = "me_delegate", tag = "me",
+    summary = "Delegates a subtask to another agent",
+    params(headers::Lease, headers::IdempotencyKey),
+    responses((status = 200, body = TaskDoc)),
+)]
+async fn delegate(
+    State(api): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    headers: HeaderMap,
+    Json(body): Json<DelegateBody>,
+) -> Result<Doc<TaskDoc>> {
+    delegate_subtask(&api, slug, &headers, &body, DelegationKind::Order).await
+}
+
+async fn delegate_subtask(
+    api: &Arc<ApiState>,
+    slug: Slug,
+    headers: &HeaderMap,
+    body: &DelegateBody,
+    way: DelegationKind,
+) -> Result<Doc<TaskDoc>> {
+    let mine = body.task.as_deref().ok_or_else(|| {
+        Problem::new(
+            FaultKind::Invalid,
+            "`task` is missing: the task that this is a subtask of",
+        )
+    })?;
+    let parent = (
+        parse_task_ref(mine)?,
+        lease_proof(api, slug.clone(), headers)?.token,
+    );
+    let who = Principal::Agent(slug);
+    let key = idempotency_key(
+        headers,
+        &who,
+        match way {
+            DelegationKind::Order => "self/delegate",
+            DelegationKind::Question => "self/messages",
+        },
+    )?;
+    let added =
+        crate::work::delegation::delegate_task(&api.work, &who, (body, way), Some(parent), key)
+            .await?;
+    Ok(Doc(task_views::task_doc(&api.work, added.task).await?))
+}
+
+/// A task that the caller delegated; any other is reported as not found, also when it exists.
+async fn find_delegated_task(api: &ApiState, slug: &Slug, name: &str) -> Result<TaskRef> {
+    let row = api.core.store.task(parse_task_ref(name)?).await?;
+    match row.author == Principal::Agent(slug.clone()) {
+        true => Ok(TaskRef::Id(row.id)),
+        false => Err(Problem::new(
+            FaultKind::NotFound,
+            format!("there is no task `{name}` of yours"),
+        )
+        .into()),
+    }
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/self/messages/{task}", operation_id = "me_question", tag = "me",
+    summary = "A question that was asked, with its answer; `wait_ms` waits for that",
+    params(WaitQuery),
+    responses((status = 200, body = TaskDoc)),
+)]
+async fn question(
+    state: Shared,
+    me: Extension<Me>,
+    name: Path<String>,
+    query: Query<WaitQuery>,
+) -> Result<Doc<TaskDoc>> {
+    delegated(state, me, name, query).await
+}
+
+#[utoipa::path(
+    get, path = "/api/v1/self/delegated/{task}", operation_id = "me_delegated", tag = "me",
+    summary = "A delegated subtask; `wait_ms` waits for its end",
+    params(WaitQuery),
+    responses((status = 200, body = TaskDoc)),
+)]
+async fn delegated(
+    State(api): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+    Query(query): Query<WaitQuery>,
+) -> Result<Doc<TaskDoc>> {
+    let task = find_delegated_task(&api, &slug, &name).await?;
+    let patience = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(WAIT_MAX);
+    let row = crate::work::lookup::wait_until_ended_or_waiting(&api.work, task, patience).await?;
+    Ok(Doc(task_views::task_doc(&api.work, row).await?))
+}
+
+#[utoipa::path(
+    post, path = "/api/v1/self/delegated/{task}/cancel", operation_id = "me_cancel_delegated", tag = "me",
+    summary = "Cancels a delegated subtask",
+    responses((status = 200, body = TaskDoc)),
+)]
+async fn cancel_delegated(
+    State(api): Shared,
+    Extension(Me(slug)): Extension<Me>,
+    Path(name): Path<String>,
+) -> Result<Doc<TaskDoc>> {
+    let task = find_delegated_task(&api, &slug, &name).await?;
+    let row = api
+        .core
+        .store
+        .cancel_task(task, Principal::Agent(slug))
+        .await?;
+    Ok(Doc(task_views::task_doc(&api.work, row).await?))
+}
