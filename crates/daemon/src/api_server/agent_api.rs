@@ -2,35 +2,25 @@
 //!
 //! An agent acts only as itself: its name comes from its credential, never from a path or a body.
 
+use crate::api_server::agent_leases::lease_proof;
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{self, Path, Query, idempotency_key, paginate};
+use crate::api_server::web::{self, Path, Query, paginate};
 use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refuse_unknown};
-use crate::api_server::agent_leases::{lease_proof, policy_of};
 use crate::api_server::{agent_leases, agent_subtasks, model_api, openapi};
 use crate::core::error::Result;
-use crate::core::plan::PlanInForce;
 use crate::insight::{facts, ledger_views, skill_views, task_views};
-use crate::work::delegation::DelegationKind;
-use crate::work::evidence::EvidenceResult;
 use crate::work::lookup::parse_task_ref;
-use crate::work::{evidence, operations};
+use crate::work::operations;
 use abbey_api::*;
 use abbey_gateway::Gateway;
-use abbey_model::{
-    EndReason, FaultKind, LeaseToken, Metric, Millis, Permission, Principal, Scope, Slug, TaskRef,
-    ToolPolicy,
-};
-use abbey_store::{
-    Claim, EvidenceCheck, Failure, LeaseProof, NewAuditEntry, Outcome, ReportedUsage, RunFacts,
-    TaskRow, Topic,
-};
+use abbey_model::{FaultKind, Metric, Permission, Principal, Scope};
+use abbey_store::NewAuditEntry;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Router};
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

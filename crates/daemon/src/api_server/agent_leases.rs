@@ -1,33 +1,26 @@
 //! Routes with which an agent takes work: offers, claims, and what it reports under a lease.
 
 use crate::api_server::state::ApiState;
-use crate::api_server::web::{self, Path, Query, idempotency_key, paginate};
-use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refuse_unknown};
+use crate::api_server::web::{Doc, Json, Me, header_text};
+use crate::api_server::web::{Path, Query};
 use crate::core::error::Result;
 use crate::core::plan::PlanInForce;
-use crate::insight::{facts, ledger_views, skill_views, task_views};
-use crate::work::delegation::DelegationKind;
+use crate::insight::{skill_views, task_views};
+use crate::work::evidence;
 use crate::work::evidence::EvidenceResult;
 use crate::work::lookup::parse_task_ref;
-use crate::work::{evidence, operations};
 use abbey_api::*;
-use abbey_gateway::Gateway;
-use abbey_model::{
-    EndReason, FaultKind, LeaseToken, Metric, Millis, Permission, Principal, Scope, Slug, TaskRef,
-    ToolPolicy,
-};
+use abbey_model::{EndReason, FaultKind, LeaseToken, Millis, Slug, ToolPolicy};
 use abbey_store::{
-    Claim, EvidenceCheck, Failure, LeaseProof, NewAuditEntry, Outcome, ReportedUsage, RunFacts,
-    TaskRow, Topic,
+    Claim, EvidenceCheck, Failure, LeaseProof, Outcome, ReportedUsage, RunFacts, TaskRow, Topic,
 };
-use axum::extract::{Request, State};
+use axum::Extension;
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Router};
-use serde_json::{Value, json};
-use std::sync::{Arc, LazyLock};
+use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 

@@ -1,34 +1,20 @@
 //! Routes with which an agent delegates subtasks and asks other agents, under the lease of its own task.
 
-use crate::api_server::state::ApiState;
-use crate::api_server::web::{self, Path, Query, idempotency_key, paginate};
-use crate::api_server::web::{Doc, Json, Me, header_text, problem_response, refuse_unknown};
 use crate::api_server::agent_leases::{WAIT_MAX, lease_proof};
+use crate::api_server::state::ApiState;
+use crate::api_server::web::{Doc, Json, Me};
+use crate::api_server::web::{Path, Query, idempotency_key};
 use crate::core::error::Result;
-use crate::core::plan::PlanInForce;
-use crate::insight::{facts, ledger_views, skill_views, task_views};
+use crate::insight::task_views;
 use crate::work::delegation::DelegationKind;
-use crate::work::evidence::EvidenceResult;
 use crate::work::lookup::parse_task_ref;
-use crate::work::{evidence, operations};
 use abbey_api::*;
-use abbey_gateway::Gateway;
-use abbey_model::{
-    EndReason, FaultKind, LeaseToken, Metric, Millis, Permission, Principal, Scope, Slug, TaskRef,
-    ToolPolicy,
-};
-use abbey_store::{
-    Claim, EvidenceCheck, Failure, LeaseProof, NewAuditEntry, Outcome, ReportedUsage, RunFacts,
-    TaskRow, Topic,
-};
-use axum::extract::{Request, State};
+use abbey_model::{FaultKind, Principal, Slug, TaskRef};
+use axum::Extension;
+use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Router};
-use serde_json::{Value, json};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 

@@ -2,28 +2,24 @@
 
 use crate::api_server::access::{self, Caller, RouteScopes};
 use crate::api_server::state::ApiState;
+use crate::api_server::web::Query;
 use crate::api_server::web::{
-    self, Doc, Json, PAGE_MAX, format_etag, header_text, idempotency_key, matches_if_none_match,
-    not_modified, paginate, parse_if_match, read_json_body, refuse_unknown,
-    stale_to_precondition_failed,
+    self, Doc, Json, PAGE_MAX, format_etag, header_text, matches_if_none_match, not_modified,
+    paginate, parse_if_match, read_json_body, refuse_unknown, stale_to_precondition_failed,
 };
-use crate::api_server::web::{Path, Query};
 use crate::api_server::{
-    controlplane_api, hooks, openapi, operator_cells, operator_tasks, operator_work, plans, tokens_api,
+    controlplane_api, hooks, openapi, operator_cells, operator_tasks, operator_work, plans,
+    tokens_api,
 };
 use crate::cells::commands;
 use crate::core::backup;
 use crate::core::error::{Error, Result};
 use crate::insight::skill_views::find_skills;
-use crate::insight::{cell_views, doctor, ledger_views, metrics, task_views};
+use crate::insight::{cell_views, doctor, ledger_views, metrics};
 use crate::planning::apply;
-use crate::work::lookup::parse_slug;
-use crate::work::lookup::{
-    find_agent_slug, parse_priority, parse_task_ref, wait_until_ended_or_waiting,
-};
 use abbey_api::*;
-use abbey_model::{BudgetAmounts, FaultKind, RunId, TaskRef, TaskState, Tokens};
-use abbey_store::{NewTask, TaskFilter, Topic};
+use abbey_model::FaultKind;
+use abbey_store::Topic;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;

@@ -1,39 +1,26 @@
 //! Routes of the operator API to tasks and their runs.
 
-use crate::api_server::access::{self, Caller, RouteScopes};
+use crate::api_server::access::Caller;
 use crate::api_server::state::ApiState;
 use crate::api_server::web::{
-    self, Doc, Json, PAGE_MAX, format_etag, header_text, idempotency_key, matches_if_none_match,
-    not_modified, paginate, parse_if_match, read_json_body, refuse_unknown,
-    stale_to_precondition_failed,
+    Doc, Json, PAGE_MAX, format_etag, idempotency_key, matches_if_none_match, not_modified,
+    parse_if_match, stale_to_precondition_failed,
 };
 use crate::api_server::web::{Path, Query};
-use crate::api_server::{
-    controlplane_api, hooks, openapi, operator_cells, operator_work, plans, tokens_api,
-};
-use crate::cells::commands;
-use crate::core::backup;
-use crate::core::error::{Error, Result};
-use crate::insight::skill_views::find_skills;
-use crate::insight::{cell_views, doctor, ledger_views, metrics, task_views};
-use crate::planning::apply;
+use crate::core::error::Result;
+use crate::insight::task_views;
 use crate::work::lookup::parse_slug;
 use crate::work::lookup::{
     find_agent_slug, parse_priority, parse_task_ref, wait_until_ended_or_waiting,
 };
 use abbey_api::*;
 use abbey_model::{BudgetAmounts, FaultKind, RunId, TaskRef, TaskState, Tokens};
-use abbey_store::{NewTask, TaskFilter, Topic};
-use axum::Router;
-use axum::extract::{Request, State};
+use abbey_store::{NewTask, TaskFilter};
+use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::middleware::from_fn_with_state;
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use std::convert::Infallible;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -217,7 +204,11 @@ async fn why_task(State(api): Shared, Path(name): Path<String>) -> Result<Doc<Wh
 }
 
 /// Refuses when the caller looked at an older revision.
-async fn find_task_at_seen_version(api: &ApiState, name: &str, headers: &HeaderMap) -> Result<TaskRef> {
+async fn find_task_at_seen_version(
+    api: &ApiState,
+    name: &str,
+    headers: &HeaderMap,
+) -> Result<TaskRef> {
     let task = parse_task_ref(name)?;
     if let Some(seen) = parse_if_match(headers)? {
         let current = api.core.store.task(task).await?.version;
