@@ -46,7 +46,8 @@ fn work(house: &House, ledger: &Ledger, n: usize, operator: &str, agent: &str) {
             &key,
             &body,
         ) else {
-            std::thread::sleep(Duration::from_millis(2));
+            // Attempts in quick succession would take the processors from the recovery that they wait for.
+            std::thread::sleep(Duration::from_millis(20));
             continue;
         };
         let id = added["task"]["id"].as_str().unwrap_or_default().to_owned();
